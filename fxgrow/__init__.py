@@ -1,0 +1,1 @@
+"""Grow trained PyTorch models: wider, same function, ready to train on."""

@@ -1,0 +1,129 @@
+"""Inference of layouts: every node of every graph is read once, in order, by its law."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from fxgrow.axes.layout import Leaf, Reason, is_fixed
+from fxgrow.axes.unify import Unifier
+from fxgrow.rules import libraries as _libraries  # noqa: F401  (registers its rows)
+from fxgrow.rules.law import Law
+from fxgrow.rules.op import Op, Tensor, Tree, tensors
+from fxgrow.rules.table import law_of_function, law_of_method, law_of_module
+
+_UNKNOWN = Law()
+
+
+@dataclass
+class Analysis:
+    """The ops of all graphs with their layouts, over one set of parameters."""
+
+    model: nn.Module
+    graphs: Mapping[str, fx.Graph]
+    unifier: Unifier
+    ops: list[Op] = field(default_factory=list)
+    parameters: dict[str, Tensor] = field(default_factory=dict)
+    aliases: dict[str, str] = field(default_factory=dict)
+    trees: dict[fx.Node, Tree] = field(default_factory=dict)
+    learnable: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def tensor_of(self, name: str) -> torch.Tensor:
+        """The (meta) tensor of a parameter or buffer."""
+        return self.learnable[name]
+
+
+def analyse(model: nn.Module, graphs: Mapping[str, fx.Graph]) -> Analysis:
+    """Infer the layout of every tensor; what has no rule or contradicts itself is fixed, with the reason."""
+    analysis = Analysis(model, graphs, Unifier())
+    _find_parameters(analysis)
+    for graph in graphs.values():
+        for node in graph.nodes:
+            analysis.trees[node] = _visit(analysis, node)
+    return analysis
+
+
+def _find_parameters(analysis: Analysis) -> None:
+    first: dict[int, str] = {}
+    for named in (analysis.model.named_parameters, analysis.model.named_buffers):
+        for name, tensor in named(remove_duplicate=False):
+            canonical = first.setdefault(id(tensor), name)
+            analysis.aliases[name] = canonical
+            analysis.learnable[name] = tensor
+            if canonical != name:
+                continue
+            if tensor.dtype.is_floating_point:
+                axes = tuple(analysis.unifier.fresh(size) for size in tensor.shape)
+            else:
+                axes = tuple(analysis.unifier.constant(size) for size in tensor.shape)
+            analysis.parameters[name] = Tensor(axes, parameter=name)
+
+
+def _visit(analysis: Analysis, node: fx.Node) -> Tree:
+    unifier = analysis.unifier
+    place = node.meta.get("module_path") or node.name
+
+    def parameter(name: str) -> Tensor | None:
+        return analysis.parameters.get(analysis.aliases.get(name, ""))
+
+    if node.op == "get_attr":
+        return parameter(str(node.target)) or _fixed(node.meta["value"], Reason("it is a constant", place, quiet=True))
+    if node.op == "placeholder":
+        return _fixed(node.meta["value"], Reason("it is an input of the model", place, quiet=True))
+    if node.op == "output":
+        for tensor in tensors(_lower(analysis, node.args[0])):
+            for axis in tensor.axes:
+                unifier.fix(axis, Reason("it is an output of the model", quiet=True))
+        return None
+    module: nn.Module | None = None
+    law: Law | None
+    if node.op == "call_module":
+        module = analysis.model.get_submodule(str(node.target))
+        law = law_of_module(module)
+    else:
+        law = law_of_method(str(node.target)) if node.op == "call_method" else law_of_function(node.target)
+    op = Op(node, law or _UNKNOWN, unifier, module, analysis.trees.__getitem__, parameter)
+    unifier.reason = Reason(op.name, op.place)
+    if law is None and not any(True for _ in tensors(op.constants(node.meta["value"]))):
+        return None  # numbers, shapes, flags: nothing that has axes
+    op.output = _relate(op)
+    if any(tensor.op is op for tensor in tensors(op.output)):
+        analysis.ops.append(op)
+    return op.output
+
+
+def _relate(op: Op) -> Tree:
+    operands = [*op.operands(), *op.module_parameters()]
+    if operands and all(is_fixed(axis) for tensor in operands for axis in tensor.axes):
+        op.law = _UNKNOWN  # nothing here can grow, so nothing needs to be said of it
+        return op.constants(op.value)
+    try:
+        return op.law.relate(op)
+    except NotImplementedError as reason:
+        op.law = _UNKNOWN
+        op.fix_operands(str(reason))
+        return op.constants(op.value)
+
+
+def _lower(analysis: Analysis, raw: Any) -> Any:
+    if isinstance(raw, fx.Node):
+        return analysis.trees[raw]
+    if isinstance(raw, (tuple, list)):
+        return [_lower(analysis, item) for item in raw]
+    if isinstance(raw, dict):
+        return {key: _lower(analysis, item) for key, item in raw.items()}
+    return None
+
+
+def _fixed(value: Any, reason: Reason) -> Tree:
+    if isinstance(value, torch.Tensor):
+        return Tensor(tuple(Leaf(size, reason=reason) for size in value.shape))
+    if isinstance(value, (tuple, list)):
+        return tuple(_fixed(item, reason) for item in value)
+    if isinstance(value, dict):
+        return {key: _fixed(item, reason) for key, item in value.items()}
+    return None

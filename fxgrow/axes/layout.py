@@ -1,0 +1,142 @@
+"""Layouts: what one dimension of a tensor is made of.
+
+A layout is a term. A `Leaf` is an indivisible run of units of one dimension; a `Product` is a row-major
+product (heads x head dimension); a `Join` is a concatenation. A leaf starts free and may later be bound to
+a finer term, merged with another leaf, or fixed at its size with the reason why.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a dimension cannot grow: what ties it, and where in the model."""
+
+    text: str
+    where: str = ""
+    quiet: bool = False  # batch, space, classes: nobody expects those to grow
+
+    def __str__(self) -> str:
+        return f"{self.text} (at {self.where})" if self.where else self.text
+
+
+_serial = itertools.count()
+
+
+@dataclass(eq=False)
+class Leaf:
+    """A dimension, or the part of one that always grows as one piece."""
+
+    size: int
+    bound: Leaf | Product | Join | None = None
+    reason: Reason | None = None
+    serial: int = field(default_factory=lambda: next(_serial))
+
+    @property
+    def fixed(self) -> bool:
+        return self.reason is not None
+
+    def __repr__(self) -> str:
+        return f"{'fixed' if self.fixed else 'd'}{self.serial}[{self.size}]"
+
+
+@dataclass(frozen=True, eq=False)
+class Product:
+    """Row-major product of factors, outermost first."""
+
+    factors: tuple[Layout, ...]
+    size: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", math.prod(f.size for f in self.factors))
+
+    def __repr__(self) -> str:
+        return "(" + " x ".join(map(repr, self.factors)) + ")"
+
+
+@dataclass(frozen=True, eq=False)
+class Join:
+    """Concatenation of parts, first part first."""
+
+    parts: tuple[Layout, ...]
+    size: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", sum(p.size for p in self.parts))
+
+    def __repr__(self) -> str:
+        return "(" + " + ".join(map(repr, self.parts)) + ")"
+
+
+Layout = Leaf | Product | Join
+
+
+def resolve(layout: Layout) -> Layout:
+    """The finest known form of `layout`: bindings followed, nested products and joins flattened."""
+    if isinstance(layout, Leaf):
+        if layout.bound is None:
+            return layout
+        result = resolve(layout.bound)
+        layout.bound = result
+        return result
+    if isinstance(layout, Product):
+        return product([resolve(f) for f in layout.factors])
+    return join([resolve(p) for p in layout.parts])
+
+
+def product(factors: list[Layout]) -> Layout:
+    """Product of `factors`, flattened; factors fixed at size one are dropped."""
+    flat: list[Layout] = []
+    for factor in factors:
+        if isinstance(factor, Product):
+            flat.extend(factor.factors)
+        elif not (isinstance(factor, Leaf) and factor.size == 1 and factor.fixed):
+            flat.append(factor)
+    if not flat:
+        return factors[0]
+    return flat[0] if len(flat) == 1 else Product(tuple(flat))
+
+
+def join(parts: list[Layout]) -> Layout:
+    """Concatenation of `parts`, flattened; empty parts are dropped."""
+    flat: list[Layout] = []
+    for part in parts:
+        flat.extend(part.parts if isinstance(part, Join) else [part])
+    flat = [part for part in flat if part.size > 0] or flat[:1]
+    return flat[0] if len(flat) == 1 else Join(tuple(flat))
+
+
+def leaves(layout: Layout) -> Iterator[Leaf]:
+    """The leaves of a layout in order, with repetitions."""
+    layout = resolve(layout)
+    if isinstance(layout, Leaf):
+        yield layout
+    else:
+        for child in children(layout):
+            yield from leaves(child)
+
+
+def children(layout: Product | Join) -> tuple[Layout, ...]:
+    return layout.factors if isinstance(layout, Product) else layout.parts
+
+
+def same(a: Layout, b: Layout) -> bool:
+    """Whether two resolved layouts are the same term over the same leaves."""
+    if a is b:
+        return True
+    if isinstance(a, Leaf) and isinstance(b, Leaf):
+        return a.fixed and b.fixed and a.size == b.size
+    if isinstance(a, Product) and isinstance(b, Product) or isinstance(a, Join) and isinstance(b, Join):
+        left, right = children(a), children(b)
+        return len(left) == len(right) and all(map(same, left, right))
+    return False
+
+
+def is_fixed(layout: Layout) -> bool:
+    """Whether no part of the layout can grow."""
+    return all(leaf.fixed for leaf in leaves(layout))

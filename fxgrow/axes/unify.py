@@ -1,0 +1,280 @@
+"""Unification of layouts: the one place where dimensions are tied, cut, factored and fixed.
+
+Two layouts that contradict each other are never an error: both are fixed at their size, with the reason.
+Growth then stays correct and is merely smaller.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from fxgrow.axes.layout import (
+    Join,
+    Layout,
+    Leaf,
+    Product,
+    Reason,
+    is_fixed,
+    join,
+    leaves,
+    product,
+    resolve,
+    same,
+)
+
+
+class Unifier:
+    """Ties layouts together. `reason` says, at any moment, what op is being looked at."""
+
+    def __init__(self) -> None:
+        self.reason = Reason("nothing is known yet")
+        self.equal_sizes: list[tuple[Layout, Layout, Reason]] = []
+        self.reluctant: list[Layout] = []  # can grow, but at the price of a guard
+
+    def fresh(self, size: int) -> Leaf:
+        return Leaf(size)
+
+    def constant(self, size: int, text: str = "") -> Leaf:
+        """A dimension fixed from birth: batch, space, classes."""
+        return Leaf(size, reason=Reason(text or "not a dimension of units", quiet=not text))
+
+    def because(self, text: str) -> Reason:
+        return Reason(f"{self.reason.text}: {text}" if self.reason.text else text, self.reason.where)
+
+    def fix(self, layout: Layout, reason: Reason | str) -> None:
+        """Hold every leaf of `layout` at its size."""
+        if isinstance(reason, str):
+            reason = self.because(reason)
+        for leaf in list(leaves(layout)):
+            if leaf.reason is None:
+                leaf.reason = reason
+
+    def tie_sizes(self, a: Layout, b: Layout, text: str) -> None:
+        """Demand that two layouts keep equal sizes without being the same dimension."""
+        self.equal_sizes.append((a, b, self.because(text)))
+
+    def unify(self, a: Layout, b: Layout) -> None:
+        """Make two layouts of equal size the same dimension."""
+        a, b = resolve(a), resolve(b)
+        if same(a, b):
+            return
+        if a.size != b.size:
+            text = f"sizes {a.size} and {b.size} meet"
+            self.fix(a, text)
+            self.fix(b, text)
+            return
+        if isinstance(a, Leaf) or isinstance(b, Leaf):
+            self._bind(a, b) if isinstance(a, Leaf) else self._bind(b, a)  # type: ignore[arg-type]
+        elif isinstance(a, Product) and isinstance(b, Product):
+            self._align_products(a, b)
+        elif isinstance(a, Join) and isinstance(b, Join):
+            self._align_joins(a, b)
+        else:
+            whole, pieces = (a, b) if isinstance(a, Product) else (b, a)
+            assert isinstance(pieces, Join)
+            for left, right in zip(self.split(whole, [p.size for p in pieces.parts]), pieces.parts, strict=True):
+                self.unify(left, right)
+
+    def _bind(self, leaf: Leaf, other: Layout) -> None:
+        if isinstance(other, Leaf):
+            keep, drop = (leaf, other) if leaf.serial < other.serial else (other, leaf)
+            if keep.reason is None or (keep.reason.quiet and drop.reason is not None and not drop.reason.quiet):
+                keep.reason = drop.reason or keep.reason
+            drop.bound = keep
+        elif leaf.fixed:
+            assert leaf.reason is not None
+            self.fix(other, leaf.reason)
+            leaf.bound = other
+        elif leaf in leaves(other):  # equal sizes: the other factors are all of size one
+            for one in leaves(other):
+                if one is not leaf:
+                    self.fix(one, "a factor of size one cannot grow")
+        else:
+            leaf.bound = other
+
+    def _align_products(self, a: Product, b: Product) -> None:
+        left, right = list(a.factors), list(b.factors)
+        while left and right:
+            x, y = resolve(left.pop(0)), resolve(right.pop(0))
+            if x.size == y.size:
+                self.unify(x, y)
+                continue
+            if x.size < y.size:
+                left, right, x, y = right, left, y, x
+            if x.size % y.size:
+                text = f"{a.size} is factored in two ways that do not fit"
+                self.fix(a, text)
+                self.fix(b, text)
+                return
+            head, tail = self.factor(x, [y.size, x.size // y.size])
+            self.unify(head, y)
+            left.insert(0, tail)
+        for rest in (*left, *right):
+            self.fix(rest, "a factor of size one cannot grow")
+
+    def _align_joins(self, a: Join, b: Join) -> None:
+        left, right = list(a.parts), list(b.parts)
+        while left and right:
+            x, y = resolve(left.pop(0)), resolve(right.pop(0))
+            if x.size == y.size:
+                self.unify(x, y)
+                continue
+            if x.size < y.size:
+                left, right, x, y = right, left, y, x
+            head, tail = self.split(x, [y.size, x.size - y.size])
+            self.unify(head, y)
+            left.insert(0, tail)
+
+    def split(self, layout: Layout, sizes: Sequence[int]) -> list[Layout]:
+        """Cut a layout into consecutive pieces of the given sizes."""
+        layout = resolve(layout)
+        if len(sizes) == 1:
+            return [layout]
+        if isinstance(layout, Leaf):
+            if layout.fixed:
+                return [Leaf(size, reason=layout.reason) for size in sizes]
+            pieces: list[Layout] = [Leaf(size) for size in sizes]
+            layout.bound = join(pieces)
+            return pieces
+        if is_fixed(layout):
+            reason = next(leaves(layout)).reason
+            return [Leaf(size, reason=reason) for size in sizes]
+        if isinstance(layout, Join):
+            return self._split_join(layout, sizes)
+        head, rest = layout.factors[0], product(list(layout.factors[1:]))
+        if any(size % rest.size for size in sizes):
+            self.fix(layout, f"{layout.size} is cut at {list(sizes)[:4]}, across its factor of {rest.size}")
+            return self.split(layout, sizes)
+        counts = [size // rest.size for size in sizes]
+        if 1 in counts:
+            self.fix(head, f"taken apart into {counts[:6]}")
+        return [resolve(product([piece, rest])) for piece in self.split(head, counts)]
+
+    def _split_join(self, layout: Join, sizes: Sequence[int]) -> list[Layout]:
+        rest = list(layout.parts)
+        pieces: list[Layout] = []
+        for size in sizes:
+            piece: list[Layout] = []
+            missing = size
+            while missing:
+                part = rest.pop(0)
+                if part.size > missing:
+                    part, tail = self.split(part, [missing, part.size - missing])
+                    rest.insert(0, tail)
+                piece.append(part)
+                missing -= part.size
+            pieces.append(join(piece) if piece else self.constant(0))
+        return pieces
+
+    def factor(self, layout: Layout, sizes: Sequence[int]) -> list[Layout]:
+        """Take a layout apart into row-major factors of the given sizes."""
+        layout = resolve(layout)
+        if len(sizes) == 1:
+            return [layout]
+        if 1 in sizes:
+            rest = [size for size in sizes if size != 1]
+            if not rest:
+                self.fix(layout, "a factor of size one cannot grow")
+            found = iter(self.factor(layout, rest) if rest else ())
+            return [self.constant(1) if size == 1 else next(found) for size in sizes]
+        if isinstance(layout, Leaf):
+            if layout.fixed:
+                return [Leaf(size, reason=layout.reason) for size in sizes]
+            factors: list[Layout] = [Leaf(size) for size in sizes]
+            layout.bound = product(factors)
+            return factors
+        if is_fixed(layout):
+            reason = next(leaves(layout)).reason
+            return [Leaf(size, reason=reason) for size in sizes]
+        return self._factor_join(layout, sizes) if isinstance(layout, Join) else self._factor_product(layout, sizes)
+
+    def _factor_join(self, layout: Join, sizes: Sequence[int]) -> list[Layout]:
+        inner = math.prod(sizes[1:])
+        if any(part.size % inner for part in layout.parts):
+            self.fix(layout, f"concatenated parts of {[p.size for p in layout.parts][:4]} are factored by {inner}")
+            return self.factor(layout, sizes)
+        rows = [self.factor(part, [part.size // inner, *sizes[1:]]) for part in layout.parts]
+        for row in rows[1:]:
+            for mine, first in zip(row[1:], rows[0][1:], strict=True):
+                self.unify(mine, first)
+        for row in rows:
+            if row[0].size == 1:
+                self.fix(row[0], "taken apart one at a time")
+        return [join([resolve(row[0]) for row in rows]), *rows[0][1:]]
+
+    def _factor_product(self, layout: Product, sizes: Sequence[int]) -> list[Layout]:
+        rest = list(layout.factors)
+        factors: list[Layout] = []
+        for size in sizes:
+            factor: list[Layout] = []
+            missing = size
+            while missing > 1:
+                head = resolve(rest.pop(0)) if rest else None
+                if head is None or (head.size > missing and head.size % missing) or (
+                    head.size <= missing and missing % head.size
+                ):
+                    self.fix(layout, f"{layout.size} is factored as {list(sizes)}, across its factors")
+                    return self.factor(layout, sizes)
+                if head.size > missing:
+                    head, tail = self.factor(head, [missing, head.size // missing])
+                    rest.insert(0, tail)
+                factor.append(head)
+                missing //= head.size
+            factors.append(product(factor) if factor else self.constant(1))
+        for one in rest:
+            self.fix(one, "a factor of size one cannot grow")
+        return factors
+
+    def broadcast(self, layouts: Sequence[Layout]) -> Layout:
+        """The layout of one dimension after broadcasting; a size of one stretches to the others."""
+        largest = max((resolve(layout) for layout in layouts), key=lambda layout: layout.size)
+        for layout in layouts:
+            if layout.size == largest.size:
+                self.unify(largest, layout)
+            else:
+                self.fix(layout, "a dimension of size one is broadcast")
+        return resolve(largest)
+
+    def reshape(self, dimensions: Sequence[Layout], sizes: Sequence[int]) -> list[Layout]:
+        """Row-major reshape of whole dimensions into new sizes, matching the smallest groups that agree."""
+        if math.prod(d.size for d in dimensions) == 0:
+            for dimension in dimensions:
+                self.fix(dimension, "an empty tensor is reshaped")
+            return [self.constant(size) for size in sizes]
+        before, after = [resolve(d) for d in dimensions], list(sizes)
+        result: list[Layout] = []
+        i = j = 0
+        while i < len(before) or j < len(after):
+            group: list[Layout] = []
+            wanted: list[int] = []
+            have = want = 1
+            if i < len(before):
+                group.append(before[i])
+                have, i = before[i].size, i + 1
+            if j < len(after) and (have != 1 or not group):
+                wanted.append(after[j])
+                want, j = after[j], j + 1
+            elif j < len(after) and after[j] == 1:
+                wanted.append(after[j])
+                j += 1
+            while have != want:
+                if have < want:
+                    group.append(before[i])
+                    have, i = have * before[i].size, i + 1
+                else:
+                    wanted.append(after[j])
+                    want, j = want * after[j], j + 1
+            result.extend(self._regroup(group, wanted))
+        return result
+
+    def _regroup(self, group: list[Layout], wanted: list[int]) -> list[Layout]:
+        if not wanted:
+            for one in group:
+                self.fix(one, "a dimension of size one is dropped")
+            return []
+        if not group:
+            return [self.constant(1) for _ in wanted]
+        if len(wanted) == 1:
+            return [resolve(product(group))]
+        return self.factor(product(group), wanted)

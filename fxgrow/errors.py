@@ -1,0 +1,52 @@
+"""What fxgrow raises: what was wrong, where in the model, and what to do about it."""
+
+from __future__ import annotations
+
+
+class FxgrowError(Exception):
+    """Base of every error fxgrow raises on purpose.
+
+    Parameters
+    ----------
+    what: what was wrong, one sentence without a full stop.
+    where: the place in the model or file (a module path, a graph node), if there is one.
+    remedy: what the caller can do about it, one sentence without a full stop.
+
+    >>> print(FxgrowError("width is 0.5", where="layer3", remedy="use a factor of at least 1"))
+    width is 0.5 (at layer3): use a factor of at least 1
+    """
+
+    def __init__(self, what: str, *, where: str | None = None, remedy: str | None = None) -> None:
+        self.what = what
+        self.where = where
+        self.remedy = remedy
+        text = what
+        if where:
+            text += f" (at {where})"
+        if remedy:
+            text += f": {remedy}"
+        super().__init__(text)
+
+
+class CaptureError(FxgrowError):
+    """The model, or the inputs given for it, cannot be captured as a graph."""
+
+
+class AmountError(FxgrowError, ValueError):
+    """A width, rounding or initialisation was asked for that means nothing here."""
+
+
+class PlanError(FxgrowError):
+    """A plan does not fit the model it is applied to."""
+
+
+class RuleError(FxgrowError):
+    """A rule is malformed, registered twice, or claims something its op does not do."""
+
+
+class VerificationError(FxgrowError):
+    """The grown model does not compute what the original computed."""
+
+
+class FileError(FxgrowError):
+    """A file is not a saved fxgrow model, or is damaged, or belongs to another model."""

@@ -1,0 +1,67 @@
+"""Reductions over the old units only: what a reduction becomes where no native form stays exact.
+
+Each function is a leaf of the graph. `core` names the units that the statistic is taken over, as half-open
+ranges of the axis; all units, old and new, are then normalised with that statistic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+Ranges = Sequence[Sequence[int]]
+
+
+def core(x: Tensor, dim: int, core: Ranges) -> Tensor:
+    """The units of `x` in the ranges `core` of axis `dim`.
+
+    >>> core(torch.arange(6), 0, ((0, 2), (4, 5)))
+    tensor([0, 1, 4])
+    """
+    pieces = [x.narrow(dim, start, stop - start) for start, stop in core]
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim)
+
+
+def layer_norm(
+    x: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    core: Ranges,
+) -> Tensor:
+    """LayerNorm over the last axis whose mean and variance are those of the units in `core`."""
+    variance, mean = torch.var_mean(_take(x, -1, core), -1, correction=0, keepdim=True)
+    return _affine((x - mean) * torch.rsqrt(variance + eps), weight, bias)
+
+
+def rms_norm(
+    x: Tensor, normalized_shape: Sequence[int], weight: Tensor | None, eps: float | None, core: Ranges
+) -> Tensor:
+    """RMSNorm over the last axis whose mean square is that of the units in `core`."""
+    eps = torch.finfo(x.dtype).eps if eps is None else eps
+    mean_square = _take(x, -1, core).square().mean(-1, keepdim=True)
+    return _affine(x * torch.rsqrt(mean_square + eps), weight, None)
+
+
+def group_norm(
+    x: Tensor, num_groups: int, weight: Tensor | None, bias: Tensor | None, eps: float, core: Ranges
+) -> Tensor:
+    """GroupNorm of `[batch, channels, ...]` whose statistics, in each group, are those of the units in `core`."""
+    grouped = x.reshape(x.shape[0], num_groups, x.shape[1] // num_groups, -1)
+    variance, mean = torch.var_mean(_take(grouped, 2, core), (2, 3), correction=0, keepdim=True)
+    normal = ((grouped - mean) * torch.rsqrt(variance + eps)).reshape(x.shape)
+    shape = (1, -1) + (1,) * (x.ndim - 2)
+    return _affine(
+        normal, None if weight is None else weight.reshape(shape), None if bias is None else bias.reshape(shape)
+    )
+
+
+def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    x = x if weight is None else x * weight
+    return x if bias is None else x + bias
+
+
+_take = core

@@ -1,0 +1,158 @@
+"""What is known of new units, tensor by tensor, while a plan is being made."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+from fxgrow.axes.layout import Layout, Leaf, leaves
+from fxgrow.rules.law import Fact, Range, Want
+from fxgrow.rules.op import Op, Tensor
+
+
+class Way(enum.Enum):
+    """How the new units of a dimension stay invisible where nothing else is asked of them."""
+
+    ZERO = "zero"  # drawn at random, and consumers give them zero weights
+    MIRROR = "mirror"  # equal pairs, which consumers read with opposite weights
+    REPLICATE = "replicate"  # copies of old units, whose consumers share the weight
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A place where the old outputs would change."""
+
+    op: Op
+    leaf: Leaf
+    text: str
+    guardable: bool
+
+
+Slot = tuple[str, int, Leaf]
+"""A parameter's axis, at the new units of one leaf."""
+
+
+@dataclass
+class Knowledge:
+    """Facts about tensors, and fills of parameter slots, under a choice of new sizes."""
+
+    growth: dict[Leaf, int]
+    ways: dict[Leaf, Way]
+    guarded: set[Leaf]
+    fills: dict[Slot, dict[Range | None, Fact]] = field(default_factory=dict)
+    contracted: set[Slot] = field(default_factory=set)
+    produced: set[Slot] = field(default_factory=set)
+    read: set[Leaf] = field(default_factory=set)
+    roles: dict[str, str] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
+    zero_by_default: set[str] = field(default_factory=set)
+    scales: dict[str, dict[Op, float]] = field(default_factory=dict)
+    _facts: dict[tuple[Tensor, Leaf], dict[Range | None, Fact]] = field(default_factory=dict)
+
+    def growing(self, *axes: Layout) -> list[Leaf]:
+        """The growing leaves of some axes, each once, in order."""
+        return list(dict.fromkeys(leaf for axis in axes for leaf in leaves(axis) if leaf in self.growth))
+
+    def fact(self, tensor: Tensor, leaf: Leaf, axis: int | None = None) -> Fact:
+        """What is known of all new entries of a tensor along a leaf."""
+        return self.ranged(tensor, leaf, axis).get(None, Fact.BASE)
+
+    def ranged(self, tensor: Tensor, leaf: Leaf, axis: int | None = None) -> dict[Range | None, Fact]:
+        """What is known along a leaf, with facts limited to ranges of some axis.
+
+        `axis` tells the slots of a parameter apart where the leaf occurs on several of its axes.
+        """
+        if tensor.parameter is None:
+            return self._facts.get((tensor, leaf), {})
+        known: dict[Range | None, Fact] = {}
+        for place in self._places(tensor, leaf, axis):
+            known.update(self.fills.get((tensor.parameter, place, leaf), {}))
+        if None not in known and tensor.parameter in self.zero_by_default and self.ways[leaf] is not Way.REPLICATE:
+            known[None] = Fact.ZERO
+        return known
+
+    @staticmethod
+    def _places(tensor: Tensor, leaf: Leaf, axis: int | None) -> list[int]:
+        if axis is not None:
+            return [axis]
+        return [place for place in range(tensor.rank) if leaf in leaves(tensor.axes[place])]
+
+    def learn(self, tensor: Tensor, leaf: Leaf, fact: Fact, where: Range | None = None) -> None:
+        if fact is not Fact.BASE:
+            self._facts.setdefault((tensor, leaf), {})[where] = fact
+
+    def learn_all(self, tensor: Tensor, leaf: Leaf, facts: dict[Range | None, Fact]) -> None:
+        self._facts[tensor, leaf] = {where: fact for where, fact in facts.items() if fact is not Fact.BASE}
+
+    def forget(self) -> None:
+        """Drop all facts about tensors; the fills of parameters stay."""
+        self._facts.clear()
+        self.scales.clear()
+        self.failures.clear()
+
+    def scale(self, op: Op, parameter: str, factor: float) -> None:
+        """An op's exactness rests on the old entries of a parameter being multiplied by `factor`."""
+        self.scales.setdefault(parameter, {})[op] = factor
+
+    def fail(self, op: Op, leaf: Leaf, text: str, guardable: bool = False) -> None:
+        self.failures.append(Failure(op, leaf, text, guardable))
+
+    def ask(self, tensor: Tensor, want: Want) -> bool:
+        """Try to have a wish granted by whoever makes the tensor; all or nothing."""
+        granted: dict[Slot, dict[Range | None, Fact]] = {}
+        if not self._grant(tensor, want, granted, set()):
+            return False
+        for slot, fills in granted.items():
+            self.fills.setdefault(slot, {}).update(fills)
+        return True
+
+    def _grant(
+        self,
+        tensor: Tensor,
+        want: Want,
+        granted: dict[Slot, dict[Range | None, Fact]],
+        seen: set[tuple[Tensor, Want]],
+    ) -> bool:
+        if (tensor, want) in seen:
+            return True
+        seen.add((tensor, want))
+        if want.leaf not in tensor.leaves():
+            return want.fact is Fact.MEAN
+        if tensor.parameter is not None:
+            return self._grant_parameter(tensor, want, granted)
+        if tensor.op is None:
+            return False
+        for alternative in tensor.op.law.demand(tensor.op, tensor, want):
+            attempt = {slot: dict(fills) for slot, fills in granted.items()}
+            if all(self._grant(operand, wish, attempt, seen) for operand, wish in alternative):
+                granted.update(attempt)
+                return True
+        return False
+
+    def _grant_parameter(
+        self, tensor: Tensor, want: Want, granted: dict[Slot, dict[Range | None, Fact]]
+    ) -> bool:
+        assert tensor.parameter is not None
+        places = self._places(tensor, want.leaf, want.axis)
+        if want.where is not None and places != [want.where.axis]:
+            return False
+        for axis in places:
+            slot = (tensor.parameter, axis, want.leaf)
+            fact = want.fact
+            if fact is Fact.IGNORED and slot in self.produced and self.ways[want.leaf] is not Way.ZERO:
+                fact = Fact.ZERO  # the same entries also make units, which must stay pairs or copies
+            fills = {**self.fills.get(slot, {}), **granted.get(slot, {})}
+            for where, held in fills.items():
+                if held is fact or not overlapping(where, want.where):
+                    continue
+                if held is Fact.ZERO and fact is Fact.IGNORED:
+                    fact = Fact.ZERO
+                elif not (held is Fact.IGNORED and fact is Fact.ZERO):
+                    return False
+            granted.setdefault(slot, {})[want.where] = fact
+        return True
+
+
+def overlapping(a: Range | None, b: Range | None) -> bool:
+    """Whether two ranges (None: everywhere) share positions; ranges of different axes always may."""
+    return a is None or b is None or a.axis != b.axis or (a.low < b.high and b.low < a.high)

@@ -1,0 +1,214 @@
+"""Integers in a graph: what they become when sizes change, and what has to be rewritten.
+
+Sizes follow the tensors they measure; numbers used as values stay what they were. Batch and space stay
+dynamic: a node's number is never frozen, at most multiplied by a ratio of dimensions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxgrow.axes.infer import Analysis
+from fxgrow.axes.layout import Leaf
+from fxgrow.planning.plan import NodeEdit
+from fxgrow.planning.sizing import size_after
+from fxgrow.rules.op import Op, Path, Tensor, Tree, tensors
+from fxgrow.rules.shape import follow
+
+
+class Loose(Exception):
+    """A number that changes is used where no rule says how; its dimensions have to stay."""
+
+    def __init__(self, op: Op, leaves: list[Leaf]) -> None:
+        super().__init__(op.place)
+        self.op = op
+        self.leaves = leaves
+
+
+class Numbers:
+    """Values of the number nodes of a graph after growth."""
+
+    def __init__(self, analysis: Analysis, growth: dict[Leaf, int]) -> None:
+        self.analysis = analysis
+        self.growth = growth
+        self.values: dict[fx.Node, Any] = {}
+
+    def after(self, raw: Any) -> Any:
+        """What an argument evaluates to once the model has grown; tensors become meta tensors."""
+        if isinstance(raw, fx.Node):
+            if raw not in self.values:
+                self.values[raw] = self._evaluate(raw)
+            return self.values[raw]
+        if isinstance(raw, (tuple, list)):
+            return type(raw)(map(self.after, raw))
+        if isinstance(raw, slice):
+            return slice(self.after(raw.start), self.after(raw.stop), self.after(raw.step))
+        return raw
+
+    def _evaluate(self, node: fx.Node) -> Any:
+        tree = self.analysis.trees[node]
+        if any(True for _ in tensors(tree)):
+            return self._grown(tree, node.meta["value"])
+        if node.op not in ("call_function", "call_method") or not self._depends(node):
+            return node.meta["value"]
+        arguments = [self.after(a) for a in node.args]
+        keywords = {k: self.after(v) for k, v in node.kwargs.items()}
+        if node.op == "call_method":
+            return getattr(arguments[0], str(node.target))(*arguments[1:], **keywords)
+        if node.target is torch._assert:
+            return None
+        return node.target(*arguments, **keywords)  # type: ignore[operator]
+
+    def _depends(self, node: fx.Node) -> bool:
+        """Whether any number or tensor the node is made from has changed."""
+        return any(changed(source.meta["value"], self.after(source)) for source in node.all_input_nodes)
+
+    def _grown(self, tree: Tree, value: Any) -> Any:
+        if isinstance(tree, Tensor):
+            shape = [size_after(axis, self.growth) for axis in tree.axes]
+            return value if list(value.shape) == shape else torch.empty(shape, dtype=value.dtype, device="meta")
+        if isinstance(tree, dict):
+            return {key: self._grown(item, value[key]) for key, item in tree.items()}
+        if isinstance(tree, (tuple, list)):
+            return tuple(self._grown(item, part) for item, part in zip(tree, value, strict=True))
+        return value
+
+    def origins(self, node: fx.Node) -> list[Leaf]:
+        """The growing leaves that a number was measured from."""
+        found: list[Leaf] = []
+        pending, seen = [node], set()
+        while pending:
+            current = pending.pop()
+            if current in seen:
+                continue
+            seen.add(current)
+            measured = [t for t in tensors(self.analysis.trees[current])]
+            if measured:
+                found.extend(leaf for t in measured for leaf in t.leaves() if leaf in self.growth)
+            else:
+                pending.extend(current.all_input_nodes)
+        return list(dict.fromkeys(found))
+
+
+def changed(before: Any, after: Any) -> bool:
+    """Whether a value on the meta device is another one (tensors: of another shape)."""
+    if isinstance(before, torch.Tensor):
+        return isinstance(after, torch.Tensor) and before.shape != after.shape
+    if isinstance(before, (tuple, list)) and isinstance(after, (tuple, list)):
+        return len(before) != len(after) or any(map(changed, before, after))
+    if isinstance(before, dict) and isinstance(after, dict):
+        return any(changed(before[key], after[key]) for key in before)
+    return bool(before != after)
+
+
+def number_edits(analysis: Analysis, growth: dict[Leaf, int]) -> Iterator[NodeEdit]:
+    """Rewrites that make every size in every graph follow, and every value stay.
+
+    Raises
+    ------
+    Loose: a number that changes is used where no rule says how.
+    """
+    numbers = Numbers(analysis, growth)
+    mode_of = {id(graph): mode for mode, graph in analysis.graphs.items()}
+    for op in analysis.ops:
+        mode = mode_of[id(op.node.graph)]
+        bound: set[Path] = set()
+        for path, layout in op.sizes:
+            bound.add(path)
+            if (edit := _size_edit(numbers, op, path, size_after(layout, growth), mode)) is not None:
+                yield edit
+        for path in op.pins:
+            bound.add(path)
+            raw = follow(op.node, path)
+            before, after = raw.meta["value"], numbers.after(raw)
+            if before != after:
+                yield NodeEdit(mode, op.node.name, "ratio", path, _ratio(before, after))
+        _refuse_loose(numbers, op, bound)
+    for mode, graph in analysis.graphs.items():
+        for node in graph.nodes:
+            if node.op == "call_function" and node.target is torch._assert:
+                condition = node.args[0]
+                if isinstance(condition, fx.Node) and condition.meta["value"] is True and not numbers.after(condition):
+                    yield NodeEdit(mode, node.name, "erase")
+
+
+def _size_edit(numbers: Numbers, op: Op, path: Path, size: int, mode: str) -> NodeEdit | None:
+    try:
+        raw = follow(op.node, path)
+    except TypeError:  # a whole shape in one node: it follows by itself or is refused below
+        return None
+    if raw is None or raw == -1:
+        return None
+    if not isinstance(raw, fx.Node):
+        if raw == size:
+            return None
+        return NodeEdit(mode, op.node.name, "literal", path, size)
+    after = numbers.after(raw)
+    return None if after == size else NodeEdit(mode, op.node.name, "ratio", path, _ratio(size, after))
+
+
+def _ratio(wanted: Any, have: Any) -> Any:
+    if isinstance(wanted, int) and isinstance(have, int):
+        fraction = Fraction(wanted, have)
+        return (fraction.numerator, fraction.denominator)
+    return wanted / have
+
+
+def _refuse_loose(numbers: Numbers, op: Op, bound: set[Path]) -> None:
+    for path, node in number_paths(op):
+        if path in bound:
+            continue
+        before, after = node.meta["value"], numbers.after(node)
+        if not changed(before, after):
+            continue
+        if isinstance(before, (tuple, torch.Size)) and _shape_follows(numbers, op, after):
+            continue
+        raise Loose(op, numbers.origins(node))
+
+
+def _shape_follows(numbers: Numbers, op: Op, after: Any) -> bool:
+    """Whether a whole shape handed to the op is the shape its output takes."""
+    output = op.output
+    return isinstance(output, Tensor) and tuple(after) == tuple(
+        size_after(axis, numbers.growth) for axis in output.axes
+    )
+
+
+def number_paths(op: Op) -> Iterator[tuple[Path, fx.Node]]:
+    """Every argument of an op that is a node holding no tensor."""
+
+    def walk(raw: Any, path: Path) -> Iterator[tuple[Path, fx.Node]]:
+        if isinstance(raw, fx.Node):
+            if not any(True for _ in tensors(op.tree_of(raw))) and raw.meta["value"] is not None:
+                yield path, raw
+        elif isinstance(raw, (tuple, list)):
+            for k, item in enumerate(raw):
+                yield from walk(item, (*path, k))
+        elif isinstance(raw, slice):
+            for name in ("start", "stop", "step"):
+                yield from walk(getattr(raw, name), (*path, name))
+
+    yield from walk(list(op.node.args), ("args",))
+    for name, raw in op.node.kwargs.items():
+        yield from walk(raw, ("kwargs", name))
+
+
+def positions_after(layout_ranges: list[tuple[int, int]], index: list[int]) -> tuple[tuple[int, int], ...]:
+    """Ranges of old positions as ranges of new ones; `index` is new position -> old position or -1."""
+    inside = {p for start, stop in layout_ranges for p in range(start, stop)}
+    ranges: list[list[int]] = []
+    for new, old in enumerate(index):
+        if old in inside:
+            if ranges and ranges[-1][1] == new:
+                ranges[-1][1] = new + 1
+            else:
+                ranges.append([new, new + 1])
+    return tuple((start, stop) for start, stop in ranges)
+
+

@@ -1,0 +1,226 @@
+"""The plan: an immutable value that says everything a growth will do, and why it does no more."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from fxgrow.errors import PlanError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Axis:
+    """How one axis of a tensor grows.
+
+    kind: "keep" (a run that stays), "grow" (a run with new units at its end), "product" or "join" of parts.
+    old, new: sizes before and after. group: the growth group of a growing run.
+    fill: what its new entries are: "draw", "zero", "mean", "silence", "pair", "opposite", "copy", "share".
+    """
+
+    kind: str
+    old: int
+    new: int
+    group: str = ""
+    fill: str = ""
+    parts: tuple[Axis, ...] = ()
+
+    def runs(self) -> Iterator[Axis]:
+        """The growing runs, in order."""
+        if self.kind == "grow":
+            yield self
+        for part in self.parts:
+            yield from part.runs()
+
+
+@dataclass(frozen=True)
+class TensorGrowth:
+    """How one parameter or buffer grows. `draw` names the distribution of free entries; `scale` multiplies old ones."""
+
+    name: str
+    axes: tuple[Axis, ...]
+    draw: str
+    scale: float = 1.0
+
+    @property
+    def old_shape(self) -> tuple[int, ...]:
+        return tuple(axis.old for axis in self.axes)
+
+    @property
+    def new_shape(self) -> tuple[int, ...]:
+        return tuple(axis.new for axis in self.axes)
+
+
+@dataclass(frozen=True)
+class NodeEdit:
+    """A change to one node of one graph (`mode`: both, eval, train).
+
+    kind: "literal" (put `value` at `path`), "ratio" (multiply the number at `path` by `value` = [p, q]),
+    "guard" and "core_input" (reduce over old units only), "erase" (drop an assertion on an old size).
+    """
+
+    mode: str
+    node: str
+    kind: str
+    path: tuple[Any, ...] = ()
+    value: Any = None
+
+
+@dataclass(frozen=True)
+class AttributeEdit:
+    """A module attribute that follows the weights."""
+
+    module: str
+    attribute: str
+    value: Any
+
+
+@dataclass(frozen=True)
+class GrowthGroup:
+    """Dimensions that grow as one.
+
+    where: the parameter axes that make its units. how: how new units stay invisible.
+    """
+
+    name: str
+    old: int
+    new: int
+    where: tuple[str, ...]
+    how: str
+    added: int
+
+
+@dataclass(frozen=True)
+class Held:
+    """Dimensions that stay at their size, and why."""
+
+    size: int
+    where: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Parameters, and floating-point operations of one forward pass on one sample, before and after."""
+
+    parameters_before: int
+    parameters_after: int
+    flops_before: int
+    flops_after: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `fxgrow.grow` will do to a model: pure data, with a JSON round trip.
+
+    >>> import torch, fxgrow
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> plan = fxgrow.plan(model, width=2, example_inputs=torch.randn(1, 4))
+    >>> plan.groups[0].old, plan.groups[0].new
+    (8, 16)
+    >>> fxgrow.Plan.from_json(plan.to_json()) == plan
+    True
+    """
+
+    model: str
+    init: str
+    groups: tuple[GrowthGroup, ...]
+    held: tuple[Held, ...]
+    tensors: tuple[TensorGrowth, ...]
+    nodes: tuple[NodeEdit, ...]
+    attributes: tuple[AttributeEdit, ...]
+    totals: Totals
+    inputs: tuple[tuple[tuple[int, ...], str], ...] = ()
+
+    def to_json(self, indent: int | None = None) -> str:
+        """The plan as JSON text."""
+        return json.dumps({"format": FORMAT, **asdict(self)}, indent=indent)
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """The plan that `to_json` wrote.
+
+        Raises
+        ------
+        PlanError: the text is not a plan, or one of a newer format.
+        """
+        try:
+            data = json.loads(text)
+            if data.pop("format") != FORMAT:
+                raise PlanError("the plan is of another format", remedy=f"this fxgrow reads format {FORMAT}")
+            return cls(
+                model=data["model"],
+                init=data["init"],
+                groups=tuple(GrowthGroup(**{**g, "where": tuple(g["where"])}) for g in data["groups"]),
+                held=tuple(Held(**{**h, "where": tuple(h["where"])}) for h in data["held"]),
+                tensors=tuple(
+                    TensorGrowth(t["name"], tuple(map(_axis, t["axes"])), t["draw"], t["scale"])
+                    for t in data["tensors"]
+                ),
+                nodes=tuple(NodeEdit(**{k: _frozen(v) for k, v in n.items()}) for n in data["nodes"]),
+                attributes=tuple(AttributeEdit(**{k: _frozen(v) for k, v in a.items()}) for a in data["attributes"]),
+                totals=Totals(**data["totals"]),
+                inputs=_frozen(data["inputs"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise PlanError(
+                f"the text is not a plan ({type(error).__name__}: {error})", remedy="pass what Plan.to_json() wrote"
+            ) from None
+
+    @property
+    def ratio(self) -> float:
+        """Parameters after over parameters before."""
+        return self.totals.parameters_after / max(1, self.totals.parameters_before)
+
+    def __str__(self) -> str:
+        console = Console(width=140, no_color=True, highlight=False, force_terminal=False)
+        with console.capture() as capture:
+            console.print(self.__rich__())
+        return capture.get().rstrip()
+
+    def __rich__(self) -> RenderableType:
+        grown = Table(title=f"{self.model}: what grows (init={self.init})", title_justify="left")
+        for heading, justify in (("group", "left"), ("size", "right"), ("made by", "left"), ("stays invisible by", "left")):
+            grown.add_column(heading, justify=justify)  # type: ignore[arg-type]
+        grown.add_column("parameters", justify="right")
+        for group in self.groups:
+            grown.add_row(
+                group.name, f"{group.old} → {group.new}", shortened(group.where), group.how, f"+{group.added:,}"
+            )
+        stays = Table(title="what stays, and why", title_justify="left")
+        for heading in ("size", "where", "reason"):
+            stays.add_column(heading)
+        for held in self.held:
+            stays.add_row(str(held.size), shortened(held.where), held.reason)
+        t = self.totals
+        summary = Text(
+            f"parameters {t.parameters_before:,} → {t.parameters_after:,} (x{self.ratio:.2f})    "
+            f"FLOPs a sample {t.flops_before:,} → {t.flops_after:,} (x{t.flops_after / max(1, t.flops_before):.2f})"
+        )
+        return Group(grown, stays, summary) if self.held else Group(grown, summary)
+
+
+def shortened(where: tuple[str, ...], most: int = 3) -> str:
+    """The first few places, and how many more there are."""
+    more = len(where) - most
+    return ", ".join(where[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def _axis(data: dict[str, Any]) -> Axis:
+    known = {f.name for f in fields(Axis)}
+    return Axis(**{**{k: v for k, v in data.items() if k in known}, "parts": tuple(map(_axis, data["parts"]))})
+
+
+def _frozen(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(map(_frozen, value))
+    if isinstance(value, dict):
+        return {key: _frozen(item) for key, item in value.items()}
+    return value

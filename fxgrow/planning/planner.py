@@ -1,0 +1,372 @@
+"""The planner: from layouts and amounts to a plan whose growth keeps the function.
+
+It proposes sizes, propagates what is known of new units through every op, and where an op reports that old
+outputs would change it takes the next best way: a guard, another way of staying invisible, or holding the
+dimension with the reason. What it returns has been checked by the laws from end to end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+from fxgrow.amounts import Amounts
+from fxgrow.axes.infer import Analysis, analyse
+from fxgrow.axes.layout import Join, Layout, Leaf, Product, Reason, leaves, resolve
+from fxgrow.capture import Captured
+from fxgrow.planning.knowledge import Failure, Knowledge, Way
+from fxgrow.planning.numbers import Loose, number_edits, positions_after
+from fxgrow.planning.plan import (
+    AttributeEdit,
+    Axis,
+    GrowthGroup,
+    Held,
+    NodeEdit,
+    Plan,
+    TensorGrowth,
+    Totals,
+)
+from fxgrow.planning.sizing import Sizing, choose_sizes, producing_places, size_after
+from fxgrow.rules.law import Fact, Range
+from fxgrow.rules.op import Op, Tensor
+
+_PASSES = 12
+
+DRAWS = {"weight": "normal", "gain": "level", "bias": "zeros", "mean": "zeros", "variance": "level"}
+"""How free new entries are drawn, by what the parameter is for; any other parameter: like its old entries."""
+
+
+def make_plan(captured: Captured, name: str, amounts: Amounts, init: str, round_to: int) -> Plan:
+    """Plan the growth of a captured model."""
+    analysis = analyse(captured.model, captured.graphs)
+    planner = Planner(analysis, amounts, Way(init), round_to)
+    planner.settle()
+    return planner.plan(name, captured)
+
+
+class Planner:
+    """Sizes and knowledge, revised until no law objects."""
+
+    def __init__(self, analysis: Analysis, amounts: Amounts, way: Way, round_to: int) -> None:
+        self.analysis = analysis
+        self.amounts = amounts
+        self.way = way
+        self.round_to = round_to
+        self.guarded: set[Leaf] = set()
+        self.downgraded: set[Leaf] = set()
+        self.roles: dict[str, str] = {}
+        for op in analysis.ops:
+            for tensor, role in op.roles:
+                if tensor.parameter is not None:
+                    self.roles.setdefault(tensor.parameter, role)
+        self.silent = {n for n, role in self.roles.items() if role in ("bias", "mean")} | {
+            n
+            for n in analysis.parameters
+            if n not in self.roles and not isinstance(analysis.learnable[n], nn.Parameter)
+        }
+
+    # -- settling on sizes and ways ----------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Revise until every law agrees that old outputs stay."""
+        while True:
+            self.sizing = self._choose_sizes()
+            self.know = self._propagate()
+            if self._revise():
+                continue
+            try:
+                self.numbers = list(number_edits(self.analysis, self.sizing.growth))
+            except Loose as loose:
+                reason = Reason("a number computed from it is used where no rule says how", loose.op.place)
+                if not loose.leaves:
+                    raise
+                self._fix(loose.leaves, reason)
+                continue
+            return
+
+    def _choose_sizes(self) -> Sizing:
+        return choose_sizes(self.analysis, self.amounts, self.round_to, self.way is Way.MIRROR)
+
+    def _propagate(self) -> Knowledge:
+        growth = self.sizing.growth
+        ways = {
+            leaf: Way.ZERO
+            if leaf in self.downgraded or (self.way is Way.MIRROR and (new - leaf.size) % 2)
+            else self.way
+            for leaf, new in growth.items()
+        }
+        know = Knowledge(growth, ways, self.guarded, zero_by_default=self.silent)
+        for op in self.analysis.ops:
+            for alternatives in op.law.needs(op, know):
+                any(know.ask(tensor, want) for tensor, want in alternatives)
+        for _ in range(_PASSES):
+            before = {slot: dict(fills) for slot, fills in know.fills.items()}
+            know.forget()
+            for op in self.analysis.ops:
+                op.law.facts(op, know)
+            if before == know.fills:
+                break
+        return know
+
+    def _revise(self) -> bool:
+        """Give way where a law objects; True if anything changed."""
+        failures = [*self.know.failures, *self._unfaithful_scales()]
+        first = {failure.leaf: failure for failure in reversed(failures)}
+        for leaf, failure in first.items():
+            if failure.guardable and leaf not in self.guarded:
+                self.guarded.add(leaf)
+            elif self.know.ways[leaf] is not Way.ZERO and leaf not in self.downgraded:
+                self.downgraded.add(leaf)
+            else:
+                self._fix([leaf], Reason(failure.text, failure.op.place))
+        if first:
+            return True
+        unread = [leaf for leaf in self.sizing.growth if leaf not in self.know.read]
+        self._fix(unread, Reason("nothing would read its new units"))
+        return bool(unread)
+
+    def _unfaithful_scales(self) -> Iterable[Failure]:
+        """Gains that a closed form rescales but that some other op reads as they are."""
+        for parameter, factors in self.know.scales.items():
+            using = [op for op in self.analysis.ops if parameter in {t.parameter for t in self._inputs(op)}]
+            if set(using) != set(factors) or len(set(factors.values())) > 1:
+                op = next(iter(factors))
+                for leaf in self.know.growing(op.data["gain"].axes[-1]):
+                    yield Failure(op, leaf, "its gain is used elsewhere", guardable=True)
+
+    @staticmethod
+    def _inputs(op: Op) -> list[Tensor]:
+        return [*op.operands(), *op.module_parameters()]
+
+    @staticmethod
+    def _fix(held: Iterable[Leaf], reason: Reason) -> None:
+        for leaf in held:
+            if leaf.reason is None:
+                leaf.reason = reason
+
+    # -- writing the plan --------------------------------------------------------------------------------
+
+    def plan(self, name: str, captured: Captured) -> Plan:
+        """The settled growth as a value."""
+        growth = self.sizing.growth
+        self.names = {leaf: f"d{k}" for k, leaf in enumerate(self._in_order(growth))}
+        tensors = tuple(self._tensors())
+        nodes, attributes = self._edits()
+        return Plan(
+            model=name,
+            init=self.way.value,
+            groups=tuple(self._groups(tensors)),
+            held=tuple(self._held()),
+            tensors=tensors,
+            nodes=tuple(nodes),
+            attributes=tuple(attributes),
+            totals=self._totals(tensors),
+            inputs=_flat_inputs(captured.inputs),
+        )
+
+    def _in_order(self, growth: dict[Leaf, int]) -> list[Leaf]:
+        ordered = [
+            leaf
+            for tensor in self.analysis.parameters.values()
+            for axis in tensor.axes
+            for leaf in leaves(axis)
+            if leaf in growth
+        ]
+        return list(dict.fromkeys([*ordered, *growth]))
+
+    def _tensors(self) -> Iterable[TensorGrowth]:
+        for name, tensor in self.analysis.parameters.items():
+            if not self.know.growing(*tensor.axes):
+                continue
+            factors = set(self.know.scales.get(name, {}).values()) or {1.0}
+            axes = tuple(self._axis(name, k, layout) for k, layout in enumerate(tensor.axes))
+            yield TensorGrowth(name, axes, self._draw(name), factors.pop())
+
+    def _draw(self, name: str) -> str:
+        if name in self.roles:
+            return DRAWS[self.roles[name]]
+        return "zeros" if name in self.silent else "alike"
+
+    def _axis(self, name: str, axis: int, layout: Layout) -> Axis:
+        layout = resolve(layout)
+        ranged = {
+            where
+            for leaf in self.know.growing(layout)
+            for where in self.know.fills.get((name, axis, leaf), {})
+            if where is not None
+        }
+        if not ranged:
+            return self._term(name, axis, layout, 0, layout.size)
+        cuts = sorted({0, layout.size, *(r.low for r in ranged), *(r.high for r in ranged)})
+        sizes = [high - low for low, high in zip(cuts, cuts[1:], strict=False)]
+        pieces = self.analysis.unifier.split(layout, sizes)
+        parts = tuple(
+            self._term(name, axis, resolve(piece), low, low + size)
+            for piece, low, size in zip(pieces, cuts, sizes, strict=False)
+        )
+        return Axis("join", layout.size, sum(p.new for p in parts), parts=parts)
+
+    def _term(self, name: str, axis: int, layout: Layout, low: int, high: int) -> Axis:
+        growth = self.sizing.growth
+        new = size_after(layout, growth)
+        if isinstance(layout, Leaf):
+            if layout not in growth:
+                return Axis("keep", layout.size, layout.size)
+            return Axis("grow", layout.size, new, self.names[layout], self._fill(name, axis, layout, low, high))
+        if new == layout.size:
+            return Axis("keep", layout.size, layout.size)
+        if isinstance(layout, Product):
+            parts = tuple(self._term(name, axis, factor, low, high) for factor in layout.factors)
+            return Axis("product", layout.size, new, parts=parts)
+        assert isinstance(layout, Join)
+        start, pieces = low, []
+        for part in layout.parts:
+            pieces.append(self._term(name, axis, part, start, start + part.size))
+            start += part.size
+        return Axis("join", layout.size, new, parts=tuple(pieces))
+
+    def _fill(self, name: str, axis: int, leaf: Leaf, low: int, high: int) -> str:
+        slot = (name, axis, leaf)
+        fills = self.know.fills.get(slot, {})
+        fact = fills.get(Range(axis, low, high)) or next(
+            (f for r, f in fills.items() if r is not None and r.low <= low and high <= r.high), fills.get(None)
+        )
+        way = self.know.ways[leaf]
+        if fact is Fact.ZERO:
+            return "zero"
+        if fact is Fact.MEAN:
+            return "mean"
+        if fact is Fact.IGNORED:
+            return {Way.ZERO: "silence", Way.MIRROR: "opposite", Way.REPLICATE: "share"}[way]
+        if slot in self.know.contracted and slot not in self.know.produced:
+            return "draw"
+        return {Way.ZERO: "draw", Way.MIRROR: "pair", Way.REPLICATE: "copy"}[way]
+
+    def _edits(self) -> tuple[list[NodeEdit], list[AttributeEdit]]:
+        nodes: list[NodeEdit] = list(self.numbers)
+        attributes: dict[tuple[str, str], AttributeEdit] = {}
+        mode_of = {id(graph): mode for mode, graph in self.analysis.graphs.items()}
+        for op in self.analysis.ops:
+            mode, target = mode_of[id(op.node.graph)], str(op.node.target)
+            for attribute, layout in op.attributes:
+                value: Any = size_after(layout, self.sizing.growth)
+                if isinstance(getattr(op.module, attribute, None), tuple):
+                    value = (value,)
+                if value != getattr(op.module, attribute, None):
+                    attributes[target, attribute] = AttributeEdit(target, attribute, value)
+            for edit in op.law.edits(op, self.know):
+                if edit.kind == "attribute":
+                    for attribute, value in edit.values.items():
+                        attributes[target, attribute] = AttributeEdit(target, attribute, value)
+                elif edit.kind == "argument":
+                    nodes.append(NodeEdit(mode, op.node.name, "literal", edit.values["path"], edit.values["value"]))
+                elif edit.kind == "core":
+                    value = self._core(edit.values["core"], edit.values["old"])
+                    nodes.append(NodeEdit(mode, op.node.name, "literal", edit.values["path"], value))
+                elif edit.kind == "core_input":
+                    layout = edit.values["core"]
+                    value = {"axis": edit.values["axis"], "core": self._core(layout, ((0, layout.size),))}
+                    nodes.append(NodeEdit(mode, op.node.name, "core_input", value=value))
+                else:
+                    nodes.append(NodeEdit(mode, op.node.name, "guard", value=self._guard(op, edit.values)))
+        return nodes, list(attributes.values())
+
+    def _guard(self, op: Op, values: dict[str, Any]) -> dict[str, Any]:
+        layout = values["core"]
+        given = {k: v for k, v in values["arguments"].items() if not hasattr(v, "op")}
+        return {
+            "function": values["function"],
+            "core": self._core(layout, ((0, layout.size),)),
+            "arguments": given,
+            "size": size_after(layout, self.sizing.growth),
+            "module": op.module is not None,
+        }
+
+    def _core(self, layout: Layout, old: Any) -> tuple[tuple[int, int], ...]:
+        from fxgrow.transforms.indexing import old_positions
+
+        axis = self._term("", -1, resolve(layout), 0, layout.size)
+        return positions_after([tuple(r) for r in old], old_positions(axis).tolist())
+
+    def _groups(self, tensors: tuple[TensorGrowth, ...]) -> Iterable[GrowthGroup]:
+        made: dict[Leaf, list[str]] = {}
+        for place, layout in producing_places(self.analysis):
+            for leaf in self.know.growing(layout):
+                made.setdefault(leaf, []).append(str(place))
+        for leaf, name in self.names.items():
+            added = sum(_added(growth, name) for growth in tensors if self._is_parameter(growth.name))
+            fills = {run.fill for t in tensors for axis in t.axes for run in axis.runs() if run.group == name}
+            how = self._how(leaf, fills)
+            yield GrowthGroup(name, leaf.size, self.sizing.growth[leaf], tuple(made.get(leaf, [])), how, added)
+
+    def _how(self, leaf: Leaf, fills: set[str]) -> str:
+        said = [
+            text
+            for fill, text in (
+                ("mean", "mean-fill, norms rescaled"),
+                ("zero", "zero-in"),
+                ("silence", "zero-out"),
+                ("opposite", "mirror"),
+                ("share", "replicate"),
+            )
+            if fill in fills
+        ]
+        if leaf in self.guarded:
+            said.append("guarded statistics")
+        return ", ".join(said) or "zero-in"
+
+    def _is_parameter(self, name: str) -> bool:
+        return isinstance(self.analysis.learnable[name], nn.Parameter)
+
+    def _held(self) -> Iterable[Held]:
+        found: dict[Leaf, list[str]] = {}
+        for place, layout in producing_places(self.analysis):
+            if not isinstance(self.analysis.learnable[place.parameter], nn.Parameter):
+                continue
+            for leaf in leaves(layout):
+                if leaf not in self.sizing.growth and leaf.size > 1 and not (leaf.reason and leaf.reason.quiet):
+                    found.setdefault(leaf, []).append(str(place))
+        merged: dict[tuple[int, str], list[str]] = {}
+        for leaf, places in found.items():
+            reason = str(leaf.reason) if leaf.reason else self.sizing.held.get(leaf, "no amount was asked for it")
+            merged.setdefault((leaf.size, reason), []).extend(places)
+        for (size, reason), places in merged.items():
+            yield Held(size, tuple(dict.fromkeys(places)), reason)
+
+    def _totals(self, tensors: tuple[TensorGrowth, ...]) -> Totals:
+        before = sum(t.numel() for t in self.analysis.model.parameters())
+        grown = {t.name: t for t in tensors}
+        after = before + sum(_numel(g.new_shape) - _numel(g.old_shape) for n, g in grown.items() if self._is_parameter(n))
+        graph = self.analysis.graphs.get("both") or self.analysis.graphs["eval"]
+        ops = [op for op in self.analysis.ops if op.node.graph is graph]
+        sizes = next((node.meta["value"].shape for node in graph.nodes if node.op == "placeholder"), (1,))
+        batch = max(1, sizes[0]) if sizes else 1
+        old = sum(op.law.operations(op, lambda layout: layout.size) for op in ops)
+        new = sum(op.law.operations(op, lambda layout: size_after(layout, self.sizing.growth)) for op in ops)
+        return Totals(before, after, 2 * old // batch, 2 * new // batch)
+
+
+def _numel(shape: tuple[int, ...]) -> int:
+    total = 1
+    for size in shape:
+        total *= size
+    return total
+
+
+def _added(growth: TensorGrowth, group: str) -> int:
+    """Entries this group adds to a tensor, entries added by several groups shared evenly."""
+    growing = {run.group for axis in growth.axes for run in axis.runs()}
+    if group not in growing:
+        return 0
+    return (_numel(growth.new_shape) - _numel(growth.old_shape)) // len(growing)
+
+
+def _flat_inputs(inputs: tuple[Any, Any]) -> tuple[tuple[tuple[int, ...], str], ...]:
+    arguments, keywords = inputs
+    return tuple(
+        (tuple(t.shape), str(t.dtype)) for t in (*arguments, *keywords.values()) if hasattr(t, "shape")
+    )
+
+

@@ -1,0 +1,86 @@
+"""Scaled dot-product attention: softmax(q k' * scale + mask) v."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from fxgrow.axes.layout import Layout, Leaf, leaves, product
+from fxgrow.planning.knowledge import Knowledge
+from fxgrow.rules.law import Edit, Fact, Law, Want
+from fxgrow.rules.op import Op, Tensor, Tree
+
+
+class Attention(Law):
+    """q `[..., n, d]`, k `[..., m, d]`, v `[..., m, e]` -> `[..., n, e]`; leading axes are heads and batch.
+
+    Old outputs stay when q or k is zero at new d, with the scale pinned at its old value.
+    """
+
+    family = "attention"
+
+    def relate(self, op: Op) -> Tree:
+        unifier = op.unifier
+        q, k, v = op.tensor(0, "query"), op.tensor(1, "key"), op.tensor(2, "value")
+        mask = op.argument(3, "attn_mask")
+        unifier.unify(q.axes[-1], k.axes[-1])
+        unifier.unify(k.axes[-2], v.axes[-2])
+        unifier.fix(k.axes[-2], "softmax is taken over it")
+        lead: list[Layout] = []
+        for one, two, three in zip(q.axes[:-2], k.axes[:-2], v.axes[:-2], strict=True):
+            unifier.unify(two, three)
+            if one.size == two.size or two.size == 1 or one.size == 1:
+                lead.append(unifier.broadcast([one, two, three]))
+            else:  # grouped queries: query head i reads key head i // ratio
+                shared, ratio = unifier.factor(one, [two.size, one.size // two.size])
+                unifier.unify(shared, two)
+                unifier.fix(ratio, "queries in a key's group")
+                lead.append(product([shared, ratio]))
+        out = [*lead, q.axis(-2), v.axis(-1)]
+        if isinstance(mask, Tensor):
+            facing = [*lead, q.axis(-2), k.axis(-2)][-mask.rank :]
+            for own, other in zip(mask.axes, facing, strict=True):
+                unifier.broadcast([own, other])
+        op.data.update(q=q, k=k, v=v)
+        return op.result(out)
+
+    def needs(self, op: Op, know: Knowledge) -> Iterable[list[tuple[Tensor, Want]]]:
+        for leaf in know.growing(op.data["q"].axes[-1]):
+            yield [(op.data[name], Want(leaf, Fact.ZERO)) for name in ("q", "k")]
+
+    def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
+        v: Tensor = op.data["v"]
+        carried = want.leaf in v.leaves() and want.where is None
+        if carried and (want.fact is Fact.ZERO or self._only_in_values(op, want.leaf)):
+            return [[(v, want)]]
+        return []
+
+    @staticmethod
+    def _only_in_values(op: Op, leaf: Leaf) -> bool:
+        v: Tensor = op.data["v"]
+        heads = {one for axis in v.axes[:-1] for one in leaves(axis)}
+        return leaf in leaves(v.axes[-1]) and leaf not in heads
+
+    def facts(self, op: Op, know: Knowledge) -> None:
+        output = op.output
+        assert isinstance(output, Tensor)
+        for leaf in know.growing(op.data["q"].axes[-1]):
+            know.read.add(leaf)
+            if Fact.ZERO not in (know.fact(op.data["q"], leaf), know.fact(op.data["k"], leaf)):
+                know.fail(op, leaf, f"{op.name} multiplies queries and keys over it")
+        for leaf in know.growing(*output.axes):
+            known = know.fact(op.data["v"], leaf)
+            if known is Fact.ZERO or (known is Fact.MEAN and self._only_in_values(op, leaf)):
+                know.learn(output, leaf, known)
+
+    def edits(self, op: Op, know: Knowledge) -> list[Edit]:
+        width = op.data["q"].axes[-1]
+        if not know.growing(width) or op.argument(6, "scale") is not None:
+            return []
+        return [Edit("argument", {"path": ("kwargs", "scale"), "value": 1.0 / math.sqrt(width.size)})]
+
+    def operations(self, op: Op, size: Any) -> int:
+        q, k, v = op.data["q"], op.data["k"], op.data["v"]
+        lead = math.prod(size(axis) for axis in q.axes[:-1])
+        return int(lead * size(k.axes[-2]) * (size(q.axes[-1]) + size(v.axes[-1])))

@@ -1,0 +1,441 @@
+"""Contractions: linear, convolution, matrix products, einsum: sums of products over shared axes.
+
+y[o] = sum over i of x[i] w[o, i]. Old outputs stay when, at each new i, one factor is zero or the weights
+cancel what the other factor sends.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from fxgrow.axes.layout import Layout, Leaf, Reason, leaves, product
+from fxgrow.planning.knowledge import Knowledge, Way
+from fxgrow.rules.law import Fact, Law, Range, Want
+from fxgrow.rules.op import Op, Tensor, Tree, is_parametric
+
+Token = str | tuple[str, ...]
+
+
+def tokens(pattern: str) -> list[Token]:
+    """Parse "... (g i) *s" into its tokens: names, groups of names, starred names, the ellipsis.
+
+    >>> tokens("... (g i) *s")
+    ['...', ('g', 'i'), '*s']
+    """
+    found = re.findall(r"\(([^)]*)\)|(\S+)", pattern)
+    return [tuple(group.split()) if group else name for group, name in found]
+
+
+@dataclass
+class Binding:
+    """What the names of a pattern stand for in one use of the op."""
+
+    names: dict[str, Layout] = field(default_factory=dict)
+    stars: dict[str, list[Layout]] = field(default_factory=dict)
+    ellipsis: list[Layout] = field(default_factory=list)
+    placed: list[dict[str, list[int]]] = field(default_factory=list)  # operand -> name -> its axes
+
+    def layout(self, token: Token) -> Layout:
+        if isinstance(token, tuple):
+            return product([self.names[name] for name in token])
+        return self.names[token]
+
+
+def bind(op: Op, operands: list[Tensor], patterns: list[str], sizes: dict[str, int]) -> Binding:
+    """Match operands against patterns, tying the axes that share a name."""
+    binding = Binding(placed=[{} for _ in operands])
+    order = sorted(range(len(operands)), key=lambda k: "..." in patterns[k])
+    for k in order:
+        _bind_one(op, operands[k], tokens(patterns[k]), binding, binding.placed[k], sizes)
+    return binding
+
+
+def _bind_one(
+    op: Op,
+    operand: Tensor,
+    parsed: list[Token],
+    binding: Binding,
+    placed: dict[str, list[int]],
+    sizes: dict[str, int],
+) -> None:
+    unifier = op.unifier
+    spare = operand.rank - sum(1 for t in parsed if t != "..." and not (isinstance(t, str) and t[0] == "*"))
+    stars = [t for t in parsed if isinstance(t, str) and t[0] == "*"]
+    star_rank = len(next(iter(binding.stars.values()), [])) if binding.stars else spare
+    axis = 0
+    for token in parsed:
+        if token == "...":
+            count = spare - (star_rank if stars else 0)
+            own = [operand.axis(axis + k) for k in range(count)]
+            placed["..."] = list(range(axis, axis + count))
+            binding.ellipsis = _broadcast(op, binding.ellipsis, own)
+            axis += count
+        elif isinstance(token, str) and token[0] == "*":
+            own = [operand.axis(axis + k) for k in range(star_rank)]
+            for one in own:
+                unifier.fix(one, Reason("a kernel or space dimension", quiet=True))
+            binding.stars[token] = own
+            axis += star_rank
+        else:
+            names = token if isinstance(token, tuple) else (token,)
+            parts = [operand.axis(axis)]
+            if len(names) > 1:
+                total = operand.axis(axis).size
+                known = {n: sizes.get(n) or (binding.names[n].size if n in binding.names else 0) for n in names}
+                missing = [n for n in names if not known[n]]
+                if missing:
+                    known[missing[0]] = total // math.prod(known[n] for n in names if known[n])
+                parts = unifier.factor(parts[0], [known[n] for n in names])
+            for name, part in zip(names, parts, strict=True):
+                if name in binding.names:
+                    unifier.unify(binding.names[name], part)
+                else:
+                    binding.names[name] = part
+                placed.setdefault(name, []).append(axis)
+            axis += 1
+
+
+def _broadcast(op: Op, left: list[Layout], right: list[Layout]) -> list[Layout]:
+    if len(left) < len(right):
+        left, right = right, left
+    lead = len(left) - len(right)
+    return [*left[:lead], *(op.unifier.broadcast([a, b]) for a, b in zip(left[lead:], right, strict=True))]
+
+
+@dataclass(frozen=True)
+class Contraction(Law):
+    """A sum of products, written as patterns over named axes.
+
+    Parameters
+    ----------
+    inputs: a pattern per operand, data first: ("... (g i) *s", "(g o) i *k").
+    output: the pattern of the result; a starred name not in the inputs is a fixed axis of the op's own.
+    operands: finds (tensor or None) for each pattern, then for the bias.
+    bias: the pattern of the bias, or None.
+    sizes: names whose size an argument or attribute gives: {"g": "groups"}.
+    attributes: module attributes that are sizes: {"in_features": "i"}.
+    """
+
+    inputs: tuple[str, ...]
+    output: str
+    operands: Callable[[Op], list[Tensor | None]]
+    bias: str | None = None
+    sizes: dict[str, tuple[int, str]] = field(default_factory=dict)
+    attributes: dict[str, str] = field(default_factory=dict)
+    counts: str = "output"  # which positions are counted once per multiply-add: "output" or "input"
+    family = "contraction"
+
+    def relate(self, op: Op) -> Tree:
+        found = self.operands(op)
+        operands = [t for t in found[: len(self.inputs)] if t is not None]
+        bias = found[len(self.inputs)] if len(found) > len(self.inputs) else None
+        known: dict[str, int] = {}
+        for name, (index, argument) in self.sizes.items():
+            known[name] = getattr(op.module, argument) if op.module is not None else op.argument(index, argument, 1)
+        binding = bind(op, operands, list(self.inputs), known)
+        for name, (index, argument) in self.sizes.items():
+            if op.module is None and op.raw(index, argument) is not None:
+                op.size(op.path(index, argument), binding.names[name])
+        for attribute, pattern in self.attributes.items():
+            op.attribute(attribute, binding.layout(tokens(pattern)[0]))
+        if bias is not None and self.bias is not None:
+            for axis, token in zip(bias.axes, tokens(self.bias), strict=True):
+                op.unifier.unify(axis, binding.layout(token))
+        for weight in operands[1:]:
+            op.role(weight, "weight")
+        op.role(bias, "bias")
+        op.data.update(operands=operands, bias=bias, binding=binding)
+        return self._result(op, binding)
+
+    def _result(self, op: Op, binding: Binding) -> Tensor:
+        axes: list[Layout] = []
+        parsed = tokens(self.output)
+        shape = tuple(op.value.shape)
+        for position, token in enumerate(parsed):
+            if token == "...":
+                axes.extend(binding.ellipsis)
+            elif isinstance(token, str) and token[0] == "*":
+                rest = len(parsed) - position - 1
+                count = len(shape) - len(axes) - rest
+                own = [op.unifier.constant(size) for size in shape[len(axes) : len(axes) + count]]
+                binding.stars[token] = own
+                axes.extend(own)
+            else:
+                axes.append(binding.layout(token))
+        return op.result(axes)
+
+    def contracted(self, op: Op) -> Iterable[tuple[str, Layout]]:
+        """The names summed over, with their layouts."""
+        kept = set(re.findall(r"\w+", self.output))
+        for name, layout in op.data["binding"].names.items():
+            if name not in kept:
+                yield name, layout
+
+    def needs(self, op: Op, know: Knowledge) -> Iterable[list[tuple[Tensor, Want]]]:
+        """Where neither factor is made of parameters, one of them has to be zero at new units."""
+        operands: list[Tensor] = op.data["operands"]
+        for _, layout in self.contracted(op):
+            for leaf in know.growing(layout):
+                if not any(is_parametric(operand) for operand in operands):
+                    yield [(operand, Want(leaf, Fact.ZERO)) for operand in operands]
+
+    def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
+        operands: list[Tensor] = op.data["operands"]
+        bias: Tensor | None = op.data["bias"]
+        makers = [k for k, operand in enumerate(operands) if self._kept_axes(op, k, want.leaf)]
+        if want.fact is Fact.IGNORED or (want.fact is Fact.MEAN and len(makers) > 1):
+            return []
+        alternatives = []
+        for k in reversed(makers):
+            axes = self._kept_axes(op, k, want.leaf)
+            if len(axes) > 1:
+                continue
+            where = self._back(op, k, want.where)
+            if want.where is not None and where is None:
+                continue
+            wishes = [(operands[k], Want(want.leaf, want.fact, where, axes[0]))]
+            if bias is not None:
+                if want.leaf in bias.leaves():
+                    bias_where = Range(0, where.low, where.high) if where is not None else None
+                    wishes.append((bias, Want(want.leaf, want.fact, bias_where)))
+                elif want.fact is Fact.ZERO:
+                    continue
+            alternatives.append(wishes)
+        return alternatives
+
+    def _kept_axes(self, op: Op, k: int, leaf: Leaf) -> list[int]:
+        """The axes of operand k that carry the leaf into the output."""
+        placed: dict[str, list[int]] = op.data["binding"].placed[k]
+        gone = {name for name, _ in self.contracted(op)}
+        axes = {axis for name, where in placed.items() if name not in gone for axis in where}
+        summed = {axis for name, where in placed.items() if name in gone for axis in where}
+        operand: Tensor = op.data["operands"][k]
+        return [axis for axis in sorted(axes - summed) if leaf in leaves(operand.axes[axis])]
+
+    def _output_axis(self, op: Op, k: int, axis: int) -> int | None:
+        """Where axis `axis` of operand k goes in the output."""
+        binding: Binding = op.data["binding"]
+        placed = binding.placed[k]
+        position = 0
+        for token in tokens(self.output):
+            if token == "...":
+                own = placed.get("...", [])
+                if axis in own:
+                    return position + len(binding.ellipsis) - len(own) + own.index(axis)
+                position += len(binding.ellipsis)
+            elif isinstance(token, str) and token[0] == "*":
+                position += len(binding.stars[token])
+            else:
+                names = token if isinstance(token, tuple) else (token,)
+                if any(axis in placed.get(name, []) for name in names):
+                    same_size = op.data["operands"][k].axes[axis].size == binding.layout(token).size
+                    return position if same_size else None
+                position += 1
+        return None
+
+    def _back(self, op: Op, k: int, where: Range | None) -> Range | None:
+        if where is None:
+            return None
+        for axis in range(op.data["operands"][k].rank):
+            if self._output_axis(op, k, axis) == where.axis:
+                return Range(axis, where.low, where.high)
+        return None
+
+    def facts(self, op: Op, know: Knowledge) -> None:
+        operands: list[Tensor] = op.data["operands"]
+        for name, layout in self.contracted(op):
+            for leaf in know.growing(layout):
+                know.read.add(leaf)
+                self._check(op, know, name, leaf)
+        output = op.output
+        assert isinstance(output, Tensor)
+        for leaf in know.growing(*output.axes):
+            makers = [(k, axes) for k in range(len(operands)) if (axes := self._kept_axes(op, k, leaf))]
+            for k, axes in makers:
+                for axis in axes:
+                    if (name_ := operands[k].parameter) is not None:
+                        know.produced.add((name_, axis, leaf))
+            know.learn_all(output, leaf, self._outcome(op, know, leaf, makers))
+
+    def _check(self, op: Op, know: Knowledge, name: str, leaf: Leaf) -> None:
+        operands: list[Tensor] = op.data["operands"]
+        placed = op.data["binding"].placed
+        using = [(t, placed[k][name]) for k, t in enumerate(operands) if name in placed[k]]
+        for operand, axes in using:
+            if operand.parameter is not None:
+                know.contracted.update((operand.parameter, axis, leaf) for axis in axes)
+        if any(know.fact(operand, leaf, axes[0]) is Fact.ZERO for operand, axes in using):
+            return
+        if len(using) < 2:
+            know.fail(op, leaf, f"{op.name} sums over it")
+            return
+        sent = know.fact(using[0][0], leaf)
+        want = Fact.IGNORED
+        if sent is Fact.MEAN and know.ways[leaf] is Way.REPLICATE:
+            want = Fact.ZERO
+        for operand, axes in reversed(using):
+            if know.fact(operand, leaf, axes[0]) is want:
+                return
+            if know.ask(operand, Want(leaf, want, axis=axes[0] if operand.parameter else None)):
+                return
+            if operand.parameter is not None:
+                break
+        know.fail(op, leaf, f"{op.name} sums over it, and neither side can be made to send nothing")
+
+    def _outcome(
+        self, op: Op, know: Knowledge, leaf: Leaf, makers: list[tuple[int, list[int]]]
+    ) -> dict[Range | None, Fact]:
+        operands: list[Tensor] = op.data["operands"]
+        bias: Tensor | None = op.data["bias"]
+        added = know.ranged(bias, leaf) if bias is not None and leaf in bias.leaves() else None
+        if len(makers) == 1:
+            k, axes = makers[0]
+            made = know.ranged(operands[k], leaf, axes[0] if len(axes) == 1 else None)
+            result: dict[Range | None, Fact] = {}
+            for where, fact in made.items():
+                if fact is Fact.ZERO and not self._bias_allows(bias, added, fact, where):
+                    continue
+                if fact is Fact.MEAN and added is not None and not self._bias_allows(bias, added, fact, where):
+                    continue
+                if fact is Fact.IGNORED:
+                    continue
+                if where is None:
+                    result[None] = fact
+                elif (target := self._output_axis(op, k, where.axis)) is not None:
+                    result[Range(target, where.low, where.high)] = fact
+            return result
+        zero = any(know.fact(operands[k], leaf, axes[0]) is Fact.ZERO for k, axes in makers)
+        return {None: Fact.ZERO} if zero and self._bias_allows(bias, added, Fact.ZERO, None) else {}
+
+    @staticmethod
+    def _bias_allows(
+        bias: Tensor | None, added: dict[Range | None, Fact] | None, fact: Fact, where: Range | None
+    ) -> bool:
+        if bias is None:
+            return True
+        if added is None:
+            return fact is Fact.MEAN
+        shifted = Range(0, where.low, where.high) if where is not None else None
+        return added.get(None) is fact or (shifted is not None and added.get(shifted) is fact)
+
+    def reads(self, op: Op) -> Iterable[tuple[str, int]]:
+        for name, _ in self.contracted(op):
+            for operand, placed in zip(op.data["operands"], op.data["binding"].placed, strict=True):
+                if operand.parameter is not None:
+                    yield from ((operand.parameter, axis) for axis in placed.get(name, ()))
+
+    def operations(self, op: Op, size: Any) -> int:
+        binding: Binding = op.data["binding"]
+        total = math.prod(size(layout) for layout in binding.names.values())
+        total *= math.prod(size(layout) for layout in binding.ellipsis)
+        inner = "*s" if self.counts == "output" else "*t"
+        return int(total * math.prod(size(d) for name, star in binding.stars.items() if name != inner for d in star))
+
+
+def module_operands(op: Op) -> list[Tensor | None]:
+    """Input, weight and bias of a module such as nn.Linear or nn.Conv2d."""
+    return [op.tensor(), op.parameter("weight"), op.parameter("bias")]
+
+
+def functional_operands(op: Op) -> list[Tensor | None]:
+    """Input, weight and bias of a function such as F.linear or F.conv2d."""
+    bias = op.argument(2, "bias")
+    return [op.tensor(), op.tensor(1, "weight"), bias if isinstance(bias, Tensor) else None]
+
+
+def two_operands(op: Op) -> list[Tensor | None]:
+    """The two factors of a matrix product."""
+    return [op.tensor(), op.tensor(1, "mat2" if op.name in ("bmm", "mm") else "other")]
+
+
+class MatrixProduct(Law):
+    """`a @ b` with broadcast leading axes; one-dimensional operands are read as torch does."""
+
+    family = "contraction"
+
+    def _for(self, op: Op) -> Contraction:
+        left, right = (t.rank for t in two_operands(op) if t is not None)
+        return _MATRIX_PRODUCTS[min(left, 2), min(right, 2)]
+
+    def relate(self, op: Op) -> Tree:
+        op.data["law"] = self._for(op)
+        return op.data["law"].relate(op)  # type: ignore[no-any-return]
+
+    def needs(self, op: Op, know: Knowledge) -> Iterable[list[tuple[Tensor, Want]]]:
+        return op.data["law"].needs(op, know)  # type: ignore[no-any-return]
+
+    def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
+        return op.data["law"].demand(op, output, want)  # type: ignore[no-any-return]
+
+    def facts(self, op: Op, know: Knowledge) -> None:
+        op.data["law"].facts(op, know)
+
+    def reads(self, op: Op) -> Iterable[tuple[str, int]]:
+        return op.data["law"].reads(op)  # type: ignore[no-any-return]
+
+    def operations(self, op: Op, size: Any) -> int:
+        return op.data["law"].operations(op, size)  # type: ignore[no-any-return]
+
+
+_MATRIX_PRODUCTS = {
+    (2, 2): Contraction(("... n k", "... k m"), "... n m", two_operands),
+    (1, 2): Contraction(("k", "... k m"), "... m", two_operands),
+    (2, 1): Contraction(("... n k", "k"), "... n", two_operands),
+    (1, 1): Contraction(("k", "k"), "", two_operands),
+}
+
+
+class Einsum(MatrixProduct):
+    """`torch.einsum`, whose equation is the pattern."""
+
+    def _for(self, op: Op) -> Contraction:
+        equation = op.argument(0, "equation")
+        left, _, right = equation.replace(" ", "").partition("->")
+        spell = lambda part: " ".join(re.findall(r"\.\.\.|\w", part))  # noqa: E731
+        if not right:
+            names = re.findall(r"\w", left)
+            right = "".join(sorted(n for n in set(names) if names.count(n) == 1))
+            right = "..." + right if "..." in left else right
+        return Contraction(tuple(spell(part) for part in left.split(",")), spell(right), _einsum_operands)
+
+
+def _einsum_operands(op: Op) -> list[Tensor | None]:
+    return [t for t in op.operands()]
+
+
+class Gather(Law):
+    """Rows of a table picked by index: nn.Embedding, F.embedding. Table `[entries, units]`."""
+
+    family = "contraction"
+
+    def relate(self, op: Op) -> Tree:
+        index = op.tensor()
+        table = op.parameter("weight") if op.module is not None else op.tensor(1, "weight")
+        assert table is not None
+        for axis in (*index.axes, table.axes[0]):
+            op.unifier.fix(axis, "entries of a table are picked by index")
+        if op.module is not None:
+            op.attribute("embedding_dim", table.axes[1])
+        op.role(table, "weight")
+        op.data["table"] = table
+        return op.result([*index.axes, table.axes[1]])
+
+    def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
+        return [[(op.data["table"], Want(want.leaf, want.fact, None, 1))]] if want.where is None else []
+
+    def facts(self, op: Op, know: Knowledge) -> None:
+        table, output = op.data["table"], op.output
+        assert isinstance(output, Tensor)
+        for leaf in know.growing(*output.axes):
+            if table.parameter is not None:
+                know.produced.add((table.parameter, 1, leaf))
+                if know.fact(table, leaf, 1) is Fact.IGNORED and know.ways[leaf] is not Way.ZERO:
+                    know.ask(table, Want(leaf, Fact.ZERO, None, 1))
+            fact = know.fact(table, leaf, 1)
+            know.learn(output, leaf, Fact.BASE if fact is Fact.IGNORED else fact)
+
+

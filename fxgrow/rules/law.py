@@ -1,0 +1,95 @@
+"""What a law is: how an op relates axes, and how it carries what is known of new units.
+
+A law states four things, each a method, and decides nothing: which axes are the same dimension (`relate`),
+what it needs to know of new units so that old outputs do not change (`needs`), how a wish about new units is
+passed on to whoever makes them (`demand`), and what is known of its outputs (`facts`).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fxgrow.axes.layout import Leaf
+from fxgrow.rules.op import Op, Tensor, Tree
+
+if TYPE_CHECKING:
+    from fxgrow.planning.knowledge import Knowledge
+
+
+class Fact(enum.Enum):
+    """What is known of the entries of a tensor at the new units of a dimension."""
+
+    ZERO = "zero"  # all zero
+    MEAN = "mean"  # the mean of the old units
+    BASE = "base"  # what the dimension's way of growing says: anything, equal pairs, or copies
+    IGNORED = "ignored"  # a weight's entries towards old outputs cancel whatever BASE units send
+
+
+@dataclass(frozen=True)
+class Range:
+    """Old positions [low, high) of one axis, to which a fact is limited."""
+
+    axis: int
+    low: int
+    high: int
+
+
+@dataclass(frozen=True)
+class Want:
+    """A wish: at the new units of `leaf` (within `where`) a tensor should be `fact`."""
+
+    leaf: Leaf
+    fact: Fact
+    where: Range | None = None
+    axis: int | None = None  # for a parameter: only the slot of this axis
+
+    def at(self, where: Range | None) -> Want:
+        return Want(self.leaf, self.fact, where)
+
+    def on(self, axis: int) -> Want:
+        return Want(self.leaf, self.fact, self.where, axis)
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A change to a node that keeps its function while a dimension it reduces over grows."""
+
+    kind: str
+    values: dict[str, Any]
+
+
+class Law:
+    """Base of all laws; by itself it knows nothing and ties everything down."""
+
+    family = "unknown"
+
+    def relate(self, op: Op) -> Tree:
+        """Tie the axes of operands, parameters and outputs; return the outputs."""
+        op.fix_operands(f"{op.name} has no rule")
+        return op.constants(op.value)
+
+    def needs(self, op: Op, know: Knowledge) -> Iterable[list[tuple[Tensor, Want]]]:
+        """Wishes that let this op keep its old outputs, each a list of alternatives, best first."""
+        return ()
+
+    def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
+        """Alternatives, each a list of wishes about operands that together grant `want` of `output`."""
+        return []
+
+    def facts(self, op: Op, know: Knowledge) -> None:
+        """Record what is known of the outputs; report (`know.fail`) what breaks the function."""
+
+    def edits(self, op: Op, know: Knowledge) -> list[Edit]:
+        """Changes to the node that this op's exactness rests on."""
+        return []
+
+    def reads(self, op: Op) -> Iterable[tuple[str, int]]:
+        """The (parameter, axis) pairs that read units rather than make them."""
+        return ()
+
+    def operations(self, op: Op, size: Any) -> int:
+        """Multiply-adds for one forward pass, given `size(layout)`."""
+        return 0

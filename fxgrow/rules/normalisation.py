@@ -1,0 +1,323 @@
+"""Normalisations: per channel (BatchNorm), over units (LayerNorm, RMSNorm), over groups (GroupNorm).
+
+Over D units grown to D', new units the mean of the old (LayerNorm) or zero (RMSNorm) leave the statistic
+smaller by D/D'; gain x sqrt(D/D') and eps x D/D' undo that exactly. Elsewhere a guard takes the statistic
+over the old units alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from fxgrow.axes.layout import Layout, Leaf, leaves, resolve
+from fxgrow.planning.knowledge import Knowledge, Way
+from fxgrow.rules.law import Edit, Fact, Law, Want
+from fxgrow.rules.op import Op, Tensor, Tree
+from fxgrow.rules.pointwise import Pointwise
+
+
+def affine(op: Op, gain: Tensor | None, bias: Tensor | None, layout: Layout) -> None:
+    """Tie a gain and a bias `[units]` to the axis they act on."""
+    for tensor, role in ((gain, "gain"), (bias, "bias")):
+        if tensor is not None:
+            op.unifier.unify(tensor.axes[-1], layout)
+            op.role(tensor, role)
+    op.data.update(gain=gain, bias=bias)
+
+
+def zero_by_affine(op: Op, want: Want) -> list[list[tuple[Tensor, Want]]]:
+    """A norm is silent at new units whose gain and bias are zero."""
+    gain, bias = op.data["gain"], op.data["bias"]
+    if want.fact is not Fact.ZERO or want.where is not None or gain is None or want.leaf not in gain.leaves():
+        return []
+    return [[(t, Want(want.leaf, Fact.ZERO)) for t in (gain, bias) if t is not None]]
+
+
+def affine_is_silent(op: Op, know: Knowledge, leaf: Leaf) -> bool:
+    gain, bias = op.data["gain"], op.data["bias"]
+    return gain is not None and know.fact(gain, leaf) is Fact.ZERO and adds_nothing(know, bias, leaf)
+
+
+def adds_nothing(know: Knowledge, bias: Tensor | None, leaf: Leaf) -> bool:
+    return bias is None or (leaf in bias.leaves() and know.fact(bias, leaf) is Fact.ZERO)
+
+
+@dataclass(frozen=True)
+class BatchNorm(Law):
+    """Normalisation of each channel (axis 1) over batch and space: new channels never touch old ones."""
+
+    activation: str | None = None  # attribute that holds an activation applied afterwards
+    family = "normalisation"
+
+    def relate(self, op: Op) -> Tree:
+        x = op.tensor()
+        if op.module is not None:
+            names = ("running_mean", "running_var", "weight", "bias")
+            mean, variance, gain, bias = (op.parameter(name) for name in names)
+            op.attribute("num_features", x.axes[1])
+        else:
+            names = ("running_mean", "running_var", "weight", "bias")
+            given = [op.argument(k + 1, name) for k, name in enumerate(names)]
+            mean, variance, gain, bias = (t if isinstance(t, Tensor) else None for t in given)
+        for axis in (*x.axes[:1], *x.axes[2:]):
+            op.unifier.fix(axis, "statistics are taken over it")
+        for tensor, role in ((mean, "mean"), (variance, "variance")):
+            if tensor is not None:
+                op.unifier.unify(tensor.axes[0], x.axes[1])
+                op.role(tensor, role)
+        affine(op, gain, bias, x.axes[1])
+        op.data["mean"] = mean
+        return op.result(x.axes)
+
+    def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
+        if not self._activation_keeps_zero(op):
+            return []
+        through = [[(op.tensor(), want)]] if want.fact is Fact.ZERO and op.data["bias"] is None else []
+        return zero_by_affine(op, want) + through
+
+    def facts(self, op: Op, know: Knowledge) -> None:
+        output, x = op.output, op.tensor()
+        assert isinstance(output, Tensor)
+        for leaf in know.growing(output.axes[1]):
+            quiet = know.fact(x, leaf) is Fact.ZERO and adds_nothing(know, op.data["mean"], leaf)
+            quiet = quiet and adds_nothing(know, op.data["bias"], leaf)
+            if (quiet or affine_is_silent(op, know, leaf)) and self._activation_keeps_zero(op):
+                know.learn(output, leaf, Fact.ZERO)
+
+    def _activation_keeps_zero(self, op: Op) -> bool:
+        if self.activation is None or op.module is None:
+            return True
+        from fxgrow.rules.table import law_of_module
+
+        law = law_of_module(getattr(op.module, self.activation))
+        return isinstance(law, Pointwise) and law.kind in ("zero", "linear")
+
+
+@dataclass(frozen=True)
+class OverUnits(Law):
+    """LayerNorm and RMSNorm over the last axes, natively where new units fit, else guarded.
+
+    `fits` is what new units must be for the closed form: the mean of the old (LayerNorm), zero (RMSNorm).
+    """
+
+    fits: Fact
+    guard: str
+    default_eps: float | None = None
+    family = "normalisation"
+
+    def relate(self, op: Op) -> Tree:
+        x = op.tensor()
+        if op.module is not None:
+            shape = tuple(op.module.normalized_shape)
+            gain, bias = op.parameter("weight"), op.parameter("bias")
+            if len(shape) == 1:
+                op.attribute("normalized_shape", x.axes[-1])
+        else:
+            shape = tuple(op.argument(1, "normalized_shape"))
+            given = [op.argument(2, "weight"), op.argument(3, "bias") if self.fits is Fact.MEAN else None]
+            gain, bias = (t if isinstance(t, Tensor) else None for t in given)
+            if len(shape) == 1:
+                op.size((*op.path(1, "normalized_shape"), 0), x.axes[-1])
+        if len(shape) != 1:
+            text = f"{op.name} is taken over {len(shape)} axes at once"
+            for tensor in (x, gain, bias):
+                for axis in tensor.axes[-len(shape) :] if tensor is not None else ():
+                    op.unifier.fix(axis, text)
+            op.data.update(gain=gain, bias=bias)
+            return op.result(x.axes)
+        affine(op, gain, bias, x.axes[-1])
+        return op.result(x.axes)
+
+    def needs(self, op: Op, know: Knowledge) -> Iterable[list[tuple[Tensor, Want]]]:
+        for leaf in know.growing(op.tensor().axes[-1]):
+            if leaf not in know.guarded and self._closed_form(op, know, leaf):
+                yield [(op.tensor(), Want(leaf, self.fits))]
+
+    def _closed_form(self, op: Op, know: Knowledge, leaf: Leaf) -> bool:
+        """Whether gain and eps can make up for the new units: one dimension, and a gain of its own."""
+        gain = op.data["gain"]
+        return (
+            resolve(op.tensor().axes[-1]) is leaf
+            and gain is not None
+            and gain.parameter is not None
+            and not self._copies_evenly(op, know, leaf)
+        )
+
+    @staticmethod
+    def _copies_evenly(op: Op, know: Knowledge, leaf: Leaf) -> bool:
+        whole = resolve(op.tensor().axes[-1])
+        return know.ways[leaf] is Way.REPLICATE and whole is leaf and know.growth[leaf] % leaf.size == 0
+
+    def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
+        return zero_by_affine(op, want)
+
+    def facts(self, op: Op, know: Knowledge) -> None:
+        output, x = op.output, op.tensor()
+        assert isinstance(output, Tensor)
+        for leaf in know.growing(*output.axes):
+            over = leaf in leaves(x.axes[-1])
+            native = over and leaf not in know.guarded
+            known = know.fact(x, leaf)
+            if native and not self._copies_evenly(op, know, leaf):
+                if not (self._closed_form(op, know, leaf) and known is self.fits):
+                    know.fail(op, leaf, f"{op.name} takes its statistic over it", guardable=True)
+                    continue
+                know.scale(op, op.data["gain"].parameter, math.sqrt(leaf.size / know.growth[leaf]))
+            silent = affine_is_silent(op, know, leaf)
+            bias = op.data["bias"]
+            if not over:
+                silent = known is Fact.ZERO and bias is None
+            elif native and known is self.fits or known is Fact.ZERO and self.fits is Fact.ZERO:
+                silent = silent or adds_nothing(know, bias, leaf)
+            if silent:
+                know.learn(output, leaf, Fact.ZERO)
+
+    def edits(self, op: Op, know: Knowledge) -> list[Edit]:
+        layout = resolve(op.tensor().axes[-1])
+        growing = know.growing(layout)
+        if not growing:
+            return []
+        if any(leaf in know.guarded for leaf in growing):
+            return [Edit("guard", {"function": self.guard, "arguments": self._arguments(op), "core": layout})]
+        if self._copies_evenly(op, know, growing[0]):
+            return []
+        ratio = layout.size / know.growth[growing[0]]
+        eps = self._eps(op) * ratio
+        if op.module is not None:
+            return [Edit("attribute", {"eps": eps})]
+        return [Edit("argument", {"path": op.path(*self._eps_place()), "value": eps})]
+
+    def _eps_place(self) -> tuple[int, str]:
+        return (4 if self.fits is Fact.MEAN else 3), "eps"
+
+    def _eps(self, op: Op) -> float:
+        given: Any = op.module.eps if op.module is not None else op.argument(*self._eps_place())
+        if given is not None:
+            return float(given)
+        if self.default_eps is not None:
+            return self.default_eps
+        return torch.finfo(op.value.dtype).eps
+
+    def _arguments(self, op: Op) -> dict[str, Any]:
+        """Arguments of the guard; a string names a parameter."""
+        given: dict[str, Any] = {"eps": self._eps(op), "weight": None}
+        names = ("weight", "bias") if self.fits is Fact.MEAN else ("weight",)
+        for index, name in enumerate(names):
+            if op.module is not None:
+                has = op.parameter(name) is not None
+                given[name] = f"{op.node.target}.{name}" if has else None
+            else:
+                given[name] = op.raw(index + 2, name)
+        return given
+
+
+class GroupNorm(Law):
+    """Normalisation over groups of channels: `groups x width`; growing the number of groups is exact."""
+
+    family = "normalisation"
+
+    def relate(self, op: Op) -> Tree:
+        x = op.tensor()
+        if op.module is not None:
+            count, gain, bias = int(op.module.num_groups), op.parameter("weight"), op.parameter("bias")
+            op.attribute("num_channels", x.axes[1])
+        else:
+            count = op.argument(1, "num_groups")
+            given = [op.argument(2, "weight"), op.argument(3, "bias")]
+            gain, bias = (t if isinstance(t, Tensor) else None for t in given)
+        for axis in x.axes[2:]:
+            op.unifier.fix(axis, "statistics are taken over it")
+        channels = x.axis(1)
+        groups: Layout
+        if count == 1:
+            groups, width = op.unifier.constant(1), channels
+        else:
+            groups, width = op.unifier.factor(channels, [count, channels.size // count])
+        op.unifier.reluctant.append(width)
+        if op.module is not None:
+            op.attribute("num_groups", groups)
+        else:
+            op.size(op.path(1, "num_groups"), groups)
+        affine(op, gain, bias, x.axes[1])
+        op.data.update(groups=groups, width=width)
+        return op.result(x.axes)
+
+    def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
+        return zero_by_affine(op, want)
+
+    def facts(self, op: Op, know: Knowledge) -> None:
+        output, x = op.output, op.tensor()
+        assert isinstance(output, Tensor)
+        for leaf in know.growing(op.data["width"]):
+            if leaf not in know.guarded:
+                know.fail(op, leaf, f"{op.name} takes its statistic over it", guardable=True)
+        for leaf in know.growing(*output.axes):
+            known = know.fact(x, leaf) is Fact.ZERO and adds_nothing(know, op.data["bias"], leaf)
+            known = known and leaf in leaves(op.data["groups"])
+            if known or affine_is_silent(op, know, leaf):
+                know.learn(output, leaf, Fact.ZERO)
+
+    def edits(self, op: Op, know: Knowledge) -> list[Edit]:
+        if not know.growing(op.data["width"]):
+            return []
+        given: dict[str, Any] = {}
+        if op.module is not None:
+            given["num_groups"] = op.module.num_groups
+            given["eps"] = op.module.eps
+            for name in ("weight", "bias"):
+                given[name] = f"{op.node.target}.{name}" if op.parameter(name) is not None else None
+        else:
+            given = {name: op.raw(k + 1, name) for k, name in enumerate(("num_groups", "weight", "bias"))}
+            given["eps"] = op.argument(4, "eps", 1e-5)
+        return [Edit("guard", {"function": "group_norm", "arguments": given, "core": op.data["width"]})]
+
+
+@dataclass(frozen=True)
+class Guarded(Law):
+    """A reduction that is already guarded: its statistic is of the core units, so the others may grow."""
+
+    axis: int = -1
+    core: tuple[int, str] = (5, "core")
+    grouped: bool = False
+    family = "normalisation"
+
+    def relate(self, op: Op) -> Tree:
+        x = op.tensor(0, "x")
+        layout = x.axis(self.axis)
+        if self.grouped:
+            count = op.argument(1, "num_groups")
+            groups: Layout
+            if count == 1:
+                groups = op.unifier.constant(1)
+            else:
+                groups, layout = op.unifier.factor(layout, [count, layout.size // count])
+            op.size(op.path(1, "num_groups"), groups)
+        else:
+            op.size((*op.path(1, "normalized_shape"), 0), layout)
+        given = [op.argument(2, "weight"), op.argument(3, "bias")]
+        gain, bias = (t if isinstance(t, Tensor) else None for t in given)
+        affine(op, gain, bias, x.axes[self.axis])
+        op.data["core"] = layout
+        return op.result(x.axes)
+
+    def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
+        return zero_by_affine(op, want)
+
+    def facts(self, op: Op, know: Knowledge) -> None:
+        output = op.output
+        assert isinstance(output, Tensor)
+        for leaf in know.growing(*output.axes):
+            if affine_is_silent(op, know, leaf):
+                know.learn(output, leaf, Fact.ZERO)
+
+    def edits(self, op: Op, know: Knowledge) -> list[Edit]:
+        layout = op.data["core"]
+        if not know.growing(layout):
+            return []
+        old = op.argument(*self.core)
+        return [Edit("core", {"path": op.path(*self.core), "core": layout, "old": old})]

@@ -1,0 +1,194 @@
+"""One use of an operation in a graph, as a law sees it: operands, parameters, integers, outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import fx, nn
+
+from fxgrow.axes.layout import Layout, Leaf, Reason, leaves, resolve
+from fxgrow.axes.unify import Unifier
+
+if TYPE_CHECKING:
+    from fxgrow.rules.law import Law
+
+Path = tuple[Any, ...]
+"""Where an argument sits in a node: ("args", 1, 0), ("kwargs", "scale"), ("args", 1, 2, "stop")."""
+
+
+@dataclass(eq=False)
+class Tensor:
+    """A tensor in the graph: one layout per axis, and where it comes from."""
+
+    axes: tuple[Layout, ...]
+    parameter: str | None = None
+    op: Op | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(axis.size for axis in self.axes)
+
+    @property
+    def rank(self) -> int:
+        return len(self.axes)
+
+    def axis(self, index: int) -> Layout:
+        return resolve(self.axes[index])
+
+    def leaves(self) -> set[Leaf]:
+        return {leaf for axis in self.axes for leaf in leaves(axis)}
+
+
+Tree = Tensor | tuple[Any, ...] | list[Any] | dict[Any, Any] | None
+"""What a node evaluates to: a tensor, a container of trees, or None for anything else."""
+
+
+def tensors(tree: Any) -> Iterator[Tensor]:
+    """The tensors of a tree, in order."""
+    if isinstance(tree, Tensor):
+        yield tree
+    elif isinstance(tree, (tuple, list)):
+        for item in tree:
+            yield from tensors(item)
+    elif isinstance(tree, dict):
+        for item in tree.values():
+            yield from tensors(item)
+    elif isinstance(tree, slice):
+        yield from tensors((tree.start, tree.stop, tree.step))
+
+
+@dataclass(eq=False)
+class Op:
+    """A node with its law, its operands and what the law has found out about it."""
+
+    node: fx.Node
+    law: Law
+    unifier: Unifier
+    module: nn.Module | None
+    tree_of: Callable[[fx.Node], Tree]
+    parameter_of: Callable[[str], Tensor | None]
+    output: Tree = None
+    data: dict[str, Any] = field(default_factory=dict)
+    sizes: list[tuple[Path, Layout]] = field(default_factory=list)
+    pins: list[Path] = field(default_factory=list)
+    attributes: list[tuple[str, Layout]] = field(default_factory=list)
+    roles: list[tuple[Tensor, str]] = field(default_factory=list)
+
+    @property
+    def place(self) -> str:
+        """Where in the model the op is: its module path, or else the name of its node."""
+        if self.node.op == "call_module":
+            return str(self.node.target)
+        path = self.node.meta.get("module_path", "")
+        return f"{path}.{self.node.name}" if path else self.node.name
+
+    @property
+    def name(self) -> str:
+        if self.module is not None:
+            return type(self.module).__name__
+        target = self.node.target
+        return target if isinstance(target, str) else getattr(target, "__name__", str(target))
+
+    @property
+    def value(self) -> Any:
+        """The node's value on the meta device."""
+        return self.node.meta["value"]
+
+    # -- arguments -------------------------------------------------------------------------------------
+
+    def raw(self, index: int, name: str, default: Any = None) -> Any:
+        """The argument at a position or under a name, as the graph holds it."""
+        if index < len(self.node.args):
+            return self.node.args[index]
+        return self.node.kwargs.get(name, default)
+
+    def path(self, index: int, name: str) -> Path:
+        return ("args", index) if index < len(self.node.args) else ("kwargs", name)
+
+    def argument(self, index: int, name: str, default: Any = None) -> Any:
+        """The argument with nodes replaced by tensors, or by their value where they are not tensors."""
+        return self.lower(self.raw(index, name, default))
+
+    def lower(self, raw: Any) -> Any:
+        if isinstance(raw, fx.Node):
+            tree = self.tree_of(raw)
+            return raw.meta["value"] if tree is None else tree
+        if isinstance(raw, (tuple, list)):
+            return type(raw)(self.lower(item) for item in raw)
+        if isinstance(raw, slice):
+            return slice(self.lower(raw.start), self.lower(raw.stop), self.lower(raw.step))
+        return raw
+
+    def tensor(self, index: int = 0, name: str = "input") -> Tensor:
+        value = self.argument(index, name)
+        if not isinstance(value, Tensor):
+            raise NotImplementedError(f"argument {name!r} of {self.name} is not a tensor")
+        return value
+
+    def operands(self) -> list[Tensor]:
+        """Every tensor among the arguments."""
+        return list(tensors(self.lower([*self.node.args, *self.node.kwargs.values()])))
+
+    def parameter(self, name: str) -> Tensor | None:
+        """The module's own parameter or buffer of that name."""
+        return self.parameter_of(f"{self.node.target}.{name}")
+
+    def role(self, tensor: Tensor | None, role: str) -> None:
+        """Say what a parameter is for: weight, bias, gain, variance, mean."""
+        if tensor is not None:
+            self.roles.append((tensor, role))
+
+    # -- what has to follow when sizes change ------------------------------------------------------------
+
+    def size(self, path: Path, layout: Layout) -> None:
+        """The integer at `path` is the size of `layout`."""
+        self.sizes.append((path, layout))
+
+    def pin(self, path: Path) -> None:
+        """The number at `path` is a value, not a size: it stays what it was."""
+        self.pins.append(path)
+
+    def attribute(self, name: str, layout: Layout) -> None:
+        """The module's attribute of that name is the size of `layout`."""
+        self.attributes.append((name, layout))
+
+    # -- results -----------------------------------------------------------------------------------------
+
+    def result(self, axes: list[Layout] | tuple[Layout, ...]) -> Tensor:
+        return Tensor(tuple(resolve(axis) for axis in axes), op=self)
+
+    def constants(self, value: Any) -> Tree:
+        """A tree of tensors none of whose dimensions grow."""
+        if isinstance(value, torch.Tensor):
+            return self.result([self.unifier.constant(size) for size in value.shape])
+        if isinstance(value, (tuple, list)) and any(isinstance(item, (torch.Tensor, tuple, list)) for item in value):
+            return tuple(self.constants(item) for item in value)
+        if isinstance(value, dict):
+            return {key: self.constants(item) for key, item in value.items()}
+        return None
+
+    def fix_operands(self, text: str) -> None:
+        """Hold every dimension of every operand and parameter of this op."""
+        reason = Reason(text, self.place)
+        for operand in [*self.operands(), *self.module_parameters()]:
+            for axis in operand.axes:
+                self.unifier.fix(axis, reason)
+
+    def module_parameters(self) -> list[Tensor]:
+        if self.module is None:
+            return []
+        names = [name for name, _ in [*self.module.named_parameters(), *self.module.named_buffers()]]
+        return [tensor for name in names if (tensor := self.parameter(name)) is not None]
+
+
+def is_parametric(tensor: Tensor) -> bool:
+    """Whether a tensor is a parameter or computed from parameters alone."""
+    if tensor.parameter is not None:
+        return True
+    if tensor.op is None:
+        return False
+    operands = tensor.op.operands()
+    return bool(operands) and tensor.op.module is None and all(map(is_parametric, operands))

@@ -1,0 +1,98 @@
+"""Recurrent layers: nn.RNN, nn.GRU, nn.LSTM."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from fxgrow.axes.layout import Layout, Leaf, join, product, resolve
+from fxgrow.planning.knowledge import Knowledge, Way
+from fxgrow.rules.law import Fact, Law, Want
+from fxgrow.rules.op import Op, Tensor, Tree, tensors
+
+
+@dataclass(frozen=True)
+class Recurrent(Law):
+    """One hidden dimension serves all layers and directions; each weight is `[gates x hidden, in]`.
+
+    Old hidden units stay when the weights from new hidden (and new input) units to old ones are ignored.
+    """
+
+    gates: int
+    family = "recurrent"
+
+    def relate(self, op: Op) -> Tree:
+        module: Any = op.module
+        assert isinstance(module, nn.RNNBase)
+        if module.proj_size:
+            op.fix_operands("recurrent layers with a projection have no rule")
+            op.data.update(reads=[])
+            return op.constants(op.value)
+        unifier = op.unifier
+        x = op.tensor()
+        hidden = unifier.fresh(module.hidden_size)
+        directions = 2 if module.bidirectional else 1
+        inner = join([hidden] * directions)
+        reads: list[tuple[Tensor, Layout]] = []
+        for layer in range(module.num_layers):
+            for suffix in ("", "_reverse")[:directions]:
+                layout = x.axis(-1) if layer == 0 else inner
+                for name, source in ((f"weight_ih_l{layer}{suffix}", layout), (f"weight_hh_l{layer}{suffix}", hidden)):
+                    weight = op.parameter(name)
+                    assert weight is not None
+                    self._tie_gates(op, weight, hidden)
+                    unifier.unify(weight.axes[1], source)
+                    op.role(weight, "weight")
+                    reads.append((weight, source))
+                for name in (f"bias_ih_l{layer}{suffix}", f"bias_hh_l{layer}{suffix}"):
+                    bias = op.parameter(name)
+                    if bias is not None:
+                        self._tie_gates(op, bias, hidden)
+                        op.role(bias, "bias")
+        for state in list(tensors(op.argument(1, "hx"))):
+            unifier.unify(state.axes[-1], hidden)
+        op.attribute("input_size", x.axes[-1])
+        op.attribute("hidden_size", hidden)
+        op.data.update(reads=reads, hidden=hidden)
+        output = op.result([*x.axes[:-1], resolve(inner)])
+        states = [
+            op.result([*(unifier.constant(size) for size in value.shape[:-1]), hidden])
+            for value in (op.value[1] if isinstance(op.value[1], tuple) else (op.value[1],))
+        ]
+        return output, tuple(states) if isinstance(op.value[1], tuple) else states[0]
+
+    def _tie_gates(self, op: Op, tensor: Tensor, hidden: Layout) -> None:
+        gates = op.unifier.constant(self.gates)
+        op.unifier.unify(tensor.axes[0], product([gates, hidden]))
+
+    def facts(self, op: Op, know: Knowledge) -> None:
+        x = op.tensor()
+        for position, (weight, source) in enumerate(op.data["reads"]):
+            for leaf in know.growing(source):
+                know.read.add(leaf)
+                know.contracted.add((str(weight.parameter), 1, leaf))
+                outside = position == 0 or (op.module is not None and op.module.bidirectional and position == 2)
+                self._check(op, know, weight, leaf, x if outside else None)
+        for weight, _ in op.data["reads"]:
+            for leaf in know.growing(weight.axes[0]):
+                know.produced.add((str(weight.parameter), 0, leaf))
+
+    @staticmethod
+    def _check(op: Op, know: Knowledge, weight: Tensor, leaf: Leaf, x: Tensor | None) -> None:
+        sent = know.fact(x, leaf) if x is not None else Fact.BASE
+        if sent is Fact.ZERO or know.fact(weight, leaf, 1) in (Fact.ZERO, Fact.IGNORED):
+            return
+        zero = sent is Fact.MEAN and know.ways[leaf] is Way.REPLICATE
+        if not know.ask(weight, Want(leaf, Fact.ZERO if zero else Fact.IGNORED, None, 1)):
+            know.fail(op, leaf, f"{op.name} reads it")
+
+    def reads(self, op: Op) -> Iterable[tuple[str, int]]:
+        return [(str(weight.parameter), 1) for weight, _ in op.data["reads"]]
+
+    def operations(self, op: Op, size: Any) -> int:
+        steps = math.prod(size(axis) for axis in op.tensor().axes[:-1])
+        return int(steps * sum(size(w.axes[0]) * size(w.axes[1]) for w, _ in op.data["reads"]))

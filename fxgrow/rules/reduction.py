@@ -1,0 +1,153 @@
+"""Reductions: sums, means, maxima, norms over whole axes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from fxgrow.axes.layout import Layout, leaves, resolve
+from fxgrow.planning.knowledge import Knowledge
+from fxgrow.rules.law import Edit, Fact, Law, Want
+from fxgrow.rules.op import Op, Tensor, Tree
+from fxgrow.rules.shape import axis_of
+
+
+@dataclass(frozen=True)
+class Reduction(Law):
+    """A statistic over the axes `dim`.
+
+    kind: "sum" (linear, zeros do not count), "mean" (linear, means do not count), "other" (max, var, norm).
+    """
+
+    kind: Literal["sum", "mean", "other"]
+    place: tuple[int, str] = (1, "dim")
+    family = "reduction"
+
+    def relate(self, op: Op) -> Tree:
+        x = op.tensor()
+        given = op.argument(*self.place)
+        reduced = range(x.rank) if given is None else [given] if isinstance(given, int) else given
+        axes_reduced = sorted(axis_of(axis, x.rank) for axis in reduced)
+        kept = len(op.value.shape) == x.rank if hasattr(op.value, "shape") else False
+        if not hasattr(op.value, "shape"):
+            return super().relate(op)
+        axes: list[Layout] = []
+        for k in range(x.rank):
+            if k not in axes_reduced:
+                axes.append(x.axis(k))
+            elif kept:
+                axes.append(op.unifier.constant(1))
+        op.data["reduced"] = axes_reduced
+        if any(leaf in leaves(axis) for k in axes_reduced for axis in axes for leaf in leaves(x.axes[k])):
+            for k in axes_reduced:
+                op.unifier.fix(x.axes[k], "it is both kept and reduced")
+        return op.result(axes)
+
+    def needs(self, op: Op, know: Knowledge) -> Iterable[list[tuple[Tensor, Want]]]:
+        for leaf in self._reduced(op, know):
+            if leaf not in know.guarded and self.kind in ("sum", "mean"):
+                yield [(op.tensor(), Want(leaf, Fact.ZERO if self.kind == "sum" else Fact.MEAN))]
+
+    def _reduced(self, op: Op, know: Knowledge) -> list:  # type: ignore[type-arg]
+        x = op.tensor()
+        return know.growing(*(x.axes[k] for k in op.data["reduced"]))
+
+    def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
+        if want.where is None and (want.fact is Fact.ZERO or (want.fact is Fact.MEAN and self.kind != "other")):
+            return [[(op.tensor(), want)]]
+        return []
+
+    def facts(self, op: Op, know: Knowledge) -> None:
+        x, output = op.tensor(), op.output
+        assert isinstance(output, Tensor)
+        for leaf in self._reduced(op, know):
+            known = know.fact(x, leaf)
+            fits = (self.kind == "sum" and known is Fact.ZERO) or (
+                self.kind == "mean" and known is Fact.MEAN and self._is_whole(op, leaf)
+            )
+            if not fits and leaf not in know.guarded:
+                know.fail(op, leaf, f"{op.name} is taken over it", guardable=True)
+        for leaf in know.growing(*output.axes):
+            known = know.fact(x, leaf)
+            if known is Fact.ZERO or (known is Fact.MEAN and self.kind != "other"):
+                know.learn(output, leaf, known)
+
+    @staticmethod
+    def _is_whole(op: Op, leaf: object) -> bool:
+        return any(resolve(op.tensor().axes[k]) is leaf for k in op.data["reduced"])
+
+    def edits(self, op: Op, know: Knowledge) -> list[Edit]:
+        return [
+            Edit("core_input", {"axis": k, "core": resolve(op.tensor().axes[k])})
+            for k in op.data["reduced"]
+            if any(leaf in know.guarded for leaf in know.growing(op.tensor().axes[k]))
+        ]
+
+
+class CoreUnits(Law):
+    """`guards.core`: the old units of an axis, taken out before a reduction."""
+
+    family = "reduction"
+
+    def relate(self, op: Op) -> Tree:
+        x = op.tensor(0, "x")
+        axis = axis_of(op.argument(1, "dim"), x.rank)
+        op.data["axis"] = axis
+        axes = [op.unifier.constant(op.value.shape[k]) if k == axis else x.axis(k) for k in range(x.rank)]
+        return op.result(axes)
+
+    def facts(self, op: Op, know: Knowledge) -> None:
+        output, x = op.output, op.tensor(0, "x")
+        assert isinstance(output, Tensor)
+        for leaf in know.growing(*output.axes):
+            know.learn(output, leaf, know.fact(x, leaf))
+
+    def edits(self, op: Op, know: Knowledge) -> list[Edit]:
+        layout = resolve(op.tensor(0, "x").axes[op.data["axis"]])
+        if not know.growing(layout):
+            return []
+        return [Edit("core", {"path": op.path(2, "core"), "core": layout, "old": op.argument(2, "core")})]
+
+
+@dataclass(frozen=True)
+class Across(Law):
+    """Ops that couple all entries of an axis and keep its shape: softmax, cumsum, normalise.
+
+    `zeros_vanish`: new units that are zero leave the old outputs as they were (an L2 norm).
+    """
+
+    place: tuple[int, str] = (1, "dim")
+    zeros_vanish: bool = False
+    default: int | None = None
+    family = "reduction"
+
+    def relate(self, op: Op) -> Tree:
+        x = op.tensor()
+        axis = op.module.dim if op.module is not None else op.argument(*self.place)  # type: ignore[union-attr]
+        axis = self.default if axis is None else axis
+        if axis is None:
+            return super().relate(op)
+        op.data["axis"] = axis_of(int(axis), x.rank)
+        if not self.zeros_vanish:
+            op.unifier.fix(x.axes[op.data["axis"]], f"{op.name} is taken over it")
+        return op.result(x.axes)
+
+    def needs(self, op: Op, know: Knowledge) -> Iterable[list[tuple[Tensor, Want]]]:
+        for leaf in know.growing(op.tensor().axes[op.data["axis"]]):
+            yield [(op.tensor(), Want(leaf, Fact.ZERO))]
+
+    def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
+        return [[(op.tensor(), want)]] if self.zeros_vanish and want.fact is Fact.ZERO else []
+
+    def facts(self, op: Op, know: Knowledge) -> None:
+        x, output = op.tensor(), op.output
+        assert isinstance(output, Tensor)
+        for leaf in know.growing(x.axes[op.data["axis"]]):
+            if know.fact(x, leaf) is not Fact.ZERO:
+                know.fail(op, leaf, f"{op.name} is taken over it")
+        for leaf in know.growing(*output.axes):
+            if self.zeros_vanish and know.fact(x, leaf) is Fact.ZERO:
+                know.learn(output, leaf, Fact.ZERO)
+
+

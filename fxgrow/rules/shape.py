@@ -1,0 +1,491 @@
+"""Shape ops: they move, merge, cut and join axes and compute nothing, so facts pass through them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx
+
+from fxgrow.axes.layout import Layout, is_fixed, join
+from fxgrow.planning.knowledge import Knowledge
+from fxgrow.rules.law import Fact, Law, Range, Want
+from fxgrow.rules.op import Op, Path, Tensor, Tree, tensors
+
+Everywhere = True
+Nowhere = False
+Moved = Range | bool | None
+"""Where a range goes: another range, everywhere, nowhere, or (None) nobody can tell."""
+
+
+class Shape(Law):
+    """Base of the shape ops: facts and wishes pass through, with ranges moved."""
+
+    family = "shape"
+
+    def sources(self, op: Op) -> list[Tensor]:
+        return op.operands()[:1]
+
+    def forward(self, op: Op, source: Tensor, output: Tensor, where: Range) -> Moved:
+        """Where a range of a source lands in an output."""
+        return None
+
+    def backward(self, op: Op, source: Tensor, output: Tensor, where: Range | None) -> Moved:
+        """The range of a source that a range (None: all) of an output came from."""
+        return Everywhere if where is None else None
+
+    def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
+        narrow: list[tuple[Tensor, Want]] | None = []
+        whole: list[tuple[Tensor, Want]] = []
+        for source in self.sources(op):
+            if want.leaf not in source.leaves():
+                continue
+            whole.append((source, want.at(None)))
+            moved = self.backward(op, source, output, want.where)
+            if narrow is not None and moved is not Nowhere:
+                if moved is None:
+                    narrow = None
+                else:
+                    narrow.append((source, want.at(None if moved is Everywhere else moved)))  # type: ignore[arg-type]
+        if not whole:
+            return []
+        return [narrow, whole] if narrow is not None and narrow != whole else [whole]
+
+    def facts(self, op: Op, know: Knowledge) -> None:
+        for output in tensors(op.output):
+            if output.op is not op:
+                continue
+            for leaf in know.growing(*output.axes):
+                merged: dict[Range | None, Fact] | None = None
+                for source in self.sources(op):
+                    if leaf not in source.leaves():
+                        continue
+                    moved = self._moved(op, source, output, know.ranged(source, leaf))
+                    merged = moved if merged is None else {k: f for k, f in merged.items() if moved.get(k) is f}
+                know.learn_all(output, leaf, merged or {})
+
+    def _moved(
+        self, op: Op, source: Tensor, output: Tensor, known: dict[Range | None, Fact]
+    ) -> dict[Range | None, Fact]:
+        result: dict[Range | None, Fact] = {}
+        for where, fact in known.items():
+            target = Everywhere if where is None else self.forward(op, source, output, where)
+            if target is Everywhere:
+                result[None] = fact
+            elif isinstance(target, Range):
+                result[target] = fact
+        return result
+
+
+def axis_of(number: int, rank: int) -> int:
+    return number + rank if number < 0 else number
+
+
+class Permute(Shape):
+    """Reorder axes: permute, transpose, swapaxes, movedim, `.T`."""
+
+    def __init__(self, order: Callable[[Op, int], list[int]]) -> None:
+        self.order = order
+
+    def relate(self, op: Op) -> Tree:
+        x = op.tensor()
+        order = [axis_of(a, x.rank) for a in self.order(op, x.rank)]
+        op.data["order"] = order
+        return op.result([x.axes[a] for a in order])
+
+    def forward(self, op: Op, source: Tensor, output: Tensor, where: Range) -> Moved:
+        return Range(op.data["order"].index(where.axis), where.low, where.high)
+
+    def backward(self, op: Op, source: Tensor, output: Tensor, where: Range | None) -> Moved:
+        return Everywhere if where is None else Range(op.data["order"][where.axis], where.low, where.high)
+
+
+def permutation(op: Op, rank: int) -> list[int]:
+    dims = op.argument(1, "dims")
+    return list(dims) if isinstance(dims, (tuple, list)) else [op.lower(a) for a in op.node.args[1:]]
+
+
+def transposition(op: Op, rank: int) -> list[int]:
+    first, second = op.argument(1, "dim0"), op.argument(2, "dim1")
+    if first is None:
+        first, second = op.argument(1, "axis0"), op.argument(2, "axis1")
+    order = list(range(rank))
+    first, second = axis_of(first, rank), axis_of(second, rank)
+    order[first], order[second] = order[second], order[first]
+    return order
+
+
+def last_two(op: Op, rank: int) -> list[int]:
+    return [*range(rank - 2), rank - 1, rank - 2] if rank >= 2 else list(range(rank))
+
+
+class Reshape(Shape):
+    """Row-major change of shape: view, reshape, flatten, unflatten, squeeze, unsqueeze, nn.Flatten."""
+
+    def __init__(self, sizes: Callable[[Op], list[Path]] | None = None) -> None:
+        self.sizes = sizes
+
+    def relate(self, op: Op) -> Tree:
+        x = op.tensor()
+        shape = tuple(op.value.shape)
+        axes = op.unifier.reshape([x.axis(k) for k in range(x.rank)], shape)
+        paths = self.sizes(op) if self.sizes is not None else []
+        if len(paths) == len(axes):
+            for path, axis in zip(paths, axes, strict=True):
+                op.size(path, axis)
+        return op.result(axes)
+
+    def forward(self, op: Op, source: Tensor, output: Tensor, where: Range) -> Moved:
+        return reshaped(source.shape, output.shape, where)
+
+    def backward(self, op: Op, source: Tensor, output: Tensor, where: Range | None) -> Moved:
+        return Everywhere if where is None else reshaped(output.shape, source.shape, where)
+
+
+def reshaped(before: tuple[int, ...], after: tuple[int, ...], where: Range) -> Moved:
+    """Where a range of one axis lands after a row-major reshape, if it is a range of one axis again."""
+    outer, inner = math.prod(before[: where.axis]), math.prod(before[where.axis + 1 :])
+    low, high, length = where.low * inner, where.high * inner, before[where.axis] * inner
+    leading = 1
+    for axis, size in enumerate(after):
+        if leading == outer and size > 1:
+            rest = math.prod(after[axis + 1 :])
+            if size * rest != length or low % rest or high % rest:
+                return None
+            return Range(axis, low // rest, high // rest)
+        leading *= size
+    return None
+
+
+def listed_sizes(op: Op) -> list[Path]:
+    """The size arguments of view, reshape and expand, whichever way they are spelled."""
+    if len(op.node.args) >= 2 and isinstance(op.node.args[1], (tuple, list)):
+        return [("args", 1, k) for k in range(len(op.node.args[1]))]
+    if "shape" in op.node.kwargs or "size" in op.node.kwargs:
+        name = "shape" if "shape" in op.node.kwargs else "size"
+        given = op.node.kwargs[name]
+        return [("kwargs", name, k) for k in range(len(given))] if isinstance(given, (tuple, list)) else []
+    if len(op.node.args) == 2 and isinstance(op.lower(op.node.args[1]), tuple):
+        return []  # a whole shape taken from another tensor: it follows by itself, or the plan says so
+    return [("args", k) for k in range(1, len(op.node.args))]
+
+
+class Expand(Shape):
+    """Stretch axes of size one: expand, expand_as."""
+
+    def relate(self, op: Op) -> Tree:
+        x = op.tensor()
+        shape = tuple(op.value.shape)
+        lead = len(shape) - x.rank
+        like = op.argument(1, "other") if op.name == "expand_as" else None
+        axes: list[Layout] = []
+        for k, size in enumerate(shape):
+            own = x.axis(k - lead) if k >= lead else None
+            facing = like.axis(k) if isinstance(like, Tensor) else None
+            if own is not None and own.size == size:
+                if facing is not None:
+                    op.unifier.unify(own, facing)
+                axes.append(own)
+            else:
+                if own is not None:
+                    op.unifier.fix(own, "a dimension of size one is expanded")
+                if facing is None:
+                    facing = op.unifier.fresh(size) if self._literal(op, k) else op.unifier.constant(size)
+                axes.append(facing)
+        if like is None:
+            paths = listed_sizes(op)
+            if len(paths) == len(axes):
+                for path, axis in zip(paths, axes, strict=True):
+                    op.size(path, axis)
+        op.data["lead"] = lead
+        return op.result(axes)
+
+    @staticmethod
+    def _literal(op: Op, k: int) -> bool:
+        """Whether the stretched size is written in the graph, so that it can be rewritten."""
+        paths = listed_sizes(op)
+        return len(paths) == len(op.value.shape) and isinstance(follow(op.node, paths[k]), int)
+
+    def sources(self, op: Op) -> list[Tensor]:
+        return op.operands()[:1]
+
+    def forward(self, op: Op, source: Tensor, output: Tensor, where: Range) -> Moved:
+        return Range(where.axis + op.data["lead"], where.low, where.high)
+
+    def backward(self, op: Op, source: Tensor, output: Tensor, where: Range | None) -> Moved:
+        if where is None:
+            return Everywhere
+        axis = where.axis - op.data["lead"]
+        return Range(axis, where.low, where.high) if axis >= 0 and source.shape[axis] > 1 else None
+
+
+def follow(node: fx.Node, path: Path) -> Any:
+    """The raw argument at a path."""
+    value: Any = getattr(node, path[0])
+    for step in path[1:]:
+        value = getattr(value, step) if isinstance(value, slice) else value[step]
+    return value
+
+
+@dataclass
+class Piece:
+    """Which old positions of which axis an output of a cut came from; `kept` False drops the axis."""
+
+    axis: int
+    low: int
+    high: int
+    kept: bool
+
+
+class Cut(Shape):
+    """Take an axis apart: chunk, split, unbind, tensor_split."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def relate(self, op: Op) -> Tree:
+        x = op.tensor()
+        index = 1 if self.kind == "unbind" else 2
+        axis = axis_of(op.argument(index, "dim", 0) or 0, x.rank)
+        layout = x.axis(axis)
+        pieces = op.value
+        if self.kind == "unbind":
+            op.unifier.fix(layout, "taken apart one at a time")
+            sizes, parts = [1] * layout.size, op.unifier.split(layout, [1] * layout.size)
+        else:
+            sizes = [piece.shape[axis] for piece in pieces]
+            parts = op.unifier.split(layout, sizes)
+            self._bind(op, parts)
+        outputs: list[Tensor] = []
+        origin: dict[Tensor, Piece] = {}
+        start = 0
+        for size, part in zip(sizes, parts, strict=True):
+            axes = [part if k == axis else x.axes[k] for k in range(x.rank) if k != axis or self.kind != "unbind"]
+            outputs.append(op.result(axes))
+            origin[outputs[-1]] = Piece(axis, start, start + size, self.kind != "unbind")
+            start += size
+        op.data["origin"] = origin
+        return tuple(outputs)
+
+    def _bind(self, op: Op, parts: list[Layout]) -> None:
+        name = {"chunk": "chunks", "split": "split_size_or_sections", "tensor_split": "indices_or_sections"}[self.kind]
+        if self.kind == "split" and op.raw(1, name) is None:
+            name = "split_size"
+        given = op.raw(1, name)
+        path = op.path(1, name)
+        if self.kind == "split" and isinstance(given, (tuple, list)):
+            for k, part in enumerate(parts):
+                op.size((*path, k), part)
+            return
+        if self.kind == "tensor_split" and not isinstance(given, int):
+            for part in parts:
+                op.unifier.fix(part, "cut at given positions")
+            return
+        if self.kind == "split":
+            op.size(path, parts[0])
+            for part in parts:
+                if part.size != parts[0].size:
+                    op.unifier.fix(part, "the last piece of a split is smaller")
+        for part in parts[1:]:
+            op.unifier.tie_sizes(parts[0], part, f"{self.kind} makes pieces of one size")
+
+    def forward(self, op: Op, source: Tensor, output: Tensor, where: Range) -> Moved:
+        return cut_forward(op.data["origin"][output], where)
+
+    def backward(self, op: Op, source: Tensor, output: Tensor, where: Range | None) -> Moved:
+        return cut_backward(op.data["origin"][output], source, where)
+
+
+def cut_forward(piece: Piece, where: Range) -> Moved:
+    if where.axis != piece.axis:
+        return Range(where.axis - (not piece.kept and where.axis > piece.axis), where.low, where.high)
+    low, high = max(where.low, piece.low), min(where.high, piece.high)
+    if low >= high:
+        return Nowhere
+    return Everywhere if (low, high) == (piece.low, piece.high) else Range(piece.axis, low - piece.low, high - piece.low)
+
+
+def cut_backward(piece: Piece, source: Tensor, where: Range | None) -> Moved:
+    whole = piece.high - piece.low == source.shape[piece.axis]
+    if where is None:
+        return Everywhere if whole else Range(piece.axis, piece.low, piece.high)
+    axis = where.axis + (not piece.kept and where.axis >= piece.axis)
+    if axis == piece.axis:
+        return Range(axis, where.low + piece.low, where.high + piece.low)
+    return Range(axis, where.low, where.high) if whole else None
+
+
+class GetItem(Shape):
+    """`x[...]`: integers, slices, None and Ellipsis on tensors; one index tensor; items of containers."""
+
+    def relate(self, op: Op) -> Tree:
+        container, index = op.argument(0, "input"), op.raw(1, "index")
+        if not isinstance(container, Tensor):
+            key = op.lower(index)
+            if container is None or isinstance(container, (int, float)):
+                return None
+            tree = container[key] if not isinstance(container, dict) else container.get(key)
+            return tree if any(True for _ in tensors(tree)) else None
+        items = list(index) if isinstance(index, tuple) else [index]
+        nested = isinstance(index, tuple)
+        values = [op.lower(item) for item in items]
+        if any(isinstance(v, (Tensor, list)) or isinstance(v, bool) for v in values):
+            return self._gather(op, container, values)
+        return self._slice(op, container, items, values, nested)
+
+    def _slice(self, op: Op, x: Tensor, items: list[Any], values: list[Any], nested: bool) -> Tree:
+        spare = x.rank - sum(1 for v in values if v is not None and v is not Ellipsis)
+        axes: list[Layout] = []
+        pieces: list[Piece] = []
+        axis = 0
+        for k, value in enumerate(values):
+            if value is None:
+                axes.append(op.unifier.constant(1))
+            elif value is Ellipsis:
+                axes.extend(x.axes[axis : axis + spare])
+                axis += spare
+            elif isinstance(value, slice):
+                path: Path = ("args", 1, k) if nested else ("args", 1)
+                layout, piece = self._piece(op, x, axis, value, path)
+                axes.append(layout)
+                if piece is not None:
+                    pieces.append(piece)
+                axis += 1
+            else:
+                op.unifier.fix(x.axes[axis], "indexed by a number")
+                position = axis_of(value, x.axes[axis].size)
+                pieces.append(Piece(axis, position, position + 1, False))
+                axis += 1
+        axes.extend(x.axes[axis:])
+        op.data["pieces"] = pieces
+        op.data["inserted"] = any(v is None for v in values)
+        return op.result(axes)
+
+    def _piece(self, op: Op, x: Tensor, axis: int, cut: slice, path: Path) -> tuple[Layout, Piece | None]:
+        layout = x.axis(axis)
+        size = layout.size
+        if cut in (slice(None), slice(0, None), slice(None, None, 1)):
+            return layout, None
+        start, stop, step = cut.indices(size)
+        length = len(range(start, stop, step))
+        if is_fixed(layout) or step != 1 or length == 0:
+            op.unifier.fix(layout, "sliced with a step")
+            return op.unifier.constant(length), Piece(axis, start, start + length, True) if step == 1 else None
+        if any(isinstance(bound, int) and bound < 0 for bound in (cut.start, cut.stop)):
+            op.unifier.fix(layout, "sliced from its end")
+            return op.unifier.constant(length), Piece(axis, start, stop, True)
+        sizes = [s for s in (start, stop - start, size - stop) if s]
+        parts = op.unifier.split(layout, sizes)
+        own = parts[1] if start else parts[0]
+        if start:
+            op.size((*path, "start"), parts[0])
+        if cut.stop is not None and stop < size:
+            op.size((*path, "stop"), join(parts[:2]) if start else own)
+        elif cut.stop is not None:
+            op.size((*path, "stop"), layout)
+        return own, Piece(axis, start, stop, True)
+
+    def _gather(self, op: Op, x: Tensor, values: list[Any]) -> Tree:
+        plain = [k for k, v in enumerate(values) if not (isinstance(v, slice) and v == slice(None))]
+        if len(plain) != 1 or not isinstance(values[plain[0]], Tensor):
+            return Law.relate(self, op)
+        axis, index = plain[0], values[plain[0]]
+        op.unifier.fix(x.axes[axis], "its entries are picked by index")
+        op.data["pieces"] = None
+        for one in index.axes:
+            op.unifier.fix(one, "it is an index")
+        return op.result([*x.axes[:axis], *index.axes, *x.axes[axis + 1 :]])
+
+    def forward(self, op: Op, source: Tensor, output: Tensor, where: Range) -> Moved:
+        pieces = op.data.get("pieces")
+        if pieces is None or op.data["inserted"]:
+            return None
+        moved: Moved = where
+        for piece in reversed(pieces):
+            if isinstance(moved, Range):
+                moved = cut_forward(piece, moved)
+        return moved
+
+    def backward(self, op: Op, source: Tensor, output: Tensor, where: Range | None) -> Moved:
+        pieces = op.data.get("pieces")
+        if pieces is None:
+            return Everywhere if where is None else None
+        if len(pieces) != 1 or op.data["inserted"]:
+            return Everywhere if where is None and not pieces else None
+        return cut_backward(pieces[0], source, where)
+
+
+class Concatenate(Shape):
+    """`cat` along an axis: the result joins its parts."""
+
+    def relate(self, op: Op) -> Tree:
+        given = op.argument(0, "tensors")
+        parts = [t for t in given if isinstance(t, Tensor)]
+        axis = axis_of(op.argument(1, "dim", 0), parts[0].rank)
+        axes: list[Layout] = []
+        for k in range(parts[0].rank):
+            if k == axis:
+                axes.append(join([t.axis(k) for t in parts]))
+            else:
+                for other in parts[1:]:
+                    op.unifier.unify(parts[0].axes[k], other.axes[k])
+                axes.append(parts[0].axis(k))
+        return op.result(axes)
+
+    def sources(self, op: Op) -> list[Tensor]:
+        return op.operands()
+
+
+class Stack(Shape):
+    """`stack`: a new fixed axis over parts of one shape."""
+
+    def relate(self, op: Op) -> Tree:
+        parts = [t for t in op.argument(0, "tensors") if isinstance(t, Tensor)]
+        axis = axis_of(op.argument(1, "dim", 0), parts[0].rank + 1)
+        for k in range(parts[0].rank):
+            for other in parts[1:]:
+                op.unifier.unify(parts[0].axes[k], other.axes[k])
+        axes = [parts[0].axis(k) for k in range(parts[0].rank)]
+        axes.insert(axis, op.unifier.constant(len(parts), "its entries are separate tensors"))
+        return op.result(axes)
+
+    def sources(self, op: Op) -> list[Tensor]:
+        return op.operands()
+
+
+class Repeat(Shape):
+    """`repeat`, `tile`: an axis repeated k times is k x the axis."""
+
+    def relate(self, op: Op) -> Tree:
+        x = op.tensor()
+        shape = tuple(op.value.shape)
+        lead = len(shape) - x.rank
+        axes: list[Layout] = []
+        for k, size in enumerate(shape):
+            own = x.axis(k - lead) if k >= lead else None
+            if own is None or (own.size != size and is_fixed(own)):
+                axes.append(op.unifier.constant(size))
+            else:
+                axes.append(own if own.size == size else join([own] * (size // own.size)))
+        return op.result(axes)
+
+
+class Passing(Shape):
+    """Ops that return their input as it is, layout and all (roll, flip over fixed axes)."""
+
+    def __init__(self, dims: tuple[int, str] | None = None) -> None:
+        self.dims = dims
+
+    def relate(self, op: Op) -> Tree:
+        x = op.tensor()
+        if self.dims is not None:
+            given = op.argument(*self.dims)
+            axes = range(x.rank) if given is None else [given] if isinstance(given, int) else given
+            for axis in axes:
+                op.unifier.fix(x.axes[axis], f"{op.name} moves its entries")
+        return op.result(x.axes)
+
+    def backward(self, op: Op, source: Tensor, output: Tensor, where: Range | None) -> Moved:
+        return Everywhere if where is None else where

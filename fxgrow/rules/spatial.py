@@ -1,0 +1,105 @@
+"""Ops over space, channel by channel: pooling, padding, resizing, pixel shuffles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from fxgrow.axes.layout import Layout, Reason, product
+from fxgrow.planning.knowledge import Knowledge
+from fxgrow.rules.law import Fact, Law, Want
+from fxgrow.rules.op import Op, Tensor, Tree, tensors
+
+
+@dataclass(frozen=True)
+class Spatial(Law):
+    """A function of the last `rank` axes (0: all but batch and channels), the same for every channel."""
+
+    kind: Literal["linear", "zero"]
+    rank: int = 0
+    family = "pooling"
+
+    def relate(self, op: Op) -> Tree:
+        x = op.tensor()
+        spatial = self.rank or x.rank - 2
+        for axis in x.axes[x.rank - spatial :]:
+            op.unifier.fix(axis, "it is space")
+        return self._outputs(op, x, spatial, op.value)
+
+    def _outputs(self, op: Op, x: Tensor, spatial: int, value: Any) -> Tree:
+        if isinstance(value, tuple):
+            return tuple(self._outputs(op, x, spatial, item) for item in value)
+        lead = x.rank - spatial
+        return op.result([*x.axes[:lead], *(op.unifier.constant(size) for size in value.shape[lead:])])
+
+    def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
+        keeps = want.fact is Fact.ZERO or (want.fact is Fact.MEAN and self.kind == "linear")
+        return [[(op.operands()[0], want)]] if keeps and want.where is None else []
+
+    def facts(self, op: Op, know: Knowledge) -> None:
+        for output in tensors(op.output):
+            for leaf in know.growing(*output.axes):
+                known = know.fact(op.operands()[0], leaf)
+                if known is Fact.ZERO or (known is Fact.MEAN and self.kind == "linear"):
+                    know.learn(output, leaf, known)
+
+
+class Rearranged(Spatial):
+    """An opaque helper that moves or resamples entries over space and keeps the last axis of its input."""
+
+    def __init__(self) -> None:
+        super().__init__("linear")
+
+    def relate(self, op: Op) -> Tree:
+        x = op.operands()[0]
+        for axis in x.axes[:-1]:
+            op.unifier.fix(axis, Reason(f"{op.name} moves its entries", op.place, quiet=True))
+        return op.result([*(op.unifier.constant(size) for size in op.value.shape[:-1]), x.axes[-1]])
+
+
+class Pad(Spatial):
+    """F.pad and the padding modules: padded axes are fixed, the others pass."""
+
+    def __init__(self) -> None:
+        super().__init__("linear")
+
+    def relate(self, op: Op) -> Tree:
+        x = op.tensor()
+        amounts = op.module.padding if op.module is not None else op.argument(1, "pad")  # type: ignore[union-attr]
+        axes: list[Layout] = list(x.axes)
+        for k in range(len(amounts) // 2):
+            axis = x.rank - 1 - k
+            if amounts[2 * k] or amounts[2 * k + 1] or op.value.shape[axis] != x.shape[axis]:
+                op.unifier.fix(x.axes[axis], "it is padded")
+                axes[axis] = op.unifier.constant(op.value.shape[axis])
+        return op.result(axes)
+
+    def facts(self, op: Op, know: Knowledge) -> None:
+        filler = getattr(op.module, "value", 0) if op.module is not None else op.argument(3, "value")
+        output = op.output
+        assert isinstance(output, Tensor)
+        for leaf in know.growing(*output.axes):
+            known = know.fact(op.tensor(), leaf)
+            if known is Fact.MEAN or (known is Fact.ZERO and filler in (None, 0)):
+                know.learn(output, leaf, known)
+
+
+class PixelShuffle(Spatial):
+    """`[b, c x r x r, h, w]` -> `[b, c, h x r, w x r]`, or back."""
+
+    def __init__(self, inverse: bool = False) -> None:
+        super().__init__("linear")
+        object.__setattr__(self, "inverse", inverse)
+
+    def relate(self, op: Op) -> Tree:
+        x = op.tensor()
+        for axis in x.axes[-2:]:
+            op.unifier.fix(axis, "it is space")
+        if self.inverse:  # type: ignore[attr-defined]
+            ratio = op.value.shape[-3] // x.shape[-3]
+            channels: Layout = product([x.axes[-3], op.unifier.constant(ratio)])
+        else:
+            ratio = x.shape[-3] // op.value.shape[-3]
+            channels, rest = op.unifier.factor(x.axes[-3], [op.value.shape[-3], ratio])
+            op.unifier.fix(rest, "it becomes space")
+        return op.result([*x.axes[:-3], channels, *(op.unifier.constant(s) for s in op.value.shape[-2:])])

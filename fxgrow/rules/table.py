@@ -1,0 +1,270 @@
+"""Which law each op obeys. To teach fxgrow an op, add a row.
+
+A row is (target, law): a module class, a function, or the name of a tensor method. Rows hold no logic. An op
+without a row is never guessed at: its dimensions stay fixed, and the plan says so.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fxgrow import guards
+from fxgrow.errors import RuleError
+from fxgrow.rules import pointwise, shape
+from fxgrow.rules.attention import Attention
+from fxgrow.rules.contraction import (
+    Contraction,
+    Einsum,
+    Gather,
+    MatrixProduct,
+    functional_operands,
+    module_operands,
+)
+from fxgrow.rules.law import Fact, Law
+from fxgrow.rules.normalisation import BatchNorm, GroupNorm, Guarded, OverUnits
+from fxgrow.rules.pointwise import ParametricRelu, Pointwise
+from fxgrow.rules.recurrent import Recurrent
+from fxgrow.rules.reduction import Across, CoreUnits, Reduction
+from fxgrow.rules.spatial import Pad, PixelShuffle, Spatial
+
+Target = type | Callable[..., Any] | str
+
+_modules: dict[type, Law] = {}
+_functions: dict[Any, Law] = {}
+_methods: dict[str, Law] = {}
+
+
+def rule(target: Target, law: Law) -> None:
+    """Teach fxgrow an op: from now on `target` obeys `law`.
+
+    Parameters
+    ----------
+    target: a module class (that exact class), a function, or the name of a tensor method.
+    law: what it does to axes and to what is known of new units.
+
+    Raises
+    ------
+    RuleError: the target already has a law.
+
+    >>> import torch, fxgrow
+    >>> from fxgrow.rules.pointwise import Pointwise
+    >>> class Swishy(torch.nn.Module):
+    ...     def forward(self, x):
+    ...         return x * torch.sigmoid(1.7 * x)
+    >>> fxgrow.rule(Swishy, Pointwise("zero"))
+    """
+    table: dict[Any, Law] = _methods if isinstance(target, str) else _modules if isinstance(target, type) else _functions
+    if target in table:
+        name = target if isinstance(target, str) else getattr(target, "__name__", str(target))
+        raise RuleError(f"{name} already has a rule", remedy="remove one of the two registrations")
+    table[target] = law
+
+
+def law_of_module(module: nn.Module) -> Law | None:
+    """The law of a module's exact class, or of a base class whose forward it inherits unchanged."""
+    for base in type(module).__mro__:
+        if base in _modules:
+            same = all(
+                getattr(type(module), name, None) is getattr(base, name, None) for name in ("forward", "_conv_forward")
+            )
+            return _modules[base] if same and not hooked(module) else None
+    return None
+
+
+def hooked(module: nn.Module) -> bool:
+    """Whether forward hooks can change what the module computes."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def law_of_function(function: Any) -> Law | None:
+    return _functions.get(function)
+
+
+def law_of_method(name: str) -> Law | None:
+    return _methods.get(name)
+
+
+def is_known_module(kind: type) -> bool:
+    """Whether a module class has a row, so that capture must leave it whole."""
+    return kind in _modules
+
+
+# -- contractions --------------------------------------------------------------------------------------------
+
+_linear = Contraction(
+    ("... i", "o i"), "... o", module_operands, "o", attributes={"in_features": "i", "out_features": "o"}
+)
+rule(nn.Linear, _linear)
+rule(nn.modules.linear.NonDynamicallyQuantizableLinear, _linear)
+rule(F.linear, Contraction(("... i", "o i"), "... o", functional_operands, "o"))
+rule(
+    nn.Bilinear,
+    Contraction(
+        ("... i", "... j", "o i j"),
+        "... o",
+        lambda op: [op.tensor(0, "input1"), op.tensor(1, "input2"), op.parameter("weight"), op.parameter("bias")],
+        "o",
+        attributes={"in1_features": "i", "in2_features": "j", "out_features": "o"},
+    ),
+)
+
+_CONVOLUTION = ("... (g i) *s", "(g o) i *k"), "... (g o) *t"
+_TRANSPOSED = ("... (g i) *s", "(g i) o *k"), "... (g o) *t"
+_CHANNELS = {"in_channels": "(g i)", "out_channels": "(g o)", "groups": "g"}
+for _kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d):
+    rule(_kind, Contraction(*_CONVOLUTION, module_operands, "(g o)", {"g": (0, "groups")}, _CHANNELS))
+for _kind in (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d):
+    rule(
+        _kind,
+        Contraction(*_TRANSPOSED, module_operands, "(g o)", {"g": (0, "groups")}, _CHANNELS, counts="input"),
+    )
+for _function in (F.conv1d, F.conv2d, F.conv3d):
+    rule(_function, Contraction(*_CONVOLUTION, functional_operands, "(g o)", {"g": (6, "groups")}))
+for _function in (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d):
+    rule(_function, Contraction(*_TRANSPOSED, functional_operands, "(g o)", {"g": (6, "groups")}, counts="input"))
+
+for _target in (operator.matmul, torch.matmul, torch.bmm, torch.mm, "matmul", "bmm", "mm", "__matmul__"):
+    rule(_target, MatrixProduct())
+rule(torch.functional.einsum, Einsum())
+rule(nn.Embedding, Gather())
+rule(F.embedding, Gather())
+
+# -- pointwise -----------------------------------------------------------------------------------------------
+
+_POINTWISE: dict[Any, list[Target]] = {
+    "linear": [
+        *(nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
+        *(F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, operator.neg, torch.neg, torch.clone),
+        *("contiguous", "clone", "detach", "to", "float", "double", "half", "bfloat16", "type", "neg", "type_as"),
+        *("cpu", "cuda", "requires_grad_", "real"),
+    ],
+    "zero": [
+        *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh),
+        *(nn.Hardswish, nn.Hardtanh, nn.Softsign, nn.Tanhshrink, nn.Hardshrink, nn.Softshrink, nn.RReLU),
+        *(F.relu, F.relu6, F.leaky_relu, F.elu, F.celu, F.selu, F.gelu, F.silu, F.mish, F.tanh, F.hardswish),
+        *(F.hardtanh, F.softsign, F.tanhshrink, torch.relu, torch.relu_, torch.tanh, torch.sin, torch.abs),
+        *(torch.square, torch.sqrt, torch.sign, torch.erf, torch.expm1, torch.log1p, operator.abs),
+        *("relu", "relu_", "tanh", "tanh_", "sin", "abs", "square", "sqrt", "sign", "erf"),
+        *(torch.maximum, torch.minimum),
+    ],
+    "other": [
+        *(nn.Sigmoid, nn.Hardsigmoid, nn.Softplus, nn.LogSigmoid, nn.Threshold),
+        *(F.sigmoid, F.hardsigmoid, F.softplus, F.logsigmoid, F.threshold, torch.sigmoid, torch.exp, torch.log),
+        *(torch.cos, torch.rsqrt, torch.reciprocal, torch.where, torch.nan_to_num),
+        *("sigmoid", "sigmoid_", "exp", "log", "cos", "rsqrt", "reciprocal", "masked_fill", "masked_fill_", "where"),
+        *(operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge),
+        *("eq", "ne", "lt", "le", "gt", "ge", "bool", "logical_not"),
+        *(operator.invert, torch.logical_not, "long", "int", torch.zeros_like, torch.ones_like),
+    ],
+    "add": [
+        *(operator.add, operator.sub, operator.iadd, operator.isub, torch.add, torch.sub),
+        *("add", "add_", "sub", "sub_", "__add__", "__radd__"),
+    ],
+    "multiply": [operator.mul, operator.imul, torch.mul, "mul", "mul_", "__mul__", "__rmul__"],
+    "divide": [operator.truediv, operator.itruediv, torch.div, "div", "div_"],
+    pointwise.power: [operator.pow, torch.pow, "pow", "pow_"],
+    pointwise.clamp: [torch.clamp, "clamp", "clamp_", "clip"],
+}
+for _law, _targets in _POINTWISE.items():
+    for _target in _targets:
+        rule(_target, Pointwise(_law))
+rule(nn.PReLU, ParametricRelu())
+
+# -- shape ---------------------------------------------------------------------------------------------------
+
+for _target in ("permute", torch.permute):
+    rule(_target, shape.Permute(shape.permutation))
+for _target in ("transpose", torch.transpose, "swapaxes", torch.swapaxes, "swapdims", torch.swapdims):
+    rule(_target, shape.Permute(shape.transposition))
+rule("t", shape.Permute(shape.last_two))
+for _target in ("view", "reshape", torch.reshape):
+    rule(_target, shape.Reshape(shape.listed_sizes))
+for _target in (
+    *("flatten", "unflatten", "squeeze", "unsqueeze", "reshape_as", "view_as"),
+    *(torch.flatten, torch.unflatten, torch.squeeze, torch.unsqueeze, nn.Flatten),
+):
+    rule(_target, shape.Reshape())
+for _target in ("expand", "expand_as"):
+    rule(_target, shape.Expand())
+for _name, _targets in {
+    "chunk": ["chunk", torch.chunk],
+    "split": ["split", torch.split, torch.functional.split],
+    "unbind": ["unbind", torch.unbind],
+    "tensor_split": ["tensor_split", torch.tensor_split],
+}.items():
+    for _target in dict.fromkeys(_targets):
+        rule(_target, shape.Cut(_name))
+rule(operator.getitem, shape.GetItem())
+for _target in (torch.cat, torch.concat, torch.concatenate):
+    rule(_target, shape.Concatenate())
+rule(torch.stack, shape.Stack())
+for _target in ("repeat", "tile", torch.tile):
+    rule(_target, shape.Repeat())
+for _target in (torch.roll, "roll"):
+    rule(_target, shape.Passing((2, "dims")))
+for _target in (torch.flip, "flip"):
+    rule(_target, shape.Passing((1, "dims")))
+
+# -- normalisation -------------------------------------------------------------------------------------------
+
+for _kind in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
+    rule(_kind, BatchNorm())
+for _kind in (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d):
+    rule(_kind, BatchNorm())
+rule(F.batch_norm, BatchNorm())
+for _target in (nn.LayerNorm, F.layer_norm):
+    rule(_target, OverUnits(Fact.MEAN, "layer_norm", 1e-5))
+for _target in (nn.RMSNorm, F.rms_norm):
+    rule(_target, OverUnits(Fact.ZERO, "rms_norm"))
+for _target in (nn.GroupNorm, F.group_norm):
+    rule(_target, GroupNorm())
+rule(guards.layer_norm, Guarded())
+rule(guards.rms_norm, Guarded(core=(4, "core")))
+rule(guards.group_norm, Guarded(axis=1, grouped=True))
+rule(guards.core, CoreUnits())
+
+# -- reductions ----------------------------------------------------------------------------------------------
+
+for _target in ("sum", torch.sum):
+    rule(_target, Reduction("sum"))
+for _target in ("mean", torch.mean):
+    rule(_target, Reduction("mean"))
+for _target in ("amax", "amin", torch.amax, torch.amin, "var", torch.var, "std", torch.std):
+    rule(_target, Reduction("other"))
+for _target in (nn.Softmax, F.softmax, torch.softmax, "softmax", nn.LogSoftmax, F.log_softmax, torch.log_softmax):
+    rule(_target, Across())
+rule(F.normalize, Across((2, "dim"), zeros_vanish=True, default=1))
+
+# -- attention and recurrence --------------------------------------------------------------------------------
+
+rule(F.scaled_dot_product_attention, Attention())
+rule(nn.RNN, Recurrent(1))
+rule(nn.GRU, Recurrent(3))
+rule(nn.LSTM, Recurrent(4))
+
+# -- space ---------------------------------------------------------------------------------------------------
+
+for _rank in (1, 2, 3):
+    for _name, _spatial in (("AvgPool", "linear"), ("AdaptiveAvgPool", "linear"), ("MaxPool", "zero"), ("AdaptiveMaxPool", "zero")):
+        rule(getattr(nn, f"{_name}{_rank}d"), Spatial(_spatial, _rank))  # type: ignore[arg-type]
+for _function, _rank in ((F.avg_pool1d, 1), (F.avg_pool2d, 2), (F.avg_pool3d, 3)):
+    rule(_function, Spatial("linear", _rank))
+for _function, _rank in ((F.adaptive_avg_pool1d, 1), (F.adaptive_avg_pool2d, 2), (F.adaptive_avg_pool3d, 3)):
+    rule(_function, Spatial("linear", _rank))
+for _function, _rank in ((F.max_pool1d, 1), (F.max_pool2d, 2), (F.max_pool3d, 3)):
+    rule(_function, Spatial("zero", _rank))
+for _target in (nn.Upsample, nn.UpsamplingBilinear2d, nn.UpsamplingNearest2d, F.interpolate):
+    rule(_target, Spatial("linear"))
+for _kind in (nn.ZeroPad2d, nn.ConstantPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d):
+    rule(_kind, Pad())
+rule(F.pad, Pad())
+for _target in (nn.PixelShuffle, F.pixel_shuffle):
+    rule(_target, PixelShuffle())
+for _target in (nn.PixelUnshuffle, F.pixel_unshuffle):
+    rule(_target, PixelShuffle(inverse=True))

@@ -1,0 +1,114 @@
+"""Rewriting a graph as a plan says: literals, ratios, guards, assertions on old sizes."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import fx
+
+from fxgrow import guards
+from fxgrow.errors import PlanError
+from fxgrow.planning.plan import NodeEdit
+
+
+def edit_graphs(graphs: Mapping[str, fx.Graph], edits: Sequence[NodeEdit]) -> None:
+    """Apply every edit to the node it names, each exactly once.
+
+    Raises
+    ------
+    PlanError: a graph has no node of that name.
+    """
+    nodes = {(mode, node.name): node for mode, graph in graphs.items() for node in graph.nodes}
+    for edit in edits:
+        node = nodes.get((edit.mode, edit.node))
+        if node is None:
+            raise PlanError(
+                "the plan names a node that the graph does not have",
+                where=edit.node,
+                remedy="apply a plan to the model it was made for",
+            )
+        _APPLY[edit.kind](node, edit)
+    for graph in graphs.values():
+        graph.lint()
+
+
+def put(arguments: Any, path: Sequence[Any], value: Any) -> Any:
+    """A copy of nested arguments with the one at `path` replaced."""
+    if not path:
+        return value
+    step, rest = path[0], path[1:]
+    if isinstance(arguments, slice):
+        parts = {name: getattr(arguments, name) for name in ("start", "stop", "step")}
+        parts[step] = put(parts[step], rest, value)
+        return slice(parts["start"], parts["stop"], parts["step"])
+    if isinstance(arguments, dict):
+        return {**arguments, step: put(arguments.get(step), rest, value)}
+    items = list(arguments)
+    items[step] = put(items[step], rest, value)
+    return type(arguments)(items) if isinstance(arguments, (tuple, list)) else tuple(items)
+
+
+def _put(node: fx.Node, path: Sequence[Any], value: Any) -> None:
+    if path[0] == "args":
+        node.args = tuple(put(list(node.args), path[1:], value))
+    else:
+        node.kwargs = put(dict(node.kwargs), path[1:], value)
+
+
+def _literal(node: fx.Node, edit: NodeEdit) -> None:
+    _put(node, edit.path, edit.value)
+
+
+def _ratio(node: fx.Node, edit: NodeEdit) -> None:
+    from fxgrow.rules.shape import follow
+
+    number = follow(node, edit.path)
+    with node.graph.inserting_before(node):
+        if isinstance(edit.value, tuple):
+            numerator, denominator = edit.value
+            scaled = node.graph.call_function(operator.mul, (number, numerator))
+            if denominator != 1:
+                scaled = node.graph.call_function(operator.floordiv, (scaled, denominator))
+        else:
+            scaled = node.graph.call_function(operator.mul, (number, edit.value))
+    _put(node, edit.path, scaled)
+
+
+def _guard(node: fx.Node, edit: NodeEdit) -> None:
+    value = edit.value
+    given = {"weight": None, "bias": None, **value["arguments"]}
+    graph = node.graph
+    with graph.inserting_before(node):
+        for place, name in enumerate(("weight", "bias"), start=2):
+            if value["module"]:
+                given[name] = graph.get_attr(given[name]) if given[name] else None
+            else:
+                given[name] = node.args[place] if len(node.args) > place else node.kwargs.get(name)
+        x = node.args[0] if node.args else node.kwargs["input"]
+        core = tuple(tuple(part) for part in value["core"])
+        if value["function"] == "layer_norm":
+            arguments = (x, (value["size"],), given["weight"], given["bias"], given["eps"], core)
+        elif value["function"] == "rms_norm":
+            arguments = (x, (value["size"],), given["weight"], given["eps"], core)
+        else:
+            arguments = (x, given["num_groups"], given["weight"], given["bias"], given["eps"], core)
+        guarded = graph.call_function(getattr(guards, value["function"]), arguments)
+    guarded.meta.update(node.meta)
+    node.replace_all_uses_with(guarded)
+    graph.erase_node(node)
+
+
+def _core_input(node: fx.Node, edit: NodeEdit) -> None:
+    with node.graph.inserting_before(node):
+        core = tuple(tuple(part) for part in edit.value["core"])
+        taken = node.graph.call_function(guards.core, (node.args[0], edit.value["axis"], core))
+    node.args = (taken, *node.args[1:])
+
+
+def _erase(node: fx.Node, edit: NodeEdit) -> None:
+    node.graph.erase_node(node)
+
+
+_APPLY = {"literal": _literal, "ratio": _ratio, "guard": _guard, "core_input": _core_input, "erase": _erase}

@@ -1,0 +1,93 @@
+"""Index maps: where each new position of an axis was before growth."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from fxgrow.planning.plan import Axis
+
+
+@lru_cache(maxsize=4096)
+def old_positions(axis: Axis) -> Tensor:
+    """New position -> old position, or -1 where the position is new. Shape `[axis.new]`.
+
+    >>> old_positions(Axis("grow", 2, 4)).tolist()
+    [0, 1, -1, -1]
+    """
+    if axis.kind == "keep":
+        return torch.arange(axis.old)
+    if axis.kind == "grow":
+        return torch.cat([torch.arange(axis.old), torch.full((axis.new - axis.old,), -1)])
+    maps = [old_positions(part) for part in axis.parts]
+    if axis.kind == "product":
+        return _multiply([(m, part.old) for m, part in zip(maps, axis.parts, strict=True)])
+    starts = [sum(part.old for part in axis.parts[:k]) for k in range(len(axis.parts))]
+    return torch.cat([torch.where(m < 0, m, m + start) for m, start in zip(maps, starts, strict=True)])
+
+
+def _multiply(maps: list[tuple[Tensor, int]]) -> Tensor:
+    result = maps[0][0]
+    for index, old in maps[1:]:
+        pairs = result[:, None] * old + index[None, :]
+        result = torch.where((result[:, None] < 0) | (index[None, :] < 0), -1, pairs).flatten()
+    return result
+
+
+@lru_cache(maxsize=4096)
+def filled_by(axis: Axis, fills: frozenset[str]) -> Tensor:
+    """Which new positions are new because of a run with one of `fills`. Shape `[axis.new]`, bool."""
+    if axis.kind == "keep":
+        return torch.zeros(axis.new, dtype=torch.bool)
+    if axis.kind == "grow":
+        return (torch.arange(axis.new) >= axis.old) & (axis.fill in fills)
+    masks = [filled_by(part, fills) for part in axis.parts]
+    if axis.kind == "join":
+        return torch.cat(masks)
+    result = masks[0]
+    for mask in masks[1:]:
+        result = (result[:, None] | mask[None, :]).flatten()
+    return result
+
+
+@lru_cache(maxsize=4096)
+def source_positions(axis: Axis, fills: frozenset[str]) -> Tensor:
+    """New position -> the new position it repeats, along runs with one of `fills`. Shape `[axis.new]`.
+
+    A pair's second half repeats its first half; a copy repeats an old unit, the old units taken in turn.
+    """
+    if axis.kind == "keep" or (axis.kind == "grow" and axis.fill not in fills):
+        return torch.arange(axis.new)
+    if axis.kind == "grow":
+        position = torch.arange(axis.new)
+        if axis.fill in ("pair", "opposite"):
+            half = (axis.new - axis.old) // 2
+            return torch.where(position >= axis.old + half, position - half, position)
+        return torch.where(position >= axis.old, (position - axis.old) % axis.old, position)
+    sources = [source_positions(part, fills) for part in axis.parts]
+    if axis.kind == "product":
+        result = sources[0]
+        for source, part in zip(sources[1:], axis.parts[1:], strict=True):
+            result = (result[:, None] * part.new + source[None, :]).flatten()
+        return result
+    starts = [sum(part.new for part in axis.parts[:k]) for k in range(len(axis.parts))]
+    return torch.cat([source + start for source, start in zip(sources, starts, strict=True)])
+
+
+@lru_cache(maxsize=4096)
+def mean_labels(axis: Axis) -> Tensor:
+    """New position -> the position that stands for its whole run, along runs filled by means."""
+    if axis.kind == "keep" or (axis.kind == "grow" and axis.fill != "mean"):
+        return torch.arange(axis.new)
+    if axis.kind == "grow":
+        return torch.zeros(axis.new, dtype=torch.long)
+    labels = [mean_labels(part) for part in axis.parts]
+    if axis.kind == "product":
+        result = labels[0]
+        for label, part in zip(labels[1:], axis.parts[1:], strict=True):
+            result = (result[:, None] * part.new + label[None, :]).flatten()
+        return result
+    starts = [sum(part.new for part in axis.parts[:k]) for k in range(len(axis.parts))]
+    return torch.cat([label + start for label, start in zip(labels, starts, strict=True)])

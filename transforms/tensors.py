@@ -1,0 +1,152 @@
+"""Growing one tensor: old entries to their new places, new entries as the plan says.
+
+`new = draw; new[ix_(old positions)] = old`, then the fills: first how consumers ignore new units, then what
+producers emit for them. Nothing here decides anything.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+
+import torch
+from torch import Tensor
+
+from fxgrow.errors import PlanError
+from fxgrow.planning.plan import Axis, TensorGrowth
+from fxgrow.transforms.indexing import filled_by, mean_labels, old_positions, source_positions
+
+_READERS = frozenset({"silence", "opposite", "share"})
+
+
+def grow_tensor(old: Tensor, growth: TensorGrowth, seed: int) -> Tensor:
+    """The grown tensor, on the device and of the dtype of the old one.
+
+    Raises
+    ------
+    PlanError: the tensor has not the shape that the plan was made for.
+    """
+    if tuple(old.shape) != growth.old_shape:
+        raise PlanError(
+            f"the plan grows a tensor of shape {list(growth.old_shape)}, here it has {list(old.shape)}",
+            where=growth.name,
+            remedy="apply a plan to the model it was made for",
+        )
+    if old.is_meta:
+        return torch.empty(growth.new_shape, dtype=old.dtype, device="meta")
+    new = _drawn(old, growth, seed)
+    places = [(old_positions(axis) >= 0).nonzero().flatten() for axis in growth.axes]
+    scaled = old if growth.scale == 1.0 else old * growth.scale
+    _at(new, places).copy_(scaled) if _contiguous(places) else new.index_put_(_open_mesh(places, new), scaled)
+    for number, axis in enumerate(growth.axes):
+        _fill_reader(new, growth, number, axis)
+    for number, axis in enumerate(growth.axes):
+        _fill_maker(new, number, axis)
+    return new
+
+
+def _drawn(old: Tensor, growth: TensorGrowth, seed: int) -> Tensor:
+    """The new tensor before old entries are placed: free entries at the scale of the old ones."""
+    new = torch.empty(growth.new_shape, dtype=old.dtype, device=old.device)
+    if growth.draw == "zeros":
+        return new.zero_()
+    if growth.draw == "level":
+        level = old.double().mean().item()
+        if not math.isfinite(level) or level == 0:
+            level = 1.0
+        return new.fill_(level * growth.scale)
+    mean, deviation = 0.0, 0.0
+    if growth.draw == "normal":
+        deviation = _deviation(old, growth)
+    else:
+        mean = old.double().mean().item()
+        deviation = old.double().std(correction=0).item() if old.numel() > 1 else 0.0
+    generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}:{growth.name}".encode()))
+    drawn = torch.empty(growth.new_shape, dtype=old.dtype).normal_(mean, deviation, generator=generator)
+    return new.copy_(drawn) if new.device.type != "cpu" else drawn
+
+
+def _deviation(old: Tensor, growth: TensorGrowth) -> float:
+    """Standard deviation that gives new units the pre-activation variance of old ones, by fan-in."""
+    size = old.double().square().mean().sqrt().item()
+    if size == 0 or not math.isfinite(size):
+        size = 1.0 / math.sqrt(max(1, old.numel() // max(1, old.shape[0])))
+    for axis in growth.axes:
+        if any(run.fill in _READERS for run in axis.runs()):
+            size *= math.sqrt(axis.old / axis.new)
+    return size
+
+
+def _contiguous(places: list[Tensor]) -> bool:
+    return all(len(p) == 0 or int(p[-1]) - int(p[0]) + 1 == len(p) for p in places)
+
+
+def _at(new: Tensor, places: list[Tensor]) -> Tensor:
+    for number, place in enumerate(places):
+        new = new.narrow(number, int(place[0]) if len(place) else 0, len(place))
+    return new
+
+
+def _open_mesh(places: list[Tensor], new: Tensor) -> tuple[Tensor, ...]:
+    """Index tensors that address the outer product of positions on each axis (numpy's `ix_`)."""
+    rank = len(places)
+    return tuple(
+        place.to(new.device).reshape([-1 if k == number else 1 for k in range(rank)])
+        for number, place in enumerate(places)
+    )
+
+
+def _old_outputs(growth: TensorGrowth, reader: int) -> list[Tensor]:
+    """Positions on every axis that an old output depends on: all on reading axes, else the old ones."""
+    kept = []
+    for number, axis in enumerate(growth.axes):
+        reads = number == reader or any(run.fill in _READERS for run in axis.runs())
+        kept.append(torch.arange(axis.new) if reads else (old_positions(axis) >= 0).nonzero().flatten())
+    return kept
+
+
+def _fill_reader(new: Tensor, growth: TensorGrowth, number: int, axis: Axis) -> None:
+    silent = filled_by(axis, frozenset({"silence"}))
+    if silent.any():
+        places = _old_outputs(growth, number)
+        places[number] = silent.nonzero().flatten()
+        zero = torch.zeros((), dtype=new.dtype, device=new.device)
+        _at(new, places).zero_() if _contiguous(places) else new.index_put_(_open_mesh(places, new), zero)
+    opposite = frozenset({"opposite"})
+    if filled_by(axis, opposite).any():
+        source = source_positions(axis, opposite)
+        second = (source != torch.arange(axis.new)).nonzero().flatten()
+        places = _old_outputs(growth, number)
+        places[number] = source[second]
+        first_half = new[_open_mesh(places, new)]
+        places[number] = second
+        new.index_put_(_open_mesh(places, new), -first_half)
+    share = frozenset({"share"})
+    if filled_by(axis, share).any():
+        source = source_positions(axis, share).to(new.device)
+        times = torch.bincount(source, minlength=axis.new)[source].to(new.dtype)
+        shape = [-1 if k == number else 1 for k in range(new.ndim)]
+        new.copy_(new.index_select(number, source) / times.reshape(shape))
+
+
+def _fill_maker(new: Tensor, number: int, axis: Axis) -> None:
+    mean = filled_by(axis, frozenset({"mean"}))
+    if mean.any():
+        labels = mean_labels(axis).to(new.device)
+        old = (old_positions(axis) >= 0).to(new.device)
+        shape = list(new.shape)
+        sums = torch.zeros(shape, dtype=new.dtype, device=new.device)
+        sums.index_add_(number, labels[old], new.index_select(number, old.nonzero().flatten()))
+        counts = torch.bincount(labels[old], minlength=axis.new).clamp(min=1).to(new.dtype)
+        means = sums / counts.reshape([-1 if k == number else 1 for k in range(new.ndim)])
+        target = mean.nonzero().flatten().to(new.device)
+        new.index_copy_(number, target, means.index_select(number, labels[target]))
+    zero = filled_by(axis, frozenset({"zero"}))
+    if zero.any():
+        new.index_fill_(number, zero.nonzero().flatten().to(new.device), 0)
+    for fill in ("pair", "copy"):
+        if filled_by(axis, frozenset({fill})).any():
+            source = source_positions(axis, frozenset({fill}))
+            target = (source != torch.arange(axis.new)).nonzero().flatten()
+            repeated = new.index_select(number, source[target].to(new.device))
+            new.index_copy_(number, target.to(new.device), repeated)
