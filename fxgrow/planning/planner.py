@@ -121,11 +121,21 @@ class Planner:
                 self.downgraded.add(leaf)
             else:
                 self._fix([leaf], Reason(failure.text, failure.op.place))
-        if first:
+        if first or self._mixed_copies():
             return True
         unread = [leaf for leaf in self.sizing.growth if leaf not in self.know.read]
         self._fix(unread, Reason("nothing would read its new units"))
         return bool(unread)
+
+    def _mixed_copies(self) -> bool:
+        """Copies are copies everywhere or nowhere: a dimension that is silenced in one place is not replicated."""
+        mixed = {
+            leaf
+            for (_, _, leaf), fills in self.know.fills.items()
+            if self.know.ways[leaf] is Way.REPLICATE and set(fills.values()) & {Fact.ZERO, Fact.MEAN}
+        }
+        self.downgraded |= mixed
+        return bool(mixed)
 
     def _unfaithful_scales(self) -> Iterable[Failure]:
         """Gains that a closed form rescales but that some other op reads as they are."""

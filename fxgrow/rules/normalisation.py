@@ -145,7 +145,7 @@ class OverUnits(Law):
             resolve(op.tensor().axes[-1]) is leaf
             and gain is not None
             and gain.parameter is not None
-            and not self._copies_evenly(op, know, leaf)
+            and know.ways[leaf] is not Way.REPLICATE
         )
 
     @staticmethod

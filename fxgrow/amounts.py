@@ -1,0 +1,163 @@
+"""How much to grow: one amount, or amounts for parts of a model."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from fxgrow.errors import AmountError
+
+_REMEDY = 'pass a factor of at least 1 such as 1.5, or a string such as "+32" (32 more) or "=96" (exactly 96)'
+
+
+@dataclass(frozen=True)
+class Amount:
+    """A factor, a number of further units, or an exact size.
+
+    >>> Amount.parse(1.5).apply(64), Amount.parse("+32").apply(64), Amount.parse("=96").apply(64)
+    (96.0, 96, 96)
+    """
+
+    kind: Literal["factor", "add", "exact"]
+    value: float
+
+    @classmethod
+    def parse(cls, given: Any, where: str | None = None) -> Amount:
+        """Read a number (a factor) or a string ("1.5", "+32", "=96").
+
+        Raises
+        ------
+        AmountError: it is not an amount, or it would shrink the model.
+        """
+        bad = AmountError(f"{given!r} is not an amount to grow by", where=where, remedy=_REMEDY)
+        if isinstance(given, bool) or not isinstance(given, (int, float, str)):
+            raise bad
+        if isinstance(given, str):
+            if match := re.fullmatch(r"\s*([+=])\s*(\d+)\s*", given):
+                return cls("add" if match[1] == "+" else "exact", int(match[2]))
+            try:
+                given = float(given)
+            except ValueError:
+                raise bad from None
+        if not math.isfinite(given):
+            raise bad
+        if given < 1:
+            raise AmountError(f"a factor of {given!r} would shrink the model", where=where, remedy=_REMEDY)
+        return cls("factor", float(given))
+
+    def apply(self, size: int) -> float:
+        """The size aimed at, before rounding.
+
+        Raises
+        ------
+        AmountError: an exact size below the present one.
+        """
+        if self.kind == "factor":
+            return size * self.value
+        if self.kind == "add":
+            return size + self.value
+        if self.value < size:
+            raise AmountError(
+                f"exactly {self.value} units were asked for, which is fewer than the {size} there are", remedy=_REMEDY
+            )
+        return self.value
+
+
+@dataclass(frozen=True)
+class Amounts:
+    """One amount for all of a model, or amounts by module path, prefix or glob; the more specific wins."""
+
+    by_key: tuple[tuple[str, Amount], ...]
+
+    @classmethod
+    def parse(cls, given: Any) -> Amounts:
+        """Read what users pass as `width`.
+
+        Raises
+        ------
+        AmountError: an amount is none, or the mapping is empty or has keys that are not strings.
+        """
+        if not isinstance(given, Mapping):
+            return cls((("", Amount.parse(given)),))
+        if not given:
+            raise AmountError("the mapping of amounts is empty", remedy='name a part, as in {"layer3": 2.0}')
+        for key in given:
+            if not isinstance(key, str) or not key:
+                raise AmountError(f"{key!r} is not a module path", remedy='name a part, as in {"layer3": 2.0}')
+        return cls(tuple((key, Amount.parse(value, key)) for key, value in given.items()))
+
+    def match(self, path: str) -> tuple[str, Amount] | None:
+        """The most specific key that covers a module path, and its amount.
+
+        Raises
+        ------
+        AmountError: two keys are equally specific and disagree.
+        """
+        found = [(key, amount) for key, amount in self.by_key if covers(key, path)]
+        if not found:
+            return None
+        best = max(specificity(key) for key, _ in found)
+        winners = [(key, amount) for key, amount in found if specificity(key) == best]
+        if len({amount for _, amount in winners}) > 1:
+            raise AmountError(
+                f"{winners[0][0]!r} and {winners[1][0]!r} cover it with different amounts",
+                where=path,
+                remedy="make one of the keys more specific",
+            )
+        return winners[0]
+
+    def for_path(self, path: str) -> Amount | None:
+        """The amount asked for the module at a path, or None."""
+        found = self.match(path)
+        return found[1] if found else None
+
+    def check_all_used(self, paths: Iterable[str]) -> None:
+        """Raise an AmountError for a key that covers none of the module paths."""
+        known = list(paths)
+        for key, _ in self.by_key:
+            if key and not any(covers(key, path) for path in known):
+                close = difflib.get_close_matches(key, known, n=3)
+                remedy = f"did you mean {', '.join(close)}?" if close else "name a module of the model, or a glob over them"
+                raise AmountError("the key matches no module of the model", where=key, remedy=remedy)
+
+
+def covers(key: str, path: str) -> bool:
+    """Whether a key (path, dotted prefix or glob) covers a module path.
+
+    >>> covers("layer4", "layer4.0.conv2"), covers("layer4.*.conv2", "layer4.0.conv2"), covers("layer", "layer4")
+    (True, True, False)
+    """
+    if key == "" or path == key or path.startswith(key + "."):
+        return True
+    parts = path.split(".")
+    return any(fnmatch.fnmatchcase(".".join(parts[:k]), key) for k in range(1, len(parts) + 1))
+
+
+def specificity(key: str) -> tuple[int, int]:
+    """How specific a key is: how many characters it spells out, plain paths before globs."""
+    literal = len(re.sub(r"[*?]|\[[^]]*\]", "", key))
+    return literal, int(not any(c in key for c in "*?["))
+
+
+def parse_command_line(given: list[str]) -> float | str | dict[str, float | str]:
+    """Amounts from `--width 1.5`, or from `--width layer3=2 --width layer4=+32 --width fc==96`.
+
+    Raises
+    ------
+    AmountError: a plain amount is mixed with amounts for parts, or given twice.
+    """
+    plain = [text for text in given if "=" not in text[1:]]
+    if plain and len(given) > 1:
+        raise AmountError(
+            "one amount for the whole model is mixed with others",
+            where=" ".join(given),
+            remedy="pass one amount, or PATH=AMOUNT for each part",
+        )
+    if plain:
+        return plain[0]
+    return {key: value for key, _, value in (text.partition("=") for text in given)}

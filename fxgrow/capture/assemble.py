@@ -1,0 +1,56 @@
+"""From a module tree with tensors and graphs over it to a graph module."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import fx, nn
+
+from fxgrow.capture.modes import GrownGraphModule, graph_module
+
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+
+
+def assemble(root: nn.Module, graphs: dict[str, fx.Graph]) -> GrownGraphModule:
+    """The graph module that runs `graphs` over the modules of `root`, in the order of `root`.
+
+    Containers that were traced through keep their names but lose their class, whose attributes could go
+    stale; sequences and dictionaries of modules stay what they are.
+    """
+    called = {str(node.target) for graph in graphs.values() for node in graph.nodes if node.op == "call_module"}
+    constants = {str(node.target) for graph in graphs.values() for node in graph.nodes if node.op == "get_attr"}
+    made: dict[int, nn.Module] = {}
+
+    def plain(module: nn.Module, path: str) -> nn.Module:
+        if path in called or id(module) in whole:
+            return module
+        if id(module) not in made:
+            twin = _container(module)
+            made[id(module)] = twin
+            for name in ("_parameters", "_buffers", "_non_persistent_buffers_set", "training"):
+                twin.__dict__[name] = module.__dict__[name]
+            for name, child in module._modules.items():
+                below = f"{path}.{name}" if path else name
+                twin._modules[name] = plain(child, below) if child is not None else None
+        return made[id(module)]
+
+    whole = {id(root.get_submodule(path)) for path in called}
+    tree = plain(root, "")
+    for path in constants:
+        _carry_constant(root, tree, path)
+    return graph_module(tree, graphs, type(root).__name__)
+
+
+def _container(module: nn.Module) -> nn.Module:
+    for kind in _CONTAINERS:
+        if isinstance(module, kind):
+            return kind()
+    return nn.Module()
+
+
+def _carry_constant(root: nn.Module, tree: nn.Module, path: str) -> None:
+    owner, _, name = path.rpartition(".")
+    value: Any = getattr(root.get_submodule(owner), name)
+    target = tree.get_submodule(owner)
+    if not hasattr(target, name):
+        setattr(target, name, value)

@@ -1,0 +1,127 @@
+"""Capture in tiers: symbolic first, then with control flow on shapes resolved."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.fx.proxy import TraceError
+
+from fxgrow.capture.inputs import Inputs, example_inputs_for
+from fxgrow.capture.modes import GrownGraphModule, merge
+from fxgrow.capture.shapes import propagate
+from fxgrow.capture.skeleton import skeleton
+from fxgrow.capture.tracer import Tracer, first_line
+from fxgrow.errors import CaptureError
+
+_UNTRACEABLE = (TraceError, TypeError, NameError, ValueError, RuntimeError, AttributeError, IndexError)
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A model's structure and graphs.
+
+    model: the skeleton, every tensor on the meta device.
+    graphs: {"both": graph} where train and eval agree, else {"eval": graph, "train": graph}; every node has
+        `meta["value"]` (its value on the meta device) and `meta["module_path"]` (whose forward made it).
+    tier: 1 symbolic, 2 with control flow on shapes resolved.
+    inputs: the arguments and keyword arguments used, on the meta device.
+    """
+
+    model: nn.Module
+    graphs: dict[str, fx.Graph]
+    tier: int
+    inputs: Inputs
+
+
+def capture(model: nn.Module, example_inputs: Any = None) -> Captured:
+    """Capture a model in train and in eval mode; the model is not touched.
+
+    Raises
+    ------
+    CaptureError: the model cannot be captured, or does not take these inputs.
+    """
+    bare = skeleton(model)
+    inputs = example_inputs_for(model, example_inputs)
+    if isinstance(model, GrownGraphModule):
+        return _recaptured(bare, model, inputs)
+    values = _bound(bare, inputs)
+    tier = 1
+    try:
+        graphs = _both_modes(bare, values, shape_aware=False)
+    except _UNTRACEABLE:
+        tier = 2
+        try:
+            graphs = _both_modes(bare, values, shape_aware=True)
+        except _UNTRACEABLE as error:
+            place = getattr(error, "fxgrow_place", type(model).__name__)
+            raise CaptureError(
+                f"the forward cannot be captured: {first_line(error)}",
+                where=place,
+                remedy="rewrite control flow that depends on the values of tensors, or grow the parts around it",
+            ) from error
+    bare.train(model.training)
+    for twin, original in zip(bare.modules(), model.modules(), strict=False):
+        twin.training = original.training
+    return Captured(bare, merge(bare, graphs), tier, inputs)
+
+
+def _both_modes(bare: nn.Module, values: dict[str, Any], shape_aware: bool) -> dict[str, fx.Graph]:
+    graphs = {}
+    for mode in ("eval", "train"):
+        bare.train(mode == "train")
+        graph = Tracer(values, shape_aware).trace(bare)
+        graph.eliminate_dead_code(_is_impure)
+        graphs[mode] = graph
+    return graphs
+
+
+def _is_impure(node: fx.Node) -> bool:
+    """Nodes that matter although nothing reads them: inputs, assertions, in-place writes, modules."""
+    in_place = str(node.target).endswith("_") or getattr(node.target, "__name__", "").startswith(("i", "setitem"))
+    return node.op in ("placeholder", "output", "call_module") or node.target is torch._assert or in_place
+
+
+def _bound(model: nn.Module, inputs: Inputs) -> dict[str, Any]:
+    """Inputs by parameter name of the model's forward."""
+    args, kwargs = inputs
+    try:
+        bound = inspect.signature(model.forward).bind(*args, **kwargs)
+    except TypeError as error:
+        raise CaptureError(
+            f"the model's forward does not take these inputs: {error}",
+            where=type(model).__name__,
+            remedy="pass example_inputs as the model is called",
+        ) from None
+    values: dict[str, Any] = {}
+    for name, value in bound.arguments.items():
+        kind = bound.signature.parameters[name].kind
+        if kind is inspect.Parameter.VAR_POSITIONAL:
+            values["*" + name] = value
+        else:
+            values[name] = value
+    return values
+
+
+def _recaptured(bare: nn.Module, model: GrownGraphModule, inputs: Inputs) -> Captured:
+    """Reuse the graphs of a module that fxgrow made; only the values are worked out again."""
+    graphs = {}
+    for mode, graph in model.graphs().items():
+        twin = fx.Graph()
+        renamed: dict[fx.Node, fx.Node] = {}
+        twin.output(twin.graph_copy(graph, renamed))
+        for old, new in renamed.items():
+            new.name = old.name
+            new.meta = {"module_path": old.meta.get("module_path", "")}
+        training = mode == "train" or (mode == "both" and model.training)
+        propagate(copy.copy(bare).train(training), twin, inputs)
+        graphs[mode] = twin
+    for part, original in zip(bare.modules(), model.modules(), strict=False):
+        part.training = original.training
+    return Captured(bare, graphs, 1, inputs)
+
+

@@ -1,0 +1,241 @@
+"""torch.nn's attention layers, which torch.fx takes for single ops, spelled out in plain ones.
+
+Each function computes what the module's own forward computes, from the same parameters, without its fast
+paths and their control flow. Inputs are batched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fxgrow.errors import CaptureError
+
+
+def attention(
+    module: nn.MultiheadAttention,
+    query: Any,
+    key: Any,
+    value: Any,
+    key_padding_mask: Any = None,
+    need_weights: bool = True,
+    attn_mask: Any = None,
+    average_attn_weights: bool = True,
+    is_causal: bool = False,
+) -> tuple[Any, Any]:
+    """`nn.MultiheadAttention`."""
+    if module.bias_k is not None or module.add_zero_attn:
+        raise CaptureError(
+            "nn.MultiheadAttention with add_bias_kv or add_zero_attn is not supported", remedy="build it without them"
+        )
+    q, k, v = _project(module, query, key, value)
+    if not module.batch_first:
+        q, k, v = (t.transpose(0, 1) for t in (q, k, v))
+    heads, width = module.num_heads, module.head_dim
+    batch, length = q.shape[0], q.shape[1]
+    q = q.reshape(batch, length, heads, width).transpose(1, 2)
+    k, v = (t.reshape(batch, t.shape[1], heads, width).transpose(1, 2) for t in (k, v))
+    mask = _mask(attn_mask, key_padding_mask, q, batch, heads, k.shape[2])
+    causal = bool(is_causal) and mask is None
+    rate = module.dropout if module.training else 0.0
+    scale = float(width) ** -0.5
+    weights = None
+    if need_weights:
+        scores = (q * scale) @ k.transpose(-2, -1)
+        weights = F.softmax(scores if mask is None else scores + mask, dim=-1)
+        weights = F.dropout(weights, module.dropout, module.training)
+        found = weights @ v
+        weights = weights.mean(1) if average_attn_weights else weights
+    else:
+        found = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=rate, is_causal=causal, scale=scale)
+    joined = found.transpose(1, 2).reshape(batch, length, heads * width)
+    if not module.batch_first:
+        joined = joined.transpose(0, 1)
+    return F.linear(joined, module.out_proj.weight, module.out_proj.bias), weights
+
+
+def _project(module: nn.MultiheadAttention, query: Any, key: Any, value: Any) -> tuple[Any, Any, Any]:
+    bias = module.in_proj_bias
+    if not module._qkv_same_embed_dim:
+        weights = (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)
+    elif query is key and key is value:
+        q, k, v = F.linear(query, module.in_proj_weight, bias).chunk(3, dim=-1)
+        return q, k, v
+    else:
+        weights = module.in_proj_weight.chunk(3, dim=0)
+    biases = bias.chunk(3, dim=0) if bias is not None else (None, None, None)
+    return tuple(  # type: ignore[return-value]
+        F.linear(x, weights[k], biases[k]) for k, x in enumerate((query, key, value))
+    )
+
+
+def _additive(mask: Any, like: Any) -> Any:
+    """A mask as numbers to add: -inf where a boolean mask is True."""
+    value = _dtype_of(mask)
+    if value is torch.bool:
+        return torch.zeros_like(mask, dtype=_dtype_of(like)).masked_fill(mask, float("-inf"))
+    return mask
+
+
+def _dtype_of(proxy: Any) -> torch.dtype | None:
+    if isinstance(proxy, torch.Tensor):
+        return proxy.dtype
+    value = getattr(getattr(proxy, "node", None), "meta", {}).get("value")
+    return value.dtype if isinstance(value, torch.Tensor) else None
+
+
+def _mask(attn_mask: Any, padding: Any, like: Any, batch: Any, heads: int, length: Any) -> Any:
+    mask = None if attn_mask is None else _additive(attn_mask, like)
+    if padding is None:
+        return mask
+    hidden = _additive(padding, like).reshape(batch, 1, 1, length)
+    return hidden if mask is None else mask + hidden
+
+
+def encoder_layer(
+    module: nn.TransformerEncoderLayer,
+    src: Any,
+    src_mask: Any = None,
+    src_key_padding_mask: Any = None,
+    is_causal: bool = False,
+) -> Any:
+    """`nn.TransformerEncoderLayer`."""
+
+    def attend(x: Any) -> Any:
+        found = module.self_attn(
+            x, x, x, attn_mask=src_mask, key_padding_mask=src_key_padding_mask, need_weights=False, is_causal=is_causal
+        )
+        return module.dropout1(found[0])
+
+    def feed(x: Any) -> Any:
+        return module.dropout2(module.linear2(module.dropout(module.activation(module.linear1(x)))))
+
+    if module.norm_first:
+        src = src + attend(module.norm1(src))
+        return src + feed(module.norm2(src))
+    src = module.norm1(src + attend(src))
+    return module.norm2(src + feed(src))
+
+
+def encoder(
+    module: nn.TransformerEncoder,
+    src: Any,
+    mask: Any = None,
+    src_key_padding_mask: Any = None,
+    is_causal: bool | None = None,
+) -> Any:
+    """`nn.TransformerEncoder`."""
+    for layer in module.layers:
+        src = layer(src, src_mask=mask, src_key_padding_mask=src_key_padding_mask, is_causal=bool(is_causal))
+    return src if module.norm is None else module.norm(src)
+
+
+def decoder_layer(
+    module: nn.TransformerDecoderLayer,
+    tgt: Any,
+    memory: Any,
+    tgt_mask: Any = None,
+    memory_mask: Any = None,
+    tgt_key_padding_mask: Any = None,
+    memory_key_padding_mask: Any = None,
+    tgt_is_causal: bool = False,
+    memory_is_causal: bool = False,
+) -> Any:
+    """`nn.TransformerDecoderLayer`."""
+
+    def attend(x: Any) -> Any:
+        found = module.self_attn(
+            x, x, x, attn_mask=tgt_mask, key_padding_mask=tgt_key_padding_mask, need_weights=False, is_causal=tgt_is_causal
+        )
+        return module.dropout1(found[0])
+
+    def cross(x: Any) -> Any:
+        found = module.multihead_attn(
+            x,
+            memory,
+            memory,
+            attn_mask=memory_mask,
+            key_padding_mask=memory_key_padding_mask,
+            need_weights=False,
+            is_causal=memory_is_causal,
+        )
+        return module.dropout2(found[0])
+
+    def feed(x: Any) -> Any:
+        return module.dropout3(module.linear2(module.dropout(module.activation(module.linear1(x)))))
+
+    if module.norm_first:
+        tgt = tgt + attend(module.norm1(tgt))
+        tgt = tgt + cross(module.norm2(tgt))
+        return tgt + feed(module.norm3(tgt))
+    tgt = module.norm1(tgt + attend(tgt))
+    tgt = module.norm2(tgt + cross(tgt))
+    return module.norm3(tgt + feed(tgt))
+
+
+def decoder(
+    module: nn.TransformerDecoder,
+    tgt: Any,
+    memory: Any,
+    tgt_mask: Any = None,
+    memory_mask: Any = None,
+    tgt_key_padding_mask: Any = None,
+    memory_key_padding_mask: Any = None,
+    tgt_is_causal: bool | None = None,
+    memory_is_causal: bool = False,
+) -> Any:
+    """`nn.TransformerDecoder`."""
+    for layer in module.layers:
+        tgt = layer(
+            tgt,
+            memory,
+            tgt_mask=tgt_mask,
+            memory_mask=memory_mask,
+            tgt_key_padding_mask=tgt_key_padding_mask,
+            memory_key_padding_mask=memory_key_padding_mask,
+            tgt_is_causal=bool(tgt_is_causal),
+            memory_is_causal=memory_is_causal,
+        )
+    return tgt if module.norm is None else module.norm(tgt)
+
+
+def transformer(
+    module: nn.Transformer,
+    src: Any,
+    tgt: Any,
+    src_mask: Any = None,
+    tgt_mask: Any = None,
+    memory_mask: Any = None,
+    src_key_padding_mask: Any = None,
+    tgt_key_padding_mask: Any = None,
+    memory_key_padding_mask: Any = None,
+    src_is_causal: bool | None = None,
+    tgt_is_causal: bool | None = None,
+    memory_is_causal: bool = False,
+) -> Any:
+    """`nn.Transformer`."""
+    memory = module.encoder(src, mask=src_mask, src_key_padding_mask=src_key_padding_mask, is_causal=src_is_causal)
+    return module.decoder(
+        tgt,
+        memory,
+        tgt_mask=tgt_mask,
+        memory_mask=memory_mask,
+        tgt_key_padding_mask=tgt_key_padding_mask,
+        memory_key_padding_mask=memory_key_padding_mask,
+        tgt_is_causal=tgt_is_causal,
+        memory_is_causal=memory_is_causal,
+    )
+
+
+EXPANSIONS: dict[type[nn.Module], Callable[..., Any]] = {
+    nn.MultiheadAttention: attention,
+    nn.TransformerEncoderLayer: encoder_layer,
+    nn.TransformerEncoder: encoder,
+    nn.TransformerDecoderLayer: decoder_layer,
+    nn.TransformerDecoder: decoder,
+    nn.Transformer: transformer,
+}

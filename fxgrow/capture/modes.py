@@ -1,0 +1,165 @@
+"""Train and eval: one graph that fetches what differs, or two graphs over one set of modules."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from torch import fx, nn
+
+
+class ByMode(nn.Module):
+    """A number that differs between train and eval mode, as a module so that it follows `.train()`."""
+
+    def __init__(self, train_value: Any, eval_value: Any) -> None:
+        super().__init__()
+        self.train_value = train_value
+        self.eval_value = eval_value
+
+    def forward(self) -> Any:
+        return self.train_value if self.training else self.eval_value
+
+    def extra_repr(self) -> str:
+        return f"train={self.train_value}, eval={self.eval_value}"
+
+
+class GrownGraphModule(fx.GraphModule):
+    """A graph module whose further attributes survive copying and pickling."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> GrownGraphModule:
+        return _rebuilt(type(self), *copy.deepcopy(_parts(self), memo))
+
+    def __reduce__(self) -> Any:  # type: ignore[override]
+        modules, graphs, extras = _parts(self)
+        plain = {mode: fx.GraphModule(_holder(modules), graph) for mode, graph in graphs.items()}
+        return _unpickled, (modules, plain, extras, self._class_name())
+
+    def _class_name(self) -> str:
+        return type(self).__name__
+
+    def graphs(self) -> dict[str, fx.Graph]:
+        """The graph of each mode: {"both": ...} or {"eval": ..., "train": ...}."""
+        return {"both": self.graph}
+
+
+class ModalGraphModule(GrownGraphModule):
+    """Two graphs over one set of modules; `train(mode)` switches between them."""
+
+    _by_mode: dict[str, fx.Graph]
+
+    def graphs(self) -> dict[str, fx.Graph]:
+        return dict(self._by_mode)
+
+    def train(self, mode: bool = True) -> ModalGraphModule:
+        super().train(mode)
+        graph = self._by_mode["train" if mode else "eval"]
+        if self._graph is not graph:
+            self._graph = graph
+            self.recompile()
+        return self
+
+
+_TREE = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "training")
+_DERIVED = {"_graph", "_code", "_by_mode", "shape_env", "_lineno_map", "_prologue_start"}
+
+
+def _parts(module: GrownGraphModule) -> tuple[dict[str, Any], dict[str, fx.Graph], dict[str, Any]]:
+    modules = {name: module.__dict__[name] for name in _TREE}
+    extras = {k: v for k, v in module.__dict__.items() if k not in _TREE and k not in _DERIVED}
+    return modules, module.graphs(), extras
+
+
+def _holder(modules: dict[str, Any]) -> nn.Module:
+    holder = nn.Module()
+    holder.__dict__.update(modules)
+    return holder
+
+
+def graph_module(root: nn.Module, graphs: dict[str, fx.Graph], class_name: str) -> GrownGraphModule:
+    """A graph module over the very tree of `root`, used by its graphs or not."""
+    if "both" in graphs:
+        result = GrownGraphModule(nn.Module(), fx.Graph(), class_name)
+        adopt(result, root)
+        result.graph = graphs["both"]
+        return result
+    modal = ModalGraphModule(nn.Module(), fx.Graph(), class_name)
+    adopt(modal, root)
+    modal._by_mode = dict(graphs)
+    modal.graph = graphs["train" if root.training else "eval"]
+    modal._by_mode["train" if root.training else "eval"] = modal.graph
+    return modal
+
+
+def adopt(module: nn.Module, root: nn.Module) -> None:
+    """Take over the children, parameters and buffers of another module."""
+    for name in _TREE:
+        module.__dict__[name] = root.__dict__[name]
+
+
+def _rebuilt(
+    kind: type, modules: dict[str, Any], graphs: dict[str, fx.Graph], extras: dict[str, Any]
+) -> GrownGraphModule:
+    result = graph_module(_holder(modules), graphs, kind.__name__)
+    for name, value in extras.items():
+        result.__dict__.setdefault(name, value)
+    return result
+
+
+def _unpickled(
+    modules: dict[str, Any], plain: dict[str, fx.GraphModule], extras: dict[str, Any], class_name: str
+) -> GrownGraphModule:
+    result = graph_module(_holder(modules), {mode: part.graph for mode, part in plain.items()}, class_name)
+    for name, value in extras.items():
+        result.__dict__.setdefault(name, value)
+    return result
+
+
+def merge(model: nn.Module, graphs: dict[str, fx.Graph]) -> dict[str, fx.Graph]:
+    """One graph where train and eval differ in literals only, each fetched by a `ByMode`; else both graphs."""
+    ours, theirs = list(graphs["eval"].nodes), list(graphs["train"].nodes)
+    if len(ours) != len(theirs):
+        return graphs
+    partner = dict(zip(theirs, ours, strict=True))
+    differing: list[tuple[fx.Node, Any, Any]] = []
+    for mine, other in zip(ours, theirs, strict=True):
+        if (mine.op, mine.target) != (other.op, other.target):
+            return graphs
+        args = fx.node.map_arg(other.args, partner.__getitem__)
+        kwargs = fx.node.map_arg(other.kwargs, partner.__getitem__)
+        if (mine.args, mine.kwargs) != (args, kwargs):
+            if not _literals_only((mine.args, dict(mine.kwargs)), (args, dict(kwargs))):
+                return graphs
+            differing.append((mine, args, kwargs))
+    made: dict[tuple[Any, Any], str] = {}
+    for node, args, kwargs in differing:
+        node.args = _chosen(model, node, node.args, args, made)
+        node.kwargs = _chosen(model, node, dict(node.kwargs), dict(kwargs), made)
+    return {"both": graphs["eval"]}
+
+
+def _literals_only(mine: Any, other: Any) -> bool:
+    """Whether two argument structures differ in plain numbers and flags only."""
+    if isinstance(mine, (tuple, list)) and isinstance(other, (tuple, list)):
+        return len(mine) == len(other) and all(map(_literals_only, mine, other))
+    if isinstance(mine, dict) and isinstance(other, dict):
+        return mine.keys() == other.keys() and all(_literals_only(mine[k], other[k]) for k in mine)
+    if isinstance(mine, fx.Node) or isinstance(other, fx.Node):
+        return mine is other
+    return mine == other or (isinstance(mine, (bool, int, float)) and isinstance(other, (bool, int, float)))
+
+
+def _chosen(model: nn.Module, node: fx.Node, mine: Any, other: Any, made: dict[tuple[Any, Any], str]) -> Any:
+    if isinstance(mine, (tuple, list)):
+        return tuple(_chosen(model, node, a, b, made) for a, b in zip(mine, other, strict=True))
+    if isinstance(mine, dict):
+        return {k: _chosen(model, node, mine[k], other[k], made) for k in mine}
+    if isinstance(mine, fx.Node) or (mine == other and type(mine) is type(other)):
+        return mine
+    key = (repr(other), repr(mine))
+    if key not in made:
+        made[key] = f"_by_mode_{len(made)}"
+        model.add_module(made[key], ByMode(other, mine).train(model.training))
+    with node.graph.inserting_before(node):
+        fetched = node.graph.call_module(made[key])
+    fetched.meta.update(value=mine, module_path=node.meta.get("module_path", ""))
+    return fetched

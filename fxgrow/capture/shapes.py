@@ -1,0 +1,44 @@
+"""Values on the meta device for the nodes of a graph that is already there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from fxgrow.capture.tracer import first_line, node_name, on_meta, shapes
+from fxgrow.errors import CaptureError
+
+
+class _Propagation(fx.Interpreter):
+    def run_node(self, n: fx.Node) -> Any:
+        try:
+            value = on_meta(super().run_node(n)) if n.op == "get_attr" else super().run_node(n)
+        except CaptureError:
+            raise
+        except Exception as error:
+            raise CaptureError(
+                f"{n.op} {node_name(n)} fails on inputs of shapes "
+                f"{shapes(a.meta['value'] for a in n.all_input_nodes)}: {first_line(error)}",
+                where=n.meta.get("module_path") or n.name,
+                remedy="pass example_inputs of the shapes and dtypes that the model takes",
+            ) from error
+        n.meta["value"] = value
+        return value
+
+
+def propagate(root: nn.Module, graph: fx.Graph, inputs: tuple[tuple[Any, ...], dict[str, Any]]) -> None:
+    """Fill `meta["value"]` of every node.
+
+    Raises
+    ------
+    CaptureError: a node fails on these inputs.
+    """
+    args, kwargs = inputs
+    names = [node.target for node in graph.nodes if node.op == "placeholder"]
+    ordered = [*args, *(kwargs[str(name)] for name in names[len(args) :] if name in kwargs)]
+    interpreter = _Propagation(root, garbage_collect_values=False, graph=graph)
+    interpreter.extra_traceback = False
+    with torch.device("meta"):
+        interpreter.run(*ordered)

@@ -1,0 +1,172 @@
+"""Symbolic tracing with a value on the meta device behind every node.
+
+Tier 1 is plain torch.fx with timm's and torchvision's own lists of what must stay whole. Tier 2 lets control
+flow on shapes resolve through the values behind the proxies; control flow on data is an error in both.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from timm.models import _features_fx as timm_registry
+from torch import Tensor, fx, nn
+from torch.fx.proxy import TraceError
+
+from fxgrow import guards
+from fxgrow.capture.expansions import EXPANSIONS
+from fxgrow.capture.modes import ByMode
+from fxgrow.errors import CaptureError
+
+
+@functools.cache
+def whole_functions() -> tuple[Callable[..., Any], ...]:
+    """Functions that are one node: timm's registry and our guards."""
+    own = [f for name, f in vars(guards).items() if inspect.isfunction(f) and not name.startswith("_")]
+    return (*timm_registry.get_notrace_functions(), *own)
+
+
+@functools.cache
+def whole_modules() -> tuple[type[nn.Module], ...]:
+    """Module classes that are one node: timm's registry and ours."""
+    return (*timm_registry.get_notrace_modules(), ByMode)
+
+
+class ShapeProxy(fx.Proxy):
+    """A proxy whose numbers can be used by control flow, because their value is known."""
+
+    def _known(self) -> Any:
+        return self.node.meta["value"]
+
+    def __len__(self) -> int:
+        return len(self._known())
+
+    def __index__(self) -> int:
+        return int(self._known())
+
+    def __int__(self) -> int:
+        return int(self._known())
+
+    def __float__(self) -> float:
+        return float(self._known())
+
+
+class Tracer(fx.Tracer):
+    """Records a graph, evaluating each node on the meta device as it is made.
+
+    Parameters
+    ----------
+    values: what each placeholder evaluates to, by name.
+    shape_aware: tier 2.
+    """
+
+    def __init__(self, values: dict[str, Any], shape_aware: bool) -> None:
+        super().__init__(autowrap_functions=whole_functions(), param_shapes_constant=True)
+        self.values = values
+        self.shape_aware = shape_aware
+        self.paths: list[str] = []
+        self.evaluating = False
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if type(m) in EXPANSIONS:
+            return False
+        return isinstance(m, whole_modules()) or super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        if self.evaluating:
+            return forward(*args, **kwargs)
+        self.paths.append(self.path_of_module(m))
+        try:
+            expansion = EXPANSIONS.get(type(m))
+            if expansion is not None:
+                return expansion(m, *args, **kwargs)
+            return super().call_module(m, forward, args, kwargs)
+        except (TraceError, TypeError, NameError, ValueError, RuntimeError, AttributeError, IndexError) as error:
+            if not hasattr(error, "fxgrow_place"):
+                error.fxgrow_place = f"{self.paths[-1]} ({type(m).__name__})"  # type: ignore[attr-defined]
+            raise
+        finally:
+            self.paths.pop()
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        return attr_val if self.evaluating else super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return ShapeProxy(node, self) if self.shape_aware else super().proxy(node)
+
+    def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **named: Any) -> fx.Proxy:
+        proxy = super().create_proxy(kind, target, args, kwargs, *rest, **named)
+        node = proxy.node
+        node.meta["module_path"] = self.paths[-1] if self.paths else ""
+        if kind == "placeholder":
+            node.meta["value"] = self.values.get(str(target), _default(node))
+        elif kind != "output":
+            node.meta["value"] = self._evaluate(node)
+        return proxy
+
+    def _evaluate(self, node: fx.Node) -> Any:
+        args, kwargs = (fx.node.map_arg(a, lambda n: n.meta["value"]) for a in (node.args, node.kwargs))
+        self.evaluating = True
+        try:
+            with torch.device("meta"):
+                if node.op == "get_attr":
+                    return on_meta(_attribute(self.root, str(node.target)))
+                if node.op == "call_module":
+                    return self.root.get_submodule(str(node.target))(*args, **kwargs)
+                if node.op == "call_method":
+                    return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+                return node.target(*args, **kwargs)  # type: ignore[operator]
+        except Exception as error:
+            raise CaptureError(
+                f"{node.op} {node_name(node)} fails on inputs of shapes {shapes(args)}: {first_line(error)}",
+                where=node.meta["module_path"] or node.name,
+                remedy="pass example_inputs of the shapes and dtypes that the model takes",
+            ) from error
+        finally:
+            self.evaluating = False
+
+    # -- control flow, tier 2 ----------------------------------------------------------------------------
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        value = obj.node.meta.get("value")
+        if self.shape_aware and not isinstance(value, Tensor):
+            return bool(value)
+        return super().to_bool(obj)
+
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        value = obj.node.meta.get("value")
+        if isinstance(value, (tuple, list)):
+            return iter([obj[k] for k in range(len(value))])
+        if self.shape_aware and isinstance(value, Tensor):
+            return iter([obj[k] for k in range(value.shape[0])])
+        return super().iter(obj)
+
+
+def _default(node: fx.Node) -> Any:
+    return node.args[0] if node.args else None
+
+
+def _attribute(root: nn.Module, path: str) -> Any:
+    owner, _, name = path.rpartition(".")
+    return getattr(root.get_submodule(owner), name)
+
+
+def on_meta(value: Any) -> Any:
+    """A tensor on the meta device; anything else as it is."""
+    return value.to("meta") if isinstance(value, Tensor) else value
+
+
+def node_name(node: fx.Node) -> str:
+    return str(node.target) if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+
+
+def shapes(args: Any) -> list[list[int]]:
+    return [list(a.shape) for a in args if isinstance(a, Tensor)]
+
+
+def first_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0]

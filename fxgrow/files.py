@@ -1,0 +1,226 @@
+"""Files: safetensors for the tensors, JSON in the metadata for everything else; no pickle anywhere."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import fx, nn
+
+from fxgrow.births import Birth
+from fxgrow.capture import capture
+from fxgrow.errors import FileError, FxgrowError
+from fxgrow.history import ATTRIBUTE, History, Step, history_of
+from fxgrow.planning.plan import Plan
+from fxgrow.proof.verification import Verification
+from fxgrow.transforms.width import named_tensors, place, widen
+from fxgrow.version import __version__
+
+FORMAT = 1
+KEY = "fxgrow"
+
+
+def save(grown: fx.GraphModule, path: str | os.PathLike[str], *, base: str | None = None) -> None:
+    """Write a grown model: its tensors, and how it was grown.
+
+    Parameters
+    ----------
+    base: the catalogue name of the original ("timm/resnet18"), so that `load` can rebuild it by itself.
+
+    Raises
+    ------
+    FileError: the module was not grown by fxgrow, or holds no data (meta device).
+    """
+    history = history_of(grown)
+    if history is None:
+        raise FileError(
+            f"{type(grown).__name__} was not grown by fxgrow", remedy="save what fxgrow.grow returned, or use torch.save"
+        )
+    tensors = named_tensors(grown)
+    if any(tensor.is_meta for tensor in tensors.values()):
+        raise FileError("the model is on the meta device and holds no data", remedy="grow a model with weights")
+    first: dict[int, str] = {}
+    tied = {name: first[id(t)] for name, t in tensors.items() if first.setdefault(id(t), name) != name}
+    header = {
+        "format": FORMAT,
+        "versions": {KEY: __version__, **{name: installed_version(name) for name in ("torch", "timm", "torchvision")}},
+        "model": history.steps[-1].plan.model,
+        "base": base,
+        "training": grown.training,
+        "frozen": [n for n, t in tensors.items() if isinstance(t, nn.Parameter) and not t.requires_grad],
+        "tied": tied,
+        "inputs": history.inputs,
+        "steps": [
+            {
+                "plan": json.loads(step.plan.to_json()),
+                "seed": step.seed,
+                "verification": vars(step.verification) if step.verification else None,
+            }
+            for step in history.steps
+        ],
+        "births": {name: [_runs(axis) for axis in birth.axes] for name, birth in history.births.items()},
+    }
+    data = {name: t.detach().cpu().contiguous() for name, t in tensors.items() if name not in tied}
+    target = Path(path)
+    partial = target.with_name(target.name + ".partial")
+    save_file(data, partial, metadata={KEY: json.dumps(header)})
+    partial.replace(target)
+
+
+def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> fx.GraphModule:
+    """Read a grown model: bit-identical tensors, births and history; it trains and grows on.
+
+    Parameters
+    ----------
+    model: the original, or one built the same way; only its structure is used, and it is not touched. May be
+        left out where the file names a timm or torchvision model.
+
+    Raises
+    ------
+    FileError: the file is not a saved fxgrow model, or is damaged, or belongs to another model.
+    """
+    header, tensors = _read(Path(path))
+    try:
+        steps = tuple(_step(data) for data in header["steps"])
+        births = {n: Birth(tuple(map(_unrolled, axes))) for n, axes in header["births"].items()}
+        inputs = tuple((tuple(shape), dtype) for shape, dtype in header["inputs"])
+        tied, frozen, training = dict(header["tied"]), set(header["frozen"]), bool(header["training"])
+    except (KeyError, TypeError, ValueError, FxgrowError) as error:
+        raise FileError(
+            f"the metadata is damaged ({type(error).__name__}: {error})", where=str(path), remedy="save the model again"
+        ) from None
+    original = model if model is not None else _base(header, path)
+    grown = _replayed(original, inputs, steps, path)
+    _fill(grown, tensors, tied, frozen, path)
+    setattr(grown, ATTRIBUTE, History(inputs, steps, births))
+    return grown.train(training)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    if not path.is_file():
+        raise FileError("there is no such file", where=str(path), remedy="check the path")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise FileError(
+            f"the file is not readable as safetensors ({error})", where=str(path), remedy="save the model again"
+        ) from None
+    if KEY not in metadata:
+        raise FileError(
+            "the file holds tensors but no fxgrow metadata", where=str(path), remedy="pass a file that fxgrow.save wrote"
+        )
+    try:
+        header = json.loads(metadata[KEY])
+    except ValueError as error:
+        raise FileError(f"the metadata is not JSON ({error})", where=str(path), remedy="save the model again") from None
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise FileError(
+            "the file is of another format", where=str(path), remedy=f"this fxgrow {__version__} reads format {FORMAT}"
+        )
+    return header, tensors
+
+
+def header_of(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The metadata of a saved model: base, versions, growth steps, births."""
+    return _read(Path(path))[0]
+
+
+def _base(header: Mapping[str, Any], path: str | os.PathLike[str]) -> nn.Module:
+    if not header.get("base"):
+        raise FileError(
+            f"the file does not say where its original ({header.get('model')}) comes from",
+            where=str(path),
+            remedy="pass the original model as the second argument",
+        )
+    from fxgrow.zoo.catalogue import find
+
+    return find(header["base"])
+
+
+def _replayed(
+    original: nn.Module,
+    inputs: tuple[tuple[tuple[int, ...], str], ...],
+    steps: tuple[Step, ...],
+    path: str | os.PathLike[str],
+) -> fx.GraphModule:
+    """The structure of the grown model on the meta device: every growth again, without data."""
+    examples = tuple(
+        torch.empty(shape, dtype=getattr(torch, dtype.removeprefix("torch.")), device="meta") for shape, dtype in inputs
+    )
+    current: nn.Module = original
+    try:
+        for step in steps:
+            captured = capture(current, examples)
+            current = widen(captured, step.plan, captured.model, step.seed)
+    except FxgrowError as error:
+        raise FileError(
+            f"the file belongs to another model: {error}", where=str(path), remedy="pass the model it was grown from"
+        ) from None
+    assert isinstance(current, fx.GraphModule)
+    return current
+
+
+def _fill(
+    grown: fx.GraphModule,
+    tensors: Mapping[str, torch.Tensor],
+    tied: Mapping[str, str],
+    frozen: set[str],
+    path: str | os.PathLike[str],
+) -> None:
+    wanted = named_tensors(grown)
+    missing = sorted(wanted.keys() - tensors.keys() - tied.keys())
+    extra = sorted((tensors.keys() | tied.keys()) - wanted.keys())
+    if missing or extra:
+        raise FileError(
+            f"the file and the model do not have the same tensors (missing {missing[:3]}, unexpected {extra[:3]})",
+            where=str(path),
+            remedy="pass the model it was grown from",
+        )
+    for name, tensor in wanted.items():
+        have = tensors[tied.get(name, name)]
+        if have.shape != tensor.shape:
+            raise FileError(
+                f"{name} has shape {list(have.shape)} in the file and {list(tensor.shape)} in the model",
+                where=str(path),
+                remedy="pass the model it was grown from",
+            )
+    made: dict[str, torch.Tensor] = {}
+    for name, tensor in wanted.items():
+        canonical = tied.get(name, name)
+        if canonical not in made:
+            have = tensors[canonical]
+            made[canonical] = (
+                nn.Parameter(have, canonical not in frozen) if isinstance(tensor, nn.Parameter) else have
+            )
+        place(grown, name, made[canonical])
+
+
+def _step(data: Mapping[str, Any]) -> Step:
+    found = data["verification"]
+    return Step(
+        Plan.from_json(json.dumps(data["plan"])), int(data["seed"]), Verification(**found) if found else None
+    )
+
+
+def _runs(axis: tuple[int, ...]) -> list[list[int]]:
+    """Run-length form of an axis's stages: [[stage, count], ...]."""
+    runs: list[list[int]] = []
+    for stage in axis:
+        if runs and runs[-1][0] == stage:
+            runs[-1][1] += 1
+        else:
+            runs.append([stage, 1])
+    return runs
+
+
+def _unrolled(runs: list[list[int]]) -> tuple[int, ...]:
+    return tuple(stage for stage, count in runs for _ in range(count))

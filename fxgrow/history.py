@@ -1,0 +1,61 @@
+"""What a grown module knows of its own past: the growths it went through, and who was born when."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from fxgrow.births import Birth, grown_births, original_births
+from fxgrow.planning.plan import Plan
+
+if TYPE_CHECKING:
+    from fxgrow.proof.verification import Verification
+
+ATTRIBUTE = "_fxgrow"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One growth: its plan, the seed of its new entries, and what verification found (None: not run)."""
+
+    plan: Plan
+    seed: int
+    verification: Verification | None = None
+
+
+@dataclass(frozen=True)
+class History:
+    """All growths of a module, in order.
+
+    inputs: shape and dtype of each example input, so that growing again needs none.
+    """
+
+    inputs: tuple[tuple[tuple[int, ...], str], ...]
+    steps: tuple[Step, ...]
+    births: dict[str, Birth]
+
+    @property
+    def stage(self) -> int:
+        """The number of growths so far."""
+        return len(self.steps)
+
+
+def history_of(model: nn.Module) -> History | None:
+    """The history a module carries, if fxgrow made it."""
+    found = getattr(model, ATTRIBUTE, None)
+    return found if isinstance(found, History) else None
+
+
+def extended(model: nn.Module, step: Step) -> History:
+    """The history of `model` after one more growth."""
+    before = history_of(model)
+    births = before.births if before is not None else original_births(model)
+    steps = (*before.steps, step) if before is not None else (step,)
+    return History(step.plan.inputs, steps, grown_births(births, step.plan, len(steps)))
+
+
+def with_verification(history: History, verification: Verification) -> History:
+    """The history with the outcome of verifying its last step."""
+    return replace(history, steps=(*history.steps[:-1], replace(history.steps[-1], verification=verification)))

@@ -1,0 +1,143 @@
+"""Verification: the original and the grown model, run side by side on random inputs."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from fxgrow.errors import VerificationError
+
+TOLERANCE = 1e-10
+"""Largest relative error, in float64, that counts as the same function."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Outcome of running both models: TESTED, with the worst relative error of each mode.
+
+    Relative error is max |grown - original| / max |original|, over all outputs.
+    """
+
+    eval_error: float
+    train_error: float
+    dtype: str
+    tolerance: float
+    seed: int
+
+    @property
+    def verdict(self) -> str:
+        return "TESTED" if max(self.eval_error, self.train_error) <= self.tolerance else "REFUTED"
+
+    def __str__(self) -> str:
+        return (
+            f"{self.verdict}: relative error {self.eval_error:.1e} in eval, {self.train_error:.1e} in train "
+            f"({self.dtype}, tolerance {self.tolerance:.0e}, seed {self.seed})"
+        )
+
+
+class WithoutNoise(TorchFunctionMode):
+    """Dropout and stochastic depth off, whatever mode the model is in."""
+
+    _DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout)
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        keywords = dict(kwargs or {})
+        if function in (torch.dropout, torch.dropout_) or function in self._DROPOUTS:
+            return args[0] if args else keywords["input"]
+        if function is Tensor.bernoulli_ and args[1:]:  # stochastic depth: the survival rate, not a draw
+            return args[0].fill_(args[1])
+        if function is F.scaled_dot_product_attention:
+            keywords.pop("dropout_p", None)
+            args = (*args[:4], 0.0, *args[5:]) if len(args) > 4 else args
+        return function(*args, **keywords)
+
+
+def verify(
+    original: nn.Module, grown: nn.Module, inputs: tuple[Sequence[Any], Mapping[str, Any]], seed: int = 0
+) -> Verification:
+    """Run copies of both in float64, in eval and in train mode, and compare every output.
+
+    Raises
+    ------
+    VerificationError: the outputs differ by more than the tolerance.
+    """
+    arguments, keywords = random_inputs(inputs, seed)
+    errors = [_error(original, grown, arguments, keywords, training) for training in (False, True)]
+    result = Verification(errors[0], errors[1], "float64", TOLERANCE, seed)
+    if result.verdict != "TESTED":
+        raise VerificationError(
+            f"the grown model differs from the original: {result}",
+            where=type(original).__name__,
+            remedy="this is a bug in a rule; please report the model, or pass verify=False to look into it",
+        )
+    return result
+
+
+def _error(original: nn.Module, grown: nn.Module, args: Any, kwargs: Any, training: bool) -> float:
+    outputs = []
+    for model in (original, grown):
+        twin = copy.deepcopy(model).to(torch.float64).train(training)
+        device = next((p.device for p in twin.parameters()), torch.device("cpu"))
+        with torch.no_grad(), WithoutNoise():
+            outputs.append(list(flat_tensors(twin(*to(args, device), **to(kwargs, device)))))
+    if len(outputs[0]) != len(outputs[1]):
+        return float("inf")
+    return max((relative_error(b, a) for a, b in zip(*outputs, strict=True)), default=0.0)
+
+
+def relative_error(grown: Tensor, original: Tensor) -> float:
+    """max |grown - original| / max |original|; infinite where shapes differ or values are not finite."""
+    if grown.shape != original.shape or not bool(torch.isfinite(grown.double()).all()):
+        return float("inf")
+    if original.numel() == 0:
+        return 0.0
+    difference = (grown.double() - original.double()).abs().max().item()
+    scale = original.double().abs().max().item()
+    return difference / scale if scale > 0 else difference
+
+
+def flat_tensors(output: Any) -> Iterator[Tensor]:
+    """Every tensor in an output of any kind: tensor, tuple, list, dict, dataclass-like mapping."""
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, Mapping):
+        for item in output.values():
+            yield from flat_tensors(item)
+    elif isinstance(output, (tuple, list)):
+        for item in output:
+            yield from flat_tensors(item)
+
+
+def random_inputs(inputs: tuple[Sequence[Any], Mapping[str, Any]], seed: int) -> tuple[Any, Any]:
+    """Real float64 inputs of the shapes of meta ones; integer inputs stay small, booleans are True."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def real(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        if value.dtype.is_floating_point:
+            return torch.randn(value.shape, generator=generator, dtype=torch.float64)
+        if value.dtype is torch.bool:
+            return torch.ones(value.shape, dtype=torch.bool)
+        return torch.randint(0, 2, value.shape, generator=generator, dtype=value.dtype)
+
+    args, kwargs = inputs
+    return tuple(map(real, args)), {name: real(value) for name, value in kwargs.items()}
+
+
+def to(value: Any, device: torch.device) -> Any:
+    """Tensors of a container on a device."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {key: to(item, device) for key, item in value.items()}
+    return type(value)(to(item, device) for item in value) if isinstance(value, (tuple, list)) else value

@@ -1,0 +1,84 @@
+"""What every grown model has to pass."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import fxgrow
+from fxgrow.proof.verification import WithoutNoise, flat_tensors, random_inputs, relative_error
+
+
+def example(inputs: Any) -> tuple[Any, ...]:
+    """Inputs in float64 for running, from a tuple of tensors."""
+    return random_inputs((inputs, {}), 1)[0]
+
+
+def worst_error(original: nn.Module, grown: nn.Module, inputs: tuple[Any, ...], training: bool) -> float:
+    """Worst relative error over all outputs, on copies, dropout off."""
+    outputs = []
+    for model in (original, grown):
+        twin = copy.deepcopy(model).train(training)
+        with torch.no_grad(), WithoutNoise():
+            outputs.append(list(flat_tensors(twin(*inputs))))
+    assert len(outputs[0]) == len(outputs[1]) > 0
+    return max(relative_error(b, a) for a, b in zip(*outputs, strict=True))
+
+
+def unmoved(grown: nn.Module, inputs: tuple[Any, ...], steps: int = 3, rate: float = 0.05) -> list[str]:
+    """Parameters whose new elements do not move in a few SGD steps on a random objective as the old ones do.
+
+    Some elements cannot move, new or old: units of a ReLU that no sample reaches, the bias of attention keys,
+    a bias before a BatchNorm, rows of an embedding that no token picks.
+    """
+    twin = copy.deepcopy(grown).train()
+    before = {name: p.detach().clone() for name, p in twin.named_parameters()}
+    births = fxgrow.births(grown)
+    optimizer = torch.optim.SGD(twin.parameters(), lr=rate)
+    generator = torch.Generator().manual_seed(3)
+    targets: list[Tensor] = []
+    with WithoutNoise():
+        for _ in range(steps):
+            optimizer.zero_grad()
+            outputs = [t for t in flat_tensors(twin(*inputs)) if t.requires_grad]
+            if not targets:
+                targets = [torch.randn(t.shape, generator=generator, dtype=t.dtype) for t in outputs]
+            loss = sum(((t - goal) ** 2).mean() for t, goal in zip(outputs, targets, strict=True))
+            loss.backward()
+            norm = nn.utils.get_total_norm([p.grad for p in twin.parameters() if p.grad is not None])
+            for p in twin.parameters():
+                if p.grad is not None:
+                    p.grad.div_(max(1.0, float(norm)))
+            optimizer.step()
+    still = []
+    for name, parameter in twin.named_parameters():
+        new = births[name].stages() > 0
+        moved = parameter.detach() != before[name]
+        share_new, share_old = (moved[part].double().mean().item() for part in (new, ~new))
+        if new.any() and parameter.requires_grad and share_new < 0.5 * share_old:
+            still.append(f"{name}: {share_new:.0%} of the new elements moved, {share_old:.0%} of the old ones")
+    return still
+
+
+def assert_grows(model: nn.Module, inputs: tuple[Any, ...], width: Any, init: str, least_ratio: float = 1.0) -> Any:
+    """Grow, then check exactness in both modes, that nothing is dead, and that the original is untouched."""
+    snapshot = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    mode = model.training
+    grown = fxgrow.grow(model, width=width, init=init, example_inputs=inputs, verify=False)
+    assert model.training is mode
+    assert snapshot.keys() == model.state_dict().keys()
+    assert all(torch.equal(tensor, snapshot[name]) for name, tensor in model.state_dict().items())
+    assert list(grown.state_dict()) == list(model.state_dict()), "names"
+    values = example(tuple(t[:1].expand(8, *t.shape[1:]) if t.numel() < 4096 else t for t in inputs))
+    for training in (False, True):
+        error = worst_error(model, grown, values, training)
+        assert error <= 1e-10, f"{'train' if training else 'eval'}: {error:.1e}"
+    still = unmoved(grown, values)
+    assert still == [], still
+    plan = fxgrow.report(grown).plan
+    assert sum(p.numel() for p in grown.parameters()) == plan.totals.parameters_after
+    assert plan.ratio >= least_ratio, f"{plan.ratio:.2f}\n{plan}"
+    return grown

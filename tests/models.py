@@ -1,0 +1,167 @@
+"""Plain user models, as people write them, and the means to make any model's parameters non-trivial."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def lively(model: nn.Module, seed: int = 0) -> nn.Module:
+    """The model in float64 with every affine parameter and statistic away from its trivial value; dropout 0."""
+    generator = torch.Generator().manual_seed(seed)
+    model = model.double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim <= 1 or bool((parameter == parameter.flatten()[0]).all()):
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+        for name, buffer in model.named_buffers():
+            if name.endswith("running_mean"):
+                buffer.add_(0.1 * torch.randn(buffer.shape, generator=generator, dtype=torch.float64))
+            elif name.endswith("running_var"):
+                buffer.mul_(1 + 0.5 * torch.rand(buffer.shape, generator=generator, dtype=torch.float64))
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        elif isinstance(module, (nn.MultiheadAttention, nn.LSTM)):
+            module.dropout = 0.0
+    return model
+
+
+class UNet(nn.Module):
+    """Two levels, concatenated skips, transposed convolutions."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.enter = nn.Sequential(nn.Conv2d(3, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU())
+        self.down = nn.Sequential(nn.MaxPool2d(2), nn.Conv2d(width, 2 * width, 3, padding=1), nn.ReLU())
+        self.deep = nn.Sequential(nn.MaxPool2d(2), nn.Conv2d(2 * width, 4 * width, 3, padding=1), nn.SiLU())
+        self.up1 = nn.ConvTranspose2d(4 * width, 2 * width, 2, stride=2)
+        self.merge1 = nn.Sequential(nn.Conv2d(4 * width, 2 * width, 3, padding=1), nn.GroupNorm(4, 2 * width), nn.ReLU())
+        self.up2 = nn.ConvTranspose2d(2 * width, width, 2, stride=2)
+        self.merge2 = nn.Sequential(nn.Conv2d(2 * width, width, 3, padding=1), nn.Sigmoid())
+        self.leave = nn.Conv2d(width, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        one = self.enter(x)
+        two = self.down(one)
+        three = self.deep(two)
+        two = self.merge1(torch.cat([self.up1(three), two], dim=1))
+        one = self.merge2(torch.cat([self.up2(two), one], dim=1))
+        return self.leave(one)
+
+
+class Encoder(nn.Module):
+    """A classifier on `nn.TransformerEncoder`."""
+
+    def __init__(self, norm_first: bool = False) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(16, 4, 32, dropout=0.0, batch_first=True, norm_first=norm_first)
+        self.embed = nn.Linear(6, 16)
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.encoder(self.embed(x)).mean(1))
+
+
+class CrossAttention(nn.Module):
+    """`nn.MultiheadAttention` with queries from one input and keys from another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query = nn.Linear(5, 12)
+        self.memory = nn.Linear(7, 12)
+        self.attention = nn.MultiheadAttention(12, 3, batch_first=True)
+        self.head = nn.Linear(12, 4)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        memory = self.memory(y)
+        found, _ = self.attention(self.query(x), memory, memory, need_weights=False)
+        return self.head(F.gelu(found))
+
+
+class Decoder(nn.Module):
+    """GPT-like: causal attention written out, pre-norm, output weights tied to the embedding."""
+
+    class Block(nn.Module):
+        def __init__(self, width: int, heads: int) -> None:
+            super().__init__()
+            self.heads = heads
+            self.norm1 = nn.LayerNorm(width)
+            self.attend = nn.Linear(width, 3 * width)
+            self.project = nn.Linear(width, width)
+            self.norm2 = nn.LayerNorm(width)
+            self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+        def forward(self, x: Tensor) -> Tensor:
+            batch, length, width = x.shape
+            q, k, v = self.attend(self.norm1(x)).chunk(3, dim=-1)
+            q, k, v = (t.view(batch, length, self.heads, -1).transpose(1, 2) for t in (q, k, v))
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+            x = x + self.project(y.transpose(1, 2).reshape(batch, length, -1))
+            return x + self.mlp(self.norm2(x))
+
+    def __init__(self, vocabulary: int = 23, width: int = 16, heads: int = 4, length: int = 12) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(vocabulary, width)
+        self.position = nn.Parameter(0.1 * torch.randn(1, length, width))
+        self.blocks = nn.Sequential(*(Decoder.Block(width, heads) for _ in range(2)))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, vocabulary, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(self.norm(self.blocks(self.embed(tokens) + self.position)))
+
+
+class Tagger(nn.Module):
+    """Embedding, two bidirectional LSTM layers, a tag for every token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(19, 8)
+        self.lstm = nn.LSTM(8, 10, num_layers=2, bidirectional=True, batch_first=True)
+        self.head = nn.Linear(20, 5)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        states, _ = self.lstm(self.embed(tokens))
+        return self.head(states)
+
+
+class TwoInputs(nn.Module):
+    """Two inputs, a dictionary of outputs, functional dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.image = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten())
+        self.table = nn.Sequential(nn.Linear(4, 10), nn.Tanh())
+        self.joint = nn.Linear(34, 12)
+        self.label = nn.Linear(12, 3)
+        self.value = nn.Linear(12, 1)
+
+    def forward(self, image: Tensor, table: Tensor) -> dict[str, Tensor]:
+        joined = torch.cat([self.image(image), self.table(table)], dim=1)
+        hidden = F.dropout(torch.relu(self.joint(joined)), 0.1, self.training)
+        return {"label": self.label(hidden), "value": self.value(hidden)}
+
+
+def perceptron() -> nn.Module:
+    return nn.Sequential(nn.Linear(5, 8), nn.LayerNorm(8), nn.GELU(), nn.Linear(8, 8), nn.Sigmoid(), nn.Linear(8, 3))
+
+
+def tokens(*shape: int) -> Tensor:
+    return torch.randint(0, 2, shape)
+
+
+PLAIN = {
+    "perceptron": (perceptron, (torch.randn(2, 5),)),
+    "unet": (UNet, (torch.randn(2, 3, 16, 16),)),
+    "encoder": (Encoder, (torch.randn(2, 7, 6),)),
+    "encoder-prenorm": (lambda: Encoder(True), (torch.randn(2, 7, 6),)),
+    "cross-attention": (CrossAttention, (torch.randn(2, 4, 5), torch.randn(2, 6, 7))),
+    "decoder": (Decoder, (tokens(2, 12),)),
+    "tagger": (Tagger, (tokens(2, 9),)),
+    "two-inputs": (TwoInputs, (torch.randn(2, 3, 8, 8), torch.randn(2, 4))),
+}
+"""Name -> (constructor, example inputs)."""

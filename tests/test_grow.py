@@ -1,0 +1,107 @@
+"""Growth of plain user models, end to end."""
+
+from __future__ import annotations
+
+import copy
+import io
+
+import pytest
+import torch
+from torch import nn
+
+import fxgrow
+from tests.checks import assert_grows, example, worst_error
+from tests.models import PLAIN, Decoder, Encoder, TwoInputs, lively, perceptron
+
+
+@pytest.mark.parametrize("init", ["zero", "mirror", "replicate"])
+@pytest.mark.parametrize("width", [1.5, 2.0])
+@pytest.mark.parametrize("name", PLAIN)
+def test_user_models_keep_their_function_and_learn(name: str, width: float, init: str) -> None:
+    make, inputs = PLAIN[name]
+    assert_grows(lively(make()), inputs, width, init, least_ratio=2.0 if width == 2.0 else 1.2)
+
+
+def test_same_seed_gives_the_same_bytes() -> None:
+    model = lively(perceptron())
+    one, two, other = (
+        fxgrow.grow(model, width=2, example_inputs=torch.randn(1, 5), seed=seed).state_dict() for seed in (7, 7, 8)
+    )
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert not all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_tied_weights_stay_tied() -> None:
+    grown = fxgrow.grow(lively(Decoder()), width=2, example_inputs=torch.zeros(1, 12, dtype=torch.long))
+    assert grown.get_submodule("head").weight is grown.get_submodule("embed").weight
+
+
+def test_growth_composes_and_births_count_up() -> None:
+    model = lively(Encoder())
+    inputs = (torch.randn(2, 7, 6),)
+    once = fxgrow.grow(model, width=1.5, example_inputs=inputs)
+    twice = fxgrow.grow(once, width=2.0)
+    for training in (False, True):
+        assert worst_error(model, twice, example(inputs), training) <= 1e-10
+    counts = fxgrow.births(twice)["embed.weight"].counts()
+    assert counts == {0: 16 * 6, 1: 8 * 6, 2: 24 * 6}
+
+
+def test_births_survive_copies_and_pickles() -> None:
+    grown = fxgrow.grow(lively(TwoInputs()), width=2, example_inputs=PLAIN["two-inputs"][1])
+    buffer = io.BytesIO()
+    torch.save(grown, buffer)
+    buffer.seek(0)
+    for twin in (copy.deepcopy(grown), grown.to(torch.float32), torch.load(buffer, weights_only=False)):
+        assert fxgrow.births(twin)["joint.weight"].counts() == {0: 12 * 34, 1: 24 * 68 - 12 * 34}
+        fxgrow.grow(twin, width=1.5)
+
+
+def test_module_attributes_agree_with_the_weights() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8), nn.GroupNorm(4, 8), nn.Conv2d(8, 2, 1)
+    )
+    grown = fxgrow.grow(model, width=2, example_inputs=torch.randn(1, 3, 9, 9))
+    parts = [grown.get_submodule(str(k)) for k in range(6)]
+    assert (parts[0].out_channels, parts[1].num_features) == (16, 16)
+    assert (parts[3].in_channels, parts[3].out_channels, parts[3].groups) == (16, 16, 16)
+    assert (parts[4].num_groups, parts[4].num_channels) == (8, 16)
+    assert (parts[5].in_channels, parts[5].out_channels) == (16, 2)
+
+
+def test_dtype_device_and_gradient_flags_are_kept() -> None:
+    model = perceptron().to(torch.bfloat16)
+    model.get_submodule("0").weight.requires_grad_(False)
+    grown = fxgrow.grow(model, width=2, example_inputs=torch.randn(1, 5))
+    assert {p.dtype for p in grown.parameters()} == {torch.bfloat16}
+    assert [n for n, p in grown.named_parameters() if not p.requires_grad] == ["0.weight"]
+
+
+def test_amounts_for_parts_of_a_model() -> None:
+    model = perceptron()
+    grown = fxgrow.grow(model, width={"0": "+3", "3": "=10"}, example_inputs=torch.randn(1, 5))
+    assert [grown.get_submodule(k).out_features for k in ("0", "3", "5")] == [11, 10, 3]
+
+
+def test_a_model_on_the_meta_device_can_be_planned() -> None:
+    with torch.device("meta"):
+        model = perceptron()
+    assert fxgrow.plan(model, width=2, example_inputs=torch.randn(1, 5)).totals.parameters_after == 275
+
+
+def test_what_has_no_rule_stays_with_the_reason() -> None:
+    class Sorted(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.sort(x, dim=-1)[0]
+
+    model = nn.Sequential(nn.Linear(4, 6), Sorted(), nn.Linear(6, 2))
+    plan = fxgrow.plan(model, width=2, example_inputs=torch.randn(1, 4))
+    assert plan.groups == ()
+    assert [(held.size, held.reason) for held in plan.held] == [(6, "sort has no rule (at 1.sort_1)")]
+
+
+def test_float32_differs_by_a_few_ulps_only() -> None:
+    model = lively(perceptron()).float()
+    grown = fxgrow.grow(model, width=2, example_inputs=torch.randn(1, 5))
+    x = torch.randn(64, 5)
+    torch.testing.assert_close(grown(x), model(x), rtol=5e-6, atol=5e-7)
