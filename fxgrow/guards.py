@@ -6,14 +6,32 @@ ranges of the axis; all units, old and new, are then normalised with that statis
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
 
 Ranges = Sequence[Sequence[int]]
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
+def whole(function: Function) -> Function:
+    """Make a function one op to tracers and modes, as torch's own functions are."""
+
+    @functools.wraps(function)
+    def dispatched(*args: Any, **kwargs: Any) -> Any:
+        relevant = tuple(a for a in (*args, *kwargs.values()) if hasattr(type(a), "__torch_function__"))
+        if has_torch_function(relevant):
+            return handle_torch_function(dispatched, relevant, *args, **kwargs)
+        return function(*args, **kwargs)
+
+    return dispatched  # type: ignore[return-value]
+
+
+@whole
 def core(x: Tensor, dim: int, core: Ranges) -> Tensor:
     """The units of `x` in the ranges `core` of axis `dim`.
 
@@ -24,6 +42,7 @@ def core(x: Tensor, dim: int, core: Ranges) -> Tensor:
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim)
 
 
+@whole
 def layer_norm(
     x: Tensor,
     normalized_shape: Sequence[int],
@@ -37,6 +56,7 @@ def layer_norm(
     return _affine((x - mean) * torch.rsqrt(variance + eps), weight, bias)
 
 
+@whole
 def rms_norm(
     x: Tensor, normalized_shape: Sequence[int], weight: Tensor | None, eps: float | None, core: Ranges
 ) -> Tensor:
@@ -46,6 +66,7 @@ def rms_norm(
     return _affine(x * torch.rsqrt(mean_square + eps), weight, None)
 
 
+@whole
 def group_norm(
     x: Tensor, num_groups: int, weight: Tensor | None, bias: Tensor | None, eps: float, core: Ranges
 ) -> Tensor:

@@ -76,6 +76,7 @@ def _both_modes(bare: nn.Module, values: dict[str, Any], shape_aware: bool) -> d
         bare.train(mode == "train")
         graph = Tracer(values, shape_aware).trace(bare)
         graph.eliminate_dead_code(_is_impure)
+        graph._tracer_cls = None  # generated code is read back by plain means
         graphs[mode] = graph
     return graphs
 

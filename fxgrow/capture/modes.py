@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import fx, nn
 
+from fxgrow.capture.opaque import whole_functions
+
 
 class ByMode(nn.Module):
     """A number that differs between train and eval mode, as a module so that it follows `.train()`."""
@@ -23,6 +25,13 @@ class ByMode(nn.Module):
         return f"train={self.train_value}, eval={self.eval_value}"
 
 
+class Retracer(fx.Tracer):
+    """Reads a graph back from its generated code when it is unpickled, opaque helpers left whole."""
+
+    def __init__(self) -> None:
+        super().__init__(autowrap_functions=whole_functions(), param_shapes_constant=True)
+
+
 class GrownGraphModule(fx.GraphModule):
     """A graph module whose further attributes survive copying and pickling."""
 
@@ -31,7 +40,10 @@ class GrownGraphModule(fx.GraphModule):
 
     def __reduce__(self) -> Any:  # type: ignore[override]
         modules, graphs, extras = _parts(self)
-        plain = {mode: fx.GraphModule(_holder(modules), graph) for mode, graph in graphs.items()}
+        plain = {}
+        for mode, graph in graphs.items():
+            plain[mode] = fx.GraphModule(_holder(modules), graph)
+            plain[mode]._tracer_cls = Retracer
         return _unpickled, (modules, plain, extras, self._class_name())
 
     def _class_name(self) -> str:

@@ -6,33 +6,17 @@ flow on shapes resolve through the values behind the proxies; control flow on da
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from timm.models import _features_fx as timm_registry
 from torch import Tensor, fx, nn
 from torch.fx.proxy import TraceError
 
-from fxgrow import guards
 from fxgrow.capture.expansions import EXPANSIONS
 from fxgrow.capture.modes import ByMode
+from fxgrow.capture.opaque import whole_functions, whole_modules
 from fxgrow.errors import CaptureError
-
-
-@functools.cache
-def whole_functions() -> tuple[Callable[..., Any], ...]:
-    """Functions that are one node: timm's registry and our guards."""
-    own = [f for name, f in vars(guards).items() if inspect.isfunction(f) and not name.startswith("_")]
-    return (*timm_registry.get_notrace_functions(), *own)
-
-
-@functools.cache
-def whole_modules() -> tuple[type[nn.Module], ...]:
-    """Module classes that are one node: timm's registry and ours."""
-    return (*timm_registry.get_notrace_modules(), ByMode)
 
 
 class ShapeProxy(fx.Proxy):
@@ -73,7 +57,7 @@ class Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if type(m) in EXPANSIONS:
             return False
-        return isinstance(m, whole_modules()) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, (*whole_modules(), ByMode)) or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if self.evaluating:

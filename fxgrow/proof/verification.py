@@ -15,14 +15,18 @@ from torch.overrides import TorchFunctionMode
 from fxgrow.errors import VerificationError
 
 TOLERANCE = 1e-10
-"""Largest relative error, in float64, that counts as the same function."""
+"""Largest relative error that counts as the same function, for weights in float64."""
+
+ULPS = 32
+"""For weights of lower precision, which round rescaled gains and means: this many units in the last place."""
 
 
 @dataclass(frozen=True)
 class Verification:
-    """Outcome of running both models: TESTED, with the worst relative error of each mode.
+    """Outcome of running both models in float64: TESTED, with the worst relative error of each mode.
 
-    Relative error is max |grown - original| / max |original|, over all outputs.
+    Relative error is max |grown - original| / max |original|, over all outputs. dtype is that of the weights,
+    which decides the tolerance.
     """
 
     eval_error: float
@@ -38,7 +42,7 @@ class Verification:
     def __str__(self) -> str:
         return (
             f"{self.verdict}: relative error {self.eval_error:.1e} in eval, {self.train_error:.1e} in train "
-            f"({self.dtype}, tolerance {self.tolerance:.0e}, seed {self.seed})"
+            f"({self.dtype} weights, tolerance {self.tolerance:.0e}, seed {self.seed})"
         )
 
 
@@ -72,7 +76,13 @@ def verify(
     """
     arguments, keywords = random_inputs(inputs, seed)
     errors = [_error(original, grown, arguments, keywords, training) for training in (False, True)]
-    result = Verification(errors[0], errors[1], "float64", TOLERANCE, seed)
+    coarsest = max(
+        (p.dtype for p in grown.parameters() if p.dtype.is_floating_point),
+        key=lambda dtype: torch.finfo(dtype).eps,
+        default=torch.float64,
+    )
+    tolerance = TOLERANCE if coarsest is torch.float64 else ULPS * torch.finfo(coarsest).eps
+    result = Verification(errors[0], errors[1], str(coarsest).removeprefix("torch."), tolerance, seed)
     if result.verdict != "TESTED":
         raise VerificationError(
             f"the grown model differs from the original: {result}",
