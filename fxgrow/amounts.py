@@ -111,11 +111,6 @@ class Amounts:
             )
         return winners[0]
 
-    def for_path(self, path: str) -> Amount | None:
-        """The amount asked for the module at a path, or None."""
-        found = self.match(path)
-        return found[1] if found else None
-
     def check_all_used(self, paths: Iterable[str]) -> None:
         """Raise an AmountError for a key that covers none of the module paths."""
         known = list(paths)

@@ -338,12 +338,17 @@ class Planner:
             for leaf in leaves(layout):
                 if leaf not in self.sizing.growth and leaf.size > 1 and not (leaf.reason and leaf.reason.quiet):
                     found.setdefault(leaf, []).append(str(place))
-        merged: dict[tuple[int, str], list[str]] = {}
+        merged: dict[tuple[int, str], tuple[list[str], list[str]]] = {}
         for leaf, places in found.items():
-            reason = str(leaf.reason) if leaf.reason else self.sizing.held.get(leaf, "no amount was asked for it")
-            merged.setdefault((leaf.size, reason), []).extend(places)
-        for (size, reason), places in merged.items():
-            yield Held(size, tuple(dict.fromkeys(places)), reason)
+            text = leaf.reason.text if leaf.reason else self.sizing.held.get(leaf, "no amount was asked for it")
+            everywhere, causes = merged.setdefault((leaf.size, text), ([], []))
+            everywhere.extend(places)
+            if leaf.reason and leaf.reason.where:
+                causes.append(leaf.reason.where)
+        for (size, text), (everywhere, causes) in merged.items():
+            more = len(dict.fromkeys(causes)) - 1
+            at = f" (at {causes[0]}{f' and {more} more' if more > 0 else ''})" if causes else ""
+            yield Held(size, tuple(dict.fromkeys(everywhere)), text + at)
 
     def _totals(self, tensors: tuple[TensorGrowth, ...]) -> Totals:
         before = sum(t.numel() for t in self.analysis.model.parameters())

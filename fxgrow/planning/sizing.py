@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from fxgrow.amounts import Amount, Amounts
+from fxgrow.amounts import Amount, Amounts, specificity
 from fxgrow.axes.infer import Analysis
 from fxgrow.axes.layout import Join, Layout, Leaf, Product, Reason, leaves, resolve
 from fxgrow.errors import AmountError
@@ -74,15 +74,17 @@ class Sizing:
 def choose_sizes(analysis: Analysis, amounts: Amounts, round_to: int, pairs: bool) -> Sizing:
     """Share the amounts out: in each product one factor grows, the one that comes closest to the amount."""
     sizing = Sizing({}, {})
-    wanted: list[tuple[Block, Amount, Place]] = []
+    wanted: dict[tuple[int, ...], tuple[Block, Amount, Place, str]] = {}
     for place, layout in producing_places(analysis):
-        amount = amounts.for_path(place.path)
-        if amount is not None:
-            wanted.extend((block, amount, place) for block in blocks(layout))
+        found = amounts.match(place.path)
+        if found is None:
+            continue
+        for block in blocks(layout):
+            held = wanted.setdefault(tuple(map(id, block)), (block, found[1], place, found[0]))
+            if specificity(found[0]) > specificity(held[3]):
+                wanted[tuple(map(id, block))] = (block, found[1], place, found[0])
     reluctant = {leaf for layout in analysis.unifier.reluctant for leaf in leaves(layout)}
-    unique = {tuple(map(id, block)): (block, amount, place) for block, amount, place in reversed(wanted)}
-    ordered = sorted(reversed(unique.values()), key=lambda item: sum(not leaf.fixed for leaf in item[0]))
-    for block, amount, place in ordered:
+    for block, amount, place, _ in sorted(wanted.values(), key=lambda item: sum(not d.fixed for d in item[0])):
         _grow_block(block, amount, place, sizing, reluctant, round_to, pairs)
     _settle_equal_sizes(analysis, sizing)
     return sizing
@@ -117,7 +119,7 @@ def _grow_block(
             sizing.growth[best] = sizes[best]
     for leaf in free:
         if leaf not in grown:
-            sizing.held[leaf] = f"its axis {place} grows by another factor"
+            sizing.held[leaf] = "another factor of its axis grows"
 
 
 def rounded(size: int, factor: float, round_to: int, pairs: bool) -> int:

@@ -1,0 +1,5 @@
+"""`python -m fxgrow`."""
+
+from fxgrow.cli import main
+
+main()

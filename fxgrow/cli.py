@@ -1,0 +1,194 @@
+"""The command line: the same verbs as the library."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+import fxgrow
+from fxgrow.amounts import parse_command_line
+from fxgrow.births import Birth
+from fxgrow.errors import AmountError, FxgrowError
+from fxgrow.files import _unrolled, header_of
+from fxgrow.zoo.catalogue import find
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Grow trained PyTorch models: wider, same function.")
+out = Console(highlight=False)
+progress = Console(stderr=True, highlight=False)
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="timm/NAME, torchvision/NAME or package.module:callable.")]
+Width = Annotated[
+    list[str],
+    typer.Option("--width", "-w", metavar="AMOUNT", help="1.5, +32, =96, or PATH=AMOUNT for a part (repeatable)."),
+]
+Init = Annotated[str, typer.Option(help="How new units start: zero, mirror or replicate.")]
+RoundTo = Annotated[int, typer.Option(help="Make new sizes multiples of this.")]
+Shapes = Annotated[
+    list[str] | None, typer.Option("--input", metavar="SHAPE", help="Shape of an input, as 2,3,224,224 (repeatable).")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+
+
+@contextmanager
+def doing(what: str) -> Iterator[None]:
+    """Show on stderr what is being done, while it is."""
+    with progress.status(f"{what} …"):
+        yield
+
+
+def inputs_of(shapes: list[str] | None) -> tuple[torch.Tensor, ...] | None:
+    """Example inputs from `--input` options.
+
+    Raises
+    ------
+    AmountError: a shape is not a list of whole numbers.
+    """
+    if not shapes:
+        return None
+    try:
+        return tuple(torch.empty([int(size) for size in shape.split(",")], device="meta") for shape in shapes)
+    except (ValueError, RuntimeError):
+        raise AmountError(
+            "an input shape is not a list of whole numbers", where=", ".join(shapes), remedy="write --input 2,3,224,224"
+        ) from None
+
+
+@app.command()
+def grow(
+    model: Model,
+    width: Width,
+    init: Init = "zero",
+    seed: Annotated[int, typer.Option(help="Of the new weights.")] = 0,
+    round_to: RoundTo = 1,
+    pretrained: Annotated[bool, typer.Option("--pretrained", help="Load the library's trained weights.")] = False,
+    shapes: Shapes = None,
+    verify: Annotated[bool, typer.Option(help="Run original and grown model side by side.")] = True,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the grown model here.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Grow a model and show what changed."""
+    amounts, inputs = parse_command_line(width), inputs_of(shapes)
+    with doing(f"building {model}"):
+        original = find(model, pretrained=pretrained)
+    with doing("growing and verifying" if verify else "growing"):
+        grown = fxgrow.grow(
+            original, amounts, example_inputs=inputs, init=init, round_to=round_to, seed=seed, verify=verify
+        )
+    if output is not None:
+        with doing(f"writing {output}"):
+            fxgrow.save(grown, output, base=model)
+    step = fxgrow.report(grown)
+    totals, checked = step.plan.totals, step.verification
+    if as_json:
+        found = {**asdict(checked), "verdict": checked.verdict} if checked else None
+        print(json.dumps({"model": model, "totals": asdict(totals), "verification": found, "file": str(output or "")}))
+        return
+    table = Table(title=f"{model} grown by {' '.join(width)} (init={init}, seed={seed})", title_justify="left")
+    for heading in ("", "before", "after", "ratio"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for name, before, after in (
+        ("parameters", totals.parameters_before, totals.parameters_after),
+        ("FLOPs a sample", totals.flops_before, totals.flops_after),
+    ):
+        table.add_row(name, f"{before:,}", f"{after:,}", f"x{after / max(1, before):.2f}")
+    out.print(table)
+    out.print(str(checked) if checked else "not verified")
+    if output is not None:
+        out.print(f"written to {output}")
+
+
+@app.command()
+def plan(
+    model: Model, width: Width, init: Init = "zero", round_to: RoundTo = 1, shapes: Shapes = None, as_json: AsJson = False
+) -> None:
+    """Show what growing would do, and why not more; no weights are allocated where the model allows it."""
+    amounts, inputs = parse_command_line(width), inputs_of(shapes)
+    with doing(f"building {model}"):
+        original = without_weights(model)
+    with doing("planning"):
+        planned = fxgrow.plan(original, amounts, example_inputs=inputs, init=init, round_to=round_to)
+    if as_json:
+        print(planned.to_json())
+    else:
+        out.print(planned)
+
+
+def without_weights(name: str) -> nn.Module:
+    """The model on the meta device, or with weights where its constructor needs them."""
+    try:
+        with torch.device("meta"):
+            return find(name)
+    except FxgrowError:
+        raise
+    except (RuntimeError, NotImplementedError):
+        return find(name)
+
+
+@app.command()
+def inspect(file: Path, as_json: AsJson = False) -> None:
+    """Show what a saved model holds: its base, its growths, its births."""
+    header = header_of(file)
+    if as_json:
+        print(json.dumps(header))
+        return
+    out.print(f"{file}: {header['model']}, from {header['base'] or 'an unnamed original'}, versions {header['versions']}")
+    table = Table(title="growths", title_justify="left")
+    for heading in ("stage", "init", "seed", "parameters", "verification"):
+        table.add_column(heading)
+    for stage, step in enumerate(header["steps"], start=1):
+        totals = step["plan"]["totals"]
+        found = step["verification"]
+        table.add_row(
+            str(stage),
+            step["plan"]["init"],
+            str(step["seed"]),
+            f"{totals['parameters_before']:,} → {totals['parameters_after']:,}",
+            f"eval {found['eval_error']:.1e}, train {found['train_error']:.1e}" if found else "not run",
+        )
+    out.print(table)
+    counts: dict[int, int] = {}
+    for axes in header["births"].values():
+        for stage, count in Birth(tuple(map(_unrolled, axes))).counts().items():
+            counts[stage] = counts.get(stage, 0) + count
+    out.print("born at stage " + ", ".join(f"{stage}: {count:,}" for stage, count in sorted(counts.items())))
+
+
+def _version(show: bool) -> None:
+    if show:
+        print(f"fxgrow {fxgrow.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Grow trained PyTorch models: wider, same function, ready to train on."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; on failure, one clear line on stderr and exit code 1."""
+    try:
+        result: Any = app(args=arguments, standalone_mode=False)
+    except FxgrowError as error:
+        print(f"fxgrow: error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except typer.Abort:
+        sys.exit(130)
+    except Exception as error:
+        if hasattr(error, "format_message"):  # what the option parser refuses
+            print(f"fxgrow: error: {error.format_message()}", file=sys.stderr)
+            sys.exit(1)
+        raise
+    sys.exit(result if isinstance(result, int) else 0)

@@ -1,0 +1,134 @@
+"""The catalogue: every model of timm and torchvision by name, and users' own by import path."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import importlib
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torchvision
+from torch import nn
+
+from fxgrow.errors import FxgrowError
+
+LIBRARIES = ("timm", "torchvision")
+
+
+class CatalogueError(FxgrowError):
+    """There is no such model, or its weights cannot be had."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model of a library and the shape of one input: [channels, height, width] or [channels, time, height, width]."""
+
+    library: str
+    name: str
+    input_shape: tuple[int, ...] | None
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.library}/{self.name}"
+
+
+def find(name: str, *, pretrained: bool = False, **options: Any) -> nn.Module:
+    """Build the model of a name: `timm/NAME`, `torchvision/NAME` or `package.module:callable`.
+
+    Raises
+    ------
+    CatalogueError: there is no such model, or its pretrained weights cannot be had.
+
+    >>> type(find("timm/test_resnet")).__name__
+    'ResNet'
+    """
+    library, slash, short = name.partition("/")
+    if slash and library in LIBRARIES:
+        known = timm.list_models() if library == "timm" else torchvision.models.list_models()
+        if short.partition(".")[0] not in known:
+            raise _unknown(name, [f"{library}/{one}" for one in known])
+        return _build(library, short, pretrained, options)
+    if ":" in name:
+        return _imported(name, options)
+    raise CatalogueError(
+        f"{name!r} is not the name of a model",
+        remedy="write timm/NAME, torchvision/NAME or package.module:callable",
+    )
+
+
+def _unknown(name: str, known: list[str]) -> CatalogueError:
+    close = difflib.get_close_matches(name, known, n=3)
+    remedy = f"did you mean {', '.join(close)}?" if close else "see timm.list_models() or torchvision.models.list_models()"
+    return CatalogueError(f"there is no model {name!r}", remedy=remedy)
+
+
+def _build(library: str, name: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torchvision's notices on initialisation
+            if library == "timm":
+                model = timm.create_model(name, pretrained=pretrained, **options)
+            else:
+                model = torchvision.models.get_model(name, weights="DEFAULT" if pretrained else None, **options)
+    except (OSError, RuntimeError, ValueError) as error:
+        if not pretrained:
+            raise
+        raise CatalogueError(
+            f"pretrained weights of {library}/{name} cannot be had: {str(error).splitlines()[0]}",
+            remedy="check the network or the local cache, or leave pretrained out",
+        ) from error
+    assert isinstance(model, nn.Module)
+    return model
+
+
+def _imported(name: str, options: dict[str, Any]) -> nn.Module:
+    module_name, _, attribute = name.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        made: Any = importlib.import_module(module_name)
+        for part in attribute.split("."):
+            made = getattr(made, part)
+    except (ImportError, AttributeError) as error:
+        raise CatalogueError(
+            f"{name!r} cannot be imported: {error}", remedy="write package.module:callable, importable from here"
+        ) from error
+    model = made if isinstance(made, nn.Module) else made(**options)
+    if not isinstance(model, nn.Module):
+        raise CatalogueError(
+            f"{name!r} gives a {type(model).__name__}", remedy="name a callable that returns a torch.nn.Module"
+        )
+    return model
+
+
+def entries(library: str | None = None, pattern: str = "*") -> Iterator[Entry]:
+    """Every model of both libraries with its input shape, nothing built.
+
+    >>> next(entries("timm", "test_resnet"))
+    Entry(library='timm', name='test_resnet', input_shape=(3, 160, 160))
+    """
+    for which in LIBRARIES if library is None else (library,):
+        names = timm.list_models() if which == "timm" else torchvision.models.list_models()
+        for name in names:
+            if fnmatch.fnmatchcase(name, pattern):
+                yield Entry(which, name, _timm_shape(name) if which == "timm" else _torchvision_shape(name))
+
+
+def _timm_shape(name: str) -> tuple[int, ...] | None:
+    config = timm.get_pretrained_cfg(name)
+    return tuple(config.input_size) if config is not None else (3, 224, 224)
+
+
+def _torchvision_shape(name: str) -> tuple[int, ...] | None:
+    for weights in torchvision.models.get_model_weights(name):
+        crop = getattr(weights.transforms(), "crop_size", None)
+        if crop:
+            return (3, *(list(crop) * 2 if len(crop) == 1 else crop))
+    return None
