@@ -63,7 +63,8 @@ class Amount:
             return size + self.value
         if self.value < size:
             raise AmountError(
-                f"exactly {self.value} units were asked for, which is fewer than the {size} there are", remedy=_REMEDY
+                f"exactly {self.value} units were asked for, which is fewer than the {size} there are",
+                remedy=_REMEDY,
             )
         return self.value
 
@@ -117,7 +118,9 @@ class Amounts:
         for key, _ in self.by_key:
             if key and not any(covers(key, path) for path in known):
                 close = difflib.get_close_matches(key, known, n=3)
-                remedy = f"did you mean {', '.join(close)}?" if close else "name a module of the model, or a glob over them"
+                remedy = (
+                    f"did you mean {', '.join(close)}?" if close else "name a module of the model, or a glob over them"
+                )
                 raise AmountError("the key matches no module of the model", where=key, remedy=remedy)
 
 

@@ -120,6 +120,7 @@ def births(grown: fx.GraphModule) -> Births:
     history = history_of(grown)
     if history is None:
         raise FxgrowError(
-            f"{type(grown).__name__} carries no births", remedy="pass a module that fxgrow.grow or fxgrow.load returned"
+            f"{type(grown).__name__} carries no births",
+            remedy="pass a module that fxgrow.grow or fxgrow.load returned",
         )
     return Births(history.births)

@@ -35,7 +35,8 @@ Width = Annotated[
 Init = Annotated[str, typer.Option(help="How new units start: zero, mirror or replicate.")]
 RoundTo = Annotated[int, typer.Option(help="Make new sizes multiples of this.")]
 Shapes = Annotated[
-    list[str] | None, typer.Option("--input", metavar="SHAPE", help="Shape of an input, as 2,3,224,224 (repeatable).")
+    list[str] | None,
+    typer.Option("--input", metavar="SHAPE", help="Shape of an input, as 2,3,224,224 (repeatable)."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
@@ -60,7 +61,9 @@ def inputs_of(shapes: list[str] | None) -> tuple[torch.Tensor, ...] | None:
         return tuple(torch.empty([int(size) for size in shape.split(",")], device="meta") for shape in shapes)
     except (ValueError, RuntimeError):
         raise AmountError(
-            "an input shape is not a list of whole numbers", where=", ".join(shapes), remedy="write --input 2,3,224,224"
+            "an input shape is not a list of whole numbers",
+            where=", ".join(shapes),
+            remedy="write --input 2,3,224,224",
         ) from None
 
 
@@ -110,7 +113,12 @@ def grow(
 
 @app.command()
 def plan(
-    model: Model, width: Width, init: Init = "zero", round_to: RoundTo = 1, shapes: Shapes = None, as_json: AsJson = False
+    model: Model,
+    width: Width,
+    init: Init = "zero",
+    round_to: RoundTo = 1,
+    shapes: Shapes = None,
+    as_json: AsJson = False,
 ) -> None:
     """Show what growing would do, and why not more; no weights are allocated where the model allows it."""
     amounts, inputs = parse_command_line(width), inputs_of(shapes)
@@ -142,7 +150,9 @@ def inspect(file: Path, as_json: AsJson = False) -> None:
     if as_json:
         print(json.dumps(header))
         return
-    out.print(f"{file}: {header['model']}, from {header['base'] or 'an unnamed original'}, versions {header['versions']}")
+    out.print(
+        f"{file}: {header['model']}, from {header['base'] or 'an unnamed original'}, versions {header['versions']}"
+    )
     table = Table(title="growths", title_justify="left")
     for heading in ("stage", "init", "seed", "parameters", "verification"):
         table.add_column(heading)
@@ -172,7 +182,9 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """Grow trained PyTorch models: wider, same function, ready to train on."""
 

@@ -41,7 +41,8 @@ def save(grown: fx.GraphModule, path: str | os.PathLike[str], *, base: str | Non
     history = history_of(grown)
     if history is None:
         raise FileError(
-            f"{type(grown).__name__} was not grown by fxgrow", remedy="save what fxgrow.grow returned, or use torch.save"
+            f"{type(grown).__name__} was not grown by fxgrow",
+            remedy="save what fxgrow.grow returned, or use torch.save",
         )
     tensors = named_tensors(grown)
     if any(tensor.is_meta for tensor in tensors.values()):
@@ -50,7 +51,10 @@ def save(grown: fx.GraphModule, path: str | os.PathLike[str], *, base: str | Non
     tied = {name: first[id(t)] for name, t in tensors.items() if first.setdefault(id(t), name) != name}
     header = {
         "format": FORMAT,
-        "versions": {KEY: __version__, **{name: installed_version(name) for name in ("torch", "timm", "torchvision")}},
+        "versions": {
+            KEY: __version__,
+            **{name: installed_version(name) for name in ("torch", "timm", "torchvision")},
+        },
         "model": history.steps[-1].plan.model,
         "base": base,
         "training": grown.training,
@@ -94,7 +98,9 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> fx.Gra
         tied, frozen, training = dict(header["tied"]), set(header["frozen"]), bool(header["training"])
     except (KeyError, TypeError, ValueError, FxgrowError) as error:
         raise FileError(
-            f"the metadata is damaged ({type(error).__name__}: {error})", where=str(path), remedy="save the model again"
+            f"the metadata is damaged ({type(error).__name__}: {error})",
+            where=str(path),
+            remedy="save the model again",
         ) from None
     original = model if model is not None else _base(header, path)
     grown = _replayed(original, inputs, steps, path)
@@ -112,11 +118,15 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise FileError(
-            f"the file is not readable as safetensors ({error})", where=str(path), remedy="save the model again"
+            f"the file is not readable as safetensors ({error})",
+            where=str(path),
+            remedy="save the model again",
         ) from None
     if KEY not in metadata:
         raise FileError(
-            "the file holds tensors but no fxgrow metadata", where=str(path), remedy="pass a file that fxgrow.save wrote"
+            "the file holds tensors but no fxgrow metadata",
+            where=str(path),
+            remedy="pass a file that fxgrow.save wrote",
         )
     try:
         header = json.loads(metadata[KEY])
@@ -124,7 +134,9 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         raise FileError(f"the metadata is not JSON ({error})", where=str(path), remedy="save the model again") from None
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise FileError(
-            "the file is of another format", where=str(path), remedy=f"this fxgrow {__version__} reads format {FORMAT}"
+            "the file is of another format",
+            where=str(path),
+            remedy=f"this fxgrow {__version__} reads format {FORMAT}",
         )
     return header, tensors
 
@@ -163,7 +175,9 @@ def _replayed(
             current = widen(captured, step.plan, captured.model, step.seed)
     except FxgrowError as error:
         raise FileError(
-            f"the file belongs to another model: {error}", where=str(path), remedy="pass the model it was grown from"
+            f"the file belongs to another model: {error}",
+            where=str(path),
+            remedy="pass the model it was grown from",
         ) from None
     assert isinstance(current, fx.GraphModule)
     return current
@@ -198,17 +212,13 @@ def _fill(
         canonical = tied.get(name, name)
         if canonical not in made:
             have = tensors[canonical]
-            made[canonical] = (
-                nn.Parameter(have, canonical not in frozen) if isinstance(tensor, nn.Parameter) else have
-            )
+            made[canonical] = nn.Parameter(have, canonical not in frozen) if isinstance(tensor, nn.Parameter) else have
         place(grown, name, made[canonical])
 
 
 def _step(data: Mapping[str, Any]) -> Step:
     found = data["verification"]
-    return Step(
-        Plan.from_json(json.dumps(data["plan"])), int(data["seed"]), Verification(**found) if found else None
-    )
+    return Step(Plan.from_json(json.dumps(data["plan"])), int(data["seed"]), Verification(**found) if found else None)
 
 
 def _runs(axis: tuple[int, ...]) -> list[list[int]]:

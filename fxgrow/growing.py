@@ -56,7 +56,9 @@ def _checked(width: Width | None, init: str, round_to: int) -> Amounts:
     if init not in names:
         raise AmountError(f"init={init!r} is not a way to start new units", remedy=f"use one of {', '.join(names)}")
     if isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1:
-        raise AmountError(f"round_to={round_to!r} is not a whole number of units", remedy="use 1, or a multiple such as 8")
+        raise AmountError(
+            f"round_to={round_to!r} is not a whole number of units", remedy="use 1, or a multiple such as 8"
+        )
     return Amounts.parse(width)
 
 
@@ -118,13 +120,12 @@ def apply_plan(model: nn.Module, captured: Captured, planned: Plan, seed: int, v
     return grown
 
 
-
-
 def report(grown: nn.Module) -> Step:
     """The last growth of a module: its plan, its seed and what verification found."""
     history = history_of(grown)
     if history is None:
         raise AmountError(
-            f"{type(grown).__name__} was not grown by fxgrow", remedy="pass a module that fxgrow.grow or fxgrow.load returned"
+            f"{type(grown).__name__} was not grown by fxgrow",
+            remedy="pass a module that fxgrow.grow or fxgrow.load returned",
         )
     return history.steps[-1]

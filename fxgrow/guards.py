@@ -76,7 +76,9 @@ def group_norm(
     normal = ((grouped - mean) * torch.rsqrt(variance + eps)).reshape(x.shape)
     shape = (1, -1) + (1,) * (x.ndim - 2)
     return _affine(
-        normal, None if weight is None else weight.reshape(shape), None if bias is None else bias.reshape(shape)
+        normal,
+        None if weight is None else weight.reshape(shape),
+        None if bias is None else bias.reshape(shape),
     )
 
 

@@ -35,7 +35,9 @@ class Leaky(WithoutNoise):
     _SMOOTH: ClassVar[dict[Any, Any]] = {
         F.hardswish: F.silu,
         F.hardsigmoid: F.sigmoid,
-        **dict.fromkeys((F.relu, F.relu6, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, F.hardtanh), F.leaky_relu),
+        **dict.fromkeys(
+            (F.relu, F.relu6, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, F.hardtanh), F.leaky_relu
+        ),
     }
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -44,16 +46,40 @@ class Leaky(WithoutNoise):
         return super().__torch_function__(function, types, args, kwargs)
 
 
-def unmoved(grown: nn.Module, inputs: tuple[Any, ...], steps: int = 3, rate: float = 0.05) -> list[str]:
+def unmoved(grown: nn.Module, inputs: tuple[Any, ...]) -> list[str]:
     """Parameters whose new elements do not move in a few SGD steps on a random objective as the old ones do.
 
-    Some elements cannot move, new or old: the bias of attention keys, a bias before a BatchNorm, rows of an
-    embedding that no token picks.
+    Some elements cannot move, new or old: the bias of attention keys, rows of an embedding that no token picks.
+    A bias before a BatchNorm moves only by rounding, so what stands still under batch statistics has to move
+    under the running ones.
     """
-    twin = copy.deepcopy(grown).train()
-    before = {name: p.detach().clone() for name, p in twin.named_parameters()}
     births = fxgrow.births(grown)
-    optimizer = torch.optim.SGD(twin.parameters(), lr=rate)
+    moved = moved_by_sgd(grown.train(), inputs)
+    if _still(births, moved):
+        again = moved_by_sgd(grown.eval(), inputs)
+        moved = {name: where | again[name] for name, where in moved.items()}
+    return _still(births, moved)
+
+
+def _still(births: dict[str, fxgrow.Birth], moved: dict[str, Tensor]) -> list[str]:
+    still = []
+    for name, where in moved.items():
+        new = births[name].stages() > 0
+        share_new, share_old = (where[part].double().mean().item() for part in (new, ~new))
+        if new.any() and share_new < 0.9 * share_old:
+            still.append(f"{name}: {share_new:.0%} of the new elements moved, {share_old:.0%} of the old ones")
+    return still
+
+
+def moved_by_sgd(model: nn.Module, inputs: tuple[Any, ...], steps: int = 3, rate: float = 0.02) -> dict[str, Tensor]:
+    """Which elements of each trainable parameter change in a few SGD steps, on a copy of the model.
+
+    Each tensor moves by `rate` of its own norm at a step (LARS), so that deep in a random network no step is
+    lost to rounding.
+    """
+    twin = copy.deepcopy(model)
+    before = {name: p.detach().clone() for name, p in twin.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.SGD(twin.parameters(), lr=1.0)
     generator = torch.Generator().manual_seed(3)
     targets: list[Tensor] = []
     with Leaky():
@@ -64,19 +90,11 @@ def unmoved(grown: nn.Module, inputs: tuple[Any, ...], steps: int = 3, rate: flo
                 targets = [torch.randn(t.shape, generator=generator, dtype=t.dtype) for t in outputs]
             loss = sum(((t - goal) ** 2).mean() for t, goal in zip(outputs, targets, strict=True))
             loss.backward()
-            norm = nn.utils.get_total_norm([p.grad for p in twin.parameters() if p.grad is not None])
             for p in twin.parameters():
-                if p.grad is not None:
-                    p.grad.div_(max(1.0, float(norm)))
+                if p.grad is not None and p.grad.any():
+                    p.grad.mul_(rate * max(1.0, float(p.detach().norm())) / p.grad.norm())
             optimizer.step()
-    still = []
-    for name, parameter in twin.named_parameters():
-        new = births[name].stages() > 0
-        moved = parameter.detach() != before[name]
-        share_new, share_old = (moved[part].double().mean().item() for part in (new, ~new))
-        if new.any() and parameter.requires_grad and share_new < 0.9 * share_old:
-            still.append(f"{name}: {share_new:.0%} of the new elements moved, {share_old:.0%} of the old ones")
-    return still
+    return {name: p.detach() != before[name] for name, p in twin.named_parameters() if name in before}
 
 
 def assert_grows(model: nn.Module, inputs: tuple[Any, ...], width: Any, init: str, least_ratio: float = 1.0) -> Any:

@@ -37,7 +37,9 @@ class UNet(nn.Module):
         self.down = nn.Sequential(nn.MaxPool2d(2), nn.Conv2d(width, 2 * width, 3, padding=1), nn.ReLU())
         self.deep = nn.Sequential(nn.MaxPool2d(2), nn.Conv2d(2 * width, 4 * width, 3, padding=1), nn.SiLU())
         self.up1 = nn.ConvTranspose2d(4 * width, 2 * width, 2, stride=2)
-        self.merge1 = nn.Sequential(nn.Conv2d(4 * width, 2 * width, 3, padding=1), nn.GroupNorm(4, 2 * width), nn.ReLU())
+        self.merge1 = nn.Sequential(
+            nn.Conv2d(4 * width, 2 * width, 3, padding=1), nn.GroupNorm(4, 2 * width), nn.ReLU()
+        )
         self.up2 = nn.ConvTranspose2d(2 * width, width, 2, stride=2)
         self.merge2 = nn.Sequential(nn.Conv2d(2 * width, width, 3, padding=1), nn.Sigmoid())
         self.leave = nn.Conv2d(width, 2, 1)
@@ -95,7 +97,7 @@ class Decoder(nn.Module):
             self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
         def forward(self, x: Tensor) -> Tensor:
-            batch, length, width = x.shape
+            batch, length, _width = x.shape
             q, k, v = self.attend(self.norm1(x)).chunk(3, dim=-1)
             q, k, v = (t.view(batch, length, self.heads, -1).transpose(1, 2) for t in (q, k, v))
             y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
@@ -134,7 +136,9 @@ class TwoInputs(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.image = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten())
+        self.image = nn.Sequential(
+            nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten()
+        )
         self.table = nn.Sequential(nn.Linear(4, 10), nn.Tanh())
         self.joint = nn.Linear(34, 12)
         self.label = nn.Linear(12, 3)

@@ -59,7 +59,12 @@ def test_births_survive_copies_and_pickles() -> None:
 
 def test_module_attributes_agree_with_the_weights() -> None:
     model = nn.Sequential(
-        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8), nn.GroupNorm(4, 8), nn.Conv2d(8, 2, 1)
+        nn.Conv2d(3, 8, 3),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, groups=8),
+        nn.GroupNorm(4, 8),
+        nn.Conv2d(8, 2, 1),
     )
     grown = fxgrow.grow(model, width=2, example_inputs=torch.randn(1, 3, 9, 9))
     parts = [grown.get_submodule(str(k)) for k in range(6)]

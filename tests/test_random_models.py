@@ -135,7 +135,15 @@ class Shuffled(nn.Module):
         return x.transpose(1, 2).reshape(batch, width, height, length)
 
 
-ACTIVATIONS: list[Callable[[], nn.Module]] = [nn.ReLU, nn.GELU, nn.Sigmoid, nn.SiLU, nn.Softplus, nn.Hardswish, nn.ELU]
+ACTIVATIONS: list[Callable[[], nn.Module]] = [
+    nn.ReLU,
+    nn.GELU,
+    nn.Sigmoid,
+    nn.SiLU,
+    nn.Softplus,
+    nn.Hardswish,
+    nn.ELU,
+]
 WIDTHS = st.sampled_from([4, 6, 8, 12])
 
 
@@ -189,7 +197,9 @@ def image_layers(draw: Any, width: int, depth: int = 2) -> tuple[nn.Module, int]
 @st.composite
 def token_layers(draw: Any, width: int, depth: int = 2) -> tuple[nn.Module, int]:
     """A layer on tokens of `width` features, and how many features it gives."""
-    kinds = ["linear", "norm", "activation", "attend", "scaled"] + (["residual", "gated", "joined", "sequence"] if depth else [])
+    kinds = ["linear", "norm", "activation", "attend", "scaled"] + (
+        ["residual", "gated", "joined", "sequence"] if depth else []
+    )
     kind = draw(st.sampled_from(kinds))
     if kind == "linear":
         out = draw(WIDTHS)
@@ -230,7 +240,9 @@ def models(draw: Any) -> tuple[nn.Module, tuple[Tensor, ...]]:
     for _ in range(draw(st.integers(1, 4))):
         layer, width = draw(image_layers(width) if images else token_layers(width))
         layers.append(layer)
-    head: list[nn.Module] = [nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * width, 3)] if images else [nn.Linear(width, 3)]
+    head: list[nn.Module] = (
+        [nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * width, 3)] if images else [nn.Linear(width, 3)]
+    )
     inputs = torch.randn(3, 3, 6, 6) if images else torch.randn(3, 4, 5)
     return lively(nn.Sequential(*layers, *head)), (inputs.double(),)
 

@@ -89,7 +89,7 @@ def _guard(node: fx.Node, edit: NodeEdit) -> None:
         x = node.args[0] if node.args else node.kwargs["input"]
         core = tuple(tuple(part) for part in value["core"])
         if value["function"] == "layer_norm":
-            arguments = (x, (value["size"],), given["weight"], given["bias"], given["eps"], core)
+            arguments: tuple[Any, ...] = (x, (value["size"],), given["weight"], given["bias"], given["eps"], core)
         elif value["function"] == "rms_norm":
             arguments = (x, (value["size"],), given["weight"], given["eps"], core)
         else:

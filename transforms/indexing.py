@@ -77,6 +77,24 @@ def source_positions(axis: Axis, fills: frozenset[str]) -> Tensor:
 
 
 @lru_cache(maxsize=4096)
+def opposite_signs(axis: Axis) -> Tensor:
+    """+1, or -1 where a position is the second half of an odd number of opposite pairs. Shape `[axis.new]`.
+
+    >>> opposite_signs(Axis("grow", 2, 4, fill="opposite")).tolist()
+    [1, 1, 1, -1]
+    """
+    if axis.kind == "join":
+        return torch.cat([opposite_signs(part) for part in axis.parts])
+    if axis.kind == "product":
+        result = torch.ones(1, dtype=torch.long)
+        for part in axis.parts:
+            result = (result[:, None] * opposite_signs(part)[None, :]).flatten()
+        return result
+    second = source_positions(axis, frozenset({"opposite"})) != torch.arange(axis.new)
+    return torch.where(second, -1, 1)
+
+
+@lru_cache(maxsize=4096)
 def mean_labels(axis: Axis) -> Tensor:
     """New position -> the position that stands for its whole run, along runs filled by means."""
     if axis.kind == "keep" or (axis.kind == "grow" and axis.fill != "mean"):

@@ -10,11 +10,17 @@ import math
 import zlib
 
 import torch
+from fxgrow.transforms.indexing import (
+    filled_by,
+    mean_labels,
+    old_positions,
+    opposite_signs,
+    source_positions,
+)
 from torch import Tensor
 
 from fxgrow.errors import PlanError
 from fxgrow.planning.plan import Axis, TensorGrowth
-from fxgrow.transforms.indexing import filled_by, mean_labels, old_positions, source_positions
 
 _READERS = frozenset({"silence", "opposite", "share"})
 
@@ -120,7 +126,9 @@ def _fill_reader(new: Tensor, growth: TensorGrowth, number: int, axis: Axis) -> 
         places[number] = source[second]
         first_half = new[_open_mesh(places, new)]
         places[number] = second
-        new.index_put_(_open_mesh(places, new), -first_half)
+        signs = opposite_signs(axis)[second].to(new.device, new.dtype)
+        shape = [-1 if k == number else 1 for k in range(new.ndim)]
+        new.index_put_(_open_mesh(places, new), first_half * signs.reshape(shape))
     share = frozenset({"share"})
     if filled_by(axis, share).any():
         source = source_positions(axis, share).to(new.device)

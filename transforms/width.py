@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from fxgrow.transforms.graph_edits import edit_graphs
+from fxgrow.transforms.tensors import grow_tensor
 from torch import fx, nn
 
 from fxgrow.capture import Captured, assemble
 from fxgrow.planning.plan import Plan
-from fxgrow.transforms.graph_edits import edit_graphs
-from fxgrow.transforms.tensors import grow_tensor
 
 
 def widen(captured: Captured, plan: Plan, source: nn.Module, seed: int) -> fx.GraphModule:

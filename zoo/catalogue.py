@@ -64,7 +64,9 @@ def find(name: str, *, pretrained: bool = False, **options: Any) -> nn.Module:
 
 def _unknown(name: str, known: list[str]) -> CatalogueError:
     close = difflib.get_close_matches(name, known, n=3)
-    remedy = f"did you mean {', '.join(close)}?" if close else "see timm.list_models() or torchvision.models.list_models()"
+    remedy = (
+        f"did you mean {', '.join(close)}?" if close else "see timm.list_models() or torchvision.models.list_models()"
+    )
     return CatalogueError(f"there is no model {name!r}", remedy=remedy)
 
 
@@ -98,12 +100,14 @@ def _imported(name: str, options: dict[str, Any]) -> nn.Module:
             made = getattr(made, part)
     except (ImportError, AttributeError) as error:
         raise CatalogueError(
-            f"{name!r} cannot be imported: {error}", remedy="write package.module:callable, importable from here"
+            f"{name!r} cannot be imported: {error}",
+            remedy="write package.module:callable, importable from here",
         ) from error
     model = made if isinstance(made, nn.Module) else made(**options)
     if not isinstance(model, nn.Module):
         raise CatalogueError(
-            f"{name!r} gives a {type(model).__name__}", remedy="name a callable that returns a torch.nn.Module"
+            f"{name!r} gives a {type(model).__name__}",
+            remedy="name a callable that returns a torch.nn.Module",
         )
     return model
 

@@ -131,7 +131,7 @@ def same(a: Layout, b: Layout) -> bool:
         return True
     if isinstance(a, Leaf) and isinstance(b, Leaf):
         return a.fixed and b.fixed and a.size == b.size
-    if isinstance(a, Product) and isinstance(b, Product) or isinstance(a, Join) and isinstance(b, Join):
+    if (isinstance(a, Product) and isinstance(b, Product)) or (isinstance(a, Join) and isinstance(b, Join)):
         left, right = children(a), children(b)
         return len(left) == len(right) and all(map(same, left, right))
     return False

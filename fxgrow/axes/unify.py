@@ -211,8 +211,10 @@ class Unifier:
             missing = size
             while missing > 1:
                 head = resolve(rest.pop(0)) if rest else None
-                if head is None or (head.size > missing and head.size % missing) or (
-                    head.size <= missing and missing % head.size
+                if (
+                    head is None
+                    or (head.size > missing and head.size % missing)
+                    or (head.size <= missing and missing % head.size)
                 ):
                     self.fix(layout, f"{layout.size} is factored as {list(sizes)}, across its factors")
                     return self.factor(layout, sizes)

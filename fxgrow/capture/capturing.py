@@ -9,16 +9,14 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.fx.proxy import TraceError
 
 from fxgrow.capture.inputs import Inputs, example_inputs_for
 from fxgrow.capture.modes import GrownGraphModule, merge
 from fxgrow.capture.shapes import propagate
 from fxgrow.capture.skeleton import skeleton
-from fxgrow.capture.tracer import Tracer, first_line
+from fxgrow.capture.tracer import UNTRACEABLE, StaysWhole, Tracer, first_line
 from fxgrow.errors import CaptureError
-
-_UNTRACEABLE = (TraceError, TypeError, NameError, ValueError, RuntimeError, AttributeError, IndexError)
+from fxgrow.rules.table import is_known_module
 
 
 @dataclass(frozen=True)
@@ -53,11 +51,11 @@ def capture(model: nn.Module, example_inputs: Any = None) -> Captured:
     tier = 1
     try:
         graphs = _both_modes(bare, values, shape_aware=False)
-    except _UNTRACEABLE:
+    except UNTRACEABLE:
         tier = 2
         try:
             graphs = _both_modes(bare, values, shape_aware=True)
-        except _UNTRACEABLE as error:
+        except UNTRACEABLE as error:
             place = getattr(error, "fxgrow_place", type(model).__name__)
             raise CaptureError(
                 f"the forward cannot be captured: {first_line(error)}",
@@ -72,9 +70,15 @@ def capture(model: nn.Module, example_inputs: Any = None) -> Captured:
 
 def _both_modes(bare: nn.Module, values: dict[str, Any], shape_aware: bool) -> dict[str, fx.Graph]:
     graphs = {}
+    whole: frozenset[type] = frozenset()
     for mode in ("eval", "train"):
         bare.train(mode == "train")
-        graph = Tracer(values, shape_aware).trace(bare)
+        graph = None
+        while graph is None:
+            try:
+                graph = Tracer(values, is_known_module, whole, shape_aware).trace(bare)
+            except StaysWhole as stop:
+                whole |= {stop.kind}
         graph.eliminate_dead_code(_is_impure)
         graph._tracer_cls = None  # generated code is read back by plain means
         graphs[mode] = graph
@@ -124,5 +128,3 @@ def _recaptured(bare: nn.Module, model: GrownGraphModule, inputs: Inputs) -> Cap
     for part, original in zip(bare.modules(), model.modules(), strict=False):
         part.training = original.training
     return Captured(bare, graphs, 1, inputs)
-
-

@@ -26,13 +26,19 @@ def refuse_uncapturable(model: nn.Module) -> None:
             raise CaptureError(f"the model is wrapped in {kind}", where=where, remedy=_WRAPPERS[kind])
         if "ScriptModule" in {base.__name__ for base in type(module).__mro__}:
             raise CaptureError(
-                "the model is a TorchScript module", where=where, remedy="pass the model from before torch.jit.script"
+                "the model is a TorchScript module",
+                where=where,
+                remedy="pass the model from before torch.jit.script",
             )
         if "quantized" in type(module).__module__.split(".") and type(module).__module__.startswith("torch."):
             raise CaptureError(
-                f"{kind} is quantised", where=where, remedy="grow the floating-point model and quantise afterwards"
+                f"{kind} is quantised",
+                where=where,
+                remedy="grow the floating-point model and quantise afterwards",
             )
         if any(is_lazy(tensor) for tensor in (*module._parameters.values(), *module._buffers.values())):
             raise CaptureError(
-                f"{kind} is lazy and has no shape yet", where=where, remedy="run the model once on an example first"
+                f"{kind} is lazy and has no shape yet",
+                where=where,
+                remedy="run the model once on an example first",
             )

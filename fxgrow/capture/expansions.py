@@ -30,7 +30,8 @@ def attention(
     """`nn.MultiheadAttention`."""
     if module.bias_k is not None or module.add_zero_attn:
         raise CaptureError(
-            "nn.MultiheadAttention with add_bias_kv or add_zero_attn is not supported", remedy="build it without them"
+            "nn.MultiheadAttention with add_bias_kv or add_zero_attn is not supported",
+            remedy="build it without them",
         )
     q, k, v = _project(module, query, key, value)
     if not module.batch_first:
@@ -60,6 +61,7 @@ def attention(
 
 def _project(module: nn.MultiheadAttention, query: Any, key: Any, value: Any) -> tuple[Any, Any, Any]:
     bias = module.in_proj_bias
+    weights: tuple[Any, ...]
     if not module._qkv_same_embed_dim:
         weights = (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)
     elif query is key and key is value:
@@ -107,7 +109,13 @@ def encoder_layer(
 
     def attend(x: Any) -> Any:
         found = module.self_attn(
-            x, x, x, attn_mask=src_mask, key_padding_mask=src_key_padding_mask, need_weights=False, is_causal=is_causal
+            x,
+            x,
+            x,
+            attn_mask=src_mask,
+            key_padding_mask=src_key_padding_mask,
+            need_weights=False,
+            is_causal=is_causal,
         )
         return module.dropout1(found[0])
 
@@ -149,7 +157,13 @@ def decoder_layer(
 
     def attend(x: Any) -> Any:
         found = module.self_attn(
-            x, x, x, attn_mask=tgt_mask, key_padding_mask=tgt_key_padding_mask, need_weights=False, is_causal=tgt_is_causal
+            x,
+            x,
+            x,
+            attn_mask=tgt_mask,
+            key_padding_mask=tgt_key_padding_mask,
+            need_weights=False,
+            is_causal=tgt_is_causal,
         )
         return module.dropout1(found[0])
 

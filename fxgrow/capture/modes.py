@@ -38,7 +38,7 @@ class GrownGraphModule(fx.GraphModule):
     def __deepcopy__(self, memo: dict[int, Any]) -> GrownGraphModule:
         return _rebuilt(type(self), *copy.deepcopy(_parts(self), memo))
 
-    def __reduce__(self) -> Any:  # type: ignore[override]
+    def __reduce__(self) -> Any:
         modules, graphs, extras = _parts(self)
         plain = {}
         for mode, graph in graphs.items():

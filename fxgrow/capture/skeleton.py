@@ -9,7 +9,14 @@ from torch import nn
 
 from fxgrow.capture.checks import refuse_uncapturable
 
-_OWN_DICTS = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
+_OWN_DICTS = (
+    "_parameters",
+    "_buffers",
+    "_modules",
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+)
 
 
 def skeleton(model: nn.Module) -> nn.Module:
@@ -23,7 +30,7 @@ def skeleton(model: nn.Module) -> nn.Module:
     modules: dict[int, nn.Module] = {}
     tensors: dict[int, torch.Tensor] = {}
 
-    def bare(tensor: torch.Tensor | None) -> Any:
+    def bare(tensor: Any) -> Any:
         if tensor is None:
             return None
         if id(tensor) not in tensors:
@@ -40,10 +47,10 @@ def skeleton(model: nn.Module) -> nn.Module:
             twin.__dict__.update(module.__dict__)
             for name in _OWN_DICTS:
                 twin.__dict__[name] = module.__dict__[name].copy()
-            for name, tensor in module._parameters.items():
-                twin._parameters[name] = bare(tensor)  # type: ignore[assignment]
-            for name, tensor in module._buffers.items():
-                twin._buffers[name] = bare(tensor)
+            for name, parameter in module._parameters.items():
+                twin._parameters[name] = bare(parameter)
+            for name, buffer in module._buffers.items():
+                twin._buffers[name] = bare(buffer)
             for name, child in module._modules.items():
                 twin._modules[name] = copy_of(child) if child is not None else None
             if isinstance(twin, nn.RNNBase):

@@ -1,7 +1,8 @@
 """Symbolic tracing with a value on the meta device behind every node.
 
 Tier 1 is plain torch.fx with timm's and torchvision's own lists of what must stay whole. Tier 2 lets control
-flow on shapes resolve through the values behind the proxies; control flow on data is an error in both.
+flow on shapes resolve through the values behind the proxies; control flow on data is an error in both. What a
+library keeps whole because of such control flow, and what has no rule of its own, is traced into by tier 2.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.proxy import TraceError
+from torch.fx.proxy import ParameterProxy, TraceError
 
 from fxgrow.capture.expansions import EXPANSIONS
 from fxgrow.capture.modes import ByMode
@@ -38,61 +39,114 @@ class ShapeProxy(fx.Proxy):
         return float(self._known())
 
 
+UNTRACEABLE = (TraceError, TypeError, NameError, ValueError, RuntimeError, AttributeError, IndexError)
+"""What tracing raises where a forward does more than a graph can say."""
+
+
+class StaysWhole(Exception):
+    """A class of modules that a library keeps whole cannot be traced into either."""
+
+    def __init__(self, kind: type[nn.Module]) -> None:
+        super().__init__(kind.__name__)
+        self.kind = kind
+
+
 class Tracer(fx.Tracer):
     """Records a graph, evaluating each node on the meta device as it is made.
 
     Parameters
     ----------
     values: what each placeholder evaluates to, by name.
-    shape_aware: tier 2.
+    has_rule: whether a class of modules has a rule, so that it is one node.
+    whole: further classes that must be one node.
+    shape_aware: tier 2 from the start.
     """
 
-    def __init__(self, values: dict[str, Any], shape_aware: bool) -> None:
+    def __init__(
+        self,
+        values: dict[str, Any],
+        has_rule: Callable[[type], bool],
+        whole: frozenset[type],
+        shape_aware: bool,
+    ) -> None:
         super().__init__(autowrap_functions=whole_functions(), param_shapes_constant=True)
         self.values = values
+        self.has_rule = has_rule
+        self.whole = whole
         self.shape_aware = shape_aware
         self.paths: list[str] = []
         self.evaluating = False
+        self.names: dict[int, str] = {}
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if type(m) in EXPANSIONS:
             return False
-        return isinstance(m, (*whole_modules(), ByMode)) or super().is_leaf_module(m, module_qualified_name)
+        if type(m) in self.whole or isinstance(m, ByMode) or self.has_rule(type(m)):
+            return True
+        return not isinstance(m, whole_modules()) and super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if self.evaluating:
             return forward(*args, **kwargs)
-        self.paths.append(self.path_of_module(m))
+        path = self.path_of_module(m)
+        self.paths.append(path)
+        opened = isinstance(m, whole_modules()) and not self.is_leaf_module(m, path)
+        outside = self.shape_aware
+        if opened:
+            self.shape_aware = True
+            args, kwargs = fx.node.map_aggregate((args, kwargs), self._knowing_its_shape)
         try:
             expansion = EXPANSIONS.get(type(m))
             if expansion is not None:
                 return expansion(m, *args, **kwargs)
             return super().call_module(m, forward, args, kwargs)
-        except (TraceError, TypeError, NameError, ValueError, RuntimeError, AttributeError, IndexError) as error:
+        except UNTRACEABLE as error:
+            if opened:
+                raise StaysWhole(type(m)) from error
             if not hasattr(error, "fxgrow_place"):
-                error.fxgrow_place = f"{self.paths[-1]} ({type(m).__name__})"  # type: ignore[attr-defined]
+                error.fxgrow_place = f"{path} ({type(m).__name__})"  # type: ignore[union-attr]
             raise
         finally:
+            self.shape_aware = outside
             self.paths.pop()
 
+    def _knowing_its_shape(self, value: Any) -> Any:
+        return ShapeProxy(value.node, self) if type(value) is fx.Proxy else value
+
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        return attr_val if self.evaluating else super().getattr(attr, attr_val, parameter_proxy_cache)
+        name = None if self.evaluating else self._name_of(attr_val)
+        if name is None:
+            return attr_val
+        if name not in parameter_proxy_cache:
+            factory = None
+            if isinstance(attr_val, nn.Parameter):
+                factory = lambda node: ParameterProxy(self, node, name, attr_val)  # noqa: E731
+            parameter_proxy_cache[name] = self.create_proxy("get_attr", name, (), {}, proxy_factory_fn=factory)
+        return parameter_proxy_cache[name]
+
+    def _name_of(self, value: Any) -> str | None:
+        """The name of a parameter or buffer of the root, found in constant time."""
+        if not isinstance(value, Tensor):
+            return None
+        if not self.names:
+            named = (*self.root.named_parameters(), *self.root.named_buffers())
+            self.names = {id(tensor): name for name, tensor in named}
+        return self.names.get(id(value))
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return ShapeProxy(node, self) if self.shape_aware else super().proxy(node)
 
-    def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **named: Any) -> fx.Proxy:
-        proxy = super().create_proxy(kind, target, args, kwargs, *rest, **named)
-        node = proxy.node
+    def create_node(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **named: Any) -> fx.Node:
+        node = super().create_node(kind, target, args, kwargs, *rest, **named)
         node.meta["module_path"] = self.paths[-1] if self.paths else ""
         if kind == "placeholder":
             node.meta["value"] = self.values.get(str(target), _default(node))
         elif kind != "output":
             node.meta["value"] = self._evaluate(node)
-        return proxy
+        return node
 
     def _evaluate(self, node: fx.Node) -> Any:
-        args, kwargs = (fx.node.map_arg(a, lambda n: n.meta["value"]) for a in (node.args, node.kwargs))
+        args, kwargs = evaluated(node)
         self.evaluating = True
         try:
             with torch.device("meta"):
@@ -120,13 +174,19 @@ class Tracer(fx.Tracer):
             return bool(value)
         return super().to_bool(obj)
 
-    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+    def iter(self, obj: Any) -> Iterator[Any]:
         value = obj.node.meta.get("value")
         if isinstance(value, (tuple, list)):
             return iter([obj[k] for k in range(len(value))])
         if self.shape_aware and isinstance(value, Tensor):
             return iter([obj[k] for k in range(value.shape[0])])
         return super().iter(obj)
+
+
+def evaluated(node: fx.Node) -> tuple[Any, Any]:
+    """The arguments and keyword arguments of a node, each operand by its value."""
+    args, kwargs = (fx.node.map_arg(a, lambda n: n.meta["value"]) for a in (node.args, node.kwargs))
+    return args, kwargs
 
 
 def _default(node: fx.Node) -> Any:

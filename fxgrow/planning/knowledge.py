@@ -129,9 +129,7 @@ class Knowledge:
                 return True
         return False
 
-    def _grant_parameter(
-        self, tensor: Tensor, want: Want, granted: dict[Slot, dict[Range | None, Fact]]
-    ) -> bool:
+    def _grant_parameter(self, tensor: Tensor, want: Want, granted: dict[Slot, dict[Range | None, Fact]]) -> bool:
         assert tensor.parameter is not None
         places = self._places(tensor, want.leaf, want.axis)
         if want.where is not None and places != [want.where.axis]:

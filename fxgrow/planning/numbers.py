@@ -6,7 +6,6 @@ dynamic: a node's number is never frozen, at most multiplied by a ratio of dimen
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
@@ -88,7 +87,7 @@ class Numbers:
             if current in seen:
                 continue
             seen.add(current)
-            measured = [t for t in tensors(self.analysis.trees[current])]
+            measured = list(tensors(self.analysis.trees[current]))
             if measured:
                 found.extend(leaf for t in measured for leaf in t.leaves() if leaf in self.growth)
             else:
@@ -210,5 +209,3 @@ def positions_after(layout_ranges: list[tuple[int, int]], index: list[int]) -> t
             else:
                 ranges.append([new, new + 1])
     return tuple((start, stop) for start, stop in ranges)
-
-

@@ -171,7 +171,8 @@ class Plan:
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PlanError(
-                f"the text is not a plan ({type(error).__name__}: {error})", remedy="pass what Plan.to_json() wrote"
+                f"the text is not a plan ({type(error).__name__}: {error})",
+                remedy="pass what Plan.to_json() wrote",
             ) from None
 
     @property
@@ -187,12 +188,21 @@ class Plan:
 
     def __rich__(self) -> RenderableType:
         grown = Table(title=f"{self.model}: what grows (init={self.init})", title_justify="left")
-        for heading, justify in (("group", "left"), ("size", "right"), ("made by", "left"), ("stays invisible by", "left")):
+        for heading, justify in (
+            ("group", "left"),
+            ("size", "right"),
+            ("made by", "left"),
+            ("stays invisible by", "left"),
+        ):
             grown.add_column(heading, justify=justify)  # type: ignore[arg-type]
         grown.add_column("parameters", justify="right")
         for group in self.groups:
             grown.add_row(
-                group.name, f"{group.old} → {group.new}", shortened(group.where), group.how, f"+{group.added:,}"
+                group.name,
+                f"{group.old} → {group.new}",
+                shortened(group.where),
+                group.how,
+                f"+{group.added:,}",
             )
         stays = Table(title="what stays, and why", title_justify="left")
         for heading in ("size", "where", "reason"):

@@ -7,6 +7,7 @@ dimension with the reason. What it returns has been checked by the laws from end
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from typing import Any
 
@@ -210,7 +211,7 @@ class Planner:
         if not ranged:
             return self._term(name, axis, layout, 0, layout.size)
         cuts = sorted({0, layout.size, *(r.low for r in ranged), *(r.high for r in ranged)})
-        sizes = [high - low for low, high in zip(cuts, cuts[1:], strict=False)]
+        sizes = [high - low for low, high in itertools.pairwise(cuts)]
         pieces = self.analysis.unifier.split(layout, sizes)
         parts = tuple(
             self._term(name, axis, resolve(piece), low, low + size)
@@ -241,7 +242,8 @@ class Planner:
         slot = (name, axis, leaf)
         fills = self.know.fills.get(slot, {})
         fact = fills.get(Range(axis, low, high)) or next(
-            (f for r, f in fills.items() if r is not None and r.low <= low and high <= r.high), fills.get(None)
+            (f for r, f in fills.items() if r is not None and r.low <= low and high <= r.high),
+            fills.get(None),
         )
         way = self.know.ways[leaf]
         if fact is Fact.ZERO:
@@ -353,7 +355,9 @@ class Planner:
     def _totals(self, tensors: tuple[TensorGrowth, ...]) -> Totals:
         before = sum(t.numel() for t in self.analysis.model.parameters())
         grown = {t.name: t for t in tensors}
-        after = before + sum(_numel(g.new_shape) - _numel(g.old_shape) for n, g in grown.items() if self._is_parameter(n))
+        after = before + sum(
+            _numel(g.new_shape) - _numel(g.old_shape) for n, g in grown.items() if self._is_parameter(n)
+        )
         graph = self.analysis.graphs.get("both") or self.analysis.graphs["eval"]
         ops = [op for op in self.analysis.ops if op.node.graph is graph]
         sizes = next((node.meta["value"].shape for node in graph.nodes if node.op == "placeholder"), (1,))
@@ -380,8 +384,4 @@ def _added(growth: TensorGrowth, group: str) -> int:
 
 def _flat_inputs(inputs: tuple[Any, Any]) -> tuple[tuple[tuple[int, ...], str], ...]:
     arguments, keywords = inputs
-    return tuple(
-        (tuple(t.shape), str(t.dtype)) for t in (*arguments, *keywords.values()) if hasattr(t, "shape")
-    )
-
-
+    return tuple((tuple(t.shape), str(t.dtype)) for t in (*arguments, *keywords.values()) if hasattr(t, "shape"))

@@ -161,7 +161,7 @@ class Contraction(Law):
             elif isinstance(token, str) and token[0] == "*":
                 rest = len(parsed) - position - 1
                 count = len(shape) - len(axes) - rest
-                own = [op.unifier.constant(size) for size in shape[len(axes) : len(axes) + count]]
+                own: list[Layout] = [op.unifier.constant(size) for size in shape[len(axes) : len(axes) + count]]
                 binding.stars[token] = own
                 axes.extend(own)
             else:
@@ -395,16 +395,20 @@ class Einsum(MatrixProduct):
     def _for(self, op: Op) -> Contraction:
         equation = op.argument(0, "equation")
         left, _, right = equation.replace(" ", "").partition("->")
-        spell = lambda part: " ".join(re.findall(r"\.\.\.|\w", part))  # noqa: E731
         if not right:
             names = re.findall(r"\w", left)
             right = "".join(sorted(n for n in set(names) if names.count(n) == 1))
             right = "..." + right if "..." in left else right
-        return Contraction(tuple(spell(part) for part in left.split(",")), spell(right), _einsum_operands)
+        return Contraction(tuple(_spelled(part) for part in left.split(",")), _spelled(right), _einsum_operands)
+
+
+def _spelled(part: str) -> str:
+    """One operand of an einsum equation as a pattern: "bqhd" as "b q h d"."""
+    return " ".join(re.findall(r"\.\.\.|\w", part))
 
 
 def _einsum_operands(op: Op) -> list[Tensor | None]:
-    return [t for t in op.operands()]
+    return list(op.operands())
 
 
 class Gather(Law):
@@ -437,5 +441,3 @@ class Gather(Law):
                     know.ask(table, Want(leaf, Fact.ZERO, None, 1))
             fact = know.fact(table, leaf, 1)
             know.learn(output, leaf, Fact.BASE if fact is Fact.IGNORED else fact)
-
-

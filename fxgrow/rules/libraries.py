@@ -11,17 +11,15 @@ from torchvision.ops.stochastic_depth import stochastic_depth
 from fxgrow.rules.normalisation import BatchNorm
 from fxgrow.rules.pointwise import Pointwise
 from fxgrow.rules.spatial import Rearranged
-from fxgrow.rules.table import law_of_function, rule
+from fxgrow.rules.table import law_of_function, rule, rules
 from fxgrow.rules.windows import BiasTable, WindowAttention
 
 rule(layers.BatchNormAct2d, BatchNorm(activation="act"))
 rule(layers.DropPath, Pointwise("linear"))
 rule(StochasticDepth, Pointwise("linear"))
 rule(stochastic_depth, Pointwise("linear"))
-for _kind in (layers.GELU, layers.GELUTanh, layers.Swish, layers.HardSwish, layers.Mish, layers.Tanh):
-    rule(_kind, Pointwise("zero"))
-for _kind in (layers.Sigmoid, layers.HardSigmoid):
-    rule(_kind, Pointwise("other"))
+rules((layers.GELU, layers.GELUTanh, layers.Swish, layers.HardSwish, layers.Mish, layers.Tanh), Pointwise("zero"))
+rules((layers.Sigmoid, layers.HardSigmoid), Pointwise("other"))
 
 _REARRANGING = ("window_reverse", "grid_reverse", "window_partition", "resample_abs_pos_embed")
 """Helpers timm keeps out of tracing that move or resample entries over space, the last axis untouched."""

@@ -172,7 +172,7 @@ class OverUnits(Law):
             bias = op.data["bias"]
             if not over:
                 silent = known is Fact.ZERO and bias is None
-            elif native and known is self.fits or known is Fact.ZERO and self.fits is Fact.ZERO:
+            elif (native and known is self.fits) or (known is Fact.ZERO and self.fits is Fact.ZERO):
                 silent = silent or adds_nothing(know, bias, leaf)
             if silent:
                 know.learn(output, leaf, Fact.ZERO)

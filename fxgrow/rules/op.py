@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import fx, nn
+from torch import fx
 
 from fxgrow.axes.layout import Layout, Leaf, Reason, leaves, resolve
 from fxgrow.axes.unify import Unifier
@@ -67,7 +67,7 @@ class Op:
     node: fx.Node
     law: Law
     unifier: Unifier
-    module: nn.Module | None
+    module: Any
     tree_of: Callable[[fx.Node], Tree]
     parameter_of: Callable[[str], Tensor | None]
     output: Tree = None

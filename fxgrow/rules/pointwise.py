@@ -115,7 +115,9 @@ class Pointwise(Law):
 
     def _keeps_lines(self, op: Op) -> bool:
         kind: Kind = op.data["kind"]
-        return kind == "linear" or (kind in ("multiply", "divide") and not (kind == "divide" and self._number_first(op)))
+        return kind == "linear" or (
+            kind in ("multiply", "divide") and not (kind == "divide" and self._number_first(op))
+        )
 
     @staticmethod
     def _number_first(op: Op) -> bool:

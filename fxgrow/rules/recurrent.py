@@ -41,7 +41,10 @@ class Recurrent(Law):
         for layer in range(module.num_layers):
             for suffix in ("", "_reverse")[:directions]:
                 layout = x.axis(-1) if layer == 0 else inner
-                for name, source in ((f"weight_ih_l{layer}{suffix}", layout), (f"weight_hh_l{layer}{suffix}", hidden)):
+                for name, source in (
+                    (f"weight_ih_l{layer}{suffix}", layout),
+                    (f"weight_hh_l{layer}{suffix}", hidden),
+                ):
                     weight = op.parameter(name)
                     assert weight is not None
                     self._tie_gates(op, weight, hidden)

@@ -124,7 +124,7 @@ class Across(Law):
 
     def relate(self, op: Op) -> Tree:
         x = op.tensor()
-        axis = op.module.dim if op.module is not None else op.argument(*self.place)  # type: ignore[union-attr]
+        axis = op.module.dim if op.module is not None else op.argument(*self.place)
         axis = self.default if axis is None else axis
         if axis is None:
             return super().relate(op)
@@ -149,5 +149,3 @@ class Across(Law):
         for leaf in know.growing(*output.axes):
             if self.zeros_vanish and know.fact(x, leaf) is Fact.ZERO:
                 know.learn(output, leaf, Fact.ZERO)
-
-

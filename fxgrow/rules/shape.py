@@ -304,7 +304,9 @@ def cut_forward(piece: Piece, where: Range) -> Moved:
     low, high = max(where.low, piece.low), min(where.high, piece.high)
     if low >= high:
         return Nowhere
-    return Everywhere if (low, high) == (piece.low, piece.high) else Range(piece.axis, low - piece.low, high - piece.low)
+    return (
+        Everywhere if (low, high) == (piece.low, piece.high) else Range(piece.axis, low - piece.low, high - piece.low)
+    )
 
 
 def cut_backward(piece: Piece, source: Tensor, where: Range | None) -> Moved:
@@ -331,7 +333,7 @@ class GetItem(Shape):
         items = list(index) if isinstance(index, tuple) else [index]
         nested = isinstance(index, tuple)
         values = [op.lower(item) for item in items]
-        if any(isinstance(v, (Tensor, list)) or isinstance(v, bool) for v in values):
+        if any(isinstance(v, (Tensor, list, bool)) for v in values):
             return self._gather(op, container, values)
         return self._slice(op, container, items, values, nested)
 

@@ -65,7 +65,7 @@ class Pad(Spatial):
 
     def relate(self, op: Op) -> Tree:
         x = op.tensor()
-        amounts = op.module.padding if op.module is not None else op.argument(1, "pad")  # type: ignore[union-attr]
+        amounts = op.module.padding if op.module is not None else op.argument(1, "pad")
         axes: list[Layout] = list(x.axes)
         for k in range(len(amounts) // 2):
             axis = x.rank - 1 - k

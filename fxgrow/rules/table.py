@@ -7,7 +7,7 @@ without a row is never guessed at: its dimensions stay fixed, and the plan says 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -59,7 +59,9 @@ def rule(target: Target, law: Law) -> None:
     ...         return x * torch.sigmoid(1.7 * x)
     >>> fxgrow.rule(Swishy, Pointwise("zero"))
     """
-    table: dict[Any, Law] = _methods if isinstance(target, str) else _modules if isinstance(target, type) else _functions
+    table: dict[Any, Law] = (
+        _methods if isinstance(target, str) else _modules if isinstance(target, type) else _functions
+    )
     if target in table:
         name = target if isinstance(target, str) else getattr(target, "__name__", str(target))
         raise RuleError(f"{name} already has a rule", remedy="remove one of the two registrations")
@@ -95,6 +97,12 @@ def is_known_module(kind: type) -> bool:
     return kind in _modules
 
 
+def rules(targets: Iterable[Any], law: Law) -> None:
+    """The same law for several ops."""
+    for target in targets:
+        rule(target, law)
+
+
 # -- contractions --------------------------------------------------------------------------------------------
 
 _linear = Contraction(
@@ -108,7 +116,12 @@ rule(
     Contraction(
         ("... i", "... j", "o i j"),
         "... o",
-        lambda op: [op.tensor(0, "input1"), op.tensor(1, "input2"), op.parameter("weight"), op.parameter("bias")],
+        lambda op: [
+            op.tensor(0, "input1"),
+            op.tensor(1, "input2"),
+            op.parameter("weight"),
+            op.parameter("bias"),
+        ],
         "o",
         attributes={"in1_features": "i", "in2_features": "j", "out_features": "o"},
     ),
@@ -117,27 +130,28 @@ rule(
 _CONVOLUTION = ("... (g i) *s", "(g o) i *k"), "... (g o) *t"
 _TRANSPOSED = ("... (g i) *s", "(g i) o *k"), "... (g o) *t"
 _CHANNELS = {"in_channels": "(g i)", "out_channels": "(g o)", "groups": "g"}
-for _kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d):
-    rule(_kind, Contraction(*_CONVOLUTION, module_operands, "(g o)", {"g": (0, "groups")}, _CHANNELS))
-for _kind in (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d):
-    rule(
-        _kind,
-        Contraction(*_TRANSPOSED, module_operands, "(g o)", {"g": (0, "groups")}, _CHANNELS, counts="input"),
-    )
-for _function in (F.conv1d, F.conv2d, F.conv3d):
-    rule(_function, Contraction(*_CONVOLUTION, functional_operands, "(g o)", {"g": (6, "groups")}))
-for _function in (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d):
-    rule(_function, Contraction(*_TRANSPOSED, functional_operands, "(g o)", {"g": (6, "groups")}, counts="input"))
+rules(
+    (nn.Conv1d, nn.Conv2d, nn.Conv3d),
+    Contraction(*_CONVOLUTION, module_operands, "(g o)", {"g": (0, "groups")}, _CHANNELS),
+)
+rules(
+    (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+    Contraction(*_TRANSPOSED, module_operands, "(g o)", {"g": (0, "groups")}, _CHANNELS, counts="input"),
+)
+rules((F.conv1d, F.conv2d, F.conv3d), Contraction(*_CONVOLUTION, functional_operands, "(g o)", {"g": (6, "groups")}))
+rules(
+    (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d),
+    Contraction(*_TRANSPOSED, functional_operands, "(g o)", {"g": (6, "groups")}, counts="input"),
+)
 
-for _target in (operator.matmul, torch.matmul, torch.bmm, torch.mm, "matmul", "bmm", "mm", "__matmul__"):
-    rule(_target, MatrixProduct())
+rules((operator.matmul, torch.matmul, torch.bmm, torch.mm, "matmul", "bmm", "mm", "__matmul__"), MatrixProduct())
 rule(torch.functional.einsum, Einsum())
 rule(nn.Embedding, Gather())
 rule(F.embedding, Gather())
 
 # -- pointwise -----------------------------------------------------------------------------------------------
 
-_POINTWISE: dict[Any, list[Target]] = {
+_POINTWISE: dict[Any, list[Any]] = {
     "linear": [
         *(nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
         *(F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, operator.neg, torch.neg, torch.clone),
@@ -172,58 +186,48 @@ _POINTWISE: dict[Any, list[Target]] = {
     pointwise.clamp: [torch.clamp, "clamp", "clamp_", "clip"],
 }
 for _law, _targets in _POINTWISE.items():
-    for _target in _targets:
-        rule(_target, Pointwise(_law))
+    rules(_targets, Pointwise(_law))
 rule(nn.PReLU, ParametricRelu())
 
 # -- shape ---------------------------------------------------------------------------------------------------
 
-for _target in ("permute", torch.permute):
-    rule(_target, shape.Permute(shape.permutation))
-for _target in ("transpose", torch.transpose, "swapaxes", torch.swapaxes, "swapdims", torch.swapdims):
-    rule(_target, shape.Permute(shape.transposition))
+rules(("permute", torch.permute), shape.Permute(shape.permutation))
+rules(
+    ("transpose", torch.transpose, "swapaxes", torch.swapaxes, "swapdims", torch.swapdims),
+    shape.Permute(shape.transposition),
+)
 rule("t", shape.Permute(shape.last_two))
-for _target in ("view", "reshape", torch.reshape):
-    rule(_target, shape.Reshape(shape.listed_sizes))
-for _target in (
-    *("flatten", "unflatten", "squeeze", "unsqueeze", "reshape_as", "view_as"),
-    *(torch.flatten, torch.unflatten, torch.squeeze, torch.unsqueeze, nn.Flatten),
-):
-    rule(_target, shape.Reshape())
-for _target in ("expand", "expand_as"):
-    rule(_target, shape.Expand())
+rules(("view", "reshape", torch.reshape), shape.Reshape(shape.listed_sizes))
+rules(
+    (
+        *("flatten", "unflatten", "squeeze", "unsqueeze", "reshape_as", "view_as"),
+        *(torch.flatten, torch.unflatten, torch.squeeze, torch.unsqueeze, nn.Flatten),
+    ),
+    shape.Reshape(),
+)
+rules(("expand", "expand_as"), shape.Expand())
 for _name, _targets in {
     "chunk": ["chunk", torch.chunk],
     "split": ["split", torch.split, torch.functional.split],
     "unbind": ["unbind", torch.unbind],
     "tensor_split": ["tensor_split", torch.tensor_split],
 }.items():
-    for _target in dict.fromkeys(_targets):
-        rule(_target, shape.Cut(_name))
+    rules(dict.fromkeys(_targets), shape.Cut(_name))
 rule(operator.getitem, shape.GetItem())
-for _target in (torch.cat, torch.concat, torch.concatenate):
-    rule(_target, shape.Concatenate())
+rules((torch.cat, torch.concat, torch.concatenate), shape.Concatenate())
 rule(torch.stack, shape.Stack())
-for _target in ("repeat", "tile", torch.tile):
-    rule(_target, shape.Repeat())
-for _target in (torch.roll, "roll"):
-    rule(_target, shape.Passing((2, "dims")))
-for _target in (torch.flip, "flip"):
-    rule(_target, shape.Passing((1, "dims")))
+rules(("repeat", "tile", torch.tile), shape.Repeat())
+rules((torch.roll, "roll"), shape.Passing((2, "dims")))
+rules((torch.flip, "flip"), shape.Passing((1, "dims")))
 
 # -- normalisation -------------------------------------------------------------------------------------------
 
-for _kind in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
-    rule(_kind, BatchNorm())
-for _kind in (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d):
-    rule(_kind, BatchNorm())
+rules((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), BatchNorm())
+rules((nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d), BatchNorm())
 rule(F.batch_norm, BatchNorm())
-for _target in (nn.LayerNorm, F.layer_norm):
-    rule(_target, OverUnits(Fact.MEAN, "layer_norm", 1e-5))
-for _target in (nn.RMSNorm, F.rms_norm):
-    rule(_target, OverUnits(Fact.ZERO, "rms_norm"))
-for _target in (nn.GroupNorm, F.group_norm):
-    rule(_target, GroupNorm())
+rules((nn.LayerNorm, F.layer_norm), OverUnits(Fact.MEAN, "layer_norm", 1e-5))
+rules((nn.RMSNorm, F.rms_norm), OverUnits(Fact.ZERO, "rms_norm"))
+rules((nn.GroupNorm, F.group_norm), GroupNorm())
 rule(guards.layer_norm, Guarded())
 rule(guards.rms_norm, Guarded(core=(4, "core")))
 rule(guards.group_norm, Guarded(axis=1, grouped=True))
@@ -231,14 +235,10 @@ rule(guards.core, CoreUnits())
 
 # -- reductions ----------------------------------------------------------------------------------------------
 
-for _target in ("sum", torch.sum):
-    rule(_target, Reduction("sum"))
-for _target in ("mean", torch.mean):
-    rule(_target, Reduction("mean"))
-for _target in ("amax", "amin", torch.amax, torch.amin, "var", torch.var, "std", torch.std):
-    rule(_target, Reduction("other"))
-for _target in (nn.Softmax, F.softmax, torch.softmax, "softmax", nn.LogSoftmax, F.log_softmax, torch.log_softmax):
-    rule(_target, Across())
+rules(("sum", torch.sum), Reduction("sum"))
+rules(("mean", torch.mean), Reduction("mean"))
+rules(("amax", "amin", torch.amax, torch.amin, "var", torch.var, "std", torch.std), Reduction("other"))
+rules((nn.Softmax, F.softmax, torch.softmax, "softmax", nn.LogSoftmax, F.log_softmax, torch.log_softmax), Across())
 rule(F.normalize, Across((2, "dim"), zeros_vanish=True, default=1))
 
 # -- attention and recurrence --------------------------------------------------------------------------------
@@ -250,21 +250,21 @@ rule(nn.LSTM, Recurrent(4))
 
 # -- space ---------------------------------------------------------------------------------------------------
 
+_AVERAGING: dict[int, list[Any]] = {
+    1: [nn.AvgPool1d, nn.AdaptiveAvgPool1d, F.avg_pool1d, F.adaptive_avg_pool1d],
+    2: [nn.AvgPool2d, nn.AdaptiveAvgPool2d, F.avg_pool2d, F.adaptive_avg_pool2d],
+    3: [nn.AvgPool3d, nn.AdaptiveAvgPool3d, F.avg_pool3d, F.adaptive_avg_pool3d],
+}
+_PICKING: dict[int, list[Any]] = {
+    1: [nn.MaxPool1d, nn.AdaptiveMaxPool1d, F.max_pool1d, F.adaptive_max_pool1d],
+    2: [nn.MaxPool2d, nn.AdaptiveMaxPool2d, F.max_pool2d, F.adaptive_max_pool2d],
+    3: [nn.MaxPool3d, nn.AdaptiveMaxPool3d, F.max_pool3d, F.adaptive_max_pool3d],
+}
 for _rank in (1, 2, 3):
-    for _name, _spatial in (("AvgPool", "linear"), ("AdaptiveAvgPool", "linear"), ("MaxPool", "zero"), ("AdaptiveMaxPool", "zero")):
-        rule(getattr(nn, f"{_name}{_rank}d"), Spatial(_spatial, _rank))  # type: ignore[arg-type]
-for _function, _rank in ((F.avg_pool1d, 1), (F.avg_pool2d, 2), (F.avg_pool3d, 3)):
-    rule(_function, Spatial("linear", _rank))
-for _function, _rank in ((F.adaptive_avg_pool1d, 1), (F.adaptive_avg_pool2d, 2), (F.adaptive_avg_pool3d, 3)):
-    rule(_function, Spatial("linear", _rank))
-for _function, _rank in ((F.max_pool1d, 1), (F.max_pool2d, 2), (F.max_pool3d, 3)):
-    rule(_function, Spatial("zero", _rank))
-for _target in (nn.Upsample, nn.UpsamplingBilinear2d, nn.UpsamplingNearest2d, F.interpolate):
-    rule(_target, Spatial("linear"))
-for _kind in (nn.ZeroPad2d, nn.ConstantPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d):
-    rule(_kind, Pad())
+    rules(_AVERAGING[_rank], Spatial("linear", _rank))
+    rules(_PICKING[_rank], Spatial("zero", _rank))
+rules((nn.Upsample, nn.UpsamplingBilinear2d, nn.UpsamplingNearest2d, F.interpolate), Spatial("linear"))
+rules((nn.ZeroPad2d, nn.ConstantPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d), Pad())
 rule(F.pad, Pad())
-for _target in (nn.PixelShuffle, F.pixel_shuffle):
-    rule(_target, PixelShuffle())
-for _target in (nn.PixelUnshuffle, F.pixel_unshuffle):
-    rule(_target, PixelShuffle(inverse=True))
+rules((nn.PixelShuffle, F.pixel_shuffle), PixelShuffle())
+rules((nn.PixelUnshuffle, F.pixel_unshuffle), PixelShuffle(inverse=True))

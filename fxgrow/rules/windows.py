@@ -107,6 +107,6 @@ class WindowAttention(Law):
         tokens = math.prod(size(axis) for axis in x.axes[:-1])
         window = math.prod(op.argument(4, "window_size"))
         inner = size(leave.axes[1])
-        return int(tokens * (size(enter.axes[0]) * size(enter.axes[1]) + 2 * window * inner + inner * size(leave.axes[0])))
-
-
+        return int(
+            tokens * (size(enter.axes[0]) * size(enter.axes[1]) + 2 * window * inner + inner * size(leave.axes[0]))
+        )
