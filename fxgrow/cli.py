@@ -20,7 +20,7 @@ import fxgrow
 from fxgrow.amounts import parse_command_line
 from fxgrow.births import Birth
 from fxgrow.errors import AmountError, FxgrowError
-from fxgrow.files import _unrolled, header_of
+from fxgrow.files import unrolled, header_of
 from fxgrow.zoo.catalogue import find
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Grow trained PyTorch models: wider, same function.")
@@ -169,7 +169,7 @@ def inspect(file: Path, as_json: AsJson = False) -> None:
     out.print(table)
     counts: dict[int, int] = {}
     for axes in header["births"].values():
-        for stage, count in Birth(tuple(map(_unrolled, axes))).counts().items():
+        for stage, count in Birth(tuple(map(unrolled, axes))).counts().items():
             counts[stage] = counts.get(stage, 0) + count
     out.print("born at stage " + ", ".join(f"{stage}: {count:,}" for stage, count in sorted(counts.items())))
 

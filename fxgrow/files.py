@@ -93,7 +93,7 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> fx.Gra
     header, tensors = _read(Path(path))
     try:
         steps = tuple(_step(data) for data in header["steps"])
-        births = {n: Birth(tuple(map(_unrolled, axes))) for n, axes in header["births"].items()}
+        births = {n: Birth(tuple(map(unrolled, axes))) for n, axes in header["births"].items()}
         inputs = tuple((tuple(shape), dtype) for shape, dtype in header["inputs"])
         tied, frozen, training = dict(header["tied"]), set(header["frozen"]), bool(header["training"])
     except (KeyError, TypeError, ValueError, FxgrowError) as error:
@@ -172,7 +172,7 @@ def _replayed(
     try:
         for step in steps:
             captured = capture(current, examples)
-            current = widen(captured, step.plan, captured.model, step.seed)
+            current = widen(captured, step.plan, captured.model, seed="")
     except FxgrowError as error:
         raise FileError(
             f"the file belongs to another model: {error}",
@@ -232,5 +232,5 @@ def _runs(axis: tuple[int, ...]) -> list[list[int]]:
     return runs
 
 
-def _unrolled(runs: list[list[int]]) -> tuple[int, ...]:
+def unrolled(runs: list[list[int]]) -> tuple[int, ...]:
     return tuple(stage for stage, count in runs for _ in range(count))

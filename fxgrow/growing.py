@@ -112,8 +112,8 @@ def grow(
 def apply_plan(model: nn.Module, captured: Captured, planned: Plan, seed: int, verify: bool) -> fx.GraphModule:
     """Carry out a plan on the model it was made for."""
     inputs = captured.inputs
-    grown = widen(captured, planned, model, seed)
     history = extended(model, Step(planned, seed))
+    grown = widen(captured, planned, model, seed=f"{seed}, stage {history.stage}")
     setattr(grown, ATTRIBUTE, history)
     if verify and not any(tensor.is_meta for tensor in named_tensors(model).values()):
         setattr(grown, ATTRIBUTE, with_verification(history, verify_same(model, grown, inputs, seed)))

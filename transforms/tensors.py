@@ -25,7 +25,7 @@ from fxgrow.planning.plan import Axis, TensorGrowth
 _READERS = frozenset({"silence", "opposite", "share"})
 
 
-def grow_tensor(old: Tensor, growth: TensorGrowth, seed: int) -> Tensor:
+def grow_tensor(old: Tensor, growth: TensorGrowth, seed: str) -> Tensor:
     """The grown tensor, on the device and of the dtype of the old one.
 
     Raises
@@ -51,7 +51,7 @@ def grow_tensor(old: Tensor, growth: TensorGrowth, seed: int) -> Tensor:
     return new
 
 
-def _drawn(old: Tensor, growth: TensorGrowth, seed: int) -> Tensor:
+def _drawn(old: Tensor, growth: TensorGrowth, seed: str) -> Tensor:
     """The new tensor before old entries are placed: free entries at the scale of the old ones."""
     new = torch.empty(growth.new_shape, dtype=old.dtype, device=old.device)
     if growth.draw == "zeros":

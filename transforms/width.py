@@ -13,7 +13,7 @@ from fxgrow.capture import Captured, assemble
 from fxgrow.planning.plan import Plan
 
 
-def widen(captured: Captured, plan: Plan, source: nn.Module, seed: int) -> fx.GraphModule:
+def widen(captured: Captured, plan: Plan, source: nn.Module, seed: str) -> fx.GraphModule:
     """Grow a captured model's widths.
 
     Parameters
@@ -30,7 +30,7 @@ def widen(captured: Captured, plan: Plan, source: nn.Module, seed: int) -> fx.Gr
     return assemble(captured.model, captured.graphs)
 
 
-def _fill(root: nn.Module, plan: Plan, source: nn.Module, seed: int) -> None:
+def _fill(root: nn.Module, plan: Plan, source: nn.Module, seed: str) -> None:
     """Put grown tensors into the structure: one at a time, tied ones once."""
     growths = {growth.name: growth for growth in plan.tensors}
     tensors = named_tensors(source)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+import networkx as nx
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -179,6 +180,28 @@ class Plan:
     def ratio(self) -> float:
         """Parameters after over parameters before."""
         return self.totals.parameters_after / max(1, self.totals.parameters_before)
+
+    def graph(self) -> nx.Graph[str]:
+        """Growth groups and the tensors they run through: a bipartite graph, `kind` "group" or "tensor".
+
+        An edge carries `axes`, the axes of the tensor on which the group lies.
+
+        >>> import torch, fxgrow
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> graph = fxgrow.plan(model, width=2, example_inputs=torch.randn(1, 4)).graph()
+        >>> sorted(graph.edges(data="axes"))
+        [('d0', '0.bias', (0,)), ('d0', '0.weight', (0,)), ('d0', '2.weight', (1,))]
+        """
+        graph: nx.Graph[str] = nx.Graph()
+        for group in self.groups:
+            graph.add_node(group.name, kind="group", old=group.old, new=group.new)
+        for tensor in self.tensors:
+            graph.add_node(tensor.name, kind="tensor", old=tensor.old_shape, new=tensor.new_shape)
+            for number, axis in enumerate(tensor.axes):
+                for run in axis.runs():
+                    before = graph.get_edge_data(run.group, tensor.name, {"axes": ()})["axes"]
+                    graph.add_edge(run.group, tensor.name, axes=tuple(sorted({*before, number})))
+        return graph
 
     def __str__(self) -> str:
         console = Console(width=140, no_color=True, highlight=False, force_terminal=False)
