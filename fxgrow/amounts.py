@@ -158,4 +158,8 @@ def parse_command_line(given: list[str]) -> float | str | dict[str, float | str]
         )
     if plain:
         return plain[0]
-    return {key: value for key, _, value in (text.partition("=") for text in given)}
+    parts = [(key, value) for key, _, value in (text.partition("=") for text in given)]
+    twice = next((key for k, (key, _) in enumerate(parts) if key in dict(parts[:k])), None)
+    if twice is not None:
+        raise AmountError("two amounts for one part", where=twice, remedy="pass one PATH=AMOUNT for each part")
+    return dict(parts)

@@ -20,10 +20,10 @@ import fxgrow
 from fxgrow.amounts import parse_command_line
 from fxgrow.births import Birth
 from fxgrow.errors import AmountError, FxgrowError
-from fxgrow.files import unrolled, header_of
+from fxgrow.files import checked_target, header_of, unrolled
 from fxgrow.zoo.catalogue import find
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Grow trained PyTorch models: wider, same function.")
+app = typer.Typer(add_completion=False, help="Grow trained PyTorch models: wider, same function.")
 out = Console(highlight=False)
 progress = Console(stderr=True, highlight=False)
 
@@ -82,6 +82,8 @@ def grow(
 ) -> None:
     """Grow a model and show what changed."""
     amounts, inputs = parse_command_line(width), inputs_of(shapes)
+    if output is not None:
+        checked_target(output)
     with doing(f"building {model}"):
         original = find(model, pretrained=pretrained)
     with doing("growing and verifying" if verify else "growing"):
@@ -192,9 +194,10 @@ def options(
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; on failure, one clear line on stderr and exit code 1."""
     try:
-        result: Any = app(args=arguments, standalone_mode=False)
+        given = sys.argv[1:] if arguments is None else arguments
+        result: Any = app(args=given or ["--help"], standalone_mode=False)
     except FxgrowError as error:
-        print(f"fxgrow: error: {error}", file=sys.stderr)
+        print(f"fxgrow: error: {str(error).replace('pass example_inputs', 'pass --input')}", file=sys.stderr)
         sys.exit(1)
     except typer.Abort:
         sys.exit(130)

@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 from torch import fx, nn
 
 from fxgrow.births import Birth
-from fxgrow.capture import capture
+from fxgrow.capture import recapture
+from fxgrow.capture.inputs import recalled
 from fxgrow.errors import FileError, FxgrowError
 from fxgrow.history import ATTRIBUTE, History, Step, history_of
 from fxgrow.planning.plan import Plan
@@ -60,7 +61,6 @@ def save(grown: fx.GraphModule, path: str | os.PathLike[str], *, base: str | Non
         "training": grown.training,
         "frozen": [n for n, t in tensors.items() if isinstance(t, nn.Parameter) and not t.requires_grad],
         "tied": tied,
-        "inputs": history.inputs,
         "steps": [
             {
                 "plan": json.loads(step.plan.to_json()),
@@ -72,10 +72,25 @@ def save(grown: fx.GraphModule, path: str | os.PathLike[str], *, base: str | Non
         "births": {name: [_runs(axis) for axis in birth.axes] for name, birth in history.births.items()},
     }
     data = {name: t.detach().cpu().contiguous() for name, t in tensors.items() if name not in tied}
-    target = Path(path)
+    target = checked_target(path)
     partial = target.with_name(target.name + ".partial")
     save_file(data, partial, metadata={KEY: json.dumps(header)})
     partial.replace(target)
+
+
+def checked_target(path: str | os.PathLike[str]) -> Path:
+    """A path that a file can be written to.
+
+    Raises
+    ------
+    FileError: its folder does not exist, or it is a folder itself.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise FileError("there is a folder of that name", where=str(path), remedy="give the file a name")
+    if not target.parent.is_dir():
+        raise FileError("the folder does not exist", where=str(target.parent), remedy="make it first")
+    return target
 
 
 def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> fx.GraphModule:
@@ -94,7 +109,6 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> fx.Gra
     try:
         steps = tuple(_step(data) for data in header["steps"])
         births = {n: Birth(tuple(map(unrolled, axes))) for n, axes in header["births"].items()}
-        inputs = tuple((tuple(shape), dtype) for shape, dtype in header["inputs"])
         tied, frozen, training = dict(header["tied"]), set(header["frozen"]), bool(header["training"])
     except (KeyError, TypeError, ValueError, FxgrowError) as error:
         raise FileError(
@@ -103,9 +117,9 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> fx.Gra
             remedy="save the model again",
         ) from None
     original = model if model is not None else _base(header, path)
-    grown = _replayed(original, inputs, steps, path)
+    grown = _replayed(original, steps, path)
     _fill(grown, tensors, tied, frozen, path)
-    setattr(grown, ATTRIBUTE, History(inputs, steps, births))
+    setattr(grown, ATTRIBUTE, History(steps, births))
     return grown.train(training)
 
 
@@ -147,31 +161,34 @@ def header_of(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _base(header: Mapping[str, Any], path: str | os.PathLike[str]) -> nn.Module:
-    if not header.get("base"):
+    base = str(header.get("base") or "")
+    if not base:
         raise FileError(
             f"the file does not say where its original ({header.get('model')}) comes from",
             where=str(path),
             remedy="pass the original model as the second argument",
         )
-    from fxgrow.zoo.catalogue import find
+    from fxgrow.zoo.catalogue import LIBRARIES, find
 
-    return find(header["base"])
+    if base.partition("/")[0] not in LIBRARIES:  # never import what a file names
+        raise FileError(
+            f"the file names {base!r} as its original, which is not a model of timm or torchvision",
+            where=str(path),
+            remedy="pass the original model as the second argument",
+        )
+    return find(base)
 
 
 def _replayed(
     original: nn.Module,
-    inputs: tuple[tuple[tuple[int, ...], str], ...],
     steps: tuple[Step, ...],
     path: str | os.PathLike[str],
 ) -> fx.GraphModule:
     """The structure of the grown model on the meta device: every growth again, without data."""
-    examples = tuple(
-        torch.empty(shape, dtype=getattr(torch, dtype.removeprefix("torch.")), device="meta") for shape, dtype in inputs
-    )
     current: nn.Module = original
     try:
         for step in steps:
-            captured = capture(current, examples)
+            captured = recapture(current, recalled(step.plan.inputs))
             current = widen(captured, step.plan, captured.model, seed="")
     except FxgrowError as error:
         raise FileError(

@@ -9,7 +9,7 @@ from torch import fx, nn
 
 from fxgrow.amounts import Amounts
 from fxgrow.capture import Captured, capture
-from fxgrow.errors import AmountError
+from fxgrow.errors import AmountError, PlanError
 from fxgrow.history import ATTRIBUTE, Step, extended, history_of, with_verification
 from fxgrow.planning.knowledge import Way
 from fxgrow.planning.plan import Plan
@@ -106,6 +106,13 @@ def grow(
     Linear(in_features=4, out_features=16, bias=True)
     """
     captured, planned = _planned(model, width, example_inputs, init, round_to)
+    if not planned.groups:
+        reasons = dict.fromkeys(f"{held.where[0]}: {held.reason}" for held in planned.held)
+        raise PlanError(
+            "nothing in the model would grow" + "".join(f"; {reason}" for reason in list(reasons)[:3]),
+            where=model_name(model),
+            remedy="see fxgrow.plan for all reasons",
+        )
     return apply_plan(model, captured, planned, seed, verify)
 
 

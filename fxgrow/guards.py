@@ -52,8 +52,9 @@ def layer_norm(
     core: Ranges,
 ) -> Tensor:
     """LayerNorm over the last axis whose mean and variance are those of the units in `core`."""
-    variance, mean = torch.var_mean(_take(x, -1, core), -1, correction=0, keepdim=True)
-    return _affine((x - mean) * torch.rsqrt(variance + eps), weight, bias)
+    exact = _accurate(x)
+    variance, mean = torch.var_mean(_take(exact, -1, core), -1, correction=0, keepdim=True)
+    return _affine((exact - mean) * torch.rsqrt(variance + eps), weight, bias).to(x.dtype)
 
 
 @whole
@@ -61,9 +62,10 @@ def rms_norm(
     x: Tensor, normalized_shape: Sequence[int], weight: Tensor | None, eps: float | None, core: Ranges
 ) -> Tensor:
     """RMSNorm over the last axis whose mean square is that of the units in `core`."""
-    eps = torch.finfo(x.dtype).eps if eps is None else eps
-    mean_square = _take(x, -1, core).square().mean(-1, keepdim=True)
-    return _affine(x * torch.rsqrt(mean_square + eps), weight, None)
+    exact = _accurate(x)
+    eps = torch.finfo(exact.dtype).eps if eps is None else eps
+    mean_square = _take(exact, -1, core).square().mean(-1, keepdim=True)
+    return _affine(exact * torch.rsqrt(mean_square + eps), weight, None).to(x.dtype)
 
 
 @whole
@@ -71,7 +73,7 @@ def group_norm(
     x: Tensor, num_groups: int, weight: Tensor | None, bias: Tensor | None, eps: float, core: Ranges
 ) -> Tensor:
     """GroupNorm of `[batch, channels, ...]` whose statistics, in each group, are those of the units in `core`."""
-    grouped = x.reshape(x.shape[0], num_groups, x.shape[1] // num_groups, -1)
+    grouped = _accurate(x).reshape(x.shape[0], num_groups, x.shape[1] // num_groups, -1)
     variance, mean = torch.var_mean(_take(grouped, 2, core), (2, 3), correction=0, keepdim=True)
     normal = ((grouped - mean) * torch.rsqrt(variance + eps)).reshape(x.shape)
     shape = (1, -1) + (1,) * (x.ndim - 2)
@@ -79,7 +81,12 @@ def group_norm(
         normal,
         None if weight is None else weight.reshape(shape),
         None if bias is None else bias.reshape(shape),
-    )
+    ).to(x.dtype)
+
+
+def _accurate(x: Tensor) -> Tensor:
+    """Half-precision inputs in float32, as torch's own norms take their statistics."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:

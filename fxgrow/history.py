@@ -27,12 +27,8 @@ class Step:
 
 @dataclass(frozen=True)
 class History:
-    """All growths of a module, in order.
+    """All growths of a module, in order, and the birth stages of its tensors."""
 
-    inputs: shape and dtype of each example input, so that growing again needs none.
-    """
-
-    inputs: tuple[tuple[tuple[int, ...], str], ...]
     steps: tuple[Step, ...]
     births: dict[str, Birth]
 
@@ -53,7 +49,7 @@ def extended(model: nn.Module, step: Step) -> History:
     before = history_of(model)
     births = before.births if before is not None else original_births(model)
     steps = (*before.steps, step) if before is not None else (step,)
-    return History(step.plan.inputs, steps, grown_births(births, step.plan, len(steps)))
+    return History(steps, grown_births(births, step.plan, len(steps)))
 
 
 def with_verification(history: History, verification: Verification) -> History:

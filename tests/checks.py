@@ -46,6 +46,10 @@ class Leaky(WithoutNoise):
         return super().__torch_function__(function, types, args, kwargs)
 
 
+ROUNDING = 1e-10
+"""Part of a tensor's largest step below which another step may be rounding alone."""
+
+
 def unmoved(grown: nn.Module, inputs: tuple[Any, ...]) -> list[str]:
     """Parameters whose new elements do not move in a few SGD steps on a random objective as the old ones do.
 
@@ -75,10 +79,11 @@ def moved_by_sgd(model: nn.Module, inputs: tuple[Any, ...], steps: int = 3, rate
     """Which elements of each trainable parameter change in a few SGD steps, on a copy of the model.
 
     Each tensor moves by `rate` of its own norm at a step (LARS), so that deep in a random network no step is
-    lost to rounding.
+    lost to rounding, and an element counts where its step is more than rounding beside the tensor's largest.
     """
     twin = copy.deepcopy(model)
-    before = {name: p.detach().clone() for name, p in twin.named_parameters() if p.requires_grad}
+    learning = {name: p for name, p in twin.named_parameters() if p.requires_grad}
+    moved = {name: torch.zeros(p.shape, dtype=torch.bool) for name, p in learning.items()}
     optimizer = torch.optim.SGD(twin.parameters(), lr=1.0)
     generator = torch.Generator().manual_seed(3)
     targets: list[Tensor] = []
@@ -90,11 +95,12 @@ def moved_by_sgd(model: nn.Module, inputs: tuple[Any, ...], steps: int = 3, rate
                 targets = [torch.randn(t.shape, generator=generator, dtype=t.dtype) for t in outputs]
             loss = sum(((t - goal) ** 2).mean() for t, goal in zip(outputs, targets, strict=True))
             loss.backward()
-            for p in twin.parameters():
+            for name, p in learning.items():
                 if p.grad is not None and p.grad.any():
+                    moved[name] |= p.grad.abs() > ROUNDING * p.grad.abs().max()
                     p.grad.mul_(rate * max(1.0, float(p.detach().norm())) / p.grad.norm())
             optimizer.step()
-    return {name: p.detach() != before[name] for name, p in twin.named_parameters() if name in before}
+    return moved
 
 
 def assert_grows(model: nn.Module, inputs: tuple[Any, ...], width: Any, init: str, least_ratio: float = 1.0) -> Any:

@@ -57,7 +57,7 @@ def _drawn(old: Tensor, growth: TensorGrowth, seed: str) -> Tensor:
     if growth.draw == "zeros":
         return new.zero_()
     if growth.draw == "level":
-        level = old.double().mean().item()
+        level = old.mean(dtype=torch.float64).item()
         if not math.isfinite(level) or level == 0:
             level = 1.0
         return new.fill_(level * growth.scale)
@@ -65,8 +65,8 @@ def _drawn(old: Tensor, growth: TensorGrowth, seed: str) -> Tensor:
     if growth.draw == "normal":
         deviation = _deviation(old, growth)
     else:
-        mean = old.double().mean().item()
-        deviation = old.double().std(correction=0).item() if old.numel() > 1 else 0.0
+        mean = old.mean(dtype=torch.float64).item()
+        deviation = math.sqrt(max(0.0, _root_mean_square(old) ** 2 - mean**2))
     generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}:{growth.name}".encode()))
     drawn = torch.empty(growth.new_shape, dtype=old.dtype).normal_(mean, deviation, generator=generator)
     return new.copy_(drawn) if new.device.type != "cpu" else drawn
@@ -74,13 +74,18 @@ def _drawn(old: Tensor, growth: TensorGrowth, seed: str) -> Tensor:
 
 def _deviation(old: Tensor, growth: TensorGrowth) -> float:
     """Standard deviation that gives new units the pre-activation variance of old ones, by fan-in."""
-    size = old.double().square().mean().sqrt().item()
+    size = _root_mean_square(old)
     if size == 0 or not math.isfinite(size):
         size = 1.0 / math.sqrt(max(1, old.numel() // max(1, old.shape[0])))
     for axis in growth.axes:
         if any(run.fill in _READERS for run in axis.runs()):
             size *= math.sqrt(axis.old / axis.new)
     return size
+
+
+def _root_mean_square(tensor: Tensor) -> float:
+    norm = float(torch.linalg.vector_norm(tensor, dtype=torch.float64))
+    return norm / math.sqrt(max(1, tensor.numel()))
 
 
 def _contiguous(places: list[Tensor]) -> bool:

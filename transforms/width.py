@@ -10,6 +10,7 @@ from fxgrow.transforms.tensors import grow_tensor
 from torch import fx, nn
 
 from fxgrow.capture import Captured, assemble
+from fxgrow.errors import PlanError
 from fxgrow.planning.plan import Plan
 
 
@@ -22,10 +23,21 @@ def widen(captured: Captured, plan: Plan, source: nn.Module, seed: str) -> fx.Gr
     plan: what to do.
     source: holds the tensors that `captured` was taken from; never written to.
     seed: of the new entries; the same seed gives the same bytes.
+
+    Raises
+    ------
+    PlanError: the plan was made for another model.
     """
     _fill(captured.model, plan, source, seed)
     for edit in plan.attributes:
-        setattr(captured.model.get_submodule(edit.module), edit.attribute, edit.value)
+        try:
+            setattr(captured.model.get_submodule(edit.module), edit.attribute, edit.value)
+        except AttributeError:
+            raise PlanError(
+                "the plan names a module that the model does not have",
+                where=edit.module,
+                remedy="apply a plan to the model it was made for",
+            ) from None
     edit_graphs(captured.graphs, plan.nodes)
     return assemble(captured.model, captured.graphs)
 
@@ -49,7 +61,11 @@ def _fill(root: nn.Module, plan: Plan, source: nn.Module, seed: str) -> None:
         place(root, name, new)
     missed = growths.keys() - used
     if missed:
-        raise KeyError(f"tensors in the plan that the model does not have: {sorted(missed)}")
+        raise PlanError(
+            "the plan grows a tensor that the model does not have",
+            where=min(missed),
+            remedy="apply a plan to the model it was made for",
+        )
 
 
 def named_tensors(model: nn.Module) -> Mapping[str, torch.Tensor]:

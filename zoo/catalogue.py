@@ -16,6 +16,7 @@ import timm
 import torchvision
 from torch import nn
 
+from fxgrow.capture.inputs import registered_size
 from fxgrow.errors import FxgrowError
 
 LIBRARIES = ("timm", "torchvision")
@@ -55,6 +56,11 @@ def find(name: str, *, pretrained: bool = False, **options: Any) -> nn.Module:
             raise _unknown(name, [f"{library}/{one}" for one in known])
         return _build(library, short, pretrained, options)
     if ":" in name:
+        if pretrained:
+            raise CatalogueError(
+                f"{name!r} is not a model of a library, whose trained weights could be loaded",
+                remedy="load them in the callable itself",
+            )
         return _imported(name, options)
     raise CatalogueError(
         f"{name!r} is not the name of a model",
@@ -122,17 +128,9 @@ def entries(library: str | None = None, pattern: str = "*") -> Iterator[Entry]:
         names = timm.list_models() if which == "timm" else torchvision.models.list_models()
         for name in names:
             if fnmatch.fnmatchcase(name, pattern):
-                yield Entry(which, name, _timm_shape(name) if which == "timm" else _torchvision_shape(name))
+                yield Entry(which, name, _timm_shape(name) if which == "timm" else registered_size(name))
 
 
 def _timm_shape(name: str) -> tuple[int, ...] | None:
     config = timm.get_pretrained_cfg(name)
     return tuple(config.input_size) if config is not None else (3, 224, 224)
-
-
-def _torchvision_shape(name: str) -> tuple[int, ...] | None:
-    for weights in torchvision.models.get_model_weights(name):
-        crop = getattr(weights.transforms(), "crop_size", None)
-        if crop:
-            return (3, *(list(crop) * 2 if len(crop) == 1 else crop))
-    return None

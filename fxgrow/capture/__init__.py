@@ -1,7 +1,7 @@
 """Capture: from a module to graphs over its skeleton, with a value on the meta device behind every node."""
 
 from fxgrow.capture.assemble import assemble
-from fxgrow.capture.capturing import Captured, capture
+from fxgrow.capture.capturing import Captured, capture, recapture
 from fxgrow.capture.inputs import example_inputs_for
 from fxgrow.capture.modes import ByMode, GrownGraphModule, ModalGraphModule
 from fxgrow.capture.skeleton import skeleton
@@ -14,5 +14,6 @@ __all__ = [
     "assemble",
     "capture",
     "example_inputs_for",
+    "recapture",
     "skeleton",
 ]

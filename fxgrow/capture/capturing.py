@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxgrow.capture.inputs import Inputs, example_inputs_for
+from fxgrow.capture.inputs import Inputs, example_inputs_for, fitted
 from fxgrow.capture.modes import GrownGraphModule, merge
+from fxgrow.capture.opaque import CustomFunction
 from fxgrow.capture.shapes import propagate
 from fxgrow.capture.skeleton import skeleton
 from fxgrow.capture.tracer import UNTRACEABLE, StaysWhole, Tracer, first_line
@@ -44,7 +45,15 @@ def capture(model: nn.Module, example_inputs: Any = None) -> Captured:
     CaptureError: the model cannot be captured, or does not take these inputs.
     """
     bare = skeleton(model)
-    inputs = example_inputs_for(model, example_inputs)
+    return _captured(model, bare, example_inputs_for(model, example_inputs))
+
+
+def recapture(model: nn.Module, inputs: Inputs) -> Captured:
+    """Capture a model on inputs that an earlier capture recorded."""
+    return _captured(model, skeleton(model), fitted(model, inputs))
+
+
+def _captured(model: nn.Module, bare: nn.Module, inputs: Inputs) -> Captured:
     if isinstance(model, GrownGraphModule):
         return _recaptured(bare, model, inputs)
     values = _bound(bare, inputs)
@@ -70,18 +79,21 @@ def capture(model: nn.Module, example_inputs: Any = None) -> Captured:
 
 def _both_modes(bare: nn.Module, values: dict[str, Any], shape_aware: bool) -> dict[str, fx.Graph]:
     graphs = {}
+    functions: dict[str, CustomFunction] = {}
     whole: frozenset[type] = frozenset()
     for mode in ("eval", "train"):
         bare.train(mode == "train")
         graph = None
         while graph is None:
             try:
-                graph = Tracer(values, is_known_module, whole, shape_aware).trace(bare)
+                graph = Tracer(values, is_known_module, whole, shape_aware, functions).trace(bare)
             except StaysWhole as stop:
                 whole |= {stop.kind}
         graph.eliminate_dead_code(_is_impure)
         graph._tracer_cls = None  # generated code is read back by plain means
         graphs[mode] = graph
+    for path, function in functions.items():
+        bare.add_module(path, function)
     return graphs
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from fxgrow.errors import CaptureError
@@ -35,6 +35,13 @@ def refuse_uncapturable(model: nn.Module) -> None:
                 f"{kind} is quantised",
                 where=where,
                 remedy="grow the floating-point model and quantise afterwards",
+            )
+        computed = next((n for n, v in vars(module).items() if isinstance(v, Tensor) and v.grad_fn is not None), None)
+        if computed is not None:
+            raise CaptureError(
+                f"{computed} of {kind} is computed from other parameters by a hook",
+                where=where,
+                remedy="take the pruning or old-style weight norm off, or use torch.nn.utils.parametrizations",
             )
         if any(is_lazy(tensor) for tensor in (*module._parameters.values(), *module._buffers.values())):
             raise CaptureError(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 import torchvision
 from torch import Tensor, nn
 
-from fxgrow.capture.tracer import on_meta
 from fxgrow.errors import CaptureError
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
@@ -23,15 +22,62 @@ def example_inputs_for(model: nn.Module, given: Any = None) -> Inputs:
     ------
     CaptureError: nothing was given and nothing can be derived, or what was given is not inputs.
     """
-    args, kwargs = _given(given) if given is not None else _derived(model)
+    return fitted(model, _given(given) if given is not None else _derived(model))
+
+
+def fitted(model: nn.Module, inputs: Inputs) -> Inputs:
+    """Inputs on the meta device, floating-point ones of the dtype of the model."""
     dtype = next((p.dtype for p in model.parameters() if p.dtype.is_floating_point), None)
 
-    def fitting(value: Any) -> Any:
-        if isinstance(value, Tensor) and value.dtype.is_floating_point and dtype is not None:
+    def fitting(value: Tensor) -> Tensor:
+        if value.dtype.is_floating_point and dtype is not None:
             return torch.empty(value.shape, dtype=dtype, device="meta")
-        return on_meta(value)
+        return value.to("meta")
 
-    return tuple(map(fitting, args)), {name: fitting(value) for name, value in kwargs.items()}
+    return each_tensor(inputs, fitting)  # type: ignore[no-any-return]
+
+
+def each_tensor(value: Any, function: Callable[[Tensor], Any]) -> Any:
+    """The same containers with `function` of every tensor in them."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, dict):
+        return {key: each_tensor(item, function) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return type(value)(each_tensor(item, function) for item in value)
+    return value
+
+
+def described(inputs: Any) -> Any:
+    """Inputs as plain data: the shape and dtype of each tensor, numbers and strings as they are."""
+    if isinstance(inputs, Tensor):
+        return ("tensor", tuple(inputs.shape), str(inputs.dtype).removeprefix("torch."))
+    if isinstance(inputs, dict):
+        return ("dict", tuple((str(key), described(item)) for key, item in inputs.items()))
+    if isinstance(inputs, (tuple, list)):
+        return ("list" if isinstance(inputs, list) else "tuple", tuple(map(described, inputs)))
+    if inputs is None or isinstance(inputs, (bool, int, float, str)):
+        return ("value", inputs)
+    return ("object", type(inputs).__name__)
+
+
+def recalled(description: Any) -> Any:
+    """The inputs that `described` put down, tensors on the meta device.
+
+    Raises
+    ------
+    CaptureError: there was an argument that is not data.
+    """
+    kind, content = description[0], description[1]
+    if kind == "tensor":
+        return torch.empty(content, dtype=getattr(torch, description[2]), device="meta")
+    if kind == "dict":
+        return {key: recalled(item) for key, item in content}
+    if kind in ("tuple", "list"):
+        return (list if kind == "list" else tuple)(map(recalled, content))
+    if kind == "value":
+        return content
+    raise CaptureError(f"an input was a {content}, which is not kept", remedy="pass example_inputs")
 
 
 def _given(given: Any) -> Inputs:
@@ -50,8 +96,7 @@ def _given(given: Any) -> Inputs:
 def _derived(model: nn.Module) -> Inputs:
     history = getattr(model, "_fxgrow", None)
     if history is not None:
-        made = [torch.empty(shape, dtype=getattr(torch, kind.removeprefix("torch."))) for shape, kind in history.inputs]
-        return tuple(made), {}
+        return recalled(history.steps[-1].plan.inputs)  # type: ignore[no-any-return]
     config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
     size = config.get("input_size") if isinstance(config, Mapping) else getattr(config, "input_size", None)
     if size:
@@ -72,11 +117,17 @@ def _torchvision_size(model: nn.Module) -> tuple[int, ...] | None:
         return None
     for name in torchvision.models.list_models():
         builder = torchvision.models.get_model_builder(name)
-        if inspect.getmodule(inspect.unwrap(builder)) is not home:
-            continue
-        for weights in torchvision.models.get_model_weights(name):
-            crop = getattr(weights.transforms(), "crop_size", None)
-            if crop:
-                size = list(crop) * 2 if len(crop) == 1 else list(crop)
-                return (3, *size)
+        if inspect.getmodule(inspect.unwrap(builder)) is home:
+            size = registered_size(name)
+            if size:
+                return size
+    return None
+
+
+def registered_size(name: str) -> tuple[int, ...] | None:
+    """The size of one input of a torchvision model, from the transforms of its weights."""
+    for weights in torchvision.models.get_model_weights(name):
+        crop = getattr(weights.transforms(), "crop_size", None)
+        if crop:
+            return (3, *(list(crop) * 2 if len(crop) == 1 else crop))
     return None

@@ -1,4 +1,4 @@
-"""What tracing must leave whole, by the libraries' own registries."""
+"""What tracing must leave whole: by the libraries' own registries, and functions with a backward of their own."""
 
 from __future__ import annotations
 
@@ -6,8 +6,23 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from timm.models import _features_fx as timm_registry
 from torch import nn
+
+
+class CustomFunction(nn.Module):
+    """A `torch.autograd.Function` as a module, so that the grown model keeps its backward."""
+
+    def __init__(self, function: type[torch.autograd.Function]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function.apply(*args, **kwargs)
+
+    def extra_repr(self) -> str:
+        return self.function.__name__
 
 
 @functools.cache

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxgrow.capture.tracer import first_line, node_name, on_meta, shapes
+from fxgrow.capture.tracer import default_of, failed, on_meta
 from fxgrow.errors import CaptureError
 
 
@@ -18,12 +18,7 @@ class _Propagation(fx.Interpreter):
         except CaptureError:
             raise
         except Exception as error:
-            raise CaptureError(
-                f"{n.op} {node_name(n)} fails on inputs of shapes "
-                f"{shapes(a.meta['value'] for a in n.all_input_nodes)}: {first_line(error)}",
-                where=n.meta.get("module_path") or n.name,
-                remedy="pass example_inputs of the shapes and dtypes that the model takes",
-            ) from error
+            raise failed(n, [a.meta["value"] for a in n.all_input_nodes], error) from error
         n.meta["value"] = value
         return value
 
@@ -36,8 +31,8 @@ def propagate(root: nn.Module, graph: fx.Graph, inputs: tuple[tuple[Any, ...], d
     CaptureError: a node fails on these inputs.
     """
     args, kwargs = inputs
-    names = [node.target for node in graph.nodes if node.op == "placeholder"]
-    ordered = [*args, *(kwargs[str(name)] for name in names[len(args) :] if name in kwargs)]
+    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+    ordered = [*args, *(kwargs.get(str(node.target), default_of(node)) for node in placeholders[len(args) :])]
     interpreter = _Propagation(root, garbage_collect_values=False, graph=graph)
     interpreter.extra_traceback = False
     with torch.device("meta"):

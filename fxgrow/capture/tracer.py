@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.proxy import ParameterProxy, TraceError
+from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
 from fxgrow.capture.expansions import EXPANSIONS
 from fxgrow.capture.modes import ByMode
-from fxgrow.capture.opaque import whole_functions, whole_modules
+from fxgrow.capture.opaque import CustomFunction, whole_functions, whole_modules
 from fxgrow.errors import CaptureError
 
 
@@ -60,6 +61,7 @@ class Tracer(fx.Tracer):
     has_rule: whether a class of modules has a rule, so that it is one node.
     whole: further classes that must be one node.
     shape_aware: tier 2 from the start.
+    functions: collects the functions with a backward of their own, to be added to the root under these names.
     """
 
     def __init__(
@@ -68,18 +70,22 @@ class Tracer(fx.Tracer):
         has_rule: Callable[[type], bool],
         whole: frozenset[type],
         shape_aware: bool,
+        functions: dict[str, CustomFunction],
     ) -> None:
         super().__init__(autowrap_functions=whole_functions(), param_shapes_constant=True)
         self.values = values
         self.has_rule = has_rule
         self.whole = whole
         self.shape_aware = shape_aware
+        self.functions = functions
         self.paths: list[str] = []
         self.evaluating = False
         self.names: dict[int, str] = {}
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if type(m) in EXPANSIONS:
+        if isinstance(m, ParametrizationList):
+            return True
+        if type(m) in EXPANSIONS or is_parametrized(m):
             return False
         if type(m) in self.whole or isinstance(m, ByMode) or self.has_rule(type(m)):
             return True
@@ -140,7 +146,7 @@ class Tracer(fx.Tracer):
         node = super().create_node(kind, target, args, kwargs, *rest, **named)
         node.meta["module_path"] = self.paths[-1] if self.paths else ""
         if kind == "placeholder":
-            node.meta["value"] = self.values.get(str(target), _default(node))
+            node.meta["value"] = self.values.get(str(target), default_of(node))
         elif kind != "output":
             node.meta["value"] = self._evaluate(node)
         return node
@@ -153,18 +159,37 @@ class Tracer(fx.Tracer):
                 if node.op == "get_attr":
                     return on_meta(_attribute(self.root, str(node.target)))
                 if node.op == "call_module":
-                    return self.root.get_submodule(str(node.target))(*args, **kwargs)
+                    path = str(node.target)
+                    return (self.functions.get(path) or self.root.get_submodule(path))(*args, **kwargs)
                 if node.op == "call_method":
                     return getattr(args[0], str(node.target))(*args[1:], **kwargs)
                 return node.target(*args, **kwargs)  # type: ignore[operator]
         except Exception as error:
-            raise CaptureError(
-                f"{node.op} {node_name(node)} fails on inputs of shapes {shapes(args)}: {first_line(error)}",
-                where=node.meta["module_path"] or node.name,
-                remedy="pass example_inputs of the shapes and dtypes that the model takes",
-            ) from error
+            raise failed(node, args, error) from error
         finally:
             self.evaluating = False
+
+    # -- functions with a backward of their own ----------------------------------------------------------
+
+    def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
+        apply = torch.autograd.Function.__dict__["apply"]
+
+        def recorded(function: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
+            if any(isinstance(argument, fx.Proxy) for argument in (*args, *kwargs.values())):
+                return self._custom_function(function, args, kwargs)
+            return apply.__get__(None, function)(*args, **kwargs)
+
+        torch.autograd.Function.apply = classmethod(recorded)
+        try:
+            return super().trace(root, concrete_args)
+        finally:
+            torch.autograd.Function.apply = apply
+
+    def _custom_function(self, function: type[torch.autograd.Function], args: Any, kwargs: Any) -> fx.Proxy:
+        known = {module.function: path for path, module in self.functions.items()}
+        path = known.get(function, f"_function_{len(known)}")
+        self.functions.setdefault(path, CustomFunction(function))
+        return self.create_proxy("call_module", path, args, kwargs)
 
     # -- control flow, tier 2 ----------------------------------------------------------------------------
 
@@ -189,8 +214,27 @@ def evaluated(node: fx.Node) -> tuple[Any, Any]:
     return args, kwargs
 
 
-def _default(node: fx.Node) -> Any:
+def default_of(node: fx.Node) -> Any:
+    """What a placeholder is where the caller passes nothing."""
     return node.args[0] if node.args else None
+
+
+def failed(node: fx.Node, args: Any, error: Exception) -> CaptureError:
+    """What to tell the user of a node that does not run on the meta device."""
+    name = str(node.target) if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+    where = node.meta.get("module_path") or node.name
+    if isinstance(error, NotImplementedError) or "meta" in str(error):
+        return CaptureError(
+            f"{name} needs the values of a tensor, which no graph over shapes can have",
+            where=where,
+            remedy="rewrite it in terms of tensor operations, or grow the parts around it",
+        )
+    shapes = [list(a.shape) for a in args if isinstance(a, Tensor)]
+    return CaptureError(
+        f"{name} fails on inputs of shapes {shapes}: {first_line(error)}",
+        where=where,
+        remedy="pass example_inputs of the shapes and dtypes that the model takes",
+    )
 
 
 def _attribute(root: nn.Module, path: str) -> Any:
@@ -203,14 +247,6 @@ def on_meta(value: Any) -> Any:
     return value.to("meta") if isinstance(value, Tensor) else value
 
 
-def node_name(node: fx.Node) -> str:
-    return str(node.target) if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
-
-
-def shapes(args: Any) -> list[list[int]]:
-    return [list(a.shape) for a in args if isinstance(a, Tensor)]
-
-
 def first_line(error: BaseException) -> str:
     text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0]
+    return text.splitlines()[0].rstrip(". ")

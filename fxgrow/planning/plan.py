@@ -121,6 +121,8 @@ class Totals:
 class Plan:
     """What `fxgrow.grow` will do to a model: pure data, with a JSON round trip.
 
+    inputs: the example inputs, described: containers, shapes and dtypes.
+
     >>> import torch, fxgrow
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
     >>> plan = fxgrow.plan(model, width=2, example_inputs=torch.randn(1, 4))
@@ -138,7 +140,7 @@ class Plan:
     nodes: tuple[NodeEdit, ...]
     attributes: tuple[AttributeEdit, ...]
     totals: Totals
-    inputs: tuple[tuple[tuple[int, ...], str], ...] = ()
+    inputs: Any = ()
 
     def to_json(self, indent: int | None = None) -> str:
         """The plan as JSON text."""
@@ -181,7 +183,7 @@ class Plan:
         """Parameters after over parameters before."""
         return self.totals.parameters_after / max(1, self.totals.parameters_before)
 
-    def graph(self) -> nx.Graph[str]:
+    def graph(self) -> nx.Graph:
         """Growth groups and the tensors they run through: a bipartite graph, `kind` "group" or "tensor".
 
         An edge carries `axes`, the axes of the tensor on which the group lies.
@@ -192,7 +194,7 @@ class Plan:
         >>> sorted(graph.edges(data="axes"))
         [('d0', '0.bias', (0,)), ('d0', '0.weight', (0,)), ('d0', '2.weight', (1,))]
         """
-        graph: nx.Graph[str] = nx.Graph()
+        graph: nx.Graph = nx.Graph()
         for group in self.groups:
             graph.add_node(group.name, kind="group", old=group.old, new=group.new)
         for tensor in self.tensors:

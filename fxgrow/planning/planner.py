@@ -17,6 +17,7 @@ from fxgrow.amounts import Amounts
 from fxgrow.axes.infer import Analysis, analyse
 from fxgrow.axes.layout import Join, Layout, Leaf, Product, Reason, leaves, resolve
 from fxgrow.capture import Captured
+from fxgrow.capture.inputs import described
 from fxgrow.planning.knowledge import Failure, Knowledge, Way
 from fxgrow.planning.numbers import Loose, number_edits, positions_after
 from fxgrow.planning.plan import (
@@ -174,7 +175,7 @@ class Planner:
             nodes=tuple(nodes),
             attributes=tuple(attributes),
             totals=self._totals(tensors),
-            inputs=_flat_inputs(captured.inputs),
+            inputs=described(captured.inputs),
         )
 
     def _in_order(self, growth: dict[Leaf, int]) -> list[Leaf]:
@@ -340,9 +341,10 @@ class Planner:
             for leaf in leaves(layout):
                 if leaf not in self.sizing.growth and leaf.size > 1 and not (leaf.reason and leaf.reason.quiet):
                     found.setdefault(leaf, []).append(str(place))
+        why_not = {**self.sizing.unmoved, **self.sizing.held}
         merged: dict[tuple[int, str], tuple[list[str], list[str]]] = {}
         for leaf, places in found.items():
-            text = leaf.reason.text if leaf.reason else self.sizing.held.get(leaf, "no amount was asked for it")
+            text = leaf.reason.text if leaf.reason else why_not.get(leaf, "no amount was asked for it")
             everywhere, causes = merged.setdefault((leaf.size, text), ([], []))
             everywhere.extend(places)
             if leaf.reason and leaf.reason.where:
@@ -380,8 +382,3 @@ def _added(growth: TensorGrowth, group: str) -> int:
     if group not in growing:
         return 0
     return (_numel(growth.new_shape) - _numel(growth.old_shape)) // len(growing)
-
-
-def _flat_inputs(inputs: tuple[Any, Any]) -> tuple[tuple[tuple[int, ...], str], ...]:
-    arguments, keywords = inputs
-    return tuple((tuple(t.shape), str(t.dtype)) for t in (*arguments, *keywords.values()) if hasattr(t, "shape"))

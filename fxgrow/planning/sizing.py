@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fxgrow.amounts import Amount, Amounts, specificity
 from fxgrow.axes.infer import Analysis
@@ -65,10 +65,14 @@ def producing_places(analysis: Analysis) -> Iterator[tuple[Place, Layout]]:
 
 @dataclass
 class Sizing:
-    """Which leaves grow, and to what; `held` are those that stay because their axis grows otherwise."""
+    """Which leaves grow, and to what.
+
+    held: leaves that stay because another factor of their axis grows. unmoved: those whose amount changes nothing.
+    """
 
     growth: dict[Leaf, int]
     held: dict[Leaf, str]
+    unmoved: dict[Leaf, str] = field(default_factory=dict)
 
 
 def choose_sizes(analysis: Analysis, amounts: Amounts, round_to: int, pairs: bool) -> Sizing:
@@ -80,9 +84,15 @@ def choose_sizes(analysis: Analysis, amounts: Amounts, round_to: int, pairs: boo
         if found is None:
             continue
         for block in blocks(layout):
-            held = wanted.setdefault(tuple(map(id, block)), (block, found[1], place, found[0]))
-            if specificity(found[0]) > specificity(held[3]):
+            _, amount, elsewhere, key = wanted.setdefault(tuple(map(id, block)), (block, found[1], place, found[0]))
+            if specificity(found[0]) > specificity(key):
                 wanted[tuple(map(id, block))] = (block, found[1], place, found[0])
+            elif specificity(found[0]) == specificity(key) and found[1] != amount:
+                raise AmountError(
+                    f"{key!r} and {found[0]!r} ask different amounts for one dimension, {elsewhere} and {place}",
+                    where=place.path,
+                    remedy="ask the same, or make one of the keys more specific",
+                )
     reluctant = {leaf for layout in analysis.unifier.reluctant for leaf in leaves(layout)}
     for block, amount, place, _ in sorted(wanted.values(), key=lambda item: sum(not d.fixed for d in item[0])):
         _grow_block(block, amount, place, sizing, reluctant, round_to, pairs)
@@ -117,6 +127,8 @@ def _grow_block(
         grown = [best]
         if sizes[best] > best.size:
             sizing.growth[best] = sizes[best]
+        else:
+            sizing.unmoved[best] = f"x{factor:g} of {best.size} rounds to {best.size}"
     for leaf in free:
         if leaf not in grown:
             sizing.held[leaf] = "another factor of its axis grows"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from fxgrow.capture.inputs import Inputs, each_tensor
 from fxgrow.errors import VerificationError
 
 TOLERANCE = 1e-10
@@ -65,17 +67,15 @@ class WithoutNoise(TorchFunctionMode):
         return function(*args, **keywords)
 
 
-def verify(
-    original: nn.Module, grown: nn.Module, inputs: tuple[Sequence[Any], Mapping[str, Any]], seed: int = 0
-) -> Verification:
+def verify(original: nn.Module, grown: nn.Module, inputs: Inputs, seed: int = 0) -> Verification:
     """Run copies of both in float64, in eval and in train mode, and compare every output.
 
     Raises
     ------
     VerificationError: the outputs differ by more than the tolerance.
     """
-    arguments, keywords = random_inputs(inputs, seed)
-    errors = [_error(original, grown, arguments, keywords, training) for training in (False, True)]
+    values = random_inputs(inputs, seed)
+    errors = [_error(original, grown, values, training) for training in (False, True)]
     coarsest = max(
         (p.dtype for p in grown.parameters() if p.dtype.is_floating_point),
         key=lambda dtype: torch.finfo(dtype).eps,
@@ -92,13 +92,20 @@ def verify(
     return result
 
 
-def _error(original: nn.Module, grown: nn.Module, args: Any, kwargs: Any, training: bool) -> float:
+def _error(original: nn.Module, grown: nn.Module, inputs: Inputs, training: bool) -> float:
     outputs = []
     for model in (original, grown):
         twin = copy.deepcopy(model).to(torch.float64).train(training)
         device = next((p.device for p in twin.parameters()), torch.device("cpu"))
+        args, kwargs = each_tensor(inputs, partial(Tensor.to, device=device))
         with torch.no_grad(), WithoutNoise():
-            outputs.append(list(flat_tensors(twin(*to(args, device), **to(kwargs, device)))))
+            outputs.append(list(flat_tensors(twin(*args, **kwargs))))
+        if model is original and not all(torch.isfinite(tensor.double()).all() for tensor in outputs[0]):
+            raise VerificationError(
+                f"the original model's own outputs are not finite in {'train' if training else 'eval'} mode",
+                where=type(original).__name__,
+                remedy="check its weights, or pass verify=False where its outputs may be infinite",
+            )
     if len(outputs[0]) != len(outputs[1]):
         return float("inf")
     return max((relative_error(b, a) for a, b in zip(*outputs, strict=True)), default=0.0)
@@ -127,27 +134,15 @@ def flat_tensors(output: Any) -> Iterator[Tensor]:
             yield from flat_tensors(item)
 
 
-def random_inputs(inputs: tuple[Sequence[Any], Mapping[str, Any]], seed: int) -> tuple[Any, Any]:
+def random_inputs(inputs: Inputs, seed: int) -> Inputs:
     """Real float64 inputs of the shapes of meta ones; integer inputs stay small, booleans are True."""
     generator = torch.Generator().manual_seed(seed)
 
-    def real(value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            return value
+    def real(value: Tensor) -> Tensor:
         if value.dtype.is_floating_point:
             return torch.randn(value.shape, generator=generator, dtype=torch.float64)
         if value.dtype is torch.bool:
             return torch.ones(value.shape, dtype=torch.bool)
         return torch.randint(0, 2, value.shape, generator=generator, dtype=value.dtype)
 
-    args, kwargs = inputs
-    return tuple(map(real, args)), {name: real(value) for name, value in kwargs.items()}
-
-
-def to(value: Any, device: torch.device) -> Any:
-    """Tensors of a container on a device."""
-    if isinstance(value, Tensor):
-        return value.to(device)
-    if isinstance(value, dict):
-        return {key: to(item, device) for key, item in value.items()}
-    return type(value)(to(item, device) for item in value) if isinstance(value, (tuple, list)) else value
+    return each_tensor(inputs, real)  # type: ignore[no-any-return]

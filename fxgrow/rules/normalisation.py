@@ -12,8 +12,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from fxgrow.axes.layout import Layout, Leaf, leaves, resolve
 from fxgrow.planning.knowledge import Knowledge, Way
 from fxgrow.rules.law import Edit, Fact, Law, Want
@@ -139,13 +137,14 @@ class OverUnits(Law):
                 yield [(op.tensor(), Want(leaf, self.fits))]
 
     def _closed_form(self, op: Op, know: Knowledge, leaf: Leaf) -> bool:
-        """Whether gain and eps can make up for the new units: one dimension, and a gain of its own."""
+        """Whether gain and eps can make up for the new units: one dimension, a gain of its own, a known eps."""
         gain = op.data["gain"]
         return (
             resolve(op.tensor().axes[-1]) is leaf
             and gain is not None
             and gain.parameter is not None
             and know.ways[leaf] is not Way.REPLICATE
+            and self._eps(op) is not None
         )
 
     @staticmethod
@@ -187,7 +186,7 @@ class OverUnits(Law):
         if self._copies_evenly(op, know, growing[0]):
             return []
         ratio = layout.size / know.growth[growing[0]]
-        eps = self._eps(op) * ratio
+        eps = (self._eps(op) or 0.0) * ratio
         if op.module is not None:
             return [Edit("attribute", {"eps": eps})]
         return [Edit("argument", {"path": op.path(*self._eps_place()), "value": eps})]
@@ -195,13 +194,10 @@ class OverUnits(Law):
     def _eps_place(self) -> tuple[int, str]:
         return (4 if self.fits is Fact.MEAN else 3), "eps"
 
-    def _eps(self, op: Op) -> float:
+    def _eps(self, op: Op) -> float | None:
+        """The number added to the statistic; None: it depends on the precision of the input."""
         given: Any = op.module.eps if op.module is not None else op.argument(*self._eps_place())
-        if given is not None:
-            return float(given)
-        if self.default_eps is not None:
-            return self.default_eps
-        return torch.finfo(op.value.dtype).eps
+        return float(given) if given is not None else self.default_eps
 
     def _arguments(self, op: Op) -> dict[str, Any]:
         """Arguments of the guard; a string names a parameter."""

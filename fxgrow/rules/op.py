@@ -11,6 +11,7 @@ from torch import fx
 
 from fxgrow.axes.layout import Layout, Leaf, Reason, leaves, resolve
 from fxgrow.axes.unify import Unifier
+from fxgrow.capture.opaque import CustomFunction
 
 if TYPE_CHECKING:
     from fxgrow.rules.law import Law
@@ -80,13 +81,15 @@ class Op:
     @property
     def place(self) -> str:
         """Where in the model the op is: its module path, or else the name of its node."""
-        if self.node.op == "call_module":
+        if self.node.op == "call_module" and not isinstance(self.module, CustomFunction):
             return str(self.node.target)
         path = self.node.meta.get("module_path", "")
         return f"{path}.{self.node.name}" if path else self.node.name
 
     @property
     def name(self) -> str:
+        if isinstance(self.module, CustomFunction):
+            return self.module.function.__name__
         if self.module is not None:
             return type(self.module).__name__
         target = self.node.target

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fxgrow import guards
+from fxgrow.capture.opaque import CustomFunction
 from fxgrow.errors import RuleError
 from fxgrow.rules import pointwise, shape
 from fxgrow.rules.attention import Attention
@@ -45,7 +46,8 @@ def rule(target: Target, law: Law) -> None:
 
     Parameters
     ----------
-    target: a module class (that exact class), a function, or the name of a tensor method.
+    target: a module class (that exact class), a `torch.autograd.Function`, a function, or the name of a tensor
+        method.
     law: what it does to axes and to what is known of new units.
 
     Raises
@@ -70,6 +72,8 @@ def rule(target: Target, law: Law) -> None:
 
 def law_of_module(module: nn.Module) -> Law | None:
     """The law of a module's exact class, or of a base class whose forward it inherits unchanged."""
+    if isinstance(module, CustomFunction):
+        return _modules.get(module.function)
     for base in type(module).__mro__:
         if base in _modules:
             same = all(
