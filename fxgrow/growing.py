@@ -107,9 +107,10 @@ def grow(
     """
     captured, planned = _planned(model, width, example_inputs, init, round_to)
     if not planned.groups:
-        reasons = dict.fromkeys(f"{held.where[0]}: {held.reason}" for held in planned.held)
+        reasons = list(dict.fromkeys(f"{held.where[0]}: {held.reason}" for held in planned.held))
+        none = "it has no dimensions but inputs, outputs, batch and space"
         raise PlanError(
-            "nothing in the model would grow" + "".join(f"; {reason}" for reason in list(reasons)[:3]),
+            f"nothing in the model would grow; {'; '.join(reasons[:3]) or none}",
             where=model_name(model),
             remedy="see fxgrow.plan for all reasons",
         )

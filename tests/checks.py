@@ -69,7 +69,7 @@ def _still(births: dict[str, fxgrow.Birth], moved: dict[str, Tensor]) -> list[st
     still = []
     for name, where in moved.items():
         new = births[name].stages() > 0
-        share_new, share_old = (where[part].double().mean().item() for part in (new, ~new))
+        share_new, share_old = (where[part].sum().item() / max(1, part.sum().item()) for part in (new, ~new))
         if new.any() and share_new < 0.9 * share_old:
             still.append(f"{name}: {share_new:.0%} of the new elements moved, {share_old:.0%} of the old ones")
     return still
@@ -97,7 +97,8 @@ def moved_by_sgd(model: nn.Module, inputs: tuple[Any, ...], steps: int = 3, rate
             loss.backward()
             for name, p in learning.items():
                 if p.grad is not None and p.grad.any():
-                    moved[name] |= p.grad.abs() > ROUNDING * p.grad.abs().max()
+                    least = ROUNDING * torch.linalg.vector_norm(p.grad, float("inf"))
+                    moved[name] |= (p.grad > least) | (p.grad < -least)
                     p.grad.mul_(rate * max(1.0, float(p.detach().norm())) / p.grad.norm())
             optimizer.step()
     return moved

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import fx, nn
 
 from fxgrow.capture.modes import GrownGraphModule, graph_module
@@ -35,10 +36,10 @@ def assemble(root: nn.Module, graphs: dict[str, fx.Graph]) -> GrownGraphModule:
         return made[id(module)]
 
     whole = {id(root.get_submodule(path)) for path in called}
-    tree = plain(root, "")
+    result = graph_module(plain(root, ""), graphs, type(root).__name__)
     for path in constants:
-        _carry_constant(root, tree, path)
-    return graph_module(tree, graphs, type(root).__name__)
+        _carry_constant(root, result, path)
+    return result
 
 
 def _container(module: nn.Module) -> nn.Module:
@@ -49,8 +50,13 @@ def _container(module: nn.Module) -> nn.Module:
 
 
 def _carry_constant(root: nn.Module, tree: nn.Module, path: str) -> None:
+    """Keep what a forward held on to besides parameters and buffers; tensors then follow `.to()`."""
     owner, _, name = path.rpartition(".")
     value: Any = getattr(root.get_submodule(owner), name)
     target = tree.get_submodule(owner)
-    if not hasattr(target, name):
+    if hasattr(target, name):
+        return
+    if isinstance(value, torch.Tensor):
+        target.register_buffer(name, value, persistent=False)
+    else:
         setattr(target, name, value)

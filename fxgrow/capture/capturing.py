@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import operator
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,9 +98,12 @@ def _both_modes(bare: nn.Module, values: dict[str, Any], shape_aware: bool) -> d
     return graphs
 
 
+_WRITING = (operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.setitem)
+
+
 def _is_impure(node: fx.Node) -> bool:
     """Nodes that matter although nothing reads them: inputs, assertions, in-place writes, modules."""
-    in_place = str(node.target).endswith("_") or getattr(node.target, "__name__", "").startswith(("i", "setitem"))
+    in_place = str(node.target).endswith("_") or node.target in _WRITING
     return node.op in ("placeholder", "output", "call_module") or node.target is torch._assert or in_place
 
 

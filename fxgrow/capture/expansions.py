@@ -1,4 +1,4 @@
-"""torch.nn's attention layers, which torch.fx takes for single ops, spelled out in plain ones.
+"""Layers of torch.nn that torch.fx takes for single ops, attention above all, spelled out in plain ones.
 
 Each function computes what the module's own forward computes, from the same parameters, without its fast
 paths and their control flow. Inputs are batched.
@@ -245,6 +245,11 @@ def transformer(
     )
 
 
+def unflatten(module: nn.Unflatten, x: Any) -> Any:
+    """`nn.Unflatten`."""
+    return x.unflatten(module.dim, module.unflattened_size)
+
+
 EXPANSIONS: dict[type[nn.Module], Callable[..., Any]] = {
     nn.MultiheadAttention: attention,
     nn.TransformerEncoderLayer: encoder_layer,
@@ -252,4 +257,5 @@ EXPANSIONS: dict[type[nn.Module], Callable[..., Any]] = {
     nn.TransformerDecoderLayer: decoder_layer,
     nn.TransformerDecoder: decoder,
     nn.Transformer: transformer,
+    nn.Unflatten: unflatten,
 }

@@ -162,7 +162,8 @@ def _literals_only(mine: Any, other: Any) -> bool:
 
 def _chosen(model: nn.Module, node: fx.Node, mine: Any, other: Any, made: dict[tuple[Any, Any], str]) -> Any:
     if isinstance(mine, (tuple, list)):
-        return tuple(_chosen(model, node, a, b, made) for a, b in zip(mine, other, strict=True))
+        chosen = [_chosen(model, node, a, b, made) for a, b in zip(mine, other, strict=True)]
+        return chosen if isinstance(mine, list) else tuple(chosen)
     if isinstance(mine, dict):
         return {k: _chosen(model, node, mine[k], other[k], made) for k in mine}
     if isinstance(mine, fx.Node) or (mine == other and type(mine) is type(other)):

@@ -7,11 +7,14 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxgrow.capture.tracer import default_of, failed, on_meta
+from fxgrow.capture.tracer import default_of, failed, method_on_meta, on_meta
 from fxgrow.errors import CaptureError
 
 
 class _Propagation(fx.Interpreter):
+    def call_method(self, target: Any, args: Any, kwargs: Any) -> Any:
+        return method_on_meta(str(target), args, kwargs)
+
     def run_node(self, n: fx.Node) -> Any:
         try:
             value = on_meta(super().run_node(n)) if n.op == "get_attr" else super().run_node(n)

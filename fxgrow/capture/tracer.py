@@ -7,6 +7,7 @@ library keeps whole because of such control flow, and what has no rule of its ow
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,7 +22,29 @@ from fxgrow.capture.opaque import CustomFunction, whole_functions, whole_modules
 from fxgrow.errors import CaptureError
 
 
-class ShapeProxy(fx.Proxy):
+class Proxy(fx.Proxy):
+    """A proxy that records writing in place as such, because other names may hold the same tensor."""
+
+    def _in_place(self, function: Callable[..., Any], *operands: Any) -> Any:
+        return self.tracer.create_proxy("call_function", function, (self, *operands), {})
+
+    def __iadd__(self, other: Any) -> Any:
+        return self._in_place(operator.iadd, other)
+
+    def __isub__(self, other: Any) -> Any:
+        return self._in_place(operator.isub, other)
+
+    def __imul__(self, other: Any) -> Any:
+        return self._in_place(operator.imul, other)
+
+    def __itruediv__(self, other: Any) -> Any:
+        return self._in_place(operator.itruediv, other)
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self._in_place(operator.setitem, index, value)
+
+
+class ShapeProxy(Proxy):
     """A proxy whose numbers can be used by control flow, because their value is known."""
 
     def _known(self) -> Any:
@@ -117,7 +140,7 @@ class Tracer(fx.Tracer):
             self.paths.pop()
 
     def _knowing_its_shape(self, value: Any) -> Any:
-        return ShapeProxy(value.node, self) if type(value) is fx.Proxy else value
+        return ShapeProxy(value.node, self) if type(value) is Proxy else value
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         name = None if self.evaluating else self._name_of(attr_val)
@@ -140,7 +163,7 @@ class Tracer(fx.Tracer):
         return self.names.get(id(value))
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
-        return ShapeProxy(node, self) if self.shape_aware else super().proxy(node)
+        return ShapeProxy(node, self) if self.shape_aware else Proxy(node, self)
 
     def create_node(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **named: Any) -> fx.Node:
         node = super().create_node(kind, target, args, kwargs, *rest, **named)
@@ -162,7 +185,7 @@ class Tracer(fx.Tracer):
                     path = str(node.target)
                     return (self.functions.get(path) or self.root.get_submodule(path))(*args, **kwargs)
                 if node.op == "call_method":
-                    return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+                    return method_on_meta(str(node.target), args, kwargs)
                 return node.target(*args, **kwargs)  # type: ignore[operator]
         except Exception as error:
             raise failed(node, args, error) from error
@@ -212,6 +235,18 @@ def evaluated(node: fx.Node) -> tuple[Any, Any]:
     """The arguments and keyword arguments of a node, each operand by its value."""
     args, kwargs = (fx.node.map_arg(a, lambda n: n.meta["value"]) for a in (node.args, node.kwargs))
     return args, kwargs
+
+
+def method_on_meta(name: str, args: Any, kwargs: Any) -> Any:
+    """A tensor method on meta tensors, which stay there whatever device they are sent to."""
+    if name in ("cpu", "cuda"):
+        return args[0]
+    if name == "to":
+        args = [value for value in args if not isinstance(value, (torch.device, str))]
+        kwargs = {key: value for key, value in kwargs.items() if key != "device"}
+        if len(args) == 1 and not kwargs:
+            return args[0]
+    return getattr(args[0], name)(*args[1:], **kwargs)
 
 
 def default_of(node: fx.Node) -> Any:

@@ -49,7 +49,7 @@ class Verification:
 
 
 class WithoutNoise(TorchFunctionMode):
-    """Dropout and stochastic depth off, whatever mode the model is in."""
+    """Dropout, stochastic depth and random slopes off, whatever mode the model is in."""
 
     _DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout)
 
@@ -61,6 +61,9 @@ class WithoutNoise(TorchFunctionMode):
             return args[0] if args else keywords["input"]
         if function is Tensor.bernoulli_ and args[1:]:  # stochastic depth: the survival rate, not a draw
             return args[0].fill_(args[1])
+        if function in (F.rrelu, torch.rrelu, torch.rrelu_):  # a slope drawn at random
+            keywords.pop("training", None)
+            return function(*args[:3], *((False, *args[4:]) if len(args) > 3 else ()), **keywords)
         if function is F.scaled_dot_product_attention:
             keywords.pop("dropout_p", None)
             args = (*args[:4], 0.0, *args[5:]) if len(args) > 4 else args

@@ -27,6 +27,8 @@ class Attention(Law):
         unifier.unify(q.axes[-1], k.axes[-1])
         unifier.unify(k.axes[-2], v.axes[-2])
         unifier.fix(k.axes[-2], "softmax is taken over it")
+        if op.argument(5, "is_causal"):
+            unifier.fix(q.axes[-2], "a causal mask goes by its order")
         lead: list[Layout] = []
         for one, two, three in zip(q.axes[:-2], k.axes[:-2], v.axes[:-2], strict=True):
             unifier.unify(two, three)

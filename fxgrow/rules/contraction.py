@@ -209,12 +209,17 @@ class Contraction(Law):
 
     def _kept_axes(self, op: Op, k: int, leaf: Leaf) -> list[int]:
         """The axes of operand k that carry the leaf into the output."""
-        placed: dict[str, list[int]] = op.data["binding"].placed[k]
+        binding: Binding = op.data["binding"]
         gone = {name for name, _ in self.contracted(op)}
-        axes = {axis for name, where in placed.items() if name not in gone for axis in where}
-        summed = {axis for name, where in placed.items() if name in gone for axis in where}
         operand: Tensor = op.data["operands"][k]
-        return [axis for axis in sorted(axes - summed) if leaf in leaves(operand.axes[axis])]
+        kept = {
+            axis
+            for name, where in binding.placed[k].items()
+            if name not in gone
+            for axis in where
+            if leaf in leaves(binding.names[name] if name in binding.names else operand.axes[axis])
+        }
+        return sorted(kept)
 
     def _output_axis(self, op: Op, k: int, axis: int) -> int | None:
         """Where axis `axis` of operand k goes in the output."""
@@ -394,8 +399,8 @@ class Einsum(MatrixProduct):
 
     def _for(self, op: Op) -> Contraction:
         equation = op.argument(0, "equation")
-        left, _, right = equation.replace(" ", "").partition("->")
-        if not right:
+        left, arrow, right = equation.replace(" ", "").partition("->")
+        if not arrow:
             names = re.findall(r"\w", left)
             right = "".join(sorted(n for n in set(names) if names.count(n) == 1))
             right = "..." + right if "..." in left else right

@@ -6,7 +6,6 @@ import timm.layers as layers
 from timm.models import _features_fx as timm_registry
 from torchvision.models import swin_transformer as torchvision_windows
 from torchvision.ops import StochasticDepth
-from torchvision.ops.stochastic_depth import stochastic_depth
 
 from fxgrow.rules.normalisation import BatchNorm
 from fxgrow.rules.pointwise import Pointwise
@@ -17,7 +16,6 @@ from fxgrow.rules.windows import BiasTable, WindowAttention
 rule(layers.BatchNormAct2d, BatchNorm(activation="act"))
 rule(layers.DropPath, Pointwise("linear"))
 rule(StochasticDepth, Pointwise("linear"))
-rule(stochastic_depth, Pointwise("linear"))
 rules((layers.GELU, layers.GELUTanh, layers.Swish, layers.HardSwish, layers.Mish, layers.Tanh), Pointwise("zero"))
 rules((layers.Sigmoid, layers.HardSigmoid), Pointwise("other"))
 
@@ -28,6 +26,6 @@ for _function in timm_registry.get_notrace_functions():
     if _function.__name__ in _REARRANGING and law_of_function(_function) is None:
         rule(_function, Rearranged())
 
-rule(torchvision_windows._patch_merging_pad, Rearranged())
+rule(torchvision_windows._patch_merging_pad, Rearranged(times=4))
 rule(torchvision_windows._get_relative_position_bias, BiasTable())
 rule(torchvision_windows.shifted_window_attention, WindowAttention())

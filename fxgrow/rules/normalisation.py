@@ -286,6 +286,8 @@ class Guarded(Law):
         x = op.tensor(0, "x")
         layout = x.axis(self.axis)
         if self.grouped:
+            for axis in x.axes[2:]:
+                op.unifier.fix(axis, "statistics are taken over it")
             count = op.argument(1, "num_groups")
             groups: Layout
             if count == 1:

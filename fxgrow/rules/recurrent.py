@@ -34,6 +34,8 @@ class Recurrent(Law):
             return op.constants(op.value)
         unifier = op.unifier
         x = op.tensor()
+        for axis in x.axes[:-1]:
+            unifier.fix(axis, "it is time or batch")
         hidden = unifier.fresh(module.hidden_size)
         directions = 2 if module.bidirectional else 1
         inner = join([hidden] * directions)
@@ -58,6 +60,8 @@ class Recurrent(Law):
                         op.role(bias, "bias")
         for state in list(tensors(op.argument(1, "hx"))):
             unifier.unify(state.axes[-1], hidden)
+            for axis in state.axes[:-1]:
+                unifier.fix(axis, "it is layers or batch")
         op.attribute("input_size", x.axes[-1])
         op.attribute("hidden_size", hidden)
         op.data.update(reads=reads, hidden=hidden)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,9 +122,12 @@ def last_two(op: Op, rank: int) -> list[int]:
 
 
 class Reshape(Shape):
-    """Row-major change of shape: view, reshape, flatten, unflatten, squeeze, unsqueeze, nn.Flatten."""
+    """Row-major change of shape: view, reshape, flatten, unflatten, squeeze, unsqueeze, nn.Flatten.
 
-    def __init__(self, sizes: Callable[[Op], list[Path]] | None = None) -> None:
+    `sizes` finds the arguments that are sizes: one for each output axis (None: that axis has none), or none at all.
+    """
+
+    def __init__(self, sizes: Callable[[Op], Sequence[Path | None]] | None = None) -> None:
         self.sizes = sizes
 
     def relate(self, op: Op) -> Tree:
@@ -134,7 +137,12 @@ class Reshape(Shape):
         paths = self.sizes(op) if self.sizes is not None else []
         if len(paths) == len(axes):
             for path, axis in zip(paths, axes, strict=True):
-                op.size(path, axis)
+                if path is not None:
+                    op.size(path, axis)
+        like = op.argument(1, "other") if op.name in ("reshape_as", "view_as") else None
+        if isinstance(like, Tensor):
+            for mine, other in zip(axes, like.axes, strict=True):
+                op.unifier.unify(mine, other)
         return op.result(axes)
 
     def forward(self, op: Op, source: Tensor, output: Tensor, where: Range) -> Moved:
@@ -157,6 +165,15 @@ def reshaped(before: tuple[int, ...], after: tuple[int, ...], where: Range) -> M
             return Range(axis, low // rest, high // rest)
         leading *= size
     return None
+
+
+def unflattened_sizes(op: Op) -> list[Path | None]:
+    """The sizes that unflatten takes one axis apart into."""
+    given = op.raw(2, "sizes")
+    rank = len(op.value.shape)
+    first = axis_of(op.argument(1, "dim"), rank - len(given) + 1)
+    own = [(*op.path(2, "sizes"), k) for k in range(len(given))]
+    return [None] * first + own + [None] * (rank - first - len(own))
 
 
 def listed_sizes(op: Op) -> list[Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fxgrow.axes.layout import Layout, Reason, product
+from fxgrow.axes.layout import Layout, Reason, join, product
 from fxgrow.planning.knowledge import Knowledge
 from fxgrow.rules.law import Fact, Law, Want
 from fxgrow.rules.op import Op, Tensor, Tree, tensors
@@ -45,16 +45,18 @@ class Spatial(Law):
 
 
 class Rearranged(Spatial):
-    """An opaque helper that moves or resamples entries over space and keeps the last axis of its input."""
+    """An opaque helper that moves or resamples entries over space, `times` of them joined along the last axis."""
 
-    def __init__(self) -> None:
+    def __init__(self, times: int = 1) -> None:
         super().__init__("linear")
+        object.__setattr__(self, "times", times)
 
     def relate(self, op: Op) -> Tree:
         x = op.operands()[0]
         for axis in x.axes[:-1]:
             op.unifier.fix(axis, Reason(f"{op.name} moves its entries", op.place, quiet=True))
-        return op.result([*(op.unifier.constant(size) for size in op.value.shape[:-1]), x.axes[-1]])
+        last = join([x.axes[-1]] * self.times)  # type: ignore[attr-defined]
+        return op.result([*(op.unifier.constant(size) for size in op.value.shape[:-1]), last])
 
 
 class Pad(Spatial):

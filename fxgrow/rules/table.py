@@ -148,7 +148,7 @@ rules(
     Contraction(*_TRANSPOSED, functional_operands, "(g o)", {"g": (6, "groups")}, counts="input"),
 )
 
-rules((operator.matmul, torch.matmul, torch.bmm, torch.mm, "matmul", "bmm", "mm", "__matmul__"), MatrixProduct())
+rules((operator.matmul, torch.matmul, torch.bmm, torch.mm, "matmul", "bmm", "mm"), MatrixProduct())
 rule(torch.functional.einsum, Einsum())
 rule(nn.Embedding, Gather())
 rule(F.embedding, Gather())
@@ -160,12 +160,12 @@ _POINTWISE: dict[Any, list[Any]] = {
         *(nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
         *(F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, operator.neg, torch.neg, torch.clone),
         *("contiguous", "clone", "detach", "to", "float", "double", "half", "bfloat16", "type", "neg", "type_as"),
-        *("cpu", "cuda", "requires_grad_", "real"),
+        *("cpu", "cuda"),
     ],
     "zero": [
         *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh),
         *(nn.Hardswish, nn.Hardtanh, nn.Softsign, nn.Tanhshrink, nn.Hardshrink, nn.Softshrink, nn.RReLU),
-        *(F.relu, F.relu6, F.leaky_relu, F.elu, F.celu, F.selu, F.gelu, F.silu, F.mish, F.tanh, F.hardswish),
+        *(F.relu, F.relu6, F.leaky_relu, F.elu, F.celu, F.selu, F.gelu, F.silu, F.mish, F.hardswish),
         *(F.hardtanh, F.softsign, F.tanhshrink, torch.relu, torch.relu_, torch.tanh, torch.sin, torch.abs),
         *(torch.square, torch.sqrt, torch.sign, torch.erf, torch.expm1, torch.log1p, operator.abs),
         *("relu", "relu_", "tanh", "tanh_", "sin", "abs", "square", "sqrt", "sign", "erf"),
@@ -173,7 +173,7 @@ _POINTWISE: dict[Any, list[Any]] = {
     ],
     "other": [
         *(nn.Sigmoid, nn.Hardsigmoid, nn.Softplus, nn.LogSigmoid, nn.Threshold),
-        *(F.sigmoid, F.hardsigmoid, F.softplus, F.logsigmoid, F.threshold, torch.sigmoid, torch.exp, torch.log),
+        *(F.hardsigmoid, F.softplus, F.logsigmoid, F.threshold, torch.sigmoid, torch.exp, torch.log),
         *(torch.cos, torch.rsqrt, torch.reciprocal, torch.where, torch.nan_to_num),
         *("sigmoid", "sigmoid_", "exp", "log", "cos", "rsqrt", "reciprocal", "masked_fill", "masked_fill_", "where"),
         *(operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge),
@@ -182,9 +182,9 @@ _POINTWISE: dict[Any, list[Any]] = {
     ],
     "add": [
         *(operator.add, operator.sub, operator.iadd, operator.isub, torch.add, torch.sub),
-        *("add", "add_", "sub", "sub_", "__add__", "__radd__"),
+        *("add", "add_", "sub", "sub_"),
     ],
-    "multiply": [operator.mul, operator.imul, torch.mul, "mul", "mul_", "__mul__", "__rmul__"],
+    "multiply": [operator.mul, operator.imul, torch.mul, "mul", "mul_"],
     "divide": [operator.truediv, operator.itruediv, torch.div, "div", "div_"],
     pointwise.power: [operator.pow, torch.pow, "pow", "pow_"],
     pointwise.clamp: [torch.clamp, "clamp", "clamp_", "clip"],
@@ -204,11 +204,12 @@ rule("t", shape.Permute(shape.last_two))
 rules(("view", "reshape", torch.reshape), shape.Reshape(shape.listed_sizes))
 rules(
     (
-        *("flatten", "unflatten", "squeeze", "unsqueeze", "reshape_as", "view_as"),
-        *(torch.flatten, torch.unflatten, torch.squeeze, torch.unsqueeze, nn.Flatten),
+        *("flatten", "squeeze", "unsqueeze", "reshape_as", "view_as"),
+        *(torch.flatten, torch.squeeze, torch.unsqueeze, nn.Flatten),
     ),
     shape.Reshape(),
 )
+rules(("unflatten", torch.unflatten), shape.Reshape(shape.unflattened_sizes))
 rules(("expand", "expand_as"), shape.Expand())
 for _name, _targets in {
     "chunk": ["chunk", torch.chunk],

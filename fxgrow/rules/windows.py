@@ -55,6 +55,7 @@ class WindowAttention(Law):
         unifier.unify(own, count)
         unifier.unify(inner, width)
         unifier.tie_sizes(x.axes[-1], leave.axes[1], "the head width is its input's width over the number of heads")
+        unifier.tie_sizes(x.axes[-1], leave.axes[0], "its output is as wide as its input")
         for name, index, layout in (("qkv_bias", 9, enter.axes[0]), ("proj_bias", 10, leave.axes[0])):
             bias = op.argument(index, name)
             if isinstance(bias, Tensor):
@@ -64,7 +65,10 @@ class WindowAttention(Law):
         for index, name in ((3, "relative_position_bias"), (11, "logit_scale")):
             per_head = op.argument(index, name)
             if isinstance(per_head, Tensor):
-                unifier.unify(per_head.axes[1 if per_head.rank == 4 else 0], count)
+                own = 1 if per_head.rank == 4 else 0
+                unifier.unify(per_head.axes[own], count)
+                for axis in (*per_head.axes[:own], *per_head.axes[own + 1 :]):
+                    unifier.fix(axis, "it is space")
         assert isinstance(table, Tensor)
         op.size(op.path(5, "num_heads"), count)
         op.role(enter, "weight")

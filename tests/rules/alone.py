@@ -1,0 +1,258 @@
+"""One op by itself, so that what its rule claims can be compared with what it computes.
+
+The operands are parameters, so every dimension of theirs is free until the rule ties it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import networkx as nx
+import torch
+from fxgrow.transforms.graph_edits import edit_graphs
+from torch import Tensor, fx, nn
+
+from fxgrow.amounts import Amounts
+from fxgrow.axes.infer import Analysis, analyse
+from fxgrow.axes.layout import Layout, Leaf, Product, leaves, resolve
+from fxgrow.capture import Captured, assemble, capture
+from fxgrow.planning.knowledge import Knowledge, Way
+from fxgrow.planning.numbers import number_edits
+from fxgrow.planning.planner import Planner
+from fxgrow.planning.sizing import Sizing, size_after
+from fxgrow.proof.verification import WithoutNoise, flat_tensors
+from fxgrow.rules.law import Fact
+from fxgrow.rules.op import tensors
+from tests.models import lively
+
+Axes = Sequence[Layout]
+
+
+@dataclass(frozen=True)
+class Case:
+    """An op on operands of given shapes (or given tensors).
+
+    free: how many dimensions its rule leaves free to grow. tolerance: for ops that compute in low precision.
+    by_position: it treats units of one dimension differently, so that permuting them is another op.
+    """
+
+    name: str
+    op: Callable[..., Any]
+    operands: tuple[Any, ...]
+    free: int
+    tolerance: float = 1e-10
+    by_position: bool = False
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Alone(nn.Module):
+    """A model whose only op takes parameters; integer operands are buffers."""
+
+    def __init__(self, op: Callable[..., Any], operands: tuple[Any, ...]) -> None:
+        super().__init__()
+        self.op = op
+        self.count = len(operands)
+        for k, given in enumerate(operands):
+            value = torch.randn(given, dtype=torch.float64) if isinstance(given, tuple) else given
+            if value.dtype.is_floating_point:
+                self.register_parameter(f"x{k}", nn.Parameter(value))
+            else:
+                self.register_buffer(f"x{k}", value)
+
+    def forward(self) -> Any:
+        return self.op(*(getattr(self, f"x{k}") for k in range(self.count)))
+
+
+@dataclass
+class Looked:
+    """What the rules claim of an op, beside the op itself."""
+
+    case: Case
+    model: nn.Module
+    captured: Captured
+    analysis: Analysis
+    result: Any
+    free: list[Leaf] = field(default_factory=list)
+
+    def outputs(self, values: dict[str, Tensor] | None = None) -> list[Tensor]:
+        """What the op computes, from other values for its operands if given."""
+        with torch.no_grad(), WithoutNoise():
+            return list(flat_tensors(torch.func.functional_call(self.model, values or {}, ())))
+
+    def operands(self) -> dict[str, tuple[Tensor, Axes]]:
+        """Value and layout of every floating-point parameter and buffer; tied ones under each name."""
+        named = {**dict(self.model.named_parameters(remove_duplicate=False)), **dict(self.model.named_buffers())}
+        return {
+            name: (value.detach(), self.analysis.parameters[self.analysis.aliases[name]].axes)
+            for name, value in named.items()
+            if value.dtype.is_floating_point
+        }
+
+    def growing_together(self) -> list[list[Leaf]]:
+        """The free dimensions, those that a rule demands equal in size together."""
+        graph = nx.Graph()
+        graph.add_nodes_from(self.free)
+        for one, other, _ in self.analysis.unifier.equal_sizes:
+            both = [leaf for leaf in (*leaves(one), *leaves(other)) if not leaf.fixed]
+            graph.add_edges_from(itertools.pairwise(both))
+        return [[leaf for leaf in self.free if leaf in part] for part in nx.connected_components(graph)]
+
+
+def look(case: Case, training: bool = False) -> Looked:
+    """Capture an op and let its rule say what it claims, outputs left free."""
+    torch.manual_seed(0)
+    model = lively(Alone(case.op, case.operands)).train(training)
+    captured = capture(model, ())
+    kept = {}
+    for mode, graph in captured.graphs.items():
+        node = graph.output_node()
+        kept[mode], node.args = node.args, (None,)
+    analysis = analyse(captured.model, captured.graphs)
+    result: Any = None
+    for mode, graph in captured.graphs.items():
+        node = graph.output_node()
+        node.args = kept[mode]
+        if mode in ("both", "train" if training else "eval"):
+            result = _lowered(analysis, node.args[0])
+    looked = Looked(case, model, captured, analysis, result)
+    axes = [axis for tensor in (*analysis.parameters.values(), *tensors(result)) for axis in tensor.axes]
+    looked.free = [leaf for leaf in dict.fromkeys(leaf for axis in axes for leaf in leaves(axis)) if not leaf.fixed]
+    return looked
+
+
+def _lowered(analysis: Analysis, raw: Any) -> Any:
+    if isinstance(raw, fx.Node):
+        return analysis.trees[raw]
+    return [_lowered(analysis, item) for item in raw] if isinstance(raw, (tuple, list)) else None
+
+
+def units(layout: Layout, leaf: Leaf, sizes: dict[Leaf, int]) -> Tensor:
+    """For each position of an axis, which unit of `leaf` it belongs to; -1 where the leaf plays no part."""
+    layout = resolve(layout)
+    size = size_after(layout, sizes)
+    if isinstance(layout, Leaf):
+        return torch.arange(size) if layout is leaf else torch.full((size,), -1)
+    if isinstance(layout, Product):
+        found = torch.full((1,), -1)
+        for factor in layout.factors:
+            found = torch.maximum(found[:, None], units(factor, leaf, sizes)[None, :]).flatten()
+        return found
+    return torch.cat([units(part, leaf, sizes) for part in layout.parts])
+
+
+def permuted(value: Tensor, axes: Axes, leaf: Leaf, order: Tensor) -> Tensor:
+    """A tensor with the units of one dimension in another order, on every axis that has them."""
+    for number, layout in enumerate(axes):
+        label = units(layout, leaf, {})
+        source = torch.arange(len(label))
+        for unit in range(leaf.size):
+            source[label == unit] = (label == order[unit]).nonzero().flatten()
+        value = value.index_select(number, source)
+    return value
+
+
+@dataclass
+class Grown:
+    """The op after some dimensions have doubled, and what is known of their new entries."""
+
+    looked: Looked
+    sizes: dict[Leaf, int]
+    know: Knowledge
+    planner: Planner
+
+    def is_old(self, layout: Layout) -> Tensor:
+        """Which positions of an axis belong to old units."""
+        return torch.stack([units(layout, leaf, self.sizes) < leaf.size for leaf in self.sizes]).all(0)
+
+    def old_entries(self, value: Tensor, axes: Axes) -> Tensor:
+        for number, layout in enumerate(axes):
+            value = value.index_select(number, self.is_old(layout).nonzero().flatten())
+        return value
+
+    def operands(self, seed: int) -> dict[str, Tensor]:
+        """Old entries in place, new ones random or as their fact says."""
+        generator = torch.Generator().manual_seed(seed)
+        made: dict[str, Tensor] = {}
+        values = {}
+        for name, (before, axes) in self.looked.operands().items():
+            first = self.looked.analysis.aliases[name]
+            if first not in made:
+                made[first] = self._value(first, axes, before, generator)
+            values[name] = made[first]
+        return {**dict(self.looked.model.named_buffers()), **values}
+
+    def _value(self, name: str, axes: Axes, before: Tensor, generator: torch.Generator) -> Tensor:
+        value = torch.rand([size_after(axis, self.sizes) for axis in axes], generator=generator, dtype=before.dtype)
+        value += 0.5
+        scale = next(iter(self.know.scales.get(name, {}).values()), 1.0)
+        inside = torch.ones(value.shape, dtype=torch.bool)
+        for number, layout in enumerate(axes):
+            shape = [-1 if k == number else 1 for k in range(value.ndim)]
+            inside &= self.is_old(layout).reshape(shape)
+        value[inside] = (before * scale).flatten()
+        for leaf, (number, layout) in itertools.product(self.sizes, enumerate(axes)):
+            fact = self.know.fills.get((name, number, leaf), {}).get(None)
+            label = units(layout, leaf, self.sizes)
+            if fact in (Fact.ZERO, Fact.IGNORED):
+                value.index_fill_(number, (label >= leaf.size).nonzero().flatten(), 0)
+            elif fact is Fact.MEAN:
+                parts = [(label == unit).nonzero().flatten() for unit in range(2 * leaf.size)]
+                mean = torch.stack([value.index_select(number, part) for part in parts[: leaf.size]]).mean(0)
+                for part in parts[leaf.size :]:
+                    value.index_copy_(number, part, mean)
+        return value
+
+    def run(self, values: dict[str, Tensor]) -> list[Tensor]:
+        """What the op computes once it is edited as its law says."""
+        model, graphs = self.looked.captured.model, self.looked.captured.graphs
+        twins = {mode: _copied(graph) for mode, graph in graphs.items()}
+        self.planner.numbers = list(number_edits(self.looked.analysis, self.sizes))
+        nodes, attributes = self.planner._edits()
+        before = [getattr(model.get_submodule(edit.module), edit.attribute) for edit in attributes]
+        for edit in attributes:
+            setattr(model.get_submodule(edit.module), edit.attribute, edit.value)
+        try:
+            edit_graphs(twins, nodes)
+            module = assemble(model, twins).train(self.looked.model.training)
+            with torch.no_grad(), WithoutNoise():
+                return list(flat_tensors(torch.func.functional_call(module, values, ())))
+        finally:
+            for edit, value in zip(attributes, before, strict=True):
+                setattr(model.get_submodule(edit.module), edit.attribute, value)
+
+
+def grown(looked: Looked, together: list[Leaf], facts: dict[str, Fact], guarded: bool) -> Grown | None:
+    """The op with dimensions twice as large, whose new entries are as `facts` says; None where its law objects."""
+    sizes = {leaf: 2 * leaf.size for leaf in together}
+    planner = Planner(looked.analysis, Amounts.parse(2), Way.ZERO, 1)
+    planner.sizing = Sizing(sizes, {})
+    know = planner.know = Knowledge(
+        sizes, dict.fromkeys(together, Way.ZERO), set(together) if guarded else set(), zero_by_default=planner.silent
+    )
+    for name, fact in facts.items():
+        for leaf, (axis, layout) in itertools.product(together, enumerate(looked.analysis.parameters[name].axes)):
+            if leaf in leaves(layout):
+                know.fills[name, axis, leaf] = {None: fact}
+    for _ in range(4):
+        know.forget()
+        for op in looked.analysis.ops:
+            op.law.facts(op, know)
+    if know.failures or list(planner._unfaithful_scales()):
+        return None
+    planner.names = {leaf: f"d{k}" for k, leaf in enumerate(together)}
+    return Grown(looked, sizes, know, planner)
+
+
+def _copied(graph: fx.Graph) -> fx.Graph:
+    twin = fx.Graph()
+    renamed: dict[fx.Node, fx.Node] = {}
+    twin.output(twin.graph_copy(graph, renamed))
+    for old, new in renamed.items():
+        new.name = old.name
+        new.meta = dict(old.meta)
+    return twin

@@ -1,0 +1,367 @@
+"""Every op that fxgrow has a rule for, by itself: what it is called with, and how many dimensions may grow."""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import timm.layers as layers
+import torch
+import torch.nn.functional as F
+from timm.models import _features_fx as timm_registry
+from torch import Tensor, nn
+from torchvision.models import swin_transformer as torchvision_windows
+from torchvision.ops import StochasticDepth
+
+from fxgrow import guards
+from fxgrow.rules import table
+from fxgrow.rules.pointwise import Pointwise
+from tests.rules.alone import Case
+
+INDEX = torch.tensor([[0, 2, 1], [1, 1, 0]])
+MASK = torch.tensor([True, False, True, False])
+VECTOR, ROWS, IMAGE = (4,), (3, 4), (2, 4, 6, 6)
+
+
+def method(name: str, *arguments: Any, **keywords: Any) -> Callable[[Tensor], Any]:
+    return lambda x, *others: getattr(x, name)(*others, *arguments, **keywords)
+
+
+def function(target: Callable[..., Any], *arguments: Any, **keywords: Any) -> Callable[[Tensor], Any]:
+    return lambda *operands: target(*operands, *arguments, **keywords)
+
+
+class Helper(nn.Module):
+    """A library's helper function, called by a global name as a model calls it, so that it stays whole."""
+
+    def __init__(self, name: str, *arguments: Any) -> None:
+        super().__init__()
+        self.name = name
+        self.arguments = arguments
+
+    def forward(self, *operands: Tensor) -> Any:
+        return globals()[self.name](*operands, *self.arguments)
+
+
+class PatchMergingPad(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torchvision_windows._patch_merging_pad(x)
+
+
+class BiasTable(nn.Module):
+    def forward(self, table: Tensor, index: Tensor) -> Tensor:
+        return torchvision_windows._get_relative_position_bias(table, index, [2, 2])
+
+
+class WindowAttention(nn.Module):
+    """Three heads of two units, windows of 2 x 2 shifted by one."""
+
+    def forward(self, x: Tensor, enter: Tensor, leave: Tensor, bias: Tensor, one: Tensor, two: Tensor) -> Tensor:
+        return torchvision_windows.shifted_window_attention(
+            x, enter, leave, bias, [2, 2], 3, [1, 1], qkv_bias=one, proj_bias=two
+        )
+
+
+def helper_cases() -> list[Case]:
+    """timm's helpers that tracing leaves whole; several modules bring their own of the same name."""
+    cases = []
+    for target in timm_registry.get_notrace_functions():
+        if target not in table._functions:
+            continue
+        name = f"{target.__module__.rpartition('.')[2]}_{target.__name__}"
+        globals()[name] = target
+        if target.__name__ == "resample_abs_pos_embed":
+            cases.append(Case(name, Helper(name, (2, 2), None, 0), ((1, 9, 4),), 1, 1e-6))
+        else:
+            whole_size = len(inspect.signature(target).parameters) == 3
+            size: tuple[Any, ...] = ((4, 4),) if whole_size else (4, 4)
+            cases.append(Case(name, Helper(name, (2, 2), *size), ((8, 2, 2, 3),), 1))
+    return cases
+
+
+_ARGUMENTS: dict[Any, tuple[Any, ...]] = {
+    nn.Threshold: (0.1, 0.2),
+    nn.ConstantPad2d: (1, 0.5),
+    F.threshold: (0.1, 0.2),
+    "type": (torch.float64,),
+    "to": (torch.float64,),
+    StochasticDepth: (0.1, "row"),
+    torch.clamp: (-0.5, 0.5),
+    "clamp": (-0.5, 0.5),
+    "clamp_": (-0.5, 0.5),
+    "clip": (0.1, 0.5),
+    operator.pow: (2,),
+    torch.pow: (2,),
+    "pow": (3,),
+    "pow_": (2,),
+}
+_TWO_OPERANDS = {
+    *(torch.maximum, torch.minimum, operator.add, operator.sub, torch.add, torch.sub, operator.mul, torch.mul),
+    *(operator.truediv, torch.div, operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge),
+    *("add", "sub", "mul", "div", "eq", "ne", "lt", "le", "gt", "ge", "type_as"),
+}
+_IN_PLACE = {operator.iadd, operator.isub, operator.imul, operator.itruediv}
+_NOT_BY_THEMSELVES = {
+    *("cuda", "masked_fill", "masked_fill_", "where"),
+    *(torch.where, operator.invert, torch.logical_not),
+}
+_LOW_PRECISION = {"float": 1e-6, "half": 2e-3, "bfloat16": 2e-2}
+
+
+def pointwise_cases() -> list[Case]:
+    cases = []
+    for target, law in (*table._modules.items(), *table._functions.items(), *table._methods.items()):
+        if type(law) is not Pointwise or target in _NOT_BY_THEMSELVES:
+            continue
+        name = target if isinstance(target, str) else f"{target.__module__}.{target.__name__}"
+        arguments = _ARGUMENTS.get(target, ())
+        if isinstance(target, type):
+            cases.append(Case(name, target(*arguments), (ROWS,), 2))
+        elif target in _TWO_OPERANDS:
+            call = method(target) if isinstance(target, str) else target
+            cases.append(Case(f"{name} of two", call, (ROWS, VECTOR), 2))
+        elif target in _IN_PLACE:
+            cases.append(Case(name, lambda x, y, t=target: t(x * 1.0, y), (ROWS, VECTOR), 2))
+        elif isinstance(target, str):
+            copied = target.endswith("_")
+            call = method(target, *arguments)
+            two = (ROWS, VECTOR) if target in ("add_", "sub_", "mul_", "div_") else (ROWS,)
+            tolerance = _LOW_PRECISION.get(target, 1e-10)
+            cases.append(Case(name, lambda x, *y, c=call, k=copied: c(x * 1.0 if k else x, *y), two, 2, tolerance))
+        else:
+            in_place = name.endswith("_")
+            call = function(target, *arguments)
+            cases.append(Case(name, lambda x, c=call, k=in_place: c(x * 1.0 if k else x), (ROWS,), 2))
+    return cases
+
+
+CASES = [
+    *pointwise_cases(),
+    Case("invert", lambda x: ~(x > 0), (ROWS,), 2),
+    Case("logical_not function", lambda x: torch.logical_not(x), (ROWS,), 2),
+    Case("masked_fill", lambda x: x.masked_fill(x > 0, 0.5), (ROWS,), 2),
+    Case("masked_fill_", lambda x: (x * 1.0).masked_fill_(x > 0, 0.5), (ROWS,), 2),
+    Case("masked_fill by a constant", lambda x: x.masked_fill(torch.tensor(True), 0.5), (ROWS,), 2),
+    Case("where", lambda x, y: torch.where(x > 0, x, y), (ROWS, VECTOR), 2),
+    Case("where method", lambda x, y: x.where(x > 0, y), (ROWS, VECTOR), 2),
+    Case("add of three ranks", lambda x, y: x + y, ((2, 3, 4), (3, 1)), 3),
+    Case("subtract scaled", lambda x, y: torch.sub(x, y, alpha=0.3), (ROWS, ROWS), 2),
+    Case("add a number", lambda x: x + 0.5, (ROWS,), 2),
+    Case("number over tensor", lambda x: 2.0 / x, (ROWS,), 2),
+    Case("clamp without zero", lambda x: torch.clamp(x, 0.1), (ROWS,), 2),
+    Case("prelu one", nn.PReLU(), (IMAGE,), 4),
+    Case("prelu channels", nn.PReLU(4), (IMAGE,), 4),
+    # contractions
+    Case("linear", nn.Linear(4, 5), (ROWS,), 3),
+    Case("linear without bias", nn.Linear(4, 5, bias=False), ((2, 3, 4),), 4),
+    Case("linear for quantisation", nn.modules.linear.NonDynamicallyQuantizableLinear(4, 5), (ROWS,), 3),
+    Case("F.linear", F.linear, (ROWS, (5, 4), (5,)), 3),
+    Case("bilinear", nn.Bilinear(4, 3, 5), (ROWS, (3, 3)), 4),
+    Case("conv1d", nn.Conv1d(4, 6, 3), ((2, 4, 6),), 3),
+    Case("conv2d", nn.Conv2d(4, 6, 3, padding=1), (IMAGE,), 3),
+    Case("conv2d in groups", nn.Conv2d(4, 6, 3, groups=2), (IMAGE,), 4),
+    Case("conv2d depthwise", nn.Conv2d(4, 4, 3, groups=4), (IMAGE,), 2),
+    Case("conv2d depthwise, two each", nn.Conv2d(4, 8, 1, groups=4), (IMAGE,), 3),
+    Case("conv3d", nn.Conv3d(4, 6, 2), ((2, 4, 3, 3, 3),), 3),
+    Case("transposed 1d", nn.ConvTranspose1d(4, 6, 2), ((2, 4, 5),), 3),
+    Case("transposed 2d", nn.ConvTranspose2d(4, 6, 2, stride=2), (IMAGE,), 3),
+    Case("transposed 2d in groups", nn.ConvTranspose2d(4, 6, 2, groups=2), (IMAGE,), 4),
+    Case("transposed 3d", nn.ConvTranspose3d(4, 6, 2), ((2, 4, 3, 3, 3),), 3),
+    Case("F.conv1d", F.conv1d, ((2, 4, 6), (5, 4, 3), (5,)), 3),
+    Case("F.conv2d", lambda x, w: F.conv2d(x, w, None, 1, 0, 1, 2), (IMAGE, (6, 2, 3, 3)), 4),
+    Case("F.conv3d", F.conv3d, ((2, 4, 3, 3, 3), (5, 4, 2, 2, 2)), 3),
+    Case("F.conv_transpose1d", F.conv_transpose1d, ((2, 4, 6), (4, 5, 3)), 3),
+    Case("F.conv_transpose2d", lambda x, w: F.conv_transpose2d(x, w, groups=2), (IMAGE, (4, 3, 2, 2)), 4),
+    Case("F.conv_transpose3d", F.conv_transpose3d, ((2, 4, 3, 3, 3), (4, 5, 2, 2, 2)), 3),
+    Case("matmul", operator.matmul, ((2, 3, 4), (2, 4, 5)), 4),
+    Case("matmul broadcast", torch.matmul, ((2, 6, 3, 4), (4, 5)), 5),
+    Case("matmul by a vector", torch.matmul, (ROWS, VECTOR), 2),
+    Case("vector by matmul", lambda x, y: x.matmul(y), (VECTOR, (4, 5)), 2),
+    Case("dot by matmul", lambda x, y: x @ y, (VECTOR, VECTOR), 1),
+    Case("bmm", torch.bmm, ((2, 3, 4), (2, 4, 5)), 4),
+    Case("bmm method", method("bmm"), ((2, 3, 4), (2, 4, 5)), 4),
+    Case("mm", torch.mm, (ROWS, (4, 5)), 3),
+    Case("mm method", method("mm"), (ROWS, (4, 5)), 3),
+    Case("einsum", lambda q, k: torch.einsum("bqhd,bkhd->bhqk", q, k), ((2, 3, 2, 4), (2, 5, 2, 4)), 5),
+    Case("einsum implicit", lambda a, b: torch.einsum("ij,jk", a, b), (ROWS, (4, 5)), 3),
+    Case("einsum ellipsis", lambda a, b: torch.einsum("...i,oi->...o", a, b), ((2, 3, 4), (5, 4)), 4),
+    Case("embedding", nn.Embedding(5, 4), (INDEX,), 1),
+    Case("F.embedding", F.embedding, (INDEX, (5, 4)), 1),
+    # shape
+    Case("permute", method("permute", 2, 0, 1), ((2, 3, 4),), 3),
+    Case("permute by tuple", method("permute", (2, 0, 1)), ((2, 3, 4),), 3),
+    Case("torch.permute", lambda x: torch.permute(x, (1, 0, 2)), ((2, 3, 4),), 3),
+    Case("transpose", method("transpose", 1, -1), ((2, 3, 4),), 3),
+    Case("torch.transpose", lambda x: torch.transpose(x, 0, 2), ((2, 3, 4),), 3),
+    Case("swapaxes", method("swapaxes", 0, 1), (ROWS,), 2),
+    Case("torch.swapaxes", lambda x: torch.swapaxes(x, 0, 1), (ROWS,), 2),
+    Case("swapdims", method("swapdims", 0, 1), (ROWS,), 2),
+    Case("torch.swapdims", lambda x: torch.swapdims(x, 0, 1), (ROWS,), 2),
+    Case("t", method("t"), (ROWS,), 2),
+    Case("view apart", method("view", 3, 2, 4), ((3, 8),), 3),
+    Case("view together", method("view", 3, -1), ((3, 2, 4),), 3),
+    Case("view across", method("view", 4, 3), (ROWS,), 0),
+    Case("reshape", method("reshape", 2, 12), ((2, 3, 4),), 3),
+    Case("torch.reshape", lambda x: torch.reshape(x, (6, 4)), ((2, 3, 4),), 3),
+    Case("reshape_as", method("reshape_as"), ((3, 2, 4), (3, 8)), 3),
+    Case("view_as", method("view_as"), ((3, 2, 4), (3, 8)), 3),
+    Case("flatten", method("flatten", 1), ((2, 3, 4),), 3),
+    Case("torch.flatten", lambda x: torch.flatten(x, 0, 1), ((2, 3, 4),), 3),
+    Case("nn.Flatten", nn.Flatten(), ((2, 3, 4),), 3),
+    Case("unflatten", method("unflatten", 1, (2, 4)), ((3, 8),), 3),
+    Case("torch.unflatten", lambda x: torch.unflatten(x, 1, (2, 4)), ((3, 8),), 3),
+    Case("squeeze", method("squeeze", 1), ((3, 1, 4),), 2),
+    Case("torch.squeeze", lambda x: torch.squeeze(x, 1), ((3, 1, 4),), 2),
+    Case("unsqueeze", method("unsqueeze", 1), (ROWS,), 2),
+    Case("torch.unsqueeze", lambda x: torch.unsqueeze(x, 0), (ROWS,), 2),
+    Case("expand", method("expand", 2, 3, 4), ((1, 3, 4),), 3),
+    Case("expand_as", method("expand_as"), ((1, 4), ROWS), 2),
+    Case("chunk", method("chunk", 2, 1), ((3, 8),), 3),
+    Case("torch.chunk", lambda x: torch.chunk(x, 2, dim=-1), ((3, 8),), 3),
+    Case("split", method("split", 4, 1), ((3, 8),), 3),
+    Case("split by sizes", method("split", [2, 6], 1), ((3, 8),), 3),
+    Case("torch.split", lambda x: torch.split(x, 4, 1), ((3, 8),), 3),
+    Case("torch.functional.split", lambda x: torch.functional.split(x, 4, 1), ((3, 8),), 3),
+    Case("unbind", method("unbind", 0), (ROWS,), 1),
+    Case("torch.unbind", lambda x: torch.unbind(x, 1), (ROWS,), 1),
+    Case("tensor_split", method("tensor_split", 2, 1), ((3, 8),), 3),
+    Case("torch.tensor_split", lambda x: torch.tensor_split(x, 2, dim=1), ((3, 8),), 3),
+    Case("slice", lambda x: x[:, 2:], (ROWS,), 3),
+    Case("slice between", lambda x: x[:, 1:3], (ROWS,), 4),
+    Case("slice with a step", lambda x: x[:, ::2], (ROWS,), 1),
+    Case("item", lambda x: x[:, 0], (ROWS,), 1),
+    Case("ellipsis and none", lambda x: x[..., None, 1:], ((2, 3, 4),), 4),
+    Case("index tensor", lambda x, index: x[index], (ROWS, INDEX), 1),
+    Case("cat", lambda x, y: torch.cat([x, y], 1), (ROWS, (3, 2)), 3),
+    Case("concat", lambda x, y: torch.concat([x, y], 0), (ROWS, (2, 4)), 3),
+    Case("concatenate", lambda x, y: torch.concatenate([x, y], -1), (ROWS, (3, 2)), 3),
+    Case("stack", lambda x, y: torch.stack([x, y], 1), (ROWS, ROWS), 2),
+    Case("repeat", method("repeat", 1, 2), (ROWS,), 2),
+    Case("tile", method("tile", (2, 1)), (ROWS,), 2),
+    Case("torch.tile", lambda x: torch.tile(x, (1, 2)), (ROWS,), 2),
+    Case("roll", method("roll", 1, 0), (ROWS,), 1),
+    Case("torch.roll", lambda x: torch.roll(x, (1, 1), (0, 1)), ((2, 3, 4),), 1),
+    Case("flip", method("flip", [0]), (ROWS,), 1),
+    Case("torch.flip", lambda x: torch.flip(x, [1]), (ROWS,), 1),
+    # normalisation
+    Case("batch norm 1d", nn.BatchNorm1d(4), (ROWS,), 1),
+    Case("batch norm 2d", nn.BatchNorm2d(4), (IMAGE,), 1),
+    Case("batch norm 3d", nn.BatchNorm3d(4), ((2, 4, 2, 2, 2),), 1),
+    Case("batch norm without affine", nn.BatchNorm2d(4, affine=False), (IMAGE,), 1),
+    Case("batch norm without statistics", nn.BatchNorm2d(4, track_running_stats=False), (IMAGE,), 1),
+    Case("instance norm 1d", nn.InstanceNorm1d(4, affine=True), ((2, 4, 6),), 1),
+    Case("instance norm 2d", nn.InstanceNorm2d(4), (IMAGE,), 1),
+    Case("instance norm 3d", nn.InstanceNorm3d(4), ((2, 4, 2, 2, 2),), 1),
+    Case("F.batch_norm", lambda x, w, b: F.batch_norm(x, None, None, w, b, True), (IMAGE, VECTOR, VECTOR), 1),
+    Case("layer norm", nn.LayerNorm(4), ((2, 3, 4),), 3),
+    Case("layer norm without affine", nn.LayerNorm(4, elementwise_affine=False), (ROWS,), 2),
+    Case("layer norm over two axes", nn.LayerNorm((3, 4)), ((2, 3, 4),), 1),
+    Case("F.layer_norm", lambda x, w, b: F.layer_norm(x, (4,), w, b, 1e-3), (ROWS, VECTOR, VECTOR), 2),
+    Case("rms norm", nn.RMSNorm(4, eps=1e-3), (ROWS,), 2),
+    Case("rms norm, eps by precision", nn.RMSNorm(4), (ROWS,), 2),
+    Case("F.rms_norm", lambda x, w: F.rms_norm(x, (4,), w, 1e-3), (ROWS, VECTOR), 2),
+    Case("group norm", nn.GroupNorm(2, 4), (IMAGE,), 3),
+    Case("group norm of one group", nn.GroupNorm(1, 4), (IMAGE,), 2),
+    Case("F.group_norm", lambda x, w, b: F.group_norm(x, 2, w, b), (IMAGE, VECTOR, VECTOR), 3),
+    Case(
+        "guarded layer norm",
+        lambda x, w, b: guards.layer_norm(x, (4,), w, b, 1e-5, ((0, 2),)),
+        (ROWS, VECTOR, VECTOR),
+        2,
+        by_position=True,
+    ),
+    Case(
+        "guarded rms norm",
+        lambda x, w: guards.rms_norm(x, (4,), w, 1e-5, ((0, 3),)),
+        (ROWS, VECTOR),
+        2,
+        by_position=True,
+    ),
+    Case(
+        "guarded group norm",
+        lambda x, w, b: guards.group_norm(x, 2, w, b, 1e-5, ((0, 1),)),
+        (IMAGE, VECTOR, VECTOR),
+        3,
+        by_position=True,
+    ),
+    Case("guarded reduction", lambda x: guards.core(x, 1, ((0, 2),)).sum(1), (ROWS,), 2, by_position=True),
+    # reductions
+    Case("sum", method("sum", 1), (ROWS,), 2),
+    Case("sum of all", method("sum"), (ROWS,), 2),
+    Case("torch.sum", lambda x: torch.sum(x, dim=(0, 2), keepdim=True), ((2, 3, 4),), 3),
+    Case("mean", method("mean", -1), (ROWS,), 2),
+    Case("torch.mean", lambda x: torch.mean(x, dim=1, keepdim=True), (ROWS,), 2),
+    *(Case(name, method(name, 1), (ROWS,), 2) for name in ("amax", "amin", "var", "std")),
+    *(
+        Case(f"torch.{target.__name__}", function(target, dim=1), (ROWS,), 2)
+        for target in (torch.amax, torch.amin, torch.var, torch.std)
+    ),
+    Case("nn.Softmax", nn.Softmax(dim=1), (ROWS,), 1),
+    Case("nn.LogSoftmax", nn.LogSoftmax(dim=-1), (ROWS,), 1),
+    Case("softmax", method("softmax", -1), (ROWS,), 1),
+    *(
+        Case(f"{target.__module__}.{target.__name__}", function(target, dim=0), (ROWS,), 1)
+        for target in (F.softmax, torch.softmax, F.log_softmax, torch.log_softmax)
+    ),
+    Case("normalize", lambda x: F.normalize(x), (ROWS,), 2),
+    Case("normalize last", lambda x: F.normalize(x, dim=-1), (ROWS,), 2),
+    # attention and recurrence
+    Case("attention", F.scaled_dot_product_attention, ((2, 3, 5, 4), (2, 3, 6, 4), (2, 3, 6, 2)), 5),
+    Case(
+        "attention with a mask",
+        lambda q, k, v, m: F.scaled_dot_product_attention(q, k, v, m, scale=0.3),
+        ((2, 3, 5, 4), (2, 3, 6, 4), (2, 3, 6, 2), (3, 5, 6)),
+        5,
+    ),
+    Case("rnn", nn.RNN(4, 3, 2, batch_first=True), ((2, 5, 4),), 2),
+    Case("gru", nn.GRU(4, 3, bidirectional=True), ((5, 2, 4),), 2),
+    Case("lstm", nn.LSTM(4, 3, 2, bidirectional=True, bias=False), ((5, 2, 4),), 2),
+    # space
+    Case("average pool 1d", nn.AvgPool1d(2), ((2, 4, 6),), 2),
+    Case("average pool 2d", nn.AvgPool2d(2), (IMAGE,), 2),
+    Case("average pool 3d", nn.AvgPool3d(2), ((2, 4, 2, 2, 2),), 2),
+    Case("max pool 1d", nn.MaxPool1d(2), ((2, 4, 6),), 2),
+    Case("max pool 2d", nn.MaxPool2d(2), (IMAGE,), 2),
+    Case("max pool 3d", nn.MaxPool3d(2), ((2, 4, 2, 2, 2),), 2),
+    *(
+        Case(kind.__name__, kind(2), ((2, 4, *(4,) * rank),), 2)
+        for rank, kinds in {
+            1: (nn.AdaptiveAvgPool1d, nn.AdaptiveMaxPool1d),
+            2: (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d),
+            3: (nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool3d),
+        }.items()
+        for kind in kinds
+    ),
+    *(
+        Case(f"F.{target.__name__}", function(target, 2), ((2, 4, *(4,) * rank),), 2)
+        for rank, targets in {
+            1: (F.avg_pool1d, F.max_pool1d, F.adaptive_avg_pool1d, F.adaptive_max_pool1d),
+            2: (F.avg_pool2d, F.max_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d),
+            3: (F.avg_pool3d, F.max_pool3d, F.adaptive_avg_pool3d, F.adaptive_max_pool3d),
+        }.items()
+        for target in targets
+    ),
+    Case("upsample", nn.Upsample(scale_factor=2), (IMAGE,), 2),
+    Case("upsample bilinear", nn.UpsamplingBilinear2d(scale_factor=2), (IMAGE,), 2),
+    Case("upsample nearest", nn.UpsamplingNearest2d(scale_factor=2), (IMAGE,), 2),
+    Case("interpolate", lambda x: F.interpolate(x, size=(3, 3), mode="bicubic"), (IMAGE,), 2),
+    Case("zero pad", nn.ZeroPad2d(1), (IMAGE,), 2),
+    Case("constant pad", nn.ConstantPad2d(1, 0.5), (IMAGE,), 2),
+    Case("reflection pad", nn.ReflectionPad2d(1), (IMAGE,), 2),
+    Case("replication pad", nn.ReplicationPad2d((1, 0, 0, 2)), (IMAGE,), 2),
+    Case("F.pad", lambda x: F.pad(x, (0, 0, 1, 1)), ((2, 3, 4),), 2),
+    Case("F.pad with a value", lambda x: F.pad(x, (0, 1), value=0.5), (ROWS,), 1),
+    Case("pixel shuffle", nn.PixelShuffle(2), ((2, 8, 3, 3),), 2),
+    Case("F.pixel_shuffle", lambda x: F.pixel_shuffle(x, 2), ((2, 8, 3, 3),), 2),
+    Case("pixel unshuffle", nn.PixelUnshuffle(2), (IMAGE,), 2),
+    Case("F.pixel_unshuffle", lambda x: F.pixel_unshuffle(x, 2), (IMAGE,), 2),
+    # timm and torchvision
+    Case("timm batch norm and activation", layers.BatchNormAct2d(4), (IMAGE,), 1),
+    Case("timm batch norm and sigmoid", layers.BatchNormAct2d(4, act_layer=nn.Sigmoid), (IMAGE,), 1),
+    *helper_cases(),
+    Case("patch merging pad", PatchMergingPad(), ((2, 4, 4, 3),), 1),
+    Case("bias table", BiasTable(), ((9, 3), torch.arange(16) % 9), 1),
+    Case("shifted window attention", WindowAttention(), ((2, 4, 4, 6), (18, 6), (6, 6), (1, 3, 4, 4), (18,), (6,)), 3),
+]
