@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal
 
 from fxgrow.errors import AmountError
@@ -35,20 +36,21 @@ class Amount:
         AmountError: it is not an amount, or it would shrink the model.
         """
         bad = AmountError(f"{given!r} is not an amount to grow by", where=where, remedy=_REMEDY)
-        if isinstance(given, bool) or not isinstance(given, (int, float, str)):
+        if isinstance(given, bool) or not isinstance(given, (Real, str)):
             raise bad
-        if isinstance(given, str):
-            if match := re.fullmatch(r"\s*([+=])\s*(\d+)\s*", given):
-                return cls("add" if match[1] == "+" else "exact", int(match[2]))
-            try:
-                given = float(given)
-            except ValueError:
-                raise bad from None
-        if not math.isfinite(given):
+        if isinstance(given, str) and (match := re.fullmatch(r"\s*([+=])\s*(\d{1,18})\s*", given)):
+            return cls("add" if match[1] == "+" else "exact", int(match[2]))
+        if isinstance(given, str) and given.strip().startswith(("+", "=")):
             raise bad
-        if given < 1:
-            raise AmountError(f"a factor of {given!r} would shrink the model", where=where, remedy=_REMEDY)
-        return cls("factor", float(given))
+        try:
+            factor = float(given)
+        except (ValueError, OverflowError):
+            raise bad from None
+        if not math.isfinite(factor):
+            raise bad
+        if factor < 1:
+            raise AmountError(f"a factor of {given} would shrink the model", where=where, remedy=_REMEDY)
+        return cls("factor", factor)
 
     def apply(self, size: int) -> float:
         """The size aimed at, before rounding.
@@ -104,9 +106,11 @@ class Amounts:
             return None
         best = max(specificity(key) for key, _ in found)
         winners = [(key, amount) for key, amount in found if specificity(key) == best]
-        if len({amount for _, amount in winners}) > 1:
+        first, amount = winners[0]
+        other = next((key for key, asked in winners if asked != amount), None)
+        if other is not None:
             raise AmountError(
-                f"{winners[0][0]!r} and {winners[1][0]!r} cover it with different amounts",
+                f"{first!r} and {other!r} cover it with different amounts",
                 where=path,
                 remedy="make one of the keys more specific",
             )
@@ -134,6 +138,15 @@ def covers(key: str, path: str) -> bool:
         return True
     parts = path.split(".")
     return any(fnmatch.fnmatchcase(".".join(parts[:k]), key) for k in range(1, len(parts) + 1))
+
+
+def within(key: str, other: str) -> bool:
+    """Whether a key names a part of what another key names.
+
+    >>> within("layer4.0", "layer4"), within("layer4", "layer4.0"), within("layer4.0", "layer*")
+    (True, False, True)
+    """
+    return key != other and covers(other, key) and specificity(key) >= specificity(other)
 
 
 def specificity(key: str) -> tuple[int, int]:

@@ -50,3 +50,9 @@ class VerificationError(FxgrowError):
 
 class FileError(FxgrowError):
     """A file is not a saved fxgrow model, or is damaged, or belongs to another model."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception of another library says."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0].rstrip(". ")

@@ -9,7 +9,7 @@ from torch import fx, nn
 
 from fxgrow.amounts import Amounts
 from fxgrow.capture import Captured, capture
-from fxgrow.errors import AmountError, PlanError
+from fxgrow.errors import AmountError, FxgrowError, PlanError
 from fxgrow.history import ATTRIBUTE, Step, extended, history_of, with_verification
 from fxgrow.planning.knowledge import Way
 from fxgrow.planning.plan import Plan
@@ -105,16 +105,22 @@ def grow(
     >>> grown.get_submodule("0")
     Linear(in_features=4, out_features=16, bias=True)
     """
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise AmountError(f"seed={seed!r} is not a whole number from 0 to 2**63 - 1", remedy="pass one, such as 0")
     captured, planned = _planned(model, width, example_inputs, init, round_to)
     if not planned.groups:
-        reasons = list(dict.fromkeys(f"{held.where[0]}: {held.reason}" for held in planned.held))
-        none = "it has no dimensions but inputs, outputs, batch and space"
-        raise PlanError(
-            f"nothing in the model would grow; {'; '.join(reasons[:3]) or none}",
-            where=model_name(model),
-            remedy="see fxgrow.plan for all reasons",
-        )
+        raise _nothing_grows(planned)
     return apply_plan(model, captured, planned, seed, verify)
+
+
+def _nothing_grows(planned: Plan) -> PlanError:
+    reasons = list(dict.fromkeys(f"{held.where[0]}: {held.reason}" for held in planned.held))
+    if reasons:
+        text, remedy = f"nothing in the model would grow; {'; '.join(reasons[:3])}", "see fxgrow.plan for all reasons"
+    else:
+        text = "nothing in the model would grow"
+        remedy = "pass a model with a dimension between its inputs and its outputs, which themselves never grow"
+    return PlanError(text, where=planned.model, remedy=remedy)
 
 
 def apply_plan(model: nn.Module, captured: Captured, planned: Plan, seed: int, verify: bool) -> fx.GraphModule:
@@ -132,7 +138,7 @@ def report(grown: nn.Module) -> Step:
     """The last growth of a module: its plan, its seed and what verification found."""
     history = history_of(grown)
     if history is None:
-        raise AmountError(
+        raise FxgrowError(
             f"{type(grown).__name__} was not grown by fxgrow",
             remedy="pass a module that fxgrow.grow or fxgrow.load returned",
         )

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxgrow
-from fxgrow.proof.verification import WithoutNoise, flat_tensors, random_inputs, relative_error
+from fxgrow.containers import flat_tensors
+from fxgrow.proof.verification import WithoutNoise, random_inputs, relative_error
 
 
 def example(inputs: Any) -> tuple[Any, ...]:

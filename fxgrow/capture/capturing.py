@@ -16,8 +16,8 @@ from fxgrow.capture.modes import GrownGraphModule, merge
 from fxgrow.capture.opaque import CustomFunction
 from fxgrow.capture.shapes import propagate
 from fxgrow.capture.skeleton import skeleton
-from fxgrow.capture.tracer import UNTRACEABLE, StaysWhole, Tracer, first_line
-from fxgrow.errors import CaptureError
+from fxgrow.capture.tracer import IN_TENSOR_OPERATIONS, UNTRACEABLE, StaysWhole, Tracer
+from fxgrow.errors import CaptureError, first_line
 from fxgrow.rules.table import is_known_module
 
 
@@ -67,6 +67,13 @@ def _captured(model: nn.Module, bare: nn.Module, inputs: Inputs) -> Captured:
             graphs = _both_modes(bare, values, shape_aware=True)
         except UNTRACEABLE as error:
             place = getattr(error, "fxgrow_place", type(model).__name__)
+            if "__array" in str(error):
+                raise CaptureError(
+                    "the forward cannot be captured: "
+                    "numpy needs the values of a tensor, which no graph over shapes can have",
+                    where=place,
+                    remedy=IN_TENSOR_OPERATIONS,
+                ) from error
             raise CaptureError(
                 f"the forward cannot be captured: {first_line(error)}",
                 where=place,

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parameter import is_lazy
 
 from fxgrow.errors import CaptureError
 
 _WRAPPERS = {
-    "DistributedDataParallel": "pass model.module",
-    "DataParallel": "pass model.module",
-    "FullyShardedDataParallel": "grow the model before wrapping it",
-    "OptimizedModule": "pass the model from before torch.compile (model._orig_mod)",
+    "DistributedDataParallel": ("pass model.module", "put its .module in its place"),
+    "DataParallel": ("pass model.module", "put its .module in its place"),
+    "FullyShardedDataParallel": ("grow the model before wrapping it", "grow the model before wrapping its parts"),
+    "OptimizedModule": (
+        "pass the model from before torch.compile (model._orig_mod)",
+        "put its ._orig_mod in its place",
+    ),
 }
+"""What is not the model itself, and what to do about it: around all of a model, around a part."""
+
+_COMPUTING = ("torch.nn.utils.weight_norm", "torch.nn.utils.spectral_norm", "torch.nn.utils.prune")
+"""Where hooks come from that compute a weight before each forward."""
 
 
 def refuse_uncapturable(model: nn.Module) -> None:
@@ -23,12 +30,15 @@ def refuse_uncapturable(model: nn.Module) -> None:
         where = path or None
         kind = type(module).__name__
         if kind in _WRAPPERS and type(module).__module__.startswith("torch."):
-            raise CaptureError(f"the model is wrapped in {kind}", where=where, remedy=_WRAPPERS[kind])
-        if "ScriptModule" in {base.__name__ for base in type(module).__mro__}:
+            what = "a part of the model" if path else "the model"
+            raise CaptureError(f"{what} is wrapped in {kind}", where=where, remedy=_WRAPPERS[kind][bool(path)])
+        bases = {base.__name__ for base in type(module).__mro__}
+        if "ScriptModule" in bases:
+            maker = "trace" if "TopLevelTracedModule" in bases or "TracedModule" in bases else "script"
             raise CaptureError(
                 "the model is a TorchScript module",
                 where=where,
-                remedy="pass the model from before torch.jit.script",
+                remedy=f"pass the model from before torch.jit.{maker}",
             )
         if "quantized" in type(module).__module__.split(".") and type(module).__module__.startswith("torch."):
             raise CaptureError(
@@ -36,16 +46,24 @@ def refuse_uncapturable(model: nn.Module) -> None:
                 where=where,
                 remedy="grow the floating-point model and quantise afterwards",
             )
-        computed = next((n for n, v in vars(module).items() if isinstance(v, Tensor) and v.grad_fn is not None), None)
-        if computed is not None:
-            raise CaptureError(
-                f"{computed} of {kind} is computed from other parameters by a hook",
-                where=where,
-                remedy="take the pruning or old-style weight norm off, or use torch.nn.utils.parametrizations",
-            )
+        for hook in module._forward_pre_hooks.values():
+            if type(hook).__module__ in _COMPUTING:
+                name = getattr(hook, "name", None) or getattr(hook, "_tensor_name", "a weight")
+                raise CaptureError(
+                    f"{name} of {kind} is computed from other parameters by a hook",
+                    where=where,
+                    remedy="take the pruning or old-style weight norm off, or use torch.nn.utils.parametrizations",
+                )
         if any(is_lazy(tensor) for tensor in (*module._parameters.values(), *module._buffers.values())):
             raise CaptureError(
                 f"{kind} is lazy and has no shape yet",
                 where=where,
                 remedy="run the model once on an example first",
             )
+    if type(model).forward is nn.Module.forward:
+        name = type(model).__name__
+        raise CaptureError(
+            f'the forward cannot be captured: Module [{name}] is missing the required "forward" function',
+            where=name,
+            remedy="pass a module that has a forward",
+        )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torchvision
 from torch import Tensor, nn
 
+from fxgrow.containers import each_tensor
 from fxgrow.errors import CaptureError
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
@@ -37,24 +38,13 @@ def fitted(model: nn.Module, inputs: Inputs) -> Inputs:
     return each_tensor(inputs, fitting)  # type: ignore[no-any-return]
 
 
-def each_tensor(value: Any, function: Callable[[Tensor], Any]) -> Any:
-    """The same containers with `function` of every tensor in them."""
-    if isinstance(value, Tensor):
-        return function(value)
-    if isinstance(value, dict):
-        return {key: each_tensor(item, function) for key, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        return type(value)(each_tensor(item, function) for item in value)
-    return value
-
-
 def described(inputs: Any) -> Any:
     """Inputs as plain data: the shape and dtype of each tensor, numbers and strings as they are."""
     if isinstance(inputs, Tensor):
         return ("tensor", tuple(inputs.shape), str(inputs.dtype).removeprefix("torch."))
     if isinstance(inputs, dict):
         return ("dict", tuple((str(key), described(item)) for key, item in inputs.items()))
-    if isinstance(inputs, (tuple, list)):
+    if isinstance(inputs, (tuple, list)) and not hasattr(inputs, "_fields"):
         return ("list" if isinstance(inputs, list) else "tuple", tuple(map(described, inputs)))
     if inputs is None or isinstance(inputs, (bool, int, float, str)):
         return ("value", inputs)
@@ -87,6 +77,12 @@ def _given(given: Any) -> Inputs:
         return (), dict(given)
     if isinstance(given, (tuple, list)):
         return tuple(given), {}
+    if isinstance(given, Mapping):
+        key = next(name for name in given if not isinstance(name, str))
+        raise CaptureError(
+            f"example_inputs has the key {key!r}, which is not the name of an argument",
+            remedy="pass a dict of keyword arguments",
+        )
     raise CaptureError(
         f"example_inputs is a {type(given).__name__}",
         remedy="pass a tensor, a tuple of arguments or a dict of keyword arguments",

@@ -21,7 +21,7 @@ class _Propagation(fx.Interpreter):
         except CaptureError:
             raise
         except Exception as error:
-            raise failed(n, [a.meta["value"] for a in n.all_input_nodes], error) from error
+            raise failed(self.module, n, [a.meta["value"] for a in n.all_input_nodes], error) from error
         n.meta["value"] = value
         return value
 

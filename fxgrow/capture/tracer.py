@@ -19,7 +19,8 @@ from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 from fxgrow.capture.expansions import EXPANSIONS
 from fxgrow.capture.modes import ByMode
 from fxgrow.capture.opaque import CustomFunction, whole_functions, whole_modules
-from fxgrow.errors import CaptureError
+from fxgrow.containers import each_tensor
+from fxgrow.errors import CaptureError, first_line
 
 
 class Proxy(fx.Proxy):
@@ -65,6 +66,9 @@ class ShapeProxy(Proxy):
 
 UNTRACEABLE = (TraceError, TypeError, NameError, ValueError, RuntimeError, AttributeError, IndexError)
 """What tracing raises where a forward does more than a graph can say."""
+
+
+IN_TENSOR_OPERATIONS = "rewrite it in terms of tensor operations, or grow the parts around it"
 
 
 class StaysWhole(Exception):
@@ -129,6 +133,10 @@ class Tracer(fx.Tracer):
             if expansion is not None:
                 return expansion(m, *args, **kwargs)
             return super().call_module(m, forward, args, kwargs)
+        except CaptureError as error:
+            if error.where is None:
+                raise CaptureError(error.what, where=path, remedy=error.remedy) from error
+            raise
         except UNTRACEABLE as error:
             if opened:
                 raise StaysWhole(type(m)) from error
@@ -188,7 +196,7 @@ class Tracer(fx.Tracer):
                     return method_on_meta(str(node.target), args, kwargs)
                 return node.target(*args, **kwargs)  # type: ignore[operator]
         except Exception as error:
-            raise failed(node, args, error) from error
+            raise failed(self.root, node, (args, kwargs), error) from error
         finally:
             self.evaluating = False
 
@@ -254,17 +262,20 @@ def default_of(node: fx.Node) -> Any:
     return node.args[0] if node.args else None
 
 
-def failed(node: fx.Node, args: Any, error: Exception) -> CaptureError:
+def failed(root: nn.Module, node: fx.Node, given: Any, error: Exception) -> CaptureError:
     """What to tell the user of a node that does not run on the meta device."""
     name = str(node.target) if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
     where = node.meta.get("module_path") or node.name
+    if node.op == "call_module" and not name.startswith("_function"):
+        name, where = type(root.get_submodule(name)).__name__, name
     if isinstance(error, NotImplementedError) or "meta" in str(error):
         return CaptureError(
             f"{name} needs the values of a tensor, which no graph over shapes can have",
             where=where,
-            remedy="rewrite it in terms of tensor operations, or grow the parts around it",
+            remedy=IN_TENSOR_OPERATIONS,
         )
-    shapes = [list(a.shape) for a in args if isinstance(a, Tensor)]
+    shapes: list[list[int]] = []
+    each_tensor(given, lambda tensor: shapes.append(list(tensor.shape)))
     return CaptureError(
         f"{name} fails on inputs of shapes {shapes}: {first_line(error)}",
         where=where,
@@ -280,8 +291,3 @@ def _attribute(root: nn.Module, path: str) -> Any:
 def on_meta(value: Any) -> Any:
     """A tensor on the meta device; anything else as it is."""
     return value.to("meta") if isinstance(value, Tensor) else value
-
-
-def first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0].rstrip(". ")

@@ -18,6 +18,7 @@ from fxgrow.axes.infer import Analysis, analyse
 from fxgrow.axes.layout import Join, Layout, Leaf, Product, Reason, leaves, resolve
 from fxgrow.capture import Captured
 from fxgrow.capture.inputs import described
+from fxgrow.containers import flat_tensors
 from fxgrow.planning.knowledge import Failure, Knowledge, Way
 from fxgrow.planning.numbers import Loose, number_edits, positions_after
 from fxgrow.planning.plan import (
@@ -362,8 +363,8 @@ class Planner:
         )
         graph = self.analysis.graphs.get("both") or self.analysis.graphs["eval"]
         ops = [op for op in self.analysis.ops if op.node.graph is graph]
-        sizes = next((node.meta["value"].shape for node in graph.nodes if node.op == "placeholder"), (1,))
-        batch = max(1, sizes[0]) if sizes else 1
+        given = (t for node in graph.nodes if node.op == "placeholder" for t in flat_tensors(node.meta["value"]))
+        batch = max(1, next((tensor.shape[0] for tensor in given if tensor.ndim), 1))
         old = sum(op.law.operations(op, lambda layout: layout.size) for op in ops)
         new = sum(op.law.operations(op, lambda layout: size_after(layout, self.sizing.growth)) for op in ops)
         return Totals(before, after, 2 * old // batch, 2 * new // batch)

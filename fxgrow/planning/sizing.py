@@ -6,10 +6,12 @@ import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from fxgrow.amounts import Amount, Amounts, specificity
+from fxgrow.amounts import Amount, Amounts, within
 from fxgrow.axes.infer import Analysis
 from fxgrow.axes.layout import Join, Layout, Leaf, Product, Reason, leaves, resolve
 from fxgrow.errors import AmountError
+
+MOST_UNITS = 2**40
 
 Block = tuple[Leaf, ...]
 """The leaves of one row-major product; growing any one of them grows the whole axis part."""
@@ -78,26 +80,46 @@ class Sizing:
 def choose_sizes(analysis: Analysis, amounts: Amounts, round_to: int, pairs: bool) -> Sizing:
     """Share the amounts out: in each product one factor grows, the one that comes closest to the amount."""
     sizing = Sizing({}, {})
-    wanted: dict[tuple[int, ...], tuple[Block, Amount, Place, str]] = {}
+    asked: dict[tuple[int, ...], tuple[Block, list[Asked]]] = {}
     for place, layout in producing_places(analysis):
         found = amounts.match(place.path)
-        if found is None:
-            continue
-        for block in blocks(layout):
-            _, amount, elsewhere, key = wanted.setdefault(tuple(map(id, block)), (block, found[1], place, found[0]))
-            if specificity(found[0]) > specificity(key):
-                wanted[tuple(map(id, block))] = (block, found[1], place, found[0])
-            elif specificity(found[0]) == specificity(key) and found[1] != amount:
-                raise AmountError(
-                    f"{key!r} and {found[0]!r} ask different amounts for one dimension, {elsewhere} and {place}",
-                    where=place.path,
-                    remedy="ask the same, or make one of the keys more specific",
-                )
+        if found is not None:
+            for block in blocks(layout):
+                asked.setdefault(tuple(map(id, block)), (block, []))[1].append(Asked(place, *found))
+    wanted = [(block, _settled(requests)) for block, requests in asked.values()]
     reluctant = {leaf for layout in analysis.unifier.reluctant for leaf in leaves(layout)}
-    for block, amount, place, _ in sorted(wanted.values(), key=lambda item: sum(not d.fixed for d in item[0])):
-        _grow_block(block, amount, place, sizing, reluctant, round_to, pairs)
+    for block, request in sorted(wanted, key=lambda item: sum(not leaf.fixed for leaf in item[0])):
+        _grow_block(block, request.amount, request.place, sizing, reluctant, round_to, pairs)
     _settle_equal_sizes(analysis, sizing)
     return sizing
+
+
+@dataclass(frozen=True)
+class Asked:
+    """An amount that a key asks for, of units made at a place."""
+
+    place: Place
+    key: str
+    amount: Amount
+
+
+def _settled(requests: list[Asked]) -> Asked:
+    """Which of the requests for one dimension counts: one whose key is within the parts that the others name.
+
+    Raises
+    ------
+    AmountError: keys of different parts ask for different amounts.
+    """
+    first = requests[0]
+    for request in requests:
+        if all(other.amount == request.amount or within(request.key, other.key) for other in requests):
+            return request
+    other = next(request for request in requests if request.amount != first.amount)
+    raise AmountError(
+        f"{first.key!r} and {other.key!r} ask different amounts for one dimension, {first.place} and {other.place}",
+        where=other.place.path,
+        remedy="ask the same, or add a key for a part within one of them",
+    )
 
 
 def _grow_block(
@@ -137,6 +159,8 @@ def _grow_block(
 def rounded(size: int, factor: float, round_to: int, pairs: bool) -> int:
     """The new size nearest to `size x factor`: a multiple of `round_to`, and even growth for pairs."""
     target = size * factor
+    if target > MOST_UNITS:
+        raise AmountError(f"x{factor:g} of {size} is more units than a tensor can have", remedy="ask for less")
     new = max(size, int(target / round_to + 0.5) * round_to) if round_to > 1 else max(size, int(target + 0.5))
     if pairs and (new - size) % 2:
         step = 1 if round_to % 2 else round_to

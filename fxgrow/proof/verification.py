@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from fxgrow.capture.inputs import Inputs, each_tensor
-from fxgrow.errors import VerificationError
+from fxgrow.capture.inputs import Inputs
+from fxgrow.containers import each_tensor, flat_tensors
+from fxgrow.errors import CaptureError, VerificationError, first_line
 
 TOLERANCE = 1e-10
 """Largest relative error that counts as the same function, for weights in float64."""
@@ -101,8 +102,21 @@ def _error(original: nn.Module, grown: nn.Module, inputs: Inputs, training: bool
         twin = copy.deepcopy(model).to(torch.float64).train(training)
         device = next((p.device for p in twin.parameters()), torch.device("cpu"))
         args, kwargs = each_tensor(inputs, partial(Tensor.to, device=device))
-        with torch.no_grad(), WithoutNoise():
-            outputs.append(list(flat_tensors(twin(*args, **kwargs))))
+        try:
+            with torch.no_grad(), WithoutNoise():
+                outputs.append(list(flat_tensors(twin(*args, **kwargs))))
+        except Exception as error:
+            if model is original:
+                raise CaptureError(
+                    f"the model itself does not run on inputs of these shapes and dtypes: {first_line(error)}",
+                    where=type(original).__name__,
+                    remedy="pass example_inputs as the model is called, or verify=False",
+                ) from error
+            raise VerificationError(
+                f"the grown model does not run: {first_line(error)}",
+                where=type(original).__name__,
+                remedy="this is a bug in a rule; please report the model, or pass verify=False to look into it",
+            ) from error
         if model is original and not all(torch.isfinite(tensor.double()).all() for tensor in outputs[0]):
             raise VerificationError(
                 f"the original model's own outputs are not finite in {'train' if training else 'eval'} mode",
@@ -123,18 +137,6 @@ def relative_error(grown: Tensor, original: Tensor) -> float:
     difference = (grown.double() - original.double()).abs().max().item()
     scale = original.double().abs().max().item()
     return difference / scale if scale > 0 else difference
-
-
-def flat_tensors(output: Any) -> Iterator[Tensor]:
-    """Every tensor in an output of any kind: tensor, tuple, list, dict, dataclass-like mapping."""
-    if isinstance(output, Tensor):
-        yield output
-    elif isinstance(output, Mapping):
-        for item in output.values():
-            yield from flat_tensors(item)
-    elif isinstance(output, (tuple, list)):
-        for item in output:
-            yield from flat_tensors(item)
 
 
 def random_inputs(inputs: Inputs, seed: int) -> Inputs:

@@ -508,3 +508,13 @@ class Passing(Shape):
 
     def backward(self, op: Op, source: Tensor, output: Tensor, where: Range | None) -> Moved:
         return Everywhere if where is None else where
+
+
+class Written(Law):
+    """`x[...] = y`: what is written to at given positions stays as it is."""
+
+    family = "shape"
+
+    def relate(self, op: Op) -> Tree:
+        op.fix_operands("it is written to in place")
+        return None

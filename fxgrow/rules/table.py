@@ -219,6 +219,7 @@ for _name, _targets in {
 }.items():
     rules(dict.fromkeys(_targets), shape.Cut(_name))
 rule(operator.getitem, shape.GetItem())
+rule(operator.setitem, shape.Written())
 rules((torch.cat, torch.concat, torch.concatenate), shape.Concatenate())
 rule(torch.stack, shape.Stack())
 rules(("repeat", "tile", torch.tile), shape.Repeat())

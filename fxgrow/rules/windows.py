@@ -65,9 +65,9 @@ class WindowAttention(Law):
         for index, name in ((3, "relative_position_bias"), (11, "logit_scale")):
             per_head = op.argument(index, name)
             if isinstance(per_head, Tensor):
-                own = 1 if per_head.rank == 4 else 0
-                unifier.unify(per_head.axes[own], count)
-                for axis in (*per_head.axes[:own], *per_head.axes[own + 1 :]):
+                place = 1 if per_head.rank == 4 else 0
+                unifier.unify(per_head.axes[place], count)
+                for axis in (*per_head.axes[:place], *per_head.axes[place + 1 :]):
                     unifier.fix(axis, "it is space")
         assert isinstance(table, Tensor)
         op.size(op.path(5, "num_heads"), count)

@@ -19,11 +19,12 @@ from fxgrow.amounts import Amounts
 from fxgrow.axes.infer import Analysis, analyse
 from fxgrow.axes.layout import Layout, Leaf, Product, leaves, resolve
 from fxgrow.capture import Captured, assemble, capture
+from fxgrow.containers import flat_tensors
 from fxgrow.planning.knowledge import Knowledge, Way
 from fxgrow.planning.numbers import number_edits
 from fxgrow.planning.planner import Planner
 from fxgrow.planning.sizing import Sizing, size_after
-from fxgrow.proof.verification import WithoutNoise, flat_tensors
+from fxgrow.proof.verification import WithoutNoise
 from fxgrow.rules.law import Fact
 from fxgrow.rules.op import tensors
 from tests.models import lively

@@ -64,6 +64,12 @@ class WindowAttention(nn.Module):
         )
 
 
+def overwritten(x: Tensor) -> Tensor:
+    copied = x * 1.0
+    copied[:, -1] = 0.5
+    return copied
+
+
 def helper_cases() -> list[Case]:
     """timm's helpers that tracing leaves whole; several modules bring their own of the same name."""
     cases = []
@@ -234,6 +240,7 @@ CASES = [
     Case("item", lambda x: x[:, 0], (ROWS,), 1),
     Case("ellipsis and none", lambda x: x[..., None, 1:], ((2, 3, 4),), 4),
     Case("index tensor", lambda x, index: x[index], (ROWS, INDEX), 1),
+    Case("item assignment", overwritten, (ROWS,), 0),
     Case("cat", lambda x, y: torch.cat([x, y], 1), (ROWS, (3, 2)), 3),
     Case("concat", lambda x, y: torch.concat([x, y], 0), (ROWS, (2, 4)), 3),
     Case("concatenate", lambda x, y: torch.concatenate([x, y], -1), (ROWS, (3, 2)), 3),
