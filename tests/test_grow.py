@@ -110,3 +110,32 @@ def test_float32_differs_by_a_few_ulps_only() -> None:
     grown = fxgrow.grow(model, width=2, example_inputs=torch.randn(1, 5))
     x = torch.randn(64, 5)
     torch.testing.assert_close(grown(x), model(x), rtol=5e-6, atol=5e-7)
+
+
+def test_copies_part_from_their_originals() -> None:
+    model = lively(nn.Sequential(nn.Linear(5, 8), nn.GELU(), nn.Linear(8, 3)))
+    grown = fxgrow.grow(model, width=2, init="replicate", example_inputs=torch.randn(1, 5))
+    weight = grown.get_parameter("0.weight")
+    assert torch.equal(weight[8:], weight[:8])
+    grown(example((torch.empty(16, 5),))[0]).square().mean().backward()
+    assert weight.grad is not None
+    difference = (weight.grad[8:] - weight.grad[:8]).norm(dim=1) / weight.grad[:8].norm(dim=1)
+    assert difference.min() > 1e-3
+
+
+def test_writing_in_place_keeps_its_meaning_for_other_names_of_the_tensor() -> None:
+    class Aliasing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter, self.other, self.leave = nn.Linear(4, 8), nn.Linear(4, 8), nn.Linear(8, 2)
+            self.mark = nn.Linear(8, 6)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            inside = self.enter(x)
+            same = inside
+            inside += self.other(x)
+            marked = self.mark(torch.tanh(same))
+            marked[:, -1] = 1.0
+            return self.leave(torch.relu(same)) + marked.sum()
+
+    assert_grows(lively(Aliasing()), (torch.randn(3, 4),), 2.0, "zero")
