@@ -1,0 +1,64 @@
+"""How long growing takes, beside the least it could take: python benchmarks/growing.py [NAME ...]
+
+The floor is writing the grown weights once. The three are measured in turn, several times over, in one run;
+a row shows medians in seconds and, what counts, growing as a multiple of the floor and of building the model.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+import timm
+import torch
+from rich.console import Console
+from rich.table import Table
+
+import fxgrow
+
+NAMES = ("resnet50", "vit_small_patch16_224", "convnext_tiny", "densenet121", "swin_tiny_patch4_window7_224")
+ROUNDS = 5
+
+
+def seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def measured(name: str) -> dict[str, float]:
+    """Median seconds of each kind of work for one model at width 1.5."""
+    model = timm.create_model(name)
+    shapes = [p.shape for p in fxgrow.grow(model, 1.5, verify=False).parameters()]
+    works: dict[str, Callable[[], object]] = {
+        "plan": lambda: fxgrow.plan(model, 1.5),
+        "grow": lambda: fxgrow.grow(model, 1.5, verify=False),
+        "build": lambda: timm.create_model(name),
+        "floor": lambda: [torch.empty(shape).normal_() for shape in shapes],
+    }
+    taken: dict[str, list[float]] = {kind: [] for kind in works}
+    for _ in range(ROUNDS):
+        for kind, work in works.items():
+            taken[kind].append(seconds(work))
+    return {kind: statistics.median(times) for kind, times in taken.items()}
+
+
+def main(names: list[str]) -> None:
+    table = Table(title="growing by 1.5, beside building the model and writing the grown weights once")
+    for heading in ("model", "plan", "grow", "build", "floor", "grow / floor", "grow / build"):
+        table.add_column(heading, justify="left" if heading == "model" else "right")
+    for name in names:
+        found = measured(name)
+        table.add_row(
+            name,
+            *(f"{found[kind]:.2f} s" for kind in ("plan", "grow", "build", "floor")),
+            f"{found['grow'] / found['floor']:.1f}",
+            f"{found['grow'] / found['build']:.1f}",
+        )
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:] or list(NAMES))
