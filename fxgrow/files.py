@@ -110,7 +110,7 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> fx.Gra
         steps = tuple(_step(data) for data in header["steps"])
         births = {n: Birth(tuple(map(unrolled, axes))) for n, axes in header["births"].items()}
         tied, frozen, training = dict(header["tied"]), set(header["frozen"]), bool(header["training"])
-    except (KeyError, TypeError, ValueError, FxgrowError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, FxgrowError) as error:
         raise FileError(
             f"the metadata is damaged ({type(error).__name__}: {error})",
             where=str(path),

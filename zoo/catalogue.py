@@ -109,7 +109,7 @@ def _imported(name: str, options: dict[str, Any]) -> nn.Module:
             f"{name!r} cannot be imported: {error}",
             remedy="write package.module:callable, importable from here",
         ) from error
-    model = made if isinstance(made, nn.Module) else made(**options)
+    model = made if isinstance(made, nn.Module) or not callable(made) else made(**options)
     if not isinstance(model, nn.Module):
         raise CatalogueError(
             f"{name!r} gives a {type(model).__name__}",

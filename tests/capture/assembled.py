@@ -1,0 +1,53 @@
+"""A captured model put back together with the weights of the original, nothing grown."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from fxgrow.transforms.width import named_tensors, place
+from torch import Tensor, nn
+
+from fxgrow.capture import GrownGraphModule, assemble, capture
+from fxgrow.containers import flat_tensors
+from fxgrow.proof.verification import WithoutNoise, relative_error
+
+EXACT = 1e-12
+
+
+def assembled(model: nn.Module, example_inputs: Any = None) -> GrownGraphModule:
+    """The graph module that capture finds in a model, over copies of the model's tensors, ties kept."""
+    captured = capture(model, example_inputs)
+    copies: dict[int, Tensor] = {}
+    for name, tensor in named_tensors(model).items():
+        if id(tensor) not in copies:
+            data = tensor.detach().clone()
+            copies[id(tensor)] = nn.Parameter(data, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else data
+        place(captured.model, name, copies[id(tensor)])
+    return assemble(captured.model, captured.graphs)
+
+
+def outputs_of(model: nn.Module, training: bool, *args: Any, **kwargs: Any) -> list[Tensor]:
+    """Every output tensor of a copy of a model in a mode, noise off, on the plain path of torch's own layers."""
+    twin = copy.deepcopy(model).train(training)
+    with WithoutNoise():
+        return [tensor.detach() for tensor in flat_tensors(twin(*args, **kwargs))]
+
+
+def difference(original: nn.Module, other: nn.Module, training: bool, *args: Any, **kwargs: Any) -> float:
+    """Worst relative error over all outputs, which must be as many."""
+    expected = outputs_of(original, training, *args, **kwargs)
+    found = outputs_of(other, training, *args, **kwargs)
+    assert len(expected) == len(found) > 0
+    return max(relative_error(b, a) for a, b in zip(expected, found, strict=True))
+
+
+def assert_same_in_both_modes(original: nn.Module, other: nn.Module, *args: Any, **kwargs: Any) -> None:
+    for training in (False, True):
+        assert difference(original, other, training, *args, **kwargs) <= EXACT, "train" if training else "eval"
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    """A float64 tensor of standard normal values."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

@@ -1,0 +1,244 @@
+"""Saving and loading: bit-identical, without pickle, and clear about every damaged file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import fx, nn
+
+import fxgrow
+from fxgrow.errors import FileError
+from tests.models import PLAIN, Decoder, TwoInputs, lively, perceptron
+
+ROW = torch.randn(2, 5)
+
+
+def assert_identical(loaded: nn.Module, grown: nn.Module) -> None:
+    mine, theirs = loaded.state_dict(), grown.state_dict()
+    assert list(mine) == list(theirs)
+    assert all(mine[name].dtype == theirs[name].dtype for name in mine)
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    assert loaded.training == grown.training
+    assert fxgrow.births(loaded) == fxgrow.births(grown)
+    assert fxgrow.report(loaded) == fxgrow.report(grown)
+    flags = [{n: p.requires_grad for n, p in model.named_parameters()} for model in (loaded, grown)]
+    assert flags[0] == flags[1]
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_loaded_model_is_the_saved_one(name: str, tmp_path: Path) -> None:
+    make, inputs = PLAIN[name]
+    model = lively(make())
+    grown = fxgrow.grow(model, 1.5, example_inputs=inputs, init="mirror").eval()
+    fxgrow.save(grown, tmp_path / "grown.safetensors")
+    loaded = fxgrow.load(tmp_path / "grown.safetensors", lively(make(), seed=3))
+    assert_identical(loaded, grown)
+    again = [fxgrow.grow(one, 2, seed=5).state_dict() for one in (loaded, grown)]
+    assert all(torch.equal(again[0][key], again[1][key]) for key in again[1])
+
+
+def test_two_growths_flags_and_low_precision_survive(tmp_path: Path) -> None:
+    model = lively(TwoInputs()).to(torch.bfloat16)
+    model.get_parameter("joint.bias").requires_grad_(False)
+    inputs = tuple(t.to(torch.bfloat16) for t in PLAIN["two-inputs"][1])
+    once = fxgrow.grow(model, 1.5, example_inputs=inputs)
+    grown = fxgrow.grow(once, {"joint": "+4"}, init="replicate")
+    fxgrow.save(grown, tmp_path / "grown.safetensors")
+    loaded = fxgrow.load(tmp_path / "grown.safetensors", model)
+    assert_identical(loaded, grown)
+    assert {birth for counts in fxgrow.births(loaded).values() for birth in counts.counts()} == {0, 1, 2}
+
+
+def test_tied_weights_are_stored_once_and_stay_tied(tmp_path: Path) -> None:
+    grown = fxgrow.grow(lively(Decoder()), 2, example_inputs=torch.zeros(1, 12, dtype=torch.long))
+    fxgrow.save(grown, tmp_path / "grown.safetensors")
+    with safe_open(tmp_path / "grown.safetensors", "pt") as file:
+        assert len({"head.weight", "embed.weight"} & set(file.keys())) == 1
+    loaded = fxgrow.load(tmp_path / "grown.safetensors", Decoder())
+    assert loaded.get_submodule("head").weight is loaded.get_submodule("embed").weight
+
+
+def test_the_original_comes_from_the_catalogue_where_the_file_names_it(tmp_path: Path) -> None:
+    grown = fxgrow.grow(timm.create_model("test_resnet"), 1.5)
+    fxgrow.save(grown, tmp_path / "grown.safetensors", base="timm/test_resnet")
+    loaded = fxgrow.load(tmp_path / "grown.safetensors")
+    assert_identical(loaded, grown)
+    x = torch.randn(2, 3, 160, 160)
+    assert torch.equal(loaded.eval()(x), grown.eval()(x))
+
+
+def test_the_model_given_to_load_is_not_touched(tmp_path: Path) -> None:
+    model = lively(perceptron())
+    fxgrow.save(fxgrow.grow(model, 2, example_inputs=ROW), tmp_path / "grown.safetensors")
+    other = lively(perceptron(), seed=9)
+    before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
+    fxgrow.load(tmp_path / "grown.safetensors", other)
+    assert all(torch.equal(before[name], tensor) for name, tensor in other.state_dict().items())
+
+
+def test_weights_that_are_not_contiguous(tmp_path: Path) -> None:
+    grown = fxgrow.grow(lively(perceptron()), 2, example_inputs=ROW)
+    weight = grown.get_parameter("0.weight")
+    weight.data = weight.data.t().contiguous().t()
+    fxgrow.save(grown, tmp_path / "grown.safetensors")
+    assert_identical(fxgrow.load(tmp_path / "grown.safetensors", perceptron()), grown)
+
+
+# -- what cannot be saved ----------------------------------------------------------------------------------
+
+
+def test_only_grown_models_with_data_are_saved(tmp_path: Path) -> None:
+    with pytest.raises(FileError) as caught:
+        fxgrow.save(perceptron(), tmp_path / "x")  # type: ignore[arg-type]
+    assert str(caught.value) == (
+        "Sequential was not grown by fxgrow: save what fxgrow.grow returned, or use torch.save"
+    )
+    with torch.device("meta"):
+        grown = fxgrow.grow(perceptron(), 2, example_inputs=ROW)
+    with pytest.raises(FileError) as caught:
+        fxgrow.save(grown, tmp_path / "x")
+    assert str(caught.value) == "the model is on the meta device and holds no data: grow a model with weights"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("place", ["missing/x", ""])
+def test_places_that_cannot_be_written(place: str, tmp_path: Path) -> None:
+    grown = fxgrow.grow(perceptron(), 2, example_inputs=ROW)
+    with pytest.raises(FileError) as caught:
+        fxgrow.save(grown, tmp_path / place)
+    texts = {
+        "missing/x": f"the folder does not exist (at {tmp_path / 'missing'}): make it first",
+        "": f"there is a folder of that name (at {tmp_path}): give the file a name",
+    }
+    assert str(caught.value) == texts[place]
+
+
+# -- what cannot be loaded ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    path = tmp_path / "grown.safetensors"
+    fxgrow.save(fxgrow.grow(lively(perceptron()), 2, example_inputs=ROW), path)
+    return path
+
+
+def rewritten(path: Path, change: Callable[[dict[str, Any], dict[str, torch.Tensor]], None]) -> Path:
+    """The file with its header and tensors changed."""
+    with safe_open(path, "pt") as file:
+        header = json.loads(file.metadata()["fxgrow"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    change(header, tensors)
+    save_file(tensors, path, metadata={"fxgrow": json.dumps(header)})
+    return path
+
+
+def refusal(path: Path, model: nn.Module | None) -> str:
+    with pytest.raises(FileError) as caught:
+        fxgrow.load(path, model)
+    return str(caught.value)
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    assert refusal(tmp_path / "no", perceptron()) == f"there is no such file (at {tmp_path / 'no'}): check the path"
+    assert refusal(tmp_path, perceptron()) == f"there is no such file (at {tmp_path}): check the path"
+
+
+@pytest.mark.parametrize("kept", [0, 4, 100, -1])
+def test_a_truncated_file(kept: int, saved: Path) -> None:
+    saved.write_bytes(saved.read_bytes()[:kept])
+    assert refusal(saved, perceptron()).startswith("the file is not readable as safetensors (")
+
+
+def test_a_file_of_something_else(saved: Path) -> None:
+    saved.write_bytes(bytes(range(256)) * 8)
+    assert refusal(saved, perceptron()).startswith("the file is not readable as safetensors (")
+    save_file({"x": torch.ones(1)}, saved)
+    assert refusal(saved, perceptron()) == (
+        f"the file holds tensors but no fxgrow metadata (at {saved}): pass a file that fxgrow.save wrote"
+    )
+    save_file({"x": torch.ones(1)}, saved, metadata={"fxgrow": "{"})
+    assert refusal(saved, perceptron()).startswith("the metadata is not JSON (")
+
+
+def test_another_format(saved: Path) -> None:
+    rewritten(saved, lambda header, tensors: header.update(format=99))
+    assert refusal(saved, perceptron()) == (
+        f"the file is of another format (at {saved}): this fxgrow {fxgrow.__version__} reads format 1"
+    )
+
+
+@pytest.mark.parametrize("field", ["steps", "births", "tied", "frozen", "training"])
+@pytest.mark.parametrize("damage", ["missing", "nonsense"])
+def test_damaged_metadata(field: str, damage: str, saved: Path) -> None:
+    def spoil(header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+        if damage == "missing":
+            del header[field]
+        else:
+            header[field] = 7 if field != "training" else None
+
+    rewritten(saved, spoil)
+    if (field, damage) == ("training", "nonsense"):
+        assert fxgrow.load(saved, perceptron()).training is False
+    else:
+        assert refusal(saved, perceptron()).startswith("the metadata is damaged (")
+
+
+def test_a_damaged_plan(saved: Path) -> None:
+    def spoil(header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+        header["steps"][0]["plan"]["tensors"][0]["axes"] = "none"
+
+    rewritten(saved, spoil)
+    assert refusal(saved, perceptron()).startswith("the metadata is damaged (PlanError: the text is not a plan")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        nn.Sequential(nn.Linear(5, 9), nn.LayerNorm(9), nn.GELU(), nn.Linear(9, 8), nn.Sigmoid(), nn.Linear(8, 3)),
+        nn.Sequential(nn.Linear(5, 8), nn.GELU(), nn.Linear(8, 3)),
+        nn.Sequential(nn.Conv2d(5, 8, 3), nn.ReLU(), nn.Conv2d(8, 3, 3)),
+        nn.Identity(),
+    ],
+    ids=["wider", "fewer layers", "convolutions", "nothing"],
+)
+def test_a_file_of_another_model(other: nn.Module, saved: Path) -> None:
+    assert refusal(saved, other).startswith("the file belongs to another model: ")
+
+
+def test_tensors_that_are_missing_or_of_another_shape(saved: Path) -> None:
+    whole = saved.read_bytes()
+    rewritten(saved, lambda header, tensors: tensors.pop("0.bias"))
+    assert refusal(saved, perceptron()) == (
+        "the file and the model do not have the same tensors (missing ['0.bias'], unexpected []) "
+        f"(at {saved}): pass the model it was grown from"
+    )
+    saved.write_bytes(whole)
+    rewritten(saved, lambda header, tensors: tensors.update({"0.bias": torch.zeros(3)}))
+    assert refusal(saved, perceptron()) == (
+        f"0.bias has shape [3] in the file and [16] in the model (at {saved}): pass the model it was grown from"
+    )
+
+
+def test_a_file_never_names_code_to_run(saved: Path) -> None:
+    assert refusal(saved, None) == (
+        f"the file does not say where its original (Sequential) comes from (at {saved}): "
+        "pass the original model as the second argument"
+    )
+    rewritten(saved, lambda header, tensors: header.update(base="os:getcwd"))
+    assert refusal(saved, None) == (
+        "the file names 'os:getcwd' as its original, which is not a model of timm or torchvision "
+        f"(at {saved}): pass the original model as the second argument"
+    )
+
+
+def test_what_load_returns_is_a_graph_module(saved: Path) -> None:
+    assert isinstance(fxgrow.load(saved, perceptron()), fx.GraphModule)
