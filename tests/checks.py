@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import fxgrow
 from fxgrow.containers import flat_tensors
-from fxgrow.proof.verification import WithoutNoise, random_inputs, relative_error
+from fxgrow.proof.verification import WithoutNoise, random_inputs, relative_error, release
 
 
 def example(inputs: Any) -> tuple[Any, ...]:
@@ -26,6 +26,7 @@ def worst_error(original: nn.Module, grown: nn.Module, inputs: tuple[Any, ...], 
         twin = copy.deepcopy(model).train(training)
         with torch.no_grad(), WithoutNoise():
             outputs.append(list(flat_tensors(twin(*inputs))))
+        release(twin)
     assert len(outputs[0]) == len(outputs[1]) > 0
     return max(relative_error(b, a) for a, b in zip(*outputs, strict=True))
 
@@ -102,6 +103,7 @@ def moved_by_sgd(model: nn.Module, inputs: tuple[Any, ...], steps: int = 3, rate
                     moved[name] |= (p.grad > least) | (p.grad < -least)
                     p.grad.mul_(rate * max(1.0, float(p.detach().norm())) / p.grad.norm())
             optimizer.step()
+    release(twin)
     return moved
 
 

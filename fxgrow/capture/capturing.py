@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.fx._symbolic_trace import _assert_is_none
 
 from fxgrow.capture.inputs import Inputs, example_inputs_for, fitted
 from fxgrow.capture.modes import GrownGraphModule, merge
@@ -86,6 +87,7 @@ def _captured(model: nn.Module, bare: nn.Module, inputs: Inputs) -> Captured:
 
 
 def _both_modes(bare: nn.Module, values: dict[str, Any], shape_aware: bool) -> dict[str, fx.Graph]:
+    absent = _absent(bare, values)
     graphs = {}
     functions: dict[str, CustomFunction] = {}
     whole: frozenset[type] = frozenset()
@@ -94,7 +96,8 @@ def _both_modes(bare: nn.Module, values: dict[str, Any], shape_aware: bool) -> d
         graph = None
         while graph is None:
             try:
-                graph = Tracer(values, is_known_module, whole, shape_aware, functions).trace(bare)
+                tracer = Tracer(values, is_known_module, whole, shape_aware, functions)
+                graph = tracer.trace(bare, dict.fromkeys(absent))
             except StaysWhole as stop:
                 whole |= {stop.kind}
         graph.eliminate_dead_code(_is_impure)
@@ -111,7 +114,14 @@ _WRITING = (operator.iadd, operator.isub, operator.imul, operator.itruediv, oper
 def _is_impure(node: fx.Node) -> bool:
     """Nodes that matter although nothing reads them: inputs, assertions, in-place writes, modules."""
     in_place = str(node.target).endswith("_") or node.target in _WRITING
-    return node.op in ("placeholder", "output", "call_module") or node.target is torch._assert or in_place
+    asserts = node.target in (torch._assert, _assert_is_none)
+    return node.op in ("placeholder", "output", "call_module") or asserts or in_place
+
+
+def _absent(bare: nn.Module, values: dict[str, Any]) -> list[str]:
+    """Arguments that are not given and default to None: forwards ask for them by `is None`, which settles it."""
+    parameters = inspect.signature(bare.forward).parameters.values()
+    return [p.name for p in parameters if p.default is None and values.get(p.name) is None]
 
 
 def _bound(model: nn.Module, inputs: Inputs) -> dict[str, Any]:

@@ -33,6 +33,21 @@ def attention(
             "nn.MultiheadAttention with add_bias_kv or add_zero_attn is not supported",
             remedy="build it without them",
         )
+    if _rank_of(query) == 2:  # one sample without a batch
+        batch_axis = 0 if module.batch_first else 1
+        one, two, three = _unsqueezed((query, key, value), batch_axis)
+        found, weights = attention(
+            module,
+            one,
+            two,
+            three,
+            None if key_padding_mask is None else key_padding_mask.unsqueeze(0),
+            need_weights,
+            attn_mask,
+            average_attn_weights,
+            is_causal,
+        )
+        return found.squeeze(batch_axis), None if weights is None else weights.squeeze(0)
     q, k, v = _project(module, query, key, value)
     if not module.batch_first:
         q, k, v = (t.transpose(0, 1) for t in (q, k, v))
@@ -59,6 +74,12 @@ def attention(
     return F.linear(joined, module.out_proj.weight, module.out_proj.bias), weights
 
 
+def _unsqueezed(given: tuple[Any, ...], axis: int) -> list[Any]:
+    """Inputs with a batch axis; those that are one tensor stay one."""
+    made = {id(x): x.unsqueeze(axis) for x in given}
+    return [made[id(x)] for x in given]
+
+
 def _project(module: nn.MultiheadAttention, query: Any, key: Any, value: Any) -> tuple[Any, Any, Any]:
     bias = module.in_proj_bias
     weights: tuple[Any, ...]
@@ -83,15 +104,25 @@ def _additive(mask: Any, like: Any) -> Any:
     return mask
 
 
+def _value_of(proxy: Any) -> torch.Tensor | None:
+    value = getattr(getattr(proxy, "node", None), "meta", {}).get("value", proxy)
+    return value if isinstance(value, torch.Tensor) else None
+
+
 def _dtype_of(proxy: Any) -> torch.dtype | None:
-    if isinstance(proxy, torch.Tensor):
-        return proxy.dtype
-    value = getattr(getattr(proxy, "node", None), "meta", {}).get("value")
-    return value.dtype if isinstance(value, torch.Tensor) else None
+    value = _value_of(proxy)
+    return None if value is None else value.dtype
+
+
+def _rank_of(proxy: Any) -> int | None:
+    value = _value_of(proxy)
+    return None if value is None else value.ndim
 
 
 def _mask(attn_mask: Any, padding: Any, like: Any, batch: Any, heads: int, length: Any) -> Any:
     mask = None if attn_mask is None else _additive(attn_mask, like)
+    if mask is not None and _rank_of(attn_mask) == 3:  # a mask for each sample and head
+        mask = mask.reshape(batch, heads, attn_mask.shape[1], length)
     if padding is None:
         return mask
     hidden = _additive(padding, like).reshape(batch, 1, 1, length)
@@ -245,9 +276,9 @@ def transformer(
     )
 
 
-def unflatten(module: nn.Unflatten, x: Any) -> Any:
+def unflatten(module: nn.Unflatten, input: Any) -> Any:
     """`nn.Unflatten`."""
-    return x.unflatten(module.dim, module.unflattened_size)
+    return input.unflatten(module.dim, module.unflattened_size)
 
 
 EXPANSIONS: dict[type[nn.Module], Callable[..., Any]] = {

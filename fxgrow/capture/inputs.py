@@ -96,7 +96,8 @@ def _derived(model: nn.Module) -> Inputs:
     config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
     size = config.get("input_size") if isinstance(config, Mapping) else getattr(config, "input_size", None)
     if size:
-        return (torch.empty(2, *size, device="meta"),), {}
+        channels = _channels(model, config) or size[0]
+        return (torch.empty(2, channels, *size[1:], device="meta"),), {}
     size = _torchvision_size(model)
     if size:
         return (torch.empty(2, *size, device="meta"),), {}
@@ -104,6 +105,17 @@ def _derived(model: nn.Module) -> Inputs:
         f"the shape of the inputs of {type(model).__name__} cannot be derived",
         remedy="pass example_inputs, a tensor or a tuple of tensors of the right shapes",
     )
+
+
+def _channels(model: nn.Module, config: Any) -> int | None:
+    """The input channels of the layer that timm's configuration calls the first, where they were changed."""
+    name = config.get("first_conv") if isinstance(config, Mapping) else getattr(config, "first_conv", None)
+    if not isinstance(name, str):
+        return None
+    try:
+        return getattr(model.get_submodule(name), "in_channels", None)
+    except AttributeError:
+        return None
 
 
 def _torchvision_size(model: nn.Module) -> tuple[int, ...] | None:

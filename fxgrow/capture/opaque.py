@@ -35,3 +35,8 @@ def whole_functions() -> tuple[Callable[..., Any], ...]:
 def whole_modules() -> tuple[type[nn.Module], ...]:
     """Module classes that are one node."""
     return tuple(timm_registry.get_notrace_modules())
+
+
+def hooked(module: nn.Module) -> bool:
+    """Whether forward hooks can change what the module computes."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
 from torch import nn
 
 from fxgrow.capture.checks import refuse_uncapturable
-
-_OWN_DICTS = (
-    "_parameters",
-    "_buffers",
-    "_modules",
-    "_forward_hooks",
-    "_forward_pre_hooks",
-    "_backward_hooks",
-)
 
 
 def skeleton(model: nn.Module) -> nn.Module:
@@ -42,11 +34,10 @@ def skeleton(model: nn.Module) -> nn.Module:
 
     def copy_of(module: nn.Module) -> nn.Module:
         if id(module) not in modules:
-            twin = module.__class__.__new__(module.__class__)
+            twin = object.__new__(type(module))  # graph modules would make themselves a new class
             modules[id(module)] = twin
-            twin.__dict__.update(module.__dict__)
-            for name in _OWN_DICTS:
-                twin.__dict__[name] = module.__dict__[name].copy()
+            for name, value in module.__dict__.items():
+                twin.__dict__[name] = copy.copy(value) if isinstance(value, (list, dict, set)) else value
             for name, parameter in module._parameters.items():
                 twin._parameters[name] = bare(parameter)
             for name, buffer in module._buffers.items():

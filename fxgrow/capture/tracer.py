@@ -18,7 +18,7 @@ from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
 from fxgrow.capture.expansions import EXPANSIONS
 from fxgrow.capture.modes import ByMode
-from fxgrow.capture.opaque import CustomFunction, whole_functions, whole_modules
+from fxgrow.capture.opaque import CustomFunction, hooked, whole_functions, whole_modules
 from fxgrow.containers import each_tensor
 from fxgrow.errors import CaptureError, first_line
 
@@ -112,7 +112,7 @@ class Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if isinstance(m, ParametrizationList):
             return True
-        if type(m) in EXPANSIONS or is_parametrized(m):
+        if is_parametrized(m) or (type(m) in EXPANSIONS and not hooked(m)):
             return False
         if type(m) in self.whole or isinstance(m, ByMode) or self.has_rule(type(m)):
             return True
@@ -130,7 +130,7 @@ class Tracer(fx.Tracer):
             args, kwargs = fx.node.map_aggregate((args, kwargs), self._knowing_its_shape)
         try:
             expansion = EXPANSIONS.get(type(m))
-            if expansion is not None:
+            if expansion is not None and not hooked(m):
                 return expansion(m, *args, **kwargs)
             return super().call_module(m, forward, args, kwargs)
         except CaptureError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,12 +11,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
+from fxgrow.capture import skeleton
 from fxgrow.capture.inputs import Inputs
 from fxgrow.containers import each_tensor, flat_tensors
 from fxgrow.errors import CaptureError, VerificationError, first_line
+from fxgrow.transforms.width import named_tensors, place
 
 TOLERANCE = 1e-10
 """Largest relative error that counts as the same function, for weights in float64."""
@@ -53,6 +56,7 @@ class WithoutNoise(TorchFunctionMode):
     """Dropout, stochastic depth and random slopes off, whatever mode the model is in."""
 
     _DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout)
+    _RECURRENT = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
 
     def __torch_function__(
         self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -68,6 +72,13 @@ class WithoutNoise(TorchFunctionMode):
         if function is F.scaled_dot_product_attention:
             keywords.pop("dropout_p", None)
             args = (*args[:4], 0.0, *args[5:]) if len(args) > 4 else args
+        if function is F.multi_head_attention_forward:  # what it calls does not come by here
+            bound = inspect.signature(function).bind(*args, **keywords)
+            bound.arguments["dropout_p"] = 0.0
+            return function(*bound.args, **bound.kwargs)
+        if function in self._RECURRENT:
+            place = 5 if isinstance(args[2], (tuple, list)) else 6  # packed sequences come with their batch sizes
+            args = (*args[:place], 0.0, *args[place + 1 :])
         return function(*args, **keywords)
 
 
@@ -99,7 +110,7 @@ def verify(original: nn.Module, grown: nn.Module, inputs: Inputs, seed: int = 0)
 def _error(original: nn.Module, grown: nn.Module, inputs: Inputs, training: bool) -> float:
     outputs = []
     for model in (original, grown):
-        twin = copy.deepcopy(model).to(torch.float64).train(training)
+        twin = in_double_precision(model).train(training)
         device = next((p.device for p in twin.parameters()), torch.device("cpu"))
         args, kwargs = each_tensor(inputs, partial(Tensor.to, device=device))
         try:
@@ -117,6 +128,7 @@ def _error(original: nn.Module, grown: nn.Module, inputs: Inputs, training: bool
                 where=type(original).__name__,
                 remedy="this is a bug in a rule; please report the model, or pass verify=False to look into it",
             ) from error
+        release(twin)
         if model is original and not all(torch.isfinite(tensor.double()).all() for tensor in outputs[0]):
             raise VerificationError(
                 f"the original model's own outputs are not finite in {'train' if training else 'eval'} mode",
@@ -126,6 +138,27 @@ def _error(original: nn.Module, grown: nn.Module, inputs: Inputs, training: bool
     if len(outputs[0]) != len(outputs[1]):
         return float("inf")
     return max((relative_error(b, a) for a, b in zip(*outputs, strict=True)), default=0.0)
+
+
+def in_double_precision(model: nn.Module) -> nn.Module:
+    """A copy of a model in float64."""
+    if isinstance(model, fx.GraphModule):
+        return copy.deepcopy(model).to(torch.float64)
+    twin = skeleton(model)  # not deepcopy, which some of torch's layers do not survive
+    made: dict[int, Tensor] = {}
+    for name, tensor in named_tensors(model).items():
+        if id(tensor) not in made:
+            dtype = torch.float64 if tensor.dtype.is_floating_point else tensor.dtype
+            data = tensor.detach().to(dtype, copy=True)
+            made[id(tensor)] = nn.Parameter(data, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else data
+        place(twin, name, made[id(tensor)])
+    return twin
+
+
+def release(twin: nn.Module) -> None:
+    """Let go of a copy's tensors at once: a graph module and its graph hold each other until collected."""
+    for held in (twin._modules, twin._parameters, twin._buffers):
+        held.clear()
 
 
 def relative_error(grown: Tensor, original: Tensor) -> float:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fxgrow import guards
-from fxgrow.capture.opaque import CustomFunction
+from fxgrow.capture.opaque import CustomFunction, hooked
 from fxgrow.errors import RuleError
 from fxgrow.rules import pointwise, shape
 from fxgrow.rules.attention import Attention
@@ -81,11 +81,6 @@ def law_of_module(module: nn.Module) -> Law | None:
             )
             return _modules[base] if same and not hooked(module) else None
     return None
-
-
-def hooked(module: nn.Module) -> bool:
-    """Whether forward hooks can change what the module computes."""
-    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def law_of_function(function: Any) -> Law | None:

@@ -28,14 +28,14 @@ def assembled(model: nn.Module, example_inputs: Any = None) -> GrownGraphModule:
     return assemble(captured.model, captured.graphs)
 
 
-def outputs_of(model: nn.Module, training: bool, *args: Any, **kwargs: Any) -> list[Tensor]:
+def outputs_of(model: nn.Module, training: bool, /, *args: Any, **kwargs: Any) -> list[Tensor]:
     """Every output tensor of a copy of a model in a mode, noise off, on the plain path of torch's own layers."""
     twin = copy.deepcopy(model).train(training)
     with WithoutNoise():
         return [tensor.detach() for tensor in flat_tensors(twin(*args, **kwargs))]
 
 
-def difference(original: nn.Module, other: nn.Module, training: bool, *args: Any, **kwargs: Any) -> float:
+def difference(original: nn.Module, other: nn.Module, training: bool, /, *args: Any, **kwargs: Any) -> float:
     """Worst relative error over all outputs, which must be as many."""
     expected = outputs_of(original, training, *args, **kwargs)
     found = outputs_of(other, training, *args, **kwargs)
@@ -43,7 +43,7 @@ def difference(original: nn.Module, other: nn.Module, training: bool, *args: Any
     return max(relative_error(b, a) for a, b in zip(expected, found, strict=True))
 
 
-def assert_same_in_both_modes(original: nn.Module, other: nn.Module, *args: Any, **kwargs: Any) -> None:
+def assert_same_in_both_modes(original: nn.Module, other: nn.Module, /, *args: Any, **kwargs: Any) -> None:
     for training in (False, True):
         assert difference(original, other, training, *args, **kwargs) <= EXACT, "train" if training else "eval"
 

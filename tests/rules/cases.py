@@ -73,7 +73,7 @@ def overwritten(x: Tensor) -> Tensor:
 def helper_cases() -> list[Case]:
     """timm's helpers that tracing leaves whole; several modules bring their own of the same name."""
     cases = []
-    for target in timm_registry.get_notrace_functions():
+    for target in sorted(timm_registry.get_notrace_functions(), key=lambda f: (f.__module__, f.__name__)):
         if target not in table._functions:
             continue
         name = f"{target.__module__.rpartition('.')[2]}_{target.__name__}"

@@ -1,0 +1,759 @@
+"""Captured models, put together again, do what the originals do."""
+
+from __future__ import annotations
+
+import copy
+import io
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+import fxgrow
+from fxgrow.capture import ByMode, GrownGraphModule, ModalGraphModule, capture
+from fxgrow.capture.capturing import recapture
+from fxgrow.capture.opaque import CustomFunction
+from fxgrow.errors import CaptureError
+from fxgrow.rules.pointwise import Pointwise
+from tests.capture.assembled import EXACT, assembled, assert_same_in_both_modes, difference, normal
+from tests.checks import example
+from tests.models import PLAIN, lively
+
+Forward = Callable[..., Any]
+
+
+class Model(nn.Module):
+    """Two layers and a forward given as a function of the module and its inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 6)
+        self.norm = nn.BatchNorm1d(6)
+        self.head = nn.Linear(6, 4)
+
+
+def model_of(forward: Forward) -> nn.Module:
+    """A lively model with this forward."""
+    return lively(type("Written", (Model,), {"forward": forward})())
+
+
+def saved_and_loaded(module: nn.Module) -> Any:
+    buffer = io.BytesIO()
+    torch.save(module, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=False)
+
+
+X, Y = normal(3, 4), normal(3, 4, seed=1)
+
+
+# -- tiers ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_plain_models_compute_the_same_once_captured(name: str) -> None:
+    make, inputs = PLAIN[name]
+    model = lively(make())
+    assert_same_in_both_modes(model, assembled(model, inputs), *example(inputs))
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_efficientnet", "test_convnext"])
+def test_library_models_compute_the_same_once_captured(name: str) -> None:
+    model = lively(timm.create_model(name, num_classes=3))
+    x = normal(2, 3, 160, 160)
+    assert_same_in_both_modes(model, assembled(model, x), x)
+
+
+def test_straight_code_is_tier_one() -> None:
+    assert capture(model_of(lambda self, x: self.head(torch.relu(self.layer(x)))), X).tier == 1
+
+
+def branching_on_a_size(self: Any, x: Tensor) -> Tensor:
+    if x.shape[1] > 2:
+        return self.head(self.layer(x))  # type: ignore[no-any-return]
+    return x
+
+
+def looping_over_a_size(self: Any, x: Tensor) -> Tensor:
+    total = torch.zeros_like(x)
+    for place in range(x.shape[1]):
+        total = total + self.head(self.layer(x)) * place
+    return total
+
+
+def iterating_over_a_tensor(self: Any, x: Tensor) -> Tensor:
+    return torch.stack([self.layer(row) for row in x])
+
+
+def measuring_a_tensor(self: Any, x: Tensor) -> Tensor:
+    return self.layer(x) * len(x) + float(x.shape[1]) * int(x.size(0))  # type: ignore[no-any-return]
+
+
+def asserting_a_size(self: Any, x: Tensor) -> Tensor:
+    assert x.ndim == 2 and x.shape[-1] == 4
+    return self.layer(x)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [branching_on_a_size, looping_over_a_size, iterating_over_a_tensor, measuring_a_tensor, asserting_a_size],
+)
+def test_control_flow_on_shapes_is_tier_two(forward: Forward) -> None:
+    model = model_of(forward)
+    assert capture(model, X).tier == 2
+    assert_same_in_both_modes(model, assembled(model, X), X)
+
+
+def test_the_branch_not_taken_leaves_nothing() -> None:
+    graph = assembled(model_of(branching_on_a_size), X[:, :4]).graph
+    assert [node.target for node in graph.nodes if node.op == "call_module"] == ["layer", "head"]
+
+
+def test_control_flow_on_values_is_refused() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return self.layer(x) if x.sum() > 0 else x  # type: ignore[no-any-return]
+
+    remedy = "rewrite control flow that depends on the values of tensors, or grow the parts around it"
+    pattern = f"^the forward cannot be captured: .*control flow.* \\(at Written\\): {re.escape(remedy)}$"
+    with pytest.raises(CaptureError, match=pattern):
+        capture(model_of(forward), X)
+
+
+def test_every_node_has_a_value_on_meta_and_a_place() -> None:
+    for graph in capture(PLAIN["two-inputs"][0](), PLAIN["two-inputs"][1]).graphs.values():
+        for node in graph.nodes:
+            if node.op != "output":
+                assert "module_path" in node.meta
+                assert not isinstance(node.meta["value"], Tensor) or node.meta["value"].is_meta
+
+
+def test_a_part_of_the_model_in_another_mode_keeps_its_flag() -> None:
+    model = PLAIN["unet"][0]()
+    model.get_submodule("enter").eval()
+    captured = capture(model, PLAIN["unet"][1]).model
+    assert [part.training for part in captured.modules()] == [part.training for part in model.modules()]
+
+
+# -- modes ---------------------------------------------------------------------------------------------------
+
+
+def dropping(self: Any, x: Tensor) -> Tensor:
+    return F.dropout(self.layer(x), 0.5, training=self.training)
+
+
+def test_functional_dropout_follows_the_mode_of_the_result() -> None:
+    model = model_of(dropping)
+    result = assembled(model, normal(64, 4))
+    assert any(isinstance(part, ByMode) for part in result.modules())
+    assert torch.equal(result.eval()(X), model.eval()(X))
+    assert (result.train()(normal(64, 4)) == 0).any()
+    assert not (result.eval()(normal(64, 4)) == 0).any()
+
+
+def test_functional_dropout_draws_what_the_original_draws() -> None:
+    model = model_of(dropping)
+    result = assembled(model, X)
+    torch.manual_seed(3)
+    expected = model.train()(X)
+    torch.manual_seed(3)
+    assert torch.equal(result.train()(X), expected)
+
+
+def branching_on_the_mode(self: Any, x: Tensor) -> Tensor:
+    if self.training:
+        return self.head(torch.tanh(self.layer(x)))  # type: ignore[no-any-return]
+    return self.head(self.layer(x)) * 2  # type: ignore[no-any-return]
+
+
+def scaling_by_mode(self: Any, x: Tensor) -> Tensor:
+    return self.head(self.layer(x)) * (3.0 if self.training else 0.5)  # type: ignore[no-any-return]
+
+
+def more_outputs_in_training(self: Any, x: Tensor) -> Any:
+    hidden = self.layer(x)
+    return (self.head(hidden), hidden) if self.training else self.head(hidden)
+
+
+def a_flag_by_mode(self: Any, x: Tensor) -> Tensor:
+    return torch.mean(self.layer(x), 1, keepdim=self.training)
+
+
+def nested_numbers_by_mode(self: Any, x: Tensor) -> Tensor:
+    return F.pad(self.layer(x), [1, 2] if self.training else [3, 4])
+
+
+def one_or_true(self: Any, x: Tensor) -> Tensor:
+    return torch.add(self.layer(x), x.sum(), alpha=1 if self.training else 1.0)
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        branching_on_the_mode,
+        scaling_by_mode,
+        more_outputs_in_training,
+        a_flag_by_mode,
+        nested_numbers_by_mode,
+        one_or_true,
+    ],
+)
+def test_what_depends_on_the_mode_follows_the_mode(forward: Forward) -> None:
+    model = model_of(forward)
+    result = assembled(model, X)
+    assert_same_in_both_modes(model, result, X)
+    for training in (True, False, False, True):
+        torch.testing.assert_close(result.train(training)(X), model.train(training)(X), rtol=EXACT, atol=EXACT)
+
+
+def test_differing_literals_need_one_graph() -> None:
+    assert capture(model_of(scaling_by_mode), X).graphs.keys() == {"both"}
+
+
+def test_differing_code_needs_two_graphs() -> None:
+    assert capture(model_of(branching_on_the_mode), X).graphs.keys() == {"eval", "train"}
+    assert isinstance(assembled(model_of(branching_on_the_mode), X), ModalGraphModule)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_result_starts_in_the_mode_of_the_original(training: bool) -> None:
+    model = model_of(branching_on_the_mode).train(training)
+    result = assembled(model, X)
+    assert result.training is training
+    assert torch.equal(result(X), model(X))
+
+
+def test_a_part_follows_its_own_flag() -> None:
+    inner = model_of(scaling_by_mode)
+    model = nn.Sequential(nn.Linear(4, 4).double(), inner)
+    result = assembled(model, X)
+    model.train()[1].eval()
+    result.train().get_submodule("1").eval()
+    # BUG: a ByMode hangs from the root, so it follows the root's mode, not that of the part it was found in
+    torch.testing.assert_close(result(X), model(X), rtol=EXACT, atol=EXACT)
+
+
+def test_batch_norm_updates_its_statistics_in_train_mode_only() -> None:
+    model = model_of(lambda self, x: self.head(self.norm(self.layer(x))))
+    result = assembled(model, X)
+    for training in (True, True, False):
+        model.train(training)(X)
+        result.train(training)(X)
+    for name, buffer in model.named_buffers():
+        torch.testing.assert_close(result.get_buffer(name), buffer, rtol=EXACT, atol=EXACT)
+    assert int(result.get_buffer("norm.num_batches_tracked")) == 2
+
+
+def test_functional_batch_norm_updates_its_statistics_in_train_mode_only() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        norm = self.norm
+        return F.batch_norm(
+            self.layer(x), norm.running_mean, norm.running_var, norm.weight, norm.bias, self.training, 0.1
+        )
+
+    model = model_of(forward)
+    result = assembled(model, X)
+    for training in (True, False):
+        torch.testing.assert_close(result.train(training)(X), model.train(training)(X), rtol=EXACT, atol=EXACT)
+    assert torch.equal(result.get_buffer("norm.running_mean"), model.get_buffer("norm.running_mean"))
+
+
+# -- copies and files ----------------------------------------------------------------------------------------
+
+COPIES = pytest.mark.parametrize("copied", [copy.deepcopy, saved_and_loaded])
+
+
+@COPIES
+@pytest.mark.parametrize("start", [True, False])
+@pytest.mark.parametrize("forward", [branching_on_the_mode, scaling_by_mode, dropping, more_outputs_in_training])
+def test_copies_keep_both_modes(forward: Forward, start: bool, copied: Callable[[Any], Any]) -> None:
+    model = model_of(forward)
+    result = assembled(model, X).train(start)
+    twin = copied(result)
+    assert type(twin).__name__ == type(result).__name__
+    assert twin.training is start
+    assert_same_in_both_modes(model, twin, X)
+    assert_same_in_both_modes(model, copied(twin), X)
+
+
+@COPIES
+def test_copies_have_tensors_of_their_own(copied: Callable[[Any], Any]) -> None:
+    result = assembled(model_of(branching_on_the_mode), X)
+    twin = copied(result)
+    with torch.no_grad():
+        twin.get_parameter("layer.weight").zero_()
+    assert result.get_parameter("layer.weight").any()
+    assert not twin.train()(X).equal(result.train()(X))
+
+
+@COPIES
+def test_copies_keep_ties(copied: Callable[[Any], Any]) -> None:
+    twin = copied(assembled(lively(PLAIN["decoder"][0]()), PLAIN["decoder"][1]))
+    assert twin.get_parameter("head.weight") is twin.get_parameter("embed.weight")
+
+
+@COPIES
+def test_copies_keep_further_attributes(copied: Callable[[Any], Any]) -> None:
+    result = assembled(model_of(branching_on_the_mode), X)
+    result.note = {"a": 1}
+    assert copied(result).note == {"a": 1}
+
+
+@COPIES
+@pytest.mark.parametrize("name", PLAIN)
+def test_copies_of_plain_models_compute_the_same(name: str, copied: Callable[[Any], Any]) -> None:
+    make, inputs = PLAIN[name]
+    model = lively(make())
+    assert_same_in_both_modes(model, copied(assembled(model, inputs)), *example(inputs))
+
+
+@pytest.mark.parametrize("forward", [branching_on_the_mode, scaling_by_mode])
+def test_a_captured_module_is_captured_again(forward: Forward) -> None:
+    model = model_of(forward)
+    assert_same_in_both_modes(model, assembled(assembled(model, X), X), X)
+
+
+def test_recapturing_takes_recorded_inputs() -> None:
+    captured = capture(model_of(branching_on_the_mode), X)
+    again = recapture(assembled(model_of(branching_on_the_mode), X), captured.inputs)
+    assert again.graphs.keys() == captured.graphs.keys()
+
+
+# -- sharing -------------------------------------------------------------------------------------------------
+
+
+def test_a_module_used_in_two_places_stays_one() -> None:
+    shared = nn.Linear(4, 4)
+    model = lively(nn.Sequential(shared, nn.ReLU(), nn.Sequential(shared, nn.Tanh())))
+    result = assembled(model, X)
+    assert result.get_submodule("0") is result.get_submodule("2.0")
+    assert list(result.state_dict()) == list(model.state_dict())
+    assert_same_in_both_modes(model, result, X)
+
+
+def test_a_block_used_in_two_places_stays_one() -> None:
+    shared = nn.Sequential(nn.Linear(4, 4), nn.Tanh())
+    model = lively(nn.Sequential(shared, nn.ReLU(), nn.Sequential(shared)))
+    result = assembled(model, X)
+    assert result.get_submodule("0") is result.get_submodule("2.0")
+    assert_same_in_both_modes(model, result, X)
+
+
+def test_gradients_of_a_module_used_twice_add_up() -> None:
+    shared = nn.Linear(4, 4)
+    model = lively(nn.Sequential(shared, nn.Tanh(), shared))
+    result = assembled(model, X)
+    for module in (model, result):
+        module(X).square().sum().backward()
+    torch.testing.assert_close(result.get_parameter("0.weight").grad, shared.weight.grad, rtol=EXACT, atol=EXACT)
+
+
+def test_a_module_also_held_in_a_list() -> None:
+    class Listed(Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.order = [self.layer, self.head]
+
+        def forward(self, x: Tensor) -> Tensor:
+            for part in self.order:
+                x = part(x)
+            return x
+
+    model = lively(Listed())
+    # BUG: lists among a module's attributes still hold the parts of the original, which the skeleton lacks
+    assert_same_in_both_modes(model, assembled(model, X), X)
+
+
+def test_a_parameter_also_held_in_a_list() -> None:
+    class Listed(Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weights = [self.layer.weight, self.head.weight]
+
+        def forward(self, x: Tensor) -> Tensor:
+            for weight in self.weights:
+                x = F.linear(x, weight)
+            return x
+
+    model = lively(Listed())
+    # BUG: as for modules in lists
+    assert_same_in_both_modes(model, assembled(model, X), X)
+
+
+def test_the_state_dict_has_the_names_and_the_order_of_the_original() -> None:
+    for make, inputs in PLAIN.values():
+        model = make()
+        assert list(assembled(model, inputs).state_dict()) == list(model.state_dict())
+
+
+# -- inputs --------------------------------------------------------------------------------------------------
+
+
+def two_inputs(self: Any, first: Tensor, second: Tensor, scale: float = 2.0) -> Tensor:
+    return self.head(self.layer(first)) * scale - second  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [(X, Y), {"first": X, "second": Y}, {"second": Y, "first": X}, {"second": Y, "scale": 3.0, "first": X}],
+    ids=["positional", "in order", "out of order", "with the default"],
+)
+def test_inputs_by_position_and_by_keyword_in_any_order(inputs: Any) -> None:
+    model = model_of(two_inputs)
+    result = assembled(model, inputs)
+    assert_same_in_both_modes(model, result, X, Y)
+    assert_same_in_both_modes(model, result, second=Y, first=X)
+
+
+@pytest.mark.parametrize("inputs", [(X, Y), {"second": Y, "first": X}], ids=["positional", "out of order"])
+def test_recapturing_takes_keywords_in_any_order(inputs: Any) -> None:
+    model = model_of(two_inputs)
+    assert_same_in_both_modes(model, assembled(assembled(model, inputs), inputs), second=Y, first=X)
+
+
+def test_a_default_argument_stays_an_argument() -> None:
+    model = model_of(two_inputs)
+    result = assembled(model, (X, Y))
+    assert_same_in_both_modes(model, result, X, Y, 5.0)
+    assert_same_in_both_modes(model, result, X, Y, scale=5.0)
+
+
+def keyword_only(self: Any, x: Tensor, *, other: Tensor, scale: float = 2.0) -> Tensor:
+    return self.head(self.layer(x)) * scale - other  # type: ignore[no-any-return]
+
+
+def test_keyword_only_inputs() -> None:
+    model = model_of(keyword_only)
+    result = assembled(model, {"other": Y, "x": X})
+    assert_same_in_both_modes(model, result, X, other=Y)
+    assert_same_in_both_modes(model, result, X, scale=3.0, other=Y)
+
+
+def optional_mask(self: Any, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    hidden = self.layer(x)
+    if mask is not None:
+        hidden = hidden * mask
+    return self.head(hidden)  # type: ignore[no-any-return]
+
+
+def test_an_optional_input_that_is_given() -> None:
+    model = model_of(optional_mask)
+    mask = normal(3, 6, seed=2)
+    assert_same_in_both_modes(model, assembled(model, (X, mask)), X, mask)
+
+
+def test_an_optional_input_that_is_not_given() -> None:
+    model = model_of(optional_mask)
+    assert_same_in_both_modes(model, assembled(model, X), X)
+
+
+def test_an_optional_mask_of_a_transformer_that_is_not_given() -> None:
+    model = lively(nn.TransformerEncoderLayer(8, 2, 12, dropout=0.0, batch_first=True))
+    x = normal(2, 3, 8)
+    assert_same_in_both_modes(model, assembled(model, x), x)
+
+
+def any_number(self: Any, *inputs: Tensor) -> Tensor:
+    return self.head(sum(self.layer(x) for x in inputs))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_any_number_of_inputs(count: int) -> None:
+    model = model_of(any_number)
+    inputs = (X, Y, X + Y)[:count]
+    assert_same_in_both_modes(model, assembled(model, inputs), *inputs)
+
+
+def one_and_more(self: Any, x: Tensor, *more: Tensor) -> Tensor:
+    return self.head(self.layer(x)) + more[0]  # type: ignore[no-any-return]
+
+
+def test_one_input_and_more() -> None:
+    model = model_of(one_and_more)
+    assert_same_in_both_modes(model, assembled(model, (X, Y)), X, Y)
+
+
+def test_recapturing_any_number_of_inputs() -> None:
+    model = model_of(one_and_more)
+    assert_same_in_both_modes(model, assembled(assembled(model, (X, Y)), (X, Y)), X, Y)
+
+
+def any_keywords(self: Any, x: Tensor, **more: Tensor) -> Tensor:
+    return self.head(self.layer(x)) + more["other"]  # type: ignore[no-any-return]
+
+
+def test_any_keywords() -> None:
+    model = model_of(any_keywords)
+    # BUG: values of **kwargs are looked up as "more", the placeholder is called "**more"
+    assert_same_in_both_modes(model, assembled(model, {"x": X, "other": Y}), X, other=Y)
+
+
+def nested(self: Any, batch: list[Any]) -> Tensor:
+    return self.head(self.layer(batch[0])) + batch[1]["other"][0]  # type: ignore[no-any-return]
+
+
+def test_inputs_in_lists_dictionaries_and_tuples() -> None:
+    model = model_of(nested)
+    batch = [X, {"other": (Y,)}]
+    assert_same_in_both_modes(model, assembled(model, (batch,)), batch)
+    assert_same_in_both_modes(model, assembled(model, {"batch": batch}), batch)
+
+
+def unpacking(self: Any, batch: list[Tensor]) -> Tensor:
+    first, second = batch
+    return self.head(self.layer(first)) + second  # type: ignore[no-any-return]
+
+
+def test_a_list_of_inputs_can_be_unpacked() -> None:
+    model = model_of(unpacking)
+    assert_same_in_both_modes(model, assembled(model, ([X, Y],)), [X, Y])
+
+
+def test_outputs_in_lists_and_dictionaries() -> None:
+    def forward(self: Any, x: Tensor) -> dict[str, Any]:
+        hidden = self.layer(x)
+        return {"hidden": [hidden, (hidden + 1,)], "out": self.head(hidden)}
+
+    model = model_of(forward)
+    found = assembled(model, X)(X)
+    assert [type(part) for part in (found, found["hidden"], found["hidden"][1])] == [dict, list, tuple]
+    assert_same_in_both_modes(model, assembled(model, X), X)
+
+
+def test_inputs_that_the_forward_does_not_take_are_refused() -> None:
+    text = (
+        "the model's forward does not take these inputs: got an unexpected keyword argument 'third' "
+        "(at Written): pass example_inputs as the model is called"
+    )
+    with pytest.raises(CaptureError, match=f"^{re.escape(text)}$"):
+        capture(model_of(two_inputs), {"first": X, "second": Y, "third": X})
+
+
+# -- functions with a backward of their own ------------------------------------------------------------------
+
+
+class Reverse(torch.autograd.Function):
+    """Identity whose gradient is turned around and scaled."""
+
+    @staticmethod
+    def forward(context: Any, x: Tensor, scale: float) -> Tensor:
+        context.scale = scale
+        return x.clone()
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return -context.scale * gradients[0], None
+
+
+class Taught(torch.autograd.Function):
+    """As the identity, and fxgrow has a rule for it."""
+
+    @staticmethod
+    def forward(context: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> Tensor:
+        return 3.0 * gradients[0]
+
+
+fxgrow.rule(Taught, Pointwise("linear"))
+
+
+def reversing(self: Any, x: Tensor) -> Tensor:
+    return self.head(Reverse.apply(self.layer(Reverse.apply(x, 1.0)), 0.25))  # type: ignore[no-any-return]
+
+
+def taught(self: Any, x: Tensor) -> Tensor:
+    return self.head(torch.relu(Taught.apply(self.layer(x))))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("forward", [reversing, taught])
+@pytest.mark.parametrize("copied", [lambda module: module, copy.deepcopy, saved_and_loaded])
+def test_a_function_keeps_its_backward(forward: Forward, copied: Callable[[Any], Any]) -> None:
+    model = model_of(forward)
+    result = copied(assembled(model, X))
+    for module in (model, result):
+        module.zero_grad()
+        module(X).square().sum().backward()
+    expected = model.get_parameter("layer.weight").grad
+    torch.testing.assert_close(result.get_parameter("layer.weight").grad, expected, rtol=EXACT, atol=EXACT)
+    assert_same_in_both_modes(model, result, X)
+
+
+def test_a_function_used_twice_is_one_module() -> None:
+    result = assembled(model_of(reversing), X)
+    assert [name for name, part in result.named_modules() if isinstance(part, CustomFunction)] == ["_function_0"]
+
+
+def test_a_function_stays_what_it_was_for_others() -> None:
+    apply = torch.autograd.Function.__dict__["apply"]
+    assembled(model_of(reversing), X)
+    assert torch.autograd.Function.__dict__["apply"] is apply
+
+
+def test_a_function_without_a_rule_holds_its_dimension() -> None:
+    planned = fxgrow.plan(model_of(reversing), width=2, example_inputs=X)
+    assert planned.groups == ()
+    assert planned.held[0].reason == "Reverse has no rule (at _function_1)"
+
+
+def test_a_function_with_a_rule_lets_its_dimension_grow() -> None:
+    model = model_of(taught)
+    grown = fxgrow.grow(model, width=2, example_inputs=X)
+    for module in (model, grown):
+        module(X).square().sum().backward()
+    assert grown.get_submodule("layer").out_features == 12
+    torch.testing.assert_close(
+        grown.get_parameter("layer.weight").grad[:6], model.get_parameter("layer.weight").grad, rtol=1e-10, atol=1e-12
+    )
+
+
+# -- parametrisations ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("parametrised", [parametrizations.weight_norm, parametrizations.spectral_norm])
+@pytest.mark.parametrize("copied", [lambda module: module, copy.deepcopy])
+def test_parametrised_weights(parametrised: Callable[[nn.Module], nn.Module], copied: Callable[[Any], Any]) -> None:
+    model = lively(nn.Sequential(parametrised(nn.Linear(4, 6)), nn.ReLU(), parametrised(nn.Linear(6, 2))))
+    result = copied(assembled(model, X))
+    assert list(result.state_dict()) == list(model.state_dict())
+    assert_same_in_both_modes(model, result, X)
+
+
+@pytest.mark.parametrize("parametrised", [parametrizations.weight_norm, parametrizations.spectral_norm])
+def test_parametrised_weights_are_saved_and_loaded(parametrised: Callable[[nn.Module], nn.Module]) -> None:
+    model = lively(nn.Sequential(parametrised(nn.Linear(4, 6)), nn.ReLU()))
+    assert_same_in_both_modes(model, saved_and_loaded(assembled(model, X)), X)
+
+
+@pytest.mark.parametrize("parametrised", [parametrizations.weight_norm, parametrizations.spectral_norm])
+def test_gradients_of_parametrised_weights(parametrised: Callable[[nn.Module], nn.Module]) -> None:
+    model = lively(nn.Sequential(parametrised(nn.Linear(4, 6)), nn.Tanh())).eval()
+    result = assembled(model, X).eval()
+    for module in (model, result):
+        module(X).square().sum().backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(result.get_parameter(name).grad, parameter.grad, rtol=1e-10, atol=1e-12)
+
+
+def test_spectral_norm_goes_on_with_its_power_iteration_in_train_mode() -> None:
+    model = lively(nn.Sequential(parametrizations.spectral_norm(nn.Linear(4, 6)), nn.ReLU())).train()
+    result = assembled(model, X).train()
+    for _ in range(3):
+        torch.testing.assert_close(result(X), model(X), rtol=EXACT, atol=EXACT)
+    for name, buffer in model.named_buffers():
+        torch.testing.assert_close(result.get_buffer(name), buffer, rtol=EXACT, atol=EXACT)
+
+
+# -- constants -----------------------------------------------------------------------------------------------
+
+
+class Constants(nn.Module):
+    """A tensor of every kind that a forward can hold on to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.plain = normal(4, seed=3)
+        self.below = nn.Module()
+        self.below.plain = normal(4, seed=4)
+        self.listed = [normal(4, seed=5)]
+        self.free = nn.Parameter(normal(4, seed=6))
+        self.register_buffer("saved", normal(4, seed=7))
+        self.register_buffer("scratch", normal(4, seed=8), persistent=False)
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layer(x) * self.plain + self.below.plain * self.listed[0]  # type: ignore[operator]
+        made = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
+        return (y * self.free + self.saved) * self.scratch - made  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("copied", [lambda module: module, copy.deepcopy, saved_and_loaded])
+def test_constants_of_every_kind(copied: Callable[[Any], Any]) -> None:
+    model = lively(Constants())
+    result = copied(assembled(model, X))
+    assert list(result.state_dict()) == list(model.state_dict())
+    assert_same_in_both_modes(model, result, X)
+
+
+def test_plain_tensors_follow_the_dtype_of_the_result() -> None:
+    result = assembled(lively(Constants()), X)
+    assert {tensor.dtype for tensor in result.float().buffers()} == {torch.float32}
+
+
+def test_constants_are_captured_again() -> None:
+    model = lively(Constants())
+    # BUG: torch.tensor(...) gets another name in each mode, and one of the two is lost on the way back
+    assert_same_in_both_modes(model, assembled(assembled(model, X), X), X)
+
+
+def test_plain_tensors_of_the_original_stay_its_own() -> None:
+    model = lively(Constants())
+    before = model.plain.clone()  # type: ignore[operator]
+    result = assembled(model, X)
+    with torch.no_grad():
+        result.get_buffer("plain").zero_()
+    # BUG: a plain tensor is shared with the original rather than copied
+    assert torch.equal(model.plain, before)  # type: ignore[arg-type]
+
+
+# -- hooks ---------------------------------------------------------------------------------------------------
+
+
+def doubling(module: nn.Module, given: Any, found: Tensor) -> Tensor:
+    return 2.0 * found
+
+
+def halving(module: nn.Module, given: tuple[Tensor]) -> tuple[Tensor]:
+    return (0.5 * given[0],)
+
+
+@pytest.mark.parametrize("path", ["0", "1", "1.0"])
+def test_hooks_of_parts_keep_their_effect(path: str) -> None:
+    model = lively(nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4), nn.Tanh())))
+    model.get_submodule(path).register_forward_hook(doubling)
+    model.get_submodule(path).register_forward_pre_hook(halving)
+    assert_same_in_both_modes(model, assembled(model, X), X)
+
+
+@pytest.mark.parametrize("hook", [doubling, halving])
+def test_hooks_of_the_model_itself_keep_their_effect(hook: Callable[..., Any]) -> None:
+    model = lively(nn.Sequential(nn.Linear(4, 4), nn.Tanh()))
+    register = model.register_forward_hook if hook is doubling else model.register_forward_pre_hook
+    register(hook)
+    # BUG: hooks of the root are neither traced nor carried over
+    assert_same_in_both_modes(model, assembled(model, X), X)
+
+
+# -- writing in place ----------------------------------------------------------------------------------------
+
+
+def test_writing_in_place_is_kept() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        hidden = self.layer(x)
+        same = hidden
+        hidden += 1.0
+        hidden[:, 0] = 0.5
+        hidden.mul_(2.0)
+        return same  # type: ignore[no-any-return]
+
+    model = model_of(forward)
+    assert_same_in_both_modes(model, assembled(model, X), X)
+
+
+def test_the_class_of_the_result_is_named_after_the_original() -> None:
+    result = assembled(PLAIN["unet"][0](), PLAIN["unet"][1])
+    assert isinstance(result, GrownGraphModule)
+    assert type(result).__name__ == "UNet"
+
+
+def test_another_batch_than_at_capture() -> None:
+    make, inputs = PLAIN["unet"]
+    model = lively(make())
+    assert difference(model, assembled(model, inputs), False, normal(5, 3, 24, 24)) <= EXACT
