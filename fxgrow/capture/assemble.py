@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
 from torch import fx, nn
 
-from fxgrow.capture.modes import GrownGraphModule, graph_module
+from fxgrow.capture.modes import HOOKS, GrownGraphModule, graph_module
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 
@@ -37,6 +38,8 @@ def assemble(root: nn.Module, graphs: dict[str, fx.Graph]) -> GrownGraphModule:
 
     whole = {id(root.get_submodule(path)) for path in called}
     result = graph_module(plain(root, ""), graphs, type(root).__name__)
+    for hooks in HOOKS:  # a graph holds what the parts of a model run, but not what runs around the whole
+        result.__dict__[hooks] = copy.copy(root.__dict__[hooks])
     for path in constants:
         _carry_constant(root, result, path)
     return result
@@ -57,6 +60,6 @@ def _carry_constant(root: nn.Module, tree: nn.Module, path: str) -> None:
     if hasattr(target, name):
         return
     if isinstance(value, torch.Tensor):
-        target.register_buffer(name, value, persistent=False)
+        target.register_buffer(name, value.detach().clone(), persistent=False)
     else:
         setattr(target, name, value)

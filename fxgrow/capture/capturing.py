@@ -90,13 +90,14 @@ def _both_modes(bare: nn.Module, values: dict[str, Any], shape_aware: bool) -> d
     absent = _absent(bare, values)
     graphs = {}
     functions: dict[str, CustomFunction] = {}
+    constants: dict[str, torch.Tensor] = {}
     whole: frozenset[type] = frozenset()
     for mode in ("eval", "train"):
         bare.train(mode == "train")
         graph = None
         while graph is None:
             try:
-                tracer = Tracer(values, is_known_module, whole, shape_aware, functions)
+                tracer = Tracer(values, is_known_module, whole, shape_aware, functions, constants)
                 graph = tracer.trace(bare, dict.fromkeys(absent))
             except StaysWhole as stop:
                 whole |= {stop.kind}
@@ -105,6 +106,8 @@ def _both_modes(bare: nn.Module, values: dict[str, Any], shape_aware: bool) -> d
         graphs[mode] = graph
     for path, function in functions.items():
         bare.add_module(path, function)
+    for path, constant in constants.items():
+        setattr(bare, path, constant)
     return graphs
 
 
@@ -138,10 +141,8 @@ def _bound(model: nn.Module, inputs: Inputs) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, value in bound.arguments.items():
         kind = bound.signature.parameters[name].kind
-        if kind is inspect.Parameter.VAR_POSITIONAL:
-            values["*" + name] = value
-        else:
-            values[name] = value
+        stars = 1 if kind is inspect.Parameter.VAR_POSITIONAL else 2 if kind is inspect.Parameter.VAR_KEYWORD else 0
+        values["*" * stars + name] = value
     return values
 
 

@@ -43,7 +43,7 @@ def described(inputs: Any) -> Any:
     if isinstance(inputs, Tensor):
         return ("tensor", tuple(inputs.shape), str(inputs.dtype).removeprefix("torch."))
     if isinstance(inputs, dict):
-        return ("dict", tuple((str(key), described(item)) for key, item in inputs.items()))
+        return ("dict", tuple((key, described(item)) for key, item in inputs.items()))
     if isinstance(inputs, (tuple, list)) and not hasattr(inputs, "_fields"):
         return ("list" if isinstance(inputs, list) else "tuple", tuple(map(described, inputs)))
     if inputs is None or isinstance(inputs, (bool, int, float, str)):
@@ -95,12 +95,10 @@ def _derived(model: nn.Module) -> Inputs:
         return recalled(history.steps[-1].plan.inputs)  # type: ignore[no-any-return]
     config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
     size = config.get("input_size") if isinstance(config, Mapping) else getattr(config, "input_size", None)
+    size = size or _torchvision_size(model)
     if size:
         channels = _channels(model, config) or size[0]
-        return (torch.empty(2, channels, *size[1:], device="meta"),), {}
-    size = _torchvision_size(model)
-    if size:
-        return (torch.empty(2, *size, device="meta"),), {}
+        return (torch.empty(2, channels, *(_image_size(model) or size[1:]), device="meta"),), {}
     raise CaptureError(
         f"the shape of the inputs of {type(model).__name__} cannot be derived",
         remedy="pass example_inputs, a tensor or a tuple of tensors of the right shapes",
@@ -116,6 +114,17 @@ def _channels(model: nn.Module, config: Any) -> int | None:
         return getattr(model.get_submodule(name), "in_channels", None)
     except AttributeError:
         return None
+
+
+def _image_size(model: nn.Module) -> tuple[int, int] | None:
+    """The size of images that a model was built for, where it or a part of it says so."""
+    for module in model.modules():
+        found = getattr(module, "img_size", None) or getattr(module, "image_size", None)
+        if isinstance(found, int):
+            return found, found
+        if isinstance(found, (tuple, list)) and len(found) == 2:
+            return found[0], found[1]
+    return None
 
 
 def _torchvision_size(model: nn.Module) -> tuple[int, ...] | None:

@@ -71,6 +71,12 @@ class ModalGraphModule(GrownGraphModule):
         return self
 
 
+HOOKS = (
+    *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
+    *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_backward_hooks", "_backward_pre_hooks"),
+)
+"""Where a module keeps what runs around its forward and backward."""
+
 _TREE = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "training")
 _DERIVED = {"_graph", "_code", "_by_mode", "shape_env", "_lineno_map", "_prologue_start"}
 
@@ -112,8 +118,7 @@ def _rebuilt(
     kind: type, modules: dict[str, Any], graphs: dict[str, fx.Graph], extras: dict[str, Any]
 ) -> GrownGraphModule:
     result = graph_module(_holder(modules), graphs, kind.__name__)
-    for name, value in extras.items():
-        result.__dict__.setdefault(name, value)
+    _restore(result, extras)
     return result
 
 
@@ -121,9 +126,16 @@ def _unpickled(
     modules: dict[str, Any], plain: dict[str, fx.GraphModule], extras: dict[str, Any], class_name: str
 ) -> GrownGraphModule:
     result = graph_module(_holder(modules), {mode: part.graph for mode, part in plain.items()}, class_name)
-    for name, value in extras.items():
-        result.__dict__.setdefault(name, value)
+    _restore(result, extras)
     return result
+
+
+def _restore(module: nn.Module, extras: dict[str, Any]) -> None:
+    for name, value in extras.items():
+        if name in HOOKS:
+            module.__dict__[name] = value
+        else:
+            module.__dict__.setdefault(name, value)
 
 
 def merge(model: nn.Module, graphs: dict[str, fx.Graph]) -> dict[str, fx.Graph]:
@@ -142,7 +154,7 @@ def merge(model: nn.Module, graphs: dict[str, fx.Graph]) -> dict[str, fx.Graph]:
             if not _literals_only((mine.args, dict(mine.kwargs)), (args, dict(kwargs))):
                 return graphs
             differing.append((mine, args, kwargs))
-    made: dict[tuple[Any, Any], str] = {}
+    made: dict[tuple[str, str, str], str] = {}
     for node, args, kwargs in differing:
         node.args = _chosen(model, node, node.args, args, made)
         node.kwargs = _chosen(model, node, dict(node.kwargs), dict(kwargs), made)
@@ -160,7 +172,7 @@ def _literals_only(mine: Any, other: Any) -> bool:
     return mine == other or (isinstance(mine, (bool, int, float)) and isinstance(other, (bool, int, float)))
 
 
-def _chosen(model: nn.Module, node: fx.Node, mine: Any, other: Any, made: dict[tuple[Any, Any], str]) -> Any:
+def _chosen(model: nn.Module, node: fx.Node, mine: Any, other: Any, made: dict[tuple[str, str, str], str]) -> Any:
     if isinstance(mine, (tuple, list)):
         chosen = [_chosen(model, node, a, b, made) for a, b in zip(mine, other, strict=True)]
         return chosen if isinstance(mine, list) else tuple(chosen)
@@ -168,10 +180,13 @@ def _chosen(model: nn.Module, node: fx.Node, mine: Any, other: Any, made: dict[t
         return {k: _chosen(model, node, mine[k], other[k], made) for k in mine}
     if isinstance(mine, fx.Node) or (mine == other and type(mine) is type(other)):
         return mine
-    key = (repr(other), repr(mine))
+    path = node.meta.get("module_path", "")  # of the part whose forward asked, so that it follows that part
+    key = (path, repr(other), repr(mine))
     if key not in made:
-        made[key] = f"_by_mode_{len(made)}"
-        model.add_module(made[key], ByMode(other, mine).train(model.training))
+        name = f"_by_mode_{len(made)}"
+        made[key] = f"{path}.{name}" if path else name
+        part = model.get_submodule(path)
+        part.add_module(name, ByMode(other, mine).train(part.training))
     with node.graph.inserting_before(node):
         fetched = node.graph.call_module(made[key])
     fetched.meta.update(value=mine, module_path=node.meta.get("module_path", ""))

@@ -37,15 +37,28 @@ def skeleton(model: nn.Module) -> nn.Module:
             twin = object.__new__(type(module))  # graph modules would make themselves a new class
             modules[id(module)] = twin
             for name, value in module.__dict__.items():
-                twin.__dict__[name] = copy.copy(value) if isinstance(value, (list, dict, set)) else value
+                twin.__dict__[name] = copy.copy(value) if isinstance(value, (dict, set)) else value
             for name, parameter in module._parameters.items():
                 twin._parameters[name] = bare(parameter)
             for name, buffer in module._buffers.items():
                 twin._buffers[name] = bare(buffer)
             for name, child in module._modules.items():
                 twin._modules[name] = copy_of(child) if child is not None else None
-            if isinstance(twin, nn.RNNBase):
-                twin._flat_weights = [twin._parameters.get(name) for name in twin._flat_weights_names]
         return modules[id(module)]
 
-    return copy_of(model)
+    def translated(value: Any) -> Any:
+        """What an attribute holds, with parts and tensors of the original replaced by their twins."""
+        if isinstance(value, (nn.Module, torch.Tensor)):
+            return modules.get(id(value), tensors.get(id(value), value))
+        if type(value) in (list, tuple):
+            return type(value)(map(translated, value))
+        if type(value) is dict:
+            return {key: translated(item) for key, item in value.items()}
+        return value
+
+    result = copy_of(model)
+    for twin in modules.values():
+        for name, value in twin.__dict__.items():
+            if name not in ("_parameters", "_buffers", "_modules"):
+                twin.__dict__[name] = translated(value)
+    return result

@@ -57,6 +57,9 @@ class ShapeProxy(Proxy):
     def __index__(self) -> int:
         return int(self._known())
 
+    def __str__(self) -> str:
+        return str(self._known()) if isinstance(self._known(), (int, float, str, torch.Size)) else super().__str__()
+
     def __int__(self) -> int:
         return int(self._known())
 
@@ -89,6 +92,7 @@ class Tracer(fx.Tracer):
     whole: further classes that must be one node.
     shape_aware: tier 2 from the start.
     functions: collects the functions with a backward of their own, to be added to the root under these names.
+    constants: collects the tensors that forwards make, likewise; one name for equal ones, whatever the mode.
     """
 
     def __init__(
@@ -98,6 +102,7 @@ class Tracer(fx.Tracer):
         whole: frozenset[type],
         shape_aware: bool,
         functions: dict[str, CustomFunction],
+        constants: dict[str, Tensor],
     ) -> None:
         super().__init__(autowrap_functions=whole_functions(), param_shapes_constant=True)
         self.values = values
@@ -105,6 +110,7 @@ class Tracer(fx.Tracer):
         self.whole = whole
         self.shape_aware = shape_aware
         self.functions = functions
+        self.constants = constants
         self.paths: list[str] = []
         self.evaluating = False
         self.names: dict[int, str] = {}
@@ -170,6 +176,18 @@ class Tracer(fx.Tracer):
             self.names = {id(tensor): name for name, tensor in named}
         return self.names.get(id(value))
 
+    def create_arg(self, a: Any) -> Any:
+        made = isinstance(a, Tensor) and self._name_of(a) is None and a not in self.tensor_attrs
+        return self.create_node("get_attr", self._constant(a), (), {}) if made else super().create_arg(a)
+
+    def _constant(self, value: Tensor) -> str:
+        for name, held in self.constants.items():
+            if held is value or (held.dtype == value.dtype and held.device == value.device and _equal(held, value)):
+                return name
+        name = f"_constant_{len(self.constants)}"
+        self.constants[name] = value
+        return name
+
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return ShapeProxy(node, self) if self.shape_aware else Proxy(node, self)
 
@@ -188,7 +206,8 @@ class Tracer(fx.Tracer):
         try:
             with torch.device("meta"):
                 if node.op == "get_attr":
-                    return on_meta(_attribute(self.root, str(node.target)))
+                    path = str(node.target)
+                    return on_meta(self.constants[path] if path in self.constants else _attribute(self.root, path))
                 if node.op == "call_module":
                     path = str(node.target)
                     return (self.functions.get(path) or self.root.get_submodule(path))(*args, **kwargs)
@@ -281,6 +300,10 @@ def failed(root: nn.Module, node: fx.Node, given: Any, error: Exception) -> Capt
         where=where,
         remedy="pass example_inputs of the shapes and dtypes that the model takes",
     )
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return not one.is_meta and one.shape == other.shape and torch.equal(one, other)
 
 
 def _attribute(root: nn.Module, path: str) -> Any:

@@ -43,7 +43,8 @@ class Verification:
 
     @property
     def verdict(self) -> str:
-        return "TESTED" if max(self.eval_error, self.train_error) <= self.tolerance else "REFUTED"
+        errors = (self.eval_error, self.train_error)
+        return "TESTED" if all(error <= self.tolerance for error in errors) else "REFUTED"
 
     def __str__(self) -> str:
         return (
@@ -55,17 +56,23 @@ class Verification:
 class WithoutNoise(TorchFunctionMode):
     """Dropout, stochastic depth and random slopes off, whatever mode the model is in."""
 
-    _DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout)
+    _DROPOUTS = (
+        *(F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout),
+        *(torch.dropout, torch.alpha_dropout, torch.feature_dropout, torch.feature_alpha_dropout),
+        *(torch.dropout_, torch.alpha_dropout_, torch.feature_dropout_, torch.feature_alpha_dropout_),
+    )
     _RECURRENT = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
 
     def __torch_function__(
         self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         keywords = dict(kwargs or {})
-        if function in (torch.dropout, torch.dropout_) or function in self._DROPOUTS:
+        if function in self._DROPOUTS:
             return args[0] if args else keywords["input"]
-        if function is Tensor.bernoulli_ and args[1:]:  # stochastic depth: the survival rate, not a draw
-            return args[0].fill_(args[1])
+        if function in (Tensor.bernoulli_, Tensor.bernoulli, torch.bernoulli):  # the rate, not a draw
+            into = args[0] if function is Tensor.bernoulli_ else torch.empty_like(args[0])
+            rate = args[1] if args[1:] else keywords.get("p", 0.5 if into is args[0] else args[0])
+            return into.copy_(rate) if isinstance(rate, Tensor) else into.fill_(rate)
         if function in (F.rrelu, torch.rrelu, torch.rrelu_):  # a slope drawn at random
             keywords.pop("training", None)
             return function(*args[:3], *((False, *args[4:]) if len(args) > 3 else ()), **keywords)
@@ -129,7 +136,7 @@ def _error(original: nn.Module, grown: nn.Module, inputs: Inputs, training: bool
                 remedy="this is a bug in a rule; please report the model, or pass verify=False to look into it",
             ) from error
         release(twin)
-        if model is original and not all(torch.isfinite(tensor.double()).all() for tensor in outputs[0]):
+        if model is original and not all(torch.isfinite(tensor).all() for tensor in outputs[0]):
             raise VerificationError(
                 f"the original model's own outputs are not finite in {'train' if training else 'eval'} mode",
                 where=type(original).__name__,
@@ -163,12 +170,13 @@ def release(twin: nn.Module) -> None:
 
 def relative_error(grown: Tensor, original: Tensor) -> float:
     """max |grown - original| / max |original|; infinite where shapes differ or values are not finite."""
-    if grown.shape != original.shape or not bool(torch.isfinite(grown.double()).all()):
+    if grown.shape != original.shape or not bool(torch.isfinite(grown).all() and torch.isfinite(original).all()):
         return float("inf")
     if original.numel() == 0:
         return 0.0
-    difference = (grown.double() - original.double()).abs().max().item()
-    scale = original.double().abs().max().item()
+    exact = torch.complex128 if original.is_complex() or grown.is_complex() else torch.float64
+    difference = (grown.to(exact) - original.to(exact)).abs().max().item()
+    scale = original.to(exact).abs().max().item()
     return difference / scale if scale > 0 else difference
 
 

@@ -234,7 +234,6 @@ def test_a_part_follows_its_own_flag() -> None:
     result = assembled(model, X)
     model.train()[1].eval()
     result.train().get_submodule("1").eval()
-    # BUG: a ByMode hangs from the root, so it follows the root's mode, not that of the part it was found in
     torch.testing.assert_close(result(X), model(X), rtol=EXACT, atol=EXACT)
 
 
@@ -365,7 +364,6 @@ def test_a_module_also_held_in_a_list() -> None:
             return x
 
     model = lively(Listed())
-    # BUG: lists among a module's attributes still hold the parts of the original, which the skeleton lacks
     assert_same_in_both_modes(model, assembled(model, X), X)
 
 
@@ -381,7 +379,6 @@ def test_a_parameter_also_held_in_a_list() -> None:
             return x
 
     model = lively(Listed())
-    # BUG: as for modules in lists
     assert_same_in_both_modes(model, assembled(model, X), X)
 
 
@@ -489,7 +486,6 @@ def any_keywords(self: Any, x: Tensor, **more: Tensor) -> Tensor:
 
 def test_any_keywords() -> None:
     model = model_of(any_keywords)
-    # BUG: values of **kwargs are looked up as "more", the placeholder is called "**more"
     assert_same_in_both_modes(model, assembled(model, {"x": X, "other": Y}), X, other=Y)
 
 
@@ -689,7 +685,6 @@ def test_plain_tensors_follow_the_dtype_of_the_result() -> None:
 
 def test_constants_are_captured_again() -> None:
     model = lively(Constants())
-    # BUG: torch.tensor(...) gets another name in each mode, and one of the two is lost on the way back
     assert_same_in_both_modes(model, assembled(assembled(model, X), X), X)
 
 
@@ -699,7 +694,6 @@ def test_plain_tensors_of_the_original_stay_its_own() -> None:
     result = assembled(model, X)
     with torch.no_grad():
         result.get_buffer("plain").zero_()
-    # BUG: a plain tensor is shared with the original rather than copied
     assert torch.equal(model.plain, before)  # type: ignore[arg-type]
 
 
@@ -727,7 +721,6 @@ def test_hooks_of_the_model_itself_keep_their_effect(hook: Callable[..., Any]) -
     model = lively(nn.Sequential(nn.Linear(4, 4), nn.Tanh()))
     register = model.register_forward_hook if hook is doubling else model.register_forward_pre_hook
     register(hook)
-    # BUG: hooks of the root are neither traced nor carried over
     assert_same_in_both_modes(model, assembled(model, X), X)
 
 

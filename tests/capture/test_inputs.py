@@ -141,7 +141,6 @@ def test_a_description_can_be_compared_and_hashed(value: Any) -> None:
 
 
 def test_keys_that_are_no_strings_are_recalled() -> None:
-    # BUG: a description turns every key into a string, so the model no longer takes what is recalled
     assert_alike(recalled(described({0: 1.5, "a": 2.5})), {0: 1.5, "a": 2.5})
 
 
@@ -267,7 +266,6 @@ def test_timm_says_the_size_of_its_models(name: str, size: int) -> None:
 @pytest.mark.usefixtures("on_meta")
 def test_a_size_that_timm_was_given_is_the_one_of_the_model() -> None:
     (found,), _ = example_inputs_for(timm.create_model("vit_tiny_patch16_224", img_size=96, depth=1))
-    # BUG: the size is that of the pretrained weights, which this model refuses
     assert tuple(found.shape) == (2, 3, 96, 96)
 
 

@@ -57,7 +57,6 @@ IDENTITIES: dict[str, Callable[[Tensor], Tensor]] = {
     "F.feature_alpha_dropout": lambda x: F.feature_alpha_dropout(x, RATE, training=True),
     "torch.dropout": lambda x: torch.dropout(x, RATE, True),
     "torch.dropout_": lambda x: torch.dropout_(x.clone(), RATE, True),
-    # BUG: the next three stay noisy
     "torch.alpha_dropout": lambda x: torch.alpha_dropout(x, RATE, True),
     "torch.feature_dropout": lambda x: torch.feature_dropout(x, RATE, True),
     "torch.feature_alpha_dropout": lambda x: torch.feature_alpha_dropout(x, RATE, True),
@@ -163,7 +162,6 @@ DRAWS: dict[str, Callable[[], Tensor]] = {
 
 @pytest.mark.parametrize("name", DRAWS)
 def test_a_draw_becomes_its_rate(name: str) -> None:
-    # BUG: only a rate given to bernoulli_ as a plain number by position is taken care of
     with WithoutNoise():
         assert torch.equal(DRAWS[name](), torch.full((64,), 0.5))
 
@@ -212,7 +210,6 @@ def test_a_grown_value_that_is_not_finite_is_an_infinite_error(bad: float) -> No
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_an_original_value_that_is_not_finite_is_no_agreement(bad: float) -> None:
-    # BUG: the error is nan, which max() over outputs can drop
     assert relative_error(torch.tensor([1.0, 2.0]), torch.tensor([1.0, bad])) == float("inf")
 
 
@@ -236,7 +233,6 @@ def test_the_error_of_every_dtype(dtype: torch.dtype) -> None:
 
 
 def test_complex_outputs_are_compared_whole() -> None:
-    # BUG: .double() throws the imaginary part away
     assert relative_error(torch.tensor([1 + 1j]), torch.tensor([1 + 0j])) == pytest.approx(1.0)
 
 
@@ -420,7 +416,6 @@ def test_the_verdict_is_that_of_the_worse_mode(error: float, verdict: str, train
 
 @pytest.mark.parametrize("errors", [(float("nan"), 0.0), (0.0, float("nan")), (float("inf"), 0.0)], ids=str)
 def test_an_error_that_is_no_number_is_no_agreement(errors: tuple[float, float]) -> None:
-    # BUG: max(0.0, nan) is 0.0
     assert Verification(*errors, "float64", TOLERANCE, 0).verdict == "REFUTED"
 
 
