@@ -1,11 +1,12 @@
 """Grow trained PyTorch models: wider, same function, ready to train on."""
 
-from fxgrow.births import Birth, births
+from fxgrow.births import Birth
 from fxgrow.errors import FxgrowError
 from fxgrow.files import load, save
 from fxgrow.growing import grow, plan, report
+from fxgrow.history import births
 from fxgrow.planning.plan import Plan
-from fxgrow.rules.table import rule
+from fxgrow.rules.registry import rule
 from fxgrow.version import __version__
 
 __all__ = [

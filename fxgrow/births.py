@@ -11,9 +11,8 @@ from dataclasses import dataclass
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
-from fxgrow.errors import FxgrowError
 from fxgrow.planning.plan import Plan
 from fxgrow.transforms.indexing import old_positions
 
@@ -100,27 +99,3 @@ def grown_births(before: Mapping[str, Birth], plan: Plan, stage: int) -> Births:
             axes.append(tuple(stage if old < 0 else stages[old] for old in old_positions(axis).tolist()))
         result[name] = Birth(tuple(axes))
     return result
-
-
-def births(grown: fx.GraphModule) -> Births:
-    """When each element of each parameter was born.
-
-    Raises
-    ------
-    FxgrowError: the module was not grown by fxgrow.
-
-    >>> import fxgrow
-    >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
-    >>> grown = fxgrow.grow(model, width=2, example_inputs=torch.randn(1, 2))
-    >>> fxgrow.births(grown)["0.bias"].axes
-    ((0, 0, 0, 1, 1, 1),)
-    """
-    from fxgrow.history import history_of
-
-    history = history_of(grown)
-    if history is None:
-        raise FxgrowError(
-            f"{type(grown).__name__} carries no births",
-            remedy="pass a module that fxgrow.grow or fxgrow.load returned",
-        )
-    return Births(history.births)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from torch import nn
+from torch import fx, nn
 
-from fxgrow.births import Birth, grown_births, original_births
+from fxgrow.births import Birth, Births, grown_births, original_births
+from fxgrow.errors import FxgrowError
 from fxgrow.planning.plan import Plan
 
 if TYPE_CHECKING:
@@ -44,12 +45,34 @@ def history_of(model: nn.Module) -> History | None:
     return found if isinstance(found, History) else None
 
 
+def births(grown: fx.GraphModule) -> Births:
+    """When each element of each parameter was born.
+
+    Raises
+    ------
+    FxgrowError: the module was not grown by fxgrow.
+
+    >>> import torch, fxgrow
+    >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+    >>> grown = fxgrow.grow(model, width=2, example_inputs=torch.randn(1, 2))
+    >>> fxgrow.births(grown)["0.bias"].axes
+    ((0, 0, 0, 1, 1, 1),)
+    """
+    history = history_of(grown)
+    if history is None:
+        raise FxgrowError(
+            f"{type(grown).__name__} carries no births",
+            remedy="pass a module that fxgrow.grow or fxgrow.load returned",
+        )
+    return Births(history.births)
+
+
 def extended(model: nn.Module, step: Step) -> History:
     """The history of `model` after one more growth."""
     before = history_of(model)
-    births = before.births if before is not None else original_births(model)
+    born = before.births if before is not None else original_births(model)
     steps = (*before.steps, step) if before is not None else (step,)
-    return History(steps, grown_births(births, step.plan, len(steps)))
+    return History(steps, grown_births(born, step.plan, len(steps)))
 
 
 def with_verification(history: History, verification: Verification) -> History:

@@ -19,7 +19,7 @@ from fxgrow.capture.shapes import propagate
 from fxgrow.capture.skeleton import skeleton
 from fxgrow.capture.tracer import IN_TENSOR_OPERATIONS, UNTRACEABLE, StaysWhole, Tracer
 from fxgrow.errors import CaptureError, first_line
-from fxgrow.rules.table import is_known_module
+from fxgrow.rules.registry import is_known_module
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from torchvision.ops import StochasticDepth
 
 from fxgrow.rules.normalisation import BatchNorm
 from fxgrow.rules.pointwise import Pointwise
+from fxgrow.rules.registry import law_of_function, rule, rules
 from fxgrow.rules.spatial import Rearranged
-from fxgrow.rules.table import law_of_function, rule, rules
 from fxgrow.rules.windows import BiasTable, WindowAttention
 
 rule(layers.BatchNormAct2d, BatchNorm(activation="act"))

@@ -17,6 +17,7 @@ from fxgrow.planning.knowledge import Knowledge, Way
 from fxgrow.rules.law import Edit, Fact, Law, Want
 from fxgrow.rules.op import Op, Tensor, Tree
 from fxgrow.rules.pointwise import Pointwise
+from fxgrow.rules.registry import law_of_module
 
 
 def affine(op: Op, gain: Tensor | None, bias: Tensor | None, layout: Layout) -> None:
@@ -90,8 +91,6 @@ class BatchNorm(Law):
     def _activation_keeps_zero(self, op: Op) -> bool:
         if self.activation is None or op.module is None:
             return True
-        from fxgrow.rules.table import law_of_module
-
         law = law_of_module(getattr(op.module, self.activation))
         return isinstance(law, Pointwise) and law.kind in ("zero", "linear")
 

@@ -16,8 +16,8 @@ from torchvision.models import swin_transformer as torchvision_windows
 from torchvision.ops import StochasticDepth
 
 from fxgrow import guards
-from fxgrow.rules import table
 from fxgrow.rules.pointwise import Pointwise
+from fxgrow.rules.registry import rows
 from tests.rules.alone import Case
 
 INDEX = torch.tensor([[0, 2, 1], [1, 1, 0]])
@@ -74,7 +74,7 @@ def helper_cases() -> list[Case]:
     """timm's helpers that tracing leaves whole; several modules bring their own of the same name."""
     cases = []
     for target in sorted(timm_registry.get_notrace_functions(), key=lambda f: (f.__module__, f.__name__)):
-        if target not in table._functions:
+        if target not in rows():
             continue
         name = f"{target.__module__.rpartition('.')[2]}_{target.__name__}"
         globals()[name] = target
@@ -123,7 +123,7 @@ def brought_by_fxgrow(target: Any) -> bool:
 
 def pointwise_cases() -> list[Case]:
     cases = []
-    for target, law in (*table._modules.items(), *table._functions.items(), *table._methods.items()):
+    for target, law in rows().items():
         if type(law) is not Pointwise or target in _NOT_BY_THEMSELVES or not brought_by_fxgrow(target):
             continue
         name = target if isinstance(target, str) else f"{target.__module__}.{target.__name__}"

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from fxgrow.axes.layout import Layout, Leaf
-from fxgrow.rules import table
 from fxgrow.rules.law import Fact
 from fxgrow.rules.op import tensors
+from fxgrow.rules.registry import rows
 from tests.rules.alone import Case, Grown, Looked, grown, look, permuted, units
 from tests.rules.cases import CASES, brought_by_fxgrow
 
@@ -47,8 +47,8 @@ def test_every_row_of_the_table_has_a_case() -> None:
                 elif node.op in ("call_function", "call_method"):
                     seen.add(node.target)
     here = {"cuda"}  # runs on no machine without one
-    rows = filter(brought_by_fxgrow, {*table._modules, *table._functions, *table._methods} - seen - here)
-    assert set(map(str, rows)) == set()
+    missing = filter(brought_by_fxgrow, rows().keys() - seen - here)
+    assert set(map(str, missing)) == set()
 
 
 def assert_equivariant(looked: Looked) -> None:

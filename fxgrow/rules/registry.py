@@ -1,0 +1,87 @@
+"""Where the rules are kept: which law each op obeys, looked up in constant time.
+
+The rows themselves are in `table.py` (torch) and `libraries.py` (timm and torchvision).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import nn
+
+from fxgrow.capture.opaque import CustomFunction, hooked
+from fxgrow.errors import RuleError
+from fxgrow.rules.law import Law
+
+Target = type | Callable[..., Any] | str
+
+_modules: dict[type, Law] = {}
+_functions: dict[Any, Law] = {}
+_methods: dict[str, Law] = {}
+
+
+def rule(target: Target, law: Law) -> None:
+    """Teach fxgrow an op: from now on `target` obeys `law`.
+
+    Parameters
+    ----------
+    target: a module class (that exact class), a `torch.autograd.Function`, a function, or the name of a tensor
+        method.
+    law: what it does to axes and to what is known of new units.
+
+    Raises
+    ------
+    RuleError: the target already has a law.
+
+    >>> import torch, fxgrow
+    >>> from fxgrow.rules.pointwise import Pointwise
+    >>> class Swishy(torch.nn.Module):
+    ...     def forward(self, x):
+    ...         return x * torch.sigmoid(1.7 * x)
+    >>> fxgrow.rule(Swishy, Pointwise("zero"))
+    """
+    table: dict[Any, Law] = (
+        _methods if isinstance(target, str) else _modules if isinstance(target, type) else _functions
+    )
+    if target in table:
+        name = target if isinstance(target, str) else getattr(target, "__name__", str(target))
+        raise RuleError(f"{name} already has a rule", remedy="remove one of the two registrations")
+    table[target] = law
+
+
+def law_of_module(module: nn.Module) -> Law | None:
+    """The law of a module's exact class, or of a base class whose forward it inherits unchanged."""
+    if isinstance(module, CustomFunction):
+        return _modules.get(module.function)
+    for base in type(module).__mro__:
+        if base in _modules:
+            same = all(
+                getattr(type(module), name, None) is getattr(base, name, None) for name in ("forward", "_conv_forward")
+            )
+            return _modules[base] if same and not hooked(module) else None
+    return None
+
+
+def law_of_function(function: Any) -> Law | None:
+    return _functions.get(function)
+
+
+def law_of_method(name: str) -> Law | None:
+    return _methods.get(name)
+
+
+def is_known_module(kind: type) -> bool:
+    """Whether a module class has a row, so that capture must leave it whole."""
+    return kind in _modules
+
+
+def rules(targets: Iterable[Any], law: Law) -> None:
+    """The same law for several ops."""
+    for target in targets:
+        rule(target, law)
+
+
+def rows() -> dict[Any, Law]:
+    """Every target that has a law."""
+    return {**_modules, **_functions, **_methods}
