@@ -45,7 +45,7 @@ def grow_tensor(old: Tensor, growth: TensorGrowth, seed: str) -> Tensor:
     scaled = old if growth.scale == 1.0 else old * growth.scale
     _at(new, places).copy_(scaled) if _contiguous(places) else new.index_put_(_open_mesh(places, new), scaled)
     for number, axis in enumerate(growth.axes):
-        _fill_reader(new, growth, number, axis, seed)
+        _fill_reader(new, growth, number, axis)
     for number, axis in enumerate(growth.axes):
         _fill_maker(new, number, axis)
     return new
@@ -116,7 +116,7 @@ def _old_outputs(growth: TensorGrowth, reader: int) -> list[Tensor]:
     return kept
 
 
-def _fill_reader(new: Tensor, growth: TensorGrowth, number: int, axis: Axis, seed: str) -> None:
+def _fill_reader(new: Tensor, growth: TensorGrowth, number: int, axis: Axis) -> None:
     silent = filled_by(axis, frozenset({"silence"}))
     if silent.any():
         places = _old_outputs(growth, number)
@@ -137,15 +137,21 @@ def _fill_reader(new: Tensor, growth: TensorGrowth, number: int, axis: Axis, see
     share = frozenset({"share"})
     if filled_by(axis, share).any():
         source = source_positions(axis, share)
-        shares = _shares(source, f"{seed}:{growth.name}:{number}").to(new.device, new.dtype)
+        shares = _shares(source).to(new.device, new.dtype)
         shape = [-1 if k == number else 1 for k in range(new.ndim)]
         new.copy_(new.index_select(number, source.to(new.device)) * shares.reshape(shape))
 
 
-def _shares(source: Tensor, seed: str) -> Tensor:
-    """What each copy has of its original's weight: adds up to one, uneven, so that copies part in training."""
-    generator = torch.Generator().manual_seed(zlib.crc32(seed.encode()))
-    parts = 0.5 + torch.rand(len(source), generator=generator, dtype=torch.float64)
+def _shares(source: Tensor) -> Tensor:
+    """What each copy has of its original's weight: adds up to one, uneven, so that copies part in training.
+
+    >>> _shares(torch.tensor([0, 1, 0])).tolist()
+    [0.4, 1.0, 0.6]
+    """
+    order = torch.argsort(source, stable=True)
+    place = torch.arange(len(source)) - torch.searchsorted(source[order], source[order])
+    parts = torch.empty(len(source), dtype=torch.float64)
+    parts[order] = 1 + place.double() / 2
     return parts / torch.zeros_like(parts).index_add_(0, source, parts)[source]
 
 

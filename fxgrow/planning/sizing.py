@@ -157,14 +157,13 @@ def _grow_block(
 
 
 def rounded(size: int, factor: float, round_to: int, pairs: bool) -> int:
-    """The new size nearest to `size x factor`: a multiple of `round_to`, and even growth for pairs."""
+    """The new size nearest to `size x factor`: a multiple of `round_to`, and even growth for pairs if it can be."""
     target = size * factor
     if target > MOST_UNITS:
         raise AmountError(f"x{factor:g} of {size} is more units than a tensor can have", remedy="ask for less")
     new = max(size, int(target / round_to + 0.5) * round_to) if round_to > 1 else max(size, int(target + 0.5))
-    if pairs and (new - size) % 2:
-        step = 1 if round_to % 2 else round_to
-        new += step
+    if pairs and (new - size) % 2 and round_to % 2:
+        new += round_to
     return new
 
 
