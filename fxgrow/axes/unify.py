@@ -79,8 +79,7 @@ class Unifier:
     def _bind(self, leaf: Leaf, other: Layout) -> None:
         if isinstance(other, Leaf):
             keep, drop = (leaf, other) if leaf.serial < other.serial else (other, leaf)
-            if keep.reason is None or (keep.reason.quiet and drop.reason is not None and not drop.reason.quiet):
-                keep.reason = drop.reason or keep.reason
+            keep.reason = keep.reason or drop.reason
             drop.bound = keep
         elif leaf.fixed:
             assert leaf.reason is not None

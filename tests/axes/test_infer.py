@@ -1,0 +1,112 @@
+"""What is inferred of whole models: which dimensions are one, and why others stay."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+import fxgrow
+from fxgrow.axes.infer import analyse
+from fxgrow.axes.layout import leaves, resolve
+from fxgrow.capture import capture
+from tests.models import Decoder, Encoder
+
+
+def layouts(model: nn.Module, inputs: Any = None) -> dict[str, str]:
+    """The layout of each parameter's axes, free dimensions named in order of appearance."""
+    captured = capture(model, inputs)
+    analysis = analyse(captured.model, captured.graphs)
+    names: dict[Any, str] = {}
+
+    def text(layout: Any) -> str:
+        return " ".join("." if leaf.fixed else names.setdefault(leaf, chr(97 + len(names))) for leaf in leaves(layout))
+
+    return {
+        name: ", ".join(text(resolve(axis)) for axis in tensor.axes) for name, tensor in analysis.parameters.items()
+    }
+
+
+def test_a_residual_stream_is_one_dimension() -> None:
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter, self.one = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 6, 1)
+            self.two, self.leave = nn.Conv2d(6, 8, 1), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.enter(x)
+            x = x + self.two(torch.relu(self.one(x)))
+            return self.leave(x.mean((2, 3)))
+
+    found = layouts(Residual(), torch.randn(1, 3, 4, 4))
+    assert found["enter.weight"] == "a, ., ., ."
+    assert found["one.weight"] == "b, a, ., ."
+    assert found["two.weight"] == "a, b, ., ."
+    assert found["leave.weight"] == "., a"
+
+
+def test_heads_of_attention_are_a_factor_of_the_projections() -> None:
+    found = layouts(Encoder(), torch.randn(2, 7, 6))
+    assert found["embed.weight"] == "a, ."
+    # the heads b of queries, keys and values; their widths c (queries meet keys) and d; what reads heads x d
+    assert found["encoder.layers.0.self_attn.in_proj_weight"] == "b c b c b d, a"
+    assert found["encoder.layers.0.self_attn.out_proj.weight"] == "a, b d"
+
+
+def test_tied_weights_have_one_layout() -> None:
+    found = layouts(Decoder(), torch.zeros(1, 12, dtype=torch.long))
+    assert ("head.weight" in found) != ("embed.weight" in found)
+
+
+def test_concatenated_branches_are_joined_in_what_reads_them() -> None:
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two, self.leave = nn.Linear(3, 4), nn.Linear(3, 5), nn.Linear(12, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.leave(torch.cat([self.one(x), self.two(x), x], -1))
+
+    found = layouts(Branches(), torch.randn(1, 3))
+    assert found["leave.weight"] == "., a b ."
+    assert (found["one.weight"], found["two.weight"]) == ("a, .", "b, .")
+
+
+def test_depthwise_and_pointwise_convolutions() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 4, 1), nn.Conv2d(4, 2, 1))
+    found = layouts(model, torch.randn(1, 3, 6, 6))
+    assert found["1.weight"].split(", ")[0] == found["0.weight"].split(", ")[0] == "a"
+    assert found["2.weight"] == "b, a, ., ."
+
+
+def test_the_time_it_takes_grows_with_the_number_of_nodes_only() -> None:
+    """Leaves are looked at a number of times that is linear in the layers."""
+
+    def looked_at(depth: int) -> int:
+        layers = [part for _ in range(depth) for part in (nn.Linear(8, 8), nn.ReLU())]
+        captured = capture(nn.Sequential(nn.Linear(3, 8), *layers, nn.Linear(8, 2)), torch.randn(1, 3))
+        calls = 0
+
+        def counted(frame: Any, event: str, argument: Any) -> None:
+            nonlocal calls
+            calls += event == "call"
+
+        import sys
+
+        sys.setprofile(counted)
+        try:
+            analyse(captured.model, captured.graphs)
+        finally:
+            sys.setprofile(None)
+        return calls
+
+    assert looked_at(80) < 2.2 * looked_at(40)
+
+
+def test_every_dimension_that_stays_has_a_reason() -> None:
+    for name in ("test_resnet", "test_vit", "test_convnext", "test_efficientnet"):
+        plan = fxgrow.plan(timm.create_model(name), 2)
+        assert all(held.reason and held.where for held in plan.held)
