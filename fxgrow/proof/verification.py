@@ -26,6 +26,11 @@ TOLERANCE = 1e-10
 ULPS = 32
 """For weights of lower precision, which round rescaled gains and means: this many units in the last place."""
 
+BUG = (
+    "unless its forward draws random numbers over units that grow, this is a bug in a rule; "
+    "please report the model, or pass verify=False to look into it"
+)
+
 
 @dataclass(frozen=True)
 class Verification:
@@ -97,7 +102,7 @@ def verify(original: nn.Module, grown: nn.Module, inputs: Inputs, seed: int = 0)
     VerificationError: the outputs differ by more than the tolerance.
     """
     values = random_inputs(inputs, seed)
-    errors = [_error(original, grown, values, training) for training in (False, True)]
+    errors = [_error(original, grown, values, seed, training) for training in (False, True)]
     coarsest = max(
         (p.dtype for p in grown.parameters() if p.dtype.is_floating_point),
         key=lambda dtype: torch.finfo(dtype).eps,
@@ -109,19 +114,20 @@ def verify(original: nn.Module, grown: nn.Module, inputs: Inputs, seed: int = 0)
         raise VerificationError(
             f"the grown model differs from the original: {result}",
             where=type(original).__name__,
-            remedy="this is a bug in a rule; please report the model, or pass verify=False to look into it",
+            remedy=BUG,
         )
     return result
 
 
-def _error(original: nn.Module, grown: nn.Module, inputs: Inputs, training: bool) -> float:
+def _error(original: nn.Module, grown: nn.Module, inputs: Inputs, seed: int, training: bool) -> float:
     outputs = []
     for model in (original, grown):
         twin = in_double_precision(model).train(training)
         device = next((p.device for p in twin.parameters()), torch.device("cpu"))
         args, kwargs = each_tensor(inputs, partial(Tensor.to, device=device))
         try:
-            with torch.no_grad(), WithoutNoise():
+            with torch.no_grad(), WithoutNoise(), torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)  # what a forward draws by itself is the same for both
                 outputs.append(list(flat_tensors(twin(*args, **kwargs))))
         except Exception as error:
             if model is original:
@@ -133,7 +139,7 @@ def _error(original: nn.Module, grown: nn.Module, inputs: Inputs, training: bool
             raise VerificationError(
                 f"the grown model does not run: {first_line(error)}",
                 where=type(original).__name__,
-                remedy="this is a bug in a rule; please report the model, or pass verify=False to look into it",
+                remedy=BUG,
             ) from error
         release(twin)
         if model is original and not all(torch.isfinite(tensor).all() for tensor in outputs[0]):
