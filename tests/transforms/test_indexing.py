@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -85,3 +86,101 @@ def test_heads_times_width_by_hand() -> None:
 def test_a_join_by_hand() -> None:
     axis = Axis("join", 5, 8, parts=(run(2, 1, "draw"), run(3, 2, "draw")))
     assert old_positions(axis).tolist() == [0, 1, -1, 2, 3, 4, -1, -1]
+
+
+FILLS = ("draw", "zero", "mean", "silence", "pair", "opposite", "copy", "share")
+MAPS = (
+    old_positions,
+    opposite_signs,
+    mean_labels,
+    lambda axis: filled_by(axis, frozenset({"zero"})),
+    lambda axis: source_positions(axis, frozenset({"copy"})),
+    lambda axis: source_positions(axis, frozenset({"pair"})),
+)
+
+
+@st.composite
+def mixed(draw: Any, depth: int = 2) -> Axis:
+    """A tree whose runs are filled in different ways."""
+    kind = draw(st.sampled_from(["run", "product", "join"])) if depth else "run"
+    if kind == "run":
+        return draw(axes(draw(st.sampled_from(FILLS)), depth=0))
+    parts = tuple(draw(st.lists(mixed(depth - 1), min_size=1, max_size=3)))
+    total = sum if kind == "join" else math.prod
+    return Axis(kind, total(part.old for part in parts), total(part.new for part in parts), parts=parts)
+
+
+@given(mixed())
+def test_every_map_has_an_entry_for_every_new_position(axis: Axis) -> None:
+    assert [tuple(made(axis).shape) for made in MAPS] == [(axis.new,)] * len(MAPS)
+
+
+@given(mixed())
+def test_taking_the_old_positions_gives_back_what_was_there(axis: Axis) -> None:
+    entries = torch.randn(axis.old)
+    found = old_positions(axis)
+    grown = torch.where(found >= 0, entries[found], torch.nan)
+    assert torch.equal(grown[found >= 0], entries)
+
+
+@given(mixed())
+def test_every_new_position_is_new_for_some_fill(axis: Axis) -> None:
+    by_fill = torch.stack([filled_by(axis, frozenset({fill})) for fill in FILLS])
+    assert torch.equal(by_fill.any(0), old_positions(axis) < 0)
+    assert torch.equal(filled_by(axis, frozenset(FILLS)), old_positions(axis) < 0)
+
+
+@given(mixed(), st.sampled_from(["pair", "opposite", "copy", "share"]))
+def test_what_is_not_filled_so_is_its_own_source(axis: Axis, fill: str) -> None:
+    source, filled = source_positions(axis, frozenset({fill})), filled_by(axis, frozenset({fill}))
+    assert torch.equal(source[~filled], torch.arange(axis.new)[~filled])
+    assert torch.equal(source[source], source)
+
+
+@given(mixed())
+def test_signs_are_those_of_second_halves_only(axis: Axis) -> None:
+    signs = opposite_signs(axis)
+    assert set(signs.tolist()) <= {-1, 1}
+    assert bool((signs[~filled_by(axis, frozenset({"opposite"}))] == 1).all())
+
+
+@given(mixed())
+def test_means_leave_the_other_positions_alone(axis: Axis) -> None:
+    if not any(part.fill == "mean" for part in axis.runs()):
+        assert torch.equal(mean_labels(axis), torch.arange(axis.new))
+
+
+def test_a_pair_by_hand() -> None:
+    """Three old units and two pairs: the second half repeats the first, each at the same distance."""
+    assert source_positions(run(3, 4, "pair"), frozenset({"pair"})).tolist() == [0, 1, 2, 3, 4, 3, 4]
+    assert opposite_signs(run(3, 4, "opposite")).tolist() == [1, 1, 1, 1, 1, -1, -1]
+
+
+def test_copies_take_the_old_units_in_turn() -> None:
+    assert source_positions(run(2, 5, "copy"), frozenset({"copy"})).tolist() == [0, 1, 0, 1, 0, 1, 0]
+
+
+def test_copied_heads_are_copied_whole() -> None:
+    axis = Axis("product", 4, 6, parts=(run(2, 1, "copy"), run(2, 0, "")))
+    assert source_positions(axis, frozenset({"copy"})).tolist() == [0, 1, 2, 3, 0, 1]
+
+
+def test_means_within_each_head() -> None:
+    axis = Axis("product", 4, 6, parts=(run(2, 0, ""), run(2, 1, "mean")))
+    assert mean_labels(axis).tolist() == [0, 0, 0, 3, 3, 3]
+
+
+def test_means_over_all_heads() -> None:
+    axis = Axis("product", 4, 6, parts=(run(2, 1, "mean"), run(2, 0, "")))
+    assert mean_labels(axis).tolist() == [0, 1, 0, 1, 0, 1]
+
+
+def test_means_of_one_part_of_a_join() -> None:
+    axis = Axis("join", 4, 6, parts=(run(2, 1, "mean"), run(2, 1, "draw")))
+    assert mean_labels(axis).tolist() == [0, 0, 0, 3, 4, 5]
+
+
+def test_pairs_in_two_factors_cancel_in_both() -> None:
+    axis = Axis("product", 1, 9, parts=(run(1, 2, "opposite"), run(1, 2, "opposite")))
+    signs = opposite_signs(axis).reshape(3, 3)
+    assert signs.tolist() == [[1, 1, -1], [1, 1, -1], [-1, -1, 1]]
