@@ -150,6 +150,85 @@ class TwoInputs(nn.Module):
         return {"label": self.label(hidden), "value": self.value(hidden)}
 
 
+class Masked(nn.Module):
+    """An encoder whose causal mask and positions are made in its forward, from the length of its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.position = nn.Embedding(11, 16), nn.Embedding(20, 16)
+        layer = nn.TransformerEncoderLayer(16, 4, 32, dropout=0.0, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2)
+        self.head = nn.Linear(16, 11)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        length = tokens.shape[1]
+        mask = torch.triu(torch.ones(length, length, dtype=torch.bool), 1)
+        x = self.embed(tokens) + self.position(torch.arange(length, device=tokens.device))
+        return self.head(self.encoder(x, mask=mask))
+
+
+class Detector(nn.Module):
+    """Convolutions, learnt queries that attend to them, boxes and classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(
+            nn.Conv2d(3, 12, 3, stride=2), nn.BatchNorm2d(12), nn.ReLU(), nn.Conv2d(12, 16, 3, stride=2)
+        )
+        self.queries = nn.Parameter(torch.randn(5, 16))
+        layer = nn.TransformerDecoderLayer(16, 4, 32, dropout=0.0, batch_first=True, norm_first=True)
+        self.decoder = nn.TransformerDecoder(layer, 2, nn.LayerNorm(16))
+        self.box, self.label = nn.Linear(16, 4), nn.Linear(16, 6)
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        features = self.backbone(image).flatten(2).transpose(1, 2)
+        found = self.decoder(self.queries.unsqueeze(0).expand(image.shape[0], -1, -1), features)
+        return {"boxes": self.box(found).sigmoid(), "labels": self.label(found)}
+
+
+class Rotary(nn.Module):
+    """A block as in Llama: RMS norms written out, rotary positions, grouped queries, gated feed-forward."""
+
+    class Norm(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(width))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * self.weight
+
+    def __init__(self, width: int = 16, heads: int = 4) -> None:
+        super().__init__()
+        self.heads = heads
+        self.embed, self.head = nn.Embedding(13, width), nn.Linear(width, 13, bias=False)
+        self.norm1, self.norm2 = Rotary.Norm(width), Rotary.Norm(width)
+        self.q, self.k, self.v, self.o = (
+            nn.Linear(width, n, bias=False) for n in (width, width // 2, width // 2, width)
+        )
+        self.gate, self.up, self.down = nn.Linear(width, 24), nn.Linear(width, 24), nn.Linear(24, width)
+        angles = torch.arange(20)[:, None] / 100 ** torch.linspace(0, 1, width // heads // 2)
+        self.register_buffer("cos", angles.cos().repeat(1, 2))
+        self.register_buffer("sin", angles.sin().repeat(1, 2))
+
+    def turned(self, x: Tensor) -> Tensor:
+        length = x.shape[2]
+        one, other = x.chunk(2, -1)
+        return x * self.cos[:length] + torch.cat([-other, one], -1) * self.sin[:length]
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embed(tokens)
+        batch, length, _ = x.shape
+        normal = self.norm1(x)
+        q, k, v = (
+            part(normal).view(batch, length, heads, -1).transpose(1, 2)
+            for part, heads in ((self.q, self.heads), (self.k, self.heads // 2), (self.v, self.heads // 2))
+        )
+        y = F.scaled_dot_product_attention(self.turned(q), self.turned(k), v, is_causal=True, enable_gqa=True)
+        x = x + self.o(y.transpose(1, 2).reshape(batch, length, -1))
+        normal = self.norm2(x)
+        return self.head(x + self.down(F.silu(self.gate(normal)) * self.up(normal)))
+
+
 def perceptron() -> nn.Module:
     return nn.Sequential(nn.Linear(5, 8), nn.LayerNorm(8), nn.GELU(), nn.Linear(8, 8), nn.Sigmoid(), nn.Linear(8, 3))
 
@@ -166,6 +245,9 @@ PLAIN = {
     "cross-attention": (CrossAttention, (torch.randn(2, 4, 5), torch.randn(2, 6, 7))),
     "decoder": (Decoder, (tokens(2, 12),)),
     "tagger": (Tagger, (tokens(2, 9),)),
+    "masked": (Masked, (tokens(2, 7),)),
+    "detector": (Detector, (torch.randn(2, 3, 32, 32),)),
+    "rotary": (Rotary, (tokens(2, 7),)),
     "two-inputs": (TwoInputs, (torch.randn(2, 3, 8, 8), torch.randn(2, 4))),
 }
 """Name -> (constructor, example inputs)."""

@@ -11,7 +11,7 @@ from torch import nn
 
 import fxgrow
 from tests.checks import assert_grows, example, worst_error
-from tests.models import PLAIN, Decoder, Encoder, TwoInputs, lively, perceptron
+from tests.models import PLAIN, Decoder, Encoder, Masked, Rotary, TwoInputs, lively, perceptron
 
 
 @pytest.mark.parametrize("init", ["zero", "mirror", "replicate"])
@@ -139,3 +139,30 @@ def test_writing_in_place_keeps_its_meaning_for_other_names_of_the_tensor() -> N
             return self.leave(torch.relu(same)) + marked.sum()
 
     assert_grows(lively(Aliasing()), (torch.randn(3, 4),), 2.0, "zero")
+
+
+def test_heads_grow_rather_than_the_width_that_a_rotary_table_fixes() -> None:
+    grown = fxgrow.grow(lively(Rotary()), 2, example_inputs=torch.zeros(2, 7, dtype=torch.long))
+    assert grown.get_buffer("cos").shape == (20, 4)
+    assert grown.get_submodule("q").out_features == 32
+
+
+def test_a_longer_input_than_at_capture() -> None:
+    model = lively(Masked())
+    grown = fxgrow.grow(model, 2, example_inputs=torch.zeros(2, 7, dtype=torch.long))
+    tokens = torch.randint(0, 11, (3, 13))
+    torch.testing.assert_close(grown.eval()(tokens), model.eval()(tokens), rtol=1e-10, atol=1e-10)
+
+
+def test_a_table_that_units_are_multiplied_by_does_not_silence_new_ones() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter, self.leave = nn.Linear(4, 8), nn.Linear(8, 2)
+            self.register_buffer("scale", torch.rand(8) + 0.5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.leave(torch.relu(self.enter(x)) * self.scale)
+
+    grown = assert_grows(lively(Scaled()), (torch.randn(3, 4),), 2.0, "zero")
+    assert bool(grown.get_buffer("scale")[8:].all())

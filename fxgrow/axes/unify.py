@@ -64,6 +64,10 @@ class Unifier:
             self.fix(a, text)
             self.fix(b, text)
             return
+        if a.size == 0:
+            self.fix(a, "an empty dimension has nothing to grow from")
+            self.fix(b, "an empty dimension has nothing to grow from")
+            return
         if isinstance(a, Leaf) or isinstance(b, Leaf):
             self._bind(a, b) if isinstance(a, Leaf) else self._bind(b, a)  # type: ignore[arg-type]
         elif isinstance(a, Product) and isinstance(b, Product):
@@ -81,16 +85,16 @@ class Unifier:
             keep, drop = (leaf, other) if leaf.serial < other.serial else (other, leaf)
             keep.reason = keep.reason or drop.reason
             drop.bound = keep
-        elif leaf.fixed:
-            assert leaf.reason is not None
-            self.fix(other, leaf.reason)
-            leaf.bound = other
-        elif leaf in leaves(other):  # equal sizes: the other factors are all of size one
-            for one in leaves(other):
-                if one is not leaf:
+            return
+        inside = list(leaves(other))
+        if leaf in inside:  # sizes are equal: all that is beside it multiplies by one or adds nothing
+            for one in inside:
+                if one is not leaf or inside.count(leaf) > 1:
                     self.fix(one, "a factor of size one cannot grow")
-        else:
-            leaf.bound = other
+            return
+        if leaf.reason is not None:
+            self.fix(other, leaf.reason)
+        leaf.bound = other
 
     def _align_products(self, a: Product, b: Product) -> None:
         left, right = list(a.factors), list(b.factors)
@@ -101,7 +105,7 @@ class Unifier:
                 continue
             if x.size < y.size:
                 left, right, x, y = right, left, y, x
-            if x.size % y.size:
+            if y.size == 0 or x.size % y.size:
                 text = f"{a.size} is factored in two ways that do not fit"
                 self.fix(a, text)
                 self.fix(b, text)
@@ -124,6 +128,8 @@ class Unifier:
             head, tail = self.split(x, [y.size, x.size - y.size])
             self.unify(head, y)
             left.insert(0, tail)
+        for rest in (*left, *right):
+            self.fix(rest, "an empty part has nothing to grow from")
 
     def split(self, layout: Layout, sizes: Sequence[int]) -> list[Layout]:
         """Cut a layout into consecutive pieces of the given sizes."""
@@ -229,13 +235,13 @@ class Unifier:
 
     def broadcast(self, layouts: Sequence[Layout]) -> Layout:
         """The layout of one dimension after broadcasting; a size of one stretches to the others."""
-        largest = max((resolve(layout) for layout in layouts), key=lambda layout: layout.size)
+        widest = next((resolve(layout) for layout in layouts if layout.size != 1), resolve(layouts[0]))
         for layout in layouts:
-            if layout.size == largest.size:
-                self.unify(largest, layout)
+            if layout.size == widest.size:
+                self.unify(widest, layout)
             else:
                 self.fix(layout, "a dimension of size one is broadcast")
-        return resolve(largest)
+        return resolve(widest)
 
     def reshape(self, dimensions: Sequence[Layout], sizes: Sequence[int]) -> list[Layout]:
         """Row-major reshape of whole dimensions into new sizes, matching the smallest groups that agree."""

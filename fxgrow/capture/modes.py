@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from typing import Any
 
 from torch import fx, nn
-
-from fxgrow.capture.opaque import whole_functions
 
 
 class ByMode(nn.Module):
@@ -25,13 +24,6 @@ class ByMode(nn.Module):
         return f"train={self.train_value}, eval={self.eval_value}"
 
 
-class Retracer(fx.Tracer):
-    """Reads a graph back from its generated code when it is unpickled, opaque helpers left whole."""
-
-    def __init__(self) -> None:
-        super().__init__(autowrap_functions=whole_functions(), param_shapes_constant=True)
-
-
 class GrownGraphModule(fx.GraphModule):
     """A graph module whose further attributes survive copying and pickling."""
 
@@ -40,11 +32,8 @@ class GrownGraphModule(fx.GraphModule):
 
     def __reduce__(self) -> Any:
         modules, graphs, extras = _parts(self)
-        plain = {}
-        for mode, graph in graphs.items():
-            plain[mode] = fx.GraphModule(_holder(modules), graph)
-            plain[mode]._tracer_cls = Retracer
-        return _unpickled, (modules, plain, extras, self._class_name())
+        written = {mode: written_down(graph) for mode, graph in graphs.items()}
+        return _unpickled, (modules, written, extras, self._class_name())
 
     def _class_name(self) -> str:
         return type(self).__name__
@@ -123,11 +112,63 @@ def _rebuilt(
 
 
 def _unpickled(
-    modules: dict[str, Any], plain: dict[str, fx.GraphModule], extras: dict[str, Any], class_name: str
+    modules: dict[str, Any], written: dict[str, list[Written]], extras: dict[str, Any], class_name: str
 ) -> GrownGraphModule:
-    result = graph_module(_holder(modules), {mode: part.graph for mode, part in plain.items()}, class_name)
+    result = graph_module(_holder(modules), {mode: read_back(nodes) for mode, nodes in written.items()}, class_name)
     _restore(result, extras)
     return result
+
+
+@dataclass(frozen=True)
+class Written:
+    """A node as data; other nodes are referred to by name."""
+
+    kind: str
+    name: str
+    target: Any
+    args: Any
+    kwargs: Any
+    place: str
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Another node, by its name."""
+
+    name: str
+
+
+def written_down(graph: fx.Graph) -> list[Written]:
+    """A graph as data that can be pickled, rather than as code that has to be traced again."""
+
+    def reference(item: Any) -> Any:
+        return Reference(item.name) if isinstance(item, fx.Node) else item
+
+    def referring(raw: Any) -> Any:
+        return fx.node.map_aggregate(raw, reference)
+
+    return [
+        Written(n.op, n.name, n.target, referring(n.args), referring(n.kwargs), n.meta.get("module_path", ""))
+        for n in graph.nodes
+    ]
+
+
+def read_back(nodes: list[Written]) -> fx.Graph:
+    """The graph that was written down."""
+    graph = fx.Graph()
+    made: dict[str, fx.Node] = {}
+
+    def referred_to(item: Any) -> Any:
+        return made[item.name] if isinstance(item, Reference) else item
+
+    def resolved(raw: Any) -> Any:
+        return fx.node.map_aggregate(raw, referred_to)
+
+    for one in nodes:
+        node = graph.create_node(one.kind, one.target, resolved(one.args), resolved(one.kwargs), one.name)
+        node.meta["module_path"] = one.place
+        made[one.name] = node
+    return graph
 
 
 def _restore(module: nn.Module, extras: dict[str, Any]) -> None:

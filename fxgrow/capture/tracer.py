@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -72,6 +74,13 @@ UNTRACEABLE = (TraceError, TypeError, NameError, ValueError, RuntimeError, Attri
 
 
 IN_TENSOR_OPERATIONS = "rewrite it in terms of tensor operations, or grow the parts around it"
+
+
+FACTORIES = (
+    *("arange", "empty", "eye", "full", "linspace", "logspace", "ones", "rand", "randint", "randn", "randperm"),
+    *("tril_indices", "triu_indices", "zeros"),
+)
+"""Functions of torch that make tensors of sizes given as numbers, which proxies do not make one node."""
 
 
 class StaysWhole(Exception):
@@ -219,23 +228,47 @@ class Tracer(fx.Tracer):
         finally:
             self.evaluating = False
 
-    # -- functions with a backward of their own ----------------------------------------------------------
+    # -- what proxies do not catch by themselves -----------------------------------------------------------
 
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
-        apply = torch.autograd.Function.__dict__["apply"]
-
-        def recorded(function: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
-            if any(isinstance(argument, fx.Proxy) for argument in (*args, *kwargs.values())):
-                return self._custom_function(function, args, kwargs)
-            return apply.__get__(None, function)(*args, **kwargs)
-
-        torch.autograd.Function.apply = classmethod(recorded)
-        try:
+        with torch.device("meta"):
+            torch.empty(0)  # torch notes which functions make tensors when it first needs to know: the true ones
+        with self._catching(torch.autograd.Function, "apply", self._custom_function), ExitStack() as factories:
+            for name in FACTORIES:
+                function = getattr(torch, name)
+                factories.enter_context(self._catching(torch, name, partial(self._made, function)))
             return super().trace(root, concrete_args)
-        finally:
-            torch.autograd.Function.apply = apply
 
-    def _custom_function(self, function: type[torch.autograd.Function], args: Any, kwargs: Any) -> fx.Proxy:
+    @contextmanager
+    def _catching(self, owner: Any, name: str, record: Callable[..., Any]) -> Iterator[None]:
+        """Calls of `owner.name` that are given a proxy are recorded; others run as ever."""
+        kept = vars(owner)[name]
+        of_class = isinstance(owner, type)
+
+        def called(*args: Any, **kwargs: Any) -> Any:
+            given = False
+
+            def look(value: Any) -> Any:
+                nonlocal given
+                given = given or isinstance(value, fx.Proxy)
+                return value
+
+            fx.node.map_aggregate((args, kwargs), look)
+            if given:
+                return record(*args, **kwargs)
+            return kept.__get__(None, args[0])(*args[1:], **kwargs) if of_class else kept(*args, **kwargs)
+
+        setattr(owner, name, classmethod(called) if of_class else called)
+        try:
+            yield
+        finally:
+            setattr(owner, name, kept)
+
+    def _made(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> fx.Proxy:
+        return self.create_proxy("call_function", function, args, kwargs)
+
+    def _custom_function(self, function: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> fx.Proxy:
+        """A function with a backward of its own stays whole, as a module, so that it keeps it."""
         known = {module.function: path for path, module in self.functions.items()}
         path = known.get(function, f"_function_{len(known)}")
         self.functions.setdefault(path, CustomFunction(function))

@@ -64,11 +64,27 @@ class Planner:
             for tensor, role in op.roles:
                 if tensor.parameter is not None:
                     self.roles.setdefault(tensor.parameter, role)
-        self.silent = {n for n, role in self.roles.items() if role in ("bias", "mean")} | {
+        tables = {
             n
             for n in analysis.parameters
             if n not in self.roles and not isinstance(analysis.learnable[n], nn.Parameter)
         }
+        analysis.unifier.reluctant.extend(axis for n in tables for axis in analysis.parameters[n].axes)
+        self.silent = {n for n, role in self.roles.items() if role in ("bias", "mean")} | (tables - self._factors())
+
+    def _factors(self) -> set[str]:
+        """Parameters and buffers that something is multiplied by: zeros there would silence new units for good."""
+        found: set[str] = set()
+        for op in self.analysis.ops:
+            if op.law.family == "contraction" or op.data.get("kind") in ("multiply", "divide"):
+                pending = op.operands()
+                while pending:
+                    tensor = pending.pop()
+                    if tensor.parameter is not None:
+                        found.add(tensor.parameter)
+                    elif tensor.op is not None and tensor.op.law.family == "shape":
+                        pending.extend(tensor.op.operands())
+        return found
 
     # -- settling on sizes and ways ----------------------------------------------------------------------
 

@@ -6,6 +6,8 @@ import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from torch import nn
+
 from fxgrow.amounts import Amount, Amounts, within
 from fxgrow.axes.infer import Analysis
 from fxgrow.axes.layout import Join, Layout, Leaf, Product, Reason, leaves, resolve
@@ -83,7 +85,7 @@ def choose_sizes(analysis: Analysis, amounts: Amounts, round_to: int, pairs: boo
     asked: dict[tuple[int, ...], tuple[Block, list[Asked]]] = {}
     for place, layout in producing_places(analysis):
         found = amounts.match(place.path)
-        if found is not None:
+        if found is not None and isinstance(analysis.learnable[place.parameter], nn.Parameter):
             for block in blocks(layout):
                 asked.setdefault(tuple(map(id, block)), (block, []))[1].append(Asked(place, *found))
     wanted = [(block, _settled(requests)) for block, requests in asked.values()]

@@ -19,6 +19,7 @@ import fxgrow
 from fxgrow.capture import ByMode, GrownGraphModule, ModalGraphModule, capture
 from fxgrow.capture.capturing import recapture
 from fxgrow.capture.opaque import CustomFunction
+from fxgrow.capture.tracer import FACTORIES
 from fxgrow.errors import CaptureError
 from fxgrow.rules.pointwise import Pointwise
 from tests.capture.assembled import EXACT, assembled, assert_same_in_both_modes, difference, normal
@@ -750,3 +751,30 @@ def test_another_batch_than_at_capture() -> None:
     make, inputs = PLAIN["unet"]
     model = lively(make())
     assert difference(model, assembled(model, inputs), False, normal(5, 3, 24, 24)) <= EXACT
+
+
+def test_tensors_of_sizes_that_are_measured_follow_the_input() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        count = x.shape[0]
+        position = torch.arange(count, dtype=x.dtype)[:, None]
+        return (
+            self.head(self.layer(x) + position)
+            + torch.ones(count, 1)
+            + torch.zeros((count, 1))
+            + torch.eye(count)[:1, :1]
+        )
+
+    model = model_of(forward)
+    result = assembled(model, X)
+    assert_same_in_both_modes(model, result, normal(9, 4))
+
+
+def test_torch_is_itself_again_after_capture() -> None:
+    before = {name: getattr(torch, name) for name in FACTORIES}
+    apply = torch.autograd.Function.__dict__["apply"]
+    with pytest.raises(CaptureError):
+        assembled(model_of(lambda self, x: self.head(x) if x.sum() > 0 else x), X)
+    assert {name: getattr(torch, name) for name in FACTORIES} == before
+    assert torch.autograd.Function.__dict__["apply"] is apply
+    with torch.device("meta"):
+        assert all(made.is_meta for made in (torch.ones(2), torch.arange(3), torch.empty(1), torch.full((2,), 1.0)))
