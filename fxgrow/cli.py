@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,15 +14,17 @@ from typing import Annotated, Any
 import torch
 import typer
 from rich.console import Console
+from rich.progress import Progress, TimeElapsedColumn
 from rich.table import Table
-from torch import nn
 
 import fxgrow
 from fxgrow.amounts import parse_command_line
 from fxgrow.births import Birth
 from fxgrow.errors import AmountError, FxgrowError
 from fxgrow.files import checked_target, header_of, unrolled
-from fxgrow.zoo.catalogue import find
+from fxgrow.zoo.catalogue import find, without_weights
+from fxgrow.zoo.coverage import coverage
+from fxgrow.zoo.sweep import Findings, Limits, chosen, sweep
 
 app = typer.Typer(add_completion=False, help="Grow trained PyTorch models: wider, same function.")
 out = Console(highlight=False)
@@ -134,15 +137,42 @@ def plan(
         out.print(planned)
 
 
-def without_weights(name: str) -> nn.Module:
-    """The model on the meta device, or with weights where its constructor needs them."""
-    try:
-        with torch.device("meta"):
-            return find(name)
-    except FxgrowError:
-        raise
-    except (RuntimeError, NotImplementedError):
-        return find(name)
+@app.command()
+def zoo(
+    library: Annotated[str | None, typer.Option(help="timm or torchvision; both if left out.")] = None,
+    pattern: Annotated[str, typer.Option("--filter", metavar="GLOB", help="Names of models.")] = "*",
+    sample: Annotated[str, typer.Option(help="smallest-per-family or all.")] = "smallest-per-family",
+    width: Annotated[str, typer.Option("--width", "-w", metavar="AMOUNT", help="As in grow.")] = "1.5",
+    init: Init = "zero",
+    only_plan: Annotated[bool, typer.Option("--only-plan", help="Plan on the meta device, grow nothing.")] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="Models at a time.")] = 1,
+    seconds: Annotated[float, typer.Option(help="Most wall-clock time for one model.")] = 900.0,
+    memory: Annotated[float, typer.Option(help="Most memory for one model, in GiB.")] = 14.0,
+    json_file: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="Keep findings here, one JSON object a line, and go on from them."),
+    ] = None,
+    redo_failed: Annotated[bool, typer.Option("--redo-failed", help="Examine again what failed before.")] = False,
+) -> None:
+    """Grow models of timm and torchvision, each in a process of its own, and show what is covered."""
+    tasks = chosen(library, pattern, sample, width, init, only_plan)
+    if json_file is not None:
+        checked_target(json_file)
+    findings = Findings(json_file)
+    if redo_failed:
+        findings.forget_failed()
+    limits = Limits(seconds, int(memory * 2**30), max(1, (os.cpu_count() or 1) // jobs))
+    waiting = sum(task not in findings.rows for task in tasks)
+    with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=progress) as bar:
+        line = bar.add_task(f"{waiting} models", total=waiting)
+        for row in sweep(tasks, findings, limits, jobs):
+            bar.console.print(f"{row.task.model}: {row.status} {row.cause}".rstrip(), markup=False)
+            bar.advance(line)
+    rows = [findings.rows[task] for task in tasks if task in findings.rows]
+    wide = out if out.is_terminal else Console(width=200, highlight=False)
+    wide.print(coverage(rows))
+    if not all(row.good for row in rows):
+        raise typer.Exit(1)
 
 
 @app.command()

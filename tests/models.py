@@ -1,31 +1,13 @@
-"""Plain user models, as people write them, and the means to make any model's parameters non-trivial."""
+"""Plain user models, as people write them."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from fxgrow.zoo.lively import lively
 from torch import Tensor, nn
 
-
-def lively(model: nn.Module, seed: int = 0) -> nn.Module:
-    """The model in float64 with every affine parameter and statistic away from its trivial value; dropout 0."""
-    generator = torch.Generator().manual_seed(seed)
-    model = model.double()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim <= 1 or bool((parameter == parameter.flatten()[0]).all()):
-                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
-        for name, buffer in model.named_buffers():
-            if name.endswith("running_mean"):
-                buffer.add_(0.1 * torch.randn(buffer.shape, generator=generator, dtype=torch.float64))
-            elif name.endswith("running_var"):
-                buffer.mul_(1 + 0.5 * torch.rand(buffer.shape, generator=generator, dtype=torch.float64))
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        elif isinstance(module, (nn.MultiheadAttention, nn.LSTM)):
-            module.dropout = 0.0
-    return model
+__all__ = ["PLAIN", "lively"]
 
 
 class UNet(nn.Module):

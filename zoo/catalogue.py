@@ -5,18 +5,22 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import importlib
+import inspect
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 import torchvision
 from torch import nn
 
-from fxgrow.capture.inputs import registered_size
+from fxgrow.capture.inputs import registered_inputs
+from fxgrow.containers import flat_tensors
 from fxgrow.errors import FxgrowError
 
 LIBRARIES = ("timm", "torchvision")
@@ -37,6 +41,14 @@ class Entry:
     @property
     def full_name(self) -> str:
         return f"{self.library}/{self.name}"
+
+    @property
+    def family(self) -> str:
+        """The file of the library that builds the model: "resnet"; those of torchvision as "tv.resnet"."""
+        if self.library == "timm":
+            return str(timm.model_entrypoint(self.name).__module__).rpartition(".")[2]
+        builder = inspect.unwrap(torchvision.models.get_model_builder(self.name))
+        return "tv." + builder.__module__.rpartition(".")[2]
 
 
 def find(name: str, *, pretrained: bool = False, **options: Any) -> nn.Module:
@@ -68,6 +80,35 @@ def find(name: str, *, pretrained: bool = False, **options: Any) -> nn.Module:
     )
 
 
+def without_weights(name: str, **options: Any) -> nn.Module:
+    """The model of a name on the meta device; where its constructor works with values, its parameters alone."""
+    try:
+        with torch.device("meta"):
+            return find(name, **options)
+    except FxgrowError:
+        raise
+    except (RuntimeError, NotImplementedError):
+        with _parameters_on_meta():
+            return find(name, **options)
+
+
+@contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    """Let every parameter that a module takes on go to the meta device at once; buffers are made as ever."""
+    register = nn.Module.register_parameter
+
+    def registered(self: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        if parameter is not None and not parameter.is_meta:
+            parameter = nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
+        register(self, name, parameter)
+
+    nn.Module.register_parameter = registered  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]
+
+
 def _unknown(name: str, known: list[str]) -> CatalogueError:
     close = difflib.get_close_matches(name, known, n=3)
     remedy = (
@@ -83,6 +124,8 @@ def _build(library: str, name: str, pretrained: bool, options: dict[str, Any]) -
             if library == "timm":
                 model = timm.create_model(name, pretrained=pretrained, **options)
             else:
+                if not pretrained and "weights_backbone" in _options_of(name):
+                    options = {"weights_backbone": None, **options}
                 model = torchvision.models.get_model(name, weights="DEFAULT" if pretrained else None, **options)
     except (OSError, RuntimeError, ValueError) as error:
         if not pretrained:
@@ -93,6 +136,11 @@ def _build(library: str, name: str, pretrained: bool, options: dict[str, Any]) -
         ) from error
     assert isinstance(model, nn.Module)
     return model
+
+
+def _options_of(name: str) -> Mapping[str, inspect.Parameter]:
+    """The options of a torchvision model's builder, by name."""
+    return inspect.signature(inspect.unwrap(torchvision.models.get_model_builder(name))).parameters
 
 
 def _imported(name: str, options: dict[str, Any]) -> nn.Module:
@@ -128,9 +176,17 @@ def entries(library: str | None = None, pattern: str = "*") -> Iterator[Entry]:
         names = timm.list_models() if which == "timm" else torchvision.models.list_models()
         for name in names:
             if fnmatch.fnmatchcase(name, pattern):
-                yield Entry(which, name, _timm_shape(name) if which == "timm" else registered_size(name))
+                yield Entry(which, name, _timm_shape(name) if which == "timm" else _torchvision_shape(name))
 
 
 def _timm_shape(name: str) -> tuple[int, ...] | None:
     config = timm.get_pretrained_cfg(name)
     return tuple(config.input_size) if config is not None else (3, 224, 224)
+
+
+def _torchvision_shape(name: str) -> tuple[int, ...] | None:
+    inputs = registered_inputs(name)
+    first = next(flat_tensors(inputs), None) if inputs is not None else None
+    if first is None:
+        return None
+    return tuple(first.shape[1:] if isinstance(inputs[0], torch.Tensor) else first.shape)

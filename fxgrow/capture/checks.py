@@ -22,6 +22,16 @@ _COMPUTING = ("torch.nn.utils.weight_norm", "torch.nn.utils.spectral_norm", "tor
 """Where hooks come from that compute a weight before each forward."""
 
 
+_FLOATING = ("FloatFunctional", "FXFloatFunctional")
+"""What models that can be quantised later add and concatenate by; they live beside the quantised layers."""
+
+
+def _is_quantised(module: nn.Module) -> bool:
+    home = type(module).__module__
+    quantised = home.startswith("torch.") and "quantized" in home.split(".")
+    return quantised and type(module).__name__ not in _FLOATING
+
+
 def refuse_uncapturable(model: nn.Module) -> None:
     """Raise a CaptureError for what is not an ordinary model with its weights in place."""
     if not isinstance(model, nn.Module):
@@ -40,7 +50,7 @@ def refuse_uncapturable(model: nn.Module) -> None:
                 where=where,
                 remedy=f"pass the model from before torch.jit.{maker}",
             )
-        if "quantized" in type(module).__module__.split(".") and type(module).__module__.startswith("torch."):
+        if _is_quantised(module):
             raise CaptureError(
                 f"{kind} is quantised",
                 where=where,

@@ -95,10 +95,12 @@ def _derived(model: nn.Module) -> Inputs:
         return recalled(history.steps[-1].plan.inputs)  # type: ignore[no-any-return]
     config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
     size = config.get("input_size") if isinstance(config, Mapping) else getattr(config, "input_size", None)
-    size = size or _torchvision_size(model)
     if size:
         channels = _channels(model, config) or size[0]
-        return (torch.empty(2, channels, *(_image_size(model) or size[1:]), device="meta"),), {}
+        return _images(channels, *(_image_size(model) or size[1:])), {}
+    registered = _torchvision_inputs(model)
+    if registered is not None:
+        return registered, {}
     raise CaptureError(
         f"the shape of the inputs of {type(model).__name__} cannot be derived",
         remedy="pass example_inputs, a tensor or a tuple of tensors of the right shapes",
@@ -127,24 +129,45 @@ def _image_size(model: nn.Module) -> tuple[int, int] | None:
     return None
 
 
-def _torchvision_size(model: nn.Module) -> tuple[int, ...] | None:
-    """The input size that the transforms of this class's weights produce, from torchvision's registry."""
+def _torchvision_inputs(model: nn.Module) -> tuple[Any, ...] | None:
+    """What models of this class take, from torchvision's registry of weights."""
     home = inspect.getmodule(type(model))
     if home is None or not home.__name__.startswith("torchvision.models"):
         return None
     for name in torchvision.models.list_models():
         builder = torchvision.models.get_model_builder(name)
         if inspect.getmodule(inspect.unwrap(builder)) is home:
-            size = registered_size(name)
-            if size:
-                return size
+            found = registered_inputs(name)
+            if found is not None:
+                size = _image_size(model)
+                return _images(3, *size) if size is not None else found
     return None
 
 
-def registered_size(name: str) -> tuple[int, ...] | None:
-    """The size of one input of a torchvision model, from the transforms of its weights."""
+_TASKS = {"SemanticSegmentation": (224, 224), "ObjectDetection": (240, 320)}
+"""Sizes of an image for tasks whose models take any: large enough for all their strides."""
+
+
+def registered_inputs(name: str) -> tuple[Any, ...] | None:
+    """Arguments on the meta device for a torchvision model, from the transforms and metadata of its weights."""
     for weights in torchvision.models.get_model_weights(name):
-        crop = getattr(weights.transforms(), "crop_size", None)
+        transforms = weights.transforms()
+        task = type(transforms).__name__
+        crop = getattr(transforms, "crop_size", None)
+        if task == "VideoClassification":
+            frames = max(16, weights.meta.get("min_temporal_size", 1))
+            return _images(3, frames, *crop)
         if crop:
-            return (3, *(list(crop) * 2 if len(crop) == 1 else crop))
+            return _images(3, *(list(crop) * 2 if len(crop) == 1 else crop))
+        if task == "SemanticSegmentation":
+            return _images(3, *_TASKS[task])
+        if task == "ObjectDetection":
+            return ([torch.empty(3, *_TASKS[task], device="meta") for _ in range(2)],)
+        if task == "OpticalFlow":
+            return _images(3, *weights.meta["min_size"]) * 2
     return None
+
+
+def _images(*size: int) -> tuple[torch.Tensor]:
+    """A batch of two images or videos `[channels, (time,) height, width]`."""
+    return (torch.empty(2, *size, device="meta"),)

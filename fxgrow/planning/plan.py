@@ -121,7 +121,8 @@ class Totals:
 class Plan:
     """What `fxgrow.grow` will do to a model: pure data, with a JSON round trip.
 
-    inputs: the example inputs, described: containers, shapes and dtypes.
+    inputs: the example inputs, described: containers, shapes and dtypes. tier: how the model was captured:
+        1 symbolically, 2 with control flow on shapes resolved, 3 in parts.
 
     >>> import torch, fxgrow
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -141,6 +142,7 @@ class Plan:
     attributes: tuple[AttributeEdit, ...]
     totals: Totals
     inputs: Any = ()
+    tier: int = 1
 
     def to_json(self, indent: int | None = None) -> str:
         """The plan as JSON text."""
@@ -171,6 +173,7 @@ class Plan:
                 attributes=tuple(AttributeEdit(**{k: _frozen(v) for k, v in a.items()}) for a in data["attributes"]),
                 totals=Totals(**data["totals"]),
                 inputs=_frozen(data["inputs"]),
+                tier=data["tier"],
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PlanError(

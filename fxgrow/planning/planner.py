@@ -193,6 +193,7 @@ class Planner:
             attributes=tuple(attributes),
             totals=self._totals(tensors),
             inputs=described(captured.inputs),
+            tier=captured.tier,
         )
 
     def _in_order(self, growth: dict[Leaf, int]) -> list[Leaf]:

@@ -1,0 +1,91 @@
+"""Whether new units can learn: a few steps of SGD on a random objective, and what moved."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fxgrow.births import Birth
+from fxgrow.containers import flat_tensors
+from fxgrow.history import births
+from fxgrow.proof.verification import WithoutNoise, release
+
+
+class Leaky(WithoutNoise):
+    """Activations that can switch a unit off for good let a little through, so that luck plays no part."""
+
+    _SMOOTH: ClassVar[dict[Any, Any]] = {
+        F.hardswish: F.silu,
+        F.hardsigmoid: F.sigmoid,
+        **dict.fromkeys(
+            (F.relu, F.relu6, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, F.hardtanh), F.leaky_relu
+        ),
+    }
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function in self._SMOOTH:
+            return self._SMOOTH[function](args[0])
+        return super().__torch_function__(function, types, args, kwargs)
+
+
+ROUNDING = 1e-10
+"""Part of a tensor's largest step below which another step may be rounding alone."""
+
+
+def unmoved(grown: nn.Module, inputs: tuple[Any, ...]) -> list[str]:
+    """Parameters whose new elements do not move in a few SGD steps on a random objective as the old ones do.
+
+    Some elements cannot move, new or old: the bias of attention keys, rows of an embedding that no token picks.
+    A bias before a BatchNorm moves only by rounding, so what stands still under batch statistics has to move
+    under the running ones.
+    """
+    born = births(grown)
+    moved = moved_by_sgd(grown.train(), inputs)
+    if _still(born, moved):
+        again = moved_by_sgd(grown.eval(), inputs)
+        moved = {name: where | again[name] for name, where in moved.items()}
+    return _still(born, moved)
+
+
+def _still(born: dict[str, Birth], moved: dict[str, Tensor]) -> list[str]:
+    still = []
+    for name, where in moved.items():
+        new = born[name].stages() > 0
+        share_new, share_old = (where[part].sum().item() / max(1, part.sum().item()) for part in (new, ~new))
+        if new.any() and share_new < 0.9 * share_old:
+            still.append(f"{name}: {share_new:.0%} of the new elements moved, {share_old:.0%} of the old ones")
+    return still
+
+
+def moved_by_sgd(model: nn.Module, inputs: tuple[Any, ...], steps: int = 3, rate: float = 0.02) -> dict[str, Tensor]:
+    """Which elements of each trainable parameter change in a few SGD steps, on a copy of the model.
+
+    Each tensor moves by `rate` of its own norm at a step (LARS), so that deep in a random network no step is
+    lost to rounding, and an element counts where its step is more than rounding beside the tensor's largest.
+    """
+    twin = copy.deepcopy(model)
+    learning = {name: p for name, p in twin.named_parameters() if p.requires_grad}
+    moved = {name: torch.zeros(p.shape, dtype=torch.bool) for name, p in learning.items()}
+    optimizer = torch.optim.SGD(twin.parameters(), lr=1.0)
+    generator = torch.Generator().manual_seed(3)
+    targets: list[Tensor] = []
+    with Leaky():
+        for _ in range(steps):
+            optimizer.zero_grad()
+            outputs = [t for t in flat_tensors(twin(*inputs)) if t.requires_grad]
+            if not targets:
+                targets = [torch.randn(t.shape, generator=generator, dtype=t.dtype) for t in outputs]
+            loss = sum(((t - goal) ** 2).mean() for t, goal in zip(outputs, targets, strict=True))
+            loss.backward()
+            for name, p in learning.items():
+                if p.grad is not None and p.grad.any():
+                    least = ROUNDING * torch.linalg.vector_norm(p.grad, float("inf"))
+                    moved[name] |= (p.grad > least) | (p.grad < -least)
+                    p.grad.mul_(rate * max(1.0, float(p.detach().norm())) / p.grad.norm())
+            optimizer.step()
+    release(twin)
+    return moved

@@ -1,0 +1,139 @@
+"""What the sweep finds out about one model, and the row it becomes."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from fxgrow.zoo.catalogue import find, without_weights
+from fxgrow.zoo.lively import lively
+from torch import nn
+
+import fxgrow
+from fxgrow.capture.inputs import example_inputs_for
+from fxgrow.errors import FxgrowError, VerificationError, first_line
+from fxgrow.planning.plan import Plan
+from fxgrow.proof.liveness import unmoved
+from fxgrow.proof.verification import random_inputs, verify
+
+
+@dataclass(frozen=True)
+class Task:
+    """One model, and what to do with it.
+
+    width: an amount. only_plan: plan on the meta device, grow nothing.
+    """
+
+    model: str
+    family: str
+    width: str
+    init: str = "zero"
+    seed: int = 0
+    only_plan: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """What came of a task.
+
+    status: "grown", "planned", or why not: "not captured", "not grown", "differs", "dead units", "failed",
+        "out of memory", "timed out", "crashed".
+    tier: how it was captured; 0: not at all. share: of the parameters, those in tensors that grow.
+    seconds: planning, and growing without verification. held: (size, places, reason) of what stays.
+    dead: parameters whose new elements do not move. cause: of a failure.
+    """
+
+    task: Task
+    status: str
+    tier: int = 0
+    parameters: int = 0
+    grown_parameters: int = 0
+    share: float = 0.0
+    eval_error: float | None = None
+    train_error: float | None = None
+    plan_seconds: float = 0.0
+    grow_seconds: float = 0.0
+    held: tuple[tuple[int, int, str, str], ...] = ()
+    dead: tuple[str, ...] = ()
+    cause: str = ""
+
+    @property
+    def ratio(self) -> float:
+        return self.grown_parameters / max(1, self.parameters)
+
+    @property
+    def good(self) -> bool:
+        return self.status in ("grown", "planned")
+
+    def to_json(self) -> dict[str, Any]:
+        """The row as plain data."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Row:
+        """The row that `to_json` put down."""
+        held = tuple(tuple(one) for one in data["held"])
+        return cls(**{**data, "task": Task(**data["task"]), "held": held, "dead": tuple(data["dead"])})
+
+
+def examine(task: Task) -> Row:
+    """Plan a model and, unless only planning is asked for, grow it in float64, compare, and see what learns.
+
+    >>> examine(Task("timm/test_resnet", "resnet", "1.5", only_plan=True)).status
+    'planned'
+    """
+    torch.manual_seed(task.seed)
+    started = time.perf_counter()
+    try:
+        planned = fxgrow.plan(without_weights(task.model), task.width, init=task.init)
+    except FxgrowError as error:
+        return Row(task, "not captured", cause=str(error))
+    row = _planned(task, planned, time.perf_counter() - started)
+    if not planned.groups:
+        return replace(row, status="not grown", cause="; ".join(held.reason for held in planned.held[:3]))
+    if task.only_plan:
+        return row
+    return _grown(task, row, lively(find(task.model), task.seed))
+
+
+def _planned(task: Task, planned: Plan, seconds: float) -> Row:
+    model = without_weights(task.model)
+    growing = {tensor.name for tensor in planned.tensors}
+    inside = sum(p.numel() for name, p in model.named_parameters() if name in growing)
+    totals = planned.totals
+    return Row(
+        task,
+        "planned",
+        tier=planned.tier,
+        parameters=totals.parameters_before,
+        grown_parameters=totals.parameters_after,
+        share=inside / max(1, totals.parameters_before),
+        plan_seconds=round(seconds, 3),
+        held=tuple((held.size, len(held.where), held.where[0], held.reason) for held in planned.held),
+    )
+
+
+def _grown(task: Task, row: Row, model: nn.Module) -> Row:
+    inputs = example_inputs_for(model)
+    started = time.perf_counter()
+    try:
+        grown = fxgrow.grow(model, task.width, init=task.init, seed=task.seed, verify=False)
+    except FxgrowError as error:
+        return replace(row, status="not grown", cause=str(error))
+    row = replace(row, grow_seconds=round(time.perf_counter() - started, 3))
+    try:
+        found = verify(model, grown, inputs, task.seed)
+    except VerificationError as error:
+        return replace(row, status="differs", cause=str(error))
+    row = replace(row, eval_error=found.eval_error, train_error=found.train_error)
+    del model
+    dead = unmoved(grown, random_inputs(inputs, task.seed + 1)[0])
+    return replace(row, status="dead units" if dead else "grown", dead=tuple(dead[:10]))
+
+
+def failed(task: Task, status: str, error: BaseException | str) -> Row:
+    """The row of a model that did not get through."""
+    cause = error if isinstance(error, str) else f"{type(error).__name__}: {first_line(error)}"
+    return Row(task, status, cause=cause)

@@ -1,0 +1,58 @@
+"""How many parameters each model of the catalogue has, measured once and shipped, so that samples are cheap to draw.
+
+`python -m fxgrow.zoo.sizes` measures every model anew, on the meta device, and writes the table beside this file.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+from collections.abc import Iterable
+from pathlib import Path
+
+from fxgrow.zoo.catalogue import Entry, entries, without_weights
+
+TABLE = Path(__file__).with_name("sizes.csv")
+
+
+@functools.cache
+def _table() -> dict[str, int]:
+    with TABLE.open(newline="") as file:
+        return {name: int(size) for name, size in csv.reader(file)}
+
+
+def parameters_of(entry: Entry) -> int:
+    """The number of parameters of a model; those of a newer library than the table knows are measured."""
+    known = _table().get(entry.full_name)
+    return known if known is not None else measured(entry)
+
+
+def measured(entry: Entry) -> int:
+    """The number of parameters, counted."""
+    return sum(parameter.numel() for parameter in without_weights(entry.full_name).parameters())
+
+
+def smallest_per_family(models: Iterable[Entry]) -> list[Entry]:
+    """The model with the fewest parameters of each family, in the order of the families.
+
+    >>> from fxgrow.zoo.catalogue import entries
+    >>> [entry.name for entry in smallest_per_family(entries("timm", "resnet[13]*"))]
+    ['resnet10t']
+    """
+    smallest: dict[str, Entry] = {}
+    for entry in models:
+        held = smallest.get(entry.family)
+        if held is None or parameters_of(entry) < parameters_of(held):
+            smallest[entry.family] = entry
+    return sorted(smallest.values(), key=lambda entry: entry.family)
+
+
+def main() -> None:
+    """Measure every model and write the table."""
+    rows = [(entry.full_name, measured(entry)) for entry in entries()]
+    with TABLE.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)
+
+
+if __name__ == "__main__":
+    main()

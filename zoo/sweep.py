@@ -1,0 +1,179 @@
+"""The coverage sweep: every model of a choice, each in a process of its own, every finding kept at once."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import resource
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import torch
+from fxgrow.zoo.catalogue import LIBRARIES, CatalogueError, entries
+from fxgrow.zoo.examine import Row, Task, examine, failed
+from fxgrow.zoo.sizes import parameters_of, smallest_per_family
+
+from fxgrow.errors import FileError
+
+SAMPLES = ("smallest-per-family", "all")
+
+_LOADED = ["torch", "torchvision", "timm", "fxgrow.zoo.examine"]
+"""What every process needs, imported once."""
+
+
+class Findings:
+    """Rows on disk, one JSON object a line, each written out before the next model is begun.
+
+    A line that was cut off by an interruption is dropped; its model is examined again.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.rows: dict[Task, Row] = {}
+        if path is not None and path.exists():
+            self._read(path)
+
+    def _read(self, path: Path) -> None:
+        lines = path.read_text().splitlines(keepends=True)
+        whole = []
+        for number, line in enumerate(lines):
+            try:
+                row = Row.from_json(json.loads(line))
+            except (ValueError, KeyError, TypeError) as error:
+                if number == len(lines) - 1:
+                    break
+                raise FileError(
+                    f"line {number + 1} is not a finding of the sweep ({type(error).__name__})",
+                    where=str(path),
+                    remedy="name another file, or delete the line",
+                ) from None
+            self.rows[row.task] = row
+            whole.append(line if line.endswith("\n") else line + "\n")
+        if whole != lines:
+            path.write_text("".join(whole))
+
+    def forget_failed(self) -> None:
+        """Let models that failed be examined again; their newest row counts."""
+        self.rows = {task: row for task, row in self.rows.items() if row.good}
+
+    def keep(self, row: Row) -> None:
+        """Take a row in, on disk first."""
+        if self.path is not None:
+            with self.path.open("a") as file:
+                file.write(json.dumps(row.to_json()) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        self.rows[row.task] = row
+
+
+def chosen(library: str | None, pattern: str, sample: str, width: str, init: str, only_plan: bool) -> list[Task]:
+    """The tasks of a choice of models: all that match, or the smallest of each family.
+
+    Raises
+    ------
+    CatalogueError: there is no such library or sample, or no model matches.
+    """
+    if library is not None and library not in LIBRARIES:
+        raise CatalogueError(f"there is no library {library!r}", remedy=f"use {' or '.join(LIBRARIES)}")
+    if sample not in SAMPLES:
+        raise CatalogueError(f"there is no sample {sample!r}", remedy=f"use {' or '.join(SAMPLES)}")
+    found = list(entries(library, pattern))
+    if not found:
+        raise CatalogueError(f"no model matches {pattern!r}", remedy="see timm.list_models() for names")
+    if sample == "smallest-per-family":
+        found = smallest_per_family(found)
+    found.sort(key=parameters_of)  # small ones first: most is known soonest
+    return [Task(entry.full_name, entry.family, width, init, only_plan=only_plan) for entry in found]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one model may take: seconds of wall clock, bytes of memory, threads."""
+
+    seconds: float = 900.0
+    memory: int = 14 * 2**30
+    threads: int = 1
+
+
+@dataclass
+class _Running:
+    task: Task
+    process: BaseProcess
+    answer: Connection
+    until: float
+
+
+def sweep(tasks: Iterable[Task], findings: Findings, limits: Limits, jobs: int = 1) -> Iterator[Row]:
+    """Examine what is not among the findings yet; yields each new row once it is kept.
+
+    A model that crashes, hangs or wants more memory than there is becomes one failed row.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_LOADED)
+    pending = [task for task in tasks if task not in findings.rows]
+    running: list[_Running] = []
+    try:
+        while pending or running:
+            while pending and len(running) < jobs:
+                running.append(_started(context, pending.pop(0), limits))
+            soonest = min(one.until for one in running) - time.monotonic()
+            wait([one.answer for one in running], timeout=max(0.0, soonest))
+            for one in list(running):
+                row = _finished(one, limits)
+                if row is not None:
+                    running.remove(one)
+                    findings.keep(row)
+                    yield row
+    finally:
+        for one in running:
+            one.process.kill()
+
+
+def _started(context: multiprocessing.context.ForkServerContext, task: Task, limits: Limits) -> _Running:
+    receiving, sending = context.Pipe(duplex=False)
+    process = context.Process(target=_answer, args=(task, limits, sending), daemon=True)
+    process.start()
+    sending.close()
+    return _Running(task, process, receiving, time.monotonic() + limits.seconds)
+
+
+def _finished(one: _Running, limits: Limits) -> Row | None:
+    """The row of a process that has answered, died or overrun; None while it works."""
+    row: Row | None = None
+    if one.answer.poll():
+        try:
+            row = one.answer.recv()
+        except EOFError:
+            one.process.join()
+            code = one.process.exitcode or 0
+            how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+            row = failed(one.task, "out of memory" if code == -9 else "crashed", how)
+    elif time.monotonic() >= one.until:
+        row = failed(one.task, "timed out", f"not done after {limits.seconds:g} seconds")
+    if row is not None:
+        one.process.kill()
+        one.process.join()
+        one.answer.close()
+    return row
+
+
+def _answer(task: Task, limits: Limits, sending: Connection) -> None:
+    """In the process of its own: examine, answer, whatever happens."""
+    sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  (of this process; libraries chatter there)
+    resource.setrlimit(resource.RLIMIT_DATA, (limits.memory, limits.memory))
+    torch.set_num_threads(limits.threads)
+    try:
+        row = examine(task)
+    except MemoryError as error:
+        row = failed(task, "out of memory", error)
+    except Exception as error:
+        short = "can't allocate memory" in str(error) or "not enough memory" in str(error)
+        row = failed(task, "out of memory" if short else "failed", error)
+    sending.send(row)
+    sending.close()
