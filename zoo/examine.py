@@ -12,7 +12,7 @@ from fxgrow.zoo.lively import lively
 from torch import nn
 
 import fxgrow
-from fxgrow.capture.inputs import example_inputs_for
+from fxgrow.capture.inputs import Inputs, example_inputs_for
 from fxgrow.errors import FxgrowError, VerificationError, first_line
 from fxgrow.planning.plan import Plan
 from fxgrow.proof.liveness import unmoved
@@ -116,7 +116,7 @@ def _planned(task: Task, planned: Plan, seconds: float) -> Row:
 
 
 def _grown(task: Task, row: Row, model: nn.Module) -> Row:
-    inputs = example_inputs_for(model)
+    inputs = _of_another_batch(example_inputs_for(model))
     started = time.perf_counter()
     try:
         grown = fxgrow.grow(model, task.width, init=task.init, seed=task.seed, verify=False)
@@ -131,6 +131,17 @@ def _grown(task: Task, row: Row, model: nn.Module) -> Row:
     del model
     dead = unmoved(grown, random_inputs(inputs, task.seed + 1)[0])
     return replace(row, status="dead units" if dead else "grown", dead=tuple(dead[:10]))
+
+
+def _of_another_batch(inputs: Inputs) -> Inputs:
+    """Batches of three where a model was captured on two: what it took for a size of the model would show."""
+
+    def larger(value: Any) -> Any:
+        if isinstance(value, list):
+            return [*value, *value[:1]]
+        return torch.empty(3, *value.shape[1:], dtype=value.dtype, device="meta")
+
+    return tuple(map(larger, inputs[0])), inputs[1]
 
 
 def failed(task: Task, status: str, error: BaseException | str) -> Row:

@@ -19,7 +19,7 @@ from fxgrow.capture.shapes import propagate
 from fxgrow.capture.skeleton import skeleton
 from fxgrow.capture.tracer import IN_TENSOR_OPERATIONS, UNTRACEABLE, StaysWhole, Tracer
 from fxgrow.errors import CaptureError, first_line
-from fxgrow.rules.registry import is_known_module
+from fxgrow.rules.registry import has_rule
 
 
 @dataclass(frozen=True)
@@ -91,13 +91,13 @@ def _both_modes(bare: nn.Module, values: dict[str, Any], shape_aware: bool) -> d
     graphs = {}
     functions: dict[str, CustomFunction] = {}
     constants: dict[str, torch.Tensor] = {}
-    whole: frozenset[type] = frozenset()
+    whole: frozenset[Any] = frozenset()
     for mode in ("eval", "train"):
         bare.train(mode == "train")
         graph = None
         while graph is None:
             try:
-                tracer = Tracer(values, is_known_module, whole, shape_aware, functions, constants)
+                tracer = Tracer(values, has_rule, whole, shape_aware, functions, constants)
                 graph = tracer.trace(bare, dict.fromkeys(absent))
             except StaysWhole as stop:
                 whole |= {stop.kind}

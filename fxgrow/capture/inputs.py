@@ -10,6 +10,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from fxgrow.capture.skeleton import skeleton
 from fxgrow.containers import each_tensor
 from fxgrow.errors import CaptureError
 
@@ -96,8 +97,12 @@ def _derived(model: nn.Module) -> Inputs:
     config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
     size = config.get("input_size") if isinstance(config, Mapping) else getattr(config, "input_size", None)
     if size:
+        pixels = _image_size(model) or size[1:]
         channels = _channels(model, config) or size[0]
-        return _images(channels, *(_image_size(model) or size[1:])), {}
+        inputs = _images(channels, *pixels), {}
+        if channels != size[0] and not _takes(model, inputs):  # its first layer sees more than the image
+            return _images(size[0], *pixels), {}
+        return inputs
     registered = _torchvision_inputs(model)
     if registered is not None:
         return registered, {}
@@ -116,6 +121,17 @@ def _channels(model: nn.Module, config: Any) -> int | None:
         return getattr(model.get_submodule(name), "in_channels", None)
     except AttributeError:
         return None
+
+
+def _takes(model: nn.Module, inputs: Inputs) -> bool:
+    """Whether a model runs on inputs of these shapes, on the meta device."""
+    fitting, named = fitted(model, inputs)
+    try:
+        with torch.device("meta"), torch.no_grad():
+            skeleton(model).eval()(*fitting, **named)
+    except (RuntimeError, ValueError, NotImplementedError):
+        return False
+    return True
 
 
 def _image_size(model: nn.Module) -> tuple[int, int] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import MethodType
 from typing import Any
 
 import torch
@@ -50,6 +51,8 @@ def skeleton(model: nn.Module) -> nn.Module:
         """What an attribute holds, with parts and tensors of the original replaced by their twins."""
         if isinstance(value, (nn.Module, torch.Tensor)):
             return modules.get(id(value), tensors.get(id(value), value))
+        if isinstance(value, MethodType) and id(value.__self__) in modules:
+            return MethodType(value.__func__, modules[id(value.__self__)])
         if type(value) in (list, tuple):
             return type(value)(map(translated, value))
         if type(value) is dict:

@@ -7,6 +7,7 @@ library keeps whole because of such control flow, and what has no rule of its ow
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx import _symbolic_trace
 from torch.fx.proxy import ParameterProxy, TraceError
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
@@ -78,15 +80,21 @@ IN_TENSOR_OPERATIONS = "rewrite it in terms of tensor operations, or grow the pa
 
 FACTORIES = (
     *("arange", "empty", "eye", "full", "linspace", "logspace", "ones", "rand", "randint", "randn", "randperm"),
-    *("tril_indices", "triu_indices", "zeros"),
+    *("tensor", "tril_indices", "triu_indices", "zeros"),
 )
 """Functions of torch that make tensors of sizes given as numbers, which proxies do not make one node."""
 
 
-class StaysWhole(Exception):
-    """A class of modules that a library keeps whole cannot be traced into either."""
+LIBRARIES = ("timm", "torchvision")
+"""Packages whose functions are traced into although they ask to be kept whole, where no rule is known."""
 
-    def __init__(self, kind: type[nn.Module]) -> None:
+_whole_function = _symbolic_trace._create_wrapped_func
+
+
+class StaysWhole(Exception):
+    """A class of modules, or a function, that a library keeps whole cannot be traced into either."""
+
+    def __init__(self, kind: type[nn.Module] | Callable[..., Any]) -> None:
         super().__init__(kind.__name__)
         self.kind = kind
 
@@ -97,8 +105,8 @@ class Tracer(fx.Tracer):
     Parameters
     ----------
     values: what each placeholder evaluates to, by name.
-    has_rule: whether a class of modules has a rule, so that it is one node.
-    whole: further classes that must be one node.
+    has_rule: whether a class of modules or a function has a rule, so that it is one node.
+    whole: further classes and functions that must be one node.
     shape_aware: tier 2 from the start.
     functions: collects the functions with a backward of their own, to be added to the root under these names.
     constants: collects the tensors that forwards make, likewise; one name for equal ones, whatever the mode.
@@ -107,8 +115,8 @@ class Tracer(fx.Tracer):
     def __init__(
         self,
         values: dict[str, Any],
-        has_rule: Callable[[type], bool],
-        whole: frozenset[type],
+        has_rule: Callable[[Any], bool],
+        whole: frozenset[Any],
         shape_aware: bool,
         functions: dict[str, CustomFunction],
         constants: dict[str, Tensor],
@@ -142,7 +150,7 @@ class Tracer(fx.Tracer):
         outside = self.shape_aware
         if opened:
             self.shape_aware = True
-            args, kwargs = fx.node.map_aggregate((args, kwargs), self._knowing_its_shape)
+            args, kwargs = self._knowing_shapes((args, kwargs))
         try:
             expansion = EXPANSIONS.get(type(m))
             if expansion is not None and not hooked(m):
@@ -162,8 +170,34 @@ class Tracer(fx.Tracer):
             self.shape_aware = outside
             self.paths.pop()
 
-    def _knowing_its_shape(self, value: Any) -> Any:
-        return ShapeProxy(value.node, self) if type(value) is Proxy else value
+    def _knowing_shapes(self, given: Any) -> Any:
+        def knowing(value: Any) -> Any:
+            return ShapeProxy(value.node, self) if type(value) is Proxy else value
+
+        return plain(fx.node.map_aggregate(given, knowing))
+
+    def _wrapped_function(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """What stands in for a function that is kept whole: traced into where a library asked and no rule is known."""
+        kept = _whole_function(function)
+        home = getattr(function, "__module__", None) or ""
+        if home.partition(".")[0] not in LIBRARIES or self.has_rule(function):
+            return kept
+
+        @functools.wraps(function)
+        def opened(*args: Any, **kwargs: Any) -> Any:
+            if self.evaluating or function in self.whole or not _any_proxy((args, kwargs)):
+                return kept(*args, **kwargs)
+            outside = self.shape_aware
+            self.shape_aware = True
+            args, kwargs = self._knowing_shapes((args, kwargs))
+            try:
+                return function(*args, **kwargs)
+            except UNTRACEABLE as error:
+                raise StaysWhole(function) from error
+            finally:
+                self.shape_aware = outside
+
+        return opened
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         name = None if self.evaluating else self._name_of(attr_val)
@@ -222,7 +256,7 @@ class Tracer(fx.Tracer):
                     return (self.functions.get(path) or self.root.get_submodule(path))(*args, **kwargs)
                 if node.op == "call_method":
                     return method_on_meta(str(node.target), args, kwargs)
-                return node.target(*args, **kwargs)  # type: ignore[operator]
+                return each_tensor(node.target(*args, **kwargs), on_meta)  # type: ignore[operator]
         except Exception as error:
             raise failed(self.root, node, (args, kwargs), error) from error
         finally:
@@ -233,10 +267,12 @@ class Tracer(fx.Tracer):
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
         with torch.device("meta"):
             torch.empty(0)  # torch notes which functions make tensors when it first needs to know: the true ones
-        with self._catching(torch.autograd.Function, "apply", self._custom_function), ExitStack() as factories:
+        with self._catching(torch.autograd.Function, "apply", self._custom_function), ExitStack() as contexts:
             for name in FACTORIES:
                 function = getattr(torch, name)
-                factories.enter_context(self._catching(torch, name, partial(self._made, function)))
+                contexts.enter_context(self._catching(torch, name, partial(self._made, function)))
+            contexts.enter_context(_replaced(_symbolic_trace, "_create_wrapped_func", self._wrapped_function))
+            contexts.enter_context(_attributes_kept(root))
             return super().trace(root, concrete_args)
 
     @contextmanager
@@ -246,15 +282,7 @@ class Tracer(fx.Tracer):
         of_class = isinstance(owner, type)
 
         def called(*args: Any, **kwargs: Any) -> Any:
-            given = False
-
-            def look(value: Any) -> Any:
-                nonlocal given
-                given = given or isinstance(value, fx.Proxy)
-                return value
-
-            fx.node.map_aggregate((args, kwargs), look)
-            if given:
+            if _any_proxy((args, kwargs)):
                 return record(*args, **kwargs)
             return kept.__get__(None, args[0])(*args[1:], **kwargs) if of_class else kept(*args, **kwargs)
 
@@ -291,9 +319,56 @@ class Tracer(fx.Tracer):
         return super().iter(obj)
 
 
+@contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    kept = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, kept)
+
+
+@contextmanager
+def _attributes_kept(root: nn.Module) -> Iterator[None]:
+    """What a forward puts into attributes while it is traced is gone afterwards."""
+    kept = [(module, _shallow(module.__dict__)) for module in root.modules()]
+    try:
+        yield
+    finally:
+        for module, attributes in kept:
+            module.__dict__.clear()
+            module.__dict__.update(attributes)
+
+
+def _shallow(attributes: dict[str, Any]) -> dict[str, Any]:
+    return {name: dict(value) if type(value) is dict else value for name, value in attributes.items()}
+
+
+def _any_proxy(given: Any) -> bool:
+    found = False
+
+    def look(value: Any) -> Any:
+        nonlocal found
+        found = found or isinstance(value, fx.Proxy)
+        return value
+
+    fx.node.map_aggregate(given, look)
+    return found
+
+
+def plain(value: Any) -> Any:
+    """Containers of a graph, which cannot be changed, as ordinary ones."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    return tuple(map(plain, value)) if type(value) is tuple else value
+
+
 def evaluated(node: fx.Node) -> tuple[Any, Any]:
     """The arguments and keyword arguments of a node, each operand by its value."""
-    args, kwargs = (fx.node.map_arg(a, lambda n: n.meta["value"]) for a in (node.args, node.kwargs))
+    args, kwargs = (plain(fx.node.map_arg(a, lambda n: n.meta["value"])) for a in (node.args, node.kwargs))
     return args, kwargs
 
 

@@ -71,9 +71,9 @@ def law_of_method(name: str) -> Law | None:
     return _methods.get(name)
 
 
-def is_known_module(kind: type) -> bool:
-    """Whether a module class has a row, so that capture must leave it whole."""
-    return kind in _modules
+def has_rule(target: Any) -> bool:
+    """Whether a module class or a function has a row, so that capture must leave it whole."""
+    return target in _modules or target in _functions
 
 
 def rules(targets: Iterable[Any], law: Law) -> None:
