@@ -84,6 +84,25 @@ def group_norm(
     ).to(x.dtype)
 
 
+@whole
+def standardize(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, core: Ranges) -> Tensor:
+    """A weight `[1, filters, entries]`, each filter to mean 0 and variance 1 over the entries in `core`.
+
+    The other entries are divided by the same deviation and not shifted, so that zeros among them stay zeros.
+    """
+    exact = _accurate(x)
+    variance, mean = torch.var_mean(_take(exact, -1, core), -1, correction=0, keepdim=True)
+    inside = torch.zeros(x.shape[-1], dtype=exact.dtype, device=x.device)
+    for start, stop in core:
+        inside[start:stop] = 1.0
+    shape = (1, -1, 1)
+    return _affine(
+        (exact - mean * inside) * torch.rsqrt(variance + eps),
+        None if weight is None else weight.reshape(shape),
+        None if bias is None else bias.reshape(shape),
+    ).to(x.dtype)
+
+
 def _accurate(x: Tensor) -> Tensor:
     """Half-precision inputs in float32, as torch's own norms take their statistics."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

@@ -81,7 +81,7 @@ def _guard(node: fx.Node, edit: NodeEdit) -> None:
     given = {"weight": None, "bias": None, **value["arguments"]}
     graph = node.graph
     with graph.inserting_before(node):
-        for place, name in enumerate(("weight", "bias"), start=2):
+        for place, name in enumerate(("weight", "bias"), start=3 if value["function"] == "standardize" else 2):
             if value["module"]:
                 given[name] = graph.get_attr(given[name]) if given[name] else None
             else:
@@ -92,6 +92,8 @@ def _guard(node: fx.Node, edit: NodeEdit) -> None:
             arguments: tuple[Any, ...] = (x, (value["size"],), given["weight"], given["bias"], given["eps"], core)
         elif value["function"] == "rms_norm":
             arguments = (x, (value["size"],), given["weight"], given["eps"], core)
+        elif value["function"] == "standardize":
+            arguments = (x, given["weight"], given["bias"], given["eps"], core)
         else:
             arguments = (x, given["num_groups"], given["weight"], given["bias"], given["eps"], core)
         guarded = graph.call_function(getattr(guards, value["function"]), arguments)

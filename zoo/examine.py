@@ -116,7 +116,7 @@ def _planned(task: Task, planned: Plan, seconds: float) -> Row:
 
 
 def _grown(task: Task, row: Row, model: nn.Module) -> Row:
-    inputs = _of_another_batch(example_inputs_for(model))
+    inputs = example_inputs_for(model)
     started = time.perf_counter()
     try:
         grown = fxgrow.grow(model, task.width, init=task.init, seed=task.seed, verify=False)
@@ -124,7 +124,7 @@ def _grown(task: Task, row: Row, model: nn.Module) -> Row:
         return replace(row, status="not grown", cause=str(error))
     row = replace(row, grow_seconds=round(time.perf_counter() - started, 3))
     try:
-        found = verify(model, grown, inputs, task.seed)
+        found = verify(model, grown, _of_another_batch(inputs), task.seed)
     except VerificationError as error:
         return replace(row, status="differs", cause=str(error))
     row = replace(row, eval_error=found.eval_error, train_error=found.train_error)
@@ -134,12 +134,12 @@ def _grown(task: Task, row: Row, model: nn.Module) -> Row:
 
 
 def _of_another_batch(inputs: Inputs) -> Inputs:
-    """Batches of three where a model was captured on two: what it took for a size of the model would show."""
+    """Batches of one more than a model was captured on: what it took for a size of the model would show."""
 
     def larger(value: Any) -> Any:
         if isinstance(value, list):
             return [*value, *value[:1]]
-        return torch.empty(3, *value.shape[1:], dtype=value.dtype, device="meta")
+        return torch.empty(value.shape[0] + 1, *value.shape[1:], dtype=value.dtype, device="meta")
 
     return tuple(map(larger, inputs[0])), inputs[1]
 

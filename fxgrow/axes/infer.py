@@ -94,7 +94,7 @@ def _visit(analysis: Analysis, node: fx.Node) -> Tree:
     op.output = _relate(op)
     if any(tensor.op is op for tensor in tensors(op.output)):
         analysis.ops.append(op)
-    return op.output
+    return op.output if node.meta["value"] is not None else None  # what is written to has no value of its own
 
 
 def _relate(op: Op) -> Tree:

@@ -172,7 +172,7 @@ def registered_inputs(name: str) -> tuple[Any, ...] | None:
         crop = getattr(transforms, "crop_size", None)
         if task == "VideoClassification":
             frames = max(16, weights.meta.get("min_temporal_size", 1))
-            return _images(3, frames, *crop)
+            return _images(3, frames, *crop, batch=1)
         if crop:
             return _images(3, *(list(crop) * 2 if len(crop) == 1 else crop))
         if task == "SemanticSegmentation":
@@ -184,6 +184,6 @@ def registered_inputs(name: str) -> tuple[Any, ...] | None:
     return None
 
 
-def _images(*size: int) -> tuple[torch.Tensor]:
-    """A batch of two images or videos `[channels, (time,) height, width]`."""
-    return (torch.empty(2, *size, device="meta"),)
+def _images(*size: int, batch: int = 2) -> tuple[torch.Tensor]:
+    """A batch of images or videos `[channels, (time,) height, width]`."""
+    return (torch.empty(batch, *size, device="meta"),)

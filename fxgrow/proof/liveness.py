@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -24,6 +25,8 @@ class Leaky(WithoutNoise):
         **dict.fromkeys(
             (F.relu, F.relu6, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, F.hardtanh), F.leaky_relu
         ),
+        F.silu: lambda x: F.silu(x) + 0.01 * x,
+        F.gelu: lambda x: F.gelu(x) + 0.01 * x,
     }
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -44,9 +47,13 @@ def unmoved(grown: nn.Module, inputs: tuple[Any, ...]) -> list[str]:
     under the running ones.
     """
     born = births(grown)
-    moved = moved_by_sgd(grown.train(), inputs)
-    if _still(born, moved):
-        again = moved_by_sgd(grown.eval(), inputs)
+
+    def all_moved(moved: dict[str, Tensor]) -> bool:
+        return not _still(born, moved)
+
+    moved = moved_by_sgd(grown.train(), inputs, enough=all_moved)
+    if not all_moved(moved):
+        again = moved_by_sgd(grown.eval(), inputs, enough=all_moved)
         moved = {name: where | again[name] for name, where in moved.items()}
     return _still(born, moved)
 
@@ -61,7 +68,13 @@ def _still(born: dict[str, Birth], moved: dict[str, Tensor]) -> list[str]:
     return still
 
 
-def moved_by_sgd(model: nn.Module, inputs: tuple[Any, ...], steps: int = 3, rate: float = 0.02) -> dict[str, Tensor]:
+def moved_by_sgd(
+    model: nn.Module,
+    inputs: tuple[Any, ...],
+    steps: int = 3,
+    rate: float = 0.02,
+    enough: Callable[[dict[str, Tensor]], bool] = lambda moved: False,
+) -> dict[str, Tensor]:
     """Which elements of each trainable parameter change in a few SGD steps, on a copy of the model.
 
     Each tensor moves by `rate` of its own norm at a step (LARS), so that deep in a random network no step is
@@ -86,6 +99,8 @@ def moved_by_sgd(model: nn.Module, inputs: tuple[Any, ...], steps: int = 3, rate
                     least = ROUNDING * torch.linalg.vector_norm(p.grad, float("inf"))
                     moved[name] |= (p.grad > least) | (p.grad < -least)
                     p.grad.mul_(rate * max(1.0, float(p.detach().norm())) / p.grad.norm())
+            if enough(moved):
+                break
             optimizer.step()
     release(twin)
     return moved

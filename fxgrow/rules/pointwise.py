@@ -15,6 +15,7 @@ from fxgrow.axes.layout import Layout, Leaf
 from fxgrow.planning.knowledge import Knowledge
 from fxgrow.rules.law import Fact, Law, Range, Want
 from fxgrow.rules.op import Op, Tensor, Tree
+from fxgrow.rules.shape import aliased, overwritten
 
 Kind = Literal["linear", "zero", "other", "add", "multiply", "divide", "none"]
 """linear: f(ax) = a f(x); zero: f(0) = 0; other: neither known; none: not a pointwise op after all."""
@@ -41,8 +42,8 @@ class Pointwise(Law):
             facing = [t.axis(place - rank + t.rank) for t in operands if place - rank + t.rank >= 0]
             axes.append(op.unifier.broadcast(facing))
         self._pin_numbers(op)
-        if is_in_place(op) and operands[0].op is not None and operands[0].op.law.family == "shape":
-            op.fix_operands("a view is written to in place")
+        if is_in_place(op) and aliased(op, operands[0]):
+            op.fix_operands("a tensor that other names still hold is written to in place")
         op.data.update(kind=kind, operands=operands)
         return op.result(axes)
 
@@ -82,6 +83,7 @@ class Pointwise(Law):
             known = self._outcome(op, know, leaf)
             know.learn_all(output, leaf, known)
             if is_in_place(op):
+                overwritten(know, op.data["operands"][0], leaf, known.get(None, Fact.BASE))
                 know.learn_all(op.data["operands"][0], leaf, known)
 
     def _outcome(self, op: Op, know: Knowledge, leaf: Leaf) -> dict[Range | None, Fact]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import fx
 
-from fxgrow.axes.layout import Layout, is_fixed, join
+from fxgrow.axes.layout import Layout, Leaf, is_fixed, join, product
 from fxgrow.planning.knowledge import Knowledge
 from fxgrow.rules.law import Fact, Law, Range, Want
 from fxgrow.rules.op import Op, Path, Tensor, Tree, tensors
@@ -491,6 +491,43 @@ class Repeat(Shape):
         return op.result(axes)
 
 
+class RepeatEach(Shape):
+    """`repeat_interleave`: each entry of an axis k times over, which is the axis times k."""
+
+    def relate(self, op: Op) -> Tree:
+        x = op.tensor()
+        times, axis = op.argument(1, "repeats"), op.argument(2, "dim")
+        if not isinstance(times, int) or axis is None:
+            return super().relate(op)
+        axes = list(x.axes)
+        place = axis_of(axis, x.rank)
+        if is_fixed(axes[place]):
+            axes[place] = op.unifier.constant(op.value.shape[place])
+        else:
+            axes[place] = product([axes[place], op.unifier.constant(times)])
+        return op.result(axes)
+
+
+class Windows(Shape):
+    """`Tensor.unfold`: windows along an axis, their entries on a new last axis."""
+
+    def relate(self, op: Op) -> Tree:
+        x = op.tensor()
+        axis = axis_of(op.argument(1, "dimension"), x.rank)
+        op.unifier.fix(x.axes[axis], "windows slide over it")
+        axes = [op.unifier.constant(op.value.shape[k]) if k == axis else x.axes[k] for k in range(x.rank)]
+        return op.result([*axes, op.unifier.constant(op.value.shape[-1])])
+
+
+class Made(Law):
+    """New tensors of given sizes (`x.new_zeros`): nothing of `x` but its kind goes into them."""
+
+    family = "shape"
+
+    def relate(self, op: Op) -> Tree:
+        return op.constants(op.value)
+
+
 class Passing(Shape):
     """Ops that return their input as it is, layout and all (roll, flip over fixed axes)."""
 
@@ -511,10 +548,50 @@ class Passing(Shape):
 
 
 class Written(Law):
-    """`x[...] = y`: what is written to at given positions stays as it is."""
+    """`x[...] = y`: the part of x that the index picks takes on what y is."""
 
     family = "shape"
 
     def relate(self, op: Op) -> Tree:
-        op.fix_operands("it is written to in place")
-        return None
+        x, value = op.tensor(0, "input"), op.argument(2, "value")
+        if aliased(op, x):
+            op.fix_operands("a tensor that other names still hold is written to in place")
+            return None
+        region = GetItem().relate(op)
+        if not isinstance(region, Tensor):
+            return None
+        if isinstance(value, Tensor):
+            for mine, given in zip(region.axes[-value.rank :] if value.rank else (), value.axes, strict=True):
+                op.unifier.broadcast([mine, given])
+        op.data["value"] = value
+        return region
+
+    def facts(self, op: Op, know: Knowledge) -> None:
+        x, value = op.tensor(0, "input"), op.data["value"]
+        for leaf in know.growing(*x.axes):
+            if isinstance(value, Tensor):
+                fact = know.fact(value, leaf) if leaf in value.leaves() else Fact.BASE
+            else:
+                fact = Fact.ZERO if value == 0 else Fact.BASE
+            overwritten(know, x, leaf, fact)
+
+
+def overwritten(know: Knowledge, x: Tensor, leaf: Leaf, fact: Fact) -> None:
+    """Part of a tensor, and of what it is a view of, now holds `fact`: only what both were is still known."""
+    seen: Tensor | None = x
+    while seen is not None:
+        if know.fact(seen, leaf) is not fact:
+            know.learn_all(seen, leaf, {})
+        operands = seen.op.operands() if seen.op is not None and isinstance(seen.op.law, Shape) else []
+        seen = operands[0] if operands and leaf in operands[0].leaves() else None
+
+
+def aliased(op: Op, x: Tensor) -> bool:
+    """Whether a view of what `x` is a view of was taken before this op and is read after it."""
+    while x.op is not None and isinstance(x.op.law, Shape):
+        source = x.op.node.all_input_nodes[0]
+        views = [reader for reader in source.users if reader is not x.op.node and reader < op.node]
+        if any(user > op.node for view in views for user in view.users):
+            return True
+        x = x.op.operands()[0]
+    return False

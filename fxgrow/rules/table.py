@@ -31,6 +31,7 @@ from fxgrow.rules.recurrent import Recurrent
 from fxgrow.rules.reduction import Across, CoreUnits, Reduction
 from fxgrow.rules.registry import rule, rules
 from fxgrow.rules.spatial import Pad, PixelShuffle, Spatial
+from fxgrow.rules.standardisation import BatchNormFunction, Standardised
 
 # -- contractions --------------------------------------------------------------------------------------------
 
@@ -148,6 +149,9 @@ rule(operator.setitem, shape.Written())
 rules((torch.cat, torch.concat, torch.concatenate), shape.Concatenate())
 rule(torch.stack, shape.Stack())
 rules(("repeat", "tile", torch.tile), shape.Repeat())
+rules((torch.repeat_interleave, "repeat_interleave"), shape.RepeatEach())
+rule("unfold", shape.Windows())
+rules(("new_zeros", "new_ones", "new_full", "new_empty"), shape.Made())
 rules((torch.roll, "roll"), shape.Passing((2, "dims")))
 rules((torch.flip, "flip"), shape.Passing((1, "dims")))
 
@@ -155,13 +159,14 @@ rules((torch.flip, "flip"), shape.Passing((1, "dims")))
 
 rules((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), BatchNorm())
 rules((nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d), BatchNorm())
-rule(F.batch_norm, BatchNorm())
+rule(F.batch_norm, BatchNormFunction())
 rules((nn.LayerNorm, F.layer_norm), OverUnits(Fact.MEAN, "layer_norm", 1e-5))
 rules((nn.RMSNorm, F.rms_norm), OverUnits(Fact.ZERO, "rms_norm"))
 rules((nn.GroupNorm, F.group_norm), GroupNorm())
 rule(guards.layer_norm, Guarded())
 rule(guards.rms_norm, Guarded(core=(4, "core")))
 rule(guards.group_norm, Guarded(axis=1, grouped=True))
+rule(guards.standardize, Standardised())
 rule(guards.core, CoreUnits())
 
 # -- reductions ----------------------------------------------------------------------------------------------

@@ -1,0 +1,83 @@
+"""Weight standardisation: each filter to mean 0 and variance 1, written as a batch norm of the weight.
+
+When its inputs grow, the statistics stay those of the old inputs (a guard); the entries of new inputs are divided
+by the same deviation and keep their sign and their zeros, so that a zero or opposite pair stays what it is.
+"""
+
+from __future__ import annotations
+
+from fxgrow.axes.layout import leaves, resolve
+from fxgrow.planning.knowledge import Knowledge
+from fxgrow.rules.law import Edit, Fact, Law, Want
+from fxgrow.rules.normalisation import BatchNorm, affine, affine_is_silent, zero_by_affine
+from fxgrow.rules.op import Op, Tensor, Tree, is_parametric
+
+
+class Standardised(Law):
+    """A weight `[1, filters, entries]`, standardised over its entries: F.batch_norm of it, or `guards.standardize`."""
+
+    family = "normalisation"
+
+    def relate(self, op: Op) -> Tree:
+        x, first = _weight(op), _first_affine(op)
+        op.unifier.fix(x.axes[0], "statistics are taken over it")
+        given = [op.argument(first + k, name) for k, name in enumerate(("weight", "bias"))]
+        gain, bias = (t if isinstance(t, Tensor) else None for t in given)
+        affine(op, gain, bias, x.axes[1])
+        return op.result(x.axes)
+
+    def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
+        x = _weight(op)
+        if want.leaf in leaves(x.axes[2]):
+            whole = want.where is None or want.where.axis == 2
+            return [[(x, want)]] if want.fact in (Fact.ZERO, Fact.IGNORED) and whole else []
+        return zero_by_affine(op, want)
+
+    def facts(self, op: Op, know: Knowledge) -> None:
+        x, output = _weight(op), op.output
+        assert isinstance(output, Tensor)
+        for leaf in know.growing(x.axes[2]):
+            if not _is_guarded(op) and leaf not in know.guarded:
+                know.fail(op, leaf, f"{op.name} takes its statistic over it", guardable=True)
+            if op.data["bias"] is None:
+                known = know.ranged(x, leaf)
+                know.learn_all(output, leaf, {r: f for r, f in known.items() if f in (Fact.ZERO, Fact.IGNORED)})
+        for leaf in know.growing(output.axes[1]):
+            if leaf not in leaves(x.axes[2]) and affine_is_silent(op, know, leaf):
+                know.learn(output, leaf, Fact.ZERO)
+
+    def edits(self, op: Op, know: Knowledge) -> list[Edit]:
+        layout = resolve(_weight(op).axes[2])
+        if not know.growing(layout):
+            return []
+        if _is_guarded(op):
+            return [Edit("core", {"path": op.path(4, "core"), "core": layout, "old": op.argument(4, "core")})]
+        given = {"weight": op.raw(3, "weight"), "bias": op.raw(4, "bias"), "eps": op.argument(7, "eps", 1e-5)}
+        return [Edit("guard", {"function": "standardize", "arguments": given, "core": layout})]
+
+
+class BatchNormFunction(Law):
+    """F.batch_norm: of activations, or, with batch statistics and made of parameters alone, of a weight."""
+
+    family = "normalisation"
+
+    def relate(self, op: Op) -> Tree:
+        of_weight = op.argument(1, "running_mean") is None and is_parametric(op.tensor())
+        op.law = _STANDARDISED if of_weight else _BATCH_NORM
+        return op.law.relate(op)
+
+
+_STANDARDISED = Standardised()
+_BATCH_NORM = BatchNorm()
+
+
+def _is_guarded(op: Op) -> bool:
+    return op.name == "standardize"
+
+
+def _weight(op: Op) -> Tensor:
+    return op.tensor(0, "x" if _is_guarded(op) else "input")
+
+
+def _first_affine(op: Op) -> int:
+    return 1 if _is_guarded(op) else 3
