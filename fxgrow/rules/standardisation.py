@@ -62,7 +62,8 @@ class BatchNormFunction(Law):
     family = "normalisation"
 
     def relate(self, op: Op) -> Tree:
-        of_weight = op.argument(1, "running_mean") is None and is_parametric(op.tensor())
+        x = op.tensor()
+        of_weight = x.rank == 3 and x.shape[0] == 1 and op.argument(1, "running_mean") is None and is_parametric(x)
         op.law = _STANDARDISED if of_weight else _BATCH_NORM
         return op.law.relate(op)
 

@@ -151,7 +151,7 @@ rule(torch.stack, shape.Stack())
 rules(("repeat", "tile", torch.tile), shape.Repeat())
 rules((torch.repeat_interleave, "repeat_interleave"), shape.RepeatEach())
 rule("unfold", shape.Windows())
-rules(("new_zeros", "new_ones", "new_full", "new_empty"), shape.Made())
+rules(("new_zeros", "new_ones", "new_full"), shape.Made())
 rules((torch.roll, "roll"), shape.Passing((2, "dims")))
 rules((torch.flip, "flip"), shape.Passing((1, "dims")))
 

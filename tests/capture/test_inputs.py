@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import fxgrow
-from fxgrow.capture.inputs import described, example_inputs_for, fitted, recalled, registered_size
+from fxgrow.capture.inputs import described, example_inputs_for, fitted, recalled, registered_inputs
 from fxgrow.containers import each_tensor, flat_tensors
 from fxgrow.errors import CaptureError
 
@@ -288,9 +288,19 @@ def test_derived_inputs_have_the_dtype_of_the_model() -> None:
     assert found.dtype is torch.float16
 
 
-def test_the_registered_size_of_a_torchvision_model() -> None:
-    assert registered_size("resnet18") == (3, 224, 224)
-    assert registered_size("inception_v3") == (3, 299, 299)
+@pytest.mark.parametrize(
+    ("name", "shapes"),
+    [
+        ("resnet18", [(2, 3, 224, 224)]),
+        ("inception_v3", [(2, 3, 299, 299)]),
+        ("r3d_18", [(1, 3, 16, 112, 112)]),
+        ("fcn_resnet50", [(2, 3, 224, 224)]),
+        ("raft_small", [(2, 3, 128, 128), (2, 3, 128, 128)]),
+        ("retinanet_resnet50_fpn", [(3, 240, 320), (3, 240, 320)]),
+    ],
+)
+def test_the_registered_inputs_of_a_torchvision_model(name: str, shapes: list[tuple[int, ...]]) -> None:
+    assert [tuple(tensor.shape) for tensor in flat_tensors(registered_inputs(name))] == shapes
 
 
 def test_a_plain_model_says_nothing_of_its_inputs() -> None:
