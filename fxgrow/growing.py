@@ -15,6 +15,7 @@ from fxgrow.planning.knowledge import Way
 from fxgrow.planning.plan import Plan
 from fxgrow.planning.planner import make_plan
 from fxgrow.proof.verification import verify as verify_same
+from fxgrow.training.parameters import remember_names
 from fxgrow.transforms.width import named_tensors, widen
 
 Width = float | int | str | Mapping[str, float | int | str]
@@ -126,6 +127,7 @@ def _nothing_grows(planned: Plan) -> PlanError:
 def apply_plan(model: nn.Module, captured: Captured, planned: Plan, seed: int, verify: bool) -> fx.GraphModule:
     """Carry out a plan on the model it was made for."""
     inputs = captured.inputs
+    remember_names(model)
     history = extended(model, Step(planned, seed))
     grown = widen(captured, planned, model, seed=f"{seed}, stage {history.stage}")
     setattr(grown, ATTRIBUTE, history)

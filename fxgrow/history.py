@@ -9,7 +9,7 @@ from torch import fx, nn
 
 from fxgrow.births import Birth, Births, grown_births, original_births
 from fxgrow.errors import FxgrowError
-from fxgrow.planning.plan import Plan
+from fxgrow.planning.plan import Plan, TensorGrowth
 
 if TYPE_CHECKING:
     from fxgrow.proof.verification import Verification
@@ -37,6 +37,10 @@ class History:
     def stage(self) -> int:
         """The number of growths so far."""
         return len(self.steps)
+
+    def growths(self) -> list[dict[str, TensorGrowth]]:
+        """How each step grew each tensor that it grew, by name."""
+        return [{growth.name: growth for growth in step.plan.tensors} for step in self.steps]
 
 
 def history_of(model: nn.Module) -> History | None:

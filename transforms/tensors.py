@@ -77,10 +77,15 @@ def _deviation(old: Tensor, growth: TensorGrowth) -> float:
     size = _root_mean_square(old)
     if size == 0 or not math.isfinite(size):
         size = 1.0 / math.sqrt(max(1, old.numel() // max(1, old.shape[0])))
-    for axis in growth.axes:
-        if any(run.fill in _READERS for run in axis.runs()):
-            size *= math.sqrt(axis.old / axis.new)
-    return size
+    return size * relative_deviation(growth)
+
+
+def relative_deviation(growth: TensorGrowth) -> float:
+    """The deviation of drawn entries as a multiple of the old entries' size: sqrt(D/D') for each reading axis."""
+    if growth.draw != "normal":
+        return 1.0
+    reading = (axis for axis in growth.axes if any(run.fill in _READERS for run in axis.runs()))
+    return math.prod(math.sqrt(axis.old / axis.new) for axis in reading)
 
 
 def _root_mean_square(tensor: Tensor) -> float:

@@ -143,6 +143,7 @@ class Plan:
     totals: Totals
     inputs: Any = ()
     tier: int = 1
+    parameterization: str = "standard"
 
     def to_json(self, indent: int | None = None) -> str:
         """The plan as JSON text."""
@@ -174,6 +175,7 @@ class Plan:
                 totals=Totals(**data["totals"]),
                 inputs=_frozen(data["inputs"]),
                 tier=data["tier"],
+                parameterization=data.get("parameterization", "standard"),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PlanError(
