@@ -5,18 +5,25 @@ Stages are stored per axis; the stage of an element is the maximum over its axes
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from fxgrow.errors import FxgrowError
 from fxgrow.planning.plan import Plan
+from fxgrow.plots import draw_births
 from fxgrow.transforms.indexing import old_positions
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Ranges = tuple[tuple[int, int], ...]
 """Positions of one axis, as half-open ranges in order."""
@@ -141,6 +148,21 @@ def _runs(chosen: list[bool]) -> Ranges:
 
 class Births(dict[str, Birth]):
     """Parameter name -> Birth; prints as a table."""
+
+    def plot(self, name: str, axes: Axes | None = None) -> Axes:
+        """Draw a parameter as a matrix coloured by birth stage (first two axes), on `axes` or a new figure.
+
+        Raises
+        ------
+        FxgrowError: there is no parameter of that name, or matplotlib is not installed.
+        """
+        if name not in self:
+            near = difflib.get_close_matches(name, self, 1)
+            raise FxgrowError(
+                f"there is no parameter {name!r}",
+                remedy=f"did you mean {near[0]!r}?" if near else "see print(births) for all names",
+            )
+        return draw_births(name, self[name], axes)
 
     def __str__(self) -> str:
         console = Console(width=140, no_color=True, highlight=False)
