@@ -3,6 +3,7 @@
 from fxgrow.births import Birth
 from fxgrow.errors import FxgrowError
 from fxgrow.files import load, save
+from fxgrow.folding import fold
 from fxgrow.growing import grow, plan, report
 from fxgrow.history import births
 from fxgrow.planning.plan import Plan
@@ -20,6 +21,7 @@ __all__ = [
     "__version__",
     "adapt_rates",
     "births",
+    "fold",
     "grow",
     "load",
     "param_groups",

@@ -21,6 +21,7 @@ from fxgrow.errors import FileError, FxgrowError
 from fxgrow.history import ATTRIBUTE, History, Step, history_of
 from fxgrow.planning.plan import Plan
 from fxgrow.proof.verification import Verification
+from fxgrow.transforms.folding import fold_multipliers
 from fxgrow.transforms.width import named_tensors, place, widen
 from fxgrow.version import __version__
 
@@ -66,6 +67,7 @@ def save(grown: fx.GraphModule, path: str | os.PathLike[str], *, base: str | Non
                 "plan": json.loads(step.plan.to_json()),
                 "seed": step.seed,
                 "verification": vars(step.verification) if step.verification else None,
+                "folded": step.folded,
             }
             for step in history.steps
         ],
@@ -190,6 +192,7 @@ def _replayed(
         for step in steps:
             captured = recapture(current, recalled(step.plan.inputs))
             current = widen(captured, step.plan, captured.model, seed="")
+            current = fold_multipliers(current) if step.folded else current
     except FxgrowError as error:
         raise FileError(
             f"the file belongs to another model: {error}",
@@ -235,7 +238,8 @@ def _fill(
 
 def _step(data: Mapping[str, Any]) -> Step:
     found = data["verification"]
-    return Step(Plan.from_json(json.dumps(data["plan"])), int(data["seed"]), Verification(**found) if found else None)
+    checked = Verification(**found) if found else None
+    return Step(Plan.from_json(json.dumps(data["plan"])), int(data["seed"]), checked, bool(data.get("folded", False)))
 
 
 def _runs(axis: tuple[int, ...]) -> list[list[int]]:

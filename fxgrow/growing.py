@@ -12,9 +12,11 @@ from fxgrow.capture import Captured, capture
 from fxgrow.errors import AmountError, FxgrowError, PlanError
 from fxgrow.history import ATTRIBUTE, Step, extended, history_of, with_verification
 from fxgrow.planning.knowledge import Way
+from fxgrow.planning.parameterization import PARAMETERIZATIONS
 from fxgrow.planning.plan import Plan
 from fxgrow.planning.planner import make_plan
 from fxgrow.proof.verification import verify as verify_same
+from fxgrow.training.groups import parameterization_of
 from fxgrow.training.parameters import remember_names
 from fxgrow.transforms.width import named_tensors, widen
 
@@ -28,6 +30,7 @@ def plan(
     example_inputs: Any = None,
     init: str = "zero",
     round_to: int = 1,
+    parameterization: str | None = None,
 ) -> Plan:
     """What `grow` would do to a model, and why not more; no weights are read, so meta models work.
 
@@ -38,16 +41,22 @@ def plan(
     >>> fxgrow.plan(model, width=1.5, example_inputs=torch.randn(1, 4)).totals.parameters_after
     86
     """
-    return _planned(model, width, example_inputs, init, round_to)[1]
+    return _planned(model, width, example_inputs, init, round_to, parameterization)[1]
 
 
 def _planned(
-    model: nn.Module, width: Width | None, example_inputs: Any, init: str, round_to: int
+    model: nn.Module,
+    width: Width | None,
+    example_inputs: Any,
+    init: str,
+    round_to: int,
+    parameterization: str | None,
 ) -> tuple[Captured, Plan]:
     amounts = _checked(width, init, round_to)
+    chosen = _parameterization(model, parameterization)
     captured = capture(model, example_inputs)
     amounts.check_all_used([name for name, _ in model.named_modules() if name])
-    return captured, make_plan(captured, model_name(model), amounts, init, round_to)
+    return captured, make_plan(captured, model_name(model), amounts, init, round_to, chosen)
 
 
 def _checked(width: Width | None, init: str, round_to: int) -> Amounts:
@@ -61,6 +70,16 @@ def _checked(width: Width | None, init: str, round_to: int) -> Amounts:
             f"round_to={round_to!r} is not a whole number of units", remedy="use 1, or a multiple such as 8"
         )
     return Amounts.parse(width)
+
+
+def _parameterization(model: nn.Module, wanted: str | None) -> str:
+    chosen = wanted if wanted is not None else parameterization_of(model)
+    if chosen not in PARAMETERIZATIONS:
+        raise AmountError(
+            f"parameterization={wanted!r} is not a parameterization",
+            remedy=f"use one of {', '.join(PARAMETERIZATIONS)}",
+        )
+    return chosen
 
 
 def model_name(model: nn.Module) -> str:
@@ -78,6 +97,7 @@ def grow(
     round_to: int = 1,
     seed: int = 0,
     verify: bool = True,
+    parameterization: str | None = None,
 ) -> fx.GraphModule:
     """Grow a trained model: wider, the same function, ready to train on.
 
@@ -92,6 +112,9 @@ def grow(
     round_to: make new sizes multiples of this.
     seed: of the new entries; the same seed gives the same bytes.
     verify: run original and grown model on random inputs in float64, eval and train, and compare.
+    parameterization: "standard"; "mup" (new weights and, in `fxgrow.param_groups`, learning rates by width); or
+        "variance-transfer" (the paper's: old weights rescaled as well, the function kept by batch norms or by
+        multipliers, which `fxgrow.fold` removes). Left out: as the model was last grown, else standard.
 
     Raises
     ------
@@ -108,7 +131,7 @@ def grow(
     """
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise AmountError(f"seed={seed!r} is not a whole number from 0 to 2**63 - 1", remedy="pass one, such as 0")
-    captured, planned = _planned(model, width, example_inputs, init, round_to)
+    captured, planned = _planned(model, width, example_inputs, init, round_to, parameterization)
     if not planned.groups:
         raise _nothing_grows(planned)
     return apply_plan(model, captured, planned, seed, verify)

@@ -19,11 +19,15 @@ ATTRIBUTE = "_fxgrow"
 
 @dataclass(frozen=True)
 class Step:
-    """One growth: its plan, the seed of its new entries, and what verification found (None: not run)."""
+    """One growth: its plan, the seed of its new entries, and what verification found (None: not run).
+
+    folded: whether multipliers went into the weights afterwards (`fxgrow.fold`).
+    """
 
     plan: Plan
     seed: int
     verification: Verification | None = None
+    folded: bool = False
 
 
 @dataclass(frozen=True)

@@ -81,9 +81,11 @@ def _deviation(old: Tensor, growth: TensorGrowth) -> float:
 
 
 def relative_deviation(growth: TensorGrowth) -> float:
-    """The deviation of drawn entries as a multiple of the old entries' size: sqrt(D/D') for each reading axis."""
+    """How large drawn entries are beside the old ones before growth: by default sqrt(D/D') for each reading axis."""
     if growth.draw != "normal":
         return 1.0
+    if growth.spread is not None:
+        return growth.spread
     reading = (axis for axis in growth.axes if any(run.fill in _READERS for run in axis.runs()))
     return math.prod(math.sqrt(axis.old / axis.new) for axis in reading)
 

@@ -11,9 +11,8 @@ from torch import nn
 
 from fxgrow.errors import TrainingError
 from fxgrow.history import History, history_of
+from fxgrow.planning.parameterization import PARAMETERIZATIONS
 from fxgrow.training.parameters import remember_names, unwrapped
-
-PARAMETERIZATIONS = ("standard", "mup", "variance-transfer")
 
 
 def param_groups(

@@ -330,5 +330,7 @@ def _shape(found: Any) -> str:
 
 def _least(growth: TensorGrowth | None, tracked: Tracked, stage: int) -> float:
     """The floor as a rate: the norm of a block drawn at the scale of the oldest entries, over theirs."""
-    spread = relative_deviation(growth) if growth is not None else 1.0
+    spread = 1.0
+    if growth is not None and growth.draw == "normal":
+        spread = relative_deviation(growth) / growth.scale
     return spread * math.sqrt(tracked.counts[stage] / tracked.counts[tracked.stages[0]])
