@@ -191,8 +191,8 @@ def _replayed(
     try:
         for step in steps:
             captured = recapture(current, recalled(step.plan.inputs))
-            current = widen(captured, step.plan, captured.model, seed="")
-            current = fold_multipliers(current) if step.folded else current
+            grown = widen(captured, step.plan, captured.model, seed="")
+            current = fold_multipliers(grown) if step.folded else grown
     except FxgrowError as error:
         raise FileError(
             f"the file belongs to another model: {error}",

@@ -113,7 +113,7 @@ def _multiply(node: fx.Node, edit: NodeEdit) -> None:
     x = node.args[0]
     assert isinstance(x, fx.Node)
     if x.op == "call_function" and x.target is guards.multiplied and list(x.users) == [node]:
-        x.args = (x.args[0], x.args[1] * edit.value)  # type: ignore[operator]
+        x.args = (x.args[0], x.args[1] * edit.value)
         return
     with node.graph.inserting_before(node):
         multiplied = node.graph.call_function(guards.multiplied, (x, edit.value))

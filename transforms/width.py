@@ -7,14 +7,15 @@ from collections.abc import Mapping
 import torch
 from fxgrow.transforms.graph_edits import edit_graphs
 from fxgrow.transforms.tensors import grow_tensor
-from torch import fx, nn
+from torch import nn
 
 from fxgrow.capture import Captured, assemble
+from fxgrow.capture.modes import GrownGraphModule
 from fxgrow.errors import PlanError
 from fxgrow.planning.plan import Plan
 
 
-def widen(captured: Captured, plan: Plan, source: nn.Module, seed: str) -> fx.GraphModule:
+def widen(captured: Captured, plan: Plan, source: nn.Module, seed: str) -> GrownGraphModule:
     """Grow a captured model's widths.
 
     Parameters

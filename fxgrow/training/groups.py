@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from typing import Any
 
 from torch import nn
@@ -34,7 +35,7 @@ def param_groups(
     ----------
     weight_decay: of all other parameters.
     lr: the learning rate; needed where some group is scaled.
-    no_weight_decay: further names that are not decayed.
+    no_weight_decay: further names, or globs of names, that are not decayed.
     parameterization: "standard" or "variance-transfer" (one rate for all), or "mup" (rates that follow the
         widths since the seed); by default the one that the model was grown with.
     optimizer: "sgd" or "adam" (also for Adam's relatives and others that normalise gradients), for µP's table.
@@ -67,12 +68,12 @@ def param_groups(
             raise TrainingError(f"{name}={value!r} is not a finite number of at least 0", remedy="pass one")
     remember_names(plain)
     scales = rate_scales(plain, optimizer) if chosen == "mup" else {}
-    undecayed = {*no_weight_decay, *_undecayed(plain)}
+    undecayed = (*no_weight_decay, *_undecayed(plain))
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in plain.named_parameters():
         if not parameter.requires_grad:
             continue
-        bare = parameter.ndim <= 1 or name.endswith(".bias") or name in undecayed
+        bare = parameter.ndim <= 1 or name.endswith(".bias") or any(fnmatch(name, glob) for glob in undecayed)
         decay, scale = 0.0 if bare else weight_decay, scales.get(name, 1.0)
         group = groups.setdefault((decay, scale), {"params": [], "weight_decay": decay, "lr_scale": scale})
         group["params"].append(parameter)

@@ -56,7 +56,7 @@ class Tracked:
         self.name = name
         self.parameter = parameter
         self.birth = birth
-        self._regions = birth.regions()
+        self._shape, self._regions = _split(birth)
         self.counts = birth.counts()
         self.stages = tuple(sorted(self.counts))
         self._address: int | None = None
@@ -72,6 +72,8 @@ class Tracked:
         if self._address != data.data_ptr():
             self._address = data.data_ptr()
             self._pieces: dict[int, list[Piece]] = {stage: [] for stage in self.stages}
+            for axis, sizes in reversed(list(enumerate(self._shape))):
+                data = data.unflatten(axis, sizes)
             for region in self._regions:
                 self._pieces[region.stage].extend(_pieces(region, data))
 
@@ -99,6 +101,32 @@ class Tracked:
                 piece.scale_change(rate)
 
 
+def _split(birth: Birth) -> tuple[list[tuple[int, ...]], tuple[Region, ...]]:
+    """The sizes that each axis is seen as, and the regions then: periodic axes are split, so that rectangles do.
+
+    >>> _split(Birth(((0, 0, 1, 0, 0, 1),)))[0]
+    [(2, 3)]
+    """
+    sizes: list[tuple[int, ...]] = []
+    axes: list[tuple[int, ...]] = []
+    for stages in birth.axes:
+        period = _period(stages)
+        if len(set(stages)) > 1 and period < len(stages):
+            sizes.append((len(stages) // period, period))
+            axes.extend([(0,) * (len(stages) // period), stages[:period]])
+        else:
+            sizes.append((len(stages),))
+            axes.append(stages)
+    return sizes, Birth(tuple(axes)).regions()
+
+
+def _period(stages: tuple[int, ...]) -> int:
+    """The shortest length whose repetition makes up the stages."""
+    size = len(stages)
+    lengths = (length for length in range(1, size // 2 + 1) if size % length == 0)
+    return next((length for length in lengths if stages[length:] == stages[:-length]), size)
+
+
 def _pieces(region: Region, data: Tensor) -> Iterator[Piece]:
     if region.rectangles > _MOST_RECTANGLES:
         yield Piece(data, tuple(index.to(data.device) for index in region.positions()))
@@ -110,7 +138,10 @@ def norm(tensor: Tensor) -> Tensor:
     """The Frobenius norm, in float32 at least; row by row where that is faster."""
     dtype = torch.float32 if tensor.dtype in (torch.float16, torch.bfloat16) else None
     if tensor.ndim > 1 and not tensor.is_contiguous():
-        tensor = torch.linalg.vector_norm(tensor, dim=tuple(range(1, tensor.ndim)), dtype=dtype)
+        first = tensor.ndim - 1  # the first of the last axes that lie in memory as one
+        while first > 1 and tensor.stride(first - 1) == tensor.stride(first) * tensor.shape[first]:
+            first -= 1
+        tensor = torch.linalg.vector_norm(tensor, dim=tuple(range(first, tensor.ndim)), dtype=dtype)
     result: Tensor = torch.linalg.vector_norm(tensor, dtype=dtype)
     return result
 

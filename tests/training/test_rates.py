@@ -57,7 +57,7 @@ def test_sgd_is_the_papers_formula(init: str, foreach: bool, nesterov: bool) -> 
     optimizer = torch.optim.SGD(
         model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-3, nesterov=nesterov, foreach=foreach
     )
-    fxgrow.adapt_rates(optimizer, model, floor=None)
+    fxgrow.adapt_rates(optimizer, model, floor=None, every=1)
     reference = ReferenceSGD(twin, 0.05, 0.9, 5e-3, nesterov)
     train(model, optimizer, 12)
     for _ in range(12):
@@ -123,7 +123,7 @@ def equal_relative_updates(model: nn.Module, before: dict[str, Tensor], name: st
 def test_gradient_rule_makes_updates_the_same_part_of_the_weights() -> None:
     model = grown(convolutional(), 1.5, 4 / 3, init="mirror")
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    fxgrow.adapt_rates(optimizer, model, "gradient", floor=None)
+    fxgrow.adapt_rates(optimizer, model, "gradient", floor=None, every=1)
     for _ in range(3):
         before = {name: p.detach().clone() for name, p in model.named_parameters()}
         train(model, optimizer, 1)
