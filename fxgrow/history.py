@@ -42,9 +42,25 @@ class History:
         """The number of growths so far."""
         return len(self.steps)
 
+    def lineage(self) -> list[dict[str, str]]:
+        """For each number of growths from 0 on: a parameter's name now -> its name then, where it was there."""
+        names = {name: name for name in self.births}
+        found = [names]
+        for step in reversed(self.steps):
+            depth = getattr(step.plan, "depth", None)
+            if depth is not None:
+                before, made = dict(depth.renamed), {tensor.name for tensor in depth.tensors}
+                names = {now: before.get(then, then) for now, then in names.items() if then not in made}
+            found.append(names)
+        return found[::-1]
+
     def growths(self) -> list[dict[str, TensorGrowth]]:
-        """How each step grew each tensor that it grew, by name."""
-        return [{growth.name: growth for growth in step.plan.tensors} for step in self.steps]
+        """How each step grew each parameter that it grew, by the names that they have now."""
+        result = []
+        for step, names in zip(self.steps, self.lineage()[1:], strict=True):
+            growths = {growth.name: growth for growth in step.plan.tensors}
+            result.append({now: growths[then] for now, then in names.items() if then in growths})
+        return result
 
 
 def history_of(model: nn.Module) -> History | None:

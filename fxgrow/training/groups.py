@@ -120,13 +120,13 @@ class Fans:
 def fans(history: History) -> dict[str, Fans]:
     """The fans of every tensor that has grown, over all growths."""
     result: dict[str, Fans] = {}
-    for step in history.steps:
+    for step, growths in zip(history.steps, history.growths(), strict=True):
         made = {place for group in step.plan.groups for place in group.where}
-        for growth in step.plan.tensors:
-            before = result.get(growth.name, Fans(1.0, 1.0))
+        for name, growth in growths.items():
+            before = result.get(name, Fans(1.0, 1.0))
             out = math.prod(a.new / a.old for k, a in enumerate(growth.axes) if f"{growth.name}[{k}]" in made)
             into = math.prod(a.new / a.old for k, a in enumerate(growth.axes) if f"{growth.name}[{k}]" not in made)
-            result[growth.name] = Fans(before.out * out, before.into * into)
+            result[name] = Fans(before.out * out, before.into * into)
     return result
 
 

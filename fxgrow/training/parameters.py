@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from fxgrow.errors import TrainingError
+from fxgrow.history import history_of
 
 _NAMES: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
@@ -21,9 +22,16 @@ _WRAPPERS: tuple[tuple[type[nn.Module], str], ...] = (
 
 
 def remember_names(model: nn.Module) -> None:
-    """Keep the names of a model's parameters while these live, so that an optimizer's can be told apart."""
+    """Keep what a model's parameters are called while these live, and after how many growths."""
+    stage = stage_of(model)
     for name, parameter in model.named_parameters():
-        _NAMES[parameter] = name
+        _NAMES[parameter] = name, stage
+
+
+def stage_of(model: nn.Module) -> int:
+    """How many growths a model went through."""
+    history = history_of(model)
+    return history.stage if history is not None else 0
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -46,8 +54,8 @@ def parameters_of(optimizer: Optimizer) -> Iterator[Tensor]:
         yield from group["params"]
 
 
-def names_of(optimizer: Optimizer, model: nn.Module | None) -> dict[Tensor, str]:
-    """The name of each parameter of an optimizer.
+def names_of(optimizer: Optimizer, model: nn.Module | None) -> tuple[dict[Tensor, str], int | None]:
+    """The name of each parameter of an optimizer, and after how many growths they are; None where not known.
 
     They are known from `model` if it is given, from the optimizer where it was made from named parameters, or
     because the parameters' model was grown or went through `fxgrow.param_groups`.
@@ -58,10 +66,12 @@ def names_of(optimizer: Optimizer, model: nn.Module | None) -> dict[Tensor, str]
     """
     given: Mapping[int, str] = {} if model is None else {id(p): n for n, p in unwrapped(model).named_parameters()}
     found: dict[Tensor, str] = {}
+    stages = set() if model is None else {stage_of(unwrapped(model))}
     for number, group in enumerate(optimizer.param_groups):
         listed = group.get("param_names", [None] * len(group["params"]))
         for place, (parameter, name) in enumerate(zip(group["params"], listed, strict=True)):
-            known = given.get(id(parameter)) if model is not None else name or _NAMES.get(parameter)
+            remembered, stage = _NAMES.get(parameter, (None, None))
+            known = given.get(id(parameter)) if model is not None else name or remembered
             if known is None:
                 raise TrainingError(
                     f"parameter {place} of group {number} of the optimizer, of shape {list(parameter.shape)}, "
@@ -70,4 +80,6 @@ def names_of(optimizer: Optimizer, model: nn.Module | None) -> dict[Tensor, str]
                     remedy="pass model=, the model whose parameters the optimizer holds",
                 )
             found[parameter] = known
-    return found
+            if model is None and stage is not None:
+                stages.add(stage)
+    return found, stages.pop() if len(stages) == 1 else None

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fxgrow.errors import FxgrowError, TrainingError
-from fxgrow.history import Step, history_of
+from fxgrow.history import History, history_of
 from fxgrow.planning.plan import Axis, TensorGrowth
 from fxgrow.training.groups import parameterization_of, rate_scales
 from fxgrow.training.parameters import innermost, names_of, remember_names, unwrapped
@@ -84,9 +84,8 @@ def transfer_state(
         )
     plain = unwrapped(grown)
     parameters = dict(plain.named_parameters())
-    names = names_of(source, model)
     held = {id(parameter) for group in target.param_groups for parameter in group["params"]}
-    states, transfer = _carried(source, names, plain)
+    names, states, transfer = _carried(source, plain, model)
     states = {name: state for name, state in states.items() if id(parameters[name]) in held}
     if not held & set(map(id, parameters.values())):
         raise TrainingError(
@@ -129,9 +128,8 @@ def replace_parameters(optimizer: Optimizer, grown: nn.Module, *, model: nn.Modu
     source = innermost(optimizer)
     plain = unwrapped(grown)
     parameters = dict(plain.named_parameters())
-    names = names_of(source, model)
+    names, states, transfer = _carried(source, plain, model)
     _refuse_changed_scales(source, plain, names)
-    states, transfer = _carried(source, names, plain)
     lists = [[names[p] for p in group["params"]] for group in source.param_groups]
     placed = {name for group in lists for name in group}
     for name, parameter in parameters.items():
@@ -151,9 +149,10 @@ def replace_parameters(optimizer: Optimizer, grown: nn.Module, *, model: nn.Modu
 
 
 def _carried(
-    optimizer: Optimizer, names: Mapping[Tensor, str], grown: nn.Module
-) -> tuple[dict[str, dict[str, Any]], Transfer]:
-    """The state of each parameter of the grown model, and what became of it."""
+    optimizer: Optimizer, grown: nn.Module, model: nn.Module | None
+) -> tuple[dict[Tensor, str], dict[str, dict[str, Any]], Transfer]:
+    """What the optimizer's parameters are called in the grown model, its state by these names, what became of it."""
+    names, stage = names_of(optimizer, model)
     history = history_of(grown)
     if history is None:
         raise FxgrowError(
@@ -161,24 +160,16 @@ def _carried(
             remedy="pass a module that fxgrow.grow or fxgrow.load returned",
         )
     parameters = dict(grown.named_parameters())
-    old = {name: parameter for parameter, name in names.items()}
-    lost = sorted(old.keys() - parameters.keys())
-    if lost:
-        raise TrainingError(
-            "the optimizer holds a parameter that the grown model does not have",
-            where=lost[0],
-            remedy="pass the optimizer of the model that was grown",
-        )
-    steps = _steps_since({name: tuple(p.shape) for name, p in old.items()}, parameters, history.steps)
-    chains: dict[str, list[tuple[TensorGrowth, str]]] = {name: [] for name in old}
-    for number, step in steps:
-        for growth in step.plan.tensors:
-            if growth.name in chains:
-                chains[growth.name].append((growth, f"{step.seed}, stage {number}"))
+    since, now = _matched(names, stage, parameters, history)
+    chains: dict[str, list[tuple[TensorGrowth, str]]] = {name: [] for name in now.values()}
+    for number, growths in enumerate(history.growths()[since:], start=since + 1):
+        for name, growth in growths.items():
+            if name in chains:
+                chains[name].append((growth, f"{history.steps[number - 1].seed}, stage {number}"))
     group_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     states: dict[str, dict[str, Any]] = {}
-    fresh = dict.fromkeys(parameters.keys() - old.keys(), "it is new in the grown model")
-    for name, parameter in old.items():
+    fresh = dict.fromkeys(parameters.keys() - chains.keys(), "it is new in the grown model")
+    for parameter, name in now.items():
         state = optimizer.state.get(parameter)
         if not state:
             continue
@@ -187,25 +178,54 @@ def _carried(
         except _Untransferable as reason:
             fresh[name] = str(reason)
     ordered = {name: fresh[name] for name in parameters if name in fresh}
-    return states, Transfer(tuple(name for name in parameters if name in old and name not in fresh), ordered)
+    carried = tuple(name for name in parameters if name in chains and name not in fresh)
+    return now, states, Transfer(carried, ordered)
 
 
-def _steps_since(
-    old: Mapping[str, tuple[int, ...]], parameters: Mapping[str, Tensor], steps: Sequence[Step]
-) -> list[tuple[int, Step]]:
-    """The growths that led from tensors of the old shapes to the grown ones, with their stages: the fewest."""
-    shapes = {name: tuple(parameters[name].shape) for name in old}
-    for first in range(len(steps), -1, -1):
-        if shapes == old:
-            return list(enumerate(steps, start=1))[first:]
-        if first:
-            shapes.update({g.name: g.old_shape for g in steps[first - 1].plan.tensors if g.name in shapes})
-    wrong = next(name for name in old if old[name] != shapes[name])
-    raise TrainingError(
-        f"the optimizer's parameter has shape {list(old[wrong])}, which the grown model's never had",
-        where=wrong,
-        remedy="pass the optimizer of the model that was grown",
-    )
+def _matched(
+    names: Mapping[Tensor, str], stage: int | None, parameters: Mapping[str, Tensor], history: History
+) -> tuple[int, dict[Tensor, str]]:
+    """After how many growths the optimizer's parameters are, and what they are called in the grown model.
+
+    Names and shapes decide where the number is not known; the latest that fits, best one where all are held.
+    """
+    shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+    lineage, growths = history.lineage(), history.growths()
+    old = {name: tuple(parameter.shape) for parameter, name in names.items()}
+    fitting: list[tuple[bool, int, dict[str, str]]] = []
+    problem: TrainingError | None = None
+    for since in range(history.stage, -1, -1):
+        now = {then: name for name, then in lineage[since].items()}
+        if stage in (None, since):
+            problem = problem or _misfit(old, now, shapes)
+            if _misfit(old, now, shapes) is None:
+                fitting.append((old.keys() == now.keys(), since, now))
+        if since:
+            shapes.update({name: growth.old_shape for name, growth in growths[since - 1].items()})
+    if not fitting:
+        assert problem is not None
+        raise problem
+    _, since, now = max(fitting, key=lambda fit: fit[:2])
+    return since, {parameter: now[name] for parameter, name in names.items()}
+
+
+def _misfit(
+    old: Mapping[str, tuple[int, ...]], now: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]
+) -> TrainingError | None:
+    remedy = "pass the optimizer of the model that was grown"
+    lost = next((name for name in old if name not in now), None)
+    if lost is not None:
+        return TrainingError(
+            "the optimizer holds a parameter that the grown model does not have", where=lost, remedy=remedy
+        )
+    for name, shape in old.items():
+        if shapes[now[name]] != shape:
+            return TrainingError(
+                f"the optimizer's parameter has shape {list(shape)}, which the grown model's never had",
+                where=name,
+                remedy=remedy,
+            )
+    return None
 
 
 class _Untransferable(Exception):

@@ -324,7 +324,7 @@ def test_bad_input() -> None:
             lambda: fxgrow.transfer_state(
                 old, new, grown(nn.Sequential(nn.Conv2d(3, 5, 1), nn.Conv2d(5, 2, 1)).double(), 2)
             ),
-            "the optimizer holds a parameter that the grown model does not have (at 3.bias): "
+            "the optimizer holds a parameter that the grown model does not have (at 3.weight): "
             "pass the optimizer of the model that was grown",
         ),
         (
