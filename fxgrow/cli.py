@@ -36,6 +36,7 @@ Width = Annotated[
     typer.Option("--width", "-w", metavar="AMOUNT", help="1.5, +32, =96, or PATH=AMOUNT for a part (repeatable)."),
 ]
 Init = Annotated[str, typer.Option(help="How new units start: zero, mirror or replicate.")]
+Parameterization = Annotated[str, typer.Option(help="standard, mup or variance-transfer.")]
 RoundTo = Annotated[int, typer.Option(help="Make new sizes multiples of this.")]
 Shapes = Annotated[
     list[str] | None,
@@ -75,6 +76,7 @@ def grow(
     model: Model,
     width: Width,
     init: Init = "zero",
+    parameterization: Parameterization = "standard",
     seed: Annotated[int, typer.Option(help="Of the new weights.")] = 0,
     round_to: RoundTo = 1,
     pretrained: Annotated[bool, typer.Option("--pretrained", help="Load the library's trained weights.")] = False,
@@ -91,7 +93,14 @@ def grow(
         original = find(model, pretrained=pretrained)
     with doing("growing and verifying" if verify else "growing"):
         grown = fxgrow.grow(
-            original, amounts, example_inputs=inputs, init=init, round_to=round_to, seed=seed, verify=verify
+            original,
+            amounts,
+            example_inputs=inputs,
+            init=init,
+            round_to=round_to,
+            seed=seed,
+            verify=verify,
+            parameterization=parameterization,
         )
     if output is not None:
         with doing(f"writing {output}"):
@@ -121,6 +130,7 @@ def plan(
     model: Model,
     width: Width,
     init: Init = "zero",
+    parameterization: Parameterization = "standard",
     round_to: RoundTo = 1,
     shapes: Shapes = None,
     as_json: AsJson = False,
@@ -130,7 +140,14 @@ def plan(
     with doing(f"building {model}"):
         original = without_weights(model)
     with doing("planning"):
-        planned = fxgrow.plan(original, amounts, example_inputs=inputs, init=init, round_to=round_to)
+        planned = fxgrow.plan(
+            original,
+            amounts,
+            example_inputs=inputs,
+            init=init,
+            round_to=round_to,
+            parameterization=parameterization,
+        )
     if as_json:
         print(planned.to_json())
     else:
