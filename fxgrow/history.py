@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from torch import fx, nn
+from torch import nn
 
 from fxgrow.births import Birth, Births, grown_births, original_births
 from fxgrow.errors import FxgrowError
@@ -69,7 +69,7 @@ def history_of(model: nn.Module) -> History | None:
     return found if isinstance(found, History) else None
 
 
-def births(grown: fx.GraphModule) -> Births:
+def births(grown: nn.Module) -> Births:
     """When each element of each parameter was born.
 
     Raises

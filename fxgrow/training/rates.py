@@ -113,7 +113,7 @@ class AdaptedRates:
         """
         self._steps = 0
         plain = unwrapped(grown)
-        born = births(plain)  # type: ignore[arg-type]
+        born = births(plain)
         optimizer = self._held()
         held = {id(parameter) for parameter in parameters_of(optimizer)}
         parameters = {name: p for name, p in plain.named_parameters() if id(p) in held}

@@ -125,7 +125,7 @@ def vitality(grown: nn.Module, optimizer: Optimizer | None = None) -> Vitality:
     56
     """
     plain = unwrapped(grown)
-    born = births(plain)  # type: ignore[arg-type]
+    born = births(plain)
     parameters = {name: p for name, p in plain.named_parameters() if p.grad is not None}
     if not parameters:
         raise TrainingError(
