@@ -32,6 +32,10 @@ class CaptureError(FxgrowError):
     """The model, or the inputs given for it, cannot be captured as a graph."""
 
 
+class UntraceableError(CaptureError):
+    """The model's own forward cannot be a graph, though its parts may be."""
+
+
 class AmountError(FxgrowError, ValueError):
     """A width, rounding or initialisation was asked for that means nothing here."""
 

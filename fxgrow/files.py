@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,10 +15,11 @@ from safetensors.torch import save_file
 from torch import fx, nn
 
 from fxgrow.births import Birth
-from fxgrow.capture import recapture
+from fxgrow.capture import recapture, skeleton
 from fxgrow.capture.inputs import recalled
 from fxgrow.errors import FileError, FxgrowError
 from fxgrow.history import ATTRIBUTE, History, Step, history_of
+from fxgrow.parts import captured_again, widen_parts
 from fxgrow.planning.plan import Plan
 from fxgrow.proof.verification import Verification
 from fxgrow.transforms.width import named_tensors, place, widen
@@ -188,6 +189,9 @@ def _replayed(
     current: nn.Module = original
     try:
         for step in steps:
+            if step.plan.parts:
+                current = widen_parts(captured_again(current, step.plan), step.plan, skeleton(current), seed="")
+                continue
             captured = recapture(current, recalled(step.plan.inputs))
             current = widen(captured, step.plan, captured.model, seed="")
     except FxgrowError as error:
@@ -196,8 +200,7 @@ def _replayed(
             where=str(path),
             remedy="pass the model it was grown from",
         ) from None
-    assert isinstance(current, fx.GraphModule)
-    return current
+    return cast(fx.GraphModule, current)
 
 
 def _fill(

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from torch import fx, nn
 
 from fxgrow.amounts import Amounts
 from fxgrow.capture import Captured, capture
-from fxgrow.errors import AmountError, FxgrowError, PlanError
+from fxgrow.errors import AmountError, FxgrowError, PlanError, UntraceableError
 from fxgrow.history import ATTRIBUTE, Step, extended, history_of, with_verification
+from fxgrow.parts import Parts, find_parts, verify_parts, widen_parts
 from fxgrow.planning.knowledge import Way
 from fxgrow.planning.plan import Plan
 from fxgrow.planning.planner import make_plan
@@ -42,10 +43,14 @@ def plan(
 
 def _planned(
     model: nn.Module, width: Width | None, example_inputs: Any, init: str, round_to: int
-) -> tuple[Captured, Plan]:
+) -> tuple[Captured | Parts, Plan]:
     amounts = _checked(width, init, round_to)
-    captured = capture(model, example_inputs)
     amounts.check_all_used([name for name, _ in model.named_modules() if name])
+    try:
+        captured = capture(model, example_inputs)
+    except UntraceableError as error:
+        parts = find_parts(model, example_inputs, error)
+        return parts, parts.plan(model_name(model), amounts, init, round_to)
     return captured, make_plan(captured, model_name(model), amounts, init, round_to)
 
 
@@ -79,6 +84,9 @@ def grow(
     verify: bool = True,
 ) -> fx.GraphModule:
     """Grow a trained model: wider, the same function, ready to train on.
+
+    A model whose forward no graph can hold (torchvision's detectors) comes back as its own class, with its parts
+    grown.
 
     Parameters
     ----------
@@ -123,15 +131,24 @@ def _nothing_grows(planned: Plan) -> PlanError:
     return PlanError(text, where=planned.model, remedy=remedy)
 
 
-def apply_plan(model: nn.Module, captured: Captured, planned: Plan, seed: int, verify: bool) -> fx.GraphModule:
+def apply_plan(model: nn.Module, captured: Captured | Parts, planned: Plan, seed: int, verify: bool) -> fx.GraphModule:
     """Carry out a plan on the model it was made for."""
-    inputs = captured.inputs
     history = extended(model, Step(planned, seed))
-    grown = widen(captured, planned, model, seed=f"{seed}, stage {history.stage}")
+    drawn = f"{seed}, stage {history.stage}"
+    grown: nn.Module
+    if isinstance(captured, Parts):
+        grown = widen_parts(captured, planned, model, drawn)
+    else:
+        inputs = captured.inputs
+        grown = widen(captured, planned, model, drawn)
     setattr(grown, ATTRIBUTE, history)
     if verify and not any(tensor.is_meta for tensor in named_tensors(model).values()):
-        setattr(grown, ATTRIBUTE, with_verification(history, verify_same(model, grown, inputs, seed)))
-    return grown
+        if isinstance(captured, Parts):
+            found = verify_parts(model, grown, captured, seed)
+        else:
+            found = verify_same(model, grown, inputs, seed)
+        setattr(grown, ATTRIBUTE, with_verification(history, found))
+    return cast(fx.GraphModule, grown)
 
 
 def report(grown: nn.Module) -> Step:

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 import torch
 from fxgrow.transforms.graph_edits import edit_graphs
 from fxgrow.transforms.tensors import grow_tensor
-from torch import fx, nn
+from torch import nn
 
-from fxgrow.capture import Captured, assemble
+from fxgrow.capture import Captured, GrownGraphModule, assemble
 from fxgrow.errors import PlanError
 from fxgrow.planning.plan import Plan
 
 
-def widen(captured: Captured, plan: Plan, source: nn.Module, seed: str) -> fx.GraphModule:
+def widen(captured: Captured, plan: Plan, source: nn.Module, seed: str, classes: bool = False) -> GrownGraphModule:
     """Grow a captured model's widths.
 
     Parameters
@@ -39,7 +39,7 @@ def widen(captured: Captured, plan: Plan, source: nn.Module, seed: str) -> fx.Gr
                 remedy="apply a plan to the model it was made for",
             ) from None
     edit_graphs(captured.graphs, plan.nodes)
-    return assemble(captured.model, captured.graphs)
+    return assemble(captured.model, captured.graphs, classes)
 
 
 def _fill(root: nn.Module, plan: Plan, source: nn.Module, seed: str) -> None:

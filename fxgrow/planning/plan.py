@@ -123,6 +123,7 @@ class Plan:
 
     inputs: the example inputs, described: containers, shapes and dtypes. tier: how the model was captured:
         1 symbolically, 2 with control flow on shapes resolved, 3 in parts.
+    parts: where the model was captured in parts, the plan of each, by its path.
 
     >>> import torch, fxgrow
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -143,6 +144,7 @@ class Plan:
     totals: Totals
     inputs: Any = ()
     tier: int = 1
+    parts: tuple[tuple[str, Plan], ...] = ()
 
     def to_json(self, indent: int | None = None) -> str:
         """The plan as JSON text."""
@@ -160,26 +162,30 @@ class Plan:
             data = json.loads(text)
             if data.pop("format") != FORMAT:
                 raise PlanError("the plan is of another format", remedy=f"this fxgrow reads format {FORMAT}")
-            return cls(
-                model=data["model"],
-                init=data["init"],
-                groups=tuple(GrowthGroup(**{**g, "where": tuple(g["where"])}) for g in data["groups"]),
-                held=tuple(Held(**{**h, "where": tuple(h["where"])}) for h in data["held"]),
-                tensors=tuple(
-                    TensorGrowth(t["name"], tuple(map(_axis, t["axes"])), t["draw"], t["scale"])
-                    for t in data["tensors"]
-                ),
-                nodes=tuple(NodeEdit(**{k: _frozen(v) for k, v in n.items()}) for n in data["nodes"]),
-                attributes=tuple(AttributeEdit(**{k: _frozen(v) for k, v in a.items()}) for a in data["attributes"]),
-                totals=Totals(**data["totals"]),
-                inputs=_frozen(data["inputs"]),
-                tier=data["tier"],
-            )
+            return cls._from(data)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PlanError(
                 f"the text is not a plan ({type(error).__name__}: {error})",
                 remedy="pass what Plan.to_json() wrote",
             ) from None
+
+    @classmethod
+    def _from(cls, data: dict[str, Any]) -> Plan:
+        return cls(
+            model=data["model"],
+            init=data["init"],
+            groups=tuple(GrowthGroup(**{**g, "where": tuple(g["where"])}) for g in data["groups"]),
+            held=tuple(Held(**{**h, "where": tuple(h["where"])}) for h in data["held"]),
+            tensors=tuple(
+                TensorGrowth(t["name"], tuple(map(_axis, t["axes"])), t["draw"], t["scale"]) for t in data["tensors"]
+            ),
+            nodes=tuple(NodeEdit(**{k: _frozen(v) for k, v in n.items()}) for n in data["nodes"]),
+            attributes=tuple(AttributeEdit(**{k: _frozen(v) for k, v in a.items()}) for a in data["attributes"]),
+            totals=Totals(**data["totals"]),
+            inputs=_frozen(data["inputs"]),
+            tier=data["tier"],
+            parts=tuple((path, cls._from(part)) for path, part in data["parts"]),
+        )
 
     @property
     def ratio(self) -> float:
