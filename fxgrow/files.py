@@ -15,12 +15,13 @@ from safetensors.torch import save_file
 from torch import fx, nn
 
 from fxgrow.births import Birth
-from fxgrow.capture import recapture
+from fxgrow.capture import recapture, skeleton
 from fxgrow.capture.inputs import recalled
 from fxgrow.errors import FileError, FxgrowError
 from fxgrow.history import ATTRIBUTE, History, Step, history_of
 from fxgrow.planning.plan import Plan
 from fxgrow.proof.verification import Verification
+from fxgrow.transforms.depth import deepen
 from fxgrow.transforms.width import named_tensors, place, widen
 from fxgrow.version import __version__
 
@@ -189,7 +190,11 @@ def _replayed(
     try:
         for step in steps:
             captured = recapture(current, recalled(step.plan.inputs))
-            current = widen(captured, step.plan, captured.model, seed="")
+            source = captured.model
+            if step.plan.depth is not None:
+                source = skeleton(source)
+                deepen(captured, step.plan.depth)
+            current = widen(captured, step.plan, source, seed="")
     except FxgrowError as error:
         raise FileError(
             f"the file belongs to another model: {error}",

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import fx, nn
 
 from fxgrow.amounts import Amounts
+from fxgrow.axes.infer import analyse
 from fxgrow.capture import Captured, capture
 from fxgrow.errors import AmountError, FxgrowError, PlanError
-from fxgrow.history import ATTRIBUTE, Step, extended, history_of, with_verification
+from fxgrow.history import ATTRIBUTE, Step, extended, history_of, in_order, with_verification
+from fxgrow.planning.depth import STARTS, plan_depth
 from fxgrow.planning.knowledge import Way
 from fxgrow.planning.plan import Plan
-from fxgrow.planning.planner import make_plan
+from fxgrow.planning.planner import flops, make_plan, roles_of
 from fxgrow.proof.verification import verify as verify_same
+from fxgrow.transforms.depth import deepen
 from fxgrow.transforms.width import named_tensors, widen
 
 Width = float | int | str | Mapping[str, float | int | str]
@@ -23,9 +27,11 @@ Width = float | int | str | Mapping[str, float | int | str]
 def plan(
     model: nn.Module,
     width: Width | None = None,
+    depth: Width | None = None,
     *,
     example_inputs: Any = None,
     init: str = "zero",
+    depth_init: str = "copy",
     round_to: int = 1,
 ) -> Plan:
     """What `grow` would do to a model, and why not more; no weights are read, so meta models work.
@@ -37,29 +43,59 @@ def plan(
     >>> fxgrow.plan(model, width=1.5, example_inputs=torch.randn(1, 4)).totals.parameters_after
     86
     """
-    return _planned(model, width, example_inputs, init, round_to)[1]
+    return _planned(model, Wish(width, depth, init, depth_init, round_to), example_inputs)[1]
 
 
-def _planned(
-    model: nn.Module, width: Width | None, example_inputs: Any, init: str, round_to: int
-) -> tuple[Captured, Plan]:
-    amounts = _checked(width, init, round_to)
+@dataclass(frozen=True)
+class Wish:
+    """What a user asks for."""
+
+    width: Width | None
+    depth: Width | None
+    init: str
+    depth_init: str
+    round_to: int
+
+
+def _planned(model: nn.Module, wish: Wish, example_inputs: Any) -> tuple[Captured, Plan]:
+    """A captured model, deepened where that was asked for, and the plan for it."""
+    _check(wish)
+    widths = Amounts.parse(wish.width) if wish.width is not None else Amounts(())
+    depths = Amounts.parse(wish.depth) if wish.depth is not None else None
     captured = capture(model, example_inputs)
-    amounts.check_all_used([name for name, _ in model.named_modules() if name])
-    return captured, make_plan(captured, model_name(model), amounts, init, round_to)
+    widths.check_all_used([name for name, _ in model.named_modules() if name])
+    name = model_name(model)
+    if depths is None:
+        return captured, make_plan(captured, name, widths, wish.init, wish.round_to)
+    analysis = analyse(captured.model, captured.graphs)
+    parameters = sum(tensor.numel() for tensor in captured.model.parameters())
+    deepening, held = plan_depth(captured, depths, wish.depth_init, roles_of(analysis))
+    operations = flops(analysis, lambda layout: layout.size)
+    deepen(captured, deepening)
+    planned = make_plan(captured, name, widths, wish.init, wish.round_to)
+    held += planned.held if wish.width is not None else ()
+    totals = replace(planned.totals, parameters_before=parameters, flops_before=operations)
+    return captured, replace(planned, depth=deepening, held=held, totals=totals)
 
 
-def _checked(width: Width | None, init: str, round_to: int) -> Amounts:
-    if width is None:
-        raise AmountError("no amount to grow by was given", remedy="pass width=1.5, or a mapping of module paths")
+def _check(wish: Wish) -> None:
+    if wish.width is None and wish.depth is None:
+        raise AmountError(
+            "no amount to grow by was given", remedy="pass width=1.5, depth=1.5, or a mapping of module paths"
+        )
+    init, round_to = wish.init, wish.round_to
     names = [way.value for way in Way]
     if init not in names:
         raise AmountError(f"init={init!r} is not a way to start new units", remedy=f"use one of {', '.join(names)}")
+    if wish.depth_init not in STARTS:
+        raise AmountError(
+            f"depth_init={wish.depth_init!r} is not a way to start new blocks",
+            remedy=f"use one of {', '.join(STARTS)}",
+        )
     if isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1:
         raise AmountError(
             f"round_to={round_to!r} is not a whole number of units", remedy="use 1, or a multiple such as 8"
         )
-    return Amounts.parse(width)
 
 
 def model_name(model: nn.Module) -> str:
@@ -71,23 +107,29 @@ def model_name(model: nn.Module) -> str:
 def grow(
     model: nn.Module,
     width: Width | None = None,
+    depth: Width | None = None,
     *,
     example_inputs: Any = None,
     init: str = "zero",
+    depth_init: str = "copy",
     round_to: int = 1,
     seed: int = 0,
     verify: bool = True,
 ) -> fx.GraphModule:
-    """Grow a trained model: wider, the same function, ready to train on.
+    """Grow a trained model: wider and deeper, the same function, ready to train on.
 
     Parameters
     ----------
     model: any module that torch.fx can capture; it is not touched.
     width: a factor (1.5), an amount ("+32", "=96"), or a mapping from module paths or globs to amounts.
+    depth: a factor (1.5: half as many blocks again in each run of repeated blocks), an amount ("+2", "=6"), or a
+        mapping from the paths of runs or globs to amounts; `plan` shows the runs.
     example_inputs: a tensor, a tuple of arguments or a dict of keyword arguments; only shapes and dtypes
         count. Needed where they cannot be derived from the model.
     init: "zero" (new units unread at first), "mirror" (equal pairs read with opposite signs, as in the
         paper), "replicate" (copies of old units that share their outgoing weights, as in Net2Net).
+    depth_init: inner weights of new blocks: "copy" (of the block that each repeats), "random" (drawn at its
+        scale), "stack" (copied whole, as in depth stacking: the function changes, and verification says so).
     round_to: make new sizes multiples of this.
     seed: of the new entries; the same seed gives the same bytes.
     verify: run original and grown model on random inputs in float64, eval and train, and compare.
@@ -107,8 +149,8 @@ def grow(
     """
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise AmountError(f"seed={seed!r} is not a whole number from 0 to 2**63 - 1", remedy="pass one, such as 0")
-    captured, planned = _planned(model, width, example_inputs, init, round_to)
-    if not planned.groups:
+    captured, planned = _planned(model, Wish(width, depth, init, depth_init, round_to), example_inputs)
+    if not planned.groups and not (planned.depth and planned.depth.blocks):
         raise _nothing_grows(planned)
     return apply_plan(model, captured, planned, seed, verify)
 
@@ -128,9 +170,10 @@ def apply_plan(model: nn.Module, captured: Captured, planned: Plan, seed: int, v
     inputs = captured.inputs
     history = extended(model, Step(planned, seed))
     grown = widen(captured, planned, model, seed=f"{seed}, stage {history.stage}")
-    setattr(grown, ATTRIBUTE, history)
+    setattr(grown, ATTRIBUTE, in_order(history, grown))
     if verify and not any(tensor.is_meta for tensor in named_tensors(model).values()):
-        setattr(grown, ATTRIBUTE, with_verification(history, verify_same(model, grown, inputs, seed)))
+        found = verify_same(model, grown, inputs, seed, preserving=planned.preserving)
+        setattr(grown, ATTRIBUTE, with_verification(in_order(history, grown), found))
     return grown
 
 
