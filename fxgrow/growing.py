@@ -159,6 +159,9 @@ def _nothing_grows(planned: Plan) -> PlanError:
     reasons = list(dict.fromkeys(f"{held.where[0]}: {held.reason}" for held in planned.held))
     if reasons:
         text, remedy = f"nothing in the model would grow; {'; '.join(reasons[:3])}", "see fxgrow.plan for all reasons"
+    elif planned.depth is not None:
+        text = "nothing in the model would grow"
+        remedy = "depth needs blocks that repeat and can be identities, such as x + f(x), or an amount that adds one"
     else:
         text = "nothing in the model would grow"
         remedy = "pass a model with a dimension between its inputs and its outputs, which themselves never grow"

@@ -150,7 +150,7 @@ class Finder:
         def own(name: str) -> bool:
             return within_any(name, roots) and all(within_any(alias, roots) for alias in self.shared.get(name, ()))
 
-        return Block(self.model, inside, entry, leaving, own, self.intervals[entry])
+        return Block(self.model, inside, entry, leaving, own, self.intervals[leaving])
 
     def signature(self, region: Region) -> Any:
         """The structure of a region: what is called on what, sizes and other numbers aside."""
@@ -213,7 +213,9 @@ class Finder:
                 if unit not in blocks and unit.identity is not None:
                     unit.identity, unit.reason = None, "it is a chain of blocks itself"
             alone = len([s for s in stretches if any(map(self._is_block, s))]) == 1
-            yield FoundRun(path if alone else stretch[0].path, stretch, period([b.signature for b in blocks]))
+            entering = {tuple(self.intervals[r.exit] for r in block.regions) for block in blocks}
+            length = period([block.signature for block in blocks]) if len(entering) == 1 else 1
+            yield FoundRun(path if alone else stretch[0].path, stretch, length)
 
     def _merged(self, runs: list[FoundRun]) -> Iterator[FoundRun]:
         """Runs of one block each in containers that are siblings are one run of the container around them."""

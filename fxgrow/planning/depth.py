@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from fxgrow.amounts import Amount, Amounts, covers
 from fxgrow.capture import Captured
 from fxgrow.errors import AmountError
-from fxgrow.planning.blocks import Finder, FoundRun, Unit, within, within_any
+from fxgrow.planning.blocks import Finder, Found, FoundRun, Unit, within, within_any
+from fxgrow.planning.chains import chains
 from fxgrow.planning.deepening import Children, CopiedRegion, Deepening, NewBlock, NewTensor, Run, renamed
 from fxgrow.planning.plan import Held
 from fxgrow.planning.planner import DRAWS
@@ -46,9 +47,9 @@ def plan_depth(
     AmountError: a key names no run, or a run would become shorter.
     """
     finder = Finder(captured)
-    found = finder.find()
+    found = chains(finder, finder.find())
     _check_keys(amounts, found.runs, [path for path, _ in found.held], captured.model)
-    chosen, shown, held = [], [], [Held(1, (path,), reason) for path, reason in found.held]
+    chosen, shown = [], []
     for run in found.runs:
         asked = _asked(amounts, run)
         outer = next((o for o in found.runs if o is not run and any(within(run.path, u.path) for u in o.units)), None)
@@ -61,7 +62,16 @@ def plan_depth(
         units = tuple(unit.path for unit in run.units)
         shown.append(Run(run.path, before, after, units, _how(run, init) if insertions else "it stays as it is"))
     naming = Naming(finder, chosen, roles)
-    return naming.deepening(init, tuple(shown)), tuple(held)
+    return naming.deepening(init, tuple(shown)), tuple(_held(found))
+
+
+def _held(found: Found) -> Iterator[Held]:
+    """Blocks that stay as many as they are, those with one reason together."""
+    together: dict[str, list[str]] = {}
+    for path, reason in found.held:
+        together.setdefault(reason, []).append(path)
+    for reason, paths in together.items():
+        yield Held(len(paths), tuple(paths), f"its blocks stay as many as they are: {reason}")
 
 
 def insertions_into(run: FoundRun, count: int) -> Iterable[Insertion]:

@@ -32,7 +32,7 @@ _GATES: dict[str, tuple[tuple[int, str], ...]] = {
 }
 """Functions whose output is zero where these arguments are: positions and names, bias last."""
 
-_DIRAC = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+DIRAC = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Block:
     """A part of a graph to be made an identity.
 
     inside: its nodes. entry, exit: the values it takes and gives. own: whether a tensor's name is its own.
-    interval: what is known of its entry.
+    interval: what is known of what will enter a copy of it: what leaves the block, as a copy follows it.
     """
 
     model: nn.Module
@@ -109,7 +109,7 @@ class Block:
             return self._same_function(node, operands[0])
         if (law.family == "shape" or isinstance(law, Rearranged)) and not _is_write(node):
             return self._same_rearranged(node, operands)
-        if node.op == "call_module" and type(self.model.get_submodule(str(node.target))) in _DIRAC:
+        if node.op == "call_module" and type(self.model.get_submodule(str(node.target))) in DIRAC:
             return self._same_contraction(node, operands[0])
         if isinstance(law, BatchNorm):
             text = "normalises by the batch in train mode, so no weights make it an identity"

@@ -284,9 +284,8 @@ class Plan:
 
 def deeper(model: str, depth: Deepening) -> Table:
     """The runs of blocks and how they grow."""
-    kept = "" if depth.preserving else ", THE FUNCTION CHANGES"
-    table = Table(title=f"{model}: runs of blocks (depth_init={depth.init}{kept})", title_justify="left")
-    for heading in ("run", "blocks", "new blocks change nothing because of"):
+    table = Table(title=f"{model}: runs of blocks (depth_init={depth.init})", title_justify="left")
+    for heading in ("run", "blocks", "how new ones change nothing" if depth.preserving else "how new ones start"):
         table.add_column(heading, justify="right" if heading == "blocks" else "left")
     for run in depth.runs:
         table.add_row(run.path, f"{run.before} → {run.after}", run.how)
