@@ -22,7 +22,8 @@ def chains(finder: Finder, found: Found) -> Found:
     """Runs of layers outside of the blocks that were found already, and layers that repeat but cannot be identities."""
     taken = [unit.path for run in found.runs for unit in run.units]
     units = [unit for unit in _layers(finder) if not any(within(root, t) for root in unit.roots for t in taken)]
-    runs, held = [], []
+    runs: list[FoundRun] = []
+    held: list[tuple[str, str]] = []
     for stretch in _stretches(units):
         signatures = Counter(unit.signature for unit in stretch)
         if len(stretch) < 2 or len(signatures) > 1:
