@@ -41,6 +41,7 @@ Depth = Annotated[
 ]
 DepthInit = Annotated[str, typer.Option(help="How new blocks start: copy, random or stack (not the same function).")]
 Init = Annotated[str, typer.Option(help="How new units start: zero, mirror or replicate.")]
+Parameterization = Annotated[str, typer.Option(help="standard, mup or variance-transfer.")]
 RoundTo = Annotated[int, typer.Option(help="Make new sizes multiples of this.")]
 Shapes = Annotated[
     list[str] | None,
@@ -87,6 +88,7 @@ def grow(
     depth: Depth = None,
     init: Init = "zero",
     depth_init: DepthInit = "copy",
+    parameterization: Parameterization = "standard",
     seed: Annotated[int, typer.Option(help="Of the new weights.")] = 0,
     round_to: RoundTo = 1,
     pretrained: Annotated[bool, typer.Option("--pretrained", help="Load the library's trained weights.")] = False,
@@ -112,6 +114,7 @@ def grow(
             round_to=round_to,
             seed=seed,
             verify=verify,
+            parameterization=parameterization,
         )
     if output is not None:
         with doing(f"writing {output}"):
@@ -146,6 +149,7 @@ def plan(
     depth: Depth = None,
     init: Init = "zero",
     depth_init: DepthInit = "copy",
+    parameterization: Parameterization = "standard",
     round_to: RoundTo = 1,
     shapes: Shapes = None,
     as_json: AsJson = False,
@@ -156,7 +160,14 @@ def plan(
         original = without_weights(model)
     with doing("planning"):
         planned = fxgrow.plan(
-            original, wider, deeper, example_inputs=inputs, init=init, depth_init=depth_init, round_to=round_to
+            original,
+            wider,
+            deeper,
+            example_inputs=inputs,
+            init=init,
+            depth_init=depth_init,
+            round_to=round_to,
+            parameterization=parameterization,
         )
     if as_json:
         print(planned.to_json())

@@ -52,6 +52,10 @@ class VerificationError(FxgrowError):
     """The grown model does not compute what the original computed."""
 
 
+class TrainingError(FxgrowError):
+    """An optimizer, or what is asked of it, does not fit the model."""
+
+
 class FileError(FxgrowError):
     """A file is not a saved fxgrow model, or is damaged, or belongs to another model."""
 

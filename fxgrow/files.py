@@ -23,6 +23,7 @@ from fxgrow.parts import captured_again, widen_parts
 from fxgrow.planning.plan import Plan
 from fxgrow.proof.verification import Verification
 from fxgrow.transforms.depth import deepen
+from fxgrow.transforms.folding import fold_multipliers
 from fxgrow.transforms.width import named_tensors, place, widen
 from fxgrow.version import __version__
 
@@ -68,6 +69,7 @@ def save(grown: fx.GraphModule, path: str | os.PathLike[str], *, base: str | Non
                 "plan": json.loads(step.plan.to_json()),
                 "seed": step.seed,
                 "verification": vars(step.verification) if step.verification else None,
+                "folded": step.folded,
             }
             for step in history.steps
         ],
@@ -198,7 +200,8 @@ def _replayed(
             if step.plan.depth is not None:
                 source = skeleton(source)
                 deepen(captured, step.plan.depth)
-            current = widen(captured, step.plan, source, seed="")
+            grown = widen(captured, step.plan, source, seed="")
+            current = fold_multipliers(grown) if step.folded else grown
     except FxgrowError as error:
         raise FileError(
             f"the file belongs to another model: {error}",
@@ -243,7 +246,8 @@ def _fill(
 
 def _step(data: Mapping[str, Any]) -> Step:
     found = data["verification"]
-    return Step(Plan.from_json(json.dumps(data["plan"])), int(data["seed"]), Verification(**found) if found else None)
+    checked = Verification(**found) if found else None
+    return Step(Plan.from_json(json.dumps(data["plan"])), int(data["seed"]), checked, bool(data.get("folded", False)))
 
 
 def _runs(axis: tuple[int, ...]) -> list[list[int]]:

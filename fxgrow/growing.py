@@ -16,9 +16,12 @@ from fxgrow.history import ATTRIBUTE, Step, extended, history_of, in_order, with
 from fxgrow.parts import Parts, find_parts, verify_parts, widen_parts
 from fxgrow.planning.depth import STARTS, plan_depth
 from fxgrow.planning.knowledge import Way
+from fxgrow.planning.parameterization import PARAMETERIZATIONS
 from fxgrow.planning.plan import Plan
 from fxgrow.planning.planner import flops, make_plan, roles_of
 from fxgrow.proof.verification import verify as verify_same
+from fxgrow.training.groups import parameterization_of
+from fxgrow.training.parameters import remember_names
 from fxgrow.transforms.depth import deepen
 from fxgrow.transforms.width import named_tensors, widen
 
@@ -34,6 +37,7 @@ def plan(
     init: str = "zero",
     depth_init: str = "copy",
     round_to: int = 1,
+    parameterization: str | None = None,
 ) -> Plan:
     """What `grow` would do to a model, and why not more; no weights are read, so meta models work.
 
@@ -44,7 +48,7 @@ def plan(
     >>> fxgrow.plan(model, width=1.5, example_inputs=torch.randn(1, 4)).totals.parameters_after
     86
     """
-    return _planned(model, Wish(width, depth, init, depth_init, round_to), example_inputs)[1]
+    return _planned(model, Wish(width, depth, init, depth_init, round_to, parameterization), example_inputs)[1]
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,7 @@ class Wish:
     init: str
     depth_init: str
     round_to: int
+    parameterization: str | None
 
 
 def _planned(model: nn.Module, wish: Wish, example_inputs: Any) -> tuple[Captured | Parts, Plan]:
@@ -65,21 +70,22 @@ def _planned(model: nn.Module, wish: Wish, example_inputs: Any) -> tuple[Capture
     depths = Amounts.parse(wish.depth) if wish.depth is not None else None
     widths.check_all_used([name for name, _ in model.named_modules() if name])
     name = model_name(model)
+    chosen = _parameterization(model, wish.parameterization)
     try:
         captured = capture(model, example_inputs)
     except UntraceableError as error:
         if depths is not None:
             raise
         parts = find_parts(model, example_inputs, error)
-        return parts, parts.plan(name, widths, wish.init, wish.round_to)
+        return parts, parts.plan(name, widths, wish.init, wish.round_to, chosen)
     if depths is None:
-        return captured, make_plan(captured, name, widths, wish.init, wish.round_to)
+        return captured, make_plan(captured, name, widths, wish.init, wish.round_to, chosen)
     analysis = analyse(captured.model, captured.graphs)
     parameters = sum(tensor.numel() for tensor in captured.model.parameters())
     deepening, held = plan_depth(captured, depths, wish.depth_init, roles_of(analysis))
     operations = flops(analysis, lambda layout: layout.size)
     deepen(captured, deepening)
-    planned = make_plan(captured, name, widths, wish.init, wish.round_to)
+    planned = make_plan(captured, name, widths, wish.init, wish.round_to, chosen)
     held += planned.held if wish.width is not None else ()
     totals = replace(planned.totals, parameters_before=parameters, flops_before=operations)
     return captured, replace(planned, depth=deepening, held=held, totals=totals)
@@ -105,6 +111,16 @@ def _check(wish: Wish) -> None:
         )
 
 
+def _parameterization(model: nn.Module, wanted: str | None) -> str:
+    chosen = wanted if wanted is not None else parameterization_of(model)
+    if chosen not in PARAMETERIZATIONS:
+        raise AmountError(
+            f"parameterization={wanted!r} is not a parameterization",
+            remedy=f"use one of {', '.join(PARAMETERIZATIONS)}",
+        )
+    return chosen
+
+
 def model_name(model: nn.Module) -> str:
     """The class name of a model, as users know it."""
     history = history_of(model)
@@ -122,6 +138,7 @@ def grow(
     round_to: int = 1,
     seed: int = 0,
     verify: bool = True,
+    parameterization: str | None = None,
 ) -> fx.GraphModule:
     """Grow a trained model: wider and deeper, the same function, ready to train on.
 
@@ -143,6 +160,9 @@ def grow(
     round_to: make new sizes multiples of this.
     seed: of the new entries; the same seed gives the same bytes.
     verify: run original and grown model on random inputs in float64, eval and train, and compare.
+    parameterization: "standard"; "mup" (new weights and, in `fxgrow.param_groups`, learning rates by width); or
+        "variance-transfer" (the paper's: old weights rescaled as well, the function kept by batch norms or by
+        multipliers, which `fxgrow.fold` removes). Left out: as the model was last grown, else standard.
 
     Raises
     ------
@@ -159,7 +179,9 @@ def grow(
     """
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise AmountError(f"seed={seed!r} is not a whole number from 0 to 2**63 - 1", remedy="pass one, such as 0")
-    captured, planned = _planned(model, Wish(width, depth, init, depth_init, round_to), example_inputs)
+    captured, planned = _planned(
+        model, Wish(width, depth, init, depth_init, round_to, parameterization), example_inputs
+    )
     if not planned.groups and not (planned.depth and planned.depth.blocks):
         raise _nothing_grows(planned)
     return apply_plan(model, captured, planned, seed, verify)
@@ -181,6 +203,7 @@ def _nothing_grows(planned: Plan) -> PlanError:
 def apply_plan(model: nn.Module, captured: Captured | Parts, planned: Plan, seed: int, verify: bool) -> fx.GraphModule:
     """Carry out a plan on the model it was made for."""
     inputs = captured.inputs
+    remember_names(model)
     history = extended(model, Step(planned, seed))
     drawn = f"{seed}, stage {history.stage}"
     grown: nn.Module

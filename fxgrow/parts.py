@@ -20,7 +20,7 @@ from fxgrow.capture import Captured, capture, example_inputs_for, kept_as, recap
 from fxgrow.capture.inputs import Inputs, described, recalled
 from fxgrow.containers import each_tensor
 from fxgrow.errors import CaptureError, VerificationError, first_line
-from fxgrow.planning.plan import Axis, Plan, TensorGrowth, Totals
+from fxgrow.planning.plan import Axis, Plan, Totals
 from fxgrow.planning.planner import make_plan
 from fxgrow.proof.verification import Verification, random_inputs, verify
 from fxgrow.transforms.width import named_tensors, place, widen
@@ -36,10 +36,10 @@ class Parts:
     inputs: Inputs
     parameters: Mapping[str, int]  # of the whole model: name -> number of elements
 
-    def plan(self, name: str, amounts: Amounts, init: str, round_to: int) -> Plan:
+    def plan(self, name: str, amounts: Amounts, init: str, round_to: int, parameterization: str) -> Plan:
         """One plan for all parts: theirs, under their paths, and what lies between them as it is."""
         plans = {
-            path: make_plan(part, type(part.model).__name__, _below(amounts, path), init, round_to)
+            path: make_plan(part, type(part.model).__name__, _below(amounts, path), init, round_to, parameterization)
             for path, part in self.captured.items()
         }
         moved = [_under(path, plan) for path, plan in plans.items()]
@@ -59,6 +59,8 @@ class Parts:
             ),
             inputs=described(self.inputs),
             tier=_TIER,
+            parameterization=parameterization,
+            rescalings=tuple(rescaling for plan in moved for rescaling in plan.rescalings),
             parts=tuple(plans.items()),
         )
 
@@ -81,9 +83,8 @@ def _under(path: str, plan: Plan) -> Plan:
         plan,
         groups=tuple(replace(g, name=f"{path}:{g.name}", where=within(g.where)) for g in plan.groups),
         held=tuple(replace(h, where=within(h.where)) for h in plan.held),
-        tensors=tuple(
-            TensorGrowth(f"{path}.{t.name}", tuple(map(axis, t.axes)), t.draw, t.scale) for t in plan.tensors
-        ),
+        rescalings=tuple(replace(r, name=f"{path}.{r.name}") for r in plan.rescalings),
+        tensors=tuple(replace(t, name=f"{path}.{t.name}", axes=tuple(map(axis, t.axes))) for t in plan.tensors),
     )
 
 

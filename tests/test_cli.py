@@ -69,6 +69,20 @@ def test_grow_as_json(own: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert found["file"] == ""
 
 
+def test_parameterizations_are_planned_and_grown(own: str, capsys: pytest.CaptureFixture[str]) -> None:
+    common = [own, "-w", "2", "--input", "1,5", "--parameterization", "variance-transfer"]
+    ran = Ran(["plan", *common, "--json"], capsys)
+    assert [(r["name"], r["kind"], r["factor"]) for r in json.loads(ran.out)["rescalings"]] == [
+        ("2.weight", "output", 0.5)
+    ]
+    ran = Ran(["grow", *common, "--json"], capsys)
+    assert json.loads(ran.out)["verification"]["verdict"] == "TESTED"
+    common[-1] = "mu"
+    assert Ran(["grow", *common], capsys).complaint == (
+        "parameterization='mu' is not a parameterization: use one of standard, mup, variance-transfer"
+    )
+
+
 def test_the_seed_decides_the_bytes(own: str, capsys: pytest.CaptureFixture[str]) -> None:
     files = []
     for name, seed in (("one", "7"), ("two", "7"), ("three", "8")):

@@ -84,10 +84,17 @@ def _deviation(old: Tensor, growth: TensorGrowth) -> float:
     size = _root_mean_square(old)
     if size == 0 or not math.isfinite(size):
         size = 1.0 / math.sqrt(max(1, old.numel() // max(1, old.shape[0])))
-    for axis in growth.axes:
-        if any(run.fill in _READERS for run in axis.runs()):
-            size *= math.sqrt(axis.old / axis.new)
-    return size
+    return size * relative_deviation(growth)
+
+
+def relative_deviation(growth: TensorGrowth) -> float:
+    """How large drawn entries are beside the old ones before growth: by default sqrt(D/D') for each reading axis."""
+    if growth.draw != "normal":
+        return 1.0
+    if growth.spread is not None:
+        return growth.spread
+    reading = (axis for axis in growth.axes if any(run.fill in _READERS for run in axis.runs()))
+    return math.prod(math.sqrt(axis.old / axis.new) for axis in reading)
 
 
 def _root_mean_square(tensor: Tensor) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,6 +12,16 @@ from torch import fx, nn
 from fxgrow.capture.modes import HOOKS, GrownGraphModule, graph_module
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+
+
+@dataclass(frozen=True)
+class Undecayed:
+    """A model's `no_weight_decay()`, as data."""
+
+    names: frozenset[str]
+
+    def __call__(self) -> set[str]:
+        return set(self.names)
 
 
 def assemble(root: nn.Module, graphs: dict[str, fx.Graph], classes: bool = False) -> GrownGraphModule:
@@ -41,6 +52,9 @@ def assemble(root: nn.Module, graphs: dict[str, fx.Graph], classes: bool = False
     result = graph_module(plain(root, ""), graphs, type(root).__name__)
     for hooks in HOOKS:  # a graph holds what the parts of a model run, but not what runs around the whole
         result.__dict__[hooks] = copy.copy(root.__dict__[hooks])
+    undecayed = getattr(root, "no_weight_decay", None)  # what timm's parameter groups ask a model for
+    if callable(undecayed):
+        result.no_weight_decay = Undecayed(frozenset(undecayed()))  # type: ignore[assignment]
     for path in constants:
         _carry_constant(root, result, path)
     return result

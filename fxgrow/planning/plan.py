@@ -45,12 +45,16 @@ class Axis:
 
 @dataclass(frozen=True)
 class TensorGrowth:
-    """How one parameter or buffer grows. `draw` names the distribution of free entries; `scale` multiplies old ones."""
+    """How one parameter or buffer grows. `draw` names the distribution of free entries; `scale` multiplies old ones.
+
+    spread: how large normally drawn entries are beside the old ones before growth; None: by fan-in.
+    """
 
     name: str
     axes: tuple[Axis, ...]
     draw: str
     scale: float = 1.0
+    spread: float | None = None
 
     @property
     def old_shape(self) -> tuple[int, ...]:
@@ -66,7 +70,8 @@ class NodeEdit:
     """A change to one node of one graph (`mode`: both, eval, train).
 
     kind: "literal" (put `value` at `path`), "ratio" (multiply the number at `path` by `value` = [p, q]),
-    "guard" and "core_input" (reduce over old units only), "erase" (drop an assertion on an old size).
+    "guard" and "core_input" (reduce over old units only), "erase" (drop an assertion on an old size), "multiply"
+    (the input of a layer by `value`).
     """
 
     mode: str
@@ -110,6 +115,21 @@ class Held:
 
 
 @dataclass(frozen=True)
+class Rescaling:
+    """What variance transfer does to the old entries of one weight.
+
+    kind: "hidden" or "output". factor: multiplies them. by: what makes up for it, "batch norm PATH" or
+    "multiplier". reason: why the factor is 1.
+    """
+
+    name: str
+    kind: str
+    factor: float
+    by: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Totals:
     """Parameters, and floating-point operations of one forward pass on one sample, before and after."""
 
@@ -149,6 +169,8 @@ class Plan:
     tier: int = 1
     depth: Deepening | None = None
     parts: tuple[tuple[str, Plan], ...] = ()
+    parameterization: str = "standard"
+    rescalings: tuple[Rescaling, ...] = ()
 
     def to_json(self, indent: int | None = None) -> str:
         """The plan as JSON text."""
@@ -181,7 +203,8 @@ class Plan:
             groups=tuple(GrowthGroup(**{**g, "where": tuple(g["where"])}) for g in data["groups"]),
             held=tuple(Held(**{**h, "where": tuple(h["where"])}) for h in data["held"]),
             tensors=tuple(
-                TensorGrowth(t["name"], tuple(map(_axis, t["axes"])), t["draw"], t["scale"]) for t in data["tensors"]
+                TensorGrowth(t["name"], tuple(map(_axis, t["axes"])), t["draw"], t["scale"], t.get("spread"))
+                for t in data["tensors"]
             ),
             nodes=tuple(NodeEdit(**{k: _frozen(v) for k, v in n.items()}) for n in data["nodes"]),
             attributes=tuple(AttributeEdit(**{k: _frozen(v) for k, v in a.items()}) for a in data["attributes"]),
@@ -189,6 +212,8 @@ class Plan:
             inputs=_frozen(data["inputs"]),
             tier=data["tier"],
             depth=Deepening.from_data(data["depth"]) if data.get("depth") else None,
+            parameterization=data.get("parameterization", "standard"),
+            rescalings=tuple(Rescaling(**r) for r in data.get("rescalings", ())),
             parts=tuple((path, cls._from(part)) for path, part in data["parts"]),
         )
 
@@ -285,7 +310,16 @@ class Plan:
             f"parameters {t.parameters_before:,} → {t.parameters_after:,} (x{self.ratio:.2f})    "
             f"FLOPs a sample {t.flops_before:,} → {t.flops_after:,} (x{t.flops_after / max(1, t.flops_before):.2f})"
         )
-        return Group(*tables, summary)
+        return Group(*tables, *self._rescaled(), summary)
+
+    def _rescaled(self) -> Iterator[Table]:
+        if self.rescalings:
+            table = Table(title="old weights rescaled, and what makes up for it", title_justify="left")
+            for heading in ("weight", "kind", "factor", "made up for by"):
+                table.add_column(heading)
+            for one in self.rescalings:
+                table.add_row(one.name, one.kind, f"{one.factor:.4g}", one.by or f"left alone: {one.reason}")
+            yield table
 
 
 def deeper(model: str, depth: Deepening) -> Table:

@@ -21,6 +21,7 @@ from fxgrow.capture.inputs import described
 from fxgrow.containers import flat_tensors
 from fxgrow.planning.knowledge import Failure, Knowledge, Way
 from fxgrow.planning.numbers import Loose, number_edits, positions_after
+from fxgrow.planning.parameterization import parameterized
 from fxgrow.planning.plan import (
     AttributeEdit,
     Axis,
@@ -41,12 +42,14 @@ DRAWS = {"weight": "normal", "gain": "level", "bias": "zeros", "mean": "zeros", 
 """How free new entries are drawn, by what the parameter is for; any other parameter: like its old entries."""
 
 
-def make_plan(captured: Captured, name: str, amounts: Amounts, init: str, round_to: int) -> Plan:
+def make_plan(
+    captured: Captured, name: str, amounts: Amounts, init: str, round_to: int, parameterization: str = "standard"
+) -> Plan:
     """Plan the growth of a captured model."""
     analysis = analyse(captured.model, captured.graphs)
     planner = Planner(analysis, amounts, Way(init), round_to)
     planner.settle()
-    return planner.plan(name, captured)
+    return parameterized(planner.plan(name, captured), analysis, planner.sizing.growth, parameterization)
 
 
 class Planner:
