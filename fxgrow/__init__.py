@@ -6,6 +6,7 @@ from fxgrow.files import load, save
 from fxgrow.growing import grow, plan, report
 from fxgrow.history import births
 from fxgrow.planning.plan import Plan
+from fxgrow.proof.certifying import certify
 from fxgrow.rules.registry import rule
 from fxgrow.version import __version__
 
@@ -15,6 +16,7 @@ __all__ = [
     "Plan",
     "__version__",
     "births",
+    "certify",
     "grow",
     "load",
     "plan",

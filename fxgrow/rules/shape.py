@@ -11,6 +11,8 @@ from torch import fx
 
 from fxgrow.axes.layout import Layout, Leaf, is_fixed, join, product
 from fxgrow.planning.knowledge import Knowledge
+from fxgrow.proof.rules.movement import movement
+from fxgrow.proof.use import Use
 from fxgrow.rules.law import Fact, Law, Range, Want
 from fxgrow.rules.op import Op, Path, Tensor, Tree, tensors
 
@@ -65,6 +67,9 @@ class Shape(Law):
                     moved = self._moved(op, source, output, know.ranged(source, leaf))
                     merged = moved if merged is None else {k: f for k, f in merged.items() if moved.get(k) is f}
                 know.learn_all(output, leaf, merged or {})
+
+    def prove(self, use: Use) -> Any:
+        return movement(use)
 
     def _moved(
         self, op: Op, source: Tensor, output: Tensor, known: dict[Range | None, Fact]
