@@ -145,6 +145,9 @@ class _Walk:
                 claims = self._visit(node, partner, use)
             except Resting:
                 self.bound[node] = Bound(partner if partner is not None else node, None)
+                if node.op == "output":
+                    text = "it rests on a step that is not proved"
+                    yield Step(place, self._leaf(node, use, Verdict.UNKNOWN, text))
                 continue
             except Refuted as error:
                 yield Step(place, self._leaf(node, use, Verdict.REFUTED, str(error)))
@@ -473,11 +476,9 @@ class _Walk:
                 self.bound[other] = Bound(found.partner, new)
             elif not (new is None or new.same) or not all(claim.same for claim in claims_in(found.claims)):
                 self.bound[other] = Bound(found.partner, None)
-                raise Unproved(f"it writes to what {other} shows a part of") if self._read_later(other, node) else Resting
+                if any(node < user for user in other.users):
+                    raise Unproved(f"it writes to what {other} shows, which is read later")
         self.storage[node] = root
-
-    def _read_later(self, node: fx.Node, since: fx.Node) -> bool:
-        return any(since < user for user in node.users)
 
     # -- nodes that the original does not have -------------------------------------------------------------
 

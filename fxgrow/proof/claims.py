@@ -76,8 +76,16 @@ class Claim:
         return torch.arange(self.new[axis]) if found is None else found
 
     def copies_of(self, axis: int) -> Tensor:
-        found = self.copies.get(axis)
-        return torch.arange(self.new[axis]) if found is None else found
+        """The copies along an axis, spelled out; all that hold the mean are copies of each other."""
+        found = self.copies.get(axis, torch.arange(self.new[axis]))
+        if axis not in self.means:
+            return found
+        classes = found[self.means[axis]]
+        return torch.where(torch.isin(found, classes), classes.min(), found)
+
+    def repeats(self, axis: int) -> bool:
+        """Whether any positions along an axis are known to be copies of each other."""
+        return axis in self.copies or axis in self.means
 
     def zeros(self) -> Tensor:
         """Which entries are zero, broadcastable."""

@@ -98,9 +98,10 @@ def _mask_axis(use: Use, mask: Claim, q: Claim, axis: int) -> None:
 
 
 def _lead_copies(q: Claim, k: Claim, v: Claim, mask: Claim | None, axis: int) -> torch.Tensor:
-    if len({q.new[axis], k.new[axis], v.new[axis]}) > 1:
-        return torch.arange(q.new[axis])
-    common = both_copies(both_copies(q.copies_of(axis), k.copies_of(axis)), v.copies_of(axis))
+    common = q.copies_of(axis)
+    own = torch.arange(q.new[axis]) // max(1, q.new[axis] // max(1, k.new[axis]))  # the keys that a query reads
+    for read in (k, v):
+        common = both_copies(common, read.copies_of(axis)[own])
     if mask is not None:
         place = axis - q.rank + mask.rank
         if place >= 0 and mask.new[place] != 1:

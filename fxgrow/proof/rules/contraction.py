@@ -396,8 +396,8 @@ def _copies(factors: Sequence[Operand], letter: str, bias: Operand | None) -> Te
             if not (held.fills & REPEATING) and operand is not bias:
                 return None
             found.append(repeated(held.new, axis).cpu())
-        elif axis in operand.claim.copies:
-            found.append(operand.claim.copies[axis])
+        elif operand.claim.repeats(axis):
+            found.append(operand.claim.copies_of(axis))
         elif operand.claim.new[axis] != 1:
             return None
     result: Tensor | None = None

@@ -53,7 +53,7 @@ def combined(use: Use, claims: list[Claim], kind: str, keeps_zero: bool) -> Clai
         if len(sizes) > 1:
             raise Unproved(f"sizes {sorted(sizes)} meet on axis {axis}")
         maps.append(use.agreeing_maps((c.maps[k] for c, k in chosen), (c.new[k] for c, k in chosen), f"axis {axis}"))
-        if any(k in c.copies for c, k in chosen):
+        if any(c.repeats(k) for c, k in chosen):
             common = first.copies_of(place)
             for c, k in chosen[1:]:
                 common = both_copies(common, c.copies_of(k))
