@@ -20,6 +20,7 @@ from fxgrow.capture.inputs import recalled
 from fxgrow.errors import FileError, FxgrowError
 from fxgrow.history import ATTRIBUTE, History, Step, history_of
 from fxgrow.planning.plan import Plan
+from fxgrow.proof.certificate import Certificate
 from fxgrow.proof.verification import Verification
 from fxgrow.transforms.width import named_tensors, place, widen
 from fxgrow.version import __version__
@@ -66,6 +67,8 @@ def save(grown: fx.GraphModule, path: str | os.PathLike[str], *, base: str | Non
                 "plan": json.loads(step.plan.to_json()),
                 "seed": step.seed,
                 "verification": vars(step.verification) if step.verification else None,
+                "certificate": json.loads(step.certificate.to_json()) if step.certificate else None,
+                "fingerprint": step.fingerprint,
             }
             for step in history.steps
         ],
@@ -234,8 +237,14 @@ def _fill(
 
 
 def _step(data: Mapping[str, Any]) -> Step:
-    found = data["verification"]
-    return Step(Plan.from_json(json.dumps(data["plan"])), int(data["seed"]), Verification(**found) if found else None)
+    found, proof, record = data["verification"], data.get("certificate"), data.get("fingerprint")
+    return Step(
+        Plan.from_json(json.dumps(data["plan"])),
+        int(data["seed"]),
+        Verification(**found) if found else None,
+        Certificate.from_json(json.dumps(proof)) if proof else None,
+        dict(record) if record else None,
+    )
 
 
 def _runs(axis: tuple[int, ...]) -> list[list[int]]:

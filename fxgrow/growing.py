@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import fx, nn
 
 from fxgrow.amounts import Amounts
-from fxgrow.capture import Captured, capture
+from fxgrow.capture import Captured, capture, copies
 from fxgrow.errors import AmountError, FxgrowError, PlanError
-from fxgrow.history import ATTRIBUTE, Step, extended, history_of, with_verification
+from fxgrow.history import ATTRIBUTE, Step, extended, history_of, with_certificate, with_verification
 from fxgrow.planning.knowledge import Way
 from fxgrow.planning.plan import Plan
 from fxgrow.planning.planner import make_plan
+from fxgrow.proof.certifying import proved
+from fxgrow.proof.fingerprint import fingerprint
 from fxgrow.proof.verification import verify as verify_same
 from fxgrow.transforms.width import named_tensors, widen
 
@@ -90,7 +93,8 @@ def grow(
         paper), "replicate" (copies of old units that share their outgoing weights, as in Net2Net).
     round_to: make new sizes multiples of this.
     seed: of the new entries; the same seed gives the same bytes.
-    verify: run original and grown model on random inputs in float64, eval and train, and compare.
+    verify: prove that the function is the same (`report(grown).certificate`), and run original and grown model
+        on random inputs in float64, eval and train, and compare.
 
     Raises
     ------
@@ -127,15 +131,19 @@ def apply_plan(model: nn.Module, captured: Captured, planned: Plan, seed: int, v
     """Carry out a plan on the model it was made for."""
     inputs = captured.inputs
     history = extended(model, Step(planned, seed))
+    before = replace(captured, graphs=copies(captured.graphs))  # surgery edits the graphs themselves
     grown = widen(captured, planned, model, seed=f"{seed}, stage {history.stage}")
     setattr(grown, ATTRIBUTE, history)
     if verify and not any(tensor.is_meta for tensor in named_tensors(model).values()):
-        setattr(grown, ATTRIBUTE, with_verification(history, verify_same(model, grown, inputs, seed)))
+        verification = verify_same(model, grown, inputs, seed)
+        certificate = proved(before, model, grown, [planned]).tested(str(verification))
+        history = with_certificate(with_verification(history, verification), certificate, fingerprint(grown))
+        setattr(grown, ATTRIBUTE, history)
     return grown
 
 
 def report(grown: nn.Module) -> Step:
-    """The last growth of a module: its plan, its seed and what verification found."""
+    """The last growth of a module: its plan, its seed, its certificate and what verification found."""
     history = history_of(grown)
     if history is None:
         raise FxgrowError(

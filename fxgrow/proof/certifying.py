@@ -78,7 +78,10 @@ def proved(captured: Captured, original: nn.Module, grown: GrownGraphModule, pla
         maps, fills = composed(plans, one.tensors)
     except Unproved as error:
         return Certificate.of(CLAIM, [Certificate("the plan fits", "", (), Verdict.UNKNOWN, str(error))])
-    checker = Checker(one, two, maps, fills)
+    attributes: dict[str, dict[str, Any]] = {}
+    for edit in (edit for plan in plans for edit in plan.attributes):
+        attributes.setdefault(edit.module, {})[edit.attribute] = edit.value
+    checker = Checker(one, two, maps, fills, attributes)
     hooks = _hooks(original, grown)
     if hooks is not None:
         children.append(hooks)
@@ -159,7 +162,7 @@ def tree(claim: str, steps: Sequence[Step]) -> Certificate:
     root: dict[str, Any] = {}
     for step in steps:
         level = root
-        for part in step.place.split("."):
+        for part in filter(None, step.place.split(".")):
             level = level.setdefault(part, {})
         level.setdefault("", []).append(step.certificate)
 

@@ -83,6 +83,7 @@ class Checker:
     """One graph of the grown model beside the same graph of the original.
 
     maps: parameter name -> the map of each axis, for parameters that grew. fills: how their entries were filled.
+    attributes: module -> attribute -> the value it should have, for sizes that follow the weights.
     """
 
     def __init__(
@@ -91,7 +92,9 @@ class Checker:
         grown: Model,
         maps: Mapping[str, tuple[Map, ...]],
         fills: Mapping[str, frozenset[str]],
+        attributes: Mapping[str, Mapping[str, Any]],
     ) -> None:
+        self.attributes = attributes
         self.original = original
         self.grown = grown
         self.maps = maps
@@ -293,7 +296,8 @@ class _Walk:
         args = [self._pair(a, b) for a, b in zip(old, new, strict=True)]
         names = list(dict.fromkeys([*partner.kwargs, *node.kwargs]))
         kwargs = {k: self._pair(partner.kwargs.get(k, ABSENT), node.kwargs.get(k, ABSENT)) for k in names}
-        return Use(partner, node, modules, args, kwargs, self.checker.constant)
+        attributes = self.checker.attributes.get(str(node.target)) if node.op == "call_module" else None
+        return Use(partner, node, modules, args, kwargs, self.checker.constant, attributes)
 
     def _guard(self, node: fx.Node, partner: fx.Node) -> Use:
         """A guard beside the norm whose place it took, both with the guard's arguments."""

@@ -71,6 +71,6 @@ def _part(module: nn.Module) -> str:
     plain = {
         name: value
         for name, value in sorted(module.__dict__.items())
-        if isinstance(value, (str, int, float, bool, tuple, list, type(None))) and name not in ("training", "_is_full_backward_hook")
+        if isinstance(value, (str, int, float, bool, tuple, list, type(None))) and name != "training" and not name.startswith("_")
     }
     return f"{type(module).__module__}.{type(module).__name__} {_written(plain)}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,6 +61,7 @@ class Use:
         args: Any,
         kwargs: dict[str, Any],
         parameter_of: Callable[[str], Claim | None],
+        attributes: Mapping[str, Any] | None = None,
     ) -> None:
         self.old = old
         self.new = new
@@ -68,6 +69,7 @@ class Use:
         self.args = args
         self.kwargs = kwargs
         self._parameter_of = parameter_of
+        self.attributes = {k: v for k, v in (attributes or {}).items() if not k.startswith("_flat")}
         self.conditions: list[str] = []
         self.rule = ""
 
@@ -131,9 +133,17 @@ class Use:
     # -- modules -------------------------------------------------------------------------------------------
 
     def same_module(self, besides: Iterable[str] = ()) -> None:
-        """Both modules are of one class with the same attributes, but for some that follow the weights."""
+        """Both modules are of one class with the same attributes, but for some that are what the plan says."""
         if self.old_module is None or self.new_module is None:
             return
+        for name in besides:
+            follows = name != "eps" and not name.startswith("_")
+            if follows and name not in self.attributes and name in self.old_module.__dict__:
+                self.attributes[name] = self.old_module.__dict__[name]
+        for name, wanted in self.attributes.items():
+            found = self.new_module.__dict__.get(name, ABSENT)
+            if not equal_values(found, wanted):
+                raise Refuted(f"its {name} is {found}, it should be {wanted}")
         found = module_difference(self.old_module, self.new_module, frozenset(besides))
         if found is not None:
             raise Refuted(found)

@@ -216,9 +216,10 @@ class OverUnits(Law):
             shape, eps = plain(use.argument(1, "normalized_shape")), plain(use.argument(*self._eps_place()))
             eps = Both(*(self.default_eps if e is None else e for e in (eps.old, eps.new)))
             gain, bias = use.optional(2, "weight"), use.optional(3, "bias") if fits == rules.MEAN else None
-        if len(shape.old) != 1 or len(shape.new) != 1:
-            raise Unproved(f"{use.name} is taken over several axes at once")
-        return rules.over_units(use, use.claim(), gain, bias, eps, fits)
+        x = use.claim()
+        if len(shape.old) != 1 or tuple(shape.new) != x.new[-1:]:
+            raise Unproved(f"{use.name} is taken over {tuple(shape.new)}, the units of its input are {x.new[-1]}")
+        return rules.over_units(use, x, gain, bias, eps, fits)
 
     def _eps_place(self) -> tuple[int, str]:
         return (4 if self.fits is Fact.MEAN else 3), "eps"

@@ -62,26 +62,26 @@ def contract(
     ------
     Refuted: a weight that meets a new unit does not vanish. Unproved: the operands do not fit each other.
     """
-    factors = _without_broadcasts(use, operands)
+    factors = _without_broadcasts(operands)
     weights = [k for k, factor in enumerate(factors) if factor.claim.held is not None]
     if len(factors) != 2 or len(weights) != 1:
         factors = [Operand(use.equal(f.claim), f.letters) for f in factors]
         weights = []
     _check_windows(factors, windows)
     maps = {letter: _map(use, factors, letter) for letter in dict.fromkeys(a for f in factors for a in f.letters)}
+    if bias is not None:
+        _check_bias(use, bias, maps)
     if weights:
         weight, data = factors[weights[0]], factors[1 - weights[0]]
         weight = _masked(weight, data, windows)
         _collapse(use, weight, data, maps, output)
-        factors = [weight, data]
+        return _outcome(use, [weight, data], maps, output, bias, windows, _effective(weight, data, output))
     else:
         _meet_zeros(use, factors, maps, output)
-    if bias is not None:
-        _check_bias(use, bias, maps)
     return _outcome(use, factors, maps, output, bias, windows)
 
 
-def _without_broadcasts(use: Use, operands: Sequence[Operand]) -> list[Operand]:
+def _without_broadcasts(operands: Sequence[Operand]) -> list[Operand]:
     """Operands without the axes of size one that stretch to another's."""
     result = []
     for operand in operands:
@@ -200,6 +200,23 @@ def _collapse(
             f"it should be {at_index(held.old, place):.9g}"
         )
     use.checked(f"old entries of {held.name} are the original's" + ("" if held.exact else " (few ulp)"))
+
+
+def _effective(weight: Operand, data: Operand, output: Sequence[str]) -> Operand:
+    """Weights as outputs see them, all rows: columns that meet copies or means added up. Old values are left out."""
+    held = weight.claim.held
+    assert held is not None
+    value = held.new
+    if not held.fills & (REPEATING | {"mean"}):
+        return weight
+    for letter in weight.letters:
+        if letter in output or letter not in data.letters:
+            continue
+        axis, source = weight.axis(letter), data.axis(letter)
+        atoms = atoms_of(data.claim, source)
+        if not atoms.simple:
+            value = torch.cat(_collapsed(value, axis, atoms), axis)
+    return Operand(replace(weight.claim, held=replace(held, new=value)), weight.letters)
 
 
 @dataclass(frozen=True)
@@ -335,6 +352,7 @@ def _outcome(
     output: Sequence[str],
     bias: Operand | None,
     windows: Sequence[str],
+    effective: Operand | None = None,
 ) -> Claim:
     owner = {letter: next(f for f in factors if letter in f.letters) for letter in output}
     old = tuple(owner[a].claim.old[owner[a].axis(a)] for a in output)
@@ -348,10 +366,11 @@ def _outcome(
     for axis, letter in enumerate(output):
         if letter in windows or maps[letter] is None:
             continue
-        found = _copies(factors, letter, bias)
+        seen = [effective if effective is not None and f.claim.held is not None else f for f in factors]
+        found = _copies(seen, letter, bias)
         if found is not None:
             copies[axis] = found
-        mean = _mean(factors, letter, bias)
+        mean = _mean(seen, letter, bias)
         if mean is not None:
             means[axis] = mean
     return Claim(old, new, result.maps, spare(zero), spare_copies(copies), spare_means(means))
