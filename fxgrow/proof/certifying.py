@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from fxgrow.proof.certificate import Certificate, Verdict
 from fxgrow.proof.checker import Checker, Model, Step
 from fxgrow.proof.claims import Map, Unproved, old_positions_cover, settled
 from fxgrow.proof.fingerprint import changed_since, fingerprint
+from fxgrow.proof.scale import LayerScale, Scale, layers_of
 from fxgrow.transforms.indexing import old_positions
 from fxgrow.transforms.width import named_tensors
 
@@ -63,10 +65,12 @@ def certify(grown: nn.Module, original: nn.Module | None = None) -> Certificate:
             remedy="pass the model that was grown, at any of its stages",
         )
     captured = recapture(original, recalled(history.steps[since].plan.inputs))
-    return proved(captured, original, grown, [step.plan for step in history.steps[since:]])
+    return proved(captured, original, grown, [step.plan for step in history.steps[since:]], True)
 
 
-def proved(captured: Captured, original: nn.Module, grown: GrownGraphModule, plans: Sequence[Plan]) -> Certificate:
+def proved(
+    captured: Captured, original: nn.Module, grown: GrownGraphModule, plans: Sequence[Plan], with_scale: bool = False
+) -> Certificate:
     """The certificate of a grown model beside its original, whose structure has been captured."""
     one = Model(captured.graphs, original, captured.model, named_tensors(original))
     two = Model(grown.graphs(), grown, grown, named_tensors(grown))
@@ -85,11 +89,15 @@ def proved(captured: Captured, original: nn.Module, grown: GrownGraphModule, pla
     hooks = _hooks(original, grown)
     if hooks is not None:
         children.append(hooks)
+    layers: list[LayerScale] = []
     for mode in one.graphs:
-        steps = checker.steps(mode)
+        walk = checker.walk(mode)
+        steps = list(walk.steps())
+        layers += layers_of(walk, mode) if with_scale else ()
         where = {"both": "in eval and in train mode", "eval": "in eval mode", "train": "in train mode"}[mode]
         children.append(tree(f"{where}, random draws off", steps))
-    return Certificate.of(CLAIM, children)
+    result = Certificate.of(CLAIM, children)
+    return replace(result, scale=Scale(tuple(layers), grown, captured.inputs)) if with_scale else result
 
 
 def _ties(old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> Certificate:

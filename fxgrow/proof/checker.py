@@ -101,9 +101,9 @@ class Checker:
         self.fills = fills
         self.constants: dict[str, Claim] = {}
 
-    def steps(self, mode: str) -> list[Step]:
-        """Every step of the proof for one graph, in order."""
-        return list(_Walk(self, self.original.graphs[mode], self.grown.graphs[mode]).steps())
+    def walk(self, mode: str) -> Walk:
+        """The walk along one graph, yet to be taken."""
+        return Walk(self, self.original.graphs[mode], self.grown.graphs[mode])
 
     def constant(self, name: str) -> Claim:
         """The claim about a parameter or buffer: its values, old and new."""
@@ -124,7 +124,9 @@ class Checker:
         return self.constants[name]
 
 
-class _Walk:
+class Walk:
+    """The walk along one graph: what has been claimed of each grown node so far."""
+
     def __init__(self, checker: Checker, old: fx.Graph, new: fx.Graph) -> None:
         self.checker = checker
         self.old = old
