@@ -101,7 +101,17 @@ def grow(
     if as_json:
         found = {**asdict(checked), "verdict": checked.verdict} if checked else None
         verdict = str(step.certificate.verdict) if step.certificate is not None else None
-        print(json.dumps({"model": model, "totals": asdict(totals), "verification": found, "certificate": verdict, "file": str(output or "")}))
+        print(
+            json.dumps(
+                {
+                    "model": model,
+                    "totals": asdict(totals),
+                    "verification": found,
+                    "certificate": verdict,
+                    "file": str(output or ""),
+                }
+            )
+        )
         return
     table = Table(title=f"{model} grown by {' '.join(width)} (init={init}, seed={seed})", title_justify="left")
     for heading in ("", "before", "after", "ratio"):

@@ -158,9 +158,7 @@ class Certificate:
         for condition in self.conditions if not self.children else ():
             branch.add(escape(condition), style="dim")
         for child in self.children:
-            if child.verdict is not Verdict.PROVED:
-                child._folded(branch.add(_line(child)))
-            elif self.verdict is Verdict.PROVED and not child.children:
+            if child.verdict is not Verdict.PROVED or (self.verdict is Verdict.PROVED and not child.children):
                 child._folded(branch.add(_line(child)))
             elif self.verdict is Verdict.PROVED:
                 branch.add(f"{_line(child)} [dim]… {_counted(child)}[/]")

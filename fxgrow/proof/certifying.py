@@ -77,7 +77,9 @@ def proved(
     children = [_ties(one.tensors, two.tensors)]
     if one.graphs.keys() != two.graphs.keys():
         detail = f"graphs for {sorted(two.graphs)}, the original has {sorted(one.graphs)}"
-        return Certificate.of(CLAIM, [*children, Certificate("both have the same graphs", "", (), Verdict.UNKNOWN, detail)])
+        return Certificate.of(
+            CLAIM, [*children, Certificate("both have the same graphs", "", (), Verdict.UNKNOWN, detail)]
+        )
     try:
         maps, fills = composed(plans, one.tensors)
     except Unproved as error:
@@ -111,7 +113,8 @@ def _ties(old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> Certificate:
             return Certificate(claim, "values", (), Verdict.REFUTED, f"{name} is missing")
         two = other.setdefault(id(new[name]), name)
         if one != two:
-            text = f"{name} shares its values with {two if two != name else 'nothing'}, in the original with {one if one != name else 'nothing'}"
+            now, before = (other if other != name else "nothing" for other in (two, one))
+            text = f"{name} shares its values with {now}, in the original with {before}"
             return Certificate(claim, "values", (), Verdict.REFUTED, text)
     shared = len(old) - len(first)
     return Certificate(claim, "values", (f"{shared} of {len(old)} names share another's tensor, in both",))
@@ -198,7 +201,9 @@ def _recorded(grown: fx.GraphModule, history: History) -> Certificate:
         return Certificate(claim, "record", (), Verdict.UNKNOWN, f"{detail}; pass the original")
     changed = changed_since(record, fingerprint(grown))
     if changed:
-        return Certificate(claim, "record", (), Verdict.UNKNOWN, f"changed since it grew: {', '.join(changed[:3])}; pass the original")
+        return Certificate(
+            claim, "record", (), Verdict.UNKNOWN, f"changed since it grew: {', '.join(changed[:3])}; pass the original"
+        )
     same = Certificate(
         "graphs, modules and values are to the bit what they were when the model grew",
         "record",

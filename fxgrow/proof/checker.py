@@ -25,9 +25,12 @@ from fxgrow.proof.values import precision
 from fxgrow.rules.law import Law
 from fxgrow.rules.registry import law_of_function, law_of_method, law_of_module
 
-NORM_GUARDS = (guards.layer_norm, guards.rms_norm, guards.group_norm)
+NORM_GUARDS = (guards.layer_norm, guards.rms_norm, guards.group_norm, guards.standardize)
 _NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)
-_NORM_FUNCTIONS = (nn.functional.layer_norm, nn.functional.rms_norm, nn.functional.group_norm)
+_NORM_FUNCTIONS = (
+    *(nn.functional.layer_norm, nn.functional.rms_norm, nn.functional.group_norm),
+    nn.functional.batch_norm,
+)
 _BROKEN = (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError, ZeroDivisionError, AssertionError)
 """What corrupted graphs raise when they are run on labels or shapes."""
 
@@ -116,10 +119,10 @@ class Checker:
                 size if position is None else len(position) for size, position in zip(old.shape, maps, strict=True)
             )
             if tuple(new.shape) != expected or new.dtype != old.dtype:
-                raise Refuted(f"{name} is {list(new.shape)} of {new.dtype}, it should be {list(expected)} of {old.dtype}")
-            held = Held(
-                old.detach(), new.detach(), name, True, precision(old), self.fills.get(name, frozenset())
-            )
+                raise Refuted(
+                    f"{name} is {list(new.shape)} of {new.dtype}, it should be {list(expected)} of {old.dtype}"
+                )
+            held = Held(old.detach(), new.detach(), name, True, precision(old), self.fills.get(name, frozenset()))
             self.constants[name] = Claim(tuple(old.shape), expected, maps, held=held)
         return self.constants[name]
 
@@ -177,7 +180,8 @@ class Walk:
         ]
         if missing:
             yield Step(
-                "", Certificate("every node of the original is there", "", (), Verdict.REFUTED, f"missing: {missing[:3]}")
+                "",
+                Certificate("every node of the original is there", "", (), Verdict.REFUTED, f"missing: {missing[:3]}"),
             )
         position = {id(node): k for k, node in enumerate(self.old.nodes)}
         order = [position[id(partner)] for partner in self.partners.values()]
@@ -208,6 +212,10 @@ class Walk:
         if not any(True for _ in flat_tensors(partner.meta.get("value"))) and not _writes(partner):
             self._number(node, partner)
             return None
+        if node.target is guards.standardize and partner.target is not node.target:
+            claims = self._standardised(node, partner, use)
+            self.bound[node] = Bound(partner, claims)
+            return claims
         one = self._use(node, partner)
         use.append(one)
         claims = self._proved(one)
@@ -313,7 +321,11 @@ class Walk:
                 before[name] = f"{partner.target}.{name}" if parameter is not None else None
             before |= {"eps": module.eps, "num_groups": getattr(module, "num_groups", None)}
         else:
-            order = ("num_groups", "weight", "bias", "eps") if "num_groups" in names else ("normalized_shape", *_NORM_ORDER[node.target])
+            order = (
+                ("num_groups", "weight", "bias", "eps")
+                if "num_groups" in names
+                else ("normalized_shape", *_NORM_ORDER[node.target])
+            )
             before = dict(zip(("x", *order), partner.args, strict=False))
             before |= {("x" if k == "input" else k): v for k, v in partner.kwargs.items()}
             before["eps"] = before.get("eps", None if node.target is guards.rms_norm else 1e-5)
@@ -486,6 +498,27 @@ class Walk:
                     raise Unproved(f"it writes to what {other} shows, which is read later")
         self.storage[node] = root
 
+    def _standardised(self, node: fx.Node, partner: fx.Node, use: list[Use]) -> Claim:
+        """A guarded standardisation of a weight beside the F.batch_norm of it: both are worked out."""
+        one = self._bare(node, partner)
+        use.append(one)
+        one.rule = "computed from parameters"
+        given = dict(enumerate(partner.args)) | {_BATCH_NORM_ORDER.index(k): v for k, v in partner.kwargs.items()}
+        if given.get(1) is not None or given.get(2) is not None or not given.get(5):
+            raise Unproved("the original does not take statistics of the weight itself")
+        found = [self._pair(given.get(old), node.args[new]) for old, new in ((0, 0), (3, 1), (4, 2))]
+        held = [item.held if isinstance(item, Claim) else None for item in found]
+        if held[0] is None or any(isinstance(i, Claim) and h is None for i, h in zip(found, held, strict=True)):
+            raise Unproved("the weight is not made of parameters alone")
+        eps = self._pair(given.get(7, 1e-5), node.args[3])
+        old, gain, bias = (h.old.double() if h is not None else None for h in held)
+        before = nn.functional.batch_norm(old, None, None, gain, bias, True, 0.0, eps.old)  # type: ignore[arg-type]
+        new, gain, bias = (h.new.double() if h is not None else None for h in held)
+        after = guards.standardize(new, gain, bias, eps.new, node.args[4])
+        first = found[0]
+        kept = Held(before, after, node.name, False, held[0].precision, held[0].fills)
+        return Claim(first.old, first.new, first.maps, held=kept)
+
     # -- nodes that the original does not have -------------------------------------------------------------
 
     def _inserted(self, node: fx.Node, use: list[Use]) -> Any:
@@ -515,6 +548,7 @@ class Resting(Exception):
 
 
 _NORM_ORDER = {guards.layer_norm: ("weight", "bias", "eps"), guards.rms_norm: ("weight", "eps")}
+_BATCH_NORM_ORDER = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
 _GUARD_ARGUMENTS: dict[Any, tuple[str, ...]] = {
     guards.layer_norm: ("x", "normalized_shape", "weight", "bias", "eps", "core"),
     guards.rms_norm: ("x", "normalized_shape", "weight", "eps", "core"),
@@ -548,7 +582,10 @@ def _partners(old: fx.Graph, new: fx.Graph, checker: Checker) -> dict[fx.Node, f
             paired[node] = partner
     taken = {id(partner) for partner in paired.values()}
     norms = [node for node in old.nodes if id(node) not in taken and _is_norm(node, checker)]
-    paired.update(zip(spare, norms, strict=False))
+    for weight in (True, False):
+        mine = [node for node in spare if (node.target is guards.standardize) is weight]
+        theirs = [node for node in norms if (node.target is nn.functional.batch_norm) is weight]
+        paired.update(zip(mine, theirs, strict=False))
     return {node: paired[node] for node in new.nodes if node in paired}
 
 

@@ -252,9 +252,7 @@ def merge_axes(claim: Claim, axis: int) -> Claim:
     if zero is not None:
         size = zero.shape[axis : axis + 2]
         if tuple(size) != (1, 1):
-            zero = zero.expand(
-                *zero.shape[:axis], claim.new[axis], claim.new[axis + 1], *zero.shape[axis + 2 :]
-            )
+            zero = zero.expand(*zero.shape[:axis], claim.new[axis], claim.new[axis + 1], *zero.shape[axis + 2 :])
         zero = zero.reshape(*zero.shape[:axis], -1, *zero.shape[axis + 2 :])
     shift = {k: k - (k > axis) for k in range(claim.rank)}
     copies = {shift[k]: source for k, source in claim.copies.items() if k not in (axis, axis + 1)}

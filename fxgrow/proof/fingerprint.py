@@ -52,7 +52,11 @@ def _of_tensor(tensor: Tensor) -> str:
 
 
 def _named(target: Any) -> str:
-    return target if isinstance(target, str) else f"{getattr(target, '__module__', '')}.{getattr(target, '__name__', target)}"
+    return (
+        target
+        if isinstance(target, str)
+        else f"{getattr(target, '__module__', '')}.{getattr(target, '__name__', target)}"
+    )
 
 
 def _written(item: Any) -> str:
@@ -71,6 +75,8 @@ def _part(module: nn.Module) -> str:
     plain = {
         name: value
         for name, value in sorted(module.__dict__.items())
-        if isinstance(value, (str, int, float, bool, tuple, list, type(None))) and name != "training" and not name.startswith("_")
+        if isinstance(value, (str, int, float, bool, tuple, list, type(None)))
+        and name != "training"
+        and not name.startswith("_")
     }
     return f"{type(module).__module__}.{type(module).__name__} {_written(plain)}"

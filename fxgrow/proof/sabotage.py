@@ -11,6 +11,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -125,7 +126,9 @@ def _tensors(grown: nn.Module) -> list[tuple[str, Tensor]]:
     return [(name, t) for name, t in found if t.dtype.is_floating_point and t.numel()]
 
 
-def _entry(grown: GrownGraphModule, rng: random.Random, wanted: Callable[[str, float], bool] = lambda n, v: True) -> Made:
+def _entry(
+    grown: GrownGraphModule, rng: random.Random, wanted: Callable[[str, float], bool] = lambda n, v: True
+) -> Made:
     """Another value for one entry of one tensor."""
     name, tensor = rng.choice(_tensors(grown))
     flat = tensor.detach().view(-1)
@@ -134,8 +137,12 @@ def _entry(grown: GrownGraphModule, rng: random.Random, wanted: Callable[[str, f
         before = flat[place].item()
         if wanted(name, before):
             flat[place] = before + rng.choice((-1, 1)) * max(0.05, abs(before)) * rng.uniform(0.1, 1)
-            return f"{name}[{place}]", lambda: flat[place].fill_(before)
+            return f"{name}[{place}]", partial(_put_back, flat, place, before)
     return None
+
+
+def _put_back(flat: Tensor, place: int, value: float) -> None:
+    flat[place] = value
 
 
 def _zero_entry(grown: GrownGraphModule, rng: random.Random) -> Made:

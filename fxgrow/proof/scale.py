@@ -55,7 +55,9 @@ class LayerScale:
 
     @property
     def predicted(self) -> float:
-        return float(self.expression.subs({symbol: self.values[str(symbol)] for symbol in self.expression.free_symbols}))
+        return float(
+            self.expression.subs({symbol: self.values[str(symbol)] for symbol in self.expression.free_symbols})
+        )
 
 
 @dataclass(frozen=True)
@@ -151,9 +153,7 @@ def _layer(
     values = {"n": fan[0] * kernel, "m": fan[1] * kernel, "s": after**0.5, "sigma": _mean_square(held.old) ** 0.5}
     values["rho"] = _moment(walk.bound[data].claims, node, weight, moment)
     layer = str(node.target) if node.op == "call_module" else node.name
-    return LayerScale(
-        layer, node.name, mode, axis, tuple(units.tolist()), tuple(old_units.tolist()), RATIO, values
-    )
+    return LayerScale(layer, node.name, mode, axis, tuple(units.tolist()), tuple(old_units.tolist()), RATIO, values)
 
 
 def _moment(claim: Claim, node: fx.Node, weight: Claim, moment: float) -> float:

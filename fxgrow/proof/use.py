@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -41,7 +41,12 @@ def equal_values(one: Any, other: Any) -> bool:
         return equal_values((one.start, one.stop, one.step), (other.start, other.stop, other.step))
     if isinstance(one, Tensor) or isinstance(other, Tensor):
         alike = isinstance(one, Tensor) and isinstance(other, Tensor)
-        return alike and one.shape == other.shape and one.dtype == other.dtype and (one is other or torch.equal(one, other))
+        return (
+            alike
+            and one.shape == other.shape
+            and one.dtype == other.dtype
+            and (one is other or torch.equal(one, other))
+        )
     if isinstance(one, nn.Module) and isinstance(other, nn.Module):
         return module_difference(one, other, frozenset()) is None
     return bool(type(one) is type(other) and one == other)
@@ -185,7 +190,9 @@ class Use:
         kept = at_old(held.new, maps, old)
         wanted = held.old if factor == 1.0 else held.old.double() * factor
         if kept.shape != wanted.shape:
-            raise Refuted(f"{held.name} is of shape {list(held.new.shape)}, which is not a growth of {list(held.old.shape)}")
+            raise Refuted(
+                f"{held.name} is of shape {list(held.new.shape)}, which is not a growth of {list(held.old.shape)}"
+            )
         exact = held.exact and factor == 1.0
         bound = 0.0 if exact else (ULPS if held.exact else DERIVED_ULPS) * held.precision
         wrong = differing(kept, wanted, bound, largest=not held.exact)

@@ -302,7 +302,6 @@ class GroupNorm(Law):
             given["eps"] = op.argument(4, "eps", 1e-5)
         return [Edit("guard", {"function": "group_norm", "arguments": given, "core": op.data["width"]})]
 
-
     def prove(self, use: Use) -> Any:
         use.same_module({"num_channels", "num_groups"})
         if use.new_module is not None:

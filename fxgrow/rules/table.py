@@ -76,7 +76,9 @@ rules(
 )
 rules(
     (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
-    Contraction(*_TRANSPOSED, module_operands, "(g o)", {"g": (0, "groups")}, _CHANNELS, prove_transposed, counts="input"),
+    Contraction(
+        *_TRANSPOSED, module_operands, "(g o)", {"g": (0, "groups")}, _CHANNELS, prove_transposed, counts="input"
+    ),
 )
 rules(
     (F.conv1d, F.conv2d, F.conv3d),
@@ -84,7 +86,9 @@ rules(
 )
 rules(
     (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d),
-    Contraction(*_TRANSPOSED, functional_operands, "(g o)", {"g": (6, "groups")}, proof=prove_transposed, counts="input"),
+    Contraction(
+        *_TRANSPOSED, functional_operands, "(g o)", {"g": (6, "groups")}, proof=prove_transposed, counts="input"
+    ),
 )
 
 rules((operator.matmul, torch.matmul, torch.bmm, torch.mm, "matmul", "bmm", "mm"), MatrixProduct())

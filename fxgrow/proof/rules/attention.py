@@ -7,7 +7,18 @@ from dataclasses import replace
 
 import torch
 
-from fxgrow.proof.claims import Claim, Map, Refuted, Unproved, both_copies, is_new, merge_axes, spare, spare_copies, split_axis
+from fxgrow.proof.claims import (
+    Claim,
+    Map,
+    Refuted,
+    Unproved,
+    both_copies,
+    is_new,
+    merge_axes,
+    spare,
+    spare_copies,
+    split_axis,
+)
 from fxgrow.proof.rules.contraction import Operand, contract
 from fxgrow.proof.use import Use, equal_values, plain
 

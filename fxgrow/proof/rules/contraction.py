@@ -64,6 +64,9 @@ def contract(
     """
     factors = _without_broadcasts(operands)
     weights = [k for k, factor in enumerate(factors) if factor.claim.held is not None]
+    if len(factors) == len(weights) == 2:
+        factors[0] = Operand(use.equal(factors[0].claim), factors[0].letters)
+        weights = [1]
     if len(factors) != 2 or len(weights) != 1:
         factors = [Operand(use.equal(f.claim), f.letters) for f in factors]
         weights = []
@@ -76,8 +79,7 @@ def contract(
         weight = _masked(weight, data, windows)
         _collapse(use, weight, data, maps, output)
         return _outcome(use, [weight, data], maps, output, bias, windows, _effective(weight, data, output))
-    else:
-        _meet_zeros(use, factors, maps, output)
+    _meet_zeros(use, factors, maps, output)
     return _outcome(use, factors, maps, output, bias, windows)
 
 
@@ -88,7 +90,9 @@ def _without_broadcasts(operands: Sequence[Operand]) -> list[Operand]:
         claim, letters = operand.claim, list(operand.letters)
         for axis in reversed(range(claim.rank)):
             others = [o for o in operands if o is not operand and letters[axis] in o.letters]
-            wide = any((o.claim.old[o.axis(letters[axis])], o.claim.new[o.axis(letters[axis])]) != (1, 1) for o in others)
+            wide = any(
+                (o.claim.old[o.axis(letters[axis])], o.claim.new[o.axis(letters[axis])]) != (1, 1) for o in others
+            )
             if wide and (claim.old[axis], claim.new[axis]) == (1, 1):
                 claim = dropped(claim, axis)
                 del letters[axis]
@@ -151,9 +155,7 @@ def _masked(weight: Operand, data: Operand, windows: Sequence[str]) -> Operand:
     return Operand(replace(weight.claim, held=masked), weight.letters)
 
 
-def _collapse(
-    use: Use, weight: Operand, data: Operand, maps: dict[str, Map], output: Sequence[str]
-) -> None:
+def _collapse(use: Use, weight: Operand, data: Operand, maps: dict[str, Map], output: Sequence[str]) -> None:
     """Check that what weights make of new units adds up to nothing, and of old units to what it did."""
     claim, held = weight.claim, weight.claim.held
     assert held is not None
@@ -188,7 +190,9 @@ def _collapse(
         if bool(atoms.adds_up().any()):
             use.checked(f"in {rows}, columns of {held.name} that read copies or means add up to the old ones (few ulp)")
     if value.shape != held.old.shape:
-        raise Refuted(f"{held.name} is of shape {list(held.new.shape)}, which is not a growth of {list(held.old.shape)}")
+        raise Refuted(
+            f"{held.name} is of shape {list(held.new.shape)}, which is not a growth of {list(held.old.shape)}"
+        )
     bound = (ULPS if held.exact else DERIVED_ULPS) * held.precision
     wrong = value != held.old
     if bool(loose.any()):
@@ -389,7 +393,9 @@ def _zero_outputs(
         if held is not None:
             mask, letters = held.new != 0, list(factor.letters)
             for axis in reversed(range(len(letters))):  # kernels, and what neither stays nor meets the data
-                if letters[axis] not in output and not any(f is not factor and letters[axis] in f.letters for f in factors):
+                if letters[axis] not in output and not any(
+                    f is not factor and letters[axis] in f.letters for f in factors
+                ):
                     mask = mask.any(axis)
                     del letters[axis]
             live.append((mask.cpu(), tuple(letters)))
@@ -482,9 +488,7 @@ def convolution(
     inner = (weight.old[0] // before, weight.new[0] // after) if transposed else (weight.old[1], weight.new[1])
     if grouped:
         x = split_axis(x, channels, (before, inner[0]), (after, inner[1]))
-        weight = split_axis(
-            weight, 0, (before, weight.old[0] // before), (after, weight.new[0] // after)
-        )
+        weight = split_axis(weight, 0, (before, weight.old[0] // before), (after, weight.new[0] // after))
         if bias is not None:
             size = (bias.old[0] // before, bias.new[0] // after)
             bias = split_axis(bias, 0, (before, size[0]), (after, size[1]))
@@ -529,7 +533,11 @@ def einsum(use: Use, equation: str, operands: list[Claim]) -> Claim:
     if len(parts) != len(operands):
         raise Unproved("the equation has another number of operands")
     widest = max(
-        (claim.rank - len(part.replace("...", "")) for part, claim in zip(parts, operands, strict=True) if "..." in part),
+        (
+            claim.rank - len(part.replace("...", ""))
+            for part, claim in zip(parts, operands, strict=True)
+            if "..." in part
+        ),
         default=0,
     )
 

@@ -14,8 +14,20 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxgrow.proof.claims import Claim, Map, Unproved, is_new, inverse, settled, spare, spare_copies, spare_means
-from fxgrow.proof.use import Both, Use, repeated
+from fxgrow.proof.claims import (
+    Claim,
+    Map,
+    Refuted,
+    Unproved,
+    inverse,
+    is_new,
+    settled,
+    spare,
+    spare_copies,
+    spare_means,
+    unchanged,
+)
+from fxgrow.proof.use import Both, Use, plain, repeated
 
 
 def movement(use: Use) -> Any:
@@ -33,6 +45,29 @@ def movement(use: Use) -> Any:
     new_out = run(use.new, use.new_module, *arranged(use, _Labels([c.new for c in claims]), old=False))
     use.checked("every old entry is where the original has it")
     return _each(_Sources(claims), old_out, new_out)
+
+
+def written(use: Use) -> Claim:
+    """`x[index] = y`: what x is afterwards.
+
+    Raises
+    ------
+    Unproved: an old entry of x does not take on what the original's does.
+    """
+    use.rule = "writes entries"
+    x, value = use.equal(use.claim()), use.argument(2, "value")
+    given = use.equal(value) if isinstance(value, Claim) else unchanged(())
+    if isinstance(value, Both) and not value.same:
+        raise Refuted(f"{value.new} is written, it was {value.old}")
+    afterwards = []
+    for old in (True, False):
+        shapes = [c.old if old else c.new for c in (x, given)]
+        labels, source = _numbered(shapes)
+        index = plain(use.argument(1, "index"))
+        labels[index.old if old else index.new] = source
+        afterwards.append(labels)
+    use.checked("every old entry is where the original has it")
+    return _claim(_Sources([x, given]), *afterwards)
 
 
 class _Labels:
@@ -98,7 +133,9 @@ class _Sources:
         if any(claim.copies for claim in claims):
             start, parts = 0, []
             for claim in claims:
-                parts.append(_place(claim, [claim.copies_of(k) for k in range(claim.rank)], claim.new).flatten() + start)
+                parts.append(
+                    _place(claim, [claim.copies_of(k) for k in range(claim.rank)], claim.new).flatten() + start
+                )
                 start += math.prod(claim.new)
             self.copy = torch.cat(parts)
 

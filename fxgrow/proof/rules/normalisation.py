@@ -14,7 +14,18 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from fxgrow.proof.claims import Claim, Map, Refuted, Unproved, both_copies, is_new, merge_axes, spare, spare_copies, split_axis
+from fxgrow.proof.claims import (
+    Claim,
+    Map,
+    Refuted,
+    Unproved,
+    both_copies,
+    is_new,
+    merge_axes,
+    spare,
+    spare_copies,
+    split_axis,
+)
 from fxgrow.proof.rules.contraction import atoms_of
 from fxgrow.proof.rules.pointwise import combined
 from fxgrow.proof.use import Both, Use, repeated
@@ -66,7 +77,9 @@ def over_units(
     if gain is None and ratio != 1.0:
         raise Refuted(f"{use.name} has no gain to make up for {x.new[axis]} units that were {x.old[axis]}")
     if core is None or core.new is None:
-        quiet = x.means.get(axis, torch.zeros(1, dtype=torch.bool)) if fits == "mean" else x.zeros_along([axis]).flatten()
+        quiet = (
+            x.means.get(axis, torch.zeros(1, dtype=torch.bool)) if fits == "mean" else x.zeros_along([axis]).flatten()
+        )
     else:
         quiet = x.zeros_along([axis]).flatten() if fits == "zero" else torch.zeros(1, dtype=torch.bool)
     zero = quiet.reshape([-1 if k == axis else 1 for k in range(x.rank)])
@@ -87,7 +100,9 @@ def _ratio(x: Claim, axis: int, fits: Fits, core: Both | None, use: Use) -> floa
     wrong = -1 if fits == "mean" else -2
     if bool((index == wrong).any()):
         where = int(new_core[(index == wrong).nonzero()[0]])
-        raise Refuted(f"{use.name} takes its statistic over unit {where}, which is {'zero' if wrong == -1 else 'the mean'}")
+        raise Refuted(
+            f"{use.name} takes its statistic over unit {where}, which is {'zero' if wrong == -1 else 'the mean'}"
+        )
     counts = torch.bincount(index[index >= 0], minlength=atoms.size)
     times = int(counts[old_core[0]]) if len(old_core) else 0
     wanted = torch.zeros(atoms.size, dtype=torch.long).index_fill_(0, old_core, times)
@@ -184,7 +199,11 @@ def _affine(
         common = x.copies[axis]
         for tensor in (gain, bias, *others):
             if tensor is not None:
-                own = repeated(tensor.held.new, tensor.rank - 1) if tensor.held is not None else tensor.copies_of(tensor.rank - 1)
+                own = (
+                    repeated(tensor.held.new, tensor.rank - 1)
+                    if tensor.held is not None
+                    else tensor.copies_of(tensor.rank - 1)
+                )
                 common = both_copies(common, own.cpu())
         copies[axis] = common
     return Claim(x.old, x.new, x.maps, spare(zero), spare_copies(copies))
@@ -196,4 +215,3 @@ def activated(use: Use, claim: Claim, attribute: str) -> Claim:
     with torch.no_grad():
         keeps_zero = bool((module(torch.zeros(1, dtype=torch.float64)) == 0).all())
     return combined(use, [claim], "other", keeps_zero)
-

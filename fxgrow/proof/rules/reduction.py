@@ -33,9 +33,7 @@ def reduced(use: Use, kind: Literal["sum", "mean", "other"], place: tuple[int, s
         {k: c for k, c in x.copies.items() if k not in axes},
         {k: m for k, m in x.means.items() if k not in axes} if kind != "other" else {},
     )
-    result = Claim(
-        result.old, result.new, result.maps, spare(zero & is_new(result)), result.copies, result.means
-    )
+    result = Claim(result.old, result.new, result.maps, spare(zero & is_new(result)), result.copies, result.means)
     for axis in reversed(axes if not keep else []):
         result = dropped(result, axis)
     return result
