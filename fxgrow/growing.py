@@ -9,7 +9,7 @@ from typing import Any
 from torch import fx, nn
 
 from fxgrow.amounts import Amounts
-from fxgrow.capture import Captured, capture, copies
+from fxgrow.capture import Captured, GrownGraphModule, capture, copies
 from fxgrow.errors import AmountError, FxgrowError, PlanError
 from fxgrow.history import ATTRIBUTE, Step, extended, history_of, with_certificate, with_verification
 from fxgrow.planning.knowledge import Way
@@ -136,6 +136,7 @@ def apply_plan(model: nn.Module, captured: Captured, planned: Plan, seed: int, v
     setattr(grown, ATTRIBUTE, history)
     if verify and not any(tensor.is_meta for tensor in named_tensors(model).values()):
         verification = verify_same(model, grown, inputs, seed)
+        assert isinstance(grown, GrownGraphModule)
         certificate = proved(before, model, grown, [planned]).tested(str(verification))
         history = with_certificate(with_verification(history, verification), certificate, fingerprint(grown))
         setattr(grown, ATTRIBUTE, history)

@@ -311,7 +311,8 @@ class Walk:
 
     def _guard(self, node: fx.Node, partner: fx.Node) -> Use:
         """A guard beside the norm whose place it took, both with the guard's arguments."""
-        names = _GUARD_ARGUMENTS[node.target]
+        target: Any = node.target
+        names = _GUARD_ARGUMENTS[target]
         given = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
         if partner.op == "call_module":
             module: Any = self.checker.original.part(str(partner.target))
@@ -324,7 +325,7 @@ class Walk:
             order = (
                 ("num_groups", "weight", "bias", "eps")
                 if "num_groups" in names
-                else ("normalized_shape", *_NORM_ORDER[node.target])
+                else ("normalized_shape", *_NORM_ORDER[target])
             )
             before = dict(zip(("x", *order), partner.args, strict=False))
             before |= {("x" if k == "input" else k): v for k, v in partner.kwargs.items()}
@@ -514,7 +515,8 @@ class Walk:
         old, gain, bias = (h.old.double() if h is not None else None for h in held)
         before = nn.functional.batch_norm(old, None, None, gain, bias, True, 0.0, eps.old)  # type: ignore[arg-type]
         new, gain, bias = (h.new.double() if h is not None else None for h in held)
-        after = guards.standardize(new, gain, bias, eps.new, node.args[4])
+        core: Any = node.args[4]
+        after = guards.standardize(new, gain, bias, eps.new, core)  # type: ignore[arg-type]
         first = found[0]
         kept = Held(before, after, node.name, False, held[0].precision, held[0].fills)
         return Claim(first.old, first.new, first.maps, held=kept)

@@ -45,9 +45,9 @@ def _hash(data: Any) -> str:
 def _of_tensor(tensor: Tensor) -> str:
     data = tensor.detach().cpu().contiguous()
     header = f"{data.dtype} {list(data.shape)} ".encode()
-    body = data.flatten().view(torch.uint8).numpy() if data.numel() else b""
     digest = hashlib.sha256(header)
-    digest.update(body)
+    if data.numel():
+        digest.update(memoryview(data.flatten().view(torch.uint8).numpy()))
     return digest.hexdigest()[:32]
 
 

@@ -165,7 +165,7 @@ def _moment(claim: Claim, node: fx.Node, weight: Claim, moment: float) -> float:
     atoms = atoms_of(claim, axis)
     new = atoms.index[position < 0]
     shares = [(new >= atoms.size, moment), (new == -2, 1 / atoms.size), ((new >= 0) & (new < atoms.size), 1.0)]
-    return sum(float(where.float().mean()) * size for where, size in shares)
+    return float(sum(float(where.float().mean()) * size for where, size in shares))
 
 
 def _mean_square(tensor: Tensor) -> float:

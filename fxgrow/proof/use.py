@@ -70,11 +70,12 @@ class Use:
     ) -> None:
         self.old = old
         self.new = new
-        self.old_module, self.new_module = modules if modules is not None else (None, None)
+        self.old_module: nn.Module | None = modules[0] if modules is not None else None
+        self.new_module: nn.Module | None = modules[1] if modules is not None else None
         self.args = args
         self.kwargs = kwargs
         self._parameter_of = parameter_of
-        self.attributes = {k: v for k, v in (attributes or {}).items() if not k.startswith("_flat")}
+        self.attributes = {k: v for k, v in (attributes or {}).items() if k != "eps" and not k.startswith("_")}
         self.conditions: list[str] = []
         self.rule = ""
 

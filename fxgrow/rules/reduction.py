@@ -152,7 +152,8 @@ class Across(Law):
     def prove(self, use: Use) -> Any:
         use.same_module()
         use.same_numbers()
-        axis = use.new_module.dim if use.new_module is not None else plain(use.argument(*self.place)).new
+        module: Any = use.new_module
+        axis = module.dim if module is not None else plain(use.argument(*self.place)).new
         axis = self.default if axis is None else axis
         if axis is None:
             return super().prove(use)
