@@ -7,6 +7,7 @@ from fxgrow.folding import fold
 from fxgrow.growing import grow, plan, report
 from fxgrow.history import births
 from fxgrow.planning.plan import Plan
+from fxgrow.proof.certifying import certify
 from fxgrow.rules.registry import rule
 from fxgrow.training.groups import param_groups
 from fxgrow.training.rates import adapt_rates
@@ -21,6 +22,7 @@ __all__ = [
     "__version__",
     "adapt_rates",
     "births",
+    "certify",
     "fold",
     "grow",
     "load",

@@ -123,7 +123,18 @@ def grow(
     totals, checked = step.plan.totals, step.verification
     if as_json:
         found = {**asdict(checked), "verdict": checked.verdict} if checked else None
-        print(json.dumps({"model": model, "totals": asdict(totals), "verification": found, "file": str(output or "")}))
+        verdict = str(step.certificate.verdict) if step.certificate is not None else None
+        print(
+            json.dumps(
+                {
+                    "model": model,
+                    "totals": asdict(totals),
+                    "verification": found,
+                    "certificate": verdict,
+                    "file": str(output or ""),
+                }
+            )
+        )
         return
     asked = [" ".join(width)] if width else []
     asked += [f"depth {' '.join(depth)}"] if depth else []
@@ -138,6 +149,8 @@ def grow(
         table.add_row(name, f"{before:,}", f"{after:,}", f"x{after / max(1, before):.2f}")
     out.print(table)
     out.print(str(checked) if checked else "not verified")
+    if step.certificate is not None:
+        out.print(f"certificate: {step.certificate.verdict}")
     if output is not None:
         out.print(f"written to {output}")
 
@@ -210,6 +223,30 @@ def zoo(
     wide = out if out.is_terminal else Console(width=200, highlight=False)
     wide.print(coverage(rows))
     if not all(row.good for row in rows):
+        raise typer.Exit(1)
+
+
+@app.command()
+def certify(
+    file: Annotated[Path, typer.Argument(help="What `fxgrow grow -o` or fxgrow.save wrote.")],
+    original: Annotated[
+        str, typer.Argument(metavar="[ORIGINAL]", help="The model that it grew from; default: go by the record.")
+    ] = "",
+    pretrained: Annotated[bool, typer.Option("--pretrained", help="Load the library's trained weights.")] = False,
+    expand: Annotated[bool, typer.Option("--expand", help="Print every step.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Prove that a grown model computes what its original computes; exit code 1 if it is not proved."""
+    with doing(f"reading {file}"):
+        before = find(original, pretrained=pretrained) if original else None
+        grown = fxgrow.load(file, before)
+    with doing("proving"):
+        found = fxgrow.certify(grown, before)
+    if as_json:
+        print(found.to_json())
+    else:
+        out.print(found.tree() if expand else found)
+    if str(found.verdict) != "PROVED":
         raise typer.Exit(1)
 
 

@@ -21,6 +21,7 @@ from fxgrow.errors import FileError, FxgrowError
 from fxgrow.history import ATTRIBUTE, History, Step, history_of
 from fxgrow.parts import captured_again, widen_parts
 from fxgrow.planning.plan import Plan
+from fxgrow.proof.certificate import Certificate
 from fxgrow.proof.verification import Verification
 from fxgrow.transforms.depth import deepen
 from fxgrow.transforms.folding import fold_multipliers
@@ -70,6 +71,8 @@ def save(grown: fx.GraphModule, path: str | os.PathLike[str], *, base: str | Non
                 "seed": step.seed,
                 "verification": vars(step.verification) if step.verification else None,
                 "folded": step.folded,
+                "certificate": json.loads(step.certificate.to_json()) if step.certificate else None,
+                "fingerprint": step.fingerprint,
             }
             for step in history.steps
         ],
@@ -245,9 +248,15 @@ def _fill(
 
 
 def _step(data: Mapping[str, Any]) -> Step:
-    found = data["verification"]
-    checked = Verification(**found) if found else None
-    return Step(Plan.from_json(json.dumps(data["plan"])), int(data["seed"]), checked, bool(data.get("folded", False)))
+    found, proof, record = data["verification"], data.get("certificate"), data.get("fingerprint")
+    return Step(
+        Plan.from_json(json.dumps(data["plan"])),
+        int(data["seed"]),
+        Verification(**found) if found else None,
+        Certificate.from_json(json.dumps(proof)) if proof else None,
+        dict(record) if record else None,
+        bool(data.get("folded", False)),
+    )
 
 
 def _runs(axis: tuple[int, ...]) -> list[list[int]]:

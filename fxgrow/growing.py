@@ -12,13 +12,15 @@ from fxgrow.amounts import Amounts
 from fxgrow.axes.infer import analyse
 from fxgrow.capture import Captured, capture
 from fxgrow.errors import AmountError, FxgrowError, PlanError, UntraceableError
-from fxgrow.history import ATTRIBUTE, Step, extended, history_of, in_order, with_verification
+from fxgrow.history import ATTRIBUTE, Step, extended, history_of, in_order, with_certificate, with_verification
 from fxgrow.parts import Parts, find_parts, verify_parts, widen_parts
 from fxgrow.planning.depth import STARTS, plan_depth
 from fxgrow.planning.knowledge import Way
 from fxgrow.planning.parameterization import PARAMETERIZATIONS
 from fxgrow.planning.plan import Plan
 from fxgrow.planning.planner import flops, make_plan, roles_of
+from fxgrow.proof.certifying import certificate_of_growth, kept_for_proof
+from fxgrow.proof.fingerprint import fingerprint
 from fxgrow.proof.verification import verify as verify_same
 from fxgrow.training.groups import parameterization_of
 from fxgrow.training.parameters import remember_names
@@ -159,7 +161,8 @@ def grow(
         scale), "stack" (copied whole, as in depth stacking: the function changes, and verification says so).
     round_to: make new sizes multiples of this.
     seed: of the new entries; the same seed gives the same bytes.
-    verify: run original and grown model on random inputs in float64, eval and train, and compare.
+    verify: prove that the function is the same (`report(grown).certificate`), and run original and grown model
+        on random inputs in float64, eval and train, and compare.
     parameterization: "standard"; "mup" (new weights and, in `fxgrow.param_groups`, learning rates by width); or
         "variance-transfer" (the paper's: old weights rescaled as well, the function kept by batch norms or by
         multipliers, which `fxgrow.fold` removes). Left out: as the model was last grown, else standard.
@@ -206,23 +209,28 @@ def apply_plan(model: nn.Module, captured: Captured | Parts, planned: Plan, seed
     remember_names(model)
     history = extended(model, Step(planned, seed))
     drawn = f"{seed}, stage {history.stage}"
+    verifying = verify and not any(tensor.is_meta for tensor in named_tensors(model).values())
+    before = kept_for_proof(captured) if verifying else {}  # surgery edits the graphs themselves
     grown: nn.Module
     if isinstance(captured, Parts):
         grown = widen_parts(captured, planned, model, drawn)
     else:
         grown = widen(captured, planned, model, drawn)
-    setattr(grown, ATTRIBUTE, in_order(history, grown))
-    if verify and not any(tensor.is_meta for tensor in named_tensors(model).values()):
+    history = in_order(history, grown)
+    setattr(grown, ATTRIBUTE, history)
+    if verifying:
         if isinstance(captured, Parts):
             found = verify_parts(model, grown, captured, seed)
         else:
             found = verify_same(model, grown, inputs, seed, preserving=planned.preserving)
-        setattr(grown, ATTRIBUTE, with_verification(in_order(history, grown), found))
+        certificate = certificate_of_growth(before, model, grown, planned).tested(str(found))
+        history = with_certificate(with_verification(history, found), certificate, fingerprint(grown))
+        setattr(grown, ATTRIBUTE, history)
     return cast(fx.GraphModule, grown)
 
 
 def report(grown: nn.Module) -> Step:
-    """The last growth of a module: its plan, its seed and what verification found."""
+    """The last growth of a module: its plan, its seed, its certificate and what verification found."""
     history = history_of(grown)
     if history is None:
         raise FxgrowError(

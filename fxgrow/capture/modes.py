@@ -199,6 +199,20 @@ def _restore(module: nn.Module, extras: dict[str, Any]) -> None:
         _mix_in(module, extras[_KEPT])
 
 
+def copies(graphs: dict[str, fx.Graph]) -> dict[str, fx.Graph]:
+    """Copies of graphs, with the names and values of their nodes."""
+    made = {}
+    for mode, graph in graphs.items():
+        twin = fx.Graph()
+        renamed: dict[fx.Node, fx.Node] = {}
+        twin.output(twin.graph_copy(graph, renamed))
+        for old, new in renamed.items():
+            new.name = old.name
+            new.meta = dict(old.meta)
+        made[mode] = twin
+    return made
+
+
 def merge(model: nn.Module, graphs: dict[str, fx.Graph]) -> dict[str, fx.Graph]:
     """One graph where train and eval differ in literals only, each fetched by a `ByMode`; else both graphs."""
     ours, theirs = list(graphs["eval"].nodes), list(graphs["train"].nodes)
