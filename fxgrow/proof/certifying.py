@@ -66,10 +66,10 @@ def certify(grown: nn.Module, original: nn.Module | None = None) -> Certificate:
             remedy="pass the model that was grown, at any of its stages",
         )
     plans = [step.plan for step in history.steps[since:]]
-    if any(plan.parts or plan.depth for plan in plans):
+    if any(plan.parts or _without_rules(plan) for plan in plans):
         if len(plans) == 1:
             return certificate_of_growth(_captured_before(original, plans[0]), original, grown, plans[0])
-        detail = "several growths in depth or in parts at once have no proof; pass the model before the last one"
+        detail = "one of several growths has no proof by itself; pass the model before the last one"
         return Certificate(CLAIM, "", (), Verdict.UNKNOWN, detail)
     assert isinstance(grown, GrownGraphModule)
     return proved(_captured_before(original, plans[0])[""], original, grown, plans, True)
@@ -85,9 +85,9 @@ def certificate_of_growth(
     before: Mapping[str, Captured], original: nn.Module, grown: nn.Module, plan: Plan
 ) -> Certificate:
     """The certificate of one growth, from what was captured before it."""
-    if plan.depth is not None:
-        detail = "the model has new blocks, for which there is no proof yet"
-        return Certificate(CLAIM, "", (), Verdict.UNKNOWN, detail)
+    unproved = _without_rules(plan)
+    if unproved:
+        return Certificate(CLAIM, "", (), Verdict.UNKNOWN, unproved)
     if not plan.parts:
         assert isinstance(grown, GrownGraphModule)
         return proved(before[""], original, grown, [plan])
@@ -100,6 +100,15 @@ def certificate_of_growth(
     detail = "no graph holds the forward of the whole model"
     children.append(Certificate("what lies between the parts is as it was", "", (), Verdict.UNKNOWN, detail))
     return Certificate.of(CLAIM, children)
+
+
+def _without_rules(plan: Plan) -> str:
+    """What a growth did for which there is no rule of proof, or nothing."""
+    if plan.depth is not None and plan.depth.blocks:
+        return "the model has new blocks, for which there is no rule of proof"
+    if any(rescaling.factor != 1.0 and rescaling.by for rescaling in plan.rescalings):
+        return "old weights were rescaled, for which there is no rule of proof"
+    return ""
 
 
 def _captured_before(original: nn.Module, plan: Plan) -> dict[str, Captured]:
