@@ -9,6 +9,7 @@ from fxgrow.history import births
 from fxgrow.planning.plan import Plan
 from fxgrow.proof.certifying import certify
 from fxgrow.rules.registry import rule
+from fxgrow.schedule import Schedule
 from fxgrow.training.groups import param_groups
 from fxgrow.training.rates import adapt_rates
 from fxgrow.training.state import replace_parameters, transfer_state
@@ -19,6 +20,7 @@ __all__ = [
     "Birth",
     "FxgrowError",
     "Plan",
+    "Schedule",
     "__version__",
     "adapt_rates",
     "births",

@@ -18,7 +18,8 @@ from fxgrow.planning.depth import STARTS, plan_depth
 from fxgrow.planning.knowledge import Way
 from fxgrow.planning.parameterization import PARAMETERIZATIONS
 from fxgrow.planning.plan import Plan
-from fxgrow.planning.planner import flops, make_plan, roles_of
+from fxgrow.planning.planner import make_plan, roles_of
+from fxgrow.planning.sizes import Sizes, flops_after
 from fxgrow.proof.certifying import certificate_of_growth, kept_for_proof
 from fxgrow.proof.fingerprint import fingerprint
 from fxgrow.proof.verification import verify as verify_same
@@ -27,7 +28,7 @@ from fxgrow.training.parameters import remember_names
 from fxgrow.transforms.depth import deepen
 from fxgrow.transforms.width import named_tensors, widen
 
-Width = float | int | str | Mapping[str, float | int | str]
+Width = float | int | str | Mapping[str, float | int | str] | Sizes
 
 
 def plan(
@@ -68,15 +69,16 @@ class Wish:
 def _planned(model: nn.Module, wish: Wish, example_inputs: Any) -> tuple[Captured | Parts, Plan]:
     """A captured model, deepened where that was asked for, and the plan for it."""
     _check(wish)
-    widths = Amounts.parse(wish.width) if wish.width is not None else Amounts(())
+    widths = _widths(wish.width)
     depths = Amounts.parse(wish.depth) if wish.depth is not None else None
-    widths.check_all_used([name for name, _ in model.named_modules() if name])
+    if isinstance(widths, Amounts):
+        widths.check_all_used([name for name, _ in model.named_modules() if name])
     name = model_name(model)
     chosen = _parameterization(model, wish.parameterization)
     try:
         captured = capture(model, example_inputs)
     except UntraceableError as error:
-        if depths is not None:
+        if depths is not None or isinstance(widths, Sizes):
             raise
         parts = find_parts(model, example_inputs, error)
         return parts, parts.plan(name, widths, wish.init, wish.round_to, chosen)
@@ -85,12 +87,18 @@ def _planned(model: nn.Module, wish: Wish, example_inputs: Any) -> tuple[Capture
     analysis = analyse(captured.model, captured.graphs)
     parameters = sum(tensor.numel() for tensor in captured.model.parameters())
     deepening, held = plan_depth(captured, depths, wish.depth_init, roles_of(analysis))
-    operations = flops(analysis, lambda layout: layout.size)
+    operations = flops_after(analysis, {})
     deepen(captured, deepening)
     planned = make_plan(captured, name, widths, wish.init, wish.round_to, chosen)
     held += planned.held if wish.width is not None else ()
     totals = replace(planned.totals, parameters_before=parameters, flops_before=operations)
     return captured, replace(planned, depth=deepening, held=held, totals=totals)
+
+
+def _widths(width: Width | None) -> Amounts | Sizes:
+    if width is None:
+        return Amounts(())
+    return width if isinstance(width, Sizes) else Amounts.parse(width)
 
 
 def _check(wish: Wish) -> None:
@@ -150,7 +158,8 @@ def grow(
     Parameters
     ----------
     model: any module that torch.fx can capture; it is not touched.
-    width: a factor (1.5), an amount ("+32", "=96"), or a mapping from module paths or globs to amounts.
+    width: a factor (1.5), an amount ("+32", "=96"), a mapping from module paths or globs to amounts, or the
+        sizes of a stage of a `Schedule`.
     depth: a factor (1.5: half as many blocks again in each run of repeated blocks), an amount ("+2", "=6"), or a
         mapping from the paths of runs or globs to amounts; `plan` shows the runs.
     example_inputs: a tensor, a tuple of arguments or a dict of keyword arguments; only shapes and dtypes
