@@ -42,14 +42,14 @@ class Settings:
     start: float = 0.25
     stages: int = 9
     width_rate: float = 0.2
-    epochs: int = 80
+    epochs: int = 160
     epoch_rate: float = 0.2
     first_epochs: int | None = None
     batch_size: int = 32
     largest_batch: int | None = None
     batch_rates: str = "keep"
     init: str = "mirror"
-    parameterization: str = "standard"
+    parameterization: str = "variance-transfer"
     rates: str = "norm"
     carry: bool = True
     verify: bool = True
