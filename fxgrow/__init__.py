@@ -7,6 +7,7 @@ from fxgrow.growing import grow, plan, report
 from fxgrow.history import births
 from fxgrow.planning.plan import Plan
 from fxgrow.proof.certifying import certify
+from fxgrow.proof.coordinates import coordinate_check
 from fxgrow.rules.registry import rule
 from fxgrow.version import __version__
 
@@ -17,6 +18,7 @@ __all__ = [
     "__version__",
     "births",
     "certify",
+    "coordinate_check",
     "grow",
     "load",
     "plan",

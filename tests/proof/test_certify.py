@@ -170,4 +170,5 @@ def test_certifying_touches_neither_model() -> None:
     model, wider = grown("encoder")
     before = [t.clone() for m in (model, wider) for t in m.state_dict().values()]
     fxgrow.certify(wider, model)
-    assert all(torch.equal(a, b) for a, b in zip(before, [t for m in (model, wider) for t in m.state_dict().values()]))
+    after = [t for m in (model, wider) for t in m.state_dict().values()]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
