@@ -8,6 +8,7 @@ from fxgrow.growing import grow, plan, report
 from fxgrow.history import births
 from fxgrow.planning.plan import Plan
 from fxgrow.proof.certifying import certify
+from fxgrow.proof.coordinates import coordinate_check
 from fxgrow.rules.registry import rule
 from fxgrow.schedule import Schedule
 from fxgrow.training.groups import param_groups
@@ -21,10 +22,10 @@ __all__ = [
     "FxgrowError",
     "Plan",
     "Schedule",
-    "__version__",
     "adapt_rates",
     "births",
     "certify",
+    "coordinate_check",
     "fold",
     "grow",
     "load",

@@ -25,6 +25,7 @@ from torch import Tensor, fx, nn
 
 from fxgrow.capture import GrownGraphModule
 from fxgrow.capture.inputs import Inputs
+from fxgrow.containers import each_tensor
 from fxgrow.proof.checker import Walk
 from fxgrow.proof.claims import Claim
 from fxgrow.proof.rules.contraction import atoms_of
@@ -70,7 +71,7 @@ class Scale:
 
     def measured(self, *args: Any, seed: int = 0, **kwargs: Any) -> Scale:
         """The same with ratios measured on the given inputs, or on random ones of the recorded shapes."""
-        given = (args, kwargs) if args or kwargs else random_inputs(self.inputs, seed)
+        given = each_tensor((args, kwargs), _exact) if args or kwargs else random_inputs(self.inputs, seed)
         variances = _variances(self.grown, self.layers, given)
         layers = tuple(replace(layer, measured=variances.get(layer.node)) for layer in self.layers)
         return replace(self, layers=layers)
@@ -91,6 +92,10 @@ class Scale:
         with console.capture() as capture:
             console.print(self.__rich__())
         return capture.get().rstrip()
+
+
+def _exact(tensor: Tensor) -> Tensor:
+    return tensor.double() if tensor.dtype.is_floating_point else tensor
 
 
 def layers_of(walk: Walk, mode: str) -> Iterator[LayerScale]:
