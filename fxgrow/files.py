@@ -22,6 +22,7 @@ from fxgrow.history import ATTRIBUTE, History, Step, history_of
 from fxgrow.parts import captured_again, widen_parts
 from fxgrow.planning.plan import Plan
 from fxgrow.proof.verification import Verification
+from fxgrow.transforms.depth import deepen
 from fxgrow.transforms.width import named_tensors, place, widen
 from fxgrow.version import __version__
 
@@ -193,7 +194,11 @@ def _replayed(
                 current = widen_parts(captured_again(current, step.plan), step.plan, skeleton(current), seed="")
                 continue
             captured = recapture(current, recalled(step.plan.inputs))
-            current = widen(captured, step.plan, captured.model, seed="")
+            source = captured.model
+            if step.plan.depth is not None:
+                source = skeleton(source)
+                deepen(captured, step.plan.depth)
+            current = widen(captured, step.plan, source, seed="")
     except FxgrowError as error:
         raise FileError(
             f"the file belongs to another model: {error}",

@@ -75,6 +75,11 @@ def extended(model: nn.Module, step: Step) -> History:
     return History(steps, grown_births(born, step.plan, len(steps)))
 
 
+def in_order(history: History, grown: nn.Module) -> History:
+    """The history with births in the order of the grown module's parameters."""
+    return replace(history, births={name: history.births[name] for name, _ in grown.named_parameters()})
+
+
 def with_verification(history: History, verification: Verification) -> History:
     """The history with the outcome of verifying its last step."""
     return replace(history, steps=(*history.steps[:-1], replace(history.steps[-1], verification=verification)))
