@@ -15,7 +15,7 @@ from fxgrow.training.groups import param_groups
 from fxgrow.training.rates import adapt_rates
 from fxgrow.training.state import replace_parameters, transfer_state
 from fxgrow.training.vitality import vitality
-from fxgrow.version import __version__
+from fxgrow.version import __version__ as __version__
 
 __all__ = [
     "Birth",

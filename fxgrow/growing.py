@@ -17,7 +17,7 @@ from fxgrow.parts import Parts, find_parts, verify_parts, widen_parts
 from fxgrow.planning.depth import STARTS, plan_depth
 from fxgrow.planning.knowledge import Way
 from fxgrow.planning.parameterization import PARAMETERIZATIONS
-from fxgrow.planning.plan import Plan
+from fxgrow.planning.plan import Held, Plan
 from fxgrow.planning.planner import make_plan, roles_of
 from fxgrow.planning.sizes import Sizes, flops_after
 from fxgrow.proof.certifying import certificate_of_growth, kept_for_proof
@@ -54,6 +54,9 @@ def plan(
     return _planned(model, Wish(width, depth, init, depth_init, round_to, parameterization), example_inputs)[1]
 
 
+_IN_PARTS = "no graph holds its whole forward, so its blocks stay as many as they are"
+
+
 @dataclass(frozen=True)
 class Wish:
     """What a user asks for."""
@@ -78,10 +81,13 @@ def _planned(model: nn.Module, wish: Wish, example_inputs: Any) -> tuple[Capture
     try:
         captured = capture(model, example_inputs)
     except UntraceableError as error:
-        if depths is not None or isinstance(widths, Sizes):
+        if isinstance(widths, Sizes):
             raise
         parts = find_parts(model, example_inputs, error)
-        return parts, parts.plan(name, widths, wish.init, wish.round_to, chosen)
+        planned = parts.plan(name, widths, wish.init, wish.round_to, chosen)
+        if depths is not None:
+            planned = replace(planned, held=(Held(1, (name,), _IN_PARTS), *planned.held))
+        return parts, planned
     if depths is None:
         return captured, make_plan(captured, name, widths, wish.init, wish.round_to, chosen)
     analysis = analyse(captured.model, captured.graphs)

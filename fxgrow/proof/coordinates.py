@@ -164,7 +164,8 @@ def _trained(
     ]
     targets: list[Tensor] = []
     generator = torch.Generator().manual_seed(seed)
-    for now in range(steps + 1):
+    for step in range(steps + 1):
+        now = step
         with WithoutNoise():
             outputs = [t for t in flat_tensors(model(*args, **kwargs)) if t.requires_grad]
         targets = targets or [torch.randn(t.shape, generator=generator, dtype=t.dtype) for t in outputs]
