@@ -18,6 +18,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from fxgrow.errors import FxgrowError
+from fxgrow.planning.deepening import Deepening
 from fxgrow.planning.plan import Plan
 from fxgrow.plots import draw_births
 from fxgrow.transforms.indexing import old_positions
@@ -191,7 +192,7 @@ def grown_births(before: Mapping[str, Birth], plan: Plan, stage: int) -> Births:
     """Births after a growth: old elements keep their stage, new ones are of this one."""
     growths = {growth.name: growth for growth in plan.tensors}
     result = Births()
-    for name, birth in before.items():
+    for name, birth in _deepened(before, plan.depth, stage).items():
         growth = growths.get(name)
         if growth is None:
             result[name] = birth
@@ -200,4 +201,16 @@ def grown_births(before: Mapping[str, Birth], plan: Plan, stage: int) -> Births:
         for stages, axis in zip(birth.axes, growth.axes, strict=True):
             axes.append(tuple(stage if old < 0 else stages[old] for old in old_positions(axis).tolist()))
         result[name] = Birth(tuple(axes))
+    return result
+
+
+def _deepened(before: Mapping[str, Birth], depth: Deepening | None, stage: int) -> Mapping[str, Birth]:
+    """Births under new names, and those of new blocks."""
+    if depth is None:
+        return before
+    names = {old: new for new, old in depth.renamed}
+    result = {names.get(name, name): birth for name, birth in before.items()}
+    for tensor in depth.tensors:
+        if tensor.twin in before and tensor.start != "shared":
+            result[tensor.name] = Birth(tuple((stage,) * size for size in before[tensor.twin].shape))
     return result

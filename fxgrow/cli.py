@@ -26,15 +26,20 @@ from fxgrow.zoo.catalogue import find, without_weights
 from fxgrow.zoo.coverage import coverage
 from fxgrow.zoo.sweep import Findings, Limits, chosen, sweep
 
-app = typer.Typer(add_completion=False, help="Grow trained PyTorch models: wider, same function.")
+app = typer.Typer(add_completion=False, help="Grow trained PyTorch models: wider and deeper, same function.")
 out = Console(highlight=False)
 progress = Console(stderr=True, highlight=False)
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="timm/NAME, torchvision/NAME or package.module:callable.")]
 Width = Annotated[
-    list[str],
+    list[str] | None,
     typer.Option("--width", "-w", metavar="AMOUNT", help="1.5, +32, =96, or PATH=AMOUNT for a part (repeatable)."),
 ]
+Depth = Annotated[
+    list[str] | None,
+    typer.Option("--depth", "-d", metavar="AMOUNT", help="1.5, +2, =6, or PATH=AMOUNT for a run (repeatable)."),
+]
+DepthInit = Annotated[str, typer.Option(help="How new blocks start: copy, random or stack (not the same function).")]
 Init = Annotated[str, typer.Option(help="How new units start: zero, mirror or replicate.")]
 Parameterization = Annotated[str, typer.Option(help="standard, mup or variance-transfer.")]
 RoundTo = Annotated[int, typer.Option(help="Make new sizes multiples of this.")]
@@ -71,11 +76,18 @@ def inputs_of(shapes: list[str] | None) -> tuple[torch.Tensor, ...] | None:
         ) from None
 
 
+def amounts_of(given: list[str] | None) -> Any:
+    """Amounts from the options of one kind, None where there are none."""
+    return parse_command_line(given) if given else None
+
+
 @app.command()
 def grow(
     model: Model,
-    width: Width,
+    width: Width = None,
+    depth: Depth = None,
     init: Init = "zero",
+    depth_init: DepthInit = "copy",
     parameterization: Parameterization = "standard",
     seed: Annotated[int, typer.Option(help="Of the new weights.")] = 0,
     round_to: RoundTo = 1,
@@ -86,7 +98,7 @@ def grow(
     as_json: AsJson = False,
 ) -> None:
     """Grow a model and show what changed."""
-    amounts, inputs = parse_command_line(width), inputs_of(shapes)
+    wider, deeper, inputs = amounts_of(width), amounts_of(depth), inputs_of(shapes)
     if output is not None:
         checked_target(output)
     with doing(f"building {model}"):
@@ -94,9 +106,11 @@ def grow(
     with doing("growing and verifying" if verify else "growing"):
         grown = fxgrow.grow(
             original,
-            amounts,
+            wider,
+            deeper,
             example_inputs=inputs,
             init=init,
+            depth_init=depth_init,
             round_to=round_to,
             seed=seed,
             verify=verify,
@@ -109,9 +123,23 @@ def grow(
     totals, checked = step.plan.totals, step.verification
     if as_json:
         found = {**asdict(checked), "verdict": checked.verdict} if checked else None
-        print(json.dumps({"model": model, "totals": asdict(totals), "verification": found, "file": str(output or "")}))
+        verdict = str(step.certificate.verdict) if step.certificate is not None else None
+        print(
+            json.dumps(
+                {
+                    "model": model,
+                    "totals": asdict(totals),
+                    "verification": found,
+                    "certificate": verdict,
+                    "file": str(output or ""),
+                }
+            )
+        )
         return
-    table = Table(title=f"{model} grown by {' '.join(width)} (init={init}, seed={seed})", title_justify="left")
+    asked = [" ".join(width)] if width else []
+    asked += [f"depth {' '.join(depth)}"] if depth else []
+    ways = f"init={init}, depth_init={depth_init}" if depth else f"init={init}"
+    table = Table(title=f"{model} grown by {', '.join(asked)} ({ways}, seed={seed})", title_justify="left")
     for heading in ("", "before", "after", "ratio"):
         table.add_column(heading, justify="right" if heading else "left")
     for name, before, after in (
@@ -121,6 +149,8 @@ def grow(
         table.add_row(name, f"{before:,}", f"{after:,}", f"x{after / max(1, before):.2f}")
     out.print(table)
     out.print(str(checked) if checked else "not verified")
+    if step.certificate is not None:
+        out.print(f"certificate: {step.certificate.verdict}")
     if output is not None:
         out.print(f"written to {output}")
 
@@ -128,23 +158,27 @@ def grow(
 @app.command()
 def plan(
     model: Model,
-    width: Width,
+    width: Width = None,
+    depth: Depth = None,
     init: Init = "zero",
+    depth_init: DepthInit = "copy",
     parameterization: Parameterization = "standard",
     round_to: RoundTo = 1,
     shapes: Shapes = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what growing would do, and why not more; no weights are allocated where the model allows it."""
-    amounts, inputs = parse_command_line(width), inputs_of(shapes)
+    wider, deeper, inputs = amounts_of(width), amounts_of(depth), inputs_of(shapes)
     with doing(f"building {model}"):
         original = without_weights(model)
     with doing("planning"):
         planned = fxgrow.plan(
             original,
-            amounts,
+            wider,
+            deeper,
             example_inputs=inputs,
             init=init,
+            depth_init=depth_init,
             round_to=round_to,
             parameterization=parameterization,
         )
@@ -193,6 +227,30 @@ def zoo(
 
 
 @app.command()
+def certify(
+    file: Annotated[Path, typer.Argument(help="What `fxgrow grow -o` or fxgrow.save wrote.")],
+    original: Annotated[
+        str, typer.Argument(metavar="[ORIGINAL]", help="The model that it grew from; default: go by the record.")
+    ] = "",
+    pretrained: Annotated[bool, typer.Option("--pretrained", help="Load the library's trained weights.")] = False,
+    expand: Annotated[bool, typer.Option("--expand", help="Print every step.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Prove that a grown model computes what its original computes; exit code 1 if it is not proved."""
+    with doing(f"reading {file}"):
+        before = find(original, pretrained=pretrained) if original else None
+        grown = fxgrow.load(file, before)
+    with doing("proving"):
+        found = fxgrow.certify(grown, before)
+    if as_json:
+        print(found.to_json())
+    else:
+        out.print(found.tree() if expand else found)
+    if str(found.verdict) != "PROVED":
+        raise typer.Exit(1)
+
+
+@app.command()
 def inspect(file: Path, as_json: AsJson = False) -> None:
     """Show what a saved model holds: its base, its growths, its births."""
     header = header_of(file)
@@ -235,14 +293,18 @@ def options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Grow trained PyTorch models: wider, same function, ready to train on."""
+    """Grow trained PyTorch models: wider and deeper, same function, ready to train on."""
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; on failure, one clear line on stderr and exit code 1."""
+    run_app(app, sys.argv[1:] if arguments is None else arguments)
+
+
+def run_app(which: typer.Typer, arguments: list[str]) -> None:
+    """Run a command line; on failure, one clear line on stderr and exit code 1; without arguments, its help."""
     try:
-        given = sys.argv[1:] if arguments is None else arguments
-        result: Any = app(args=given or ["--help"], standalone_mode=False)
+        result: Any = which(args=arguments or ["--help"], standalone_mode=False)
     except FxgrowError as error:
         print(f"fxgrow: error: {str(error).replace('pass example_inputs', 'pass --input')}", file=sys.stderr)
         sys.exit(1)

@@ -32,12 +32,20 @@ class CaptureError(FxgrowError):
     """The model, or the inputs given for it, cannot be captured as a graph."""
 
 
+class UntraceableError(CaptureError):
+    """The model's own forward cannot be a graph, though its parts may be."""
+
+
 class AmountError(FxgrowError, ValueError):
     """A width, rounding or initialisation was asked for that means nothing here."""
 
 
 class PlanError(FxgrowError):
     """A plan does not fit the model it is applied to."""
+
+
+class ScheduleError(FxgrowError, ValueError):
+    """The numbers given for a schedule make none, or it does not apply."""
 
 
 class RuleError(FxgrowError):

@@ -12,6 +12,7 @@ from fxgrow.errors import FxgrowError
 from fxgrow.planning.plan import Plan, TensorGrowth
 
 if TYPE_CHECKING:
+    from fxgrow.proof.certificate import Certificate
     from fxgrow.proof.verification import Verification
 
 ATTRIBUTE = "_fxgrow"
@@ -19,14 +20,17 @@ ATTRIBUTE = "_fxgrow"
 
 @dataclass(frozen=True)
 class Step:
-    """One growth: its plan, the seed of its new entries, and what verification found (None: not run).
+    """One growth: its plan, the seed of its new entries, what verification found and what was proved (None: not run).
 
-    folded: whether multipliers went into the weights afterwards (`fxgrow.fold`).
+    fingerprint: hashes of the grown model for which the certificate was made. folded: whether multipliers went into
+        the weights afterwards (`fxgrow.fold`).
     """
 
     plan: Plan
     seed: int
     verification: Verification | None = None
+    certificate: Certificate | None = None
+    fingerprint: dict[str, str] | None = None
     folded: bool = False
 
 
@@ -99,6 +103,17 @@ def extended(model: nn.Module, step: Step) -> History:
     return History(steps, grown_births(born, step.plan, len(steps)))
 
 
+def in_order(history: History, grown: nn.Module) -> History:
+    """The history with births in the order of the grown module's parameters."""
+    return replace(history, births={name: history.births[name] for name, _ in grown.named_parameters()})
+
+
 def with_verification(history: History, verification: Verification) -> History:
     """The history with the outcome of verifying its last step."""
     return replace(history, steps=(*history.steps[:-1], replace(history.steps[-1], verification=verification)))
+
+
+def with_certificate(history: History, certificate: Certificate, fingerprint: dict[str, str]) -> History:
+    """The history with the certificate of its last step."""
+    last = replace(history.steps[-1], certificate=certificate, fingerprint=fingerprint)
+    return replace(history, steps=(*history.steps[:-1], last))

@@ -138,7 +138,7 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
         (["grow", "own_models:number", "-w", "2"], "'own_models:number' gives a int"),
         (["grow", "own_models:none", "-w", "2"], "'own_models:none' cannot be imported: module 'own_models' has no"),
         (["inspect", "nothing"], "there is no such file (at nothing): check the path"),
-        (["grow", "OWN"], "Missing option '--width' / '-w'."),
+        (["grow", "OWN"], "no amount to grow by was given: pass width=1.5, depth=1.5, or a mapping of module paths"),
         (["grow", "OWN", "--wide", "2"], "No such option: --wide"),
         (["shrink"], "No such command 'shrink'."),
     ],

@@ -51,6 +51,13 @@ def grow_tensor(old: Tensor, growth: TensorGrowth, seed: str) -> Tensor:
     return new
 
 
+def drawn(like: Tensor, name: str, draw: str, seed: str) -> Tensor:
+    """A tensor of entries drawn at the scale of those of another tensor of its shape."""
+    if like.is_meta:
+        return torch.empty_like(like)
+    return _drawn(like, TensorGrowth(name, tuple(Axis("keep", size, size) for size in like.shape), draw), seed)
+
+
 def _drawn(old: Tensor, growth: TensorGrowth, seed: str) -> Tensor:
     """The new tensor before old entries are placed: free entries at the scale of the old ones."""
     new = torch.empty(growth.new_shape, dtype=old.dtype, device=old.device)

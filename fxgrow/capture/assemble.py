@@ -24,11 +24,12 @@ class Undecayed:
         return set(self.names)
 
 
-def assemble(root: nn.Module, graphs: dict[str, fx.Graph]) -> GrownGraphModule:
+def assemble(root: nn.Module, graphs: dict[str, fx.Graph], classes: bool = False) -> GrownGraphModule:
     """The graph module that runs `graphs` over the modules of `root`, in the order of `root`.
 
     Containers that were traced through keep their names but lose their class, whose attributes could go
-    stale; sequences and dictionaries of modules stay what they are.
+    stale; sequences and dictionaries of modules stay what they are. With `classes`, they keep class and attributes
+    for the sake of their other methods.
     """
     called = {str(node.target) for graph in graphs.values() for node in graph.nodes if node.op == "call_module"}
     constants = {str(node.target) for graph in graphs.values() for node in graph.nodes if node.op == "get_attr"}
@@ -38,7 +39,7 @@ def assemble(root: nn.Module, graphs: dict[str, fx.Graph]) -> GrownGraphModule:
         if path in called or id(module) in whole:
             return module
         if id(module) not in made:
-            twin = _container(module)
+            twin = _emptied(module) if classes else _container(module)
             made[id(module)] = twin
             for name in ("_parameters", "_buffers", "_non_persistent_buffers_set", "training"):
                 twin.__dict__[name] = module.__dict__[name]
@@ -57,6 +58,12 @@ def assemble(root: nn.Module, graphs: dict[str, fx.Graph]) -> GrownGraphModule:
     for path in constants:
         _carry_constant(root, result, path)
     return result
+
+
+def _emptied(module: nn.Module) -> nn.Module:
+    twin: nn.Module = object.__new__(type(module))
+    twin.__dict__.update(module.__dict__, _modules={})
+    return twin
 
 
 def _container(module: nn.Module) -> nn.Module:

@@ -8,6 +8,8 @@ from typing import Any
 
 from fxgrow.axes.layout import Layout, Leaf, leaves, product
 from fxgrow.planning.knowledge import Knowledge
+from fxgrow.proof.rules.attention import attention
+from fxgrow.proof.use import Use
 from fxgrow.rules.law import Edit, Fact, Law, Want
 from fxgrow.rules.op import Op, Tensor, Tree
 
@@ -75,6 +77,9 @@ class Attention(Law):
             known = know.fact(op.data["v"], leaf)
             if known is Fact.ZERO or (known is Fact.MEAN and self._only_in_values(op, leaf)):
                 know.learn(output, leaf, known)
+
+    def prove(self, use: Use) -> Any:
+        return attention(use)
 
     def edits(self, op: Op, know: Knowledge) -> list[Edit]:
         width = op.data["q"].axes[-1]

@@ -14,6 +14,9 @@ from typing import Any
 
 from fxgrow.axes.layout import Layout, Leaf, Reason, leaves, product
 from fxgrow.planning.knowledge import Knowledge, Way
+from fxgrow.proof.claims import Claim
+from fxgrow.proof.rules import contraction as rules
+from fxgrow.proof.use import Use, plain
 from fxgrow.rules.law import Fact, Law, Range, Want
 from fxgrow.rules.op import Op, Tensor, Tree, is_parametric
 
@@ -118,6 +121,7 @@ class Contraction(Law):
     bias: the pattern of the bias, or None.
     sizes: names whose size an argument or attribute gives: {"g": "groups"}.
     attributes: module attributes that are sizes: {"in_features": "i"}.
+    proof: the proof rule.
     """
 
     inputs: tuple[str, ...]
@@ -126,6 +130,7 @@ class Contraction(Law):
     bias: str | None = None
     sizes: dict[str, tuple[int, str]] = field(default_factory=dict)
     attributes: dict[str, str] = field(default_factory=dict)
+    proof: Callable[[Use], Claim] | None = None
     counts: str = "output"  # which positions are counted once per multiply-add: "output" or "input"
     family = "contraction"
 
@@ -327,6 +332,12 @@ class Contraction(Law):
         shifted = Range(0, where.low, where.high) if where is not None else None
         return added.get(None) is fact or (shifted is not None and added.get(shifted) is fact)
 
+    def prove(self, use: Use) -> Any:
+        use.same_module(self.attributes)
+        if self.proof is None:
+            return super().prove(use)
+        return self.proof(use)
+
     def reads(self, op: Op) -> Iterable[tuple[str, int]]:
         for name, _ in self.contracted(op):
             for operand, placed in zip(op.data["operands"], op.data["binding"].placed, strict=True):
@@ -350,6 +361,45 @@ def functional_operands(op: Op) -> list[Tensor | None]:
     """Input, weight and bias of a function such as F.linear or F.conv2d."""
     bias = op.argument(2, "bias")
     return [op.tensor(), op.tensor(1, "weight"), bias if isinstance(bias, Tensor) else None]
+
+
+def prove_linear(use: Use) -> Claim:
+    """nn.Linear and F.linear."""
+    return rules.linear(use, *_given(use, places=()))
+
+
+def prove_bilinear(use: Use) -> Claim:
+    """nn.Bilinear."""
+    weight = use.parameter("weight")
+    assert weight is not None
+    return rules.bilinear(use, use.claim(0, "input1"), use.claim(1, "input2"), weight, use.parameter("bias"))
+
+
+def prove_convolution(use: Use) -> Claim:
+    """Convolutions, as modules and as functions."""
+    return rules.convolution(use, *_given(use, places=(6,)), _groups(use, 6), transposed=False)
+
+
+def prove_transposed(use: Use) -> Claim:
+    """Transposed convolutions, as modules and as functions."""
+    return rules.convolution(use, *_given(use, places=(6,)), _groups(use, 6), transposed=True)
+
+
+def _given(use: Use, places: tuple[int, ...]) -> tuple[Claim, Claim, Claim | None]:
+    """Input, weight and bias; all other arguments have to be what they were."""
+    if use.new_module is not None:
+        weight = use.parameter("weight")
+        assert weight is not None
+        return use.claim(), weight, use.parameter("bias")
+    use.same_numbers({"groups"}, places)
+    return use.claim(), use.claim(1, "weight"), use.optional(2, "bias")
+
+
+def _groups(use: Use, place: int) -> tuple[int, int]:
+    if use.new_module is not None:
+        return int(use.old_module.groups), int(use.new_module.groups)  # type: ignore[union-attr, arg-type]
+    groups = plain(use.argument(place, "groups", 1))
+    return int(groups.old), int(groups.new)
 
 
 def two_operands(op: Op) -> list[Tensor | None]:
@@ -379,6 +429,10 @@ class MatrixProduct(Law):
     def facts(self, op: Op, know: Knowledge) -> None:
         op.data["law"].facts(op, know)
 
+    def prove(self, use: Use) -> Any:
+        use.same_numbers()
+        return rules.matrix_product(use, use.claim(), use.claim(1, "mat2" if use.name in ("bmm", "mm") else "other"))
+
     def reads(self, op: Op) -> Iterable[tuple[str, int]]:
         return op.data["law"].reads(op)  # type: ignore[no-any-return]
 
@@ -405,6 +459,9 @@ class Einsum(MatrixProduct):
             right = "".join(sorted(n for n in set(names) if names.count(n) == 1))
             right = "..." + right if "..." in left else right
         return Contraction(tuple(_spelled(part) for part in left.split(",")), _spelled(right), _einsum_operands)
+
+    def prove(self, use: Use) -> Any:
+        return rules.einsum(use, use.number(0, "equation"), use.claims())
 
 
 def _spelled(part: str) -> str:
@@ -435,6 +492,15 @@ class Gather(Law):
 
     def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
         return [[(op.data["table"], Want(want.leaf, want.fact, None, 1))]] if want.where is None else []
+
+    def prove(self, use: Use) -> Any:
+        if use.new_module is not None:
+            use.same_module({"embedding_dim"})
+            table = use.parameter("weight")
+            assert table is not None
+            return rules.gather(use, use.claim(), table)
+        use.same_numbers()
+        return rules.gather(use, use.claim(), use.claim(1, "weight"))
 
     def facts(self, op: Op, know: Knowledge) -> None:
         table, output = op.data["table"], op.output

@@ -1,8 +1,9 @@
 """What a law is: how an op relates axes, and how it carries what is known of new units.
 
-A law states four things, each a method, and decides nothing: which axes are the same dimension (`relate`),
+A law states five things, each a method, and decides nothing: which axes are the same dimension (`relate`),
 what it needs to know of new units so that old outputs do not change (`needs`), how a wish about new units is
-passed on to whoever makes them (`demand`), and what is known of its outputs (`facts`).
+passed on to whoever makes them (`demand`), what is known of its outputs (`facts`), and, independently of all
+these, how a grown node is proved to do what the original's did (`prove`).
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fxgrow.axes.layout import Leaf
+from fxgrow.proof.claims import Unproved
 from fxgrow.rules.op import Op, Tensor, Tree
 
 if TYPE_CHECKING:
     from fxgrow.planning.knowledge import Knowledge
+    from fxgrow.proof.use import Use
 
 
 class Fact(enum.Enum):
@@ -89,6 +92,15 @@ class Law:
     def reads(self, op: Op) -> Iterable[tuple[str, int]]:
         """The (parameter, axis) pairs that read units rather than make them."""
         return ()
+
+    def prove(self, use: Use) -> Any:
+        """Prove what is claimed of the outputs of a grown node beside the original's, from its operands and values.
+
+        Raises
+        ------
+        Unproved: there is no proof. Refuted: a condition does not hold.
+        """
+        raise Unproved(f"{use.name} has no proof rule, and something that it is given has grown")
 
     def operations(self, op: Op, size: Any) -> int:
         """Multiply-adds for one forward pass, given `size(layout)`."""

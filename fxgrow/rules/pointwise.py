@@ -6,13 +6,16 @@ What matters of a function is whether it keeps zero (f(0) = 0) and whether it ke
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from torch import fx
 
 from fxgrow.axes.layout import Layout, Leaf
 from fxgrow.planning.knowledge import Knowledge
+from fxgrow.proof.claims import inserted
+from fxgrow.proof.rules.pointwise import combined, pointwise
+from fxgrow.proof.use import Use
 from fxgrow.rules.law import Fact, Law, Range, Want
 from fxgrow.rules.op import Op, Tensor, Tree
 from fxgrow.rules.shape import aliased, overwritten
@@ -115,6 +118,12 @@ class Pointwise(Law):
             return {None: Fact.ZERO}
         return {}
 
+    def prove(self, use: Use) -> Any:
+        kind = self.kind if isinstance(self.kind, str) else "other"
+        if kind == "none":
+            return super().prove(use)
+        return pointwise(use, kind)
+
     def _keeps_lines(self, op: Op) -> bool:
         kind: Kind = op.data["kind"]
         return kind == "linear" or (
@@ -172,3 +181,15 @@ class ParametricRelu(Pointwise):
             op.attribute("num_parameters", slope.axes[0])
         op.role(slope, "gain")
         return super().relate(op)
+
+    def prove(self, use: Use) -> Any:
+        use.rule = "pointwise"
+        use.same_module({"num_parameters"})
+        x, slope = use.equal(use.claim()), use.parameter("weight")
+        assert slope is not None
+        slope = use.equal(slope)
+        if slope.new[0] != 1:
+            for axis in range(x.rank):
+                slope = inserted(slope, axis) if axis != 1 else slope
+        result = combined(use, [x, slope], "other", False)
+        return replace(result, zero=x.zero)  # max(0, 0) + a min(0, 0) = 0

@@ -11,6 +11,8 @@ from torch import nn
 
 from fxgrow.axes.layout import Layout, Leaf, join, product, resolve
 from fxgrow.planning.knowledge import Knowledge, Way
+from fxgrow.proof.rules.recurrent import recurrent
+from fxgrow.proof.use import Use
 from fxgrow.rules.law import Fact, Law, Want
 from fxgrow.rules.op import Op, Tensor, Tree, tensors
 
@@ -87,6 +89,9 @@ class Recurrent(Law):
         for weight, _ in op.data["reads"]:
             for leaf in know.growing(weight.axes[0]):
                 know.produced.add((str(weight.parameter), 0, leaf))
+
+    def prove(self, use: Use) -> Any:
+        return recurrent(use, self.gates)
 
     @staticmethod
     def _check(op: Op, know: Knowledge, weight: Tensor, leaf: Leaf, x: Tensor | None) -> None:

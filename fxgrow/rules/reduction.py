@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from fxgrow.axes.layout import Layout, leaves, resolve
 from fxgrow.planning.knowledge import Knowledge
+from fxgrow.proof.rules.movement import movement
+from fxgrow.proof.rules.reduction import across, reduced
+from fxgrow.proof.use import Use, plain
 from fxgrow.rules.law import Edit, Fact, Law, Want
 from fxgrow.rules.op import Op, Tensor, Tree
 from fxgrow.rules.shape import axis_of
@@ -73,6 +76,9 @@ class Reduction(Law):
             if known is Fact.ZERO or (known is Fact.MEAN and self.kind != "other"):
                 know.learn(output, leaf, known)
 
+    def prove(self, use: Use) -> Any:
+        return reduced(use, self.kind, self.place)
+
     @staticmethod
     def _is_whole(op: Op, leaf: object) -> bool:
         return any(resolve(op.tensor().axes[k]) is leaf for k in op.data["reduced"])
@@ -102,6 +108,9 @@ class CoreUnits(Law):
         assert isinstance(output, Tensor)
         for leaf in know.growing(*output.axes):
             know.learn(output, leaf, know.fact(x, leaf))
+
+    def prove(self, use: Use) -> Any:
+        return movement(use)
 
     def edits(self, op: Op, know: Knowledge) -> list[Edit]:
         layout = resolve(op.tensor(0, "x").axes[op.data["axis"]])
@@ -139,6 +148,16 @@ class Across(Law):
 
     def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
         return [[(op.tensor(), want)]] if self.zeros_vanish and want.fact is Fact.ZERO else []
+
+    def prove(self, use: Use) -> Any:
+        use.same_module()
+        use.same_numbers()
+        module: Any = use.new_module
+        axis = module.dim if module is not None else plain(use.argument(*self.place)).new
+        axis = self.default if axis is None else axis
+        if axis is None:
+            return super().prove(use)
+        return across(use, int(axis), self.zeros_vanish)
 
     def facts(self, op: Op, know: Knowledge) -> None:
         x, output = op.tensor(), op.output

@@ -11,6 +11,9 @@ from torch import fx
 
 from fxgrow.axes.layout import Layout, Leaf, is_fixed, join, product
 from fxgrow.planning.knowledge import Knowledge
+from fxgrow.proof.claims import unchanged
+from fxgrow.proof.rules.movement import movement, written
+from fxgrow.proof.use import Use
 from fxgrow.rules.law import Fact, Law, Range, Want
 from fxgrow.rules.op import Op, Path, Tensor, Tree, tensors
 
@@ -65,6 +68,9 @@ class Shape(Law):
                     moved = self._moved(op, source, output, know.ranged(source, leaf))
                     merged = moved if merged is None else {k: f for k, f in merged.items() if moved.get(k) is f}
                 know.learn_all(output, leaf, merged or {})
+
+    def prove(self, use: Use) -> Any:
+        return movement(use)
 
     def _moved(
         self, op: Op, source: Tensor, output: Tensor, known: dict[Range | None, Fact]
@@ -527,6 +533,11 @@ class Made(Law):
     def relate(self, op: Op) -> Tree:
         return op.constants(op.value)
 
+    def prove(self, use: Use) -> Any:
+        use.rule = "made of sizes alone"
+        use.same_numbers()
+        return unchanged(use.value.shape)
+
 
 class Passing(Shape):
     """Ops that return their input as it is, layout and all (roll, flip over fixed axes)."""
@@ -574,6 +585,9 @@ class Written(Law):
             else:
                 fact = Fact.ZERO if value == 0 else Fact.BASE
             overwritten(know, x, leaf, fact)
+
+    def prove(self, use: Use) -> Any:
+        return written(use)
 
 
 def overwritten(know: Knowledge, x: Tensor, leaf: Leaf, fact: Fact) -> None:

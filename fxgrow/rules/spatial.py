@@ -7,6 +7,9 @@ from typing import Any, Literal
 
 from fxgrow.axes.layout import Layout, Reason, join, product
 from fxgrow.planning.knowledge import Knowledge
+from fxgrow.proof.rules.movement import movement
+from fxgrow.proof.rules.spatial import channelwise
+from fxgrow.proof.use import Use, plain
 from fxgrow.rules.law import Fact, Law, Want
 from fxgrow.rules.op import Op, Tensor, Tree, tensors
 
@@ -43,6 +46,11 @@ class Spatial(Law):
                 if known is Fact.ZERO or (known is Fact.MEAN and self.kind == "linear"):
                     know.learn(output, leaf, known)
 
+    def prove(self, use: Use) -> Any:
+        rank = use.claims()[0].rank if use.claims() else 0
+        spatial = self.rank or rank - 2
+        return channelwise(use, range(rank - spatial, rank), self.kind)
+
 
 class Rearranged(Spatial):
     """An opaque helper that moves or resamples entries over space, `times` of them joined along the last axis."""
@@ -57,6 +65,12 @@ class Rearranged(Spatial):
             op.unifier.fix(axis, Reason(f"{op.name} moves its entries", op.place, quiet=True))
         last = join([x.axes[-1]] * self.times)  # type: ignore[attr-defined]
         return op.result([*(op.unifier.constant(size) for size in op.value.shape[:-1]), last])
+
+    def prove(self, use: Use) -> Any:
+        if self.times > 1:  # type: ignore[attr-defined]
+            return movement(use)
+        rank = use.claims()[0].rank if use.claims() else 1
+        return channelwise(use, range(rank - 1), self.kind)
 
 
 class Pad(Spatial):
@@ -85,6 +99,13 @@ class Pad(Spatial):
             if known is Fact.MEAN or (known is Fact.ZERO and filler in (None, 0)):
                 know.learn(output, leaf, known)
 
+    def prove(self, use: Use) -> Any:
+        module: Any = use.new_module
+        amounts = module.padding if module is not None else plain(use.argument(1, "pad")).new
+        filler = getattr(module, "value", 0) if module is not None else plain(use.argument(3, "value")).new
+        padded = [k for k in range(len(amounts) // 2) if amounts[2 * k] or amounts[2 * k + 1]]
+        return channelwise(use, [-1 - k for k in padded], self.kind, filler in (None, 0))
+
 
 class PixelShuffle(Spatial):
     """`[b, c x r x r, h, w]` -> `[b, c, h x r, w x r]`, or back."""
@@ -105,3 +126,6 @@ class PixelShuffle(Spatial):
             channels, rest = op.unifier.factor(x.axes[-3], [op.value.shape[-3], ratio])
             op.unifier.fix(rest, "it becomes space")
         return op.result([*x.axes[:-3], channels, *(op.unifier.constant(s) for s in op.value.shape[-2:])])
+
+    def prove(self, use: Use) -> Any:
+        return movement(use)

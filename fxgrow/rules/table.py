@@ -23,6 +23,10 @@ from fxgrow.rules.contraction import (
     MatrixProduct,
     functional_operands,
     module_operands,
+    prove_bilinear,
+    prove_convolution,
+    prove_linear,
+    prove_transposed,
 )
 from fxgrow.rules.law import Fact
 from fxgrow.rules.normalisation import BatchNorm, GroupNorm, Guarded, OverUnits
@@ -36,11 +40,16 @@ from fxgrow.rules.standardisation import BatchNormFunction, Standardised
 # -- contractions --------------------------------------------------------------------------------------------
 
 _linear = Contraction(
-    ("... i", "o i"), "... o", module_operands, "o", attributes={"in_features": "i", "out_features": "o"}
+    ("... i", "o i"),
+    "... o",
+    module_operands,
+    "o",
+    attributes={"in_features": "i", "out_features": "o"},
+    proof=prove_linear,
 )
 rule(nn.Linear, _linear)
 rule(nn.modules.linear.NonDynamicallyQuantizableLinear, _linear)
-rule(F.linear, Contraction(("... i", "o i"), "... o", functional_operands, "o"))
+rule(F.linear, Contraction(("... i", "o i"), "... o", functional_operands, "o", proof=prove_linear))
 rule(
     nn.Bilinear,
     Contraction(
@@ -54,6 +63,7 @@ rule(
         ],
         "o",
         attributes={"in1_features": "i", "in2_features": "j", "out_features": "o"},
+        proof=prove_bilinear,
     ),
 )
 
@@ -62,16 +72,23 @@ _TRANSPOSED = ("... (g i) *s", "(g i) o *k"), "... (g o) *t"
 _CHANNELS = {"in_channels": "(g i)", "out_channels": "(g o)", "groups": "g"}
 rules(
     (nn.Conv1d, nn.Conv2d, nn.Conv3d),
-    Contraction(*_CONVOLUTION, module_operands, "(g o)", {"g": (0, "groups")}, _CHANNELS),
+    Contraction(*_CONVOLUTION, module_operands, "(g o)", {"g": (0, "groups")}, _CHANNELS, prove_convolution),
 )
 rules(
     (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
-    Contraction(*_TRANSPOSED, module_operands, "(g o)", {"g": (0, "groups")}, _CHANNELS, counts="input"),
+    Contraction(
+        *_TRANSPOSED, module_operands, "(g o)", {"g": (0, "groups")}, _CHANNELS, prove_transposed, counts="input"
+    ),
 )
-rules((F.conv1d, F.conv2d, F.conv3d), Contraction(*_CONVOLUTION, functional_operands, "(g o)", {"g": (6, "groups")}))
+rules(
+    (F.conv1d, F.conv2d, F.conv3d),
+    Contraction(*_CONVOLUTION, functional_operands, "(g o)", {"g": (6, "groups")}, proof=prove_convolution),
+)
 rules(
     (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d),
-    Contraction(*_TRANSPOSED, functional_operands, "(g o)", {"g": (6, "groups")}, counts="input"),
+    Contraction(
+        *_TRANSPOSED, functional_operands, "(g o)", {"g": (6, "groups")}, proof=prove_transposed, counts="input"
+    ),
 )
 
 rules((operator.matmul, torch.matmul, torch.bmm, torch.mm, "matmul", "bmm", "mm"), MatrixProduct())

@@ -1,0 +1,208 @@
+"""What a proof is: a tree of claims, each with its rule, its conditions and a verdict."""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.tree import Tree
+
+from fxgrow.errors import FxgrowError
+
+
+class Verdict(enum.Enum):
+    """How far a claim is established, weakest first; `str()` is the word.
+
+    >>> str(Verdict.PROVED), min([Verdict.PROVED, Verdict.UNKNOWN])
+    ('PROVED', <Verdict.UNKNOWN: 'UNKNOWN'>)
+    """
+
+    REFUTED = "REFUTED"
+    UNKNOWN = "UNKNOWN"
+    TESTED = "TESTED"
+    PROVED = "PROVED"
+
+    def __str__(self) -> str:
+        return self.value
+
+    def __lt__(self, other: Verdict) -> bool:
+        order = list(Verdict)
+        return order.index(self) < order.index(other)
+
+
+_COLOURS = {Verdict.PROVED: "green", Verdict.TESTED: "cyan", Verdict.UNKNOWN: "yellow", Verdict.REFUTED: "red"}
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """A claim and why it holds: from its rule, whose conditions were checked, and from its children.
+
+    claim: what is said. rule: the rule it follows from. conditions: what was checked on actual values.
+    verdict: PROVED, TESTED, UNKNOWN or REFUTED; that of a claim with children is its weakest child's.
+    detail: for REFUTED the smallest witness, for UNKNOWN the reason, for TESTED the measurement.
+    scale: what growth does to the scale of activations, where it was asked for.
+
+    >>> one = Certificate("x is zero", "values", ("all 4 entries are zero",))
+    >>> two = Certificate("y equals the old y", "linear", (), Verdict.UNKNOWN, "no rule")
+    >>> print(Certificate.of("the model computes what it did", [one, two]))
+    UNKNOWN  the model computes what it did
+    └── UNKNOWN  y equals the old y [linear]
+        └── no rule
+    """
+
+    claim: str
+    rule: str = ""
+    conditions: tuple[str, ...] = ()
+    verdict: Verdict = Verdict.PROVED
+    detail: str = ""
+    children: tuple[Certificate, ...] = ()
+    scale: Any = None
+
+    @classmethod
+    def of(cls, claim: str, children: Iterable[Certificate], rule: str = "") -> Certificate:
+        """A claim that holds if all its children do."""
+        held = tuple(children)
+        return cls(claim, rule, verdict=min((c.verdict for c in held), default=Verdict.PROVED), children=held)
+
+    def leaves(self) -> Iterator[Certificate]:
+        """The claims that rest on no others, in order."""
+        if not self.children:
+            yield self
+        for child in self.children:
+            yield from child.leaves()
+
+    @property
+    def weakest(self) -> Certificate:
+        """The first claim without children that has the verdict of the whole."""
+        return next(leaf for leaf in self.leaves() if leaf.verdict is self.verdict)
+
+    def tested(self, evidence: str) -> Certificate:
+        """The same tree in which what is UNKNOWN counts as TESTED by a run of the whole model."""
+        if self.children:
+            children = [child.tested(evidence) for child in self.children]
+            return replace(Certificate.of(self.claim, children, self.rule), scale=self.scale)
+        if self.verdict is not Verdict.UNKNOWN:
+            return self
+        return replace(self, verdict=Verdict.TESTED, detail=f"{evidence}; no proof: {self.detail}")
+
+    # -- as text -------------------------------------------------------------------------------------------
+
+    def to_json(self, indent: int | None = None) -> str:
+        """The tree as JSON text; `from_json` reads it back."""
+        return json.dumps(self._data(), indent=indent)
+
+    def _data(self) -> dict[str, Any]:
+        data: dict[str, Any] = {"claim": self.claim, "verdict": str(self.verdict)}
+        data |= {"rule": self.rule} if self.rule else {}
+        data |= {"conditions": list(self.conditions)} if self.conditions else {}
+        data |= {"detail": self.detail} if self.detail else {}
+        return data | ({"children": [child._data() for child in self.children]} if self.children else {})
+
+    @classmethod
+    def from_json(cls, text: str) -> Certificate:
+        """The certificate that `to_json` wrote.
+
+        Raises
+        ------
+        FxgrowError: the text is not a certificate.
+        """
+        try:
+            return cls._read(json.loads(text))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise FxgrowError(
+                f"the text is not a certificate ({type(error).__name__}: {error})",
+                remedy="pass what Certificate.to_json() wrote",
+            ) from None
+
+    @classmethod
+    def _read(cls, data: dict[str, Any]) -> Certificate:
+        return cls(
+            str(data["claim"]),
+            str(data.get("rule", "")),
+            tuple(map(str, data.get("conditions", ()))),
+            Verdict(data["verdict"]),
+            str(data.get("detail", "")),
+            tuple(map(cls._read, data.get("children", ()))),
+        )
+
+    def expanded(self, depth: int | None = None) -> str:
+        """The whole derivation as text, or as much as lies within `depth` levels."""
+        return _printed(self.tree(depth))
+
+    def tree(self, depth: int | None = None) -> Tree:
+        """The whole derivation as a rich tree."""
+        root = Tree(_line(self))
+        self._grow(root, depth)
+        return root
+
+    def _grow(self, branch: Tree, depth: int | None) -> None:
+        for condition in self.conditions:
+            branch.add(escape(condition), style="dim")
+        if self.detail:
+            branch.add(escape(self.detail))
+        if depth == 0 and self.children:
+            branch.add(f"… {_counted(self)}", style="dim")
+            return
+        for child in self.children:
+            child._grow(branch.add(_line(child)), None if depth is None else depth - 1)
+
+    def _folded(self, branch: Tree) -> None:
+        """Only what decides: where all is proved, the top level with counts; else the way to what is not."""
+        if self.detail:
+            branch.add(escape(self.detail))
+        for condition in self.conditions if not self.children else ():
+            branch.add(escape(condition), style="dim")
+        for child in self.children:
+            if child.verdict is not Verdict.PROVED or (self.verdict is Verdict.PROVED and not child.children):
+                child._folded(branch.add(_line(child)))
+            elif self.verdict is Verdict.PROVED:
+                branch.add(f"{_line(child)} [dim]… {_counted(child)}[/]")
+
+    def __rich__(self) -> Tree:
+        root = Tree(_line(self))
+        self._folded(root)
+        return root
+
+    def __str__(self) -> str:
+        return _printed(self.__rich__())
+
+    def _repr_html_(self) -> str:
+        return _as_html(self)
+
+
+def _as_html(certificate: Certificate) -> str:
+    """Nested <details>, folded where all is proved: what a notebook shows."""
+    colour = _COLOURS[certificate.verdict]
+    rule = f" <small>[{_html(certificate.rule)}]</small>" if certificate.rule else ""
+    head = f'<span style="color:{colour}">{certificate.verdict}</span> {_html(certificate.claim)}{rule}'
+    inside = [f"<div>{_html(text)}</div>" for text in (*certificate.conditions, certificate.detail) if text]
+    inside += [_as_html(child) for child in certificate.children]
+    opened = "" if certificate.verdict is Verdict.PROVED else " open"
+    return f'<details{opened} style="margin-left:1em"><summary>{head}</summary>{"".join(inside)}</details>'
+
+
+def _html(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _line(certificate: Certificate) -> str:
+    rule = f" [dim]{escape(f'[{certificate.rule}]')}[/]" if certificate.rule else ""
+    colour = _COLOURS[certificate.verdict]
+    return f"[{colour}]{certificate.verdict}[/]  {escape(certificate.claim)}{rule}"
+
+
+def _counted(certificate: Certificate) -> str:
+    steps = sum(1 for _ in certificate.leaves())
+    return f"{steps} step{'s' if steps != 1 else ''}"
+
+
+def _printed(tree: Tree) -> str:
+    console = Console(width=160, no_color=True, highlight=False, force_terminal=False)
+    with console.capture() as capture:
+        console.print(tree)
+    return "\n".join(line.rstrip() for line in capture.get().rstrip().splitlines())

@@ -1,0 +1,261 @@
+"""`certify`: from two models to a certificate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fxgrow.capture import Captured, GrownGraphModule, copies, recapture
+from fxgrow.capture.inputs import recalled
+from fxgrow.errors import FxgrowError
+from fxgrow.history import History, history_of
+from fxgrow.parts import Parts, captured_again
+from fxgrow.planning.plan import Axis, Plan
+from fxgrow.proof.certificate import Certificate, Verdict
+from fxgrow.proof.checker import Checker, Model, Step
+from fxgrow.proof.claims import Map, Unproved, old_positions_cover, settled
+from fxgrow.proof.fingerprint import changed_since, fingerprint
+from fxgrow.proof.scale import LayerScale, Scale, layers_of
+from fxgrow.transforms.indexing import old_positions
+from fxgrow.transforms.width import named_tensors
+
+CLAIM = "the grown model computes what the original computes"
+
+
+def certify(grown: nn.Module, original: nn.Module | None = None) -> Certificate:
+    """Prove, without running the models, that growth kept the function.
+
+    Parameters
+    ----------
+    grown: what `fxgrow.grow` or `fxgrow.load` returned.
+    original: the model that it grew from: the one before the last growth, or before any earlier one. Without
+        it, the certificate of the last growth stands if graphs, modules and values are to the bit what they
+        were when it was made.
+
+    Raises
+    ------
+    FxgrowError: the module was not grown by fxgrow, or holds no data.
+
+    >>> import torch, fxgrow
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> grown = fxgrow.grow(model, width=2, example_inputs=torch.randn(1, 4))
+    >>> str(fxgrow.certify(grown, model).verdict)
+    'PROVED'
+    """
+    history = history_of(grown)
+    if history is None:
+        raise FxgrowError(
+            f"{type(grown).__name__} was not grown by fxgrow",
+            remedy="pass a module that fxgrow.grow or fxgrow.load returned",
+        )
+    if any(tensor.is_meta for tensor in named_tensors(grown).values()):
+        raise FxgrowError("the model is on the meta device and holds no data", remedy="certify a model with weights")
+    if original is None:
+        return _recorded(grown, history)
+    before = history_of(original)
+    since = before.stage if before is not None else 0
+    if since >= history.stage or (before is not None and before.steps != history.steps[:since]):
+        raise FxgrowError(
+            "the grown model did not grow from this original",
+            where=type(original).__name__,
+            remedy="pass the model that was grown, at any of its stages",
+        )
+    plans = [step.plan for step in history.steps[since:]]
+    if any(plan.parts or _without_rules(plan) for plan in plans):
+        if len(plans) == 1:
+            return certificate_of_growth(_captured_before(original, plans[0]), original, grown, plans[0])
+        detail = "one of several growths has no proof by itself; pass the model before the last one"
+        return Certificate(CLAIM, "", (), Verdict.UNKNOWN, detail)
+    assert isinstance(grown, GrownGraphModule)
+    return proved(_captured_before(original, plans[0])[""], original, grown, plans, True)
+
+
+def kept_for_proof(captured: Captured | Parts) -> dict[str, Captured]:
+    """What has been captured, by the path of each part ("" for a whole model), safe from surgery on its graphs."""
+    parts = captured.captured if isinstance(captured, Parts) else {"": captured}
+    return {path: replace(part, graphs=copies(part.graphs)) for path, part in parts.items()}
+
+
+def certificate_of_growth(
+    before: Mapping[str, Captured], original: nn.Module, grown: nn.Module, plan: Plan
+) -> Certificate:
+    """The certificate of one growth, from what was captured before it."""
+    unproved = _without_rules(plan)
+    if unproved:
+        return Certificate(CLAIM, "", (), Verdict.UNKNOWN, unproved)
+    if not plan.parts:
+        assert isinstance(grown, GrownGraphModule)
+        return proved(before[""], original, grown, [plan])
+    children = []
+    for path, part in plan.parts:
+        inside = grown.get_submodule(path)
+        assert isinstance(inside, GrownGraphModule)
+        found = proved(before[path], original.get_submodule(path), inside, [part])
+        children.append(Certificate.of(f"{path} computes what it did", found.children))
+    detail = "no graph holds the forward of the whole model"
+    children.append(Certificate("what lies between the parts is as it was", "", (), Verdict.UNKNOWN, detail))
+    return Certificate.of(CLAIM, children)
+
+
+def _without_rules(plan: Plan) -> str:
+    """What a growth did for which there is no rule of proof, or nothing."""
+    if plan.depth is not None and plan.depth.blocks:
+        return "the model has new blocks, for which there is no rule of proof"
+    if any(rescaling.factor != 1.0 and rescaling.by for rescaling in plan.rescalings):
+        return "old weights were rescaled, for which there is no rule of proof"
+    return ""
+
+
+def _captured_before(original: nn.Module, plan: Plan) -> dict[str, Captured]:
+    if plan.parts:
+        return kept_for_proof(captured_again(original, plan))
+    return {"": recapture(original, recalled(plan.inputs))}
+
+
+def proved(
+    captured: Captured, original: nn.Module, grown: GrownGraphModule, plans: Sequence[Plan], with_scale: bool = False
+) -> Certificate:
+    """The certificate of a grown model beside its original, whose structure has been captured."""
+    one = Model(captured.graphs, original, captured.model, named_tensors(original))
+    two = Model(grown.graphs(), grown, grown, named_tensors(grown))
+    children = [_ties(one.tensors, two.tensors)]
+    if one.graphs.keys() != two.graphs.keys():
+        detail = f"graphs for {sorted(two.graphs)}, the original has {sorted(one.graphs)}"
+        return Certificate.of(
+            CLAIM, [*children, Certificate("both have the same graphs", "", (), Verdict.UNKNOWN, detail)]
+        )
+    try:
+        maps, fills = composed(plans, one.tensors)
+    except Unproved as error:
+        return Certificate.of(CLAIM, [Certificate("the plan fits", "", (), Verdict.UNKNOWN, str(error))])
+    attributes: dict[str, dict[str, Any]] = {}
+    for edit in (edit for plan in plans for edit in plan.attributes):
+        attributes.setdefault(edit.module, {})[edit.attribute] = edit.value
+    checker = Checker(one, two, maps, fills, attributes)
+    hooks = _hooks(original, grown)
+    if hooks is not None:
+        children.append(hooks)
+    layers: list[LayerScale] = []
+    for mode in one.graphs:
+        walk = checker.walk(mode)
+        steps = list(walk.steps())
+        layers += layers_of(walk, mode) if with_scale else ()
+        where = {"both": "in eval and in train mode", "eval": "in eval mode", "train": "in train mode"}[mode]
+        children.append(tree(f"{where}, random draws off", steps))
+    result = Certificate.of(CLAIM, children)
+    return replace(result, scale=Scale(tuple(layers), grown, captured.inputs)) if with_scale else result
+
+
+def _ties(old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> Certificate:
+    """Names that share a tensor in the original share one in the grown model, and no others do."""
+    claim = "tied parameters are tied, and no others"
+    first: dict[int, str] = {}
+    other: dict[int, str] = {}
+    for name, tensor in old.items():
+        one = first.setdefault(id(tensor), name)
+        if name not in new:
+            return Certificate(claim, "values", (), Verdict.REFUTED, f"{name} is missing")
+        two = other.setdefault(id(new[name]), name)
+        if one != two:
+            now, before = (other if other != name else "nothing" for other in (two, one))
+            text = f"{name} shares its values with {now}, in the original with {before}"
+            return Certificate(claim, "values", (), Verdict.REFUTED, text)
+    shared = len(old) - len(first)
+    return Certificate(claim, "values", (f"{shared} of {len(old)} names share another's tensor, in both",))
+
+
+def _hooks(original: nn.Module, grown: nn.Module) -> Certificate | None:
+    for name in ("_forward_hooks", "_forward_pre_hooks"):
+        before, after = (list(getattr(m, name).values()) for m in (original, grown))
+        if [id(hook) for hook in before] != [id(hook) for hook in after]:
+            return Certificate("the hooks of the whole are the same", "", (), Verdict.UNKNOWN, f"{name} differ")
+    return None
+
+
+def composed(
+    plans: Sequence[Plan], tensors: Mapping[str, Tensor]
+) -> tuple[dict[str, tuple[Map, ...]], dict[str, frozenset[str]]]:
+    """Where the old positions of each parameter are after several growths, and how the others were filled."""
+    canonical: dict[int, str] = {}
+    maps: dict[str, list[Tensor | None]] = {}
+    fills: dict[str, frozenset[str]] = {}
+    for plan in plans:
+        for growth in plan.tensors:
+            axes = [_positions(axis) for axis in growth.axes]
+            earlier = maps.get(growth.name)
+            maps[growth.name] = axes if earlier is None else [_after(a, b) for a, b in zip(earlier, axes, strict=True)]
+            own = frozenset(run.fill for axis in growth.axes for run in axis.runs())
+            fills[growth.name] = fills.get(growth.name, frozenset()) | own
+    found: dict[str, tuple[Map, ...]] = {}
+    for name, tensor in tensors.items():
+        first = canonical.setdefault(id(tensor), name)
+        if first not in maps:
+            continue
+        if len(maps[first]) != tensor.ndim:
+            raise Unproved(f"the plan grows {first} on {len(maps[first])} axes, it has {tensor.ndim}")
+        for position, size in zip(maps[first], tensor.shape, strict=True):
+            if position is not None and not old_positions_cover(position, size):
+                raise Unproved(f"the plan does not keep every old entry of {first}")
+        found[name] = tuple(maps[first])
+        fills[name] = fills[first]
+    return found, fills
+
+
+def _positions(axis: Axis) -> Map:
+    return settled(old_positions(axis))
+
+
+def _after(earlier: Map, later: Map) -> Map:
+    """Two growths as one: newest position -> oldest position, or -1."""
+    if earlier is None or later is None:
+        return later if earlier is None else earlier
+    return torch.where(later < 0, -1, earlier[later.clamp(min=0)])
+
+
+def tree(claim: str, steps: Sequence[Step]) -> Certificate:
+    """The steps of one graph as a tree that follows the modules of the model."""
+    root: dict[str, Any] = {}
+    for step in steps:
+        level = root
+        for part in filter(None, step.place.split(".")):
+            level = level.setdefault(part, {})
+        level.setdefault("", []).append(step.certificate)
+
+    def branch(name: str, level: dict[str, Any]) -> list[Certificate]:
+        own = list(level.get("", []))
+        inner = [
+            certificate
+            for part, below in level.items()
+            if part
+            for certificate in branch(f"{name}.{part}" if name else part, below)
+        ]
+        found = [*own, *inner]
+        return found if len(found) < 2 or not name else [Certificate.of(f"{name} computes what it did", found)]
+
+    return Certificate.of(claim, branch("", root))
+
+
+def _recorded(grown: nn.Module, history: History) -> Certificate:
+    """The certificate of the last growth, if nothing has changed since."""
+    kept = history.steps[-1].certificate
+    record = history.steps[-1].fingerprint
+    claim = f"{CLAIM}, as recorded when it grew"
+    if kept is None or record is None:
+        detail = "no certificate was made when it grew"
+        return Certificate(claim, "record", (), Verdict.UNKNOWN, f"{detail}; pass the original")
+    changed = changed_since(record, fingerprint(grown))
+    if changed:
+        return Certificate(
+            claim, "record", (), Verdict.UNKNOWN, f"changed since it grew: {', '.join(changed[:3])}; pass the original"
+        )
+    same = Certificate(
+        "graphs, modules and values are to the bit what they were when the model grew",
+        "record",
+        (f"{len(record)} fingerprints",),
+    )
+    return Certificate.of(claim, [same, kept])

@@ -1,0 +1,694 @@
+"""The checker: walks the grown graph beside the original's, node by node, and lets each law prove its step.
+
+It trusts nothing that the planner found out. From the plan it takes one thing: which positions of a parameter
+are old. Everything else is read off the two graphs, the modules and the actual values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from fxgrow import guards
+from fxgrow.capture.modes import ByMode
+from fxgrow.containers import flat_tensors
+from fxgrow.proof.certificate import Certificate, Verdict
+from fxgrow.proof.claims import Claim, Held, Map, Refuted, Unproved, is_new, unchanged
+from fxgrow.proof.rules.movement import arranged, run
+from fxgrow.proof.rules.reduction import core_units
+from fxgrow.proof.use import ABSENT, Both, Use, claims_in, module_difference, plain
+from fxgrow.proof.values import precision
+from fxgrow.rules.law import Law
+from fxgrow.rules.registry import law_of_function, law_of_method, law_of_module
+
+NORM_GUARDS = (guards.layer_norm, guards.rms_norm, guards.group_norm, guards.standardize)
+_NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)
+_NORM_FUNCTIONS = (
+    *(nn.functional.layer_norm, nn.functional.rms_norm, nn.functional.group_norm),
+    nn.functional.batch_norm,
+)
+_BROKEN = (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError, ZeroDivisionError, AssertionError)
+"""What corrupted graphs raise when they are run on labels or shapes."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """One of the two models: its graphs, its parts and its tensors.
+
+    structure: finds what capture adds to the parts of the model (numbers that follow the mode, functions).
+    """
+
+    graphs: Mapping[str, fx.Graph]
+    module: nn.Module
+    structure: nn.Module
+    tensors: Mapping[str, Tensor]
+
+    def part(self, path: str) -> nn.Module:
+        try:
+            return self.module.get_submodule(path)
+        except AttributeError:
+            return self.structure.get_submodule(path)
+
+    def tensor(self, name: str) -> Tensor | None:
+        if name in self.tensors:
+            return self.tensors[name]
+        owner, _, leaf = name.rpartition(".")
+        for root in (self.module, self.structure):
+            try:
+                found = getattr(root.get_submodule(owner), leaf)
+            except AttributeError:
+                continue
+            return found if isinstance(found, Tensor) else None
+        return None
+
+
+@dataclass(frozen=True)
+class Step:
+    """What was proved, or not, of one node, and where in the model it is."""
+
+    place: str
+    certificate: Certificate
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A grown node's partner in the original, and what is claimed of it; `claims` is None where it failed."""
+
+    partner: fx.Node
+    claims: Any
+
+
+class Checker:
+    """One graph of the grown model beside the same graph of the original.
+
+    maps: parameter name -> the map of each axis, for parameters that grew. fills: how their entries were filled.
+    attributes: module -> attribute -> the value it should have, for sizes that follow the weights.
+    """
+
+    def __init__(
+        self,
+        original: Model,
+        grown: Model,
+        maps: Mapping[str, tuple[Map, ...]],
+        fills: Mapping[str, frozenset[str]],
+        attributes: Mapping[str, Mapping[str, Any]],
+    ) -> None:
+        self.attributes = attributes
+        self.original = original
+        self.grown = grown
+        self.maps = maps
+        self.fills = fills
+        self.constants: dict[str, Claim] = {}
+
+    def walk(self, mode: str) -> Walk:
+        """The walk along one graph, yet to be taken."""
+        return Walk(self, self.original.graphs[mode], self.grown.graphs[mode])
+
+    def constant(self, name: str) -> Claim:
+        """The claim about a parameter or buffer: its values, old and new."""
+        if name not in self.constants:
+            old, new = self.original.tensor(name), self.grown.tensor(name)
+            if old is None or new is None:
+                raise Unproved(f"{name} is there in one of the models only")
+            maps = self.maps.get(name, (None,) * old.ndim)
+            expected = tuple(
+                size if position is None else len(position) for size, position in zip(old.shape, maps, strict=True)
+            )
+            if tuple(new.shape) != expected or new.dtype != old.dtype:
+                raise Refuted(
+                    f"{name} is {list(new.shape)} of {new.dtype}, it should be {list(expected)} of {old.dtype}"
+                )
+            held = Held(old.detach(), new.detach(), name, True, precision(old), self.fills.get(name, frozenset()))
+            self.constants[name] = Claim(tuple(old.shape), expected, maps, held=held)
+        return self.constants[name]
+
+
+class Walk:
+    """The walk along one graph: what has been claimed of each grown node so far."""
+
+    def __init__(self, checker: Checker, old: fx.Graph, new: fx.Graph) -> None:
+        self.checker = checker
+        self.old = old
+        self.new = new
+        self.bound: dict[fx.Node, Bound] = {}
+        self.numbers: dict[fx.Node, Any] = {}
+        self.storage: dict[fx.Node, fx.Node] = {}
+        self.partners = _partners(old, new, checker)
+
+    def steps(self) -> Iterator[Step]:
+        yield from self._structure()
+        for node in self.new.nodes:
+            partner = self.partners.get(node)
+            place = node.meta.get("module_path") or node.name
+            if node.op == "call_module":
+                place = str(node.target)
+            elif node.meta.get("module_path"):
+                place = f"{place}.{node.name}"
+            use: list[Use] = []
+            try:
+                claims = self._visit(node, partner, use)
+            except Resting:
+                self.bound[node] = Bound(partner if partner is not None else node, None)
+                if node.op == "output":
+                    text = "it rests on a step that is not proved"
+                    yield Step(place, self._leaf(node, use, Verdict.UNKNOWN, text))
+                continue
+            except Refuted as error:
+                yield Step(place, self._leaf(node, use, Verdict.REFUTED, str(error)))
+            except Unproved as error:
+                yield Step(place, self._leaf(node, use, Verdict.UNKNOWN, str(error)))
+            except _BROKEN as error:
+                text = f"the node does not run as it should: {type(error).__name__}: {str(error).splitlines()[:1]}"
+                yield Step(place, self._leaf(node, use, Verdict.UNKNOWN, text))
+            else:
+                if claims is not None or node.op == "output":
+                    yield Step(place, self._leaf(node, use, Verdict.PROVED, "", claims))
+                continue
+            self.bound[node] = Bound(partner if partner is not None else node, None)
+
+    def _structure(self) -> Iterator[Step]:
+        """Nothing of the original is left out, and nothing has changed places."""
+        paired = {id(partner): node for node, partner in self.partners.items()}
+        missing = [
+            node.name
+            for node in self.old.nodes
+            if id(node) not in paired and any(True for _ in flat_tensors(node.meta.get("value")))
+        ]
+        if missing:
+            yield Step(
+                "",
+                Certificate("every node of the original is there", "", (), Verdict.REFUTED, f"missing: {missing[:3]}"),
+            )
+        position = {id(node): k for k, node in enumerate(self.old.nodes)}
+        order = [position[id(partner)] for partner in self.partners.values()]
+        if order != sorted(order):
+            yield Step("", Certificate("nodes are in their order", "", (), Verdict.UNKNOWN, "some have changed places"))
+
+    def _leaf(self, node: fx.Node, use: list[Use], verdict: Verdict, detail: str, claims: Any = None) -> Certificate:
+        name = use[0].name if use else str(node.target)
+        rule = use[0].rule if use else ""
+        conditions = tuple(use[0].conditions) if use else ()
+        if node.op == "output":
+            claim, rule = "every output is the original's", "output"
+        else:
+            claim = f"{node.name} = {name}: {described(claims)}" if claims is not None else f"{node.name} = {name}"
+        return Certificate(claim, rule, conditions, verdict, detail)
+
+    # -- one node ------------------------------------------------------------------------------------------
+
+    def _visit(self, node: fx.Node, partner: fx.Node | None, use: list[Use]) -> Any:
+        if partner is None:
+            return self._inserted(node, use)
+        if node.op == "placeholder":
+            return self._input(node, partner)
+        if node.op == "get_attr":
+            return self._constant(node, partner)
+        if node.op == "output":
+            return self._output(node, partner)
+        if not any(True for _ in flat_tensors(partner.meta.get("value"))) and not _writes(partner):
+            self._number(node, partner)
+            return None
+        if node.target is guards.standardize and partner.target is not node.target:
+            claims = self._standardised(node, partner, use)
+            self.bound[node] = Bound(partner, claims)
+            return claims
+        one = self._use(node, partner)
+        use.append(one)
+        claims = self._proved(one)
+        self.bound[node] = Bound(partner, claims)
+        self._written(node, partner, one, claims)
+        return claims
+
+    def _input(self, node: fx.Node, partner: fx.Node) -> Any:
+        if node.target != partner.target:
+            raise Refuted(f"the input is {node.target}, it was {partner.target}")
+        value = partner.meta["value"]
+        if not any(True for _ in flat_tensors(value)):
+            self.numbers[node] = value
+            return None
+        claims = _all_unchanged(value)
+        self.bound[node] = Bound(partner, claims)
+        return None
+
+    def _constant(self, node: fx.Node, partner: fx.Node) -> Any:
+        if node.target != partner.target:
+            raise Refuted(f"it reads {node.target}, the original reads {partner.target}")
+        if not isinstance(partner.meta["value"], Tensor):
+            old, new = (_attribute(m, str(node.target)) for m in (self.checker.original, self.checker.grown))
+            if not Both(old, new).same:
+                raise Refuted(f"{node.target} differs")
+            self.numbers[node] = new
+            return None
+        self.bound[node] = Bound(partner, self.checker.constant(str(node.target)))
+        return None
+
+    def _output(self, node: fx.Node, partner: fx.Node) -> Any:
+        use = self._bare(node, partner)
+        paired = self._pair(partner.args[0], node.args[0])
+        for claim in claims_in(paired):
+            if not use.equal(claim).same:
+                raise Refuted(f"an output has shape {list(claim.new)}, it had {list(claim.old)}")
+        for both in _numbers(paired):
+            if not both.same:
+                raise Refuted(f"an output is {both.new}, it was {both.old}")
+        return None
+
+    def _number(self, node: fx.Node, partner: fx.Node) -> None:
+        if (node.op, node.target) != (partner.op, partner.target):
+            raise Refuted(f"it is {node.target}, it was {partner.target}")
+        if node.op == "call_module":
+            old, new = self.checker.original.part(str(partner.target)), self.checker.grown.part(str(node.target))
+            if not isinstance(new, ByMode) or module_difference(old, new, frozenset()) is not None:
+                raise Refuted(f"{node.target} differs: {new}, it was {old}")
+            self.numbers[node] = partner.meta["value"]
+            return
+        self.numbers[node] = self._evaluated(node)
+
+    def _evaluated(self, node: fx.Node) -> Any:
+        """A number of the grown graph, from the shapes that have been proved and from other numbers."""
+
+        def put(one: fx.Node) -> Any:
+            if one in self.numbers:
+                return self.numbers[one]
+            found = self.bound.get(one)
+            if found is None or found.claims is None:
+                raise Resting
+            return _shaped(found.claims, found.partner.meta["value"])
+
+        args, kwargs = (fx.node.map_arg(given, put) for given in (node.args, node.kwargs))
+        with torch.device("meta"):
+            return run(node, None, args, kwargs)
+
+    # -- pairs of nodes ------------------------------------------------------------------------------------
+
+    def _bare(self, node: fx.Node, partner: fx.Node) -> Use:
+        return Use(partner, node, None, [], {}, self.checker.constant)
+
+    def _use(self, node: fx.Node, partner: fx.Node) -> Use:
+        if node.target in NORM_GUARDS and partner.target is not node.target:
+            return self._guard(node, partner)
+        if node.op != partner.op or (node.op != "call_module" and node.target != partner.target):
+            raise Refuted(f"it is {node.target}, it was {partner.target}")
+        modules = None
+        if node.op == "call_module":
+            if node.target != partner.target:
+                raise Refuted(f"it calls {node.target}, the original calls {partner.target}")
+            modules = self.checker.original.part(str(partner.target)), self.checker.grown.part(str(node.target))
+            same_mode = self.checker.original.module.training == self.checker.grown.module.training
+            if same_mode and modules[0].training != modules[1].training:
+                raise Refuted(f"{node.target} is in {'train' if modules[1].training else 'eval'} mode, it was not")
+        count = max(len(node.args), len(partner.args))
+        old, new = ([*n.args, *[ABSENT] * (count - len(n.args))] for n in (partner, node))
+        args = [self._pair(a, b) for a, b in zip(old, new, strict=True)]
+        names = list(dict.fromkeys([*partner.kwargs, *node.kwargs]))
+        kwargs = {k: self._pair(partner.kwargs.get(k, ABSENT), node.kwargs.get(k, ABSENT)) for k in names}
+        attributes = self.checker.attributes.get(str(node.target)) if node.op == "call_module" else None
+        return Use(partner, node, modules, args, kwargs, self.checker.constant, attributes)
+
+    def _guard(self, node: fx.Node, partner: fx.Node) -> Use:
+        """A guard beside the norm whose place it took, both with the guard's arguments."""
+        target: Any = node.target
+        names = _GUARD_ARGUMENTS[target]
+        given = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
+        if partner.op == "call_module":
+            module: Any = self.checker.original.part(str(partner.target))
+            before: dict[str, Any] = {"x": partner.args[0] if partner.args else partner.kwargs.get("input")}
+            for name in ("weight", "bias"):
+                parameter = getattr(module, name, None)
+                before[name] = f"{partner.target}.{name}" if parameter is not None else None
+            before |= {"eps": module.eps, "num_groups": getattr(module, "num_groups", None)}
+        else:
+            order = (
+                ("num_groups", "weight", "bias", "eps")
+                if "num_groups" in names
+                else ("normalized_shape", *_NORM_ORDER[target])
+            )
+            before = dict(zip(("x", *order), partner.args, strict=False))
+            before |= {("x" if k == "input" else k): v for k, v in partner.kwargs.items()}
+            before["eps"] = before.get("eps", None if node.target is guards.rms_norm else 1e-5)
+        args: list[Any] = []
+        for name in names:
+            old, new = before.get(name), given.get(name)
+            if name in ("weight", "bias"):
+                args.append(self._guard_parameter(old, new, name))
+            elif name == "core":
+                args.append(Both(None, new))
+            else:
+                args.append(self._pair(old, new))
+        return Use(partner, node, None, args, {}, self.checker.constant)
+
+    def _guard_parameter(self, old: Any, new: Any, name: str) -> Any:
+        if old is None and new is None:
+            return Both(None, None)
+        if isinstance(old, str) and isinstance(new, fx.Node) and new.op == "get_attr" and new.target == old:
+            return self.checker.constant(old)
+        if isinstance(old, fx.Node) and isinstance(new, fx.Node):
+            return self._pair(old, new)
+        raise Refuted(f"the guard reads {new} as its {name}, the original reads {old}")
+
+    def _pair(self, old: Any, new: Any) -> Any:
+        """An argument of both nodes: claims where it is a tensor, else a pair of values."""
+        if isinstance(new, fx.Node):
+            found = self.bound.get(new)
+            if found is None:
+                if new not in self.numbers:
+                    raise Resting
+                return Both(self._old_number(old), self.numbers[new])
+            if found.claims is None:
+                raise Resting
+            if found.partner is not old:
+                raise Refuted(f"it reads {new}, which is {found.partner} of the original, where that reads {old}")
+            return found.claims
+        if isinstance(old, fx.Node):
+            return Both(self._old_number(old), new)
+        if isinstance(old, (tuple, list)) and isinstance(new, (tuple, list)) and len(old) == len(new):
+            return type(new)([self._pair(a, b) for a, b in zip(old, new, strict=True)])
+        if isinstance(old, dict) and isinstance(new, dict) and old.keys() == new.keys():
+            return {key: self._pair(old[key], new[key]) for key in new}
+        if isinstance(old, slice) and isinstance(new, slice):
+            return slice(*(self._pair(getattr(old, k), getattr(new, k)) for k in ("start", "stop", "step")))
+        return Both(self._old_number(old), self._new_number(new))
+
+    def _old_number(self, raw: Any) -> Any:
+        def value(node: fx.Node) -> Any:
+            found = node.meta["value"]
+            if any(True for _ in flat_tensors(found)):
+                raise Refuted(f"the original reads {node} where the grown graph has a number")
+            return found
+
+        return fx.node.map_arg(raw, value)
+
+    def _new_number(self, raw: Any) -> Any:
+        def value(node: fx.Node) -> Any:
+            if node not in self.numbers:
+                raise Refuted(f"it reads {node} where the original has a number")
+            return self.numbers[node]
+
+        return fx.node.map_arg(raw, value)
+
+    # -- proof ---------------------------------------------------------------------------------------------
+
+    def _law(self, use: Use) -> Law | None:
+        if use.new_module is not None:
+            return law_of_module(use.new_module)
+        if use.new.op == "call_method":
+            return law_of_method(str(use.new.target))
+        return law_of_function(use.new.target)
+
+    def _proved(self, use: Use) -> Any:
+        claims = use.claims()
+        names = [n for n, _ in use.new_module.named_parameters()] if use.new_module is not None else []
+        names += [n for n, _ in use.new_module.named_buffers()] if use.new_module is not None else []
+        own = [self.checker.constant(f"{use.new.target}.{name}") for name in names]
+        law = self._law(use)
+        if use.new.target in NORM_GUARDS and use.old.target is not use.new.target:
+            return law.prove(use) if law is not None else None
+        if all(m is None for claim in (*claims, *own) for m in claim.maps):
+            try:
+                return self._same(use, own)
+            except Refuted:
+                if law is None or own:
+                    raise
+                use.conditions.clear()
+        if claims and all(claim.held is not None for claim in claims) and not own:
+            return self._computed(use, law)
+        if law is None:
+            raise Unproved(f"{use.name} has no rule, and something that it is given has grown")
+        if use.new_module is not None and type(use.new_module) is not type(use.old_module):
+            use.same_module()
+        return law.prove(use)
+
+    def _same(self, use: Use, own: list[Claim]) -> Any:
+        """The same op on the same operands makes the same."""
+        use.rule = "the same op on the same operands"
+        use.same_module()
+        use.same_numbers()
+        for claim in (*use.claims(), *own):
+            if not use.equal(claim).same:
+                raise Unproved("an operand has grown")
+        return _all_unchanged(use.value, _is_rectifier(use))
+
+    def _computed(self, use: Use, law: Law | None) -> Any:
+        """A tensor made of parameters and numbers only: its values are worked out, in both models."""
+        use.rule = "computed from parameters"
+        held = [claim.held for claim in use.claims() if claim.held is not None]
+        moves = law is not None and law.family == "shape" and all(one.exact for one in held)
+        values = []
+        for old in (True, False):
+            args, kwargs = arranged(use, _Values(old, moves), old)
+            values.append(run(use.old if old else use.new, use.old_module if old else use.new_module, args, kwargs))
+        shapes = self._shapes(use, law)
+        fills = frozenset().union(*(one.fills for one in held))
+        finest = max(one.precision for one in held)
+
+        def joined(claim: Any, old: Any, new: Any) -> Any:
+            if isinstance(claim, tuple):
+                return tuple(joined(*each) for each in zip(claim, old, new, strict=True))
+            if tuple(old.shape) != claim.old or tuple(new.shape) != claim.new:
+                raise Unproved("its shape is not what was worked out")
+            exact = moves and all(one.exact for one in held)
+            return Claim(claim.old, claim.new, claim.maps, held=Held(old, new, use.new.name, exact, finest, fills))
+
+        return joined(shapes, *values)
+
+    def _shapes(self, use: Use, law: Law | None) -> Any:
+        """Where the old entries of a computed tensor are; that they are the old ones is checked on the values."""
+        bare = Use(
+            use.old,
+            use.new,
+            (use.old_module, use.new_module) if use.old_module is not None and use.new_module is not None else None,
+            _stripped(use.args),
+            _stripped(use.kwargs),
+            self.checker.constant,
+        )
+        try:
+            if law is None:
+                raise Unproved("no rule")
+            return law.prove(bare)
+        except (Unproved, Refuted) as error:
+            first = use.claims()[0]
+            if tuple(use.value.shape) == first.old:
+                return Claim(first.old, first.new, first.maps)
+            raise Unproved(f"it cannot be said where old entries of {use.name} are") from error
+
+    def _written(self, node: fx.Node, partner: fx.Node, use: Use, claims: Any) -> None:
+        """An op that writes in place changes its operand too, and all that shares its storage."""
+        source = next((n for n in node.all_input_nodes if n in self.bound), None)
+        if source is None:
+            return
+        law = self._law(use)
+        shares = law is not None and (law.family == "shape" or getattr(law, "kind", "") == "linear")
+        if not _writes_of(use):
+            if shares:
+                self.storage[node] = self.storage.get(source, source)
+            return
+        root = self.storage.get(source, source)
+        new = claims if isinstance(claims, Claim) else None
+        for other, found in list(self.bound.items()):
+            if other is node or found.claims is None or self.storage.get(other, other) is not root:
+                continue
+            if other is source and new is not None:
+                self.bound[other] = Bound(found.partner, new)
+            elif not (new is None or new.same) or not all(claim.same for claim in claims_in(found.claims)):
+                self.bound[other] = Bound(found.partner, None)
+                if any(node < user for user in other.users):
+                    raise Unproved(f"it writes to what {other} shows, which is read later")
+        self.storage[node] = root
+
+    def _standardised(self, node: fx.Node, partner: fx.Node, use: list[Use]) -> Claim:
+        """A guarded standardisation of a weight beside the F.batch_norm of it: both are worked out."""
+        one = self._bare(node, partner)
+        use.append(one)
+        one.rule = "computed from parameters"
+        given = dict(enumerate(partner.args)) | {_BATCH_NORM_ORDER.index(k): v for k, v in partner.kwargs.items()}
+        if given.get(1) is not None or given.get(2) is not None or not given.get(5):
+            raise Unproved("the original does not take statistics of the weight itself")
+        found = [self._pair(given.get(old), node.args[new]) for old, new in ((0, 0), (3, 1), (4, 2))]
+        held = [item.held if isinstance(item, Claim) else None for item in found]
+        if held[0] is None or any(isinstance(i, Claim) and h is None for i, h in zip(found, held, strict=True)):
+            raise Unproved("the weight is not made of parameters alone")
+        eps = self._pair(given.get(7, 1e-5), node.args[3])
+        old, gain, bias = (h.old.double() if h is not None else None for h in held)
+        before = nn.functional.batch_norm(old, None, None, gain, bias, True, 0.0, eps.old)  # type: ignore[arg-type]
+        new, gain, bias = (h.new.double() if h is not None else None for h in held)
+        core: Any = node.args[4]
+        after = guards.standardize(new, gain, bias, eps.new, core)  # type: ignore[arg-type]
+        first = found[0]
+        kept = Held(before, after, node.name, False, held[0].precision, held[0].fills)
+        return Claim(first.old, first.new, first.maps, held=kept)
+
+    # -- nodes that the original does not have -------------------------------------------------------------
+
+    def _inserted(self, node: fx.Node, use: list[Use]) -> Any:
+        operands = node.all_input_nodes
+        if node.op == "get_attr":
+            return None  # read by a guard, which looks at the name
+        if node.target is guards.core:
+            x = operands[0]
+            found = self.bound.get(x)
+            if found is None or found.claims is None:
+                raise Resting
+            one = self._bare(node, found.partner)
+            use.append(one)
+            axis: Any = node.args[1]
+            claim = core_units(one, found.claims, axis, node.args[2])
+            self.bound[node] = Bound(found.partner, claim)
+            return claim
+        if node.op == "call_function" and operands and all(n in self.numbers for n in operands):
+            self.numbers[node] = self._evaluated(node)
+            return None
+        if any(n in self.bound and self.bound[n].claims is None for n in operands):
+            raise Resting
+        raise Unproved("the original has no such node, and no rule says that it changes nothing")
+
+
+class Resting(Exception):
+    """A step that rests on one that is not proved; the latter is reported."""
+
+
+_NORM_ORDER = {guards.layer_norm: ("weight", "bias", "eps"), guards.rms_norm: ("weight", "eps")}
+_BATCH_NORM_ORDER = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+_GUARD_ARGUMENTS: dict[Any, tuple[str, ...]] = {
+    guards.layer_norm: ("x", "normalized_shape", "weight", "bias", "eps", "core"),
+    guards.rms_norm: ("x", "normalized_shape", "weight", "eps", "core"),
+    guards.group_norm: ("x", "num_groups", "weight", "bias", "eps", "core"),
+}
+
+
+class _Values:
+    """The values of each operand, in turn; in float64 unless they are only moved."""
+
+    def __init__(self, old: bool, as_stored: bool) -> None:
+        self.old = old
+        self.as_stored = as_stored
+
+    def next(self, claim: Claim) -> Tensor:
+        assert claim.held is not None
+        value = claim.held.old if self.old else claim.held.new
+        return value if self.as_stored or not value.dtype.is_floating_point else value.double()
+
+
+def _partners(old: fx.Graph, new: fx.Graph, checker: Checker) -> dict[fx.Node, fx.Node]:
+    """Which node of the original each grown node stands beside: by name, guards in order. Only a suggestion."""
+    named = {node.name: node for node in old.nodes}
+    paired: dict[fx.Node, fx.Node] = {}
+    spare: list[fx.Node] = []
+    for node in new.nodes:
+        partner = named.get(node.name)
+        if node.target in NORM_GUARDS and (partner is None or partner.target is not node.target):
+            spare.append(node)
+        elif partner is not None:
+            paired[node] = partner
+    taken = {id(partner) for partner in paired.values()}
+    norms = [node for node in old.nodes if id(node) not in taken and _is_norm(node, checker)]
+    for weight in (True, False):
+        mine = [node for node in spare if (node.target is guards.standardize) is weight]
+        theirs = [node for node in norms if (node.target is nn.functional.batch_norm) is weight]
+        paired.update(zip(mine, theirs, strict=False))
+    return {node: paired[node] for node in new.nodes if node in paired}
+
+
+def _is_norm(node: fx.Node, checker: Checker) -> bool:
+    if node.op == "call_module":
+        return isinstance(checker.original.part(str(node.target)), _NORMS)
+    return node.target in (*_NORM_FUNCTIONS, *NORM_GUARDS)
+
+
+def _stripped(item: Any) -> Any:
+    """A structure whose tensors are claimed to have old entries as they were: for finding out where they go."""
+    if isinstance(item, Claim):
+        return Claim(item.old, item.new, item.maps)
+    if isinstance(item, dict):
+        return {key: _stripped(value) for key, value in item.items()}
+    if isinstance(item, (tuple, list)):
+        return type(item)([_stripped(value) for value in item])
+    return item
+
+
+def _all_unchanged(value: Any, nonnegative: bool = False) -> Any:
+    if isinstance(value, Tensor):
+        return unchanged(value.shape, nonnegative)
+    if isinstance(value, dict):
+        return {key: _all_unchanged(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return tuple(_all_unchanged(item) for item in value)
+    return Both(value, value)
+
+
+def _shaped(claims: Any, value: Any) -> Any:
+    """Meta tensors of the shapes in the grown model."""
+    if isinstance(claims, Claim):
+        return torch.empty(claims.new, dtype=value.dtype, device="meta")
+    if isinstance(claims, dict):
+        return {key: _shaped(item, value[key]) for key, item in claims.items()}
+    if isinstance(claims, Both):
+        return claims.new
+    return tuple(_shaped(item, part) for item, part in zip(claims, value, strict=True))
+
+
+def _numbers(item: Any) -> Iterator[Both]:
+    if isinstance(item, Both):
+        yield item
+    elif isinstance(item, dict):
+        for value in item.values():
+            yield from _numbers(value)
+    elif isinstance(item, (tuple, list)):
+        for value in item:
+            yield from _numbers(value)
+
+
+def _attribute(model: Model, name: str) -> Any:
+    owner, _, leaf = name.rpartition(".")
+    return getattr(model.part(owner) if owner else model.module, leaf, ABSENT)
+
+
+def _writes(node: fx.Node) -> bool:
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    written = name in ("iadd", "imul", "isub", "itruediv", "setitem")
+    return node.op in ("call_function", "call_method") and (written or (name.endswith("_") and not name.endswith("__")))
+
+
+def _writes_of(use: Use) -> bool:
+    if use.new_module is not None:
+        return bool(getattr(use.new_module, "inplace", False))
+    inplace = use.kwargs.get("inplace")
+    return _writes(use.new) or (isinstance(inplace, Both) and bool(inplace.new) and inplace.new is not ABSENT)
+
+
+def _is_rectifier(use: Use) -> bool:
+    target = type(use.new_module) if use.new_module is not None else use.new.target
+    return target in (nn.ReLU, nn.ReLU6, nn.functional.relu, nn.functional.relu6, torch.relu, "relu", "relu_")
+
+
+def described(claims: Any) -> str:
+    """A claim in words."""
+    if isinstance(claims, Claim):
+        return _described(claims)
+    found = list(dict.fromkeys(_described(claim) for claim in claims_in(claims)))
+    return "; ".join(found[:3]) if found else "as it was"
+
+
+def _described(claim: Claim) -> str:
+    if all(m is None for m in claim.maps):
+        return "the original"
+    grown = [
+        f"axis {axis}: {claim.old[axis]} of {claim.new[axis]} units old"
+        for axis, position in enumerate(claim.maps)
+        if position is not None
+    ]
+    new = is_new(claim)
+    facts = []
+    if claim.zero is not None:
+        facts.append("Zero" if bool((claim.zero | ~new).all()) else "partly Zero")
+    if claim.means:
+        facts.append("Mean")
+    if claim.copies:
+        facts.append("Copy")
+    return f"old part the original, {', '.join(grown)}, new part {' and '.join(facts) or 'Free'}"
+
+
+__all__ = ["Checker", "Model", "Step", "described", "plain", "replace"]

@@ -1,0 +1,177 @@
+"""The coordinate check of muP: does the size of activations stay the same while the model grows wider and trains?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from fxgrow.capture.inputs import Inputs, example_inputs_for
+from fxgrow.containers import flat_tensors
+from fxgrow.errors import AmountError, FxgrowError
+from fxgrow.growing import grow
+from fxgrow.proof.verification import WithoutNoise, in_double_precision, random_inputs
+
+
+@dataclass(frozen=True)
+class Coordinates:
+    """Root mean square of each layer's output, by width and training step.
+
+    sizes: (width, step, layer) -> root mean square, layers by their path; those with parameters.
+    """
+
+    widths: tuple[float, ...]
+    steps: int
+    layers: tuple[str, ...]
+    sizes: dict[tuple[float, int, str], float]
+
+    def slope(self, layer: str, step: int | None = None) -> float:
+        """d log(size) / d log(width) of a layer after some steps: 0 where the size does not depend on the width."""
+        step = self.steps if step is None else step
+        x = torch.tensor(self.widths, dtype=torch.float64).log()
+        y = torch.tensor([self.sizes[w, step, layer] for w in self.widths], dtype=torch.float64).clamp(min=1e-300).log()
+        x = x - x.mean()
+        return float((x * (y - y.mean())).sum() / (x * x).sum())
+
+    @property
+    def steepest(self) -> float:
+        """The largest |slope| of any layer after the last step."""
+        return max((abs(self.slope(layer)) for layer in self.layers), default=0.0)
+
+    def __rich__(self) -> Table:
+        table = Table(title=f"size of activations after {self.steps} steps", title_justify="left")
+        table.add_column("layer")
+        for width in self.widths:
+            table.add_column(f"x{width:g}", justify="right")
+        table.add_column("slope", justify="right")
+        for layer in self.layers:
+            sizes = [f"{self.sizes[width, self.steps, layer]:.3g}" for width in self.widths]
+            table.add_row(layer, *sizes, f"{self.slope(layer):+.2f}")
+        return table
+
+    def __str__(self) -> str:
+        console = Console(width=140, no_color=True, highlight=False, force_terminal=False)
+        with console.capture() as capture:
+            console.print(self.__rich__())
+        return capture.get().rstrip()
+
+    def plot(self, path: str | Path) -> None:
+        """One panel a step, one line a layer: size over width, both logarithmic. Flat is good.
+
+        Raises
+        ------
+        FxgrowError: matplotlib is not installed.
+        """
+        try:
+            from matplotlib.figure import Figure
+        except ImportError:
+            raise FxgrowError("plotting needs matplotlib", remedy="pip install matplotlib") from None
+        figure = Figure(figsize=(3 * (self.steps + 1), 3), layout="constrained")
+        axes = figure.subplots(1, self.steps + 1, sharey=True, squeeze=False)[0]
+        for step, panel in enumerate(axes):
+            for layer in self.layers:
+                panel.plot(self.widths, [self.sizes[w, step, layer] for w in self.widths], marker="o", label=layer)
+            panel.set(title=f"step {step}", xlabel="width", xscale="log", yscale="log")
+            panel.set_xticks(self.widths, [f"x{width:g}" for width in self.widths])
+            panel.minorticks_off()
+        axes[0].set_ylabel("root mean square")
+        axes[-1].legend(fontsize="x-small")
+        figure.savefig(path)
+
+
+def coordinate_check(
+    make_model: Callable[[], nn.Module],
+    widths: Sequence[float],
+    *,
+    example_inputs: Any = None,
+    steps: int = 3,
+    optimizer: Callable[[nn.Module], torch.optim.Optimizer] | None = None,
+    seed: int = 0,
+    **growth: Any,
+) -> Coordinates:
+    """Grow a model to several widths, train each for a few steps, and tabulate how large activations are.
+
+    Parameters
+    ----------
+    make_model: builds the narrow model.
+    widths: factors; 1 is the narrow model itself.
+    steps: of training, on one random batch and random targets.
+    optimizer: makes one for a model; SGD with rate 0.1 unless told.
+    growth: passed on to `fxgrow.grow`: init, parameterization.
+
+    Raises
+    ------
+    AmountError: fewer than two widths, which have no slope.
+
+    Source: Yang et al., "Tensor Programs V", 2022, appendix D.1.
+
+    >>> import fxgrow
+    >>> from torch import nn
+    >>> make = lambda: nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 2))
+    >>> found = fxgrow.coordinate_check(make, [1, 2], example_inputs=torch.randn(8, 4), steps=1)
+    >>> found.layers
+    ('0', '2')
+    """
+    factors = tuple(float(width) for width in widths)
+    if len(set(factors)) < 2:
+        raise AmountError("a coordinate check needs at least two widths", remedy="pass widths=[1, 2, 4]")
+    sizes: dict[tuple[float, int, str], float] = {}
+    layers: dict[str, None] = {}
+    for width in factors:
+        torch.manual_seed(seed)
+        model = make_model()
+        shapes = example_inputs_for(model, example_inputs)
+        if width != 1:
+            model = grow(model, width, example_inputs=example_inputs, seed=seed, verify=False, **growth)
+        for (step, layer), size in _trained(model, random_inputs(shapes, seed), steps, optimizer or _sgd, seed).items():
+            sizes[width, step, layer] = size
+            layers[layer] = None
+    common = [a for a in layers if all((w, k, a) in sizes for w in factors for k in range(steps + 1))]
+    return Coordinates(factors, steps, tuple(common), sizes)
+
+
+def _sgd(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), lr=0.1)
+
+
+def _trained(
+    model: nn.Module, inputs: Inputs, steps: int, optimizer: Callable[[nn.Module], torch.optim.Optimizer], seed: int
+) -> dict[tuple[int, str], float]:
+    """Sizes of the outputs of all layers that have parameters, before training and after each step."""
+    model = in_double_precision(model).train()
+    args, kwargs = inputs
+    learning = optimizer(model)
+    found: dict[tuple[int, str], float] = {}
+    now = 0
+
+    def note(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, given: Any, output: Any) -> None:
+            for tensor in flat_tensors(output):
+                found.setdefault((now, name), float(tensor.detach().square().mean().sqrt()))
+
+        return hook
+
+    hooks = [
+        module.register_forward_hook(note(name))
+        for name, module in model.named_modules()
+        if name and next(module.parameters(recurse=False), None) is not None
+    ]
+    targets: list[Tensor] = []
+    generator = torch.Generator().manual_seed(seed)
+    for step in range(steps + 1):
+        now = step
+        with WithoutNoise():
+            outputs = [t for t in flat_tensors(model(*args, **kwargs)) if t.requires_grad]
+        targets = targets or [torch.randn(t.shape, generator=generator, dtype=t.dtype) for t in outputs]
+        learning.zero_grad()
+        torch.stack([(t - goal).square().mean() for t, goal in zip(outputs, targets, strict=True)]).sum().backward()
+        learning.step()
+    for hook in hooks:
+        hook.remove()
+    return found

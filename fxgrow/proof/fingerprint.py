@@ -1,0 +1,82 @@
+"""Fingerprints of a grown module: whether anything that decides its outputs has changed since it grew."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from fxgrow.capture.modes import GrownGraphModule
+from fxgrow.transforms.width import named_tensors
+
+GRAPH = "graph, "
+PARTS = "modules"
+
+
+def fingerprint(grown: nn.Module) -> dict[str, str]:
+    """A hash of every tensor, of every graph and of the attributes of all modules, by name."""
+    found = {}
+    seen: dict[int, str] = {}
+    for name, tensor in named_tensors(grown).items():
+        if id(tensor) not in seen:
+            seen[id(tensor)] = _of_tensor(tensor)
+        found[name] = seen[id(tensor)]
+    for path, part in grown.named_modules():
+        for mode, graph in part.graphs().items() if isinstance(part, GrownGraphModule) else ():
+            text = "\n".join(
+                f"{n.name} {n.op} {_named(n.target)} {_written(n.args)} {_written(n.kwargs)}" for n in graph.nodes
+            )
+            found[f"{GRAPH}{path}{' ' if path else ''}{mode}"] = _hash(text.encode())
+    found[PARTS] = _hash("\n".join(f"{path} {_part(part)}" for path, part in grown.named_modules() if path).encode())
+    return found
+
+
+def changed_since(before: dict[str, str], now: dict[str, str]) -> list[str]:
+    """Names of what differs."""
+    return [name for name in dict.fromkeys([*before, *now]) if before.get(name) != now.get(name)]
+
+
+def _hash(data: Any) -> str:
+    return hashlib.sha256(data).hexdigest()[:32]
+
+
+def _of_tensor(tensor: Tensor) -> str:
+    data = tensor.detach().cpu().contiguous()
+    header = f"{data.dtype} {list(data.shape)} ".encode()
+    digest = hashlib.sha256(header)
+    if data.numel():
+        digest.update(data.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:32]
+
+
+def _named(target: Any) -> str:
+    return (
+        target
+        if isinstance(target, str)
+        else f"{getattr(target, '__module__', '')}.{getattr(target, '__name__', target)}"
+    )
+
+
+def _written(item: Any) -> str:
+    if isinstance(item, fx.Node):
+        return f"%{item.name}"
+    if isinstance(item, (tuple, list)):
+        return f"({', '.join(map(_written, item))})"
+    if isinstance(item, dict):
+        return f"{{{', '.join(f'{key}: {_written(value)}' for key, value in item.items())}}}"
+    if isinstance(item, slice):
+        return f"{_written(item.start)}:{_written(item.stop)}:{_written(item.step)}"
+    return repr(item) if isinstance(item, (str, int, float, bool, type(None), torch.dtype)) else _named(item)
+
+
+def _part(module: nn.Module) -> str:
+    plain = {
+        name: value
+        for name, value in sorted(module.__dict__.items())
+        if isinstance(value, (str, int, float, bool, tuple, list, type(None)))
+        and name != "training"
+        and not name.startswith("_")
+    }
+    return f"{type(module).__module__}.{type(module).__name__} {_written(plain)}"

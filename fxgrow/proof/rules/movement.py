@@ -1,0 +1,265 @@
+"""Ops that move entries and compute nothing: what they do is found out by letting them move labels.
+
+Each entry of an operand is labelled by its place. The node of the original moves the labels of the original,
+that of the grown graph those of the grown tensor; each with its own numbers. Then every old entry can be
+looked up, whatever the op is called and whatever its arguments are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from fxgrow.proof.claims import (
+    Claim,
+    Map,
+    Refuted,
+    Unproved,
+    inverse,
+    is_new,
+    settled,
+    spare,
+    spare_copies,
+    spare_means,
+    unchanged,
+)
+from fxgrow.proof.use import Both, Use, plain, repeated
+
+
+def movement(use: Use) -> Any:
+    """What is claimed of the outputs of an op that only moves entries; operands in any containers.
+
+    Raises
+    ------
+    Unproved: an old entry of an output is not where the original has it.
+    """
+    use.rule = "moves entries"
+    claims = [use.equal(claim) for claim in use.claims()]
+    if not claims:
+        raise Unproved(f"{use.name} is given no tensor")
+    old_out = run(use.old, use.old_module, *arranged(use, _Labels([c.old for c in claims]), old=True))
+    new_out = run(use.new, use.new_module, *arranged(use, _Labels([c.new for c in claims]), old=False))
+    use.checked("every old entry is where the original has it")
+    return _each(_Sources(claims), old_out, new_out)
+
+
+def written(use: Use) -> Claim:
+    """`x[index] = y`: what x is afterwards.
+
+    Raises
+    ------
+    Unproved: an old entry of x does not take on what the original's does.
+    """
+    use.rule = "writes entries"
+    x, value = use.equal(use.claim()), use.argument(2, "value")
+    given = use.equal(value) if isinstance(value, Claim) else unchanged(())
+    if isinstance(value, Both) and not value.same:
+        raise Refuted(f"{value.new} is written, it was {value.old}")
+    afterwards = []
+    for old in (True, False):
+        shapes = [c.old if old else c.new for c in (x, given)]
+        labels, source = _numbered(shapes)
+        index = plain(use.argument(1, "index"))
+        labels[index.old if old else index.new] = source
+        afterwards.append(labels)
+    use.checked("every old entry is where the original has it")
+    return _claim(_Sources([x, given]), *afterwards)
+
+
+class _Labels:
+    """Tensors whose entries are numbered through, over several shapes in turn."""
+
+    def __init__(self, shapes: list[tuple[int, ...]]) -> None:
+        self.made = iter(_numbered(shapes))
+
+    def next(self, claim: Claim) -> Tensor:
+        return next(self.made)
+
+
+def _numbered(shapes: list[tuple[int, ...]]) -> Iterator[Tensor]:
+    start = 0
+    for shape in shapes:
+        size = math.prod(shape)
+        yield torch.arange(start, start + size).reshape(shape)
+        start += size
+
+
+def arranged(use: Use, tensors: Any, old: bool) -> tuple[Any, Any]:
+    """The arguments of one of the two nodes, with `tensors.next` in the place of each tensor."""
+
+    def put(item: Any) -> Any:
+        if isinstance(item, Claim):
+            return tensors.next(item)
+        if isinstance(item, Both):
+            return item.old if old else item.new
+        if isinstance(item, slice):
+            return slice(put(item.start), put(item.stop), put(item.step))
+        if isinstance(item, dict):
+            return {key: put(value) for key, value in item.items()}
+        return type(item)(put(value) for value in item)
+
+    node = use.old if old else use.new
+    args = [put(item) for item in use.args[: len(node.args)]]
+    return args, {name: put(item) for name, item in use.kwargs.items() if name in node.kwargs}
+
+
+def run(node: fx.Node, module: nn.Module | None, args: Any, kwargs: Any) -> Any:
+    """What a node does to actual values."""
+    with torch.no_grad():
+        if node.op == "call_method":
+            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        if node.op == "call_module":
+            assert module is not None
+            return module.forward(*args, **kwargs)
+        return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+class _Sources:
+    """Look-up tables over the entries of all operands, by label."""
+
+    def __init__(self, claims: list[Claim]) -> None:
+        self.claims = claims
+        self.origin = torch.cat([_origins(claim, start) for claim, start in zip(claims, _starts(claims), strict=True)])
+        self.zero = (
+            torch.cat([claim.zeros().expand(claim.new).flatten() for claim in claims])
+            if any(claim.zero is not None for claim in claims)
+            else None
+        )
+        self.copy: Tensor | None = None
+        if any(claim.copies for claim in claims):
+            start, parts = 0, []
+            for claim in claims:
+                parts.append(
+                    _place(claim, [claim.copies_of(k) for k in range(claim.rank)], claim.new).flatten() + start
+                )
+                start += math.prod(claim.new)
+            self.copy = torch.cat(parts)
+
+    def means(self, axis_of: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """For one axis of each operand: by label, the position on it, the place of the rest, and if it is a mean."""
+        places, rests, means, start = [], [], [], 0
+        for claim in self.claims:
+            axis = axis_of(claim)
+            along = [-1 if k == axis else 1 for k in range(claim.rank)]
+            position = torch.arange(claim.new[axis]).reshape(along).expand(claim.new)
+            labels = torch.arange(start, start + math.prod(claim.new)).reshape(claim.new)
+            places.append(position.flatten())
+            rests.append(labels.narrow(axis, 0, 1).expand(claim.new).flatten())
+            means.append(claim.means[axis].reshape(along).expand(claim.new).flatten())
+            start += math.prod(claim.new)
+        return torch.cat(places), torch.cat(rests), torch.cat(means)
+
+
+def _starts(claims: list[Claim]) -> Iterator[int]:
+    start = 0
+    for claim in claims:
+        yield start
+        start += math.prod(claim.old)
+
+
+def _place(claim: Claim, positions: list[Tensor], shape: tuple[int, ...]) -> Tensor:
+    """Flat row-major places of the outer product of positions."""
+    place = torch.zeros((1,) * claim.rank, dtype=torch.long)
+    for axis, position in enumerate(positions):
+        along = [-1 if k == axis else 1 for k in range(claim.rank)]
+        place = place + (position * math.prod(shape[axis + 1 :])).reshape(along)
+    return place
+
+
+def _origins(claim: Claim, start: int) -> Tensor:
+    """By new place, the label of the old entry, or -1."""
+    place = _place(claim, [claim.map(k) for k in range(claim.rank)], claim.old) + start
+    return torch.where(is_new(claim), -1, place).expand(claim.new).flatten()
+
+
+def _each(sources: _Sources, old: Any, new: Any) -> Any:
+    if isinstance(old, Tensor) and isinstance(new, Tensor):
+        return _claim(sources, old, new)
+    if isinstance(old, (tuple, list)) and isinstance(new, (tuple, list)) and len(old) == len(new):
+        return tuple(_each(sources, a, b) for a, b in zip(old, new, strict=True))
+    raise Unproved("the two models make different numbers of pieces")
+
+
+def _claim(sources: _Sources, old: Tensor, new: Tensor) -> Claim:
+    if old.ndim != new.ndim:
+        raise Unproved(f"the shape is {list(new.shape)}, it was {list(old.shape)}")
+    origin = sources.origin[new]
+    maps = _maps(origin, old)
+    kept = origin
+    for axis, position in enumerate(maps):
+        if position is not None:
+            kept = kept.index_select(axis, inverse(position, old.shape[axis]))
+    if not torch.equal(kept, old):
+        raise Unproved("old entries are not where the original has them")
+    result = Claim(
+        tuple(old.shape), tuple(new.shape), maps, nonnegative=all(claim.nonnegative for claim in sources.claims)
+    )
+    zero = spare(sources.zero[new] & is_new(result)) if sources.zero is not None else None
+    copies: dict[int, Tensor] = {}
+    if sources.copy is not None:
+        classes = sources.copy[new]
+        copies = spare_copies({axis: repeated(classes, axis) for axis in range(new.ndim) if maps[axis] is not None})
+    return Claim(result.old, result.new, maps, zero, copies, _means(sources, new, maps), nonnegative=result.nonnegative)
+
+
+def _maps(origin: Tensor, old: Tensor) -> tuple[Map, ...]:
+    """The map of each axis, read off the lines through one old entry."""
+    if old.numel() == 0:
+        if origin.shape != old.shape:
+            raise Unproved("an empty tensor grew")
+        return (None,) * old.ndim
+    known = (origin.flatten() >= 0).nonzero()
+    if not len(known):
+        raise Unproved("no old entry is left")
+    here = torch.unravel_index(known[0], origin.shape)
+    label = int(origin.flatten()[known[0]])
+    found = (old.flatten() == label).nonzero()
+    if not len(found):
+        raise Unproved("old entries are not where the original has them")
+    there = torch.unravel_index(found[0], old.shape)
+    maps: list[Map] = []
+    for axis in range(old.ndim):
+        new_line = origin[tuple(slice(None) if k == axis else int(here[k]) for k in range(old.ndim))]
+        old_line = old[tuple(slice(None) if k == axis else int(there[k]) for k in range(old.ndim))]
+        maps.append(_matched(new_line, old_line))
+    return tuple(maps)
+
+
+def _matched(new_line: Tensor, old_line: Tensor) -> Map:
+    """The n-th occurrence of a label on a new line is the n-th on the old one."""
+    if torch.equal(new_line, old_line):
+        return None
+    waiting: dict[int, list[int]] = {}
+    for place, label in enumerate(old_line.tolist()):
+        waiting.setdefault(label, []).append(place)
+    for places in waiting.values():
+        places.reverse()
+    position = [waiting[label].pop() if waiting.get(label) else -1 for label in new_line.tolist()]
+    if any(waiting.values()):
+        raise Unproved("old entries are not where the original has them")
+    return settled(torch.tensor(position, dtype=torch.long))
+
+
+def _means(sources: _Sources, new: Tensor, maps: tuple[Map, ...]) -> dict[int, Tensor]:
+    """Axes of the output along which new positions still hold the mean of the old ones."""
+    if not all(claim.means for claim in sources.claims):
+        return {}
+    found: dict[int, Tensor] = {}
+    place, rest, mean = sources.means(lambda claim: next(iter(claim.means)))
+    for axis, position in enumerate(maps):
+        if position is None:
+            continue
+        along = [-1 if k == axis else 1 for k in range(new.ndim)]
+        line = torch.arange(new.shape[axis]).reshape(along)
+        moves_along = bool((place[new] == line).all())
+        if moves_along and bool((rest[new] == rest[new].narrow(axis, 0, 1)).all()):
+            where = mean[new]
+            for other in range(new.ndim):
+                if other != axis:
+                    where = where.all(other, keepdim=True)
+            found[axis] = where.flatten()
+    return spare_means(found)

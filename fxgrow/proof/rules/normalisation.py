@@ -1,0 +1,217 @@
+"""Norms: which units a statistic is taken over, and that gain and eps make up for new ones among them.
+
+Over positions that stand for every one of D old units n times, and otherwise hold their mean (LayerNorm) or
+zero (RMSNorm), D' positions in all, mean stays and variance or mean square become r = n D/D' of what they
+were; gain x sqrt(r) and eps x r undo that.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from fxgrow.proof.claims import (
+    Claim,
+    Map,
+    Refuted,
+    Unproved,
+    both_copies,
+    is_new,
+    merge_axes,
+    spare,
+    spare_copies,
+    split_axis,
+)
+from fxgrow.proof.rules.contraction import atoms_of
+from fxgrow.proof.rules.pointwise import combined
+from fxgrow.proof.use import Both, Use, repeated
+
+Fits = Literal["mean", "zero"]
+MEAN: Fits = "mean"
+ZERO: Fits = "zero"
+
+
+def batch_norm(use: Use, x: Claim, statistics: Sequence[Claim | None], gain: Claim | None, bias: Claim | None) -> Claim:
+    """Each channel (axis 1) by itself, over batch and space.
+
+    statistics: running mean and variance `[channels]`, or None.
+    """
+    use.rule = "norm of each channel"
+    x = use.equal(x)
+    if any(m is not None for k, m in enumerate(x.maps) if k != 1):
+        raise Unproved("the norm is taken over an axis that grows")
+    for tensor in (*statistics, gain, bias):
+        _own(use, tensor, x.maps[1])
+    mean = statistics[0]
+    zero = x.zeros_along([1])
+    if mean is not None:
+        zero = zero & _channels(mean, x, 1)
+    return _affine(use, x, 1, zero, gain, bias, [s for s in statistics if s is not None])
+
+
+def over_units(
+    use: Use,
+    x: Claim,
+    gain: Claim | None,
+    bias: Claim | None,
+    eps: Both,
+    fits: Fits,
+    core: Both | None = None,
+) -> Claim:
+    """LayerNorm ("mean") or RMSNorm ("zero") over the last axis.
+
+    core: the ranges that a guarded norm takes its statistic over; None for either model: all units.
+    """
+    use.rule = "LayerNorm" if fits == "mean" else "RMSNorm"
+    x = use.equal(x)
+    axis = x.rank - 1
+    position = x.maps[axis]
+    ratio = _ratio(x, axis, fits, core, use)
+    _check_eps(use, eps, ratio)
+    for tensor, factor in ((gain, math.sqrt(ratio)), (bias, 1.0)):
+        _own(use, tensor, position, factor)
+    if gain is None and ratio != 1.0:
+        raise Refuted(f"{use.name} has no gain to make up for {x.new[axis]} units that were {x.old[axis]}")
+    if core is None or core.new is None:
+        quiet = (
+            x.means.get(axis, torch.zeros(1, dtype=torch.bool)) if fits == "mean" else x.zeros_along([axis]).flatten()
+        )
+    else:
+        quiet = x.zeros_along([axis]).flatten() if fits == "zero" else torch.zeros(1, dtype=torch.bool)
+    zero = quiet.reshape([-1 if k == axis else 1 for k in range(x.rank)])
+    return _affine(use, x, axis, zero, gain, bias, [])
+
+
+def _ratio(x: Claim, axis: int, fits: Fits, core: Both | None, use: Use) -> float:
+    """By how much the variance or mean square of the old units counts, now that there are more."""
+    old_core = _positions(core.old if core is not None else None, x.old[axis])
+    new_core = _positions(core.new if core is not None else None, x.new[axis])
+    if x.maps[axis] is None and torch.equal(old_core, new_core):
+        return 1.0
+    atoms = atoms_of(x, axis)
+    index = atoms.index[new_core]
+    if bool((index >= atoms.size).any()):
+        where = int(new_core[(index >= atoms.size).nonzero()[0]])
+        raise Refuted(f"{use.name} takes its statistic over unit {where}, which is new and can be anything")
+    wrong = -1 if fits == "mean" else -2
+    if bool((index == wrong).any()):
+        where = int(new_core[(index == wrong).nonzero()[0]])
+        raise Refuted(
+            f"{use.name} takes its statistic over unit {where}, which is {'zero' if wrong == -1 else 'the mean'}"
+        )
+    counts = torch.bincount(index[index >= 0], minlength=atoms.size)
+    times = int(counts[old_core[0]]) if len(old_core) else 0
+    wanted = torch.zeros(atoms.size, dtype=torch.long).index_fill_(0, old_core, times)
+    if times == 0 or not torch.equal(counts, wanted):
+        raise Refuted(f"{use.name} does not take its statistic over every old unit equally often")
+    if len(new_core) == times * len(old_core):
+        use.checked("its statistic is that of the old units" + (f", each {times} times" if times > 1 else ""))
+        return 1.0
+    if len(old_core) != x.old[axis]:
+        raise Unproved("a guarded norm is taken over new units")
+    use.checked(f"the new units that it is taken over are {'the mean of the old' if fits == 'mean' else 'zero'}")
+    return times * len(old_core) / len(new_core)
+
+
+def _positions(core: Any, size: int) -> Tensor:
+    if core is None:
+        return torch.arange(size)
+    ranges = [torch.arange(int(start), int(stop)) for start, stop in core]
+    found = torch.cat(ranges) if ranges else torch.arange(0)
+    if len(found) and (int(found.min()) < 0 or int(found.max()) >= size):
+        raise Refuted(f"the core {core} lies outside an axis of {size} units")
+    return found
+
+
+def _check_eps(use: Use, eps: Both, ratio: float) -> None:
+    if eps.old is None or eps.new is None:
+        if ratio != 1.0 or eps.old is not eps.new:
+            raise Refuted(f"eps of {use.name} depends on the precision of its input, and cannot make up for new units")
+        return
+    if not math.isclose(float(eps.new), float(eps.old) * ratio, rel_tol=1e-12, abs_tol=0.0):
+        raise Refuted(f"eps of {use.name} is {eps.new:.12g}, it should be {float(eps.old) * ratio:.12g}")
+    use.checked(f"eps is the original's{f' x {ratio:.6g}' if ratio != 1.0 else ''}")
+
+
+def group_norm(
+    use: Use,
+    x: Claim,
+    groups: tuple[int, int],
+    gain: Claim | None,
+    bias: Claim | None,
+    eps: Both,
+    core: Both | None = None,
+) -> Claim:
+    """Statistics over each group of channels (axis 1) and space; the core is a part of each group."""
+    use.rule = "GroupNorm"
+    x = use.equal(x)
+    if any(m is not None for k, m in enumerate(x.maps) if k != 1):
+        raise Unproved("the norm is taken over an axis that grows")
+    before, after = groups
+    if x.new[1] % after or x.old[1] % before:
+        raise Refuted(f"{x.new[1]} channels are not {after} groups")
+    apart = split_axis(x, 1, (before, x.old[1] // before), (after, x.new[1] // after))
+    if _ratio(apart, 2, "mean", core, use) != 1.0:
+        raise Unproved("the width of the groups of a GroupNorm grows")
+    _check_eps(use, eps, 1.0)
+    for tensor in (gain, bias):
+        _own(use, tensor, x.maps[1])
+    silent = apart.zeros_along([1])  # a group of zeros stays zero
+    silent = merge_axes(Claim(apart.old, apart.new, apart.maps, silent), 1).zeros()
+    joint = {axis: source for axis, source in apart.copies.items() if axis == 1}
+    x = merge_axes(Claim(apart.old, apart.new, apart.maps, None, joint), 1)
+    return _affine(use, x, 1, silent, gain, bias, [])
+
+
+def _own(use: Use, tensor: Claim | None, position: Map, factor: float = 1.0) -> None:
+    """A parameter of the norm `[units]` has the old values at the old units."""
+    if tensor is None:
+        return
+    use.agreeing_maps((tensor.maps[-1], position), (0, 0), "a parameter of the norm")
+    if tensor.held is not None:
+        use.old_entries(tensor.held, tensor.maps, tensor.old, factor)
+    elif factor != 1.0:
+        raise Unproved("the gain of the norm is computed from the input")
+
+
+def _channels(tensor: Claim, x: Claim, axis: int) -> Tensor:
+    """At which units a parameter `[units]` is zero, facing x."""
+    zero = tensor.held.new == 0 if tensor.held is not None else tensor.zeros_along([tensor.rank - 1])
+    return zero.cpu().flatten().reshape([-1 if k == axis else 1 for k in range(x.rank)])
+
+
+def _affine(
+    use: Use, x: Claim, axis: int, zero: Tensor, gain: Claim | None, bias: Claim | None, others: Sequence[Claim]
+) -> Claim:
+    """The normalised tensor times gain plus bias; `zero`: where the normalised tensor is zero."""
+    if gain is not None:
+        zero = zero | _channels(gain, x, axis)
+    if bias is not None:
+        zero = zero & _channels(bias, x, axis)
+    result = Claim(x.old, x.new, x.maps)
+    zero = zero & is_new(result)
+    copies = {k: v for k, v in x.copies.items() if k != axis}
+    if axis in x.copies:
+        common = x.copies[axis]
+        for tensor in (gain, bias, *others):
+            if tensor is not None:
+                own = (
+                    repeated(tensor.held.new, tensor.rank - 1)
+                    if tensor.held is not None
+                    else tensor.copies_of(tensor.rank - 1)
+                )
+                common = both_copies(common, own.cpu())
+        copies[axis] = common
+    return Claim(x.old, x.new, x.maps, spare(zero), spare_copies(copies))
+
+
+def activated(use: Use, claim: Claim, attribute: str) -> Claim:
+    """The claim after an activation that a norm applies itself; it has been compared with the original's."""
+    module: Any = getattr(use.new_module, attribute)
+    with torch.no_grad():
+        keeps_zero = bool((module(torch.zeros(1, dtype=torch.float64)) == 0).all())
+    return combined(use, [claim], "other", keeps_zero)

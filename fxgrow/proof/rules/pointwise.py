@@ -1,0 +1,109 @@
+"""Functions of each entry by itself: equal entries stay equal; f(0) = 0 is tried out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fxgrow.proof.claims import Claim, Map, Unproved, both_copies, spare, spare_copies, spare_means
+from fxgrow.proof.rules.movement import arranged, run
+from fxgrow.proof.use import Use
+
+AFFINE = ("linear", "add")
+_RECTIFIERS = (nn.ReLU, nn.ReLU6, nn.functional.relu, nn.functional.relu6, torch.relu, torch.relu_, "relu", "relu_")
+
+
+def pointwise(use: Use, kind: str, attributes: Iterable[str] = ()) -> Claim:
+    """One output entry is f of the operands' entries at its place, operands broadcast against each other.
+
+    kind: "linear", "add", "multiply", "divide": how f treats means; anything else: it destroys them.
+    """
+    use.rule = use.rule or "pointwise"
+    use.same_module(attributes)
+    use.same_numbers()
+    claims = [use.equal(claim) for claim in use.claims()]
+    if kind == "linear":
+        claims = claims[:1]  # `x.type_as(y)` is x
+    if kind == "divide" and not (use.args and isinstance(use.args[0], Claim)):
+        kind = "other"  # number / tensor
+    return combined(use, claims, kind, vanishes(use))
+
+
+def combined(use: Use, claims: list[Claim], kind: str, keeps_zero: bool) -> Claim:
+    """The claim about f of some tensors, broadcast."""
+    rank = max(claim.rank for claim in claims)
+    old: list[int] = []
+    new: list[int] = []
+    maps: list[Map] = []
+    copies: dict[int, Tensor] = {}
+    means: dict[int, Tensor] = {}
+    for axis in range(rank):
+        facing = [(c, axis - rank + c.rank) for c in claims if axis - rank + c.rank >= 0]
+        wide = [(c, k) for c, k in facing if (c.old[k], c.new[k]) != (1, 1)]
+        if any(c.old[k] == 1 or c.new[k] == 1 for c, k in wide) and len(facing) > 1:
+            raise Unproved("a dimension of size one grows and meets another tensor")
+        chosen = wide or facing
+        first, place = chosen[0]
+        old.append(first.old[place])
+        new.append(first.new[place])
+        sizes = {(c.old[k], c.new[k]) for c, k in chosen}
+        if len(sizes) > 1:
+            raise Unproved(f"sizes {sorted(sizes)} meet on axis {axis}")
+        maps.append(use.agreeing_maps((c.maps[k] for c, k in chosen), (c.new[k] for c, k in chosen), f"axis {axis}"))
+        if any(c.repeats(k) for c, k in chosen):
+            common = first.copies_of(place)
+            for c, k in chosen[1:]:
+                common = both_copies(common, c.copies_of(k))
+            copies[axis] = common
+        one = len(chosen) == 1 and (kind == "multiply" or (kind == "divide" and first is claims[0]))
+        if kind in AFFINE or one:
+            found = [c.means[k] for c, k in chosen if k in c.means]
+            if len(found) == len(chosen):
+                means[axis] = torch.stack(found).all(0)
+    zero = _zero(claims, kind, keeps_zero, rank)
+    target = type(use.new_module) if use.new_module is not None else use.new.target
+    nonnegative = target in _RECTIFIERS or (
+        kind in ("add", "multiply") and "sub" not in use.name and all(c.nonnegative for c in claims) and len(claims) > 1
+    )
+    return Claim(
+        tuple(old), tuple(new), tuple(maps), spare(zero), spare_copies(copies), spare_means(means), None, nonnegative
+    )
+
+
+def _zero(claims: list[Claim], kind: str, keeps_zero: bool, rank: int) -> Tensor | None:
+    masks = [c.zeros().reshape((1,) * (rank - c.rank) + tuple(c.zeros().shape)) for c in claims]
+    if kind == "multiply" and len(claims) > 1:
+        result = masks[0]
+        for mask in masks[1:]:
+            result = result | mask
+        return result
+    if kind == "divide" and len(claims) > 1:
+        return masks[0]
+    if not keeps_zero:
+        return None
+    result = masks[0]
+    for mask in masks[1:]:
+        result = result & mask
+    return result
+
+
+class _Zeros:
+    def next(self, claim: Claim) -> Tensor:
+        return torch.zeros((1,) * claim.rank, dtype=torch.float64)
+
+
+def vanishes(use: Use) -> bool:
+    """Whether the op makes zero of zeros, tried out on one entry in float64."""
+    if not any(claim.zero is not None for claim in use.claims()) and not any(c.held for c in use.claims()):
+        return False  # nobody asks
+    args, kwargs = arranged(use, _Zeros(), old=False)
+    module: Any = use.new_module
+    try:
+        with torch.random.fork_rng(devices=[]):
+            found = run(use.new, module, args, kwargs)
+    except (RuntimeError, TypeError, ValueError, NotImplementedError):
+        return False  # a function of integers, of booleans, or of more than one entry
+    return isinstance(found, Tensor) and bool((found == 0).all())

@@ -1,0 +1,99 @@
+"""Sums, means, maxima, softmax: what happens along the axis that is reduced or coupled."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fxgrow.proof.claims import Claim, Refuted, Unproved, is_new, spare
+from fxgrow.proof.rules.contraction import atoms_of, dropped
+from fxgrow.proof.use import Use, plain
+
+
+def reduced(use: Use, kind: Literal["sum", "mean", "other"], place: tuple[int, str]) -> Claim:
+    """A statistic over the axes that an argument names."""
+    use.rule = "reduction"
+    x = use.equal(use.claim())
+    use.same_numbers()
+    given = plain(use.argument(*place)).old
+    named = range(x.rank) if given is None or given == () else [given] if isinstance(given, int) else given
+    axes = sorted(axis % max(1, x.rank) for axis in named)
+    shape = tuple(use.value.shape)
+    for axis in axes:
+        _along(use, x, axis, kind)
+    keep = len(shape) == x.rank
+    zero = x.zeros_along([k for k in range(x.rank) if k not in axes])
+    result = Claim(
+        tuple(1 if k in axes else s for k, s in enumerate(x.old)),
+        tuple(1 if k in axes else s for k, s in enumerate(x.new)),
+        tuple(None if k in axes else m for k, m in enumerate(x.maps)),
+        zero,
+        {k: c for k, c in x.copies.items() if k not in axes},
+        {k: m for k, m in x.means.items() if k not in axes} if kind != "other" else {},
+    )
+    result = Claim(result.old, result.new, result.maps, spare(zero & is_new(result)), result.copies, result.means)
+    for axis in reversed(axes if not keep else []):
+        result = dropped(result, axis)
+    return result
+
+
+def _along(use: Use, x: Claim, axis: int, kind: str) -> None:
+    """The statistic along one axis is that of the old units."""
+    if x.maps[axis] is None:
+        return
+    atoms = atoms_of(x, axis)
+    counts = atoms.counts()
+    if atoms.count_free:
+        where = int(atoms.names[0])
+        raise Refuted(f"{use.name} is taken over unit {where}, which is new and can be anything")
+    once = bool((counts == 1).all())
+    evenly = bool((counts == counts[0]).all())
+    if kind == "sum" and once and not atoms.count_mean:
+        use.checked("the new units that it is taken over are zero")
+    elif kind == "mean" and evenly and not atoms.count_zero:
+        use.checked("the new units that it is taken over are the mean of the old, or copies of all of them")
+    else:
+        raise Refuted(f"{use.name} is taken over new units, which change it")
+
+
+def across(use: Use, axis: int, zeros_vanish: bool) -> Claim:
+    """An op that couples the entries of an axis and keeps its shape, such as softmax."""
+    use.rule = "couples an axis"
+    x = use.equal(use.claim())
+    axis %= x.rank
+    if x.maps[axis] is not None:
+        atoms = atoms_of(x, axis)
+        if not zeros_vanish or atoms.count_free or atoms.count_mean or bool((atoms.counts() != 1).any()):
+            raise Refuted(f"{use.name} is taken over new units")
+        use.checked("the new units that it is taken over are zero")
+    zero: Tensor | None = None
+    if zeros_vanish:
+        zero = x.zero
+    copies = {k: c for k, c in x.copies.items() if k != axis or zeros_vanish}
+    return Claim(x.old, x.new, x.maps, zero, copies)
+
+
+def core_units(use: Use, x: Claim, axis: int, core: object) -> Claim:
+    """`guards.core` put before a reduction: the old units of an axis, beside the tensor itself in the original."""
+    use.rule = "the old units of an axis"
+    x = use.equal(x)
+    axis %= x.rank
+    ranges = [torch.arange(int(a), int(b)) for a, b in core]  # type: ignore[attr-defined]
+    position = x.map(axis)[torch.cat(ranges)]
+    if not torch.equal(position, torch.arange(x.old[axis])):
+        raise Unproved(f"the core {core} is not the old units in their order")
+    use.checked(f"the core {core} is the old units in their order")
+    keep = torch.cat(ranges)
+    zero = x.zero
+    if zero is not None and zero.shape[axis] > 1:
+        zero = zero.index_select(axis, keep)
+    return Claim(
+        x.old,
+        tuple(len(keep) if k == axis else s for k, s in enumerate(x.new)),
+        tuple(None if k == axis else m for k, m in enumerate(x.maps)),
+        spare(zero),
+        {k: c for k, c in x.copies.items() if k != axis},
+        {k: m for k, m in x.means.items() if k != axis},
+    )

@@ -1,0 +1,52 @@
+"""Functions of space that treat every channel alike: pooling, padding, resizing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fxgrow.proof.claims import Claim, Unproved, is_new, spare
+from fxgrow.proof.use import Use
+
+
+def channelwise(use: Use, mixed: Iterable[int], kind: str, keeps_zero: bool = True) -> Any:
+    """The same function of some axes, for every position on the others.
+
+    mixed: the axes that the function is of. kind: "linear" keeps means on the other axes.
+    """
+    use.rule = "the same for every channel"
+    use.same_module()
+    use.same_numbers()
+    claims = use.claims()
+    x = use.equal(claims[0])
+    for other in claims[1:]:
+        if not use.equal(other).same:
+            raise Unproved(f"an operand of {use.name} has grown")
+    axes = {axis % x.rank for axis in mixed}
+    if any(x.maps[axis] is not None for axis in axes):
+        raise Unproved(f"{use.name} is taken over an axis that grows")
+    kept = [axis for axis in range(x.rank) if axis not in axes]
+    return _outputs(use.value, x, axes, kept, kind, keeps_zero)
+
+
+def _outputs(value: Any, x: Claim, axes: set[int], kept: list[int], kind: str, keeps_zero: bool) -> Any:
+    if isinstance(value, (tuple, list)):
+        return tuple(_outputs(item, x, axes, kept, kind, keeps_zero) for item in value)
+    if not isinstance(value, Tensor) or value.ndim != x.rank:
+        raise Unproved("the number of axes changes")
+    shape = tuple(value.shape)
+    if any(shape[k] != x.old[k] for k in kept):
+        raise Unproved("an axis that should pass through changes its size")
+    result = Claim(shape, tuple(shape[k] if k in axes else x.new[k] for k in range(x.rank)), x.maps)
+    zero = x.zeros_along(kept) & is_new(result) if keeps_zero else torch.zeros((1,) * x.rank, dtype=torch.bool)
+    return Claim(
+        result.old,
+        result.new,
+        x.maps,
+        spare(zero),
+        {k: c for k, c in x.copies.items() if k in kept},
+        {k: m for k, m in x.means.items() if k in kept} if kind == "linear" else {},
+    )

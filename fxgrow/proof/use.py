@@ -1,0 +1,387 @@
+"""One step of a proof as a rule sees it: a node of the grown graph beside the node of the original it grew from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from fxgrow.proof.claims import Claim, Held, Map, Refuted, Unproved, at_old, both_copies, is_new, spare, spare_copies
+from fxgrow.proof.values import DERIVED_ULPS, ULPS, at_index, differing, first
+
+ABSENT = type("Absent", (), {"__repr__": lambda self: "nothing"})()
+"""Stands for an argument that one of the two nodes does not have."""
+
+
+@dataclass(frozen=True)
+class Both:
+    """A value that is no tensor: what the original has at this place, and what the grown model has."""
+
+    old: Any
+    new: Any
+
+    @property
+    def same(self) -> bool:
+        return equal_values(self.old, self.new)
+
+
+def equal_values(one: Any, other: Any) -> bool:
+    """Whether two plain values are equal; floats up to the rounding of one multiplication."""
+    if isinstance(one, float) and isinstance(other, (int, float)) and not isinstance(other, bool):
+        return one == other or math.isclose(one, other, rel_tol=1e-15) or (math.isnan(one) and math.isnan(other))
+    if isinstance(one, (tuple, list)) and isinstance(other, (tuple, list)):
+        return len(one) == len(other) and all(map(equal_values, one, other))
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(equal_values(one[k], other[k]) for k in one)
+    if isinstance(one, slice) and isinstance(other, slice):
+        return equal_values((one.start, one.stop, one.step), (other.start, other.stop, other.step))
+    if isinstance(one, Tensor) or isinstance(other, Tensor):
+        alike = isinstance(one, Tensor) and isinstance(other, Tensor)
+        return (
+            alike
+            and one.shape == other.shape
+            and one.dtype == other.dtype
+            and (one is other or torch.equal(one, other))
+        )
+    if isinstance(one, nn.Module) and isinstance(other, nn.Module):
+        return module_difference(one, other, frozenset()) is None
+    return bool(type(one) is type(other) and one == other)
+
+
+class Use:
+    """A pair of nodes with their arguments; a rule asks it for what it needs and tells it what it checked.
+
+    argument(index, name): a `Claim`, a `Both`, or a list, tuple, dict or slice of those.
+    """
+
+    def __init__(
+        self,
+        old: fx.Node,
+        new: fx.Node,
+        modules: tuple[nn.Module, nn.Module] | None,
+        args: Any,
+        kwargs: dict[str, Any],
+        parameter_of: Callable[[str], Claim | None],
+        attributes: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.old = old
+        self.new = new
+        self.old_module: nn.Module | None = modules[0] if modules is not None else None
+        self.new_module: nn.Module | None = modules[1] if modules is not None else None
+        self.args = args
+        self.kwargs = kwargs
+        self._parameter_of = parameter_of
+        self.attributes = {k: v for k, v in (attributes or {}).items() if k != "eps" and not k.startswith("_")}
+        self.conditions: list[str] = []
+        self.rule = ""
+
+    @property
+    def name(self) -> str:
+        if self.new_module is not None:
+            return str(getattr(getattr(self.new_module, "function", None), "__name__", type(self.new_module).__name__))
+        target = self.new.target
+        return target if isinstance(target, str) else getattr(target, "__name__", str(target))
+
+    @property
+    def value(self) -> Any:
+        """What the original node evaluates to, on the meta device."""
+        return self.old.meta["value"]
+
+    # -- arguments -----------------------------------------------------------------------------------------
+
+    def argument(self, index: int, name: str, default: Any = None) -> Any:
+        found = self.args[index] if index < len(self.args) else self.kwargs.get(name, Both(ABSENT, ABSENT))
+        if isinstance(found, Both):
+            return Both(*(default if value is ABSENT else value for value in (found.old, found.new)))
+        return found
+
+    def claim(self, index: int = 0, name: str = "input") -> Claim:
+        """The tensor at a position or under a name."""
+        found = self.argument(index, name)
+        if not isinstance(found, Claim):
+            raise Unproved(f"argument {name!r} of {self.name} is not a tensor")
+        return found
+
+    def optional(self, index: int, name: str) -> Claim | None:
+        """A tensor, or None where neither node is given one."""
+        found = self.argument(index, name)
+        if isinstance(found, Claim):
+            return found
+        if isinstance(found, Both) and found.old is None and found.new is None:
+            return None
+        raise Unproved(f"argument {name!r} of {self.name} is given in one of the models only")
+
+    def claims(self) -> list[Claim]:
+        """Every tensor among the arguments, in order."""
+        return list(claims_in([self.args, self.kwargs]))
+
+    def number(self, index: int, name: str, default: Any = None) -> Any:
+        """A plain argument that has to be what it was."""
+        found = plain(self.argument(index, name, default))
+        if not found.same:
+            raise Refuted(f"{name} of {self.name} is {found.new}, it was {found.old}")
+        return found.old
+
+    def same_numbers(self, besides: Iterable[str] = (), places: Iterable[int] = ()) -> None:
+        """Every plain argument is what it was, but for some that the rule itself looks at."""
+        skipped, at = set(besides), set(places)
+        given = [*((str(k), a) for k, a in enumerate(self.args) if k not in at), *self.kwargs.items()]
+        for name, item in given:
+            if name not in skipped:
+                for both in numbers_in(item):
+                    if not both.same:
+                        raise Refuted(f"argument {name} of {self.name} is {both.new}, it was {both.old}")
+
+    # -- modules -------------------------------------------------------------------------------------------
+
+    def same_module(self, besides: Iterable[str] = ()) -> None:
+        """Both modules are of one class with the same attributes, but for some that are what the plan says."""
+        if self.old_module is None or self.new_module is None:
+            return
+        for name in besides:
+            follows = name != "eps" and not name.startswith("_")
+            if follows and name not in self.attributes and name in self.old_module.__dict__:
+                self.attributes[name] = self.old_module.__dict__[name]
+        for name, wanted in self.attributes.items():
+            found = self.new_module.__dict__.get(name, ABSENT)
+            if not equal_values(found, wanted):
+                raise Refuted(f"its {name} is {found}, it should be {wanted}")
+        found = module_difference(self.old_module, self.new_module, frozenset(besides))
+        if found is not None:
+            raise Refuted(found)
+
+    def parameter(self, name: str) -> Claim | None:
+        """The module's own parameter or buffer of that name.
+
+        Raises
+        ------
+        Refuted: one of the two modules has none.
+        """
+        has = [getattr(m, name, None) is not None for m in (self.old_module, self.new_module)]
+        if has[0] != has[1]:
+            raise Refuted(f"{self.new.target}.{name} is there in one of the models only")
+        return self._parameter_of(f"{self.new.target}.{name}") if has[0] else None
+
+    # -- what a rule says ----------------------------------------------------------------------------------
+
+    def checked(self, text: str) -> None:
+        """Record a condition that was checked."""
+        if text not in self.conditions:
+            self.conditions.append(text)
+
+    def equal(self, claim: Claim) -> Claim:
+        """The claim with its old part established: from the values, where it is of known values.
+
+        Raises
+        ------
+        Refuted: an old entry is not what it was.
+        """
+        held = claim.held
+        if held is None:
+            return claim
+        self.old_entries(held, claim.maps, claim.old)
+        return Claim(claim.old, claim.new, claim.maps, *facts_of(claim))
+
+    def old_entries(self, held: Held, maps: tuple[Map, ...], old: tuple[int, ...], factor: float = 1.0) -> None:
+        """Old entries of a tensor of known values are those of the original, times a factor that rounds."""
+        kept = at_old(held.new, maps, old)
+        wanted = held.old if factor == 1.0 else held.old.double() * factor
+        if kept.shape != wanted.shape:
+            raise Refuted(
+                f"{held.name} is of shape {list(held.new.shape)}, which is not a growth of {list(held.old.shape)}"
+            )
+        exact = held.exact and factor == 1.0
+        bound = 0.0 if exact else (ULPS if held.exact else DERIVED_ULPS) * held.precision
+        wrong = differing(kept, wanted, bound, largest=not held.exact)
+        if wrong.any():
+            place = first(wrong)
+            raise Refuted(
+                f"{held.name}: old entry {list(place)} is {at_index(kept, place):.9g}, "
+                f"it should be {at_index(wanted, place):.9g}"
+            )
+        times = f" x {factor:.6g}" if factor != 1.0 else ""
+        self.checked(f"old entries of {held.name} are the original's{times}" + ("" if exact else " (few ulp)"))
+
+    def agreeing_maps(self, maps: Iterable[Map], sizes: Iterable[int], what: str) -> Map:
+        """The one map that several tensors have for a dimension."""
+        found = [(m, s) for m, s in zip(maps, sizes, strict=True)]
+        first, size = found[0]
+        for other, other_size in found[1:]:
+            same = (first is None and other is None) or (
+                first is not None and other is not None and torch.equal(first, other)
+            )
+            if not same or size != other_size:
+                raise Unproved(f"{what}: the tensors of {self.name} do not have their old units at the same positions")
+        return first
+
+
+REPEATING = frozenset({"pair", "copy", "opposite", "share"})
+"""Fills that leave equal rows behind."""
+
+
+def facts_of(claim: Claim) -> tuple[Tensor | None, dict[int, Tensor], dict[int, Tensor]]:
+    """What is known of the new part of a tensor of known values: looked up in the values."""
+    assert claim.held is not None
+    if all(m is None for m in claim.maps):
+        return None, {}, {}
+    value, fills = claim.held.new, claim.held.fills
+    new = is_new(claim)
+    zero = spare((value == 0) & new)
+    copies: dict[int, Tensor] = {}
+    means: dict[int, Tensor] = {}
+    for axis, position in enumerate(claim.maps):
+        if position is not None and fills & REPEATING:
+            copies[axis] = repeated(value, axis)
+        if position is not None and "mean" in fills:
+            means[axis] = mean_positions(value, axis, position, claim.held.precision)
+    return zero, spare_copies(copies), {a: w for a, w in means.items() if bool(w.any())}
+
+
+def repeated(value: Tensor, axis: int) -> Tensor:
+    """Position -> the first position along an axis with the same entries, bit for bit. Shape `[positions]`."""
+    rows = value.detach().movedim(axis, 0).reshape(value.shape[axis], -1)
+    count = rows.shape[0]
+    if rows.shape[1] == 0:
+        return torch.arange(count)
+    keys = rows.double()
+    mixer = torch.empty(rows.shape[1], dtype=torch.float64).uniform_(
+        0.5, 1.5, generator=torch.Generator().manual_seed(0)
+    )
+    summary = (keys * mixer).sum(1)
+    order = torch.argsort(summary, stable=True)
+    source = torch.arange(count)
+    ordered = summary[order]
+    close = torch.isclose(ordered[1:], ordered[:-1], rtol=1e-9, atol=1e-300).tolist()
+    first = 0
+    for k, near in enumerate(close, start=1):
+        if not near:
+            first = k
+            continue
+        for earlier in range(first, k):
+            a, b = int(order[earlier]), int(order[k])
+            if int(source[a]) == a and torch.equal(rows[a], rows[b]):
+                source[b] = a
+                break
+    return _earliest(source)
+
+
+def _earliest(source: Tensor) -> Tensor:
+    """Sources renamed so that each class is named by its earliest member."""
+    earliest = torch.full((len(source),), len(source), dtype=torch.long)
+    earliest.scatter_reduce_(0, source, torch.arange(len(source)), "amin")
+    return earliest[source]
+
+
+def mean_positions(value: Tensor, axis: int, position: Tensor, precision: float) -> Tensor:
+    """Which new positions along an axis hold the mean of the old ones, up to rounding. Shape `[positions]`."""
+    old, new = (position >= 0).nonzero().flatten(), (position < 0).nonzero().flatten()
+    result = torch.zeros(len(position), dtype=torch.bool)
+    if not len(old) or not len(new) or not value.dtype.is_floating_point:
+        return result
+    mean = value.index_select(axis, old.to(value.device)).double().mean(axis, keepdim=True)
+    scale = value.index_select(axis, old.to(value.device)).double().abs().amax(axis, keepdim=True)
+    added = value.index_select(axis, new.to(value.device)).double()
+    bound = ULPS * precision * scale
+    near = (added - mean).abs() <= bound
+    for other in range(value.ndim):
+        if other != axis:
+            near = near.all(other, keepdim=True)
+    result[new] = near.flatten().cpu()
+    return result
+
+
+def plain(item: Any) -> Both:
+    """A structure of plain values, as one pair of values."""
+    if isinstance(item, Both):
+        return item
+    if isinstance(item, Claim):
+        raise Unproved("a tensor is given where a number is expected")
+    if isinstance(item, slice):
+        parts = [plain(p) for p in (item.start, item.stop, item.step)]
+        return Both(slice(*(p.old for p in parts)), slice(*(p.new for p in parts)))
+    if isinstance(item, dict):
+        found = {key: plain(value) for key, value in item.items()}
+        return Both({k: v.old for k, v in found.items()}, {k: v.new for k, v in found.items()})
+    pairs = [plain(value) for value in item]
+    kind = type(item) if type(item) in (tuple, list) else tuple
+    return Both(kind(p.old for p in pairs), kind(p.new for p in pairs))
+
+
+def claims_in(item: Any) -> Iterator[Claim]:
+    """The tensors of a structure, in order."""
+    if isinstance(item, Claim):
+        yield item
+    elif isinstance(item, dict):
+        for value in item.values():
+            yield from claims_in(value)
+    elif isinstance(item, (tuple, list)):
+        for value in item:
+            yield from claims_in(value)
+    elif isinstance(item, slice):
+        yield from claims_in((item.start, item.stop, item.step))
+
+
+def numbers_in(item: Any) -> Iterator[Both]:
+    """The plain values of a structure, in order."""
+    if isinstance(item, Both):
+        yield item
+    elif isinstance(item, dict):
+        for value in item.values():
+            yield from numbers_in(value)
+    elif isinstance(item, (tuple, list)):
+        for value in item:
+            yield from numbers_in(value)
+    elif isinstance(item, slice):
+        yield from numbers_in((item.start, item.stop, item.step))
+
+
+_TREE = frozenset({"_parameters", "_buffers", "_modules", "training"})
+
+
+def module_difference(old: nn.Module, new: nn.Module, besides: frozenset[str]) -> str | None:
+    """The first attribute in which two modules differ, as a sentence; parameters and buffers are not looked at."""
+    if type(old) is not type(new):
+        return f"it is a {type(new).__name__}, it was a {type(old).__name__}"
+    for name in sorted((old.__dict__.keys() | new.__dict__.keys()) - _TREE - besides):
+        before, after = old.__dict__.get(name, ABSENT), new.__dict__.get(name, ABSENT)
+        if name.endswith("_hooks") or name.startswith(("_forward_", "_backward_", "_state_dict_", "_load_state_")):
+            if list(map(id, _values(before))) != list(map(id, _values(after))) and "forward" in name:
+                return f"its {name} differ"
+            continue
+        if isinstance(before, (nn.Module, Tensor)) or isinstance(after, (nn.Module, Tensor)):
+            continue  # the same objects as in the tree, which is looked at below
+        if before is not after and not _equal_attribute(before, after):
+            return f"its {name} is {after}, it was {before}"
+    if old._modules.keys() != new._modules.keys():
+        return f"its parts are {list(new._modules)}, they were {list(old._modules)}"
+    for name, part in old._modules.items():
+        twin = new._modules[name]
+        if (part is None) != (twin is None):
+            return f"its {name} is there in one of the models only"
+        if part is not None and twin is not None and (found := module_difference(part, twin, besides)) is not None:
+            return f"{name}: {found}"
+    return None
+
+
+def _values(hooks: Any) -> list[Any]:
+    return list(hooks.values()) if isinstance(hooks, dict) else []
+
+
+def _equal_attribute(before: Any, after: Any) -> bool:
+    try:
+        return equal_values(before, after)
+    except (RuntimeError, TypeError, ValueError):
+        return False
+
+
+def shared_copies(use_claims: list[tuple[Claim, int]], size: int) -> Tensor:
+    """Copies along one axis that several tensors have in common; each as (tensor, its axis)."""
+    result: Tensor | None = None
+    for claim, axis in use_claims:
+        own = claim.copies_of(axis)
+        result = own if result is None else both_copies(result, own)
+    return torch.arange(size) if result is None else result

@@ -1,0 +1,36 @@
+"""Comparison of actual values, with the rounding that growth may do."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+ULPS = 4
+"""Where growth rounds (scaled gains, means, shares of weights): units in the last place of the stored dtype."""
+
+
+DERIVED_ULPS = 64
+"""The same for values computed from parameters in float64, against the largest of them."""
+
+
+def precision(tensor: Tensor) -> float:
+    """The unit in the last place of 1 in the dtype of a tensor; 0 for integers."""
+    return float(torch.finfo(tensor.dtype).eps) if tensor.dtype.is_floating_point else 0.0
+
+
+def differing(found: Tensor, wanted: Tensor, bound: float = 0.0, largest: bool = False) -> Tensor:
+    """Which entries differ by more than `bound`, relative to the wanted entry or to the largest one."""
+    if bound == 0.0:
+        return found != wanted
+    difference = (found.double() - wanted.double()).abs()
+    scale = wanted.double().abs()
+    return ~(difference <= bound * (scale.amax() if largest and scale.numel() else scale))
+
+
+def first(wrong: Tensor) -> tuple[int, ...]:
+    """The index of the first entry that is True."""
+    return tuple(int(k) for k in wrong.nonzero()[0])
+
+
+def at_index(tensor: Tensor, place: tuple[int, ...]) -> float:
+    return float(tensor[place].item())

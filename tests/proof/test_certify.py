@@ -1,0 +1,174 @@
+"""certify: complete on what grows, sound against sabotage, exact about what is wrong."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+import fxgrow
+from fxgrow.errors import FxgrowError
+from fxgrow.proof.certificate import Verdict
+from fxgrow.proof.sabotage import sabotaged
+from tests.models import PLAIN, lively, perceptron
+
+INITS = ("zero", "mirror", "replicate")
+TIMM = ("test_resnet", "test_vit", "test_convnext", "test_efficientnet", "test_byobnet")
+
+
+def grown(name: str, init: str = "zero", **options: Any) -> tuple[nn.Module, Any]:
+    make, inputs = PLAIN[name]
+    model = lively(make())
+    return model, fxgrow.grow(model, 1.5, init=init, example_inputs=inputs, verify=False, **options)
+
+
+@pytest.mark.parametrize("init", INITS)
+@pytest.mark.parametrize("name", PLAIN)
+def test_every_growth_of_a_user_model_is_proved(name: str, init: str) -> None:
+    model, wider = grown(name, init)
+    certificate = fxgrow.certify(wider, model)
+    assert certificate.verdict is Verdict.PROVED, str(certificate)
+
+
+@pytest.mark.parametrize("name", TIMM)
+def test_every_growth_of_a_library_model_is_proved(name: str) -> None:
+    model = lively(timm.create_model(name))
+    for init in INITS:
+        certificate = fxgrow.certify(fxgrow.grow(model, 1.5, init=init, verify=False), model)
+        assert certificate.verdict is Verdict.PROVED, str(certificate)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rounded_gains_and_means_are_proved_in_lower_precision(dtype: torch.dtype) -> None:
+    make, inputs = PLAIN["encoder"]
+    model = lively(make()).to(dtype)
+    wider = fxgrow.grow(model, 1.5, example_inputs=tuple(t.to(dtype) for t in inputs), verify=False)
+    assert fxgrow.certify(wider, model).verdict is Verdict.PROVED
+
+
+@pytest.mark.parametrize("name", ["perceptron", "encoder-prenorm", "decoder", "tagger"])
+def test_several_growths_are_proved_from_the_last_and_from_the_first(name: str) -> None:
+    model, once = grown(name)
+    twice = fxgrow.grow(once, 1.5, init="mirror", verify=False)
+    assert fxgrow.certify(twice, once).verdict is Verdict.PROVED
+    assert fxgrow.certify(twice, model).verdict is Verdict.PROVED
+
+
+@pytest.mark.parametrize("init", INITS)
+@pytest.mark.parametrize("name", PLAIN)
+def test_no_fault_that_changes_outputs_is_proved(name: str, init: str) -> None:
+    model, wider = grown(name, init)
+    before = {key: value.clone() for key, value in wider.state_dict().items()}
+    tally = sabotaged(model, wider, 24, seed=1)
+    assert tally.missed == []
+    assert tally.total == 24 and tally.found.total() >= 12
+    assert all(torch.equal(value, before[key]) for key, value in wider.state_dict().items())
+    assert fxgrow.certify(wider, model).verdict is Verdict.PROVED
+
+
+def refutation(model: nn.Module, wider: Any) -> str:
+    certificate = fxgrow.certify(wider, model)
+    assert certificate.verdict is Verdict.REFUTED, str(certificate)
+    return certificate.weakest.detail
+
+
+def test_a_witness_names_the_parameter_the_index_and_the_value() -> None:
+    model, wider = grown("perceptron")
+    name = [n for n, p in wider.named_parameters() if n.endswith("weight")][-1]
+    weight = wider.get_parameter(name)
+    column = model.get_parameter(name).shape[1]
+    with torch.no_grad():
+        weight[0, column] = 0.25
+    assert refutation(model, wider) == (
+        f"{name}: the column of a new unit should add up to 0, but row [0] makes 0.25 at column {column}, "
+        f"and nothing is known of the unit that it reads"
+    )
+    with torch.no_grad():
+        weight[0, column] = 0.0
+        weight[1, 0] = 0.5
+    was = model.get_parameter(name)[1, 0].item()
+    assert refutation(model, wider) == f"{name}: old entry [1, 0] counts as 0.5, it should be {was:.9g}"
+
+
+def test_eps_that_does_not_follow_is_refuted() -> None:
+    model, wider = grown("encoder-prenorm")
+    norm = next(m for m in wider.modules() if isinstance(m, nn.LayerNorm))
+    eps = norm.eps
+    norm.eps = 1e-5
+    assert refutation(model, wider) == f"eps of LayerNorm is {1e-5:.12g}, it should be {eps:.12g}"
+
+
+def test_another_activation_is_refuted() -> None:
+    model, wider = grown("perceptron")
+    name = next(n for n, m in wider.named_modules() if n and not list(m.parameters()) and not list(m.children()))
+    old = type(wider.get_submodule(name)).__name__
+    wider.add_module(name, nn.Softplus())
+    assert refutation(model, wider) == f"it is a Softplus, it was a {old}"
+
+
+def test_an_untied_weight_is_refuted() -> None:
+    model, wider = grown("decoder")
+    wider.get_submodule("head").weight = nn.Parameter(wider.get_submodule("head").weight.detach().clone())
+    assert refutation(model, wider) == "head.weight shares its values with nothing, in the original with embed.weight"
+
+
+def test_an_op_without_a_rule_is_unknown_where_it_meets_what_grew() -> None:
+    model, wider = grown("perceptron")
+    graph = wider.graph
+    node = next(n for n in graph.nodes if n.op == "call_module")
+    user = next(iter(node.users))
+    with graph.inserting_after(node):
+        inserted = graph.call_function(torch.frac, (node,))
+    user.replace_input_with(node, inserted)
+    certificate = fxgrow.certify(wider, model)
+    assert certificate.verdict is Verdict.UNKNOWN
+    assert certificate.weakest.detail == "the original has no such node, and no rule says that it changes nothing"
+
+
+def test_grow_certifies_and_the_record_holds_until_something_changes(tmp_path: Path) -> None:
+    model = lively(perceptron())
+    wider = fxgrow.grow(model, 2, example_inputs=torch.randn(1, 5))
+    step = fxgrow.report(wider)
+    assert step.certificate is not None and step.certificate.verdict is Verdict.PROVED
+    fxgrow.save(wider, tmp_path / "grown.safetensors")
+    loaded = fxgrow.load(tmp_path / "grown.safetensors", perceptron().double())
+    for twin in (wider, copy.deepcopy(wider), loaded):
+        assert fxgrow.certify(twin).verdict is Verdict.PROVED
+    with torch.no_grad():
+        loaded.get_parameter("0.weight")[0, 0] += 1
+    certificate = fxgrow.certify(loaded)
+    assert certificate.verdict is Verdict.UNKNOWN
+    assert certificate.detail == "changed since it grew: 0.weight; pass the original"
+
+
+def test_growth_without_verification_leaves_no_record() -> None:
+    _, wider = grown("perceptron")
+    assert fxgrow.certify(wider).detail == "no certificate was made when it grew; pass the original"
+
+
+def test_what_cannot_be_certified_is_an_error() -> None:
+    model, wider = grown("perceptron")
+    with pytest.raises(FxgrowError) as error:
+        fxgrow.certify(model)
+    assert str(error.value) == (
+        "Sequential was not grown by fxgrow: pass a module that fxgrow.grow or fxgrow.load returned"
+    )
+    with pytest.raises(FxgrowError) as error:
+        fxgrow.certify(wider, wider)
+    assert str(error.value) == (
+        "the grown model did not grow from this original (at Sequential): "
+        "pass the model that was grown, at any of its stages"
+    )
+
+
+def test_certifying_touches_neither_model() -> None:
+    model, wider = grown("encoder")
+    before = [t.clone() for m in (model, wider) for t in m.state_dict().values()]
+    fxgrow.certify(wider, model)
+    after = [t for m in (model, wider) for t in m.state_dict().values()]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
