@@ -73,9 +73,13 @@ class Amount:
 
 @dataclass(frozen=True)
 class Amounts:
-    """One amount for all of a model, or amounts by module path, prefix or glob; the more specific wins."""
+    """One amount for all of a model, or amounts by module path, prefix or glob; the more specific wins.
+
+    prefix: put before every path that is asked about, where a part of a model is planned by itself.
+    """
 
     by_key: tuple[tuple[str, Amount], ...]
+    prefix: str = ""
 
     @classmethod
     def parse(cls, given: Any) -> Amounts:
@@ -101,6 +105,7 @@ class Amounts:
         ------
         AmountError: two keys are equally specific and disagree.
         """
+        path = self.prefix + path
         found = [(key, amount) for key, amount in self.by_key if covers(key, path)]
         if not found:
             return None

@@ -5,16 +5,70 @@ Stages are stored per axis; the stage of an element is the maximum over its axes
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+import itertools
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from fxgrow.errors import FxgrowError
+from fxgrow.planning.deepening import Deepening
 from fxgrow.planning.plan import Plan
+from fxgrow.plots import draw_births
 from fxgrow.transforms.indexing import old_positions
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Ranges = tuple[tuple[int, int], ...]
+"""Positions of one axis, as half-open ranges in order."""
+
+
+@dataclass(frozen=True)
+class Region:
+    """Elements of one stage that lie on a grid: those at the given positions of each axis.
+
+    >>> region = Region(1, (((0, 1), (2, 3)), ((0, 2),)))
+    >>> region.count, [block.tolist() for block in region.blocks(torch.arange(6).reshape(3, 2))]
+    (4, [[[0, 1]], [[4, 5]]])
+    """
+
+    stage: int
+    axes: tuple[Ranges, ...]
+
+    @property
+    def count(self) -> int:
+        """The number of its elements."""
+        return math.prod(sum(stop - start for start, stop in ranges) for ranges in self.axes)
+
+    @property
+    def rectangles(self) -> int:
+        """The number of rectangular blocks it falls into."""
+        return math.prod(map(len, self.axes))
+
+    def blocks(self, tensor: Tensor) -> Iterator[Tensor]:
+        """Rectangular views into a tensor of the parameter's shape that together make up the region."""
+        for corner in itertools.product(*self.axes):
+            view = tensor
+            for axis, (start, stop) in enumerate(corner):
+                view = view.narrow(axis, start, stop - start)
+            yield view
+
+    def positions(self) -> tuple[Tensor, ...]:
+        """Index tensors that address the region as a grid (numpy's `ix_`)."""
+        rank = len(self.axes)
+        return tuple(
+            torch.cat([torch.arange(start, stop) for start, stop in ranges]).reshape(
+                [-1 if k == axis else 1 for k in range(rank)]
+            )
+            for axis, ranges in enumerate(self.axes)
+        )
 
 
 @dataclass(frozen=True)
@@ -48,6 +102,30 @@ class Birth:
         """Which elements were born at `stage`: a bool tensor of the parameter's shape."""
         return self.stages() == stage
 
+    def regions(self) -> tuple[Region, ...]:
+        """The elements of each stage as grids, disjoint, oldest stage first: at most one for each axis and stage.
+
+        An element's stage is that of the first axis on which it is reached, where earlier axes are older and
+        later ones at most as young.
+
+        >>> Birth(((0, 0, 1), (0, 1))).regions()[1:]
+        (Region(stage=1, axes=(((2, 3),), ((0, 2),))), Region(stage=1, axes=(((0, 2),), ((1, 2),))))
+        """
+        if not self.axes:
+            return (Region(0, ()),)
+        found = []
+        for stage in sorted({stage for axis in self.axes for stage in axis}):
+            for first in range(len(self.axes)):
+                axes = tuple(
+                    _runs(
+                        [born < stage if k < first else born == stage if k == first else born <= stage for born in axis]
+                    )
+                    for k, axis in enumerate(self.axes)
+                )
+                if all(axes):
+                    found.append(Region(stage, axes))
+        return tuple(found)
+
     def counts(self) -> dict[int, int]:
         """How many elements were born at each stage, without building the full tensor."""
         highest = max((stage for axis in self.axes for stage in axis), default=0)
@@ -59,8 +137,33 @@ class Birth:
         return {stage: count for stage, count in born.items() if count}
 
 
+def _runs(chosen: list[bool]) -> Ranges:
+    """Where a list of flags is true, as ranges."""
+    ranges = []
+    for flag, run in itertools.groupby(range(len(chosen)), chosen.__getitem__):
+        if flag:
+            places = list(run)
+            ranges.append((places[0], places[-1] + 1))
+    return tuple(ranges)
+
+
 class Births(dict[str, Birth]):
     """Parameter name -> Birth; prints as a table."""
+
+    def plot(self, name: str, axes: Axes | None = None) -> Axes:
+        """Draw a parameter as a matrix coloured by birth stage (first two axes), on `axes` or a new figure.
+
+        Raises
+        ------
+        FxgrowError: there is no parameter of that name, or matplotlib is not installed.
+        """
+        if name not in self:
+            near = difflib.get_close_matches(name, self, 1)
+            raise FxgrowError(
+                f"there is no parameter {name!r}",
+                remedy=f"did you mean {near[0]!r}?" if near else "see print(births) for all names",
+            )
+        return draw_births(name, self[name], axes)
 
     def __str__(self) -> str:
         console = Console(width=140, no_color=True, highlight=False)
@@ -89,7 +192,7 @@ def grown_births(before: Mapping[str, Birth], plan: Plan, stage: int) -> Births:
     """Births after a growth: old elements keep their stage, new ones are of this one."""
     growths = {growth.name: growth for growth in plan.tensors}
     result = Births()
-    for name, birth in before.items():
+    for name, birth in _deepened(before, plan.depth, stage).items():
         growth = growths.get(name)
         if growth is None:
             result[name] = birth
@@ -98,4 +201,16 @@ def grown_births(before: Mapping[str, Birth], plan: Plan, stage: int) -> Births:
         for stages, axis in zip(birth.axes, growth.axes, strict=True):
             axes.append(tuple(stage if old < 0 else stages[old] for old in old_positions(axis).tolist()))
         result[name] = Birth(tuple(axes))
+    return result
+
+
+def _deepened(before: Mapping[str, Birth], depth: Deepening | None, stage: int) -> Mapping[str, Birth]:
+    """Births under new names, and those of new blocks."""
+    if depth is None:
+        return before
+    names = {old: new for new, old in depth.renamed}
+    result = {names.get(name, name): birth for name, birth in before.items()}
+    for tensor in depth.tensors:
+        if tensor.twin in before and tensor.start != "shared":
+            result[tensor.name] = Birth(tuple((stage,) * size for size in before[tensor.twin].shape))
     return result

@@ -26,16 +26,22 @@ from fxgrow.zoo.catalogue import find, without_weights
 from fxgrow.zoo.coverage import coverage
 from fxgrow.zoo.sweep import Findings, Limits, chosen, sweep
 
-app = typer.Typer(add_completion=False, help="Grow trained PyTorch models: wider, same function.")
+app = typer.Typer(add_completion=False, help="Grow trained PyTorch models: wider and deeper, same function.")
 out = Console(highlight=False)
 progress = Console(stderr=True, highlight=False)
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="timm/NAME, torchvision/NAME or package.module:callable.")]
 Width = Annotated[
-    list[str],
+    list[str] | None,
     typer.Option("--width", "-w", metavar="AMOUNT", help="1.5, +32, =96, or PATH=AMOUNT for a part (repeatable)."),
 ]
+Depth = Annotated[
+    list[str] | None,
+    typer.Option("--depth", "-d", metavar="AMOUNT", help="1.5, +2, =6, or PATH=AMOUNT for a run (repeatable)."),
+]
+DepthInit = Annotated[str, typer.Option(help="How new blocks start: copy, random or stack (not the same function).")]
 Init = Annotated[str, typer.Option(help="How new units start: zero, mirror or replicate.")]
+Parameterization = Annotated[str, typer.Option(help="standard, mup or variance-transfer.")]
 RoundTo = Annotated[int, typer.Option(help="Make new sizes multiples of this.")]
 Shapes = Annotated[
     list[str] | None,
@@ -70,11 +76,19 @@ def inputs_of(shapes: list[str] | None) -> tuple[torch.Tensor, ...] | None:
         ) from None
 
 
+def amounts_of(given: list[str] | None) -> Any:
+    """Amounts from the options of one kind, None where there are none."""
+    return parse_command_line(given) if given else None
+
+
 @app.command()
 def grow(
     model: Model,
-    width: Width,
+    width: Width = None,
+    depth: Depth = None,
     init: Init = "zero",
+    depth_init: DepthInit = "copy",
+    parameterization: Parameterization = "standard",
     seed: Annotated[int, typer.Option(help="Of the new weights.")] = 0,
     round_to: RoundTo = 1,
     pretrained: Annotated[bool, typer.Option("--pretrained", help="Load the library's trained weights.")] = False,
@@ -84,14 +98,23 @@ def grow(
     as_json: AsJson = False,
 ) -> None:
     """Grow a model and show what changed."""
-    amounts, inputs = parse_command_line(width), inputs_of(shapes)
+    wider, deeper, inputs = amounts_of(width), amounts_of(depth), inputs_of(shapes)
     if output is not None:
         checked_target(output)
     with doing(f"building {model}"):
         original = find(model, pretrained=pretrained)
     with doing("growing and verifying" if verify else "growing"):
         grown = fxgrow.grow(
-            original, amounts, example_inputs=inputs, init=init, round_to=round_to, seed=seed, verify=verify
+            original,
+            wider,
+            deeper,
+            example_inputs=inputs,
+            init=init,
+            depth_init=depth_init,
+            round_to=round_to,
+            seed=seed,
+            verify=verify,
+            parameterization=parameterization,
         )
     if output is not None:
         with doing(f"writing {output}"):
@@ -113,7 +136,10 @@ def grow(
             )
         )
         return
-    table = Table(title=f"{model} grown by {' '.join(width)} (init={init}, seed={seed})", title_justify="left")
+    asked = [" ".join(width)] if width else []
+    asked += [f"depth {' '.join(depth)}"] if depth else []
+    ways = f"init={init}, depth_init={depth_init}" if depth else f"init={init}"
+    table = Table(title=f"{model} grown by {', '.join(asked)} ({ways}, seed={seed})", title_justify="left")
     for heading in ("", "before", "after", "ratio"):
         table.add_column(heading, justify="right" if heading else "left")
     for name, before, after in (
@@ -132,18 +158,30 @@ def grow(
 @app.command()
 def plan(
     model: Model,
-    width: Width,
+    width: Width = None,
+    depth: Depth = None,
     init: Init = "zero",
+    depth_init: DepthInit = "copy",
+    parameterization: Parameterization = "standard",
     round_to: RoundTo = 1,
     shapes: Shapes = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what growing would do, and why not more; no weights are allocated where the model allows it."""
-    amounts, inputs = parse_command_line(width), inputs_of(shapes)
+    wider, deeper, inputs = amounts_of(width), amounts_of(depth), inputs_of(shapes)
     with doing(f"building {model}"):
         original = without_weights(model)
     with doing("planning"):
-        planned = fxgrow.plan(original, amounts, example_inputs=inputs, init=init, round_to=round_to)
+        planned = fxgrow.plan(
+            original,
+            wider,
+            deeper,
+            example_inputs=inputs,
+            init=init,
+            depth_init=depth_init,
+            round_to=round_to,
+            parameterization=parameterization,
+        )
     if as_json:
         print(planned.to_json())
     else:
@@ -255,7 +293,7 @@ def options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Grow trained PyTorch models: wider, same function, ready to train on."""
+    """Grow trained PyTorch models: wider and deeper, same function, ready to train on."""
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -32,6 +32,10 @@ class CaptureError(FxgrowError):
     """The model, or the inputs given for it, cannot be captured as a graph."""
 
 
+class UntraceableError(CaptureError):
+    """The model's own forward cannot be a graph, though its parts may be."""
+
+
 class AmountError(FxgrowError, ValueError):
     """A width, rounding or initialisation was asked for that means nothing here."""
 
@@ -46,6 +50,10 @@ class RuleError(FxgrowError):
 
 class VerificationError(FxgrowError):
     """The grown model does not compute what the original computed."""
+
+
+class TrainingError(FxgrowError):
+    """An optimizer, or what is asked of it, does not fit the model."""
 
 
 class FileError(FxgrowError):

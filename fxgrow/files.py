@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,13 +15,16 @@ from safetensors.torch import save_file
 from torch import fx, nn
 
 from fxgrow.births import Birth
-from fxgrow.capture import recapture
+from fxgrow.capture import recapture, skeleton
 from fxgrow.capture.inputs import recalled
 from fxgrow.errors import FileError, FxgrowError
 from fxgrow.history import ATTRIBUTE, History, Step, history_of
+from fxgrow.parts import captured_again, widen_parts
 from fxgrow.planning.plan import Plan
 from fxgrow.proof.certificate import Certificate
 from fxgrow.proof.verification import Verification
+from fxgrow.transforms.depth import deepen
+from fxgrow.transforms.folding import fold_multipliers
 from fxgrow.transforms.width import named_tensors, place, widen
 from fxgrow.version import __version__
 
@@ -69,6 +72,7 @@ def save(grown: fx.GraphModule, path: str | os.PathLike[str], *, base: str | Non
                 "verification": vars(step.verification) if step.verification else None,
                 "certificate": json.loads(step.certificate.to_json()) if step.certificate else None,
                 "fingerprint": step.fingerprint,
+                "folded": step.folded,
             }
             for step in history.steps
         ],
@@ -191,16 +195,23 @@ def _replayed(
     current: nn.Module = original
     try:
         for step in steps:
+            if step.plan.parts:
+                current = widen_parts(captured_again(current, step.plan), step.plan, skeleton(current), seed="")
+                continue
             captured = recapture(current, recalled(step.plan.inputs))
-            current = widen(captured, step.plan, captured.model, seed="")
+            source = captured.model
+            if step.plan.depth is not None:
+                source = skeleton(source)
+                deepen(captured, step.plan.depth)
+            grown = widen(captured, step.plan, source, seed="")
+            current = fold_multipliers(grown) if step.folded else grown
     except FxgrowError as error:
         raise FileError(
             f"the file belongs to another model: {error}",
             where=str(path),
             remedy="pass the model it was grown from",
         ) from None
-    assert isinstance(current, fx.GraphModule)
-    return current
+    return cast(fx.GraphModule, current)
 
 
 def _fill(
@@ -242,6 +253,7 @@ def _step(data: Mapping[str, Any]) -> Step:
         Plan.from_json(json.dumps(data["plan"])),
         int(data["seed"]),
         Verification(**found) if found else None,
+        bool(data.get("folded", False)),
         Certificate.from_json(json.dumps(proof)) if proof else None,
         dict(record) if record else None,
     )

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 from torch import fx, nn
 
 from fxgrow.amounts import Amounts
-from fxgrow.capture import Captured, GrownGraphModule, capture, copies
-from fxgrow.errors import AmountError, FxgrowError, PlanError
-from fxgrow.history import ATTRIBUTE, Step, extended, history_of, with_certificate, with_verification
+from fxgrow.axes.infer import analyse
+from fxgrow.capture import Captured, capture, copies
+from fxgrow.errors import AmountError, FxgrowError, PlanError, UntraceableError
+from fxgrow.history import ATTRIBUTE, Step, extended, history_of, in_order, with_certificate, with_verification
+from fxgrow.parts import Parts, find_parts, verify_parts, widen_parts
+from fxgrow.planning.depth import STARTS, plan_depth
 from fxgrow.planning.knowledge import Way
+from fxgrow.planning.parameterization import PARAMETERIZATIONS
 from fxgrow.planning.plan import Plan
-from fxgrow.planning.planner import make_plan
+from fxgrow.planning.planner import flops, make_plan, roles_of
 from fxgrow.proof.certifying import proved
 from fxgrow.proof.fingerprint import fingerprint
 from fxgrow.proof.verification import verify as verify_same
+from fxgrow.training.groups import parameterization_of
+from fxgrow.training.parameters import remember_names
+from fxgrow.transforms.depth import deepen
 from fxgrow.transforms.width import named_tensors, widen
 
 Width = float | int | str | Mapping[str, float | int | str]
@@ -26,10 +33,13 @@ Width = float | int | str | Mapping[str, float | int | str]
 def plan(
     model: nn.Module,
     width: Width | None = None,
+    depth: Width | None = None,
     *,
     example_inputs: Any = None,
     init: str = "zero",
+    depth_init: str = "copy",
     round_to: int = 1,
+    parameterization: str | None = None,
 ) -> Plan:
     """What `grow` would do to a model, and why not more; no weights are read, so meta models work.
 
@@ -40,29 +50,77 @@ def plan(
     >>> fxgrow.plan(model, width=1.5, example_inputs=torch.randn(1, 4)).totals.parameters_after
     86
     """
-    return _planned(model, width, example_inputs, init, round_to)[1]
+    return _planned(model, Wish(width, depth, init, depth_init, round_to, parameterization), example_inputs)[1]
 
 
-def _planned(
-    model: nn.Module, width: Width | None, example_inputs: Any, init: str, round_to: int
-) -> tuple[Captured, Plan]:
-    amounts = _checked(width, init, round_to)
-    captured = capture(model, example_inputs)
-    amounts.check_all_used([name for name, _ in model.named_modules() if name])
-    return captured, make_plan(captured, model_name(model), amounts, init, round_to)
+@dataclass(frozen=True)
+class Wish:
+    """What a user asks for."""
+
+    width: Width | None
+    depth: Width | None
+    init: str
+    depth_init: str
+    round_to: int
+    parameterization: str | None
 
 
-def _checked(width: Width | None, init: str, round_to: int) -> Amounts:
-    if width is None:
-        raise AmountError("no amount to grow by was given", remedy="pass width=1.5, or a mapping of module paths")
+def _planned(model: nn.Module, wish: Wish, example_inputs: Any) -> tuple[Captured | Parts, Plan]:
+    """A captured model, deepened where that was asked for, and the plan for it."""
+    _check(wish)
+    widths = Amounts.parse(wish.width) if wish.width is not None else Amounts(())
+    depths = Amounts.parse(wish.depth) if wish.depth is not None else None
+    widths.check_all_used([name for name, _ in model.named_modules() if name])
+    name = model_name(model)
+    chosen = _parameterization(model, wish.parameterization)
+    try:
+        captured = capture(model, example_inputs)
+    except UntraceableError as error:
+        if depths is not None:
+            raise
+        parts = find_parts(model, example_inputs, error)
+        return parts, parts.plan(name, widths, wish.init, wish.round_to, chosen)
+    if depths is None:
+        return captured, make_plan(captured, name, widths, wish.init, wish.round_to, chosen)
+    analysis = analyse(captured.model, captured.graphs)
+    parameters = sum(tensor.numel() for tensor in captured.model.parameters())
+    deepening, held = plan_depth(captured, depths, wish.depth_init, roles_of(analysis))
+    operations = flops(analysis, lambda layout: layout.size)
+    deepen(captured, deepening)
+    planned = make_plan(captured, name, widths, wish.init, wish.round_to, chosen)
+    held += planned.held if wish.width is not None else ()
+    totals = replace(planned.totals, parameters_before=parameters, flops_before=operations)
+    return captured, replace(planned, depth=deepening, held=held, totals=totals)
+
+
+def _check(wish: Wish) -> None:
+    if wish.width is None and wish.depth is None:
+        raise AmountError(
+            "no amount to grow by was given", remedy="pass width=1.5, depth=1.5, or a mapping of module paths"
+        )
+    init, round_to = wish.init, wish.round_to
     names = [way.value for way in Way]
     if init not in names:
         raise AmountError(f"init={init!r} is not a way to start new units", remedy=f"use one of {', '.join(names)}")
+    if wish.depth_init not in STARTS:
+        raise AmountError(
+            f"depth_init={wish.depth_init!r} is not a way to start new blocks",
+            remedy=f"use one of {', '.join(STARTS)}",
+        )
     if isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1:
         raise AmountError(
             f"round_to={round_to!r} is not a whole number of units", remedy="use 1, or a multiple such as 8"
         )
-    return Amounts.parse(width)
+
+
+def _parameterization(model: nn.Module, wanted: str | None) -> str:
+    chosen = wanted if wanted is not None else parameterization_of(model)
+    if chosen not in PARAMETERIZATIONS:
+        raise AmountError(
+            f"parameterization={wanted!r} is not a parameterization",
+            remedy=f"use one of {', '.join(PARAMETERIZATIONS)}",
+        )
+    return chosen
 
 
 def model_name(model: nn.Module) -> str:
@@ -74,27 +132,40 @@ def model_name(model: nn.Module) -> str:
 def grow(
     model: nn.Module,
     width: Width | None = None,
+    depth: Width | None = None,
     *,
     example_inputs: Any = None,
     init: str = "zero",
+    depth_init: str = "copy",
     round_to: int = 1,
     seed: int = 0,
     verify: bool = True,
+    parameterization: str | None = None,
 ) -> fx.GraphModule:
-    """Grow a trained model: wider, the same function, ready to train on.
+    """Grow a trained model: wider and deeper, the same function, ready to train on.
+
+    A model whose forward no graph can hold (torchvision's detectors) comes back as its own class, with its parts
+    grown.
 
     Parameters
     ----------
     model: any module that torch.fx can capture; it is not touched.
     width: a factor (1.5), an amount ("+32", "=96"), or a mapping from module paths or globs to amounts.
+    depth: a factor (1.5: half as many blocks again in each run of repeated blocks), an amount ("+2", "=6"), or a
+        mapping from the paths of runs or globs to amounts; `plan` shows the runs.
     example_inputs: a tensor, a tuple of arguments or a dict of keyword arguments; only shapes and dtypes
         count. Needed where they cannot be derived from the model.
     init: "zero" (new units unread at first), "mirror" (equal pairs read with opposite signs, as in the
         paper), "replicate" (copies of old units that share their outgoing weights, as in Net2Net).
+    depth_init: inner weights of new blocks: "copy" (of the block that each repeats), "random" (drawn at its
+        scale), "stack" (copied whole, as in depth stacking: the function changes, and verification says so).
     round_to: make new sizes multiples of this.
     seed: of the new entries; the same seed gives the same bytes.
     verify: prove that the function is the same (`report(grown).certificate`), and run original and grown model
         on random inputs in float64, eval and train, and compare.
+    parameterization: "standard"; "mup" (new weights and, in `fxgrow.param_groups`, learning rates by width); or
+        "variance-transfer" (the paper's: old weights rescaled as well, the function kept by batch norms or by
+        multipliers, which `fxgrow.fold` removes). Left out: as the model was last grown, else standard.
 
     Raises
     ------
@@ -111,8 +182,10 @@ def grow(
     """
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise AmountError(f"seed={seed!r} is not a whole number from 0 to 2**63 - 1", remedy="pass one, such as 0")
-    captured, planned = _planned(model, width, example_inputs, init, round_to)
-    if not planned.groups:
+    captured, planned = _planned(
+        model, Wish(width, depth, init, depth_init, round_to, parameterization), example_inputs
+    )
+    if not planned.groups and not (planned.depth and planned.depth.blocks):
         raise _nothing_grows(planned)
     return apply_plan(model, captured, planned, seed, verify)
 
@@ -121,26 +194,39 @@ def _nothing_grows(planned: Plan) -> PlanError:
     reasons = list(dict.fromkeys(f"{held.where[0]}: {held.reason}" for held in planned.held))
     if reasons:
         text, remedy = f"nothing in the model would grow; {'; '.join(reasons[:3])}", "see fxgrow.plan for all reasons"
+    elif planned.depth is not None:
+        text = "nothing in the model would grow"
+        remedy = "depth needs blocks that repeat and can be identities, such as x + f(x), or an amount that adds one"
     else:
         text = "nothing in the model would grow"
         remedy = "pass a model with a dimension between its inputs and its outputs, which themselves never grow"
     return PlanError(text, where=planned.model, remedy=remedy)
 
 
-def apply_plan(model: nn.Module, captured: Captured, planned: Plan, seed: int, verify: bool) -> fx.GraphModule:
+def apply_plan(model: nn.Module, captured: Captured | Parts, planned: Plan, seed: int, verify: bool) -> fx.GraphModule:
     """Carry out a plan on the model it was made for."""
     inputs = captured.inputs
+    remember_names(model)
     history = extended(model, Step(planned, seed))
-    before = replace(captured, graphs=copies(captured.graphs))  # surgery edits the graphs themselves
-    grown = widen(captured, planned, model, seed=f"{seed}, stage {history.stage}")
-    setattr(grown, ATTRIBUTE, history)
+    before = captured if isinstance(captured, Parts) else replace(captured, graphs=copies(captured.graphs))
+    drawn = f"{seed}, stage {history.stage}"
+    grown: nn.Module
+    if isinstance(captured, Parts):
+        grown = widen_parts(captured, planned, model, drawn)
+    else:
+        grown = widen(captured, planned, model, drawn)
+    setattr(grown, ATTRIBUTE, in_order(history, grown))
     if verify and not any(tensor.is_meta for tensor in named_tensors(model).values()):
-        verification = verify_same(model, grown, inputs, seed)
-        assert isinstance(grown, GrownGraphModule)
-        certificate = proved(before, model, grown, [planned]).tested(str(verification))
-        history = with_certificate(with_verification(history, verification), certificate, fingerprint(grown))
-        setattr(grown, ATTRIBUTE, history)
-    return grown
+        if isinstance(captured, Parts):
+            found = verify_parts(model, grown, captured, seed)
+        else:
+            found = verify_same(model, grown, inputs, seed, preserving=planned.preserving)
+        certificate = proved(before, model, grown, [planned])
+        if planned.preserving:
+            certificate = certificate.tested(str(found))
+        history = with_verification(in_order(history, grown), found)
+        setattr(grown, ATTRIBUTE, with_certificate(history, certificate, fingerprint(grown)))
+    return cast(fx.GraphModule, grown)
 
 
 def report(grown: nn.Module) -> Step:

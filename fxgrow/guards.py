@@ -43,6 +43,12 @@ def core(x: Tensor, dim: int, core: Ranges) -> Tensor:
 
 
 @whole
+def multiplied(x: Tensor, factor: float) -> Tensor:
+    """`x` times a number that makes up for weights rescaled at growth; `fxgrow.fold` puts it into the weights."""
+    return x * factor
+
+
+@whole
 def layer_norm(
     x: Tensor,
     normalized_shape: Sequence[int],

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from torch import fx, nn
+from torch import nn
 
 from fxgrow.births import Birth, Births, grown_births, original_births
 from fxgrow.errors import FxgrowError
-from fxgrow.planning.plan import Plan
+from fxgrow.planning.plan import Plan, TensorGrowth
 
 if TYPE_CHECKING:
     from fxgrow.proof.certificate import Certificate
@@ -22,12 +22,14 @@ ATTRIBUTE = "_fxgrow"
 class Step:
     """One growth: its plan, the seed of its new entries, what verification found and what was proved (None: not run).
 
-    fingerprint: hashes of the grown model for which the certificate was made.
+    folded: whether multipliers went into the weights afterwards (`fxgrow.fold`). fingerprint: hashes of the grown
+    model for which the certificate was made.
     """
 
     plan: Plan
     seed: int
     verification: Verification | None = None
+    folded: bool = False
     certificate: Certificate | None = None
     fingerprint: dict[str, str] | None = None
 
@@ -44,6 +46,26 @@ class History:
         """The number of growths so far."""
         return len(self.steps)
 
+    def lineage(self) -> list[dict[str, str]]:
+        """For each number of growths from 0 on: a parameter's name now -> its name then, where it was there."""
+        names = {name: name for name in self.births}
+        found = [names]
+        for step in reversed(self.steps):
+            depth = getattr(step.plan, "depth", None)
+            if depth is not None:
+                before, made = dict(depth.renamed), {tensor.name for tensor in depth.tensors}
+                names = {now: before.get(then, then) for now, then in names.items() if then not in made}
+            found.append(names)
+        return found[::-1]
+
+    def growths(self) -> list[dict[str, TensorGrowth]]:
+        """How each step grew each parameter that it grew, by the names that they have now."""
+        result = []
+        for step, names in zip(self.steps, self.lineage()[1:], strict=True):
+            growths = {growth.name: growth for growth in step.plan.tensors}
+            result.append({now: growths[then] for now, then in names.items() if then in growths})
+        return result
+
 
 def history_of(model: nn.Module) -> History | None:
     """The history a module carries, if fxgrow made it."""
@@ -51,7 +73,7 @@ def history_of(model: nn.Module) -> History | None:
     return found if isinstance(found, History) else None
 
 
-def births(grown: fx.GraphModule) -> Births:
+def births(grown: nn.Module) -> Births:
     """When each element of each parameter was born.
 
     Raises
@@ -79,6 +101,11 @@ def extended(model: nn.Module, step: Step) -> History:
     born = before.births if before is not None else original_births(model)
     steps = (*before.steps, step) if before is not None else (step,)
     return History(steps, grown_births(born, step.plan, len(steps)))
+
+
+def in_order(history: History, grown: nn.Module) -> History:
+    """The history with births in the order of the grown module's parameters."""
+    return replace(history, births={name: history.births[name] for name, _ in grown.named_parameters()})
 
 
 def with_verification(history: History, verification: Verification) -> History:

@@ -126,7 +126,7 @@ class Branches(nn.Module):
         ("1e400", f"'1e400' is not an amount to grow by: {AMOUNT}"),
         (True, f"True is not an amount to grow by: {AMOUNT}"),
         ([2], f"[2] is not an amount to grow by: {AMOUNT}"),
-        (None, "no amount to grow by was given: pass width=1.5, or a mapping of module paths"),
+        (None, "no amount to grow by was given: pass width=1.5, depth=1.5, or a mapping of module paths"),
         ({}, f"the mapping of amounts is empty: {PART}"),
         ({3: 2}, f"3 is not a module path: {PART}"),
         ({"": 2}, f"'' is not a module path: {PART}"),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 import fxgrow
 from fxgrow.births import Birth
+from fxgrow.errors import FxgrowError
 from tests.models import PLAIN, TwoInputs, lively, perceptron
 
 stages = st.lists(st.integers(0, 3), min_size=1, max_size=5).map(tuple)
@@ -44,6 +47,38 @@ def test_new_elements_are_those_that_the_original_does_not_have() -> None:
         old = grown.get_parameter(name)[birth.mask(0)]
         assert old.numel() == model.get_parameter(name).numel()
         assert (old == model.get_parameter(name).flatten()).all()
+
+
+@given(st.lists(stages, max_size=3).map(tuple))
+def test_regions_are_disjoint_and_cover_each_stage(axes: tuple[tuple[int, ...], ...]) -> None:
+    birth = Birth(axes)
+    found = torch.full(birth.shape, -1)
+    for region in birth.regions():
+        assert region.count == sum(block.numel() for block in region.blocks(found))
+        assert region.rectangles == len(list(region.blocks(found)))
+        assert (found[region.positions()] == -1).all()
+        for block in region.blocks(found):
+            block.fill_(region.stage)
+        assert (found[region.positions()] == region.stage).all()
+    assert torch.equal(found, birth.stages())
+
+
+def test_a_weight_is_drawn_coloured_by_birth() -> None:
+    model = fxgrow.grow(fxgrow.grow(lively(perceptron()), 2, example_inputs=PLAIN["perceptron"][1]), 1.5)
+    births = fxgrow.births(model)
+    axes = births.plot("3.weight")
+    assert (axes.images[0].get_array() == births["3.weight"].stages().numpy()).all()
+    assert axes.get_title() == f"3.weight {list(births['3.weight'].shape)}"
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == [f"stage {stage}: {count:,}" for stage, count in births["3.weight"].counts().items()]
+    assert births.plot("3.bias", axes) is axes
+
+
+def test_a_parameter_that_is_not_there_is_not_drawn() -> None:
+    births = fxgrow.births(fxgrow.grow(lively(perceptron()), 2, example_inputs=PLAIN["perceptron"][1]))
+    with pytest.raises(FxgrowError) as error:
+        births.plot("3.weights")
+    assert str(error.value) == "there is no parameter '3.weights': did you mean '3.weight'?"
 
 
 def test_births_print_as_a_table() -> None:

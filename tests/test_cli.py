@@ -69,6 +69,20 @@ def test_grow_as_json(own: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert found["file"] == ""
 
 
+def test_parameterizations_are_planned_and_grown(own: str, capsys: pytest.CaptureFixture[str]) -> None:
+    common = [own, "-w", "2", "--input", "1,5", "--parameterization", "variance-transfer"]
+    ran = Ran(["plan", *common, "--json"], capsys)
+    assert [(r["name"], r["kind"], r["factor"]) for r in json.loads(ran.out)["rescalings"]] == [
+        ("2.weight", "output", 0.5)
+    ]
+    ran = Ran(["grow", *common, "--json"], capsys)
+    assert json.loads(ran.out)["verification"]["verdict"] == "TESTED"
+    common[-1] = "mu"
+    assert Ran(["grow", *common], capsys).complaint == (
+        "parameterization='mu' is not a parameterization: use one of standard, mup, variance-transfer"
+    )
+
+
 def test_the_seed_decides_the_bytes(own: str, capsys: pytest.CaptureFixture[str]) -> None:
     files = []
     for name, seed in (("one", "7"), ("two", "7"), ("three", "8")):
@@ -124,7 +138,7 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
         (["grow", "own_models:number", "-w", "2"], "'own_models:number' gives a int"),
         (["grow", "own_models:none", "-w", "2"], "'own_models:none' cannot be imported: module 'own_models' has no"),
         (["inspect", "nothing"], "there is no such file (at nothing): check the path"),
-        (["grow", "OWN"], "Missing option '--width' / '-w'."),
+        (["grow", "OWN"], "no amount to grow by was given: pass width=1.5, depth=1.5, or a mapping of module paths"),
         (["grow", "OWN", "--wide", "2"], "No such option: --wide"),
         (["shrink"], "No such command 'shrink'."),
     ],

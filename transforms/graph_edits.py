@@ -109,8 +109,27 @@ def _core_input(node: fx.Node, edit: NodeEdit) -> None:
     node.args = (taken, *node.args[1:])
 
 
+def _multiply(node: fx.Node, edit: NodeEdit) -> None:
+    x = node.args[0]
+    assert isinstance(x, fx.Node)
+    if x.op == "call_function" and x.target is guards.multiplied and list(x.users) == [node]:
+        x.args = (x.args[0], x.args[1] * edit.value)
+        return
+    with node.graph.inserting_before(node):
+        multiplied = node.graph.call_function(guards.multiplied, (x, edit.value))
+    multiplied.meta["module_path"] = node.meta.get("module_path", "")
+    node.args = (multiplied, *node.args[1:])
+
+
 def _erase(node: fx.Node, edit: NodeEdit) -> None:
     node.graph.erase_node(node)
 
 
-_APPLY = {"literal": _literal, "ratio": _ratio, "guard": _guard, "core_input": _core_input, "erase": _erase}
+_APPLY = {
+    "literal": _literal,
+    "ratio": _ratio,
+    "guard": _guard,
+    "core_input": _core_input,
+    "erase": _erase,
+    "multiply": _multiply,
+}

@@ -51,6 +51,13 @@ def grow_tensor(old: Tensor, growth: TensorGrowth, seed: str) -> Tensor:
     return new
 
 
+def drawn(like: Tensor, name: str, draw: str, seed: str) -> Tensor:
+    """A tensor of entries drawn at the scale of those of another tensor of its shape."""
+    if like.is_meta:
+        return torch.empty_like(like)
+    return _drawn(like, TensorGrowth(name, tuple(Axis("keep", size, size) for size in like.shape), draw), seed)
+
+
 def _drawn(old: Tensor, growth: TensorGrowth, seed: str) -> Tensor:
     """The new tensor before old entries are placed: free entries at the scale of the old ones."""
     new = torch.empty(growth.new_shape, dtype=old.dtype, device=old.device)
@@ -77,10 +84,17 @@ def _deviation(old: Tensor, growth: TensorGrowth) -> float:
     size = _root_mean_square(old)
     if size == 0 or not math.isfinite(size):
         size = 1.0 / math.sqrt(max(1, old.numel() // max(1, old.shape[0])))
-    for axis in growth.axes:
-        if any(run.fill in _READERS for run in axis.runs()):
-            size *= math.sqrt(axis.old / axis.new)
-    return size
+    return size * relative_deviation(growth)
+
+
+def relative_deviation(growth: TensorGrowth) -> float:
+    """How large drawn entries are beside the old ones before growth: by default sqrt(D/D') for each reading axis."""
+    if growth.draw != "normal":
+        return 1.0
+    if growth.spread is not None:
+        return growth.spread
+    reading = (axis for axis in growth.axes if any(run.fill in _READERS for run in axis.runs()))
+    return math.prod(math.sqrt(axis.old / axis.new) for axis in reading)
 
 
 def _root_mean_square(tensor: Tensor) -> float:

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterator, Mapping
 
 import torch
+from fxgrow.transforms.depth import started
 from fxgrow.transforms.graph_edits import edit_graphs
 from fxgrow.transforms.tensors import grow_tensor
-from torch import fx, nn
+from torch import nn
 
-from fxgrow.capture import Captured, assemble
+from fxgrow.capture import Captured, GrownGraphModule, assemble
 from fxgrow.errors import PlanError
+from fxgrow.planning.deepening import Deepening, NewTensor
 from fxgrow.planning.plan import Plan
 
+_REMEDY = "apply a plan to the model it was made for"
 
-def widen(captured: Captured, plan: Plan, source: nn.Module, seed: str) -> fx.GraphModule:
+
+def widen(captured: Captured, plan: Plan, source: nn.Module, seed: str, classes: bool = False) -> GrownGraphModule:
     """Grow a captured model's widths.
 
     Parameters
     ----------
-    captured: the structure; it is consumed.
+    captured: the structure, deepened already where the plan has new blocks; it is consumed.
     plan: what to do.
     source: holds the tensors that `captured` was taken from; never written to.
     seed: of the new entries; the same seed gives the same bytes.
@@ -36,36 +40,56 @@ def widen(captured: Captured, plan: Plan, source: nn.Module, seed: str) -> fx.Gr
             raise PlanError(
                 "the plan names a module that the model does not have",
                 where=edit.module,
-                remedy="apply a plan to the model it was made for",
+                remedy=_REMEDY,
             ) from None
     edit_graphs(captured.graphs, plan.nodes)
-    return assemble(captured.model, captured.graphs)
+    return assemble(captured.model, captured.graphs, classes)
 
 
 def _fill(root: nn.Module, plan: Plan, source: nn.Module, seed: str) -> None:
     """Put grown tensors into the structure: one at a time, tied ones once."""
     growths = {growth.name: growth for growth in plan.tensors}
     tensors = named_tensors(source)
-    made: dict[int, torch.Tensor] = {}
+    made: dict[Hashable, torch.Tensor] = {}
     used: set[str] = set()
-    for name, tensor in tensors.items():
-        if id(tensor) in made:
-            new = made[id(tensor)]
-        else:
+    for name, key, tensor, start in _origins(tensors, plan.depth):
+        if key not in made:
             with torch.no_grad():
                 growth = growths.get(name)
-                data = tensor.detach().clone() if growth is None else grow_tensor(tensor.detach(), growth, seed)
-            new = nn.Parameter(data, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else data
-            made[id(tensor)] = new
+                data = tensor.detach()
+                if start is not None:
+                    data = started(data, start, seed)
+                if growth is not None:
+                    data = grow_tensor(data, growth, seed)
+                elif start is None:
+                    data = data.clone()
+            made[key] = nn.Parameter(data, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else data
             used.add(name)
-        place(root, name, new)
+        place(root, name, made[key])
     missed = growths.keys() - used
     if missed:
         raise PlanError(
             "the plan grows a tensor that the model does not have",
             where=min(missed),
-            remedy="apply a plan to the model it was made for",
+            remedy=_REMEDY,
         )
+
+
+def _origins(
+    tensors: Mapping[str, torch.Tensor], depth: Deepening | None
+) -> Iterator[tuple[str, Hashable, torch.Tensor, NewTensor | None]]:
+    """Every tensor of the grown model: its name, what is one for tied ones, where it comes from, how it starts."""
+    names = {old: new for new, old in depth.renamed} if depth is not None else {}
+    for name, tensor in tensors.items():
+        yield names.get(name, name), id(tensor), tensor, None
+    for start in depth.tensors if depth is not None else ():
+        if start.twin not in tensors:
+            raise PlanError("the plan repeats a tensor that the model does not have", where=start.twin, remedy=_REMEDY)
+        tensor = tensors[start.twin]
+        if start.start == "shared":
+            yield start.name, id(tensor), tensor, None
+        else:
+            yield start.name, (start.block, id(tensor)), tensor, start
 
 
 def named_tensors(model: nn.Module) -> Mapping[str, torch.Tensor]:

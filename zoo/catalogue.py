@@ -48,7 +48,7 @@ class Entry:
         if self.library == "timm":
             return str(timm.model_entrypoint(self.name).__module__).rpartition(".")[2]
         builder = inspect.unwrap(torchvision.models.get_model_builder(self.name))
-        return "tv." + builder.__module__.rpartition(".")[2]
+        return f"tv.{builder.__module__.rpartition('.')[2]}"
 
 
 def find(name: str, *, pretrained: bool = False, **options: Any) -> nn.Module:
@@ -186,7 +186,7 @@ def _timm_shape(name: str) -> tuple[int, ...] | None:
 
 def _torchvision_shape(name: str) -> tuple[int, ...] | None:
     inputs = registered_inputs(name)
-    first = next(flat_tensors(inputs), None) if inputs is not None else None
-    if first is None:
+    if inputs is None:
         return None
+    first = next(flat_tensors(inputs))
     return tuple(first.shape[1:] if isinstance(inputs[0], torch.Tensor) else first.shape)

@@ -80,13 +80,8 @@ def _visit(analysis: Analysis, node: fx.Node) -> Tree:
             for axis in tensor.axes:
                 unifier.fix(axis, Reason("it is an output of the model", quiet=True))
         return None
-    module: nn.Module | None = None
-    law: Law | None
-    if node.op == "call_module":
-        module = analysis.model.get_submodule(str(node.target))
-        law = law_of_module(module)
-    else:
-        law = law_of_method(str(node.target)) if node.op == "call_method" else law_of_function(node.target)
+    module = analysis.model.get_submodule(str(node.target)) if node.op == "call_module" else None
+    law = law_of_node(analysis.model, node)
     op = Op(node, law or _UNKNOWN, unifier, module, analysis.trees.__getitem__, parameter)
     unifier.reason = Reason(op.name, op.place)
     if law is None and not any(True for _ in tensors(op.constants(node.meta["value"]))):
@@ -95,6 +90,15 @@ def _visit(analysis: Analysis, node: fx.Node) -> Tree:
     if any(tensor.op is op for tensor in tensors(op.output)):
         analysis.ops.append(op)
     return op.output if node.meta["value"] is not None else None  # what is written to has no value of its own
+
+
+def law_of_node(model: nn.Module, node: fx.Node) -> Law | None:
+    """The law of what a node calls, if it calls anything and there is one."""
+    if node.op == "call_module":
+        return law_of_module(model.get_submodule(str(node.target)))
+    if node.op == "call_method":
+        return law_of_method(str(node.target))
+    return law_of_function(node.target) if node.op == "call_function" else None
 
 
 def _relate(op: Op) -> Tree:

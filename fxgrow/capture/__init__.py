@@ -3,7 +3,7 @@
 from fxgrow.capture.assemble import assemble
 from fxgrow.capture.capturing import Captured, capture, recapture
 from fxgrow.capture.inputs import example_inputs_for
-from fxgrow.capture.modes import ByMode, GrownGraphModule, ModalGraphModule, copies
+from fxgrow.capture.modes import ByMode, GrownGraphModule, ModalGraphModule, copies, kept_as
 from fxgrow.capture.skeleton import skeleton
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "capture",
     "copies",
     "example_inputs_for",
+    "kept_as",
     "recapture",
     "skeleton",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,11 +14,22 @@ from fxgrow.capture.modes import HOOKS, GrownGraphModule, graph_module
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 
 
-def assemble(root: nn.Module, graphs: dict[str, fx.Graph]) -> GrownGraphModule:
+@dataclass(frozen=True)
+class Undecayed:
+    """A model's `no_weight_decay()`, as data."""
+
+    names: frozenset[str]
+
+    def __call__(self) -> set[str]:
+        return set(self.names)
+
+
+def assemble(root: nn.Module, graphs: dict[str, fx.Graph], classes: bool = False) -> GrownGraphModule:
     """The graph module that runs `graphs` over the modules of `root`, in the order of `root`.
 
     Containers that were traced through keep their names but lose their class, whose attributes could go
-    stale; sequences and dictionaries of modules stay what they are.
+    stale; sequences and dictionaries of modules stay what they are. With `classes`, they keep class and attributes
+    for the sake of their other methods.
     """
     called = {str(node.target) for graph in graphs.values() for node in graph.nodes if node.op == "call_module"}
     constants = {str(node.target) for graph in graphs.values() for node in graph.nodes if node.op == "get_attr"}
@@ -27,7 +39,7 @@ def assemble(root: nn.Module, graphs: dict[str, fx.Graph]) -> GrownGraphModule:
         if path in called or id(module) in whole:
             return module
         if id(module) not in made:
-            twin = _container(module)
+            twin = _emptied(module) if classes else _container(module)
             made[id(module)] = twin
             for name in ("_parameters", "_buffers", "_non_persistent_buffers_set", "training"):
                 twin.__dict__[name] = module.__dict__[name]
@@ -40,9 +52,18 @@ def assemble(root: nn.Module, graphs: dict[str, fx.Graph]) -> GrownGraphModule:
     result = graph_module(plain(root, ""), graphs, type(root).__name__)
     for hooks in HOOKS:  # a graph holds what the parts of a model run, but not what runs around the whole
         result.__dict__[hooks] = copy.copy(root.__dict__[hooks])
+    undecayed = getattr(root, "no_weight_decay", None)  # what timm's parameter groups ask a model for
+    if callable(undecayed):
+        result.no_weight_decay = Undecayed(frozenset(undecayed()))  # type: ignore[assignment]
     for path in constants:
         _carry_constant(root, result, path)
     return result
+
+
+def _emptied(module: nn.Module) -> nn.Module:
+    twin: nn.Module = object.__new__(type(module))
+    twin.__dict__.update(module.__dict__, _modules={})
+    return twin
 
 
 def _container(module: nn.Module) -> nn.Module:

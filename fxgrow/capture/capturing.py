@@ -18,7 +18,7 @@ from fxgrow.capture.opaque import CustomFunction
 from fxgrow.capture.shapes import propagate
 from fxgrow.capture.skeleton import skeleton
 from fxgrow.capture.tracer import IN_TENSOR_OPERATIONS, UNTRACEABLE, StaysWhole, Tracer
-from fxgrow.errors import CaptureError, first_line
+from fxgrow.errors import CaptureError, UntraceableError, first_line
 from fxgrow.rules.registry import has_rule
 
 
@@ -69,13 +69,13 @@ def _captured(model: nn.Module, bare: nn.Module, inputs: Inputs) -> Captured:
         except UNTRACEABLE as error:
             place = getattr(error, "fxgrow_place", type(model).__name__)
             if "__array" in str(error):
-                raise CaptureError(
+                raise UntraceableError(
                     "the forward cannot be captured: "
                     "numpy needs the values of a tensor, which no graph over shapes can have",
                     where=place,
                     remedy=IN_TENSOR_OPERATIONS,
                 ) from error
-            raise CaptureError(
+            raise UntraceableError(
                 f"the forward cannot be captured: {first_line(error)}",
                 where=place,
                 remedy="rewrite control flow that depends on the values of tensors, or grow the parts around it",

@@ -99,7 +99,7 @@ def _derived(model: nn.Module) -> Inputs:
     if size:
         pixels = _image_size(model) or size[1:]
         channels = _channels(model, config) or size[0]
-        inputs = _images(channels, *pixels), {}
+        inputs: Inputs = (_images(channels, *pixels), {})
         if channels != size[0] and not _takes(model, inputs):  # its first layer sees more than the image
             return _images(size[0], *pixels), {}
         return inputs
@@ -169,18 +169,20 @@ def registered_inputs(name: str) -> tuple[Any, ...] | None:
     for weights in torchvision.models.get_model_weights(name):
         transforms = weights.transforms()
         task = type(transforms).__name__
-        crop = getattr(transforms, "crop_size", None)
+        crop: Any = getattr(transforms, "crop_size", None)
         if task == "VideoClassification":
             frames = max(16, weights.meta.get("min_temporal_size", 1))
             return _images(3, frames, *crop, batch=1)
         if crop:
-            return _images(3, *(list(crop) * 2 if len(crop) == 1 else crop))
+            return _images(3, *(list(crop) * 2)[-2:])
         if task == "SemanticSegmentation":
-            return _images(3, *_TASKS[task])
+            height, width = _TASKS[task]
+            return _images(3, height, width)
         if task == "ObjectDetection":
             return ([torch.empty(3, *_TASKS[task], device="meta") for _ in range(2)],)
         if task == "OpticalFlow":
-            return _images(3, *weights.meta["min_size"]) * 2
+            height, width = weights.meta["min_size"]
+            return _images(3, height, width) * 2
     return None
 
 

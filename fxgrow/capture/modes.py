@@ -171,12 +171,32 @@ def read_back(nodes: list[Written]) -> fx.Graph:
     return graph
 
 
+_KEPT = "_fxgrow_class"
+
+
+def kept_as(grown: GrownGraphModule, original: nn.Module) -> GrownGraphModule:
+    """A graph module that is of its original's class too, so that other methods than forward can be called."""
+    kind = getattr(original, _KEPT, type(original))
+    setattr(grown, _KEPT, kind)
+    for name, value in original.__dict__.items():
+        if name not in _TREE and name not in _DERIVED and not isinstance(value, nn.Module):
+            grown.__dict__.setdefault(name, value)
+    _mix_in(grown, kind)
+    return grown
+
+
+def _mix_in(module: nn.Module, kind: type) -> None:
+    module.__class__ = type(kind.__name__, (type(module), kind), {})
+
+
 def _restore(module: nn.Module, extras: dict[str, Any]) -> None:
     for name, value in extras.items():
         if name in HOOKS:
             module.__dict__[name] = value
         else:
             module.__dict__.setdefault(name, value)
+    if _KEPT in extras:
+        _mix_in(module, extras[_KEPT])
 
 
 def copies(graphs: dict[str, fx.Graph]) -> dict[str, fx.Graph]:

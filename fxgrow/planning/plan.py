@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import networkx as nx
@@ -13,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fxgrow.errors import PlanError
+from fxgrow.planning.deepening import Deepening
 
 FORMAT = 1
 
@@ -43,12 +45,16 @@ class Axis:
 
 @dataclass(frozen=True)
 class TensorGrowth:
-    """How one parameter or buffer grows. `draw` names the distribution of free entries; `scale` multiplies old ones."""
+    """How one parameter or buffer grows. `draw` names the distribution of free entries; `scale` multiplies old ones.
+
+    spread: how large normally drawn entries are beside the old ones before growth; None: by fan-in.
+    """
 
     name: str
     axes: tuple[Axis, ...]
     draw: str
     scale: float = 1.0
+    spread: float | None = None
 
     @property
     def old_shape(self) -> tuple[int, ...]:
@@ -64,7 +70,8 @@ class NodeEdit:
     """A change to one node of one graph (`mode`: both, eval, train).
 
     kind: "literal" (put `value` at `path`), "ratio" (multiply the number at `path` by `value` = [p, q]),
-    "guard" and "core_input" (reduce over old units only), "erase" (drop an assertion on an old size).
+    "guard" and "core_input" (reduce over old units only), "erase" (drop an assertion on an old size), "multiply"
+    (the input of a layer by `value`).
     """
 
     mode: str
@@ -108,6 +115,21 @@ class Held:
 
 
 @dataclass(frozen=True)
+class Rescaling:
+    """What variance transfer does to the old entries of one weight.
+
+    kind: "hidden" or "output". factor: multiplies them. by: what makes up for it, "batch norm PATH" or
+    "multiplier". reason: why the factor is 1.
+    """
+
+    name: str
+    kind: str
+    factor: float
+    by: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Totals:
     """Parameters, and floating-point operations of one forward pass on one sample, before and after."""
 
@@ -122,7 +144,9 @@ class Plan:
     """What `fxgrow.grow` will do to a model: pure data, with a JSON round trip.
 
     inputs: the example inputs, described: containers, shapes and dtypes. tier: how the model was captured:
-        1 symbolically, 2 with control flow on shapes resolved, 3 in parts.
+        1 symbolically, 2 with control flow on shapes resolved, 3 in parts. depth: new blocks, which come first: names
+        of groups, tensors, nodes and attributes are those after they are put in. parts: where the model was captured
+        in parts, the plan of each, by its path.
 
     >>> import torch, fxgrow
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -143,6 +167,10 @@ class Plan:
     totals: Totals
     inputs: Any = ()
     tier: int = 1
+    depth: Deepening | None = None
+    parts: tuple[tuple[str, Plan], ...] = ()
+    parameterization: str = "standard"
+    rescalings: tuple[Rescaling, ...] = ()
 
     def to_json(self, indent: int | None = None) -> str:
         """The plan as JSON text."""
@@ -160,31 +188,68 @@ class Plan:
             data = json.loads(text)
             if data.pop("format") != FORMAT:
                 raise PlanError("the plan is of another format", remedy=f"this fxgrow reads format {FORMAT}")
-            return cls(
-                model=data["model"],
-                init=data["init"],
-                groups=tuple(GrowthGroup(**{**g, "where": tuple(g["where"])}) for g in data["groups"]),
-                held=tuple(Held(**{**h, "where": tuple(h["where"])}) for h in data["held"]),
-                tensors=tuple(
-                    TensorGrowth(t["name"], tuple(map(_axis, t["axes"])), t["draw"], t["scale"])
-                    for t in data["tensors"]
-                ),
-                nodes=tuple(NodeEdit(**{k: _frozen(v) for k, v in n.items()}) for n in data["nodes"]),
-                attributes=tuple(AttributeEdit(**{k: _frozen(v) for k, v in a.items()}) for a in data["attributes"]),
-                totals=Totals(**data["totals"]),
-                inputs=_frozen(data["inputs"]),
-                tier=data["tier"],
-            )
+            return cls._from(data)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PlanError(
                 f"the text is not a plan ({type(error).__name__}: {error})",
                 remedy="pass what Plan.to_json() wrote",
             ) from None
 
+    @classmethod
+    def _from(cls, data: dict[str, Any]) -> Plan:
+        return cls(
+            model=data["model"],
+            init=data["init"],
+            groups=tuple(GrowthGroup(**{**g, "where": tuple(g["where"])}) for g in data["groups"]),
+            held=tuple(Held(**{**h, "where": tuple(h["where"])}) for h in data["held"]),
+            tensors=tuple(
+                TensorGrowth(t["name"], tuple(map(_axis, t["axes"])), t["draw"], t["scale"], t.get("spread"))
+                for t in data["tensors"]
+            ),
+            nodes=tuple(NodeEdit(**{k: _frozen(v) for k, v in n.items()}) for n in data["nodes"]),
+            attributes=tuple(AttributeEdit(**{k: _frozen(v) for k, v in a.items()}) for a in data["attributes"]),
+            totals=Totals(**data["totals"]),
+            inputs=_frozen(data["inputs"]),
+            tier=data["tier"],
+            depth=Deepening.from_data(data["depth"]) if data.get("depth") else None,
+            parameterization=data.get("parameterization", "standard"),
+            rescalings=tuple(Rescaling(**r) for r in data.get("rescalings", ())),
+            parts=tuple((path, cls._from(part)) for path, part in data["parts"]),
+        )
+
     @property
     def ratio(self) -> float:
         """Parameters after over parameters before."""
         return self.totals.parameters_after / max(1, self.totals.parameters_before)
+
+    @property
+    def preserving(self) -> bool:
+        """Whether the grown model computes what the original computed."""
+        return self.depth is None or self.depth.preserving
+
+    def old_name(self, name: str) -> str | None:
+        """What a parameter or buffer of the grown model was called before; None if it is of a new block.
+
+        >>> import torch, fxgrow
+        >>> class Block(torch.nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.enter, self.leave = torch.nn.Linear(4, 8), torch.nn.Linear(8, 4)
+        ...     def forward(self, x):
+        ...         return x + self.leave(torch.relu(self.enter(x)))
+        >>> model = torch.nn.Sequential(Block(), Block())
+        >>> plan = fxgrow.plan(model, depth=1.5, example_inputs=torch.randn(1, 4))
+        >>> plan.old_name("1.leave.bias"), plan.old_name("2.leave.bias")
+        ('1.leave.bias', None)
+        """
+        if self.depth is None:
+            return name
+        return self._old_names.get(name, name)
+
+    @cached_property
+    def _old_names(self) -> dict[str, str | None]:
+        assert self.depth is not None
+        return {**dict(self.depth.renamed), **{tensor.name: None for tensor in self.depth.tensors}}
 
     def graph(self) -> nx.Graph:
         """Growth groups and the tensors they run through: a bipartite graph, `kind` "group" or "tensor".
@@ -237,12 +302,34 @@ class Plan:
             stays.add_column(heading)
         for held in self.held:
             stays.add_row(str(held.size), shortened(held.where), held.reason)
+        tables: list[RenderableType] = [deeper(self.model, self.depth)] if self.depth is not None else []
+        tables += [grown] if self.groups or self.depth is None else []
+        tables += [stays] if self.held else []
         t = self.totals
         summary = Text(
             f"parameters {t.parameters_before:,} → {t.parameters_after:,} (x{self.ratio:.2f})    "
             f"FLOPs a sample {t.flops_before:,} → {t.flops_after:,} (x{t.flops_after / max(1, t.flops_before):.2f})"
         )
-        return Group(grown, stays, summary) if self.held else Group(grown, summary)
+        return Group(*tables, *self._rescaled(), summary)
+
+    def _rescaled(self) -> Iterator[Table]:
+        if self.rescalings:
+            table = Table(title="old weights rescaled, and what makes up for it", title_justify="left")
+            for heading in ("weight", "kind", "factor", "made up for by"):
+                table.add_column(heading)
+            for one in self.rescalings:
+                table.add_row(one.name, one.kind, f"{one.factor:.4g}", one.by or f"left alone: {one.reason}")
+            yield table
+
+
+def deeper(model: str, depth: Deepening) -> Table:
+    """The runs of blocks and how they grow."""
+    table = Table(title=f"{model}: runs of blocks (depth_init={depth.init})", title_justify="left")
+    for heading in ("run", "blocks", "how new ones change nothing" if depth.preserving else "how new ones start"):
+        table.add_column(heading, justify="right" if heading == "blocks" else "left")
+    for run in depth.runs:
+        table.add_row(run.path, f"{run.before} → {run.after}", run.how)
+    return table
 
 
 def shortened(where: tuple[str, ...], most: int = 3) -> str:

@@ -8,7 +8,7 @@ dimension with the reason. What it returns has been checked by the laws from end
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import nn
@@ -21,6 +21,7 @@ from fxgrow.capture.inputs import described
 from fxgrow.containers import flat_tensors
 from fxgrow.planning.knowledge import Failure, Knowledge, Way
 from fxgrow.planning.numbers import Loose, number_edits, positions_after
+from fxgrow.planning.parameterization import parameterized
 from fxgrow.planning.plan import (
     AttributeEdit,
     Axis,
@@ -41,12 +42,14 @@ DRAWS = {"weight": "normal", "gain": "level", "bias": "zeros", "mean": "zeros", 
 """How free new entries are drawn, by what the parameter is for; any other parameter: like its old entries."""
 
 
-def make_plan(captured: Captured, name: str, amounts: Amounts, init: str, round_to: int) -> Plan:
+def make_plan(
+    captured: Captured, name: str, amounts: Amounts, init: str, round_to: int, parameterization: str = "standard"
+) -> Plan:
     """Plan the growth of a captured model."""
     analysis = analyse(captured.model, captured.graphs)
     planner = Planner(analysis, amounts, Way(init), round_to)
     planner.settle()
-    return planner.plan(name, captured)
+    return parameterized(planner.plan(name, captured), analysis, planner.sizing.growth, parameterization)
 
 
 class Planner:
@@ -59,11 +62,7 @@ class Planner:
         self.round_to = round_to
         self.guarded: set[Leaf] = set()
         self.downgraded: set[Leaf] = set()
-        self.roles: dict[str, str] = {}
-        for op in analysis.ops:
-            for tensor, role in op.roles:
-                if tensor.parameter is not None:
-                    self.roles.setdefault(tensor.parameter, role)
+        self.roles = roles_of(analysis)
         tables = {
             n
             for n in analysis.parameters
@@ -378,13 +377,27 @@ class Planner:
         after = before + sum(
             _numel(g.new_shape) - _numel(g.old_shape) for n, g in grown.items() if self._is_parameter(n)
         )
-        graph = self.analysis.graphs.get("both") or self.analysis.graphs["eval"]
-        ops = [op for op in self.analysis.ops if op.node.graph is graph]
-        given = (t for node in graph.nodes if node.op == "placeholder" for t in flat_tensors(node.meta["value"]))
-        batch = max(1, next((tensor.shape[0] for tensor in given if tensor.ndim), 1))
-        old = sum(op.law.operations(op, lambda layout: layout.size) for op in ops)
-        new = sum(op.law.operations(op, lambda layout: size_after(layout, self.sizing.growth)) for op in ops)
-        return Totals(before, after, 2 * old // batch, 2 * new // batch)
+        old = flops(self.analysis, lambda layout: layout.size)
+        new = flops(self.analysis, lambda layout: size_after(layout, self.sizing.growth))
+        return Totals(before, after, old, new)
+
+
+def roles_of(analysis: Analysis) -> dict[str, str]:
+    """What parameters and buffers are for, by name: weight, gain, bias, mean, variance."""
+    roles: dict[str, str] = {}
+    for op in analysis.ops:
+        for tensor, role in op.roles:
+            if tensor.parameter is not None:
+                roles.setdefault(tensor.parameter, role)
+    return roles
+
+
+def flops(analysis: Analysis, size: Callable[[Layout], int]) -> int:
+    """Floating-point operations of one forward pass on one sample, in eval mode, where dimensions have these sizes."""
+    graph = analysis.graphs.get("both") or analysis.graphs["eval"]
+    given = (t for node in graph.nodes if node.op == "placeholder" for t in flat_tensors(node.meta["value"]))
+    batch = max(1, next((tensor.shape[0] for tensor in given if tensor.ndim), 1))
+    return 2 * sum(op.law.operations(op, size) for op in analysis.ops if op.node.graph is graph) // batch
 
 
 def _numel(shape: tuple[int, ...]) -> int:

@@ -175,7 +175,7 @@ def _settle_equal_sizes(analysis: Analysis, sizing: Sizing) -> None:
         settled = True
         for a, b, reason in analysis.unifier.equal_sizes:
             left, right = size_after(a, sizing.growth), size_after(b, sizing.growth)
-            if left == right:
+            if left == right or (left == a.size and right == b.size):
                 continue
             settled = False
             smaller, size = (a, right) if left < right else (b, left)

@@ -7,12 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from fxgrow.capture import Captured, GrownGraphModule, recapture
 from fxgrow.capture.inputs import recalled
 from fxgrow.errors import FxgrowError
 from fxgrow.history import History, history_of
+from fxgrow.parts import Parts
 from fxgrow.planning.plan import Axis, Plan
 from fxgrow.proof.certificate import Certificate, Verdict
 from fxgrow.proof.checker import Checker, Model, Step
@@ -47,7 +48,7 @@ def certify(grown: nn.Module, original: nn.Module | None = None) -> Certificate:
     'PROVED'
     """
     history = history_of(grown)
-    if history is None or not isinstance(grown, GrownGraphModule):
+    if history is None:
         raise FxgrowError(
             f"{type(grown).__name__} was not grown by fxgrow",
             remedy="pass a module that fxgrow.grow or fxgrow.load returned",
@@ -64,14 +65,40 @@ def certify(grown: nn.Module, original: nn.Module | None = None) -> Certificate:
             where=type(original).__name__,
             remedy="pass the model that was grown, at any of its stages",
         )
-    captured = recapture(original, recalled(history.steps[since].plan.inputs))
-    return proved(captured, original, grown, [step.plan for step in history.steps[since:]], True)
+    steps = history.steps[since:]
+    beyond = without_rules([step.plan for step in steps], any(step.folded for step in steps))
+    if beyond is not None:
+        return beyond
+    captured = recapture(original, recalled(steps[0].plan.inputs))
+    return proved(captured, original, grown, [step.plan for step in steps], True)
+
+
+def without_rules(plans: Sequence[Plan], folded: bool = False) -> Certificate | None:
+    """The certificate of growths that no proof rule covers yet: UNKNOWN, with the reason; None where rules do."""
+    reasons = [
+        *("new blocks have no proof rule yet" for plan in plans if plan.depth is not None and plan.depth.blocks),
+        *("models that are grown in parts have no proof rule yet" for plan in plans if plan.parts),
+        *(
+            "old weights that are rescaled have no proof rule yet"
+            for plan in plans
+            if any(rescaling.factor != 1.0 for rescaling in plan.rescalings)
+        ),
+        *(["multipliers were folded into the weights"] if folded else []),
+    ]
+    if not reasons:
+        return None
+    return Certificate.of(CLAIM, [Certificate("every step has a rule", "", (), Verdict.UNKNOWN, reasons[0])])
 
 
 def proved(
-    captured: Captured, original: nn.Module, grown: GrownGraphModule, plans: Sequence[Plan], with_scale: bool = False
+    captured: Captured | Parts, original: nn.Module, grown: nn.Module, plans: Sequence[Plan], with_scale: bool = False
 ) -> Certificate:
     """The certificate of a grown model beside its original, whose structure has been captured."""
+    beyond = without_rules(plans)
+    if beyond is not None or isinstance(captured, Parts) or not isinstance(grown, GrownGraphModule):
+        detail = "models that are grown in parts have no proof rule yet"
+        parts = Certificate("every step has a rule", "", (), Verdict.UNKNOWN, detail)
+        return beyond if beyond is not None else Certificate.of(CLAIM, [parts])
     one = Model(captured.graphs, original, captured.model, named_tensors(original))
     two = Model(grown.graphs(), grown, grown, named_tensors(grown))
     children = [_ties(one.tensors, two.tensors)]
@@ -191,7 +218,7 @@ def tree(claim: str, steps: Sequence[Step]) -> Certificate:
     return Certificate.of(claim, branch("", root))
 
 
-def _recorded(grown: fx.GraphModule, history: History) -> Certificate:
+def _recorded(grown: nn.Module, history: History) -> Certificate:
     """The certificate of the last growth, if nothing has changed since."""
     kept = history.steps[-1].certificate
     record = history.steps[-1].fingerprint

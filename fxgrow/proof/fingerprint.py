@@ -15,7 +15,7 @@ GRAPH = "graph, "
 PARTS = "modules"
 
 
-def fingerprint(grown: fx.GraphModule) -> dict[str, str]:
+def fingerprint(grown: nn.Module) -> dict[str, str]:
     """A hash of every tensor, of every graph and of the attributes of all modules, by name."""
     found = {}
     seen: dict[int, str] = {}
@@ -23,7 +23,12 @@ def fingerprint(grown: fx.GraphModule) -> dict[str, str]:
         if id(tensor) not in seen:
             seen[id(tensor)] = _of_tensor(tensor)
         found[name] = seen[id(tensor)]
-    graphs = grown.graphs() if isinstance(grown, GrownGraphModule) else {"both": grown.graph}
+    graphs = {
+        f"{path} {mode}".strip(): graph
+        for path, part in grown.named_modules()
+        if isinstance(part, GrownGraphModule)
+        for mode, graph in part.graphs().items()
+    }
     for mode, graph in graphs.items():
         text = "\n".join(
             f"{n.name} {n.op} {_named(n.target)} {_written(n.args)} {_written(n.kwargs)}" for n in graph.nodes

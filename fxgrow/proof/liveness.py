@@ -92,7 +92,8 @@ def moved_by_sgd(
             outputs = [t for t in flat_tensors(twin(*inputs)) if t.requires_grad]
             if not targets:
                 targets = [torch.randn(t.shape, generator=generator, dtype=t.dtype) for t in outputs]
-            loss = sum(((t - goal) ** 2).mean() for t, goal in zip(outputs, targets, strict=True))
+            distances = [((t - goal) ** 2).mean() for t, goal in zip(outputs, targets, strict=True)]
+            loss = torch.stack(distances).sum()
             loss.backward()
             for name, p in learning.items():
                 if p.grad is not None and p.grad.any():

@@ -185,6 +185,7 @@ rule(guards.rms_norm, Guarded(core=(4, "core")))
 rule(guards.group_norm, Guarded(axis=1, grouped=True))
 rule(guards.standardize, Standardised())
 rule(guards.core, CoreUnits())
+rule(guards.multiplied, Pointwise("linear"))
 
 # -- reductions ----------------------------------------------------------------------------------------------
 

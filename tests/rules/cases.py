@@ -312,6 +312,7 @@ CASES = [
         3,
         by_position=True,
     ),
+    Case("multiplier", lambda x: guards.multiplied(x, 0.5), (ROWS,)),
     Case("guarded reduction", lambda x: guards.core(x, 1, ((0, 2),)).sum(1), (ROWS,), 2, by_position=True),
     # reductions
     Case("sum", method("sum", 1), (ROWS,), 2),

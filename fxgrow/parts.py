@@ -1,0 +1,240 @@
+"""Models whose own forward no graph can hold: their largest parts that can be captured grow, each by itself.
+
+Between the parts nothing changes: what goes into a part and what comes out of it keep their shapes. The model comes
+back as its own class, with those parts in place of the old ones. Each is a graph module that is also of its old
+class, because the rest of the model may call its other methods.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fxgrow.amounts import Amounts
+from fxgrow.capture import Captured, capture, example_inputs_for, kept_as, recapture, skeleton
+from fxgrow.capture.inputs import Inputs, described, recalled
+from fxgrow.containers import each_tensor
+from fxgrow.errors import CaptureError, VerificationError, first_line
+from fxgrow.planning.plan import Axis, Plan, Totals
+from fxgrow.planning.planner import make_plan
+from fxgrow.proof.verification import Verification, random_inputs, verify
+from fxgrow.transforms.width import named_tensors, place, widen
+
+_TIER = 3
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The captured parts of a model, by path, and the inputs of the whole."""
+
+    captured: Mapping[str, Captured]
+    inputs: Inputs
+    parameters: Mapping[str, int]  # of the whole model: name -> number of elements
+
+    def plan(self, name: str, amounts: Amounts, init: str, round_to: int, parameterization: str) -> Plan:
+        """One plan for all parts: theirs, under their paths, and what lies between them as it is."""
+        plans = {
+            path: make_plan(part, type(part.model).__name__, _below(amounts, path), init, round_to, parameterization)
+            for path, part in self.captured.items()
+        }
+        moved = [_under(path, plan) for path, plan in plans.items()]
+        flops = [plan.totals for plan in plans.values()]
+        before = sum(self.parameters.values())
+        added = sum(plan.totals.parameters_after - plan.totals.parameters_before for plan in plans.values())
+        return Plan(
+            model=name,
+            init=init,
+            groups=tuple(group for plan in moved for group in plan.groups),
+            held=tuple(held for plan in moved for held in plan.held),
+            tensors=tuple(tensor for plan in moved for tensor in plan.tensors),
+            nodes=(),
+            attributes=(),
+            totals=Totals(
+                before, before + added, sum(t.flops_before for t in flops), sum(t.flops_after for t in flops)
+            ),
+            inputs=described(self.inputs),
+            tier=_TIER,
+            parameterization=parameterization,
+            rescalings=tuple(rescaling for plan in moved for rescaling in plan.rescalings),
+            parts=tuple(plans.items()),
+        )
+
+
+def _below(amounts: Amounts, path: str) -> Amounts:
+    return replace(amounts, prefix=f"{path}.")
+
+
+def _under(path: str, plan: Plan) -> Plan:
+    """A part's plan with its names as the whole model has them."""
+
+    def axis(one: Axis) -> Axis:
+        group = f"{path}:{one.group}" if one.group else ""
+        return replace(one, group=group, parts=tuple(map(axis, one.parts)))
+
+    def within(places: Iterable[str]) -> tuple[str, ...]:
+        return tuple(f"{path}.{place}" for place in places)
+
+    return replace(
+        plan,
+        groups=tuple(replace(g, name=f"{path}:{g.name}", where=within(g.where)) for g in plan.groups),
+        held=tuple(replace(h, where=within(h.where)) for h in plan.held),
+        rescalings=tuple(replace(r, name=f"{path}.{r.name}") for r in plan.rescalings),
+        tensors=tuple(replace(t, name=f"{path}.{t.name}", axes=tuple(map(axis, t.axes))) for t in plan.tensors),
+    )
+
+
+def find_parts(model: nn.Module, example_inputs: Any, why: CaptureError) -> Parts:
+    """The largest parts of a model that can be captured.
+
+    Which inputs they get is seen from a run of the model's forward, on shapes alone as far as that leads.
+
+    Raises
+    ------
+    CaptureError: no part with parameters can be captured; `why` the whole cannot.
+    """
+    bare = skeleton(model)
+    inputs = example_inputs_for(model, example_inputs)
+    seen = _inputs_of_parts(model, bare, inputs)
+    found: dict[str, Captured] = {}
+    _search("", model, seen, found)
+    if not found:
+        raise why
+    sizes = {name: parameter.numel() for name, parameter in bare.named_parameters()}
+    return Parts(found, inputs, sizes)
+
+
+def _search(path: str, module: nn.Module, seen: Mapping[str, Inputs], found: dict[str, Captured]) -> None:
+    for name, child in module.named_children():
+        below = f"{path}.{name}" if path else name
+        if not any(True for _ in child.parameters()):
+            continue
+        if below in seen:
+            try:
+                args, kwargs = seen[below]
+                found[below] = capture(child, args) if not kwargs else recapture(child, seen[below])
+                continue
+            except CaptureError:
+                pass  # its children may do better
+        _search(below, child, seen, found)
+
+
+def _inputs_of_parts(model: nn.Module, bare: nn.Module, inputs: Inputs) -> dict[str, Inputs]:
+    """What each module is called with first, tensors on the meta device, an empty batch as one of two.
+
+    Shapes alone lead as far as the forward asks for values; only where a layer comes after that is it run.
+    """
+    seen: dict[str, Inputs] = {}
+    problem = _watched_run(skeleton(bare), inputs, seen)
+    unseen = [path for path, part in bare.named_modules() if path not in seen and _has_own(part)]
+    if problem is not None and unseen:
+        problem = _watched_run(_with_values(model), random_inputs(inputs, 0), seen)
+    if not seen and problem is not None:
+        raise CaptureError(
+            f"the model itself does not run on inputs of these shapes and dtypes: {first_line(problem)}",
+            where=type(bare).__name__,
+            remedy="pass example_inputs as the model is called",
+        ) from problem
+    return seen
+
+
+def _has_own(module: nn.Module) -> bool:
+    return next(module.parameters(recurse=False), None) is not None
+
+
+def _watched_run(twin: nn.Module, inputs: Inputs, seen: dict[str, Inputs]) -> Exception | None:
+    """Run a model in eval mode and note what its modules are called with; returns what stopped it, if anything."""
+
+    def note(path: str) -> Any:
+        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
+            seen.setdefault(path, each_tensor((args, kwargs), _shape_alone))
+
+        return hook
+
+    for path, module in twin.named_modules():
+        if path:
+            module.register_forward_pre_hook(note(path), with_kwargs=True)
+    dtype = next((p.dtype for p in twin.parameters() if p.dtype.is_floating_point), torch.float32)
+    args, kwargs = each_tensor(inputs, lambda given: given.to(dtype) if given.dtype.is_floating_point else given)
+    device = next((p.device for p in twin.parameters()), torch.device("cpu"))
+    try:
+        with torch.device(device), torch.no_grad():
+            twin.eval()(*args, **kwargs)
+    except Exception as error:  # whatever a forward raises: what was seen before counts
+        return error
+    return None
+
+
+def _shape_alone(value: Tensor) -> Tensor:
+    shape = (2, *value.shape[1:]) if value.ndim and value.shape[0] == 0 else tuple(value.shape)
+    return torch.empty(shape, dtype=value.dtype, device="meta")
+
+
+def _with_values(model: nn.Module) -> nn.Module:
+    """A skeleton that borrows a model's parameters; for a model on the meta device, zeros that take no memory."""
+    twin = skeleton(model)
+    for name, tensor in named_tensors(model).items():
+        if tensor.is_meta:
+            dtype = torch.float32 if tensor.dtype.is_floating_point else tensor.dtype
+            value = torch.zeros((), dtype=dtype).expand(tensor.shape)
+        else:
+            value = tensor.detach() if isinstance(tensor, nn.Parameter) else tensor.detach().clone()
+        place(twin, name, nn.Parameter(value, requires_grad=False) if isinstance(tensor, nn.Parameter) else value)
+    return twin
+
+
+def captured_again(model: nn.Module, plan: Plan) -> Parts:
+    """The parts that a plan was made for, captured on the inputs it recorded."""
+    found = {path: recapture(model.get_submodule(path), recalled(part.inputs)) for path, part in plan.parts}
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    return Parts(found, recalled(plan.inputs), sizes)
+
+
+def widen_parts(parts: Parts, plan: Plan, source: nn.Module, seed: str) -> nn.Module:
+    """The model with its parts grown; all tensors between them are copies."""
+    result = skeleton(source)
+    made: dict[int, Tensor] = {}
+    inside = tuple(f"{path}." for path in parts.captured)
+    for name, tensor in named_tensors(source).items():
+        if name.startswith(inside):
+            continue
+        if id(tensor) not in made:
+            data = tensor.detach().clone()
+            made[id(tensor)] = nn.Parameter(data, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else data
+        place(result, name, made[id(tensor)])
+    for path, part in plan.parts:
+        original = source.get_submodule(path)
+        grown = widen(parts.captured[path], part, original, seed=f"{seed}, {path}", classes=True)
+        owner, _, name = path.rpartition(".")
+        result.get_submodule(owner)._modules[name] = kept_as(grown, original)
+    return result
+
+
+def verify_parts(original: nn.Module, grown: nn.Module, parts: Parts, seed: int) -> Verification:
+    """Each part beside its original in both modes, and the whole model in eval mode.
+
+    Raises
+    ------
+    VerificationError: a part, or the whole, differs by more than the tolerance.
+    """
+    found: Verification | None = None
+    for path, part in parts.captured.items():
+        one = verify(original.get_submodule(path), grown.get_submodule(path), part.inputs, seed)
+        found = one if found is None else _worse(found, one)
+    whole = verify(original, grown, parts.inputs, seed, modes=(False,))
+    if found is None:
+        raise VerificationError("there is no part to verify", where=type(original).__name__, remedy="report the model")
+    return _worse(found, dataclasses.replace(whole, train_error=0.0))
+
+
+def _worse(one: Verification, other: Verification) -> Verification:
+    return dataclasses.replace(
+        one,
+        eval_error=max(one.eval_error, other.eval_error),
+        train_error=max(one.train_error, other.train_error),
+        tolerance=max(one.tolerance, other.tolerance),
+    )

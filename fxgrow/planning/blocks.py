@@ -1,0 +1,345 @@
+"""Blocks that repeat: regions of the graph with one way in and one way out, in runs.
+
+A unit is what one child of a container of modules computes, where that is a region with a single exit. Units
+follow each other where one dominates the next. A run is a stretch of units that keep the layout of what they
+are given; a unit of another layout, of the same kind, may lead it (the first block of a stage).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import networkx as nx
+from torch import Tensor, fx, nn
+
+from fxgrow.capture import Captured
+from fxgrow.planning.identity import Block, Identity, Stuck
+from fxgrow.planning.intervals import Interval, holds_tensor, intervals
+
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
+@dataclass(eq=False)
+class Region:
+    """Nodes of one graph, in order, between a value that enters and a value that leaves."""
+
+    mode: str
+    nodes: list[fx.Node]
+    entry: fx.Node
+    exit: fx.Node
+
+
+@dataclass(eq=False)
+class Unit:
+    """A part of the model that may be one block of a run.
+
+    roots: the modules that only it uses. identity: how a copy becomes an identity, or `reason`: why none does.
+    signature: the structure of its regions without sizes.
+    """
+
+    path: str
+    roots: tuple[str, ...]
+    regions: list[Region] = field(default_factory=list)
+    identity: Identity | None = None
+    reason: str = ""
+    signature: Any = None
+
+    @property
+    def shape(self) -> Any:
+        return self.regions[0].exit.meta["value"].shape
+
+
+@dataclass(eq=False)
+class FoundRun:
+    """Units in order. path: how users address it. period: after how many units the pattern starts again."""
+
+    path: str
+    units: list[Unit]
+    period: int = 1
+
+    @property
+    def clonable(self) -> list[Unit]:
+        return [unit for unit in self.units if unit.identity is not None]
+
+
+@dataclass
+class Found:
+    """All runs, outermost first, and parts that repeat but cannot be made identities: their path and why."""
+
+    runs: list[FoundRun]
+    held: list[tuple[str, str]]
+
+
+class Finder:
+    """Reads the graphs of a captured model once."""
+
+    def __init__(self, captured: Captured) -> None:
+        self.model = captured.model
+        self.graphs = captured.graphs
+        self.members: dict[str, dict[str, list[fx.Node]]] = {}
+        self.order: dict[fx.Node, int] = {}
+        self.intervals: dict[fx.Node, Interval] = {}
+        for mode, graph in self.graphs.items():
+            self._read(mode, graph)
+        self.shared = _shared_tensors(self.model)
+        self.dominated = {mode: Dominance(graph) for mode, graph in self.graphs.items()}
+
+    def _read(self, mode: str, graph: fx.Graph) -> None:
+        for number, node in enumerate(graph.nodes):
+            self.order[node] = number
+            if node.op in ("placeholder", "output", "get_attr"):
+                continue
+            for path in prefixes(home(node)):
+                self.members.setdefault(path, {}).setdefault(mode, []).append(node)
+        self.intervals |= intervals(self.model, graph)
+
+    # -- units -------------------------------------------------------------------------------------------
+
+    def unit(self, path: str, roots: tuple[str, ...], members: Mapping[str, list[fx.Node]]) -> Unit | None:
+        """What some nodes compute, if they are a region in every graph."""
+        unit = Unit(path, roots)
+        if members.keys() != self.graphs.keys():
+            return None
+        for mode, nodes in members.items():
+            region, identity, reason = self._region(mode, nodes, roots)
+            if region is None:
+                return None
+            unit.regions.append(region)
+            unit.reason = unit.reason or reason
+            if identity is not None:
+                unit.identity = identity if unit.identity is None else unit.identity + identity
+        if unit.reason:
+            unit.identity = None
+        unit.signature = tuple(self.signature(region) for region in unit.regions)
+        return unit
+
+    def _region(
+        self, mode: str, nodes: list[fx.Node], roots: tuple[str, ...]
+    ) -> tuple[Region | None, Identity | None, str]:
+        """A region, and how it becomes an identity or why it does not."""
+        inside = set(nodes)
+        exits = [n for n in nodes if isinstance(n.meta["value"], Tensor) and any(u not in inside for u in n.users)]
+        loose = [n for n in nodes if not isinstance(n.meta["value"], Tensor) and holds_tensor(n.meta["value"])]
+        if len(exits) != 1 or any(user not in inside for node in loose for user in node.users):
+            return None, None, ""
+        outside = {source for node in nodes for source in node.all_input_nodes if source not in inside}
+        entries = sorted(
+            (s for s in outside if isinstance(s.meta["value"], Tensor) and s.op != "get_attr"),
+            key=self.order.__getitem__,
+            reverse=True,
+        )
+        if not entries:
+            return None, None, ""
+        alike = [s for s in entries if s.meta["value"].shape == exits[0].meta["value"].shape]
+        reason = ""
+        for entry in alike:
+            try:
+                found = self._block(inside, entry, exits[0], roots).identity()
+            except Stuck as stuck:
+                reason = reason or str(stuck)
+            else:
+                return Region(mode, nodes, entry, exits[0]), found, ""
+        entry = (alike or entries)[0]
+        return Region(mode, nodes, entry, exits[0]), None, reason or "its output has another shape than its input"
+
+    def _block(self, inside: set[fx.Node], entry: fx.Node, leaving: fx.Node, roots: tuple[str, ...]) -> Block:
+        def own(name: str) -> bool:
+            return within_any(name, roots) and all(within_any(alias, roots) for alias in self.shared.get(name, ()))
+
+        return Block(self.model, inside, entry, leaving, own, self.intervals[leaving])
+
+    def signature(self, region: Region) -> Any:
+        """The structure of a region: what is called on what, sizes and other numbers aside."""
+        place = {node: number for number, node in enumerate(region.nodes)}
+        place[region.entry] = -1
+        return tuple(
+            (self._called(node), tuple(place.get(source, -2) for source in node.all_input_nodes))
+            for node in region.nodes
+        )
+
+    def _called(self, node: fx.Node) -> Any:
+        if node.op == "call_module":
+            return type(self.model.get_submodule(str(node.target)))
+        return node.target
+
+    # -- runs --------------------------------------------------------------------------------------------
+
+    def find(self) -> Found:
+        """Every run of blocks, and what repeats without being able to."""
+        units: dict[str, list[Unit]] = {}
+        for path, module in self.model.named_modules():
+            if isinstance(module, _CONTAINERS) and len(module) > 0:
+                found = list(self._children(path, module))
+                if found:
+                    units[path] = found
+        common = Counter(u.signature for several in units.values() for u in several if not self._is_leaf(u))
+        stages = {path for path, several in units.items() if self._repeats_within(several)}
+        runs = [run for path, several in units.items() for run in self._runs(path, several, common, stages)]
+        runs = list(self._merged(runs))
+        return Found(runs, list(self._held(units, runs, common)))
+
+    def _children(self, path: str, module: nn.Module) -> Iterator[Unit]:
+        for name in module._modules:
+            below = f"{path}.{name}" if path else name
+            members = self.members.get(below)
+            if members:
+                unit = self.unit(below, (below,), members)
+                if unit is not None:
+                    yield unit
+
+    def _is_leaf(self, unit: Unit) -> bool:
+        return all(len(region.nodes) < 2 for region in unit.regions)
+
+    def _is_block(self, unit: Unit) -> bool:
+        """A residual block: silent branches make it an identity, not weights that pass its input on."""
+        return unit.identity is not None and bool(unit.identity.zero) and not unit.identity.dirac
+
+    def _repeats_within(self, units: list[Unit]) -> bool:
+        counts = Counter(unit.signature for unit in units if self._is_block(unit))
+        return max(counts.values(), default=0) > 1
+
+    def _runs(self, path: str, units: list[Unit], common: Counter[Any], stages: set[str]) -> Iterator[FoundRun]:
+        stretches = list(self._stretches(units))
+        for stretch in stretches:
+            blocks = [unit for unit in stretch if self._is_block(unit)]
+            blocks = [b for b in blocks if not any(s == b.path or s.startswith(b.path + ".") for s in stages)]
+            if not any(common[block.signature] > 1 for block in blocks):
+                continue
+            for unit in stretch:
+                if unit not in blocks and unit.identity is not None:
+                    unit.identity, unit.reason = None, "it is a chain of blocks itself"
+            alone = len([s for s in stretches if any(map(self._is_block, s))]) == 1
+            entering = {tuple(self.intervals[r.exit] for r in block.regions) for block in blocks}
+            length = period([block.signature for block in blocks]) if len(entering) == 1 else 1
+            yield FoundRun(path if alone else stretch[0].path, stretch, length)
+
+    def _merged(self, runs: list[FoundRun]) -> Iterator[FoundRun]:
+        """Runs of one block each in containers that are siblings are one run of the container around them."""
+        for (above, *_), several in itertools.groupby(runs, self._around):
+            same = list(several)
+            chained = all(self._follows(a.units[0], b.units[0]) for a, b in itertools.pairwise(same))
+            if above and chained and len(same) > 1:
+                yield FoundRun(above, [run.units[0] for run in same])
+            else:
+                yield from same
+
+    def _around(self, run: FoundRun) -> tuple[Any, ...]:
+        """What runs of one block have in common that are one run together."""
+        unit = run.units[0]
+        above = unit.path.rpartition(".")[0].rpartition(".")[0]
+        if len(run.units) > 1 or not isinstance(self.model.get_submodule(above), _CONTAINERS):
+            return "", run.path
+        return above, unit.signature, unit.shape
+
+    def _stretches(self, units: list[Unit]) -> Iterator[list[Unit]]:
+        """Units that follow each other and give the same layout; one of another kind leads none."""
+        stretch: list[Unit] = []
+        for unit in sorted(units, key=lambda u: self.order[u.regions[0].exit]):
+            joins = stretch and unit.shape == stretch[-1].shape and self._follows(stretch[-1], unit)
+            if joins and not (stretch[-1].identity and unit.identity):
+                joins = self._kind(stretch[-1]) is self._kind(unit)
+            if not joins and stretch:
+                yield stretch
+                stretch = []
+            stretch.append(unit)
+        if stretch:
+            yield stretch
+
+    def _kind(self, unit: Unit) -> type:
+        return type(self.model.get_submodule(unit.path))
+
+    def _follows(self, one: Unit, other: Unit) -> bool:
+        return all(
+            self.dominated[a.mode].dominates(a.exit, b.entry) for a, b in zip(one.regions, other.regions, strict=True)
+        )
+
+    def _held(
+        self, units: dict[str, list[Unit]], runs: list[FoundRun], common: Counter[Any]
+    ) -> Iterator[tuple[str, str]]:
+        taken = [unit.path for run in runs for unit in run.units]
+        for several in units.values():
+            alike = Counter(unit.signature for unit in several if not self._is_leaf(unit) and unit.reason)
+            for unit in several:
+                nested = any(unit.path == t or within(unit.path, t) or within(t, unit.path) for t in taken)
+                keeps = all(r.entry.meta["value"].shape == r.exit.meta["value"].shape for r in unit.regions)
+                if alike[unit.signature] > 1 and keeps and not nested:
+                    taken.append(unit.path)
+                    yield unit.path, unit.reason
+
+
+class Dominance:
+    """Which node every way from the inputs to another one passes, numbers aside."""
+
+    def __init__(self, graph: fx.Graph) -> None:
+        source = "inputs"
+        flow: nx.DiGraph = nx.DiGraph()
+        flow.add_node(source)
+        for node in graph.nodes:
+            if node.op == "placeholder" and isinstance(node.meta["value"], Tensor):
+                flow.add_edge(source, node)
+            flow.add_edges_from((up, node) for up in node.all_input_nodes if holds_tensor(up.meta["value"]))
+        flow = nx.DiGraph(flow.subgraph({source, *nx.descendants(flow, source)}))
+        above = nx.immediate_dominators(flow, source)
+        tree: nx.DiGraph = nx.DiGraph((up, node) for node, up in above.items() if up not in (None, node))
+        tree.add_node(source)
+        self.first: dict[Any, int] = {}
+        self.last: dict[Any, int] = {}
+        for _, node, what in nx.dfs_labeled_edges(tree, source):
+            if what == "forward":
+                self.first[node] = len(self.first)
+            elif what == "reverse":
+                self.last[node] = len(self.first)
+
+    def dominates(self, one: fx.Node, other: fx.Node) -> bool:
+        if one is other:
+            return True
+        if one not in self.first or other not in self.first:
+            return False
+        return self.first[one] <= self.first[other] < self.last[one]
+
+
+def period(signatures: list[Any]) -> int:
+    """After how many units a pattern of signatures starts again.
+
+    >>> period(["a", "a", "a"]), period(["w", "s"]), period(["w", "s", "w", "s"]), period(["a", "b", "b"])
+    (1, 2, 2, 1)
+    """
+    for length in range(1, len(signatures) // 2 + 1):
+        if all(a == b for a, b in zip(signatures, signatures[length:], strict=False)):
+            return length
+    return 2 if len(signatures) == 2 and signatures[0] != signatures[1] else 1
+
+
+def home(node: fx.Node) -> str:
+    """The part of the model that a node belongs to: the module it calls, if its caller holds that, or its caller."""
+    caller = str(node.meta.get("module_path", ""))
+    target = str(node.target)
+    return target if node.op == "call_module" and (not caller or within(target, caller)) else caller
+
+
+def prefixes(path: str) -> Iterator[str]:
+    """A path and every path above it, the root aside."""
+    while path:
+        yield path
+        path = path.rpartition(".")[0]
+
+
+def within(path: str, above: str) -> bool:
+    return path == above or path.startswith(above + ".")
+
+
+def within_any(path: str, roots: tuple[str, ...]) -> bool:
+    return any(within(path, root) for root in roots)
+
+
+def _shared_tensors(model: nn.Module) -> dict[str, list[str]]:
+    """Every name of a tensor that has several -> all of them."""
+    names: dict[int, list[str]] = {}
+    for named in (model.named_parameters, model.named_buffers):
+        for name, tensor in named(remove_duplicate=False):
+            names.setdefault(id(tensor), []).append(name)
+    return {name: several for several in names.values() if len(several) > 1 for name in several}

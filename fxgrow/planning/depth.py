@@ -1,0 +1,273 @@
+"""Planning growth in depth: how many blocks each run gains, which blocks they repeat, and what things are called."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from fxgrow.amounts import Amount, Amounts, covers
+from fxgrow.capture import Captured
+from fxgrow.errors import AmountError
+from fxgrow.planning.blocks import Finder, Found, FoundRun, Unit, within, within_any
+from fxgrow.planning.chains import chains
+from fxgrow.planning.deepening import Children, CopiedRegion, Deepening, NewBlock, NewTensor, Run, renamed
+from fxgrow.planning.plan import Held
+from fxgrow.planning.planner import DRAWS
+
+STARTS = ("copy", "random", "stack")
+"""How the inner weights of new blocks start."""
+
+MOST_BLOCKS = 2**16
+
+
+@dataclass(frozen=True)
+class Insertion:
+    """A new block: the unit it repeats and the unit, or the new block, that it follows."""
+
+    run: FoundRun
+    twin: Unit
+    after: Unit
+
+
+def plan_depth(
+    captured: Captured, amounts: Amounts, init: str, roles: Mapping[str, str]
+) -> tuple[Deepening, tuple[Held, ...]]:
+    """What to add to each run of blocks, and what stays as deep as it is.
+
+    Parameters
+    ----------
+    roles: what parameters are for (weight, gain, bias, mean, variance), by name.
+
+    Raises
+    ------
+    AmountError: a key names no run, or a run would become shorter.
+    """
+    finder = Finder(captured)
+    found = chains(finder, finder.find())
+    _check_keys(amounts, found.runs, [path for path, _ in found.held], captured.model)
+    chosen, shown = [], []
+    for run in found.runs:
+        asked = _asked(amounts, run)
+        outer = next((o for o in found.runs if o is not run and any(within(run.path, u.path) for u in o.units)), None)
+        if asked is None or (outer is not None and _asked(amounts, outer) is not None):
+            continue
+        before = len(run.units)
+        after = _length(asked, run, before)
+        insertions = list(insertions_into(run, after - before))
+        chosen.extend(insertions)
+        units = tuple(unit.path for unit in run.units)
+        shown.append(Run(run.path, before, after, units, _how(run, init) if insertions else "it stays as it is"))
+    naming = Naming(finder, chosen, roles)
+    return naming.deepening(init, tuple(shown)), tuple(_held(found))
+
+
+def _held(found: Found) -> Iterator[Held]:
+    """Blocks that stay as many as they are, those with one reason together."""
+    together: dict[str, list[str]] = {}
+    for path, reason in found.held:
+        together.setdefault(reason, []).append(path)
+    for reason, paths in together.items():
+        yield Held(len(paths), tuple(paths), f"its blocks stay as many as they are: {reason}")
+
+
+def insertions_into(run: FoundRun, count: int) -> Iterable[Insertion]:
+    """New blocks spread evenly over a run, whole periods of its pattern at a time, what is left over at its end."""
+    blocks, length = run.clonable, run.period
+    groups = [blocks[k : k + length] for k in range(0, len(blocks) - length + 1, length)]
+    whole, rest = divmod(count, length)
+    for number, group in enumerate(groups):
+        share = (number + 1) * whole // len(groups) - number * whole // len(groups)
+        for _ in range(share):
+            for twin in group:
+                yield Insertion(run, twin, group[-1])
+    tail = groups[-1]
+    for twin in tail[:rest]:
+        yield Insertion(run, twin, tail[-1])
+
+
+def _asked(amounts: Amounts, run: FoundRun) -> Amount | None:
+    found = [match for path in (run.path, *(u.path for u in run.units)) if (match := amounts.match(path))]
+    return found[0][1] if found else None
+
+
+def _length(amount: Amount, run: FoundRun, before: int) -> int:
+    if amount.kind == "exact" and amount.value < before:
+        raise AmountError(
+            f"exactly {amount.value} blocks were asked for, which is fewer than the {before} there are",
+            where=run.path,
+            remedy='pass a factor of at least 1 such as 1.5, or a string such as "+2" (2 more) or "=6" (exactly 6)',
+        )
+    after = amount.apply(before)
+    if after > MOST_BLOCKS:
+        raise AmountError(f"{after:g} blocks were asked for", where=run.path, remedy="ask for less")
+    return max(before, int(after + 0.5))
+
+
+def _check_keys(amounts: Amounts, runs: list[FoundRun], held: list[str], model: nn.Module) -> None:
+    paths = [path for run in runs for path in (run.path, *(unit.path for unit in run.units))]
+    known = list(dict.fromkeys(run.path for run in runs))
+    for key, _ in amounts.by_key:
+        if not key or any(covers(key, path) for path in (*paths, *held)):
+            continue
+        close = difflib.get_close_matches(key, known, n=3) or known[:6]
+        exists = any(covers(key, path) for path, _ in model.named_modules() if path)
+        raise AmountError(
+            "there are no repeated blocks" if exists else "the key matches no module of the model",
+            where=key,
+            remedy=f"runs of blocks are {', '.join(close)}" if close else "no run of blocks was found in this model",
+        )
+
+
+def _how(run: FoundRun, init: str) -> str:
+    if init == "stack":
+        return "copied whole: the function changes"
+    unit = run.clonable[-1]
+    assert unit.identity is not None
+    zero = shortened_names([name.removeprefix(unit.path + ".") for name in unit.identity.zero])
+    dirac = shortened_names([name.removeprefix(unit.path + ".") for name in unit.identity.dirac])
+    said = [f"{zero} zero" if zero else "", f"{dirac} an identity map" if dirac else "", *unit.identity.facts]
+    return "; ".join(filter(None, said))
+
+
+def shortened_names(names: list[str]) -> str:
+    """Names of tensors with those of one module together.
+
+    >>> shortened_names(["bn2.weight", "bn2.bias", "gamma"])
+    'bn2.weight and bias, gamma'
+    """
+    together: dict[str, list[str]] = {}
+    for name in names:
+        owner, _, leaf = name.rpartition(".")
+        together.setdefault(owner, []).append(leaf)
+    return ", ".join(
+        f"{owner}.{' and '.join(leafs)}" if owner else ", ".join(leafs) for owner, leafs in together.items()
+    )
+
+
+class Naming:
+    """Names after growth: new modules stand next to their twins; numbered children are numbered anew."""
+
+    def __init__(self, finder: Finder, insertions: list[Insertion], roles: Mapping[str, str]) -> None:
+        self.model = finder.model
+        self.shared = finder.shared
+        self.insertions = insertions
+        self.roles = roles
+        self.order: dict[str, list[tuple[str, int]]] = {}  # container -> (old name, number of its copy; 0: itself)
+        self.places: list[list[tuple[str, tuple[str, int]]]] = []  # per insertion: container, slot of each root
+        self._arrange()
+        self.names: dict[str, dict[tuple[str, int], str]] = {
+            path: self._named(path, slots) for path, slots in self.order.items()
+        }
+        self.moves = {
+            path: {old: new for (old, copy), new in names.items() if not copy} for path, names in self.names.items()
+        }
+
+    def _arrange(self) -> None:
+        last: dict[int, dict[str, tuple[str, int]]] = {}  # after-unit -> container -> slot that was put there last
+        copies: dict[str, int] = {}
+        for insertion in self.insertions:
+            places = []
+            ends = last.setdefault(id(insertion.after), {})
+            for root in insertion.after.roots:
+                container, _, name = root.rpartition(".")
+                self.order.setdefault(container, [(n, 0) for n in self.model.get_submodule(container)._modules])
+                ends.setdefault(container, (name, 0))
+                if self._index(container, (name, 0)) > self._index(container, ends[container]):
+                    ends[container] = (name, 0)
+            for root in insertion.twin.roots:
+                container, _, name = root.rpartition(".")
+                copies[root] = copies.get(root, 0) + 1
+                slot = (name, copies[root])
+                self.order[container].insert(self._index(container, ends[container]) + 1, slot)
+                ends[container] = slot
+                places.append((container, slot))
+            self.places.append(places)
+
+    def _index(self, container: str, slot: tuple[str, int]) -> int:
+        return self.order[container].index(slot)
+
+    def _named(self, path: str, slots: list[tuple[str, int]]) -> dict[tuple[str, int], str]:
+        """Names of the children: numbered ones counted anew, others kept and new ones named after their twin."""
+        old = [name for name, copy in slots if not copy]
+        numbered = [re.fullmatch(r"(\D*)(\d+)", name) for name in old]
+        matches = [match for match in numbered if match]
+        alike = len(matches) == len(old) and len({match[1] for match in matches}) == 1
+        start = int(matches[0][2]) if matches else 0
+        counted = [int(match[2]) for match in matches] == list(range(start, start + len(old)))
+        held = isinstance(self.model.get_submodule(path), (nn.Sequential, nn.ModuleList, nn.ModuleDict))
+        if held and alike and counted:
+            return {slot: f"{matches[0][1]}{start + k}" for k, slot in enumerate(slots)}
+        taken, names = set(old), {}
+        for name, copy in slots:
+            new, further = name, 0
+            while copy and new in taken:
+                further += 1
+                new = f"{name}_{further}"
+            taken.add(new)
+            names[name, copy] = new
+        return names
+
+    def after(self, path: str) -> str:
+        """What something that was there is called after growth."""
+        return renamed(path, self.moves)
+
+    def deepening(self, init: str, runs: tuple[Run, ...]) -> Deepening:
+        """The plan of it all."""
+        named = (
+            *self.model.named_parameters(remove_duplicate=False),
+            *self.model.named_buffers(remove_duplicate=False),
+        )
+        pairs = ((self.after(name), name) for name, _ in named)
+        blocks: list[NewBlock] = []
+        born: list[NewTensor] = []
+        for insertion, places in zip(self.insertions, self.places, strict=True):
+            modules = tuple(
+                (self._path(container, slot), root)
+                for (container, slot), root in zip(places, insertion.twin.roots, strict=True)
+            )
+            regions = tuple(
+                CopiedRegion(own.mode, tuple(n.name for n in own.nodes), own.entry.name, own.exit.name, end.exit.name)
+                for own, end in zip(insertion.twin.regions, insertion.after.regions, strict=True)
+            )
+            blocks.append(NewBlock(insertion.run.path, modules, regions))
+            born.extend(self._born(len(blocks) - 1, modules, insertion.twin, init))
+        children = tuple(
+            Children(path, tuple((self.names[path][slot], "" if slot[1] else slot[0]) for slot in slots))
+            for path, slots in self.order.items()
+        )
+        moved = tuple((new, old) for new, old in pairs if new != old)
+        return Deepening(init, runs, tuple(blocks), children, moved, tuple(born))
+
+    def _path(self, container: str, slot: tuple[str, int]) -> str:
+        above, name = self.after(container) if container else "", self.names[container][slot]
+        return f"{above}.{name}" if above else name
+
+    def _born(self, block: int, modules: tuple[tuple[str, str], ...], twin: Unit, init: str) -> Iterator[NewTensor]:
+        assert twin.identity is not None
+        starts: dict[str, str] = {}
+        if init != "stack":
+            starts |= dict.fromkeys(twin.identity.zero, "zero") | dict.fromkeys(twin.identity.dirac, "dirac")
+        for new, old in modules:
+            part = self.model.get_submodule(old)
+            named = (*part.named_parameters(remove_duplicate=False), *part.named_buffers(remove_duplicate=False))
+            for below, tensor in named:
+                name = f"{old}.{below}"
+                aliases = self.shared.get(name, [name])
+                foreign = next((alias for alias in aliases if not within_any(alias, twin.roots)), None)
+                start = next((starts[alias] for alias in aliases if alias in starts), "copy")
+                if init == "random" and start == "copy":
+                    start = self._drawn(name, tensor)
+                yield NewTensor(f"{new}.{below}", block, foreign or name, "shared" if foreign else start)
+
+    def _drawn(self, name: str, tensor: Tensor) -> str:
+        """How a tensor that need not be copied is drawn: by its role; statistics start afresh."""
+        role = self.roles.get(name)
+        if role is not None:
+            return {**DRAWS, "variance": "ones"}[role]
+        if name.endswith("num_batches_tracked"):
+            return "zeros"
+        return "alike" if isinstance(tensor, nn.Parameter) else "copy"

@@ -1,0 +1,168 @@
+"""Parameterizations: how old weights are rescaled at growth and how large new ones are, layer by layer.
+
+| | input | hidden | output |
+| --- | --- | --- | --- |
+| which of its axes grow | those it makes | both | those it reads |
+| old weights x, variance transfer | 1 | sqrt(C/C') | C/C' |
+| new weights, of the old ones' size | 1 | sqrt(C/C') | C/C' |
+
+from C to C' units read. The function stays: a batch norm after the layer takes its part of the factor into its
+statistics and its eps, elsewhere the layer's input is multiplied by the inverse factor (docs/explanation/
+variance-transfer.md derives the table).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from torch import fx, nn
+
+from fxgrow.axes.infer import Analysis
+from fxgrow.axes.layout import leaves
+from fxgrow.planning.plan import AttributeEdit, Axis, NodeEdit, Plan, Rescaling, TensorGrowth
+from fxgrow.planning.sizing import size_after
+from fxgrow.rules.contraction import Contraction
+from fxgrow.rules.normalisation import BatchNorm
+from fxgrow.rules.op import Op, Tensor
+
+if TYPE_CHECKING:
+    from fxgrow.axes.layout import Leaf
+
+PARAMETERIZATIONS = ("standard", "mup", "variance-transfer")
+
+
+def parameterized(plan: Plan, analysis: Analysis, growth: Mapping[Leaf, int], parameterization: str) -> Plan:
+    """The plan under a parameterization: sizes of new weights and, for variance transfer, rescaled old ones."""
+    if parameterization == "standard":
+        return plan
+    changes = Changes({tensor.name: tensor for tensor in plan.tensors}, {op.node: op for op in analysis.ops})
+    uses = _uses(analysis)
+    for name, ops in uses.items():
+        weight = analysis.parameters[name]
+        found = _layer(name, weight, ops, growth)
+        if found is None:
+            continue
+        changes.spread(name, found.target)
+        if parameterization == "variance-transfer" and found.target != 1.0:
+            changes.rescaled.append(_rescale(changes, analysis, name, ops, uses, found))
+    return replace(
+        plan,
+        tensors=tuple(changes.tensors.values()),
+        nodes=(*plan.nodes, *changes.nodes),
+        attributes=(*plan.attributes, *changes.attributes),
+        parameterization=parameterization,
+        rescalings=tuple(changes.rescaled),
+    )
+
+
+class Changes:
+    """What a parameterization changes about a plan, as it is collected."""
+
+    def __init__(self, tensors: dict[str, TensorGrowth], op_of: Mapping[fx.Node, Op]) -> None:
+        self.tensors = tensors
+        self.op_of = op_of
+        self.nodes: list[NodeEdit] = []
+        self.attributes: list[AttributeEdit] = []
+        self.rescaled: list[Rescaling] = []
+
+    def spread(self, name: str, spread: float) -> None:
+        """Draw a weight's new entries `spread` times as large as its old ones are before growth."""
+        if name in self.tensors:
+            self.tensors[name] = replace(self.tensors[name], spread=spread)
+
+    def scale(self, tensor: Tensor | None, factor: float) -> None:
+        """Multiply the old entries of a tensor."""
+        if tensor is None or tensor.parameter is None:
+            return
+        axes = tuple(Axis("keep", axis.size, axis.size) for axis in tensor.axes)
+        growth = self.tensors.get(tensor.parameter) or TensorGrowth(tensor.parameter, axes, "zeros")
+        self.tensors[tensor.parameter] = replace(growth, scale=growth.scale * factor)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A weight's place in the table."""
+
+    kind: str
+    target: float
+
+
+def _uses(analysis: Analysis) -> dict[str, list[Op]]:
+    """Every op that each parameter goes into, as an operand or as the module's own."""
+    uses: dict[str, list[Op]] = {}
+    for op in analysis.ops:
+        for tensor in dict.fromkeys([*op.operands(), *op.module_parameters()]):
+            if tensor.parameter is not None:
+                uses.setdefault(tensor.parameter, []).append(op)
+    return uses
+
+
+def _layer(name: str, weight: Tensor, ops: Iterable[Op], growth: Mapping[Leaf, int]) -> Layer | None:
+    """What kind of layer a weight makes; None where it is no weight of a contraction, or nothing of it grows."""
+    op = next((op for op in ops if any(t is weight and role == "weight" for t, role in op.roles)), None)
+    if op is None:
+        return None
+    sizes = dict(growth)
+    reading = {axis for parameter, axis in op.law.reads(op) if parameter == name}
+    into = math.prod(size_after(weight.axes[k], sizes) / weight.axes[k].size for k in reading)
+    made = [axis for k, axis in enumerate(weight.axes) if k not in reading]
+    if all(size_after(axis, sizes) == axis.size for axis in weight.axes):
+        return None
+    if into == 1:
+        return Layer("input", 1.0)
+    if all(leaf.fixed for axis in made for leaf in leaves(axis)):
+        return Layer("output", 1 / into)
+    return Layer("hidden", math.sqrt(1 / into))
+
+
+def _rescale(
+    changes: Changes, analysis: Analysis, name: str, ops: list[Op], uses: Mapping[str, list[Op]], layer: Layer
+) -> Rescaling:
+    """Rescale a weight's old entries and make up for it, or say why not."""
+    weight, factor = analysis.parameters[name], layer.target
+    stranger = next((op for op in ops if not _is_plain_layer(op, weight)), None)
+    if stranger is not None:
+        return Rescaling(name, layer.kind, 1.0, "", f"it goes into {stranger.name} (at {stranger.place})")
+    absorbing = [_batch_norm_after(op, changes.op_of, len(analysis.graphs), uses) for op in ops]
+    graphs = {id(op.node.graph) for op in ops}
+    changes.scale(weight, factor)
+    if all(norm is not None for norm in absorbing) and len(graphs) == len(ops):
+        norm = absorbing[0]
+        assert norm is not None
+        for tensor in (ops[0].data["bias"], norm.parameter("running_mean")):
+            changes.scale(tensor, factor)
+        changes.scale(norm.parameter("running_var"), factor**2)
+        path = str(norm.node.target)
+        changes.attributes.append(AttributeEdit(path, "eps", norm.module.eps * factor**2))
+        return Rescaling(name, layer.kind, factor, f"batch norm {path}", "")
+    changes.spread(name, factor * layer.target)
+    modes = {id(graph): mode for mode, graph in analysis.graphs.items()}
+    for op in ops:
+        changes.nodes.append(NodeEdit(modes[id(op.node.graph)], op.node.name, "multiply", value=1 / factor))
+    return Rescaling(name, layer.kind, factor, "multiplier", "")
+
+
+def _is_plain_layer(op: Op, weight: Tensor) -> bool:
+    """Whether an op is one of torch's linear or convolution layers with this as its weight: linear in it."""
+    if not isinstance(op.law, Contraction) or len(op.data["operands"]) != 2 or op.data["operands"][1] is not weight:
+        return False
+    kind = type(op.module)
+    methods = [getattr(kind, method, None) for method in ("forward", "_conv_forward")]
+    plain = op.module is None or all(m is None or m.__module__.startswith("torch.nn.modules.") for m in methods)
+    return plain and len(op.node.args) > 0
+
+
+def _batch_norm_after(op: Op, op_of: Mapping[fx.Node, Op], graphs: int, uses: Mapping[str, list[Op]]) -> Op | None:
+    """The batch norm that alone reads an op's output, if it can take a factor into its statistics."""
+    users = list(op.node.users)
+    found = op_of.get(users[0]) if len(users) == 1 else None
+    if found is None or not isinstance(found.law, BatchNorm) or not isinstance(found.module, nn.Module):
+        return None
+    own = [found.parameter(name) for name in ("running_mean", "running_var", "weight", "bias")]
+    shared = [t for t in (*own, op.data["bias"]) if t is not None and t.parameter is not None]
+    once = all(len(uses.get(str(t.parameter), ())) <= graphs for t in shared)
+    channels = op.output is not None and found.tensor() is op.output
+    return found if once and channels and hasattr(found.module, "eps") else None

@@ -1,0 +1,1 @@
+"""Training through growth: parameter groups, learning rates by age, optimizer state, vitality."""

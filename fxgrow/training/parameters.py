@@ -1,0 +1,85 @@
+"""Which parameters an optimizer and a model share, and what they are called."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from fxgrow.errors import TrainingError
+from fxgrow.history import history_of
+
+_NAMES: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+_WRAPPERS: tuple[tuple[type[nn.Module], str], ...] = (
+    (torch._dynamo.eval_frame.OptimizedModule, "_orig_mod"),
+    (nn.parallel.DistributedDataParallel, "module"),
+    (nn.DataParallel, "module"),
+)
+
+
+def remember_names(model: nn.Module) -> None:
+    """Keep what a model's parameters are called while these live, and after how many growths."""
+    stage = stage_of(model)
+    for name, parameter in model.named_parameters():
+        _NAMES[parameter] = name, stage
+
+
+def stage_of(model: nn.Module) -> int:
+    """How many growths a model went through."""
+    history = history_of(model)
+    return history.stage if history is not None else 0
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside torch.compile and data-parallel wrappers."""
+    for kind, attribute in _WRAPPERS:
+        if isinstance(model, kind):
+            return unwrapped(getattr(model, attribute))
+    return model
+
+
+def innermost(optimizer: Optimizer) -> Optimizer:
+    """The optimizer that holds state and takes hooks: the one that a wrapper such as timm's Lookahead wraps."""
+    base = getattr(optimizer, "_base_optimizer", None)
+    return innermost(base) if isinstance(base, Optimizer) else optimizer
+
+
+def parameters_of(optimizer: Optimizer) -> Iterator[Tensor]:
+    """Every parameter of an optimizer, group by group."""
+    for group in optimizer.param_groups:
+        yield from group["params"]
+
+
+def names_of(optimizer: Optimizer, model: nn.Module | None) -> tuple[dict[Tensor, str], int | None]:
+    """The name of each parameter of an optimizer, and after how many growths they are; None where not known.
+
+    They are known from `model` if it is given, from the optimizer where it was made from named parameters, or
+    because the parameters' model was grown or went through `fxgrow.param_groups`.
+
+    Raises
+    ------
+    TrainingError: a parameter has no known name, or is not one of the model's.
+    """
+    given: Mapping[int, str] = {} if model is None else {id(p): n for n, p in unwrapped(model).named_parameters()}
+    found: dict[Tensor, str] = {}
+    stages = set() if model is None else {stage_of(unwrapped(model))}
+    for number, group in enumerate(optimizer.param_groups):
+        listed = group.get("param_names", [None] * len(group["params"]))
+        for place, (parameter, name) in enumerate(zip(group["params"], listed, strict=True)):
+            remembered, stage = _NAMES.get(parameter, (None, None))
+            known = given.get(id(parameter)) if model is not None else name or remembered
+            if known is None:
+                raise TrainingError(
+                    f"parameter {place} of group {number} of the optimizer, of shape {list(parameter.shape)}, "
+                    + ("is not one of the model's" if model is not None else "has no known name"),
+                    where=type(optimizer).__name__,
+                    remedy="pass model=, the model whose parameters the optimizer holds",
+                )
+            found[parameter] = known
+            if model is None and stage is not None:
+                stages.add(stage)
+    return found, stages.pop() if len(stages) == 1 else None

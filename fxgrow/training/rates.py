@@ -1,0 +1,337 @@
+"""Learning rates by age: each tensor's younger entries learn at a multiple of the optimizer's rate.
+
+Hooks around an optimizer's step scale what the step added to the younger entries; nothing else is assumed of
+the optimizer, and the oldest entries are never touched.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from fxgrow.errors import TrainingError
+from fxgrow.history import births, history_of
+from fxgrow.planning.plan import TensorGrowth
+from fxgrow.training.parameters import innermost, parameters_of, unwrapped
+from fxgrow.training.rules import RULES, Norms, Rule
+from fxgrow.training.tracking import Tracked
+from fxgrow.transforms.tensors import relative_deviation
+
+KEY = "fxgrow_rates"
+
+
+def adapt_rates(
+    optimizer: Optimizer,
+    grown: nn.Module,
+    rule: str | Rule = "norm",
+    *,
+    floor: str | None = "init",
+    every: int = 8,
+) -> AdaptedRates:
+    """Give each generation of weights its own learning rate, on any optimizer.
+
+    Parameters
+    ----------
+    optimizer: of torch.optim, timm.optim or their kind. It keeps its own rates, which schedulers go on to set.
+        Rates attached to it before are replaced.
+    grown: the model whose parameters it holds; torch.compile and data-parallel wrappers are seen through.
+    rule: "norm" (η_k = η_0 ‖W_k‖/‖W_0‖ within each tensor, the paper's), "gradient" (an update is the same part
+        of the weights at every stage), "none", or a function from `fxgrow.training.rules.Norms` to rates.
+    floor: "init": a block counts at least with the norm it would have if drawn at the scale of the oldest
+        entries, so that blocks that start at zero are not frozen. None: the bare formula.
+    every: how many steps the same rates serve; 1 is the paper's. Norms change slowly, and taking them is about
+        half of what adapted rates cost.
+
+    Raises
+    ------
+    TrainingError: the optimizer holds none of the model's parameters, or an argument means nothing.
+    FxgrowError: the model was not grown by fxgrow.
+
+    Source: Yuan, Savarese, Maire, "Accelerated Training via Incrementally Growing Neural Networks using
+    Variance Transfer and Learning Rate Adaptation", NeurIPS 2023.
+
+    >>> import torch, fxgrow
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> grown = fxgrow.grow(model, width=2, example_inputs=torch.randn(1, 4))
+    >>> optimizer = torch.optim.SGD(grown.parameters(), lr=0.1)
+    >>> rates = fxgrow.adapt_rates(optimizer, grown)
+    >>> [name for name in rates.current()]
+    ['0.weight', '0.bias', '2.weight']
+    >>> rates.remove()
+    """
+    if isinstance(rule, str) and rule not in RULES:
+        raise TrainingError(f"rule={rule!r} is not a rule", remedy=f"use one of {', '.join(RULES)}, or a function")
+    if floor not in ("init", None):
+        raise TrainingError(f"floor={floor!r} is not a floor", remedy="use 'init' or None")
+    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+        raise TrainingError(f"every={every!r} is not a number of steps", remedy="use 1 or more")
+    rates = AdaptedRates(optimizer, grown, rule, floor, every)
+    before = attached_to(optimizer)
+    if before is not None:
+        before.remove()
+    rates.attach()
+    return rates
+
+
+def attached_to(optimizer: Optimizer) -> AdaptedRates | None:
+    """The rates attached to an optimizer, if there are any."""
+    owners = (getattr(hook, "__self__", None) for hook in innermost(optimizer)._optimizer_step_pre_hooks.values())
+    return next((owner for owner in owners if isinstance(owner, AdaptedRates)), None)
+
+
+class AdaptedRates:
+    """Rates by age, as `adapt_rates` attaches them to an optimizer. Prints as a table.
+
+    They are saved with the optimizer: `optimizer.state_dict()` has them under "fxgrow_rates".
+    """
+
+    def __init__(self, optimizer: Optimizer, grown: nn.Module, rule: str | Rule, floor: str | None, every: int) -> None:
+        self.rule = rule if isinstance(rule, str) else getattr(rule, "__name__", type(rule).__name__)
+        self.floor = floor
+        self.every = every
+        self._decide: Rule = RULES[rule] if isinstance(rule, str) else rule
+        self._needs_updates = bool(getattr(self._decide, "needs_updates", False))
+        self._optimizer = weakref.ref(innermost(optimizer))
+        self._handles: list[Any] = []
+        self._before: list[Tensor] | None = None
+        self.follow(grown)
+
+    def follow(self, grown: nn.Module) -> None:
+        """Take up a model that has grown, once the optimizer holds its parameters.
+
+        Raises
+        ------
+        TrainingError: the optimizer holds none of them.
+        """
+        self._steps = 0
+        plain = unwrapped(grown)
+        born = births(plain)
+        optimizer = self._held()
+        held = {id(parameter) for parameter in parameters_of(optimizer)}
+        parameters = {name: p for name, p in plain.named_parameters() if id(p) in held}
+        if not parameters:
+            raise TrainingError(
+                "the optimizer holds none of the model's parameters",
+                where=type(optimizer).__name__,
+                remedy="make the optimizer from the grown model's parameters, or call fxgrow.replace_parameters",
+            )
+        several = {name: p for name, p in parameters.items() if len(born[name].counts()) > 1}
+        self._tracked = [Tracked(name, p, born[name]) for name, p in several.items()]
+        self._names = tuple(t.name for t in self._tracked for _ in t.younger)
+        self._stages = tuple(stage for t in self._tracked for stage in t.younger)
+        history = history_of(plain)
+        assert history is not None
+        growths = history.growths()
+        least = [
+            _least(growths[stage - 1].get(t.name), t, stage) if self.floor else 0.0
+            for t in self._tracked
+            for stage in t.younger
+        ]
+        home = self._tracked[0].parameter.device if self._tracked else torch.device("cpu")
+        self._exact = torch.float32 if home.type == "mps" else torch.float64
+        self._least = torch.tensor(least, dtype=self._exact, device=home)
+        self._rates = torch.ones_like(self._least)
+        if not self._needs_updates:
+            with torch.no_grad():
+                self._refresh()
+                self._rates = self._decided([n for t in self._tracked for n in t.norms()])
+
+    def _held(self) -> Optimizer:
+        optimizer = self._optimizer()
+        assert optimizer is not None, "the optimizer is gone"
+        return optimizer
+
+    # -- reading -----------------------------------------------------------------------------------------
+
+    def current(self) -> dict[str, dict[int, float]]:
+        """The rates in force, as multiples of the optimizer's: parameter -> stage -> rate. Oldest entries have 1."""
+        result: dict[str, dict[int, float]] = {}
+        for name, stage, rate in zip(self._names, self._stages, self._rates.tolist(), strict=True):
+            result.setdefault(name, {})[stage] = rate
+        return result
+
+    def by_stage(self) -> dict[int, float]:
+        """The mean multiple of each stage, tensors weighted by their entries of that stage."""
+        counts = [tracked.counts[stage] for tracked in self._tracked for stage in tracked.younger]
+        weighted: dict[int, float] = {}
+        total: dict[int, int] = {}
+        for stage, count, rate in zip(self._stages, counts, self._rates.tolist(), strict=True):
+            weighted[stage] = weighted.get(stage, 0.0) + count * rate
+            total[stage] = total.get(stage, 0) + count
+        return {stage: weighted[stage] / total[stage] for stage in sorted(total)}
+
+    def learning_rates(self) -> dict[str, dict[int, float]]:
+        """The learning rates in force: parameter -> stage -> its group's rate times the multiple."""
+        own = {id(p): float(group["lr"]) for group in self._held().param_groups for p in group["params"]}
+        current = self.current()
+        return {
+            tracked.name: {
+                stage: own[id(tracked.parameter)] * current[tracked.name].get(stage, 1.0) for stage in tracked.stages
+            }
+            for tracked in self._tracked
+        }
+
+    def __str__(self) -> str:
+        console = Console(width=140, no_color=True, highlight=False)
+        with console.capture() as capture:
+            console.print(self.__rich__())
+        return capture.get().rstrip()
+
+    def __rich__(self) -> Table:
+        title = f"learning rates by age, as multiples (rule={self.rule}, floor={self.floor})"
+        table = Table(title=title, title_justify="left")
+        stages = sorted(set(self._stages))
+        table.add_column("parameter")
+        for stage in stages:
+            table.add_column(f"stage {stage}", justify="right")
+        for name, rates in self.current().items():
+            table.add_row(name, *(f"{rates[stage]:.3f}" if stage in rates else "" for stage in stages))
+        table.add_section()
+        means = self.by_stage()
+        table.add_row("mean", *(f"{means[stage]:.3f}" for stage in stages))
+        return table
+
+    # -- attaching, saving -------------------------------------------------------------------------------
+
+    def attach(self) -> None:
+        """Put the hooks on the optimizer."""
+        optimizer = self._held()
+        self._handles = [
+            optimizer.register_step_pre_hook(self._step_begins),
+            optimizer.register_step_post_hook(self._step_ends),
+            optimizer.register_state_dict_post_hook(self._on_save),
+            optimizer.register_load_state_dict_pre_hook(self._on_load),
+        ]
+
+    def remove(self) -> None:
+        """Take the hooks off: from now on all entries learn at the optimizer's rate."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._tracked = [Tracked(t.name, t.parameter, t.birth) for t in self._tracked]  # lets go of copies
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it takes to go on bit for bit: the steps taken and the rates in force."""
+        return {
+            "steps": self._steps,
+            "names": list(self._names),
+            "stages": list(self._stages),
+            "rates": self._rates.clone(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from where a state was saved.
+
+        Raises
+        ------
+        TrainingError: it was saved for a model that had grown otherwise.
+        """
+        if (tuple(state["names"]), tuple(state["stages"])) != (self._names, self._stages):
+            raise TrainingError(
+                "the state was saved for a model that had grown otherwise",
+                where=KEY,
+                remedy="load it into an optimizer of a model that went through the same growths",
+            )
+        self._steps = int(state["steps"])
+        self._rates = state["rates"].to(self._least, copy=True)
+
+    def _on_save(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
+        state_dict[KEY] = self.state_dict()
+
+    def _on_load(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
+        if KEY in state_dict:
+            self.load_state_dict(state_dict[KEY])
+
+    # -- one step ----------------------------------------------------------------------------------------
+
+    def _refresh(self) -> None:
+        for tracked in self._tracked:
+            tracked.refresh()
+
+    @torch.no_grad()
+    def _step_begins(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._refresh()
+        due = self._steps % self.every == 0
+        closure = len(args) > 1 or bool(kwargs)  # gradients may only come to be within the step
+        self._moving = [closure or tracked.parameter.grad is not None for tracked in self._tracked]
+        norms: list[Tensor] = []
+        for tracked, moving in zip(self._tracked, self._moving, strict=True):
+            kept: tuple[int, ...] = ()
+            if moving:
+                kept = tracked.stages if self._needs_updates and due else tracked.younger
+            if due:
+                norms.extend(tracked.norms(kept))
+            else:
+                tracked.keep(kept)
+        self._before = norms if due else None
+        if due and not self._needs_updates:
+            self._rates = self._decided(norms)
+
+    @torch.no_grad()
+    def _step_ends(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._before is not None and self._needs_updates:
+            changes = [
+                change
+                for tracked, moving in zip(self._tracked, self._moving, strict=True)
+                for change in (tracked.change_norms() if moving else [self._least.new_zeros(())] * len(tracked.stages))
+            ]
+            self._rates = self._decided(self._before, changes)
+        self._before = None
+        converted: dict[tuple[torch.device, torch.dtype], tuple[Tensor, ...]] = {}
+        start = 0
+        for tracked, moving in zip(self._tracked, self._moving, strict=True):
+            key = tracked.parameter.device, tracked.parameter.dtype
+            if key not in converted:
+                converted[key] = self._rates.to(*key).unbind()
+            stop = start + len(tracked.younger)
+            if moving:
+                tracked.scale_changes(converted[key][start:stop])
+            start = stop
+        self._steps += 1
+
+    def _decided(self, norms: Iterable[Tensor], updates: Iterable[Tensor] | None = None) -> Tensor:
+        if not self._tracked:
+            return self._rates
+        weight, oldest = self._split(norms)
+        update, oldest_update = self._split(updates) if updates is not None else (None, None)
+        found = self._decide(Norms(self._names, self._stages, weight, oldest, self._least, update, oldest_update))
+        if not isinstance(found, Tensor) or found.shape != self._rates.shape:
+            raise TrainingError(
+                f"the rule gave {_shape(found)} for {len(self._names)} blocks",
+                where=self.rule,
+                remedy="return a tensor with one rate for each block",
+            )
+        return found.detach().to(self._least)
+
+    def _split(self, norms: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+        """Norms of all stages of all tensors, as those of younger blocks and those of their oldest entries."""
+        stacked = torch.stack([n.to(self._least) for n in norms])
+        younger: list[int] = []
+        oldest: list[int] = []
+        first = 0
+        for tracked in self._tracked:
+            count = len(tracked.younger)
+            younger.extend(range(first + 1, first + 1 + count))
+            oldest.extend([first] * count)
+            first += 1 + count
+        return stacked[younger], stacked[oldest]
+
+
+def _shape(found: Any) -> str:
+    return f"a tensor of shape {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+
+
+def _least(growth: TensorGrowth | None, tracked: Tracked, stage: int) -> float:
+    """The floor as a rate: the norm of a block drawn at the scale of the oldest entries, over theirs."""
+    spread = 1.0
+    if growth is not None and growth.draw == "normal":
+        spread = relative_deviation(growth) / growth.scale
+    return spread * math.sqrt(tracked.counts[stage] / tracked.counts[tracked.stages[0]])

@@ -1,0 +1,72 @@
+"""Rules for learning rates by age: from norms of weights and updates to a rate for each block."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+CEILING = 10.0
+"""With a floor, no rate is more than this many times the floor, so that old entries near zero make none explode."""
+
+
+@dataclass(frozen=True)
+class Norms:
+    """What a rule decides by; a block is what one tensor has of one stage after its oldest.
+
+    names, stages: the tensor and the stage of each block.
+    weight: norms of the blocks, `[blocks]`. oldest: norms of the oldest entries of the same tensors, `[blocks]`.
+    least: the floor as a rate, 0 where there is none, `[blocks]`.
+    update, oldest_update: norms of what the step did to both; None unless the rule has `needs_updates = True`.
+    """
+
+    names: tuple[str, ...]
+    stages: tuple[int, ...]
+    weight: Tensor
+    oldest: Tensor
+    least: Tensor
+    update: Tensor | None = None
+    oldest_update: Tensor | None = None
+
+
+Rule = Callable[[Norms], Tensor]
+
+
+def by_norm(norms: Norms) -> Tensor:
+    """‖W_k‖/‖W_0‖, and with a floor at least what a block drawn at the scale of the oldest entries would have.
+
+    Where the oldest entries are all zero, the floor decides; without one, the optimizer's own rate.
+
+    >>> by_norm(Norms(("w",), (1,), torch.tensor([2.0]), torch.tensor([4.0]), torch.tensor([0.0])))
+    tensor([0.5000])
+    """
+    floored = norms.least > 0
+    undefined = torch.where(floored, norms.least, torch.ones_like(norms.least))
+    ratio = torch.where(norms.oldest > 0, norms.weight / norms.oldest, undefined)
+    most = torch.where(floored, CEILING * norms.least, torch.full_like(norms.least, math.inf))
+    return ratio.clamp(norms.least, most)
+
+
+def by_update(norms: Norms) -> Tensor:
+    """The rate that makes an update the same part of its block, floors included, as it is of the oldest entries.
+
+    Where the step left a block or the oldest entries alone there is nothing to compare: the optimizer's own rate.
+    """
+    assert norms.update is not None and norms.oldest_update is not None
+    wanted = norms.oldest_update * by_norm(norms)
+    comparable = (norms.update > 0) & (norms.oldest_update > 0)
+    return torch.where(comparable, wanted / norms.update, torch.ones_like(wanted))
+
+
+by_update.needs_updates = True  # type: ignore[attr-defined]
+
+
+def unadapted(norms: Norms) -> Tensor:
+    """The optimizer's own rate for all."""
+    return torch.ones_like(norms.weight)
+
+
+RULES: Mapping[str, Rule] = {"norm": by_norm, "gradient": by_update, "none": unadapted}

@@ -1,0 +1,336 @@
+"""Optimizer state through growth: old entries exactly, new ones as a fresh parameter would have them.
+
+What each entry of a state is (a statistic of squared gradients, a momentum, values of the parameter, a
+counter) is found out by trying the optimizer on a small tensor, so that no optimizer has a special case.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from fxgrow.errors import FxgrowError, TrainingError
+from fxgrow.history import History, history_of
+from fxgrow.planning.plan import Axis, TensorGrowth
+from fxgrow.training.groups import parameterization_of, rate_scales
+from fxgrow.training.parameters import innermost, names_of, remember_names, unwrapped
+from fxgrow.training.rates import attached_to
+from fxgrow.training.trial import Entry, entries_of
+from fxgrow.transforms.tensors import grow_tensor
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What became of an optimizer's state.
+
+    carried: parameters whose state went through the index maps, or needed none.
+    fresh: parameters that start anew, and why.
+    """
+
+    carried: tuple[str, ...] = ()
+    fresh: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        lines = [f"state of {len(self.carried)} parameters carried over, of {len(self.fresh)} fresh"]
+        return "\n".join(lines + [f"{name}: {reason}" for name, reason in self.fresh.items()])
+
+
+def transfer_state(
+    old_optimizer: Optimizer, new_optimizer: Optimizer, grown: nn.Module, *, model: nn.Module | None = None
+) -> Transfer:
+    """Carry an optimizer's state through growth into the optimizer of the grown model.
+
+    Old entries are carried bit for bit, also where growth rescaled the weights themselves, and step counters as
+    they are. New entries start as those of a fresh parameter, but for statistics of squared gradients: these
+    get the mean of the old entries of the same row and column, so that the first updates are not too large.
+    Parameters that growth made anew start without state. Learning rates and other options stay those of
+    `new_optimizer`. Several growths in between are no different from one.
+
+    Parameters
+    ----------
+    old_optimizer: holds the parameters from before the growth.
+    new_optimizer: of the same kind, made from `grown`; its state is replaced.
+    model: the model that `old_optimizer` holds, for the rare case that its parameters' names are not known.
+
+    Raises
+    ------
+    TrainingError: the optimizers are of different kinds, or do not hold the parameters they should.
+    FxgrowError: the model was not grown by fxgrow.
+
+    >>> import torch, fxgrow
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> old = torch.optim.AdamW(model.parameters())
+    >>> model(torch.randn(3, 4)).square().mean().backward()
+    >>> old.step()
+    >>> grown = fxgrow.grow(model, width=2, example_inputs=torch.randn(1, 4))
+    >>> new = torch.optim.AdamW(grown.parameters())
+    >>> print(fxgrow.transfer_state(old, new, grown))
+    state of 4 parameters carried over, of 0 fresh
+    >>> weight = grown.get_parameter("0.weight")
+    >>> torch.equal(new.state[weight]["exp_avg"][:8], old.state[model[0].weight]["exp_avg"])
+    True
+    """
+    source, target = innermost(old_optimizer), innermost(new_optimizer)
+    if type(source) is not type(target):
+        raise TrainingError(
+            f"state of {type(source).__name__} means nothing to {type(target).__name__}",
+            remedy="make the new optimizer of the same class",
+        )
+    plain = unwrapped(grown)
+    parameters = dict(plain.named_parameters())
+    held = {id(parameter) for group in target.param_groups for parameter in group["params"]}
+    names, states, transfer = _carried(source, plain, model)
+    states = {name: state for name, state in states.items() if id(parameters[name]) in held}
+    if not held & set(map(id, parameters.values())):
+        raise TrainingError(
+            "the new optimizer holds none of the grown model's parameters",
+            where=type(target).__name__,
+            remedy="make it from the grown model",
+        )
+    target.state.clear()
+    target.state.update({parameters[name]: state for name, state in states.items()})
+    _carry_counters(source, target, names, {id(p): n for n, p in parameters.items()})
+    return transfer
+
+
+def replace_parameters(optimizer: Optimizer, grown: nn.Module, *, model: nn.Module | None = None) -> Transfer:
+    """Put a grown model's parameters into the optimizer that held the old ones, state and all.
+
+    The optimizer stays the same object, with the same groups and options in the same order, so that schedulers
+    and gradient scalers that hold it go on. State is carried as by `transfer_state`; parameters that growth
+    made anew join the group of their closest namesake. Rates attached by `adapt_rates` follow.
+
+    Parameters
+    ----------
+    model: the model that the optimizer holds, for the rare case that its parameters' names are not known.
+
+    Raises
+    ------
+    TrainingError: the optimizer does not hold what it should, or its groups' learning rates follow µP, which
+        growth changes: then nothing is replaced.
+    FxgrowError: the model was not grown by fxgrow.
+
+    >>> import torch, fxgrow
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    >>> schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 100)
+    >>> grown = fxgrow.grow(model, width=2, example_inputs=torch.randn(1, 4))
+    >>> _ = fxgrow.replace_parameters(optimizer, grown)
+    >>> optimizer.param_groups[0]["params"][0] is grown.get_parameter("0.weight")
+    True
+    """
+    source = innermost(optimizer)
+    plain = unwrapped(grown)
+    parameters = dict(plain.named_parameters())
+    names, states, transfer = _carried(source, plain, model)
+    _refuse_changed_scales(source, plain, names)
+    lists = [[names[p] for p in group["params"]] for group in source.param_groups]
+    placed = {name for group in lists for name in group}
+    for name, parameter in parameters.items():
+        if name not in placed and parameter.requires_grad and name in transfer.fresh:
+            lists[_group_of(name, parameter.ndim, lists, parameters)].append(name)
+    for group, members in zip(source.param_groups, lists, strict=True):
+        group["params"][:] = [parameters[name] for name in members]
+        if "param_names" in group:
+            group["param_names"] = list(members)
+    source.state.clear()
+    source.state.update({parameters[name]: state for name, state in states.items()})
+    remember_names(plain)
+    rates = attached_to(source)
+    if rates is not None:
+        rates.follow(plain)
+    return transfer
+
+
+def _carried(
+    optimizer: Optimizer, grown: nn.Module, model: nn.Module | None
+) -> tuple[dict[Tensor, str], dict[str, dict[str, Any]], Transfer]:
+    """What the optimizer's parameters are called in the grown model, its state by these names, what became of it."""
+    names, stage = names_of(optimizer, model)
+    history = history_of(grown)
+    if history is None:
+        raise FxgrowError(
+            f"{type(grown).__name__} was not grown by fxgrow",
+            remedy="pass a module that fxgrow.grow or fxgrow.load returned",
+        )
+    parameters = dict(grown.named_parameters())
+    since, now = _matched(names, stage, parameters, history)
+    chains: dict[str, list[tuple[TensorGrowth, str]]] = {name: [] for name in now.values()}
+    for number, growths in enumerate(history.growths()[since:], start=since + 1):
+        for name, growth in growths.items():
+            if name in chains:
+                chains[name].append((growth, f"{history.steps[number - 1].seed}, stage {number}"))
+    group_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    states: dict[str, dict[str, Any]] = {}
+    fresh = dict.fromkeys(parameters.keys() - chains.keys(), "it is new in the grown model")
+    for parameter, name in now.items():
+        state = optimizer.state.get(parameter)
+        if not state:
+            continue
+        try:
+            states[name] = _grown_state(optimizer, group_of[id(parameter)], parameter, state, chains[name])
+        except _Untransferable as reason:
+            fresh[name] = str(reason)
+    ordered = {name: fresh[name] for name in parameters if name in fresh}
+    carried = tuple(name for name in parameters if name in chains and name not in fresh)
+    return now, states, Transfer(carried, ordered)
+
+
+def _matched(
+    names: Mapping[Tensor, str], stage: int | None, parameters: Mapping[str, Tensor], history: History
+) -> tuple[int, dict[Tensor, str]]:
+    """After how many growths the optimizer's parameters are, and what they are called in the grown model.
+
+    Names and shapes decide where the number is not known; the latest that fits, best one where all are held.
+    """
+    shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+    lineage, growths = history.lineage(), history.growths()
+    old = {name: tuple(parameter.shape) for parameter, name in names.items()}
+    fitting: list[tuple[bool, int, dict[str, str]]] = []
+    problem: TrainingError | None = None
+    for since in range(history.stage, -1, -1):
+        now = {then: name for name, then in lineage[since].items()}
+        if stage in (None, since):
+            problem = problem or _misfit(old, now, shapes)
+            if _misfit(old, now, shapes) is None:
+                fitting.append((old.keys() == now.keys(), since, now))
+        if since:
+            shapes.update({name: growth.old_shape for name, growth in growths[since - 1].items()})
+    if not fitting:
+        assert problem is not None
+        raise problem
+    _, since, now = max(fitting, key=lambda fit: fit[:2])
+    return since, {parameter: now[name] for parameter, name in names.items()}
+
+
+def _misfit(
+    old: Mapping[str, tuple[int, ...]], now: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]
+) -> TrainingError | None:
+    remedy = "pass the optimizer of the model that was grown"
+    lost = next((name for name in old if name not in now), None)
+    if lost is not None:
+        return TrainingError(
+            "the optimizer holds a parameter that the grown model does not have", where=lost, remedy=remedy
+        )
+    for name, shape in old.items():
+        if shapes[now[name]] != shape:
+            return TrainingError(
+                f"the optimizer's parameter has shape {list(shape)}, which the grown model's never had",
+                where=name,
+                remedy=remedy,
+            )
+    return None
+
+
+class _Untransferable(Exception):
+    """Why the state of a parameter cannot be carried over."""
+
+
+def _grown_state(
+    optimizer: Optimizer,
+    group: dict[str, Any],
+    parameter: Tensor,
+    state: Mapping[str, Any],
+    chain: Sequence[tuple[TensorGrowth, str]],
+) -> dict[str, Any]:
+    if not chain:
+        return {
+            key: value.clone() if isinstance(value, Tensor) else copy.deepcopy(value) for key, value in state.items()
+        }
+    kinds = entries_of(optimizer, group, parameter)
+    grown_shape = chain[-1][0].new_shape
+    after = {} if _whole(kinds, parameter) else entries_of(optimizer, group, parameter.new_empty(1).expand(grown_shape))
+    result: dict[str, Any] = {}
+    for key, value in state.items():
+        if (isinstance(value, Tensor) and value.numel() > 1) or (key in kinds and kinds[key].axes):
+            entry = kinds.get(key) or Entry.unknown(key, value.shape, parameter.shape)
+            moved = key in after and entry is not None and after[key].axes != entry.axes
+            if entry is None or moved or not isinstance(value, Tensor):
+                raise _Untransferable(f"its {key} is of a form that index maps do not apply to")
+            for growth, seed in chain:
+                value = _grown_entry(value, entry, growth, seed)
+            result[key] = value
+        elif isinstance(value, Tensor):
+            result[key] = value.clone()
+        elif value is None or isinstance(value, (bool, int, float, str)):
+            result[key] = value
+        else:
+            raise _Untransferable(f"its {key} is a {type(value).__name__}, to which index maps do not apply")
+    return result
+
+
+def _whole(kinds: Mapping[str, Entry], parameter: Tensor) -> bool:
+    """Whether every entry is a counter or has all of the parameter's axes."""
+    return all(not entry.axes or entry.axes == tuple(range(parameter.ndim)) for entry in kinds.values())
+
+
+def _grown_entry(value: Tensor, entry: Entry, growth: TensorGrowth, seed: str) -> Tensor:
+    """One tensor of a state through one growth."""
+    if entry.kind == "values":
+        return grow_tensor(value, growth, seed)
+    fill = "mean" if entry.kind == "statistic" else "draw"
+    axes = tuple(_filled(growth.axes[axis], fill) if axis is not None else Axis("keep", 1, 1) for axis in entry.axes)
+    plain = replace(growth, axes=axes, draw="zeros", scale=1.0)
+    grown = grow_tensor(value, plain, seed)
+    if entry.kind == "constant" and entry.value != 0:
+        old = grow_tensor(torch.ones_like(value, dtype=torch.bool), plain, seed)
+        grown.masked_fill_(~old, entry.value)
+    return grown
+
+
+def _filled(axis: Axis, fill: str) -> Axis:
+    """The axis with all its new entries filled in one way."""
+    if axis.kind == "grow":
+        return replace(axis, fill=fill)
+    return replace(axis, parts=tuple(_filled(part, fill) for part in axis.parts))
+
+
+def _carry_counters(
+    source: Optimizer, target: Optimizer, names: Mapping[Tensor, str], new_names: Mapping[int, str]
+) -> None:
+    """Step counters that an optimizer keeps in its groups, from the group with most of the same parameters."""
+    members = [{names[p] for p in group["params"]} for group in source.param_groups]
+    for group in target.param_groups:
+        own = {new_names.get(id(p)) for p in group["params"]}
+        nearest = max(range(len(members)), key=lambda k: len(own & members[k]))
+        for key, value in source.param_groups[nearest].items():
+            if key == "step" or key.endswith("_step"):
+                group[key] = copy.deepcopy(value)
+
+
+def _group_of(name: str, rank: int, lists: Sequence[Sequence[str]], parameters: Mapping[str, Tensor]) -> int:
+    """The group of the parameter most like a new one: of its rank, its last name, and nearest in the tree."""
+    path = name.split(".")
+
+    def likeness(group: Sequence[str]) -> tuple[bool, bool, int]:
+        best = (False, False, 0)
+        for other in group:
+            steps = other.split(".")
+            common = next((k for k, (a, b) in enumerate(zip(path, steps, strict=False)) if a != b), len(path))
+            same_tail = [p for p in path if not p.isdigit()] == [p for p in steps if not p.isdigit()]
+            best = max(best, (parameters[other].ndim == rank, same_tail, common))
+        return best
+
+    return max(range(len(lists)), key=lambda k: likeness(lists[k]))
+
+
+def _refuse_changed_scales(optimizer: Optimizer, grown: nn.Module, names: Mapping[Tensor, str]) -> None:
+    """µP's rates follow the widths, and a group has one rate, which schedulers keep a copy of."""
+    if parameterization_of(grown) != "mup":
+        return
+    tables = [rate_scales(grown, kind) for kind in ("sgd", "adam")]
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            wanted = {table.get(names[parameter], 1.0) for table in tables}
+            if "lr_scale" in group and group["lr_scale"] not in wanted:
+                raise TrainingError(
+                    "growth changes µP's learning rate of this parameter, and its group has another",
+                    where=names[parameter],
+                    remedy="make a new optimizer with fxgrow.param_groups and call fxgrow.transfer_state",
+                )

@@ -1,0 +1,171 @@
+"""Vitality: how much of the gradient, and of the update, each generation of weights receives."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from fxgrow.births import Birth, Region
+from fxgrow.errors import TrainingError
+from fxgrow.history import births
+from fxgrow.training.parameters import innermost, parameters_of, unwrapped
+from fxgrow.training.rates import attached_to
+from fxgrow.training.tracking import norm
+from fxgrow.training.trial import trial_of
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one generation has: its entries, and Frobenius norms over them.
+
+    update is what the next step would add to them; None where no optimizer was given.
+    """
+
+    entries: int = 0
+    weight: float = 0.0
+    gradient: float = 0.0
+    update: float | None = None
+
+    def joined(self, other: Share) -> Share:
+        """Both together."""
+        updates = [share.update for share in (self, other) if share.update is not None]
+        return Share(
+            self.entries + other.entries,
+            math.hypot(self.weight, other.weight),
+            math.hypot(self.gradient, other.gradient),
+            math.hypot(*updates) if updates else None,
+        )
+
+
+@dataclass(frozen=True)
+class Vitality:
+    """Gradient and update by birth stage; prints as a table.
+
+    tensors: parameter -> stage -> `Share`.
+    """
+
+    tensors: Mapping[str, Mapping[int, Share]]
+
+    @property
+    def stages(self) -> dict[int, Share]:
+        """Each stage over all parameters."""
+        result: dict[int, Share] = {}
+        for shares in self.tensors.values():
+            for stage, share in shares.items():
+                result[stage] = result[stage].joined(share) if stage in result else share
+        return dict(sorted(result.items()))
+
+    def gradient_shares(self) -> dict[int, float]:
+        """The part of the squared gradient norm that each stage receives; they add up to 1."""
+        return _parts({stage: share.gradient for stage, share in self.stages.items()})
+
+    def update_shares(self) -> dict[int, float]:
+        """The part of the squared update norm that each stage receives; empty where no optimizer was given."""
+        return _parts({stage: s.update for stage, s in self.stages.items() if s.update is not None})
+
+    def __str__(self) -> str:
+        console = Console(width=140, no_color=True, highlight=False)
+        with console.capture() as capture:
+            console.print(self.__rich__())
+        return capture.get().rstrip()
+
+    def __rich__(self) -> Table:
+        table = Table(title="gradient and update by birth stage", title_justify="left")
+        for heading in ("stage", "entries", "of all", "of gradient", "of update", "gradient rms", "update / weight"):
+            table.add_column(heading, justify="right")
+        stages = self.stages
+        entries = sum(share.entries for share in stages.values())
+        gradients, updates = self.gradient_shares(), self.update_shares()
+        for stage, share in stages.items():
+            relative = share.update / share.weight if share.update is not None and share.weight > 0 else None
+            table.add_row(
+                str(stage),
+                f"{share.entries:,}",
+                f"{share.entries / entries:.1%}",
+                f"{gradients[stage]:.1%}",
+                f"{updates[stage]:.1%}" if stage in updates else "",
+                f"{share.gradient / math.sqrt(share.entries):.2e}",
+                f"{relative:.2e}" if relative is not None else "",
+            )
+        return table
+
+
+def _parts(norms: Mapping[int, float]) -> dict[int, float]:
+    total = math.fsum(value**2 for value in norms.values())
+    return {stage: value**2 / total if total > 0 else 0.0 for stage, value in norms.items()}
+
+
+def vitality(grown: nn.Module, optimizer: Optimizer | None = None) -> Vitality:
+    """How much of the gradient, and of the update, each generation of weights receives.
+
+    Call it after `backward()` and before the optimizer's step. Nothing is changed.
+
+    Parameters
+    ----------
+    optimizer: to report updates too: its next step is taken on a copy, one tensor at a time, rates by age
+        included. What an optimizer does across tensors (such as clipping by their joint norm) is left out.
+
+    Raises
+    ------
+    TrainingError: no parameter has a gradient.
+    FxgrowError: the model was not grown by fxgrow.
+
+    >>> import torch, fxgrow
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> grown = fxgrow.grow(model, width=2, example_inputs=torch.randn(1, 4))
+    >>> grown(torch.randn(3, 4)).square().mean().backward()
+    >>> fxgrow.vitality(grown).stages[1].entries
+    56
+    """
+    plain = unwrapped(grown)
+    born = births(plain)
+    parameters = {name: p for name, p in plain.named_parameters() if p.grad is not None}
+    if not parameters:
+        raise TrainingError(
+            "no parameter has a gradient", where=type(plain).__name__, remedy="call vitality after backward()"
+        )
+    held = {id(p) for p in parameters_of(optimizer)} if optimizer is not None else set()
+    rates = attached_to(optimizer) if optimizer is not None else None
+    multiples = rates.current() if rates is not None else {}
+    tensors: dict[str, dict[int, Share]] = {}
+    for name, parameter in parameters.items():
+        update = None
+        if optimizer is not None and id(parameter) in held:
+            update = _next_update(innermost(optimizer), parameter)
+        tensors[name] = _shares(born[name], parameter, update, multiples.get(name, {}))
+    return Vitality(tensors)
+
+
+def _shares(birth: Birth, parameter: Tensor, update: Tensor | None, rates: Mapping[int, float]) -> dict[int, Share]:
+    shares: dict[int, Share] = {}
+    assert parameter.grad is not None
+    for region in birth.regions():
+        weights, gradients = (_norm_within(region, t) for t in (parameter.detach(), parameter.grad.detach()))
+        moved = None if update is None else _norm_within(region, update) * rates.get(region.stage, 1.0)
+        share = Share(region.count, weights, gradients, moved)
+        shares[region.stage] = shares[region.stage].joined(share) if region.stage in shares else share
+    return shares
+
+
+def _norm_within(region: Region, tensor: Tensor) -> float:
+    return math.hypot(*(float(norm(block)) for block in region.blocks(tensor)))
+
+
+def _next_update(optimizer: Optimizer, parameter: Tensor) -> Tensor:
+    """What the optimizer's next step would add to a parameter, without its hooks."""
+    group = next(group for group in optimizer.param_groups if any(p is parameter for p in group["params"]))
+    twin = nn.Parameter(parameter.detach().clone())
+    assert parameter.grad is not None
+    twin.grad = parameter.grad.detach().clone()
+    trial = trial_of(optimizer, group, twin)
+    if parameter in optimizer.state:
+        trial.state[twin] = copy.deepcopy(optimizer.state[parameter])
+    trial.step()
+    return twin.detach() - parameter.detach()

@@ -1,0 +1,215 @@
+"""Parameterizations: the table's factors, the same function, multipliers that fold away."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import fxgrow
+from fxgrow.errors import AmountError, FxgrowError
+from fxgrow.planning.plan import Rescaling
+from tests.checks import unmoved, worst_error
+from tests.models import PLAIN, lively
+
+X = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+
+
+class Net(nn.Module):
+    """An input layer, hidden ones with and without batch norm, an output layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.norm1 = nn.BatchNorm2d(8)
+        self.second = nn.Conv2d(8, 8, 3, padding=1)
+        self.norm2 = nn.BatchNorm2d(8)
+        self.third = nn.Conv2d(8, 16, 1)
+        self.last = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.norm1(self.first(x)))
+        x = F.relu(self.norm2(self.second(x)))
+        return self.last(F.gelu(self.third(x)).mean((2, 3)))
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return lively(Net())
+
+
+def test_the_table_of_variance_transfer() -> None:
+    model = net()
+    grown = fxgrow.grow(model, 1.5, example_inputs=X, parameterization="variance-transfer")
+    c = (8 / 12) ** 0.5
+    assert fxgrow.report(grown).plan.rescalings == (
+        Rescaling("second.weight", "hidden", pytest.approx(c), "batch norm norm2", ""),
+        Rescaling("third.weight", "hidden", pytest.approx(c), "multiplier", ""),
+        Rescaling("last.weight", "output", pytest.approx(8 / 12), "multiplier", ""),
+    )
+    for name, factor in {"first.weight": 1.0, "second.weight": c, "third.weight": c, "last.weight": 8 / 12}.items():
+        old = model.get_parameter(name)
+        now = grown.get_parameter(name)[tuple(slice(size) for size in old.shape)]
+        torch.testing.assert_close(now, factor * old, rtol=1e-14, atol=0)
+    torch.testing.assert_close(grown.get_buffer("norm2.running_mean")[:8], c * model.norm2.running_mean)
+    torch.testing.assert_close(grown.get_buffer("norm2.running_var")[:8], c**2 * model.norm2.running_var)
+    torch.testing.assert_close(grown.get_parameter("second.bias")[:8], c * model.second.bias)
+    assert grown.get_submodule("norm2").eps == pytest.approx(1e-5 * c**2)
+    assert grown.get_submodule("norm1").eps == 1e-5
+    assert worst_error(model, grown, (X,), False) <= 1e-14
+    assert worst_error(model, grown, (X,), True) <= 1e-13
+
+
+@pytest.mark.parametrize("parameterization", ["standard", "mup", "variance-transfer"])
+def test_new_weights_are_of_the_tables_size_as_the_function_sees_them(parameterization: str) -> None:
+    """New rows, drawn: deviations beside the old weights', multipliers included."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3), nn.ReLU(), nn.Conv2d(64, 9, 1))
+    grown = fxgrow.grow(
+        model, 2, example_inputs=X.float(), init="mirror", parameterization=parameterization, verify=False
+    )
+    folded = fxgrow.fold(grown)
+    expected = {
+        "0.weight": 1.0,
+        "2.weight": 0.5**0.5,
+        "4.weight": 0.5**0.5 if parameterization == "standard" else 0.5,
+    }
+    for name, factor in expected.items():
+        birth = fxgrow.births(grown)[name]
+        new = folded.get_parameter(name)[birth.mask(1)]
+        ratio = float(new.square().mean().sqrt() / model.get_parameter(name).square().mean().sqrt())
+        assert ratio == pytest.approx(factor, rel=0.1), name
+
+
+@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("init", ["zero", "mirror"])
+def test_plain_models_stay_the_same_and_learn(name: str, init: str) -> None:
+    make, inputs = PLAIN[name]
+    model = lively(make())
+    once = fxgrow.grow(model, 2, example_inputs=inputs, init=init, parameterization="variance-transfer")
+    twice = fxgrow.grow(once, 1.5, init=init)
+    checked = fxgrow.report(twice).verification
+    assert checked is not None
+    assert checked.verdict == "TESTED"
+    assert unmoved(once, tuple(t.double() if t.is_floating_point() else t for t in inputs)) == []
+    folded = fxgrow.fold(twice)
+    assert "multiplied" not in folded.code
+    values = tuple(t.double() if t.is_floating_point() else t for t in inputs)
+    for training in (False, True):
+        assert worst_error(twice, folded, values, training) <= 1e-12
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext", "test_efficientnet"])
+def test_library_models_in_float32(name: str) -> None:
+    model = lively(timm.create_model(name)).float()
+    grown = fxgrow.grow(model, 1.5, parameterization="variance-transfer")
+    assert fxgrow.report(grown).verification.verdict == "TESTED"
+    assert any(r.factor != 1 for r in fxgrow.report(grown).plan.rescalings)
+
+
+def test_repeated_growth_keeps_one_multiplier_for_each_layer() -> None:
+    grown = fxgrow.grow(net(), 1.5, example_inputs=X, parameterization="variance-transfer")
+    again = fxgrow.grow(grown, 4 / 3)
+    found = [node for node in again.graph.nodes if getattr(node.target, "__name__", "") == "multiplied"]
+    assert [node.args[1] for node in found] == [pytest.approx(2**0.5), pytest.approx(2.0)]
+    assert fxgrow.report(again).plan.parameterization == "variance-transfer", "it is kept"
+    assert fxgrow.report(fxgrow.grow(again, 1.5, parameterization="standard")).plan.rescalings == ()
+
+
+def test_what_cannot_be_rescaled_is_listed_with_the_reason() -> None:
+    torch.manual_seed(0)
+    shared = nn.Linear(6, 6)
+
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter = nn.Linear(4, 6)
+            self.shared = shared
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.shared(torch.relu(self.enter(x)))
+            return x @ self.shared.weight[:, :2].abs()
+
+    model = Tied().double()
+    inputs = torch.randn(3, 4, dtype=torch.float64)
+    plan = fxgrow.plan(model, 2, example_inputs=inputs, parameterization="variance-transfer")
+    assert all(r.factor == 1 and "it goes into" in r.reason for r in plan.rescalings)
+    grown = fxgrow.grow(net(), 2, example_inputs=X, parameterization="variance-transfer")
+    assert "old weights rescaled" in str(fxgrow.report(grown).plan)
+
+
+def test_a_norm_that_others_read_past_does_not_take_the_factor() -> None:
+    class Past(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter = nn.Linear(3, 6)
+            self.inner = nn.Linear(6, 6)
+            self.norm = nn.BatchNorm1d(6)
+            self.leave = nn.Linear(6, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.inner(torch.relu(self.enter(x)))
+            return self.leave(self.norm(x) + x)
+
+    model = lively(Past())
+    inputs = torch.randn(5, 3, dtype=torch.float64)
+    grown = fxgrow.grow(model, 2, example_inputs=inputs, parameterization="variance-transfer")
+    assert [r.by for r in fxgrow.report(grown).plan.rescalings] == ["multiplier", "multiplier"]
+
+
+def test_folded_models_are_saved_grown_and_copied(tmp_path: Path) -> None:
+    model = net()
+    grown = fxgrow.grow(model, 1.5, example_inputs=X, parameterization="variance-transfer")
+    before = copy.deepcopy(grown.state_dict())
+    folded = fxgrow.fold(grown)
+    assert all(torch.equal(value, before[name]) for name, value in grown.state_dict().items()), "not touched"
+    assert "multiplied" in grown.code
+    assert fxgrow.births(folded) == fxgrow.births(grown)
+    again = fxgrow.grow(folded, 4 / 3)
+    for number, one in enumerate((grown, folded, again)):
+        fxgrow.save(one, tmp_path / f"{number}.safetensors")
+        loaded = fxgrow.load(tmp_path / f"{number}.safetensors", net())
+        assert torch.equal(loaded.eval()(X), one.eval()(X))
+        assert fxgrow.report(loaded) == fxgrow.report(one)
+    assert worst_error(model, again, (X,), True) <= 1e-13
+
+
+def test_modes_with_graphs_of_their_own_are_folded_both() -> None:
+    class Modal(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter = nn.Linear(4, 6)
+            self.leave = nn.Linear(6, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.relu(self.enter(x))
+            return self.leave(x) * 2 if self.training else self.leave(x).tanh()
+
+    model = Modal().double()
+    inputs = torch.randn(3, 4, dtype=torch.float64)
+    grown = fxgrow.grow(model, 2, example_inputs=inputs, parameterization="variance-transfer")
+    folded = fxgrow.fold(grown)
+    for training in (False, True):
+        assert worst_error(model, folded, (inputs,), training) <= 1e-14
+        assert "multiplied" not in folded.train(training).code
+
+
+def test_plans_with_a_parameterization_survive_json() -> None:
+    plan = fxgrow.plan(net(), 1.5, example_inputs=X, parameterization="variance-transfer")
+    assert fxgrow.Plan.from_json(plan.to_json()) == plan
+
+
+def test_bad_input() -> None:
+    with pytest.raises(AmountError) as error:
+        fxgrow.grow(net(), 2, example_inputs=X, parameterization="muP")
+    assert str(error.value) == (
+        "parameterization='muP' is not a parameterization: use one of standard, mup, variance-transfer"
+    )
+    with pytest.raises(FxgrowError) as other:
+        fxgrow.fold(net())
+    assert str(other.value) == "Net was not grown by fxgrow: pass a module that fxgrow.grow or fxgrow.load returned"

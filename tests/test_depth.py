@@ -1,0 +1,316 @@
+"""Growth in depth, end to end: exact in both modes, alive, named so that states can be moved, repeatable."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torchvision
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import fxgrow
+from fxgrow.errors import AmountError, PlanError
+from tests.checks import example, unmoved, worst_error
+from tests.models import Encoder, lively
+
+IMAGE = (torch.randn(2, 3, 32, 32),)
+
+
+class Residual(nn.Module):
+    """A branch beside the input, what follows it after the sum."""
+
+    def __init__(self, branch: nn.Module, after: nn.Module | None = None) -> None:
+        super().__init__()
+        self.branch, self.after = branch, after or nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after(x + self.branch(x))
+
+
+def stages(*blocks: nn.Module) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Sequential(*blocks), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)
+    )
+
+
+def conv(last: nn.Module | None = None) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), *([last] if last else []))
+
+
+class Split(nn.Module):
+    """Blocks whose layers are held in two lists, with functions between them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(4, 8), nn.Linear(8, 3)
+        self.layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.enter(x))
+        for layer in self.layers:
+            x = torch.relu(layer(x))
+        return self.leave(x)
+
+
+class Twofold(nn.Module):
+    """A block with parallel branches, squeeze and excitation, and a gain of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.one, self.two = nn.BatchNorm2d(8), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 3, padding=1)
+        self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 8, 1), nn.Sigmoid())
+        self.gain = nn.Parameter(torch.ones(8, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(x)
+        one = self.one(y)
+        return x + one * self.gate(one) + self.gain * self.two(y)
+
+
+MODELS: dict[str, tuple[Any, tuple[Tensor, ...]]] = {
+    "residual": (lambda: stages(Residual(conv()), Residual(conv()), Residual(conv())), IMAGE),
+    "post-activation": (lambda: stages(Residual(conv(), nn.ReLU()), Residual(conv(), nn.ReLU())), IMAGE),
+    "two branches": (lambda: stages(Twofold(), Twofold()), IMAGE),
+    "pre-norm": (lambda: Encoder(True), (torch.randn(2, 7, 6),)),
+    "chain": (Split, (torch.randn(2, 4),)),
+    "test_vit": (lambda: timm.create_model("test_vit"), (torch.randn(2, 3, 160, 160),)),
+    "test_convnext": (lambda: timm.create_model("test_convnext"), (torch.randn(2, 3, 160, 160),)),
+    "starnet": (lambda: timm.create_model("starnet_s050"), (torch.randn(2, 3, 64, 64),)),
+}
+
+
+@pytest.mark.parametrize("width", [None, 1.25])
+@pytest.mark.parametrize("depth_init", ["copy", "random"])
+@pytest.mark.parametrize("name", MODELS)
+def test_new_blocks_change_nothing_and_learn(name: str, depth_init: str, width: float | None) -> None:
+    make, inputs = MODELS[name]
+    model = lively(make())
+    before = copy.deepcopy(model.state_dict())
+    grown = fxgrow.grow(model, width, 1.5, example_inputs=inputs, depth_init=depth_init, verify=False)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    values = example(inputs)
+    for training in (False, True):
+        assert worst_error(model, grown, values, training) <= 1e-10
+    plan = fxgrow.report(grown).plan
+    assert plan.depth is not None and plan.depth.blocks
+    assert fxgrow.Plan.from_json(plan.to_json()) == plan
+    assert plan.ratio > 1
+    assert sum(p.numel() for p in grown.parameters()) == plan.totals.parameters_after
+    assert unmoved(grown, values) == []
+
+
+def grown_like(small: nn.Module, large: nn.Module, depth: Any) -> tuple[Tensor, Tensor]:
+    """Outputs of a small model, and of a larger one that its grown state was loaded into."""
+    grown = fxgrow.grow(small, depth=depth, verify=False)
+    large.load_state_dict(grown.state_dict())
+    x = torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        return small.eval()(x), large.eval()(x)
+
+
+def test_resnet18_becomes_resnet34() -> None:
+    depth = {"layer1": "=3", "layer2": "=4", "layer3": "=6", "layer4": "=3"}
+    one, other = grown_like(timm.create_model("resnet18"), timm.create_model("resnet34"), depth)
+    assert torch.equal(one, other)
+
+
+def test_a_transformer_of_twelve_blocks_becomes_one_of_twenty_four() -> None:
+    name = "vit_tiny_patch16_224"
+    one, other = grown_like(timm.create_model(name), timm.create_model(name, depth=24), "=24")
+    assert torch.equal(one, other)
+
+
+def test_new_modules_stand_next_to_their_twins() -> None:
+    model = lively(timm.create_model("resnet18"))
+    grown = fxgrow.grow(model, depth={"layer2": "+2"}, verify=False)
+    stage = grown.get_submodule("layer2")
+    assert isinstance(stage, nn.Sequential) and list(stage._modules) == ["0", "1", "2", "3"]
+    assert torch.equal(grown.get_parameter("layer2.2.conv1.weight"), model.get_parameter("layer2.1.conv1.weight"))
+    assert not grown.get_parameter("layer2.3.bn2.weight").any()
+    assert not grown.get_parameter("layer2.3.bn2.bias").any()
+    births = fxgrow.births(grown)
+    assert list(births) == [name for name, _ in grown.named_parameters()]
+    assert births["layer2.1.conv1.weight"].counts() == {0: 128 * 128 * 9}
+    assert births["layer2.3.conv1.weight"].counts() == {1: 128 * 128 * 9}
+    plan = fxgrow.report(grown).plan
+    assert (plan.old_name("layer2.1.bn2.bias"), plan.old_name("layer2.2.bn2.bias")) == ("layer2.1.bn2.bias", None)
+
+
+def test_later_parameters_follow_their_new_names() -> None:
+    model = lively(stages(Residual(conv()), Residual(conv()), Residual(conv())))
+    grown = fxgrow.grow(model, depth="+3", example_inputs=IMAGE)
+    plan = fxgrow.report(grown).plan
+    for name, tensor in grown.state_dict().items():
+        old = plan.old_name(name)
+        if old is not None:
+            assert torch.equal(tensor, model.state_dict()[old]), name
+    assert [plan.old_name(f"2.{k}.branch.0.bias") for k in range(6)] == [
+        *("2.0.branch.0.bias", None, "2.1.branch.0.bias", None, "2.2.branch.0.bias", None)
+    ]
+
+
+def test_alternating_blocks_go_on_alternating() -> None:
+    torch.manual_seed(0)
+    model = lively(timm.create_model("swin_tiny_patch4_window7_224", depths=(2, 2, 2, 2), embed_dim=24))
+    grown = fxgrow.grow(model, depth={"layers.0.blocks": "+1", "layers.1.blocks": "+2"})
+    blocks = fxgrow.report(grown).plan.depth.blocks  # type: ignore[union-attr]
+    assert [block.modules for block in blocks] == [
+        (("layers.0.blocks.2", "layers.0.blocks.0"),),
+        (("layers.1.blocks.2", "layers.1.blocks.0"),),
+        (("layers.1.blocks.3", "layers.1.blocks.1"),),
+    ]
+
+
+def test_stacking_changes_the_function_and_says_so() -> None:
+    model = lively(timm.create_model("test_vit"))
+    grown = fxgrow.grow(model, depth=1.5, depth_init="stack")
+    step = fxgrow.report(grown)
+    assert step.verification is not None
+    assert step.verification.verdict == "CHANGED"
+    assert step.verification.eval_error > 1e-3
+    assert "copied whole: the function changes" in str(step.plan)
+    assert not step.plan.preserving
+    twin = grown.get_parameter("blocks.0.attn.proj.weight")
+    births = fxgrow.births(grown)
+    new = next(n for n, b in births.items() if n.endswith("attn.proj.weight") and 1 in b.counts())
+    assert grown.get_parameter(new).norm() > 0.1 * twin.norm()
+
+
+def test_a_file_gives_back_new_blocks(tmp_path: Path) -> None:
+    model = lively(stages(Residual(conv(), nn.ReLU()), Residual(conv(), nn.ReLU())))
+    grown = fxgrow.grow(fxgrow.grow(model, depth="+1", example_inputs=IMAGE), width=1.5, depth="+1")
+    fxgrow.save(grown, tmp_path / "grown.safetensors")
+    again = fxgrow.load(tmp_path / "grown.safetensors", model)
+    assert all(torch.equal(a, again.state_dict()[name]) for name, a in grown.state_dict().items())
+    assert fxgrow.births(again) == fxgrow.births(grown)
+    x = example(IMAGE)[0]
+    assert torch.equal(grown.eval()(x), again.eval()(x))
+
+
+def test_batch_statistics_of_new_blocks_move_from_the_first_step() -> None:
+    model = lively(stages(Residual(conv()), Residual(conv())))
+    grown = fxgrow.grow(model, depth="+1", depth_init="random", example_inputs=IMAGE).train()
+    new = next(name for name, b in fxgrow.births(grown).items() if name.endswith("branch.1.weight") and 1 in b.counts())
+    norm = grown.get_submodule(new.rpartition(".")[0])
+    before = norm.running_mean.clone()
+    grown(example(IMAGE)[0])
+    assert int(norm.num_batches_tracked) == 1
+    assert not torch.equal(norm.running_mean, before)
+
+
+def test_weights_shared_with_other_parts_stay_shared() -> None:
+    blocks = [Residual(nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 1))) for _ in range(2)]
+    blocks[1].branch[0].weight = blocks[0].branch[0].weight  # type: ignore[index]
+    grown = fxgrow.grow(lively(stages(*blocks)), depth="+1", example_inputs=IMAGE)
+    owners = [grown.get_submodule(f"2.{k}.branch.0").weight for k in range(3)]
+    assert owners[0] is owners[1] is owners[2]
+    assert len({id(grown.get_submodule(f"2.{k}.branch.2").weight) for k in range(3)}) == 3
+
+
+def test_both_graphs_get_the_block_where_modes_differ() -> None:
+    class Modal(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(6, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = torch.tanh(self.layer(x))
+            return x + (y if self.training else y * 0.5 + y * 0.25) * 1.0 if self.training else x + self.layer(y)
+
+    model = lively(nn.Sequential(nn.Linear(4, 6), nn.Sequential(Modal(), Modal()), nn.Linear(6, 2)))
+    with pytest.raises(PlanError):  # its branch ends in tanh(layer) in one mode and in the layer in the other
+        fxgrow.grow(nn.Sequential(nn.Linear(4, 2)), depth=2, example_inputs=torch.randn(1, 4))
+    grown = fxgrow.grow(model, depth=2, example_inputs=torch.randn(1, 4))
+    assert set(grown.graphs()) == {"eval", "train"}
+    for training in (False, True):
+        assert worst_error(model, grown, example((torch.randn(3, 4),)), training) <= 1e-10
+
+
+STEPS = st.lists(st.sampled_from(["depth", "width", "both"]), min_size=2, max_size=3)
+
+
+@pytest.mark.parametrize("name", ["residual", "post-activation", "pre-norm", "chain"])
+@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
+@given(steps=STEPS)
+def test_random_sequences_stay_exact(name: str, steps: list[str]) -> None:
+    make, inputs = MODELS[name]
+    model = lively(make())
+    grown: nn.Module = model
+    for step in steps:
+        width, depth = (1.5 if step != "depth" else None), ("+1" if step != "width" else None)
+        grown = fxgrow.grow(grown, width, depth, example_inputs=inputs, verify=False)
+    for training in (False, True):
+        assert worst_error(model, grown, example(inputs), training) <= 1e-10
+    born = {stage for birth in fxgrow.births(grown).values() for stage in birth.counts()}  # type: ignore[arg-type]
+    assert born == set(range(len(steps) + 1))
+
+
+def bad(depth: Any, **options: Any) -> str:
+    model = stages(Residual(conv()), Residual(conv()))
+    with pytest.raises((AmountError, PlanError)) as caught:
+        fxgrow.grow(model, depth=depth, example_inputs=IMAGE, **options)
+    return str(caught.value)
+
+
+def test_bad_input_gets_a_clear_error() -> None:
+    remedy = 'pass a factor of at least 1 such as 1.5, or a string such as "+2" (2 more) or "=6" (exactly 6)'
+    assert bad("=1") == f"exactly 1 blocks were asked for, which is fewer than the 2 there are (at 2): {remedy}"
+    assert bad({"2": 1.5, "7": 2}) == "the key matches no module of the model (at 7): runs of blocks are 2"
+    assert bad({"0": 2}) == "there are no repeated blocks (at 0): runs of blocks are 2"
+    assert bad(0.5) == (
+        "a factor of 0.5 would shrink the model: pass a factor of at least 1 such as 1.5, "
+        'or a string such as "+32" (32 more) or "=96" (exactly 96)'
+    )
+    assert bad(2, depth_init="clone") == (
+        "depth_init='clone' is not a way to start new blocks: use one of copy, random, stack"
+    )
+
+
+def test_a_model_without_blocks_says_why() -> None:
+    with torch.device("meta"):
+        model = torchvision.models.squeezenet1_1()
+    plan = fxgrow.plan(model, depth=2, example_inputs=torch.randn(1, 3, 64, 64))
+    assert plan.depth is not None and plan.depth.runs == ()
+    assert [(held.where, held.reason) for held in plan.held] == [
+        (
+            ("features.4", "features.7", "features.10", "features.12"),
+            "its blocks stay as many as they are: Conv2d changes the shape of its input",
+        )
+    ]
+    model = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 2))
+    with pytest.raises(PlanError) as caught:
+        fxgrow.grow(model, depth=2, example_inputs=torch.randn(1, 4))
+    assert str(caught.value) == (
+        "nothing in the model would grow (at Sequential): "
+        "depth needs blocks that repeat and can be identities, such as x + f(x), or an amount that adds one"
+    )
+
+
+@pytest.mark.parametrize(
+    ("branch", "reason"),
+    [
+        (lambda: conv(nn.ReLU()), "its branch ends in ReLU, which does not keep zeros or is flat there"),
+        (
+            lambda: nn.Sequential(nn.Conv2d(8, 8, 1), nn.Sigmoid()),
+            "its branch ends in Sigmoid, which does not keep zeros or is flat there",
+        ),
+    ],
+)
+def test_branches_that_cannot_be_silenced_are_held_with_the_reason(branch: Any, reason: str) -> None:
+    plan = fxgrow.plan(stages(Residual(branch()), Residual(branch())), depth=2, example_inputs=IMAGE)
+    assert [held.reason for held in plan.held] == [f"its blocks stay as many as they are: {reason}"]
+
+
+def test_leaky_sums_are_not_identities() -> None:
+    blocks = [Residual(conv(), nn.LeakyReLU()) for _ in range(2)]
+    plan = fxgrow.plan(stages(*blocks), depth=2, example_inputs=IMAGE)
+    assert plan.depth is not None and plan.depth.blocks == ()
+    assert [held.reason for held in plan.held] == [
+        "its blocks stay as many as they are: LeakyReLU acts on its output and is not idempotent there"
+    ]

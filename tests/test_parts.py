@@ -1,0 +1,162 @@
+"""Models whose forward no graph can hold: their parts grow, and they come back as their own class."""
+
+from __future__ import annotations
+
+import copy
+import io
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+
+import fxgrow
+from fxgrow.proof.verification import WithoutNoise
+from tests.models import lively
+
+
+class Body(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(4, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.two(torch.relu(self.one(x)))
+
+    def penalty(self) -> Tensor:
+        return self.one.weight.new_zeros(())
+
+
+class Settling(nn.Module):
+    """Goes on until its own output says it may stop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.body, self.leave = (
+            nn.Linear(3, 4),
+            Body(),
+            nn.Sequential(nn.Linear(4, 6), nn.GELU(), nn.Linear(6, 2)),
+        )
+        self.limit = 3
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x)
+        for _ in range(self.limit):
+            if bool((x.abs() < 1e-3).all()):
+                break
+            x = x + self.body(x)
+        return self.leave(x) + self.body.penalty()
+
+
+INPUTS = (torch.randn(5, 3),)
+
+
+def test_the_parts_grow_and_the_class_stays() -> None:
+    model = lively(Settling())
+    grown: Any = fxgrow.grow(model, 2, example_inputs=INPUTS)
+    assert type(grown) is Settling
+    assert isinstance(grown.body, Body)
+    assert grown.body.one.out_features == 16
+    assert grown.leave.get_submodule("0").out_features == 12
+    assert grown.enter.out_features == 4
+    assert list(grown.state_dict()) == list(model.state_dict())
+    x = torch.randn(5, 3, dtype=torch.float64)
+    torch.testing.assert_close(grown(x), model(x), rtol=1e-12, atol=1e-12)
+    assert grown.body.penalty() == 0
+    plan = fxgrow.report(grown).plan
+    assert plan.tier == 3
+    assert [path for path, _ in plan.parts] == ["enter", "body", "leave"]
+    assert plan.totals.parameters_after == sum(p.numel() for p in grown.parameters())
+    assert fxgrow.Plan.from_json(plan.to_json()) == plan
+
+
+def test_births_amounts_and_the_original() -> None:
+    model = lively(Settling())
+    before = copy.deepcopy(model.state_dict())
+    grown: Any = fxgrow.grow(model, {"leave": "+6"}, example_inputs=INPUTS)
+    assert fxgrow.births(grown)["leave.0.bias"].counts() == {0: 6, 1: 6}
+    assert fxgrow.births(grown)["body.one.bias"].counts() == {0: 8}
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_growth_composes_and_survives_copies_pickles_and_files(tmp_path: Path) -> None:
+    model = lively(Settling())
+    once = fxgrow.grow(model, 2, example_inputs=INPUTS)
+    twice: Any = fxgrow.grow(once, 1.5)
+    assert twice.body.one.out_features == 24
+    fxgrow.save(twice, tmp_path / "grown.safetensors")
+    buffer = io.BytesIO()
+    torch.save(twice, buffer)
+    buffer.seek(0)
+    x = torch.randn(5, 3, dtype=torch.float64)
+    for twin in (
+        copy.deepcopy(twice),
+        torch.load(buffer, weights_only=False),
+        fxgrow.load(tmp_path / "grown.safetensors", Settling().double()),
+    ):
+        assert torch.equal(twin(x), twice(x))
+        assert twin.body.penalty() == 0
+        assert fxgrow.births(twin)["body.one.bias"].counts() == {0: 8, 1: 8, 2: 8}
+    torch.testing.assert_close(twice(x), model(x), rtol=1e-12, atol=1e-12)
+
+
+def test_a_model_without_parts_says_why() -> None:
+    class Bare(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x if bool(x.sum() > 0) else x * self.weight
+
+    text = r"^the forward cannot be captured: symbolically traced variables cannot be used as inputs to control flow"
+    with pytest.raises(fxgrow.FxgrowError, match=text):
+        fxgrow.grow(Bare(), 2, example_inputs=INPUTS)
+
+
+def detector(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = torchvision.models.get_model(name, weights=None, weights_backbone=None)
+    return lively(model)
+
+
+DETECTORS = [
+    "ssdlite320_mobilenet_v3_large",
+    "fasterrcnn_mobilenet_v3_large_320_fpn",
+    "retinanet_resnet50_fpn",
+    "fcos_resnet50_fpn",
+    "ssd300_vgg16",
+    "maskrcnn_resnet50_fpn",
+    "keypointrcnn_resnet50_fpn",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DETECTORS)
+def test_detectors_keep_their_detections_and_their_losses(name: str) -> None:
+    model = detector(name)
+    grown = fxgrow.grow(model, 2)
+    assert type(grown) is type(model)
+    assert fxgrow.report(grown).plan.ratio >= 2
+    images = [torch.rand(3, 160, 200, dtype=torch.float64) for _ in range(2)]
+    target: dict[str, Tensor] = {
+        "boxes": torch.tensor([[20.0, 30.0, 90.0, 120.0]], dtype=torch.float64),
+        "labels": torch.tensor([1]),
+        "masks": torch.ones(1, 160, 200, dtype=torch.uint8),
+        "keypoints": torch.tensor([[[40.0, 60.0, 1.0]] * 17], dtype=torch.float64),
+    }
+    losses = []
+    for one in (model, grown):
+        torch.manual_seed(1)
+        with WithoutNoise():
+            losses.append(one.train()(images, [dict(target) for _ in images]))
+    assert losses[0].keys() == losses[1].keys()
+    for key, loss in losses[0].items():
+        torch.testing.assert_close(losses[1][key], loss, rtol=1e-9, atol=1e-9)
+    sum(losses[1].values()).backward()
+    assert all(p.grad is not None for p in grown.parameters() if p.requires_grad)

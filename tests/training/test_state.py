@@ -1,0 +1,355 @@
+"""Optimizer state through growth: old entries bit for bit, new ones as a fresh parameter would have them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import timm
+import timm.optim
+import torch
+from fxgrow.transforms.indexing import old_positions
+from torch import Tensor, nn
+
+import fxgrow
+from fxgrow.errors import FxgrowError, TrainingError
+from fxgrow.training.parameters import innermost
+from fxgrow.training.trial import entries_of
+from tests.training.small import INPUTS, convolutional, grown, train
+
+Maker = Callable[[Any], torch.optim.Optimizer]
+
+OPTIMIZERS: dict[str, Maker] = {
+    "SGD": lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9),
+    "SGD-plain": lambda p: torch.optim.SGD(p, lr=0.01),
+    "AdamW": lambda p: torch.optim.AdamW(p, lr=1e-3),
+    "AdamW-amsgrad": lambda p: torch.optim.AdamW(p, lr=1e-3, amsgrad=True),
+    "Adagrad": lambda p: torch.optim.Adagrad(p, lr=1e-2, initial_accumulator_value=0.1),
+    "RMSprop": lambda p: torch.optim.RMSprop(p, lr=1e-3, momentum=0.9, centered=True),
+    "NAdam": lambda p: torch.optim.NAdam(p, lr=1e-3),
+    "ASGD": lambda p: torch.optim.ASGD(p, lr=1e-3, t0=1),
+    "Rprop": lambda p: torch.optim.Rprop(p, lr=1e-3),
+    "Adafactor": lambda p: torch.optim.Adafactor(p, lr=1e-2),
+    **{
+        name: lambda p, name=name: timm.optim.create_optimizer_v2(list(p), opt=name, lr=1e-3)
+        for name in ("lamb", "lion", "adamp", "lookahead_adamw", "adan", "madgrad", "muon", "adafactor", "laprop")
+    },
+}
+
+
+def mapped(value: Tensor, old: Tensor, name: str, model: nn.Module) -> Tensor:
+    """The entries of a grown state tensor that lie where old entries were, in the old shape."""
+    plan = fxgrow.report(model).plan
+    growth = next((g for g in plan.tensors if g.name == name), None)
+    if growth is None:
+        return value
+    for axis, how in enumerate(growth.axes):
+        if value.ndim == len(growth.axes) and value.shape[axis] == how.new:
+            value = value.index_select(axis, (old_positions(how) >= 0).nonzero().flatten())
+    return value
+
+
+def tensors_of(optimizer: torch.optim.Optimizer, model: nn.Module) -> Iterator[tuple[str, str, Any]]:
+    for name, parameter in model.named_parameters():
+        for key, value in innermost(optimizer).state[parameter].items():
+            yield name, key, value
+
+
+@pytest.mark.parametrize("way", ["transfer", "replace"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_old_entries_are_carried_bit_for_bit(name: str, way: str) -> None:
+    model = convolutional()
+    old = OPTIMIZERS[name](model.parameters())
+    train(model, old, 7)
+    before = {(p, key): copy.deepcopy(value) for p, key, value in tensors_of(old, model)}
+    wide = grown(model, 1.5)
+    if way == "transfer":
+        new = OPTIMIZERS[name](wide.parameters())
+        transfer = fxgrow.transfer_state(old, new, wide)
+        assert innermost(old).state[model.get_parameter("0.weight")].keys() == {
+            key for p, key in before if p == "0.weight"
+        }, "the old optimizer is left as it was"
+    else:
+        new = old
+        transfer = fxgrow.replace_parameters(old, wide)
+    assert transfer.fresh == {}
+    after = {(p, key): value for p, key, value in tensors_of(new, wide)}
+    assert before.keys() == after.keys()
+    for (parameter, key), value in before.items():
+        grown_value = after[parameter, key]
+        if isinstance(value, Tensor) and value.numel() > 1:
+            if value.shape == model.get_parameter(parameter).shape:
+                assert grown_value.shape == wide.get_parameter(parameter).shape
+                assert torch.equal(mapped(grown_value, value, parameter, wide), value), (parameter, key)
+        else:
+            assert grown_value == value or (grown_value != grown_value), (parameter, key)
+    losses = train(wide, new, 3)
+    assert all(map(torch.isfinite, map(torch.tensor, losses)))
+
+
+def test_new_momenta_are_zero_and_second_moments_means_of_row_and_column() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    x = torch.randn(8, 3, dtype=torch.float64)
+    old = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    for _ in range(5):
+        model(x).square().mean().backward()
+        old.step()
+    wide = fxgrow.grow(model, 1.5, example_inputs=x)
+    new = torch.optim.AdamW(wide.parameters(), lr=1e-3)
+    fxgrow.transfer_state(old, new, wide)
+    state = new.state[wide.get_parameter("2.weight")]
+    before = old.state[model[2].weight]["exp_avg_sq"]
+    assert state["exp_avg"][4:].abs().max() == state["exp_avg"][:, 4:].abs().max() == 0
+    squares = state["exp_avg_sq"]
+    torch.testing.assert_close(squares[4:, :4], before.mean(0).expand(2, 4))
+    torch.testing.assert_close(squares[:4, 4:], before.mean(1)[:, None].expand(4, 2))
+    torch.testing.assert_close(squares[4:, 4:], before.mean().expand(2, 2))
+    assert state["step"] == 5
+
+
+def test_first_updates_of_new_entries_are_no_larger_than_adams() -> None:
+    """With second moments at zero they would be about 3.2 times the learning rate."""
+    largest = {}
+    for filled in (True, False):
+        model = convolutional()
+        old = torch.optim.Adam(model.parameters(), lr=1e-4)
+        train(model, old, 50)
+        for state in old.state.values():
+            state["exp_avg_sq"] /= 1 - 0.999**50  # as late in training, when nothing is corrected any more
+            state["step"].fill_(20_000)
+        wide = grown(model, 2)
+        new = torch.optim.Adam(wide.parameters(), lr=1e-4)
+        fxgrow.transfer_state(old, new, wide)
+        weight, births = wide.get_parameter("7.weight"), fxgrow.births(wide)["7.weight"]
+        if not filled:
+            new.state[weight]["exp_avg_sq"][births.mask(1)] = 0
+        before = weight.detach().clone()
+        train(wide, new, 1)
+        largest[filled] = float((weight.detach() - before)[births.mask(1)].abs().max()) / 1e-4
+    assert largest[False] == pytest.approx(3.2, abs=0.1)
+    assert largest[True] <= 1.0
+
+
+def test_several_growths_are_no_different_from_one_at_a_time() -> None:
+    model = convolutional()
+    old = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    train(model, old, 3)
+    once = grown(model, 1.5)
+    twice = grown(once, 4 / 3)
+    middle = torch.optim.AdamW(once.parameters(), lr=1e-3)
+    fxgrow.transfer_state(old, middle, once)
+    expected = torch.optim.AdamW(twice.parameters(), lr=1e-3)
+    fxgrow.transfer_state(middle, expected, twice)
+    found = torch.optim.AdamW(twice.parameters(), lr=1e-3)
+    fxgrow.transfer_state(old, found, twice)
+    for parameter in twice.parameters():
+        for key, value in expected.state[parameter].items():
+            assert torch.equal(found.state[parameter][key], value)
+
+
+def test_state_of_rescaled_gains_is_carried_as_it_is() -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.Linear(8, 3)).double()
+    x = torch.randn(16, 6, dtype=torch.float64)
+    old = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    model(x).square().mean().backward()
+    old.step()
+    wide = fxgrow.grow(model, 1.5, example_inputs=x)
+    assert next(g for g in fxgrow.report(wide).plan.tensors if g.name == "1.weight").scale != 1
+    fxgrow.replace_parameters(old, wide)
+    momentum = old.state[wide.get_parameter("1.weight")]["momentum_buffer"]
+    assert torch.equal(momentum[:8], model[1].weight.grad)
+
+
+def test_averaged_weights_compute_the_averaged_models_function() -> None:
+    """Lookahead's slow weights are values of parameters: they grow as parameters do, gains rescaled."""
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.Linear(8, 3)).double()
+    x = torch.randn(16, 6, dtype=torch.float64)
+    old = timm.optim.create_optimizer_v2(list(model.parameters()), opt="lookahead_sgd", lr=0.05)
+    for _ in range(8):
+        old.zero_grad()
+        (model(x) - 1).square().mean().backward()
+        old.step()
+    slow = copy.deepcopy(model)
+    wide = fxgrow.grow(model, 1.5, example_inputs=x)
+    with torch.no_grad():
+        for p, q in zip(model.parameters(), slow.parameters(), strict=True):
+            q.copy_(innermost(old).state[p]["lookahead_slow_buff"])
+    fxgrow.replace_parameters(old, wide)
+    grown_slow = copy.deepcopy(wide)
+    with torch.no_grad():
+        for p, q in zip(wide.parameters(), grown_slow.parameters(), strict=True):
+            q.copy_(innermost(old).state[p]["lookahead_slow_buff"])
+    torch.testing.assert_close(grown_slow(x), slow(x), rtol=1e-12, atol=1e-12)
+    assert not torch.allclose(slow(x), model(x))
+
+
+def test_schedulers_and_scalers_that_hold_the_optimizer_go_on() -> None:
+    model = convolutional()
+    optimizer = torch.optim.SGD(fxgrow.param_groups(model, 1e-3), lr=0.1, momentum=0.9)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 10)
+    rates = []
+    for step in range(6):
+        train(model, optimizer, 1)
+        schedule.step()
+        if step in (1, 3):
+            model = grown(model, 1.5 if step == 1 else 4 / 3)
+            fxgrow.replace_parameters(optimizer, model)
+            if step == 1:
+                adapted = fxgrow.adapt_rates(optimizer, model)
+        rates.append([group["lr"] for group in optimizer.param_groups])
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    assert {id(p) for p in held} == {id(p) for p in model.parameters()}
+    assert rates[-1] == [pytest.approx(0.05 * (1 + torch.cos(torch.tensor(0.6 * torch.pi)).item()))] * 2
+    assert adapted.by_stage().keys() == {1, 2}, "rates by age follow"
+    assert all(p.ndim <= 1 for p in optimizer.param_groups[1]["params"])
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+def test_two_growths_in_the_middle_of_training(name: str) -> None:
+    """In float32: the loss goes on where it was, without a spike that the un-grown run does not show."""
+
+    def run(grows: bool) -> tuple[list[float], list[float]]:
+        model: nn.Module = convolutional().float()
+        inputs = INPUTS.float()
+        optimizer = OPTIMIZERS[name](model.parameters())
+        losses, gaps = [], []
+        for step in range(170):
+            if grows and step in (60, 115):
+                before = evaluated(model, inputs)
+                model = fxgrow.grow(model, 1.5, example_inputs=inputs[:2])
+                fxgrow.replace_parameters(optimizer, model)
+                fxgrow.adapt_rates(optimizer, model)
+                gaps.append(abs(evaluated(model, inputs) - before))
+            optimizer.zero_grad()
+            loss = loss_in_float(model, inputs)
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        return losses, gaps
+
+    plain, _ = run(grows=False)
+    losses, gaps = run(grows=True)
+    assert max(gaps) <= 1e-6
+    for start in (60, 115):
+        rise = max(losses[start : start + 50]) - losses[start - 1]
+        usual = max(plain[start : start + 50]) - plain[start - 1]
+        assert rise <= max(usual, 0.0) + 1e-6
+
+
+def evaluated(model: nn.Module, inputs: Tensor) -> float:
+    with torch.no_grad():
+        return loss_in_float(model, inputs).item()
+
+
+def loss_in_float(model: nn.Module, inputs: Tensor) -> Tensor:
+    outputs = model(inputs)
+    return (outputs - torch.linspace(-1, 1, outputs.numel()).reshape(outputs.shape)).square().mean()
+
+
+def test_parameters_that_are_wholly_new_join_the_group_of_their_namesake() -> None:
+    """Growth in depth makes such; here the optimizer had only held part of the model."""
+    model = convolutional()
+    optimizer = torch.optim.AdamW(
+        [{"params": [model[0].weight, model[7].weight]}, {"params": [model[1].weight, model[7].bias]}], lr=1e-3
+    )
+    train(model, optimizer, 2)
+    wide = grown(model, 1.5)
+    transfer = fxgrow.replace_parameters(optimizer, wide)
+    names = {id(p): n for n, p in wide.named_parameters()}
+    groups = [[names[id(p)] for p in group["params"]] for group in optimizer.param_groups]
+    assert groups == [["0.weight", "7.weight", "3.weight"], ["1.weight", "7.bias", "1.bias", "3.bias"]]
+    assert transfer.fresh == dict.fromkeys(["1.bias", "3.weight", "3.bias"], "it is new in the grown model")
+    train(wide, optimizer, 2)
+
+
+def test_lbfgs_starts_anew_with_the_reason() -> None:
+    model = convolutional()
+    optimizer = torch.optim.LBFGS(model.parameters())
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = model(INPUTS).square().mean()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    transfer = fxgrow.replace_parameters(optimizer, grown(model, 1.5))
+    assert list(transfer.fresh) == ["0.weight"]
+    assert "to which index maps do not apply" in transfer.fresh["0.weight"] or "of a form" in transfer.fresh["0.weight"]
+    assert "0.weight" in str(transfer)
+
+
+def test_names_are_found_in_the_optimizer_or_asked_for() -> None:
+    model = convolutional()
+    named = torch.optim.AdamW(model.named_parameters(), lr=1e-3)
+    train(model, named, 1)
+    wide = copy.deepcopy(grown(copy.deepcopy(model), 1.5))  # nothing ties it to the parameters of `model`
+    assert fxgrow.replace_parameters(named, wide).fresh == {}
+
+    unnamed = torch.optim.AdamW(convolutional().parameters(), lr=1e-3)
+    with pytest.raises(TrainingError) as error:
+        fxgrow.replace_parameters(unnamed, wide)
+    assert str(error.value) == (
+        "parameter 0 of group 0 of the optimizer, of shape [6, 3, 3, 3], has no known name (at AdamW): "
+        "pass model=, the model whose parameters the optimizer holds"
+    )
+    other = convolutional()
+    unnamed = torch.optim.AdamW(other.parameters(), lr=1e-3)
+    train(other, unnamed, 1)
+    assert len(fxgrow.replace_parameters(unnamed, wide, model=other).carried) == 7
+
+
+def test_bad_input() -> None:
+    model = convolutional()
+    old = torch.optim.SGD(model.parameters(), lr=0.1)
+    wide = grown(model, 1.5)
+    new = torch.optim.SGD(wide.parameters(), lr=0.1)
+    cases: list[tuple[Callable[[], object], str]] = [
+        (
+            lambda: fxgrow.transfer_state(old, torch.optim.AdamW(wide.parameters()), wide),
+            "state of SGD means nothing to AdamW: make the new optimizer of the same class",
+        ),
+        (
+            lambda: fxgrow.transfer_state(old, old, wide),
+            "the new optimizer holds none of the grown model's parameters (at SGD): make it from the grown model",
+        ),
+        (
+            lambda: fxgrow.transfer_state(old, new, model),
+            "Sequential was not grown by fxgrow: pass a module that fxgrow.grow or fxgrow.load returned",
+        ),
+        (
+            lambda: fxgrow.transfer_state(
+                old, new, grown(nn.Sequential(nn.Conv2d(3, 5, 1), nn.Conv2d(5, 2, 1)).double(), 2)
+            ),
+            "the optimizer holds a parameter that the grown model does not have (at 3.weight): "
+            "pass the optimizer of the model that was grown",
+        ),
+        (
+            lambda: fxgrow.transfer_state(new, new, grown(model, 2), model=wide),
+            "the optimizer's parameter has shape [9, 3, 3, 3], which the grown model's never had (at 0.weight): "
+            "pass the optimizer of the model that was grown",
+        ),
+    ]
+    for call, text in cases:
+        with pytest.raises(FxgrowError) as error:
+            call()
+        assert str(error.value) == text
+    assert next(p for group in old.param_groups for p in group["params"]) is model[0].weight, "nothing was replaced"
+
+
+def test_what_entries_mean_is_found_out() -> None:
+    weight = nn.Parameter(torch.randn(64, 64))
+    adam = torch.optim.Adam([weight])
+    kinds = {key: entry.kind for key, entry in entries_of(adam, adam.param_groups[0], weight).items()}
+    assert kinds == {"step": "constant", "exp_avg": "constant", "exp_avg_sq": "statistic"}
+    adafactor = torch.optim.Adafactor([weight])
+    found = entries_of(adafactor, adafactor.param_groups[0], weight)
+    assert found["row_var"].axes == (0, None)
+    assert found["col_var"].axes == (None, 1)
+    rprop = torch.optim.Rprop([weight], lr=0.25)
+    assert entries_of(rprop, rprop.param_groups[0], weight)["step_size"].value == 0.25
+    averaged = torch.optim.ASGD([weight])
+    assert entries_of(averaged, averaged.param_groups[0], weight)["ax"].kind == "values"
