@@ -534,7 +534,8 @@ class Walk:
                 raise Resting
             one = self._bare(node, found.partner)
             use.append(one)
-            claim = core_units(one, found.claims, node.args[1], node.args[2])
+            axis: Any = node.args[1]
+            claim = core_units(one, found.claims, axis, node.args[2])
             self.bound[node] = Bound(found.partner, claim)
             return claim
         if node.op == "call_function" and operands and all(n in self.numbers for n in operands):

@@ -52,7 +52,8 @@ def _of_tensor(tensor: Tensor) -> str:
     header = f"{data.dtype} {list(data.shape)} ".encode()
     digest = hashlib.sha256(header)
     if data.numel():
-        digest.update(memoryview(data.flatten().view(torch.uint8).numpy()))
+        stored: Any = data.flatten().view(torch.uint8).numpy()
+        digest.update(stored)
     return digest.hexdigest()[:32]
 
 
