@@ -86,6 +86,7 @@ def _planned(model: nn.Module, wish: Wish, example_inputs: Any) -> tuple[Capture
         widths.check_all_used([name for name, _ in model.named_modules() if name])
     name = model_name(model)
     if isinstance(captured, Parts):
+        assert isinstance(widths, Amounts)  # sizes were refused above
         planned = captured.plan(name, widths, wish.init, wish.round_to, chosen)
         if not planned.groups and captured.why is not None:
             raise captured.why
@@ -242,7 +243,9 @@ def apply_plan(model: nn.Module, captured: Captured | Parts, planned: Plan, seed
             found = verify_parts(model, grown, captured, seed)
         else:
             found = verify_same(model, grown, inputs, seed, preserving=planned.preserving)
-        certificate = certificate_of_growth(before, model, grown, planned).tested(str(found))
+        certificate = certificate_of_growth(before, model, grown, planned)
+        if planned.preserving:
+            certificate = certificate.tested(str(found))
         history = with_certificate(with_verification(history, found), certificate, fingerprint(grown))
         setattr(grown, ATTRIBUTE, history)
     return cast(fx.GraphModule, grown)
