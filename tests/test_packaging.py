@@ -15,7 +15,16 @@ import fxgrow
 ROOT = Path(__file__).parent.parent
 PUBLIC = [
     *("Birth", "FxgrowError", "Plan", "__version__", "births", "grow", "load", "plan", "report", "rule", "save"),
-    *("adapt_rates", "fold", "param_groups", "replace_parameters", "transfer_state", "vitality"),
+    *(
+        "adapt_rates",
+        "certify",
+        "coordinate_check",
+        "fold",
+        "param_groups",
+        "replace_parameters",
+        "transfer_state",
+        "vitality",
+    ),
 ]
 
 
