@@ -10,17 +10,18 @@ from fxgrow.planning.plan import Plan
 from fxgrow.proof.certifying import certify
 from fxgrow.proof.coordinates import coordinate_check
 from fxgrow.rules.registry import rule
+from fxgrow.schedule import Schedule
 from fxgrow.training.groups import param_groups
 from fxgrow.training.rates import adapt_rates
 from fxgrow.training.state import replace_parameters, transfer_state
 from fxgrow.training.vitality import vitality
-from fxgrow.version import __version__
+from fxgrow.version import __version__ as __version__
 
 __all__ = [
     "Birth",
     "FxgrowError",
     "Plan",
-    "__version__",
+    "Schedule",
     "adapt_rates",
     "births",
     "certify",

@@ -298,9 +298,13 @@ def options(
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; on failure, one clear line on stderr and exit code 1."""
+    run_app(app, sys.argv[1:] if arguments is None else arguments)
+
+
+def run_app(which: typer.Typer, arguments: list[str]) -> None:
+    """Run a command line; on failure, one clear line on stderr and exit code 1; without arguments, its help."""
     try:
-        given = sys.argv[1:] if arguments is None else arguments
-        result: Any = app(args=given or ["--help"], standalone_mode=False)
+        result: Any = which(args=arguments or ["--help"], standalone_mode=False)
     except FxgrowError as error:
         print(f"fxgrow: error: {str(error).replace('pass example_inputs', 'pass --input')}", file=sys.stderr)
         sys.exit(1)

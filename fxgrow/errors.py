@@ -44,6 +44,10 @@ class PlanError(FxgrowError):
     """A plan does not fit the model it is applied to."""
 
 
+class ScheduleError(FxgrowError, ValueError):
+    """The numbers given for a schedule make none, or it does not apply."""
+
+
 class RuleError(FxgrowError):
     """A rule is malformed, registered twice, or claims something its op does not do."""
 

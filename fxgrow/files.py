@@ -70,9 +70,9 @@ def save(grown: fx.GraphModule, path: str | os.PathLike[str], *, base: str | Non
                 "plan": json.loads(step.plan.to_json()),
                 "seed": step.seed,
                 "verification": vars(step.verification) if step.verification else None,
+                "folded": step.folded,
                 "certificate": json.loads(step.certificate.to_json()) if step.certificate else None,
                 "fingerprint": step.fingerprint,
-                "folded": step.folded,
             }
             for step in history.steps
         ],
@@ -253,9 +253,9 @@ def _step(data: Mapping[str, Any]) -> Step:
         Plan.from_json(json.dumps(data["plan"])),
         int(data["seed"]),
         Verification(**found) if found else None,
-        bool(data.get("folded", False)),
         Certificate.from_json(json.dumps(proof)) if proof else None,
         dict(record) if record else None,
+        bool(data.get("folded", False)),
     )
 
 

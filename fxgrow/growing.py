@@ -10,16 +10,17 @@ from torch import fx, nn
 
 from fxgrow.amounts import Amounts
 from fxgrow.axes.infer import analyse
-from fxgrow.capture import Captured, capture, copies
+from fxgrow.capture import Captured, capture
 from fxgrow.errors import AmountError, FxgrowError, PlanError, UntraceableError
 from fxgrow.history import ATTRIBUTE, Step, extended, history_of, in_order, with_certificate, with_verification
 from fxgrow.parts import Parts, find_parts, verify_parts, widen_parts
 from fxgrow.planning.depth import STARTS, plan_depth
 from fxgrow.planning.knowledge import Way
 from fxgrow.planning.parameterization import PARAMETERIZATIONS
-from fxgrow.planning.plan import Plan
-from fxgrow.planning.planner import flops, make_plan, roles_of
-from fxgrow.proof.certifying import proved
+from fxgrow.planning.plan import Held, Plan
+from fxgrow.planning.planner import make_plan, roles_of
+from fxgrow.planning.sizes import Sizes, flops_after
+from fxgrow.proof.certifying import certificate_of_growth, kept_for_proof
 from fxgrow.proof.fingerprint import fingerprint
 from fxgrow.proof.verification import verify as verify_same
 from fxgrow.training.groups import parameterization_of
@@ -27,7 +28,7 @@ from fxgrow.training.parameters import remember_names
 from fxgrow.transforms.depth import deepen
 from fxgrow.transforms.width import named_tensors, widen
 
-Width = float | int | str | Mapping[str, float | int | str]
+Width = float | int | str | Mapping[str, float | int | str] | Sizes
 
 
 def plan(
@@ -53,6 +54,9 @@ def plan(
     return _planned(model, Wish(width, depth, init, depth_init, round_to, parameterization), example_inputs)[1]
 
 
+_IN_PARTS = "no graph holds its whole forward, so its blocks stay as many as they are"
+
+
 @dataclass(frozen=True)
 class Wish:
     """What a user asks for."""
@@ -68,29 +72,43 @@ class Wish:
 def _planned(model: nn.Module, wish: Wish, example_inputs: Any) -> tuple[Captured | Parts, Plan]:
     """A captured model, deepened where that was asked for, and the plan for it."""
     _check(wish)
-    widths = Amounts.parse(wish.width) if wish.width is not None else Amounts(())
+    widths = _widths(wish.width)
     depths = Amounts.parse(wish.depth) if wish.depth is not None else None
-    widths.check_all_used([name for name, _ in model.named_modules() if name])
-    name = model_name(model)
     chosen = _parameterization(model, wish.parameterization)
+    captured: Captured | Parts
     try:
         captured = capture(model, example_inputs)
     except UntraceableError as error:
-        if depths is not None:
+        if isinstance(widths, Sizes):
             raise
-        parts = find_parts(model, example_inputs, error)
-        return parts, parts.plan(name, widths, wish.init, wish.round_to, chosen)
+        captured = find_parts(model, example_inputs, error)
+    if isinstance(widths, Amounts):
+        widths.check_all_used([name for name, _ in model.named_modules() if name])
+    name = model_name(model)
+    if isinstance(captured, Parts):
+        planned = captured.plan(name, widths, wish.init, wish.round_to, chosen)
+        if not planned.groups and captured.why is not None:
+            raise captured.why
+        if depths is not None:
+            planned = replace(planned, held=(Held(1, (name,), _IN_PARTS), *planned.held))
+        return captured, planned
     if depths is None:
         return captured, make_plan(captured, name, widths, wish.init, wish.round_to, chosen)
     analysis = analyse(captured.model, captured.graphs)
     parameters = sum(tensor.numel() for tensor in captured.model.parameters())
     deepening, held = plan_depth(captured, depths, wish.depth_init, roles_of(analysis))
-    operations = flops(analysis, lambda layout: layout.size)
+    operations = flops_after(analysis, {})
     deepen(captured, deepening)
     planned = make_plan(captured, name, widths, wish.init, wish.round_to, chosen)
     held += planned.held if wish.width is not None else ()
     totals = replace(planned.totals, parameters_before=parameters, flops_before=operations)
     return captured, replace(planned, depth=deepening, held=held, totals=totals)
+
+
+def _widths(width: Width | None) -> Amounts | Sizes:
+    if width is None:
+        return Amounts(())
+    return width if isinstance(width, Sizes) else Amounts.parse(width)
 
 
 def _check(wish: Wish) -> None:
@@ -150,7 +168,8 @@ def grow(
     Parameters
     ----------
     model: any module that torch.fx can capture; it is not touched.
-    width: a factor (1.5), an amount ("+32", "=96"), or a mapping from module paths or globs to amounts.
+    width: a factor (1.5), an amount ("+32", "=96"), a mapping from module paths or globs to amounts, or the
+        sizes of a stage of a `Schedule`.
     depth: a factor (1.5: half as many blocks again in each run of repeated blocks), an amount ("+2", "=6"), or a
         mapping from the paths of runs or globs to amounts; `plan` shows the runs.
     example_inputs: a tensor, a tuple of arguments or a dict of keyword arguments; only shapes and dtypes
@@ -208,24 +227,24 @@ def apply_plan(model: nn.Module, captured: Captured | Parts, planned: Plan, seed
     inputs = captured.inputs
     remember_names(model)
     history = extended(model, Step(planned, seed))
-    before = captured if isinstance(captured, Parts) else replace(captured, graphs=copies(captured.graphs))
     drawn = f"{seed}, stage {history.stage}"
+    verifying = verify and not any(tensor.is_meta for tensor in named_tensors(model).values())
+    before = kept_for_proof(captured) if verifying else {}  # surgery edits the graphs themselves
     grown: nn.Module
     if isinstance(captured, Parts):
         grown = widen_parts(captured, planned, model, drawn)
     else:
         grown = widen(captured, planned, model, drawn)
-    setattr(grown, ATTRIBUTE, in_order(history, grown))
-    if verify and not any(tensor.is_meta for tensor in named_tensors(model).values()):
+    history = in_order(history, grown)
+    setattr(grown, ATTRIBUTE, history)
+    if verifying:
         if isinstance(captured, Parts):
             found = verify_parts(model, grown, captured, seed)
         else:
             found = verify_same(model, grown, inputs, seed, preserving=planned.preserving)
-        certificate = proved(before, model, grown, [planned])
-        if planned.preserving:
-            certificate = certificate.tested(str(found))
-        history = with_verification(in_order(history, grown), found)
-        setattr(grown, ATTRIBUTE, with_certificate(history, certificate, fingerprint(grown)))
+        certificate = certificate_of_growth(before, model, grown, planned).tested(str(found))
+        history = with_certificate(with_verification(history, found), certificate, fingerprint(grown))
+        setattr(grown, ATTRIBUTE, history)
     return cast(fx.GraphModule, grown)
 
 

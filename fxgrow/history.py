@@ -22,16 +22,16 @@ ATTRIBUTE = "_fxgrow"
 class Step:
     """One growth: its plan, the seed of its new entries, what verification found and what was proved (None: not run).
 
-    folded: whether multipliers went into the weights afterwards (`fxgrow.fold`). fingerprint: hashes of the grown
-    model for which the certificate was made.
+    fingerprint: hashes of the grown model for which the certificate was made. folded: whether multipliers went into
+        the weights afterwards (`fxgrow.fold`).
     """
 
     plan: Plan
     seed: int
     verification: Verification | None = None
-    folded: bool = False
     certificate: Certificate | None = None
     fingerprint: dict[str, str] | None = None
+    folded: bool = False
 
 
 @dataclass(frozen=True)

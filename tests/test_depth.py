@@ -58,6 +58,18 @@ class Split(nn.Module):
         return self.leave(x)
 
 
+class Named(nn.Module):
+    """Blocks that are attributes, one after the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Conv2d(3, 8, 3), nn.Linear(8, 3)
+        self.block1, self.block2 = Residual(conv()), Residual(conv())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.leave(self.block2(self.block1(self.enter(x))).mean((2, 3)))
+
+
 class Twofold(nn.Module):
     """A block with parallel branches, squeeze and excitation, and a gain of its own."""
 
@@ -78,6 +90,7 @@ MODELS: dict[str, tuple[Any, tuple[Tensor, ...]]] = {
     "post-activation": (lambda: stages(Residual(conv(), nn.ReLU()), Residual(conv(), nn.ReLU())), IMAGE),
     "two branches": (lambda: stages(Twofold(), Twofold()), IMAGE),
     "pre-norm": (lambda: Encoder(True), (torch.randn(2, 7, 6),)),
+    "attributes": (Named, IMAGE),
     "chain": (Split, (torch.randn(2, 4),)),
     "test_vit": (lambda: timm.create_model("test_vit"), (torch.randn(2, 3, 160, 160),)),
     "test_convnext": (lambda: timm.create_model("test_convnext"), (torch.randn(2, 3, 160, 160),)),

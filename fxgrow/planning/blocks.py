@@ -172,21 +172,47 @@ class Finder:
         """Every run of blocks, and what repeats without being able to."""
         units: dict[str, list[Unit]] = {}
         for path, module in self.model.named_modules():
-            if isinstance(module, _CONTAINERS) and len(module) > 0:
-                found = list(self._children(path, module))
-                if found:
-                    units[path] = found
-        common = Counter(u.signature for several in units.values() for u in several if not self._is_leaf(u))
-        stages = {path for path, several in units.items() if self._repeats_within(several)}
-        runs = [run for path, several in units.items() for run in self._runs(path, several, common, stages)]
+            several = list(self._children(path, module)) if self._may_hold_blocks(module) else []
+            if several:
+                units[path] = several
+        exits: dict[Any, set[fx.Node]] = {}
+        for unit in itertools.chain(*units.values()):
+            exits.setdefault(unit.signature, set()).add(unit.regions[0].exit)
+        common = {signature for signature, found in exits.items() if len(found) > 1}
+        chains = self._chains(units)
+        runs = [run for path, several in units.items() for run in self._runs(path, several, common, chains)]
         runs = list(self._merged(runs))
-        return Found(runs, list(self._held(units, runs, common)))
+        return Found(runs, list(self._held(units, runs)))
+
+    def _chains(self, units: dict[str, list[Unit]]) -> set[str]:
+        """Parts that hold a chain of blocks, or a single block and nothing else, rather than being blocks."""
+        found: set[str] = set()
+        between: dict[tuple[fx.Node, fx.Node], list[str]] = {}
+        for path, several in units.items():
+            blocks = [unit for unit in several if self._is_block(unit)]
+            if self._is_container(path):
+                if len({unit.signature for unit in blocks}) < len(blocks):
+                    found.update(prefixes(path))
+                for unit in blocks:
+                    between.setdefault((unit.regions[0].entry, unit.regions[0].exit), []).append(unit.path)
+        for same in between.values():
+            found.update(path for path in same if any(within(other, path) and other != path for other in same))
+        return found
+
+    def _is_container(self, path: str) -> bool:
+        return isinstance(self.model.get_submodule(path), _CONTAINERS)
+
+    def _may_hold_blocks(self, module: nn.Module) -> bool:
+        """Whether a part holds others in a row: a container, or several of one kind as attributes."""
+        kinds = Counter(type(child) for child in module._modules.values() if child is not None and len(child._modules))
+        return isinstance(module, _CONTAINERS) or max(kinds.values(), default=0) > 1
 
     def _children(self, path: str, module: nn.Module) -> Iterator[Unit]:
-        for name in module._modules:
+        container = isinstance(module, _CONTAINERS)
+        for name, child in module._modules.items():
             below = f"{path}.{name}" if path else name
             members = self.members.get(below)
-            if members:
+            if members and (container or not isinstance(child, _CONTAINERS)):
                 unit = self.unit(below, (below,), members)
                 if unit is not None:
                     yield unit
@@ -198,24 +224,20 @@ class Finder:
         """A residual block: silent branches make it an identity, not weights that pass its input on."""
         return unit.identity is not None and bool(unit.identity.zero) and not unit.identity.dirac
 
-    def _repeats_within(self, units: list[Unit]) -> bool:
-        counts = Counter(unit.signature for unit in units if self._is_block(unit))
-        return max(counts.values(), default=0) > 1
-
-    def _runs(self, path: str, units: list[Unit], common: Counter[Any], stages: set[str]) -> Iterator[FoundRun]:
+    def _runs(self, path: str, units: list[Unit], common: set[Any], chains: set[str]) -> Iterator[FoundRun]:
         stretches = list(self._stretches(units))
         for stretch in stretches:
-            blocks = [unit for unit in stretch if self._is_block(unit)]
-            blocks = [b for b in blocks if not any(s == b.path or s.startswith(b.path + ".") for s in stages)]
-            if not any(common[block.signature] > 1 for block in blocks):
+            blocks = [unit for unit in stretch if self._is_block(unit) and unit.path not in chains]
+            alone = not self._is_container(path) and len(blocks) < 2
+            if alone or not any(block.signature in common for block in blocks):
                 continue
             for unit in stretch:
                 if unit not in blocks and unit.identity is not None:
                     unit.identity, unit.reason = None, "it is a chain of blocks itself"
-            alone = len([s for s in stretches if any(map(self._is_block, s))]) == 1
+            only = self._is_container(path) and len([s for s in stretches if any(map(self._is_block, s))]) == 1
             entering = {tuple(self.intervals[r.exit] for r in block.regions) for block in blocks}
             length = period([block.signature for block in blocks]) if len(entering) == 1 else 1
-            yield FoundRun(path if alone else stretch[0].path, stretch, length)
+            yield FoundRun(path if only and path else stretch[0].path, stretch, length)
 
     def _merged(self, runs: list[FoundRun]) -> Iterator[FoundRun]:
         """Runs of one block each in containers that are siblings are one run of the container around them."""
@@ -231,7 +253,7 @@ class Finder:
         """What runs of one block have in common that are one run together."""
         unit = run.units[0]
         above = unit.path.rpartition(".")[0].rpartition(".")[0]
-        if len(run.units) > 1 or not isinstance(self.model.get_submodule(above), _CONTAINERS):
+        if len(run.units) > 1 or not self._is_container(above):
             return "", run.path
         return above, unit.signature, unit.shape
 
@@ -257,11 +279,11 @@ class Finder:
             self.dominated[a.mode].dominates(a.exit, b.entry) for a, b in zip(one.regions, other.regions, strict=True)
         )
 
-    def _held(
-        self, units: dict[str, list[Unit]], runs: list[FoundRun], common: Counter[Any]
-    ) -> Iterator[tuple[str, str]]:
+    def _held(self, units: dict[str, list[Unit]], runs: list[FoundRun]) -> Iterator[tuple[str, str]]:
         taken = [unit.path for run in runs for unit in run.units]
-        for several in units.values():
+        for path, several in units.items():
+            if not self._is_container(path):
+                continue
             alike = Counter(unit.signature for unit in several if not self._is_leaf(unit) and unit.reason)
             for unit in several:
                 nested = any(unit.path == t or within(unit.path, t) or within(t, unit.path) for t in taken)

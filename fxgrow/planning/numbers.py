@@ -15,7 +15,7 @@ from torch import fx
 
 from fxgrow.axes.infer import Analysis
 from fxgrow.axes.layout import Leaf
-from fxgrow.planning.plan import NodeEdit
+from fxgrow.planning.plan import AttributeEdit, NodeEdit
 from fxgrow.planning.sizing import size_after
 from fxgrow.rules.op import Op, Path, Tensor, Tree, tensors
 from fxgrow.rules.shape import follow
@@ -135,6 +135,18 @@ def number_edits(analysis: Analysis, growth: dict[Leaf, int]) -> Iterator[NodeEd
                 condition = node.args[0]
                 if isinstance(condition, fx.Node) and condition.meta["value"] is True and not numbers.after(condition):
                     yield NodeEdit(mode, node.name, "erase")
+
+
+def size_attributes(analysis: Analysis, growth: dict[Leaf, int]) -> Iterator[AttributeEdit]:
+    """Module attributes that are sizes and change."""
+    for op in analysis.ops:
+        for attribute, layout in op.attributes:
+            before = getattr(op.module, attribute, None)
+            value: Any = size_after(layout, growth)
+            if isinstance(before, tuple):
+                value = (value,)
+            if value != before:
+                yield AttributeEdit(str(op.node.target), attribute, value)
 
 
 def _size_edit(numbers: Numbers, op: Op, path: Path, size: int, mode: str) -> NodeEdit | None:

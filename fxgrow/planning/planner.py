@@ -8,7 +8,7 @@ dimension with the reason. What it returns has been checked by the laws from end
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
@@ -18,9 +18,8 @@ from fxgrow.axes.infer import Analysis, analyse
 from fxgrow.axes.layout import Join, Layout, Leaf, Product, Reason, leaves, resolve
 from fxgrow.capture import Captured
 from fxgrow.capture.inputs import described
-from fxgrow.containers import flat_tensors
 from fxgrow.planning.knowledge import Failure, Knowledge, Way
-from fxgrow.planning.numbers import Loose, number_edits, positions_after
+from fxgrow.planning.numbers import Loose, number_edits, positions_after, size_attributes
 from fxgrow.planning.parameterization import parameterized
 from fxgrow.planning.plan import (
     AttributeEdit,
@@ -32,6 +31,7 @@ from fxgrow.planning.plan import (
     TensorGrowth,
     Totals,
 )
+from fxgrow.planning.sizes import Sizes, flops_after, parameters_after
 from fxgrow.planning.sizing import Sizing, choose_sizes, producing_places, size_after
 from fxgrow.rules.law import Fact, Range
 from fxgrow.rules.op import Op, Tensor
@@ -43,19 +43,26 @@ DRAWS = {"weight": "normal", "gain": "level", "bias": "zeros", "mean": "zeros", 
 
 
 def make_plan(
-    captured: Captured, name: str, amounts: Amounts, init: str, round_to: int, parameterization: str = "standard"
+    captured: Captured,
+    name: str,
+    amounts: Amounts | Sizes,
+    init: str,
+    round_to: int,
+    parameterization: str = "standard",
 ) -> Plan:
     """Plan the growth of a captured model."""
     analysis = analyse(captured.model, captured.graphs)
     planner = Planner(analysis, amounts, Way(init), round_to)
     planner.settle()
+    if isinstance(amounts, Sizes):
+        amounts.check_met(analysis, planner.sizing.growth)
     return parameterized(planner.plan(name, captured), analysis, planner.sizing.growth, parameterization)
 
 
 class Planner:
     """Sizes and knowledge, revised until no law objects."""
 
-    def __init__(self, analysis: Analysis, amounts: Amounts, way: Way, round_to: int) -> None:
+    def __init__(self, analysis: Analysis, amounts: Amounts | Sizes, way: Way, round_to: int) -> None:
         self.analysis = analysis
         self.amounts = amounts
         self.way = way
@@ -105,6 +112,8 @@ class Planner:
             return
 
     def _choose_sizes(self) -> Sizing:
+        if isinstance(self.amounts, Sizes):
+            return self.amounts.sizing(self.analysis)
         return choose_sizes(self.analysis, self.amounts, self.round_to, self.way is Way.MIRROR)
 
     def _propagate(self) -> Knowledge:
@@ -190,7 +199,7 @@ class Planner:
             tensors=tensors,
             nodes=tuple(nodes),
             attributes=tuple(attributes),
-            totals=self._totals(tensors),
+            totals=self._totals(),
             inputs=described(captured.inputs),
             tier=captured.tier,
         )
@@ -276,16 +285,12 @@ class Planner:
 
     def _edits(self) -> tuple[list[NodeEdit], list[AttributeEdit]]:
         nodes: list[NodeEdit] = list(self.numbers)
-        attributes: dict[tuple[str, str], AttributeEdit] = {}
+        attributes = {
+            (edit.module, edit.attribute): edit for edit in size_attributes(self.analysis, self.sizing.growth)
+        }
         mode_of = {id(graph): mode for mode, graph in self.analysis.graphs.items()}
         for op in self.analysis.ops:
             mode, target = mode_of[id(op.node.graph)], str(op.node.target)
-            for attribute, layout in op.attributes:
-                value: Any = size_after(layout, self.sizing.growth)
-                if isinstance(getattr(op.module, attribute, None), tuple):
-                    value = (value,)
-                if value != getattr(op.module, attribute, None):
-                    attributes[target, attribute] = AttributeEdit(target, attribute, value)
             for edit in op.law.edits(op, self.know):
                 if edit.kind == "attribute":
                     for attribute, value in edit.values.items():
@@ -371,14 +376,9 @@ class Planner:
             at = f" (at {causes[0]}{f' and {more} more' if more > 0 else ''})" if causes else ""
             yield Held(size, tuple(dict.fromkeys(everywhere)), text + at)
 
-    def _totals(self, tensors: tuple[TensorGrowth, ...]) -> Totals:
-        before = sum(t.numel() for t in self.analysis.model.parameters())
-        grown = {t.name: t for t in tensors}
-        after = before + sum(
-            _numel(g.new_shape) - _numel(g.old_shape) for n, g in grown.items() if self._is_parameter(n)
-        )
-        old = flops(self.analysis, lambda layout: layout.size)
-        new = flops(self.analysis, lambda layout: size_after(layout, self.sizing.growth))
+    def _totals(self) -> Totals:
+        before, after = (parameters_after(self.analysis, growth) for growth in ({}, self.sizing.growth))
+        old, new = (flops_after(self.analysis, growth) for growth in ({}, self.sizing.growth))
         return Totals(before, after, old, new)
 
 
@@ -390,14 +390,6 @@ def roles_of(analysis: Analysis) -> dict[str, str]:
             if tensor.parameter is not None:
                 roles.setdefault(tensor.parameter, role)
     return roles
-
-
-def flops(analysis: Analysis, size: Callable[[Layout], int]) -> int:
-    """Floating-point operations of one forward pass on one sample, in eval mode, where dimensions have these sizes."""
-    graph = analysis.graphs.get("both") or analysis.graphs["eval"]
-    given = (t for node in graph.nodes if node.op == "placeholder" for t in flat_tensors(node.meta["value"]))
-    batch = max(1, next((tensor.shape[0] for tensor in given if tensor.ndim), 1))
-    return 2 * sum(op.law.operations(op, size) for op in analysis.ops if op.node.graph is graph) // batch
 
 
 def _numel(shape: tuple[int, ...]) -> int:

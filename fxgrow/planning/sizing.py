@@ -92,7 +92,7 @@ def choose_sizes(analysis: Analysis, amounts: Amounts, round_to: int, pairs: boo
     reluctant = {leaf for layout in analysis.unifier.reluctant for leaf in leaves(layout)}
     for block, request in sorted(wanted, key=lambda item: sum(not leaf.fixed for leaf in item[0])):
         _grow_block(block, request.amount, request.place, sizing, reluctant, round_to, pairs)
-    _settle_equal_sizes(analysis, sizing)
+    settle_equal_sizes(analysis, sizing)
     return sizing
 
 
@@ -169,7 +169,7 @@ def rounded(size: int, factor: float, round_to: int, pairs: bool) -> int:
     return new
 
 
-def _settle_equal_sizes(analysis: Analysis, sizing: Sizing) -> None:
+def settle_equal_sizes(analysis: Analysis, sizing: Sizing) -> None:
     """Make pieces that must stay equal in size so, or keep them all as they are."""
     for _ in range(len(analysis.unifier.equal_sizes) + 1):
         settled = True

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxgrow.capture import Captured, GrownGraphModule, recapture
+from fxgrow.capture import Captured, GrownGraphModule, copies, recapture
 from fxgrow.capture.inputs import recalled
 from fxgrow.errors import FxgrowError
 from fxgrow.history import History, history_of
-from fxgrow.parts import Parts
+from fxgrow.parts import Parts, captured_again
 from fxgrow.planning.plan import Axis, Plan
 from fxgrow.proof.certificate import Certificate, Verdict
 from fxgrow.proof.checker import Checker, Model, Step
@@ -65,40 +65,62 @@ def certify(grown: nn.Module, original: nn.Module | None = None) -> Certificate:
             where=type(original).__name__,
             remedy="pass the model that was grown, at any of its stages",
         )
-    steps = history.steps[since:]
-    beyond = without_rules([step.plan for step in steps], any(step.folded for step in steps))
-    if beyond is not None:
-        return beyond
-    captured = recapture(original, recalled(steps[0].plan.inputs))
-    return proved(captured, original, grown, [step.plan for step in steps], True)
+    plans = [step.plan for step in history.steps[since:]]
+    if any(plan.parts or _without_rules(plan) for plan in plans):
+        if len(plans) == 1:
+            return certificate_of_growth(_captured_before(original, plans[0]), original, grown, plans[0])
+        detail = "one of several growths has no proof by itself; pass the model before the last one"
+        return Certificate(CLAIM, "", (), Verdict.UNKNOWN, detail)
+    assert isinstance(grown, GrownGraphModule)
+    return proved(_captured_before(original, plans[0])[""], original, grown, plans, True)
 
 
-def without_rules(plans: Sequence[Plan], folded: bool = False) -> Certificate | None:
-    """The certificate of growths that no proof rule covers yet: UNKNOWN, with the reason; None where rules do."""
-    reasons = [
-        *("new blocks have no proof rule yet" for plan in plans if plan.depth is not None and plan.depth.blocks),
-        *("models that are grown in parts have no proof rule yet" for plan in plans if plan.parts),
-        *(
-            "old weights that are rescaled have no proof rule yet"
-            for plan in plans
-            if any(rescaling.factor != 1.0 for rescaling in plan.rescalings)
-        ),
-        *(["multipliers were folded into the weights"] if folded else []),
-    ]
-    if not reasons:
-        return None
-    return Certificate.of(CLAIM, [Certificate("every step has a rule", "", (), Verdict.UNKNOWN, reasons[0])])
+def kept_for_proof(captured: Captured | Parts) -> dict[str, Captured]:
+    """What has been captured, by the path of each part ("" for a whole model), safe from surgery on its graphs."""
+    parts = captured.captured if isinstance(captured, Parts) else {"": captured}
+    return {path: replace(part, graphs=copies(part.graphs)) for path, part in parts.items()}
+
+
+def certificate_of_growth(
+    before: Mapping[str, Captured], original: nn.Module, grown: nn.Module, plan: Plan
+) -> Certificate:
+    """The certificate of one growth, from what was captured before it."""
+    unproved = _without_rules(plan)
+    if unproved:
+        return Certificate(CLAIM, "", (), Verdict.UNKNOWN, unproved)
+    if not plan.parts:
+        assert isinstance(grown, GrownGraphModule)
+        return proved(before[""], original, grown, [plan])
+    children = []
+    for path, part in plan.parts:
+        inside = grown.get_submodule(path)
+        assert isinstance(inside, GrownGraphModule)
+        found = proved(before[path], original.get_submodule(path), inside, [part])
+        children.append(Certificate.of(f"{path} computes what it did", found.children))
+    detail = "no graph holds the forward of the whole model"
+    children.append(Certificate("what lies between the parts is as it was", "", (), Verdict.UNKNOWN, detail))
+    return Certificate.of(CLAIM, children)
+
+
+def _without_rules(plan: Plan) -> str:
+    """What a growth did for which there is no rule of proof, or nothing."""
+    if plan.depth is not None and plan.depth.blocks:
+        return "the model has new blocks, for which there is no rule of proof"
+    if any(rescaling.factor != 1.0 and rescaling.by for rescaling in plan.rescalings):
+        return "old weights were rescaled, for which there is no rule of proof"
+    return ""
+
+
+def _captured_before(original: nn.Module, plan: Plan) -> dict[str, Captured]:
+    if plan.parts:
+        return kept_for_proof(captured_again(original, plan))
+    return {"": recapture(original, recalled(plan.inputs))}
 
 
 def proved(
-    captured: Captured | Parts, original: nn.Module, grown: nn.Module, plans: Sequence[Plan], with_scale: bool = False
+    captured: Captured, original: nn.Module, grown: GrownGraphModule, plans: Sequence[Plan], with_scale: bool = False
 ) -> Certificate:
     """The certificate of a grown model beside its original, whose structure has been captured."""
-    beyond = without_rules(plans)
-    if beyond is not None or isinstance(captured, Parts) or not isinstance(grown, GrownGraphModule):
-        detail = "models that are grown in parts have no proof rule yet"
-        parts = Certificate("every step has a rule", "", (), Verdict.UNKNOWN, detail)
-        return beyond if beyond is not None else Certificate.of(CLAIM, [parts])
     one = Model(captured.graphs, original, captured.model, named_tensors(original))
     two = Model(grown.graphs(), grown, grown, named_tensors(grown))
     children = [_ties(one.tensors, two.tensors)]

@@ -148,12 +148,12 @@ def _trained(
     args, kwargs = inputs
     learning = optimizer(model)
     found: dict[tuple[int, str], float] = {}
-    now = [0]
+    now = 0
 
     def note(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, given: Any, output: Any) -> None:
             for tensor in flat_tensors(output):
-                found.setdefault((now[0], name), float(tensor.detach().square().mean().sqrt()))
+                found.setdefault((now, name), float(tensor.detach().square().mean().sqrt()))
 
         return hook
 
@@ -165,7 +165,7 @@ def _trained(
     targets: list[Tensor] = []
     generator = torch.Generator().manual_seed(seed)
     for step in range(steps + 1):
-        now[0] = step
+        now = step
         with WithoutNoise():
             outputs = [t for t in flat_tensors(model(*args, **kwargs)) if t.requires_grad]
         targets = targets or [torch.randn(t.shape, generator=generator, dtype=t.dtype) for t in outputs]

@@ -239,6 +239,35 @@ def test_two_growths_in_the_middle_of_training(name: str) -> None:
         assert rise <= max(usual, 0.0) + 1e-6
 
 
+@pytest.mark.parametrize("parameterization", ["standard", "variance-transfer"])
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
+def test_library_models_go_on_where_they_were(name: str, parameterization: str) -> None:
+    """In float32 and train mode: the loss within 1e-6 over two growths, old momenta bit for bit."""
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=3)
+    images, labels = torch.randn(6, 3, *model.pretrained_cfg["input_size"][1:]), torch.tensor([0, 1, 2, 0, 1, 2])
+    optimizer = torch.optim.AdamW(fxgrow.param_groups(model, 0.05), lr=1e-4)
+
+    def loss(model: nn.Module) -> Tensor:
+        return torch.nn.functional.cross_entropy(model(images), labels)
+
+    for step in range(5):
+        if step in (2, 4):
+            wider = fxgrow.grow(model, 1.25, parameterization=parameterization, verify=False)
+            with torch.no_grad():
+                gap = abs(loss(copy.deepcopy(wider)).item() - loss(copy.deepcopy(model)).item())
+            assert gap <= 1e-6
+            before = {n: optimizer.state[p]["exp_avg"].clone() for n, p in model.named_parameters()}
+            assert fxgrow.replace_parameters(optimizer, wider).fresh == {}
+            fxgrow.adapt_rates(optimizer, wider)
+            for n, p in wider.named_parameters():
+                assert torch.equal(mapped(optimizer.state[p]["exp_avg"], before[n], n, wider), before[n])
+            model = wider
+        optimizer.zero_grad()
+        loss(model).backward()
+        optimizer.step()
+
+
 def evaluated(model: nn.Module, inputs: Tensor) -> float:
     with torch.no_grad():
         return loss_in_float(model, inputs).item()

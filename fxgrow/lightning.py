@@ -1,0 +1,123 @@
+"""A Lightning callback that grows the network of a LightningModule along a schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from fxgrow.errors import TrainingError
+from fxgrow.schedule import Schedule, Stage
+from fxgrow.training.rates import adapt_rates, attached_to
+from fxgrow.training.state import replace_parameters
+
+try:
+    from lightning.pytorch import Callback, LightningModule, Trainer
+    from lightning.pytorch.strategies import SingleDeviceStrategy
+except ImportError:
+    raise TrainingError("fxgrow.lightning needs Lightning", remedy="pip install lightning") from None
+
+
+class Growth(Callback):
+    """Grow a network at the epochs at which a schedule begins new stages.
+
+    The optimizers stay the same objects, with the state of old weights carried over, so learning-rate schedulers go
+    on. Checkpoints of Lightning resume at any epoch: the callback grows the network to the stage of the checkpoint
+    before its weights are loaded. The optimizers must hold parameters of the network only.
+
+    Parameters
+    ----------
+    schedule: toward the large model (`Schedule.between`), or without a target.
+    attribute: of the LightningModule that holds the network.
+    rates: rule of `fxgrow.adapt_rates`; "none" for one rate for all.
+    options: of `fxgrow.grow`: init, parameterization, seed, example_inputs, verify, ...
+
+    Raises
+    ------
+    TrainingError: the module has no such network, or the strategy is one that wraps it (data parallel and its kin).
+
+    >>> schedule = Schedule.exponential(stages=9, epochs=160)
+    >>> Growth(schedule, "network", init="mirror").stage.epochs
+    8
+    """
+
+    def __init__(self, schedule: Schedule, attribute: str = "model", rates: str = "norm", **options: Any) -> None:
+        self.schedule = schedule
+        self.attribute = attribute
+        self.rates = rates
+        self.options = options
+        self.number = 0
+
+    @property
+    def stage(self) -> Stage:
+        """The stage that the network is in."""
+        return self.schedule[self.number]
+
+    @property
+    def state_key(self) -> str:
+        return f"{type(self).__qualname__}:{self.attribute}"
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check that the network can be replaced, and prepare for checkpoints of a grown one."""
+        network = self._network(pl_module)
+        if not isinstance(trainer.strategy, SingleDeviceStrategy):
+            raise TrainingError(
+                f"the strategy {type(trainer.strategy).__name__} wraps the network, which cannot then be replaced",
+                where=type(pl_module).__name__,
+                remedy="train on one device, or grow between calls of Trainer.fit",
+            )
+        before: Callable[[dict[str, Any]], None] = pl_module.on_load_checkpoint
+
+        def on_load_checkpoint(checkpoint: dict[str, Any]) -> None:
+            self._regrow(pl_module, network, checkpoint["callbacks"].get(self.state_key, {}).get("stage", 0))
+            before(checkpoint)
+
+        pl_module.on_load_checkpoint = on_load_checkpoint  # type: ignore[method-assign]
+
+    def _network(self, pl_module: LightningModule) -> nn.Module:
+        network = getattr(pl_module, self.attribute, None)
+        if not isinstance(network, nn.Module):
+            raise TrainingError(
+                f"the LightningModule has no network {self.attribute!r}",
+                where=type(pl_module).__name__,
+                remedy="pass attribute=, the name under which it keeps its network",
+            )
+        return network
+
+    def _regrow(self, pl_module: LightningModule, network: nn.Module, number: int) -> None:
+        """The network at a stage, from that of stage 0; its weights are about to be loaded."""
+        for stage in self.schedule.stages[1 : number + 1]:
+            network = stage.grow(network, **{**self.options, "verify": False})
+        setattr(pl_module, self.attribute, network)
+        self.number = number
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Attach rates to the optimizers of a network that has grown already."""
+        if any(stage.grows for stage in self.schedule.stages[: self.number + 1]):
+            self._attach(trainer, pl_module)
+
+    def _attach(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for optimizer in trainer.optimizers:
+            if self.rates != "none" and attached_to(optimizer) is None:
+                adapt_rates(optimizer, self._network(pl_module), self.rates)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Grow, if this epoch begins a stage; after the schedule's last epoch the last stage goes on."""
+        epoch = min(trainer.current_epoch, self.schedule.epochs - 1)
+        for stage in self.schedule.stages[self.number + 1 : self.schedule.at(epoch).number + 1]:
+            if stage.grows:
+                grown = stage.grow(self._network(pl_module), **self.options)
+                setattr(pl_module, self.attribute, grown)
+                for optimizer in trainer.optimizers:
+                    replace_parameters(optimizer, grown)
+                self._attach(trainer, pl_module)
+            self.number = stage.number
+
+    def state_dict(self) -> dict[str, Any]:
+        """The stage, which a checkpoint keeps."""
+        return {"stage": self.number}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The stage again."""
+        self.number = state_dict["stage"]

@@ -1,0 +1,93 @@
+"""From a small model to a large one built alike: which dimensions differ, and by how much."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fxgrow.axes.infer import Analysis
+from fxgrow.axes.layout import Layout, Leaf, leaves
+from fxgrow.errors import PlanError
+from fxgrow.planning.sizes import Dimension
+
+_ALIKE = "build both with the same code, and give the sizes that differ as arguments"
+
+
+@dataclass(frozen=True)
+class Distance:
+    """A dimension of the small model, and its size in the large one."""
+
+    dimension: Dimension
+    leaf: Leaf
+    last: int
+
+
+def distances(small: Analysis, large: Analysis) -> list[Distance]:
+    """The dimensions in which a large model is larger than a small one, each once, in order.
+
+    Raises
+    ------
+    PlanError: the two are not built alike, or the large one is smaller somewhere, or a dimension that cannot grow
+        differs.
+    """
+    _check_same_parameters(small, large)
+    last: dict[Leaf, int] = {}
+    first: dict[Leaf, Dimension] = {}
+    for name, tensor in small.parameters.items():
+        other = large.parameters[name]
+        for axis, (layout, target) in enumerate(zip(tensor.axes, other.axes, strict=True)):
+            for part, (leaf, size) in enumerate(_paired(f"{name}[{axis}]", layout, target)):
+                dimension = Dimension(name, axis, part, len(list(leaves(layout))))
+                if last.setdefault(leaf, size) != size:
+                    raise PlanError(
+                        f"a dimension of {leaf.size} is {last[leaf]} at {first[leaf]} of the large model "
+                        f"and {size} here, but it is one dimension of the small model",
+                        where=str(dimension),
+                        remedy="give the parts that share it one size",
+                    )
+                first.setdefault(leaf, dimension)
+                _check_free(leaf, size, dimension)
+    return [Distance(first[leaf], leaf, size) for leaf, size in last.items() if size > leaf.size]
+
+
+def _check_same_parameters(small: Analysis, large: Analysis) -> None:
+    for one, other, which in ((small, large, "large"), (large, small, "small")):
+        missing = next((name for name in one.parameters if name not in other.parameters), None)
+        if missing is not None:
+            raise PlanError(f"the {which} model has no such parameter", where=missing, remedy=_ALIKE)
+    for name, tensor in small.parameters.items():
+        if tensor.rank != large.parameters[name].rank:
+            raise PlanError(
+                f"it has {tensor.rank} axes in the small model and {large.parameters[name].rank} in the large one",
+                where=name,
+                remedy=_ALIKE,
+            )
+
+
+def _paired(where: str, small: Layout, large: Layout) -> list[tuple[Leaf, int]]:
+    """The parts of an axis of the small model, each with its size in the large one."""
+    parts, others = list(leaves(small)), list(leaves(large))
+    if len(parts) == len(others):
+        return [(leaf, other.size) for leaf, other in zip(parts, others, strict=True)]
+    if small.size == large.size:
+        return [(leaf, leaf.size) for leaf in parts]
+    raise PlanError(
+        f"the axis has {len(parts)} parts in the small model and {len(others)} in the large one",
+        where=where,
+        remedy=_ALIKE,
+    )
+
+
+def _check_free(leaf: Leaf, size: int, dimension: Dimension) -> None:
+    if size < leaf.size:
+        raise PlanError(
+            f"a dimension is {leaf.size} in the small model and only {size} in the large one",
+            where=str(dimension),
+            remedy="pass the small model first",
+        )
+    if size > leaf.size and leaf.reason is not None:
+        raise PlanError(
+            f"a dimension is {leaf.size} in the small model and {size} in the large one, but it cannot grow: "
+            f"{leaf.reason}",
+            where=str(dimension),
+            remedy="give that part the same size in both",
+        )

@@ -1,0 +1,442 @@
+"""Schedules: how wide a network is, for how many epochs, at each stage of its growth."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+from torch import nn
+
+from fxgrow.axes.infer import analyse
+from fxgrow.capture import capture
+from fxgrow.curves import (
+    check_batches,
+    check_counts,
+    check_rates,
+    check_stages,
+    check_start,
+    exponential_epochs,
+    exponential_sizes,
+    interpolated_sizes,
+    rounded,
+)
+from fxgrow.errors import ScheduleError
+from fxgrow.growing import grow, model_name, plan
+from fxgrow.planning.sizes import Dimension, Sizes, flops_after, parameters_after
+from fxgrow.planning.sizing import Sizing, settle_equal_sizes
+from fxgrow.planning.targets import distances
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a schedule.
+
+    number: 0 for the seed. fraction: width relative to the last stage's. factor: width relative to the stage before.
+    grows: whether anything is larger than at the stage before. epochs, first_epoch: how long, and from which epoch
+    on. batch_size: samples a step, if the schedule has one. lr_scale: factor for the learning rate that goes with
+    the batch size. sizes: exact sizes, if the schedule is toward a model. parameters, flops: of the model, and of one
+    forward pass on one sample. share: of the floating-point operations that training the last stage's model for all
+    epochs would take.
+    """
+
+    number: int
+    fraction: float
+    factor: float
+    grows: bool
+    epochs: int
+    first_epoch: int
+    batch_size: int | None = None
+    lr_scale: float = 1.0
+    sizes: Sizes | None = None
+    parameters: int | None = None
+    flops: int | None = None
+    share: float | None = None
+
+    @property
+    def width(self) -> float | Sizes:
+        """What `fxgrow.grow` and `fxgrow.plan` take as `width` to get from the stage before to this one."""
+        return self.factor if self.sizes is None else self.sizes
+
+    @property
+    def epoch_numbers(self) -> range:
+        """The numbers of its epochs, counted from the start of training."""
+        return range(self.first_epoch, self.first_epoch + self.epochs)
+
+    def grow(self, model: nn.Module, **options: Any) -> nn.Module:
+        """The model of this stage from the model of the stage before; the same one where nothing changes.
+
+        options: those of `fxgrow.grow`.
+
+        Raises
+        ------
+        FxgrowError: what `fxgrow.grow` raises.
+        """
+        return grow(model, self.width, **options) if self.grows else model
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a network grows over its training: a value, to be iterated over stage by stage.
+
+    model: name of the model it leads to, once `between` has been told. width_rate: of an exponential schedule.
+    trajectories: for each dimension that grows, where it is and its size at each stage.
+
+    >>> import torch
+    >>> schedule = Schedule.exponential(stages=9, start=0.25, width_rate=0.2, epochs=160, epoch_rate=0.2)
+    >>> [stage.epochs for stage in schedule]
+    [8, 10, 12, 14, 17, 20, 24, 29, 26]
+    >>> from torch import nn
+    >>> def make(width):
+    ...     return nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Linear(width, 2))
+    >>> schedule = schedule.between(make(16), make(64), example_inputs=torch.randn(1, 4))
+    >>> model = make(16)
+    >>> for stage in schedule:
+    ...     model = stage.grow(model, init="mirror", example_inputs=torch.randn(1, 4))
+    >>> [tuple(parameter.shape) for parameter in model.parameters()]
+    [(64, 4), (64,), (2, 64), (2,)]
+    """
+
+    stages: tuple[Stage, ...]
+    width_rate: float | None = None
+    model: str | None = None
+    trajectories: tuple[tuple[str, tuple[int, ...]], ...] = ()
+
+    @classmethod
+    def exponential(
+        cls,
+        stages: int = 9,
+        start: float = 0.25,
+        width_rate: float = 0.2,
+        *,
+        epochs: int,
+        epoch_rate: float = 0.2,
+        first_epochs: int | None = None,
+        batch_size: int | None = None,
+        largest_batch: int | None = None,
+        batch_rates: str = "keep",
+    ) -> Schedule:
+        """Widths and epochs that grow by a fixed share from stage to stage, as in the paper.
+
+        Parameters
+        ----------
+        stages: how many, the seed's included.
+        start: width of the seed relative to the last stage's.
+        width_rate, epoch_rate: what each stage adds, relative to the stage before.
+        epochs: of all stages together; the last stage takes what is left.
+        first_epochs: of the first stage; left out, `exponential_epochs` chooses.
+        batch_size: samples a step at the last stage.
+        largest_batch: if given, narrower stages take larger batches, in proportion to 1 / width, up to this.
+        batch_rates: what the learning rate does when batches are larger: "keep" (as in the paper), "linear", "root".
+
+        Raises
+        ------
+        ScheduleError: the numbers make no schedule.
+
+        Source: Yuan, Savarese, Maire, "Accelerated Training via Incrementally Growing Neural Networks using Variance
+        Transfer and Learning Rate Adaptation", NeurIPS 2023.
+        """
+        check_counts(stages=stages, epochs=epochs)
+        check_rates(width_rate=width_rate, epoch_rate=epoch_rate)
+        check_start(start)
+        fractions = [min(1.0, start * (1 + width_rate) ** number) for number in range(stages)]
+        fractions[-1] = 1.0
+        lengths = exponential_epochs(epochs, stages, epoch_rate, first_epochs)
+        return replace(cls.of(fractions, lengths, batch_size, largest_batch, batch_rates), width_rate=width_rate)
+
+    @classmethod
+    def linear(
+        cls,
+        stages: int = 4,
+        start: float = 0.25,
+        *,
+        epochs: int,
+        epoch_rate: float = 0.0,
+        first_epochs: int | None = None,
+        batch_size: int | None = None,
+        largest_batch: int | None = None,
+        batch_rates: str = "keep",
+    ) -> Schedule:
+        """Widths in equal steps from the seed's to the last; the parameters are those of `exponential`.
+
+        Raises
+        ------
+        ScheduleError: the numbers make no schedule.
+
+        >>> [(stage.fraction, stage.epochs) for stage in Schedule.linear(4, 0.25, epochs=40)]
+        [(0.25, 10), (0.5, 10), (0.75, 10), (1.0, 10)]
+        """
+        check_counts(stages=stages, epochs=epochs)
+        check_rates(epoch_rate=epoch_rate)
+        check_start(start)
+        fractions = [start + (1 - start) * number / max(1, stages - 1) for number in range(stages)]
+        fractions[-1] = 1.0
+        lengths = exponential_epochs(epochs, stages, epoch_rate, first_epochs)
+        return cls.of(fractions, lengths, batch_size, largest_batch, batch_rates)
+
+    @classmethod
+    def of(
+        cls,
+        widths: Sequence[float],
+        epochs: Sequence[int],
+        batch_size: int | None = None,
+        largest_batch: int | None = None,
+        batch_rates: str = "keep",
+    ) -> Schedule:
+        """A schedule from widths, relative to the last, and epochs stage by stage.
+
+        Raises
+        ------
+        ScheduleError: the numbers make no schedule.
+
+        >>> print(Schedule.of([0.5, 1.0], [10, 30]))
+        2 stages, 40 epochs
+        ┏━━━━━━━┳━━━━━━━┳━━━━━━━━┓
+        ┃ stage ┃ width ┃ epochs ┃
+        ┡━━━━━━━╇━━━━━━━╇━━━━━━━━┩
+        │ 0     │ 50.0% │     10 │
+        │ 1     │  100% │     30 │
+        └───────┴───────┴────────┘
+        """
+        check_stages(widths, epochs)
+        check_batches(batch_size, largest_batch, batch_rates)
+        made: list[Stage] = []
+        for number, (width, length) in enumerate(zip(widths, epochs, strict=True)):
+            fraction = width / widths[-1]
+            batch, scale = _batch(batch_size, largest_batch, batch_rates, fraction)
+            factor = fraction / made[-1].fraction if made else 1.0
+            made.append(Stage(number, fraction, factor, factor > 1, length, sum(epochs[:number]), batch, scale))
+        return cls(tuple(made))
+
+    def between(self, small: nn.Module, large: nn.Module, example_inputs: Any = None) -> Schedule:
+        """The schedule that leads from a small model to a large one built alike, exactly, dimension by dimension.
+
+        The first stage's sizes are the small model's, whatever the schedule's `start`. No weights are read: both
+        models may be on the meta device.
+
+        Raises
+        ------
+        PlanError: the models are not built alike, or a dimension in which they differ cannot grow, with the reason.
+        CaptureError: a model cannot be captured, or example inputs are needed.
+        """
+        captured, target = (capture(model, example_inputs) for model in (small, large))
+        analysis = analyse(captured.model, captured.graphs)
+        ways = distances(analysis, analyse(target.model, target.graphs))
+        if not ways:
+            raise ScheduleError(
+                "the small model is as large as the large one",
+                where=model_name(large),
+                remedy="build it with smaller sizes",
+            )
+        sizes = [self._trajectory(way.leaf.size, way.last) for way in ways]
+        made: list[tuple[Sizes, int, int]] = []
+        for number in range(len(self.stages)):
+            growth = {way.leaf: steps[number] for way, steps in zip(ways, sizes, strict=True)}
+            sizing = Sizing({leaf: size for leaf, size in growth.items() if size > leaf.size}, {})
+            settle_equal_sizes(analysis, sizing)
+            reached = tuple((way.dimension, sizing.growth.get(way.leaf, way.leaf.size)) for way in ways)
+            made.append(
+                (Sizes(reached), flops_after(analysis, sizing.growth), parameters_after(analysis, sizing.growth))
+            )
+        plan(small, made[-1][0], example_inputs=example_inputs)  # says now what could not grow later
+        return self._toward(model_name(large), made)
+
+    def _trajectory(self, first: int, last: int) -> tuple[int, ...]:
+        if len(self.stages) == 1:
+            raise ScheduleError(
+                "a schedule of one stage leads nowhere", remedy="ask for two stages or more, or train the large model"
+            )
+        if self.width_rate is not None:
+            return exponential_sizes(first, last, len(self.stages), self.width_rate)
+        return interpolated_sizes(first, last, [stage.fraction for stage in self.stages])
+
+    def _toward(self, model: str, made: Sequence[tuple[Sizes, int, int]]) -> Schedule:
+        whole = made[-1][1] * self.epochs
+        stages = [
+            replace(
+                stage,
+                grows=stage.number > 0 and sizes != made[stage.number - 1][0],
+                sizes=sizes,
+                flops=flops,
+                parameters=parameters,
+                share=flops * stage.epochs / max(1, whole),
+            )
+            for stage, (sizes, flops, parameters) in zip(self.stages, made, strict=True)
+        ]
+        names = [str(dimension) for dimension, _ in made[0][0].by_dimension]
+        columns = zip(*([size for _, size in sizes.by_dimension] for sizes, _, _ in made), strict=True)
+        return replace(
+            self, stages=tuple(stages), model=model, trajectories=tuple(zip(names, map(tuple, columns), strict=True))
+        )
+
+    # -- reading -----------------------------------------------------------------------------------------
+
+    def __iter__(self) -> Iterator[Stage]:
+        return iter(self.stages)
+
+    def __len__(self) -> int:
+        return len(self.stages)
+
+    def __getitem__(self, number: int) -> Stage:
+        return self.stages[number]
+
+    @property
+    def epochs(self) -> int:
+        """Of all stages together."""
+        return sum(stage.epochs for stage in self.stages)
+
+    @property
+    def share(self) -> float | None:
+        """Of the floating-point operations that training the last stage's model for all epochs would take."""
+        shares = [stage.share for stage in self.stages if stage.share is not None]
+        return math.fsum(shares) if len(shares) == len(self.stages) else None
+
+    def at(self, epoch: int) -> Stage:
+        """The stage that an epoch, counted from the start of training, belongs to.
+
+        Raises
+        ------
+        ScheduleError: training is over by then.
+        """
+        for stage in self.stages:
+            if epoch in stage.epoch_numbers:
+                return stage
+        raise ScheduleError(f"there is no epoch {epoch}", remedy=f"take one from 0 to {self.epochs - 1}")
+
+    def to_json(self, indent: int | None = None) -> str:
+        """The schedule as JSON text."""
+        return json.dumps({"format": FORMAT, **asdict(self)}, indent=indent)
+
+    @classmethod
+    def from_json(cls, text: str) -> Schedule:
+        """The schedule that `to_json` wrote.
+
+        Raises
+        ------
+        ScheduleError: the text is not a schedule, or one of a newer format.
+        """
+        try:
+            data = json.loads(text)
+            version = data.pop("format")
+            if version == FORMAT:
+                return cls._from_data(data)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ScheduleError(
+                f"the text is not a schedule ({type(error).__name__}: {error})",
+                remedy="pass what Schedule.to_json() wrote",
+            ) from None
+        raise ScheduleError("the schedule is of another format", remedy=f"this fxgrow reads format {FORMAT}")
+
+    @classmethod
+    def _from_data(cls, data: dict[str, Any]) -> Schedule:
+        stages = tuple(Stage(**{**stage, "sizes": _sizes(stage["sizes"])}) for stage in data["stages"])
+        trajectories = tuple((name, tuple(sizes)) for name, sizes in data["trajectories"])
+        return cls(stages, data["width_rate"], data["model"], trajectories)
+
+    # -- showing -----------------------------------------------------------------------------------------
+
+    def __str__(self) -> str:
+        console = Console(width=140, no_color=True, highlight=False, force_terminal=False)
+        with console.capture() as capture:
+            console.print(self.__rich__())
+        return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+    def __rich__(self) -> RenderableType:
+        toward = f" toward {self.model}" if self.model else ""
+        table = Table(title=f"{len(self)} stages, {self.epochs} epochs{toward}", title_justify="left")
+        table.add_column("stage")
+        columns = [
+            ("width", [_percent(stage.fraction) for stage in self.stages]),
+            ("epochs", [str(stage.epochs) for stage in self.stages]),
+        ]
+        if self.stages[0].batch_size is not None:
+            columns.append(("batch", [str(stage.batch_size) for stage in self.stages]))
+        if any(stage.lr_scale != 1 for stage in self.stages):
+            columns.append(("learning rate", [f"x{stage.lr_scale:.3g}" for stage in self.stages]))
+        if self.model:
+            columns.append(("parameters", [f"{stage.parameters:,}" for stage in self.stages]))
+            columns.append(("FLOPs a sample", [f"{stage.flops:,}" for stage in self.stages]))
+            columns.append(("share of the budget", [_percent(stage.share or 0.0) for stage in self.stages]))
+        for heading, _ in columns:
+            table.add_column(heading, justify="right")
+        for number in range(len(self)):
+            table.add_row(str(number), *(cells[number] for _, cells in columns))
+        if not self.model:
+            return table
+        budget = Text(f"training takes {_percent(self.share or 0.0)} of the large model's floating-point operations")
+        return Group(table, self._dimensions(), budget)
+
+    def _dimensions(self) -> Table:
+        """Sizes stage by stage; dimensions that go the same way share a row."""
+        alike: dict[tuple[int, ...], list[str]] = {}
+        for name, sizes in self.trajectories:
+            alike.setdefault(sizes, []).append(name)
+        table = Table(title="sizes, stage by stage", title_justify="left")
+        table.add_column("dimension")
+        for number in range(len(self)):
+            table.add_column(str(number), justify="right")
+        for sizes, names in alike.items():
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            table.add_row(names[0] + more, *map(str, sizes))
+        return table
+
+    def plot(self) -> Figure:
+        """Width and cost over the epochs, as a matplotlib figure.
+
+        The area under the cost curve is what training takes; the dashed rectangle is what the large model takes.
+
+        Raises
+        ------
+        ScheduleError: matplotlib is not installed.
+        """
+        try:
+            from matplotlib.figure import Figure
+        except ImportError:
+            raise ScheduleError("plots need matplotlib", remedy="pip install matplotlib") from None
+        figure = Figure(figsize=(10, 3.6), layout="constrained")
+        edges = [*(stage.first_epoch for stage in self.stages), self.epochs]
+        widths = figure.add_subplot(1, 2 if self.model else 1, 1)
+        if self.trajectories:
+            for sizes in dict.fromkeys(sizes for _, sizes in self.trajectories):
+                widths.stairs(sizes, edges, baseline=None)
+            widths.set(xlabel="epoch", ylabel="units", title=f"{self.model}: sizes", ylim=(0, None))
+        else:
+            widths.stairs([stage.fraction for stage in self.stages], edges, baseline=None)
+            widths.set(xlabel="epoch", ylabel="width relative to the last stage", ylim=(0, 1.05))
+        if self.model:
+            whole = self.stages[-1].flops or 1
+            costs = figure.add_subplot(1, 2, 2)
+            costs.stairs([(stage.flops or 0) / whole for stage in self.stages], edges, fill=True, alpha=0.5)
+            costs.stairs([1.0], [0, self.epochs], color="black", linestyle="--")
+            title = f"{_percent(self.share or 0.0)} of the large model's FLOPs"
+            costs.set(xlabel="epoch", ylabel="FLOPs relative to the last stage", title=title, ylim=(0, 1.05))
+        return figure
+
+
+def _percent(part: float) -> str:
+    return f"{100 * part:.3g}%" if part >= 0.9995 else f"{100 * part:.1f}%"
+
+
+def _sizes(data: dict[str, Any] | None) -> Sizes | None:
+    if data is None:
+        return None
+    return Sizes(tuple((Dimension(**dimension), size) for dimension, size in data["by_dimension"]))
+
+
+def _batch(size: int | None, largest: int | None, rates: str, fraction: float) -> tuple[int | None, float]:
+    """The batch size at a width, and the factor for the learning rate that goes with it."""
+    if size is None:
+        return None, 1.0
+    batch = size if largest is None else min(largest, rounded(size / fraction))
+    ratio = batch / size
+    return batch, {"keep": 1.0, "linear": ratio, "root": math.sqrt(ratio)}[rates]

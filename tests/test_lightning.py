@@ -1,0 +1,124 @@
+"""The Lightning callback, with Lightning itself."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fxgrow.zoo.data import InMemory, load
+from fxgrow.zoo.networks import resnet8
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import fxgrow
+from fxgrow.errors import TrainingError
+from fxgrow.schedule import Schedule
+
+lightning = pytest.importorskip("lightning.pytorch")
+Growth = pytest.importorskip("fxgrow.lightning").Growth
+
+warnings.simplefilter("ignore")
+INPUTS = torch.zeros(2, 1, 8, 8)
+
+
+class Classifier(lightning.LightningModule):  # type: ignore[misc, name-defined]
+    def __init__(self, kind: str = "sgd") -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.network: nn.Module = resnet8(4, 10, 1)
+        self.kind = kind
+        self.losses: list[float] = []
+
+    def training_step(self, batch: Any, index: int) -> Tensor:
+        images, labels = batch
+        loss = F.cross_entropy(self.network(images), labels)
+        self.losses.append(loss.item())
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        if self.kind == "sgd":
+            optimizer: Any = torch.optim.SGD(self.network.parameters(), lr=0.05, momentum=0.9)
+        else:
+            optimizer = torch.optim.AdamW(self.network.parameters(), lr=1e-3)
+        return [optimizer], [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 6)]
+
+
+def loader() -> Any:
+    data = load("digits", samples=128)
+    assert isinstance(data, InMemory)
+    pairs = torch.utils.data.TensorDataset(data.images, data.labels)
+    return torch.utils.data.DataLoader(pairs, batch_size=32)
+
+
+def schedule() -> Schedule:
+    return Schedule.of([0.25, 0.5, 1.0], [2, 2, 2]).between(resnet8(4, 10, 1), resnet8(16, 10, 1), INPUTS)
+
+
+def growth(rates: str = "norm") -> Any:
+    return Growth(schedule(), "network", rates, init="mirror", example_inputs=INPUTS)
+
+
+def trainer(folder: Path, epochs: int, *callbacks: Any, **options: Any) -> Any:
+    return lightning.Trainer(
+        max_epochs=epochs, callbacks=list(callbacks), accelerator="cpu", logger=False, enable_progress_bar=False,
+        enable_model_summary=False, default_root_dir=folder, **options,
+    )  # fmt: skip
+
+
+def kept(folder: Path) -> Any:
+    return lightning.callbacks.ModelCheckpoint(folder, "{epoch}", every_n_epochs=1, save_top_k=-1)
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_a_network_grows_along_its_schedule_and_resumes_at_any_epoch(kind: str, tmp_path: Path) -> None:
+    whole = Classifier(kind)
+    trainer(tmp_path, 6, growth(), kept(tmp_path)).fit(whole, loader())
+    shapes = {name: tuple(p.shape) for name, p in whole.network.named_parameters()}
+    assert shapes == {name: tuple(p.shape) for name, p in resnet8(16, 10, 1).named_parameters()}
+    assert len(whole.losses) == 24
+    assert sum(whole.losses[-4:]) < sum(whole.losses[:4])
+    for epoch in (0, 1, 3, 4):
+        again = Classifier(kind)
+        callback = growth()
+        trainer(tmp_path, 6, callback).fit(again, loader(), ckpt_path=tmp_path / f"epoch={epoch}.ckpt")
+        assert callback.number == 2
+        assert again.losses == whole.losses[4 * (epoch + 1) :]
+        for name, tensor in whole.state_dict().items():
+            assert torch.equal(again.state_dict()[name], tensor)
+
+
+def test_growth_keeps_the_loss_and_the_scheduler(tmp_path: Path) -> None:
+    """With the learning rate at zero nothing changes but the width, so every epoch has the same losses."""
+
+    class Still(Classifier):
+        def configure_optimizers(self) -> Any:
+            optimizer = torch.optim.SGD(self.network.parameters(), lr=0.0, momentum=0.9)
+            self.scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 1 + epoch)
+            return [optimizer], [self.scheduler]
+
+    still = Still()
+    trainer(tmp_path, 6, growth(), enable_checkpointing=False).fit(still, loader())
+    for epoch in range(1, 6):
+        assert still.losses[4 * epoch : 4 * epoch + 4] == pytest.approx(still.losses[:4], abs=1e-5)
+    assert still.scheduler.last_epoch == 6
+    assert still.scheduler.optimizer.param_groups[0]["params"][0] is still.network.get_parameter("conv1.weight")
+    assert fxgrow.births(still.network)["conv1.weight"].counts() == {0: 36, 1: 36, 2: 72}
+
+
+def test_the_last_stage_goes_on_after_the_schedule(tmp_path: Path) -> None:
+    callback = growth("none")
+    trainer(tmp_path, 8, callback, enable_checkpointing=False).fit(Classifier(), loader())
+    assert callback.stage.number == 2
+
+
+def test_a_module_without_the_network_is_refused(tmp_path: Path) -> None:
+    callback = Growth(schedule(), "backbone")
+    with pytest.raises(TrainingError) as raised:
+        trainer(tmp_path, 1, callback, enable_checkpointing=False).fit(Classifier(), loader())
+    assert str(raised.value) == (
+        "the LightningModule has no network 'backbone' (at Classifier): "
+        "pass attribute=, the name under which it keeps its network"
+    )

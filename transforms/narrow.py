@@ -1,0 +1,37 @@
+"""The narrowing pass: a captured model and what to keep of it in, the narrow graph module out."""
+
+from __future__ import annotations
+
+import torch
+from fxgrow.transforms.graph_edits import edit_graphs
+from fxgrow.transforms.width import named_tensors, place
+from torch import fx, nn
+
+from fxgrow.capture import Captured, assemble
+from fxgrow.planning.narrowing import Narrowing
+
+
+def narrow(captured: Captured, narrowing: Narrowing, source: nn.Module) -> fx.GraphModule:
+    """The narrow model, with weights of its own.
+
+    Parameters
+    ----------
+    captured: the structure; it is consumed.
+    source: holds the tensors that `captured` was taken from; never written to.
+    """
+    made: dict[int, torch.Tensor] = {}
+    for name, tensor in named_tensors(source).items():
+        if id(tensor) not in made:
+            kept = narrowing.tensors.get(name)
+            data = tensor.detach().clone()
+            if kept is not None:
+                for axis, positions in enumerate(kept.positions):
+                    data = data.index_select(axis, torch.tensor(positions, device=data.device))
+                data = data * kept.scale
+            new = nn.Parameter(data, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else data
+            made[id(tensor)] = new
+        place(captured.model, name, made[id(tensor)])
+    for edit in narrowing.attributes:
+        setattr(captured.model.get_submodule(edit.module), edit.attribute, edit.value)
+    edit_graphs(captured.graphs, narrowing.nodes)
+    return assemble(captured.model, captured.graphs)

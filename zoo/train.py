@@ -1,0 +1,143 @@
+"""Train an image classifier by growing it: python -m fxgrow.zoo.train --help
+
+A folder holds a run: its settings, checkpoints, log.csv, TensorBoard files if asked for, and in the end
+model.safetensors and outcome.json. After a crash, the same command goes on where the last checkpoint left off and
+computes, on a CPU bit for bit, what it would have computed.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from fxgrow.zoo.recipes import RECIPES, SettingsError, recipe
+from fxgrow.zoo.training import Place, Row, Run, Watch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import nn
+
+from fxgrow.cli import run_app
+from fxgrow.errors import FxgrowError
+from fxgrow.schedule import Stage
+
+app = typer.Typer(add_completion=False)
+out = Console(highlight=False)
+
+
+@app.command()
+def train(
+    folder: Annotated[Path, typer.Argument(help="Of the run: made if there is none, gone on with if there is.")],
+    recipe_name: Annotated[str, typer.Option("--recipe", help=f"One of {', '.join(RECIPES)}.")] = "digits",
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", "-s", metavar="NAME=VALUE", help="Another value for a setting (repeatable)."),
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="digits, cifar10, cifar100, or a folder of images.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of weights, order, variation and growth.")] = None,
+    data_folder: Annotated[Path, typer.Option(help="Where downloads are kept.")] = Path("data"),
+    device: Annotated[str, typer.Option(help="As torch names it: cpu, cuda, mps.")] = "cpu",
+    workers: Annotated[int, typer.Option(help="Processes that read images from folders.")] = 2,
+    evaluate_every: Annotated[int, typer.Option(help="Test after so many epochs; 0: only at the end.")] = 1,
+    checkpoint_minutes: Annotated[float, typer.Option(help="How often; 0: after every step.")] = 5.0,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard files as well.")] = False,
+    plan_only: Annotated[bool, typer.Option("--plan", help="Print settings and schedule, and train nothing.")] = False,
+) -> None:
+    """Train by growing, with the settings of a recipe and changes to them."""
+    given = {**_parsed(changes or []), **{k: v for k, v in (("data", data), ("seed", seed)) if v is not None}}
+    settings = recipe(recipe_name, **given)
+    with _watched(folder, tensorboard) as (watch, progress):
+        run = Run(
+            settings,
+            folder,
+            data_folder=data_folder,
+            device=device,
+            workers=workers,
+            evaluate_every=evaluate_every,
+            checkpoint_minutes=checkpoint_minutes,
+        )
+        if plan_only:
+            out.print(run.schedule)
+            return
+        if run.place.step:
+            out.print(f"going on from step {run.place.step:,} of {run.steps:,}, stage {run.place.stage}")
+        run.watch = watch(run)
+        with progress:
+            last = run.train()
+    out.print(
+        f"accuracy {last['test_accuracy']:.2%} on test images, with {last['budget']:.1%} of the floating-point "
+        f"operations that training the large model takes; see {folder}"
+    )
+
+
+def _parsed(changes: list[str]) -> dict[str, Any]:
+    """NAME=VALUE, the value in JSON or else a string.
+
+    >>> _parsed(["epochs=20", "init=zero"])
+    {'epochs': 20, 'init': 'zero'}
+    """
+    found: dict[str, Any] = {}
+    for change in changes:
+        name, equals, text = change.partition("=")
+        if not equals:
+            raise SettingsError(f"{change!r} sets nothing", remedy="write --set NAME=VALUE, as --set epochs=20")
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        found[name] = tuple(value.items()) if isinstance(value, dict) else value
+    return found
+
+
+@contextmanager
+def _watched(folder: Path, tensorboard: bool) -> Iterator[tuple[Any, Progress]]:
+    """Progress on stderr, a line for each growth, and TensorBoard if asked for."""
+    columns = (
+        TextColumn("stage {task.fields[stage]}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]}"),
+        TimeRemainingColumn(),
+    )
+    progress = Progress(*columns, console=Console(stderr=True))
+    writers: list[Any] = []
+
+    def watch(run: Run) -> Watch:
+        task = progress.add_task("", total=run.steps, completed=run.place.step, stage=run.place.stage, loss="")
+
+        def step(place: Place, stage: Stage, loss: float) -> None:
+            progress.update(task, completed=place.step, stage=stage.number, loss=f"{loss:.4f}")
+
+        def grown(stage: Stage, model: nn.Module) -> None:
+            progress.console.print(f"stage {stage.number}: {stage.parameters:,} parameters, {stage.epochs} epochs")
+
+        def row(row: Row) -> None:
+            for writer in writers:
+                for name, value in row.items():
+                    writer.add_scalar(name, value, int(row["step"]))
+
+        if tensorboard:
+            writers.append(_writer(folder / "tensorboard", run.place.step))
+        return Watch(step, row, grown)
+
+    try:
+        yield watch, progress
+    finally:
+        for writer in writers:
+            writer.close()
+
+
+def _writer(folder: Path, step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise FxgrowError("TensorBoard files need tensorboard", remedy="pip install tensorboard") from None
+    return SummaryWriter(str(folder), purge_step=step + 1)
+
+
+if __name__ == "__main__":
+    run_app(app, sys.argv[1:])
