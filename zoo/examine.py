@@ -43,7 +43,7 @@ class Row:
         "out of memory", "timed out", "crashed".
     tier: how it was captured; 0: not at all. share: of the parameters, those in tensors that grow.
     seconds: planning, and growing without verification. held: (size, places, reason) of what stays.
-    dead: parameters whose new elements do not move. cause: of a failure.
+    verdict: of the certificate. dead: parameters whose new elements do not move. cause: of a failure.
     """
 
     task: Task
@@ -56,6 +56,7 @@ class Row:
     train_error: float | None = None
     plan_seconds: float = 0.0
     grow_seconds: float = 0.0
+    verdict: str = ""
     held: tuple[tuple[int, int, str, str], ...] = ()
     dead: tuple[str, ...] = ()
     cause: str = ""
@@ -128,7 +129,8 @@ def _grown(task: Task, row: Row, model: nn.Module) -> Row:
         found = verify(model, grown, _of_another_batch(inputs), task.seed)
     except VerificationError as error:
         return replace(row, status="differs", cause=str(error))
-    row = replace(row, eval_error=found.eval_error, train_error=found.train_error)
+    verdict = str(fxgrow.certify(grown, model).verdict)
+    row = replace(row, eval_error=found.eval_error, train_error=found.train_error, verdict=verdict)
     del model
     dead = unmoved(grown, random_inputs(inputs, task.seed + 1)[0])
     return replace(row, status="dead units" if dead else "grown", dead=tuple(dead[:10]))

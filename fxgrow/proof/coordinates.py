@@ -148,12 +148,12 @@ def _trained(
     args, kwargs = inputs
     learning = optimizer(model)
     found: dict[tuple[int, str], float] = {}
-    now = [0]
+    now = 0
 
     def note(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, given: Any, output: Any) -> None:
             for tensor in flat_tensors(output):
-                found.setdefault((now[0], name), float(tensor.detach().square().mean().sqrt()))
+                found.setdefault((now, name), float(tensor.detach().square().mean().sqrt()))
 
         return hook
 
