@@ -74,20 +74,24 @@ def _planned(model: nn.Module, wish: Wish, example_inputs: Any) -> tuple[Capture
     _check(wish)
     widths = _widths(wish.width)
     depths = Amounts.parse(wish.depth) if wish.depth is not None else None
-    if isinstance(widths, Amounts):
-        widths.check_all_used([name for name, _ in model.named_modules() if name])
-    name = model_name(model)
     chosen = _parameterization(model, wish.parameterization)
+    captured: Captured | Parts
     try:
         captured = capture(model, example_inputs)
     except UntraceableError as error:
         if isinstance(widths, Sizes):
             raise
-        parts = find_parts(model, example_inputs, error)
-        planned = parts.plan(name, widths, wish.init, wish.round_to, chosen)
+        captured = find_parts(model, example_inputs, error)
+    if isinstance(widths, Amounts):
+        widths.check_all_used([name for name, _ in model.named_modules() if name])
+    name = model_name(model)
+    if isinstance(captured, Parts):
+        planned = captured.plan(name, widths, wish.init, wish.round_to, chosen)
+        if not planned.groups and captured.why is not None:
+            raise captured.why
         if depths is not None:
             planned = replace(planned, held=(Held(1, (name,), _IN_PARTS), *planned.held))
-        return parts, planned
+        return captured, planned
     if depths is None:
         return captured, make_plan(captured, name, widths, wish.init, wish.round_to, chosen)
     analysis = analyse(captured.model, captured.graphs)

@@ -36,9 +36,17 @@ class DataError(FxgrowError):
 class Data(Protocol):
     """A data set to train on and to test with."""
 
-    name: str
-    classes: int
-    shape: tuple[int, ...]
+    @property
+    def name(self) -> str:
+        """What it is called."""
+
+    @property
+    def classes(self) -> int:
+        """How many classes there are."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one image: `[channels, height, width]`."""
 
     def __len__(self) -> int:
         """How many images there are to train on."""

@@ -50,7 +50,8 @@ class SmallImageResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.bn1(self.conv1(x)))
-        x = self.layer3(self.layer2(self.layer1(x)))
+        for name in ("layer1", "layer2", "layer3"):
+            x = self.get_submodule(name)(x)
         return self.fc(x.mean((2, 3)))  # type: ignore[no-any-return]
 
 

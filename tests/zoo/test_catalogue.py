@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import timm
+import torch
 import torchvision
 from fxgrow.zoo import catalogue
-from fxgrow.zoo.catalogue import CatalogueError, entries, find
+from fxgrow.zoo.catalogue import CatalogueError, entries, find, without_weights
+from safetensors.torch import save_file
 from torch import nn
+
+import fxgrow
 
 
 @pytest.mark.parametrize("name", ["timm/test_vit", "timm/test_resnet.r160_in1k", "torchvision/squeezenet1_1"])
@@ -25,6 +31,38 @@ def test_options_reach_the_builder() -> None:
 def test_a_callable_or_a_module_by_its_path() -> None:
     assert isinstance(find("tests.models:perceptron"), nn.Sequential)
     assert isinstance(find("torch.nn:Identity"), nn.Identity)
+
+
+@pytest.mark.parametrize("name", ["timm/test_vit", "timm/swinv2_tiny_window8_256", "torchvision/regnet_x_400mf"])
+def test_models_without_weights(name: str) -> None:
+    assert {parameter.device.type for parameter in without_weights(name).parameters()} == {"meta"}
+
+
+def test_trained_weights_in_the_cache_of_torchvision_are_grown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
+    trained = find("torchvision/squeezenet1_1")
+    url = torchvision.models.get_model_weights("squeezenet1_1").DEFAULT.url
+    (tmp_path / "checkpoints").mkdir()
+    torch.save(trained.state_dict(), tmp_path / "checkpoints" / url.rpartition("/")[2])
+    assert_grown_from(trained, find("torchvision/squeezenet1_1", pretrained=True))
+
+
+def test_trained_weights_in_the_cache_of_timm_are_grown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    trained = find("timm/test_resnet")
+    home = tmp_path / f"models--{timm.get_pretrained_cfg('test_resnet').hf_hub_id.replace('/', '--')}"
+    (home / "refs").mkdir(parents=True)
+    (home / "refs" / "main").write_text("0" * 40)
+    (home / "snapshots" / ("0" * 40)).mkdir(parents=True)
+    save_file(trained.state_dict(), home / "snapshots" / ("0" * 40) / "model.safetensors")
+    assert_grown_from(trained, find("timm/test_resnet", pretrained=True))
+
+
+def assert_grown_from(trained: nn.Module, found: nn.Module) -> None:
+    assert all(torch.equal(tensor, found.state_dict()[name]) for name, tensor in trained.state_dict().items())
+    grown = fxgrow.grow(found, 1.5, verify=False)
+    x = torch.randn(2, 3, 160, 160)
+    torch.testing.assert_close(grown.eval()(x), trained.eval()(x), rtol=1e-4, atol=1e-5)
 
 
 def test_every_model_is_listed_and_none_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
