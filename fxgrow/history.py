@@ -51,7 +51,7 @@ class History:
         names = {name: name for name in self.births}
         found = [names]
         for step in reversed(self.steps):
-            depth = getattr(step.plan, "depth", None)
+            depth = step.plan.depth
             if depth is not None:
                 before, made = dict(depth.renamed), {tensor.name for tensor in depth.tensors}
                 names = {now: before.get(then, then) for now, then in names.items() if then not in made}
