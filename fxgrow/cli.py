@@ -194,6 +194,7 @@ def zoo(
     pattern: Annotated[str, typer.Option("--filter", metavar="GLOB", help="Names of models.")] = "*",
     sample: Annotated[str, typer.Option(help="smallest-per-family or all.")] = "smallest-per-family",
     width: Annotated[str, typer.Option("--width", "-w", metavar="AMOUNT", help="As in grow.")] = "1.5",
+    depth: Annotated[str | None, typer.Option("--depth", "-d", metavar="AMOUNT", help="As in grow.")] = None,
     init: Init = "zero",
     only_plan: Annotated[bool, typer.Option("--only-plan", help="Plan on the meta device, grow nothing.")] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Models at a time.")] = 1,
@@ -206,7 +207,7 @@ def zoo(
     redo_failed: Annotated[bool, typer.Option("--redo-failed", help="Examine again what failed before.")] = False,
 ) -> None:
     """Grow models of timm and torchvision, each in a process of its own, and show what is covered."""
-    tasks = chosen(library, pattern, sample, width, init, only_plan)
+    tasks = chosen(library, pattern, sample, width, init, only_plan, depth)
     if json_file is not None:
         checked_target(json_file)
     findings = Findings(json_file)

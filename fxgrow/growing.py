@@ -74,20 +74,25 @@ def _planned(model: nn.Module, wish: Wish, example_inputs: Any) -> tuple[Capture
     _check(wish)
     widths = _widths(wish.width)
     depths = Amounts.parse(wish.depth) if wish.depth is not None else None
-    if isinstance(widths, Amounts):
-        widths.check_all_used([name for name, _ in model.named_modules() if name])
-    name = model_name(model)
     chosen = _parameterization(model, wish.parameterization)
+    captured: Captured | Parts
     try:
         captured = capture(model, example_inputs)
     except UntraceableError as error:
         if isinstance(widths, Sizes):
             raise
-        parts = find_parts(model, example_inputs, error)
-        planned = parts.plan(name, widths, wish.init, wish.round_to, chosen)
+        captured = find_parts(model, example_inputs, error)
+    if isinstance(widths, Amounts):
+        widths.check_all_used([name for name, _ in model.named_modules() if name])
+    name = model_name(model)
+    if isinstance(captured, Parts):
+        assert isinstance(widths, Amounts)  # sizes were refused above
+        planned = captured.plan(name, widths, wish.init, wish.round_to, chosen)
+        if not planned.groups and captured.why is not None:
+            raise captured.why
         if depths is not None:
             planned = replace(planned, held=(Held(1, (name,), _IN_PARTS), *planned.held))
-        return parts, planned
+        return captured, planned
     if depths is None:
         return captured, make_plan(captured, name, widths, wish.init, wish.round_to, chosen)
     analysis = analyse(captured.model, captured.graphs)
@@ -238,7 +243,9 @@ def apply_plan(model: nn.Module, captured: Captured | Parts, planned: Plan, seed
             found = verify_parts(model, grown, captured, seed)
         else:
             found = verify_same(model, grown, inputs, seed, preserving=planned.preserving)
-        certificate = certificate_of_growth(before, model, grown, planned).tested(str(found))
+        certificate = certificate_of_growth(before, model, grown, planned)
+        if planned.preserving:
+            certificate = certificate.tested(str(found))
         history = with_certificate(with_verification(history, found), certificate, fingerprint(grown))
         setattr(grown, ATTRIBUTE, history)
     return cast(fx.GraphModule, grown)

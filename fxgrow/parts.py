@@ -30,11 +30,15 @@ _TIER = 3
 
 @dataclass(frozen=True)
 class Parts:
-    """The captured parts of a model, by path, and the inputs of the whole."""
+    """The captured parts of a model, by path, and the inputs of the whole.
+
+    parameters: of the whole model, name -> number of elements. why: the whole could not be captured.
+    """
 
     captured: Mapping[str, Captured]
     inputs: Inputs
-    parameters: Mapping[str, int]  # of the whole model: name -> number of elements
+    parameters: Mapping[str, int]
+    why: CaptureError | None = None
 
     def plan(self, name: str, amounts: Amounts, init: str, round_to: int, parameterization: str) -> Plan:
         """One plan for all parts: theirs, under their paths, and what lies between them as it is."""
@@ -105,7 +109,7 @@ def find_parts(model: nn.Module, example_inputs: Any, why: CaptureError) -> Part
     if not found:
         raise why
     sizes = {name: parameter.numel() for name, parameter in bare.named_parameters()}
-    return Parts(found, inputs, sizes)
+    return Parts(found, inputs, sizes, why)
 
 
 def _search(path: str, module: nn.Module, seen: Mapping[str, Inputs], found: dict[str, Captured]) -> None:

@@ -14,7 +14,8 @@ import fxgrow
 
 ROOT = Path(__file__).parent.parent
 PUBLIC = [
-    *("Birth", "FxgrowError", "Plan", "Schedule", "__version__", "births", "grow", "load", "plan", "report", "rule"),
+    *("Birth", "FxgrowError", "Plan", "Schedule", "births", "certify", "coordinate_check", "grow", "load", "plan"),
+    *("report", "rule"),
     *("save", "adapt_rates", "fold", "param_groups", "replace_parameters", "transfer_state", "vitality"),
 ]
 
@@ -42,7 +43,7 @@ def test_the_wheel_holds_every_module_the_types_and_the_licence(wheel: zipfile.Z
     for folder, inside in (("fxgrow", "fxgrow"), ("transforms", "fxgrow/transforms"), ("zoo", "fxgrow/zoo")):
         sources = {f"{inside}/{path.relative_to(ROOT / folder)}" for path in (ROOT / folder).rglob("*.py")}
         assert sources <= names
-    assert "fxgrow/py.typed" in names
+    assert {"fxgrow/py.typed", "fxgrow/zoo/sizes.csv"} <= names
     assert any(name.endswith("LICENSE") for name in names)
 
 

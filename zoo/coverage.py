@@ -20,7 +20,18 @@ def coverage(rows: Iterable[Row]) -> RenderableType:
         families.setdefault(row.task.family, []).append(row)
     table = Table(title="coverage by family", title_justify="left")
     table.add_column("family")
-    for heading in ("models", "captured", "grown", "eval error", "train error", "ratio", "share", "plan s", "grow s"):
+    for heading in (
+        "models",
+        "captured",
+        "grown",
+        "eval error",
+        "train error",
+        "proof",
+        "ratio",
+        "share",
+        "plan s",
+        "grow s",
+    ):
         table.add_column(heading, justify="right")
     table.add_column("what stays, and why", overflow="fold")
     for family, members in families.items():
@@ -40,6 +51,7 @@ def _cells(rows: list[Row]) -> list[str]:
         str(len(good)),
         _worst(row.eval_error for row in rows),
         _worst(row.train_error for row in rows),
+        _verdicts(rows),
         _spread([row.ratio for row in captured]),
         f"{min(row.share for row in captured):.0%}" if captured else "",
         f"{statistics.median(row.plan_seconds for row in captured):.1f}" if captured else "",
@@ -51,6 +63,13 @@ def _cells(rows: list[Row]) -> list[str]:
 def _worst(errors: Iterable[float | None]) -> str:
     known = [error for error in errors if error is not None]
     return f"{max(known):.0e}" if known else ""
+
+
+def _verdicts(rows: Iterable[Row]) -> str:
+    counted = Counter(row.verdict for row in rows if row.verdict)
+    if len(counted) == 1:
+        return next(iter(counted))
+    return ", ".join(f"{count} {verdict}" for verdict, count in counted.most_common())
 
 
 def _spread(ratios: list[float]) -> str:

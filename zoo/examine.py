@@ -23,7 +23,7 @@ from fxgrow.proof.verification import random_inputs, verify
 class Task:
     """One model, and what to do with it.
 
-    width: an amount. only_plan: plan on the meta device, grow nothing.
+    width, depth: amounts; a width of 1 grows in depth only. only_plan: plan on the meta device, grow nothing.
     """
 
     model: str
@@ -32,6 +32,7 @@ class Task:
     init: str = "zero"
     seed: int = 0
     only_plan: bool = False
+    depth: str | None = None
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Row:
         "out of memory", "timed out", "crashed".
     tier: how it was captured; 0: not at all. share: of the parameters, those in tensors that grow.
     seconds: planning, and growing without verification. held: (size, places, reason) of what stays.
-    dead: parameters whose new elements do not move. cause: of a failure.
+    verdict: of the certificate. dead: parameters whose new elements do not move. cause: of a failure.
     """
 
     task: Task
@@ -55,6 +56,7 @@ class Row:
     train_error: float | None = None
     plan_seconds: float = 0.0
     grow_seconds: float = 0.0
+    verdict: str = ""
     held: tuple[tuple[int, int, str, str], ...] = ()
     dead: tuple[str, ...] = ()
     cause: str = ""
@@ -87,11 +89,11 @@ def examine(task: Task) -> Row:
     torch.manual_seed(task.seed)
     started = time.perf_counter()
     try:
-        planned = fxgrow.plan(without_weights(task.model), task.width, init=task.init)
+        planned = fxgrow.plan(without_weights(task.model), task.width, task.depth, init=task.init)
     except FxgrowError as error:
         return Row(task, "not captured", cause=str(error))
     row = _planned(task, planned, time.perf_counter() - started)
-    if not planned.groups:
+    if not planned.groups and not (planned.depth and planned.depth.blocks):
         return replace(row, status="not grown", cause="; ".join(held.reason for held in planned.held[:3]))
     if task.only_plan:
         return row
@@ -119,7 +121,7 @@ def _grown(task: Task, row: Row, model: nn.Module) -> Row:
     inputs = example_inputs_for(model)
     started = time.perf_counter()
     try:
-        grown = fxgrow.grow(model, task.width, init=task.init, seed=task.seed, verify=False)
+        grown = fxgrow.grow(model, task.width, task.depth, init=task.init, seed=task.seed, verify=False)
     except FxgrowError as error:
         return replace(row, status="not grown", cause=str(error))
     row = replace(row, grow_seconds=round(time.perf_counter() - started, 3))
@@ -127,7 +129,8 @@ def _grown(task: Task, row: Row, model: nn.Module) -> Row:
         found = verify(model, grown, _of_another_batch(inputs), task.seed)
     except VerificationError as error:
         return replace(row, status="differs", cause=str(error))
-    row = replace(row, eval_error=found.eval_error, train_error=found.train_error)
+    verdict = str(fxgrow.certify(grown, model).verdict)
+    row = replace(row, eval_error=found.eval_error, train_error=found.train_error, verdict=verdict)
     del model
     dead = unmoved(grown, random_inputs(inputs, task.seed + 1)[0])
     return replace(row, status="dead units" if dead else "grown", dead=tuple(dead[:10]))

@@ -72,7 +72,9 @@ class Findings:
         self.rows[row.task] = row
 
 
-def chosen(library: str | None, pattern: str, sample: str, width: str, init: str, only_plan: bool) -> list[Task]:
+def chosen(
+    library: str | None, pattern: str, sample: str, width: str, init: str, only_plan: bool, depth: str | None = None
+) -> list[Task]:
     """The tasks of a choice of models: all that match, or the smallest of each family.
 
     Raises
@@ -89,7 +91,7 @@ def chosen(library: str | None, pattern: str, sample: str, width: str, init: str
     if sample == "smallest-per-family":
         found = smallest_per_family(found)
     found.sort(key=parameters_of)  # small ones first: most is known soonest
-    return [Task(entry.full_name, entry.family, width, init, only_plan=only_plan) for entry in found]
+    return [Task(entry.full_name, entry.family, width, init, only_plan=only_plan, depth=depth) for entry in found]
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from fxgrow.capture.expansions import EXPANSIONS
 from fxgrow.capture.modes import ByMode
 from fxgrow.capture.opaque import CustomFunction, hooked, whole_functions, whole_modules
 from fxgrow.containers import each_tensor
-from fxgrow.errors import CaptureError, first_line
+from fxgrow.errors import CaptureError, UntraceableError, first_line
 
 
 class Proxy(fx.Proxy):
@@ -157,8 +157,10 @@ class Tracer(fx.Tracer):
                 return expansion(m, *args, **kwargs)
             return super().call_module(m, forward, args, kwargs)
         except CaptureError as error:
+            if opened and isinstance(error, UntraceableError):
+                raise StaysWhole(type(m)) from error
             if error.where is None:
-                raise CaptureError(error.what, where=path, remedy=error.remedy) from error
+                raise type(error)(error.what, where=path, remedy=error.remedy) from error
             raise
         except UNTRACEABLE as error:
             if opened:
@@ -192,7 +194,7 @@ class Tracer(fx.Tracer):
             args, kwargs = self._knowing_shapes((args, kwargs))
             try:
                 return function(*args, **kwargs)
-            except UNTRACEABLE as error:
+            except (*UNTRACEABLE, UntraceableError) as error:
                 raise StaysWhole(function) from error
             finally:
                 self.shape_aware = outside
@@ -396,7 +398,7 @@ def failed(root: nn.Module, node: fx.Node, given: Any, error: Exception) -> Capt
     if node.op == "call_module" and not name.startswith("_function"):
         name, where = type(root.get_submodule(name)).__name__, name
     if isinstance(error, NotImplementedError) or "meta" in str(error):
-        return CaptureError(
+        return UntraceableError(
             f"{name} needs the values of a tensor, which no graph over shapes can have",
             where=where,
             remedy=IN_TENSOR_OPERATIONS,

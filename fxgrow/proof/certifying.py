@@ -65,7 +65,10 @@ def certify(grown: nn.Module, original: nn.Module | None = None) -> Certificate:
             where=type(original).__name__,
             remedy="pass the model that was grown, at any of its stages",
         )
-    plans = [step.plan for step in history.steps[since:]]
+    steps = history.steps[since:]
+    plans = [step.plan for step in steps]
+    if any(step.folded for step in steps):
+        return Certificate(CLAIM, "", (), Verdict.UNKNOWN, "multipliers were folded into the weights")
     if any(plan.parts or _without_rules(plan) for plan in plans):
         if len(plans) == 1:
             return certificate_of_growth(_captured_before(original, plans[0]), original, grown, plans[0])

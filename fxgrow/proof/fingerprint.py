@@ -23,12 +23,17 @@ def fingerprint(grown: nn.Module) -> dict[str, str]:
         if id(tensor) not in seen:
             seen[id(tensor)] = _of_tensor(tensor)
         found[name] = seen[id(tensor)]
-    for path, part in grown.named_modules():
-        for mode, graph in part.graphs().items() if isinstance(part, GrownGraphModule) else ():
-            text = "\n".join(
-                f"{n.name} {n.op} {_named(n.target)} {_written(n.args)} {_written(n.kwargs)}" for n in graph.nodes
-            )
-            found[f"{GRAPH}{path}{' ' if path else ''}{mode}"] = _hash(text.encode())
+    graphs = {
+        f"{path} {mode}".strip(): graph
+        for path, part in grown.named_modules()
+        if isinstance(part, GrownGraphModule)
+        for mode, graph in part.graphs().items()
+    }
+    for mode, graph in graphs.items():
+        text = "\n".join(
+            f"{n.name} {n.op} {_named(n.target)} {_written(n.args)} {_written(n.kwargs)}" for n in graph.nodes
+        )
+        found[GRAPH + mode] = _hash(text.encode())
     found[PARTS] = _hash("\n".join(f"{path} {_part(part)}" for path, part in grown.named_modules() if path).encode())
     return found
 
@@ -47,7 +52,8 @@ def _of_tensor(tensor: Tensor) -> str:
     header = f"{data.dtype} {list(data.shape)} ".encode()
     digest = hashlib.sha256(header)
     if data.numel():
-        digest.update(data.flatten().view(torch.uint8).numpy().data)
+        stored: Any = data.flatten().view(torch.uint8).numpy()
+        digest.update(stored)
     return digest.hexdigest()[:32]
 
 

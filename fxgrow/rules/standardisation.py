@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from fxgrow.axes.layout import leaves, resolve
-from fxgrow.planning.knowledge import Knowledge
+from fxgrow.planning.knowledge import Knowledge, Way
 from fxgrow.proof.use import Use
 from fxgrow.rules.law import Edit, Fact, Law, Want
 from fxgrow.rules.normalisation import BatchNorm, affine, affine_is_silent, zero_by_affine
@@ -42,6 +42,8 @@ class Standardised(Law):
         for leaf in know.growing(x.axes[2]):
             if not _is_guarded(op) and leaf not in know.guarded:
                 know.fail(op, leaf, f"{op.name} takes its statistic over it", guardable=True)
+            if know.ways[leaf] is Way.REPLICATE:
+                know.fail(op, leaf, f"{op.name} takes its statistic over it, and copies would share old entries out")
             if op.data["bias"] is None:
                 known = know.ranged(x, leaf)
                 know.learn_all(output, leaf, {r: f for r, f in known.items() if f in (Fact.ZERO, Fact.IGNORED)})

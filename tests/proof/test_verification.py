@@ -525,6 +525,6 @@ def test_what_a_forward_draws_by_itself_is_the_same_for_both() -> None:
             return self.leave(torch.relu(self.enter(x)))
 
     grown = fxgrow.grow(lively(Jittered()), 2, example_inputs=normal(5, 4))
-    assert fxgrow.report(grown).verification.train_error == 0.0  # type: ignore[union-attr]
+    assert fxgrow.report(grown).verification.train_error < 1e-14  # type: ignore[union-attr]  # rounding alone
     x = normal(5, 4)
     assert not torch.equal(grown.train()(x), grown(x))

@@ -88,6 +88,7 @@ def helper_cases() -> list[Case]:
 
 
 _ARGUMENTS: dict[Any, tuple[Any, ...]] = {
+    guards.multiplied: (0.5,),
     nn.Threshold: (0.1, 0.2),
     nn.ConstantPad2d: (1, 0.5),
     F.threshold: (0.1, 0.2),
@@ -312,7 +313,6 @@ CASES = [
         3,
         by_position=True,
     ),
-    Case("multiplier", lambda x: guards.multiplied(x, 0.5), (ROWS,)),
     Case("guarded reduction", lambda x: guards.core(x, 1, ((0, 2),)).sum(1), (ROWS,), 2, by_position=True),
     # reductions
     Case("sum", method("sum", 1), (ROWS,), 2),
