@@ -14,7 +14,7 @@ from rich.text import Text
 from torch import nn
 
 from fxgrow.axes.infer import analyse
-from fxgrow.capture import capture
+from fxgrow.capture import capture, recapture
 from fxgrow.curves import (
     check_batches,
     check_counts,
@@ -27,7 +27,9 @@ from fxgrow.curves import (
     rounded,
 )
 from fxgrow.errors import ScheduleError
-from fxgrow.growing import grow, model_name, plan
+from fxgrow.growing import grow, model_name
+from fxgrow.planning.knowledge import Way
+from fxgrow.planning.planner import make_plan
 from fxgrow.planning.sizes import Dimension, Sizes, flops_after, parameters_after
 from fxgrow.planning.sizing import Sizing, settle_equal_sizes
 from fxgrow.planning.targets import distances
@@ -229,7 +231,8 @@ class Schedule:
         PlanError: the models are not built alike, or a dimension in which they differ cannot grow, with the reason.
         CaptureError: a model cannot be captured, or example inputs are needed.
         """
-        captured, target = (capture(model, example_inputs) for model in (small, large))
+        target = capture(large, example_inputs)
+        captured = recapture(small, target.inputs)
         analysis = analyse(captured.model, captured.graphs)
         ways = distances(analysis, analyse(target.model, target.graphs))
         if not ways:
@@ -248,7 +251,8 @@ class Schedule:
             made.append(
                 (Sizes(reached), flops_after(analysis, sizing.growth), parameters_after(analysis, sizing.growth))
             )
-        plan(small, made[-1][0], example_inputs=example_inputs)  # says now what could not grow later
+        # what could not grow later is said now
+        make_plan(recapture(small, target.inputs), model_name(small), made[-1][0], Way.ZERO.value, round_to=1)
         return self._toward(model_name(large), made)
 
     def _trajectory(self, first: int, last: int) -> tuple[int, ...]:

@@ -39,8 +39,9 @@ def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
 MODULES = [
     found.name for found in pkgutil.walk_packages(fxgrow.__path__, "fxgrow.") if not found.name.endswith("__main__")
 ]
+ZOO = [f"fxgrow.zoo.{name}" for name in ("checkpoints", "data", "networks", "recipes", "train", "training")]
 
 
-@pytest.mark.parametrize("name", [*MODULES, "fxgrow.transforms", "fxgrow.zoo.catalogue"])
+@pytest.mark.parametrize("name", [*MODULES, "fxgrow.transforms", "fxgrow.zoo.catalogue", *ZOO])
 def test_the_examples_of_a_module_run(name: str) -> None:
     assert doctest.testmod(importlib.import_module(name)).failed == 0

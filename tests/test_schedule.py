@@ -367,6 +367,14 @@ def test_a_narrow_models_activations_have_the_wide_ones_variance() -> None:
     assert narrow == pytest.approx(wide, rel=0.2)
 
 
+def test_narrow_models_of_the_meta_device() -> None:
+    with torch.device("meta"):
+        large = timm.create_model("test_vit")
+        small = narrowed(large, 0.5)
+    assert all(tensor.is_meta for tensor in small.parameters())
+    assert small.get_submodule("blocks.0.mlp.fc1").out_features == 96
+
+
 def test_nothing_to_narrow_is_an_error() -> None:
     error = error_of(lambda: narrowed(nn.Linear(3, 2), 0.5, torch.randn(1, 3)))
     assert str(error) == "nothing in the model can be narrower (at Linear): see fxgrow.plan for the reasons"

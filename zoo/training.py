@@ -214,10 +214,12 @@ class Run:
     def _grow(self, stage: Stage) -> None:
         settings = self.settings
         if stage.grows:
-            first = not self.grown
+            first, before = not self.grown, self.optimizer
             self.model = self.widened(stage)
-            if not settings.carry:
+            if not settings.carry or settings.parameterization == "mup":  # µP's groups follow the width
                 self.optimizer = self._new_optimizer()
+                if settings.carry:
+                    fxgrow.transfer_state(before, self.optimizer, self.model)
             else:
                 fxgrow.replace_parameters(self.optimizer, self.model)
                 if first and settings.rates != "none":

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
 
 from fxgrow.axes.infer import Analysis
 from fxgrow.axes.layout import Join, Layout, Leaf, resolve
@@ -91,19 +89,20 @@ def _tensors(analysis: Analysis, sizes: dict[Leaf, int]) -> list[tuple[str, Narr
         for number, axis in enumerate(tensor.axes):
             if name in weights and (name, number) in reading:
                 ratio *= axis.size / size_after(axis, sizes)
-        found.append((name, NarrowTensor(tuple(tuple(kept.tolist()) for kept in positions), math.sqrt(ratio))))
+        found.append((name, NarrowTensor(tuple(map(tuple, positions)), math.sqrt(ratio))))
     return found
 
 
-def _kept(layout: Layout, sizes: dict[Leaf, int]) -> Tensor:
-    """Positions of the units that stay, in order. Shape `[size after]`."""
+def _kept(layout: Layout, sizes: dict[Leaf, int]) -> list[int]:
+    """Positions of the units that stay, in order."""
     layout = resolve(layout)
     if isinstance(layout, Leaf):
-        return torch.arange(sizes.get(layout, layout.size))
+        return list(range(sizes.get(layout, layout.size)))
     if isinstance(layout, Join):
-        starts = torch.tensor([0, *(part.size for part in layout.parts)]).cumsum(0)
-        return torch.cat([_kept(part, sizes) + start for part, start in zip(layout.parts, starts, strict=False)])
-    result = torch.zeros(1, dtype=torch.long)
+        starts = itertools.accumulate((part.size for part in layout.parts), initial=0)
+        return [start + kept for part, start in zip(layout.parts, starts, strict=False) for kept in _kept(part, sizes)]
+    result = [0]
     for factor in layout.factors:
-        result = (result[:, None] * factor.size + _kept(factor, sizes)[None, :]).flatten()
+        inner = _kept(factor, sizes)
+        result = [outer * factor.size + kept for outer in result for kept in inner]
     return result

@@ -223,6 +223,7 @@ def test_growth_does_not_move_the_loss(tmp_path: Path) -> None:
         {"growth": "linear", "init": "zero", "rates": "gradient"},
         {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05},
         {"carry": False, "init": "replicate", "rates": "none"},
+        {"parameterization": "mup", "optimizer": "adamw", "lr": 1e-3},
         {"batch_size": 8, "largest_batch": 32, "batch_rates": "root"},
         {"model": "timm/test_resnet", "options": ()},
     ],
