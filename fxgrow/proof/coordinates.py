@@ -165,7 +165,7 @@ def _trained(
     targets: list[Tensor] = []
     generator = torch.Generator().manual_seed(seed)
     for step in range(steps + 1):
-        now[0] = step
+        now = step
         with WithoutNoise():
             outputs = [t for t in flat_tensors(model(*args, **kwargs)) if t.requires_grad]
         targets = targets or [torch.randn(t.shape, generator=generator, dtype=t.dtype) for t in outputs]
