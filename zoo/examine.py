@@ -14,6 +14,7 @@ from torch import nn
 import fxgrow
 from fxgrow.capture.inputs import Inputs, example_inputs_for
 from fxgrow.errors import FxgrowError, VerificationError, first_line
+from fxgrow.parts import captured_again, verify_parts
 from fxgrow.planning.plan import Plan
 from fxgrow.proof.liveness import unmoved
 from fxgrow.proof.verification import random_inputs, verify
@@ -126,7 +127,11 @@ def _grown(task: Task, row: Row, model: nn.Module) -> Row:
         return replace(row, status="not grown", cause=str(error))
     row = replace(row, grow_seconds=round(time.perf_counter() - started, 3))
     try:
-        found = verify(model, grown, _of_another_batch(inputs), task.seed)
+        plan = fxgrow.report(grown).plan
+        if plan.parts:
+            found = verify_parts(model, grown, captured_again(model, plan), task.seed)
+        else:
+            found = verify(model, grown, _of_another_batch(inputs), task.seed)
     except VerificationError as error:
         return replace(row, status="differs", cause=str(error))
     verdict = str(fxgrow.certify(grown, model).verdict)

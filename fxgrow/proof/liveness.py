@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fxgrow.births import Birth
+from fxgrow.capture.inputs import recalled
 from fxgrow.containers import flat_tensors
-from fxgrow.history import births
-from fxgrow.proof.verification import WithoutNoise, release
+from fxgrow.history import births, history_of
+from fxgrow.proof.verification import WithoutNoise, random_inputs, release
 
 
 class Leaky(WithoutNoise):
@@ -44,10 +45,23 @@ def unmoved(grown: nn.Module, inputs: tuple[Any, ...]) -> list[str]:
 
     Some elements cannot move, new or old: the bias of attention keys, rows of an embedding that no token picks.
     A bias before a BatchNorm moves only by rounding, so what stands still under batch statistics has to move
-    under the running ones.
+    under the running ones. A model that was grown in parts is looked at part by part, on inputs of their own.
     """
-    born = births(grown)
+    history = history_of(grown)
+    parts = history.steps[-1].plan.parts if history is not None else ()
+    if not parts:
+        return _unmoved(births(grown), grown, inputs)
+    found = []
+    for path, plan in parts:
+        below = f"{path}."
+        born = {name.removeprefix(below): birth for name, birth in births(grown).items() if name.startswith(below)}
+        args, kwargs = random_inputs(recalled(plan.inputs), 1)
+        assert not kwargs
+        found += [below + line for line in _unmoved(born, grown.get_submodule(path), args)]
+    return found
 
+
+def _unmoved(born: Mapping[str, Birth], grown: nn.Module, inputs: tuple[Any, ...]) -> list[str]:
     def all_moved(moved: dict[str, Tensor]) -> bool:
         return not _still(born, moved)
 
@@ -58,7 +72,7 @@ def unmoved(grown: nn.Module, inputs: tuple[Any, ...]) -> list[str]:
     return _still(born, moved)
 
 
-def _still(born: dict[str, Birth], moved: dict[str, Tensor]) -> list[str]:
+def _still(born: Mapping[str, Birth], moved: dict[str, Tensor]) -> list[str]:
     still = []
     for name, where in moved.items():
         new = born[name].stages() > 0

@@ -164,6 +164,26 @@ def clamp(op: Op) -> Kind:
     return "zero" if numbers and (low is None or low <= 0) and (high is None or high >= 0) else "other"
 
 
+class AddProduct(Pointwise):
+    """`addcmul`: x + value a b, silent where x and one of the factors are."""
+
+    def __init__(self) -> None:
+        super().__init__("other")
+
+    def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
+        x, *factors = op.data["operands"]
+        if want.fact is not Fact.ZERO or want.where is not None or want.leaf not in x.leaves():
+            return []
+        having = [factor for factor in factors if want.leaf in factor.leaves()]
+        return [[(x, want), (factor, want)] for factor in sorted(having, key=lambda t: t.parameter is None)]
+
+    def _outcome(self, op: Op, know: Knowledge, leaf: Leaf) -> dict[Range | None, Fact]:
+        x, *factors = op.data["operands"]
+        silent = leaf in x.leaves() and know.fact(x, leaf) is Fact.ZERO
+        vanishing = any(leaf in factor.leaves() and know.fact(factor, leaf) is Fact.ZERO for factor in factors)
+        return {None: Fact.ZERO} if silent and vanishing else {}
+
+
 class ParametricRelu(Pointwise):
     """max(0, x) + a min(0, x), with one learnt slope or one a channel (axis 1)."""
 

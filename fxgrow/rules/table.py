@@ -30,7 +30,7 @@ from fxgrow.rules.contraction import (
 )
 from fxgrow.rules.law import Fact
 from fxgrow.rules.normalisation import BatchNorm, GroupNorm, Guarded, OverUnits
-from fxgrow.rules.pointwise import ParametricRelu, Pointwise
+from fxgrow.rules.pointwise import AddProduct, ParametricRelu, Pointwise
 from fxgrow.rules.recurrent import Recurrent
 from fxgrow.rules.reduction import Across, CoreUnits, Reduction
 from fxgrow.rules.registry import rule, rules
@@ -135,6 +135,7 @@ _POINTWISE: dict[Any, list[Any]] = {
 for _law, _targets in _POINTWISE.items():
     rules(_targets, Pointwise(_law))
 rule(nn.PReLU, ParametricRelu())
+rules((torch.addcmul, "addcmul"), AddProduct())
 
 # -- shape ---------------------------------------------------------------------------------------------------
 
@@ -191,6 +192,7 @@ rule(guards.multiplied, Pointwise("linear"))
 
 rules(("sum", torch.sum), Reduction("sum"))
 rules(("mean", torch.mean), Reduction("mean"))
+rules(("norm", torch.norm), Reduction("other", (2, "dim")))
 rules(("amax", "amin", torch.amax, torch.amin, "var", torch.var, "std", torch.std), Reduction("other"))
 rules((nn.Softmax, F.softmax, torch.softmax, "softmax", nn.LogSoftmax, F.log_softmax, torch.log_softmax), Across())
 rule(F.normalize, Across((2, "dim"), zeros_vanish=True, default=1))

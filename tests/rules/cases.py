@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from timm.models import _features_fx as timm_registry
 from torch import Tensor, nn
 from torchvision.models import swin_transformer as torchvision_windows
-from torchvision.ops import StochasticDepth
+from torchvision.ops import StochasticDepth, stochastic_depth
 
 from fxgrow import guards
 from fxgrow.rules.pointwise import Pointwise
@@ -95,6 +95,7 @@ _ARGUMENTS: dict[Any, tuple[Any, ...]] = {
     "type": (torch.float64,),
     "to": (torch.float64,),
     StochasticDepth: (0.1, "row"),
+    stochastic_depth: (0.1, "row"),
     torch.clamp: (-0.5, 0.5),
     "clamp": (-0.5, 0.5),
     "clamp_": (-0.5, 0.5),
@@ -256,6 +257,10 @@ CASES = [
     Case("torch.tile", lambda x: torch.tile(x, (1, 2)), (ROWS,), 2),
     Case("roll", method("roll", 1, 0), (ROWS,), 1),
     Case("torch.roll", lambda x: torch.roll(x, (1, 1), (0, 1)), ((2, 3, 4),), 1),
+    Case("addcmul", lambda x, a, b: torch.addcmul(x, a, b), (ROWS, ROWS, VECTOR), 2),
+    Case("the method addcmul", lambda x, a, b: x.addcmul(a, b, value=0.5), (ROWS, ROWS, VECTOR), 2),
+    Case("norm", method("norm", p=2, dim=1), (ROWS,), 2),
+    Case("torch.norm", lambda x: torch.norm(x, p=2, dim=(1, 2), keepdim=True), (IMAGE,), 4),
     Case("repeat interleave", method("repeat_interleave", 2, 1), (ROWS,), 2),
     Case("torch.repeat_interleave", lambda x: torch.repeat_interleave(x, 3, dim=0), (ROWS,), 2),
     Case("windows", method("unfold", 1, 2, 1), (ROWS,), 1),
