@@ -601,7 +601,8 @@ def _is_norm(node: fx.Node, checker: Checker) -> bool:
 def _stripped(item: Any) -> Any:
     """A structure whose tensors are claimed to have old entries as they were: for finding out where they go."""
     if isinstance(item, Claim):
-        return Claim(item.old, item.new, item.maps)
+        picks = item.held is not None and not item.held.new.dtype.is_floating_point
+        return Claim(item.old, item.new, item.maps, held=item.held if picks else None)
     if isinstance(item, dict):
         return {key: _stripped(value) for key, value in item.items()}
     if isinstance(item, (tuple, list)):

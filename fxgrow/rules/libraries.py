@@ -5,7 +5,7 @@ from __future__ import annotations
 import timm.layers as layers
 from timm.models import _features_fx as timm_registry
 from torchvision.models import swin_transformer as torchvision_windows
-from torchvision.ops import StochasticDepth, stochastic_depth
+from torchvision.ops import StochasticDepth
 
 from fxgrow.rules.normalisation import BatchNorm
 from fxgrow.rules.pointwise import Pointwise
@@ -15,7 +15,7 @@ from fxgrow.rules.windows import BiasTable, WindowAttention
 
 rule(layers.BatchNormAct2d, BatchNorm(activation="act"))
 rule(layers.DropPath, Pointwise("linear"))
-rules((StochasticDepth, stochastic_depth), Pointwise("linear"))
+rule(StochasticDepth, Pointwise("linear"))
 rules((layers.GELU, layers.GELUTanh, layers.Swish, layers.HardSwish, layers.Mish, layers.Tanh), Pointwise("zero"))
 rules((layers.Sigmoid, layers.HardSigmoid), Pointwise("other"))
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from timm.models import _features_fx as timm_registry
 from torch import Tensor, nn
 from torchvision.models import swin_transformer as torchvision_windows
-from torchvision.ops import StochasticDepth, stochastic_depth
+from torchvision.ops import StochasticDepth
 
 from fxgrow import guards
 from fxgrow.rules.pointwise import Pointwise
@@ -95,7 +95,6 @@ _ARGUMENTS: dict[Any, tuple[Any, ...]] = {
     "type": (torch.float64,),
     "to": (torch.float64,),
     StochasticDepth: (0.1, "row"),
-    stochastic_depth: (0.1, "row"),
     torch.clamp: (-0.5, 0.5),
     "clamp": (-0.5, 0.5),
     "clamp_": (-0.5, 0.5),

@@ -8,7 +8,7 @@ looked up, whatever the op is called and whatever its arguments are.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -38,11 +38,13 @@ def movement(use: Use) -> Any:
     Unproved: an old entry of an output is not where the original has it.
     """
     use.rule = "moves entries"
-    claims = [use.equal(claim) for claim in use.claims()]
+    given = use.claims()
+    claims = [use.equal(claim) for claim in given]
     if not claims:
         raise Unproved(f"{use.name} is given no tensor")
-    old_out = run(use.old, use.old_module, *arranged(use, _Labels([c.old for c in claims]), old=True))
-    new_out = run(use.new, use.new_module, *arranged(use, _Labels([c.new for c in claims]), old=False))
+    indices = [None, *map(_index, given[1:])]
+    old_out = run(use.old, use.old_module, *arranged(use, _Labels([c.old for c in claims], indices), old=True))
+    new_out = run(use.new, use.new_module, *arranged(use, _Labels([c.new for c in claims], indices), old=False))
     use.checked("every old entry is where the original has it")
     return _each(_Sources(claims), old_out, new_out)
 
@@ -70,11 +72,20 @@ def written(use: Use) -> Claim:
     return _claim(_Sources([x, given]), *afterwards)
 
 
-class _Labels:
-    """Tensors whose entries are numbered through, over several shapes in turn."""
+def _index(claim: Claim) -> Tensor | None:
+    """The values of a tensor of whole numbers that is the same in both models: what entries are picked by."""
+    held = claim.held
+    if held is None or held.new.dtype.is_floating_point or not torch.equal(held.old, held.new):
+        return None
+    return held.new
 
-    def __init__(self, shapes: list[tuple[int, ...]]) -> None:
-        self.made = iter(_numbered(shapes))
+
+class _Labels:
+    """Tensors whose entries are numbered through, over several shapes in turn; indices keep their values."""
+
+    def __init__(self, shapes: list[tuple[int, ...]], indices: Sequence[Tensor | None]) -> None:
+        made = zip(_numbered(shapes), indices, strict=True)
+        self.made = iter([labels if index is None else index for labels, index in made])
 
     def next(self, claim: Claim) -> Tensor:
         return next(self.made)

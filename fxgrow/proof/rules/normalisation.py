@@ -96,7 +96,7 @@ def _ratio(x: Claim, axis: int, fits: Fits, core: Both | None, use: Use) -> floa
     index = atoms.index[new_core]
     if bool((index >= atoms.size).any()):
         where = int(new_core[(index >= atoms.size).nonzero()[0]])
-        raise Refuted(f"{use.name} takes its statistic over unit {where}, which is new and can be anything")
+        raise Unproved(f"{use.name} takes its statistic over unit {where}, which is new and can be anything")
     wrong = -1 if fits == "mean" else -2
     if bool((index == wrong).any()):
         where = int(new_core[(index == wrong).nonzero()[0]])

@@ -47,7 +47,7 @@ def _along(use: Use, x: Claim, axis: int, kind: str) -> None:
     counts = atoms.counts()
     if atoms.count_free:
         where = int(atoms.names[0])
-        raise Refuted(f"{use.name} is taken over unit {where}, which is new and can be anything")
+        raise Unproved(f"{use.name} is taken over unit {where}, which is new and can be anything")
     once = bool((counts == 1).all())
     evenly = bool((counts == counts[0]).all())
     if kind == "sum" and once and not atoms.count_mean:
