@@ -13,7 +13,8 @@ from torch import nn
 
 import fxgrow
 from fxgrow.capture.inputs import Inputs, example_inputs_for
-from fxgrow.errors import FxgrowError, VerificationError, first_line
+from fxgrow.containers import each_tensor
+from fxgrow.errors import CaptureError, FxgrowError, VerificationError, first_line
 from fxgrow.parts import captured_again, verify_parts
 from fxgrow.planning.plan import Plan
 from fxgrow.proof.liveness import unmoved
@@ -98,7 +99,11 @@ def examine(task: Task) -> Row:
         return replace(row, status="not grown", cause="; ".join(held.reason for held in planned.held[:3]))
     if task.only_plan:
         return row
-    return _grown(task, row, lively(find(task.model), task.seed))
+    model = lively(find(task.model), task.seed)
+    try:
+        return _grown(task, row, model)
+    except CaptureError:
+        return _grown(task, row, model.float())  # some forwards make float32 tensors of their own
 
 
 def _planned(task: Task, planned: Plan, seconds: float) -> Row:
@@ -123,6 +128,8 @@ def _grown(task: Task, row: Row, model: nn.Module) -> Row:
     started = time.perf_counter()
     try:
         grown = fxgrow.grow(model, task.width, task.depth, init=task.init, seed=task.seed, verify=False)
+    except CaptureError:
+        raise
     except FxgrowError as error:
         return replace(row, status="not grown", cause=str(error))
     row = replace(row, grow_seconds=round(time.perf_counter() - started, 3))
@@ -137,8 +144,13 @@ def _grown(task: Task, row: Row, model: nn.Module) -> Row:
     verdict = str(fxgrow.certify(grown, model).verdict)
     row = replace(row, eval_error=found.eval_error, train_error=found.train_error, verdict=verdict)
     del model
-    dead = unmoved(grown, random_inputs(inputs, task.seed + 1)[0])
+    dead = unmoved(grown, _in_precision_of(grown, random_inputs(inputs, task.seed + 1)[0]), steps=6)
     return replace(row, status="dead units" if dead else "grown", dead=tuple(dead[:10]))
+
+
+def _in_precision_of(model: nn.Module, inputs: Any) -> Any:
+    dtype = next(parameter.dtype for parameter in model.parameters() if parameter.dtype.is_floating_point)
+    return each_tensor(inputs, lambda given: given.to(dtype) if given.dtype.is_floating_point else given)
 
 
 def _of_another_batch(inputs: Inputs) -> Inputs:

@@ -36,8 +36,8 @@ def smallest_per_family(models: Iterable[Entry]) -> list[Entry]:
     """The model with the fewest parameters of each family, in the order of the families.
 
     >>> from fxgrow.zoo.catalogue import entries
-    >>> [entry.name for entry in smallest_per_family(entries("timm", "resnet[13]*"))]
-    ['resnet10t']
+    >>> [entry.name for entry in smallest_per_family(entries("timm", "test_res*"))]
+    ['test_resnet']
     """
     smallest: dict[str, Entry] = {}
     for entry in models:

@@ -16,7 +16,7 @@ from fxgrow.capture.inputs import Inputs, example_inputs_for
 from fxgrow.containers import flat_tensors
 from fxgrow.errors import AmountError, FxgrowError
 from fxgrow.growing import grow
-from fxgrow.proof.verification import WithoutNoise, in_double_precision, random_inputs
+from fxgrow.proof.verification import WithoutNoise, in_precision, random_inputs
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def _trained(
     model: nn.Module, inputs: Inputs, steps: int, optimizer: Callable[[nn.Module], torch.optim.Optimizer], seed: int
 ) -> dict[tuple[int, str], float]:
     """Sizes of the outputs of all layers that have parameters, before training and after each step."""
-    model = in_double_precision(model).train()
+    model = in_precision(model).train()
     args, kwargs = inputs
     learning = optimizer(model)
     found: dict[tuple[int, str], float] = {}

@@ -40,7 +40,7 @@ ROUNDING = 1e-10
 """Part of a tensor's largest step below which another step may be rounding alone."""
 
 
-def unmoved(grown: nn.Module, inputs: tuple[Any, ...]) -> list[str]:
+def unmoved(grown: nn.Module, inputs: tuple[Any, ...], steps: int = 3) -> list[str]:
     """Parameters whose new elements do not move in a few SGD steps on a random objective as the old ones do.
 
     Some elements cannot move, new or old: the bias of attention keys, rows of an embedding that no token picks.
@@ -50,24 +50,24 @@ def unmoved(grown: nn.Module, inputs: tuple[Any, ...]) -> list[str]:
     history = history_of(grown)
     parts = history.steps[-1].plan.parts if history is not None else ()
     if not parts:
-        return _unmoved(births(grown), grown, inputs)
+        return _unmoved(births(grown), grown, inputs, steps)
     found = []
     for path, plan in parts:
         below = f"{path}."
         born = {name.removeprefix(below): birth for name, birth in births(grown).items() if name.startswith(below)}
         args, kwargs = random_inputs(recalled(plan.inputs), 1)
         assert not kwargs
-        found += [below + line for line in _unmoved(born, grown.get_submodule(path), args)]
+        found += [below + line for line in _unmoved(born, grown.get_submodule(path), args, steps)]
     return found
 
 
-def _unmoved(born: Mapping[str, Birth], grown: nn.Module, inputs: tuple[Any, ...]) -> list[str]:
+def _unmoved(born: Mapping[str, Birth], grown: nn.Module, inputs: tuple[Any, ...], steps: int) -> list[str]:
     def all_moved(moved: dict[str, Tensor]) -> bool:
         return not _still(born, moved)
 
-    moved = moved_by_sgd(grown.train(), inputs, enough=all_moved)
+    moved = moved_by_sgd(grown.train(), inputs, steps, enough=all_moved)
     if not all_moved(moved):
-        again = moved_by_sgd(grown.eval(), inputs, enough=all_moved)
+        again = moved_by_sgd(grown.eval(), inputs, steps, enough=all_moved)
         moved = {name: where | again[name] for name, where in moved.items()}
     return _still(born, moved)
 

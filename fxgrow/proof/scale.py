@@ -29,7 +29,7 @@ from fxgrow.containers import each_tensor
 from fxgrow.proof.checker import Walk
 from fxgrow.proof.claims import Claim
 from fxgrow.proof.rules.contraction import atoms_of
-from fxgrow.proof.verification import WithoutNoise, in_double_precision, random_inputs
+from fxgrow.proof.verification import WithoutNoise, in_precision, random_inputs
 
 n, m = sp.symbols("n m", positive=True, integer=True)
 rho, s, sigma = sp.symbols("rho s sigma", nonnegative=True)
@@ -179,7 +179,7 @@ def _mean_square(tensor: Tensor) -> float:
 
 def _variances(grown: GrownGraphModule, layers: tuple[LayerScale, ...], inputs: Inputs) -> dict[str, float]:
     """By node, the mean variance of new units over batch and space beside that of old units, in eval mode."""
-    twin = in_double_precision(grown).eval()
+    twin = in_precision(grown).eval()
     assert isinstance(twin, GrownGraphModule)
     wanted = {layer.node: layer for layer in layers}
     found: dict[str, float] = {}

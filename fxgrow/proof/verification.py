@@ -6,7 +6,6 @@ import copy
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -38,6 +37,7 @@ class Verification:
 
     Relative error is max |grown - original| / max |original|, over all outputs. dtype is that of the weights,
     which decides the tolerance. preserving: False where the growth was asked to change the function (depth stacking).
+    precision: what was computed in, other than float64 where the model does not run in that.
     """
 
     eval_error: float
@@ -46,6 +46,7 @@ class Verification:
     tolerance: float
     seed: int
     preserving: bool = True
+    precision: str = "float64"
 
     @property
     def verdict(self) -> str:
@@ -55,9 +56,10 @@ class Verification:
         return "TESTED" if all(error <= self.tolerance for error in errors) else "REFUTED"
 
     def __str__(self) -> str:
+        computed = "" if self.precision == "float64" else f"computed in {self.precision}, "
         return (
             f"{self.verdict}: relative error {self.eval_error:.1e} in eval, {self.train_error:.1e} in train "
-            f"({self.dtype} weights, tolerance {self.tolerance:.0e}, seed {self.seed})"
+            f"({computed}{self.dtype} weights, tolerance {self.tolerance:.0e}, seed {self.seed})"
         )
 
 
@@ -118,14 +120,23 @@ def verify(
     VerificationError: the outputs differ by more than the tolerance.
     """
     values = random_inputs(inputs, seed)
-    errors = [_error(original, grown, values, seed, mode) if mode in modes else 0.0 for mode in (False, True)]
+    own = next((p.dtype for p in original.parameters() if p.dtype.is_floating_point), torch.float64)
+    precision = torch.float64
+    try:
+        errors = _errors(original, grown, values, seed, modes, precision)
+    except CaptureError:
+        if own is torch.float64:
+            raise
+        precision = own  # some forwards make float32 tensors of their own, whatever the weights are
+        errors = _errors(original, grown, values, seed, modes, precision)
     coarsest = max(
         (p.dtype for p in grown.parameters() if p.dtype.is_floating_point),
         key=lambda dtype: torch.finfo(dtype).eps,
         default=torch.float64,
     )
     tolerance = TOLERANCE if coarsest is torch.float64 else ULPS * torch.finfo(coarsest).eps
-    result = Verification(errors[0], errors[1], str(coarsest).removeprefix("torch."), tolerance, seed, preserving)
+    names = (str(dtype).removeprefix("torch.") for dtype in (coarsest, precision))
+    result = Verification(*errors, next(names), tolerance, seed, preserving, next(names))
     if result.verdict == "REFUTED":
         raise VerificationError(
             f"the grown model differs from the original: {result}",
@@ -135,12 +146,27 @@ def verify(
     return result
 
 
-def _error(original: nn.Module, grown: nn.Module, inputs: Inputs, seed: int, training: bool) -> float:
+def _errors(
+    original: nn.Module, grown: nn.Module, inputs: Inputs, seed: int, modes: Sequence[bool], dtype: torch.dtype
+) -> tuple[float, float]:
+    first, second = (
+        _error(original, grown, inputs, seed, mode, dtype) if mode in modes else 0.0 for mode in (False, True)
+    )
+    return first, second
+
+
+def _error(
+    original: nn.Module, grown: nn.Module, inputs: Inputs, seed: int, training: bool, dtype: torch.dtype
+) -> float:
     outputs = []
     for model in (original, grown):
-        twin = in_double_precision(model).train(training)
+        twin = in_precision(model, dtype).train(training)
         device = next((p.device for p in twin.parameters()), torch.device("cpu"))
-        args, kwargs = each_tensor(inputs, partial(Tensor.to, device=device))
+
+        def fitting(value: Tensor, device: torch.device = device) -> Tensor:
+            return value.to(device, dtype if value.dtype.is_floating_point else value.dtype)
+
+        args, kwargs = each_tensor(inputs, fitting)
         try:
             with torch.no_grad(), WithoutNoise(), torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)  # what a forward draws by itself is the same for both
@@ -169,16 +195,15 @@ def _error(original: nn.Module, grown: nn.Module, inputs: Inputs, seed: int, tra
     return max((relative_error(b, a) for a, b in zip(*outputs, strict=True)), default=0.0)
 
 
-def in_double_precision(model: nn.Module) -> nn.Module:
-    """A copy of a model in float64."""
+def in_precision(model: nn.Module, dtype: torch.dtype = torch.float64) -> nn.Module:
+    """A copy of a model whose floating-point weights and buffers are of one dtype."""
     if isinstance(model, fx.GraphModule):
-        return copy.deepcopy(model).to(torch.float64)
+        return copy.deepcopy(model).to(dtype)
     twin = skeleton(model)  # not deepcopy, which some of torch's layers do not survive
     made: dict[int, Tensor] = {}
     for name, tensor in named_tensors(model).items():
         if id(tensor) not in made:
-            dtype = torch.float64 if tensor.dtype.is_floating_point else tensor.dtype
-            data = tensor.detach().to(dtype, copy=True)
+            data = tensor.detach().to(dtype if tensor.dtype.is_floating_point else tensor.dtype, copy=True)
             made[id(tensor)] = nn.Parameter(data, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else data
         place(twin, name, made[id(tensor)])
     return twin
