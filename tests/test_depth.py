@@ -103,6 +103,7 @@ MODELS: dict[str, tuple[Any, tuple[Tensor, ...]]] = {
 @pytest.mark.parametrize("name", MODELS)
 def test_new_blocks_change_nothing_and_learn(name: str, depth_init: str, width: float | None) -> None:
     make, inputs = MODELS[name]
+    torch.manual_seed(0)
     model = lively(make())
     before = copy.deepcopy(model.state_dict())
     grown = fxgrow.grow(model, width, 1.5, example_inputs=inputs, depth_init=depth_init, verify=False)

@@ -28,6 +28,7 @@ class Leaky(WithoutNoise):
         ),
         F.silu: lambda x: F.silu(x) + 0.01 * x,
         F.gelu: lambda x: F.gelu(x) + 0.01 * x,
+        **dict.fromkeys((torch.tanh, Tensor.tanh), lambda x: torch.tanh(x) + 0.01 * x),
     }
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
