@@ -7,7 +7,6 @@ class, because the rest of the model may call its other methods.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -32,12 +31,12 @@ _TIER = 3
 class Parts:
     """The captured parts of a model, by path, and the inputs of the whole.
 
-    parameters: of the whole model, name -> number of elements. why: the whole could not be captured.
+    parameters: how many the whole model has. why: the whole could not be captured.
     """
 
     captured: Mapping[str, Captured]
     inputs: Inputs
-    parameters: Mapping[str, int]
+    parameters: int
     why: CaptureError | None = None
 
     def plan(self, name: str, amounts: Amounts, init: str, round_to: int, parameterization: str) -> Plan:
@@ -48,7 +47,7 @@ class Parts:
         }
         moved = [_under(path, plan) for path, plan in plans.items()]
         flops = [plan.totals for plan in plans.values()]
-        before = sum(self.parameters.values())
+        before = self.parameters
         added = sum(plan.totals.parameters_after - plan.totals.parameters_before for plan in plans.values())
         return Plan(
             model=name,
@@ -108,8 +107,7 @@ def find_parts(model: nn.Module, example_inputs: Any, why: CaptureError) -> Part
     _search("", model, seen, found)
     if not found:
         raise why
-    sizes = {name: parameter.numel() for name, parameter in bare.named_parameters()}
-    return Parts(found, inputs, sizes, why)
+    return Parts(found, inputs, _count(bare), why)
 
 
 def _search(path: str, module: nn.Module, seen: Mapping[str, Inputs], found: dict[str, Captured]) -> None:
@@ -194,8 +192,11 @@ def _with_values(model: nn.Module) -> nn.Module:
 def captured_again(model: nn.Module, plan: Plan) -> Parts:
     """The parts that a plan was made for, captured on the inputs it recorded."""
     found = {path: recapture(model.get_submodule(path), recalled(part.inputs)) for path, part in plan.parts}
-    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    return Parts(found, recalled(plan.inputs), sizes)
+    return Parts(found, recalled(plan.inputs), _count(model))
+
+
+def _count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def widen_parts(parts: Parts, plan: Plan, source: nn.Module, seed: str) -> nn.Module:
@@ -232,11 +233,11 @@ def verify_parts(original: nn.Module, grown: nn.Module, parts: Parts, seed: int)
     whole = verify(original, grown, parts.inputs, seed, modes=(False,))
     if found is None:
         raise VerificationError("there is no part to verify", where=type(original).__name__, remedy="report the model")
-    return _worse(found, dataclasses.replace(whole, train_error=0.0))
+    return _worse(found, replace(whole, train_error=0.0))
 
 
 def _worse(one: Verification, other: Verification) -> Verification:
-    return dataclasses.replace(
+    return replace(
         one,
         eval_error=max(one.eval_error, other.eval_error),
         train_error=max(one.train_error, other.train_error),
