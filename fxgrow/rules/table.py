@@ -24,10 +24,9 @@ from fxgrow.rules.contraction import (
     functional_operands,
     module_operands,
     prove_bilinear,
-    prove_convolution,
     prove_linear,
-    prove_transposed,
 )
+from fxgrow.rules.convolution import Convolution, prove_convolution, prove_transposed
 from fxgrow.rules.law import Fact
 from fxgrow.rules.normalisation import BatchNorm, GroupNorm, Guarded, OverUnits
 from fxgrow.rules.pointwise import AddProduct, ParametricRelu, Pointwise
@@ -72,7 +71,7 @@ _TRANSPOSED = ("... (g i) *s", "(g i) o *k"), "... (g o) *t"
 _CHANNELS = {"in_channels": "(g i)", "out_channels": "(g o)", "groups": "g"}
 rules(
     (nn.Conv1d, nn.Conv2d, nn.Conv3d),
-    Contraction(*_CONVOLUTION, module_operands, "(g o)", {"g": (0, "groups")}, _CHANNELS, prove_convolution),
+    Convolution(*_CONVOLUTION, module_operands, "(g o)", {"g": (0, "groups")}, _CHANNELS, prove_convolution),
 )
 rules(
     (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
@@ -82,7 +81,7 @@ rules(
 )
 rules(
     (F.conv1d, F.conv2d, F.conv3d),
-    Contraction(*_CONVOLUTION, functional_operands, "(g o)", {"g": (6, "groups")}, proof=prove_convolution),
+    Convolution(*_CONVOLUTION, functional_operands, "(g o)", {"g": (6, "groups")}, proof=prove_convolution),
 )
 rules(
     (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d),

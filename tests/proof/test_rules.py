@@ -75,3 +75,14 @@ def test_the_mean_of_rows_makes_the_mean_of_outputs_whatever_is_read() -> None:
     rows = [sp.symbols(f"w{o}_:4", real=True) for o in range(3)]
     made = sum(sum(row[i] for row in rows) / 3 * x[i] for i in range(4))
     assert sp.simplify(made - sum(sum(w * v for w, v in zip(row, x, strict=True)) for row in rows) / 3) == 0
+
+
+def test_zeros_after_the_last_unit_under_a_kernel_are_its_padding() -> None:
+    """Old outputs of a kernel that slides over [x, 0, 0, ...] padded with zeros are those over [x] padded."""
+    kernel, x, silent = sp.symbols("k:5"), sp.symbols("x:6"), [sp.Integer(0)] * 4
+
+    def slid(units: list[sp.Expr]) -> list[sp.Expr]:
+        padded = [sp.Integer(0)] * 2 + units + [sp.Integer(0)] * 2
+        return [sum(k * padded[place + j] for j, k in enumerate(kernel)) for place in range(len(units))]
+
+    assert slid([*x, *silent])[: len(x)] == slid(list(x))

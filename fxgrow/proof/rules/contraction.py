@@ -7,9 +7,12 @@ has to be the old weights at old units, and zero at units that can be anything.
 
 from __future__ import annotations
 
+import enum
 import string
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,7 +55,7 @@ def contract(
     operands: Sequence[Operand],
     output: Sequence[str],
     bias: Operand | None = None,
-    windows: Sequence[str] = (),
+    windows: Mapping[str, Slide] = MappingProxyType({}),
 ) -> Claim:
     """What is claimed of a sum of products.
 
@@ -70,7 +73,7 @@ def contract(
     if len(factors) != 2 or len(weights) != 1:
         factors = [Operand(use.equal(f.claim), f.letters) for f in factors]
         weights = []
-    _check_windows(factors, windows)
+    _check_windows(use, factors, windows)
     maps = {letter: _map(use, factors, letter) for letter in dict.fromkeys(a for f in factors for a in f.letters)}
     if bias is not None:
         _check_bias(use, bias, maps)
@@ -118,10 +121,19 @@ def dropped(claim: Claim, axis: int) -> Claim:
     )
 
 
-def _check_windows(factors: Sequence[Operand], windows: Sequence[str]) -> None:
+def _check_windows(use: Use, factors: Sequence[Operand], windows: Mapping[str, Slide]) -> None:
+    """New units under a kernel stand where its padding stood: last, and zero."""
     for factor in factors:
-        if any(factor.map(letter) is not None for letter in windows if letter in factor.letters):
-            raise Unproved("a kernel slides over an axis that grows")
+        for letter in set(windows).intersection(factor.letters):
+            position, axis = factor.map(letter), factor.axis(letter)
+            if position is None:
+                continue
+            size = factor.claim.old[axis]
+            last = torch.equal(position[:size], torch.arange(size)) and bool((position[size:] < 0).all())
+            zero = factor.claim.zeros_along([axis]).flatten().expand(len(position))
+            if windows[letter] is not Slide.SAME or not last or not bool(zero[size:].all()):
+                raise Unproved("a kernel slides over an axis that grows")
+            use.checked("new units that the kernel slides over are zero, as the padding was")
 
 
 def _map(use: Use, factors: Sequence[Operand], letter: str) -> Map:
@@ -141,7 +153,7 @@ def _facing(mask: Tensor, own: Sequence[str], wanted: Sequence[str]) -> Tensor:
     return mask
 
 
-def _masked(weight: Operand, data: Operand, windows: Sequence[str]) -> Operand:
+def _masked(weight: Operand, data: Operand, windows: Collection[str]) -> Operand:
     """Weights without the entries that meet zeros only."""
     shared = [letter for letter in data.letters if letter in weight.letters]
     zero = data.claim.zeros_along([data.axis(letter) for letter in shared])
@@ -355,7 +367,7 @@ def _outcome(
     maps: dict[str, Map],
     output: Sequence[str],
     bias: Operand | None,
-    windows: Sequence[str],
+    windows: Collection[str],
     effective: Operand | None = None,
 ) -> Claim:
     owner = {letter: next(f for f in factors if letter in f.letters) for letter in output}
@@ -385,7 +397,7 @@ def _zero_outputs(
     maps: dict[str, Map],
     output: Sequence[str],
     bias: Operand | None,
-    windows: Sequence[str],
+    windows: Collection[str],
 ) -> Tensor:
     live = []
     for factor in factors:
@@ -475,8 +487,43 @@ def bilinear(use: Use, one: Claim, two: Claim, weight: Claim, bias: Claim | None
     return contract(use, operands, (*lead, "o"), Operand(bias, ("o",)) if bias is not None else None)
 
 
+class Slide(enum.Enum):
+    """How a kernel slides over an axis."""
+
+    FIXED = "fixed"  # so that the axis cannot grow
+    SAME = "same"  # one step at a time, over as many zeros at both ends as keep its size
+    BY_UNIT = "by unit"  # it has one entry, so every unit is treated by itself
+
+
+def slides(kernel: Sequence[int], stride: Any, padding: Any, dilation: Any) -> list[Slide]:
+    """How a kernel slides, by the arguments of a convolution that pads with zeros.
+
+    >>> slides((1, 3, 3), 1, (0, 1, 0), 1)
+    [<Slide.BY_UNIT: 'by unit'>, <Slide.SAME: 'same'>, <Slide.FIXED: 'fixed'>]
+    """
+
+    def each(value: Any) -> list[Any]:
+        return [value] * len(kernel) if isinstance(value, (int, str)) else [*value] * (len(kernel) // len(value))
+
+    found = []
+    for size, step, pad, apart in zip(kernel, each(stride), each(padding), each(dilation), strict=True):
+        reach = apart * (size - 1)
+        kept = step == 1 and (pad == "same" or (pad == "valid" and reach == 0) or (pad != "valid" and 2 * pad == reach))
+        if not kept or reach % 2:
+            found.append(Slide.FIXED)
+        else:
+            found.append(Slide.SAME if reach else Slide.BY_UNIT)
+    return found
+
+
 def convolution(
-    use: Use, x: Claim, weight: Claim, bias: Claim | None, groups: tuple[int, int], transposed: bool
+    use: Use,
+    x: Claim,
+    weight: Claim,
+    bias: Claim | None,
+    groups: tuple[int, int],
+    slides: Sequence[Slide],
+    transposed: bool = False,
 ) -> Claim:
     """x `[b, g i, space]`, weight `[g o, i, kernel]` or, transposed, `[g i, o, kernel]` -> `[b, g o, space]`."""
     use.rule = "convolution"
@@ -492,22 +539,26 @@ def convolution(
         if bias is not None:
             size = (bias.old[0] // before, bias.new[0] // after)
             bias = split_axis(bias, 0, (before, size[0]), (after, size[1]))
-    windows = tuple(f"s{k}" for k in range(space))
+    letters = tuple(f"s{k}" for k in range(space))
+    windows = {a: slide for a, slide in zip(letters, slides, strict=True) if slide is not Slide.BY_UNIT}
     kernel = tuple(f"k{k}" for k in range(space))
     lead = ("b",) if batched else ()
     group = ("g",) if grouped else ()
     inside = ("i", "o") if transposed else ("o", "i")
     result = contract(
         use,
-        [Operand(x, (*lead, *group, "i", *windows)), Operand(weight, (*group, *inside, *kernel))],
-        (*lead, *group, "o", *windows),
+        [Operand(x, (*lead, *group, "i", *letters)), Operand(weight, (*group, *inside, *kernel))],
+        (*lead, *group, "o", *letters),
         Operand(bias, (*group, "o")) if bias is not None else None,
         windows,
     )
     if grouped:
         result = merge_axes(result, channels)
-    sizes = tuple(use.value.shape[channels + 1 :])
-    return replace(result, old=(*result.old[: channels + 1], *sizes), new=(*result.new[: channels + 1], *sizes))
+    old, new, first = list(result.old), list(result.new), channels + 1
+    for axis, size in enumerate(use.value.shape[first:], start=first):
+        old[axis] = size
+        new[axis] = size if result.maps[axis] is None else new[axis]
+    return replace(result, old=tuple(old), new=tuple(new))
 
 
 def matrix_product(use: Use, a: Claim, b: Claim) -> Claim:
