@@ -31,7 +31,7 @@ class Held:
 
     exact: they are stored values, so that old and new must agree to the bit where growth does not round.
     precision: the unit in the last place of the parameters they come from. fills: how growth filled new entries,
-    which says what is worth looking for in them and proves nothing.
+    which says what is worth looking for in them and proves nothing. rounded: growth rounded old entries too.
     """
 
     old: Tensor
@@ -40,6 +40,7 @@ class Held:
     exact: bool = True
     precision: float = 0.0
     fills: frozenset[str] = frozenset()
+    rounded: bool = False
 
 
 @dataclass(frozen=True, eq=False)

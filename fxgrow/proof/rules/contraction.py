@@ -162,7 +162,7 @@ def _collapse(use: Use, weight: Operand, data: Operand, maps: dict[str, Map], ou
     summed = [a for a in weight.letters if a in data.letters and a not in output]
     kept = [None if a in summed else maps[a] for a in weight.letters]
     value = at_old(held.new, kept, claim.old)
-    loose = torch.full((1,) * claim.rank, not held.exact)
+    loose = torch.full((1,) * claim.rank, not held.exact or held.rounded)
     rows = "rows of old outputs" if any(m is not None for m in kept) else "every row"
     for letter in summed:
         axis, source = weight.axis(letter), data.axis(letter)
@@ -203,7 +203,8 @@ def _collapse(use: Use, weight: Operand, data: Operand, maps: dict[str, Map], ou
             f"{held.name}: old entry {list(place)} counts as {at_index(value, place):.9g}, "
             f"it should be {at_index(held.old, place):.9g}"
         )
-    use.checked(f"old entries of {held.name} are the original's" + ("" if held.exact else " (few ulp)"))
+    exact = held.exact and not held.rounded
+    use.checked(f"old entries of {held.name} are the original's" + ("" if exact else " (few ulp)"))
 
 
 def _effective(weight: Operand, data: Operand, output: Sequence[str]) -> Operand:

@@ -7,6 +7,7 @@ looked up, whatever the op is called and whatever its arguments are.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -43,10 +44,37 @@ def movement(use: Use) -> Any:
     if not claims:
         raise Unproved(f"{use.name} is given no tensor")
     indices = [None, *map(_index, given[1:])]
-    old_out = run(use.old, use.old_module, *arranged(use, _Labels([c.old for c in claims], indices), old=True))
-    new_out = run(use.new, use.new_module, *arranged(use, _Labels([c.new for c in claims], indices), old=False))
+    plain = use.new_module is None and all(index is None for index in indices)
+    key = (use.new.target, _summary([use.args, use.kwargs], iter(claims))) if plain else None
+    if key is None or key not in use.memory:
+        old_out = run(use.old, use.old_module, *arranged(use, _Labels([c.old for c in claims], indices), old=True))
+        new_out = run(use.new, use.new_module, *arranged(use, _Labels([c.new for c in claims], indices), old=False))
+        use.memory[key] = _each(_Sources(claims), old_out, new_out)
     use.checked("every old entry is where the original has it")
-    return _each(_Sources(claims), old_out, new_out)
+    return use.memory[key]
+
+
+def _summary(item: Any, claims: Iterator[Claim]) -> Any:
+    """Everything that decides where entries go and what is known of them, as something to look up."""
+    if isinstance(item, Claim):
+        claim = next(claims)
+        facts = (*claim.maps, claim.zero)
+        known = [(axis, _digest(found)) for table in (claim.copies, claim.means) for axis, found in table.items()]
+        return claim.old, claim.new, tuple(map(_digest, facts)), len(claim.copies), tuple(known), claim.nonnegative
+    if isinstance(item, Both):
+        return repr((item.old, item.new))
+    if isinstance(item, slice):
+        return tuple(_summary(part, claims) for part in (item.start, item.stop, item.step))
+    if isinstance(item, dict):
+        return tuple((name, _summary(value, claims)) for name, value in item.items())
+    return tuple(_summary(value, claims) for value in item)
+
+
+def _digest(tensor: Tensor | None) -> Any:
+    if tensor is None:
+        return None
+    stored: Any = tensor.contiguous().numpy()
+    return tuple(tensor.shape), hashlib.blake2b(stored, digest_size=16).digest()
 
 
 def written(use: Use) -> Claim:
