@@ -132,6 +132,24 @@ class TwoInputs(nn.Module):
         return {"label": self.label(hidden), "value": self.value(hidden)}
 
 
+class ChannelConvolution(nn.Module):
+    """A residual stream whose branch is gated by a convolution over its channels, as in ECA-Net."""
+
+    def __init__(self, mode: str = "zeros") -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.conv = nn.Conv2d(8, 8, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(8)
+        self.over = nn.Conv1d(1, 1, 3, padding=1, bias=False, padding_mode=mode)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.stem(image)
+        y = self.norm(self.conv(x))
+        gate = self.over(y.mean((2, 3)).view(y.shape[0], 1, -1)).sigmoid().view(y.shape[0], -1, 1, 1)
+        return self.head((x + y * gate.expand_as(y)).relu().mean((2, 3)))
+
+
 class Masked(nn.Module):
     """An encoder whose causal mask and positions are made in its forward, from the length of its input."""
 
@@ -228,6 +246,7 @@ PLAIN = {
     "decoder": (Decoder, (tokens(2, 12),)),
     "tagger": (Tagger, (tokens(2, 9),)),
     "masked": (Masked, (tokens(2, 7),)),
+    "channel-convolution": (ChannelConvolution, (torch.randn(2, 3, 9, 9),)),
     "detector": (Detector, (torch.randn(2, 3, 32, 32),)),
     "rotary": (Rotary, (tokens(2, 7),)),
     "two-inputs": (TwoInputs, (torch.randn(2, 3, 8, 8), torch.randn(2, 4))),

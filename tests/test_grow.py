@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 import fxgrow
+from fxgrow.proof.certificate import Verdict
 from tests.checks import assert_grows, example, worst_error
-from tests.models import PLAIN, Decoder, Encoder, Masked, Rotary, TwoInputs, lively, perceptron
+from tests.models import PLAIN, ChannelConvolution, Decoder, Encoder, Masked, Rotary, TwoInputs, lively, perceptron
 
 
 @pytest.mark.parametrize("init", ["zero", "mirror", "replicate"])
@@ -29,6 +30,23 @@ def test_same_seed_gives_the_same_bytes() -> None:
     )
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert not all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_kernel_slides_over_new_units_that_are_zero() -> None:
+    image = torch.randn(2, 3, 9, 9, dtype=torch.float64)
+    model = lively(ChannelConvolution())
+    grown = fxgrow.grow(model, width=2, example_inputs=image)
+    certificate = fxgrow.certify(grown, model)
+    assert certificate.verdict is Verdict.PROVED
+    assert "new units that the kernel slides over are zero" in certificate.expanded()
+    with torch.no_grad():
+        grown.get_submodule("norm").bias[8] = 0.5
+    assert fxgrow.certify(grown, model).verdict is not Verdict.PROVED
+
+
+def test_a_kernel_that_goes_round_holds_what_it_slides_over() -> None:
+    plan = fxgrow.plan(ChannelConvolution("circular"), width=2, example_inputs=torch.randn(2, 3, 9, 9))
+    assert any(held.size == 8 and held.reason == "a kernel slides over it (at over)" for held in plan.held), plan.held
 
 
 def test_tied_weights_stay_tied() -> None:

@@ -1,4 +1,6 @@
-"""The model between an original and a grown one: new blocks are in, old weights are rescaled, nothing is wider.
+"""The model between an original and a grown one: new blocks and readouts are in, old weights are rescaled.
+
+Nothing is wider yet.
 
 A proof may name any model it likes as the one between, so long as both halves hold: the model between computes what
 the original does (`unchanged.py`), and the grown model computes what the model between does (`checker.py`). This one
@@ -23,6 +25,7 @@ from fxgrow.proof.checker import Model
 from fxgrow.transforms.depth import deepen, started
 from fxgrow.transforms.folding import weights_after
 from fxgrow.transforms.graph_edits import edit_graphs
+from fxgrow.transforms.readouts import add_readouts
 from fxgrow.transforms.width import named_tensors
 
 
@@ -48,14 +51,17 @@ class Growth:
 
     @property
     def only_widens(self) -> bool:
-        """Whether the grown model can be put beside the original as it is: no new blocks, no rescaled weights."""
+        """Whether the grown model can be put beside the original as it is: no new nodes, no rescaled weights."""
         rescaled = any(r.by and r.factor != 1.0 for r in self.plan.rescalings)
-        return not (self.deepens or rescaled or self.folded or self.plan.parts)
+        return not (self.deepens or rescaled or self.folded or self.plan.parts or self.plan.readouts)
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a tensor of the model between comes from: the original's, or how a new block's starts; times a factor."""
+    """Where a tensor of the model between comes from: the original's, or how a new block's starts.
+
+    source: "" for a readout's, which is zero.
+    """
 
     source: str
     start: NewTensor | None = None
@@ -112,9 +118,11 @@ class Between(Model):
             owner, dot, leaf = name.rpartition(".")
             root = Model(self.graphs, self.module, self.captured.model, self.sources)
             return root.tensor(self.path_before(owner) + dot + leaf)
+        if not origin.source:
+            return _zeros(self.tensors[name], next(iter(self.sources.values())).device)
         tensor = self.sources[origin.source].detach()
         if origin.start is not None and origin.start.start == "zero":
-            tensor = torch.zeros((), dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
+            tensor = _zeros(tensor, tensor.device)
         elif origin.start is not None and origin.start.start != "copy":
             tensor = started(tensor, origin.start, self.seed)
         factor = self.factors.get(name, 1.0)
@@ -126,10 +134,14 @@ class Between(Model):
     def is_zero(self, name: str) -> bool:
         """Whether every entry of a tensor is zero."""
         origin = self.origins.get(name)
-        if origin is not None and origin.start is not None and origin.start.start == "zero":
+        if origin is not None and (not origin.source or (origin.start and origin.start.start == "zero")):
             return True
         tensor = self.tensor(name)
         return tensor is not None and not bool(tensor.any())
+
+
+def _zeros(like: Tensor, device: torch.device) -> Tensor:
+    return torch.zeros((), dtype=like.dtype, device=device).expand(like.shape)
 
 
 def model_between(captured: Captured, original: nn.Module, growth: Growth) -> Between:
@@ -139,9 +151,11 @@ def model_between(captured: Captured, original: nn.Module, growth: Growth) -> Be
     """
     plan, depth = growth.plan, growth.plan.depth if growth.deepens else None
     structure, graphs = captured.model, captured.graphs
-    if depth is not None:
+    if depth is not None or plan.readouts:
         structure = skeleton(structure)
+    if depth is not None:
         deepen(replace(captured, model=structure), depth)
+    add_readouts(replace(captured, model=structure), plan.readouts)
     sources = named_tensors(original)
     result = Between(
         graphs,
@@ -151,7 +165,7 @@ def model_between(captured: Captured, original: nn.Module, growth: Growth) -> Be
         captured=captured,
         seed=growth.seed,
         depth=depth,
-        origins=dict(_origins(sources, depth)),
+        origins={**dict(_origins(sources, depth)), **{r.weight: Origin("") for r in plan.readouts}},
         sources=sources,
     )
     _rescale(result, plan)

@@ -26,6 +26,7 @@ from fxgrow.proof.unchanged import proved_unchanged
 from fxgrow.transforms.depth import deepen
 from fxgrow.transforms.folding import fold_multipliers
 from fxgrow.transforms.indexing import old_positions
+from fxgrow.transforms.readouts import add_readouts
 from fxgrow.transforms.width import named_tensors, widen
 
 CLAIM = "the grown model computes what the original computes"
@@ -118,6 +119,7 @@ def grown_again(model: nn.Module, growths: Sequence[Growth]) -> nn.Module:
         if growth.deepens:
             assert growth.plan.depth is not None
             deepen(captured, growth.plan.depth)
+        add_readouts(captured, growth.plan.readouts)
         wider = widen(captured, growth.plan, model, growth.seed)
         model = fold_multipliers(wider) if growth.folded else wider
     return model

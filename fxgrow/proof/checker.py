@@ -583,7 +583,7 @@ class _Values:
 
 
 def _partners(old: fx.Graph, new: fx.Graph, checker: Checker) -> dict[fx.Node, fx.Node]:
-    """Which node of the original each grown node stands beside: by name, guards in order. Only a suggestion."""
+    """Which node of the original each grown node stands beside: by name, or in order. Only a suggestion."""
     named = {node.name: node for node in old.nodes}
     paired: dict[fx.Node, fx.Node] = {}
     spare: list[fx.Node] = []
@@ -599,6 +599,14 @@ def _partners(old: fx.Graph, new: fx.Graph, checker: Checker) -> dict[fx.Node, f
         mine = [node for node in spare if (node.target is guards.standardize) is weight]
         theirs = [node for node in norms if (node.target is nn.functional.batch_norm) is weight]
         paired.update(zip(mine, theirs, strict=False))
+    taken = {id(partner) for partner in paired.values()}
+    waiting: dict[Any, list[fx.Node]] = {}
+    for node in reversed(old.nodes):
+        if id(node) not in taken:
+            waiting.setdefault((node.op, node.target), []).append(node)
+    for node in new.nodes:
+        if node not in paired and node.target not in NORM_GUARDS and waiting.get((node.op, node.target)):
+            paired[node] = waiting[node.op, node.target].pop()
     return {node: paired[node] for node in new.nodes if node in paired}
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from fxgrow.axes.layout import Layout, Leaf, Reason, leaves, product
 from fxgrow.planning.knowledge import Knowledge, Way
 from fxgrow.proof.claims import Claim
 from fxgrow.proof.rules import contraction as rules
-from fxgrow.proof.use import Use, plain
+from fxgrow.proof.use import Use
 from fxgrow.rules.law import Fact, Law, Range, Want
 from fxgrow.rules.op import Op, Tensor, Tree, is_parametric
 
@@ -40,6 +40,7 @@ class Binding:
     names: dict[str, Layout] = field(default_factory=dict)
     stars: dict[str, list[Layout]] = field(default_factory=dict)
     ellipsis: list[Layout] = field(default_factory=list)
+    free: Sequence[bool] = ()
     placed: list[dict[str, list[int]]] = field(default_factory=list)  # operand -> name -> its axes
 
     def layout(self, token: Token) -> Layout:
@@ -48,9 +49,11 @@ class Binding:
         return self.names[token]
 
 
-def bind(op: Op, operands: list[Tensor], patterns: list[str], sizes: dict[str, int]) -> Binding:
-    """Match operands against patterns, tying the axes that share a name."""
-    binding = Binding(placed=[{} for _ in operands])
+def bind(
+    op: Op, operands: list[Tensor], patterns: list[str], sizes: dict[str, int], free: Sequence[bool] = ()
+) -> Binding:
+    """Match operands against patterns, tying the axes that share a name; `free`: space that a kernel leaves alone."""
+    binding = Binding(placed=[{} for _ in operands], free=free)
     order = sorted(range(len(operands)), key=lambda k: "..." in patterns[k])
     for k in order:
         _bind_one(op, operands[k], tokens(patterns[k]), binding, binding.placed[k], sizes)
@@ -79,8 +82,11 @@ def _bind_one(
             axis += count
         elif isinstance(token, str) and token[0] == "*":
             own = [operand.axis(axis + k) for k in range(star_rank)]
-            for one in own:
-                unifier.fix(one, Reason("a kernel or space dimension", quiet=True))
+            for k, one in enumerate(own):
+                if token == "*s" and not any(binding.free[k : k + 1]):
+                    unifier.fix(one, Reason("a kernel slides over it", op.place))
+                elif token != "*s":
+                    unifier.fix(one, Reason("a kernel dimension", quiet=True))
             binding.stars[token] = own
             axis += star_rank
         else:
@@ -141,7 +147,7 @@ class Contraction(Law):
         known: dict[str, int] = {}
         for name, (index, argument) in self.sizes.items():
             known[name] = getattr(op.module, argument) if op.module is not None else op.argument(index, argument, 1)
-        binding = bind(op, operands, list(self.inputs), known)
+        binding = bind(op, operands, list(self.inputs), known, self.free_space(op))
         for name, (index, argument) in self.sizes.items():
             if op.module is None and op.raw(index, argument) is not None:
                 op.size(op.path(index, argument), binding.names[name])
@@ -156,6 +162,10 @@ class Contraction(Law):
         op.data.update(operands=operands, bias=bias, binding=binding)
         return self._result(op, binding)
 
+    def free_space(self, op: Op) -> Sequence[bool]:
+        """Which axes of space come out as they go in, unit for unit."""
+        return ()
+
     def _result(self, op: Op, binding: Binding) -> Tensor:
         axes: list[Layout] = []
         parsed = tokens(self.output)
@@ -166,7 +176,12 @@ class Contraction(Law):
             elif isinstance(token, str) and token[0] == "*":
                 rest = len(parsed) - position - 1
                 count = len(shape) - len(axes) - rest
-                own: list[Layout] = [op.unifier.constant(size) for size in shape[len(axes) : len(axes) + count]]
+                own: list[Layout] = [
+                    binding.stars["*s"][k]
+                    if any(binding.free[k : k + 1])
+                    else op.unifier.constant(shape[len(axes) + k])
+                    for k in range(count)
+                ]
                 binding.stars[token] = own
                 axes.extend(own)
             else:
@@ -365,7 +380,7 @@ def functional_operands(op: Op) -> list[Tensor | None]:
 
 def prove_linear(use: Use) -> Claim:
     """nn.Linear and F.linear."""
-    return rules.linear(use, *_given(use, places=()))
+    return rules.linear(use, *given(use, places=()))
 
 
 def prove_bilinear(use: Use) -> Claim:
@@ -375,17 +390,7 @@ def prove_bilinear(use: Use) -> Claim:
     return rules.bilinear(use, use.claim(0, "input1"), use.claim(1, "input2"), weight, use.parameter("bias"))
 
 
-def prove_convolution(use: Use) -> Claim:
-    """Convolutions, as modules and as functions."""
-    return rules.convolution(use, *_given(use, places=(6,)), _groups(use, 6), transposed=False)
-
-
-def prove_transposed(use: Use) -> Claim:
-    """Transposed convolutions, as modules and as functions."""
-    return rules.convolution(use, *_given(use, places=(6,)), _groups(use, 6), transposed=True)
-
-
-def _given(use: Use, places: tuple[int, ...]) -> tuple[Claim, Claim, Claim | None]:
+def given(use: Use, places: tuple[int, ...]) -> tuple[Claim, Claim, Claim | None]:
     """Input, weight and bias; all other arguments have to be what they were."""
     if use.new_module is not None:
         weight = use.parameter("weight")
@@ -393,13 +398,6 @@ def _given(use: Use, places: tuple[int, ...]) -> tuple[Claim, Claim, Claim | Non
         return use.claim(), weight, use.parameter("bias")
     use.same_numbers({"groups"}, places)
     return use.claim(), use.claim(1, "weight"), use.optional(2, "bias")
-
-
-def _groups(use: Use, place: int) -> tuple[int, int]:
-    if use.new_module is not None:
-        return int(use.old_module.groups), int(use.new_module.groups)  # type: ignore[union-attr, arg-type]
-    groups = plain(use.argument(place, "groups", 1))
-    return int(groups.old), int(groups.new)
 
 
 def two_operands(op: Op) -> list[Tensor | None]:

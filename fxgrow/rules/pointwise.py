@@ -37,6 +37,8 @@ class Pointwise(Law):
     def relate(self, op: Op) -> Tree:
         kind = self.kind_of(op)
         operands = op.operands()
+        if kind == "linear":
+            operands = operands[:1]  # `x.type_as(y)` is x
         if kind == "none" or not operands or not hasattr(op.value, "shape"):
             return super().relate(op)
         rank = max(t.rank for t in operands)

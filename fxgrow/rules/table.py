@@ -24,13 +24,13 @@ from fxgrow.rules.contraction import (
     functional_operands,
     module_operands,
     prove_bilinear,
-    prove_convolution,
     prove_linear,
-    prove_transposed,
 )
+from fxgrow.rules.convolution import Convolution, prove_convolution, prove_transposed
 from fxgrow.rules.law import Fact
 from fxgrow.rules.normalisation import BatchNorm, GroupNorm, Guarded, OverUnits
 from fxgrow.rules.pointwise import AddProduct, ParametricRelu, Pointwise
+from fxgrow.rules.readout import Readout
 from fxgrow.rules.recurrent import Recurrent
 from fxgrow.rules.reduction import Across, CoreUnits, Reduction
 from fxgrow.rules.registry import rule, rules
@@ -72,7 +72,7 @@ _TRANSPOSED = ("... (g i) *s", "(g i) o *k"), "... (g o) *t"
 _CHANNELS = {"in_channels": "(g i)", "out_channels": "(g o)", "groups": "g"}
 rules(
     (nn.Conv1d, nn.Conv2d, nn.Conv3d),
-    Contraction(*_CONVOLUTION, module_operands, "(g o)", {"g": (0, "groups")}, _CHANNELS, prove_convolution),
+    Convolution(*_CONVOLUTION, module_operands, "(g o)", {"g": (0, "groups")}, _CHANNELS, prove_convolution),
 )
 rules(
     (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
@@ -82,7 +82,7 @@ rules(
 )
 rules(
     (F.conv1d, F.conv2d, F.conv3d),
-    Contraction(*_CONVOLUTION, functional_operands, "(g o)", {"g": (6, "groups")}, proof=prove_convolution),
+    Convolution(*_CONVOLUTION, functional_operands, "(g o)", {"g": (6, "groups")}, proof=prove_convolution),
 )
 rules(
     (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d),
@@ -186,6 +186,7 @@ rule(guards.rms_norm, Guarded(core=(4, "core")))
 rule(guards.group_norm, Guarded(axis=1, grouped=True))
 rule(guards.standardize, Standardised())
 rule(guards.core, CoreUnits())
+rule(guards.readout, Readout())
 rule(guards.multiplied, Pointwise("linear"))
 
 # -- reductions ----------------------------------------------------------------------------------------------

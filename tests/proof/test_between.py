@@ -17,6 +17,8 @@ from fxgrow.proof.sabotage import sabotaged
 from tests.models import PLAIN, lively
 from tests.test_depth import IMAGE, MODELS, Residual, conv, stages
 from tests.test_parts import INPUTS, Settling
+from tests.transforms.test_readouts import IMAGE as IMAGES
+from tests.transforms.test_readouts import Features
 
 
 def built(name: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
@@ -157,6 +159,21 @@ def test_library_models_are_proved_deeper_wider_and_rescaled(name: str) -> None:
     )
     assert proved(fxgrow.certify(grown, model))
     assert proved(fxgrow.certify(fxgrow.fold(grown), model))
+
+
+@pytest.mark.parametrize("init", ["zero", "mirror", "replicate"])
+def test_readouts_of_streams_are_proved(init: str) -> None:
+    model = lively(Features())
+    once = fxgrow.grow(model, width=1.5, example_inputs=IMAGES, init=init, verify=False)
+    again = fxgrow.grow(once, 1.5, 1.5, init=init, verify=False)
+    assert proved(fxgrow.certify(once, model))
+    assert proved(fxgrow.certify(again, once))
+    assert proved(fxgrow.certify(again, model))
+    with torch.no_grad():
+        once.get_parameter("readout_1.weight")[2, 3] = 0.25
+    certificate = fxgrow.certify(once, model)
+    assert certificate.verdict is Verdict.REFUTED
+    assert certificate.weakest.detail == "readout_1.weight: old entry [2, 3] counts as 0.25, it should be 0"
 
 
 class Calm(Settling):

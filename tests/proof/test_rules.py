@@ -131,3 +131,14 @@ def test_a_batch_norm_takes_a_factor_out_again() -> None:
     assert sp.simplify(sum(c * y for y in batch) / 3 - c * mean) == 0
     variance = sum((y - mean) ** 2 for y in batch) / 3
     assert sp.simplify(sum((c * y - c * mean) ** 2 for y in batch) / 3 - c**2 * variance) == 0
+
+
+def test_zeros_after_the_last_unit_under_a_kernel_are_its_padding() -> None:
+    """Old outputs of a kernel that slides over [x, 0, 0, ...] padded with zeros are those over [x] padded."""
+    kernel, x, silent = sp.symbols("k:5"), sp.symbols("x:6"), [sp.Integer(0)] * 4
+
+    def slid(units: list[sp.Expr]) -> list[sp.Expr]:
+        padded = [sp.Integer(0)] * 2 + units + [sp.Integer(0)] * 2
+        return [sum(k * padded[place + j] for j, k in enumerate(kernel)) for place in range(len(units))]
+
+    assert slid([*x, *silent])[: len(x)] == slid(list(x))

@@ -133,7 +133,7 @@ def pointwise_cases() -> list[Case]:
             cases.append(Case(name, target(*arguments), (ROWS,), 2))
         elif target in _TWO_OPERANDS:
             call = method(target) if isinstance(target, str) else target
-            cases.append(Case(f"{name} of two", call, (ROWS, VECTOR), 2))
+            cases.append(Case(f"{name} of two", call, (ROWS, VECTOR), 3 if name == "type_as" else 2))
         elif target in _IN_PLACE:
             cases.append(Case(name, lambda x, y, t=target: t(x * 1.0, y), (ROWS, VECTOR), 2))
         elif isinstance(target, str):
@@ -172,10 +172,16 @@ CASES = [
     Case("F.linear", F.linear, (ROWS, (5, 4), (5,)), 3),
     Case("bilinear", nn.Bilinear(4, 3, 5), (ROWS, (3, 3)), 4),
     Case("conv1d", nn.Conv1d(4, 6, 3), ((2, 4, 6),), 3),
-    Case("conv2d", nn.Conv2d(4, 6, 3, padding=1), (IMAGE,), 3),
+    Case("conv1d over units", nn.Conv1d(1, 1, 3, padding=1, bias=False), ((2, 1, 6),), 2, by_position=True),
+    Case("conv1d of one entry", nn.Conv1d(3, 2, 1), ((2, 3, 6),), 4),
+    Case("conv1d circular", nn.Conv1d(1, 1, 3, padding=1, padding_mode="circular"), ((2, 1, 6),), 1),
+    Case(
+        "F.conv1d of its size", lambda x, w: F.conv1d(x, w, padding="same"), ((2, 3, 6), (3, 3, 3)), 4, by_position=True
+    ),
+    Case("conv2d", nn.Conv2d(4, 6, 3, padding=1), (IMAGE,), 5, by_position=True),
     Case("conv2d in groups", nn.Conv2d(4, 6, 3, groups=2), (IMAGE,), 4),
     Case("conv2d depthwise", nn.Conv2d(4, 4, 3, groups=4), (IMAGE,), 2),
-    Case("conv2d depthwise, two each", nn.Conv2d(4, 8, 1, groups=4), (IMAGE,), 3),
+    Case("conv2d depthwise, two each", nn.Conv2d(4, 8, 1, groups=4), (IMAGE,), 5),
     Case("conv3d", nn.Conv3d(4, 6, 2), ((2, 4, 3, 3, 3),), 3),
     Case("transposed 1d", nn.ConvTranspose1d(4, 6, 2), ((2, 4, 5),), 3),
     Case("transposed 2d", nn.ConvTranspose2d(4, 6, 2, stride=2), (IMAGE,), 3),

@@ -7,9 +7,12 @@ has to be the old weights at old units, and zero at units that can be anything.
 
 from __future__ import annotations
 
+import enum
 import string
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,7 +32,7 @@ from fxgrow.proof.claims import (
     spare_means,
     split_axis,
 )
-from fxgrow.proof.use import REPEATING, Use, mean_positions, repeated
+from fxgrow.proof.use import REPEATING, Both, Use, mean_positions, repeated
 from fxgrow.proof.values import DERIVED_ULPS, ULPS, at_index, differing, first
 
 
@@ -52,7 +55,7 @@ def contract(
     operands: Sequence[Operand],
     output: Sequence[str],
     bias: Operand | None = None,
-    windows: Sequence[str] = (),
+    windows: Mapping[str, Slide] = MappingProxyType({}),
 ) -> Claim:
     """What is claimed of a sum of products.
 
@@ -70,7 +73,7 @@ def contract(
     if len(factors) != 2 or len(weights) != 1:
         factors = [Operand(use.equal(f.claim), f.letters) for f in factors]
         weights = []
-    _check_windows(factors, windows)
+    _check_windows(use, factors, windows)
     maps = {letter: _map(use, factors, letter) for letter in dict.fromkeys(a for f in factors for a in f.letters)}
     if bias is not None:
         _check_bias(use, bias, maps)
@@ -118,10 +121,19 @@ def dropped(claim: Claim, axis: int) -> Claim:
     )
 
 
-def _check_windows(factors: Sequence[Operand], windows: Sequence[str]) -> None:
+def _check_windows(use: Use, factors: Sequence[Operand], windows: Mapping[str, Slide]) -> None:
+    """New units under a kernel stand where its padding stood: last, and zero."""
     for factor in factors:
-        if any(factor.map(letter) is not None for letter in windows if letter in factor.letters):
-            raise Unproved("a kernel slides over an axis that grows")
+        for letter in set(windows).intersection(factor.letters):
+            position, axis = factor.map(letter), factor.axis(letter)
+            if position is None:
+                continue
+            size = factor.claim.old[axis]
+            last = torch.equal(position[:size], torch.arange(size)) and bool((position[size:] < 0).all())
+            zero = factor.claim.zeros_along([axis]).flatten().expand(len(position))
+            if windows[letter] is not Slide.SAME or not last or not bool(zero[size:].all()):
+                raise Unproved("a kernel slides over an axis that grows")
+            use.checked("new units that the kernel slides over are zero, as the padding was")
 
 
 def _map(use: Use, factors: Sequence[Operand], letter: str) -> Map:
@@ -141,7 +153,7 @@ def _facing(mask: Tensor, own: Sequence[str], wanted: Sequence[str]) -> Tensor:
     return mask
 
 
-def _masked(weight: Operand, data: Operand, windows: Sequence[str]) -> Operand:
+def _masked(weight: Operand, data: Operand, windows: Collection[str]) -> Operand:
     """Weights without the entries that meet zeros only."""
     shared = [letter for letter in data.letters if letter in weight.letters]
     zero = data.claim.zeros_along([data.axis(letter) for letter in shared])
@@ -161,7 +173,7 @@ def _collapse(use: Use, weight: Operand, data: Operand, maps: dict[str, Map], ou
     assert held is not None
     summed = [a for a in weight.letters if a in data.letters and a not in output]
     kept = [None if a in summed else maps[a] for a in weight.letters]
-    value = at_old(held.new, kept, claim.old)
+    value, wanted = at_old(held.new, kept, claim.old), held.old
     loose = torch.full((1,) * claim.rank, not held.exact or held.rounded)
     rows = "rows of old outputs" if any(m is not None for m in kept) else "every row"
     for letter in summed:
@@ -172,6 +184,8 @@ def _collapse(use: Use, weight: Operand, data: Operand, maps: dict[str, Map], ou
             continue
         atoms = atoms_of(data.claim, source)
         value, free = _collapsed(value, axis, atoms)
+        if atoms.twins is not None:
+            value, wanted = (_added_up(columns, axis, atoms.twins) for columns in (value, wanted))
         loose = loose | atoms.adds_up().reshape([-1 if k == axis else 1 for k in range(claim.rank)])
         wrong = free != 0
         if free.numel() and bool(wrong.any()):
@@ -194,14 +208,14 @@ def _collapse(use: Use, weight: Operand, data: Operand, maps: dict[str, Map], ou
             f"{held.name} is of shape {list(held.new.shape)}, which is not a growth of {list(held.old.shape)}"
         )
     bound = (ULPS if held.exact else DERIVED_ULPS) * held.precision
-    wrong = value != held.old
+    wrong = value != wanted
     if bool(loose.any()):
-        wrong = torch.where(loose.to(wrong.device), differing(value, held.old, bound, largest=not held.exact), wrong)
+        wrong = torch.where(loose.to(wrong.device), differing(value, wanted, bound, largest=not held.exact), wrong)
     if bool(wrong.any()):
         place = first(wrong)
         raise Refuted(
             f"{held.name}: old entry {list(place)} counts as {at_index(value, place):.9g}, "
-            f"it should be {at_index(held.old, place):.9g}"
+            f"it should be {at_index(wanted, place):.9g}"
         )
     exact = held.exact and not held.rounded
     use.checked(f"old entries of {held.name} are the original's" + ("" if exact else " (few ulp)"))
@@ -229,12 +243,14 @@ class Atoms:
     """What each position of an axis stands for.
 
     index: an old unit, or old size + a class of equal units that can be anything, -1 for zero, -2 for the mean.
-    size: the old size. names: a position for each class.
+    size: the old size. names: a position for each class. twins: old unit -> the first old unit that it equals,
+    where a new unit equals both; None: there are no such.
     """
 
     index: Tensor
     size: int
     names: Tensor
+    twins: Tensor | None = None
 
     @property
     def count_free(self) -> int:
@@ -255,6 +271,8 @@ class Atoms:
     def adds_up(self) -> Tensor:
         """Old units for which several positions stand. Shape `[old size]`, bool."""
         several = self.counts()[: self.size] > 1
+        if self.twins is not None:
+            several = several | (torch.bincount(self.twins, minlength=self.size) > 1)
         return torch.ones_like(several) if self.count_mean else several
 
     @property
@@ -279,7 +297,27 @@ def atoms_of(claim: Claim, axis: int) -> Atoms:
     free = index >= size
     classes, named = torch.unique(index[free], return_inverse=True)
     index[free] = size + named
-    return Atoms(index, size, classes - size)
+    return Atoms(index, size, classes - size, _twins(position, source, size))
+
+
+def _twins(position: Tensor, source: Tensor, size: int) -> Tensor | None:
+    """Old unit -> the first old unit of its class, in classes that have new units too; None if no class has two."""
+    new, old = position < 0, (position >= 0).nonzero().flatten()
+    shared = source[new].unique()
+    if not len(shared) or len(source[old].unique()) == len(old):
+        return None
+    first_of = torch.full((len(position),), size, dtype=torch.long)
+    first_of.scatter_reduce_(0, source[old], position[old], "amin")
+    twins = torch.arange(size)
+    among = old[torch.isin(source[old], shared)]
+    twins[position[among]] = first_of[source[among]]
+    return None if torch.equal(twins, torch.arange(size)) else twins
+
+
+def _added_up(columns: Tensor, axis: int, twins: Tensor) -> Tensor:
+    """Weights by old unit, those of equal units added up at the first of them."""
+    total = torch.zeros_like(columns, dtype=torch.float64)
+    return total.index_add_(axis, twins.to(columns.device), columns.double())
 
 
 def _collapsed(value: Tensor, axis: int, atoms: Atoms) -> tuple[Tensor, Tensor]:
@@ -356,7 +394,7 @@ def _outcome(
     maps: dict[str, Map],
     output: Sequence[str],
     bias: Operand | None,
-    windows: Sequence[str],
+    windows: Collection[str],
     effective: Operand | None = None,
 ) -> Claim:
     owner = {letter: next(f for f in factors if letter in f.letters) for letter in output}
@@ -386,7 +424,7 @@ def _zero_outputs(
     maps: dict[str, Map],
     output: Sequence[str],
     bias: Operand | None,
-    windows: Sequence[str],
+    windows: Collection[str],
 ) -> Tensor:
     live = []
     for factor in factors:
@@ -476,8 +514,43 @@ def bilinear(use: Use, one: Claim, two: Claim, weight: Claim, bias: Claim | None
     return contract(use, operands, (*lead, "o"), Operand(bias, ("o",)) if bias is not None else None)
 
 
+class Slide(enum.Enum):
+    """How a kernel slides over an axis."""
+
+    FIXED = "fixed"  # so that the axis cannot grow
+    SAME = "same"  # one step at a time, over as many zeros at both ends as keep its size
+    BY_UNIT = "by unit"  # it has one entry, so every unit is treated by itself
+
+
+def slides(kernel: Sequence[int], stride: Any, padding: Any, dilation: Any) -> list[Slide]:
+    """How a kernel slides, by the arguments of a convolution that pads with zeros.
+
+    >>> slides((1, 3, 3), 1, (0, 1, 0), 1)
+    [<Slide.BY_UNIT: 'by unit'>, <Slide.SAME: 'same'>, <Slide.FIXED: 'fixed'>]
+    """
+
+    def each(value: Any) -> list[Any]:
+        return [value] * len(kernel) if isinstance(value, (int, str)) else [*value] * (len(kernel) // len(value))
+
+    found = []
+    for size, step, pad, apart in zip(kernel, each(stride), each(padding), each(dilation), strict=True):
+        reach = apart * (size - 1)
+        kept = step == 1 and (pad == "same" or (pad == "valid" and reach == 0) or (pad != "valid" and 2 * pad == reach))
+        if not kept or reach % 2:
+            found.append(Slide.FIXED)
+        else:
+            found.append(Slide.SAME if reach else Slide.BY_UNIT)
+    return found
+
+
 def convolution(
-    use: Use, x: Claim, weight: Claim, bias: Claim | None, groups: tuple[int, int], transposed: bool
+    use: Use,
+    x: Claim,
+    weight: Claim,
+    bias: Claim | None,
+    groups: tuple[int, int],
+    slides: Sequence[Slide],
+    transposed: bool = False,
 ) -> Claim:
     """x `[b, g i, space]`, weight `[g o, i, kernel]` or, transposed, `[g i, o, kernel]` -> `[b, g o, space]`."""
     use.rule = "convolution"
@@ -493,22 +566,26 @@ def convolution(
         if bias is not None:
             size = (bias.old[0] // before, bias.new[0] // after)
             bias = split_axis(bias, 0, (before, size[0]), (after, size[1]))
-    windows = tuple(f"s{k}" for k in range(space))
+    letters = tuple(f"s{k}" for k in range(space))
+    windows = {a: slide for a, slide in zip(letters, slides, strict=True) if slide is not Slide.BY_UNIT}
     kernel = tuple(f"k{k}" for k in range(space))
     lead = ("b",) if batched else ()
     group = ("g",) if grouped else ()
     inside = ("i", "o") if transposed else ("o", "i")
     result = contract(
         use,
-        [Operand(x, (*lead, *group, "i", *windows)), Operand(weight, (*group, *inside, *kernel))],
-        (*lead, *group, "o", *windows),
+        [Operand(x, (*lead, *group, "i", *letters)), Operand(weight, (*group, *inside, *kernel))],
+        (*lead, *group, "o", *letters),
         Operand(bias, (*group, "o")) if bias is not None else None,
         windows,
     )
     if grouped:
         result = merge_axes(result, channels)
-    sizes = tuple(use.value.shape[channels + 1 :])
-    return replace(result, old=(*result.old[: channels + 1], *sizes), new=(*result.new[: channels + 1], *sizes))
+    old, new, first = list(result.old), list(result.new), channels + 1
+    for axis, size in enumerate(use.value.shape[first:], start=first):
+        old[axis] = size
+        new[axis] = size if result.maps[axis] is None else new[axis]
+    return replace(result, old=tuple(old), new=tuple(new))
 
 
 def matrix_product(use: Use, a: Claim, b: Claim) -> Claim:
@@ -551,6 +628,20 @@ def einsum(use: Use, equation: str, operands: list[Claim]) -> Claim:
     if any(len(set(f.letters)) != len(f.letters) for f in factors):
         raise Unproved("einsum takes a diagonal")
     return contract(use, factors, spelled(right, None))
+
+
+def readout(use: Use, x: Claim, weight: Claim, axis: int, core: Both) -> Claim:
+    """`guards.readout`: weight `[core, units]`, beside one that was there before."""
+    use.rule = "readout"
+    axis %= x.rank
+    taken = [torch.cat([torch.arange(int(a), int(b)) for a, b in ranges]) for ranges in (core.old, core.new)]
+    if not torch.equal(x.map(axis)[taken[1]], taken[0]):
+        raise Refuted(f"the core {core.new} is not the units that {core.old} were")
+    use.checked(f"the core {core.new} is the units that it was")
+    letters = tuple("u" if k == axis else f"n{k}" for k in range(x.rank))
+    output = tuple("i" if k == axis else a for k, a in enumerate(letters))
+    added = contract(use, [Operand(x, letters), Operand(weight, ("i", "u"))], output)
+    return Claim(added.old, added.new, added.maps)
 
 
 def gather(use: Use, index: Claim, table: Claim) -> Claim:

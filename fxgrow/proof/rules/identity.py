@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx, nn
 
+from fxgrow import guards
 from fxgrow.containers import flat_tensors
 from fxgrow.proof.ranges import Range, left_alone
 from fxgrow.proof.rules.movement import run
@@ -99,7 +100,7 @@ class Maker:
         if law is None:
             return Made(Anything(f"{_name(node, module)} has no rule"))
         tensors = {n: held for n, held in given.items() if any(True for _ in flat_tensors(n.meta.get("value")))}
-        for rule in (self._sum, self._zero, self._passing, self._moving, self._unit_map):
+        for rule in (self._readout, self._sum, self._zero, self._passing, self._moving, self._unit_map):
             try:
                 found = rule(node, module, law, tensors)
             except _BROKEN:
@@ -121,6 +122,19 @@ class Maker:
         if held.places is not None:
             return bool(value.shape == held.places.shape and value.dtype == before.dtype)
         return isinstance(before, Tensor) and bool(value.shape == before.shape and value.dtype == before.dtype)
+
+    @staticmethod
+    def _readout(node: fx.Node, module: Any, law: Law, given: dict[fx.Node, Any]) -> Made | None:
+        """All units in their order, plus a map that is zero."""
+        if node.target is not guards.readout:
+            return None
+        arguments: Any = node.args
+        x, weight, dim, core = arguments
+        units = [k for start, stop in core for k in range(start, stop)]
+        whole = units == list(range(x.meta["value"].shape[dim]))
+        if not (whole and _is_input(given[x]) and is_zero(given[weight])):
+            return None
+        return Made(given[x], "x + 0 x = x", (f"the core is all {len(units)} units", f"{weight} is zero"))
 
     # -- sums ----------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor, fx, nn
 from fxgrow.proof.claims import (
     Claim,
     Map,
+    Moved,
     Refuted,
     Unproved,
     inverse,
@@ -44,6 +46,8 @@ def movement(use: Use) -> Any:
     if not claims:
         raise Unproved(f"{use.name} is given no tensor")
     indices = [None, *map(_index, given[1:])]
+    if len(claims) == 1 and claims[0].moved is not None:
+        return _moved_on(use, claims[0].moved)
     plain = use.new_module is None and all(index is None for index in indices)
     key = (use.new.target, _summary([use.args, use.kwargs], iter(claims))) if plain else None
     if key is None or key not in use.memory:
@@ -52,6 +56,24 @@ def movement(use: Use) -> Any:
         use.memory[key] = _each(_Sources(claims), old_out, new_out)
     use.checked("every old entry is where the original has it")
     return use.memory[key]
+
+
+def _moved_on(use: Use, before: Moved) -> Any:
+    """A move after a move, both together as one."""
+    old_out = run(use.old, use.old_module, *arranged(use, _Given(before.old), old=True))
+    new_out = run(use.new, use.new_module, *arranged(use, _Given(before.new), old=False))
+    use.checked("every old entry is where the original has it")
+    return _each(_Sources([before.source]), old_out, new_out)
+
+
+@dataclass(frozen=True)
+class _Given:
+    """The labels of the one operand."""
+
+    labels: Tensor
+
+    def next(self, claim: Claim) -> Tensor:
+        return self.labels
 
 
 def _summary(item: Any, claims: Iterator[Claim]) -> Any:
@@ -242,7 +264,10 @@ def _claim(sources: _Sources, old: Tensor, new: Tensor) -> Claim:
     if sources.copy is not None:
         classes = sources.copy[new]
         copies = spare_copies({axis: repeated(classes, axis) for axis in range(new.ndim) if maps[axis] is not None})
-    return Claim(result.old, result.new, maps, zero, copies, _means(sources, new, maps), nonnegative=result.nonnegative)
+    means = _means(sources, new, maps)
+    lost = len(sources.claims) == 1 and bool(sources.claims[0].means) and not means and new.shape != old.shape
+    moved = Moved(sources.claims[0], old, new) if lost else None
+    return Claim(result.old, result.new, maps, zero, copies, means, nonnegative=result.nonnegative, moved=moved)
 
 
 def _maps(origin: Tensor, old: Tensor) -> tuple[Map, ...]:

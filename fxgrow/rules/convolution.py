@@ -1,0 +1,109 @@
+"""Convolutions: contractions over channels whose kernel slides over space."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fxgrow.axes.layout import Leaf, resolve
+from fxgrow.planning.knowledge import Knowledge
+from fxgrow.proof.claims import Claim
+from fxgrow.proof.rules import contraction as rules
+from fxgrow.proof.rules.contraction import Slide
+from fxgrow.proof.use import Use, plain
+from fxgrow.rules.contraction import Contraction, given
+from fxgrow.rules.law import Fact, Want
+from fxgrow.rules.op import Op, Tensor
+
+
+@dataclass(frozen=True)
+class Convolution(Contraction):
+    """A convolution; along axes of space that keep their size, units may be added at the end.
+
+    A kernel of one entry treats every unit by itself. One that slides over an axis padded with zeros to its own
+    size takes new units for more of the padding, as long as they are zero. (Channel attention by convolution over
+    channels: Wang et al., "ECA-Net", CVPR 2020.)
+    """
+
+    def free_space(self, op: Op) -> Sequence[bool]:
+        slides = _slides(op)
+        op.data["slides"] = slides
+        return [slide is not Slide.FIXED for slide in slides]
+
+    def _growing(self, op: Op, know: Knowledge) -> Iterable[tuple[Slide, Leaf, bool]]:
+        """Growing leaves of space: how the kernel slides over them, and whether new units come last."""
+        for slide, layout in zip(op.data["slides"], op.data["binding"].stars["*s"], strict=False):
+            for leaf in know.growing(layout):
+                yield slide, leaf, resolve(layout) is leaf
+
+    def needs(self, op: Op, know: Knowledge) -> Iterable[list[tuple[Tensor, Want]]]:
+        yield from super().needs(op, know)
+        for slide, leaf, _ in self._growing(op, know):
+            if slide is Slide.SAME:
+                yield [(op.data["operands"][0], Want(leaf, Fact.ZERO))]
+
+    def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
+        by_unit = {leaf for axis in self._by_unit(op) for leaf in Tensor((axis,)).leaves()}
+        if want.leaf not in by_unit:
+            return super().demand(op, output, want)
+        keeps = want.fact is Fact.MEAN or (want.fact is Fact.ZERO and op.data["bias"] is None)
+        return [[(op.data["operands"][0], want)]] if keeps and want.where is None else []
+
+    @staticmethod
+    def _by_unit(op: Op) -> list[Any]:
+        stars = op.data["binding"].stars["*s"]
+        return [axis for slide, axis in zip(op.data["slides"], stars, strict=False) if slide is Slide.BY_UNIT]
+
+    def facts(self, op: Op, know: Knowledge) -> None:
+        super().facts(op, know)
+        x, output = op.data["operands"][0], op.output
+        assert isinstance(output, Tensor)
+        for slide, leaf, last in self._growing(op, know):
+            known = know.fact(x, leaf)
+            if slide is Slide.SAME and (known is not Fact.ZERO or not last):
+                know.fail(op, leaf, "a kernel slides over it")
+            elif slide is Slide.BY_UNIT and (known is Fact.MEAN or (known is Fact.ZERO and op.data["bias"] is None)):
+                know.learn(output, leaf, known)
+
+
+def _slides(op: Op) -> list[Slide]:
+    """How the kernel of a convolution slides over each axis of space."""
+    if op.module is not None:
+        return slides_of_module(op.module)
+    kernel = op.tensor(1, "weight").shape[2:]
+    given = [op.argument(index, name, default) for index, name, default in _ARGUMENTS]
+    return rules.slides(kernel, *given)
+
+
+_ARGUMENTS = ((3, "stride", 1), (4, "padding", 0), (5, "dilation", 1))
+
+
+def slides_of_module(module: Any) -> list[Slide]:
+    """As `rules.slides`, for a convolution module."""
+    zeros = module.padding_mode == "zeros"
+    found = rules.slides(module.kernel_size, module.stride, module.padding, module.dilation)
+    return [slide if zeros or slide is not Slide.SAME else Slide.FIXED for slide in found]
+
+
+def prove_convolution(use: Use) -> Claim:
+    """Convolutions, as modules and as functions."""
+    x, weight, bias = given(use, places=(6,))
+    if use.new_module is not None:
+        slides = slides_of_module(use.new_module)
+    else:
+        slides = rules.slides(weight.new[2:], *(plain(use.argument(*one)).new for one in _ARGUMENTS))
+    return rules.convolution(use, x, weight, bias, _groups(use, 6), slides)
+
+
+def prove_transposed(use: Use) -> Claim:
+    """Transposed convolutions, as modules and as functions."""
+    x, weight, bias = given(use, places=(6,))
+    return rules.convolution(use, x, weight, bias, _groups(use, 6), [Slide.FIXED] * (weight.rank - 2), transposed=True)
+
+
+def _groups(use: Use, place: int) -> tuple[int, int]:
+    if use.new_module is not None:
+        return int(use.old_module.groups), int(use.new_module.groups)  # type: ignore[union-attr, arg-type]
+    groups = plain(use.argument(place, "groups", 1))
+    return int(groups.old), int(groups.new)
