@@ -192,7 +192,8 @@ def grown_births(before: Mapping[str, Birth], plan: Plan, stage: int) -> Births:
     """Births after a growth: old elements keep their stage, new ones are of this one."""
     growths = {growth.name: growth for growth in plan.tensors}
     result = Births()
-    for name, birth in _deepened(before, plan.depth, stage).items():
+    made = {r.weight: Birth(((stage,) * r.size,) * 2) for r in plan.readouts}
+    for name, birth in {**_deepened(before, plan.depth, stage), **made}.items():
         growth = growths.get(name)
         if growth is None:
             result[name] = birth

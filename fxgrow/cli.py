@@ -197,6 +197,9 @@ def zoo(
     depth: Annotated[str | None, typer.Option("--depth", "-d", metavar="AMOUNT", help="As in grow.")] = None,
     init: Init = "zero",
     only_plan: Annotated[bool, typer.Option("--only-plan", help="Plan on the meta device, grow nothing.")] = False,
+    side: Annotated[
+        int | None, typer.Option(min=16, help="Images of so many pixels a side, where a model takes them: faster.")
+    ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Models at a time.")] = 1,
     seconds: Annotated[float, typer.Option(help="Most wall-clock time for one model.")] = 900.0,
     memory: Annotated[float, typer.Option(help="Most memory for one model, in GiB.")] = 14.0,
@@ -207,7 +210,7 @@ def zoo(
     redo_failed: Annotated[bool, typer.Option("--redo-failed", help="Examine again what failed before.")] = False,
 ) -> None:
     """Grow models of timm and torchvision, each in a process of its own, and show what is covered."""
-    tasks = chosen(library, pattern, sample, width, init, only_plan, depth)
+    tasks = chosen(library, pattern, sample, width, init, only_plan, depth, side)
     if json_file is not None:
         checked_target(json_file)
     findings = Findings(json_file)

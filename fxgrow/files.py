@@ -25,6 +25,7 @@ from fxgrow.proof.certificate import Certificate
 from fxgrow.proof.verification import Verification
 from fxgrow.transforms.depth import deepen
 from fxgrow.transforms.folding import fold_multipliers
+from fxgrow.transforms.readouts import add_readouts
 from fxgrow.transforms.width import named_tensors, place, widen
 from fxgrow.version import __version__
 
@@ -200,9 +201,11 @@ def _replayed(
                 continue
             captured = recapture(current, recalled(step.plan.inputs))
             source = captured.model
-            if step.plan.depth is not None:
+            if step.plan.depth is not None or step.plan.readouts:
                 source = skeleton(source)
+            if step.plan.depth is not None:
                 deepen(captured, step.plan.depth)
+            add_readouts(captured, step.plan.readouts)
             grown = widen(captured, step.plan, source, seed="")
             current = fold_multipliers(grown) if step.folded else grown
     except FxgrowError as error:

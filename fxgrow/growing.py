@@ -9,7 +9,7 @@ from typing import Any, cast
 from torch import fx, nn
 
 from fxgrow.amounts import Amounts
-from fxgrow.axes.infer import analyse
+from fxgrow.axes.infer import Analysis, analyse
 from fxgrow.capture import Captured, capture
 from fxgrow.errors import AmountError, FxgrowError, PlanError, UntraceableError
 from fxgrow.history import ATTRIBUTE, Step, extended, history_of, in_order, with_certificate, with_verification
@@ -19,13 +19,15 @@ from fxgrow.planning.knowledge import Way
 from fxgrow.planning.parameterization import PARAMETERIZATIONS
 from fxgrow.planning.plan import Held, Plan
 from fxgrow.planning.planner import make_plan, roles_of
-from fxgrow.planning.sizes import Sizes, flops_after
+from fxgrow.planning.readouts import find_readouts
+from fxgrow.planning.sizes import Sizes, flops_after, parameters_after
 from fxgrow.proof.certifying import certificate_of_growth, kept_for_proof
 from fxgrow.proof.fingerprint import fingerprint
 from fxgrow.proof.verification import verify as verify_same
 from fxgrow.training.groups import parameterization_of
 from fxgrow.training.parameters import remember_names
 from fxgrow.transforms.depth import deepen
+from fxgrow.transforms.readouts import add_readouts, drop_readouts
 from fxgrow.transforms.width import named_tensors, widen
 
 Width = float | int | str | Mapping[str, float | int | str] | Sizes
@@ -94,16 +96,38 @@ def _planned(model: nn.Module, wish: Wish, example_inputs: Any) -> tuple[Capture
             planned = replace(planned, held=(Held(1, (name,), _IN_PARTS), *planned.held))
         return captured, planned
     if depths is None:
-        return captured, make_plan(captured, name, widths, wish.init, wish.round_to, chosen)
+        return captured, _widened(captured, name, widths, wish, chosen)
     analysis = analyse(captured.model, captured.graphs)
     parameters = sum(tensor.numel() for tensor in captured.model.parameters())
     deepening, held = plan_depth(captured, depths, wish.depth_init, roles_of(analysis))
     operations = flops_after(analysis, {})
     deepen(captured, deepening)
-    planned = make_plan(captured, name, widths, wish.init, wish.round_to, chosen)
+    planned = _widened(captured, name, widths, wish, chosen)
     held += planned.held if wish.width is not None else ()
     totals = replace(planned.totals, parameters_before=parameters, flops_before=operations)
     return captured, replace(planned, depth=deepening, held=held, totals=totals)
+
+
+def _widened(captured: Captured, name: str, widths: Amounts | Sizes, wish: Wish, parameterization: str) -> Plan:
+    """The plan for widths, with readouts where outputs are streams that are to grow; they are put into `captured`."""
+
+    def planned(analysis: Analysis | None = None) -> Plan:
+        return make_plan(captured, name, widths, wish.init, wish.round_to, parameterization, analysis)
+
+    before = analyse(captured.model, captured.graphs)
+    readouts = find_readouts(before) if wish.width is not None and isinstance(widths, Amounts) else ()
+    if not readouts:
+        return planned(before)
+    parameters, operations = parameters_after(before, {}), flops_after(before, {})
+    add_readouts(captured, readouts)
+    plan = planned()
+    growing = {tensor.name for tensor in plan.tensors}
+    idle = [readout for readout in readouts if readout.weight not in growing]
+    if idle:
+        drop_readouts(captured, idle)
+        plan = planned()
+    totals = replace(plan.totals, parameters_before=parameters, flops_before=operations)
+    return replace(plan, totals=totals, readouts=tuple(readout for readout in readouts if readout not in idle))
 
 
 def _widths(width: Width | None) -> Amounts | Sizes:

@@ -1,4 +1,4 @@
-"""Reductions over the old units only: what a reduction becomes where no native form stays exact.
+"""Reductions over the old units only, and what else growth puts into a graph where no native form stays exact.
 
 Each function is a leaf of the graph. `core` names the units that the statistic is taken over, as half-open
 ranges of the axis; all units, old and new, are then normalised with that statistic.
@@ -40,6 +40,20 @@ def core(x: Tensor, dim: int, core: Ranges) -> Tensor:
     """
     pieces = [x.narrow(dim, start, stop - start) for start, stop in core]
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim)
+
+
+@whole
+def readout(x: Tensor, weight: Tensor, dim: int, core: Ranges) -> Tensor:
+    """The units of `x` in the ranges `core` of axis `dim`, plus a linear map of all its units.
+
+    Parameters
+    ----------
+    weight: `[core units, units]`. It starts at zero.
+
+    >>> readout(torch.arange(3.0), torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 10.0]]), 0, ((0, 2),))
+    tensor([ 0., 21.])
+    """
+    return _take(x, dim, core) + torch.nn.functional.linear(x.movedim(dim, -1), weight).movedim(-1, dim)
 
 
 @whole

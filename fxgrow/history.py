@@ -51,10 +51,8 @@ class History:
         names = {name: name for name in self.births}
         found = [names]
         for step in reversed(self.steps):
-            depth = step.plan.depth
-            if depth is not None:
-                before, made = dict(depth.renamed), {tensor.name for tensor in depth.tensors}
-                names = {now: before.get(then, then) for now, then in names.items() if then not in made}
+            before = {name: step.plan.old_name(name) for name in names.values()}
+            names = {now: old for now, then in names.items() if (old := before[then]) is not None}
             found.append(names)
         return found[::-1]
 

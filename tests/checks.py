@@ -39,14 +39,14 @@ def assert_grows(model: nn.Module, inputs: tuple[Any, ...], width: Any, init: st
     assert model.training is mode
     assert snapshot.keys() == model.state_dict().keys()
     assert all(torch.equal(tensor, snapshot[name]) for name, tensor in model.state_dict().items())
-    assert list(grown.state_dict()) == list(model.state_dict()), "names"
+    plan = fxgrow.report(grown).plan
+    assert list(grown.state_dict()) == [*model.state_dict(), *(r.weight for r in plan.readouts)], "names"
     values = example(tuple(t[:1].expand(8, *t.shape[1:]) if t.numel() < 4096 else t for t in inputs))
     for training in (False, True):
         error = worst_error(model, grown, values, training)
         assert error <= 1e-10, f"{'train' if training else 'eval'}: {error:.1e}"
     still = unmoved(grown, values)
     assert still == [], still
-    plan = fxgrow.report(grown).plan
     assert sum(p.numel() for p in grown.parameters()) == plan.totals.parameters_after
     assert plan.ratio >= least_ratio, f"{plan.ratio:.2f}\n{plan}"
     return grown

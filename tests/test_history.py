@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import fxgrow
 from fxgrow.births import Birth
 from fxgrow.history import History, Step, history_of
+from fxgrow.planning.deepening import Deepening, NewTensor
+from fxgrow.planning.plan import Plan, TensorGrowth, Totals
 from tests.training.small import convolutional, grown
 
 
-def deepening(renamed: dict[str, str], made: list[str], growths: list[Any] | None = None) -> Any:
+def deepening(renamed: dict[str, str], made: list[str], growths: tuple[Any, ...] = ()) -> Plan:
     """A plan that adds blocks, as far as history looks at it."""
-    tensors = [SimpleNamespace(name=name) for name in made]
-    depth = SimpleNamespace(renamed=tuple(renamed.items()), tensors=tensors)
-    return SimpleNamespace(depth=depth, tensors=growths or [])
+    tensors = tuple(NewTensor(name, 0, "", "copy") for name in made)
+    depth = Deepening("copy", (), renamed=tuple(renamed.items()), tensors=tensors)
+    return Plan("model", "zero", (), (), growths, (), (), Totals(0, 0, 0, 0), depth=depth)
 
 
 def test_names_are_followed_through_growth_in_depth() -> None:
     """Block 1 becomes block 2, and a new block takes its name; then one more in front of that."""
-    wider = SimpleNamespace(name="blocks.2.w")
+    wider = TensorGrowth("blocks.2.w", (), "zeros")
     steps = (
-        Step(deepening({"blocks.2.w": "blocks.1.w"}, ["blocks.1.w"], [wider]), 0),
+        Step(deepening({"blocks.2.w": "blocks.1.w"}, ["blocks.1.w"], (wider,)), 0),
         Step(deepening({"blocks.2.w": "blocks.1.w", "blocks.3.w": "blocks.2.w"}, ["blocks.1.w"]), 0),
     )
     births = {f"blocks.{k}.w": Birth(((0,),)) for k in range(4)}

@@ -12,7 +12,7 @@ from torch import nn
 
 from fxgrow.capture import Captured, GrownGraphModule, assemble
 from fxgrow.errors import PlanError
-from fxgrow.planning.deepening import Deepening, NewTensor
+from fxgrow.planning.deepening import NewTensor
 from fxgrow.planning.plan import Plan
 
 _REMEDY = "apply a plan to the model it was made for"
@@ -52,7 +52,7 @@ def _fill(root: nn.Module, plan: Plan, source: nn.Module, seed: str) -> None:
     tensors = named_tensors(source)
     made: dict[Hashable, torch.Tensor] = {}
     used: set[str] = set()
-    for name, key, tensor, start in _origins(tensors, plan.depth):
+    for name, key, tensor, start in _origins(tensors, plan, root):
         if key not in made:
             with torch.no_grad():
                 growth = growths.get(name)
@@ -76,9 +76,10 @@ def _fill(root: nn.Module, plan: Plan, source: nn.Module, seed: str) -> None:
 
 
 def _origins(
-    tensors: Mapping[str, torch.Tensor], depth: Deepening | None
+    tensors: Mapping[str, torch.Tensor], plan: Plan, root: nn.Module
 ) -> Iterator[tuple[str, Hashable, torch.Tensor, NewTensor | None]]:
     """Every tensor of the grown model: its name, what is one for tied ones, where it comes from, how it starts."""
+    depth = plan.depth
     names = {old: new for new, old in depth.renamed} if depth is not None else {}
     for name, tensor in tensors.items():
         yield names.get(name, name), id(tensor), tensor, None
@@ -90,6 +91,10 @@ def _origins(
             yield start.name, id(tensor), tensor, None
         else:
             yield start.name, (start.block, id(tensor)), tensor, start
+    device = next((tensor.device for tensor in tensors.values()), None)
+    for readout in plan.readouts:
+        zeros = torch.zeros_like(root.get_parameter(readout.weight), device=device)
+        yield readout.weight, readout.weight, nn.Parameter(zeros), None
 
 
 def named_tensors(model: nn.Module) -> Mapping[str, torch.Tensor]:

@@ -12,7 +12,7 @@ from fxgrow.zoo.lively import lively
 from torch import nn
 
 import fxgrow
-from fxgrow.capture.inputs import Inputs, example_inputs_for
+from fxgrow.capture.inputs import Inputs, example_inputs_for, takes
 from fxgrow.containers import each_tensor
 from fxgrow.errors import CaptureError, FxgrowError, VerificationError, first_line
 from fxgrow.parts import captured_again, verify_parts
@@ -26,6 +26,7 @@ class Task:
     """One model, and what to do with it.
 
     width, depth: amounts; a width of 1 grows in depth only. only_plan: plan on the meta device, grow nothing.
+    side: of images, in pixels, in place of larger ones where the model takes them.
     """
 
     model: str
@@ -35,6 +36,7 @@ class Task:
     seed: int = 0
     only_plan: bool = False
     depth: str | None = None
+    side: int | None = None
 
 
 @dataclass(frozen=True)
@@ -90,11 +92,12 @@ def examine(task: Task) -> Row:
     """
     torch.manual_seed(task.seed)
     started = time.perf_counter()
+    bare = without_weights(task.model)
     try:
-        planned = fxgrow.plan(without_weights(task.model), task.width, task.depth, init=task.init)
+        planned = fxgrow.plan(bare, task.width, task.depth, init=task.init)
     except FxgrowError as error:
         return Row(task, "not captured", cause=str(error))
-    row = _planned(task, planned, time.perf_counter() - started)
+    row = _planned(task, bare, planned, time.perf_counter() - started)
     if not planned.groups and not (planned.depth and planned.depth.blocks):
         return replace(row, status="not grown", cause="; ".join(held.reason for held in planned.held[:3]))
     if task.only_plan:
@@ -106,8 +109,7 @@ def examine(task: Task) -> Row:
         return _grown(task, row, model.float())  # some forwards make float32 tensors of their own
 
 
-def _planned(task: Task, planned: Plan, seconds: float) -> Row:
-    model = without_weights(task.model)
+def _planned(task: Task, model: nn.Module, planned: Plan, seconds: float) -> Row:
     growing = {tensor.name for tensor in planned.tensors}
     inside = sum(p.numel() for name, p in model.named_parameters() if name in growing)
     totals = planned.totals
@@ -124,10 +126,12 @@ def _planned(task: Task, planned: Plan, seconds: float) -> Row:
 
 
 def _grown(task: Task, row: Row, model: nn.Module) -> Row:
-    inputs = example_inputs_for(model)
+    inputs = inputs_for(model, task.side)
     started = time.perf_counter()
     try:
-        grown = fxgrow.grow(model, task.width, task.depth, init=task.init, seed=task.seed, verify=False)
+        grown = fxgrow.grow(
+            model, task.width, task.depth, example_inputs=inputs[0], init=task.init, seed=task.seed, verify=False
+        )
     except CaptureError:
         raise
     except FxgrowError as error:
@@ -146,6 +150,15 @@ def _grown(task: Task, row: Row, model: nn.Module) -> Row:
     del model
     dead = unmoved(grown, _in_precision_of(grown, random_inputs(inputs, task.seed + 1)[0]), steps=6)
     return replace(row, status="dead units" if dead else "grown", dead=tuple(dead[:10]))
+
+
+def inputs_for(model: nn.Module, side: int | None) -> Inputs:
+    """Example inputs; images of at most `side` pixels a side, if the model takes them."""
+    args, kwargs = example_inputs_for(model)
+    if side is None or len(args) != 1 or not isinstance(args[0], torch.Tensor) or min(args[0].shape[2:]) <= side:
+        return args, kwargs
+    smaller = ((args[0][..., :side, :side],), kwargs)
+    return smaller if takes(model, smaller) else (args, kwargs)
 
 
 def _in_precision_of(model: nn.Module, inputs: Any) -> Any:

@@ -73,7 +73,14 @@ class Findings:
 
 
 def chosen(
-    library: str | None, pattern: str, sample: str, width: str, init: str, only_plan: bool, depth: str | None = None
+    library: str | None,
+    pattern: str,
+    sample: str,
+    width: str,
+    init: str,
+    only_plan: bool,
+    depth: str | None = None,
+    side: int | None = None,
 ) -> list[Task]:
     """The tasks of a choice of models: all that match, or the smallest of each family.
 
@@ -91,7 +98,9 @@ def chosen(
     if sample == "smallest-per-family":
         found = smallest_per_family(found)
     found.sort(key=parameters_of)  # small ones first: most is known soonest
-    return [Task(entry.full_name, entry.family, width, init, only_plan=only_plan, depth=depth) for entry in found]
+    return [
+        Task(entry.full_name, entry.family, width, init, only_plan=only_plan, depth=depth, side=side) for entry in found
+    ]
 
 
 @dataclass(frozen=True)

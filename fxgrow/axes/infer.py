@@ -19,6 +19,8 @@ from fxgrow.rules.registry import law_of_function, law_of_method, law_of_module
 
 _UNKNOWN = Law()
 
+OUTPUT = "it is an output of the model"
+
 
 @dataclass
 class Analysis:
@@ -78,7 +80,7 @@ def _visit(analysis: Analysis, node: fx.Node) -> Tree:
     if node.op == "output":
         for tensor in tensors(_lower(analysis, node.args[0])):
             for axis in tensor.axes:
-                unifier.fix(axis, Reason("it is an output of the model", quiet=True))
+                unifier.fix(axis, Reason(OUTPUT, quiet=True))
         return None
     module = analysis.model.get_submodule(str(node.target)) if node.op == "call_module" else None
     law = law_of_node(analysis.model, node)

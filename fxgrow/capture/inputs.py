@@ -100,7 +100,7 @@ def _derived(model: nn.Module) -> Inputs:
         pixels = _image_size(model) or size[1:]
         channels = _channels(model, config) or size[0]
         inputs: Inputs = (_images(channels, *pixels), {})
-        if channels != size[0] and not _takes(model, inputs):  # its first layer sees more than the image
+        if channels != size[0] and not takes(model, inputs):  # its first layer sees more than the image
             return _images(size[0], *pixels), {}
         return inputs
     registered = _torchvision_inputs(model)
@@ -123,13 +123,13 @@ def _channels(model: nn.Module, config: Any) -> int | None:
         return None
 
 
-def _takes(model: nn.Module, inputs: Inputs) -> bool:
+def takes(model: nn.Module, inputs: Inputs) -> bool:
     """Whether a model runs on inputs of these shapes, on the meta device."""
     fitting, named = fitted(model, inputs)
     try:
         with torch.device("meta"), torch.no_grad():
             skeleton(model).eval()(*fitting, **named)
-    except (RuntimeError, ValueError, NotImplementedError):
+    except (RuntimeError, ValueError, AssertionError):
         return False
     return True
 

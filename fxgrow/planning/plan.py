@@ -130,6 +130,20 @@ class Rescaling:
 
 
 @dataclass(frozen=True)
+class Readout:
+    """A readout of one output.
+
+    weight: the path of its weight `[size, units]`. axis: of the output that it reads. size: units that the output
+    has. places: pairs of a graph (both, eval, train) and the node whose value is the output there.
+    """
+
+    weight: str
+    axis: int
+    size: int
+    places: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
 class Totals:
     """Parameters, and floating-point operations of one forward pass on one sample, before and after."""
 
@@ -145,7 +159,8 @@ class Plan:
 
     inputs: the example inputs, described: containers, shapes and dtypes. tier: how the model was captured:
         1 symbolically, 2 with control flow on shapes resolved, 3 in parts. depth: new blocks, which come first: names
-        of groups, tensors, nodes and attributes are those after they are put in. parts: where the model was captured
+        of groups, tensors, nodes and attributes are those after they are put in. readouts: layers through which
+        outputs are read that are streams; they come after new blocks. parts: where the model was captured
         in parts, the plan of each, by its path.
 
     >>> import torch, fxgrow
@@ -168,6 +183,7 @@ class Plan:
     inputs: Any = ()
     tier: int = 1
     depth: Deepening | None = None
+    readouts: tuple[Readout, ...] = ()
     parts: tuple[tuple[str, Plan], ...] = ()
     parameterization: str = "standard"
     rescalings: tuple[Rescaling, ...] = ()
@@ -212,6 +228,7 @@ class Plan:
             inputs=_frozen(data["inputs"]),
             tier=data["tier"],
             depth=Deepening.from_data(data["depth"]) if data.get("depth") else None,
+            readouts=tuple(Readout(**{k: _frozen(v) for k, v in r.items()}) for r in data.get("readouts", ())),
             parameterization=data.get("parameterization", "standard"),
             rescalings=tuple(Rescaling(**r) for r in data.get("rescalings", ())),
             parts=tuple((path, cls._from(part)) for path, part in data["parts"]),
@@ -228,7 +245,7 @@ class Plan:
         return self.depth is None or self.depth.preserving
 
     def old_name(self, name: str) -> str | None:
-        """What a parameter or buffer of the grown model was called before; None if it is of a new block.
+        """What a parameter or buffer of the grown model was called before; None if it is of a new block or readout.
 
         >>> import torch, fxgrow
         >>> class Block(torch.nn.Module):
@@ -242,14 +259,14 @@ class Plan:
         >>> plan.old_name("1.leave.bias"), plan.old_name("2.leave.bias")
         ('1.leave.bias', None)
         """
-        if self.depth is None:
-            return name
         return self._old_names.get(name, name)
 
     @cached_property
     def _old_names(self) -> dict[str, str | None]:
-        assert self.depth is not None
-        return {**dict(self.depth.renamed), **{tensor.name: None for tensor in self.depth.tensors}}
+        made = [readout.weight for readout in self.readouts]
+        if self.depth is None:
+            return dict.fromkeys(made)
+        return {**dict(self.depth.renamed), **dict.fromkeys([*made, *(tensor.name for tensor in self.depth.tensors)])}
 
     def graph(self) -> nx.Graph:
         """Growth groups and the tensors they run through: a bipartite graph, `kind` "group" or "tensor".
@@ -310,7 +327,7 @@ class Plan:
             f"parameters {t.parameters_before:,} → {t.parameters_after:,} (x{self.ratio:.2f})    "
             f"FLOPs a sample {t.flops_before:,} → {t.flops_after:,} (x{t.flops_after / max(1, t.flops_before):.2f})"
         )
-        return Group(*tables, *self._rescaled(), summary)
+        return Group(*tables, *self._rescaled(), *map(_read_out, self.readouts), summary)
 
     def _rescaled(self) -> Iterator[Table]:
         if self.rescalings:
@@ -320,6 +337,10 @@ class Plan:
             for one in self.rescalings:
                 table.add_row(one.name, one.kind, f"{one.factor:.4g}", one.by or f"left alone: {one.reason}")
             yield table
+
+
+def _read_out(readout: Readout) -> Text:
+    return Text(f"output of {readout.size} units: read through {readout.weight}, which starts at zero")
 
 
 def deeper(model: str, depth: Deepening) -> Table:

@@ -49,9 +49,10 @@ def make_plan(
     init: str,
     round_to: int,
     parameterization: str = "standard",
+    analysis: Analysis | None = None,
 ) -> Plan:
-    """Plan the growth of a captured model."""
-    analysis = analyse(captured.model, captured.graphs)
+    """Plan the growth of a captured model; `analysis`: of its graphs as they are, where there is one already."""
+    analysis = analysis or analyse(captured.model, captured.graphs)
     planner = Planner(analysis, amounts, Way(init), round_to)
     planner.settle()
     if isinstance(amounts, Sizes):

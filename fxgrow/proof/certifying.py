@@ -109,6 +109,8 @@ def _without_rules(plan: Plan) -> str:
     """What a growth did for which there is no rule of proof, or nothing."""
     if plan.depth is not None and plan.depth.blocks:
         return "the model has new blocks, for which there is no rule of proof"
+    if plan.readouts:
+        return "outputs are read through new layers, for which there is no rule of proof"
     if any(rescaling.factor != 1.0 and rescaling.by for rescaling in plan.rescalings):
         return "old weights were rescaled, for which there is no rule of proof"
     return ""

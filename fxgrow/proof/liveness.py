@@ -76,9 +76,13 @@ def _unmoved(born: Mapping[str, Birth], grown: nn.Module, inputs: tuple[Any, ...
 def _still(born: Mapping[str, Birth], moved: dict[str, Tensor]) -> list[str]:
     still = []
     for name, where in moved.items():
-        new = born[name].stages() > 0
-        share_new, share_old = (where[part].sum().item() / max(1, part.sum().item()) for part in (new, ~new))
-        if new.any() and share_new < 0.9 * share_old:
+        old = [region for region in born[name].regions() if region.stage == 0]
+        count_old = sum(region.count for region in old)
+        count_new = where.numel() - count_old
+        moved_old = sum(int(block.sum()) for region in old for block in region.blocks(where))
+        moved_new = int(where.sum()) - moved_old
+        share_new, share_old = moved_new / max(1, count_new), moved_old / max(1, count_old)
+        if count_new and share_new < 0.9 * share_old:
             still.append(f"{name}: {share_new:.0%} of the new elements moved, {share_old:.0%} of the old ones")
     return still
 
@@ -101,22 +105,22 @@ def moved_by_sgd(
     optimizer = torch.optim.SGD(twin.parameters(), lr=1.0)
     generator = torch.Generator().manual_seed(3)
     targets: list[Tensor] = []
-    with Leaky():
-        for _ in range(steps):
-            optimizer.zero_grad()
+    for _ in range(steps):
+        optimizer.zero_grad()
+        with Leaky():
             outputs = [t for t in flat_tensors(twin(*inputs)) if t.requires_grad]
             if not targets:
                 targets = [torch.randn(t.shape, generator=generator, dtype=t.dtype) for t in outputs]
             distances = [((t - goal) ** 2).mean() for t, goal in zip(outputs, targets, strict=True)]
             loss = torch.stack(distances).sum()
-            loss.backward()
-            for name, p in learning.items():
-                if p.grad is not None and p.grad.any():
-                    least = ROUNDING * torch.linalg.vector_norm(p.grad, float("inf"))
-                    moved[name] |= (p.grad > least) | (p.grad < -least)
-                    p.grad.mul_(rate * max(1.0, float(p.detach().norm())) / p.grad.norm())
-            if enough(moved):
-                break
-            optimizer.step()
+        loss.backward()
+        for name, p in learning.items():
+            if p.grad is not None and p.grad.any():
+                least = ROUNDING * torch.linalg.vector_norm(p.grad, float("inf"))
+                moved[name] |= p.grad.abs() > least
+                p.grad.mul_(rate * max(1.0, float(p.detach().norm())) / p.grad.norm())
+        if enough(moved):
+            break
+        optimizer.step()
     release(twin)
     return moved

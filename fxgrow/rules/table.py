@@ -30,6 +30,7 @@ from fxgrow.rules.convolution import Convolution, prove_convolution, prove_trans
 from fxgrow.rules.law import Fact
 from fxgrow.rules.normalisation import BatchNorm, GroupNorm, Guarded, OverUnits
 from fxgrow.rules.pointwise import AddProduct, ParametricRelu, Pointwise
+from fxgrow.rules.readout import Readout
 from fxgrow.rules.recurrent import Recurrent
 from fxgrow.rules.reduction import Across, CoreUnits, Reduction
 from fxgrow.rules.registry import rule, rules
@@ -185,6 +186,7 @@ rule(guards.rms_norm, Guarded(core=(4, "core")))
 rule(guards.group_norm, Guarded(axis=1, grouped=True))
 rule(guards.standardize, Standardised())
 rule(guards.core, CoreUnits())
+rule(guards.readout, Readout())
 rule(guards.multiplied, Pointwise("linear"))
 
 # -- reductions ----------------------------------------------------------------------------------------------

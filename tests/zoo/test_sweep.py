@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fxgrow.zoo.catalogue import CatalogueError, Entry, entries
+from fxgrow.zoo.catalogue import CatalogueError, Entry, entries, find
 from fxgrow.zoo.coverage import coverage
-from fxgrow.zoo.examine import Row, Task, examine
+from fxgrow.zoo.examine import Row, Task, examine, inputs_for
 from fxgrow.zoo.sizes import measured, parameters_of, smallest_per_family
 from fxgrow.zoo.sweep import Findings, Limits, chosen, sweep
 from rich.console import Console
@@ -36,6 +36,12 @@ def test_a_model_is_grown_compared_and_seen_learning() -> None:
     assert row.ratio > 3.2
     assert row.share > 0.99
     assert Row.from_json(json.loads(json.dumps(row.to_json()))) == row
+
+
+@pytest.mark.parametrize(("name", "taken"), [("test_resnet", 64), ("test_vit", 160)])
+def test_smaller_images_where_a_model_takes_them(name: str, taken: int) -> None:
+    args, _ = inputs_for(find(f"timm/{name}"), side=64)
+    assert args[0].shape == (2, 3, taken, taken)
 
 
 def test_findings_are_kept_and_gone_on_from(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from fxgrow.proof.claims import (
     spare_means,
     split_axis,
 )
-from fxgrow.proof.use import REPEATING, Use, mean_positions, repeated
+from fxgrow.proof.use import REPEATING, Both, Use, mean_positions, repeated
 from fxgrow.proof.values import DERIVED_ULPS, ULPS, at_index, differing, first
 
 
@@ -601,6 +601,20 @@ def einsum(use: Use, equation: str, operands: list[Claim]) -> Claim:
     if any(len(set(f.letters)) != len(f.letters) for f in factors):
         raise Unproved("einsum takes a diagonal")
     return contract(use, factors, spelled(right, None))
+
+
+def readout(use: Use, x: Claim, weight: Claim, axis: int, core: Both) -> Claim:
+    """`guards.readout`: weight `[core, units]`, beside one that was there before."""
+    use.rule = "readout"
+    axis %= x.rank
+    taken = [torch.cat([torch.arange(int(a), int(b)) for a, b in ranges]) for ranges in (core.old, core.new)]
+    if not torch.equal(x.map(axis)[taken[1]], taken[0]):
+        raise Refuted(f"the core {core.new} is not the units that {core.old} were")
+    use.checked(f"the core {core.new} is the units that it was")
+    letters = tuple("u" if k == axis else f"n{k}" for k in range(x.rank))
+    output = tuple("i" if k == axis else a for k, a in enumerate(letters))
+    added = contract(use, [Operand(x, letters), Operand(weight, ("i", "u"))], output)
+    return Claim(added.old, added.new, added.maps)
 
 
 def gather(use: Use, index: Claim, table: Claim) -> Claim:

@@ -1,0 +1,63 @@
+"""Readouts: how a residual stream that is itself an output of the model can grow.
+
+A model without a head puts out its stream, whose size the output fixes. Where layers inside the model read that
+stream, new units would be of use to them. So a readout takes the place of the output: the old units, plus a linear
+map of all units that starts at zero. Through it, and through the layers inside, new units learn.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import torch
+from torch import fx
+
+from fxgrow.axes.infer import OUTPUT, Analysis
+from fxgrow.axes.layout import Leaf, leaves, resolve
+from fxgrow.planning.plan import Readout
+from fxgrow.rules.op import Tensor
+
+
+def find_readouts(analysis: Analysis) -> tuple[Readout, ...]:
+    """The outputs that are streams which layers inside the model read, each with the readout it could have."""
+    read = set(_read_inside(analysis))
+    names = _free_names(analysis)
+    found: dict[int, Readout] = {}
+    for mode, graph in analysis.graphs.items():
+        for number, node in enumerate(_outputs(graph)):
+            tree = analysis.trees[node]
+            if not isinstance(tree, Tensor) or not node.meta["value"].dtype.is_floating_point:
+                continue
+            for axis in range(tree.rank):
+                leaf = resolve(tree.axes[axis])
+                if not isinstance(leaf, Leaf) or leaf not in read or leaf.reason is None or leaf.reason.text != OUTPUT:
+                    continue
+                before = found.get(number)
+                if before is None:
+                    before = Readout(f"{next(names)}.weight", axis, leaf.size, ())
+                if (before.axis, before.size) == (axis, leaf.size):
+                    places = (*before.places, (mode, node.name))
+                    found[number] = Readout(before.weight, axis, leaf.size, places)
+                break
+    modes = set(analysis.graphs)
+    return tuple(readout for readout in found.values() if {mode for mode, _ in readout.places} == modes)
+
+
+def _read_inside(analysis: Analysis) -> Iterator[Leaf]:
+    for op in analysis.ops:
+        for parameter, axis in op.law.reads(op):
+            yield from leaves(analysis.parameters[parameter].axes[axis])
+
+
+def _outputs(graph: fx.Graph) -> list[fx.Node]:
+    """The values that a graph puts out, in order, each once."""
+    output = next(node for node in reversed(graph.nodes) if node.op == "output")
+    return [node for node in output.all_input_nodes if isinstance(node.meta["value"], torch.Tensor)]
+
+
+def _free_names(analysis: Analysis) -> Iterator[str]:
+    for number in itertools.count():
+        name = f"readout_{number}" if number else "readout"
+        if not hasattr(analysis.model, name):
+            yield name

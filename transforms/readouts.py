@@ -1,0 +1,63 @@
+"""The readout pass: outputs that are streams are read through a layer of their own, before the model is widened."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import fx, nn
+
+from fxgrow import guards
+from fxgrow.capture import Captured
+from fxgrow.errors import PlanError
+from fxgrow.planning.plan import Readout
+
+_REMEDY = "apply a plan to the model it was made for"
+
+
+def add_readouts(captured: Captured, readouts: Iterable[Readout]) -> None:
+    """Put readouts of all units before the outputs, in every graph.
+
+    Raises
+    ------
+    PlanError: the plan was made for another model.
+    """
+    for readout in readouts:
+        owner, _, name = readout.weight.rpartition(".")
+        holder = nn.Module()
+        captured.model.add_module(owner, holder)
+        for mode, place in readout.places:
+            graph = captured.graphs.get(mode)
+            node = next((n for n in graph.nodes if n.name == place), None) if graph is not None else None
+            if graph is None or node is None:
+                raise PlanError("the plan names a node that the graph does not have", where=place, remedy=_REMEDY)
+            if not hasattr(holder, name):
+                like = node.meta["value"]
+                empty = torch.empty(readout.size, readout.size, dtype=like.dtype, device=like.device)
+                setattr(holder, name, nn.Parameter(empty))
+            _insert(graph, node, readout, getattr(holder, name))
+    for graph in captured.graphs.values():
+        graph.lint()
+
+
+def drop_readouts(captured: Captured, readouts: Iterable[Readout]) -> None:
+    """Take readouts out again that nothing turned out to need."""
+    for readout in readouts:
+        delattr(captured.model, readout.weight.rpartition(".")[0])
+        for graph in captured.graphs.values():
+            for node in list(graph.nodes):
+                if node.target is guards.readout and node.args[1].target == readout.weight:
+                    x, weight = node.args[:2]
+                    node.replace_all_uses_with(x)
+                    graph.erase_node(node)
+                    graph.erase_node(weight)
+
+
+def _insert(graph: fx.Graph, node: fx.Node, readout: Readout, weight: torch.Tensor) -> None:
+    output = next(n for n in reversed(graph.nodes) if n.op == "output")
+    with graph.inserting_before(output):
+        held = graph.get_attr(readout.weight)
+        read = graph.call_function(guards.readout, (node, held, readout.axis, ((0, readout.size),)))
+    held.meta.update(value=weight, module_path="")
+    read.meta.update(value=node.meta["value"], module_path=readout.weight.rpartition(".")[0])
+    output.replace_input_with(node, read)
