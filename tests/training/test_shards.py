@@ -58,8 +58,8 @@ def work(rank: int, folder: str, least: int) -> None:
                 call()
             assert str(error.value) == (
                 f"the parameter is divided among processes, and {what} needs all of it (at 0.weight): grow and "
-                "transfer on whole parameters (torch.distributed.checkpoint.state_dict gathers a model and its optimizer's "
-                "state), then divide the grown model"
+                "transfer on whole parameters (torch.distributed.checkpoint.state_dict gathers a model and its "
+                "optimizer's state), then divide the grown model"
             )
     finally:
         torch.distributed.destroy_process_group()
