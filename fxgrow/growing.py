@@ -14,6 +14,7 @@ from fxgrow.capture import Captured, capture
 from fxgrow.errors import AmountError, FxgrowError, PlanError, UntraceableError
 from fxgrow.history import ATTRIBUTE, Step, extended, history_of, in_order, with_certificate, with_verification
 from fxgrow.parts import Parts, find_parts, verify_parts, widen_parts
+from fxgrow.planning.dense import joined
 from fxgrow.planning.depth import STARTS, plan_depth
 from fxgrow.planning.knowledge import Way
 from fxgrow.planning.parameterization import PARAMETERIZATIONS
@@ -99,10 +100,11 @@ def _planned(model: nn.Module, wish: Wish, example_inputs: Any) -> tuple[Capture
         return captured, _widened(captured, name, widths, wish, chosen)
     analysis = analyse(captured.model, captured.graphs)
     parameters = sum(tensor.numel() for tensor in captured.model.parameters())
-    deepening, held = plan_depth(captured, depths, wish.depth_init, roles_of(analysis))
+    deepening, held, reading = plan_depth(captured, depths, wish.depth_init, roles_of(analysis))
     operations = flops_after(analysis, {})
     deepen(captured, deepening)
     planned = _widened(captured, name, widths, wish, chosen)
+    planned = replace(planned, tensors=joined(reading, planned.tensors))
     held += planned.held if wish.width is not None else ()
     totals = replace(planned.totals, parameters_before=parameters, flops_before=operations)
     return captured, replace(planned, depth=deepening, held=held, totals=totals)
