@@ -22,7 +22,8 @@ from fxgrow.planning.plan import Held, Plan
 from fxgrow.planning.planner import make_plan, roles_of
 from fxgrow.planning.readouts import find_readouts
 from fxgrow.planning.sizes import Sizes, flops_after, parameters_after
-from fxgrow.proof.certifying import certificate_of_growth, kept_for_proof
+from fxgrow.proof.between import Growth
+from fxgrow.proof.certifying import certificate_of, drawn_by, kept_for_proof
 from fxgrow.proof.fingerprint import fingerprint
 from fxgrow.proof.verification import verify as verify_same
 from fxgrow.training.groups import parameterization_of
@@ -254,14 +255,14 @@ def apply_plan(model: nn.Module, captured: Captured | Parts, planned: Plan, seed
     inputs = captured.inputs
     remember_names(model)
     history = extended(model, Step(planned, seed))
-    drawn = f"{seed}, stage {history.stage}"
+    growth = Growth(planned, drawn_by(seed, history.stage))
     verifying = verify and not any(tensor.is_meta for tensor in named_tensors(model).values())
-    before = kept_for_proof(captured) if verifying else {}  # surgery edits the graphs themselves
+    before = kept_for_proof(captured, growth) if verifying else None  # surgery edits the graphs themselves
     grown: nn.Module
     if isinstance(captured, Parts):
-        grown = widen_parts(captured, planned, model, drawn)
+        grown = widen_parts(captured, planned, model, growth.seed)
     else:
-        grown = widen(captured, planned, model, drawn)
+        grown = widen(captured, planned, model, growth.seed)
     history = in_order(history, grown)
     setattr(grown, ATTRIBUTE, history)
     if verifying:
@@ -269,7 +270,7 @@ def apply_plan(model: nn.Module, captured: Captured | Parts, planned: Plan, seed
             found = verify_parts(model, grown, captured, seed)
         else:
             found = verify_same(model, grown, inputs, seed, preserving=planned.preserving)
-        certificate = certificate_of_growth(before, model, grown, planned)
+        certificate = certificate_of(model, grown, [growth], before)
         if planned.preserving:
             certificate = certificate.tested(str(found))
         history = with_certificate(with_verification(history, found), certificate, fingerprint(grown))

@@ -23,7 +23,7 @@ def fold_multipliers(grown: GrownGraphModule) -> GrownGraphModule:
                 continue
             x, factor = node.args
             assert isinstance(x, fx.Node) and isinstance(factor, float)
-            for name in _weights_after(node):
+            for name in weights_after(node):
                 assert factors.setdefault(name, factor) == factor, "one weight, one factor"
             node.replace_all_uses_with(x)
             graph.erase_node(node)
@@ -41,7 +41,7 @@ def fold_multipliers(grown: GrownGraphModule) -> GrownGraphModule:
     return result
 
 
-def _weights_after(multiplier: fx.Node) -> Iterator[str]:
+def weights_after(multiplier: fx.Node) -> Iterator[str]:
     """The weights of the layers that read a multiplied input."""
     for user in multiplier.users:
         if user.op == "call_module":

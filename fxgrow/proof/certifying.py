@@ -13,15 +13,21 @@ from fxgrow.capture import Captured, GrownGraphModule, copies, recapture
 from fxgrow.capture.inputs import recalled
 from fxgrow.errors import FxgrowError
 from fxgrow.history import History, history_of
-from fxgrow.parts import Parts, captured_again
+from fxgrow.parts import Parts, captured_again, widen_parts
 from fxgrow.planning.plan import Axis, Plan
+from fxgrow.proof.between import Growth, model_between
 from fxgrow.proof.certificate import Certificate, Verdict
 from fxgrow.proof.checker import Checker, Model, Step
 from fxgrow.proof.claims import Map, Unproved, old_positions_cover, settled
 from fxgrow.proof.fingerprint import changed_since, fingerprint
+from fxgrow.proof.outside import between_parts
 from fxgrow.proof.scale import LayerScale, Scale, layers_of
+from fxgrow.proof.unchanged import proved_unchanged
+from fxgrow.transforms.depth import deepen
+from fxgrow.transforms.folding import fold_multipliers
 from fxgrow.transforms.indexing import old_positions
-from fxgrow.transforms.width import named_tensors
+from fxgrow.transforms.readouts import add_readouts
+from fxgrow.transforms.width import named_tensors, widen
 
 CLAIM = "the grown model computes what the original computes"
 
@@ -65,95 +71,153 @@ def certify(grown: nn.Module, original: nn.Module | None = None) -> Certificate:
             where=type(original).__name__,
             remedy="pass the model that was grown, at any of its stages",
         )
-    steps = history.steps[since:]
-    plans = [step.plan for step in steps]
-    if any(step.folded for step in steps):
-        return Certificate(CLAIM, "", (), Verdict.UNKNOWN, "multipliers were folded into the weights")
-    if any(plan.parts or _without_rules(plan) for plan in plans):
-        if len(plans) == 1:
-            return certificate_of_growth(_captured_before(original, plans[0]), original, grown, plans[0])
-        detail = "one of several growths has no proof by itself; pass the model before the last one"
-        return Certificate(CLAIM, "", (), Verdict.UNKNOWN, detail)
-    assert isinstance(grown, GrownGraphModule)
-    return proved(_captured_before(original, plans[0])[""], original, grown, plans, True)
+    growths = [
+        Growth(step.plan, drawn_by(step.seed, stage), step.folded)
+        for stage, step in enumerate(history.steps[since:], since + 1)
+    ]
+    links = _links(growths)
+    if len(links) == 1:
+        return certificate_of(original, grown, links[0], with_scale=True)
+    children = []
+    for number, link in enumerate(links):
+        last = number == len(links) - 1
+        after = grown if last else grown_again(original, link)
+        found = certificate_of(original, after, link, with_scale=last)
+        children.append(replace(found, claim=f"{_stages(since, link)} kept the function"))
+        since, original = since + len(link), after
+    return replace(Certificate.of(CLAIM, children), scale=children[-1].scale)
 
 
-def kept_for_proof(captured: Captured | Parts) -> dict[str, Captured]:
-    """What has been captured, by the path of each part ("" for a whole model), safe from surgery on its graphs."""
+def _links(growths: Sequence[Growth]) -> list[list[Growth]]:
+    """Growths in a row that one walk can look at: any first, then such as only widen."""
+    links: list[list[Growth]] = []
+    for growth in growths:
+        if links and growth.only_widens and not links[-1][0].plan.parts:
+            links[-1].append(growth)
+        else:
+            links.append([growth])
+    return links
+
+
+def _stages(since: int, link: Sequence[Growth]) -> str:
+    first, last = since + 1, since + len(link)
+    return f"growth {first}" if first == last else f"growths {first} to {last}"
+
+
+def drawn_by(seed: int, stage: int) -> str:
+    """What the new entries of a growth are drawn from."""
+    return f"{seed}, stage {stage}"
+
+
+def grown_again(model: nn.Module, growths: Sequence[Growth]) -> nn.Module:
+    """What growths made of a model, once more: the same seed gives the same bytes."""
+    for growth in growths:
+        if growth.plan.parts:
+            model = widen_parts(captured_again(model, growth.plan), growth.plan, model, growth.seed)
+            continue
+        captured = recapture(model, recalled(growth.plan.inputs))
+        if growth.deepens:
+            assert growth.plan.depth is not None
+            deepen(captured, growth.plan.depth)
+        add_readouts(captured, growth.plan.readouts)
+        wider = widen(captured, growth.plan, model, growth.seed)
+        model = fold_multipliers(wider) if growth.folded else wider
+    return model
+
+
+def kept_for_proof(captured: Captured | Parts, growth: Growth) -> dict[str, Captured] | None:
+    """What has been captured, by the path of each part ("" for a whole model), safe from surgery on its graphs.
+
+    None where a proof needs more than what was there before, and captures it once more.
+    """
+    if not all(one.only_widens for one in growth.parts or (growth,)):
+        return None
     parts = captured.captured if isinstance(captured, Parts) else {"": captured}
     return {path: replace(part, graphs=copies(part.graphs)) for path, part in parts.items()}
 
 
-def certificate_of_growth(
-    before: Mapping[str, Captured], original: nn.Module, grown: nn.Module, plan: Plan
+def certificate_of(
+    original: nn.Module,
+    grown: nn.Module,
+    growths: Sequence[Growth],
+    before: Mapping[str, Captured] | None = None,
+    with_scale: bool = False,
 ) -> Certificate:
-    """The certificate of one growth, from what was captured before it."""
-    unproved = _without_rules(plan)
-    if unproved:
-        return Certificate(CLAIM, "", (), Verdict.UNKNOWN, unproved)
+    """The certificate of growths of which all but the first only widen.
+
+    Parameters
+    ----------
+    before: what was captured of the original, by part; None: it is captured here.
+    """
+    plan = growths[0].plan
+    captured = before if before is not None else _captured_before(original, plan)
     if not plan.parts:
         assert isinstance(grown, GrownGraphModule)
-        return proved(before[""], original, grown, [plan])
+        return Comparison(captured[""], original, growths).certificate(grown, with_scale)
     children = []
-    for path, part in plan.parts:
+    for (path, _), growth in zip(plan.parts, growths[0].parts, strict=True):
         inside = grown.get_submodule(path)
         assert isinstance(inside, GrownGraphModule)
-        found = proved(before[path], original.get_submodule(path), inside, [part])
+        found = Comparison(captured[path], original.get_submodule(path), [growth]).certificate(inside)
         children.append(Certificate.of(f"{path} computes what it did", found.children))
-    detail = "no graph holds the forward of the whole model"
-    children.append(Certificate("what lies between the parts is as it was", "", (), Verdict.UNKNOWN, detail))
+    children.append(between_parts(original, grown, [path for path, _ in plan.parts]))
     return Certificate.of(CLAIM, children)
 
 
-def _without_rules(plan: Plan) -> str:
-    """What a growth did for which there is no rule of proof, or nothing."""
-    if plan.depth is not None and plan.depth.blocks:
-        return "the model has new blocks, for which there is no rule of proof"
-    if plan.readouts:
-        return "outputs are read through new layers, for which there is no rule of proof"
-    if any(rescaling.factor != 1.0 and rescaling.by for rescaling in plan.rescalings):
-        return "old weights were rescaled, for which there is no rule of proof"
-    return ""
-
-
-def _captured_before(original: nn.Module, plan: Plan) -> dict[str, Captured]:
+def _captured_before(original: nn.Module, plan: Plan) -> Mapping[str, Captured]:
     if plan.parts:
-        return kept_for_proof(captured_again(original, plan))
+        return captured_again(original, plan).captured
     return {"": recapture(original, recalled(plan.inputs))}
 
 
-def proved(
-    captured: Captured, original: nn.Module, grown: GrownGraphModule, plans: Sequence[Plan], with_scale: bool = False
-) -> Certificate:
-    """The certificate of a grown model beside its original, whose structure has been captured."""
-    one = Model(captured.graphs, original, captured.model, named_tensors(original))
-    two = Model(grown.graphs(), grown, grown, named_tensors(grown))
-    children = [_ties(one.tensors, two.tensors)]
-    if one.graphs.keys() != two.graphs.keys():
-        detail = f"graphs for {sorted(two.graphs)}, the original has {sorted(one.graphs)}"
-        return Certificate.of(
-            CLAIM, [*children, Certificate("both have the same graphs", "", (), Verdict.UNKNOWN, detail)]
-        )
-    try:
-        maps, fills = composed(plans, one.tensors)
-    except Unproved as error:
-        return Certificate.of(CLAIM, [Certificate("the plan fits", "", (), Verdict.UNKNOWN, str(error))])
-    attributes: dict[str, dict[str, Any]] = {}
-    for edit in (edit for plan in plans for edit in plan.attributes):
-        attributes.setdefault(edit.module, {})[edit.attribute] = edit.value
-    checker = Checker(one, two, maps, fills, attributes)
-    hooks = _hooks(original, grown)
-    if hooks is not None:
-        children.append(hooks)
-    layers: list[LayerScale] = []
-    for mode in one.graphs:
-        walk = checker.walk(mode)
-        steps = list(walk.steps())
-        layers += layers_of(walk, mode) if with_scale else ()
-        where = {"both": "in eval and in train mode", "eval": "in eval mode", "train": "in train mode"}[mode]
-        children.append(tree(f"{where}, random draws off", steps))
-    result = Certificate.of(CLAIM, children)
-    return replace(result, scale=Scale(tuple(layers), grown, captured.inputs)) if with_scale else result
+class Comparison:
+    """An original, as it was captured, with what growths should have made of it; any model can be put beside it."""
+
+    def __init__(self, captured: Captured, original: nn.Module, growths: Sequence[Growth]) -> None:
+        self.captured = captured
+        self.original = original
+        self.plans = [growth.plan for growth in growths]
+        self.one = Model(captured.graphs, original, captured.model, named_tensors(original))
+        self.first: list[Certificate] = []
+        if not growths[0].only_widens:
+            whole = replace(self.one, graphs=copies(captured.graphs))
+            self.one = model_between(captured, original, growths[0])
+            for mode in whole.graphs:
+                steps = proved_unchanged(whole, self.one, mode)
+                claim = f"{_MODES[mode]}, new blocks pass their input on and rescalings cancel"
+                self.first.append(tree(claim, steps, "passes on what it is given"))
+
+    def certificate(self, grown: GrownGraphModule, with_scale: bool = False) -> Certificate:
+        """Whether a grown model computes what the original does."""
+        one, two = self.one, Model(grown.graphs(), grown, grown, named_tensors(grown))
+        children = [*self.first, _ties(one.tensors, two.tensors)]
+        if one.graphs.keys() != two.graphs.keys():
+            detail = f"graphs for {sorted(two.graphs)}, the original has {sorted(one.graphs)}"
+            children.append(Certificate("both have the same graphs", "", (), Verdict.UNKNOWN, detail))
+            return Certificate.of(CLAIM, children)
+        try:
+            maps, fills = composed(self.plans, one.tensors)
+        except Unproved as error:
+            return Certificate.of(CLAIM, [Certificate("the plan fits", "", (), Verdict.UNKNOWN, str(error))])
+        attributes: dict[str, dict[str, Any]] = {}
+        for edit in (edit for plan in self.plans for edit in plan.attributes):
+            attributes.setdefault(edit.module, {})[edit.attribute] = edit.value
+        checker = Checker(one, two, maps, fills, attributes)
+        hooks = _hooks(self.original, grown)
+        if hooks is not None:
+            children.append(hooks)
+        layers: list[LayerScale] = []
+        for mode in one.graphs:
+            walk = checker.walk(mode)
+            steps = list(walk.steps())
+            layers += layers_of(walk, mode) if with_scale else ()
+            beside = ", beside the model with just these," if self.first else ","
+            children.append(tree(f"{_MODES[mode]}{beside} random draws off", steps))
+        result = Certificate.of(CLAIM, children)
+        return replace(result, scale=Scale(tuple(layers), grown, self.captured.inputs)) if with_scale else result
+
+
+_MODES = {"both": "in eval and in train mode", "eval": "in eval mode", "train": "in train mode"}
 
 
 def _ties(old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> Certificate:
@@ -222,8 +286,8 @@ def _after(earlier: Map, later: Map) -> Map:
     return torch.where(later < 0, -1, earlier[later.clamp(min=0)])
 
 
-def tree(claim: str, steps: Sequence[Step]) -> Certificate:
-    """The steps of one graph as a tree that follows the modules of the model."""
+def tree(claim: str, steps: Sequence[Step], said: str = "computes what it did") -> Certificate:
+    """The steps of one graph as a tree that follows the modules of the model; `said`: of each of them."""
     root: dict[str, Any] = {}
     for step in steps:
         level = root
@@ -240,7 +304,7 @@ def tree(claim: str, steps: Sequence[Step]) -> Certificate:
             for certificate in branch(f"{name}.{part}" if name else part, below)
         ]
         found = [*own, *inner]
-        return found if len(found) < 2 or not name else [Certificate.of(f"{name} computes what it did", found)]
+        return found if len(found) < 2 or not name else [Certificate.of(f"{name} {said}", found)]
 
     return Certificate.of(claim, branch("", root))
 

@@ -65,6 +65,10 @@ class Model:
             return found if isinstance(found, Tensor) else None
         return None
 
+    def rounded(self, name: str) -> bool:
+        """Whether growth rounds every entry of a tensor."""
+        return False
+
 
 @dataclass(frozen=True)
 class Step:
@@ -103,6 +107,7 @@ class Checker:
         self.maps = maps
         self.fills = fills
         self.constants: dict[str, Claim] = {}
+        self.memory: dict[Any, Any] = {}
 
     def walk(self, mode: str) -> Walk:
         """The walk along one graph, yet to be taken."""
@@ -122,7 +127,9 @@ class Checker:
                 raise Refuted(
                     f"{name} is {list(new.shape)} of {new.dtype}, it should be {list(expected)} of {old.dtype}"
                 )
-            held = Held(old.detach(), new.detach(), name, True, precision(old), self.fills.get(name, frozenset()))
+            fills = self.fills.get(name, frozenset())
+            rounded = self.original.rounded(name)
+            held = Held(old.detach(), new.detach(), name, True, precision(old), fills, rounded)
             self.constants[name] = Claim(tuple(old.shape), expected, maps, held=held)
         return self.constants[name]
 
@@ -209,7 +216,7 @@ class Walk:
             return self._constant(node, partner)
         if node.op == "output":
             return self._output(node, partner)
-        if not any(True for _ in flat_tensors(partner.meta.get("value"))) and not _writes(partner):
+        if not any(True for _ in flat_tensors(partner.meta.get("value"))) and not writes(partner):
             self._number(node, partner)
             return None
         if node.target is guards.standardize and partner.target is not node.target:
@@ -307,7 +314,7 @@ class Walk:
         names = list(dict.fromkeys([*partner.kwargs, *node.kwargs]))
         kwargs = {k: self._pair(partner.kwargs.get(k, ABSENT), node.kwargs.get(k, ABSENT)) for k in names}
         attributes = self.checker.attributes.get(str(node.target)) if node.op == "call_module" else None
-        return Use(partner, node, modules, args, kwargs, self.checker.constant, attributes)
+        return Use(partner, node, modules, args, kwargs, self.checker.constant, attributes, self.checker.memory)
 
     def _guard(self, node: fx.Node, partner: fx.Node) -> Use:
         """A guard beside the norm whose place it took, both with the guard's arguments."""
@@ -407,6 +414,8 @@ class Walk:
         law = self._law(use)
         if use.new.target in NORM_GUARDS and use.old.target is not use.new.target:
             return law.prove(use) if law is not None else None
+        if claims and not own and all(map(_picks, claims)):
+            return self._computed(use, law)  # what an index holds counts where entries are picked by it
         if all(m is None for claim in (*claims, *own) for m in claim.maps):
             try:
                 return self._same(use, own)
@@ -444,6 +453,7 @@ class Walk:
         shapes = self._shapes(use, law)
         fills = frozenset().union(*(one.fills for one in held))
         finest = max(one.precision for one in held)
+        rounded = any(one.rounded for one in held)
 
         def joined(claim: Any, old: Any, new: Any) -> Any:
             if isinstance(claim, tuple):
@@ -451,7 +461,9 @@ class Walk:
             if tuple(old.shape) != claim.old or tuple(new.shape) != claim.new:
                 raise Unproved("its shape is not what was worked out")
             exact = moves and all(one.exact for one in held)
-            return Claim(claim.old, claim.new, claim.maps, held=Held(old, new, use.new.name, exact, finest, fills))
+            return Claim(
+                claim.old, claim.new, claim.maps, held=Held(old, new, use.new.name, exact, finest, fills, rounded)
+            )
 
         return joined(shapes, *values)
 
@@ -573,7 +585,7 @@ class _Values:
 
 
 def _partners(old: fx.Graph, new: fx.Graph, checker: Checker) -> dict[fx.Node, fx.Node]:
-    """Which node of the original each grown node stands beside: by name, guards in order. Only a suggestion."""
+    """Which node of the original each grown node stands beside: by name, or in order. Only a suggestion."""
     named = {node.name: node for node in old.nodes}
     paired: dict[fx.Node, fx.Node] = {}
     spare: list[fx.Node] = []
@@ -589,6 +601,14 @@ def _partners(old: fx.Graph, new: fx.Graph, checker: Checker) -> dict[fx.Node, f
         mine = [node for node in spare if (node.target is guards.standardize) is weight]
         theirs = [node for node in norms if (node.target is nn.functional.batch_norm) is weight]
         paired.update(zip(mine, theirs, strict=False))
+    taken = {id(partner) for partner in paired.values()}
+    waiting: dict[Any, list[fx.Node]] = {}
+    for node in reversed(old.nodes):
+        if id(node) not in taken:
+            waiting.setdefault((node.op, node.target), []).append(node)
+    for node in new.nodes:
+        if node not in paired and node.target not in NORM_GUARDS and waiting.get((node.op, node.target)):
+            paired[node] = waiting[node.op, node.target].pop()
     return {node: paired[node] for node in new.nodes if node in paired}
 
 
@@ -598,11 +618,15 @@ def _is_norm(node: fx.Node, checker: Checker) -> bool:
     return node.target in (*_NORM_FUNCTIONS, *NORM_GUARDS)
 
 
+def _picks(claim: Claim) -> bool:
+    """Whether a tensor is of whole numbers whose values are known, by which entries can be picked."""
+    return claim.held is not None and not claim.held.new.dtype.is_floating_point
+
+
 def _stripped(item: Any) -> Any:
     """A structure whose tensors are claimed to have old entries as they were: for finding out where they go."""
     if isinstance(item, Claim):
-        picks = item.held is not None and not item.held.new.dtype.is_floating_point
-        return Claim(item.old, item.new, item.maps, held=item.held if picks else None)
+        return Claim(item.old, item.new, item.maps, held=item.held if _picks(item) else None)
     if isinstance(item, dict):
         return {key: _stripped(value) for key, value in item.items()}
     if isinstance(item, (tuple, list)):
@@ -647,7 +671,7 @@ def _attribute(model: Model, name: str) -> Any:
     return getattr(model.part(owner) if owner else model.module, leaf, ABSENT)
 
 
-def _writes(node: fx.Node) -> bool:
+def writes(node: fx.Node) -> bool:
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     written = name in ("iadd", "imul", "isub", "itruediv", "setitem")
     return node.op in ("call_function", "call_method") and (written or (name.endswith("_") and not name.endswith("__")))
@@ -657,7 +681,7 @@ def _writes_of(use: Use) -> bool:
     if use.new_module is not None:
         return bool(getattr(use.new_module, "inplace", False))
     inplace = use.kwargs.get("inplace")
-    return _writes(use.new) or (isinstance(inplace, Both) and bool(inplace.new) and inplace.new is not ABSENT)
+    return writes(use.new) or (isinstance(inplace, Both) and bool(inplace.new) and inplace.new is not ABSENT)
 
 
 def _is_rectifier(use: Use) -> bool:

@@ -31,7 +31,7 @@ class Held:
 
     exact: they are stored values, so that old and new must agree to the bit where growth does not round.
     precision: the unit in the last place of the parameters they come from. fills: how growth filled new entries,
-    which says what is worth looking for in them and proves nothing.
+    which says what is worth looking for in them and proves nothing. rounded: growth rounded old entries too.
     """
 
     old: Tensor
@@ -40,6 +40,19 @@ class Held:
     exact: bool = True
     precision: float = 0.0
     fills: frozenset[str] = frozenset()
+    rounded: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Moved:
+    """Where entries come from that were moved: the tensor that they were in, and their places in it, counted on.
+
+    Kept where means lie along an axis that was folded into another: a later move may unfold it.
+    """
+
+    source: Claim
+    old: Tensor
+    new: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +63,7 @@ class Claim:
     copies: axis -> position -> the first position along that axis whose entries are all equal to its own.
     means: axis -> which positions hold the mean of the old positions of that axis. held: the values, where
     they are known; the old part is then not claimed but can be checked. nonnegative: no entry is below zero.
+    moved: what its entries were before a move.
     """
 
     old: tuple[int, ...]
@@ -60,6 +74,7 @@ class Claim:
     means: dict[int, Tensor] = field(default_factory=dict)
     held: Held | None = None
     nonnegative: bool = False
+    moved: Moved | None = None
 
     @property
     def rank(self) -> int:
@@ -81,6 +96,14 @@ class Claim:
         if axis not in self.means:
             return found
         classes = found[self.means[axis]]
+        return torch.where(torch.isin(found, classes), classes.min(), found)
+
+    def equal_along(self, axis: int) -> Tensor:
+        """The copies along an axis, those included that are equal because they are all zero."""
+        found, zero = self.copies_of(axis), self.zeros_along([axis]).flatten()
+        if not bool(zero.any()):
+            return found
+        classes = found[zero.expand(len(found))]
         return torch.where(torch.isin(found, classes), classes.min(), found)
 
     def repeats(self, axis: int) -> bool:

@@ -23,8 +23,9 @@ from fxgrow.capture import GrownGraphModule, recapture
 from fxgrow.capture.inputs import recalled
 from fxgrow.containers import flat_tensors
 from fxgrow.history import history_of
+from fxgrow.proof.between import Growth
 from fxgrow.proof.certificate import Verdict
-from fxgrow.proof.certifying import proved
+from fxgrow.proof.certifying import Comparison, drawn_by
 from fxgrow.proof.verification import WithoutNoise, random_inputs, relative_error
 
 CHANGED = 1e-9
@@ -65,13 +66,15 @@ def sabotaged(original: nn.Module, grown: GrownGraphModule, count: int, seed: in
     history = history_of(grown)
     assert history is not None
     step = history.steps[-1]
+    growth = Growth(step.plan, drawn_by(step.seed, history.stage), step.folded)
     captured = recapture(original, recalled(step.plan.inputs))
+    comparison = Comparison(captured, original, [growth])
     inputs = random_inputs(captured.inputs, seed + 1)
     wanted = [_outputs(original, inputs, training) for training in (False, True)]
     tally = Tally()
     for fault in faults(grown, count, seed):
         try:
-            verdict = proved(captured, original, grown, [step.plan]).verdict
+            verdict = comparison.certificate(grown).verdict
             if verdict is not Verdict.PROVED:
                 tally.found[fault.kind] += 1
             elif _changes(grown, inputs, wanted):

@@ -13,7 +13,8 @@ Ren, Sun, "Delving Deep into Rectifiers", 2015, eq. 7, for two kinds of inputs.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,6 +37,13 @@ rho, s, sigma = sp.symbols("rho s sigma", nonnegative=True)
 RATIO = (s / sigma) ** 2 * (n + (m - n) * rho) / n
 
 
+@functools.cache
+def _numeric(expression: sp.Expr) -> tuple[tuple[str, ...], Callable[..., float]]:
+    """The names in an expression, and a function of them."""
+    symbols = sorted(expression.free_symbols, key=str)
+    return tuple(map(str, symbols)), sp.lambdify(symbols, expression, "math")
+
+
 @dataclass(frozen=True)
 class LayerScale:
     """One layer that makes new units.
@@ -56,9 +64,8 @@ class LayerScale:
 
     @property
     def predicted(self) -> float:
-        return float(
-            self.expression.subs({symbol: self.values[str(symbol)] for symbol in self.expression.free_symbols})
-        )
+        names, function = _numeric(self.expression)
+        return float(function(*(self.values[name] for name in names)))
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,8 @@ def equal_values(one: Any, other: Any) -> bool:
 class Use:
     """A pair of nodes with their arguments; a rule asks it for what it needs and tells it what it checked.
 
-    argument(index, name): a `Claim`, a `Both`, or a list, tuple, dict or slice of those.
+    argument(index, name): a `Claim`, a `Both`, or a list, tuple, dict or slice of those. memory: what rules keep
+    for the next node of the kind; blocks repeat.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Use:
         kwargs: dict[str, Any],
         parameter_of: Callable[[str], Claim | None],
         attributes: Mapping[str, Any] | None = None,
+        memory: dict[Any, Any] | None = None,
     ) -> None:
         self.old = old
         self.new = new
@@ -75,6 +77,7 @@ class Use:
         self.args = args
         self.kwargs = kwargs
         self._parameter_of = parameter_of
+        self.memory = memory if memory is not None else {}
         self.attributes = {k: v for k, v in (attributes or {}).items() if k != "eps" and not k.startswith("_")}
         self.conditions: list[str] = []
         self.rule = ""
@@ -194,7 +197,7 @@ class Use:
             raise Refuted(
                 f"{held.name} is of shape {list(held.new.shape)}, which is not a growth of {list(held.old.shape)}"
             )
-        exact = held.exact and factor == 1.0
+        exact = held.exact and factor == 1.0 and not held.rounded
         bound = 0.0 if exact else (ULPS if held.exact else DERIVED_ULPS) * held.precision
         wrong = differing(kept, wanted, bound, largest=not held.exact)
         if wrong.any():
@@ -251,21 +254,12 @@ def repeated(value: Tensor, axis: int) -> Tensor:
     mixer = torch.empty(rows.shape[1], dtype=torch.float64).uniform_(
         0.5, 1.5, generator=torch.Generator().manual_seed(0)
     )
-    summary = (keys * mixer).sum(1)
-    order = torch.argsort(summary, stable=True)
-    source = torch.arange(count)
-    ordered = summary[order]
-    close = torch.isclose(ordered[1:], ordered[:-1], rtol=1e-9, atol=1e-300).tolist()
-    first = 0
-    for k, near in enumerate(close, start=1):
-        if not near:
-            first = k
-            continue
-        for earlier in range(first, k):
-            a, b = int(order[earlier]), int(order[k])
-            if int(source[a]) == a and torch.equal(rows[a], rows[b]):
-                source[b] = a
-                break
+    order = torch.argsort((keys * mixer).sum(1), stable=True)
+    ordered = rows[order]
+    starts = torch.ones(count, dtype=torch.bool, device=rows.device)
+    starts[1:] = (ordered[1:] != ordered[:-1]).any(1)  # equal rows have equal sums, and so are neighbours
+    source = torch.empty(count, dtype=torch.long)
+    source[order.cpu()] = starts.cumsum(0).cpu() - 1
     return _earliest(source)
 
 

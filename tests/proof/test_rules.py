@@ -77,6 +77,62 @@ def test_the_mean_of_rows_makes_the_mean_of_outputs_whatever_is_read() -> None:
     assert sp.simplify(made - sum(sum(w * v for w, v in zip(row, x, strict=True)) for row in rows) / 3) == 0
 
 
+def test_a_branch_whose_last_gate_is_zero_adds_nothing() -> None:
+    """x + (0 f + 0) = x, for gains, for weights, and for the gate of a product."""
+    x, f, g, b = sp.symbols("x f g b", real=True)
+    branch = g * f + b
+    assert (x + branch.subs({g: 0, b: 0})) == x
+    weights, inputs = sp.symbols("w:3", real=True), sp.symbols("u:3", real=True)
+    silent = sum(w * u for w, u in zip(weights, inputs, strict=True)) + b
+    assert x + silent.subs({**dict.fromkeys(weights, 0), b: 0}) == x
+
+
+def test_a_layer_whose_weight_is_an_identity_map_passes_its_input_on() -> None:
+    """One at a unit's own place in the middle of the kernel, in groups of two inputs; padding meets zeros."""
+    size, groups = 3, 2
+    x = [[0, *(sp.Symbol(f"x{c}{k}") for k in range(size)), 0] for c in range(4)]
+    inside = 4 // groups
+    weight = [[[int(i == o % inside and k == 1) for k in range(3)] for i in range(inside)] for o in range(4)]
+    for o in range(4):
+        first = o // inside * inside
+        made = [
+            sum(weight[o][i][k] * x[first + i][t + k] for i in range(inside) for k in range(3)) for t in range(size)
+        ]
+        assert made == x[o][1 : size + 1]
+
+
+def test_functions_that_leave_a_range_alone() -> None:
+    """relu6, leaky relu, elu and clamps are the identity on it; an elu where x > 0 by its definition."""
+    x, slope = sp.Symbol("x", nonnegative=True), sp.Symbol("a", positive=True)
+    assert sp.Max(0, x) + slope * sp.Min(0, x) == x
+    low, high, part = sp.symbols("l h t", nonnegative=True)
+    between = low + part  # l <= y, and y <= h for h = y + ...
+    assert sp.Max(low, between) == between
+    assert sp.Min(between + high, between) == between
+
+
+def test_a_rescaled_weight_after_the_inverse_multiplier() -> None:
+    c = sp.Symbol("c", positive=True)
+    x, w, b = sp.symbols("x:3", real=True), sp.symbols("w:3", real=True), sp.Symbol("b", real=True)
+    before = sum(v * u for v, u in zip(w, x, strict=True)) + b
+    after = sum(c * v * (u / c) for v, u in zip(w, x, strict=True)) + b
+    assert sp.simplify(after - before) == 0
+
+
+def test_a_batch_norm_takes_a_factor_out_again() -> None:
+    """With given statistics, and with those of the batch, which follow the factor by themselves."""
+    c, v, eps = sp.symbols("c v epsilon", positive=True)
+    x, m, g, b = sp.symbols("x m g b", real=True)
+    before = g * (x - m) / sp.sqrt(v + eps) + b
+    after = g * (c * x - c * m) / sp.sqrt(c**2 * v + c**2 * eps) + b
+    assert sp.simplify(after - before) == 0
+    batch = sp.symbols("y:3", real=True)
+    mean = sum(batch) / 3
+    assert sp.simplify(sum(c * y for y in batch) / 3 - c * mean) == 0
+    variance = sum((y - mean) ** 2 for y in batch) / 3
+    assert sp.simplify(sum((c * y - c * mean) ** 2 for y in batch) / 3 - c**2 * variance) == 0
+
+
 def test_zeros_after_the_last_unit_under_a_kernel_are_its_padding() -> None:
     """Old outputs of a kernel that slides over [x, 0, 0, ...] padded with zeros are those over [x] padded."""
     kernel, x, silent = sp.symbols("k:5"), sp.symbols("x:6"), [sp.Integer(0)] * 4

@@ -7,8 +7,10 @@ looked up, whatever the op is called and whatever its arguments are.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from torch import Tensor, fx, nn
 from fxgrow.proof.claims import (
     Claim,
     Map,
+    Moved,
     Refuted,
     Unproved,
     inverse,
@@ -43,10 +46,57 @@ def movement(use: Use) -> Any:
     if not claims:
         raise Unproved(f"{use.name} is given no tensor")
     indices = [None, *map(_index, given[1:])]
-    old_out = run(use.old, use.old_module, *arranged(use, _Labels([c.old for c in claims], indices), old=True))
-    new_out = run(use.new, use.new_module, *arranged(use, _Labels([c.new for c in claims], indices), old=False))
+    if len(claims) == 1 and claims[0].moved is not None:
+        return _moved_on(use, claims[0].moved)
+    plain = use.new_module is None and all(index is None for index in indices)
+    key = (use.new.target, _summary([use.args, use.kwargs], iter(claims))) if plain else None
+    if key is None or key not in use.memory:
+        old_out = run(use.old, use.old_module, *arranged(use, _Labels([c.old for c in claims], indices), old=True))
+        new_out = run(use.new, use.new_module, *arranged(use, _Labels([c.new for c in claims], indices), old=False))
+        use.memory[key] = _each(_Sources(claims), old_out, new_out)
     use.checked("every old entry is where the original has it")
-    return _each(_Sources(claims), old_out, new_out)
+    return use.memory[key]
+
+
+def _moved_on(use: Use, before: Moved) -> Any:
+    """A move after a move, both together as one."""
+    old_out = run(use.old, use.old_module, *arranged(use, _Given(before.old), old=True))
+    new_out = run(use.new, use.new_module, *arranged(use, _Given(before.new), old=False))
+    use.checked("every old entry is where the original has it")
+    return _each(_Sources([before.source]), old_out, new_out)
+
+
+@dataclass(frozen=True)
+class _Given:
+    """The labels of the one operand."""
+
+    labels: Tensor
+
+    def next(self, claim: Claim) -> Tensor:
+        return self.labels
+
+
+def _summary(item: Any, claims: Iterator[Claim]) -> Any:
+    """Everything that decides where entries go and what is known of them, as something to look up."""
+    if isinstance(item, Claim):
+        claim = next(claims)
+        facts = (*claim.maps, claim.zero)
+        known = [(axis, _digest(found)) for table in (claim.copies, claim.means) for axis, found in table.items()]
+        return claim.old, claim.new, tuple(map(_digest, facts)), len(claim.copies), tuple(known), claim.nonnegative
+    if isinstance(item, Both):
+        return repr((item.old, item.new))
+    if isinstance(item, slice):
+        return tuple(_summary(part, claims) for part in (item.start, item.stop, item.step))
+    if isinstance(item, dict):
+        return tuple((name, _summary(value, claims)) for name, value in item.items())
+    return tuple(_summary(value, claims) for value in item)
+
+
+def _digest(tensor: Tensor | None) -> Any:
+    if tensor is None:
+        return None
+    stored: Any = tensor.contiguous().numpy()
+    return tuple(tensor.shape), hashlib.blake2b(stored, digest_size=16).digest()
 
 
 def written(use: Use) -> Claim:
@@ -214,7 +264,10 @@ def _claim(sources: _Sources, old: Tensor, new: Tensor) -> Claim:
     if sources.copy is not None:
         classes = sources.copy[new]
         copies = spare_copies({axis: repeated(classes, axis) for axis in range(new.ndim) if maps[axis] is not None})
-    return Claim(result.old, result.new, maps, zero, copies, _means(sources, new, maps), nonnegative=result.nonnegative)
+    means = _means(sources, new, maps)
+    lost = len(sources.claims) == 1 and bool(sources.claims[0].means) and not means and new.shape != old.shape
+    moved = Moved(sources.claims[0], old, new) if lost else None
+    return Claim(result.old, result.new, maps, zero, copies, means, nonnegative=result.nonnegative, moved=moved)
 
 
 def _maps(origin: Tensor, old: Tensor) -> tuple[Map, ...]:

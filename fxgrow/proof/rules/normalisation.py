@@ -104,8 +104,11 @@ def _ratio(x: Claim, axis: int, fits: Fits, core: Both | None, use: Use) -> floa
             f"{use.name} takes its statistic over unit {where}, which is {'zero' if wrong == -1 else 'the mean'}"
         )
     counts = torch.bincount(index[index >= 0], minlength=atoms.size)
-    times = int(counts[old_core[0]]) if len(old_core) else 0
-    wanted = torch.zeros(atoms.size, dtype=torch.long).index_fill_(0, old_core, times)
+    each = torch.zeros(atoms.size, dtype=torch.long).index_fill_(0, old_core, 1)
+    if atoms.twins is not None:  # of equal units, only how many there are counts
+        counts, each = (torch.zeros_like(each).index_add_(0, atoms.twins, found) for found in (counts, each))
+    times = int(counts.sum()) // max(1, int(each.sum()))
+    wanted = each * times
     if times == 0 or not torch.equal(counts, wanted):
         raise Refuted(f"{use.name} does not take its statistic over every old unit equally often")
     if len(new_core) == times * len(old_core):

@@ -1,0 +1,100 @@
+"""What a certificate costs, beside one forward pass: python -m benchmarks.certifying [PATTERN ...]
+
+For the smallest model of each family: `fxgrow.certify(grown, original)`, and one forward pass of the original on a
+batch of 8, both in seconds of processor time on one thread, the shorter of two runs each. "again" is the part in
+which the original is captured anew; the certificate that `grow` attaches does without. Rows are printed as they
+are measured; the last line has the medians.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from fxgrow.zoo.catalogue import Entry, entries, find
+from fxgrow.zoo.sizes import smallest_per_family
+from rich.console import Console
+from rich.table import Table
+
+import fxgrow
+from fxgrow.capture import recapture
+from fxgrow.capture.inputs import recalled
+from fxgrow.errors import FxgrowError
+
+BATCH = 8
+LIBRARIES = ("timm", "torchvision")
+
+
+class Row(NamedTuple):
+    """Seconds of one model."""
+
+    name: str
+    verdict: str
+    certify: float
+    again: float
+    forward: float
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """The shorter of two runs, in processor time."""
+    taken = []
+    for _ in range(2):
+        start = time.process_time()
+        work()
+        taken.append(time.process_time() - start)
+    return min(taken)
+
+
+def measured(entry: Entry) -> Row | None:
+    """One model, or None where it does not run on a batch of images or does not grow."""
+    if entry.input_shape is None:
+        return None
+    try:
+        model = find(entry.full_name).eval()
+        grown = fxgrow.grow(model, 1.5, example_inputs=torch.randn(1, *entry.input_shape), verify=False)
+    except FxgrowError as error:
+        print(f"{entry.full_name}: {error}", flush=True)
+        return None
+    plan = fxgrow.report(grown).plan
+    if plan.parts:
+        return None
+    x = torch.randn(BATCH, *entry.input_shape)
+    with torch.no_grad():
+        forward = seconds(lambda: model(x))
+    again = seconds(lambda: recapture(model, recalled(plan.inputs)))
+    verdict = str(fxgrow.certify(grown, model).verdict)
+    return Row(entry.full_name, verdict, seconds(lambda: fxgrow.certify(grown, model)), again, forward)
+
+
+def rows(patterns: list[str]) -> Iterator[Row]:
+    models = [entry for library in LIBRARIES for entry in smallest_per_family(entries(library, patterns[0]))]
+    for entry in models:
+        found = measured(entry)
+        if found is not None:
+            print(f"{found.name} {found.certify:.3f} {found.again:.3f} {found.forward:.3f}", flush=True)
+            yield found
+
+
+def main(arguments: list[str]) -> None:
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    found = list(rows(arguments or ["*"]))
+    table = Table(title=f"processor seconds on one thread; the forward pass is of a batch of {BATCH}")
+    for heading in ("model", "verdict", "certify", "of it, capturing again", "forward", "certify / forward"):
+        table.add_column(heading, justify="left" if heading in ("model", "verdict") else "right")
+    for row in sorted(found, key=lambda row: row.certify / row.forward):
+        times = (f"{value:.2f}" for value in (row.certify, row.again, row.forward))
+        table.add_row(row.name, row.verdict, *times, f"{row.certify / row.forward:.2f}")
+    Console().print(table)
+    whole = statistics.median(row.certify / row.forward for row in found)
+    inside = statistics.median((row.certify - row.again) / row.forward for row in found)
+    print(f"median of {len(found)} families: {whole:.2f} forward passes; without capturing again {inside:.2f}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

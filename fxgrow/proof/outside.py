@@ -1,0 +1,163 @@
+"""Models in parts: what lies between the parts is as it was.
+
+The parts are proved one by one to compute what they did. The rest is Python that no graph holds, but it is the same
+Python: the same classes with the same attributes and the same tensors. It cannot tell the grown parts from the old
+ones as long as it only calls them. Whether it reads anything of them that has grown is looked up in its code: in
+that of the classes that hold a part, and of the methods of parts that these name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from types import CodeType, FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fxgrow.proof.certificate import Certificate, Verdict
+from fxgrow.proof.use import equal_values, module_difference
+from fxgrow.transforms.width import named_tensors
+
+CLAIM = "what lies between the parts is as it was"
+
+
+def between_parts(original: nn.Module, grown: nn.Module, parts: Sequence[str]) -> Certificate:
+    """That two models differ in nothing but in parts, and that only calls can tell."""
+    problem = _difference(original, grown, parts)
+    if problem is not None:
+        return Certificate(CLAIM, "values", (), Verdict.REFUTED, problem)
+    changed = set()
+    for path in parts:
+        changed |= _changed_names(original.get_submodule(path), grown.get_submodule(path))
+    read = sorted(changed & _names_read(original, parts))
+    if read:
+        detail = f"its code reads {', '.join(read[:3])}, and a part that it calls has grown in something of that name"
+        return Certificate(CLAIM, "the same code on the same tensors", (), Verdict.UNKNOWN, detail)
+    count = sum(1 for name in named_tensors(original) if not _inside(name, parts))
+    conditions = (
+        f"modules outside the parts have their classes and attributes, and their {count} tensors their values",
+        "the code that calls the parts reads nothing else of them that has grown",
+    )
+    return Certificate(CLAIM, "the same code on the same tensors", conditions)
+
+
+def _inside(path: str, parts: Sequence[str]) -> bool:
+    return any(path == part or path.startswith(f"{part}.") for part in parts)
+
+
+def _difference(original: nn.Module, grown: nn.Module, parts: Sequence[str]) -> str | None:
+    """The first thing outside the parts in which two models differ."""
+    before = {path: m for path, m in original.named_modules() if not _inside(path, parts)}
+    after = {path: m for path, m in grown.named_modules() if not _inside(path, parts)}
+    if before.keys() != after.keys():
+        return f"its modules differ: {sorted(before.keys() ^ after.keys())[:3]}"
+    for path, module in before.items():
+        found = module_difference(_alone(module), _alone(after[path]), frozenset({"_fxgrow"}))
+        if found is not None:
+            return f"{path or type(original).__name__}: {found}"
+        if list(module._modules) != list(after[path]._modules):
+            return f"{path or type(original).__name__} has other parts"
+    one, two = named_tensors(original), named_tensors(grown)
+    for name, tensor in one.items():
+        if _inside(name, parts):
+            continue
+        if name not in two or not _equal(tensor, two[name]):
+            return f"{name} is not what it was"
+    return None
+
+
+def _alone(module: nn.Module) -> nn.Module:
+    """A module without its parts, for a comparison of what it is itself."""
+    twin = object.__new__(type(module))
+    twin.__dict__.update(module.__dict__)
+    twin.__dict__["_modules"] = {}
+    return twin
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return one.dtype == other.dtype and one.shape == other.shape and torch.equal(one, other)
+
+
+def _changed_names(original: nn.Module, grown: nn.Module) -> set[str]:
+    """Names of attributes and tensors in a part that are not what they were."""
+    names = set()
+    twins = dict(grown.named_modules())
+    for path, module in original.named_modules():
+        twin = twins.get(path)
+        if twin is None:
+            names |= {path.rpartition(".")[2]}
+            continue
+        for store in ("_parameters", "_buffers"):
+            before, after = module.__dict__[store], twin.__dict__[store]
+            for name, tensor in before.items():
+                if tensor is not None and (name not in after or not _equal(tensor, after[name])):
+                    names.add(name)
+        names |= {name for name, value in _plain(module) if not equal_values(value, twin.__dict__.get(name))}
+    return names
+
+
+def _plain(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    for name, value in module.__dict__.items():
+        if not name.startswith("_") and name != "training" and isinstance(value, (bool, int, float, str, tuple, list)):
+            yield name, value
+
+
+def _names_read(model: nn.Module, parts: Sequence[str]) -> set[str]:
+    """Names that the code around the parts reads: of modules that hold one, and of what they call by name."""
+    holders = [model, *(model.get_submodule(path) for path in _above(parts))]
+    classes = {type(module) for module in holders}
+    inner = {type(m) for path in parts for m in model.get_submodule(path).modules()}
+    names: set[str] = set()
+    for kind in classes:
+        for name, function in _methods(kind):
+            names |= _names_in(function.__code__) if name != "__init__" else set()
+    methods = {name: function for kind in inner for name, function in _methods(kind)}
+    waiting = [name for name in names if name in methods and name not in _CALLS]
+    done: set[str] = set(waiting)
+    while waiting:
+        found = _names_in(methods[waiting.pop()].__code__)
+        names |= found
+        more = [name for name in found if name in methods and name not in done and name not in _CALLS]
+        done.update(more)
+        waiting.extend(more)
+    return names
+
+
+_CALLS = ("forward", "__call__", "__init__")
+
+
+def _above(parts: Iterable[str]) -> set[str]:
+    """Paths of the modules that hold parts, the root aside."""
+    above = set()
+    for path in parts:
+        while "." in path:
+            path = path.rpartition(".")[0]
+            above.add(path)
+    return above
+
+
+def _methods(kind: type) -> Iterator[tuple[str, FunctionType]]:
+    """Functions of a class that are its own, not torch's; those that it overrides only if it may call them."""
+    found: dict[str, list[FunctionType]] = {}
+    for base in kind.__mro__:
+        if base.__module__.partition(".")[0] in ("torch", "builtins"):
+            continue
+        for name, member in vars(base).items():
+            function = getattr(member, "fget", None) or getattr(member, "__func__", member)
+            if isinstance(function, FunctionType):
+                found.setdefault(name, []).append(function)
+    for name, functions in found.items():
+        calls_up = any("super" in one.__code__.co_names for one in functions)
+        yield from ((name, function) for function in (functions if calls_up else functions[:1]))
+
+
+def _names_in(code: CodeType) -> set[str]:
+    """Names that a function looks up, those of functions written inside it among them."""
+    names = set(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            names |= _names_in(constant)
+        elif isinstance(constant, str) and constant.isidentifier():
+            names.add(constant)  # getattr(part, "weight")
+    return names

@@ -1,0 +1,122 @@
+"""Which numbers the entries of a tensor can be, by what the ops are: a rectifier's output is not negative.
+
+For every node an interval; only what follows from the definition of an op, whatever its weights are. Used for
+functions that do nothing to some numbers: relu(x) = x for x >= 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from fxgrow.rules.law import Law
+from fxgrow.rules.normalisation import BatchNorm
+
+Range = tuple[float, float]
+
+ANY: Range = (-math.inf, math.inf)
+POSITIVE: Range = (0.0, math.inf)
+
+_RECTIFIERS = (nn.ReLU, F.relu, torch.relu, torch.relu_, "relu", "relu_")
+_RELU6 = (nn.ReLU6, F.relu6)
+_UNIT = (
+    *(nn.Sigmoid, nn.Hardsigmoid, nn.Softmax, torch.sigmoid, F.hardsigmoid, F.softmax, torch.softmax),
+    *("sigmoid", "sigmoid_", "softmax"),
+)
+_POSITIVE = (
+    *(nn.Softplus, F.softplus, torch.abs, torch.square, torch.exp, torch.sqrt),
+    *("abs", "square", "exp", "sqrt"),
+)
+_LEAVE_POSITIVE = (nn.LeakyReLU, nn.ELU, nn.CELU, nn.PReLU, F.leaky_relu, F.elu, F.celu, torch.abs, "abs")
+_PICKING = ("max_pool", "MaxPool", "amax", "amin", "mean", "Upsample", "interpolate")
+_AVERAGING = ("avg_pool", "AvgPool")
+
+
+def left_alone(kind: Any, module: nn.Module | None, node: fx.Node) -> Range | None:
+    """The numbers to which an activation does nothing, or None where there are none such."""
+    if kind in _RECTIFIERS or kind in _LEAVE_POSITIVE:
+        return POSITIVE
+    if kind in _RELU6:
+        return (0.0, 6.0)
+    return _clamped(kind, module, node)
+
+
+def range_of(node: fx.Node, module: nn.Module | None, law: Law | None, ranges: dict[fx.Node, Range]) -> Range:
+    """The interval of a node that holds a tensor, from those of its operands."""
+    operands = [ranges.get(operand, ANY) for operand in node.all_input_nodes]
+    kind = type(module) if module is not None else node.target
+    if isinstance(law, BatchNorm) and law.activation is not None:
+        after = getattr(module, law.activation)
+        return _activated(type(after), after, node, ANY)
+    if not operands:
+        return ANY
+    name = kind if isinstance(kind, str) else getattr(kind, "__name__", "")
+    found = _arithmetic(name.strip("_"), node, operands)
+    if found is not None:
+        return found
+    if law is not None and law.family in ("shape", "pooling", "reduction"):
+        return _collected(law.family, name, module, node, operands)
+    return _activated(kind, module, node, operands[0])
+
+
+def _collected(family: str, name: str, module: nn.Module | None, node: fx.Node, operands: list[Range]) -> Range:
+    """Entries moved, picked or averaged."""
+    if family == "shape" and name != "setitem" and not name.startswith("new_"):
+        return min(low for low, _ in operands), max(high for _, high in operands)
+    if any(word in name for word in _PICKING):
+        bicubic = "bicubic" in str((node.args, node.kwargs, getattr(module, "mode", "")))
+        return ANY if bicubic else operands[0]
+    if any(word in name for word in _AVERAGING):
+        return min(operands[0][0], 0.0), max(operands[0][1], 0.0)  # padding counts as zeros
+    return POSITIVE if name == "sum" and operands[0][0] >= 0 else _activated(node.target, None, node, operands[0])
+
+
+def _arithmetic(name: str, node: fx.Node, operands: list[Range]) -> Range | None:
+    plain = len(operands) == 2 and len(node.args) == 2 and not node.kwargs
+    if name in ("add", "iadd") and plain:
+        return operands[0][0] + operands[1][0], operands[0][1] + operands[1][1]
+    if name in ("mul", "imul") and plain and all(low >= 0 for low, _ in operands):
+        return POSITIVE
+    return ANY if name in ("add", "iadd", "mul", "imul", "sub", "isub") else None
+
+
+def _activated(kind: Any, module: nn.Module | None, node: fx.Node, given: Range) -> Range:
+    if kind in _RECTIFIERS:
+        return max(0.0, given[0]), max(0.0, given[1])
+    if kind in _RELU6:
+        return min(6.0, max(0.0, given[0])), min(6.0, max(0.0, given[1]))
+    if kind in _UNIT:
+        return (0.0, 1.0)
+    if kind in _POSITIVE:
+        return POSITIVE
+    if kind in _PASSING:
+        return given
+    return _clamped(kind, module, node) or ANY
+
+
+_PASSING: tuple[type[nn.Module] | Callable[..., Any], ...] = (
+    *(nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
+    *(F.dropout, F.dropout1d, F.dropout2d, F.dropout3d),
+)
+
+
+def _clamped(kind: Any, module: nn.Module | None, node: fx.Node) -> Range | None:
+    """The bounds of a clamp that are numbers."""
+    if isinstance(module, nn.Hardtanh):
+        return float(module.min_val), float(module.max_val)
+    places = {F.hardtanh: (("min_val", -1.0), ("max_val", 1.0))}
+    names = places.get(kind, (("min", None), ("max", None)))
+    if kind not in (F.hardtanh, torch.clamp, "clamp", "clamp_", "clip"):
+        return None
+    found = []
+    for place, ((name, default), open_end) in enumerate(zip(names, ANY, strict=True), start=1):
+        given = node.args[place] if len(node.args) > place else node.kwargs.get(name, default)
+        if given is not None and not isinstance(given, (int, float)):
+            return None
+        found.append(open_end if given is None else float(given))
+    return found[0], found[1]

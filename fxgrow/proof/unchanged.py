@@ -1,0 +1,314 @@
+"""The model between computes what the original does: new blocks pass their input on, rescalings cancel.
+
+Walks the graph of the model between beside the original's. A tensor is a number times a tensor of the original, or
+zero, or anything. A new block whose last gate is zero makes x + 0; a weight times c after an input times 1/c makes
+what it made; a batch norm whose statistics and eps follow a factor takes it out again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, fx
+
+from fxgrow import guards
+from fxgrow.containers import flat_tensors
+from fxgrow.proof.between import Between, reads_before
+from fxgrow.proof.certificate import Certificate, Verdict
+from fxgrow.proof.checker import Model, Step, writes
+from fxgrow.proof.claims import Refuted, Unproved
+from fxgrow.proof.ranges import Range, range_of
+from fxgrow.proof.rules.identity import Anything, Kept, Maker
+from fxgrow.proof.use import equal_values
+from fxgrow.rules.contraction import Contraction
+from fxgrow.rules.law import Law
+from fxgrow.rules.normalisation import BatchNorm
+from fxgrow.rules.registry import law_of_function, law_of_method, law_of_module
+
+_ROUNDING = 4e-15
+"""Relative, in factors that are products of a number and its inverse."""
+
+
+@dataclass(frozen=True)
+class Root:
+    """A value of the original as a number times another, multipliers taken off."""
+
+    node: fx.Node
+    factor: float = 1.0
+
+
+class Alongside:
+    """The walk along one graph of the model between and the same graph of the original."""
+
+    def __init__(self, original: Model, between: Between, mode: str) -> None:
+        self.original = original
+        self.between = between
+        self.old, self.new = original.graphs[mode], between.graphs[mode]
+        self.named = {node.name: node for node in self.old.nodes}
+        self.roots = {node: Root(node) for node in self.old.nodes}
+        self.held: dict[fx.Node, Any] = {}
+        self.stale: set[fx.Node] = set()
+        self.ranges = _ranges(original, self.old)
+        self.sharing = {graph: _sharing(model, graph) for model, graph in ((original, self.old), (between, self.new))}
+        self.last_use = {graph: _last_uses(graph) for graph in (self.old, self.new)}
+        self.maker = Maker(between, self.ranges)
+
+    def steps(self) -> Iterator[Step]:
+        place, same = -1, 0
+        order = {node: k for k, node in enumerate(self.old.nodes)}
+        multipliers = [node for node in self.old.nodes if node.target is guards.multiplied]
+        for node in multipliers:
+            root = self.roots[node.args[0]]
+            self.roots[node] = Root(root.node, root.factor * float(node.args[1]))
+        seen = set(multipliers)
+        for node in self.new.nodes:
+            partner = self.named.get(node.name)
+            if node.target is guards.multiplied:
+                self.held[node] = self._multiplied(node)
+                continue
+            if partner is None:
+                made = self.maker.made(node, self._given(node))
+                self.held[node] = made.value
+                self._written(node, None)
+                if made.rule:
+                    where = node.meta.get("module_path") or node.name
+                    claim = f"{node.name} is {_said(made.value)}"
+                    yield Step(where, Certificate(claim, made.rule, made.conditions))
+                continue
+            seen.add(partner)
+            if order[partner] <= place:
+                text = "nodes of the original have changed places"
+                yield Step("", Certificate("nodes are in their order", "", (), Verdict.UNKNOWN, text))
+                return
+            place = order[partner]
+            conditions: list[str] = []
+            try:
+                self.held[node] = self._paired(node, partner, conditions)
+            except (Unproved, Refuted) as error:
+                verdict = Verdict.REFUTED if isinstance(error, Refuted) else Verdict.UNKNOWN
+                claim = f"{node.name} is the original's"
+                yield Step(node.meta.get("module_path", ""), Certificate(claim, "", (), verdict, str(error)))
+                return
+            same += 1
+            if conditions:
+                claim = f"{node.name} is {_said(self.held[node])}"
+                where = node.meta.get("module_path") or node.name
+                yield Step(where, Certificate(claim, "a factor taken up", tuple(conditions)))
+            self._written(node, partner)
+        missing = [node.name for node in self.old.nodes if node not in seen]
+        if missing:
+            claim, text = "every node of the original is there", f"missing: {missing[:3]}"
+            yield Step("", Certificate(claim, "", (), Verdict.REFUTED, text))
+        claim = f"the {same} nodes that the original has are what they are in it, its output among them"
+        yield Step("", Certificate(claim, "the same op on the same operands"))
+
+    def _given(self, node: fx.Node) -> dict[fx.Node, Any]:
+        return {
+            operand: Anything(f"{operand} was written to since") if operand in self.stale else self.held[operand]
+            for operand in node.all_input_nodes
+        }
+
+    def _multiplied(self, node: fx.Node) -> Any:
+        x, factor = node.args
+        held = self._given(node)[x]  # type: ignore[index]
+        return held.times(float(factor)) if isinstance(held, Kept) else held  # type: ignore[arg-type]
+
+    # -- nodes of both -------------------------------------------------------------------------------------
+
+    def _paired(self, node: fx.Node, partner: fx.Node, conditions: list[str]) -> Kept:
+        """What a node of both models is; conditions: what was checked where a factor is taken up."""
+        same_target = node.target is partner.target or (
+            node.op != "call_function" and reads_before(self.between, node) == str(partner.target)
+        )
+        if node.op != partner.op or not same_target:
+            raise Refuted(f"it is {node.target}, it was {partner.target}")
+        if node.op == "get_attr":
+            return Kept(partner, self.between.factors.get(str(node.target), 1.0))
+        factors: list[float] = []
+        self._same(node.args, partner.args, factors)
+        self._same(dict(node.kwargs), dict(partner.kwargs), factors)
+        own: dict[str, float] = {}
+        if node.op == "call_module":
+            names = [f"{node.target}.{name}" for name, _ in self._named_tensors(node)]
+            own = {name: self.between.factors.get(name, 1.0) for name in names}
+        eps = node.op == "call_module" and str(node.target) in self.between.eps
+        if not eps and all(map(_is_one, (*factors, *own.values()))):
+            return Kept(partner)
+        factor = self._scaled(node, partner, factors, own)
+        conditions.append("; ".join(f"{name} x {value:.6g}" for name, value in own.items() if not _is_one(value)))
+        return Kept(partner, factor)
+
+    def _named_tensors(self, node: fx.Node) -> list[tuple[str, Tensor]]:
+        module = self.between.part(str(node.target))
+        return [*module.named_parameters(), *module.named_buffers()]
+
+    def _same(self, new: Any, old: Any, factors: list[float]) -> None:
+        """Arguments of both nodes agree, tensors up to a factor each."""
+        if isinstance(new, fx.Node) and isinstance(old, fx.Node):
+            held = Anything(f"{new} was written to since") if new in self.stale else self.held[new]
+            if isinstance(held, Anything):
+                raise Unproved(held.reason)
+            root = self.roots[old]
+            if not isinstance(held, Kept) or held.node is not root.node or held.places is not None:
+                raise Unproved(f"it reads {new}, which is {_said(held)}, where the original reads {old}")
+            if old in self.stale:
+                raise Unproved(f"it reads {old}, which was written to since")
+            factors.append(held.factor / root.factor)
+        elif isinstance(new, (tuple, list)) and isinstance(old, (tuple, list)) and len(new) == len(old):
+            for one, other in zip(new, old, strict=True):
+                self._same(one, other, factors)
+        elif isinstance(new, dict) and isinstance(old, dict) and new.keys() == old.keys():
+            for key in new:
+                self._same(new[key], old[key], factors)
+        elif isinstance(new, slice) and isinstance(old, slice):
+            self._same((new.start, new.stop, new.step), (old.start, old.stop, old.step), factors)
+        elif isinstance(new, fx.Node) or isinstance(old, fx.Node) or not equal_values(old, new):
+            raise Refuted(f"it is given {new}, it was given {old}")
+
+    def _scaled(self, node: fx.Node, partner: fx.Node, factors: list[float], own: dict[str, float]) -> float:
+        """By which factor the output differs, where operands or parameters do."""
+        law = _law(self.between, node)
+        by_leaf = {name.rpartition(".")[2]: factor for name, factor in own.items()}
+        if isinstance(law, BatchNorm) and node.op == "call_module" and len(factors) == 1:
+            return self._normalised(node, partner, factors[0], by_leaf)
+        if isinstance(law, Contraction) and node.op == "call_module" and len(factors) == 1:
+            operands = [factors[0], by_leaf.pop("weight", 1.0)]
+            bias = by_leaf.pop("bias", None)
+            if by_leaf:
+                raise Unproved("a layer with more parameters was rescaled")
+        elif isinstance(law, Contraction) and node.op == "call_function" and len(factors) in (2, 3):
+            operands, bias = factors[:2], factors[2] if len(factors) == 3 else None
+        else:
+            raise Unproved(f"no rule says what {node.target} makes of rescaled operands")
+        factor = operands[0] * operands[1]
+        if bias is not None and not _is_one(bias / factor):
+            raise Refuted(f"its bias is multiplied by {bias:.9g}, what it is added to by {factor:.9g}")
+        return 1.0 if _is_one(factor) else factor
+
+    def _normalised(self, node: fx.Node, partner: fx.Node, factor: float, own: dict[str, float]) -> float:
+        """A batch norm of c x with mean c m, variance c^2 v and eps c^2 e is that of x."""
+        path = str(node.target)
+        before: Any = self.original.part(str(partner.target)).eps
+        wanted = {"running_mean": factor, "running_var": factor**2}
+        if factor <= 0:
+            raise Refuted(f"its input is multiplied by {factor:.9g}")
+        for name, value in own.items():
+            if not _is_one(value / wanted.get(name, 1.0)):
+                raise Refuted(
+                    f"{path}.{name} is multiplied by {value:.9g}, it should be by {wanted.get(name, 1.0):.9g}"
+                )
+        after = self.between.eps.get(path, before)
+        if not _is_one(after / (before * factor**2) if before else 1.0):
+            raise Refuted(f"eps of {path} is {after:.9g}, it should be {before * factor**2:.9g}")
+        return 1.0
+
+    # -- writing in place ----------------------------------------------------------------------------------
+
+    def _written(self, node: fx.Node, partner: fx.Node | None) -> None:
+        """What shares storage with an operand that is written to is no longer what it was."""
+        if partner is not None and self._writes(self.original, partner):
+            target = _first_tensor(partner)
+            if target is not None:
+                self._expire(self.old, partner, target)
+                self.roots[target] = self.roots[partner]
+        if not self._writes(self.between, node):
+            return
+        target = _first_tensor(node)
+        if target is None:
+            return
+        before, after = self.held.get(target), self.held[node]
+        if not (isinstance(before, Kept) and before.is_same(after)):
+            self._expire(self.new, node, target)
+        self.held[target] = self.held[node]
+
+    def _writes(self, model: Model, node: fx.Node) -> bool:
+        module = model.part(str(node.target)) if node.op == "call_module" else None
+        return writes(node) or bool(getattr(module, "inplace", False)) or bool(node.kwargs.get("inplace", False))
+
+    def _expire(self, graph: fx.Graph, writer: fx.Node, target: fx.Node) -> None:
+        group = self.sharing[graph]
+        last = self.last_use[graph]
+        at = last[writer][0]
+        for other in group.get(target, ()):
+            if other is not target and other is not writer and last[other][0] < at < last[other][1]:
+                self.stale.add(other)
+
+
+def proved_unchanged(original: Model, between: Between, mode: str) -> list[Step]:
+    """That one graph of the model between computes what the original's does, step by step."""
+    return list(Alongside(original, between, mode).steps())
+
+
+def _is_one(factor: float) -> bool:
+    return math.isclose(factor, 1.0, rel_tol=_ROUNDING)
+
+
+def _said(held: Any) -> str:
+    if isinstance(held, Kept):
+        times = "" if _is_one(held.factor) else f" x {held.factor:.6g}"
+        moved = ", entries moved" if held.places is not None else ""
+        return f"{held.node} of the original{times}{moved}" if held.node is not None else "zero"
+    if isinstance(held, tuple):
+        return f"({', '.join(map(_said, held))})"
+    return "anything"
+
+
+def _law(model: Model, node: fx.Node) -> Law | None:
+    if node.op == "call_module":
+        return law_of_module(model.part(str(node.target)))
+    if node.op == "call_method":
+        return law_of_method(str(node.target))
+    return law_of_function(node.target) if node.op == "call_function" else None
+
+
+def _ranges(model: Model, graph: fx.Graph) -> dict[fx.Node, Range]:
+    found: dict[fx.Node, Range] = {}
+    for node in graph.nodes:
+        if any(True for _ in flat_tensors(node.meta.get("value"))):
+            module = model.part(str(node.target)) if node.op == "call_module" else None
+            found[node] = range_of(node, module, _law(model, node), found)
+    return found
+
+
+def _first_tensor(node: fx.Node) -> fx.Node | None:
+    return next((n for n in node.all_input_nodes if any(True for _ in flat_tensors(n.meta.get("value")))), None)
+
+
+_COPYING = ("cat", "concat", "concatenate", "stack", "repeat", "tile", "repeat_interleave", "clone")
+
+
+def _sharing(model: Model, graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
+    """Which nodes may hold the same storage, by node: views, and what an unknown op returns of its operands."""
+    groups: dict[fx.Node, list[fx.Node]] = {}
+    for node in graph.nodes:
+        group = groups.setdefault(node, [node])
+        if not node.all_input_nodes or not _may_share(model, node):
+            continue
+        for operand in node.all_input_nodes:
+            other = groups[operand]
+            if other is not group:
+                if len(other) > len(group):
+                    group, other = other, group
+                group.extend(other)
+                groups.update(dict.fromkeys(other, group))
+    return {node: group for node, group in groups.items() if len(group) > 1}
+
+
+def _may_share(model: Model, node: fx.Node) -> bool:
+    law = _law(model, node)
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    if node.op in ("placeholder", "output", "get_attr") or name in _COPYING:
+        return False
+    if writes(node) or law is None or law.family == "shape" or getattr(law, "kind", "") == "linear":
+        return True
+    module = model.part(str(node.target)) if node.op == "call_module" else None
+    return bool(getattr(module, "inplace", False)) or bool(node.kwargs.get("inplace", False))
+
+
+def _last_uses(graph: fx.Graph) -> dict[fx.Node, tuple[int, int]]:
+    """By node, its place in the order and that of the last node that reads it."""
+    place = {node: k for k, node in enumerate(graph.nodes)}
+    return {node: (k, max((place[user] for user in node.users), default=k)) for node, k in place.items()}

@@ -1,0 +1,251 @@
+"""Proofs by way of a model between: new blocks, rescaled weights, folded multipliers, several growths, parts."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+
+import fxgrow
+from fxgrow.proof.certificate import Certificate, Verdict
+from fxgrow.proof.sabotage import sabotaged
+from tests.models import PLAIN, lively
+from tests.test_depth import IMAGE, MODELS, Residual, conv, stages
+from tests.test_parts import INPUTS, Settling
+from tests.transforms.test_readouts import IMAGE as IMAGES
+from tests.transforms.test_readouts import Features
+
+
+def built(name: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    make, inputs = MODELS[name]
+    torch.manual_seed(0)
+    return lively(make()), inputs
+
+
+def proved(certificate: Certificate) -> bool:
+    assert certificate.verdict is Verdict.PROVED, str(certificate)
+    return True
+
+
+def steps(certificate: Certificate) -> dict[str, Certificate]:
+    return {leaf.claim: leaf for leaf in certificate.leaves()}
+
+
+@pytest.mark.parametrize("width", [None, 1.25])
+@pytest.mark.parametrize("depth_init", ["copy", "random"])
+@pytest.mark.parametrize("name", MODELS)
+def test_new_blocks_are_proved(name: str, depth_init: str, width: float | None) -> None:
+    model, inputs = built(name)
+    grown = fxgrow.grow(model, width, 1.5, example_inputs=inputs, depth_init=depth_init, verify=False)
+    assert proved(fxgrow.certify(grown, model))
+
+
+def test_a_new_block_is_told_step_by_step() -> None:
+    model, inputs = built("post-activation")
+    grown = fxgrow.grow(model, depth={"2": "+1"}, example_inputs=inputs, verify=False)
+    found = steps(fxgrow.certify(grown, model))
+    assert found["_2_1_branch_3 is zero"].conditions == (
+        "every entry of 2.2.branch.1.weight and 2.2.branch.1.bias is zero",
+    )
+    assert found["add_2 is _2_1_after of the original"].rule == "x + 0 = x"
+    after = found["_2_1_after_1 is _2_1_after of the original"]
+    assert (after.rule, after.conditions) == ("ReLU(x) = x", ("_2_1_after of the original is never negative",))
+
+
+def test_a_gate_that_is_not_zero_is_refuted() -> None:
+    model, inputs = built("residual")
+    grown = fxgrow.grow(model, depth=1.5, example_inputs=inputs, verify=False)
+    plan = fxgrow.report(grown).plan
+    assert plan.depth is not None
+    gate = next(t.name for t in plan.depth.tensors if t.start == "zero" and t.name.endswith("weight"))
+    with torch.no_grad():
+        grown.get_parameter(gate)[3] = 0.5
+    certificate = fxgrow.certify(grown, model)
+    assert certificate.verdict is Verdict.REFUTED
+    assert certificate.weakest.detail == f"{gate}: old entry [3] is 0.5, it should be 0"
+
+
+def test_a_block_copied_whole_is_not_proved() -> None:
+    model, inputs = built("residual")
+    grown = fxgrow.grow(model, depth=1.5, depth_init="stack", example_inputs=inputs, verify=False)
+    certificate = fxgrow.certify(grown, model)
+    assert certificate.verdict is Verdict.UNKNOWN
+    assert certificate.weakest.detail == (
+        "_2_1_branch_3 is added to the input of a new block, and nothing says that it is zero"
+    )
+
+
+def test_an_activation_that_changes_its_input_is_no_identity() -> None:
+    """What the planner would refuse: the block is put in by hand, in the plan and in the grown model."""
+    model = lively(stages(Residual(conv(), nn.ReLU()), Residual(conv(), nn.ReLU())))
+    grown = fxgrow.grow(model, depth={"2": "+1"}, example_inputs=IMAGE, verify=False)
+    for one in (model, grown):
+        for path, module in list(one.named_modules()):
+            if path.endswith(".after"):
+                one.get_submodule(path.rpartition(".")[0])._modules["after"] = nn.GELU()
+            del module
+    certificate = fxgrow.certify(grown, model)
+    assert certificate.verdict is Verdict.UNKNOWN
+    assert certificate.weakest.detail == "GELU changes its input"
+
+
+@pytest.mark.parametrize("init", ["zero", "mirror"])
+@pytest.mark.parametrize("name", PLAIN)
+def test_variance_transfer_is_proved_folded_or_not(name: str, init: str) -> None:
+    make, inputs = PLAIN[name]
+    model = lively(make())
+    once = fxgrow.grow(model, 2, example_inputs=inputs, init=init, parameterization="variance-transfer", verify=False)
+    twice = fxgrow.grow(once, 1.5, init=init, verify=False)
+    folded = fxgrow.fold(twice)
+    assert proved(fxgrow.certify(once, model))
+    assert proved(fxgrow.certify(twice, once))
+    assert proved(fxgrow.certify(twice, model))
+    assert proved(fxgrow.certify(fxgrow.fold(once), model))
+    assert proved(fxgrow.certify(folded, model))
+    with torch.no_grad():
+        parameter = next(p for p in folded.parameters() if p.ndim > 1)
+        parameter.view(-1)[0] *= 1 + 1e-9
+    assert fxgrow.certify(folded, model).verdict is Verdict.REFUTED
+
+
+def test_a_multiplier_or_a_statistic_that_is_off_is_refuted() -> None:
+    torch.manual_seed(0)
+    model = lively(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.ReLU()))
+    model.add_module("5", nn.Conv2d(8, 4, 1).double())
+    grown: Any = fxgrow.grow(model, 2, example_inputs=IMAGE, parameterization="variance-transfer", verify=False)
+    assert proved(fxgrow.certify(grown, model))
+    node = next(n for n in grown.graph.nodes if getattr(n.target, "__name__", "") == "multiplied")
+    before = node.args
+    node.args = (before[0], before[1] * 1.001)
+    certificate = fxgrow.certify(grown, model)
+    assert certificate.verdict is Verdict.REFUTED
+    assert certificate.weakest.detail == (f"argument 1 of multiplied is {before[1] * 1.001}, it was {before[1]}")
+    node.args = before
+    grown.get_submodule("3").running_var[2] *= 1.5
+    assert fxgrow.certify(grown, model).verdict is Verdict.REFUTED
+
+
+def test_depth_width_and_depth_again_are_proved_from_the_first_model() -> None:
+    model, inputs = built("post-activation")
+    one = fxgrow.grow(model, depth=1.5, example_inputs=inputs, verify=False)
+    two = fxgrow.grow(one, 1.5, verify=False, seed=3)
+    three = fxgrow.grow(two, 1.25, 1.5, parameterization="variance-transfer", verify=False)
+    certificate = fxgrow.certify(fxgrow.fold(three), model)
+    assert proved(certificate)
+    assert [child.claim for child in certificate.children] == [
+        "growths 1 to 2 kept the function",
+        "growth 3 kept the function",
+    ]
+    assert proved(fxgrow.certify(three, two))
+    assert proved(fxgrow.certify(three, one))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "test_vit", "mobilenetv3_small_050"])
+def test_library_models_are_proved_deeper_wider_and_rescaled(name: str) -> None:
+    model = lively(timm.create_model(name))
+    size = 160 if "vit" in name else 64
+    grown = fxgrow.grow(
+        model,
+        1.25,
+        1.5,
+        example_inputs=torch.randn(2, 3, size, size),
+        parameterization="variance-transfer",
+        verify=False,
+    )
+    assert proved(fxgrow.certify(grown, model))
+    assert proved(fxgrow.certify(fxgrow.fold(grown), model))
+
+
+@pytest.mark.parametrize("init", ["zero", "mirror", "replicate"])
+def test_readouts_of_streams_are_proved(init: str) -> None:
+    model = lively(Features())
+    once = fxgrow.grow(model, width=1.5, example_inputs=IMAGES, init=init, verify=False)
+    again = fxgrow.grow(once, 1.5, 1.5, init=init, verify=False)
+    assert proved(fxgrow.certify(once, model))
+    assert proved(fxgrow.certify(again, once))
+    assert proved(fxgrow.certify(again, model))
+    with torch.no_grad():
+        once.get_parameter("readout_1.weight")[2, 3] = 0.25
+    certificate = fxgrow.certify(once, model)
+    assert certificate.verdict is Verdict.REFUTED
+    assert certificate.weakest.detail == "readout_1.weight: old entry [2, 3] counts as 0.25, it should be 0"
+
+
+class Calm(Settling):
+    """As it settles, without looking into its parts."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x)
+        for _ in range(self.limit):
+            if bool((x.abs() < 1e-3).all()):
+                break
+            x = x + self.body(x)
+        return self.leave(x)
+
+
+def test_parts_are_proved_and_so_is_what_lies_between_them() -> None:
+    model = lively(Calm())
+    grown = fxgrow.grow(model, 2, example_inputs=INPUTS)
+    kept = fxgrow.report(grown).certificate
+    assert kept is not None
+    for certificate in (kept, fxgrow.certify(grown, model), fxgrow.certify(grown)):
+        assert proved(certificate)
+    with torch.no_grad():
+        grown.get_parameter("body.one.weight")[0, 0] += 1
+    assert fxgrow.certify(grown, model).verdict is Verdict.REFUTED
+
+
+def test_code_between_parts_that_reads_what_has_grown_is_unknown() -> None:
+    model = lively(Settling())
+    grown = fxgrow.grow(model, 2, example_inputs=INPUTS)
+    certificate = fxgrow.certify(grown, model)
+    assert certificate.verdict is Verdict.UNKNOWN
+    assert certificate.weakest.detail == (
+        "its code reads weight, and a part that it calls has grown in something of that name"
+    )
+
+
+def test_whatever_differs_between_the_parts_is_refuted() -> None:
+    model = lively(Calm())
+    model.register_buffer("extra", torch.ones(2))
+    grown: Any = fxgrow.grow(model, {"leave": 2}, example_inputs=INPUTS, verify=False)
+    grown.limit = 4
+    assert fxgrow.certify(grown, model).weakest.detail == "Calm: its limit is 4, it was 3"
+    grown.limit = 3
+    grown.extra[0] = 2
+    assert fxgrow.certify(grown, model).weakest.detail == "extra is not what it was"
+
+
+def test_a_detector_is_proved_in_parts() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = torchvision.models.get_model("ssdlite320_mobilenet_v3_large", weights=None, weights_backbone=None)
+    grown = fxgrow.grow(model, 1.25, example_inputs=([torch.randn(3, 96, 96)],), verify=False)
+    assert proved(fxgrow.certify(grown, model))
+
+
+@pytest.mark.parametrize("name", ["post-activation", "two branches", "chain", "pre-norm"])
+def test_no_fault_in_a_deeper_model_is_proved(name: str) -> None:
+    model, inputs = built(name)
+    deeper = fxgrow.grow(model, 1.25, 1.5, example_inputs=inputs, verify=False)
+    tally = sabotaged(model, deeper, 36, seed=2)
+    assert tally.missed == []
+    assert tally.found.total() >= 18
+
+
+@pytest.mark.parametrize("name", ["perceptron", "unet", "encoder-prenorm", "two-inputs"])
+def test_no_fault_in_a_rescaled_model_is_proved(name: str) -> None:
+    make, inputs = PLAIN[name]
+    model = lively(make())
+    rescaled = fxgrow.grow(
+        model, 1.5, example_inputs=inputs, parameterization="variance-transfer", init="mirror", verify=False
+    )
+    for grown in (rescaled, fxgrow.fold(rescaled)):
+        tally = sabotaged(model, grown, 36, seed=3)
+        assert tally.missed == []
+        assert tally.found.total() >= 18
