@@ -38,6 +38,11 @@ class Task:
     depth: str | None = None
     side: int | None = None
 
+    @property
+    def wider(self) -> str | None:
+        """The width to grow by, None where it is depth alone."""
+        return None if self.depth is not None and self.width == "1" else self.width
+
 
 @dataclass(frozen=True)
 class Row:
@@ -94,7 +99,7 @@ def examine(task: Task) -> Row:
     started = time.perf_counter()
     bare = without_weights(task.model)
     try:
-        planned = fxgrow.plan(bare, task.width, task.depth, init=task.init)
+        planned = fxgrow.plan(bare, task.wider, task.depth, init=task.init)
     except FxgrowError as error:
         return Row(task, "not captured", cause=str(error))
     row = _planned(task, bare, planned, time.perf_counter() - started)
@@ -130,7 +135,7 @@ def _grown(task: Task, row: Row, model: nn.Module) -> Row:
     started = time.perf_counter()
     try:
         grown = fxgrow.grow(
-            model, task.width, task.depth, example_inputs=inputs[0], init=task.init, seed=task.seed, verify=False
+            model, task.wider, task.depth, example_inputs=inputs[0], init=task.init, seed=task.seed, verify=False
         )
     except CaptureError:
         raise
