@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fxgrow.planning.edits import AttributeEdit, NodeEdit, frozen
@@ -105,6 +105,23 @@ class Deepening:
         """Whether the grown model computes what the original computed."""
         return self.init != "stack" or not self.blocks
 
+    def under(self, path: str) -> Deepening:
+        """The same for a model of which this one is a part, by names alone: nothing of its graphs."""
+
+        def below(*names: str) -> tuple[str, ...]:
+            return tuple(f"{path}.{name}" if name else path for name in names)
+
+        return Deepening(
+            self.init,
+            tuple(replace(run, path=below(run.path)[0], units=below(*run.units)) for run in self.runs),
+            tuple(
+                NewBlock(below(b.run)[0], tuple((below(n)[0], below(o)[0]) for n, o in b.modules), (), b.kind)
+                for b in self.blocks
+            ),
+            renamed=tuple((below(new)[0], below(old)[0]) for new, old in self.renamed),
+            tensors=tuple(replace(t, name=below(t.name)[0], twin=below(t.twin)[0]) for t in self.tensors),
+        )
+
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> Deepening:
         """The value that `dataclasses.asdict` took apart, perhaps with lists for tuples."""
@@ -126,6 +143,19 @@ class Deepening:
 
 def _frozen(data: Mapping[str, Any]) -> dict[str, Any]:
     return {key: frozen(value) for key, value in data.items()}
+
+
+def joined(several: Sequence[Deepening]) -> Deepening | None:
+    """What is added to several parts of a model as one, by names alone."""
+    if not several:
+        return None
+    return Deepening(
+        several[0].init,
+        tuple(run for one in several for run in one.runs),
+        tuple(block for one in several for block in one.blocks),
+        renamed=tuple(pair for one in several for pair in one.renamed),
+        tensors=tuple(tensor for one in several for tensor in one.tensors),
+    )
 
 
 def renamed(path: str, children: Mapping[str, Mapping[str, str]]) -> str:

@@ -52,7 +52,8 @@ def plan_depth(
     """
     finder = Finder(captured)
     found = chains(finder, dense_runs(finder, finder.find()))
-    _check_keys(amounts, found.runs, [path for path, _ in found.held], captured.model)
+    if not amounts.prefix:  # else other parts of the model may have what a key names
+        check_keys(amounts, found.runs, [path for path, _ in found.held], captured.model)
     lengths = {id(run): _length(asked, run) for run in found.runs if (asked := _asked(amounts, run)) is not None}
     growing = [run for run in found.runs if lengths.get(id(run), 0) > len(run.units)]
     inner = {id(run): outer for run in found.runs if (outer := _around(run, growing)) is not None}
@@ -142,8 +143,11 @@ def _length(amount: Amount, run: FoundRun) -> int:
     return max(before, int(after + 0.5))
 
 
-def _check_keys(amounts: Amounts, runs: list[FoundRun], held: list[str], model: nn.Module) -> None:
-    paths = [path for run in runs for path in (run.path, *(unit.path for unit in run.units))]
+def check_keys(amounts: Amounts, runs: Iterable[FoundRun | Run], held: list[str], model: nn.Module) -> None:
+    """Raise an AmountError for a key that covers neither a run nor blocks that stay."""
+    runs = list(runs)
+    units = [unit if isinstance(unit, str) else unit.path for run in runs for unit in run.units]
+    paths = [*(run.path for run in runs), *units]
     known = list(dict.fromkeys(run.path for run in runs))
     for key, _ in amounts.by_key:
         if not key or any(covers(key, path) for path in (*paths, *held)):
