@@ -64,5 +64,5 @@ def _deepened(before: Mapping[str, Birth], depth: Deepening | None, stage: int) 
     result = {names.get(name, name): birth for name, birth in before.items()}
     for tensor in depth.tensors:
         if tensor.twin in before and tensor.start != "shared":
-            result[tensor.name] = Birth(tuple((stage,) * size for size in before[tensor.twin].shape))
+            result[tensor.name] = Birth(tuple((stage,) * size for size in tensor.shape(before[tensor.twin].shape)))
     return result

@@ -8,6 +8,7 @@ library keeps whole because of such control flow, and what has no rule of its ow
 from __future__ import annotations
 
 import functools
+import itertools
 import operator
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -237,12 +238,19 @@ class Tracer(fx.Tracer):
 
     def create_node(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **named: Any) -> fx.Node:
         node = super().create_node(kind, target, args, kwargs, *rest, **named)
-        node.meta["module_path"] = self.paths[-1] if self.paths else ""
+        node.meta["module_path"] = self._place()
         if kind == "placeholder":
             node.meta["value"] = self.values.get(str(target), default_of(node))
         elif kind != "output":
             node.meta["value"] = self._evaluate(node)
         return node
+
+    def _place(self) -> str:
+        """Whose forward is running; of a part that another one holds too, the one that called it here."""
+        for caller, called in itertools.pairwise(self.paths):
+            if caller and not called.startswith(caller + "."):
+                return caller
+        return self.paths[-1] if self.paths else ""
 
     def _evaluate(self, node: fx.Node) -> Any:
         args, kwargs = evaluated(node)
