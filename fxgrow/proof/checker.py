@@ -90,7 +90,8 @@ class Checker:
     """One graph of the grown model beside the same graph of the original.
 
     maps: parameter name -> the map of each axis, for parameters that grew. fills: how their entries were filled.
-    attributes: module -> attribute -> the value it should have, for sizes that follow the weights.
+    attributes: module -> attribute -> the value it should have, for sizes that follow the weights. memory: what
+    rules found out before, of any two models.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class Checker:
         maps: Mapping[str, tuple[Map, ...]],
         fills: Mapping[str, frozenset[str]],
         attributes: Mapping[str, Mapping[str, Any]],
+        memory: dict[Any, Any] | None = None,
     ) -> None:
         self.attributes = attributes
         self.original = original
@@ -107,7 +109,7 @@ class Checker:
         self.maps = maps
         self.fills = fills
         self.constants: dict[str, Claim] = {}
-        self.memory: dict[Any, Any] = {}
+        self.memory: dict[Any, Any] = memory if memory is not None else {}
 
     def walk(self, mode: str) -> Walk:
         """The walk along one graph, yet to be taken."""
