@@ -65,6 +65,10 @@ class Model:
             return found if isinstance(found, Tensor) else None
         return None
 
+    def factor(self, name: str) -> float:
+        """By how much a tensor was multiplied before growth in width."""
+        return 1.0
+
     def rounded(self, name: str) -> bool:
         """Whether growth rounds every entry of a tensor."""
         return False
