@@ -150,6 +150,24 @@ class ChannelConvolution(nn.Module):
         return self.head((x + y * gate.expand_as(y)).relu().mean((2, 3)))
 
 
+class OneHead(nn.Module):
+    """Attention over space whose queries, keys and values come out of one normalised convolution, as in SHViT."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8))
+        self.joint = nn.Sequential(nn.Conv2d(8, 4 + 4 + 8, 1, bias=False), nn.BatchNorm2d(16))
+        self.leave = nn.Conv2d(8, 8, 1)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.stem(image)
+        query, key, value = (part.flatten(2) for part in self.joint(x).split([4, 4, 8], dim=1))
+        weights = (query.transpose(-2, -1) @ key * 0.5).softmax(-1)
+        x = x + self.leave((value @ weights.transpose(-2, -1)).reshape(x.shape))
+        return self.head(x.relu().mean((2, 3)))
+
+
 class Masked(nn.Module):
     """An encoder whose causal mask and positions are made in its forward, from the length of its input."""
 
@@ -246,6 +264,7 @@ PLAIN = {
     "decoder": (Decoder, (tokens(2, 12),)),
     "tagger": (Tagger, (tokens(2, 9),)),
     "masked": (Masked, (tokens(2, 7),)),
+    "one-head": (OneHead, (torch.randn(2, 3, 6, 6),)),
     "channel-convolution": (ChannelConvolution, (torch.randn(2, 3, 9, 9),)),
     "detector": (Detector, (torch.randn(2, 3, 32, 32),)),
     "rotary": (Rotary, (tokens(2, 7),)),

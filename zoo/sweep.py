@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import resource
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -177,6 +178,7 @@ def _finished(one: _Running, limits: Limits) -> Row | None:
 def _answer(task: Task, limits: Limits, sending: Connection) -> None:
     """In the process of its own: examine, answer, whatever happens."""
     sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  (of this process; libraries chatter there)
+    threading.Thread(target=_end_with_the_sweep, daemon=True).start()
     resource.setrlimit(resource.RLIMIT_DATA, (limits.memory, limits.memory))
     torch.set_num_threads(limits.threads)
     try:
@@ -188,3 +190,11 @@ def _answer(task: Task, limits: Limits, sending: Connection) -> None:
         row = failed(task, "out of memory" if short else "failed", error)
     sending.send(row)
     sending.close()
+
+
+def _end_with_the_sweep() -> None:
+    """In the process of its own: a sweep that is killed leaves nothing running."""
+    sweeping = multiprocessing.parent_process()
+    assert sweeping is not None
+    sweeping.join()
+    os._exit(1)

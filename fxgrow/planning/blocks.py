@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 
 from fxgrow.capture import Captured
 from fxgrow.planning.identity import Block, Identity, Stuck
-from fxgrow.planning.intervals import Interval, holds_tensor, intervals
+from fxgrow.planning.intervals import Interval, holds_tensor, intervals, tensor_operands
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
@@ -178,7 +178,9 @@ class Finder:
         exits: dict[Any, set[fx.Node]] = {}
         for unit in itertools.chain(*units.values()):
             exits.setdefault(unit.signature, set()).add(unit.regions[0].exit)
-        common = {signature for signature, found in exits.items() if len(found) > 1}
+            if not issubclass(self._kind(unit), _CONTAINERS):
+                exits.setdefault(self._kind(unit), set()).add(unit.regions[0].exit)
+        common = {alike for alike, found in exits.items() if len(found) > 1}
         chains = self._chains(units)
         runs = [run for path, several in units.items() for run in self._runs(path, several, common, chains)]
         runs = list(self._merged(runs))
@@ -229,8 +231,10 @@ class Finder:
         for stretch in stretches:
             blocks = [unit for unit in stretch if self._is_block(unit) and unit.path not in chains]
             alone = not self._is_container(path) and len(blocks) < 2
-            if alone or not any(block.signature in common for block in blocks):
+            if alone or not any(block.signature in common or self._kind(block) in common for block in blocks):
                 continue
+            kinds = {self._kind(block) for block in blocks}
+            stretch = [unit for unit in stretch if unit in blocks or self._kind(unit) in kinds]
             for unit in stretch:
                 if unit not in blocks and unit.identity is not None:
                     unit.identity, unit.reason = None, "it is a chain of blocks itself"
@@ -272,7 +276,10 @@ class Finder:
             yield stretch
 
     def _kind(self, unit: Unit) -> type:
-        return type(self.model.get_submodule(unit.path))
+        return self._kind_at(unit.path)
+
+    def _kind_at(self, path: str) -> type:
+        return type(self.model.get_submodule(path))
 
     def _follows(self, one: Unit, other: Unit) -> bool:
         return all(
@@ -280,6 +287,7 @@ class Finder:
         )
 
     def _held(self, units: dict[str, list[Unit]], runs: list[FoundRun]) -> Iterator[tuple[str, str]]:
+        """What repeats without being a run: blocks that keep their layout; else, where no run is, any that follow."""
         taken = [unit.path for run in runs for unit in run.units]
         for path, several in units.items():
             if not self._is_container(path):
@@ -288,9 +296,64 @@ class Finder:
             for unit in several:
                 nested = any(unit.path == t or within(unit.path, t) or within(t, unit.path) for t in taken)
                 keeps = all(r.entry.meta["value"].shape == r.exit.meta["value"].shape for r in unit.regions)
-                if alike[unit.signature] > 1 and keeps and not nested:
+                if alike[unit.signature] > 1 and keeps and not nested and not self._is_one_layer(unit):
                     taken.append(unit.path)
                     yield unit.path, unit.reason
+        reasons = {unit.path: unit.reason for several in units.values() for unit in several}
+        for path, module in self.model.named_modules():
+            if not self._may_hold_blocks(module) or any(not path or within(t, path) or within(path, t) for t in taken):
+                continue
+            for group in self._of_one_kind(path, module):
+                for below in group:
+                    taken.append(below)
+                    yield below, reasons.get(below) or "it takes or gives several tensors"
+
+    def _of_one_kind(self, path: str, module: nn.Module) -> Iterator[list[str]]:
+        """Children of one kind that are blocks of layers, two or more, each computed after the one before."""
+        kinds: dict[type, list[str]] = {}
+        for name in module._modules:
+            below = f"{path}.{name}" if path else name
+            if below in self.members and not self._is_container(below) and self._is_of_layers(below):
+                kinds.setdefault(self._kind_at(below), []).append(below)
+        for group in kinds.values():
+            if any(self._is_stage(below) for below in group):
+                continue
+            nodes = [next(iter(self.members[below].values())) for below in group]
+            ordered = all(self._feeds(a, b) for a, b in itertools.pairwise(nodes))
+            if len(group) > 1 and ordered:
+                yield group
+
+    def _is_stage(self, path: str) -> bool:
+        """Whether a part holds several blocks of layers of one kind in a container."""
+        for below, module in self.model.get_submodule(path).named_modules():
+            if isinstance(module, _CONTAINERS):
+                inside = [f"{path}.{below}.{name}" if below else f"{path}.{name}" for name in module._modules]
+                kinds = Counter(self._kind_at(p) for p in inside if not self._is_container(p) and self._is_of_layers(p))
+                if max(kinds.values(), default=0) > 1:
+                    return True
+        return False
+
+    def _feeds(self, one: list[fx.Node], other: list[fx.Node]) -> bool:
+        """Whether what one part computed enters the other, perhaps by way of others."""
+        inside, pending, seen = set(other), list(one), set(one)
+        while pending:
+            for user in pending.pop().users:
+                if user in inside:
+                    return True
+                if user not in seen:
+                    seen.add(user)
+                    pending.append(user)
+        return False
+
+    def _is_one_layer(self, unit: Unit) -> bool:
+        """Whether a unit is one layer with its norm and activation, one after the other."""
+        line = all(len(tensor_operands(node)) < 2 for region in unit.regions for node in region.nodes)
+        return line and not self._is_of_layers(unit.path)
+
+    def _is_of_layers(self, path: str) -> bool:
+        """Whether a part has several layers with a weight of two or more axes: more than a layer and its norm."""
+        weights = (p for p in self.model.get_submodule(path).parameters() if p.ndim > 1)
+        return len(list(itertools.islice(weights, 2))) == 2
 
 
 class Dominance:

@@ -33,7 +33,7 @@ def chains(finder: Finder, found: Found) -> Found:
         else:
             keeps = [u for u in stretch if u.shape == u.regions[0].entry.meta["value"].shape]
             held.extend((unit.path, unit.reason) for unit in keeps[:1])
-    return Found([*found.runs, *runs], [*found.held, *(held if not found.runs else ())])
+    return Found([*found.runs, *runs], [*found.held, *(held if not found.runs and not found.held else ())])
 
 
 def _layers(finder: Finder) -> Iterator[Unit]:

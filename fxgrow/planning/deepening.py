@@ -51,7 +51,7 @@ class NewTensor:
     """A parameter or buffer of a new block.
 
     block: the number of its block. twin: the tensor it repeats, by its name before. start: "copy", "zero", "dirac"
-    (an identity map), "shared" (it is its twin), or how it is drawn: "normal", "level", "zeros", "ones", "alike".
+    (an identity map), "ones", "shared" (it is its twin), or how it is drawn: "normal", "level", "zeros", "alike".
     """
 
     name: str

@@ -129,7 +129,13 @@ def _how(run: FoundRun, init: str) -> str:
     assert unit.identity is not None
     zero = shortened_names([name.removeprefix(unit.path + ".") for name in unit.identity.zero])
     dirac = shortened_names([name.removeprefix(unit.path + ".") for name in unit.identity.dirac])
-    said = [f"{zero} zero" if zero else "", f"{dirac} an identity map" if dirac else "", *unit.identity.facts]
+    ones = shortened_names([name.removeprefix(unit.path + ".") for name in unit.identity.ones])
+    said = [
+        f"{zero} zero" if zero else "",
+        f"{ones} one" if ones else "",
+        f"{dirac} an identity map" if dirac else "",
+        *unit.identity.facts,
+    ]
     return "; ".join(filter(None, said))
 
 
@@ -251,6 +257,7 @@ class Naming:
         starts: dict[str, str] = {}
         if init != "stack":
             starts |= dict.fromkeys(twin.identity.zero, "zero") | dict.fromkeys(twin.identity.dirac, "dirac")
+            starts |= dict.fromkeys(twin.identity.ones, "ones")
         for new, old in modules:
             part = self.model.get_submodule(old)
             named = (*part.named_parameters(remove_duplicate=False), *part.named_buffers(remove_duplicate=False))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -37,16 +38,22 @@ DIRAC = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 @dataclass(frozen=True)
 class Identity:
-    """Tensors of a block that start at zero, those that start as an identity map, and facts it rests on."""
+    """Tensors of a block that start at zero, as an identity map, or at one, and facts it rests on."""
 
     zero: tuple[str, ...] = ()
     dirac: tuple[str, ...] = ()
     facts: tuple[str, ...] = ()
+    ones: tuple[str, ...] = ()
 
     def __add__(self, other: Identity) -> Identity:
         merged = (
             tuple(dict.fromkeys((*a, *b)))
-            for a, b in ((self.zero, other.zero), (self.dirac, other.dirac), (self.facts, other.facts))
+            for a, b in (
+                (self.zero, other.zero),
+                (self.dirac, other.dirac),
+                (self.facts, other.facts),
+                (self.ones, other.ones),
+            )
         )
         return Identity(*merged)
 
@@ -103,8 +110,10 @@ class Block:
         law, operands = law_of_node(self.model, node), tensor_operands(node)
         if law is None or not operands:
             raise Stuck(f"{self._name(node)} has no rule")
-        if _is_sum(node):
+        if _is_sum(node) or _is_difference(node):
             return self._same_sum(node, operands)
+        if isinstance(law, Pointwise) and law.kind == "multiply" and len(operands) == 2:
+            return self._same_product(node, operands)
         if isinstance(law, Pointwise) and len(operands) == 1:
             return self._same_function(node, operands[0])
         if (law.family == "shape" or isinstance(law, Rearranged)) and not _is_write(node):
@@ -121,7 +130,7 @@ class Block:
         stuck = Stuck("its output is not its input plus a branch")
         if not _is_plain_sum(node):
             raise stuck
-        for kept in operands:
+        for kept in operands[:1] if _is_difference(node) else operands:
             if kept.meta["value"].shape != node.meta["value"].shape:
                 continue
             try:
@@ -137,6 +146,29 @@ class Block:
             except Stuck as reason:
                 stuck = reason
         raise stuck
+
+    def _same_product(self, node: fx.Node, operands: list[fx.Node]) -> tuple[Identity, Tensor | None]:
+        """A product with a gain of the block's own, which starts at one."""
+        for kept, gain in (operands, operands[::-1]):
+            name = self._gain(gain)
+            if name is not None and kept.meta["value"].shape == node.meta["value"].shape:
+                found, moved = self._same(kept)
+                return found + Identity(ones=(name,)), moved
+        raise Stuck(f"{self._name(node)} stands between its input and its output")
+
+    def _gain(self, node: fx.Node) -> str | None:
+        """The name of the block's own parameter that a node is, seen through views."""
+        while node.op != "get_attr":
+            law, operands = law_of_node(self.model, node), tensor_operands(node)
+            if law is None or law.family != "shape" or len(operands) != 1 or _is_write(node):
+                return None
+            node = operands[0]
+        name = str(node.target)
+        return name if self.own(name) and name in self._learnable else None
+
+    @cached_property
+    def _learnable(self) -> set[str]:
+        return {name for name, _ in self.model.named_parameters(remove_duplicate=False)}
 
     def _same_function(self, node: fx.Node, operand: fx.Node) -> tuple[Identity, Tensor | None]:
         """A function that does nothing to numbers like those that enter."""
@@ -204,7 +236,7 @@ class Block:
         if isinstance(law, Pointwise) and kind not in ("add", "multiply", "divide") and len(operands) == 1:
             self._check_alive(node, operands[0])
             return self._silent(operands[0])
-        if _is_sum(node) and _is_plain_sum(node, scaled=True):
+        if (_is_sum(node) or _is_difference(node)) and _is_plain_sum(node, scaled=True):
             return self._all_silent(operands)
         if law.family == "attention":
             return self._silent(operands[2])
@@ -300,6 +332,11 @@ class Block:
 def _is_sum(node: fx.Node) -> bool:
     name = getattr(node.target, "__name__", str(node.target)) if node.op != "call_module" else ""
     return name.strip("_") in ("add", "iadd")
+
+
+def _is_difference(node: fx.Node) -> bool:
+    name = getattr(node.target, "__name__", str(node.target)) if node.op != "call_module" else ""
+    return name.strip("_") in ("sub", "isub")
 
 
 def _is_plain_sum(node: fx.Node, scaled: bool = False) -> bool:

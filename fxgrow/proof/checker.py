@@ -420,6 +420,8 @@ class Walk:
         law = self._law(use)
         if use.new.target in NORM_GUARDS and use.old.target is not use.new.target:
             return law.prove(use) if law is not None else None
+        if claims and not own and all(map(_picks, claims)):
+            return self._computed(use, law)  # what an index holds counts where entries are picked by it
         if all(m is None for claim in (*claims, *own) for m in claim.maps):
             try:
                 return self._same(use, own)
@@ -622,11 +624,15 @@ def _is_norm(node: fx.Node, checker: Checker) -> bool:
     return node.target in (*_NORM_FUNCTIONS, *NORM_GUARDS)
 
 
+def _picks(claim: Claim) -> bool:
+    """Whether a tensor is of whole numbers whose values are known, by which entries can be picked."""
+    return claim.held is not None and not claim.held.new.dtype.is_floating_point
+
+
 def _stripped(item: Any) -> Any:
     """A structure whose tensors are claimed to have old entries as they were: for finding out where they go."""
     if isinstance(item, Claim):
-        picks = item.held is not None and not item.held.new.dtype.is_floating_point
-        return Claim(item.old, item.new, item.maps, held=item.held if picks else None)
+        return Claim(item.old, item.new, item.maps, held=item.held if _picks(item) else None)
     if isinstance(item, dict):
         return {key: _stripped(value) for key, value in item.items()}
     if isinstance(item, (tuple, list)):

@@ -98,6 +98,14 @@ class Claim:
         classes = found[self.means[axis]]
         return torch.where(torch.isin(found, classes), classes.min(), found)
 
+    def equal_along(self, axis: int) -> Tensor:
+        """The copies along an axis, those included that are equal because they are all zero."""
+        found, zero = self.copies_of(axis), self.zeros_along([axis]).flatten()
+        if not bool(zero.any()):
+            return found
+        classes = found[zero.expand(len(found))]
+        return torch.where(torch.isin(found, classes), classes.min(), found)
+
     def repeats(self, axis: int) -> bool:
         """Whether any positions along an axis are known to be copies of each other."""
         return axis in self.copies or axis in self.means

@@ -71,8 +71,11 @@ class Attention(Law):
         assert isinstance(output, Tensor)
         for leaf in know.growing(op.data["q"].axes[-1]):
             know.read.add(leaf)
-            if Fact.ZERO not in (know.fact(op.data["q"], leaf), know.fact(op.data["k"], leaf)):
+            silent = [know.fact(op.data[name], leaf) is Fact.ZERO for name in ("q", "k")]
+            if not any(silent):
                 know.fail(op, leaf, f"{op.name} multiplies queries and keys over it")
+            elif all(silent):
+                know.fail(op, leaf, f"{op.name} multiplies it by itself, so that new units would stay zero for good")
         for leaf in know.growing(*output.axes):
             known = know.fact(op.data["v"], leaf)
             if known is Fact.ZERO or (known is Fact.MEAN and self._only_in_values(op, leaf)):

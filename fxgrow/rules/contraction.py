@@ -293,7 +293,10 @@ class Contraction(Law):
         for operand, axes in using:
             if operand.parameter is not None:
                 know.contracted.update((operand.parameter, axis, leaf) for axis in axes)
-        if any(know.fact(operand, leaf, axes[0]) is Fact.ZERO for operand, axes in using):
+        silent = [know.fact(operand, leaf, axes[0]) is Fact.ZERO for operand, axes in using]
+        if len(using) > 1 and all(silent) and not any(is_parametric(operand) for operand, _ in using):
+            know.fail(op, leaf, f"{op.name} multiplies it by itself, so that new units would stay zero for good")
+        if any(silent):
             return
         if len(using) < 2:
             know.fail(op, leaf, f"{op.name} sums over it")

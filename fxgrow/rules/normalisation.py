@@ -17,7 +17,7 @@ from fxgrow.planning.knowledge import Knowledge, Way
 from fxgrow.proof.claims import Unproved
 from fxgrow.proof.rules import normalisation as rules
 from fxgrow.proof.use import Both, Use, plain
-from fxgrow.rules.law import Edit, Fact, Law, Want
+from fxgrow.rules.law import Edit, Fact, Law, Range, Want
 from fxgrow.rules.op import Op, Tensor, Tree
 from fxgrow.rules.pointwise import Pointwise
 from fxgrow.rules.registry import law_of_module
@@ -32,12 +32,29 @@ def affine(op: Op, gain: Tensor | None, bias: Tensor | None, layout: Layout) -> 
     op.data.update(gain=gain, bias=bias)
 
 
-def zero_by_affine(op: Op, want: Want) -> list[list[tuple[Tensor, Want]]]:
-    """A norm is silent at new units whose gain and bias are zero."""
+def zero_by_affine(op: Op, want: Want, axis: int) -> list[list[tuple[Tensor, Want]]]:
+    """A norm is silent at new units whose gain and bias are zero; `axis` of its output is that of the units."""
     gain, bias = op.data["gain"], op.data["bias"]
-    if want.fact is not Fact.ZERO or want.where is not None or gain is None or want.leaf not in gain.leaves():
+    if want.fact is not Fact.ZERO or gain is None or want.leaf not in gain.leaves():
         return []
-    return [[(t, Want(want.leaf, Fact.ZERO)) for t in (gain, bias) if t is not None]]
+    where = want.where
+    if where is not None:
+        if where.axis != axis:
+            return []
+        where = Range(0, where.low, where.high)
+    return [[(t, Want(want.leaf, Fact.ZERO, where)) for t in (gain, bias) if t is not None]]
+
+
+def silent_by_affine(op: Op, know: Knowledge, leaf: Leaf, axis: int) -> dict[Range | None, Fact]:
+    """Where new units of a norm are silent because gain and bias are zero, as facts on `axis` of its output."""
+    gain, bias = op.data["gain"], op.data["bias"]
+    if gain is None:
+        return {}
+    return {
+        Range(axis, where.low, where.high) if where is not None else None: fact
+        for where, fact in know.ranged(gain, leaf).items()
+        if fact is Fact.ZERO and adds_nothing(know, bias, leaf, where)
+    }
 
 
 def affine_is_silent(op: Op, know: Knowledge, leaf: Leaf) -> bool:
@@ -45,8 +62,12 @@ def affine_is_silent(op: Op, know: Knowledge, leaf: Leaf) -> bool:
     return gain is not None and know.fact(gain, leaf) is Fact.ZERO and adds_nothing(know, bias, leaf)
 
 
-def adds_nothing(know: Knowledge, bias: Tensor | None, leaf: Leaf) -> bool:
-    return bias is None or (leaf in bias.leaves() and know.fact(bias, leaf) is Fact.ZERO)
+def adds_nothing(know: Knowledge, bias: Tensor | None, leaf: Leaf, where: Range | None = None) -> bool:
+    """Whether a bias is zero at new units, all or those of one range."""
+    if bias is None:
+        return True
+    known = know.ranged(bias, leaf)
+    return leaf in bias.leaves() and Fact.ZERO in (known.get(None), known.get(where))
 
 
 @dataclass(frozen=True)
@@ -80,7 +101,7 @@ class BatchNorm(Law):
         if not self._activation_keeps_zero(op):
             return []
         through = [[(op.tensor(), want)]] if want.fact is Fact.ZERO and op.data["bias"] is None else []
-        return zero_by_affine(op, want) + through
+        return zero_by_affine(op, want, 1) + through
 
     def facts(self, op: Op, know: Knowledge) -> None:
         output, x = op.output, op.tensor()
@@ -88,8 +109,8 @@ class BatchNorm(Law):
         for leaf in know.growing(output.axes[1]):
             quiet = know.fact(x, leaf) is Fact.ZERO and adds_nothing(know, op.data["mean"], leaf)
             quiet = quiet and adds_nothing(know, op.data["bias"], leaf)
-            if (quiet or affine_is_silent(op, know, leaf)) and self._activation_keeps_zero(op):
-                know.learn(output, leaf, Fact.ZERO)
+            if self._activation_keeps_zero(op):
+                know.learn_all(output, leaf, {None: Fact.ZERO} if quiet else silent_by_affine(op, know, leaf, 1))
 
     def prove(self, use: Use) -> Any:
         use.same_module({"num_features"})
@@ -166,7 +187,7 @@ class OverUnits(Law):
         return know.ways[leaf] is Way.REPLICATE and whole is leaf and know.growth[leaf] % leaf.size == 0
 
     def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
-        return zero_by_affine(op, want)
+        return zero_by_affine(op, want, output.rank - 1)
 
     def facts(self, op: Op, know: Knowledge) -> None:
         output, x = op.output, op.tensor()
@@ -188,6 +209,8 @@ class OverUnits(Law):
                 silent = silent or adds_nothing(know, bias, leaf)
             if silent:
                 know.learn(output, leaf, Fact.ZERO)
+            elif over:
+                know.learn_all(output, leaf, silent_by_affine(op, know, leaf, output.rank - 1))
 
     def edits(self, op: Op, know: Knowledge) -> list[Edit]:
         layout = resolve(op.tensor().axes[-1])
@@ -274,7 +297,7 @@ class GroupNorm(Law):
         return op.result(x.axes)
 
     def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
-        return zero_by_affine(op, want)
+        return zero_by_affine(op, want, 1)
 
     def facts(self, op: Op, know: Knowledge) -> None:
         output, x = op.output, op.tensor()
@@ -285,8 +308,7 @@ class GroupNorm(Law):
         for leaf in know.growing(*output.axes):
             known = know.fact(x, leaf) is Fact.ZERO and adds_nothing(know, op.data["bias"], leaf)
             known = known and leaf in leaves(op.data["groups"])
-            if known or affine_is_silent(op, know, leaf):
-                know.learn(output, leaf, Fact.ZERO)
+            know.learn_all(output, leaf, {None: Fact.ZERO} if known else silent_by_affine(op, know, leaf, 1))
 
     def edits(self, op: Op, know: Knowledge) -> list[Edit]:
         if not know.growing(op.data["width"]):
@@ -347,14 +369,13 @@ class Guarded(Law):
         return op.result(x.axes)
 
     def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
-        return zero_by_affine(op, want)
+        return zero_by_affine(op, want, self.axis % output.rank)
 
     def facts(self, op: Op, know: Knowledge) -> None:
         output = op.output
         assert isinstance(output, Tensor)
         for leaf in know.growing(*output.axes):
-            if affine_is_silent(op, know, leaf):
-                know.learn(output, leaf, Fact.ZERO)
+            know.learn_all(output, leaf, silent_by_affine(op, know, leaf, self.axis % output.rank))
 
     def edits(self, op: Op, know: Knowledge) -> list[Edit]:
         layout = op.data["core"]

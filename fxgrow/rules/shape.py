@@ -528,7 +528,7 @@ class Windows(Shape):
 class Made(Law):
     """New tensors of given sizes (`x.new_zeros`): nothing of `x` but its kind goes into them."""
 
-    family = "shape"
+    family = "creation"
 
     def relate(self, op: Op) -> Tree:
         return op.constants(op.value)

@@ -12,7 +12,7 @@ from fxgrow.axes.layout import leaves, resolve
 from fxgrow.planning.knowledge import Knowledge, Way
 from fxgrow.proof.use import Use
 from fxgrow.rules.law import Edit, Fact, Law, Want
-from fxgrow.rules.normalisation import BatchNorm, affine, affine_is_silent, zero_by_affine
+from fxgrow.rules.normalisation import BatchNorm, affine, silent_by_affine, zero_by_affine
 from fxgrow.rules.op import Op, Tensor, Tree, is_parametric
 
 
@@ -34,7 +34,7 @@ class Standardised(Law):
         if want.leaf in leaves(x.axes[2]):
             whole = want.where is None or want.where.axis == 2
             return [[(x, want)]] if want.fact in (Fact.ZERO, Fact.IGNORED) and whole else []
-        return zero_by_affine(op, want)
+        return zero_by_affine(op, want, 1)
 
     def facts(self, op: Op, know: Knowledge) -> None:
         x, output = _weight(op), op.output
@@ -48,8 +48,8 @@ class Standardised(Law):
                 known = know.ranged(x, leaf)
                 know.learn_all(output, leaf, {r: f for r, f in known.items() if f in (Fact.ZERO, Fact.IGNORED)})
         for leaf in know.growing(output.axes[1]):
-            if leaf not in leaves(x.axes[2]) and affine_is_silent(op, know, leaf):
-                know.learn(output, leaf, Fact.ZERO)
+            if leaf not in leaves(x.axes[2]):
+                know.learn_all(output, leaf, silent_by_affine(op, know, leaf, 1))
 
     def edits(self, op: Op, know: Knowledge) -> list[Edit]:
         layout = resolve(_weight(op).axes[2])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +22,8 @@ from fxgrow.history import births, history_of
 from fxgrow.planning.plan import TensorGrowth
 from fxgrow.training.parameters import innermost, parameters_of, unwrapped
 from fxgrow.training.rules import RULES, Norms, Rule
-from fxgrow.training.tracking import Tracked
+from fxgrow.training.shards import add_up, groups_of
+from fxgrow.training.tracking import Aged, Blocks, blocks_of, exact_dtype
 from fxgrow.transforms.tensors import relative_deviation
 
 KEY = "fxgrow_rates"
@@ -101,7 +102,7 @@ class AdaptedRates:
         self._needs_updates = bool(getattr(self._decide, "needs_updates", False))
         self._optimizer = weakref.ref(innermost(optimizer))
         self._handles: list[Any] = []
-        self._before: list[Tensor] | None = None
+        self._before: Tensor | None = None
         self.follow(grown)
 
     def follow(self, grown: nn.Module) -> None:
@@ -123,26 +124,39 @@ class AdaptedRates:
                 where=type(optimizer).__name__,
                 remedy="make the optimizer from the grown model's parameters, or call fxgrow.replace_parameters",
             )
-        several = {name: p for name, p in parameters.items() if len(born[name].counts()) > 1}
-        self._tracked = [Tracked(name, p, born[name]) for name, p in several.items()]
-        self._names = tuple(t.name for t in self._tracked for _ in t.younger)
-        self._stages = tuple(stage for t in self._tracked for stage in t.younger)
+        self._aged = [Aged(name, p, born[name]) for name, p in parameters.items() if len(born[name].counts()) > 1]
+        self._names = tuple(aged.name for aged in self._aged for _ in aged.younger)
+        self._stages = tuple(stage for aged in self._aged for stage in aged.younger)
         history = history_of(plain)
         assert history is not None
         growths = history.growths()
         least = [
-            _least(growths[stage - 1].get(t.name), t, stage) if self.floor else 0.0
-            for t in self._tracked
-            for stage in t.younger
+            _least(growths[stage - 1].get(aged.name), aged, stage) if self.floor else 0.0
+            for aged in self._aged
+            for stage in aged.younger
         ]
-        home = self._tracked[0].parameter.device if self._tracked else torch.device("cpu")
-        self._exact = torch.float32 if home.type == "mps" else torch.float64
-        self._least = torch.tensor(least, dtype=self._exact, device=home)
-        self._rates = torch.ones_like(self._least)
+        home = self._aged[0].parameter.device if self._aged else torch.device("cpu")
+        self._least = torch.tensor(least, dtype=exact_dtype(home), device=home)
+        self._arrange()
+        self._set_rates(torch.ones_like(self._least))
         if not self._needs_updates:
             with torch.no_grad():
-                self._refresh()
-                self._rates = self._decided([n for t in self._tracked for n in t.norms()])
+                self._set_rates(self._decided(self._gathered([blocks.squares() for blocks in self._blocks])))
+
+    def _arrange(self) -> None:
+        """Make blocks, and note where each block of each parameter is among them, in the order of parameters."""
+        self._blocks = blocks_of(self._aged)
+        keys = [(member.name, stage) for blocks in self._blocks for member in blocks.members for stage in member.stages]
+        place = {key: number for number, key in enumerate(keys)}
+        self._younger = [place[aged.name, stage] for aged in self._aged for stage in aged.younger]
+        self._oldest = [place[aged.name, aged.stages[0]] for aged in self._aged for _ in aged.younger]
+        self._sizes = [sum(len(member.stages) for member in blocks.members) for blocks in self._blocks]
+        divided: dict[tuple[Any, ...], list[int]] = {}
+        for aged in self._aged:
+            groups = groups_of(aged.parameter)
+            if groups:
+                divided.setdefault(groups, []).extend(place[aged.name, stage] for stage in aged.stages)
+        self._divided = tuple(divided.items())
 
     def _held(self) -> Optimizer:
         optimizer = self._optimizer()
@@ -160,7 +174,7 @@ class AdaptedRates:
 
     def by_stage(self) -> dict[int, float]:
         """The mean multiple of each stage, tensors weighted by their entries of that stage."""
-        counts = [tracked.counts[stage] for tracked in self._tracked for stage in tracked.younger]
+        counts = [aged.counts[stage] for aged in self._aged for stage in aged.younger]
         weighted: dict[int, float] = {}
         total: dict[int, int] = {}
         for stage, count, rate in zip(self._stages, counts, self._rates.tolist(), strict=True):
@@ -173,10 +187,8 @@ class AdaptedRates:
         own = {id(p): float(group["lr"]) for group in self._held().param_groups for p in group["params"]}
         current = self.current()
         return {
-            tracked.name: {
-                stage: own[id(tracked.parameter)] * current[tracked.name].get(stage, 1.0) for stage in tracked.stages
-            }
-            for tracked in self._tracked
+            aged.name: {stage: own[id(aged.parameter)] * current[aged.name].get(stage, 1.0) for stage in aged.stages}
+            for aged in self._aged
         }
 
     def __str__(self) -> str:
@@ -216,7 +228,8 @@ class AdaptedRates:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        self._tracked = [Tracked(t.name, t.parameter, t.birth) for t in self._tracked]  # lets go of copies
+        for blocks in self._blocks:
+            blocks.release()
 
     def state_dict(self) -> dict[str, Any]:
         """What it takes to go on bit for bit: the steps taken and the rates in force."""
@@ -241,7 +254,7 @@ class AdaptedRates:
                 remedy="load it into an optimizer of a model that went through the same growths",
             )
         self._steps = int(state["steps"])
-        self._rates = state["rates"].to(self._least, copy=True)
+        self._set_rates(state["rates"].to(self._least, copy=True))
 
     def _on_save(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
         state_dict[KEY] = self.state_dict()
@@ -252,57 +265,62 @@ class AdaptedRates:
 
     # -- one step ----------------------------------------------------------------------------------------
 
-    def _refresh(self) -> None:
-        for tracked in self._tracked:
-            tracked.refresh()
-
     @torch.no_grad()
     def _step_begins(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._refresh()
         due = self._steps % self.every == 0
         closure = len(args) > 1 or bool(kwargs)  # gradients may only come to be within the step
-        self._moving = [closure or tracked.parameter.grad is not None for tracked in self._tracked]
-        norms: list[Tensor] = []
-        for tracked, moving in zip(self._tracked, self._moving, strict=True):
-            kept: tuple[int, ...] = ()
-            if moving:
-                kept = tracked.stages if self._needs_updates and due else tracked.younger
+        squares = []
+        for blocks in self._in_cache():
+            blocks.keep(younger_only=not (due and self._needs_updates), gradients_come_later=closure)
             if due:
-                norms.extend(tracked.norms(kept))
-            else:
-                tracked.keep(kept)
-        self._before = norms if due else None
-        if due and not self._needs_updates:
-            self._rates = self._decided(norms)
+                squares.append(blocks.squares())
+        self._before = self._gathered(squares[::-1]) if due else None
+        if self._before is not None and not self._needs_updates:
+            self._set_rates(self._decided(self._before))
 
     @torch.no_grad()
     def _step_ends(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._before is not None and self._needs_updates:
-            changes = [
-                change
-                for tracked, moving in zip(self._tracked, self._moving, strict=True)
-                for change in (tracked.change_norms() if moving else [self._least.new_zeros(())] * len(tracked.stages))
-            ]
-            self._rates = self._decided(self._before, changes)
+            changes = self._gathered([blocks.change_squares() for blocks in self._blocks])
+            self._set_rates(self._decided(self._before, changes))
         self._before = None
-        converted: dict[tuple[torch.device, torch.dtype], tuple[Tensor, ...]] = {}
-        start = 0
-        for tracked, moving in zip(self._tracked, self._moving, strict=True):
-            key = tracked.parameter.device, tracked.parameter.dtype
-            if key not in converted:
-                converted[key] = self._rates.to(*key).unbind()
-            stop = start + len(tracked.younger)
-            if moving:
-                tracked.scale_changes(converted[key][start:stop])
-            start = stop
+        for blocks in self._in_cache():
+            blocks.scale_changes()
         self._steps += 1
 
-    def _decided(self, norms: Iterable[Tensor], updates: Iterable[Tensor] | None = None) -> Tensor:
-        if not self._tracked:
+    def _in_cache(self) -> Iterable[Blocks]:
+        """Last parameters first: optimizers go through them in order, so these the cache still holds after a step,
+        and the first are in it when the next begins."""
+        return reversed(self._blocks)
+
+    def _gathered(self, squares: Sequence[Tensor]) -> Tensor:
+        """The norm of every block, from sums of squares over what this process holds of it."""
+        if not squares:
+            return self._least
+        return add_up(torch.cat([s.to(self._least) for s in squares]), self._divided).sqrt()
+
+    def _set_rates(self, rates: Tensor) -> None:
+        self._rates = rates
+        every = rates.new_ones(sum(self._sizes))
+        every[self._younger] = rates
+        for blocks, part in zip(self._blocks, every.split(self._sizes), strict=True):
+            blocks.use(part)
+
+    def _decided(self, weight: Tensor, update: Tensor | None = None) -> Tensor:
+        """What the rule makes of the norms of all blocks, before a step and of what it added."""
+        if not self._aged:
             return self._rates
-        weight, oldest = self._split(norms)
-        update, oldest_update = self._split(updates) if updates is not None else (None, None)
-        found = self._decide(Norms(self._names, self._stages, weight, oldest, self._least, update, oldest_update))
+        found = self._decide(
+            Norms(
+                self._names,
+                self._stages,
+                weight[self._younger],
+                weight[self._oldest],
+                self._least,
+                None if update is None else update[self._younger],
+                None if update is None else update[self._oldest],
+            )
+        )
         if not isinstance(found, Tensor) or found.shape != self._rates.shape:
             raise TrainingError(
                 f"the rule gave {_shape(found)} for {len(self._names)} blocks",
@@ -311,27 +329,14 @@ class AdaptedRates:
             )
         return found.detach().to(self._least)
 
-    def _split(self, norms: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-        """Norms of all stages of all tensors, as those of younger blocks and those of their oldest entries."""
-        stacked = torch.stack([n.to(self._least) for n in norms])
-        younger: list[int] = []
-        oldest: list[int] = []
-        first = 0
-        for tracked in self._tracked:
-            count = len(tracked.younger)
-            younger.extend(range(first + 1, first + 1 + count))
-            oldest.extend([first] * count)
-            first += 1 + count
-        return stacked[younger], stacked[oldest]
-
 
 def _shape(found: Any) -> str:
     return f"a tensor of shape {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
 
 
-def _least(growth: TensorGrowth | None, tracked: Tracked, stage: int) -> float:
+def _least(growth: TensorGrowth | None, aged: Aged, stage: int) -> float:
     """The floor as a rate: the norm of a block drawn at the scale of the oldest entries, over theirs."""
     spread = 1.0
     if growth is not None and growth.draw == "normal":
         spread = relative_deviation(growth) / growth.scale
-    return spread * math.sqrt(tracked.counts[stage] / tracked.counts[tracked.stages[0]])
+    return spread * math.sqrt(aged.counts[stage] / aged.counts[aged.stages[0]])

@@ -1,104 +1,235 @@
-"""One parameter as blocks of entries of one age: their norms, what a step does to them, scaling that."""
+"""Parameters as blocks of entries of one age: their norms, what a step does to them, scaling that.
+
+Large parameters are cut into rectangles, of which only the younger are copied. Small ones, and those whose ages are
+scattered, are joined into one vector with a rate for each entry, so that they cost a handful of operations together.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from fxgrow.births import Birth, Region
+from fxgrow.training.shards import local_part, local_ranges
 
-_MOST_RECTANGLES = 8
-"""A region of more rectangles than this is gathered and scattered instead."""
-
-
-class Piece:
-    """A rectangle of a parameter, or a grid of its entries, and a copy of it from before the step."""
-
-    def __init__(self, view: Tensor, index: tuple[Tensor, ...] | None = None) -> None:
-        self._view = view
-        self._index = index
-        self._saved: Tensor | None = None
-
-    def read(self) -> Tensor:
-        """The entries as they are."""
-        return self._view if self._index is None else self._view[self._index]
-
-    def keep(self) -> Tensor:
-        """Copy the entries, to be compared with later."""
-        if self._index is not None:
-            self._saved = self.read()
-        elif self._saved is None:
-            self._saved = self._view.clone(memory_format=torch.contiguous_format)
-        else:
-            self._saved.copy_(self._view)
-        return self._saved
-
-    def change(self) -> Tensor:
-        """What has been added to the entries since they were copied."""
-        assert self._saved is not None
-        return self.read() - self._saved
-
-    def scale_change(self, rate: Tensor) -> None:
-        """Make what has been added since `rate` times as much."""
-        assert self._saved is not None
-        if self._index is None:
-            torch.lerp(self._saved, self._view, rate, out=self._view)
-        else:
-            self._view[self._index] = torch.lerp(self._saved, self.read(), rate)
+_LEAST_ENTRIES = {"cpu": 4096}
+_LEAST_ENTRIES_ELSEWHERE = 262144
+"""Rectangles are worth an operation each if they have so many entries on average."""
 
 
-class Tracked:
+@dataclass(frozen=True)
+class Aged:
     """A parameter that has entries of several ages."""
 
-    def __init__(self, name: str, parameter: Tensor, birth: Birth) -> None:
-        self.name = name
-        self.parameter = parameter
-        self.birth = birth
-        self._shape, self._regions = _split(birth)
-        self.counts = birth.counts()
-        self.stages = tuple(sorted(self.counts))
-        self._address: int | None = None
+    name: str
+    parameter: Tensor
+    birth: Birth
+
+    @cached_property
+    def counts(self) -> dict[int, int]:
+        """How many entries it has of each stage, oldest first."""
+        return self.birth.counts()
+
+    @cached_property
+    def stages(self) -> tuple[int, ...]:
+        """The stages of its entries, oldest first."""
+        return tuple(self.counts)
 
     @property
     def younger(self) -> tuple[int, ...]:
         """Its stages but the oldest."""
         return self.stages[1:]
 
-    def refresh(self) -> None:
+    @cached_property
+    def local_birth(self) -> Birth:
+        """The births of the entries that this process holds."""
+        ranges = local_ranges(self.parameter)
+        return Birth(tuple(axis[start:stop] for axis, (start, stop) in zip(self.birth.axes, ranges, strict=True)))
+
+    def local(self) -> Tensor:
+        """The entries that this process holds."""
+        return local_part(self.parameter.detach())
+
+
+class Blocks(Protocol):
+    """Blocks of one or more parameters; a block is what a parameter has of one stage, and they have an order."""
+
+    members: Sequence[Aged]
+
+    def keep(self, younger_only: bool, gradients_come_later: bool) -> None:
+        """Copy the entries, to be compared with after a step."""
+
+    def squares(self) -> Tensor:
+        """The sums of the squares of each block's entries, as they were copied, or else are. Shape `[blocks]`."""
+
+    def change_squares(self) -> Tensor:
+        """The sums of the squares of what has been added to each block's entries since they were copied."""
+
+    def use(self, rates: Tensor) -> None:
+        """From now on scale by these rates. Shape `[blocks]`; those of oldest blocks are not used."""
+
+    def scale_changes(self) -> None:
+        """Scale what has been added to the younger blocks since they were copied, each by its rate."""
+
+    def release(self) -> None:
+        """Let go of copies."""
+
+
+def blocks_of(aged: Sequence[Aged]) -> list[Blocks]:
+    """All parameters as blocks: large ones each by themselves, the others together."""
+    joined: dict[tuple[torch.device, torch.dtype], list[Aged]] = {}
+    found: list[Blocks] = []
+    for member in aged:
+        shape, regions = _split(member.local_birth)
+        local = member.local()
+        least = _LEAST_ENTRIES.get(local.device.type, _LEAST_ENTRIES_ELSEWHERE)
+        if local.numel() >= least * sum(region.rectangles for region in regions):
+            found.append(Cut(member, shape, regions))
+        else:
+            joined.setdefault((local.device, local.dtype), []).append(member)
+    return [*found, *map(Joined, joined.values())]
+
+
+class Joined:
+    """Small or scattered parameters, as one vector."""
+
+    def __init__(self, members: Sequence[Aged]) -> None:
+        self.members = members
+        labels, first = [], 0
+        for member in members:
+            index = torch.searchsorted(torch.tensor(member.stages), member.local_birth.stages().flatten())
+            labels.append(first + index)
+            first += len(member.stages)
+        self._labels = torch.cat(labels)
+        self._rates = torch.ones(first)
+        self.release()
+
+    def release(self) -> None:
+        self._saved: Tensor | None = None
+        self._each: Tensor | None = None
+
+    def _entries(self) -> Tensor:
+        return torch.cat([member.local().reshape(-1) for member in self.members])
+
+    def keep(self, younger_only: bool, gradients_come_later: bool) -> None:
+        before, self._saved = self._saved, self._entries()
+        if before is None or (before.dtype, before.device) != (self._saved.dtype, self._saved.device):
+            self._each = None
+
+    def squares(self) -> Tensor:
+        return self._summed(self._entries() if self._saved is None else self._saved)
+
+    def change_squares(self) -> Tensor:
+        assert self._saved is not None
+        return self._summed(self._entries() - self._saved)
+
+    def _summed(self, entries: Tensor) -> Tensor:
+        squares = entries.to(exact_dtype(entries.device)).square()
+        self._labels = self._labels.to(entries.device)
+        return torch.zeros(len(self._rates), dtype=squares.dtype, device=squares.device).index_add_(
+            0, self._labels, squares
+        )
+
+    def use(self, rates: Tensor) -> None:
+        self._rates, self._each = rates, None
+
+    def scale_changes(self) -> None:
+        assert self._saved is not None
+        if self._each is None:
+            self._labels = self._labels.to(self._saved.device)
+            self._each = self._rates.to(self._saved)[self._labels]
+        entries = self._entries()
+        torch.lerp(self._saved, entries, self._each, out=entries)
+        places = [member.local() for member in self.members]
+        parts = entries.split([place.numel() for place in places])
+        torch._foreach_copy_(places, [part.view(place.shape) for part, place in zip(parts, places, strict=True)])
+
+
+class Piece:
+    """A rectangle of a parameter, and a copy of it from before the step."""
+
+    def __init__(self, view: Tensor) -> None:
+        self.view = view
+        self.saved: Tensor | None = None
+
+    def keep(self) -> None:
+        """Copy the entries, to be compared with later."""
+        if self.saved is None:
+            self.saved = self.view.clone(memory_format=torch.contiguous_format)
+        else:
+            self.saved.copy_(self.view)
+
+
+class Cut:
+    """A large parameter, cut into rectangles."""
+
+    def __init__(self, member: Aged, shape: Sequence[tuple[int, ...]], regions: Sequence[Region]) -> None:
+        self.members = (member,)
+        self._stages = member.stages
+        self._shape, self._regions = shape, regions
+        self._rates: Sequence[Tensor] = [torch.ones(())] * len(self._stages)
+        self.release()
+
+    def release(self) -> None:
+        self._address: int | None = None
+        self._pieces: dict[int, list[Piece]] = {}
+        self._moves = True
+        self._follow()
+
+    def _follow(self) -> None:
         """Follow the parameter where its data have been moved."""
-        data = self.parameter.detach()
+        data = self.members[0].local()
         if self._address != data.data_ptr():
             self._address = data.data_ptr()
-            self._pieces: dict[int, list[Piece]] = {stage: [] for stage in self.stages}
+            self._pieces = {stage: [] for stage in self._stages}
             for axis, sizes in reversed(list(enumerate(self._shape))):
                 data = data.unflatten(axis, sizes)
             for region in self._regions:
-                self._pieces[region.stage].extend(_pieces(region, data))
+                self._pieces[region.stage].extend(map(Piece, region.blocks(data)))
+            self._rates = [rate.to(data) for rate in self._rates]
 
-    def keep(self, stages: Sequence[int]) -> None:
-        """Copy the entries of some stages."""
-        for stage in stages:
-            for piece in self._pieces[stage]:
+    def _younger(self) -> Iterator[Piece]:
+        return itertools.chain.from_iterable(self._pieces[stage] for stage in self._stages[1:])
+
+    def keep(self, younger_only: bool, gradients_come_later: bool) -> None:
+        self._follow()
+        self._moves = gradients_come_later or self.members[0].parameter.grad is not None
+        if self._moves:
+            kept = self._younger() if younger_only else itertools.chain.from_iterable(self._pieces.values())
+            for piece in kept:
                 piece.keep()
 
-    def norms(self, kept: Sequence[int] = ()) -> Iterator[Tensor]:
-        """The norm of each stage's entries, oldest first; those of stages in `kept` are copied on the way."""
-        for stage in self.stages:
-            pieces = self._pieces[stage]
-            yield _joined([norm(piece.keep() if stage in kept else piece.read()) for piece in pieces])
+    def squares(self) -> Tensor:
+        return self._summed(lambda piece: piece.view if piece.saved is None or not self._moves else piece.saved)
 
-    def change_norms(self) -> Iterator[Tensor]:
-        """The norm of what has been added to each stage's entries since they were copied, oldest first."""
-        for stage in self.stages:
-            yield _joined([norm(piece.change()) for piece in self._pieces[stage]])
+    def change_squares(self) -> Tensor:
+        return self._summed(lambda piece: piece.view - piece.saved if self._moves else piece.view.new_zeros(()))
 
-    def scale_changes(self, rates: Sequence[Tensor]) -> None:
-        """Scale what has been added to the younger stages, each by its rate."""
-        for stage, rate in zip(self.younger, rates, strict=True):
+    def _summed(self, part: Callable[[Piece], Tensor]) -> Tensor:
+        local = self.members[0].local()
+        total = torch.zeros(len(self._stages), dtype=exact_dtype(local.device), device=local.device)
+        norms = [norm(part(piece)) for stage in self._stages for piece in self._pieces[stage]]
+        labels = [place for place, stage in enumerate(self._stages) for _ in self._pieces[stage]]
+        if not norms:  # this process holds none of it
+            return total
+        return total.index_add_(0, torch.tensor(labels, device=local.device), torch.stack(norms).to(total).square())
+
+    def use(self, rates: Tensor) -> None:
+        self._rates = rates.to(self.members[0].local()).unbind()
+
+    def scale_changes(self) -> None:
+        if not self._moves:
+            return
+        for stage, rate in zip(self._stages[1:], self._rates[1:], strict=True):
             for piece in self._pieces[stage]:
-                piece.scale_change(rate)
+                assert piece.saved is not None
+                torch.lerp(piece.saved, piece.view, rate, out=piece.view)
 
 
 def _split(birth: Birth) -> tuple[list[tuple[int, ...]], tuple[Region, ...]]:
@@ -127,13 +258,6 @@ def _period(stages: tuple[int, ...]) -> int:
     return next((length for length in lengths if stages[length:] == stages[:-length]), size)
 
 
-def _pieces(region: Region, data: Tensor) -> Iterator[Piece]:
-    if region.rectangles > _MOST_RECTANGLES:
-        yield Piece(data, tuple(index.to(data.device) for index in region.positions()))
-    else:
-        yield from map(Piece, region.blocks(data))
-
-
 def norm(tensor: Tensor) -> Tensor:
     """The Frobenius norm, in float32 at least; row by row where that is faster."""
     dtype = torch.float32 if tensor.dtype in (torch.float16, torch.bfloat16) else None
@@ -146,5 +270,6 @@ def norm(tensor: Tensor) -> Tensor:
     return result
 
 
-def _joined(norms: list[Tensor]) -> Tensor:
-    return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
+def exact_dtype(device: torch.device) -> torch.dtype:
+    """The widest floating-point type of a device."""
+    return torch.float32 if device.type == "mps" else torch.float64

@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 from torch import nn
+from torchvision.models.video.swin_transformer import SwinTransformer3d
 
 import fxgrow
 from fxgrow.errors import FxgrowError
@@ -172,3 +173,17 @@ def test_certifying_touches_neither_model() -> None:
     fxgrow.certify(wider, model)
     after = [t for m in (model, wider) for t in m.state_dict().values()]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("library", ["timm", "torchvision"])
+def test_windows_that_are_shifted_and_biased_by_a_table(library: str) -> None:
+    """Indices are reshaped before they pick, and masks are written piece by piece."""
+    options: dict[str, Any] = {"embed_dim": 24, "depths": [2, 2], "num_heads": [3, 6]}
+    if library == "timm":
+        model = timm.create_model("swin_tiny_patch4_window7_224", img_size=56, num_classes=5, **options)
+    else:
+        model = SwinTransformer3d([2, 4, 4], window_size=[2, 7, 7], num_classes=5, **options)
+    shape = (2, 3, 56, 56) if library == "timm" else (1, 3, 8, 56, 56)
+    model = lively(model)
+    grown = fxgrow.grow(model, width=2, example_inputs=torch.randn(shape, dtype=torch.float64))
+    assert fxgrow.certify(grown, model).verdict is Verdict.PROVED

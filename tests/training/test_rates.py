@@ -16,9 +16,18 @@ from torch import Tensor, nn
 
 import fxgrow
 from fxgrow.errors import FxgrowError, TrainingError
+from fxgrow.training import tracking
 from fxgrow.training.rates import KEY, AdaptedRates, attached_to
 from fxgrow.training.rules import CEILING, Norms
 from tests.training.small import INPUTS, convolutional, grown, loss_of, train
+
+
+@pytest.fixture(params=["joined", "cut"])
+def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Small parameters as they are, joined, and cut into rectangles as if they were large."""
+    if request.param == "cut":
+        monkeypatch.setitem(tracking._LEAST_ENTRIES, "cpu", 0)
+    return str(request.param)
 
 
 class ReferenceSGD:
@@ -51,6 +60,7 @@ class ReferenceSGD:
 @pytest.mark.parametrize("nesterov", [False, True])
 @pytest.mark.parametrize("foreach", [False, True])
 @pytest.mark.parametrize("init", ["mirror", "zero"])
+@pytest.mark.usefixtures("blocks")
 def test_sgd_is_the_papers_formula(init: str, foreach: bool, nesterov: bool) -> None:
     model = grown(convolutional(), 1.5, 4 / 3, init=init)
     twin = copy.deepcopy(model)
@@ -100,6 +110,7 @@ def test_old_entries_near_zero_make_no_rate_explode() -> None:
     assert rates["0.weight"][1] == pytest.approx(CEILING)
 
 
+@pytest.mark.usefixtures("blocks")
 def test_old_entries_move_as_without_adapted_rates() -> None:
     """In one step; bit for bit."""
     found = []
@@ -120,6 +131,7 @@ def equal_relative_updates(model: nn.Module, before: dict[str, Tensor], name: st
     return [float(moved[birth.mask(k)].norm() / before[name][birth.mask(k)].norm()) for k in birth.counts()]
 
 
+@pytest.mark.usefixtures("blocks")
 def test_gradient_rule_makes_updates_the_same_part_of_the_weights() -> None:
     model = grown(convolutional(), 1.5, 4 / 3, init="mirror")
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
@@ -182,6 +194,7 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.usefixtures("blocks")
 def test_any_optimizer_scaled_by_age(name: str) -> None:
     """What one step adds to each block is what it adds without adapted rates, times the rate."""
     added, rates = [], {}
@@ -213,7 +226,8 @@ def test_muon_of_torch_on_matrices() -> None:
     assert not (matrices[0] == before).any()
 
 
-def test_scattered_blocks_are_gathered() -> None:
+@pytest.mark.usefixtures("blocks")
+def test_scattered_blocks() -> None:
     """Joined branches leave new units all over an axis."""
     torch.manual_seed(0)
     model = timm.create_model("densenet121", growth_rate=4, block_config=(12, 2), num_classes=3).double()
@@ -271,6 +285,7 @@ def test_an_optimizer_with_rates_can_be_collected() -> None:
     assert isinstance(rates, AdaptedRates)
 
 
+@pytest.mark.usefixtures("blocks")
 def test_training_resumes_bit_for_bit_from_state_dicts() -> None:
     def fresh() -> tuple[nn.Module, torch.optim.Optimizer]:
         model = grown(convolutional(), 1.5, 4 / 3)
@@ -326,6 +341,7 @@ def test_schedulers_set_the_rate_of_all_ages() -> None:
     assert rates.learning_rates()["3.weight"] == {0: 0.05, 1: pytest.approx(0.05 * multiples[1])}
 
 
+@pytest.mark.usefixtures("blocks")
 def test_a_skipped_step_changes_nothing() -> None:
     """Gradient scalers leave a step out where gradients overflow; parameters without gradient stay."""
     model = grown(convolutional(), 1.5)
@@ -343,6 +359,7 @@ def test_a_skipped_step_changes_nothing() -> None:
     assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
 
 
+@pytest.mark.usefixtures("blocks")
 def test_closures_scalers_and_clipping() -> None:
     model = grown(convolutional(), 1.5)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -372,6 +389,7 @@ def test_compiled_and_wrapped_models() -> None:
     assert list(rates.current()) == [n for n, b in fxgrow.births(model).items() if len(b.counts()) > 1]
 
 
+@pytest.mark.usefixtures("blocks")
 def test_rates_follow_data_that_move() -> None:
     model = grown(convolutional(), 1.5)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

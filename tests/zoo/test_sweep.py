@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +99,35 @@ def test_an_interrupted_sweep_leaves_no_process_behind() -> None:
     running = sweep([Task("tests.zoo.bad:hangs", "bad", "2"), SMALL], Findings(None), Limits(), jobs=2)
     assert next(running).task == SMALL
     running.close()
+
+
+def test_a_killed_sweep_leaves_no_process_behind() -> None:
+    code = (
+        "from fxgrow.zoo.examine import Task; from fxgrow.zoo.sweep import Findings, Limits, sweep\n"
+        "if __name__ == '__main__': list(sweep([Task('tests.zoo.bad:hangs', 'bad', '2')], Findings(None), Limits()))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code]) as sweeping:
+        examining = _wait_for(
+            lambda: _processes_below(sweeping.pid)[-1:] if len(_processes_below(sweeping.pid)) > 2 else []
+        )
+        sweeping.kill()
+    _wait_for(lambda: not Path(f"/proc/{examining[0]}").exists())
+
+
+def _processes_below(process: int) -> list[int]:
+    """Process numbers of children, and of theirs."""
+    found = []
+    for child in Path(f"/proc/{process}/task/{process}/children").read_text().split():
+        found += [int(child), *_processes_below(int(child))]
+    return found
+
+
+def _wait_for(condition: Callable[[], Any], seconds: float = 120.0) -> Any:
+    until = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < until, "it did not come about"
+        time.sleep(0.1)
+    return found
 
 
 def test_what_is_chosen() -> None:

@@ -54,9 +54,9 @@ def combined(use: Use, claims: list[Claim], kind: str, keeps_zero: bool) -> Clai
             raise Unproved(f"sizes {sorted(sizes)} meet on axis {axis}")
         maps.append(use.agreeing_maps((c.maps[k] for c, k in chosen), (c.new[k] for c, k in chosen), f"axis {axis}"))
         if any(c.repeats(k) for c, k in chosen):
-            common = first.copies_of(place)
+            common = first.equal_along(place)
             for c, k in chosen[1:]:
-                common = both_copies(common, c.copies_of(k))
+                common = both_copies(common, c.equal_along(k))
             copies[axis] = common
         one = len(chosen) == 1 and (kind == "multiply" or (kind == "divide" and first is claims[0]))
         if kind in AFFINE or one:
