@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -220,15 +221,25 @@ class Comparison:
             children.append(Certificate("both have the same graphs", "", (), Verdict.UNKNOWN, detail))
             return children, None
         try:
-            maps, fills = composed(self.plans, one.tensors)
+            maps, fills = self.growth
         except Unproved as error:
             return [Certificate("the plan fits", "", (), Verdict.UNKNOWN, str(error))], None
-        attributes: dict[str, dict[str, Any]] = {}
-        for edit in (edit for plan in self.plans for edit in plan.attributes):
-            attributes.setdefault(edit.module, {})[edit.attribute] = edit.value
         hooks = _hooks(self.original, grown)
         children += [hooks] if hooks is not None else []
-        return children, Checker(one, two, maps, fills, attributes, self.memory)
+        return children, Checker(one, two, maps, fills, self.attributes, self.memory)
+
+    @cached_property
+    def growth(self) -> tuple[dict[str, tuple[Map, ...]], dict[str, frozenset[str]]]:
+        """Where old positions are, and how the others were filled, by the plans."""
+        return composed(self.plans, self.one.tensors)
+
+    @cached_property
+    def attributes(self) -> dict[str, dict[str, Any]]:
+        """Attributes that follow sizes, by module."""
+        found: dict[str, dict[str, Any]] = {}
+        for edit in (edit for plan in self.plans for edit in plan.attributes):
+            found.setdefault(edit.module, {})[edit.attribute] = edit.value
+        return found
 
 
 _MODES = {"both": "in eval and in train mode", "eval": "in eval mode", "train": "in train mode"}
