@@ -197,7 +197,11 @@ def _replayed(
     try:
         for step in steps:
             if step.plan.parts:
-                current = widen_parts(captured_again(current, step.plan), step.plan, skeleton(current), seed="")
+                parts = captured_again(current, step.plan)
+                for below, part in step.plan.parts:
+                    if part.depth is not None:
+                        deepen(parts.captured[below], part.depth)
+                current = widen_parts(parts, step.plan, skeleton(current), seed="")
                 continue
             captured = recapture(current, recalled(step.plan.inputs))
             source = captured.model

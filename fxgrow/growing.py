@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -12,12 +12,13 @@ from fxgrow.amounts import Amounts
 from fxgrow.axes.infer import Analysis, analyse
 from fxgrow.capture import Captured, capture
 from fxgrow.errors import AmountError, FxgrowError, PlanError, UntraceableError
-from fxgrow.history import ATTRIBUTE, Step, extended, history_of, in_order, with_certificate, with_verification
+from fxgrow.history import ATTRIBUTE, Step, history_of, with_certificate, with_verification
 from fxgrow.parts import Parts, find_parts, verify_parts, widen_parts
-from fxgrow.planning.depth import STARTS, plan_depth
+from fxgrow.planning.dense import joined
+from fxgrow.planning.depth import STARTS, check_keys, plan_depth
 from fxgrow.planning.knowledge import Way
 from fxgrow.planning.parameterization import PARAMETERIZATIONS
-from fxgrow.planning.plan import Held, Plan
+from fxgrow.planning.plan import Plan
 from fxgrow.planning.planner import make_plan, roles_of
 from fxgrow.planning.readouts import find_readouts
 from fxgrow.planning.sizes import Sizes, flops_after, parameters_after
@@ -26,9 +27,10 @@ from fxgrow.proof.certifying import certificate_of, drawn_by, kept_for_proof
 from fxgrow.proof.fingerprint import fingerprint
 from fxgrow.proof.verification import verify as verify_same
 from fxgrow.training.groups import parameterization_of
-from fxgrow.training.parameters import remember_names
+from fxgrow.training.parameters import remember_names, stage_of
 from fxgrow.transforms.depth import deepen
 from fxgrow.transforms.readouts import add_readouts, drop_readouts
+from fxgrow.transforms.tagging import tag
 from fxgrow.transforms.width import named_tensors, widen
 
 Width = float | int | str | Mapping[str, float | int | str] | Sizes
@@ -55,9 +57,6 @@ def plan(
     86
     """
     return _planned(model, Wish(width, depth, init, depth_init, round_to, parameterization), example_inputs)[1]
-
-
-_IN_PARTS = "no graph holds its whole forward, so its blocks stay as many as they are"
 
 
 @dataclass(frozen=True)
@@ -90,23 +89,46 @@ def _planned(model: nn.Module, wish: Wish, example_inputs: Any) -> tuple[Capture
     name = model_name(model)
     if isinstance(captured, Parts):
         assert isinstance(widths, Amounts)  # sizes were refused above
-        planned = captured.plan(name, widths, wish.init, wish.round_to, chosen)
-        if not planned.groups and captured.why is not None:
-            raise captured.why
+        planned = captured.plan(name, wish.init, chosen, _part_planner(widths, depths, wish, chosen))
         if depths is not None:
-            planned = replace(planned, held=(Held(1, (name,), _IN_PARTS), *planned.held))
+            runs = planned.depth.runs if planned.depth is not None else ()
+            check_keys(depths, runs, [path for held in planned.held for path in held.where], model)
+        if not planned.groups and not (planned.depth and planned.depth.blocks) and captured.why is not None:
+            raise captured.why
         return captured, planned
     if depths is None:
         return captured, _widened(captured, name, widths, wish, chosen)
+    return captured, _deepened(captured, depths, wish, lambda: _widened(captured, name, widths, wish, chosen))
+
+
+def _part_planner(
+    widths: Amounts, depths: Amounts | None, wish: Wish, parameterization: str
+) -> Callable[[str, Captured], Plan]:
+    """What plans one part of a model that is grown in parts."""
+
+    def planned(path: str, part: Captured) -> Plan:
+        wider = replace(widths, prefix=f"{path}.")
+
+        def plan() -> Plan:
+            return make_plan(part, type(part.model).__name__, wider, wish.init, wish.round_to, parameterization)
+
+        return plan() if depths is None else _deepened(part, replace(depths, prefix=f"{path}."), wish, plan)
+
+    return planned
+
+
+def _deepened(captured: Captured, depths: Amounts, wish: Wish, widened: Callable[[], Plan]) -> Plan:
+    """The plan for depth and then, by `widened`, for width; new blocks are put into `captured`."""
     analysis = analyse(captured.model, captured.graphs)
     parameters = sum(tensor.numel() for tensor in captured.model.parameters())
-    deepening, held = plan_depth(captured, depths, wish.depth_init, roles_of(analysis))
+    deepening, held, reading = plan_depth(captured, depths, wish.depth_init, roles_of(analysis))
     operations = flops_after(analysis, {})
     deepen(captured, deepening)
-    planned = _widened(captured, name, widths, wish, chosen)
+    planned = widened()
+    planned = replace(planned, tensors=joined(reading, planned.tensors))
     held += planned.held if wish.width is not None else ()
     totals = replace(planned.totals, parameters_before=parameters, flops_before=operations)
-    return captured, replace(planned, depth=deepening, held=held, totals=totals)
+    return replace(planned, depth=deepening, held=held, totals=totals)
 
 
 def _widened(captured: Captured, name: str, widths: Amounts | Sizes, wish: Wish, parameterization: str) -> Plan:
@@ -252,8 +274,7 @@ def apply_plan(model: nn.Module, captured: Captured | Parts, planned: Plan, seed
     """Carry out a plan on the model it was made for."""
     inputs = captured.inputs
     remember_names(model)
-    history = extended(model, Step(planned, seed))
-    growth = Growth(planned, drawn_by(seed, history.stage))
+    growth = Growth(planned, drawn_by(seed, stage_of(model) + 1))
     verifying = verify and not any(tensor.is_meta for tensor in named_tensors(model).values())
     before = kept_for_proof(captured, growth) if verifying else None  # surgery edits the graphs themselves
     grown: nn.Module
@@ -261,8 +282,7 @@ def apply_plan(model: nn.Module, captured: Captured | Parts, planned: Plan, seed
         grown = widen_parts(captured, planned, model, growth.seed)
     else:
         grown = widen(captured, planned, model, growth.seed)
-    history = in_order(history, grown)
-    setattr(grown, ATTRIBUTE, history)
+    grown = tag(grown, model, Step(planned, seed))
     if verifying:
         if isinstance(captured, Parts):
             found = verify_parts(model, grown, captured, seed)
@@ -271,6 +291,8 @@ def apply_plan(model: nn.Module, captured: Captured | Parts, planned: Plan, seed
         certificate = certificate_of(model, grown, [growth], before)
         if planned.preserving:
             certificate = certificate.tested(str(found))
+        history = history_of(grown)
+        assert history is not None
         history = with_certificate(with_verification(history, found), certificate, fingerprint(grown))
         setattr(grown, ATTRIBUTE, history)
     return cast(fx.GraphModule, grown)

@@ -7,20 +7,19 @@ class, because the rest of the model may call its other methods.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fxgrow.amounts import Amounts
 from fxgrow.capture import Captured, capture, example_inputs_for, kept_as, recapture, skeleton
 from fxgrow.capture.inputs import Inputs, described, recalled
 from fxgrow.containers import each_tensor
 from fxgrow.errors import CaptureError, VerificationError, first_line
+from fxgrow.planning.deepening import joined
 from fxgrow.planning.plan import Axis, Plan, Totals
-from fxgrow.planning.planner import make_plan
 from fxgrow.proof.verification import Verification, random_inputs, verify
 from fxgrow.transforms.width import named_tensors, place, widen
 
@@ -39,12 +38,9 @@ class Parts:
     parameters: int
     why: CaptureError | None = None
 
-    def plan(self, name: str, amounts: Amounts, init: str, round_to: int, parameterization: str) -> Plan:
+    def plan(self, name: str, init: str, parameterization: str, planned: Callable[[str, Captured], Plan]) -> Plan:
         """One plan for all parts: theirs, under their paths, and what lies between them as it is."""
-        plans = {
-            path: make_plan(part, type(part.model).__name__, _below(amounts, path), init, round_to, parameterization)
-            for path, part in self.captured.items()
-        }
+        plans = {path: planned(path, part) for path, part in self.captured.items()}
         moved = [_under(path, plan) for path, plan in plans.items()]
         flops = [plan.totals for plan in plans.values()]
         before = self.parameters
@@ -62,14 +58,11 @@ class Parts:
             ),
             inputs=described(self.inputs),
             tier=_TIER,
+            depth=joined([plan.depth for plan in moved if plan.depth is not None]),
             parameterization=parameterization,
             rescalings=tuple(rescaling for plan in moved for rescaling in plan.rescalings),
             parts=tuple(plans.items()),
         )
-
-
-def _below(amounts: Amounts, path: str) -> Amounts:
-    return replace(amounts, prefix=f"{path}.")
 
 
 def _under(path: str, plan: Plan) -> Plan:
@@ -84,6 +77,7 @@ def _under(path: str, plan: Plan) -> Plan:
 
     return replace(
         plan,
+        depth=plan.depth.under(path) if plan.depth is not None else None,
         groups=tuple(replace(g, name=f"{path}:{g.name}", where=within(g.where)) for g in plan.groups),
         held=tuple(replace(h, where=within(h.where)) for h in plan.held),
         rescalings=tuple(replace(r, name=f"{path}.{r.name}") for r in plan.rescalings),

@@ -85,10 +85,58 @@ class Twofold(nn.Module):
         return x + one * self.gate(one) + self.gain * self.two(y)
 
 
+class Growing(nn.Module):
+    """A dense layer that is given all channels so far and gives them back with its own behind."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm, self.conv = nn.BatchNorm2d(width), nn.Conv2d(width, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, self.conv(torch.relu(self.norm(x)))], 1)
+
+
+class Aggregated(nn.Module):
+    """Layers in a row whose outputs are all concatenated, as in VoVNet; a norm over channels reads them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(conv(nn.ReLU()) for _ in range(3))
+        self.norm, self.leave = nn.LayerNorm(32), nn.Linear(32, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs = [x]
+        for layer in self.layers:
+            outputs.append(layer(outputs[-1]))
+        return self.leave(self.norm(torch.cat(outputs, 1).permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+
+
+class Scaled(nn.Module):
+    """A residual block whose shortcut has a gain, and whose branch is a difference."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(8))
+        self.norm, self.pool = nn.GroupNorm(1, 8), nn.AvgPool2d(3, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(x)
+        return x * self.gain.view(8, 1, 1) + (self.pool(y) - y)
+
+
+def dense_net() -> nn.Module:
+    return torchvision.models.DenseNet(8, (2, 3), 16, num_classes=5)
+
+
 MODELS: dict[str, tuple[Any, tuple[Tensor, ...]]] = {
     "residual": (lambda: stages(Residual(conv()), Residual(conv()), Residual(conv())), IMAGE),
     "post-activation": (lambda: stages(Residual(conv(), nn.ReLU()), Residual(conv(), nn.ReLU())), IMAGE),
     "two branches": (lambda: stages(Twofold(), Twofold()), IMAGE),
+    "gains": (lambda: stages(Scaled(), Scaled()), IMAGE),
+    "one block": (lambda: stages(Residual(conv()), nn.Conv2d(8, 8, 1), nn.ReLU(), Residual(conv())), IMAGE),
+    "dense list": (dense_net, IMAGE),
+    "dense stream": (lambda: stages(Growing(8), Growing(12), Growing(16), nn.Conv2d(20, 8, 1)), IMAGE),
+    "dense last": (lambda: stages(Aggregated(), Aggregated()), IMAGE),
     "pre-norm": (lambda: Encoder(True), (torch.randn(2, 7, 6),)),
     "attributes": (Named, IMAGE),
     "chain": (Split, (torch.randn(2, 4),)),
@@ -246,10 +294,16 @@ def test_both_graphs_get_the_block_where_modes_differ() -> None:
         assert worst_error(model, grown, example((torch.randn(3, 4),)), training) <= 1e-10
 
 
-STEPS = st.lists(st.sampled_from(["depth", "width", "both"]), min_size=2, max_size=3)
+STEPS = st.lists(st.sampled_from(["depth", "width", "both"]), min_size=1, max_size=2).map(lambda s: ["depth", *s])
 
 
-@pytest.mark.parametrize("name", ["residual", "post-activation", "pre-norm", "chain"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("residual", "post-activation", "two branches", "gains", "pre-norm", "chain"),
+        *("dense list", "dense stream", "dense last"),
+    ],
+)
 @settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
 @given(steps=STEPS)
 def test_random_sequences_stay_exact(name: str, steps: list[str]) -> None:
@@ -263,6 +317,156 @@ def test_random_sequences_stay_exact(name: str, steps: list[str]) -> None:
         assert worst_error(model, grown, example(inputs), training) <= 1e-10
     born = {stage for birth in fxgrow.births(grown).values() for stage in birth.counts()}  # type: ignore[arg-type]
     assert born == set(range(len(steps) + 1))
+
+
+def test_dense_layers_are_appended_and_what_reads_them_starts_at_zero() -> None:
+    model = lively(dense_net())
+    grown = fxgrow.grow(model, depth={"features.denseblock1": "+2"}, example_inputs=IMAGE)
+    plan = fxgrow.report(grown).plan
+    assert plan.depth is not None
+    assert [(run.path, run.before, run.after, run.how) for run in plan.depth.runs] == [
+        ("features.denseblock1", 2, 4, "its channels come last, what reads them starts at zero")
+    ]
+    block = grown.get_submodule("features.denseblock1")
+    assert list(block._modules) == [f"denselayer{k}" for k in (1, 2, 3, 4)]
+    shapes = [tuple(layer.conv1.weight.shape) for layer in block._modules.values()]  # type: ignore[union-attr]
+    assert shapes == [(32, 16 + 8 * k, 1, 1) for k in range(4)]
+    assert [layer.norm1.num_features for layer in block._modules.values()] == [16, 24, 32, 40]  # type: ignore[union-attr]
+    reading = grown.get_parameter("features.transition1.conv.weight")
+    assert torch.equal(reading[:, :32], model.get_parameter("features.transition1.conv.weight"))
+    assert reading.shape[1] == 48 and not reading[:, 32:].any()
+    births = fxgrow.births(grown)
+    assert births["features.denseblock1.denselayer4.conv1.weight"].counts() == {1: 32 * 40}
+    assert births["features.transition1.conv.weight"].counts() == {0: 16 * 32, 1: 16 * 16}
+
+
+def test_dense_layers_grow_with_width_again_and_from_a_file(tmp_path: Path) -> None:
+    model = lively(dense_net())
+    grown: nn.Module = model
+    for width, depth, init in ((None, "+1", "zero"), (1.5, 1.5, "mirror"), (1.25, "+1", "replicate")):
+        grown = fxgrow.grow(grown, width, depth, init=init, example_inputs=IMAGE, verify=False)
+    values = example(IMAGE)
+    for training in (False, True):
+        assert worst_error(model, grown, values, training) <= 1e-10
+    fxgrow.save(grown, tmp_path / "grown.safetensors")
+    again = fxgrow.load(tmp_path / "grown.safetensors", model)
+    assert all(torch.equal(a, again.state_dict()[name]) for name, a in grown.state_dict().items())
+    assert fxgrow.births(again) == fxgrow.births(grown)
+
+
+def test_runs_inside_blocks_that_are_repeated_are_listed() -> None:
+    inner = [nn.Sequential(Residual(conv()), Residual(conv()), nn.Conv2d(8, 8, 1)) for _ in range(2)]
+    model = lively(stages(*(Residual(part) for part in inner)))
+    plan = fxgrow.plan(model, depth=1.5, example_inputs=IMAGE)
+    assert plan.depth is not None
+    assert [(run.path, run.before, run.after) for run in plan.depth.runs] == [("2", 2, 3)], plan
+    assert [(held.where, held.reason) for held in plan.held] == [
+        (
+            ("2.0.branch", "2.1.branch"),
+            "its blocks stay as many as they are: they are inside blocks of 2, which are repeated as they are; "
+            "grow them in a second step",
+        )
+    ]
+    plan = fxgrow.plan(model, depth={"2.0.branch": "+1"}, example_inputs=IMAGE)
+    assert [(run.path, run.before, run.after) for run in plan.depth.runs] == [("2.0.branch", 2, 3)]  # type: ignore[union-attr]
+
+
+def test_blocks_that_read_new_channels_are_listed() -> None:
+    wide = [
+        Residual(nn.Sequential(nn.Conv2d(20, 20, 3, padding=1), nn.BatchNorm2d(20))),
+        Residual(nn.Sequential(nn.Conv2d(20, 20, 3, padding=1), nn.BatchNorm2d(20))),
+    ]
+    layers = nn.Sequential(Growing(8), Growing(12), Growing(16))
+    model = lively(nn.Sequential(nn.Conv2d(3, 8, 3), layers, nn.Sequential(*wide), nn.Conv2d(20, 8, 1), nn.Flatten()))
+    grown = fxgrow.grow(model, depth="+1", example_inputs=IMAGE)
+    plan = fxgrow.report(grown).plan
+    assert [run.path for run in plan.depth.runs] == ["1"]  # type: ignore[union-attr]
+    assert [held.reason for held in plan.held] == [
+        "its blocks stay as many as they are: 2.0.branch.0.weight reads channels of new dense layers; "
+        "grow them in a second step"
+    ]
+    again = fxgrow.grow(grown, depth={"2": "+1"}, example_inputs=IMAGE, verify=False)
+    assert worst_error(model, again, example(IMAGE), True) <= 1e-10
+
+
+class Twice(nn.Module):
+    """One encoder for two inputs: each of its blocks is called twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = stages(Residual(conv()), Residual(conv()))
+
+    def forward(self, one: Tensor, other: Tensor) -> Tensor:
+        return self.encoder(one) - self.encoder(other)
+
+
+def test_blocks_that_are_called_for_several_inputs_grow() -> None:
+    model, inputs = lively(Twice()), (IMAGE[0], torch.randn(2, 3, 24, 24))
+    grown = fxgrow.grow(model, depth=1.5, example_inputs=inputs, verify=False)
+    values = example(inputs)
+    for training in (False, True):
+        assert worst_error(model, grown, values, training) <= 1e-10
+    assert len(fxgrow.report(grown).plan.depth.blocks) == 1  # type: ignore[union-attr]
+    assert unmoved(grown, values) == []
+
+
+class Repeated(nn.Module):
+    """Two blocks that are called in turn, twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 2, 1)
+        self.blocks = nn.ModuleList(Residual(nn.Sequential(conv(nn.ReLU()), conv())) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x)
+        for _ in range(2):
+            for block in self.blocks:
+                x = block(x)
+        return self.leave(x)
+
+
+def test_blocks_that_are_called_in_turn_grow_or_are_listed() -> None:
+    model = lively(Repeated())
+    grown = fxgrow.grow(model, depth=2, example_inputs=IMAGE, verify=False)
+    assert worst_error(model, grown, example(IMAGE), True) <= 1e-10
+    assert unmoved(grown, example(IMAGE)) == []
+
+
+class Alike(nn.Module):
+    """One layer that several blocks share, as a module that each of them holds."""
+
+    def __init__(self, shared: nn.Module, last: nn.Module | None = None) -> None:
+        super().__init__()
+        self.shared, self.last = shared, last
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.shared(x)
+        return x + (y if self.last is None else self.last(torch.tanh(y)))
+
+
+def test_modules_that_several_blocks_hold_stay_shared() -> None:
+    shared = nn.Conv2d(8, 8, 1)
+    model = lively(stages(*(Alike(shared, nn.Conv2d(8, 8, 1)) for _ in range(2))))
+    grown = fxgrow.grow(model, depth="+2", example_inputs=IMAGE, verify=False)
+    values = example(IMAGE)
+    assert worst_error(model, grown, values, True) <= 1e-10
+    assert unmoved(grown, values) == []
+    assert len({id(grown.get_submodule(f"2.{k}.shared").weight) for k in range(4)}) == 1
+    shared = nn.Conv2d(8, 8, 1)
+    plan = fxgrow.plan(stages(Alike(shared), Alike(shared)), depth=2, example_inputs=IMAGE)
+    assert [held.reason for held in plan.held] == [
+        "its blocks stay as many as they are: its branch ends in 2.0.shared, which is shared with another part"
+    ]
+
+
+def test_shared_statistics_hold_blocks() -> None:
+    shared = nn.BatchNorm2d(8)
+    model = stages(*(Alike(shared, nn.Conv2d(8, 8, 1)) for _ in range(2)))
+    plan = fxgrow.plan(model, depth=2, example_inputs=IMAGE)
+    assert [held.reason for held in plan.held] == [
+        "its blocks stay as many as they are: 2.0.shared keeps statistics and is shared with another part"
+    ]
 
 
 def bad(depth: Any, **options: Any) -> str:

@@ -14,6 +14,8 @@ import torchvision
 from torch import Tensor, nn
 
 import fxgrow
+from fxgrow.errors import AmountError
+from fxgrow.proof.liveness import unmoved
 from fxgrow.proof.verification import WithoutNoise
 from tests.models import lively
 
@@ -160,3 +162,61 @@ def test_detectors_keep_their_detections_and_their_losses(name: str) -> None:
         torch.testing.assert_close(losses[1][key], loss, rtol=1e-9, atol=1e-9)
     sum(losses[1].values()).backward()
     assert all(p.grad is not None for p in grown.parameters() if p.requires_grad)
+
+
+class Step(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.one, self.two = nn.LayerNorm(4), nn.Linear(4, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.two(torch.relu(self.one(self.norm(x))))
+
+
+class Deep(Body):
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps = nn.Sequential(Step(), Step())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(self.steps(x))
+
+
+def deep() -> Settling:
+    model = Settling()
+    model.body = Deep()
+    return lively(model)
+
+
+@pytest.mark.parametrize("width", [None, 1.5])
+def test_parts_gain_blocks(width: float | None, tmp_path: Path) -> None:
+    model = deep()
+    grown: Any = fxgrow.grow(model, width, 1.5, example_inputs=INPUTS)
+    assert type(grown) is Settling
+    plan = fxgrow.report(grown).plan
+    assert plan.depth is not None
+    assert [(run.path, run.before, run.after) for run in plan.depth.runs] == [("body.steps", 2, 3)]
+    assert plan.totals.parameters_after == sum(p.numel() for p in grown.parameters())
+    assert fxgrow.Plan.from_json(plan.to_json()) == plan
+    x = INPUTS[0].double()
+    with torch.no_grad():
+        assert torch.allclose(grown(x), model(x), rtol=1e-10, atol=1e-12)
+    births = fxgrow.births(grown)
+    assert list(births) == [name for name, _ in grown.named_parameters()]
+    assert set(births["body.steps.2.one.weight"].counts()) == {1}
+    assert plan.old_name("body.steps.2.one.weight") is None
+    assert unmoved(grown, (x,)) == []
+    fxgrow.save(grown, tmp_path / "grown.safetensors")
+    again = fxgrow.load(tmp_path / "grown.safetensors", model)
+    assert all(torch.equal(a, again.state_dict()[name]) for name, a in grown.state_dict().items())
+    more = fxgrow.grow(again, depth={"body.steps": "=5"}, example_inputs=INPUTS)
+    with torch.no_grad():
+        assert torch.allclose(more(x), model(x), rtol=1e-10, atol=1e-12)
+
+
+def test_keys_name_runs_of_any_part() -> None:
+    plan = fxgrow.plan(deep(), depth={"body": "+1"}, example_inputs=INPUTS)
+    assert plan.depth is not None and len(plan.depth.blocks) == 1
+    with pytest.raises(AmountError) as caught:
+        fxgrow.plan(deep(), depth={"body": "+1", "tail": 2}, example_inputs=INPUTS)
+    assert str(caught.value) == "the key matches no module of the model (at tail): runs of blocks are body.steps"

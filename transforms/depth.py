@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from fxgrow.transforms.tensors import drawn
+from fxgrow.transforms.graph_edits import edit_graphs, put_argument
+from fxgrow.transforms.tensors import drawn, grow_tensor
 from torch import Tensor, fx, nn
 
 from fxgrow.capture import Captured
+from fxgrow.capture.shapes import propagate
 from fxgrow.errors import PlanError
 from fxgrow.planning.deepening import CopiedRegion, Deepening, NewBlock, NewTensor, renamed
+from fxgrow.planning.plan import Axis, TensorGrowth
 
 _REMEDY = "apply a plan to the model it was made for"
 
@@ -28,25 +31,36 @@ def deepen(captured: Captured, plan: Deepening) -> None:
     try:
         made = _modules(captured.model, plan)
         _rearrange(captured.model, plan, made, moves)
+        for name, shape in plan.enlarged:
+            _enlarge(captured.model, name, shape)
+        for edit in plan.attributes:
+            setattr(captured.model.get_submodule(edit.module), edit.attribute, edit.value)
     except (AttributeError, KeyError) as error:
         raise PlanError(f"the plan names a part that the model does not have: {error}", remedy=_REMEDY) from None
     for mode, graph in captured.graphs.items():
         _extend(mode, graph, plan, moves)
         graph.lint()
+    edit_graphs(captured.graphs, plan.nodes)
+    if any(block.kind != "identity" for block in plan.blocks):
+        for graph in captured.graphs.values():
+            propagate(captured.model, graph, captured.inputs)
 
 
 def _modules(model: nn.Module, plan: Deepening) -> dict[str, nn.Module]:
     """The modules of new blocks, by path; tensors that twins share with other parts stay shared."""
     shared = {tensor.name for tensor in plan.tensors if tensor.start == "shared"}
+    longer = {tensor.name: tensor for tensor in plan.tensors if tensor.longer}
     made = {}
     for block in plan.blocks:
         memo: dict[int, Any] = {}
         for new, old in block.modules:
-            made[new] = _twin(model.get_submodule(old), new, shared, memo)
+            made[new] = _twin(model.get_submodule(old), new, shared, longer, memo)
     return made
 
 
-def _twin(module: nn.Module, path: str, shared: set[str], memo: dict[int, Any]) -> nn.Module:
+def _twin(
+    module: nn.Module, path: str, shared: set[str], longer: Mapping[str, NewTensor], memo: dict[int, Any]
+) -> nn.Module:
     """A copy of a module on the meta device, with tensors of its own."""
     if id(module) in memo:
         return memo[id(module)]  # type: ignore[no-any-return]
@@ -58,14 +72,28 @@ def _twin(module: nn.Module, path: str, shared: set[str], memo: dict[int, Any]) 
         for name, tensor in getattr(module, kind).items():
             if tensor is not None and f"{path}.{name}" not in shared:
                 if id(tensor) not in memo:
-                    empty = torch.empty_like(tensor, device="meta")
+                    new = longer.get(f"{path}.{name}")
+                    shape = new.shape(tensor.shape) if new is not None else tensor.shape
+                    empty = torch.empty(shape, dtype=tensor.dtype, device="meta")
                     is_parameter = isinstance(tensor, nn.Parameter)
                     memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if is_parameter else empty
                 tensor = memo[id(tensor)]
             getattr(twin, kind)[name] = tensor
     for name, child in module._modules.items():
-        twin._modules[name] = _twin(child, f"{path}.{name}", shared, memo) if child is not None else None
+        twin._modules[name] = _twin(child, f"{path}.{name}", shared, longer, memo) if child is not None else None
     return twin
+
+
+def _enlarge(model: nn.Module, name: str, shape: tuple[int, ...]) -> None:
+    """Give a tensor of the structure another shape."""
+    path, _, leaf = name.rpartition(".")
+    owner = model.get_submodule(path)
+    old = getattr(owner, leaf)
+    new = torch.empty(shape, dtype=old.dtype, device="meta")
+    if isinstance(old, nn.Parameter):
+        setattr(owner, leaf, nn.Parameter(new, old.requires_grad))
+    else:
+        owner._buffers[leaf] = new
 
 
 def _rearrange(
@@ -91,66 +119,132 @@ def _extend(mode: str, graph: fx.Graph, plan: Deepening, moves: Mapping[str, Map
             node.target = renamed(str(node.target), moves)
         if path := node.meta.get("module_path"):
             node.meta["module_path"] = renamed(path, moves)
-    tails: dict[str, fx.Node] = {}
+    copying = _Copying(graph, nodes, as_it_was, moves)
     for block in plan.blocks:
         for region in block.regions:
             if region.mode == mode:
-                missing = {*region.nodes, region.entry, region.exit, region.after} - nodes.keys()
+                missing = {*region.nodes, region.entry, region.exit, region.after, *region.joins} - nodes.keys()
                 if missing:
                     raise PlanError(
                         "the plan names a node that the graph does not have", where=min(missing), remedy=_REMEDY
                     )
-                tails[region.after] = _repeat(graph, region, block, nodes, as_it_was, tails, moves)
+                if block.kind in ("identity", "stream"):
+                    copying.repeat(region, block)
+                else:
+                    copying.append(region, block)
 
 
-def _repeat(
-    graph: fx.Graph,
-    region: CopiedRegion,
-    block: NewBlock,
-    nodes: Mapping[str, fx.Node],
-    as_it_was: Mapping[fx.Node, tuple[Any, Any]],
-    tails: Mapping[str, fx.Node],
-    moves: Mapping[str, Mapping[str, str]],
-) -> fx.Node:
-    """Repeat a region after the value that its new block follows; the value that leaves it."""
-    paths = [(renamed(old, moves), new) for new, old in block.modules]
-    before = tails.get(region.after, nodes[region.after])
-    made: dict[fx.Node, fx.Node] = {nodes[region.entry]: before}
-    anchor = before
+class _Copying:
+    """New blocks of one graph. as_it_was: the arguments of its nodes before. tails: the last value after a value."""
 
-    def moved(path: str) -> str:
-        for old, new in paths:
-            if path == old or path.startswith(old + "."):
-                return new + path.removeprefix(old)
-        return path
+    def __init__(
+        self,
+        graph: fx.Graph,
+        nodes: Mapping[str, fx.Node],
+        as_it_was: Mapping[fx.Node, tuple[Any, Any]],
+        moves: Mapping[str, Mapping[str, str]],
+    ) -> None:
+        self.graph = graph
+        self.nodes = nodes
+        self.as_it_was = as_it_was
+        self.moves = moves
+        self.tails: dict[str, fx.Node] = {}
+        self.appended: dict[str, list[fx.Node]] = {}
 
-    def copied(node: fx.Node) -> fx.Node:
-        nonlocal anchor
-        args, kwargs = (fx.node.map_arg(raw, operand) for raw in as_it_was[node])
-        target = moved(str(node.target)) if node.op in ("call_module", "get_attr") else node.target
-        with graph.inserting_after(anchor):
-            anchor = graph.create_node(node.op, target, args, kwargs, node.name)
-        anchor.meta = {**node.meta, "module_path": moved(node.meta.get("module_path", ""))}
-        return anchor
+    def repeat(self, region: CopiedRegion, block: NewBlock) -> None:
+        """Repeat a region after the value that its new block follows; who read that reads what leaves the region."""
+        before = self.tails.get(region.after, self.nodes[region.after])
+        made = {self.nodes[region.entry]: before}
+        self._copy(region, block, made, before, lambda raw: raw)
+        new = set(made.values())
+        own = set(region.nodes) if region.exit == region.after else set()
+        leaving = made[self.nodes[region.exit]]
+        for user in list(before.users):
+            if user not in new and user.name not in own:
+                user.replace_input_with(before, leaving)
+        self.tails[region.after] = leaving
 
-    def operand(node: fx.Node) -> fx.Node:
-        if node not in made and node.op == "get_attr" and moved(str(node.target)) != node.target:
-            made[node] = copied(node)
-        return made.get(node) or tails.get(node.name, node)
+    def append(self, region: CopiedRegion, block: NewBlock) -> None:
+        """Repeat a dense layer after the last one; what it gives is concatenated next to what that gives."""
+        given, gives = self.nodes[region.entry], self.nodes[region.exit]
+        since = self.appended.setdefault(region.exit, [gives])
+        latest = since[-1]
 
-    for name in region.nodes:
-        made[nodes[name]] = copied(nodes[name])
-    new = set(made.values())
-    own = set(region.nodes) if region.exit == region.after else set()
-    leaving = made[nodes[region.exit]]
-    for user in list(before.users):
-        if user not in new and user.name not in own:
-            user.replace_input_with(before, leaving)
-    return leaving
+        def more(raw: Any) -> Any:
+            if not isinstance(raw, (list, tuple)):
+                return raw
+            behind = since if any(item is given for item in raw) else []
+            return [*map(more, raw), *behind]
+
+        made: dict[fx.Node, fx.Node] = {} if block.kind == "list" else {given: latest}
+        self._copy(region, block, made, latest, more if block.kind == "list" else lambda raw: raw)
+        leaving = made[gives]
+        for name in region.joins:
+            join = self.nodes[name]
+            join.args = tuple(_with(raw, latest, leaving) for raw in join.args)
+            join.kwargs = {key: _with(raw, latest, leaving) for key, raw in join.kwargs.items()}
+        since.append(leaving)
+
+    def _copy(
+        self,
+        region: CopiedRegion,
+        block: NewBlock,
+        made: dict[fx.Node, fx.Node],
+        anchor: fx.Node,
+        reading: Callable[[Any], Any],
+    ) -> None:
+        """Copy the nodes of a region behind `anchor`; `made` is old -> new, `reading` changes their arguments."""
+        paths = [(renamed(old, self.moves), new) for new, old in block.modules]
+
+        def moved(path: str) -> str:
+            for old, new in paths:
+                if path == old or path.startswith(old + "."):
+                    return new + path.removeprefix(old)
+            return path
+
+        def copied(node: fx.Node) -> fx.Node:
+            nonlocal anchor
+            before, named = self.as_it_was[node]
+            args = fx.node.map_arg(tuple(map(reading, before)), operand)
+            kwargs = fx.node.map_arg({key: reading(raw) for key, raw in named.items()}, operand)
+            target = moved(str(node.target)) if node.op in ("call_module", "get_attr") else node.target
+            with self.graph.inserting_after(anchor):
+                anchor = self.graph.create_node(node.op, target, args, kwargs, node.name)
+            anchor.meta = {**node.meta, "module_path": moved(node.meta.get("module_path", ""))}
+            return anchor
+
+        def operand(node: fx.Node) -> fx.Node:
+            if node not in made and node.op == "get_attr" and moved(str(node.target)) != node.target:
+                made[node] = copied(node)
+            return made.get(node) or self.tails.get(node.name, node)
+
+        for name in region.nodes:
+            made[self.nodes[name]] = copied(self.nodes[name])
+        for name, path, value in region.numbers:
+            put_argument(made[self.nodes[name]], path, value)
+
+
+def _with(raw: Any, latest: fx.Node, leaving: fx.Node) -> Any:
+    """A list of what is concatenated, with a new value behind the latest."""
+    if not isinstance(raw, (list, tuple)):
+        return raw
+    return [new for item in raw for new in ((item, leaving) if item is latest else (item,))]
 
 
 def started(twin: Tensor, tensor: NewTensor, seed: str) -> Tensor:
     """A tensor of a new block before any growth in width, on the device and of the dtype of its twin."""
+    started = _as_long(twin, tensor, seed)
+    if not tensor.longer:
+        return started
+    added = dict(tensor.longer)
+    axes = tuple(
+        Axis("grow", size, size + added[k], fill="draw") if k in added else Axis("keep", size, size)
+        for k, size in enumerate(twin.shape)
+    )
+    return grow_tensor(started, TensorGrowth(tensor.name, axes, tensor.draw), seed)
+
+
+def _as_long(twin: Tensor, tensor: NewTensor, seed: str) -> Tensor:
     if tensor.start == "copy":
         return twin.clone()
     if tensor.start == "zero":

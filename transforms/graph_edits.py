@@ -50,7 +50,8 @@ def put(arguments: Any, path: Sequence[Any], value: Any) -> Any:
     return type(arguments)(items) if isinstance(arguments, (tuple, list)) else tuple(items)
 
 
-def _put(node: fx.Node, path: Sequence[Any], value: Any) -> None:
+def put_argument(node: fx.Node, path: Sequence[Any], value: Any) -> None:
+    """Replace the argument of a node at `path`, which starts with args or kwargs."""
     if path[0] == "args":
         node.args = tuple(put(list(node.args), path[1:], value))
     else:
@@ -58,7 +59,7 @@ def _put(node: fx.Node, path: Sequence[Any], value: Any) -> None:
 
 
 def _literal(node: fx.Node, edit: NodeEdit) -> None:
-    _put(node, edit.path, edit.value)
+    put_argument(node, edit.path, edit.value)
 
 
 def _ratio(node: fx.Node, edit: NodeEdit) -> None:
@@ -73,7 +74,7 @@ def _ratio(node: fx.Node, edit: NodeEdit) -> None:
                 scaled = node.graph.call_function(operator.floordiv, (scaled, denominator))
         else:
             scaled = node.graph.call_function(operator.mul, (number, edit.value))
-    _put(node, edit.path, scaled)
+    put_argument(node, edit.path, scaled)
 
 
 def _guard(node: fx.Node, edit: NodeEdit) -> None:

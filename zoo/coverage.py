@@ -33,9 +33,13 @@ def coverage(rows: Iterable[Row]) -> RenderableType:
         "grow s",
     ):
         table.add_column(heading, justify="right")
+    deeper = any(row.task.depth is not None for row in found)
+    if deeper:
+        table.add_column("blocks", justify="right")
     table.add_column("what stays, and why", overflow="fold")
     for family, members in families.items():
-        table.add_row(family, *_cells(members))
+        *cells, why = _cells(members)
+        table.add_row(family, *cells, *([_blocks(members)] if deeper else []), why)
     bad = [row for row in found if not row.good]
     failures = [Text(f"{row.task.model} (width {row.task.width}): {row.status}: {_trouble(row)}") for row in bad]
     return Group(table, *failures, Text(_summary(found)))
@@ -58,6 +62,12 @@ def _cells(rows: list[Row]) -> list[str]:
         f"{statistics.median(row.grow_seconds for row in captured):.1f}" if captured else "",
         reasons(rows),
     ]
+
+
+def _blocks(rows: list[Row]) -> str:
+    """Blocks in runs before and after, of all models together."""
+    before, after = (sum(row.blocks[k] for row in rows) for k in (0, 1))
+    return f"{before} → {after}" if before else ""
 
 
 def _worst(errors: Iterable[float | None]) -> str:

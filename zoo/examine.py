@@ -12,7 +12,7 @@ from fxgrow.zoo.lively import lively
 from torch import nn
 
 import fxgrow
-from fxgrow.capture.inputs import Inputs, example_inputs_for, takes
+from fxgrow.capture.inputs import Inputs, example_inputs_for, image_size_of, takes
 from fxgrow.containers import each_tensor
 from fxgrow.errors import CaptureError, FxgrowError, VerificationError, first_line
 from fxgrow.parts import captured_again, verify_parts
@@ -38,6 +38,11 @@ class Task:
     depth: str | None = None
     side: int | None = None
 
+    @property
+    def wider(self) -> str | None:
+        """The width to grow by, None where it is depth alone."""
+        return None if self.depth is not None and self.width == "1" else self.width
+
 
 @dataclass(frozen=True)
 class Row:
@@ -48,6 +53,7 @@ class Row:
     tier: how it was captured; 0: not at all. share: of the parameters, those in tensors that grow.
     seconds: planning, and growing without verification. held: (size, places, reason) of what stays.
     verdict: of the certificate. dead: parameters whose new elements do not move. cause: of a failure.
+    blocks: how many there are in runs, before and after.
     """
 
     task: Task
@@ -64,6 +70,7 @@ class Row:
     held: tuple[tuple[int, int, str, str], ...] = ()
     dead: tuple[str, ...] = ()
     cause: str = ""
+    blocks: tuple[int, int] = (0, 0)
 
     @property
     def ratio(self) -> float:
@@ -81,7 +88,10 @@ class Row:
     def from_json(cls, data: dict[str, Any]) -> Row:
         """The row that `to_json` put down."""
         held = tuple(tuple(one) for one in data["held"])
-        return cls(**{**data, "task": Task(**data["task"]), "held": held, "dead": tuple(data["dead"])})
+        blocks = tuple(data.get("blocks", (0, 0)))
+        return cls(
+            **{**data, "task": Task(**data["task"]), "held": held, "dead": tuple(data["dead"]), "blocks": blocks}
+        )
 
 
 def examine(task: Task) -> Row:
@@ -94,7 +104,7 @@ def examine(task: Task) -> Row:
     started = time.perf_counter()
     bare = without_weights(task.model)
     try:
-        planned = fxgrow.plan(bare, task.width, task.depth, init=task.init)
+        planned = fxgrow.plan(bare, task.wider, task.depth, init=task.init)
     except FxgrowError as error:
         return Row(task, "not captured", cause=str(error))
     row = _planned(task, bare, planned, time.perf_counter() - started)
@@ -113,6 +123,7 @@ def _planned(task: Task, model: nn.Module, planned: Plan, seconds: float) -> Row
     growing = {tensor.name for tensor in planned.tensors}
     inside = sum(p.numel() for name, p in model.named_parameters() if name in growing)
     totals = planned.totals
+    runs = planned.depth.runs if planned.depth is not None else ()
     return Row(
         task,
         "planned",
@@ -121,6 +132,7 @@ def _planned(task: Task, model: nn.Module, planned: Plan, seconds: float) -> Row
         grown_parameters=totals.parameters_after,
         share=inside / max(1, totals.parameters_before),
         plan_seconds=round(seconds, 3),
+        blocks=(sum(run.before for run in runs), sum(run.after for run in runs)),
         held=tuple((held.size, len(held.where), held.where[0], held.reason) for held in planned.held),
     )
 
@@ -130,7 +142,7 @@ def _grown(task: Task, row: Row, model: nn.Module) -> Row:
     started = time.perf_counter()
     try:
         grown = fxgrow.grow(
-            model, task.width, task.depth, example_inputs=inputs[0], init=task.init, seed=task.seed, verify=False
+            model, task.wider, task.depth, example_inputs=inputs[0], init=task.init, seed=task.seed, verify=False
         )
     except CaptureError:
         raise
@@ -153,9 +165,11 @@ def _grown(task: Task, row: Row, model: nn.Module) -> Row:
 
 
 def inputs_for(model: nn.Module, side: int | None) -> Inputs:
-    """Example inputs; images of at most `side` pixels a side, if the model takes them."""
+    """Example inputs; images of at most `side` pixels a side, if the model takes them and was not built for a size."""
     args, kwargs = example_inputs_for(model)
-    if side is None or len(args) != 1 or not isinstance(args[0], torch.Tensor) or min(args[0].shape[2:]) <= side:
+    if side is None or image_size_of(model) or len(args) != 1 or not isinstance(args[0], torch.Tensor):
+        return args, kwargs
+    if min(args[0].shape[2:]) <= side:
         return args, kwargs
     smaller = ((args[0][..., :side, :side],), kwargs)
     return smaller if takes(model, smaller) else (args, kwargs)

@@ -78,6 +78,7 @@ class Finder:
     """Reads the graphs of a captured model once."""
 
     def __init__(self, captured: Captured) -> None:
+        self.captured = captured
         self.model = captured.model
         self.graphs = captured.graphs
         self.members: dict[str, dict[str, list[fx.Node]]] = {}
@@ -105,13 +106,14 @@ class Finder:
         if members.keys() != self.graphs.keys():
             return None
         for mode, nodes in members.items():
-            region, identity, reason = self._region(mode, nodes, roots)
-            if region is None:
-                return None
-            unit.regions.append(region)
-            unit.reason = unit.reason or reason
-            if identity is not None:
-                unit.identity = identity if unit.identity is None else unit.identity + identity
+            for call in calls(nodes):
+                region, identity, reason = self._region(mode, call, roots)
+                if region is None:
+                    return None
+                unit.regions.append(region)
+                unit.reason = unit.reason or reason
+                if identity is not None:
+                    unit.identity = identity if unit.identity is None else unit.identity + identity
         if unit.reason:
             unit.identity = None
         unit.signature = tuple(self.signature(region) for region in unit.regions)
@@ -135,8 +137,8 @@ class Finder:
         if not entries:
             return None, None, ""
         alike = [s for s in entries if s.meta["value"].shape == exits[0].meta["value"].shape]
-        reason = ""
-        for entry in alike:
+        reason = self._shared_statistics(nodes, roots)
+        for entry in alike if not reason else ():
             try:
                 found = self._block(inside, entry, exits[0], roots).identity()
             except Stuck as stuck:
@@ -145,6 +147,19 @@ class Finder:
                 return Region(mode, nodes, entry, exits[0]), found, ""
         entry = (alike or entries)[0]
         return Region(mode, nodes, entry, exits[0]), None, reason or "its output has another shape than its input"
+
+    def _shared_statistics(self, nodes: list[fx.Node], roots: tuple[str, ...]) -> str:
+        """What one more block would add to, if it calls a part that others call too."""
+        for node in nodes:
+            if node.op == "call_module":
+                place = str(node.target)
+                module = self.model.get_submodule(place)
+                names = [name for name, _ in module.named_parameters(prefix=place)]
+                names += [name for name, _ in module.named_buffers(prefix=place)]
+                shared = [a for name in names for a in self.shared.get(name, [name]) if not within_any(a, roots)]
+                if shared and getattr(module, "track_running_stats", False) and module.running_mean is not None:
+                    return f"{place} keeps statistics and is shared with another part"
+        return ""
 
     def _block(self, inside: set[fx.Node], entry: fx.Node, leaving: fx.Node, roots: tuple[str, ...]) -> Block:
         def own(name: str) -> bool:
@@ -172,7 +187,7 @@ class Finder:
         """Every run of blocks, and what repeats without being able to."""
         units: dict[str, list[Unit]] = {}
         for path, module in self.model.named_modules():
-            several = list(self._children(path, module)) if self._may_hold_blocks(module) else []
+            several = list(self._children(path, module)) if holds_blocks(module) else []
             if several:
                 units[path] = several
         exits: dict[Any, set[fx.Node]] = {}
@@ -181,6 +196,8 @@ class Finder:
             if not issubclass(self._kind(unit), _CONTAINERS):
                 exits.setdefault(self._kind(unit), set()).add(unit.regions[0].exit)
         common = {alike for alike, found in exits.items() if len(found) > 1}
+        blocks = [unit for unit in itertools.chain(*units.values()) if self._is_block(unit)]
+        common |= {unit.path for unit in blocks if self._kind(unit) in common and not _holds_any(unit, blocks)}
         chains = self._chains(units)
         runs = [run for path, several in units.items() for run in self._runs(path, several, common, chains)]
         runs = list(self._merged(runs))
@@ -190,11 +207,13 @@ class Finder:
         """Parts that hold a chain of blocks, or a single block and nothing else, rather than being blocks."""
         found: set[str] = set()
         between: dict[tuple[fx.Node, fx.Node], list[str]] = {}
+        known = {unit.path: unit for unit in itertools.chain(*units.values())}
         for path, several in units.items():
             blocks = [unit for unit in several if self._is_block(unit)]
             if self._is_container(path):
                 if len({unit.signature for unit in blocks}) < len(blocks):
-                    found.update(prefixes(path))
+                    gates = {name for unit in blocks if unit.identity is not None for name in unit.identity.zero}
+                    found.update(above for above in prefixes(path) if not _has_own_gate(known.get(above), gates))
                 for unit in blocks:
                     between.setdefault((unit.regions[0].entry, unit.regions[0].exit), []).append(unit.path)
         for same in between.values():
@@ -203,11 +222,6 @@ class Finder:
 
     def _is_container(self, path: str) -> bool:
         return isinstance(self.model.get_submodule(path), _CONTAINERS)
-
-    def _may_hold_blocks(self, module: nn.Module) -> bool:
-        """Whether a part holds others in a row: a container, or several of one kind as attributes."""
-        kinds = Counter(type(child) for child in module._modules.values() if child is not None and len(child._modules))
-        return isinstance(module, _CONTAINERS) or max(kinds.values(), default=0) > 1
 
     def _children(self, path: str, module: nn.Module) -> Iterator[Unit]:
         container = isinstance(module, _CONTAINERS)
@@ -231,7 +245,7 @@ class Finder:
         for stretch in stretches:
             blocks = [unit for unit in stretch if self._is_block(unit) and unit.path not in chains]
             alone = not self._is_container(path) and len(blocks) < 2
-            if alone or not any(block.signature in common or self._kind(block) in common for block in blocks):
+            if alone or not any(block.signature in common or block.path in common for block in blocks):
                 continue
             kinds = {self._kind(block) for block in blocks}
             stretch = [unit for unit in stretch if unit in blocks or self._kind(unit) in kinds]
@@ -282,7 +296,7 @@ class Finder:
         return type(self.model.get_submodule(path))
 
     def _follows(self, one: Unit, other: Unit) -> bool:
-        return all(
+        return len(one.regions) == len(other.regions) and all(
             self.dominated[a.mode].dominates(a.exit, b.entry) for a, b in zip(one.regions, other.regions, strict=True)
         )
 
@@ -301,12 +315,20 @@ class Finder:
                     yield unit.path, unit.reason
         reasons = {unit.path: unit.reason for several in units.values() for unit in several}
         for path, module in self.model.named_modules():
-            if not self._may_hold_blocks(module) or any(not path or within(t, path) or within(path, t) for t in taken):
+            if not holds_blocks(module) or any(not path or within(t, path) or within(path, t) for t in taken):
                 continue
             for group in self._of_one_kind(path, module):
                 for below in group:
                     taken.append(below)
-                    yield below, reasons.get(below) or "it takes or gives several tensors"
+                    yield below, reasons.get(below) or self._no_region(below)
+
+    def _no_region(self, path: str) -> str:
+        """Why a part is no region with one way in and one way out."""
+        for nodes in self.members[path].values():
+            called = Counter(str(node.target) for node in nodes if node.op == "call_module")
+            if called and min(called.values()) > 1:
+                return "it is called several times"
+        return "it takes or gives several tensors"
 
     def _of_one_kind(self, path: str, module: nn.Module) -> Iterator[list[str]]:
         """Children of one kind that are blocks of layers, two or more, each computed after the one before."""
@@ -397,6 +419,38 @@ def period(signatures: list[Any]) -> int:
         if all(a == b for a, b in zip(signatures, signatures[length:], strict=False)):
             return length
     return 2 if len(signatures) == 2 and signatures[0] != signatures[1] else 1
+
+
+def _holds_any(unit: Unit, blocks: list[Unit]) -> bool:
+    """Whether a block consists of smaller ones, whose gates are its own."""
+    gates = set(unit.identity.zero) if unit.identity is not None else set()
+    inside = (block for block in blocks if within(block.path, unit.path) and block.path != unit.path)
+    return any(block.identity is not None and not gates.isdisjoint(block.identity.zero) for block in inside)
+
+
+def _has_own_gate(unit: Unit | None, inner: set[str]) -> bool:
+    """Whether a part that holds a chain of blocks is a block itself: silenced by other gates than theirs."""
+    return unit is not None and unit.identity is not None and inner.isdisjoint(unit.identity.zero)
+
+
+def calls(nodes: list[fx.Node]) -> list[list[fx.Node]]:
+    """The nodes of a part for each time it is called, where these are apart and alike; else all of them."""
+    called = Counter(str(node.target) for node in nodes if node.op == "call_module")
+    if not called or max(called.values()) < 2:
+        return [nodes]
+    flow: nx.Graph = nx.Graph()
+    inside = set(nodes)
+    flow.add_nodes_from(nodes)
+    flow.add_edges_from((node, source) for node in nodes for source in node.all_input_nodes if source in inside)
+    apart = [[node for node in nodes if node in part] for part in nx.connected_components(flow)]
+    kinds = {tuple(str(node.target) for node in part) for part in apart}
+    return apart if len(kinds) == 1 else [nodes]
+
+
+def holds_blocks(module: nn.Module) -> bool:
+    """Whether a part may hold others in a row: a container, or several of one kind as attributes."""
+    kinds = Counter(type(child) for child in module._modules.values() if child is not None and len(child._modules))
+    return isinstance(module, _CONTAINERS) or max(kinds.values(), default=0) > 1
 
 
 def home(node: fx.Node) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
+
+from fxgrow.planning.edits import AttributeEdit, NodeEdit, frozen
 
 
 @dataclass(frozen=True)
@@ -20,22 +22,33 @@ class Run:
 
 @dataclass(frozen=True)
 class CopiedRegion:
-    """Nodes of one graph (`mode`: both, eval, train) that a new block repeats, and after which value it comes."""
+    """Nodes of one graph (`mode`: both, eval, train) that a new block repeats, and after which value it comes.
+
+    joins: of a dense layer, the concatenations that take in what the new one gives, next to what it comes after.
+    numbers: arguments that are others in the new one: the node that is repeated, where in its arguments, the value.
+    """
 
     mode: str
     nodes: tuple[str, ...]
     entry: str
     exit: str
     after: str
+    joins: tuple[str, ...] = ()
+    numbers: tuple[tuple[str, tuple[Any, ...], Any], ...] = ()
 
 
 @dataclass(frozen=True)
 class NewBlock:
-    """A block that a growth adds. modules: pairs of a new module's path and its twin's, which was there before."""
+    """A block that a growth adds. modules: pairs of a new module's path and its twin's, which was there before.
+
+    kind: "identity", or what a dense layer is given: "list" (what each layer before gave, concatenated in it),
+    "stream" (the same, concatenated before), "last" (what the layer before gave).
+    """
 
     run: str
     modules: tuple[tuple[str, str], ...]
     regions: tuple[CopiedRegion, ...]
+    kind: str = "identity"
 
 
 @dataclass(frozen=True)
@@ -52,12 +65,20 @@ class NewTensor:
 
     block: the number of its block. twin: the tensor it repeats, by its name before. start: "copy", "zero", "dirac"
     (an identity map), "ones", "shared" (it is its twin), or how it is drawn: "normal", "level", "zeros", "alike".
+    longer: axes that are longer than the twin's, and by how much. draw: how further entries are drawn.
     """
 
     name: str
     block: int
     twin: str
     start: str
+    longer: tuple[tuple[int, int], ...] = ()
+    draw: str = ""
+
+    def shape(self, twin: Sequence[int]) -> tuple[int, ...]:
+        """Its shape beside its twin's."""
+        added = dict(self.longer)
+        return tuple(size + added.get(axis, 0) for axis, size in enumerate(twin))
 
 
 @dataclass(frozen=True)
@@ -65,7 +86,8 @@ class Deepening:
     """What a growth adds in depth.
 
     init: how the inner weights of new blocks start: "copy", "random", or "stack", which does not keep the function.
-    renamed: pairs of a tensor's name after growth and before, where they differ.
+    renamed: pairs of a tensor's name after growth and before, where they differ. enlarged: shapes of tensors that
+    read the channels of new dense layers, by name after growth. nodes, attributes: what follows those channels.
     """
 
     init: str
@@ -74,30 +96,66 @@ class Deepening:
     children: tuple[Children, ...] = ()
     renamed: tuple[tuple[str, str], ...] = ()
     tensors: tuple[NewTensor, ...] = ()
+    enlarged: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    nodes: tuple[NodeEdit, ...] = ()
+    attributes: tuple[AttributeEdit, ...] = ()
 
     @property
     def preserving(self) -> bool:
         """Whether the grown model computes what the original computed."""
         return self.init != "stack" or not self.blocks
 
+    def under(self, path: str) -> Deepening:
+        """The same for a model of which this one is a part, by names alone: nothing of its graphs."""
+
+        def below(*names: str) -> tuple[str, ...]:
+            return tuple(f"{path}.{name}" if name else path for name in names)
+
+        return Deepening(
+            self.init,
+            tuple(replace(run, path=below(run.path)[0], units=below(*run.units)) for run in self.runs),
+            tuple(
+                NewBlock(below(b.run)[0], tuple((below(n)[0], below(o)[0]) for n, o in b.modules), (), b.kind)
+                for b in self.blocks
+            ),
+            renamed=tuple((below(new)[0], below(old)[0]) for new, old in self.renamed),
+            tensors=tuple(replace(t, name=below(t.name)[0], twin=below(t.twin)[0]) for t in self.tensors),
+        )
+
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> Deepening:
         """The value that `dataclasses.asdict` took apart, perhaps with lists for tuples."""
         return cls(
             data["init"],
-            tuple(Run(**{**r, "units": tuple(r["units"])}) for r in data["runs"]),
+            tuple(Run(**_frozen(r)) for r in data["runs"]),
             tuple(
-                NewBlock(
-                    b["run"],
-                    tuple((new, old) for new, old in b["modules"]),
-                    tuple(CopiedRegion(**{**r, "nodes": tuple(r["nodes"])}) for r in b["regions"]),
-                )
+                NewBlock(**{**_frozen(b), "regions": tuple(CopiedRegion(**_frozen(r)) for r in b["regions"])})
                 for b in data["blocks"]
             ),
-            tuple(Children(c["path"], tuple((new, old) for new, old in c["names"])) for c in data["children"]),
-            tuple((new, old) for new, old in data["renamed"]),
-            tuple(NewTensor(**t) for t in data["tensors"]),
+            tuple(Children(**_frozen(c)) for c in data["children"]),
+            frozen(data["renamed"]),
+            tuple(NewTensor(**_frozen(t)) for t in data["tensors"]),
+            frozen(data.get("enlarged", ())),
+            tuple(NodeEdit(**_frozen(n)) for n in data.get("nodes", ())),
+            tuple(AttributeEdit(**_frozen(a)) for a in data.get("attributes", ())),
         )
+
+
+def _frozen(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: frozen(value) for key, value in data.items()}
+
+
+def joined(several: Sequence[Deepening]) -> Deepening | None:
+    """What is added to several parts of a model as one, by names alone."""
+    if not several:
+        return None
+    return Deepening(
+        several[0].init,
+        tuple(run for one in several for run in one.runs),
+        tuple(block for one in several for block in one.blocks),
+        renamed=tuple(pair for one in several for pair in one.renamed),
+        tensors=tuple(tensor for one in several for tensor in one.tensors),
+    )
 
 
 def renamed(path: str, children: Mapping[str, Mapping[str, str]]) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
@@ -15,7 +17,9 @@ from fxgrow.errors import AmountError
 from fxgrow.planning.blocks import Finder, Found, FoundRun, Unit, within, within_any
 from fxgrow.planning.chains import chains
 from fxgrow.planning.deepening import Children, CopiedRegion, Deepening, NewBlock, NewTensor, Run, renamed
-from fxgrow.planning.plan import Held
+from fxgrow.planning.dense import Appending, DenseRun, Layer, appending, dense_runs, joins_of
+from fxgrow.planning.edits import AttributeEdit
+from fxgrow.planning.plan import Held, TensorGrowth
 from fxgrow.planning.planner import DRAWS
 
 STARTS = ("copy", "random", "stack")
@@ -35,8 +39,8 @@ class Insertion:
 
 def plan_depth(
     captured: Captured, amounts: Amounts, init: str, roles: Mapping[str, str]
-) -> tuple[Deepening, tuple[Held, ...]]:
-    """What to add to each run of blocks, and what stays as deep as it is.
+) -> tuple[Deepening, tuple[Held, ...], Mapping[str, TensorGrowth]]:
+    """What to add to each run of blocks, what stays as deep as it is, and what reads channels of new dense layers.
 
     Parameters
     ----------
@@ -47,22 +51,50 @@ def plan_depth(
     AmountError: a key names no run, or a run would become shorter.
     """
     finder = Finder(captured)
-    found = chains(finder, finder.find())
-    _check_keys(amounts, found.runs, [path for path, _ in found.held], captured.model)
-    chosen, shown = [], []
+    found = chains(finder, dense_runs(finder, finder.find()))
+    if not amounts.prefix:  # else other parts of the model may have what a key names
+        check_keys(amounts, found.runs, [path for path, _ in found.held], captured.model)
+    lengths = {id(run): _length(asked, run) for run in found.runs if (asked := _asked(amounts, run)) is not None}
+    growing = [run for run in found.runs if lengths.get(id(run), 0) > len(run.units)]
+    inner = {id(run): outer for run in found.runs if (outer := _around(run, growing)) is not None}
+    dense = {
+        run: lengths[id(run)] - len(run.units) for run in growing if isinstance(run, DenseRun) and id(run) not in inner
+    }
+    appended = appending(finder, dense) if dense else Appending()
+    chosen: list[Insertion] = []
+    shown: list[Run] = []
     for run in found.runs:
-        asked = _asked(amounts, run)
-        outer = next((o for o in found.runs if o is not run and any(within(run.path, u.path) for u in o.units)), None)
-        if asked is None or (outer is not None and _asked(amounts, outer) is not None):
+        if id(run) not in lengths:
             continue
-        before = len(run.units)
-        after = _length(asked, run, before)
+        reason = _refusal(run, inner.get(id(run)), appended)
+        if reason:
+            found.held.append((run.path, reason))
+            continue
+        before, after = len(run.units), lengths[id(run)]
         insertions = list(insertions_into(run, after - before))
         chosen.extend(insertions)
         units = tuple(unit.path for unit in run.units)
         shown.append(Run(run.path, before, after, units, _how(run, init) if insertions else "it stays as it is"))
-    naming = Naming(finder, chosen, roles)
-    return naming.deepening(init, tuple(shown)), tuple(_held(found))
+    naming = Naming(finder, chosen, roles, appended)
+    tensors = {naming.after(t.name): replace(t, name=naming.after(t.name)) for t in appended.tensors}
+    return naming.deepening(init, tuple(shown)), tuple(_held(found)), tensors
+
+
+def _around(run: FoundRun, growing: list[FoundRun]) -> FoundRun | None:
+    """A run that gains blocks, in one of whose blocks another run is."""
+    return next((o for o in growing if o is not run and any(within(run.path, u.path) for u in o.units)), None)
+
+
+def _refusal(run: FoundRun, outer: FoundRun | None, appended: Appending) -> str:
+    """Why a run stays although more blocks were asked for."""
+    if outer is not None:
+        return f"they are inside blocks of {outer.path}, which are repeated as they are; grow them in a second step"
+    if isinstance(run, DenseRun):
+        return appended.refused.get(run, "")
+    reading = [t.name for t in appended.tensors if any(within_any(t.name, unit.roots) for unit in run.clonable)]
+    if reading:
+        return f"{reading[0]} reads channels of new dense layers; grow them in a second step"
+    return ""
 
 
 def _held(found: Found) -> Iterator[Held]:
@@ -76,6 +108,9 @@ def _held(found: Found) -> Iterator[Held]:
 
 def insertions_into(run: FoundRun, count: int) -> Iterable[Insertion]:
     """New blocks spread evenly over a run, whole periods of its pattern at a time, what is left over at its end."""
+    if isinstance(run, DenseRun):
+        yield from itertools.repeat(Insertion(run, run.units[-1], run.units[-1]), count)
+        return
     blocks, length = run.clonable, run.period
     groups = [blocks[k : k + length] for k in range(0, len(blocks) - length + 1, length)]
     whole, rest = divmod(count, length)
@@ -94,7 +129,8 @@ def _asked(amounts: Amounts, run: FoundRun) -> Amount | None:
     return found[0][1] if found else None
 
 
-def _length(amount: Amount, run: FoundRun, before: int) -> int:
+def _length(amount: Amount, run: FoundRun) -> int:
+    before = len(run.units)
     if amount.kind == "exact" and amount.value < before:
         raise AmountError(
             f"exactly {amount.value} blocks were asked for, which is fewer than the {before} there are",
@@ -107,8 +143,11 @@ def _length(amount: Amount, run: FoundRun, before: int) -> int:
     return max(before, int(after + 0.5))
 
 
-def _check_keys(amounts: Amounts, runs: list[FoundRun], held: list[str], model: nn.Module) -> None:
-    paths = [path for run in runs for path in (run.path, *(unit.path for unit in run.units))]
+def check_keys(amounts: Amounts, runs: Iterable[FoundRun | Run], held: list[str], model: nn.Module) -> None:
+    """Raise an AmountError for a key that covers neither a run nor blocks that stay."""
+    runs = list(runs)
+    units = [unit if isinstance(unit, str) else unit.path for run in runs for unit in run.units]
+    paths = [*(run.path for run in runs), *units]
     known = list(dict.fromkeys(run.path for run in runs))
     for key, _ in amounts.by_key:
         if not key or any(covers(key, path) for path in (*paths, *held)):
@@ -125,6 +164,8 @@ def _check_keys(amounts: Amounts, runs: list[FoundRun], held: list[str], model: 
 def _how(run: FoundRun, init: str) -> str:
     if init == "stack":
         return "copied whole: the function changes"
+    if isinstance(run, DenseRun):
+        return "its channels come last, what reads them starts at zero"
     unit = run.clonable[-1]
     assert unit.identity is not None
     zero = shortened_names([name.removeprefix(unit.path + ".") for name in unit.identity.zero])
@@ -157,7 +198,10 @@ def shortened_names(names: list[str]) -> str:
 class Naming:
     """Names after growth: new modules stand next to their twins; numbered children are numbered anew."""
 
-    def __init__(self, finder: Finder, insertions: list[Insertion], roles: Mapping[str, str]) -> None:
+    def __init__(
+        self, finder: Finder, insertions: list[Insertion], roles: Mapping[str, str], appended: Appending
+    ) -> None:
+        self.appended = appended
         self.model = finder.model
         self.shared = finder.shared
         self.insertions = insertions
@@ -230,7 +274,10 @@ class Naming:
         pairs = ((self.after(name), name) for name, _ in named)
         blocks: list[NewBlock] = []
         born: list[NewTensor] = []
+        attributes = [replace(edit, module=self.after(edit.module)) for edit in self.appended.attributes]
+        earlier: Counter[str] = Counter()
         for insertion, places in zip(self.insertions, self.places, strict=True):
+            run = insertion.run
             modules = tuple(
                 (self._path(container, slot), root)
                 for (container, slot), root in zip(places, insertion.twin.roots, strict=True)
@@ -239,14 +286,35 @@ class Naming:
                 CopiedRegion(own.mode, tuple(n.name for n in own.nodes), own.entry.name, own.exit.name, end.exit.name)
                 for own, end in zip(insertion.twin.regions, insertion.after.regions, strict=True)
             )
-            blocks.append(NewBlock(insertion.run.path, modules, regions))
-            born.extend(self._born(len(blocks) - 1, modules, insertion.twin, init))
+            tensors = self._born(len(blocks), modules, insertion.twin, init)
+            if isinstance(run, DenseRun):
+                earlier[run.path] += 1
+                layer, number = self.appended.layers[run], earlier[run.path]
+                regions = tuple(
+                    replace(region, joins=joins_of(run, own), numbers=layer.numbers_of(own.mode, number))
+                    for region, own in zip(regions, insertion.twin.regions, strict=True)
+                )
+                tensors = (_longer(tensor, layer, number) for tensor in tensors)
+                attributes.extend(_sized(layer, modules, number, self.model))
+            blocks.append(NewBlock(run.path, modules, regions, run.kind if isinstance(run, DenseRun) else "identity"))
+            born.extend(tensors)
         children = tuple(
             Children(path, tuple((self.names[path][slot], "" if slot[1] else slot[0]) for slot in slots))
             for path, slots in self.order.items()
         )
         moved = tuple((new, old) for new, old in pairs if new != old)
-        return Deepening(init, runs, tuple(blocks), children, moved, tuple(born))
+        enlarged = tuple((self.after(tensor.name), tensor.new_shape) for tensor in self.appended.tensors)
+        return Deepening(
+            init,
+            runs,
+            tuple(blocks),
+            children,
+            moved,
+            tuple(born),
+            enlarged,
+            self.appended.nodes,
+            tuple(attributes),
+        )
 
     def _path(self, container: str, slot: tuple[str, int]) -> str:
         above, name = self.after(container) if container else "", self.names[container][slot]
@@ -278,3 +346,21 @@ class Naming:
         if name.endswith("num_batches_tracked"):
             return "zeros"
         return "alike" if isinstance(tensor, nn.Parameter) else "copy"
+
+
+def _longer(tensor: NewTensor, layer: Layer, number: int) -> NewTensor:
+    """A tensor of the new dense layer of a number, counted from one."""
+    longer = tuple((axis, number * each) for axis, each in layer.longer.get(tensor.twin, ()))
+    return replace(tensor, longer=longer, draw=layer.draws.get(tensor.twin, "alike")) if longer else tensor
+
+
+def _sized(
+    layer: Layer, modules: tuple[tuple[str, str], ...], number: int, model: nn.Module
+) -> Iterator[AttributeEdit]:
+    """Sizes that modules of the new dense layer of a number keep as attributes."""
+    for (module, attribute), (size, each) in layer.sizes.items():
+        new, old = next((new, old) for new, old in modules if within(module, old))
+        value: int | tuple[int, ...] = size + number * each
+        if isinstance(getattr(model.get_submodule(module), attribute), tuple):
+            value = (size + number * each,)
+        yield AttributeEdit(new + module.removeprefix(old), attribute, value)

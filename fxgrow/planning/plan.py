@@ -15,6 +15,9 @@ from rich.text import Text
 
 from fxgrow.errors import PlanError
 from fxgrow.planning.deepening import Deepening
+from fxgrow.planning.edits import AttributeEdit as AttributeEdit
+from fxgrow.planning.edits import NodeEdit as NodeEdit
+from fxgrow.planning.edits import frozen
 
 FORMAT = 1
 
@@ -63,31 +66,6 @@ class TensorGrowth:
     @property
     def new_shape(self) -> tuple[int, ...]:
         return tuple(axis.new for axis in self.axes)
-
-
-@dataclass(frozen=True)
-class NodeEdit:
-    """A change to one node of one graph (`mode`: both, eval, train).
-
-    kind: "literal" (put `value` at `path`), "ratio" (multiply the number at `path` by `value` = [p, q]),
-    "guard" and "core_input" (reduce over old units only), "erase" (drop an assertion on an old size), "multiply"
-    (the input of a layer by `value`).
-    """
-
-    mode: str
-    node: str
-    kind: str
-    path: tuple[Any, ...] = ()
-    value: Any = None
-
-
-@dataclass(frozen=True)
-class AttributeEdit:
-    """A module attribute that follows the weights."""
-
-    module: str
-    attribute: str
-    value: Any
 
 
 @dataclass(frozen=True)
@@ -222,13 +200,13 @@ class Plan:
                 TensorGrowth(t["name"], tuple(map(_axis, t["axes"])), t["draw"], t["scale"], t.get("spread"))
                 for t in data["tensors"]
             ),
-            nodes=tuple(NodeEdit(**{k: _frozen(v) for k, v in n.items()}) for n in data["nodes"]),
-            attributes=tuple(AttributeEdit(**{k: _frozen(v) for k, v in a.items()}) for a in data["attributes"]),
+            nodes=tuple(NodeEdit(**{k: frozen(v) for k, v in n.items()}) for n in data["nodes"]),
+            attributes=tuple(AttributeEdit(**{k: frozen(v) for k, v in a.items()}) for a in data["attributes"]),
             totals=Totals(**data["totals"]),
-            inputs=_frozen(data["inputs"]),
+            inputs=frozen(data["inputs"]),
             tier=data["tier"],
             depth=Deepening.from_data(data["depth"]) if data.get("depth") else None,
-            readouts=tuple(Readout(**{k: _frozen(v) for k, v in r.items()}) for r in data.get("readouts", ())),
+            readouts=tuple(Readout(**{k: frozen(v) for k, v in r.items()}) for r in data.get("readouts", ())),
             parameterization=data.get("parameterization", "standard"),
             rescalings=tuple(Rescaling(**r) for r in data.get("rescalings", ())),
             parts=tuple((path, cls._from(part)) for path, part in data["parts"]),
@@ -362,11 +340,3 @@ def shortened(where: tuple[str, ...], most: int = 3) -> str:
 def _axis(data: dict[str, Any]) -> Axis:
     known = {f.name for f in fields(Axis)}
     return Axis(**{**{k: v for k, v in data.items() if k in known}, "parts": tuple(map(_axis, data["parts"]))})
-
-
-def _frozen(value: Any) -> Any:
-    if isinstance(value, list):
-        return tuple(map(_frozen, value))
-    if isinstance(value, dict):
-        return {key: _frozen(item) for key, item in value.items()}
-    return value

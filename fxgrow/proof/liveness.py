@@ -14,6 +14,7 @@ from fxgrow.births import Birth
 from fxgrow.capture.inputs import recalled
 from fxgrow.containers import flat_tensors
 from fxgrow.history import births, history_of
+from fxgrow.planning.plan import Plan
 from fxgrow.proof.verification import WithoutNoise, random_inputs, release
 
 
@@ -45,35 +46,46 @@ def unmoved(grown: nn.Module, inputs: tuple[Any, ...], steps: int = 3) -> list[s
     """Parameters whose new elements do not move in a few SGD steps on a random objective as the old ones do.
 
     Some elements cannot move, new or old: the bias of attention keys, rows of an embedding that no token picks.
-    A bias before a BatchNorm moves only by rounding, so what stands still under batch statistics has to move
-    under the running ones. A model that was grown in parts is looked at part by part, on inputs of their own.
+    What is new altogether is held against what it repeats. A bias before a BatchNorm moves only by rounding, so what
+    stands still under batch statistics has to move under the running ones. A model that was grown in parts is looked
+    at part by part, on inputs of their own.
     """
     history = history_of(grown)
     parts = history.steps[-1].plan.parts if history is not None else ()
     if not parts:
-        return _unmoved(births(grown), grown, inputs, steps)
+        return _unmoved(births(grown), grown, inputs, steps, _twins(history.steps[-1].plan if history else None))
     found = []
     for path, plan in parts:
         below = f"{path}."
         born = {name.removeprefix(below): birth for name, birth in births(grown).items() if name.startswith(below)}
         args, kwargs = random_inputs(recalled(plan.inputs), 1)
         assert not kwargs
-        found += [below + line for line in _unmoved(born, grown.get_submodule(path), args, steps)]
+        found += [below + line for line in _unmoved(born, grown.get_submodule(path), args, steps, _twins(plan))]
     return found
 
 
-def _unmoved(born: Mapping[str, Birth], grown: nn.Module, inputs: tuple[Any, ...], steps: int) -> list[str]:
+def _twins(plan: Plan | None) -> dict[str, str]:
+    """Parameters of new blocks -> those that they repeat, by their names now."""
+    if plan is None or plan.depth is None:
+        return {}
+    names = {old: new for new, old in plan.depth.renamed}
+    return {tensor.name: names.get(tensor.twin, tensor.twin) for tensor in plan.depth.tensors}
+
+
+def _unmoved(
+    born: Mapping[str, Birth], grown: nn.Module, inputs: tuple[Any, ...], steps: int, twins: Mapping[str, str]
+) -> list[str]:
     def all_moved(moved: dict[str, Tensor]) -> bool:
-        return not _still(born, moved)
+        return not _still(born, moved, twins)
 
     moved = moved_by_sgd(grown.train(), inputs, steps, enough=all_moved)
     if not all_moved(moved):
         again = moved_by_sgd(grown.eval(), inputs, steps, enough=all_moved)
         moved = {name: where | again[name] for name, where in moved.items()}
-    return _still(born, moved)
+    return _still(born, moved, twins)
 
 
-def _still(born: Mapping[str, Birth], moved: dict[str, Tensor]) -> list[str]:
+def _still(born: Mapping[str, Birth], moved: dict[str, Tensor], twins: Mapping[str, str]) -> list[str]:
     still = []
     for name, where in moved.items():
         old = [region for region in born[name].regions() if region.stage == 0]
@@ -82,6 +94,9 @@ def _still(born: Mapping[str, Birth], moved: dict[str, Tensor]) -> list[str]:
         moved_old = sum(int(block.sum()) for region in old for block in region.blocks(where))
         moved_new = int(where.sum()) - moved_old
         share_new, share_old = moved_new / max(1, count_new), moved_old / max(1, count_old)
+        twin = moved.get(twins.get(name, ""))
+        if not count_old and twin is not None:
+            share_old = int(twin.sum()) / max(1, twin.numel())
         if count_new and share_new < 0.9 * share_old:
             still.append(f"{name}: {share_new:.0%} of the new elements moved, {share_old:.0%} of the old ones")
     return still

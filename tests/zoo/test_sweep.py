@@ -95,6 +95,17 @@ def test_a_bad_model_is_one_failed_row(model: str, status: str, cause: str) -> N
     assert f"{model} (width 2): {status}" in printed([row, good])
 
 
+def test_depth_alone_counts_blocks() -> None:
+    task = Task("timm/test_vit", "test_vit", "1", depth="1.5", only_plan=True)
+    row = examine(task)
+    assert (row.status, row.blocks, row.held) == ("planned", (6, 9), ())
+    assert Row.from_json(json.loads(json.dumps(row.to_json()))) == row
+    assert "6 → 9" in printed([row])
+    held = examine(Task("torchvision/squeezenet1_1", "squeezenet", "1", depth="1.5", only_plan=True))
+    assert (held.status, held.blocks) == ("not grown", (0, 0))
+    assert held.cause == "its blocks stay as many as they are: Conv2d changes the shape of its input"
+
+
 def test_an_interrupted_sweep_leaves_no_process_behind() -> None:
     running = sweep([Task("tests.zoo.bad:hangs", "bad", "2"), SMALL], Findings(None), Limits(), jobs=2)
     assert next(running).task == SMALL

@@ -1,0 +1,40 @@
+"""Changes to graphs and modules as values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class NodeEdit:
+    """A change to one node of one graph (`mode`: both, eval, train).
+
+    kind: "literal" (put `value` at `path`), "ratio" (multiply the number at `path` by `value` = [p, q]),
+    "guard" and "core_input" (reduce over old units only), "erase" (drop an assertion on an old size), "multiply"
+    (the input of a layer by `value`).
+    """
+
+    mode: str
+    node: str
+    kind: str
+    path: tuple[Any, ...] = ()
+    value: Any = None
+
+
+@dataclass(frozen=True)
+class AttributeEdit:
+    """A module attribute that follows the weights."""
+
+    module: str
+    attribute: str
+    value: Any
+
+
+def frozen(value: Any) -> Any:
+    """A value from JSON with tuples for lists."""
+    if isinstance(value, list):
+        return tuple(map(frozen, value))
+    if isinstance(value, dict):
+        return {key: frozen(item) for key, item in value.items()}
+    return value
