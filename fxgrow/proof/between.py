@@ -45,6 +45,13 @@ class Growth:
         return self.plan.depth is not None and bool(self.plan.depth.blocks)
 
     @property
+    def without_rule(self) -> str:
+        """What there is no proof for in this growth, or nothing."""
+        if self.plan.depth is not None and any(block.kind != "identity" for block in self.plan.depth.blocks):
+            return "new dense layers give channels of their own, for which there is no rule"
+        return ""
+
+    @property
     def parts(self) -> tuple[Growth, ...]:
         """The growths of the parts of a model that grows in parts."""
         return tuple(Growth(plan, f"{self.seed}, {path}") for path, plan in self.plan.parts)

@@ -114,7 +114,11 @@ def grown_again(model: nn.Module, growths: Sequence[Growth]) -> nn.Module:
     """What growths made of a model, once more: the same seed gives the same bytes."""
     for growth in growths:
         if growth.plan.parts:
-            model = widen_parts(captured_again(model, growth.plan), growth.plan, model, growth.seed)
+            parts = captured_again(model, growth.plan)
+            for path, part in growth.plan.parts:
+                if part.depth is not None:
+                    deepen(parts.captured[path], part.depth)
+            model = widen_parts(parts, growth.plan, model, growth.seed)
             continue
         captured = recapture(model, recalled(growth.plan.inputs))
         if growth.deepens:
@@ -181,7 +185,10 @@ class Comparison:
         self.one = Model(captured.graphs, original, captured.model, named_tensors(original))
         self.memory: dict[Any, Any] = {}
         self.first: list[Certificate] = []
-        if not growths[0].only_widens:
+        self.without_rule = growths[0].without_rule
+        if self.without_rule:
+            self.first.append(Certificate("new layers change nothing", "", (), Verdict.UNKNOWN, self.without_rule))
+        elif not growths[0].only_widens:
             whole = replace(self.one, graphs=copies(captured.graphs))
             self.one = model_between(captured, original, growths[0])
             for mode in whole.graphs:
@@ -215,6 +222,8 @@ class Comparison:
     def _begun(self, grown: GrownGraphModule) -> tuple[list[Certificate], Checker | None]:
         """What is said of the two models as a whole, and the checker of their graphs if they can be compared."""
         one, two = self.one, Model(grown.graphs(), grown, grown, named_tensors(grown))
+        if self.without_rule:
+            return list(self.first), None
         children = [*self.first, _ties(one.tensors, two.tensors)]
         if one.graphs.keys() != two.graphs.keys():
             detail = f"graphs for {sorted(two.graphs)}, the original has {sorted(one.graphs)}"
