@@ -21,7 +21,7 @@ from fxgrow import guards
 from fxgrow.capture import Captured, skeleton
 from fxgrow.planning.deepening import Deepening, NewTensor
 from fxgrow.planning.plan import Plan
-from fxgrow.proof.checker import Model
+from fxgrow.proof.models import Model
 from fxgrow.transforms.depth import deepen, started
 from fxgrow.transforms.folding import weights_after
 from fxgrow.transforms.graph_edits import edit_graphs

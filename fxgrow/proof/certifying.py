@@ -18,9 +18,10 @@ from fxgrow.parts import Parts, captured_again, widen_parts
 from fxgrow.planning.plan import Axis, Plan
 from fxgrow.proof.between import Growth, model_between
 from fxgrow.proof.certificate import Certificate, Verdict
-from fxgrow.proof.checker import Checker, Model, Step
+from fxgrow.proof.checker import Checker, Step
 from fxgrow.proof.claims import Map, Unproved, old_positions_cover, settled
 from fxgrow.proof.fingerprint import changed_since, fingerprint
+from fxgrow.proof.models import Model
 from fxgrow.proof.outside import between_parts
 from fxgrow.proof.scale import scale_of
 from fxgrow.proof.unchanged import proved_unchanged

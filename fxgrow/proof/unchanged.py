@@ -18,8 +18,9 @@ from fxgrow import guards
 from fxgrow.containers import flat_tensors
 from fxgrow.proof.between import Between, reads_before
 from fxgrow.proof.certificate import Certificate, Verdict
-from fxgrow.proof.checker import Model, Step, writes
+from fxgrow.proof.checker import Step
 from fxgrow.proof.claims import Unproved
+from fxgrow.proof.models import Model, writes
 from fxgrow.proof.ranges import Range, range_of
 from fxgrow.proof.rules.identity import Anything, Kept, Maker
 from fxgrow.proof.use import equal_values
