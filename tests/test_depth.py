@@ -338,6 +338,9 @@ def test_dense_layers_are_appended_and_what_reads_them_starts_at_zero() -> None:
     births = fxgrow.births(grown)
     assert births["features.denseblock1.denselayer4.conv1.weight"].counts() == {1: 32 * 40}
     assert births["features.transition1.conv.weight"].counts() == {0: 16 * 32, 1: 16 * 16}
+    certificate = fxgrow.report(grown).certificate
+    assert certificate is not None and str(certificate.verdict) == "TESTED"
+    assert "no proof: new dense layers add channels, for which there is no rule of proof" in certificate.weakest.detail
 
 
 def test_dense_layers_grow_with_width_again_and_from_a_file(tmp_path: Path) -> None:
