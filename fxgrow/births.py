@@ -8,20 +8,17 @@ from __future__ import annotations
 import difflib
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from torch import Tensor
 
 from fxgrow.errors import FxgrowError
-from fxgrow.planning.deepening import Deepening
-from fxgrow.planning.plan import Plan
 from fxgrow.plots import draw_births
-from fxgrow.transforms.indexing import old_positions
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -181,37 +178,3 @@ class Births(dict[str, Birth]):
             counts = birth.counts()
             table.add_row(name, *(f"{counts.get(stage, 0):,}" for stage in stages))
         return table
-
-
-def original_births(model: nn.Module) -> Births:
-    """Every element at stage 0."""
-    return Births({name: Birth(tuple((0,) * size for size in p.shape)) for name, p in model.named_parameters()})
-
-
-def grown_births(before: Mapping[str, Birth], plan: Plan, stage: int) -> Births:
-    """Births after a growth: old elements keep their stage, new ones are of this one."""
-    growths = {growth.name: growth for growth in plan.tensors}
-    result = Births()
-    made = {r.weight: Birth(((stage,) * r.size,) * 2) for r in plan.readouts}
-    for name, birth in {**_deepened(before, plan.depth, stage), **made}.items():
-        growth = growths.get(name)
-        if growth is None:
-            result[name] = birth
-            continue
-        axes = []
-        for stages, axis in zip(birth.axes, growth.axes, strict=True):
-            axes.append(tuple(stage if old < 0 else stages[old] for old in old_positions(axis).tolist()))
-        result[name] = Birth(tuple(axes))
-    return result
-
-
-def _deepened(before: Mapping[str, Birth], depth: Deepening | None, stage: int) -> Mapping[str, Birth]:
-    """Births under new names, and those of new blocks."""
-    if depth is None:
-        return before
-    names = {old: new for new, old in depth.renamed}
-    result = {names.get(name, name): birth for name, birth in before.items()}
-    for tensor in depth.tensors:
-        if tensor.twin in before and tensor.start != "shared":
-            result[tensor.name] = Birth(tuple((stage,) * size for size in tensor.shape(before[tensor.twin].shape)))
-    return result

@@ -12,7 +12,7 @@ from fxgrow.amounts import Amounts
 from fxgrow.axes.infer import Analysis, analyse
 from fxgrow.capture import Captured, capture
 from fxgrow.errors import AmountError, FxgrowError, PlanError, UntraceableError
-from fxgrow.history import ATTRIBUTE, Step, extended, history_of, in_order, with_certificate, with_verification
+from fxgrow.history import ATTRIBUTE, Step, history_of, with_certificate, with_verification
 from fxgrow.parts import Parts, find_parts, verify_parts, widen_parts
 from fxgrow.planning.dense import joined
 from fxgrow.planning.depth import STARTS, check_keys, plan_depth
@@ -27,9 +27,10 @@ from fxgrow.proof.certifying import certificate_of, drawn_by, kept_for_proof
 from fxgrow.proof.fingerprint import fingerprint
 from fxgrow.proof.verification import verify as verify_same
 from fxgrow.training.groups import parameterization_of
-from fxgrow.training.parameters import remember_names
+from fxgrow.training.parameters import remember_names, stage_of
 from fxgrow.transforms.depth import deepen
 from fxgrow.transforms.readouts import add_readouts, drop_readouts
+from fxgrow.transforms.tagging import tag
 from fxgrow.transforms.width import named_tensors, widen
 
 Width = float | int | str | Mapping[str, float | int | str] | Sizes
@@ -273,8 +274,7 @@ def apply_plan(model: nn.Module, captured: Captured | Parts, planned: Plan, seed
     """Carry out a plan on the model it was made for."""
     inputs = captured.inputs
     remember_names(model)
-    history = extended(model, Step(planned, seed))
-    growth = Growth(planned, drawn_by(seed, history.stage))
+    growth = Growth(planned, drawn_by(seed, stage_of(model) + 1))
     verifying = verify and not any(tensor.is_meta for tensor in named_tensors(model).values())
     before = kept_for_proof(captured, growth) if verifying else None  # surgery edits the graphs themselves
     grown: nn.Module
@@ -282,8 +282,7 @@ def apply_plan(model: nn.Module, captured: Captured | Parts, planned: Plan, seed
         grown = widen_parts(captured, planned, model, growth.seed)
     else:
         grown = widen(captured, planned, model, growth.seed)
-    history = in_order(history, grown)
-    setattr(grown, ATTRIBUTE, history)
+    grown = tag(grown, model, Step(planned, seed))
     if verifying:
         if isinstance(captured, Parts):
             found = verify_parts(model, grown, captured, seed)
@@ -292,6 +291,8 @@ def apply_plan(model: nn.Module, captured: Captured | Parts, planned: Plan, seed
         certificate = certificate_of(model, grown, [growth], before)
         if planned.preserving:
             certificate = certificate.tested(str(found))
+        history = history_of(grown)
+        assert history is not None
         history = with_certificate(with_verification(history, found), certificate, fingerprint(grown))
         setattr(grown, ATTRIBUTE, history)
     return cast(fx.GraphModule, grown)

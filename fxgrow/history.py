@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from fxgrow.births import Birth, Births, grown_births, original_births
+from fxgrow.births import Birth, Births
 from fxgrow.errors import FxgrowError
 from fxgrow.planning.plan import Plan, TensorGrowth
 
@@ -91,19 +91,6 @@ def births(grown: nn.Module) -> Births:
             remedy="pass a module that fxgrow.grow or fxgrow.load returned",
         )
     return Births(history.births)
-
-
-def extended(model: nn.Module, step: Step) -> History:
-    """The history of `model` after one more growth."""
-    before = history_of(model)
-    born = before.births if before is not None else original_births(model)
-    steps = (*before.steps, step) if before is not None else (step,)
-    return History(steps, grown_births(born, step.plan, len(steps)))
-
-
-def in_order(history: History, grown: nn.Module) -> History:
-    """The history with births in the order of the grown module's parameters."""
-    return replace(history, births={name: history.births[name] for name, _ in grown.named_parameters()})
 
 
 def with_verification(history: History, verification: Verification) -> History:

@@ -76,7 +76,20 @@ def _drawn(old: Tensor, growth: TensorGrowth, seed: str) -> Tensor:
         deviation = math.sqrt(max(0.0, _root_mean_square(old) ** 2 - mean**2))
     generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}:{growth.name}".encode()))
     drawn = torch.empty(growth.new_shape, dtype=old.dtype).normal_(mean, deviation, generator=generator)
+    if growth.draw == "normal":
+        _level_out(drawn, growth, deviation)
     return new.copy_(drawn) if new.device.type != "cpu" else drawn
+
+
+def _level_out(drawn: Tensor, growth: TensorGrowth, deviation: float) -> None:
+    """Give the weights of every unit the mean square that they were drawn at, as a mean over few misses it."""
+    makes = [k for k, axis in enumerate(growth.axes) if any(run.fill not in _READERS for run in axis.runs())]
+    rows = drawn.movedim(makes[0], 0) if len(makes) == 1 else drawn.unsqueeze(0)
+    others = tuple(range(1, rows.ndim))
+    sizes = torch.linalg.vector_norm(rows, dim=others, dtype=torch.float64) if others else rows.double().abs()
+    wanted = deviation * math.sqrt(rows[0].numel())
+    factors = torch.where(sizes > 0, wanted / sizes, 1.0)
+    rows.mul_(factors.reshape(-1, *[1] * (rows.ndim - 1)).to(rows.dtype))
 
 
 def _deviation(old: Tensor, growth: TensorGrowth) -> float:

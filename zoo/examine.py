@@ -12,7 +12,7 @@ from fxgrow.zoo.lively import lively
 from torch import nn
 
 import fxgrow
-from fxgrow.capture.inputs import Inputs, example_inputs_for, takes
+from fxgrow.capture.inputs import Inputs, example_inputs_for, image_size_of, takes
 from fxgrow.containers import each_tensor
 from fxgrow.errors import CaptureError, FxgrowError, VerificationError, first_line
 from fxgrow.parts import captured_again, verify_parts
@@ -165,9 +165,11 @@ def _grown(task: Task, row: Row, model: nn.Module) -> Row:
 
 
 def inputs_for(model: nn.Module, side: int | None) -> Inputs:
-    """Example inputs; images of at most `side` pixels a side, if the model takes them."""
+    """Example inputs; images of at most `side` pixels a side, if the model takes them and was not built for a size."""
     args, kwargs = example_inputs_for(model)
-    if side is None or len(args) != 1 or not isinstance(args[0], torch.Tensor) or min(args[0].shape[2:]) <= side:
+    if side is None or image_size_of(model) or len(args) != 1 or not isinstance(args[0], torch.Tensor):
+        return args, kwargs
+    if min(args[0].shape[2:]) <= side:
         return args, kwargs
     smaller = ((args[0][..., :side, :side],), kwargs)
     return smaller if takes(model, smaller) else (args, kwargs)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import timm
 import torch
+from fxgrow.zoo.lively import lively
+from matplotlib.figure import Figure
 from rich.console import Console
 from torch import nn
 
@@ -27,12 +30,35 @@ def scale() -> None:
     def make() -> nn.Module:
         return nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 4))
 
+    torch.manual_seed(0)
     x = torch.randn(64, 8)
-    found = fxgrow.coordinate_check(make, [1, 2, 4, 8], example_inputs=x, steps=3, init="mirror")
-    found.plot(HERE / "scale.png")
+    for parameterization in ("standard", "mup"):
+        found = fxgrow.coordinate_check(
+            make, [1, 2, 4, 8, 16], example_inputs=x, init="mirror", parameterization=parameterization
+        )
+        found.plot(HERE / f"scale-{parameterization}.png")
+
+
+def ratios() -> None:
+    """New units' variance beside old ones', layer by layer, before and on data."""
+    torch.manual_seed(0)
+    model = lively(timm.create_model("resnet18"))
+    grown = fxgrow.grow(model, 1.5, example_inputs=torch.randn(1, 3, 64, 64), verify=False)
+    layers = fxgrow.certify(grown, model).scale.measured(torch.randn(16, 3, 64, 64)).layers
+    figure = Figure(figsize=(8, 3), layout="constrained")
+    panel = figure.subplots()
+    panel.axhspan(0.9, 1.1, color="0.92")
+    places = range(len(layers))
+    for kind, marker in (("predicted", "_"), ("expected", "x"), ("measured", "o")):
+        panel.plot(places, [getattr(layer, kind) for layer in layers], marker, label=kind)
+    panel.set(ylim=(0, 2), ylabel="variance, new / old", title="resnet18 grown by 1.5")
+    panel.set_xticks(places, [layer.layer for layer in layers], rotation=90, fontsize="x-small")
+    panel.legend()
+    figure.savefig(HERE / "ratios.png")
 
 
 if __name__ == "__main__":
     certificate()
     scale()
+    ratios()
     (HERE / "certificate.txt").unlink()

@@ -97,7 +97,7 @@ def _derived(model: nn.Module) -> Inputs:
     config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
     size = config.get("input_size") if isinstance(config, Mapping) else getattr(config, "input_size", None)
     if size:
-        pixels = _image_size(model) or size[1:]
+        pixels = image_size_of(model) or size[1:]
         channels = _channels(model, config) or size[0]
         inputs: Inputs = (_images(channels, *pixels), {})
         if channels != size[0] and not takes(model, inputs):  # its first layer sees more than the image
@@ -134,7 +134,7 @@ def takes(model: nn.Module, inputs: Inputs) -> bool:
     return True
 
 
-def _image_size(model: nn.Module) -> tuple[int, int] | None:
+def image_size_of(model: nn.Module) -> tuple[int, int] | None:
     """The size of images that a model was built for, where it or a part of it says so."""
     for module in model.modules():
         found = getattr(module, "img_size", None) or getattr(module, "image_size", None)
@@ -155,7 +155,7 @@ def _torchvision_inputs(model: nn.Module) -> tuple[Any, ...] | None:
         if inspect.getmodule(inspect.unwrap(builder)) is home:
             found = registered_inputs(name)
             if found is not None:
-                size = _image_size(model)
+                size = image_size_of(model)
                 return _images(3, *size) if size is not None else found
     return None
 

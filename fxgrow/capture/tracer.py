@@ -11,7 +11,7 @@ import functools
 import itertools
 import operator
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -148,15 +148,12 @@ class Tracer(fx.Tracer):
         path = self.path_of_module(m)
         self.paths.append(path)
         opened = isinstance(m, whole_modules()) and not self.is_leaf_module(m, path)
-        outside = self.shape_aware
-        if opened:
-            self.shape_aware = True
-            args, kwargs = self._knowing_shapes((args, kwargs))
         try:
-            expansion = EXPANSIONS.get(type(m))
-            if expansion is not None and not hooked(m):
-                return expansion(m, *args, **kwargs)
-            return super().call_module(m, forward, args, kwargs)
+            with self._opening((args, kwargs)) if opened else nullcontext((args, kwargs)) as (args, kwargs):
+                expansion = EXPANSIONS.get(type(m))
+                if expansion is not None and not hooked(m):
+                    return expansion(m, *args, **kwargs)
+                return super().call_module(m, forward, args, kwargs)
         except CaptureError as error:
             if opened and isinstance(error, UntraceableError):
                 raise StaysWhole(type(m)) from error
@@ -170,14 +167,20 @@ class Tracer(fx.Tracer):
                 error.fxgrow_place = f"{path} ({type(m).__name__})"  # type: ignore[union-attr]
             raise
         finally:
-            self.shape_aware = outside
             self.paths.pop()
 
-    def _knowing_shapes(self, given: Any) -> Any:
+    @contextmanager
+    def _opening(self, given: Any) -> Iterator[Any]:
+        """Know shapes while something that is whole elsewhere is traced into; yields what it is given, knowing them."""
+
         def knowing(value: Any) -> Any:
             return ShapeProxy(value.node, self) if type(value) is Proxy else value
 
-        return plain(fx.node.map_aggregate(given, knowing))
+        outside, self.shape_aware = self.shape_aware, True
+        try:
+            yield plain(fx.node.map_aggregate(given, knowing))
+        finally:
+            self.shape_aware = outside
 
     def _wrapped_function(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """What stands in for a function that is kept whole: traced into where a library asked and no rule is known."""
@@ -190,15 +193,11 @@ class Tracer(fx.Tracer):
         def opened(*args: Any, **kwargs: Any) -> Any:
             if self.evaluating or function in self.whole or not _any_proxy((args, kwargs)):
                 return kept(*args, **kwargs)
-            outside = self.shape_aware
-            self.shape_aware = True
-            args, kwargs = self._knowing_shapes((args, kwargs))
             try:
-                return function(*args, **kwargs)
+                with self._opening((args, kwargs)) as (args, kwargs):
+                    return function(*args, **kwargs)
             except (*UNTRACEABLE, UntraceableError) as error:
                 raise StaysWhole(function) from error
-            finally:
-                self.shape_aware = outside
 
         return opened
 

@@ -125,8 +125,11 @@ class Between(Model):
             tensor = _zeros(tensor, tensor.device)
         elif origin.start is not None and origin.start.start != "copy":
             tensor = started(tensor, origin.start, self.seed)
-        factor = self.factors.get(name, 1.0)
+        factor = self.factor(name)
         return tensor if factor == 1.0 else tensor * factor
+
+    def factor(self, name: str) -> float:
+        return self.factors.get(name, 1.0)
 
     def rounded(self, name: str) -> bool:
         return name in self.rounded_names

@@ -178,6 +178,7 @@ class Comparison:
         self.original = original
         self.plans = [growth.plan for growth in growths]
         self.one = Model(captured.graphs, original, captured.model, named_tensors(original))
+        self.memory: dict[Any, Any] = {}
         self.first: list[Certificate] = []
         depth = growths[0].plan.depth
         self.appends = depth is not None and any(block.kind != "identity" for block in depth.blocks)
@@ -207,7 +208,7 @@ class Comparison:
         attributes: dict[str, dict[str, Any]] = {}
         for edit in (edit for plan in self.plans for edit in plan.attributes):
             attributes.setdefault(edit.module, {})[edit.attribute] = edit.value
-        checker = Checker(one, two, maps, fills, attributes)
+        checker = Checker(one, two, maps, fills, attributes, self.memory)
         hooks = _hooks(self.original, grown)
         if hooks is not None:
             children.append(hooks)

@@ -65,6 +65,10 @@ class Model:
             return found if isinstance(found, Tensor) else None
         return None
 
+    def factor(self, name: str) -> float:
+        """By how much a tensor was multiplied before growth in width."""
+        return 1.0
+
     def rounded(self, name: str) -> bool:
         """Whether growth rounds every entry of a tensor."""
         return False
@@ -90,7 +94,8 @@ class Checker:
     """One graph of the grown model beside the same graph of the original.
 
     maps: parameter name -> the map of each axis, for parameters that grew. fills: how their entries were filled.
-    attributes: module -> attribute -> the value it should have, for sizes that follow the weights.
+    attributes: module -> attribute -> the value it should have, for sizes that follow the weights. memory: what
+    rules found out before, of any two models.
     """
 
     def __init__(
@@ -100,6 +105,7 @@ class Checker:
         maps: Mapping[str, tuple[Map, ...]],
         fills: Mapping[str, frozenset[str]],
         attributes: Mapping[str, Mapping[str, Any]],
+        memory: dict[Any, Any] | None = None,
     ) -> None:
         self.attributes = attributes
         self.original = original
@@ -107,7 +113,7 @@ class Checker:
         self.maps = maps
         self.fills = fills
         self.constants: dict[str, Claim] = {}
-        self.memory: dict[Any, Any] = {}
+        self.memory: dict[Any, Any] = memory if memory is not None else {}
 
     def walk(self, mode: str) -> Walk:
         """The walk along one graph, yet to be taken."""

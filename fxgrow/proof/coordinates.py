@@ -17,6 +17,7 @@ from fxgrow.containers import flat_tensors
 from fxgrow.errors import AmountError, FxgrowError
 from fxgrow.growing import grow
 from fxgrow.proof.verification import WithoutNoise, in_precision, random_inputs
+from fxgrow.training.groups import param_groups
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def coordinate_check(
     make_model: builds the narrow model.
     widths: factors; 1 is the narrow model itself.
     steps: of training, on one random batch and random targets.
-    optimizer: makes one for a model; SGD with rate 0.1 unless told.
+    optimizer: makes one for a model; Adam at 0.01 unless told, with the rates that the parameterization says.
     growth: passed on to `fxgrow.grow`: init, parameterization.
 
     Raises
@@ -129,24 +130,23 @@ def coordinate_check(
         shapes = example_inputs_for(model, example_inputs)
         if width != 1:
             model = grow(model, width, example_inputs=example_inputs, seed=seed, verify=False, **growth)
-        for (step, layer), size in _trained(model, random_inputs(shapes, seed), steps, optimizer or _sgd, seed).items():
+        learning = (optimizer or _adam)(model := in_precision(model).train())
+        for (step, layer), size in _trained(model, random_inputs(shapes, seed), steps, learning, seed).items():
             sizes[width, step, layer] = size
             layers[layer] = None
     common = [a for a in layers if all((w, k, a) in sizes for w in factors for k in range(steps + 1))]
     return Coordinates(factors, steps, tuple(common), sizes)
 
 
-def _sgd(model: nn.Module) -> torch.optim.Optimizer:
-    return torch.optim.SGD(model.parameters(), lr=0.1)
+def _adam(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.Adam(param_groups(model, lr=0.01), lr=0.01)
 
 
 def _trained(
-    model: nn.Module, inputs: Inputs, steps: int, optimizer: Callable[[nn.Module], torch.optim.Optimizer], seed: int
+    model: nn.Module, inputs: Inputs, steps: int, learning: torch.optim.Optimizer, seed: int
 ) -> dict[tuple[int, str], float]:
     """Sizes of the outputs of all layers that have parameters, before training and after each step."""
-    model = in_precision(model).train()
     args, kwargs = inputs
-    learning = optimizer(model)
     found: dict[tuple[int, str], float] = {}
     now = 0
 

@@ -6,8 +6,15 @@ inputs, and of mean zero, variances add up, so that beside an old unit it has
     (s / sigma)^2 (n + (m - n) rho) / n
 
 times the variance: sigma^2 and s^2 are the mean squares of old and of new weights, rho the second moment of
-new inputs beside that of old ones (0 where they are zero, 1/n where they are the mean of n). Source: He, Zhang,
-Ren, Sun, "Delving Deep into Rectifiers", 2015, eq. 7, for two kinds of inputs.
+new inputs beside that of old ones (0 where they are zero, 1/n where they are the mean of n).
+
+The gradient of a weight is a product of what it reads and of the gradient of what it makes. Old units get the
+gradient that they had: the function of the old units is the same. So an old weight has 1/f^2 of the second moment
+that its gradient had, f its factor; a weight that reads a new unit has rho of that; and a weight that makes a new
+unit has (c / kappa)^2 of it, with c^2 and kappa^2 the mean squares of the weights through which old outputs read
+new units and old ones.
+
+Source: He, Zhang, Ren, Sun, "Delving Deep into Rectifiers", 2015, eq. 7 and 13, for two kinds of inputs.
 """
 
 from __future__ import annotations
@@ -15,12 +22,12 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import sympy as sp
 import torch
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
 from torch import Tensor, fx, nn
 
@@ -34,6 +41,13 @@ from fxgrow.proof.verification import WithoutNoise, in_precision, random_inputs
 
 n, m = sp.symbols("n m", positive=True, integer=True)
 rho, s, sigma = sp.symbols("rho s sigma", nonnegative=True)
+c, kappa, f = sp.symbols("c kappa f", nonnegative=True)
+GRADIENTS = {"old weights": f**-2, "new columns": rho, "new rows": (c / kappa) ** 2}
+"""Second moments of gradients: of old weights beside what they were, of new ones beside those of old ones."""
+
+TOLERANCE = 0.1
+"""How far from one a ratio may be."""
+
 RATIO = (s / sigma) ** 2 * (n + (m - n) * rho) / n
 
 
@@ -44,12 +58,20 @@ def _numeric(expression: sp.Expr) -> tuple[tuple[str, ...], Callable[..., float]
     return tuple(map(str, symbols)), sp.lambdify(symbols, expression, "math")
 
 
+def evaluated(expression: sp.Expr, values: Mapping[str, float]) -> float:
+    """The value of an expression, by the names of its symbols."""
+    names, function = _numeric(expression)
+    return float(function(*(values[name] for name in names)))
+
+
 @dataclass(frozen=True)
 class LayerScale:
     """One layer that makes new units.
 
     expression: the variance of their pre-activations beside that of old units', in fan-ins n and m and in
-    rho, s and sigma. predicted: its value. measured: the same on data, where it was asked for.
+    rho, s and sigma. predicted: its value. axis, units, old_units: of its output; reads: the same of its input.
+    measured: the ratio on data, where it was asked for; inputs: rho on the same data.
+    gradients: `GRADIENTS` of this layer, as numbers.
     """
 
     layer: str
@@ -60,12 +82,28 @@ class LayerScale:
     old_units: tuple[int, ...]
     expression: sp.Expr
     values: Mapping[str, float]
+    reads: tuple[int, tuple[int, ...], tuple[int, ...]] = (0, (), ())
     measured: float | None = None
+    inputs: float | None = None
+    gradients: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def predicted(self) -> float:
-        names, function = _numeric(self.expression)
-        return float(function(*(self.values[name] for name in names)))
+        return evaluated(self.expression, self.values)
+
+    @property
+    def expected(self) -> float | None:
+        """The ratio with rho as it is on the data: the mean over all draws of new weights."""
+        return None if self.inputs is None else evaluated(self.expression, {**self.values, "rho": self.inputs})
+
+    @property
+    def reason(self) -> str:
+        """Why the measured ratio is further than a tenth from one; empty where it is not."""
+        if self.measured is None or self.expected is None or abs(self.measured - 1) <= TOLERANCE:
+            return ""
+        if abs(self.expected - 1) > TOLERANCE:
+            return f"new inputs have {self.inputs:.2f} of the variance of old ones"
+        return "inputs are correlated: this draw meets other directions than the old weights do"
 
 
 @dataclass(frozen=True)
@@ -79,20 +117,27 @@ class Scale:
     def measured(self, *args: Any, seed: int = 0, **kwargs: Any) -> Scale:
         """The same with ratios measured on the given inputs, or on random ones of the recorded shapes."""
         given = each_tensor((args, kwargs), _exact) if args or kwargs else random_inputs(self.inputs, seed)
-        variances = _variances(self.grown, self.layers, given)
-        layers = tuple(replace(layer, measured=variances.get(layer.node)) for layer in self.layers)
+        found = _ratios(self.grown, self.layers, given)
+        nothing = (None, None)
+        both = ((layer, *found.get(layer.node, nothing)) for layer in self.layers)
+        layers = tuple(replace(layer, measured=made, inputs=read) for layer, made, read in both)
         return replace(self, layers=layers)
 
-    def __rich__(self) -> Table:
-        table = Table(title="variance of new units' pre-activations beside old ones'", title_justify="left")
-        table.add_column("layer")
-        table.add_column("expression")
-        for heading in ("predicted", "measured"):
-            table.add_column(heading, justify="right")
+    def __rich__(self) -> Group:
+        forward = Table(title="variance of new units' pre-activations beside old ones'", title_justify="left")
+        forward.add_column("layer")
+        forward.add_column("expression")
+        for heading in ("predicted", "expected", "measured"):
+            forward.add_column(heading, justify="right")
+        backward = Table(title="second moment of gradients: old weights', then beside them", title_justify="left")
+        backward.add_column("layer")
+        for part, expression in GRADIENTS.items():
+            backward.add_column(f"{part}: {expression}", justify="right")
         for layer in self.layers:
-            measured = f"{layer.measured:.3f}" if layer.measured is not None else ""
-            table.add_row(layer.layer, str(layer.expression), f"{layer.predicted:.3f}", measured)
-        return table
+            on_data = (f"{value:.3f}" if value is not None else "" for value in (layer.expected, layer.measured))
+            forward.add_row(layer.layer, str(layer.expression), f"{layer.predicted:.3f}", *on_data)
+            backward.add_row(layer.layer, *(f"{layer.gradients[part]:.3f}" for part in GRADIENTS))
+        return Group(forward, backward)
 
     def __str__(self) -> str:
         console = Console(width=140, no_color=True, highlight=False, force_terminal=False)
@@ -108,6 +153,7 @@ def _exact(tensor: Tensor) -> Tensor:
 def layers_of(walk: Walk, mode: str) -> Iterator[LayerScale]:
     """The layers of one graph that make new units which are neither zero, nor means, nor copies of old ones."""
     moments: dict[fx.Node, float] = {}
+    readers = _readers(walk)
     for node in walk.new.nodes:
         found = walk.bound.get(node)
         if found is None or not isinstance(found.claims, Claim):
@@ -118,9 +164,38 @@ def layers_of(walk: Walk, mode: str) -> Iterator[LayerScale]:
         if weight is None or data is None:
             continue
         layer = _layer(walk, node, data, weight, transposed, moments.get(data, 1.0), mode)
-        if layer is not None:
+        if layer is not None and weight.held is not None:
             moments[node] = layer.predicted
-            yield layer
+            factor = walk.checker.original.factor(weight.held.name)
+            read = readers.get(node, (0.0, 0.0))
+            values = {"f": factor, "rho": layer.values["rho"], "c": read[0] ** 0.5, "kappa": read[1] ** 0.5 or 1.0}
+            yield replace(layer, gradients={p: evaluated(e, values) for p, e in GRADIENTS.items()})
+
+
+def _readers(walk: Walk) -> dict[fx.Node, tuple[float, float]]:
+    """For every node, c^2 and kappa^2 of the layers that read what it makes, added up over them."""
+    found: dict[fx.Node, tuple[float, float]] = {}
+    for node in reversed(walk.new.nodes):
+        total = (0.0, 0.0)
+        for user in node.users:
+            more = _reading(walk, user) or found[user]
+            total = total[0] + more[0], total[1] + more[1]
+        found[node] = (total[0] / total[1], 1.0) if total[1] > 1e100 else total
+    return found
+
+
+def _reading(walk: Walk, node: fx.Node) -> tuple[float, float] | None:
+    """Mean squares of the weights of a layer through which old outputs read new units and old ones."""
+    weight, transposed = _weight(walk, node)
+    if weight is None or weight.held is None:
+        return None
+    reads, makes = (0, 1) if transposed else (1, 0)
+    before = _mean_square(weight.held.old)
+    if weight.maps[reads] is None:
+        return 0.0, before
+    rows = (weight.map(makes) >= 0).nonzero().flatten()
+    columns = (weight.map(reads) < 0).nonzero().flatten()
+    return _mean_square(weight.held.new.index_select(reads, columns).index_select(makes, rows)), before
 
 
 def _claim(walk: Walk, node: fx.Node) -> Any:
@@ -165,7 +240,16 @@ def _layer(
     values = {"n": fan[0] * kernel, "m": fan[1] * kernel, "s": after**0.5, "sigma": _mean_square(held.old) ** 0.5}
     values["rho"] = _moment(walk.bound[data].claims, node, weight, moment)
     layer = str(node.target) if node.op == "call_module" else node.name
-    return LayerScale(layer, node.name, mode, axis, tuple(units.tolist()), tuple(old_units.tolist()), RATIO, values)
+    made = tuple(units.tolist()), tuple(old_units.tolist())
+    return LayerScale(layer, node.name, mode, axis, *made, RATIO, values, _reads(walk.bound[data].claims, weight))
+
+
+def _reads(claim: Claim, weight: Claim) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+    """The axis of the input that is read, and its new and old units."""
+    axis = claim.rank - 1 if weight.rank == 2 else claim.rank - weight.rank + 1
+    position = claim.map(axis)
+    new, old = (position < 0).nonzero().flatten(), (position >= 0).nonzero().flatten()
+    return axis, tuple(new.tolist()), tuple(old.tolist())
 
 
 def _moment(claim: Claim, node: fx.Node, weight: Claim, moment: float) -> float:
@@ -184,21 +268,26 @@ def _mean_square(tensor: Tensor) -> float:
     return float(torch.linalg.vector_norm(tensor, dtype=torch.float64)) ** 2 / max(1, tensor.numel())
 
 
-def _variances(grown: GrownGraphModule, layers: tuple[LayerScale, ...], inputs: Inputs) -> dict[str, float]:
-    """By node, the mean variance of new units over batch and space beside that of old units, in eval mode."""
-    twin = in_precision(grown).eval()
+def _ratios(grown: GrownGraphModule, layers: tuple[LayerScale, ...], inputs: Inputs) -> dict[str, tuple[float, float]]:
+    """By node, the mean variance of new units over batch and space beside that of old ones: made, and read.
+
+    In train mode: a batch norm's statistics of new units are then their own, as they are once training has begun.
+    """
+    twin = in_precision(grown).train()
     assert isinstance(twin, GrownGraphModule)
-    wanted = {layer.node: layer for layer in layers}
-    found: dict[str, float] = {}
+    wanted = {layer.node: layer for layer in layers if layer.mode != "eval"}
+    found: dict[str, tuple[float, float]] = {}
 
     class Measuring(fx.Interpreter):
         def run_node(self, node: fx.Node) -> Any:
-            value = super().run_node(node)
             layer = wanted.get(node.name)
-            if layer is not None and isinstance(value, Tensor):
-                units = value.detach().movedim(layer.axis, 0).flatten(1).var(1, correction=0)
-                old = units[list(layer.old_units)].mean()
-                found[node.name] = float(units[list(layer.units)].mean() / old) if old > 0 else 0.0
+            read = self.env[node.args[0]] if layer is not None else None  # type: ignore[index]
+            inputs = _ratio_of(read, *layer.reads) if layer is not None else None  # before it can be written to
+            value = super().run_node(node)
+            if layer is not None:
+                made = _ratio_of(value, layer.axis, layer.units, layer.old_units)
+                if made is not None and inputs is not None:
+                    found[node.name] = made, inputs
             return value
 
     args, kwargs = inputs
@@ -207,3 +296,13 @@ def _variances(grown: GrownGraphModule, layers: tuple[LayerScale, ...], inputs: 
     with torch.no_grad(), WithoutNoise():
         Measuring(twin, garbage_collect_values=True).run(*copy.copy(args), *rest)
     return found
+
+
+def _ratio_of(value: Any, axis: int, units: tuple[int, ...], old_units: tuple[int, ...]) -> float | None:
+    if not isinstance(value, Tensor):
+        return None
+    if not units:
+        return 1.0
+    variances = value.detach().movedim(axis, 0).flatten(1).var(1, correction=0)
+    old = variances[list(old_units)].mean()
+    return float(variances[list(units)].mean() / old) if old > 0 else 0.0

@@ -126,14 +126,14 @@ class Alongside:
         if node.op != partner.op or not same_target:
             raise Refuted(f"it is {node.target}, it was {partner.target}")
         if node.op == "get_attr":
-            return Kept(partner, self.between.factors.get(str(node.target), 1.0))
+            return Kept(partner, self.between.factor(str(node.target)))
         factors: list[float] = []
         self._same(node.args, partner.args, factors)
         self._same(dict(node.kwargs), dict(partner.kwargs), factors)
         own: dict[str, float] = {}
         if node.op == "call_module":
             names = [f"{node.target}.{name}" for name, _ in self._named_tensors(node)]
-            own = {name: self.between.factors.get(name, 1.0) for name in names}
+            own = {name: self.between.factor(name) for name in names}
         eps = node.op == "call_module" and str(node.target) in self.between.eps
         if not eps and all(map(_is_one, (*factors, *own.values()))):
             return Kept(partner)

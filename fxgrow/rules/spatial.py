@@ -67,9 +67,9 @@ class Rearranged(Spatial):
         return op.result([*(op.unifier.constant(size) for size in op.value.shape[:-1]), last])
 
     def prove(self, use: Use) -> Any:
-        if self.times > 1:  # type: ignore[attr-defined]
-            return movement(use)
         rank = use.claims()[0].rank if use.claims() else 1
+        if self.times > 1 or getattr(use.value, "ndim", rank) != rank:  # type: ignore[attr-defined]
+            return movement(use)
         return channelwise(use, range(rank - 1), self.kind)
 
 

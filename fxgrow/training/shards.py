@@ -8,10 +8,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fxgrow.errors import TrainingError
+
 
 def is_divided(tensor: Tensor) -> bool:
     """Whether a tensor is a DTensor; told by what it has, since importing the class takes a while."""
     return hasattr(tensor, "device_mesh") and hasattr(tensor, "placements")
+
+
+def refuse_divided(named: Iterable[tuple[str, Tensor]], what: str) -> None:
+    """Say that something cannot be done with parameters divided among processes.
+
+    Raises
+    ------
+    TrainingError: one of them is.
+    """
+    name = next((name for name, tensor in named if is_divided(tensor)), None)
+    if name is not None:
+        raise TrainingError(
+            f"the parameter is divided among processes, and {what} needs all of it",
+            where=name,
+            remedy="grow and transfer on whole parameters (torch.distributed.checkpoint.state_dict gathers a model "
+            "and its optimizer's state), then divide the grown model",
+        )
 
 
 def local_part(tensor: Any) -> Tensor:

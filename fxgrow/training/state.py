@@ -21,6 +21,7 @@ from fxgrow.planning.plan import Axis, TensorGrowth
 from fxgrow.training.groups import parameterization_of, rate_scales
 from fxgrow.training.parameters import innermost, names_of, remember_names, unwrapped
 from fxgrow.training.rates import attached_to
+from fxgrow.training.shards import refuse_divided
 from fxgrow.training.trial import Entry, entries_of
 from fxgrow.transforms.tensors import grow_tensor
 
@@ -60,7 +61,8 @@ def transfer_state(
 
     Raises
     ------
-    TrainingError: the optimizers are of different kinds, or do not hold the parameters they should.
+    TrainingError: the optimizers are of different kinds, or do not hold the parameters they should, or hold
+        parameters divided among processes (DTensor).
     FxgrowError: the model was not grown by fxgrow.
 
     >>> import torch, fxgrow
@@ -153,6 +155,7 @@ def _carried(
 ) -> tuple[dict[Tensor, str], dict[str, dict[str, Any]], Transfer]:
     """What the optimizer's parameters are called in the grown model, its state by these names, what became of it."""
     names, stage = names_of(optimizer, model)
+    refuse_divided(((name, parameter) for parameter, name in names.items()), "carrying state through growth")
     history = history_of(grown)
     if history is None:
         raise FxgrowError(
@@ -160,6 +163,7 @@ def _carried(
             remedy="pass a module that fxgrow.grow or fxgrow.load returned",
         )
     parameters = dict(grown.named_parameters())
+    refuse_divided(parameters.items(), "carrying state through growth")
     since, now = _matched(names, stage, parameters, history)
     chains: dict[str, list[tuple[TensorGrowth, str]]] = {name: [] for name in now.values()}
     for number, growths in enumerate(history.growths()[since:], start=since + 1):

@@ -17,6 +17,7 @@ from fxgrow.errors import TrainingError
 from fxgrow.history import births
 from fxgrow.training.parameters import innermost, parameters_of, unwrapped
 from fxgrow.training.rates import attached_to
+from fxgrow.training.shards import refuse_divided
 from fxgrow.training.tracking import norm
 from fxgrow.training.trial import trial_of
 
@@ -131,6 +132,7 @@ def vitality(grown: nn.Module, optimizer: Optimizer | None = None) -> Vitality:
         raise TrainingError(
             "no parameter has a gradient", where=type(plain).__name__, remedy="call vitality after backward()"
         )
+    refuse_divided(parameters.items(), "vitality")
     held = {id(p) for p in parameters_of(optimizer)} if optimizer is not None else set()
     rates = attached_to(optimizer) if optimizer is not None else None
     multiples = rates.current() if rates is not None else {}

@@ -31,6 +31,16 @@ def test_a_rate_that_is_too_high_for_the_width_shows() -> None:
     assert wild.steepest > 2 * calm.steepest
 
 
+def test_the_rates_of_mup_keep_activations_flat_and_one_rate_does_not() -> None:
+    x = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+    options = {"example_inputs": x, "steps": 3, "init": "mirror"}
+    naive = fxgrow.coordinate_check(make, [1, 2, 4, 8, 16], parameterization="standard", **options)
+    flat = fxgrow.coordinate_check(make, [1, 2, 4, 8, 16], parameterization="mup", **options)
+    assert naive.steepest > 0.5
+    assert flat.steepest < 0.2
+    assert naive.slope("4", step=0) == pytest.approx(0, abs=1e-12)
+
+
 def plain(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.SGD(model.parameters(), lr=0.3)
 

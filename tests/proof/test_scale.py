@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import sympy as sp
 import torch
 from torch import nn
@@ -51,3 +52,63 @@ def test_a_scale_prints_layer_expression_and_both_ratios() -> None:
     grown = fxgrow.grow(model, 1.5, example_inputs=x, verify=False)
     text = str(fxgrow.certify(grown, model).scale.measured(x))
     assert "predicted" in text and "measured" in text and "s**2*(n + rho*(m - n))/(n*sigma**2)" in text
+
+
+def seen(model: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    generator = torch.Generator().manual_seed(5)
+    out = model(x)
+    (out * torch.randn(out.shape, generator=generator, dtype=out.dtype)).sum().backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("parameterization", ["standard", "mup", "variance-transfer"])
+@pytest.mark.parametrize("init", ["zero", "mirror"])
+def test_gradients_have_the_second_moments_that_the_scale_says(init: str, parameterization: str) -> None:
+    model, x = wide(init)
+    options = {"init": init, "example_inputs": x, "parameterization": parameterization}
+    grown = fxgrow.grow(model, 1.5, verify=False, **options)
+    layer = fxgrow.certify(grown, model).scale.layers[1]
+    before, after = seen(model, x)["2.weight"], seen(grown, x)["2.weight"]
+    old = after[:256, :256].square().mean()
+    assert float(old / before.square().mean()) == pytest.approx(layer.gradients["old weights"], rel=1e-9)
+    columns = after[:256, 256:].square().mean() / old
+    assert float(columns) == pytest.approx(layer.gradients["new columns"], rel=0.15)
+    rows = after[256:, :256].square().mean() / old
+    assert float(rows) == pytest.approx(layer.gradients["new rows"], rel=0.15, abs=1e-12)
+    assert (layer.gradients["new rows"] == 0) == (init == "zero")
+
+
+def test_repeated_growth_keeps_what_the_parameterization_promises() -> None:
+    """New weights as the function sees them: 1/fan-in in hidden layers at every stage, whatever came before."""
+    for parameterization in ("standard", "mup", "variance-transfer"):
+        model, x = wide("mirror")
+        for _ in range(3):
+            grown = fxgrow.grow(
+                model, 1.5, init="mirror", example_inputs=x, parameterization=parameterization, verify=False
+            )
+            for layer in fxgrow.certify(grown, model).scale.layers:
+                assert layer.predicted == pytest.approx(1, rel=1e-9)
+            model = grown
+
+
+def test_the_weights_of_each_new_unit_are_of_one_size() -> None:
+    model, x = wide("zero")
+    grown = fxgrow.grow(model, 1.5, example_inputs=x, verify=False)
+    sizes = grown.get_parameter("2.weight")[256:].square().mean(1).sqrt()
+    wanted = model.get_parameter("2.weight").square().mean().sqrt() * (256 / 384) ** 0.5
+    torch.testing.assert_close(sizes, wanted.expand(128))
+
+
+def test_a_miss_says_why() -> None:
+    model, x = wide("zero")
+    grown = fxgrow.grow(model, 1.5, example_inputs=x, verify=False)
+    with torch.no_grad():
+        grown.get_parameter("0.weight")[256:] *= 2
+    scale = fxgrow.certify(grown, model).scale.measured(x)
+    assert scale.layers[1].reason.startswith("new inputs have 3.") or scale.layers[1].reason.startswith(
+        "new inputs have 4."
+    )
+    few = x[:2]
+    layer = fxgrow.certify(grown, model).scale.measured(few.repeat(2, 1)).layers[0]
+    assert layer.reason

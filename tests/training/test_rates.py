@@ -380,13 +380,40 @@ def test_closures_scalers_and_clipping() -> None:
     assert not (model.get_parameter("3.weight")[~new] == before[~new]).any()
 
 
+@pytest.mark.usefixtures("blocks")
+def test_accumulated_scaled_and_clipped_gradients_make_the_same_step() -> None:
+    """Two halves of a batch, under a gradient scaler and clipped, are one clipped step on the whole."""
+    weights = []
+    for halves in (False, True):
+        model = grown(convolutional(), 1.5, 4 / 3, init="mirror").eval()  # statistics of halves would differ
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        fxgrow.adapt_rates(optimizer, model, every=1)
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, enabled=halves)
+        for _ in range(3):
+            optimizer.zero_grad()
+            for inputs in INPUTS.chunk(2) if halves else [INPUTS]:
+                loss = model(inputs).square().mean() * len(inputs) / len(INPUTS)
+                scaler.scale(loss).backward()
+            scaler.unscale_(optimizer)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 0.05)
+            scaler.step(optimizer)
+            scaler.update()
+        weights.append({name: p.detach() for name, p in model.named_parameters()})
+    for name, expected in weights[0].items():
+        torch.testing.assert_close(weights[1][name], expected, rtol=1e-9, atol=1e-12, msg=name)
+
+
 def test_compiled_and_wrapped_models() -> None:
-    model = grown(convolutional(), 1.5)
-    compiled = torch.compile(model, backend="eager")
-    optimizer = torch.optim.SGD(compiled.parameters(), lr=0.1)
-    rates = fxgrow.adapt_rates(optimizer, compiled)
-    train(compiled, optimizer, 2)
-    assert list(rates.current()) == [n for n, b in fxgrow.births(model).items() if len(b.counts()) > 1]
+    weights = []
+    for compiled in (False, True):
+        model = grown(convolutional(), 1.5)
+        net = torch.compile(model, backend="eager") if compiled else model
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        rates = fxgrow.adapt_rates(optimizer, net)
+        train(net, optimizer, 2)
+        assert list(rates.current()) == [n for n, b in fxgrow.births(model).items() if len(b.counts()) > 1]
+        weights.append(model.get_parameter("3.weight").detach())
+    torch.testing.assert_close(*weights, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.usefixtures("blocks")
