@@ -357,6 +357,30 @@ def test_dense_layers_grow_with_width_again_and_from_a_file(tmp_path: Path) -> N
     assert fxgrow.births(again) == fxgrow.births(grown)
 
 
+class Ghost(nn.Module):
+    """A layer and a depthwise one that reads it, concatenated: their channels are one dimension."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, groups=groups), nn.BatchNorm2d(8), nn.ReLU())
+            for groups in (1, 8)
+        )
+        self.leave = nn.Conv2d(16, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        one = self.layers[0](x)
+        return self.leave(torch.cat([one, self.layers[1](one)], 1))
+
+
+def test_dense_layers_whose_channels_are_tied_are_listed() -> None:
+    plan = fxgrow.plan(stages(Ghost()), depth=1.5, example_inputs=IMAGE)
+    assert plan.depth is not None and not plan.depth.blocks
+    assert [(held.where, held.reason) for held in plan.held] == [
+        (("2.0.layers",), "its blocks stay as many as they are: its channels are tied to those of 2.0.layers.0.0")
+    ]
+
+
 def test_runs_inside_blocks_that_are_repeated_are_listed() -> None:
     inner = [nn.Sequential(Residual(conv()), Residual(conv()), nn.Conv2d(8, 8, 1)) for _ in range(2)]
     model = lively(stages(*(Residual(part) for part in inner)))
