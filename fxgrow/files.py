@@ -19,7 +19,7 @@ from fxgrow.capture import recapture, skeleton
 from fxgrow.capture.inputs import recalled
 from fxgrow.errors import FileError, FxgrowError
 from fxgrow.history import ATTRIBUTE, History, Step, history_of
-from fxgrow.parts import captured_again, widen_parts
+from fxgrow.parts import deepened_again, widen_parts
 from fxgrow.planning.plan import Plan
 from fxgrow.proof.certificate import Certificate
 from fxgrow.proof.verification import Verification
@@ -197,10 +197,7 @@ def _replayed(
     try:
         for step in steps:
             if step.plan.parts:
-                parts = captured_again(current, step.plan)
-                for below, part in step.plan.parts:
-                    if part.depth is not None:
-                        deepen(parts.captured[below], part.depth)
+                parts = deepened_again(current, step.plan)
                 current = widen_parts(parts, step.plan, skeleton(current), seed="")
                 continue
             captured = recapture(current, recalled(step.plan.inputs))

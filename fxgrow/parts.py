@@ -21,6 +21,7 @@ from fxgrow.errors import CaptureError, VerificationError, first_line
 from fxgrow.planning.deepening import joined
 from fxgrow.planning.plan import Axis, Plan, Totals
 from fxgrow.proof.verification import Verification, random_inputs, verify
+from fxgrow.transforms.depth import deepen
 from fxgrow.transforms.width import named_tensors, place, widen
 
 _TIER = 3
@@ -187,6 +188,15 @@ def captured_again(model: nn.Module, plan: Plan) -> Parts:
     """The parts that a plan was made for, captured on the inputs it recorded."""
     found = {path: recapture(model.get_submodule(path), recalled(part.inputs)) for path, part in plan.parts}
     return Parts(found, recalled(plan.inputs), _count(model))
+
+
+def deepened_again(model: nn.Module, plan: Plan) -> Parts:
+    """The same, with the new blocks of the plan put in."""
+    parts = captured_again(model, plan)
+    for path, part in plan.parts:
+        if part.depth is not None:
+            deepen(parts.captured[path], part.depth)
+    return parts
 
 
 def _count(model: nn.Module) -> int:

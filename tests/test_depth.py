@@ -338,6 +338,9 @@ def test_dense_layers_are_appended_and_what_reads_them_starts_at_zero() -> None:
     births = fxgrow.births(grown)
     assert births["features.denseblock1.denselayer4.conv1.weight"].counts() == {1: 32 * 40}
     assert births["features.transition1.conv.weight"].counts() == {0: 16 * 32, 1: 16 * 16}
+    certificate = fxgrow.report(grown).certificate
+    assert certificate is not None and str(certificate.verdict) == "TESTED"
+    assert "no proof: new dense layers add channels, for which there is no rule of proof" in certificate.weakest.detail
 
 
 def test_dense_layers_grow_with_width_again_and_from_a_file(tmp_path: Path) -> None:
@@ -352,6 +355,30 @@ def test_dense_layers_grow_with_width_again_and_from_a_file(tmp_path: Path) -> N
     again = fxgrow.load(tmp_path / "grown.safetensors", model)
     assert all(torch.equal(a, again.state_dict()[name]) for name, a in grown.state_dict().items())
     assert fxgrow.births(again) == fxgrow.births(grown)
+
+
+class Ghost(nn.Module):
+    """A layer and a depthwise one that reads it, concatenated: their channels are one dimension."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, groups=groups), nn.BatchNorm2d(8), nn.ReLU())
+            for groups in (1, 8)
+        )
+        self.leave = nn.Conv2d(16, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        one = self.layers[0](x)
+        return self.leave(torch.cat([one, self.layers[1](one)], 1))
+
+
+def test_dense_layers_whose_channels_are_tied_are_listed() -> None:
+    plan = fxgrow.plan(stages(Ghost()), depth=1.5, example_inputs=IMAGE)
+    assert plan.depth is not None and not plan.depth.blocks
+    assert [(held.where, held.reason) for held in plan.held] == [
+        (("2.0.layers",), "its blocks stay as many as they are: its channels are tied to those of 2.0.layers.0.0")
+    ]
 
 
 def test_runs_inside_blocks_that_are_repeated_are_listed() -> None:

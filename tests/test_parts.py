@@ -212,6 +212,7 @@ def test_parts_gain_blocks(width: float | None, tmp_path: Path) -> None:
     more = fxgrow.grow(again, depth={"body.steps": "=5"}, example_inputs=INPUTS)
     with torch.no_grad():
         assert torch.allclose(more(x), model(x), rtol=1e-10, atol=1e-12)
+    assert str(fxgrow.certify(more, model).verdict) != "REFUTED"
 
 
 def test_keys_name_runs_of_any_part() -> None:

@@ -176,6 +176,10 @@ class Finder:
             for node in region.nodes
         )
 
+    def called(self, nodes: list[fx.Node]) -> list[Any]:
+        """What some nodes call, in order."""
+        return [self._called(node) for node in nodes]
+
     def _called(self, node: fx.Node) -> Any:
         if node.op == "call_module":
             return type(self.model.get_submodule(str(node.target)))

@@ -9,7 +9,7 @@ what reads the concatenation ignores the new channels is planned as growth in wi
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -128,7 +128,7 @@ def _link(finder: Finder, one: str, other: str) -> tuple[str, list[Region], int]
         if given is None or gives is None or given.meta["value"].ndim != gives.meta["value"].ndim:
             return None
         found = _kind(nodes, given, gives)
-        if found is None:
+        if found is None or finder.called(members[one][mode]) != finder.called(nodes):
             return None
         kinds.add(found)
         regions.append(Region(mode, nodes, given, gives))
@@ -306,7 +306,7 @@ def _grown(
         for run in counts:
             if run not in refused:
                 try:
-                    leaves_of[run] = _channels(analysis, run, run.units[-1].regions[0], last)
+                    leaves_of[run] = _channels(finder, analysis, run, run.units[-1].regions[0], last)
                 except Refused as reason:
                     refused[run] = str(reason)
         sizes = {leaf: (1 + counts[run]) * leaf.size for run, leaf in leaves_of.items()}
@@ -321,7 +321,7 @@ def _grown(
             return plan, {run: planner.names[leaf] for run, leaf in leaves_of.items()}
 
 
-def _channels(analysis: Analysis, run: DenseRun, region: Region, last: bool) -> Leaf:
+def _channels(finder: Finder, analysis: Analysis, run: DenseRun, region: Region, last: bool) -> Leaf:
     """The dimension of the channels that the last layer, or the one before it, adds."""
     tree = analysis.trees[region.exit if last else region.entry]
     assert isinstance(tree, Laid)
@@ -334,15 +334,16 @@ def _channels(analysis: Analysis, run: DenseRun, region: Region, last: bool) -> 
         raise Refused("its channels are not a dimension of their own")
     if layout.reason is not None:
         raise Refused(f"its channels stay as they are: {layout.reason}")
-    elsewhere = _elsewhere(analysis, layout, region.exit if last else region.entry)
+    made = finder.members[run.units[-1 if last else -2].path][region.mode]
+    elsewhere = _elsewhere(analysis, layout, region.exit if last else region.entry, made)
     if elsewhere:
         raise Refused(f"its channels are tied to those of {elsewhere}")
     return layout
 
 
-def _elsewhere(analysis: Analysis, leaf: Leaf, node: fx.Node) -> str:
-    """A place where units of a dimension are made that do not come from a value, nor make it; or nothing."""
-    known = _reached(node, lambda one: one.users) | _reached(node, lambda one: one.all_input_nodes)
+def _elsewhere(analysis: Analysis, leaf: Leaf, node: fx.Node, made: list[fx.Node]) -> str:
+    """A place where units of a dimension are that neither come from a value nor belong to what made it; or nothing."""
+    known = _reached(node) | set(made)
     for op in analysis.ops:
         apart = op.node.graph is node.graph and op.node not in known
         if apart and isinstance(op.output, Laid) and leaf in op.output.leaves():
@@ -350,10 +351,11 @@ def _elsewhere(analysis: Analysis, leaf: Leaf, node: fx.Node) -> str:
     return ""
 
 
-def _reached(start: fx.Node, following: Callable[[fx.Node], Iterable[fx.Node]]) -> set[fx.Node]:
+def _reached(start: fx.Node) -> set[fx.Node]:
+    """What a value goes into, at last."""
     seen, pending = {start}, [start]
     while pending:
-        for node in following(pending.pop()):
+        for node in pending.pop().users:
             if node not in seen:
                 seen.add(node)
                 pending.append(node)

@@ -1,0 +1,55 @@
+"""Depth, width, depth: random sequences of growths on the smallest model of each family."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from fxgrow.zoo.catalogue import find, without_weights
+from fxgrow.zoo.examine import inputs_for
+from fxgrow.zoo.lively import lively
+from fxgrow.zoo.sweep import chosen
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import fxgrow
+from fxgrow.errors import FxgrowError
+from fxgrow.proof.verification import verify
+
+SMALL = ("timm/test_resnet", "timm/test_convnext", "timm/test_vit", "timm/ese_vovnet19b_slim_dw")
+FAMILIES = [task.model for task in chosen(None, "*", "smallest-per-family", "1", "zero", only_plan=True)]
+PARAMETERS = [*SMALL, *(pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES if name not in SMALL)]
+
+WAYS = {"depth": (None, "+1"), "width": ("1.25", None), "both": ("1.25", "+1")}
+"""What a step of a sequence grows: amounts of width and depth."""
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+@settings(max_examples=5, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(middle=st.lists(st.sampled_from(sorted(WAYS)), min_size=1, max_size=2), seed=st.integers(0, 99))
+def test_depth_width_and_depth_again(name: str, middle: list[str], seed: int) -> None:
+    plan = fxgrow.plan(without_weights(name), depth="+1")
+    assert plan.depth is not None
+    if not plan.depth.blocks:
+        assert plan.held or not plan.depth.runs
+        return
+    torch.manual_seed(seed)
+    original = lively(find(name), seed)
+    inputs = inputs_for(original, 64)
+    grown: nn.Module = original
+    sizes = [sum(p.numel() for p in original.parameters())]
+    for step in ("depth", *middle, "depth"):
+        width, depth = WAYS[step]
+        grown = fxgrow.grow(grown, width, depth, example_inputs=inputs[0], seed=seed, verify=False)
+        sizes.append(sum(p.numel() for p in grown.parameters()))
+    try:
+        verify(original, grown, inputs, seed)
+    except FxgrowError as error:
+        raise AssertionError(f"{name} after depth, {', '.join(middle)}, depth: {error}") from None
+    born = [0] * len(sizes)
+    for birth in fxgrow.births(grown).values():
+        for stage, count in birth.counts().items():
+            born[stage] += count
+    assert born == [sizes[0], *(after - before for before, after in itertools.pairwise(sizes))]
