@@ -323,6 +323,13 @@ CASES = [
         3,
         by_position=True,
     ),
+    Case(
+        "readout",
+        lambda x, weight: guards.readout(x, weight, 1, ((0, 2),)),
+        ((2, 4, 3), (2, 4)),
+        3,
+        by_position=True,
+    ),
     Case("guarded reduction", lambda x: guards.core(x, 1, ((0, 2),)).sum(1), (ROWS,), 2, by_position=True),
     # reductions
     Case("sum", method("sum", 1), (ROWS,), 2),
