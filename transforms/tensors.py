@@ -84,7 +84,7 @@ def _drawn(old: Tensor, growth: TensorGrowth, seed: str) -> Tensor:
 def _level_out(drawn: Tensor, growth: TensorGrowth, deviation: float) -> None:
     """Give the weights of every unit the mean square that they were drawn at, as a mean over few misses it."""
     makes = [k for k, axis in enumerate(growth.axes) if any(run.fill not in _READERS for run in axis.runs())]
-    rows = drawn.movedim(makes[0], 0) if len(makes) == 1 else drawn.unsqueeze(0)
+    rows = drawn.movedim(makes[0], 0) if makes else drawn.unsqueeze(0)
     others = tuple(range(1, rows.ndim))
     sizes = torch.linalg.vector_norm(rows, dim=others, dtype=torch.float64) if others else rows.double().abs()
     wanted = deviation * math.sqrt(rows[0].numel())

@@ -41,6 +41,9 @@ _PASSES = 12
 DRAWS = {"weight": "normal", "gain": "level", "bias": "zeros", "mean": "zeros", "variance": "level"}
 """How free new entries are drawn, by what the parameter is for; any other parameter: like its old entries."""
 
+READING = frozenset({"silence", "opposite", "share"})
+"""Fills of axes that read new units."""
+
 
 def make_plan(
     captured: Captured,
@@ -221,11 +224,13 @@ class Planner:
                 continue
             factors = set(self.know.scales.get(name, {}).values()) or {1.0}
             axes = tuple(self._axis(name, k, layout) for k, layout in enumerate(tensor.axes))
-            yield TensorGrowth(name, axes, self._draw(name), factors.pop())
+            yield TensorGrowth(name, axes, self._draw(name, axes), factors.pop())
 
-    def _draw(self, name: str) -> str:
+    def _draw(self, name: str, axes: Iterable[Axis]) -> str:
         if name in self.roles:
             return DRAWS[self.roles[name]]
+        if any(run.fill in READING for axis in axes for run in axis.runs()):
+            return DRAWS["weight"]  # weights of several layers in one, such as a packed projection
         return "zeros" if name in self.silent else "alike"
 
     def _axis(self, name: str, axis: int, layout: Layout) -> Axis:
