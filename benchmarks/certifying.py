@@ -1,13 +1,14 @@
-"""What a certificate costs, beside one forward pass: python -m benchmarks.certifying [PATTERN ...]
+"""What a certificate costs, beside one forward pass: python -m benchmarks.certifying [--every N] [PATTERN]
 
-For the smallest model of each family: `fxgrow.certify(grown, original)`, and one forward pass of the original on a
-batch of 8, both in seconds of processor time on one thread, the shorter of two runs each. "again" is the part in
-which the original is captured anew; the certificate that `grow` attaches does without. Rows are printed as they
-are measured; the last line has the medians.
+For the smallest model of each family, or of every Nth: `fxgrow.certify(grown, original)`, and one forward pass of the
+grown model on a batch of 8, both in seconds of processor time on one thread, the shorter of two runs each. Part of
+it is capturing the original anew; the certificate that `grow` attaches does without. Rows are printed as they are
+measured; the last line has the medians.
 """
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import sys
 import time
@@ -65,15 +66,15 @@ def measured(entry: Entry) -> Row | None:
         return None
     x = torch.randn(BATCH, *entry.input_shape)
     with torch.no_grad():
-        forward = seconds(lambda: model(x))
+        forward = seconds(lambda: grown.eval()(x))
     again = seconds(lambda: recapture(model, recalled(plan.inputs)))
     verdict = str(fxgrow.certify(grown, model).verdict)
     return Row(entry.full_name, verdict, seconds(lambda: fxgrow.certify(grown, model)), again, forward)
 
 
-def rows(patterns: list[str]) -> Iterator[Row]:
-    models = [entry for library in LIBRARIES for entry in smallest_per_family(entries(library, patterns[0]))]
-    for entry in models:
+def rows(pattern: str, every: int) -> Iterator[Row]:
+    models = [entry for library in LIBRARIES for entry in smallest_per_family(entries(library, pattern))]
+    for entry in models[::every]:
         found = measured(entry)
         if found is not None:
             print(f"{found.name} {found.certify:.3f} {found.again:.3f} {found.forward:.3f}", flush=True)
@@ -83,7 +84,11 @@ def rows(patterns: list[str]) -> Iterator[Row]:
 def main(arguments: list[str]) -> None:
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
-    found = list(rows(arguments or ["*"]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pattern", nargs="?", default="*")
+    parser.add_argument("--every", type=int, default=1)
+    options = parser.parse_args(arguments)
+    found = list(rows(options.pattern, options.every))
     table = Table(title=f"processor seconds on one thread; the forward pass is of a batch of {BATCH}")
     for heading in ("model", "verdict", "certify", "of it, capturing again", "forward", "certify / forward"):
         table.add_column(heading, justify="left" if heading in ("model", "verdict") else "right")

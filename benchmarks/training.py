@@ -34,8 +34,8 @@ SEEDS = 5
 EVERY = 10
 """Epochs between tests, for the plot."""
 
-COMMON = {"model": "fxgrow.zoo.networks:perceptron", "epochs": 80, "batch_size": 64, "verify": False}
-"""1000 images to train on, 797 to test with; the other settings are those of the recipe "digits", and the paper's."""
+COMMON = {"samples": 300, "epochs": 160, "verify": False}
+"""300 images to train on, 797 to test with; the other settings are those of the recipe "digits"."""
 
 
 class RandomPadding(Run):
@@ -79,7 +79,7 @@ METHODS: dict[str, Method] = {
     "mirror": growing("mirror"),
     "mirror + variance transfer": growing("mirror", "variance-transfer"),
     "mirror + rate adaptation": growing("mirror", rates="norm"),
-    "small network, a quarter as wide": Method({"growth": "none", "options": (("width", 32),)}),
+    "small network, a quarter as wide": Method({"growth": "none", "options": (("width", 4),)}),
 }
 
 

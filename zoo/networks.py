@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -69,20 +67,3 @@ def resnet20(width: int = 16, num_classes: int = 10, in_chans: int = 3) -> Small
     272474
     """
     return SmallImageResNet(3, width, num_classes, in_chans)
-
-
-def perceptron(
-    width: int = 128, num_classes: int = 10, in_chans: int = 1, size: int = 8, layers: int = 4
-) -> nn.Sequential:
-    """Fully connected layers with batch norm, for images of `size` x `size` pixels.
-
-    >>> sum(parameter.numel() for parameter in perceptron().parameters())
-    60170
-    """
-    sizes = [in_chans * size**2] + [width] * layers
-    hidden = [
-        module
-        for inputs, outputs in itertools.pairwise(sizes)
-        for module in (nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs), nn.ReLU())
-    ]
-    return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(width, num_classes))

@@ -13,6 +13,7 @@ from fxgrow.schedule import Schedule
 
 CURVES = ("exponential", "linear", "none")
 OPTIMIZERS = ("sgd", "adamw")
+LR_CURVES = ("cosine", "plateau")
 
 
 class SettingsError(FxgrowError, ValueError):
@@ -30,7 +31,8 @@ class Settings:
     batch_size, largest_batch, batch_rates: as there.
     init, parameterization: of new units, as in `fxgrow.grow`. rates: rule of `fxgrow.adapt_rates`. carry: keep the
         optimizer's state through growth (else it starts afresh at each stage). verify: each growth.
-    optimizer: "sgd" or "adamw". lr: at the start; over all steps it falls along half a cosine, whatever grows.
+    optimizer: "sgd" or "adamw". lr: at the start. lr_curve: over all steps, whatever grows, it falls along half a
+        "cosine"; or it stays for a "plateau" and falls to zero in a straight line over the last `decay` of the steps.
     threads: of the CPU (as torch chooses); the last bits of sums depend on it, and small networks want one.
     """
 
@@ -55,6 +57,8 @@ class Settings:
     verify: bool = True
     optimizer: str = "sgd"
     lr: float = 0.1
+    lr_curve: str = "cosine"
+    decay: float = 0.4
     momentum: float = 0.9
     weight_decay: float = 5e-4
     seed: int = 0
@@ -63,9 +67,15 @@ class Settings:
     def __post_init__(self) -> None:
         check_start(self.start)
         check_counts(batch_size=self.batch_size, epochs=self.epochs, stages=self.stages)
-        for name, given, known in (("growth", self.growth, CURVES), ("optimizer", self.optimizer, OPTIMIZERS)):
+        for name, given, known in (
+            ("growth", self.growth, CURVES),
+            ("optimizer", self.optimizer, OPTIMIZERS),
+            ("lr_curve", self.lr_curve, LR_CURVES),
+        ):
             if given not in known:
                 raise SettingsError(f"{name}={given!r} is not known", remedy=f"use one of {', '.join(known)}")
+        if not 0 < self.decay <= 1:
+            raise SettingsError(f"decay={self.decay!r} is not a part of training", remedy="pass a number such as 0.4")
         for name in ("lr", "momentum", "weight_decay"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise SettingsError(f"{name}={getattr(self, name)!r} is not a number from 0 on", remedy="pass one")

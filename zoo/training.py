@@ -207,9 +207,12 @@ class Run:
         self.optimizer.step()
         return loss.item()
 
-    def rate(self, step: int) -> float:
-        """The learning rate of a step: half a cosine over the whole run."""
-        return self.settings.lr * (1 + math.cos(math.pi * step / self.steps)) / 2
+    def rate(self, step: float) -> float:
+        """The learning rate of a step: a curve over the whole run, whatever grows."""
+        settings, done = self.settings, step / self.steps
+        if settings.lr_curve == "plateau":
+            return settings.lr * min(1.0, (1 - done) / settings.decay)
+        return settings.lr * (1 + math.cos(math.pi * done)) / 2
 
     def _grow(self, stage: Stage) -> None:
         settings = self.settings

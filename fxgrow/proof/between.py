@@ -21,7 +21,7 @@ from fxgrow import guards
 from fxgrow.capture import Captured, skeleton
 from fxgrow.planning.deepening import Deepening, NewTensor
 from fxgrow.planning.plan import Plan
-from fxgrow.proof.checker import Model
+from fxgrow.proof.models import Model
 from fxgrow.transforms.depth import deepen, started
 from fxgrow.transforms.folding import weights_after
 from fxgrow.transforms.graph_edits import edit_graphs
@@ -43,6 +43,13 @@ class Growth:
     @property
     def deepens(self) -> bool:
         return self.plan.depth is not None and bool(self.plan.depth.blocks)
+
+    @property
+    def without_rule(self) -> str:
+        """What there is no proof for in this growth, or nothing."""
+        if self.plan.depth is not None and any(block.kind != "identity" for block in self.plan.depth.blocks):
+            return "new dense layers give channels of their own, for which there is no rule"
+        return ""
 
     @property
     def parts(self) -> tuple[Growth, ...]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import enum
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from rich.console import Console
@@ -45,7 +46,8 @@ class Certificate:
     claim: what is said. rule: the rule it follows from. conditions: what was checked on actual values.
     verdict: PROVED, TESTED, UNKNOWN or REFUTED; that of a claim with children is its weakest child's.
     detail: for REFUTED the smallest witness, for UNKNOWN the reason, for TESTED the measurement.
-    scale: what growth does to the scale of activations, where it was asked for.
+    scale: what growth does to the scale of activations and gradients, worked out when it is first looked at; None
+        for certificates that were read, or made without the original.
 
     >>> one = Certificate("x is zero", "values", ("all 4 entries are zero",))
     >>> two = Certificate("y equals the old y", "linear", (), Verdict.UNKNOWN, "no rule")
@@ -61,7 +63,11 @@ class Certificate:
     verdict: Verdict = Verdict.PROVED
     detail: str = ""
     children: tuple[Certificate, ...] = ()
-    scale: Any = None
+    scale_of: Callable[[], Any] | None = field(default=None, repr=False, compare=False)
+
+    @cached_property
+    def scale(self) -> Any:
+        return self.scale_of() if self.scale_of is not None else None
 
     @classmethod
     def of(cls, claim: str, children: Iterable[Certificate], rule: str = "") -> Certificate:
@@ -85,7 +91,7 @@ class Certificate:
         """The same tree in which what is UNKNOWN counts as TESTED by a run of the whole model."""
         if self.children:
             children = [child.tested(evidence) for child in self.children]
-            return replace(Certificate.of(self.claim, children, self.rule), scale=self.scale)
+            return replace(Certificate.of(self.claim, children, self.rule), scale_of=self.scale_of)
         if self.verdict is not Verdict.UNKNOWN:
             return self
         return replace(self, verdict=Verdict.TESTED, detail=f"{evidence}; no proof: {self.detail}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,15 +14,16 @@ from fxgrow.capture import Captured, GrownGraphModule, copies, recapture
 from fxgrow.capture.inputs import recalled
 from fxgrow.errors import FxgrowError
 from fxgrow.history import History, history_of
-from fxgrow.parts import Parts, captured_again, deepened_again, widen_parts
+from fxgrow.parts import Parts, captured_again, widen_parts
 from fxgrow.planning.plan import Axis, Plan
 from fxgrow.proof.between import Growth, model_between
 from fxgrow.proof.certificate import Certificate, Verdict
-from fxgrow.proof.checker import Checker, Model, Step
+from fxgrow.proof.checker import Checker, Step
 from fxgrow.proof.claims import Map, Unproved, old_positions_cover, settled
 from fxgrow.proof.fingerprint import changed_since, fingerprint
+from fxgrow.proof.models import Model
 from fxgrow.proof.outside import between_parts
-from fxgrow.proof.scale import LayerScale, Scale, layers_of
+from fxgrow.proof.scale import scale_of
 from fxgrow.proof.unchanged import proved_unchanged
 from fxgrow.transforms.depth import deepen
 from fxgrow.transforms.folding import fold_multipliers
@@ -85,7 +87,7 @@ def certify(grown: nn.Module, original: nn.Module | None = None) -> Certificate:
         found = certificate_of(original, after, link, with_scale=last)
         children.append(replace(found, claim=f"{_stages(since, link)} kept the function"))
         since, original = since + len(link), after
-    return replace(Certificate.of(CLAIM, children), scale=children[-1].scale)
+    return replace(Certificate.of(CLAIM, children), scale_of=children[-1].scale_of)
 
 
 def _links(growths: Sequence[Growth]) -> list[list[Growth]]:
@@ -113,7 +115,11 @@ def grown_again(model: nn.Module, growths: Sequence[Growth]) -> nn.Module:
     """What growths made of a model, once more: the same seed gives the same bytes."""
     for growth in growths:
         if growth.plan.parts:
-            model = widen_parts(deepened_again(model, growth.plan), growth.plan, model, growth.seed)
+            parts = captured_again(model, growth.plan)
+            for path, part in growth.plan.parts:
+                if part.depth is not None:
+                    deepen(parts.captured[path], part.depth)
+            model = widen_parts(parts, growth.plan, model, growth.seed)
             continue
         captured = recapture(model, recalled(growth.plan.inputs))
         if growth.deepens:
@@ -180,9 +186,10 @@ class Comparison:
         self.one = Model(captured.graphs, original, captured.model, named_tensors(original))
         self.memory: dict[Any, Any] = {}
         self.first: list[Certificate] = []
-        depth = growths[0].plan.depth
-        self.appends = depth is not None and any(block.kind != "identity" for block in depth.blocks)
-        if not growths[0].only_widens and not self.appends:
+        self.without_rule = growths[0].without_rule
+        if self.without_rule:
+            self.first.append(Certificate("new layers change nothing", "", (), Verdict.UNKNOWN, self.without_rule))
+        elif not growths[0].only_widens:
             whole = replace(self.one, graphs=copies(captured.graphs))
             self.one = model_between(captured, original, growths[0])
             for mode in whole.graphs:
@@ -192,35 +199,57 @@ class Comparison:
 
     def certificate(self, grown: GrownGraphModule, with_scale: bool = False) -> Certificate:
         """Whether a grown model computes what the original does."""
-        if self.appends:
-            detail = "new dense layers add channels, for which there is no rule of proof"
-            return Certificate.of(CLAIM, [Certificate("the plan fits", "", (), Verdict.UNKNOWN, detail)])
+        children, checker = self._begun(grown)
+        if checker is None:
+            return Certificate.of(CLAIM, children)
+        walks = {}
+        for mode in self.one.graphs:
+            walks[mode] = checker.walk(mode)
+            beside = ", beside the model with just these," if self.first else ","
+            children.append(tree(f"{_MODES[mode]}{beside} random draws off", list(walks[mode].steps())))
+        result = Certificate.of(CLAIM, children)
+        if not with_scale:
+            return result
+        return replace(result, scale_of=lambda: scale_of(walks, grown, self.captured.inputs))
+
+    def proves(self, grown: GrownGraphModule) -> bool:
+        """Whether the certificate would say PROVED; stops at the first step that is not."""
+        children, checker = self._begun(grown)
+        if checker is None or any(child.verdict is not Verdict.PROVED for child in children):
+            return False
+        steps = (step for mode in self.one.graphs for step in checker.walk(mode).steps())
+        return all(step.certificate.verdict is Verdict.PROVED for step in steps)
+
+    def _begun(self, grown: GrownGraphModule) -> tuple[list[Certificate], Checker | None]:
+        """What is said of the two models as a whole, and the checker of their graphs if they can be compared."""
         one, two = self.one, Model(grown.graphs(), grown, grown, named_tensors(grown))
+        if self.without_rule:
+            return list(self.first), None
         children = [*self.first, _ties(one.tensors, two.tensors)]
         if one.graphs.keys() != two.graphs.keys():
             detail = f"graphs for {sorted(two.graphs)}, the original has {sorted(one.graphs)}"
             children.append(Certificate("both have the same graphs", "", (), Verdict.UNKNOWN, detail))
-            return Certificate.of(CLAIM, children)
+            return children, None
         try:
-            maps, fills = composed(self.plans, one.tensors)
+            maps, fills = self.growth
         except Unproved as error:
-            return Certificate.of(CLAIM, [Certificate("the plan fits", "", (), Verdict.UNKNOWN, str(error))])
-        attributes: dict[str, dict[str, Any]] = {}
-        for edit in (edit for plan in self.plans for edit in plan.attributes):
-            attributes.setdefault(edit.module, {})[edit.attribute] = edit.value
-        checker = Checker(one, two, maps, fills, attributes, self.memory)
+            return [Certificate("the plan fits", "", (), Verdict.UNKNOWN, str(error))], None
         hooks = _hooks(self.original, grown)
-        if hooks is not None:
-            children.append(hooks)
-        layers: list[LayerScale] = []
-        for mode in one.graphs:
-            walk = checker.walk(mode)
-            steps = list(walk.steps())
-            layers += layers_of(walk, mode) if with_scale else ()
-            beside = ", beside the model with just these," if self.first else ","
-            children.append(tree(f"{_MODES[mode]}{beside} random draws off", steps))
-        result = Certificate.of(CLAIM, children)
-        return replace(result, scale=Scale(tuple(layers), grown, self.captured.inputs)) if with_scale else result
+        children += [hooks] if hooks is not None else []
+        return children, Checker(one, two, maps, fills, self.attributes, self.memory)
+
+    @cached_property
+    def growth(self) -> tuple[dict[str, tuple[Map, ...]], dict[str, frozenset[str]]]:
+        """Where old positions are, and how the others were filled, by the plans."""
+        return composed(self.plans, self.one.tensors)
+
+    @cached_property
+    def attributes(self) -> dict[str, dict[str, Any]]:
+        """Attributes that follow sizes, by module."""
+        found: dict[str, dict[str, Any]] = {}
+        for edit in (edit for plan in self.plans for edit in plan.attributes):
+            found.setdefault(edit.module, {})[edit.attribute] = edit.value
+        return found
 
 
 _MODES = {"both": "in eval and in train mode", "eval": "in eval mode", "train": "in train mode"}

@@ -7,7 +7,7 @@ are old. Everything else is read off the two graphs, the modules and the actual 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,61 +17,18 @@ from fxgrow import guards
 from fxgrow.capture.modes import ByMode
 from fxgrow.containers import flat_tensors
 from fxgrow.proof.certificate import Certificate, Verdict
-from fxgrow.proof.claims import Claim, Held, Map, Refuted, Unproved, is_new, unchanged
+from fxgrow.proof.claims import Claim, Held, Map, Refuted, Unproved
+from fxgrow.proof.models import NORM_GUARDS, Model, attribute_of, is_rectifier, partners, writes, writes_of
 from fxgrow.proof.rules.movement import arranged, run
 from fxgrow.proof.rules.reduction import core_units
-from fxgrow.proof.use import ABSENT, Both, Use, claims_in, module_difference, plain
+from fxgrow.proof.structures import all_unchanged, described, numbers, picks, shaped, stripped
+from fxgrow.proof.use import ABSENT, Both, Use, claims_in, module_difference
 from fxgrow.proof.values import precision
 from fxgrow.rules.law import Law
 from fxgrow.rules.registry import law_of_function, law_of_method, law_of_module
 
-NORM_GUARDS = (guards.layer_norm, guards.rms_norm, guards.group_norm, guards.standardize)
-_NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)
-_NORM_FUNCTIONS = (
-    *(nn.functional.layer_norm, nn.functional.rms_norm, nn.functional.group_norm),
-    nn.functional.batch_norm,
-)
 _BROKEN = (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError, ZeroDivisionError, AssertionError)
 """What corrupted graphs raise when they are run on labels or shapes."""
-
-
-@dataclass(frozen=True)
-class Model:
-    """One of the two models: its graphs, its parts and its tensors.
-
-    structure: finds what capture adds to the parts of the model (numbers that follow the mode, functions).
-    """
-
-    graphs: Mapping[str, fx.Graph]
-    module: nn.Module
-    structure: nn.Module
-    tensors: Mapping[str, Tensor]
-
-    def part(self, path: str) -> nn.Module:
-        try:
-            return self.module.get_submodule(path)
-        except AttributeError:
-            return self.structure.get_submodule(path)
-
-    def tensor(self, name: str) -> Tensor | None:
-        if name in self.tensors:
-            return self.tensors[name]
-        owner, _, leaf = name.rpartition(".")
-        for root in (self.module, self.structure):
-            try:
-                found = getattr(root.get_submodule(owner), leaf)
-            except AttributeError:
-                continue
-            return found if isinstance(found, Tensor) else None
-        return None
-
-    def factor(self, name: str) -> float:
-        """By how much a tensor was multiplied before growth in width."""
-        return 1.0
-
-    def rounded(self, name: str) -> bool:
-        """Whether growth rounds every entry of a tensor."""
-        return False
 
 
 @dataclass(frozen=True)
@@ -150,7 +107,7 @@ class Walk:
         self.bound: dict[fx.Node, Bound] = {}
         self.numbers: dict[fx.Node, Any] = {}
         self.storage: dict[fx.Node, fx.Node] = {}
-        self.partners = _partners(old, new, checker)
+        self.partners = partners(old, new, checker.original)
 
     def steps(self) -> Iterator[Step]:
         yield from self._structure()
@@ -243,7 +200,7 @@ class Walk:
         if not any(True for _ in flat_tensors(value)):
             self.numbers[node] = value
             return None
-        claims = _all_unchanged(value)
+        claims = all_unchanged(value)
         self.bound[node] = Bound(partner, claims)
         return None
 
@@ -251,7 +208,7 @@ class Walk:
         if node.target != partner.target:
             raise Refuted(f"it reads {node.target}, the original reads {partner.target}")
         if not isinstance(partner.meta["value"], Tensor):
-            old, new = (_attribute(m, str(node.target)) for m in (self.checker.original, self.checker.grown))
+            old, new = (attribute_of(m, str(node.target)) for m in (self.checker.original, self.checker.grown))
             if not Both(old, new).same:
                 raise Refuted(f"{node.target} differs")
             self.numbers[node] = new
@@ -265,7 +222,7 @@ class Walk:
         for claim in claims_in(paired):
             if not use.equal(claim).same:
                 raise Refuted(f"an output has shape {list(claim.new)}, it had {list(claim.old)}")
-        for both in _numbers(paired):
+        for both in numbers(paired):
             if not both.same:
                 raise Refuted(f"an output is {both.new}, it was {both.old}")
         return None
@@ -290,7 +247,7 @@ class Walk:
             found = self.bound.get(one)
             if found is None or found.claims is None:
                 raise Resting
-            return _shaped(found.claims, found.partner.meta["value"])
+            return shaped(found.claims, found.partner.meta["value"])
 
         args, kwargs = (fx.node.map_arg(given, put) for given in (node.args, node.kwargs))
         with torch.device("meta"):
@@ -420,7 +377,7 @@ class Walk:
         law = self._law(use)
         if use.new.target in NORM_GUARDS and use.old.target is not use.new.target:
             return law.prove(use) if law is not None else None
-        if claims and not own and all(map(_picks, claims)):
+        if claims and not own and all(map(picks, claims)):
             return self._computed(use, law)  # what an index holds counts where entries are picked by it
         if all(m is None for claim in (*claims, *own) for m in claim.maps):
             try:
@@ -445,7 +402,7 @@ class Walk:
         for claim in (*use.claims(), *own):
             if not use.equal(claim).same:
                 raise Unproved("an operand has grown")
-        return _all_unchanged(use.value, _is_rectifier(use))
+        return all_unchanged(use.value, is_rectifier(use))
 
     def _computed(self, use: Use, law: Law | None) -> Any:
         """A tensor made of parameters and numbers only: its values are worked out, in both models."""
@@ -479,8 +436,8 @@ class Walk:
             use.old,
             use.new,
             (use.old_module, use.new_module) if use.old_module is not None and use.new_module is not None else None,
-            _stripped(use.args),
-            _stripped(use.kwargs),
+            stripped(use.args),
+            stripped(use.kwargs),
             self.checker.constant,
         )
         try:
@@ -500,7 +457,7 @@ class Walk:
             return
         law = self._law(use)
         shares = law is not None and (law.family == "shape" or getattr(law, "kind", "") == "linear")
-        if not _writes_of(use):
+        if not writes_of(use):
             if shares:
                 self.storage[node] = self.storage.get(source, source)
             return
@@ -588,138 +545,3 @@ class _Values:
         assert claim.held is not None
         value = claim.held.old if self.old else claim.held.new
         return value if self.as_stored or not value.dtype.is_floating_point else value.double()
-
-
-def _partners(old: fx.Graph, new: fx.Graph, checker: Checker) -> dict[fx.Node, fx.Node]:
-    """Which node of the original each grown node stands beside: by name, or in order. Only a suggestion."""
-    named = {node.name: node for node in old.nodes}
-    paired: dict[fx.Node, fx.Node] = {}
-    spare: list[fx.Node] = []
-    for node in new.nodes:
-        partner = named.get(node.name)
-        if node.target in NORM_GUARDS and (partner is None or partner.target is not node.target):
-            spare.append(node)
-        elif partner is not None:
-            paired[node] = partner
-    taken = {id(partner) for partner in paired.values()}
-    norms = [node for node in old.nodes if id(node) not in taken and _is_norm(node, checker)]
-    for weight in (True, False):
-        mine = [node for node in spare if (node.target is guards.standardize) is weight]
-        theirs = [node for node in norms if (node.target is nn.functional.batch_norm) is weight]
-        paired.update(zip(mine, theirs, strict=False))
-    taken = {id(partner) for partner in paired.values()}
-    waiting: dict[Any, list[fx.Node]] = {}
-    for node in reversed(old.nodes):
-        if id(node) not in taken:
-            waiting.setdefault((node.op, node.target), []).append(node)
-    for node in new.nodes:
-        if node not in paired and node.target not in NORM_GUARDS and waiting.get((node.op, node.target)):
-            paired[node] = waiting[node.op, node.target].pop()
-    return {node: paired[node] for node in new.nodes if node in paired}
-
-
-def _is_norm(node: fx.Node, checker: Checker) -> bool:
-    if node.op == "call_module":
-        return isinstance(checker.original.part(str(node.target)), _NORMS)
-    return node.target in (*_NORM_FUNCTIONS, *NORM_GUARDS)
-
-
-def _picks(claim: Claim) -> bool:
-    """Whether a tensor is of whole numbers whose values are known, by which entries can be picked."""
-    return claim.held is not None and not claim.held.new.dtype.is_floating_point
-
-
-def _stripped(item: Any) -> Any:
-    """A structure whose tensors are claimed to have old entries as they were: for finding out where they go."""
-    if isinstance(item, Claim):
-        return Claim(item.old, item.new, item.maps, held=item.held if _picks(item) else None)
-    if isinstance(item, dict):
-        return {key: _stripped(value) for key, value in item.items()}
-    if isinstance(item, (tuple, list)):
-        return type(item)([_stripped(value) for value in item])
-    return item
-
-
-def _all_unchanged(value: Any, nonnegative: bool = False) -> Any:
-    if isinstance(value, Tensor):
-        return unchanged(value.shape, nonnegative)
-    if isinstance(value, dict):
-        return {key: _all_unchanged(item) for key, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        return tuple(_all_unchanged(item) for item in value)
-    return Both(value, value)
-
-
-def _shaped(claims: Any, value: Any) -> Any:
-    """Meta tensors of the shapes in the grown model."""
-    if isinstance(claims, Claim):
-        return torch.empty(claims.new, dtype=value.dtype, device="meta")
-    if isinstance(claims, dict):
-        return {key: _shaped(item, value[key]) for key, item in claims.items()}
-    if isinstance(claims, Both):
-        return claims.new
-    return tuple(_shaped(item, part) for item, part in zip(claims, value, strict=True))
-
-
-def _numbers(item: Any) -> Iterator[Both]:
-    if isinstance(item, Both):
-        yield item
-    elif isinstance(item, dict):
-        for value in item.values():
-            yield from _numbers(value)
-    elif isinstance(item, (tuple, list)):
-        for value in item:
-            yield from _numbers(value)
-
-
-def _attribute(model: Model, name: str) -> Any:
-    owner, _, leaf = name.rpartition(".")
-    return getattr(model.part(owner) if owner else model.module, leaf, ABSENT)
-
-
-def writes(node: fx.Node) -> bool:
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    written = name in ("iadd", "imul", "isub", "itruediv", "setitem")
-    return node.op in ("call_function", "call_method") and (written or (name.endswith("_") and not name.endswith("__")))
-
-
-def _writes_of(use: Use) -> bool:
-    if use.new_module is not None:
-        return bool(getattr(use.new_module, "inplace", False))
-    inplace = use.kwargs.get("inplace")
-    return writes(use.new) or (isinstance(inplace, Both) and bool(inplace.new) and inplace.new is not ABSENT)
-
-
-def _is_rectifier(use: Use) -> bool:
-    target = type(use.new_module) if use.new_module is not None else use.new.target
-    return target in (nn.ReLU, nn.ReLU6, nn.functional.relu, nn.functional.relu6, torch.relu, "relu", "relu_")
-
-
-def described(claims: Any) -> str:
-    """A claim in words."""
-    if isinstance(claims, Claim):
-        return _described(claims)
-    found = list(dict.fromkeys(_described(claim) for claim in claims_in(claims)))
-    return "; ".join(found[:3]) if found else "as it was"
-
-
-def _described(claim: Claim) -> str:
-    if all(m is None for m in claim.maps):
-        return "the original"
-    grown = [
-        f"axis {axis}: {claim.old[axis]} of {claim.new[axis]} units old"
-        for axis, position in enumerate(claim.maps)
-        if position is not None
-    ]
-    new = is_new(claim)
-    facts = []
-    if claim.zero is not None:
-        facts.append("Zero" if bool((claim.zero | ~new).all()) else "partly Zero")
-    if claim.means:
-        facts.append("Mean")
-    if claim.copies:
-        facts.append("Copy")
-    return f"old part the original, {', '.join(grown)}, new part {' and '.join(facts) or 'Free'}"
-
-
-__all__ = ["Checker", "Model", "Step", "described", "plain", "replace"]

@@ -150,6 +150,11 @@ def _exact(tensor: Tensor) -> Tensor:
     return tensor.double() if tensor.dtype.is_floating_point else tensor
 
 
+def scale_of(walks: Mapping[str, Walk], grown: GrownGraphModule, inputs: Inputs) -> Scale:
+    """The scale of a grown model along the walks of its graphs."""
+    return Scale(tuple(layer for mode, walk in walks.items() for layer in layers_of(walk, mode)), grown, inputs)
+
+
 def layers_of(walk: Walk, mode: str) -> Iterator[LayerScale]:
     """The layers of one graph that make new units which are neither zero, nor means, nor copies of old ones."""
     moments: dict[fx.Node, float] = {}

@@ -18,8 +18,9 @@ from fxgrow import guards
 from fxgrow.containers import flat_tensors
 from fxgrow.proof.between import Between, reads_before
 from fxgrow.proof.certificate import Certificate, Verdict
-from fxgrow.proof.checker import Model, Step, writes
-from fxgrow.proof.claims import Refuted, Unproved
+from fxgrow.proof.checker import Step
+from fxgrow.proof.claims import Unproved
+from fxgrow.proof.models import Model, writes
 from fxgrow.proof.ranges import Range, range_of
 from fxgrow.proof.rules.identity import Anything, Kept, Maker
 from fxgrow.proof.use import equal_values
@@ -87,10 +88,9 @@ class Alongside:
             conditions: list[str] = []
             try:
                 self.held[node] = self._paired(node, partner, conditions)
-            except (Unproved, Refuted) as error:
-                verdict = Verdict.REFUTED if isinstance(error, Refuted) else Verdict.UNKNOWN
+            except Unproved as error:
                 claim = f"{node.name} is the original's"
-                yield Step(node.meta.get("module_path", ""), Certificate(claim, "", (), verdict, str(error)))
+                yield Step(node.meta.get("module_path", ""), Certificate(claim, "", (), Verdict.UNKNOWN, str(error)))
                 return
             same += 1
             if conditions:
@@ -101,7 +101,7 @@ class Alongside:
         missing = [node.name for node in self.old.nodes if node not in seen]
         if missing:
             claim, text = "every node of the original is there", f"missing: {missing[:3]}"
-            yield Step("", Certificate(claim, "", (), Verdict.REFUTED, text))
+            yield Step("", Certificate(claim, "", (), Verdict.UNKNOWN, text))
         claim = f"the {same} nodes that the original has are what they are in it, its output among them"
         yield Step("", Certificate(claim, "the same op on the same operands"))
 
@@ -124,7 +124,7 @@ class Alongside:
             node.op != "call_function" and reads_before(self.between, node) == str(partner.target)
         )
         if node.op != partner.op or not same_target:
-            raise Refuted(f"it is {node.target}, it was {partner.target}")
+            raise Unproved(f"it is {node.target}, it was {partner.target}")
         if node.op == "get_attr":
             return Kept(partner, self.between.factor(str(node.target)))
         factors: list[float] = []
@@ -166,7 +166,7 @@ class Alongside:
         elif isinstance(new, slice) and isinstance(old, slice):
             self._same((new.start, new.stop, new.step), (old.start, old.stop, old.step), factors)
         elif isinstance(new, fx.Node) or isinstance(old, fx.Node) or not equal_values(old, new):
-            raise Refuted(f"it is given {new}, it was given {old}")
+            raise Unproved(f"it is given {new}, it was given {old}")
 
     def _scaled(self, node: fx.Node, partner: fx.Node, factors: list[float], own: dict[str, float]) -> float:
         """By which factor the output differs, where operands or parameters do."""
@@ -185,7 +185,7 @@ class Alongside:
             raise Unproved(f"no rule says what {node.target} makes of rescaled operands")
         factor = operands[0] * operands[1]
         if bias is not None and not _is_one(bias / factor):
-            raise Refuted(f"its bias is multiplied by {bias:.9g}, what it is added to by {factor:.9g}")
+            raise Unproved(f"its bias is multiplied by {bias:.9g}, what it is added to by {factor:.9g}")
         return 1.0 if _is_one(factor) else factor
 
     def _normalised(self, node: fx.Node, partner: fx.Node, factor: float, own: dict[str, float]) -> float:
@@ -194,15 +194,15 @@ class Alongside:
         before: Any = self.original.part(str(partner.target)).eps
         wanted = {"running_mean": factor, "running_var": factor**2}
         if factor <= 0:
-            raise Refuted(f"its input is multiplied by {factor:.9g}")
+            raise Unproved(f"its input is multiplied by {factor:.9g}")
         for name, value in own.items():
             if not _is_one(value / wanted.get(name, 1.0)):
-                raise Refuted(
+                raise Unproved(
                     f"{path}.{name} is multiplied by {value:.9g}, it should be by {wanted.get(name, 1.0):.9g}"
                 )
         after = self.between.eps.get(path, before)
         if not _is_one(after / (before * factor**2) if before else 1.0):
-            raise Refuted(f"eps of {path} is {after:.9g}, it should be {before * factor**2:.9g}")
+            raise Unproved(f"eps of {path} is {after:.9g}, it should be {before * factor**2:.9g}")
         return 1.0
 
     # -- writing in place ----------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -251,16 +252,20 @@ def repeated(value: Tensor, axis: int) -> Tensor:
     if rows.shape[1] == 0:
         return torch.arange(count)
     keys = rows.double()
-    mixer = torch.empty(rows.shape[1], dtype=torch.float64).uniform_(
-        0.5, 1.5, generator=torch.Generator().manual_seed(0)
-    )
-    order = torch.argsort((keys * mixer).sum(1), stable=True)
+    order = torch.argsort((keys * _mixer(rows.shape[1]).to(keys.device)).sum(1), stable=True)
     ordered = rows[order]
     starts = torch.ones(count, dtype=torch.bool, device=rows.device)
     starts[1:] = (ordered[1:] != ordered[:-1]).any(1)  # equal rows have equal sums, and so are neighbours
     source = torch.empty(count, dtype=torch.long)
     source[order.cpu()] = starts.cumsum(0).cpu() - 1
     return _earliest(source)
+
+
+@functools.lru_cache(maxsize=64)
+def _mixer(size: int) -> Tensor:
+    """Weights that tell rows apart by their sums."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.empty(size, dtype=torch.float64).uniform_(0.5, 1.5, generator=generator)
 
 
 def _earliest(source: Tensor) -> Tensor:
@@ -340,10 +345,18 @@ def module_difference(old: nn.Module, new: nn.Module, besides: frozenset[str]) -
     """The first attribute in which two modules differ, as a sentence; parameters and buffers are not looked at."""
     if type(old) is not type(new):
         return f"it is a {type(new).__name__}, it was a {type(old).__name__}"
-    for name in sorted((old.__dict__.keys() | new.__dict__.keys()) - _TREE - besides):
+    names = [name for name in old.__dict__ if old.__dict__[name] is not new.__dict__.get(name, ABSENT)]
+    names += [name for name in new.__dict__ if name not in old.__dict__]
+    for name in names:
+        if name in _TREE or name in besides:
+            continue
         before, after = old.__dict__.get(name, ABSENT), new.__dict__.get(name, ABSENT)
         if name.endswith("_hooks") or name.startswith(("_forward_", "_backward_", "_state_dict_", "_load_state_")):
-            if list(map(id, _values(before))) != list(map(id, _values(after))) and "forward" in name:
+            if (
+                (before or after)
+                and list(map(id, _values(before))) != list(map(id, _values(after)))
+                and "forward" in name
+            ):
                 return f"its {name} differ"
             continue
         if isinstance(before, (nn.Module, Tensor)) or isinstance(after, (nn.Module, Tensor)):

@@ -60,7 +60,9 @@ class Aged:
 class Blocks(Protocol):
     """Blocks of one or more parameters; a block is what a parameter has of one stage, and they have an order."""
 
-    members: Sequence[Aged]
+    @property
+    def members(self) -> Sequence[Aged]:
+        """The parameters, in order."""
 
     def keep(self, younger_only: bool, gradients_come_later: bool) -> None:
         """Copy the entries, to be compared with after a step."""
@@ -158,6 +160,11 @@ class Piece:
         self.view = view
         self.saved: Tensor | None = None
 
+    def change(self) -> Tensor:
+        """What has been added to the entries since they were copied."""
+        assert self.saved is not None
+        return self.view - self.saved
+
     def keep(self) -> None:
         """Copy the entries, to be compared with later."""
         if self.saved is None:
@@ -209,7 +216,7 @@ class Cut:
         return self._summed(lambda piece: piece.view if piece.saved is None or not self._moves else piece.saved)
 
     def change_squares(self) -> Tensor:
-        return self._summed(lambda piece: piece.view - piece.saved if self._moves else piece.view.new_zeros(()))
+        return self._summed(lambda piece: piece.change() if self._moves else piece.view.new_zeros(()))
 
     def _summed(self, part: Callable[[Piece], Tensor]) -> Tensor:
         local = self.members[0].local()

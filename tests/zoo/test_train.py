@@ -220,7 +220,7 @@ def test_growth_does_not_move_the_loss(tmp_path: Path) -> None:
     "changes",
     [
         {"growth": "none"},
-        {"growth": "linear", "init": "zero", "rates": "gradient"},
+        {"growth": "linear", "init": "zero", "rates": "gradient", "lr_curve": "plateau"},
         {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05},
         {"carry": False, "init": "replicate", "rates": "none"},
         {"parameterization": "mup", "optimizer": "adamw", "lr": 1e-3},
@@ -320,6 +320,8 @@ def test_a_folder_with_another_run_is_refused(tmp_path: Path) -> None:
             "growth='cubic' is not known: use one of exponential, linear, none",
         ),
         (lambda: recipe("digits", optimizer="sdg"), "optimizer='sdg' is not known: use one of sgd, adamw"),
+        (lambda: recipe("digits", lr_curve="step"), "lr_curve='step' is not known: use one of cosine, plateau"),
+        (lambda: recipe("digits", decay=0), "decay=0 is not a part of training: pass a number such as 0.4"),
         (lambda: recipe("digits", lr=-1), "lr=-1 is not a number from 0 on: pass one"),
         (
             lambda: recipe("digits", start=0),
@@ -336,6 +338,16 @@ def test_settings_that_mean_nothing_are_named(call: Callable[[], object], text: 
     with pytest.raises(FxgrowError) as raised:
         call()
     assert str(raised.value) == text
+
+
+def test_learning_rates_fall_along_a_curve(tmp_path: Path) -> None:
+    cosine = Run(recipe("digits", **SMALL), tmp_path)
+    plateau = Run(recipe("digits", **SMALL, lr_curve="plateau", decay=0.5), tmp_path)
+    parts = (0.0, 0.25, 0.5, 0.75, 1.0)
+    assert [cosine.rate(part * cosine.steps) / 0.1 for part in parts] == pytest.approx(
+        [1, 0.8536, 0.5, 0.1464, 0], abs=1e-4
+    )
+    assert [plateau.rate(part * plateau.steps) / 0.1 for part in parts] == pytest.approx([1, 1, 1, 0.5, 0])
 
 
 def test_settings_come_back_from_json() -> None:

@@ -1,0 +1,116 @@
+"""Two models side by side: what one is to the checker, and which of their nodes belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from fxgrow import guards
+from fxgrow.proof.use import ABSENT, Both, Use
+
+NORM_GUARDS = (guards.layer_norm, guards.rms_norm, guards.group_norm, guards.standardize)
+_NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)
+_NORM_FUNCTIONS = (
+    *(nn.functional.layer_norm, nn.functional.rms_norm, nn.functional.group_norm),
+    nn.functional.batch_norm,
+)
+
+
+@dataclass(frozen=True)
+class Model:
+    """One of the two models: its graphs, its parts and its tensors.
+
+    structure: finds what capture adds to the parts of the model (numbers that follow the mode, functions).
+    """
+
+    graphs: Mapping[str, fx.Graph]
+    module: nn.Module
+    structure: nn.Module
+    tensors: Mapping[str, Tensor]
+
+    def part(self, path: str) -> nn.Module:
+        try:
+            return self.module.get_submodule(path)
+        except AttributeError:
+            return self.structure.get_submodule(path)
+
+    def tensor(self, name: str) -> Tensor | None:
+        if name in self.tensors:
+            return self.tensors[name]
+        owner, _, leaf = name.rpartition(".")
+        for root in (self.module, self.structure):
+            try:
+                found = getattr(root.get_submodule(owner), leaf)
+            except AttributeError:
+                continue
+            return found if isinstance(found, Tensor) else None
+        return None
+
+    def factor(self, name: str) -> float:
+        """By how much a tensor was multiplied before growth in width."""
+        return 1.0
+
+    def rounded(self, name: str) -> bool:
+        """Whether growth rounds every entry of a tensor."""
+        return False
+
+
+def partners(old: fx.Graph, new: fx.Graph, original: Model) -> dict[fx.Node, fx.Node]:
+    """Which node of the original each grown node stands beside: by name, or in order. Only a suggestion."""
+    named = {node.name: node for node in old.nodes}
+    paired: dict[fx.Node, fx.Node] = {}
+    spare: list[fx.Node] = []
+    for node in new.nodes:
+        partner = named.get(node.name)
+        if node.target in NORM_GUARDS and (partner is None or partner.target is not node.target):
+            spare.append(node)
+        elif partner is not None:
+            paired[node] = partner
+    taken = {id(partner) for partner in paired.values()}
+    norms = [node for node in old.nodes if id(node) not in taken and _is_norm(node, original)]
+    for weight in (True, False):
+        mine = [node for node in spare if (node.target is guards.standardize) is weight]
+        theirs = [node for node in norms if (node.target is nn.functional.batch_norm) is weight]
+        paired.update(zip(mine, theirs, strict=False))
+    taken = {id(partner) for partner in paired.values()}
+    waiting: dict[Any, list[fx.Node]] = {}
+    for node in reversed(old.nodes):
+        if id(node) not in taken:
+            waiting.setdefault((node.op, node.target), []).append(node)
+    for node in new.nodes:
+        if node not in paired and node.target not in NORM_GUARDS and waiting.get((node.op, node.target)):
+            paired[node] = waiting[node.op, node.target].pop()
+    return {node: paired[node] for node in new.nodes if node in paired}
+
+
+def _is_norm(node: fx.Node, original: Model) -> bool:
+    if node.op == "call_module":
+        return isinstance(original.part(str(node.target)), _NORMS)
+    return node.target in (*_NORM_FUNCTIONS, *NORM_GUARDS)
+
+
+def attribute_of(model: Model, name: str) -> Any:
+    owner, _, leaf = name.rpartition(".")
+    return getattr(model.part(owner) if owner else model.module, leaf, ABSENT)
+
+
+def writes(node: fx.Node) -> bool:
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    written = name in ("iadd", "imul", "isub", "itruediv", "setitem")
+    return node.op in ("call_function", "call_method") and (written or (name.endswith("_") and not name.endswith("__")))
+
+
+def writes_of(use: Use) -> bool:
+    if use.new_module is not None:
+        return bool(getattr(use.new_module, "inplace", False))
+    inplace = use.kwargs.get("inplace")
+    return writes(use.new) or (isinstance(inplace, Both) and bool(inplace.new) and inplace.new is not ABSENT)
+
+
+def is_rectifier(use: Use) -> bool:
+    target = type(use.new_module) if use.new_module is not None else use.new.target
+    return target in (nn.ReLU, nn.ReLU6, nn.functional.relu, nn.functional.relu6, torch.relu, "relu", "relu_")

@@ -1,0 +1,87 @@
+"""Claims of whole structures: of shapes and numbers, and in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fxgrow.proof.claims import Claim, is_new, unchanged
+from fxgrow.proof.use import Both, claims_in
+
+
+def picks(claim: Claim) -> bool:
+    """Whether a tensor is of whole numbers whose values are known, by which entries can be picked."""
+    return claim.held is not None and not claim.held.new.dtype.is_floating_point
+
+
+def stripped(item: Any) -> Any:
+    """A structure whose tensors are claimed to have old entries as they were: for finding out where they go."""
+    if isinstance(item, Claim):
+        return Claim(item.old, item.new, item.maps, held=item.held if picks(item) else None)
+    if isinstance(item, dict):
+        return {key: stripped(value) for key, value in item.items()}
+    if isinstance(item, (tuple, list)):
+        return type(item)([stripped(value) for value in item])
+    return item
+
+
+def all_unchanged(value: Any, nonnegative: bool = False) -> Any:
+    if isinstance(value, Tensor):
+        return unchanged(value.shape, nonnegative)
+    if isinstance(value, dict):
+        return {key: all_unchanged(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return tuple(all_unchanged(item) for item in value)
+    return Both(value, value)
+
+
+def shaped(claims: Any, value: Any) -> Any:
+    """Meta tensors of the shapes in the grown model."""
+    if isinstance(claims, Claim):
+        return torch.empty(claims.new, dtype=value.dtype, device="meta")
+    if isinstance(claims, dict):
+        return {key: shaped(item, value[key]) for key, item in claims.items()}
+    if isinstance(claims, Both):
+        return claims.new
+    return tuple(shaped(item, part) for item, part in zip(claims, value, strict=True))
+
+
+def numbers(item: Any) -> Iterator[Both]:
+    if isinstance(item, Both):
+        yield item
+    elif isinstance(item, dict):
+        for value in item.values():
+            yield from numbers(value)
+    elif isinstance(item, (tuple, list)):
+        for value in item:
+            yield from numbers(value)
+
+
+def described(claims: Any) -> str:
+    """A claim in words."""
+    if isinstance(claims, Claim):
+        return _described(claims)
+    found = list(dict.fromkeys(_described(claim) for claim in claims_in(claims)))
+    return "; ".join(found[:3]) if found else "as it was"
+
+
+def _described(claim: Claim) -> str:
+    if all(m is None for m in claim.maps):
+        return "the original"
+    grown = [
+        f"axis {axis}: {claim.old[axis]} of {claim.new[axis]} units old"
+        for axis, position in enumerate(claim.maps)
+        if position is not None
+    ]
+    new = is_new(claim)
+    facts = []
+    if claim.zero is not None:
+        facts.append("Zero" if bool((claim.zero | ~new).all()) else "partly Zero")
+    if claim.means:
+        facts.append("Mean")
+    if claim.copies:
+        facts.append("Copy")
+    return f"old part the original, {', '.join(grown)}, new part {' and '.join(facts) or 'Free'}"
