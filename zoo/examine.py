@@ -20,7 +20,6 @@ from fxgrow.planning.plan import Plan
 from fxgrow.proof.liveness import unmoved
 from fxgrow.proof.verification import random_inputs, verify
 
-
 _IDLE = "nothing in it repeats"
 
 
