@@ -33,7 +33,7 @@ def coverage(rows: Iterable[Row]) -> RenderableType:
         "grow s",
     ):
         table.add_column(heading, justify="right")
-    deeper = any(row.task.depth is not None for row in found)
+    deeper = any(row.blocks[0] for row in found)
     if deeper:
         table.add_column("blocks", justify="right")
     table.add_column("what stays, and why", overflow="fold")

@@ -20,6 +20,8 @@ from fxgrow.planning.plan import Plan
 from fxgrow.proof.liveness import unmoved
 from fxgrow.proof.verification import random_inputs, verify
 
+_IDLE = "nothing in it repeats"
+
 
 @dataclass(frozen=True)
 class Task:
@@ -109,7 +111,7 @@ def examine(task: Task) -> Row:
         return Row(task, "not captured", cause=str(error))
     row = _planned(task, bare, planned, time.perf_counter() - started)
     if not planned.groups and not (planned.depth and planned.depth.blocks):
-        return replace(row, status="not grown", cause="; ".join(held.reason for held in planned.held[:3]))
+        return replace(row, status="not grown", cause="; ".join(held.reason for held in planned.held[:3]) or _IDLE)
     if task.only_plan:
         return row
     model = lively(find(task.model), task.seed)
