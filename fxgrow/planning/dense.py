@@ -394,7 +394,7 @@ def composed(first: Axis, then: Axis) -> Axis:
     >>> first = Axis("join", 3, 5, parts=(Axis("grow", 2, 4, "a", "silence"), Axis("keep", 1, 1)))
     >>> then = Axis("join", 5, 6, parts=(Axis("keep", 4, 4), Axis("grow", 1, 2, "b", "draw")))
     >>> [(part.kind, part.old, part.new) for part in composed(first, then).parts]
-    [('keep', 2, 2), ('grow', 0, 2), ('grow', 1, 2)]
+    [('join', 2, 4), ('grow', 1, 2)]
     """
     runs = list(_origins(first))
     if all(fill is None for fill in runs):

@@ -149,6 +149,11 @@ class Between(Model):
         tensor = self.tensor(name)
         return tensor is not None and not bool(tensor.any())
 
+    def is_one(self, name: str) -> bool:
+        """Whether every entry of a tensor is one."""
+        tensor = self.tensor(name)
+        return tensor is not None and bool((tensor == 1).all())
+
 
 def _zeros(like: Tensor, device: torch.device) -> Tensor:
     return torch.zeros((), dtype=like.dtype, device=device).expand(like.shape)

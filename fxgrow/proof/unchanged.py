@@ -22,7 +22,7 @@ from fxgrow.proof.checker import Step
 from fxgrow.proof.claims import Unproved
 from fxgrow.proof.models import Model, writes
 from fxgrow.proof.ranges import Range, range_of
-from fxgrow.proof.rules.identity import Anything, Kept, Maker
+from fxgrow.proof.rules.identity import ONE, Anything, Kept, Maker
 from fxgrow.proof.use import equal_values
 from fxgrow.rules.contraction import Contraction
 from fxgrow.rules.law import Law
@@ -253,7 +253,7 @@ def _said(held: Any) -> str:
         return f"{held.node} of the original{times}{moved}" if held.node is not None else "zero"
     if isinstance(held, tuple):
         return f"({', '.join(map(_said, held))})"
-    return "anything"
+    return "one" if held is ONE else "anything"
 
 
 def _law(model: Model, node: fx.Node) -> Law | None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from fxgrow.axes.layout import resolve
+from fxgrow.axes.layout import Reason, resolve
 from fxgrow.planning.knowledge import Knowledge
 from fxgrow.proof.rules.contraction import readout
 from fxgrow.proof.use import Use, plain
 from fxgrow.rules.contraction import Contraction, MatrixProduct
 from fxgrow.rules.law import Edit
-from fxgrow.rules.op import Op, Tensor
+from fxgrow.rules.op import Op, Tensor, Tree
 
 _LETTERS = "abcdefgh"
 
@@ -22,6 +22,11 @@ class Readout(MatrixProduct):
         rank, axis = op.tensor(0, "x").rank, axis_of(op)
         read, made = ([("i" if made else "u") if k == axis else _LETTERS[k] for k in range(rank)] for made in (0, 1))
         return Contraction((" ".join(read), "i u"), " ".join(made), _operands)
+
+    def relate(self, op: Op) -> Tree:
+        output = super().relate(op)
+        op.unifier.fix(op.data["binding"].names["i"], Reason("a readout keeps the size of an output", op.place))
+        return output
 
     def edits(self, op: Op, know: Knowledge) -> list[Edit]:
         layout = resolve(op.tensor(0, "x").axes[axis_of(op)])

@@ -20,6 +20,8 @@ from tests.test_parts import INPUTS, Settling
 from tests.transforms.test_readouts import IMAGE as IMAGES
 from tests.transforms.test_readouts import Features
 
+DENSE = [name for name in MODELS if name.startswith("dense")]
+
 
 def built(name: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
     make, inputs = MODELS[name]
@@ -36,9 +38,18 @@ def steps(certificate: Certificate) -> dict[str, Certificate]:
     return {leaf.claim: leaf for leaf in certificate.leaves()}
 
 
+@pytest.mark.parametrize("name", DENSE)
+def test_dense_layers_have_no_rule(name: str) -> None:
+    model, inputs = built(name)
+    grown = fxgrow.grow(model, depth=1.5, example_inputs=inputs, verify=False)
+    certificate = fxgrow.certify(grown, model)
+    assert certificate.verdict is Verdict.UNKNOWN
+    assert "new dense layers give channels of their own, for which there is no rule" in str(certificate)
+
+
 @pytest.mark.parametrize("width", [None, 1.25])
 @pytest.mark.parametrize("depth_init", ["copy", "random"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in DENSE])
 def test_new_blocks_are_proved(name: str, depth_init: str, width: float | None) -> None:
     model, inputs = built(name)
     grown = fxgrow.grow(model, width, 1.5, example_inputs=inputs, depth_init=depth_init, verify=False)

@@ -1,8 +1,8 @@
 """Blocks that pass their input on: what their nodes make of a tensor of the original, of zeros, and of anything.
 
-    x + 0 = x        0 w = 0        g (…) + b = 0 for g = b = 0        relu(x) = x for x >= 0
+    x + 0 = x        1 x = x        0 w = 0        g (…) + b = 0 for g = b = 0        relu(x) = x for x >= 0
 
-Zero starts at parameters that are zero and goes on through functions that keep it.
+Zero and one start at parameters that are it, and go on through functions that keep it.
 """
 
 from __future__ import annotations
@@ -56,6 +56,14 @@ ZERO = Kept(None)
 
 
 @dataclass(frozen=True)
+class Ones:
+    """A tensor all of whose entries are one."""
+
+
+ONE = Ones()
+
+
+@dataclass(frozen=True)
 class Anything:
     """A tensor of which nothing is known, and why."""
 
@@ -92,6 +100,8 @@ class Maker:
             name = str(node.target)
             if isinstance(node.meta.get("value"), Tensor) and self.between.is_zero(name):
                 return Made(ZERO, "values", (f"every entry of {name} is zero",))
+            if isinstance(node.meta.get("value"), Tensor) and self.between.is_one(name):
+                return Made(ONE, "values", (f"every entry of {name} is one",))
             return Made(Anything(f"{name} is not zero"))
         if not any(True for _ in flat_tensors(node.meta.get("value"))):
             return Made(Anything("it is no tensor"))
@@ -100,7 +110,7 @@ class Maker:
         if law is None:
             return Made(Anything(f"{_name(node, module)} has no rule"))
         tensors = {n: held for n, held in given.items() if any(True for _ in flat_tensors(n.meta.get("value")))}
-        for rule in (self._readout, self._sum, self._zero, self._passing, self._moving, self._unit_map):
+        for rule in (self._readout, self._sum, self._gain, self._zero, self._passing, self._moving, self._unit_map):
             try:
                 found = rule(node, module, law, tensors)
             except _BROKEN:
@@ -154,6 +164,17 @@ class Maker:
         if _is_input(other) and is_zero(one) and "sub" not in name and node.kwargs.get("alpha", 1) == 1:
             return Made(other, "0 + x = x", (f"{arguments[0]} is zero",))
         return None
+
+    def _gain(self, node: fx.Node, module: Any, law: Law, given: dict[fx.Node, Any]) -> Made | None:
+        """1 x = x, and ones that are moved or seen in another shape stay ones."""
+        if law.family == "shape" and given and all(held is ONE for held in given.values()):
+            return Made(_shaped(node.meta["value"], lambda value: ONE), "1 stays 1")
+        if not isinstance(law, Pointwise) or law.kind != "multiply" or len(given) != 2:
+            return None
+        (one, held), (other, beside) = given.items()
+        if held is ONE:
+            (one, held), (other, beside) = (other, beside), (one, held)
+        return Made(held, "1 x = x", (f"{other} is one",)) if beside is ONE and _is_input(held) else None
 
     # -- zeros ---------------------------------------------------------------------------------------------
 
