@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import fx
@@ -29,17 +30,16 @@ def find_readouts(analysis: Analysis) -> tuple[Readout, ...]:
             tree = analysis.trees[node]
             if not isinstance(tree, Tensor) or not node.meta["value"].dtype.is_floating_point:
                 continue
+            before = found.get(number)
+            if before is not None:  # once all is fixed, the layouts of a second graph are not followed
+                if tree.shape[before.axis : before.axis + 1] == (before.size,):
+                    found[number] = replace(before, places=(*before.places, (mode, node.name)))
+                continue
             for axis in range(tree.rank):
                 leaf = resolve(tree.axes[axis])
-                if not isinstance(leaf, Leaf) or leaf not in read or leaf.reason is None or leaf.reason.text != OUTPUT:
-                    continue
-                before = found.get(number)
-                if before is None:
-                    before = Readout(f"{next(names)}.weight", axis, leaf.size, ())
-                if (before.axis, before.size) == (axis, leaf.size):
-                    places = (*before.places, (mode, node.name))
-                    found[number] = Readout(before.weight, axis, leaf.size, places)
-                break
+                if isinstance(leaf, Leaf) and leaf in read and leaf.reason is not None and leaf.reason.text == OUTPUT:
+                    found[number] = Readout(f"{next(names)}.weight", axis, leaf.size, ((mode, node.name),))
+                    break
     modes = set(analysis.graphs)
     return tuple(readout for readout in found.values() if {mode for mode, _ in readout.places} == modes)
 

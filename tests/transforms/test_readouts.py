@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import fxgrow
 from fxgrow import guards
+from fxgrow.proof.certificate import Verdict
 from fxgrow.proof.liveness import unmoved
 from tests.checks import assert_grows, worst_error
 from tests.models import lively
@@ -99,3 +100,24 @@ def test_training_goes_on_through_a_second_growth() -> None:
     fxgrow.transfer_state(optimizer, new, second)
     old = optimizer.state[first.get_parameter("readout_1.weight")]["exp_avg"]
     assert torch.equal(new.state[second.get_parameter("readout_1.weight")]["exp_avg"][:, :12], old)
+
+
+class TwoModes(nn.Module):
+    """A stream that is the output, and a graph for each mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter = nn.Linear(5, 8)
+        self.branch = nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x)
+        return x + (self.branch(x) if self.training else 2 * self.branch(x))
+
+
+def test_one_readout_serves_the_graphs_of_both_modes() -> None:
+    model, inputs = lively(TwoModes()), (torch.randn(3, 5, dtype=torch.float64),)
+    grown = assert_grows(model, inputs, 2.0, "zero", least_ratio=2.5)
+    places = [mode for readout in fxgrow.report(grown).plan.readouts for mode, _ in readout.places]
+    assert places == ["eval", "train"]
+    assert fxgrow.certify(grown, model).verdict is Verdict.PROVED
