@@ -25,7 +25,9 @@ class Readout(MatrixProduct):
 
     def relate(self, op: Op) -> Tree:
         output = super().relate(op)
-        op.unifier.fix(op.data["binding"].names["i"], Reason("a readout keeps the size of an output", op.place, quiet=True))
+        op.unifier.fix(
+            op.data["binding"].names["i"], Reason("a readout keeps the size of an output", op.place, quiet=True)
+        )
         return output
 
     def edits(self, op: Op, know: Knowledge) -> list[Edit]:
