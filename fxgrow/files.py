@@ -15,18 +15,14 @@ from safetensors.torch import save_file
 from torch import fx, nn
 
 from fxgrow.births import Birth
-from fxgrow.capture import recapture, skeleton
-from fxgrow.capture.inputs import recalled
+from fxgrow.capture import skeleton
 from fxgrow.errors import FileError, FxgrowError
 from fxgrow.history import ATTRIBUTE, History, Step, history_of
-from fxgrow.parts import deepened_again, widen_parts
 from fxgrow.planning.plan import Plan
 from fxgrow.proof.certificate import Certificate
 from fxgrow.proof.verification import Verification
-from fxgrow.transforms.depth import deepen
-from fxgrow.transforms.folding import fold_multipliers
-from fxgrow.transforms.readouts import add_readouts
-from fxgrow.transforms.width import named_tensors, place, widen
+from fxgrow.replay import grown_again
+from fxgrow.transforms.width import named_tensors, place
 from fxgrow.version import __version__
 
 FORMAT = 1
@@ -196,19 +192,7 @@ def _replayed(
     current: nn.Module = original
     try:
         for step in steps:
-            if step.plan.parts:
-                parts = deepened_again(current, step.plan)
-                current = widen_parts(parts, step.plan, skeleton(current), seed="")
-                continue
-            captured = recapture(current, recalled(step.plan.inputs))
-            source = captured.model
-            if step.plan.depth is not None or step.plan.readouts:
-                source = skeleton(source)
-            if step.plan.depth is not None:
-                deepen(captured, step.plan.depth)
-            add_readouts(captured, step.plan.readouts)
-            grown = widen(captured, step.plan, source, seed="")
-            current = fold_multipliers(grown) if step.folded else grown
+            current = grown_again(current, step.plan, skeleton(current), "", step.folded)
     except FxgrowError as error:
         raise FileError(
             f"the file belongs to another model: {error}",

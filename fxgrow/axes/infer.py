@@ -15,7 +15,7 @@ from fxgrow.rules import libraries as _libraries  # noqa: F401  (registers its r
 from fxgrow.rules import table as _table  # noqa: F401
 from fxgrow.rules.law import Law
 from fxgrow.rules.op import Op, Tensor, Tree, tensors
-from fxgrow.rules.registry import law_of_function, law_of_method, law_of_module
+from fxgrow.rules.registry import law_of_call
 
 _UNKNOWN = Law()
 
@@ -83,7 +83,7 @@ def _visit(analysis: Analysis, node: fx.Node) -> Tree:
                 unifier.fix(axis, Reason(OUTPUT, quiet=True))
         return None
     module = analysis.model.get_submodule(str(node.target)) if node.op == "call_module" else None
-    law = law_of_node(analysis.model, node)
+    law = law_of_call(node, module)
     op = Op(node, law or _UNKNOWN, unifier, module, analysis.trees.__getitem__, parameter)
     unifier.reason = Reason(op.name, op.place)
     if law is None and not any(True for _ in tensors(op.constants(node.meta["value"]))):
@@ -95,12 +95,8 @@ def _visit(analysis: Analysis, node: fx.Node) -> Tree:
 
 
 def law_of_node(model: nn.Module, node: fx.Node) -> Law | None:
-    """The law of what a node calls, if it calls anything and there is one."""
-    if node.op == "call_module":
-        return law_of_module(model.get_submodule(str(node.target)))
-    if node.op == "call_method":
-        return law_of_method(str(node.target))
-    return law_of_function(node.target) if node.op == "call_function" else None
+    """The law of what a node of a model's graph calls, if it calls anything and there is one."""
+    return law_of_call(node, model.get_submodule(str(node.target)) if node.op == "call_module" else None)
 
 
 def _relate(op: Op) -> Tree:

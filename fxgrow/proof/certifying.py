@@ -14,7 +14,7 @@ from fxgrow.capture import Captured, GrownGraphModule, copies, recapture
 from fxgrow.capture.inputs import recalled
 from fxgrow.errors import FxgrowError
 from fxgrow.history import History, history_of
-from fxgrow.parts import Parts, captured_again, widen_parts
+from fxgrow.parts import Parts, captured_again
 from fxgrow.planning.plan import Axis, Plan
 from fxgrow.proof.between import Growth, model_between
 from fxgrow.proof.certificate import Certificate, Verdict
@@ -25,11 +25,9 @@ from fxgrow.proof.models import Model
 from fxgrow.proof.outside import between_parts
 from fxgrow.proof.scale import scale_of
 from fxgrow.proof.unchanged import proved_unchanged
-from fxgrow.transforms.depth import deepen
-from fxgrow.transforms.folding import fold_multipliers
+from fxgrow.replay import grown_again
 from fxgrow.transforms.indexing import old_positions
-from fxgrow.transforms.readouts import add_readouts
-from fxgrow.transforms.width import named_tensors, widen
+from fxgrow.transforms.width import named_tensors
 
 CLAIM = "the grown model computes what the original computes"
 
@@ -83,7 +81,7 @@ def certify(grown: nn.Module, original: nn.Module | None = None) -> Certificate:
     children = []
     for number, link in enumerate(links):
         last = number == len(links) - 1
-        after = grown if last else grown_again(original, link)
+        after = grown if last else _grown_by(original, link)
         found = certificate_of(original, after, link, with_scale=last)
         children.append(replace(found, claim=f"{_stages(since, link)} kept the function"))
         since, original = since + len(link), after
@@ -111,23 +109,9 @@ def drawn_by(seed: int, stage: int) -> str:
     return f"{seed}, stage {stage}"
 
 
-def grown_again(model: nn.Module, growths: Sequence[Growth]) -> nn.Module:
-    """What growths made of a model, once more: the same seed gives the same bytes."""
+def _grown_by(model: nn.Module, growths: Sequence[Growth]) -> nn.Module:
     for growth in growths:
-        if growth.plan.parts:
-            parts = captured_again(model, growth.plan)
-            for path, part in growth.plan.parts:
-                if part.depth is not None:
-                    deepen(parts.captured[path], part.depth)
-            model = widen_parts(parts, growth.plan, model, growth.seed)
-            continue
-        captured = recapture(model, recalled(growth.plan.inputs))
-        if growth.deepens:
-            assert growth.plan.depth is not None
-            deepen(captured, growth.plan.depth)
-        add_readouts(captured, growth.plan.readouts)
-        wider = widen(captured, growth.plan, model, growth.seed)
-        model = fold_multipliers(wider) if growth.folded else wider
+        model = grown_again(model, growth.plan, model, growth.seed, growth.folded)
     return model
 
 

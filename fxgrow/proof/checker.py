@@ -21,11 +21,11 @@ from fxgrow.proof.claims import Claim, Held, Map, Refuted, Unproved
 from fxgrow.proof.models import NORM_GUARDS, Model, attribute_of, is_rectifier, partners, writes, writes_of
 from fxgrow.proof.rules.movement import arranged, run
 from fxgrow.proof.rules.reduction import core_units
-from fxgrow.proof.structures import all_unchanged, described, numbers, picks, shaped, stripped
-from fxgrow.proof.use import ABSENT, Both, Use, claims_in, module_difference
+from fxgrow.proof.structures import all_unchanged, described, picks, shaped, stripped
+from fxgrow.proof.use import ABSENT, Both, Use, claims_in, module_difference, numbers_in
 from fxgrow.proof.values import precision
 from fxgrow.rules.law import Law
-from fxgrow.rules.registry import law_of_function, law_of_method, law_of_module
+from fxgrow.rules.registry import law_of_call
 
 _BROKEN = (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError, ZeroDivisionError, AssertionError)
 """What corrupted graphs raise when they are run on labels or shapes."""
@@ -222,7 +222,7 @@ class Walk:
         for claim in claims_in(paired):
             if not use.equal(claim).same:
                 raise Refuted(f"an output has shape {list(claim.new)}, it had {list(claim.old)}")
-        for both in numbers(paired):
+        for both in numbers_in(paired):
             if not both.same:
                 raise Refuted(f"an output is {both.new}, it was {both.old}")
         return None
@@ -362,19 +362,12 @@ class Walk:
 
     # -- proof ---------------------------------------------------------------------------------------------
 
-    def _law(self, use: Use) -> Law | None:
-        if use.new_module is not None:
-            return law_of_module(use.new_module)
-        if use.new.op == "call_method":
-            return law_of_method(str(use.new.target))
-        return law_of_function(use.new.target)
-
     def _proved(self, use: Use) -> Any:
         claims = use.claims()
         names = [n for n, _ in use.new_module.named_parameters()] if use.new_module is not None else []
         names += [n for n, _ in use.new_module.named_buffers()] if use.new_module is not None else []
         own = [self.checker.constant(f"{use.new.target}.{name}") for name in names]
-        law = self._law(use)
+        law = law_of_call(use.new, use.new_module)
         if use.new.target in NORM_GUARDS and use.old.target is not use.new.target:
             return law.prove(use) if law is not None else None
         if claims and not own and all(map(picks, claims)):
@@ -455,7 +448,7 @@ class Walk:
         source = next((n for n in node.all_input_nodes if n in self.bound), None)
         if source is None:
             return
-        law = self._law(use)
+        law = law_of_call(use.new, use.new_module)
         shares = law is not None and (law.family == "shape" or getattr(law, "kind", "") == "linear")
         if not writes_of(use):
             if shares:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -47,17 +46,6 @@ def shaped(claims: Any, value: Any) -> Any:
     if isinstance(claims, Both):
         return claims.new
     return tuple(shaped(item, part) for item, part in zip(claims, value, strict=True))
-
-
-def numbers(item: Any) -> Iterator[Both]:
-    if isinstance(item, Both):
-        yield item
-    elif isinstance(item, dict):
-        for value in item.values():
-            yield from numbers(value)
-    elif isinstance(item, (tuple, list)):
-        for value in item:
-            yield from numbers(value)
 
 
 def described(claims: Any) -> str:

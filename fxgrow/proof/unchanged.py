@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from fxgrow import guards
 from fxgrow.containers import flat_tensors
@@ -27,7 +27,7 @@ from fxgrow.proof.use import equal_values
 from fxgrow.rules.contraction import Contraction
 from fxgrow.rules.law import Law
 from fxgrow.rules.normalisation import BatchNorm
-from fxgrow.rules.registry import law_of_function, law_of_method, law_of_module
+from fxgrow.rules.registry import law_of_call
 
 _ROUNDING = 4e-15
 """Relative, in factors that are products of a number and its inverse."""
@@ -209,12 +209,12 @@ class Alongside:
 
     def _written(self, node: fx.Node, partner: fx.Node | None) -> None:
         """What shares storage with an operand that is written to is no longer what it was."""
-        if partner is not None and self._writes(self.original, partner):
+        if partner is not None and _overwrites(self.original, partner):
             target = _first_tensor(partner)
             if target is not None:
                 self._expire(self.old, partner, target)
                 self.roots[target] = self.roots[partner]
-        if not self._writes(self.between, node):
+        if not _overwrites(self.between, node):
             return
         target = _first_tensor(node)
         if target is None:
@@ -223,10 +223,6 @@ class Alongside:
         if not (isinstance(before, Kept) and before.is_same(after)):
             self._expire(self.new, node, target)
         self.held[target] = self.held[node]
-
-    def _writes(self, model: Model, node: fx.Node) -> bool:
-        module = model.part(str(node.target)) if node.op == "call_module" else None
-        return writes(node) or bool(getattr(module, "inplace", False)) or bool(node.kwargs.get("inplace", False))
 
     def _expire(self, graph: fx.Graph, writer: fx.Node, target: fx.Node) -> None:
         group = self.sharing[graph]
@@ -256,20 +252,26 @@ def _said(held: Any) -> str:
     return "one" if held is ONE else "anything"
 
 
+def _module(model: Model, node: fx.Node) -> nn.Module | None:
+    return model.part(str(node.target)) if node.op == "call_module" else None
+
+
 def _law(model: Model, node: fx.Node) -> Law | None:
-    if node.op == "call_module":
-        return law_of_module(model.part(str(node.target)))
-    if node.op == "call_method":
-        return law_of_method(str(node.target))
-    return law_of_function(node.target) if node.op == "call_function" else None
+    return law_of_call(node, _module(model, node))
+
+
+def _overwrites(model: Model, node: fx.Node) -> bool:
+    """Whether a node writes to its operand."""
+    inplace = getattr(_module(model, node), "inplace", False) or node.kwargs.get("inplace", False)
+    return writes(node) or bool(inplace)
 
 
 def _ranges(model: Model, graph: fx.Graph) -> dict[fx.Node, Range]:
     found: dict[fx.Node, Range] = {}
     for node in graph.nodes:
         if any(True for _ in flat_tensors(node.meta.get("value"))):
-            module = model.part(str(node.target)) if node.op == "call_module" else None
-            found[node] = range_of(node, module, _law(model, node), found)
+            module = _module(model, node)
+            found[node] = range_of(node, module, law_of_call(node, module), found)
     return found
 
 
@@ -302,10 +304,8 @@ def _may_share(model: Model, node: fx.Node) -> bool:
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     if node.op in ("placeholder", "output", "get_attr") or name in _COPYING:
         return False
-    if writes(node) or law is None or law.family == "shape" or getattr(law, "kind", "") == "linear":
-        return True
-    module = model.part(str(node.target)) if node.op == "call_module" else None
-    return bool(getattr(module, "inplace", False)) or bool(node.kwargs.get("inplace", False))
+    moves = law is None or law.family == "shape" or getattr(law, "kind", "") == "linear"
+    return moves or _overwrites(model, node)
 
 
 def _last_uses(graph: fx.Graph) -> dict[fx.Node, tuple[int, int]]:

@@ -11,6 +11,7 @@ from fxgrow.proof.use import Use, plain
 from fxgrow.rules.contraction import Contraction, MatrixProduct
 from fxgrow.rules.law import Edit
 from fxgrow.rules.op import Op, Tensor, Tree
+from fxgrow.rules.shape import axis_of
 
 _LETTERS = "abcdefgh"
 
@@ -19,7 +20,7 @@ class Readout(MatrixProduct):
     """`guards.readout`: the core units of an axis, plus a linear map of all units of it. Weight `[core, units]`."""
 
     def _for(self, op: Op) -> Contraction:
-        rank, axis = op.tensor(0, "x").rank, axis_of(op)
+        rank, axis = op.tensor(0, "x").rank, _axis(op)
         read, made = ([("i" if made else "u") if k == axis else _LETTERS[k] for k in range(rank)] for made in (0, 1))
         return Contraction((" ".join(read), "i u"), " ".join(made), _operands)
 
@@ -31,7 +32,7 @@ class Readout(MatrixProduct):
         return output
 
     def edits(self, op: Op, know: Knowledge) -> list[Edit]:
-        layout = resolve(op.tensor(0, "x").axes[axis_of(op)])
+        layout = resolve(op.tensor(0, "x").axes[_axis(op)])
         if not know.growing(layout):
             return []
         return [Edit("core", {"path": op.path(3, "core"), "core": layout, "old": op.argument(3, "core")})]
@@ -42,9 +43,9 @@ class Readout(MatrixProduct):
         return readout(use, use.claim(0, "x"), use.claim(1, "weight"), axis, plain(use.argument(3, "core")))
 
 
-def axis_of(op: Op) -> int:
+def _axis(op: Op) -> int:
     """The axis that a readout reads."""
-    return int(op.argument(2, "dim")) % op.tensor(0, "x").rank
+    return axis_of(int(op.argument(2, "dim")), op.tensor(0, "x").rank)
 
 
 def _operands(op: Op) -> list[Tensor | None]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from torch import nn
+from torch import fx, nn
 
 from fxgrow.capture.opaque import CustomFunction, hooked
 from fxgrow.errors import RuleError
@@ -69,6 +69,15 @@ def law_of_function(function: Any) -> Law | None:
 
 def law_of_method(name: str) -> Law | None:
     return _methods.get(name)
+
+
+def law_of_call(node: fx.Node, module: nn.Module | None) -> Law | None:
+    """The law of what a node calls (`module`: where that is a module), if it calls anything and there is one."""
+    if module is not None:
+        return law_of_module(module)
+    if node.op == "call_method":
+        return law_of_method(str(node.target))
+    return law_of_function(node.target) if node.op == "call_function" else None
 
 
 def has_rule(target: Any) -> bool:

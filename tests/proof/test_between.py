@@ -191,12 +191,7 @@ class Calm(Settling):
     """As it settles, without looking into its parts."""
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.enter(x)
-        for _ in range(self.limit):
-            if bool((x.abs() < 1e-3).all()):
-                break
-            x = x + self.body(x)
-        return self.leave(x)
+        return self.settled(x)
 
 
 def test_parts_are_proved_and_so_is_what_lies_between_them() -> None:

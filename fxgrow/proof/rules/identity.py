@@ -23,7 +23,7 @@ from fxgrow.rules.contraction import Contraction
 from fxgrow.rules.law import Law
 from fxgrow.rules.normalisation import BatchNorm
 from fxgrow.rules.pointwise import AddProduct, ParametricRelu, Pointwise
-from fxgrow.rules.registry import law_of_function, law_of_method, law_of_module
+from fxgrow.rules.registry import law_of_call
 from fxgrow.rules.spatial import PixelShuffle, Rearranged
 from fxgrow.rules.windows import WindowAttention
 
@@ -106,7 +106,7 @@ class Maker:
         if not any(True for _ in flat_tensors(node.meta.get("value"))):
             return Made(Anything("it is no tensor"))
         module = self.between.part(str(node.target)) if node.op == "call_module" else None
-        law = _law(node, module)
+        law = law_of_call(node, module)
         if law is None:
             return Made(Anything(f"{_name(node, module)} has no rule"))
         tensors = {n: held for n, held in given.items() if any(True for _ in flat_tensors(n.meta.get("value")))}
@@ -324,12 +324,6 @@ _AFFINE: dict[str, tuple[tuple[int, str] | None, tuple[int, str] | None]] = {
     "standardize": ((1, "weight"), (2, "bias")),
 }
 """Where functions that normalise take their gain and their bias."""
-
-
-def _law(node: fx.Node, module: nn.Module | None) -> Law | None:
-    if module is not None:
-        return law_of_module(module)
-    return law_of_method(str(node.target)) if node.op == "call_method" else law_of_function(node.target)
 
 
 def _name(node: fx.Node, module: nn.Module | None) -> str:
