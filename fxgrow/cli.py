@@ -198,7 +198,11 @@ def zoo(
     init: Init = "zero",
     only_plan: Annotated[bool, typer.Option("--only-plan", help="Plan on the meta device, grow nothing.")] = False,
     side: Annotated[
-        int | None, typer.Option(min=16, help="Images of so many pixels a side, where a model takes them: faster.")
+        int | None,
+        typer.Option(
+            min=16,
+            help="Images of about so many pixels a side, where a model takes them or can be built for them: faster.",
+        ),
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Models at a time.")] = 1,
     seconds: Annotated[float, typer.Option(help="Most wall-clock time for one model.")] = 900.0,

@@ -10,6 +10,7 @@ import torch
 from fxgrow.zoo.catalogue import find, without_weights
 from fxgrow.zoo.lively import lively
 from torch import nn
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 import fxgrow
 from fxgrow.capture.inputs import Inputs, example_inputs_for, image_size_of, takes
@@ -28,7 +29,7 @@ class Task:
     """One model, and what to do with it.
 
     width, depth: amounts; a width of 1 grows in depth only. only_plan: plan on the meta device, grow nothing.
-    side: of images, in pixels, in place of larger ones where the model takes them.
+    side: of images, in pixels, in place of larger ones where the model takes them or can be built for them.
     """
 
     model: str
@@ -103,8 +104,9 @@ def examine(task: Task) -> Row:
     'planned'
     """
     torch.manual_seed(task.seed)
+    options = {} if task.only_plan or task.side is None else options_for_images_of(task.side, task.model)
     started = time.perf_counter()
-    bare = without_weights(task.model)
+    bare = without_weights(task.model, **options)
     try:
         planned = fxgrow.plan(bare, task.wider, task.depth, init=task.init)
     except FxgrowError as error:
@@ -114,7 +116,7 @@ def examine(task: Task) -> Row:
         return replace(row, status="not grown", cause="; ".join(held.reason for held in planned.held[:3]) or _IDLE)
     if task.only_plan:
         return row
-    model = lively(find(task.model), task.seed)
+    model = lively(find(task.model, **options), task.seed)
     try:
         return _grown(task, row, model)
     except CaptureError:
@@ -141,6 +143,8 @@ def _planned(task: Task, model: nn.Module, planned: Plan, seconds: float) -> Row
 
 def _grown(task: Task, row: Row, model: nn.Module) -> Row:
     inputs = inputs_for(model, task.side)
+    if task.side is not None:
+        _resize_images_to(model, task.side)
     started = time.perf_counter()
     try:
         grown = fxgrow.grow(
@@ -166,6 +170,22 @@ def _grown(task: Task, row: Row, model: nn.Module) -> Row:
     return replace(row, status="dead units" if dead else "grown", dead=tuple(dead[:10]))
 
 
+def options_for_images_of(side: int, name: str) -> dict[str, Any]:
+    """What builds a model for images of about `side` pixels, if it is one that is built for a size of them."""
+    size = image_size_of(without_weights(name))
+    option = "img_size" if name.startswith("timm/") else "image_size"
+    for pixels in (side, side * 7 // 6, side * 4 // 3, side * 2):  # windows and strides divide one of them, or none
+        if size is None or min(size) <= pixels:
+            return {}
+        try:
+            smaller = without_weights(name, **{option: pixels})
+        except (TypeError, ValueError, AssertionError, RuntimeError):
+            continue
+        if image_size_of(smaller) == (pixels, pixels) and takes(smaller, example_inputs_for(smaller)):
+            return {option: pixels}
+    return {}
+
+
 def inputs_for(model: nn.Module, side: int | None) -> Inputs:
     """Example inputs; images of at most `side` pixels a side, if the model takes them and was not built for a size."""
     args, kwargs = example_inputs_for(model)
@@ -175,6 +195,13 @@ def inputs_for(model: nn.Module, side: int | None) -> Inputs:
         return args, kwargs
     smaller = ((args[0][..., :side, :side],), kwargs)
     return smaller if takes(model, smaller) else (args, kwargs)
+
+
+def _resize_images_to(model: nn.Module, side: int) -> None:
+    """Let a detector bring images to a smaller size, unless it was built for one."""
+    transform = getattr(model, "transform", None)
+    if isinstance(transform, GeneralizedRCNNTransform) and transform.fixed_size is None:
+        transform.min_size, transform.max_size = (min(side, *transform.min_size),), 2 * side
 
 
 def _in_precision_of(model: nn.Module, inputs: Any) -> Any:

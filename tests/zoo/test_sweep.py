@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from fxgrow.zoo.catalogue import CatalogueError, Entry, entries, find
 from fxgrow.zoo.coverage import coverage
-from fxgrow.zoo.examine import Row, Task, examine, inputs_for
+from fxgrow.zoo.examine import Row, Task, examine, inputs_for, options_for_images_of
 from fxgrow.zoo.sizes import measured, parameters_of, smallest_per_family
 from fxgrow.zoo.sweep import Findings, Limits, chosen, sweep
 from rich.console import Console
@@ -193,3 +193,10 @@ def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         assert stopped.value.code == 0
         assert "1 of 1 models, 1 families; parameter ratio: median family 3.57" in capsys.readouterr().out
     assert len(path.read_text().splitlines()) == 1
+
+
+def test_smaller_images_for_models_that_can_be_built_for_them() -> None:
+    assert options_for_images_of(96, "timm/test_vit") == {"img_size": 96}
+    assert options_for_images_of(96, "torchvision/vit_b_32") == {"image_size": 96}
+    assert options_for_images_of(96, "timm/test_resnet") == {}, "it takes images of any size as it is"
+    assert options_for_images_of(512, "timm/test_vit") == {}, "it is built for smaller ones already"
