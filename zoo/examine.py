@@ -199,8 +199,8 @@ def inputs_for(model: nn.Module, side: int | None) -> Inputs:
 
 def _resize_images_to(model: nn.Module, side: int) -> None:
     """Let a detector bring images to a smaller size, unless it was built for one."""
-    transform = getattr(model, "transform", None)
-    if isinstance(transform, GeneralizedRCNNTransform) and transform.fixed_size is None:
+    transform: Any = getattr(model, "transform", None)
+    if type(transform) is GeneralizedRCNNTransform and transform.fixed_size is None:
         transform.min_size, transform.max_size = (min(side, *transform.min_size),), 2 * side
 
 

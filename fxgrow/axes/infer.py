@@ -63,7 +63,7 @@ def _find_parameters(analysis: Analysis) -> None:
                 axes = tuple(analysis.unifier.fresh(size) for size in tensor.shape)
             else:
                 axes = tuple(analysis.unifier.constant(size) for size in tensor.shape)
-            analysis.parameters[name] = Tensor(axes, parameter=name)
+            analysis.parameters[name] = Tensor(axes, parameter=name, learns=isinstance(tensor, nn.Parameter))
 
 
 def _visit(analysis: Analysis, node: fx.Node) -> Tree:

@@ -18,6 +18,7 @@ from fxgrow.capture.modes import ByMode
 from fxgrow.containers import flat_tensors
 from fxgrow.proof.certificate import Certificate, Verdict
 from fxgrow.proof.claims import Claim, Held, Map, Refuted, Unproved
+from fxgrow.proof.constants import as_it_was, constant, shares_storage
 from fxgrow.proof.models import NORM_GUARDS, Model, attribute_of, is_rectifier, partners, writes, writes_of
 from fxgrow.proof.rules.movement import arranged, run
 from fxgrow.proof.rules.reduction import core_units
@@ -370,7 +371,10 @@ class Walk:
         law = law_of_call(use.new, use.new_module)
         if use.new.target in NORM_GUARDS and use.old.target is not use.new.target:
             return law.prove(use) if law is not None else None
-        if claims and not own and all(map(picks, claims)):
+        made = constant(use)
+        if made is not None:
+            return made
+        if claims and not own and all(map(picks, claims)) and not writes_of(use):
             return self._computed(use, law)  # what an index holds counts where entries are picked by it
         if all(m is None for claim in (*claims, *own) for m in claim.maps):
             try:
@@ -441,7 +445,7 @@ class Walk:
             first = use.claims()[0]
             if tuple(use.value.shape) == first.old:
                 return Claim(first.old, first.new, first.maps)
-            raise Unproved(f"it cannot be said where old entries of {use.name} are") from error
+            raise Unproved(f"it cannot be said where old entries of {use.name} are: {error}") from error
 
     def _written(self, node: fx.Node, partner: fx.Node, use: Use, claims: Any) -> None:
         """An op that writes in place changes its operand too, and all that shares its storage."""
@@ -456,12 +460,17 @@ class Walk:
             return
         root = self.storage.get(source, source)
         new = claims if isinstance(claims, Claim) else None
+        before = self.bound[source].claims
         for other, found in list(self.bound.items()):
-            if other is node or found.claims is None or self.storage.get(other, other) is not root:
+            if other is node or found.claims is None:
+                continue
+            if self.storage.get(other, other) is not root and not shares_storage(found.claims, before):
                 continue
             if other is source and new is not None:
                 self.bound[other] = Bound(found.partner, new)
-            elif not (new is None or new.same) or not all(claim.same for claim in claims_in(found.claims)):
+            elif (new is None or as_it_was(new)) and all(map(as_it_was, claims_in(found.claims))):
+                self.bound[other] = Bound(found.partner, all_unchanged(found.partner.meta["value"]))
+            else:
                 self.bound[other] = Bound(found.partner, None)
                 if any(node < user for user in other.users):
                     raise Unproved(f"it writes to what {other} shows, which is read later")

@@ -85,6 +85,11 @@ class Claim:
         """Whether the grown tensor is claimed to be the original."""
         return self.held is None and all(m is None for m in self.maps)
 
+    @property
+    def constant(self) -> bool:
+        """Whether its values are known and are one and the same in both models, whatever their parameters."""
+        return self.held is not None and self.held.old is self.held.new
+
     def map(self, axis: int) -> Tensor:
         """The map of an axis, spelled out."""
         found = self.maps[axis]

@@ -11,7 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxgrow.proof.claims import Claim, Held, Map, Refuted, Unproved, at_old, both_copies, is_new, spare, spare_copies
+from fxgrow.proof.claims import (
+    Claim,
+    Held,
+    Map,
+    Refuted,
+    Unproved,
+    at_old,
+    both_copies,
+    is_new,
+    spare,
+    spare_copies,
+    unchanged,
+)
 from fxgrow.proof.values import DERIVED_ULPS, ULPS, at_index, differing, first
 
 ABSENT = type("Absent", (), {"__repr__": lambda self: "nothing"})()
@@ -187,6 +199,8 @@ class Use:
         held = claim.held
         if held is None:
             return claim
+        if claim.constant:
+            return unchanged(claim.new)
         self.old_entries(held, claim.maps, claim.old)
         return Claim(claim.old, claim.new, claim.maps, *facts_of(claim))
 

@@ -160,6 +160,9 @@ class Contraction(Law):
             op.role(weight, "weight")
         op.role(bias, "bias")
         op.data.update(operands=operands, bias=bias, binding=binding)
+        for name, layout in self.contracted(op):
+            if any(not t.learns and name in placed for t, placed in zip(operands, binding.placed, strict=True)):
+                op.unifier.fix(layout, f"{op.name} sums over it with a buffer, which does not learn")
         return self._result(op, binding)
 
     def free_space(self, op: Op) -> Sequence[bool]:

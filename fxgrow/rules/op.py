@@ -22,11 +22,15 @@ Path = tuple[Any, ...]
 
 @dataclass(eq=False)
 class Tensor:
-    """A tensor in the graph: one layout per axis, and where it comes from."""
+    """A tensor in the graph: one layout per axis, and where it comes from.
+
+    parameter: the name of a parameter or buffer. learns: False for a buffer.
+    """
 
     axes: tuple[Layout, ...]
     parameter: str | None = None
     op: Op | None = None
+    learns: bool = True
 
     @property
     def shape(self) -> tuple[int, ...]:

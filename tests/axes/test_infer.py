@@ -110,3 +110,19 @@ def test_every_dimension_that_stays_has_a_reason() -> None:
     for name in ("test_resnet", "test_vit", "test_convnext", "test_efficientnet"):
         plan = fxgrow.plan(timm.create_model(name), 2)
         assert all(held.reason and held.where for held in plan.held)
+
+
+def test_a_sum_with_a_buffer_stays_as_long_as_it_is() -> None:
+    class LookedUp(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter, self.leave = nn.Linear(3, 8), nn.Linear(8, 2)
+            self.table = nn.Parameter(torch.randn(8, 5))
+            self.register_buffer("lookup", torch.eye(5)[[0, 2, 4, 4]])
+
+        def forward(self, x: Tensor) -> Tensor:  # x: [batch, 4, 3]
+            return self.leave(self.enter(x) + torch.einsum("dw,xw->xd", self.table, self.lookup))
+
+    found = layouts(LookedUp(), torch.randn(1, 4, 3))
+    assert found["table"] == "a, .", "new rows that a buffer looks up could never be read"
+    assert found["lookup"] == "., ."

@@ -187,3 +187,49 @@ def test_windows_that_are_shifted_and_biased_by_a_table(library: str) -> None:
     model = lively(model)
     grown = fxgrow.grow(model, width=2, example_inputs=torch.randn(shape, dtype=torch.float64))
     assert fxgrow.certify(grown, model).verdict is Verdict.PROVED
+
+
+class Relative(nn.Module):
+    """Channels biased by a table that an index reads, worked out from `arange`, in place and through a view."""
+
+    def __init__(self, early_view: bool) -> None:
+        super().__init__()
+        self.early_view = early_view
+        self.enter, self.leave = nn.Linear(6, 8), nn.Linear(8, 3)
+        self.table = nn.Parameter(torch.randn(12, 8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # x: [batch, 5, 6]
+        at = torch.arange(5, device=x.device).unsqueeze(0) * 0.5
+        early = at[0]
+        at += 3
+        at = early if self.early_view else at[0]
+        y = self.enter(x) + self.table[(at * 2).long()]
+        return self.leave(torch.relu(y))
+
+
+@pytest.mark.parametrize("early_view", [False, True])
+def test_an_index_worked_out_from_numbers(early_view: bool) -> None:
+    model = lively(Relative(early_view))
+    wider = fxgrow.grow(model, 2, example_inputs=torch.randn(2, 5, 6, dtype=torch.float64))
+    certificate = fxgrow.certify(wider, model)
+    if early_view:  # what it holds after the write is not followed
+        assert certificate.verdict is Verdict.UNKNOWN
+        return
+    assert certificate.verdict is Verdict.PROVED, str(certificate)
+    with torch.no_grad():
+        wider.table[6, :8] += 1  # an entry that is read
+    assert fxgrow.certify(wider, model).verdict is Verdict.REFUTED
+
+
+class Dropped(Relative):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # x: [batch, 5, 6]
+        at = nn.functional.dropout(torch.arange(5, device=x.device) * 1.0, 0.5, training=True)
+        return self.leave(torch.relu(self.enter(x) + self.table[at.long()]))
+
+
+def test_an_index_of_random_numbers_has_no_values() -> None:
+    model = lively(Dropped(False))
+    wider = fxgrow.grow(model, 2, example_inputs=torch.randn(2, 5, 6, dtype=torch.float64), verify=False)
+    before = torch.get_rng_state()
+    assert fxgrow.certify(wider, model).verdict is Verdict.UNKNOWN
+    assert torch.equal(torch.get_rng_state(), before), "a proof draws no random numbers"

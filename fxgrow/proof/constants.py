@@ -1,0 +1,82 @@
+"""Tensors that neither an input nor a parameter goes into (coordinates, masks): worked out once, for both models.
+
+An index that a forward computes from `arange` says where entries go; a proof has to know its values.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fxgrow.proof.claims import Claim, Held, Refuted
+from fxgrow.proof.models import writes_of
+from fxgrow.proof.rules.movement import arranged, run
+from fxgrow.proof.use import Use, claims_in
+from fxgrow.rules.registry import law_of_call
+
+_MAKERS = (torch.arange, torch.linspace, torch.full, torch.zeros, torch.ones, torch.eye, torch.tensor)
+
+
+def constant(use: Use) -> Any:
+    """The claim of an op that is given numbers and constants alone, with its values; None for any other op.
+
+    An op that draws random numbers has no such values.
+    """
+    claims = use.claims()
+    if use.new_module is not None or not all(claim.constant for claim in claims):
+        return None
+    known = law_of_call(use.new, None) is not None if claims else use.new.target in _MAKERS
+    if not known or not _same_numbers(use):
+        return None
+    use.rule = "computed from numbers"
+    args, kwargs = arranged(use, _Stored(copied=writes_of(use)), old=False)
+    if "device" in kwargs:
+        kwargs["device"] = "cpu"
+    before = torch.get_rng_state()
+    value = run(use.new, None, args, kwargs)
+    if not torch.equal(before, torch.get_rng_state()):
+        torch.set_rng_state(before)
+        return None
+    return _held(use, value) if value is not None else None
+
+
+def as_it_was(claim: Claim) -> bool:
+    """Whether a tensor is in the grown model what it is in the original, known values or not."""
+    return claim.same or claim.constant
+
+
+def shares_storage(one: Any, other: Any) -> bool:
+    """Whether values that were worked out are seen in both: writing to one would change the other."""
+    places = [
+        {claim.held.new.untyped_storage().data_ptr() for claim in claims_in(given) if claim.constant and claim.held}
+        for given in (one, other)
+    ]
+    return bool(places[0] & places[1])
+
+
+def _same_numbers(use: Use) -> bool:
+    try:
+        use.same_numbers()
+    except Refuted:
+        return False
+    return True
+
+
+def _held(use: Use, value: Any) -> Any:
+    if isinstance(value, (tuple, list)):
+        return tuple(_held(use, one) for one in value)
+    size = tuple(value.shape)
+    return Claim(size, size, (None,) * value.ndim, held=Held(value, value, use.new.name))
+
+
+class _Stored:
+    """The values of each operand, in turn; copied for an op that writes to one."""
+
+    def __init__(self, copied: bool) -> None:
+        self.copied = copied
+
+    def next(self, claim: Claim) -> Tensor:
+        assert claim.held is not None
+        return claim.held.new.clone() if self.copied else claim.held.new
