@@ -199,9 +199,10 @@ def inputs_for(model: nn.Module, side: int | None) -> Inputs:
 
 def _resize_images_to(model: nn.Module, side: int) -> None:
     """Let a detector bring images to a smaller size, unless it was built for one."""
-    transform: Any = getattr(model, "transform", None)
-    if type(transform) is GeneralizedRCNNTransform and transform.fixed_size is None:
-        transform.min_size, transform.max_size = (min(side, *transform.min_size),), 2 * side
+    transform = getattr(model, "transform", None)
+    if isinstance(transform, GeneralizedRCNNTransform) and transform.fixed_size is None:
+        smallest: Any = transform.min_size  # a tuple, whatever its annotation says
+        vars(transform).update(min_size=(min(side, *smallest),), max_size=2 * side)
 
 
 def _in_precision_of(model: nn.Module, inputs: Any) -> Any:
