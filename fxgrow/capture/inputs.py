@@ -124,11 +124,12 @@ def _channels(model: nn.Module, config: Any) -> int | None:
 
 
 def takes(model: nn.Module, inputs: Inputs) -> bool:
-    """Whether a model runs on inputs of these shapes, on the meta device."""
+    """Whether a model runs on inputs of these shapes in either mode, on the meta device."""
     fitting, named = fitted(model, inputs)
     try:
         with torch.device("meta"), torch.no_grad():
-            skeleton(model).eval()(*fitting, **named)
+            for training in (False, True):
+                skeleton(model).train(training)(*fitting, **named)
     except (RuntimeError, ValueError, AssertionError):
         return False
     return True

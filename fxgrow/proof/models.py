@@ -104,6 +104,15 @@ def writes(node: fx.Node) -> bool:
     return node.op in ("call_function", "call_method") and (written or (name.endswith("_") and not name.endswith("__")))
 
 
+def reads_shape(node: fx.Node) -> bool:
+    """Whether a node asks one tensor for its shape or kind, which writing to it does not change."""
+    if len(node.all_input_nodes) != 1 or not node.args or node.args[0] is not node.all_input_nodes[0]:
+        return False
+    if node.op == "call_function":
+        return node.target is getattr and node.args[1] in ("shape", "ndim", "dtype", "device")
+    return node.op == "call_method" and node.target in ("size", "dim", "numel", "ndimension")
+
+
 def writes_of(use: Use) -> bool:
     if use.new_module is not None:
         return bool(getattr(use.new_module, "inplace", False))

@@ -20,7 +20,7 @@ from fxgrow.proof.between import Between, reads_before
 from fxgrow.proof.certificate import Certificate, Verdict
 from fxgrow.proof.checker import Step
 from fxgrow.proof.claims import Unproved
-from fxgrow.proof.models import Model, writes
+from fxgrow.proof.models import Model, reads_shape, writes
 from fxgrow.proof.ranges import Range, range_of
 from fxgrow.proof.rules.identity import ONE, Anything, Kept, Maker
 from fxgrow.proof.use import equal_values
@@ -127,6 +127,9 @@ class Alongside:
             raise Unproved(f"it is {node.target}, it was {partner.target}")
         if node.op == "get_attr":
             return Kept(partner, self.between.factor(str(node.target)))
+        if reads_shape(partner) and node.args[1:] == partner.args[1:] and node.kwargs == partner.kwargs:
+            self._same_shape(node, partner)
+            return Kept(partner)
         factors: list[float] = []
         self._same(node.args, partner.args, factors)
         self._same(dict(node.kwargs), dict(partner.kwargs), factors)
@@ -140,6 +143,13 @@ class Alongside:
         factor = self._scaled(node, partner, factors, own)
         conditions.append("; ".join(f"{name} x {value:.6g}" for name, value in own.items() if not _is_one(value)))
         return Kept(partner, factor)
+
+    def _same_shape(self, node: fx.Node, partner: fx.Node) -> None:
+        """Whether what was read has been written to since does not matter to its shape."""
+        (new,), (old,) = node.all_input_nodes, partner.all_input_nodes
+        held = self.held[new]
+        if not isinstance(held, Kept) or held.node is not self.roots[old].node or held.places is not None:
+            raise Unproved(f"it reads the shape of {new}, where the original reads that of {old}")
 
     def _named_tensors(self, node: fx.Node) -> list[tuple[str, Tensor]]:
         module = self.between.part(str(node.target))
@@ -287,9 +297,7 @@ def _sharing(model: Model, graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
     groups: dict[fx.Node, list[fx.Node]] = {}
     for node in graph.nodes:
         group = groups.setdefault(node, [node])
-        if not node.all_input_nodes or not _may_share(model, node):
-            continue
-        for operand in node.all_input_nodes:
+        for operand in _may_show(model, node):
             other = groups[operand]
             if other is not group:
                 if len(other) > len(group):
@@ -299,13 +307,17 @@ def _sharing(model: Model, graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
     return {node: group for node, group in groups.items() if len(group) > 1}
 
 
-def _may_share(model: Model, node: fx.Node) -> bool:
+def _may_show(model: Model, node: fx.Node) -> list[fx.Node]:
+    """The operands whose storage a node's output may be: an op that writes in place gives back what it wrote to."""
     law = _law(model, node)
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     if node.op in ("placeholder", "output", "get_attr") or name in _COPYING:
-        return False
+        return []
+    if law is not None and _overwrites(model, node):
+        written = _first_tensor(node)
+        return [written] if written is not None else []
     moves = law is None or law.family == "shape" or getattr(law, "kind", "") == "linear"
-    return moves or _overwrites(model, node)
+    return node.all_input_nodes if moves else []
 
 
 def _last_uses(graph: fx.Graph) -> dict[fx.Node, tuple[int, int]]:
