@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from fxgrow.transforms.graph_edits import edit_graphs, put_argument
 from fxgrow.transforms.tensors import drawn, grow_tensor
 from torch import Tensor, fx, nn
 
+from fxgrow import guards
 from fxgrow.capture import Captured
 from fxgrow.capture.shapes import propagate
 from fxgrow.errors import PlanError
@@ -20,6 +22,18 @@ from fxgrow.planning.plan import Axis, TensorGrowth
 _REMEDY = "apply a plan to the model it was made for"
 
 
+@dataclass(frozen=True)
+class NewLayer:
+    """A dense layer in a graph: its nodes in order, the one that gives its channels, and what it stands in for.
+
+    stands_for: what its readers would read without it, where it is in a stream; None where it joins others.
+    """
+
+    nodes: tuple[fx.Node, ...]
+    gives: fx.Node
+    stands_for: fx.Node | None = None
+
+
 def deepen(captured: Captured, plan: Deepening) -> None:
     """Add the new blocks of a plan to a captured model, in its tree and in every graph.
 
@@ -27,23 +41,61 @@ def deepen(captured: Captured, plan: Deepening) -> None:
     ------
     PlanError: the plan was made for another model.
     """
-    moves = {c.path: {old: new for new, old in c.names if old} for c in plan.children}
+    layers = insert_blocks(captured, plan)
     try:
-        made = _modules(captured.model, plan)
-        _rearrange(captured.model, plan, made, moves)
         for name, shape in plan.enlarged:
             _enlarge(captured.model, name, shape)
         for edit in plan.attributes:
             setattr(captured.model.get_submodule(edit.module), edit.attribute, edit.value)
-    except (AttributeError, KeyError) as error:
-        raise PlanError(f"the plan names a part that the model does not have: {error}", remedy=_REMEDY) from None
-    for mode, graph in captured.graphs.items():
-        _extend(mode, graph, plan, moves)
-        graph.lint()
+    except AttributeError as error:
+        raise _other_model(error) from None
     edit_graphs(captured.graphs, plan.nodes)
-    if any(block.kind != "identity" for block in plan.blocks):
+    if layers:
         for graph in captured.graphs.values():
             propagate(captured.model, graph, captured.inputs)
+
+
+def insert_blocks(captured: Captured, plan: Deepening) -> list[NewLayer]:
+    """Put new blocks in, in the tree and in every graph; who reads the channels of dense layers is as it was.
+
+    Raises
+    ------
+    PlanError: the plan was made for another model.
+    """
+    moves = {c.path: {old: new for new, old in c.names if old} for c in plan.children}
+    try:
+        _rearrange(captured.model, plan, _modules(captured.model, plan), moves)
+    except (AttributeError, KeyError) as error:
+        raise _other_model(error) from None
+    layers: list[NewLayer] = []
+    for mode, graph in captured.graphs.items():
+        layers.extend(_extend(mode, graph, plan, moves))
+        graph.lint()
+    return layers
+
+
+def take_out(layers: Sequence[NewLayer]) -> None:
+    """Take dense layers out of their graphs again; all else that was put in stays, under its name."""
+    for layer in reversed(layers):
+        if layer.stands_for is not None:
+            layer.gives.replace_all_uses_with(layer.stands_for)
+        for user in list(layer.gives.users):
+            user.args = tuple(_without(raw, layer.gives) for raw in user.args)
+            user.kwargs = {key: _without(raw, layer.gives) for key, raw in user.kwargs.items()}
+        for node in reversed(layer.nodes):
+            operands = node.all_input_nodes
+            node.graph.erase_node(node)
+            for operand in operands:
+                if operand.target is guards.multiplied and not operand.users:
+                    operand.graph.erase_node(operand)
+
+
+def _without(raw: Any, leaving: fx.Node) -> Any:
+    return [item for item in raw if item is not leaving] if isinstance(raw, (list, tuple)) else raw
+
+
+def _other_model(error: Exception) -> PlanError:
+    return PlanError(f"the plan names a part that the model does not have: {error}", remedy=_REMEDY)
 
 
 def _modules(model: nn.Module, plan: Deepening) -> dict[str, nn.Module]:
@@ -110,8 +162,8 @@ def _rearrange(
             parent._modules[new] = before[old] if old else made[f"{above}.{new}" if above else new]
 
 
-def _extend(mode: str, graph: fx.Graph, plan: Deepening, moves: Mapping[str, Mapping[str, str]]) -> None:
-    """Put new blocks into one graph, one after the other."""
+def _extend(mode: str, graph: fx.Graph, plan: Deepening, moves: Mapping[str, Mapping[str, str]]) -> Iterator[NewLayer]:
+    """Put new blocks into one graph, one after the other; yields those that are dense layers."""
     nodes = {node.name: node for node in graph.nodes}
     as_it_was = {node: (node.args, node.kwargs) for node in graph.nodes}
     for node in graph.nodes:
@@ -128,10 +180,10 @@ def _extend(mode: str, graph: fx.Graph, plan: Deepening, moves: Mapping[str, Map
                     raise PlanError(
                         "the plan names a node that the graph does not have", where=min(missing), remedy=_REMEDY
                     )
-                if block.kind in ("identity", "stream"):
-                    copying.repeat(region, block)
-                else:
-                    copying.append(region, block)
+                put = copying.repeat if block.kind in ("identity", "stream") else copying.append
+                layer = put(region, block)
+                if block.kind != "identity":
+                    yield layer
 
 
 class _Copying:
@@ -151,20 +203,21 @@ class _Copying:
         self.tails: dict[str, fx.Node] = {}
         self.appended: dict[str, list[fx.Node]] = {}
 
-    def repeat(self, region: CopiedRegion, block: NewBlock) -> None:
+    def repeat(self, region: CopiedRegion, block: NewBlock) -> NewLayer:
         """Repeat a region after the value that its new block follows; who read that reads what leaves the region."""
         before = self.tails.get(region.after, self.nodes[region.after])
         made = {self.nodes[region.entry]: before}
-        self._copy(region, block, made, before, lambda raw: raw)
-        new = set(made.values())
+        nodes = self._copy(region, block, made, before, lambda raw: raw)
+        new = set(nodes)
         own = set(region.nodes) if region.exit == region.after else set()
         leaving = made[self.nodes[region.exit]]
         for user in list(before.users):
             if user not in new and user.name not in own:
                 user.replace_input_with(before, leaving)
         self.tails[region.after] = leaving
+        return NewLayer(nodes, leaving, before)
 
-    def append(self, region: CopiedRegion, block: NewBlock) -> None:
+    def append(self, region: CopiedRegion, block: NewBlock) -> NewLayer:
         """Repeat a dense layer after the last one; what it gives is concatenated next to what that gives."""
         given, gives = self.nodes[region.entry], self.nodes[region.exit]
         since = self.appended.setdefault(region.exit, [gives])
@@ -177,13 +230,14 @@ class _Copying:
             return [*map(more, raw), *behind]
 
         made: dict[fx.Node, fx.Node] = {} if block.kind == "list" else {given: latest}
-        self._copy(region, block, made, latest, more if block.kind == "list" else lambda raw: raw)
+        nodes = self._copy(region, block, made, latest, more if block.kind == "list" else lambda raw: raw)
         leaving = made[gives]
         for name in region.joins:
             join = self.nodes[name]
             join.args = tuple(_with(raw, latest, leaving) for raw in join.args)
             join.kwargs = {key: _with(raw, latest, leaving) for key, raw in join.kwargs.items()}
         since.append(leaving)
+        return NewLayer(nodes, leaving)
 
     def _copy(
         self,
@@ -192,8 +246,9 @@ class _Copying:
         made: dict[fx.Node, fx.Node],
         anchor: fx.Node,
         reading: Callable[[Any], Any],
-    ) -> None:
+    ) -> tuple[fx.Node, ...]:
         """Copy the nodes of a region behind `anchor`; `made` is old -> new, `reading` changes their arguments."""
+        copies: list[fx.Node] = []
         paths = [(renamed(old, self.moves), new) for new, old in block.modules]
 
         def moved(path: str) -> str:
@@ -211,6 +266,7 @@ class _Copying:
             with self.graph.inserting_after(anchor):
                 anchor = self.graph.create_node(node.op, target, args, kwargs, node.name)
             anchor.meta = {**node.meta, "module_path": moved(node.meta.get("module_path", ""))}
+            copies.append(anchor)
             return anchor
 
         def operand(node: fx.Node) -> fx.Node:
@@ -222,6 +278,7 @@ class _Copying:
             made[self.nodes[name]] = copied(self.nodes[name])
         for name, path, value in region.numbers:
             put_argument(made[self.nodes[name]], path, value)
+        return tuple(copies)
 
 
 def _with(raw: Any, latest: fx.Node, leaving: fx.Node) -> Any:

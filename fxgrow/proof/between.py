@@ -1,6 +1,6 @@
 """The model between an original and a grown one: new blocks and readouts are in, old weights are rescaled.
 
-Nothing is wider yet.
+Nothing is wider yet; the channels of new dense layers count as width, so these layers are not in.
 
 A proof may name any model it likes as the one between, so long as both halves hold: the model between computes what
 the original does (`unchanged.py`), and the grown model computes what the model between does (`checker.py`). This one
@@ -22,7 +22,7 @@ from fxgrow.capture import Captured, skeleton
 from fxgrow.planning.deepening import Deepening, NewTensor
 from fxgrow.planning.plan import Plan
 from fxgrow.proof.models import Model
-from fxgrow.transforms.depth import deepen, started
+from fxgrow.transforms.depth import insert_blocks, started, take_out
 from fxgrow.transforms.folding import weights_after
 from fxgrow.transforms.graph_edits import edit_graphs
 from fxgrow.transforms.readouts import add_readouts
@@ -43,13 +43,6 @@ class Growth:
     @property
     def deepens(self) -> bool:
         return self.plan.depth is not None and bool(self.plan.depth.blocks)
-
-    @property
-    def without_rule(self) -> str:
-        """What there is no proof for in this growth, or nothing."""
-        if self.plan.depth is not None and any(block.kind != "identity" for block in self.plan.depth.blocks):
-            return "new dense layers give channels of their own, for which there is no rule"
-        return ""
 
     @property
     def parts(self) -> tuple[Growth, ...]:
@@ -168,8 +161,7 @@ def model_between(captured: Captured, original: nn.Module, growth: Growth) -> Be
     structure, graphs = captured.model, captured.graphs
     if depth is not None or plan.readouts:
         structure = skeleton(structure)
-    if depth is not None:
-        deepen(replace(captured, model=structure), depth)
+    layers = insert_blocks(replace(captured, model=structure), depth) if depth is not None else []
     add_readouts(replace(captured, model=structure), plan.readouts)
     sources = named_tensors(original)
     result = Between(
@@ -191,6 +183,7 @@ def model_between(captured: Captured, original: nn.Module, growth: Growth) -> Be
                 node.meta["value"] = node.args[0].meta["value"]
     if growth.folded:
         _fold(result)
+    take_out(layers)
     return result
 
 

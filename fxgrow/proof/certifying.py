@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -170,10 +171,7 @@ class Comparison:
         self.one = Model(captured.graphs, original, captured.model, named_tensors(original))
         self.memory: dict[Any, Any] = {}
         self.first: list[Certificate] = []
-        self.without_rule = growths[0].without_rule
-        if self.without_rule:
-            self.first.append(Certificate("new layers change nothing", "", (), Verdict.UNKNOWN, self.without_rule))
-        elif not growths[0].only_widens:
+        if not growths[0].only_widens:
             whole = replace(self.one, graphs=copies(captured.graphs))
             self.one = model_between(captured, original, growths[0])
             for mode in whole.graphs:
@@ -207,8 +205,6 @@ class Comparison:
     def _begun(self, grown: GrownGraphModule) -> tuple[list[Certificate], Checker | None]:
         """What is said of the two models as a whole, and the checker of their graphs if they can be compared."""
         one, two = self.one, Model(grown.graphs(), grown, grown, named_tensors(grown))
-        if self.without_rule:
-            return list(self.first), None
         children = [*self.first, _ties(one.tensors, two.tensors)]
         if one.graphs.keys() != two.graphs.keys():
             detail = f"graphs for {sorted(two.graphs)}, the original has {sorted(one.graphs)}"
@@ -231,7 +227,8 @@ class Comparison:
     def attributes(self) -> dict[str, dict[str, Any]]:
         """Attributes that follow sizes, by module."""
         found: dict[str, dict[str, Any]] = {}
-        for edit in (edit for plan in self.plans for edit in plan.attributes):
+        deepened = [plan.depth.attributes for plan in self.plans if plan.depth is not None]
+        for edit in itertools.chain(*deepened, *(plan.attributes for plan in self.plans)):
             found.setdefault(edit.module, {})[edit.attribute] = edit.value
         return found
 

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from fxgrow import guards
+from fxgrow.capture import skeleton
 from fxgrow.capture.modes import ByMode
 from fxgrow.containers import flat_tensors
+from fxgrow.proof.added import axis_of_join, beside, new_units, parts_of_join
 from fxgrow.proof.certificate import Certificate, Verdict
 from fxgrow.proof.claims import Claim, Held, Map, Refuted, Unproved
 from fxgrow.proof.constants import as_it_was, constant, shares_storage
-from fxgrow.proof.models import NORM_GUARDS, Model, attribute_of, is_rectifier, partners, writes, writes_of
+from fxgrow.proof.models import NORM_GUARDS, Model, attribute_of, is_rectifier, overwrites, partners, writes, writes_of
 from fxgrow.proof.rules.movement import arranged, run
 from fxgrow.proof.rules.reduction import core_units
 from fxgrow.proof.structures import all_unchanged, described, picks, shaped, stripped
@@ -107,8 +110,14 @@ class Walk:
         self.new = new
         self.bound: dict[fx.Node, Bound] = {}
         self.numbers: dict[fx.Node, Any] = {}
+        self.added: dict[fx.Node, Any] = {}  # what new layers give, on the meta device
         self.storage: dict[fx.Node, fx.Node] = {}
         self.partners = partners(old, new, checker.original)
+
+    @cached_property
+    def called(self) -> set[int]:
+        """The modules that nodes call which the original has too."""
+        return {id(self.checker.grown.part(str(node.target))) for node in self.partners if node.op == "call_module"}
 
     def steps(self) -> Iterator[Step]:
         yield from self._structure()
@@ -239,12 +248,13 @@ class Walk:
             return
         self.numbers[node] = self._evaluated(node)
 
-    def _evaluated(self, node: fx.Node) -> Any:
-        """A number of the grown graph, from the shapes that have been proved and from other numbers."""
+    def _evaluated(self, node: fx.Node, module: nn.Module | None = None) -> Any:
+        """A node of the grown graph, from numbers and from the shapes that have been proved."""
 
         def put(one: fx.Node) -> Any:
-            if one in self.numbers:
-                return self.numbers[one]
+            for known in (self.numbers, self.added):
+                if one in known:
+                    return known[one]
             found = self.bound.get(one)
             if found is None or found.claims is None:
                 raise Resting
@@ -252,7 +262,7 @@ class Walk:
 
         args, kwargs = (fx.node.map_arg(given, put) for given in (node.args, node.kwargs))
         with torch.device("meta"):
-            return run(node, None, args, kwargs)
+            return run(node, module, args, kwargs)
 
     # -- pairs of nodes ------------------------------------------------------------------------------------
 
@@ -272,9 +282,14 @@ class Walk:
             same_mode = self.checker.original.module.training == self.checker.grown.module.training
             if same_mode and modules[0].training != modules[1].training:
                 raise Refuted(f"{node.target} is in {'train' if modules[1].training else 'eval'} mode, it was not")
+        parts = self._joined(node, partner)
         count = max(len(node.args), len(partner.args))
         old, new = ([*n.args, *[ABSENT] * (count - len(n.args))] for n in (partner, node))
-        args = [self._pair(a, b) for a, b in zip(old, new, strict=True)]
+        args = (
+            [self._pair(a, b) for a, b in zip(old, new, strict=True)]
+            if parts is None
+            else [parts, *(self._pair(a, b) for a, b in zip(old[1:], new[1:], strict=True))]
+        )
         names = list(dict.fromkeys([*partner.kwargs, *node.kwargs]))
         kwargs = {k: self._pair(partner.kwargs.get(k, ABSENT), node.kwargs.get(k, ABSENT)) for k in names}
         attributes = self.checker.attributes.get(str(node.target)) if node.op == "call_module" else None
@@ -326,6 +341,8 @@ class Walk:
         if isinstance(new, fx.Node):
             found = self.bound.get(new)
             if found is None:
+                if new in self.added:
+                    raise Unproved(f"it reads {new}, which the original does not have, where that reads {old}")
                 if new not in self.numbers:
                     raise Resting
                 return Both(self._old_number(old), self.numbers[new])
@@ -502,12 +519,16 @@ class Walk:
 
     def _inserted(self, node: fx.Node, use: list[Use]) -> Any:
         operands = node.all_input_nodes
-        if node.op == "get_attr":
-            return None  # read by a guard, which looks at the name
+        if node.op == "get_attr":  # read by a guard, which looks at the name, or by a new layer
+            tensor = self.checker.grown.tensor(str(node.target))
+            self.added[node] = tensor.to("meta") if tensor is not None else None
+            return None
+        if any(n in self.bound and self.bound[n].claims is None for n in operands):
+            raise Resting
         if node.target is guards.core:
             x = operands[0]
             found = self.bound.get(x)
-            if found is None or found.claims is None:
+            if found is None:
                 raise Resting
             one = self._bare(node, found.partner)
             use.append(one)
@@ -518,9 +539,52 @@ class Walk:
         if node.op == "call_function" and operands and all(n in self.numbers for n in operands):
             self.numbers[node] = self._evaluated(node)
             return None
-        if any(n in self.bound and self.bound[n].claims is None for n in operands):
-            raise Resting
-        raise Unproved("the original has no such node, and no rule says that it changes nothing")
+        return self._added(node, use)
+
+    def _added(self, node: fx.Node, use: list[Use]) -> Any:
+        """A node of a new layer: it may give anything, but must leave alone what the original has."""
+        module = self.checker.grown.part(str(node.target)) if node.op == "call_module" else None
+        if module is not None and id(module) in self.called:
+            raise Unproved(f"the original has no such node, and it calls {node.target}, which the original calls")
+        source = next(iter(node.all_input_nodes), None)
+        root = self.storage.get(source, source) if source is not None else None
+        if overwrites(node, module) and (
+            root is None or root.op == "get_attr" or any(self.storage.get(n, n) is root for n in self.bound)
+        ):
+            raise Unproved(f"the original has no such node, and it writes to what {source} shows")
+        law = law_of_call(node, module)
+        if root is not None and (law is None or law.family == "shape" or getattr(law, "kind", "") == "linear"):
+            self.storage[node] = root
+        self.added[node] = self._evaluated(node, skeleton(module) if module is not None else None)
+        parts = parts_of_join(node) or []
+        old = [part for part in parts if part in self.bound]
+        if len(old) != 1 or len(parts) < 2:
+            return None
+        found = self.bound[old[0]]
+        one = self._bare(node, found.partner)
+        use.append(one)
+        one.rule = "new units beside old ones"
+        others = [self.added[part] for part in parts if part is not old[0]]
+        claim = beside(found.claims, others, axis_of_join(node), parts.index(old[0]))
+        self.bound[node] = Bound(found.partner, claim)
+        return claim
+
+    def _joined(self, node: fx.Node, partner: fx.Node) -> list[Any] | None:
+        """The operands of a concatenation that takes in more than the original's does; None of any other node."""
+        old, new = parts_of_join(partner), parts_of_join(node)
+        if old is None or new is None or len(new) <= len(old):
+            return None
+        waiting, found = list(old), []
+        for part in new:
+            if waiting and part in self.bound and self.bound[part].partner is waiting[0]:
+                found.append(self._pair(waiting.pop(0), part))
+            elif part in self.added:
+                found.append(new_units(self.added[part], axis_of_join(node)))
+            else:
+                raise Unproved(f"it concatenates {part} where the original has something else")
+        if waiting:
+            raise Unproved(f"it leaves out {waiting[0]}, which the original concatenates")
+        return found
 
 
 class Resting(Exception):

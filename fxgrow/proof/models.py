@@ -113,6 +113,11 @@ def reads_shape(node: fx.Node) -> bool:
     return node.op == "call_method" and node.target in ("size", "dim", "numel", "ndimension")
 
 
+def overwrites(node: fx.Node, module: nn.Module | None) -> bool:
+    """Whether a node, which may call a module, writes to its first operand."""
+    return writes(node) or bool(getattr(module, "inplace", False) or node.kwargs.get("inplace", False))
+
+
 def writes_of(use: Use) -> bool:
     if use.new_module is not None:
         return bool(getattr(use.new_module, "inplace", False))

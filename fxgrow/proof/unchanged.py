@@ -20,7 +20,7 @@ from fxgrow.proof.between import Between, reads_before
 from fxgrow.proof.certificate import Certificate, Verdict
 from fxgrow.proof.checker import Step
 from fxgrow.proof.claims import Unproved
-from fxgrow.proof.models import Model, reads_shape, writes
+from fxgrow.proof.models import Model, overwrites, reads_shape
 from fxgrow.proof.ranges import Range, range_of
 from fxgrow.proof.rules.identity import ONE, Anything, Kept, Maker
 from fxgrow.proof.use import equal_values
@@ -271,9 +271,7 @@ def _law(model: Model, node: fx.Node) -> Law | None:
 
 
 def _overwrites(model: Model, node: fx.Node) -> bool:
-    """Whether a node writes to its operand."""
-    inplace = getattr(_module(model, node), "inplace", False) or node.kwargs.get("inplace", False)
-    return writes(node) or bool(inplace)
+    return overwrites(node, _module(model, node))
 
 
 def _ranges(model: Model, graph: fx.Graph) -> dict[fx.Node, Range]:

@@ -39,17 +39,29 @@ def steps(certificate: Certificate) -> dict[str, Certificate]:
 
 
 @pytest.mark.parametrize("name", DENSE)
-def test_dense_layers_have_no_rule(name: str) -> None:
+def test_new_dense_layers_add_units(name: str) -> None:
     model, inputs = built(name)
-    grown = fxgrow.grow(model, depth=1.5, example_inputs=inputs, verify=False)
-    certificate = fxgrow.certify(grown, model)
-    assert certificate.verdict is Verdict.UNKNOWN
-    assert "new dense layers give channels of their own, for which there is no rule" in str(certificate)
+    once = fxgrow.grow(model, depth=2.0, example_inputs=inputs, verify=False)
+    assert proved(fxgrow.certify(once, model))
+    twice = fxgrow.grow(once, 1.5, 1.5, verify=False)
+    assert proved(fxgrow.certify(twice, once))
+    assert proved(fxgrow.certify(twice, model))
+    third = fxgrow.grow(twice, 1.25, 1.25, parameterization="variance-transfer", verify=False)
+    assert proved(fxgrow.certify(fxgrow.fold(third), twice))
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_no_fault_beside_new_dense_layers_is_missed(name: str) -> None:
+    model, inputs = built(name)
+    grown = fxgrow.grow(model, 1.25, 1.5, example_inputs=inputs, verify=False)
+    tally = sabotaged(model, grown, 24, seed=2)
+    assert tally.missed == []
+    assert tally.found.total() >= 12
 
 
 @pytest.mark.parametrize("width", [None, 1.25])
 @pytest.mark.parametrize("depth_init", ["copy", "random"])
-@pytest.mark.parametrize("name", [name for name in MODELS if name not in DENSE])
+@pytest.mark.parametrize("name", MODELS)
 def test_new_blocks_are_proved(name: str, depth_init: str, width: float | None) -> None:
     model, inputs = built(name)
     grown = fxgrow.grow(model, width, 1.5, example_inputs=inputs, depth_init=depth_init, verify=False)

@@ -128,7 +128,32 @@ def test_an_op_without_a_rule_is_unknown_where_it_meets_what_grew() -> None:
     user.replace_input_with(node, inserted)
     certificate = fxgrow.certify(wider, model)
     assert certificate.verdict is Verdict.UNKNOWN
-    assert certificate.weakest.detail == "the original has no such node, and no rule says that it changes nothing"
+    assert (
+        certificate.weakest.detail == f"it reads {inserted}, which the original does not have, where that reads {node}"
+    )
+
+
+@pytest.mark.parametrize("fault", ["writes", "calls again"])
+def test_a_node_that_nothing_reads_can_do_harm_all_the_same(fault: str) -> None:
+    model = lively(nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)))
+    wider: Any = fxgrow.grow(model, 2, example_inputs=torch.randn(4, 5), verify=False)
+    assert fxgrow.certify(wider, model).verdict is Verdict.PROVED
+    graph = wider.graph
+    first, norm = [n for n in graph.nodes if n.op == "call_module"][:2]
+    with graph.inserting_after(norm):
+        if fault == "writes":
+            graph.call_function(torch.relu_, (norm,))
+        else:
+            graph.call_module("1", (first,))
+    certificate = fxgrow.certify(wider, model)
+    assert certificate.verdict is Verdict.UNKNOWN
+    assert (
+        certificate.weakest.detail
+        == {
+            "writes": f"the original has no such node, and it writes to what {norm} shows",
+            "calls again": "the original has no such node, and it calls 1, which the original calls",
+        }[fault]
+    )
 
 
 def test_grow_certifies_and_the_record_holds_until_something_changes(tmp_path: Path) -> None:
