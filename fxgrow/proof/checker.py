@@ -6,6 +6,7 @@ are old. Everything else is read off the two graphs, the modules and the actual 
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,7 +24,7 @@ from fxgrow.proof.certificate import Certificate, Verdict
 from fxgrow.proof.claims import Claim, Held, Map, Refuted, Unproved
 from fxgrow.proof.constants import as_it_was, constant, shares_storage
 from fxgrow.proof.models import NORM_GUARDS, Model, attribute_of, is_rectifier, overwrites, partners, writes, writes_of
-from fxgrow.proof.rules.movement import arranged, run
+from fxgrow.proof.rules.movement import arranged, run, written_through
 from fxgrow.proof.rules.reduction import core_units
 from fxgrow.proof.structures import all_unchanged, described, picks, shaped, stripped
 from fxgrow.proof.use import ABSENT, Both, Use, claims_in, module_difference, numbers_in
@@ -487,10 +488,15 @@ class Walk:
                 self.bound[other] = Bound(found.partner, new)
             elif (new is None or as_it_was(new)) and all(map(as_it_was, claims_in(found.claims))):
                 self.bound[other] = Bound(found.partner, all_unchanged(found.partner.meta["value"]))
+            elif not any(node < user for user in other.users):
+                self.bound[other] = Bound(found.partner, None)
+            elif other is root and source.target is operator.getitem and source.args[0] is other and new is not None:
+                if source.args[1] != self.bound[source].partner.args[1]:
+                    raise Unproved(f"it writes to another part of {other} than the original")
+                self.bound[other] = Bound(found.partner, written_through(found.claims, before, new, source.args[1]))
             else:
                 self.bound[other] = Bound(found.partner, None)
-                if any(node < user for user in other.users):
-                    raise Unproved(f"it writes to what {other} shows, which is read later")
+                raise Unproved(f"it writes to what {other} shows, which is read later")
         self.storage[node] = root
 
     def _standardised(self, node: fx.Node, partner: fx.Node, use: list[Use]) -> Claim:

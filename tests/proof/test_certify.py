@@ -258,3 +258,38 @@ def test_an_index_of_random_numbers_has_no_values() -> None:
     before = torch.get_rng_state()
     assert fxgrow.certify(wider, model).verdict is Verdict.UNKNOWN
     assert torch.equal(torch.get_rng_state(), before), "a proof draws no random numbers"
+
+
+class Through(nn.Module):
+    """All but the first token get something added to them, through a view; `part` is of tokens or of channels."""
+
+    def __init__(self, part: tuple[slice, ...]) -> None:
+        super().__init__()
+        self.part = part
+        self.enter, self.other, self.leave = nn.Linear(6, 8), nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # x: [batch, 5, 6]
+        y = self.enter(x) * 1.0
+        y[self.part] += self.other(x)[self.part]
+        return self.leave(torch.relu(y))
+
+
+def test_what_is_written_through_a_view() -> None:
+    tokens = (slice(None), slice(1, None))
+    model = lively(Through(tokens))
+    wider: Any = fxgrow.grow(model, 2, example_inputs=torch.randn(2, 5, 6))
+    assert fxgrow.certify(wider, model).verdict is Verdict.PROVED
+    view = next(n for n in wider.graph.nodes if n.name == "getitem")
+    view.args = (view.args[0], (slice(None), slice(0, -1)))
+    assert fxgrow.certify(wider, model).verdict is not Verdict.PROVED
+
+
+def test_an_empty_tensor_may_grow() -> None:
+    class Prefixed(Through):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:  # x: [batch, 5, 6]
+            y = self.enter(x)
+            return self.leave(torch.relu(torch.cat([y[:, :0], y], 1)))
+
+    model = lively(Prefixed(()))
+    wider = fxgrow.grow(model, 2, example_inputs=torch.randn(2, 5, 6))
+    assert fxgrow.certify(wider, model).verdict is Verdict.PROVED

@@ -24,6 +24,7 @@ from fxgrow.proof.claims import (
     Unproved,
     inverse,
     is_new,
+    same_map,
     settled,
     spare,
     spare_copies,
@@ -120,6 +121,28 @@ def written(use: Use) -> Claim:
         afterwards.append(labels)
     use.checked("every old entry is where the original has it")
     return _claim(_Sources([x, given]), *afterwards)
+
+
+def written_through(whole: Claim, view: Claim, after: Claim, index: Any) -> Claim:
+    """What a tensor is once `x[index]`, its view, was written to. `index` must leave whole what has grown.
+
+    Raises
+    ------
+    Unproved: the view takes entries along an axis that has grown, or has its old units elsewhere now.
+    """
+    items = index if isinstance(index, tuple) else (index,)
+    everything = slice(None)
+    if whole.held is not None or not all(isinstance(item, slice) for item in items):
+        raise Unproved("it writes to a view that is not made of slices")
+    if any(item != everything and whole.maps[axis] is not None for axis, item in enumerate(items)):
+        raise Unproved("it writes to a part of what has grown")
+    if after.held is not None or not all(map(same_map, view.maps, after.maps)) or view.new != after.new:
+        raise Unproved("what it writes has its old units elsewhere")
+    zero = None
+    if whole.zero is not None and after.zero is not None:
+        zero = whole.zeros().expand(whole.new).clone()
+        zero[index] = after.zeros().expand(after.new)
+    return Claim(whole.old, whole.new, whole.maps, spare(zero))
 
 
 def _index(claim: Claim) -> Tensor | None:
@@ -273,9 +296,9 @@ def _claim(sources: _Sources, old: Tensor, new: Tensor) -> Claim:
 def _maps(origin: Tensor, old: Tensor) -> tuple[Map, ...]:
     """The map of each axis, read off the lines through one old entry."""
     if old.numel() == 0:
-        if origin.shape != old.shape:
+        if origin.numel() or any(after < before for before, after in zip(old.shape, origin.shape, strict=True)):
             raise Unproved("an empty tensor grew")
-        return (None,) * old.ndim
+        return tuple(map(_first, old.shape, origin.shape))  # of no entries anything holds
     known = (origin.flatten() >= 0).nonzero()
     if not len(known):
         raise Unproved("no old entry is left")
@@ -291,6 +314,10 @@ def _maps(origin: Tensor, old: Tensor) -> tuple[Map, ...]:
         old_line = old[tuple(slice(None) if k == axis else int(there[k]) for k in range(old.ndim))]
         maps.append(_matched(new_line, old_line))
     return tuple(maps)
+
+
+def _first(before: int, after: int) -> Map:
+    return settled(torch.where(torch.arange(after) < before, torch.arange(after), -1))
 
 
 def _matched(new_line: Tensor, old_line: Tensor) -> Map:
