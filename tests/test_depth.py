@@ -128,10 +128,23 @@ def dense_net() -> nn.Module:
     return torchvision.models.DenseNet(8, (2, 3), 16, num_classes=5)
 
 
+class Folded(nn.Module):
+    """A residual branch that ends in a norm over folded axes, unfolded by what it was before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.map, self.norm = nn.Conv2d(8, 8, 1), nn.BatchNorm1d(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.map(torch.relu(x))
+        return x + self.norm(y.flatten(2)).reshape_as(y)
+
+
 MODELS: dict[str, tuple[Any, tuple[Tensor, ...]]] = {
     "residual": (lambda: stages(Residual(conv()), Residual(conv()), Residual(conv())), IMAGE),
     "post-activation": (lambda: stages(Residual(conv(), nn.ReLU()), Residual(conv(), nn.ReLU())), IMAGE),
     "two branches": (lambda: stages(Twofold(), Twofold()), IMAGE),
+    "folded": (lambda: stages(Folded(), Folded()), IMAGE),
     "gains": (lambda: stages(Scaled(), Scaled()), IMAGE),
     "one block": (lambda: stages(Residual(conv()), nn.Conv2d(8, 8, 1), nn.ReLU(), Residual(conv())), IMAGE),
     "dense list": (dense_net, IMAGE),

@@ -19,6 +19,7 @@ from fxgrow.planning.intervals import Interval, applied, holds_tensor, tensor_op
 from fxgrow.rules.law import Law
 from fxgrow.rules.normalisation import BatchNorm
 from fxgrow.rules.pointwise import Pointwise
+from fxgrow.rules.shape import SHAPED_AS
 from fxgrow.rules.spatial import Rearranged
 from fxgrow.rules.windows import WindowAttention
 
@@ -247,7 +248,7 @@ class Block:
             zeros = {operand: _like(operand.meta["value"], torch.zeros) for operand in operands}
             if not _all_zero(applied(self.model, node, zeros)):
                 raise Stuck(f"its branch ends in {self._name(node)}, which does not keep zeros")
-            return self._all_silent(operands)
+            return self._all_silent(operands[:1] if self._name(node) in SHAPED_AS else operands)
         raise Stuck(f"its branch ends in {self._name(node)}, which cannot be silenced")
 
     def _silent_call(self, node: fx.Node, law: Law, operands: list[fx.Node]) -> Identity:

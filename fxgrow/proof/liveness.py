@@ -132,7 +132,7 @@ def moved_by_sgd(
         for name, p in learning.items():
             if p.grad is not None and p.grad.any():
                 least = ROUNDING * torch.linalg.vector_norm(p.grad, float("inf"))
-                moved[name] |= p.grad.abs() > least
+                moved[name] |= (p.grad > least) | (p.grad < -least)  # no copy of the gradient
                 p.grad.mul_(rate * max(1.0, float(p.detach().norm())) / p.grad.norm())
         if enough(moved):
             break

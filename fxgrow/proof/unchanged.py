@@ -277,14 +277,18 @@ def _overwrites(model: Model, node: fx.Node) -> bool:
 def _ranges(model: Model, graph: fx.Graph) -> dict[fx.Node, Range]:
     found: dict[fx.Node, Range] = {}
     for node in graph.nodes:
-        if any(True for _ in flat_tensors(node.meta.get("value"))):
+        if _holds_tensor(node):
             module = _module(model, node)
             found[node] = range_of(node, module, law_of_call(node, module), found)
     return found
 
 
 def _first_tensor(node: fx.Node) -> fx.Node | None:
-    return next((n for n in node.all_input_nodes if any(True for _ in flat_tensors(n.meta.get("value")))), None)
+    return next(filter(_holds_tensor, node.all_input_nodes), None)
+
+
+def _holds_tensor(node: fx.Node) -> bool:
+    return any(True for _ in flat_tensors(node.meta.get("value")))
 
 
 _COPYING = ("cat", "concat", "concatenate", "stack", "repeat", "tile", "repeat_interleave", "clone")
@@ -309,13 +313,13 @@ def _may_show(model: Model, node: fx.Node) -> list[fx.Node]:
     """The operands whose storage a node's output may be: an op that writes in place gives back what it wrote to."""
     law = _law(model, node)
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    if node.op in ("placeholder", "output", "get_attr") or name in _COPYING:
+    if node.op in ("placeholder", "output", "get_attr") or name in _COPYING or not _holds_tensor(node):
         return []
     if law is not None and _overwrites(model, node):
         written = _first_tensor(node)
         return [written] if written is not None else []
     moves = law is None or law.family == "shape" or getattr(law, "kind", "") == "linear"
-    return node.all_input_nodes if moves else []
+    return list(filter(_holds_tensor, node.all_input_nodes)) if moves else []
 
 
 def _last_uses(graph: fx.Graph) -> dict[fx.Node, tuple[int, int]]:

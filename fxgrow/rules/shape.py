@@ -17,6 +17,9 @@ from fxgrow.proof.use import Use
 from fxgrow.rules.law import Fact, Law, Range, Want
 from fxgrow.rules.op import Op, Path, Tensor, Tree, tensors
 
+SHAPED_AS = ("reshape_as", "view_as", "expand_as")
+"""What takes entries of its first operand, and of the second the shape alone."""
+
 Everywhere = True
 Nowhere = False
 Moved = Range | bool | None

@@ -24,6 +24,7 @@ from fxgrow.rules.law import Law
 from fxgrow.rules.normalisation import BatchNorm
 from fxgrow.rules.pointwise import AddProduct, ParametricRelu, Pointwise
 from fxgrow.rules.registry import law_of_call
+from fxgrow.rules.shape import SHAPED_AS
 from fxgrow.rules.spatial import PixelShuffle, Rearranged
 from fxgrow.rules.windows import WindowAttention
 
@@ -194,7 +195,8 @@ class Maker:
             return Made(ZERO, "0 stays 0") if is_zero(x) and isinstance(node.args[0], fx.Node) else None
         if kind == "multiply":
             return Made(ZERO, "0 x = 0") if any(map(is_zero, given.values())) else None
-        if not given or not all(map(is_zero, given.values())):
+        read = dict(list(given.items())[:1]) if _name(node, module) in SHAPED_AS else given
+        if not read or not all(map(is_zero, read.values())):
             return None
         zeros = {operand: _shaped(operand.meta["value"], _zeros) for operand in given}
         result = self._run(node, module, zeros)
