@@ -22,14 +22,14 @@ from fxgrow.containers import flat_tensors
 from fxgrow.proof.added import axis_of_join, beside, new_units, parts_of_join
 from fxgrow.proof.certificate import Certificate, Verdict
 from fxgrow.proof.claims import Claim, Held, Map, Refuted, Unproved
+from fxgrow.proof.computed import computed
 from fxgrow.proof.constants import as_it_was, constant, shares_storage
 from fxgrow.proof.models import NORM_GUARDS, Model, attribute_of, is_rectifier, overwrites, partners, writes, writes_of
-from fxgrow.proof.rules.movement import arranged, run, written_through
+from fxgrow.proof.rules.movement import run, written_through
 from fxgrow.proof.rules.reduction import core_units
-from fxgrow.proof.structures import all_unchanged, described, picks, shaped, stripped
+from fxgrow.proof.structures import all_unchanged, described, picks, shaped
 from fxgrow.proof.use import ABSENT, Both, Use, claims_in, module_difference, numbers_in
 from fxgrow.proof.values import precision
-from fxgrow.rules.law import Law
 from fxgrow.rules.registry import law_of_call
 
 _BROKEN = (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError, ZeroDivisionError, AssertionError)
@@ -393,7 +393,7 @@ class Walk:
         if made is not None:
             return made
         if claims and not own and all(map(picks, claims)) and not writes_of(use):
-            return self._computed(use, law)  # what an index holds counts where entries are picked by it
+            return computed(use, law)  # what an index holds counts where entries are picked by it
         if all(m is None for claim in (*claims, *own) for m in claim.maps):
             try:
                 return self._same(use, own)
@@ -402,7 +402,7 @@ class Walk:
                     raise
                 use.conditions.clear()
         if claims and all(claim.held is not None for claim in claims) and not own:
-            return self._computed(use, law)
+            return computed(use, law)
         if law is None:
             raise Unproved(f"{use.name} has no rule, and something that it is given has grown")
         if use.new_module is not None and type(use.new_module) is not type(use.old_module):
@@ -418,52 +418,6 @@ class Walk:
             if not use.equal(claim).same:
                 raise Unproved("an operand has grown")
         return all_unchanged(use.value, is_rectifier(use))
-
-    def _computed(self, use: Use, law: Law | None) -> Any:
-        """A tensor made of parameters and numbers only: its values are worked out, in both models."""
-        use.rule = "computed from parameters"
-        held = [claim.held for claim in use.claims() if claim.held is not None]
-        moves = law is not None and law.family == "shape" and all(one.exact for one in held)
-        values = []
-        for old in (True, False):
-            args, kwargs = arranged(use, _Values(old, moves), old)
-            values.append(run(use.old if old else use.new, use.old_module if old else use.new_module, args, kwargs))
-        shapes = self._shapes(use, law)
-        fills = frozenset().union(*(one.fills for one in held))
-        finest = max(one.precision for one in held)
-        rounded = any(one.rounded for one in held)
-
-        def joined(claim: Any, old: Any, new: Any) -> Any:
-            if isinstance(claim, tuple):
-                return tuple(joined(*each) for each in zip(claim, old, new, strict=True))
-            if tuple(old.shape) != claim.old or tuple(new.shape) != claim.new:
-                raise Unproved("its shape is not what was worked out")
-            exact = moves and all(one.exact for one in held)
-            return Claim(
-                claim.old, claim.new, claim.maps, held=Held(old, new, use.new.name, exact, finest, fills, rounded)
-            )
-
-        return joined(shapes, *values)
-
-    def _shapes(self, use: Use, law: Law | None) -> Any:
-        """Where the old entries of a computed tensor are; that they are the old ones is checked on the values."""
-        bare = Use(
-            use.old,
-            use.new,
-            (use.old_module, use.new_module) if use.old_module is not None and use.new_module is not None else None,
-            stripped(use.args),
-            stripped(use.kwargs),
-            self.checker.constant,
-        )
-        try:
-            if law is None:
-                raise Unproved("no rule")
-            return law.prove(bare)
-        except (Unproved, Refuted) as error:
-            first = use.claims()[0]
-            if tuple(use.value.shape) == first.old:
-                return Claim(first.old, first.new, first.maps)
-            raise Unproved(f"it cannot be said where old entries of {use.name} are: {error}") from error
 
     def _written(self, node: fx.Node, partner: fx.Node, use: Use, claims: Any) -> None:
         """An op that writes in place changes its operand too, and all that shares its storage."""
@@ -604,16 +558,3 @@ _GUARD_ARGUMENTS: dict[Any, tuple[str, ...]] = {
     guards.rms_norm: ("x", "normalized_shape", "weight", "eps", "core"),
     guards.group_norm: ("x", "num_groups", "weight", "bias", "eps", "core"),
 }
-
-
-class _Values:
-    """The values of each operand, in turn; in float64 unless they are only moved."""
-
-    def __init__(self, old: bool, as_stored: bool) -> None:
-        self.old = old
-        self.as_stored = as_stored
-
-    def next(self, claim: Claim) -> Tensor:
-        assert claim.held is not None
-        value = claim.held.old if self.old else claim.held.new
-        return value if self.as_stored or not value.dtype.is_floating_point else value.double()

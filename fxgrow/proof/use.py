@@ -89,7 +89,7 @@ class Use:
         self.new_module: nn.Module | None = modules[1] if modules is not None else None
         self.args = args
         self.kwargs = kwargs
-        self._parameter_of = parameter_of
+        self.parameter_of = parameter_of
         self.memory = memory if memory is not None else {}
         self.attributes = {k: v for k, v in (attributes or {}).items() if k != "eps" and not k.startswith("_")}
         self.conditions: list[str] = []
@@ -180,7 +180,7 @@ class Use:
         has = [getattr(m, name, None) is not None for m in (self.old_module, self.new_module)]
         if has[0] != has[1]:
             raise Refuted(f"{self.new.target}.{name} is there in one of the models only")
-        return self._parameter_of(f"{self.new.target}.{name}") if has[0] else None
+        return self.parameter_of(f"{self.new.target}.{name}") if has[0] else None
 
     # -- what a rule says ----------------------------------------------------------------------------------
 

@@ -1,0 +1,72 @@
+"""Tensors made of parameters and numbers only: their values are worked out, in both models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from fxgrow.proof.claims import Claim, Held, Refuted, Unproved
+from fxgrow.proof.rules.movement import arranged, run
+from fxgrow.proof.structures import stripped
+from fxgrow.proof.use import Use
+from fxgrow.rules.law import Law
+
+
+def computed(use: Use, law: Law | None) -> Any:
+    """What is claimed of such a tensor, with its values."""
+    use.rule = "computed from parameters"
+    held = [claim.held for claim in use.claims() if claim.held is not None]
+    moves = law is not None and law.family == "shape" and all(one.exact for one in held)
+    values = []
+    for old in (True, False):
+        args, kwargs = arranged(use, _Values(old, moves), old)
+        values.append(run(use.old if old else use.new, use.old_module if old else use.new_module, args, kwargs))
+    shapes = _shapes(use, law)
+    fills = frozenset().union(*(one.fills for one in held))
+    finest = max(one.precision for one in held)
+    rounded = any(one.rounded for one in held)
+
+    def joined(claim: Any, old: Any, new: Any) -> Any:
+        if isinstance(claim, tuple):
+            return tuple(joined(*each) for each in zip(claim, old, new, strict=True))
+        if tuple(old.shape) != claim.old or tuple(new.shape) != claim.new:
+            raise Unproved("its shape is not what was worked out")
+        exact = moves and all(one.exact for one in held)
+        return Claim(claim.old, claim.new, claim.maps, held=Held(old, new, use.new.name, exact, finest, fills, rounded))
+
+    return joined(shapes, *values)
+
+
+def _shapes(use: Use, law: Law | None) -> Any:
+    """Where the old entries of a computed tensor are; that they are the old ones is checked on the values."""
+    bare = Use(
+        use.old,
+        use.new,
+        (use.old_module, use.new_module) if use.old_module is not None and use.new_module is not None else None,
+        stripped(use.args),
+        stripped(use.kwargs),
+        use.parameter_of,
+    )
+    try:
+        if law is None:
+            raise Unproved("no rule")
+        return law.prove(bare)
+    except (Unproved, Refuted) as error:
+        first = use.claims()[0]
+        if tuple(use.value.shape) == first.old:
+            return Claim(first.old, first.new, first.maps)
+        raise Unproved(f"it cannot be said where old entries of {use.name} are: {error}") from error
+
+
+class _Values:
+    """The values of each operand, in turn; in float64 unless they are only moved."""
+
+    def __init__(self, old: bool, as_stored: bool) -> None:
+        self.old = old
+        self.as_stored = as_stored
+
+    def next(self, claim: Claim) -> Tensor:
+        assert claim.held is not None
+        value = claim.held.old if self.old else claim.held.new
+        return value if self.as_stored or not value.dtype.is_floating_point else value.double()
