@@ -1,6 +1,6 @@
-"""What a certificate costs, beside one forward pass: python -m benchmarks.certifying [--every N] [PATTERN]
+"""What a certificate costs, beside one forward pass: python -m benchmarks.certifying [--every N] [--most M] [PATTERN]
 
-For the smallest model of each family, or of every Nth: `fxgrow.certify(grown, original)`, and one forward pass of the
+For the smallest model of each family, or of every Nth, of at most M million parameters: `fxgrow.certify(grown, original)`, and one forward pass of the
 grown model on a batch of 8, both in seconds of processor time on one thread, the shorter of two runs each. Part of
 it is capturing the original anew; the certificate that `grow` attaches does without. Rows are printed as they are
 measured; the last line has the medians.
@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import torch
 from fxgrow.zoo.catalogue import Entry, entries, find
-from fxgrow.zoo.sizes import smallest_per_family
+from fxgrow.zoo.sizes import parameters_of, smallest_per_family
 from rich.console import Console
 from rich.table import Table
 
@@ -72,8 +72,9 @@ def measured(entry: Entry) -> Row | None:
     return Row(entry.full_name, verdict, seconds(lambda: fxgrow.certify(grown, model)), again, forward)
 
 
-def rows(pattern: str, every: int) -> Iterator[Row]:
-    models = [entry for library in LIBRARIES for entry in smallest_per_family(entries(library, pattern))]
+def rows(pattern: str, every: int, most: float) -> Iterator[Row]:
+    smallest = [entry for library in LIBRARIES for entry in smallest_per_family(entries(library, pattern))]
+    models = [entry for entry in smallest if parameters_of(entry) <= most * 1e6]
     for entry in models[::every]:
         found = measured(entry)
         if found is not None:
@@ -87,8 +88,9 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pattern", nargs="?", default="*")
     parser.add_argument("--every", type=int, default=1)
+    parser.add_argument("--most", type=float, default=1000.0, metavar="MILLIONS")
     options = parser.parse_args(arguments)
-    found = list(rows(options.pattern, options.every))
+    found = list(rows(options.pattern, options.every, options.most))
     table = Table(title=f"processor seconds on one thread; the forward pass is of a batch of {BATCH}")
     for heading in ("model", "verdict", "certify", "of it, capturing again", "forward", "certify / forward"):
         table.add_column(heading, justify="left" if heading in ("model", "verdict") else "right")
