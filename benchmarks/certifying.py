@@ -1,9 +1,9 @@
 """What a certificate costs, beside one forward pass: python -m benchmarks.certifying [--every N] [--most M] [PATTERN]
 
-For the smallest model of each family, or of every Nth, of at most M million parameters: `fxgrow.certify(grown, original)`, and one forward pass of the
-grown model on a batch of 8, both in seconds of processor time on one thread, the shorter of two runs each. Part of
-it is capturing the original anew; the certificate that `grow` attaches does without. Rows are printed as they are
-measured; the last line has the medians.
+For the smallest model of each family, or of every Nth, of at most M million parameters: `fxgrow.certify(grown,
+original)`, and one forward pass of the grown model on a batch of 8, both in seconds of processor time on one thread,
+the shorter of two runs each. Part of it is capturing the original anew; the certificate that `grow` attaches does
+without. Rows are printed as they are measured; the last line has the medians.
 """
 
 from __future__ import annotations
