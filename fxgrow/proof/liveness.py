@@ -42,25 +42,29 @@ ROUNDING = 1e-10
 """Part of a tensor's largest step below which another step may be rounding alone."""
 
 
-def unmoved(grown: nn.Module, inputs: tuple[Any, ...], steps: int = 3) -> list[str]:
+def unmoved(grown: nn.Module, inputs: tuple[Any, ...], steps: int = 3, spend: bool = False) -> list[str]:
     """Parameters whose new elements do not move in a few SGD steps on a random objective as the old ones do.
 
     Some elements cannot move, new or old: the bias of attention keys, rows of an embedding that no token picks.
     What is new altogether is held against what it repeats. A bias before a BatchNorm moves only by rounding, so what
     stands still under batch statistics has to move under the running ones. A model that was grown in parts is looked
     at part by part, on inputs of their own.
+
+    spend: take the steps on the model itself, which is of no use then, and save the memory of a copy.
     """
     history = history_of(grown)
     parts = history.steps[-1].plan.parts if history is not None else ()
     if not parts:
-        return _unmoved(births(grown), grown, inputs, steps, _twins(history.steps[-1].plan if history else None))
+        twins = _twins(history.steps[-1].plan if history else None)
+        return _unmoved(births(grown), grown, inputs, steps, twins, spend)
     found = []
     for path, plan in parts:
         below = f"{path}."
         born = {name.removeprefix(below): birth for name, birth in births(grown).items() if name.startswith(below)}
         args, kwargs = random_inputs(recalled(plan.inputs), 1)
         assert not kwargs
-        found += [below + line for line in _unmoved(born, grown.get_submodule(path), args, steps, _twins(plan))]
+        part = grown.get_submodule(path)
+        found += [below + line for line in _unmoved(born, part, args, steps, _twins(plan), spend)]
     return found
 
 
@@ -73,14 +77,19 @@ def _twins(plan: Plan | None) -> dict[str, str]:
 
 
 def _unmoved(
-    born: Mapping[str, Birth], grown: nn.Module, inputs: tuple[Any, ...], steps: int, twins: Mapping[str, str]
+    born: Mapping[str, Birth],
+    grown: nn.Module,
+    inputs: tuple[Any, ...],
+    steps: int,
+    twins: Mapping[str, str],
+    spend: bool,
 ) -> list[str]:
     def all_moved(moved: dict[str, Tensor]) -> bool:
         return not _still(born, moved, twins)
 
-    moved = moved_by_sgd(grown.train(), inputs, steps, enough=all_moved)
+    moved = moved_by_sgd(grown.train(), inputs, steps, enough=all_moved, spend=spend)
     if not all_moved(moved):
-        again = moved_by_sgd(grown.eval(), inputs, steps, enough=all_moved)
+        again = moved_by_sgd(grown.eval(), inputs, steps, enough=all_moved, spend=spend)
         moved = {name: where | again[name] for name, where in moved.items()}
     return _still(born, moved, twins)
 
@@ -108,20 +117,33 @@ def moved_by_sgd(
     steps: int = 3,
     rate: float = 0.02,
     enough: Callable[[dict[str, Tensor]], bool] = lambda moved: False,
+    spend: bool = False,
 ) -> dict[str, Tensor]:
-    """Which elements of each trainable parameter change in a few SGD steps, on a copy of the model.
+    """Which elements of each trainable parameter change in a few SGD steps, on a copy of the model unless `spend`.
 
     Each tensor moves by `rate` of its own norm at a step (LARS), so that deep in a random network no step is
     lost to rounding, and an element counts where its step is more than rounding beside the tensor's largest.
+    A tensor moves as soon as its gradient is there, which is then let go: no two gradients are held at a time.
     """
-    twin = copy.deepcopy(model)
+    twin = model if spend else copy.deepcopy(model)
     learning = {name: p for name, p in twin.named_parameters() if p.requires_grad}
     moved = {name: torch.zeros(p.shape, dtype=torch.bool) for name, p in learning.items()}
-    optimizer = torch.optim.SGD(twin.parameters(), lr=1.0)
+    names = {id(p): name for name, p in learning.items()}
+
+    def step(p: Tensor) -> None:
+        assert p.grad is not None
+        largest = torch.linalg.vector_norm(p.grad, float("inf"))
+        if largest:
+            least = ROUNDING * largest
+            moved[names[id(p)]] |= (p.grad > least) | (p.grad < -least)  # no copy of the gradient
+            with torch.no_grad():
+                p.sub_(p.grad.mul_(rate * max(1.0, float(p.norm())) / p.grad.norm()))
+        p.grad = None
+
+    handles = [p.register_post_accumulate_grad_hook(step) for p in learning.values()]
     generator = torch.Generator().manual_seed(3)
     targets: list[Tensor] = []
     for _ in range(steps):
-        optimizer.zero_grad()
         with Leaky():
             outputs = [t for t in flat_tensors(twin(*inputs)) if t.requires_grad]
             if not targets:
@@ -129,13 +151,10 @@ def moved_by_sgd(
             distances = [((t - goal) ** 2).mean() for t, goal in zip(outputs, targets, strict=True)]
             loss = torch.stack(distances).sum()
         loss.backward()
-        for name, p in learning.items():
-            if p.grad is not None and p.grad.any():
-                least = ROUNDING * torch.linalg.vector_norm(p.grad, float("inf"))
-                moved[name] |= (p.grad > least) | (p.grad < -least)  # no copy of the gradient
-                p.grad.mul_(rate * max(1.0, float(p.detach().norm())) / p.grad.norm())
         if enough(moved):
             break
-        optimizer.step()
-    release(twin)
+    for handle in handles:
+        handle.remove()
+    if not spend:
+        release(twin)
     return moved
