@@ -57,7 +57,7 @@ def measured(entry: Entry) -> Row | None:
         return None
     try:
         model = find(entry.full_name).eval()
-        grown = fxgrow.grow(model, 1.5, example_inputs=torch.randn(1, *entry.input_shape), verify=False)
+        grown = fxgrow.grow(model, 1.5, example_inputs=torch.randn(2, *entry.input_shape), verify=False)
     except FxgrowError as error:
         print(f"{entry.full_name}: {error}", flush=True)
         return None
