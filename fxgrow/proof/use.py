@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -62,6 +63,8 @@ def equal_values(one: Any, other: Any) -> bool:
         )
     if isinstance(one, nn.Module) and isinstance(other, nn.Module):
         return module_difference(one, other, frozenset()) is None
+    if isinstance(one, weakref.ref) and isinstance(other, weakref.ref):
+        return equal_values(one(), other())
     return bool(type(one) is type(other) and one == other)
 
 

@@ -267,3 +267,28 @@ def test_no_fault_in_a_rescaled_model_is_proved(name: str) -> None:
         tally = sabotaged(model, grown, 36, seed=3)
         assert tally.missed == []
         assert tally.found.total() >= 18
+
+
+def test_a_recurrent_layer_beside_new_blocks_is_the_same_layer() -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.body = nn.LSTM(6, 8, batch_first=True), nn.Sequential(Block(), Block())
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.body(self.first(x)[0])  # type: ignore[no-any-return]
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.map = nn.Linear(8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.map(x)
+
+    model = lively(Recurrent())
+    grown = fxgrow.grow(model, depth=1.5, example_inputs=torch.randn(2, 4, 6), verify=False)
+    assert proved(fxgrow.certify(grown, model))
+    with torch.no_grad():
+        grown.get_parameter("first.weight_hh_l0")[0, 0] += 1
+    assert fxgrow.certify(grown, model).verdict is Verdict.REFUTED
