@@ -166,7 +166,7 @@ def _grown(task: Task, row: Row, model: nn.Module) -> Row:
     verdict = str(fxgrow.certify(grown, model).verdict)
     row = replace(row, eval_error=found.eval_error, train_error=found.train_error, verdict=verdict)
     del model
-    dead = unmoved(grown, _in_precision_of(grown, random_inputs(inputs, task.seed + 1)[0]), steps=6, spend=True)
+    dead = unmoved(grown, _in_precision_of(grown, random_inputs(inputs, task.seed + 1)[0]), spend=True)
     return replace(row, status="dead units" if dead else "grown", dead=tuple(dead[:10]))
 
 
