@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 from fxgrow.zoo.catalogue import find, without_weights
-from fxgrow.zoo.examine import inputs_for
+from fxgrow.zoo.examine import inputs_for, options_for_images_of
 from fxgrow.zoo.lively import lively
 from fxgrow.zoo.sweep import chosen
 from hypothesis import HealthCheck, given, settings
@@ -30,13 +30,14 @@ WAYS = {"depth": (None, "+1"), "width": ("1.25", None), "both": ("1.25", "+1")}
 @settings(max_examples=5, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(middle=st.lists(st.sampled_from(sorted(WAYS)), min_size=1, max_size=2), seed=st.integers(0, 99))
 def test_depth_width_and_depth_again(name: str, middle: list[str], seed: int) -> None:
-    plan = fxgrow.plan(without_weights(name), depth="+1")
+    options = options_for_images_of(96, name)
+    plan = fxgrow.plan(without_weights(name, **options), depth="+1")
     assert plan.depth is not None
     if not plan.depth.blocks:
         assert plan.held or not plan.depth.runs
         return
     torch.manual_seed(seed)
-    original = lively(find(name), seed)
+    original = lively(find(name, **options), seed)
     inputs = inputs_for(original, 64)
     grown: nn.Module = original
     sizes = [sum(p.numel() for p in original.parameters())]

@@ -24,6 +24,7 @@ from fxgrow.proof.certificate import Certificate, Verdict
 from fxgrow.proof.claims import Claim, Held, Map, Refuted, Unproved
 from fxgrow.proof.computed import computed
 from fxgrow.proof.constants import as_it_was, constant, shares_storage
+from fxgrow.proof.guarded import guard_arguments, standardised
 from fxgrow.proof.models import NORM_GUARDS, Model, attribute_of, is_rectifier, overwrites, partners, writes, writes_of
 from fxgrow.proof.rules.movement import run, written_through
 from fxgrow.proof.rules.reduction import core_units
@@ -194,7 +195,8 @@ class Walk:
             self._number(node, partner)
             return None
         if node.target is guards.standardize and partner.target is not node.target:
-            claims = self._standardised(node, partner, use)
+            use.append(self._bare(node, partner))
+            claims = standardised(use[0], self._pair)
             self.bound[node] = Bound(partner, claims)
             return claims
         one = self._use(node, partner)
@@ -272,7 +274,9 @@ class Walk:
 
     def _use(self, node: fx.Node, partner: fx.Node) -> Use:
         if node.target in NORM_GUARDS and partner.target is not node.target:
-            return self._guard(node, partner)
+            module = self.checker.original.part(str(partner.target)) if partner.op == "call_module" else None
+            args = guard_arguments(node, partner, module, self._pair, self.checker.constant)
+            return Use(partner, node, None, args, {}, self.checker.constant)
         if node.op != partner.op or (node.op != "call_module" and node.target != partner.target):
             raise Refuted(f"it is {node.target}, it was {partner.target}")
         modules = None
@@ -295,47 +299,6 @@ class Walk:
         kwargs = {k: self._pair(partner.kwargs.get(k, ABSENT), node.kwargs.get(k, ABSENT)) for k in names}
         attributes = self.checker.attributes.get(str(node.target)) if node.op == "call_module" else None
         return Use(partner, node, modules, args, kwargs, self.checker.constant, attributes, self.checker.memory)
-
-    def _guard(self, node: fx.Node, partner: fx.Node) -> Use:
-        """A guard beside the norm whose place it took, both with the guard's arguments."""
-        target: Any = node.target
-        names = _GUARD_ARGUMENTS[target]
-        given = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
-        if partner.op == "call_module":
-            module: Any = self.checker.original.part(str(partner.target))
-            before: dict[str, Any] = {"x": partner.args[0] if partner.args else partner.kwargs.get("input")}
-            for name in ("weight", "bias"):
-                parameter = getattr(module, name, None)
-                before[name] = f"{partner.target}.{name}" if parameter is not None else None
-            before |= {"eps": module.eps, "num_groups": getattr(module, "num_groups", None)}
-        else:
-            order = (
-                ("num_groups", "weight", "bias", "eps")
-                if "num_groups" in names
-                else ("normalized_shape", *_NORM_ORDER[target])
-            )
-            before = dict(zip(("x", *order), partner.args, strict=False))
-            before |= {("x" if k == "input" else k): v for k, v in partner.kwargs.items()}
-            before["eps"] = before.get("eps", None if node.target is guards.rms_norm else 1e-5)
-        args: list[Any] = []
-        for name in names:
-            old, new = before.get(name), given.get(name)
-            if name in ("weight", "bias"):
-                args.append(self._guard_parameter(old, new, name))
-            elif name == "core":
-                args.append(Both(None, new))
-            else:
-                args.append(self._pair(old, new))
-        return Use(partner, node, None, args, {}, self.checker.constant)
-
-    def _guard_parameter(self, old: Any, new: Any, name: str) -> Any:
-        if old is None and new is None:
-            return Both(None, None)
-        if isinstance(old, str) and isinstance(new, fx.Node) and new.op == "get_attr" and new.target == old:
-            return self.checker.constant(old)
-        if isinstance(old, fx.Node) and isinstance(new, fx.Node):
-            return self._pair(old, new)
-        raise Refuted(f"the guard reads {new} as its {name}, the original reads {old}")
 
     def _pair(self, old: Any, new: Any) -> Any:
         """An argument of both nodes: claims where it is a tensor, else a pair of values."""
@@ -453,28 +416,6 @@ class Walk:
                 raise Unproved(f"it writes to what {other} shows, which is read later")
         self.storage[node] = root
 
-    def _standardised(self, node: fx.Node, partner: fx.Node, use: list[Use]) -> Claim:
-        """A guarded standardisation of a weight beside the F.batch_norm of it: both are worked out."""
-        one = self._bare(node, partner)
-        use.append(one)
-        one.rule = "computed from parameters"
-        given = dict(enumerate(partner.args)) | {_BATCH_NORM_ORDER.index(k): v for k, v in partner.kwargs.items()}
-        if given.get(1) is not None or given.get(2) is not None or not given.get(5):
-            raise Unproved("the original does not take statistics of the weight itself")
-        found = [self._pair(given.get(old), node.args[new]) for old, new in ((0, 0), (3, 1), (4, 2))]
-        held = [item.held if isinstance(item, Claim) else None for item in found]
-        if held[0] is None or any(isinstance(i, Claim) and h is None for i, h in zip(found, held, strict=True)):
-            raise Unproved("the weight is not made of parameters alone")
-        eps = self._pair(given.get(7, 1e-5), node.args[3])
-        old, gain, bias = (h.old.double() if h is not None else None for h in held)
-        before = nn.functional.batch_norm(old, None, None, gain, bias, True, 0.0, eps.old)  # type: ignore[arg-type]
-        new, gain, bias = (h.new.double() if h is not None else None for h in held)
-        core: Any = node.args[4]
-        after = guards.standardize(new, gain, bias, eps.new, core)  # type: ignore[arg-type]
-        first = found[0]
-        kept = Held(before, after, node.name, False, held[0].precision, held[0].fills)
-        return Claim(first.old, first.new, first.maps, held=kept)
-
     # -- nodes that the original does not have -------------------------------------------------------------
 
     def _inserted(self, node: fx.Node, use: list[Use]) -> Any:
@@ -549,12 +490,3 @@ class Walk:
 
 class Resting(Exception):
     """A step that rests on one that is not proved; the latter is reported."""
-
-
-_NORM_ORDER = {guards.layer_norm: ("weight", "bias", "eps"), guards.rms_norm: ("weight", "eps")}
-_BATCH_NORM_ORDER = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
-_GUARD_ARGUMENTS: dict[Any, tuple[str, ...]] = {
-    guards.layer_norm: ("x", "normalized_shape", "weight", "bias", "eps", "core"),
-    guards.rms_norm: ("x", "normalized_shape", "weight", "eps", "core"),
-    guards.group_norm: ("x", "num_groups", "weight", "bias", "eps", "core"),
-}

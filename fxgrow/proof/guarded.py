@@ -1,0 +1,92 @@
+"""Guards beside the norms whose place they took: the arguments of both, and statistics of weights worked out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import fx, nn
+
+from fxgrow import guards
+from fxgrow.proof.claims import Claim, Held, Refuted, Unproved
+from fxgrow.proof.use import Both, Use
+
+Pair = Callable[[Any, Any], Any]
+"""Makes claims, or a pair of values, of an argument in the original and in the grown graph."""
+
+_NORM_ORDER = {guards.layer_norm: ("weight", "bias", "eps"), guards.rms_norm: ("weight", "eps")}
+_BATCH_NORM_ORDER = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+_GUARD_ARGUMENTS: dict[Any, tuple[str, ...]] = {
+    guards.layer_norm: ("x", "normalized_shape", "weight", "bias", "eps", "core"),
+    guards.rms_norm: ("x", "normalized_shape", "weight", "eps", "core"),
+    guards.group_norm: ("x", "num_groups", "weight", "bias", "eps", "core"),
+}
+
+
+def guard_arguments(
+    node: fx.Node, partner: fx.Node, module: nn.Module | None, pair: Pair, constant: Callable[[str], Claim]
+) -> list[Any]:
+    """The arguments of a guard, each beside that of the norm whose place it took; module: the norm, if it is one."""
+    target: Any = node.target
+    names = _GUARD_ARGUMENTS[target]
+    given = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
+    before = _of_module(partner, module) if module is not None else _of_function(partner, target, names)
+    args: list[Any] = []
+    for name in names:
+        old, new = before.get(name), given.get(name)
+        if name in ("weight", "bias"):
+            args.append(_parameter(old, new, name, pair, constant))
+        elif name == "core":
+            args.append(Both(None, new))
+        else:
+            args.append(pair(old, new))
+    return args
+
+
+def _of_module(partner: fx.Node, module: Any) -> dict[str, Any]:
+    before: dict[str, Any] = {"x": partner.args[0] if partner.args else partner.kwargs.get("input")}
+    for name in ("weight", "bias"):
+        parameter = getattr(module, name, None)
+        before[name] = f"{partner.target}.{name}" if parameter is not None else None
+    return before | {"eps": module.eps, "num_groups": getattr(module, "num_groups", None)}
+
+
+def _of_function(partner: fx.Node, guard: Any, names: tuple[str, ...]) -> dict[str, Any]:
+    order = (
+        ("num_groups", "weight", "bias", "eps") if "num_groups" in names else ("normalized_shape", *_NORM_ORDER[guard])
+    )
+    before = dict(zip(("x", *order), partner.args, strict=False))
+    before |= {("x" if k == "input" else k): v for k, v in partner.kwargs.items()}
+    return {**before, "eps": before.get("eps", None if guard is guards.rms_norm else 1e-5)}
+
+
+def _parameter(old: Any, new: Any, name: str, pair: Pair, constant: Callable[[str], Claim]) -> Any:
+    if old is None and new is None:
+        return Both(None, None)
+    if isinstance(old, str) and isinstance(new, fx.Node) and new.op == "get_attr" and new.target == old:
+        return constant(old)
+    if isinstance(old, fx.Node) and isinstance(new, fx.Node):
+        return pair(old, new)
+    raise Refuted(f"the guard reads {new} as its {name}, the original reads {old}")
+
+
+def standardised(use: Use, pair: Pair) -> Claim:
+    """A guarded standardisation of a weight beside the F.batch_norm of it: both are worked out."""
+    use.rule = "computed from parameters"
+    node, partner = use.new, use.old
+    given = dict(enumerate(partner.args)) | {_BATCH_NORM_ORDER.index(k): v for k, v in partner.kwargs.items()}
+    if given.get(1) is not None or given.get(2) is not None or not given.get(5):
+        raise Unproved("the original does not take statistics of the weight itself")
+    found = [pair(given.get(old), node.args[new]) for old, new in ((0, 0), (3, 1), (4, 2))]
+    held = [item.held if isinstance(item, Claim) else None for item in found]
+    if held[0] is None or any(isinstance(i, Claim) and h is None for i, h in zip(found, held, strict=True)):
+        raise Unproved("the weight is not made of parameters alone")
+    eps = pair(given.get(7, 1e-5), node.args[3])
+    old, gain, bias = (h.old.double() if h is not None else None for h in held)
+    before = nn.functional.batch_norm(old, None, None, gain, bias, True, 0.0, eps.old)  # type: ignore[arg-type]
+    new, gain, bias = (h.new.double() if h is not None else None for h in held)
+    core: Any = node.args[4]
+    after = guards.standardize(new, gain, bias, eps.new, core)  # type: ignore[arg-type]
+    first = found[0]
+    kept = Held(before, after, node.name, False, held[0].precision, held[0].fills)
+    return Claim(first.old, first.new, first.maps, held=kept)
