@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -116,11 +117,14 @@ def examine(task: Task) -> Row:
         return replace(row, status="not grown", cause="; ".join(held.reason for held in planned.held[:3]) or _IDLE)
     if task.only_plan:
         return row
-    model = lively(find(task.model, **options), task.seed)
+
+    def made() -> nn.Module:
+        return lively(find(task.model, **options), task.seed)
+
     try:
-        return _grown(task, row, model)
+        return _grown(task, row, made)
     except CaptureError:
-        return _grown(task, row, model.float())  # some forwards make float32 tensors of their own
+        return _grown(task, row, lambda: made().float())  # some forwards make float32 tensors of their own
 
 
 def _planned(task: Task, model: nn.Module, planned: Plan, seconds: float) -> Row:
@@ -141,7 +145,8 @@ def _planned(task: Task, model: nn.Module, planned: Plan, seconds: float) -> Row
     )
 
 
-def _grown(task: Task, row: Row, model: nn.Module) -> Row:
+def _grown(task: Task, row: Row, made: Callable[[], nn.Module]) -> Row:
+    model = made()
     inputs = inputs_for(model, task.side)
     if task.side is not None:
         _resize_images_to(model, task.side)
@@ -166,7 +171,8 @@ def _grown(task: Task, row: Row, model: nn.Module) -> Row:
     verdict = str(fxgrow.certify(grown, model).verdict)
     row = replace(row, eval_error=found.eval_error, train_error=found.train_error, verdict=verdict)
     del model
-    dead = unmoved(grown, _in_precision_of(grown, random_inputs(inputs, task.seed + 1)[0]), spend=True)
+    values = _in_precision_of(grown, random_inputs(inputs, task.seed + 1)[0])
+    dead = unmoved(grown, values, spend=True, original=made)
     return replace(row, status="dead units" if dead else "grown", dead=tuple(dead[:10]))
 
 

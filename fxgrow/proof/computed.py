@@ -54,7 +54,7 @@ def _shapes(use: Use, law: Law | None) -> Any:
         return law.prove(bare)
     except (Unproved, Refuted) as error:
         first = use.claims()[0]
-        if tuple(use.value.shape) == first.old:
+        if isinstance(use.value, Tensor) and tuple(use.value.shape) == first.old:
             return Claim(first.old, first.new, first.maps)
         raise Unproved(f"it cannot be said where old entries of {use.name} are: {error}") from error
 

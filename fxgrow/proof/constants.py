@@ -16,7 +16,10 @@ from fxgrow.proof.rules.movement import arranged, run
 from fxgrow.proof.use import Use, claims_in
 from fxgrow.rules.registry import law_of_call
 
-_MAKERS = (torch.arange, torch.linspace, torch.full, torch.zeros, torch.ones, torch.eye, torch.tensor)
+_MAKERS = (
+    *(torch.arange, torch.linspace, torch.full, torch.zeros, torch.ones, torch.eye, torch.tensor),
+    *(torch.meshgrid, torch.functional.meshgrid),
+)
 
 
 def constant(use: Use) -> Any:
@@ -27,7 +30,7 @@ def constant(use: Use) -> Any:
     claims = use.claims()
     if use.new_module is not None or not all(claim.constant for claim in claims):
         return None
-    known = law_of_call(use.new, None) is not None if claims else use.new.target in _MAKERS
+    known = use.new.target in _MAKERS or (claims and law_of_call(use.new, None) is not None)
     if not known or not _same_numbers(use):
         return None
     use.rule = "computed from numbers"

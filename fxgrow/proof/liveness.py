@@ -42,7 +42,13 @@ ROUNDING = 1e-10
 """Part of a tensor's largest step below which another step may be rounding alone."""
 
 
-def unmoved(grown: nn.Module, inputs: tuple[Any, ...], steps: int = 3, spend: bool = False) -> list[str]:
+def unmoved(
+    grown: nn.Module,
+    inputs: tuple[Any, ...],
+    steps: int = 3,
+    spend: bool = False,
+    original: Callable[[], nn.Module] | None = None,
+) -> list[str]:
     """Parameters whose new elements do not move in a few SGD steps on a random objective as the old ones do.
 
     Some elements cannot move, new or old: the bias of attention keys, rows of an embedding that no token picks.
@@ -51,12 +57,19 @@ def unmoved(grown: nn.Module, inputs: tuple[Any, ...], steps: int = 3, spend: bo
     at part by part, on inputs of their own.
 
     spend: take the steps on the model itself, which is of no use then, and save the memory of a copy.
+    original: makes what was grown once more, if it is needed: of a new block that comes last, what it repeats may
+        have been the last one too, and have had entries that no output depends on.
     """
     history = history_of(grown)
     parts = history.steps[-1].plan.parts if history is not None else ()
     if not parts:
-        twins = _twins(history.steps[-1].plan if history else None)
-        return _unmoved(births(grown), grown, inputs, steps, twins, spend)
+        plan = history.steps[-1].plan if history else None
+        found = _unmoved(births(grown), grown, inputs, steps, _twins(plan), spend)
+        if found and original is not None and plan is not None and plan.depth is not None:
+            repeats = {tensor.name: tensor.twin for tensor in plan.depth.tensors}
+            idle = _idle(original(), inputs, steps) if repeats else set()
+            found = [line for line in found if repeats.get(line.partition(":")[0], "") not in idle]
+        return found
     found = []
     for path, plan in parts:
         below = f"{path}."
@@ -66,6 +79,13 @@ def unmoved(grown: nn.Module, inputs: tuple[Any, ...], steps: int = 3, spend: bo
         part = grown.get_submodule(path)
         found += [below + line for line in _unmoved(born, part, args, steps, _twins(plan), spend)]
     return found
+
+
+def _idle(model: nn.Module, inputs: tuple[Any, ...], steps: int) -> set[str]:
+    """Parameters of which nothing moves."""
+    modes = (moved_by_sgd(model.train(mode), inputs, steps) for mode in (True, False))
+    first, second = ({name for name, where in moved.items() if not where.any()} for moved in modes)
+    return first & second
 
 
 def _twins(plan: Plan | None) -> dict[str, str]:

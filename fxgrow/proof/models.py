@@ -60,7 +60,7 @@ class Model:
 
 
 def partners(old: fx.Graph, new: fx.Graph, original: Model) -> dict[fx.Node, fx.Node]:
-    """Which node of the original each grown node stands beside: by name, or in order. Only a suggestion."""
+    """Which node of the original each grown node stands beside, by name, gain or order. Only a suggestion."""
     named = {node.name: node for node in old.nodes}
     paired: dict[fx.Node, fx.Node] = {}
     spare: list[fx.Node] = []
@@ -71,13 +71,15 @@ def partners(old: fx.Graph, new: fx.Graph, original: Model) -> dict[fx.Node, fx.
         elif partner is not None:
             paired[node] = partner
     taken = {id(partner) for partner in paired.values()}
-    norms = [node for node in old.nodes if id(node) not in taken and _is_norm(node, original)]
-    for weight in (True, False):
-        mine = [node for node in spare if (node.target is guards.standardize) is weight]
-        theirs = [node for node in norms if (node.target is nn.functional.batch_norm) is weight]
-        paired.update(zip(mine, theirs, strict=False))
-    taken = {id(partner) for partner in paired.values()}
     waiting: dict[Any, list[fx.Node]] = {}
+    for node in reversed(old.nodes):
+        if id(node) not in taken and _is_norm(node, original):
+            waiting.setdefault(_gain(node, original), []).append(node)
+    for node in spare:
+        if waiting.get(_gain(node, original)):
+            paired[node] = waiting[_gain(node, original)].pop()
+    taken = {id(partner) for partner in paired.values()}
+    waiting = {}
     for node in reversed(old.nodes):
         if id(node) not in taken:
             waiting.setdefault((node.op, node.target), []).append(node)
@@ -85,6 +87,15 @@ def partners(old: fx.Graph, new: fx.Graph, original: Model) -> dict[fx.Node, fx.
         if node not in paired and node.target not in NORM_GUARDS and waiting.get((node.op, node.target)):
             paired[node] = waiting[node.op, node.target].pop()
     return {node: paired[node] for node in new.nodes if node in paired}
+
+
+def _gain(node: fx.Node, original: Model) -> tuple[bool, str]:
+    """Whether a norm, or a guard in its place, is one of weights, and the first parameter that it reads."""
+    if node.op == "call_module":
+        weight = getattr(original.part(str(node.target)), "weight", None)
+        return False, f"{node.target}.weight" if weight is not None else ""
+    read = (str(operand.target) for operand in node.all_input_nodes if operand.op == "get_attr")
+    return node.target in (guards.standardize, nn.functional.batch_norm), next(read, "")
 
 
 def _is_norm(node: fx.Node, original: Model) -> bool:

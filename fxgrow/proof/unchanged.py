@@ -52,6 +52,7 @@ class Alongside:
         self.roots = {node: Root(node) for node in self.old.nodes}
         self.held: dict[fx.Node, Any] = {}
         self.stale: set[fx.Node] = set()
+        self.together: set[tuple[fx.Node, fx.Node]] = set()  # written to since, the same in both models
         self.ranges = _ranges(original, self.old)
         self.sharing = {graph: _sharing(model, graph) for model, graph in ((original, self.old), (between, self.new))}
         self.last_use = {graph: _last_uses(graph) for graph in (self.old, self.new)}
@@ -158,13 +159,15 @@ class Alongside:
     def _same(self, new: Any, old: Any, factors: list[float]) -> None:
         """Arguments of both nodes agree, tensors up to a factor each."""
         if isinstance(new, fx.Node) and isinstance(old, fx.Node):
-            held = Anything(f"{new} was written to since") if new in self.stale else self.held[new]
+            together = (new, old) in self.together
+            stale = new in self.stale and not together
+            held = Anything(f"{new} was written to since") if stale else self.held[new]
             if isinstance(held, Anything):
                 raise Unproved(held.reason)
             root = self.roots[old]
             if not isinstance(held, Kept) or held.node is not root.node or held.places is not None:
                 raise Unproved(f"it reads {new}, which is {_said(held)}, where the original reads {old}")
-            if old in self.stale:
+            if old in self.stale and not together:
                 raise Unproved(f"it reads {old}, which was written to since")
             factors.append(held.factor / root.factor)
         elif isinstance(new, (tuple, list)) and isinstance(old, (tuple, list)) and len(new) == len(old):
@@ -219,28 +222,49 @@ class Alongside:
 
     def _written(self, node: fx.Node, partner: fx.Node | None) -> None:
         """What shares storage with an operand that is written to is no longer what it was."""
-        if partner is not None and _overwrites(self.original, partner):
-            target = _first_tensor(partner)
-            if target is not None:
-                self._expire(self.old, partner, target)
-                self.roots[target] = self.roots[partner]
-        if not _overwrites(self.between, node):
-            return
-        target = _first_tensor(node)
-        if target is None:
-            return
-        before, after = self.held.get(target), self.held[node]
-        if not (isinstance(before, Kept) and before.is_same(after)):
-            self._expire(self.new, node, target)
-        self.held[target] = self.held[node]
+        changed: set[fx.Node] = set()
+        before = _first_tensor(partner) if partner is not None and _overwrites(self.original, partner) else None
+        target = _first_tensor(node) if _overwrites(self.between, node) else None
+        if partner is not None and before is not None:
+            changed |= self._changed(self.old, partner, before)
+        if target is not None:
+            held, after = self.held.get(target), self.held[node]
+            if not (isinstance(held, Kept) and held.is_same(after)):
+                changed |= self._changed(self.new, node, target)
+        together = {pair for pair in self.together if changed.isdisjoint(pair)}
+        if target is not None and before is not None and self._shown_alike(target, before):
+            names = ((mine, self.named.get(mine.name)) for mine in changed)
+            together |= {(mine, his) for mine, his in names if his in changed and self._still_same(mine, his)}
+        self.together = together
+        self.stale |= changed
+        if partner is not None and before is not None:
+            self.roots[before] = self.roots[partner]
+        if target is not None:
+            self.held[target] = self.held[node]
 
-    def _expire(self, graph: fx.Graph, writer: fx.Node, target: fx.Node) -> None:
-        group = self.sharing[graph]
+    def _changed(self, graph: fx.Graph, writer: fx.Node, target: fx.Node) -> set[fx.Node]:
+        """What shows the storage that a node writes to and is read later."""
         last = self.last_use[graph]
         at = last[writer][0]
-        for other in group.get(target, ()):
-            if other is not target and other is not writer and last[other][0] < at < last[other][1]:
-                self.stale.add(other)
+        group = self.sharing[graph].get(target, ())
+        return {n for n in group if n is not target and n is not writer and last[n][0] < at < last[n][1]}
+
+    def _still_same(self, new: fx.Node, old: fx.Node) -> bool:
+        """Whether a node was the original's so far: then it is so after the same was written to both."""
+        held, root = self.held.get(new), self.roots[old]
+        if not isinstance(held, Kept) or held.node is not root.node or held.places is not None:
+            return False
+        if not self._shown_alike(new, old):
+            return False
+        fresh = new not in self.stale and old not in self.stale
+        return _is_one(held.factor / root.factor) and (fresh or (new, old) in self.together)
+
+    def _shown_alike(self, new: fx.Node, old: fx.Node) -> bool:
+        """Whether a node shows the storage of nodes that have the same names in both models, by the same views."""
+        if self.named.get(new.name) is not old:
+            return False
+        shown = _may_show(self.between, new), _may_show(self.original, old)
+        return len(shown[0]) == len(shown[1]) < 2 and all(map(self._shown_alike, *shown))
 
 
 def proved_unchanged(original: Model, between: Between, mode: str) -> list[Step]:

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 CEILING = 10.0
-"""With a floor, no rate is more than this many times the floor, so that old entries near zero make none explode."""
+"""With a floor, no rate is more than this many times the floor or, by updates, the optimizer's own rate.
+
+Else old entries near zero, or gradients that are nothing but rounding, would make a rate explode."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ def by_update(norms: Norms) -> Tensor:
     assert norms.update is not None and norms.oldest_update is not None
     wanted = norms.oldest_update * by_norm(norms)
     comparable = (norms.update > 0) & (norms.oldest_update > 0)
-    return torch.where(comparable, wanted / norms.update, torch.ones_like(wanted))
+    most = torch.where(norms.least > 0, CEILING, math.inf)
+    return torch.where(comparable, torch.minimum(wanted / norms.update, most), torch.ones_like(wanted))
 
 
 by_update.needs_updates = True  # type: ignore[attr-defined]

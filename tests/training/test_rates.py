@@ -6,6 +6,7 @@ import copy
 import gc
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ import fxgrow
 from fxgrow.errors import FxgrowError, TrainingError
 from fxgrow.training import tracking
 from fxgrow.training.rates import KEY, AdaptedRates, attached_to
-from fxgrow.training.rules import CEILING, Norms
+from fxgrow.training.rules import CEILING, Norms, by_update
 from tests.training.small import INPUTS, convolutional, grown, loss_of, train
 
 
@@ -142,6 +143,13 @@ def test_gradient_rule_makes_updates_the_same_part_of_the_weights() -> None:
         for name in ("0.weight", "3.weight", "7.weight"):
             oldest, *younger = equal_relative_updates(model, before, name)
             assert younger == [pytest.approx(oldest)] * 2
+
+
+def test_gradient_rule_with_a_floor_leaves_weak_gradients_weak() -> None:
+    one, updates = torch.ones(3), torch.tensor([1e-9, 0.5, 0.0])
+    floored = Norms(("a", "b", "c"), (1, 1, 1), one, one, one, updates, one)
+    assert by_update(floored).tolist() == [CEILING, 2, 1]
+    assert by_update(replace(floored, least=0 * one)).tolist() == [pytest.approx(1e9), 2, 1]
 
 
 def test_rule_none_changes_nothing() -> None:
