@@ -111,6 +111,32 @@ class Aggregated(nn.Module):
         return self.leave(self.norm(torch.cat(outputs, 1).permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
 
 
+class Normed(nn.Module):
+    """A dense layer that is given a list of what there was, and normalises over its channels, as in RDNet."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm, self.map = nn.LayerNorm(width), nn.Linear(width, 4)
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        return self.map(self.norm(torch.cat(features, 1).permute(0, 2, 3, 1))).permute(0, 3, 1, 2)  # type: ignore[no-any-return]
+
+
+class NormedLayers(nn.Module):
+    """Two such layers, and a norm that reads all of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([Normed(8), Normed(12)])
+        self.norm, self.leave = nn.LayerNorm(16), nn.Linear(16, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = [x]
+        for layer in self.layers:
+            features.append(layer(features))
+        return self.leave(self.norm(torch.cat(features, 1).permute(0, 2, 3, 1))).permute(0, 3, 1, 2)  # type: ignore[no-any-return]
+
+
 class Scaled(nn.Module):
     """A residual block whose shortcut has a gain, and whose branch is a difference."""
 
@@ -150,6 +176,7 @@ MODELS: dict[str, tuple[Any, tuple[Tensor, ...]]] = {
     "dense list": (dense_net, IMAGE),
     "dense stream": (lambda: stages(Growing(8), Growing(12), Growing(16), nn.Conv2d(20, 8, 1)), IMAGE),
     "dense last": (lambda: stages(Aggregated(), Aggregated()), IMAGE),
+    "dense norms": (lambda: stages(NormedLayers(), NormedLayers()), IMAGE),
     "pre-norm": (lambda: Encoder(True), (torch.randn(2, 7, 6),)),
     "attributes": (Named, IMAGE),
     "chain": (Split, (torch.randn(2, 4),)),
@@ -314,7 +341,7 @@ STEPS = st.lists(st.sampled_from(["depth", "width", "both"]), min_size=1, max_si
     "name",
     [
         *("residual", "post-activation", "two branches", "gains", "pre-norm", "chain"),
-        *("dense list", "dense stream", "dense last"),
+        *("dense list", "dense stream", "dense last", "dense norms"),
     ],
 )
 @settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))

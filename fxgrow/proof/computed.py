@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fxgrow.proof.claims import Claim, Held, Refuted, Unproved
@@ -18,9 +19,10 @@ def computed(use: Use, law: Law | None) -> Any:
     use.rule = "computed from parameters"
     held = [claim.held for claim in use.claims() if claim.held is not None]
     moves = law is not None and law.family == "shape" and all(one.exact for one in held)
+    device = next((claim.held.new.device for claim in use.claims() if claim.held and not claim.constant), None)
     values = []
     for old in (True, False):
-        args, kwargs = arranged(use, _Values(old, moves), old)
+        args, kwargs = arranged(use, _Values(old, moves, device), old, device)
         values.append(run(use.old if old else use.new, use.old_module if old else use.new_module, args, kwargs))
     shapes = _shapes(use, law)
     fills = frozenset().union(*(one.fills for one in held))
@@ -60,13 +62,14 @@ def _shapes(use: Use, law: Law | None) -> Any:
 
 
 class _Values:
-    """The values of each operand, in turn; in float64 unless they are only moved."""
+    """The values of each operand, in turn, on one device; in float64 unless they are only moved."""
 
-    def __init__(self, old: bool, as_stored: bool) -> None:
+    def __init__(self, old: bool, as_stored: bool, device: torch.device | None) -> None:
         self.old = old
         self.as_stored = as_stored
+        self.device = device
 
     def next(self, claim: Claim) -> Tensor:
         assert claim.held is not None
-        value = claim.held.old if self.old else claim.held.new
+        value = (claim.held.old if self.old else claim.held.new).to(self.device)
         return value if self.as_stored or not value.dtype.is_floating_point else value.double()

@@ -18,7 +18,7 @@ from fxgrow.rules.registry import law_of_call
 
 _MAKERS = (
     *(torch.arange, torch.linspace, torch.full, torch.zeros, torch.ones, torch.eye, torch.tensor),
-    *(torch.meshgrid, torch.functional.meshgrid),
+    *(torch.meshgrid, torch.functional.meshgrid, torch.nn.functional.one_hot),
 )
 
 

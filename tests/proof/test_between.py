@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import warnings
 from typing import Any
 
@@ -292,3 +293,24 @@ def test_a_recurrent_layer_beside_new_blocks_is_the_same_layer() -> None:
     with torch.no_grad():
         grown.get_parameter("first.weight_hh_l0")[0, 0] += 1
     assert fxgrow.certify(grown, model).verdict is Verdict.REFUTED
+
+
+def test_what_is_written_through_a_view_beside_new_blocks_is_what_it_was() -> None:
+    class Biased(nn.Module):
+        """Attention whose scores but those of the first token get a bias in place, as in MViT."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.query, self.value, self.leave = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            scores = self.query(x) @ x.transpose(1, 2)
+            scores[:, 1:, 1:] += self.query(x)[:, 1:, :1]
+            return x + self.leave(scores.softmax(-1) @ self.value(x))  # type: ignore[no-any-return]
+
+    model = lively(nn.Sequential(nn.Linear(6, 8), nn.Sequential(Biased(), Biased()), nn.Linear(8, 3)))
+    grown = fxgrow.grow(model, depth=1.5, example_inputs=torch.randn(2, 5, 6), verify=False)
+    assert proved(fxgrow.certify(grown, model))
+    added = next(n for n in grown.graph.nodes if n.target is operator.setitem)
+    added.args = (added.args[0], (slice(None), slice(2, None), slice(2, None)), added.args[2])
+    assert fxgrow.certify(grown, model).verdict is not Verdict.PROVED

@@ -293,3 +293,27 @@ def test_an_empty_tensor_may_grow() -> None:
     model = lively(Prefixed(()))
     wider = fxgrow.grow(model, 2, example_inputs=torch.randn(2, 5, 6))
     assert fxgrow.certify(wider, model).verdict is Verdict.PROVED
+
+
+class Rotated(nn.Module):
+    """Angles worked out from a buffer, moved to where the input is, and from places on a grid."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(6, 8), nn.Linear(8, 3)
+        self.register_buffer("rates", torch.linspace(0.5, 2.0, 4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # x: [batch, 9, 6]
+        y, _ = torch.meshgrid(torch.arange(3, device=x.device), torch.arange(3, device=x.device), indexing="ij")
+        picked = nn.functional.one_hot(y.flatten(), 4).to(x.dtype)
+        angles = picked * self.rates.to(x.device)
+        return self.leave(self.enter(x) * angles.sum(1)[:, None].cos())
+
+
+def test_angles_worked_out_on_the_device_of_an_input() -> None:
+    model = lively(Rotated())
+    wider = fxgrow.grow(model, 2, example_inputs=torch.randn(2, 9, 6, dtype=torch.float64))
+    certificate = fxgrow.certify(wider, model)
+    assert certificate.verdict is Verdict.PROVED, str(certificate)
+    wider.rates[1] += 0.5
+    assert fxgrow.certify(wider, model).verdict is Verdict.REFUTED

@@ -172,14 +172,19 @@ def _numbered(shapes: list[tuple[int, ...]]) -> Iterator[Tensor]:
         start += size
 
 
-def arranged(use: Use, tensors: Any, old: bool) -> tuple[Any, Any]:
-    """The arguments of one of the two nodes, with `tensors.next` in the place of each tensor."""
+def arranged(use: Use, tensors: Any, old: bool, device: torch.device | None = None) -> tuple[Any, Any]:
+    """The arguments of one of the two nodes, with `tensors.next` in the place of each tensor.
+
+    device: in the place of any other, which is the meta device where a graph was captured; None: the CPU.
+    """
+    here = device if device is not None else torch.device("cpu")
 
     def put(item: Any) -> Any:
         if isinstance(item, Claim):
             return tensors.next(item)
         if isinstance(item, Both):
-            return item.old if old else item.new
+            value = item.old if old else item.new
+            return here if isinstance(value, torch.device) else value
         if isinstance(item, slice):
             return slice(put(item.start), put(item.stop), put(item.step))
         if isinstance(item, dict):
