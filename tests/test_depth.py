@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import fxgrow
 from fxgrow.errors import AmountError, PlanError
+from fxgrow.proof.certificate import Verdict
 from tests.checks import example, unmoved, worst_error
 from tests.models import Encoder, lively
 
@@ -511,6 +512,17 @@ class Alike(nn.Module):
         return x + (y if self.last is None else self.last(torch.tanh(y)))
 
 
+class Beside(nn.Module):
+    """A model that holds a layer of its blocks under another name first, as CoaT does."""
+
+    def __init__(self, shared: nn.Module, body: nn.Module) -> None:
+        super().__init__()
+        self.shared, self.body = shared, body
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x)  # type: ignore[no-any-return]
+
+
 def test_modules_that_several_blocks_hold_stay_shared() -> None:
     shared = nn.Conv2d(8, 8, 1)
     model = lively(stages(*(Alike(shared, nn.Conv2d(8, 8, 1)) for _ in range(2))))
@@ -519,11 +531,22 @@ def test_modules_that_several_blocks_hold_stay_shared() -> None:
     assert worst_error(model, grown, values, True) <= 1e-10
     assert unmoved(grown, values) == []
     assert len({id(grown.get_submodule(f"2.{k}.shared").weight) for k in range(4)}) == 1
+
+
+@pytest.mark.parametrize("width", [None, 1.5])
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_shared_part_that_has_to_be_silent_becomes_the_new_block_s_own(elsewhere: bool, width: float | None) -> None:
     shared = nn.Conv2d(8, 8, 1)
-    plan = fxgrow.plan(stages(Alike(shared), Alike(shared)), depth=2, example_inputs=IMAGE)
-    assert [held.reason for held in plan.held] == [
-        "its blocks stay as many as they are: its branch ends in 2.0.shared, which is shared with another part"
-    ]
+    model = stages(Alike(shared), Alike(shared))
+    model = lively(Beside(shared, model) if elsewhere else model)
+    grown = fxgrow.grow(model, width, 2, example_inputs=IMAGE, verify=False)
+    values = example(IMAGE)
+    assert worst_error(model, grown, values, True) <= 1e-10
+    assert unmoved(grown, values) == []
+    assert fxgrow.certify(grown, model).verdict is Verdict.PROVED
+    body = "body.2" if elsewhere else "2"
+    weights = [grown.get_submodule(f"{body}.{k}.shared").weight for k in range(4)]
+    assert weights[0] is weights[2] and len({id(weight) for weight in weights}) == 3
 
 
 def test_shared_statistics_hold_blocks() -> None:

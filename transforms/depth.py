@@ -249,7 +249,7 @@ class _Copying:
     ) -> tuple[fx.Node, ...]:
         """Copy the nodes of a region behind `anchor`; `made` is old -> new, `reading` changes their arguments."""
         copies: list[fx.Node] = []
-        paths = [(renamed(old, self.moves), new) for new, old in block.modules]
+        paths = [(renamed(old, self.moves), new) for new, old in (*block.modules, *block.aliases)]
 
         def moved(path: str) -> str:
             for old, new in paths:

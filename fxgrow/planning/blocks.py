@@ -138,9 +138,10 @@ class Finder:
             return None, None, ""
         alike = [s for s in entries if s.meta["value"].shape == exits[0].meta["value"].shape]
         reason = self._shared_statistics(nodes, roots)
-        for entry in alike if not reason else ():
+        ways = (False, True) if self.shared else (False,)
+        for share, entry in itertools.product(ways, alike) if not reason else ():
             try:
-                found = self._block(inside, entry, exits[0], roots).identity()
+                found = self._block(inside, entry, exits[0], roots, share).identity()
             except Stuck as stuck:
                 reason = reason or str(stuck)
             else:
@@ -161,9 +162,15 @@ class Finder:
                     return f"{place} keeps statistics and is shared with another part"
         return ""
 
-    def _block(self, inside: set[fx.Node], entry: fx.Node, leaving: fx.Node, roots: tuple[str, ...]) -> Block:
-        def own(name: str) -> bool:
-            return within_any(name, roots) and all(within_any(alias, roots) for alias in self.shared.get(name, ()))
+    def _block(
+        self, inside: set[fx.Node], entry: fx.Node, leaving: fx.Node, roots: tuple[str, ...], share: bool
+    ) -> Block:
+        """share: count tensors that other parts have too, which a copy of the block gets for itself."""
+
+        def own(name: str) -> str:
+            aliases = self.shared.get(name, [name])
+            inside = [alias for alias in aliases if within_any(alias, roots)]
+            return inside[0] if inside and (share or len(inside) == len(aliases)) else ""
 
         return Block(self.model, inside, entry, leaving, own, self.intervals[leaving])
 

@@ -41,6 +41,8 @@ class CopiedRegion:
 class NewBlock:
     """A block that a growth adds. modules: pairs of a new module's path and its twin's, which was there before.
 
+    aliases: the same pairs for what has a name elsewhere in the model, by which its graph calls it, and which the
+    new block has for itself.
     kind: "identity", or what a dense layer is given: "list" (what each layer before gave, concatenated in it),
     "stream" (the same, concatenated before), "last" (what the layer before gave).
     """
@@ -49,6 +51,7 @@ class NewBlock:
     modules: tuple[tuple[str, str], ...]
     regions: tuple[CopiedRegion, ...]
     kind: str = "identity"
+    aliases: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -286,7 +286,8 @@ class Naming:
                 CopiedRegion(own.mode, tuple(n.name for n in own.nodes), own.entry.name, own.exit.name, end.exit.name)
                 for own, end in zip(insertion.twin.regions, insertion.after.regions, strict=True)
             )
-            tensors = self._born(len(blocks), modules, insertion.twin, init)
+            tensors: Iterable[NewTensor] = tuple(self._born(len(blocks), modules, insertion.twin, init))
+            aliases = tuple(dict.fromkeys(self._aliases(insertion.twin, tensors)))
             if isinstance(run, DenseRun):
                 earlier[run.path] += 1
                 layer, number = self.appended.layers[run], earlier[run.path]
@@ -296,7 +297,8 @@ class Naming:
                 )
                 tensors = (_longer(tensor, layer, number) for tensor in tensors)
                 attributes.extend(_sized(layer, modules, number, self.model))
-            blocks.append(NewBlock(run.path, modules, regions, run.kind if isinstance(run, DenseRun) else "identity"))
+            kind = run.kind if isinstance(run, DenseRun) else "identity"
+            blocks.append(NewBlock(run.path, modules, regions, kind, aliases))
             born.extend(tensors)
         children = tuple(
             Children(path, tuple((self.names[path][slot], "" if slot[1] else slot[0]) for slot in slots))
@@ -333,10 +335,25 @@ class Naming:
                 name = f"{old}.{below}"
                 aliases = self.shared.get(name, [name])
                 foreign = next((alias for alias in aliases if not within_any(alias, twin.roots)), None)
-                start = next((starts[alias] for alias in aliases if alias in starts), "copy")
-                if init == "random" and start == "copy":
-                    start = self._drawn(name, tensor)
-                yield NewTensor(f"{new}.{below}", block, foreign or name, "shared" if foreign else start)
+                start = next((starts[alias] for alias in aliases if alias in starts), "")
+                if foreign is not None and not start:
+                    yield NewTensor(f"{new}.{below}", block, foreign, "shared")
+                    continue
+                if not start:
+                    start = self._drawn(name, tensor) if init == "random" else "copy"
+                yield NewTensor(f"{new}.{below}", block, name if foreign is None else aliases[0], start)
+
+    def _aliases(self, twin: Unit, tensors: Iterable[NewTensor]) -> Iterator[tuple[str, str]]:
+        """What the graph calls by a name outside the block, and the new block has for itself: new and old names."""
+        born = [tensor for tensor in tensors if tensor.start != "shared"]
+        own = {alias: tensor.name for tensor in born for alias in self.shared.get(tensor.twin, ())}
+        for node in itertools.chain.from_iterable(region.nodes for region in twin.regions):
+            for target in (str(n.target) for n in (node, *node.all_input_nodes) if n.op in ("call_module", "get_attr")):
+                if within_any(target, twin.roots):
+                    continue
+                for name in own:
+                    if within(name, target):
+                        yield own[name].removesuffix(name.removeprefix(target)), target
 
     def _drawn(self, name: str, tensor: Tensor) -> str:
         """How a tensor that need not be copied is drawn: by its role; statistics start afresh."""

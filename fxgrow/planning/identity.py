@@ -67,7 +67,8 @@ class Stuck(Exception):
 class Block:
     """A part of a graph to be made an identity.
 
-    inside: its nodes. entry, exit: the values it takes and gives. own: whether a tensor's name is its own.
+    inside: its nodes. entry, exit: the values it takes and gives. own: the name that it has for a tensor by any of its
+    names, "" for one that is another part's.
     interval: what is known of what will enter a copy of it: what leaves the block, as a copy follows it.
     """
 
@@ -75,7 +76,7 @@ class Block:
     inside: Collection[fx.Node]
     entry: fx.Node
     exit: fx.Node
-    own: Callable[[str], bool]
+    own: Callable[[str], str]
     interval: Interval
     _known: dict[tuple[str, fx.Node], Any] = field(default_factory=dict)
 
@@ -164,8 +165,8 @@ class Block:
             if law is None or law.family != "shape" or len(operands) != 1 or _is_write(node):
                 return None
             node = operands[0]
-        name = str(node.target)
-        return name if self.own(name) and name in self._learnable else None
+        name = self.own(str(node.target))
+        return name if name in self._learnable else None
 
     @cached_property
     def _learnable(self) -> set[str]:
@@ -200,15 +201,15 @@ class Block:
         """A linear layer or a convolution whose weight is an identity map."""
         module: Any = self.model.get_submodule(str(node.target))
         name = self._name(node)
-        if not self.own(f"{node.target}.weight"):
-            raise Stuck(f"the weight of {name} is shared with another part")
+        weight, bias = self.own(f"{node.target}.weight"), self.own(f"{node.target}.bias")
+        if not weight or (module.bias is not None and not bias):
+            raise Stuck(f"the weight of {name} is another part's")
         if operand.meta["value"].shape != node.meta["value"].shape or not _can_be_identity(module):
             raise Stuck(f"{name} changes the shape of its input")
         found, moved = self._same(operand)
         if moved is not None:
             raise Stuck(f"{name} takes its input in another order")
-        bias = (f"{node.target}.bias",) if module.bias is not None else ()
-        return found + Identity(bias, (f"{node.target}.weight",)), None
+        return found + Identity((bias,) if module.bias is not None else (), (weight,)), None
 
     # -- silent ------------------------------------------------------------------------------------------
 
@@ -283,10 +284,10 @@ class Block:
             raise Stuck(f"its branch ends in {self._name(node)}, which does not keep zeros or is flat there")
 
     def _zeroed(self, names: list[str], place: str) -> Identity:
-        foreign = next((name for name in names if not self.own(name)), None)
-        if foreign is not None:
-            raise Stuck(f"its branch ends in {place}, which is shared with another part")
-        return Identity(tuple(names))
+        own = tuple(map(self.own, names))
+        if not all(own):
+            raise Stuck(f"its branch ends in {place}, which is another part's")
+        return Identity(own)
 
     def _all_silent(self, nodes: list[fx.Node]) -> Identity:
         found = Identity()
@@ -306,7 +307,7 @@ class Block:
     def _parametric(self, node: fx.Node) -> bool:
         """Whether a node is a parameter of the block, or made from such parameters alone."""
         if node.op == "get_attr":
-            return self.own(str(node.target))
+            return bool(self.own(str(node.target)))
         operands = tensor_operands(node)
         return node.op in ("call_function", "call_method") and bool(operands) and all(map(self._parametric, operands))
 
