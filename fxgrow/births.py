@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from fxgrow.errors import FxgrowError
 from fxgrow.plots import draw_births
+from fxgrow.printing import as_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -163,10 +163,7 @@ class Births(dict[str, Birth]):
         return draw_births(name, self[name], axes)
 
     def __str__(self) -> str:
-        console = Console(width=140, no_color=True, highlight=False)
-        with console.capture() as capture:
-            console.print(self.__rich__())
-        return capture.get().rstrip()
+        return as_text(self.__rich__())
 
     def __rich__(self) -> Table:
         stages = sorted({stage for birth in self.values() for stage in birth.counts()})

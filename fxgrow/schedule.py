@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 from torch import nn
@@ -33,6 +33,7 @@ from fxgrow.planning.planner import make_plan
 from fxgrow.planning.sizes import Dimension, Sizes, flops_after, parameters_after
 from fxgrow.planning.sizing import Sizing, settle_equal_sizes
 from fxgrow.planning.targets import distances
+from fxgrow.printing import as_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -350,10 +351,7 @@ class Schedule:
     # -- showing -----------------------------------------------------------------------------------------
 
     def __str__(self) -> str:
-        console = Console(width=140, no_color=True, highlight=False, force_terminal=False)
-        with console.capture() as capture:
-            console.print(self.__rich__())
-        return "\n".join(line.rstrip() for line in capture.get().splitlines())
+        return as_text(self.__rich__())
 
     def __rich__(self) -> RenderableType:
         toward = f" toward {self.model}" if self.model else ""

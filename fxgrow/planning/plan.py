@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 import networkx as nx
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -18,6 +18,7 @@ from fxgrow.planning.deepening import Deepening
 from fxgrow.planning.edits import AttributeEdit as AttributeEdit
 from fxgrow.planning.edits import NodeEdit as NodeEdit
 from fxgrow.planning.edits import frozen
+from fxgrow.printing import as_text
 
 FORMAT = 1
 
@@ -269,10 +270,7 @@ class Plan:
         return graph
 
     def __str__(self) -> str:
-        console = Console(width=140, no_color=True, highlight=False, force_terminal=False)
-        with console.capture() as capture:
-            console.print(self.__rich__())
-        return capture.get().rstrip()
+        return as_text(self.__rich__())
 
     def __rich__(self) -> RenderableType:
         grown = Table(title=f"{self.model}: what grows (init={self.init})", title_justify="left")

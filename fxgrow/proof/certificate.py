@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.tree import Tree
 
 from fxgrow.errors import FxgrowError
+from fxgrow.printing import as_text
 
 
 class Verdict(enum.Enum):
@@ -36,6 +36,7 @@ class Verdict(enum.Enum):
         return order.index(self) < order.index(other)
 
 
+_WIDTH = 160
 _COLOURS = {Verdict.PROVED: "green", Verdict.TESTED: "cyan", Verdict.UNKNOWN: "yellow", Verdict.REFUTED: "red"}
 
 
@@ -138,7 +139,7 @@ class Certificate:
 
     def expanded(self, depth: int | None = None) -> str:
         """The whole derivation as text, or as much as lies within `depth` levels."""
-        return _printed(self.tree(depth))
+        return as_text(self.tree(depth), _WIDTH)
 
     def tree(self, depth: int | None = None) -> Tree:
         """The whole derivation as a rich tree."""
@@ -175,7 +176,7 @@ class Certificate:
         return root
 
     def __str__(self) -> str:
-        return _printed(self.__rich__())
+        return as_text(self.__rich__(), _WIDTH)
 
     def _repr_html_(self) -> str:
         return _as_html(self)
@@ -205,10 +206,3 @@ def _line(certificate: Certificate) -> str:
 def _counted(certificate: Certificate) -> str:
     steps = sum(1 for _ in certificate.leaves())
     return f"{steps} step{'s' if steps != 1 else ''}"
-
-
-def _printed(tree: Tree) -> str:
-    console = Console(width=160, no_color=True, highlight=False, force_terminal=False)
-    with console.capture() as capture:
-        console.print(tree)
-    return "\n".join(line.rstrip() for line in capture.get().rstrip().splitlines())

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
@@ -16,6 +15,7 @@ from fxgrow.capture.inputs import Inputs, example_inputs_for
 from fxgrow.containers import flat_tensors
 from fxgrow.errors import AmountError, FxgrowError
 from fxgrow.growing import grow
+from fxgrow.printing import as_text
 from fxgrow.proof.verification import WithoutNoise, in_precision, random_inputs
 from fxgrow.training.groups import param_groups
 
@@ -57,10 +57,7 @@ class Coordinates:
         return table
 
     def __str__(self) -> str:
-        console = Console(width=140, no_color=True, highlight=False, force_terminal=False)
-        with console.capture() as capture:
-            console.print(self.__rich__())
-        return capture.get().rstrip()
+        return as_text(self.__rich__())
 
     def plot(self, path: str | Path) -> None:
         """One panel a step, one line a layer: size over width, both logarithmic. Flat is good.

@@ -27,13 +27,14 @@ from typing import Any
 
 import sympy as sp
 import torch
-from rich.console import Console, Group
+from rich.console import Group
 from rich.table import Table
 from torch import Tensor, fx, nn
 
 from fxgrow.capture import GrownGraphModule
 from fxgrow.capture.inputs import Inputs
 from fxgrow.containers import each_tensor
+from fxgrow.printing import as_text
 from fxgrow.proof.checker import Walk
 from fxgrow.proof.claims import Claim
 from fxgrow.proof.rules.contraction import atoms_of
@@ -140,10 +141,7 @@ class Scale:
         return Group(forward, backward)
 
     def __str__(self) -> str:
-        console = Console(width=140, no_color=True, highlight=False, force_terminal=False)
-        with console.capture() as capture:
-            console.print(self.__rich__())
-        return capture.get().rstrip()
+        return as_text(self.__rich__())
 
 
 def _exact(tensor: Tensor) -> Tensor:

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -20,6 +19,7 @@ from torch.optim import Optimizer
 from fxgrow.errors import TrainingError
 from fxgrow.history import births, history_of
 from fxgrow.planning.plan import TensorGrowth
+from fxgrow.printing import as_text
 from fxgrow.training.parameters import innermost, parameters_of, unwrapped
 from fxgrow.training.rules import RULES, Norms, Rule
 from fxgrow.training.shards import add_up, groups_of
@@ -192,10 +192,7 @@ class AdaptedRates:
         }
 
     def __str__(self) -> str:
-        console = Console(width=140, no_color=True, highlight=False)
-        with console.capture() as capture:
-            console.print(self.__rich__())
-        return capture.get().rstrip()
+        return as_text(self.__rich__())
 
     def __rich__(self) -> Table:
         title = f"learning rates by age, as multiples (rule={self.rule}, floor={self.floor})"

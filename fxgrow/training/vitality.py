@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -15,6 +14,7 @@ from torch.optim import Optimizer
 from fxgrow.births import Birth, Region
 from fxgrow.errors import TrainingError
 from fxgrow.history import births
+from fxgrow.printing import as_text
 from fxgrow.training.parameters import innermost, parameters_of, unwrapped
 from fxgrow.training.rates import attached_to
 from fxgrow.training.shards import refuse_divided
@@ -72,10 +72,7 @@ class Vitality:
         return _parts({stage: s.update for stage, s in self.stages.items() if s.update is not None})
 
     def __str__(self) -> str:
-        console = Console(width=140, no_color=True, highlight=False)
-        with console.capture() as capture:
-            console.print(self.__rich__())
-        return capture.get().rstrip()
+        return as_text(self.__rich__())
 
     def __rich__(self) -> Table:
         table = Table(title="gradient and update by birth stage", title_justify="left")

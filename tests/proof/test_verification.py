@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import re
 from collections import OrderedDict, UserDict
 from collections.abc import Callable
@@ -528,3 +529,16 @@ def test_what_a_forward_draws_by_itself_is_the_same_for_both() -> None:
     assert fxgrow.report(grown).verification.train_error < 1e-14  # type: ignore[union-attr]  # rounding alone
     x = normal(5, 4)
     assert not torch.equal(grown.train()(x), grown(x))
+
+
+def test_a_model_that_makes_much_of_rounding_is_no_evidence() -> None:
+    torch.manual_seed(0)
+    layers = ((nn.Linear(6, 6), nn.BatchNorm1d(6), nn.ReLU()) for _ in range(40))
+    model = lively(nn.Sequential(*itertools.chain(*layers)))
+    with pytest.raises(VerificationError, match=r"the original's own outputs move by .* larger batches"):
+        fxgrow.grow(model, 1.5, example_inputs=torch.randn(3, 6))
+    grown = fxgrow.grow(model, 1.5, example_inputs=torch.randn(64, 6))
+    with torch.no_grad():
+        grown.get_parameter("0.weight").mul_(1.5)
+    with pytest.raises(VerificationError, match="this is a bug in a rule"):
+        verify(model, grown, ((torch.empty(64, 6, device="meta"),), {}))
