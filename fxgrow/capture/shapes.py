@@ -8,6 +8,7 @@ import torch
 from torch import fx, nn
 
 from fxgrow.capture.tracer import default_of, failed, method_on_meta, on_meta
+from fxgrow.containers import each_tensor
 from fxgrow.errors import CaptureError
 
 
@@ -17,7 +18,7 @@ class _Propagation(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         try:
-            value = on_meta(super().run_node(n)) if n.op == "get_attr" else super().run_node(n)
+            value = each_tensor(super().run_node(n), on_meta)  # some are made elsewhere, whatever the device should be
         except CaptureError:
             raise
         except Exception as error:

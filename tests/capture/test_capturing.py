@@ -689,6 +689,23 @@ def test_constants_are_captured_again() -> None:
     assert_same_in_both_modes(model, assembled(assembled(model, X), X), X)
 
 
+class Placed(nn.Module):
+    """Coordinates made on a device that the code names, then sent to where the input is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.map = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, z = torch.meshgrid(*[torch.arange(size, device="cpu") for size in x.shape[:2]], indexing="ij")
+        return self.map(x) + (y + z)[:, :1].to(x.device).to(x.dtype)  # type: ignore[no-any-return]
+
+
+def test_what_is_made_on_a_named_device_is_captured_again() -> None:
+    model = lively(Placed())
+    assert_same_in_both_modes(model, assembled(assembled(model, X), X), X)
+
+
 def test_plain_tensors_of_the_original_stay_its_own() -> None:
     model = lively(Constants())
     before = model.plain.clone()  # type: ignore[operator]
