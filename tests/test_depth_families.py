@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 import fxgrow
+from fxgrow.capture.inputs import Inputs
 from fxgrow.errors import FxgrowError
+from fxgrow.parts import captured_again, verify_parts
 from fxgrow.proof.verification import verify
 
 SMALL = ("timm/test_resnet", "timm/test_convnext", "timm/test_vit", "timm/ese_vovnet19b_slim_dw")
@@ -27,6 +29,15 @@ SINGLE_PRECISION = ("torchvision/raft_small",)
 
 WAYS = {"depth": (None, "+1"), "width": ("1.25", None), "both": ("1.25", "+1")}
 """What a step of a sequence grows: amounts of width and depth."""
+
+
+def same(before: nn.Module, after: nn.Module, inputs: Inputs, seed: int) -> None:
+    """Raise an error unless both compute the same, models in parts part by part."""
+    plan = fxgrow.report(after).plan
+    if plan.parts:
+        verify_parts(before, after, captured_again(before, plan), seed)
+    else:
+        verify(before, after, inputs, seed)
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
@@ -51,8 +62,11 @@ def test_depth_width_and_depth_again(name: str, middle: list[str], seed: int) ->
     grown = models[-1]
     sizes = [sum(p.numel() for p in model.parameters()) for model in models]
     try:
-        for before, after in itertools.pairwise(models) if name in SINGLE_PRECISION else [(original, grown)]:
-            verify(before, after, inputs, seed)
+        if fxgrow.report(grown).plan.parts or name in SINGLE_PRECISION:
+            for before, after in itertools.pairwise(models):
+                same(before, after, inputs, seed)
+        else:
+            same(original, grown, inputs, seed)
     except FxgrowError as error:
         raise AssertionError(f"{name} after depth, {', '.join(middle)}, depth: {error}") from None
     born = [0] * len(sizes)
