@@ -10,7 +10,7 @@ from fxgrow.zoo.catalogue import find, without_weights
 from fxgrow.zoo.examine import inputs_for, options_for_images_of
 from fxgrow.zoo.lively import lively
 from fxgrow.zoo.sweep import chosen
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -41,7 +41,13 @@ def same(before: nn.Module, after: nn.Module, inputs: Inputs, seed: int) -> None
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
-@settings(max_examples=5, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=5,
+    deadline=None,
+    derandomize=True,
+    phases=[Phase.generate],  # a smaller example is not worth minutes of growing
+    suppress_health_check=list(HealthCheck),
+)
 @given(middle=st.lists(st.sampled_from(sorted(WAYS)), min_size=1, max_size=2), seed=st.integers(0, 99))
 def test_depth_width_and_depth_again(name: str, middle: list[str], seed: int) -> None:
     options = options_for_images_of(96, name)
