@@ -342,7 +342,7 @@ STEPS = st.lists(st.sampled_from(["depth", "width", "both"]), min_size=1, max_si
     "name",
     [
         *("residual", "post-activation", "two branches", "gains", "pre-norm", "chain"),
-        *("dense list", "dense stream", "dense last", "dense norms"),
+        *("dense list", "dense stream", "dense last"),
     ],
 )
 @settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
@@ -556,6 +556,16 @@ def test_shared_statistics_hold_blocks() -> None:
     assert [held.reason for held in plan.held] == [
         "its blocks stay as many as they are: 2.0.shared keeps statistics and is shared with another part"
     ]
+
+
+def test_dense_layers_with_guarded_norms_are_held_once_wider() -> None:
+    make, inputs = MODELS["dense norms"]
+    wider = fxgrow.grow(lively(make()), 1.5, example_inputs=inputs, verify=False)
+    plan = fxgrow.plan(wider, depth="+1", example_inputs=inputs)
+    assert plan.depth is not None and not plan.depth.blocks
+    assert {held.reason for held in plan.held} == {
+        "its blocks stay as many as they are: a number in its last layer follows what it is given"
+    }
 
 
 def bad(depth: Any, **options: Any) -> str:
