@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 from fxgrow.zoo.catalogue import find, without_weights
-from fxgrow.zoo.examine import inputs_for, options_for_images_of
+from fxgrow.zoo.examine import compared, inputs_for, options_for_images_of
 from fxgrow.zoo.lively import lively
 from fxgrow.zoo.sweep import chosen
 from hypothesis import HealthCheck, Phase, given, settings
@@ -15,10 +15,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import fxgrow
-from fxgrow.capture.inputs import Inputs
 from fxgrow.errors import FxgrowError
-from fxgrow.parts import captured_again, verify_parts
-from fxgrow.proof.verification import verify
 
 SMALL = ("timm/test_resnet", "timm/test_convnext", "timm/test_vit", "timm/ese_vovnet19b_slim_dw")
 FAMILIES = [task.model for task in chosen(None, "*", "smallest-per-family", "1", "zero", only_plan=True)]
@@ -29,15 +26,6 @@ SINGLE_PRECISION = ("torchvision/raft_small",)
 
 WAYS = {"depth": (None, "+1"), "width": ("1.25", None), "both": ("1.25", "+1")}
 """What a step of a sequence grows: amounts of width and depth."""
-
-
-def same(before: nn.Module, after: nn.Module, inputs: Inputs, seed: int) -> None:
-    """Raise an error unless both compute the same, models in parts part by part."""
-    plan = fxgrow.report(after).plan
-    if plan.parts:
-        verify_parts(before, after, captured_again(before, plan), seed)
-    else:
-        verify(before, after, inputs, seed)
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
@@ -61,18 +49,18 @@ def test_depth_width_and_depth_again(name: str, middle: list[str], seed: int) ->
     if name in SINGLE_PRECISION:
         original = original.float()
     inputs = inputs_for(original, 64)
-    models: list[nn.Module] = [original]
-    for step in ("depth", *middle, "depth"):
-        width, depth = WAYS[step]
-        models.append(fxgrow.grow(models[-1], width, depth, example_inputs=inputs[0], seed=seed, verify=False))
-    grown = models[-1]
-    sizes = [sum(p.numel() for p in model.parameters()) for model in models]
+    grown: nn.Module = original
+    sizes = [sum(p.numel() for p in original.parameters())]
     try:
-        if fxgrow.report(grown).plan.parts or name in SINGLE_PRECISION:
-            for before, after in itertools.pairwise(models):
-                same(before, after, inputs, seed)
-        else:
-            same(original, grown, inputs, seed)
+        for step in ("depth", *middle, "depth"):
+            before, (width, depth) = grown, WAYS[step]
+            grown = fxgrow.grow(before, width, depth, example_inputs=inputs[0], seed=seed, verify=False)
+            sizes.append(sum(p.numel() for p in grown.parameters()))
+            in_steps = bool(fxgrow.report(grown).plan.parts) or name in SINGLE_PRECISION
+            if in_steps:
+                compared(before, grown, inputs, seed)
+        if not in_steps:
+            compared(original, grown, inputs, seed)
     except FxgrowError as error:
         raise AssertionError(f"{name} after depth, {', '.join(middle)}, depth: {error}") from None
     born = [0] * len(sizes)

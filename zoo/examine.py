@@ -20,7 +20,7 @@ from fxgrow.errors import CaptureError, FxgrowError, VerificationError, first_li
 from fxgrow.parts import captured_again, verify_parts
 from fxgrow.planning.plan import Plan
 from fxgrow.proof.liveness import unmoved
-from fxgrow.proof.verification import random_inputs, verify
+from fxgrow.proof.verification import Verification, random_inputs, verify
 
 _IDLE = "nothing in it repeats"
 
@@ -161,11 +161,7 @@ def _grown(task: Task, row: Row, made: Callable[[], nn.Module]) -> Row:
         return replace(row, status="not grown", cause=str(error))
     row = replace(row, grow_seconds=round(time.perf_counter() - started, 3))
     try:
-        plan = fxgrow.report(grown).plan
-        if plan.parts:
-            found = verify_parts(model, grown, captured_again(model, plan), task.seed)
-        else:
-            found = verify(model, grown, _of_another_batch(inputs), task.seed)
+        found = compared(model, grown, _of_another_batch(inputs), task.seed)
     except VerificationError as error:
         return replace(row, status="differs", cause=str(error))
     verdict = str(fxgrow.certify(grown, model).verdict)
@@ -174,6 +170,19 @@ def _grown(task: Task, row: Row, made: Callable[[], nn.Module]) -> Row:
     values = _in_precision_of(grown, random_inputs(inputs, task.seed + 1)[0])
     dead = unmoved(grown, values, spend=True, original=made)
     return replace(row, status="dead units" if dead else "grown", dead=tuple(dead[:10]))
+
+
+def compared(model: nn.Module, grown: nn.Module, inputs: Inputs, seed: int) -> Verification:
+    """A model beside what its last growth made of it, on inputs like these; part by part if it grew in parts.
+
+    Raises
+    ------
+    VerificationError: they differ.
+    """
+    plan = fxgrow.report(grown).plan
+    if plan.parts:
+        return verify_parts(model, grown, captured_again(model, plan), seed)
+    return verify(model, grown, inputs, seed)
 
 
 def options_for_images_of(side: int, name: str) -> dict[str, Any]:

@@ -169,8 +169,8 @@ class Finder:
 
         def own(name: str) -> str:
             aliases = self.shared.get(name, [name])
-            inside = [alias for alias in aliases if within_any(alias, roots)]
-            return inside[0] if inside and (share or len(inside) == len(aliases)) else ""
+            mine = [alias for alias in aliases if within_any(alias, roots)]
+            return mine[0] if mine and (share or len(mine) == len(aliases)) else ""
 
         return Block(self.model, inside, entry, leaving, own, self.intervals[leaving])
 

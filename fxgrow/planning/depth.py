@@ -347,13 +347,10 @@ class Naming:
         """What the graph calls by a name outside the block, and the new block has for itself: new and old names."""
         born = [tensor for tensor in tensors if tensor.start != "shared"]
         own = {alias: tensor.name for tensor in born for alias in self.shared.get(tensor.twin, ())}
-        for node in itertools.chain.from_iterable(region.nodes for region in twin.regions):
-            for target in (str(n.target) for n in (node, *node.all_input_nodes) if n.op in ("call_module", "get_attr")):
-                if within_any(target, twin.roots):
-                    continue
-                for name in own:
-                    if within(name, target):
-                        yield own[name].removesuffix(name.removeprefix(target)), target
+        outside = _called_outside(twin) if own else ()
+        for target, (alias, name) in itertools.product(outside, own.items()):
+            if within(alias, target):
+                yield name.removesuffix(alias.removeprefix(target)), target
 
     def _drawn(self, name: str, tensor: Tensor) -> str:
         """How a tensor that need not be copied is drawn: by its role; statistics start afresh."""
@@ -363,6 +360,13 @@ class Naming:
         if name.endswith("num_batches_tracked"):
             return "zeros"
         return "alike" if isinstance(tensor, nn.Parameter) else "copy"
+
+
+def _called_outside(unit: Unit) -> list[str]:
+    """The parts and tensors that a unit calls by names outside of it."""
+    nodes = itertools.chain.from_iterable((n, *n.all_input_nodes) for region in unit.regions for n in region.nodes)
+    targets = dict.fromkeys(str(n.target) for n in nodes if n.op in ("call_module", "get_attr"))
+    return [target for target in targets if not within_any(target, unit.roots)]
 
 
 def _longer(tensor: NewTensor, layer: Layer, number: int) -> NewTensor:

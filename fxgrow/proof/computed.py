@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fxgrow.proof.claims import Claim, Held, Refuted, Unproved
-from fxgrow.proof.rules.movement import arranged, run
+from fxgrow.proof.rules.movement import CPU, arranged, run
 from fxgrow.proof.structures import stripped
 from fxgrow.proof.use import Use
 from fxgrow.rules.law import Law
@@ -19,7 +19,7 @@ def computed(use: Use, law: Law | None) -> Any:
     use.rule = "computed from parameters"
     held = [claim.held for claim in use.claims() if claim.held is not None]
     moves = law is not None and law.family == "shape" and all(one.exact for one in held)
-    device = next((claim.held.new.device for claim in use.claims() if claim.held and not claim.constant), None)
+    device = next((claim.held.new.device for claim in use.claims() if claim.held and not claim.constant), CPU)
     values = []
     for old in (True, False):
         args, kwargs = arranged(use, _Values(old, moves, device), old, device)
@@ -64,7 +64,7 @@ def _shapes(use: Use, law: Law | None) -> Any:
 class _Values:
     """The values of each operand, in turn, on one device; in float64 unless they are only moved."""
 
-    def __init__(self, old: bool, as_stored: bool, device: torch.device | None) -> None:
+    def __init__(self, old: bool, as_stored: bool, device: torch.device) -> None:
         self.old = old
         self.as_stored = as_stored
         self.device = device

@@ -35,8 +35,6 @@ def constant(use: Use) -> Any:
         return None
     use.rule = "computed from numbers"
     args, kwargs = arranged(use, _Stored(copied=writes_of(use)), old=False)
-    if "device" in kwargs:
-        kwargs["device"] = "cpu"
     before = torch.get_rng_state()
     value = run(use.new, None, args, kwargs)
     if not torch.equal(before, torch.get_rng_state()):

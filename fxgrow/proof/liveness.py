@@ -66,24 +66,26 @@ def unmoved(
         plan = history.steps[-1].plan if history else None
         found = _unmoved(births(grown), grown, inputs, steps, _twins(plan), spend)
         if found and original is not None and plan is not None and plan.depth is not None:
-            repeats = {tensor.name: tensor.twin for tensor in plan.depth.tensors}
-            idle = _idle(original(), inputs, steps) if repeats else set()
-            found = [line for line in found if repeats.get(line.partition(":")[0], "") not in idle]
-        return found
-    found = []
+            idle = _idle(original(), inputs, steps)
+            for tensor in plan.depth.tensors:
+                if tensor.twin in idle:
+                    found.pop(tensor.name, None)
+        return [f"{name}: {said}" for name, said in found.items()]
+    lines = []
     for path, plan in parts:
         below = f"{path}."
         born = {name.removeprefix(below): birth for name, birth in births(grown).items() if name.startswith(below)}
         args, kwargs = random_inputs(recalled(plan.inputs), 1)
         assert not kwargs
         part = grown.get_submodule(path)
-        found += [below + line for line in _unmoved(born, part, args, steps, _twins(plan), spend)]
-    return found
+        inside = _unmoved(born, part, args, steps, _twins(plan), spend)
+        lines += [f"{below}{name}: {said}" for name, said in inside.items()]
+    return lines
 
 
 def _idle(model: nn.Module, inputs: tuple[Any, ...], steps: int) -> set[str]:
-    """Parameters of which nothing moves."""
-    modes = (moved_by_sgd(model.train(mode), inputs, steps) for mode in (True, False))
+    """Parameters of which nothing moves; the model is of no use then."""
+    modes = (moved_by_sgd(model.train(mode), inputs, steps, spend=True) for mode in (True, False))
     first, second = ({name for name, where in moved.items() if not where.any()} for moved in modes)
     return first & second
 
@@ -103,7 +105,7 @@ def _unmoved(
     steps: int,
     twins: Mapping[str, str],
     spend: bool,
-) -> list[str]:
+) -> dict[str, str]:
     def all_moved(moved: dict[str, Tensor]) -> bool:
         return not _still(born, moved, twins)
 
@@ -114,8 +116,9 @@ def _unmoved(
     return _still(born, moved, twins)
 
 
-def _still(born: Mapping[str, Birth], moved: dict[str, Tensor], twins: Mapping[str, str]) -> list[str]:
-    still = []
+def _still(born: Mapping[str, Birth], moved: dict[str, Tensor], twins: Mapping[str, str]) -> dict[str, str]:
+    """Parameters whose new elements do not move as the old ones do, and how many of each do."""
+    still = {}
     for name, where in moved.items():
         old = [region for region in born[name].regions() if region.stage == 0]
         count_old = sum(region.count for region in old)
@@ -127,7 +130,7 @@ def _still(born: Mapping[str, Birth], moved: dict[str, Tensor], twins: Mapping[s
         if not count_old and twin is not None:
             share_old = int(twin.sum()) / max(1, twin.numel())
         if count_new and share_new < 0.9 * share_old:
-            still.append(f"{name}: {share_new:.0%} of the new elements moved, {share_old:.0%} of the old ones")
+            still[name] = f"{share_new:.0%} of the new elements moved, {share_old:.0%} of the old ones"
     return still
 
 

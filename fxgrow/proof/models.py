@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,23 +71,28 @@ def partners(old: fx.Graph, new: fx.Graph, original: Model) -> dict[fx.Node, fx.
             spare.append(node)
         elif partner is not None:
             paired[node] = partner
-    taken = {id(partner) for partner in paired.values()}
-    waiting: dict[Any, list[fx.Node]] = {}
-    for node in reversed(old.nodes):
-        if id(node) not in taken and _is_norm(node, original):
-            waiting.setdefault(_gain(node, original), []).append(node)
-    for node in spare:
-        if waiting.get(_gain(node, original)):
-            paired[node] = waiting[_gain(node, original)].pop()
-    taken = {id(partner) for partner in paired.values()}
-    waiting = {}
-    for node in reversed(old.nodes):
-        if id(node) not in taken:
-            waiting.setdefault((node.op, node.target), []).append(node)
-    for node in new.nodes:
-        if node not in paired and node.target not in NORM_GUARDS and waiting.get((node.op, node.target)):
-            paired[node] = waiting[node.op, node.target].pop()
+    theirs = [node for node in old.nodes if _is_norm(node, original)]
+    paired |= _in_order(spare, _left(theirs, paired), lambda node: _gain(node, original))
+    mine = [node for node in new.nodes if node not in paired and node.target not in NORM_GUARDS]
+    paired |= _in_order(mine, _left(old.nodes, paired), lambda node: (node.op, node.target))
     return {node: paired[node] for node in new.nodes if node in paired}
+
+
+def _left(theirs: Iterable[fx.Node], paired: Mapping[fx.Node, fx.Node]) -> list[fx.Node]:
+    """Nodes that are nobody's partner yet."""
+    taken = set(paired.values())
+    return [node for node in theirs if node not in taken]
+
+
+def _in_order(
+    mine: Iterable[fx.Node], theirs: Iterable[fx.Node], key: Callable[[fx.Node], Any]
+) -> dict[fx.Node, fx.Node]:
+    """Nodes beside others of the same key, the first beside the first."""
+    waiting: dict[Any, deque[fx.Node]] = {}
+    for node in theirs:
+        waiting.setdefault(key(node), deque()).append(node)
+    queues = ((node, waiting.get(key(node))) for node in mine)
+    return {node: queue.popleft() for node, queue in queues if queue}
 
 
 def _gain(node: fx.Node, original: Model) -> tuple[bool, str]:

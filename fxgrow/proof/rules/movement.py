@@ -33,6 +33,8 @@ from fxgrow.proof.claims import (
 )
 from fxgrow.proof.use import Both, Use, plain, repeated
 
+CPU = torch.device("cpu")
+
 
 def movement(use: Use) -> Any:
     """What is claimed of the outputs of an op that only moves entries; operands in any containers.
@@ -172,19 +174,18 @@ def _numbered(shapes: list[tuple[int, ...]]) -> Iterator[Tensor]:
         start += size
 
 
-def arranged(use: Use, tensors: Any, old: bool, device: torch.device | None = None) -> tuple[Any, Any]:
+def arranged(use: Use, tensors: Any, old: bool, device: torch.device = CPU) -> tuple[Any, Any]:
     """The arguments of one of the two nodes, with `tensors.next` in the place of each tensor.
 
-    device: in the place of any other, which is the meta device where a graph was captured; None: the CPU.
+    device: in the place of any other, which is the meta device where a graph was captured.
     """
-    here = device if device is not None else torch.device("cpu")
 
     def put(item: Any) -> Any:
         if isinstance(item, Claim):
             return tensors.next(item)
         if isinstance(item, Both):
             value = item.old if old else item.new
-            return here if isinstance(value, torch.device) else value
+            return device if isinstance(value, torch.device) else value
         if isinstance(item, slice):
             return slice(put(item.start), put(item.stop), put(item.step))
         if isinstance(item, dict):
@@ -193,7 +194,8 @@ def arranged(use: Use, tensors: Any, old: bool, device: torch.device | None = No
 
     node = use.old if old else use.new
     args = [put(item) for item in use.args[: len(node.args)]]
-    return args, {name: put(item) for name, item in use.kwargs.items() if name in node.kwargs}
+    given = {name: item for name, item in use.kwargs.items() if name in node.kwargs}
+    return args, {name: device if name == "device" else put(item) for name, item in given.items()}
 
 
 def run(node: fx.Node, module: nn.Module | None, args: Any, kwargs: Any) -> Any:
