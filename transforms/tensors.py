@@ -75,7 +75,8 @@ def _drawn(old: Tensor, growth: TensorGrowth, seed: str) -> Tensor:
         mean = old.mean(dtype=torch.float64).item()
         deviation = math.sqrt(max(0.0, _root_mean_square(old) ** 2 - mean**2))
     generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}:{growth.name}".encode()))
-    drawn = torch.empty(growth.new_shape, dtype=old.dtype).normal_(mean, deviation, generator=generator)
+    dtype = old.dtype if old.dtype.is_complex else torch.float32  # the same draw whatever the model's precision
+    drawn = torch.empty(growth.new_shape, dtype=dtype).normal_(mean, deviation, generator=generator).to(old.dtype)
     if growth.draw == "normal":
         _level_out(drawn, growth, deviation)
     return new.copy_(drawn) if new.device.type != "cpu" else drawn

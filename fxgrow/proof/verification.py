@@ -198,7 +198,7 @@ def _error(
 
 def _outputs(model: nn.Module, inputs: Inputs, seed: int, training: bool, dtype: torch.dtype) -> list[Tensor]:
     """What a copy of a model gives in one mode."""
-    twin = in_precision(model, dtype).train(training)
+    twin = in_precision(model, dtype, share=True).train(training)
     device = next((p.device for p in twin.parameters()), torch.device("cpu"))
 
     def fitting(value: Tensor) -> Tensor:
@@ -224,16 +224,27 @@ def _worst(before: list[Tensor], after: list[Tensor]) -> float:
     return max((relative_error(b, a) for a, b in zip(before, after, strict=True)), default=0.0)
 
 
-def in_precision(model: nn.Module, dtype: torch.dtype = torch.float64) -> nn.Module:
-    """A copy of a model whose floating-point weights and buffers are of one dtype."""
+def in_precision(model: nn.Module, dtype: torch.dtype = torch.float64, share: bool = False) -> nn.Module:
+    """A copy of a model whose floating-point weights and buffers are of one dtype.
+
+    share: hold the parameters that are of that dtype already instead of copies, where nothing writes to them.
+    """
+
+    def fitting(parameter: nn.Parameter) -> bool:
+        return share and (parameter.dtype is dtype or not parameter.dtype.is_floating_point)
+
     if isinstance(model, fx.GraphModule):
-        return copy.deepcopy(model).to(dtype)
+        kept = {id(parameter): parameter for parameter in model.parameters() if fitting(parameter)}
+        return copy.deepcopy(model, kept).to(dtype)
     twin = skeleton(model)  # not deepcopy, which some of torch's layers do not survive
     made: dict[int, Tensor] = {}
     for name, tensor in named_tensors(model).items():
         if id(tensor) not in made:
-            data = tensor.detach().to(dtype if tensor.dtype.is_floating_point else tensor.dtype, copy=True)
-            made[id(tensor)] = nn.Parameter(data, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else data
+            if isinstance(tensor, nn.Parameter) and fitting(tensor):
+                made[id(tensor)] = tensor
+            else:
+                data = tensor.detach().to(dtype if tensor.dtype.is_floating_point else tensor.dtype, copy=True)
+                made[id(tensor)] = nn.Parameter(data, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else data
         place(twin, name, made[id(tensor)])
     return twin
 

@@ -92,6 +92,13 @@ def test_the_seed_and_the_name_decide_the_bytes() -> None:
     assert not torch.equal(one[4:], named[4:])
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_the_draw_is_the_same_in_every_precision(dtype: torch.dtype) -> None:
+    old = OLD.to(dtype).double()
+    axes = (grows(4, 8, "draw"), grows(6, 8, "draw"))
+    assert torch.allclose(grown(old.to(dtype), *axes).double(), grown(old, *axes), rtol=4 * torch.finfo(dtype).eps)
+
+
 def test_new_rows_of_a_wider_input_keep_the_variance_of_the_sum() -> None:
     """Variance transfer: a new unit that sums over twice the inputs varies as much as the old ones."""
     old = random(64, 512) * 0.3
