@@ -230,7 +230,7 @@ def in_precision(model: nn.Module, dtype: torch.dtype = torch.float64, share: bo
     share: hold the parameters that are of that dtype already instead of copies, where nothing writes to them.
     """
 
-    def fitting(parameter: nn.Parameter) -> bool:
+    def fitting(parameter: Tensor) -> bool:
         return share and (parameter.dtype is dtype or not parameter.dtype.is_floating_point)
 
     if isinstance(model, fx.GraphModule):
@@ -239,12 +239,12 @@ def in_precision(model: nn.Module, dtype: torch.dtype = torch.float64, share: bo
     twin = skeleton(model)  # not deepcopy, which some of torch's layers do not survive
     made: dict[int, Tensor] = {}
     for name, tensor in named_tensors(model).items():
-        if id(tensor) not in made:
-            if isinstance(tensor, nn.Parameter) and fitting(tensor):
-                made[id(tensor)] = tensor
-            else:
-                data = tensor.detach().to(dtype if tensor.dtype.is_floating_point else tensor.dtype, copy=True)
-                made[id(tensor)] = nn.Parameter(data, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else data
+        is_parameter = isinstance(tensor, nn.Parameter)
+        if id(tensor) not in made and is_parameter and fitting(tensor):
+            made[id(tensor)] = tensor
+        elif id(tensor) not in made:
+            data = tensor.detach().to(dtype if tensor.dtype.is_floating_point else tensor.dtype, copy=True)
+            made[id(tensor)] = nn.Parameter(data, tensor.requires_grad) if is_parameter else data
         place(twin, name, made[id(tensor)])
     return twin
 
