@@ -3,8 +3,9 @@
 For the 30 architectures of benchmarks/sabotage.py, with init "zero" and "mirror": in how many layers the variance of
 new units' pre-activations is within a tenth of the old units'. Predicted: from fan-ins and second moments. Expected:
 the same with the second moments of a layer's inputs as they are on random inputs, which is the mean over all draws
-of its weights. Measured: of this draw, on the same inputs, in train mode. What is further off is listed with its
-reason.
+of its weights. Measured: of this draw, on the same inputs, in train mode. Calibrated: measured again on these inputs
+after growing with `calibrate=` other inputs of the same kind. What is further off is listed, of the measured ones with
+the reason.
 """
 
 from __future__ import annotations
@@ -24,25 +25,35 @@ from benchmarks.sabotage import TIMM, TORCHVISION, built
 from fxgrow.proof.scale import TOLERANCE, LayerScale
 from tests.models import PLAIN
 
-BATCH = 32
+BATCH = 256
 
 
-def example(inputs: tuple[Tensor, ...]) -> list[Tensor]:
+def example(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Random inputs of the kinds of a model's examples, many at a time."""
-    return [
+    return tuple(
         torch.randn(BATCH, *given.shape[1:])
         if given.is_floating_point()
         else torch.randint(0, 10, (BATCH, *given.shape[1:]))
         for given in inputs
-    ]
+    )
 
 
-def layers(name: str, init: str) -> list[LayerScale]:
+def layers(name: str, init: str) -> tuple[list[LayerScale], list[LayerScale]]:
+    """The layers of a grown model that make new units, measured; and those of one that was calibrated."""
     torch.manual_seed(zlib.crc32(name.encode()))
     model, inputs = built(name)
-    grown = fxgrow.grow(model, 1.5, init=init, example_inputs=inputs, verify=False)
-    scale = fxgrow.certify(grown, model).scale.measured(*example(inputs))
-    return [layer for layer in scale.layers if layer.measured is not None]
+    batch, other = example(inputs), example(inputs)
+
+    def measured(calibrate: tuple[Tensor, ...] | None) -> list[LayerScale]:
+        grown = fxgrow.grow(model, 1.5, init=init, example_inputs=inputs, verify=False, calibrate=calibrate)
+        scale = fxgrow.certify(grown, model).scale.measured(*batch)
+        return [layer for layer in scale.layers if layer.measured is not None]
+
+    return measured(None), measured(other)
+
+
+def near(ratio: float | None) -> bool:
+    return ratio is not None and abs(ratio - 1) <= TOLERANCE
 
 
 def main(names: list[str]) -> None:
@@ -50,24 +61,25 @@ def main(names: list[str]) -> None:
     torch.set_num_threads(1)
     console, total = Console(), Counter[str]()
     table = Table(title="layers whose new units have the variance of old ones within a tenth")
-    for heading in ("model", "init", "layers", "predicted", "expected", "measured"):
+    kinds = ("predicted", "expected", "measured")
+    for heading in ("model", "init", "layers", *kinds, "calibrated"):
         table.add_column(heading, justify="left" if heading in ("model", "init") else "right")
     misses = []
     for name in names or [*PLAIN, *TIMM, *TORCHVISION]:
         for init in ("zero", "mirror"):
-            found = layers(name, init)
-            counts = Counter(layers=len(found))
-            for kind in ("predicted", "expected", "measured"):
-                counts[kind] = sum(abs(getattr(layer, kind) - 1) <= TOLERANCE for layer in found)
+            found, calibrated = layers(name, init)
+            counts = Counter({kind: sum(near(getattr(layer, kind)) for layer in found) for kind in kinds})
+            counts["layers"], counts["calibrated"] = len(found), sum(near(layer.measured) for layer in calibrated)
             total.update(counts)
-            table.add_row(name, init, *(str(counts[kind]) for kind in ("layers", "predicted", "expected", "measured")))
-            misses += [(name, init, layer) for layer in found if layer.reason]
+            table.add_row(name, init, *(str(counts[kind]) for kind in ("layers", *kinds, "calibrated")))
+            misses += [(name, init, layer, layer.reason) for layer in found if layer.reason]
+            misses += [(name, init, layer, "calibrated") for layer in calibrated if not near(layer.measured)]
     console.print(table)
-    shares = (f"{kind} {total[kind]} of {total['layers']}" for kind in ("predicted", "expected", "measured"))
+    shares = (f"{kind} {total[kind]} of {total['layers']}" for kind in (*kinds, "calibrated"))
     console.print(", ".join(shares))
-    for name, init, layer in misses:
+    for name, init, layer, reason in misses:
         units = f"{len(layer.units)} new units, {len(layer.old_units)} old"
-        console.print(f"{name} {init} {layer.layer}: {layer.measured:.2f} ({units}): {layer.reason}", highlight=False)
+        console.print(f"{name} {init} {layer.layer}: {layer.measured:.2f} ({units}): {reason}", highlight=False)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from torch import fx, nn
 
 from fxgrow.amounts import Amounts
 from fxgrow.axes.infer import Analysis, analyse
+from fxgrow.calibration import calibrate as calibrate_units
 from fxgrow.capture import Captured, capture
 from fxgrow.errors import AmountError, FxgrowError, PlanError, UntraceableError
 from fxgrow.history import ATTRIBUTE, Step, history_of, with_certificate, with_verification
@@ -207,6 +208,7 @@ def grow(
     seed: int = 0,
     verify: bool = True,
     parameterization: str | None = None,
+    calibrate: Any = None,
 ) -> fx.GraphModule:
     """Grow a trained model: wider and deeper, the same function, ready to train on.
 
@@ -233,6 +235,9 @@ def grow(
     parameterization: "standard"; "mup" (new weights and, in `fxgrow.param_groups`, learning rates by width); or
         "variance-transfer" (the paper's: old weights rescaled as well, the function kept by batch norms or by
         multipliers, which `fxgrow.fold` removes). Left out: as the model was last grown, else standard.
+    calibrate: a batch of training data, in the form of `example_inputs`, but with values. One forward pass on it
+        brings the new units of each linear and convolutional layer to exactly the variance that its old units have.
+        Left out: new units get the scale that follows from fan-ins, which few units or correlated inputs miss.
 
     Raises
     ------
@@ -254,7 +259,7 @@ def grow(
     )
     if not planned.groups and not (planned.depth and planned.depth.blocks):
         raise _nothing_grows(planned)
-    return apply_plan(model, captured, planned, seed, verify)
+    return apply_plan(model, captured, planned, seed, verify, calibrate)
 
 
 def _nothing_grows(planned: Plan) -> PlanError:
@@ -270,7 +275,9 @@ def _nothing_grows(planned: Plan) -> PlanError:
     return PlanError(text, where=planned.model, remedy=remedy)
 
 
-def apply_plan(model: nn.Module, captured: Captured | Parts, planned: Plan, seed: int, verify: bool) -> fx.GraphModule:
+def apply_plan(
+    model: nn.Module, captured: Captured | Parts, planned: Plan, seed: int, verify: bool, batch: Any = None
+) -> fx.GraphModule:
     """Carry out a plan on the model it was made for."""
     inputs = captured.inputs
     remember_names(model)
@@ -282,6 +289,9 @@ def apply_plan(model: nn.Module, captured: Captured | Parts, planned: Plan, seed
         grown = widen_parts(captured, planned, model, growth.seed)
     else:
         grown = widen(captured, planned, model, growth.seed)
+    if batch is not None:
+        planned = calibrate_units(grown, planned, batch)
+        growth = replace(growth, plan=planned)
     grown = tag(grown, model, Step(planned, seed))
     if verifying:
         if isinstance(captured, Parts):

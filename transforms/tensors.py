@@ -20,7 +20,7 @@ from fxgrow.transforms.indexing import (
 from torch import Tensor
 
 from fxgrow.errors import PlanError
-from fxgrow.planning.plan import Axis, TensorGrowth
+from fxgrow.planning.plan import Axis, Calibration, TensorGrowth
 
 _READERS = frozenset({"silence", "opposite", "share"})
 
@@ -48,7 +48,29 @@ def grow_tensor(old: Tensor, growth: TensorGrowth, seed: str) -> Tensor:
         _fill_reader(new, growth, number, axis)
     for number, axis in enumerate(growth.axes):
         _fill_maker(new, number, axis)
+    for calibration in growth.calibrations:
+        multiply_units(new, growth, calibration)
     return new
+
+
+def drawn_units(growth: TensorGrowth, number: int) -> Tensor:
+    """The positions on one axis at which units were drawn.
+
+    >>> drawn_units(TensorGrowth("w", (Axis("grow", 2, 4), Axis("grow", 3, 5, fill="silence")), "normal"), 0)
+    tensor([2, 3])
+    """
+    axis = growth.axes[number]
+    made = ~filled_by(axis, frozenset({*_READERS, "zero", "mean", "copy"}))
+    drawn = filled_by(axis, frozenset({"draw", "pair"})) & made
+    return drawn.nonzero().flatten() if growth.draw == "normal" else torch.empty(0, dtype=torch.long)
+
+
+def multiply_units(new: Tensor, growth: TensorGrowth, calibration: Calibration) -> None:
+    """Multiply the weights of drawn units, in place."""
+    axis = calibration.axis
+    units = drawn_units(growth, axis)
+    units = units[(units >= calibration.start) & (units < calibration.stop)].to(new.device)
+    new.index_copy_(axis, units, new.index_select(axis, units) * calibration.factor)
 
 
 def drawn(like: Tensor, name: str, draw: str, seed: str) -> Tensor:

@@ -24,7 +24,7 @@ def example_inputs_for(model: nn.Module, given: Any = None) -> Inputs:
     ------
     CaptureError: nothing was given and nothing can be derived, or what was given is not inputs.
     """
-    return fitted(model, _given(given) if given is not None else _derived(model))
+    return fitted(model, given_inputs(given) if given is not None else _derived(model))
 
 
 def fitted(model: nn.Module, inputs: Inputs) -> Inputs:
@@ -71,7 +71,13 @@ def recalled(description: Any) -> Any:
     raise CaptureError(f"an input was a {content}, which is not kept", remedy="pass example_inputs")
 
 
-def _given(given: Any) -> Inputs:
+def given_inputs(given: Any, name: str = "example_inputs") -> Inputs:
+    """Arguments and keyword arguments from what a user passed for them, as the argument of a name.
+
+    Raises
+    ------
+    CaptureError: it is neither a tensor nor a tuple of arguments nor a dict of keyword arguments.
+    """
     if isinstance(given, Tensor):
         return (given,), {}
     if isinstance(given, Mapping) and all(isinstance(name, str) for name in given):
@@ -81,11 +87,11 @@ def _given(given: Any) -> Inputs:
     if isinstance(given, Mapping):
         key = next(name for name in given if not isinstance(name, str))
         raise CaptureError(
-            f"example_inputs has the key {key!r}, which is not the name of an argument",
+            f"{name} has the key {key!r}, which is not the name of an argument",
             remedy="pass a dict of keyword arguments",
         )
     raise CaptureError(
-        f"example_inputs is a {type(given).__name__}",
+        f"{name} is a {type(given).__name__}",
         remedy="pass a tensor, a tuple of arguments or a dict of keyword arguments",
     )
 

@@ -383,7 +383,7 @@ def joined(first: Mapping[str, TensorGrowth], then: tuple[TensorGrowth, ...]) ->
             result.append(growth)
             continue
         axes = tuple(composed(a, b) for a, b in zip(before.axes, growth.axes, strict=True))
-        result.append(TensorGrowth(growth.name, axes, growth.draw, growth.scale, growth.spread))
+        result.append(replace(growth, axes=axes))
     done = {growth.name for growth in then}
     return (*result, *(growth for name, growth in first.items() if name not in done))
 

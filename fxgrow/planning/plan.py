@@ -48,10 +48,21 @@ class Axis:
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """What multiplies the weights of units that were drawn, those at the positions `start` to `stop` of an axis."""
+
+    axis: int
+    start: int
+    stop: int
+    factor: float
+
+
+@dataclass(frozen=True)
 class TensorGrowth:
     """How one parameter or buffer grows. `draw` names the distribution of free entries; `scale` multiplies old ones.
 
     spread: how large normally drawn entries are beside the old ones before growth; None: by fan-in.
+    calibrations: what multiplies the weights of drawn units, as a batch of data asked for.
     """
 
     name: str
@@ -59,6 +70,7 @@ class TensorGrowth:
     draw: str
     scale: float = 1.0
     spread: float | None = None
+    calibrations: tuple[Calibration, ...] = ()
 
     @property
     def old_shape(self) -> tuple[int, ...]:
@@ -197,10 +209,7 @@ class Plan:
             init=data["init"],
             groups=tuple(GrowthGroup(**{**g, "where": tuple(g["where"])}) for g in data["groups"]),
             held=tuple(Held(**{**h, "where": tuple(h["where"])}) for h in data["held"]),
-            tensors=tuple(
-                TensorGrowth(t["name"], tuple(map(_axis, t["axes"])), t["draw"], t["scale"], t.get("spread"))
-                for t in data["tensors"]
-            ),
+            tensors=tuple(map(_tensor, data["tensors"])),
             nodes=tuple(NodeEdit(**{k: frozen(v) for k, v in n.items()}) for n in data["nodes"]),
             attributes=tuple(AttributeEdit(**{k: frozen(v) for k, v in a.items()}) for a in data["attributes"]),
             totals=Totals(**data["totals"]),
@@ -333,6 +342,11 @@ def shortened(where: tuple[str, ...], most: int = 3) -> str:
     """The first few places, and how many more there are."""
     more = len(where) - most
     return ", ".join(where[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def _tensor(data: dict[str, Any]) -> TensorGrowth:
+    calibrations = tuple(Calibration(**one) for one in data.get("calibrations", ()))
+    return TensorGrowth(**{**data, "axes": tuple(map(_axis, data["axes"])), "calibrations": calibrations})
 
 
 def _axis(data: dict[str, Any]) -> Axis:

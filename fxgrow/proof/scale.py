@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -45,6 +45,9 @@ rho, s, sigma = sp.symbols("rho s sigma", nonnegative=True)
 c, kappa, f = sp.symbols("c kappa f", nonnegative=True)
 GRADIENTS = {"old weights": f**-2, "new columns": rho, "new rows": (c / kappa) ** 2}
 """Second moments of gradients: of old weights beside what they were, of new ones beside those of old ones."""
+
+_ROUNDINGS = 256
+"""What varies by less than this many times the rounding of a value does not vary."""
 
 TOLERANCE = 0.1
 """How far from one a ratio may be."""
@@ -285,10 +288,10 @@ def _ratios(grown: GrownGraphModule, layers: tuple[LayerScale, ...], inputs: Inp
         def run_node(self, node: fx.Node) -> Any:
             layer = wanted.get(node.name)
             read = self.env[node.args[0]] if layer is not None else None  # type: ignore[index]
-            inputs = _ratio_of(read, *layer.reads) if layer is not None else None  # before it can be written to
+            inputs = variance_ratio(read, *layer.reads) if layer is not None else None  # before it can be written to
             value = super().run_node(node)
             if layer is not None:
-                made = _ratio_of(value, layer.axis, layer.units, layer.old_units)
+                made = variance_ratio(value, layer.axis, layer.units, layer.old_units)
                 if made is not None and inputs is not None:
                     found[node.name] = made, inputs
             return value
@@ -301,11 +304,15 @@ def _ratios(grown: GrownGraphModule, layers: tuple[LayerScale, ...], inputs: Inp
     return found
 
 
-def _ratio_of(value: Any, axis: int, units: tuple[int, ...], old_units: tuple[int, ...]) -> float | None:
+def variance_ratio(value: Any, axis: int, units: Sequence[int], old_units: Sequence[int]) -> float | None:
+    """The mean variance of some units over that of others, over all axes but theirs; None where there are no values."""
     if not isinstance(value, Tensor):
         return None
     if not units:
         return 1.0
-    variances = value.detach().movedim(axis, 0).flatten(1).var(1, correction=0)
-    old = variances[list(old_units)].mean()
-    return float(variances[list(units)].mean() / old) if old > 0 else 0.0
+    exact = torch.promote_types(value.dtype, torch.float32)
+    values = value.detach().movedim(axis, 0).flatten(1).to(exact)
+    rounding = (_ROUNDINGS * torch.finfo(value.dtype).eps) ** 2 * values.square().mean()
+    variances = values.var(1, correction=0)
+    new, old = variances[list(units)].mean(), variances[list(old_units)].mean()
+    return float(new / old) if old > rounding and new > rounding else 0.0

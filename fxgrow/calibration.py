@@ -1,0 +1,140 @@
+"""New units at the scale that old ones have on data: one forward pass that rescales what was drawn, layer by layer.
+
+Fan-ins and second moments say how large new weights have to be if what a layer reads is uncorrelated. It is not, so a
+draw of few units misses the old units' variance. On a batch the miss can be seen, and new rows multiplied by what is
+lacking, the first layer first, as every layer reads what those before it make by then.
+
+Source: Mishkin, Matas, "All you need is a good init", ICLR 2016, who bring whole layers to unit variance.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fxgrow.capture.inputs import given_inputs
+from fxgrow.containers import each_tensor, flat_tensors
+from fxgrow.errors import CaptureError, first_line
+from fxgrow.planning.plan import Calibration, Plan, TensorGrowth
+from fxgrow.proof.scale import variance_ratio
+from fxgrow.proof.verification import WithoutNoise, in_precision, release
+from fxgrow.transforms.indexing import old_positions
+from fxgrow.transforms.tensors import drawn_units, multiply_units
+from fxgrow.transforms.width import named_tensors
+
+_MAKING_AXES: dict[Any, tuple[int, int]] = {
+    F.linear: (0, -1),
+    **dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), (0, 1)),
+    **dict.fromkeys((F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d), (1, 1)),
+}
+"""By function: the axis of a weight that makes units, and that of the output on which they are."""
+
+
+def calibrate(grown: nn.Module, plan: Plan, batch: Any) -> Plan:
+    """Rescale the new rows of a module that has just been grown; the plan that makes them so is returned.
+
+    Every linear and convolutional layer of which some units were drawn has these brought to the mean variance, over
+    batch and space, of its old units, in train mode without dropout; statistics of batch norms are left as they are.
+
+    batch: a tensor, a tuple of arguments or a dict of keyword arguments, as the model is called in training.
+
+    Raises
+    ------
+    CaptureError: the batch is not inputs that the model runs on, or there are no values, in it or in the model.
+    """
+    tensors = named_tensors(grown)
+    args, kwargs = given_inputs(batch, "calibrate")
+    if any(tensor.is_meta for tensor in (*tensors.values(), *flat_tensors((args, kwargs)))):
+        raise CaptureError(
+            "the batch to calibrate on, or the model, is on the meta device and has no values",
+            where=type(grown).__name__,
+            remedy="pass a batch of training data and a model with weights, or leave calibrate out",
+        )
+    like = next(p for p in grown.parameters() if p.dtype.is_floating_point)
+    precision = torch.promote_types(like.dtype, torch.float32)
+    twin = in_precision(grown, precision, share=True).train()
+    inside = named_tensors(twin)
+    calibrating = _Calibrating({id(inside[growth.name]): growth for growth in plan.tensors})
+
+    def fitting(value: Tensor) -> Tensor:
+        return value.to(like.device, precision if value.dtype.is_floating_point else value.dtype)
+
+    args, kwargs = each_tensor((args, kwargs), fitting)
+    try:
+        with torch.no_grad(), calibrating, torch.random.fork_rng(devices=[]):
+            twin(*args, **kwargs)
+    except Exception as error:
+        raise CaptureError(
+            f"the model does not run on the batch to calibrate on: {first_line(error)}",
+            where=type(grown).__name__,
+            remedy="pass calibrate=BATCH as the model is called in training",
+        ) from error
+    release(twin)
+    for growth in plan.tensors:
+        if inside[growth.name] is not tensors[growth.name]:  # of another precision
+            for calibration in calibrating.found.get(growth.name, ()):
+                multiply_units(tensors[growth.name].detach(), growth, calibration)
+    return _with(plan, {name: tuple(found) for name, found in calibrating.found.items()})
+
+
+def _with(plan: Plan, found: Mapping[str, tuple[Calibration, ...]], path: str = "") -> Plan:
+    return replace(
+        plan,
+        tensors=tuple(replace(t, calibrations=found.get(path + t.name, ())) for t in plan.tensors),
+        parts=tuple((below, _with(part, found, f"{path}{below}.")) for below, part in plan.parts),
+    )
+
+
+class _Calibrating(WithoutNoise):
+    """Rescales the new rows of each weight when they are first used."""
+
+    def __init__(self, growths: Mapping[int, TensorGrowth]) -> None:
+        super().__init__()
+        self.growths = growths  # by the id of the weight
+        self.found: dict[str, list[Calibration]] = {}
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        value = super().__torch_function__(function, types, args, kwargs)
+        if function not in _MAKING_AXES:
+            return value
+        makes, made = _MAKING_AXES[function]
+        weight = args[1] if len(args) > 1 else (kwargs or {})["weight"]
+        parameter = weight if weight._base is None else weight._base
+        growth = self.growths.get(id(parameter))
+        if growth is None or value.shape[made] != weight.shape[makes]:  # the latter: transposed, and in groups
+            return value
+        first = _first_row(weight, parameter, makes)
+        found = self.found.setdefault(growth.name, [])
+        if first is None or any(done.start < first + weight.shape[makes] and first < done.stop for done in found):
+            return value
+        rows = range(first, first + weight.shape[makes])
+        units, old_units = ([unit - first for unit in some if unit in rows] for some in _units(growth, makes))
+        ratio = variance_ratio(value, made, units, old_units) if units and old_units else None
+        if not ratio or not math.isfinite(ratio):
+            return value
+        found.append(Calibration(makes, rows.start, rows.stop, ratio**-0.5))
+        multiply_units(parameter, growth, found[-1])
+        return super().__torch_function__(function, types, args, kwargs)
+
+
+def _first_row(weight: Tensor, parameter: Tensor, axis: int) -> int | None:
+    """Where a weight begins in the parameter of which it is some rows; None where it is something else of it."""
+    if weight is parameter:
+        return 0
+    if axis != 0 or weight.shape[1:] != parameter.shape[1:] or weight.stride() != parameter.stride():
+        return None
+    return int(weight.storage_offset() // parameter.stride(0))
+
+
+def _units(growth: TensorGrowth, axis: int) -> tuple[list[int], list[int]]:
+    """Positions of drawn units and of old ones."""
+    old_units = (old_positions(growth.axes[axis]) >= 0).nonzero().flatten()
+    return drawn_units(growth, axis).tolist(), old_units.tolist()
