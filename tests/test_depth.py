@@ -558,14 +558,17 @@ def test_shared_statistics_hold_blocks() -> None:
     ]
 
 
-def test_dense_layers_with_guarded_norms_are_held_once_wider() -> None:
+@pytest.mark.parametrize("width", [None, 1.5])
+def test_dense_layers_with_guarded_norms_get_more_once_they_are_wider(width: float | None) -> None:
     make, inputs = MODELS["dense norms"]
-    wider = fxgrow.grow(lively(make()), 1.5, example_inputs=inputs, verify=False)
-    plan = fxgrow.plan(wider, depth="+1", example_inputs=inputs)
-    assert plan.depth is not None and not plan.depth.blocks
-    assert {held.reason for held in plan.held} == {
-        "its blocks stay as many as they are: a number in its last layer follows what it is given"
-    }
+    torch.manual_seed(0)
+    model = lively(make())
+    wider = fxgrow.grow(model, 1.5, example_inputs=inputs, verify=False)
+    deeper = fxgrow.grow(wider, width, depth="+2")
+    assert fxgrow.report(deeper).plan.depth.blocks
+    again = fxgrow.grow(deeper, 1.25, depth="+1")
+    assert str(fxgrow.certify(again, model).verdict) == "PROVED"
+    assert unmoved(again, example(inputs)) == []
 
 
 def bad(depth: Any, **options: Any) -> str:
