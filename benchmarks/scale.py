@@ -3,9 +3,9 @@
 For the 30 architectures of benchmarks/sabotage.py, with init "zero" and "mirror": in how many layers the variance of
 new units' pre-activations is within a tenth of the old units'. Predicted: from fan-ins and second moments. Expected:
 the same with the second moments of a layer's inputs as they are on random inputs, which is the mean over all draws
-of its weights. Measured: of this draw, on the same inputs, in train mode. Calibrated: measured again on these inputs
-after growing with `calibrate=` other inputs of the same kind. What is further off is listed, of the measured ones with
-the reason.
+of its weights. Measured: of this draw, on the same inputs, in train mode. Calibrated: the same
+after growing with `calibrate=` these inputs; elsewhere: after growing with `calibrate=` other inputs of the same kind.
+What is further off is listed, of the measured ones with the reason.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def example(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     )
 
 
-def layers(name: str, init: str) -> tuple[list[LayerScale], list[LayerScale]]:
-    """The layers of a grown model that make new units, measured; and those of one that was calibrated."""
+def layers(name: str, init: str) -> dict[str, list[LayerScale]]:
+    """The layers of a grown model that make new units, measured on a batch; by what it was calibrated on."""
     torch.manual_seed(zlib.crc32(name.encode()))
     model, inputs = built(name)
     batch, other = example(inputs), example(inputs)
@@ -49,7 +49,7 @@ def layers(name: str, init: str) -> tuple[list[LayerScale], list[LayerScale]]:
         scale = fxgrow.certify(grown, model).scale.measured(*batch)
         return [layer for layer in scale.layers if layer.measured is not None]
 
-    return measured(None), measured(other)
+    return {"measured": measured(None), "calibrated": measured(batch), "elsewhere": measured(other)}
 
 
 def near(ratio: float | None) -> bool:
@@ -61,22 +61,24 @@ def main(names: list[str]) -> None:
     torch.set_num_threads(1)
     console, total = Console(), Counter[str]()
     table = Table(title="layers whose new units have the variance of old ones within a tenth")
-    kinds = ("predicted", "expected", "measured")
-    for heading in ("model", "init", "layers", *kinds, "calibrated"):
+    kinds = ("layers", "predicted", "expected", "measured", "calibrated", "elsewhere")
+    for heading in ("model", "init", *kinds):
         table.add_column(heading, justify="left" if heading in ("model", "init") else "right")
     misses = []
     for name in names or [*PLAIN, *TIMM, *TORCHVISION]:
         for init in ("zero", "mirror"):
-            found, calibrated = layers(name, init)
-            counts = Counter({kind: sum(near(getattr(layer, kind)) for layer in found) for kind in kinds})
-            counts["layers"], counts["calibrated"] = len(found), sum(near(layer.measured) for layer in calibrated)
+            found = layers(name, init)
+            counts = Counter({kind: sum(near(layer.measured) for layer in some) for kind, some in found.items()})
+            counts["layers"] = len(found["measured"])
+            for kind in ("predicted", "expected"):
+                counts[kind] = sum(near(getattr(layer, kind)) for layer in found["measured"])
             total.update(counts)
-            table.add_row(name, init, *(str(counts[kind]) for kind in ("layers", *kinds, "calibrated")))
-            misses += [(name, init, layer, layer.reason) for layer in found if layer.reason]
-            misses += [(name, init, layer, "calibrated") for layer in calibrated if not near(layer.measured)]
+            table.add_row(name, init, *(str(counts[kind]) for kind in kinds))
+            for kind, some in found.items():
+                far = (layer for layer in some if not near(layer.measured))
+                misses += [(name, init, layer, layer.reason if kind == "measured" else kind) for layer in far]
     console.print(table)
-    shares = (f"{kind} {total[kind]} of {total['layers']}" for kind in (*kinds, "calibrated"))
-    console.print(", ".join(shares))
+    console.print(", ".join(f"{kind} {total[kind]} of {total['layers']}" for kind in kinds[1:]))
     for name, init, layer, reason in misses:
         units = f"{len(layer.units)} new units, {len(layer.old_units)} old"
         console.print(f"{name} {init} {layer.layer}: {layer.measured:.2f} ({units}): {reason}", highlight=False)

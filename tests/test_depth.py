@@ -167,6 +167,40 @@ class Folded(nn.Module):
         return x + self.norm(y.flatten(2)).reshape_as(y)
 
 
+class Fine(nn.Module):
+    """A block through which two streams pass, the finer of which enters the coarser one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 6), nn.GELU(), nn.Linear(6, 4))
+        self.enter = nn.Linear(8, 6)
+        self.outer = nn.Sequential(nn.LayerNorm(6), nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 6))
+
+    def forward(self, fine: Tensor, coarse: Tensor) -> tuple[Tensor, Tensor]:
+        fine = fine + self.inner(fine)
+        first, rest = coarse[:, :1], coarse[:, 1:]
+        coarse = torch.cat([first, rest + self.enter(fine.flatten(2))], dim=1)
+        return fine, coarse + self.outer(coarse)
+
+
+class TwoStreams(nn.Module):
+    """Blocks that take and give two tensors, of which the last gives one that nothing reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fine, self.coarse = nn.Linear(5, 4), nn.Linear(8, 6)
+        self.token = nn.Parameter(torch.randn(1, 1, 6))
+        self.blocks = nn.ModuleList(Fine() for _ in range(3))
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        fine = self.fine(x)
+        coarse = torch.cat([self.token.expand(len(x), -1, -1), self.coarse(fine.flatten(2))], dim=1)
+        for block in self.blocks:
+            fine, coarse = block(fine, coarse)
+        return self.head(coarse[:, 0])
+
+
 MODELS: dict[str, tuple[Any, tuple[Tensor, ...]]] = {
     "residual": (lambda: stages(Residual(conv()), Residual(conv()), Residual(conv())), IMAGE),
     "post-activation": (lambda: stages(Residual(conv(), nn.ReLU()), Residual(conv(), nn.ReLU())), IMAGE),
@@ -178,6 +212,7 @@ MODELS: dict[str, tuple[Any, tuple[Tensor, ...]]] = {
     "dense stream": (lambda: stages(Growing(8), Growing(12), Growing(16), nn.Conv2d(20, 8, 1)), IMAGE),
     "dense last": (lambda: stages(Aggregated(), Aggregated()), IMAGE),
     "dense norms": (lambda: stages(NormedLayers(), NormedLayers()), IMAGE),
+    "two streams": (TwoStreams, (torch.randn(2, 3, 2, 5),)),
     "pre-norm": (lambda: Encoder(True), (torch.randn(2, 7, 6),)),
     "attributes": (Named, IMAGE),
     "chain": (Split, (torch.randn(2, 4),)),
@@ -227,6 +262,36 @@ def test_a_transformer_of_twelve_blocks_becomes_one_of_twenty_four() -> None:
     name = "vit_tiny_patch16_224"
     one, other = grown_like(timm.create_model(name), timm.create_model(name, depth=24), "=24")
     assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("depth", ["=4", "=6", "=9"])
+def test_blocks_of_two_streams_are_one_run_and_are_proved(depth: str) -> None:
+    make, inputs = MODELS["two streams"]
+    torch.manual_seed(0)
+    model = lively(make())
+    grown = fxgrow.grow(model, 1.5, depth, example_inputs=inputs)
+    plan = fxgrow.report(grown).plan
+    assert [(run.path, run.before, run.after) for run in plan.depth.runs] == [("blocks", 3, int(depth[1:]))]
+    assert str(fxgrow.certify(grown, model).verdict) == "PROVED"
+    again = fxgrow.grow(grown, depth="+2")
+    assert str(fxgrow.certify(again, model).verdict) == "PROVED"
+    assert unmoved(again, example(inputs)) == []
+
+
+def test_a_stream_goes_on_into_the_new_block_and_out_of_it() -> None:
+    """Where a new block's fine stream is no longer silent, all later blocks see it."""
+    make, inputs = MODELS["two streams"]
+    model = lively(make())
+    grown = fxgrow.grow(model, depth={"blocks": "+1"}, example_inputs=inputs)
+    twin = make()
+    twin.blocks.append(Fine())
+    twin.double().load_state_dict(grown.state_dict())
+    for module in (twin, grown):
+        for number in range(4):
+            with torch.no_grad():
+                module.get_parameter(f"blocks.{number}.inner.3.weight").fill_(0.1)
+    x = example(inputs)[0]
+    assert torch.allclose(twin.eval()(x), grown.eval()(x), rtol=1e-12)
 
 
 def test_new_modules_stand_next_to_their_twins() -> None:

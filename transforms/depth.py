@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -175,7 +176,7 @@ def _extend(mode: str, graph: fx.Graph, plan: Deepening, moves: Mapping[str, Map
     for block in plan.blocks:
         for region in block.regions:
             if region.mode == mode:
-                missing = {*region.nodes, region.entry, region.exit, region.after, *region.joins} - nodes.keys()
+                missing = {*region.nodes, *chain(*region.streams), *region.joins} - nodes.keys()
                 if missing:
                     raise PlanError(
                         "the plan names a node that the graph does not have", where=min(missing), remedy=_REMEDY
@@ -204,18 +205,20 @@ class _Copying:
         self.appended: dict[str, list[fx.Node]] = {}
 
     def repeat(self, region: CopiedRegion, block: NewBlock) -> NewLayer:
-        """Repeat a region after the value that its new block follows; who read that reads what leaves the region."""
-        before = self.tails.get(region.after, self.nodes[region.after])
-        made = {self.nodes[region.entry]: before}
-        nodes = self._copy(region, block, made, before, lambda raw: raw)
+        """Repeat a region after the values that its new block follows; who read them reads what leaves the region."""
+        latest = {after: self.tails.get(after, self.nodes[after]) for _, _, after in region.streams}
+        made = {self.nodes[entry]: latest[after] for entry, _, after in region.streams}
+        anchor = max(latest.values())  # the last in the graph
+        nodes = self._copy(region, block, made, anchor, lambda raw: raw)
         new = set(nodes)
         own = set(region.nodes) if region.exit == region.after else set()
-        leaving = made[self.nodes[region.exit]]
-        for user in list(before.users):
-            if user not in new and user.name not in own:
-                user.replace_input_with(before, leaving)
-        self.tails[region.after] = leaving
-        return NewLayer(nodes, leaving, before)
+        for _, leaves, after in region.streams:
+            before, leaving = latest[after], made[self.nodes[leaves]]
+            for user in list(before.users):
+                if user not in new and user.name not in own and user > anchor:
+                    user.replace_input_with(before, leaving)
+            self.tails[after] = leaving
+        return NewLayer(nodes, made[self.nodes[region.exit]], latest[region.after])
 
     def append(self, region: CopiedRegion, block: NewBlock) -> NewLayer:
         """Repeat a dense layer after the last one; what it gives is concatenated next to what that gives."""

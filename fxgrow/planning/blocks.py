@@ -25,12 +25,16 @@ _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 @dataclass(eq=False)
 class Region:
-    """Nodes of one graph, in order, between a value that enters and a value that leaves."""
+    """Nodes of one graph, in order, between a value that enters and a value that leaves.
+
+    others: further streams through it, each as what enters and what leaves.
+    """
 
     mode: str
     nodes: list[fx.Node]
     entry: fx.Node
     exit: fx.Node
+    others: list[tuple[fx.Node, fx.Node]] = field(default_factory=list)
 
 
 @dataclass(eq=False)
@@ -126,7 +130,7 @@ class Finder:
         inside = set(nodes)
         exits = [n for n in nodes if isinstance(n.meta["value"], Tensor) and any(u not in inside for u in n.users)]
         loose = [n for n in nodes if not isinstance(n.meta["value"], Tensor) and holds_tensor(n.meta["value"])]
-        if len(exits) != 1 or any(user not in inside for node in loose for user in node.users):
+        if not exits or any(user not in inside for node in loose for user in node.users):
             return None, None, ""
         outside = {source for node in nodes for source in node.all_input_nodes if source not in inside}
         entries = sorted(
@@ -136,6 +140,8 @@ class Finder:
         )
         if not entries:
             return None, None, ""
+        if len(exits) > 1:
+            return self._of_streams(mode, nodes, entries, exits[::-1], roots)
         alike = [s for s in entries if s.meta["value"].shape == exits[0].meta["value"].shape]
         reason = self._shared_statistics(nodes, roots)
         ways = (False, True) if self.shared else (False,)
@@ -148,6 +154,26 @@ class Finder:
                 return Region(mode, nodes, entry, exits[0]), found, ""
         entry = (alike or entries)[0]
         return Region(mode, nodes, entry, exits[0]), None, reason or "its output has another shape than its input"
+
+    def _of_streams(
+        self, mode: str, nodes: list[fx.Node], entries: list[fx.Node], exits: list[fx.Node], roots: tuple[str, ...]
+    ) -> tuple[Region | None, Identity | None, str]:
+        """A region through which several values pass, each of which it can leave as it is."""
+        inside, found = set(nodes), Identity()
+        if self._shared_statistics(nodes, roots) or len(entries) < len(exits):
+            return None, None, ""
+        pairs: list[tuple[fx.Node, fx.Node]] = []
+        for leaving in exits:
+            for entry in (source for source in entries if all(source is not taken for taken, _ in pairs)):
+                try:
+                    found = found + self._block(inside, entry, leaving, roots, share=False).identity()
+                except Stuck:
+                    continue
+                pairs.append((entry, leaving))
+                break
+            else:
+                return None, None, ""
+        return Region(mode, nodes, *pairs[0], pairs[1:]), found, ""
 
     def _shared_statistics(self, nodes: list[fx.Node], roots: tuple[str, ...]) -> str:
         """What one more block would add to, if it calls a part that others call too."""
@@ -178,6 +204,7 @@ class Finder:
         """The structure of a region: what is called on what, sizes and other numbers aside."""
         place = {node: number for number, node in enumerate(region.nodes)}
         place[region.entry] = -1
+        place |= {entry: -3 - number for number, (entry, _) in enumerate(region.others)}
         return tuple(
             (self._called(node), tuple(place.get(source, -2) for source in node.all_input_nodes))
             for node in region.nodes
@@ -307,8 +334,11 @@ class Finder:
         return type(self.model.get_submodule(path))
 
     def _follows(self, one: Unit, other: Unit) -> bool:
+        """Whether one comes before the other, which takes on its streams; the last may let some of them end."""
         return len(one.regions) == len(other.regions) and all(
-            self.dominated[a.mode].dominates(a.exit, b.entry) for a, b in zip(one.regions, other.regions, strict=True)
+            self.dominated[a.mode].dominates(a.exit, b.entry)
+            and [leaving for _, leaving in a.others][: len(b.others)] == [entry for entry, _ in b.others]
+            for a, b in zip(one.regions, other.regions, strict=True)
         )
 
     def _held(self, units: dict[str, list[Unit]], runs: list[FoundRun]) -> Iterator[tuple[str, str]]:

@@ -26,6 +26,7 @@ class CopiedRegion:
 
     joins: of a dense layer, the concatenations that take in what the new one gives, next to what it comes after.
     numbers: arguments that are others in the new one: the node that is repeated, where in its arguments, the value.
+    others: further streams through it, each with its entry, its exit and the value after which the new block comes.
     """
 
     mode: str
@@ -35,6 +36,12 @@ class CopiedRegion:
     after: str
     joins: tuple[str, ...] = ()
     numbers: tuple[tuple[str, tuple[Any, ...], Any], ...] = ()
+    others: tuple[tuple[str, str, str], ...] = ()
+
+    @property
+    def streams(self) -> tuple[tuple[str, str, str], ...]:
+        """What enters it, what leaves it and after what the new block comes, stream by stream."""
+        return ((self.entry, self.exit, self.after), *self.others)
 
 
 @dataclass(frozen=True)

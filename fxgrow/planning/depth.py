@@ -283,7 +283,17 @@ class Naming:
                 for (container, slot), root in zip(places, insertion.twin.roots, strict=True)
             )
             regions = tuple(
-                CopiedRegion(own.mode, tuple(n.name for n in own.nodes), own.entry.name, own.exit.name, end.exit.name)
+                CopiedRegion(
+                    own.mode,
+                    tuple(n.name for n in own.nodes),
+                    own.entry.name,
+                    own.exit.name,
+                    end.exit.name,
+                    others=tuple(
+                        (entry.name, leaving.name, after.name)
+                        for (entry, leaving), (_, after) in zip(own.others, end.others, strict=False)
+                    ),
+                )
                 for own, end in zip(insertion.twin.regions, insertion.after.regions, strict=True)
             )
             tensors: Iterable[NewTensor] = tuple(self._born(len(blocks), modules, insertion.twin, init))

@@ -25,7 +25,8 @@ class Leaky(WithoutNoise):
         F.hardswish: F.silu,
         F.hardsigmoid: F.sigmoid,
         **dict.fromkeys(
-            (F.relu, F.relu6, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, F.hardtanh), F.leaky_relu
+            (F.relu, F.relu6, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, F.hardtanh),
+            lambda x: F.leaky_relu(x, 0.1),  # 0.01 in every layer of a chain would soon be rounding
         ),
         F.silu: lambda x: F.silu(x) + 0.01 * x,
         F.gelu: lambda x: F.gelu(x) + 0.01 * x,
