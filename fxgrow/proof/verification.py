@@ -102,6 +102,43 @@ class WithoutNoise(TorchFunctionMode):
         return function(*args, **keywords)
 
 
+class WithoutRounding(WithoutNoise):
+    """No casts of float64 to less either, such as those of norms that compute in float32 whatever they are given."""
+
+    _CASTS = (Tensor.float, Tensor.half, Tensor.bfloat16)
+    _COARSE = (torch.float32, torch.float16, torch.bfloat16)
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        keywords = dict(kwargs or {})
+        if args and isinstance(args[0], Tensor) and args[0].dtype is torch.float64:
+            if function in self._CASTS:
+                return args[0]
+            args = tuple(map(self._exact, args))
+            keywords = {name: self._exact(value) for name, value in keywords.items()}
+        return super().__torch_function__(function, types, args, keywords)
+
+    def _exact(self, argument: Any) -> Any:
+        coarse = isinstance(argument, torch.dtype) and argument in self._COARSE
+        return torch.float64 if coarse else argument
+
+
+@dataclass(frozen=True)
+class Way:
+    """How models are run: under what mode, in what precision, and the seed of what a forward draws by itself."""
+
+    mode: type[WithoutNoise]
+    dtype: torch.dtype
+    seed: int
+
+
+def _ways(own: torch.dtype, seed: int) -> list[Way]:
+    """The ways to try, the most exact first, as some forwards make float32 tensors of their own."""
+    exact, plain = Way(WithoutRounding, torch.float64, seed), Way(WithoutNoise, torch.float64, seed)
+    return [exact, plain] if own is torch.float64 else [exact, plain, Way(WithoutNoise, own, seed)]
+
+
 def verify(
     original: nn.Module,
     grown: nn.Module,
@@ -124,25 +161,25 @@ def verify(
     """
     values = random_inputs(inputs, seed)
     own = next((p.dtype for p in original.parameters() if p.dtype.is_floating_point), torch.float64)
-    precision = torch.float64
-    try:
-        errors = _errors(original, grown, values, seed, modes, precision)
-    except CaptureError:
-        if own is torch.float64:
-            raise
-        precision = own  # some forwards make float32 tensors of their own, whatever the weights are
-        errors = _errors(original, grown, values, seed, modes, precision)
+    ways = _ways(own, seed)
+    for way in ways:
+        try:
+            errors = _errors(original, grown, values, way, modes)
+            break
+        except CaptureError:
+            if way is ways[-1]:
+                raise
     coarsest = max(
         (p.dtype for p in grown.parameters() if p.dtype.is_floating_point),
         key=lambda dtype: torch.finfo(dtype).eps,
         default=torch.float64,
     )
     tolerance = TOLERANCE if coarsest is torch.float64 else ULPS * torch.finfo(coarsest).eps
-    names = (str(dtype).removeprefix("torch.") for dtype in (coarsest, precision))
+    names = (str(dtype).removeprefix("torch.") for dtype in (coarsest, way.dtype))
     result = Verification(*errors, next(names), tolerance, seed, preserving, next(names))
     if result.verdict == "REFUTED":
         step = 1 + torch.finfo(coarsest).eps
-        own_error = max(_rounding(original, values, seed, mode, precision, step) for mode in modes)
+        own_error = max(_rounding(original, values, way, mode, step) for mode in modes)
         if max(errors) <= ROUNDINGS * own_error:
             raise VerificationError(
                 f"the comparison says nothing: {result}, but the original's own outputs move by {own_error:.1e} where "
@@ -160,21 +197,17 @@ def verify(
 
 
 def _errors(
-    original: nn.Module, grown: nn.Module, inputs: Inputs, seed: int, modes: Sequence[bool], dtype: torch.dtype
+    original: nn.Module, grown: nn.Module, inputs: Inputs, way: Way, modes: Sequence[bool]
 ) -> tuple[float, float]:
-    first, second = (
-        _error(original, grown, inputs, seed, mode, dtype) if mode in modes else 0.0 for mode in (False, True)
-    )
+    first, second = (_error(original, grown, inputs, way, mode) if mode in modes else 0.0 for mode in (False, True))
     return first, second
 
 
-def _error(
-    original: nn.Module, grown: nn.Module, inputs: Inputs, seed: int, training: bool, dtype: torch.dtype
-) -> float:
+def _error(original: nn.Module, grown: nn.Module, inputs: Inputs, way: Way, training: bool) -> float:
     outputs = []
     for model in (original, grown):
         try:
-            outputs.append(_outputs(model, inputs, seed, training, dtype))
+            outputs.append(_outputs(model, inputs, way, training))
         except Exception as error:
             if model is original:
                 raise CaptureError(
@@ -196,26 +229,26 @@ def _error(
     return _worst(*outputs)
 
 
-def _outputs(model: nn.Module, inputs: Inputs, seed: int, training: bool, dtype: torch.dtype) -> list[Tensor]:
+def _outputs(model: nn.Module, inputs: Inputs, way: Way, training: bool) -> list[Tensor]:
     """What a copy of a model gives in one mode."""
-    twin = in_precision(model, dtype, share=True).train(training)
+    twin = in_precision(model, way.dtype, share=True).train(training)
     device = next((p.device for p in twin.parameters()), torch.device("cpu"))
 
     def fitting(value: Tensor) -> Tensor:
-        return value.to(device, dtype if value.dtype.is_floating_point else value.dtype)
+        return value.to(device, way.dtype if value.dtype.is_floating_point else value.dtype)
 
     args, kwargs = each_tensor(inputs, fitting)
-    with torch.no_grad(), WithoutNoise(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # what a forward draws by itself is the same for all
+    with torch.no_grad(), way.mode(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(way.seed)  # what a forward draws by itself is the same for all
         found = list(flat_tensors(twin(*args, **kwargs)))
     release(twin)
     return found
 
 
-def _rounding(original: nn.Module, inputs: Inputs, seed: int, training: bool, dtype: torch.dtype, step: float) -> float:
+def _rounding(original: nn.Module, inputs: Inputs, way: Way, training: bool, step: float) -> float:
     """How far the outputs move where every entry of the inputs does, by a factor of `step`."""
-    moved = each_tensor(inputs, lambda value: value.to(dtype) * step if value.dtype.is_floating_point else value)
-    return _worst(*(_outputs(original, given, seed, training, dtype) for given in (inputs, moved)))
+    moved = each_tensor(inputs, lambda value: value.to(way.dtype) * step if value.dtype.is_floating_point else value)
+    return _worst(*(_outputs(original, given, way, training) for given in (inputs, moved)))
 
 
 def _worst(before: list[Tensor], after: list[Tensor]) -> float:

@@ -27,6 +27,7 @@ from fxgrow.proof.verification import (
     ULPS,
     Verification,
     WithoutNoise,
+    WithoutRounding,
     random_inputs,
     relative_error,
     verify,
@@ -542,3 +543,73 @@ def test_a_model_that_makes_much_of_rounding_is_no_evidence() -> None:
         grown.get_parameter("0.weight").mul_(1.5)
     with pytest.raises(VerificationError, match="this is a bug in a rule"):
         verify(model, grown, ((torch.empty(64, 6, device="meta"),), {}))
+
+
+# -- casts ---------------------------------------------------------------------------------------------------
+
+CASTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "x.float()": lambda x: x.float(),
+    "x.half()": lambda x: x.half(),
+    "x.to(dtype)": lambda x: x.to(torch.float32),
+    "x.to(dtype=)": lambda x: x.to(dtype=torch.bfloat16),
+    "x.type(dtype)": lambda x: x.type(torch.float32),
+    "F.softmax": lambda x: F.softmax(x, -1, dtype=torch.float32),
+    "x.sum": lambda x: x.sum(-1, dtype=torch.float32),
+    "LayerNormFp32": timm.layers.LayerNormFp32(6).double(),
+}
+
+
+@pytest.mark.parametrize("name", CASTS)
+def test_float64_stays_float64(name: str) -> None:
+    x = normal(3, 6)
+    with WithoutRounding(), torch.no_grad():
+        found = CASTS[name](x)
+    assert found.dtype is torch.float64
+    assert not torch.equal(found, found.float().double())
+
+
+def test_casts_of_other_tensors_are_left_alone() -> None:
+    whole = torch.arange(3)
+    with WithoutRounding():
+        assert whole.float().dtype is torch.float32
+        assert normal(3).float().long().dtype is torch.int64
+        assert normal(3).float().to(torch.int32).dtype is torch.int32
+
+
+class InSingle(nn.Module):
+    """Statistics in float32, over the channels in an order of its own."""
+
+    def __init__(self, order: Tensor) -> None:
+        super().__init__()
+        self.order = order
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.float()[..., self.order]
+        x = (x - x.mean(-1, keepdim=True)) / x.square().mean(-1, keepdim=True).sqrt()
+        return x.double()[..., torch.argsort(self.order)]
+
+
+def test_models_that_compute_in_single_precision_are_compared_beyond_it() -> None:
+    one, other = InSingle(torch.arange(999)), InSingle(torch.randperm(999, generator=torch.Generator().manual_seed(0)))
+    x = normal(4, 999)
+    assert relative_error(other(x), one(x)) > 1e-9
+    found = verify(one, other, ((x.to("meta"),), {}))
+    assert found.eval_error < 1e-14
+
+
+class WithTable(nn.Module):
+    """A product with a table in float32 that is no buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.table = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x).float() @ self.table
+
+
+def test_models_that_need_their_casts_are_run_with_them() -> None:
+    model = WithTable().double()
+    found = verify(model, copy.deepcopy(model), ((torch.empty(2, 4, dtype=torch.float64, device="meta"),), {}))
+    assert found.eval_error == 0.0 and found.precision == "float64"
