@@ -35,9 +35,9 @@ from fxgrow.capture import GrownGraphModule
 from fxgrow.capture.inputs import Inputs
 from fxgrow.containers import each_tensor
 from fxgrow.printing import as_text
+from fxgrow.proof.atoms import atoms_of
 from fxgrow.proof.checker import Walk
 from fxgrow.proof.claims import Claim
-from fxgrow.proof.rules.contraction import atoms_of
 from fxgrow.proof.verification import WithoutNoise, in_precision, random_inputs
 
 n, m = sp.symbols("n m", positive=True, integer=True)

@@ -9,8 +9,8 @@ from typing import Any
 from fxgrow.axes.layout import Leaf, resolve
 from fxgrow.planning.knowledge import Knowledge
 from fxgrow.proof.claims import Claim
+from fxgrow.proof.products import Slide
 from fxgrow.proof.rules import contraction as rules
-from fxgrow.proof.rules.contraction import Slide
 from fxgrow.proof.use import Use, plain
 from fxgrow.rules.contraction import Contraction, given
 from fxgrow.rules.law import Fact, Want

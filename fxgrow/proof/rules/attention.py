@@ -19,7 +19,7 @@ from fxgrow.proof.claims import (
     spare_copies,
     split_axis,
 )
-from fxgrow.proof.rules.contraction import Operand, contract
+from fxgrow.proof.products import Operand, contract
 from fxgrow.proof.use import Use, equal_values, plain
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from fxgrow.proof.atoms import atoms_of
 from fxgrow.proof.claims import (
     Claim,
     Map,
@@ -26,7 +27,6 @@ from fxgrow.proof.claims import (
     spare_copies,
     split_axis,
 )
-from fxgrow.proof.rules.contraction import atoms_of
 from fxgrow.proof.rules.pointwise import combined
 from fxgrow.proof.use import Both, Use, repeated
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fxgrow.proof.claims import Claim, Map, Refuted, Unproved, both_copies, spare_copies, split_axis
-from fxgrow.proof.rules.contraction import Operand, contract
+from fxgrow.proof.products import Operand, contract
 from fxgrow.proof.use import REPEATING, Use, repeated
 
 

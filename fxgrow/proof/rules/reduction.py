@@ -7,8 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from fxgrow.proof.atoms import atoms_of
 from fxgrow.proof.claims import Claim, Refuted, Unproved, is_new, spare
-from fxgrow.proof.rules.contraction import atoms_of, dropped
+from fxgrow.proof.products import dropped
 from fxgrow.proof.use import Use, plain
 
 
