@@ -234,7 +234,7 @@ def verify_parts(original: nn.Module, grown: nn.Module, parts: Parts, seed: int)
     for path, part in parts.captured.items():
         one = verify(original.get_submodule(path), grown.get_submodule(path), part.inputs, seed)
         found = one if found is None else _worse(found, one)
-    whole = verify(original, grown, parts.inputs, seed, modes=(False,))
+    whole = verify(original, grown, parts.inputs, seed, modes=(False,), parts=tuple(parts.captured))
     if found is None:
         raise VerificationError("there is no part to verify", where=type(original).__name__, remedy="report the model")
     return _worse(found, replace(whole, train_error=0.0))
@@ -246,4 +246,5 @@ def _worse(one: Verification, other: Verification) -> Verification:
         eval_error=max(one.eval_error, other.eval_error),
         train_error=max(one.train_error, other.train_error),
         tolerance=max(one.tolerance, other.tolerance),
+        in_place=one.in_place or other.in_place,
     )

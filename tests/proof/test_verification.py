@@ -613,3 +613,59 @@ def test_models_that_need_their_casts_are_run_with_them() -> None:
     model = WithTable().double()
     found = verify(model, copy.deepcopy(model), ((torch.empty(2, 4, dtype=torch.float64, device="meta"),), {}))
     assert found.eval_error == 0.0 and found.precision == "float64"
+
+
+# -- outputs picked by rank ----------------------------------------------------------------------------------
+
+
+class Scores(nn.Module):
+    """Sums of the same numbers in different orders: ties but for rounding."""
+
+    def __init__(self, flip: bool, more: float = 0.0) -> None:
+        super().__init__()
+        self.flip, self.more = flip, more
+
+    def forward(self, x: Tensor) -> Tensor:
+        columns = (x.flip(-1) if self.flip else x).unbind(-1)
+        return sum(columns, torch.zeros(len(x), dtype=x.dtype)) + self.more * torch.arange(len(x))
+
+
+class Picking(nn.Module):
+    def __init__(self, part: nn.Module, plain: bool = False) -> None:
+        super().__init__()
+        self.part, self.plain = part, plain
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = self.part(x)
+        return scores if self.plain else torch.arange(len(x)).double()[scores.argsort()]
+
+
+class Shuffled(Picking):
+    def forward(self, x: Tensor) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        return super().forward(torch.stack([x[0, torch.randperm(50, generator=generator)] for _ in x]))
+
+
+def test_outputs_picked_from_ties_are_compared_before_they_are_picked() -> None:
+    one, other = Shuffled(Scores(False)), Shuffled(Scores(True))
+    inputs = ((torch.empty(20, 50, dtype=torch.float64, device="meta"),), {})
+    with pytest.raises(VerificationError, match="the comparison says nothing"):
+        verify(one, other, inputs, modes=(False,))
+    found = verify(one, other, inputs, modes=(False,), parts=("part",))
+    assert found.in_place and found.eval_error < 1e-13
+    assert "of what its parts give, as ranks decide between ties" in str(found)
+
+
+def test_what_differs_before_it_is_picked_is_refused() -> None:
+    one, other = Shuffled(Scores(False)), Shuffled(Scores(True, more=1e-6))
+    inputs = ((torch.empty(20, 50, dtype=torch.float64, device="meta"),), {})
+    with pytest.raises(VerificationError, match="differs"):
+        verify(one, other, inputs, modes=(False,), parts=("part",))
+
+
+def test_what_is_not_picked_is_compared_as_it_is() -> None:
+    """An error that comes after the parts is one, where rounding makes none."""
+    one, other = Shuffled(Scores(False), plain=True), Shuffled(Scores(False))
+    inputs = ((torch.empty(20, 50, dtype=torch.float64, device="meta"),), {})
+    with pytest.raises(VerificationError, match="differs"):
+        verify(one, other, inputs, modes=(False,), parts=("part",))
