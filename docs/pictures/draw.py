@@ -40,20 +40,24 @@ def scale() -> None:
 
 
 def ratios() -> None:
-    """New units' variance beside old ones', layer by layer, before and on data."""
+    """New units' variance beside old ones', layer by layer, before and on data, and once calibrated on other data."""
     torch.manual_seed(0)
-    model = lively(timm.create_model("resnet18"))
-    grown = fxgrow.grow(model, 1.5, example_inputs=torch.randn(1, 3, 64, 64), verify=False)
-    layers = fxgrow.certify(grown, model).scale.measured(torch.randn(16, 3, 64, 64)).layers
-    figure = Figure(figsize=(8, 3), layout="constrained")
+    model = lively(timm.create_model("lcnet_035"))
+    batch, other = torch.randn(256, 3, 64, 64), torch.randn(256, 3, 64, 64)
+    plain, calibrated = (
+        fxgrow.certify(grown, model).scale.measured(batch).layers
+        for grown in (fxgrow.grow(model, 1.5, init="mirror", calibrate=data, verify=False) for data in (None, other))
+    )
+    figure = Figure(figsize=(8, 4), layout="constrained")
     panel = figure.subplots()
     panel.axhspan(0.9, 1.1, color="0.92")
-    places = range(len(layers))
+    places = range(len(plain))
     for kind, marker in (("predicted", "_"), ("expected", "x"), ("measured", "o")):
-        panel.plot(places, [getattr(layer, kind) for layer in layers], marker, label=kind)
-    panel.set(ylim=(0, 2), ylabel="variance, new / old", title="resnet18 grown by 1.5")
-    panel.set_xticks(places, [layer.layer for layer in layers], rotation=90, fontsize="x-small")
-    panel.legend()
+        panel.plot(places, [getattr(layer, kind) for layer in plain], marker, label=kind)
+    panel.plot(places, [layer.measured for layer in calibrated], "+", label="measured, calibrated elsewhere")
+    panel.set(ylim=(0.4, 1.8), ylabel="variance, new / old", title="lcnet_035 grown by 1.5, mirror pairs")
+    panel.set_xticks(places, [layer.layer for layer in plain], rotation=90, fontsize="x-small")
+    panel.legend(ncols=4, fontsize="small")
     figure.savefig(HERE / "ratios.png")
 
 
