@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -174,3 +175,13 @@ def test_what_is_no_batch_is_refused(batch: Any, says: str) -> None:
 def test_a_model_without_values_is_refused() -> None:
     with pytest.raises(CaptureError, match="meta device"):
         fxgrow.grow(network().to("meta"), 1.5, example_inputs=images(), calibrate=images())
+
+
+def test_a_saved_growth_comes_back_with_its_factors(tmp_path: Path) -> None:
+    model, x = network(), images()
+    grown = fxgrow.grow(model, 1.5, example_inputs=x, calibrate=x)
+    fxgrow.save(grown, tmp_path / "grown.safetensors")
+    back = fxgrow.load(tmp_path / "grown.safetensors", model)
+    assert fxgrow.report(back).plan == fxgrow.report(grown).plan
+    assert all(torch.equal(tensor, back.state_dict()[name]) for name, tensor in grown.state_dict().items())
+    assert str(fxgrow.certify(back, model).verdict) == "PROVED"
