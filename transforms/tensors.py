@@ -95,13 +95,14 @@ def _drawn(old: Tensor, growth: TensorGrowth, seed: str) -> Tensor:
         deviation = _deviation(old, growth)
     else:
         mean = old.mean(dtype=torch.float64).item()
-        deviation = math.sqrt(max(0.0, _root_mean_square(old) ** 2 - mean**2))
+        deviation = math.sqrt(max(0.0, _root_mean_square(old.double()) ** 2 - mean**2))
     generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}:{growth.name}".encode()))
     dtype = old.dtype if old.dtype.is_complex else torch.float32  # the same draw whatever the model's precision
-    drawn = torch.empty(growth.new_shape, dtype=dtype).normal_(mean, deviation, generator=generator).to(old.dtype)
+    drawn = torch.empty(growth.new_shape, dtype=dtype).normal_(mean, deviation, generator=generator)
+    drawn = drawn.to(torch.promote_types(old.dtype, dtype))
     if growth.draw == "normal":
         _level_out(drawn, growth, deviation)
-    return new.copy_(drawn) if new.device.type != "cpu" else drawn
+    return drawn.to(old.device, old.dtype)
 
 
 def _level_out(drawn: Tensor, growth: TensorGrowth, deviation: float) -> None:
@@ -109,10 +110,10 @@ def _level_out(drawn: Tensor, growth: TensorGrowth, deviation: float) -> None:
     makes = [k for k, axis in enumerate(growth.axes) if any(run.fill not in _READERS for run in axis.runs())]
     rows = drawn.movedim(makes[0], 0) if makes else drawn.unsqueeze(0)
     others = tuple(range(1, rows.ndim))
-    sizes = torch.linalg.vector_norm(rows, dim=others, dtype=torch.float64) if others else rows.double().abs()
+    sizes = torch.linalg.vector_norm(rows, dim=others) if others else rows.abs()
     wanted = deviation * math.sqrt(rows[0].numel())
     factors = torch.where(sizes > 0, wanted / sizes, 1.0)
-    rows.mul_(factors.reshape(-1, *[1] * (rows.ndim - 1)).to(rows.dtype))
+    rows.mul_(factors.reshape(-1, *[1] * (rows.ndim - 1)))
 
 
 def _deviation(old: Tensor, growth: TensorGrowth) -> float:
@@ -134,7 +135,8 @@ def relative_deviation(growth: TensorGrowth) -> float:
 
 
 def _root_mean_square(tensor: Tensor) -> float:
-    norm = float(torch.linalg.vector_norm(tensor, dtype=torch.float64))
+    exact = torch.promote_types(tensor.dtype, torch.float32)
+    norm = float(torch.linalg.vector_norm(tensor, dtype=None if exact is tensor.dtype else exact))
     return norm / math.sqrt(max(1, tensor.numel()))
 
 
@@ -146,6 +148,13 @@ def _at(new: Tensor, places: list[Tensor]) -> Tensor:
     for number, place in enumerate(places):
         new = new.narrow(number, int(place[0]) if len(place) else 0, len(place))
     return new
+
+
+def _taken(new: Tensor, number: int, places: Tensor) -> Tensor:
+    """The units at some positions of an axis; where they are next to each other, no copy of them."""
+    if _contiguous([places]) and len(places):
+        return new.narrow(number, int(places[0]), len(places))
+    return new.index_select(number, places.to(new.device))
 
 
 def _open_mesh(places: list[Tensor], new: Tensor) -> tuple[Tensor, ...]:
@@ -208,15 +217,13 @@ def _shares(source: Tensor) -> Tensor:
 def _fill_maker(new: Tensor, number: int, axis: Axis) -> None:
     mean = filled_by(axis, frozenset({"mean"}))
     if mean.any():
-        labels = mean_labels(axis).to(new.device)
-        old = (old_positions(axis) >= 0).to(new.device)
-        shape = list(new.shape)
-        sums = torch.zeros(shape, dtype=new.dtype, device=new.device)
-        sums.index_add_(number, labels[old], new.index_select(number, old.nonzero().flatten()))
-        counts = torch.bincount(labels[old], minlength=axis.new).clamp(min=1).to(new.dtype)
+        runs, run_of = torch.unique(mean_labels(axis), return_inverse=True)
+        old, target = (old_positions(axis) >= 0).nonzero().flatten(), mean.nonzero().flatten()
+        sums = new.new_zeros([len(runs) if k == number else size for k, size in enumerate(new.shape)])
+        sums.index_add_(number, run_of[old].to(new.device), _taken(new, number, old))
+        counts = torch.bincount(run_of[old], minlength=len(runs)).clamp(min=1).to(new.device, new.dtype)
         means = sums / counts.reshape([-1 if k == number else 1 for k in range(new.ndim)])
-        target = mean.nonzero().flatten().to(new.device)
-        new.index_copy_(number, target, means.index_select(number, labels[target]))
+        new.index_copy_(number, target.to(new.device), means.index_select(number, run_of[target].to(new.device)))
     zero = filled_by(axis, frozenset({"zero"}))
     if zero.any():
         new.index_fill_(number, zero.nonzero().flatten().to(new.device), 0)
