@@ -156,12 +156,13 @@ def moved_by_sgd(
 
     def step(p: Tensor) -> None:
         assert p.grad is not None
-        largest = torch.linalg.vector_norm(p.grad, float("inf"))
+        lowest, highest = torch.aminmax(p.grad)
+        largest = max(float(highest), -float(lowest))
         if largest:
             least = ROUNDING * largest
             moved[names[id(p)]] |= (p.grad > least) | (p.grad < -least)  # no copy of the gradient
             with torch.no_grad():
-                p.sub_(p.grad.mul_(rate * max(1.0, float(p.norm())) / p.grad.norm()))
+                p.sub_(p.grad, alpha=rate * max(1.0, float(p.norm())) / float(p.grad.norm()))
         p.grad = None
 
     handles = [p.register_post_accumulate_grad_hook(step) for p in learning.values()]
