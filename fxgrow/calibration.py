@@ -122,7 +122,23 @@ class _Calibrating(WithoutNoise):
             return value
         found.append(Calibration(makes, rows.start, rows.stop, ratio**-0.5))
         multiply_units(parameter, growth, found[-1])
-        return super().__torch_function__(function, types, args, kwargs)
+        return _multiplied(value, made, units, _bias(args, kwargs), ratio**-0.5)
+
+
+def _bias(args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> Tensor | None:
+    return args[2] if len(args) > 2 else (kwargs or {}).get("bias")
+
+
+def _multiplied(value: Tensor, axis: int, units: list[int], bias: Tensor | None, factor: float) -> Tensor:
+    """What a layer gives once the weights of some units are multiplied, from what it gave before."""
+    places = torch.tensor(units, device=value.device)
+    made = value.index_select(axis, places)
+    if bias is not None:
+        shift = bias[places].reshape([-1 if k == axis % value.ndim else 1 for k in range(value.ndim)])
+        made = (made - shift) * factor + shift
+    else:
+        made = made * factor
+    return value.index_copy_(axis, places, made)
 
 
 def _first_row(weight: Tensor, parameter: Tensor, axis: int) -> int | None:

@@ -311,8 +311,8 @@ def variance_ratio(value: Any, axis: int, units: Sequence[int], old_units: Seque
     if not units:
         return 1.0
     exact = torch.promote_types(value.dtype, torch.float32)
-    values = value.detach().movedim(axis, 0).flatten(1).to(exact)
-    rounding = (_ROUNDINGS * torch.finfo(value.dtype).eps) ** 2 * values.square().mean()
-    variances = values.var(1, correction=0)
+    others = [k for k in range(value.ndim) if k != axis % value.ndim]
+    variances, means = torch.var_mean(value.detach().to(exact), others, correction=0)
+    rounding = (_ROUNDINGS * torch.finfo(value.dtype).eps) ** 2 * (variances + means.square()).mean()
     new, old = variances[list(units)].mean(), variances[list(old_units)].mean()
     return float(new / old) if old > rounding and new > rounding else 0.0
