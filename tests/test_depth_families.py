@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 from fxgrow.zoo.catalogue import find, without_weights
-from fxgrow.zoo.examine import compared, inputs_for, options_for_images_of
+from fxgrow.zoo.examine import compared, inputs_for, options_for_images_of, resize_images_to
 from fxgrow.zoo.lively import lively
 from fxgrow.zoo.sweep import chosen
 from hypothesis import HealthCheck, Phase, given, settings
@@ -49,6 +49,7 @@ def test_depth_width_and_depth_again(name: str, middle: list[str], seed: int) ->
     if name in SINGLE_PRECISION:
         original = original.float()
     inputs = inputs_for(original, 64)
+    resize_images_to(original, 64)
     grown: nn.Module = original
     sizes = [sum(p.numel() for p in original.parameters())]
     try:

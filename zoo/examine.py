@@ -149,7 +149,7 @@ def _grown(task: Task, row: Row, made: Callable[[], nn.Module]) -> Row:
     model = made()
     inputs = inputs_for(model, task.side)
     if task.side is not None:
-        _resize_images_to(model, task.side)
+        resize_images_to(model, task.side)
     started = time.perf_counter()
     try:
         grown = fxgrow.grow(
@@ -212,7 +212,7 @@ def inputs_for(model: nn.Module, side: int | None) -> Inputs:
     return smaller if takes(model, smaller) else (args, kwargs)
 
 
-def _resize_images_to(model: nn.Module, side: int) -> None:
+def resize_images_to(model: nn.Module, side: int) -> None:
     """Let a detector bring images to a smaller size, unless it was built for one."""
     transform = getattr(model, "transform", None)
     if isinstance(transform, GeneralizedRCNNTransform) and transform.fixed_size is None:
