@@ -636,6 +636,31 @@ def test_dense_layers_with_guarded_norms_get_more_once_they_are_wider(width: flo
     assert unmoved(again, example(inputs)) == []
 
 
+class OwnNorm(nn.Module):
+    """A residual block with a norm that is spelled out, whose mean is over old units once it is wider."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(6))
+        self.enter, self.leave = nn.Conv2d(6, 8, 1), nn.Conv2d(8, 6, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = torch.rsqrt(x.pow(2).mean(1, keepdim=True) + 1e-6)
+        return x + self.leave(torch.relu(self.enter(x * size * self.gain.reshape(1, -1, 1, 1))))
+
+
+def test_norms_that_are_spelled_out_stay_in_their_blocks_once_these_are_wider() -> None:
+    torch.manual_seed(0)
+    blocks = nn.Sequential(OwnNorm(), OwnNorm())
+    model = lively(nn.Sequential(nn.Conv2d(3, 6, 1), blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 2)))
+    wider = fxgrow.grow(model, 1.5, example_inputs=IMAGE)
+    assert "guards_core" in wider.code
+    deeper = fxgrow.grow(wider, depth="+1")
+    assert [(run.path, run.before, run.after) for run in fxgrow.report(deeper).plan.depth.runs] == [("1", 2, 3)]
+    assert str(fxgrow.certify(deeper, model).verdict) == "PROVED"
+    assert unmoved(deeper, example(IMAGE)) == []
+
+
 def bad(depth: Any, **options: Any) -> str:
     model = stages(Residual(conv()), Residual(conv()))
     with pytest.raises((AmountError, PlanError)) as caught:

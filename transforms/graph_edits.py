@@ -107,6 +107,7 @@ def _core_input(node: fx.Node, edit: NodeEdit) -> None:
     with node.graph.inserting_before(node):
         core = tuple(tuple(part) for part in edit.value["core"])
         taken = node.graph.call_function(guards.core, (node.args[0], edit.value["axis"], core))
+    taken.meta["module_path"] = node.meta.get("module_path", "")  # blocks are found by it when it grows again
     node.args = (taken, *node.args[1:])
 
 
