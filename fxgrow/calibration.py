@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fxgrow.capture.inputs import given_inputs
-from fxgrow.containers import each_tensor, flat_tensors
+from fxgrow.containers import flat_tensors, in_dtype
 from fxgrow.errors import CaptureError, first_line
 from fxgrow.planning.plan import Calibration, Plan, TensorGrowth
 from fxgrow.proof.scale import variance_ratio
@@ -61,11 +61,7 @@ def calibrate(grown: nn.Module, plan: Plan, batch: Any) -> Plan:
     twin = in_precision(grown, precision, share=True).train()
     inside = named_tensors(twin)
     calibrating = _Calibrating({id(inside[growth.name]): growth for growth in plan.tensors})
-
-    def fitting(value: Tensor) -> Tensor:
-        return value.to(like.device, precision if value.dtype.is_floating_point else value.dtype)
-
-    args, kwargs = each_tensor((args, kwargs), fitting)
+    args, kwargs = in_dtype((args, kwargs), precision, like.device)
     try:
         with torch.no_grad(), calibrating, torch.random.fork_rng(devices=[]):
             twin(*args, **kwargs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -18,6 +19,15 @@ def each_tensor(value: Any, function: Callable[[Tensor], Any]) -> Any:
         items = [each_tensor(item, function) for item in value]
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     return value
+
+
+def in_dtype(value: Any, dtype: torch.dtype, device: torch.device | None = None) -> Any:
+    """The same containers with every floating-point tensor in one dtype, and all on a device if one is given.
+
+    >>> in_dtype((torch.ones(1), torch.tensor([2])), torch.float64)
+    (tensor([1.], dtype=torch.float64), tensor([2]))
+    """
+    return each_tensor(value, lambda t: t.to(device or t.device, dtype if t.dtype.is_floating_point else t.dtype))
 
 
 def flat_tensors(output: Any) -> Iterator[Tensor]:

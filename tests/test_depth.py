@@ -407,7 +407,7 @@ STEPS = st.lists(st.sampled_from(["depth", "width", "both"]), min_size=1, max_si
     "name",
     [
         *("residual", "post-activation", "two branches", "gains", "pre-norm", "chain"),
-        *("dense list", "dense stream", "dense last"),
+        *("dense list", "dense stream", "dense last", "dense norms"),
     ],
 )
 @settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))

@@ -82,14 +82,13 @@ def drawn(like: Tensor, name: str, draw: str, seed: str) -> Tensor:
 
 def _drawn(old: Tensor, growth: TensorGrowth, seed: str) -> Tensor:
     """The new tensor before old entries are placed: free entries at the scale of the old ones."""
-    new = torch.empty(growth.new_shape, dtype=old.dtype, device=old.device)
     if growth.draw == "zeros":
-        return new.zero_()
+        return old.new_zeros(growth.new_shape)
     if growth.draw == "level":
         level = old.mean(dtype=torch.float64).item()
         if not math.isfinite(level) or level == 0:
             level = 1.0
-        return new.fill_(level * growth.scale)
+        return old.new_full(growth.new_shape, level * growth.scale)
     mean, deviation = 0.0, 0.0
     if growth.draw == "normal":
         deviation = _deviation(old, growth)

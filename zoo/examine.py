@@ -15,7 +15,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 import fxgrow
 from fxgrow.capture.inputs import Inputs, example_inputs_for, image_size_of, takes
-from fxgrow.containers import each_tensor
+from fxgrow.containers import in_dtype
 from fxgrow.errors import CaptureError, FxgrowError, VerificationError, first_line
 from fxgrow.parts import captured_again, verify_parts
 from fxgrow.planning.plan import Plan
@@ -222,7 +222,7 @@ def resize_images_to(model: nn.Module, side: int) -> None:
 
 def _in_precision_of(model: nn.Module, inputs: Any) -> Any:
     dtype = next(parameter.dtype for parameter in model.parameters() if parameter.dtype.is_floating_point)
-    return each_tensor(inputs, lambda given: given.to(dtype) if given.dtype.is_floating_point else given)
+    return in_dtype(inputs, dtype)
 
 
 def _of_another_batch(inputs: Inputs) -> Inputs:

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from fxgrow.capture import skeleton
 from fxgrow.capture.inputs import Inputs
-from fxgrow.containers import each_tensor, flat_tensors
+from fxgrow.containers import each_tensor, flat_tensors, in_dtype
 from fxgrow.errors import CaptureError, VerificationError, first_line
 from fxgrow.transforms.width import named_tensors, place
 
@@ -272,13 +272,9 @@ def _outputs(
     """What a copy of a model gives in one mode. watch: sees what the parts give, and may give something else for it."""
     twin = in_precision(model, way.dtype, share=True).train(training)
     device = next((p.device for p in twin.parameters()), torch.device("cpu"))
-
-    def fitting(value: Tensor) -> Tensor:
-        return value.to(device, way.dtype if value.dtype.is_floating_point else value.dtype)
-
     for path in parts:
         twin.get_submodule(path).register_forward_hook(lambda module, given, output: watch(output))
-    args, kwargs = each_tensor(inputs, fitting)
+    args, kwargs = in_dtype(inputs, way.dtype, device)
     with torch.no_grad(), way.mode(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(way.seed)  # what a forward draws by itself is the same for all
         found = list(flat_tensors(twin(*args, **kwargs)))
