@@ -189,7 +189,7 @@ def options_for_images_of(side: int, name: str) -> dict[str, Any]:
     """What builds a model for images of about `side` pixels, if it is one that is built for a size of them."""
     size = image_size_of(without_weights(name))
     option = "img_size" if name.startswith("timm/") else "image_size"
-    for pixels in (side, side * 7 // 6, side * 4 // 3, side * 2):  # windows and strides divide one of them, or none
+    for pixels in _sides(side):
         if size is None or min(size) <= pixels:
             return {}
         try:
@@ -202,14 +202,22 @@ def options_for_images_of(side: int, name: str) -> dict[str, Any]:
 
 
 def inputs_for(model: nn.Module, side: int | None) -> Inputs:
-    """Example inputs; images of at most `side` pixels a side, if the model takes them and was not built for a size."""
+    """Example inputs; images of about `side` pixels a side, if the model takes them and was not built for a size."""
     args, kwargs = example_inputs_for(model)
     if side is None or image_size_of(model) or len(args) != 1 or not isinstance(args[0], torch.Tensor):
         return args, kwargs
-    if min(args[0].shape[2:]) <= side:
-        return args, kwargs
-    smaller = ((args[0][..., :side, :side],), kwargs)
-    return smaller if takes(model, smaller) else (args, kwargs)
+    for pixels in _sides(side):
+        if min(args[0].shape[2:]) <= pixels:
+            break
+        smaller = ((args[0][..., :pixels, :pixels],), kwargs)
+        if takes(model, smaller):
+            return smaller
+    return args, kwargs
+
+
+def _sides(side: int) -> tuple[int, ...]:
+    """Sizes about that of a side: windows and strides divide one of them, or none."""
+    return (side, side * 7 // 6, side * 4 // 3, side * 2)
 
 
 def resize_images_to(model: nn.Module, side: int) -> None:

@@ -121,6 +121,8 @@ def _still(born: Mapping[str, Birth], moved: dict[str, Tensor], twins: Mapping[s
     """Parameters whose new elements do not move as the old ones do, and how many of each do."""
     still = {}
     for name, where in moved.items():
+        if bool(where.all()):
+            continue
         old = [region for region in born[name].regions() if region.stage == 0]
         count_old = sum(region.count for region in old)
         count_new = where.numel() - count_old
@@ -148,6 +150,7 @@ def moved_by_sgd(
     Each tensor moves by `rate` of its own norm at a step (LARS), so that deep in a random network no step is
     lost to rounding, and an element counts where its step is more than rounding beside the tensor's largest.
     A tensor moves as soon as its gradient is there, which is then let go: no two gradients are held at a time.
+    Once every element of it has moved it rests, which saves the work of its gradient.
     """
     twin = model if spend else copy.deepcopy(model)
     learning = {name: p for name, p in twin.named_parameters() if p.requires_grad}
@@ -167,17 +170,25 @@ def moved_by_sgd(
 
     handles = [p.register_post_accumulate_grad_hook(step) for p in learning.values()]
     generator = torch.Generator().manual_seed(3)
-    targets: list[Tensor] = []
+    goals: dict[int, Tensor] = {}
     for _ in range(steps):
         with Leaky():
-            outputs = [t for t in flat_tensors(twin(*inputs)) if t.requires_grad]
-            if not targets:
-                targets = [torch.randn(t.shape, generator=generator, dtype=t.dtype) for t in outputs]
-            distances = [((t - goal) ** 2).mean() for t, goal in zip(outputs, targets, strict=True)]
-            loss = torch.stack(distances).sum()
+            outputs = list(flat_tensors(twin(*inputs)))
+            goals = goals or {
+                place: torch.randn(output.shape, generator=generator, dtype=output.dtype)
+                for place, output in enumerate(outputs)
+                if output.requires_grad
+            }
+            loss = torch.stack([((outputs[place] - goal) ** 2).mean() for place, goal in goals.items()]).sum()
+        if not loss.requires_grad:
+            break
         loss.backward()
         if enough(moved):
             break
+        for name, p in learning.items():
+            p.requires_grad_(not bool(moved[name].all()))
+    for p in learning.values():
+        p.requires_grad_(True)
     for handle in handles:
         handle.remove()
     if not spend:
