@@ -97,6 +97,33 @@ class Growing(nn.Module):
         return torch.cat([x, self.conv(torch.relu(self.norm(x)))], 1)
 
 
+class DualPath(nn.Module):
+    """A dense layer that adds a branch to the first eight of the channels it is given, as in dual path networks."""
+
+    def __init__(self, width: int, lead: bool = False) -> None:
+        super().__init__()
+        self.lead = nn.Conv2d(width, 12, 1) if lead else None
+        self.norm, self.conv = nn.BatchNorm2d(width), nn.Conv2d(width, 6, 3, padding=1)
+        self.added, self.behind = nn.Conv2d(6, 8, 1, bias=False), nn.Conv2d(6, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.conv(torch.relu(self.norm(x))))
+        x = x if self.lead is None else self.lead(x)
+        return torch.cat([x[:, :8] + self.added(y), x[:, 8:], self.behind(y)], dim=1)
+
+
+class DualPathOfOneLayer(nn.Module):
+    """The same, where one layer makes both the branch and the channels behind."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, 12, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(torch.relu(x))
+        return torch.cat([x[:, :8] + y[:, :8], x[:, 8:], y[:, 8:]], dim=1)
+
+
 class Aggregated(nn.Module):
     """Layers in a row whose outputs are all concatenated, as in VoVNet; a norm over channels reads them."""
 
@@ -210,6 +237,11 @@ MODELS: dict[str, tuple[Any, tuple[Tensor, ...]]] = {
     "one block": (lambda: stages(Residual(conv()), nn.Conv2d(8, 8, 1), nn.ReLU(), Residual(conv())), IMAGE),
     "dense list": (dense_net, IMAGE),
     "dense stream": (lambda: stages(Growing(8), Growing(12), Growing(16), nn.Conv2d(20, 8, 1)), IMAGE),
+    "dual path": (lambda: stages(DualPath(8, lead=True), DualPath(16), DualPath(20), nn.Conv2d(24, 8, 1)), IMAGE),
+    "dual path, one layer": (
+        lambda: stages(DualPathOfOneLayer(8), DualPathOfOneLayer(12), DualPathOfOneLayer(16), nn.Conv2d(20, 8, 1)),
+        IMAGE,
+    ),
     "dense last": (lambda: stages(Aggregated(), Aggregated()), IMAGE),
     "dense norms": (lambda: stages(NormedLayers(), NormedLayers()), IMAGE),
     "two streams": (TwoStreams, (torch.randn(2, 3, 2, 5),)),
@@ -407,7 +439,7 @@ STEPS = st.lists(st.sampled_from(["depth", "width", "both"]), min_size=1, max_si
     "name",
     [
         *("residual", "post-activation", "two branches", "gains", "pre-norm", "chain"),
-        *("dense list", "dense stream", "dense last", "dense norms"),
+        *("dense list", "dense stream", "dual path", "dual path, one layer", "dense last", "dense norms"),
     ],
 )
 @settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
@@ -446,6 +478,43 @@ def test_dense_layers_are_appended_and_what_reads_them_starts_at_zero() -> None:
     assert births["features.transition1.conv.weight"].counts() == {0: 16 * 32, 1: 16 * 16}
     certificate = fxgrow.report(grown).certificate
     assert certificate is not None and str(certificate.verdict) == "PROVED"
+
+
+def test_dual_path_layers_leave_what_they_are_given_and_have_channels_behind() -> None:
+    make, inputs = MODELS["dual path"]
+    model = lively(make())
+    grown = fxgrow.grow(model, depth="+2", example_inputs=inputs)
+    plan = fxgrow.report(grown).plan
+    assert plan.depth is not None
+    how = "added.weight zero; its channels come last, what reads them starts at zero"
+    (run,) = plan.depth.runs
+    assert (run.before, run.after, run.how) == (3, 5, how)
+    norms = [module.num_features for module in grown.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert norms == [8, 16, 20, 24, 28]
+    last = grown.get_submodule(plan.depth.blocks[-1].modules[0][0])
+    weight = last.conv.weight  # type: ignore[union-attr]
+    assert not last.added.weight.any()  # type: ignore[union-attr, operator]
+    assert bool(weight[:, 20:24].any()) and not weight[:, 24:].any()  # type: ignore[index]
+    certificate = fxgrow.report(grown).certificate
+    assert certificate is not None and str(certificate.verdict) == "PROVED"
+
+
+def test_a_branch_is_silent_where_its_layer_makes_other_channels_too() -> None:
+    make, inputs = MODELS["dual path, one layer"]
+    model = lively(make())
+    grown = fxgrow.grow(model, depth="+1", example_inputs=inputs)
+    plan = fxgrow.report(grown).plan
+    assert plan.depth is not None
+    (run,) = plan.depth.runs
+    assert run.how == "rows of conv.weight and bias zero; its channels come last, what reads them starts at zero"
+    layer = grown.get_submodule(plan.depth.blocks[0].modules[0][0]).conv
+    assert isinstance(layer, nn.Conv2d) and layer.bias is not None
+    assert not layer.weight[:8].any() and bool(layer.weight[8:].any())
+    assert not layer.bias[:8].any() and bool(layer.bias[8:].all())
+    assert str(fxgrow.certify(grown, model).verdict) == "PROVED"
+    with torch.no_grad():
+        layer.weight[7, 0] += 1e-9
+    assert str(fxgrow.certify(grown, model).verdict) == "REFUTED"
 
 
 def test_dense_layers_grow_with_width_again_and_from_a_file(tmp_path: Path) -> None:

@@ -28,11 +28,13 @@ class NewLayer:
     """A dense layer in a graph: its nodes in order, the one that gives its channels, and what it stands in for.
 
     stands_for: what its readers would read without it, where it is in a stream; None where it joins others.
+    passed: how many of the values that it concatenates are what it was given and a residual branch added to it.
     """
 
     nodes: tuple[fx.Node, ...]
     gives: fx.Node
     stands_for: fx.Node | None = None
+    passed: int = 0
 
 
 def deepen(captured: Captured, plan: Deepening) -> None:
@@ -76,14 +78,23 @@ def insert_blocks(captured: Captured, plan: Deepening) -> list[NewLayer]:
 
 
 def take_out(layers: Sequence[NewLayer]) -> None:
-    """Take dense layers out of their graphs again; all else that was put in stays, under its name."""
+    """Take dense layers out of their graphs again; all else that was put in stays, under its name.
+
+    Of a layer that adds to what it is given, only what it concatenates with that goes.
+    """
     for layer in reversed(layers):
-        if layer.stands_for is not None:
+        if layer.passed:
+            joined: Any = layer.gives.args[0]
+            layer.gives.update_arg(0, list(joined[: layer.passed]))
+        elif layer.stands_for is not None:
             layer.gives.replace_all_uses_with(layer.stands_for)
-        for user in list(layer.gives.users):
-            user.args = tuple(_without(raw, layer.gives) for raw in user.args)
-            user.kwargs = {key: _without(raw, layer.gives) for key, raw in user.kwargs.items()}
+        else:
+            for user in list(layer.gives.users):
+                user.args = tuple(_without(raw, layer.gives) for raw in user.args)
+                user.kwargs = {key: _without(raw, layer.gives) for key, raw in user.kwargs.items()}
         for node in reversed(layer.nodes):
+            if layer.passed and (node.users or node is layer.gives):
+                continue
             operands = node.all_input_nodes
             node.graph.erase_node(node)
             for operand in operands:
@@ -181,7 +192,7 @@ def _extend(mode: str, graph: fx.Graph, plan: Deepening, moves: Mapping[str, Map
                     raise PlanError(
                         "the plan names a node that the graph does not have", where=min(missing), remedy=_REMEDY
                     )
-                put = copying.repeat if block.kind in ("identity", "stream") else copying.append
+                put = copying.repeat if block.kind in ("identity", "stream", "residual") else copying.append
                 layer = put(region, block)
                 if block.kind != "identity":
                     yield layer
@@ -218,7 +229,7 @@ class _Copying:
                 if user not in new and user.name not in own and user > anchor:
                     user.replace_input_with(before, leaving)
             self.tails[after] = leaving
-        return NewLayer(nodes, made[self.nodes[region.exit]], latest[region.after])
+        return NewLayer(nodes, made[self.nodes[region.exit]], latest[region.after], region.passed)
 
     def append(self, region: CopiedRegion, block: NewBlock) -> NewLayer:
         """Repeat a dense layer after the last one; what it gives is concatenated next to what that gives."""
@@ -294,14 +305,16 @@ def _with(raw: Any, latest: fx.Node, leaving: fx.Node) -> Any:
 def started(twin: Tensor, tensor: NewTensor, seed: str) -> Tensor:
     """A tensor of a new block before any growth in width, on the device and of the dtype of its twin."""
     started = _as_long(twin, tensor, seed)
-    if not tensor.longer:
-        return started
-    added = dict(tensor.longer)
-    axes = tuple(
-        Axis("grow", size, size + added[k], fill="draw") if k in added else Axis("keep", size, size)
-        for k, size in enumerate(twin.shape)
-    )
-    return grow_tensor(started, TensorGrowth(tensor.name, axes, tensor.draw), seed)
+    if tensor.longer:
+        added = dict(tensor.longer)
+        axes = tuple(
+            Axis("grow", size, size + added[k], fill="draw") if k in added else Axis("keep", size, size)
+            for k, size in enumerate(twin.shape)
+        )
+        started = grow_tensor(started, TensorGrowth(tensor.name, axes, tensor.draw), seed)
+    for start, stop in tensor.silent:
+        started[start:stop] = 0
+    return started
 
 
 def _as_long(twin: Tensor, tensor: NewTensor, seed: str) -> Tensor:

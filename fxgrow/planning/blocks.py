@@ -147,7 +147,7 @@ class Finder:
         ways = (False, True) if self.shared else (False,)
         for share, entry in itertools.product(ways, alike) if not reason else ():
             try:
-                found = self._block(inside, entry, exits[0], roots, share).identity()
+                found = self.block(inside, entry, exits[0], roots, share).identity()
             except Stuck as stuck:
                 reason = reason or str(stuck)
             else:
@@ -166,7 +166,7 @@ class Finder:
         for leaving in exits:
             for entry in (source for source in entries if all(source is not taken for taken, _ in pairs)):
                 try:
-                    found = found + self._block(inside, entry, leaving, roots, share=False).identity()
+                    found = found + self.block(inside, entry, leaving, roots, share=False).identity()
                 except Stuck:
                     continue
                 pairs.append((entry, leaving))
@@ -188,7 +188,7 @@ class Finder:
                     return f"{place} keeps statistics and is shared with another part"
         return ""
 
-    def _block(
+    def block(
         self, inside: set[fx.Node], entry: fx.Node, leaving: fx.Node, roots: tuple[str, ...], share: bool
     ) -> Block:
         """share: count tensors that other parts have too, which a copy of the block gets for itself."""
@@ -250,7 +250,7 @@ class Finder:
             blocks = [unit for unit in several if self._is_block(unit)]
             if self._is_container(path):
                 if len({unit.signature for unit in blocks}) < len(blocks):
-                    gates = {name for unit in blocks if unit.identity is not None for name in unit.identity.zero}
+                    gates = {name for unit in blocks if unit.identity is not None for name in unit.identity.gates}
                     found.update(above for above in prefixes(path) if not _has_own_gate(known.get(above), gates))
                 for unit in blocks:
                     between.setdefault((unit.regions[0].entry, unit.regions[0].exit), []).append(unit.path)
@@ -276,7 +276,7 @@ class Finder:
 
     def _is_block(self, unit: Unit) -> bool:
         """A residual block: silent branches make it an identity, not weights that pass its input on."""
-        return unit.identity is not None and bool(unit.identity.zero) and not unit.identity.dirac
+        return unit.identity is not None and bool(unit.identity.gates) and not unit.identity.dirac
 
     def _runs(self, path: str, units: list[Unit], common: set[Any], chains: set[str]) -> Iterator[FoundRun]:
         stretches = list(self._stretches(units))
@@ -464,14 +464,14 @@ def period(signatures: list[Any]) -> int:
 
 def _holds_any(unit: Unit, blocks: list[Unit]) -> bool:
     """Whether a block consists of smaller ones, whose gates are its own."""
-    gates = set(unit.identity.zero) if unit.identity is not None else set()
+    gates = set(unit.identity.gates) if unit.identity is not None else set()
     inside = (block for block in blocks if within(block.path, unit.path) and block.path != unit.path)
-    return any(block.identity is not None and not gates.isdisjoint(block.identity.zero) for block in inside)
+    return any(block.identity is not None and not gates.isdisjoint(block.identity.gates) for block in inside)
 
 
 def _has_own_gate(unit: Unit | None, inner: set[str]) -> bool:
     """Whether a part that holds a chain of blocks is a block itself: silenced by other gates than theirs."""
-    return unit is not None and unit.identity is not None and inner.isdisjoint(unit.identity.zero)
+    return unit is not None and unit.identity is not None and inner.isdisjoint(unit.identity.gates)
 
 
 def calls(nodes: list[fx.Node]) -> list[list[fx.Node]]:

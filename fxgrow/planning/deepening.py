@@ -25,6 +25,7 @@ class CopiedRegion:
     """Nodes of one graph (`mode`: both, eval, train) that a new block repeats, and after which value it comes.
 
     joins: of a dense layer, the concatenations that take in what the new one gives, next to what it comes after.
+    passed: of a dense layer that adds to what it is given, how many of the values that it concatenates are that.
     numbers: arguments that are others in the new one: the node that is repeated, where in its arguments, the value.
     others: further streams through it, each with its entry, its exit and the value after which the new block comes.
     """
@@ -37,6 +38,7 @@ class CopiedRegion:
     joins: tuple[str, ...] = ()
     numbers: tuple[tuple[str, tuple[Any, ...], Any], ...] = ()
     others: tuple[tuple[str, str, str], ...] = ()
+    passed: int = 0
 
     @property
     def streams(self) -> tuple[tuple[str, str, str], ...]:
@@ -51,7 +53,8 @@ class NewBlock:
     aliases: the same pairs for what has a name elsewhere in the model, by which its graph calls it, and which the
     new block has for itself.
     kind: "identity", or what a dense layer is given: "list" (what each layer before gave, concatenated in it),
-    "stream" (the same, concatenated before), "last" (what the layer before gave).
+    "stream" (the same, concatenated before), "residual" (the same, and it adds to it), "last" (what the layer before
+    gave).
     """
 
     run: str
@@ -76,6 +79,7 @@ class NewTensor:
     block: the number of its block. twin: the tensor it repeats, by its name before. start: "copy", "zero", "dirac"
     (an identity map), "ones", "shared" (it is its twin), or how it is drawn: "normal", "level", "zeros", "alike".
     longer: axes that are longer than the twin's, and by how much. draw: how further entries are drawn.
+    silent: stretches of its first axis that are zero, however the others start.
     """
 
     name: str
@@ -84,6 +88,12 @@ class NewTensor:
     start: str
     longer: tuple[tuple[int, int], ...] = ()
     draw: str = ""
+    silent: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether it starts as its twin, entry by entry."""
+        return self.start == "copy" and not self.longer and not self.silent
 
     def shape(self, twin: Sequence[int]) -> tuple[int, ...]:
         """Its shape beside its twin's."""

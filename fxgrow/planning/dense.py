@@ -1,15 +1,16 @@
 """Dense layers: what each gives is put beside what came before, so a new one only adds channels.
 
-Three ways of writing it are told apart. A layer is given a list, which it concatenates itself (DenseNet, RDNet); it
-is given the concatenation, and gives it back with its own channels behind (`torch.cat([x, f(x)])`); or it is given
-what the layer before it gave, and all are concatenated at the end (VoVNet). A new layer follows the last one. How
-what reads the concatenation ignores the new channels is planned as growth in width of the last layer's channels.
+Four ways of writing it are told apart. A layer is given a list, which it concatenates itself (DenseNet, RDNet); it
+is given the concatenation, and gives it back with its own channels behind (`torch.cat([x, f(x)])`); it does so and
+adds a residual branch to what it was given (dual path networks); or it is given what the layer before it gave, and
+all are concatenated at the end (VoVNet). A new layer follows the last one. How what reads the concatenation ignores
+the new channels is planned as growth in width of the last layer's channels.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,8 +19,9 @@ from torch import Tensor, fx
 from fxgrow.axes.infer import Analysis, analyse
 from fxgrow.axes.layout import Leaf, leaves, resolve
 from fxgrow.planning.blocks import Finder, Found, FoundRun, Region, Unit, holds_blocks, within, within_any
+from fxgrow.planning.deepening import NewTensor
 from fxgrow.planning.edits import AttributeEdit, NodeEdit
-from fxgrow.planning.identity import Identity
+from fxgrow.planning.identity import Identity, Stuck
 from fxgrow.planning.intervals import holds_tensor
 from fxgrow.planning.knowledge import Way
 from fxgrow.planning.plan import Axis, Plan, TensorGrowth
@@ -28,13 +30,22 @@ from fxgrow.planning.sizes import Sizes
 from fxgrow.planning.sizing import Sizing, settle_equal_sizes
 from fxgrow.rules.op import Tensor as Laid
 
+_JOINS = ("cat", "concat", "concatenate")
+
+_STREAMS = ("stream", "residual")
+"""Kinds of layers that are given the concatenation and give it back, longer."""
+
 
 @dataclass(eq=False)
 class DenseRun(FoundRun):
-    """Dense layers in order. kind: as in `NewBlock`. axis: along which they are concatenated."""
+    """Dense layers in order. kind: as in `NewBlock`. axis: along which they are concatenated.
+
+    passed: of layers that add to what they are given, how many of the values that one concatenates are that.
+    """
 
     kind: str = "list"
     axis: int = 1
+    passed: int = 0
 
 
 @dataclass(frozen=True)
@@ -44,12 +55,32 @@ class Layer:
     longer: by tensor, the axes that read what the layer before gave, and by how much they grow with each new layer.
     sizes: by module and attribute, its value and what each new layer adds. numbers: the same for arguments, by graph,
     node and path. draws: how tensors are drawn, by name.
+    fills: of a layer that adds to what it is given, how entries of its tensors that read the channels of other new
+    layers are filled, by tensor and axis. group: the channels of new layers.
     """
 
     longer: Mapping[str, tuple[tuple[int, int], ...]] = field(default_factory=dict)
     sizes: Mapping[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
     numbers: Mapping[tuple[str, str, tuple[Any, ...]], tuple[int, int]] = field(default_factory=dict)
     draws: Mapping[str, str] = field(default_factory=dict)
+    fills: Mapping[tuple[str, int], str] = field(default_factory=dict)
+    group: str = ""
+
+    def further(self, tensor: NewTensor, shape: tuple[int, ...], number: int) -> TensorGrowth | None:
+        """How a tensor of the new layer of a number comes to read the channels of the new ones before it.
+
+        shape: of its twin.
+        """
+        added = {axis: (number - 1) * each for axis, each in self.longer.get(tensor.twin, ())}
+        if not self.fills or not any(added.values()):
+            return None
+        axes = tuple(
+            Axis("grow", size, size + added[k], self.group, self.fills[tensor.twin, k])
+            if k in added
+            else Axis("keep", size, size)
+            for k, size in enumerate(tensor.shape(shape))
+        )
+        return TensorGrowth(tensor.name, axes, self.draws[tensor.twin])
 
     def numbers_of(self, mode: str, number: int) -> tuple[tuple[str, tuple[Any, ...], Any], ...]:
         """The arguments of one graph as they are in the new layer of a number, counted from one."""
@@ -86,8 +117,10 @@ def dense_runs(finder: Finder, found: Found) -> Found:
         children = [f"{path}.{name}" if path else name for name in module._modules]
         alone = [p for p in children if p in finder.members and not any(within(t, p) for t in taken)]
         last = {p: max(finder.order[n] for nodes in finder.members[p].values() for n in nodes) for p in alone}
-        run = _run(finder, path, sorted(alone, key=last.__getitem__))
-        if run is not None:
+        several = list(_runs(finder, path, sorted(alone, key=last.__getitem__)))
+        for run in several[::-1]:
+            if len(several) > 1:
+                run.path = run.units[0].path
             runs.append(run)
             taken.extend(unit.path for unit in run.units)
     paths = [unit.path for run in runs for unit in run.units]
@@ -95,79 +128,134 @@ def dense_runs(finder: Finder, found: Found) -> Found:
     return Found([*found.runs, *runs], held)
 
 
-def _run(finder: Finder, path: str, children: list[str]) -> DenseRun | None:
-    """The longest run of dense layers that ends in the last of some children that is one."""
-    for end in range(len(children) - 1, 0, -1):
-        links: list[tuple[str, list[Region], int]] = []
+def _runs(finder: Finder, path: str, children: list[str]) -> Iterator[DenseRun]:
+    """Runs of dense layers among some children, each as long as can be, the last one first."""
+    end = len(children) - 1
+    while end > 0:
+        links: list[Link] = []
         for one, other in zip(children[end - 1 :: -1], children[end:0:-1], strict=True):
             link = _link(finder, one, other)
-            if link is None or (links and link[0] != links[0][0]):
+            if link is None or (links and link.kind != links[0].kind):
                 break
             links.append(link)
+            if not link.alike:
+                break
         if not links or not _is_last(links[0]):
+            end -= 1
             continue
-        kind, regions, axis = links[0]
-        unit = Unit(children[end], (children[end],), regions, Identity())
+        first = links[0]
+        unit = Unit(children[end], (children[end],), first.regions, first.identity)
         before = [Unit(p, (p,)) for p in children[end - len(links) : end]]
-        return DenseRun(path or children[end], [*before, unit], 1, kind, axis)
-    return None
+        yield DenseRun(path or children[end], [*before, unit], 1, first.kind, first.axis, first.passed)
+        end -= len(links) + 1
 
 
-def _link(finder: Finder, one: str, other: str) -> tuple[str, list[Region], int] | None:
-    """How a layer follows another, if both are dense layers: the kind, the later one's regions, the axis."""
+@dataclass(frozen=True)
+class Link:
+    """How a layer follows another: the kind, the later one's regions, the axis along which channels lie.
+
+    identity: what makes it leave what it is given as it is, which is what its first `passed` values then are.
+    alike: whether the earlier one is such a layer too, rather than one of the same kind that leads them.
+    """
+
+    kind: str
+    axis: int
+    regions: list[Region] = field(default_factory=list)
+    passed: int = 0
+    identity: Identity = field(default_factory=Identity)
+    alike: bool = True
+
+
+def _link(finder: Finder, one: str, other: str) -> Link | None:
+    """How a layer follows another, if both are dense layers."""
     members = finder.members
     if type(finder.model.get_submodule(one)) is not type(finder.model.get_submodule(other)):
         return None
     if members[one].keys() != finder.graphs.keys() or members[other].keys() != finder.graphs.keys():
         return None
-    kinds: set[tuple[str, int]] = set()
+    links: list[Link] = []
     regions = []
     for mode in finder.graphs:
         nodes = members[other][mode]
         given, gives = _exit(members[one][mode]), _exit(nodes)
         if given is None or gives is None or given.meta["value"].ndim != gives.meta["value"].ndim:
             return None
-        found = _kind(nodes, given, gives)
-        if found is None or finder.called(members[one][mode]) != finder.called(nodes):
+        found = _of_nodes(nodes, given, gives) or _of_residual(finder, other, nodes, given, gives)
+        if found is None:
             return None
-        kinds.add(found)
+        alike = finder.called(members[one][mode]) == finder.called(nodes)
+        if not alike and found.kind != "residual":
+            return None
+        links.append(replace(found, alike=alike))
         regions.append(Region(mode, nodes, given, gives))
-    if len(kinds) > 1:
+    if len({(link.kind, link.axis, link.passed, link.alike) for link in links}) > 1:
         return None
-    kind, axis = kinds.pop()
-    return kind, regions, axis
+    identity = sum((link.identity for link in links), start=Identity())
+    return replace(links[0], regions=regions, identity=identity)
 
 
-def _kind(nodes: list[fx.Node], given: fx.Node, gives: fx.Node) -> tuple[str, int] | None:
+def _of_residual(finder: Finder, path: str, nodes: list[fx.Node], given: fx.Node, gives: fx.Node) -> Link | None:
+    """A layer that gives what it was given, once a branch is silent, and its own channels behind."""
+    parts = gives.args[0] if _name(gives) in _JOINS and gives.args else None
+    if not isinstance(parts, (list, tuple)) or not all(isinstance(part, fx.Node) for part in parts):
+        return None
+    axis, inside = _axis(gives), set(nodes)
+    sizes = itertools.accumulate(part.meta["value"].shape[axis] for part in parts)
+    passed = next((k for k, size in enumerate(sizes, 1) if size == given.meta["value"].shape[axis]), len(parts))
+    if passed == len(parts) or not inside.issuperset(parts[passed:]):
+        return None
+    try:
+        identity = finder.block(inside, given, gives, (path,), share=False).passing_on(parts[:passed], axis)
+    except Stuck:
+        return None
+    silent = {*identity.zero, *identity.dirac}
+    behind = {str(node.target) for node in _made_from(parts[passed:], inside)}
+    if any(within(name, target) for name in silent for target in behind):
+        return None  # its own channels would be zero as well, and never learn
+    return Link("residual", axis, [], passed, identity)
+
+
+def _made_from(values: Iterable[fx.Node], inside: set[fx.Node]) -> list[fx.Node]:
+    """The parts that values inside a layer are made by."""
+    seen = set(values)
+    pending = list(seen)
+    while pending:
+        for node in pending.pop().all_input_nodes:
+            if node not in seen and (node in inside or node.op == "get_attr"):
+                seen.add(node)
+                pending.append(node)
+    return [node for node in seen if node.op in ("call_module", "get_attr")]
+
+
+def _of_nodes(nodes: list[fx.Node], given: fx.Node, gives: fx.Node) -> Link | None:
     """How the nodes of a layer take what the layer before gave."""
     inside = set(nodes)
     outside = {s for n in nodes for s in n.all_input_nodes if s not in inside and holds_tensor(s.meta["value"])}
     entries = {source for source in outside if source.op != "get_attr"}
     if _joins(gives, given) and entries == {given} and given.meta["value"].shape != gives.meta["value"].shape:
-        return "stream", _axis(gives)
+        return Link("stream", _axis(gives))
     inner = [node for node in nodes if _joins(node, given)]
     if inner and all(user in inner for user in given.users if user in inside):
-        return "list", _axis(inner[0])
+        return Link("list", _axis(inner[0]))
     around = [user for user in given.users if user not in inside]
     if entries == {given} and around and all(_joins(user, given) and _joins(user, gives) for user in around):
-        return ("last", _axis(around[0])) if given.meta["value"].shape == gives.meta["value"].shape else None
+        return Link("last", _axis(around[0])) if given.meta["value"].shape == gives.meta["value"].shape else None
     return None
 
 
-def _is_last(link: tuple[str, list[Region], int]) -> bool:
+def _is_last(link: Link) -> bool:
     """Whether what a layer gives goes into concatenations alone, or is one, as it is for the last of a run."""
-    kind, regions, axis = link
-    if kind == "stream":
+    if link.kind in _STREAMS:
         return True
     return all(
-        region.exit.users and all(_joins(user, region.exit) and _axis(user) == axis for user in region.exit.users)
-        for region in regions
+        region.exit.users and all(_joins(user, region.exit) and _axis(user) == link.axis for user in region.exit.users)
+        for region in link.regions
     )
 
 
 def joins_of(run: DenseRun, region: Region) -> tuple[str, ...]:
     """The concatenations outside of the last layer that take in what it gives."""
-    if run.kind == "stream":
+    if run.kind in _STREAMS:
         return ()
     return tuple(user.name for user in region.exit.users if _joins(user, region.exit))
 
@@ -180,11 +268,14 @@ def _exit(nodes: list[fx.Node]) -> fx.Node | None:
 
 def _joins(node: fx.Node, part: fx.Node) -> bool:
     """Whether a node concatenates a value with others."""
-    name = getattr(node.target, "__name__", "")
-    if node.op != "call_function" or name not in ("cat", "concat", "concatenate"):
+    if _name(node) not in _JOINS:
         return False
     parts = node.args[0] if node.args else node.kwargs.get("tensors")
     return isinstance(parts, (list, tuple)) and sum(item is part for item in parts) == 1
+
+
+def _name(node: fx.Node) -> str:
+    return getattr(node.target, "__name__", "") if node.op == "call_function" else ""
 
 
 def _axis(node: fx.Node) -> int:
@@ -242,6 +333,7 @@ def appending(finder: Finder, counts: Mapping[DenseRun, int]) -> Appending:
         return Appending(again.tensors, again.nodes, again.attributes, again.layers, {**refused, **again.refused})
     roots = tuple(run.units[-1].path for run in names)
     renamed = {group: f"dense{k}" for k, group in enumerate(names.values())}
+    layers = {run: replace(layer, group=renamed[names[run]]) for run, layer in layers.items() if run in names}
     return Appending(
         tuple(_regrouped(tensor, renamed) for tensor in plan.tensors if tensor.name not in own),
         plan.nodes,
@@ -268,17 +360,19 @@ def _layer(finder: Finder, plan: Plan, run: DenseRun, layer: Layer) -> Layer:
     """How the last layer follows what the layer before it gives, as a new one has to follow what it is given."""
     roots = run.units[-1].roots
     longer, draws = {}, dict(layer.draws)
+    fills: dict[tuple[str, int], str] = {}
     for tensor in plan.tensors:
         if within_any(tensor.name, roots):
             longer[tensor.name] = tuple((k, a.new - a.old) for k, a in enumerate(tensor.axes) if a.new > a.old)
             draws[tensor.name] = tensor.draw
+            fills |= {(tensor.name, k): part.fill for k, axis in enumerate(tensor.axes) for part in axis.runs()}
     sizes = {}
     for edit in plan.attributes:
         if within_any(edit.module, roots):
             before = getattr(finder.model.get_submodule(edit.module), edit.attribute)
             (old,), (new,) = ((v if isinstance(v, tuple) else (v,)) for v in (before, edit.value))
             sizes[edit.module, edit.attribute] = (old, new - old)
-    return Layer(longer, sizes, dict(_numbers(plan, run)), draws)
+    return Layer(longer, sizes, dict(_numbers(plan, run)), draws, fills if run.kind == "residual" else {})
 
 
 def _numbers(plan: Plan, run: DenseRun) -> Iterator[tuple[tuple[str, str, tuple[Any, ...]], tuple[int, int]]]:
@@ -329,7 +423,7 @@ def _channels(finder: Finder, analysis: Analysis, run: DenseRun, region: Region,
     assert isinstance(tree, Laid)
     layout = resolve(tree.axes[run.axis])
     size = layout.size
-    if run.kind == "stream":
+    if run.kind in _STREAMS:
         size = region.exit.meta["value"].shape[run.axis] - region.entry.meta["value"].shape[run.axis]
         layout = list(leaves(layout))[-1]
     if not isinstance(layout, Leaf) or layout.size != size:

@@ -76,8 +76,8 @@ def plan_depth(
         units = tuple(unit.path for unit in run.units)
         shown.append(Run(run.path, before, after, units, _how(run, init) if insertions else "it stays as it is"))
     naming = Naming(finder, chosen, roles, appended)
-    tensors = {naming.after(t.name): replace(t, name=naming.after(t.name)) for t in appended.tensors}
-    return naming.deepening(init, tuple(shown)), tuple(_held(found)), tensors
+    deepening = naming.deepening(init, tuple(shown))
+    return deepening, tuple(_held(found)), {growth.name: growth for growth in naming.reading}
 
 
 def _around(run: FoundRun, growing: list[FoundRun]) -> FoundRun | None:
@@ -164,18 +164,20 @@ def check_keys(amounts: Amounts, runs: Iterable[FoundRun | Run], held: list[str]
 def _how(run: FoundRun, init: str) -> str:
     if init == "stack":
         return "copied whole: the function changes"
-    if isinstance(run, DenseRun):
-        return "its channels come last, what reads them starts at zero"
     unit = run.clonable[-1]
+    last = "its channels come last, what reads them starts at zero" if isinstance(run, DenseRun) else ""
     assert unit.identity is not None
     zero = shortened_names([name.removeprefix(unit.path + ".") for name in unit.identity.zero])
+    rows = shortened_names([name.removeprefix(unit.path + ".") for name, _, _ in unit.identity.rows])
     dirac = shortened_names([name.removeprefix(unit.path + ".") for name in unit.identity.dirac])
     ones = shortened_names([name.removeprefix(unit.path + ".") for name in unit.identity.ones])
     said = [
         f"{zero} zero" if zero else "",
+        f"rows of {rows} zero" if rows else "",
         f"{ones} one" if ones else "",
         f"{dirac} an identity map" if dirac else "",
         *unit.identity.facts,
+        last,
     ]
     return "; ".join(filter(None, said))
 
@@ -202,6 +204,7 @@ class Naming:
         self, finder: Finder, insertions: list[Insertion], roles: Mapping[str, str], appended: Appending
     ) -> None:
         self.appended = appended
+        self.reading: list[TensorGrowth] = []  # tensors that read channels of new dense layers
         self.model = finder.model
         self.shared = finder.shared
         self.insertions = insertions
@@ -275,6 +278,7 @@ class Naming:
         blocks: list[NewBlock] = []
         born: list[NewTensor] = []
         attributes = [replace(edit, module=self.after(edit.module)) for edit in self.appended.attributes]
+        self.reading = [replace(growth, name=self.after(growth.name)) for growth in self.appended.tensors]
         earlier: Counter[str] = Counter()
         for insertion, places in zip(self.insertions, self.places, strict=True):
             run = insertion.run
@@ -302,10 +306,15 @@ class Naming:
                 earlier[run.path] += 1
                 layer, number = self.appended.layers[run], earlier[run.path]
                 regions = tuple(
-                    replace(region, joins=joins_of(run, own), numbers=layer.numbers_of(own.mode, number))
+                    replace(
+                        region, joins=joins_of(run, own), numbers=layer.numbers_of(own.mode, number), passed=run.passed
+                    )
                     for region, own in zip(regions, insertion.twin.regions, strict=True)
                 )
-                tensors = (_longer(tensor, layer, number) for tensor in tensors)
+                at_once = 1 if run.kind == "residual" else number  # what else it reads comes with growth
+                tensors = tuple(_longer(tensor, layer, at_once) for tensor in tensors)
+                further = (layer.further(tensor, self._shape(tensor.twin), number) for tensor in tensors)
+                self.reading.extend(filter(None, further))
                 attributes.extend(_sized(layer, modules, number, self.model))
             kind = run.kind if isinstance(run, DenseRun) else "identity"
             blocks.append(NewBlock(run.path, modules, regions, kind, aliases))
@@ -315,7 +324,7 @@ class Naming:
             for path, slots in self.order.items()
         )
         moved = tuple((new, old) for new, old in pairs if new != old)
-        enlarged = tuple((self.after(tensor.name), tensor.new_shape) for tensor in self.appended.tensors)
+        enlarged = tuple((growth.name, growth.new_shape) for growth in self.reading)
         return Deepening(
             init,
             runs,
@@ -328,6 +337,10 @@ class Naming:
             tuple(attributes),
         )
 
+    def _shape(self, name: str) -> tuple[int, ...]:
+        owner, _, leaf = name.rpartition(".")
+        return tuple(getattr(self.model.get_submodule(owner), leaf).shape)
+
     def _path(self, container: str, slot: tuple[str, int]) -> str:
         above, name = self.after(container) if container else "", self.names[container][slot]
         return f"{above}.{name}" if above else name
@@ -335,7 +348,10 @@ class Naming:
     def _born(self, block: int, modules: tuple[tuple[str, str], ...], twin: Unit, init: str) -> Iterator[NewTensor]:
         assert twin.identity is not None
         starts: dict[str, str] = {}
+        rows: dict[str, list[tuple[int, int]]] = {}
         if init != "stack":
+            for name, first, last in twin.identity.rows:
+                rows.setdefault(name, []).append((first, last))
             starts |= dict.fromkeys(twin.identity.zero, "zero") | dict.fromkeys(twin.identity.dirac, "dirac")
             starts |= dict.fromkeys(twin.identity.ones, "ones")
         for new, old in modules:
@@ -346,12 +362,14 @@ class Naming:
                 aliases = self.shared.get(name, [name])
                 foreign = next((alias for alias in aliases if not within_any(alias, twin.roots)), None)
                 start = next((starts[alias] for alias in aliases if alias in starts), "")
-                if foreign is not None and not start:
+                silent = tuple(cut for alias in aliases for cut in rows.get(alias, ()))
+                if foreign is not None and not start and not silent:
                     yield NewTensor(f"{new}.{below}", block, foreign, "shared")
                     continue
                 if not start:
                     start = self._drawn(name, tensor) if init == "random" else "copy"
-                yield NewTensor(f"{new}.{below}", block, name if foreign is None else aliases[0], start)
+                twin_name = name if foreign is None else aliases[0]
+                yield NewTensor(f"{new}.{below}", block, twin_name, start, silent=silent)
 
     def _aliases(self, twin: Unit, tensors: Iterable[NewTensor]) -> Iterator[tuple[str, str]]:
         """What the graph calls by a name outside the block, and the new block has for itself: new and old names."""

@@ -6,8 +6,9 @@ the block (`_same`), and can this be made zero in such a way that it learns agai
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+import operator
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
@@ -39,24 +40,25 @@ DIRAC = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 @dataclass(frozen=True)
 class Identity:
-    """Tensors of a block that start at zero, as an identity map, or at one, and facts it rests on."""
+    """Tensors of a block that start at zero, as an identity map, or at one, and facts it rests on.
+
+    rows: stretches of the first axis of tensors that start at zero: name, start and stop.
+    """
 
     zero: tuple[str, ...] = ()
     dirac: tuple[str, ...] = ()
     facts: tuple[str, ...] = ()
     ones: tuple[str, ...] = ()
+    rows: tuple[tuple[str, int, int], ...] = ()
+
+    @property
+    def gates(self) -> tuple[str, ...]:
+        """Tensors that start at zero, whole or in part."""
+        return (*self.zero, *(name for name, _, _ in self.rows))
 
     def __add__(self, other: Identity) -> Identity:
-        merged = (
-            tuple(dict.fromkeys((*a, *b)))
-            for a, b in (
-                (self.zero, other.zero),
-                (self.dirac, other.dirac),
-                (self.facts, other.facts),
-                (self.ones, other.ones),
-            )
-        )
-        return Identity(*merged)
+        each = (field.name for field in fields(self))
+        return Identity(**{name: tuple(dict.fromkeys((*getattr(self, name), *getattr(other, name)))) for name in each})
 
 
 class Stuck(Exception):
@@ -93,8 +95,24 @@ class Block:
         found, moved = self._same(self.exit)
         if moved is not None and not torch.equal(moved, _places(before)):
             raise Stuck("it puts its input in another order")
-        if not found.zero and not found.dirac:
+        if not found.gates and not found.dirac:
             raise Stuck("it has no parameters of its own")
+        return found
+
+    def passing_on(self, parts: Sequence[fx.Node], axis: int) -> Identity:
+        """How values that the block gives, one behind the other along an axis, become its input.
+
+        Raises
+        ------
+        Stuck: they cannot, with the reason.
+        """
+        before, found, moved = _places(self.entry.meta["value"]), Identity(), []
+        for part in parts:
+            more, places = self._same(part)
+            found = found + more
+            moved.append(before if places is None else places)
+        if not torch.equal(torch.cat(moved, axis), before):
+            raise Stuck("it puts its input in another order")
         return found
 
     # -- equal to the entry ------------------------------------------------------------------------------
@@ -245,12 +263,31 @@ class Block:
         if isinstance(law, Pointwise) and len(operands) == 1:
             self._check_alive(node, operands[0])
             return self._silent(operands[0])
+        if law.family == "shape" and (rows := self._rows(node, operands[0])):
+            return Identity(rows=rows)
         if law.family in ("shape", "pooling", "reduction") and not _is_write(node):
             zeros = {operand: _like(operand.meta["value"], torch.zeros) for operand in operands}
             if not _all_zero(applied(self.model, node, zeros)):
                 raise Stuck(f"its branch ends in {self._name(node)}, which does not keep zeros")
             return self._all_silent(operands[:1] if self._name(node) in SHAPED_AS else operands)
         raise Stuck(f"its branch ends in {self._name(node)}, which cannot be silenced")
+
+    def _rows(self, node: fx.Node, layer: fx.Node) -> tuple[tuple[str, int, int], ...]:
+        """The rows of a layer's weight that make what a node cuts out, if other nodes read the rest."""
+        if layer.op != "call_module" or layer not in self.inside or len(layer.users) < 2:
+            return ()
+        module = self.model.get_submodule(str(layer.target))
+        if type(module) not in DIRAC or node.target is not operator.getitem:
+            return ()
+        shape = layer.meta["value"].shape
+        axis = len(shape) - 1 if isinstance(module, nn.Linear) else 1
+        units = torch.arange(shape[axis]).reshape([-1 if k == axis else 1 for k in range(len(shape))]).expand(shape)
+        cut = torch.unique(applied(self.model, node, {layer: units}))
+        start, stop = int(cut[0]), int(cut[-1]) + 1
+        if len(cut) == shape[axis] or len(cut) != stop - start:
+            return ()
+        names = [f"{layer.target}.{name}" for name, _ in module.named_parameters(recurse=False)]
+        return tuple((name, start, stop) for name in self._zeroed(names, str(layer.target)).zero)
 
     def _silent_call(self, node: fx.Node, law: Law, operands: list[fx.Node]) -> Identity:
         """A function that is given its weights, or one without."""

@@ -1,6 +1,7 @@
 """The model between an original and a grown one: new blocks and readouts are in, old weights are rescaled.
 
-Nothing is wider yet; the channels of new dense layers count as width, so these layers are not in.
+Nothing is wider yet; the channels of new dense layers count as width, so these layers are not in, but for what they
+add to the channels that they are given.
 
 A proof may name any model it likes as the one between, so long as both halves hold: the model between computes what
 the original does (`unchanged.py`), and the grown model computes what the model between does (`checker.py`). This one
@@ -10,6 +11,7 @@ follows the plan. Its tensors are worked out one at a time, when they are looked
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,6 +21,8 @@ from torch import Tensor, fx, nn
 
 from fxgrow import guards
 from fxgrow.capture import Captured, skeleton
+from fxgrow.capture.shapes import propagate
+from fxgrow.planning.blocks import within
 from fxgrow.planning.deepening import Deepening, NewTensor
 from fxgrow.planning.plan import Plan
 from fxgrow.proof.models import Model
@@ -72,7 +76,8 @@ class Between(Model):
     """The model between. `tensors` has shapes only.
 
     captured: the original, as it was captured. factors: what tensors are multiplied by, beside their origin.
-    eps: of norms that take up a factor. rounded: tensors that growth multiplied more than once.
+    attributes: of modules that are others than in the original or in what a new block repeats: eps of norms that take
+    up a factor, sizes of new layers. rounded: tensors that growth multiplied more than once.
     """
 
     captured: Captured = field(kw_only=True)
@@ -81,7 +86,7 @@ class Between(Model):
     origins: Mapping[str, Origin] = field(kw_only=True)
     sources: Mapping[str, Tensor] = field(kw_only=True)
     factors: dict[str, float] = field(kw_only=True, default_factory=dict)
-    eps: dict[str, float] = field(kw_only=True, default_factory=dict)
+    attributes: dict[str, dict[str, Any]] = field(kw_only=True, default_factory=dict)
     rounded_names: set[str] = field(kw_only=True, default_factory=set)
 
     def path_before(self, path: str) -> str:
@@ -106,9 +111,9 @@ class Between(Model):
                 found = root.get_submodule(place)
             except AttributeError:
                 continue
-            if path in self.eps:
+            if path in self.attributes:
                 found = copy.copy(found)
-                found.eps = self.eps[path]  # type: ignore[assignment]
+                found.__dict__.update(self.attributes[path])
             return found
         raise AttributeError(path)
 
@@ -122,8 +127,8 @@ class Between(Model):
             return _zeros(self.tensors[name], next(iter(self.sources.values())).device)
         tensor = self.sources[origin.source].detach()
         if origin.start is not None and origin.start.start == "zero":
-            tensor = _zeros(tensor, tensor.device)
-        elif origin.start is not None and origin.start.start != "copy":
+            tensor = _zeros(self.tensors[name], tensor.device)
+        elif origin.start is not None and not origin.start.is_copy:
             tensor = started(tensor, origin.start, self.seed)
         factor = self.factor(name)
         return tensor if factor == 1.0 else tensor * factor
@@ -141,6 +146,15 @@ class Between(Model):
             return True
         tensor = self.tensor(name)
         return tensor is not None and not bool(tensor.any())
+
+    def silent_rows(self, name: str) -> Tensor | None:
+        """Which entries of the first axis of a tensor are zero, where the plan says that some are."""
+        origin = self.origins.get(name)
+        if origin is None or origin.start is None or not origin.start.silent:
+            return None
+        tensor = self.tensor(name)
+        assert tensor is not None
+        return ~tensor.flatten(1).any(1) if tensor.ndim > 1 else tensor == 0
 
     def is_one(self, name: str) -> bool:
         """Whether every entry of a tensor is one."""
@@ -175,6 +189,7 @@ def model_between(captured: Captured, original: nn.Module, growth: Growth) -> Be
         origins={**dict(_origins(sources, depth)), **{r.weight: Origin("") for r in plan.readouts}},
         sources=sources,
     )
+    result.attributes.update(_sizes(result, depth) if depth is not None else {})
     _rescale(result, plan)
     edit_graphs(graphs, [edit for edit in plan.nodes if edit.kind == "multiply"])
     for graph in graphs.values():
@@ -184,6 +199,9 @@ def model_between(captured: Captured, original: nn.Module, growth: Growth) -> Be
     if growth.folded:
         _fold(result)
     take_out(layers)
+    if any(layer.passed for layer in layers):
+        for graph in graphs.values():
+            propagate(structure, graph, captured.inputs)
     return result
 
 
@@ -193,6 +211,28 @@ def _origins(sources: Mapping[str, Tensor], depth: Deepening | None) -> Iterator
         yield moved.get(name, name), Origin(name)
     for new in depth.tensors if depth is not None else ():
         yield new.name, Origin(new.twin, None if new.start == "shared" else new)
+
+
+def _sizes(between: Between, depth: Deepening) -> dict[str, dict[str, Any]]:
+    """Sizes of new layers that read what the last old one gives, and nothing of each other yet."""
+    number: Counter[str] = Counter()
+    found: dict[str, dict[str, Any]] = {}
+    for block in depth.blocks:
+        if not any(region.passed for region in block.regions):
+            continue
+        number[block.run] += 1
+        for edit in depth.attributes:
+            if any(within(edit.module, new) for new, _ in block.modules):
+                before = getattr(between.part(edit.module), edit.attribute)
+                found.setdefault(edit.module, {})[edit.attribute] = _share(before, edit.value, number[block.run])
+    return found
+
+
+def _share(before: Any, after: Any, number: int) -> Any:
+    """A size, or several, where the first of a number of equal steps has been taken."""
+    if isinstance(before, tuple):
+        return tuple(_share(a, b, number) for a, b in zip(before, after, strict=True))
+    return before + (after - before) // number
 
 
 def _rescale(between: Between, plan: Plan) -> None:
@@ -209,7 +249,7 @@ def _rescale(between: Between, plan: Plan) -> None:
             _multiply(between, f"{path}.running_mean", factor)
             _multiply(between, f"{path}.running_var", factor**2)
             norm: Any = between.part(path)
-            between.eps[path] = norm.eps * factor**2
+            between.attributes.setdefault(path, {})["eps"] = norm.eps * factor**2
 
 
 def _multiply(between: Between, name: str, factor: float) -> None:

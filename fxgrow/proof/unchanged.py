@@ -138,7 +138,7 @@ class Alongside:
         if node.op == "call_module":
             names = [f"{node.target}.{name}" for name, _ in self._named_tensors(node)]
             own = {name: self.between.factor(name) for name in names}
-        eps = node.op == "call_module" and str(node.target) in self.between.eps
+        eps = node.op == "call_module" and "eps" in self.between.attributes.get(str(node.target), {})
         if not eps and all(map(_is_one, (*factors, *own.values()))):
             return Kept(partner)
         factor = self._scaled(node, partner, factors, own)
@@ -213,7 +213,7 @@ class Alongside:
                 raise Unproved(
                     f"{path}.{name} is multiplied by {value:.9g}, it should be by {wanted.get(name, 1.0):.9g}"
                 )
-        after = self.between.eps.get(path, before)
+        after = self.between.attributes.get(path, {}).get("eps", before)
         if not _is_one(after / (before * factor**2) if before else 1.0):
             raise Unproved(f"eps of {path} is {after:.9g}, it should be {before * factor**2:.9g}")
         return 1.0

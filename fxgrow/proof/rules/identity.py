@@ -7,6 +7,7 @@ Zero and one start at parameters that are it, and go on through functions that k
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -71,6 +72,13 @@ class Anything:
     reason: str
 
 
+@dataclass(frozen=True, eq=False)
+class PartlyZero(Anything):
+    """A tensor of which some units are zero. zero: which ones, in a shape that broadcasts to the tensor's."""
+
+    zero: Tensor
+
+
 @dataclass(frozen=True)
 class Made:
     """What a node makes; by which rule, if it is worth saying, and what was checked for it."""
@@ -111,7 +119,11 @@ class Maker:
         if law is None:
             return Made(Anything(f"{_name(node, module)} has no rule"))
         tensors = {n: held for n, held in given.items() if any(True for _ in flat_tensors(n.meta.get("value")))}
-        for rule in (self._readout, self._sum, self._gain, self._zero, self._passing, self._moving, self._unit_map):
+        rules = (
+            *(self._readout, self._sum, self._gain, self._zero, self._passing, self._moving, self._unit_map),
+            *(self._silent_units, self._cut),
+        )
+        for rule in rules:
             try:
                 found = rule(node, module, law, tensors)
             except _BROKEN:
@@ -305,6 +317,31 @@ class Maker:
             return None
         checked = f"{node.target}.weight is an identity map" + (f", {bias} zero" if module.bias is not None else "")
         return Made(held, "1 x = x", (checked,))
+
+    def _silent_units(self, node: fx.Node, module: Any, law: Law, given: dict[fx.Node, Any]) -> Made | None:
+        """A layer some of whose units have no weights."""
+        if node.op != "call_module" or not isinstance(law, Contraction):
+            return None
+        own = dict(module.named_parameters(recurse=False))
+        rows = [self.between.silent_rows(f"{node.target}.{name}") for name in own]
+        if set(own) - {"weight", "bias"} or not rows or any(row is None for row in rows):
+            return None
+        value = node.meta["value"]
+        axis = value.ndim - 1 if isinstance(module, nn.Linear) else 1
+        zero = torch.stack([row for row in rows if row is not None]).all(0).cpu()
+        return Made(
+            PartlyZero(f"{node.target} is not zero", zero.reshape([-1 if k == axis else 1 for k in range(value.ndim)])),
+            "0 x + 0 = 0",
+            (f"{int(zero.sum())} rows of {' and '.join(own)} of {node.target} are zero",),
+        )
+
+    def _cut(self, node: fx.Node, module: Any, law: Law, given: dict[fx.Node, Any]) -> Made | None:
+        """What is cut out of a tensor where it is zero."""
+        ((operand, held), *others) = given.items()
+        if not isinstance(held, PartlyZero) or others or node.target is not operator.getitem:
+            return None
+        cut = self._run(node, module, {operand: held.zero.expand(operand.meta["value"].shape)})
+        return Made(ZERO, "0 stays 0") if bool(cut.all()) else None
 
     def _run(self, node: fx.Node, module: nn.Module | None, values: dict[fx.Node, Any]) -> Any:
         """What a node does to other values than its own; numbers are those of the graph."""
