@@ -24,6 +24,12 @@ PARAMETERS = [*SMALL, *(pytest.param(name, marks=pytest.mark.slow) for name in F
 SINGLE_PRECISION = ("torchvision/raft_small",)
 """Models whose forward makes float32 tensors of its own: rounding adds up, so each step is compared."""
 
+FEW_BOXES = {
+    **{"box_detections_per_img": 8, "box_batch_size_per_image": 16},
+    **{"rpn_post_nms_top_n_test": 64, "rpn_post_nms_top_n_train": 64},
+}
+"""Options of two-stage detectors, whose heads look at hundreds of regions otherwise."""
+
 WAYS = {"depth": (None, "+1"), "width": ("1.25", None), "both": ("1.25", "+1")}
 """What a step of a sequence grows: amounts of width and depth."""
 
@@ -38,7 +44,7 @@ WAYS = {"depth": (None, "+1"), "width": ("1.25", None), "both": ("1.25", "+1")}
 )
 @given(middle=st.lists(st.sampled_from(sorted(WAYS)), min_size=1, max_size=2), seed=st.integers(0, 99))
 def test_depth_width_and_depth_again(name: str, middle: list[str], seed: int) -> None:
-    options = options_for_images_of(96, name)
+    options = options_for_images_of(96, name) | (FEW_BOXES if "rcnn" in name else {})
     plan = fxgrow.plan(without_weights(name, **options), depth="+1")
     assert plan.depth is not None
     if not plan.depth.blocks:

@@ -276,6 +276,7 @@ class Tracer(fx.Tracer):
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
         with torch.device("meta"):
             torch.empty(0)  # torch notes which functions make tensors when it first needs to know: the true ones
+        torch.overrides.is_tensor_method_or_property(torch.add)  # and so with functions that may be overridden
         with self._catching(torch.autograd.Function, "apply", self._custom_function), ExitStack() as contexts:
             for name in FACTORIES:
                 function = getattr(torch, name)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import io
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -795,3 +797,21 @@ def test_torch_is_itself_again_after_capture() -> None:
     assert torch.autograd.Function.__dict__["apply"] is apply
     with torch.device("meta"):
         assert all(made.is_meta for made in (torch.ones(2), torch.arange(3), torch.empty(1), torch.full((2,), 1.0)))
+
+
+def test_no_model_is_kept_once_it_is_let_go() -> None:
+    script = """
+import gc, weakref, torch, fxgrow
+class Net(torch.nn.Sequential):
+    def forward(self, x):
+        return self[1](torch.relu(self[0](x)))
+model = Net(torch.nn.Linear(4, 8), torch.nn.Linear(8, 4))
+kept = [weakref.ref(model[0])]
+for amount in (1.5, 1.5):
+    model = fxgrow.grow(model, amount, example_inputs=torch.randn(2, 4))
+    kept.append(weakref.ref(model.get_submodule("0")))
+gc.collect()
+print([one() is not None for one in kept])
+"""
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert said.strip() == "[False, False, True]"
