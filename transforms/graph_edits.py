@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import fx
@@ -58,6 +58,14 @@ def put_argument(node: fx.Node, path: Sequence[Any], value: Any) -> None:
         node.kwargs = put(dict(node.kwargs), path[1:], value)
 
 
+def _inserted(node: fx.Node, function: Callable[..., Any], *arguments: Any) -> fx.Node:
+    """A call before a node, of the part that the node is of: blocks are found by it when the model grows again."""
+    with node.graph.inserting_before(node):
+        made = node.graph.call_function(function, arguments)
+    made.meta["module_path"] = node.meta.get("module_path", "")
+    return made
+
+
 def _literal(node: fx.Node, edit: NodeEdit) -> None:
     put_argument(node, edit.path, edit.value)
 
@@ -66,14 +74,10 @@ def _ratio(node: fx.Node, edit: NodeEdit) -> None:
     from fxgrow.rules.shape import follow
 
     number = follow(node, edit.path)
-    with node.graph.inserting_before(node):
-        if isinstance(edit.value, tuple):
-            numerator, denominator = edit.value
-            scaled = node.graph.call_function(operator.mul, (number, numerator))
-            if denominator != 1:
-                scaled = node.graph.call_function(operator.floordiv, (scaled, denominator))
-        else:
-            scaled = node.graph.call_function(operator.mul, (number, edit.value))
+    numerator, denominator = edit.value if isinstance(edit.value, tuple) else (edit.value, 1)
+    scaled = _inserted(node, operator.mul, number, numerator)
+    if denominator != 1:
+        scaled = _inserted(node, operator.floordiv, scaled, denominator)
     put_argument(node, edit.path, scaled)
 
 
@@ -104,10 +108,8 @@ def _guard(node: fx.Node, edit: NodeEdit) -> None:
 
 
 def _core_input(node: fx.Node, edit: NodeEdit) -> None:
-    with node.graph.inserting_before(node):
-        core = tuple(tuple(part) for part in edit.value["core"])
-        taken = node.graph.call_function(guards.core, (node.args[0], edit.value["axis"], core))
-    taken.meta["module_path"] = node.meta.get("module_path", "")  # blocks are found by it when it grows again
+    core = tuple(tuple(part) for part in edit.value["core"])
+    taken = _inserted(node, guards.core, node.args[0], edit.value["axis"], core)
     node.args = (taken, *node.args[1:])
 
 
@@ -117,9 +119,7 @@ def _multiply(node: fx.Node, edit: NodeEdit) -> None:
     if x.op == "call_function" and x.target is guards.multiplied and list(x.users) == [node]:
         x.args = (x.args[0], x.args[1] * edit.value)
         return
-    with node.graph.inserting_before(node):
-        multiplied = node.graph.call_function(guards.multiplied, (x, edit.value))
-    multiplied.meta["module_path"] = node.meta.get("module_path", "")
+    multiplied = _inserted(node, guards.multiplied, x, edit.value)
     node.args = (multiplied, *node.args[1:])
 
 
