@@ -135,12 +135,12 @@ def _runs(finder: Finder, path: str, children: list[str]) -> Iterator[DenseRun]:
         links: list[Link] = []
         for one, other in zip(children[end - 1 :: -1], children[end:0:-1], strict=True):
             link = _link(finder, one, other)
-            if link is None or (links and link.kind != links[0].kind):
+            if link is None or (link.kind != links[0].kind if links else not _is_last(link)):
                 break
             links.append(link)
             if not link.alike:
                 break
-        if not links or not _is_last(links[0]):
+        if not links:
             end -= 1
             continue
         first = links[0]
