@@ -15,7 +15,7 @@ from fxgrow.capture import Captured, capture
 from fxgrow.errors import AmountError, FxgrowError, PlanError, UntraceableError
 from fxgrow.history import ATTRIBUTE, Step, history_of, with_certificate, with_verification
 from fxgrow.parts import Parts, find_parts, verify_parts, widen_parts
-from fxgrow.planning.dense import joined
+from fxgrow.planning.composition import joined
 from fxgrow.planning.depth import STARTS, check_keys, plan_depth
 from fxgrow.planning.knowledge import Way
 from fxgrow.planning.parameterization import PARAMETERIZATIONS
