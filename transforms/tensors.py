@@ -97,11 +97,34 @@ def _drawn(old: Tensor, growth: TensorGrowth, seed: str) -> Tensor:
         deviation = math.sqrt(max(0.0, _root_mean_square(old.double()) ** 2 - mean**2))
     generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}:{growth.name}".encode()))
     dtype = old.dtype if old.dtype.is_complex else torch.float32  # the same draw whatever the model's precision
+    if growth.draw == "normal" and (found := _free_units(growth)) is not None:
+        axis, units = found
+        new = old.new_empty(growth.new_shape)
+        if len(units):
+            shape = [len(units) if k == axis else size for k, size in enumerate(growth.new_shape)]
+            rows = torch.empty(shape, dtype=dtype).normal_(mean, deviation, generator=generator)
+            _level_out(rows, growth, deviation)
+            if _contiguous([units]):
+                _taken(new, axis, units).copy_(rows)
+            else:
+                new.index_copy_(axis, units.to(new.device), rows.to(new.device, new.dtype))
+        return new
     drawn = torch.empty(growth.new_shape, dtype=dtype).normal_(mean, deviation, generator=generator)
     drawn = drawn.to(torch.promote_types(old.dtype, dtype))
     if growth.draw == "normal":
         _level_out(drawn, growth, deviation)
     return drawn.to(old.device, old.dtype)
+
+
+def _free_units(growth: TensorGrowth) -> tuple[int, Tensor] | None:
+    """The axis that makes units, and the new ones on it, where nothing but their weights is free; else None."""
+    makes = [k for k, axis in enumerate(growth.axes) if any(run.fill not in _READERS for run in axis.runs())]
+    fills = {run.fill for axis in growth.axes for run in axis.runs()}
+    if len(makes) != 1 or fills & _READERS - {"silence"}:
+        return None
+    axis = growth.axes[makes[0]]
+    free = (old_positions(axis) < 0) & ~filled_by(axis, frozenset({"zero", "mean", "copy"}))
+    return makes[0], free.nonzero().flatten()
 
 
 def _level_out(drawn: Tensor, growth: TensorGrowth, deviation: float) -> None:
