@@ -103,6 +103,7 @@ def _drawn(old: Tensor, growth: TensorGrowth, seed: str) -> Tensor:
         if len(units):
             shape = [len(units) if k == axis else size for k, size in enumerate(growth.new_shape)]
             rows = torch.empty(shape, dtype=dtype).normal_(mean, deviation, generator=generator)
+            rows = rows.to(torch.promote_types(old.dtype, dtype))
             _level_out(rows, growth, deviation)
             if _contiguous([units]):
                 _taken(new, axis, units).copy_(rows)

@@ -330,7 +330,7 @@ def test_state_of_another_growth_is_refused() -> None:
 def test_rates_are_worked_out_every_so_often() -> None:
     model = grown(convolutional(), 1.5)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    rates = fxgrow.adapt_rates(optimizer, model, every=2)
+    rates = fxgrow.adapt_rates(optimizer, model, rule="gradient", every=2)
     seen = []
     for _ in range(4):
         train(model, optimizer, 1)
