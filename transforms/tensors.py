@@ -97,31 +97,32 @@ def _drawn(old: Tensor, growth: TensorGrowth, seed: str) -> Tensor:
         deviation = math.sqrt(max(0.0, _root_mean_square(old.double()) ** 2 - mean**2))
     generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}:{growth.name}".encode()))
     dtype = old.dtype if old.dtype.is_complex else torch.float32  # the same draw whatever the model's precision
-    if growth.draw == "normal" and (found := _free_units(growth)) is not None:
-        axis, units = found
-        new = old.new_empty(growth.new_shape)
-        if len(units):
-            shape = [len(units) if k == axis else size for k, size in enumerate(growth.new_shape)]
-            rows = torch.empty(shape, dtype=dtype).normal_(mean, deviation, generator=generator)
-            rows = rows.to(torch.promote_types(old.dtype, dtype))
-            _level_out(rows, growth, deviation)
-            if _contiguous([units]):
-                _taken(new, axis, units).copy_(rows)
-            else:
-                new.index_copy_(axis, units.to(new.device), rows.to(new.device, new.dtype))
-        return new
-    drawn = torch.empty(growth.new_shape, dtype=dtype).normal_(mean, deviation, generator=generator)
+    axis, units = _free_units(growth) or (0, None)
+    shape = [len(units) if units is not None and k == axis else size for k, size in enumerate(growth.new_shape)]
+    drawn = torch.empty(shape, dtype=dtype).normal_(mean, deviation, generator=generator)
     drawn = drawn.to(torch.promote_types(old.dtype, dtype))
-    if growth.draw == "normal":
+    if growth.draw == "normal" and drawn.numel():
         _level_out(drawn, growth, deviation)
-    return drawn.to(old.device, old.dtype)
+    if units is None:
+        return drawn.to(old.device, old.dtype)
+    new = old.new_empty(growth.new_shape)
+    if len(units) and _contiguous([units]):
+        _taken(new, axis, units).copy_(drawn)  # straight into its place, whatever its precision
+    else:
+        new.index_copy_(axis, units.to(new.device), drawn.to(new.device, new.dtype))
+    return new
+
+
+def _makers(growth: TensorGrowth) -> list[int]:
+    """The axes that make new units."""
+    return [k for k, axis in enumerate(growth.axes) if any(run.fill not in _READERS for run in axis.runs())]
 
 
 def _free_units(growth: TensorGrowth) -> tuple[int, Tensor] | None:
     """The axis that makes units, and the new ones on it, where nothing but their weights is free; else None."""
-    makes = [k for k, axis in enumerate(growth.axes) if any(run.fill not in _READERS for run in axis.runs())]
+    makes = _makers(growth)
     fills = {run.fill for axis in growth.axes for run in axis.runs()}
-    if len(makes) != 1 or fills & _READERS - {"silence"}:
+    if growth.draw != "normal" or len(makes) != 1 or fills & _READERS - {"silence"}:
         return None
     axis = growth.axes[makes[0]]
     free = (old_positions(axis) < 0) & ~filled_by(axis, frozenset({"zero", "mean", "copy"}))
@@ -130,7 +131,7 @@ def _free_units(growth: TensorGrowth) -> tuple[int, Tensor] | None:
 
 def _level_out(drawn: Tensor, growth: TensorGrowth, deviation: float) -> None:
     """Give the weights of every unit the mean square that they were drawn at, as a mean over few misses it."""
-    makes = [k for k, axis in enumerate(growth.axes) if any(run.fill not in _READERS for run in axis.runs())]
+    makes = _makers(growth)
     rows = drawn.movedim(makes[0], 0) if makes else drawn.unsqueeze(0)
     others = tuple(range(1, rows.ndim))
     sizes = torch.linalg.vector_norm(rows, dim=others) if others else rows.abs()

@@ -3,8 +3,7 @@
 Four ways of writing it are told apart. A layer is given a list, which it concatenates itself (DenseNet, RDNet); it
 is given the concatenation, and gives it back with its own channels behind (`torch.cat([x, f(x)])`); it does so and
 adds a residual branch to what it was given (dual path networks); or it is given what the layer before it gave, and
-all are concatenated at the end (VoVNet).
-A new layer follows the last one.
+all are concatenated at the end (VoVNet). A new layer follows the last one.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor, fx
 
-from fxgrow.planning.blocks import Finder, Found, FoundRun, Region, Unit, holds_blocks, within
+from fxgrow.planning.blocks import Finder, Found, FoundRun, Region, Unit, holds_blocks, within, within_any
 from fxgrow.planning.identity import Identity, Stuck
 from fxgrow.planning.intervals import holds_tensor
 
@@ -139,8 +138,8 @@ def _of_residual(finder: Finder, path: str, nodes: list[fx.Node], given: fx.Node
     except Stuck:
         return None
     silent = {*identity.zero, *identity.dirac}
-    behind = {str(node.target) for node in _made_from(parts[passed:], inside)}
-    if any(within(name, target) for name in silent for target in behind):
+    behind = tuple(str(node.target) for node in _made_from(parts[passed:], inside))
+    if any(within_any(name, behind) for name in silent):
         return None  # its own channels would be zero as well, and never learn
     return Link("residual", axis, [], passed, identity)
 

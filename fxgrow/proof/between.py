@@ -22,7 +22,7 @@ from torch import Tensor, fx, nn
 from fxgrow import guards
 from fxgrow.capture import Captured, skeleton
 from fxgrow.capture.shapes import propagate
-from fxgrow.planning.blocks import within
+from fxgrow.planning.blocks import within_any
 from fxgrow.planning.deepening import Deepening, NewTensor
 from fxgrow.planning.plan import Plan
 from fxgrow.proof.models import Model
@@ -222,7 +222,7 @@ def _sizes(between: Between, depth: Deepening) -> dict[str, dict[str, Any]]:
             continue
         number[block.run] += 1
         for edit in depth.attributes:
-            if any(within(edit.module, new) for new, _ in block.modules):
+            if within_any(edit.module, tuple(new for new, _ in block.modules)):
                 before = getattr(between.part(edit.module), edit.attribute)
                 found.setdefault(edit.module, {})[edit.attribute] = _share(before, edit.value, number[block.run])
     return found
