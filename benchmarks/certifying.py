@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
-from fxgrow.zoo.catalogue import Entry, entries, find
-from fxgrow.zoo.sizes import parameters_of, smallest_per_family
+from fxgrow.zoo.catalogue import Entry, find
+from fxgrow.zoo.choice import chosen
 from rich.console import Console
 from rich.table import Table
 
@@ -28,7 +28,6 @@ from fxgrow.capture.inputs import recalled
 from fxgrow.errors import FxgrowError
 
 BATCH = 8
-LIBRARIES = ("timm", "torchvision")
 
 
 class Row(NamedTuple):
@@ -73,9 +72,7 @@ def measured(entry: Entry) -> Row | None:
 
 
 def rows(pattern: str, every: int, most: float) -> Iterator[Row]:
-    smallest = [entry for library in LIBRARIES for entry in smallest_per_family(entries(library, pattern))]
-    models = [entry for entry in smallest if parameters_of(entry) <= most * 1e6]
-    for entry in models[::every]:
+    for entry in chosen(pattern=pattern, at_most=most)[::every]:
         found = measured(entry)
         if found is not None:
             print(f"{found.name} {found.certify:.3f} {found.again:.3f} {found.forward:.3f}", flush=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -23,8 +24,10 @@ from fxgrow.births import Birth
 from fxgrow.errors import AmountError, FxgrowError
 from fxgrow.files import checked_target, header_of, unrolled
 from fxgrow.zoo.catalogue import find, without_weights
-from fxgrow.zoo.coverage import coverage
-from fxgrow.zoo.sweep import Findings, Limits, chosen, sweep
+from fxgrow.zoo.choice import chosen
+from fxgrow.zoo.coverage import coverage, newest, write_models
+from fxgrow.zoo.examine import Row, Task
+from fxgrow.zoo.sweep import Findings, Limits, sweep
 
 app = typer.Typer(add_completion=False, help="Grow trained PyTorch models: wider and deeper, same function.")
 out = Console(highlight=False)
@@ -193,6 +196,12 @@ def zoo(
     library: Annotated[str | None, typer.Option(help="timm or torchvision; both if left out.")] = None,
     pattern: Annotated[str, typer.Option("--filter", metavar="GLOB", help="Names of models.")] = "*",
     sample: Annotated[str, typer.Option(help="smallest-per-family or all.")] = "smallest-per-family",
+    at_least: Annotated[
+        float, typer.Option("--at-least", metavar="MILLIONS", help="Of so many million parameters or more.")
+    ] = 0.0,
+    at_most: Annotated[
+        float, typer.Option("--at-most", metavar="MILLIONS", help="Of so many million parameters or fewer.")
+    ] = math.inf,
     width: Annotated[str, typer.Option("--width", "-w", metavar="AMOUNT", help="As in grow.")] = "1.5",
     depth: Annotated[str | None, typer.Option("--depth", "-d", metavar="AMOUNT", help="As in grow.")] = None,
     init: Init = "zero",
@@ -214,7 +223,10 @@ def zoo(
     redo_failed: Annotated[bool, typer.Option("--redo-failed", help="Examine again what failed before.")] = False,
 ) -> None:
     """Grow models of timm and torchvision, each in a process of its own, and show what is covered."""
-    tasks = chosen(library, pattern, sample, width, init, only_plan, depth, side)
+    tasks = [
+        Task(entry.full_name, entry.family, width, init, only_plan=only_plan, depth=depth, side=side)
+        for entry in chosen(library, pattern, sample, at_least, at_most)
+    ]
     if json_file is not None:
         checked_target(json_file)
     findings = Findings(json_file)
@@ -227,7 +239,24 @@ def zoo(
         for row in sweep(tasks, findings, limits, jobs):
             bar.console.print(f"{row.task.model}: {row.status} {row.cause}".rstrip(), markup=False)
             bar.advance(line)
-    rows = [findings.rows[task] for task in tasks if task in findings.rows]
+    _show_coverage([findings.rows[task] for task in tasks if task in findings.rows])
+
+
+@app.command(name="coverage")
+def covered(
+    files: Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="What `fxgrow zoo --json` kept.")],
+    models: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write what was found of each model here, as CSV.")
+    ] = None,
+) -> None:
+    """Show what several sweeps covered together; of a model in more than one, the last finding that is good."""
+    rows = newest(row for path in files for row in Findings(path).rows.values())
+    if models is not None:
+        write_models(rows, checked_target(models))
+    _show_coverage(rows)
+
+
+def _show_coverage(rows: list[Row]) -> None:
     wide = out if out.is_terminal else Console(width=200, highlight=False)
     wide.print(coverage(rows))
     if not all(row.good for row in rows):

@@ -8,9 +8,9 @@ import itertools
 import pytest
 import torch
 from fxgrow.zoo.catalogue import find, without_weights
+from fxgrow.zoo.choice import chosen
 from fxgrow.zoo.examine import compared, inputs_for, options_for_images_of, resize_images_to
 from fxgrow.zoo.lively import lively
-from fxgrow.zoo.sweep import chosen
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -19,7 +19,7 @@ import fxgrow
 from fxgrow.errors import FxgrowError
 
 SMALL = ("timm/test_resnet", "timm/test_convnext", "timm/test_vit", "timm/ese_vovnet19b_slim_dw")
-FAMILIES = [task.model for task in chosen(None, "*", "smallest-per-family", "1", "zero", only_plan=True)]
+FAMILIES = [entry.full_name for entry in chosen()]
 PARAMETERS = [*SMALL, *(pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES if name not in SMALL)]
 
 SINGLE_PRECISION = ("torchvision/raft_small",)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import statistics
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 
 from fxgrow.zoo.examine import Row
 from rich.console import Group, RenderableType
@@ -33,16 +35,62 @@ def coverage(rows: Iterable[Row]) -> RenderableType:
         "grow s",
     ):
         table.add_column(heading, justify="right")
+    widths = len(_widths(found)) > 1
+    if widths:
+        table.add_column("width", justify="right")
     deeper = any(row.blocks[0] for row in found)
     if deeper:
         table.add_column("blocks", justify="right")
     table.add_column("what stays, and why", overflow="fold")
     for family, members in families.items():
         *cells, why = _cells(members)
-        table.add_row(family, *cells, *([_blocks(members)] if deeper else []), why)
+        further = [", ".join(_widths(members))] if widths else []
+        further += [_blocks(members)] if deeper else []
+        table.add_row(family, *cells, *further, why)
     bad = [row for row in found if not row.good]
     failures = [Text(f"{row.task.model} (width {row.task.width}): {row.status}: {_trouble(row)}") for row in bad]
     return Group(table, *failures, Text(_summary(found)))
+
+
+def newest(rows: Iterable[Row]) -> list[Row]:
+    """One row a model, of the findings of several sweeps: the last that is good, or the last."""
+    found: dict[str, Row] = {}
+    for row in rows:
+        held = found.get(row.task.model)
+        if held is None or row.good or not held.good:
+            found[row.task.model] = row
+    return list(found.values())
+
+
+def write_models(rows: Iterable[Row], path: Path) -> None:
+    """What was found of each model, as a CSV file with a line for each, by name."""
+    lines = [_line(row) for row in sorted(rows, key=lambda row: row.task.model)]
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=lines[0] if lines else (), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
+
+
+def _line(row: Row) -> dict[str, object]:
+    return {
+        "model": row.task.model,
+        "family": row.task.family,
+        "width": row.task.width,
+        "depth": row.task.depth,
+        "init": row.task.init,
+        "side": row.task.side,
+        "status": row.status,
+        "tier": row.tier,
+        "parameters": row.parameters,
+        "grown_parameters": row.grown_parameters,
+        "share": f"{row.share:.4f}",
+        "eval_error": _worst([row.eval_error]),
+        "train_error": _worst([row.train_error]),
+        "verdict": row.verdict,
+        "plan_seconds": f"{row.plan_seconds:.1f}",
+        "grow_seconds": f"{row.grow_seconds:.1f}",
+        "cause": _trouble(row),
+    }
 
 
 def _cells(rows: list[Row]) -> list[str]:
@@ -62,6 +110,11 @@ def _cells(rows: list[Row]) -> list[str]:
         f"{statistics.median(row.grow_seconds for row in captured):.1f}" if captured else "",
         reasons(rows),
     ]
+
+
+def _widths(rows: Iterable[Row]) -> list[str]:
+    """The amounts of width that models were grown by."""
+    return sorted({row.task.width for row in rows})
 
 
 def _blocks(rows: list[Row]) -> str:
@@ -105,15 +158,20 @@ def _trouble(row: Row) -> str:
 
 def _summary(rows: list[Row]) -> str:
     good = [row for row in rows if row.good]
-    ratios = [row.ratio for row in rows if row.tier]
+    text = f"{len(good)} of {len(rows)} models, {len({row.task.family for row in good})} families"
+    captured = [row for row in rows if row.tier]
+    widths = _widths(captured)
+    for width in widths:
+        at = f" at width {width}" if len(widths) > 1 else ""
+        text += f"; parameter ratio{at}: {_ratios([row for row in captured if row.task.width == width])}"
+    if captured:
+        text += f"; planning: median {statistics.median(row.plan_seconds for row in captured):.1f} s"
+    return text
+
+
+def _ratios(rows: list[Row]) -> str:
     by_family: dict[str, list[float]] = {}
     for row in rows:
-        if row.tier:
-            by_family.setdefault(row.task.family, []).append(row.ratio)
-    text = f"{len(good)} of {len(rows)} models, {len({row.task.family for row in good})} families"
-    if ratios:
-        median = statistics.median(statistics.median(family) for family in by_family.values())
-        seconds = statistics.median(row.plan_seconds for row in rows if row.tier)
-        text += f"; parameter ratio: median family {median:.2f}, worst model {min(ratios):.2f}; "
-        text += f"planning: median {seconds:.1f} s"
-    return text
+        by_family.setdefault(row.task.family, []).append(row.ratio)
+    median = statistics.median(statistics.median(family) for family in by_family.values())
+    return f"median family {median:.2f}, worst model {min(row.ratio for row in rows):.2f}"

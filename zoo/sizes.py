@@ -1,4 +1,4 @@
-"""How many parameters each model of the catalogue has, measured once and shipped, so that samples are cheap to draw.
+"""How many parameters each model of the catalogue has, measured once and shipped, so that choosing among them is cheap.
 
 `python -m fxgrow.zoo.sizes` measures every model anew, on the meta device, and writes the table beside this file.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import functools
-from collections.abc import Iterable
 from pathlib import Path
 
 from fxgrow.zoo.catalogue import Entry, entries, without_weights
@@ -30,21 +29,6 @@ def parameters_of(entry: Entry) -> int:
 def measured(entry: Entry) -> int:
     """The number of parameters, counted."""
     return sum(parameter.numel() for parameter in without_weights(entry.full_name).parameters())
-
-
-def smallest_per_family(models: Iterable[Entry]) -> list[Entry]:
-    """The model with the fewest parameters of each family, in the order of the families.
-
-    >>> from fxgrow.zoo.catalogue import entries
-    >>> [entry.name for entry in smallest_per_family(entries("timm", "test_res*"))]
-    ['test_resnet']
-    """
-    smallest: dict[str, Entry] = {}
-    for entry in models:
-        held = smallest.get(entry.family)
-        if held is None or parameters_of(entry) < parameters_of(held):
-            smallest[entry.family] = entry
-    return sorted(smallest.values(), key=lambda entry: entry.family)
 
 
 def main() -> None:

@@ -16,13 +16,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
-from fxgrow.zoo.catalogue import LIBRARIES, CatalogueError, entries
 from fxgrow.zoo.examine import Row, Task, examine, failed
-from fxgrow.zoo.sizes import parameters_of, smallest_per_family
 
 from fxgrow.errors import FileError
-
-SAMPLES = ("smallest-per-family", "all")
 
 _LOADED = ["torch", "torchvision", "timm", "fxgrow.zoo.examine"]
 """What every process needs, imported once."""
@@ -71,37 +67,6 @@ class Findings:
                 file.flush()
                 os.fsync(file.fileno())
         self.rows[row.task] = row
-
-
-def chosen(
-    library: str | None,
-    pattern: str,
-    sample: str,
-    width: str,
-    init: str,
-    only_plan: bool,
-    depth: str | None = None,
-    side: int | None = None,
-) -> list[Task]:
-    """The tasks of a choice of models: all that match, or the smallest of each family.
-
-    Raises
-    ------
-    CatalogueError: there is no such library or sample, or no model matches.
-    """
-    if library is not None and library not in LIBRARIES:
-        raise CatalogueError(f"there is no library {library!r}", remedy=f"use {' or '.join(LIBRARIES)}")
-    if sample not in SAMPLES:
-        raise CatalogueError(f"there is no sample {sample!r}", remedy=f"use {' or '.join(SAMPLES)}")
-    found = list(entries(library, pattern))
-    if not found:
-        raise CatalogueError(f"no model matches {pattern!r}", remedy="see timm.list_models() for names")
-    if sample == "smallest-per-family":
-        found = smallest_per_family(found)
-    found.sort(key=parameters_of)  # small ones first: most is known soonest
-    return [
-        Task(entry.full_name, entry.family, width, init, only_plan=only_plan, depth=depth, side=side) for entry in found
-    ]
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fxgrow.zoo.catalogue import CatalogueError, Entry, entries, find
+from fxgrow.zoo.catalogue import Entry, entries, find
 from fxgrow.zoo.coverage import coverage
 from fxgrow.zoo.examine import Row, Task, examine, inputs_for, options_for_images_of
-from fxgrow.zoo.sizes import measured, parameters_of, smallest_per_family
-from fxgrow.zoo.sweep import Findings, Limits, chosen, sweep
+from fxgrow.zoo.sizes import measured, parameters_of
+from fxgrow.zoo.sweep import Findings, Limits, sweep
 from rich.console import Console
 
 from fxgrow.cli import main
@@ -141,33 +141,9 @@ def _wait_for(condition: Callable[[], Any], seconds: float = 120.0) -> Any:
     return found
 
 
-def test_what_is_chosen() -> None:
-    names = [task.model for task in chosen("timm", "test_*", "all", "2", "zero", True)]
-    assert set(names) == {entry.full_name for entry in entries("timm", "test_*")}
-    sizes = [parameters_of(Entry(*name.split("/"), None)) for name in names]
-    assert sizes == sorted(sizes)
-    families = chosen(None, "*", "smallest-per-family", "2", "zero", True)
-    assert len({task.family for task in families}) == len(families) > 120
-
-
-@pytest.mark.parametrize(
-    ("arguments", "text"),
-    [
-        (("keras", "*", "all"), "there is no library 'keras': use timm or torchvision"),
-        ((None, "*", "some"), "there is no sample 'some': use smallest-per-family or all"),
-        ((None, "zzz*", "all"), "no model matches 'zzz*': see timm.list_models() for names"),
-    ],
-)
-def test_choices_that_mean_nothing(arguments: tuple[Any, ...], text: str) -> None:
-    with pytest.raises(CatalogueError) as caught:
-        chosen(*arguments, "2", "zero", True)
-    assert str(caught.value) == text
-
-
 def test_the_shipped_sizes_are_true() -> None:
     for entry in (*entries("timm", "test_*"), *entries("torchvision", "squeezenet*")):
         assert parameters_of(entry) == measured(entry)
-    assert [entry.name for entry in smallest_per_family(entries("timm", "test_res*"))] == ["test_resnet"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,61 @@
+"""Which models of the catalogue a sweep looks at: a sample, and the range of sizes they are taken from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from fxgrow.zoo.catalogue import LIBRARIES, CatalogueError, Entry, entries
+from fxgrow.zoo.sizes import parameters_of
+
+SAMPLES = ("smallest-per-family", "all")
+
+
+def chosen(
+    library: str | None = None,
+    pattern: str = "*",
+    sample: str = "smallest-per-family",
+    at_least: float = 0.0,
+    at_most: float = math.inf,
+) -> list[Entry]:
+    """The models of a sample that have between `at_least` and `at_most` million parameters, the smallest first.
+
+    >>> [entry.name for entry in chosen("timm", "resnet1*", "all", at_most=11)]
+    ['resnet10t', 'resnet14t']
+
+    Raises
+    ------
+    CatalogueError: there is no such library or sample, or no model matches.
+    """
+    if library is not None and library not in LIBRARIES:
+        raise CatalogueError(f"there is no library {library!r}", remedy=f"use {' or '.join(LIBRARIES)}")
+    if sample not in SAMPLES:
+        raise CatalogueError(f"there is no sample {sample!r}", remedy=f"use {' or '.join(SAMPLES)}")
+    found = list(entries(library, pattern))
+    if not found:
+        raise CatalogueError(f"no model matches {pattern!r}", remedy="see timm.list_models() for names")
+    if sample == "smallest-per-family":
+        found = smallest_per_family(found)
+    sizes = {entry: parameters_of(entry) for entry in found}
+    within = [entry for entry in found if at_least * 1e6 <= sizes[entry] <= at_most * 1e6]
+    if not within:
+        least, most = (f"{size / 1e6:.1f}" for size in (min(sizes.values()), max(sizes.values())))
+        raise CatalogueError(
+            f"no model of these has between {at_least:g} and {at_most:g} million parameters",
+            remedy=f"theirs are between {least} and {most} million",
+        )
+    return sorted(within, key=lambda entry: sizes[entry])
+
+
+def smallest_per_family(models: Iterable[Entry]) -> list[Entry]:
+    """The model with the fewest parameters of each family, in the order of the families.
+
+    >>> [entry.name for entry in smallest_per_family(entries("timm", "test_res*"))]
+    ['test_resnet']
+    """
+    smallest: dict[str, Entry] = {}
+    for entry in models:
+        held = smallest.get(entry.family)
+        if held is None or parameters_of(entry) < parameters_of(held):
+            smallest[entry.family] = entry
+    return sorted(smallest.values(), key=lambda entry: entry.family)
