@@ -100,6 +100,14 @@ class _LeafSizes(Sizes):
 def appending(finder: Finder, counts: Mapping[DenseRun, int]) -> Appending:
     """What new layers at the ends of runs mean for the rest of the model. counts: how many, by run."""
     refused: dict[DenseRun, str] = {}
+    while True:  # each time with fewer runs
+        found = _appending(finder, counts, refused)
+        if found is not None:
+            return found
+
+
+def _appending(finder: Finder, counts: Mapping[DenseRun, int], refused: dict[DenseRun, str]) -> Appending | None:
+    """What new layers mean, in runs that are not refused; None where one more has to be."""
     plan, names = _grown(finder, counts, refused, last=True)
     layers: dict[DenseRun, Layer] = {}
     own: set[str] = set()
@@ -111,9 +119,7 @@ def appending(finder: Finder, counts: Mapping[DenseRun, int]) -> Appending:
         if reason:
             refused[run] = reason
     if refused.keys() & names.keys():
-        kept = {run: count for run, count in counts.items() if run not in refused}
-        again = appending(finder, kept)
-        return Appending(again.tensors, again.nodes, again.attributes, again.layers, {**refused, **again.refused})
+        return None
     listed = {run: 1 for run in names if run.kind != "last"}
     longer, groups = _grown(finder, listed, refused, last=False)
     for run in groups:
@@ -122,9 +128,7 @@ def appending(finder: Finder, counts: Mapping[DenseRun, int]) -> Appending:
         except Refused as reason:
             refused[run] = str(reason)
     if refused.keys() & names.keys():
-        kept = {run: count for run, count in counts.items() if run not in refused}
-        again = appending(finder, kept)
-        return Appending(again.tensors, again.nodes, again.attributes, again.layers, {**refused, **again.refused})
+        return None
     roots = tuple(run.units[-1].path for run in names)
     renamed = {group: f"dense{k}" for k, group in enumerate(names.values())}
     layers = {run: replace(layer, group=renamed[names[run]]) for run, layer in layers.items() if run in names}
