@@ -129,6 +129,12 @@ def _mask(attn_mask: Any, padding: Any, like: Any, batch: Any, heads: int, lengt
     return hidden if mask is None else mask + hidden
 
 
+def _attended(module: nn.MultiheadAttention, query: Any, seen: Any, mask: Any, padding: Any, is_causal: bool) -> Any:
+    """What queries find among the values they may see."""
+    options = {"attn_mask": mask, "key_padding_mask": padding, "need_weights": False, "is_causal": is_causal}
+    return module(query, seen, seen, **options)[0]
+
+
 def encoder_layer(
     module: nn.TransformerEncoderLayer,
     src: Any,
@@ -139,16 +145,7 @@ def encoder_layer(
     """`nn.TransformerEncoderLayer`."""
 
     def attend(x: Any) -> Any:
-        found = module.self_attn(
-            x,
-            x,
-            x,
-            attn_mask=src_mask,
-            key_padding_mask=src_key_padding_mask,
-            need_weights=False,
-            is_causal=is_causal,
-        )
-        return module.dropout1(found[0])
+        return module.dropout1(_attended(module.self_attn, x, x, src_mask, src_key_padding_mask, is_causal))
 
     def feed(x: Any) -> Any:
         return module.dropout2(module.linear2(module.dropout(module.activation(module.linear1(x)))))
@@ -187,28 +184,11 @@ def decoder_layer(
     """`nn.TransformerDecoderLayer`."""
 
     def attend(x: Any) -> Any:
-        found = module.self_attn(
-            x,
-            x,
-            x,
-            attn_mask=tgt_mask,
-            key_padding_mask=tgt_key_padding_mask,
-            need_weights=False,
-            is_causal=tgt_is_causal,
-        )
-        return module.dropout1(found[0])
+        return module.dropout1(_attended(module.self_attn, x, x, tgt_mask, tgt_key_padding_mask, tgt_is_causal))
 
     def cross(x: Any) -> Any:
-        found = module.multihead_attn(
-            x,
-            memory,
-            memory,
-            attn_mask=memory_mask,
-            key_padding_mask=memory_key_padding_mask,
-            need_weights=False,
-            is_causal=memory_is_causal,
-        )
-        return module.dropout2(found[0])
+        mask, padding = memory_mask, memory_key_padding_mask
+        return module.dropout2(_attended(module.multihead_attn, x, memory, mask, padding, memory_is_causal))
 
     def feed(x: Any) -> Any:
         return module.dropout3(module.linear2(module.dropout(module.activation(module.linear1(x)))))
