@@ -12,7 +12,7 @@ def lively(model: nn.Module, seed: int = 0) -> nn.Module:
     model = model.double()
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.ndim <= 1 or bool((parameter == parameter.flatten()[0]).all()):
+            if parameter.ndim <= 1 or parameter.min() == parameter.max():  # of one value, as tables of scales are
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
         for name, buffer in model.named_buffers():
             if name.endswith("running_mean"):
