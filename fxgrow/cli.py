@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -232,7 +231,7 @@ def zoo(
     findings = Findings(json_file)
     if redo_failed:
         findings.forget_failed()
-    limits = Limits(seconds, int(memory * 2**30), max(1, (os.cpu_count() or 1) // jobs))
+    limits = Limits(seconds, int(memory * 2**30), max(1, torch.get_num_threads() // jobs))
     waiting = sum(task not in findings.rows for task in tasks)
     with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=progress) as bar:
         line = bar.add_task(f"{waiting} models", total=waiting)
