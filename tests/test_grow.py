@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import io
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -184,3 +186,22 @@ def test_a_table_that_units_are_multiplied_by_does_not_silence_new_ones() -> Non
 
     grown = assert_grows(lively(Scaled()), (torch.randn(3, 4),), 2.0, "zero")
     assert bool(grown.get_buffer("scale")[8:].all())
+
+
+@pytest.mark.parametrize("norm", [partial(nn.RMSNorm, eps=1e-6), nn.LayerNorm])
+def test_a_norm_that_gets_zeros_and_has_to_give_zeros_keeps_its_gain(norm: Callable[[int], nn.Module]) -> None:
+    class Stream(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Sequential(nn.Linear(5, 8), norm(8))
+            self.branch = nn.Sequential(nn.RMSNorm(8, eps=1e-6), nn.Linear(8, 12), nn.GELU(), nn.Linear(12, 8))
+            self.head = nn.Sequential(nn.RMSNorm(8, eps=1e-6), nn.Linear(8, 3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.embed(x)
+            return self.head(x + self.branch(x))
+
+    model = lively(Stream())
+    grown = assert_grows(model, (torch.randn(3, 4, 5),), 1.5, "zero")
+    assert bool(grown.get_parameter("embed.1.weight")[8:].all())
+    assert fxgrow.certify(grown, model).verdict is Verdict.PROVED

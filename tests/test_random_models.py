@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import fxgrow
 from fxgrow.errors import PlanError
+from fxgrow.proof.liveness import unmoved
 from tests.checks import worst_error
 from tests.models import lively
 
@@ -261,7 +262,7 @@ growths = st.lists(
 
 @settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
 @given(models(), growths)
-def test_random_models_keep_their_function(made: tuple[nn.Module, tuple[Tensor, ...]], sequence: Any) -> None:
+def test_random_models_keep_their_function_and_learn(made: tuple[nn.Module, tuple[Tensor, ...]], sequence: Any) -> None:
     model, inputs = made
     grown: nn.Module = model
     for width, init, round_to in sequence:
@@ -274,3 +275,5 @@ def test_random_models_keep_their_function(made: tuple[nn.Module, tuple[Tensor, 
         assert worst_error(model, grown, inputs, training) <= 1e-10
     stages = {stage for birth in fxgrow.births(grown).values() for stage in birth.counts()}
     assert stages <= set(range(len(sequence) + 1))
+    still = unmoved(grown, tuple(torch.randn(8, *x.shape[1:], dtype=x.dtype) for x in inputs))
+    assert still == [], still

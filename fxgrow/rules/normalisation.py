@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fxgrow.axes.layout import Layout, Leaf, leaves, resolve
@@ -187,7 +187,12 @@ class OverUnits(Law):
         return know.ways[leaf] is Way.REPLICATE and whole is leaf and know.growth[leaf] % leaf.size == 0
 
     def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
-        return zero_by_affine(op, want, output.rank - 1)
+        silent = zero_by_affine(op, want, output.rank - 1)
+        if not silent or want.where is not None:
+            return silent
+        # units that fit the statistic are normalised to zero: with a gain of zero too, neither would ever learn
+        bias = [(tensor, wish) for tensor, wish in silent[0] if tensor is op.data["bias"]]
+        return [[(op.tensor(), replace(want, fact=self.fits)), *bias], *silent]
 
     def facts(self, op: Op, know: Knowledge) -> None:
         output, x = op.output, op.tensor()
