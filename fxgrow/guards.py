@@ -110,17 +110,17 @@ def standardize(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: floa
 
     The other entries are divided by the same deviation and not shifted, so that zeros among them stay zeros.
     """
-    exact = _accurate(x)
+    exact, shape = _accurate(x), (1, -1, 1)
     variance, mean = torch.var_mean(_take(exact, -1, core), -1, correction=0, keepdim=True)
     inside = torch.zeros(x.shape[-1], dtype=exact.dtype, device=x.device)
     for start, stop in core:
         inside[start:stop] = 1.0
-    shape = (1, -1, 1)
-    return _affine(
-        (exact - mean * inside) * torch.rsqrt(variance + eps),
-        None if weight is None else weight.reshape(shape),
-        None if bias is None else bias.reshape(shape),
-    ).to(x.dtype)
+    scale = torch.rsqrt(variance + eps)
+    if weight is not None:
+        scale = scale * weight.reshape(shape)
+    # nothing of the size of the weight is kept for the backward pass but the weight
+    standard = torch.addcmul(exact * scale, mean * scale, inside, value=-1)
+    return (standard if bias is None else standard + bias.reshape(shape)).to(x.dtype)
 
 
 def _accurate(x: Tensor) -> Tensor:
