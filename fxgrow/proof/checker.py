@@ -78,9 +78,9 @@ class Checker:
         self.constants: dict[str, Claim] = {}
         self.memory: dict[Any, Any] = memory if memory is not None else {}
 
-    def walk(self, mode: str) -> Walk:
-        """The walk along one graph, yet to be taken."""
-        return Walk(self, self.original.graphs[mode], self.grown.graphs[mode])
+    def walk(self, mode: str, keep_values: bool = False) -> Walk:
+        """The walk along one graph, yet to be taken; `keep_values`: of tensors that are worked out on the way."""
+        return Walk(self, self.original.graphs[mode], self.grown.graphs[mode], keep_values)
 
     def constant(self, name: str) -> Claim:
         """The claim about a parameter or buffer: its values, old and new."""
@@ -106,8 +106,9 @@ class Checker:
 class Walk:
     """The walk along one graph: what has been claimed of each grown node so far."""
 
-    def __init__(self, checker: Checker, old: fx.Graph, new: fx.Graph) -> None:
+    def __init__(self, checker: Checker, old: fx.Graph, new: fx.Graph, keep_values: bool = False) -> None:
         self.checker = checker
+        self.keep_values = keep_values
         self.old = old
         self.new = new
         self.bound: dict[fx.Node, Bound] = {}
@@ -124,33 +125,49 @@ class Walk:
     def steps(self) -> Iterator[Step]:
         yield from self._structure()
         for node in self.new.nodes:
-            partner = self.partners.get(node)
-            place = node.meta.get("module_path") or node.name
-            if node.op == "call_module":
-                place = str(node.target)
-            elif node.meta.get("module_path"):
-                place = f"{place}.{node.name}"
-            use: list[Use] = []
-            try:
-                claims = self._visit(node, partner, use)
-            except Resting:
-                self.bound[node] = Bound(partner if partner is not None else node, None)
-                if node.op == "output":
-                    text = "it rests on a step that is not proved"
-                    yield Step(place, self._leaf(node, use, Verdict.UNKNOWN, text))
+            yield from self._step(node)
+            if not self.keep_values:
+                self._let_go(node)
+
+    def _step(self, node: fx.Node) -> Iterator[Step]:
+        partner = self.partners.get(node)
+        place = node.meta.get("module_path") or node.name
+        if node.op == "call_module":
+            place = str(node.target)
+        elif node.meta.get("module_path"):
+            place = f"{place}.{node.name}"
+        use: list[Use] = []
+        try:
+            claims = self._visit(node, partner, use)
+        except Resting:
+            if node.op == "output":
+                yield Step(place, self._leaf(node, use, Verdict.UNKNOWN, "it rests on a step that is not proved"))
+        except Refuted as error:
+            yield Step(place, self._leaf(node, use, Verdict.REFUTED, str(error)))
+        except Unproved as error:
+            yield Step(place, self._leaf(node, use, Verdict.UNKNOWN, str(error)))
+        except _BROKEN as error:
+            text = f"the node does not run as it should: {type(error).__name__}: {str(error).splitlines()[:1]}"
+            yield Step(place, self._leaf(node, use, Verdict.UNKNOWN, text))
+        else:
+            if claims is not None or node.op == "output":
+                yield Step(place, self._leaf(node, use, Verdict.PROVED, "", claims))
+            return
+        self.bound[node] = Bound(partner if partner is not None else node, None)
+
+    def _let_go(self, node: fx.Node) -> None:
+        """What was worked out for this node and is read by none after it."""
+        for operand in node.all_input_nodes:
+            found = self.bound.get(operand)
+            if found is None or self.last_reader[operand] is not node:
                 continue
-            except Refuted as error:
-                yield Step(place, self._leaf(node, use, Verdict.REFUTED, str(error)))
-            except Unproved as error:
-                yield Step(place, self._leaf(node, use, Verdict.UNKNOWN, str(error)))
-            except _BROKEN as error:
-                text = f"the node does not run as it should: {type(error).__name__}: {str(error).splitlines()[:1]}"
-                yield Step(place, self._leaf(node, use, Verdict.UNKNOWN, text))
-            else:
-                if claims is not None or node.op == "output":
-                    yield Step(place, self._leaf(node, use, Verdict.PROVED, "", claims))
-                continue
-            self.bound[node] = Bound(partner if partner is not None else node, None)
+            if any(claim.held is not None and not claim.held.exact for claim in claims_in(found.claims)):
+                self.bound[operand] = Bound(found.partner, None)
+
+    @cached_property
+    def last_reader(self) -> dict[fx.Node, fx.Node]:
+        """The node, of those that read another, that comes last."""
+        return {operand: node for node in self.new.nodes for operand in node.all_input_nodes}
 
     def _structure(self) -> Iterator[Step]:
         """Nothing of the original is left out, and nothing has changed places."""
