@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -187,37 +187,50 @@ def compared(model: nn.Module, grown: nn.Module, inputs: Inputs, seed: int) -> V
 
 def options_for_images_of(side: int, name: str) -> dict[str, Any]:
     """What builds a model for images of about `side` pixels, if it is one that is built for a size of them."""
-    size = image_size_of(without_weights(name))
+    model = without_weights(name)
+    size = image_size_of(model)
+    if size is None and _smaller_images(model, _sides(side)) is not None:
+        return {}
     option = "img_size" if name.startswith("timm/") else "image_size"
     for pixels in _sides(side):
-        if size is None or min(size) <= pixels:
+        if size is not None and min(size) <= pixels:
             return {}
         try:
             smaller = without_weights(name, **{option: pixels})
         except (TypeError, ValueError, AssertionError, RuntimeError):
             continue
-        if image_size_of(smaller) == (pixels, pixels) and takes(smaller, example_inputs_for(smaller)):
+        built_for = image_size_of(smaller)
+        if built_for == (pixels, pixels) and takes(smaller, example_inputs_for(smaller)):
+            return {option: pixels}
+        if built_for is None and _smaller_images(smaller, [pixels]) is not None:
             return {option: pixels}
     return {}
 
 
 def inputs_for(model: nn.Module, side: int | None) -> Inputs:
     """Example inputs; images of about `side` pixels a side, if the model takes them and was not built for a size."""
+    smaller = None if side is None or image_size_of(model) else _smaller_images(model, _sides(side))
+    return smaller if smaller is not None else example_inputs_for(model)
+
+
+def _smaller_images(model: nn.Module, sides: Sequence[int]) -> Inputs | None:
+    """Images of the first of these sizes that a model takes, if its inputs are images and larger."""
     args, kwargs = example_inputs_for(model)
-    if side is None or image_size_of(model) or len(args) != 1 or not isinstance(args[0], torch.Tensor):
-        return args, kwargs
-    for pixels in _sides(side):
+    if len(args) != 1 or not isinstance(args[0], torch.Tensor):
+        return None
+    for pixels in sides:
         if min(args[0].shape[2:]) <= pixels:
             break
         smaller = ((args[0][..., :pixels, :pixels],), kwargs)
         if takes(model, smaller):
             return smaller
-    return args, kwargs
+    return None
 
 
 def _sides(side: int) -> tuple[int, ...]:
-    """Sizes about that of a side: windows and strides divide one of them, or none."""
-    return (side, side * 7 // 6, side * 4 // 3, side * 2)
+    """Sizes about that of a side: patches, windows and strides divide one of them, or none."""
+    rounded = {-(-side // step) * step for step in (1, 14, 48, 56, 64)}
+    return (*sorted(rounded), 2 * side)
 
 
 def resize_images_to(model: nn.Module, side: int) -> None:

@@ -176,3 +176,5 @@ def test_smaller_images_for_models_that_can_be_built_for_them() -> None:
     assert options_for_images_of(96, "torchvision/vit_b_32") == {"image_size": 96}
     assert options_for_images_of(96, "timm/test_resnet") == {}, "it takes images of any size as it is"
     assert options_for_images_of(512, "timm/test_vit") == {}, "it is built for smaller ones already"
+    assert options_for_images_of(64, "timm/volo_d1_224") == {"img_size": 64}, "it does not say for which"
+    assert options_for_images_of(64, "timm/vit_intern300m_patch14_448") == {"img_size": 70}, "patches divide it"
