@@ -108,8 +108,9 @@ def examine(task: Task) -> Row:
     options = {} if task.only_plan or task.side is None else options_for_images_of(task.side, task.model)
     started = time.perf_counter()
     bare = without_weights(task.model, **options)
+    given = inputs_for(bare, task.side)[0] if options else None  # it may not say which size it was built for now
     try:
-        planned = fxgrow.plan(bare, task.wider, task.depth, init=task.init)
+        planned = fxgrow.plan(bare, task.wider, task.depth, example_inputs=given, init=task.init)
     except FxgrowError as error:
         return Row(task, "not captured", cause=str(error))
     row = _planned(task, bare, planned, time.perf_counter() - started)
