@@ -1,4 +1,4 @@
-"""Ops over space, channel by channel: pooling, padding, resizing, pixel shuffles."""
+"""Ops over space, channel by channel: pooling, padding, resizing, windows, pixel shuffles."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Literal
 from fxgrow.axes.layout import Layout, Reason, join, product
 from fxgrow.planning.knowledge import Knowledge
 from fxgrow.proof.rules.movement import movement
-from fxgrow.proof.rules.spatial import channelwise
+from fxgrow.proof.rules.spatial import channelwise, windowed
 from fxgrow.proof.use import Use, plain
 from fxgrow.rules.law import Fact, Law, Want
 from fxgrow.rules.op import Op, Tensor, Tree, tensors
@@ -129,3 +129,26 @@ class PixelShuffle(Spatial):
 
     def prove(self, use: Use) -> Any:
         return movement(use)
+
+
+class Unfold(Spatial):
+    """Windows of every channel, `[b, c, h, w]` -> `[b, c x kernel, windows]`, or back, where they add up."""
+
+    def __init__(self, inverse: bool = False) -> None:
+        super().__init__("zero")
+        object.__setattr__(self, "inverse", inverse)
+
+    def relate(self, op: Op) -> Tree:
+        x, shape, constant = op.tensor(), op.value.shape, op.unifier.constant
+        if self.inverse:  # type: ignore[attr-defined]
+            op.unifier.fix(x.axes[-1], "windows lie along it")
+            channels, kernel = op.unifier.factor(x.axes[-2], [shape[-3], x.shape[-2] // shape[-3]])
+            op.unifier.fix(kernel, "it becomes space")
+            return op.result([*x.axes[:-2], channels, *map(constant, shape[-2:])])
+        for axis in x.axes[-2:]:
+            op.unifier.fix(axis, "windows slide over it")
+        unfolded = product([x.axes[-3], constant(shape[-2] // x.shape[-3])])
+        return op.result([*x.axes[:-3], unfolded, constant(shape[-1])])
+
+    def prove(self, use: Use) -> Any:
+        return windowed(use, self.inverse)  # type: ignore[attr-defined]

@@ -34,7 +34,7 @@ from fxgrow.rules.readout import Readout
 from fxgrow.rules.recurrent import Recurrent
 from fxgrow.rules.reduction import Across, CoreUnits, Reduction
 from fxgrow.rules.registry import rule, rules
-from fxgrow.rules.spatial import Pad, PixelShuffle, Spatial
+from fxgrow.rules.spatial import Pad, PixelShuffle, Spatial, Unfold
 from fxgrow.rules.standardisation import BatchNormFunction, Standardised
 
 # -- contractions --------------------------------------------------------------------------------------------
@@ -225,3 +225,5 @@ rules((nn.ZeroPad2d, nn.ConstantPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d),
 rule(F.pad, Pad())
 rules((nn.PixelShuffle, F.pixel_shuffle), PixelShuffle())
 rules((nn.PixelUnshuffle, F.pixel_unshuffle), PixelShuffle(inverse=True))
+rules((nn.Unfold, F.unfold), Unfold())
+rules((nn.Fold, F.fold), Unfold(inverse=True))

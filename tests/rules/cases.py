@@ -401,6 +401,10 @@ CASES = [
     Case("F.pixel_shuffle", lambda x: F.pixel_shuffle(x, 2), ((2, 8, 3, 3),), 2),
     Case("pixel unshuffle", nn.PixelUnshuffle(2), (IMAGE,), 2),
     Case("F.pixel_unshuffle", lambda x: F.pixel_unshuffle(x, 2), (IMAGE,), 2),
+    Case("nn.Unfold", nn.Unfold(3, padding=1, stride=2), (IMAGE,), 2),
+    Case("F.unfold", lambda x: F.unfold(x, (2, 1)), (IMAGE,), 2),
+    Case("nn.Fold", nn.Fold((3, 4), 2, padding=1, stride=2), ((2, 8, 6),), 2),
+    Case("F.fold", lambda x: F.fold(x, (3, 3), 2), ((2, 8, 4),), 2),
     # timm and torchvision
     Case("timm batch norm and activation", layers.BatchNormAct2d(4), (IMAGE,), 1),
     Case("timm batch norm and sigmoid", layers.BatchNormAct2d(4, act_layer=nn.Sigmoid), (IMAGE,), 1),

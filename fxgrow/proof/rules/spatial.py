@@ -1,4 +1,4 @@
-"""Functions of space that treat every channel alike: pooling, padding, resizing."""
+"""Functions of space that treat every channel alike: pooling, padding, resizing, windows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fxgrow.proof.claims import Claim, Unproved, is_new, spare
+from fxgrow.proof.claims import Claim, Unproved, is_new, merge_axes, spare, split_axis
 from fxgrow.proof.use import Use
 
 
@@ -50,3 +50,33 @@ def _outputs(value: Any, x: Claim, axes: set[int], kept: list[int], kind: str, k
         {k: c for k, c in x.copies.items() if k in kept},
         {k: m for k, m in x.means.items() if k in kept} if kind == "linear" else {},
     )
+
+
+def windowed(use: Use, inverse: bool) -> Claim:
+    """Windows of every channel, side by side along the axis of the channels; `inverse`: added up into space."""
+    use.rule = "the same for every channel"
+    use.same_module()
+    use.same_numbers()
+    x, shape = use.equal(use.claim()), tuple(use.value.shape)
+    mixed = 1 if inverse else 2
+    if any(position is not None for position in x.maps[-mixed:]):
+        raise Unproved(f"{use.name} is taken over an axis that grows")
+    axis = x.rank - mixed - 1
+    if not inverse:
+        return merge_axes(_over(x, axis, (shape[axis] // x.old[axis], shape[-1])), axis)
+    kernel = x.old[axis] // shape[axis]
+    if x.new[axis] % kernel:
+        raise Unproved("a channel has a part of a window")
+    apart = split_axis(x, axis, (shape[axis], kernel), (x.new[axis] // kernel, kernel))
+    if apart.maps[axis + 1] is not None:
+        raise Unproved("windows have grown")
+    return _over(apart, axis, (shape[-2], shape[-1]))
+
+
+def _over(x: Claim, axis: int, sizes: tuple[int, int]) -> Claim:
+    """What is known of x on its axes up to `axis`, over two axes of these sizes in the place of its last two."""
+    kept = range(axis + 1)
+    maps = (*x.maps[: axis + 1], None, None)
+    result = Claim((*x.old[: axis + 1], *sizes), (*x.new[: axis + 1], *sizes), maps)
+    zero = x.zeros_along(kept) & is_new(result)
+    return Claim(result.old, result.new, maps, spare(zero), {k: c for k, c in x.copies.items() if k in kept})
