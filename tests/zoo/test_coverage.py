@@ -13,6 +13,8 @@ from fxgrow.zoo.sweep import Findings
 
 from fxgrow.cli import main
 
+DOCS = Path(__file__).parents[2] / "docs" / "reference"
+
 TWICE = Row(
     Task("timm/resnet18", "resnet", "2", side=64),
     "grown",
@@ -66,3 +68,11 @@ def test_several_sweeps_on_the_command_line(tmp_path: Path, capsys: pytest.Captu
         main(["coverage", str(paths[0])])
     assert stopped.value.code == 1
     assert "timm/resnet18 (width 1.5): out of memory: killed by signal 9" in capsys.readouterr().out
+
+
+def test_the_findings_in_the_docs_make_the_table_there(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["coverage", str(DOCS / "coverage.jsonl")])
+    assert stopped.value.code == 0
+    printed = "\n".join(line.rstrip() for line in capsys.readouterr().out.splitlines())
+    assert printed in (DOCS / "coverage.md").read_text()
