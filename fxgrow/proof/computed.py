@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fxgrow.proof.claims import Claim, Held, Refuted, Unproved
 from fxgrow.proof.rules.movement import CPU, arranged, run
-from fxgrow.proof.structures import stripped
+from fxgrow.proof.structures import all_unchanged, stripped
 from fxgrow.proof.use import Use
 from fxgrow.rules.law import Law
 
@@ -56,6 +56,8 @@ def _shapes(use: Use, law: Law | None) -> Any:
         return law.prove(bare)
     except (Unproved, Refuted) as error:
         first = use.claims()[0]
+        if all(position is None for claim in use.claims() for position in claim.maps):
+            return all_unchanged(use.value)
         if isinstance(use.value, Tensor) and tuple(use.value.shape) == first.old:
             return Claim(first.old, first.new, first.maps)
         raise Unproved(f"it cannot be said where old entries of {use.name} are: {error}") from error

@@ -317,3 +317,19 @@ def test_angles_worked_out_on_the_device_of_an_input() -> None:
     assert certificate.verdict is Verdict.PROVED, str(certificate)
     wider.rates[1] += 0.5
     assert fxgrow.certify(wider, model).verdict is Verdict.REFUTED
+
+
+def test_an_op_without_a_rule_on_numbers_of_the_forward() -> None:
+    class Placed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter, self.table, self.leave = nn.Linear(5, 8), nn.Embedding(9, 8), nn.Linear(8, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            places = torch.arange(x.shape[1])[None].expand(x.shape[0], -1).clamp(min=0)
+            last = places.max(dim=1)[0]
+            return self.leave(torch.relu(self.enter(x).mean(1) + self.table(last)))
+
+    model = lively(Placed())
+    grown = fxgrow.grow(model, 1.5, example_inputs=torch.randn(2, 4, 5))
+    assert fxgrow.certify(grown, model).verdict is Verdict.PROVED
