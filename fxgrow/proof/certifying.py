@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -20,7 +19,7 @@ from fxgrow.parts import Parts, captured_again
 from fxgrow.planning.plan import Axis, Plan
 from fxgrow.proof.between import Growth, model_between
 from fxgrow.proof.certificate import Certificate, Verdict
-from fxgrow.proof.checker import Checker, Step, Walk
+from fxgrow.proof.checker import Checker, Step
 from fxgrow.proof.claims import Map, Unproved, old_positions_cover, settled
 from fxgrow.proof.fingerprint import changed_since, fingerprint
 from fxgrow.proof.models import Model
@@ -185,13 +184,15 @@ class Comparison:
         children, checker = self._begun(grown)
         if checker is None:
             return Certificate.of(CLAIM, children)
+        walks = {}
         for mode in self.one.graphs:
+            walks[mode] = checker.walk(mode)
             beside = ", beside the model with just these," if self.first else ","
-            children.append(tree(f"{_MODES[mode]}{beside} random draws off", list(checker.walk(mode).steps())))
+            children.append(tree(f"{_MODES[mode]}{beside} random draws off", list(walks[mode].steps())))
         result = Certificate.of(CLAIM, children)
         if not with_scale:
             return result
-        return replace(result, scale_of=lambda: scale_of(self._walked(checker), grown, self.captured.inputs))
+        return replace(result, scale_of=lambda: scale_of(walks, grown, self.captured.inputs))
 
     def proves(self, grown: GrownGraphModule) -> bool:
         """Whether the certificate would say PROVED; stops at the first step that is not."""
@@ -200,13 +201,6 @@ class Comparison:
             return False
         steps = (step for mode in self.one.graphs for step in checker.walk(mode).steps())
         return all(step.certificate.verdict is Verdict.PROVED for step in steps)
-
-    def _walked(self, checker: Checker) -> dict[str, Walk]:
-        """The walks, with all values: who does not look at the scale is spared these."""
-        walks = {mode: checker.walk(mode, keep_values=True) for mode in self.one.graphs}
-        for walk in walks.values():
-            deque(walk.steps(), maxlen=0)
-        return walks
 
     def _begun(self, grown: GrownGraphModule) -> tuple[list[Certificate], Checker | None]:
         """What is said of the two models as a whole, and the checker of their graphs if they can be compared."""

@@ -78,9 +78,9 @@ class Checker:
         self.constants: dict[str, Claim] = {}
         self.memory: dict[Any, Any] = memory if memory is not None else {}
 
-    def walk(self, mode: str, keep_values: bool = False) -> Walk:
-        """The walk along one graph, yet to be taken; `keep_values`: of tensors that are worked out on the way."""
-        return Walk(self, self.original.graphs[mode], self.grown.graphs[mode], keep_values)
+    def walk(self, mode: str) -> Walk:
+        """The walk along one graph, yet to be taken."""
+        return Walk(self, self.original.graphs[mode], self.grown.graphs[mode])
 
     def constant(self, name: str) -> Claim:
         """The claim about a parameter or buffer: its values, old and new."""
@@ -106,12 +106,12 @@ class Checker:
 class Walk:
     """The walk along one graph: what has been claimed of each grown node so far."""
 
-    def __init__(self, checker: Checker, old: fx.Graph, new: fx.Graph, keep_values: bool = False) -> None:
+    def __init__(self, checker: Checker, old: fx.Graph, new: fx.Graph) -> None:
         self.checker = checker
-        self.keep_values = keep_values
         self.old = old
         self.new = new
         self.bound: dict[fx.Node, Bound] = {}
+        self.gone: set[fx.Node] = set()  # worked out, and let go behind the last reader
         self.numbers: dict[fx.Node, Any] = {}
         self.added: dict[fx.Node, Any] = {}  # what new layers give, on the meta device
         self.storage: dict[fx.Node, fx.Node] = {}
@@ -126,8 +126,14 @@ class Walk:
         yield from self._structure()
         for node in self.new.nodes:
             yield from self._step(node)
-            if not self.keep_values:
-                self._let_go(node)
+            self._let_go(node)
+
+    def work_out_again(self) -> None:
+        """What the walk let go, as it is claimed of the values by now."""
+        for node in self.new.nodes:
+            if node in self.gone:
+                self._visit(node, self.partners.get(node), [])
+        self.gone.clear()
 
     def _step(self, node: fx.Node) -> Iterator[Step]:
         partner = self.partners.get(node)
@@ -163,6 +169,7 @@ class Walk:
                 continue
             if any(claim.held is not None and not claim.held.exact for claim in claims_in(found.claims)):
                 self.bound[operand] = Bound(found.partner, None)
+                self.gone.add(operand)
 
     @cached_property
     def last_reader(self) -> dict[fx.Node, fx.Node]:

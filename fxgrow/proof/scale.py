@@ -153,6 +153,8 @@ def _exact(tensor: Tensor) -> Tensor:
 
 def scale_of(walks: Mapping[str, Walk], grown: GrownGraphModule, inputs: Inputs) -> Scale:
     """The scale of a grown model along the walks of its graphs."""
+    for walk in walks.values():
+        walk.work_out_again()
     return Scale(tuple(layer for mode, walk in walks.items() for layer in layers_of(walk, mode)), grown, inputs)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import sympy as sp
 import torch
+from timm.layers import ScaledStdConv2d
 from torch import nn
 
 import fxgrow
@@ -52,6 +53,21 @@ def test_a_scale_prints_layer_expression_and_both_ratios() -> None:
     grown = fxgrow.grow(model, 1.5, example_inputs=x, verify=False)
     text = str(fxgrow.certify(grown, model).scale.measured(x))
     assert "predicted" in text and "measured" in text and "s**2*(n + rho*(m - n))/(n*sigma**2)" in text
+
+
+@pytest.mark.parametrize("layer", [nn.Conv2d, ScaledStdConv2d])
+def test_the_scale_can_be_asked_for_once_training_has_begun(layer: type[nn.Conv2d]) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(layer(3, 8, 3), nn.ReLU(), layer(8, 8, 3), nn.ReLU(), layer(8, 4, 3)).double()
+    x = torch.randn(2, 3, 9, 9, dtype=torch.float64)
+    grown = fxgrow.grow(model, 1.5, example_inputs=x, verify=False)
+    at_once, later = (fxgrow.certify(grown, model) for _ in range(2))
+    before = [(layer.layer, layer.node) for layer in at_once.scale.layers]
+    with torch.no_grad():
+        for parameter in grown.parameters():
+            parameter.add_(0.01 * torch.randn_like(parameter))
+    assert [(layer.layer, layer.node) for layer in later.scale.layers] == before
+    assert len(before) == 2
 
 
 def seen(model: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
