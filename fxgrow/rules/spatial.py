@@ -52,23 +52,23 @@ class Spatial(Law):
         return channelwise(use, range(rank - spatial, rank), self.kind)
 
 
+@dataclass(frozen=True)
 class Rearranged(Spatial):
     """An opaque helper that moves or resamples entries over space, `times` of them joined along the last axis."""
 
-    def __init__(self, times: int = 1) -> None:
-        super().__init__("linear")
-        object.__setattr__(self, "times", times)
+    kind: Literal["linear", "zero"] = "linear"
+    times: int = 1
 
     def relate(self, op: Op) -> Tree:
         x = op.operands()[0]
         for axis in x.axes[:-1]:
             op.unifier.fix(axis, Reason(f"{op.name} moves its entries", op.place, quiet=True))
-        last = join([x.axes[-1]] * self.times)  # type: ignore[attr-defined]
+        last = join([x.axes[-1]] * self.times)
         return op.result([*(op.unifier.constant(size) for size in op.value.shape[:-1]), last])
 
     def prove(self, use: Use) -> Any:
         rank = use.claims()[0].rank if use.claims() else 1
-        if self.times > 1 or getattr(use.value, "ndim", rank) != rank:  # type: ignore[attr-defined]
+        if self.times > 1 or getattr(use.value, "ndim", rank) != rank:
             return movement(use)
         return channelwise(use, range(rank - 1), self.kind)
 
@@ -107,18 +107,18 @@ class Pad(Spatial):
         return channelwise(use, [-1 - k for k in padded], self.kind, filler in (None, 0))
 
 
+@dataclass(frozen=True)
 class PixelShuffle(Spatial):
     """`[b, c x r x r, h, w]` -> `[b, c, h x r, w x r]`, or back."""
 
-    def __init__(self, inverse: bool = False) -> None:
-        super().__init__("linear")
-        object.__setattr__(self, "inverse", inverse)
+    kind: Literal["linear", "zero"] = "linear"
+    inverse: bool = False
 
     def relate(self, op: Op) -> Tree:
         x = op.tensor()
         for axis in x.axes[-2:]:
             op.unifier.fix(axis, "it is space")
-        if self.inverse:  # type: ignore[attr-defined]
+        if self.inverse:
             ratio = op.value.shape[-3] // x.shape[-3]
             channels: Layout = product([x.axes[-3], op.unifier.constant(ratio)])
         else:
@@ -131,16 +131,16 @@ class PixelShuffle(Spatial):
         return movement(use)
 
 
+@dataclass(frozen=True)
 class Unfold(Spatial):
     """Windows of every channel, `[b, c, h, w]` -> `[b, c x kernel, windows]`, or back, where they add up."""
 
-    def __init__(self, inverse: bool = False) -> None:
-        super().__init__("zero")
-        object.__setattr__(self, "inverse", inverse)
+    kind: Literal["linear", "zero"] = "zero"
+    inverse: bool = False
 
     def relate(self, op: Op) -> Tree:
         x, shape, constant = op.tensor(), op.value.shape, op.unifier.constant
-        if self.inverse:  # type: ignore[attr-defined]
+        if self.inverse:
             op.unifier.fix(x.axes[-1], "windows lie along it")
             channels, kernel = op.unifier.factor(x.axes[-2], [shape[-3], x.shape[-2] // shape[-3]])
             op.unifier.fix(kernel, "it becomes space")
@@ -151,4 +151,4 @@ class Unfold(Spatial):
         return op.result([*x.axes[:-3], unfolded, constant(shape[-1])])
 
     def prove(self, use: Use) -> Any:
-        return windowed(use, self.inverse)  # type: ignore[attr-defined]
+        return windowed(use, self.inverse)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,24 +12,30 @@ from fxgrow.proof.claims import Claim, Unproved, is_new, merge_axes, spare, spli
 from fxgrow.proof.use import Use
 
 
-def channelwise(use: Use, mixed: Iterable[int], kind: str, keeps_zero: bool = True) -> Any:
+def channelwise(use: Use, mixed: Sequence[int], kind: str, keeps_zero: bool = True) -> Any:
     """The same function of some axes, for every position on the others.
 
     mixed: the axes that the function is of. kind: "linear" keeps means on the other axes.
     """
-    use.rule = "the same for every channel"
-    use.same_module()
-    use.same_numbers()
     claims = use.claims()
-    x = use.equal(claims[0])
+    x = _alone(use, claims[0], mixed)
     for other in claims[1:]:
         if not use.equal(other).same:
             raise Unproved(f"an operand of {use.name} has grown")
     axes = {axis % x.rank for axis in mixed}
-    if any(x.maps[axis] is not None for axis in axes):
-        raise Unproved(f"{use.name} is taken over an axis that grows")
     kept = [axis for axis in range(x.rank) if axis not in axes]
     return _outputs(use.value, x, axes, kept, kind, keeps_zero)
+
+
+def _alone(use: Use, claim: Claim, mixed: Sequence[int]) -> Claim:
+    """The operand of a function of the axes `mixed`, none of which grows, with the same arguments in both models."""
+    use.rule = "the same for every channel"
+    use.same_module()
+    use.same_numbers()
+    x = use.equal(claim)
+    if any(x.maps[axis] is not None for axis in mixed):
+        raise Unproved(f"{use.name} is taken over an axis that grows")
+    return x
 
 
 def _outputs(value: Any, x: Claim, axes: set[int], kept: list[int], kind: str, keeps_zero: bool) -> Any:
@@ -54,14 +60,8 @@ def _outputs(value: Any, x: Claim, axes: set[int], kept: list[int], kind: str, k
 
 def windowed(use: Use, inverse: bool) -> Claim:
     """Windows of every channel, side by side along the axis of the channels; `inverse`: added up into space."""
-    use.rule = "the same for every channel"
-    use.same_module()
-    use.same_numbers()
-    x, shape = use.equal(use.claim()), tuple(use.value.shape)
-    mixed = 1 if inverse else 2
-    if any(position is not None for position in x.maps[-mixed:]):
-        raise Unproved(f"{use.name} is taken over an axis that grows")
-    axis = x.rank - mixed - 1
+    x, shape = _alone(use, use.claim(), (-1,) if inverse else (-2, -1)), tuple(use.value.shape)
+    axis = x.rank - (2 if inverse else 3)
     if not inverse:
         return merge_axes(_over(x, axis, (shape[axis] // x.old[axis], shape[-1])), axis)
     kernel = x.old[axis] // shape[axis]
