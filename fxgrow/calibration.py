@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from fxgrow.capture.inputs import given_inputs
 from fxgrow.containers import flat_tensors, in_dtype
+from fxgrow.devices import random_state_kept
 from fxgrow.errors import CaptureError, first_line
 from fxgrow.planning.plan import Calibration, Plan, TensorGrowth
 from fxgrow.proof.scale import variance_ratio
@@ -63,7 +64,7 @@ def calibrate(grown: nn.Module, plan: Plan, batch: Any) -> Plan:
     calibrating = _Calibrating({id(inside[growth.name]): growth for growth in plan.tensors})
     args, kwargs = in_dtype((args, kwargs), precision, like.device)
     try:
-        with torch.no_grad(), calibrating, torch.random.fork_rng(devices=[]):
+        with torch.no_grad(), calibrating, random_state_kept(like.device):
             twin(*args, **kwargs)
     except Exception as error:
         raise CaptureError(

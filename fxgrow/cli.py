@@ -20,9 +20,9 @@ from rich.table import Table
 import fxgrow
 from fxgrow.amounts import parse_command_line
 from fxgrow.births import Birth
-from fxgrow.errors import AmountError, FxgrowError
+from fxgrow.errors import AmountError, FxgrowError, first_line
 from fxgrow.files import checked_target, header_of, unrolled
-from fxgrow.zoo.catalogue import find, without_weights
+from fxgrow.zoo.catalogue import CatalogueError, find, without_weights
 from fxgrow.zoo.choice import chosen
 from fxgrow.zoo.coverage import coverage, newest, write_models
 from fxgrow.zoo.examine import Row, Task
@@ -212,9 +212,10 @@ def zoo(
             help="Images of about so many pixels a side, where a model takes them or can be built for them: faster.",
         ),
     ] = None,
+    device: Annotated[str, typer.Option(help="Where models are grown and run, as torch names it.")] = "cpu",
     jobs: Annotated[int, typer.Option(min=1, help="Models at a time.")] = 1,
     seconds: Annotated[float, typer.Option(help="Most wall-clock time for one model.")] = 900.0,
-    memory: Annotated[float, typer.Option(help="Most memory for one model, in GiB.")] = 14.0,
+    memory: Annotated[float, typer.Option(help="Most memory for one model, in GiB; on a GPU, of its memory.")] = 14.0,
     json_file: Annotated[
         Path | None,
         typer.Option("--json", metavar="FILE", help="Keep findings here, one JSON object a line, and go on from them."),
@@ -222,8 +223,9 @@ def zoo(
     redo_failed: Annotated[bool, typer.Option("--redo-failed", help="Examine again what failed before.")] = False,
 ) -> None:
     """Grow models of timm and torchvision, each in a process of its own, and show what is covered."""
+    _check_at_hand(device)
     tasks = [
-        Task(entry.full_name, entry.family, width, init, only_plan=only_plan, depth=depth, side=side)
+        Task(entry.full_name, entry.family, width, init, only_plan=only_plan, depth=depth, side=side, device=device)
         for entry in chosen(library, pattern, sample, at_least, at_most)
     ]
     if json_file is not None:
@@ -253,6 +255,15 @@ def covered(
     if models is not None:
         write_models(rows, checked_target(models))
     _show_coverage(rows)
+
+
+def _check_at_hand(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # of torch: no such device, or it is built without
+        raise CatalogueError(
+            f"there is no device {device!r} here: {first_line(error)}", remedy="leave --device out, or name another"
+        ) from None
 
 
 def _show_coverage(rows: list[Row]) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from fxgrow.capture import Captured, capture, example_inputs_for, kept_as, recapture, skeleton
 from fxgrow.capture.inputs import Inputs, described, recalled
 from fxgrow.containers import each_tensor, in_dtype
+from fxgrow.devices import device_of
 from fxgrow.errors import CaptureError, VerificationError, first_line
 from fxgrow.planning.deepening import joined
 from fxgrow.planning.plan import Axis, Plan, Totals
@@ -156,8 +157,8 @@ def _watched_run(twin: nn.Module, inputs: Inputs, seen: dict[str, Inputs]) -> Ex
         if path:
             module.register_forward_pre_hook(note(path), with_kwargs=True)
     dtype = next((p.dtype for p in twin.parameters() if p.dtype.is_floating_point), torch.float32)
-    args, kwargs = in_dtype(inputs, dtype)
-    device = next((p.device for p in twin.parameters()), torch.device("cpu"))
+    device = device_of(twin)
+    args, kwargs = in_dtype(inputs, dtype, device)
     try:
         with torch.device(device), torch.no_grad():
             twin.eval()(*args, **kwargs)

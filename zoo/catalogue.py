@@ -92,6 +92,18 @@ def without_weights(name: str, **options: Any) -> nn.Module:
             return find(name, **options)
 
 
+def on_device(device: str, name: str, **options: Any) -> nn.Module:
+    """The model of a name, built on a device; on the CPU first where its constructor works with values there."""
+    try:
+        with torch.device(device):
+            model = find(name, **options)
+    except FxgrowError:
+        raise
+    except (RuntimeError, NotImplementedError, TypeError):
+        model = find(name, **options)
+    return model.to(device)
+
+
 @contextmanager
 def _parameters_on_meta() -> Iterator[None]:
     """Let every parameter that a module takes on go to the meta device at once; buffers are made as ever."""

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from fxgrow.zoo.catalogue import find, without_weights
+from fxgrow.zoo.catalogue import on_device, without_weights
 from fxgrow.zoo.lively import lively
 from torch import nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
@@ -16,6 +16,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 import fxgrow
 from fxgrow.capture.inputs import Inputs, example_inputs_for, image_size_of, takes
 from fxgrow.containers import in_dtype
+from fxgrow.devices import device_of
 from fxgrow.errors import CaptureError, FxgrowError, VerificationError, first_line
 from fxgrow.parts import captured_again, verify_parts
 from fxgrow.planning.plan import Plan
@@ -31,6 +32,7 @@ class Task:
 
     width, depth: amounts; a width of 1 grows in depth only. only_plan: plan on the meta device, grow nothing.
     side: of images, in pixels, in place of larger ones where the model takes them or can be built for them.
+    device: where it is grown and run.
     """
 
     model: str
@@ -41,6 +43,7 @@ class Task:
     only_plan: bool = False
     depth: str | None = None
     side: int | None = None
+    device: str = "cpu"
 
     @property
     def wider(self) -> str | None:
@@ -120,7 +123,7 @@ def examine(task: Task) -> Row:
         return row
 
     def made() -> nn.Module:
-        return lively(find(task.model, **options), task.seed)
+        return lively(on_device(task.device, task.model, **options), task.seed)
 
     try:
         return _grown(task, row, made)
@@ -168,7 +171,7 @@ def _grown(task: Task, row: Row, made: Callable[[], nn.Module]) -> Row:
     verdict = str(fxgrow.certify(grown, model).verdict)
     row = replace(row, eval_error=found.eval_error, train_error=found.train_error, verdict=verdict)
     del model
-    values = _in_precision_of(grown, random_inputs(inputs, task.seed + 1)[0])
+    values = _as_it_is(grown, random_inputs(inputs, task.seed + 1)[0])
     dead = unmoved(grown, values, spend=True, original=made)
     return replace(row, status="dead units" if dead else "grown", dead=tuple(dead[:10]))
 
@@ -242,9 +245,10 @@ def resize_images_to(model: nn.Module, side: int) -> None:
         vars(transform).update(min_size=(min(side, *smallest),), max_size=2 * side)
 
 
-def _in_precision_of(model: nn.Module, inputs: Any) -> Any:
+def _as_it_is(model: nn.Module, inputs: Any) -> Any:
+    """Inputs in the precision of a model and on its device."""
     dtype = next(parameter.dtype for parameter in model.parameters() if parameter.dtype.is_floating_point)
-    return in_dtype(inputs, dtype)
+    return in_dtype(inputs, dtype, device_of(model))
 
 
 def _of_another_batch(inputs: Inputs) -> Inputs:

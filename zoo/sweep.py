@@ -71,7 +71,7 @@ class Findings:
 
 @dataclass(frozen=True)
 class Limits:
-    """What one model may take: seconds of wall clock, bytes of memory, threads."""
+    """What one model may take: seconds of wall clock, bytes of memory (of a GPU's, if it is one), threads."""
 
     seconds: float = 900.0
     memory: int = 14 * 2**30
@@ -144,17 +144,26 @@ def _answer(task: Task, limits: Limits, sending: Connection) -> None:
     """In the process of its own: examine, answer, whatever happens."""
     sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  (of this process; libraries chatter there)
     threading.Thread(target=_end_with_the_sweep, daemon=True).start()
-    resource.setrlimit(resource.RLIMIT_DATA, (limits.memory, limits.memory))
     torch.set_num_threads(limits.threads)
     try:
+        _limit_memory(limits.memory, torch.device(task.device))
         row = examine(task)
-    except MemoryError as error:
+    except (MemoryError, torch.OutOfMemoryError) as error:
         row = failed(task, "out of memory", error)
     except Exception as error:
         short = "can't allocate memory" in str(error) or "not enough memory" in str(error)
         row = failed(task, "out of memory" if short else "failed", error)
     sending.send(row)
     sending.close()
+
+
+def _limit_memory(most: int, device: torch.device) -> None:
+    """Let this process have so many bytes, of the device's memory if it is a GPU."""
+    if device.type == "cuda":
+        there = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, most / there), device.index or 0)
+    else:
+        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
 
 
 def _end_with_the_sweep() -> None:

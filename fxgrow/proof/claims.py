@@ -197,11 +197,11 @@ def at_old(tensor: Tensor, maps: Sequence[Map], old: Sequence[int]) -> Tensor:
     for axis, position in enumerate(maps):
         if position is not None and axis < tensor.ndim and tensor.shape[axis] > 1:
             place = inverse(position, old[axis])
-            tensor = _taken(tensor, axis, place)
+            tensor = taken(tensor, axis, place)
     return tensor
 
 
-def _taken(tensor: Tensor, axis: int, place: Tensor) -> Tensor:
+def taken(tensor: Tensor, axis: int, place: Tensor) -> Tensor:
     """Positions of one axis: a view where they are consecutive."""
     if len(place) and torch.equal(place, torch.arange(int(place[0]), int(place[0]) + len(place))):
         return tensor.narrow(axis, int(place[0]), len(place))

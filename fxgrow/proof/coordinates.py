@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fxgrow.capture.inputs import Inputs, example_inputs_for
 from fxgrow.containers import flat_tensors
+from fxgrow.devices import device_of
 from fxgrow.errors import AmountError, FxgrowError
 from fxgrow.growing import grow
 from fxgrow.printing import as_text
@@ -128,7 +129,9 @@ def coordinate_check(
         if width != 1:
             model = grow(model, width, example_inputs=example_inputs, seed=seed, verify=False, **growth)
         learning = (optimizer or _adam)(model := in_precision(model).train())
-        for (step, layer), size in _trained(model, random_inputs(shapes, seed), steps, learning, seed).items():
+        for (step, layer), size in _trained(
+            model, random_inputs(shapes, seed, device_of(model)), steps, learning, seed
+        ).items():
             sizes[width, step, layer] = size
             layers[layer] = None
     common = [a for a in layers if all((w, k, a) in sizes for w in factors for k in range(steps + 1))]
@@ -165,7 +168,7 @@ def _trained(
         now = step
         with WithoutNoise():
             outputs = [t for t in flat_tensors(model(*args, **kwargs)) if t.requires_grad]
-        targets = targets or [torch.randn(t.shape, generator=generator, dtype=t.dtype) for t in outputs]
+        targets = targets or [torch.randn(t.shape, generator=generator, dtype=t.dtype).to(t.device) for t in outputs]
         learning.zero_grad()
         torch.stack([(t - goal).square().mean() for t, goal in zip(outputs, targets, strict=True)]).sum().backward()
         learning.step()

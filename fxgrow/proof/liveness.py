@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fxgrow.births import Birth
 from fxgrow.capture.inputs import recalled
 from fxgrow.containers import flat_tensors
+from fxgrow.devices import device_of
 from fxgrow.history import births, history_of
 from fxgrow.planning.plan import Plan
 from fxgrow.proof.verification import WithoutNoise, random_inputs, release
@@ -80,7 +81,7 @@ def unmoved(
     for path, plan in parts:
         below = f"{path}."
         born = {name.removeprefix(below): birth for name, birth in births(grown).items() if name.startswith(below)}
-        args, kwargs = random_inputs(recalled(plan.inputs), 1)
+        args, kwargs = random_inputs(recalled(plan.inputs), 1, device_of(grown))
         assert not kwargs
         part = grown.get_submodule(path)
         inside = _unmoved(born, part, args, steps, _twins(plan), spend)
@@ -167,7 +168,7 @@ def moved_by_sgd(
     """
     twin = model if spend else copy.deepcopy(model)
     learning = {name: p for name, p in twin.named_parameters() if p.requires_grad}
-    moved = {name: torch.zeros(p.shape, dtype=torch.bool) for name, p in learning.items()}
+    moved = {name: torch.zeros(p.shape, dtype=torch.bool, device=p.device) for name, p in learning.items()}
     names = {id(p): name for name, p in learning.items()}
 
     def step(p: Tensor) -> None:
@@ -188,7 +189,7 @@ def moved_by_sgd(
         with Leaky():
             outputs = list(flat_tensors(twin(*inputs)))
             goals = goals or {
-                place: torch.randn(output.shape, generator=generator, dtype=output.dtype)
+                place: torch.randn(output.shape, generator=generator, dtype=output.dtype).to(output.device)
                 for place, output in enumerate(outputs)
                 if output.requires_grad
             }

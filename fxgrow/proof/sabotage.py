@@ -22,6 +22,7 @@ from fxgrow import guards
 from fxgrow.capture import GrownGraphModule, recapture
 from fxgrow.capture.inputs import recalled
 from fxgrow.containers import flat_tensors
+from fxgrow.devices import device_of, random_state_kept
 from fxgrow.history import history_of
 from fxgrow.proof.between import Growth
 from fxgrow.proof.certifying import Comparison, drawn_by
@@ -68,7 +69,7 @@ def sabotaged(original: nn.Module, grown: GrownGraphModule, count: int, seed: in
     growth = Growth(step.plan, drawn_by(step.seed, history.stage), step.folded)
     captured = recapture(original, recalled(step.plan.inputs))
     comparison = Comparison(captured, original, [growth])
-    inputs = random_inputs(captured.inputs, seed + 1)
+    inputs = random_inputs(captured.inputs, seed + 1, device_of(original))
     wanted = [_outputs(original, inputs, training) for training in (False, True)]
     tally = Tally()
     for fault in faults(grown, count, seed):
@@ -87,7 +88,7 @@ def sabotaged(original: nn.Module, grown: GrownGraphModule, count: int, seed: in
 def _outputs(model: nn.Module, inputs: Any, training: bool) -> list[Tensor]:
     twin = copy.deepcopy(model).train(training)
     args, kwargs = inputs
-    with torch.no_grad(), WithoutNoise(), torch.random.fork_rng(devices=[]):
+    with torch.no_grad(), WithoutNoise(), random_state_kept(device_of(twin)):
         torch.manual_seed(0)
         return list(flat_tensors(twin(*args, **kwargs)))
 

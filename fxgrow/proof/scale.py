@@ -34,10 +34,11 @@ from torch import Tensor, fx, nn
 from fxgrow.capture import GrownGraphModule
 from fxgrow.capture.inputs import Inputs
 from fxgrow.containers import each_tensor
+from fxgrow.devices import device_of
 from fxgrow.printing import as_text
 from fxgrow.proof.atoms import atoms_of
 from fxgrow.proof.checker import Walk
-from fxgrow.proof.claims import Claim
+from fxgrow.proof.claims import Claim, taken
 from fxgrow.proof.verification import WithoutNoise, in_precision, random_inputs
 
 n, m = sp.symbols("n m", positive=True, integer=True)
@@ -120,7 +121,11 @@ class Scale:
 
     def measured(self, *args: Any, seed: int = 0, **kwargs: Any) -> Scale:
         """The same with ratios measured on the given inputs, or on random ones of the recorded shapes."""
-        given = each_tensor((args, kwargs), _exact) if args or kwargs else random_inputs(self.inputs, seed)
+        given = (
+            each_tensor((args, kwargs), _exact)
+            if args or kwargs
+            else random_inputs(self.inputs, seed, device_of(self.grown))
+        )
         found = _ratios(self.grown, self.layers, given)
         nothing = (None, None)
         both = ((layer, *found.get(layer.node, nothing)) for layer in self.layers)
@@ -203,7 +208,8 @@ def _reading(walk: Walk, node: fx.Node) -> tuple[float, float] | None:
         return 0.0, before
     rows = (weight.map(makes) >= 0).nonzero().flatten()
     columns = (weight.map(reads) < 0).nonzero().flatten()
-    return _mean_square(weight.held.new.index_select(reads, columns).index_select(makes, rows)), before
+    read = taken(weight.held.new, reads, columns)
+    return _mean_square(taken(read, makes, rows)), before
 
 
 def _claim(walk: Walk, node: fx.Node) -> Any:

@@ -251,7 +251,7 @@ def facts_of(claim: Claim) -> tuple[Tensor | None, dict[int, Tensor], dict[int, 
         return None, {}, {}
     value, fills = claim.held.new, claim.held.fills
     new = is_new(claim)
-    zero = spare((value == 0) & new)
+    zero = spare((value == 0) & new.to(value.device))
     copies: dict[int, Tensor] = {}
     means: dict[int, Tensor] = {}
     for axis, position in enumerate(claim.maps):
@@ -259,7 +259,7 @@ def facts_of(claim: Claim) -> tuple[Tensor | None, dict[int, Tensor], dict[int, 
             copies[axis] = repeated(value, axis)
         if position is not None and "mean" in fills:
             means[axis] = mean_positions(value, axis, position, claim.held.precision)
-    return zero, spare_copies(copies), {a: w for a, w in means.items() if bool(w.any())}
+    return None if zero is None else zero.cpu(), spare_copies(copies), {a: w for a, w in means.items() if bool(w.any())}
 
 
 def repeated(value: Tensor, axis: int) -> Tensor:

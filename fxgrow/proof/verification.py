@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from fxgrow.capture import skeleton
 from fxgrow.capture.inputs import Inputs
 from fxgrow.containers import each_tensor, flat_tensors, in_dtype
+from fxgrow.devices import device_of, random_state_kept, whole_float32
 from fxgrow.errors import CaptureError, VerificationError, first_line
 from fxgrow.transforms.width import named_tensors, place
 
@@ -107,7 +108,10 @@ class WithoutNoise(TorchFunctionMode):
 
 
 class WithoutRounding(WithoutNoise):
-    """No casts of float64 to less either, such as those of norms that compute in float32 whatever they are given."""
+    """No casts of float64 to less either, such as those of norms that compute in float32 whatever they are given.
+
+    Whole numbers become float64 where they are cast, as they will meet what is float64 now.
+    """
 
     _CASTS = (Tensor.float, Tensor.half, Tensor.bfloat16)
     _COARSE = (torch.float32, torch.float16, torch.bfloat16)
@@ -116,6 +120,8 @@ class WithoutRounding(WithoutNoise):
         self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         keywords = dict(kwargs or {})
+        if function in self._CASTS and not (args[0].dtype.is_floating_point or args[0].dtype.is_complex):
+            return args[0].double()
         if args and isinstance(args[0], Tensor) and args[0].dtype is torch.float64:
             if function in self._CASTS:
                 return args[0]
@@ -271,11 +277,11 @@ def _outputs(
 ) -> list[Tensor]:
     """What a copy of a model gives in one mode. watch: sees what the parts give, and may give something else for it."""
     twin = in_precision(model, way.dtype, share=True).train(training)
-    device = next((p.device for p in twin.parameters()), torch.device("cpu"))
+    device = device_of(twin)
     for path in parts:
         twin.get_submodule(path).register_forward_hook(lambda module, given, output: watch(output))
     args, kwargs = in_dtype(inputs, way.dtype, device)
-    with torch.no_grad(), way.mode(), torch.random.fork_rng(devices=[]):
+    with torch.no_grad(), way.mode(), random_state_kept(device), whole_float32():
         torch.manual_seed(way.seed)  # what a forward draws by itself is the same for all
         found = list(flat_tensors(twin(*args, **kwargs)))
     release(twin)
@@ -337,11 +343,17 @@ def relative_error(grown: Tensor, original: Tensor) -> float:
     return difference / scale if scale > 0 else difference
 
 
-def random_inputs(inputs: Inputs, seed: int) -> Inputs:
-    """Real float64 inputs of the shapes of meta ones; integer inputs stay small, booleans are True."""
+def random_inputs(inputs: Inputs, seed: int, device: torch.device | None = None) -> Inputs:
+    """Real float64 inputs of the shapes of meta ones; integer inputs stay small, booleans are True.
+
+    They are drawn on the CPU, so that they are the same for every device.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def real(value: Tensor) -> Tensor:
+        return drawn(value).to(device)
+
+    def drawn(value: Tensor) -> Tensor:
         if value.dtype.is_floating_point:
             return torch.randn(value.shape, generator=generator, dtype=torch.float64)
         if value.dtype is torch.bool:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from fxgrow.devices import random_state_kept
+
 _NAMED = ("params", "param_names")
 
 _SLOW_VALUES = ("lookahead_slow_buff",)
@@ -67,7 +69,7 @@ def entries_of(optimizer: Optimizer, group: dict[str, Any], parameter: Tensor) -
         trial = trial_of(optimizer, {**group, "weight_decay": 0.0}, twin)
         trial.param_groups[0].pop("step", None)
         try:
-            with torch.random.fork_rng(devices=[]):
+            with random_state_kept(twin.device):
                 trial.step()
         except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, NotImplementedError):
             return {}

@@ -70,9 +70,10 @@ def test_several_sweeps_on_the_command_line(tmp_path: Path, capsys: pytest.Captu
     assert "timm/resnet18 (width 1.5): out of memory: killed by signal 9" in capsys.readouterr().out
 
 
-def test_the_findings_in_the_docs_make_the_table_there(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("findings", ["coverage.jsonl", "coverage-gpu.jsonl"])
+def test_the_findings_in_the_docs_make_the_table_there(findings: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        main(["coverage", str(DOCS / "coverage.jsonl")])
+        main(["coverage", str(DOCS / findings)])
     assert stopped.value.code == 0
     printed = "\n".join(line.rstrip() for line in capsys.readouterr().out.splitlines())
     assert printed in (DOCS / "coverage.md").read_text()

@@ -152,7 +152,7 @@ def _index(claim: Claim) -> Tensor | None:
     held = claim.held
     if held is None or held.new.dtype.is_floating_point or not torch.equal(held.old, held.new):
         return None
-    return held.new
+    return held.new.cpu()
 
 
 class _Labels:

@@ -1,0 +1,63 @@
+"""Where a model is: its device, and the state of the random numbers that are drawn there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+WITHOUT_STATE = ("cpu", "meta", "mps")
+"""Kinds of devices of which `fork_rng` keeps no state of their own beside that of the CPU."""
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """The device of a model's first parameter; the CPU where there is none.
+
+    >>> device_of(nn.Linear(2, 3, device="meta")).type
+    'meta'
+    """
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
+def random_state_kept(device: torch.device) -> AbstractContextManager[None]:
+    """What is drawn inside, on the CPU or this device, changes nothing of what is drawn afterwards.
+
+    >>> before = torch.get_rng_state()
+    >>> with random_state_kept(torch.device("cpu")):
+    ...     _ = torch.rand(3)
+    >>> torch.equal(torch.get_rng_state(), before)
+    True
+    """
+    if device.type in WITHOUT_STATE:
+        return torch.random.fork_rng(devices=[])
+    place = device if device.index is not None else torch.device(device.type, 0)
+    return torch.random.fork_rng(devices=[place], device_type=device.type)
+
+
+@contextmanager
+def whole_float32() -> Iterator[None]:
+    """Products of float32 numbers of all their bits: a GPU rounds factors of convolutions to TF32 (11 bits) otherwise.
+
+    >>> with whole_float32():
+    ...     _ = nn.Linear(2, 3)(torch.ones(1, 2))
+    """
+    switches = _switches_of_tf32()
+    before = [getattr(owner, name) for owner, name, _ in switches]
+    try:
+        for owner, name, off in switches:
+            setattr(owner, name, off)
+        yield
+    finally:
+        for (owner, name, _), value in zip(switches, before, strict=True):
+            setattr(owner, name, value)
+
+
+def _switches_of_tf32() -> list[tuple[Any, str, Any]]:
+    """The attributes that let factors be rounded to TF32, and what turns each off."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    if hasattr(cudnn, "conv"):  # since torch 2.9, which does not let the older switch be read where these differ
+        return [(owner, "fp32_precision", "ieee") for owner in (matmul, cudnn.conv, cudnn.rnn)]
+    return [(owner, "allow_tf32", False) for owner in (matmul, cudnn)]

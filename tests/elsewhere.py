@@ -1,0 +1,111 @@
+"""A pretended device, for machines that have none but the CPU: its tensors do not mix with those of the CPU.
+
+They hold a tensor of the CPU each; an op is run on these once it is sure that it would run on a device. What asks for
+a device past PyTorch's dispatcher, as fused LSTM cells do, is not pretended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+
+NAME = "elsewhere"
+_setup_privateuseone_for_python_backend(NAME)
+_PLACE = torch.device(NAME, 0)
+_CROSSING = ("_to_copy", "copy_")
+_INDEXING = ("index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index")  # with places of the CPU too
+_ANSWERS = ("item", "_local_scalar_dense", "equal")
+
+
+class There(Tensor):
+    """A tensor of the device."""
+
+    held: Tensor
+
+    @staticmethod
+    def __new__(cls, held: Tensor) -> There:
+        made: There = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+            cls,
+            held.shape,
+            strides=held.stride(),
+            storage_offset=held.storage_offset(),
+            dtype=held.dtype,
+            device=_PLACE,
+            requires_grad=held.requires_grad,
+        )
+        made.held = held
+        return made
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
+        if function in (Tensor.__getitem__, Tensor.__setitem__) and isinstance(args[1], list):
+            args = (args[0], torch.tensor(args[1]), *args[2:])  # no tensor is made of a list on the device
+        if function is Tensor.tolist:
+            return args[0].cpu().tolist()
+        with torch._C.DisableTorchFunctionSubclass():
+            return function(*args, **(kwargs or {}))
+
+    @classmethod
+    def __torch_dispatch__(cls, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
+        return _run(function, args, kwargs or {})
+
+
+class Elsewhere(TorchDispatchMode):
+    """Lets tensors be made on the device, and be brought there and back."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
+        return _run(function, args, kwargs or {})
+
+
+def _run(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    name = function.overloadpacket.__name__
+    tensors = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
+    there = any(isinstance(tensor, There) for tensor in tensors)
+    here = any(tensor.ndim and not isinstance(tensor, There) and not tensor.is_meta for tensor in tensors)
+    into_first = name == "copy_" or name in _INDEXING
+    if there and here and name not in _CROSSING and not (name in _INDEXING and isinstance(args[0], There)):
+        raise RuntimeError(f"{name} is given tensors of two devices")
+    result_there = isinstance(args[0], There) if into_first else there
+    if kwargs.get("device") is not None:
+        result_there = torch.device(kwargs["device"]).type == NAME
+        kwargs = {**kwargs, **({"device": torch.device("cpu")} if result_there else {})}
+    opened: dict[int, There] = {}
+
+    def held(value: Any) -> Any:
+        if isinstance(value, There):
+            opened[id(value.held)] = value
+            return value.held
+        return value
+
+    def given_back(value: Any) -> Any:
+        if not isinstance(value, Tensor) or isinstance(value, There):
+            return value
+        if id(value) in opened:
+            return opened[id(value)]
+        return There(value) if result_there and not value.is_meta else value
+
+    result = function(*tree_map(held, args), **tree_map(held, kwargs))
+    return result if name in _ANSWERS else tree_map(given_back, result)
+
+
+def pretend() -> Elsewhere:
+    """The mode to be in, with what else it takes: once a process, which has to end by `os._exit`."""
+    torch.__future__.set_overwrite_module_params_on_conversion(True)  # `data = ...` would leave behind what is held
+    torch.autograd.set_multithreading_enabled(False)
+    make = torch.tensor
+
+    def tensor(data: Any, *, device: Any = None, **options: Any) -> Tensor:
+        made = make(data, **options)
+        return made if device is None else made.to(device)
+
+    torch.tensor = tensor
+    module: Any = torch.get_device_module(NAME)
+    module.get_rng_state = lambda device: torch.empty(0)
+    module.set_rng_state = lambda state, device: None
+    return Elsewhere()

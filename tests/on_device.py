@@ -1,0 +1,175 @@
+"""Everything that fxgrow does with tensors, on models that are not on the CPU: `python -m tests.on_device cuda`.
+
+Where there is no GPU, `python -m tests.on_device elsewhere` runs it on a pretended device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from fxgrow.zoo.catalogue import on_device
+from fxgrow.zoo.lively import lively
+from torch import nn
+
+import fxgrow
+from fxgrow.proof.liveness import unmoved
+from fxgrow.proof.verification import WithoutNoise, relative_error
+from fxgrow.training.vitality import Vitality
+
+INITS = ("zero", "mirror", "replicate")
+
+
+def model_on(device: str, name: str = "timm/test_resnet", dtype: torch.dtype = torch.float64) -> nn.Module:
+    return lively(on_device(device, name)).to(dtype)
+
+
+def images(device: str, count: int = 2, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(count, 3, 64, 64, generator=generator, dtype=dtype).to(device)
+
+
+def assert_there(model: nn.Module, device: str) -> None:
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    elsewhere = [name for name, tensor in tensors.items() if tensor.device.type != torch.device(device).type]
+    assert not elsewhere, elsewhere
+
+
+def assert_same(model: nn.Module, grown: nn.Module, x: torch.Tensor, tolerance: float = 1e-10) -> None:
+    for training in (False, True):
+        with torch.no_grad(), WithoutNoise():
+            before, after = (copy.deepcopy(one).train(training)(x) for one in (model, grown))
+        assert relative_error(after, before) <= tolerance, training
+
+
+def grows(device: str, name: str, init: str, **amounts: Any) -> None:
+    """A growth: where its tensors are, the function, the proof, and that all of it learns."""
+    model, x = model_on(device, name), images(device)
+    amounts = amounts or {"width": 1.5}
+    grown = fxgrow.grow(model, init=init, example_inputs=x, **amounts)
+    assert_there(grown, device)
+    assert_same(model, grown, x)
+    certificate = fxgrow.certify(grown, model)
+    assert str(certificate.verdict) == "PROVED", certificate
+    assert unmoved(grown, (x,)) == []
+
+
+def grows_in_float32(device: str) -> None:
+    model, x = model_on(device, dtype=torch.float32), images(device, dtype=torch.float32)
+    grown = fxgrow.grow(model, 1.5, example_inputs=x)
+    assert fxgrow.report(grown).verification.verdict == "TESTED"
+    assert str(fxgrow.certify(grown).verdict) == "PROVED"
+
+
+def draws_what_the_cpu_draws(device: str) -> None:
+    model = lively(on_device("cpu", "timm/test_resnet"))
+    here = fxgrow.grow(model, 1.5, example_inputs=images("cpu"), seed=3)
+    there = fxgrow.grow(copy.deepcopy(model).to(device), 1.5, example_inputs=images(device), seed=3)
+    for (name, first), second in zip(here.state_dict().items(), there.state_dict().values(), strict=True):
+        torch.testing.assert_close(second.cpu(), first, rtol=1e-12, atol=1e-12, msg=name)
+
+
+def trains_through_growth(device: str) -> None:
+    model, x = model_on(device, dtype=torch.float32), images(device, 4, torch.float32)
+    optimizer = torch.optim.AdamW(fxgrow.param_groups(model, weight_decay=0.05), lr=1e-3)
+
+    def train(model: nn.Module) -> None:
+        for _ in range(3):
+            optimizer.zero_grad()
+            model.train()(x).square().mean().backward()
+            optimizer.step()
+
+    train(model)
+    grown = fxgrow.grow(model, 1.5, 1.5, example_inputs=x, parameterization="variance-transfer", verify=False)
+    transfer = fxgrow.replace_parameters(optimizer, grown)
+    assert transfer.carried
+    rates = fxgrow.adapt_rates(optimizer, grown)
+    train(grown)
+    assert all(0 < rate < float("inf") for rate in rates.by_stage().values())
+    grown.train()(x).square().mean().backward()
+    found: Vitality = fxgrow.vitality(grown, optimizer)
+    assert set(found.update_shares()) == {0, 1}
+
+
+def calibrates_and_measures(device: str) -> None:
+    model, x = model_on(device), images(device, 4)
+    grown = fxgrow.grow(model, 1.5, example_inputs=x, calibrate=x, init="mirror")
+    assert_same(model, grown, x)
+    certificate = fxgrow.certify(grown, model)
+    assert str(certificate.verdict) == "PROVED", certificate
+    scale = certificate.scale
+    assert scale is not None
+    assert all(layer.measured for layer in scale.measured(x).layers)
+
+
+def saves_and_loads(device: str) -> None:
+    model = model_on(device)
+    grown = fxgrow.grow(model, 1.5, example_inputs=images(device), verify=False)
+    with tempfile.TemporaryDirectory() as folder:
+        fxgrow.save(grown, Path(folder) / "grown.safetensors", base="timm/test_resnet")
+        read = fxgrow.load(Path(folder) / "grown.safetensors").to(device)
+    assert_same(grown, read, images(device), 0.0)
+    assert str(fxgrow.certify(read, model).verdict) == "PROVED"
+
+
+def keeps_the_random_state(device: str) -> None:
+    model, x = model_on(device), images(device)
+    torch.manual_seed(0)
+    wanted = torch.rand(4, device=device)
+    torch.manual_seed(0)
+    fxgrow.grow(model, 1.5, example_inputs=x)
+    assert torch.equal(torch.rand(4, device=device), wanted)
+
+
+def mixes_with_nothing_of_the_cpu(device: str) -> None:
+    try:
+        torch.ones(2, device=device) + torch.ones(2)
+    except RuntimeError:
+        return
+    raise AssertionError(f"{device} is not told from the CPU")
+
+
+def all_checks(device: str) -> dict[str, Callable[[], None]]:
+    checks: dict[str, Callable[[], None]] = {}
+    for init in INITS:
+        checks[f"a ResNet grows with init={init}"] = lambda init=init: grows(device, "timm/test_resnet", init)
+    for name in ("timm/test_vit2", "timm/test_convnext", "timm/test_nfnet", "timm/test_efficientnet"):
+        checks[f"{name} grows"] = lambda name=name: grows(device, name, "zero")
+    checks["timm/test_convnext grows in depth"] = lambda: grows(device, "timm/test_convnext", "zero", depth=1.5)
+    for check in (
+        mixes_with_nothing_of_the_cpu,
+        grows_in_float32,
+        draws_what_the_cpu_draws,
+        trains_through_growth,
+        calibrates_and_measures,
+        saves_and_loads,
+        keeps_the_random_state,
+    ):
+        checks[check.__name__.replace("_", " ")] = lambda check=check: check(device)
+    return checks
+
+
+def main(device: str) -> None:
+    """Run every check and say so; ends the process, since pretended devices do not end well."""
+    pretended: Any = contextlib.nullcontext()
+    if device == "elsewhere":
+        from tests.elsewhere import pretend
+
+        pretended = pretend()
+    with pretended:
+        for name, check in all_checks(device).items():
+            check()
+            print(name, flush=True)
+    sys.stdout.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

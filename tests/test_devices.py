@@ -1,0 +1,38 @@
+"""Models that are not on the CPU: a pretended device everywhere, a GPU where there is one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fxgrow.devices import _switches_of_tf32, whole_float32
+from tests.on_device import all_checks
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize("device", ["elsewhere", *(["cuda"] if torch.cuda.is_available() else [])])
+def test_all_that_is_done_with_tensors_is_done_on_their_device(device: str) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "tests.on_device", device], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.splitlines() == list(all_checks(device))
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_float32_is_whole_inside_and_as_it_was_afterwards(allowed: bool) -> None:
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = allowed
+    try:
+        with pytest.raises(ZeroDivisionError), whole_float32():
+            assert {getattr(owner, name) for owner, name, _ in _switches_of_tf32()} in ({"ieee"}, {False})
+            raise ZeroDivisionError
+        assert (matmul.allow_tf32, cudnn.allow_tf32) == (allowed, allowed)
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
