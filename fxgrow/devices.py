@@ -12,6 +12,23 @@ from torch import nn
 WITHOUT_STATE = ("cpu", "meta", "mps")
 """Kinds of devices of which `fork_rng` keeps no state of their own beside that of the CPU."""
 
+WITHOUT_FLOAT64 = {"mps"}
+"""Kinds of devices that have no float64."""
+
+
+def exact_dtype(device: torch.device) -> torch.dtype:
+    """The widest floating-point type of a device."""
+    return torch.float32 if device.type in WITHOUT_FLOAT64 else torch.float64
+
+
+def exact_device(device: torch.device, dtype: torch.dtype = torch.float64) -> torch.device:
+    """The device, or the CPU where it has no such type.
+
+    >>> exact_device(torch.device("mps")), exact_device(torch.device("mps"), torch.float32)
+    (device(type='cpu'), device(type='mps'))
+    """
+    return torch.device("cpu") if dtype is torch.float64 and device.type in WITHOUT_FLOAT64 else device
+
 
 def device_of(model: nn.Module) -> torch.device:
     """The device of a model's first parameter; the CPU where there is none.

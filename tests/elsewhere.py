@@ -15,6 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
+from fxgrow.devices import WITHOUT_FLOAT64
+
 NAME = "elsewhere"
 _setup_privateuseone_for_python_backend(NAME)
 _PLACE = torch.device(NAME, 0)
@@ -30,6 +32,8 @@ class There(Tensor):
 
     @staticmethod
     def __new__(cls, held: Tensor) -> There:
+        if held.dtype is torch.float64 and NAME in WITHOUT_FLOAT64:
+            raise TypeError(f"there is no float64 {NAME}")
         made: There = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
             cls,
             held.shape,
@@ -94,8 +98,10 @@ def _run(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     return result if name in _ANSWERS else tree_map(given_back, result)
 
 
-def pretend() -> Elsewhere:
+def pretend(float64: bool = True) -> Elsewhere:
     """The mode to be in, with what else it takes: once a process, which has to end by `os._exit`."""
+    if not float64:
+        WITHOUT_FLOAT64.add(NAME)
     torch.__future__.set_overwrite_module_params_on_conversion(True)  # `data = ...` would leave behind what is held
     torch.autograd.set_multithreading_enabled(False)
     make = torch.tensor

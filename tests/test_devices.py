@@ -15,10 +15,17 @@ from tests.on_device import all_checks
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("device", ["elsewhere", *(["cuda"] if torch.cuda.is_available() else [])])
+DEVICES = ["elsewhere", "elsewhere --without-float64", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+@pytest.mark.parametrize("device", DEVICES)
 def test_all_that_is_done_with_tensors_is_done_on_their_device(device: str) -> None:
     ran = subprocess.run(
-        [sys.executable, "-m", "tests.on_device", device], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "tests.on_device", *device.split()],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.splitlines() == list(all_checks(device))

@@ -19,6 +19,7 @@ from fxgrow.transforms.indexing import (
 )
 from torch import Tensor
 
+from fxgrow.devices import exact_dtype
 from fxgrow.errors import PlanError
 from fxgrow.planning.plan import Axis, Calibration, TensorGrowth
 
@@ -85,7 +86,7 @@ def _drawn(old: Tensor, growth: TensorGrowth, seed: str) -> Tensor:
     if growth.draw == "zeros":
         return old.new_zeros(growth.new_shape)
     if growth.draw == "level":
-        level = old.mean(dtype=torch.float64).item()
+        level = old.mean(dtype=exact_dtype(old.device)).item()
         if not math.isfinite(level) or level == 0:
             level = 1.0
         return old.new_full(growth.new_shape, level * growth.scale)
@@ -93,8 +94,9 @@ def _drawn(old: Tensor, growth: TensorGrowth, seed: str) -> Tensor:
     if growth.draw == "normal":
         deviation = _deviation(old, growth)
     else:
-        mean = old.mean(dtype=torch.float64).item()
-        deviation = math.sqrt(max(0.0, _root_mean_square(old.double()) ** 2 - mean**2))
+        exact = exact_dtype(old.device)
+        mean = old.mean(dtype=exact).item()
+        deviation = math.sqrt(max(0.0, _root_mean_square(old.to(exact)) ** 2 - mean**2))
     generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}:{growth.name}".encode()))
     dtype = old.dtype if old.dtype.is_complex else torch.float32  # the same draw whatever the model's precision
     axis, units = _free_units(growth) or (0, None)

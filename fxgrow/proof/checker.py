@@ -19,6 +19,7 @@ from fxgrow import guards
 from fxgrow.capture import skeleton
 from fxgrow.capture.modes import ByMode
 from fxgrow.containers import flat_tensors
+from fxgrow.devices import exact_device
 from fxgrow.proof.added import axis_of_join, beside, new_units, parts_of_join
 from fxgrow.proof.certificate import Certificate, Verdict
 from fxgrow.proof.claims import Claim, Held, Map, Refuted, Unproved
@@ -98,7 +99,8 @@ class Checker:
                 )
             fills = self.fills.get(name, frozenset())
             rounded = self.original.rounded(name)
-            held = Held(old.detach(), new.detach(), name, True, precision(old), fills, rounded)
+            old, new = (tensor.detach().to(exact_device(tensor.device)) for tensor in (old, new))
+            held = Held(old, new, name, True, precision(old), fills, rounded)
             self.constants[name] = Claim(tuple(old.shape), expected, maps, held=held)
         return self.constants[name]
 

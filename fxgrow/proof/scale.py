@@ -33,7 +33,7 @@ from torch import Tensor, fx, nn
 
 from fxgrow.capture import GrownGraphModule
 from fxgrow.capture.inputs import Inputs
-from fxgrow.containers import each_tensor
+from fxgrow.containers import in_dtype
 from fxgrow.devices import device_of
 from fxgrow.printing import as_text
 from fxgrow.proof.atoms import atoms_of
@@ -121,11 +121,7 @@ class Scale:
 
     def measured(self, *args: Any, seed: int = 0, **kwargs: Any) -> Scale:
         """The same with ratios measured on the given inputs, or on random ones of the recorded shapes."""
-        given = (
-            each_tensor((args, kwargs), _exact)
-            if args or kwargs
-            else random_inputs(self.inputs, seed, device_of(self.grown))
-        )
+        given = (args, kwargs) if args or kwargs else random_inputs(self.inputs, seed)
         found = _ratios(self.grown, self.layers, given)
         nothing = (None, None)
         both = ((layer, *found.get(layer.node, nothing)) for layer in self.layers)
@@ -150,10 +146,6 @@ class Scale:
 
     def __str__(self) -> str:
         return as_text(self.__rich__())
-
-
-def _exact(tensor: Tensor) -> Tensor:
-    return tensor.double() if tensor.dtype.is_floating_point else tensor
 
 
 def scale_of(walks: Mapping[str, Walk], grown: GrownGraphModule, inputs: Inputs) -> Scale:
@@ -304,7 +296,7 @@ def _ratios(grown: GrownGraphModule, layers: tuple[LayerScale, ...], inputs: Inp
                     found[node.name] = made, inputs
             return value
 
-    args, kwargs = inputs
+    args, kwargs = in_dtype(inputs, torch.float64, device_of(twin))
     placeholders = [x for x in twin.graph.nodes if x.op == "placeholder"]
     rest = [kwargs.get(str(x.target), x.args[0] if x.args else None) for x in placeholders[len(args) :]]
     with torch.no_grad(), WithoutNoise():

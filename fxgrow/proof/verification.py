@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from fxgrow.capture import skeleton
 from fxgrow.capture.inputs import Inputs
 from fxgrow.containers import each_tensor, flat_tensors, in_dtype
-from fxgrow.devices import device_of, random_state_kept, whole_float32
+from fxgrow.devices import device_of, exact_device, random_state_kept, whole_float32
 from fxgrow.errors import CaptureError, VerificationError, first_line
 from fxgrow.transforms.width import named_tensors, place
 
@@ -301,17 +301,19 @@ def _worst(before: list[Tensor], after: list[Tensor]) -> float:
 
 
 def in_precision(model: nn.Module, dtype: torch.dtype = torch.float64, share: bool = False) -> nn.Module:
-    """A copy of a model whose floating-point weights and buffers are of one dtype.
+    """A copy of a model whose floating-point weights and buffers are of one dtype; on the CPU if its device lacks it.
 
     share: hold the parameters that are of that dtype already instead of copies, where nothing writes to them.
     """
 
     def fitting(parameter: Tensor) -> bool:
-        return share and (parameter.dtype is dtype or not parameter.dtype.is_floating_point)
+        fits = parameter.dtype is dtype or not parameter.dtype.is_floating_point
+        return share and fits and exact_device(parameter.device, dtype) == parameter.device
 
     if isinstance(model, fx.GraphModule):
         kept = {id(parameter): parameter for parameter in model.parameters() if fitting(parameter)}
-        return copy.deepcopy(model, kept).to(dtype)
+        twin, device = copy.deepcopy(model, kept), exact_device(device_of(model), dtype)
+        return (twin if device == device_of(model) else twin.to(device)).to(dtype)
     twin = skeleton(model)  # not deepcopy, which some of torch's layers do not survive
     made: dict[int, Tensor] = {}
     for name, tensor in named_tensors(model).items():
@@ -319,7 +321,8 @@ def in_precision(model: nn.Module, dtype: torch.dtype = torch.float64, share: bo
         if id(tensor) not in made and is_parameter and fitting(tensor):
             made[id(tensor)] = tensor
         elif id(tensor) not in made:
-            data = tensor.detach().to(dtype if tensor.dtype.is_floating_point else tensor.dtype, copy=True)
+            data = tensor.detach().to(exact_device(tensor.device, dtype))
+            data = data.to(dtype if tensor.dtype.is_floating_point else tensor.dtype, copy=True)
             made[id(tensor)] = nn.Parameter(data, tensor.requires_grad) if is_parameter else data
         place(twin, name, made[id(tensor)])
     return twin

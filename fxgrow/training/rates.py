@@ -16,6 +16,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from fxgrow.devices import exact_dtype
 from fxgrow.errors import TrainingError
 from fxgrow.history import births, history_of
 from fxgrow.planning.plan import TensorGrowth
@@ -23,7 +24,7 @@ from fxgrow.printing import as_text
 from fxgrow.training.parameters import innermost, parameters_of, unwrapped
 from fxgrow.training.rules import RULES, Norms, Rule
 from fxgrow.training.shards import add_up, groups_of
-from fxgrow.training.tracking import Aged, Blocks, blocks_of, exact_dtype
+from fxgrow.training.tracking import Aged, Blocks, blocks_of
 from fxgrow.transforms.tensors import relative_deviation
 
 KEY = "fxgrow_rates"

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fxgrow.births import Birth, Region
+from fxgrow.devices import exact_dtype
 from fxgrow.training.shards import local_part, local_ranges
 
 _LEAST_ENTRIES = {"cpu": 4096}
@@ -275,8 +276,3 @@ def norm(tensor: Tensor) -> Tensor:
         tensor = torch.linalg.vector_norm(tensor, dim=tuple(range(first, tensor.ndim)), dtype=dtype)
     result: Tensor = torch.linalg.vector_norm(tensor, dtype=dtype)
     return result
-
-
-def exact_dtype(device: torch.device) -> torch.dtype:
-    """The widest floating-point type of a device."""
-    return torch.float32 if device.type == "mps" else torch.float64
