@@ -312,8 +312,8 @@ def in_precision(model: nn.Module, dtype: torch.dtype = torch.float64, share: bo
 
     if isinstance(model, fx.GraphModule):
         kept = {id(parameter): parameter for parameter in model.parameters() if fitting(parameter)}
-        twin, device = copy.deepcopy(model, kept), exact_device(device_of(model), dtype)
-        return (twin if device == device_of(model) else twin.to(device)).to(dtype)
+        copied, device = copy.deepcopy(model, kept), exact_device(device_of(model), dtype)
+        return (copied if device == device_of(model) else copied.to(device)).to(dtype)
     twin = skeleton(model)  # not deepcopy, which some of torch's layers do not survive
     made: dict[int, Tensor] = {}
     for name, tensor in named_tensors(model).items():
