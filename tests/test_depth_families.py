@@ -7,9 +7,10 @@ import itertools
 
 import pytest
 import torch
-from fxgrow.zoo.catalogue import find, without_weights
+from fxgrow.zoo.catalogue import find
 from fxgrow.zoo.choice import chosen
-from fxgrow.zoo.examine import compared, inputs_for, options_for_images_of, resize_images_to
+from fxgrow.zoo.examine import compared
+from fxgrow.zoo.images import bare, resize_images_to
 from fxgrow.zoo.lively import lively
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -47,8 +48,9 @@ WAYS = {"depth": (None, "+1"), "width": ("1.25", None), "both": ("1.25", "+1")}
 )
 @given(middle=st.lists(st.sampled_from(sorted(WAYS)), min_size=1, max_size=2), seed=st.integers(0, 99))
 def test_depth_width_and_depth_again(name: str, middle: list[str], seed: int) -> None:
-    options = options_for_images_of(96, name) | (FEW_BOXES if "rcnn" in name else {})
-    plan = fxgrow.plan(without_weights(name, **options), depth="+1")
+    model, options, inputs = bare(name, 64)
+    options |= FEW_BOXES if "rcnn" in name else {}
+    plan = fxgrow.plan(model, depth="+1", example_inputs=inputs[0])
     assert plan.depth is not None
     if not plan.depth.blocks:
         assert plan.held or not plan.depth.runs
@@ -61,7 +63,6 @@ def test_depth_width_and_depth_again(name: str, middle: list[str], seed: int) ->
         return model.float() if name in SINGLE_PRECISION else model
 
     before, grown = nn.Module(), made()
-    inputs = inputs_for(grown, 64)
     sizes = [sum(p.numel() for p in grown.parameters())]
     try:
         for step in ("depth", *middle, "depth"):

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from fxgrow.zoo.catalogue import on_device, without_weights
+from fxgrow.zoo.catalogue import on_device
+from fxgrow.zoo.images import bare, resize_images_to
 from fxgrow.zoo.lively import lively
 from torch import nn
-from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 import fxgrow
-from fxgrow.capture.inputs import Inputs, example_inputs_for, image_size_of, takes
+from fxgrow.capture.inputs import Inputs
 from fxgrow.containers import in_dtype
 from fxgrow.devices import device_of
 from fxgrow.errors import CaptureError, FxgrowError, VerificationError, first_line
@@ -108,15 +108,13 @@ def examine(task: Task) -> Row:
     'planned'
     """
     torch.manual_seed(task.seed)
-    options = {} if task.only_plan or task.side is None else options_for_images_of(task.side, task.model)
+    model, options, inputs = bare(task.model, None if task.only_plan else task.side)
     started = time.perf_counter()
-    bare = without_weights(task.model, **options)
-    given = inputs_for(bare, task.side)[0] if options else None  # it may not say which size it was built for now
     try:
-        planned = fxgrow.plan(bare, task.wider, task.depth, example_inputs=given, init=task.init)
+        planned = fxgrow.plan(model, task.wider, task.depth, example_inputs=inputs[0], init=task.init)
     except FxgrowError as error:
         return Row(task, "not captured", cause=str(error))
-    row = _planned(task, bare, planned, time.perf_counter() - started)
+    row = _planned(task, model, planned, time.perf_counter() - started)
     if not planned.groups and not (planned.depth and planned.depth.blocks):
         return replace(row, status="not grown", cause="; ".join(held.reason for held in planned.held[:3]) or _IDLE)
     if task.only_plan:
@@ -126,9 +124,9 @@ def examine(task: Task) -> Row:
         return lively(on_device(task.device, task.model, **options), task.seed)
 
     try:
-        return _grown(task, row, made)
+        return _grown(task, row, made, inputs)
     except CaptureError:
-        return _grown(task, row, lambda: made().float())  # some forwards make float32 tensors of their own
+        return _grown(task, row, lambda: made().float(), inputs)  # some forwards make float32 tensors of their own
 
 
 def _planned(task: Task, model: nn.Module, planned: Plan, seconds: float) -> Row:
@@ -149,9 +147,8 @@ def _planned(task: Task, model: nn.Module, planned: Plan, seconds: float) -> Row
     )
 
 
-def _grown(task: Task, row: Row, made: Callable[[], nn.Module]) -> Row:
+def _grown(task: Task, row: Row, made: Callable[[], nn.Module], inputs: Inputs) -> Row:
     model = made()
-    inputs = inputs_for(model, task.side)
     if task.side is not None:
         resize_images_to(model, task.side)
     started = time.perf_counter()
@@ -187,62 +184,6 @@ def compared(model: nn.Module, grown: nn.Module, inputs: Inputs, seed: int) -> V
     if plan.parts:
         return verify_parts(model, grown, captured_again(model, plan), seed)
     return verify(model, grown, inputs, seed)
-
-
-def options_for_images_of(side: int, name: str) -> dict[str, Any]:
-    """What builds a model for images of about `side` pixels, if it is one that is built for a size of them."""
-    model = without_weights(name)
-    size = image_size_of(model)
-    if size is None and _smaller_images(model, _sides(side)) is not None:
-        return {}
-    option = "img_size" if name.startswith("timm/") else "image_size"
-    for pixels in _sides(side):
-        if size is not None and min(size) <= pixels:
-            return {}
-        try:
-            smaller = without_weights(name, **{option: pixels})
-        except (TypeError, ValueError, AssertionError, RuntimeError):
-            continue
-        built_for = image_size_of(smaller)
-        if built_for == (pixels, pixels) and takes(smaller, example_inputs_for(smaller)):
-            return {option: pixels}
-        if built_for is None and _smaller_images(smaller, [pixels]) is not None:
-            return {option: pixels}
-    return {}
-
-
-def inputs_for(model: nn.Module, side: int | None) -> Inputs:
-    """Example inputs; images of about `side` pixels a side, if the model takes them and was not built for a size."""
-    smaller = None if side is None or image_size_of(model) else _smaller_images(model, _sides(side))
-    return smaller if smaller is not None else example_inputs_for(model)
-
-
-def _smaller_images(model: nn.Module, sides: Sequence[int]) -> Inputs | None:
-    """Images of the first of these sizes that a model takes, if its inputs are images and larger."""
-    args, kwargs = example_inputs_for(model)
-    if len(args) != 1 or not isinstance(args[0], torch.Tensor):
-        return None
-    for pixels in sides:
-        if min(args[0].shape[2:]) <= pixels:
-            break
-        smaller = ((args[0][..., :pixels, :pixels],), kwargs)
-        if takes(model, smaller):
-            return smaller
-    return None
-
-
-def _sides(side: int) -> tuple[int, ...]:
-    """Sizes about that of a side: patches, windows and strides divide one of them, or none."""
-    rounded = {-(-side // step) * step for step in (1, 14, 48, 56, 64)}
-    return (*sorted(rounded), 2 * side)
-
-
-def resize_images_to(model: nn.Module, side: int) -> None:
-    """Let a detector bring images to a smaller size, unless it was built for one."""
-    transform = getattr(model, "transform", None)
-    if isinstance(transform, GeneralizedRCNNTransform) and transform.fixed_size is None:
-        smallest: Any = transform.min_size  # a tuple, whatever its annotation says
-        vars(transform).update(min_size=(min(side, *smallest),), max_size=2 * side)
 
 
 def _as_it_is(model: nn.Module, inputs: Any) -> Any:

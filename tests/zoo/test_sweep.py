@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fxgrow.zoo.catalogue import Entry, entries, find
+from fxgrow.zoo.catalogue import Entry, entries
 from fxgrow.zoo.coverage import coverage
-from fxgrow.zoo.examine import Row, Task, examine, inputs_for, options_for_images_of
+from fxgrow.zoo.examine import Row, Task, examine
 from fxgrow.zoo.sizes import measured, parameters_of
 from fxgrow.zoo.sweep import Findings, Limits, sweep
 from rich.console import Console
@@ -40,12 +40,6 @@ def test_a_model_is_grown_compared_and_seen_learning() -> None:
     assert row.ratio > 3.2
     assert row.share > 0.99
     assert Row.from_json(json.loads(json.dumps(row.to_json()))) == row
-
-
-@pytest.mark.parametrize(("name", "taken"), [("test_resnet", 64), ("test_vit", 160)])
-def test_smaller_images_where_a_model_takes_them(name: str, taken: int) -> None:
-    args, _ = inputs_for(find(f"timm/{name}"), side=64)
-    assert args[0].shape == (2, 3, taken, taken)
 
 
 def test_findings_are_kept_and_gone_on_from(tmp_path: Path) -> None:
@@ -169,12 +163,3 @@ def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         assert stopped.value.code == 0
         assert "1 of 1 models, 1 families; parameter ratio: median family 3.57" in capsys.readouterr().out
     assert len(path.read_text().splitlines()) == 1
-
-
-def test_smaller_images_for_models_that_can_be_built_for_them() -> None:
-    assert options_for_images_of(96, "timm/test_vit") == {"img_size": 96}
-    assert options_for_images_of(96, "torchvision/vit_b_32") == {"image_size": 96}
-    assert options_for_images_of(96, "timm/test_resnet") == {}, "it takes images of any size as it is"
-    assert options_for_images_of(512, "timm/test_vit") == {}, "it is built for smaller ones already"
-    assert options_for_images_of(64, "timm/volo_d1_224") == {"img_size": 64}, "it does not say for which"
-    assert options_for_images_of(64, "timm/vit_intern300m_patch14_448") == {"img_size": 70}, "patches divide it"
