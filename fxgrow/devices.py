@@ -1,9 +1,9 @@
-"""Where a model is: its device, and the state of the random numbers that are drawn there."""
+"""What devices differ in: where random numbers are drawn, how exact numbers can be, how exact products are."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -39,19 +39,30 @@ def device_of(model: nn.Module) -> torch.device:
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
-def random_state_kept(device: torch.device) -> AbstractContextManager[None]:
+@contextmanager
+def random_state_kept(device: torch.device, seed: int | None = None) -> Iterator[None]:
     """What is drawn inside, on the CPU or this device, changes nothing of what is drawn afterwards.
 
+    seed: what the draws inside start from; `torch.manual_seed` would start those of every other device anew too.
+
     >>> before = torch.get_rng_state()
-    >>> with random_state_kept(torch.device("cpu")):
+    >>> with random_state_kept(torch.device("cpu"), seed=0):
     ...     _ = torch.rand(3)
     >>> torch.equal(torch.get_rng_state(), before)
     True
     """
-    if device.type in WITHOUT_STATE:
-        return torch.random.fork_rng(devices=[])
-    place = device if device.index is not None else torch.device(device.type, 0)
-    return torch.random.fork_rng(devices=[place], device_type=device.type)
+    there: Any = None if device.type in WITHOUT_STATE else torch.get_device_module(device)
+    with ExitStack() as stack:
+        if there is None:
+            stack.enter_context(torch.random.fork_rng(devices=[]))
+        else:
+            stack.enter_context(there.device(device))
+            stack.enter_context(torch.random.fork_rng(devices=[there.current_device()], device_type=device.type))
+        if seed is not None:
+            torch.default_generator.manual_seed(seed)
+            if there is not None:
+                there.manual_seed(seed)
+        yield
 
 
 @contextmanager

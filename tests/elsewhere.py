@@ -6,6 +6,7 @@ a device past PyTorch's dispatcher, as fused LSTM cells do, is not pretended.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -114,4 +115,7 @@ def pretend(float64: bool = True) -> Elsewhere:
     module: Any = torch.get_device_module(NAME)
     module.get_rng_state = lambda device: torch.empty(0)
     module.set_rng_state = lambda state, device: None
+    module.manual_seed = lambda seed: None
+    module.current_device = lambda: 0
+    module.device = contextlib.nullcontext
     return Elsewhere()

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
+import fxgrow
 from fxgrow.devices import _switches_of_tf32, whole_float32
 from tests.on_device import all_checks
 
@@ -43,3 +45,14 @@ def test_float32_is_whole_inside_and_as_it_was_afterwards(allowed: bool) -> None
         assert (matmul.allow_tf32, cudnn.allow_tf32) == (allowed, allowed)
     finally:
         matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
+def test_growing_starts_no_generator_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    def seeds_every_device(seed: int) -> None:
+        raise AssertionError("the generators of all devices are seeded")
+
+    monkeypatch.setattr(torch, "manual_seed", seeds_every_device)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Dropout(), nn.Linear(8, 2))
+    state = torch.get_rng_state()
+    fxgrow.grow(model, 2, example_inputs=torch.empty(3, 4, device="meta"))
+    assert torch.equal(torch.get_rng_state(), state)

@@ -94,10 +94,12 @@ def without_weights(name: str, **options: Any) -> nn.Module:
 
 def on_device(device: str, name: str, **options: Any) -> nn.Module:
     """The model of a name, built on a device; on the CPU first where its constructor works with values there."""
+    if torch.device(device).type == "cpu":
+        return find(name, **options)
     try:
         with torch.device(device):
             model = find(name, **options)
-    except FxgrowError:
+    except (FxgrowError, torch.OutOfMemoryError):
         raise
     except (RuntimeError, NotImplementedError, TypeError):
         model = find(name, **options)

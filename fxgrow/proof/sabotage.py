@@ -88,8 +88,7 @@ def sabotaged(original: nn.Module, grown: GrownGraphModule, count: int, seed: in
 def _outputs(model: nn.Module, inputs: Any, training: bool) -> list[Tensor]:
     twin = copy.deepcopy(model).train(training)
     args, kwargs = inputs
-    with torch.no_grad(), WithoutNoise(), random_state_kept(device_of(twin)):
-        torch.manual_seed(0)
+    with torch.no_grad(), WithoutNoise(), random_state_kept(device_of(twin), seed=0):
         return list(flat_tensors(twin(*args, **kwargs)))
 
 

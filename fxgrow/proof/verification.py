@@ -275,14 +275,16 @@ def _outputs(
     parts: Sequence[str] = (),
     watch: Callable[[Any], Any] = lambda output: None,
 ) -> list[Tensor]:
-    """What a copy of a model gives in one mode. watch: sees what the parts give, and may give something else for it."""
+    """What a copy of a model gives in one mode; what its forward draws by itself is the same for all.
+
+    watch: sees what the parts give, and may give something else for it.
+    """
     twin = in_precision(model, way.dtype, share=True).train(training)
     device = device_of(twin)
     for path in parts:
         twin.get_submodule(path).register_forward_hook(lambda module, given, output: watch(output))
     args, kwargs = in_dtype(inputs, way.dtype, device)
-    with torch.no_grad(), way.mode(), random_state_kept(device), whole_float32():
-        torch.manual_seed(way.seed)  # what a forward draws by itself is the same for all
+    with torch.no_grad(), way.mode(), random_state_kept(device, way.seed), whole_float32():
         found = list(flat_tensors(twin(*args, **kwargs)))
     release(twin)
     return found
