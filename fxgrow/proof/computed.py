@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -28,16 +29,20 @@ def computed(use: Use, law: Law | None) -> Any:
     fills = frozenset().union(*(one.fills for one in held))
     finest = max(one.precision for one in held)
     rounded = any(one.rounded for one in held)
+    exact = moves and all(one.exact for one in held)
 
-    def joined(claim: Any, old: Any, new: Any) -> Any:
-        if isinstance(claim, tuple):
-            return tuple(joined(*each) for each in zip(claim, old, new, strict=True))
+    def with_values(claim: Claim, old: Tensor, new: Tensor) -> Claim:
         if tuple(old.shape) != claim.old or tuple(new.shape) != claim.new:
             raise Unproved("its shape is not what was worked out")
-        exact = moves and all(one.exact for one in held)
         return Claim(claim.old, claim.new, claim.maps, held=Held(old, new, use.new.name, exact, finest, fills, rounded))
 
-    return joined(shapes, *values)
+    return _each(with_values, shapes, *values)
+
+
+def _each(with_values: Callable[[Claim, Tensor, Tensor], Claim], claim: Any, old: Any, new: Any) -> Any:
+    if isinstance(claim, tuple):
+        return tuple(_each(with_values, *three) for three in zip(claim, old, new, strict=True))
+    return with_values(claim, old, new)
 
 
 def _shapes(use: Use, law: Law | None) -> Any:

@@ -179,23 +179,25 @@ def arranged(use: Use, tensors: Any, old: bool, device: torch.device = CPU) -> t
 
     device: in the place of any other, which is the meta device where a graph was captured.
     """
-
-    def put(item: Any) -> Any:
-        if isinstance(item, Claim):
-            return tensors.next(item)
-        if isinstance(item, Both):
-            value = item.old if old else item.new
-            return device if isinstance(value, torch.device) else value
-        if isinstance(item, slice):
-            return slice(put(item.start), put(item.stop), put(item.step))
-        if isinstance(item, dict):
-            return {key: put(value) for key, value in item.items()}
-        return type(item)(put(value) for value in item)
-
-    node = use.old if old else use.new
-    args = [put(item) for item in use.args[: len(node.args)]]
+    node, way = use.old if old else use.new, (tensors, old, device)
+    args = [_put(item, *way) for item in use.args[: len(node.args)]]
     given = {name: item for name, item in use.kwargs.items() if name in node.kwargs}
-    return args, {name: device if name == "device" else put(item) for name, item in given.items()}
+    return args, {name: device if name == "device" else _put(item, *way) for name, item in given.items()}
+
+
+def _put(item: Any, tensors: Any, old: bool, device: torch.device) -> Any:
+    """No function within `arranged`: one that calls itself would hold the tensors until garbage is collected."""
+    way = (tensors, old, device)
+    if isinstance(item, Claim):
+        return tensors.next(item)
+    if isinstance(item, Both):
+        value = item.old if old else item.new
+        return device if isinstance(value, torch.device) else value
+    if isinstance(item, slice):
+        return slice(*(_put(part, *way) for part in (item.start, item.stop, item.step)))
+    if isinstance(item, dict):
+        return {key: _put(value, *way) for key, value in item.items()}
+    return type(item)(_put(value, *way) for value in item)
 
 
 def run(node: fx.Node, module: nn.Module | None, args: Any, kwargs: Any) -> Any:
