@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import fx, nn
 
+from fxgrow.capture.replacing import replaced, wrap
+
 
 class ByMode(nn.Module):
     """A number that differs between train and eval mode, as a module so that it follows `.train()`."""
@@ -26,6 +28,10 @@ class ByMode(nn.Module):
 
 class GrownGraphModule(fx.GraphModule):
     """A graph module whose further attributes survive copying and pickling."""
+
+    def recompile(self) -> Any:
+        with replaced(fx, "wrap", wrap):
+            return super().recompile()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> GrownGraphModule:
         return _rebuilt(type(self), *copy.deepcopy(_parts(self), memo))

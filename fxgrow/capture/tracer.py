@@ -24,6 +24,7 @@ from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 from fxgrow.capture.expansions import EXPANSIONS
 from fxgrow.capture.modes import ByMode
 from fxgrow.capture.opaque import CustomFunction, hooked, whole_functions, whole_modules
+from fxgrow.capture.replacing import items, replaced
 from fxgrow.containers import each_tensor
 from fxgrow.errors import CaptureError, UntraceableError, first_line
 
@@ -281,7 +282,8 @@ class Tracer(fx.Tracer):
             for name in FACTORIES:
                 function = getattr(torch, name)
                 contexts.enter_context(self._catching(torch, name, partial(self._made, function)))
-            contexts.enter_context(_replaced(_symbolic_trace, "_create_wrapped_func", self._wrapped_function))
+            contexts.enter_context(replaced(_symbolic_trace, "_create_wrapped_func", self._wrapped_function))
+            contexts.enter_context(replaced(fx.Proxy, "__iter__", items))
             contexts.enter_context(_attributes_kept(root))
             return super().trace(root, concrete_args)
 
@@ -327,16 +329,6 @@ class Tracer(fx.Tracer):
         if self.shape_aware and isinstance(value, Tensor):
             return iter([obj[k] for k in range(value.shape[0])])
         return super().iter(obj)
-
-
-@contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    kept = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, kept)
 
 
 @contextmanager
