@@ -22,7 +22,7 @@ from fxgrow.amounts import parse_command_line
 from fxgrow.births import Birth
 from fxgrow.errors import AmountError, FxgrowError, first_line
 from fxgrow.files import checked_target, header_of, unrolled
-from fxgrow.zoo.catalogue import CatalogueError, find, without_weights
+from fxgrow.zoo.catalogue import find, without_weights
 from fxgrow.zoo.choice import chosen
 from fxgrow.zoo.coverage import coverage, newest, write_models
 from fxgrow.zoo.examine import Row, Task
@@ -261,7 +261,7 @@ def _check_at_hand(device: str) -> None:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # of torch: no such device, or it is built without
-        raise CatalogueError(
+        raise FxgrowError(
             f"there is no device {device!r} here: {first_line(error)}", remedy="leave --device out, or name another"
         ) from None
 

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from fxgrow.replacing import replaced
+
 WITHOUT_STATE = ("cpu", "meta", "mps")
 """Kinds of devices of which `fork_rng` keeps no state of their own beside that of the CPU."""
 
@@ -72,15 +74,10 @@ def whole_float32() -> Iterator[None]:
     >>> with whole_float32():
     ...     _ = nn.Linear(2, 3)(torch.ones(1, 2))
     """
-    switches = _switches_of_tf32()
-    before = [getattr(owner, name) for owner, name, _ in switches]
-    try:
-        for owner, name, off in switches:
-            setattr(owner, name, off)
+    with ExitStack() as stack:
+        for switch in _switches_of_tf32():
+            stack.enter_context(replaced(*switch))
         yield
-    finally:
-        for (owner, name, _), value in zip(switches, before, strict=True):
-            setattr(owner, name, value)
 
 
 def _switches_of_tf32() -> list[tuple[Any, str, Any]]:

@@ -48,7 +48,7 @@ WAYS = {"depth": (None, "+1"), "width": ("1.25", None), "both": ("1.25", "+1")}
 )
 @given(middle=st.lists(st.sampled_from(sorted(WAYS)), min_size=1, max_size=2), seed=st.integers(0, 99))
 def test_depth_width_and_depth_again(name: str, middle: list[str], seed: int) -> None:
-    model, options, inputs = bare(name, 64)
+    model, options, inputs = bare(name, 96)
     options |= FEW_BOXES if "rcnn" in name else {}
     plan = fxgrow.plan(model, depth="+1", example_inputs=inputs[0])
     assert plan.depth is not None

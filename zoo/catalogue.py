@@ -22,6 +22,7 @@ from torch import nn
 from fxgrow.capture.inputs import registered_inputs
 from fxgrow.containers import flat_tensors
 from fxgrow.errors import FxgrowError
+from fxgrow.replacing import replaced
 
 LIBRARIES = ("timm", "torchvision")
 
@@ -116,11 +117,8 @@ def _parameters_on_meta() -> Iterator[None]:
             parameter = nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
         register(self, name, parameter)
 
-    nn.Module.register_parameter = registered  # type: ignore[assignment, method-assign]
-    try:
+    with replaced(nn.Module, "register_parameter", registered):
         yield
-    finally:
-        nn.Module.register_parameter = register  # type: ignore[method-assign]
 
 
 def _unknown(name: str, known: list[str]) -> CatalogueError:

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import fx, nn
 
-from fxgrow.capture.replacing import replaced, wrap
+from fxgrow.capture.frames import wrap
+from fxgrow.replacing import replaced
 
 
 class ByMode(nn.Module):

@@ -22,11 +22,12 @@ from torch.fx.proxy import ParameterProxy, TraceError
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
 from fxgrow.capture.expansions import EXPANSIONS
+from fxgrow.capture.frames import items
 from fxgrow.capture.modes import ByMode
 from fxgrow.capture.opaque import CustomFunction, hooked, whole_functions, whole_modules
-from fxgrow.capture.replacing import items, replaced
 from fxgrow.containers import each_tensor
 from fxgrow.errors import CaptureError, UntraceableError, first_line
+from fxgrow.replacing import replaced
 
 
 class Proxy(fx.Proxy):

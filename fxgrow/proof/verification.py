@@ -338,6 +338,7 @@ def release(twin: nn.Module) -> None:
 
 def relative_error(grown: Tensor, original: Tensor) -> float:
     """max |grown - original| / max |original|; infinite where shapes differ or values are not finite."""
+    grown, original = (tensor.to(exact_device(tensor.device)) for tensor in (grown, original))
     if grown.shape != original.shape or not bool(torch.isfinite(grown).all() and torch.isfinite(original).all()):
         return float("inf")
     if original.numel() == 0:
@@ -356,13 +357,10 @@ def random_inputs(inputs: Inputs, seed: int, device: torch.device | None = None)
     generator = torch.Generator().manual_seed(seed)
 
     def real(value: Tensor) -> Tensor:
-        return drawn(value).to(device)
-
-    def drawn(value: Tensor) -> Tensor:
         if value.dtype.is_floating_point:
             return torch.randn(value.shape, generator=generator, dtype=torch.float64)
         if value.dtype is torch.bool:
             return torch.ones(value.shape, dtype=torch.bool)
         return torch.randint(0, 2, value.shape, generator=generator, dtype=value.dtype)
 
-    return each_tensor(inputs, real)  # type: ignore[no-any-return]
+    return each_tensor(inputs, lambda value: real(value).to(device))  # type: ignore[no-any-return]

@@ -163,3 +163,12 @@ def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         assert stopped.value.code == 0
         assert "1 of 1 models, 1 families; parameter ratio: median family 3.57" in capsys.readouterr().out
     assert len(path.read_text().splitlines()) == 1
+
+
+def test_a_device_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["zoo", "--filter", "test_resnet", "--device", "nothing"])
+    assert stopped.value.code == 1
+    error = capsys.readouterr().err
+    assert error.startswith("fxgrow: error: there is no device 'nothing' here: ")
+    assert "leave --device out, or name another" in error

@@ -1,25 +1,13 @@
-"""Functions of torch.fx that others stand in for while it runs."""
+"""What stands in for functions of torch.fx whose frames hold themselves."""
 
 from __future__ import annotations
 
 import dis
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from torch.fx import _symbolic_trace
-
-
-@contextmanager
-def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Let an attribute be another one for a while."""
-    kept = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, kept)
 
 
 def items(proxy: Any) -> Iterator[Any]:
