@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -40,3 +41,5 @@ def flat_tensors(output: Any) -> Iterator[Tensor]:
     elif isinstance(output, (tuple, list)):
         for item in output:
             yield from flat_tensors(item)
+    elif is_dataclass(output) and not isinstance(output, type):
+        yield from flat_tensors([getattr(output, field.name) for field in fields(output)])

@@ -36,6 +36,10 @@ class UntraceableError(CaptureError):
     """The model's own forward cannot be a graph, though its parts may be."""
 
 
+class SettledError(CaptureError, ValueError):
+    """A grown graph is called with other inputs than those that its capture settled."""
+
+
 class AmountError(FxgrowError, ValueError):
     """A width, rounding or initialisation was asked for that means nothing here."""
 

@@ -7,12 +7,12 @@ import os
 from collections.abc import Mapping
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import fx, nn
+from torch import nn
 
 from fxgrow.births import Birth
 from fxgrow.capture import skeleton
@@ -29,7 +29,7 @@ FORMAT = 1
 KEY = "fxgrow"
 
 
-def save(grown: fx.GraphModule, path: str | os.PathLike[str], *, base: str | None = None) -> None:
+def save(grown: nn.Module, path: str | os.PathLike[str], *, base: str | None = None) -> None:
     """Write a grown model: its tensors, and how it was grown.
 
     Parameters
@@ -47,6 +47,7 @@ def save(grown: fx.GraphModule, path: str | os.PathLike[str], *, base: str | Non
             remedy="save what fxgrow.grow returned, or use torch.save",
         )
     tensors = named_tensors(grown)
+    _refuse_changed(grown, history)
     if any(tensor.is_meta for tensor in tensors.values()):
         raise FileError("the model is on the meta device and holds no data", remedy="grow a model with weights")
     first: dict[int, str] = {}
@@ -82,6 +83,27 @@ def save(grown: fx.GraphModule, path: str | os.PathLike[str], *, base: str | Non
     partial.replace(target)
 
 
+def _refuse_changed(grown: nn.Module, history: History) -> None:
+    """Raise a FileError where tensors are no longer those that growth gave: `load` could not build them again."""
+    parameters = dict(grown.named_parameters())
+    for name, birth in history.births.items():
+        shape = parameters[name].shape if name in parameters else None
+        if shape is None or tuple(shape) != tuple(len(axis) for axis in birth.axes):
+            now = "is gone" if shape is None else f"is {list(shape)} now"
+            raise FileError(
+                f"{name} {now}, and was {[len(axis) for axis in birth.axes]} when the model grew, which is what "
+                "a file of fxgrow builds again",
+                where=name.rpartition(".")[0] or type(grown).__name__,
+                remedy="save before the part is replaced, or keep the state_dict with torch.save",
+            )
+    for name in parameters.keys() - history.births.keys():
+        raise FileError(
+            f"{name} was not there when the model grew, and a file of fxgrow cannot build it again",
+            where=name.rpartition(".")[0] or type(grown).__name__,
+            remedy="save before the part is added, or keep the state_dict with torch.save",
+        )
+
+
 def checked_target(path: str | os.PathLike[str]) -> Path:
     """A path that a file can be written to.
 
@@ -97,7 +119,7 @@ def checked_target(path: str | os.PathLike[str]) -> Path:
     return target
 
 
-def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> fx.GraphModule:
+def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Module:
     """Read a grown model: bit-identical tensors, births and history; it trains and grows on.
 
     Parameters
@@ -187,7 +209,7 @@ def _replayed(
     original: nn.Module,
     steps: tuple[Step, ...],
     path: str | os.PathLike[str],
-) -> fx.GraphModule:
+) -> nn.Module:
     """The structure of the grown model on the meta device: every growth again, without data."""
     current: nn.Module = original
     try:
@@ -199,11 +221,11 @@ def _replayed(
             where=str(path),
             remedy="pass the model it was grown from",
         ) from None
-    return cast(fx.GraphModule, current)
+    return current
 
 
 def _fill(
-    grown: fx.GraphModule,
+    grown: nn.Module,
     tensors: Mapping[str, torch.Tensor],
     tied: Mapping[str, str],
     frozen: set[str],

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
-from torch import fx, nn
+from torch import nn
 
 from fxgrow.amounts import Amounts
 from fxgrow.axes.infer import Analysis, analyse
 from fxgrow.calibration import calibrate as calibrate_units
-from fxgrow.capture import Captured, capture
+from fxgrow.capture import Captured, GrownGraphModule, capture, skeleton
 from fxgrow.errors import AmountError, FxgrowError, PlanError, UntraceableError
 from fxgrow.history import ATTRIBUTE, Step, history_of, with_certificate, with_verification
+from fxgrow.own import own_class, sites
 from fxgrow.parts import Parts, find_parts, verify_parts, widen_parts
 from fxgrow.planning.composition import joined
 from fxgrow.planning.depth import STARTS, check_keys, plan_depth
 from fxgrow.planning.knowledge import Way
 from fxgrow.planning.parameterization import PARAMETERIZATIONS
-from fxgrow.planning.plan import Plan
+from fxgrow.planning.plan import FORMS, Obstacle, Plan
 from fxgrow.planning.planner import make_plan, roles_of
 from fxgrow.planning.readouts import find_readouts
 from fxgrow.planning.sizes import Sizes, flops_after, parameters_after
@@ -47,6 +48,7 @@ def plan(
     depth_init: str = "copy",
     round_to: int = 1,
     parameterization: str | None = None,
+    form: str = "auto",
 ) -> Plan:
     """What `grow` would do to a model, and why not more; no weights are read, so meta models work.
 
@@ -57,7 +59,11 @@ def plan(
     >>> fxgrow.plan(model, width=1.5, example_inputs=torch.randn(1, 4)).totals.parameters_after
     86
     """
-    return _planned(model, Wish(width, depth, init, depth_init, round_to, parameterization), example_inputs)[1]
+    wish = Wish(width, depth, init, depth_init, round_to, parameterization, form)
+    captured, planned = _planned(model, wish, example_inputs)
+    if isinstance(captured, Parts) or form == "graph" or not _grows(planned):
+        return planned
+    return _placed(skeleton(model), captured, planned, form, "")[1]
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,7 @@ class Wish:
     depth_init: str
     round_to: int
     parameterization: str | None
+    form: str = "auto"
 
 
 def _planned(model: nn.Module, wish: Wish, example_inputs: Any) -> tuple[Captured | Parts, Plan]:
@@ -167,6 +174,8 @@ def _check(wish: Wish) -> None:
         )
     init, round_to = wish.init, wish.round_to
     names = [way.value for way in Way]
+    if wish.form not in FORMS:
+        raise AmountError(f"form={wish.form!r} is not a form", remedy=f"use one of {', '.join(FORMS)}")
     if init not in names:
         raise AmountError(f"init={init!r} is not a way to start new units", remedy=f"use one of {', '.join(names)}")
     if wish.depth_init not in STARTS:
@@ -209,11 +218,12 @@ def grow(
     verify: bool = True,
     parameterization: str | None = None,
     calibrate: Any = None,
-) -> fx.GraphModule:
+    form: str = "auto",
+) -> nn.Module:
     """Grow a trained model: wider and deeper, the same function, ready to train on.
 
-    A model whose forward no graph can hold (torchvision's detectors) comes back as its own class, with its parts
-    grown.
+    What comes back is a copy of the model, of its own class, with its own forward; a graph module where the class
+    cannot hold the growth. A model whose forward no graph can hold (torchvision's detectors) has its parts grown.
 
     Parameters
     ----------
@@ -238,6 +248,8 @@ def grow(
     calibrate: a batch of training data, in the form of `example_inputs`, but with values. One forward pass on it
         brings the new units of each linear and convolutional layer to exactly the variance that its old units have.
         Left out: new units get the scale that follows from fan-ins, which few units or correlated inputs miss.
+    form: "auto" (the model's own class where it can hold the growth, else a graph module; `plan` says which, and
+        why), "module" (its own class, or an error that says what stands in the way), "graph" (a graph module).
 
     Raises
     ------
@@ -254,12 +266,15 @@ def grow(
     """
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise AmountError(f"seed={seed!r} is not a whole number from 0 to 2**63 - 1", remedy="pass one, such as 0")
-    captured, planned = _planned(
-        model, Wish(width, depth, init, depth_init, round_to, parameterization), example_inputs
-    )
-    if not planned.groups and not (planned.depth and planned.depth.blocks):
+    wish = Wish(width, depth, init, depth_init, round_to, parameterization, form)
+    captured, planned = _planned(model, wish, example_inputs)
+    if not _grows(planned):
         raise _nothing_grows(planned)
-    return apply_plan(model, captured, planned, seed, verify, calibrate)
+    return apply_plan(model, captured, planned, seed, verify, calibrate, form)
+
+
+def _grows(planned: Plan) -> bool:
+    return bool(planned.groups or (planned.depth and planned.depth.blocks))
 
 
 def _nothing_grows(planned: Plan) -> PlanError:
@@ -276,36 +291,79 @@ def _nothing_grows(planned: Plan) -> PlanError:
 
 
 def apply_plan(
-    model: nn.Module, captured: Captured | Parts, planned: Plan, seed: int, verify: bool, batch: Any = None
-) -> fx.GraphModule:
+    model: nn.Module,
+    captured: Captured | Parts,
+    planned: Plan,
+    seed: int,
+    verify: bool,
+    batch: Any = None,
+    form: str = "auto",
+) -> nn.Module:
     """Carry out a plan on the model it was made for."""
     inputs = captured.inputs
     remember_names(model)
     growth = Growth(planned, drawn_by(seed, stage_of(model) + 1))
     verifying = verify and not any(tensor.is_meta for tensor in named_tensors(model).values())
     before = kept_for_proof(captured, growth) if verifying else None  # surgery edits the graphs themselves
+    graph: nn.Module
     grown: nn.Module
     if isinstance(captured, Parts):
-        grown = widen_parts(captured, planned, model, growth.seed)
+        grown, planned = widen_parts(captured, planned, model, growth.seed, form)
+        graph = grown
+        if batch is not None:
+            planned = calibrate_units(grown, planned, batch)
     else:
-        grown = widen(captured, planned, model, growth.seed)
-    if batch is not None:
-        planned = calibrate_units(grown, planned, batch)
-        growth = replace(growth, plan=planned)
+        grown, planned, graph = _placed(model, captured, planned, form, growth.seed, batch)
+    growth = replace(growth, plan=planned)
     grown = tag(grown, model, Step(planned, seed))
     if verifying:
         if isinstance(captured, Parts):
             found = verify_parts(model, grown, captured, seed)
         else:
             found = verify_same(model, grown, inputs, seed, preserving=planned.preserving)
-        certificate = certificate_of(model, grown, [growth], before)
+        certificate = certificate_of(model, graph, [growth], before)
         if planned.preserving:
             certificate = certificate.tested(str(found))
         history = history_of(grown)
         assert history is not None
         history = with_certificate(with_verification(history, found), certificate, fingerprint(grown))
         setattr(grown, ATTRIBUTE, history)
-    return cast(fx.GraphModule, grown)
+    return grown
+
+
+def _placed(
+    model: nn.Module, captured: Captured, planned: Plan, form: str, seed: str, batch: Any = None
+) -> tuple[nn.Module, Plan, GrownGraphModule]:
+    """The grown model in the form that was asked for, its plan, and its graph over the same tensors.
+
+    Raises
+    ------
+    PlanError: it was asked for in a form that cannot hold it.
+    """
+    changed = sites(captured, planned)
+    graph = widen(captured, planned, model, seed)
+    if batch is not None:
+        planned = calibrate_units(graph, planned, batch)
+    own: nn.Module | Obstacle | None = None
+    if form != "graph":
+        own = own_class(model, planned, graph, changed, captured.inputs)
+    if isinstance(own, nn.Module):
+        return own, replace(planned, form="module", obstacle=None), graph
+    if form == "module":
+        assert own is not None
+        raise PlanError(
+            f"the class of the model cannot hold the growth: {own.what}",
+            where=own.where,
+            remedy='pass form="graph", or a width that leaves this dimension out',
+        )
+    for note in captured.settled:
+        if note.lost:
+            raise PlanError(
+                f"a graph cannot keep {note.what}{f', and {own}' if own is not None else ''}",
+                where=note.where,
+                remedy="switch it off, or choose widths that the model's own class can hold",
+            )
+    return graph, replace(planned, form="graph", obstacle=own), graph
 
 
 def report(grown: nn.Module) -> Step:

@@ -7,7 +7,7 @@ ranges of the axis; all units, old and new, are then normalised with that statis
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -134,3 +134,31 @@ def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
 
 
 _take = core
+
+
+def in_place_of(guard: Mapping[str, Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """The guarded norm in place of a call of torch's function with these arguments; `guard`: as a plan says."""
+    function, arguments = guarded_call(
+        guard, args[0] if args else kwargs["input"], lambda k, name: _given(args, kwargs, k, name)
+    )
+    return function(*arguments)
+
+
+def guarded_call(
+    guard: Mapping[str, Any], x: Any, given: Callable[[int, str], Any]
+) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """The function and the arguments of a guarded norm; `given`: the weight or bias, by its place and name."""
+    name, core = guard["function"], tuple(tuple(part) for part in guard["core"])
+    first = 3 if name == "standardize" else 2
+    weight, bias, eps = given(first, "weight"), given(first + 1, "bias"), guard["arguments"]["eps"]
+    if name == "layer_norm":
+        return layer_norm, (x, (guard["size"],), weight, bias, eps, core)
+    if name == "rms_norm":
+        return rms_norm, (x, (guard["size"],), weight, eps, core)
+    if name == "standardize":
+        return standardize, (x, weight, bias, eps, core)
+    return group_norm, (x, guard["arguments"]["num_groups"], weight, bias, eps, core)
+
+
+def _given(args: Sequence[Any], kwargs: Mapping[str, Any], place: int, name: str) -> Any:
+    return args[place] if len(args) > place else kwargs.get(name)

@@ -19,8 +19,9 @@ from fxgrow.capture.inputs import Inputs, described, recalled
 from fxgrow.containers import each_tensor, in_dtype
 from fxgrow.devices import device_of
 from fxgrow.errors import CaptureError, VerificationError, first_line
+from fxgrow.own import own_class, sites
 from fxgrow.planning.deepening import joined
-from fxgrow.planning.plan import Axis, Plan, Totals
+from fxgrow.planning.plan import Axis, Obstacle, Plan, Totals
 from fxgrow.proof.verification import Verification, random_inputs, verify
 from fxgrow.transforms.depth import deepen
 from fxgrow.transforms.width import named_tensors, place, widen
@@ -32,13 +33,15 @@ _TIER = 3
 class Parts:
     """The captured parts of a model, by path, and the inputs of the whole.
 
-    parameters: how many the whole model has. why: the whole could not be captured.
+    parameters: how many the whole model has. why: the whole could not be captured. shared: tensors of parts that are
+    those of another part, or of the rest, too.
     """
 
     captured: Mapping[str, Captured]
     inputs: Inputs
     parameters: int
     why: CaptureError | None = None
+    shared: frozenset[str] = frozenset()
 
     def plan(self, name: str, init: str, parameterization: str, planned: Callable[[str, Captured], Plan]) -> Plan:
         """One plan for all parts: theirs, under their paths, and what lies between them as it is."""
@@ -63,7 +66,8 @@ class Parts:
             depth=joined([plan.depth for plan in moved if plan.depth is not None]),
             parameterization=parameterization,
             rescalings=tuple(rescaling for plan in moved for rescaling in plan.rescalings),
-            parts=tuple(plans.items()),
+            parts=tuple((path, replace(plan, form="auto")) for path, plan in plans.items()),
+            obstacle=Obstacle(self.why.what, self.why.where or name) if self.why is not None else None,
         )
 
 
@@ -103,7 +107,24 @@ def find_parts(model: nn.Module, example_inputs: Any, why: CaptureError) -> Part
     _search("", model, seen, found)
     if not found:
         raise why
-    return Parts(found, inputs, _count(bare), why)
+    return Parts(found, inputs, _count(bare), why, _hold_shared(model, found))
+
+
+def _hold_shared(model: nn.Module, parts: Mapping[str, Captured]) -> frozenset[str]:
+    """Let tensors stay that a part shares with another part, or with the rest; returns their names."""
+    homes: dict[int, set[str]] = {}
+    names: dict[str, tuple[str, Tensor]] = {}
+    for name, tensor in named_tensors(model).items():
+        home = next((path for path in parts if name.startswith(f"{path}.")), "")
+        homes.setdefault(id(tensor), set()).add(home)
+        names[name] = home, tensor
+    shared = set()
+    for name, (home, tensor) in names.items():
+        if home and len(homes[id(tensor)]) > 1:
+            shared.add(name)
+            held: Any = named_tensors(parts[home].model)[name.removeprefix(f"{home}.")]
+            held.fxgrow_shared = True
+    return frozenset(shared)
 
 
 def _search(path: str, module: nn.Module, seen: Mapping[str, Inputs], found: dict[str, Captured]) -> None:
@@ -188,7 +209,7 @@ def _with_values(model: nn.Module) -> nn.Module:
 def captured_again(model: nn.Module, plan: Plan) -> Parts:
     """The parts that a plan was made for, captured on the inputs it recorded."""
     found = {path: recapture(model.get_submodule(path), recalled(part.inputs)) for path, part in plan.parts}
-    return Parts(found, recalled(plan.inputs), _count(model))
+    return Parts(found, recalled(plan.inputs), _count(model), shared=_hold_shared(model, found))
 
 
 def deepened_again(model: nn.Module, plan: Plan) -> Parts:
@@ -204,24 +225,40 @@ def _count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def widen_parts(parts: Parts, plan: Plan, source: nn.Module, seed: str) -> nn.Module:
-    """The model with its parts grown; all tensors between them are copies."""
+def widen_parts(parts: Parts, plan: Plan, source: nn.Module, seed: str, form: str = "auto") -> tuple[nn.Module, Plan]:
+    """The model with its parts grown, between which tensors are copies, and the plan with the form of each part."""
     result = skeleton(source)
     made: dict[int, Tensor] = {}
     inside = tuple(f"{path}." for path in parts.captured)
     for name, tensor in named_tensors(source).items():
-        if name.startswith(inside):
+        if name.startswith(inside) and not is_shared(parts, name):
             continue
         if id(tensor) not in made:
             data = tensor.detach().clone()
             made[id(tensor)] = nn.Parameter(data, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else data
         place(result, name, made[id(tensor)])
+    forms = []
     for path, part in plan.parts:
-        original = source.get_submodule(path)
-        grown = widen(parts.captured[path], part, original, seed=f"{seed}, {path}", classes=True)
+        original, captured = source.get_submodule(path), parts.captured[path]
+        changed = sites(captured, part)
+        graph = widen(captured, part, original, seed=f"{seed}, {path}", classes=True)
+        for name in named_tensors(graph):
+            if is_shared(parts, f"{path}.{name}"):
+                place(graph, name, named_tensors(result)[f"{path}.{name}"])
+        own: nn.Module | Obstacle | None = None
+        if form != "graph" and part.form != "graph":
+            own = own_class(original, part, graph, changed, captured.inputs)
         owner, _, name = path.rpartition(".")
-        result.get_submodule(owner)._modules[name] = kept_as(grown, original)
-    return result
+        is_own = isinstance(own, nn.Module)
+        result.get_submodule(owner)._modules[name] = own if is_own else kept_as(graph, original)  # type: ignore[assignment]
+        obstacle = own if isinstance(own, Obstacle) else None
+        forms.append((path, replace(part, form="module" if is_own else "graph", obstacle=obstacle)))
+    return result, replace(plan, parts=tuple(forms))
+
+
+def is_shared(parts: Parts, name: str) -> bool:
+    """Whether a tensor of one part is one of another part, or of the rest, too; it stays as it is."""
+    return name in parts.shared
 
 
 def verify_parts(original: nn.Module, grown: nn.Module, parts: Parts, seed: int) -> Verification:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import nn
 
-from fxgrow.capture import recapture
+from fxgrow.capture import GrownGraphModule, recapture, skeleton
+from fxgrow.capture.alignment import parting
 from fxgrow.capture.inputs import recalled
+from fxgrow.errors import CaptureError, PlanError
+from fxgrow.own import own_class, sites
+from fxgrow.own.edited import Edited
 from fxgrow.parts import deepened_again, widen_parts
-from fxgrow.planning.plan import Plan
+from fxgrow.planning.plan import Obstacle, Plan
 from fxgrow.transforms.depth import deepen
 from fxgrow.transforms.folding import fold_multipliers
 from fxgrow.transforms.readouts import add_readouts
-from fxgrow.transforms.width import widen
+from fxgrow.transforms.width import named_tensors, place, widen
 
 
 def grown_again(model: nn.Module, plan: Plan, source: nn.Module, seed: str, folded: bool) -> nn.Module:
@@ -27,10 +33,45 @@ def grown_again(model: nn.Module, plan: Plan, source: nn.Module, seed: str, fold
     PlanError: the plan was made for another model. CaptureError: the model does not take the plan's inputs.
     """
     if plan.parts:
-        return widen_parts(deepened_again(model, plan), plan, source, seed)
+        return widen_parts(deepened_again(model, plan), plan, source, seed)[0]
     captured = recapture(model, recalled(plan.inputs))
     if plan.depth is not None:
         deepen(captured, plan.depth)
     add_readouts(captured, plan.readouts)
+    changed = sites(captured, plan)
     grown = widen(captured, plan, source, seed)
+    if plan.form == "module":
+        own = own_class(source, plan, grown, changed, captured.inputs, check=False)
+        if isinstance(own, Obstacle):
+            raise PlanError(own.what, where=own.where, remedy="apply a plan to the model it was made for")
+        return own
     return fold_multipliers(grown) if folded else grown
+
+
+def as_graph(grown: nn.Module, original: nn.Module, plan: Plan) -> GrownGraphModule:
+    """The graph that a growth gave, over the tensors of a grown module of its original's own class.
+
+    Raises
+    ------
+    FxgrowError: the module computes something else than the graph, or the plan was made for another model.
+    """
+    if isinstance(grown, GrownGraphModule):
+        return grown
+    graph = grown_again(original, replace(plan, form="graph"), skeleton(original), "", False)
+    assert isinstance(graph, GrownGraphModule)
+    tensors = named_tensors(grown)
+    for name in named_tensors(graph):
+        if name in tensors:
+            place(graph, name, tensors[name])
+    parts = dict(grown.named_modules())
+    called = {str(n.target) for one in graph.graphs().values() for n in one.nodes if n.op == "call_module"}
+    for path in called & parts.keys():
+        owner, _, name = path.rpartition(".")
+        if not isinstance(parts[path], Edited):
+            graph.get_submodule(owner)._modules[name] = parts[path]
+    different = parting(grown, graph, recalled(plan.inputs))
+    if different is not None:
+        raise CaptureError(
+            f"the module computes something else than its graph: {different}", remedy="certify it as it was grown"
+        )
+    return graph

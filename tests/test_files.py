@@ -240,5 +240,9 @@ def test_a_file_never_names_code_to_run(saved: Path) -> None:
     )
 
 
-def test_what_load_returns_is_a_graph_module(saved: Path) -> None:
-    assert isinstance(fxgrow.load(saved, perceptron()), fx.GraphModule)
+@pytest.mark.parametrize(("form", "kind"), [("auto", nn.Sequential), ("graph", fx.GraphModule)])
+def test_what_load_returns_has_the_form_that_was_saved(form: str, kind: type, tmp_path: Path) -> None:
+    fxgrow.save(
+        fxgrow.grow(perceptron(), 2, example_inputs=torch.empty(1, 5), form=form), tmp_path / "grown.safetensors"
+    )
+    assert isinstance(fxgrow.load(tmp_path / "grown.safetensors", perceptron()), kind)

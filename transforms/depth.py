@@ -46,16 +46,35 @@ def deepen(captured: Captured, plan: Deepening) -> None:
     """
     layers = insert_blocks(captured, plan)
     try:
-        for name, shape in plan.enlarged:
-            _enlarge(captured.model, name, shape)
-        for edit in plan.attributes:
-            setattr(captured.model.get_submodule(edit.module), edit.attribute, edit.value)
+        _resize(captured.model, plan)
     except AttributeError as error:
         raise _other_model(error) from None
     edit_graphs(captured.graphs, plan.nodes)
     if layers:
         for graph in captured.graphs.values():
             propagate(captured.model, graph, captured.inputs)
+
+
+def rearranged(model: nn.Module, plan: Deepening) -> None:
+    """Put new blocks into a tree of modules without data, and give tensors and attributes their new sizes.
+
+    Raises
+    ------
+    PlanError: the plan was made for another model.
+    """
+    moves = {c.path: {old: new for new, old in c.names if old} for c in plan.children}
+    try:
+        _rearrange(model, plan, _modules(model, plan), moves)
+        _resize(model, plan)
+    except (AttributeError, KeyError) as error:
+        raise _other_model(error) from None
+
+
+def _resize(model: nn.Module, plan: Deepening) -> None:
+    for name, shape in plan.enlarged:
+        _enlarge(model, name, shape)
+    for edit in plan.attributes:
+        setattr(model.get_submodule(edit.module), edit.attribute, edit.value)
 
 
 def insert_blocks(captured: Captured, plan: Deepening) -> list[NewLayer]:
@@ -144,7 +163,14 @@ def _twin(
                 tensor = memo[id(tensor)]
             getattr(twin, kind)[name] = tensor
     for name, child in module._modules.items():
-        twin._modules[name] = _twin(child, f"{path}.{name}", shared, longer, memo) if child is not None else None
+        below = f"{path}.{name}"
+        tensors = (
+            [] if child is None else [f"{below}.{n}" for n, _ in (*child.named_parameters(), *child.named_buffers())]
+        )
+        if child is None or (tensors and shared.issuperset(tensors)):
+            twin._modules[name] = child  # what twins share with other parts stays one module
+        else:
+            twin._modules[name] = _twin(child, below, shared, longer, memo)
     return twin
 
 
@@ -183,6 +209,7 @@ def _extend(mode: str, graph: fx.Graph, plan: Deepening, moves: Mapping[str, Map
             node.target = renamed(str(node.target), moves)
         if path := node.meta.get("module_path"):
             node.meta["module_path"] = renamed(path, moves)
+        _move_sources(node, lambda path: renamed(path, moves))
     copying = _Copying(graph, nodes, as_it_was, moves)
     for block in plan.blocks:
         for region in block.regions:
@@ -196,6 +223,12 @@ def _extend(mode: str, graph: fx.Graph, plan: Deepening, moves: Mapping[str, Map
                 layer = put(region, block)
                 if block.kind != "identity":
                     yield layer
+
+
+def _move_sources(node: fx.Node, moved: Callable[[str], str]) -> None:
+    """Let literals come from the attributes of a module of another name."""
+    if sources := node.meta.get("sources"):
+        node.meta["sources"] = {path: source.moved(moved) for path, source in sources.items()}
 
 
 class _Copying:
@@ -280,6 +313,7 @@ class _Copying:
             with self.graph.inserting_after(anchor):
                 anchor = self.graph.create_node(node.op, target, args, kwargs, node.name)
             anchor.meta = {**node.meta, "module_path": moved(node.meta.get("module_path", ""))}
+            _move_sources(anchor, moved)
             copies.append(anchor)
             return anchor
 

@@ -82,27 +82,18 @@ def _ratio(node: fx.Node, edit: NodeEdit) -> None:
 
 
 def _guard(node: fx.Node, edit: NodeEdit) -> None:
-    value = edit.value
-    given = {"weight": None, "bias": None, **value["arguments"]}
-    graph = node.graph
+    value, graph = edit.value, node.graph
+
+    def given(place: int, name: str) -> Any:
+        if not value["module"]:
+            return node.args[place] if len(node.args) > place else node.kwargs.get(name)
+        path = value["arguments"].get(name)
+        return graph.get_attr(path) if path else None
+
     with graph.inserting_before(node):
-        for place, name in enumerate(("weight", "bias"), start=3 if value["function"] == "standardize" else 2):
-            if value["module"]:
-                given[name] = graph.get_attr(given[name]) if given[name] else None
-            else:
-                given[name] = node.args[place] if len(node.args) > place else node.kwargs.get(name)
-        x = node.args[0] if node.args else node.kwargs["input"]
-        core = tuple(tuple(part) for part in value["core"])
-        if value["function"] == "layer_norm":
-            arguments: tuple[Any, ...] = (x, (value["size"],), given["weight"], given["bias"], given["eps"], core)
-        elif value["function"] == "rms_norm":
-            arguments = (x, (value["size"],), given["weight"], given["eps"], core)
-        elif value["function"] == "standardize":
-            arguments = (x, given["weight"], given["bias"], given["eps"], core)
-        else:
-            arguments = (x, given["num_groups"], given["weight"], given["bias"], given["eps"], core)
-        guarded = graph.call_function(getattr(guards, value["function"]), arguments)
-    guarded.meta.update(node.meta)
+        function, arguments = guards.guarded_call(value, node.args[0] if node.args else node.kwargs["input"], given)
+        guarded = graph.call_function(function, arguments)
+    guarded.meta.update({key: item for key, item in node.meta.items() if key != "sources"})
     node.replace_all_uses_with(guarded)
     graph.erase_node(node)
 

@@ -43,7 +43,7 @@ def widen(captured: Captured, plan: Plan, source: nn.Module, seed: str, classes:
                 remedy=_REMEDY,
             ) from None
     edit_graphs(captured.graphs, plan.nodes)
-    return assemble(captured.model, captured.graphs, classes)
+    return assemble(captured.model, captured.graphs, classes, captured.form)
 
 
 def _fill(root: nn.Module, plan: Plan, source: nn.Module, seed: str) -> None:
@@ -63,7 +63,7 @@ def _fill(root: nn.Module, plan: Plan, source: nn.Module, seed: str) -> None:
                     data = grow_tensor(data, growth, seed)
                 elif start is None:
                     data = data.clone()
-            made[key] = nn.Parameter(data, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else data
+            made[key] = like(tensor, data)
             used.add(name)
         place(root, name, made[key])
     missed = growths.keys() - used
@@ -73,6 +73,18 @@ def _fill(root: nn.Module, plan: Plan, source: nn.Module, seed: str) -> None:
             where=min(missed),
             remedy=_REMEDY,
         )
+
+
+def like(tensor: torch.Tensor, data: torch.Tensor) -> torch.Tensor:
+    """Data as a tensor that is of the kind of another one: a parameter or not, laid out and marked as it is."""
+    for layout, dims in ((torch.channels_last, 4), (torch.channels_last_3d, 5)):
+        if tensor.layout is torch.strided and tensor.ndim == dims and not tensor.is_contiguous():
+            data = data.contiguous(memory_format=layout) if tensor.is_contiguous(memory_format=layout) else data
+    if not isinstance(tensor, nn.Parameter):
+        return data
+    made = nn.Parameter(data, tensor.requires_grad)
+    made.__dict__.update(tensor.__dict__)
+    return made
 
 
 def _origins(

@@ -59,7 +59,10 @@ def _find_parameters(analysis: Analysis) -> None:
             analysis.learnable[name] = tensor
             if canonical != name:
                 continue
-            if tensor.dtype.is_floating_point:
+            if getattr(tensor, "fxgrow_shared", False):
+                reason = Reason("another part of the model holds it too", name)
+                axes = tuple(Leaf(size, reason=reason) for size in tensor.shape)
+            elif tensor.dtype.is_floating_point:
                 axes = tuple(analysis.unifier.fresh(size) for size in tensor.shape)
             else:
                 axes = tuple(analysis.unifier.constant(size) for size in tensor.shape)

@@ -10,6 +10,7 @@ import torch
 from torch import fx, nn
 
 from fxgrow.capture.modes import HOOKS, GrownGraphModule, graph_module
+from fxgrow.capture.outputs import Form
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 
@@ -24,12 +25,14 @@ class Undecayed:
         return set(self.names)
 
 
-def assemble(root: nn.Module, graphs: dict[str, fx.Graph], classes: bool = False) -> GrownGraphModule:
+def assemble(
+    root: nn.Module, graphs: dict[str, fx.Graph], classes: bool = False, form: Form | None = None
+) -> GrownGraphModule:
     """The graph module that runs `graphs` over the modules of `root`, in the order of `root`.
 
     Containers that were traced through keep their names but lose their class, whose attributes could go
     stale; sequences and dictionaries of modules stay what they are. With `classes`, they keep class and attributes
-    for the sake of their other methods.
+    for the sake of their other methods. `form`: the class of the output.
     """
     called = {str(node.target) for graph in graphs.values() for node in graph.nodes if node.op == "call_module"}
     constants = {str(node.target) for graph in graphs.values() for node in graph.nodes if node.op == "get_attr"}
@@ -57,6 +60,8 @@ def assemble(root: nn.Module, graphs: dict[str, fx.Graph], classes: bool = False
         result.no_weight_decay = Undecayed(frozenset(undecayed()))  # type: ignore[assignment]
     for path in constants:
         _carry_constant(root, result, path)
+    if form is not None:
+        result.put_out_as(form)
     return result
 
 

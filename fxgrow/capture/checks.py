@@ -15,8 +15,12 @@ _WRAPPERS = {
         "pass the model from before torch.compile (model._orig_mod)",
         "put its ._orig_mod in its place",
     ),
+    "AveragedModel": ("pass its .module", "put its .module in its place"),
 }
 """What is not the model itself, and what to do about it: around all of a model, around a part."""
+
+_AVERAGES = ("ModelEma", "ModelEmaV2", "ModelEmaV3")
+"""Classes of timm that hold an average of a model's weights beside the model."""
 
 _COMPUTING = ("torch.nn.utils.weight_norm", "torch.nn.utils.spectral_norm", "torch.nn.utils.prune")
 """Where hooks come from that compute a weight before each forward."""
@@ -35,13 +39,22 @@ def _is_quantised(module: nn.Module) -> bool:
 def refuse_uncapturable(model: nn.Module) -> None:
     """Raise a CaptureError for what is not an ordinary model with its weights in place."""
     if not isinstance(model, nn.Module):
-        raise CaptureError(f"a {type(model).__name__} is not a model", remedy="pass a torch.nn.Module")
+        exported = type(model).__name__ == "ExportedProgram"
+        remedy = "pass the model from before torch.export" if exported else "pass a torch.nn.Module"
+        raise CaptureError(f"{_article(type(model).__name__)} is not a model", remedy=remedy)
+    if hasattr(model, "validate_inputs") or _is_unlifted(model):
+        raise CaptureError(
+            "the model is an exported module, whose sizes are settled",
+            remedy="pass the model from before torch.export",
+        )
     for path, module in model.named_modules():
         where = path or None
         kind = type(module).__name__
         if kind in _WRAPPERS and type(module).__module__.startswith("torch."):
             what = "a part of the model" if path else "the model"
             raise CaptureError(f"{what} is wrapped in {kind}", where=where, remedy=_WRAPPERS[kind][bool(path)])
+        if kind in _AVERAGES and type(module).__module__.startswith("timm."):
+            raise CaptureError(f"the model is an average held by {kind}", where=where, remedy="pass its .module")
         bases = {base.__name__ for base in type(module).__mro__}
         if "ScriptModule" in bases:
             maker = "trace" if "TopLevelTracedModule" in bases or "TracedModule" in bases else "script"
@@ -64,6 +77,13 @@ def refuse_uncapturable(model: nn.Module) -> None:
                     where=where,
                     remedy="take the pruning or old-style weight norm off, or use torch.nn.utils.parametrizations",
                 )
+        sharded = next((n for n, p in module._parameters.items() if type(p).__name__ == "DTensor"), None)
+        if sharded is not None:
+            raise CaptureError(
+                f"{sharded} of {kind} is a DTensor, of which this process holds a shard",
+                where=where,
+                remedy="grow the model before fully_shard, or gather it with full_tensor first",
+            )
         if any(is_lazy(tensor) for tensor in (*module._parameters.values(), *module._buffers.values())):
             raise CaptureError(
                 f"{kind} is lazy and has no shape yet",
@@ -77,3 +97,14 @@ def refuse_uncapturable(model: nn.Module) -> None:
             where=name,
             remedy="pass a module that has a forward",
         )
+
+
+def _article(name: str) -> str:
+    return f"an {name}" if name[0] in "AEIOU" else f"a {name}"
+
+
+def _is_unlifted(model: nn.Module) -> bool:
+    """Whether a module is what `torch.export` gives back of a program."""
+    graph = getattr(model, "graph", None)
+    nodes = list(getattr(graph, "nodes", ()))
+    return bool(nodes) and any("aten" in str(node.target) and hasattr(node.target, "_schema") for node in nodes)

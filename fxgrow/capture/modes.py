@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import copy
+import functools
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from torch import fx, nn
 
+from fxgrow.capture.contexts import CONTEXTS, contexts_kept
 from fxgrow.capture.frames import wrap
+from fxgrow.capture.outputs import Form
 from fxgrow.replacing import replaced
 
 
@@ -30,9 +35,20 @@ class ByMode(nn.Module):
 class GrownGraphModule(fx.GraphModule):
     """A graph module whose further attributes survive copying and pickling."""
 
+    _form: Form | None = None
+
     def recompile(self) -> Any:
         with replaced(fx, "wrap", wrap):
-            return super().recompile()
+            code = super().recompile()
+        acting = any(node.target in CONTEXTS for node in self._graph.nodes)
+        if acting or self._form is not None:
+            type(self).forward = _around(type(self).forward, self._form, acting)
+        return code
+
+    def put_out_as(self, form: Form | None) -> None:
+        """Let outputs be of the class that the original's are of."""
+        self._form = form
+        self.recompile()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> GrownGraphModule:
         return _rebuilt(type(self), *copy.deepcopy(_parts(self), memo))
@@ -48,6 +64,18 @@ class GrownGraphModule(fx.GraphModule):
     def graphs(self) -> dict[str, fx.Graph]:
         """The graph of each mode: {"both": ...} or {"eval": ..., "train": ...}."""
         return {"both": self.graph}
+
+
+def _around(forward: Callable[..., Any], form: Form | None, acting: bool) -> Callable[..., Any]:
+    """A generated forward whose output is of a class of its own, and which leaves every context it enters."""
+
+    @functools.wraps(forward)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        with contexts_kept() if acting else nullcontext():
+            output = forward(*args, **kwargs)
+        return output if form is None else form.put_around(output)
+
+    return called
 
 
 class ModalGraphModule(GrownGraphModule):
@@ -204,6 +232,8 @@ def _restore(module: nn.Module, extras: dict[str, Any]) -> None:
             module.__dict__.setdefault(name, value)
     if _KEPT in extras:
         _mix_in(module, extras[_KEPT])
+    if isinstance(module, GrownGraphModule) and module._form is not None:
+        module.recompile()
 
 
 def copies(graphs: dict[str, fx.Graph]) -> dict[str, fx.Graph]:

@@ -1,13 +1,10 @@
-"""What tracing must leave whole: by the libraries' own registries, and functions with a backward of their own."""
+"""What stays one node of a graph: functions with a backward of their own, modules whose hooks change nothing."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from timm.models import _features_fx as timm_registry
 from torch import nn
 
 
@@ -23,18 +20,6 @@ class CustomFunction(nn.Module):
 
     def extra_repr(self) -> str:
         return self.function.__name__
-
-
-@functools.cache
-def whole_functions() -> tuple[Callable[..., Any], ...]:
-    """Functions that are one node."""
-    return tuple(timm_registry.get_notrace_functions())
-
-
-@functools.cache
-def whole_modules() -> tuple[type[nn.Module], ...]:
-    """Module classes that are one node."""
-    return tuple(timm_registry.get_notrace_modules())
 
 
 def hooked(module: nn.Module) -> bool:

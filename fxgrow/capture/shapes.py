@@ -1,28 +1,80 @@
-"""Values on the meta device for the nodes of a graph that is already there."""
+"""Values on the meta device: of single calls, and of the nodes of a graph that is already there."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
-from fxgrow.capture.tracer import default_of, failed, method_on_meta, on_meta
 from fxgrow.containers import each_tensor
-from fxgrow.errors import CaptureError
+from fxgrow.errors import CaptureError, UntraceableError, first_line
+
+IN_TENSOR_OPERATIONS = "rewrite it in terms of tensor operations, or grow the parts around it"
+
+
+def staying(function: Callable[..., Any], args: Any, kwargs: Any, device: str = "meta") -> Any:
+    """A call on tensors of a device, which stay there whatever device they are sent to."""
+    name = getattr(function, "__name__", "")
+    if args and isinstance(args[0], Tensor) and name in ("cpu", "cuda", "pin_memory", "share_memory_"):
+        return args[0]
+    if args and isinstance(args[0], Tensor) and name == "to":
+        args = [value for value in args if not isinstance(value, (torch.device, str))]
+        kwargs = {key: value for key, value in kwargs.items() if key != "device"}
+        if len(args) == 2 and isinstance(args[1], Tensor):
+            args[1] = args[1].dtype
+        if len(args) == 1 and not kwargs:
+            return args[0]
+    elif kwargs.get("device") is not None:
+        kwargs = {**kwargs, "device": device}
+    return function(*args, **kwargs)
+
+
+def default_of(node: fx.Node) -> Any:
+    """What a placeholder is where the caller passes nothing."""
+    return node.args[0] if node.args else None
+
+
+def call_failed(name: str, where: str | None, given: Any, error: Exception) -> CaptureError:
+    """What to tell the user of a call that does not run on the meta device."""
+    if isinstance(error, NotImplementedError) or "meta" in str(error):
+        return UntraceableError(
+            f"{name} needs the values of a tensor, which no graph over shapes can have",
+            where=where,
+            remedy=IN_TENSOR_OPERATIONS,
+        )
+    shapes: list[list[int]] = []
+    each_tensor(given, lambda tensor: shapes.append([int(size) for size in tensor.shape]))
+    return CaptureError(
+        f"{name} fails on inputs of shapes {shapes}: {first_line(error)}",
+        where=where,
+        remedy="pass example_inputs of the shapes and dtypes that the model takes",
+    )
+
+
+def _moved(value: Any) -> Any:
+    return value.to("meta") if isinstance(value, Tensor) else value
 
 
 class _Propagation(fx.Interpreter):
     def call_method(self, target: Any, args: Any, kwargs: Any) -> Any:
-        return method_on_meta(str(target), args, kwargs)
+        return staying(getattr(type(args[0]), str(target)), args, kwargs)
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        return staying(target, args, kwargs)
 
     def run_node(self, n: fx.Node) -> Any:
         try:
-            value = each_tensor(super().run_node(n), on_meta)  # some are made elsewhere, whatever the device should be
+            value = each_tensor(super().run_node(n), _moved)  # some are made elsewhere, whatever the device should be
         except CaptureError:
             raise
         except Exception as error:
-            raise failed(self.module, n, [a.meta["value"] for a in n.all_input_nodes], error) from error
+            name = str(n.target) if isinstance(n.target, str) else getattr(n.target, "__name__", str(n.target))
+            where = n.meta.get("module_path") or n.name
+            if n.op == "call_module" and not name.startswith("_function"):
+                name, where = type(self.module.get_submodule(name)).__name__, name
+            raise call_failed(name, where, [a.meta["value"] for a in n.all_input_nodes], error) from error
         n.meta["value"] = value
         return value
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import copy
+from collections import OrderedDict
+from collections.abc import Callable
 from types import MethodType
 from typing import Any
 
@@ -11,9 +12,13 @@ from torch import nn
 
 from fxgrow.capture.checks import refuse_uncapturable
 
+_COPIED = (dict, set, OrderedDict)
 
-def skeleton(model: nn.Module) -> nn.Module:
+
+def skeleton(model: nn.Module, dtype: Callable[[torch.dtype], torch.dtype] | None = None) -> nn.Module:
     """A copy of a model's structure whose parameters and buffers are on the meta device; ties are kept.
+
+    dtype: the precision of a tensor in place of another.
 
     Raises
     ------
@@ -22,12 +27,13 @@ def skeleton(model: nn.Module) -> nn.Module:
     refuse_uncapturable(model)
     modules: dict[int, nn.Module] = {}
     tensors: dict[int, torch.Tensor] = {}
+    containers: dict[int, Any] = {}
 
     def bare(tensor: Any) -> Any:
         if tensor is None:
             return None
         if id(tensor) not in tensors:
-            empty = torch.empty_like(tensor, device="meta")
+            empty = torch.empty_like(tensor, device="meta", dtype=None if dtype is None else dtype(tensor.dtype))
             tensors[id(tensor)] = (
                 nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
             )
@@ -38,7 +44,7 @@ def skeleton(model: nn.Module) -> nn.Module:
             twin = object.__new__(type(module))  # graph modules would make themselves a new class
             modules[id(module)] = twin
             for name, value in module.__dict__.items():
-                twin.__dict__[name] = copy.copy(value) if isinstance(value, (dict, set)) else value
+                twin.__dict__[name] = value.copy() if type(value) in _COPIED else value
             for name, parameter in module._parameters.items():
                 twin._parameters[name] = bare(parameter)
             for name, buffer in module._buffers.items():
@@ -53,10 +59,12 @@ def skeleton(model: nn.Module) -> nn.Module:
             return modules.get(id(value), tensors.get(id(value), value))
         if isinstance(value, MethodType) and id(value.__self__) in modules:
             return MethodType(value.__func__, modules[id(value.__self__)])
-        if type(value) in (list, tuple):
-            return type(value)(map(translated, value))
-        if type(value) is dict:
-            return {key: translated(item) for key, item in value.items()}
+        if type(value) in (list, tuple, dict):
+            if id(value) not in containers:  # what several modules hold stays one
+                items = value.items() if isinstance(value, dict) else enumerate(value)
+                made = {key: translated(item) for key, item in items}
+                containers[id(value)] = made if isinstance(value, dict) else type(value)(made.values())
+            return containers[id(value)]
         return value
 
     result = copy_of(model)

@@ -135,6 +135,21 @@ class Readout:
 
 
 @dataclass(frozen=True)
+class Obstacle:
+    """Why a growth cannot be put into the user's own module: what stands in the way, and where."""
+
+    what: str
+    where: str
+
+    def __str__(self) -> str:
+        return f"{self.what} (at {self.where})"
+
+
+FORMS = ("auto", "module", "graph")
+"""What can come back: the user's own module where it can hold the growth; it or nothing; always a graph module."""
+
+
+@dataclass(frozen=True)
 class Totals:
     """Parameters, and floating-point operations of one forward pass on one sample, before and after."""
 
@@ -152,7 +167,8 @@ class Plan:
         1 symbolically, 2 with control flow on shapes resolved, 3 in parts. depth: new blocks, which come first: names
         of groups, tensors, nodes and attributes are those after they are put in. readouts: layers through which
         outputs are read that are streams; they come after new blocks. parts: where the model was captured
-        in parts, the plan of each, by its path.
+        in parts, the plan of each, by its path. form: "module" where the growth goes into a copy of the user's own
+        module, "graph" where a graph module takes its place. obstacle: why it has to be a graph.
 
     >>> import torch, fxgrow
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -178,6 +194,8 @@ class Plan:
     parts: tuple[tuple[str, Plan], ...] = ()
     parameterization: str = "standard"
     rescalings: tuple[Rescaling, ...] = ()
+    form: str = "graph"
+    obstacle: Obstacle | None = None
 
     def to_json(self, indent: int | None = None) -> str:
         """The plan as JSON text."""
@@ -220,6 +238,8 @@ class Plan:
             parameterization=data.get("parameterization", "standard"),
             rescalings=tuple(Rescaling(**r) for r in data.get("rescalings", ())),
             parts=tuple((path, cls._from(part)) for path, part in data["parts"]),
+            form=data.get("form", "graph"),
+            obstacle=Obstacle(**data["obstacle"]) if data.get("obstacle") else None,
         )
 
     @property
@@ -312,7 +332,16 @@ class Plan:
             f"parameters {t.parameters_before:,} → {t.parameters_after:,} (x{self.ratio:.2f})    "
             f"FLOPs a sample {t.flops_before:,} → {t.flops_after:,} (x{t.flops_after / max(1, t.flops_before):.2f})"
         )
-        return Group(*tables, *self._rescaled(), *map(_read_out, self.readouts), summary)
+        return Group(*tables, *self._rescaled(), *map(_read_out, self.readouts), summary, Text(self._comes_back_as()))
+
+    def _comes_back_as(self) -> str:
+        if self.parts:
+            paths = ", ".join(path for path, _ in self.parts)
+            why = f"; as a whole it cannot be captured: {self.obstacle}" if self.obstacle else ""
+            return f"comes back as {self.model}, its own class, grown in parts ({paths}), between which sizes stay{why}"
+        if self.form == "module":
+            return f"comes back as {self.model}, its own class"
+        return f"comes back as a graph module{f': {self.obstacle}' if self.obstacle else ''}"
 
     def _rescaled(self) -> Iterator[Table]:
         if self.rescalings:

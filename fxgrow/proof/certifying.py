@@ -26,7 +26,7 @@ from fxgrow.proof.models import Model
 from fxgrow.proof.outside import between_parts
 from fxgrow.proof.scale import scale_of
 from fxgrow.proof.unchanged import proved_unchanged
-from fxgrow.replay import grown_again
+from fxgrow.replay import as_graph, grown_again
 from fxgrow.transforms.indexing import old_positions
 from fxgrow.transforms.width import named_tensors
 
@@ -93,7 +93,8 @@ def _links(growths: Sequence[Growth]) -> list[list[Growth]]:
     """Growths in a row that one walk can look at: any first, then such as only widen."""
     links: list[list[Growth]] = []
     for growth in growths:
-        if links and growth.only_widens and not links[-1][0].plan.parts:
+        graphs = "module" not in (growth.plan.form, links[-1][0].plan.form) if links else False
+        if graphs and growth.only_widens and not links[-1][0].plan.parts:
             links[-1].append(growth)
         else:
             links.append([growth])
@@ -143,12 +144,16 @@ def certificate_of(
     plan = growths[0].plan
     captured = before if before is not None else _captured_before(original, plan)
     if not plan.parts:
-        assert isinstance(grown, GrownGraphModule)
-        return Comparison(captured[""], original, growths).certificate(grown, with_scale)
+        try:
+            graph = as_graph(grown, original, plan)
+        except FxgrowError as error:
+            return Certificate.of(
+                CLAIM, [Certificate("its record is the graph", "record", (), Verdict.UNKNOWN, str(error))]
+            )
+        return Comparison(captured[""], original, growths).certificate(graph, with_scale)
     children = []
-    for (path, _), growth in zip(plan.parts, growths[0].parts, strict=True):
-        inside = grown.get_submodule(path)
-        assert isinstance(inside, GrownGraphModule)
+    for (path, part), growth in zip(plan.parts, growths[0].parts, strict=True):
+        inside = as_graph(grown.get_submodule(path), original.get_submodule(path), part)
         found = Comparison(captured[path], original.get_submodule(path), [growth]).certificate(inside)
         children.append(Certificate.of(f"{path} computes what it did", found.children))
     children.append(between_parts(original, grown, [path for path, _ in plan.parts]))

@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 
 from fxgrow import guards
 from fxgrow.capture import skeleton
+from fxgrow.capture.contexts import STATEMENTS
 from fxgrow.capture.modes import ByMode
 from fxgrow.containers import flat_tensors
 from fxgrow.devices import exact_device
@@ -217,6 +218,8 @@ class Walk:
             return self._constant(node, partner)
         if node.op == "output":
             return self._output(node, partner)
+        if partner.target in STATEMENTS:
+            return self._statement(node, partner)
         if not any(True for _ in flat_tensors(partner.meta.get("value"))) and not writes(partner):
             self._number(node, partner)
             return None
@@ -265,6 +268,17 @@ class Walk:
             if not both.same:
                 raise Refuted(f"an output is {both.new}, it was {both.old}")
         return None
+
+    def _statement(self, node: fx.Node, partner: fx.Node) -> None:
+        """What a graph does beside computing: it refuses other arguments, enters contexts and leaves them."""
+        before = fx.node.map_arg(partner.args, lambda operand: operand.name)
+        after = fx.node.map_arg(node.args, lambda operand: self._name_before(operand))
+        if node.target is not partner.target or before != after:
+            raise Refuted(f"it is {node.target} of {node.args}, it was {partner.target} of {partner.args}")
+        self.numbers[node] = partner.meta["value"]
+
+    def _name_before(self, node: fx.Node) -> str:
+        return self.partners[node].name if node in self.partners else ""
 
     def _number(self, node: fx.Node, partner: fx.Node) -> None:
         if (node.op, node.target) != (partner.op, partner.target):

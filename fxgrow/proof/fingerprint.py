@@ -48,7 +48,7 @@ def _hash(data: Any) -> str:
 
 
 def _of_tensor(tensor: Tensor) -> str:
-    data = tensor.detach().cpu().contiguous()
+    data = tensor.detach().cpu().to_dense().contiguous()
     header = f"{data.dtype} {list(data.shape)} ".encode()
     digest = hashlib.sha256(header)
     if data.numel():

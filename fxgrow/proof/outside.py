@@ -104,23 +104,21 @@ def _plain(module: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def _names_read(model: nn.Module, parts: Sequence[str]) -> set[str]:
-    """Names that the code around the parts reads: of modules that hold one, and of what they call by name."""
-    holders = [model, *(model.get_submodule(path) for path in _above(parts))]
-    classes = {type(module) for module in holders}
+    """Names that the code around the parts reads as the forward runs: its own, and that of what it names."""
+    holders = {type(model), *(type(model.get_submodule(path)) for path in _above(parts))}
     inner = {type(m) for path in parts for m in model.get_submodule(path).modules()}
-    names: set[str] = set()
-    for kind in classes:
+    methods: dict[str, list[FunctionType]] = {}
+    for kind in (*holders, *inner):
         for name, function in _methods(kind):
-            names |= _names_in(function.__code__) if name != "__init__" else set()
-    methods = {name: function for kind in inner for name, function in _methods(kind)}
-    waiting = [name for name in names if name in methods and name not in _CALLS]
-    done: set[str] = set(waiting)
+            if name not in _CALLS:
+                methods.setdefault(name, []).append(function)
+    waiting = [function for kind in holders for name, function in _methods(kind) if name in ("forward", "__call__")]
+    names: set[str] = set()
     while waiting:
-        found = _names_in(methods[waiting.pop()].__code__)
+        found = _names_in(waiting.pop().__code__)
+        for name in found - names:
+            waiting.extend(methods.get(name, ()))
         names |= found
-        more = [name for name in found if name in methods and name not in done and name not in _CALLS]
-        done.update(more)
-        waiting.extend(more)
     return names
 
 

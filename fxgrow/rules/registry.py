@@ -6,6 +6,7 @@ The rows themselves are in `table.py` (torch) and `libraries.py` (timm and torch
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from types import FunctionType
 from typing import Any
 
 from torch import fx, nn
@@ -83,6 +84,12 @@ def law_of_call(node: fx.Node, module: nn.Module | None) -> Law | None:
 def has_rule(target: Any) -> bool:
     """Whether a module class or a function has a row, so that capture must leave it whole."""
     return target in _modules or target in _functions
+
+
+def whole_functions() -> list[Callable[..., Any]]:
+    """Functions of other packages that have a row and do not ask whether they are overridden, as torch's own do."""
+    homes = ("torch.", "fxgrow.")
+    return [f for f in _functions if isinstance(f, FunctionType) and not f.__module__.startswith(homes)]
 
 
 def rules(targets: Iterable[Any], law: Law) -> None:

@@ -25,7 +25,7 @@ def assembled(model: nn.Module, example_inputs: Any = None) -> GrownGraphModule:
             data = tensor.detach().clone()
             copies[id(tensor)] = nn.Parameter(data, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else data
         place(captured.model, name, copies[id(tensor)])
-    return assemble(captured.model, captured.graphs)
+    return assemble(captured.model, captured.graphs, form=captured.form)
 
 
 def outputs_of(model: nn.Module, training: bool, /, *args: Any, **kwargs: Any) -> list[Tensor]:

@@ -1,0 +1,276 @@
+"""What a forward does besides computing: contexts it enters, arguments it settles, chance it takes, state it keeps."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import fx
+
+from fxgrow.errors import SettledError, UntraceableError
+from fxgrow.replacing import replaced
+
+if TYPE_CHECKING:
+    from fxgrow.capture.recorder import Recorder
+
+
+@dataclass(frozen=True)
+class Settled:
+    """Something that one record settles of a forward, and where; `lost`: a graph would leave it out."""
+
+    what: str
+    where: str
+    lost: bool = False
+
+
+def settled(argument: Any, value: Any, name: str) -> None:
+    """Refuse another value of an argument than the one that a graph was captured with.
+
+    >>> settled(None, None, "mask")
+    >>> settled(True, False, "pool")
+    Traceback (most recent call last):
+    ...
+    fxgrow.errors.SettledError: pool was False when the model was captured, and is True now: ...
+    """
+    if isinstance(argument, fx.Proxy):
+        return
+    if argument is not value and not (type(argument) is type(value) and argument == value):
+        given = type(argument).__name__ if isinstance(argument, torch.Tensor) else repr(argument)
+        raise SettledError(
+            f"{name} was {value!r} when the model was captured, and is {given} now",
+            remedy=f"grow the model with example_inputs that hold {name} as it is called",
+        )
+
+
+def sized(tensor: Any, axes: tuple[int, ...], sizes: tuple[int, ...], name: str) -> None:
+    """Refuse an input of another size than the one that a graph was captured with.
+
+    >>> sized(torch.ones(2, 3), (0,), (2,), "x")
+    """
+    if isinstance(tensor, fx.Proxy):
+        return
+    given = tuple(tensor.shape[axis] for axis in axes)
+    if given != sizes:
+        raise SettledError(
+            f"{name} had the sizes {list(sizes)} along the axes {list(axes)} when the model was captured, and has "
+            f"{list(given)} now, and its forward takes another course for each",
+            remedy="grow the model with example_inputs of these sizes",
+        )
+
+
+# -- contexts as nodes ---------------------------------------------------------------------------------------------
+
+
+def enter_grad(enabled: bool) -> bool:
+    """Switch gradients on or off; returns what they were."""
+    before = torch.is_grad_enabled()
+    torch._C._set_grad_enabled(enabled)
+    return before
+
+
+def leave_grad(before: bool) -> None:
+    """Switch gradients back."""
+    torch._C._set_grad_enabled(before)
+
+
+def enter_autocast(device_type: str, dtype: torch.dtype | None, enabled: bool, cache_enabled: bool) -> torch.autocast:
+    """Enter autocast; returns what leaves it."""
+    context = torch.autocast(device_type, dtype, enabled, cache_enabled)
+    context.__enter__()
+    return context
+
+
+def leave_autocast(context: torch.autocast) -> None:
+    """Leave autocast."""
+    leaving: Any = type(context).__exit__
+    leaving(context, None, None, None)
+
+
+CONTEXTS: tuple[Callable[..., Any], ...] = (enter_grad, leave_grad, enter_autocast, leave_autocast)
+"""Functions whose nodes enter and leave contexts."""
+
+STATEMENTS = (settled, sized, *CONTEXTS)
+"""Functions whose nodes matter although nothing reads them."""
+
+
+@contextmanager
+def contexts_kept() -> Iterator[None]:
+    """Whatever happens inside, gradients and autocast are afterwards as they were before."""
+    kinds = [kind for kind in ("cpu", "cuda") if kind == "cpu" or torch.cuda.is_available()]
+    casting = [(kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in kinds]
+    grad, nesting = torch.is_grad_enabled(), torch.autocast_increment_nesting() - 1
+    torch.autocast_decrement_nesting()
+    try:
+        yield
+    finally:
+        torch._C._set_grad_enabled(grad)
+        for kind, enabled, dtype in casting:
+            torch.set_autocast_enabled(kind, enabled)
+            torch.set_autocast_dtype(kind, dtype)
+        while torch.autocast_increment_nesting() - 1 > nesting:
+            torch.autocast_decrement_nesting()
+            torch.autocast_decrement_nesting()
+        torch.autocast_decrement_nesting()
+
+
+def grad_switched(recorder: Recorder, enabled: bool) -> None:
+    """Gradients are switched: back, where the last region that was entered found them so, else into a new region."""
+    regions = recorder.regions
+    if regions and regions[-1].target is enter_grad and regions[-1].meta["value"] is enabled:
+        recorder.call(leave_grad, (regions.pop(),))
+        return
+    before = torch.is_grad_enabled()
+    node = recorder.call(enter_grad, (enabled,), before)
+    regions.append(node)
+
+
+@contextmanager
+def watched(recorder: Recorder) -> Iterator[None]:
+    """Record autocast, and refuse by name what a graph cannot keep."""
+    enter, leave = torch.autocast.__enter__, torch.autocast.__exit__
+    entered: list[fx.Node] = []
+
+    def entering(self: torch.autocast) -> Any:
+        if not recorder.quiet:
+            arguments = (self.device, self.fast_dtype, self._enabled, self._cache_enabled)
+            entered.append(recorder.call(enter_autocast, arguments, None))
+        return enter(self)  # type: ignore[no-untyped-call]
+
+    def leaving(self: torch.autocast, *exception: Any) -> Any:
+        if not recorder.quiet and entered:
+            recorder.call(leave_autocast, (entered.pop(),))
+        return leave(self, *exception)
+
+    with ExitStack() as stack:
+        stack.enter_context(replaced(torch.autocast, "__enter__", entering))
+        stack.enter_context(replaced(torch.autocast, "__exit__", leaving))
+        inference = torch.inference_mode.__enter__
+
+        def refused(self: torch.inference_mode) -> Any:
+            if recorder.quiet or not self.mode:
+                return inference(self)
+            raise UntraceableError(
+                "the forward runs in inference mode, in which nothing can be trained",
+                where=place(recorder),
+                remedy="use torch.no_grad there, or grow the parts around it",
+            )
+
+        stack.enter_context(replaced(torch.inference_mode, "__enter__", refused))
+        checkpoint: Any = sys.modules.get("torch.utils.checkpoint")
+        if checkpoint is not None:
+            name = "_checkpoint_without_reentrant_generator"
+            name = f"{name}_impl" if hasattr(checkpoint, f"{name}_impl") else name
+            plainly = getattr(checkpoint, name)
+
+            def generator(*args: Any, **kwargs: Any) -> Any:
+                checkpointed(recorder)
+                return plainly(*args, **kwargs)
+
+            stack.enter_context(replaced(checkpoint, name, generator))
+        einops: Any = sys.modules.get("einops.einops")
+        if einops is not None:  # it keeps the shapes of earlier runs, whose sizes are those of other graphs
+            fresh = einops._reconstruct_from_shape_uncached
+            stack.enter_context(replaced(einops, "_reconstruct_from_shape", fresh))
+        yield
+
+
+def place(recorder: Recorder) -> str:
+    """Where in the model a forward is."""
+    return recorder._place() or type(recorder.root).__name__
+
+
+def checkpointed(recorder: Recorder) -> None:
+    """Note that a part of the forward is run again in the backward pass to save memory."""
+    recorder.settled.append(Settled("gradient checkpointing", place(recorder), lost=True))
+
+
+def drew(recorder: Recorder, name: str) -> None:
+    """Refuse numbers that a forward draws outside of what is recorded."""
+    raise chance(f"torch's {name} on a tensor of its own", place(recorder))
+
+
+def chance(what: str, where: str) -> UntraceableError:
+    """The refusal of a forward that leaves its course to chance."""
+    return UntraceableError(
+        f"the forward draws random numbers by {what}, and a graph would hold one outcome for good",
+        where=where,
+        remedy="draw by torch on the tensors that it changes (as a drop path does), or switch the drawing off",
+    )
+
+
+# -- chance ----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def without_chance(model: str, again: Callable[[], Any]) -> Iterator[None]:
+    """Refuse a forward that draws from Python's, numpy's or torch's generator; their state stays as it was.
+
+    again: runs the forward once more, to find the line that draws.
+
+    Raises
+    ------
+    UntraceableError: something was drawn; it names the line.
+    """
+    numpy: Any = sys.modules.get("numpy")
+    drawn: list[tuple[str, str]] = []
+    states = random.getstate(), numpy.random.get_state() if numpy else None, torch.default_generator.get_state()
+    yield
+    if random.getstate() != states[0]:
+        drawn.append(("random", "Python's random"))
+        random.setstate(states[0])
+    if numpy and not _alike(numpy.random.get_state(), states[1]):
+        drawn.append(("numpy", "numpy.random"))
+        numpy.random.set_state(states[1])
+    if not torch.equal(torch.default_generator.get_state(), states[2]):
+        drawn.append(("torch", "torch"))
+        torch.default_generator.set_state(states[2])
+    if drawn:
+        line = _line_of_chance(again)
+        raise chance(drawn[0][1] + (f" ({line})" if line else ""), model)
+
+
+def _alike(one: Any, other: Any) -> bool:
+    return all((a == b).all() if hasattr(a, "all") else a == b for a, b in zip(one, other, strict=True))
+
+
+def _line_of_chance(run: Callable[[], Any]) -> str | None:
+    """The file and line after which a generator of random numbers is in another state, found by running it again."""
+    numpy: Any = sys.modules.get("numpy")
+    lines: list[str] = []
+    last = ["", 0]
+
+    def state() -> Any:
+        drawn = numpy.random.get_state()[2] if numpy else 0
+        return random.getstate(), drawn, torch.default_generator.get_state().sum().item()
+
+    before = state()
+
+    def watch(frame: Any, event: str, argument: Any) -> Any:
+        file = Path(frame.f_code.co_filename)
+        if event == "call" and (file.name == "random.py" or {"torch", "numpy"} & set(file.parts)):
+            return None
+        if not lines and last[0] and state() != before:
+            lines.append(f"{Path(str(last[0])).name}, line {last[1]}")
+        if event == "line":
+            last[:] = [frame.f_code.co_filename, frame.f_lineno]
+        return watch
+
+    states = random.getstate(), numpy.random.get_state() if numpy else None, torch.default_generator.get_state()
+    tracing = sys.gettrace()
+    sys.settrace(watch)
+    try:
+        with suppress(Exception):  # what was seen before an error counts
+            run()
+    finally:
+        sys.settrace(tracing)
+        random.setstate(states[0])
+        if numpy:
+            numpy.random.set_state(states[1])
+        torch.default_generator.set_state(states[2])
+    return lines[0] if lines else None

@@ -1,0 +1,190 @@
+"""Numbers that remember where they come from: a node of the graph being recorded, or an attribute of a module.
+
+A recorded forward computes with them as with any int or float. What it hands to an operation is then known to be a
+size of a tensor, or an attribute that can be set, and not a number that happens to be equal.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import fx
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """An attribute of a module, or an item of it: `blocks.0.attn.num_heads`, `config.hidden_size`, `dims[1]`."""
+
+    module: str
+    keys: tuple[Any, ...]
+
+    def moved(self, path: Callable[[str], str]) -> Attribute:
+        """The same attribute of the module that stands at another path."""
+        return Attribute(path(self.module) if self.module else "", self.keys)
+
+    def __str__(self) -> str:
+        path = ".".join(str(key) for key in self.keys if isinstance(key, str))
+        items = "".join(f"[{key!r}]" for key in self.keys if not isinstance(key, str))
+        return f"{self.module}.{path}{items}" if self.module else f"{path}{items}"
+
+
+@dataclass(frozen=True)
+class Expression:
+    """A number computed from attributes and literals."""
+
+    function: Callable[..., Any]
+    operands: tuple[Any, ...]
+
+    def moved(self, path: Callable[[str], str]) -> Expression:
+        """The same expression of attributes of the modules that stand at other paths."""
+        operands = (o.moved(path) if isinstance(o, (Attribute, Expression)) else o for o in self.operands)
+        return Expression(self.function, tuple(operands))
+
+    def __str__(self) -> str:
+        return f"{self.function.__name__}({', '.join(map(str, self.operands))})"
+
+    def value(self, lookup: Callable[[Attribute], Any]) -> Any:
+        """What it is where attributes are as `lookup` says."""
+        return self.function(*(value_of(operand, lookup) for operand in self.operands))
+
+
+Source = Attribute | Expression
+"""Where a literal comes from, if not from a tensor's size."""
+
+
+def value_of(source: Any, lookup: Callable[[Attribute], Any]) -> Any:
+    """The value of a source, or of a plain number."""
+    if isinstance(source, Expression):
+        return source.value(lookup)
+    return lookup(source) if isinstance(source, Attribute) else source
+
+
+class Recording(Protocol):
+    """What numbers need of the recording that is under way."""
+
+    graph: fx.Graph
+    settling: set[fx.Node]
+
+    def number(self, function: Callable[..., Any], operands: tuple[Any, ...], value: Any) -> fx.Node: ...
+
+
+recordings: list[Recording] = []
+"""The recordings under way, the innermost last."""
+
+
+class _Remembering:
+    """What ints and floats that remember have in common."""
+
+    node: fx.Node | None
+    source: Source | None
+
+    def _tracked(self) -> bool:
+        return self.node is not None and bool(recordings) and self.node.graph is recordings[-1].graph
+
+
+class Int(int, _Remembering):
+    """An int that remembers."""
+
+    def __new__(cls, value: int, node: fx.Node | None = None, source: Source | None = None) -> Int:
+        made = super().__new__(cls, value)
+        made.node, made.source = node, source
+        return made
+
+    def __reduce__(self) -> Any:
+        return int, (int(self),)
+
+    def __deepcopy__(self, memo: Any) -> int:
+        return int(self)
+
+
+class Float(float, _Remembering):
+    """A float that remembers."""
+
+    def __new__(cls, value: float, node: fx.Node | None = None, source: Source | None = None) -> Float:
+        made = super().__new__(cls, value)
+        made.node, made.source = node, source
+        return made
+
+    def __reduce__(self) -> Any:
+        return float, (float(self),)
+
+    def __deepcopy__(self, memo: Any) -> float:
+        return float(self)
+
+
+Int.__name__, Float.__name__ = "int", "float"  # as errors of torch should name them
+
+
+def remembering(value: Any, node: fx.Node | None = None, source: Source | None = None) -> Any:
+    """A number as one that remembers; anything else as it is."""
+    if type(value) is int or isinstance(value, Int):
+        return Int(value, node, source)
+    if type(value) is float or isinstance(value, Float):
+        return Float(value, node, source)
+    return value
+
+
+def node_of(value: Any) -> fx.Node | None:
+    """The node of the present recording that a number comes from."""
+    return value.node if isinstance(value, _Remembering) and value._tracked() else None
+
+
+def plain(value: Any) -> Any:
+    """A number without its memory."""
+    if isinstance(value, Int):
+        return int(value)
+    return float(value) if isinstance(value, Float) else value
+
+
+def _computed(function: Callable[..., Any], operands: tuple[Any, ...], value: Any) -> Any:
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return value
+    if any(node_of(operand) is not None for operand in operands):
+        return remembering(value, recordings[-1].number(function, operands, value))
+    sources = tuple(getattr(operand, "source", None) or plain(operand) for operand in operands)
+    known = any(isinstance(source, (Attribute, Expression)) for source in sources)
+    return remembering(value, source=Expression(function, sources)) if known else value
+
+
+def _unary(function: Callable[..., Any]) -> Any:
+    def method(self: Any, *rest: Any) -> Any:
+        return _computed(function, (self, *rest), function(plain(self), *map(plain, rest)))
+
+    return method
+
+
+def _binary(function: Callable[..., Any], reflected: bool) -> Any:
+    def method(self: Any, other: Any) -> Any:
+        if not isinstance(other, (int, float)):
+            return NotImplemented
+        operands = (other, self) if reflected else (self, other)
+        return _computed(function, operands, function(*map(plain, operands)))
+
+    return method
+
+
+def _settling(plainly: Callable[..., Any]) -> Any:
+    """A comparison, on which the course of a forward may hang: what is compared is settled."""
+
+    def method(self: Any, *rest: Any) -> Any:
+        for number in (self, *rest):
+            if (node := node_of(number)) is not None:
+                recordings[-1].settling.add(node)
+        return plainly(self, *rest)
+
+    return method
+
+
+for _kind in (Int, Float):
+    for _name in ("eq", "ne", "lt", "le", "gt", "ge", "bool", "hash"):
+        _method = f"__{_name}__"
+        setattr(_kind, _method, _settling(getattr(_kind.__bases__[0], _method)))
+    for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"):
+        setattr(_kind, f"__{_name}__", _binary(getattr(operator, _name), reflected=False))
+        setattr(_kind, f"__r{_name}__", _binary(getattr(operator, _name), reflected=True))
+    for _function in (operator.neg, operator.abs, round, math.ceil, math.floor):
+        setattr(_kind, f"__{_function.__name__}__", _unary(_function))

@@ -1,0 +1,174 @@
+"""Modules that compute a little differently than their class: norms and reductions of old units, multipliers.
+
+Each is an instance of a subclass of the class that it was of, with the same parameters under the same names.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from fxgrow import guards
+from fxgrow.capture.expansions import attention
+from fxgrow.capture.recorder import operator_of
+from fxgrow.transforms.graph_edits import put
+
+
+class GuardedLayerNorm(nn.LayerNorm):
+    """LayerNorm whose mean and variance are those of the units in `core`."""
+
+    core: guards.Ranges
+
+    def forward(self, input: Tensor) -> Tensor:
+        return guards.layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps, self.core)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, core={self.core}"
+
+
+class GuardedRMSNorm(nn.RMSNorm):
+    """RMSNorm whose mean square is that of the units in `core`."""
+
+    core: guards.Ranges
+
+    def forward(self, x: Tensor) -> Tensor:
+        return guards.rms_norm(x, self.normalized_shape, self.weight, self.eps, self.core)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, core={self.core}"
+
+
+class GuardedGroupNorm(nn.GroupNorm):
+    """GroupNorm whose statistics, in each group, are those of the units in `core`."""
+
+    core: guards.Ranges
+
+    def forward(self, input: Tensor) -> Tensor:
+        return guards.group_norm(input, self.num_groups, self.weight, self.bias, self.eps, self.core)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, core={self.core}"
+
+
+class SpelledOutAttention(nn.MultiheadAttention):
+    """Multi-head attention whose heads together are not as wide as its input, or whose scale is that of fewer units."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return attention(self, *args, **kwargs)
+
+
+def fit_attention(module: nn.MultiheadAttention, head_dim: int) -> None:
+    """Let the sizes that torch's attention keeps follow its weights; it is spelled out where torch cannot hold them.
+
+    head_dim: what it was before; torch's scale hangs on it.
+    """
+    packed = module.in_proj_weight
+    weights = (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight) if packed is None else (packed,) * 3
+    inner = module.num_heads * module.head_dim
+    query, module.kdim, module.vdim = (weight.shape[1] for weight in weights)
+    module.embed_dim = query
+    module.out_proj.in_features, module.out_proj.out_features = inner, module.out_proj.weight.shape[0]
+    if (query, module.out_proj.out_features, module.head_dim) != (inner, inner, head_dim):
+        module.__class__ = SpelledOutAttention
+
+
+def leave_fast_path(layer: nn.TransformerEncoderLayer) -> None:
+    """Keep torch's fused kernel, which looks at weights alone, off a layer some of whose modules compute otherwise."""
+    layer.activation_relu_or_gelu = 0
+
+
+NATIVE: dict[type[nn.Module], type[nn.Module]] = {
+    nn.LayerNorm: GuardedLayerNorm,
+    nn.RMSNorm: GuardedRMSNorm,
+    nn.GroupNorm: GuardedGroupNorm,
+}
+"""Torch's own norms, and what stands in their place."""
+
+
+@dataclass(frozen=True)
+class CallEdit:
+    """What a call that a forward makes becomes.
+
+    target: the function, or the name of the method. index: which of the calls of it. change: "guard", "core_input",
+    "multiply", or another number ("literal", "ratio") at `path`. value: what the plan says of it.
+    """
+
+    target: Any
+    index: int
+    change: str
+    path: tuple[Any, ...]
+    value: Any
+
+    def apply(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments that the call gets in place of these."""
+        if self.change == "core_input":
+            return (guards.core(args[0], self.value["axis"], self.value["core"]), *args[1:]), kwargs
+        if self.change == "multiply":
+            return (guards.multiplied(args[0], self.value), *args[1:]), kwargs
+        if self.path[0] == "args":
+            return tuple(put(list(args), self.path[1:], self.value)), kwargs
+        return args, put(dict(kwargs), self.path[1:], self.value)
+
+
+class _Editing(TorchFunctionMode):
+    """Lets calls be others while a forward runs."""
+
+    def __init__(self, edits: tuple[CallEdit, ...]) -> None:
+        super().__init__()
+        self.edits: dict[Any, dict[int, list[CallEdit]]] = {}
+        for edit in edits:
+            self.edits.setdefault(edit.target, {}).setdefault(edit.index, []).append(edit)
+        self.count = dict.fromkeys(self.edits, 0)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        target = func if func in self.edits else operator_of(func, args, kwargs)
+        if target not in self.edits:
+            return func(*args, **kwargs)
+        index = self.count[target]
+        self.count[target] += 1
+        for edit in self.edits[target].get(index, ()):
+            if edit.change == "guard":
+                return guards.in_place_of(edit.value, args, kwargs)
+            args, kwargs = edit.apply(args, kwargs)
+        return func(*args, **kwargs)
+
+
+class Edited(nn.Module):
+    """A module some of whose calls are others than its class makes; `edits` says which, and what they are."""
+
+    edits: tuple[CallEdit, ...]
+
+    def extra_repr(self) -> str:
+        changes = ", ".join(f"{edit.change} of {getattr(edit.target, '__name__', edit.target)}" for edit in self.edits)
+        inside = super().extra_repr()
+        return f"{inside}, {changes}" if inside else changes
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        state: Any = self.__dict__
+        return _made, (type(self).__mro__[2],), state
+
+
+@functools.cache
+def edited(kind: Any) -> type[nn.Module]:
+    """The subclass of a class of modules whose instances make other calls.
+
+    >>> issubclass(edited(nn.Softmax), nn.Softmax), edited(nn.Softmax).__name__
+    (True, 'EditedSoftmax')
+    """
+
+    @functools.wraps(kind.forward)
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with _Editing(self.edits):
+            return kind.forward(self, *args, **kwargs)
+
+    return type(f"Edited{kind.__name__}", (Edited, kind), {"__module__": kind.__module__, "forward": forward})
+
+
+def _made(kind: Any) -> nn.Module:
+    made: nn.Module = object.__new__(edited(kind))
+    return made

@@ -1,0 +1,202 @@
+"""The user's own module with a growth in it, or what stands in the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import fx, nn
+
+from fxgrow.capture import Captured, GrownGraphModule, skeleton
+from fxgrow.capture.alignment import parting, with_values
+from fxgrow.capture.inputs import Inputs
+from fxgrow.capture.probing import BATCH
+from fxgrow.capture.probing import changed as changed_inputs
+from fxgrow.own.edited import (
+    NATIVE,
+    CallEdit,
+    Edited,
+    SpelledOutAttention,
+    edited,
+    fit_attention,
+    leave_fast_path,
+)
+from fxgrow.own.sizes import Settings, wanted
+from fxgrow.planning.plan import NodeEdit, Obstacle, Plan
+from fxgrow.rules.shape import follow
+from fxgrow.transforms.depth import rearranged
+from fxgrow.transforms.width import named_tensors, place
+
+
+@dataclass(frozen=True)
+class Site:
+    """A call that growth changes, as the module finds it that makes it.
+
+    module: its path. called: whether the call is of the module as a whole. target: else the function, or the name of
+    the method. index: which call of the target it is while the module runs. aside: whether it may come out by itself.
+    """
+
+    module: str
+    called: bool
+    target: Any
+    index: int
+    edit: NodeEdit
+    aside: bool = False
+
+
+_CHANGES = ("guard", "core_input", "multiply")
+_NUMBERS = ("literal", "ratio")
+
+
+def sites(captured: Captured, plan: Plan) -> tuple[Site, ...]:
+    """The calls that a plan changes in captured graphs, into which new blocks have been put but nothing else.
+
+    Sizes that come from attributes are not among them.
+    """
+    nodes = {(mode, node.name): node for mode, graph in captured.graphs.items() for node in graph.nodes}
+    made: dict[Any, Site] = {}
+    for edit in plan.nodes:
+        node = nodes[edit.mode, edit.node]
+        if edit.kind == "literal" and edit.path in node.meta.get("sources", {}):
+            continue
+        if edit.kind not in (*_CHANGES, *_NUMBERS):
+            continue
+        called = node.op == "call_module"
+        module = str(node.target) if called else node.meta.get("module_path", "")
+        target, index = (None, 0) if called else (node.target, _index(node, module))
+        site = Site(module, called, target, index, edit, edit.kind in _NUMBERS)
+        made.setdefault((module, called, target, index, edit.kind, edit.path), site)
+    return tuple(made.values())
+
+
+def _index(node: fx.Node, module: str) -> int:
+    """Which of the calls of its target a node is, of those that are made while its module runs."""
+    inside = f"{module}." if module else ""
+    alike = (other for other in node.graph.nodes if (other.op, other.target) == (node.op, node.target))
+    paths = ((other, other.meta.get("module_path", "")) for other in alike)
+    return [other for other, path in paths if path == module or path.startswith(inside)].index(node)
+
+
+def own_class(
+    source: nn.Module, plan: Plan, grown: GrownGraphModule, changed: Sequence[Site], inputs: Any, check: bool = True
+) -> nn.Module | Obstacle:
+    """A copy of a module, of its class, that computes what its grown graph does, over the very tensors of that graph.
+
+    Parameters
+    ----------
+    changed: the calls that the plan changes. check: record the copy, and compare the record with the graph.
+    """
+    if isinstance(source, fx.GraphModule):
+        return Obstacle("it is a graph already", type(source).__name__)
+    if plan.readouts:
+        return Obstacle("its outputs are streams that grow, and are read out", plan.readouts[0].weight)
+    sure = [site for site in changed if not site.aside]
+    own = _copied(source, plan, grown, sure)
+    if isinstance(own, Obstacle) or not check:
+        return own
+    text = parting(own, grown, inputs)
+    if text is None:
+        return own
+    if len(sure) < len(changed):  # numbers that do not come out by themselves
+        numbers = _numbers(grown, [site for site in changed if site.aside], inputs)
+        other = _copied(source, plan, grown, [*sure, *numbers])
+        if not isinstance(other, Obstacle):
+            again = parting(other, grown, inputs)
+            if again is None:
+                return other
+    return Obstacle(f"the class computes something else: {text}", type(source).__name__)
+
+
+def _copied(source: nn.Module, plan: Plan, grown: GrownGraphModule, changed: Sequence[Site]) -> nn.Module | Obstacle:
+    own = skeleton(source)
+    if plan.depth is not None:
+        rearranged(own, plan.depth)
+    here = named_tensors(own)
+    for name, tensor in named_tensors(grown).items():
+        if name in here:
+            place(own, name, tensor)
+    for edit in plan.attributes:
+        setattr(own.get_submodule(edit.module), edit.attribute, edit.value)
+    head_dims = {id(part): part.head_dim for part in own.modules() if isinstance(part, nn.MultiheadAttention)}
+    settings = Settings(own)
+    conflict = settings.settle(list(wanted(grown.graphs().values())))
+    if conflict is not None:
+        where = conflict.node.meta.get("module_path") or conflict.node.name
+        return Obstacle(f"{conflict.source} cannot be what it has to be at every place ({conflict.value} here)", where)
+    settings.write()
+    for path, edits in _by_module(changed).items():
+        obstacle = _edit(own, path, edits)
+        if obstacle is not None:
+            return obstacle
+    _fit_torchs_own(own, head_dims)
+    return own
+
+
+def _fit_torchs_own(own: nn.Module, head_dims: Mapping[int, int]) -> None:
+    """Layers of torch that are captured spelled out keep sizes of their own, and have kernels that look at weights."""
+    for module in own.modules():
+        if type(module) is nn.MultiheadAttention:
+            fit_attention(module, head_dims[id(module)])
+    kinds = (SpelledOutAttention, Edited, *NATIVE.values())
+    for module in own.modules():
+        if isinstance(module, nn.TransformerEncoderLayer) and any(isinstance(part, kinds) for part in module.modules()):
+            leave_fast_path(module)
+
+
+def _numbers(grown: GrownGraphModule, changed: Sequence[Site], inputs: Inputs) -> Iterator[Site]:
+    """The calls whose numbers do not come out by themselves, with what these are; not where they hang on inputs."""
+    other = changed_inputs(inputs, frozenset({BATCH}))
+    bare = skeleton(grown)
+    for mode in grown.graphs():
+        run = "eval" if mode == "both" else mode
+        tried = [with_values(grown, bare, run, given) for given in (inputs, *([other.inputs] if other else []))]
+        named = [{node.name: node for node in one.nodes} for one in tried]
+        for site in changed:
+            if site.edit.mode == mode:
+                values = [_value(nodes[site.edit.node], site.edit.path) for nodes in named]
+                if all(value == values[0] for value in values):
+                    yield replace(site, edit=replace(site.edit, value=values[0]))
+
+
+def _value(node: fx.Node, path: Any) -> Any:
+    raw = follow(node, path)
+    return raw.meta["value"] if isinstance(raw, fx.Node) else raw
+
+
+def _by_module(changed: Sequence[Site]) -> Mapping[str, list[Site]]:
+    found: dict[str, list[Site]] = {}
+    for site in changed:
+        found.setdefault(site.module, []).append(site)
+    return found
+
+
+def _edit(own: nn.Module, path: str, changed: list[Site]) -> Obstacle | None:
+    """Let a module make other calls."""
+    module: Any = own.get_submodule(path)
+    if len(changed) == 1 and changed[0].called and changed[0].edit.kind == "guard" and type(module) in NATIVE:
+        module.__class__ = NATIVE[type(module)]
+        module.core = changed[0].edit.value["core"]
+        return None
+    edits = []
+    for site in changed:
+        target = _FUNCTIONS.get(type(module)) if site.called else site.target
+        if target is None:
+            return Obstacle(
+                f"no subclass of {type(module).__name__} can make this call another", path or type(own).__name__
+            )
+        edits.append(CallEdit(target, site.index, site.edit.kind, site.edit.path, site.edit.value))
+    kind: Any = type(module)
+    module.__class__ = edited(kind)
+    module.edits = tuple(edits)
+    return None
+
+
+_FUNCTIONS: dict[type[nn.Module], Any] = {
+    nn.Linear: nn.functional.linear,
+    nn.Conv1d: nn.functional.conv1d,
+    nn.Conv2d: nn.functional.conv2d,
+    nn.Conv3d: nn.functional.conv3d,
+    nn.Softmax: nn.functional.softmax,
+}
+"""What modules that are one node call."""

@@ -1,0 +1,152 @@
+"""Attributes that sizes in a graph come from, and what they have to be once the model has grown."""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import fx, nn
+
+from fxgrow.capture.capturing import Item
+from fxgrow.capture.numbers import Attribute, Expression, Source, value_of
+from fxgrow.rules.shape import follow
+
+_MISSING = object()
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A number in a graph that comes from attributes, and what it is there."""
+
+    source: Source
+    value: Any
+    node: fx.Node
+
+
+def wanted(graphs: Iterable[fx.Graph]) -> Iterator[Wanted]:
+    """Every literal of graphs that comes from attributes."""
+    for graph in graphs:
+        for node in graph.nodes:
+            for path, source in node.meta.get("sources", {}).items():
+                try:
+                    value = follow(node, path)
+                except (IndexError, KeyError, TypeError):  # the argument is no longer there: a guard took the place
+                    continue
+                if isinstance(value, (int, float)) and not isinstance(value, bool):
+                    yield Wanted(source, value, node)
+
+
+@dataclass
+class Settings:
+    """The attributes of a module, and those that growth gives other values."""
+
+    root: nn.Module
+    values: dict[Attribute, Any] = field(default_factory=dict)
+
+    def __call__(self, attribute: Attribute) -> Any:
+        return self.values[attribute] if attribute in self.values else self.now(attribute)
+
+    def now(self, attribute: Attribute) -> Any:
+        """What an attribute is in the module."""
+        value: Any = self.root.get_submodule(attribute.module).__dict__[attribute.keys[0]]
+        for key in attribute.keys[1:]:
+            value = value[key.key] if isinstance(key, Item) else vars(value)[key]
+        return value
+
+    def settle(self, numbers: list[Wanted]) -> Wanted | None:
+        """Find values with which every number comes out as wanted; returns the first number for which there is none."""
+        for number in numbers:
+            if (
+                isinstance(number.source, Attribute)
+                and self.values.setdefault(number.source, number.value) != number.value
+            ):
+                return number
+        for number in numbers:
+            if value_of(number.source, self) != number.value and not self._solve(number):
+                return number
+        return next((number for number in numbers if value_of(number.source, self) != number.value), None)
+
+    def _solve(self, number: Wanted) -> bool:
+        """Give an attribute of an expression that nothing else settles the value that makes it come out."""
+        attributes = dict.fromkeys(_attributes(number.source))
+        free = [attribute for attribute in attributes if attribute not in self.values]
+        for attribute in sorted(free, key=self.now, reverse=True):  # the largest is the size, others divide it
+            value = _solved(number.source, number.value, attribute, self)
+            if value is not _MISSING:
+                self.values[attribute] = value
+                if value_of(number.source, self) == number.value:
+                    return True
+                del self.values[attribute]
+        return False
+
+    def write(self) -> None:
+        """Set the attributes of the module."""
+        for attribute, value in self.values.items():
+            if self.now(attribute) != value:
+                _put(self.root, attribute, value)
+
+
+def _attributes(source: Any) -> Iterator[Attribute]:
+    if isinstance(source, Attribute):
+        yield source
+    elif isinstance(source, Expression):
+        for operand in source.operands:
+            yield from _attributes(operand)
+
+
+_INVERSE: dict[Any, tuple[Callable[[Any, Any], Any] | None, Callable[[Any, Any], Any] | None]] = {
+    operator.add: (operator.sub, operator.sub),
+    operator.sub: (operator.add, lambda result, left: left - result),
+    operator.mul: (operator.floordiv, operator.floordiv),
+    operator.floordiv: (operator.mul, lambda result, left: left // result if result else left),
+    operator.truediv: (operator.mul, lambda result, left: left / result if result else left),
+}
+"""What undoes an operation: for its left operand, from the result and the right one, and the other way round."""
+
+
+def _solved(source: Any, result: Any, free: Attribute, lookup: Callable[[Attribute], Any]) -> Any:
+    if source == free:
+        return result
+    if not isinstance(source, Expression) or len(source.operands) != 2 or source.function not in _INVERSE:
+        return _MISSING
+    left, right = source.operands
+    inside = [free in set(_attributes(operand)) for operand in (left, right)]
+    if inside == [True, True]:
+        return _MISSING
+    known = value_of(right if inside[0] else left, lookup)
+    undo = _INVERSE[source.function][0 if inside[0] else 1]
+    if undo is None or (known == 0 and source.function is operator.mul):
+        return _MISSING
+    return _solved(left if inside[0] else right, undo(result, known), free, lookup)
+
+
+def _put(root: nn.Module, attribute: Attribute, value: Any) -> None:
+    owner = root.get_submodule(attribute.module)
+    name = attribute.keys[0]
+    if len(attribute.keys) == 1:
+        owner.__dict__[name] = value
+        return
+    held = owner.__dict__[name]
+    changed = _with(held, attribute.keys[1:], value)
+    for module in root.modules():  # a config that many parts hold stays one
+        for other, item in module.__dict__.items():
+            if item is held:
+                module.__dict__[other] = changed
+
+
+def _with(held: Any, keys: tuple[Any, ...], value: Any) -> Any:
+    """A copy of a container or a record of settings with an item of another value."""
+    key, rest = keys[0], keys[1:]
+    inside = held[key.key] if isinstance(key, Item) else vars(held)[key]
+    new = _with(inside, rest, value) if rest else value
+    if isinstance(held, tuple):
+        return type(held)((*held[: key.key], new, *held[key.key + 1 :]))
+    made = copy.copy(held)
+    if isinstance(key, Item):
+        made[key.key] = new
+    else:
+        made.__dict__[key] = new
+    return made

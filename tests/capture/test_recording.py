@@ -1,0 +1,350 @@
+"""Forwards as people write them: what a run settles is found, kept, or refused by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import random
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+import fxgrow
+from fxgrow.capture import capture
+from fxgrow.capture.numbers import Attribute, Expression
+from fxgrow.errors import CaptureError, FxgrowError, SettledError, UntraceableError
+from tests.capture.assembled import EXACT, assembled, assert_same_in_both_modes, normal
+
+X = normal(2, 5, 6)
+
+
+class Between(nn.Module):
+    """6 -> 8 -> 3, with something between."""
+
+    def __init__(self, between: Callable[..., Any] = lambda self, h: h) -> None:
+        super().__init__()
+        self.enter, self.leave, self.between = nn.Linear(6, 8), nn.Linear(8, 3), between
+        self.heads = 2
+
+    def forward(self, x: Tensor) -> Any:
+        return self.leave(self.between(self, self.enter(x)))
+
+
+def model_of(between: Callable[..., Any]) -> nn.Module:
+    return Between(between).double()
+
+
+def by_rank(self: Any, h: Tensor) -> Tensor:
+    return h.relu() if h.dim() == len(h.shape) == 3 else h
+
+
+def by_type(self: Any, h: Tensor) -> Tensor:
+    assert isinstance(h, Tensor) and torch.is_tensor(h) and isinstance(h.shape[-1], int)
+    return h.tanh()
+
+
+def by_device(self: Any, h: Tensor) -> Tensor:
+    return h.to(next(self.parameters()).device) * (1.0 if h.device.type == "cpu" and not h.is_cuda else 3.0)
+
+
+def by_dtype(self: Any, h: Tensor) -> Tensor:
+    return h.masked_fill(h < torch.finfo(h.dtype).min, 0.0).to(self.enter.weight.dtype)
+
+
+def by_table(self: Any, h: Tensor) -> Tensor:
+    return h * {5: 2.0, 7: 3.0}[h.shape[1]]
+
+
+def by_numpy(self: Any, h: Tensor) -> Tensor:
+    return h.reshape(int(np.prod(h.shape[:-1])), h.shape[-1]).relu().reshape(h.shape)
+
+
+def starred(self: Any, h: Tensor) -> Tensor:
+    samples, length, _, heads = *h.shape, self.heads
+    return h.view(samples, length, heads, -1).relu().flatten(2)
+
+
+def half_of_it(self: Any, h: Tensor) -> Tensor:
+    return h[:, : math.ceil(h.shape[1] / 2)]
+
+
+def made_inside(self: Any, h: Tensor) -> Tensor:
+    return nn.Softsign()(nn.Dropout(0.5).eval()(h))
+
+
+def without_cast(self: Any, h: Tensor) -> Tensor:
+    with torch.autocast(device_type=h.device.type, enabled=False):
+        return F.silu(h)
+
+
+IDIOMS = [by_rank, by_type, by_device, by_dtype, by_table, by_numpy, starred, half_of_it, made_inside, without_cast]
+
+
+@pytest.mark.parametrize("between", IDIOMS)
+def test_idioms_grow_and_are_proved(between: Callable[..., Any]) -> None:
+    model = model_of(between)
+    grown = fxgrow.grow(model, 2, example_inputs=X)
+    assert str(fxgrow.report(grown).certificate.verdict) == "PROVED"
+    assert grown.get_submodule("enter").out_features == 16
+    assert_same_in_both_modes(model, assembled(model, X), X)
+
+
+@pytest.mark.parametrize("form", ["auto", "graph"])
+def test_a_number_computed_from_sizes_follows_the_input(form: str) -> None:
+    model = model_of(half_of_it)
+    grown = fxgrow.grow(model, 2, example_inputs=X, form=form)
+    longer = normal(3, 9, 6, seed=1)
+    torch.testing.assert_close(grown(longer), model(longer), rtol=EXACT, atol=EXACT)
+
+
+# -- where numbers come from -----------------------------------------------------------------------------------
+
+
+def test_literals_know_the_attribute_that_they_come_from() -> None:
+    def split(self: Any, h: Tensor) -> Tensor:
+        return h.unflatten(-1, (self.heads, 8 // self.heads)).flatten(-2)
+
+    (graph,) = capture(model_of(split), X).graphs.values()
+    (node,) = [node for node in graph.nodes if node.target == "unflatten"]
+    heads = Attribute("", ("heads",))
+    first, second = node.meta["sources"].values()
+    assert first == heads
+    assert isinstance(second, Expression)
+
+
+def test_a_literal_dtype_stays_one_beside_one_that_was_asked_for() -> None:
+    def rounded(self: Any, h: Tensor) -> Tensor:
+        wanted = h.dtype
+        return h.to(torch.float32).to(wanted)
+
+    model = Between(rounded)
+    captured = capture(model, X.float())
+    (graph,) = captured.graphs.values()
+    first, second = [node for node in graph.nodes if node.target == "to"]
+    assert first.args[1] is torch.float32
+    assert second.args[1].target is getattr
+
+
+# -- arguments ---------------------------------------------------------------------------------------------------
+
+
+class Options(Between):
+    def forward(self, x: Tensor, act: bool = True, *, scale: float = 1.0, mask: Tensor | None = None) -> Any:
+        h = self.enter(x)
+        h = h.relu() if act else h
+        return self.leave(h if mask is None else h * mask) * scale
+
+
+def test_a_graph_refuses_another_flag_and_says_which() -> None:
+    grown = fxgrow.grow(Options().double(), 2, example_inputs=X, form="graph")
+    grown(X, act=True, mask=None)
+    with pytest.raises(SettledError, match=r"^act was True when the model was captured, and is False now: grow"):
+        grown(X, act=False)
+    with pytest.raises(SettledError, match=r"^mask was None when the model was captured, and is Tensor now"):
+        grown(X, mask=torch.ones(16, dtype=torch.float64))
+
+
+def test_a_number_that_is_only_computed_with_may_be_another() -> None:
+    model = Options().double()
+    grown = fxgrow.grow(model, 2, example_inputs=X, form="graph")
+    torch.testing.assert_close(grown(X, scale=3.0), model(X, scale=3.0), rtol=EXACT, atol=EXACT)
+
+
+def test_a_number_that_is_compared_is_settled() -> None:
+    class Compared(Between):
+        def forward(self, x: Tensor, steps: int = 2) -> Any:
+            return self.leave(self.enter(x)) * (2.0 if steps > 1 else 1.0)
+
+    grown = fxgrow.grow(Compared().double(), 2, example_inputs=X, form="graph")
+    with pytest.raises(SettledError, match="steps was 2"):
+        grown(X, steps=1)
+
+
+def test_the_model_itself_takes_every_flag() -> None:
+    model = Options().double()
+    grown = fxgrow.grow(model, 2, example_inputs=X)
+    for options in ({"act": False}, {"scale": 0.5}):
+        torch.testing.assert_close(grown(X, **options), model(X, **options), rtol=EXACT, atol=EXACT)
+
+
+# -- outputs -----------------------------------------------------------------------------------------------------
+
+
+class Named(OrderedDict[str, Any]):
+    @property
+    def logits(self) -> Tensor:
+        return self["logits"]  # type: ignore[no-any-return]
+
+
+@dataclasses.dataclass
+class Output:
+    logits: Tensor
+    hidden: tuple[Tensor, ...] = ()
+
+
+@pytest.mark.parametrize("kind", [Named, Output])
+@pytest.mark.parametrize("form", ["module", "graph"])
+def test_outputs_keep_their_class(kind: type, form: str) -> None:
+    class Model(Between):
+        def forward(self, x: Tensor) -> Any:
+            return kind(logits=self.leave(self.enter(x).relu()))
+
+    model = Model().double()
+    grown = fxgrow.grow(model, 2, example_inputs=X, form=form)
+    assert type(grown(X)) is kind
+    torch.testing.assert_close(grown(X).logits, model(X).logits, rtol=EXACT, atol=EXACT)
+
+
+# -- what is not computing -----------------------------------------------------------------------------------------
+
+
+class Frozen(Between):
+    def forward(self, x: Tensor) -> Any:
+        with torch.no_grad():
+            h = self.enter(x)
+        return self.leave(h.relu())
+
+
+@pytest.mark.parametrize("form", ["module", "graph"])
+def test_parts_without_gradients_stay_without(form: str) -> None:
+    grown = fxgrow.grow(Frozen(), 2, example_inputs=X.float(), form=form)
+    grown(X.float()).sum().backward()
+    assert grown.get_parameter("enter.weight").grad is None
+    assert grown.get_parameter("leave.weight").grad is not None
+
+
+def test_a_graph_leaves_what_it_entered_if_it_fails() -> None:
+    grown = fxgrow.grow(Frozen(), 2, example_inputs=X.float(), form="graph")
+    with pytest.raises(RuntimeError):
+        grown(torch.ones(2, 5, 7))
+    assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("form", ["module", "graph"])
+def test_regions_of_another_precision_stay_so(form: str) -> None:
+    class Cast(Between):
+        def forward(self, x: Tensor) -> Any:
+            with torch.autocast("cpu", torch.bfloat16):
+                h = self.enter(x)
+            return self.leave(h.float())
+
+    model = Cast()
+    grown = fxgrow.grow(model, 2, example_inputs=X.float(), form=form)
+    with torch.no_grad():
+        torch.testing.assert_close(grown(X.float()), model(X.float()), rtol=1e-5, atol=1e-5)
+        assert not torch.equal(grown(X.float()), model.leave(model.enter(X.float())))
+
+
+class Saving(Between):
+    def forward(self, x: Tensor) -> Any:
+        return self.leave(checkpoint(nn.Sequential(self.enter, nn.ReLU()), x, use_reentrant=False))
+
+
+class Remembering(Between):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(6))
+
+    def forward(self, x: Tensor) -> Any:
+        if self.training:
+            self.mean = 0.5 * self.mean + 0.5 * x.detach().mean((0, 1))
+        return self.leave(self.enter(x - self.mean).relu())
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"), [(Saving, "gradient checkpointing"), (Remembering, "what the forward assigns to the buffer mean")]
+)
+def test_what_a_graph_cannot_keep_is_kept_by_the_model_and_refused_as_a_graph(kind: type, text: str) -> None:
+    assert type(fxgrow.grow(kind(), 2, example_inputs=X.float())) is kind
+    with pytest.raises(FxgrowError, match=f"^a graph cannot keep {text}"):
+        fxgrow.grow(kind(), 2, example_inputs=X.float(), form="graph")
+
+
+def test_buffers_that_a_forward_assigns_go_on_as_before() -> None:
+    model = Remembering().double()
+    grown = fxgrow.grow(model, 2, example_inputs=X)
+    model.train()(X)
+    grown.train()(X)
+    torch.testing.assert_close(grown.get_buffer("mean"), model.get_buffer("mean"))
+
+
+@pytest.mark.parametrize("draw", [random.random, np.random.rand, lambda: random.choice([0.0, 1.0])])
+def test_chance_is_refused_by_the_line_that_draws(draw: Callable[[], float]) -> None:
+    class Dropping(Between):
+        def forward(self, x: Tensor) -> Any:
+            h = self.enter(x)
+            if self.training and draw() < 0.1:
+                h = h.relu()
+            return self.leave(h)
+
+    for seed in range(3):
+        random.seed(seed)
+        before = random.getstate()
+        with pytest.raises(UntraceableError, match=r"draws random numbers by .*test_recording.py, line \d+"):
+            capture(Dropping(), X.float())
+        assert random.getstate() == before
+
+
+def test_chance_on_a_tensor_that_is_made_of_nothing_is_recorded() -> None:
+    def noisy(self: Any, h: Tensor) -> Tensor:
+        return h + torch.rand(8, dtype=h.dtype) if self.training else h
+
+    (graph,) = [graph for mode, graph in capture(model_of(noisy), X).graphs.items() if mode == "train"]
+    assert any(node.target is torch.rand for node in graph.nodes)
+
+
+def test_a_course_that_hangs_on_the_size_is_guarded_in_a_graph() -> None:
+    def padded(self: Any, h: Tensor) -> Tensor:
+        return h.relu() if h.shape[1] == 5 else h.tanh()
+
+    grown = fxgrow.grow(model_of(padded), 2, example_inputs=X, form="graph")
+    with pytest.raises(SettledError, match="takes another course for each"):
+        grown(normal(2, 6, 6))
+
+
+def test_parts_that_share_a_list_share_it_in_the_record() -> None:
+    class Layer(nn.Module):
+        def __init__(self, seen: list[Tensor]) -> None:
+            super().__init__()
+            self.map, self.seen = nn.Linear(8, 8), seen
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.seen[0] = self.map(x).relu()
+            return self.seen[0]
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.seen = [torch.zeros(1)]
+            self.layer, self.head = Layer(self.seen), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.layer(x)) + self.head(self.seen[0])
+
+    model = Model().double()
+    x = normal(3, 8)
+    grown = fxgrow.grow(model, 2, example_inputs=x)
+    torch.testing.assert_close(grown(x), model(x), rtol=EXACT, atol=EXACT)
+
+
+# -- what is not a model as it was written ---------------------------------------------------------------------------
+
+
+def test_averages_exported_modules_and_programs_are_named() -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    x = X.float()
+    exported = torch.export.export(model, (x,))
+    for wrapped, text in (
+        (torch.optim.swa_utils.AveragedModel(model), "wrapped in AveragedModel: pass its .module"),
+        (exported, "ExportedProgram is not a model: pass the model from before torch.export"),
+        (exported.module(), "exported module, .*: pass the model from before torch.export"),
+    ):
+        with pytest.raises(CaptureError, match=text):
+            fxgrow.plan(wrapped, 2, example_inputs=x)

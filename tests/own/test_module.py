@@ -1,0 +1,203 @@
+"""Growth in the user's own class: what it is, keeps and refuses; and when it has to be a graph."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import Tensor, fx, nn
+
+import fxgrow
+from fxgrow.errors import PlanError
+from tests.capture.assembled import EXACT, normal
+from tests.models import lively
+
+IMAGES = normal(2, 3, 96, 96)
+
+
+def timm_model(name: str, **options: Any) -> nn.Module:
+    torch.manual_seed(0)
+    return lively(timm.create_model(name, num_classes=7, **options)).double().eval()
+
+
+NAMES = ["test_resnet", "test_vit", "test_convnext", "test_efficientnet", "test_byobnet"]
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def pair(request: pytest.FixtureRequest) -> tuple[nn.Module, nn.Module]:
+    options = {"img_size": 96} if "vit" in request.param else {}
+    model = timm_model(request.param, **options)
+    return model, fxgrow.grow(model, 1.5, depth=1.5, example_inputs=IMAGES).eval()
+
+
+def test_the_class_the_code_and_the_proof(pair: tuple[nn.Module, nn.Module]) -> None:
+    model, grown = pair
+    assert type(grown) is type(model)
+    assert fxgrow.report(grown).plan.form == "module"
+    assert str(fxgrow.report(grown).certificate.verdict) == "PROVED"
+    assert str(fxgrow.certify(grown, model).verdict) == "PROVED"
+
+
+def test_methods_of_the_class_work(pair: tuple[nn.Module, nn.Module]) -> None:
+    _, grown = pair
+    features = grown.forward_features(IMAGES)
+    torch.testing.assert_close(grown.forward_head(features), grown(IMAGES), rtol=EXACT, atol=EXACT)
+    assert timm.data.resolve_model_data_config(grown) == timm.data.resolve_model_data_config(pair[0])
+    assert len(grown.group_matcher()) == len(pair[0].group_matcher())
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_copies_are_the_same_model(pair: tuple[nn.Module, nn.Module], copied: Any) -> None:
+    twin = copied(pair[1])
+    assert type(twin) is type(pair[0])
+    assert torch.equal(twin(IMAGES), pair[1](IMAGES))
+    assert [tuple(p.shape) for p in twin.parameters()] == [tuple(p.shape) for p in pair[1].parameters()]
+
+
+def test_it_grows_on(pair: tuple[nn.Module, nn.Module]) -> None:
+    again = fxgrow.grow(pair[1], 1.5, example_inputs=IMAGES).eval()
+    assert type(again) is type(pair[0])
+    torch.testing.assert_close(again(IMAGES), pair[0](IMAGES), rtol=1e-10, atol=1e-10)
+    assert str(fxgrow.certify(again, pair[0]).verdict) == "PROVED"
+
+
+def test_a_deeper_resnet_has_the_names_of_the_native_one() -> None:
+    model = timm.create_model("resnet18")
+    grown = fxgrow.grow(model, depth={"layer1": "=3", "layer2": "=4", "layer3": "=6", "layer4": "=3"}, verify=False)
+    native = timm.create_model("resnet34")
+    assert grown.state_dict().keys() == native.state_dict().keys()
+    native.load_state_dict(grown.state_dict())
+    images = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(native.eval()(images), model.eval()(images), rtol=1e-4, atol=1e-4)
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.second(self.first(x).relu())
+
+    def get_extra_state(self) -> Any:
+        return {"seen": 3}
+
+    def set_extra_state(self, state: Any) -> None: ...
+
+
+def test_hooks_marks_and_extra_state_come_along() -> None:
+    model = nn.Sequential(nn.Linear(6, 8), Block(), nn.Linear(8, 3))
+    seen: list[str] = []
+    model[1].register_forward_hook(lambda module, given, output: seen.append(type(module).__name__))
+    model[0].weight._no_weight_decay = True
+    grown = fxgrow.grow(model, 2, example_inputs=torch.randn(2, 6))
+    seen.clear()
+    grown(torch.randn(2, 6))
+    assert seen == ["Block"]
+    assert grown.get_parameter("0.weight")._no_weight_decay
+    assert "1._extra_state" in grown.state_dict()
+
+
+def test_the_memory_format_stays() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).to(memory_format=torch.channels_last)
+    grown = fxgrow.grow(model, 2, example_inputs=torch.randn(1, 3, 8, 8))
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in grown.parameters() if p.ndim == 4)
+
+
+def test_guards_are_subclasses_of_what_stands_there() -> None:
+    class Normed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mix, self.norm, self.head = nn.Conv1d(8, 8, 3, padding=1, groups=8), nn.LayerNorm(8), nn.Linear(8, 2)
+            self.enter = nn.Conv1d(3, 8, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.norm(self.mix(self.enter(x)).transpose(1, 2)))
+
+    model = Normed().double()
+    x = normal(2, 3, 5)
+    grown = fxgrow.grow(model, 2, example_inputs=x)
+    assert type(grown) is Normed
+    assert isinstance(grown.norm, nn.LayerNorm)
+    assert grown.norm.state_dict().keys() == model.norm.state_dict().keys()
+    torch.testing.assert_close(grown(x), model(x), rtol=EXACT, atol=EXACT)
+
+
+def test_a_size_in_the_code_becomes_another_in_a_subclass() -> None:
+    class Written(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter, self.leave = nn.Linear(6, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.leave(self.enter(x).view(-1, 2, 4).relu().view(-1, 8))
+
+    model = Written().double()
+    x = normal(4, 6)
+    grown = fxgrow.grow(model, 2, example_inputs=x)
+    assert isinstance(grown, Written)
+    torch.testing.assert_close(grown(x), model(x), rtol=EXACT, atol=EXACT)
+
+
+def test_config_objects_follow_and_the_original_keeps_its_own() -> None:
+    class ViewConfig:
+        def __init__(self) -> None:
+            self.heads, self.dims = 2, {"inner": 8}
+
+    class Configured(nn.Module):
+        def __init__(self, config: ViewConfig) -> None:
+            super().__init__()
+            self.config = config
+            self.enter, self.leave = nn.Linear(6, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.enter(x).unflatten(-1, (self.config.heads, self.config.dims["inner"] // self.config.heads))
+            return self.leave(h.relu().reshape(-1, self.config.dims["inner"]))
+
+    config = ViewConfig()
+    model = Configured(config).double()
+    x = normal(4, 6)
+    grown = fxgrow.grow(model, 2, example_inputs=x)
+    assert type(grown) is Configured
+    assert grown.config.dims["inner"] == 16
+    assert (config.heads, config.dims) == (2, {"inner": 8})
+    torch.testing.assert_close(grown(x), model(x), rtol=EXACT, atol=EXACT)
+
+
+def test_forms_that_are_asked_for() -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    x = torch.randn(2, 6)
+    assert isinstance(fxgrow.grow(model, 2, example_inputs=x, form="graph"), fx.GraphModule)
+    assert type(fxgrow.grow(model, 2, example_inputs=x, form="module")) is nn.Sequential
+    traced = torch.fx.symbolic_trace(model)
+    with pytest.raises(PlanError, match=r"^the class of the model cannot hold the growth: it is a graph already"):
+        fxgrow.grow(traced, 2, example_inputs=x, form="module")
+    with pytest.raises(fxgrow.FxgrowError, match=r"form='tree' is not a form: use one of auto, module, graph"):
+        fxgrow.plan(model, 2, example_inputs=x, form="tree")
+
+
+def test_the_plan_says_what_comes_back() -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    plan = fxgrow.plan(model, 2, example_inputs=torch.randn(2, 6))
+    assert plan.form == "module"
+    assert "comes back as Sequential, its own class" in str(plan)
+    assert fxgrow.Plan.from_json(plan.to_json()) == plan
+
+
+def test_a_module_that_was_changed_after_growth_is_not_proved() -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    grown = fxgrow.grow(model, 2, example_inputs=torch.randn(2, 6))
+    grown[1] = nn.Tanh()
+    assert str(fxgrow.certify(grown, model).verdict) != "PROVED"
+
+
+def test_a_file_is_refused_once_a_head_was_put_in_by_hand(tmp_path: Any) -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    grown = fxgrow.grow(model, 2, example_inputs=torch.randn(2, 6))
+    grown[2] = nn.Linear(16, 5)
+    with pytest.raises(fxgrow.FxgrowError, match=r"2.weight is \[5, 16\] now, and was \[3, 16\] when the model grew"):
+        fxgrow.save(grown, tmp_path / "grown.safetensors")
