@@ -1,4 +1,7 @@
-"""The command line: the same verbs as the library."""
+"""The command line: the same verbs as the library.
+
+What takes long to import, torch and all that stands on it, is imported by the command that needs it.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import typer
 from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
@@ -19,14 +21,12 @@ from rich.table import Table
 
 import fxgrow
 from fxgrow.amounts import parse_command_line
-from fxgrow.births import Birth
 from fxgrow.errors import AmountError, FxgrowError, first_line
-from fxgrow.files import checked_target, header_of, unrolled
-from fxgrow.zoo.catalogue import find, without_weights
-from fxgrow.zoo.choice import chosen
-from fxgrow.zoo.coverage import coverage, newest, write_models
-from fxgrow.zoo.examine import Row, Task
-from fxgrow.zoo.sweep import Findings, Limits, sweep
+
+if TYPE_CHECKING:
+    import torch
+
+    from fxgrow.zoo.examine import Row
 
 app = typer.Typer(add_completion=False, help="Grow trained PyTorch models: wider and deeper, same function.")
 out = Console(highlight=False)
@@ -68,6 +68,8 @@ def inputs_of(shapes: list[str] | None) -> tuple[torch.Tensor, ...] | None:
     """
     if not shapes:
         return None
+    import torch
+
     try:
         return tuple(torch.empty([int(size) for size in shape.split(",")], device="meta") for shape in shapes)
     except (ValueError, RuntimeError):
@@ -100,10 +102,14 @@ def grow(
     as_json: AsJson = False,
 ) -> None:
     """Grow a model and show what changed."""
+    from fxgrow.files import checked_target
+
     wider, deeper, inputs = amounts_of(width), amounts_of(depth), inputs_of(shapes)
     if output is not None:
         checked_target(output)
     with doing(f"building {model}"):
+        from fxgrow.zoo.catalogue import find
+
         original = find(model, pretrained=pretrained)
     with doing("growing and verifying" if verify else "growing"):
         grown = fxgrow.grow(
@@ -172,6 +178,8 @@ def plan(
     """Show what growing would do, and why not more; no weights are allocated where the model allows it."""
     wider, deeper, inputs = amounts_of(width), amounts_of(depth), inputs_of(shapes)
     with doing(f"building {model}"):
+        from fxgrow.zoo.catalogue import without_weights
+
         original = without_weights(model)
     with doing("planning"):
         planned = fxgrow.plan(
@@ -223,6 +231,13 @@ def zoo(
     redo_failed: Annotated[bool, typer.Option("--redo-failed", help="Examine again what failed before.")] = False,
 ) -> None:
     """Grow models of timm and torchvision, each in a process of its own, and show what is covered."""
+    import torch
+
+    from fxgrow.files import checked_target
+    from fxgrow.zoo.choice import chosen
+    from fxgrow.zoo.examine import Task
+    from fxgrow.zoo.sweep import Findings, Limits, sweep
+
     _check_at_hand(device)
     tasks = [
         Task(entry.full_name, entry.family, width, init, only_plan=only_plan, depth=depth, side=side, device=device)
@@ -251,6 +266,10 @@ def covered(
     ] = None,
 ) -> None:
     """Show what several sweeps covered together; of a model in more than one, the last finding that is good."""
+    from fxgrow.files import checked_target
+    from fxgrow.zoo.coverage import newest, write_models
+    from fxgrow.zoo.sweep import Findings
+
     rows = newest(row for path in files for row in Findings(path).rows.values())
     if models is not None:
         write_models(rows, checked_target(models))
@@ -258,6 +277,8 @@ def covered(
 
 
 def _check_at_hand(device: str) -> None:
+    import torch
+
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # of torch: no such device, or it is built without
@@ -267,6 +288,8 @@ def _check_at_hand(device: str) -> None:
 
 
 def _show_coverage(rows: list[Row]) -> None:
+    from fxgrow.zoo.coverage import coverage
+
     wide = out if out.is_terminal else Console(width=200, highlight=False)
     wide.print(coverage(rows))
     if not all(row.good for row in rows):
@@ -285,6 +308,8 @@ def certify(
 ) -> None:
     """Prove that a grown model computes what its original computes; exit code 1 if it is not proved."""
     with doing(f"reading {file}"):
+        from fxgrow.zoo.catalogue import find
+
         before = find(original, pretrained=pretrained) if original else None
         grown = fxgrow.load(file, before)
     with doing("proving"):
@@ -300,6 +325,8 @@ def certify(
 @app.command()
 def inspect(file: Path, as_json: AsJson = False) -> None:
     """Show what a saved model holds: its base, its growths, its births."""
+    from fxgrow.files import births_in, header_of
+
     header = header_of(file)
     if as_json:
         print(json.dumps(header))
@@ -322,8 +349,8 @@ def inspect(file: Path, as_json: AsJson = False) -> None:
         )
     out.print(table)
     counts: dict[int, int] = {}
-    for axes in header["births"].values():
-        for stage, count in Birth(tuple(map(unrolled, axes))).counts().items():
+    for birth in births_in(header).values():
+        for stage, count in birth.counts().items():
             counts[stage] = counts.get(stage, 0) + count
     out.print("born at stage " + ", ".join(f"{stage}: {count:,}" for stage, count in sorted(counts.items())))
 

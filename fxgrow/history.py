@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from fxgrow.births import Birth, Births
+from fxgrow.birth import Birth, Births
 from fxgrow.errors import FxgrowError
 from fxgrow.planning.plan import Plan, TensorGrowth
 

@@ -11,8 +11,6 @@ from torch import fx, nn
 
 from fxgrow.axes.layout import Leaf, Reason, is_fixed
 from fxgrow.axes.unify import Unifier
-from fxgrow.rules import libraries as _libraries  # noqa: F401  (registers its rows)
-from fxgrow.rules import table as _table  # noqa: F401
 from fxgrow.rules.law import Law
 from fxgrow.rules.op import Op, Tensor, Tree, tensors
 from fxgrow.rules.registry import law_of_call

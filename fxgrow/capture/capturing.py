@@ -19,7 +19,7 @@ from fxgrow.capture.shapes import propagate
 from fxgrow.capture.skeleton import skeleton
 from fxgrow.capture.tracer import IN_TENSOR_OPERATIONS, UNTRACEABLE, StaysWhole, Tracer
 from fxgrow.errors import CaptureError, UntraceableError, first_line
-from fxgrow.rules.registry import has_rule
+from fxgrow.rules import registry
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def _both_modes(bare: nn.Module, values: dict[str, Any], shape_aware: bool) -> d
         graph = None
         while graph is None:
             try:
-                tracer = Tracer(values, has_rule, whole, shape_aware, functions, constants)
+                tracer = Tracer(values, registry.has_rule, whole, shape_aware, functions, constants)
                 graph = tracer.trace(bare, dict.fromkeys(absent))
             except StaysWhole as stop:
                 whole |= {stop.kind}

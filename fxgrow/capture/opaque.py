@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from timm.models import _features_fx as timm_registry
 from torch import nn
 
 
@@ -25,16 +25,21 @@ class CustomFunction(nn.Module):
         return self.function.__name__
 
 
-@functools.cache
 def whole_functions() -> tuple[Callable[..., Any], ...]:
     """Functions that are one node."""
-    return tuple(timm_registry.get_notrace_functions())
+    return _timm_registry()[0] if "timm" in sys.modules else ()
+
+
+def whole_modules() -> tuple[type[nn.Module], ...]:
+    """Module classes that are one node."""
+    return _timm_registry()[1] if "timm" in sys.modules else ()
 
 
 @functools.cache
-def whole_modules() -> tuple[type[nn.Module], ...]:
-    """Module classes that are one node."""
-    return tuple(timm_registry.get_notrace_modules())
+def _timm_registry() -> tuple[tuple[Callable[..., Any], ...], tuple[type[nn.Module], ...]]:
+    from timm.models import _features_fx as registry
+
+    return tuple(registry.get_notrace_functions()), tuple(registry.get_notrace_modules())
 
 
 def hooked(module: nn.Module) -> bool:

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import networkx as nx
 from torch import Tensor, fx, nn
 
 from fxgrow.capture import Captured
@@ -423,6 +422,8 @@ class Dominance:
     """Which node every way from the inputs to another one passes, numbers aside."""
 
     def __init__(self, graph: fx.Graph) -> None:
+        import networkx as nx
+
         source = "inputs"
         flow: nx.DiGraph = nx.DiGraph()
         flow.add_node(source)
@@ -476,6 +477,8 @@ def _has_own_gate(unit: Unit | None, inner: set[str]) -> bool:
 
 def calls(nodes: list[fx.Node]) -> list[list[fx.Node]]:
     """The nodes of a part for each time it is called, where these are apart and alike; else all of them."""
+    import networkx as nx
+
     called = Counter(str(node.target) for node in nodes if node.op == "call_module")
     if not called or max(called.values()) < 2:
         return [nodes]
