@@ -45,6 +45,8 @@ def analyse(model: nn.Module, graphs: Mapping[str, fx.Graph]) -> Analysis:
     for graph in graphs.values():
         for node in graph.nodes:
             analysis.trees[node] = _visit(analysis, node)
+    for tensor in (*analysis.parameters.values(), *tensors(list(analysis.trees.values()))):
+        tensor.settle()
     return analysis
 
 

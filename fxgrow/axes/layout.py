@@ -11,6 +11,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from operator import is_
 
 
 @dataclass(frozen=True)
@@ -84,9 +85,13 @@ def resolve(layout: Layout) -> Layout:
         result = resolve(layout.bound)
         layout.bound = result
         return result
-    if isinstance(layout, Product):
-        return product([resolve(f) for f in layout.factors])
-    return join([resolve(p) for p in layout.parts])
+    before = children(layout)
+    after = [resolve(child) for child in before]
+    if isinstance(layout, Join):
+        return layout if all(map(is_, before, after)) else join(after)
+    if all(map(is_, before, after)) and not any(map(_is_one, after)):
+        return layout
+    return product(after)
 
 
 def product(factors: list[Layout]) -> Layout:
@@ -95,11 +100,15 @@ def product(factors: list[Layout]) -> Layout:
     for factor in factors:
         if isinstance(factor, Product):
             flat.extend(factor.factors)
-        elif not (isinstance(factor, Leaf) and factor.size == 1 and factor.fixed):
+        elif not _is_one(factor):
             flat.append(factor)
     if not flat:
         return factors[0]
     return flat[0] if len(flat) == 1 else Product(tuple(flat))
+
+
+def _is_one(factor: Layout) -> bool:
+    return factor.size == 1 and isinstance(factor, Leaf) and factor.fixed
 
 
 def join(parts: list[Layout]) -> Layout:
@@ -114,11 +123,18 @@ def join(parts: list[Layout]) -> Layout:
 def leaves(layout: Layout) -> Iterator[Leaf]:
     """The leaves of a layout in order, with repetitions."""
     layout = resolve(layout)
-    if isinstance(layout, Leaf):
-        yield layout
-    else:
-        for child in children(layout):
-            yield from leaves(child)
+    return iter((layout,) if isinstance(layout, Leaf) else _inside(layout))
+
+
+def _inside(layout: Product | Join) -> list[Leaf]:
+    """The leaves of a term that is resolved."""
+    found: list[Leaf] = []
+    for child in children(layout):
+        if isinstance(child, Leaf):
+            found.append(child)
+        else:
+            found.extend(_inside(child))
+    return found
 
 
 def children(layout: Product | Join) -> tuple[Layout, ...]:
