@@ -87,11 +87,11 @@ def resolve(layout: Layout) -> Layout:
         return result
     before = children(layout)
     after = [resolve(child) for child in before]
-    if isinstance(layout, Join):
-        return layout if all(map(is_, before, after)) else join(after)
-    if all(map(is_, before, after)) and not any(map(_is_one, after)):
+    kind, dropped = (Product, _is_one) if isinstance(layout, Product) else (Join, _is_empty)
+    loose = len(after) == 1 or any(isinstance(child, kind) or dropped(child) for child in after)
+    if not loose and all(map(is_, before, after)):
         return layout
-    return product(after)
+    return product(after) if kind is Product else join(after)
 
 
 def product(factors: list[Layout]) -> Layout:
@@ -109,6 +109,10 @@ def product(factors: list[Layout]) -> Layout:
 
 def _is_one(factor: Layout) -> bool:
     return factor.size == 1 and isinstance(factor, Leaf) and factor.fixed
+
+
+def _is_empty(part: Layout) -> bool:
+    return part.size == 0
 
 
 def join(parts: list[Layout]) -> Layout:
