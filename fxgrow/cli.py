@@ -97,7 +97,8 @@ def grow(
     round_to: RoundTo = 1,
     pretrained: Annotated[bool, typer.Option("--pretrained", help="Load the library's trained weights.")] = False,
     shapes: Shapes = None,
-    verify: Annotated[bool, typer.Option(help="Run original and grown model side by side.")] = True,
+    verify: Annotated[bool, typer.Option(help="Prove and test that the function is the same.")] = True,
+    full: Annotated[bool, typer.Option("--full", help="Test in float64 at full size, although it is proved.")] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the grown model here.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -121,7 +122,7 @@ def grow(
             depth_init=depth_init,
             round_to=round_to,
             seed=seed,
-            verify=verify,
+            verify="full" if verify and full else verify,
             parameterization=parameterization,
         )
     if output is not None:

@@ -24,8 +24,10 @@ from fxgrow.planning.planner import make_plan, roles_of
 from fxgrow.planning.readouts import find_readouts
 from fxgrow.planning.sizes import Sizes, flops_after, parameters_after
 from fxgrow.proof.between import Growth
+from fxgrow.proof.certificate import Verdict
 from fxgrow.proof.certifying import certificate_of, drawn_by, kept_for_proof
 from fxgrow.proof.fingerprint import fingerprint
+from fxgrow.proof.quick import alike_by_mode, verify_quickly
 from fxgrow.proof.verification import verify as verify_same
 from fxgrow.training.groups import parameterization_of
 from fxgrow.training.parameters import remember_names, stage_of
@@ -33,6 +35,9 @@ from fxgrow.transforms.depth import deepen
 from fxgrow.transforms.readouts import add_readouts, drop_readouts
 from fxgrow.transforms.tagging import tag
 from fxgrow.transforms.width import named_tensors, widen
+
+LEVELS = ("quick", "full")
+"""Of testing, beside True (quick) and False (none)."""
 
 Width = float | int | str | Mapping[str, float | int | str] | Sizes
 
@@ -206,7 +211,7 @@ def grow(
     depth_init: str = "copy",
     round_to: int = 1,
     seed: int = 0,
-    verify: bool = True,
+    verify: bool | str = True,
     parameterization: str | None = None,
     calibrate: Any = None,
 ) -> fx.GraphModule:
@@ -230,8 +235,10 @@ def grow(
         scale), "stack" (copied whole, as in depth stacking: the function changes, and verification says so).
     round_to: make new sizes multiples of this.
     seed: of the new entries; the same seed gives the same bytes.
-    verify: prove that the function is the same (`report(grown).certificate`), and run original and grown model
-        on random inputs in float64, eval and train, and compare.
+    verify: prove that the function is the same (`report(grown).certificate`), run original and grown model on random
+        inputs, eval and train, and compare. True or "quick": on few samples and small images where it is proved and
+        more would cost much; "full": in float64 on inputs like `example_inputs`, as wherever there is no proof;
+        False: neither proof nor test.
     parameterization: "standard"; "mup" (new weights and, in `fxgrow.param_groups`, learning rates by width); or
         "variance-transfer" (the paper's: old weights rescaled as well, the function kept by batch norms or by
         multipliers, which `fxgrow.fold` removes). Left out: as the model was last grown, else standard.
@@ -254,6 +261,8 @@ def grow(
     """
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise AmountError(f"seed={seed!r} is not a whole number from 0 to 2**63 - 1", remedy="pass one, such as 0")
+    if not isinstance(verify, bool) and verify not in LEVELS:
+        raise AmountError(f"verify={verify!r} is not a way to verify", remedy=f"use True, False, {' or '.join(LEVELS)}")
     captured, planned = _planned(
         model, Wish(width, depth, init, depth_init, round_to, parameterization), example_inputs
     )
@@ -276,14 +285,15 @@ def _nothing_grows(planned: Plan) -> PlanError:
 
 
 def apply_plan(
-    model: nn.Module, captured: Captured | Parts, planned: Plan, seed: int, verify: bool, batch: Any = None
+    model: nn.Module, captured: Captured | Parts, planned: Plan, seed: int, verify: bool | str, batch: Any = None
 ) -> fx.GraphModule:
     """Carry out a plan on the model it was made for."""
     inputs = captured.inputs
     remember_names(model)
     growth = Growth(planned, drawn_by(seed, stage_of(model) + 1))
-    verifying = verify and not any(tensor.is_meta for tensor in named_tensors(model).values())
+    verifying = bool(verify) and not any(tensor.is_meta for tensor in named_tensors(model).values())
     before = kept_for_proof(captured, growth) if verifying else None  # surgery edits the graphs themselves
+    alike = verifying and isinstance(captured, Captured) and alike_by_mode(captured)
     grown: nn.Module
     if isinstance(captured, Parts):
         grown = widen_parts(captured, planned, model, growth.seed)
@@ -294,11 +304,13 @@ def apply_plan(
         growth = replace(growth, plan=planned)
     grown = tag(grown, model, Step(planned, seed))
     if verifying:
+        certificate = certificate_of(model, grown, [growth], before)
         if isinstance(captured, Parts):
             found = verify_parts(model, grown, captured, seed)
+        elif verify != "full" and planned.preserving and certificate.verdict is Verdict.PROVED:
+            found = verify_quickly(model, grown, inputs, seed, planned.totals, alike)
         else:
             found = verify_same(model, grown, inputs, seed, preserving=planned.preserving)
-        certificate = certificate_of(model, grown, [growth], before)
         if planned.preserving:
             certificate = certificate.tested(str(found))
         history = history_of(grown)
