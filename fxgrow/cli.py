@@ -6,6 +6,7 @@ What takes long to import, torch and all that stands on it, is imported by the c
 from __future__ import annotations
 
 import json
+import logging
 import math
 import sys
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from rich.table import Table
 import fxgrow
 from fxgrow.amounts import parse_command_line
 from fxgrow.errors import AmountError, FxgrowError, first_line
+from fxgrow.steps import LOGGER, timed
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +33,19 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False, help="Grow trained PyTorch models: wider and deeper, same function.")
 out = Console(highlight=False)
 progress = Console(stderr=True, highlight=False)
+
+
+def _say_times(wanted: bool) -> None:
+    LOGGER.setLevel(logging.INFO if wanted else logging.NOTSET)
+    LOGGER.handlers = [_ToProgress()] if wanted else []
+
+
+class _ToProgress(logging.Handler):
+    """Prints beside what is being done, which it leaves where it is."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        progress.print(record.getMessage())
+
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="timm/NAME, torchvision/NAME or package.module:callable.")]
 Width = Annotated[
@@ -50,12 +65,15 @@ Shapes = Annotated[
     typer.Option("--input", metavar="SHAPE", help="Shape of an input, as 2,3,224,224 (repeatable)."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", callback=_say_times, help="Say on stderr how long each step took.")
+]
 
 
 @contextmanager
 def doing(what: str) -> Iterator[None]:
     """Show on stderr what is being done, while it is."""
-    with progress.status(f"{what} …"):
+    with progress.status(f"{what} …"), timed(what):
         yield
 
 
@@ -101,6 +119,7 @@ def grow(
     full: Annotated[bool, typer.Option("--full", help="Test in float64 at full size, although it is proved.")] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the grown model here.")] = None,
     as_json: AsJson = False,
+    verbose: Verbose = False,
 ) -> None:
     """Grow a model and show what changed."""
     from fxgrow.files import checked_target
@@ -175,6 +194,7 @@ def plan(
     round_to: RoundTo = 1,
     shapes: Shapes = None,
     as_json: AsJson = False,
+    verbose: Verbose = False,
 ) -> None:
     """Show what growing would do, and why not more; no weights are allocated where the model allows it."""
     wider, deeper, inputs = amounts_of(width), amounts_of(depth), inputs_of(shapes)
@@ -182,7 +202,7 @@ def plan(
         from fxgrow.zoo.catalogue import without_weights
 
         original = without_weights(model)
-    with doing("planning"):
+    with doing("capturing and planning"):
         planned = fxgrow.plan(
             original,
             wider,
@@ -306,6 +326,7 @@ def certify(
     pretrained: Annotated[bool, typer.Option("--pretrained", help="Load the library's trained weights.")] = False,
     expand: Annotated[bool, typer.Option("--expand", help="Print every step.")] = False,
     as_json: AsJson = False,
+    verbose: Verbose = False,
 ) -> None:
     """Prove that a grown model computes what its original computes; exit code 1 if it is not proved."""
     with doing(f"reading {file}"):

@@ -29,6 +29,7 @@ from fxgrow.proof.certifying import certificate_of, drawn_by, kept_for_proof
 from fxgrow.proof.fingerprint import fingerprint
 from fxgrow.proof.quick import alike_by_mode, verify_quickly
 from fxgrow.proof.verification import verify as verify_same
+from fxgrow.steps import timed
 from fxgrow.training.groups import parameterization_of
 from fxgrow.training.parameters import remember_names, stage_of
 from fxgrow.transforms.depth import deepen
@@ -85,7 +86,8 @@ def _planned(model: nn.Module, wish: Wish, example_inputs: Any) -> tuple[Capture
     chosen = _parameterization(model, wish.parameterization)
     captured: Captured | Parts
     try:
-        captured = capture(model, example_inputs)
+        with timed("capturing"):
+            captured = capture(model, example_inputs)
     except UntraceableError as error:
         if isinstance(widths, Sizes):
             raise
@@ -102,9 +104,10 @@ def _planned(model: nn.Module, wish: Wish, example_inputs: Any) -> tuple[Capture
         if not planned.groups and not (planned.depth and planned.depth.blocks) and captured.why is not None:
             raise captured.why
         return captured, planned
-    if depths is None:
-        return captured, _widened(captured, name, widths, wish, chosen)
-    return captured, _deepened(captured, depths, wish, lambda: _widened(captured, name, widths, wish, chosen))
+    with timed("planning"):
+        if depths is None:
+            return captured, _widened(captured, name, widths, wish, chosen)
+        return captured, _deepened(captured, depths, wish, lambda: _widened(captured, name, widths, wish, chosen))
 
 
 def _part_planner(
@@ -295,22 +298,25 @@ def apply_plan(
     before = kept_for_proof(captured, growth) if verifying else None  # surgery edits the graphs themselves
     alike = verifying and isinstance(captured, Captured) and alike_by_mode(captured)
     grown: nn.Module
-    if isinstance(captured, Parts):
-        grown = widen_parts(captured, planned, model, growth.seed)
-    else:
-        grown = widen(captured, planned, model, growth.seed)
+    with timed("growing"):
+        if isinstance(captured, Parts):
+            grown = widen_parts(captured, planned, model, growth.seed)
+        else:
+            grown = widen(captured, planned, model, growth.seed)
     if batch is not None:
         planned = calibrate_units(grown, planned, batch)
         growth = replace(growth, plan=planned)
     grown = tag(grown, model, Step(planned, seed))
     if verifying:
-        certificate = certificate_of(model, grown, [growth], before)
-        if isinstance(captured, Parts):
-            found = verify_parts(model, grown, captured, seed)
-        elif verify != "full" and planned.preserving and certificate.verdict is Verdict.PROVED:
-            found = verify_quickly(model, grown, inputs, seed, planned.totals, alike)
-        else:
-            found = verify_same(model, grown, inputs, seed, preserving=planned.preserving)
+        with timed("proving"):
+            certificate = certificate_of(model, grown, [growth], before)
+        with timed("testing"):
+            if isinstance(captured, Parts):
+                found = verify_parts(model, grown, captured, seed)
+            elif verify != "full" and planned.preserving and certificate.verdict is Verdict.PROVED:
+                found = verify_quickly(model, grown, inputs, seed, planned.totals, alike)
+            else:
+                found = verify_same(model, grown, inputs, seed, preserving=planned.preserving)
         if planned.preserving:
             certificate = certificate.tested(str(found))
         history = history_of(grown)

@@ -80,7 +80,7 @@ def _samples(inputs: Inputs) -> int:
 def _smaller(original: nn.Module, inputs: Inputs) -> Iterator[tuple[Inputs, float, str]]:
     """Inputs to try, the smallest images first, with their share of the cost for a sample, and what to call them."""
     few = each_tensor(inputs, lambda tensor: tensor[:SAMPLES] if tensor.ndim else tensor)
-    (args, kwargs), samples = few, f"{_samples(few)} samples"
+    (args, kwargs), samples = few, "1 sample" if _samples(few) == 1 else f"{_samples(few)} samples"
     image = args[0] if len(args) == 1 and not kwargs and isinstance(args[0], Tensor) else None
     if image is not None and image.ndim == 4 and image.is_floating_point() and image_size_of(original) is None:
         height, width = image.shape[2:]
