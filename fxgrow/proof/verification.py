@@ -299,7 +299,7 @@ def _outputs(
         args, kwargs = in_dtype(inputs, way.dtype, device)
         with torch.no_grad(), way.mode(), random_state_kept(device, way.seed), whole_float32():
             found[training] = [tensor.clone() for tensor in flat_tensors(twin(*args, **kwargs))]
-    release(twin)
+    release(twin, model)
     return found
 
 
@@ -343,10 +343,15 @@ def in_precision(model: nn.Module, dtype: torch.dtype = torch.float64, share: bo
     return twin
 
 
-def release(twin: nn.Module) -> None:
-    """Let go of a copy's tensors at once: a graph module and its graph hold each other until collected."""
-    for held in (twin._modules, twin._parameters, twin._buffers):
-        held.clear()
+def release(twin: nn.Module, model: nn.Module | None = None) -> None:
+    """Let go of a copy's tensors at once: its modules are held until collected, by its graph or by what made them.
+
+    model: of which it is a copy, where modules inside are let go of as well; what is the model's own is left alone.
+    """
+    own = {twin} if model is None else {*twin.modules()} - {*model.modules()}
+    for module in own:
+        for held in (module._modules, module._parameters, module._buffers):
+            held.clear()
 
 
 def relative_error(grown: Tensor, original: Tensor) -> float:
