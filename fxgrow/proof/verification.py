@@ -294,12 +294,14 @@ def _outputs(
     for path in parts:
         twin.get_submodule(path).register_forward_hook(lambda module, given, output: watch(output))
     found: dict[bool, list[Tensor]] = {}
-    for training in modes:
-        twin.train(training)
-        args, kwargs = in_dtype(inputs, way.dtype, device)
-        with torch.no_grad(), way.mode(), random_state_kept(device, way.seed), whole_float32():
-            found[training] = [tensor.clone() for tensor in flat_tensors(twin(*args, **kwargs))]
-    release(twin, model)
+    try:
+        for training in modes:
+            twin.train(training)
+            args, kwargs = in_dtype(inputs, way.dtype, device)
+            with torch.no_grad(), way.mode(), random_state_kept(device, way.seed), whole_float32():
+                found[training] = [tensor.clone() for tensor in flat_tensors(twin(*args, **kwargs))]
+    finally:
+        release(twin, model)
     return found
 
 
