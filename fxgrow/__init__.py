@@ -1,21 +1,28 @@
 """Grow trained PyTorch models: wider, same function, ready to train on."""
 
-from fxgrow.births import Birth
-from fxgrow.errors import FxgrowError
-from fxgrow.files import load, save
-from fxgrow.folding import fold
-from fxgrow.growing import grow, plan, report
-from fxgrow.history import births
-from fxgrow.planning.plan import Plan
-from fxgrow.proof.certifying import certify
-from fxgrow.proof.coordinates import coordinate_check
-from fxgrow.rules.registry import rule
-from fxgrow.schedule import Schedule
-from fxgrow.training.groups import param_groups
-from fxgrow.training.rates import adapt_rates
-from fxgrow.training.state import replace_parameters, transfer_state
-from fxgrow.training.vitality import vitality
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from fxgrow.version import __version__ as __version__
+
+if TYPE_CHECKING:
+    from fxgrow.birth import Birth
+    from fxgrow.errors import FxgrowError
+    from fxgrow.files import load, save
+    from fxgrow.folding import fold
+    from fxgrow.growing import grow, plan, report
+    from fxgrow.history import births
+    from fxgrow.planning.plan import Plan
+    from fxgrow.proof.certifying import certify
+    from fxgrow.proof.coordinates import coordinate_check
+    from fxgrow.rules.registry import rule
+    from fxgrow.schedule import Schedule
+    from fxgrow.training.groups import param_groups
+    from fxgrow.training.rates import adapt_rates
+    from fxgrow.training.state import replace_parameters, transfer_state
+    from fxgrow.training.vitality import vitality
 
 __all__ = [
     "Birth",
@@ -38,3 +45,39 @@ __all__ = [
     "transfer_state",
     "vitality",
 ]
+
+_HOMES = {
+    "birth": ("Birth",),
+    "errors": ("FxgrowError",),
+    "files": ("load", "save"),
+    "folding": ("fold",),
+    "growing": ("grow", "plan", "report"),
+    "history": ("births",),
+    "planning.plan": ("Plan",),
+    "proof.certifying": ("certify",),
+    "proof.coordinates": ("coordinate_check",),
+    "rules.registry": ("rule",),
+    "schedule": ("Schedule",),
+    "training.groups": ("param_groups",),
+    "training.rates": ("adapt_rates",),
+    "training.state": ("replace_parameters", "transfer_state"),
+    "training.vitality": ("vitality",),
+}
+"""Modules and the public names in them: imported when they are first asked for, so that the command line starts fast.
+
+No module of the package itself may be called like a public name: it would stand in the name's place.
+"""
+
+
+if not TYPE_CHECKING:  # to a type checker, names that are not there are mistakes
+
+    def __getattr__(name: str) -> Any:
+        for home, names in _HOMES.items():
+            if name in names:
+                globals()[name] = value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+                return value
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,17 +1,20 @@
-"""The command line: the same verbs as the library."""
+"""The command line: the same verbs as the library.
+
+What takes long to import, torch and all that stands on it, is imported by the command that needs it.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
 import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import typer
 from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
@@ -19,18 +22,30 @@ from rich.table import Table
 
 import fxgrow
 from fxgrow.amounts import parse_command_line
-from fxgrow.births import Birth
 from fxgrow.errors import AmountError, FxgrowError, first_line
-from fxgrow.files import checked_target, header_of, unrolled
-from fxgrow.zoo.catalogue import find, without_weights
-from fxgrow.zoo.choice import chosen
-from fxgrow.zoo.coverage import coverage, newest, write_models
-from fxgrow.zoo.examine import Row, Task
-from fxgrow.zoo.sweep import Findings, Limits, sweep
+from fxgrow.steps import LOGGER, timed
+
+if TYPE_CHECKING:
+    import torch
+
+    from fxgrow.zoo.examine import Row
 
 app = typer.Typer(add_completion=False, help="Grow trained PyTorch models: wider and deeper, same function.")
 out = Console(highlight=False)
 progress = Console(stderr=True, highlight=False)
+
+
+def _say_times(wanted: bool) -> None:
+    LOGGER.setLevel(logging.INFO if wanted else logging.NOTSET)
+    LOGGER.handlers = [_ToProgress()] if wanted else []
+
+
+class _ToProgress(logging.Handler):
+    """Prints beside what is being done, which it leaves where it is."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        progress.print(record.getMessage())
+
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="timm/NAME, torchvision/NAME or package.module:callable.")]
 Width = Annotated[
@@ -50,12 +65,15 @@ Shapes = Annotated[
     typer.Option("--input", metavar="SHAPE", help="Shape of an input, as 2,3,224,224 (repeatable)."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", callback=_say_times, help="Say on stderr how long each step took.")
+]
 
 
 @contextmanager
 def doing(what: str) -> Iterator[None]:
     """Show on stderr what is being done, while it is."""
-    with progress.status(f"{what} …"):
+    with progress.status(f"{what} …"), timed(what):
         yield
 
 
@@ -68,6 +86,8 @@ def inputs_of(shapes: list[str] | None) -> tuple[torch.Tensor, ...] | None:
     """
     if not shapes:
         return None
+    import torch
+
     try:
         return tuple(torch.empty([int(size) for size in shape.split(",")], device="meta") for shape in shapes)
     except (ValueError, RuntimeError):
@@ -95,15 +115,21 @@ def grow(
     round_to: RoundTo = 1,
     pretrained: Annotated[bool, typer.Option("--pretrained", help="Load the library's trained weights.")] = False,
     shapes: Shapes = None,
-    verify: Annotated[bool, typer.Option(help="Run original and grown model side by side.")] = True,
+    verify: Annotated[bool, typer.Option(help="Prove and test that the function is the same.")] = True,
+    full: Annotated[bool, typer.Option("--full", help="Test in float64 at full size, although it is proved.")] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the grown model here.")] = None,
     as_json: AsJson = False,
+    verbose: Verbose = False,
 ) -> None:
     """Grow a model and show what changed."""
+    from fxgrow.files import checked_target
+
     wider, deeper, inputs = amounts_of(width), amounts_of(depth), inputs_of(shapes)
     if output is not None:
         checked_target(output)
     with doing(f"building {model}"):
+        from fxgrow.zoo.catalogue import find
+
         original = find(model, pretrained=pretrained)
     with doing("growing and verifying" if verify else "growing"):
         grown = fxgrow.grow(
@@ -115,7 +141,7 @@ def grow(
             depth_init=depth_init,
             round_to=round_to,
             seed=seed,
-            verify=verify,
+            verify="full" if verify and full else verify,
             parameterization=parameterization,
         )
     if output is not None:
@@ -168,12 +194,15 @@ def plan(
     round_to: RoundTo = 1,
     shapes: Shapes = None,
     as_json: AsJson = False,
+    verbose: Verbose = False,
 ) -> None:
     """Show what growing would do, and why not more; no weights are allocated where the model allows it."""
     wider, deeper, inputs = amounts_of(width), amounts_of(depth), inputs_of(shapes)
     with doing(f"building {model}"):
+        from fxgrow.zoo.catalogue import without_weights
+
         original = without_weights(model)
-    with doing("planning"):
+    with doing("capturing and planning"):
         planned = fxgrow.plan(
             original,
             wider,
@@ -223,6 +252,13 @@ def zoo(
     redo_failed: Annotated[bool, typer.Option("--redo-failed", help="Examine again what failed before.")] = False,
 ) -> None:
     """Grow models of timm and torchvision, each in a process of its own, and show what is covered."""
+    import torch
+
+    from fxgrow.files import checked_target
+    from fxgrow.zoo.choice import chosen
+    from fxgrow.zoo.examine import Task
+    from fxgrow.zoo.sweep import Findings, Limits, sweep
+
     _check_at_hand(device)
     tasks = [
         Task(entry.full_name, entry.family, width, init, only_plan=only_plan, depth=depth, side=side, device=device)
@@ -251,6 +287,10 @@ def covered(
     ] = None,
 ) -> None:
     """Show what several sweeps covered together; of a model in more than one, the last finding that is good."""
+    from fxgrow.files import checked_target
+    from fxgrow.zoo.coverage import newest, write_models
+    from fxgrow.zoo.sweep import Findings
+
     rows = newest(row for path in files for row in Findings(path).rows.values())
     if models is not None:
         write_models(rows, checked_target(models))
@@ -258,6 +298,8 @@ def covered(
 
 
 def _check_at_hand(device: str) -> None:
+    import torch
+
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # of torch: no such device, or it is built without
@@ -267,6 +309,8 @@ def _check_at_hand(device: str) -> None:
 
 
 def _show_coverage(rows: list[Row]) -> None:
+    from fxgrow.zoo.coverage import coverage
+
     wide = out if out.is_terminal else Console(width=200, highlight=False)
     wide.print(coverage(rows))
     if not all(row.good for row in rows):
@@ -282,9 +326,12 @@ def certify(
     pretrained: Annotated[bool, typer.Option("--pretrained", help="Load the library's trained weights.")] = False,
     expand: Annotated[bool, typer.Option("--expand", help="Print every step.")] = False,
     as_json: AsJson = False,
+    verbose: Verbose = False,
 ) -> None:
     """Prove that a grown model computes what its original computes; exit code 1 if it is not proved."""
     with doing(f"reading {file}"):
+        from fxgrow.zoo.catalogue import find
+
         before = find(original, pretrained=pretrained) if original else None
         grown = fxgrow.load(file, before)
     with doing("proving"):
@@ -300,6 +347,8 @@ def certify(
 @app.command()
 def inspect(file: Path, as_json: AsJson = False) -> None:
     """Show what a saved model holds: its base, its growths, its births."""
+    from fxgrow.files import births_in, header_of
+
     header = header_of(file)
     if as_json:
         print(json.dumps(header))
@@ -322,8 +371,8 @@ def inspect(file: Path, as_json: AsJson = False) -> None:
         )
     out.print(table)
     counts: dict[int, int] = {}
-    for axes in header["births"].values():
-        for stage, count in Birth(tuple(map(unrolled, axes))).counts().items():
+    for birth in births_in(header).values():
+        for stage, count in birth.counts().items():
             counts[stage] = counts.get(stage, 0) + count
     out.print("born at stage " + ", ".join(f"{stage}: {count:,}" for stage, count in sorted(counts.items())))
 

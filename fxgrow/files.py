@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from fxgrow.births import Birth
+from fxgrow.birth import Birth
 from fxgrow.capture import skeleton
 from fxgrow.errors import FileError, FxgrowError
 from fxgrow.history import ATTRIBUTE, History, Step, history_of
@@ -134,7 +134,7 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Mod
     header, tensors = _read(Path(path))
     try:
         steps = tuple(_step(data) for data in header["steps"])
-        births = {n: Birth(tuple(map(unrolled, axes))) for n, axes in header["births"].items()}
+        births = births_in(header)
         tied, frozen, training = dict(header["tied"]), set(header["frozen"]), bool(header["training"])
     except (KeyError, TypeError, ValueError, AttributeError, FxgrowError) as error:
         raise FileError(
@@ -184,6 +184,11 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
 def header_of(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The metadata of a saved model: base, versions, growth steps, births."""
     return _read(Path(path))[0]
+
+
+def births_in(header: Mapping[str, Any]) -> dict[str, Birth]:
+    """The birth stages of each tensor, from the metadata of a saved model."""
+    return {name: Birth(tuple(map(_unrolled, axes))) for name, axes in header["births"].items()}
 
 
 def _base(header: Mapping[str, Any], path: str | os.PathLike[str]) -> nn.Module:
@@ -280,5 +285,5 @@ def _runs(axis: tuple[int, ...]) -> list[list[int]]:
     return runs
 
 
-def unrolled(runs: list[list[int]]) -> tuple[int, ...]:
+def _unrolled(runs: list[list[int]]) -> tuple[int, ...]:
     return tuple(stage for stage, count in runs for _ in range(count))

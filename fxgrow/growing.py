@@ -25,15 +25,21 @@ from fxgrow.planning.planner import make_plan, roles_of
 from fxgrow.planning.readouts import find_readouts
 from fxgrow.planning.sizes import Sizes, flops_after, parameters_after
 from fxgrow.proof.between import Growth
+from fxgrow.proof.certificate import Verdict
 from fxgrow.proof.certifying import certificate_of, drawn_by, kept_for_proof
 from fxgrow.proof.fingerprint import fingerprint
+from fxgrow.proof.quick import alike_by_mode, verify_quickly
 from fxgrow.proof.verification import verify as verify_same
+from fxgrow.steps import timed
 from fxgrow.training.groups import parameterization_of
 from fxgrow.training.parameters import remember_names, stage_of
 from fxgrow.transforms.depth import deepen
 from fxgrow.transforms.readouts import add_readouts, drop_readouts
 from fxgrow.transforms.tagging import tag
 from fxgrow.transforms.width import named_tensors, widen
+
+LEVELS = ("quick", "full")
+"""Of testing, beside True (quick) and False (none)."""
 
 Width = float | int | str | Mapping[str, float | int | str] | Sizes
 
@@ -87,7 +93,8 @@ def _planned(model: nn.Module, wish: Wish, example_inputs: Any) -> tuple[Capture
     chosen = _parameterization(model, wish.parameterization)
     captured: Captured | Parts
     try:
-        captured = capture(model, example_inputs)
+        with timed("capturing"):
+            captured = capture(model, example_inputs)
     except UntraceableError as error:
         if isinstance(widths, Sizes):
             raise
@@ -104,9 +111,10 @@ def _planned(model: nn.Module, wish: Wish, example_inputs: Any) -> tuple[Capture
         if not planned.groups and not (planned.depth and planned.depth.blocks) and captured.why is not None:
             raise captured.why
         return captured, planned
-    if depths is None:
-        return captured, _widened(captured, name, widths, wish, chosen)
-    return captured, _deepened(captured, depths, wish, lambda: _widened(captured, name, widths, wish, chosen))
+    with timed("planning"):
+        if depths is None:
+            return captured, _widened(captured, name, widths, wish, chosen)
+        return captured, _deepened(captured, depths, wish, lambda: _widened(captured, name, widths, wish, chosen))
 
 
 def _part_planner(
@@ -215,7 +223,7 @@ def grow(
     depth_init: str = "copy",
     round_to: int = 1,
     seed: int = 0,
-    verify: bool = True,
+    verify: bool | str = True,
     parameterization: str | None = None,
     calibrate: Any = None,
     form: str = "auto",
@@ -240,8 +248,10 @@ def grow(
         scale), "stack" (copied whole, as in depth stacking: the function changes, and verification says so).
     round_to: make new sizes multiples of this.
     seed: of the new entries; the same seed gives the same bytes.
-    verify: prove that the function is the same (`report(grown).certificate`), and run original and grown model
-        on random inputs in float64, eval and train, and compare.
+    verify: prove that the function is the same (`report(grown).certificate`), run original and grown model on random
+        inputs, eval and train, and compare. True or "quick": on few samples and small images where it is proved and
+        more would cost much; "full": in float64 on inputs like `example_inputs`, as wherever there is no proof;
+        False: neither proof nor test.
     parameterization: "standard"; "mup" (new weights and, in `fxgrow.param_groups`, learning rates by width); or
         "variance-transfer" (the paper's: old weights rescaled as well, the function kept by batch norms or by
         multipliers, which `fxgrow.fold` removes). Left out: as the model was last grown, else standard.
@@ -266,6 +276,8 @@ def grow(
     """
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise AmountError(f"seed={seed!r} is not a whole number from 0 to 2**63 - 1", remedy="pass one, such as 0")
+    if not isinstance(verify, bool) and verify not in LEVELS:
+        raise AmountError(f"verify={verify!r} is not a way to verify", remedy=f"use True, False, {' or '.join(LEVELS)}")
     wish = Wish(width, depth, init, depth_init, round_to, parameterization, form)
     captured, planned = _planned(model, wish, example_inputs)
     if not _grows(planned):
@@ -295,7 +307,7 @@ def apply_plan(
     captured: Captured | Parts,
     planned: Plan,
     seed: int,
-    verify: bool,
+    verify: bool | str,
     batch: Any = None,
     form: str = "auto",
 ) -> nn.Module:
@@ -303,25 +315,31 @@ def apply_plan(
     inputs = captured.inputs
     remember_names(model)
     growth = Growth(planned, drawn_by(seed, stage_of(model) + 1))
-    verifying = verify and not any(tensor.is_meta for tensor in named_tensors(model).values())
+    verifying = bool(verify) and not any(tensor.is_meta for tensor in named_tensors(model).values())
     before = kept_for_proof(captured, growth) if verifying else None  # surgery edits the graphs themselves
+    alike = verifying and isinstance(captured, Captured) and alike_by_mode(captured)
     graph: nn.Module
     grown: nn.Module
-    if isinstance(captured, Parts):
-        grown, planned = widen_parts(captured, planned, model, growth.seed, form)
-        graph = grown
-        if batch is not None:
-            planned = calibrate_units(grown, planned, batch)
-    else:
-        grown, planned, graph = _placed(model, captured, planned, form, growth.seed, batch)
+    with timed("growing"):
+        if isinstance(captured, Parts):
+            grown, planned = widen_parts(captured, planned, model, growth.seed, form)
+            graph = grown
+            if batch is not None:
+                planned = calibrate_units(grown, planned, batch)
+        else:
+            grown, planned, graph = _placed(model, captured, planned, form, growth.seed, batch)
     growth = replace(growth, plan=planned)
     grown = tag(grown, model, Step(planned, seed))
     if verifying:
-        if isinstance(captured, Parts):
-            found = verify_parts(model, grown, captured, seed)
-        else:
-            found = verify_same(model, grown, inputs, seed, preserving=planned.preserving)
-        certificate = certificate_of(model, graph, [growth], before)
+        with timed("proving"):
+            certificate = certificate_of(model, graph, [growth], before)
+        with timed("testing"):
+            if isinstance(captured, Parts):
+                found = verify_parts(model, grown, captured, seed)
+            elif verify != "full" and planned.preserving and certificate.verdict is Verdict.PROVED:
+                found = verify_quickly(model, grown, inputs, seed, planned.totals, alike)
+            else:
+                found = verify_same(model, grown, inputs, seed, preserving=planned.preserving)
         if planned.preserving:
             certificate = certificate.tested(str(found))
         history = history_of(grown)

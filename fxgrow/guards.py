@@ -72,9 +72,7 @@ def layer_norm(
     core: Ranges,
 ) -> Tensor:
     """LayerNorm over the last axis whose mean and variance are those of the units in `core`."""
-    exact = _accurate(x)
-    variance, mean = torch.var_mean(_take(exact, -1, core), -1, correction=0, keepdim=True)
-    return _affine((exact - mean) * torch.rsqrt(variance + eps), weight, bias).to(x.dtype)
+    return _affine(_standard(_accurate(x), -1, -1, eps, core), weight, bias).to(x.dtype)
 
 
 @whole
@@ -94,8 +92,7 @@ def group_norm(
 ) -> Tensor:
     """GroupNorm of `[batch, channels, ...]` whose statistics, in each group, are those of the units in `core`."""
     grouped = _accurate(x).reshape(x.shape[0], num_groups, x.shape[1] // num_groups, -1)
-    variance, mean = torch.var_mean(_take(grouped, 2, core), (2, 3), correction=0, keepdim=True)
-    normal = ((grouped - mean) * torch.rsqrt(variance + eps)).reshape(x.shape)
+    normal = _standard(grouped, 2, (2, 3), eps, core).reshape(x.shape)
     shape = (1, -1) + (1,) * (x.ndim - 2)
     return _affine(
         normal,
@@ -128,7 +125,19 @@ def _accurate(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
+def _standard(x: Tensor, dim: int, over: int | tuple[int, ...], eps: float, core: Ranges) -> Tensor:
+    """`x` less the mean, by the deviation, of its units in the ranges `core` of axis `dim`, over some axes.
+
+    On a CPU, `torch.var_mean` takes several times as long as the mean and the mean square of what is centred anyway.
+    """
+    centred = x - _take(x, dim, core).mean(over, keepdim=True)
+    variance = _take(centred, dim, core).square().mean(over, keepdim=True)
+    return centred * torch.rsqrt(variance + eps)
+
+
 def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    if weight is not None and bias is not None:
+        return torch.addcmul(bias, x, weight)
     x = x if weight is None else x * weight
     return x if bias is None else x + bias
 

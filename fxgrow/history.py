@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from fxgrow.births import Birth, Births
+from fxgrow.birth import Birth, Births
 from fxgrow.errors import FxgrowError
 from fxgrow.planning.plan import Plan, TensorGrowth
 
@@ -40,6 +40,9 @@ class History:
 
     steps: tuple[Step, ...]
     births: dict[str, Birth]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> History:
+        return self  # a value: copies of a model share it
 
     @property
     def stage(self) -> int:

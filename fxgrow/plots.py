@@ -9,7 +9,7 @@ from fxgrow.errors import FxgrowError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from fxgrow.births import Birth
+    from fxgrow.birth import Birth
 
 
 def new_axes(width: float, height: float) -> Axes:

@@ -59,7 +59,7 @@ def assert_same(model: nn.Module, grown: nn.Module, x: torch.Tensor) -> None:
 def grows(device: str, name: str, init: str = "zero", **amounts: Any) -> None:
     """A growth: where its tensors are, the function, the proof, and that all of it learns."""
     model, x = model_on(device, name), images(device)
-    grown = fxgrow.grow(model, init=init, example_inputs=x, **(amounts or {"width": 1.5}))
+    grown = fxgrow.grow(model, init=init, example_inputs=x, verify="full", **(amounts or {"width": 1.5}))
     assert_there(grown, device)
     assert_there(model, device)
     assert_same(model, grown, x)

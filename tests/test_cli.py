@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -89,6 +90,22 @@ def test_the_seed_decides_the_bytes(own: str, capsys: pytest.CaptureFixture[str]
         Ran(["grow", own, "--width", "2", "--input", "1,5", "--seed", seed, "-o", name], capsys)
         files.append(Path(name).read_bytes())
     assert files[0] == files[1] != files[2]
+
+
+def test_verbose_says_how_long_each_step_took(own: str, capsys: pytest.CaptureFixture[str]) -> None:
+    ran = Ran(["grow", own, "-w", "2", "--input", "1,5", "--json", "--verbose"], capsys)
+    steps = [line.rpartition(":")[0] for line in ran.err.splitlines() if line.endswith(" s")]
+    within = ["capturing", "planning", "growing", "proving", "testing"]
+    assert steps == [f"building {own}", *within, "growing and verifying"]
+    assert json.loads(ran.out)["model"] == own
+    assert "capturing:" not in Ran(["grow", own, "-w", "2", "--input", "1,5"], capsys).err
+
+
+def test_a_test_in_full_is_asked_for(own: str, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    monkeypatch.setattr("fxgrow.proof.quick.ENOUGH", 0.0)
+    for more, quick in ([], "1 sample in eval, which is as train"), (["--full"], ""):
+        ran = Ran(["grow", own, "-w", "2", "--input", "1,5", "--json", *more], capsys)
+        assert json.loads(ran.out)["verification"]["quick"] == quick
 
 
 def test_without_verification(own: str, capsys: pytest.CaptureFixture[str]) -> None:

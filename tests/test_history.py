@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import fxgrow
-from fxgrow.births import Birth
+from fxgrow.birth import Birth
 from fxgrow.history import History, Step, history_of
 from fxgrow.planning.deepening import Deepening, NewTensor
 from fxgrow.planning.plan import Plan, TensorGrowth, Totals

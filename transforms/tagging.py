@@ -8,7 +8,7 @@ from typing import TypeVar
 from fxgrow.transforms.indexing import old_positions
 from torch import nn
 
-from fxgrow.births import Birth, Births
+from fxgrow.birth import Birth, Births
 from fxgrow.history import ATTRIBUTE, History, Step, history_of
 from fxgrow.planning.deepening import Deepening
 from fxgrow.planning.plan import Plan

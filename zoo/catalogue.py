@@ -14,9 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
-import torchvision
 from torch import nn
 
 from fxgrow.capture.inputs import registered_inputs
@@ -47,7 +45,11 @@ class Entry:
     def family(self) -> str:
         """The file of the library that builds the model: "resnet"; those of torchvision as "tv.resnet"."""
         if self.library == "timm":
+            import timm
+
             return str(timm.model_entrypoint(self.name).__module__).rpartition(".")[2]
+        import torchvision
+
         builder = inspect.unwrap(torchvision.models.get_model_builder(self.name))
         return f"tv.{builder.__module__.rpartition('.')[2]}"
 
@@ -64,7 +66,7 @@ def find(name: str, *, pretrained: bool = False, **options: Any) -> nn.Module:
     """
     library, slash, short = name.partition("/")
     if slash and library in LIBRARIES:
-        known = timm.list_models() if library == "timm" else torchvision.models.list_models()
+        known = _names(library)
         if short.partition(".")[0] not in known:
             raise _unknown(name, [f"{library}/{one}" for one in known])
         return _build(library, short, pretrained, options)
@@ -121,6 +123,16 @@ def _parameters_on_meta() -> Iterator[None]:
         yield
 
 
+def _names(library: str) -> list[str]:
+    if library == "timm":
+        import timm
+
+        return list(timm.list_models())
+    import torchvision
+
+    return list(torchvision.models.list_models())
+
+
 def _unknown(name: str, known: list[str]) -> CatalogueError:
     close = difflib.get_close_matches(name, known, n=3)
     remedy = (
@@ -134,8 +146,12 @@ def _build(library: str, name: str, pretrained: bool, options: dict[str, Any]) -
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # torchvision's notices on initialisation
             if library == "timm":
+                import timm
+
                 model = timm.create_model(name, pretrained=pretrained, **options)
             else:
+                import torchvision
+
                 if not pretrained and "weights_backbone" in _options_of(name):
                     options = {"weights_backbone": None, **options}
                 model = torchvision.models.get_model(name, weights="DEFAULT" if pretrained else None, **options)
@@ -152,6 +168,8 @@ def _build(library: str, name: str, pretrained: bool, options: dict[str, Any]) -
 
 def _options_of(name: str) -> Mapping[str, inspect.Parameter]:
     """The options of a torchvision model's builder, by name."""
+    import torchvision
+
     return inspect.signature(inspect.unwrap(torchvision.models.get_model_builder(name))).parameters
 
 
@@ -185,13 +203,14 @@ def entries(library: str | None = None, pattern: str = "*") -> Iterator[Entry]:
     Entry(library='timm', name='test_resnet', input_shape=(3, 160, 160))
     """
     for which in LIBRARIES if library is None else (library,):
-        names = timm.list_models() if which == "timm" else torchvision.models.list_models()
-        for name in names:
+        for name in _names(which):
             if fnmatch.fnmatchcase(name, pattern):
                 yield Entry(which, name, _timm_shape(name) if which == "timm" else _torchvision_shape(name))
 
 
 def _timm_shape(name: str) -> tuple[int, ...] | None:
+    import timm
+
     config = timm.get_pretrained_cfg(name)
     return tuple(config.input_size) if config is not None else (3, 224, 224)
 

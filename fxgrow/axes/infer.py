@@ -11,8 +11,6 @@ from torch import fx, nn
 
 from fxgrow.axes.layout import Leaf, Reason, is_fixed
 from fxgrow.axes.unify import Unifier
-from fxgrow.rules import libraries as _libraries  # noqa: F401  (registers its rows)
-from fxgrow.rules import table as _table  # noqa: F401
 from fxgrow.rules.law import Law
 from fxgrow.rules.op import Op, Tensor, Tree, tensors
 from fxgrow.rules.registry import law_of_call
@@ -47,6 +45,8 @@ def analyse(model: nn.Module, graphs: Mapping[str, fx.Graph]) -> Analysis:
     for graph in graphs.values():
         for node in graph.nodes:
             analysis.trees[node] = _visit(analysis, node)
+    for tensor in (*analysis.parameters.values(), *tensors(list(analysis.trees.values()))):
+        tensor.settle()
     return analysis
 
 

@@ -11,6 +11,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from operator import is_
 
 
 @dataclass(frozen=True)
@@ -84,9 +85,13 @@ def resolve(layout: Layout) -> Layout:
         result = resolve(layout.bound)
         layout.bound = result
         return result
-    if isinstance(layout, Product):
-        return product([resolve(f) for f in layout.factors])
-    return join([resolve(p) for p in layout.parts])
+    before = children(layout)
+    after = [resolve(child) for child in before]
+    kind, dropped = (Product, _is_one) if isinstance(layout, Product) else (Join, _is_empty)
+    loose = len(after) == 1 or any(isinstance(child, kind) or dropped(child) for child in after)
+    if not loose and all(map(is_, before, after)):
+        return layout
+    return product(after) if kind is Product else join(after)
 
 
 def product(factors: list[Layout]) -> Layout:
@@ -95,11 +100,19 @@ def product(factors: list[Layout]) -> Layout:
     for factor in factors:
         if isinstance(factor, Product):
             flat.extend(factor.factors)
-        elif not (isinstance(factor, Leaf) and factor.size == 1 and factor.fixed):
+        elif not _is_one(factor):
             flat.append(factor)
     if not flat:
         return factors[0]
     return flat[0] if len(flat) == 1 else Product(tuple(flat))
+
+
+def _is_one(factor: Layout) -> bool:
+    return factor.size == 1 and isinstance(factor, Leaf) and factor.fixed
+
+
+def _is_empty(part: Layout) -> bool:
+    return part.size == 0
 
 
 def join(parts: list[Layout]) -> Layout:
@@ -114,11 +127,18 @@ def join(parts: list[Layout]) -> Layout:
 def leaves(layout: Layout) -> Iterator[Leaf]:
     """The leaves of a layout in order, with repetitions."""
     layout = resolve(layout)
-    if isinstance(layout, Leaf):
-        yield layout
-    else:
-        for child in children(layout):
-            yield from leaves(child)
+    return iter((layout,) if isinstance(layout, Leaf) else _inside(layout))
+
+
+def _inside(layout: Product | Join) -> list[Leaf]:
+    """The leaves of a term that is resolved."""
+    found: list[Leaf] = []
+    for child in children(layout):
+        if isinstance(child, Leaf):
+            found.append(child)
+        else:
+            found.extend(_inside(child))
+    return found
 
 
 def children(layout: Product | Join) -> tuple[Layout, ...]:

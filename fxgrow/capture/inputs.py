@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from fxgrow.capture.skeleton import skeleton
@@ -157,6 +156,8 @@ def _torchvision_inputs(model: nn.Module) -> tuple[Any, ...] | None:
     home = inspect.getmodule(type(model))
     if home is None or not home.__name__.startswith("torchvision.models"):
         return None
+    import torchvision
+
     for name in torchvision.models.list_models():
         builder = torchvision.models.get_model_builder(name)
         if inspect.getmodule(inspect.unwrap(builder)) is home:
@@ -173,6 +174,8 @@ _TASKS = {"SemanticSegmentation": (224, 224), "ObjectDetection": (240, 320)}
 
 def registered_inputs(name: str) -> tuple[Any, ...] | None:
     """Arguments on the meta device for a torchvision model, from the transforms and metadata of its weights."""
+    import torchvision
+
     for weights in torchvision.models.get_model_weights(name):
         transforms = weights.transforms()
         task = type(transforms).__name__

@@ -26,7 +26,7 @@ from fxgrow.capture.shapes import call_failed, staying
 from fxgrow.containers import each_tensor
 from fxgrow.errors import CaptureError, FxgrowError, UntraceableError
 from fxgrow.replacing import replaced
-from fxgrow.rules.registry import has_rule, law_of_function, law_of_method, whole_functions
+from fxgrow.rules import registry
 
 _BINARY = {
     **{
@@ -133,7 +133,7 @@ class Recorder(TorchFunctionMode):
             stack.enter_context(replaced(nn.Module, "__call__", self._module_call(nn.Module.__call__)))
             stack.enter_context(self._apply_caught())
             stack.enter_context(contexts.watched(self))
-            for function in whole_functions():
+            for function in registry.whole_functions():
                 stack.enter_context(self._kept_whole(function))
             stack.enter_context(torch.device("meta"))
             stack.enter_context(self)
@@ -319,7 +319,7 @@ class Recorder(TorchFunctionMode):
     def _call(self, func: Any, name: str, method: bool, args: Any, kwargs: Any) -> Any:
         target = operator_of(func, args, kwargs)
         operands = (args[1], args[0]) if name in _REFLECTED and target is _REFLECTED[name] else args
-        law = law_of_method(target) if isinstance(target, str) else law_of_function(target)
+        law = registry.law_of_method(target) if isinstance(target, str) else registry.law_of_function(target)
         if law is None and func not in self.open and (opened := _opened(func)) is not None:
             self.open.append(func)
             try:
@@ -478,7 +478,7 @@ class Recorder(TorchFunctionMode):
             return True
         if is_parametrized(module) or type(module) in EXPANSIONS or hooked(module):
             return False
-        return has_rule(type(module))
+        return registry.has_rule(type(module))
 
     def _leaf(self, module: nn.Module, path: str, plainly: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         sources: dict[Any, Any] = {}

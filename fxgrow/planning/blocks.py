@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import networkx as nx
 from torch import Tensor, fx, nn
 
 from fxgrow.capture import Captured
@@ -84,6 +83,7 @@ class Finder:
     def __init__(self, captured: Captured) -> None:
         self.captured = captured
         self.model = captured.model
+        self.modules = dict(captured.model.named_modules(remove_duplicate=False))
         self.graphs = captured.graphs
         self.members: dict[str, dict[str, list[fx.Node]]] = {}
         self.order: dict[fx.Node, int] = {}
@@ -180,11 +180,13 @@ class Finder:
         for node in nodes:
             if node.op == "call_module":
                 place = str(node.target)
-                module = self.model.get_submodule(place)
+                module: Any = self.modules[place]
+                if not getattr(module, "track_running_stats", False) or module.running_mean is None:
+                    continue
                 names = [name for name, _ in module.named_parameters(prefix=place)]
                 names += [name for name, _ in module.named_buffers(prefix=place)]
                 shared = [a for name in names for a in self.shared.get(name, [name]) if not within_any(a, roots)]
-                if shared and getattr(module, "track_running_stats", False) and module.running_mean is not None:
+                if shared:
                     return f"{place} keeps statistics and is shared with another part"
         return ""
 
@@ -216,7 +218,7 @@ class Finder:
 
     def _called(self, node: fx.Node) -> Any:
         if node.op == "call_module":
-            return type(self.model.get_submodule(str(node.target)))
+            return type(self.modules[str(node.target)])
         return node.target
 
     # -- runs --------------------------------------------------------------------------------------------
@@ -259,7 +261,7 @@ class Finder:
         return found
 
     def _is_container(self, path: str) -> bool:
-        return isinstance(self.model.get_submodule(path), _CONTAINERS)
+        return isinstance(self.modules[path], _CONTAINERS)
 
     def _children(self, path: str, module: nn.Module) -> Iterator[Unit]:
         container = isinstance(module, _CONTAINERS)
@@ -331,7 +333,7 @@ class Finder:
         return self._kind_at(unit.path)
 
     def _kind_at(self, path: str) -> type:
-        return type(self.model.get_submodule(path))
+        return type(self.modules[path])
 
     def _follows(self, one: Unit, other: Unit) -> bool:
         """Whether one comes before the other, which takes on its streams; the last may let some of them end."""
@@ -388,7 +390,7 @@ class Finder:
 
     def _is_stage(self, path: str) -> bool:
         """Whether a part holds several blocks of layers of one kind in a container."""
-        for below, module in self.model.get_submodule(path).named_modules():
+        for below, module in self.modules[path].named_modules():
             if isinstance(module, _CONTAINERS):
                 inside = [f"{path}.{below}.{name}" if below else f"{path}.{name}" for name in module._modules]
                 kinds = Counter(self._kind_at(p) for p in inside if not self._is_container(p) and self._is_of_layers(p))
@@ -415,7 +417,7 @@ class Finder:
 
     def _is_of_layers(self, path: str) -> bool:
         """Whether a part has several layers with a weight of two or more axes: more than a layer and its norm."""
-        weights = (p for p in self.model.get_submodule(path).parameters() if p.ndim > 1)
+        weights = (p for p in self.modules[path].parameters() if p.ndim > 1)
         return len(list(itertools.islice(weights, 2))) == 2
 
 
@@ -423,6 +425,8 @@ class Dominance:
     """Which node every way from the inputs to another one passes, numbers aside."""
 
     def __init__(self, graph: fx.Graph) -> None:
+        import networkx as nx
+
         source = "inputs"
         flow: nx.DiGraph = nx.DiGraph()
         flow.add_node(source)
@@ -476,6 +480,8 @@ def _has_own_gate(unit: Unit | None, inner: set[str]) -> bool:
 
 def calls(nodes: list[fx.Node]) -> list[list[fx.Node]]:
     """The nodes of a part for each time it is called, where these are apart and alike; else all of them."""
+    import networkx as nx
+
     called = Counter(str(node.target) for node in nodes if node.op == "call_module")
     if not called or max(called.values()) < 2:
         return [nodes]

@@ -41,7 +41,7 @@ def _layers(finder: Finder) -> Iterator[Unit]:
     by_place: dict[str, dict[str, list[fx.Node]]] = {}
     for mode, graph in finder.graphs.items():
         for node in graph.nodes:
-            if node.op == "call_module" and type(finder.model.get_submodule(str(node.target))) in DIRAC:
+            if node.op == "call_module" and type(finder.modules[str(node.target)]) in DIRAC:
                 by_place.setdefault(str(node.target), {})[mode] = _with_followers(finder, node)
     calls = Counter((n.graph, str(n.target)) for graph in finder.graphs.values() for n in graph.nodes)
     for place, members in by_place.items():

@@ -6,6 +6,7 @@ Pointwise functions are looked at by running them: on samples of every magnitude
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -36,16 +37,21 @@ class Interval:
 
     def samples(self) -> Tensor:
         """Numbers of every magnitude within the interval, its ends among them. Shape `[n]`, float64."""
-        sizes = torch.logspace(-6, 4, 201, dtype=torch.float64)
-        within = torch.cat([-sizes.flip(0), torch.zeros(1, dtype=torch.float64), sizes])
-        ends = [end for end in (self.low, self.high) if math.isfinite(end)]
-        within = torch.cat([within, torch.tensor(ends, dtype=torch.float64)])
-        return within[(within >= self.low) & (within <= self.high)]
+        return _samples(self).clone()
 
     def __str__(self) -> str:
         if self.low == 0 and self.high == INFINITY:
             return "never negative"
         return f"from {self.low:g} to {self.high:g}"
+
+
+@functools.lru_cache(maxsize=64)
+def _samples(interval: Interval) -> Tensor:
+    sizes = torch.logspace(-6, 4, 201, dtype=torch.float64, device="cpu")
+    within = torch.cat([-sizes.flip(0), sizes.new_zeros(1), sizes])
+    ends = [end for end in (interval.low, interval.high) if math.isfinite(end)]
+    within = torch.cat([within, sizes.new_tensor(ends)])
+    return within[(within >= interval.low) & (within <= interval.high)]
 
 
 ANYTHING = Interval()

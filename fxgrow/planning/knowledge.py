@@ -47,11 +47,15 @@ class Knowledge:
     failures: list[Failure] = field(default_factory=list)
     zero_by_default: set[str] = field(default_factory=set)
     scales: dict[str, dict[Op, float]] = field(default_factory=dict)
+    _growing: dict[tuple[Layout, ...], tuple[Leaf, ...]] = field(default_factory=dict)
     _facts: dict[tuple[Tensor, Leaf], dict[Range | None, Fact]] = field(default_factory=dict)
 
     def growing(self, *axes: Layout) -> list[Leaf]:
         """The growing leaves of some axes, each once, in order."""
-        return list(dict.fromkeys(leaf for axis in axes for leaf in leaves(axis) if leaf in self.growth))
+        if axes not in self._growing:
+            found = dict.fromkeys(leaf for axis in axes for leaf in leaves(axis) if leaf in self.growth)
+            self._growing[axes] = tuple(found)
+        return list(self._growing[axes])
 
     def fact(self, tensor: Tensor, leaf: Leaf, axis: int | None = None) -> Fact:
         """What is known of all new entries of a tensor along a leaf."""

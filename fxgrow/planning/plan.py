@@ -6,9 +6,8 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import networkx as nx
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -19,6 +18,9 @@ from fxgrow.planning.edits import AttributeEdit as AttributeEdit
 from fxgrow.planning.edits import NodeEdit as NodeEdit
 from fxgrow.planning.edits import frozen
 from fxgrow.printing import as_text
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 FORMAT = 1
 
@@ -287,6 +289,8 @@ class Plan:
         >>> sorted(graph.edges(data="axes"))
         [('d0', '0.bias', (0,)), ('d0', '0.weight', (0,)), ('d0', '2.weight', (1,))]
         """
+        import networkx as nx
+
         graph: nx.Graph = nx.Graph()
         for group in self.groups:
             graph.add_node(group.name, kind="group", old=group.old, new=group.new)

@@ -8,7 +8,9 @@ dimension with the reason. What it returns has been checked by the laws from end
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable
+from functools import cached_property
 from typing import Any
 
 from torch import nn
@@ -34,7 +36,7 @@ from fxgrow.planning.plan import (
 from fxgrow.planning.sizes import Sizes, flops_after, parameters_after
 from fxgrow.planning.sizing import Sizing, choose_sizes, producing_places, size_after
 from fxgrow.rules.law import Fact, Range
-from fxgrow.rules.op import Op, Tensor
+from fxgrow.rules.op import Op
 
 _PASSES = 12
 
@@ -171,15 +173,20 @@ class Planner:
     def _unfaithful_scales(self) -> Iterable[Failure]:
         """Gains that a closed form rescales but that some other op reads as they are."""
         for parameter, factors in self.know.scales.items():
-            using = [op for op in self.analysis.ops if parameter in {t.parameter for t in self._inputs(op)}]
-            if set(using) != set(factors) or len(set(factors.values())) > 1:
+            if self._users.get(parameter) != set(factors) or len(set(factors.values())) > 1:
                 op = next(iter(factors))
                 for leaf in self.know.growing(op.data["gain"].axes[-1]):
                     yield Failure(op, leaf, "its gain is used elsewhere", guardable=True)
 
-    @staticmethod
-    def _inputs(op: Op) -> list[Tensor]:
-        return [*op.operands(), *op.module_parameters()]
+    @cached_property
+    def _users(self) -> dict[str, set[Op]]:
+        """The ops that each parameter or buffer is given to."""
+        users: dict[str, set[Op]] = {name: set() for name in self.analysis.parameters}
+        for op in self.analysis.ops:
+            for tensor in (*op.operands(), *op.module_parameters()):
+                if tensor.parameter is not None:
+                    users[tensor.parameter].add(op)
+        return users
 
     @staticmethod
     def _fix(held: Iterable[Leaf], reason: Reason) -> None:
@@ -336,11 +343,19 @@ class Planner:
         for place, layout in producing_places(self.analysis):
             for leaf in self.know.growing(layout):
                 made.setdefault(leaf, []).append(str(place))
+        fills: dict[str, set[str]] = {name: set() for name in self.names.values()}
+        added = dict.fromkeys(fills, 0)
+        for tensor in tensors:
+            runs = [run for axis in tensor.axes for run in axis.runs()]
+            for run in runs:
+                fills[run.group].add(run.fill)
+            if self._is_parameter(tensor.name):
+                groups = {run.group for run in runs}
+                for name in groups:  # what several groups add together is shared evenly
+                    added[name] += (math.prod(tensor.new_shape) - math.prod(tensor.old_shape)) // len(groups)
         for leaf, name in self.names.items():
-            added = sum(_added(growth, name) for growth in tensors if self._is_parameter(growth.name))
-            fills = {run.fill for t in tensors for axis in t.axes for run in axis.runs() if run.group == name}
-            how = self._how(leaf, fills)
-            yield GrowthGroup(name, leaf.size, self.sizing.growth[leaf], tuple(made.get(leaf, [])), how, added)
+            where, how = tuple(made.get(leaf, [])), self._how(leaf, fills[name])
+            yield GrowthGroup(name, leaf.size, self.sizing.growth[leaf], where, how, added[name])
 
     def _how(self, leaf: Leaf, fills: set[str]) -> str:
         said = [
@@ -396,18 +411,3 @@ def roles_of(analysis: Analysis) -> dict[str, str]:
             if tensor.parameter is not None:
                 roles.setdefault(tensor.parameter, role)
     return roles
-
-
-def _numel(shape: tuple[int, ...]) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total
-
-
-def _added(growth: TensorGrowth, group: str) -> int:
-    """Entries this group adds to a tensor, entries added by several groups shared evenly."""
-    growing = {run.group for axis in growth.axes for run in axis.runs()}
-    if group not in growing:
-        return 0
-    return (_numel(growth.new_shape) - _numel(growth.old_shape)) // len(growing)

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -24,11 +24,13 @@ from fxgrow.proof.claims import Map, Unproved, old_positions_cover, settled
 from fxgrow.proof.fingerprint import changed_since, fingerprint
 from fxgrow.proof.models import Model
 from fxgrow.proof.outside import between_parts
-from fxgrow.proof.scale import scale_of
 from fxgrow.proof.unchanged import proved_unchanged
 from fxgrow.replay import as_graph, grown_again
 from fxgrow.transforms.indexing import old_positions
 from fxgrow.transforms.width import named_tensors
+
+if TYPE_CHECKING:
+    from fxgrow.proof.scale import Scale
 
 CLAIM = "the grown model computes what the original computes"
 
@@ -197,7 +199,13 @@ class Comparison:
         result = Certificate.of(CLAIM, children)
         if not with_scale:
             return result
-        return replace(result, scale_of=lambda: scale_of(walks, grown, self.captured.inputs))
+
+        def scale() -> Scale:
+            from fxgrow.proof.scale import scale_of
+
+            return scale_of(walks, grown, self.captured.inputs)
+
+        return replace(result, scale_of=scale)
 
     def proves(self, grown: GrownGraphModule) -> bool:
         """Whether the certificate would say PROVED; stops at the first step that is not."""

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fxgrow.births import Birth
+from fxgrow.birth import Birth
 from fxgrow.capture.inputs import recalled
 from fxgrow.containers import flat_tensors
 from fxgrow.devices import device_of

@@ -44,6 +44,7 @@ class Verification:
     precision: what was computed in, other than float64 where the model does not run in that.
     in_place: the outputs are picked by rank among values that are the same but for rounding, as boxes by their scores;
         what the parts of the model give, in place, was compared instead.
+    quick: what was made cheaper than in full (`verify_quickly`), as the growth is proved.
     """
 
     eval_error: float
@@ -54,6 +55,7 @@ class Verification:
     preserving: bool = True
     precision: str = "float64"
     in_place: bool = False
+    quick: str = ""
 
     @property
     def verdict(self) -> str:
@@ -65,6 +67,7 @@ class Verification:
     def __str__(self) -> str:
         computed = "" if self.precision == "float64" else f"computed in {self.precision}, "
         computed += "of what its parts give, as ranks decide between ties, " if self.in_place else ""
+        computed += f"{self.quick}, " if self.quick else ""
         return (
             f"{self.verdict}: relative error {self.eval_error:.1e} in eval, {self.train_error:.1e} in train "
             f"({computed}{self.dtype} weights, tolerance {self.tolerance:.0e}, seed {self.seed})"
@@ -143,8 +146,15 @@ class Way:
     seed: int
 
 
-def _ways(own: torch.dtype, seed: int) -> list[Way]:
+def dtype_of(model: nn.Module) -> torch.dtype:
+    """The dtype of a model's first parameter of floating-point numbers; float64 where there is none."""
+    return next((p.dtype for p in model.parameters() if p.dtype.is_floating_point), torch.float64)
+
+
+def _ways(precision: torch.dtype, own: torch.dtype, seed: int) -> list[Way]:
     """The ways to try, the most exact first, as some forwards make float32 tensors of their own."""
+    if precision is not torch.float64:
+        return [Way(WithoutNoise, precision, seed)]
     exact, plain = Way(WithoutRounding, torch.float64, seed), Way(WithoutNoise, torch.float64, seed)
     return [exact, plain] if own is torch.float64 else [exact, plain, Way(WithoutNoise, own, seed)]
 
@@ -157,6 +167,7 @@ def verify(
     preserving: bool = True,
     modes: Sequence[bool] = (False, True),
     parts: Sequence[str] = (),
+    precision: torch.dtype = torch.float64,
 ) -> Verification:
     """Run copies of both in float64, in eval and in train mode, and compare every output.
 
@@ -167,14 +178,14 @@ def verify(
     modes: whether in training, each mode to run; the error of a mode that is left out is 0.
     parts: what has grown of a model of which the rest is as it was: compared in place where the outputs that the rest
         makes of it jump with the last place.
+    precision: to compute in; float64, or the dtype of the weights.
 
     Raises
     ------
     VerificationError: the outputs differ by more than the tolerance.
     """
     values = random_inputs(inputs, seed)
-    own = next((p.dtype for p in original.parameters() if p.dtype.is_floating_point), torch.float64)
-    ways = _ways(own, seed)
+    ways = _ways(precision, dtype_of(original), seed)
     for way in ways:
         try:
             errors = _errors(original, grown, values, way, modes)
@@ -215,15 +226,11 @@ def verify(
 def _errors(
     original: nn.Module, grown: nn.Module, inputs: Inputs, way: Way, modes: Sequence[bool]
 ) -> tuple[float, float]:
-    first, second = (_error(original, grown, inputs, way, mode) if mode in modes else 0.0 for mode in (False, True))
-    return first, second
-
-
-def _error(original: nn.Module, grown: nn.Module, inputs: Inputs, way: Way, training: bool) -> float:
-    outputs = []
+    """The error in eval and in train mode; each model runs in one mode after the other, on the same inputs."""
+    found: dict[nn.Module, dict[bool, list[Tensor]]] = {}
     for model in (original, grown):
         try:
-            outputs.append(_outputs(model, inputs, way, training))
+            found[model] = _outputs(model, inputs, way, modes)
         except Exception as error:
             if model is original:
                 raise CaptureError(
@@ -236,13 +243,16 @@ def _error(original: nn.Module, grown: nn.Module, inputs: Inputs, way: Way, trai
                 where=type(original).__name__,
                 remedy=BUG,
             ) from error
-        if model is original and not all(torch.isfinite(tensor).all() for tensor in outputs[0]):
-            raise VerificationError(
-                f"the original model's own outputs are not finite in {'train' if training else 'eval'} mode",
-                where=type(original).__name__,
-                remedy="check its weights, or pass verify=False where its outputs may be infinite",
-            )
-    return _worst(*outputs)
+        for training, outputs in found[original].items():
+            if not all(torch.isfinite(tensor).all() for tensor in outputs):
+                raise VerificationError(
+                    f"the original model's own outputs are not finite in {'train' if training else 'eval'} mode",
+                    where=type(original).__name__,
+                    remedy="check its weights, or pass verify=False where its outputs may be infinite",
+                )
+    before, after = found[original], found[grown]
+    first, second = (_worst(before[mode], after[mode]) if mode in modes else 0.0 for mode in (False, True))
+    return first, second
 
 
 def _error_in_place(
@@ -262,8 +272,8 @@ def _error_in_place(
     def keep(model: nn.Module) -> Callable[[Any], None]:
         return lambda output: kept[model].extend(tensor.clone() for tensor in flat_tensors(output))
 
-    plain, _ = (_outputs(model, inputs, way, False, parts, keep(model)) for model in (original, grown))
-    moved = _outputs(original, inputs, way, False, parts, lambda output: each_tensor(output, nudged))
+    plain, _ = (_outputs(model, inputs, way, (False,), parts, keep(model))[False] for model in (original, grown))
+    moved = _outputs(original, inputs, way, (False,), parts, lambda output: each_tensor(output, nudged))[False]
     return _worst(*kept.values()) if _worst(plain, moved) > tolerance else None
 
 
@@ -271,29 +281,34 @@ def _outputs(
     model: nn.Module,
     inputs: Inputs,
     way: Way,
-    training: bool,
+    modes: Sequence[bool],
     parts: Sequence[str] = (),
     watch: Callable[[Any], Any] = lambda output: None,
-) -> list[Tensor]:
-    """What a copy of a model gives in one mode; what its forward draws by itself is the same for all.
+) -> dict[bool, list[Tensor]]:
+    """What a copy of a model gives in each mode; what its forward draws by itself is the same for all.
 
     watch: sees what the parts give, and may give something else for it.
     """
-    twin = in_precision(model, way.dtype, share=True).train(training)
+    twin = in_precision(model, way.dtype, share=True)
     device = device_of(twin)
     for path in parts:
         twin.get_submodule(path).register_forward_hook(lambda module, given, output: watch(output))
-    args, kwargs = in_dtype(inputs, way.dtype, device)
-    with torch.no_grad(), way.mode(), random_state_kept(device, way.seed), whole_float32():
-        found = list(flat_tensors(twin(*args, **kwargs)))
-    release(twin)
+    found: dict[bool, list[Tensor]] = {}
+    try:
+        for training in modes:
+            twin.train(training)
+            args, kwargs = in_dtype(inputs, way.dtype, device)
+            with torch.no_grad(), way.mode(), random_state_kept(device, way.seed), whole_float32():
+                found[training] = [tensor.clone() for tensor in flat_tensors(twin(*args, **kwargs))]
+    finally:
+        release(twin, model)
     return found
 
 
 def _rounding(original: nn.Module, inputs: Inputs, way: Way, training: bool, step: float) -> float:
     """How far the outputs move where every entry of the inputs does, by a factor of `step`."""
     moved = each_tensor(inputs, lambda value: value.to(way.dtype) * step if value.dtype.is_floating_point else value)
-    return _worst(*(_outputs(original, given, way, training) for given in (inputs, moved)))
+    return _worst(*(_outputs(original, given, way, (training,))[training] for given in (inputs, moved)))
 
 
 def _worst(before: list[Tensor], after: list[Tensor]) -> float:
@@ -330,10 +345,15 @@ def in_precision(model: nn.Module, dtype: torch.dtype = torch.float64, share: bo
     return twin
 
 
-def release(twin: nn.Module) -> None:
-    """Let go of a copy's tensors at once: a graph module and its graph hold each other until collected."""
-    for held in (twin._modules, twin._parameters, twin._buffers):
-        held.clear()
+def release(twin: nn.Module, model: nn.Module | None = None) -> None:
+    """Let go of a copy's tensors at once: its modules are held until collected, by its graph or by what made them.
+
+    model: of which it is a copy, where modules inside are let go of as well; what is the model's own is left alone.
+    """
+    own = {twin} if model is None else {*twin.modules()} - {*model.modules()}
+    for module in own:
+        for held in (module._modules, module._parameters, module._buffers):
+            held.clear()
 
 
 def relative_error(grown: Tensor, original: Tensor) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,6 +32,7 @@ class Tensor:
     parameter: str | None = None
     op: Op | None = None
     learns: bool = True
+    _settled: frozenset[Leaf] = frozenset()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -43,8 +45,12 @@ class Tensor:
     def axis(self, index: int) -> Layout:
         return resolve(self.axes[index])
 
-    def leaves(self) -> set[Leaf]:
-        return {leaf for axis in self.axes for leaf in leaves(axis)}
+    def leaves(self) -> frozenset[Leaf]:
+        return self._settled or frozenset(leaf for axis in self.axes for leaf in leaves(axis))
+
+    def settle(self) -> None:
+        """Keep the leaves as they are: all graphs were read, and what is tied is tied."""
+        self._settled = self.leaves()
 
 
 Tree = Tensor | tuple[Any, ...] | list[Any] | dict[Any, Any] | None
@@ -137,7 +143,11 @@ class Op:
 
     def operands(self) -> list[Tensor]:
         """Every tensor among the arguments."""
-        return list(tensors(self.lower([*self.node.args, *self.node.kwargs.values()])))
+        return list(self._operands)
+
+    @cached_property
+    def _operands(self) -> tuple[Tensor, ...]:
+        return tuple(tensors(self.lower([*self.node.args, *self.node.kwargs.values()])))
 
     def parameter(self, name: str) -> Tensor | None:
         """The module's own parameter or buffer of that name."""
@@ -185,10 +195,15 @@ class Op:
                 self.unifier.fix(axis, reason)
 
     def module_parameters(self) -> list[Tensor]:
+        """Every parameter and buffer of the module."""
+        return list(self._module_parameters)
+
+    @cached_property
+    def _module_parameters(self) -> tuple[Tensor, ...]:
         if self.module is None:
-            return []
+            return ()
         names = [name for name, _ in [*self.module.named_parameters(), *self.module.named_buffers()]]
-        return [tensor for name in names if (tensor := self.parameter(name)) is not None]
+        return tuple(tensor for name in names if (tensor := self.parameter(name)) is not None)
 
 
 def is_parametric(tensor: Tensor) -> bool:

@@ -1,25 +1,32 @@
 """Where the rules are kept: which law each op obeys, looked up in constant time.
 
-The rows themselves are in `table.py` (torch) and `libraries.py` (timm and torchvision).
+The rows themselves are in `table.py` (torch), `of_timm.py` and `of_torchvision.py`, which are read once their library
+is imported: before that, no model can hold what it brings.
 """
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Callable, Iterable
 from types import FunctionType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import fx, nn
 
 from fxgrow.capture.opaque import CustomFunction, hooked
 from fxgrow.errors import RuleError
-from fxgrow.rules.law import Law
+
+if TYPE_CHECKING:
+    from fxgrow.rules.law import Law
 
 Target = type | Callable[..., Any] | str
 
 _modules: dict[type, Law] = {}
 _functions: dict[Any, Law] = {}
 _methods: dict[str, Law] = {}
+_unread = {"torch": "table", "timm": "of_timm", "torchvision": "of_torchvision"}
+"""Libraries whose rows are still to be read, and the modules that have them."""
 
 
 def rule(target: Target, law: Law) -> None:
@@ -42,6 +49,7 @@ def rule(target: Target, law: Law) -> None:
     ...         return x * torch.sigmoid(1.7 * x)
     >>> fxgrow.rule(Swishy, Pointwise("zero"))
     """
+    _read_rows()
     table: dict[Any, Law] = (
         _methods if isinstance(target, str) else _modules if isinstance(target, type) else _functions
     )
@@ -51,8 +59,15 @@ def rule(target: Target, law: Law) -> None:
     table[target] = law
 
 
+def _read_rows() -> None:
+    """Read the rows for libraries that were imported since the last look."""
+    while library := next((library for library in _unread if library in sys.modules), ""):
+        importlib.import_module(f"fxgrow.rules.{_unread.pop(library)}")
+
+
 def law_of_module(module: nn.Module) -> Law | None:
     """The law of a module's exact class, or of a base class whose forward it inherits unchanged."""
+    _read_rows()
     if isinstance(module, CustomFunction):
         return _modules.get(module.function)
     for base in type(module).__mro__:
@@ -65,10 +80,12 @@ def law_of_module(module: nn.Module) -> Law | None:
 
 
 def law_of_function(function: Any) -> Law | None:
+    _read_rows()
     return _functions.get(function)
 
 
 def law_of_method(name: str) -> Law | None:
+    _read_rows()
     return _methods.get(name)
 
 
@@ -83,11 +100,13 @@ def law_of_call(node: fx.Node, module: nn.Module | None) -> Law | None:
 
 def has_rule(target: Any) -> bool:
     """Whether a module class or a function has a row, so that capture must leave it whole."""
+    _read_rows()
     return target in _modules or target in _functions
 
 
 def whole_functions() -> list[Callable[..., Any]]:
     """Functions of other packages that have a row and do not ask whether they are overridden, as torch's own do."""
+    _read_rows()
     homes = ("torch.", "fxgrow.")
     return [f for f in _functions if isinstance(f, FunctionType) and not f.__module__.startswith(homes)]
 
@@ -100,4 +119,5 @@ def rules(targets: Iterable[Any], law: Law) -> None:
 
 def rows() -> dict[Any, Law]:
     """Every target that has a law."""
+    _read_rows()
     return {**_modules, **_functions, **_methods}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -13,12 +14,6 @@ from fxgrow.errors import TrainingError
 from fxgrow.history import history_of
 
 _NAMES: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-
-_WRAPPERS: tuple[tuple[type[nn.Module], str], ...] = (
-    (torch._dynamo.eval_frame.OptimizedModule, "_orig_mod"),
-    (nn.parallel.DistributedDataParallel, "module"),
-    (nn.DataParallel, "module"),
-)
 
 
 def remember_names(model: nn.Module) -> None:
@@ -36,9 +31,11 @@ def stage_of(model: nn.Module) -> int:
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The model inside torch.compile and data-parallel wrappers."""
-    for kind, attribute in _WRAPPERS:
-        if isinstance(model, kind):
-            return unwrapped(getattr(model, attribute))
+    if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+        return unwrapped(model.module)
+    # its class takes a second to import, and torch.compile has done that
+    if "torch._dynamo" in sys.modules and isinstance(model, torch._dynamo.eval_frame.OptimizedModule):
+        return unwrapped(model._orig_mod)
     return model
 
 

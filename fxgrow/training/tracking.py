@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from fxgrow.births import Birth, Region
+from fxgrow.birth import Birth, Region
 from fxgrow.devices import exact_dtype
 from fxgrow.training.shards import local_part, local_ranges
 

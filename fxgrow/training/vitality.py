@@ -11,7 +11,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fxgrow.births import Birth, Region
+from fxgrow.birth import Birth, Region
 from fxgrow.errors import TrainingError
 from fxgrow.history import births
 from fxgrow.printing import as_text

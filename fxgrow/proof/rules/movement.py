@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -308,21 +308,28 @@ def _maps(origin: Tensor, old: Tensor) -> tuple[Map, ...]:
         if origin.numel() or any(after < before for before, after in zip(old.shape, origin.shape, strict=True)):
             raise Unproved("an empty tensor grew")
         return tuple(map(_first, old.shape, origin.shape))  # of no entries anything holds
-    known = (origin.flatten() >= 0).nonzero()
-    if not len(known):
+    here = _first_of(origin, lambda labels: labels >= 0)
+    if here is None:
         raise Unproved("no old entry is left")
-    here = torch.unravel_index(known[0], origin.shape)
-    label = int(origin.flatten()[known[0]])
-    found = (old.flatten() == label).nonzero()
-    if not len(found):
+    label = int(origin[here])
+    there = _first_of(old, lambda labels: labels == label)
+    if there is None:
         raise Unproved("old entries are not where the original has them")
-    there = torch.unravel_index(found[0], old.shape)
     maps: list[Map] = []
     for axis in range(old.ndim):
         new_line = origin[tuple(slice(None) if k == axis else int(here[k]) for k in range(old.ndim))]
         old_line = old[tuple(slice(None) if k == axis else int(there[k]) for k in range(old.ndim))]
         maps.append(_matched(new_line, old_line))
     return tuple(maps)
+
+
+def _first_of(labels: Tensor, wanted: Callable[[Tensor], Tensor]) -> tuple[int, ...] | None:
+    """Where the first label is that is wanted; most often it is the first of all."""
+    first = (0,) * labels.ndim
+    if labels.numel() and bool(wanted(labels[first])):
+        return first
+    found = wanted(labels).flatten().nonzero()
+    return tuple(map(int, torch.unravel_index(found[0], labels.shape))) if len(found) else None
 
 
 def _first(before: int, after: int) -> Map:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fxgrow
-from fxgrow.births import Birth
+from fxgrow.birth import Birth
 from fxgrow.errors import FxgrowError
 from tests.models import PLAIN, lively, perceptron
 

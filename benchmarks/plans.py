@@ -1,0 +1,97 @@
+"""Plans of many models, to compare commits: python -m benchmarks.plans dump DIR [...], ... compare DIR DIR
+
+`dump` writes the plan of each model to a JSON file, {"error": ...} where there is none, and leaves out what is there
+already. `compare` prints the fields in which plans differ, and fails if any does; "nodes" stands for what follows
+from how a model is captured: names of nodes, and reasons that say at which node.
+"""
+
+import argparse
+import json
+import sys
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from fxgrow.zoo.catalogue import without_weights
+from fxgrow.zoo.choice import chosen
+
+import fxgrow
+from fxgrow.errors import first_line
+
+NODES = ("nodes", "places", "regions")
+"""Fields that hold names of nodes, wherever they are in a plan."""
+
+
+def dump(folder: Path, names: list[str], width: str | None, depth: str | None) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        path = folder / f"{name.replace('/', '.')}.json"
+        if not path.exists():
+            try:
+                text = fxgrow.plan(without_weights(name), width, depth).to_json(indent=1)
+            except Exception as error:  # a crash is a finding, too
+                text = json.dumps({"error": f"{type(error).__name__}: {first_line(error)}"})
+            path.write_text(text + "\n")
+            print(name, flush=True)
+
+
+def without_nodes(value: Any) -> Any:
+    if isinstance(value, dict):
+        kept = {key: without_nodes(item) for key, item in value.items() if key not in NODES}
+        return {**kept, "reason": kept["reason"].partition(" (at ")[0]} if "reason" in kept else kept
+    return [without_nodes(item) for item in value] if isinstance(value, list) else value
+
+
+def place_of(one: Any, other: Any) -> str:
+    """The first place in which two values differ, and how."""
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        one, other = dict(enumerate(one)), dict(enumerate(other))
+    if isinstance(one, dict) and isinstance(other, dict):
+        key = next(key for key in (*one, *other) if key not in one or key not in other or one[key] != other[key])
+        return f"{key}: {place_of(one.get(key), other.get(key))}"
+    lengths = f" ({len(one)} and {len(other)} of them)" if isinstance(one, list) and isinstance(other, list) else ""
+    return f"{str(one)[:100]} | {str(other)[:100]}{lengths}"
+
+
+def compare(before: Path, after: Path) -> int:
+    counts: Counter[str] = Counter()
+    for file in sorted({path.name for folder in (before, after) for path in folder.glob("*.json")}):
+        plans = [json.loads((f / file).read_text()) if (f / file).exists() else {} for f in (before, after)]
+        pairs = {key: [plan.get(key) for plan in plans] for key in plans[0] | plans[1]}
+        differing = {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+        beyond = {k: (a, b) for k, (a, b) in differing.items() if without_nodes({k: a}) != without_nodes({k: b})}
+        counts["different" if beyond else "nodes" if differing else "same"] += 1
+        for key, pair in (beyond or differing).items():
+            print(f"{file.removesuffix('.json')}: {'' if beyond else 'nodes: '}{key}: {place_of(*pair)}")
+    print(", ".join(f"{kind}: {counts[kind]}" for kind in ("same", "nodes", "different")))
+    return 1 if counts["nodes"] or counts["different"] else 0
+
+
+def main(arguments: list[str]) -> int:
+    warnings.filterwarnings("ignore")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    dumping, comparing = commands.add_parser("dump"), commands.add_parser("compare")
+    dumping.add_argument("folder", type=Path)
+    dumping.add_argument("--width", help="1.5 unless there is a depth")
+    dumping.add_argument("--depth")
+    dumping.add_argument(
+        "--filter", action="append", metavar="GLOB", help="names of models, repeatable; all if left out"
+    )
+    dumping.add_argument("--families", action="store_true", help="only the smallest model of each family")
+    dumping.add_argument("--most", type=float, default=float("inf"), metavar="MILLIONS", help="of parameters")
+    comparing.add_argument("before", type=Path)
+    comparing.add_argument("after", type=Path)
+    options = parser.parse_args(arguments)
+    if options.command == "compare":
+        return compare(options.before, options.after)
+    sample = "smallest-per-family" if options.families else "all"
+    found = [chosen(None, pattern, sample, at_most=options.most) for pattern in options.filter or ["*"]]
+    names = dict.fromkeys(entry.full_name for entries in found for entry in entries)
+    dump(options.folder, list(names), options.width or (None if options.depth else "1.5"), options.depth)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

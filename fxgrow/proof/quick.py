@@ -1,0 +1,113 @@
+"""The test of a growth that is proved: as in full, on less.
+
+A proof rests on the rules, on the capture and on the tensors being where the plan says. What is wrong with these shows
+on few samples and small images as it does on many and large ones, so that the test in full, in float64 on the inputs
+that the model was captured on, would tell no more. It is still run where the quick one finds a difference.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import redirect_stderr
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
+
+from fxgrow.capture import Captured
+from fxgrow.capture.inputs import Inputs, image_size_of
+from fxgrow.capture.modes import ByMode
+from fxgrow.containers import each_tensor, flat_tensors
+from fxgrow.errors import CaptureError, VerificationError
+from fxgrow.planning.plan import Totals
+from fxgrow.proof.verification import Verification, dtype_of, verify
+from fxgrow.rules.normalisation import BatchNorm
+from fxgrow.rules.registry import law_of_module
+
+ENOUGH = 1e9
+"""Floating-point operations for which float64 and the inputs as they are cost little."""
+
+SAMPLES = 2
+"""Fewer could not be mistaken for each other."""
+
+SIDES = (64, 96, 128)
+"""Of smaller images, in pixels, the first that a model takes."""
+
+_KNOWN = ("torch", "timm", "torchvision")
+"""Libraries of whose layers it is known whether they ask for the mode."""
+
+
+def verify_quickly(
+    original: nn.Module, grown: nn.Module, inputs: Inputs, seed: int, totals: Totals, alike: bool
+) -> Verification:
+    """Compare a model and what it grew to, as `verify` does, on the least that shows what a wrong edit does.
+
+    Parameters
+    ----------
+    totals: what both cost for one sample of the inputs. alike: whether both modes compute the same (`alike_by_mode`).
+
+    Raises
+    ------
+    VerificationError: they differ in full.
+    """
+    each = totals.flops_before + totals.flops_after
+    if each * _samples(inputs) <= ENOUGH:
+        return verify(original, grown, inputs, seed)
+    modes = (False,) if alike else (False, True)
+    for smaller, share, text in _smaller(original, inputs):
+        cheap = each * _samples(smaller) * share <= ENOUGH
+        coarse = dtype_of(original) is torch.float32 and not cheap
+        for precision in (torch.float32, torch.float64) if coarse else (torch.float64,):
+            try:
+                with redirect_stderr(io.StringIO()):  # where torch.fx prints what a graph cannot do
+                    found = verify(original, grown, smaller, seed, modes=modes, precision=precision)
+            except CaptureError:
+                break  # the model itself does not take it
+            except VerificationError:
+                continue  # rounding, or too few values for batch norms to average, or a difference
+            if not alike:
+                return replace(found, quick=text)
+            return replace(found, quick=f"{text} in eval, which is as train", train_error=found.eval_error)
+    return verify(original, grown, inputs, seed)
+
+
+def _samples(inputs: Inputs) -> int:
+    return max((tensor.shape[0] for tensor in flat_tensors(inputs) if tensor.ndim), default=1)
+
+
+def _smaller(original: nn.Module, inputs: Inputs) -> Iterator[tuple[Inputs, float, str]]:
+    """Inputs to try, the smallest images first, with their share of the cost for a sample, and what to call them."""
+    few = each_tensor(inputs, lambda tensor: tensor[:SAMPLES] if tensor.ndim else tensor)
+    (args, kwargs), samples = few, "1 sample" if _samples(few) == 1 else f"{_samples(few)} samples"
+    image = args[0] if len(args) == 1 and not kwargs and isinstance(args[0], Tensor) else None
+    if image is not None and image.ndim == 4 and image.is_floating_point() and image_size_of(original) is None:
+        height, width = image.shape[2:]
+        for side in SIDES:
+            if side < min(height, width):
+                share = side * side / (height * width)
+                yield ((image[..., :side, :side],), {}), share, f"{samples} of {side} x {side}"
+    yield few, 1.0, samples
+
+
+def alike_by_mode(captured: Captured) -> bool:
+    """Whether a model computes the same in eval and in train mode, random draws off, as far as its graphs tell.
+
+    >>> from fxgrow.capture import capture
+    >>> alike_by_mode(capture(nn.Sequential(nn.Linear(4, 8), nn.Dropout()), torch.randn(1, 4)))
+    True
+    >>> alike_by_mode(capture(nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8)), torch.randn(2, 4)))
+    False
+    """
+    if captured.graphs.keys() != {"both"}:
+        return False
+    called = {str(node.target) for node in captured.graphs["both"].nodes if node.op == "call_module"}
+    return all(map(_ignores_mode, map(captured.model.get_submodule, called)))
+
+
+def _ignores_mode(module: nn.Module) -> bool:
+    law = law_of_module(module)  # None: hooks, or a layer that nothing is known of
+    known = type(module).__module__.partition(".")[0] in _KNOWN and not is_parametrized(module)
+    keeps_statistics = isinstance(law, BatchNorm) or getattr(module, "track_running_stats", False)
+    return law is not None and known and not keeps_statistics and not isinstance(module, ByMode)
