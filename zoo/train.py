@@ -37,7 +37,7 @@ def train(
         list[str] | None,
         typer.Option("--set", "-s", metavar="NAME=VALUE", help="Another value for a setting (repeatable)."),
     ] = None,
-    data: Annotated[str | None, typer.Option(help="digits, cifar10, cifar100, or a folder of images.")] = None,
+    data: Annotated[str | None, typer.Option(help="digits, cifar10, cifar100, packed:FILE, or a folder.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, order, variation and growth.")] = None,
     data_folder: Annotated[Path, typer.Option(help="Where downloads are kept.")] = Path("data"),
     device: Annotated[str, typer.Option(help="As torch names it: cpu, cuda, mps.")] = "cpu",
