@@ -150,7 +150,7 @@ class InMemory:
         return InMemory.of(self.name, self.classes, images, self.labels, test_images, self.test_labels, **how)  # type: ignore[arg-type]
 
     def draws(self, seed: int, epoch: int, size: int, skip: int = 0) -> Draws:
-        """What is drawn for the batches of an epoch but for the first `skip`; each tensor is `[batches, size]`."""
+        """What is drawn for the batches of an epoch but for the first `skip`; each is `[batches, size]`, on the CPU."""
         order = shuffled(len(self), seed, epoch)
         numbers = range(skip, len(self) // size)
         image = order[skip * size : numbers.stop * size].reshape(-1, size)
@@ -163,7 +163,7 @@ class InMemory:
             if self.shift:
                 shifts[row] = torch.randint(0, 2 * self.shift + 1, (2, size, 1), generator=generator)[..., 0]
         down, right = shifts.unbind(1)
-        return Draws(*(part.to(self.images.device) for part in (image, mirrored, down, right)))
+        return Draws(image, mirrored, down, right)
 
     def batch(self, draws: Draws) -> Batch:
         """The images of a batch, as drawn, and their labels."""
@@ -186,6 +186,7 @@ class InMemory:
 
     def batches(self, seed: int, epoch: int, size: int, skip: int = 0) -> Iterator[Batch]:
         drawn = self.draws(seed, epoch, size, skip)
+        drawn = Draws(*(part.to(self.images.device) for part in drawn))
         return (self.batch(Draws(*rows)) for rows in zip(*drawn, strict=True))
 
     def test_batches(self, size: int) -> Iterator[Batch]:

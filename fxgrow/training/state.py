@@ -25,6 +25,8 @@ from fxgrow.training.shards import refuse_divided
 from fxgrow.training.trial import Entry, entries_of
 from fxgrow.transforms.tensors import grow_tensor
 
+MOMENTS = ("fill", "zero")
+
 
 @dataclass(frozen=True)
 class Transfer:
@@ -43,7 +45,12 @@ class Transfer:
 
 
 def transfer_state(
-    old_optimizer: Optimizer, new_optimizer: Optimizer, grown: nn.Module, *, model: nn.Module | None = None
+    old_optimizer: Optimizer,
+    new_optimizer: Optimizer,
+    grown: nn.Module,
+    *,
+    model: nn.Module | None = None,
+    moments: str = "fill",
 ) -> Transfer:
     """Carry an optimizer's state through growth into the optimizer of the grown model.
 
@@ -58,6 +65,7 @@ def transfer_state(
     old_optimizer: holds the parameters from before the growth.
     new_optimizer: of the same kind, made from `grown`; its state is replaced.
     model: the model that `old_optimizer` holds, for the rare case that its parameters' names are not known.
+    moments: statistics of squared gradients of new entries: "fill", as above, or "zero", as a fresh parameter's.
 
     Raises
     ------
@@ -87,7 +95,7 @@ def transfer_state(
     plain = unwrapped(grown)
     parameters = dict(plain.named_parameters())
     held = {id(parameter) for group in target.param_groups for parameter in group["params"]}
-    names, states, transfer = _carried(source, plain, model)
+    names, states, transfer = _carried(source, plain, model, moments)
     states = {name: state for name, state in states.items() if id(parameters[name]) in held}
     if not held & set(map(id, parameters.values())):
         raise TrainingError(
@@ -101,7 +109,9 @@ def transfer_state(
     return transfer
 
 
-def replace_parameters(optimizer: Optimizer, grown: nn.Module, *, model: nn.Module | None = None) -> Transfer:
+def replace_parameters(
+    optimizer: Optimizer, grown: nn.Module, *, model: nn.Module | None = None, moments: str = "fill"
+) -> Transfer:
     """Put a grown model's parameters into the optimizer that held the old ones, state and all.
 
     The optimizer stays the same object, with the same groups and options in the same order, so that schedulers
@@ -111,6 +121,7 @@ def replace_parameters(optimizer: Optimizer, grown: nn.Module, *, model: nn.Modu
     Parameters
     ----------
     model: the model that the optimizer holds, for the rare case that its parameters' names are not known.
+    moments: as in `transfer_state`.
 
     Raises
     ------
@@ -130,7 +141,7 @@ def replace_parameters(optimizer: Optimizer, grown: nn.Module, *, model: nn.Modu
     source = innermost(optimizer)
     plain = unwrapped(grown)
     parameters = dict(plain.named_parameters())
-    names, states, transfer = _carried(source, plain, model)
+    names, states, transfer = _carried(source, plain, model, moments)
     _refuse_changed_scales(source, plain, names)
     lists = [[names[p] for p in group["params"]] for group in source.param_groups]
     placed = {name for group in lists for name in group}
@@ -151,9 +162,11 @@ def replace_parameters(optimizer: Optimizer, grown: nn.Module, *, model: nn.Modu
 
 
 def _carried(
-    optimizer: Optimizer, grown: nn.Module, model: nn.Module | None
+    optimizer: Optimizer, grown: nn.Module, model: nn.Module | None, moments: str
 ) -> tuple[dict[Tensor, str], dict[str, dict[str, Any]], Transfer]:
     """What the optimizer's parameters are called in the grown model, its state by these names, what became of it."""
+    if moments not in MOMENTS:
+        raise TrainingError(f"moments={moments!r} is not known", remedy=f"use one of {', '.join(MOMENTS)}")
     names, stage = names_of(optimizer, model)
     refuse_divided(((name, parameter) for parameter, name in names.items()), "carrying state through growth")
     history = history_of(grown)
@@ -178,7 +191,7 @@ def _carried(
         if not state:
             continue
         try:
-            states[name] = _grown_state(optimizer, group_of[id(parameter)], parameter, state, chains[name])
+            states[name] = _grown_state(optimizer, group_of[id(parameter)], parameter, state, chains[name], moments)
         except _Untransferable as reason:
             fresh[name] = str(reason)
     ordered = {name: fresh[name] for name in parameters if name in fresh}
@@ -242,6 +255,7 @@ def _grown_state(
     parameter: Tensor,
     state: Mapping[str, Any],
     chain: Sequence[tuple[TensorGrowth, str]],
+    moments: str,
 ) -> dict[str, Any]:
     if not chain:
         return {
@@ -258,7 +272,7 @@ def _grown_state(
             if entry is None or moved or not isinstance(value, Tensor):
                 raise _Untransferable(f"its {key} is of a form that index maps do not apply to")
             for growth, seed in chain:
-                value = _grown_entry(value, entry, growth, seed)
+                value = _grown_entry(value, entry, growth, seed, moments)
             result[key] = value
         elif isinstance(value, Tensor):
             result[key] = value.clone()
@@ -274,11 +288,11 @@ def _whole(kinds: Mapping[str, Entry], parameter: Tensor) -> bool:
     return all(not entry.axes or entry.axes == tuple(range(parameter.ndim)) for entry in kinds.values())
 
 
-def _grown_entry(value: Tensor, entry: Entry, growth: TensorGrowth, seed: str) -> Tensor:
+def _grown_entry(value: Tensor, entry: Entry, growth: TensorGrowth, seed: str, moments: str) -> Tensor:
     """One tensor of a state through one growth."""
     if entry.kind == "values":
         return grow_tensor(value, growth, seed)
-    fill = "mean" if entry.kind == "statistic" else "draw"
+    fill = "mean" if entry.kind == "statistic" and moments == "fill" else "draw"
     axes = tuple(_filled(growth.axes[axis], fill) if axis is not None else Axis("keep", 1, 1) for axis in entry.axes)
     plain = replace(growth, axes=axes, draw="zeros", scale=1.0)
     grown = grow_tensor(value, plain, seed)
