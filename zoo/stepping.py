@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from fxgrow.devices import exact_dtype
+from fxgrow.training.groups import WIDTH_SCALE
 
 WARM_UP = 3
 """Steps before one is captured: libraries and optimizers make what they need in their first."""
@@ -127,7 +128,7 @@ class Steps:
         self._number = torch.zeros(1, dtype=torch.long, device=how.device)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._done = 0
-        self._scales = [float(group.get("lr_scale", 1.0)) for group in optimizer.param_groups]
+        self._scales = [float(group.get(WIDTH_SCALE, 1.0)) for group in optimizer.param_groups]
         for group in optimizer.param_groups:
             group["lr"] = torch.zeros((), device=how.device)
         lay_out_state(optimizer)

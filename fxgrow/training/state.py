@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from fxgrow.errors import FxgrowError, TrainingError
 from fxgrow.history import History, history_of
 from fxgrow.planning.plan import Axis, TensorGrowth
-from fxgrow.training.groups import parameterization_of, rate_scales
+from fxgrow.training.groups import WIDTH_SCALE, parameterization_of, rate_scales
 from fxgrow.training.parameters import innermost, names_of, remember_names, unwrapped
 from fxgrow.training.rates import attached_to
 from fxgrow.training.shards import refuse_divided
@@ -115,8 +115,9 @@ def replace_parameters(
     """Put a grown model's parameters into the optimizer that held the old ones, state and all.
 
     The optimizer stays the same object, with the same groups and options in the same order, so that schedulers
-    and gradient scalers that hold it go on. State is carried as by `transfer_state`; parameters that growth
-    made anew join the group of their closest namesake. Rates attached by `adapt_rates` follow.
+    and gradient scalers that hold it go on. State is carried as by `transfer_state`; parameters of new blocks join
+    the group of those that they repeat (so that rates by depth still rise with it), others that growth made anew
+    that of their closest namesake. Rates attached by `adapt_rates` follow.
 
     Parameters
     ----------
@@ -144,10 +145,16 @@ def replace_parameters(
     names, states, transfer = _carried(source, plain, model, moments)
     _refuse_changed_scales(source, plain, names)
     lists = [[names[p] for p in group["params"]] for group in source.param_groups]
-    placed = {name for group in lists for name in group}
+    group_of = {name: number for number, group in enumerate(lists) for name in group}
+    history = history_of(plain)
+    twins = {} if history is None else history.twins()
     for name, parameter in parameters.items():
-        if name not in placed and parameter.requires_grad and name in transfer.fresh:
-            lists[_group_of(name, parameter.ndim, lists, parameters)].append(name)
+        if name not in group_of and parameter.requires_grad and name in transfer.fresh:
+            twin = twins.get(name, name)
+            while twin not in group_of and twin in twins:
+                twin = twins[twin]
+            number = group_of.get(twin)
+            lists[_group_of(name, parameter.ndim, lists, parameters) if number is None else number].append(name)
     for group, members in zip(source.param_groups, lists, strict=True):
         group["params"][:] = [parameters[name] for name in members]
         if "param_names" in group:
@@ -346,7 +353,7 @@ def _refuse_changed_scales(optimizer: Optimizer, grown: nn.Module, names: Mappin
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             wanted = {table.get(names[parameter], 1.0) for table in tables}
-            if "lr_scale" in group and group["lr_scale"] not in wanted:
+            if WIDTH_SCALE in group and group[WIDTH_SCALE] not in wanted:
                 raise TrainingError(
                     "growth changes µP's learning rate of this parameter, and its group has another",
                     where=names[parameter],
