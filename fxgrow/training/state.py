@@ -7,7 +7,7 @@ counter) is found out by trying the optimizer on a small tensor, so that no opti
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -150,10 +150,7 @@ def replace_parameters(
     twins = {} if history is None else history.twins()
     for name, parameter in parameters.items():
         if name not in group_of and parameter.requires_grad and name in transfer.fresh:
-            twin = twins.get(name, name)
-            while twin not in group_of and twin in twins:
-                twin = twins[twin]
-            number = group_of.get(twin)
+            number = group_of.get(_repeated(name, twins, group_of))
             lists[_group_of(name, parameter.ndim, lists, parameters) if number is None else number].append(name)
     for group, members in zip(source.param_groups, lists, strict=True):
         group["params"][:] = [parameters[name] for name in members]
@@ -191,6 +188,7 @@ def _carried(
             if name in chains:
                 chains[name].append((growth, f"{history.steps[number - 1].seed}, stage {number}"))
     group_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    twins, held = history.twins(), {name: parameter for parameter, name in now.items()}
     states: dict[str, dict[str, Any]] = {}
     fresh = dict.fromkeys(parameters.keys() - chains.keys(), "it is new in the grown model")
     for parameter, name in now.items():
@@ -201,6 +199,11 @@ def _carried(
             states[name] = _grown_state(optimizer, group_of[id(parameter)], parameter, state, chains[name], moments)
         except _Untransferable as reason:
             fresh[name] = str(reason)
+    for name in fresh:
+        twin = _repeated(name, twins, held)
+        if twin in states:
+            like = held[twin]
+            states[name] = _started(optimizer, group_of[id(like)], like, states[twin], parameters[name])
     ordered = {name: fresh[name] for name in parameters if name in fresh}
     carried = tuple(name for name in parameters if name in chains and name not in fresh)
     return now, states, Transfer(carried, ordered)
@@ -288,6 +291,29 @@ def _grown_state(
         else:
             raise _Untransferable(f"its {key} is a {type(value).__name__}, to which index maps do not apply")
     return result
+
+
+def _repeated(name: str, twins: Mapping[str, str], known: Container[str]) -> str:
+    """The parameter that one of a new block repeats, or that this repeats, and so on, up to a known one."""
+    while name not in known and name in twins:
+        name = twins[name]
+    return name
+
+
+def _started(
+    optimizer: Optimizer, group: Mapping[str, Any], like: Tensor, state: Mapping[str, Any], new: Tensor
+) -> dict[str, Any]:
+    """The state of a parameter of a new block, where its optimizer cannot make it beside others that have theirs.
+
+    torch's fused SGD takes a momentum from every parameter or from none. It starts at what a first step would find.
+    """
+    tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    if not group.get("fused") or len(tensors) != len(state):
+        return {}
+    kinds = entries_of(optimizer, dict(group), like)
+    if not all(key in kinds and kinds[key].kind == "constant" and kinds[key].axes for key in tensors):
+        return {}
+    return {key: torch.full_like(new, kinds[key].value, dtype=value.dtype) for key, value in tensors.items()}
 
 
 def _whole(kinds: Mapping[str, Entry], parameter: Tensor) -> bool:

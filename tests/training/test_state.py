@@ -309,6 +309,26 @@ def test_parameters_of_new_blocks_join_the_group_of_those_they_repeat() -> None:
     assert len(set(by_block)) == 6
 
 
+def test_a_fused_optimizer_goes_on_with_new_blocks() -> None:
+    """torch's fused SGD takes a momentum from every parameter or from none."""
+    weights = []
+    for fused in (False, True):
+        torch.manual_seed(0)
+        model = timm.create_model("test_vit", img_size=16, patch_size=8, num_classes=4)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, fused=fused)
+        for amount in ("", "+1", "+1"):
+            if amount:
+                model = fxgrow.grow(model, depth=amount, verify=False)
+                fxgrow.replace_parameters(optimizer, model)
+            x = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+            optimizer.zero_grad()
+            model.eval()(x).square().mean().backward()
+            optimizer.step()
+        weights.append({name: p.detach() for name, p in model.named_parameters()})
+    for name, expected in weights[0].items():
+        torch.testing.assert_close(weights[1][name], expected, rtol=1e-4, atol=1e-6, msg=name)
+
+
 def test_second_moments_of_new_entries_are_filled_or_zero() -> None:
     model = convolutional()
     old = torch.optim.AdamW(model.parameters(), lr=1e-3)
