@@ -256,8 +256,10 @@ Folder = Annotated[Path, typer.Option(help="Of results.")]
 def table(network: Which, scale: Scale = "full", choosing: Choosing = False, folder: Folder = RESULTS) -> None:
     """What came out: mean and deviation over seeds, operations and time beside the large network's."""
     made = groups(network, scale, folder, choosing)
-    first = next(iter(next(iter(made.values()), [])), None)
-    title = f"{network}, {first['benchmark'] if first else scale}: mean ± deviation over seeds"
+    if not made:
+        out.print(f"there are no runs of {network} at the scale {scale}")
+        return
+    title = f"{network}, {next(iter(made.values()))[0]['benchmark']}: mean ± deviation over seeds"
     shown = Table(title=title, title_justify="left")
     headings = ["method", "seeds", "accuracy", "loss", "operations", "seconds", "of large", "device"]
     with_paper = network == "resnet20" and scale == "full"
