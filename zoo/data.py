@@ -133,7 +133,7 @@ class InMemory:
 
     def to(self, device: torch.device | str) -> InMemory:
         """The same on a device."""
-        moved = {
+        moved: dict[str, Any] = {
             field.name: value.to(device)
             for field in fields(self)
             if isinstance(value := getattr(self, field.name), Tensor)

@@ -119,7 +119,7 @@ class Steps:
     """
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, feed: Feed, steps: int, how: How) -> None:
-        self.model = model.to(memory_format=torch.channels_last) if how.channels_last else model  # type: ignore[call-overload]
+        self.model = model.to(memory_format=torch.channels_last) if how.channels_last else model
         self.optimizer = optimizer
         self.feed = feed
         self.how = how

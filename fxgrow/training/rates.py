@@ -109,7 +109,8 @@ class AdaptedRates:
         self._optimizer = weakref.ref(innermost(optimizer))
         self._handles: list[Any] = []
         self._before: Tensor | None = None
-        self._ages = torch.zeros(0)
+        self._rates, self._least, self._ages = (torch.zeros(0) for _ in range(3))
+        self._younger, self._oldest, self._stage = (torch.zeros(0, dtype=torch.long) for _ in range(3))
         self.follow(grown)
 
     def follow(self, grown: nn.Module) -> None:
