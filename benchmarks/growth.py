@@ -193,6 +193,7 @@ def run(
     commit: Annotated[str | None, typer.Option(help="What to note as the commit, if git does not know.")] = None,
 ) -> None:
     """Train what is missing, most wanted first."""
+    torch.backends.cudnn.benchmark = True
     end, here = time.monotonic() + 60 * minutes, commit or commit_here()
     name = device_name(device)
     loaded: dict[tuple[Any, ...], Data] = {}

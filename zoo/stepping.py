@@ -47,7 +47,7 @@ class FromMemory:
 
     def begin(self, seed: int, epoch: int, skip: int) -> None:
         for place, drawn in zip(self._draws, self.data.draws(seed, epoch, self.size, skip), strict=True):
-            place[skip:].copy_(drawn)
+            send(drawn, place[skip:])
 
     def advance(self) -> None:
         """Nothing: the device has all it needs."""
@@ -141,7 +141,7 @@ class Steps:
     def begin(self, seed: int, epoch: int, skip: int, rates: Tensor, losses: float) -> None:
         """Begin an epoch at a step of it. rates: one for each of its steps. losses: the sum of those made before."""
         self.feed.begin(seed, epoch, skip)
-        self._rates.copy_(rates)
+        send(rates, self._rates)
         self._number.fill_(skip)
         self.losses.fill_(losses)
 
@@ -172,6 +172,11 @@ class Steps:
         self.optimizer.step()
         self.losses.add_(loss.detach())
         self._number.add_(1)
+
+
+def send(values: Tensor, place: Tensor) -> None:
+    """Copy values from the CPU without waiting until the device has got to it."""
+    place.copy_(values.pin_memory() if place.device.type == "cuda" else values, non_blocking=True)
 
 
 def plain_rates(optimizer: Optimizer) -> None:

@@ -148,7 +148,7 @@ class Run:
         start = settings.widths[0] / settings.widths[-1] if settings.widths else settings.start
         if start < 1:
             small = narrowed(small, start, self.inputs)
-        if not settings.depths:
+        if not settings.depths and (start < 1 or settings.growth != "given"):
             schedule = schedule.between(small, large, self.inputs)
         return small.to(self.device), schedule
 
