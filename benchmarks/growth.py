@@ -20,9 +20,11 @@ from typing import Annotated, Any
 import torch
 import typer
 from fxgrow.zoo.catalogue import find
+from fxgrow.zoo.costs import flops_of
 from fxgrow.zoo.data import Data, InMemory, load
 from fxgrow.zoo.recipes import Settings
-from fxgrow.zoo.training import Run, flops_of, together
+from fxgrow.zoo.together import together
+from fxgrow.zoo.training import Run
 from rich.console import Console
 from rich.table import Table
 

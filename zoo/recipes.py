@@ -176,12 +176,23 @@ _IMAGENET = replace(_CIFAR, data="imagenet", model="torchvision/resnet50", epoch
 RECIPES: Mapping[str, Settings] = {
     "digits": _DIGITS,
     "cifar10-resnet20": _CIFAR,
+    "cifar10-resnet20-late": replace(
+        _CIFAR,
+        growth="given",
+        widths=(0.5, 1.0),
+        lengths=(112, 48),
+        init="zero",
+        parameterization="standard",
+        rates="none",
+        lr_curve="plateau",
+    ),
     "cifar100-resnet18": replace(_CIFAR, data="cifar100", model="torchvision/resnet18", epochs=200, first_epochs=10),
     "imagenet-resnet50": _IMAGENET,
     "imagenet-mobilenetv1": replace(_IMAGENET, model="timm/mobilenetv1_100"),
 }
 """By name: what the paper trained. SGD, learning rate 0.1, momentum 0.9, weight decay 5e-4, cosine; nine stages from a
 quarter of the width, a fifth more a stage in width and epochs. Batch sizes are the usual ones for these networks.
+"cifar10-resnet20-late" is not theirs: half the width for 70% of the epochs, then all of it, under a plateau.
 
 Source: Yuan, Savarese, Maire, NeurIPS 2023.
 """

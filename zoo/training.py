@@ -13,7 +13,7 @@ import json
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from fxgrow.zoo.catalogue import find
 from fxgrow.zoo.checkpoints import Checkpoints, replace_text
+from fxgrow.zoo.costs import count, flops_of
 from fxgrow.zoo.data import Data, InMemory, load, seed_of
 from fxgrow.zoo.recipes import Settings, SettingsError
 from fxgrow.zoo.stepping import How, Steps, feed_of, move_state, plain_rates
@@ -29,12 +30,8 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 import fxgrow
-from fxgrow.axes.infer import analyse
-from fxgrow.capture import capture
-from fxgrow.errors import UntraceableError
 from fxgrow.history import history_of
 from fxgrow.narrowing import narrowed
-from fxgrow.planning.sizes import flops_after
 from fxgrow.schedule import Schedule, Stage
 
 Row = dict[str, float]
@@ -113,6 +110,8 @@ class Run:
         self.steps_of = [self._steps_an_epoch(stage) for stage in self.schedule]
         self.optimizer = self._new_optimizer()
         self._resume()
+        if self.stream is not None:  # images and model were put there on another
+            torch.cuda.synchronize(self.device)
 
     # -- setting up --------------------------------------------------------------------------------------
 
@@ -200,8 +199,9 @@ class Run:
 
     def train(self) -> Row:
         """Train to the end, from wherever the run is; returns the last row of the log."""
-        for _ in together([self]):
-            pass
+        with self.on_its_stream():
+            for _ in self.turns():
+                pass
         return self.place.rows[-1]
 
     def turns(self) -> Iterator[None]:
@@ -239,8 +239,9 @@ class Run:
         side = self._side(stage)
         if side is None and stage.flops is not None:
             return stage.flops
-        inputs = self.inputs if side is None else torch.zeros(2, self.inputs.shape[1], side, side)
-        return flops_of(self.model, inputs)
+        return flops_of(
+            self.model, self.inputs if side is None else self.inputs.new_zeros(2, self.data.shape[0], side, side)
+        )
 
     def _train_epoch(self, stage: Stage, steps: Steps) -> Iterator[None]:
         place, number = self.place, self.steps_of[stage.number]
@@ -449,42 +450,3 @@ class Run:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.place.rows:
             self._write_rows()
-
-
-def together(runs: Iterable[Run], at_once: int = 1, stop: Callable[[], bool] = lambda: False) -> Iterator[Run]:
-    """Train runs to their ends, `at_once` of them in turns, and give each back as it ends.
-
-    On a GPU each has a stream of its own, and their steps overlap. stop: asked between turns; once it says so, all
-    write checkpoints and none goes on.
-    """
-    coming, active, ended = iter(runs), deque[tuple[Run, Iterator[None]]](), object()
-    while True:
-        while len(active) < at_once and not stop() and (run := next(coming, None)) is not None:
-            if run.stream is not None:
-                torch.cuda.synchronize(run.device)  # images and model were put there on another stream
-            active.append((run, run.turns()))
-        if not active:
-            return
-        run, turns = active.popleft()
-        with run.on_its_stream():
-            if stop() and run.pause():
-                continue
-            outcome = next(turns, ended)
-        if outcome is ended:
-            yield run
-        else:
-            active.append((run, turns))
-
-
-def count(model: nn.Module) -> int:
-    """How many parameters a model has."""
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def flops_of(model: nn.Module, inputs: Tensor) -> int | None:
-    """Floating-point operations of a forward pass on one image; None where no graph can hold the model."""
-    try:
-        captured = capture(model, inputs)
-    except UntraceableError:
-        return None
-    return flops_after(analyse(captured.model, captured.graphs), {})

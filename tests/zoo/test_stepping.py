@@ -14,7 +14,8 @@ from fxgrow.zoo.data import Draws, InMemory, load
 from fxgrow.zoo.networks import resnet8
 from fxgrow.zoo.recipes import recipe
 from fxgrow.zoo.stepping import FromLoader, FromMemory, How, Steps, feed_of
-from fxgrow.zoo.training import Run, together
+from fxgrow.zoo.together import together
+from fxgrow.zoo.training import Run
 from torch import Tensor, nn
 
 import fxgrow
