@@ -56,14 +56,14 @@ WANTED: tuple[tuple[str, tuple[str, ...], tuple[int, ...]], ...] = (
     ("resnet20", tuple(WAYS["resnet20"]), (101,)),
     ("resnet20", _TABLE, (2, 3)),
     ("resnet18-32", (*_FIRST, *_LATE), (1,)),
-    ("vit", (*_FIRST, *_LATE, "three blocks then six, copies", "one block then six, copies", "width and depth"), (1,)),
+    ("vit", (*_FIRST, *_LATE, "three blocks then six, copies", "two blocks then six, copies", "width and depth"), (1,)),
     ("resnet20", (*_FIRST, *_LATE, *_NINE, *_TABLE), (4, 5)),
     ("resnet18-32", tuple(WAYS["resnet18-32"]), (101,)),
     ("vit", tuple(WAYS["vit"]), (101,)),
     ("resnet18-32", (*_FIRST, *_LATE), (2, 3)),
     (
         "vit",
-        (*_FIRST, *_LATE, "three blocks then six, copies", "one block then six, copies", "width and depth"),
+        (*_FIRST, *_LATE, "three blocks then six, copies", "two blocks then six, copies", "width and depth"),
         (2, 3),
     ),
 )

@@ -235,15 +235,15 @@ VIT_DEPTH: Mapping[str, Way] = {
     "three blocks then six, random": deeper(_THREE, "=6", 0.7, "random"),
     "three blocks then six, stacked": deeper(_THREE, "=6", 0.7, "stack"),
     "three blocks then six, copies, rates by update": deeper(_THREE, "=6", 0.7, rates="gradient"),
-    "one block then six, copies": deeper({"depth": 1}, "=6", 0.6),
-    "one block then six, random": deeper({"depth": 1}, "=6", 0.6, "random"),
+    "two blocks then six, copies": deeper({"depth": 2}, "=6", 0.7),
+    "two blocks then six, random": deeper({"depth": 2}, "=6", 0.7, "random"),
     "width and depth": both(_THREE, "=6", 0.6),
 }
 
 WAYS: Mapping[str, Mapping[str, Way]] = {
     "resnet20": {**WIDTH, **PAPER, **RESNET_DEPTH},
     "resnet18-32": WIDTH,
-    "vit": {**WIDTH, **VIT_DEPTH},
+    "vit": {**{name: way for name, way in WIDTH.items() if "images" not in name}, **VIT_DEPTH},  # it takes one size
 }
 
 

@@ -91,8 +91,7 @@ class Run:
         self.settings = settings
         self.folder = folder
         self.device = torch.device(device)
-        self.evaluate_every = evaluate_every
-        self.checkpoint_minutes = checkpoint_minutes
+        self.evaluate_every, self.checkpoint_minutes = evaluate_every, checkpoint_minutes
         self.watch = Watch()
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
@@ -239,9 +238,8 @@ class Run:
         side = self._side(stage)
         if side is None and stage.flops is not None:
             return stage.flops
-        return flops_of(
-            self.model, self.inputs if side is None else self.inputs.new_zeros(2, self.data.shape[0], side, side)
-        )
+        seen = self.inputs if side is None else self.inputs.new_zeros(2, self.data.shape[0], side, side)
+        return flops_of(self.model, seen)
 
     def _train_epoch(self, stage: Stage, steps: Steps) -> Iterator[None]:
         place, number = self.place, self.steps_of[stage.number]
