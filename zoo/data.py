@@ -91,15 +91,15 @@ class InMemory:
     What is drawn is drawn on the CPU, a whole epoch at a time, and the same on every device; images are varied where
     they are, by operations that wait for nothing.
 
-    images, test_images: uint8, shape [count, channels, height, width]. mean, deviation: to normalise by, of each
+    pixels, test_pixels: uint8, shape [count, channels, height, width]. mean, deviation: to normalise by, of each
     channel, shape [1, channels, 1, 1].
     """
 
     name: str
     classes: int
-    images: Tensor
+    pixels: Tensor
     labels: Tensor
-    test_images: Tensor
+    test_pixels: Tensor
     test_labels: Tensor
     mean: Tensor
     deviation: Tensor
@@ -111,22 +111,27 @@ class InMemory:
         cls,
         name: str,
         classes: int,
-        images: Tensor,
+        pixels: Tensor,
         labels: Tensor,
-        test_images: Tensor,
+        test_pixels: Tensor,
         test_labels: Tensor,
         *,
         shift: int,
         flip: bool,
     ) -> InMemory:
         """Images normalised by the mean and deviation of each channel of those to train on."""
-        pixels = images.float()
-        mean, deviation = pixels.mean((0, 2, 3), keepdim=True), pixels.std((0, 2, 3), keepdim=True)
-        return cls(name, classes, images, labels, test_images, test_labels, mean, deviation, shift, flip)
+        values = pixels.float()
+        mean, deviation = values.mean((0, 2, 3), keepdim=True), values.std((0, 2, 3), keepdim=True)
+        return cls(name, classes, pixels, labels, test_pixels, test_labels, mean, deviation, shift, flip)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return tuple(self.images.shape[1:])
+        return tuple(self.pixels.shape[1:])
+
+    @property
+    def images(self) -> Tensor:
+        """The images to train on as they are, normalised: float32."""
+        return self._normal(self.pixels)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -142,12 +147,12 @@ class InMemory:
 
     def shrunk(self, side: int) -> InMemory:
         """The same with images of `side` pixels, each the mean of those it covers."""
-        images, test_images = (
+        pixels, test_pixels = (
             torch.cat([F.interpolate(some.float(), size=side, mode="area").round().byte() for some in part.split(1024)])
-            for part in (self.images, self.test_images)
+            for part in (self.pixels, self.test_pixels)
         )
         how = {"shift": max(1, self.shift * side // self.shape[-1]), "flip": self.flip}
-        return InMemory.of(self.name, self.classes, images, self.labels, test_images, self.test_labels, **how)  # type: ignore[arg-type]
+        return InMemory.of(self.name, self.classes, pixels, self.labels, test_pixels, self.test_labels, **how)  # type: ignore[arg-type]
 
     def draws(self, seed: int, epoch: int, size: int, skip: int = 0) -> Draws:
         """What is drawn for the batches of an epoch but for the first `skip`; each is `[batches, size]`, on the CPU."""
@@ -167,12 +172,12 @@ class InMemory:
 
     def batch(self, draws: Draws) -> Batch:
         """The images of a batch, as drawn, and their labels."""
-        height, width = self.images.shape[-2:]
+        height, width = self.pixels.shape[-2:]
         rows, row_is_inside = self._seen(draws.down, height)
         columns, column_is_inside = self._seen(draws.right, width)
         columns = torch.where(draws.mirrored[:, None] > 0, width - 1 - columns, columns)
-        channels = torch.arange(self.images.shape[1], device=self.images.device)[:, None, None]
-        pixels = self.images[
+        channels = torch.arange(self.pixels.shape[1], device=self.pixels.device)[:, None, None]
+        pixels = self.pixels[
             draws.image[:, None, None, None], channels, rows[:, None, :, None], columns[:, None, None, :]
         ]
         inside = (row_is_inside[:, :, None] & column_is_inside[:, None, :])[:, None]
@@ -186,11 +191,11 @@ class InMemory:
 
     def batches(self, seed: int, epoch: int, size: int, skip: int = 0) -> Iterator[Batch]:
         drawn = self.draws(seed, epoch, size, skip)
-        drawn = Draws(*(part.to(self.images.device) for part in drawn))
+        drawn = Draws(*(part.to(self.pixels.device) for part in drawn))
         return (self.batch(Draws(*rows)) for rows in zip(*drawn, strict=True))
 
     def test_batches(self, size: int) -> Iterator[Batch]:
-        for images, labels in zip(self.test_images.split(size), self.test_labels.split(size), strict=True):
+        for images, labels in zip(self.test_pixels.split(size), self.test_labels.split(size), strict=True):
             yield self._normal(images), labels
 
     def _normal(self, pixels: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ class FromMemory:
     def __init__(self, data: InMemory, size: int) -> None:
         self.data = data
         self.size = size
-        shape, device = (len(data) // size, size), data.images.device
+        shape, device = (len(data) // size, size), data.pixels.device
         self._draws = Draws(*(torch.zeros(shape, dtype=torch.long, device=device) for _ in Draws._fields))
 
     def begin(self, seed: int, epoch: int, skip: int) -> None:

@@ -14,16 +14,10 @@ import torch
 import torchvision
 from fxgrow.zoo.data import Batch, Data, DataError, InMemory, load
 from PIL import Image
-from torch import Tensor
 
 
 def same(one: Iterable[Batch], other: Iterable[Batch]) -> bool:
     return all(torch.equal(a, c) and torch.equal(b, d) for (a, b), (c, d) in zip(list(one), list(other), strict=True))
-
-
-def normal(data: InMemory) -> Tensor:
-    """The images to train on, normalised."""
-    return (data.images.float() - data.mean) / data.deviation
 
 
 def folder_of_images(path: Path) -> Path:
@@ -73,9 +67,8 @@ def test_digits() -> None:
     check_batches(data, 100)
     assert sum(len(labels) for _, labels in data.test_batches(100)) == 797
     assert isinstance(data, InMemory)
-    images = normal(data)
-    assert images.mean().item() == pytest.approx(0, abs=1e-6)
-    assert images.std().item() == pytest.approx(1, abs=1e-3)
+    assert data.images.mean().item() == pytest.approx(0, abs=1e-6)
+    assert data.images.std().item() == pytest.approx(1, abs=1e-3)
     few = load("digits", samples=30)
     assert isinstance(few, InMemory)
     assert torch.equal(few.labels, data.labels[:30])
@@ -86,7 +79,7 @@ def test_digits_move_by_a_pixel_at_most() -> None:
     data = load("digits", samples=40)
     assert isinstance(data, InMemory)
     images, labels = next(data.batches(0, 0, 40))
-    padded = torch.nn.functional.pad(normal(data), [1, 1, 1, 1])
+    padded = torch.nn.functional.pad(data.images, [1, 1, 1, 1])
     moved = torch.stack([padded[:, :, y : y + 8, x : x + 8] for y in range(3) for x in range(3)])
     for image, label in zip(images, labels, strict=True):
         found = (moved == image).all(dim=(2, 3, 4)).nonzero()
@@ -105,14 +98,14 @@ def test_images_are_mirrored_and_moved_on_bytes(cifar: None, tmp_path: Path) -> 
     """Each batch is what mirroring, padding and cropping normalised images one by one gives."""
     data = load("cifar10", tmp_path)
     assert isinstance(data, InMemory)
-    assert data.images.dtype == torch.uint8
+    assert data.pixels.dtype == torch.uint8
     draws = data.draws(0, 2, 20)
     assert set(draws.mirrored.flatten().tolist()) == {0, 1}
     assert {int(draws.down.min()), int(draws.down.max())} == {0, 8}
     for number, (images, labels) in enumerate(data.batches(0, 2, 20)):
         for place, image in enumerate(images):
             chosen, mirrored, down, right = (int(part[number, place]) for part in draws)
-            whole = normal(data)[chosen]
+            whole = data.images[chosen]
             expected = torch.nn.functional.pad(whole.flip(-1) if mirrored else whole, [4] * 4)
             assert torch.equal(image, expected[:, down : down + 32, right : right + 32])
             assert labels[place] == data.labels[chosen]
@@ -123,8 +116,8 @@ def test_images_are_shrunk_to_means(cifar: None, tmp_path: Path) -> None:
     assert isinstance(data, InMemory)
     assert isinstance(small, InMemory)
     assert (small.shape, small.shift) == ((3, 16, 16), 2)
-    block = data.images[5, 1, 2:4, 6:8].float().mean()
-    assert abs(float(small.images[5, 1, 1, 3]) - float(block)) <= 0.5
+    block = data.pixels[5, 1, 2:4, 6:8].float().mean()
+    assert abs(float(small.pixels[5, 1, 1, 3]) - float(block)) <= 0.5
     check_batches(small, 20)
 
 

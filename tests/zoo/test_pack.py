@@ -54,13 +54,13 @@ def test_a_packed_file_is_a_data_set(tmp_path: Path) -> None:
         "some", 12, 3, (3, 16, 16), 2, False,
     )  # fmt: skip
     pixels = decode_image(torch.frombuffer(bytearray(files[7]), dtype=torch.uint8))
-    assert torch.equal(data.images[7], pixels)
+    assert torch.equal(data.pixels[7], pixels)
     assert data.labels.tolist() == [number % 3 for number in range(12)]
     check_batches(data, 4)
     few = load(f"packed:{tmp_path / 'some.safetensors'}", samples=5)
     assert isinstance(few, InMemory)
-    assert len(few.images) == len(few) == 5
-    assert all(any(torch.equal(image, other) for other in data.images) for image in few.images)
+    assert len(few.pixels) == len(few) == 5
+    assert all(any(torch.equal(image, other) for other in data.pixels) for image in few.pixels)
     assert len(set(few.labels.tolist())) > 1
 
 
