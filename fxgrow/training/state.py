@@ -22,7 +22,7 @@ from fxgrow.training.groups import WIDTH_SCALE, parameterization_of, rate_scales
 from fxgrow.training.parameters import innermost, names_of, remember_names, unwrapped
 from fxgrow.training.rates import attached_to
 from fxgrow.training.shards import refuse_divided
-from fxgrow.training.trial import Entry, entries_of
+from fxgrow.training.trial import Entry, Trials
 from fxgrow.transforms.tensors import grow_tensor
 
 MOMENTS = ("fill", "zero")
@@ -189,6 +189,7 @@ def _carried(
                 chains[name].append((growth, f"{history.steps[number - 1].seed}, stage {number}"))
     group_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     twins, held = history.twins(), {name: parameter for parameter, name in now.items()}
+    trials = Trials(optimizer)
     states: dict[str, dict[str, Any]] = {}
     fresh = dict.fromkeys(parameters.keys() - chains.keys(), "it is new in the grown model")
     for parameter, name in now.items():
@@ -196,14 +197,14 @@ def _carried(
         if not state:
             continue
         try:
-            states[name] = _grown_state(optimizer, group_of[id(parameter)], parameter, state, chains[name], moments)
+            states[name] = _grown_state(trials, group_of[id(parameter)], parameter, state, chains[name], moments)
         except _Untransferable as reason:
             fresh[name] = str(reason)
     for name in fresh:
         twin = _repeated(name, twins, held)
         if twin in states:
             like = held[twin]
-            states[name] = _started(optimizer, group_of[id(like)], like, states[twin], parameters[name])
+            states[name] = _started(trials, group_of[id(like)], like, states[twin], parameters[name])
     ordered = {name: fresh[name] for name in parameters if name in fresh}
     carried = tuple(name for name in parameters if name in chains and name not in fresh)
     return now, states, Transfer(carried, ordered)
@@ -260,7 +261,7 @@ class _Untransferable(Exception):
 
 
 def _grown_state(
-    optimizer: Optimizer,
+    trials: Trials,
     group: dict[str, Any],
     parameter: Tensor,
     state: Mapping[str, Any],
@@ -271,9 +272,9 @@ def _grown_state(
         return {
             key: value.clone() if isinstance(value, Tensor) else copy.deepcopy(value) for key, value in state.items()
         }
-    kinds = entries_of(optimizer, group, parameter)
+    kinds = trials.entries_of(group, parameter)
     grown_shape = chain[-1][0].new_shape
-    after = {} if _whole(kinds, parameter) else entries_of(optimizer, group, parameter.new_empty(1).expand(grown_shape))
+    after = {} if _whole(kinds, parameter) else trials.entries_of(group, parameter.new_empty(1).expand(grown_shape))
     result: dict[str, Any] = {}
     for key, value in state.items():
         if (isinstance(value, Tensor) and value.numel() > 1) or (key in kinds and kinds[key].axes):
@@ -301,7 +302,7 @@ def _repeated(name: str, twins: Mapping[str, str], known: Container[str]) -> str
 
 
 def _started(
-    optimizer: Optimizer, group: Mapping[str, Any], like: Tensor, state: Mapping[str, Any], new: Tensor
+    trials: Trials, group: dict[str, Any], like: Tensor, state: Mapping[str, Any], new: Tensor
 ) -> dict[str, Any]:
     """The state of a parameter of a new block, where its optimizer cannot make it beside others that have theirs.
 
@@ -310,7 +311,7 @@ def _started(
     tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
     if not group.get("fused") or len(tensors) != len(state):
         return {}
-    kinds = entries_of(optimizer, dict(group), like)
+    kinds = trials.entries_of(group, like)
     if not all(key in kinds and kinds[key].kind == "constant" and kinds[key].axes for key in tensors):
         return {}
     return {key: torch.full_like(new, kinds[key].value, dtype=value.dtype) for key, value in tensors.items()}
