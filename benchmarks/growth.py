@@ -8,6 +8,7 @@ there is. `--scale cpu`: images of 16x16 pixels, 8,000 of them, 24 epochs.
 from __future__ import annotations
 
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -224,9 +225,10 @@ def run(
             file.parent.mkdir(parents=True, exist_ok=True)
             with file.open("a") as target:
                 target.write(json.dumps(line) + "\n")
+            shutil.rmtree(done.folder)
         out.print(
             f"{task.network}, {task.way}, seed {task.seed}: {line['accuracy']:.2%}, {line['flops']:.1%} of the "
-            f"operations, {line['seconds']:.0f} s",
+            f"operations, {line['seconds']:.0f} s, {done.place.step / max(line['seconds'], 0.01):.0f} steps a second",
             soft_wrap=True,
         )
 

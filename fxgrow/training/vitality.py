@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 
+import torch
 from rich.table import Table
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fxgrow.births import Birth, Region
+from fxgrow.devices import exact_dtype
 from fxgrow.errors import TrainingError
 from fxgrow.history import births, history_of
 from fxgrow.printing import as_text
@@ -164,30 +166,54 @@ def vitality(grown: nn.Module, optimizer: Optimizer | None = None) -> Vitality:
     held = {id(p) for p in parameters_of(optimizer)} if optimizer is not None else set()
     rates = attached_to(optimizer) if optimizer is not None else None
     multiples = rates.current() if rates is not None else {}
-    tensors: dict[str, dict[int, Share]] = {}
+    parts: list[_Part] = []
     for name, parameter in parameters.items():
         update = None
         if optimizer is not None and id(parameter) in held:
             update = _next_update(innermost(optimizer), parameter)
-        tensors[name] = _shares(born[name], parameter, update, multiples.get(name, {}))
+        parts.extend(_parts_of(name, born[name], parameter, update, multiples.get(name, {})))
+    tensors: dict[str, dict[int, Share]] = {name: {} for name in parameters}
+    for part, share in zip(parts, _measured(parts), strict=True):
+        shares = tensors[part.name]
+        shares[part.stage] = shares[part.stage].joined(share) if part.stage in shares else share
     history = history_of(plain)
     assert history is not None
     return Vitality(tensors, history.twins())
 
 
-def _shares(birth: Birth, parameter: Tensor, update: Tensor | None, rates: Mapping[int, float]) -> dict[int, Share]:
-    shares: dict[int, Share] = {}
+@dataclass(frozen=True)
+class _Part:
+    """Entries of one parameter and stage: sums of squares of weights, gradients and updates, still on the device."""
+
+    name: str
+    stage: int
+    entries: int
+    rate: float
+    squares: tuple[Tensor, ...]
+
+
+def _parts_of(
+    name: str, birth: Birth, parameter: Tensor, update: Tensor | None, rates: Mapping[int, float]
+) -> Iterator[_Part]:
     assert parameter.grad is not None
+    tensors = [parameter.detach(), parameter.grad.detach(), *([] if update is None else [update])]
     for region in birth.regions():
-        weights, gradients = (_norm_within(region, t) for t in (parameter.detach(), parameter.grad.detach()))
-        moved = None if update is None else _norm_within(region, update) * rates.get(region.stage, 1.0)
-        share = Share(region.count, weights, gradients, moved)
-        shares[region.stage] = shares[region.stage].joined(share) if region.stage in shares else share
-    return shares
+        squares = tuple(_squares_within(region, tensor) for tensor in tensors)
+        yield _Part(name, region.stage, region.count, rates.get(region.stage, 1.0), squares)
 
 
-def _norm_within(region: Region, tensor: Tensor) -> float:
-    return math.hypot(*(float(norm(block)) for block in region.blocks(tensor)))
+def _squares_within(region: Region, tensor: Tensor) -> Tensor:
+    norms = torch.stack([norm(block) for block in region.blocks(tensor)])
+    return norms.to(exact_dtype(tensor.device)).square().sum()
+
+
+def _measured(parts: Sequence[_Part]) -> Iterator[Share]:
+    """All parts as numbers, for which the device is waited for once."""
+    squares = [square for part in parts for square in part.squares]
+    values = iter(torch.stack([square.to(squares[0]) for square in squares]).sqrt().tolist())
+    for part in parts:
+        weight, gradient, *update = (next(values) for _ in part.squares)
+        yield Share(part.entries, weight, gradient, update[0] * part.rate if update else None)
 
 
 def _next_update(optimizer: Optimizer, parameter: Tensor) -> Tensor:
