@@ -78,30 +78,6 @@ class RandomPadding(Run):
         return grown
 
 
-class ScaleKeeping(Run):
-    """Grows as others do, then draws all new weights at the scale of the old, and multiplies each fan-in by sqrt(d/d').
-
-    Activations keep their scale, and the function is not kept. Source: "SPARKLING", arXiv 2602.02472, 2026, as we
-    understand it.
-    """
-
-    def widened(self, stage: Stage) -> nn.Module:
-        grown = super().widened(stage)
-        births = fxgrow.births(grown)  # type: ignore[arg-type]
-        with torch.no_grad():
-            for name, parameter in grown.named_parameters():
-                if parameter.ndim < 2:
-                    continue
-                young = births[name].mask(stage.number)
-                read = sum(born < stage.number for born in births[name].axes[1])
-                if bool(young.any()):
-                    generator = torch.Generator().manual_seed(seed_of(self.settings.seed, stage.number, name))
-                    deviation = parameter[~young].square().mean().sqrt()
-                    parameter[young] = deviation * torch.randn(int(young.sum()), generator=generator)
-                    parameter.mul_(math.sqrt(read / parameter.shape[1]))
-        return grown
-
-
 @dataclass(frozen=True)
 class Way:
     """A way to get to the large network. changes: to settings, from the epochs of the large network's training."""
@@ -170,7 +146,7 @@ WIDTH: Mapping[str, Way] = {
     "half then whole, zero": growing(*LATE),
     "half then whole, mirror": growing(*LATE, init="mirror"),
     "half then whole, random padding": growing(*LATE, kind=RandomPadding),
-    "half then whole, scale kept": growing(*LATE, kind=ScaleKeeping),
+    "half then whole, scale kept": growing(*LATE, parameterization="rms"),
     "half then whole, Net2Net": growing(*LATE, init="replicate"),
     "half then whole, mirror, variance transfer": growing(*LATE, init="mirror", parameterization="variance-transfer"),
     "half then whole, mirror, rates by norm": growing(*LATE, init="mirror", rates="norm"),

@@ -232,9 +232,11 @@ def grow(
     seed: of the new entries; the same seed gives the same bytes.
     verify: prove that the function is the same (`report(grown).certificate`), and run original and grown model
         on random inputs in float64, eval and train, and compare.
-    parameterization: "standard"; "mup" (new weights and, in `fxgrow.param_groups`, learning rates by width); or
+    parameterization: "standard"; "mup" (new weights and, in `fxgrow.param_groups`, learning rates by width);
         "variance-transfer" (the paper's: old weights rescaled as well, the function kept by batch norms or by
-        multipliers, which `fxgrow.fold` removes). Left out: as the model was last grown, else standard.
+        multipliers, which `fxgrow.fold` removes); or "rms", which keeps the scale of activations and not the function:
+        what reads new units is drawn, and a weight that does multiplied by sqrt(C/C'); verification says how far
+        outputs moved. Left out: as the model was last grown (but for "rms"), else standard.
     calibrate: a batch of training data, in the form of `example_inputs`, but with values. One forward pass on it
         brings the new units of each linear and convolutional layer to exactly the variance that its old units have.
         Left out: new units get the scale that follows from fan-ins, which few units or correlated inputs miss.

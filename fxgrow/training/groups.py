@@ -39,7 +39,7 @@ def param_groups(
     weight_decay: of all other parameters.
     lr: the learning rate; needed where some group is scaled.
     no_weight_decay: further names, or globs of names, that are not decayed.
-    parameterization: "standard" or "variance-transfer" (one rate for all), or "mup" (rates that follow the
+    parameterization: "standard", "variance-transfer" or "rms" (one rate for all), or "mup" (rates that follow the
         widths since the seed); by default the one that the model was grown with.
     optimizer: "sgd" or "adam" (also for Adam's relatives and others that normalise gradients), for µP's table.
 
@@ -92,9 +92,13 @@ def param_groups(
 
 
 def parameterization_of(model: nn.Module) -> str:
-    """The parameterization that a model was last grown with; "standard" for others."""
+    """The parameterization that a model was last grown with; "standard" for others.
+
+    "rms" is asked for each time, as it does not keep the function.
+    """
     history = history_of(model)
-    return history.steps[-1].plan.parameterization if history is not None else "standard"
+    last = history.steps[-1].plan.parameterization if history is not None else "standard"
+    return "standard" if last == "rms" else last
 
 
 def _undecayed(model: nn.Module) -> Iterable[str]:

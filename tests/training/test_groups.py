@@ -157,7 +157,7 @@ def test_bad_input() -> None:
         ),
         (
             lambda: fxgrow.param_groups(model, parameterization="ntk"),
-            "parameterization='ntk' is not a parameterization: use one of standard, mup, variance-transfer",
+            "parameterization='ntk' is not a parameterization: use one of standard, mup, variance-transfer, rms",
         ),
         (
             lambda: fxgrow.param_groups(model, optimizer="lion"),
