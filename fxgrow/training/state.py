@@ -202,9 +202,10 @@ def _carried(
             fresh[name] = str(reason)
     for name in fresh:
         twin = _repeated(name, twins, held)
-        if twin in states:
+        if twin in held and twin in states:
             like = held[twin]
-            states[name] = _started(trials, group_of[id(like)], like, states[twin], parameters[name])
+            started = _started(trials, group_of[id(like)], like, states[twin], parameters[name])
+            states.update({name: started} if started else {})
     ordered = {name: fresh[name] for name in parameters if name in fresh}
     carried = tuple(name for name in parameters if name in chains and name not in fresh)
     return now, states, Transfer(carried, ordered)
