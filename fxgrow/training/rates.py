@@ -159,12 +159,13 @@ class AdaptedRates:
         return self._aged[0].parameter.device if self._aged else torch.device("cpu")
 
     def _settle(self) -> None:
-        """Follow the parameters where they have been moved to another device."""
+        """Follow the parameters where they have been moved to another device; what pays as a block differs there."""
         home = self._home()
         if self._least.device != home:
             kind = exact_dtype(home)
             self._least, self._rates, self._ages = (t.to(home, kind) for t in (self._least, self._rates, self._ages))
-            self._younger, self._oldest, self._stage = (t.to(home) for t in (self._younger, self._oldest, self._stage))
+            self._arrange()
+            self._set_rates(self._rates)
 
     def _arrange(self) -> None:
         """Make blocks, and note where each block of each parameter is among them, in the order of parameters."""
