@@ -1,4 +1,4 @@
-"""What learning rates by age cost: python benchmarks/rates.py
+"""What learning rates by age cost: python -m benchmarks.rates [DEVICE]
 
 An optimizer's step with adapted rates beside its plain step, in turn, several times over in one run; a row
 shows the median of the adapted steps as a multiple of the plain ones', rates worked out at every step and at
@@ -8,6 +8,7 @@ every eighth, and the time of a whole training step of the model as a multiple, 
 from __future__ import annotations
 
 import statistics
+import sys
 import time
 from collections.abc import Callable
 
@@ -29,6 +30,7 @@ OPTIMIZERS: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
     "AdamW, foreach": lambda model: torch.optim.AdamW(model.parameters(), lr=1e-4, foreach=True),
     "AdamW, fused": lambda model: torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True),
     "SGD, foreach": lambda model: torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9, foreach=True),
+    "SGD, fused": lambda model: torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9, fused=True),
 }
 ROUNDS = 9
 BATCH = 8
@@ -37,6 +39,8 @@ BATCH = 8
 def seconds(work: Callable[[], object]) -> float:
     start = time.perf_counter()
     work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return time.perf_counter() - start
 
 
@@ -54,13 +58,13 @@ def training_step(model: nn.Module, optimizer: torch.optim.Optimizer, x: torch.T
     optimizer.step()
 
 
-def measured(name: str, amount: float | dict[str, float]) -> list[tuple[str, ...]]:
+def measured(name: str, amount: float | dict[str, float], device: str) -> list[tuple[str, ...]]:
     """Rows for one model: optimizer, part of the entries that is new, the plain step, ratios."""
-    grown = fxgrow.grow(timm.create_model(name), amount, verify=False).train()
+    grown = fxgrow.grow(timm.create_model(name), amount, verify=False).train().to(device)
     births = fxgrow.births(grown)
     new = sum(count for birth in births.values() for stage, count in birth.counts().items() if stage)
     share = new / sum(p.numel() for p in grown.parameters())
-    x = torch.randn(BATCH, 3, 224, 224)
+    x = torch.randn(BATCH, 3, 224, 224, device=device)
     rows = []
     for kind, make in OPTIMIZERS.items():
         optimizers = [make(grown) for _ in range(3)]
@@ -78,7 +82,7 @@ def measured(name: str, amount: float | dict[str, float]) -> list[tuple[str, ...
             (
                 kind,
                 f"{share:.0%}",
-                f"{1e3 * plain:.0f} ms",
+                f"{1e3 * plain:.1f} ms",
                 f"{adapted / plain:.2f}",
                 f"{seldom / eight:.2f}",
                 f"{both / whole:.2f}",
@@ -95,17 +99,18 @@ def eightfold(optimizer: torch.optim.Optimizer) -> Callable[[], None]:
     return steps
 
 
-def main() -> None:
+def main(device: str = "cpu") -> None:
     title = "optimizer steps with rates by age, as multiples of plain ones"
-    table = Table(title=f"{title} ({torch.get_num_threads()} thread(s), batch {BATCH})")
+    where = f"{torch.get_num_threads()} thread(s)" if device == "cpu" else torch.cuda.get_device_name()
+    table = Table(title=f"{title} ({where}, batch {BATCH})")
     headings = ("model", "optimizer", "new", "plain", "every step", "every 8th", "training step")
     for heading in headings:
         table.add_column(heading, justify="left" if heading in headings[:2] else "right")
     for label, (name, amount) in MODELS.items():
-        for row in measured(name, amount):
+        for row in measured(name, amount, device):
             table.add_row(label, *row)
     Console(width=140).print(table)
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

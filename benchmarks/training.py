@@ -1,4 +1,4 @@
-"""Growing beside training the large network, on scikit-learn's handwritten digits: python benchmarks/training.py
+"""Growing beside training the large network, on scikit-learn's handwritten digits: python -m benchmarks.training
 
 Every method trains the same network, in the same epochs, on the same images in the same order, with the same learning
 rates; they differ in how they get to its width. All that grow follow one schedule, so they have one budget. Each runs
@@ -17,18 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from fxgrow.zoo.data import seed_of
 from fxgrow.zoo.recipes import recipe
 from fxgrow.zoo.training import Row, Run
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from torch import nn
 
-import fxgrow
-from fxgrow.schedule import Stage
+from benchmarks.ways import RandomPadding
 
 SEEDS = 5
 EVERY = 4
@@ -36,25 +32,6 @@ EVERY = 4
 
 GROWING: Mapping[str, Any] = {"growth": "linear", "stages": 4, "first_epochs": 8, "epoch_rate": 0.0}
 """8 of the 40 epochs each at 1/4, 1/2 and 3/4 of the width, 16 at all of it; else as the recipe "digits" has it."""
-
-
-class RandomPadding(Run):
-    """Grows as others do, then draws all new weights at random, those that read new units as those that make them.
-
-    The function is not kept. The deviation is the usual one for fresh weights, by fan-in.
-    """
-
-    def widened(self, stage: Stage) -> nn.Module:
-        grown = super().widened(stage)
-        births = fxgrow.births(grown)  # type: ignore[arg-type]
-        with torch.no_grad():
-            for name, parameter in grown.named_parameters():
-                new = births[name].mask(stage.number)
-                if parameter.ndim > 1 and bool(new.any()):
-                    generator = torch.Generator().manual_seed(seed_of(self.settings.seed, stage.number, name))
-                    deviation = math.sqrt((2 if parameter.ndim == 4 else 1) / parameter[0].numel())
-                    parameter[new] = deviation * torch.randn(int(new.sum()), generator=generator)
-        return grown
 
 
 @dataclass(frozen=True)

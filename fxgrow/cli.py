@@ -58,7 +58,9 @@ Depth = Annotated[
 ]
 DepthInit = Annotated[str, typer.Option(help="How new blocks start: copy, random or stack (not the same function).")]
 Init = Annotated[str, typer.Option(help="How new units start: zero, mirror or replicate.")]
-Parameterization = Annotated[str, typer.Option(help="standard, mup or variance-transfer.")]
+Parameterization = Annotated[
+    str, typer.Option(help="standard, mup, variance-transfer, or rms (not the same function).")
+]
 RoundTo = Annotated[int, typer.Option(help="Make new sizes multiples of this.")]
 Shapes = Annotated[
     list[str] | None,

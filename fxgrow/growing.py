@@ -252,9 +252,11 @@ def grow(
         inputs, eval and train, and compare. True or "quick": on few samples and small images where it is proved and
         more would cost much; "full": in float64 on inputs like `example_inputs`, as wherever there is no proof;
         False: neither proof nor test.
-    parameterization: "standard"; "mup" (new weights and, in `fxgrow.param_groups`, learning rates by width); or
+    parameterization: "standard"; "mup" (new weights and, in `fxgrow.param_groups`, learning rates by width);
         "variance-transfer" (the paper's: old weights rescaled as well, the function kept by batch norms or by
-        multipliers, which `fxgrow.fold` removes). Left out: as the model was last grown, else standard.
+        multipliers, which `fxgrow.fold` removes); or "rms", which keeps the scale of activations and not the function:
+        what reads new units is drawn, and a weight that does multiplied by sqrt(C/C'); verification says how far
+        outputs moved. Left out: as the model was last grown (but for "rms"), else standard.
     calibrate: a batch of training data, in the form of `example_inputs`, but with values. One forward pass on it
         brings the new units of each linear and convolutional layer to exactly the variance that its old units have.
         Left out: new units get the scale that follows from fan-ins, which few units or correlated inputs miss.

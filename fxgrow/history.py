@@ -67,6 +67,18 @@ class History:
             result.append({now: growths[then] for now, then in names.items() if then in growths})
         return result
 
+    def twins(self) -> dict[str, str]:
+        """Each parameter of a block that a growth added -> the parameter of the block it repeats, by present names."""
+        lineage, result = self.lineage(), {}
+        for number, step in enumerate(self.steps):
+            if step.plan.depth is None:
+                continue
+            before, after = ({then: now for now, then in names.items()} for names in lineage[number : number + 2])
+            for tensor in step.plan.depth.tensors:
+                if tensor.name in after and tensor.twin in before and after[tensor.name] != before[tensor.twin]:
+                    result[after[tensor.name]] = before[tensor.twin]
+        return result
+
 
 def history_of(model: nn.Module) -> History | None:
     """The history a module carries, if fxgrow made it."""

@@ -80,7 +80,7 @@ def test_parameterizations_are_planned_and_grown(own: str, capsys: pytest.Captur
     assert json.loads(ran.out)["verification"]["verdict"] == "TESTED"
     common[-1] = "mu"
     assert Ran(["grow", *common], capsys).complaint == (
-        "parameterization='mu' is not a parameterization: use one of standard, mup, variance-transfer"
+        "parameterization='mu' is not a parameterization: use one of standard, mup, variance-transfer, rms"
     )
 
 

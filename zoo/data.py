@@ -1,7 +1,8 @@
 """Data sets in the form that a resumable training needs: every batch is a function of seed, epoch and position.
 
-`digits` ships with scikit-learn; `cifar10` and `cifar100` are downloaded by torchvision; any other name is a folder
-with `train/CLASS/IMAGE` and `val/CLASS/IMAGE`.
+`digits` ships with scikit-learn; `cifar10` and `cifar100` are downloaded by torchvision; `packed:FILE` is a file that
+`python -m fxgrow.zoo.pack` made: these are held in memory, on the device. Any other name is a folder with
+`train/CLASS/IMAGE` and `val/CLASS/IMAGE`.
 """
 
 from __future__ import annotations
@@ -9,28 +10,26 @@ from __future__ import annotations
 import random
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torchvision
+from fxgrow.zoo.packed import DataError, read
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from fxgrow.errors import FxgrowError
-
 Batch = tuple[Tensor, Tensor]
 """Images, shape [batch, channels, height, width], and labels, shape [batch]."""
 
+PACKED = "packed:"
+"""What the name of a packed file begins with."""
+
 DIGITS_FOR_TRAINING = 1000
 """Of scikit-learn's 1797 digits; the other 797 are for testing."""
-
-
-class DataError(FxgrowError):
-    """There is no such data set, or it cannot be read."""
 
 
 class Data(Protocol):
@@ -72,53 +71,135 @@ def shuffled(count: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed_of(seed, "order", epoch)))
 
 
+class Draws(NamedTuple):
+    """How the images of one batch, or of several one after the other, are chosen and varied: int64, one a number.
+
+    image: which it is. mirrored: 0 or 1. down, right: the first row and column that are seen of the image with
+    `shift` pixels around it.
+    """
+
+    image: Tensor
+    mirrored: Tensor
+    down: Tensor
+    right: Tensor
+
+
 @dataclass(frozen=True)
 class InMemory:
-    """Images held in memory; each batch is moved at random by up to `shift` pixels and, if asked, mirrored.
+    """Images held as bytes on a device; each batch is moved at random by up to `shift` pixels and, if asked, mirrored.
 
-    images, test_images: float32, normalised, shape [count, channels, height, width].
+    What is drawn is drawn on the CPU, a whole epoch at a time, and the same on every device; images are varied where
+    they are, by operations that wait for nothing.
+
+    pixels, test_pixels: uint8, shape [count, channels, height, width]. mean, deviation: to normalise by, of each
+    channel, shape [1, channels, 1, 1].
     """
 
     name: str
     classes: int
-    images: Tensor
+    pixels: Tensor
     labels: Tensor
-    test_images: Tensor
+    test_pixels: Tensor
     test_labels: Tensor
+    mean: Tensor
+    deviation: Tensor
     shift: int
     flip: bool
 
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        classes: int,
+        pixels: Tensor,
+        labels: Tensor,
+        test_pixels: Tensor,
+        test_labels: Tensor,
+        *,
+        shift: int,
+        flip: bool,
+    ) -> InMemory:
+        """Images normalised by the mean and deviation of each channel of those to train on."""
+        values = pixels.float()
+        mean, deviation = values.mean((0, 2, 3), keepdim=True), values.std((0, 2, 3), keepdim=True)
+        return cls(name, classes, pixels, labels, test_pixels, test_labels, mean, deviation, shift, flip)
+
     @property
     def shape(self) -> tuple[int, ...]:
-        return tuple(self.images.shape[1:])
+        return tuple(self.pixels.shape[1:])
+
+    @property
+    def images(self) -> Tensor:
+        """The images to train on as they are, normalised: float32."""
+        return self._normal(self.pixels)
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batches(self, seed: int, epoch: int, size: int, skip: int = 0) -> Iterator[Batch]:
+    def to(self, device: torch.device | str) -> InMemory:
+        """The same on a device."""
+        moved: dict[str, Any] = {
+            field.name: value.to(device)
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor)
+        }
+        return replace(self, **moved)
+
+    def shrunk(self, side: int) -> InMemory:
+        """The same with images of `side` pixels, each the mean of those it covers."""
+        pixels, test_pixels = (
+            torch.cat([F.interpolate(some.float(), size=side, mode="area").round().byte() for some in part.split(1024)])
+            for part in (self.pixels, self.test_pixels)
+        )
+        how = {"shift": max(1, self.shift * side // self.shape[-1]), "flip": self.flip}
+        return InMemory.of(self.name, self.classes, pixels, self.labels, test_pixels, self.test_labels, **how)  # type: ignore[arg-type]
+
+    def draws(self, seed: int, epoch: int, size: int, skip: int = 0) -> Draws:
+        """What is drawn for the batches of an epoch but for the first `skip`; each is `[batches, size]`, on the CPU."""
         order = shuffled(len(self), seed, epoch)
-        for number in range(skip, len(self) // size):
-            chosen = order[number * size : (number + 1) * size]
+        numbers = range(skip, len(self) // size)
+        image = order[skip * size : numbers.stop * size].reshape(-1, size)
+        mirrored = torch.zeros_like(image)
+        shifts = torch.full((len(numbers), 2, size), self.shift)
+        for row, number in enumerate(numbers):
             generator = torch.Generator().manual_seed(seed_of(seed, "variation", epoch, number))
-            yield self._varied(self.images[chosen], generator), self.labels[chosen]
+            if self.flip:
+                mirrored[row] = torch.rand(size, generator=generator) < 0.5
+            if self.shift:
+                shifts[row] = torch.randint(0, 2 * self.shift + 1, (2, size, 1), generator=generator)[..., 0]
+        down, right = shifts.unbind(1)
+        return Draws(image, mirrored, down, right)
+
+    def batch(self, draws: Draws) -> Batch:
+        """The images of a batch, as drawn, and their labels."""
+        height, width = self.pixels.shape[-2:]
+        rows, row_is_inside = self._seen(draws.down, height)
+        columns, column_is_inside = self._seen(draws.right, width)
+        columns = torch.where(draws.mirrored[:, None] > 0, width - 1 - columns, columns)
+        channels = torch.arange(self.pixels.shape[1], device=self.pixels.device)[:, None, None]
+        pixels = self.pixels[
+            draws.image[:, None, None, None], channels, rows[:, None, :, None], columns[:, None, None, :]
+        ]
+        inside = (row_is_inside[:, :, None] & column_is_inside[:, None, :])[:, None]
+        return torch.where(inside, self._normal(pixels), 0.0), self.labels[draws.image]
+
+    def _seen(self, first: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        """The rows or columns that are seen of each image, `[batch, size]`, and which of them are inside of it."""
+        places = first[:, None] + torch.arange(size, device=first.device) - self.shift
+        within = places.clamp(0, size - 1)
+        return within, places == within
+
+    def batches(self, seed: int, epoch: int, size: int, skip: int = 0) -> Iterator[Batch]:
+        drawn = self.draws(seed, epoch, size, skip)
+        drawn = Draws(*(part.to(self.pixels.device) for part in drawn))
+        return (self.batch(Draws(*rows)) for rows in zip(*drawn, strict=True))
 
     def test_batches(self, size: int) -> Iterator[Batch]:
-        return zip(self.test_images.split(size), self.test_labels.split(size), strict=True)
+        for images, labels in zip(self.test_pixels.split(size), self.test_labels.split(size), strict=True):
+            yield self._normal(images), labels
 
-    def _varied(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        count, _, height, width = images.shape
-        if self.flip:
-            mirrored = torch.rand(count, generator=generator) < 0.5
-            images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
-        if self.shift:
-            padded = F.pad(images, [self.shift] * 4)
-            down, right = torch.randint(0, 2 * self.shift + 1, (2, count, 1), generator=generator)
-            rows = (down + torch.arange(height))[:, None, :, None]
-            columns = (right + torch.arange(width))[:, None, None, :]
-            images = padded[
-                torch.arange(count)[:, None, None, None], torch.arange(images.shape[1])[:, None, None], rows, columns
-            ]
-        return images
+    def _normal(self, pixels: Tensor) -> Tensor:
+        return (pixels.float() - self.mean) / self.deviation
 
 
 class _Varied(Dataset[tuple[Tensor, int]]):
@@ -164,15 +245,20 @@ class Folder:
         yield from DataLoader(self.test, batch_size=size, num_workers=self.workers)
 
 
-def load(name: str, folder: Path = Path("data"), samples: int | None = None, workers: int = 2) -> Data:
+def load(
+    name: str, folder: Path = Path("data"), samples: int | None = None, workers: int = 2, side: int | None = None
+) -> Data:
     """A data set by name.
 
     Parameters
     ----------
-    name: "digits", "cifar10", "cifar100", or the path of a folder of images.
+    name: "digits", "cifar10", "cifar100", "packed:FILE" (as `fxgrow.zoo.pack` writes them), or the path of a folder
+        of images.
     folder: where downloads are kept.
-    samples: train on the first so many only (digits and CIFAR).
+    samples: train on so many only: the first, or of a packed file any (not of a folder).
     workers: processes that read images (folders only).
+
+    side: shrink images to so many pixels (those held in memory only).
 
     Raises
     ------
@@ -182,15 +268,46 @@ def load(name: str, folder: Path = Path("data"), samples: int | None = None, wor
     >>> len(digits), digits.classes, digits.shape
     (1000, 10, (1, 8, 8))
     """
+    found = _found(name, folder, samples, workers)
+    if side is None or found.shape[-2:] == (side, side):
+        return found
+    if not isinstance(found, InMemory) or side < 1:
+        raise DataError(f"side={side}: {name} cannot be shrunk to that", remedy="leave side out")
+    return found.shrunk(side)
+
+
+def _found(name: str, folder: Path, samples: int | None, workers: int) -> Data:
     if name == "digits":
         return _digits(samples)
     if name in ("cifar10", "cifar100"):
         return _cifar(name, folder, samples)
+    if name.startswith(PACKED):
+        return _packed(Path(name.removeprefix(PACKED)), samples)
     if (Path(name) / "train").is_dir() and (Path(name) / "val").is_dir():
         return _folder(Path(name), workers)
     raise DataError(
         f"there is no data set {name!r}",
-        remedy="use digits, cifar10, cifar100, or a folder with train/CLASS/IMAGE and val/CLASS/IMAGE",
+        remedy="use digits, cifar10, cifar100, packed:FILE, or a folder with train/CLASS/IMAGE and val/CLASS/IMAGE",
+    )
+
+
+def _packed(path: Path, samples: int | None) -> InMemory:
+    train, test, classes, flip = read(path)
+    if samples is not None:  # files are often in the order of their classes
+        order = torch.randperm(len(train.labels), generator=torch.Generator().manual_seed(0))
+        train = train.some(order[: _checked_samples(samples, len(order))].tolist())
+    images, test_images = train.decoded(str(path)), test.decoded(str(path))
+    if images.shape[1:] != test_images.shape[1:]:
+        raise DataError("images to train on and to test with differ in shape", where=str(path), remedy="pack anew")
+    return InMemory.of(
+        path.stem,
+        classes,
+        images,
+        train.labels,
+        test_images,
+        test.labels,
+        shift=images.shape[-1] // 8,
+        flip=flip,
     )
 
 
@@ -201,9 +318,9 @@ def _digits(samples: int | None) -> InMemory:
         raise DataError("digits ships with scikit-learn", remedy="pip install scikit-learn") from None
     found = load_digits()
     order = torch.randperm(len(found.target), generator=torch.Generator().manual_seed(0))
-    images = torch.tensor(found.images, dtype=torch.float32)[order, None]
+    images = torch.tensor(found.images, dtype=torch.uint8)[order, None]
     labels = torch.tensor(found.target)[order]
-    return _in_memory("digits", 10, *_cut(images, labels, DIGITS_FOR_TRAINING, samples), shift=1, flip=False)
+    return InMemory.of("digits", 10, *_cut(images, labels, DIGITS_FOR_TRAINING, samples), shift=1, flip=False)
 
 
 def _cut(images: Tensor, labels: Tensor, training: int, samples: int | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -227,22 +344,12 @@ def _cifar(name: str, folder: Path, samples: int | None) -> InMemory:
         ) from error
     tensors = []
     for part in parts:
-        tensors.append(torch.from_numpy(part.data).permute(0, 3, 1, 2).float())
+        tensors.append(torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous())
         tensors.append(torch.tensor(part.targets))
     images, labels, test_images, test_labels = tensors
     used = len(labels) if samples is None else _checked_samples(samples, len(labels))
     classes = int(name.removeprefix("cifar"))
-    return _in_memory(name, classes, images[:used], labels[:used], test_images, test_labels, shift=4, flip=True)
-
-
-def _in_memory(
-    name: str, classes: int, images: Tensor, labels: Tensor, test_images: Tensor, test_labels: Tensor, **how: Any
-) -> InMemory:
-    """Normalise both parts by the mean and deviation of each channel of the first."""
-    mean = images.mean((0, 2, 3), keepdim=True)
-    deviation = images.std((0, 2, 3), keepdim=True)
-    normal, test_normal = ((part - mean) / deviation for part in (images, test_images))
-    return InMemory(name, classes, normal, labels, test_normal, test_labels, **how)
+    return InMemory.of(name, classes, images[:used], labels[:used], test_images, test_labels, shift=4, flip=True)
 
 
 def _folder(path: Path, workers: int, size: int = 224) -> Folder:

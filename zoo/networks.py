@@ -25,18 +25,21 @@ class Block(nn.Module):
 
 
 class SmallImageResNet(nn.Module):
-    """A residual network in three stages of `width`, 2 x `width` and 4 x `width` channels.
+    """A residual network in stages of `width`, 2 x `width`, 4 x `width` channels and so on.
 
     Source: He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", 2016, section 4.2; shortcuts that
     change sizes are 1x1 convolutions.
     """
 
-    def __init__(self, blocks: int = 3, width: int = 16, num_classes: int = 10, in_chans: int = 3) -> None:
+    def __init__(
+        self, blocks: int = 3, width: int = 16, num_classes: int = 10, in_chans: int = 3, stages: int = 3
+    ) -> None:
         super().__init__()
+        self.stages = stages
         self.conv1 = nn.Conv2d(in_chans, width, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         channels = width
-        for number in range(3):
+        for number in range(stages):
             outputs = width * 2**number
             layer = []
             for place in range(blocks):
@@ -50,8 +53,8 @@ class SmallImageResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.bn1(self.conv1(x)))
-        for name in ("layer1", "layer2", "layer3"):
-            x = self.get_submodule(name)(x)
+        for number in range(self.stages):
+            x = self.get_submodule(f"layer{number + 1}")(x)
         return self.fc(x.mean((2, 3)))  # type: ignore[no-any-return]
 
 
@@ -60,10 +63,19 @@ def resnet8(width: int = 16, num_classes: int = 10, in_chans: int = 3) -> SmallI
     return SmallImageResNet(1, width, num_classes, in_chans)
 
 
-def resnet20(width: int = 16, num_classes: int = 10, in_chans: int = 3) -> SmallImageResNet:
+def resnet20(width: int = 16, num_classes: int = 10, in_chans: int = 3, blocks: int = 3) -> SmallImageResNet:
     """Nine residual blocks: the ResNet-20 of CIFAR-10.
 
     >>> sum(parameter.numel() for parameter in resnet20().parameters())
     272474
     """
-    return SmallImageResNet(3, width, num_classes, in_chans)
+    return SmallImageResNet(blocks, width, num_classes, in_chans)
+
+
+def resnet18(width: int = 64, num_classes: int = 10, in_chans: int = 3, blocks: int = 2) -> SmallImageResNet:
+    """The ResNet-18 that is usual for images of 32x32 pixels: four stages, the first at full resolution.
+
+    >>> sum(parameter.numel() for parameter in resnet18().parameters())
+    11173962
+    """
+    return SmallImageResNet(blocks, width, num_classes, in_chans, stages=4)

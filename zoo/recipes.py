@@ -11,9 +11,11 @@ from fxgrow.curves import check_counts, check_start
 from fxgrow.errors import FxgrowError
 from fxgrow.schedule import Schedule
 
-CURVES = ("exponential", "linear", "none")
+CURVES = ("exponential", "linear", "given", "none")
 OPTIMIZERS = ("sgd", "adamw")
 LR_CURVES = ("cosine", "plateau")
+STATES = ("fill", "zero", "drop")
+PRECISIONS = ("float32", "bfloat16")
 
 
 class SettingsError(FxgrowError, ValueError):
@@ -24,22 +26,34 @@ class SettingsError(FxgrowError, ValueError):
 class Settings:
     """Everything that decides what a training run computes.
 
-    data, samples: the data set, and how many of its images to train on (all).
-    model: the large model, as `fxgrow.zoo.find` takes it. options: for its constructor.
-    growth: how widths go from `start` to 1: "exponential" (by `width_rate` a stage), "linear", or "none": the large
-        model from the first step on. stages, epochs, epoch_rate, first_epochs: as in `fxgrow.Schedule.exponential`.
-    batch_size, largest_batch, batch_rates: as there.
-    init, parameterization: of new units, as in `fxgrow.grow`. rates: rule of `fxgrow.adapt_rates`. carry: keep the
-        optimizer's state through growth (else it starts afresh at each stage). verify: each growth.
+    data, samples: the data set, and how many of its images to train on (all). side: shrink them to so many pixels.
+    model: the large model, as `fxgrow.zoo.find` takes it. options: for its constructor. seed_options: further ones for
+        that of the seed, such as fewer blocks.
+    growth: how widths go from `start` to 1: "exponential" (by `width_rate` a stage), "linear", "given" (as `widths`
+        says, for as many epochs as `lengths` says), or "none": the large model from the first step on. stages, epochs,
+        epoch_rate, first_epochs: as in `fxgrow.Schedule.exponential`; `lengths` may say how long its stages are, too,
+        and then `epochs` is not used.
+    depths: how many blocks are added on the way into each stage, as `fxgrow.grow` takes `depth`, or "": none. They
+        go with given widths.
+    sides: pixels a side of the images at each stage; the last for all further ones.
+    batch_size, largest_batch, batch_rates: as there. batch_sizes: at each stage, in their place.
+    init, parameterization, depth_init: of new units and blocks, as in `fxgrow.grow`. rates: rule of
+        `fxgrow.adapt_rates`. verify: each growth.
+    state: the optimizer's, through growth: "fill" (kept, second moments of new entries filled), "zero" (kept, new
+        entries start at zero) or "drop" (starts afresh).
     optimizer: "sgd" or "adamw". lr: at the start. lr_curve: over all steps, whatever grows, it falls along half a
         "cosine"; or it stays for a "plateau" and falls to zero in a straight line over the last `decay` of the steps.
+        warm_up: the part of the steps over which it rises first.
+    precision: "float32", or "bfloat16" for products (autocast). channels_last: how images and weights lie in memory.
     threads: of the CPU (as torch chooses); the last bits of sums depend on it, and small networks want one.
     """
 
     data: str = "digits"
     samples: int | None = None
+    side: int | None = None
     model: str = "fxgrow.zoo.networks:resnet8"
     options: tuple[tuple[str, Any], ...] = ()
+    seed_options: tuple[tuple[str, Any], ...] = ()
     growth: str = "exponential"
     start: float = 0.25
     stages: int = 9
@@ -47,20 +61,29 @@ class Settings:
     epochs: int = 160
     epoch_rate: float = 0.2
     first_epochs: int | None = None
+    widths: tuple[float, ...] = ()
+    lengths: tuple[int, ...] = ()
+    depths: tuple[str, ...] = ()
+    sides: tuple[int, ...] = ()
     batch_size: int = 32
     largest_batch: int | None = None
     batch_rates: str = "keep"
+    batch_sizes: tuple[int, ...] = ()
     init: str = "mirror"
+    depth_init: str = "copy"
     parameterization: str = "variance-transfer"
     rates: str = "norm"
-    carry: bool = True
+    state: str = "fill"
     verify: bool = True
     optimizer: str = "sgd"
     lr: float = 0.1
     lr_curve: str = "cosine"
     decay: float = 0.4
+    warm_up: float = 0.0
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    precision: str = "float32"
+    channels_last: bool = False
     seed: int = 0
     threads: int | None = None
 
@@ -71,11 +94,24 @@ class Settings:
             ("growth", self.growth, CURVES),
             ("optimizer", self.optimizer, OPTIMIZERS),
             ("lr_curve", self.lr_curve, LR_CURVES),
+            ("state", self.state, STATES),
+            ("precision", self.precision, PRECISIONS),
         ):
             if given not in known:
                 raise SettingsError(f"{name}={given!r} is not known", remedy=f"use one of {', '.join(known)}")
         if not 0 < self.decay <= 1:
             raise SettingsError(f"decay={self.decay!r} is not a part of training", remedy="pass a number such as 0.4")
+        if not 0 <= self.warm_up < 1:
+            raise SettingsError(f"warm_up={self.warm_up!r} is not a part of training", remedy="pass one such as 0.05")
+        stages = len(self.schedule())
+        for name in ("depths", "sides", "batch_sizes"):
+            length = len(getattr(self, name))
+            if length not in (0, stages):
+                raise SettingsError(
+                    f"{name} has {length} entries for {stages} stages", remedy="give one for each stage"
+                )
+        if self.depths and self.growth != "given":
+            raise SettingsError(f"depths go with given widths, not with growth={self.growth!r}", remedy="give widths")
         for name in ("lr", "momentum", "weight_decay"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise SettingsError(f"{name}={getattr(self, name)!r} is not a number from 0 on", remedy="pass one")
@@ -94,20 +130,35 @@ class Settings:
         }  # fmt: skip
         if self.growth == "none":
             return Schedule.of([1.0], [self.epochs], *batches)
+        if self.growth == "given":
+            return Schedule.of(self.widths, self.lengths, *batches)
+        if self.growth == "exponential" and self.lengths:
+            widths = [min(1.0, self.start * (1 + self.width_rate) ** number) for number in range(self.stages)]
+            made = Schedule.of([*widths[:-1], 1.0], self.lengths, *batches)
+            return replace(made, width_rate=self.width_rate)
         if self.growth == "linear":
             return Schedule.linear(self.stages, self.start, **common)
         return Schedule.exponential(self.stages, self.start, self.width_rate, **common)
 
     def as_data(self) -> dict[str, Any]:
         """The settings as JSON holds them."""
-        return {**asdict(self), "options": dict(self.options)}
+        return {**asdict(self), **{name: dict(getattr(self, name)) for name in _OPTIONS}}
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> Settings:
         """The settings that `as_data` wrote."""
         known = {field.name for field in fields(cls)}
-        given = {name: value for name, value in data.items() if name in known}
-        return cls(**{**given, "options": tuple(dict(given.get("options", {})).items())})
+        return cls(**{name: plain(value) for name, value in data.items() if name in known})
+
+
+_OPTIONS = ("options", "seed_options")
+
+
+def plain(value: Any) -> Any:
+    """A value of JSON as settings hold it."""
+    if isinstance(value, dict):
+        return tuple(value.items())
+    return tuple(value) if isinstance(value, list) else value
 
 
 _DIGITS = Settings(threads=1)
@@ -125,12 +176,23 @@ _IMAGENET = replace(_CIFAR, data="imagenet", model="torchvision/resnet50", epoch
 RECIPES: Mapping[str, Settings] = {
     "digits": _DIGITS,
     "cifar10-resnet20": _CIFAR,
+    "cifar10-resnet20-late": replace(
+        _CIFAR,
+        growth="given",
+        widths=(0.5, 1.0),
+        lengths=(112, 48),
+        init="zero",
+        parameterization="standard",
+        rates="none",
+        lr_curve="plateau",
+    ),
     "cifar100-resnet18": replace(_CIFAR, data="cifar100", model="torchvision/resnet18", epochs=200, first_epochs=10),
     "imagenet-resnet50": _IMAGENET,
     "imagenet-mobilenetv1": replace(_IMAGENET, model="timm/mobilenetv1_100"),
 }
 """By name: what the paper trained. SGD, learning rate 0.1, momentum 0.9, weight decay 5e-4, cosine; nine stages from a
 quarter of the width, a fifth more a stage in width and epochs. Batch sizes are the usual ones for these networks.
+"cifar10-resnet20-late" is not theirs: half the width for 70% of the epochs, then all of it, under a plateau.
 
 Source: Yuan, Savarese, Maire, NeurIPS 2023.
 """

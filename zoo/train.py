@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from fxgrow.zoo.recipes import RECIPES, SettingsError, recipe
+from fxgrow.zoo.recipes import RECIPES, SettingsError, plain, recipe
 from fxgrow.zoo.training import Place, Row, Run, Watch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -37,7 +37,7 @@ def train(
         list[str] | None,
         typer.Option("--set", "-s", metavar="NAME=VALUE", help="Another value for a setting (repeatable)."),
     ] = None,
-    data: Annotated[str | None, typer.Option(help="digits, cifar10, cifar100, or a folder of images.")] = None,
+    data: Annotated[str | None, typer.Option(help="digits, cifar10, cifar100, packed:FILE, or a folder.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, order, variation and growth.")] = None,
     data_folder: Annotated[Path, typer.Option(help="Where downloads are kept.")] = Path("data"),
     device: Annotated[str, typer.Option(help="As torch names it: cpu, cuda, mps.")] = "cpu",
@@ -89,7 +89,7 @@ def _parsed(changes: list[str]) -> dict[str, Any]:
             value = json.loads(text)
         except ValueError:
             value = text
-        found[name] = tuple(value.items()) if isinstance(value, dict) else value
+        found[name] = plain(value)
     return found
 
 
@@ -109,13 +109,14 @@ def _watched(folder: Path, tensorboard: bool) -> Iterator[tuple[Any, Progress]]:
     def watch(run: Run) -> Watch:
         task = progress.add_task("", total=run.steps, completed=run.place.step, stage=run.place.stage, loss="")
 
-        def step(place: Place, stage: Stage, loss: float) -> None:
-            progress.update(task, completed=place.step, stage=stage.number, loss=f"{loss:.4f}")
+        def step(place: Place, stage: Stage) -> None:
+            progress.update(task, completed=place.step, stage=stage.number)
 
         def grown(stage: Stage, model: nn.Module) -> None:
             progress.console.print(f"stage {stage.number}: {stage.parameters:,} parameters, {stage.epochs} epochs")
 
         def row(row: Row) -> None:
+            progress.update(task, loss=f"{row['train_loss']:.4f}")
             for writer in writers:
                 for name, value in row.items():
                     writer.add_scalar(name, value, int(row["step"]))

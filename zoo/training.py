@@ -12,7 +12,9 @@ import io
 import json
 import math
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,9 +22,11 @@ from typing import Any
 import torch
 from fxgrow.zoo.catalogue import find
 from fxgrow.zoo.checkpoints import Checkpoints, replace_text
-from fxgrow.zoo.data import Data, load, seed_of
+from fxgrow.zoo.costs import count, flops_of
+from fxgrow.zoo.data import Data, InMemory, load, seed_of
 from fxgrow.zoo.recipes import Settings, SettingsError
-from torch import fx, nn
+from fxgrow.zoo.stepping import How, Steps, feed_of, move_state, plain_rates
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 import fxgrow
@@ -32,24 +36,33 @@ from fxgrow.schedule import Schedule, Stage
 
 Row = dict[str, float]
 
+TURN = 16
+"""Steps of one run before another has its turn, where several share a device."""
+
 
 @dataclass
 class Place:
-    """How far training is: steps made in all, whole epochs, batches of the present epoch, the model's stage."""
+    """How far training is: steps made in all, whole epochs, batches of the present epoch, the model's stage.
+
+    flops: forward operations of one image, summed over epochs. seconds: spent on training and growing, not on tests
+    and checkpoints: of the processor where that is the device, else of the clock.
+    """
 
     step: int = 0
     epoch: int = 0
     batch: int = 0
     stage: int = 0
     loss_sum: float = 0.0
+    flops: float = 0.0
+    seconds: float = 0.0
     rows: list[Row] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Watch:
-    """What is told while a run is under way: every step, every epoch's row, every growth."""
+    """What is told while a run is under way: every step, every row of the log, every growth."""
 
-    step: Callable[[Place, Stage, float], object] = lambda place, stage, loss: None
+    step: Callable[[Place, Stage], object] = lambda place, stage: None
     row: Callable[[Row], object] = lambda row: None
     grown: Callable[[Stage, nn.Module], object] = lambda stage, model: None
 
@@ -60,6 +73,7 @@ class Run:
     settings: what to compute. A folder that holds a run already goes on with it, and refuses other settings.
     evaluate_every: test after so many epochs, and after the last (0: only then).
     checkpoint_minutes: how often to write a checkpoint; 0: after every step.
+    data: what the settings name, where it is loaded already.
     """
 
     def __init__(
@@ -72,24 +86,31 @@ class Run:
         workers: int = 2,
         evaluate_every: int = 1,
         checkpoint_minutes: float = 5.0,
+        data: Data | None = None,
     ) -> None:
         self.settings = settings
         self.folder = folder
         self.device = torch.device(device)
-        self.evaluate_every = evaluate_every
-        self.checkpoint_minutes = checkpoint_minutes
+        self.evaluate_every, self.checkpoint_minutes = evaluate_every, checkpoint_minutes
         self.watch = Watch()
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
-        self.data: Data = load(settings.data, data_folder, settings.samples, workers)
+        found = data or load(settings.data, data_folder, settings.samples, workers, settings.side)
+        self.data: Data = found.to(self.device) if isinstance(found, InMemory) else found
         self._check_folder()
         self.checkpoints = Checkpoints(folder / "checkpoints")
         self.inputs = torch.zeros(2, *self.data.shape)
         self.place = Place()
+        self.stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        self._clock = time.process_time if self.device.type == "cpu" else time.perf_counter
+        self._between: Steps | None = None
+        self._ends: deque[torch.cuda.Event] = deque()
         self.model, self.schedule = self._seed()
         self.steps_of = [self._steps_an_epoch(stage) for stage in self.schedule]
         self.optimizer = self._new_optimizer()
         self._resume()
+        if self.stream is not None:  # images and model were put there on another
+            torch.cuda.synchronize(self.device)
 
     # -- setting up --------------------------------------------------------------------------------------
 
@@ -116,26 +137,36 @@ class Run:
 
     def _seed(self) -> tuple[nn.Module, Schedule]:
         """The model to start with, and the schedule that leads to the large one."""
-        large = self._large()
-        schedule = self.settings.schedule()
+        settings, large = self.settings, self._built(self.settings.options)
+        schedule = settings.schedule()
+        self.large_flops, self.large_parameters = flops_of(large, self.inputs), count(large)
         if len(schedule) == 1:
             return large.to(self.device), schedule
-        small = narrowed(large, self.settings.start, self.inputs)
-        return small.to(self.device), schedule.between(small, large, self.inputs)
+        small = self._built((*settings.options, *settings.seed_options)) if settings.seed_options else large
+        start = settings.widths[0] / settings.widths[-1] if settings.widths else settings.start
+        if start < 1:
+            small = narrowed(small, start, self.inputs)
+        if not settings.depths and (start < 1 or settings.growth != "given"):
+            schedule = schedule.between(small, large, self.inputs)
+        return small.to(self.device), schedule
 
-    def _large(self) -> nn.Module:
-        options: dict[str, Any] = {"num_classes": self.data.classes, **dict(self.settings.options)}
+    def _built(self, options: Sequence[tuple[str, Any]]) -> nn.Module:
+        given: dict[str, Any] = {"num_classes": self.data.classes, **dict(options)}
         if not self.settings.model.startswith("torchvision/"):
-            options.setdefault("in_chans", self.data.shape[0])
+            given.setdefault("in_chans", self.data.shape[0])
         torch.manual_seed(seed_of(self.settings.seed, "weights"))
-        return find(self.settings.model, **options)
+        return find(self.settings.model, **given)
+
+    def _batch_size(self, stage: Stage) -> int:
+        size = self.settings.batch_sizes[stage.number] if self.settings.batch_sizes else stage.batch_size
+        assert size is not None
+        return size
 
     def _steps_an_epoch(self, stage: Stage) -> int:
-        assert stage.batch_size is not None
-        steps = len(self.data) // stage.batch_size
+        steps = len(self.data) // self._batch_size(stage)
         if steps == 0:
             raise SettingsError(
-                f"a batch of {stage.batch_size} is more than the {len(self.data)} images to train on",
+                f"a batch of {self._batch_size(stage)} is more than the {len(self.data)} images to train on",
                 remedy="use a smaller batch_size, and a smaller largest_batch",
             )
         return steps
@@ -144,10 +175,11 @@ class Run:
         settings = self.settings
         kind = "sgd" if settings.optimizer == "sgd" else "adam"
         groups = fxgrow.param_groups(self.model, settings.weight_decay, settings.lr, optimizer=kind)
+        fused = self.device.type in ("cpu", "cuda")
         if settings.optimizer == "sgd":
-            made: torch.optim.Optimizer = torch.optim.SGD(groups, settings.lr, settings.momentum)
+            made: torch.optim.Optimizer = torch.optim.SGD(groups, settings.lr, settings.momentum, fused=fused)
         else:
-            made = torch.optim.AdamW(groups, settings.lr)
+            made = torch.optim.AdamW(groups, settings.lr, fused=fused, capturable=self.device.type == "cuda")
         if self.grown and settings.rates != "none":
             fxgrow.adapt_rates(made, self.model, settings.rates)
         return made
@@ -166,102 +198,184 @@ class Run:
 
     def train(self) -> Row:
         """Train to the end, from wherever the run is; returns the last row of the log."""
-        self._claim_folder()
-        self._saved = time.monotonic()
-        for stage in self.schedule.stages[self.place.stage :]:
-            if stage.number > self.place.stage:
-                self._grow(stage)
-            while self.place.epoch in stage.epoch_numbers:
-                self._train_epoch(stage)
-        self._checkpoint()
-        self._write_outcome()
+        with self.on_its_stream():
+            for _ in self.turns():
+                pass
         return self.place.rows[-1]
 
-    def _train_epoch(self, stage: Stage) -> None:
-        place = self.place
-        assert stage.batch_size is not None
+    def turns(self) -> Iterator[None]:
+        """Train to the end, in turns between which other runs may have theirs."""
+        self._claim_folder()
+        self._saved = time.monotonic()
+        self._mark = self._clock()
+        for stage in self.schedule.stages[self.place.stage :]:
+            if stage.number > self.place.stage:
+                yield from self._until_done()
+                self._grow(stage)
+            if self.place.epoch in stage.epoch_numbers:
+                steps = self._steps(stage)
+                while self.place.epoch in stage.epoch_numbers:
+                    yield from self._train_epoch(stage, steps)
+        yield from self._until_done()
+        self._checkpoint()
+        self._write_outcome()
+
+    def on_its_stream(self) -> AbstractContextManager[Any]:
+        """What the run does belongs on a stream of its own, where its device has such."""
+        return nullcontext() if self.stream is None else torch.cuda.stream(self.stream)
+
+    def _steps(self, stage: Stage) -> Steps:
+        settings = self.settings
+        self.how = How(self.device, self._side(stage), settings.precision == "bfloat16", settings.channels_last)
+        feed = feed_of(self.data, self._batch_size(stage), self.device)
+        self.flops_an_epoch = self._flops(stage)
+        return Steps(self.model, self.optimizer, feed, self.steps_of[stage.number], self.how)
+
+    def _side(self, stage: Stage) -> int | None:
+        return self.settings.sides[stage.number] if self.settings.sides else None
+
+    def _flops(self, stage: Stage) -> float | None:
+        side = self._side(stage)
+        if side is None and stage.flops is not None:
+            return stage.flops
+        seen = self.inputs if side is None else self.inputs.new_zeros(2, self.data.shape[0], side, side)
+        return flops_of(self.model, seen)
+
+    def _train_epoch(self, stage: Stage, steps: Steps) -> Iterator[None]:
+        place, number = self.place, self.steps_of[stage.number]
         self.model.train()
-        for images, labels in self.data.batches(self.settings.seed, place.epoch, stage.batch_size, place.batch):
-            loss = self._train_step(stage, images.to(self.device), labels.to(self.device))
+        first = place.step - place.batch
+        rates = torch.tensor([self.rate(first + k) * stage.lr_scale for k in range(number)])
+        self._seed_step()
+        steps.begin(self.settings.seed, place.epoch, place.batch, rates, place.loss_sum)
+        while place.batch < number:
+            if not steps.is_captured:
+                self._seed_step()
+            steps.step()
             place.step += 1
             place.batch += 1
-            place.loss_sum += loss
-            self.watch.step(place, stage, loss)
-            if place.batch < self.steps_of[stage.number] and self._checkpoint_is_due():
+            self.watch.step(place, stage)
+            if place.batch < number and self._checkpoint_is_due():
+                place.loss_sum = float(steps.losses)
                 self._checkpoint()
-        mean_loss = place.loss_sum / place.batch
+            if place.batch % TURN == 0:
+                self._between = steps
+                yield
+                self._between = None
+        yield from self._until_done(behind=1)
         place.epoch, place.batch, place.loss_sum = place.epoch + 1, 0, 0.0
+        place.flops += self.flops_an_epoch or 0.0
         last = place.epoch == self.schedule.epochs
         if last or (self.evaluate_every and place.epoch % self.evaluate_every == 0):
-            self._log(stage, mean_loss)
+            yield from self._log(stage, steps.losses / number)
         if self._checkpoint_is_due():
+            yield from self._until_done()
             self._checkpoint()
 
-    def _train_step(self, stage: Stage, images: torch.Tensor, labels: torch.Tensor) -> float:
+    def pause(self) -> bool:
+        """Write a checkpoint, if the run is between two steps, where it can go on from."""
+        if self._between is None:
+            return False
+        self.place.loss_sum = float(self._between.losses)
+        self._checkpoint()
+        return True
+
+    def _seed_step(self) -> None:
         torch.manual_seed(seed_of(self.settings.seed, "step", self.place.step))
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate(self.place.step) * stage.lr_scale * group.get("lr_scale", 1.0)
-        self.optimizer.zero_grad()
-        loss = F.cross_entropy(self.model(images), labels)
-        loss.backward()
-        self.optimizer.step()
-        return loss.item()
+
+    def _until_done(self, behind: int = 0) -> Iterator[None]:
+        """Let others have their turns until a GPU has done what it was given, but for the last `behind` such times."""
+        if self.device.type != "cuda":
+            return
+        self._ends.append(torch.cuda.Event())
+        self._ends[-1].record()
+        while len(self._ends) > behind:
+            while not self._ends[0].query():
+                yield
+            self._ends.popleft()
 
     def rate(self, step: float) -> float:
         """The learning rate of a step: a curve over the whole run, whatever grows."""
         settings, done = self.settings, step / self.steps
+        rising = min(1.0, (step + 1) / (settings.warm_up * self.steps)) if settings.warm_up else 1.0
         if settings.lr_curve == "plateau":
-            return settings.lr * min(1.0, (1 - done) / settings.decay)
-        return settings.lr * (1 + math.cos(math.pi * done)) / 2
+            return settings.lr * min(rising, (1 - done) / settings.decay)
+        return settings.lr * rising * (1 + math.cos(math.pi * done)) / 2
 
     def _grow(self, stage: Stage) -> None:
+        """Grow on the CPU, where looking at a number does not mean to wait for a device."""
         settings = self.settings
-        if stage.grows:
+        if stage.grows or self._depth(stage):
+            plain_rates(self.optimizer)
+            self._move(torch.device("cpu"))
             first, before = not self.grown, self.optimizer
             self.model = self.widened(stage)
-            if not settings.carry or settings.parameterization == "mup":  # µP's groups follow the width
+            if settings.state == "drop" or settings.parameterization == "mup":  # µP's groups follow the width
                 self.optimizer = self._new_optimizer()
-                if settings.carry:
-                    fxgrow.transfer_state(before, self.optimizer, self.model)
+                if settings.state != "drop":
+                    fxgrow.transfer_state(before, self.optimizer, self.model, moments=settings.state)
             else:
-                fxgrow.replace_parameters(self.optimizer, self.model)
+                fxgrow.replace_parameters(self.optimizer, self.model, moments=settings.state)
                 if first and settings.rates != "none":
                     fxgrow.adapt_rates(self.optimizer, self.model, settings.rates)
+            self._move(self.device)
             self.watch.grown(stage, self.model)
         self.place.stage = stage.number
+        if stage.number + 1 == len(self.schedule) and count(self.model) != self.large_parameters:
+            raise SettingsError(
+                f"the stages lead to {count(self.model):,} parameters, the large model has {self.large_parameters:,}",
+                where=settings.model,
+                remedy="choose widths, depths and seed_options that end at the large model's sizes",
+            )
+
+    def _move(self, device: torch.device) -> None:
+        self.model.to(device)
+        move_state(self.optimizer, device)
+
+    def _depth(self, stage: Stage) -> str:
+        return self.settings.depths[stage.number] if self.settings.depths else ""
 
     def widened(self, stage: Stage) -> nn.Module:
         """The model of the next stage."""
-        settings = self.settings
+        settings, depth = self.settings, self._depth(stage)
         options: dict[str, Any] = {"init": settings.init, "seed": settings.seed, "verify": settings.verify}
         if settings.parameterization != "standard":
             options["parameterization"] = settings.parameterization
+        if depth:
+            width = stage.factor if stage.grows else None
+            amount = depth if depth[0] in "+=" else float(depth)
+            options.update(depth_init=settings.depth_init, example_inputs=self.inputs)
+            return fxgrow.grow(self.model, width, amount, **options)
         return stage.grow(self.model, example_inputs=self.inputs, **options)
 
     # -- logs --------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def evaluate(self) -> tuple[float, float]:
-        """Accuracy and mean loss on the test images."""
+    def evaluate(self) -> Tensor:
+        """Accuracy and mean loss on the test images, as a tensor that nothing has waited for."""
         self.model.eval()
-        right, loss, count = 0, 0.0, 0
-        for images, labels in self.data.test_batches(256):
-            outputs = self.model(images.to(self.device))
-            labels = labels.to(self.device)
-            right += int((outputs.argmax(1) == labels).sum())
-            loss += float(F.cross_entropy(outputs, labels, reduction="sum"))
-            count += len(labels)
-        return right / count, loss / count
+        found, images_seen = torch.zeros(2, dtype=torch.float64), 0
+        right, loss = (part.to(self.device, torch.float32 if self.device.type == "mps" else None) for part in found)
+        for images, labels in self.data.test_batches(256 if self.device.type == "cpu" else 1000):
+            outputs, labels = self.how.outputs(self.model, images.to(self.device)), labels.to(self.device)
+            right = right + (outputs.argmax(1) == labels).sum()
+            loss = loss + F.cross_entropy(outputs, labels, reduction="sum")
+            images_seen += len(labels)
+        return torch.stack([right, loss]) / images_seen
 
-    def _log(self, stage: Stage, train_loss: float) -> None:
-        accuracy, test_loss = self.evaluate()
+    def _log(self, stage: Stage, train_loss: Tensor) -> Iterator[None]:
+        yield from self._until_done()
+        self._tick()
+        found = self.evaluate()
+        yield from self._until_done()
+        accuracy, test_loss = found.tolist()
         row: Row = {
             "epoch": self.place.epoch,
             "step": self.place.step,
             "stage": stage.number,
-            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "parameters": count(self.model),
             "lr": self.rate(self.place.step),
-            "train_loss": train_loss,
+            "train_loss": float(train_loss),
             "test_loss": test_loss,
             "test_accuracy": accuracy,
             "budget": self.budget(),
@@ -269,15 +383,18 @@ class Run:
         self.place.rows.append(row)
         self._write_rows()
         self.watch.row(row)
+        self._mark = self._clock()
+
+    def _tick(self) -> None:
+        """Count the time since the last mark."""
+        self.place.seconds += self._clock() - self._mark
+        self._mark = self._clock()
 
     def budget(self) -> float:
         """Floating-point operations so far, as a part of what training the large model for all epochs takes."""
-        whole = self.schedule[-1].flops
-        spent = 0.0
-        for stage in self.schedule:
-            epochs = min(stage.epochs, max(0, self.place.epoch - stage.first_epoch))
-            spent += epochs * (stage.flops / whole if stage.flops and whole else 1.0)
-        return spent / self.schedule.epochs
+        if not self.large_flops or self.flops_an_epoch is None:
+            return self.place.epoch / self.schedule.epochs
+        return self.place.flops / (self.large_flops * self.schedule.epochs)
 
     def _write_rows(self) -> None:
         text = io.StringIO()
@@ -300,8 +417,10 @@ class Run:
         return time.monotonic() - self._saved >= 60 * self.checkpoint_minutes
 
     def _checkpoint(self) -> None:
+        self._tick()
         self.checkpoints.write(self.place.step, self._fill)
         self._saved = time.monotonic()
+        self._mark = self._clock()
 
     def _fill(self, folder: Path) -> None:
         if self.grown:

@@ -9,6 +9,9 @@
 from C to C' units read. The function stays: a batch norm after the layer takes its part of the factor into its
 statistics and its eps, elsewhere the layer's input is multiplied by the inverse factor (docs/explanation/
 variance-transfer.md derives the table).
+
+"rms" keeps the scale of activations and *not* the function: what reads new units is drawn, not silent, and all of the
+weight, old and new, is multiplied by sqrt(C/C').
 """
 
 from __future__ import annotations
@@ -22,7 +25,8 @@ from torch import fx, nn
 
 from fxgrow.axes.infer import Analysis
 from fxgrow.axes.layout import leaves
-from fxgrow.planning.plan import AttributeEdit, Axis, NodeEdit, Plan, Rescaling, TensorGrowth
+from fxgrow.errors import AmountError
+from fxgrow.planning.plan import UNBALANCED, AttributeEdit, Axis, NodeEdit, Plan, Rescaling, TensorGrowth
 from fxgrow.planning.sizing import size_after
 from fxgrow.rules.contraction import Contraction
 from fxgrow.rules.normalisation import BatchNorm
@@ -31,13 +35,27 @@ from fxgrow.rules.op import Op, Tensor
 if TYPE_CHECKING:
     from fxgrow.axes.layout import Leaf
 
-PARAMETERIZATIONS = ("standard", "mup", "variance-transfer")
+PARAMETERIZATIONS = ("standard", "mup", "variance-transfer", "rms")
+
+
+HEARD = "nothing: what reads it is drawn"
+"""How the units of a group stay invisible under "rms"."""
 
 
 def parameterized(plan: Plan, analysis: Analysis, growth: Mapping[Leaf, int], parameterization: str) -> Plan:
-    """The plan under a parameterization: sizes of new weights and, for variance transfer, rescaled old ones."""
+    """The plan under a parameterization: sizes of new weights and, for some, rescaled old ones.
+
+    Raises
+    ------
+    AmountError: "rms" is asked for with pairs or copies, which are there to keep the function.
+    """
     if parameterization == "standard":
         return plan
+    if parameterization == "rms" and plan.init != "zero":
+        raise AmountError(
+            f"parameterization='rms' does not keep the function, and init={plan.init!r} is there to keep it",
+            remedy="use init='zero', of which what reads new units is drawn then",
+        )
     changes = Changes({tensor.name: tensor for tensor in plan.tensors}, {op.node: op for op in analysis.ops})
     uses = _uses(analysis)
     for name, ops in uses.items():
@@ -45,11 +63,16 @@ def parameterized(plan: Plan, analysis: Analysis, growth: Mapping[Leaf, int], pa
         found = _layer(name, weight, ops, growth)
         if found is None:
             continue
+        if parameterization == "rms":
+            if found.kind != "input" and name in changes.tensors:
+                changes.rescaled.append(changes.open(name, found))
+            continue
         changes.spread(name, found.target)
         if parameterization == "variance-transfer" and found.target != 1.0:
             changes.rescaled.append(_rescale(changes, analysis, name, ops, uses, found))
     return replace(
         plan,
+        groups=tuple(replace(g, how=HEARD) if g.name in changes.heard else g for g in plan.groups),
         tensors=tuple(changes.tensors.values()),
         nodes=(*plan.nodes, *changes.nodes),
         attributes=(*plan.attributes, *changes.attributes),
@@ -67,11 +90,21 @@ class Changes:
         self.nodes: list[NodeEdit] = []
         self.attributes: list[AttributeEdit] = []
         self.rescaled: list[Rescaling] = []
+        self.heard: set[str] = set()
 
     def spread(self, name: str, spread: float) -> None:
         """Draw a weight's new entries `spread` times as large as its old ones are before growth."""
         if name in self.tensors:
             self.tensors[name] = replace(self.tensors[name], spread=spread)
+
+    def open(self, name: str, layer: Layer) -> Rescaling:
+        """Draw what a weight reads of new units, at the scale of the old entries, and bring all of it to sqrt(C/C')."""
+        factor = layer.target if layer.kind == "hidden" else math.sqrt(layer.target)
+        growth = self.tensors[name]
+        self.heard.update(run.group for axis in growth.axes for run in axis.runs() if run.fill == "silence")
+        axes = tuple(map(_heard, growth.axes))
+        self.tensors[name] = replace(growth, axes=axes, draw="normal", scale=factor, spread=factor)
+        return Rescaling(name, layer.kind, factor, UNBALANCED, "")
 
     def scale(self, tensor: Tensor | None, factor: float) -> None:
         """Multiply the old entries of a tensor."""
@@ -80,6 +113,12 @@ class Changes:
         axes = tuple(Axis("keep", axis.size, axis.size) for axis in tensor.axes)
         growth = self.tensors.get(tensor.parameter) or TensorGrowth(tensor.parameter, axes, "zeros")
         self.tensors[tensor.parameter] = replace(growth, scale=growth.scale * factor)
+
+
+def _heard(axis: Axis) -> Axis:
+    """The axis with what was silent drawn."""
+    fill = "draw" if axis.fill == "silence" else axis.fill
+    return replace(axis, fill=fill, parts=tuple(map(_heard, axis.parts)))
 
 
 @dataclass(frozen=True)

@@ -107,12 +107,16 @@ class Held:
     reason: str
 
 
+UNBALANCED = "nothing: the function changes"
+"""What makes up for a rescaling that keeps the scale of activations and not the function."""
+
+
 @dataclass(frozen=True)
 class Rescaling:
-    """What variance transfer does to the old entries of one weight.
+    """What a parameterization does to the old entries of one weight.
 
-    kind: "hidden" or "output". factor: multiplies them. by: what makes up for it, "batch norm PATH" or
-    "multiplier". reason: why the factor is 1.
+    kind: "hidden" or "output". factor: multiplies them. by: what makes up for it, "batch norm PATH", "multiplier" or
+    nothing (`UNBALANCED`). reason: why the factor is 1.
     """
 
     name: str
@@ -252,7 +256,10 @@ class Plan:
     @property
     def preserving(self) -> bool:
         """Whether the grown model computes what the original computed."""
-        return self.depth is None or self.depth.preserving
+        changed = any(
+            one.by == UNBALANCED for plan in (self, *(part for _, part in self.parts)) for one in plan.rescalings
+        )
+        return not changed and (self.depth is None or self.depth.preserving)
 
     def old_name(self, name: str) -> str | None:
         """What a parameter or buffer of the grown model was called before; None if it is of a new block or readout.

@@ -15,6 +15,9 @@ from fxgrow.history import History, history_of
 from fxgrow.planning.parameterization import PARAMETERIZATIONS
 from fxgrow.training.parameters import remember_names, unwrapped
 
+WIDTH_SCALE = "width_scale"
+"""The entry of a group that says by what µP multiplied its rate; timm multiplies by one called `lr_scale` itself."""
+
 
 def param_groups(
     model: nn.Module,
@@ -27,16 +30,16 @@ def param_groups(
 ) -> list[dict[str, Any]]:
     """Parameter groups for any optimizer of torch or timm.
 
-    As timm has it: norms, biases and what the model's `no_weight_decay()` names are not decayed, and each group
-    has an `lr_scale`, which timm's schedulers multiply by. With `lr` each group has `lr` x `lr_scale` as its
-    `lr`, which torch's schedulers start from.
+    As timm has it: norms, biases and what the model's `no_weight_decay()` names are not decayed. With `lr` each group
+    has as its `lr` the learning rate times the factor that µP gives it, which the schedulers of torch and timm start
+    from; the factor is noted as `width_scale`, which no scheduler multiplies by once more.
 
     Parameters
     ----------
     weight_decay: of all other parameters.
     lr: the learning rate; needed where some group is scaled.
     no_weight_decay: further names, or globs of names, that are not decayed.
-    parameterization: "standard" or "variance-transfer" (one rate for all), or "mup" (rates that follow the
+    parameterization: "standard", "variance-transfer" or "rms" (one rate for all), or "mup" (rates that follow the
         widths since the seed); by default the one that the model was grown with.
     optimizer: "sgd" or "adam" (also for Adam's relatives and others that normalise gradients), for µP's table.
 
@@ -75,7 +78,7 @@ def param_groups(
             continue
         bare = parameter.ndim <= 1 or name.endswith(".bias") or any(fnmatch(name, glob) for glob in undecayed)
         decay, scale = 0.0 if bare else weight_decay, scales.get(name, 1.0)
-        group = groups.setdefault((decay, scale), {"params": [], "weight_decay": decay, "lr_scale": scale})
+        group = groups.setdefault((decay, scale), {"params": [], "weight_decay": decay, WIDTH_SCALE: scale})
         group["params"].append(parameter)
         if lr is not None:
             group["lr"] = lr * scale
@@ -89,9 +92,13 @@ def param_groups(
 
 
 def parameterization_of(model: nn.Module) -> str:
-    """The parameterization that a model was last grown with; "standard" for others."""
+    """The parameterization that a model was last grown with; "standard" for others.
+
+    "rms" is asked for each time, as it does not keep the function.
+    """
     history = history_of(model)
-    return history.steps[-1].plan.parameterization if history is not None else "standard"
+    last = history.steps[-1].plan.parameterization if history is not None else "standard"
+    return "standard" if last == "rms" else last
 
 
 def _undecayed(model: nn.Module) -> Iterable[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from fxgrow.birth import Birth
 from fxgrow.devices import exact_dtype
 from fxgrow.errors import TrainingError
 from fxgrow.history import births, history_of
@@ -46,11 +47,15 @@ def adapt_rates(
         Rates attached to it before are replaced.
     grown: the model whose parameters it holds; torch.compile and data-parallel wrappers are seen through.
     rule: "norm" (η_k = η_0 ‖W_k‖/‖W_0‖ within each tensor, the paper's), "gradient" (an update is the same part
-        of the weights at every stage), "none", or a function from `fxgrow.training.rules.Norms` to rates.
+        of the weights at every stage), "rewarm" (from none to 1.3 times the optimizer's rate over the first 250 steps,
+        then that rate), "none", or a function from `fxgrow.training.rules.Norms` to rates. Tensors of blocks that
+        growth in depth added are compared with those of the block they repeat.
     floor: "init": a block counts at least with the norm it would have if drawn at the scale of the oldest
         entries, so that blocks that start at zero are not frozen. None: the bare formula.
     every: how many steps the same rates serve; 1 is the paper's. Norms change slowly, and taking them is about
-        half of what adapted rates cost.
+        half of what adapted rates cost. A step that is captured in a CUDA graph takes them each time.
+
+    A step makes no copy between devices and asks for no number, so nothing waits for a GPU.
 
     Raises
     ------
@@ -104,6 +109,8 @@ class AdaptedRates:
         self._optimizer = weakref.ref(innermost(optimizer))
         self._handles: list[Any] = []
         self._before: Tensor | None = None
+        self._rates, self._least, self._ages = (torch.zeros(0) for _ in range(3))
+        self._younger, self._oldest, self._stage = (torch.zeros(0, dtype=torch.long) for _ in range(3))
         self.follow(grown)
 
     def follow(self, grown: nn.Module) -> None:
@@ -125,32 +132,55 @@ class AdaptedRates:
                 where=type(optimizer).__name__,
                 remedy="make the optimizer from the grown model's parameters, or call fxgrow.replace_parameters",
             )
-        self._aged = [Aged(name, p, born[name]) for name, p in parameters.items() if len(born[name].counts()) > 1]
-        self._names = tuple(aged.name for aged in self._aged for _ in aged.younger)
-        self._stages = tuple(stage for aged in self._aged for stage in aged.younger)
         history = history_of(plain)
         assert history is not None
-        growths = history.growths()
+        self._aged = list(_aged(parameters, born, history.twins()))
+        self._names = tuple(aged.name for aged in self._aged for _ in aged.younger)
+        self._stages = tuple(stage for aged in self._aged for stage in aged.younger)
+        growths, of = history.growths(), {aged.name: aged for aged in self._aged}
         least = [
-            _least(growths[stage - 1].get(aged.name), aged, stage) if self.floor else 0.0
+            _least(growths[stage - 1].get(aged.name), aged, of.get(aged.beside or "", aged), stage)
+            if self.floor
+            else 0.0
             for aged in self._aged
             for stage in aged.younger
         ]
-        home = self._aged[0].parameter.device if self._aged else torch.device("cpu")
+        home = self._home()
         self._least = torch.tensor(least, dtype=exact_dtype(home), device=home)
+        known = self._ages.to(self._least)
+        self._ages = torch.cat([known, known.new_zeros(max(0, history.stage + 1 - len(known)))])
         self._arrange()
         self._set_rates(torch.ones_like(self._least))
         if not self._needs_updates:
             with torch.no_grad():
                 self._set_rates(self._decided(self._gathered([blocks.squares() for blocks in self._blocks])))
 
+    def _home(self) -> torch.device:
+        return self._aged[0].parameter.device if self._aged else torch.device("cpu")
+
+    def _settle(self) -> None:
+        """Follow the parameters where they have been moved to another device; what pays as a block differs there."""
+        home = self._home()
+        if self._least.device != home:
+            kind = exact_dtype(home)
+            self._least, self._rates, self._ages = (t.to(home, kind) for t in (self._least, self._rates, self._ages))
+            self._arrange()
+            self._set_rates(self._rates)
+
     def _arrange(self) -> None:
         """Make blocks, and note where each block of each parameter is among them, in the order of parameters."""
         self._blocks = blocks_of(self._aged)
         keys = [(member.name, stage) for blocks in self._blocks for member in blocks.members for stage in member.stages]
         place = {key: number for number, key in enumerate(keys)}
-        self._younger = [place[aged.name, stage] for aged in self._aged for stage in aged.younger]
-        self._oldest = [place[aged.name, aged.stages[0]] for aged in self._aged for _ in aged.younger]
+        first = {aged.name: place[aged.name, aged.stages[0]] for aged in self._aged}
+        self._younger, self._oldest, self._stage = (
+            torch.tensor(places, dtype=torch.long, device=self._least.device)
+            for places in (
+                [place[aged.name, stage] for aged in self._aged for stage in aged.younger],
+                [first[aged.beside or aged.name] for aged in self._aged for _ in aged.younger],
+                list(self._stages),
+            )
+        )
         self._sizes = [sum(len(member.stages) for member in blocks.members) for blocks in self._blocks]
         divided: dict[tuple[Any, ...], list[int]] = {}
         for aged in self._aged:
@@ -190,6 +220,7 @@ class AdaptedRates:
         return {
             aged.name: {stage: own[id(aged.parameter)] * current[aged.name].get(stage, 1.0) for stage in aged.stages}
             for aged in self._aged
+            if aged.younger
         }
 
     def __str__(self) -> str:
@@ -236,6 +267,7 @@ class AdaptedRates:
             "names": list(self._names),
             "stages": list(self._stages),
             "rates": self._rates.clone(),
+            "ages": self._ages.clone(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -252,6 +284,8 @@ class AdaptedRates:
                 remedy="load it into an optimizer of a model that went through the same growths",
             )
         self._steps = int(state["steps"])
+        if "ages" in state:
+            self._ages = state["ages"].to(self._least, copy=True)
         self._set_rates(state["rates"].to(self._least, copy=True))
 
     def _on_save(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
@@ -265,7 +299,8 @@ class AdaptedRates:
 
     @torch.no_grad()
     def _step_begins(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        due = self._steps % self.every == 0
+        self._settle()
+        due = self._steps % self.every == 0 or _is_capturing()
         closure = len(args) > 1 or bool(kwargs)  # gradients may only come to be within the step
         squares = []
         for blocks in self._in_cache():
@@ -284,6 +319,7 @@ class AdaptedRates:
         self._before = None
         for blocks in self._in_cache():
             blocks.scale_changes()
+        self._ages.add_(1)
         self._steps += 1
 
     def _in_cache(self) -> Iterable[Blocks]:
@@ -299,8 +335,7 @@ class AdaptedRates:
 
     def _set_rates(self, rates: Tensor) -> None:
         self._rates = rates
-        every = rates.new_ones(sum(self._sizes))
-        every[self._younger] = rates
+        every = rates.new_ones(sum(self._sizes)).index_copy(0, self._younger, rates)
         for blocks, part in zip(self._blocks, every.split(self._sizes), strict=True):
             blocks.use(part)
 
@@ -317,6 +352,7 @@ class AdaptedRates:
                 self._least,
                 None if update is None else update[self._younger],
                 None if update is None else update[self._oldest],
+                self._ages[self._stage],
             )
         )
         if not isinstance(found, Tensor) or found.shape != self._rates.shape:
@@ -332,9 +368,22 @@ def _shape(found: Any) -> str:
     return f"a tensor of shape {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
 
 
-def _least(growth: TensorGrowth | None, aged: Aged, stage: int) -> float:
+def _aged(parameters: Mapping[str, Tensor], born: Mapping[str, Birth], twins: Mapping[str, str]) -> Iterator[Aged]:
+    """The parameters that have younger entries, or are what those of others are compared with."""
+    whole = {name: twin for name, twin in twins.items() if name in parameters and twin in parameters}
+    compared = set(whole.values())
+    for name, parameter in parameters.items():
+        if len(born[name].counts()) > 1 or name in whole or name in compared:
+            yield Aged(name, parameter, born[name], whole.get(name))
+
+
+def _is_capturing() -> bool:
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+
+
+def _least(growth: TensorGrowth | None, aged: Aged, beside: Aged, stage: int) -> float:
     """The floor as a rate: the norm of a block drawn at the scale of the oldest entries, over theirs."""
     spread = 1.0
     if growth is not None and growth.draw == "normal":
         spread = relative_deviation(growth) / growth.scale
-    return spread * math.sqrt(aged.counts[stage] / aged.counts[aged.stages[0]])
+    return spread * math.sqrt(aged.counts[stage] / beside.counts[beside.stages[0]])

@@ -19,10 +19,16 @@ Else old entries near zero, or gradients that are nothing but rounding, would ma
 class Norms:
     """What a rule decides by; a block is what one tensor has of one stage after its oldest.
 
+    Of a tensor born whole, with a block that a growth in depth added, all is younger: its oldest entries are those of
+    the tensor that it repeats.
+
     names, stages: the tensor and the stage of each block.
     weight: norms of the blocks, `[blocks]`. oldest: norms of the oldest entries of the same tensors, `[blocks]`.
     least: the floor as a rate, 0 where there is none, `[blocks]`.
     update, oldest_update: norms of what the step did to both; None unless the rule has `needs_updates = True`.
+    age: steps made since the rates have known the stage, `[blocks]`.
+
+    All are on the device of the parameters, and a rule that never asks for a number as Python has it makes nobody wait.
     """
 
     names: tuple[str, ...]
@@ -32,6 +38,7 @@ class Norms:
     least: Tensor
     update: Tensor | None = None
     oldest_update: Tensor | None = None
+    age: Tensor | None = None
 
 
 Rule = Callable[[Norms], Tensor]
@@ -72,4 +79,20 @@ def unadapted(norms: Norms) -> Tensor:
     return torch.ones_like(norms.weight)
 
 
-RULES: Mapping[str, Rule] = {"norm": by_norm, "gradient": by_update, "none": unadapted}
+WARM_STEPS, WARM_PEAK = 250, 1.3
+
+
+def rewarmed(norms: Norms) -> Tensor:
+    """From none to 1.3 times the optimizer's own rate over a block's first 250 steps, and then that rate.
+
+    Source: "SPARKLING", arXiv 2602.02472, 2026, which warms new entries alone.
+
+    >>> one = torch.ones(3)
+    >>> rewarmed(Norms(("a", "b", "c"), (1, 1, 1), one, one, one, age=torch.tensor([0.0, 124.0, 250.0])))
+    tensor([0.0052, 0.6500, 1.0000])
+    """
+    assert norms.age is not None
+    return torch.where(norms.age < WARM_STEPS, (norms.age + 1) * (WARM_PEAK / WARM_STEPS), torch.ones_like(norms.age))
+
+
+RULES: Mapping[str, Rule] = {"norm": by_norm, "gradient": by_update, "rewarm": rewarmed, "none": unadapted}

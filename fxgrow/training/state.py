@@ -7,7 +7,7 @@ counter) is found out by trying the optimizer on a small tensor, so that no opti
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,12 +18,14 @@ from torch.optim import Optimizer
 from fxgrow.errors import FxgrowError, TrainingError
 from fxgrow.history import History, history_of
 from fxgrow.planning.plan import Axis, TensorGrowth
-from fxgrow.training.groups import parameterization_of, rate_scales
+from fxgrow.training.groups import WIDTH_SCALE, parameterization_of, rate_scales
 from fxgrow.training.parameters import innermost, names_of, remember_names, unwrapped
 from fxgrow.training.rates import attached_to
 from fxgrow.training.shards import refuse_divided
-from fxgrow.training.trial import Entry, entries_of
+from fxgrow.training.trial import Entry, Trials
 from fxgrow.transforms.tensors import grow_tensor
+
+MOMENTS = ("fill", "zero")
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,12 @@ class Transfer:
 
 
 def transfer_state(
-    old_optimizer: Optimizer, new_optimizer: Optimizer, grown: nn.Module, *, model: nn.Module | None = None
+    old_optimizer: Optimizer,
+    new_optimizer: Optimizer,
+    grown: nn.Module,
+    *,
+    model: nn.Module | None = None,
+    moments: str = "fill",
 ) -> Transfer:
     """Carry an optimizer's state through growth into the optimizer of the grown model.
 
@@ -58,6 +65,7 @@ def transfer_state(
     old_optimizer: holds the parameters from before the growth.
     new_optimizer: of the same kind, made from `grown`; its state is replaced.
     model: the model that `old_optimizer` holds, for the rare case that its parameters' names are not known.
+    moments: statistics of squared gradients of new entries: "fill", as above, or "zero", as a fresh parameter's.
 
     Raises
     ------
@@ -87,7 +95,7 @@ def transfer_state(
     plain = unwrapped(grown)
     parameters = dict(plain.named_parameters())
     held = {id(parameter) for group in target.param_groups for parameter in group["params"]}
-    names, states, transfer = _carried(source, plain, model)
+    names, states, transfer = _carried(source, plain, model, moments)
     states = {name: state for name, state in states.items() if id(parameters[name]) in held}
     if not held & set(map(id, parameters.values())):
         raise TrainingError(
@@ -101,16 +109,20 @@ def transfer_state(
     return transfer
 
 
-def replace_parameters(optimizer: Optimizer, grown: nn.Module, *, model: nn.Module | None = None) -> Transfer:
+def replace_parameters(
+    optimizer: Optimizer, grown: nn.Module, *, model: nn.Module | None = None, moments: str = "fill"
+) -> Transfer:
     """Put a grown model's parameters into the optimizer that held the old ones, state and all.
 
     The optimizer stays the same object, with the same groups and options in the same order, so that schedulers
-    and gradient scalers that hold it go on. State is carried as by `transfer_state`; parameters that growth
-    made anew join the group of their closest namesake. Rates attached by `adapt_rates` follow.
+    and gradient scalers that hold it go on. State is carried as by `transfer_state`; parameters of new blocks join
+    the group of those that they repeat (so that rates by depth still rise with it), others that growth made anew
+    that of their closest namesake. Rates attached by `adapt_rates` follow.
 
     Parameters
     ----------
     model: the model that the optimizer holds, for the rare case that its parameters' names are not known.
+    moments: as in `transfer_state`.
 
     Raises
     ------
@@ -130,13 +142,16 @@ def replace_parameters(optimizer: Optimizer, grown: nn.Module, *, model: nn.Modu
     source = innermost(optimizer)
     plain = unwrapped(grown)
     parameters = dict(plain.named_parameters())
-    names, states, transfer = _carried(source, plain, model)
+    names, states, transfer = _carried(source, plain, model, moments)
     _refuse_changed_scales(source, plain, names)
     lists = [[names[p] for p in group["params"]] for group in source.param_groups]
-    placed = {name for group in lists for name in group}
+    group_of = {name: number for number, group in enumerate(lists) for name in group}
+    history = history_of(plain)
+    twins = {} if history is None else history.twins()
     for name, parameter in parameters.items():
-        if name not in placed and parameter.requires_grad and name in transfer.fresh:
-            lists[_group_of(name, parameter.ndim, lists, parameters)].append(name)
+        if name not in group_of and parameter.requires_grad and name in transfer.fresh:
+            number = group_of.get(_repeated(name, twins, group_of))
+            lists[_group_of(name, parameter.ndim, lists, parameters) if number is None else number].append(name)
     for group, members in zip(source.param_groups, lists, strict=True):
         group["params"][:] = [parameters[name] for name in members]
         if "param_names" in group:
@@ -151,9 +166,11 @@ def replace_parameters(optimizer: Optimizer, grown: nn.Module, *, model: nn.Modu
 
 
 def _carried(
-    optimizer: Optimizer, grown: nn.Module, model: nn.Module | None
+    optimizer: Optimizer, grown: nn.Module, model: nn.Module | None, moments: str
 ) -> tuple[dict[Tensor, str], dict[str, dict[str, Any]], Transfer]:
     """What the optimizer's parameters are called in the grown model, its state by these names, what became of it."""
+    if moments not in MOMENTS:
+        raise TrainingError(f"moments={moments!r} is not known", remedy=f"use one of {', '.join(MOMENTS)}")
     names, stage = names_of(optimizer, model)
     refuse_divided(((name, parameter) for parameter, name in names.items()), "carrying state through growth")
     history = history_of(grown)
@@ -171,6 +188,8 @@ def _carried(
             if name in chains:
                 chains[name].append((growth, f"{history.steps[number - 1].seed}, stage {number}"))
     group_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    twins, held = history.twins(), {name: parameter for parameter, name in now.items()}
+    trials = Trials(optimizer)
     states: dict[str, dict[str, Any]] = {}
     fresh = dict.fromkeys(parameters.keys() - chains.keys(), "it is new in the grown model")
     for parameter, name in now.items():
@@ -178,9 +197,15 @@ def _carried(
         if not state:
             continue
         try:
-            states[name] = _grown_state(optimizer, group_of[id(parameter)], parameter, state, chains[name])
+            states[name] = _grown_state(trials, group_of[id(parameter)], parameter, state, chains[name], moments)
         except _Untransferable as reason:
             fresh[name] = str(reason)
+    for name in fresh:
+        twin = _repeated(name, twins, held)
+        if twin in held and twin in states:
+            like = held[twin]
+            started = _started(trials, group_of[id(like)], like, states[twin], parameters[name])
+            states.update({name: started} if started else {})
     ordered = {name: fresh[name] for name in parameters if name in fresh}
     carried = tuple(name for name in parameters if name in chains and name not in fresh)
     return now, states, Transfer(carried, ordered)
@@ -237,19 +262,20 @@ class _Untransferable(Exception):
 
 
 def _grown_state(
-    optimizer: Optimizer,
+    trials: Trials,
     group: dict[str, Any],
     parameter: Tensor,
     state: Mapping[str, Any],
     chain: Sequence[tuple[TensorGrowth, str]],
+    moments: str,
 ) -> dict[str, Any]:
     if not chain:
         return {
             key: value.clone() if isinstance(value, Tensor) else copy.deepcopy(value) for key, value in state.items()
         }
-    kinds = entries_of(optimizer, group, parameter)
+    kinds = trials.entries_of(group, parameter)
     grown_shape = chain[-1][0].new_shape
-    after = {} if _whole(kinds, parameter) else entries_of(optimizer, group, parameter.new_empty(1).expand(grown_shape))
+    after = {} if _whole(kinds, parameter) else trials.entries_of(group, parameter.new_empty(1).expand(grown_shape))
     result: dict[str, Any] = {}
     for key, value in state.items():
         if (isinstance(value, Tensor) and value.numel() > 1) or (key in kinds and kinds[key].axes):
@@ -258,7 +284,7 @@ def _grown_state(
             if entry is None or moved or not isinstance(value, Tensor):
                 raise _Untransferable(f"its {key} is of a form that index maps do not apply to")
             for growth, seed in chain:
-                value = _grown_entry(value, entry, growth, seed)
+                value = _grown_entry(value, entry, growth, seed, moments)
             result[key] = value
         elif isinstance(value, Tensor):
             result[key] = value.clone()
@@ -269,16 +295,39 @@ def _grown_state(
     return result
 
 
+def _repeated(name: str, twins: Mapping[str, str], known: Container[str]) -> str:
+    """The parameter that one of a new block repeats, or that this repeats, and so on, up to a known one."""
+    while name not in known and name in twins:
+        name = twins[name]
+    return name
+
+
+def _started(
+    trials: Trials, group: dict[str, Any], like: Tensor, state: Mapping[str, Any], new: Tensor
+) -> dict[str, Any]:
+    """The state of a parameter of a new block, where its optimizer cannot make it beside others that have theirs.
+
+    torch's fused SGD takes a momentum from every parameter or from none. It starts at what a first step would find.
+    """
+    tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    if not group.get("fused") or len(tensors) != len(state):
+        return {}
+    kinds = trials.entries_of(group, like)
+    if not all(key in kinds and kinds[key].kind == "constant" and kinds[key].axes for key in tensors):
+        return {}
+    return {key: torch.full_like(new, kinds[key].value, dtype=value.dtype) for key, value in tensors.items()}
+
+
 def _whole(kinds: Mapping[str, Entry], parameter: Tensor) -> bool:
     """Whether every entry is a counter or has all of the parameter's axes."""
     return all(not entry.axes or entry.axes == tuple(range(parameter.ndim)) for entry in kinds.values())
 
 
-def _grown_entry(value: Tensor, entry: Entry, growth: TensorGrowth, seed: str) -> Tensor:
+def _grown_entry(value: Tensor, entry: Entry, growth: TensorGrowth, seed: str, moments: str) -> Tensor:
     """One tensor of a state through one growth."""
     if entry.kind == "values":
         return grow_tensor(value, growth, seed)
-    fill = "mean" if entry.kind == "statistic" else "draw"
+    fill = "mean" if entry.kind == "statistic" and moments == "fill" else "draw"
     axes = tuple(_filled(growth.axes[axis], fill) if axis is not None else Axis("keep", 1, 1) for axis in entry.axes)
     plain = replace(growth, axes=axes, draw="zeros", scale=1.0)
     grown = grow_tensor(value, plain, seed)
@@ -332,7 +381,7 @@ def _refuse_changed_scales(optimizer: Optimizer, grown: nn.Module, names: Mappin
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             wanted = {table.get(names[parameter], 1.0) for table in tables}
-            if "lr_scale" in group and group["lr_scale"] not in wanted:
+            if WIDTH_SCALE in group and group[WIDTH_SCALE] not in wanted:
                 raise TrainingError(
                     "growth changes µP's learning rate of this parameter, and its group has another",
                     where=names[parameter],

@@ -7,7 +7,7 @@ scattered, are joined into one vector with a rate for each entry, so that they c
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -26,11 +26,16 @@ _LEAST_ENTRIES_ELSEWHERE = 262144
 
 @dataclass(frozen=True)
 class Aged:
-    """A parameter that has entries of several ages."""
+    """A parameter whose entries have ages.
+
+    beside: where all of it was born with a block that a growth added, the parameter of the block that this one repeats:
+    its oldest entries are what those of this one are compared with.
+    """
 
     name: str
     parameter: Tensor
     birth: Birth
+    beside: str | None = None
 
     @cached_property
     def counts(self) -> dict[int, int]:
@@ -44,8 +49,8 @@ class Aged:
 
     @property
     def younger(self) -> tuple[int, ...]:
-        """Its stages but the oldest."""
-        return self.stages[1:]
+        """The stages that have a rate: all but the oldest, or all where the oldest entries are another's."""
+        return self.stages[1:] if self.beside is None else self.stages
 
     @cached_property
     def local_birth(self) -> Birth:
@@ -85,14 +90,14 @@ class Blocks(Protocol):
 
 
 def blocks_of(aged: Sequence[Aged]) -> list[Blocks]:
-    """All parameters as blocks: large ones each by themselves, the others together."""
+    """All parameters as blocks: large ones, and those only compared with, by themselves, the others together."""
     joined: dict[tuple[torch.device, torch.dtype], list[Aged]] = {}
     found: list[Blocks] = []
     for member in aged:
         shape, regions = _split(member.local_birth)
         local = member.local()
         least = _LEAST_ENTRIES.get(local.device.type, _LEAST_ENTRIES_ELSEWHERE)
-        if local.numel() >= least * sum(region.rectangles for region in regions):
+        if not member.younger or local.numel() >= least * sum(region.rectangles for region in regions):
             found.append(Cut(member, shape, regions))
         else:
             joined.setdefault((local.device, local.dtype), []).append(member)
@@ -111,7 +116,16 @@ class Joined:
             first += len(member.stages)
         self._labels = torch.cat(labels)
         self._rates = torch.ones(first)
+        self._follow()
         self.release()
+
+    def _follow(self) -> None:
+        """Follow the parameters where they have been moved to another device or type."""
+        like = self.members[0].local()
+        if self._labels.device != like.device:
+            self._labels = self._labels.to(like.device)
+        if (self._rates.device, self._rates.dtype) != (like.device, like.dtype):
+            self.use(self._rates.to(like))
 
     def release(self) -> None:
         self._saved: Tensor | None = None
@@ -121,9 +135,8 @@ class Joined:
         return torch.cat([member.local().reshape(-1) for member in self.members])
 
     def keep(self, younger_only: bool, gradients_come_later: bool) -> None:
-        before, self._saved = self._saved, self._entries()
-        if before is None or (before.dtype, before.device) != (self._saved.dtype, self._saved.device):
-            self._each = None
+        self._follow()
+        self._saved = self._entries()
 
     def squares(self) -> Tensor:
         return self._summed(self._entries() if self._saved is None else self._saved)
@@ -134,19 +147,17 @@ class Joined:
 
     def _summed(self, entries: Tensor) -> Tensor:
         squares = entries.to(exact_dtype(entries.device)).square()
-        self._labels = self._labels.to(entries.device)
         return torch.zeros(len(self._rates), dtype=squares.dtype, device=squares.device).index_add_(
             0, self._labels, squares
         )
 
     def use(self, rates: Tensor) -> None:
-        self._rates, self._each = rates, None
+        self._rates, self._each = rates.to(self.members[0].local()), None
 
     def scale_changes(self) -> None:
         assert self._saved is not None
         if self._each is None:
-            self._labels = self._labels.to(self._saved.device)
-            self._each = self._rates.to(self._saved)[self._labels]
+            self._each = self._rates[self._labels]
         entries = self._entries()
         torch.lerp(self._saved, entries, self._each, out=entries)
         places = [member.local() for member in self.members]
@@ -179,9 +190,9 @@ class Cut:
 
     def __init__(self, member: Aged, shape: Sequence[tuple[int, ...]], regions: Sequence[Region]) -> None:
         self.members = (member,)
-        self._stages = member.stages
+        self._stages, self._scaled = member.stages, member.younger
         self._shape, self._regions = shape, regions
-        self._rates: Sequence[Tensor] = [torch.ones(())] * len(self._stages)
+        self._rates: Mapping[int, Tensor] = dict.fromkeys(self._stages, torch.ones(()))
         self.release()
 
     def release(self) -> None:
@@ -200,10 +211,12 @@ class Cut:
                 data = data.unflatten(axis, sizes)
             for region in self._regions:
                 self._pieces[region.stage].extend(map(Piece, region.blocks(data)))
-            self._rates = [rate.to(data) for rate in self._rates]
+            self._rates = {stage: rate.to(data) for stage, rate in self._rates.items()}
+            labels = [place for place, stage in enumerate(self._stages) for _ in self._pieces[stage]]
+            self._labels = torch.tensor(labels, device=data.device)
 
     def _younger(self) -> Iterator[Piece]:
-        return itertools.chain.from_iterable(self._pieces[stage] for stage in self._stages[1:])
+        return itertools.chain.from_iterable(self._pieces[stage] for stage in self._scaled)
 
     def keep(self, younger_only: bool, gradients_come_later: bool) -> None:
         self._follow()
@@ -223,18 +236,18 @@ class Cut:
         local = self.members[0].local()
         total = torch.zeros(len(self._stages), dtype=exact_dtype(local.device), device=local.device)
         norms = [norm(part(piece)) for stage in self._stages for piece in self._pieces[stage]]
-        labels = [place for place, stage in enumerate(self._stages) for _ in self._pieces[stage]]
         if not norms:  # this process holds none of it
             return total
-        return total.index_add_(0, torch.tensor(labels, device=local.device), torch.stack(norms).to(total).square())
+        return total.index_add_(0, self._labels, torch.stack(norms).to(total).square())
 
     def use(self, rates: Tensor) -> None:
-        self._rates = rates.to(self.members[0].local()).unbind()
+        self._rates = dict(zip(self._stages, rates.to(self.members[0].local()).unbind(), strict=True))
 
     def scale_changes(self) -> None:
         if not self._moves:
             return
-        for stage, rate in zip(self._stages[1:], self._rates[1:], strict=True):
+        for stage in self._scaled:
+            rate = self._rates[stage]
             for piece in self._pieces[stage]:
                 assert piece.saved is not None
                 torch.lerp(piece.saved, piece.view, rate, out=piece.view)

@@ -54,6 +54,21 @@ def trial_of(optimizer: Optimizer, group: dict[str, Any], parameter: Tensor) -> 
     return trial
 
 
+class Trials:
+    """What the entries of parameters' states are, each kind of parameter tried once: trying waits for the device."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self._optimizer = optimizer
+        self._known: dict[tuple[Any, ...], dict[str, Entry]] = {}
+
+    def entries_of(self, group: dict[str, Any], parameter: Tensor) -> dict[str, Entry]:
+        """As the function of that name; the group has to stay as it is."""
+        key = (id(group), tuple(distinct_sizes(parameter.shape)), parameter.dtype, parameter.device)
+        if key not in self._known:
+            self._known[key] = entries_of(self._optimizer, group, parameter)
+        return self._known[key]
+
+
 def entries_of(optimizer: Optimizer, group: dict[str, Any], parameter: Tensor) -> dict[str, Entry]:
     """What the entries of a parameter's state are; empty where the optimizer cannot be tried out.
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
 
+import torch
 from rich.table import Table
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fxgrow.birth import Birth, Region
+from fxgrow.devices import exact_dtype
 from fxgrow.errors import TrainingError
-from fxgrow.history import births
+from fxgrow.history import births, history_of
 from fxgrow.printing import as_text
 from fxgrow.training.parameters import innermost, parameters_of, unwrapped
 from fxgrow.training.rates import attached_to
@@ -49,10 +52,12 @@ class Share:
 class Vitality:
     """Gradient and update by birth stage; prints as a table.
 
-    tensors: parameter -> stage -> `Share`.
+    tensors: parameter -> stage -> `Share`. twins: each parameter of a block that a growth added -> the parameter of the
+    block it repeats.
     """
 
     tensors: Mapping[str, Mapping[int, Share]]
+    twins: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def stages(self) -> dict[int, Share]:
@@ -62,6 +67,21 @@ class Vitality:
             for stage, share in shares.items():
                 result[stage] = result[stage].joined(share) if stage in result else share
         return dict(sorted(result.items()))
+
+    @property
+    def new_blocks(self) -> dict[int, tuple[Share, Share]]:
+        """For each stage that added blocks, what these have, and what those have that they repeat, all stages of it."""
+        result: dict[int, tuple[Share, Share]] = {}
+        for name, twin in self.twins.items():
+            if name in self.tensors and twin in self.tensors:
+                own, other = (self._whole(part) for part in (name, twin))
+                born = min(self.tensors[name])
+                before = result.get(born, (Share(), Share()))
+                result[born] = before[0].joined(own), before[1].joined(other)
+        return dict(sorted(result.items()))
+
+    def _whole(self, name: str) -> Share:
+        return reduce(Share.joined, self.tensors[name].values())
 
     def gradient_shares(self) -> dict[int, float]:
         """The part of the squared gradient norm that each stage receives; they add up to 1."""
@@ -81,18 +101,31 @@ class Vitality:
         stages = self.stages
         entries = sum(share.entries for share in stages.values())
         gradients, updates = self.gradient_shares(), self.update_shares()
-        for stage, share in stages.items():
+        rows = [(str(stage), share, gradients[stage], updates.get(stage)) for stage, share in stages.items()]
+        for stage, pair in self.new_blocks.items():
+            for label, share in zip((f"{stage}: new blocks", f"{stage}: those they repeat"), pair, strict=True):
+                moved = _part_of(share.update, stages.values(), lambda of: of.update)
+                rows.append(
+                    (label, share, _part_of(share.gradient, stages.values(), lambda of: of.gradient) or 0.0, moved)
+                )
+        for label, share, gradient, moved in rows:
             relative = share.update / share.weight if share.update is not None and share.weight > 0 else None
             table.add_row(
-                str(stage),
+                label,
                 f"{share.entries:,}",
                 f"{share.entries / entries:.1%}",
-                f"{gradients[stage]:.1%}",
-                f"{updates[stage]:.1%}" if stage in updates else "",
+                f"{gradient:.1%}",
+                f"{moved:.1%}" if moved is not None else "",
                 f"{share.gradient / math.sqrt(share.entries):.2e}",
                 f"{relative:.2e}" if relative is not None else "",
             )
         return table
+
+
+def _part_of(norm: float | None, all_shares: Iterable[Share], of: Callable[[Share], float | None]) -> float | None:
+    """A squared norm as a part of the sum of all."""
+    total = math.fsum((of(share) or 0.0) ** 2 for share in all_shares)
+    return None if norm is None else norm**2 / total if total > 0 else 0.0
 
 
 def _parts(norms: Mapping[int, float]) -> dict[int, float]:
@@ -133,28 +166,54 @@ def vitality(grown: nn.Module, optimizer: Optimizer | None = None) -> Vitality:
     held = {id(p) for p in parameters_of(optimizer)} if optimizer is not None else set()
     rates = attached_to(optimizer) if optimizer is not None else None
     multiples = rates.current() if rates is not None else {}
-    tensors: dict[str, dict[int, Share]] = {}
+    parts: list[_Part] = []
     for name, parameter in parameters.items():
         update = None
         if optimizer is not None and id(parameter) in held:
             update = _next_update(innermost(optimizer), parameter)
-        tensors[name] = _shares(born[name], parameter, update, multiples.get(name, {}))
-    return Vitality(tensors)
+        parts.extend(_parts_of(name, born[name], parameter, update, multiples.get(name, {})))
+    tensors: dict[str, dict[int, Share]] = {name: {} for name in parameters}
+    for part, share in zip(parts, _measured(parts), strict=True):
+        shares = tensors[part.name]
+        shares[part.stage] = shares[part.stage].joined(share) if part.stage in shares else share
+    history = history_of(plain)
+    assert history is not None
+    return Vitality(tensors, history.twins())
 
 
-def _shares(birth: Birth, parameter: Tensor, update: Tensor | None, rates: Mapping[int, float]) -> dict[int, Share]:
-    shares: dict[int, Share] = {}
+@dataclass(frozen=True)
+class _Part:
+    """Entries of one parameter and stage: sums of squares of weights, gradients and updates, still on the device."""
+
+    name: str
+    stage: int
+    entries: int
+    rate: float
+    squares: tuple[Tensor, ...]
+
+
+def _parts_of(
+    name: str, birth: Birth, parameter: Tensor, update: Tensor | None, rates: Mapping[int, float]
+) -> Iterator[_Part]:
     assert parameter.grad is not None
+    tensors = [parameter.detach(), parameter.grad.detach(), *([] if update is None else [update])]
     for region in birth.regions():
-        weights, gradients = (_norm_within(region, t) for t in (parameter.detach(), parameter.grad.detach()))
-        moved = None if update is None else _norm_within(region, update) * rates.get(region.stage, 1.0)
-        share = Share(region.count, weights, gradients, moved)
-        shares[region.stage] = shares[region.stage].joined(share) if region.stage in shares else share
-    return shares
+        squares = tuple(_squares_within(region, tensor) for tensor in tensors)
+        yield _Part(name, region.stage, region.count, rates.get(region.stage, 1.0), squares)
 
 
-def _norm_within(region: Region, tensor: Tensor) -> float:
-    return math.hypot(*(float(norm(block)) for block in region.blocks(tensor)))
+def _squares_within(region: Region, tensor: Tensor) -> Tensor:
+    norms = torch.stack([norm(block) for block in region.blocks(tensor)])
+    return norms.to(exact_dtype(tensor.device)).square().sum()
+
+
+def _measured(parts: Sequence[_Part]) -> Iterator[Share]:
+    """All parts as numbers, for which the device is waited for once."""
+    squares = [square for part in parts for square in part.squares]
+    values = iter(torch.stack([square.to(squares[0]) for square in squares]).sqrt().tolist())
+    for part in parts:
+        weight, gradient, *update = (next(values) for _ in part.squares)
+        yield Share(part.entries, weight, gradient, update[0] * part.rate if update else None)
 
 
 def _next_update(optimizer: Optimizer, parameter: Tensor) -> Tensor:

@@ -208,8 +208,65 @@ def test_bad_input() -> None:
     with pytest.raises(AmountError) as error:
         fxgrow.grow(net(), 2, example_inputs=X, parameterization="muP")
     assert str(error.value) == (
-        "parameterization='muP' is not a parameterization: use one of standard, mup, variance-transfer"
+        "parameterization='muP' is not a parameterization: use one of standard, mup, variance-transfer, rms"
     )
     with pytest.raises(FxgrowError) as other:
         fxgrow.fold(net())
     assert str(other.value) == "Net was not grown by fxgrow: pass a module that fxgrow.grow or fxgrow.load returned"
+
+
+# -- scale without the function ----------------------------------------------------------------------------
+
+
+def test_rms_keeps_the_variance_of_sums_and_says_that_the_function_changes() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 256), nn.ReLU(), nn.Linear(256, 200))
+    with torch.no_grad():
+        for layer, into in ((model[0], 64), (model[2], 128), (model[4], 256)):
+            layer.weight.normal_(0, (2 / into) ** 0.5)
+            layer.bias.zero_()
+    x = torch.randn(512, 64)
+    wide = fxgrow.grow(model, {"0": 3.0, "2": 2.0}, example_inputs=x[:2], parameterization="rms")
+    report = fxgrow.report(wide)
+    assert report.plan.rescalings == (
+        Rescaling("2.weight", "hidden", pytest.approx(3**-0.5), "nothing: the function changes", ""),  # type: ignore[arg-type]
+        Rescaling("4.weight", "output", pytest.approx(2**-0.5), "nothing: the function changes", ""),  # type: ignore[arg-type]
+    )
+    with torch.no_grad():
+        before = after = x
+        for name in ("0", "2", "4"):
+            before, after = (net.get_submodule(name)(of) for net, of in ((model, before), (wide, after)))
+            assert float(after.var() / before.var()) == pytest.approx(1, abs=0.1)
+            before, after = before.relu(), after.relu()
+    assert torch.equal(wide.get_parameter("0.weight")[:128], model[0].weight)
+    torch.testing.assert_close(wide.get_parameter("2.weight")[:256, :128], model[2].weight * 3**-0.5)
+    assert not report.plan.preserving
+    assert report.verification is not None
+    assert report.verification.verdict == "CHANGED"
+    assert report.verification.eval_error > 0.1
+    assert str(report.certificate.verdict) != "PROVED"
+    assert "nothing: what reads it is drawn" in str(report.plan)
+    assert fxgrow.Plan.from_json(report.plan.to_json()) == report.plan
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_resnet", "test_convnext"])
+def test_rms_of_whole_networks_is_loaded_again_and_not_kept_for_the_next_growth(name: str, tmp_path: Path) -> None:
+    model = timm.create_model(name)
+    wide = fxgrow.grow(model, 1.5, parameterization="rms")
+    assert str(fxgrow.report(wide).verification).startswith("CHANGED: relative error")
+    fxgrow.save(wide, tmp_path / "wide.safetensors")
+    again = fxgrow.load(tmp_path / "wide.safetensors", model)
+    assert all(torch.equal(p, wide.get_parameter(n)) for n, p in again.named_parameters())
+    wider = fxgrow.report(fxgrow.grow(wide, 4 / 3))
+    assert wider.plan.parameterization == "standard"
+    assert wider.plan.preserving
+    assert str(wider.verification).startswith("TESTED")
+
+
+def test_rms_goes_with_units_that_are_not_there_to_keep_the_function() -> None:
+    with pytest.raises(AmountError) as error:
+        fxgrow.plan(Net().double(), 2, example_inputs=X, init="mirror", parameterization="rms")
+    assert str(error.value) == (
+        "parameterization='rms' does not keep the function, and init='mirror' is there to keep it: "
+        "use init='zero', of which what reads new units is drawn then"
+    )

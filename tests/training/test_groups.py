@@ -65,14 +65,14 @@ def test_mup_follows_the_widths_since_the_seed(kind: str) -> None:
     model = grown(convolutional(), 2, 1.5, parameterization="mup")
     groups = fxgrow.param_groups(model, lr=0.1, optimizer=kind)
     name_of = {id(p): n for n, p in model.named_parameters()}
-    found = {name_of[id(p)]: group["lr_scale"] for group in groups for p in group["params"]}
+    found = {name_of[id(p)]: group["width_scale"] for group in groups for p in group["params"]}
     assert found == {name: pytest.approx(scale) for name, scale in EXPECTED[kind].items()}
-    assert all(group["lr"] == pytest.approx(0.1 * group["lr_scale"]) for group in groups)
+    assert all(group["lr"] == pytest.approx(0.1 * group["width_scale"]) for group in groups)
 
 
 def test_a_seed_under_mup_trains_as_before() -> None:
     groups = fxgrow.param_groups(convolutional(), lr=0.1, parameterization="mup")
-    assert [group["lr_scale"] for group in groups] == [1.0]
+    assert [group["width_scale"] for group in groups] == [1.0]
 
 
 def test_mups_learning_rates_keep_the_change_of_outputs_in_scale() -> None:
@@ -117,9 +117,18 @@ def test_schedulers_of_torch_and_timm_scale_each_group() -> None:
     optimizer.step()
     schedule.step()
     assert sorted({group["lr"] for group in optimizer.param_groups}) == [pytest.approx(0.1), pytest.approx(0.2)]
-    ours = timm.scheduler.CosineLRScheduler(optimizer, t_initial=10)
-    ours.step(5)
-    assert all("lr_scale" in group for group in optimizer.param_groups)
+
+
+def test_a_scheduler_of_timm_counts_mups_factor_once() -> None:
+    model = grown(convolutional(), 2, parameterization="mup")
+    optimizer = torch.optim.AdamW(fxgrow.param_groups(model, lr=0.4))
+    timms = timm.scheduler.CosineLRScheduler(optimizer, t_initial=10, warmup_t=2, warmup_lr_init=0.1)
+    timms.step(0)
+    assert {group["lr"] for group in optimizer.param_groups} == {0.1}
+    timms.step(5)
+    half = [group["lr"] / group["width_scale"] for group in optimizer.param_groups]
+    assert half == [pytest.approx(0.2)] * len(half)
+    assert sorted({group["width_scale"] for group in optimizer.param_groups}) == [0.5, 1.0]
 
 
 def test_growth_under_mup_needs_new_groups() -> None:
@@ -148,7 +157,7 @@ def test_bad_input() -> None:
         ),
         (
             lambda: fxgrow.param_groups(model, parameterization="ntk"),
-            "parameterization='ntk' is not a parameterization: use one of standard, mup, variance-transfer",
+            "parameterization='ntk' is not a parameterization: use one of standard, mup, variance-transfer, rms",
         ),
         (
             lambda: fxgrow.param_groups(model, optimizer="lion"),

@@ -443,7 +443,7 @@ def test_bad_input() -> None:
     cases: list[tuple[Callable[[], object], str]] = [
         (
             lambda: fxgrow.adapt_rates(optimizer, model, "norms"),
-            "rule='norms' is not a rule: use one of norm, gradient, none, or a function",
+            "rule='norms' is not a rule: use one of norm, gradient, rewarm, none, or a function",
         ),
         (
             lambda: fxgrow.adapt_rates(optimizer, model, floor="zero"),

@@ -294,6 +294,57 @@ def test_parameters_that_are_wholly_new_join_the_group_of_their_namesake() -> No
     train(wide, optimizer, 2)
 
 
+def test_parameters_of_new_blocks_join_the_group_of_those_they_repeat() -> None:
+    """Rates by depth rise with it, also where a block repeats one that is new itself."""
+    model = timm.create_model("test_vit")
+    optimizer = timm.optim.create_optimizer_v2(model, "sgd", lr=0.1, momentum=0.9, layer_decay=0.5)
+    deep = fxgrow.grow(model, depth="+1", verify=False)
+    deep = fxgrow.grow(deep, depth={"blocks": 1.5}, verify=False)
+    fxgrow.replace_parameters(optimizer, deep, model=model)
+    names = {id(p): n for n, p in deep.named_parameters()}
+    scales = {names[id(p)]: group["lr_scale"] for group in optimizer.param_groups for p in group["params"]}
+    by_block = [scales[f"blocks.{number}.mlp.fc1.weight"] for number in range(len(deep.get_submodule("blocks")))]
+    assert len(by_block) > 8
+    assert by_block == sorted(by_block)
+    assert len(set(by_block)) == 6
+
+
+def test_a_fused_optimizer_goes_on_with_new_blocks() -> None:
+    """torch's fused SGD takes a momentum from every parameter or from none."""
+    weights = []
+    for fused in (False, True):
+        torch.manual_seed(0)
+        model = timm.create_model("test_vit", img_size=16, patch_size=8, num_classes=4)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, fused=fused)
+        for amount in ("", "+1", "+1"):
+            if amount:
+                model = fxgrow.grow(model, depth=amount, verify=False)
+                fxgrow.replace_parameters(optimizer, model)
+            x = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+            optimizer.zero_grad()
+            model.eval()(x).square().mean().backward()
+            optimizer.step()
+        weights.append({name: p.detach() for name, p in model.named_parameters()})
+    for name, expected in weights[0].items():
+        torch.testing.assert_close(weights[1][name], expected, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_second_moments_of_new_entries_are_filled_or_zero() -> None:
+    model = convolutional()
+    old = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    train(model, old, 3)
+    wide = grown(model, 2)
+    for moments in ("fill", "zero"):
+        new = torch.optim.AdamW(wide.parameters(), lr=1e-3)
+        fxgrow.transfer_state(old, new, wide, moments=moments)
+        state = new.state[wide.get_parameter("0.weight")]["exp_avg_sq"]
+        assert torch.equal(state[:6], old.state[model[0].weight]["exp_avg_sq"])
+        assert bool((state[6:] > 0).all()) is (moments == "fill")
+        assert bool((state[6:] == 0).all()) is (moments == "zero")
+    with pytest.raises(TrainingError, match="moments='none' is not known: use one of fill, zero"):
+        fxgrow.replace_parameters(old, wide, moments="none")
+
+
 def test_lbfgs_starts_anew_with_the_reason() -> None:
     model = convolutional()
     optimizer = torch.optim.LBFGS(model.parameters())

@@ -94,6 +94,33 @@ def test_cifar(cifar: None, tmp_path: Path) -> None:
     assert len(load("cifar10", tmp_path, samples=40)) == 40
 
 
+def test_images_are_mirrored_and_moved_on_bytes(cifar: None, tmp_path: Path) -> None:
+    """Each batch is what mirroring, padding and cropping normalised images one by one gives."""
+    data = load("cifar10", tmp_path)
+    assert isinstance(data, InMemory)
+    assert data.pixels.dtype == torch.uint8
+    draws = data.draws(0, 2, 20)
+    assert set(draws.mirrored.flatten().tolist()) == {0, 1}
+    assert {int(draws.down.min()), int(draws.down.max())} == {0, 8}
+    for number, (images, labels) in enumerate(data.batches(0, 2, 20)):
+        for place, image in enumerate(images):
+            chosen, mirrored, down, right = (int(part[number, place]) for part in draws)
+            whole = data.images[chosen]
+            expected = torch.nn.functional.pad(whole.flip(-1) if mirrored else whole, [4] * 4)
+            assert torch.equal(image, expected[:, down : down + 32, right : right + 32])
+            assert labels[place] == data.labels[chosen]
+
+
+def test_images_are_shrunk_to_means(cifar: None, tmp_path: Path) -> None:
+    data, small = load("cifar10", tmp_path), load("cifar10", tmp_path, side=16)
+    assert isinstance(data, InMemory)
+    assert isinstance(small, InMemory)
+    assert (small.shape, small.shift) == ((3, 16, 16), 2)
+    block = data.pixels[5, 1, 2:4, 6:8].float().mean()
+    assert abs(float(small.pixels[5, 1, 1, 3]) - float(block)) <= 0.5
+    check_batches(small, 20)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_folders(workers: int, tmp_path: Path) -> None:
     data = load(str(folder_of_images(tmp_path)), workers=workers)
@@ -125,8 +152,9 @@ def test_what_is_wrong_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     assert text("minst") == (
         "there is no data set 'minst': "
-        "use digits, cifar10, cifar100, or a folder with train/CLASS/IMAGE and val/CLASS/IMAGE"
+        "use digits, cifar10, cifar100, packed:FILE, or a folder with train/CLASS/IMAGE and val/CLASS/IMAGE"
     )
+    assert text("digits", side=-3) == "side=-3: digits cannot be shrunk to that: leave side out"
     assert text("digits", samples=2000) == "samples=2000, but there are 1000 to train on: ask for as many or fewer"
     path = folder_of_images(tmp_path / "images")
     for image in (path / "val" / "cat").iterdir():

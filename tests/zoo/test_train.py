@@ -160,7 +160,7 @@ def test_a_stopped_run_goes_on_from_memory_of_no_generator(tmp_path: Path, unint
         folder = tmp_path / str(number)
         run = Run(recipe("digits", **SMALL), folder, checkpoint_minutes=0)
 
-        def stop(place: Any, stage: Any, loss: float, number: int = number) -> None:
+        def stop(place: Any, stage: Any, number: int = number) -> None:
             if place.step == number:
                 raise Stop
 
@@ -222,10 +222,12 @@ def test_growth_does_not_move_the_loss(tmp_path: Path) -> None:
         {"growth": "none"},
         {"growth": "linear", "init": "zero", "rates": "gradient", "lr_curve": "plateau"},
         {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05},
-        {"carry": False, "init": "replicate", "rates": "none"},
+        {"state": "drop", "init": "replicate", "rates": "none"},
         {"parameterization": "mup", "optimizer": "adamw", "lr": 1e-3},
         {"batch_size": 8, "largest_batch": 32, "batch_rates": "root"},
         {"model": "timm/test_resnet", "options": ()},
+        {"growth": "given", "widths": (0.5, 1.0), "lengths": (1, 2), "sides": (8, 6), "batch_sizes": (8, 16)},
+        {"precision": "bfloat16", "channels_last": True, "warm_up": 0.2},
     ],
 )
 def test_other_settings_train_and_go_on(changes: dict[str, Any], tmp_path: Path) -> None:
@@ -237,7 +239,7 @@ def test_other_settings_train_and_go_on(changes: dict[str, Any], tmp_path: Path)
 
     run = Run(settings, tmp_path / "run", evaluate_every=0, checkpoint_minutes=0)
 
-    def stop(place: Any, stage: Any, loss: float) -> None:
+    def stop(place: Any, stage: Any) -> None:
         if place.epoch == 1 and place.batch == 2:
             raise Stop
 
@@ -317,7 +319,7 @@ def test_a_folder_with_another_run_is_refused(tmp_path: Path) -> None:
     [
         (
             lambda: recipe("digits", growth="cubic"),
-            "growth='cubic' is not known: use one of exponential, linear, none",
+            "growth='cubic' is not known: use one of exponential, linear, given, none",
         ),
         (lambda: recipe("digits", optimizer="sdg"), "optimizer='sdg' is not known: use one of sgd, adamw"),
         (lambda: recipe("digits", lr_curve="step"), "lr_curve='step' is not known: use one of cosine, plateau"),

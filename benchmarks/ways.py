@@ -1,0 +1,236 @@
+"""Ways to get to a large network, each a few settings beside those of training it from the start.
+
+A way is a function from a number of epochs to settings; all of a network have its data, optimizer and seeds in common.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from fxgrow.zoo.data import seed_of
+from fxgrow.zoo.recipes import Settings
+from fxgrow.zoo.training import Run
+from torch import nn
+
+import fxgrow
+from fxgrow.schedule import Stage
+
+Changes = dict[str, Any]
+
+CIFAR10 = "packed:cifar10.safetensors"
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network to train. full: its settings. scaled: what a CPU can train of it, in minutes."""
+
+    full: Settings
+    scaled: Settings
+
+    def settings(self, scale: str) -> Settings:
+        return self.full if scale == "full" else self.scaled
+
+
+_SGD = Settings(data=CIFAR10, growth="none", parameterization="standard", rates="none", init="zero", verify=False)
+_RESNET20 = replace(_SGD, model="fxgrow.zoo.networks:resnet20", epochs=160, batch_size=128)
+_RESNET18 = replace(
+    _SGD, model="fxgrow.zoo.networks:resnet18", epochs=60, batch_size=512, lr=0.2, precision="bfloat16",
+    channels_last=True, warm_up=0.05,
+)  # fmt: skip
+_VIT = replace(
+    _SGD, model="timm/vit_tiny_patch16_224", options=(("img_size", 32), ("patch_size", 4), ("depth", 6)), epochs=160,
+    batch_size=256, optimizer="adamw", lr=1e-3, weight_decay=0.05, warm_up=0.05, precision="bfloat16",
+)  # fmt: skip
+_SMALL: Changes = {"side": 16, "samples": 8000, "epochs": 24, "batch_size": 128, "threads": 1}
+
+NETWORKS: Mapping[str, Network] = {
+    "resnet20": Network(_RESNET20, replace(_RESNET20, **_SMALL)),
+    "resnet18-32": Network(_RESNET18, replace(_RESNET18, **{**_SMALL, "precision": "float32", "lr": 0.1})),
+    "vit": Network(
+        _VIT,
+        replace(
+            _VIT, **{**_SMALL, "precision": "float32"}, options=(("img_size", 16), ("patch_size", 4), ("depth", 6))
+        ),
+    ),
+}
+
+
+class RandomPadding(Run):
+    """Grows as others do, then draws all new weights at random, those that read new units as those that make them.
+
+    The function is not kept. The deviation is the usual one for fresh weights, by fan-in.
+    """
+
+    def widened(self, stage: Stage) -> nn.Module:
+        grown = super().widened(stage)
+        births = fxgrow.births(grown)  # type: ignore[arg-type]
+        with torch.no_grad():
+            for name, parameter in grown.named_parameters():
+                new = births[name].mask(stage.number)
+                if parameter.ndim > 1 and bool(new.any()):
+                    generator = torch.Generator().manual_seed(seed_of(self.settings.seed, stage.number, name))
+                    deviation = math.sqrt((2 if parameter.ndim == 4 else 1) / parameter[0].numel())
+                    parameter[new] = deviation * torch.randn(int(new.sum()), generator=generator)
+        return grown
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to get to the large network. changes: to settings, from the epochs of the large network's training."""
+
+    changes: Callable[[int], Changes]
+    kind: type[Run] = Run
+    keeps_size: bool = True
+    """Whether it ends at the large network."""
+
+
+def large(curve: str, part: float = 1.0, **more: Any) -> Way:
+    """The large network from the start, for a part of the epochs."""
+    return Way(lambda epochs: {"epochs": max(1, round(part * epochs)), "lr_curve": curve, **more})
+
+
+def cut(epochs: int, parts: tuple[float, ...]) -> tuple[int, ...]:
+    """Epochs cut in proportion, none of a part being empty.
+
+    >>> cut(24, (0.3, 0.3, 0.4)), cut(160, (8, 10, 12, 14, 17, 20, 24, 29, 26))
+    ((7, 7, 10), (8, 10, 12, 14, 17, 20, 24, 29, 26))
+    """
+    ends = [round(epochs * sum(parts[: k + 1]) / sum(parts)) for k in range(len(parts))]
+    return tuple(max(1, end - before) for end, before in zip(ends, [0, *ends], strict=False))
+
+
+def growing(
+    *stages: tuple[float, float], longer: float = 1.0, kind: type[Run] = Run, lr_curve: str = "plateau", **changes: Any
+) -> Way:
+    """Stages of a width (of the large network's) and a part of the epochs each."""
+
+    def settings(epochs: int) -> Changes:
+        lengths = cut(round(longer * epochs), tuple(part for _, part in stages))
+        widths = tuple(width for width, _ in stages)
+        return {"growth": "given", "widths": widths, "lengths": lengths, "lr_curve": lr_curve, **changes}
+
+    return Way(settings, kind)
+
+
+PAPERS_EPOCHS = (8.0, 10.0, 12.0, 14.0, 17.0, 20.0, 24.0, 29.0, 26.0)
+
+
+def nine(init: str, parameterization: str = "standard", rates: str = "none", curve: str = "cosine") -> Way:
+    """The paper's nine stages."""
+    return Way(
+        lambda epochs: {
+            "growth": "exponential",
+            "lengths": cut(epochs, PAPERS_EPOCHS),
+            "init": init,
+            "lr_curve": curve,
+            "parameterization": parameterization,
+            "rates": rates,
+        }
+    )
+
+
+LATE = ((0.5, 0.7), (1.0, 0.3))
+"""Half the width for most of the time, then all of it: 48% of the operations of a convolutional network."""
+
+_PAPER = {"parameterization": "variance-transfer", "rates": "norm"}
+
+WIDTH: Mapping[str, Way] = {
+    "large, cosine": large("cosine"),
+    "large, plateau": large("plateau"),
+    "large, plateau, half the epochs": large("plateau", 0.48),
+    "large, cosine, half the epochs": large("cosine", 0.48),
+    "half then whole, zero": growing(*LATE),
+    "half then whole, mirror": growing(*LATE, init="mirror"),
+    "half then whole, random padding": growing(*LATE, kind=RandomPadding),
+    "half then whole, scale kept": growing(*LATE, parameterization="rms"),
+    "half then whole, Net2Net": growing(*LATE, init="replicate"),
+    "half then whole, mirror, variance transfer": growing(*LATE, init="mirror", parameterization="variance-transfer"),
+    "half then whole, mirror, rates by norm": growing(*LATE, init="mirror", rates="norm"),
+    "half then whole, mirror, rates by update": growing(*LATE, init="mirror", rates="gradient"),
+    "half then whole, zero, rates by update": growing(*LATE, rates="gradient"),
+    "half then whole, mirror, both": growing(*LATE, init="mirror", **_PAPER),
+    "half then whole, zero, re-warmed": growing(*LATE, rates="rewarm"),
+    "half then whole, mirror, re-warmed": growing(*LATE, init="mirror", rates="rewarm"),
+    "half then whole, zero, state dropped": growing(*LATE, state="drop"),
+    "half then whole, zero, state zero": growing(*LATE, state="zero"),
+    "half then whole, zero, cosine": growing(*LATE, lr_curve="cosine"),
+    "half then whole, zero, at 50%": growing((0.5, 0.5), (1.0, 0.5)),
+    "half then whole, zero, at 85%": growing((0.5, 0.85), (1.0, 0.15)),
+    "half then whole, zero, twice as long": growing(*LATE, longer=2.0),
+    "quarter then whole, zero": growing((0.25, 0.55), (1.0, 0.45)),
+    "quarter, half, whole, zero": growing((0.25, 0.3), (0.5, 0.3), (1.0, 0.4)),
+    "quarter, half, whole, zero, cosine": growing((0.25, 0.3), (0.5, 0.3), (1.0, 0.4), lr_curve="cosine"),
+    "small images first": growing((1.0, 0.7), (1.0, 0.3), sides=(0.75, 1.0)),
+    "half then whole, small images first": growing(*LATE, sides=(0.75, 1.0)),
+    "half then whole, batches by stage": growing(*LATE, batch_sizes=(2.0, 1.0)),
+}
+"""For networks that grow in width."""
+
+PAPER: Mapping[str, Way] = {
+    "small": Way(lambda epochs: {"lr_curve": "cosine"}, keeps_size=False),
+    "nine stages, Net2Net": nine("replicate"),
+    "nine stages, mirror": nine("mirror"),
+    "nine stages, mirror, variance transfer": nine("mirror", "variance-transfer"),
+    "nine stages, mirror, rates by norm": nine("mirror", rates="norm"),
+    "nine stages, mirror, both": nine("mirror", "variance-transfer", "norm"),
+    "nine stages, mirror, both, plateau": nine("mirror", "variance-transfer", "norm", "plateau"),
+    "nine stages, zero, plateau": nine("zero", curve="plateau"),
+}
+"""What the paper compares, and its method under another curve."""
+
+
+def deeper(seed_options: Changes, amount: str, part: float, depth_init: str = "copy", **more: Any) -> Way:
+    """Fewer blocks for a part of the epochs, then all."""
+    stages = ((1.0, part), (1.0, 1 - part))
+    depths = {"seed_options": tuple(seed_options.items()), "depths": ("", amount), "depth_init": depth_init}
+    return growing(*stages, **depths, **more)
+
+
+def both(seed_options: Changes, amount: str, part: float, **more: Any) -> Way:
+    """Half the width and fewer blocks for a part of the epochs, then all."""
+    depths = {"seed_options": tuple(seed_options.items()), "depths": ("", amount)}
+    return growing((0.5, part), (1.0, 1 - part), **depths, **more)
+
+
+_TWO = {"blocks": 2}
+_THREE = {"depth": 3}
+
+RESNET_DEPTH: Mapping[str, Way] = {
+    "two blocks then three, copies": deeper(_TWO, "+1", 0.7),
+    "two blocks then three, random": deeper(_TWO, "+1", 0.7, "random"),
+    "two blocks then three, stacked": deeper(_TWO, "+1", 0.7, "stack"),
+    "width and depth": both(_TWO, "+1", 0.6),
+}
+
+VIT_DEPTH: Mapping[str, Way] = {
+    "three blocks then six, copies": deeper(_THREE, "=6", 0.7),
+    "three blocks then six, random": deeper(_THREE, "=6", 0.7, "random"),
+    "three blocks then six, stacked": deeper(_THREE, "=6", 0.7, "stack"),
+    "three blocks then six, copies, rates by update": deeper(_THREE, "=6", 0.7, rates="gradient"),
+    "two blocks then six, copies": deeper({"depth": 2}, "=6", 0.7),
+    "two blocks then six, random": deeper({"depth": 2}, "=6", 0.7, "random"),
+    "width and depth": both(_THREE, "=6", 0.6),
+}
+
+WAYS: Mapping[str, Mapping[str, Way]] = {
+    "resnet20": {**WIDTH, **PAPER, **RESNET_DEPTH},
+    "resnet18-32": WIDTH,
+    "vit": {**{name: way for name, way in WIDTH.items() if "images" not in name}, **VIT_DEPTH},  # it takes one size
+}
+
+
+def settings_of(network: str, way: str, scale: str, seed: int, epochs: int | None = None) -> Settings:
+    """The settings of a run. epochs: in place of the network's."""
+    base = NETWORKS[network].settings(scale)
+    base = replace(base, epochs=epochs or base.epochs)
+    changes = WAYS[network][way].changes(base.epochs)
+    for name, whole in (("sides", base.side or 32), ("batch_sizes", base.batch_size)):  # given as multiples
+        if name in changes:
+            changes[name] = tuple(round(part * whole) for part in changes[name])
+    if not WAYS[network][way].keeps_size:
+        changes["options"] = (*base.options, ("width", 4))
+    return replace(base, **changes, seed=seed)

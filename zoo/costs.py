@@ -1,0 +1,24 @@
+"""What a model costs: its parameters, and the operations of one image."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from fxgrow.axes.infer import analyse
+from fxgrow.capture import capture
+from fxgrow.errors import UntraceableError
+from fxgrow.planning.sizes import flops_after
+
+
+def count(model: nn.Module) -> int:
+    """How many parameters a model has."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def flops_of(model: nn.Module, inputs: Tensor) -> int | None:
+    """Floating-point operations of a forward pass on one image; None where no graph can hold the model."""
+    try:
+        captured = capture(model, inputs)
+    except UntraceableError:
+        return None
+    return flops_after(analyse(captured.model, captured.graphs), {})
