@@ -105,6 +105,17 @@ def group_norm(
 
 
 @whole
+def normalize(x: Tensor, p: float, dim: int, eps: float, core: Ranges) -> Tensor:
+    """`x` over its p-norm along axis `dim`, which is that of the units in `core`.
+
+    >>> normalize(torch.tensor([3.0, 4.0, 10.0]), 2.0, 0, 1e-12, ((0, 2),))
+    tensor([0.6000, 0.8000, 2.0000])
+    """
+    norm: Tensor = torch.linalg.vector_norm(_take(x, dim, core), p, dim, keepdim=True)
+    return x / norm.clamp_min(eps)
+
+
+@whole
 def standardize(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, core: Ranges) -> Tensor:
     """A weight `[1, filters, entries]`, each filter to mean 0 and variance 1 over the entries in `core`.
 

@@ -99,6 +99,8 @@ def _guard(node: fx.Node, edit: NodeEdit) -> None:
             arguments = (x, (value["size"],), given["weight"], given["eps"], core)
         elif value["function"] == "standardize":
             arguments = (x, given["weight"], given["bias"], given["eps"], core)
+        elif value["function"] == "normalize":
+            arguments = (x, given["p"], given["dim"], given["eps"], core)
         else:
             arguments = (x, given["num_groups"], given["weight"], given["bias"], given["eps"], core)
         guarded = graph.call_function(getattr(guards, value["function"]), arguments)

@@ -34,11 +34,15 @@ Slot = tuple[str, int, Leaf]
 
 @dataclass
 class Knowledge:
-    """Facts about tensors, and fills of parameter slots, under a choice of new sizes."""
+    """Facts about tensors, and fills of parameter slots, under a choice of new sizes.
+
+    guarded: leaves over which statistics are taken of old units alone. silenced: leaves whose units are to be zero.
+    """
 
     growth: dict[Leaf, int]
     ways: dict[Leaf, Way]
     guarded: set[Leaf]
+    silenced: set[Leaf] = field(default_factory=set)
     fills: dict[Slot, dict[Range | None, Fact]] = field(default_factory=dict)
     contracted: set[Slot] = field(default_factory=set)
     produced: set[Slot] = field(default_factory=set)

@@ -25,7 +25,7 @@ from fxgrow.proof.certificate import Certificate, Verdict
 from fxgrow.proof.claims import Claim, Held, Map, Refuted, Unproved
 from fxgrow.proof.computed import computed
 from fxgrow.proof.constants import as_it_was, constant, shares_storage
-from fxgrow.proof.guarded import guard_arguments, standardised
+from fxgrow.proof.guarded import guard_arguments, over_its_core, standardised
 from fxgrow.proof.models import NORM_GUARDS, Model, attribute_of, is_rectifier, overwrites, partners, writes, writes_of
 from fxgrow.proof.rules.movement import run, written_through
 from fxgrow.proof.rules.reduction import core_units
@@ -377,6 +377,8 @@ class Walk:
         own = [self.checker.constant(f"{use.new.target}.{name}") for name in names]
         law = law_of_call(use.new, use.new_module)
         if use.new.target in NORM_GUARDS and use.old.target is not use.new.target:
+            if use.new.target is guards.normalize and all(claim.held is not None for claim in claims):
+                return over_its_core(use)
             return law.prove(use) if law is not None else None
         made = constant(use)
         if made is not None:

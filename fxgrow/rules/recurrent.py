@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -15,6 +15,9 @@ from fxgrow.proof.rules.recurrent import recurrent
 from fxgrow.proof.use import Use
 from fxgrow.rules.law import Fact, Law, Want
 from fxgrow.rules.op import Op, Tensor, Tree, tensors
+
+if TYPE_CHECKING:
+    from fxgrow.planning.learning import Moves
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,13 @@ class Recurrent(Law):
         zero = sent is Fact.MEAN and know.ways[leaf] is Way.REPLICATE
         if not know.ask(weight, Want(leaf, Fact.ZERO if zero else Fact.IGNORED, None, 1)):
             know.fail(op, leaf, f"{op.name} reads it")
+
+    def passes(self, op: Op, operand: Tensor, leaf: Leaf, axis: int | None, moves: Moves) -> bool:
+        """Not to an input whose every weight is zero."""
+        if operand is not op.tensor():
+            return True
+        entering = op.data["reads"][0 : 4 if op.module.bidirectional else 2 : 2]
+        return not entering or not all(moves.zero(weight, leaf, 1) for weight, _ in entering)
 
     def reads(self, op: Op) -> Iterable[tuple[str, int]]:
         return [(str(weight.parameter), 1) for weight, _ in op.data["reads"]]

@@ -6,10 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from fxgrow import guards
 from fxgrow.axes.layout import Layout, leaves, resolve
 from fxgrow.planning.knowledge import Knowledge
+from fxgrow.proof.claims import Refuted
 from fxgrow.proof.rules.movement import movement
-from fxgrow.proof.rules.reduction import across, reduced
+from fxgrow.proof.rules.reduction import across, over_its_core, reduced
 from fxgrow.proof.use import Use, plain
 from fxgrow.rules.law import Edit, Fact, Law, Want
 from fxgrow.rules.op import Op, Tensor, Tree
@@ -79,6 +81,10 @@ class Reduction(Law):
     def prove(self, use: Use) -> Any:
         return reduced(use, self.kind, self.place)
 
+    def statistics(self, op: Op) -> Iterable[Layout]:
+        x = op.tensor()
+        yield from (x.axes[k] for k in op.data["reduced"])
+
     @staticmethod
     def _is_whole(op: Op, leaf: object) -> bool:
         return any(resolve(op.tensor().axes[k]) is leaf for k in op.data["reduced"])
@@ -121,50 +127,91 @@ class CoreUnits(Law):
 
 @dataclass(frozen=True)
 class Across(Law):
-    """Ops that couple all entries of an axis and keep its shape: softmax, cumsum, normalise.
-
-    `zeros_vanish`: new units that are zero leave the old outputs as they were (an L2 norm).
-    """
+    """Ops that couple all entries of an axis and keep its shape, such as softmax: the axis stays."""
 
     place: tuple[int, str] = (1, "dim")
-    zeros_vanish: bool = False
-    default: int | None = None
     family = "reduction"
 
     def relate(self, op: Op) -> Tree:
         x = op.tensor()
         axis = op.module.dim if op.module is not None else op.argument(*self.place)
-        axis = self.default if axis is None else axis
         if axis is None:
             return super().relate(op)
-        op.data["axis"] = axis_of(int(axis), x.rank)
-        if not self.zeros_vanish:
-            op.unifier.fix(x.axes[op.data["axis"]], f"{op.name} is taken over it")
+        op.unifier.fix(x.axes[axis_of(int(axis), x.rank)], f"{op.name} is taken over it")
         return op.result(x.axes)
-
-    def needs(self, op: Op, know: Knowledge) -> Iterable[list[tuple[Tensor, Want]]]:
-        for leaf in know.growing(op.tensor().axes[op.data["axis"]]):
-            yield [(op.tensor(), Want(leaf, Fact.ZERO))]
-
-    def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
-        return [[(op.tensor(), want)]] if self.zeros_vanish and want.fact is Fact.ZERO else []
 
     def prove(self, use: Use) -> Any:
         use.same_module()
         use.same_numbers()
         module: Any = use.new_module
         axis = module.dim if module is not None else plain(use.argument(*self.place)).new
-        axis = self.default if axis is None else axis
         if axis is None:
             return super().prove(use)
-        return across(use, int(axis), self.zeros_vanish)
+        return across(use, int(axis), zeros_vanish=False)
+
+
+class OverItsNorm(Law):
+    """A tensor over its own p-norm along an axis: F.normalize, and `guards.normalize` with the norm of the core units.
+
+    New units that are zero leave the norm as it was; any others need the guard.
+    """
+
+    family = "reduction"
+
+    def relate(self, op: Op) -> Tree:
+        x = op.operands()[0]
+        axis = 1 if (given := op.argument(2, "dim")) is None else given
+        op.data.update(x=x, axis=axis_of(int(axis), x.rank))
+        return op.result(x.axes)
+
+    def needs(self, op: Op, know: Knowledge) -> Iterable[list[tuple[Tensor, Want]]]:
+        x: Tensor = op.data["x"]
+        for layout in self.statistics(op):
+            yield from ([(x, Want(leaf, Fact.ZERO))] for leaf in know.growing(layout) if leaf not in know.guarded)
+
+    def statistics(self, op: Op) -> Iterable[Layout]:
+        if not self._is_guard(op):
+            yield op.data["x"].axes[op.data["axis"]]
+
+    def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
+        x: Tensor = op.data["x"]
+        along = want.leaf in leaves(x.axes[op.data["axis"]])  # all its entries are divided by one number
+        return [[(x, want)]] if want.fact is Fact.ZERO or (want.fact is Fact.IGNORED and along) else []
 
     def facts(self, op: Op, know: Knowledge) -> None:
-        x, output = op.tensor(), op.output
+        x, output = op.data["x"], op.output
         assert isinstance(output, Tensor)
-        for leaf in know.growing(x.axes[op.data["axis"]]):
-            if know.fact(x, leaf) is not Fact.ZERO:
-                know.fail(op, leaf, f"{op.name} is taken over it")
+        over = {leaf for layout in self.statistics(op) for leaf in know.growing(layout)}
+        along = know.growing(x.axes[op.data["axis"]])
         for leaf in know.growing(*output.axes):
-            if self.zeros_vanish and know.fact(x, leaf) is Fact.ZERO:
-                know.learn(output, leaf, Fact.ZERO)
+            if leaf in over and leaf not in know.guarded and know.fact(x, leaf) is not Fact.ZERO:
+                know.fail(op, leaf, f"{op.name} is taken over it", guardable=True)
+            kept = {Fact.ZERO, Fact.IGNORED} if leaf in along else {Fact.ZERO}
+            know.learn_all(output, leaf, {r: fact for r, fact in know.ranged(x, leaf).items() if fact in kept})
+
+    def edits(self, op: Op, know: Knowledge) -> list[Edit]:
+        layout = resolve(op.data["x"].axes[op.data["axis"]])
+        if not know.growing(layout):
+            return []
+        if self._is_guard(op):
+            return [Edit("core", {"path": op.path(4, "core"), "core": layout, "old": op.argument(4, "core")})]
+        if not any(leaf in know.guarded for leaf in know.growing(layout)):
+            return []
+        given = {"p": op.argument(1, "p", 2.0), "dim": op.data["axis"], "eps": op.argument(3, "eps", 1e-12)}
+        return [Edit("guard", {"function": "normalize", "arguments": given, "core": layout})]
+
+    def prove(self, use: Use) -> Any:
+        """Beside the guard itself, or beside the op that it took the place of; arguments are in the guard's order."""
+        axis = plain(use.argument(2, "dim", 1))
+        if use.new.target is guards.normalize:
+            use.same_numbers(places=(2, 4))
+            x = use.claim(0, "x")
+            if axis.old % x.rank != axis.new % x.rank:
+                raise Refuted(f"the guard is taken over axis {axis.new}, the norm over axis {axis.old}")
+            return over_its_core(use, x, int(axis.new), plain(use.argument(4, "core")))
+        use.same_numbers()
+        return across(use, int(axis.new), zeros_vanish=True)
+
+    @staticmethod
+    def _is_guard(op: Op) -> bool:
+        return op.node.target is guards.normalize

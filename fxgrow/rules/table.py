@@ -19,7 +19,6 @@ from fxgrow.rules.attention import Attention
 from fxgrow.rules.contraction import (
     Contraction,
     Einsum,
-    Gather,
     MatrixProduct,
     functional_operands,
     module_operands,
@@ -28,11 +27,12 @@ from fxgrow.rules.contraction import (
 )
 from fxgrow.rules.convolution import Convolution, prove_convolution, prove_transposed
 from fxgrow.rules.law import Fact
+from fxgrow.rules.lookup import Gather
 from fxgrow.rules.normalisation import BatchNorm, GroupNorm, Guarded, OverUnits
 from fxgrow.rules.pointwise import AddProduct, ParametricRelu, Pointwise
 from fxgrow.rules.readout import Readout
 from fxgrow.rules.recurrent import Recurrent
-from fxgrow.rules.reduction import Across, CoreUnits, Reduction
+from fxgrow.rules.reduction import Across, CoreUnits, OverItsNorm, Reduction
 from fxgrow.rules.registry import rule, rules
 from fxgrow.rules.spatial import Pad, PixelShuffle, Spatial, Unfold
 from fxgrow.rules.standardisation import BatchNormFunction, Standardised
@@ -196,7 +196,7 @@ rules(("mean", torch.mean), Reduction("mean"))
 rules(("norm", torch.norm), Reduction("other", (2, "dim")))
 rules(("amax", "amin", torch.amax, torch.amin, "var", torch.var, "std", torch.std), Reduction("other"))
 rules((nn.Softmax, F.softmax, torch.softmax, "softmax", nn.LogSoftmax, F.log_softmax, torch.log_softmax), Across())
-rule(F.normalize, Across((2, "dim"), zeros_vanish=True, default=1))
+rules((F.normalize, guards.normalize), OverItsNorm())
 
 # -- attention and recurrence --------------------------------------------------------------------------------
 

@@ -351,6 +351,13 @@ CASES = [
     ),
     Case("normalize", lambda x: F.normalize(x), (ROWS,), 2),
     Case("normalize last", lambda x: F.normalize(x, dim=-1), (ROWS,), 2),
+    Case(
+        "guarded normalize",
+        lambda x: guards.normalize(x, 2.0, 1, 1e-12, ((0, 3),)),
+        (ROWS,),
+        2,
+        by_position=True,
+    ),
     # attention and recurrence
     Case("attention", F.scaled_dot_product_attention, ((2, 3, 5, 4), (2, 3, 6, 4), (2, 3, 6, 2)), 5),
     Case(

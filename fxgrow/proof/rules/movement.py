@@ -200,9 +200,9 @@ def _put(item: Any, tensors: Any, old: bool, device: torch.device) -> Any:
     return type(item)(_put(value, *way) for value in item)
 
 
-def run(node: fx.Node, module: nn.Module | None, args: Any, kwargs: Any) -> Any:
+def run(node: fx.Node, module: nn.Module | None, args: Any, kwargs: Any, grad: bool = False) -> Any:
     """What a node does to actual values."""
-    with torch.no_grad():
+    with torch.set_grad_enabled(grad):
         if node.op == "call_method":
             return getattr(args[0], str(node.target))(*args[1:], **kwargs)
         if node.op == "call_module":

@@ -10,7 +10,8 @@ from torch import Tensor
 from fxgrow.proof.atoms import atoms_of
 from fxgrow.proof.claims import Claim, Refuted, Unproved, is_new, spare
 from fxgrow.proof.products import dropped
-from fxgrow.proof.use import Use, plain
+from fxgrow.proof.rules.normalisation import positions
+from fxgrow.proof.use import Both, Use, plain
 
 
 def reduced(use: Use, kind: Literal["sum", "mean", "other"], place: tuple[int, str]) -> Claim:
@@ -74,6 +75,18 @@ def across(use: Use, axis: int, zeros_vanish: bool) -> Claim:
         zero = x.zero
     copies = {k: c for k, c in x.copies.items() if k != axis or zeros_vanish}
     return Claim(x.old, x.new, x.maps, zero, copies)
+
+
+def over_its_core(use: Use, x: Claim, axis: int, core: Both) -> Claim:
+    """`guards.normalize`, its norm that of the units it was of in the original (core None: of all units)."""
+    use.rule = "over a norm of the old units"
+    x = use.equal(x)
+    axis %= x.rank
+    before, after = (positions(ranges, size) for ranges, size in ((core.old, x.old[axis]), (core.new, x.new[axis])))
+    if not torch.equal(x.map(axis)[after], before):
+        raise Refuted(f"the core {core.new} is not the units that the norm was taken over")
+    use.checked(f"the core {core.new} is the units that the norm was taken over")
+    return Claim(x.old, x.new, x.maps, x.zero, x.copies)
 
 
 def core_units(use: Use, x: Claim, axis: int, core: object) -> Claim:

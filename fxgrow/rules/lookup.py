@@ -1,0 +1,52 @@
+"""Rows of a table picked by index: embeddings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fxgrow.planning.knowledge import Knowledge, Way
+from fxgrow.proof.rules import contraction as rules
+from fxgrow.proof.use import Use
+from fxgrow.rules.law import Fact, Law, Want
+from fxgrow.rules.op import Op, Tensor, Tree
+
+
+class Gather(Law):
+    """Rows of a table picked by index: nn.Embedding, F.embedding. Table `[entries, units]`."""
+
+    family = "contraction"
+
+    def relate(self, op: Op) -> Tree:
+        index = op.tensor()
+        table = op.parameter("weight") if op.module is not None else op.tensor(1, "weight")
+        assert table is not None
+        for axis in (*index.axes, table.axes[0]):
+            op.unifier.fix(axis, "entries of a table are picked by index")
+        if op.module is not None:
+            op.attribute("embedding_dim", table.axes[1])
+        op.role(table, "weight")
+        op.data["table"] = table
+        return op.result([*index.axes, table.axes[1]])
+
+    def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
+        return [[(op.data["table"], Want(want.leaf, want.fact, None, 1))]] if want.where is None else []
+
+    def prove(self, use: Use) -> Any:
+        if use.new_module is not None:
+            use.same_module({"embedding_dim"})
+            table = use.parameter("weight")
+            assert table is not None
+            return rules.gather(use, use.claim(), table)
+        use.same_numbers()
+        return rules.gather(use, use.claim(), use.claim(1, "weight"))
+
+    def facts(self, op: Op, know: Knowledge) -> None:
+        table, output = op.data["table"], op.output
+        assert isinstance(output, Tensor)
+        for leaf in know.growing(*output.axes):
+            if table.parameter is not None:
+                know.produced.add((table.parameter, 1, leaf))
+                if know.fact(table, leaf, 1) is Fact.IGNORED and know.ways[leaf] is not Way.ZERO:
+                    know.ask(table, Want(leaf, Fact.ZERO, None, 1))
+            fact = know.fact(table, leaf, 1)
+            know.learn(output, leaf, Fact.BASE if fact is Fact.IGNORED else fact)
