@@ -71,8 +71,12 @@ def _literal(node: fx.Node, edit: NodeEdit) -> None:
 
 
 def _ratio(node: fx.Node, edit: NodeEdit) -> None:
-    from fxgrow.rules.shape import follow
+    from fxgrow.rules.shape import follow, whole_shape
 
+    whole = whole_shape(node, edit.path)
+    if whole is not None:  # a shape in one node: its items one by one
+        items = tuple(_inserted(node, operator.getitem, whole, k) for k in range(len(whole.meta["value"])))
+        put_argument(node, edit.path[:-1], items)
     number = follow(node, edit.path)
     numerator, denominator = edit.value if isinstance(edit.value, tuple) else (edit.value, 1)
     scaled = _inserted(node, operator.mul, number, numerator)

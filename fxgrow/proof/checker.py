@@ -342,7 +342,7 @@ class Walk:
                 raise Refuted(f"it reads {new}, which is {found.partner} of the original, where that reads {old}")
             return found.claims
         if isinstance(old, fx.Node):
-            return Both(self._old_number(old), new)
+            return Both(self._old_number(old), self._new_number(new))
         if isinstance(old, (tuple, list)) and isinstance(new, (tuple, list)) and len(old) == len(new):
             return type(new)([self._pair(a, b) for a, b in zip(old, new, strict=True)])
         if isinstance(old, dict) and isinstance(new, dict) and old.keys() == new.keys():
@@ -383,6 +383,8 @@ class Walk:
         made = constant(use)
         if made is not None:
             return made
+        use.settle(own)
+        claims = use.claims()
         if claims and not own and all(map(picks, claims)) and not writes_of(use):
             return computed(use, law)  # what an index holds counts where entries are picked by it
         if all(m is None for claim in (*claims, *own) for m in claim.maps):

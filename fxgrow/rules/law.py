@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fxgrow.axes.layout import Layout, Leaf
+from fxgrow.axes.layout import Layout, Leaf, Reason
 from fxgrow.proof.claims import Unproved
 from fxgrow.rules.op import Op, Tensor, Tree
 
@@ -72,8 +72,9 @@ class Law:
 
     def relate(self, op: Op) -> Tree:
         """Tie the axes of operands, parameters and outputs; return the outputs."""
-        op.fix_operands(f"{op.name} has no rule")
-        return op.constants(op.value)
+        text = f"{op.name} has no rule"
+        op.fix_operands(text)
+        return op.constants(op.value, Reason(text, op.place))
 
     def needs(self, op: Op, know: Knowledge) -> Iterable[list[tuple[Tensor, Want]]]:
         """Wishes that let this op keep its old outputs, each a list of alternatives, best first."""

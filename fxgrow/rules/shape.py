@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import fx
 
-from fxgrow.axes.layout import Layout, Leaf, is_fixed, join, product
+from fxgrow.axes.layout import Layout, Leaf, Reason, is_fixed, join, product
 from fxgrow.planning.knowledge import Knowledge
 from fxgrow.proof.claims import unchanged
-from fxgrow.proof.rules.movement import movement, written
+from fxgrow.proof.rules.movement import filled, movement, written
 from fxgrow.proof.use import Use
 from fxgrow.rules.law import Fact, Law, Range, Want
 from fxgrow.rules.op import Op, Path, Tensor, Tree, tensors
@@ -178,24 +178,30 @@ def reshaped(before: tuple[int, ...], after: tuple[int, ...], where: Range) -> M
 
 def unflattened_sizes(op: Op) -> list[Path | None]:
     """The sizes that unflatten takes one axis apart into."""
-    given = op.raw(2, "sizes")
+    given = op.argument(2, "sizes")
     rank = len(op.value.shape)
     first = axis_of(op.argument(1, "dim"), rank - len(given) + 1)
     own = [(*op.path(2, "sizes"), k) for k in range(len(given))]
     return [None] * first + own + [None] * (rank - first - len(own))
 
 
-def listed_sizes(op: Op) -> list[Path]:
-    """The size arguments of view, reshape and expand, whichever way they are spelled."""
-    if len(op.node.args) >= 2 and isinstance(op.node.args[1], (tuple, list)):
-        return [("args", 1, k) for k in range(len(op.node.args[1]))]
-    if "shape" in op.node.kwargs or "size" in op.node.kwargs:
-        name = "shape" if "shape" in op.node.kwargs else "size"
-        given = op.node.kwargs[name]
-        return [("kwargs", name, k) for k in range(len(given))] if isinstance(given, (tuple, list)) else []
-    if len(op.node.args) == 2 and isinstance(op.lower(op.node.args[1]), tuple):
-        return []  # a whole shape taken from another tensor: it follows by itself, or the plan says so
-    return [("args", k) for k in range(1, len(op.node.args))]
+def listed_sizes(op: Op, first: int = 1) -> list[Path]:
+    """The size arguments of view, reshape, expand and zeros, whichever way they are spelled; `first`: where they begin.
+
+    A whole shape in one node has a path for each of its items.
+    """
+    for name in ("shape", "size"):
+        if name in op.node.kwargs:
+            return _items(op, ("kwargs", name))
+    if len(op.node.args) == first + 1 or isinstance(op.raw(first, ""), (tuple, list)):
+        return _items(op, ("args", first)) or [("args", first)]
+    return [("args", k) for k in range(first, len(op.node.args))]
+
+
+def _items(op: Op, path: Path) -> list[Path]:
+    """The paths of the items of an argument; none where it is no tuple."""
+    given = op.lower(follow(op.node, path))
+    return [(*path, k) for k in range(len(given))] if isinstance(given, (tuple, list)) else []
 
 
 class Expand(Shape):
@@ -232,7 +238,11 @@ class Expand(Shape):
     def _literal(op: Op, k: int) -> bool:
         """Whether the stretched size is written in the graph, so that it can be rewritten."""
         paths = listed_sizes(op)
-        return len(paths) == len(op.value.shape) and isinstance(follow(op.node, paths[k]), int)
+        return (
+            len(paths) == len(op.value.shape)
+            and whole_shape(op.node, paths[k]) is None
+            and isinstance(follow(op.node, paths[k]), int)
+        )
 
     def sources(self, op: Op) -> list[Tensor]:
         return op.operands()[:1]
@@ -253,6 +263,12 @@ def follow(node: fx.Node, path: Path) -> Any:
     for step in path[1:]:
         value = getattr(value, step) if isinstance(value, slice) else value[step]
     return value
+
+
+def whole_shape(node: fx.Node, path: Path) -> fx.Node | None:
+    """The node that holds the whole shape of which a path names an item, where the graph has it in one node."""
+    above = follow(node, path[:-1]) if len(path) > 2 else None
+    return above if isinstance(above, fx.Node) else None
 
 
 @dataclass
@@ -529,17 +545,48 @@ class Windows(Shape):
 
 
 class Made(Law):
-    """New tensors of given sizes (`x.new_zeros`): nothing of `x` but its kind goes into them."""
+    """New tensors of given sizes. Filled with one number, their sizes follow the tensors that they meet.
+
+    why_not: why the sizes cannot follow, where entries are not all one number. first: where the sizes begin.
+    """
 
     family = "creation"
 
+    def __init__(self, why_not: str = "", first: int = 0) -> None:
+        self.why_not = why_not
+        self.first = first
+
     def relate(self, op: Op) -> Tree:
-        return op.constants(op.value)
+        shape = tuple(op.value.shape) if hasattr(op.value, "shape") else ()
+        paths = listed_sizes(op, self.first) if not self.why_not else []
+        if op.name in ("full", "new_full"):  # the number comes after the sizes
+            paths = _items(op, op.path(self.first, "size"))
+            op.data["number"] = op.argument(self.first + 1, "fill_value")
+        elif op.name in ("zeros", "new_zeros"):
+            op.data["number"] = 0
+        if len(paths) != len(shape):
+            text = f"{op.name}: {self.why_not}" if self.why_not else ""
+            return op.constants(op.value, Reason(text, op.place) if text else None)
+        axes: list[Layout] = [op.unifier.fresh(s) if s > 1 else op.unifier.constant(s) for s in shape]
+        for path, axis in zip(paths, axes, strict=True):
+            op.size(path, axis)
+        return op.result(axes)
+
+    def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
+        return [[]] if want.fact is Fact.MEAN or (want.fact is Fact.ZERO and op.data.get("number") == 0) else []
+
+    def facts(self, op: Op, know: Knowledge) -> None:
+        output = op.output
+        assert isinstance(output, Tensor)
+        for leaf in know.growing(*output.axes):
+            know.learn(output, leaf, Fact.ZERO if op.data.get("number") == 0 else Fact.MEAN)
 
     def prove(self, use: Use) -> Any:
-        use.rule = "made of sizes alone"
-        use.same_numbers()
-        return unchanged(use.value.shape)
+        if self.why_not:
+            use.rule = "made of sizes alone"
+            use.same_numbers()
+            return unchanged(use.value.shape)
+        return filled(use)
 
 
 class Passing(Shape):
