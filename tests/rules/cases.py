@@ -18,7 +18,7 @@ from torchvision.ops import StochasticDepth
 from fxgrow import guards
 from fxgrow.rules.pointwise import Pointwise
 from fxgrow.rules.registry import rows
-from tests.rules.alone import Case
+from fxgrow.testing.alone import Case
 
 INDEX = torch.tensor([[0, 2, 1], [1, 1, 0]])
 MASK = torch.tensor([True, False, True, False])
