@@ -101,7 +101,7 @@ def law_of_node(model: nn.Module, node: fx.Node) -> Law | None:
 
 def _relate(op: Op) -> Tree:
     axes = [axis for tensor in (*op.operands(), *op.module_parameters()) for axis in tensor.axes]
-    if axes and all(map(is_fixed, axes)) and op.law.family != "creation":
+    if axes and all(map(is_fixed, axes)) and not op.law.stretches:
         op.law = _UNKNOWN  # nothing here can grow, and what this meets stays for the same reason
         reasons = (leaf.reason for axis in axes for leaf in leaves(axis))
         return op.constants(op.value, next((why for why in reasons if why is not None and not why.quiet), None))

@@ -395,7 +395,12 @@ class Walk:
                     raise
                 use.conditions.clear()
         if claims and all(claim.held is not None for claim in claims) and not own:
-            return computed(use, law)
+            try:
+                return computed(use, law)
+            except Unproved:  # where its old entries are depends on the values
+                if law is None:
+                    raise
+                use.conditions.clear()
         if law is None:
             raise Unproved(f"{use.name} has no rule, and something that it is given has grown")
         if use.new_module is not None and type(use.new_module) is not type(use.old_module):

@@ -135,6 +135,8 @@ class Contraction(Law):
             wishes = [(operands[k], Want(want.leaf, want.fact, where, axes[0]))]
             if bias is not None:
                 if want.leaf in bias.leaves():
+                    if where is not None and bias.rank > 1:
+                        continue
                     bias_where = Range(0, where.low, where.high) if where is not None else None
                     wishes.append((bias, Want(want.leaf, want.fact, bias_where)))
                 elif want.fact is Fact.ZERO:
@@ -262,7 +264,7 @@ class Contraction(Law):
             return True
         if added is None:
             return fact is Fact.MEAN
-        shifted = Range(0, where.low, where.high) if where is not None else None
+        shifted = Range(0, where.low, where.high) if where is not None and bias.rank == 1 else None
         return added.get(None) is fact or (shifted is not None and added.get(shifted) is fact)
 
     def passes(self, op: Op, operand: Tensor, leaf: Leaf, axis: int | None, moves: Moves) -> bool:

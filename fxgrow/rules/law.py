@@ -69,6 +69,7 @@ class Law:
     """Base of all laws; by itself it knows nothing and ties everything down."""
 
     family = "unknown"
+    stretches = False  # whether it makes axes of sizes that it is given, which may follow what they meet
 
     def relate(self, op: Op) -> Tree:
         """Tie the axes of operands, parameters and outputs; return the outputs."""

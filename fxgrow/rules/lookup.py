@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from fxgrow.planning.knowledge import Knowledge, Way
+from fxgrow.proof.claims import Unproved, unchanged
 from fxgrow.proof.rules import contraction as rules
 from fxgrow.proof.use import Use
 from fxgrow.rules.law import Fact, Law, Want
@@ -50,3 +52,36 @@ class Gather(Law):
                     know.ask(table, Want(leaf, Fact.ZERO, None, 1))
             fact = know.fact(table, leaf, 1)
             know.learn(output, leaf, Fact.BASE if fact is Fact.IGNORED else fact)
+
+
+class GatherBags(Gather):
+    """Rows of a table picked by index and put together bag by bag: nn.EmbeddingBag. Output `[bags, units]`."""
+
+    def relate(self, op: Op) -> Tree:
+        super().relate(op)
+        for weights in op.operands()[1:]:
+            for axis in weights.axes:
+                op.unifier.fix(axis, "entries of a table are picked by index")
+        return op.result([op.unifier.constant(op.value.shape[0]), op.data["table"].axes[1]])
+
+    def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
+        return super().demand(op, output, want) if want.fact is Fact.ZERO else []
+
+    def facts(self, op: Op, know: Knowledge) -> None:
+        super().facts(op, know)
+        output = op.output
+        assert isinstance(output, Tensor)
+        for leaf in know.growing(*output.axes):
+            if know.fact(output, leaf) is not Fact.ZERO:  # the largest of means is no mean
+                know.learn_all(output, leaf, {})
+
+    def prove(self, use: Use) -> Any:
+        use.same_module({"embedding_dim"})
+        use.same_numbers()
+        table = use.parameter("weight")
+        assert table is not None
+        for given in use.claims():
+            if not use.equal(given).same:
+                raise Unproved("an index has grown")
+        found = rules.gather(use, unchanged(use.value.shape[:1]), table)
+        return replace(found, means={})

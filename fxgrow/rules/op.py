@@ -200,4 +200,6 @@ def is_parametric(tensor: Tensor) -> bool:
     if tensor.op is None:
         return False
     operands = tensor.op.operands()
-    return bool(operands) and tensor.op.module is None and all(map(is_parametric, operands))
+    if tensor.op.module is not None:
+        return not operands  # a module that is given nothing, such as a parametrization
+    return bool(operands) and all(map(is_parametric, operands))

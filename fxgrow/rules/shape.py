@@ -7,13 +7,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import fx
 
-from fxgrow.axes.layout import Layout, Leaf, Reason, is_fixed, join, product
+from fxgrow.axes.layout import Layout, Leaf, Reason, is_fixed, join, product, resolve
 from fxgrow.planning.knowledge import Knowledge
-from fxgrow.proof.claims import unchanged
+from fxgrow.proof.claims import Claim, unchanged
 from fxgrow.proof.rules.movement import filled, movement, written
-from fxgrow.proof.use import Use
+from fxgrow.proof.rules.picking import picked
+from fxgrow.proof.use import Use, plain
 from fxgrow.rules.law import Fact, Law, Range, Want
 from fxgrow.rules.op import Op, Path, Tensor, Tree, tensors
 
@@ -93,7 +95,7 @@ def axis_of(number: int, rank: int) -> int:
 
 
 class Permute(Shape):
-    """Reorder axes: permute, transpose, swapaxes, movedim, `.T`."""
+    """Reorder axes: permute, transpose, swapaxes, movedim; `.T` is in attributes.py."""
 
     def __init__(self, order: Callable[[Op, int], list[int]]) -> None:
         self.order = order
@@ -124,6 +126,14 @@ def transposition(op: Op, rank: int) -> list[int]:
     first, second = axis_of(first, rank), axis_of(second, rank)
     order[first], order[second] = order[second], order[first]
     return order
+
+
+def moved(op: Op, rank: int) -> list[int]:
+    source, target = op.argument(1, "source"), op.argument(2, "destination")
+    pairs = [(source, target)] if isinstance(source, int) else list(zip(source, target, strict=True))
+    where = {axis_of(to, rank): axis_of(at, rank) for at, to in pairs}
+    rest = iter(k for k in range(rank) if k not in where.values())
+    return [where[k] if k in where else next(rest) for k in range(rank)]
 
 
 def last_two(op: Op, rank: int) -> list[int]:
@@ -207,6 +217,8 @@ def _items(op: Op, path: Path) -> list[Path]:
 class Expand(Shape):
     """Stretch axes of size one: expand, expand_as."""
 
+    stretches = True
+
     def relate(self, op: Op) -> Tree:
         x = op.tensor()
         shape = tuple(op.value.shape)
@@ -224,7 +236,7 @@ class Expand(Shape):
                 if own is not None:
                     op.unifier.fix(own, "a dimension of size one is expanded")
                 if facing is None:
-                    facing = op.unifier.fresh(size) if self._literal(op, k) else op.unifier.constant(size)
+                    facing = op.unifier.fresh(size) if size > 1 and self._has_path(op) else op.unifier.constant(size)
                 axes.append(facing)
         if like is None:
             paths = listed_sizes(op)
@@ -235,14 +247,9 @@ class Expand(Shape):
         return op.result(axes)
 
     @staticmethod
-    def _literal(op: Op, k: int) -> bool:
-        """Whether the stretched size is written in the graph, so that it can be rewritten."""
-        paths = listed_sizes(op)
-        return (
-            len(paths) == len(op.value.shape)
-            and whole_shape(op.node, paths[k]) is None
-            and isinstance(follow(op.node, paths[k]), int)
-        )
+    def _has_path(op: Op) -> bool:
+        """Whether the stretched sizes are arguments, which can follow."""
+        return op.name != "expand_as" and len(listed_sizes(op)) == len(op.value.shape)
 
     def sources(self, op: Op) -> list[Tensor]:
         return op.operands()[:1]
@@ -432,15 +439,28 @@ class GetItem(Shape):
         return own, Piece(axis, start, stop, True)
 
     def _gather(self, op: Op, x: Tensor, values: list[Any]) -> Tree:
-        plain = [k for k, v in enumerate(values) if not (isinstance(v, slice) and v == slice(None))]
-        if len(plain) != 1 or not isinstance(values[plain[0]], Tensor):
+        axes = picking_axes(values, x.rank)
+        if axes is None:
             return Law.relate(self, op)
-        axis, index = plain[0], values[plain[0]]
-        op.unifier.fix(x.axes[axis], "its entries are picked by index")
+        for axis in set(range(x.rank)) - set(axes):
+            op.unifier.fix(x.axes[axis], "its entries are picked by index")
         op.data["pieces"] = None
-        for one in index.axes:
-            op.unifier.fix(one, "it is an index")
-        return op.result([*x.axes[:axis], *index.axes, *x.axes[axis + 1 :]])
+        for index in op.operands()[1:]:
+            for one in index.axes:
+                op.unifier.fix(one, "it is an index")
+        shape = op.value.shape
+        return op.result([op.unifier.constant(shape[k]) if a is None else x.axes[a] for k, a in enumerate(axes)])
+
+    def prove(self, use: Use) -> Any:
+        given = use.claims()
+        if isinstance(use.args[0], Claim) and len(given) > 1 and not all(index.constant for index in given[1:]):
+            index = use.argument(1, "index")
+            items = list(index) if isinstance(index, tuple) else [index]
+            values = [item.old if isinstance(item, Claim) else plain(item).old for item in items]
+            axes = picking_axes([torch.empty(v) if isinstance(v, tuple) else v for v in values], given[0].rank)
+            if axes is not None:
+                return picked(use, axes)
+        return movement(use)
 
     def forward(self, op: Op, source: Tensor, output: Tensor, where: Range) -> Moved:
         pieces = op.data.get("pieces")
@@ -461,13 +481,47 @@ class GetItem(Shape):
         return cut_backward(pieces[0], source, where)
 
 
+def picking_axes(values: list[Any], rank: int) -> list[int | None] | None:
+    """Of `x[...]` with indices among whole axes: for each axis of the output that of x, or None for one of the indices.
+
+    None at all: where anything else is among them. values: tensors (of either kind) and lists are indices.
+    """
+    indices = [v for v in values if not isinstance(v, slice) and v is not Ellipsis]
+    shapes = [
+        v.shape if hasattr(v, "shape") else torch.tensor(v).shape if isinstance(v, list) else None for v in indices
+    ]
+    whole = all(v == slice(None) for v in values if isinstance(v, slice))
+    if not whole or None in shapes or any(isinstance(v, list) and any(type(i) is bool for i in v) for v in indices):
+        return None
+    places, axis = [], 0
+    for value in values:
+        if value is Ellipsis:
+            axis += rank - (len(values) - 1)
+            continue
+        if not isinstance(value, slice):
+            places.append(axis)
+        axis += 1
+    kept = [k for k in range(rank) if k not in places]
+    before = [k for k in kept if k < places[0]] if places == [*range(places[0], places[-1] + 1)] else []
+    picked_rank = max(len(shape) for shape in shapes if shape is not None)
+    return [*before, *[None] * picked_rank, *(k for k in kept if k not in before)]
+
+
 class Concatenate(Shape):
-    """`cat` along an axis: the result joins its parts."""
+    """`cat` along an axis, `hstack`, `vstack`: the result joins its parts."""
+
+    def __init__(self, axis: int | None = None) -> None:
+        self.axis = axis
 
     def relate(self, op: Op) -> Tree:
         given = op.argument(0, "tensors")
         parts = [t for t in given if isinstance(t, Tensor)]
-        axis = axis_of(op.argument(1, "dim", 0), parts[0].rank)
+        if self.axis is None:
+            axis = axis_of(op.argument(1, "dim", 0), parts[0].rank)
+        else:
+            axis = self.axis if parts[0].rank > 1 else 0
+        if len(op.value.shape) != parts[0].rank:
+            return super().relate(op)
         axes: list[Layout] = []
         for k in range(parts[0].rank):
             if k == axis:
@@ -500,16 +554,22 @@ class Stack(Shape):
 
 
 class Repeat(Shape):
-    """`repeat`, `tile`: an axis repeated k times is k x the axis."""
+    """`repeat`, `tile`: an axis repeated k times is k x the axis; one of size one is stretched."""
+
+    stretches = True
 
     def relate(self, op: Op) -> Tree:
         x = op.tensor()
         shape = tuple(op.value.shape)
         lead = len(shape) - x.rank
         axes: list[Layout] = []
+        paths = listed_sizes(op) if op.name == "repeat" else []
         for k, size in enumerate(shape):
             own = x.axis(k - lead) if k >= lead else None
-            if own is None or (own.size != size and is_fixed(own)):
+            if own is not None and own.size == 1 < size and is_fixed(own) and len(paths) == len(shape):
+                axes.append(op.unifier.fresh(size))
+                op.size(paths[k], axes[-1])
+            elif own is None or (own.size != size and is_fixed(own)):
                 axes.append(op.unifier.constant(size))
             else:
                 axes.append(own if own.size == size else join([own] * (size // own.size)))
@@ -533,6 +593,20 @@ class RepeatEach(Shape):
         return op.result(axes)
 
 
+class Shuffled(Shape):
+    """Channel shuffle: groups x width to width x groups, along axis 1."""
+
+    def relate(self, op: Op) -> Tree:
+        x = op.tensor()
+        count = op.module.groups if op.module is not None else op.argument(1, "groups")
+        groups, width = op.unifier.factor(x.axes[1], [count, x.shape[1] // count])
+        if op.module is not None:
+            op.attribute("groups", groups)
+        else:
+            op.size(op.path(1, "groups"), groups)
+        return op.result([x.axes[0], product([resolve(width), resolve(groups)]), *x.axes[2:]])
+
+
 class Windows(Shape):
     """`Tensor.unfold`: windows along an axis, their entries on a new last axis."""
 
@@ -551,6 +625,7 @@ class Made(Law):
     """
 
     family = "creation"
+    stretches = True
 
     def __init__(self, why_not: str = "", first: int = 0) -> None:
         self.why_not = why_not

@@ -148,6 +148,13 @@ def written_through(whole: Claim, view: Claim, after: Claim, index: Any) -> Clai
     return Claim(whole.old, whole.new, whole.maps, spare(zero))
 
 
+def halves(x: Claim, axis: int) -> tuple[Claim, Claim]:
+    """The two halves of an axis."""
+    labels = (next(_numbered([shape])).chunk(2, axis) for shape in (x.old, x.new))
+    first, second = (_claim(_Sources([x]), old, new) for old, new in zip(*labels, strict=True))
+    return first, second
+
+
 def filled(use: Use) -> Claim:
     """A new tensor filled with one number, the same in both models; where its old units are is left open.
 

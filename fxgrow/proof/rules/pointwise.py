@@ -82,6 +82,8 @@ def _zero(claims: list[Claim], kind: str, keeps_zero: bool, rank: int) -> Tensor
         for mask in masks[1:]:
             result = result | mask
         return result
+    if kind == "gate":
+        return masks[0]
     if kind == "divide" and len(claims) > 1:
         return masks[0] & ~masks[1]  # zero over zero is not a number
     if not keeps_zero:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,19 +15,20 @@ from fxgrow.proof.rules.normalisation import positions
 from fxgrow.proof.use import Both, Use, plain
 
 
-def reduced(use: Use, kind: Literal["sum", "mean", "other"], place: tuple[int, str]) -> Claim:
-    """A statistic over the axes that an argument names."""
+def reduced(use: Use, kind: Literal["sum", "mean", "other"], place: tuple[int, str], keeps_zero: bool = True) -> Any:
+    """A statistic, or several, over the axes that an argument names; keeps_zero: it is zero where all entries are."""
     use.rule = "reduction"
     x = use.equal(use.claim())
     use.same_numbers()
     given = plain(use.argument(*place)).old
     named = range(x.rank) if given is None or given == () else [given] if isinstance(given, int) else given
     axes = sorted(axis % max(1, x.rank) for axis in named)
-    shape = tuple(use.value.shape)
+    several = isinstance(use.value, tuple)
+    shape = tuple(use.value[0].shape if several else use.value.shape)
     for axis in axes:
         _along(use, x, axis, kind)
     keep = len(shape) == x.rank
-    zero = x.zeros_along([k for k in range(x.rank) if k not in axes])
+    zero = x.zeros_along([k for k in range(x.rank) if k not in axes]) & keeps_zero
     result = Claim(
         tuple(1 if k in axes else s for k, s in enumerate(x.old)),
         tuple(1 if k in axes else s for k, s in enumerate(x.new)),
@@ -38,7 +40,9 @@ def reduced(use: Use, kind: Literal["sum", "mean", "other"], place: tuple[int, s
     result = Claim(result.old, result.new, result.maps, spare(zero & is_new(result)), result.copies, result.means)
     for axis in reversed(axes if not keep else []):
         result = dropped(result, axis)
-    return result
+    if not several:
+        return result
+    return tuple(result if v.dtype.is_floating_point else replace(result, zero=None) for v in use.value)
 
 
 def _along(use: Use, x: Claim, axis: int, kind: str) -> None:
