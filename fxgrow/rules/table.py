@@ -38,7 +38,7 @@ from fxgrow.rules.readout import Readout
 from fxgrow.rules.recurrent import Recurrent, RecurrentCell
 from fxgrow.rules.reduction import Across, CoreUnits, OverItsNorm, Reduction
 from fxgrow.rules.registry import rows, rule, rules
-from fxgrow.rules.spatial import Pad, PixelShuffle, Spatial, Unfold
+from fxgrow.rules.spatial import Pad, PixelShuffle, Sampled, Spatial, Unfold
 from fxgrow.rules.standardisation import BatchNormFunction, Standardised
 from fxgrow.rules.weight_norm import Parametrized
 
@@ -266,12 +266,14 @@ _PICKING: dict[int, list[Any]] = {
 for _rank in (1, 2, 3):
     rules(_AVERAGING[_rank], Spatial("linear", _rank))
     rules(_PICKING[_rank], Spatial("zero", _rank))
+    rules((getattr(F, f"{_name}max_pool{_rank}d_with_indices") for _name in ("", "adaptive_")), Spatial("zero", _rank))
 rules((nn.Upsample, nn.UpsamplingBilinear2d, nn.UpsamplingNearest2d, F.interpolate), Spatial("linear"))
 rules((nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d, nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d), Pad())
 rules((nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReflectionPad3d), Pad())
 rules((nn.ReplicationPad1d, nn.ReplicationPad2d, nn.ReplicationPad3d), Pad())
 rules((nn.CircularPad1d, nn.CircularPad2d, nn.CircularPad3d), Pad())
 rule(F.pad, Pad())
+rule(F.grid_sample, Sampled())
 rules((nn.PixelShuffle, F.pixel_shuffle), PixelShuffle())
 rules((nn.PixelUnshuffle, F.pixel_unshuffle), PixelShuffle(inverse=True))
 rules((nn.Unfold, F.unfold), Unfold())

@@ -534,6 +534,19 @@ CASES = [
         }.items()
         for target in targets
     ),
+    Case("max pool with indices", nn.MaxPool2d(2, return_indices=True), (IMAGE,), 2),
+    *(
+        Case(
+            f"F.{name}max_pool{rank}d with indices",
+            lambda x, f=f: f(x, 2, return_indices=True),
+            ((2, 4, *(4,) * rank),),
+            2,
+        )
+        for rank in (1, 2, 3)
+        for name in ("", "adaptive_")
+        for f in (getattr(F, f"{name}max_pool{rank}d"),)
+    ),
+    Case("grid sample", lambda x, g: F.grid_sample(x, g, align_corners=False), (IMAGE, (2, 3, 3, 2)), 1),
     Case("upsample", nn.Upsample(scale_factor=2), (IMAGE,), 2),
     Case("upsample bilinear", nn.UpsamplingBilinear2d(scale_factor=2), (IMAGE,), 2),
     Case("upsample nearest", nn.UpsamplingNearest2d(scale_factor=2), (IMAGE,), 2),
