@@ -115,8 +115,9 @@ def _guard(node: fx.Node, edit: NodeEdit) -> None:
 
 def _core_input(node: fx.Node, edit: NodeEdit) -> None:
     core = tuple(tuple(part) for part in edit.value["core"])
-    taken = _inserted(node, guards.core, node.args[0], edit.value["axis"], core)
-    node.args = (taken, *node.args[1:])
+    place = edit.value.get("operand", 0)
+    taken = _inserted(node, guards.core, node.args[place], edit.value["axis"], core)
+    node.args = (*node.args[:place], taken, *node.args[place + 1 :])
 
 
 def _multiply(node: fx.Node, edit: NodeEdit) -> None:

@@ -340,6 +340,8 @@ class Planner:
                 elif edit.kind == "core_input":
                     layout = edit.values["core"]
                     value = {"axis": edit.values["axis"], "core": self._core(layout, ((0, layout.size),))}
+                    if edit.values.get("operand"):
+                        value["operand"] = edit.values["operand"]
                     nodes.append(NodeEdit(mode, op.node.name, "core_input", value=value))
                 else:
                     nodes.append(NodeEdit(mode, op.node.name, "guard", value=self._guard(op, edit.values)))

@@ -17,6 +17,7 @@ from fxgrow import guards
 from fxgrow.rules import elementwise, pointwise, shape
 from fxgrow.rules.attention import Attention
 from fxgrow.rules.attributes import Attribute
+from fxgrow.rules.comparing import Compared
 from fxgrow.rules.contraction import (
     Contraction,
     Einsum,
@@ -240,6 +241,9 @@ rules(("cummax", torch.cummax, "cummin", torch.cummin), Across())
 rules(("sort", torch.sort, "argsort", torch.argsort), Across(default=-1))
 rules(("topk", torch.topk), Across((2, "dim"), default=-1))
 rules((F.normalize, guards.normalize), OverItsNorm())
+rules((F.cosine_similarity, nn.CosineSimilarity), Compared())
+rules((F.pairwise_distance, nn.PairwiseDistance), Compared(default=-1))
+rule(torch.cdist, Compared(default=-1, pairs=True))
 
 # -- attention and recurrence --------------------------------------------------------------------------------
 

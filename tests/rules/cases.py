@@ -426,6 +426,11 @@ CASES = [
         3,
         by_position=True,
     ),
+    Case("cosine similarity", F.cosine_similarity, (ROWS, ROWS), 2),
+    Case("nn.CosineSimilarity", nn.CosineSimilarity(dim=-1), ((2, 3, 4), (2, 3, 4)), 3),
+    Case("pairwise distance", lambda x, y: F.pairwise_distance(x, y, keepdim=True), (ROWS, ROWS), 2),
+    Case("nn.PairwiseDistance", nn.PairwiseDistance(), (ROWS, ROWS), 2),
+    Case("cdist", torch.cdist, ((3, 4), (5, 4)), 3),
     Case("guarded reduction", lambda x: guards.core(x, 1, ((0, 2),)).sum(1), (ROWS,), 2, by_position=True),
     # reductions
     Case("sum", method("sum", 1), (ROWS,), 2),

@@ -45,6 +45,8 @@ BETWEEN = {
     "a soft maximum": lambda h: h.logsumexp(1).sin(),
     "over a norm of tokens": lambda h: h / (1 + torch.linalg.vector_norm(h, dim=1, keepdim=True)),
     "between two": lambda h: torch.lerp(h, h.tanh(), 0.3),
+    "weighted by their likeness": lambda h: h.tanh() * F.cosine_similarity(h, h[:, :1], dim=-1).unsqueeze(-1),
+    "weighted by distances": lambda h: torch.cdist(h, h.sin()).softmax(-1) @ h,
     "shuffled": lambda h: F.channel_shuffle(h.mT, 2).mT.sin(),
 }
 
