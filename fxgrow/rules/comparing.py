@@ -92,5 +92,5 @@ class Compared(Law):
 
 def _of_one(claim: Claim, axis: int) -> Claim:
     """The claim once an axis is reduced to one entry."""
-    sizes = (tuple(1 if k == axis else s for k, s in enumerate(shape)) for shape in (claim.old, claim.new))
-    return Claim(*sizes, claim.maps, copies={k: c for k, c in claim.copies.items() if k != axis})
+    old, new = (tuple(1 if k == axis else s for k, s in enumerate(shape)) for shape in (claim.old, claim.new))
+    return Claim(old, new, claim.maps, copies={k: c for k, c in claim.copies.items() if k != axis})
