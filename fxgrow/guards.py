@@ -102,6 +102,17 @@ def group_norm(
 
 
 @whole
+def normalize(x: Tensor, p: float, dim: int, eps: float, core: Ranges) -> Tensor:
+    """`x` over its p-norm along axis `dim`, which is that of the units in `core`.
+
+    >>> normalize(torch.tensor([3.0, 4.0, 10.0]), 2.0, 0, 1e-12, ((0, 2),))
+    tensor([0.6000, 0.8000, 2.0000])
+    """
+    norm: Tensor = torch.linalg.vector_norm(_take(x, dim, core), p, dim, keepdim=True)
+    return x / norm.clamp_min(eps)
+
+
+@whole
 def standardize(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, core: Ranges) -> Tensor:
     """A weight `[1, filters, entries]`, each filter to mean 0 and variance 1 over the entries in `core`.
 
@@ -159,7 +170,10 @@ def guarded_call(
     """The function and the arguments of a guarded norm; `given`: the weight or bias, by its place and name."""
     name, core = guard["function"], tuple(tuple(part) for part in guard["core"])
     first = 3 if name == "standardize" else 2
-    weight, bias, eps = given(first, "weight"), given(first + 1, "bias"), guard["arguments"]["eps"]
+    eps = guard["arguments"]["eps"]
+    if name == "normalize":
+        return normalize, (x, guard["arguments"]["p"], guard["arguments"]["dim"], eps, core)
+    weight, bias = given(first, "weight"), given(first + 1, "bias")
     if name == "layer_norm":
         return layer_norm, (x, (guard["size"],), weight, bias, eps, core)
     if name == "rms_norm":

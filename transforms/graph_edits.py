@@ -71,8 +71,12 @@ def _literal(node: fx.Node, edit: NodeEdit) -> None:
 
 
 def _ratio(node: fx.Node, edit: NodeEdit) -> None:
-    from fxgrow.rules.shape import follow
+    from fxgrow.rules.shape import follow, whole_shape
 
+    whole = whole_shape(node, edit.path)
+    if whole is not None:  # a shape in one node: its items one by one
+        items = tuple(_inserted(node, operator.getitem, whole, k) for k in range(len(whole.meta["value"])))
+        put_argument(node, edit.path[:-1], items)
     number = follow(node, edit.path)
     numerator, denominator = edit.value if isinstance(edit.value, tuple) else (edit.value, 1)
     scaled = _inserted(node, operator.mul, number, numerator)
@@ -100,8 +104,9 @@ def _guard(node: fx.Node, edit: NodeEdit) -> None:
 
 def _core_input(node: fx.Node, edit: NodeEdit) -> None:
     core = tuple(tuple(part) for part in edit.value["core"])
-    taken = _inserted(node, guards.core, node.args[0], edit.value["axis"], core)
-    node.args = (taken, *node.args[1:])
+    place = edit.value.get("operand", 0)
+    taken = _inserted(node, guards.core, node.args[place], edit.value["axis"], core)
+    node.args = (*node.args[:place], taken, *node.args[place + 1 :])
 
 
 def _multiply(node: fx.Node, edit: NodeEdit) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxgrow.axes.layout import Leaf, Reason, is_fixed
+from fxgrow.axes.layout import Leaf, Reason, is_fixed, leaves
 from fxgrow.axes.unify import Unifier
 from fxgrow.rules.law import Law
 from fxgrow.rules.op import Op, Tensor, Tree, tensors
@@ -77,7 +77,7 @@ def _visit(analysis: Analysis, node: fx.Node) -> Tree:
         return analysis.parameters.get(analysis.aliases.get(name, ""))
 
     if node.op == "get_attr":
-        return parameter(str(node.target)) or _fixed(node.meta["value"], Reason("it is a constant", place, quiet=True))
+        return parameter(str(node.target)) or _fixed(node.meta["value"], Reason("it is a constant", place))
     if node.op == "placeholder":
         return _fixed(node.meta["value"], Reason("it is an input of the model", place, quiet=True))
     if node.op == "output":
@@ -103,10 +103,11 @@ def law_of_node(model: nn.Module, node: fx.Node) -> Law | None:
 
 
 def _relate(op: Op) -> Tree:
-    operands = [*op.operands(), *op.module_parameters()]
-    if operands and all(is_fixed(axis) for tensor in operands for axis in tensor.axes):
-        op.law = _UNKNOWN  # nothing here can grow, so nothing needs to be said of it
-        return op.constants(op.value)
+    axes = [axis for tensor in (*op.operands(), *op.module_parameters()) for axis in tensor.axes]
+    if axes and all(map(is_fixed, axes)) and not op.law.stretches:
+        op.law = _UNKNOWN  # nothing here can grow, and what this meets stays for the same reason
+        reasons = (leaf.reason for axis in axes for leaf in leaves(axis))
+        return op.constants(op.value, next((why for why in reasons if why is not None and not why.quiet), None))
     try:
         return op.law.relate(op)
     except NotImplementedError as reason:

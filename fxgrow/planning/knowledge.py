@@ -34,11 +34,15 @@ Slot = tuple[str, int, Leaf]
 
 @dataclass
 class Knowledge:
-    """Facts about tensors, and fills of parameter slots, under a choice of new sizes."""
+    """Facts about tensors, and fills of parameter slots, under a choice of new sizes.
+
+    guarded: leaves over which statistics are taken of old units alone. silenced: leaves whose units are to be zero.
+    """
 
     growth: dict[Leaf, int]
     ways: dict[Leaf, Way]
     guarded: set[Leaf]
+    silenced: set[Leaf] = field(default_factory=set)
     fills: dict[Slot, dict[Range | None, Fact]] = field(default_factory=dict)
     contracted: set[Slot] = field(default_factory=set)
     produced: set[Slot] = field(default_factory=set)
@@ -69,14 +73,15 @@ class Knowledge:
         if tensor.parameter is None:
             return self._facts.get((tensor, leaf), {})
         known: dict[Range | None, Fact] = {}
-        for place in self._places(tensor, leaf, axis):
+        for place in self.places(tensor, leaf, axis):
             known.update(self.fills.get((tensor.parameter, place, leaf), {}))
         if None not in known and tensor.parameter in self.zero_by_default and self.ways[leaf] is not Way.REPLICATE:
             known[None] = Fact.ZERO
         return known
 
     @staticmethod
-    def _places(tensor: Tensor, leaf: Leaf, axis: int | None) -> list[int]:
+    def places(tensor: Tensor, leaf: Leaf, axis: int | None) -> list[int]:
+        """The axes of a tensor that a leaf is on, or the one axis that is given."""
         if axis is not None:
             return [axis]
         return [place for place in range(tensor.rank) if leaf in leaves(tensor.axes[place])]
@@ -135,7 +140,7 @@ class Knowledge:
 
     def _grant_parameter(self, tensor: Tensor, want: Want, granted: dict[Slot, dict[Range | None, Fact]]) -> bool:
         assert tensor.parameter is not None
-        places = self._places(tensor, want.leaf, want.axis)
+        places = self.places(tensor, want.leaf, want.axis)
         if want.where is not None and places != [want.where.axis]:
             return False
         for axis in places:

@@ -18,7 +18,7 @@ from fxgrow.axes.layout import Leaf
 from fxgrow.planning.plan import AttributeEdit, NodeEdit
 from fxgrow.planning.sizing import size_after
 from fxgrow.rules.op import Op, Path, Tensor, Tree, tensors
-from fxgrow.rules.shape import follow
+from fxgrow.rules.shape import follow, whole_shape
 
 
 class Loose(Exception):
@@ -119,7 +119,7 @@ def number_edits(analysis: Analysis, growth: dict[Leaf, int]) -> Iterator[NodeEd
         mode = mode_of[id(op.node.graph)]
         bound: set[Path] = set()
         for path, layout in op.sizes:
-            bound.add(path)
+            bound.update({path, path[:-1]} if whole_shape(op.node, path) is not None else {path})
             if (edit := _size_edit(numbers, op, path, size_after(layout, growth), mode)) is not None:
                 yield edit
         for path in op.pins:
@@ -150,10 +150,11 @@ def size_attributes(analysis: Analysis, growth: dict[Leaf, int]) -> Iterator[Att
 
 
 def _size_edit(numbers: Numbers, op: Op, path: Path, size: int, mode: str) -> NodeEdit | None:
-    try:
-        raw = follow(op.node, path)
-    except TypeError:  # a whole shape in one node: it follows by itself or is refused below
-        return None
+    whole = whole_shape(op.node, path)
+    if whole is not None:
+        after = numbers.after(whole)[path[-1]]
+        return None if after in (size, -1) else NodeEdit(mode, op.node.name, "ratio", path, _ratio(size, after))
+    raw = follow(op.node, path)
     if raw is None or raw == -1:
         return None
     if not isinstance(raw, fx.Node):

@@ -21,6 +21,7 @@ from fxgrow.axes.layout import Join, Layout, Leaf, Product, Reason, leaves, reso
 from fxgrow.capture import Captured
 from fxgrow.capture.inputs import described
 from fxgrow.planning.knowledge import Failure, Knowledge, Way
+from fxgrow.planning.learning import Moves
 from fxgrow.planning.numbers import Loose, number_edits, positions_after, size_attributes
 from fxgrow.planning.parameterization import parameterized
 from fxgrow.planning.plan import (
@@ -75,6 +76,9 @@ class Planner:
         self.round_to = round_to
         self.guarded: set[Leaf] = set()
         self.downgraded: set[Leaf] = set()
+        self.paired: set[Leaf] = set()
+        self.silenced: set[Leaf] = set()
+        self.why_still: dict[Leaf, Reason] = {}
         self.roles = roles_of(analysis)
         tables = {
             n
@@ -124,13 +128,8 @@ class Planner:
 
     def _propagate(self) -> Knowledge:
         growth = self.sizing.growth
-        ways = {
-            leaf: Way.ZERO
-            if leaf in self.downgraded or (self.way is Way.MIRROR and (new - leaf.size) % 2)
-            else self.way
-            for leaf, new in growth.items()
-        }
-        know = Knowledge(growth, ways, self.guarded, zero_by_default=self.silent)
+        ways = {leaf: self._way_of(leaf) for leaf in growth}
+        know = Knowledge(growth, ways, self.guarded, self.silenced & growth.keys(), zero_by_default=self.silent)
         for op in self.analysis.ops:
             for alternatives in op.law.needs(op, know):
                 any(know.ask(tensor, want) for tensor, want in alternatives)
@@ -142,6 +141,15 @@ class Planner:
             if before == know.fills:
                 break
         return know
+
+    def _way_of(self, leaf: Leaf) -> Way:
+        wanted = Way.MIRROR if leaf in self.paired else self.way
+        if leaf in self.downgraded or (wanted is Way.MIRROR and not self._makes_pairs(leaf)):
+            return Way.ZERO
+        return wanted
+
+    def _makes_pairs(self, leaf: Leaf) -> bool:
+        return (self.sizing.growth[leaf] - leaf.size) % 2 == 0
 
     def _revise(self) -> bool:
         """Give way where a law objects; True if anything changed."""
@@ -158,7 +166,29 @@ class Planner:
             return True
         unread = [leaf for leaf in self.sizing.growth if leaf not in self.know.read]
         self._fix(unread, Reason("nothing would read its new units"))
-        return bool(unread)
+        return bool(unread) or self._let_learn()
+
+    def _let_learn(self) -> bool:
+        """Give way where new units would never learn: a guard, pairs, silent units; True if anything changed."""
+        found = {still.leaf: still for still in Moves(self.analysis, self.know).still()}
+        for leaf, still in found.items():
+            reason = self.why_still.setdefault(leaf, Reason(still.text, still.op.place))
+            tried = leaf in self.paired or leaf in self.silenced
+            if leaf in self._guardable - self.guarded:
+                self.guarded.add(leaf)
+            elif not tried and self._way_of(leaf) is Way.ZERO and self._makes_pairs(leaf):
+                self.paired.add(leaf)
+            elif leaf not in self.silenced:
+                self.paired.discard(leaf)
+                self.silenced.add(leaf)
+            else:
+                self._fix([leaf], reason)
+        return bool(found)
+
+    @cached_property
+    def _guardable(self) -> set[Leaf]:
+        """The leaves over which an op takes a statistic that could be that of the old units alone."""
+        return {leaf for op in self.analysis.ops for layout in op.law.statistics(op) for leaf in leaves(layout)}
 
     def _mixed_copies(self) -> bool:
         """Copies are copies everywhere or nowhere: a dimension that is silenced in one place is not replicated."""
@@ -316,6 +346,8 @@ class Planner:
                 elif edit.kind == "core_input":
                     layout = edit.values["core"]
                     value = {"axis": edit.values["axis"], "core": self._core(layout, ((0, layout.size),))}
+                    if edit.values.get("operand"):
+                        value["operand"] = edit.values["operand"]
                     nodes.append(NodeEdit(mode, op.node.name, "core_input", value=value))
                 else:
                     nodes.append(NodeEdit(mode, op.node.name, "guard", value=self._guard(op, edit.values)))

@@ -26,7 +26,7 @@ from fxgrow.proof.certificate import Certificate, Verdict
 from fxgrow.proof.claims import Claim, Held, Map, Refuted, Unproved
 from fxgrow.proof.computed import computed
 from fxgrow.proof.constants import as_it_was, constant, shares_storage
-from fxgrow.proof.guarded import guard_arguments, standardised
+from fxgrow.proof.guarded import guard_arguments, over_its_core, standardised
 from fxgrow.proof.models import NORM_GUARDS, Model, attribute_of, is_rectifier, overwrites, partners, writes, writes_of
 from fxgrow.proof.rules.movement import run, written_through
 from fxgrow.proof.rules.reduction import core_units
@@ -356,7 +356,7 @@ class Walk:
                 raise Refuted(f"it reads {new}, which is {found.partner} of the original, where that reads {old}")
             return found.claims
         if isinstance(old, fx.Node):
-            return Both(self._old_number(old), new)
+            return Both(self._old_number(old), self._new_number(new))
         if isinstance(old, (tuple, list)) and isinstance(new, (tuple, list)) and len(old) == len(new):
             return type(new)([self._pair(a, b) for a, b in zip(old, new, strict=True)])
         if isinstance(old, dict) and isinstance(new, dict) and old.keys() == new.keys():
@@ -391,10 +391,14 @@ class Walk:
         own = [self.checker.constant(f"{use.new.target}.{name}") for name in names]
         law = law_of_call(use.new, use.new_module)
         if use.new.target in NORM_GUARDS and use.old.target is not use.new.target:
+            if use.new.target is guards.normalize and all(claim.held is not None for claim in claims):
+                return over_its_core(use)
             return law.prove(use) if law is not None else None
         made = constant(use)
         if made is not None:
             return made
+        use.settle(own)
+        claims = use.claims()
         if claims and not own and all(map(picks, claims)) and not writes_of(use):
             return computed(use, law)  # what an index holds counts where entries are picked by it
         if all(m is None for claim in (*claims, *own) for m in claim.maps):
@@ -405,7 +409,12 @@ class Walk:
                     raise
                 use.conditions.clear()
         if claims and all(claim.held is not None for claim in claims) and not own:
-            return computed(use, law)
+            try:
+                return computed(use, law)
+            except Unproved:  # where its old entries are depends on the values
+                if law is None:
+                    raise
+                use.conditions.clear()
         if law is None:
             raise Unproved(f"{use.name} has no rule, and something that it is given has grown")
         if use.new_module is not None and type(use.new_module) is not type(use.old_module):

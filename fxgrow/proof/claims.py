@@ -63,7 +63,8 @@ class Claim:
     copies: axis -> position -> the first position along that axis whose entries are all equal to its own.
     means: axis -> which positions hold the mean of the old positions of that axis. held: the values, where
     they are known; the old part is then not claimed but can be checked. nonnegative: no entry is below zero.
-    moved: what its entries were before a move.
+    moved: what its entries were before a move. uniform: all entries are one number, in both models, so that any map
+    would be as true.
     """
 
     old: tuple[int, ...]
@@ -75,6 +76,7 @@ class Claim:
     held: Held | None = None
     nonnegative: bool = False
     moved: Moved | None = None
+    uniform: bool = False
 
     @property
     def rank(self) -> int:
@@ -131,6 +133,13 @@ class Claim:
 def unchanged(shape: Sequence[int], nonnegative: bool = False) -> Claim:
     """The claim that a tensor of this shape is the original."""
     return Claim(tuple(shape), tuple(shape), (None,) * len(shape), nonnegative=nonnegative)
+
+
+def one_number(old: Sequence[int], new: Sequence[int], maps: Sequence[Map], zero: bool) -> Claim:
+    """The claim of a tensor all of whose entries are one number, zero or not."""
+    means = {axis: position < 0 for axis, position in enumerate(maps) if position is not None}
+    mask = torch.ones((1,) * len(new), dtype=torch.bool) if zero else None
+    return Claim(tuple(old), tuple(new), tuple(maps), mask, {}, means, uniform=True)
 
 
 def settled(position: Tensor) -> Map:

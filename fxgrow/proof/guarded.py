@@ -9,17 +9,23 @@ from torch import fx, nn
 
 from fxgrow import guards
 from fxgrow.proof.claims import Claim, Held, Refuted, Unproved
-from fxgrow.proof.use import Both, Use
+from fxgrow.proof.use import Both, Use, plain
 
 Pair = Callable[[Any, Any], Any]
 """Makes claims, or a pair of values, of an argument in the original and in the grown graph."""
 
-_NORM_ORDER = {guards.layer_norm: ("weight", "bias", "eps"), guards.rms_norm: ("weight", "eps")}
 _BATCH_NORM_ORDER = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
 _GUARD_ARGUMENTS: dict[Any, tuple[str, ...]] = {
     guards.layer_norm: ("x", "normalized_shape", "weight", "bias", "eps", "core"),
     guards.rms_norm: ("x", "normalized_shape", "weight", "eps", "core"),
     guards.group_norm: ("x", "num_groups", "weight", "bias", "eps", "core"),
+    guards.normalize: ("x", "p", "dim", "eps", "core"),
+}
+_DEFAULTS: dict[Any, dict[str, Any]] = {
+    guards.layer_norm: {"eps": 1e-5},
+    guards.group_norm: {"eps": 1e-5},
+    guards.rms_norm: {"eps": None},
+    guards.normalize: {"p": 2.0, "dim": 1, "eps": 1e-12},
 }
 
 
@@ -52,12 +58,9 @@ def _of_module(partner: fx.Node, module: Any) -> dict[str, Any]:
 
 
 def _of_function(partner: fx.Node, guard: Any, names: tuple[str, ...]) -> dict[str, Any]:
-    order = (
-        ("num_groups", "weight", "bias", "eps") if "num_groups" in names else ("normalized_shape", *_NORM_ORDER[guard])
-    )
-    before = dict(zip(("x", *order), partner.args, strict=False))
+    before = dict(zip(names[:-1], partner.args, strict=False))
     before |= {("x" if k == "input" else k): v for k, v in partner.kwargs.items()}
-    return {**before, "eps": before.get("eps", None if guard is guards.rms_norm else 1e-5)}
+    return _DEFAULTS[guard] | before
 
 
 def _parameter(old: Any, new: Any, name: str, pair: Pair, constant: Callable[[str], Claim]) -> Any:
@@ -90,3 +93,19 @@ def standardised(use: Use, pair: Pair) -> Claim:
     first = found[0]
     kept = Held(before, after, node.name, False, held[0].precision, held[0].fills)
     return Claim(first.old, first.new, first.maps, held=kept)
+
+
+def over_its_core(use: Use) -> Claim:
+    """A guarded normalisation of a tensor of known values, beside the F.normalize of it: both are worked out."""
+    use.rule = "computed from parameters"
+    x = use.claim(0, "x")
+    assert x.held is not None
+    p, dim, eps, core = (plain(use.argument(k, name)) for k, name in enumerate(("p", "dim", "eps", "core"), start=1))
+    old, new = x.held.old.double(), x.held.new.double()
+    if core.old is None:
+        before = nn.functional.normalize(old, p.old, dim.old, eps.old)
+    else:
+        before = guards.normalize(old, p.old, dim.old, eps.old, core.old)
+    after = guards.normalize(new, p.new, dim.new, eps.new, core.new)
+    kept = Held(before, after, use.new.name, False, x.held.precision, x.held.fills, x.held.rounded)
+    return Claim(x.old, x.new, x.maps, held=kept)

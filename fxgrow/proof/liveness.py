@@ -19,16 +19,19 @@ from fxgrow.planning.plan import Plan
 from fxgrow.proof.verification import WithoutNoise, random_inputs, release
 
 
+def leaky(x: Tensor) -> Tensor:
+    """ReLU that lets a little of what is negative through; flat at zero, as ReLU is, where a unit is dead for good."""
+    return F.leaky_relu(x, 0.1) * (x != 0)  # 0.01 in every layer of a chain would soon be rounding
+
+
 class Leaky(WithoutNoise):
     """Activations that can switch a unit off for good let a little through, so that luck plays no part."""
 
     _SMOOTH: ClassVar[dict[Any, Any]] = {
         F.hardswish: F.silu,
         F.hardsigmoid: F.sigmoid,
-        **dict.fromkeys(
-            (F.relu, F.relu6, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, F.hardtanh),
-            lambda x: F.leaky_relu(x, 0.1),  # 0.01 in every layer of a chain would soon be rounding
-        ),
+        **dict.fromkeys((F.relu, F.relu6, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_), leaky),
+        F.hardtanh: lambda x: F.leaky_relu(x, 0.1),
         F.silu: lambda x: F.silu(x) + 0.01 * x,
         F.gelu: lambda x: F.gelu(x) + 0.01 * x,
         **dict.fromkeys((torch.tanh, Tensor.tanh), lambda x: torch.tanh(x) + 0.01 * x),

@@ -13,11 +13,11 @@ from torch import Tensor, fx, nn
 from fxgrow import guards
 from fxgrow.proof.use import ABSENT, Both, Use
 
-NORM_GUARDS = (guards.layer_norm, guards.rms_norm, guards.group_norm, guards.standardize)
+NORM_GUARDS = (guards.layer_norm, guards.rms_norm, guards.group_norm, guards.standardize, guards.normalize)
 _NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)
 _NORM_FUNCTIONS = (
     *(nn.functional.layer_norm, nn.functional.rms_norm, nn.functional.group_norm),
-    nn.functional.batch_norm,
+    *(nn.functional.batch_norm, nn.functional.normalize),
 )
 
 

@@ -309,6 +309,7 @@ _GUARDS: dict[Any, Callable[[tuple[Any, ...]], tuple[Any, tuple[Any, ...]]]] = {
     guards.layer_norm: lambda a: (F.layer_norm, a[:5]),
     guards.rms_norm: lambda a: (F.rms_norm, a[:4]),
     guards.group_norm: lambda a: (F.group_norm, a[:5]),
+    guards.normalize: lambda a: (F.normalize, a[:4]),
     guards.core: lambda a: (torch.clone, a[:1]),
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from fxgrow.proof.claims import (
     at_old,
     both_copies,
     is_new,
+    one_number,
     spare,
     spare_copies,
     unchanged,
@@ -154,6 +155,24 @@ class Use:
                 for both in numbers_in(item):
                     if not both.same:
                         raise Refuted(f"argument {name} of {self.name} is {both.new}, it was {both.old}")
+
+    def settle(self, own: Sequence[Claim]) -> None:
+        """Let tensors of one number have their old units where other tensors, or those of the module, do."""
+        others = [claim for claim in (*self.claims(), *own) if not claim.uniform]
+        maps = [(c.old[k], c.new[k], m) for c in others for k, m in enumerate(c.maps) if m is not None]
+
+        def settled(claim: Claim) -> Claim:
+            found = list(claim.maps)
+            for axis, position in enumerate(claim.maps):
+                sizes = claim.old[axis], claim.new[axis]
+                if position is not None:
+                    found[axis] = next((m for old, new, m in maps if (old, new) == sizes), position)
+            return one_number(claim.old, claim.new, tuple(found), claim.zero is not None)
+
+        if any(claim.uniform for claim in self.claims()):
+            self.args, self.kwargs = (
+                each_claim(item, lambda c: settled(c) if c.uniform else c) for item in (self.args, self.kwargs)
+            )
 
     # -- modules -------------------------------------------------------------------------------------------
 
@@ -339,6 +358,19 @@ def claims_in(item: Any) -> Iterator[Claim]:
             yield from claims_in(value)
     elif isinstance(item, slice):
         yield from claims_in((item.start, item.stop, item.step))
+
+
+def each_claim(item: Any, change: Callable[[Claim], Claim]) -> Any:
+    """The structure with every tensor changed."""
+    if isinstance(item, Claim):
+        return change(item)
+    if isinstance(item, dict):
+        return {key: each_claim(value, change) for key, value in item.items()}
+    if isinstance(item, (tuple, list)):
+        return type(item)([each_claim(value, change) for value in item])
+    if isinstance(item, slice):
+        return slice(*(each_claim(part, change) for part in (item.start, item.stop, item.step)))
+    return item
 
 
 def numbers_in(item: Any) -> Iterator[Both]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fxgrow.axes.layout import Layout, Leaf, leaves, product
 from fxgrow.planning.knowledge import Knowledge
@@ -12,6 +12,9 @@ from fxgrow.proof.rules.attention import attention
 from fxgrow.proof.use import Use
 from fxgrow.rules.law import Edit, Fact, Law, Want
 from fxgrow.rules.op import Op, Tensor, Tree
+
+if TYPE_CHECKING:
+    from fxgrow.planning.learning import Moves
 
 
 class Attention(Law):
@@ -80,6 +83,16 @@ class Attention(Law):
             known = know.fact(op.data["v"], leaf)
             if known is Fact.ZERO or (known is Fact.MEAN and self._only_in_values(op, leaf)):
                 know.learn(output, leaf, known)
+
+    def passes(self, op: Op, operand: Tensor, leaf: Leaf, axis: int | None, moves: Moves) -> bool:
+        """Queries and keys are each other's factor."""
+        pair: list[Tensor] = [op.data["q"], op.data["k"]]
+        if operand not in pair or leaf not in leaves(operand.axes[-1]):
+            return True
+        return not any(moves.zero(other, leaf) for other in pair if other is not operand)
+
+    def ends(self, op: Op, operand: Tensor, axis: int | None) -> bool:
+        return operand in (op.data["q"], op.data["k"]) and axis == operand.rank - 1
 
     def prove(self, use: Use) -> Any:
         return attention(use)

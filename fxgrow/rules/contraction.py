@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fxgrow.axes.layout import Layout, Leaf, leaves
 from fxgrow.planning.knowledge import Knowledge, Way
@@ -20,6 +20,9 @@ from fxgrow.proof.use import Use
 from fxgrow.rules.law import Fact, Law, Range, Want
 from fxgrow.rules.op import Op, Tensor, Tree, is_parametric
 from fxgrow.rules.patterns import Binding, bind, tokens
+
+if TYPE_CHECKING:
+    from fxgrow.planning.learning import Moves
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,8 @@ class Contraction(Law):
             for leaf in know.growing(layout):
                 if not any(is_parametric(operand) for operand in operands):
                     yield [(operand, Want(leaf, Fact.ZERO)) for operand in operands]
+                elif leaf in know.silenced:
+                    yield [(operand, Want(leaf, Fact.ZERO)) for operand in operands if not is_parametric(operand)]
 
     def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
         operands: list[Tensor] = op.data["operands"]
@@ -130,6 +135,8 @@ class Contraction(Law):
             wishes = [(operands[k], Want(want.leaf, want.fact, where, axes[0]))]
             if bias is not None:
                 if want.leaf in bias.leaves():
+                    if where is not None and bias.rank > 1:
+                        continue
                     bias_where = Range(0, where.low, where.high) if where is not None else None
                     wishes.append((bias, Want(want.leaf, want.fact, bias_where)))
                 elif want.fact is Fact.ZERO:
@@ -257,8 +264,30 @@ class Contraction(Law):
             return True
         if added is None:
             return fact is Fact.MEAN
-        shifted = Range(0, where.low, where.high) if where is not None else None
+        shifted = Range(0, where.low, where.high) if where is not None and bias.rank == 1 else None
         return added.get(None) is fact or (shifted is not None and added.get(shifted) is fact)
+
+    def passes(self, op: Op, operand: Tensor, leaf: Leaf, axis: int | None, moves: Moves) -> bool:
+        """Not where another factor is zero at the same new units."""
+        operands: list[Tensor] = op.data["operands"]
+        placed = op.data["binding"].placed
+        for k, own in enumerate(operands):
+            if own is not operand:
+                continue
+            for name, places in placed[k].items():
+                if axis not in (None, *places) or not any(leaf in leaves(own.axes[place]) for place in places):
+                    continue
+                for other, facing in zip(operands, placed, strict=True):
+                    shared = [a for a in facing.get(name, ()) if other is not own and leaf in leaves(other.axes[a])]
+                    if any(moves.zero(other, leaf, a) for a in shared):
+                        return False
+        return True
+
+    def ends(self, op: Op, operand: Tensor, axis: int | None) -> bool:
+        placed = zip(op.data["operands"], op.data["binding"].placed, strict=True)
+        return any(
+            axis in where.get(name, ()) for name, _ in self.contracted(op) for own, where in placed if own is operand
+        )
 
     def prove(self, use: Use) -> Any:
         use.same_module(self.attributes)
@@ -340,6 +369,12 @@ class MatrixProduct(Law):
     def facts(self, op: Op, know: Knowledge) -> None:
         op.data["law"].facts(op, know)
 
+    def passes(self, op: Op, operand: Tensor, leaf: Leaf, axis: int | None, moves: Moves) -> bool:
+        return op.data["law"].passes(op, operand, leaf, axis, moves)  # type: ignore[no-any-return]
+
+    def ends(self, op: Op, operand: Tensor, axis: int | None) -> bool:
+        return op.data["law"].ends(op, operand, axis)  # type: ignore[no-any-return]
+
     def prove(self, use: Use) -> Any:
         use.same_numbers()
         return rules.matrix_product(use, use.claim(), use.claim(1, "mat2" if use.name in ("bmm", "mm") else "other"))
@@ -382,44 +417,3 @@ def _spelled(part: str) -> str:
 
 def _einsum_operands(op: Op) -> list[Tensor | None]:
     return list(op.operands())
-
-
-class Gather(Law):
-    """Rows of a table picked by index: nn.Embedding, F.embedding. Table `[entries, units]`."""
-
-    family = "contraction"
-
-    def relate(self, op: Op) -> Tree:
-        index = op.tensor()
-        table = op.parameter("weight") if op.module is not None else op.tensor(1, "weight")
-        assert table is not None
-        for axis in (*index.axes, table.axes[0]):
-            op.unifier.fix(axis, "entries of a table are picked by index")
-        if op.module is not None:
-            op.attribute("embedding_dim", table.axes[1])
-        op.role(table, "weight")
-        op.data["table"] = table
-        return op.result([*index.axes, table.axes[1]])
-
-    def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
-        return [[(op.data["table"], Want(want.leaf, want.fact, None, 1))]] if want.where is None else []
-
-    def prove(self, use: Use) -> Any:
-        if use.new_module is not None:
-            use.same_module({"embedding_dim"})
-            table = use.parameter("weight")
-            assert table is not None
-            return rules.gather(use, use.claim(), table)
-        use.same_numbers()
-        return rules.gather(use, use.claim(), use.claim(1, "weight"))
-
-    def facts(self, op: Op, know: Knowledge) -> None:
-        table, output = op.data["table"], op.output
-        assert isinstance(output, Tensor)
-        for leaf in know.growing(*output.axes):
-            if table.parameter is not None:
-                know.produced.add((table.parameter, 1, leaf))
-                if know.fact(table, leaf, 1) is Fact.IGNORED and know.ways[leaf] is not Way.ZERO:
-                    know.ask(table, Want(leaf, Fact.ZERO, None, 1))
-            fact = know.fact(table, leaf, 1)
-            know.learn(output, leaf, Fact.BASE if fact is Fact.IGNORED else fact)

@@ -13,12 +13,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fxgrow.axes.layout import Leaf
+from fxgrow.axes.layout import Layout, Leaf, Reason
 from fxgrow.proof.claims import Unproved
 from fxgrow.rules.op import Op, Tensor, Tree
 
 if TYPE_CHECKING:
     from fxgrow.planning.knowledge import Knowledge
+    from fxgrow.planning.learning import Moves
     from fxgrow.proof.use import Use
 
 
@@ -68,11 +69,13 @@ class Law:
     """Base of all laws; by itself it knows nothing and ties everything down."""
 
     family = "unknown"
+    stretches = False  # whether it makes axes of sizes that it is given, which may follow what they meet
 
     def relate(self, op: Op) -> Tree:
         """Tie the axes of operands, parameters and outputs; return the outputs."""
-        op.fix_operands(f"{op.name} has no rule")
-        return op.constants(op.value)
+        text = f"{op.name} has no rule"
+        op.fix_operands(text)
+        return op.constants(op.value, Reason(text, op.place))
 
     def needs(self, op: Op, know: Knowledge) -> Iterable[list[tuple[Tensor, Want]]]:
         """Wishes that let this op keep its old outputs, each a list of alternatives, best first."""
@@ -88,6 +91,21 @@ class Law:
     def edits(self, op: Op, know: Knowledge) -> list[Edit]:
         """Changes to the node that this op's exactness rests on."""
         return []
+
+    def statistics(self, op: Op) -> Iterable[Layout]:
+        """The layouts over which the op takes a statistic that a guard could take over the old units alone."""
+        return ()
+
+    def passes(self, op: Op, operand: Tensor, leaf: Leaf, axis: int | None, moves: Moves) -> bool:
+        """Whether a gradient at the output moves the new entries of an operand: False where zeros stop it for good.
+
+        axis: for a parameter, the axis of its new entries. moves: what is zero, and what has moved, at this step.
+        """
+        return True
+
+    def ends(self, op: Op, operand: Tensor, axis: int | None) -> bool:
+        """Whether the op sums over an axis of a parameter, so that all of the output depends on its new entries."""
+        return False
 
     def reads(self, op: Op) -> Iterable[tuple[str, int]]:
         """The (parameter, axis) pairs that read units rather than make them."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fxgrow.axes.layout import Layout, Leaf, leaves, resolve
 from fxgrow.planning.knowledge import Knowledge, Way
@@ -21,6 +21,9 @@ from fxgrow.rules.law import Edit, Fact, Law, Range, Want
 from fxgrow.rules.op import Op, Tensor, Tree
 from fxgrow.rules.pointwise import Pointwise
 from fxgrow.rules.registry import law_of_module
+
+if TYPE_CHECKING:
+    from fxgrow.planning.learning import Moves
 
 
 def affine(op: Op, gain: Tensor | None, bias: Tensor | None, layout: Layout) -> None:
@@ -55,6 +58,17 @@ def silent_by_affine(op: Op, know: Knowledge, leaf: Leaf, axis: int) -> dict[Ran
         for where, fact in know.ranged(gain, leaf).items()
         if fact is Fact.ZERO and adds_nothing(know, bias, leaf, where)
     }
+
+
+def affine_passes(op: Op, operand: Tensor, leaf: Leaf, moves: Moves, quiet: bool) -> bool:
+    """Whether a gradient passes a gain: not to the input where the gain is zero, nor to the gain where that is `quiet`.
+
+    quiet: the normalised input is zero at new units.
+    """
+    gain, bias = op.data["gain"], op.data["bias"]
+    if operand is gain:
+        return not quiet
+    return operand is bias or gain is None or leaf not in gain.leaves() or not moves.zero(gain, leaf)
 
 
 def affine_is_silent(op: Op, know: Knowledge, leaf: Leaf) -> bool:
@@ -122,6 +136,9 @@ class BatchNorm(Law):
             mean, variance, gain, bias = (use.optional(k + 1, name) for k, name in enumerate(names))
         claim = rules.batch_norm(use, use.claim(), (mean, variance), gain, bias)
         return claim if self.activation is None else rules.activated(use, claim, self.activation)
+
+    def passes(self, op: Op, operand: Tensor, leaf: Leaf, axis: int | None, moves: Moves) -> bool:
+        return affine_passes(op, operand, leaf, moves, moves.zero(op.tensor(), leaf))
 
     def _activation_keeps_zero(self, op: Op) -> bool:
         if self.activation is None or op.module is None:
@@ -216,6 +233,16 @@ class OverUnits(Law):
                 know.learn(output, leaf, Fact.ZERO)
             elif over:
                 know.learn_all(output, leaf, silent_by_affine(op, know, leaf, output.rank - 1))
+
+    def statistics(self, op: Op) -> Iterable[Layout]:
+        yield op.tensor().axes[-1]
+
+    def passes(self, op: Op, operand: Tensor, leaf: Leaf, axis: int | None, moves: Moves) -> bool:
+        x = op.tensor()
+        quiet = moves.zero(x, leaf) and self.fits is Fact.ZERO
+        if self.fits is Fact.MEAN and leaf in leaves(x.axes[-1]) and leaf not in moves.know.guarded:
+            quiet = moves.know.fact(x, leaf) is Fact.MEAN and not moves.has_moved(x, leaf)
+        return affine_passes(op, operand, leaf, moves, quiet)
 
     def edits(self, op: Op, know: Knowledge) -> list[Edit]:
         layout = resolve(op.tensor().axes[-1])
@@ -315,6 +342,12 @@ class GroupNorm(Law):
             known = known and leaf in leaves(op.data["groups"])
             know.learn_all(output, leaf, {None: Fact.ZERO} if known else silent_by_affine(op, know, leaf, 1))
 
+    def statistics(self, op: Op) -> Iterable[Layout]:
+        yield op.data["width"]
+
+    def passes(self, op: Op, operand: Tensor, leaf: Leaf, axis: int | None, moves: Moves) -> bool:
+        return affine_passes(op, operand, leaf, moves, moves.zero(op.tensor(), leaf))
+
     def edits(self, op: Op, know: Knowledge) -> list[Edit]:
         if not know.growing(op.data["width"]):
             return []
@@ -381,6 +414,9 @@ class Guarded(Law):
         assert isinstance(output, Tensor)
         for leaf in know.growing(*output.axes):
             know.learn_all(output, leaf, silent_by_affine(op, know, leaf, self.axis % output.rank))
+
+    def passes(self, op: Op, operand: Tensor, leaf: Leaf, axis: int | None, moves: Moves) -> bool:
+        return affine_passes(op, operand, leaf, moves, False)
 
     def edits(self, op: Op, know: Knowledge) -> list[Edit]:
         layout = op.data["core"]

@@ -177,14 +177,16 @@ class Op:
     def result(self, axes: list[Layout] | tuple[Layout, ...]) -> Tensor:
         return Tensor(tuple(resolve(axis) for axis in axes), op=self)
 
-    def constants(self, value: Any) -> Tree:
-        """A tree of tensors none of whose dimensions grow."""
+    def constants(self, value: Any, reason: Reason | None = None) -> Tree:
+        """A tree of tensors none of whose dimensions grow; reason: why not, where that has to be said."""
         if isinstance(value, torch.Tensor):
+            if reason is not None:
+                return self.result([Leaf(size, reason=reason) for size in value.shape])
             return self.result([self.unifier.constant(size) for size in value.shape])
         if isinstance(value, (tuple, list)) and any(isinstance(item, (torch.Tensor, tuple, list)) for item in value):
-            return tuple(self.constants(item) for item in value)
+            return tuple(self.constants(item, reason) for item in value)
         if isinstance(value, dict):
-            return {key: self.constants(item) for key, item in value.items()}
+            return {key: self.constants(item, reason) for key, item in value.items()}
         return None
 
     def fix_operands(self, text: str) -> None:
@@ -213,4 +215,6 @@ def is_parametric(tensor: Tensor) -> bool:
     if tensor.op is None:
         return False
     operands = tensor.op.operands()
-    return bool(operands) and tensor.op.module is None and all(map(is_parametric, operands))
+    if tensor.op.module is not None:
+        return not operands  # a module that is given nothing, such as a parametrization
+    return bool(operands) and all(map(is_parametric, operands))

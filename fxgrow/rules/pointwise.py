@@ -5,20 +5,26 @@ What matters of a function is whether it keeps zero (f(0) = 0) and whether it ke
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from torch import fx
 
 from fxgrow.axes.layout import Layout, Leaf
 from fxgrow.planning.knowledge import Knowledge
 from fxgrow.proof.claims import inserted
+from fxgrow.proof.rules.movement import run
 from fxgrow.proof.rules.pointwise import combined, pointwise
 from fxgrow.proof.use import Use
 from fxgrow.rules.law import Fact, Law, Range, Want
 from fxgrow.rules.op import Op, Tensor, Tree
 from fxgrow.rules.shape import aliased, overwritten
+
+if TYPE_CHECKING:
+    from fxgrow.planning.learning import Moves
 
 Kind = Literal["linear", "zero", "other", "add", "multiply", "divide", "none"]
 """linear: f(ax) = a f(x); zero: f(0) = 0; other: neither known; none: not a pointwise op after all."""
@@ -120,6 +126,16 @@ class Pointwise(Law):
             return {None: Fact.ZERO}
         return {}
 
+    def passes(self, op: Op, operand: Tensor, leaf: Leaf, axis: int | None, moves: Moves) -> bool:
+        """Not where another factor is zero, or where the function is flat at zero and zero is what it is given."""
+        operands: list[Tensor] = op.data["operands"]
+        kind: Kind = op.data["kind"]
+        if len(operands) > 1:
+            factors = operands if kind == "multiply" else operands[:1] if kind == "divide" else []
+            others = [t for t in factors if t is not operand and leaf in t.leaves()]
+            return not any(moves.zero(other, leaf) for other in others)
+        return kind == "linear" or not moves.zero(operand, leaf) or not is_flat(op)
+
     def prove(self, use: Use) -> Any:
         kind = self.kind if isinstance(self.kind, str) else "other"
         if kind == "none":
@@ -153,6 +169,23 @@ def is_in_place(op: Op) -> bool:
     return (name.endswith("_") and not name.endswith("__")) or name in ("iadd", "imul", "isub", "itruediv")
 
 
+def is_flat(op: Op) -> bool:
+    """Whether a function of one tensor has no slope at zero, as ReLU and squares; tried out in float64."""
+    if not op.value.dtype.is_floating_point:
+        return False
+    x = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    args, kwargs = (
+        fx.node.map_arg(given, lambda node: x.clone() if op.tree_of(node) is not None else node.meta["value"])
+        for given in (op.node.args, op.node.kwargs)
+    )
+    try:
+        y = run(op.node, copy.deepcopy(op.module), args, kwargs, grad=True)
+        (slope,) = torch.autograd.grad(y.sum(), x)
+    except (RuntimeError, TypeError, ValueError, NotImplementedError):
+        return False  # it cannot be told from one entry
+    return not bool(slope.any())
+
+
 def power(op: Op) -> Kind:
     """x ** n keeps zero where n is a positive number."""
     exponent: Any = op.argument(1, "exponent")
@@ -184,6 +217,11 @@ class AddProduct(Pointwise):
         silent = leaf in x.leaves() and know.fact(x, leaf) is Fact.ZERO
         vanishing = any(leaf in factor.leaves() and know.fact(factor, leaf) is Fact.ZERO for factor in factors)
         return {None: Fact.ZERO} if silent and vanishing else {}
+
+    def passes(self, op: Op, operand: Tensor, leaf: Leaf, axis: int | None, moves: Moves) -> bool:
+        x, *factors = op.data["operands"]
+        others = [t for t in factors if operand is not x and t is not operand and leaf in t.leaves()]
+        return not any(moves.zero(other, leaf) for other in others)
 
 
 class ParametricRelu(Pointwise):

@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from fxgrow.axes.layout import Layout, Leaf, join, product, resolve
 from fxgrow.planning.knowledge import Knowledge, Way
-from fxgrow.proof.rules.recurrent import recurrent
+from fxgrow.proof.rules.recurrent import cell, recurrent
 from fxgrow.proof.use import Use
 from fxgrow.rules.law import Fact, Law, Want
 from fxgrow.rules.op import Op, Tensor, Tree, tensors
+
+if TYPE_CHECKING:
+    from fxgrow.planning.learning import Moves
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ class Recurrent(Law):
             for leaf in know.growing(source):
                 know.read.add(leaf)
                 know.contracted.add((str(weight.parameter), 1, leaf))
-                outside = position == 0 or (op.module is not None and op.module.bidirectional and position == 2)
+                outside = position == 0 or (position == 2 and op.module.bidirectional)
                 self._check(op, know, weight, leaf, x if outside else None)
         for weight, _ in op.data["reads"]:
             for leaf in know.growing(weight.axes[0]):
@@ -102,9 +105,57 @@ class Recurrent(Law):
         if not know.ask(weight, Want(leaf, Fact.ZERO if zero else Fact.IGNORED, None, 1)):
             know.fail(op, leaf, f"{op.name} reads it")
 
+    def passes(self, op: Op, operand: Tensor, leaf: Leaf, axis: int | None, moves: Moves) -> bool:
+        """Not to an input whose every weight is zero."""
+        if operand is not op.tensor():
+            return True
+        entering = op.data["reads"][0 : 4 if op.module.bidirectional else 2 : 2]
+        return not entering or not all(moves.zero(weight, leaf, 1) for weight, _ in entering)
+
     def reads(self, op: Op) -> Iterable[tuple[str, int]]:
         return [(str(weight.parameter), 1) for weight, _ in op.data["reads"]]
 
     def operations(self, op: Op, size: Any) -> int:
         steps = math.prod(size(axis) for axis in op.tensor().axes[:-1])
         return int(steps * sum(size(w.axes[0]) * size(w.axes[1]) for w, _ in op.data["reads"]))
+
+
+@dataclass(frozen=True)
+class RecurrentCell(Recurrent):
+    """One step of a recurrence: nn.RNNCell, nn.GRUCell, nn.LSTMCell. A state is given, or starts at zero."""
+
+    def relate(self, op: Op) -> Tree:
+        x = op.tensor()
+        unifier, hidden = op.unifier, op.unifier.fresh(op.module.hidden_size)
+        reads: list[tuple[Tensor, Layout]] = []
+        for name, source in (("weight_ih", x.axis(-1)), ("weight_hh", hidden)):
+            weight = op.parameter(name)
+            assert weight is not None
+            self._tie_gates(op, weight, hidden)
+            unifier.unify(weight.axes[1], source)
+            op.role(weight, "weight")
+            reads.append((weight, source))
+        for name in ("bias_ih", "bias_hh"):
+            bias = op.parameter(name)
+            if bias is not None:
+                self._tie_gates(op, bias, hidden)
+                op.role(bias, "bias")
+        states = list(tensors(op.argument(1, "hx")))
+        for state in states:
+            unifier.unify(state.axes[-1], hidden)
+        for axis in (axis for given in (x, *states) for axis in given.axes[:-1]):
+            unifier.fix(axis, "it is batch")
+        op.attribute("input_size", x.axes[-1])
+        op.attribute("hidden_size", hidden)
+        op.data.update(reads=reads, hidden=hidden)
+        made = op.value if isinstance(op.value, tuple) else (op.value,)
+        after = tuple(op.result([*x.axes[:-1], resolve(hidden)]) for _ in made)
+        return after if isinstance(op.value, tuple) else after[0]
+
+    def passes(self, op: Op, operand: Tensor, leaf: Leaf, axis: int | None, moves: Moves) -> bool:
+        """Not to an input, or a state, whose weight is zero; a state is also passed on unit by unit."""
+        weight, _ = op.data["reads"][0]
+        return operand is not op.tensor() or not moves.zero(weight, leaf, 1)
+
+    def prove(self, use: Use) -> Any:
+        return cell(use, self.gates)

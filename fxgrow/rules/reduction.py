@@ -6,35 +6,45 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from fxgrow import guards
 from fxgrow.axes.layout import Layout, leaves, resolve
 from fxgrow.planning.knowledge import Knowledge
+from fxgrow.proof.claims import Refuted
 from fxgrow.proof.rules.movement import movement
-from fxgrow.proof.rules.reduction import across, reduced
+from fxgrow.proof.rules.reduction import across, over_its_core, reduced
+from fxgrow.proof.rules.spatial import channelwise
 from fxgrow.proof.use import Use, plain
 from fxgrow.rules.law import Edit, Fact, Law, Want
-from fxgrow.rules.op import Op, Tensor, Tree
+from fxgrow.rules.op import Op, Tensor, Tree, tensors
+from fxgrow.rules.pointwise import Pointwise
 from fxgrow.rules.shape import axis_of
 
 
 @dataclass(frozen=True)
 class Reduction(Law):
-    """A statistic over the axes `dim`.
+    """A statistic over the axes `dim`, or several at once (the largest entries and where they are).
 
     kind: "sum" (linear, zeros do not count), "mean" (linear, means do not count), "other" (max, var, norm).
+    keeps_zero: whether it is zero where all entries are.
     """
 
     kind: Literal["sum", "mean", "other"]
     place: tuple[int, str] = (1, "dim")
+    keeps_zero: bool = True
     family = "reduction"
 
     def relate(self, op: Op) -> Tree:
         x = op.tensor()
         given = op.argument(*self.place)
+        if isinstance(given, Tensor):
+            op.law = _LARGER  # `torch.max(x, y)`
+            return op.law.relate(op)
         reduced = range(x.rank) if given is None else [given] if isinstance(given, int) else given
         axes_reduced = sorted(axis_of(axis, x.rank) for axis in reduced)
-        kept = len(op.value.shape) == x.rank if hasattr(op.value, "shape") else False
-        if not hasattr(op.value, "shape"):
+        first = op.value[0] if isinstance(op.value, tuple) else op.value
+        if not hasattr(first, "shape"):
             return super().relate(op)
+        kept = len(first.shape) == x.rank
         axes: list[Layout] = []
         for k in range(x.rank):
             if k not in axes_reduced:
@@ -45,7 +55,7 @@ class Reduction(Law):
         if any(leaf in leaves(axis) for k in axes_reduced for axis in axes for leaf in leaves(x.axes[k])):
             for k in axes_reduced:
                 op.unifier.fix(x.axes[k], "it is both kept and reduced")
-        return op.result(axes)
+        return tuple(op.result(axes) for _ in op.value) if isinstance(op.value, tuple) else op.result(axes)
 
     def needs(self, op: Op, know: Knowledge) -> Iterable[list[tuple[Tensor, Want]]]:
         for leaf in self._reduced(op, know):
@@ -57,13 +67,13 @@ class Reduction(Law):
         return know.growing(*(x.axes[k] for k in op.data["reduced"]))
 
     def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
-        if want.where is None and (want.fact is Fact.ZERO or (want.fact is Fact.MEAN and self.kind != "other")):
+        zero = want.fact is Fact.ZERO and self.keeps_zero
+        if want.where is None and (zero or (want.fact is Fact.MEAN and self.kind != "other")):
             return [[(op.tensor(), want)]]
         return []
 
     def facts(self, op: Op, know: Knowledge) -> None:
-        x, output = op.tensor(), op.output
-        assert isinstance(output, Tensor)
+        x = op.tensor()
         for leaf in self._reduced(op, know):
             known = know.fact(x, leaf)
             fits = (self.kind == "sum" and known is Fact.ZERO) or (
@@ -71,13 +81,21 @@ class Reduction(Law):
             )
             if not fits and leaf not in know.guarded:
                 know.fail(op, leaf, f"{op.name} is taken over it", guardable=True)
-        for leaf in know.growing(*output.axes):
-            known = know.fact(x, leaf)
-            if known is Fact.ZERO or (known is Fact.MEAN and self.kind != "other"):
-                know.learn(output, leaf, known)
+        values = op.value if isinstance(op.value, tuple) else (op.value,)
+        for output, value in zip(tensors(op.output), values, strict=True):
+            for leaf in know.growing(*output.axes) if value.dtype.is_floating_point else ():
+                known = know.fact(x, leaf)
+                if (known is Fact.ZERO and self.keeps_zero) or (known is Fact.MEAN and self.kind != "other"):
+                    know.learn(output, leaf, known)
 
     def prove(self, use: Use) -> Any:
-        return reduced(use, self.kind, self.place)
+        if len(use.claims()) > 1:
+            return _LARGER.prove(use)
+        return reduced(use, self.kind, self.place, self.keeps_zero)
+
+    def statistics(self, op: Op) -> Iterable[Layout]:
+        x = op.tensor()
+        yield from (x.axes[k] for k in op.data["reduced"])
 
     @staticmethod
     def _is_whole(op: Op, leaf: object) -> bool:
@@ -89,6 +107,9 @@ class Reduction(Law):
             for k in op.data["reduced"]
             if any(leaf in know.guarded for leaf in know.growing(op.tensor().axes[k]))
         ]
+
+
+_LARGER = Pointwise("zero")
 
 
 class CoreUnits(Law):
@@ -121,50 +142,102 @@ class CoreUnits(Law):
 
 @dataclass(frozen=True)
 class Across(Law):
-    """Ops that couple all entries of an axis and keep its shape: softmax, cumsum, normalise.
+    """Ops that couple all entries of an axis, which stays: softmax, cumulated sums, sorting, the k largest.
 
-    `zeros_vanish`: new units that are zero leave the old outputs as they were (an L2 norm).
+    default: the axis where none is given.
     """
 
     place: tuple[int, str] = (1, "dim")
-    zeros_vanish: bool = False
     default: int | None = None
     family = "reduction"
 
+    def _axis(self, module: Any, given: Any) -> int | None:
+        axis = getattr(module, "dim", None) if module is not None else given
+        return self.default if axis is None else int(axis)
+
     def relate(self, op: Op) -> Tree:
         x = op.tensor()
-        axis = op.module.dim if op.module is not None else op.argument(*self.place)
-        axis = self.default if axis is None else axis
+        axis = self._axis(op.module, op.argument(*self.place))
         if axis is None:
             return super().relate(op)
-        op.data["axis"] = axis_of(int(axis), x.rank)
-        if not self.zeros_vanish:
-            op.unifier.fix(x.axes[op.data["axis"]], f"{op.name} is taken over it")
+        axis = axis_of(axis, x.rank)
+        op.unifier.fix(x.axes[axis], f"{op.name} is taken over it")
+
+        def made(value: Any) -> Tensor:
+            return op.result([op.unifier.constant(value.shape[k]) if k == axis else x.axes[k] for k in range(x.rank)])
+
+        return tuple(map(made, op.value)) if isinstance(op.value, tuple) else made(op.value)
+
+    def prove(self, use: Use) -> Any:
+        given = None if use.new_module is not None else plain(use.argument(*self.place)).new
+        axis = self._axis(use.new_module, given)
+        if axis is None:
+            return super().prove(use)
+        return channelwise(use, [axis], "other", keeps_zero=False)
+
+
+class OverItsNorm(Law):
+    """A tensor over its own p-norm along an axis: F.normalize, and `guards.normalize` with the norm of the core units.
+
+    New units that are zero leave the norm as it was; any others need the guard.
+    """
+
+    family = "reduction"
+
+    def relate(self, op: Op) -> Tree:
+        x = op.operands()[0]
+        axis = 1 if (given := op.argument(2, "dim")) is None else given
+        op.data.update(x=x, axis=axis_of(int(axis), x.rank))
         return op.result(x.axes)
 
     def needs(self, op: Op, know: Knowledge) -> Iterable[list[tuple[Tensor, Want]]]:
-        for leaf in know.growing(op.tensor().axes[op.data["axis"]]):
-            yield [(op.tensor(), Want(leaf, Fact.ZERO))]
+        x: Tensor = op.data["x"]
+        for layout in self.statistics(op):
+            yield from ([(x, Want(leaf, Fact.ZERO))] for leaf in know.growing(layout) if leaf not in know.guarded)
+
+    def statistics(self, op: Op) -> Iterable[Layout]:
+        if not self._is_guard(op):
+            yield op.data["x"].axes[op.data["axis"]]
 
     def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
-        return [[(op.tensor(), want)]] if self.zeros_vanish and want.fact is Fact.ZERO else []
-
-    def prove(self, use: Use) -> Any:
-        use.same_module()
-        use.same_numbers()
-        module: Any = use.new_module
-        axis = module.dim if module is not None else plain(use.argument(*self.place)).new
-        axis = self.default if axis is None else axis
-        if axis is None:
-            return super().prove(use)
-        return across(use, int(axis), self.zeros_vanish)
+        x: Tensor = op.data["x"]
+        along = want.leaf in leaves(x.axes[op.data["axis"]])  # all its entries are divided by one number
+        return [[(x, want)]] if want.fact is Fact.ZERO or (want.fact is Fact.IGNORED and along) else []
 
     def facts(self, op: Op, know: Knowledge) -> None:
-        x, output = op.tensor(), op.output
+        x, output = op.data["x"], op.output
         assert isinstance(output, Tensor)
-        for leaf in know.growing(x.axes[op.data["axis"]]):
-            if know.fact(x, leaf) is not Fact.ZERO:
-                know.fail(op, leaf, f"{op.name} is taken over it")
+        over = {leaf for layout in self.statistics(op) for leaf in know.growing(layout)}
+        along = know.growing(x.axes[op.data["axis"]])
         for leaf in know.growing(*output.axes):
-            if self.zeros_vanish and know.fact(x, leaf) is Fact.ZERO:
-                know.learn(output, leaf, Fact.ZERO)
+            if leaf in over and leaf not in know.guarded and know.fact(x, leaf) is not Fact.ZERO:
+                know.fail(op, leaf, f"{op.name} is taken over it", guardable=True)
+            kept = {Fact.ZERO, Fact.IGNORED} if leaf in along else {Fact.ZERO}
+            know.learn_all(output, leaf, {r: fact for r, fact in know.ranged(x, leaf).items() if fact in kept})
+
+    def edits(self, op: Op, know: Knowledge) -> list[Edit]:
+        layout = resolve(op.data["x"].axes[op.data["axis"]])
+        if not know.growing(layout):
+            return []
+        if self._is_guard(op):
+            return [Edit("core", {"path": op.path(4, "core"), "core": layout, "old": op.argument(4, "core")})]
+        if not any(leaf in know.guarded for leaf in know.growing(layout)):
+            return []
+        given = {"p": op.argument(1, "p", 2.0), "dim": op.data["axis"], "eps": op.argument(3, "eps", 1e-12)}
+        return [Edit("guard", {"function": "normalize", "arguments": given, "core": layout})]
+
+    def prove(self, use: Use) -> Any:
+        """Beside the guard itself, or beside the op that it took the place of; arguments are in the guard's order."""
+        axis = plain(use.argument(2, "dim", 1))
+        if use.new.target is guards.normalize:
+            use.same_numbers(places=(2, 4))
+            x = use.claim(0, "x")
+            if axis.old % x.rank != axis.new % x.rank:
+                raise Refuted(f"the guard is taken over axis {axis.new}, the norm over axis {axis.old}")
+            return over_its_core(use, x, int(axis.new), plain(use.argument(4, "core")))
+        use.same_numbers()
+        return across(use, int(axis.new), zeros_vanish=True)
+
+    @staticmethod
+    def _is_guard(op: Op) -> bool:
+        return op.node.target is guards.normalize

@@ -7,13 +7,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import fx
 
-from fxgrow.axes.layout import Layout, Leaf, is_fixed, join, product
+from fxgrow.axes.layout import Layout, Leaf, Reason, is_fixed, join, product, resolve
 from fxgrow.planning.knowledge import Knowledge
-from fxgrow.proof.claims import unchanged
-from fxgrow.proof.rules.movement import movement, written
-from fxgrow.proof.use import Use
+from fxgrow.proof.claims import Claim, unchanged
+from fxgrow.proof.rules.movement import filled, movement, written
+from fxgrow.proof.rules.picking import picked
+from fxgrow.proof.use import Use, plain
 from fxgrow.rules.law import Fact, Law, Range, Want
 from fxgrow.rules.op import Op, Path, Tensor, Tree, tensors
 
@@ -93,7 +95,7 @@ def axis_of(number: int, rank: int) -> int:
 
 
 class Permute(Shape):
-    """Reorder axes: permute, transpose, swapaxes, movedim, `.T`."""
+    """Reorder axes: permute, transpose, swapaxes, movedim; `.T` is in attributes.py."""
 
     def __init__(self, order: Callable[[Op, int], list[int]]) -> None:
         self.order = order
@@ -124,6 +126,14 @@ def transposition(op: Op, rank: int) -> list[int]:
     first, second = axis_of(first, rank), axis_of(second, rank)
     order[first], order[second] = order[second], order[first]
     return order
+
+
+def moved(op: Op, rank: int) -> list[int]:
+    source, target = op.argument(1, "source"), op.argument(2, "destination")
+    pairs = [(source, target)] if isinstance(source, int) else list(zip(source, target, strict=True))
+    where = {axis_of(to, rank): axis_of(at, rank) for at, to in pairs}
+    rest = iter(k for k in range(rank) if k not in where.values())
+    return [where[k] if k in where else next(rest) for k in range(rank)]
 
 
 def last_two(op: Op, rank: int) -> list[int]:
@@ -178,28 +188,36 @@ def reshaped(before: tuple[int, ...], after: tuple[int, ...], where: Range) -> M
 
 def unflattened_sizes(op: Op) -> list[Path | None]:
     """The sizes that unflatten takes one axis apart into."""
-    given = op.raw(2, "sizes")
+    given = op.argument(2, "sizes")
     rank = len(op.value.shape)
     first = axis_of(op.argument(1, "dim"), rank - len(given) + 1)
     own = [(*op.path(2, "sizes"), k) for k in range(len(given))]
     return [None] * first + own + [None] * (rank - first - len(own))
 
 
-def listed_sizes(op: Op) -> list[Path]:
-    """The size arguments of view, reshape and expand, whichever way they are spelled."""
-    if len(op.node.args) >= 2 and isinstance(op.node.args[1], (tuple, list)):
-        return [("args", 1, k) for k in range(len(op.node.args[1]))]
-    if "shape" in op.node.kwargs or "size" in op.node.kwargs:
-        name = "shape" if "shape" in op.node.kwargs else "size"
-        given = op.node.kwargs[name]
-        return [("kwargs", name, k) for k in range(len(given))] if isinstance(given, (tuple, list)) else []
-    if len(op.node.args) == 2 and isinstance(op.lower(op.node.args[1]), tuple):
-        return []  # a whole shape taken from another tensor: it follows by itself, or the plan says so
-    return [("args", k) for k in range(1, len(op.node.args))]
+def listed_sizes(op: Op, first: int = 1) -> list[Path]:
+    """The size arguments of view, reshape, expand and zeros, whichever way they are spelled; `first`: where they begin.
+
+    A whole shape in one node has a path for each of its items.
+    """
+    for name in ("shape", "size"):
+        if name in op.node.kwargs:
+            return _items(op, ("kwargs", name))
+    if len(op.node.args) == first + 1 or isinstance(op.raw(first, ""), (tuple, list)):
+        return _items(op, ("args", first)) or [("args", first)]
+    return [("args", k) for k in range(first, len(op.node.args))]
+
+
+def _items(op: Op, path: Path) -> list[Path]:
+    """The paths of the items of an argument; none where it is no tuple."""
+    given = op.lower(follow(op.node, path))
+    return [(*path, k) for k in range(len(given))] if isinstance(given, (tuple, list)) else []
 
 
 class Expand(Shape):
     """Stretch axes of size one: expand, expand_as."""
+
+    stretches = True
 
     def relate(self, op: Op) -> Tree:
         x = op.tensor()
@@ -218,7 +236,7 @@ class Expand(Shape):
                 if own is not None:
                     op.unifier.fix(own, "a dimension of size one is expanded")
                 if facing is None:
-                    facing = op.unifier.fresh(size) if self._literal(op, k) else op.unifier.constant(size)
+                    facing = op.unifier.fresh(size) if size > 1 and self._has_path(op) else op.unifier.constant(size)
                 axes.append(facing)
         if like is None:
             paths = listed_sizes(op)
@@ -229,10 +247,9 @@ class Expand(Shape):
         return op.result(axes)
 
     @staticmethod
-    def _literal(op: Op, k: int) -> bool:
-        """Whether the stretched size is written in the graph, so that it can be rewritten."""
-        paths = listed_sizes(op)
-        return len(paths) == len(op.value.shape) and isinstance(follow(op.node, paths[k]), int)
+    def _has_path(op: Op) -> bool:
+        """Whether the stretched sizes are arguments, which can follow."""
+        return op.name != "expand_as" and len(listed_sizes(op)) == len(op.value.shape)
 
     def sources(self, op: Op) -> list[Tensor]:
         return op.operands()[:1]
@@ -253,6 +270,12 @@ def follow(node: fx.Node, path: Path) -> Any:
     for step in path[1:]:
         value = getattr(value, step) if isinstance(value, slice) else value[step]
     return value
+
+
+def whole_shape(node: fx.Node, path: Path) -> fx.Node | None:
+    """The node that holds the whole shape of which a path names an item, where the graph has it in one node."""
+    above = follow(node, path[:-1]) if len(path) > 2 else None
+    return above if isinstance(above, fx.Node) else None
 
 
 @dataclass
@@ -416,15 +439,28 @@ class GetItem(Shape):
         return own, Piece(axis, start, stop, True)
 
     def _gather(self, op: Op, x: Tensor, values: list[Any]) -> Tree:
-        plain = [k for k, v in enumerate(values) if not (isinstance(v, slice) and v == slice(None))]
-        if len(plain) != 1 or not isinstance(values[plain[0]], Tensor):
+        axes = picking_axes(values, x.rank)
+        if axes is None:
             return Law.relate(self, op)
-        axis, index = plain[0], values[plain[0]]
-        op.unifier.fix(x.axes[axis], "its entries are picked by index")
+        for axis in set(range(x.rank)) - set(axes):
+            op.unifier.fix(x.axes[axis], "its entries are picked by index")
         op.data["pieces"] = None
-        for one in index.axes:
-            op.unifier.fix(one, "it is an index")
-        return op.result([*x.axes[:axis], *index.axes, *x.axes[axis + 1 :]])
+        for index in op.operands()[1:]:
+            for one in index.axes:
+                op.unifier.fix(one, "it is an index")
+        shape = op.value.shape
+        return op.result([op.unifier.constant(shape[k]) if a is None else x.axes[a] for k, a in enumerate(axes)])
+
+    def prove(self, use: Use) -> Any:
+        given = use.claims()
+        if isinstance(use.args[0], Claim) and len(given) > 1 and not all(index.constant for index in given[1:]):
+            index = use.argument(1, "index")
+            items = list(index) if isinstance(index, tuple) else [index]
+            values = [item.old if isinstance(item, Claim) else plain(item).old for item in items]
+            axes = picking_axes([torch.empty(v) if isinstance(v, tuple) else v for v in values], given[0].rank)
+            if axes is not None:
+                return picked(use, axes)
+        return movement(use)
 
     def forward(self, op: Op, source: Tensor, output: Tensor, where: Range) -> Moved:
         pieces = op.data.get("pieces")
@@ -445,13 +481,47 @@ class GetItem(Shape):
         return cut_backward(pieces[0], source, where)
 
 
+def picking_axes(values: list[Any], rank: int) -> list[int | None] | None:
+    """Of `x[...]` with indices among whole axes: for each axis of the output that of x, or None for one of the indices.
+
+    None at all: where anything else is among them. values: tensors (of either kind) and lists are indices.
+    """
+    indices = [v for v in values if not isinstance(v, slice) and v is not Ellipsis]
+    shapes = [
+        v.shape if hasattr(v, "shape") else torch.tensor(v).shape if isinstance(v, list) else None for v in indices
+    ]
+    whole = all(v == slice(None) for v in values if isinstance(v, slice))
+    if not whole or None in shapes or any(isinstance(v, list) and any(type(i) is bool for i in v) for v in indices):
+        return None
+    places, axis = [], 0
+    for value in values:
+        if value is Ellipsis:
+            axis += rank - (len(values) - 1)
+            continue
+        if not isinstance(value, slice):
+            places.append(axis)
+        axis += 1
+    kept = [k for k in range(rank) if k not in places]
+    before = [k for k in kept if k < places[0]] if places == [*range(places[0], places[-1] + 1)] else []
+    picked_rank = max(len(shape) for shape in shapes if shape is not None)
+    return [*before, *[None] * picked_rank, *(k for k in kept if k not in before)]
+
+
 class Concatenate(Shape):
-    """`cat` along an axis: the result joins its parts."""
+    """`cat` along an axis, `hstack`, `vstack`: the result joins its parts."""
+
+    def __init__(self, axis: int | None = None) -> None:
+        self.axis = axis
 
     def relate(self, op: Op) -> Tree:
         given = op.argument(0, "tensors")
         parts = [t for t in given if isinstance(t, Tensor)]
-        axis = axis_of(op.argument(1, "dim", 0), parts[0].rank)
+        if self.axis is None:
+            axis = axis_of(op.argument(1, "dim", 0), parts[0].rank)
+        else:
+            axis = self.axis if parts[0].rank > 1 else 0
+        if len(op.value.shape) != parts[0].rank:
+            return super().relate(op)
         axes: list[Layout] = []
         for k in range(parts[0].rank):
             if k == axis:
@@ -484,16 +554,22 @@ class Stack(Shape):
 
 
 class Repeat(Shape):
-    """`repeat`, `tile`: an axis repeated k times is k x the axis."""
+    """`repeat`, `tile`: an axis repeated k times is k x the axis; one of size one is stretched."""
+
+    stretches = True
 
     def relate(self, op: Op) -> Tree:
         x = op.tensor()
         shape = tuple(op.value.shape)
         lead = len(shape) - x.rank
         axes: list[Layout] = []
+        paths = listed_sizes(op) if op.name == "repeat" else []
         for k, size in enumerate(shape):
             own = x.axis(k - lead) if k >= lead else None
-            if own is None or (own.size != size and is_fixed(own)):
+            if own is not None and own.size == 1 < size and is_fixed(own) and len(paths) == len(shape):
+                axes.append(op.unifier.fresh(size))
+                op.size(paths[k], axes[-1])
+            elif own is None or (own.size != size and is_fixed(own)):
                 axes.append(op.unifier.constant(size))
             else:
                 axes.append(own if own.size == size else join([own] * (size // own.size)))
@@ -517,6 +593,20 @@ class RepeatEach(Shape):
         return op.result(axes)
 
 
+class Shuffled(Shape):
+    """Channel shuffle: groups x width to width x groups, along axis 1."""
+
+    def relate(self, op: Op) -> Tree:
+        x = op.tensor()
+        count = op.module.groups if op.module is not None else op.argument(1, "groups")
+        groups, width = op.unifier.factor(x.axes[1], [count, x.shape[1] // count])
+        if op.module is not None:
+            op.attribute("groups", groups)
+        else:
+            op.size(op.path(1, "groups"), groups)
+        return op.result([x.axes[0], product([resolve(width), resolve(groups)]), *x.axes[2:]])
+
+
 class Windows(Shape):
     """`Tensor.unfold`: windows along an axis, their entries on a new last axis."""
 
@@ -529,17 +619,49 @@ class Windows(Shape):
 
 
 class Made(Law):
-    """New tensors of given sizes (`x.new_zeros`): nothing of `x` but its kind goes into them."""
+    """New tensors of given sizes. Filled with one number, their sizes follow the tensors that they meet.
+
+    why_not: why the sizes cannot follow, where entries are not all one number. first: where the sizes begin.
+    """
 
     family = "creation"
+    stretches = True
+
+    def __init__(self, why_not: str = "", first: int = 0) -> None:
+        self.why_not = why_not
+        self.first = first
 
     def relate(self, op: Op) -> Tree:
-        return op.constants(op.value)
+        shape = tuple(op.value.shape) if hasattr(op.value, "shape") else ()
+        paths = listed_sizes(op, self.first) if not self.why_not else []
+        if op.name in ("full", "new_full"):  # the number comes after the sizes
+            paths = _items(op, op.path(self.first, "size"))
+            op.data["number"] = op.argument(self.first + 1, "fill_value")
+        elif op.name in ("zeros", "new_zeros"):
+            op.data["number"] = 0
+        if len(paths) != len(shape):
+            text = f"{op.name}: {self.why_not}" if self.why_not else ""
+            return op.constants(op.value, Reason(text, op.place) if text else None)
+        axes: list[Layout] = [op.unifier.fresh(s) if s > 1 else op.unifier.constant(s) for s in shape]
+        for path, axis in zip(paths, axes, strict=True):
+            op.size(path, axis)
+        return op.result(axes)
+
+    def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
+        return [[]] if want.fact is Fact.MEAN or (want.fact is Fact.ZERO and op.data.get("number") == 0) else []
+
+    def facts(self, op: Op, know: Knowledge) -> None:
+        output = op.output
+        assert isinstance(output, Tensor)
+        for leaf in know.growing(*output.axes):
+            know.learn(output, leaf, Fact.ZERO if op.data.get("number") == 0 else Fact.MEAN)
 
     def prove(self, use: Use) -> Any:
-        use.rule = "made of sizes alone"
-        use.same_numbers()
-        return unchanged(use.value.shape)
+        if self.why_not:
+            use.rule = "made of sizes alone"
+            use.same_numbers()
+            return unchanged(use.value.shape)
+        return filled(use)
 
 
 class Passing(Shape):

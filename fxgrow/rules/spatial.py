@@ -40,8 +40,9 @@ class Spatial(Law):
         return [[(op.operands()[0], want)]] if keeps and want.where is None else []
 
     def facts(self, op: Op, know: Knowledge) -> None:
-        for output in tensors(op.output):
-            for leaf in know.growing(*output.axes):
+        values = op.value if isinstance(op.value, tuple) else (op.value,)
+        for output, value in zip(tensors(op.output), values, strict=True):
+            for leaf in know.growing(*output.axes) if value.dtype.is_floating_point else ():
                 known = know.fact(op.operands()[0], leaf)
                 if known is Fact.ZERO or (known is Fact.MEAN and self.kind == "linear"):
                     know.learn(output, leaf, known)
@@ -50,6 +51,19 @@ class Spatial(Law):
         rank = use.claims()[0].rank if use.claims() else 0
         spatial = self.rank or rank - 2
         return channelwise(use, range(rank - spatial, rank), self.kind)
+
+
+class Sampled(Spatial):
+    """`F.grid_sample`: the same points of every channel, as a grid says."""
+
+    def __init__(self) -> None:
+        super().__init__("linear")
+
+    def relate(self, op: Op) -> Tree:
+        x, *grids = op.operands()
+        for axis in (x.axes[0], *(axis for grid in grids for axis in grid.axes)):
+            op.unifier.fix(axis, "it is batch, or a grid")
+        return super().relate(op)
 
 
 @dataclass(frozen=True)

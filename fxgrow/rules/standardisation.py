@@ -6,14 +6,17 @@ by the same deviation and keep their sign and their zeros, so that a zero or opp
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fxgrow.axes.layout import leaves, resolve
+from fxgrow.axes.layout import Leaf, leaves, resolve
 from fxgrow.planning.knowledge import Knowledge, Way
 from fxgrow.proof.use import Use
 from fxgrow.rules.law import Edit, Fact, Law, Want
-from fxgrow.rules.normalisation import BatchNorm, affine, silent_by_affine, zero_by_affine
+from fxgrow.rules.normalisation import BatchNorm, affine, affine_passes, silent_by_affine, zero_by_affine
 from fxgrow.rules.op import Op, Tensor, Tree, is_parametric
+
+if TYPE_CHECKING:
+    from fxgrow.planning.learning import Moves
 
 
 class Standardised(Law):
@@ -50,6 +53,9 @@ class Standardised(Law):
         for leaf in know.growing(output.axes[1]):
             if leaf not in leaves(x.axes[2]):
                 know.learn_all(output, leaf, silent_by_affine(op, know, leaf, 1))
+
+    def passes(self, op: Op, operand: Tensor, leaf: Leaf, axis: int | None, moves: Moves) -> bool:
+        return affine_passes(op, operand, leaf, moves, False)
 
     def edits(self, op: Op, know: Knowledge) -> list[Edit]:
         layout = resolve(_weight(op).axes[2])

@@ -14,12 +14,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from fxgrow import guards
-from fxgrow.rules import pointwise, shape
+from fxgrow.rules import elementwise, pointwise, shape
 from fxgrow.rules.attention import Attention
+from fxgrow.rules.attributes import Attribute
+from fxgrow.rules.comparing import Compared
 from fxgrow.rules.contraction import (
     Contraction,
     Einsum,
-    Gather,
     MatrixProduct,
     functional_operands,
     module_operands,
@@ -27,15 +28,20 @@ from fxgrow.rules.contraction import (
     prove_linear,
 )
 from fxgrow.rules.convolution import Convolution, prove_convolution, prove_transposed
+from fxgrow.rules.gated import GatedUnit
 from fxgrow.rules.law import Fact
+from fxgrow.rules.lookup import Gather, GatherBags
 from fxgrow.rules.normalisation import BatchNorm, GroupNorm, Guarded, OverUnits
+from fxgrow.rules.picking import GatherAlong, IndexSelect, Narrow, Select
 from fxgrow.rules.pointwise import AddProduct, ParametricRelu, Pointwise
+from fxgrow.rules.products import AddedProduct, Lettered, inner, outer, tensordot
 from fxgrow.rules.readout import Readout
-from fxgrow.rules.recurrent import Recurrent
-from fxgrow.rules.reduction import Across, CoreUnits, Reduction
-from fxgrow.rules.registry import rule, rules
-from fxgrow.rules.spatial import Pad, PixelShuffle, Spatial, Unfold
+from fxgrow.rules.recurrent import Recurrent, RecurrentCell
+from fxgrow.rules.reduction import Across, CoreUnits, OverItsNorm, Reduction
+from fxgrow.rules.registry import rows, rule, rules
+from fxgrow.rules.spatial import Pad, PixelShuffle, Sampled, Spatial, Unfold
 from fxgrow.rules.standardisation import BatchNormFunction, Standardised
+from fxgrow.rules.weight_norm import Parametrized
 
 # -- contractions --------------------------------------------------------------------------------------------
 
@@ -92,7 +98,15 @@ rules(
 )
 
 rules((operator.matmul, torch.matmul, torch.bmm, torch.mm, "matmul", "bmm", "mm"), MatrixProduct())
+rules((torch.dot, torch.mv, "dot", "mv"), MatrixProduct())
 rule(torch.functional.einsum, Einsum())
+rule(torch.functional.tensordot, Lettered(tensordot, "dims", 2))
+rules((torch.inner, "inner"), Lettered(inner))
+rules((torch.outer, "outer", torch.ger, "ger"), Lettered(outer))
+rules((torch.addmm, "addmm"), AddedProduct("nk", "km", "nm"))
+rules((torch.baddbmm, "baddbmm"), AddedProduct("bnk", "bkm", "bnm"))
+rules((torch.addmv, "addmv"), AddedProduct("nk", "k", "n"))
+rule(nn.EmbeddingBag, GatherBags())
 rule(nn.Embedding, Gather())
 rule(F.embedding, Gather())
 
@@ -134,6 +148,11 @@ _POINTWISE: dict[Any, list[Any]] = {
 }
 for _law, _targets in _POINTWISE.items():
     rules(_targets, Pointwise(_law))
+rules((F.softshrink, F.hardshrink, F.rrelu), Pointwise("zero"))
+for _target, _kind in elementwise.rows(set(rows())):
+    rule(_target, Pointwise(_kind))
+rules((nn.GLU, F.glu), GatedUnit())
+rules((torch.lerp, "lerp"), Pointwise("zero"))
 rule(nn.PReLU, ParametricRelu())
 rules((torch.addcmul, "addcmul"), AddProduct())
 
@@ -144,17 +163,19 @@ rules(
     ("transpose", torch.transpose, "swapaxes", torch.swapaxes, "swapdims", torch.swapdims),
     shape.Permute(shape.transposition),
 )
-rule("t", shape.Permute(shape.last_two))
+rules(("t", torch.t, "adjoint", torch.adjoint), shape.Permute(shape.last_two))
+rules(("movedim", torch.movedim, "moveaxis", torch.moveaxis), shape.Permute(shape.moved))
+rule(getattr, Attribute())
 rules(("view", "reshape", torch.reshape), shape.Reshape(shape.listed_sizes))
 rules(
     (
         *("flatten", "squeeze", "unsqueeze", "reshape_as", "view_as"),
-        *(torch.flatten, torch.squeeze, torch.unsqueeze, nn.Flatten),
+        *(torch.flatten, torch.squeeze, torch.unsqueeze, nn.Flatten, "ravel", torch.ravel),
     ),
     shape.Reshape(),
 )
 rules(("unflatten", torch.unflatten), shape.Reshape(shape.unflattened_sizes))
-rules(("expand", "expand_as"), shape.Expand())
+rules(("expand", "expand_as", "broadcast_to", torch.broadcast_to), shape.Expand())
 for _name, _targets in {
     "chunk": ["chunk", torch.chunk],
     "split": ["split", torch.split, torch.functional.split],
@@ -163,20 +184,31 @@ for _name, _targets in {
 }.items():
     rules(dict.fromkeys(_targets), shape.Cut(_name))
 rule(operator.getitem, shape.GetItem())
+rules(("select", torch.select), Select())
+rules(("narrow", torch.narrow), Narrow())
+rules(("index_select", torch.index_select), IndexSelect())
+rules(("gather", torch.gather), GatherAlong())
 rule(operator.setitem, shape.Written())
 rules((torch.cat, torch.concat, torch.concatenate), shape.Concatenate())
+rules((torch.hstack, torch.column_stack), shape.Concatenate(1))
+rule(torch.vstack, shape.Concatenate(0))
 rule(torch.stack, shape.Stack())
+rules((nn.ChannelShuffle, F.channel_shuffle), shape.Shuffled())
 rules(("repeat", "tile", torch.tile), shape.Repeat())
 rules((torch.repeat_interleave, "repeat_interleave"), shape.RepeatEach())
 rule("unfold", shape.Windows())
-rules(("new_zeros", "new_ones", "new_full"), shape.Made())
+rules((torch.zeros, torch.ones, torch.full), shape.Made())
+rules(("new_zeros", "new_ones", "new_full"), shape.Made(first=1))
+rules((torch.rand, torch.randn, torch.randint, torch.randperm, torch.empty), shape.Made("its entries are drawn"))
+rules((torch.arange, torch.linspace, torch.eye), shape.Made("its entries go by their position"))
 rules((torch.roll, "roll"), shape.Passing((2, "dims")))
 rules((torch.flip, "flip"), shape.Passing((1, "dims")))
 
 # -- normalisation -------------------------------------------------------------------------------------------
 
 rules((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), BatchNorm())
-rules((nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d), BatchNorm())
+rule(nn.SyncBatchNorm, BatchNorm())
+rules((nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, F.instance_norm), BatchNorm())
 rule(F.batch_norm, BatchNormFunction())
 rules((nn.LayerNorm, F.layer_norm), OverUnits(Fact.MEAN, "layer_norm", 1e-5))
 rules((nn.RMSNorm, F.rms_norm), OverUnits(Fact.ZERO, "rms_norm"))
@@ -187,16 +219,31 @@ rule(guards.group_norm, Guarded(axis=1, grouped=True))
 rule(guards.standardize, Standardised())
 rule(guards.core, CoreUnits())
 rule(guards.readout, Readout())
+rule(nn.utils.parametrize.ParametrizationList, Parametrized())
 rule(guards.multiplied, Pointwise("linear"))
 
 # -- reductions ----------------------------------------------------------------------------------------------
 
 rules(("sum", torch.sum), Reduction("sum"))
 rules(("mean", torch.mean), Reduction("mean"))
-rules(("norm", torch.norm), Reduction("other", (2, "dim")))
+rules(("norm", torch.norm, torch.linalg.vector_norm), Reduction("other", (2, "dim")))
 rules(("amax", "amin", torch.amax, torch.amin, "var", torch.var, "std", torch.std), Reduction("other"))
+rules(("max", "min", torch.max, torch.min, "median", torch.median, "prod", torch.prod), Reduction("other"))
+rules((torch.var_mean, torch.std_mean, torch.aminmax, "aminmax"), Reduction("other"))
+_NOT_ZERO = Reduction("other", keeps_zero=False)
+rules(("logsumexp", torch.logsumexp, "argmax", "argmin", torch.argmax, torch.argmin), _NOT_ZERO)
+rules(("all", "any", torch.all, torch.any), _NOT_ZERO)
 rules((nn.Softmax, F.softmax, torch.softmax, "softmax", nn.LogSoftmax, F.log_softmax, torch.log_softmax), Across())
-rule(F.normalize, Across((2, "dim"), zeros_vanish=True, default=1))
+rules((nn.Softmin, F.softmin, "log_softmax"), Across())
+rule(nn.Softmax2d, Across(default=-3))
+rules(("cumsum", torch.cumsum, "cumprod", torch.cumprod, "logcumsumexp", torch.logcumsumexp), Across())
+rules(("cummax", torch.cummax, "cummin", torch.cummin), Across())
+rules(("sort", torch.sort, "argsort", torch.argsort), Across(default=-1))
+rules(("topk", torch.topk), Across((2, "dim"), default=-1))
+rules((F.normalize, guards.normalize), OverItsNorm())
+rules((F.cosine_similarity, nn.CosineSimilarity), Compared())
+rules((F.pairwise_distance, nn.PairwiseDistance), Compared(default=-1))
+rule(torch.cdist, Compared(default=-1, pairs=True))
 
 # -- attention and recurrence --------------------------------------------------------------------------------
 
@@ -204,6 +251,9 @@ rule(F.scaled_dot_product_attention, Attention())
 rule(nn.RNN, Recurrent(1))
 rule(nn.GRU, Recurrent(3))
 rule(nn.LSTM, Recurrent(4))
+rule(nn.RNNCell, RecurrentCell(1))
+rule(nn.GRUCell, RecurrentCell(3))
+rule(nn.LSTMCell, RecurrentCell(4))
 
 # -- space ---------------------------------------------------------------------------------------------------
 
@@ -220,9 +270,14 @@ _PICKING: dict[int, list[Any]] = {
 for _rank in (1, 2, 3):
     rules(_AVERAGING[_rank], Spatial("linear", _rank))
     rules(_PICKING[_rank], Spatial("zero", _rank))
+    rules((getattr(F, f"{_name}max_pool{_rank}d_with_indices") for _name in ("", "adaptive_")), Spatial("zero", _rank))
 rules((nn.Upsample, nn.UpsamplingBilinear2d, nn.UpsamplingNearest2d, F.interpolate), Spatial("linear"))
-rules((nn.ZeroPad2d, nn.ConstantPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d), Pad())
+rules((nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d, nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d), Pad())
+rules((nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReflectionPad3d), Pad())
+rules((nn.ReplicationPad1d, nn.ReplicationPad2d, nn.ReplicationPad3d), Pad())
+rules((nn.CircularPad1d, nn.CircularPad2d, nn.CircularPad3d), Pad())
 rule(F.pad, Pad())
+rule(F.grid_sample, Sampled())
 rules((nn.PixelShuffle, F.pixel_shuffle), PixelShuffle())
 rules((nn.PixelUnshuffle, F.pixel_unshuffle), PixelShuffle(inverse=True))
 rules((nn.Unfold, F.unfold), Unfold())

@@ -12,13 +12,15 @@ import torch
 import torch.nn.functional as F
 from timm.models import _features_fx as timm_registry
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 from torchvision.models import swin_transformer as torchvision_windows
 from torchvision.ops import StochasticDepth
 
 from fxgrow import guards
+from fxgrow.rules.elementwise import BINARY
 from fxgrow.rules.pointwise import Pointwise
 from fxgrow.rules.registry import rows
-from tests.rules.alone import Case
+from fxgrow.testing.alone import Case
 
 INDEX = torch.tensor([[0, 2, 1], [1, 1, 0]])
 MASK = torch.tensor([True, False, True, False])
@@ -62,6 +64,17 @@ class WindowAttention(nn.Module):
         return torchvision_windows.shifted_window_attention(
             x, enter, leave, bias, [2, 2], 3, [1, 1], qkv_bias=one, proj_bias=two
         )
+
+
+class LSTMCell(nn.Module):
+    """With a state, which is a pair."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.LSTMCell(4, 3)
+
+    def forward(self, x: Tensor, h: Tensor, c: Tensor) -> Any:
+        return self.cell(x, (h, c))
 
 
 def overwritten(x: Tensor) -> Tensor:
@@ -108,13 +121,15 @@ _TWO_OPERANDS = {
     *(torch.maximum, torch.minimum, operator.add, operator.sub, torch.add, torch.sub, operator.mul, torch.mul),
     *(operator.truediv, torch.div, operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge),
     *("add", "sub", "mul", "div", "eq", "ne", "lt", "le", "gt", "ge", "type_as"),
+    *(getattr(torch, name) for names in BINARY.values() for name in names.split() if hasattr(torch, name)),
+    *(name for names in BINARY.values() for name in names.split()),
 }
 _IN_PLACE = {operator.iadd, operator.isub, operator.imul, operator.itruediv}
 _NOT_BY_THEMSELVES = {
-    *("cuda", "masked_fill", "masked_fill_", "where"),
+    *("cuda", "masked_fill", "masked_fill_", "where", "lerp", torch.lerp),
     *(torch.where, operator.invert, torch.logical_not),
 }
-_LOW_PRECISION = {"float": 1e-6, "half": 2e-3, "bfloat16": 2e-2}
+_LOW_PRECISION = {"byte": 256.0, "char": 256.0, "float": 1e-6, "half": 2e-3, "bfloat16": 2e-2}
 
 
 def brought_by_fxgrow(target: Any) -> bool:
@@ -139,7 +154,8 @@ def pointwise_cases() -> list[Case]:
         elif isinstance(target, str):
             copied = target.endswith("_")
             call = method(target, *arguments)
-            two = (ROWS, VECTOR) if target in ("add_", "sub_", "mul_", "div_") else (ROWS,)
+            of_two = target in ("add_", "sub_", "mul_", "div_") or (copied and target[:-1] in _TWO_OPERANDS)
+            two = (ROWS, VECTOR) if of_two else (ROWS,)
             tolerance = _LOW_PRECISION.get(target, 1e-10)
             cases.append(Case(name, lambda x, *y, c=call, k=copied: c(x * 1.0 if k else x, *y), two, 2, tolerance))
         else:
@@ -205,6 +221,27 @@ CASES = [
     Case("einsum", lambda q, k: torch.einsum("bqhd,bkhd->bhqk", q, k), ((2, 3, 2, 4), (2, 5, 2, 4)), 5),
     Case("einsum implicit", lambda a, b: torch.einsum("ij,jk", a, b), (ROWS, (4, 5)), 3),
     Case("einsum ellipsis", lambda a, b: torch.einsum("...i,oi->...o", a, b), ((2, 3, 4), (5, 4)), 4),
+    Case("addmm", torch.addmm, (VECTOR, (3, 5), (5, 4)), 3),
+    Case("addmm method", method("addmm"), ((3, 4), (3, 5), (5, 4)), 3),
+    Case("addmm of one row", lambda x, a, b: torch.addmm(x, a, b, beta=0.5, alpha=2.0), ((1, 4), (3, 5), (5, 4)), 3),
+    Case("baddbmm", torch.baddbmm, ((2, 3, 4), (2, 3, 5), (2, 5, 4)), 4),
+    Case("baddbmm method", method("baddbmm"), ((2, 3, 4), (2, 3, 5), (2, 5, 4)), 4),
+    Case("addmv", torch.addmv, ((3,), (3, 4), (4,)), 2),
+    Case("addmv method", method("addmv"), ((3,), (3, 4), (4,)), 2),
+    Case("tensordot", lambda a, b: torch.tensordot(a, b, ([1], [2])), ((3, 4), (2, 5, 4)), 4),
+    Case("tensordot of two axes", lambda a, b: torch.tensordot(a, b, 2), ((5, 3, 4), (3, 4, 2)), 4),
+    Case("inner", torch.inner, (ROWS, (5, 4)), 3),
+    Case("inner method", method("inner"), (ROWS, VECTOR), 2),
+    *(Case(f"torch.{f.__name__}", f, (VECTOR, (3,)), 2) for f in (torch.outer, torch.ger)),
+    *(Case(f"{name} method", method(name), (VECTOR, (3,)), 2) for name in ("outer", "ger")),
+    Case("torch.dot", torch.dot, (VECTOR, VECTOR), 1),
+    Case("dot", method("dot"), (VECTOR, VECTOR), 1),
+    Case("torch.mv", torch.mv, (ROWS, VECTOR), 2),
+    Case("mv", method("mv"), (ROWS, VECTOR), 2),
+    *(
+        Case(f"embedding bag by {mode}", nn.EmbeddingBag(5, 4, mode=mode), (INDEX,), 1)
+        for mode in ("sum", "mean", "max")
+    ),
     Case("embedding", nn.Embedding(5, 4), (INDEX,), 1),
     Case("F.embedding", F.embedding, (INDEX, (5, 4)), 1),
     # shape
@@ -262,6 +299,10 @@ CASES = [
     Case("torch.tile", lambda x: torch.tile(x, (1, 2)), (ROWS,), 2),
     Case("roll", method("roll", 1, 0), (ROWS,), 1),
     Case("torch.roll", lambda x: torch.roll(x, (1, 1), (0, 1)), ((2, 3, 4),), 1),
+    Case("lerp", lambda x, y: x.lerp(y, 0.3), (ROWS, ROWS), 2),
+    Case("torch.lerp by a tensor", torch.lerp, (ROWS, ROWS, VECTOR), 2),
+    Case("F.glu", lambda x: F.glu(x, 1), ((3, 8),), 2),
+    Case("nn.GLU", nn.GLU(1), ((2, 8, 3),), 3),
     Case("addcmul", lambda x, a, b: torch.addcmul(x, a, b), (ROWS, ROWS, VECTOR), 2),
     Case("the method addcmul", lambda x, a, b: x.addcmul(a, b, value=0.5), (ROWS, ROWS, VECTOR), 2),
     Case("norm", method("norm", p=2, dim=1), (ROWS,), 2),
@@ -269,13 +310,68 @@ CASES = [
     Case("repeat interleave", method("repeat_interleave", 2, 1), (ROWS,), 2),
     Case("torch.repeat_interleave", lambda x: torch.repeat_interleave(x, 3, dim=0), (ROWS,), 2),
     Case("windows", method("unfold", 1, 2, 1), (ROWS,), 1),
-    Case("new zeros", method("new_zeros", 3), (ROWS,), 2),
-    Case("new ones", method("new_ones", (3, 2)), (ROWS,), 2),
-    Case("new full", method("new_full", (3,), 0.5), (ROWS,), 2),
+    Case("new zeros", method("new_zeros", 3), (ROWS,), 3),
+    Case("new ones", method("new_ones", (3, 2)), (ROWS,), 4),
+    Case("new full", method("new_full", (3,), 0.5), (ROWS,), 3),
+    Case("zeros beside", lambda x: torch.cat([torch.zeros(1, 4, dtype=x.dtype), x]), (ROWS,), 2),
+    Case("ones of a size", lambda x: torch.ones(x.shape[1], dtype=x.dtype) + x, (ROWS,), 2),
+    Case("full of a shape", lambda x: torch.full(x.shape, 0.5, dtype=x.dtype) * x, (ROWS,), 2),
+    Case("rand", lambda x: x + 0 * torch.rand(4, dtype=x.dtype), (ROWS,), 1),
+    Case("randn", lambda x: x + 0 * torch.randn(3, 4, dtype=x.dtype), (ROWS,), 0),
+    Case("empty", lambda x: torch.cat([torch.empty(0, 4, dtype=x.dtype), x]), (ROWS,), 1),
+    Case("linspace", lambda x: x + torch.linspace(0, 1, 4, dtype=x.dtype), (ROWS,), 1),
+    Case("eye", lambda x: x @ torch.eye(4, dtype=x.dtype), (ROWS,), 1),
+    Case("view by a shape in one node", lambda x: x.view(operator.add(x.size()[:-1], (4, 2))), ((3, 8),), 3),
+    Case("F.layer_norm of a shape", lambda x: F.layer_norm(x, x.shape[-1:]), (ROWS,), 2),
     Case("flip", method("flip", [0]), (ROWS,), 1),
     Case("torch.flip", lambda x: torch.flip(x, [1]), (ROWS,), 1),
+    Case("select", method("select", 1, 2), (ROWS,), 1),
+    Case("torch.select from the end", lambda x: torch.select(x, 1, -1), (ROWS,), 1),
+    Case("narrow", method("narrow", 1, 1, 2), (ROWS,), 4),
+    Case("torch.narrow from the first", lambda x: torch.narrow(x, 1, 0, 2), (ROWS,), 3),
+    Case("index_select", lambda x, index: x.index_select(1, index), (ROWS, torch.tensor([0, 2])), 1),
+    Case("torch.index_select", lambda x, index: torch.index_select(x, 0, index), (ROWS, torch.tensor([2, 1])), 1),
+    Case("index_select by values", lambda x, y: x.index_select(1, y.argmax(1)), (ROWS, (2, 4)), 2, by_position=True),
+    Case("gather", lambda x, index: x.gather(1, index), (ROWS, torch.tensor([[0, 1], [2, 2], [3, 0]])), 0),
+    Case("torch.gather by values", lambda x, y: torch.gather(x, 0, y.sort(0)[1]), ((3, 4), (3, 4)), 1),
+    Case("index by a list", lambda x: x[:, [0, 2]], ((2, 3, 4),), 2),
+    Case("index by two", lambda x, i: x[i, :, i], ((3, 4, 3), torch.tensor([0, 2])), 1),
+    Case("index by values", lambda x, y: x[y.argmax(-1)], (ROWS, (5, 3)), 2, by_position=True),
+    Case(
+        "pairs of indices by values",
+        lambda x, y: x[torch.arange(3), y.argmax(-1)],
+        ((3, 5, 4), (3, 5)),
+        2,
+        by_position=True,
+    ),
+    Case("attribute T", lambda x: x.T, (ROWS,), 2),
+    Case("attribute mT", lambda x: x.mT, ((2, 3, 4),), 3),
+    Case("attribute mH", lambda x: x.mH * 2, ((2, 3, 4),), 3),
+    Case("attribute H", lambda x: x.H + 1, (ROWS,), 2),
+    Case("attribute data", lambda x: x.data.t() * 2, (ROWS,), 2),
+    Case("torch.t", lambda x: torch.t(x), (ROWS,), 2),
+    Case("adjoint", method("adjoint"), ((2, 3, 4),), 3),
+    Case("torch.adjoint", lambda x: torch.adjoint(x), ((2, 3, 4),), 3),
+    *(Case(name, method(name, 2, 0), ((2, 3, 4),), 3) for name in ("movedim", "moveaxis")),
+    Case("torch.movedim", lambda x: torch.movedim(x, (0, 1), (-1, 0)), ((2, 3, 4),), 3),
+    Case("torch.moveaxis", lambda x: torch.moveaxis(x, 0, 1), ((2, 3, 4),), 3),
+    Case("ravel", method("ravel"), (ROWS,), 2),
+    Case("torch.ravel", lambda x: torch.ravel(x), (ROWS,), 2),
+    Case("nn.Unflatten", nn.Unflatten(1, (2, 4)), ((3, 8),), 3),
+    Case("broadcast_to", method("broadcast_to", (2, 3, 4)), ((3, 4),), 3),
+    Case("torch.broadcast_to", lambda x: torch.broadcast_to(x, (3, 4)), ((1, 4),), 2),
+    Case("hstack", lambda x, y: torch.hstack([x, y]), (ROWS, (3, 2)), 3),
+    Case("hstack of vectors", lambda x, y: torch.hstack([x, y]), (VECTOR, (2,)), 2),
+    Case("vstack", lambda x, y: torch.vstack([x, y]), (ROWS, (2, 4)), 3),
+    Case("column_stack", lambda x, y: torch.column_stack([x, y]), (ROWS, (3, 2)), 3),
+    Case("channel shuffle", nn.ChannelShuffle(2), (IMAGE,), 5),
+    Case("F.channel_shuffle", lambda x: F.channel_shuffle(x, 2), (IMAGE,), 5),
     # normalisation
     Case("batch norm 1d", nn.BatchNorm1d(4), (ROWS,), 1),
+    Case("synchronised batch norm", nn.SyncBatchNorm(4), (IMAGE,), 1),
+    Case("F.instance_norm", lambda x, w, b: F.instance_norm(x, None, None, w, b), (IMAGE, VECTOR, VECTOR), 1),
+    Case("weight norm", parametrizations.weight_norm(nn.Linear(4, 5)), (ROWS,), 3),
+    Case("weight norm of a convolution", parametrizations.weight_norm(nn.Conv2d(4, 5, 3)), (IMAGE,), 3),
     Case("batch norm 2d", nn.BatchNorm2d(4), (IMAGE,), 1),
     Case("batch norm 3d", nn.BatchNorm3d(4), ((2, 4, 2, 2, 2),), 1),
     Case("batch norm without affine", nn.BatchNorm2d(4, affine=False), (IMAGE,), 1),
@@ -330,6 +426,11 @@ CASES = [
         3,
         by_position=True,
     ),
+    Case("cosine similarity", F.cosine_similarity, (ROWS, ROWS), 2),
+    Case("nn.CosineSimilarity", nn.CosineSimilarity(dim=-1), ((2, 3, 4), (2, 3, 4)), 3),
+    Case("pairwise distance", lambda x, y: F.pairwise_distance(x, y, keepdim=True), (ROWS, ROWS), 2),
+    Case("nn.PairwiseDistance", nn.PairwiseDistance(), (ROWS, ROWS), 2),
+    Case("cdist", torch.cdist, ((3, 4), (5, 4)), 3),
     Case("guarded reduction", lambda x: guards.core(x, 1, ((0, 2),)).sum(1), (ROWS,), 2, by_position=True),
     # reductions
     Case("sum", method("sum", 1), (ROWS,), 2),
@@ -342,6 +443,46 @@ CASES = [
         Case(f"torch.{target.__name__}", function(target, dim=1), (ROWS,), 2)
         for target in (torch.amax, torch.amin, torch.var, torch.std)
     ),
+    *(
+        Case(f"{name} over an axis", lambda x, n=name: getattr(x, n)(1)[0], (ROWS,), 2)
+        for name in ("max", "min", "median")
+    ),
+    *(
+        Case(f"torch.{f.__name__} over an axis", lambda x, f=f: f(x, 1, keepdim=True).values, ((2, 3, 4),), 3)
+        for f in (torch.max, torch.min, torch.median)
+    ),
+    *(Case(f"torch.{f.__name__} of two", f, (ROWS, VECTOR), 2) for f in (torch.max, torch.min)),
+    Case("largest and where", lambda x: x.max(1), (ROWS,), 2, by_position=True),
+    *(Case(name, method(name, 1), (ROWS,), 2) for name in ("prod", "logsumexp", "all", "any")),
+    *(Case(name, method(name, 1), (ROWS,), 2, by_position=True) for name in ("argmax", "argmin")),
+    *(
+        Case(f"torch.{f.__name__}", function(f, dim=1), (ROWS,), 2, by_position=True)
+        for f in (torch.argmax, torch.argmin)
+    ),
+    *(
+        Case(f"torch.{f.__name__}", function(f, dim=1), (ROWS,), 2)
+        for f in (
+            *(torch.prod, torch.logsumexp, torch.all, torch.any, torch.var_mean),
+            *(torch.std_mean, torch.aminmax),
+        )
+    ),
+    Case("aminmax", lambda x: x.aminmax(dim=1), (ROWS,), 2),
+    Case("vector norm", lambda x: torch.linalg.vector_norm(x, dim=(1, 2)), ((2, 3, 4),), 3),
+    *(
+        Case(name, method(name, 1), (ROWS,), 1)
+        for name in ("cumsum", "cumprod", "logcumsumexp", "cummax", "cummin", "sort", "argsort", "log_softmax")
+    ),
+    *(
+        Case(f"torch.{f.__name__}", function(f, dim=1), (ROWS,), 1)
+        for f in (
+            *(torch.cumsum, torch.cumprod, torch.logcumsumexp, torch.cummax, torch.cummin, torch.sort),
+            *(torch.argsort, F.softmin),
+        )
+    ),
+    Case("topk", lambda x: x.topk(2, 1), (ROWS,), 1),
+    Case("torch.topk", lambda x: torch.topk(x, 2)[0], (ROWS,), 1),
+    Case("nn.Softmin", nn.Softmin(dim=1), (ROWS,), 1),
+    Case("nn.Softmax2d", nn.Softmax2d(), (IMAGE,), 3),
     Case("nn.Softmax", nn.Softmax(dim=1), (ROWS,), 1),
     Case("nn.LogSoftmax", nn.LogSoftmax(dim=-1), (ROWS,), 1),
     Case("softmax", method("softmax", -1), (ROWS,), 1),
@@ -351,6 +492,13 @@ CASES = [
     ),
     Case("normalize", lambda x: F.normalize(x), (ROWS,), 2),
     Case("normalize last", lambda x: F.normalize(x, dim=-1), (ROWS,), 2),
+    Case(
+        "guarded normalize",
+        lambda x: guards.normalize(x, 2.0, 1, 1e-12, ((0, 3),)),
+        (ROWS,),
+        2,
+        by_position=True,
+    ),
     # attention and recurrence
     Case("attention", F.scaled_dot_product_attention, ((2, 3, 5, 4), (2, 3, 6, 4), (2, 3, 6, 2)), 5),
     Case(
@@ -359,6 +507,10 @@ CASES = [
         ((2, 3, 5, 4), (2, 3, 6, 4), (2, 3, 6, 2), (3, 5, 6)),
         5,
     ),
+    Case("rnn cell", nn.RNNCell(4, 3), ((2, 4), (2, 3)), 2),
+    Case("gru cell", nn.GRUCell(4, 3), ((2, 4), (2, 3)), 2),
+    Case("lstm cell", LSTMCell(), ((2, 4), (2, 3), (2, 3)), 2),
+    Case("lstm cell without a state", nn.LSTMCell(4, 3, bias=False), ((2, 4),), 2),
     Case("rnn", nn.RNN(4, 3, 2, batch_first=True), ((2, 5, 4),), 2),
     Case("gru", nn.GRU(4, 3, bidirectional=True), ((5, 2, 4),), 2),
     Case("lstm", nn.LSTM(4, 3, 2, bidirectional=True, bias=False), ((5, 2, 4),), 2),
@@ -387,10 +539,32 @@ CASES = [
         }.items()
         for target in targets
     ),
+    Case("max pool with indices", nn.MaxPool2d(2, return_indices=True), (IMAGE,), 2),
+    *(
+        Case(
+            f"F.{name}max_pool{rank}d with indices",
+            lambda x, f=f: f(x, 2, return_indices=True),
+            ((2, 4, *(4,) * rank),),
+            2,
+        )
+        for rank in (1, 2, 3)
+        for name in ("", "adaptive_")
+        for f in (getattr(F, f"{name}max_pool{rank}d"),)
+    ),
+    Case("grid sample", lambda x, g: F.grid_sample(x, g, align_corners=False), (IMAGE, (2, 3, 3, 2)), 1),
     Case("upsample", nn.Upsample(scale_factor=2), (IMAGE,), 2),
     Case("upsample bilinear", nn.UpsamplingBilinear2d(scale_factor=2), (IMAGE,), 2),
     Case("upsample nearest", nn.UpsamplingNearest2d(scale_factor=2), (IMAGE,), 2),
     Case("interpolate", lambda x: F.interpolate(x, size=(3, 3), mode="bicubic"), (IMAGE,), 2),
+    *(
+        Case(kind.__name__, kind(1, *((0.5,) if "Constant" in kind.__name__ else ())), ((2, 4, *(3,) * rank),), 2)
+        for rank, kinds in {
+            1: (nn.ZeroPad1d, nn.ConstantPad1d, nn.ReflectionPad1d, nn.ReplicationPad1d, nn.CircularPad1d),
+            2: (nn.CircularPad2d,),
+            3: (nn.ZeroPad3d, nn.ConstantPad3d, nn.ReflectionPad3d, nn.ReplicationPad3d, nn.CircularPad3d),
+        }.items()
+        for kind in kinds
+    ),
     Case("zero pad", nn.ZeroPad2d(1), (IMAGE,), 2),
     Case("constant pad", nn.ConstantPad2d(1, 0.5), (IMAGE,), 2),
     Case("reflection pad", nn.ReflectionPad2d(1), (IMAGE,), 2),

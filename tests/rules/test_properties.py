@@ -12,16 +12,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tests.rules.alone import Case, look
-from tests.rules.test_against_the_op import assert_equivariant, assert_undisturbed
+from fxgrow.testing.alone import Case, look
+from fxgrow.testing.judging import check_equivariance, check_growth
 
 sizes = st.integers(1, 4)
 drawn = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 
 
 def check(case: Case) -> None:
-    assert_equivariant(look(case))
-    assert_undisturbed(look(case))
+    check_equivariance(look(case))
+    check_growth(look(case))
 
 
 @st.composite
@@ -90,10 +90,10 @@ def test_einsum(data: st.DataObject) -> None:
     equation = f"{''.join(left)},{''.join(right)}->{''.join(kept)}"
     shapes = tuple(tuple(size[name] for name in part) for part in (left, right))
     case = Case("einsum", lambda x, y: torch.einsum(equation, x, y), shapes, 0)
-    assert_equivariant(look(case))
+    check_equivariance(look(case))
     alone = {name for part, other in ((left, right), (right, left)) for name in part if name not in (*other, *kept)}
     if not alone:  # summing over one operand only can never take new units of unknown content
-        assert_undisturbed(look(case))
+        check_growth(look(case))
 
 
 @drawn

@@ -24,6 +24,7 @@ from fxgrow.proof.claims import (
     Unproved,
     inverse,
     is_new,
+    one_number,
     same_map,
     settled,
     spare,
@@ -147,6 +148,35 @@ def written_through(whole: Claim, view: Claim, after: Claim, index: Any) -> Clai
     return Claim(whole.old, whole.new, whole.maps, spare(zero))
 
 
+def halves(x: Claim, axis: int) -> tuple[Claim, Claim]:
+    """The two halves of an axis."""
+    labels = (next(_numbered([shape])).chunk(2, axis) for shape in (x.old, x.new))
+    first, second = (_claim(_Sources([x]), old, new) for old, new in zip(*labels, strict=True))
+    return first, second
+
+
+def filled(use: Use) -> Claim:
+    """A new tensor filled with one number, the same in both models; where its old units are is left open.
+
+    Raises
+    ------
+    Unproved: entries differ. Refuted: it is another number.
+    """
+    use.rule = "filled with a number"
+    old, new = (
+        run(node, None, *arranged(use, _Given(torch.zeros(1)), old=node is use.old)) for node in (use.old, use.new)
+    )
+    both = torch.cat([old.flatten(), new.flatten()])
+    if not len(both) or old.ndim != new.ndim or any(a < b for a, b in zip(new.shape, old.shape, strict=True)):
+        raise Unproved(f"its shape is {list(new.shape)}, it was {list(old.shape)}")
+    if bool((old.flatten() != both[0]).any()):
+        raise Unproved("its entries are not one number")
+    if bool((both != both[0]).any()):
+        raise Refuted(f"it is filled with {new.flatten()[0].item()}, it was with {both[0].item()}")
+    use.checked(f"every entry is {both[0].item()}")
+    return one_number(old.shape, new.shape, tuple(map(_first, old.shape, new.shape)), not bool(both[0]))
+
+
 def _index(claim: Claim) -> Tensor | None:
     """The values of a tensor of whole numbers that is the same in both models: what entries are picked by."""
     held = claim.held
@@ -200,9 +230,9 @@ def _put(item: Any, tensors: Any, old: bool, device: torch.device) -> Any:
     return type(item)(_put(value, *way) for value in item)
 
 
-def run(node: fx.Node, module: nn.Module | None, args: Any, kwargs: Any) -> Any:
+def run(node: fx.Node, module: nn.Module | None, args: Any, kwargs: Any, grad: bool = False) -> Any:
     """What a node does to actual values."""
-    with torch.no_grad():
+    with torch.set_grad_enabled(grad):
         if node.op == "call_method":
             return getattr(args[0], str(node.target))(*args[1:], **kwargs)
         if node.op == "call_module":
@@ -299,6 +329,8 @@ def _claim(sources: _Sources, old: Tensor, new: Tensor) -> Claim:
     means = _means(sources, new, maps)
     lost = len(sources.claims) == 1 and bool(sources.claims[0].means) and not means and new.shape != old.shape
     moved = Moved(sources.claims[0], old, new) if lost else None
+    if all(claim.uniform for claim in sources.claims):
+        return one_number(result.old, result.new, maps, bool(sources.zero is not None and sources.zero.all()))
     return Claim(result.old, result.new, maps, zero, copies, means, nonnegative=result.nonnegative, moved=moved)
 
 

@@ -88,8 +88,8 @@ def over_units(
 
 def _ratio(x: Claim, axis: int, fits: Fits, core: Both | None, use: Use) -> float:
     """By how much the variance or mean square of the old units counts, now that there are more."""
-    old_core = _positions(core.old if core is not None else None, x.old[axis])
-    new_core = _positions(core.new if core is not None else None, x.new[axis])
+    old_core = positions(core.old if core is not None else None, x.old[axis])
+    new_core = positions(core.new if core is not None else None, x.new[axis])
     if x.maps[axis] is None and torch.equal(old_core, new_core):
         return 1.0
     atoms = atoms_of(x, axis)
@@ -120,7 +120,8 @@ def _ratio(x: Claim, axis: int, fits: Fits, core: Both | None, use: Use) -> floa
     return times * len(old_core) / len(new_core)
 
 
-def _positions(core: Any, size: int) -> Tensor:
+def positions(core: Any, size: int) -> Tensor:
+    """The units in the ranges of a core; None: all units."""
     if core is None:
         return torch.arange(size)
     ranges = [torch.arange(int(start), int(stop)) for start, stop in core]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxgrow.proof.claims import Claim, Map, Unproved, both_copies, spare, spare_copies, spare_means
+from fxgrow.proof.claims import Claim, Map, Unproved, both_copies, one_number, spare, spare_copies, spare_means
 from fxgrow.proof.rules.movement import arranged, run
 from fxgrow.proof.use import Use
 
@@ -68,6 +68,8 @@ def combined(use: Use, claims: list[Claim], kind: str, keeps_zero: bool) -> Clai
     nonnegative = target in _RECTIFIERS or (
         kind in ("add", "multiply") and "sub" not in use.name and all(c.nonnegative for c in claims) and len(claims) > 1
     )
+    if all(claim.uniform for claim in claims):
+        return one_number(old, new, maps, bool(zero is not None and zero.all()))
     return Claim(
         tuple(old), tuple(new), tuple(maps), spare(zero), spare_copies(copies), spare_means(means), None, nonnegative
     )
@@ -80,8 +82,10 @@ def _zero(claims: list[Claim], kind: str, keeps_zero: bool, rank: int) -> Tensor
         for mask in masks[1:]:
             result = result | mask
         return result
-    if kind == "divide" and len(claims) > 1:
+    if kind == "gate":
         return masks[0]
+    if kind == "divide" and len(claims) > 1:
+        return masks[0] & ~masks[1]  # zero over zero is not a number
     if not keeps_zero:
         return None
     result = masks[0]

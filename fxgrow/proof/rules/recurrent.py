@@ -53,6 +53,33 @@ def recurrent(use: Use, gates: int) -> Any:
     return _results(use, x, given, hidden, sizes, copies)
 
 
+def cell(use: Use, gates: int) -> Any:
+    """nn.RNNCell, nn.GRUCell, nn.LSTMCell: one step; where no state is given it starts at zero."""
+    use.rule = "a step of a recurrence"
+    use.same_module({"input_size", "hidden_size"})
+    use.same_numbers()
+    sizes = (int(use.old_module.hidden_size), int(use.new_module.hidden_size))  # type: ignore[union-attr, arg-type]
+    x, *states = (use.equal(claim) for claim in use.claims())
+    if any(m is not None for given in (x, *states) for m in given.maps[:-1]):
+        raise Unproved("batch has grown")
+    enter, inner = (_weight(use, f"weight_{kind}", gates, sizes) for kind in ("ih", "hh"))
+    biases = [_weight(use, f"bias_{kind}", gates, sizes) for kind in ("ih", "hh")]
+    hidden = _hidden(use, enter, inner)
+    for state in states:
+        use.agreeing_maps((state.maps[-1], hidden), (state.new[-1], sizes[1]), "a state")
+    equal = _equal_units([enter, inner, *biases], states, sizes[1])
+    lead = x.rank - 1
+    before = Claim(
+        (*x.old[:-1], sizes[0]), (*x.new[:-1], sizes[1]), (*x.maps[:-1], hidden), copies=spare_copies({lead: equal})
+    )
+    letters = tuple(f"n{k}" for k in range(lead))
+    for weight, bias, source in ((enter, biases[0], x), (inner, biases[1], before)):
+        assert weight is not None
+        added = Operand(bias, ("a", "o")) if bias is not None else None
+        contract(use, [Operand(source, (*letters, "i")), Operand(weight, ("a", "o", "i"))], (*letters, "a", "o"), added)
+    return tuple(before for _ in use.value) if isinstance(use.value, tuple) else before
+
+
 def _row(x: Claim) -> Tensor | None:
     return None if x.zero is None else x.zeros_along([x.rank - 1]).reshape(1, -1)
 

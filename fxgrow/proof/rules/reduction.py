@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -10,22 +11,24 @@ from torch import Tensor
 from fxgrow.proof.atoms import atoms_of
 from fxgrow.proof.claims import Claim, Refuted, Unproved, is_new, spare
 from fxgrow.proof.products import dropped
-from fxgrow.proof.use import Use, plain
+from fxgrow.proof.rules.normalisation import positions
+from fxgrow.proof.use import Both, Use, plain
 
 
-def reduced(use: Use, kind: Literal["sum", "mean", "other"], place: tuple[int, str]) -> Claim:
-    """A statistic over the axes that an argument names."""
+def reduced(use: Use, kind: Literal["sum", "mean", "other"], place: tuple[int, str], keeps_zero: bool = True) -> Any:
+    """A statistic, or several, over the axes that an argument names; keeps_zero: it is zero where all entries are."""
     use.rule = "reduction"
     x = use.equal(use.claim())
     use.same_numbers()
     given = plain(use.argument(*place)).old
     named = range(x.rank) if given is None or given == () else [given] if isinstance(given, int) else given
     axes = sorted(axis % max(1, x.rank) for axis in named)
-    shape = tuple(use.value.shape)
+    several = isinstance(use.value, tuple)
+    shape = tuple(use.value[0].shape if several else use.value.shape)
     for axis in axes:
         _along(use, x, axis, kind)
     keep = len(shape) == x.rank
-    zero = x.zeros_along([k for k in range(x.rank) if k not in axes])
+    zero = x.zeros_along([k for k in range(x.rank) if k not in axes]) & keeps_zero
     result = Claim(
         tuple(1 if k in axes else s for k, s in enumerate(x.old)),
         tuple(1 if k in axes else s for k, s in enumerate(x.new)),
@@ -37,7 +40,9 @@ def reduced(use: Use, kind: Literal["sum", "mean", "other"], place: tuple[int, s
     result = Claim(result.old, result.new, result.maps, spare(zero & is_new(result)), result.copies, result.means)
     for axis in reversed(axes if not keep else []):
         result = dropped(result, axis)
-    return result
+    if not several:
+        return result
+    return tuple(result if v.dtype.is_floating_point else replace(result, zero=None) for v in use.value)
 
 
 def _along(use: Use, x: Claim, axis: int, kind: str) -> None:
@@ -74,6 +79,18 @@ def across(use: Use, axis: int, zeros_vanish: bool) -> Claim:
         zero = x.zero
     copies = {k: c for k, c in x.copies.items() if k != axis or zeros_vanish}
     return Claim(x.old, x.new, x.maps, zero, copies)
+
+
+def over_its_core(use: Use, x: Claim, axis: int, core: Both) -> Claim:
+    """`guards.normalize`, its norm that of the units it was of in the original (core None: of all units)."""
+    use.rule = "over a norm of the old units"
+    x = use.equal(x)
+    axis %= x.rank
+    before, after = (positions(ranges, size) for ranges, size in ((core.old, x.old[axis]), (core.new, x.new[axis])))
+    if not torch.equal(x.map(axis)[after], before):
+        raise Refuted(f"the core {core.new} is not the units that the norm was taken over")
+    use.checked(f"the core {core.new} is the units that the norm was taken over")
+    return Claim(x.old, x.new, x.maps, x.zero, x.copies)
 
 
 def core_units(use: Use, x: Claim, axis: int, core: object) -> Claim:

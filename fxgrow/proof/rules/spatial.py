@@ -47,6 +47,7 @@ def _outputs(value: Any, x: Claim, axes: set[int], kept: list[int], kind: str, k
     if any(shape[k] != x.old[k] for k in kept):
         raise Unproved("an axis that should pass through changes its size")
     result = Claim(shape, tuple(shape[k] if k in axes else x.new[k] for k in range(x.rank)), x.maps)
+    keeps_zero = keeps_zero and value.dtype.is_floating_point  # where the largest entry is is no zero
     zero = x.zeros_along(kept) & is_new(result) if keeps_zero else torch.zeros((1,) * x.rank, dtype=torch.bool)
     return Claim(
         result.old,

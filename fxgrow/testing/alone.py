@@ -1,4 +1,4 @@
-"""One op by itself, so that what its rule claims can be compared with what it computes.
+"""One op by itself, old and grown, so that what its rule claims can be compared with what it computes.
 
 The operands are parameters, so every dimension of theirs is free until the rule ties it.
 """
@@ -6,13 +6,13 @@ The operands are parameters, so every dimension of theirs is free until the rule
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import networkx as nx
 import torch
-from fxgrow.transforms.graph_edits import edit_graphs
 from torch import Tensor, fx, nn
 
 from fxgrow.amounts import Amounts
@@ -20,6 +20,7 @@ from fxgrow.axes.infer import Analysis, analyse
 from fxgrow.axes.layout import Layout, Leaf, Product, leaves, resolve
 from fxgrow.capture import Captured, assemble, capture
 from fxgrow.containers import flat_tensors
+from fxgrow.planning.edits import AttributeEdit
 from fxgrow.planning.knowledge import Knowledge, Way
 from fxgrow.planning.numbers import number_edits
 from fxgrow.planning.planner import Planner
@@ -27,7 +28,8 @@ from fxgrow.planning.sizing import Sizing, size_after
 from fxgrow.proof.verification import WithoutNoise
 from fxgrow.rules.law import Fact
 from fxgrow.rules.op import tensors
-from tests.models import lively
+from fxgrow.transforms.graph_edits import edit_graphs
+from fxgrow.zoo.lively import lively
 
 Axes = Sequence[Layout]
 
@@ -43,7 +45,7 @@ class Case:
     name: str
     op: Callable[..., Any]
     operands: tuple[Any, ...]
-    free: int
+    free: int = 0
     tolerance: float = 1e-10
     by_position: bool = False
 
@@ -82,8 +84,9 @@ class Looked:
 
     def outputs(self, values: dict[str, Tensor] | None = None) -> list[Tensor]:
         """What the op computes, from other values for its operands if given."""
+        buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}  # a norm would update its own
         with torch.no_grad(), WithoutNoise():
-            return list(flat_tensors(torch.func.functional_call(self.model, values or {}, ())))
+            return list(flat_tensors(torch.func.functional_call(self.model, buffers | (values or {}), ())))
 
     def operands(self) -> dict[str, tuple[Tensor, Axes]]:
         """Value and layout of every floating-point parameter and buffer; tied ones under each name."""
@@ -108,7 +111,11 @@ def look(case: Case, training: bool = False) -> Looked:
     """Capture an op and let its rule say what it claims, outputs left free."""
     torch.manual_seed(0)
     model = lively(Alone(case.op, case.operands)).train(training)
-    captured = capture(model, ())
+    return looked_at(case, model, capture(model, ()), training)
+
+
+def looked_at(case: Case, model: nn.Module, captured: Captured, training: bool) -> Looked:
+    """What the rules claim of the graphs of such a model, outputs left free."""
     kept = {}
     for mode, graph in captured.graphs.items():
         node = graph.output_node()
@@ -165,6 +172,7 @@ class Grown:
     sizes: dict[Leaf, int]
     know: Knowledge
     planner: Planner
+    attributes: list[AttributeEdit] = field(default_factory=list)
 
     def is_old(self, layout: Layout) -> Tensor:
         """Which positions of an axis belong to old units."""
@@ -208,23 +216,29 @@ class Grown:
                     value.index_copy_(number, part, mean)
         return value
 
-    def run(self, values: dict[str, Tensor]) -> list[Tensor]:
-        """What the op computes once it is edited as its law says."""
+    @contextmanager
+    def edited(self) -> Iterator[tuple[nn.Module, Mapping[str, fx.Graph]]]:
+        """The structure and the graphs once they are edited as the law says; the structure until the end only."""
         model, graphs = self.looked.captured.model, self.looked.captured.graphs
         twins = {mode: _copied(graph) for mode, graph in graphs.items()}
         self.planner.numbers = list(number_edits(self.looked.analysis, self.sizes))
-        nodes, attributes = self.planner._edits()
-        before = [getattr(model.get_submodule(edit.module), edit.attribute) for edit in attributes]
-        for edit in attributes:
+        nodes, self.attributes = self.planner._edits()
+        before = [getattr(model.get_submodule(edit.module), edit.attribute) for edit in self.attributes]
+        for edit in self.attributes:
             setattr(model.get_submodule(edit.module), edit.attribute, edit.value)
         try:
             edit_graphs(twins, nodes)
-            module = assemble(model, twins).train(self.looked.model.training)
-            with torch.no_grad(), WithoutNoise():
-                return list(flat_tensors(torch.func.functional_call(module, values, ())))
+            yield model, twins
         finally:
-            for edit, value in zip(attributes, before, strict=True):
+            for edit, value in zip(self.attributes, before, strict=True):
                 setattr(model.get_submodule(edit.module), edit.attribute, value)
+
+    def run(self, values: dict[str, Tensor]) -> list[Tensor]:
+        """What the op computes once it is edited as its law says."""
+        with self.edited() as (model, graphs), torch.no_grad(), WithoutNoise():
+            module = assemble(model, dict(graphs)).train(self.looked.model.training)
+            copied = {name: value.clone() for name, value in values.items()}  # a norm would update its own
+            return list(flat_tensors(torch.func.functional_call(module, copied, ())))
 
 
 def grown(looked: Looked, together: list[Leaf], facts: dict[str, Fact], guarded: bool) -> Grown | None:

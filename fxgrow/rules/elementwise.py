@@ -1,0 +1,45 @@
+"""Functions of each entry by itself that torch has as functions, as methods and in place: their names, by kind.
+
+`tests/rules/test_elementwise.py` compares the rows with torch's own database of operators.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fxgrow.rules.pointwise import Kind
+
+UNARY: dict[Kind, str] = {
+    "linear": "deg2rad rad2deg positive neg conj conj_physical",
+    "zero": "abs asin asinh atan atanh ceil erf erfinv expm1 floor frac log1p nan_to_num round sgn sign sin sinh sqrt "
+    "square tan tanh trunc",
+    "other": "acos acosh cos cosh digamma erfc exp exp2 i0 isfinite isinf isnan isneginf isposinf isreal lgamma log "
+    "log10 log2 logical_not logit reciprocal rsqrt sigmoid signbit sinc byte char short",
+}
+"""Of one tensor. linear: f(ax) = a f(x); zero: f(0) = 0; other: neither."""
+
+BINARY: dict[Kind, str] = {
+    "zero": "atan2 copysign fmax fmin heaviside hypot ldexp maximum minimum nextafter xlogy",
+    "other": "eq ne lt le gt ge clamp_max clamp_min float_power floor_divide fmod igamma igammac isclose logaddexp "
+    "logical_and logical_or logical_xor remainder",
+    "divide": "true_divide",
+}
+"""Of two tensors, or a tensor and a number. zero: f(0, 0) = 0."""
+
+
+def rows(known: set[Any]) -> Iterator[tuple[Any, Kind]]:
+    """Every spelling that torch has of these functions, but for those that have a rule already."""
+    for kinds in (UNARY, BINARY):
+        for kind, names in kinds.items():
+            for name in names.split():
+                function = getattr(torch, name, None)
+                spelled = [function, *(method for method in (name, f"{name}_") if hasattr(Tensor, method))]
+                yield from (
+                    (target, kind)
+                    for target in spelled
+                    if (callable(target) or isinstance(target, str)) and target not in known
+                )

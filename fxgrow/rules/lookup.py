@@ -1,0 +1,87 @@
+"""Rows of a table picked by index: embeddings."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from fxgrow.planning.knowledge import Knowledge, Way
+from fxgrow.proof.claims import Unproved, unchanged
+from fxgrow.proof.rules import contraction as rules
+from fxgrow.proof.use import Use
+from fxgrow.rules.law import Fact, Law, Want
+from fxgrow.rules.op import Op, Tensor, Tree
+
+
+class Gather(Law):
+    """Rows of a table picked by index: nn.Embedding, F.embedding. Table `[entries, units]`."""
+
+    family = "contraction"
+
+    def relate(self, op: Op) -> Tree:
+        index = op.tensor()
+        table = op.parameter("weight") if op.module is not None else op.tensor(1, "weight")
+        assert table is not None
+        for axis in (*index.axes, table.axes[0]):
+            op.unifier.fix(axis, "entries of a table are picked by index")
+        if op.module is not None:
+            op.attribute("embedding_dim", table.axes[1])
+        op.role(table, "weight")
+        op.data["table"] = table
+        return op.result([*index.axes, table.axes[1]])
+
+    def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
+        return [[(op.data["table"], Want(want.leaf, want.fact, None, 1))]] if want.where is None else []
+
+    def prove(self, use: Use) -> Any:
+        if use.new_module is not None:
+            use.same_module({"embedding_dim"})
+            table = use.parameter("weight")
+            assert table is not None
+            return rules.gather(use, use.claim(), table)
+        use.same_numbers()
+        return rules.gather(use, use.claim(), use.claim(1, "weight"))
+
+    def facts(self, op: Op, know: Knowledge) -> None:
+        table, output = op.data["table"], op.output
+        assert isinstance(output, Tensor)
+        for leaf in know.growing(*output.axes):
+            if table.parameter is not None:
+                know.produced.add((table.parameter, 1, leaf))
+                if know.fact(table, leaf, 1) is Fact.IGNORED and know.ways[leaf] is not Way.ZERO:
+                    know.ask(table, Want(leaf, Fact.ZERO, None, 1))
+            fact = know.fact(table, leaf, 1)
+            know.learn(output, leaf, Fact.BASE if fact is Fact.IGNORED else fact)
+
+
+class GatherBags(Gather):
+    """Rows of a table picked by index and put together bag by bag: nn.EmbeddingBag. Output `[bags, units]`."""
+
+    def relate(self, op: Op) -> Tree:
+        super().relate(op)
+        for weights in op.operands()[1:]:
+            for axis in weights.axes:
+                op.unifier.fix(axis, "entries of a table are picked by index")
+        return op.result([op.unifier.constant(op.value.shape[0]), op.data["table"].axes[1]])
+
+    def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
+        return super().demand(op, output, want) if want.fact is Fact.ZERO else []
+
+    def facts(self, op: Op, know: Knowledge) -> None:
+        super().facts(op, know)
+        output = op.output
+        assert isinstance(output, Tensor)
+        for leaf in know.growing(*output.axes):
+            if know.fact(output, leaf) is not Fact.ZERO:  # the largest of means is no mean
+                know.learn_all(output, leaf, {})
+
+    def prove(self, use: Use) -> Any:
+        use.same_module({"embedding_dim"})
+        use.same_numbers()
+        table = use.parameter("weight")
+        assert table is not None
+        for given in use.claims():
+            if not use.equal(given).same:
+                raise Unproved("an index has grown")
+        found = rules.gather(use, unchanged(use.value.shape[:1]), table)
+        return replace(found, means={})

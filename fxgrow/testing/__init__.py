@@ -1,0 +1,6 @@
+"""For tests of rules: judge a rule by the op that it describes."""
+
+from fxgrow.testing.checking import check_rule
+from fxgrow.testing.judging import Judgement, WrongRule
+
+__all__ = ["Judgement", "WrongRule", "check_rule"]

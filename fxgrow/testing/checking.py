@@ -1,0 +1,100 @@
+"""`check_rule`: judge the rule of an op, built in or one's own, by running the op."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from fxgrow.capture import Captured, skeleton
+from fxgrow.capture.opaque import CustomFunction
+from fxgrow.capture.shapes import propagate
+from fxgrow.errors import RuleError
+from fxgrow.rules.registry import Target, law_of_function, law_of_method, law_of_module
+from fxgrow.testing.alone import Alone, Case, looked_at
+from fxgrow.testing.judging import Judgement, check_equivariance, check_growth
+from fxgrow.zoo.lively import lively
+
+
+def check_rule(target: Target | nn.Module, *operands: tuple[int, ...] | Tensor, **arguments: Any) -> Judgement:
+    """Judge the rule of an op by the op: what it ties, what it admits, what it says of new entries, what it proves.
+
+    The op runs on random operands as it is and with each dimension that its rule leaves free twice as large, with
+    every kind of new entries that the rule admits (anything, zero, the mean of the old ones; with and without
+    guards), in eval and in train mode. Old outputs have to stay, and what is said or proved of new ones has to be so.
+
+    Parameters
+    ----------
+    target: what the rule was registered for: a function, the name of a tensor method, a module class, a
+        `torch.autograd.Function`; or a module, where the class needs arguments of its own.
+    operands: the shape of each tensor that the op takes, or the tensor itself (an index, a mask).
+    arguments: what else it is called with; for a module class, what it is made with.
+
+    Raises
+    ------
+    RuleError: there is no rule, or it claims what is not so. An AssertionError's text says what was tried.
+
+    >>> import torch, fxgrow.testing
+    >>> fxgrow.testing.check_rule(torch.tanh, (3, 4)).growths
+    24
+    """
+    name = target if isinstance(target, str) else getattr(target, "__name__", type(target).__name__)
+    judgement = Judgement()
+    for training in (False, True):
+        root, graph = _alone(target, operands, arguments)
+        lively(root).train(training)
+        bare = skeleton(root)
+        propagate(bare, graph, ((), {}))
+        captured = Captured(bare, {"both": graph}, 1, ((), {}))
+        case = Case(name, lambda: None, ())
+        try:
+            looked = looked_at(case, root, captured, training)
+            check_equivariance(looked)
+            found = check_growth(looked)
+        except AssertionError as error:
+            raise RuleError(
+                f"the rule of {name} is wrong: {error}", remedy="correct what the rule claims, or claim less"
+            ) from error
+        judgement.growths += found.growths
+        judgement.proved += found.proved
+        judgement.unproved += found.unproved
+    return judgement
+
+
+def _method(name: str) -> Callable[..., Any]:
+    return lambda x, *others, **arguments: getattr(x, name)(*others, **arguments)
+
+
+def _alone(target: Any, operands: tuple[Any, ...], arguments: dict[str, Any]) -> tuple[nn.Module, fx.Graph]:
+    """A model of the op alone, its operands parameters, and its graph.
+
+    Raises
+    ------
+    RuleError: the op has no rule.
+    """
+    torch.manual_seed(0)
+    graph, module = fx.Graph(), target
+    if isinstance(target, type):
+        own = issubclass(target, torch.autograd.Function)
+        module, arguments = (CustomFunction(target), arguments) if own else (target(**arguments), {})
+    is_module = isinstance(module, nn.Module)
+    law = (
+        law_of_module(module) if is_module else (law_of_method if isinstance(target, str) else law_of_function)(target)
+    )
+    if law is None:
+        name = target if isinstance(target, str) else getattr(target, "__name__", str(target))
+        raise RuleError(f"{name} has no rule", remedy="give it one: fxgrow.rule(target, law)")
+    called = _method(target) if isinstance(target, str) else target
+    root = Alone(module if is_module else functools.partial(called, **arguments), operands)
+    given = [graph.get_attr(f"x{k}") for k in range(len(operands))]
+    if is_module:
+        made = graph.call_module("op", tuple(given), arguments)
+    elif isinstance(target, str):
+        made = graph.call_method(target, tuple(given), arguments)
+    else:
+        made = graph.call_function(target, tuple(given), arguments)
+    graph.output(made)
+    return root, graph

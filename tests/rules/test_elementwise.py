@@ -1,0 +1,90 @@
+"""Torch's own database of elementwise operators beside the rows: what has none, and why."""
+
+from __future__ import annotations
+
+import sys
+import types
+import unittest
+from typing import Any
+
+import pytest
+
+from fxgrow.axes import infer  # noqa: F401  (registers the rows)
+from fxgrow.rules.registry import law_of_function, law_of_method
+
+LEFT_OUT = {
+    "of whole numbers, which never are units": (
+        *("bitwise_not", "bitwise_left_shift", "bitwise_right_shift", "bitwise_and", "bitwise_or", "bitwise_xor"),
+        *("lcm", "gcd", "__rand__", "__ror__", "__rxor__"),
+    ),
+    "graphs have the operator instead": (
+        *("__radd__", "__rdiv__", "__rmul__", "__rmod__", "__rpow__", "__rsub__", "rsub"),
+    ),
+    "of complex numbers": ("complex", "imag", "real", "polar", "angle", "cdouble", "cfloat", "chalf"),
+    "methods alone, which have rows": (
+        "bfloat16",
+        "bool",
+        "byte",
+        "char",
+        "double",
+        "float",
+        "half",
+        "int",
+        "long",
+        "short",
+    ),
+    "returns two tensors": ("frexp",),
+    "has a row, which the database wraps": ("nn.functional.rrelu",),
+    "made for CUDA sources of one's own": ("jiterator_unary", "jiterator_binary", "jiterator_binary_return_by_ref"),
+    "takes another tensor or an order first": ("polygamma", "mvlgamma", "fill", "nn.functional.prelu"),
+    "special functions that no layer uses": ("special.",),
+}
+
+
+def operators() -> list[Any]:
+    """Every elementwise operator that torch tests itself by."""
+    if "expecttest" not in sys.modules:  # what torch's module needs for test cases of its own
+        stub = types.ModuleType("expecttest")
+        stub.TestCase = unittest.TestCase  # type: ignore[attr-defined]
+        sys.modules["expecttest"] = stub
+    from torch.testing._internal.common_methods_invocations import BinaryUfuncInfo, UnaryUfuncInfo, op_db
+
+    return [info for info in op_db if isinstance(info, (UnaryUfuncInfo, BinaryUfuncInfo))]
+
+
+def why_left_out(name: str) -> str | None:
+    for why, names in LEFT_OUT.items():
+        if any(name == left or (left.endswith(".") and name.startswith(left)) for left in names):
+            return why
+    return None
+
+
+@pytest.fixture(scope="module")
+def database() -> list[Any]:
+    found = operators()
+    assert len(found) > 150
+    return found
+
+
+def test_every_elementwise_function_of_torch_has_a_row_or_a_reason(database: list[Any]) -> None:
+    missing = [info.name for info in database if law_of_function(info.op) is None and why_left_out(info.name) is None]
+    assert sorted(set(missing)) == []
+
+
+def test_so_have_the_methods_and_what_they_do_in_place(database: list[Any]) -> None:
+    variants = [(info.name, form) for info in database for form in (info.method_variant, info.inplace_variant)]
+    named = {(name, getattr(form, "__name__", "<lambda>")) for name, form in variants if form is not None}
+    missing = [
+        method
+        for name, method in named
+        if method != "<lambda>" and law_of_method(method) is None and why_left_out(name) is None
+    ]
+    assert sorted(missing) == []
+
+
+def test_nothing_is_left_out_that_has_a_row_or_that_torch_does_not_have(database: list[Any]) -> None:
+    names = {info.name for info in database}
+    for left in (name for found in LEFT_OUT.values() for name in found if not name.endswith(".")):
+        assert left in names, left
+    idle = [i.name for i in database if law_of_function(i.op) is not None and why_left_out(i.name) is not None]
+    assert sorted(set(idle)) == []

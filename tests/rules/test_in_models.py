@@ -1,0 +1,124 @@
+"""Ops that people write in their models, each between two layers: everything grows, exactly, proved and alive."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+import fxgrow
+from tests.checks import assert_grows
+
+TOKENS = torch.randn(3, 4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+
+
+class Between(nn.Module):
+    def __init__(self, between: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(6, 8), nn.Linear(8, 3)
+        self.between = between
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.leave(self.between(self.enter(x)))
+
+
+def first_by_score(h: Tensor) -> Tensor:
+    """The tokens in the order of their scores, as masked autoencoders pick theirs."""
+    order = h.mean(-1).argsort(1)[:, :2]
+    return h.gather(1, order.unsqueeze(-1).expand(-1, -1, h.shape[-1]))
+
+
+BETWEEN = {
+    "the largest tokens": lambda h: h.max(1).values,
+    "a token for each batch": lambda h: h[torch.arange(h.shape[0]), h.sum(-1).argmax(-1)].tanh(),
+    "tokens by their scores": first_by_score,
+    "tokens by a list": lambda h: h[:, [2, 0]].tanh(),
+    "half of the tokens": lambda h: h.narrow(1, 0, 2).sin(),
+    "transposed twice": lambda h: h.mT.relu().mT,
+    "gated by its tanh": lambda h: F.glu(torch.cat([h, h.tanh()], -1), -1),
+    "a softmax of cumulated tokens": lambda h: h.cumsum(1).softmax(1),
+    "standardised over tokens": lambda h: (h - torch.var_mean(h, 1, keepdim=True)[1]).tanh(),
+    "a soft maximum": lambda h: h.logsumexp(1).sin(),
+    "over a norm of tokens": lambda h: h / (1 + torch.linalg.vector_norm(h, dim=1, keepdim=True)),
+    "between two": lambda h: torch.lerp(h, h.tanh(), 0.3),
+    "weighted by their likeness": lambda h: h.tanh() * F.cosine_similarity(h, h[:, :1], dim=-1).unsqueeze(-1),
+    "weighted by distances": lambda h: torch.cdist(h, h.sin()).softmax(-1) @ h,
+    "shuffled": lambda h: F.channel_shuffle(h.mT, 2).mT.sin(),
+}
+
+
+@pytest.mark.parametrize("name", BETWEEN)
+def test_what_lies_between_two_layers(name: str) -> None:
+    torch.manual_seed(0)
+    model = Between(BETWEEN[name]).double()
+    grown = assert_grows(model, (TOKENS,), 2, "zero", least_ratio=1.9)
+    assert str(fxgrow.certify(grown, model).verdict) == "PROVED"
+
+
+class Recurrence(nn.Module):
+    def __init__(self, kind: type[nn.Module]) -> None:
+        super().__init__()
+        self.cell, self.leave = kind(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = x.new_zeros(x.shape[0], 8)
+        pair = isinstance(self.cell, nn.LSTMCell)
+        given = (state, state) if pair else state
+        for step in range(x.shape[1]):
+            given = self.cell(x[:, step], given)
+        return self.leave(given[0] if pair else given)
+
+
+class FirstState(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.leave = nn.LSTM(6, 8, batch_first=True), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = torch.zeros(1, x.size(0), 8, dtype=x.dtype)
+        return self.leave(self.layer(x, (state, state))[0])
+
+
+class LearnedQueries(nn.Module):
+    """A decoder whose queries are parameters: its first products are of parameters alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(6, 8), nn.Linear(8, 3)
+        layer = nn.TransformerDecoderLayer(8, 2, 16, 0.0, batch_first=True)
+        self.decoder = nn.TransformerDecoder(layer, 1)
+        self.queries = nn.Parameter(torch.randn(1, 5, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.leave(self.decoder(self.queries.repeat(x.shape[0], 1, 1), self.enter(x)))
+
+
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "rnn cell": lambda: Recurrence(nn.RNNCell),
+    "gru cell": lambda: Recurrence(nn.GRUCell),
+    "lstm cell": lambda: Recurrence(nn.LSTMCell),
+    "lstm with a first state": FirstState,
+    "learned queries": LearnedQueries,
+    "weight norm": lambda: nn.Sequential(
+        parametrizations.weight_norm(nn.Linear(6, 8)), nn.ReLU(), parametrizations.weight_norm(nn.Linear(8, 3))
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("init", ["zero", "mirror"])
+def test_models(name: str, init: str) -> None:
+    torch.manual_seed(0)
+    model = MODELS[name]().double()
+    grown = assert_grows(model, (TOKENS,), 2, init, least_ratio=1.5)
+    assert str(fxgrow.certify(grown, model).verdict) == "PROVED"
+
+
+def test_a_parametrization_without_a_rule_is_named() -> None:
+    model = nn.Sequential(parametrizations.spectral_norm(nn.Linear(6, 8)), nn.ReLU(), nn.Linear(8, 3))
+    held = fxgrow.plan(model, 2, example_inputs=TOKENS.float()).held
+    assert any("_SpectralNorm computes it from a whole weight" in one.reason for one in held)
