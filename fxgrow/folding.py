@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from torch import fx, nn
+from torch import nn
 
 from fxgrow.capture.modes import GrownGraphModule
 from fxgrow.errors import FxgrowError
 from fxgrow.history import ATTRIBUTE, history_of
+from fxgrow.own.folding import fold_module
 from fxgrow.transforms.folding import fold_multipliers
 
 
-def fold(grown: nn.Module) -> fx.GraphModule:
+def fold(grown: nn.Module) -> nn.Module:
     """A copy of a grown model, the same function, without the multipliers that variance transfer put in.
 
     Where old weights were rescaled and no batch norm could make up for it, the model multiplies activations by
@@ -26,16 +27,16 @@ def fold(grown: nn.Module) -> fx.GraphModule:
     >>> import torch, fxgrow
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> grown = fxgrow.grow(model, 2, example_inputs=torch.randn(1, 4), parameterization="variance-transfer")
-    >>> "multiplied" in grown.code, "multiplied" in fxgrow.fold(grown).code
+    >>> "multiply" in str(grown), "multiply" in str(fxgrow.fold(grown))
     (True, False)
     """
     history = history_of(grown)
-    if history is None or not isinstance(grown, GrownGraphModule):
+    if history is None:
         raise FxgrowError(
             f"{type(grown).__name__} was not grown by fxgrow",
             remedy="pass a module that fxgrow.grow or fxgrow.load returned",
         )
-    folded = fold_multipliers(grown)
+    folded = fold_multipliers(grown) if isinstance(grown, GrownGraphModule) else fold_module(grown)
     last = replace(history.steps[-1], folded=True)
     setattr(folded, ATTRIBUTE, replace(history, steps=(*history.steps[:-1], last)))
     return folded

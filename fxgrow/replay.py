@@ -11,7 +11,8 @@ from fxgrow.capture.alignment import parting
 from fxgrow.capture.inputs import recalled
 from fxgrow.errors import CaptureError, PlanError
 from fxgrow.own import own_class, sites
-from fxgrow.own.edited import Edited
+from fxgrow.own.edited import Edited, Multiplied
+from fxgrow.own.folding import fold_module
 from fxgrow.parts import deepened_again, widen_parts
 from fxgrow.planning.plan import Obstacle, Plan
 from fxgrow.transforms.depth import deepen
@@ -44,12 +45,14 @@ def grown_again(model: nn.Module, plan: Plan, source: nn.Module, seed: str, fold
         own = own_class(source, plan, grown, changed, captured.inputs, check=False)
         if isinstance(own, Obstacle):
             raise PlanError(own.what, where=own.where, remedy="apply a plan to the model it was made for")
-        return own
+        return fold_module(own) if folded else own
     return fold_multipliers(grown) if folded else grown
 
 
-def as_graph(grown: nn.Module, original: nn.Module, plan: Plan) -> GrownGraphModule:
+def as_graph(grown: nn.Module, original: nn.Module, plan: Plan, folded: bool = False) -> GrownGraphModule:
     """The graph that a growth gave, over the tensors of a grown module of its original's own class.
+
+    folded: whether multipliers went into the weights afterwards.
 
     Raises
     ------
@@ -57,7 +60,7 @@ def as_graph(grown: nn.Module, original: nn.Module, plan: Plan) -> GrownGraphMod
     """
     if isinstance(grown, GrownGraphModule):
         return grown
-    graph = grown_again(original, replace(plan, form="graph"), skeleton(original), "", False)
+    graph = grown_again(original, replace(plan, form="graph"), skeleton(original), "", folded)
     assert isinstance(graph, GrownGraphModule)
     tensors = named_tensors(grown)
     for name in named_tensors(graph):
@@ -67,7 +70,7 @@ def as_graph(grown: nn.Module, original: nn.Module, plan: Plan) -> GrownGraphMod
     called = {str(n.target) for one in graph.graphs().values() for n in one.nodes if n.op == "call_module"}
     for path in called & parts.keys():
         owner, _, name = path.rpartition(".")
-        if not isinstance(parts[path], Edited):
+        if not isinstance(parts[path], (Edited, Multiplied)):
             graph.get_submodule(owner)._modules[name] = parts[path]
     different = parting(grown, graph, recalled(plan.inputs))
     if different is not None:

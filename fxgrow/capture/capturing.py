@@ -126,7 +126,7 @@ class Recording:
         runner = with_sources(skeleton(self.bare, dtype)).train(mode == "train")
         recorder = Recorder(runner, self.device, self.functions, self.constants, self.memory)
         held = {(path, name): t for path, m in runner.named_modules() for name, t in m._buffers.items()}
-        output, form = taken_apart(_run(recorder, arguments, type(self.bare).__name__))
+        output, form = taken_apart(_run(recorder, arguments, len(inputs[0]), type(self.bare).__name__))
         for path, module in runner.named_modules():
             for name, tensor in module._buffers.items():
                 if tensor is not held.get((path, name)):
@@ -230,11 +230,11 @@ def _guard(graph: fx.Graph, features: frozenset[str]) -> None:
         guard.meta.update(value=None, module_path="")
 
 
-def _run(recorder: Recorder, arguments: dict[str, Any], name: str) -> Any:
+def _run(recorder: Recorder, arguments: dict[str, Any], positional: int, name: str) -> Any:
     """What the forward returns; its own errors become errors of capture that say where they arose."""
     try:
-        with contexts.without_chance(name, lambda: recorder.again().record(arguments)):
-            return recorder.record(arguments)
+        with contexts.without_chance(name, lambda: recorder.again().record(arguments, positional)):
+            return recorder.record(arguments, positional)
     except CaptureError:
         raise
     except FxgrowError as error:

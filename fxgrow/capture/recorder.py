@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 from torch.overrides import TorchFunctionMode
 
+from fxgrow import guards
 from fxgrow.capture import contexts, numbers
 from fxgrow.capture.expansions import EXPANSIONS
 from fxgrow.capture.numbers import Float, Int, node_of, plain, remembering
@@ -125,9 +126,12 @@ class Recorder(TorchFunctionMode):
 
     # -- running -----------------------------------------------------------------------------------------------
 
-    def record(self, arguments: Mapping[str, Any]) -> Any:
-        """Run the forward of the root; returns what it returns. `arguments`: by name, "*args" and "**kwargs" too."""
-        args, kwargs = self._placeholders(arguments)
+    def record(self, arguments: Mapping[str, Any], positional: int = 0) -> Any:
+        """Run the forward of the root; returns what it returns.
+
+        arguments: by name, "*args" and "**kwargs" too. positional: how many are passed by their position.
+        """
+        args, kwargs = self._placeholders(arguments, positional)
         with ExitStack() as stack:
             stack.enter_context(_present(self))
             stack.enter_context(replaced(nn.Module, "__call__", self._module_call(nn.Module.__call__)))
@@ -151,8 +155,8 @@ class Recorder(TorchFunctionMode):
         with _present(self):
             return self._argument(output)
 
-    def _placeholders(self, arguments: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-        """A node for each argument of the forward; what to call it with."""
+    def _placeholders(self, arguments: Mapping[str, Any], positional: int) -> tuple[list[Any], dict[str, Any]]:
+        """A node for each argument of the forward; what to call it with: as the user does, and numbers as nodes."""
         args: list[Any] = []
         kwargs: dict[str, Any] = {}
         for name, parameter in inspect.signature(self.root.forward).parameters.items():
@@ -169,10 +173,10 @@ class Recorder(TorchFunctionMode):
                 args.extend(value)
             elif stars == "**":
                 kwargs.update(value)
-            elif parameter.kind is inspect.Parameter.KEYWORD_ONLY or kwargs:
-                kwargs[name] = value
-            else:
+            elif len(args) < positional and parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
                 args.append(value)
+            elif key in arguments or isinstance(value, (Int, Float)):
+                kwargs[name] = value
         return args, kwargs
 
     def _entering(self, node: fx.Node, value: Any, name: str) -> Any:
@@ -454,6 +458,10 @@ class Recorder(TorchFunctionMode):
                 return plainly(module, *args, **kwargs)
             self.paths.append(path)
             try:
+                plain_kind = getattr(type(module), "plain_kind", None)
+                if plain_kind is not None and registry.has_rule(plain_kind):  # a layer that multiplies its input
+                    args = (guards.multiplied(args[0], module.factor), *args[1:])
+                    return self._leaf(module, path, plain_kind.forward, args, kwargs)
                 if self._is_leaf(module):
                     return self._leaf(module, path, plainly, args, kwargs)
                 expansion = EXPANSIONS.get(type(module))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -58,6 +58,9 @@ def _moved(value: Any) -> Any:
 
 
 class _Propagation(fx.Interpreter):
+    def placeholder(self, target: Any, args: Any, kwargs: Any) -> Any:
+        return next(self.args_iter)  # for "*args" and "**kwargs" too
+
     def call_method(self, target: Any, args: Any, kwargs: Any) -> Any:
         return staying(getattr(type(args[0]), str(target)), args, kwargs)
 
@@ -79,6 +82,21 @@ class _Propagation(fx.Interpreter):
         return value
 
 
+def _ordered(placeholders: list[fx.Node], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Any]:
+    """What each placeholder is, where a graph is called with these arguments."""
+    left = list(args)
+    names = {str(node.target) for node in placeholders}
+    for node in placeholders:
+        name = str(node.target)
+        if name.startswith("**"):
+            yield {key: value for key, value in kwargs.items() if key not in names}
+        elif name.startswith("*"):
+            yield tuple(left)
+            left = []
+        else:
+            yield left.pop(0) if left else kwargs.get(name, default_of(node))
+
+
 def propagate(root: nn.Module, graph: fx.Graph, inputs: tuple[tuple[Any, ...], dict[str, Any]]) -> None:
     """Fill `meta["value"]` of every node.
 
@@ -86,9 +104,7 @@ def propagate(root: nn.Module, graph: fx.Graph, inputs: tuple[tuple[Any, ...], d
     ------
     CaptureError: a node fails on these inputs.
     """
-    args, kwargs = inputs
-    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
-    ordered = [*args, *(kwargs.get(str(node.target), default_of(node)) for node in placeholders[len(args) :])]
+    ordered = list(_ordered([node for node in graph.nodes if node.op == "placeholder"], *inputs))
     interpreter = _Propagation(root, garbage_collect_values=False, graph=graph)
     interpreter.extra_traceback = False
     with torch.device("meta"):

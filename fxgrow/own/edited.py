@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from fxgrow import guards
 from fxgrow.capture.expansions import attention
+from fxgrow.capture.outputs import taken_apart
 from fxgrow.capture.recorder import operator_of
 from fxgrow.transforms.graph_edits import put
 
@@ -93,8 +94,8 @@ NATIVE: dict[type[nn.Module], type[nn.Module]] = {
 class CallEdit:
     """What a call that a forward makes becomes.
 
-    target: the function, or the name of the method. index: which of the calls of it. change: "guard", "core_input",
-    "multiply", or another number ("literal", "ratio") at `path`. value: what the plan says of it.
+    target: the function, or the name of the method. index: which of the calls of it. change: "guard", "core_input"
+    or another number ("literal", "ratio") at `path`. value: what the plan says of it.
     """
 
     target: Any
@@ -107,8 +108,6 @@ class CallEdit:
         """The arguments that the call gets in place of these."""
         if self.change == "core_input":
             return (guards.core(args[0], self.value["axis"], self.value["core"]), *args[1:]), kwargs
-        if self.change == "multiply":
-            return (guards.multiplied(args[0], self.value), *args[1:]), kwargs
         if self.path[0] == "args":
             return tuple(put(list(args), self.path[1:], self.value)), kwargs
         return args, put(dict(kwargs), self.path[1:], self.value)
@@ -167,6 +166,84 @@ def edited(kind: Any) -> type[nn.Module]:
             return kind.forward(self, *args, **kwargs)
 
     return type(f"Edited{kind.__name__}", (Edited, kind), {"__module__": kind.__module__, "forward": forward})
+
+
+class Multiplied(nn.Module):
+    """A layer whose input is multiplied by `factor`, which makes up for weights that growth rescaled."""
+
+    plain_kind: type[nn.Module]
+    factor: float
+
+    def forward(self, x: Tensor, *rest: Any) -> Any:
+        return self.plain_kind.forward(self, guards.multiplied(x, self.factor), *rest)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, multiplied by {self.factor:.4g}"
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        state: Any = self.__dict__
+        return _made_multiplied, (self.plain_kind,), state
+
+
+@functools.cache
+def multiplied(kind: Any) -> type[nn.Module]:
+    """The subclass of a class of layers whose instances multiply their input.
+
+    >>> issubclass(multiplied(nn.Linear), nn.Linear), multiplied(nn.Linear).__name__
+    (True, 'MultipliedLinear')
+    """
+    return type(f"Multiplied{kind.__name__}", (Multiplied, kind), {"__module__": kind.__module__, "plain_kind": kind})
+
+
+def _made_multiplied(kind: Any) -> nn.Module:
+    made: nn.Module = object.__new__(multiplied(kind))
+    return made
+
+
+@dataclass(frozen=True)
+class OutputRead:
+    """An output that is a stream, and is read through a weight of its own.
+
+    path: where it is in what the forward returns. weight: the path of the weight. axis, core: as in `guards.readout`.
+    """
+
+    path: tuple[Any, ...]
+    weight: str
+    axis: int
+    core: guards.Ranges
+
+
+class ReadOut(nn.Module):
+    """A model whose outputs are streams that grew: each is read through a layer that starts as its old units."""
+
+    plain_class: type[nn.Module]
+    outputs_read: tuple[OutputRead, ...]
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        state: Any = self.__dict__
+        return _made_read_out, (self.plain_class,), state
+
+
+@functools.cache
+def read_out(kind: Any) -> type[nn.Module]:
+    """The subclass of a class of models whose instances read their outputs out."""
+
+    @functools.wraps(kind.forward)
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        output, form = taken_apart(kind.forward(self, *args, **kwargs))
+        for read in self.outputs_read:
+            stream = functools.reduce(lambda value, key: value[key], read.path, output)
+            value = guards.readout(stream, self.get_parameter(read.weight), read.axis, read.core)
+            output = put(output, read.path, value)
+        return output if form is None else form.put_around(output)
+
+    names = {"__module__": kind.__module__, "forward": forward, "plain_class": kind}
+    return type(f"ReadOut{kind.__name__}", (ReadOut, kind), names)
+
+
+def _made_read_out(kind: Any) -> nn.Module:
+    made: nn.Module = object.__new__(read_out(kind))
+    return made
 
 
 def _made(kind: Any) -> nn.Module:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import fx, nn
 
+from fxgrow import guards
 from fxgrow.capture import Captured, GrownGraphModule, skeleton
 from fxgrow.capture.alignment import parting, with_values
 from fxgrow.capture.inputs import Inputs
@@ -17,11 +18,17 @@ from fxgrow.own.edited import (
     NATIVE,
     CallEdit,
     Edited,
+    Multiplied,
+    OutputRead,
+    ReadOut,
     SpelledOutAttention,
     edited,
     fit_attention,
     leave_fast_path,
+    multiplied,
+    read_out,
 )
+from fxgrow.own.following import follow_sizes
 from fxgrow.own.sizes import Settings, wanted
 from fxgrow.planning.plan import NodeEdit, Obstacle, Plan
 from fxgrow.rules.shape import follow
@@ -89,8 +96,16 @@ def own_class(
     """
     if isinstance(source, fx.GraphModule):
         return Obstacle("it is a graph already", type(source).__name__)
-    if plan.readouts:
-        return Obstacle("its outputs are streams that grow, and are read out", plan.readouts[0].weight)
+    own = _computing(source, plan, grown, changed, inputs, check)
+    if isinstance(own, nn.Module):
+        follow_sizes(source, own, inputs)
+    return own
+
+
+def _computing(
+    source: nn.Module, plan: Plan, grown: GrownGraphModule, changed: Sequence[Site], inputs: Inputs, check: bool
+) -> nn.Module | Obstacle:
+    """The copy that computes what the graph does."""
     sure = [site for site in changed if not site.aside]
     own = _copied(source, plan, grown, sure)
     if isinstance(own, Obstacle) or not check:
@@ -112,6 +127,9 @@ def _copied(source: nn.Module, plan: Plan, grown: GrownGraphModule, changed: Seq
     own = skeleton(source)
     if plan.depth is not None:
         rearranged(own, plan.depth)
+    for readout in plan.readouts:
+        owner, _, name = readout.weight.rpartition(".")
+        own.add_module(owner, nn.ParameterDict({name: grown.get_parameter(readout.weight)}))
     here = named_tensors(own)
     for name, tensor in named_tensors(grown).items():
         if name in here:
@@ -130,7 +148,40 @@ def _copied(source: nn.Module, plan: Plan, grown: GrownGraphModule, changed: Seq
         if obstacle is not None:
             return obstacle
     _fit_torchs_own(own, head_dims)
+    if plan.readouts:
+        return _read_out(own, grown)
     return own
+
+
+def _read_out(own: Any, grown: GrownGraphModule) -> nn.Module | Obstacle:
+    """A copy whose outputs are read as those of the graph are."""
+    if type(own) in (Edited, ReadOut) or isinstance(own, (Edited, ReadOut)):
+        return Obstacle("its outputs are streams that grow, and its own forward is another already", type(own).__name__)
+    per_mode = {tuple(_outputs_read(graph)) for graph in grown.graphs().values()}
+    if len(per_mode) != 1:
+        return Obstacle("its outputs are streams that grow, and others in train mode", type(own).__name__)
+    kind: Any = type(own)
+    own.__class__, own.outputs_read = read_out(kind), per_mode.pop()
+    return own  # type: ignore[no-any-return]
+
+
+def _outputs_read(graph: fx.Graph) -> Iterator[OutputRead]:
+    """The outputs of a graph that are read out, in order."""
+    (output,) = (node for node in graph.nodes if node.op == "output")
+
+    def within(value: Any, path: tuple[Any, ...]) -> Iterator[OutputRead]:
+        if isinstance(value, fx.Node):
+            if value.target is guards.readout:
+                _, weight, axis, core = value.args
+                yield OutputRead(path, str(weight.target), axis, core)  # type: ignore[union-attr, arg-type]
+        elif isinstance(value, (tuple, list)):
+            for key, item in enumerate(value):
+                yield from within(item, (*path, key))
+        elif isinstance(value, dict):
+            for key, item in value.items():
+                yield from within(item, (*path, key))
+
+    yield from within(output.args[0], ())
 
 
 def _fit_torchs_own(own: nn.Module, head_dims: Mapping[int, int]) -> None:
@@ -138,7 +189,7 @@ def _fit_torchs_own(own: nn.Module, head_dims: Mapping[int, int]) -> None:
     for module in own.modules():
         if type(module) is nn.MultiheadAttention:
             fit_attention(module, head_dims[id(module)])
-    kinds = (SpelledOutAttention, Edited, *NATIVE.values())
+    kinds = (SpelledOutAttention, Edited, Multiplied, *NATIVE.values())
     for module in own.modules():
         if isinstance(module, nn.TransformerEncoderLayer) and any(isinstance(part, kinds) for part in module.modules()):
             leave_fast_path(module)
@@ -178,25 +229,26 @@ def _edit(own: nn.Module, path: str, changed: list[Site]) -> Obstacle | None:
         module.__class__ = NATIVE[type(module)]
         module.core = changed[0].edit.value["core"]
         return None
+    if all(site.called and site.edit.kind == "multiply" for site in changed):
+        if not isinstance(module, Multiplied):
+            kind: Any = type(module)
+            module.__class__, module.factor = multiplied(kind), 1.0
+        for site in changed:
+            module.factor *= site.edit.value
+        return None
     edits = []
     for site in changed:
         target = _FUNCTIONS.get(type(module)) if site.called else site.target
-        if target is None:
+        if target is None or site.edit.kind == "multiply":
             return Obstacle(
                 f"no subclass of {type(module).__name__} can make this call another", path or type(own).__name__
             )
         edits.append(CallEdit(target, site.index, site.edit.kind, site.edit.path, site.edit.value))
-    kind: Any = type(module)
+    kind = type(module)
     module.__class__ = edited(kind)
     module.edits = tuple(edits)
     return None
 
 
-_FUNCTIONS: dict[type[nn.Module], Any] = {
-    nn.Linear: nn.functional.linear,
-    nn.Conv1d: nn.functional.conv1d,
-    nn.Conv2d: nn.functional.conv2d,
-    nn.Conv3d: nn.functional.conv3d,
-    nn.Softmax: nn.functional.softmax,
-}
+_FUNCTIONS: dict[type[nn.Module], Any] = {nn.Softmax: nn.functional.softmax}
 """What modules that are one node call."""

@@ -147,7 +147,7 @@ def certificate_of(
     captured = before if before is not None else _captured_before(original, plan)
     if not plan.parts:
         try:
-            graph = as_graph(grown, original, plan)
+            graph = as_graph(grown, original, plan, growths[0].folded)
         except FxgrowError as error:
             return Certificate.of(
                 CLAIM, [Certificate("its record is the graph", "record", (), Verdict.UNKNOWN, str(error))]

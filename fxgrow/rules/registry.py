@@ -70,11 +70,10 @@ def law_of_module(module: nn.Module) -> Law | None:
     _read_rows()
     if isinstance(module, CustomFunction):
         return _modules.get(module.function)
-    for base in type(module).__mro__:
+    kind = getattr(type(module), "plain_kind", type(module))  # of a layer that multiplies its input
+    for base in kind.__mro__:
         if base in _modules:
-            same = all(
-                getattr(type(module), name, None) is getattr(base, name, None) for name in ("forward", "_conv_forward")
-            )
+            same = all(getattr(kind, name, None) is getattr(base, name, None) for name in ("forward", "_conv_forward"))
             return _modules[base] if same and not hooked(module) else None
     return None
 

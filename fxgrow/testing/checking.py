@@ -48,7 +48,7 @@ def check_rule(target: Target | nn.Module, *operands: tuple[int, ...] | Tensor, 
         lively(root).train(training)
         bare = skeleton(root)
         propagate(bare, graph, ((), {}))
-        captured = Captured(bare, {"both": graph}, 1, ((), {}))
+        captured = Captured(bare, {"both": graph}, ((), {}))
         case = Case(name, lambda: None, ())
         try:
             looked = looked_at(case, root, captured, training)

@@ -201,3 +201,31 @@ def test_a_file_is_refused_once_a_head_was_put_in_by_hand(tmp_path: Any) -> None
     grown[2] = nn.Linear(16, 5)
     with pytest.raises(fxgrow.FxgrowError, match=r"2.weight is \[5, 16\] now, and was \[3, 16\] when the model grew"):
         fxgrow.save(grown, tmp_path / "grown.safetensors")
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext", "test_efficientnet"])
+def test_attributes_that_other_methods_read_follow(name: str) -> None:
+    options = {"img_size": 96} if "vit" in name else {}
+    model = timm_model(name, **options)
+    grown: Any = fxgrow.grow(model, 1.5, example_inputs=IMAGES, verify=False).eval()
+    features = grown.forward_features(IMAGES)
+    assert grown.num_features in features.shape
+    assert grown.num_features == 3 * model.num_features // 2
+    grown.reset_classifier(5)
+    assert grown.double()(IMAGES).shape == (2, 5)
+    for info in grown.feature_info:
+        assert info["num_chs"] != next(i for i in model.feature_info if i["module"] == info["module"])["num_chs"]
+
+
+def test_multipliers_are_layers_and_can_be_folded() -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)).double()
+    x = normal(4, 6)
+    grown = fxgrow.grow(model, 2, example_inputs=x, parameterization="variance-transfer")
+    assert isinstance(grown[2], nn.Linear)
+    assert "multiplied by" in str(grown)
+    again = pickle.loads(pickle.dumps(fxgrow.grow(grown, 2, example_inputs=x)))
+    folded = fxgrow.fold(grown)
+    assert type(folded[2]) is nn.Linear
+    for other in (grown, again, folded):
+        torch.testing.assert_close(other(x), model(x), rtol=1e-10, atol=1e-10)
+    assert str(fxgrow.certify(folded, model).verdict) == "PROVED"
