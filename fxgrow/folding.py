@@ -27,7 +27,7 @@ def fold(grown: nn.Module) -> nn.Module:
     >>> import torch, fxgrow
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> grown = fxgrow.grow(model, 2, example_inputs=torch.randn(1, 4), parameterization="variance-transfer")
-    >>> "multiply" in str(grown), "multiply" in str(fxgrow.fold(grown))
+    >>> "multiplied" in str(grown), "multiplied" in str(fxgrow.fold(grown))
     (True, False)
     """
     history = history_of(grown)

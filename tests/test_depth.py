@@ -426,7 +426,7 @@ def test_both_graphs_get_the_block_where_modes_differ() -> None:
     model = lively(nn.Sequential(nn.Linear(4, 6), nn.Sequential(Modal(), Modal()), nn.Linear(6, 2)))
     with pytest.raises(PlanError):  # its branch ends in tanh(layer) in one mode and in the layer in the other
         fxgrow.grow(nn.Sequential(nn.Linear(4, 2)), depth=2, example_inputs=torch.randn(1, 4))
-    grown = fxgrow.grow(model, depth=2, example_inputs=torch.randn(1, 4))
+    grown: Any = fxgrow.grow(model, depth=2, example_inputs=torch.randn(1, 4), form="graph")
     assert set(grown.graphs()) == {"eval", "train"}
     for training in (False, True):
         assert worst_error(model, grown, example((torch.randn(3, 4),)), training) <= 1e-10
@@ -722,7 +722,7 @@ def test_norms_that_are_spelled_out_stay_in_their_blocks_once_these_are_wider() 
     torch.manual_seed(0)
     blocks = nn.Sequential(OwnNorm(), OwnNorm())
     model = lively(nn.Sequential(nn.Conv2d(3, 6, 1), blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 2)))
-    wider = fxgrow.grow(model, 1.5, example_inputs=IMAGE)
+    wider: Any = fxgrow.grow(model, 1.5, example_inputs=IMAGE, form="graph")
     assert "guards_core" in wider.code
     deeper = fxgrow.grow(wider, depth="+1")
     assert [(run.path, run.before, run.after) for run in fxgrow.report(deeper).plan.depth.runs] == [("1", 2, 3)]

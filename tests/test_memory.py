@@ -71,7 +71,7 @@ def test_a_proof_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_functions_that_stay_whole_stay_so_when_a_grown_model_is_traced_again() -> None:
-    grown = fxgrow.grow(timm.create_model("test_vit"), 1.25, verify=False)
+    grown = fxgrow.grow(timm.create_model("test_vit"), 1.25, verify=False, form="graph")
     names = type(grown).forward.__globals__
     whole = [name for place, name in _symbolic_trace._wrapped_fns_to_patch if place == id(names)]
     assert "timm_layers_pos_embed_resample_abs_pos_embed" in whole

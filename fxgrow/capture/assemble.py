@@ -40,7 +40,7 @@ def assemble(
 
     def plain(module: nn.Module, path: str) -> nn.Module:
         if path in called or id(module) in whole:
-            return module
+            return _as_plain(module)
         if id(module) not in made:
             twin = _emptied(module) if classes else _container(module)
             made[id(module)] = twin
@@ -63,6 +63,16 @@ def assemble(
     if form is not None:
         result.put_out_as(form)
     return result
+
+
+def _as_plain(module: nn.Module) -> nn.Module:
+    """A layer as a graph calls it: where it multiplies its input, the graph does that in a node of its own."""
+    kind = getattr(type(module), "plain_kind", None)
+    if kind is None:
+        return module
+    twin: nn.Module = object.__new__(kind)
+    twin.__dict__.update({name: value for name, value in module.__dict__.items() if name != "factor"})
+    return twin
 
 
 def _emptied(module: nn.Module) -> nn.Module:

@@ -33,10 +33,11 @@ def settled(argument: Any, value: Any, name: str) -> None:
     """Refuse another value of an argument than the one that a graph was captured with.
 
     >>> settled(None, None, "mask")
-    >>> settled(True, False, "pool")
-    Traceback (most recent call last):
-    ...
-    fxgrow.errors.SettledError: pool was False when the model was captured, and is True now: ...
+    >>> try:
+    ...     settled(True, False, "pool")
+    ... except SettledError as error:
+    ...     print(error.what)
+    pool was False when the model was captured, and is True now
     """
     if isinstance(argument, fx.Proxy):
         return
@@ -188,11 +189,6 @@ def place(recorder: Recorder) -> str:
 def checkpointed(recorder: Recorder) -> None:
     """Note that a part of the forward is run again in the backward pass to save memory."""
     recorder.settled.append(Settled("gradient checkpointing", place(recorder), lost=True))
-
-
-def drew(recorder: Recorder, name: str) -> None:
-    """Refuse numbers that a forward draws outside of what is recorded."""
-    raise chance(f"torch's {name} on a tensor of its own", place(recorder))
 
 
 def chance(what: str, where: str) -> UntraceableError:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx import _symbolic_trace
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 from torch.overrides import TorchFunctionMode
 
@@ -137,7 +138,7 @@ class Recorder(TorchFunctionMode):
             stack.enter_context(replaced(nn.Module, "__call__", self._module_call(nn.Module.__call__)))
             stack.enter_context(self._apply_caught())
             stack.enter_context(contexts.watched(self))
-            for function in registry.whole_functions():
+            for function in dict.fromkeys([*registry.whole_functions(), *_wrapped_by_users()]):
                 stack.enter_context(self._kept_whole(function))
             stack.enter_context(torch.device("meta"))
             stack.enter_context(self)
@@ -387,7 +388,10 @@ class Recorder(TorchFunctionMode):
         with torch._C.DisableTorchFunction():
             value = staying(func, args, kwargs, "cpu")
         if drawn is not None and not torch.equal(drawn, torch.default_generator.get_state()):
-            contexts.drew(self, getattr(func, "__name__", str(func)))
+            torch.default_generator.set_state(drawn)  # it draws: a call for the graph to make, again and again
+            name = getattr(func, "__name__", "")
+            method = bool(args) and isinstance(args[0], Tensor) and getattr(torch.Tensor, name, None) is func
+            return self._call(func, name, method, args, kwargs)
         return value
 
     def _failed(self, name: str, before: list[tuple[Tensor, int]], error: Exception) -> CaptureError:
@@ -415,7 +419,9 @@ class Recorder(TorchFunctionMode):
             return dtype
         if name in _TRANSPOSED:
             axes = (-2, -1) if _TRANSPOSED[name] == "transpose" else tuple(reversed(range(tensor.ndim)))
-            return getattr(tensor.conj() if tensor.is_complex() and "H" in name else tensor, _TRANSPOSED[name])(*axes)
+            with self:
+                given = tensor.conj() if tensor.is_complex() and "H" in name else tensor
+                return getattr(given, _TRANSPOSED[name])(*axes)
         value = func(self.bare.get(id(tensor), tensor))
         if name == "data":
             node = self._node("call_method", "detach", (self._node_of_tensor(tensor),), {}, value)
@@ -547,17 +553,22 @@ class Recorder(TorchFunctionMode):
                 value = self._evaluate(function, function.__name__, function, args, kwargs)
             finally:
                 self.quiet = False
-            self._bind(value, self._node("call_function", function, raw, named, value))
+            node = self._node("call_function", function, raw, named, value)
+            node.meta["is_wrapped"] = True  # to torch.fx, when it traces the graph again
+            self._bind(value, node)
             return value
 
         homes = {type(module).__module__ for module in self.root.modules()} | {function.__module__}
-        with ExitStack() as stack:
-            for home in homes:
-                names = vars(sys.modules[home]) if home in sys.modules else {}
-                for name, value in list(names.items()):
-                    if value is function:
-                        stack.enter_context(replaced(sys.modules[home], name, kept))
+        places = [vars(sys.modules[home]) for home in homes if home in sys.modules]
+        places += [names for names in _symbolic_trace._wrapped_fns_to_patch.values() if function in names.values()]
+        found = [(names, name) for names in places for name, value in list(names.items()) if value is function]
+        try:
+            for names, name in found:
+                names[name] = kept
             yield
+        finally:
+            for names, name in found:
+                names[name] = function
 
 
 _QUESTIONS: dict[str, Callable[..., Any]] = {
@@ -636,7 +647,7 @@ def _alike(value: Any) -> Any:
     if isinstance(value, Tensor):
         return _Alike(tuple(map(int, value.shape)), value.stride(), value.dtype)
     if isinstance(value, (tuple, list)):
-        return type(value) if hasattr(value, "_fields") else isinstance(value, list), tuple(map(_alike, value))
+        return type(value) if _named(value) else isinstance(value, list), tuple(map(_alike, value))
     if isinstance(value, dict):
         return dict, tuple((key, _alike(item)) for key, item in value.items())
     if isinstance(value, slice):
@@ -656,9 +667,14 @@ def _made_as(like: Any) -> Any:
         return {key: _made_as(item) for key, item in items}
     if isinstance(kind, bool):
         return (list if kind else tuple)(map(_made_as, items))
-    if isinstance(kind, type) and hasattr(kind, "_fields"):
-        return kind(*map(_made_as, items))
+    if isinstance(kind, type) and _named(kind):
+        return kind(*map(_made_as, items)) if hasattr(kind, "_fields") else kind(map(_made_as, items))
     return items
+
+
+def _named(kind: Any) -> bool:
+    """Whether a tuple, or a kind of tuples, has names for its items: Python's own, or those that torch returns."""
+    return hasattr(kind, "_fields") or hasattr(kind, "n_sequence_fields")
 
 
 def operator_of(func: Any, args: Any, kwargs: Any) -> Any:
@@ -673,6 +689,15 @@ def operator_of(func: Any, args: Any, kwargs: Any) -> Any:
     if not kwargs and len(args) == 2:
         return _BINARY.get(name) or _REFLECTED.get(name) or name
     return _UNARY.get(name, name) if not kwargs and len(args) == 1 else name
+
+
+def _wrapped_by_users() -> Iterator[Callable[..., Any]]:
+    """Functions that `torch.fx.wrap` was told to keep whole, but for those of libraries, which are run from inside."""
+    for (_, name), names in _symbolic_trace._wrapped_fns_to_patch.items():
+        function = names.get(name)
+        home = getattr(function, "__module__", None) or ""
+        if isinstance(function, types.FunctionType) and home.partition(".")[0] not in ("torch", "torchvision", "timm"):
+            yield function
 
 
 def _apart(tensor: Tensor, before: list[tuple[Tensor, int]]) -> Tensor:

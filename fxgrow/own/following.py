@@ -76,8 +76,7 @@ def _counterpart(size: int, before: Shapes, after: Shapes, path: str) -> int:
 
 def _pairs(before: Shapes, after: Shapes, path: str) -> Iterator[tuple[int, int]]:
     for old, new in zip(before.get(path, ()), after.get(path, ()), strict=False):
-        for one, other in zip(old[1:], new[1:], strict=False):
-            yield one, other
+        yield from zip(old[1:], new[1:], strict=False)
 
 
 def _informed(infos: Any, before: Shapes, after: Shapes) -> Any:

@@ -86,29 +86,29 @@ def _index(node: fx.Node, module: str) -> int:
 
 
 def own_class(
-    source: nn.Module, plan: Plan, grown: GrownGraphModule, changed: Sequence[Site], inputs: Any, check: bool = True
+    source: nn.Module, plan: Plan, grown: GrownGraphModule, changed: Sequence[Site], inputs: Inputs
 ) -> nn.Module | Obstacle:
     """A copy of a module, of its class, that computes what its grown graph does, over the very tensors of that graph.
 
     Parameters
     ----------
-    changed: the calls that the plan changes. check: record the copy, and compare the record with the graph.
+    changed: the calls that the plan changes.
     """
     if isinstance(source, fx.GraphModule):
         return Obstacle("it is a graph already", type(source).__name__)
-    own = _computing(source, plan, grown, changed, inputs, check)
+    own = _computing(source, plan, grown, changed, inputs)
     if isinstance(own, nn.Module):
         follow_sizes(source, own, inputs)
     return own
 
 
 def _computing(
-    source: nn.Module, plan: Plan, grown: GrownGraphModule, changed: Sequence[Site], inputs: Inputs, check: bool
+    source: nn.Module, plan: Plan, grown: GrownGraphModule, changed: Sequence[Site], inputs: Inputs
 ) -> nn.Module | Obstacle:
     """The copy that computes what the graph does."""
     sure = [site for site in changed if not site.aside]
     own = _copied(source, plan, grown, sure)
-    if isinstance(own, Obstacle) or not check:
+    if isinstance(own, Obstacle):
         return own
     text = parting(own, grown, inputs)
     if text is None:
@@ -233,9 +233,11 @@ def _edit(own: nn.Module, path: str, changed: list[Site]) -> Obstacle | None:
         if not isinstance(module, Multiplied):
             kind: Any = type(module)
             module.__class__, module.factor = multiplied(kind), 1.0
-        for site in changed:
-            module.factor *= site.edit.value
-        return None
+            for site in changed:
+                module.factor *= site.edit.value
+        return None  # one that multiplies already has taken on its number as an attribute
+    if isinstance(module, Edited):
+        return Obstacle("it makes other calls already, since an earlier growth", path or type(own).__name__)
     edits = []
     for site in changed:
         target = _FUNCTIONS.get(type(module)) if site.called else site.target

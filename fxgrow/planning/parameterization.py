@@ -31,6 +31,7 @@ from fxgrow.planning.sizing import size_after
 from fxgrow.rules.contraction import Contraction
 from fxgrow.rules.normalisation import BatchNorm
 from fxgrow.rules.op import Op, Tensor
+from fxgrow.rules.registry import kind_of
 
 if TYPE_CHECKING:
     from fxgrow.axes.layout import Leaf
@@ -188,7 +189,7 @@ def _is_plain_layer(op: Op, weight: Tensor) -> bool:
     """Whether an op is one of torch's linear or convolution layers with this as its weight: linear in it."""
     if not isinstance(op.law, Contraction) or len(op.data["operands"]) != 2 or op.data["operands"][1] is not weight:
         return False
-    kind = type(op.module)
+    kind = kind_of(op.module) if op.module is not None else type(None)
     methods = [getattr(kind, method, None) for method in ("forward", "_conv_forward")]
     plain = op.module is None or all(m is None or m.__module__.startswith("torch.nn.modules.") for m in methods)
     return plain and len(op.node.args) > 0

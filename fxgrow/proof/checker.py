@@ -33,7 +33,7 @@ from fxgrow.proof.rules.reduction import core_units
 from fxgrow.proof.structures import all_unchanged, described, picks, shaped
 from fxgrow.proof.use import ABSENT, Both, Use, claims_in, module_difference, numbers_in
 from fxgrow.proof.values import precision
-from fxgrow.rules.registry import law_of_call
+from fxgrow.rules.registry import kind_of, law_of_call
 
 _BROKEN = (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError, ZeroDivisionError, AssertionError)
 """What corrupted graphs raise when they are run on labels or shapes."""
@@ -417,7 +417,8 @@ class Walk:
                 use.conditions.clear()
         if law is None:
             raise Unproved(f"{use.name} has no rule, and something that it is given has grown")
-        if use.new_module is not None and type(use.new_module) is not type(use.old_module):
+        modules = [module for module in (use.old_module, use.new_module) if module is not None]
+        if len({kind_of(module) for module in modules}) > 1:
             use.same_module()
         return law.prove(use)
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import is_parametrized
+from torch.nn.utils.parametrize import ParametrizationList
 
 from fxgrow.capture import Captured
 from fxgrow.capture.inputs import Inputs, image_size_of
@@ -108,6 +108,6 @@ def alike_by_mode(captured: Captured) -> bool:
 
 def _ignores_mode(module: nn.Module) -> bool:
     law = law_of_module(module)  # None: hooks, or a layer that nothing is known of
-    known = type(module).__module__.partition(".")[0] in _KNOWN and not is_parametrized(module)
+    known = type(module).__module__.partition(".")[0] in _KNOWN and not isinstance(module, ParametrizationList)
     keeps_statistics = isinstance(law, BatchNorm) or getattr(module, "track_running_stats", False)
     return law is not None and known and not keeps_statistics and not isinstance(module, ByMode)

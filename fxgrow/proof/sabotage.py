@@ -27,6 +27,7 @@ from fxgrow.history import history_of
 from fxgrow.proof.between import Growth
 from fxgrow.proof.certifying import Comparison, drawn_by
 from fxgrow.proof.verification import WithoutNoise, random_inputs, relative_error
+from fxgrow.replay import as_graph
 
 CHANGED = 1e-9
 """Relative error from which on outputs of models in float64 count as changed."""
@@ -61,11 +62,15 @@ class Tally:
         self.missed.extend(other.missed)
 
 
-def sabotaged(original: nn.Module, grown: GrownGraphModule, count: int, seed: int = 0) -> Tally:
-    """Inject `count` faults, one at a time, and certify each time; the models are left as they were."""
-    history = history_of(grown)
+def sabotaged(original: nn.Module, module: nn.Module, count: int, seed: int = 0) -> Tally:
+    """Inject `count` faults, one at a time, and certify each time; the models are left as they were.
+
+    Faults are put into the graph of a module of its own class, over its tensors and parts.
+    """
+    history = history_of(module)
     assert history is not None
     step = history.steps[-1]
+    grown = as_graph(module, original, step.plan, step.folded)
     growth = Growth(step.plan, drawn_by(step.seed, history.stage), step.folded)
     captured = recapture(original, recalled(step.plan.inputs))
     comparison = Comparison(captured, original, [growth])

@@ -27,6 +27,7 @@ from fxgrow.proof.claims import (
     unchanged,
 )
 from fxgrow.proof.values import DERIVED_ULPS, ULPS, at_index, differing, first
+from fxgrow.rules.registry import kind_of
 
 ABSENT = type("Absent", (), {"__repr__": lambda self: "nothing"})()
 """Stands for an argument that one of the two nodes does not have."""
@@ -392,8 +393,10 @@ _TREE = frozenset({"_parameters", "_buffers", "_modules", "training"})
 
 def module_difference(old: nn.Module, new: nn.Module, besides: frozenset[str]) -> str | None:
     """The first attribute in which two modules differ, as a sentence; parameters and buffers are not looked at."""
-    if type(old) is not type(new):
-        return f"it is a {type(new).__name__}, it was a {type(old).__name__}"
+    before_kind, after_kind = kind_of(old), kind_of(new)
+    if before_kind is not after_kind:
+        return f"it is a {after_kind.__name__}, it was a {before_kind.__name__}"
+    besides |= {"factor"} if before_kind is not type(old) or after_kind is not type(new) else set()
     names = [name for name in old.__dict__ if old.__dict__[name] is not new.__dict__.get(name, ABSENT)]
     names += [name for name in new.__dict__ if name not in old.__dict__]
     for name in names:

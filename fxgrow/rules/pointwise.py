@@ -173,7 +173,7 @@ def is_flat(op: Op) -> bool:
     """Whether a function of one tensor has no slope at zero, as ReLU and squares; tried out in float64."""
     if not op.value.dtype.is_floating_point:
         return False
-    x = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    x = torch.zeros(2, dtype=torch.float64, device="cpu", requires_grad=True)
     args, kwargs = (
         fx.node.map_arg(given, lambda node: x.clone() if op.tree_of(node) is not None else node.meta["value"])
         for given in (op.node.args, op.node.kwargs)

@@ -65,12 +65,18 @@ def _read_rows() -> None:
         importlib.import_module(f"fxgrow.rules.{_unread.pop(library)}")
 
 
+def kind_of(module: nn.Module) -> type[nn.Module]:
+    """The class of a module; of a layer that multiplies its input, the class of layers that it is."""
+    kind: type[nn.Module] = getattr(type(module), "plain_kind", type(module))
+    return kind
+
+
 def law_of_module(module: nn.Module) -> Law | None:
     """The law of a module's exact class, or of a base class whose forward it inherits unchanged."""
     _read_rows()
     if isinstance(module, CustomFunction):
         return _modules.get(module.function)
-    kind = getattr(type(module), "plain_kind", type(module))  # of a layer that multiplies its input
+    kind = kind_of(module)
     for base in kind.__mro__:
         if base in _modules:
             same = all(getattr(kind, name, None) is getattr(base, name, None) for name in ("forward", "_conv_forward"))

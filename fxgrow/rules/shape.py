@@ -95,7 +95,7 @@ def axis_of(number: int, rank: int) -> int:
 
 
 class Permute(Shape):
-    """Reorder axes: permute, transpose, swapaxes, movedim; `.T` is in attributes.py."""
+    """Reorder axes: permute, transpose, swapaxes, movedim, and `.T`, which capture records as one of them."""
 
     def __init__(self, order: Callable[[Op, int], list[int]]) -> None:
         self.order = order

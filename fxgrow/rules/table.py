@@ -116,7 +116,7 @@ _POINTWISE: dict[Any, list[Any]] = {
     "linear": [
         *(nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
         *(F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, operator.neg, torch.neg, torch.clone),
-        *("contiguous", "clone", "detach", "to", "float", "double", "half", "bfloat16", "type", "neg", "type_as"),
+        *("contiguous", "clone", "detach", "to", "float", "double", "half", "bfloat16", "type", "type_as"),
         *("cpu", "cuda"),
     ],
     "zero": [
@@ -124,7 +124,7 @@ _POINTWISE: dict[Any, list[Any]] = {
         *(nn.Hardswish, nn.Hardtanh, nn.Softsign, nn.Tanhshrink, nn.Hardshrink, nn.Softshrink, nn.RReLU),
         *(F.relu, F.relu6, F.leaky_relu, F.elu, F.celu, F.selu, F.gelu, F.silu, F.mish, F.hardswish),
         *(F.hardtanh, F.softsign, F.tanhshrink, torch.relu, torch.relu_, torch.tanh, torch.sin, torch.abs),
-        *(torch.square, torch.sqrt, torch.sign, torch.erf, torch.expm1, torch.log1p, operator.abs),
+        *(torch.square, torch.sqrt, torch.sign, torch.erf, torch.expm1, torch.log1p),
         *("relu", "relu_", "tanh", "tanh_", "sin", "abs", "square", "sqrt", "sign", "erf"),
         *(torch.maximum, torch.minimum),
     ],

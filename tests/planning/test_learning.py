@@ -97,8 +97,11 @@ def test_a_square_is_flat_at_zero_as_well() -> None:
 
 def test_a_map_that_an_ssd_scales_by_its_norm() -> None:
     grown = grown_and_alive(ScaledByNorm(), IMAGE)
-    assert fxgrow.report(grown).plan.groups[0].how == "zero-out, guarded statistics"
-    assert "normalize" in grown.code
+    assert isinstance(grown, ScaledByNorm)
+    graph = grown_and_alive(ScaledByNorm(), IMAGE, form="graph")
+    assert "guards_normalize" in graph.code
+    for one in (grown, graph):
+        assert fxgrow.report(one).plan.groups[0].how == "zero-out, guarded statistics"
 
 
 def test_two_factors_are_not_both_zero() -> None:

@@ -35,7 +35,7 @@ BETWEEN = {
     "unflatten by a tuple": lambda h: h.unflatten(-1, (2, 4)).tanh().flatten(-2),
     "zeros of sizes before": lambda h: torch.cat([torch.zeros(h.shape[0], 1, h.shape[2], dtype=h.dtype), h], 1),
     "zeros of numbers before": lambda h: torch.cat([torch.zeros(h.shape[0], 1, 8, dtype=h.dtype), h], 1).tanh(),
-    "ones added": lambda h: (h + torch.ones(8, dtype=h.dtype)).tanh(),
+    "ones added": lambda h: (h + torch.ones(h.shape[-1], dtype=h.dtype)).tanh(),
     "a number filled in": lambda h: h * h.new_full((8,), 0.5),
     "zeros by a method": lambda h: torch.cat([h.new_zeros(h.shape[0], 3, h.shape[-1]), h], 1).tanh(),
 }
@@ -54,6 +54,7 @@ def test_sizes_follow_however_they_are_spelled(name: str, init: str) -> None:
     ("between", "said"),
     [
         (lambda h: h + torch.arange(8), "it is a constant"),
+        (lambda h: h + torch.ones(8), "it is a constant"),
         (lambda h: h + torch.arange(h.shape[-1]), "arange: its entries go by their position"),
         (lambda h: h * torch.rand(8, dtype=h.dtype), "rand: its entries are drawn"),
         (lambda h: h + torch.linspace(0, 1, h.shape[-1], dtype=h.dtype), "linspace"),
@@ -81,10 +82,9 @@ def test_what_meets_a_tensor_of_an_unknown_op_is_held_for_that_reason() -> None:
 
 def test_a_proof_does_not_take_other_numbers_for_those_filled_in() -> None:
     model = Between(lambda h: torch.cat([h.new_zeros(2, 1, h.shape[-1]), h], 1).tanh()).double()
-    grown = fxgrow.grow(model, 2, example_inputs=TOKENS)
+    grown = fxgrow.grow(model, 2, example_inputs=TOKENS, form="graph")
     assert str(fxgrow.certify(grown, model).verdict) == "PROVED"
-    for node in grown.graph.nodes:
-        if node.target == "new_zeros":
-            node.target = "new_ones"
+    (made,) = (node for node in grown.graph.nodes if node.target == "new_zeros")
+    made.target = "new_ones"
     grown.recompile()
     assert str(fxgrow.certify(grown, model).verdict) != "PROVED"

@@ -141,7 +141,9 @@ def test_a_multiplier_or_a_statistic_that_is_off_is_refuted() -> None:
     torch.manual_seed(0)
     model = lively(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.ReLU()))
     model.add_module("5", nn.Conv2d(8, 4, 1).double())
-    grown: Any = fxgrow.grow(model, 2, example_inputs=IMAGE, parameterization="variance-transfer", verify=False)
+    grown: Any = fxgrow.grow(
+        model, 2, example_inputs=IMAGE, parameterization="variance-transfer", verify=False, form="graph"
+    )
     assert proved(fxgrow.certify(grown, model))
     node = next(n for n in grown.graph.nodes if getattr(n.target, "__name__", "") == "multiplied")
     before = node.args
@@ -156,7 +158,7 @@ def test_a_multiplier_or_a_statistic_that_is_off_is_refuted() -> None:
 
 def test_depth_width_and_depth_again_are_proved_from_the_first_model() -> None:
     model, inputs = built("post-activation")
-    one = fxgrow.grow(model, depth=1.5, example_inputs=inputs, verify=False)
+    one = fxgrow.grow(model, depth=1.5, example_inputs=inputs, verify=False, form="graph")
     two = fxgrow.grow(one, 1.5, verify=False, seed=3)
     three = fxgrow.grow(two, 1.25, 1.5, parameterization="variance-transfer", verify=False)
     certificate = fxgrow.certify(fxgrow.fold(three), model)
@@ -309,7 +311,7 @@ def test_what_is_written_through_a_view_beside_new_blocks_is_what_it_was() -> No
             return x + self.leave(scores.softmax(-1) @ self.value(x))  # type: ignore[no-any-return]
 
     model = lively(nn.Sequential(nn.Linear(6, 8), nn.Sequential(Biased(), Biased()), nn.Linear(8, 3)))
-    grown = fxgrow.grow(model, depth=1.5, example_inputs=torch.randn(2, 5, 6), verify=False)
+    grown: Any = fxgrow.grow(model, depth=1.5, example_inputs=torch.randn(2, 5, 6), verify=False, form="graph")
     assert proved(fxgrow.certify(grown, model))
     added = next(n for n in grown.graph.nodes if n.target is operator.setitem)
     added.args = (added.args[0], (slice(None), slice(2, None), slice(2, None)), added.args[2])

@@ -119,7 +119,7 @@ def test_an_untied_weight_is_refuted() -> None:
 
 
 def test_an_op_without_a_rule_is_unknown_where_it_meets_what_grew() -> None:
-    model, wider = grown("perceptron")
+    model, wider = grown("perceptron", form="graph")
     graph = wider.graph
     node = next(n for n in graph.nodes if n.op == "call_module")
     user = next(iter(node.users))
@@ -136,7 +136,7 @@ def test_an_op_without_a_rule_is_unknown_where_it_meets_what_grew() -> None:
 @pytest.mark.parametrize("fault", ["writes", "calls again"])
 def test_a_node_that_nothing_reads_can_do_harm_all_the_same(fault: str) -> None:
     model = lively(nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)))
-    wider: Any = fxgrow.grow(model, 2, example_inputs=torch.randn(4, 5), verify=False)
+    wider: Any = fxgrow.grow(model, 2, example_inputs=torch.randn(4, 5), verify=False, form="graph")
     assert fxgrow.certify(wider, model).verdict is Verdict.PROVED
     graph = wider.graph
     first, norm = [n for n in graph.nodes if n.op == "call_module"][:2]
@@ -276,7 +276,7 @@ class Through(nn.Module):
 def test_what_is_written_through_a_view() -> None:
     tokens = (slice(None), slice(1, None))
     model = lively(Through(tokens))
-    wider: Any = fxgrow.grow(model, 2, example_inputs=torch.randn(2, 5, 6))
+    wider: Any = fxgrow.grow(model, 2, example_inputs=torch.randn(2, 5, 6), form="graph")
     assert fxgrow.certify(wider, model).verdict is Verdict.PROVED
     view = next(n for n in wider.graph.nodes if n.name == "getitem")
     view.args = (view.args[0], (slice(None), slice(0, -1)))

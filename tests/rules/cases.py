@@ -176,6 +176,16 @@ CASES = [
     Case("where method", lambda x, y: x.where(x > 0, y), (ROWS, VECTOR), 2),
     Case("add of three ranks", lambda x, y: x + y, ((2, 3, 4), (3, 1)), 3),
     Case("subtract scaled", lambda x, y: torch.sub(x, y, alpha=0.3), (ROWS, ROWS), 2),
+    *(
+        Case(f"{name} scaled", lambda x, y, n=name: getattr(x * 1.0, n)(y, alpha=0.3), (ROWS, VECTOR), 2)
+        for name in ("add", "add_", "sub", "sub_")
+    ),
+    *(
+        Case(f"{name} by keyword", lambda x, y, n=name: getattr(x * 1.0, n)(other=y), (ROWS, VECTOR), 2)
+        for name in ("mul", "mul_", "div", "div_", "eq", "ne", "lt", "le", "gt", "ge")
+    ),
+    Case("pow by keyword", lambda x: x.pow(exponent=3), (ROWS,), 2),
+    Case("matmul by keyword", lambda x, y: x.matmul(other=y), (ROWS, (4, 5)), 3),
     Case("add a number", lambda x: x + 0.5, (ROWS,), 2),
     Case("number over tensor", lambda x: 2.0 / x, (ROWS,), 2),
     Case("clamp without zero", lambda x: torch.clamp(x, 0.1), (ROWS,), 2),
@@ -313,14 +323,18 @@ CASES = [
     Case("new zeros", method("new_zeros", 3), (ROWS,), 3),
     Case("new ones", method("new_ones", (3, 2)), (ROWS,), 4),
     Case("new full", method("new_full", (3,), 0.5), (ROWS,), 3),
-    Case("zeros beside", lambda x: torch.cat([torch.zeros(1, 4, dtype=x.dtype), x]), (ROWS,), 2),
+    Case("zeros beside", lambda x: torch.cat([torch.zeros(1, x.shape[1], dtype=x.dtype), x]), (ROWS,), 2),
     Case("ones of a size", lambda x: torch.ones(x.shape[1], dtype=x.dtype) + x, (ROWS,), 2),
     Case("full of a shape", lambda x: torch.full(x.shape, 0.5, dtype=x.dtype) * x, (ROWS,), 2),
     Case("rand", lambda x: x + 0 * torch.rand(4, dtype=x.dtype), (ROWS,), 1),
     Case("randn", lambda x: x + 0 * torch.randn(3, 4, dtype=x.dtype), (ROWS,), 0),
-    Case("empty", lambda x: torch.cat([torch.empty(0, 4, dtype=x.dtype), x]), (ROWS,), 1),
-    Case("linspace", lambda x: x + torch.linspace(0, 1, 4, dtype=x.dtype), (ROWS,), 1),
-    Case("eye", lambda x: x @ torch.eye(4, dtype=x.dtype), (ROWS,), 1),
+    Case("empty", lambda x: torch.cat([torch.empty(0, x.shape[1], dtype=x.dtype), x]), (ROWS,), 1),
+    Case("linspace", lambda x: x + torch.linspace(0, 1, x.shape[1], dtype=x.dtype), (ROWS,), 1),
+    Case("eye", lambda x: x @ torch.eye(x.shape[1], dtype=x.dtype), (ROWS,), 1),
+    Case("arange", lambda x: x + torch.arange(x.shape[1]), (ROWS,), 1),
+    Case("randint", lambda x: x + 0 * torch.randint(2, (4,)), (ROWS,), 1),
+    Case("randperm", lambda x: x + 0 * torch.randperm(4), (ROWS,), 1),
+    Case("ones of numbers", lambda x: torch.ones(4, dtype=x.dtype) + x, (ROWS,), 1),
     Case("view by a shape in one node", lambda x: x.view(operator.add(x.size()[:-1], (4, 2))), ((3, 8),), 3),
     Case("F.layer_norm of a shape", lambda x: F.layer_norm(x, x.shape[-1:]), (ROWS,), 2),
     Case("flip", method("flip", [0]), (ROWS,), 1),
@@ -348,6 +362,7 @@ CASES = [
     Case("attribute mT", lambda x: x.mT, ((2, 3, 4),), 3),
     Case("attribute mH", lambda x: x.mH * 2, ((2, 3, 4),), 3),
     Case("attribute H", lambda x: x.H + 1, (ROWS,), 2),
+    Case("attribute real", lambda x: x.real * 2, (ROWS,), 2),
     Case("attribute data", lambda x: x.data.t() * 2, (ROWS,), 2),
     Case("torch.t", lambda x: torch.t(x), (ROWS,), 2),
     Case("adjoint", method("adjoint"), ((2, 3, 4),), 3),

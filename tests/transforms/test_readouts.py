@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -63,7 +64,8 @@ def test_a_map_of_features_grows_beside_a_head_and_names_stay_free() -> None:
 
 def test_it_grows_again_saves_and_loads(tmp_path: Path) -> None:
     model = lively(Features())
-    grown = fxgrow.grow(fxgrow.grow(model, width=1.5, example_inputs=IMAGE), width=1.5, depth=1.5)
+    once = fxgrow.grow(model, width=1.5, example_inputs=IMAGE, form="graph")
+    grown: Any = fxgrow.grow(once, width=1.5, depth=1.5)
     assert worst_error(model, grown, IMAGE, True) <= 1e-10
     assert fxgrow.births(grown)["readout_1.weight"].counts() == {1: 8 * 12, 2: 8 * 6}
     read = [node for node in grown.graph.nodes if node.target is guards.readout]

@@ -237,7 +237,8 @@ def run(node: fx.Node, module: nn.Module | None, args: Any, kwargs: Any, grad: b
             return getattr(args[0], str(node.target))(*args[1:], **kwargs)
         if node.op == "call_module":
             assert module is not None
-            return module.forward(*args, **kwargs)
+            kind = getattr(type(module), "plain_kind", None)  # its input is multiplied by a node before
+            return module.forward(*args, **kwargs) if kind is None else kind.forward(module, *args, **kwargs)
         return node.target(*args, **kwargs)  # type: ignore[operator]
 
 
