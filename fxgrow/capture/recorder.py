@@ -458,7 +458,7 @@ class Recorder(TorchFunctionMode):
     # -- modules -----------------------------------------------------------------------------------------------------
 
     def _module_call(self, plainly: Callable[..., Any]) -> Callable[..., Any]:
-        def called(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        def called(module: Any, *args: Any, **kwargs: Any) -> Any:
             path = None if self.quiet or numbers.recordings[-1] is not self else self.modules.get(id(module))
             if path is None:
                 return plainly(module, *args, **kwargs)
@@ -529,9 +529,15 @@ class Recorder(TorchFunctionMode):
             known = {module.function: path for path, module in self.functions.items()}
             path = known.get(function, f"_function_{len(known)}")
             module = self.functions.setdefault(path, CustomFunction(function))
-            return self._leaf(
-                module, path, lambda _, *given, **named: plainly.__get__(None, function)(*given, **named), args, kwargs
-            )
+
+            def run(_: nn.Module, *given: Any, **named: Any) -> Any:
+                return plainly.__get__(None, function)(*given, **named)
+
+            self.paths.append(path)
+            try:
+                return self._leaf(module, path, run, args, kwargs)
+            finally:
+                self.paths.pop()
 
         torch.autograd.Function.apply = classmethod(apply)
         try:

@@ -16,8 +16,8 @@ def fold_module(grown: nn.Module) -> nn.Module:
     result = copy.deepcopy(grown)
     scaled: set[int] = set()
     for part in result.modules():
-        module: Any = part
-        if isinstance(module, Multiplied):
+        if isinstance(part, Multiplied):
+            module: Any = part
             if id(module.weight) not in scaled:
                 scaled.add(id(module.weight))
                 with torch.no_grad():
