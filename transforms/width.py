@@ -83,7 +83,8 @@ def like(tensor: torch.Tensor, data: torch.Tensor) -> torch.Tensor:
     if not isinstance(tensor, nn.Parameter):
         return data
     made = nn.Parameter(data, tensor.requires_grad)
-    made.__dict__.update(tensor.__dict__)
+    for name, mark in tensor.__dict__.items():  # subclasses of tensors may keep their data there
+        made.__dict__.setdefault(name, mark)
     return made
 
 
