@@ -724,7 +724,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def _holds_tensor(value: Any) -> bool:
-    return isinstance(value, Tensor) or next(_tensors(value), None) is not None
+    return next(_tensors(value), None) is not None
 
 
 def _of_tensors(func: Any, name: str) -> bool:

@@ -155,7 +155,7 @@ def _copied(source: nn.Module, plan: Plan, grown: GrownGraphModule, changed: Seq
 
 def _read_out(own: Any, grown: GrownGraphModule) -> nn.Module | Obstacle:
     """A copy whose outputs are read as those of the graph are."""
-    if type(own) in (Edited, ReadOut) or isinstance(own, (Edited, ReadOut)):
+    if isinstance(own, (Edited, ReadOut)):
         return Obstacle("its outputs are streams that grow, and its own forward is another already", type(own).__name__)
     per_mode = {tuple(_outputs_read(graph)) for graph in grown.graphs().values()}
     if len(per_mode) != 1:
