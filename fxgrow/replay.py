@@ -62,6 +62,7 @@ def as_graph(grown: nn.Module, original: nn.Module, plan: Plan, folded: bool = F
         return grown
     graph = grown_again(original, replace(plan, form="graph"), skeleton(original), "", folded)
     assert isinstance(graph, GrownGraphModule)
+    graph.train(grown.training)
     tensors = named_tensors(grown)
     for name in named_tensors(graph):
         if name in tensors:
@@ -72,6 +73,8 @@ def as_graph(grown: nn.Module, original: nn.Module, plan: Plan, folded: bool = F
         owner, _, name = path.rpartition(".")
         if not isinstance(parts[path], (Edited, Multiplied)):
             graph.get_submodule(owner)._modules[name] = parts[path]
+        else:
+            graph.get_submodule(path).train(parts[path].training)
     different = parting(grown, graph, recalled(plan.inputs))
     if different is not None:
         raise CaptureError(

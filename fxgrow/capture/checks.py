@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
@@ -106,5 +107,5 @@ def _article(name: str) -> str:
 def _is_unlifted(model: nn.Module) -> bool:
     """Whether a module is what `torch.export` gives back of a program."""
     graph = getattr(model, "graph", None)
-    nodes = list(getattr(graph, "nodes", ()))
-    return bool(nodes) and any("aten" in str(node.target) and hasattr(node.target, "_schema") for node in nodes)
+    nodes = graph.nodes if isinstance(graph, torch.fx.Graph) else ()
+    return any("aten" in str(node.target) and hasattr(node.target, "_schema") for node in nodes)
