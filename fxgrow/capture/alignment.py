@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxgrow.capture.capturing import Recording, is_impure
-from fxgrow.capture.contexts import settled, sized
+from fxgrow.capture.contexts import GUARDS
 from fxgrow.capture.inputs import Inputs
-from fxgrow.capture.modes import GrownGraphModule
+from fxgrow.capture.modes import GrownGraphModule, copied
 from fxgrow.capture.opaque import CustomFunction
 from fxgrow.capture.probing import BATCH, SIZE, changed
 from fxgrow.capture.shapes import propagate
@@ -54,13 +54,8 @@ def parting(module: nn.Module, graphs: GrownGraphModule, inputs: Inputs) -> str 
 
 def with_values(graphs: GrownGraphModule, bare: nn.Module, mode: str, inputs: Inputs) -> fx.Graph:
     """The graph of a mode, with the values that it gives on these inputs."""
-    made = fx.Graph()
-    renamed: dict[fx.Node, fx.Node] = {}
     by_mode = graphs.graphs()
-    made.output(made.graph_copy(by_mode.get(mode, by_mode.get("both")), renamed))  # type: ignore[arg-type]
-    for old, new in renamed.items():
-        new.name = old.name
-        new.meta = {"module_path": old.meta.get("module_path", "")}
+    made = copied(by_mode[mode if mode in by_mode else "both"])
     propagate(bare.train(mode == "train"), made, inputs)
     return made
 
@@ -131,7 +126,7 @@ def _steps(
         return node.target
 
     for node in graph.nodes:
-        if node.target in (settled, sized):
+        if node.target in GUARDS:
             continue  # a graph refuses what it has not been recorded with
         value = node.meta.get("value")
         if node.op == "output" or next(flat_tensors(value), None) is not None or is_impure(node):
