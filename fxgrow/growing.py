@@ -389,7 +389,7 @@ def _placed(
         planned = calibrate_units(graph, planned, batch)
     own: nn.Module | Obstacle | None = None
     if form != "graph":
-        own = own_class(model, planned, graph, changed, captured.inputs)
+        own = own_class(model, planned, graph, changed, captured)
     if isinstance(own, nn.Module):
         plans = courses(own, model, captured, planned, replan)
         if not isinstance(plans, Obstacle):

@@ -250,7 +250,7 @@ def widen_parts(parts: Parts, plan: Plan, source: nn.Module, seed: str, form: st
         if other is not None:
             own = Obstacle(other.what, other.where)
         elif form != "graph" and part.form != "graph":
-            own = own_class(original, part, graph, changed, captured.inputs)
+            own = own_class(original, part, graph, changed, captured)
         owner, _, name = path.rpartition(".")
         is_own = isinstance(own, nn.Module)
         result.get_submodule(owner)._modules[name] = own if is_own else kept_as(graph, original)  # type: ignore[assignment]

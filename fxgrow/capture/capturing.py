@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import operator
-from collections.abc import Callable
-from dataclasses import dataclass, is_dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -31,9 +32,10 @@ from fxgrow.capture.probing import (
     differences,
     other_dtype,
 )
-from fxgrow.capture.recorder import Recorder
+from fxgrow.capture.recorder import Recorder, Shapes
 from fxgrow.capture.shapes import propagate
-from fxgrow.capture.skeleton import skeleton
+from fxgrow.capture.skeleton import skeleton, twin_of
+from fxgrow.containers import flat_tensors
 from fxgrow.devices import device_of
 from fxgrow.errors import CaptureError, FxgrowError, UntraceableError, first_line
 
@@ -49,7 +51,7 @@ class Captured:
     inputs: the arguments and keyword arguments used, on the meta device.
     form: the class of the output, where the graphs return a plain container in its place.
     settled: what the graphs cannot keep of the forward. alike: what else the forward was recorded with, in words, to
-        find that it does the same.
+        find that it does the same. recording: what recorded it in eval mode.
     """
 
     model: nn.Module
@@ -58,6 +60,7 @@ class Captured:
     form: Form | None = None
     settled: tuple[Settled, ...] = ()
     alike: tuple[str, ...] = ()
+    recording: Recording | None = field(default=None, repr=False, compare=False)
     tier: int = 1
 
 
@@ -101,7 +104,7 @@ def _captured(model: nn.Module, bare: nn.Module, inputs: Inputs) -> Captured:
     for twin, original in zip(bare.modules(), model.modules(), strict=False):
         twin.training = original.training
     tried = tuple(_OTHER[feature] for feature in FEATURES if all(feature in same for same in alike))
-    return Captured(bare, graphs, inputs, records["eval"].form, tuple(dict.fromkeys(settled)), tried)
+    return Captured(bare, graphs, inputs, records["eval"].form, tuple(dict.fromkeys(settled)), tried, recording)
 
 
 @dataclass(frozen=True)
@@ -118,14 +121,18 @@ class _Record:
 
 
 class Recording:
-    """Records a model again and again, and keeps what its records share."""
+    """Records a model again and again, and keeps what its records share.
 
-    def __init__(self, bare: nn.Module, device: torch.device) -> None:
+    shapes: of what its modules were given and gave in the first record.
+    """
+
+    def __init__(self, bare: nn.Module, device: torch.device, memory: dict[Any, Any] | None = None) -> None:
         self.bare = bare
         self.device = device
         self.functions: dict[str, CustomFunction] = {}
         self.constants: dict[str, torch.Tensor] = {}
-        self.memory: dict[Any, Any] = {}
+        self.memory: dict[Any, Any] = memory if memory is not None else {}
+        self.shapes: Shapes = {}
 
     def record(
         self,
@@ -140,13 +147,14 @@ class Recording:
 
     def _record(self, mode: str, inputs: Inputs, dtype: Callable[[torch.dtype], torch.dtype] | None) -> _Record:
         arguments = _bound(self.bare, inputs)
-        runner = with_sources(skeleton(self.bare, dtype)).train(mode == "train")
+        runner = with_sources(twin_of(self.bare, dtype, share=dtype is None)).train(mode == "train")
         recorder = Recorder(runner, self.device, self.functions, self.constants, self.memory)
         held = _state(runner)
         name = type(self.bare).__name__
         output, form = taken_apart(_run(recorder, arguments, len(inputs[0])))
         assigned = [key for key, value in _state(runner).items() if not _same(value, held.get(key, _NOTHING))]
         recorder.graph.output(recorder.result(output))
+        self.shapes = self.shapes or recorder.shapes
         for path, kind, attribute in assigned:
             lost = kind == "buffer" or isinstance(getattr(runner.get_submodule(path), attribute), _PLAIN)
             what = f"what the forward assigns to the {kind} {attribute}"
@@ -159,6 +167,18 @@ class Recording:
         compared = _arguments_behind(recorder.settling)
         recorder.graph.eliminate_dead_code(is_impure)
         return _Record(recorder.graph, form, recorder.settled, compared)
+
+    def shapes_of(self, inputs: Inputs, run: Callable[..., Any]) -> Iterator[list[tuple[int, ...]]]:
+        """The shapes of the tensors in each of the things that a run of a copy of the model, in eval mode, gives.
+
+        run: takes the copy and then the inputs; it may fail.
+        """
+        runner = twin_of(self.bare, share=True).eval()
+        recorder = Recorder(runner, self.device, {}, {}, self.memory)
+        with torch.no_grad():
+            results = recorder.record(_bound(self.bare, inputs), len(inputs[0]), functools.partial(run, runner))
+        for result in results:
+            yield [tuple(tensor.shape) for tensor in flat_tensors(result)]
 
     def _at_the_next_call(self, first: Recorder, runner: nn.Module, inputs: Inputs) -> Difference | None:
         """Where the next run of a model that has just been run parts from the first, if it does."""

@@ -13,6 +13,7 @@ from torch import nn
 from fxgrow.capture.checks import refuse_uncapturable
 
 _COPIED = (dict, set, OrderedDict)
+_PLAIN = (bool, int, float, str, type(None), OrderedDict)
 
 
 def skeleton(model: nn.Module, dtype: Callable[[torch.dtype], torch.dtype] | None = None) -> nn.Module:
@@ -25,6 +26,13 @@ def skeleton(model: nn.Module, dtype: Callable[[torch.dtype], torch.dtype] | Non
     CaptureError: the model is lazy, quantised, scripted, compiled or wrapped for parallel training.
     """
     refuse_uncapturable(model)
+    return twin_of(model, dtype)
+
+
+def twin_of(
+    model: nn.Module, dtype: Callable[[torch.dtype], torch.dtype] | None = None, share: bool = False
+) -> nn.Module:
+    """The skeleton of what is known to be fit for one; `share`: over the model's own tensors, which are on meta."""
     modules: dict[int, nn.Module] = {}
     tensors: dict[int, torch.Tensor] = {}
     containers: dict[int, Any] = {}
@@ -32,6 +40,8 @@ def skeleton(model: nn.Module, dtype: Callable[[torch.dtype], torch.dtype] | Non
     def bare(tensor: Any) -> Any:
         if tensor is None:
             return None
+        if share:
+            return tensor
         if id(tensor) not in tensors:
             empty = torch.empty_like(tensor, device="meta", dtype=None if dtype is None else dtype(tensor.dtype))
             tensors[id(tensor)] = (
@@ -44,7 +54,8 @@ def skeleton(model: nn.Module, dtype: Callable[[torch.dtype], torch.dtype] | Non
             twin = object.__new__(type(module))  # graph modules would make themselves a new class
             modules[id(module)] = twin
             for name, value in module.__dict__.items():
-                twin.__dict__[name] = value.copy() if type(value) in _COPIED else value
+                kind = type(value)
+                twin.__dict__[name] = (value.copy() if value else kind()) if kind in _COPIED else value
             for name, parameter in module._parameters.items():
                 twin._parameters[name] = bare(parameter)
             for name, buffer in module._buffers.items():
@@ -70,6 +81,6 @@ def skeleton(model: nn.Module, dtype: Callable[[torch.dtype], torch.dtype] | Non
     result = copy_of(model)
     for twin in modules.values():
         for name, value in twin.__dict__.items():
-            if name not in ("_parameters", "_buffers", "_modules"):
+            if type(value) not in _PLAIN and name not in ("_parameters", "_buffers", "_modules"):
                 twin.__dict__[name] = translated(value)
     return result

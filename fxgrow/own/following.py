@@ -11,24 +11,23 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-import torch
 from torch import nn
 
+from fxgrow.capture.capturing import Recording
 from fxgrow.capture.inputs import Inputs
+from fxgrow.capture.recorder import Shapes
 from fxgrow.capture.skeleton import skeleton
-from fxgrow.containers import flat_tensors
 
 NAMES = ("num_features", "in_features", "embed_dim", "head_hidden_size", "hidden_size", "out_channels", "num_chs")
 """Names that libraries give to attributes that hold a number of channels."""
 
-Shapes = dict[str, list[tuple[int, ...]]]
 
+def follow_sizes(source: nn.Module, own: nn.Module, before: Recording, after: Recording, inputs: Inputs) -> None:
+    """Let such attributes of a grown copy follow; those that growth has set already stay.
 
-def follow_sizes(source: nn.Module, own: nn.Module, inputs: Inputs) -> None:
-    """Let such attributes of a grown copy follow; those that growth has set already stay."""
-    before, after = _shapes(source, inputs), _shapes(own, inputs)
-    if before is None or after is None:
-        return
+    before, after: what recorded the original and the copy on these inputs.
+    """
+    shapes = _shapes(source, before, inputs), _shapes(own, after, inputs)
     parts = dict(source.named_modules())
     for path, module in own.named_modules():
         if path not in parts or type(parts[path]) not in type(module).__mro__:
@@ -36,33 +35,28 @@ def follow_sizes(source: nn.Module, own: nn.Module, inputs: Inputs) -> None:
         for name in NAMES:
             old, now = parts[path].__dict__.get(name), module.__dict__.get(name)
             if type(old) is int and old == now:
-                module.__dict__[name] = _counterpart(old, before, after, path)
+                module.__dict__[name] = _counterpart(old, *shapes, path)
     infos = getattr(own, "feature_info", None)
     if infos is not None:
-        own.feature_info = _informed(infos, before, after)
+        own.feature_info = _informed(infos, *shapes)
 
 
-def _shapes(model: nn.Module, inputs: Inputs) -> Shapes | None:
-    """The shapes of what goes into each part and comes out of it, and of what timm's features are; None: it fails."""
-    twin: Any = skeleton(model).eval()
-    shapes: Shapes = {}
-    for path, module in twin.named_modules():
-
-        def note(module: nn.Module, given: Any, output: Any, path: str = path) -> None:
-            for tensor in (*flat_tensors(given), *flat_tensors(output)):
-                shapes.setdefault(path, []).append(tuple(tensor.shape))
-
-        module.register_forward_hook(note)
-    try:
-        with torch.device("meta"), torch.no_grad():
-            twin(*inputs[0], **inputs[1])
-    except Exception:  # forwards that need values: their attributes stay as they are
-        return None
-    with suppress(Exception), torch.device("meta"), torch.no_grad():  # not every model has these, or takes these
-        features = twin.forward_features(*inputs[0], **inputs[1])
-        shapes[""] = [tuple(tensor.shape) for tensor in flat_tensors(features)]
-        shapes["pre_logits"] = [tuple(t.shape) for t in flat_tensors(twin.forward_head(features, pre_logits=True))]
+def _shapes(model: nn.Module, recording: Recording, inputs: Inputs) -> Shapes:
+    """The shapes of what goes into each part and comes out of it, and of timm's features, where there are such."""
+    shapes = dict(recording.shapes)
+    if hasattr(model, "forward_features"):
+        anew = Recording(skeleton(model), recording.device, recording.memory)
+        with suppress(Exception):  # not every model has these in timm's way
+            shapes[""], shapes["pre_logits"] = anew.shapes_of(inputs, _features)
     return shapes
+
+
+def _features(model: Any, *args: Any, **kwargs: Any) -> Any:
+    """What the head of a model is given, and what its last layer is."""
+    features, before_logits = model.forward_features(*args, **kwargs), None
+    with suppress(Exception):
+        before_logits = model.forward_head(features, pre_logits=True)
+    return features, before_logits
 
 
 def _counterpart(size: int, before: Shapes, after: Shapes, path: str) -> int:

@@ -11,9 +11,11 @@ from torch import fx, nn
 from fxgrow import guards
 from fxgrow.capture import Captured, GrownGraphModule, skeleton
 from fxgrow.capture.alignment import parting, with_values
+from fxgrow.capture.capturing import Recording
 from fxgrow.capture.inputs import Inputs
 from fxgrow.capture.probing import BATCH
 from fxgrow.capture.probing import changed as changed_inputs
+from fxgrow.devices import device_of
 from fxgrow.own.edited import (
     NATIVE,
     CallEdit,
@@ -86,7 +88,7 @@ def _index(node: fx.Node, module: str) -> int:
 
 
 def own_class(
-    source: nn.Module, plan: Plan, grown: GrownGraphModule, changed: Sequence[Site], inputs: Inputs
+    source: nn.Module, plan: Plan, grown: GrownGraphModule, changed: Sequence[Site], captured: Captured
 ) -> nn.Module | Obstacle:
     """A copy of a module, of its class, that computes what its grown graph does, over the very tensors of that graph.
 
@@ -94,33 +96,22 @@ def own_class(
     ----------
     changed: the calls that the plan changes.
     """
-    if isinstance(source, fx.GraphModule):
+    if isinstance(source, fx.GraphModule) or captured.recording is None:
         return Obstacle("it is a graph already", type(source).__name__)
-    own = _computing(source, plan, grown, changed, inputs)
-    if isinstance(own, nn.Module):
-        follow_sizes(source, own, inputs)
-    return own
-
-
-def _computing(
-    source: nn.Module, plan: Plan, grown: GrownGraphModule, changed: Sequence[Site], inputs: Inputs
-) -> nn.Module | Obstacle:
-    """The copy that computes what the graph does."""
     sure = [site for site in changed if not site.aside]
-    own = _copied(source, plan, grown, sure)
-    if isinstance(own, Obstacle):
-        return own
-    text = parting(own, grown, inputs)
-    if text is None:
-        return own
-    if len(sure) < len(changed):  # numbers that do not come out by themselves
-        numbers = _numbers(grown, [site for site in changed if site.aside], inputs)
-        other = _copied(source, plan, grown, [*sure, *numbers])
-        if not isinstance(other, Obstacle):
-            again = parting(other, grown, inputs)
-            if again is None:
-                return other
-    return Obstacle(f"the class computes something else: {text}", type(source).__name__)
+    aside = [site for site in changed if site.aside]  # numbers that may come out by themselves
+    first: str | None = None
+    for numbers in (False, True) if aside else (False,):
+        own = _copied(source, plan, grown, [*sure, *(_numbers(grown, aside, captured.inputs) if numbers else ())])
+        if isinstance(own, Obstacle):
+            return own
+        recording = Recording(skeleton(own), device_of(own))
+        text = parting(own, grown, captured.inputs, recording)
+        if text is None:
+            follow_sizes(source, own, captured.recording, recording, captured.inputs)
+            return own
+        first = first or text
+    return Obstacle(f"the class computes something else: {first}", type(source).__name__)
 
 
 def _copied(source: nn.Module, plan: Plan, grown: GrownGraphModule, changed: Sequence[Site]) -> nn.Module | Obstacle:
