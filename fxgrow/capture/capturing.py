@@ -222,7 +222,8 @@ _OF_MODULES = frozenset(nn.Module().__dict__)
 
 def _made_of_sizes(node: fx.Node | None) -> bool:
     """Whether a tensor is the same whatever the values of inputs and weights, such as positions that are kept."""
-    pending, seen = [node] if node is not None else [], set()
+    pending = [node] if node is not None else []
+    seen: set[fx.Node] = set()
     while pending:
         node = pending.pop()
         if node.op in ("placeholder", "get_attr"):

@@ -56,12 +56,18 @@ def settled(argument: Any, value: Any, name: str) -> None:
     """
     if isinstance(argument, fx.Proxy):
         return
-    if argument is not value and not (type(argument) is type(value) and argument == value):
+    if not _alike_values(argument, value):
         given = type(argument).__name__ if isinstance(argument, torch.Tensor) else repr(argument)
         raise SettledError(
             f"{name} was {value!r} when the model was captured, and is {given} now",
             remedy=f"grow the model with example_inputs that hold {name} as it is called",
         )
+
+
+def _alike_values(argument: Any, value: Any) -> bool:
+    if isinstance(value, (list, tuple, dict)) and isinstance(argument, (list, tuple, dict)):
+        return bool(argument == value)  # of whichever class a graph keeps it as
+    return argument is value or (type(argument) is type(value) and bool(argument == value))
 
 
 def sized(tensor: Any, axes: tuple[int, ...], sizes: tuple[int, ...], name: str) -> None:

@@ -179,8 +179,30 @@ def _settling(plainly: Callable[..., Any]) -> Any:
     return method
 
 
+def _equal(plainly: Callable[..., Any]) -> Any:
+    """A comparison of a tensor's size with an attribute, which has to hold after growth where it does before."""
+    settling = _settling(plainly)
+
+    def method(self: Any, other: Any) -> Any:
+        if plain(self) == plain(other):
+            for size, number in ((self, other), (other, self)):
+                node, source = node_of(size), getattr(number, "source", None)
+                if source is not None and node is not None and node.target == "size" and len(node.args) == 2:
+                    tensor: Any = node.args[0]
+                    tensor.meta.setdefault("sources", {})[OF_SIZE, node.args[1]] = source
+        return settling(self, other)
+
+    return method
+
+
+OF_SIZE = "size"
+"""Begins the path of what is no argument of a node, but a size of the tensor that it gives."""
+
 for _kind in (Int, Float):
-    for _name in ("eq", "ne", "lt", "le", "gt", "ge", "bool", "hash"):
+    for _name in ("eq", "ne"):
+        _method = f"__{_name}__"
+        setattr(_kind, _method, _equal(getattr(_kind.__bases__[0], _method)))
+    for _name in ("lt", "le", "gt", "ge", "bool", "hash"):
         _method = f"__{_name}__"
         setattr(_kind, _method, _settling(getattr(_kind.__bases__[0], _method)))
     for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"):

@@ -71,8 +71,8 @@ _CHANCE = frozenset(
 _DEVICE_FLAGS = {"is_meta": "meta", "is_cpu": "cpu", "is_cuda": "cuda", "is_mps": "mps", "is_xpu": "xpu"}
 
 
-Shapes = dict[str, list[tuple[int, ...]]]
-"""Of what goes into modules and comes out of them, by path."""
+Shapes = dict[tuple[str, str], list[tuple[int, ...]]]
+"""Of what goes "in" to modules and comes "out" of them, by path and side."""
 
 _STARS: dict[Any, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
 
@@ -498,8 +498,8 @@ class Recorder(TorchFunctionMode):
     def _noted(self, path: str, inputs: Any, output: Any) -> Any:
         """Note the shapes of what a module is given and gives."""
         with torch._C.DisableTorchFunction():
-            shapes = self.shapes.setdefault(path, [])
-            shapes.extend(tuple(tensor.shape) for value in (inputs, output) for tensor in flat_tensors(value))
+            for side, value in (("in", inputs), ("out", output)):
+                self.shapes.setdefault((path, side), []).extend(tuple(t.shape) for t in flat_tensors(value))
         return output
 
     def _is_leaf(self, module: nn.Module) -> bool:

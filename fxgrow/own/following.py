@@ -18,7 +18,16 @@ from fxgrow.capture.inputs import Inputs
 from fxgrow.capture.recorder import Shapes
 from fxgrow.capture.skeleton import skeleton
 
-NAMES = ("num_features", "in_features", "embed_dim", "head_hidden_size", "hidden_size", "out_channels", "num_chs")
+NAMES = (
+    "num_features",
+    "in_features",
+    "in_channels",
+    "embed_dim",
+    "head_hidden_size",
+    "hidden_size",
+    "out_channels",
+    "num_chs",
+)
 """Names that libraries give to attributes that hold a number of channels."""
 
 
@@ -30,12 +39,13 @@ def follow_sizes(source: nn.Module, own: nn.Module, before: Recording, after: Re
     shapes = _shapes(source, before, inputs), _shapes(own, after, inputs)
     parts = dict(source.named_modules())
     for path, module in own.named_modules():
-        if path not in parts or type(parts[path]) not in type(module).__mro__:
-            continue
+        kind = type(parts[path]) if path in parts else None
+        if kind not in type(module).__mro__ or kind.__module__.startswith("torch.nn."):
+            continue  # torch's own follow as growth sets them
         for name in NAMES:
             old, now = parts[path].__dict__.get(name), module.__dict__.get(name)
             if type(old) is int and old == now:
-                module.__dict__[name] = _counterpart(old, *shapes, path)
+                module.__dict__[name] = _counterpart(name, old, *shapes, path)
     infos = getattr(own, "feature_info", None)
     if infos is not None:
         own.feature_info = _informed(infos, *shapes)
@@ -47,7 +57,7 @@ def _shapes(model: nn.Module, recording: Recording, inputs: Inputs) -> Shapes:
     if hasattr(model, "forward_features"):
         anew = Recording(skeleton(model), recording.device, recording.memory)
         with suppress(Exception):  # not every model has these in timm's way
-            shapes[""], shapes["pre_logits"] = anew.shapes_of(inputs, _features)
+            shapes["", "out"], shapes["pre_logits", "out"] = anew.shapes_of(inputs, _features)
     return shapes
 
 
@@ -59,17 +69,18 @@ def _features(model: Any, *args: Any, **kwargs: Any) -> Any:
     return features, before_logits
 
 
-def _counterpart(size: int, before: Shapes, after: Shapes, path: str) -> int:
-    """What a size of a part has become, if that can be told; else what it was."""
+def _counterpart(name: str, size: int, before: Shapes, after: Shapes, path: str) -> int:
+    """What a size that a part calls by a name has become, if that can be told; else what it was."""
+    sides = ("in",) if name.startswith("in_") else ("out",) if name in ("out_channels", "num_chs") else ("in", "out")
     for part in (path,) if path else ("", "pre_logits"):
-        grown = {new for old, new in _pairs(before, after, part) if old == size != new}
-        if len(grown) == 1:
-            return grown.pop()
+        sizes = {new for side in sides for old, new in _pairs(before, after, (part, side)) if old == size != new}
+        if len(sizes) == 1:
+            return sizes.pop()
     return size
 
 
-def _pairs(before: Shapes, after: Shapes, path: str) -> Iterator[tuple[int, int]]:
-    for old, new in zip(before.get(path, ()), after.get(path, ()), strict=False):
+def _pairs(before: Shapes, after: Shapes, key: tuple[str, str]) -> Iterator[tuple[int, int]]:
+    for old, new in zip(before.get(key, ()), after.get(key, ()), strict=False):
         yield from zip(old[1:], new[1:], strict=False)
 
 
@@ -83,7 +94,7 @@ def _informed(infos: Any, before: Shapes, after: Shapes) -> Any:
         entry = dict(info)
         size, path = entry.get("num_chs"), str(entry.get("module", ""))
         if type(size) is int:
-            entry["num_chs"] = _counterpart(size, before, after, path)
+            entry["num_chs"] = _counterpart("num_chs", size, before, after, path)
         made.append(entry)
     if isinstance(infos, list):
         return made

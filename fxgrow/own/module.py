@@ -13,6 +13,7 @@ from fxgrow.capture import Captured, GrownGraphModule, skeleton
 from fxgrow.capture.alignment import parting, with_values
 from fxgrow.capture.capturing import Recording
 from fxgrow.capture.inputs import Inputs
+from fxgrow.capture.numbers import OF_SIZE
 from fxgrow.capture.probing import BATCH
 from fxgrow.capture.probing import changed as changed_inputs
 from fxgrow.devices import device_of
@@ -101,20 +102,24 @@ def own_class(
     sure = [site for site in changed if not site.aside]
     aside = [site for site in changed if site.aside]  # numbers that may come out by themselves
     first: str | None = None
+    inputs = captured.inputs
     for numbers in (False, True) if aside else (False,):
-        own = _copied(source, plan, grown, [*sure, *(_numbers(grown, aside, captured.inputs) if numbers else ())])
+        calls = [*sure, *(_numbers(grown, aside, inputs) if numbers else ())]
+        own = _copied(source, plan, grown, calls, inputs)
         if isinstance(own, Obstacle):
             return own
         recording = Recording(skeleton(own), device_of(own))
-        text = parting(own, grown, captured.inputs, recording)
+        text = parting(own, grown, inputs, recording)
         if text is None:
-            follow_sizes(source, own, captured.recording, recording, captured.inputs)
+            follow_sizes(source, own, captured.recording, recording, inputs)
             return own
         first = first or text
     return Obstacle(f"the class computes something else: {first}", type(source).__name__)
 
 
-def _copied(source: nn.Module, plan: Plan, grown: GrownGraphModule, changed: Sequence[Site]) -> nn.Module | Obstacle:
+def _copied(
+    source: nn.Module, plan: Plan, grown: GrownGraphModule, changed: Sequence[Site], inputs: Inputs
+) -> nn.Module | Obstacle:
     own = skeleton(source)
     if plan.depth is not None:
         rearranged(own, plan.depth)
@@ -129,7 +134,7 @@ def _copied(source: nn.Module, plan: Plan, grown: GrownGraphModule, changed: Seq
         setattr(own.get_submodule(edit.module), edit.attribute, edit.value)
     head_dims = {id(part): part.head_dim for part in own.modules() if isinstance(part, nn.MultiheadAttention)}
     settings = Settings(own)
-    conflict = settings.settle(list(wanted(grown.graphs().values())))
+    conflict = settings.settle(list(wanted(_graphs_of_sizes(grown, inputs))))
     if conflict is not None:
         where = conflict.node.meta.get("module_path") or conflict.node.name
         return Obstacle(f"{conflict.source} cannot be what it has to be at every place ({conflict.value} here)", where)
@@ -142,6 +147,16 @@ def _copied(source: nn.Module, plan: Plan, grown: GrownGraphModule, changed: Seq
     if plan.readouts:
         return _read_out(own, grown)
     return own
+
+
+def _graphs_of_sizes(grown: GrownGraphModule, inputs: Inputs) -> list[fx.Graph]:
+    """The graphs of a module, with values where sizes of tensors were found equal to attributes."""
+    graphs = grown.graphs()
+    nodes = (node for graph in graphs.values() for node in graph.nodes)
+    if not any(path[0] == OF_SIZE for node in nodes for path in node.meta.get("sources", ())):
+        return list(graphs.values())
+    bare = skeleton(grown)
+    return [with_values(grown, bare, "eval" if mode == "both" else mode, inputs) for mode in graphs]
 
 
 def _read_out(own: Any, grown: GrownGraphModule) -> nn.Module | Obstacle:

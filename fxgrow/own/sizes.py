@@ -11,7 +11,7 @@ from typing import Any
 from torch import fx, nn
 
 from fxgrow.capture.capturing import Item
-from fxgrow.capture.numbers import Attribute, Expression, Source, value_of
+from fxgrow.capture.numbers import OF_SIZE, Attribute, Expression, Source, value_of
 from fxgrow.rules.shape import follow
 
 _MISSING = object()
@@ -27,12 +27,15 @@ class Wanted:
 
 
 def wanted(graphs: Iterable[fx.Graph]) -> Iterator[Wanted]:
-    """Every literal of graphs that comes from attributes."""
+    """Every literal of graphs that comes from attributes, and every size that was found equal to one.
+
+    graphs: nodes have the values that they have after growth, where such sizes are.
+    """
     for graph in graphs:
         for node in graph.nodes:
             for path, source in node.meta.get("sources", {}).items():
                 try:
-                    value = follow(node, path)
+                    value = follow(node, path) if path[0] != OF_SIZE else int(node.meta["value"].shape[path[1]])
                 except (IndexError, KeyError, TypeError):  # the argument is no longer there: a guard took the place
                     continue
                 if isinstance(value, (int, float)) and not isinstance(value, bool):

@@ -229,3 +229,40 @@ def test_multipliers_are_layers_and_can_be_folded() -> None:
     for other in (grown, again, folded):
         torch.testing.assert_close(other(x), model(x), rtol=1e-10, atol=1e-10)
     assert str(fxgrow.certify(folded, model).verdict) == "PROVED"
+
+
+def test_sizes_that_a_forward_compares_with_attributes_follow() -> None:
+    class Checked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.channels = 8
+            self.enter, self.leave = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.enter(x).relu()
+            assert h.shape[1] == self.channels
+            return self.leave(h)
+
+    model = Checked().double()
+    x = normal(2, 3, 4, 4)
+    grown: Any = fxgrow.grow(model, 1.5, example_inputs=x)
+    assert type(grown) is Checked
+    assert grown.channels == 12
+    torch.testing.assert_close(grown(x), model(x), rtol=EXACT, atol=EXACT)
+
+
+def test_what_comes_out_of_a_layer_stays_though_as_much_went_in() -> None:
+    class Layer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.in_channels = self.out_channels = 8
+            self.conv = nn.Conv2d(8, 8, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(x)
+
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), Layer())
+    grown: Any = fxgrow.grow(model, 2, example_inputs=torch.randn(1, 3, 4, 4))
+    for layer in (grown[2], grown[2].conv):
+        assert (layer.in_channels, layer.out_channels) == (16, 8)
+    assert str(fxgrow.certify(grown, model).verdict) == "PROVED"
