@@ -28,7 +28,7 @@ from torch import nn
 
 import fxgrow
 from fxgrow.capture import GrownGraphModule
-from fxgrow.proof.sabotage import sabotaged
+from fxgrow.testing.sabotage import sabotaged
 from tests.models import PLAIN, lively
 
 TIMM = (

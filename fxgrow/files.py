@@ -18,9 +18,9 @@ from fxgrow.birth import Birth
 from fxgrow.capture import skeleton
 from fxgrow.errors import FileError, FxgrowError
 from fxgrow.history import ATTRIBUTE, History, Step, history_of
+from fxgrow.measure.verification import Verification
 from fxgrow.planning.plan import Plan
 from fxgrow.proof.certificate import Certificate
-from fxgrow.proof.verification import Verification
 from fxgrow.replay import grown_again
 from fxgrow.transforms.width import named_tensors, place
 from fxgrow.version import __version__

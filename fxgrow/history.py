@@ -12,8 +12,8 @@ from fxgrow.errors import FxgrowError
 from fxgrow.planning.plan import Plan, TensorGrowth
 
 if TYPE_CHECKING:
+    from fxgrow.measure.verification import Verification
     from fxgrow.proof.certificate import Certificate
-    from fxgrow.proof.verification import Verification
 
 ATTRIBUTE = "_fxgrow"
 

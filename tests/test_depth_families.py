@@ -11,7 +11,7 @@ from fxgrow.zoo.catalogue import find
 from fxgrow.zoo.choice import chosen
 from fxgrow.zoo.examine import compared
 from fxgrow.zoo.images import bare, resize_images_to
-from fxgrow.zoo.lively import lively
+from fxgrow.zoo.nontrivial import lively
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from torch import nn

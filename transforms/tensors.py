@@ -10,17 +10,17 @@ import math
 import zlib
 
 import torch
-from fxgrow.transforms.indexing import (
+from torch import Tensor
+
+from fxgrow.devices import exact_dtype
+from fxgrow.errors import PlanError
+from fxgrow.planning.indexing import (
     filled_by,
     mean_labels,
     old_positions,
     opposite_signs,
     source_positions,
 )
-from torch import Tensor
-
-from fxgrow.devices import exact_dtype
-from fxgrow.errors import PlanError
 from fxgrow.planning.plan import Axis, Calibration, TensorGrowth
 
 _READERS = frozenset({"silence", "opposite", "share"})

@@ -12,8 +12,8 @@ from typing import Any
 from torch import fx, nn
 
 from fxgrow.capture.contexts import CONTEXTS, contexts_kept
-from fxgrow.capture.frames import wrap
 from fxgrow.capture.outputs import Form
+from fxgrow.capture.wrapping import wrap
 from fxgrow.replacing import replaced
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxgrow.axes.infer import law_of_node
+from fxgrow.planning.analysis import law_of_node
 from fxgrow.planning.intervals import Interval, applied, holds_tensor, tensor_operands
 from fxgrow.rules.law import Law
 from fxgrow.rules.normalisation import BatchNorm

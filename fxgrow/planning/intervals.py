@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxgrow.axes.infer import law_of_node
 from fxgrow.capture.modes import ByMode
 from fxgrow.containers import flat_tensors
-from fxgrow.proof.verification import WithoutNoise
+from fxgrow.measure.verification import WithoutNoise
+from fxgrow.planning.analysis import law_of_node
 from fxgrow.rules.normalisation import BatchNorm
 from fxgrow.rules.pointwise import Pointwise
 

@@ -21,17 +21,17 @@ from fxgrow.capture.contexts import STATEMENTS
 from fxgrow.capture.modes import ByMode
 from fxgrow.containers import flat_tensors
 from fxgrow.devices import exact_device
-from fxgrow.proof.added import axis_of_join, beside, new_units, parts_of_join
 from fxgrow.proof.certificate import Certificate, Verdict
 from fxgrow.proof.claims import Claim, Held, Map, Refuted, Unproved
 from fxgrow.proof.computed import computed
 from fxgrow.proof.constants import as_it_was, constant, shares_storage
 from fxgrow.proof.guarded import guard_arguments, over_its_core, standardised
 from fxgrow.proof.models import NORM_GUARDS, Model, attribute_of, is_rectifier, overwrites, partners, writes, writes_of
+from fxgrow.proof.new_layers import axis_of_join, beside, new_units, parts_of_join
+from fxgrow.proof.node_pair import ABSENT, Both, Use, claims_in, module_difference, numbers_in
 from fxgrow.proof.rules.movement import run, written_through
 from fxgrow.proof.rules.reduction import core_units
 from fxgrow.proof.structures import all_unchanged, described, picks, shaped
-from fxgrow.proof.use import ABSENT, Both, Use, claims_in, module_difference, numbers_in
 from fxgrow.proof.values import precision
 from fxgrow.rules.registry import kind_of, law_of_call
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from fxgrow.proof.claims import Claim, Held, Refuted, Unproved
+from fxgrow.proof.node_pair import Use
 from fxgrow.proof.rules.movement import CPU, arranged, run
 from fxgrow.proof.structures import all_unchanged, stripped
-from fxgrow.proof.use import Use
 from fxgrow.rules.law import Law
 
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from fxgrow.proof.claims import Claim, Held, Refuted
 from fxgrow.proof.models import writes_of
+from fxgrow.proof.node_pair import Use, claims_in
 from fxgrow.proof.rules.movement import arranged, run
-from fxgrow.proof.use import Use, claims_in
 from fxgrow.rules.registry import law_of_call
 
 _MAKERS = (

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxgrow import guards
-from fxgrow.proof.use import ABSENT, Both, Use
+from fxgrow.proof.node_pair import ABSENT, Both, Use
 
 NORM_GUARDS = (guards.layer_norm, guards.rms_norm, guards.group_norm, guards.standardize, guards.normalize)
 _NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)

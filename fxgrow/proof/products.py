@@ -30,7 +30,7 @@ from fxgrow.proof.claims import (
     spare_copies,
     spare_means,
 )
-from fxgrow.proof.use import REPEATING, Use, mean_positions, repeated
+from fxgrow.proof.node_pair import REPEATING, Use, mean_positions, repeated
 from fxgrow.proof.values import DERIVED_ULPS, ULPS, at_index, differing, first
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from fxgrow.axes.layout import Layout, Leaf, leaves, product
-from fxgrow.planning.knowledge import Knowledge
+from fxgrow.proof.node_pair import Use
 from fxgrow.proof.rules.attention import attention
-from fxgrow.proof.use import Use
+from fxgrow.rules.knowledge import Knowledge
 from fxgrow.rules.law import Edit, Fact, Law, Want
 from fxgrow.rules.op import Op, Tensor, Tree
 

@@ -9,11 +9,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from fxgrow.axes.layout import Layout, Leaf, leaves, resolve
-from fxgrow.planning.knowledge import Knowledge
 from fxgrow.proof.claims import Claim, Unproved
+from fxgrow.proof.node_pair import Use, plain
 from fxgrow.proof.products import dropped
 from fxgrow.proof.rules.pointwise import combined
-from fxgrow.proof.use import Use, plain
+from fxgrow.rules.knowledge import Knowledge
 from fxgrow.rules.law import Edit, Law
 from fxgrow.rules.op import Op, Tensor, Tree
 from fxgrow.rules.shape import axis_of

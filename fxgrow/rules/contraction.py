@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fxgrow.axes.layout import Layout, Leaf, leaves
-from fxgrow.planning.knowledge import Knowledge, Way
 from fxgrow.proof.claims import Claim
+from fxgrow.proof.node_pair import Use
 from fxgrow.proof.rules import contraction as rules
-from fxgrow.proof.use import Use
+from fxgrow.rules.knowledge import Knowledge, Way
 from fxgrow.rules.law import Fact, Law, Range, Want
 from fxgrow.rules.op import Op, Tensor, Tree, is_parametric
 from fxgrow.rules.patterns import Binding, bind, tokens

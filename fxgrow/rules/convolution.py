@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from fxgrow.axes.layout import Leaf, resolve
-from fxgrow.planning.knowledge import Knowledge
 from fxgrow.proof.claims import Claim
+from fxgrow.proof.node_pair import Use, plain
 from fxgrow.proof.products import Slide
 from fxgrow.proof.rules import contraction as rules
-from fxgrow.proof.use import Use, plain
 from fxgrow.rules.contraction import Contraction, given
+from fxgrow.rules.knowledge import Knowledge
 from fxgrow.rules.law import Fact, Want
 from fxgrow.rules.op import Op, Tensor
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from fxgrow.axes.layout import Leaf
-from fxgrow.planning.knowledge import Knowledge
 from fxgrow.proof.claims import Unproved
+from fxgrow.proof.node_pair import Use, plain
 from fxgrow.proof.rules.movement import halves
 from fxgrow.proof.rules.pointwise import combined
-from fxgrow.proof.use import Use, plain
+from fxgrow.rules.knowledge import Knowledge
 from fxgrow.rules.law import Fact, Law, Range, Want
 from fxgrow.rules.op import Op, Tensor, Tree
 from fxgrow.rules.shape import axis_of

@@ -18,9 +18,9 @@ from fxgrow.proof.claims import Unproved
 from fxgrow.rules.op import Op, Tensor, Tree
 
 if TYPE_CHECKING:
-    from fxgrow.planning.knowledge import Knowledge
     from fxgrow.planning.learning import Moves
-    from fxgrow.proof.use import Use
+    from fxgrow.proof.node_pair import Use
+    from fxgrow.rules.knowledge import Knowledge
 
 
 class Fact(enum.Enum):

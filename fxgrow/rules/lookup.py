@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from fxgrow.planning.knowledge import Knowledge, Way
 from fxgrow.proof.claims import Unproved, unchanged
+from fxgrow.proof.node_pair import Use
 from fxgrow.proof.rules import contraction as rules
-from fxgrow.proof.use import Use
+from fxgrow.rules.knowledge import Knowledge, Way
 from fxgrow.rules.law import Fact, Law, Want
 from fxgrow.rules.op import Op, Tensor, Tree
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from fxgrow.axes.layout import Layout, Leaf, leaves, resolve
-from fxgrow.planning.knowledge import Knowledge, Way
 from fxgrow.proof.claims import Unproved
+from fxgrow.proof.node_pair import Both, Use, plain
 from fxgrow.proof.rules import normalisation as rules
-from fxgrow.proof.use import Both, Use, plain
+from fxgrow.rules.knowledge import Knowledge, Way
 from fxgrow.rules.law import Edit, Fact, Law, Range, Want
 from fxgrow.rules.op import Op, Tensor, Tree
 from fxgrow.rules.pointwise import Pointwise

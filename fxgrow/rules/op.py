@@ -12,7 +12,7 @@ from torch import fx
 
 from fxgrow.axes.layout import Layout, Leaf, Reason, leaves, resolve
 from fxgrow.axes.unify import Unifier
-from fxgrow.capture.opaque import CustomFunction
+from fxgrow.opaque import CustomFunction
 
 if TYPE_CHECKING:
     from fxgrow.rules.law import Law

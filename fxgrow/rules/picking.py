@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from fxgrow.axes.layout import is_fixed
-from fxgrow.planning.knowledge import Knowledge
+from fxgrow.proof.node_pair import Use, plain
 from fxgrow.proof.rules.movement import movement
 from fxgrow.proof.rules.picking import gathered, picked
-from fxgrow.proof.use import Use, plain
+from fxgrow.rules.knowledge import Knowledge
 from fxgrow.rules.law import Fact, Law, Want
 from fxgrow.rules.op import Op, Tensor, Tree
 from fxgrow.rules.shape import GetItem, Piece, Shape, axis_of

@@ -14,11 +14,11 @@ import torch
 from torch import fx
 
 from fxgrow.axes.layout import Layout, Leaf
-from fxgrow.planning.knowledge import Knowledge
 from fxgrow.proof.claims import inserted
+from fxgrow.proof.node_pair import Use
 from fxgrow.proof.rules.movement import run
 from fxgrow.proof.rules.pointwise import combined, pointwise
-from fxgrow.proof.use import Use
+from fxgrow.rules.knowledge import Knowledge
 from fxgrow.rules.law import Fact, Law, Range, Want
 from fxgrow.rules.op import Op, Tensor, Tree
 from fxgrow.rules.shape import aliased, overwritten

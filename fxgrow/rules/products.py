@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from fxgrow.proof.node_pair import Use, plain
 from fxgrow.proof.products import Operand, contract, dropped
-from fxgrow.proof.use import Use, plain
 from fxgrow.rules.contraction import Contraction, MatrixProduct
 from fxgrow.rules.op import Op, Tensor, Tree
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from fxgrow.axes.layout import Reason, resolve
-from fxgrow.planning.knowledge import Knowledge
+from fxgrow.proof.node_pair import Use, plain
 from fxgrow.proof.rules.contraction import readout
-from fxgrow.proof.use import Use, plain
 from fxgrow.rules.contraction import Contraction, MatrixProduct
+from fxgrow.rules.knowledge import Knowledge
 from fxgrow.rules.law import Edit
 from fxgrow.rules.op import Op, Tensor, Tree
 from fxgrow.rules.shape import axis_of

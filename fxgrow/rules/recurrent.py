@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from fxgrow.axes.layout import Layout, Leaf, join, product, resolve
-from fxgrow.planning.knowledge import Knowledge, Way
+from fxgrow.proof.node_pair import Use
 from fxgrow.proof.rules.recurrent import cell, recurrent
-from fxgrow.proof.use import Use
+from fxgrow.rules.knowledge import Knowledge, Way
 from fxgrow.rules.law import Fact, Law, Want
 from fxgrow.rules.op import Op, Tensor, Tree, tensors
 

@@ -8,12 +8,12 @@ from typing import Any, Literal
 
 from fxgrow import guards
 from fxgrow.axes.layout import Layout, leaves, resolve
-from fxgrow.planning.knowledge import Knowledge
 from fxgrow.proof.claims import Refuted
+from fxgrow.proof.node_pair import Use, plain
 from fxgrow.proof.rules.movement import movement
 from fxgrow.proof.rules.reduction import across, over_its_core, reduced
 from fxgrow.proof.rules.spatial import channelwise
-from fxgrow.proof.use import Use, plain
+from fxgrow.rules.knowledge import Knowledge
 from fxgrow.rules.law import Edit, Fact, Law, Want
 from fxgrow.rules.op import Op, Tensor, Tree, tensors
 from fxgrow.rules.pointwise import Pointwise

@@ -11,11 +11,11 @@ import torch
 from torch import fx
 
 from fxgrow.axes.layout import Layout, Leaf, Reason, is_fixed, join, product, resolve
-from fxgrow.planning.knowledge import Knowledge
 from fxgrow.proof.claims import Claim, unchanged
+from fxgrow.proof.node_pair import Use, plain
 from fxgrow.proof.rules.movement import filled, movement, written
 from fxgrow.proof.rules.picking import picked
-from fxgrow.proof.use import Use, plain
+from fxgrow.rules.knowledge import Knowledge
 from fxgrow.rules.law import Fact, Law, Range, Want
 from fxgrow.rules.op import Op, Path, Tensor, Tree, tensors
 

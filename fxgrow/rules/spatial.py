@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fxgrow.axes.layout import Layout, Reason, join, product
-from fxgrow.planning.knowledge import Knowledge
+from fxgrow.proof.node_pair import Use, plain
 from fxgrow.proof.rules.movement import movement
 from fxgrow.proof.rules.spatial import channelwise, windowed
-from fxgrow.proof.use import Use, plain
+from fxgrow.rules.knowledge import Knowledge
 from fxgrow.rules.law import Fact, Law, Want
 from fxgrow.rules.op import Op, Tensor, Tree, tensors
 

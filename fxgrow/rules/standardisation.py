@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fxgrow.axes.layout import Leaf, leaves, resolve
-from fxgrow.planning.knowledge import Knowledge, Way
-from fxgrow.proof.use import Use
+from fxgrow.proof.node_pair import Use
+from fxgrow.rules.knowledge import Knowledge, Way
 from fxgrow.rules.law import Edit, Fact, Law, Want
 from fxgrow.rules.normalisation import BatchNorm, affine, affine_passes, silent_by_affine, zero_by_affine
 from fxgrow.rules.op import Op, Tensor, Tree, is_parametric

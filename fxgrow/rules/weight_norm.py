@@ -9,9 +9,9 @@ import torch
 from torch.nn.utils import parametrizations
 
 from fxgrow.axes.layout import Leaf
-from fxgrow.planning.knowledge import Knowledge
 from fxgrow.proof.claims import Claim, Held, Unproved
-from fxgrow.proof.use import Use
+from fxgrow.proof.node_pair import Use
+from fxgrow.rules.knowledge import Knowledge
 from fxgrow.rules.law import Fact, Law, Want
 from fxgrow.rules.op import Op, Tensor, Tree
 

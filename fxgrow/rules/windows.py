@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from fxgrow.planning.knowledge import Knowledge, Way
+from fxgrow.proof.node_pair import Use
 from fxgrow.proof.rules.attention import bias_table, window_attention
-from fxgrow.proof.use import Use
+from fxgrow.rules.knowledge import Knowledge, Way
 from fxgrow.rules.law import Fact, Law, Want
 from fxgrow.rules.op import Op, Tensor, Tree
 

@@ -16,20 +16,20 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxgrow.amounts import Amounts
-from fxgrow.axes.infer import Analysis, analyse
 from fxgrow.axes.layout import Layout, Leaf, Product, leaves, resolve
 from fxgrow.capture import Captured, assemble, capture
 from fxgrow.containers import flat_tensors
+from fxgrow.measure.verification import WithoutNoise
+from fxgrow.planning.analysis import Analysis, analyse
 from fxgrow.planning.edits import AttributeEdit
-from fxgrow.planning.knowledge import Knowledge, Way
 from fxgrow.planning.numbers import number_edits
 from fxgrow.planning.planner import Planner
 from fxgrow.planning.sizing import Sizing, size_after
-from fxgrow.proof.verification import WithoutNoise
+from fxgrow.rules.knowledge import Knowledge, Way
 from fxgrow.rules.law import Fact
 from fxgrow.rules.op import tensors
 from fxgrow.transforms.graph_edits import edit_graphs
-from fxgrow.zoo.lively import lively
+from fxgrow.zoo.nontrivial import lively
 
 Axes = Sequence[Layout]
 

@@ -16,8 +16,8 @@ from fxgrow.proof.certificate import Verdict
 from fxgrow.proof.checker import Checker, Walk
 from fxgrow.proof.claims import Claim, Map, at_old, settled
 from fxgrow.proof.models import NORM_GUARDS, Model
+from fxgrow.proof.node_pair import claims_in, facts_of
 from fxgrow.proof.structures import described
-from fxgrow.proof.use import claims_in, facts_of
 from fxgrow.rules.law import Fact
 from fxgrow.rules.op import tensors
 from fxgrow.testing.alone import Grown, Looked, grown, permuted, units

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fxgrow.capture import GrownGraphModule, assemble, capture
 from fxgrow.containers import flat_tensors
-from fxgrow.proof.verification import WithoutNoise, relative_error
+from fxgrow.measure.verification import WithoutNoise, relative_error
 
 EXACT = 1e-12
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from fxgrow.proof.claims import Claim, Refuted, Unproved, merge_axes, split_axis
+from fxgrow.proof.node_pair import Both, Use
 from fxgrow.proof.products import Operand, Slide, contract
-from fxgrow.proof.use import Both, Use
 
 
 def linear(use: Use, x: Claim, weight: Claim, bias: Claim | None) -> Claim:

@@ -17,9 +17,9 @@ from torch import Tensor, fx, nn
 
 from fxgrow import guards
 from fxgrow.containers import flat_tensors
+from fxgrow.measure.verification import WithoutNoise
 from fxgrow.proof.ranges import Range, left_alone
 from fxgrow.proof.rules.movement import run
-from fxgrow.proof.verification import WithoutNoise
 from fxgrow.rules.contraction import Contraction
 from fxgrow.rules.law import Law
 from fxgrow.rules.normalisation import BatchNorm
@@ -30,7 +30,7 @@ from fxgrow.rules.spatial import PixelShuffle, Rearranged
 from fxgrow.rules.windows import WindowAttention
 
 if TYPE_CHECKING:
-    from fxgrow.proof.between import Between
+    from fxgrow.intermediate import Between
 
 _BROKEN = (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError, NotImplementedError)
 

@@ -32,7 +32,7 @@ from fxgrow.proof.claims import (
     spare_means,
     unchanged,
 )
-from fxgrow.proof.use import Both, Use, plain, repeated
+from fxgrow.proof.node_pair import Both, Use, plain, repeated
 
 CPU = torch.device("cpu")
 

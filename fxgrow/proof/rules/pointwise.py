@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from fxgrow.proof.claims import Claim, Map, Unproved, both_copies, one_number, spare, spare_copies, spare_means
+from fxgrow.proof.node_pair import Use
 from fxgrow.proof.rules.movement import arranged, run
-from fxgrow.proof.use import Use
 
 AFFINE = ("linear", "add")
 _RECTIFIERS = (nn.ReLU, nn.ReLU6, nn.functional.relu, nn.functional.relu6, torch.relu, torch.relu_, "relu", "relu_")

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from fxgrow.proof.atoms import atoms_of
 from fxgrow.proof.claims import Claim, Refuted, Unproved, is_new, spare
+from fxgrow.proof.node_pair import Both, Use, plain
 from fxgrow.proof.products import dropped
 from fxgrow.proof.rules.normalisation import positions
-from fxgrow.proof.use import Both, Use, plain
 
 
 def reduced(use: Use, kind: Literal["sum", "mean", "other"], place: tuple[int, str], keeps_zero: bool = True) -> Any:

@@ -14,25 +14,25 @@ from torch import Tensor, nn
 from fxgrow.capture import Captured, GrownGraphModule, copies, recapture
 from fxgrow.capture.inputs import recalled
 from fxgrow.errors import FxgrowError
+from fxgrow.fingerprint import changed_since, fingerprint
 from fxgrow.history import History, history_of
+from fxgrow.intermediate import Growth, model_between
 from fxgrow.parts import Parts, captured_again
+from fxgrow.planning.indexing import old_positions
 from fxgrow.planning.plan import Axis, Plan
-from fxgrow.proof.between import Growth, model_between
 from fxgrow.proof.certificate import Certificate, Verdict
 from fxgrow.proof.checker import Checker, Step
 from fxgrow.proof.claims import Map, Unproved, old_positions_cover, settled
-from fxgrow.proof.fingerprint import changed_since, fingerprint
+from fxgrow.proof.code_between_parts import between_parts
+from fxgrow.proof.equivalence import proved_unchanged
 from fxgrow.proof.models import Model
-from fxgrow.proof.outside import between_parts
-from fxgrow.proof.record import CLAIM as RECORD
-from fxgrow.proof.record import record
-from fxgrow.proof.unchanged import proved_unchanged
+from fxgrow.record import CLAIM as RECORD
+from fxgrow.record import record
 from fxgrow.replay import as_graph, grown_again
-from fxgrow.transforms.indexing import old_positions
 from fxgrow.transforms.width import named_tensors
 
 if TYPE_CHECKING:
-    from fxgrow.proof.scale import Scale
+    from fxgrow.measure.scale import Scale
 
 CLAIM = "the grown model computes what the original computes"
 
@@ -211,7 +211,7 @@ class Comparison:
             return result
 
         def scale() -> Scale:
-            from fxgrow.proof.scale import scale_of
+            from fxgrow.measure.scale import scale_of
 
             return scale_of(walks, grown, self.captured.inputs)
 

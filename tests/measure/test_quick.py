@@ -15,10 +15,10 @@ import fxgrow
 from fxgrow import growing
 from fxgrow.capture import capture
 from fxgrow.errors import AmountError, VerificationError
-from fxgrow.proof import quick
+from fxgrow.measure import quick
+from fxgrow.measure.quick import alike_by_mode, verify_quickly
+from fxgrow.measure.verification import Verification
 from fxgrow.proof.certificate import Certificate, Verdict
-from fxgrow.proof.quick import alike_by_mode, verify_quickly
-from fxgrow.proof.verification import Verification
 from tests.models import lively
 
 IMAGES = torch.randn(5, 3, 160, 160)

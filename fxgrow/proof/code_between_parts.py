@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fxgrow.proof.certificate import Certificate, Verdict
-from fxgrow.proof.use import equal_values, module_difference
+from fxgrow.proof.node_pair import equal_values, module_difference
 from fxgrow.transforms.width import named_tensors
 
 CLAIM = "what lies between the parts is as it was"

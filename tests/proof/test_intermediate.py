@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import fxgrow
 from fxgrow.proof.certificate import Certificate, Verdict
-from fxgrow.proof.sabotage import sabotaged
+from fxgrow.testing.sabotage import sabotaged
 from tests.models import PLAIN, lively
 from tests.test_depth import IMAGE, MODELS, Residual, conv, stages
 from tests.test_parts import INPUTS, Settling

@@ -16,14 +16,14 @@ from torch import Tensor, fx, nn
 
 from fxgrow import guards
 from fxgrow.containers import flat_tensors
-from fxgrow.proof.between import Between, reads_before
+from fxgrow.intermediate import Between, reads_before
 from fxgrow.proof.certificate import Certificate, Verdict
 from fxgrow.proof.checker import Step
 from fxgrow.proof.claims import Unproved
 from fxgrow.proof.models import Model, overwrites, reads_shape
+from fxgrow.proof.node_pair import equal_values
 from fxgrow.proof.ranges import Range, range_of
 from fxgrow.proof.rules.identity import ONE, Anything, Kept, Maker
-from fxgrow.proof.use import equal_values
 from fxgrow.rules.contraction import Contraction
 from fxgrow.rules.law import Law
 from fxgrow.rules.normalisation import BatchNorm
