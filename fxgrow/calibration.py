@@ -22,11 +22,12 @@ from fxgrow.capture.inputs import given_inputs
 from fxgrow.containers import flat_tensors, in_dtype
 from fxgrow.devices import random_state_kept
 from fxgrow.errors import CaptureError, first_line
-from fxgrow.measure.verification import WithoutNoise, in_precision, release
+from fxgrow.measure.verification import in_precision, release
+from fxgrow.module_tensors import named_tensors
+from fxgrow.noise import WithoutNoise
 from fxgrow.planning.indexing import old_positions
 from fxgrow.planning.plan import Calibration, Plan, TensorGrowth
 from fxgrow.transforms.tensors import drawn_units, multiply_units
-from fxgrow.transforms.width import named_tensors
 
 _MAKING_AXES: dict[Any, tuple[int, int]] = {
     F.linear: (0, -1),

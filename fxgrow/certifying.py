@@ -16,7 +16,8 @@ from fxgrow.capture.inputs import recalled
 from fxgrow.errors import FxgrowError
 from fxgrow.fingerprint import changed_since, fingerprint
 from fxgrow.history import History, history_of
-from fxgrow.intermediate import Growth, model_between
+from fxgrow.intermediate import Growth, intermediate_model
+from fxgrow.module_tensors import named_tensors
 from fxgrow.parts import Parts, captured_again
 from fxgrow.planning.indexing import old_positions
 from fxgrow.planning.plan import Axis, Plan
@@ -24,12 +25,11 @@ from fxgrow.proof.certificate import Certificate, Verdict
 from fxgrow.proof.checker import Checker, Step
 from fxgrow.proof.claims import Map, Unproved, old_positions_cover, settled
 from fxgrow.proof.code_between_parts import between_parts
-from fxgrow.proof.equivalence import proved_unchanged
+from fxgrow.proof.equivalence import proved_equivalent
 from fxgrow.proof.models import Model
 from fxgrow.record import CLAIM as RECORD
 from fxgrow.record import record
 from fxgrow.replay import as_graph, grown_again
-from fxgrow.transforms.width import named_tensors
 
 if TYPE_CHECKING:
     from fxgrow.measure.scale import Scale
@@ -190,9 +190,9 @@ class Comparison:
         self.first: list[Certificate] = []
         if not growths[0].only_widens:
             whole = replace(self.one, graphs=copies(captured.graphs))
-            self.one = model_between(captured, original, growths[0])
+            self.one = intermediate_model(captured, original, growths[0])
             for mode in whole.graphs:
-                steps = proved_unchanged(whole, self.one, mode)
+                steps = proved_equivalent(whole, self.one, mode)
                 claim = f"{_MODES[mode]}, new blocks pass their input on and rescalings cancel"
                 self.first.append(tree(claim, steps, "passes on what it is given"))
 

@@ -19,6 +19,7 @@ from fxgrow.history import ATTRIBUTE, Step, history_of, with_certificate, with_v
 from fxgrow.intermediate import Growth
 from fxgrow.measure.quick import alike_by_mode, verify_quickly
 from fxgrow.measure.verification import verify as verify_same
+from fxgrow.module_tensors import named_tensors
 from fxgrow.own import own_class, sites
 from fxgrow.own.courses import Replan, courses
 from fxgrow.parts import Parts, find_parts, verify_parts, widen_parts
@@ -38,7 +39,7 @@ from fxgrow.training.parameters import remember_names, stage_of
 from fxgrow.transforms.depth import deepen
 from fxgrow.transforms.readouts import add_readouts, drop_readouts
 from fxgrow.transforms.tagging import tag
-from fxgrow.transforms.width import named_tensors, widen
+from fxgrow.transforms.width import widen
 
 LEVELS = ("quick", "full")
 """Of testing, beside True (quick) and False (none)."""

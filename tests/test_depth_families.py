@@ -7,7 +7,6 @@ import itertools
 
 import pytest
 import torch
-from fxgrow.zoo.catalogue import find
 from fxgrow.zoo.choice import chosen
 from fxgrow.zoo.examine import compared
 from fxgrow.zoo.images import bare, resize_images_to
@@ -17,6 +16,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import fxgrow
+from fxgrow.catalogue import find
 from fxgrow.errors import FxgrowError
 
 SMALL = ("timm/test_resnet", "timm/test_convnext", "timm/test_vit", "timm/ese_vovnet19b_slim_dw")

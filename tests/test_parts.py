@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import fxgrow
 from fxgrow.errors import AmountError
 from fxgrow.measure.liveness import unmoved
-from fxgrow.measure.verification import WithoutNoise
+from fxgrow.noise import WithoutNoise
 from tests.models import lively
 
 

@@ -35,7 +35,8 @@ from fxgrow.capture import GrownGraphModule
 from fxgrow.capture.inputs import Inputs
 from fxgrow.containers import in_dtype
 from fxgrow.devices import device_of
-from fxgrow.measure.verification import WithoutNoise, in_precision, random_inputs
+from fxgrow.measure.verification import in_precision, random_inputs
+from fxgrow.noise import WithoutNoise
 from fxgrow.printing import as_text
 from fxgrow.proof.atoms import atoms_of
 from fxgrow.proof.checker import Walk

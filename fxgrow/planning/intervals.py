@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 
 from fxgrow.capture.modes import ByMode
 from fxgrow.containers import flat_tensors
-from fxgrow.measure.verification import WithoutNoise
+from fxgrow.noise import WithoutNoise
 from fxgrow.planning.analysis import law_of_node
 from fxgrow.rules.normalisation import BatchNorm
 from fxgrow.rules.pointwise import Pointwise

@@ -6,6 +6,7 @@ are old. Everything else is read off the two graphs, the modules and the actual 
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,23 +17,25 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxgrow import guards
-from fxgrow.capture import skeleton
 from fxgrow.capture.contexts import STATEMENTS
 from fxgrow.capture.modes import ByMode
 from fxgrow.containers import flat_tensors
 from fxgrow.devices import exact_device
+from fxgrow.proof.by_law import prove
 from fxgrow.proof.certificate import Certificate, Verdict
 from fxgrow.proof.claims import Claim, Held, Map, Refuted, Unproved
 from fxgrow.proof.computed import computed
 from fxgrow.proof.constants import as_it_was, constant, shares_storage
 from fxgrow.proof.guarded import guard_arguments, over_its_core, standardised
-from fxgrow.proof.models import NORM_GUARDS, Model, attribute_of, is_rectifier, overwrites, partners, writes, writes_of
+from fxgrow.proof.models import NORM_GUARDS, Model, attribute_of, partners
 from fxgrow.proof.new_layers import axis_of_join, beside, new_units, parts_of_join
 from fxgrow.proof.node_pair import ABSENT, Both, Use, claims_in, module_difference, numbers_in
-from fxgrow.proof.rules.movement import run, written_through
+from fxgrow.proof.ranges import is_rectifier
+from fxgrow.proof.rules.movement import written_through
 from fxgrow.proof.rules.reduction import core_units
 from fxgrow.proof.structures import all_unchanged, described, picks, shaped
 from fxgrow.proof.values import precision
+from fxgrow.rules.calls import run, writes
 from fxgrow.rules.registry import kind_of, law_of_call
 
 _BROKEN = (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError, ZeroDivisionError, AssertionError)
@@ -393,13 +396,13 @@ class Walk:
         if use.new.target in NORM_GUARDS and use.old.target is not use.new.target:
             if use.new.target is guards.normalize and all(claim.held is not None for claim in claims):
                 return over_its_core(use)
-            return law.prove(use) if law is not None else None
+            return prove(law, use) if law is not None else None
         made = constant(use)
         if made is not None:
             return made
         use.settle(own)
         claims = use.claims()
-        if claims and not own and all(map(picks, claims)) and not writes_of(use):
+        if claims and not own and all(map(picks, claims)) and not use.writes:
             return computed(use, law)  # what an index holds counts where entries are picked by it
         if all(m is None for claim in (*claims, *own) for m in claim.maps):
             try:
@@ -420,7 +423,7 @@ class Walk:
         modules = [module for module in (use.old_module, use.new_module) if module is not None]
         if len({kind_of(module) for module in modules}) > 1:
             use.same_module()
-        return law.prove(use)
+        return prove(law, use)
 
     def _same(self, use: Use, own: list[Claim]) -> Any:
         """The same op on the same operands makes the same."""
@@ -430,7 +433,7 @@ class Walk:
         for claim in (*use.claims(), *own):
             if not use.equal(claim).same:
                 raise Unproved("an operand has grown")
-        return all_unchanged(use.value, is_rectifier(use))
+        return all_unchanged(use.value, is_rectifier(use.kind))
 
     def _written(self, node: fx.Node, partner: fx.Node, use: Use, claims: Any) -> None:
         """An op that writes in place changes its operand too, and all that shares its storage."""
@@ -439,7 +442,7 @@ class Walk:
             return
         law = law_of_call(use.new, use.new_module)
         shares = law is not None and (law.family == "shape" or getattr(law, "kind", "") == "linear")
-        if not writes_of(use):
+        if not use.writes:
             if shares:
                 self.storage[node] = self.storage.get(source, source)
             return
@@ -499,14 +502,14 @@ class Walk:
             raise Unproved(f"the original has no such node, and it calls {node.target}, which the original calls")
         source = next(iter(node.all_input_nodes), None)
         root = self.storage.get(source, source) if source is not None else None
-        if overwrites(node, module) and (
+        if writes(node, module) and (
             root is None or root.op == "get_attr" or any(self.storage.get(n, n) is root for n in self.bound)
         ):
             raise Unproved(f"the original has no such node, and it writes to what {source} shows")
         law = law_of_call(node, module)
         if root is not None and (law is None or law.family == "shape" or getattr(law, "kind", "") == "linear"):
             self.storage[node] = root
-        self.added[node] = self._evaluated(node, skeleton(module) if module is not None else None)
+        self.added[node] = self._evaluated(node, _without_data(module))
         parts = parts_of_join(node) or []
         old = [part for part in parts if part in self.bound]
         if len(old) != 1 or len(parts) < 2:
@@ -540,3 +543,8 @@ class Walk:
 
 class Resting(Exception):
     """A step that rests on one that is not proved; the latter is reported."""
+
+
+def _without_data(module: nn.Module | None) -> nn.Module | None:
+    """A copy of a module on the meta device."""
+    return copy.deepcopy(module).to("meta") if module is not None else None

@@ -27,6 +27,7 @@ from fxgrow.proof.claims import (
     unchanged,
 )
 from fxgrow.proof.values import DERIVED_ULPS, ULPS, at_index, differing, first
+from fxgrow.rules.calls import writes
 from fxgrow.rules.registry import kind_of
 
 ABSENT = type("Absent", (), {"__repr__": lambda self: "nothing"})()
@@ -106,6 +107,16 @@ class Use:
             return str(getattr(getattr(self.new_module, "function", None), "__name__", type(self.new_module).__name__))
         target = self.new.target
         return target if isinstance(target, str) else getattr(target, "__name__", str(target))
+
+    @property
+    def kind(self) -> Any:
+        """The class of the module that is called, or else the function or the name of the method."""
+        return type(self.new_module) if self.new_module is not None else self.new.target
+
+    @property
+    def writes(self) -> bool:
+        """Whether the node writes to its first operand."""
+        return writes(self.new, self.new_module)
 
     @property
     def value(self) -> Any:

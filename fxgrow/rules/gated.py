@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fxgrow.axes.layout import Leaf
-from fxgrow.proof.claims import Unproved
-from fxgrow.proof.node_pair import Use, plain
-from fxgrow.proof.rules.movement import halves
-from fxgrow.proof.rules.pointwise import combined
 from fxgrow.rules.knowledge import Knowledge
 from fxgrow.rules.law import Fact, Law, Range, Want
 from fxgrow.rules.op import Op, Tensor, Tree
@@ -48,15 +42,3 @@ class GatedUnit(Law):
     def _known(op: Op, know: Knowledge, leaf: Leaf, first: Range) -> set[Fact | None]:
         known = know.ranged(op.tensor(), leaf)
         return {known.get(None), known.get(first)}
-
-    def prove(self, use: Use) -> Any:
-        use.same_module()
-        use.same_numbers()
-        module: Any = use.new_module
-        x = use.equal(use.claim())
-        axis = axis_of(module.dim if module is not None else plain(use.argument(1, "dim", -1)).new, x.rank)
-        if x.old[axis] % 2 or x.new[axis] % 2:
-            raise Unproved("an axis of odd size has no halves")
-        gated, gate = halves(x, axis)
-        use.rule = "one half times the sigmoid of the other"
-        return combined(use, [gated, gate], "gate", False)

@@ -10,20 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fxgrow.axes.layout import Layout, Leaf, leaves, resolve
-from fxgrow.proof.claims import Unproved
-from fxgrow.proof.node_pair import Both, Use, plain
-from fxgrow.proof.rules import normalisation as rules
 from fxgrow.rules.knowledge import Knowledge, Way
-from fxgrow.rules.law import Edit, Fact, Law, Range, Want
+from fxgrow.rules.law import Edit, Fact, Law, Moves, Range, Want
 from fxgrow.rules.op import Op, Tensor, Tree
 from fxgrow.rules.pointwise import Pointwise
 from fxgrow.rules.registry import law_of_module
-
-if TYPE_CHECKING:
-    from fxgrow.planning.learning import Moves
 
 
 def affine(op: Op, gain: Tensor | None, bias: Tensor | None, layout: Layout) -> None:
@@ -125,17 +119,6 @@ class BatchNorm(Law):
             quiet = quiet and adds_nothing(know, op.data["bias"], leaf)
             if self._activation_keeps_zero(op):
                 know.learn_all(output, leaf, {None: Fact.ZERO} if quiet else silent_by_affine(op, know, leaf, 1))
-
-    def prove(self, use: Use) -> Any:
-        use.same_module({"num_features"})
-        names = ("running_mean", "running_var", "weight", "bias")
-        if use.new_module is not None:
-            mean, variance, gain, bias = (use.parameter(name) for name in names)
-        else:
-            use.same_numbers()
-            mean, variance, gain, bias = (use.optional(k + 1, name) for k, name in enumerate(names))
-        claim = rules.batch_norm(use, use.claim(), (mean, variance), gain, bias)
-        return claim if self.activation is None else rules.activated(use, claim, self.activation)
 
     def passes(self, op: Op, operand: Tensor, leaf: Leaf, axis: int | None, moves: Moves) -> bool:
         return affine_passes(op, operand, leaf, moves, moves.zero(op.tensor(), leaf))
@@ -257,31 +240,15 @@ class OverUnits(Law):
         eps = (self._eps(op) or 0.0) * ratio
         if op.module is not None:
             return [Edit("attribute", {"eps": eps})]
-        return [Edit("argument", {"path": op.path(*self._eps_place()), "value": eps})]
+        return [Edit("argument", {"path": op.path(*self.eps_place), "value": eps})]
 
-    def prove(self, use: Use) -> Any:
-        use.same_module({"normalized_shape", "eps"})
-        fits = rules.MEAN if self.fits is Fact.MEAN else rules.ZERO
-        if use.new_module is not None:
-            old: Any = use.old_module
-            new: Any = use.new_module
-            shape, eps = Both(old.normalized_shape, new.normalized_shape), Both(old.eps, new.eps)
-            gain, bias = use.parameter("weight"), use.parameter("bias") if fits == rules.MEAN else None
-        else:
-            shape, eps = plain(use.argument(1, "normalized_shape")), plain(use.argument(*self._eps_place()))
-            eps = Both(*(self.default_eps if e is None else e for e in (eps.old, eps.new)))
-            gain, bias = use.optional(2, "weight"), use.optional(3, "bias") if fits == rules.MEAN else None
-        x = use.claim()
-        if len(shape.old) != 1 or tuple(shape.new) != x.new[-1:]:
-            raise Unproved(f"{use.name} is taken over {tuple(shape.new)}, the units of its input are {x.new[-1]}")
-        return rules.over_units(use, x, gain, bias, eps, fits)
-
-    def _eps_place(self) -> tuple[int, str]:
+    @property
+    def eps_place(self) -> tuple[int, str]:
         return (4 if self.fits is Fact.MEAN else 3), "eps"
 
     def _eps(self, op: Op) -> float | None:
         """The number added to the statistic; None: it depends on the precision of the input."""
-        given: Any = op.module.eps if op.module is not None else op.argument(*self._eps_place())
+        given: Any = op.module.eps if op.module is not None else op.argument(*self.eps_place)
         return float(given) if given is not None else self.default_eps
 
     def _arguments(self, op: Op) -> dict[str, Any]:
@@ -362,19 +329,6 @@ class GroupNorm(Law):
             given["eps"] = op.argument(4, "eps", 1e-5)
         return [Edit("guard", {"function": "group_norm", "arguments": given, "core": op.data["width"]})]
 
-    def prove(self, use: Use) -> Any:
-        use.same_module({"num_channels", "num_groups"})
-        if use.new_module is not None:
-            old: Any = use.old_module
-            new: Any = use.new_module
-            groups, eps = (old.num_groups, new.num_groups), Both(old.eps, new.eps)
-            gain, bias = use.parameter("weight"), use.parameter("bias")
-        else:
-            count, eps = plain(use.argument(1, "num_groups")), plain(use.argument(4, "eps", 1e-5))
-            groups = (count.old, count.new)
-            gain, bias = use.optional(2, "weight"), use.optional(3, "bias")
-        return rules.group_norm(use, use.claim(), groups, gain, bias, eps)
-
 
 @dataclass(frozen=True)
 class Guarded(Law):
@@ -424,14 +378,3 @@ class Guarded(Law):
             return []
         old = op.argument(*self.core)
         return [Edit("core", {"path": op.path(*self.core), "core": layout, "old": old})]
-
-    def prove(self, use: Use) -> Any:
-        """Beside the guard itself, or beside the norm that it took the place of; arguments are in the guard's order."""
-        x, eps_place = use.claim(0, "x"), self.core[0] - 1
-        eps, core = plain(use.argument(eps_place, "eps")), plain(use.argument(*self.core))
-        gain = use.optional(2, "weight")
-        bias = use.optional(3, "bias") if eps_place == 4 else None
-        if self.grouped:
-            count = plain(use.argument(1, "num_groups"))
-            return rules.group_norm(use, x, (count.old, count.new), gain, bias, eps, core)
-        return rules.over_units(use, x, gain, bias, eps, rules.MEAN if eps_place == 4 else rules.ZERO, core)

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fxgrow.axes.layout import is_fixed
-from fxgrow.proof.node_pair import Use, plain
-from fxgrow.proof.rules.movement import movement
-from fxgrow.proof.rules.picking import gathered, picked
 from fxgrow.rules.knowledge import Knowledge
 from fxgrow.rules.law import Fact, Law, Want
 from fxgrow.rules.op import Op, Tensor, Tree
@@ -24,9 +19,6 @@ class Select(GetItem):
         position = axis_of(index, x.shape[axis])
         op.data.update(pieces=[Piece(axis, position, position + 1, False)], inserted=False)
         return op.result([*x.axes[:axis], *x.axes[axis + 1 :]])
-
-    def prove(self, use: Use) -> Any:
-        return movement(use)
 
 
 class Narrow(GetItem):
@@ -53,9 +45,6 @@ class Narrow(GetItem):
         op.size(op.path(3, "length"), axes[axis])
         return op.result(axes)
 
-    def prove(self, use: Use) -> Any:
-        return movement(use)
-
 
 class IndexSelect(Shape):
     """`index_select`: positions of an axis that an index names."""
@@ -69,13 +58,6 @@ class IndexSelect(Shape):
         axes = list(x.axes)
         axes[axis] = op.unifier.constant(op.value.shape[axis])
         return op.result(axes)
-
-    def prove(self, use: Use) -> Any:
-        if use.claim(2, "index").constant:
-            return movement(use)
-        rank = use.claim().rank
-        axis = axis_of(int(plain(use.argument(1, "dim")).new), rank)
-        return picked(use, [None if k == axis else k for k in range(rank)])
 
 
 class GatherAlong(Shape):
@@ -104,8 +86,3 @@ class GatherAlong(Shape):
         for leaf in know.growing(*output.axes):  # each unit has indices of its own: only zeros stay what they are
             if know.fact(op.data["x"], leaf) is Fact.ZERO:
                 know.learn(output, leaf, Fact.ZERO)
-
-    def prove(self, use: Use) -> Any:
-        if use.claim(2, "index").constant and use.claim().same:
-            return movement(use)
-        return gathered(use, int(plain(use.argument(1, "dim")).new))

@@ -5,19 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
 from fxgrow.axes.layout import Layout, Leaf, join, product, resolve
-from fxgrow.proof.node_pair import Use
-from fxgrow.proof.rules.recurrent import cell, recurrent
 from fxgrow.rules.knowledge import Knowledge, Way
-from fxgrow.rules.law import Fact, Law, Want
+from fxgrow.rules.law import Fact, Law, Moves, Want
 from fxgrow.rules.op import Op, Tensor, Tree, tensors
-
-if TYPE_CHECKING:
-    from fxgrow.planning.learning import Moves
 
 
 @dataclass(frozen=True)
@@ -93,9 +88,6 @@ class Recurrent(Law):
             for leaf in know.growing(weight.axes[0]):
                 know.produced.add((str(weight.parameter), 0, leaf))
 
-    def prove(self, use: Use) -> Any:
-        return recurrent(use, self.gates)
-
     @staticmethod
     def _check(op: Op, know: Knowledge, weight: Tensor, leaf: Leaf, x: Tensor | None) -> None:
         sent = know.fact(x, leaf) if x is not None else Fact.BASE
@@ -156,6 +148,3 @@ class RecurrentCell(Recurrent):
         """Not to an input, or a state, whose weight is zero; a state is also passed on unit by unit."""
         weight, _ = op.data["reads"][0]
         return operand is not op.tensor() or not moves.zero(weight, leaf, 1)
-
-    def prove(self, use: Use) -> Any:
-        return cell(use, self.gates)

@@ -11,10 +11,6 @@ import torch
 from torch import fx
 
 from fxgrow.axes.layout import Layout, Leaf, Reason, is_fixed, join, product, resolve
-from fxgrow.proof.claims import Claim, unchanged
-from fxgrow.proof.node_pair import Use, plain
-from fxgrow.proof.rules.movement import filled, movement, written
-from fxgrow.proof.rules.picking import picked
 from fxgrow.rules.knowledge import Knowledge
 from fxgrow.rules.law import Fact, Law, Range, Want
 from fxgrow.rules.op import Op, Path, Tensor, Tree, tensors
@@ -73,9 +69,6 @@ class Shape(Law):
                     moved = self._moved(op, source, output, know.ranged(source, leaf))
                     merged = moved if merged is None else {k: f for k, f in merged.items() if moved.get(k) is f}
                 know.learn_all(output, leaf, merged or {})
-
-    def prove(self, use: Use) -> Any:
-        return movement(use)
 
     def _moved(
         self, op: Op, source: Tensor, output: Tensor, known: dict[Range | None, Fact]
@@ -451,17 +444,6 @@ class GetItem(Shape):
         shape = op.value.shape
         return op.result([op.unifier.constant(shape[k]) if a is None else x.axes[a] for k, a in enumerate(axes)])
 
-    def prove(self, use: Use) -> Any:
-        given = use.claims()
-        if isinstance(use.args[0], Claim) and len(given) > 1 and not all(index.constant for index in given[1:]):
-            index = use.argument(1, "index")
-            items = list(index) if isinstance(index, tuple) else [index]
-            values = [item.old if isinstance(item, Claim) else plain(item).old for item in items]
-            axes = picking_axes([torch.empty(v) if isinstance(v, tuple) else v for v in values], given[0].rank)
-            if axes is not None:
-                return picked(use, axes)
-        return movement(use)
-
     def forward(self, op: Op, source: Tensor, output: Tensor, where: Range) -> Moved:
         pieces = op.data.get("pieces")
         if pieces is None or op.data["inserted"]:
@@ -656,13 +638,6 @@ class Made(Law):
         for leaf in know.growing(*output.axes):
             know.learn(output, leaf, Fact.ZERO if op.data.get("number") == 0 else Fact.MEAN)
 
-    def prove(self, use: Use) -> Any:
-        if self.why_not:
-            use.rule = "made of sizes alone"
-            use.same_numbers()
-            return unchanged(use.value.shape)
-        return filled(use)
-
 
 class Passing(Shape):
     """Ops that return their input as it is, layout and all (roll, flip over fixed axes)."""
@@ -710,9 +685,6 @@ class Written(Law):
             else:
                 fact = Fact.ZERO if value == 0 else Fact.BASE
             overwritten(know, x, leaf, fact)
-
-    def prove(self, use: Use) -> Any:
-        return written(use)
 
 
 def overwritten(know: Knowledge, x: Tensor, leaf: Leaf, fact: Fact) -> None:

@@ -6,17 +6,11 @@ by the same deviation and keep their sign and their zeros, so that a zero or opp
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from fxgrow.axes.layout import Leaf, leaves, resolve
-from fxgrow.proof.node_pair import Use
 from fxgrow.rules.knowledge import Knowledge, Way
-from fxgrow.rules.law import Edit, Fact, Law, Want
+from fxgrow.rules.law import Edit, Fact, Law, Moves, Want
 from fxgrow.rules.normalisation import BatchNorm, affine, affine_passes, silent_by_affine, zero_by_affine
 from fxgrow.rules.op import Op, Tensor, Tree, is_parametric
-
-if TYPE_CHECKING:
-    from fxgrow.planning.learning import Moves
 
 
 class Standardised(Law):
@@ -77,9 +71,6 @@ class BatchNormFunction(Law):
         of_weight = x.rank == 3 and x.shape[0] == 1 and op.argument(1, "running_mean") is None and is_parametric(x)
         op.law = _STANDARDISED if of_weight else _BATCH_NORM
         return op.law.relate(op)
-
-    def prove(self, use: Use) -> Any:
-        return _BATCH_NORM.prove(use)
 
 
 _STANDARDISED = Standardised()

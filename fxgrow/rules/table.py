@@ -24,10 +24,8 @@ from fxgrow.rules.contraction import (
     MatrixProduct,
     functional_operands,
     module_operands,
-    prove_bilinear,
-    prove_linear,
 )
-from fxgrow.rules.convolution import Convolution, prove_convolution, prove_transposed
+from fxgrow.rules.convolution import Convolution, Transposed
 from fxgrow.rules.gated import GatedUnit
 from fxgrow.rules.law import Fact
 from fxgrow.rules.lookup import Gather, GatherBags
@@ -51,11 +49,10 @@ _linear = Contraction(
     module_operands,
     "o",
     attributes={"in_features": "i", "out_features": "o"},
-    proof=prove_linear,
 )
 rule(nn.Linear, _linear)
 rule(nn.modules.linear.NonDynamicallyQuantizableLinear, _linear)
-rule(F.linear, Contraction(("... i", "o i"), "... o", functional_operands, "o", proof=prove_linear))
+rule(F.linear, Contraction(("... i", "o i"), "... o", functional_operands, "o"))
 rule(
     nn.Bilinear,
     Contraction(
@@ -69,7 +66,6 @@ rule(
         ],
         "o",
         attributes={"in1_features": "i", "in2_features": "j", "out_features": "o"},
-        proof=prove_bilinear,
     ),
 )
 
@@ -78,23 +74,19 @@ _TRANSPOSED = ("... (g i) *s", "(g i) o *k"), "... (g o) *t"
 _CHANNELS = {"in_channels": "(g i)", "out_channels": "(g o)", "groups": "g"}
 rules(
     (nn.Conv1d, nn.Conv2d, nn.Conv3d),
-    Convolution(*_CONVOLUTION, module_operands, "(g o)", {"g": (0, "groups")}, _CHANNELS, prove_convolution),
+    Convolution(*_CONVOLUTION, module_operands, "(g o)", {"g": (0, "groups")}, _CHANNELS),
 )
 rules(
     (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
-    Contraction(
-        *_TRANSPOSED, module_operands, "(g o)", {"g": (0, "groups")}, _CHANNELS, prove_transposed, counts="input"
-    ),
+    Transposed(*_TRANSPOSED, module_operands, "(g o)", {"g": (0, "groups")}, _CHANNELS),
 )
 rules(
     (F.conv1d, F.conv2d, F.conv3d),
-    Convolution(*_CONVOLUTION, functional_operands, "(g o)", {"g": (6, "groups")}, proof=prove_convolution),
+    Convolution(*_CONVOLUTION, functional_operands, "(g o)", {"g": (6, "groups")}),
 )
 rules(
     (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d),
-    Contraction(
-        *_TRANSPOSED, functional_operands, "(g o)", {"g": (6, "groups")}, proof=prove_transposed, counts="input"
-    ),
+    Transposed(*_TRANSPOSED, functional_operands, "(g o)", {"g": (6, "groups")}),
 )
 
 rules((operator.matmul, torch.matmul, torch.bmm, torch.mm, "matmul", "bmm", "mm"), MatrixProduct())

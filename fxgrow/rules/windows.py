@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from fxgrow.proof.node_pair import Use
-from fxgrow.proof.rules.attention import bias_table, window_attention
 from fxgrow.rules.knowledge import Knowledge, Way
 from fxgrow.rules.law import Fact, Law, Want
 from fxgrow.rules.op import Op, Tensor, Tree
@@ -32,9 +30,6 @@ class BiasTable(Law):
         assert isinstance(output, Tensor)
         for leaf in know.growing(*output.axes):
             know.learn(output, leaf, know.fact(op.tensor(0, "relative_position_bias_table"), leaf))
-
-    def prove(self, use: Use) -> Any:
-        return bias_table(use)
 
 
 class WindowAttention(Law):
@@ -110,9 +105,6 @@ class WindowAttention(Law):
             made = know.fact(leave, leaf, 0)
             if made in (Fact.ZERO, Fact.MEAN) and (bias is None or know.fact(bias, leaf) is made):
                 know.learn(output, leaf, made)
-
-    def prove(self, use: Use) -> Any:
-        return window_attention(use)
 
     def operations(self, op: Op, size: Any) -> int:
         x, enter, leave = op.data["x"], op.data["enter"], op.data["leave"]

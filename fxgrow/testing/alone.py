@@ -19,7 +19,7 @@ from fxgrow.amounts import Amounts
 from fxgrow.axes.layout import Layout, Leaf, Product, leaves, resolve
 from fxgrow.capture import Captured, assemble, capture
 from fxgrow.containers import flat_tensors
-from fxgrow.measure.verification import WithoutNoise
+from fxgrow.noise import WithoutNoise
 from fxgrow.planning.analysis import Analysis, analyse
 from fxgrow.planning.edits import AttributeEdit
 from fxgrow.planning.numbers import number_edits

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 
 from fxgrow.axes.layout import Layout, Leaf
 from fxgrow.capture import assemble
+from fxgrow.module_tensors import place
 from fxgrow.proof.certificate import Verdict
 from fxgrow.proof.checker import Checker, Walk
 from fxgrow.proof.claims import Claim, Map, at_old, settled
@@ -21,7 +22,6 @@ from fxgrow.proof.structures import described
 from fxgrow.rules.law import Fact
 from fxgrow.rules.op import tensors
 from fxgrow.testing.alone import Grown, Looked, grown, permuted, units
-from fxgrow.transforms.width import place
 
 _WORDS = {Fact.BASE: "anything", Fact.ZERO: "zero", Fact.MEAN: "the mean of the old"}
 

@@ -26,7 +26,8 @@ from fxgrow.containers import flat_tensors
 from fxgrow.devices import device_of, random_state_kept
 from fxgrow.history import history_of
 from fxgrow.intermediate import Growth
-from fxgrow.measure.verification import WithoutNoise, random_inputs, relative_error
+from fxgrow.measure.verification import random_inputs, relative_error
+from fxgrow.noise import WithoutNoise
 from fxgrow.replay import as_graph
 
 CHANGED = 1e-9

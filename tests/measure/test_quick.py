@@ -15,9 +15,9 @@ import fxgrow
 from fxgrow import growing
 from fxgrow.capture import capture
 from fxgrow.errors import AmountError, VerificationError
+from fxgrow.history import Verification
 from fxgrow.measure import quick
 from fxgrow.measure.quick import alike_by_mode, verify_quickly
-from fxgrow.measure.verification import Verification
 from fxgrow.proof.certificate import Certificate, Verdict
 from tests.models import lively
 

@@ -10,16 +10,17 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from fxgrow import guards
 from fxgrow.containers import flat_tensors
-from fxgrow.measure.verification import WithoutNoise
+from fxgrow.noise import WithoutNoise
+from fxgrow.proof.intermediate import Intermediate
 from fxgrow.proof.ranges import Range, left_alone
-from fxgrow.proof.rules.movement import run
+from fxgrow.rules.calls import run
 from fxgrow.rules.contraction import Contraction
 from fxgrow.rules.law import Law
 from fxgrow.rules.normalisation import BatchNorm
@@ -28,9 +29,6 @@ from fxgrow.rules.registry import law_of_call
 from fxgrow.rules.shape import SHAPED_AS
 from fxgrow.rules.spatial import PixelShuffle, Rearranged
 from fxgrow.rules.windows import WindowAttention
-
-if TYPE_CHECKING:
-    from fxgrow.intermediate import Between
 
 _BROKEN = (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError, NotImplementedError)
 
@@ -99,22 +97,22 @@ def _is_input(held: Any) -> bool:
 class Maker:
     """The rules for nodes of new blocks. ranges: of the tensors of the original."""
 
-    def __init__(self, between: Between, ranges: dict[fx.Node, Range]) -> None:
-        self.between = between
+    def __init__(self, intermediate: Intermediate, ranges: dict[fx.Node, Range]) -> None:
+        self.intermediate = intermediate
         self.ranges = ranges
 
     def made(self, node: fx.Node, given: dict[fx.Node, Any]) -> Made:
         """What a node makes of what its operands hold."""
         if node.op == "get_attr":
             name = str(node.target)
-            if isinstance(node.meta.get("value"), Tensor) and self.between.is_zero(name):
+            if isinstance(node.meta.get("value"), Tensor) and self.intermediate.is_zero(name):
                 return Made(ZERO, "values", (f"every entry of {name} is zero",))
-            if isinstance(node.meta.get("value"), Tensor) and self.between.is_one(name):
+            if isinstance(node.meta.get("value"), Tensor) and self.intermediate.is_one(name):
                 return Made(ONE, "values", (f"every entry of {name} is one",))
             return Made(Anything(f"{name} is not zero"))
         if not any(True for _ in flat_tensors(node.meta.get("value"))):
             return Made(Anything("it is no tensor"))
-        module = self.between.part(str(node.target)) if node.op == "call_module" else None
+        module = self.intermediate.part(str(node.target)) if node.op == "call_module" else None
         law = law_of_call(node, module)
         if law is None:
             return Made(Anything(f"{_name(node, module)} has no rule"))
@@ -248,7 +246,7 @@ class Maker:
         return found if not bool(after.any()) else None
 
     def _by_parameters(self, names: list[str]) -> Made | None:
-        if not all(map(self.between.is_zero, names)):
+        if not all(map(self.intermediate.is_zero, names)):
             return None
         return Made(ZERO, "0 x + 0 = 0", (f"every entry of {' and '.join(names)} is zero",) if names else ())
 
@@ -311,9 +309,13 @@ class Maker:
             return None
         if set(dict(module.named_parameters(recurse=False))) - {"weight", "bias"} or not _can_pass(module):
             return None
-        weight = self.between.tensor(f"{node.target}.weight")
+        weight = self.intermediate.tensor(f"{node.target}.weight")
         bias = f"{node.target}.bias"
-        if weight is None or not _is_unit_map(weight) or (module.bias is not None and not self.between.is_zero(bias)):
+        if (
+            weight is None
+            or not _is_unit_map(weight)
+            or (module.bias is not None and not self.intermediate.is_zero(bias))
+        ):
             return None
         checked = f"{node.target}.weight is an identity map" + (f", {bias} zero" if module.bias is not None else "")
         return Made(held, "1 x = x", (checked,))
@@ -323,7 +325,7 @@ class Maker:
         if node.op != "call_module" or not isinstance(law, Contraction):
             return None
         own = dict(module.named_parameters(recurse=False))
-        rows = [self.between.silent_rows(f"{node.target}.{name}") for name in own]
+        rows = [self.intermediate.silent_rows(f"{node.target}.{name}") for name in own]
         if set(own) - {"weight", "bias"} or not rows or any(row is None for row in rows):
             return None
         value = node.meta["value"]

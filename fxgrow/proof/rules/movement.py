@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor
 
 from fxgrow.proof.claims import (
     Claim,
@@ -33,6 +33,7 @@ from fxgrow.proof.claims import (
     unchanged,
 )
 from fxgrow.proof.node_pair import Both, Use, plain, repeated
+from fxgrow.rules.calls import run
 
 CPU = torch.device("cpu")
 
@@ -228,18 +229,6 @@ def _put(item: Any, tensors: Any, old: bool, device: torch.device) -> Any:
     if isinstance(item, dict):
         return {key: _put(value, *way) for key, value in item.items()}
     return type(item)(_put(value, *way) for value in item)
-
-
-def run(node: fx.Node, module: nn.Module | None, args: Any, kwargs: Any, grad: bool = False) -> Any:
-    """What a node does to actual values."""
-    with torch.set_grad_enabled(grad):
-        if node.op == "call_method":
-            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-        if node.op == "call_module":
-            assert module is not None
-            kind = getattr(type(module), "plain_kind", None)  # its input is multiplied by a node before
-            return module.forward(*args, **kwargs) if kind is None else kind.forward(module, *args, **kwargs)
-        return node.target(*args, **kwargs)  # type: ignore[operator]
 
 
 class _Sources:

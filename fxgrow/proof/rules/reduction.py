@@ -93,6 +93,12 @@ def over_its_core(use: Use, x: Claim, axis: int, core: Both) -> Claim:
     return Claim(x.old, x.new, x.maps, x.zero, x.copies)
 
 
+def of_one(claim: Claim, axis: int) -> Claim:
+    """The claim once an axis is reduced to one entry."""
+    old, new = (tuple(1 if k == axis else s for k, s in enumerate(shape)) for shape in (claim.old, claim.new))
+    return Claim(old, new, claim.maps, copies={k: c for k, c in claim.copies.items() if k != axis})
+
+
 def core_units(use: Use, x: Claim, axis: int, core: object) -> Claim:
     """`guards.core` put before a reduction: the old units of an axis, beside the tensor itself in the original."""
     use.rule = "the old units of an axis"
