@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fxgrow.capture import Captured, GrownGraphModule, copies, recapture
+from fxgrow.capture.contexts import STATEMENTS
 from fxgrow.capture.inputs import recalled
 from fxgrow.errors import FxgrowError
 from fxgrow.fingerprint import changed_since, fingerprint
@@ -185,7 +186,7 @@ class Comparison:
         self.captured = captured
         self.original = original
         self.plans = [growth.plan for growth in growths]
-        self.one = Model(captured.graphs, original, captured.model, named_tensors(original))
+        self.one = Model(captured.graphs, original, captured.model, named_tensors(original), statements=STATEMENTS)
         self.memory: dict[Any, Any] = {}
         self.first: list[Certificate] = []
         if not growths[0].only_widens:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fxgrow import guards
 from fxgrow.capture import Captured, skeleton
+from fxgrow.capture.contexts import STATEMENTS
 from fxgrow.capture.shapes import propagate
 from fxgrow.module_tensors import named_tensors
 from fxgrow.planning.blocks import within_any
@@ -76,6 +77,7 @@ def intermediate_model(captured: Captured, original: nn.Module, growth: Growth) 
         before=partial(_path_before, depth) if depth is not None else str,
         origins={**dict(_origins(sources, depth, growth.seed)), **{r.weight: Origin("") for r in plan.readouts}},
         sources=sources,
+        statements=STATEMENTS,
     )
     result.attributes.update(_sizes(result, depth) if depth is not None else {})
     _rescale(result, plan)

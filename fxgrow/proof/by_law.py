@@ -8,6 +8,7 @@ contraction; what follows from it is worked out on either side by itself. A law 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -31,15 +32,16 @@ from fxgrow.rules.gated import GatedUnit
 from fxgrow.rules.law import Fact, Law
 from fxgrow.rules.lookup import Gather, GatherBags
 from fxgrow.rules.normalisation import BatchNorm, GroupNorm, Guarded, OverUnits
-from fxgrow.rules.picking import GatherAlong, IndexSelect, Narrow, Select
+from fxgrow.rules.picking import GatherAlong, GetItem, IndexSelect, Narrow, Select, Written, picking_axes
 from fxgrow.rules.pointwise import ParametricRelu, Pointwise
 from fxgrow.rules.products import AddedProduct
 from fxgrow.rules.readout import Readout
 from fxgrow.rules.recurrent import Recurrent, RecurrentCell
 from fxgrow.rules.reduction import Across, CoreUnits, OverItsNorm, Reduction
-from fxgrow.rules.shape import GetItem, Made, Shape, Written, axis_of, picking_axes
+from fxgrow.rules.shape import Shape, axis_of
 from fxgrow.rules.spatial import Pad, PixelShuffle, Rearranged, Spatial, Unfold
 from fxgrow.rules.standardisation import BatchNormFunction
+from fxgrow.rules.stretching import Made
 from fxgrow.rules.weight_norm import Parametrized, is_weight_norm
 from fxgrow.rules.windows import BiasTable, WindowAttention
 
@@ -213,15 +215,6 @@ def _(law: GatedUnit, use: Use) -> Any:
 # -- movement ------------------------------------------------------------------------------------------------
 
 
-@_proved.register(Shape)
-@_proved.register(Select)
-@_proved.register(Narrow)
-@_proved.register(CoreUnits)
-@_proved.register(PixelShuffle)
-def _(law: Law, use: Use) -> Any:
-    return movement(use)
-
-
 @_proved.register
 def _(law: GetItem, use: Use) -> Any:
     given = use.claims()
@@ -252,11 +245,6 @@ def _(law: GatherAlong, use: Use) -> Any:
 
 
 @_proved.register
-def _(law: Written, use: Use) -> Any:
-    return written(use)
-
-
-@_proved.register
 def _(law: Made, use: Use) -> Any:
     if not law.why_not:
         return filled(use)
@@ -272,11 +260,6 @@ def _(law: Made, use: Use) -> Any:
 def _(law: BatchNorm, use: Use) -> Any:
     claim = _batch_norm(use)
     return claim if law.activation is None else normalisation.activated(use, claim, law.activation)
-
-
-@_proved.register
-def _(law: BatchNormFunction, use: Use) -> Any:
-    return _batch_norm(use)
 
 
 def _batch_norm(use: Use) -> Claim:
@@ -412,21 +395,6 @@ def _(law: Compared, use: Use) -> Any:
 
 
 @_proved.register
-def _(law: Attention, use: Use) -> Any:
-    return attentions.attention(use)
-
-
-@_proved.register
-def _(law: WindowAttention, use: Use) -> Any:
-    return attentions.window_attention(use)
-
-
-@_proved.register
-def _(law: BiasTable, use: Use) -> Any:
-    return attentions.bias_table(use)
-
-
-@_proved.register
 def _(law: Recurrent, use: Use) -> Any:
     return recurrent.recurrent(use, law.gates)
 
@@ -463,3 +431,23 @@ def _(law: Pad, use: Use) -> Any:
 @_proved.register
 def _(law: Unfold, use: Use) -> Any:
     return spatial.windowed(use, law.inverse)
+
+
+_OF_THE_PAIR_ALONE: dict[Callable[[Use], Any], tuple[type[Law], ...]] = {
+    movement: (Shape, Select, Narrow, CoreUnits, PixelShuffle),
+    written: (Written,),
+    _batch_norm: (BatchNormFunction,),
+    attentions.attention: (Attention,),
+    attentions.window_attention: (WindowAttention,),
+    attentions.bias_table: (BiasTable,),
+}
+"""Rules that ask nothing of the law."""
+
+
+def _without_law(rule: Callable[[Use], Any], law: Law, use: Use) -> Any:
+    return rule(use)
+
+
+for _rule, _laws in _OF_THE_PAIR_ALONE.items():
+    for _law in _laws:
+        _proved.register(_law, functools.partial(_without_law, _rule))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -25,12 +25,14 @@ class Model:
     """One of the two models: its graphs, its parts and its tensors.
 
     structure: finds what capture adds to the parts of the model (numbers that follow the mode, functions).
+    statements: functions whose nodes compute nothing, but refuse arguments, enter contexts and leave them.
     """
 
     graphs: Mapping[str, fx.Graph]
     module: nn.Module
     structure: nn.Module
     tensors: Mapping[str, Tensor]
+    statements: Collection[Any] = field(default=(), kw_only=True)
 
     def part(self, path: str) -> nn.Module:
         try:

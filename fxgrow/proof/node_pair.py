@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from fxgrow.containers import each_of_kind, of_kind
 from fxgrow.proof.claims import (
     Claim,
     Held,
@@ -19,7 +20,6 @@ from fxgrow.proof.claims import (
     Refuted,
     Unproved,
     at_old,
-    both_copies,
     is_new,
     one_number,
     spare,
@@ -27,7 +27,7 @@ from fxgrow.proof.claims import (
     unchanged,
 )
 from fxgrow.proof.values import DERIVED_ULPS, ULPS, at_index, differing, first
-from fxgrow.rules.calls import writes
+from fxgrow.rules.calls import name_of, writes
 from fxgrow.rules.registry import kind_of
 
 ABSENT = type("Absent", (), {"__repr__": lambda self: "nothing"})()
@@ -103,10 +103,7 @@ class Use:
 
     @property
     def name(self) -> str:
-        if self.new_module is not None:
-            return str(getattr(getattr(self.new_module, "function", None), "__name__", type(self.new_module).__name__))
-        target = self.new.target
-        return target if isinstance(target, str) else getattr(target, "__name__", str(target))
+        return name_of(self.new, self.new_module)
 
     @property
     def kind(self) -> Any:
@@ -183,7 +180,7 @@ class Use:
 
         if any(claim.uniform for claim in self.claims()):
             self.args, self.kwargs = (
-                each_claim(item, lambda c: settled(c) if c.uniform else c) for item in (self.args, self.kwargs)
+                each_of_kind(item, Claim, lambda c: settled(c) if c.uniform else c) for item in (self.args, self.kwargs)
             )
 
     # -- modules -------------------------------------------------------------------------------------------
@@ -360,43 +357,12 @@ def plain(item: Any) -> Both:
 
 def claims_in(item: Any) -> Iterator[Claim]:
     """The tensors of a structure, in order."""
-    if isinstance(item, Claim):
-        yield item
-    elif isinstance(item, dict):
-        for value in item.values():
-            yield from claims_in(value)
-    elif isinstance(item, (tuple, list)):
-        for value in item:
-            yield from claims_in(value)
-    elif isinstance(item, slice):
-        yield from claims_in((item.start, item.stop, item.step))
-
-
-def each_claim(item: Any, change: Callable[[Claim], Claim]) -> Any:
-    """The structure with every tensor changed."""
-    if isinstance(item, Claim):
-        return change(item)
-    if isinstance(item, dict):
-        return {key: each_claim(value, change) for key, value in item.items()}
-    if isinstance(item, (tuple, list)):
-        return type(item)([each_claim(value, change) for value in item])
-    if isinstance(item, slice):
-        return slice(*(each_claim(part, change) for part in (item.start, item.stop, item.step)))
-    return item
+    return of_kind(item, Claim)
 
 
 def numbers_in(item: Any) -> Iterator[Both]:
     """The plain values of a structure, in order."""
-    if isinstance(item, Both):
-        yield item
-    elif isinstance(item, dict):
-        for value in item.values():
-            yield from numbers_in(value)
-    elif isinstance(item, (tuple, list)):
-        for value in item:
-            yield from numbers_in(value)
-    elif isinstance(item, slice):
-        yield from numbers_in((item.start, item.stop, item.step))
+    return of_kind(item, Both)
 
 
 _TREE = frozenset({"_parameters", "_buffers", "_modules", "training"})
@@ -446,12 +412,3 @@ def _equal_attribute(before: Any, after: Any) -> bool:
         return equal_values(before, after)
     except (RuntimeError, TypeError, ValueError):
         return False
-
-
-def shared_copies(use_claims: list[tuple[Claim, int]], size: int) -> Tensor:
-    """Copies along one axis that several tensors have in common; each as (tensor, its axis)."""
-    result: Tensor | None = None
-    for claim, axis in use_claims:
-        own = claim.copies_of(axis)
-        result = own if result is None else both_copies(result, own)
-    return torch.arange(size) if result is None else result

@@ -9,11 +9,15 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from fxgrow.opaque import CustomFunction
+
 _WRITING = frozenset({"iadd", "imul", "isub", "itruediv", "setitem"})
 
 
 def name_of(node: fx.Node, module: nn.Module | None = None) -> str:
     """The name of the function or method that a node calls; where that is a module, of its class."""
+    if isinstance(module, CustomFunction):
+        return module.function.__name__
     if module is not None:
         return type(module).__name__
     return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))

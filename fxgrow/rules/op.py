@@ -12,7 +12,9 @@ from torch import fx
 
 from fxgrow.axes.layout import Layout, Leaf, Reason, leaves, resolve
 from fxgrow.axes.unify import Unifier
+from fxgrow.containers import of_kind
 from fxgrow.opaque import CustomFunction
+from fxgrow.rules.calls import name_of
 
 if TYPE_CHECKING:
     from fxgrow.rules.law import Law
@@ -59,16 +61,7 @@ Tree = Tensor | tuple[Any, ...] | list[Any] | dict[Any, Any] | None
 
 def tensors(tree: Any) -> Iterator[Tensor]:
     """The tensors of a tree, in order."""
-    if isinstance(tree, Tensor):
-        yield tree
-    elif isinstance(tree, (tuple, list)):
-        for item in tree:
-            yield from tensors(item)
-    elif isinstance(tree, dict):
-        for item in tree.values():
-            yield from tensors(item)
-    elif isinstance(tree, slice):
-        yield from tensors((tree.start, tree.stop, tree.step))
+    return of_kind(tree, Tensor)
 
 
 @dataclass(eq=False)
@@ -98,12 +91,7 @@ class Op:
 
     @property
     def name(self) -> str:
-        if isinstance(self.module, CustomFunction):
-            return self.module.function.__name__
-        if self.module is not None:
-            return type(self.module).__name__
-        target = self.node.target
-        return target if isinstance(target, str) else getattr(target, "__name__", str(target))
+        return name_of(self.node, self.module)
 
     @property
     def value(self) -> Any:

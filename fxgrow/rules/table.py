@@ -30,7 +30,7 @@ from fxgrow.rules.gated import GatedUnit
 from fxgrow.rules.law import Fact
 from fxgrow.rules.lookup import Gather, GatherBags
 from fxgrow.rules.normalisation import BatchNorm, GroupNorm, Guarded, OverUnits
-from fxgrow.rules.picking import GatherAlong, IndexSelect, Narrow, Select
+from fxgrow.rules.picking import GatherAlong, GetItem, IndexSelect, Narrow, Select, Written
 from fxgrow.rules.pointwise import AddProduct, ParametricRelu, Pointwise
 from fxgrow.rules.products import AddedProduct, Lettered, inner, outer, tensordot
 from fxgrow.rules.readout import Readout
@@ -39,6 +39,7 @@ from fxgrow.rules.reduction import Across, CoreUnits, OverItsNorm, Reduction
 from fxgrow.rules.registry import rows, rule, rules
 from fxgrow.rules.spatial import Pad, PixelShuffle, Sampled, Spatial, Unfold
 from fxgrow.rules.standardisation import BatchNormFunction, Standardised
+from fxgrow.rules.stretching import Expand, Made, Repeat, RepeatEach
 from fxgrow.rules.weight_norm import Parametrized
 
 # -- contractions --------------------------------------------------------------------------------------------
@@ -167,7 +168,7 @@ rules(
     shape.Reshape(),
 )
 rules(("unflatten", torch.unflatten), shape.Reshape(shape.unflattened_sizes))
-rules(("expand", "expand_as", "broadcast_to", torch.broadcast_to), shape.Expand())
+rules(("expand", "expand_as", "broadcast_to", torch.broadcast_to), Expand())
 for _name, _targets in {
     "chunk": ["chunk", torch.chunk],
     "split": ["split", torch.split, torch.functional.split],
@@ -175,24 +176,24 @@ for _name, _targets in {
     "tensor_split": ["tensor_split", torch.tensor_split],
 }.items():
     rules(dict.fromkeys(_targets), shape.Cut(_name))
-rule(operator.getitem, shape.GetItem())
+rule(operator.getitem, GetItem())
 rules(("select", torch.select), Select())
 rules(("narrow", torch.narrow), Narrow())
 rules(("index_select", torch.index_select), IndexSelect())
 rules(("gather", torch.gather), GatherAlong())
-rule(operator.setitem, shape.Written())
+rule(operator.setitem, Written())
 rules((torch.cat, torch.concat, torch.concatenate), shape.Concatenate())
 rules((torch.hstack, torch.column_stack), shape.Concatenate(1))
 rule(torch.vstack, shape.Concatenate(0))
 rule(torch.stack, shape.Stack())
 rules((nn.ChannelShuffle, F.channel_shuffle), shape.Shuffled())
-rules(("repeat", "tile", torch.tile), shape.Repeat())
-rules((torch.repeat_interleave, "repeat_interleave"), shape.RepeatEach())
+rules(("repeat", "tile", torch.tile), Repeat())
+rules((torch.repeat_interleave, "repeat_interleave"), RepeatEach())
 rule("unfold", shape.Windows())
-rules((torch.zeros, torch.ones, torch.full), shape.Made())
-rules(("new_zeros", "new_ones", "new_full"), shape.Made(first=1))
-rules((torch.rand, torch.randn, torch.randint, torch.randperm, torch.empty), shape.Made("its entries are drawn"))
-rules((torch.arange, torch.linspace, torch.eye), shape.Made("its entries go by their position"))
+rules((torch.zeros, torch.ones, torch.full), Made())
+rules(("new_zeros", "new_ones", "new_full"), Made(first=1))
+rules((torch.rand, torch.randn, torch.randint, torch.randperm, torch.empty), Made("its entries are drawn"))
+rules((torch.arange, torch.linspace, torch.eye), Made("its entries go by their position"))
 rules((torch.roll, "roll"), shape.Passing((2, "dims")))
 rules((torch.flip, "flip"), shape.Passing((1, "dims")))
 

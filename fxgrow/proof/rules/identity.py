@@ -20,7 +20,7 @@ from fxgrow.containers import flat_tensors
 from fxgrow.noise import WithoutNoise
 from fxgrow.proof.intermediate import Intermediate
 from fxgrow.proof.ranges import Range, left_alone
-from fxgrow.rules.calls import run
+from fxgrow.rules.calls import name_of, run
 from fxgrow.rules.contraction import Contraction
 from fxgrow.rules.law import Law
 from fxgrow.rules.normalisation import BatchNorm
@@ -115,7 +115,7 @@ class Maker:
         module = self.intermediate.part(str(node.target)) if node.op == "call_module" else None
         law = law_of_call(node, module)
         if law is None:
-            return Made(Anything(f"{_name(node, module)} has no rule"))
+            return Made(Anything(f"{name_of(node, module)} has no rule"))
         tensors = {n: held for n, held in given.items() if any(True for _ in flat_tensors(n.meta.get("value")))}
         rules = (
             *(self._readout, self._sum, self._gain, self._zero, self._passing, self._moving, self._unit_map),
@@ -132,7 +132,7 @@ class Maker:
         if free is not None and any(map(_is_input, tensors.values())) and _is_sum(node, module):
             added = next(operand for operand, held in tensors.items() if held is free)
             return Made(Anything(f"{added} is added to the input of a new block, and nothing says that it is zero"))
-        reason = free.reason if free is not None else f"{_name(node, module)} changes its input"
+        reason = free.reason if free is not None else f"{name_of(node, module)} changes its input"
         return Made(Anything(reason))
 
     def _fits(self, node: fx.Node, held: Any) -> bool:
@@ -161,7 +161,7 @@ class Maker:
 
     def _sum(self, node: fx.Node, module: Any, law: Law, given: dict[fx.Node, Any]) -> Made | None:
         """x + 0 = x."""
-        name = _name(node, module).strip("_")
+        name = name_of(node, module).strip("_")
         arguments = [*node.args, *(node.kwargs[k] for k in ("input", "other") if k in node.kwargs)]
         if isinstance(law, AddProduct):
             kept, *factors = (given.get(a) for a in arguments[:3])  # type: ignore[arg-type]
@@ -205,7 +205,7 @@ class Maker:
             return Made(ZERO, "0 stays 0") if is_zero(x) and isinstance(node.args[0], fx.Node) else None
         if kind == "multiply":
             return Made(ZERO, "0 x = 0") if any(map(is_zero, given.values())) else None
-        read = dict(list(given.items())[:1]) if _name(node, module) in SHAPED_AS else given
+        read = dict(list(given.items())[:1]) if name_of(node, module) in SHAPED_AS else given
         if not read or not all(map(is_zero, read.values())):
             return None
         zeros = {operand: _shaped(operand.meta["value"], _zeros) for operand in given}
@@ -230,7 +230,7 @@ class Maker:
 
     def _zero_norm(self, node: fx.Node, module: Any, law: Law, given: dict[fx.Node, Any], x: Any) -> Made | None:
         if module is None:
-            name = _name(node, module)
+            name = name_of(node, module)
             if name not in _AFFINE:
                 return None
             gain, bias = (self._argument(node, given, *place) if place else None for place in _AFFINE[name])
@@ -279,12 +279,12 @@ class Maker:
         if span is None or held.factor != 1.0 or low < span[0] or high > span[1]:
             return None
         within = f"from {span[0]:g} to {span[1]:g}" if span[1] < torch.inf else "never negative"
-        return Made(held, f"{_name(node, module)}(x) = x", (f"{held.node} of the original is {within}",))
+        return Made(held, f"{name_of(node, module)}(x) = x", (f"{held.node} of the original is {within}",))
 
     def _moving(self, node: fx.Node, module: Any, law: Law, given: dict[fx.Node, Any]) -> Made | None:
         """Views, permutations, cuts and joins, carried out on the places of entries."""
         moves = law.family == "shape" or isinstance(law, Rearranged | PixelShuffle)
-        if not moves or not given or _name(node, module) == "setitem" or not all(map(_is_input, given.values())):
+        if not moves or not given or name_of(node, module) == "setitem" or not all(map(_is_input, given.values())):
             return None
         sources = {(held.node, held.factor) for held in given.values()}
         if len(sources) != 1:
@@ -367,14 +367,8 @@ _AFFINE: dict[str, tuple[tuple[int, str] | None, tuple[int, str] | None]] = {
 """Where functions that normalise take their gain and their bias."""
 
 
-def _name(node: fx.Node, module: nn.Module | None) -> str:
-    if module is not None:
-        return type(module).__name__
-    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
-
-
 def _is_sum(node: fx.Node, module: nn.Module | None) -> bool:
-    return _name(node, module).strip("_") in ("add", "iadd", "sub", "isub")
+    return name_of(node, module).strip("_") in ("add", "iadd", "sub", "isub")
 
 
 def _shaped(value: Any, make: Callable[[Tensor], Any]) -> Any:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fxgrow.containers import each_of_kind
 from fxgrow.proof.claims import (
     Claim,
     Map,
@@ -210,25 +211,17 @@ def arranged(use: Use, tensors: Any, old: bool, device: torch.device = CPU) -> t
 
     device: in the place of any other, which is the meta device where a graph was captured.
     """
-    node, way = use.old if old else use.new, (tensors, old, device)
-    args = [_put(item, *way) for item in use.args[: len(node.args)]]
-    given = {name: item for name, item in use.kwargs.items() if name in node.kwargs}
-    return args, {name: device if name == "device" else _put(item, *way) for name, item in given.items()}
+    node = use.old if old else use.new
 
-
-def _put(item: Any, tensors: Any, old: bool, device: torch.device) -> Any:
-    """No function within `arranged`: one that calls itself would hold the tensors until garbage is collected."""
-    way = (tensors, old, device)
-    if isinstance(item, Claim):
-        return tensors.next(item)
-    if isinstance(item, Both):
+    def put(item: Claim | Both) -> Any:
+        if isinstance(item, Claim):
+            return tensors.next(item)
         value = item.old if old else item.new
         return device if isinstance(value, torch.device) else value
-    if isinstance(item, slice):
-        return slice(*(_put(part, *way) for part in (item.start, item.stop, item.step)))
-    if isinstance(item, dict):
-        return {key: _put(value, *way) for key, value in item.items()}
-    return type(item)(_put(value, *way) for value in item)
+
+    args = [each_of_kind(item, (Claim, Both), put) for item in use.args[: len(node.args)]]
+    given = {name: device if name == "device" else item for name, item in use.kwargs.items() if name in node.kwargs}
+    return args, each_of_kind(given, (Claim, Both), put)
 
 
 class _Sources:
