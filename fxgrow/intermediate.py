@@ -57,7 +57,7 @@ class Growth:
 
 
 def intermediate_model(captured: Captured, original: nn.Module, growth: Growth) -> Intermediate:
-    """The model between an original and what one growth made of it.
+    """The intermediate model between an original and what one growth made of it.
 
     `captured` gives away its graphs, not copies of them: the names of new nodes depend on all that were ever there.
     """

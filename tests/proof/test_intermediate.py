@@ -1,4 +1,4 @@
-"""Proofs by way of a model between: new blocks, rescaled weights, folded multipliers, several growths, parts."""
+"""Proofs by way of an intermediate model: new blocks, rescaled weights, folded multipliers, several growths, parts."""
 
 from __future__ import annotations
 
