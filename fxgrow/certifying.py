@@ -22,8 +22,8 @@ from fxgrow.module_tensors import named_tensors
 from fxgrow.parts import Parts, captured_again
 from fxgrow.planning.indexing import old_positions
 from fxgrow.planning.plan import Axis, Plan
-from fxgrow.proof.certificate import Certificate, Verdict
-from fxgrow.proof.checker import Checker, Step
+from fxgrow.proof.certificate import Certificate, Verdict, tree
+from fxgrow.proof.checker import Checker
 from fxgrow.proof.claims import Map, Unproved, old_positions_cover, settled
 from fxgrow.proof.code_between_parts import between_parts
 from fxgrow.proof.equivalence import proved_equivalent
@@ -325,29 +325,6 @@ def _after(earlier: Map, later: Map) -> Map:
     if earlier is None or later is None:
         return later if earlier is None else earlier
     return torch.where(later < 0, -1, earlier[later.clamp(min=0)])
-
-
-def tree(claim: str, steps: Sequence[Step], said: str = "computes what it did") -> Certificate:
-    """The steps of one graph as a tree that follows the modules of the model; `said`: of each of them."""
-    root: dict[str, Any] = {}
-    for step in steps:
-        level = root
-        for part in filter(None, step.place.split(".")):
-            level = level.setdefault(part, {})
-        level.setdefault("", []).append(step.certificate)
-
-    def branch(name: str, level: dict[str, Any]) -> list[Certificate]:
-        own = list(level.get("", []))
-        inner = [
-            certificate
-            for part, below in level.items()
-            if part
-            for certificate in branch(f"{name}.{part}" if name else part, below)
-        ]
-        found = [*own, *inner]
-        return found if len(found) < 2 or not name else [Certificate.of(f"{name} {said}", found)]
-
-    return Certificate.of(claim, branch("", root))
 
 
 def _recorded(grown: nn.Module, history: History) -> Certificate:

@@ -444,10 +444,6 @@ _OF_THE_PAIR_ALONE: dict[Callable[[Use], Any], tuple[type[Law], ...]] = {
 """Rules that ask nothing of the law."""
 
 
-def _without_law(rule: Callable[[Use], Any], law: Law, use: Use) -> Any:
-    return rule(use)
-
-
 for _rule, _laws in _OF_THE_PAIR_ALONE.items():
     for _law in _laws:
-        _proved.register(_law, functools.partial(_without_law, _rule))
+        _proved.register(_law, functools.partial(lambda rule, law, use: rule(use), _rule))

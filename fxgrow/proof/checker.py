@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import operator
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -21,7 +20,7 @@ from fxgrow.devices import exact_device
 from fxgrow.opaque import ByMode
 from fxgrow.proof.bindings import Bindings, Bound, Resting
 from fxgrow.proof.by_law import prove
-from fxgrow.proof.certificate import Certificate, Verdict
+from fxgrow.proof.certificate import Certificate, Step, Verdict
 from fxgrow.proof.claims import Claim, Held, Map, Refuted, Unproved
 from fxgrow.proof.computed import computed
 from fxgrow.proof.constants import as_it_was, constant, shares_storage
@@ -39,14 +38,6 @@ from fxgrow.rules.registry import kind_of, law_of_call
 
 _BROKEN = (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError, ZeroDivisionError, AssertionError)
 """What corrupted graphs raise when they are run on labels or shapes."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """What was proved, or not, of one node, and where in the model it is."""
-
-    place: str
-    certificate: Certificate
 
 
 class Checker:

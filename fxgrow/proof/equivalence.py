@@ -16,8 +16,7 @@ from torch import Tensor, fx, nn
 
 from fxgrow import guards
 from fxgrow.containers import flat_tensors
-from fxgrow.proof.certificate import Certificate, Verdict
-from fxgrow.proof.checker import Step
+from fxgrow.proof.certificate import Certificate, Step, Verdict
 from fxgrow.proof.claims import Unproved
 from fxgrow.proof.intermediate import Intermediate
 from fxgrow.proof.models import Model, reads_shape

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from fxgrow.rules.knowledge import Knowledge, Way
+from fxgrow.rules.knowledge import Knowledge
 from fxgrow.rules.law import Fact, Law, Want
 from fxgrow.rules.op import Op, Tensor, Tree
 
@@ -93,10 +93,7 @@ class WindowAttention(Law):
                 know.read.add(leaf)
                 know.contracted.add((str(weight.parameter), 1, leaf))
                 sent = know.fact(source, leaf) if source is not None else Fact.BASE
-                if sent is Fact.ZERO or know.fact(weight, leaf, 1) in (Fact.IGNORED, Fact.ZERO):
-                    continue
-                zero = sent is Fact.MEAN and know.ways[leaf] is Way.REPLICATE
-                if not know.ask(weight, Want(leaf, Fact.ZERO if zero else Fact.IGNORED, None, 1)):
+                if not know.silences(weight, leaf, sent):
                     know.fail(op, leaf, f"{op.name} reads it")
         output, bias = op.output, op.data["proj_bias"]
         assert isinstance(output, Tensor)
