@@ -57,7 +57,8 @@ def grow_tensor(old: Tensor, growth: TensorGrowth, seed: str) -> Tensor:
 def drawn_units(growth: TensorGrowth, number: int) -> Tensor:
     """The positions on one axis at which units were drawn.
 
-    >>> drawn_units(TensorGrowth("w", (Axis("grow", 2, 4), Axis("grow", 3, 5, fill="silence")), "normal"), 0)
+    >>> axes = Axis("grow", 2, 4, fill="draw"), Axis("grow", 3, 5, fill="silence")
+    >>> drawn_units(TensorGrowth("w", axes, "normal"), 0)
     tensor([2, 3])
     """
     axis = growth.axes[number]

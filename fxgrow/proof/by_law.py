@@ -90,13 +90,10 @@ def _(law: Contraction, use: Use) -> Any:
 def _convolved(law: Contraction, use: Use) -> tuple[Claim, Claim, Claim | None, tuple[int, int]]:
     """Input, weight, bias and groups of a convolution; all other arguments have to be what they were."""
     use.same_module(law.attributes)
-    if use.new_module is None:
-        use.same_numbers({"groups"}, (6,))
-        groups = plain(use.argument(6, "groups", 1))
-        return use.claim(), use.claim(1, "weight"), use.optional(2, "bias"), (int(groups.old), int(groups.new))
-    weight, old, new = use.parameter("weight"), use.old_module, use.new_module
+    use.same_numbers({"groups"}, (6,))
+    weight, groups = use.weight(1, "weight"), use.setting(6, "groups", 1)
     assert weight is not None
-    return use.claim(), weight, use.parameter("bias"), (int(old.groups), int(new.groups))  # type: ignore[union-attr, arg-type]
+    return use.claim(), weight, use.weight(2, "bias"), (int(groups.old), int(groups.new))
 
 
 @_proved.register
@@ -157,7 +154,7 @@ def _(law: Readout, use: Use) -> Any:
 def _(law: Gather, use: Use) -> Any:
     use.same_module({"embedding_dim"})
     use.same_numbers()
-    table = use.claim(1, "weight") if use.new_module is None else use.parameter("weight")
+    table = use.weight(1, "weight")
     assert table is not None
     return contraction.gather(use, use.claim(), table)
 
@@ -202,9 +199,8 @@ def _(law: ParametricRelu, use: Use) -> Any:
 def _(law: GatedUnit, use: Use) -> Any:
     use.same_module()
     use.same_numbers()
-    module: Any = use.new_module
     x = use.equal(use.claim())
-    axis = axis_of(module.dim if module is not None else plain(use.argument(1, "dim", -1)).new, x.rank)
+    axis = axis_of(use.setting(1, "dim", -1).new, x.rank)
     if x.old[axis] % 2 or x.new[axis] % 2:
         raise Unproved("an axis of odd size has no halves")
     gated, gate = halves(x, axis)
@@ -264,12 +260,9 @@ def _(law: BatchNorm, use: Use) -> Any:
 
 def _batch_norm(use: Use) -> Claim:
     use.same_module({"num_features"})
+    use.same_numbers()
     names = ("running_mean", "running_var", "weight", "bias")
-    if use.new_module is not None:
-        mean, variance, gain, bias = (use.parameter(name) for name in names)
-    else:
-        use.same_numbers()
-        mean, variance, gain, bias = (use.optional(k + 1, name) for k, name in enumerate(names))
+    mean, variance, gain, bias = (use.weight(k + 1, name) for k, name in enumerate(names))
     return normalisation.batch_norm(use, use.claim(), (mean, variance), gain, bias)
 
 
@@ -277,15 +270,9 @@ def _batch_norm(use: Use) -> Claim:
 def _(law: OverUnits, use: Use) -> Any:
     use.same_module({"normalized_shape", "eps"})
     fits = normalisation.MEAN if law.fits is Fact.MEAN else normalisation.ZERO
-    if use.new_module is not None:
-        old: Any = use.old_module
-        new: Any = use.new_module
-        shape, eps = Both(old.normalized_shape, new.normalized_shape), Both(old.eps, new.eps)
-        gain, bias = use.parameter("weight"), use.parameter("bias") if law.fits is Fact.MEAN else None
-    else:
-        shape, eps = plain(use.argument(1, "normalized_shape")), plain(use.argument(*law.eps_place))
-        eps = Both(*(law.default_eps if e is None else e for e in (eps.old, eps.new)))
-        gain, bias = use.optional(2, "weight"), use.optional(3, "bias") if law.fits is Fact.MEAN else None
+    shape, eps = use.setting(1, "normalized_shape"), use.setting(*law.eps_place)
+    eps = Both(*(law.default_eps if e is None else e for e in (eps.old, eps.new)))
+    gain, bias = use.weight(2, "weight"), use.weight(3, "bias") if law.fits is Fact.MEAN else None
     x = use.claim()
     if len(shape.old) != 1 or tuple(shape.new) != x.new[-1:]:
         raise Unproved(f"{use.name} is taken over {tuple(shape.new)}, the units of its input are {x.new[-1]}")
@@ -295,14 +282,8 @@ def _(law: OverUnits, use: Use) -> Any:
 @_proved.register
 def _(law: GroupNorm, use: Use) -> Any:
     use.same_module({"num_channels", "num_groups"})
-    if use.new_module is not None:
-        old: Any = use.old_module
-        new: Any = use.new_module
-        count, eps = Both(old.num_groups, new.num_groups), Both(old.eps, new.eps)
-        gain, bias = use.parameter("weight"), use.parameter("bias")
-    else:
-        count, eps = plain(use.argument(1, "num_groups")), plain(use.argument(4, "eps", 1e-5))
-        gain, bias = use.optional(2, "weight"), use.optional(3, "bias")
+    count, eps = use.setting(1, "num_groups"), use.setting(4, "eps", 1e-5)
+    gain, bias = use.weight(2, "weight"), use.weight(3, "bias")
     return normalisation.group_norm(use, use.claim(), (count.old, count.new), gain, bias, eps)
 
 
@@ -423,7 +404,7 @@ def _(law: Rearranged, use: Use) -> Any:
 def _(law: Pad, use: Use) -> Any:
     module: Any = use.new_module
     amounts = module.padding if module is not None else plain(use.argument(1, "pad")).new
-    filler = getattr(module, "value", 0) if module is not None else plain(use.argument(3, "value")).new
+    filler = use.setting(3, "value").new
     padded = [k for k in range(len(amounts) // 2) if amounts[2 * k] or amounts[2 * k + 1]]
     return spatial.channelwise(use, [-1 - k for k in padded], law.kind, filler in (None, 0))
 

@@ -144,6 +144,16 @@ class Use:
             return None
         raise Unproved(f"argument {name!r} of {self.name} is given in one of the models only")
 
+    def setting(self, index: int, name: str, default: Any = None) -> Both:
+        """An attribute of both modules, or an argument of both functions."""
+        if self.new_module is None:
+            return plain(self.argument(index, name, default))
+        return Both(*(getattr(module, name, default) for module in (self.old_module, self.new_module)))
+
+    def weight(self, index: int, name: str) -> Claim | None:
+        """The module's own parameter or buffer, or the tensor that a function is given; None where neither has one."""
+        return self.optional(index, name) if self.new_module is None else self.parameter(name)
+
     def claims(self) -> list[Claim]:
         """Every tensor among the arguments, in order."""
         return list(claims_in([self.args, self.kwargs]))

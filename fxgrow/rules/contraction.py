@@ -27,33 +27,36 @@ class Contraction(Law):
     ----------
     inputs: a pattern per operand, data first: ("... (g i) *s", "(g o) i *k").
     output: the pattern of the result; a starred name not in the inputs is a fixed axis of the op's own.
-    operands: finds (tensor or None) for each pattern, then for the bias.
     bias: the pattern of the bias, or None.
+    operands: finds a tensor for each pattern, then (or None) for the bias; where it is left out, they are the input,
+        the weight and the bias, in this order and by these names.
     sizes: names whose size an argument or attribute gives: {"g": "groups"}.
     attributes: module attributes that are sizes: {"in_features": "i"}.
     """
 
     inputs: tuple[str, ...]
     output: str
-    operands: Callable[[Op], list[Tensor | None]]
     bias: str | None = None
+    operands: Callable[[Op], list[Tensor | None]] | None = None
     sizes: dict[str, tuple[int, str]] = field(default_factory=dict)
     attributes: dict[str, str] = field(default_factory=dict)
     counts: Literal["output", "input"] = "output"  # which positions are counted once per multiply-add
     family = "contraction"
 
     def relate(self, op: Op) -> Tree:
-        found = self.operands(op)
+        found = self.operands(op) if self.operands is not None else [op.tensor(), op.weight(1, "weight")]
+        if self.operands is None and self.bias is not None:
+            found.append(op.weight(2, "bias"))
         operands = [t for t in found[: len(self.inputs)] if t is not None]
         bias = found[len(self.inputs)] if len(found) > len(self.inputs) else None
         known: dict[str, int] = {}
         for name, (index, argument) in self.sizes.items():
-            known[name] = getattr(op.module, argument) if op.module is not None else op.argument(index, argument, 1)
+            known[name] = op.setting(index, argument, 1)
         binding = bind(op, operands, list(self.inputs), known, self.free_space(op))
         for name, (index, argument) in self.sizes.items():
             if op.module is None and op.raw(index, argument) is not None:
                 op.size(op.path(index, argument), binding.names[name])
-        for attribute, pattern in self.attributes.items():
+        for attribute, pattern in self.attributes.items() if op.module is not None else ():
             op.attribute(attribute, binding.layout(tokens(pattern)[0]))
         if bias is not None and self.bias is not None:
             for axis, token in zip(bias.axes, tokens(self.bias), strict=True):
@@ -295,17 +298,6 @@ class Contraction(Law):
         return int(total * math.prod(size(d) for name, star in binding.stars.items() if name != inner for d in star))
 
 
-def module_operands(op: Op) -> list[Tensor | None]:
-    """Input, weight and bias of a module such as nn.Linear or nn.Conv2d."""
-    return [op.tensor(), op.parameter("weight"), op.parameter("bias")]
-
-
-def functional_operands(op: Op) -> list[Tensor | None]:
-    """Input, weight and bias of a function such as F.linear or F.conv2d."""
-    bias = op.argument(2, "bias")
-    return [op.tensor(), op.tensor(1, "weight"), bias if isinstance(bias, Tensor) else None]
-
-
 class MatrixProduct(Law):
     """`a @ b` with broadcast leading axes; one-dimensional operands are read as torch does.
 
@@ -328,7 +320,7 @@ class MatrixProduct(Law):
     def _for(self, op: Op) -> Contraction:
         given = op.argument(*self.argument) if self.argument is not None else None
         inputs, output = self.patterns([t.rank for t in self.factors(op) if t is not None], given)
-        return Contraction(inputs, output, self.factors)
+        return Contraction(inputs, output, operands=self.factors)
 
     def relate(self, op: Op) -> Tree:
         op.data["law"] = self._for(op)

@@ -16,8 +16,7 @@ class GatedUnit(Law):
 
     def relate(self, op: Op) -> Tree:
         x = op.tensor()
-        given = op.module.dim if op.module is not None else op.argument(1, "dim", -1)
-        axis = axis_of(given, x.rank)
+        axis = axis_of(op.setting(1, "dim", -1), x.rank)
         half = x.shape[axis] // 2
         first, second = op.unifier.split(x.axes[axis], [half, half])
         op.unifier.unify(first, second)

@@ -14,7 +14,7 @@ class Gather(Law):
 
     def relate(self, op: Op) -> Tree:
         index = op.tensor()
-        table = op.parameter("weight") if op.module is not None else op.tensor(1, "weight")
+        table = op.weight(1, "weight")
         assert table is not None
         for axis in (*index.axes, table.axes[0]):
             op.unifier.fix(axis, "entries of a table are picked by index")

@@ -29,6 +29,13 @@ def affine(op: Op, gain: Tensor | None, bias: Tensor | None, layout: Layout) -> 
     op.data.update(gain=gain, bias=bias)
 
 
+def gain_and_bias(op: Op) -> dict[str, Any]:
+    """What a guard is given for the gain and the bias of a norm: a parameter's name, or the node that has it."""
+    if op.module is None:
+        return {"weight": op.raw(2, "weight"), "bias": op.raw(3, "bias")}
+    return {n: f"{op.node.target}.{n}" if op.parameter(n) is not None else None for n in ("weight", "bias")}
+
+
 def zero_by_affine(op: Op, want: Want, axis: int) -> list[list[tuple[Tensor, Want]]]:
     """A norm is silent at new units whose gain and bias are zero; `axis` of its output is that of the units."""
     gain, bias = op.data["gain"], op.data["bias"]
@@ -87,14 +94,10 @@ class BatchNorm(Law):
 
     def relate(self, op: Op) -> Tree:
         x = op.tensor()
+        names = ("running_mean", "running_var", "weight", "bias")
+        mean, variance, gain, bias = (op.weight(k + 1, name) for k, name in enumerate(names))
         if op.module is not None:
-            names = ("running_mean", "running_var", "weight", "bias")
-            mean, variance, gain, bias = (op.parameter(name) for name in names)
             op.attribute("num_features", x.axes[1])
-        else:
-            names = ("running_mean", "running_var", "weight", "bias")
-            given = [op.argument(k + 1, name) for k, name in enumerate(names)]
-            mean, variance, gain, bias = (t if isinstance(t, Tensor) else None for t in given)
         for axis in (*x.axes[:1], *x.axes[2:]):
             op.unifier.fix(axis, "statistics are taken over it")
         for tensor, role in ((mean, "mean"), (variance, "variance")):
@@ -144,17 +147,12 @@ class OverUnits(Law):
 
     def relate(self, op: Op) -> Tree:
         x = op.tensor()
-        if op.module is not None:
-            shape = tuple(op.module.normalized_shape)
-            gain, bias = op.parameter("weight"), op.parameter("bias")
-            if len(shape) == 1:
-                op.attribute("normalized_shape", x.axes[-1])
-        else:
-            shape = tuple(op.argument(1, "normalized_shape"))
-            given = [op.argument(2, "weight"), op.argument(3, "bias") if self.fits is Fact.MEAN else None]
-            gain, bias = (t if isinstance(t, Tensor) else None for t in given)
-            if len(shape) == 1:
-                op.size((*op.path(1, "normalized_shape"), 0), x.axes[-1])
+        shape = tuple(op.setting(1, "normalized_shape"))
+        gain, bias = op.weight(2, "weight"), op.weight(3, "bias") if self.fits is Fact.MEAN else None
+        if len(shape) == 1 and op.module is not None:
+            op.attribute("normalized_shape", x.axes[-1])
+        elif len(shape) == 1:
+            op.size((*op.path(1, "normalized_shape"), 0), x.axes[-1])
         if len(shape) != 1:
             text = f"{op.name} is taken over {len(shape)} axes at once"
             for tensor in (x, gain, bias):
@@ -248,20 +246,14 @@ class OverUnits(Law):
 
     def _eps(self, op: Op) -> float | None:
         """The number added to the statistic; None: it depends on the precision of the input."""
-        given: Any = op.module.eps if op.module is not None else op.argument(*self.eps_place)
+        given: Any = op.setting(*self.eps_place)
         return float(given) if given is not None else self.default_eps
 
     def _arguments(self, op: Op) -> dict[str, Any]:
         """Arguments of the guard; a string names a parameter."""
-        given: dict[str, Any] = {"eps": self._eps(op), "weight": None}
-        names = ("weight", "bias") if self.fits is Fact.MEAN else ("weight",)
-        for index, name in enumerate(names):
-            if op.module is not None:
-                has = op.parameter(name) is not None
-                given[name] = f"{op.node.target}.{name}" if has else None
-            else:
-                given[name] = op.raw(index + 2, name)
-        return given
+        given = gain_and_bias(op)
+        kept = given if self.fits is Fact.MEAN else {"weight": given["weight"]}
+        return {"eps": self._eps(op), **kept}
 
 
 class GroupNorm(Law):
@@ -271,13 +263,9 @@ class GroupNorm(Law):
 
     def relate(self, op: Op) -> Tree:
         x = op.tensor()
+        count, gain, bias = int(op.setting(1, "num_groups")), op.weight(2, "weight"), op.weight(3, "bias")
         if op.module is not None:
-            count, gain, bias = int(op.module.num_groups), op.parameter("weight"), op.parameter("bias")
             op.attribute("num_channels", x.axes[1])
-        else:
-            count = op.argument(1, "num_groups")
-            given = [op.argument(2, "weight"), op.argument(3, "bias")]
-            gain, bias = (t if isinstance(t, Tensor) else None for t in given)
         for axis in x.axes[2:]:
             op.unifier.fix(axis, "statistics are taken over it")
         channels = x.axis(1)
@@ -318,15 +306,8 @@ class GroupNorm(Law):
     def edits(self, op: Op, know: Knowledge) -> list[Edit]:
         if not know.growing(op.data["width"]):
             return []
-        given: dict[str, Any] = {}
-        if op.module is not None:
-            given["num_groups"] = op.module.num_groups
-            given["eps"] = op.module.eps
-            for name in ("weight", "bias"):
-                given[name] = f"{op.node.target}.{name}" if op.parameter(name) is not None else None
-        else:
-            given = {name: op.raw(k + 1, name) for k, name in enumerate(("num_groups", "weight", "bias"))}
-            given["eps"] = op.argument(4, "eps", 1e-5)
+        count = op.setting(1, "num_groups") if op.module is not None else op.raw(1, "num_groups")
+        given = {"num_groups": count, "eps": op.setting(4, "eps", 1e-5), **gain_and_bias(op)}
         return [Edit("guard", {"function": "group_norm", "arguments": given, "core": op.data["width"]})]
 
 
@@ -354,9 +335,7 @@ class Guarded(Law):
             op.size(op.path(1, "num_groups"), groups)
         else:
             op.size((*op.path(1, "normalized_shape"), 0), layout)
-        given = [op.argument(2, "weight"), op.argument(3, "bias")]
-        gain, bias = (t if isinstance(t, Tensor) else None for t in given)
-        affine(op, gain, bias, x.axes[self.axis])
+        affine(op, op.weight(2, "weight"), op.weight(3, "bias"), x.axes[self.axis])
         op.data["core"] = layout
         return op.result(x.axes)
 

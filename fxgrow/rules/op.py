@@ -129,6 +129,15 @@ class Op:
             raise NotImplementedError(f"argument {name!r} of {self.name} is not a tensor")
         return value
 
+    def setting(self, index: int, name: str, default: Any = None) -> Any:
+        """An attribute of the module that is called, or the argument of a function at that position or of that name."""
+        return getattr(self.module, name, default) if self.module is not None else self.argument(index, name, default)
+
+    def weight(self, index: int, name: str) -> Tensor | None:
+        """The module's own parameter or buffer, or the tensor that a function is given; None where there is none."""
+        found = self.parameter(name) if self.module is not None else self.argument(index, name)
+        return found if isinstance(found, Tensor) else None
+
     def operands(self) -> list[Tensor]:
         """Every tensor among the arguments."""
         return list(self._operands)

@@ -361,7 +361,7 @@ class Shuffled(Shape):
 
     def relate(self, op: Op) -> Tree:
         x = op.tensor()
-        count = op.module.groups if op.module is not None else op.argument(1, "groups")
+        count = op.setting(1, "groups")
         groups, width = op.unifier.factor(x.axes[1], [count, x.shape[1] // count])
         if op.module is not None:
             op.attribute("groups", groups)

@@ -91,7 +91,7 @@ class Pad(Spatial):
         return op.result(axes)
 
     def facts(self, op: Op, know: Knowledge) -> None:
-        filler = getattr(op.module, "value", 0) if op.module is not None else op.argument(3, "value")
+        filler = op.setting(3, "value")
         output = op.output
         assert isinstance(output, Tensor)
         for leaf in know.growing(*output.axes):

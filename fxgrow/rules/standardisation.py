@@ -21,9 +21,7 @@ class Standardised(Law):
     def relate(self, op: Op) -> Tree:
         x, first = _weight(op), _first_affine(op)
         op.unifier.fix(x.axes[0], "statistics are taken over it")
-        given = [op.argument(first + k, name) for k, name in enumerate(("weight", "bias"))]
-        gain, bias = (t if isinstance(t, Tensor) else None for t in given)
-        affine(op, gain, bias, x.axes[1])
+        affine(op, op.weight(first, "weight"), op.weight(first + 1, "bias"), x.axes[1])
         return op.result(x.axes)
 
     def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:

@@ -22,8 +22,6 @@ from fxgrow.rules.contraction import (
     Contraction,
     Einsum,
     MatrixProduct,
-    functional_operands,
-    module_operands,
 )
 from fxgrow.rules.convolution import Convolution, Transposed
 from fxgrow.rules.gated import GatedUnit
@@ -44,50 +42,33 @@ from fxgrow.rules.weight_norm import Parametrized
 
 # -- contractions --------------------------------------------------------------------------------------------
 
-_linear = Contraction(
-    ("... i", "o i"),
-    "... o",
-    module_operands,
-    "o",
-    attributes={"in_features": "i", "out_features": "o"},
+rules(
+    (nn.Linear, nn.modules.linear.NonDynamicallyQuantizableLinear, F.linear),
+    Contraction(("... i", "o i"), "... o", "o", attributes={"in_features": "i", "out_features": "o"}),
 )
-rule(nn.Linear, _linear)
-rule(nn.modules.linear.NonDynamicallyQuantizableLinear, _linear)
-rule(F.linear, Contraction(("... i", "o i"), "... o", functional_operands, "o"))
 rule(
     nn.Bilinear,
     Contraction(
         ("... i", "... j", "o i j"),
         "... o",
-        lambda op: [
-            op.tensor(0, "input1"),
-            op.tensor(1, "input2"),
-            op.parameter("weight"),
-            op.parameter("bias"),
-        ],
         "o",
+        lambda op: [op.tensor(0, "input1"), op.tensor(1, "input2"), op.parameter("weight"), op.parameter("bias")],
         attributes={"in1_features": "i", "in2_features": "j", "out_features": "o"},
     ),
 )
 
-_CONVOLUTION = ("... (g i) *s", "(g o) i *k"), "... (g o) *t"
-_TRANSPOSED = ("... (g i) *s", "(g i) o *k"), "... (g o) *t"
-_CHANNELS = {"in_channels": "(g i)", "out_channels": "(g o)", "groups": "g"}
+_CHANNELS: dict[str, Any] = {
+    "sizes": {"g": (6, "groups")},
+    "attributes": {"in_channels": "(g i)", "out_channels": "(g o)", "groups": "g"},
+}
 rules(
-    (nn.Conv1d, nn.Conv2d, nn.Conv3d),
-    Convolution(*_CONVOLUTION, module_operands, "(g o)", {"g": (0, "groups")}, _CHANNELS),
+    (nn.Conv1d, nn.Conv2d, nn.Conv3d, F.conv1d, F.conv2d, F.conv3d),
+    Convolution(("... (g i) *s", "(g o) i *k"), "... (g o) *t", "(g o)", **_CHANNELS),
 )
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 rules(
-    (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
-    Transposed(*_TRANSPOSED, module_operands, "(g o)", {"g": (0, "groups")}, _CHANNELS),
-)
-rules(
-    (F.conv1d, F.conv2d, F.conv3d),
-    Convolution(*_CONVOLUTION, functional_operands, "(g o)", {"g": (6, "groups")}),
-)
-rules(
-    (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d),
-    Transposed(*_TRANSPOSED, functional_operands, "(g o)", {"g": (6, "groups")}),
+    (*_TRANSPOSED, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d),
+    Transposed(("... (g i) *s", "(g i) o *k"), "... (g o) *t", "(g o)", **_CHANNELS),
 )
 
 rules((operator.matmul, torch.matmul, torch.bmm, torch.mm, "matmul", "bmm", "mm"), MatrixProduct())
