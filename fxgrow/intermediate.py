@@ -19,8 +19,8 @@ from fxgrow.capture import Captured, skeleton
 from fxgrow.capture.contexts import STATEMENTS
 from fxgrow.capture.shapes import propagate
 from fxgrow.module_tensors import named_tensors
-from fxgrow.planning.blocks import within_any
 from fxgrow.planning.deepening import Deepening, NewTensor
+from fxgrow.planning.graph_parts import within_any
 from fxgrow.planning.plan import Plan
 from fxgrow.proof.intermediate import Intermediate, Origin
 from fxgrow.transforms.depth import insert_blocks, started, take_out

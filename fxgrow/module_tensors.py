@@ -24,3 +24,12 @@ def place(root: nn.Module, name: str, tensor: torch.Tensor) -> None:
         setattr(owner, leaf, tensor)
     else:
         owner._buffers[leaf] = tensor
+
+
+def tied_names(model: nn.Module) -> dict[str, list[str]]:
+    """Every name of a tensor that has several -> all of them."""
+    names: dict[int, list[str]] = {}
+    for named in (model.named_parameters, model.named_buffers):
+        for name, tensor in named(remove_duplicate=False):
+            names.setdefault(id(tensor), []).append(name)
+    return {name: several for several in names.values() if len(several) > 1 for name in several}
