@@ -49,7 +49,7 @@ def row(name: str, way: str, count: int) -> tuple[Counter[str], list[str]]:
     torch.manual_seed(zlib.crc32(name.encode()))
     model = lively(timm.create_model(name)).float()
     captured = capture(model)
-    wider = fxgrow.grow(model, verify=False, **WAYS[way])
+    wider = fxgrow.grow(model, verify=False, form="graph", **WAYS[way])
     assert isinstance(wider, GrownGraphModule)
     step, alike, inputs = fxgrow.report(wider), quick.alike_by_mode(captured), captured.inputs
     comparison = Comparison(captured, model, [Growth(step.plan, drawn_by(step.seed, 1))])

@@ -1,6 +1,6 @@
 """Faults injected into grown models, to see that none that changes outputs is still PROVED.
 
-`python -m fxgrow.testing.sabotage` runs it over the architectures of the tests: see docs/how-to/check-a-growth.md.
+`python -m benchmarks.sabotage` runs it over the architectures of the tests: see docs/how-to/check-a-growth.md.
 """
 
 from __future__ import annotations
