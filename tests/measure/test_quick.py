@@ -82,7 +82,7 @@ def test_a_model_that_says_the_size_of_its_images_keeps_them() -> None:
 
 def test_the_test_is_in_full_where_nothing_is_proved(monkeypatch: pytest.MonkeyPatch) -> None:
     unknown = Certificate("nothing is known", verdict=Verdict.UNKNOWN)
-    monkeypatch.setattr(growing, "certificate_of", lambda *args: unknown)
+    monkeypatch.setattr(growing, "certificate_of", lambda *args, **kwargs: unknown)
     assert verified(convolutional()).quick == ""
 
 
