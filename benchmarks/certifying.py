@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
-from fxgrow.zoo.catalogue import Entry, find
 from fxgrow.zoo.choice import chosen
 from rich.console import Console
 from rich.table import Table
@@ -25,6 +24,7 @@ from rich.table import Table
 import fxgrow
 from fxgrow.capture import recapture
 from fxgrow.capture.inputs import recalled
+from fxgrow.catalogue import Entry, find
 from fxgrow.errors import FxgrowError
 
 BATCH = 8

@@ -20,7 +20,6 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from fxgrow.zoo.catalogue import find
 from fxgrow.zoo.costs import flops_of
 from fxgrow.zoo.data import Data, InMemory, load
 from fxgrow.zoo.recipes import Settings
@@ -30,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.ways import NETWORKS, WAYS, settings_of
+from fxgrow.catalogue import find
 from fxgrow.cli import run_app
 
 RESULTS = Path(__file__).parent / "results"

@@ -13,10 +13,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from fxgrow.zoo.catalogue import without_weights
 from fxgrow.zoo.choice import chosen
 
 import fxgrow
+from fxgrow.catalogue import without_weights
 from fxgrow.errors import first_line
 
 NODES = ("nodes", "places", "regions")

@@ -28,7 +28,7 @@ from torch import nn
 
 import fxgrow
 from fxgrow.capture import GrownGraphModule
-from fxgrow.proof.sabotage import sabotaged
+from fxgrow.testing.sabotage import sabotaged
 from tests.models import PLAIN, lively
 
 TIMM = (
@@ -64,7 +64,7 @@ def built(name: str) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
 
 def grown(name: str, way: str) -> tuple[nn.Module, GrownGraphModule]:
     model, inputs = built(name)
-    wider = fxgrow.grow(model, example_inputs=inputs, verify=False, **WAYS[way])
+    wider = fxgrow.grow(model, example_inputs=inputs, verify=False, form="graph", **WAYS[way])
     wider = fxgrow.fold(wider) if way == "folded" else wider
     assert isinstance(wider, GrownGraphModule)
     return model, wider

@@ -22,7 +22,7 @@ from torch import Tensor
 
 import fxgrow
 from benchmarks.sabotage import TIMM, TORCHVISION, built
-from fxgrow.proof.scale import TOLERANCE, LayerScale
+from fxgrow.measure.scale import TOLERANCE, LayerScale
 from tests.models import PLAIN
 
 BATCH = 256

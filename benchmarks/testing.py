@@ -22,12 +22,12 @@ from rich.table import Table
 import fxgrow
 from benchmarks.sabotage import WAYS
 from fxgrow.capture import GrownGraphModule, capture
+from fxgrow.certifying import Comparison, drawn_by
 from fxgrow.errors import VerificationError
-from fxgrow.proof import quick
-from fxgrow.proof.between import Growth
-from fxgrow.proof.certifying import Comparison, drawn_by
-from fxgrow.proof.sabotage import faults
-from fxgrow.proof.verification import verify
+from fxgrow.intermediate import Growth
+from fxgrow.measure import quick
+from fxgrow.measure.verification import verify
+from fxgrow.testing.sabotage import faults
 from tests.models import lively
 
 NAMES = ("test_resnet", "test_vit", "test_convnext", "test_efficientnet", "mobilenetv3_small_050", "lcnet_035")
@@ -49,7 +49,7 @@ def row(name: str, way: str, count: int) -> tuple[Counter[str], list[str]]:
     torch.manual_seed(zlib.crc32(name.encode()))
     model = lively(timm.create_model(name)).float()
     captured = capture(model)
-    wider = fxgrow.grow(model, verify=False, **WAYS[way])
+    wider = fxgrow.grow(model, verify=False, form="graph", **WAYS[way])
     assert isinstance(wider, GrownGraphModule)
     step, alike, inputs = fxgrow.report(wider), quick.alike_by_mode(captured), captured.inputs
     comparison = Comparison(captured, model, [Growth(step.plan, drawn_by(step.seed, 1))])

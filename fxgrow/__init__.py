@@ -9,14 +9,14 @@ from fxgrow.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from fxgrow.birth import Birth
+    from fxgrow.certifying import certify
+    from fxgrow.coordinates import coordinate_check
     from fxgrow.errors import FxgrowError
     from fxgrow.files import load, save
     from fxgrow.folding import fold
     from fxgrow.growing import grow, plan, report
     from fxgrow.history import births
     from fxgrow.planning.plan import Plan
-    from fxgrow.proof.certifying import certify
-    from fxgrow.proof.coordinates import coordinate_check
     from fxgrow.rules.registry import rule
     from fxgrow.schedule import Schedule
     from fxgrow.training.groups import param_groups
@@ -54,8 +54,8 @@ _HOMES = {
     "growing": ("grow", "plan", "report"),
     "history": ("births",),
     "planning.plan": ("Plan",),
-    "proof.certifying": ("certify",),
-    "proof.coordinates": ("coordinate_check",),
+    "certifying": ("certify",),
+    "coordinates": ("coordinate_check",),
     "rules.registry": ("rule",),
     "schedule": ("Schedule",),
     "training.groups": ("param_groups",),

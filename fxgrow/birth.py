@@ -160,7 +160,7 @@ class Births(dict[str, Birth]):
                 f"there is no parameter {name!r}",
                 remedy=f"did you mean {near[0]!r}?" if near else "see print(births) for all names",
             )
-        return draw_births(name, self[name], axes)
+        return draw_births(name, self[name].stages(), axes)
 
     def __str__(self) -> str:
         return as_text(self.__rich__())

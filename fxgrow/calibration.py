@@ -22,11 +22,12 @@ from fxgrow.capture.inputs import given_inputs
 from fxgrow.containers import flat_tensors, in_dtype
 from fxgrow.devices import random_state_kept
 from fxgrow.errors import CaptureError, first_line
+from fxgrow.measure.verification import in_precision, release
+from fxgrow.module_tensors import named_tensors
+from fxgrow.noise import WithoutNoise
+from fxgrow.planning.indexing import old_positions
 from fxgrow.planning.plan import Calibration, Plan, TensorGrowth
-from fxgrow.proof.verification import WithoutNoise, in_precision, release
-from fxgrow.transforms.indexing import old_positions
 from fxgrow.transforms.tensors import drawn_units, multiply_units
-from fxgrow.transforms.width import named_tensors
 
 _MAKING_AXES: dict[Any, tuple[int, int]] = {
     F.linear: (0, -1),
@@ -98,7 +99,7 @@ class _Calibrating(WithoutNoise):
     def __torch_function__(
         self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        from fxgrow.proof.scale import variance_ratio
+        from fxgrow.measure.scale import variance_ratio
 
         value = super().__torch_function__(function, types, args, kwargs)
         if function not in _MAKING_AXES:

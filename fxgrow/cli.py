@@ -23,6 +23,7 @@ from rich.table import Table
 import fxgrow
 from fxgrow.amounts import parse_command_line
 from fxgrow.errors import AmountError, FxgrowError, first_line
+from fxgrow.printing import run_app
 from fxgrow.steps import LOGGER, timed
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def grow(
     if output is not None:
         checked_target(output)
     with doing(f"building {model}"):
-        from fxgrow.zoo.catalogue import find
+        from fxgrow.catalogue import find
 
         original = find(model, pretrained=pretrained)
     with doing("growing and verifying" if verify else "growing"):
@@ -201,7 +202,7 @@ def plan(
     """Show what growing would do, and why not more; no weights are allocated where the model allows it."""
     wider, deeper, inputs = amounts_of(width), amounts_of(depth), inputs_of(shapes)
     with doing(f"building {model}"):
-        from fxgrow.zoo.catalogue import without_weights
+        from fxgrow.catalogue import without_weights
 
         original = without_weights(model)
     with doing("capturing and planning"):
@@ -332,7 +333,7 @@ def certify(
 ) -> None:
     """Prove that a grown model computes what its original computes; exit code 1 if it is not proved."""
     with doing(f"reading {file}"):
-        from fxgrow.zoo.catalogue import find
+        from fxgrow.catalogue import find
 
         before = find(original, pretrained=pretrained) if original else None
         grown = fxgrow.load(file, before)
@@ -397,20 +398,3 @@ def options(
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; on failure, one clear line on stderr and exit code 1."""
     run_app(app, sys.argv[1:] if arguments is None else arguments)
-
-
-def run_app(which: typer.Typer, arguments: list[str]) -> None:
-    """Run a command line; on failure, one clear line on stderr and exit code 1; without arguments, its help."""
-    try:
-        result: Any = which(args=arguments or ["--help"], standalone_mode=False)
-    except FxgrowError as error:
-        print(f"fxgrow: error: {str(error).replace('pass example_inputs', 'pass --input')}", file=sys.stderr)
-        sys.exit(1)
-    except typer.Abort:
-        sys.exit(130)
-    except Exception as error:
-        if hasattr(error, "format_message"):  # what the option parser refuses
-            print(f"fxgrow: error: {error.format_message()}", file=sys.stderr)
-            sys.exit(1)
-        raise
-    sys.exit(result if isinstance(result, int) else 0)

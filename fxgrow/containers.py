@@ -1,25 +1,48 @@
-"""Containers of tensors: what models take and return."""
+"""Containers: what models take and return, and what nodes are given."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+Kind = TypeVar("Kind")
+
+
+def of_kind(value: Any, kind: type[Kind]) -> Iterator[Kind]:
+    """Everything of a kind in tuples, lists, dictionaries and slices, in order."""
+    if isinstance(value, kind):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from of_kind(item, kind)
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from of_kind(item, kind)
+    elif isinstance(value, slice):
+        yield from of_kind((value.start, value.stop, value.step), kind)
+
+
+def each_of_kind(value: Any, kind: type | tuple[type, ...], function: Callable[[Any], Any]) -> Any:
+    """The same tuples, lists, dictionaries and slices with `function` of everything of a kind in them."""
+    if isinstance(value, kind):
+        return function(value)
+    if isinstance(value, dict):
+        return {key: each_of_kind(item, kind, function) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        items = [each_of_kind(item, kind, function) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    if isinstance(value, slice):
+        return slice(*(each_of_kind(part, kind, function) for part in (value.start, value.stop, value.step)))
+    return value
+
 
 def each_tensor(value: Any, function: Callable[[Tensor], Any]) -> Any:
     """The same containers with `function` of every tensor in them."""
-    if isinstance(value, Tensor):
-        return function(value)
-    if isinstance(value, dict):
-        return {key: each_tensor(item, function) for key, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        items = [each_tensor(item, function) for item in value]
-        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-    return value
+    return each_of_kind(value, Tensor, function)
 
 
 def in_dtype(value: Any, dtype: torch.dtype, device: torch.device | None = None) -> Any:

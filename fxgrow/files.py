@@ -17,12 +17,11 @@ from torch import nn
 from fxgrow.birth import Birth
 from fxgrow.capture import skeleton
 from fxgrow.errors import FileError, FxgrowError
-from fxgrow.history import ATTRIBUTE, History, Step, history_of
+from fxgrow.history import ATTRIBUTE, History, Step, Verification, history_of
+from fxgrow.module_tensors import named_tensors, place
 from fxgrow.planning.plan import Plan
 from fxgrow.proof.certificate import Certificate
-from fxgrow.proof.verification import Verification
 from fxgrow.replay import grown_again
-from fxgrow.transforms.width import named_tensors, place
 from fxgrow.version import __version__
 
 FORMAT = 1
@@ -199,7 +198,7 @@ def _base(header: Mapping[str, Any], path: str | os.PathLike[str]) -> nn.Module:
             where=str(path),
             remedy="pass the original model as the second argument",
         )
-    from fxgrow.zoo.catalogue import LIBRARIES, find
+    from fxgrow.catalogue import LIBRARIES, find
 
     if base.partition("/")[0] not in LIBRARIES:  # never import what a file names
         raise FileError(

@@ -9,36 +9,37 @@ from typing import Any
 from torch import nn
 
 from fxgrow.amounts import Amounts
-from fxgrow.axes.infer import Analysis, analyse
 from fxgrow.calibration import calibrate as calibrate_units
 from fxgrow.capture import Captured, GrownGraphModule, capture, recapture, skeleton
 from fxgrow.capture.inputs import Inputs
+from fxgrow.certifying import certificate_of, drawn_by, kept_for_proof
 from fxgrow.errors import AmountError, FxgrowError, PlanError, UntraceableError
+from fxgrow.fingerprint import fingerprint
 from fxgrow.history import ATTRIBUTE, Step, history_of, with_certificate, with_verification
+from fxgrow.intermediate import Growth
+from fxgrow.measure.quick import alike_by_mode, verify_quickly
+from fxgrow.measure.verification import verify as verify_same
+from fxgrow.module_tensors import named_tensors
 from fxgrow.own import own_class, sites
 from fxgrow.own.courses import Replan, courses
 from fxgrow.parts import Parts, find_parts, verify_parts, widen_parts
+from fxgrow.planning.analysis import Analysis, analyse
 from fxgrow.planning.composition import joined
 from fxgrow.planning.depth import STARTS, check_keys, plan_depth
-from fxgrow.planning.knowledge import Way
 from fxgrow.planning.parameterization import PARAMETERIZATIONS
 from fxgrow.planning.plan import FORMS, Obstacle, Plan
 from fxgrow.planning.planner import make_plan, roles_of
 from fxgrow.planning.readouts import find_readouts
 from fxgrow.planning.sizes import Sizes, flops_after, parameters_after
-from fxgrow.proof.between import Growth
 from fxgrow.proof.certificate import Verdict
-from fxgrow.proof.certifying import certificate_of, drawn_by, kept_for_proof
-from fxgrow.proof.fingerprint import fingerprint
-from fxgrow.proof.quick import alike_by_mode, verify_quickly
-from fxgrow.proof.verification import verify as verify_same
+from fxgrow.rules.knowledge import Way
 from fxgrow.steps import timed
 from fxgrow.training.groups import parameterization_of
 from fxgrow.training.parameters import remember_names, stage_of
 from fxgrow.transforms.depth import deepen
 from fxgrow.transforms.readouts import add_readouts, drop_readouts
 from fxgrow.transforms.tagging import tag
-from fxgrow.transforms.width import named_tensors, widen
+from fxgrow.transforms.width import widen
 
 LEVELS = ("quick", "full")
 """Of testing, beside True (quick) and False (none)."""

@@ -13,9 +13,47 @@ from fxgrow.planning.plan import Plan, TensorGrowth
 
 if TYPE_CHECKING:
     from fxgrow.proof.certificate import Certificate
-    from fxgrow.proof.verification import Verification
 
 ATTRIBUTE = "_fxgrow"
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Outcome of running both models in float64: TESTED, with the worst relative error of each mode.
+
+    Relative error is max |grown - original| / max |original|, over all outputs. dtype is that of the weights,
+    which decides the tolerance. preserving: False where the growth was asked to change the function (depth stacking).
+    precision: what was computed in, other than float64 where the model does not run in that.
+    in_place: the outputs are picked by rank among values that are the same but for rounding, as boxes by their scores;
+        what the parts of the model give, in place, was compared instead.
+    quick: what was made cheaper than in full (`fxgrow.measure.quick`), as the growth is proved.
+    """
+
+    eval_error: float
+    train_error: float
+    dtype: str
+    tolerance: float
+    seed: int
+    preserving: bool = True
+    precision: str = "float64"
+    in_place: bool = False
+    quick: str = ""
+
+    @property
+    def verdict(self) -> str:
+        if not self.preserving:
+            return "CHANGED"
+        errors = (self.eval_error, self.train_error)
+        return "TESTED" if all(error <= self.tolerance for error in errors) else "REFUTED"
+
+    def __str__(self) -> str:
+        computed = "" if self.precision == "float64" else f"computed in {self.precision}, "
+        computed += "of what its parts give, as ranks decide between ties, " if self.in_place else ""
+        computed += f"{self.quick}, " if self.quick else ""
+        return (
+            f"{self.verdict}: relative error {self.eval_error:.1e} in eval, {self.train_error:.1e} in train "
+            f"({computed}{self.dtype} weights, tolerance {self.tolerance:.0e}, seed {self.seed})"
+        )
 
 
 @dataclass(frozen=True)

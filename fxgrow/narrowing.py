@@ -7,14 +7,14 @@ from typing import Any
 from torch import fx, nn
 
 from fxgrow.amounts import Amounts
-from fxgrow.axes.infer import analyse
 from fxgrow.capture import capture
 from fxgrow.curves import check_start
 from fxgrow.errors import PlanError
 from fxgrow.growing import model_name
-from fxgrow.planning.knowledge import Way
+from fxgrow.planning.analysis import analyse
 from fxgrow.planning.narrowing import Narrowing, narrow_sizes
 from fxgrow.planning.planner import Planner
+from fxgrow.rules.knowledge import Way
 from fxgrow.transforms.narrow import narrow
 
 

@@ -19,12 +19,14 @@ from fxgrow.capture.inputs import Inputs, described, recalled
 from fxgrow.containers import each_tensor, in_dtype
 from fxgrow.devices import device_of
 from fxgrow.errors import CaptureError, VerificationError, first_line
+from fxgrow.history import Verification
+from fxgrow.measure.verification import random_inputs, verify
+from fxgrow.module_tensors import named_tensors, place
 from fxgrow.own import own_class, sites
 from fxgrow.planning.deepening import joined
 from fxgrow.planning.plan import Axis, Obstacle, Plan, Totals
-from fxgrow.proof.verification import Verification, random_inputs, verify
 from fxgrow.transforms.depth import deepen
-from fxgrow.transforms.width import named_tensors, place, widen
+from fxgrow.transforms.width import widen
 
 _TIER = 3
 

@@ -8,8 +8,7 @@ from fxgrow.errors import FxgrowError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from fxgrow.birth import Birth
+    from torch import Tensor
 
 
 def new_axes(width: float, height: float) -> Axes:
@@ -26,8 +25,8 @@ def new_axes(width: float, height: float) -> Axes:
     return Figure(figsize=(width, height), layout="constrained").subplots()
 
 
-def draw_births(name: str, birth: Birth, axes: Axes | None) -> Axes:
-    """One parameter as a matrix coloured by birth stage.
+def draw_births(name: str, stages: Tensor, axes: Axes | None) -> Axes:
+    """One parameter as a matrix coloured by birth stage; `stages`: that of each entry.
 
     Rows are its first axis, columns its second; further axes, such as those of a kernel, are left out, and so
     are axes of size one.
@@ -36,18 +35,18 @@ def draw_births(name: str, birth: Birth, axes: Axes | None) -> Axes:
     from matplotlib.colors import BoundaryNorm, ListedColormap
     from matplotlib.patches import Patch
 
-    stages = birth.stages().squeeze()
+    shape, counts = list(stages.shape), {int(k): int((stages == k).sum()) for k in stages.unique()}
+    stages = stages.squeeze()
     while stages.ndim > 2:
         stages = stages.amax(-1)
     while stages.ndim < 2:
         stages = stages.unsqueeze(0)
     axes = axes if axes is not None else new_axes(5.5, 4)
-    counts = birth.counts()
     highest = max(counts)
     colours = colormaps["viridis"].resampled(highest + 1)(range(highest + 1))
     scale = BoundaryNorm([k - 0.5 for k in range(highest + 2)], highest + 1)
     axes.imshow(stages.numpy(), cmap=ListedColormap(colours), norm=scale, aspect="auto", interpolation="nearest")
-    axes.set(title=f"{name} {list(birth.shape)}", xlabel="axis 1", ylabel="axis 0")
+    axes.set(title=f"{name} {shape}", xlabel="axis 1", ylabel="axis 0")
     patches = [Patch(color=colours[stage], label=f"stage {stage}: {count:,}") for stage, count in counts.items()]
     axes.legend(handles=patches, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     return axes

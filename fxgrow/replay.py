@@ -10,6 +10,7 @@ from fxgrow.capture import GrownGraphModule, recapture, skeleton
 from fxgrow.capture.alignment import parting
 from fxgrow.capture.inputs import recalled
 from fxgrow.errors import CaptureError, PlanError
+from fxgrow.module_tensors import named_tensors, place
 from fxgrow.own import own_class, sites
 from fxgrow.own.edited import Edited, Multiplied
 from fxgrow.own.folding import fold_module
@@ -18,7 +19,7 @@ from fxgrow.planning.plan import Obstacle, Plan
 from fxgrow.transforms.depth import deepen
 from fxgrow.transforms.folding import fold_multipliers
 from fxgrow.transforms.readouts import add_readouts
-from fxgrow.transforms.width import named_tensors, place, widen
+from fxgrow.transforms.width import widen
 
 
 def grown_again(model: nn.Module, plan: Plan, source: nn.Module, seed: str, folded: bool) -> nn.Module:

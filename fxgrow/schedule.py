@@ -13,7 +13,6 @@ from rich.table import Table
 from rich.text import Text
 from torch import nn
 
-from fxgrow.axes.infer import analyse
 from fxgrow.capture import capture, recapture
 from fxgrow.curves import (
     check_batches,
@@ -28,12 +27,13 @@ from fxgrow.curves import (
 )
 from fxgrow.errors import ScheduleError
 from fxgrow.growing import grow, model_name
-from fxgrow.planning.knowledge import Way
+from fxgrow.planning.analysis import analyse
 from fxgrow.planning.planner import make_plan
 from fxgrow.planning.sizes import Dimension, Sizes, flops_after, parameters_after
 from fxgrow.planning.sizing import Sizing, settle_equal_sizes
 from fxgrow.planning.targets import distances
 from fxgrow.printing import as_text
+from fxgrow.rules.knowledge import Way
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,8 +10,9 @@ from torch import nn
 
 import fxgrow
 from fxgrow.containers import flat_tensors
-from fxgrow.proof.liveness import unmoved
-from fxgrow.proof.verification import WithoutNoise, random_inputs, relative_error, release
+from fxgrow.measure.liveness import unmoved
+from fxgrow.measure.verification import random_inputs, relative_error, release
+from fxgrow.noise import WithoutNoise
 
 
 def example(inputs: Any) -> tuple[Any, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from fxgrow.zoo.lively import lively
+from fxgrow.zoo.nontrivial import lively
 from torch import Tensor, nn
 
 __all__ = ["PLAIN", "lively"]

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fxgrow.zoo.catalogue import find, on_device
-from fxgrow.zoo.lively import lively
+from fxgrow.zoo.nontrivial import lively
 from torch import nn
 
 import fxgrow
+from fxgrow.catalogue import find, on_device
 from fxgrow.devices import exact_dtype
-from fxgrow.proof.liveness import unmoved
+from fxgrow.measure.liveness import unmoved
 from tests.checks import worst_error
 
 INITS = ("zero", "mirror", "replicate")

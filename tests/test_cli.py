@@ -102,7 +102,7 @@ def test_verbose_says_how_long_each_step_took(own: str, capsys: pytest.CaptureFi
 
 
 def test_a_test_in_full_is_asked_for(own: str, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
-    monkeypatch.setattr("fxgrow.proof.quick.ENOUGH", 0.0)
+    monkeypatch.setattr("fxgrow.measure.quick.ENOUGH", 0.0)
     for more, quick in ([], "1 sample in eval, which is as train"), (["--full"], ""):
         ran = Ran(["grow", own, "-w", "2", "--input", "1,5", "--json", *more], capsys)
         assert json.loads(ran.out)["verification"]["quick"] == quick

@@ -7,16 +7,16 @@ import itertools
 
 import pytest
 import torch
-from fxgrow.zoo.catalogue import find
 from fxgrow.zoo.choice import chosen
 from fxgrow.zoo.examine import compared
 from fxgrow.zoo.images import bare, resize_images_to
-from fxgrow.zoo.lively import lively
+from fxgrow.zoo.nontrivial import lively
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 import fxgrow
+from fxgrow.catalogue import find
 from fxgrow.errors import FxgrowError
 
 SMALL = ("timm/test_resnet", "timm/test_convnext", "timm/test_vit", "timm/ese_vovnet19b_slim_dw")

@@ -42,6 +42,6 @@ MODULES = [
 ZOO = [f"fxgrow.zoo.{name}" for name in ("checkpoints", "data", "networks", "recipes", "train", "training")]
 
 
-@pytest.mark.parametrize("name", [*MODULES, "fxgrow.transforms", "fxgrow.zoo.catalogue", *ZOO])
+@pytest.mark.parametrize("name", [*MODULES, "fxgrow.transforms", "fxgrow.catalogue", *ZOO])
 def test_the_examples_of_a_module_run(name: str) -> None:
     assert doctest.testmod(importlib.import_module(name)).failed == 0

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 import fxgrow
 from fxgrow.errors import AmountError
-from fxgrow.proof.liveness import unmoved
-from fxgrow.proof.verification import WithoutNoise
+from fxgrow.measure.liveness import unmoved
+from fxgrow.noise import WithoutNoise
 from tests.models import lively
 
 

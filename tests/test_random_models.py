@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import fxgrow
 from fxgrow.errors import PlanError
-from fxgrow.proof.liveness import unmoved
+from fxgrow.measure.liveness import unmoved
 from tests.checks import worst_error
 from tests.models import lively
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 from fxgrow.transforms.graph_edits import edit_graphs
-from fxgrow.transforms.width import named_tensors, place
 from torch import fx, nn
 
 from fxgrow.capture import Captured, assemble
+from fxgrow.module_tensors import named_tensors, place
 from fxgrow.planning.narrowing import Narrowing
 
 

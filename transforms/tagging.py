@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeVar
 
-from fxgrow.transforms.indexing import old_positions
 from torch import nn
 
 from fxgrow.birth import Birth, Births
 from fxgrow.history import ATTRIBUTE, History, Step, history_of
 from fxgrow.planning.deepening import Deepening
+from fxgrow.planning.indexing import old_positions
 from fxgrow.planning.plan import Plan
 
 Module = TypeVar("Module", bound=nn.Module)

@@ -10,17 +10,17 @@ import math
 import zlib
 
 import torch
-from fxgrow.transforms.indexing import (
+from torch import Tensor
+
+from fxgrow.devices import exact_dtype
+from fxgrow.errors import PlanError
+from fxgrow.planning.indexing import (
     filled_by,
     mean_labels,
     old_positions,
     opposite_signs,
     source_positions,
 )
-from torch import Tensor
-
-from fxgrow.devices import exact_dtype
-from fxgrow.errors import PlanError
 from fxgrow.planning.plan import Axis, Calibration, TensorGrowth
 
 _READERS = frozenset({"silence", "opposite", "share"})
@@ -57,7 +57,8 @@ def grow_tensor(old: Tensor, growth: TensorGrowth, seed: str) -> Tensor:
 def drawn_units(growth: TensorGrowth, number: int) -> Tensor:
     """The positions on one axis at which units were drawn.
 
-    >>> drawn_units(TensorGrowth("w", (Axis("grow", 2, 4), Axis("grow", 3, 5, fill="silence")), "normal"), 0)
+    >>> axes = Axis("grow", 2, 4, fill="draw"), Axis("grow", 3, 5, fill="silence")
+    >>> drawn_units(TensorGrowth("w", axes, "normal"), 0)
     tensor([2, 3])
     """
     axis = growth.axes[number]

@@ -12,6 +12,7 @@ from torch import nn
 
 from fxgrow.capture import Captured, GrownGraphModule, assemble
 from fxgrow.errors import PlanError
+from fxgrow.module_tensors import named_tensors, place
 from fxgrow.planning.deepening import NewTensor
 from fxgrow.planning.plan import Plan
 
@@ -108,21 +109,3 @@ def _origins(
     for readout in plan.readouts:
         zeros = torch.zeros_like(root.get_parameter(readout.weight), device=device)
         yield readout.weight, readout.weight, nn.Parameter(zeros), None
-
-
-def named_tensors(model: nn.Module) -> Mapping[str, torch.Tensor]:
-    """Every parameter and buffer by name, tied ones under each of their names."""
-    return {
-        **dict(model.named_parameters(remove_duplicate=False)),
-        **dict(model.named_buffers(remove_duplicate=False)),
-    }
-
-
-def place(root: nn.Module, name: str, tensor: torch.Tensor) -> None:
-    """Replace a parameter or buffer, keeping its kind and whether it is saved."""
-    path, _, leaf = name.rpartition(".")
-    owner = root.get_submodule(path)
-    if isinstance(tensor, nn.Parameter):
-        setattr(owner, leaf, tensor)
-    else:
-        owner._buffers[leaf] = tensor

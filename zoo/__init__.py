@@ -1,5 +1,5 @@
 """The catalogue of timm and torchvision models."""
 
-from fxgrow.zoo.catalogue import CatalogueError, Entry, entries, find
+from fxgrow.catalogue import CatalogueError, Entry, entries, find
 
 __all__ = ["CatalogueError", "Entry", "entries", "find"]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from fxgrow.zoo.catalogue import LIBRARIES, CatalogueError, Entry, entries
 from fxgrow.zoo.sizes import parameters_of
+
+from fxgrow.catalogue import LIBRARIES, CatalogueError, Entry, entries
 
 SAMPLES = ("smallest-per-family", "all")
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from fxgrow.axes.infer import analyse
 from fxgrow.capture import capture
 from fxgrow.errors import UntraceableError
+from fxgrow.planning.analysis import analyse
 from fxgrow.planning.sizes import flops_after
 
 

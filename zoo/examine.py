@@ -8,20 +8,21 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from fxgrow.zoo.catalogue import on_device
 from fxgrow.zoo.images import bare, resize_images_to
-from fxgrow.zoo.lively import lively
+from fxgrow.zoo.nontrivial import lively
 from torch import nn
 
 import fxgrow
 from fxgrow.capture.inputs import Inputs
+from fxgrow.catalogue import on_device
 from fxgrow.containers import in_dtype
 from fxgrow.devices import device_of
 from fxgrow.errors import CaptureError, FxgrowError, VerificationError, first_line
+from fxgrow.history import Verification
+from fxgrow.measure.liveness import unmoved
+from fxgrow.measure.verification import random_inputs, verify
 from fxgrow.parts import captured_again, verify_parts
 from fxgrow.planning.plan import Plan
-from fxgrow.proof.liveness import unmoved
-from fxgrow.proof.verification import Verification, random_inputs, verify
 
 _IDLE = "nothing in it repeats"
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from fxgrow.zoo.catalogue import without_weights
 from torch import nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from fxgrow.capture.inputs import Inputs, example_inputs_for, image_size_of, takes
+from fxgrow.catalogue import without_weights
 
 
 class Bare(NamedTuple):

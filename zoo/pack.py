@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from fxgrow.cli import run_app
 from fxgrow.errors import first_line
+from fxgrow.printing import run_app
 
 app = typer.Typer(add_completion=False)
 

@@ -9,7 +9,7 @@ import csv
 import functools
 from pathlib import Path
 
-from fxgrow.zoo.catalogue import Entry, entries, without_weights
+from fxgrow.catalogue import Entry, entries, without_weights
 
 TABLE = Path(__file__).with_name("sizes.csv")
 

@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
-from fxgrow.cli import run_app
 from fxgrow.errors import FxgrowError
+from fxgrow.printing import run_app
 from fxgrow.schedule import Stage
 
 app = typer.Typer(add_completion=False)

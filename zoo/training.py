@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fxgrow.zoo.catalogue import find
 from fxgrow.zoo.checkpoints import Checkpoints, replace_text
 from fxgrow.zoo.costs import count, flops_of
 from fxgrow.zoo.data import Data, InMemory, load, seed_of
@@ -30,6 +29,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 import fxgrow
+from fxgrow.catalogue import find
 from fxgrow.history import history_of
 from fxgrow.narrowing import narrowed
 from fxgrow.schedule import Schedule, Stage

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import timm
 import torch
-from fxgrow.zoo.lively import lively
+from fxgrow.zoo.nontrivial import lively
 from matplotlib.figure import Figure
 from rich.console import Console
 from torch import nn

@@ -7,7 +7,7 @@ Growth then stays correct and is merely smaller.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from fxgrow.axes.layout import (
     Join,
@@ -97,27 +97,31 @@ class Unifier:
         leaf.bound = other
 
     def _align_products(self, a: Product, b: Product) -> None:
-        left, right = list(a.factors), list(b.factors)
-        while left and right:
-            x, y = resolve(left.pop(0)), resolve(right.pop(0))
-            if x.size == y.size:
-                self.unify(x, y)
-                continue
-            if x.size < y.size:
-                left, right, x, y = right, left, y, x
-            if y.size == 0 or x.size % y.size:
+        def cut(x: Layout, size: int) -> list[Layout] | None:
+            if size == 0 or x.size % size:
                 text = f"{a.size} is factored in two ways that do not fit"
                 self.fix(a, text)
                 self.fix(b, text)
-                return
-            head, tail = self.factor(x, [y.size, x.size // y.size])
-            self.unify(head, y)
-            left.insert(0, tail)
-        for rest in (*left, *right):
-            self.fix(rest, "a factor of size one cannot grow")
+                return None
+            return self.factor(x, [size, x.size // size])
+
+        self._align(a.factors, b.factors, cut, "a factor of size one cannot grow")
 
     def _align_joins(self, a: Join, b: Join) -> None:
-        left, right = list(a.parts), list(b.parts)
+        def cut(x: Layout, size: int) -> list[Layout]:
+            return self.split(x, [size, x.size - size])
+
+        self._align(a.parts, b.parts, cut, "an empty part has nothing to grow from")
+
+    def _align(
+        self,
+        a: Sequence[Layout],
+        b: Sequence[Layout],
+        cut: Callable[[Layout, int], list[Layout] | None],
+        left_over: str,
+    ) -> None:
+        """Tie two sequences piece by piece, the larger piece cut to the size of the other; None: it cannot be."""
+        left, right = list(a), list(b)
         while left and right:
             x, y = resolve(left.pop(0)), resolve(right.pop(0))
             if x.size == y.size:
@@ -125,11 +129,13 @@ class Unifier:
                 continue
             if x.size < y.size:
                 left, right, x, y = right, left, y, x
-            head, tail = self.split(x, [y.size, x.size - y.size])
-            self.unify(head, y)
-            left.insert(0, tail)
+            pieces = cut(x, y.size)
+            if pieces is None:
+                return
+            self.unify(pieces[0], y)
+            left.insert(0, pieces[1])
         for rest in (*left, *right):
-            self.fix(rest, "an empty part has nothing to grow from")
+            self.fix(rest, left_over)
 
     def split(self, layout: Layout, sizes: Sequence[int]) -> list[Layout]:
         """Cut a layout into consecutive pieces of the given sizes."""

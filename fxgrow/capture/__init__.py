@@ -3,8 +3,9 @@
 from fxgrow.capture.assemble import assemble
 from fxgrow.capture.capturing import Captured, capture, recapture
 from fxgrow.capture.inputs import example_inputs_for
-from fxgrow.capture.modes import ByMode, GrownGraphModule, ModalGraphModule, copies, kept_as
+from fxgrow.capture.modes import GrownGraphModule, ModalGraphModule, copies, kept_as
 from fxgrow.capture.skeleton import skeleton
+from fxgrow.opaque import ByMode
 
 __all__ = [
     "ByMode",

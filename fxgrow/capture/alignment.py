@@ -17,13 +17,13 @@ from fxgrow.capture.capturing import Recording, is_impure
 from fxgrow.capture.contexts import GUARDS
 from fxgrow.capture.inputs import Inputs
 from fxgrow.capture.modes import GrownGraphModule, copied
-from fxgrow.capture.opaque import CustomFunction
 from fxgrow.capture.probing import BATCH, SIZE, changed
 from fxgrow.capture.shapes import OnShapes, default_of, propagate
 from fxgrow.capture.skeleton import skeleton
 from fxgrow.containers import flat_tensors
 from fxgrow.devices import device_of
 from fxgrow.errors import CaptureError, SettledError
+from fxgrow.opaque import CustomFunction
 
 
 def parting(

@@ -18,7 +18,6 @@ from fxgrow.capture.contexts import Settled
 from fxgrow.capture.inputs import Inputs, example_inputs_for, fitted
 from fxgrow.capture.modes import GrownGraphModule, copied, merge
 from fxgrow.capture.numbers import Attribute, remembering
-from fxgrow.capture.opaque import CustomFunction
 from fxgrow.capture.outputs import Form, taken_apart
 from fxgrow.capture.probing import (
     BATCH,
@@ -38,6 +37,7 @@ from fxgrow.capture.skeleton import skeleton, twin_of
 from fxgrow.containers import flat_tensors
 from fxgrow.devices import device_of
 from fxgrow.errors import CaptureError, FxgrowError, UntraceableError, first_line
+from fxgrow.opaque import CustomFunction
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""Layers of torch.nn that torch.fx takes for single ops, attention above all, spelled out in plain ones.
+"""Modules of torch.nn whose own forward cannot be recorded, spelled out: attention, and the stacks of transformers.
 
-Each function computes what the module's own forward computes, from the same parameters, without its fast
-paths and their control flow. Inputs are batched.
+Each function computes what the module's forward computes, from the same parameters. Attention has fast paths that are
+one op; a stack looks at the values of a mask, to find out whether it is causal.
 """
 
 from __future__ import annotations
@@ -129,34 +129,6 @@ def _mask(attn_mask: Any, padding: Any, like: Any, batch: Any, heads: int, lengt
     return hidden if mask is None else mask + hidden
 
 
-def _attended(module: nn.MultiheadAttention, query: Any, seen: Any, mask: Any, padding: Any, is_causal: bool) -> Any:
-    """What queries find among the values they may see."""
-    options = {"attn_mask": mask, "key_padding_mask": padding, "need_weights": False, "is_causal": is_causal}
-    return module(query, seen, seen, **options)[0]
-
-
-def encoder_layer(
-    module: nn.TransformerEncoderLayer,
-    src: Any,
-    src_mask: Any = None,
-    src_key_padding_mask: Any = None,
-    is_causal: bool = False,
-) -> Any:
-    """`nn.TransformerEncoderLayer`."""
-
-    def attend(x: Any) -> Any:
-        return module.dropout1(_attended(module.self_attn, x, x, src_mask, src_key_padding_mask, is_causal))
-
-    def feed(x: Any) -> Any:
-        return module.dropout2(module.linear2(module.dropout(module.activation(module.linear1(x)))))
-
-    if module.norm_first:
-        src = src + attend(module.norm1(src))
-        return src + feed(module.norm2(src))
-    src = module.norm1(src + attend(src))
-    return module.norm2(src + feed(src))
-
-
 def encoder(
     module: nn.TransformerEncoder,
     src: Any,
@@ -164,42 +136,10 @@ def encoder(
     src_key_padding_mask: Any = None,
     is_causal: bool | None = None,
 ) -> Any:
-    """`nn.TransformerEncoder`."""
+    """`nn.TransformerEncoder`, whose layers are told that a mask is causal only where the caller says so."""
     for layer in module.layers:
         src = layer(src, src_mask=mask, src_key_padding_mask=src_key_padding_mask, is_causal=bool(is_causal))
     return src if module.norm is None else module.norm(src)
-
-
-def decoder_layer(
-    module: nn.TransformerDecoderLayer,
-    tgt: Any,
-    memory: Any,
-    tgt_mask: Any = None,
-    memory_mask: Any = None,
-    tgt_key_padding_mask: Any = None,
-    memory_key_padding_mask: Any = None,
-    tgt_is_causal: bool = False,
-    memory_is_causal: bool = False,
-) -> Any:
-    """`nn.TransformerDecoderLayer`."""
-
-    def attend(x: Any) -> Any:
-        return module.dropout1(_attended(module.self_attn, x, x, tgt_mask, tgt_key_padding_mask, tgt_is_causal))
-
-    def cross(x: Any) -> Any:
-        mask, padding = memory_mask, memory_key_padding_mask
-        return module.dropout2(_attended(module.multihead_attn, x, memory, mask, padding, memory_is_causal))
-
-    def feed(x: Any) -> Any:
-        return module.dropout3(module.linear2(module.dropout(module.activation(module.linear1(x)))))
-
-    if module.norm_first:
-        tgt = tgt + attend(module.norm1(tgt))
-        tgt = tgt + cross(module.norm2(tgt))
-        return tgt + feed(module.norm3(tgt))
-    tgt = module.norm1(tgt + attend(tgt))
-    tgt = module.norm2(tgt + cross(tgt))
-    return module.norm3(tgt + feed(tgt))
 
 
 def decoder(
@@ -213,7 +153,7 @@ def decoder(
     tgt_is_causal: bool | None = None,
     memory_is_causal: bool = False,
 ) -> Any:
-    """`nn.TransformerDecoder`."""
+    """`nn.TransformerDecoder`, the same."""
     for layer in module.layers:
         tgt = layer(
             tgt,
@@ -228,45 +168,8 @@ def decoder(
     return tgt if module.norm is None else module.norm(tgt)
 
 
-def transformer(
-    module: nn.Transformer,
-    src: Any,
-    tgt: Any,
-    src_mask: Any = None,
-    tgt_mask: Any = None,
-    memory_mask: Any = None,
-    src_key_padding_mask: Any = None,
-    tgt_key_padding_mask: Any = None,
-    memory_key_padding_mask: Any = None,
-    src_is_causal: bool | None = None,
-    tgt_is_causal: bool | None = None,
-    memory_is_causal: bool = False,
-) -> Any:
-    """`nn.Transformer`."""
-    memory = module.encoder(src, mask=src_mask, src_key_padding_mask=src_key_padding_mask, is_causal=src_is_causal)
-    return module.decoder(
-        tgt,
-        memory,
-        tgt_mask=tgt_mask,
-        memory_mask=memory_mask,
-        tgt_key_padding_mask=tgt_key_padding_mask,
-        memory_key_padding_mask=memory_key_padding_mask,
-        tgt_is_causal=tgt_is_causal,
-        memory_is_causal=memory_is_causal,
-    )
-
-
-def unflatten(module: nn.Unflatten, input: Any) -> Any:
-    """`nn.Unflatten`."""
-    return input.unflatten(module.dim, module.unflattened_size)
-
-
 EXPANSIONS: dict[type[nn.Module], Callable[..., Any]] = {
     nn.MultiheadAttention: attention,
-    nn.TransformerEncoderLayer: encoder_layer,
     nn.TransformerEncoder: encoder,
-    nn.TransformerDecoderLayer: decoder_layer,
     nn.TransformerDecoder: decoder,
-    nn.Transformer: transformer,
-    nn.Unflatten: unflatten,
 }

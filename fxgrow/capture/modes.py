@@ -12,24 +12,10 @@ from typing import Any
 from torch import fx, nn
 
 from fxgrow.capture.contexts import CONTEXTS, contexts_kept
-from fxgrow.capture.frames import wrap
 from fxgrow.capture.outputs import Form
+from fxgrow.capture.wrapping import wrap
+from fxgrow.opaque import ByMode
 from fxgrow.replacing import replaced
-
-
-class ByMode(nn.Module):
-    """A number that differs between train and eval mode, as a module so that it follows `.train()`."""
-
-    def __init__(self, train_value: Any, eval_value: Any) -> None:
-        super().__init__()
-        self.train_value = train_value
-        self.eval_value = eval_value
-
-    def forward(self) -> Any:
-        return self.train_value if self.training else self.eval_value
-
-    def extra_repr(self) -> str:
-        return f"train={self.train_value}, eval={self.eval_value}"
 
 
 class GrownGraphModule(fx.GraphModule):

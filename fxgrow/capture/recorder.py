@@ -23,10 +23,10 @@ from fxgrow import guards
 from fxgrow.capture import contexts, numbers
 from fxgrow.capture.expansions import EXPANSIONS
 from fxgrow.capture.numbers import Float, Int, node_of, plain, remembering
-from fxgrow.capture.opaque import CustomFunction, hooked
 from fxgrow.capture.shapes import call_failed, staying
 from fxgrow.containers import each_tensor, flat_tensors
 from fxgrow.errors import CaptureError, FxgrowError, UntraceableError
+from fxgrow.opaque import CustomFunction, hooked
 from fxgrow.replacing import replaced
 from fxgrow.rules import registry
 

@@ -17,6 +17,7 @@ from fxgrow.capture.numbers import OF_SIZE
 from fxgrow.capture.probing import BATCH
 from fxgrow.capture.probing import changed as changed_inputs
 from fxgrow.devices import device_of
+from fxgrow.module_tensors import named_tensors, place
 from fxgrow.own.edited import (
     NATIVE,
     CallEdit,
@@ -36,7 +37,6 @@ from fxgrow.own.sizes import Settings, wanted
 from fxgrow.planning.plan import NodeEdit, Obstacle, Plan
 from fxgrow.rules.shape import follow
 from fxgrow.transforms.depth import rearranged
-from fxgrow.transforms.width import named_tensors, place
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from fxgrow.capture import Captured
+from fxgrow.module_tensors import tied_names
+from fxgrow.planning.graph_parts import Dominance, calls, home, period, prefixes, within, within_any
 from fxgrow.planning.identity import Block, Identity, Stuck
 from fxgrow.planning.intervals import Interval, holds_tensor, intervals, tensor_operands
 
@@ -90,7 +92,7 @@ class Finder:
         self.intervals: dict[fx.Node, Interval] = {}
         for mode, graph in self.graphs.items():
             self._read(mode, graph)
-        self.shared = _shared_tensors(self.model)
+        self.shared = tied_names(self.model)
         self.dominated = {mode: Dominance(graph) for mode, graph in self.graphs.items()}
 
     def _read(self, mode: str, graph: fx.Graph) -> None:
@@ -421,51 +423,6 @@ class Finder:
         return len(list(itertools.islice(weights, 2))) == 2
 
 
-class Dominance:
-    """Which node every way from the inputs to another one passes, numbers aside."""
-
-    def __init__(self, graph: fx.Graph) -> None:
-        import networkx as nx
-
-        source = "inputs"
-        flow: nx.DiGraph = nx.DiGraph()
-        flow.add_node(source)
-        for node in graph.nodes:
-            if node.op == "placeholder" and isinstance(node.meta["value"], Tensor):
-                flow.add_edge(source, node)
-            flow.add_edges_from((up, node) for up in node.all_input_nodes if holds_tensor(up.meta["value"]))
-        flow = nx.DiGraph(flow.subgraph({source, *nx.descendants(flow, source)}))
-        above = nx.immediate_dominators(flow, source)
-        tree: nx.DiGraph = nx.DiGraph((up, node) for node, up in above.items() if up not in (None, node))
-        tree.add_node(source)
-        self.first: dict[Any, int] = {}
-        self.last: dict[Any, int] = {}
-        for _, node, what in nx.dfs_labeled_edges(tree, source):
-            if what == "forward":
-                self.first[node] = len(self.first)
-            elif what == "reverse":
-                self.last[node] = len(self.first)
-
-    def dominates(self, one: fx.Node, other: fx.Node) -> bool:
-        if one is other:
-            return True
-        if one not in self.first or other not in self.first:
-            return False
-        return self.first[one] <= self.first[other] < self.last[one]
-
-
-def period(signatures: list[Any]) -> int:
-    """After how many units a pattern of signatures starts again.
-
-    >>> period(["a", "a", "a"]), period(["w", "s"]), period(["w", "s", "w", "s"]), period(["a", "b", "b"])
-    (1, 2, 2, 1)
-    """
-    for length in range(1, len(signatures) // 2 + 1):
-        if all(a == b for a, b in zip(signatures, signatures[length:], strict=False)):
-            return length
-    return 2 if len(signatures) == 2 and signatures[0] != signatures[1] else 1
-
-
 def _holds_any(unit: Unit, blocks: list[Unit]) -> bool:
     """Whether a block consists of smaller ones, whose gates are its own."""
     gates = set(unit.identity.gates) if unit.identity is not None else set()
@@ -478,54 +435,7 @@ def _has_own_gate(unit: Unit | None, inner: set[str]) -> bool:
     return unit is not None and unit.identity is not None and inner.isdisjoint(unit.identity.gates)
 
 
-def calls(nodes: list[fx.Node]) -> list[list[fx.Node]]:
-    """The nodes of a part for each time it is called, where these are apart and alike; else all of them."""
-    import networkx as nx
-
-    called = Counter(str(node.target) for node in nodes if node.op == "call_module")
-    if not called or max(called.values()) < 2:
-        return [nodes]
-    flow: nx.Graph = nx.Graph()
-    inside = set(nodes)
-    flow.add_nodes_from(nodes)
-    flow.add_edges_from((node, source) for node in nodes for source in node.all_input_nodes if source in inside)
-    apart = [[node for node in nodes if node in part] for part in nx.connected_components(flow)]
-    kinds = {tuple(str(node.target) for node in part) for part in apart}
-    return apart if len(kinds) == 1 else [nodes]
-
-
 def holds_blocks(module: nn.Module) -> bool:
     """Whether a part may hold others in a row: a container, or several of one kind as attributes."""
     kinds = Counter(type(child) for child in module._modules.values() if child is not None and len(child._modules))
     return isinstance(module, _CONTAINERS) or max(kinds.values(), default=0) > 1
-
-
-def home(node: fx.Node) -> str:
-    """The part of the model that a node belongs to: the module it calls, if its caller holds that, or its caller."""
-    caller = str(node.meta.get("module_path", ""))
-    target = str(node.target)
-    return target if node.op == "call_module" and (not caller or within(target, caller)) else caller
-
-
-def prefixes(path: str) -> Iterator[str]:
-    """A path and every path above it, the root aside."""
-    while path:
-        yield path
-        path = path.rpartition(".")[0]
-
-
-def within(path: str, above: str) -> bool:
-    return path == above or path.startswith(above + ".")
-
-
-def within_any(path: str, roots: tuple[str, ...]) -> bool:
-    return any(within(path, root) for root in roots)
-
-
-def _shared_tensors(model: nn.Module) -> dict[str, list[str]]:
-    """Every name of a tensor that has several -> all of them."""
-    names: dict[int, list[str]] = {}
-    for named in (model.named_parameters, model.named_buffers):
-        for name, tensor in named(remove_duplicate=False):
-            names.setdefault(id(tensor), []).append(name)
-    return {name: several for several in names.values() if len(several) > 1 for name in several}

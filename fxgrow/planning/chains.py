@@ -11,8 +11,9 @@ from collections.abc import Iterator
 
 from torch import fx
 
-from fxgrow.axes.infer import law_of_node
-from fxgrow.planning.blocks import Finder, Found, FoundRun, Unit, within
+from fxgrow.planning.analysis import law_of_node
+from fxgrow.planning.blocks import Finder, Found, FoundRun, Unit
+from fxgrow.planning.graph_parts import within
 from fxgrow.planning.identity import DIRAC
 from fxgrow.planning.intervals import tensor_operands
 from fxgrow.rules.pointwise import Pointwise

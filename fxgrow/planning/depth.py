@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from fxgrow.amounts import Amount, Amounts, covers
 from fxgrow.capture import Captured
 from fxgrow.errors import AmountError
-from fxgrow.planning.blocks import Finder, Found, FoundRun, Unit, within, within_any
+from fxgrow.planning.blocks import Finder, Found, FoundRun, Unit
 from fxgrow.planning.chains import chains
 from fxgrow.planning.deepening import Children, CopiedRegion, Deepening, NewBlock, NewTensor, Run, renamed
 from fxgrow.planning.dense import Appending, Layer, appending
 from fxgrow.planning.dense_layers import DenseRun, dense_runs, joins_of
 from fxgrow.planning.edits import AttributeEdit
+from fxgrow.planning.graph_parts import within, within_any
 from fxgrow.planning.plan import Held, TensorGrowth
 from fxgrow.planning.planner import DRAWS
 

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxgrow.axes.infer import law_of_node
+from fxgrow.planning.analysis import law_of_node
 from fxgrow.planning.intervals import Interval, applied, holds_tensor, tensor_operands
+from fxgrow.rules.calls import name_of
 from fxgrow.rules.law import Law
 from fxgrow.rules.normalisation import BatchNorm
 from fxgrow.rules.pointwise import Pointwise
@@ -363,9 +364,7 @@ class Block:
         return self._known[key]
 
     def _name(self, node: fx.Node) -> str:
-        if node.op == "call_module":
-            return type(self.model.get_submodule(str(node.target))).__name__
-        return str(getattr(node.target, "__name__", node.target))
+        return name_of(node, self.model.get_submodule(str(node.target)) if node.op == "call_module" else None)
 
 
 def _is_sum(node: fx.Node) -> bool:

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxgrow.axes.infer import law_of_node
-from fxgrow.capture.modes import ByMode
-from fxgrow.containers import flat_tensors
-from fxgrow.proof.verification import WithoutNoise
+from fxgrow.containers import flat_tensors, of_kind
+from fxgrow.noise import WithoutNoise
+from fxgrow.opaque import ByMode
+from fxgrow.planning.analysis import law_of_node
+from fxgrow.rules.calls import name_of, run, writes
 from fxgrow.rules.normalisation import BatchNorm
 from fxgrow.rules.pointwise import Pointwise
 
@@ -62,14 +63,9 @@ def intervals(model: nn.Module, graph: fx.Graph) -> dict[fx.Node, Interval]:
     known: dict[fx.Node, Interval] = {}
     for node in graph.nodes:
         known[node] = _interval(model, node, known)
-        if _writes(node) and node.args and isinstance(node.args[0], fx.Node):
+        if node.op != "call_module" and writes(node) and node.args and isinstance(node.args[0], fx.Node):
             known[node.args[0]] = known[node]
     return known
-
-
-def _writes(node: fx.Node) -> bool:
-    name = str(node.target) if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    return node.op != "call_module" and (name in ("iadd", "isub", "imul", "itruediv", "setitem") or name.endswith("_"))
 
 
 def _interval(model: nn.Module, node: fx.Node, known: dict[fx.Node, Interval]) -> Interval:
@@ -81,12 +77,12 @@ def _interval(model: nn.Module, node: fx.Node, known: dict[fx.Node, Interval]) -
     if isinstance(law, BatchNorm) and law.activation is not None:
         function = getattr(model.get_submodule(str(node.target)), law.activation)
         return _image(function(ANYTHING.samples())) if parameterless(function) else ANYTHING
-    if not operands or getattr(node.target, "__name__", "") == "setitem":
+    if not operands or name_of(node) == "setitem":
         return ANYTHING
     if isinstance(law, Pointwise):
         if len(operands) == 1:
             return _image(applied(model, node, {operands[0]: inside[0].samples()}))
-        name = getattr(node.target, "__name__", str(node.target)).strip("_")
+        name = name_of(node).strip("_")
         if all(one.nonnegative for one in inside) and name in ("add", "iadd", "mul", "imul") and not node.kwargs:
             return Interval(0.0)
         return ANYTHING
@@ -113,11 +109,7 @@ def tensor_operands(node: fx.Node) -> list[fx.Node]:
 
 def holds_tensor(value: Any) -> bool:
     """Whether a value is a tensor or contains one."""
-    if isinstance(value, (tuple, list)):
-        return any(map(holds_tensor, value))
-    if isinstance(value, dict):
-        return any(map(holds_tensor, value.values()))
-    return isinstance(value, Tensor)
+    return any(True for _ in of_kind(value, Tensor))
 
 
 def parameterless(module: nn.Module) -> bool:
@@ -133,18 +125,15 @@ def applied(model: nn.Module, node: fx.Node, given: dict[fx.Node, Any]) -> Any:
 
     args: Any = fx.node.map_arg(node.args, operand)
     kwargs: Any = fx.node.map_arg(node.kwargs, operand)
-    call: Any = node.target
+    module: nn.Module | None = None
     if node.op == "call_module":
         module = model.get_submodule(str(node.target))
         if not parameterless(module) or isinstance(module, ByMode):
             return None
-        call = copy.copy(module).eval()
+        module = copy.copy(module).eval()
     try:
         with WithoutNoise():
-            if node.op == "call_method":
-                result = getattr(args[0], str(node.target))(*args[1:], **kwargs)
-            else:
-                result = call(*args, **kwargs)
+            result = run(node, module, args, kwargs)
     except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError):
         return None
     return None if any(tensor.is_meta for tensor in flat_tensors(result)) else result

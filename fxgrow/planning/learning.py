@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from fxgrow.axes.infer import Analysis
 from fxgrow.axes.layout import Leaf
-from fxgrow.planning.knowledge import Knowledge, Slot, Way
+from fxgrow.planning.analysis import Analysis
+from fxgrow.rules.knowledge import Knowledge, Slot, Way
 from fxgrow.rules.law import Fact
 from fxgrow.rules.op import Op, Tensor, tensors
 

@@ -7,9 +7,9 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from fxgrow.axes.infer import Analysis
 from fxgrow.axes.layout import Join, Layout, Leaf, resolve
 from fxgrow.curves import nearest_even, rounded
+from fxgrow.planning.analysis import Analysis
 from fxgrow.planning.numbers import Loose, number_edits, size_attributes
 from fxgrow.planning.plan import AttributeEdit, NodeEdit
 from fxgrow.planning.sizing import Sizing, blocks, producing_places, settle_equal_sizes, size_after

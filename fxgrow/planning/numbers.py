@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxgrow.axes.infer import Analysis
 from fxgrow.axes.layout import Leaf
+from fxgrow.planning.analysis import Analysis
 from fxgrow.planning.plan import AttributeEdit, NodeEdit
 from fxgrow.planning.sizing import size_after
 from fxgrow.rules.op import Op, Path, Tensor, Tree, tensors

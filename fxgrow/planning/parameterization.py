@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING
 
 from torch import fx, nn
 
-from fxgrow.axes.infer import Analysis
 from fxgrow.axes.layout import leaves
 from fxgrow.errors import AmountError
+from fxgrow.planning.analysis import Analysis
 from fxgrow.planning.plan import UNBALANCED, AttributeEdit, Axis, NodeEdit, Plan, Rescaling, TensorGrowth
 from fxgrow.planning.sizing import size_after
 from fxgrow.rules.contraction import Contraction

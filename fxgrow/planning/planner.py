@@ -16,11 +16,10 @@ from typing import Any
 from torch import nn
 
 from fxgrow.amounts import Amounts
-from fxgrow.axes.infer import Analysis, analyse
 from fxgrow.axes.layout import Join, Layout, Leaf, Product, Reason, leaves, resolve
 from fxgrow.capture import Captured
 from fxgrow.capture.inputs import described
-from fxgrow.planning.knowledge import Failure, Knowledge, Way
+from fxgrow.planning.analysis import Analysis, analyse
 from fxgrow.planning.learning import Moves
 from fxgrow.planning.numbers import Loose, number_edits, positions_after, size_attributes
 from fxgrow.planning.parameterization import parameterized
@@ -36,6 +35,7 @@ from fxgrow.planning.plan import (
 )
 from fxgrow.planning.sizes import Sizes, flops_after, parameters_after
 from fxgrow.planning.sizing import Sizing, choose_sizes, producing_places, size_after
+from fxgrow.rules.knowledge import Failure, Knowledge, Way
 from fxgrow.rules.law import Fact, Range
 from fxgrow.rules.op import Op
 
@@ -365,7 +365,7 @@ class Planner:
         }
 
     def _core(self, layout: Layout, old: Any) -> tuple[tuple[int, int], ...]:
-        from fxgrow.transforms.indexing import old_positions
+        from fxgrow.planning.indexing import old_positions
 
         axis = self._term("", -1, resolve(layout), 0, layout.size)
         return positions_after([tuple(r) for r in old], old_positions(axis).tolist())

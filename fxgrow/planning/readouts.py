@@ -14,8 +14,8 @@ from dataclasses import replace
 import torch
 from torch import fx
 
-from fxgrow.axes.infer import OUTPUT, Analysis
 from fxgrow.axes.layout import Leaf, leaves, resolve
+from fxgrow.planning.analysis import OUTPUT, Analysis
 from fxgrow.planning.plan import Readout
 from fxgrow.rules.op import Tensor
 

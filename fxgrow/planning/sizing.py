@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from fxgrow.amounts import Amount, Amounts, within
-from fxgrow.axes.infer import Analysis
 from fxgrow.axes.layout import Join, Layout, Leaf, Product, Reason, leaves, resolve
 from fxgrow.errors import AmountError
+from fxgrow.planning.analysis import Analysis
 
 MOST_UNITS = 2**40
 

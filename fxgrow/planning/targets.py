@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fxgrow.axes.infer import Analysis
 from fxgrow.axes.layout import Layout, Leaf, leaves
 from fxgrow.errors import PlanError
+from fxgrow.planning.analysis import Analysis
 from fxgrow.planning.sizes import Dimension
 
 _ALIKE = "build both with the same code, and give the sizes that differ as arguments"

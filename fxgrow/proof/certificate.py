@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -206,3 +206,34 @@ def _line(certificate: Certificate) -> str:
 def _counted(certificate: Certificate) -> str:
     steps = sum(1 for _ in certificate.leaves())
     return f"{steps} step{'s' if steps != 1 else ''}"
+
+
+@dataclass(frozen=True)
+class Step:
+    """What was proved, or not, of one node, and where in the model it is."""
+
+    place: str
+    certificate: Certificate
+
+
+def tree(claim: str, steps: Sequence[Step], said: str = "computes what it did") -> Certificate:
+    """The steps of one graph as a tree that follows the modules of the model; `said`: of each of them."""
+    root: dict[str, Any] = {}
+    for step in steps:
+        level = root
+        for part in filter(None, step.place.split(".")):
+            level = level.setdefault(part, {})
+        level.setdefault("", []).append(step.certificate)
+
+    def branch(name: str, level: dict[str, Any]) -> list[Certificate]:
+        own = list(level.get("", []))
+        inner = [
+            certificate
+            for part, below in level.items()
+            if part
+            for certificate in branch(f"{name}.{part}" if name else part, below)
+        ]
+        found = [*own, *inner]
+        return found if len(found) < 2 or not name else [Certificate.of(f"{name} {said}", found)]
+
+    return Certificate.of(claim, branch("", root))

@@ -6,53 +6,38 @@ are old. Everything else is read off the two graphs, the modules and the actual 
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 
 from fxgrow import guards
-from fxgrow.capture import skeleton
-from fxgrow.capture.contexts import STATEMENTS
-from fxgrow.capture.modes import ByMode
 from fxgrow.containers import flat_tensors
 from fxgrow.devices import exact_device
-from fxgrow.proof.added import axis_of_join, beside, new_units, parts_of_join
-from fxgrow.proof.certificate import Certificate, Verdict
+from fxgrow.opaque import ByMode
+from fxgrow.proof.bindings import Bindings, Bound, Resting
+from fxgrow.proof.by_law import prove
+from fxgrow.proof.certificate import Certificate, Step, Verdict
 from fxgrow.proof.claims import Claim, Held, Map, Refuted, Unproved
 from fxgrow.proof.computed import computed
 from fxgrow.proof.constants import as_it_was, constant, shares_storage
 from fxgrow.proof.guarded import guard_arguments, over_its_core, standardised
-from fxgrow.proof.models import NORM_GUARDS, Model, attribute_of, is_rectifier, overwrites, partners, writes, writes_of
-from fxgrow.proof.rules.movement import run, written_through
+from fxgrow.proof.models import NORM_GUARDS, Model, attribute_of, partners
+from fxgrow.proof.new_layers import axis_of_join, beside, parts_of_join
+from fxgrow.proof.node_pair import ABSENT, Both, Use, claims_in, module_difference, numbers_in
+from fxgrow.proof.ranges import is_rectifier
+from fxgrow.proof.rules.movement import written_through
 from fxgrow.proof.rules.reduction import core_units
-from fxgrow.proof.structures import all_unchanged, described, picks, shaped
-from fxgrow.proof.use import ABSENT, Both, Use, claims_in, module_difference, numbers_in
+from fxgrow.proof.structures import all_unchanged, described, picks
 from fxgrow.proof.values import precision
+from fxgrow.rules.calls import writes
 from fxgrow.rules.registry import kind_of, law_of_call
 
 _BROKEN = (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError, ZeroDivisionError, AssertionError)
 """What corrupted graphs raise when they are run on labels or shapes."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """What was proved, or not, of one node, and where in the model it is."""
-
-    place: str
-    certificate: Certificate
-
-
-@dataclass(frozen=True)
-class Bound:
-    """A grown node's partner in the original, and what is claimed of it; `claims` is None where it failed."""
-
-    partner: fx.Node
-    claims: Any
 
 
 class Checker:
@@ -106,17 +91,15 @@ class Checker:
         return self.constants[name]
 
 
-class Walk:
+class Walk(Bindings):
     """The walk along one graph: what has been claimed of each grown node so far."""
 
     def __init__(self, checker: Checker, old: fx.Graph, new: fx.Graph) -> None:
+        super().__init__(checker.constant)
         self.checker = checker
         self.old = old
         self.new = new
-        self.bound: dict[fx.Node, Bound] = {}
         self.gone: set[fx.Node] = set()  # worked out, and let go behind the last reader
-        self.numbers: dict[fx.Node, Any] = {}
-        self.added: dict[fx.Node, Any] = {}  # what new layers give, on the meta device
         self.storage: dict[fx.Node, fx.Node] = {}
         self.partners = partners(old, new, checker.original)
 
@@ -218,14 +201,14 @@ class Walk:
             return self._constant(node, partner)
         if node.op == "output":
             return self._output(node, partner)
-        if partner.target in STATEMENTS:
+        if partner.target in self.checker.original.statements:
             return self._statement(node, partner)
         if not any(True for _ in flat_tensors(partner.meta.get("value"))) and not writes(partner):
             self._number(node, partner)
             return None
         if node.target is guards.standardize and partner.target is not node.target:
-            use.append(self._bare(node, partner))
-            claims = standardised(use[0], self._pair)
+            use.append(self.bare(node, partner))
+            claims = standardised(use[0], self.pair)
             self.bound[node] = Bound(partner, claims)
             return claims
         one = self._use(node, partner)
@@ -259,8 +242,8 @@ class Walk:
         return None
 
     def _output(self, node: fx.Node, partner: fx.Node) -> Any:
-        use = self._bare(node, partner)
-        paired = self._pair(partner.args[0], node.args[0])
+        use = self.bare(node, partner)
+        paired = self.pair(partner.args[0], node.args[0])
         for claim in claims_in(paired):
             if not use.equal(claim).same:
                 raise Refuted(f"an output has shape {list(claim.new)}, it had {list(claim.old)}")
@@ -289,33 +272,14 @@ class Walk:
                 raise Refuted(f"{node.target} differs: {new}, it was {old}")
             self.numbers[node] = partner.meta["value"]
             return
-        self.numbers[node] = self._evaluated(node)
-
-    def _evaluated(self, node: fx.Node, module: nn.Module | None = None) -> Any:
-        """A node of the grown graph, from numbers and from the shapes that have been proved."""
-
-        def put(one: fx.Node) -> Any:
-            for known in (self.numbers, self.added):
-                if one in known:
-                    return known[one]
-            found = self.bound.get(one)
-            if found is None or found.claims is None:
-                raise Resting
-            return shaped(found.claims, found.partner.meta["value"])
-
-        args, kwargs = (fx.node.map_arg(given, put) for given in (node.args, node.kwargs))
-        with torch.device("meta"):
-            return run(node, module, args, kwargs)
+        self.numbers[node] = self.evaluated(node)
 
     # -- pairs of nodes ------------------------------------------------------------------------------------
-
-    def _bare(self, node: fx.Node, partner: fx.Node) -> Use:
-        return Use(partner, node, None, [], {}, self.checker.constant)
 
     def _use(self, node: fx.Node, partner: fx.Node) -> Use:
         if node.target in NORM_GUARDS and partner.target is not node.target:
             module = self.checker.original.part(str(partner.target)) if partner.op == "call_module" else None
-            args = guard_arguments(node, partner, module, self._pair, self.checker.constant)
+            args = guard_arguments(node, partner, module, self.pair, self.checker.constant)
             return Use(partner, node, None, args, {}, self.checker.constant)
         if node.op != partner.op or (node.op != "call_module" and node.target != partner.target):
             raise Refuted(f"it is {node.target}, it was {partner.target}")
@@ -327,60 +291,18 @@ class Walk:
             same_mode = self.checker.original.module.training == self.checker.grown.module.training
             if same_mode and modules[0].training != modules[1].training:
                 raise Refuted(f"{node.target} is in {'train' if modules[1].training else 'eval'} mode, it was not")
-        parts = self._joined(node, partner)
+        parts = self.joined(node, partner)
         count = max(len(node.args), len(partner.args))
         old, new = ([*n.args, *[ABSENT] * (count - len(n.args))] for n in (partner, node))
         args = (
-            [self._pair(a, b) for a, b in zip(old, new, strict=True)]
+            [self.pair(a, b) for a, b in zip(old, new, strict=True)]
             if parts is None
-            else [parts, *(self._pair(a, b) for a, b in zip(old[1:], new[1:], strict=True))]
+            else [parts, *(self.pair(a, b) for a, b in zip(old[1:], new[1:], strict=True))]
         )
         names = list(dict.fromkeys([*partner.kwargs, *node.kwargs]))
-        kwargs = {k: self._pair(partner.kwargs.get(k, ABSENT), node.kwargs.get(k, ABSENT)) for k in names}
+        kwargs = {k: self.pair(partner.kwargs.get(k, ABSENT), node.kwargs.get(k, ABSENT)) for k in names}
         attributes = self.checker.attributes.get(str(node.target)) if node.op == "call_module" else None
         return Use(partner, node, modules, args, kwargs, self.checker.constant, attributes, self.checker.memory)
-
-    def _pair(self, old: Any, new: Any) -> Any:
-        """An argument of both nodes: claims where it is a tensor, else a pair of values."""
-        if isinstance(new, fx.Node):
-            found = self.bound.get(new)
-            if found is None:
-                if new in self.added:
-                    raise Unproved(f"it reads {new}, which the original does not have, where that reads {old}")
-                if new not in self.numbers:
-                    raise Resting
-                return Both(self._old_number(old), self.numbers[new])
-            if found.claims is None:
-                raise Resting
-            if found.partner is not old:
-                raise Refuted(f"it reads {new}, which is {found.partner} of the original, where that reads {old}")
-            return found.claims
-        if isinstance(old, fx.Node):
-            return Both(self._old_number(old), self._new_number(new))
-        if isinstance(old, (tuple, list)) and isinstance(new, (tuple, list)) and len(old) == len(new):
-            return type(new)([self._pair(a, b) for a, b in zip(old, new, strict=True)])
-        if isinstance(old, dict) and isinstance(new, dict) and old.keys() == new.keys():
-            return {key: self._pair(old[key], new[key]) for key in new}
-        if isinstance(old, slice) and isinstance(new, slice):
-            return slice(*(self._pair(getattr(old, k), getattr(new, k)) for k in ("start", "stop", "step")))
-        return Both(self._old_number(old), self._new_number(new))
-
-    def _old_number(self, raw: Any) -> Any:
-        def value(node: fx.Node) -> Any:
-            found = node.meta["value"]
-            if any(True for _ in flat_tensors(found)):
-                raise Refuted(f"the original reads {node} where the grown graph has a number")
-            return found
-
-        return fx.node.map_arg(raw, value)
-
-    def _new_number(self, raw: Any) -> Any:
-        def value(node: fx.Node) -> Any:
-            if node not in self.numbers:
-                raise Refuted(f"it reads {node} where the original has a number")
-            return self.numbers[node]
-
-        return fx.node.map_arg(raw, value)
 
     # -- proof ---------------------------------------------------------------------------------------------
 
@@ -393,13 +315,13 @@ class Walk:
         if use.new.target in NORM_GUARDS and use.old.target is not use.new.target:
             if use.new.target is guards.normalize and all(claim.held is not None for claim in claims):
                 return over_its_core(use)
-            return law.prove(use) if law is not None else None
+            return prove(law, use) if law is not None else None
         made = constant(use)
         if made is not None:
             return made
         use.settle(own)
         claims = use.claims()
-        if claims and not own and all(map(picks, claims)) and not writes_of(use):
+        if claims and not own and all(map(picks, claims)) and not use.writes:
             return computed(use, law)  # what an index holds counts where entries are picked by it
         if all(m is None for claim in (*claims, *own) for m in claim.maps):
             try:
@@ -420,7 +342,7 @@ class Walk:
         modules = [module for module in (use.old_module, use.new_module) if module is not None]
         if len({kind_of(module) for module in modules}) > 1:
             use.same_module()
-        return law.prove(use)
+        return prove(law, use)
 
     def _same(self, use: Use, own: list[Claim]) -> Any:
         """The same op on the same operands makes the same."""
@@ -430,7 +352,7 @@ class Walk:
         for claim in (*use.claims(), *own):
             if not use.equal(claim).same:
                 raise Unproved("an operand has grown")
-        return all_unchanged(use.value, is_rectifier(use))
+        return all_unchanged(use.value, is_rectifier(use.kind))
 
     def _written(self, node: fx.Node, partner: fx.Node, use: Use, claims: Any) -> None:
         """An op that writes in place changes its operand too, and all that shares its storage."""
@@ -439,7 +361,7 @@ class Walk:
             return
         law = law_of_call(use.new, use.new_module)
         shares = law is not None and (law.family == "shape" or getattr(law, "kind", "") == "linear")
-        if not writes_of(use):
+        if not use.writes:
             if shares:
                 self.storage[node] = self.storage.get(source, source)
             return
@@ -481,14 +403,14 @@ class Walk:
             found = self.bound.get(x)
             if found is None:
                 raise Resting
-            one = self._bare(node, found.partner)
+            one = self.bare(node, found.partner)
             use.append(one)
             axis: Any = node.args[1]
             claim = core_units(one, found.claims, axis, node.args[2])
             self.bound[node] = Bound(found.partner, claim)
             return claim
         if node.op == "call_function" and operands and all(n in self.numbers for n in operands):
-            self.numbers[node] = self._evaluated(node)
+            self.numbers[node] = self.evaluated(node)
             return None
         return self._added(node, use)
 
@@ -499,20 +421,20 @@ class Walk:
             raise Unproved(f"the original has no such node, and it calls {node.target}, which the original calls")
         source = next(iter(node.all_input_nodes), None)
         root = self.storage.get(source, source) if source is not None else None
-        if overwrites(node, module) and (
+        if writes(node, module) and (
             root is None or root.op == "get_attr" or any(self.storage.get(n, n) is root for n in self.bound)
         ):
             raise Unproved(f"the original has no such node, and it writes to what {source} shows")
         law = law_of_call(node, module)
         if root is not None and (law is None or law.family == "shape" or getattr(law, "kind", "") == "linear"):
             self.storage[node] = root
-        self.added[node] = self._evaluated(node, skeleton(module) if module is not None else None)
+        self.added[node] = self.evaluated(node, _without_data(module))
         parts = parts_of_join(node) or []
         old = [part for part in parts if part in self.bound]
         if len(old) != 1 or len(parts) < 2:
             return None
         found = self.bound[old[0]]
-        one = self._bare(node, found.partner)
+        one = self.bare(node, found.partner)
         use.append(one)
         one.rule = "new units beside old ones"
         others = [self.added[part] for part in parts if part is not old[0]]
@@ -520,23 +442,7 @@ class Walk:
         self.bound[node] = Bound(found.partner, claim)
         return claim
 
-    def _joined(self, node: fx.Node, partner: fx.Node) -> list[Any] | None:
-        """The operands of a concatenation that takes in more than the original's does; None of any other node."""
-        old, new = parts_of_join(partner), parts_of_join(node)
-        if old is None or new is None or len(new) <= len(old):
-            return None
-        waiting, found = list(old), []
-        for part in new:
-            if waiting and part in self.bound and self.bound[part].partner is waiting[0]:
-                found.append(self._pair(waiting.pop(0), part))
-            elif part in self.added:
-                found.append(new_units(self.added[part], axis_of_join(node)))
-            else:
-                raise Unproved(f"it concatenates {part} where the original has something else")
-        if waiting:
-            raise Unproved(f"it leaves out {waiting[0]}, which the original concatenates")
-        return found
 
-
-class Resting(Exception):
-    """A step that rests on one that is not proved; the latter is reported."""
+def _without_data(module: nn.Module | None) -> nn.Module | None:
+    """A copy of a module on the meta device."""
+    return copy.deepcopy(module).to("meta") if module is not None else None

@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fxgrow.proof.by_law import prove
 from fxgrow.proof.claims import Claim, Held, Refuted, Unproved
-from fxgrow.proof.rules.movement import CPU, arranged, run
+from fxgrow.proof.node_pair import Use
+from fxgrow.proof.rules.movement import CPU, arranged
 from fxgrow.proof.structures import all_unchanged, stripped
-from fxgrow.proof.use import Use
+from fxgrow.rules.calls import run
 from fxgrow.rules.law import Law
 
 
@@ -58,7 +60,7 @@ def _shapes(use: Use, law: Law | None) -> Any:
     try:
         if law is None:
             raise Unproved("no rule")
-        return law.prove(bare)
+        return prove(law, bare)
     except (Unproved, Refuted) as error:
         first = use.claims()[0]
         if all(position is None for claim in use.claims() for position in claim.maps):

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from fxgrow.proof.claims import Claim, Held, Refuted
-from fxgrow.proof.models import writes_of
-from fxgrow.proof.rules.movement import arranged, run
-from fxgrow.proof.use import Use, claims_in
+from fxgrow.proof.node_pair import Use, claims_in
+from fxgrow.proof.rules.movement import arranged
+from fxgrow.rules.calls import run
 from fxgrow.rules.registry import law_of_call
 
 _MAKERS = (
@@ -34,7 +34,7 @@ def constant(use: Use) -> Any:
     if not known or not _same_numbers(use):
         return None
     use.rule = "computed from numbers"
-    args, kwargs = arranged(use, _Stored(copied=writes_of(use)), old=False)
+    args, kwargs = arranged(use, _Stored(copied=use.writes), old=False)
     before = torch.get_rng_state()
     value = run(use.new, None, args, kwargs)
     if not torch.equal(before, torch.get_rng_state()):

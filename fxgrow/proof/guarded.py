@@ -9,7 +9,7 @@ from torch import fx, nn
 
 from fxgrow import guards
 from fxgrow.proof.claims import Claim, Held, Refuted, Unproved
-from fxgrow.proof.use import Both, Use, plain
+from fxgrow.proof.node_pair import Both, Use, plain
 
 Pair = Callable[[Any, Any], Any]
 """Makes claims, or a pair of values, of an argument in the original and in the grown graph."""

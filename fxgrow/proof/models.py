@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 
 from fxgrow import guards
-from fxgrow.proof.use import ABSENT, Both, Use
+from fxgrow.proof.node_pair import ABSENT
 
 NORM_GUARDS = (guards.layer_norm, guards.rms_norm, guards.group_norm, guards.standardize, guards.normalize)
 _NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)
@@ -26,12 +25,14 @@ class Model:
     """One of the two models: its graphs, its parts and its tensors.
 
     structure: finds what capture adds to the parts of the model (numbers that follow the mode, functions).
+    statements: functions whose nodes compute nothing, but refuse arguments, enter contexts and leave them.
     """
 
     graphs: Mapping[str, fx.Graph]
     module: nn.Module
     structure: nn.Module
     tensors: Mapping[str, Tensor]
+    statements: Collection[Any] = field(default=(), kw_only=True)
 
     def part(self, path: str) -> nn.Module:
         try:
@@ -115,12 +116,6 @@ def attribute_of(model: Model, name: str) -> Any:
     return getattr(model.part(owner) if owner else model.module, leaf, ABSENT)
 
 
-def writes(node: fx.Node) -> bool:
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    written = name in ("iadd", "imul", "isub", "itruediv", "setitem")
-    return node.op in ("call_function", "call_method") and (written or (name.endswith("_") and not name.endswith("__")))
-
-
 def reads_shape(node: fx.Node) -> bool:
     """Whether a node asks one tensor for its shape or kind, which writing to it does not change."""
     if len(node.all_input_nodes) != 1 or not node.args or node.args[0] is not node.all_input_nodes[0]:
@@ -128,20 +123,3 @@ def reads_shape(node: fx.Node) -> bool:
     if node.op == "call_function":
         return node.target is getattr and node.args[1] in ("shape", "ndim", "dtype", "device")
     return node.op == "call_method" and node.target in ("size", "dim", "numel", "ndimension")
-
-
-def overwrites(node: fx.Node, module: nn.Module | None) -> bool:
-    """Whether a node, which may call a module, writes to its first operand."""
-    return writes(node) or bool(getattr(module, "inplace", False) or node.kwargs.get("inplace", False))
-
-
-def writes_of(use: Use) -> bool:
-    if use.new_module is not None:
-        return bool(getattr(use.new_module, "inplace", False))
-    inplace = use.kwargs.get("inplace")
-    return writes(use.new) or (isinstance(inplace, Both) and bool(inplace.new) and inplace.new is not ABSENT)
-
-
-def is_rectifier(use: Use) -> bool:
-    target = type(use.new_module) if use.new_module is not None else use.new.target
-    return target in (nn.ReLU, nn.ReLU6, nn.functional.relu, nn.functional.relu6, torch.relu, "relu", "relu_")

@@ -7,7 +7,6 @@ has to be the old weights at old units, and zero at units that can be anything.
 
 from __future__ import annotations
 
-import enum
 import string
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,16 +29,9 @@ from fxgrow.proof.claims import (
     spare_copies,
     spare_means,
 )
-from fxgrow.proof.use import REPEATING, Use, mean_positions, repeated
+from fxgrow.proof.node_pair import REPEATING, Use, mean_positions, repeated
 from fxgrow.proof.values import DERIVED_ULPS, ULPS, at_index, differing, first
-
-
-class Slide(enum.Enum):
-    """How a kernel slides over an axis."""
-
-    FIXED = "fixed"  # so that the axis cannot grow
-    SAME = "same"  # one step at a time, over as many zeros at both ends as keep its size
-    BY_UNIT = "by unit"  # it has one entry, so every unit is treated by itself
+from fxgrow.rules.convolution import Slide
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ Range = tuple[float, float]
 ANY: Range = (-math.inf, math.inf)
 POSITIVE: Range = (0.0, math.inf)
 
-_RECTIFIERS = (nn.ReLU, F.relu, torch.relu, torch.relu_, "relu", "relu_")
-_RELU6 = (nn.ReLU6, F.relu6)
+RECTIFIERS = (nn.ReLU, F.relu, torch.relu, torch.relu_, "relu", "relu_")
+RELU6 = (nn.ReLU6, F.relu6)
 _UNIT = (
     *(nn.Sigmoid, nn.Hardsigmoid, nn.Softmax, torch.sigmoid, F.hardsigmoid, F.softmax, torch.softmax),
     *("sigmoid", "sigmoid_", "softmax"),
@@ -37,11 +37,16 @@ _PICKING = ("max_pool", "MaxPool", "amax", "amin", "mean", "Upsample", "interpol
 _AVERAGING = ("avg_pool", "AvgPool")
 
 
+def is_rectifier(kind: Any) -> bool:
+    """Whether nothing that a function gives is negative, whatever it is given: ReLU, ReLU6."""
+    return kind in RECTIFIERS or kind in RELU6
+
+
 def left_alone(kind: Any, module: nn.Module | None, node: fx.Node) -> Range | None:
     """The numbers to which an activation does nothing, or None where there are none such."""
-    if kind in _RECTIFIERS or kind in _LEAVE_POSITIVE:
+    if kind in RECTIFIERS or kind in _LEAVE_POSITIVE:
         return POSITIVE
-    if kind in _RELU6:
+    if kind in RELU6:
         return (0.0, 6.0)
     return _clamped(kind, module, node)
 
@@ -86,9 +91,9 @@ def _arithmetic(name: str, node: fx.Node, operands: list[Range]) -> Range | None
 
 
 def _activated(kind: Any, module: nn.Module | None, node: fx.Node, given: Range) -> Range:
-    if kind in _RECTIFIERS:
+    if kind in RECTIFIERS:
         return max(0.0, given[0]), max(0.0, given[1])
-    if kind in _RELU6:
+    if kind in RELU6:
         return min(6.0, max(0.0, given[0])), min(6.0, max(0.0, given[1]))
     if kind in _UNIT:
         return (0.0, 1.0)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fxgrow.proof.claims import Claim, is_new, unchanged
-from fxgrow.proof.use import Both, claims_in
+from fxgrow.proof.node_pair import Both, claims_in
 
 
 def picks(claim: Claim) -> bool:

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fxgrow.axes.layout import Layout, Leaf, leaves, product
-from fxgrow.planning.knowledge import Knowledge
-from fxgrow.proof.rules.attention import attention
-from fxgrow.proof.use import Use
-from fxgrow.rules.law import Edit, Fact, Law, Want
+from fxgrow.rules.knowledge import Knowledge
+from fxgrow.rules.law import Edit, Fact, Law, Moves, Want
 from fxgrow.rules.op import Op, Tensor, Tree
-
-if TYPE_CHECKING:
-    from fxgrow.planning.learning import Moves
 
 
 class Attention(Law):
@@ -93,9 +88,6 @@ class Attention(Law):
 
     def ends(self, op: Op, operand: Tensor, axis: int | None) -> bool:
         return operand in (op.data["q"], op.data["k"]) and axis == operand.rank - 1
-
-    def prove(self, use: Use) -> Any:
-        return attention(use)
 
     def edits(self, op: Op, know: Knowledge) -> list[Edit]:
         width = op.data["q"].axes[-1]

@@ -6,14 +6,9 @@ New units would count in them, so that they are taken over the old ones alone (`
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from fxgrow.axes.layout import Layout, Leaf, leaves, resolve
-from fxgrow.planning.knowledge import Knowledge
-from fxgrow.proof.claims import Claim, Unproved
-from fxgrow.proof.products import dropped
-from fxgrow.proof.rules.pointwise import combined
-from fxgrow.proof.use import Use, plain
+from fxgrow.rules.knowledge import Knowledge
 from fxgrow.rules.law import Edit, Law
 from fxgrow.rules.op import Op, Tensor, Tree
 from fxgrow.rules.shape import axis_of
@@ -69,28 +64,3 @@ class Compared(Law):
         axis = op.data["axis"]
         cores = [resolve(operand.axes[axis]) for operand in op.data["operands"]]
         return [Edit("core_input", {"axis": axis, "core": core, "operand": k}) for k, core in enumerate(cores)]
-
-    def prove(self, use: Use) -> Any:
-        use.rule = "compared along an axis"
-        use.same_module()
-        use.same_numbers()
-        one, two = map(use.equal, use.claims())
-        given = self.default if self.default is not None else getattr(use.new_module, "dim", None)
-        axis = axis_of(given if given is not None else plain(use.argument(2, "dim", 1)).new, one.rank)
-        if one.maps[axis] is not None or two.maps[axis] is not None:
-            raise Unproved(f"{use.name} is taken over new units")
-        if self.pairs:
-            if any(m is not None for claim in (one, two) for m in claim.maps[:-2]):
-                raise Unproved("batch has grown")
-            lead, old, new = use.value.shape[:-2], (one.old[-2], two.old[-2]), (one.new[-2], two.new[-2])
-            return Claim((*lead, *old), (*lead, *new), (*[None] * len(lead), one.maps[-2], two.maps[-2]))
-        found = combined(use, [one, two], "other", False)
-        if len(use.value.shape) < one.rank:
-            return dropped(_of_one(found, axis), axis)
-        return _of_one(found, axis)
-
-
-def _of_one(claim: Claim, axis: int) -> Claim:
-    """The claim once an axis is reduced to one entry."""
-    old, new = (tuple(1 if k == axis else s for k, s in enumerate(shape)) for shape in (claim.old, claim.new))
-    return Claim(old, new, claim.maps, copies={k: c for k, c in claim.copies.items() if k != axis})

@@ -10,19 +10,13 @@ import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 from fxgrow.axes.layout import Layout, Leaf, leaves
-from fxgrow.planning.knowledge import Knowledge, Way
-from fxgrow.proof.claims import Claim
-from fxgrow.proof.rules import contraction as rules
-from fxgrow.proof.use import Use
-from fxgrow.rules.law import Fact, Law, Range, Want
+from fxgrow.rules.knowledge import Knowledge, Way
+from fxgrow.rules.law import Fact, Law, Moves, Range, Want
 from fxgrow.rules.op import Op, Tensor, Tree, is_parametric
 from fxgrow.rules.patterns import Binding, bind, tokens
-
-if TYPE_CHECKING:
-    from fxgrow.planning.learning import Moves
 
 
 @dataclass(frozen=True)
@@ -33,35 +27,36 @@ class Contraction(Law):
     ----------
     inputs: a pattern per operand, data first: ("... (g i) *s", "(g o) i *k").
     output: the pattern of the result; a starred name not in the inputs is a fixed axis of the op's own.
-    operands: finds (tensor or None) for each pattern, then for the bias.
     bias: the pattern of the bias, or None.
+    operands: finds a tensor for each pattern, then (or None) for the bias; where it is left out, they are the input,
+        the weight and the bias, in this order and by these names.
     sizes: names whose size an argument or attribute gives: {"g": "groups"}.
     attributes: module attributes that are sizes: {"in_features": "i"}.
-    proof: the proof rule.
     """
 
     inputs: tuple[str, ...]
     output: str
-    operands: Callable[[Op], list[Tensor | None]]
     bias: str | None = None
+    operands: Callable[[Op], list[Tensor | None]] | None = None
     sizes: dict[str, tuple[int, str]] = field(default_factory=dict)
     attributes: dict[str, str] = field(default_factory=dict)
-    proof: Callable[[Use], Claim] | None = None
-    counts: str = "output"  # which positions are counted once per multiply-add: "output" or "input"
+    counts: Literal["output", "input"] = "output"  # which positions are counted once per multiply-add
     family = "contraction"
 
     def relate(self, op: Op) -> Tree:
-        found = self.operands(op)
+        found = self.operands(op) if self.operands is not None else [op.tensor(), op.weight(1, "weight")]
+        if self.operands is None and self.bias is not None:
+            found.append(op.weight(2, "bias"))
         operands = [t for t in found[: len(self.inputs)] if t is not None]
         bias = found[len(self.inputs)] if len(found) > len(self.inputs) else None
         known: dict[str, int] = {}
         for name, (index, argument) in self.sizes.items():
-            known[name] = getattr(op.module, argument) if op.module is not None else op.argument(index, argument, 1)
+            known[name] = op.setting(index, argument, 1)
         binding = bind(op, operands, list(self.inputs), known, self.free_space(op))
         for name, (index, argument) in self.sizes.items():
             if op.module is None and op.raw(index, argument) is not None:
                 op.size(op.path(index, argument), binding.names[name])
-        for attribute, pattern in self.attributes.items():
+        for attribute, pattern in self.attributes.items() if op.module is not None else ():
             op.attribute(attribute, binding.layout(tokens(pattern)[0]))
         if bias is not None and self.bias is not None:
             for axis, token in zip(bias.axes, tokens(self.bias), strict=True):
@@ -289,12 +284,6 @@ class Contraction(Law):
             axis in where.get(name, ()) for name, _ in self.contracted(op) for own, where in placed if own is operand
         )
 
-    def prove(self, use: Use) -> Any:
-        use.same_module(self.attributes)
-        if self.proof is None:
-            return super().prove(use)
-        return self.proof(use)
-
     def reads(self, op: Op) -> Iterable[tuple[str, int]]:
         for name, _ in self.contracted(op):
             for operand, placed in zip(op.data["operands"], op.data["binding"].placed, strict=True):
@@ -309,52 +298,29 @@ class Contraction(Law):
         return int(total * math.prod(size(d) for name, star in binding.stars.items() if name != inner for d in star))
 
 
-def module_operands(op: Op) -> list[Tensor | None]:
-    """Input, weight and bias of a module such as nn.Linear or nn.Conv2d."""
-    return [op.tensor(), op.parameter("weight"), op.parameter("bias")]
-
-
-def functional_operands(op: Op) -> list[Tensor | None]:
-    """Input, weight and bias of a function such as F.linear or F.conv2d."""
-    bias = op.argument(2, "bias")
-    return [op.tensor(), op.tensor(1, "weight"), bias if isinstance(bias, Tensor) else None]
-
-
-def prove_linear(use: Use) -> Claim:
-    """nn.Linear and F.linear."""
-    return rules.linear(use, *given(use, places=()))
-
-
-def prove_bilinear(use: Use) -> Claim:
-    """nn.Bilinear."""
-    weight = use.parameter("weight")
-    assert weight is not None
-    return rules.bilinear(use, use.claim(0, "input1"), use.claim(1, "input2"), weight, use.parameter("bias"))
-
-
-def given(use: Use, places: tuple[int, ...]) -> tuple[Claim, Claim, Claim | None]:
-    """Input, weight and bias; all other arguments have to be what they were."""
-    if use.new_module is not None:
-        weight = use.parameter("weight")
-        assert weight is not None
-        return use.claim(), weight, use.parameter("bias")
-    use.same_numbers({"groups"}, places)
-    return use.claim(), use.claim(1, "weight"), use.optional(2, "bias")
-
-
-def two_operands(op: Op) -> list[Tensor | None]:
-    """The two factors of a matrix product."""
-    return [op.tensor(), op.tensor(1, "mat2" if op.name in ("bmm", "mm") else "other")]
-
-
 class MatrixProduct(Law):
-    """`a @ b` with broadcast leading axes; one-dimensional operands are read as torch does."""
+    """`a @ b` with broadcast leading axes; one-dimensional operands are read as torch does.
+
+    argument: the place, name and default of an argument that says how the axes meet, if there is one.
+    """
 
     family = "contraction"
+    called = "matrix product"
+    argument: tuple[int, str, Any] | None = None
+
+    def patterns(self, ranks: Sequence[int], given: Any) -> tuple[tuple[str, ...], str]:
+        """The patterns of the operands and of the output; `given`: what that argument is."""
+        left, right = (min(rank, 2) for rank in ranks)
+        return _MATRIX_PRODUCTS[left, right]
+
+    def factors(self, op: Op) -> list[Tensor | None]:
+        """The operands that are multiplied."""
+        return [op.tensor(), op.tensor(1, "mat2" if op.name in ("bmm", "mm") else "other")]
 
     def _for(self, op: Op) -> Contraction:
-        left, right = (t.rank for t in two_operands(op) if t is not None)
-        return _MATRIX_PRODUCTS[min(left, 2), min(right, 2)]
+        given = op.argument(*self.argument) if self.argument is not None else None
+        inputs, output = self.patterns([t.rank for t in self.factors(op) if t is not None], given)
+        return Contraction(inputs, output, operands=self.factors)
 
     def relate(self, op: Op) -> Tree:
         op.data["law"] = self._for(op)
@@ -375,10 +341,6 @@ class MatrixProduct(Law):
     def ends(self, op: Op, operand: Tensor, axis: int | None) -> bool:
         return op.data["law"].ends(op, operand, axis)  # type: ignore[no-any-return]
 
-    def prove(self, use: Use) -> Any:
-        use.same_numbers()
-        return rules.matrix_product(use, use.claim(), use.claim(1, "mat2" if use.name in ("bmm", "mm") else "other"))
-
     def reads(self, op: Op) -> Iterable[tuple[str, int]]:
         return op.data["law"].reads(op)  # type: ignore[no-any-return]
 
@@ -387,33 +349,31 @@ class MatrixProduct(Law):
 
 
 _MATRIX_PRODUCTS = {
-    (2, 2): Contraction(("... n k", "... k m"), "... n m", two_operands),
-    (1, 2): Contraction(("k", "... k m"), "... m", two_operands),
-    (2, 1): Contraction(("... n k", "k"), "... n", two_operands),
-    (1, 1): Contraction(("k", "k"), "", two_operands),
+    (2, 2): (("... n k", "... k m"), "... n m"),
+    (1, 2): (("k", "... k m"), "... m"),
+    (2, 1): (("... n k", "k"), "... n"),
+    (1, 1): (("k", "k"), ""),
 }
 
 
 class Einsum(MatrixProduct):
     """`torch.einsum`, whose equation is the pattern."""
 
-    def _for(self, op: Op) -> Contraction:
-        equation = op.argument(0, "equation")
-        left, arrow, right = equation.replace(" ", "").partition("->")
+    called = "einsum"
+    argument = (0, "equation", None)
+
+    def patterns(self, ranks: Sequence[int], given: Any) -> tuple[tuple[str, ...], str]:
+        left, arrow, right = given.replace(" ", "").partition("->")
         if not arrow:
             names = re.findall(r"\w", left)
             right = "".join(sorted(n for n in set(names) if names.count(n) == 1))
             right = "..." + right if "..." in left else right
-        return Contraction(tuple(_spelled(part) for part in left.split(",")), _spelled(right), _einsum_operands)
+        return tuple(_spelled(part) for part in left.split(",")), _spelled(right)
 
-    def prove(self, use: Use) -> Any:
-        return rules.einsum(use, use.number(0, "equation"), use.claims())
+    def factors(self, op: Op) -> list[Tensor | None]:
+        return list(op.operands())
 
 
 def _spelled(part: str) -> str:
     """One operand of an einsum equation as a pattern: "bqhd" as "b q h d"."""
     return " ".join(re.findall(r"\.\.\.|\w", part))
-
-
-def _einsum_operands(op: Op) -> list[Tensor | None]:
-    return list(op.operands())

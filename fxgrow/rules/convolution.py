@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from fxgrow.axes.layout import Leaf, resolve
-from fxgrow.planning.knowledge import Knowledge
-from fxgrow.proof.claims import Claim
-from fxgrow.proof.products import Slide
-from fxgrow.proof.rules import contraction as rules
-from fxgrow.proof.use import Use, plain
-from fxgrow.rules.contraction import Contraction, given
+from fxgrow.rules.contraction import Contraction
+from fxgrow.rules.knowledge import Knowledge
 from fxgrow.rules.law import Fact, Want
 from fxgrow.rules.op import Op, Tensor
+
+
+class Slide(enum.Enum):
+    """How a kernel slides over an axis."""
+
+    FIXED = "fixed"  # so that the axis cannot grow
+    SAME = "same"  # one step at a time, over as many zeros at both ends as keep its size
+    BY_UNIT = "by unit"  # it has one entry, so every unit is treated by itself
 
 
 @dataclass(frozen=True)
@@ -67,43 +72,48 @@ class Convolution(Contraction):
                 know.learn(output, leaf, known)
 
 
+@dataclass(frozen=True)
+class Transposed(Contraction):
+    """A transposed convolution, whose kernel makes several positions of each."""
+
+    counts: Literal["output", "input"] = "input"
+
+
+def slides(kernel: Sequence[int], stride: Any, padding: Any, dilation: Any) -> list[Slide]:
+    """How a kernel slides, by the arguments of a convolution that pads with zeros.
+
+    >>> slides((1, 3, 3), 1, (0, 1, 0), 1)
+    [<Slide.BY_UNIT: 'by unit'>, <Slide.SAME: 'same'>, <Slide.FIXED: 'fixed'>]
+    """
+
+    def each(value: Any) -> list[Any]:
+        return [value] * len(kernel) if isinstance(value, (int, str)) else [*value] * (len(kernel) // len(value))
+
+    found = []
+    for size, step, pad, apart in zip(kernel, each(stride), each(padding), each(dilation), strict=True):
+        reach = apart * (size - 1)
+        kept = step == 1 and (pad == "same" or (pad == "valid" and reach == 0) or (pad != "valid" and 2 * pad == reach))
+        if not kept or reach % 2:
+            found.append(Slide.FIXED)
+        else:
+            found.append(Slide.SAME if reach else Slide.BY_UNIT)
+    return found
+
+
 def _slides(op: Op) -> list[Slide]:
     """How the kernel of a convolution slides over each axis of space."""
     if op.module is not None:
         return slides_of_module(op.module)
     kernel = op.tensor(1, "weight").shape[2:]
-    given = [op.argument(index, name, default) for index, name, default in _ARGUMENTS]
-    return rules.slides(kernel, *given)
+    given = [op.argument(index, name, default) for index, name, default in ARGUMENTS]
+    return slides(kernel, *given)
 
 
-_ARGUMENTS = ((3, "stride", 1), (4, "padding", 0), (5, "dilation", 1))
+ARGUMENTS = ((3, "stride", 1), (4, "padding", 0), (5, "dilation", 1))
 
 
 def slides_of_module(module: Any) -> list[Slide]:
-    """As `rules.slides`, for a convolution module."""
+    """As `slides`, for a convolution module."""
     zeros = module.padding_mode == "zeros"
-    found = rules.slides(module.kernel_size, module.stride, module.padding, module.dilation)
+    found = slides(module.kernel_size, module.stride, module.padding, module.dilation)
     return [slide if zeros or slide is not Slide.SAME else Slide.FIXED for slide in found]
-
-
-def prove_convolution(use: Use) -> Claim:
-    """Convolutions, as modules and as functions."""
-    x, weight, bias = given(use, places=(6,))
-    if use.new_module is not None:
-        slides = slides_of_module(use.new_module)
-    else:
-        slides = rules.slides(weight.new[2:], *(plain(use.argument(*one)).new for one in _ARGUMENTS))
-    return rules.convolution(use, x, weight, bias, _groups(use, 6), slides)
-
-
-def prove_transposed(use: Use) -> Claim:
-    """Transposed convolutions, as modules and as functions."""
-    x, weight, bias = given(use, places=(6,))
-    return rules.convolution(use, x, weight, bias, _groups(use, 6), [Slide.FIXED] * (weight.rank - 2), transposed=True)
-
-
-def _groups(use: Use, place: int) -> tuple[int, int]:
-    if use.new_module is not None:
-        return int(use.old_module.groups), int(use.new_module.groups)  # type: ignore[union-attr, arg-type]
-    groups = plain(use.argument(place, "groups", 1))
-    return int(groups.old), int(groups.new)

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fxgrow.axes.layout import Leaf
-from fxgrow.planning.knowledge import Knowledge
-from fxgrow.proof.claims import Unproved
-from fxgrow.proof.rules.movement import halves
-from fxgrow.proof.rules.pointwise import combined
-from fxgrow.proof.use import Use, plain
+from fxgrow.rules.knowledge import Knowledge
 from fxgrow.rules.law import Fact, Law, Range, Want
 from fxgrow.rules.op import Op, Tensor, Tree
 from fxgrow.rules.shape import axis_of
@@ -22,8 +16,7 @@ class GatedUnit(Law):
 
     def relate(self, op: Op) -> Tree:
         x = op.tensor()
-        given = op.module.dim if op.module is not None else op.argument(1, "dim", -1)
-        axis = axis_of(given, x.rank)
+        axis = axis_of(op.setting(1, "dim", -1), x.rank)
         half = x.shape[axis] // 2
         first, second = op.unifier.split(x.axes[axis], [half, half])
         op.unifier.unify(first, second)
@@ -48,15 +41,3 @@ class GatedUnit(Law):
     def _known(op: Op, know: Knowledge, leaf: Leaf, first: Range) -> set[Fact | None]:
         known = know.ranged(op.tensor(), leaf)
         return {known.get(None), known.get(first)}
-
-    def prove(self, use: Use) -> Any:
-        use.same_module()
-        use.same_numbers()
-        module: Any = use.new_module
-        x = use.equal(use.claim())
-        axis = axis_of(module.dim if module is not None else plain(use.argument(1, "dim", -1)).new, x.rank)
-        if x.old[axis] % 2 or x.new[axis] % 2:
-            raise Unproved("an axis of odd size has no halves")
-        gated, gate = halves(x, axis)
-        use.rule = "one half times the sigmoid of the other"
-        return combined(use, [gated, gate], "gate", False)

@@ -1,9 +1,9 @@
 """What a law is: how an op relates axes, and how it carries what is known of new units.
 
-A law states five things, each a method, and decides nothing: which axes are the same dimension (`relate`),
+A law states four things, each a method, and decides nothing: which axes are the same dimension (`relate`),
 what it needs to know of new units so that old outputs do not change (`needs`), how a wish about new units is
-passed on to whoever makes them (`demand`), what is known of its outputs (`facts`), and, independently of all
-these, how a grown node is proved to do what the original's did (`prove`).
+passed on to whoever makes them (`demand`), and what is known of its outputs (`facts`). How a grown node is proved to
+do what the original's did is worked out by the kernel (`fxgrow.proof.by_law`), independently of these.
 """
 
 from __future__ import annotations
@@ -11,16 +11,13 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fxgrow.axes.layout import Layout, Leaf, Reason
-from fxgrow.proof.claims import Unproved
 from fxgrow.rules.op import Op, Tensor, Tree
 
 if TYPE_CHECKING:
-    from fxgrow.planning.knowledge import Knowledge
-    from fxgrow.planning.learning import Moves
-    from fxgrow.proof.use import Use
+    from fxgrow.rules.knowledge import Knowledge
 
 
 class Fact(enum.Enum):
@@ -63,6 +60,18 @@ class Edit:
 
     kind: str
     values: dict[str, Any]
+
+
+class Moves(Protocol):
+    """What moves as a model trains, among the new entries of parameters and of all that is computed from them."""
+
+    know: Knowledge
+
+    def zero(self, tensor: Tensor, leaf: Leaf, axis: int | None = None) -> bool:
+        """Whether all new entries of a tensor are zero at this step."""
+
+    def has_moved(self, tensor: Tensor, leaf: Leaf, axis: int | None = None) -> bool:
+        """Whether a step before this one moved new entries of a tensor."""
 
 
 class Law:
@@ -111,14 +120,9 @@ class Law:
         """The (parameter, axis) pairs that read units rather than make them."""
         return ()
 
-    def prove(self, use: Use) -> Any:
-        """Prove what is claimed of the outputs of a grown node beside the original's, from its operands and values.
-
-        Raises
-        ------
-        Unproved: there is no proof. Refuted: a condition does not hold.
-        """
-        raise Unproved(f"{use.name} has no proof rule, and something that it is given has grown")
+    def prove(self, use: Any) -> Any:
+        """A proof rule that the law brings along, of a `fxgrow.proof.node_pair.Use`; NotImplemented: it brings none."""
+        return NotImplemented
 
     def operations(self, op: Op, size: Any) -> int:
         """Multiply-adds for one forward pass, given `size(layout)`."""

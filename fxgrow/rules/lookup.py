@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
-
-from fxgrow.planning.knowledge import Knowledge, Way
-from fxgrow.proof.claims import Unproved, unchanged
-from fxgrow.proof.rules import contraction as rules
-from fxgrow.proof.use import Use
+from fxgrow.rules.knowledge import Knowledge, Way
 from fxgrow.rules.law import Fact, Law, Want
 from fxgrow.rules.op import Op, Tensor, Tree
 
@@ -20,7 +14,7 @@ class Gather(Law):
 
     def relate(self, op: Op) -> Tree:
         index = op.tensor()
-        table = op.parameter("weight") if op.module is not None else op.tensor(1, "weight")
+        table = op.weight(1, "weight")
         assert table is not None
         for axis in (*index.axes, table.axes[0]):
             op.unifier.fix(axis, "entries of a table are picked by index")
@@ -32,15 +26,6 @@ class Gather(Law):
 
     def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
         return [[(op.data["table"], Want(want.leaf, want.fact, None, 1))]] if want.where is None else []
-
-    def prove(self, use: Use) -> Any:
-        if use.new_module is not None:
-            use.same_module({"embedding_dim"})
-            table = use.parameter("weight")
-            assert table is not None
-            return rules.gather(use, use.claim(), table)
-        use.same_numbers()
-        return rules.gather(use, use.claim(), use.claim(1, "weight"))
 
     def facts(self, op: Op, know: Knowledge) -> None:
         table, output = op.data["table"], op.output
@@ -74,14 +59,3 @@ class GatherBags(Gather):
         for leaf in know.growing(*output.axes):
             if know.fact(output, leaf) is not Fact.ZERO:  # the largest of means is no mean
                 know.learn_all(output, leaf, {})
-
-    def prove(self, use: Use) -> Any:
-        use.same_module({"embedding_dim"})
-        use.same_numbers()
-        table = use.parameter("weight")
-        assert table is not None
-        for given in use.claims():
-            if not use.equal(given).same:
-                raise Unproved("an index has grown")
-        found = rules.gather(use, unchanged(use.value.shape[:1]), table)
-        return replace(found, means={})

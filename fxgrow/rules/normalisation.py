@@ -10,20 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fxgrow.axes.layout import Layout, Leaf, leaves, resolve
-from fxgrow.planning.knowledge import Knowledge, Way
-from fxgrow.proof.claims import Unproved
-from fxgrow.proof.rules import normalisation as rules
-from fxgrow.proof.use import Both, Use, plain
-from fxgrow.rules.law import Edit, Fact, Law, Range, Want
+from fxgrow.rules.knowledge import Knowledge, Way
+from fxgrow.rules.law import Edit, Fact, Law, Moves, Range, Want
 from fxgrow.rules.op import Op, Tensor, Tree
 from fxgrow.rules.pointwise import Pointwise
 from fxgrow.rules.registry import law_of_module
-
-if TYPE_CHECKING:
-    from fxgrow.planning.learning import Moves
 
 
 def affine(op: Op, gain: Tensor | None, bias: Tensor | None, layout: Layout) -> None:
@@ -33,6 +27,13 @@ def affine(op: Op, gain: Tensor | None, bias: Tensor | None, layout: Layout) -> 
             op.unifier.unify(tensor.axes[-1], layout)
             op.role(tensor, role)
     op.data.update(gain=gain, bias=bias)
+
+
+def gain_and_bias(op: Op) -> dict[str, Any]:
+    """What a guard is given for the gain and the bias of a norm: a parameter's name, or the node that has it."""
+    if op.module is None:
+        return {"weight": op.raw(2, "weight"), "bias": op.raw(3, "bias")}
+    return {n: f"{op.node.target}.{n}" if op.parameter(n) is not None else None for n in ("weight", "bias")}
 
 
 def zero_by_affine(op: Op, want: Want, axis: int) -> list[list[tuple[Tensor, Want]]]:
@@ -93,14 +94,10 @@ class BatchNorm(Law):
 
     def relate(self, op: Op) -> Tree:
         x = op.tensor()
+        names = ("running_mean", "running_var", "weight", "bias")
+        mean, variance, gain, bias = (op.weight(k + 1, name) for k, name in enumerate(names))
         if op.module is not None:
-            names = ("running_mean", "running_var", "weight", "bias")
-            mean, variance, gain, bias = (op.parameter(name) for name in names)
             op.attribute("num_features", x.axes[1])
-        else:
-            names = ("running_mean", "running_var", "weight", "bias")
-            given = [op.argument(k + 1, name) for k, name in enumerate(names)]
-            mean, variance, gain, bias = (t if isinstance(t, Tensor) else None for t in given)
         for axis in (*x.axes[:1], *x.axes[2:]):
             op.unifier.fix(axis, "statistics are taken over it")
         for tensor, role in ((mean, "mean"), (variance, "variance")):
@@ -126,17 +123,6 @@ class BatchNorm(Law):
             if self._activation_keeps_zero(op):
                 know.learn_all(output, leaf, {None: Fact.ZERO} if quiet else silent_by_affine(op, know, leaf, 1))
 
-    def prove(self, use: Use) -> Any:
-        use.same_module({"num_features"})
-        names = ("running_mean", "running_var", "weight", "bias")
-        if use.new_module is not None:
-            mean, variance, gain, bias = (use.parameter(name) for name in names)
-        else:
-            use.same_numbers()
-            mean, variance, gain, bias = (use.optional(k + 1, name) for k, name in enumerate(names))
-        claim = rules.batch_norm(use, use.claim(), (mean, variance), gain, bias)
-        return claim if self.activation is None else rules.activated(use, claim, self.activation)
-
     def passes(self, op: Op, operand: Tensor, leaf: Leaf, axis: int | None, moves: Moves) -> bool:
         return affine_passes(op, operand, leaf, moves, moves.zero(op.tensor(), leaf))
 
@@ -161,17 +147,12 @@ class OverUnits(Law):
 
     def relate(self, op: Op) -> Tree:
         x = op.tensor()
-        if op.module is not None:
-            shape = tuple(op.module.normalized_shape)
-            gain, bias = op.parameter("weight"), op.parameter("bias")
-            if len(shape) == 1:
-                op.attribute("normalized_shape", x.axes[-1])
-        else:
-            shape = tuple(op.argument(1, "normalized_shape"))
-            given = [op.argument(2, "weight"), op.argument(3, "bias") if self.fits is Fact.MEAN else None]
-            gain, bias = (t if isinstance(t, Tensor) else None for t in given)
-            if len(shape) == 1:
-                op.size((*op.path(1, "normalized_shape"), 0), x.axes[-1])
+        shape = tuple(op.setting(1, "normalized_shape"))
+        gain, bias = op.weight(2, "weight"), op.weight(3, "bias") if self.fits is Fact.MEAN else None
+        if len(shape) == 1 and op.module is not None:
+            op.attribute("normalized_shape", x.axes[-1])
+        elif len(shape) == 1:
+            op.size((*op.path(1, "normalized_shape"), 0), x.axes[-1])
         if len(shape) != 1:
             text = f"{op.name} is taken over {len(shape)} axes at once"
             for tensor in (x, gain, bias):
@@ -257,44 +238,22 @@ class OverUnits(Law):
         eps = (self._eps(op) or 0.0) * ratio
         if op.module is not None:
             return [Edit("attribute", {"eps": eps})]
-        return [Edit("argument", {"path": op.path(*self._eps_place()), "value": eps})]
+        return [Edit("argument", {"path": op.path(*self.eps_place), "value": eps})]
 
-    def prove(self, use: Use) -> Any:
-        use.same_module({"normalized_shape", "eps"})
-        fits = rules.MEAN if self.fits is Fact.MEAN else rules.ZERO
-        if use.new_module is not None:
-            old: Any = use.old_module
-            new: Any = use.new_module
-            shape, eps = Both(old.normalized_shape, new.normalized_shape), Both(old.eps, new.eps)
-            gain, bias = use.parameter("weight"), use.parameter("bias") if fits == rules.MEAN else None
-        else:
-            shape, eps = plain(use.argument(1, "normalized_shape")), plain(use.argument(*self._eps_place()))
-            eps = Both(*(self.default_eps if e is None else e for e in (eps.old, eps.new)))
-            gain, bias = use.optional(2, "weight"), use.optional(3, "bias") if fits == rules.MEAN else None
-        x = use.claim()
-        if len(shape.old) != 1 or tuple(shape.new) != x.new[-1:]:
-            raise Unproved(f"{use.name} is taken over {tuple(shape.new)}, the units of its input are {x.new[-1]}")
-        return rules.over_units(use, x, gain, bias, eps, fits)
-
-    def _eps_place(self) -> tuple[int, str]:
+    @property
+    def eps_place(self) -> tuple[int, str]:
         return (4 if self.fits is Fact.MEAN else 3), "eps"
 
     def _eps(self, op: Op) -> float | None:
         """The number added to the statistic; None: it depends on the precision of the input."""
-        given: Any = op.module.eps if op.module is not None else op.argument(*self._eps_place())
+        given: Any = op.setting(*self.eps_place)
         return float(given) if given is not None else self.default_eps
 
     def _arguments(self, op: Op) -> dict[str, Any]:
         """Arguments of the guard; a string names a parameter."""
-        given: dict[str, Any] = {"eps": self._eps(op), "weight": None}
-        names = ("weight", "bias") if self.fits is Fact.MEAN else ("weight",)
-        for index, name in enumerate(names):
-            if op.module is not None:
-                has = op.parameter(name) is not None
-                given[name] = f"{op.node.target}.{name}" if has else None
-            else:
-                given[name] = op.raw(index + 2, name)
-        return given
+        given = gain_and_bias(op)
+        kept = given if self.fits is Fact.MEAN else {"weight": given["weight"]}
+        return {"eps": self._eps(op), **kept}
 
 
 class GroupNorm(Law):
@@ -304,13 +263,9 @@ class GroupNorm(Law):
 
     def relate(self, op: Op) -> Tree:
         x = op.tensor()
+        count, gain, bias = int(op.setting(1, "num_groups")), op.weight(2, "weight"), op.weight(3, "bias")
         if op.module is not None:
-            count, gain, bias = int(op.module.num_groups), op.parameter("weight"), op.parameter("bias")
             op.attribute("num_channels", x.axes[1])
-        else:
-            count = op.argument(1, "num_groups")
-            given = [op.argument(2, "weight"), op.argument(3, "bias")]
-            gain, bias = (t if isinstance(t, Tensor) else None for t in given)
         for axis in x.axes[2:]:
             op.unifier.fix(axis, "statistics are taken over it")
         channels = x.axis(1)
@@ -351,29 +306,9 @@ class GroupNorm(Law):
     def edits(self, op: Op, know: Knowledge) -> list[Edit]:
         if not know.growing(op.data["width"]):
             return []
-        given: dict[str, Any] = {}
-        if op.module is not None:
-            given["num_groups"] = op.module.num_groups
-            given["eps"] = op.module.eps
-            for name in ("weight", "bias"):
-                given[name] = f"{op.node.target}.{name}" if op.parameter(name) is not None else None
-        else:
-            given = {name: op.raw(k + 1, name) for k, name in enumerate(("num_groups", "weight", "bias"))}
-            given["eps"] = op.argument(4, "eps", 1e-5)
+        count = op.setting(1, "num_groups") if op.module is not None else op.raw(1, "num_groups")
+        given = {"num_groups": count, "eps": op.setting(4, "eps", 1e-5), **gain_and_bias(op)}
         return [Edit("guard", {"function": "group_norm", "arguments": given, "core": op.data["width"]})]
-
-    def prove(self, use: Use) -> Any:
-        use.same_module({"num_channels", "num_groups"})
-        if use.new_module is not None:
-            old: Any = use.old_module
-            new: Any = use.new_module
-            groups, eps = (old.num_groups, new.num_groups), Both(old.eps, new.eps)
-            gain, bias = use.parameter("weight"), use.parameter("bias")
-        else:
-            count, eps = plain(use.argument(1, "num_groups")), plain(use.argument(4, "eps", 1e-5))
-            groups = (count.old, count.new)
-            gain, bias = use.optional(2, "weight"), use.optional(3, "bias")
-        return rules.group_norm(use, use.claim(), groups, gain, bias, eps)
 
 
 @dataclass(frozen=True)
@@ -400,9 +335,7 @@ class Guarded(Law):
             op.size(op.path(1, "num_groups"), groups)
         else:
             op.size((*op.path(1, "normalized_shape"), 0), layout)
-        given = [op.argument(2, "weight"), op.argument(3, "bias")]
-        gain, bias = (t if isinstance(t, Tensor) else None for t in given)
-        affine(op, gain, bias, x.axes[self.axis])
+        affine(op, op.weight(2, "weight"), op.weight(3, "bias"), x.axes[self.axis])
         op.data["core"] = layout
         return op.result(x.axes)
 
@@ -424,14 +357,3 @@ class Guarded(Law):
             return []
         old = op.argument(*self.core)
         return [Edit("core", {"path": op.path(*self.core), "core": layout, "old": old})]
-
-    def prove(self, use: Use) -> Any:
-        """Beside the guard itself, or beside the norm that it took the place of; arguments are in the guard's order."""
-        x, eps_place = use.claim(0, "x"), self.core[0] - 1
-        eps, core = plain(use.argument(eps_place, "eps")), plain(use.argument(*self.core))
-        gain = use.optional(2, "weight")
-        bias = use.optional(3, "bias") if eps_place == 4 else None
-        if self.grouped:
-            count = plain(use.argument(1, "num_groups"))
-            return rules.group_norm(use, x, (count.old, count.new), gain, bias, eps, core)
-        return rules.over_units(use, x, gain, bias, eps, rules.MEAN if eps_place == 4 else rules.ZERO, core)

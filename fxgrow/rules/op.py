@@ -12,7 +12,9 @@ from torch import fx
 
 from fxgrow.axes.layout import Layout, Leaf, Reason, leaves, resolve
 from fxgrow.axes.unify import Unifier
-from fxgrow.capture.opaque import CustomFunction
+from fxgrow.containers import of_kind
+from fxgrow.opaque import CustomFunction
+from fxgrow.rules.calls import name_of
 
 if TYPE_CHECKING:
     from fxgrow.rules.law import Law
@@ -59,16 +61,7 @@ Tree = Tensor | tuple[Any, ...] | list[Any] | dict[Any, Any] | None
 
 def tensors(tree: Any) -> Iterator[Tensor]:
     """The tensors of a tree, in order."""
-    if isinstance(tree, Tensor):
-        yield tree
-    elif isinstance(tree, (tuple, list)):
-        for item in tree:
-            yield from tensors(item)
-    elif isinstance(tree, dict):
-        for item in tree.values():
-            yield from tensors(item)
-    elif isinstance(tree, slice):
-        yield from tensors((tree.start, tree.stop, tree.step))
+    return of_kind(tree, Tensor)
 
 
 @dataclass(eq=False)
@@ -98,12 +91,7 @@ class Op:
 
     @property
     def name(self) -> str:
-        if isinstance(self.module, CustomFunction):
-            return self.module.function.__name__
-        if self.module is not None:
-            return type(self.module).__name__
-        target = self.node.target
-        return target if isinstance(target, str) else getattr(target, "__name__", str(target))
+        return name_of(self.node, self.module)
 
     @property
     def value(self) -> Any:
@@ -140,6 +128,15 @@ class Op:
         if not isinstance(value, Tensor):
             raise NotImplementedError(f"argument {name!r} of {self.name} is not a tensor")
         return value
+
+    def setting(self, index: int, name: str, default: Any = None) -> Any:
+        """An attribute of the module that is called, or the argument of a function at that position or of that name."""
+        return getattr(self.module, name, default) if self.module is not None else self.argument(index, name, default)
+
+    def weight(self, index: int, name: str) -> Tensor | None:
+        """The module's own parameter or buffer, or the tensor that a function is given; None where there is none."""
+        found = self.parameter(name) if self.module is not None else self.argument(index, name)
+        return found if isinstance(found, Tensor) else None
 
     def operands(self) -> list[Tensor]:
         """Every tensor among the arguments."""

@@ -1,17 +1,173 @@
-"""Ops that pick entries of an axis: select, narrow, index_select, gather."""
+"""Ops that pick entries: x[...], read and written to; select, narrow, index_select, gather."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from fxgrow.axes.layout import is_fixed
-from fxgrow.planning.knowledge import Knowledge
-from fxgrow.proof.rules.movement import movement
-from fxgrow.proof.rules.picking import gathered, picked
-from fxgrow.proof.use import Use, plain
-from fxgrow.rules.law import Fact, Law, Want
-from fxgrow.rules.op import Op, Tensor, Tree
-from fxgrow.rules.shape import GetItem, Piece, Shape, axis_of
+import torch
+
+from fxgrow.axes.layout import Layout, is_fixed, join
+from fxgrow.rules.knowledge import Knowledge
+from fxgrow.rules.law import Fact, Law, Range, Want
+from fxgrow.rules.op import Op, Path, Tensor, Tree, tensors
+from fxgrow.rules.shape import Everywhere, Moved, Piece, Shape, aliased, axis_of, cut_backward, cut_forward, overwritten
+
+
+class GetItem(Shape):
+    """`x[...]`: integers, slices, None and Ellipsis on tensors; one index tensor; items of containers."""
+
+    def relate(self, op: Op) -> Tree:
+        container, index = op.argument(0, "input"), op.raw(1, "index")
+        if not isinstance(container, Tensor):
+            key = op.lower(index)
+            if container is None or isinstance(container, (int, float)):
+                return None
+            tree = container[key] if not isinstance(container, dict) else container.get(key)
+            return tree if any(True for _ in tensors(tree)) else None
+        items = list(index) if isinstance(index, tuple) else [index]
+        nested = isinstance(index, tuple)
+        values = [op.lower(item) for item in items]
+        if any(isinstance(v, (Tensor, list, bool)) for v in values):
+            return self._gather(op, container, values)
+        return self._slice(op, container, items, values, nested)
+
+    def _slice(self, op: Op, x: Tensor, items: list[Any], values: list[Any], nested: bool) -> Tree:
+        spare = x.rank - sum(1 for v in values if v is not None and v is not Ellipsis)
+        axes: list[Layout] = []
+        pieces: list[Piece] = []
+        axis = 0
+        for k, value in enumerate(values):
+            if value is None:
+                axes.append(op.unifier.constant(1))
+            elif value is Ellipsis:
+                axes.extend(x.axes[axis : axis + spare])
+                axis += spare
+            elif isinstance(value, slice):
+                path: Path = ("args", 1, k) if nested else ("args", 1)
+                layout, piece = self._piece(op, x, axis, value, path)
+                axes.append(layout)
+                if piece is not None:
+                    pieces.append(piece)
+                axis += 1
+            else:
+                op.unifier.fix(x.axes[axis], "indexed by a number")
+                position = axis_of(value, x.axes[axis].size)
+                pieces.append(Piece(axis, position, position + 1, False))
+                axis += 1
+        axes.extend(x.axes[axis:])
+        op.data["pieces"] = pieces
+        op.data["inserted"] = any(v is None for v in values)
+        return op.result(axes)
+
+    def _piece(self, op: Op, x: Tensor, axis: int, cut: slice, path: Path) -> tuple[Layout, Piece | None]:
+        layout = x.axis(axis)
+        size = layout.size
+        if cut in (slice(None), slice(0, None), slice(None, None, 1)):
+            return layout, None
+        start, stop, step = cut.indices(size)
+        length = len(range(start, stop, step))
+        if is_fixed(layout) or step != 1 or length == 0:
+            op.unifier.fix(layout, "sliced with a step")
+            return op.unifier.constant(length), Piece(axis, start, start + length, True) if step == 1 else None
+        if any(isinstance(bound, int) and bound < 0 for bound in (cut.start, cut.stop)):
+            op.unifier.fix(layout, "sliced from its end")
+            return op.unifier.constant(length), Piece(axis, start, stop, True)
+        sizes = [s for s in (start, stop - start, size - stop) if s]
+        parts = op.unifier.split(layout, sizes)
+        own = parts[1] if start else parts[0]
+        if start:
+            op.size((*path, "start"), parts[0])
+        if cut.stop is not None and stop < size:
+            op.size((*path, "stop"), join(parts[:2]) if start else own)
+        elif cut.stop is not None:
+            op.size((*path, "stop"), layout)
+        return own, Piece(axis, start, stop, True)
+
+    def _gather(self, op: Op, x: Tensor, values: list[Any]) -> Tree:
+        axes = picking_axes(values, x.rank)
+        if axes is None:
+            return Law.relate(self, op)
+        for axis in set(range(x.rank)) - set(axes):
+            op.unifier.fix(x.axes[axis], "its entries are picked by index")
+        op.data["pieces"] = None
+        for index in op.operands()[1:]:
+            for one in index.axes:
+                op.unifier.fix(one, "it is an index")
+        shape = op.value.shape
+        return op.result([op.unifier.constant(shape[k]) if a is None else x.axes[a] for k, a in enumerate(axes)])
+
+    def forward(self, op: Op, source: Tensor, output: Tensor, where: Range) -> Moved:
+        pieces = op.data.get("pieces")
+        if pieces is None or op.data["inserted"]:
+            return None
+        moved: Moved = where
+        for piece in reversed(pieces):
+            if isinstance(moved, Range):
+                moved = cut_forward(piece, moved)
+        return moved
+
+    def backward(self, op: Op, source: Tensor, output: Tensor, where: Range | None) -> Moved:
+        pieces = op.data.get("pieces")
+        if pieces is None:
+            return Everywhere if where is None else None
+        if len(pieces) != 1 or op.data["inserted"]:
+            return Everywhere if where is None and not pieces else None
+        return cut_backward(pieces[0], source, where)
+
+
+def picking_axes(values: list[Any], rank: int) -> list[int | None] | None:
+    """Of `x[...]` with indices among whole axes: for each axis of the output that of x, or None for one of the indices.
+
+    None at all: where anything else is among them. values: tensors (of either kind) and lists are indices.
+    """
+    indices = [v for v in values if not isinstance(v, slice) and v is not Ellipsis]
+    shapes = [
+        v.shape if hasattr(v, "shape") else torch.tensor(v).shape if isinstance(v, list) else None for v in indices
+    ]
+    whole = all(v == slice(None) for v in values if isinstance(v, slice))
+    if not whole or None in shapes or any(isinstance(v, list) and any(type(i) is bool for i in v) for v in indices):
+        return None
+    places, axis = [], 0
+    for value in values:
+        if value is Ellipsis:
+            axis += rank - (len(values) - 1)
+            continue
+        if not isinstance(value, slice):
+            places.append(axis)
+        axis += 1
+    kept = [k for k in range(rank) if k not in places]
+    before = [k for k in kept if k < places[0]] if places == [*range(places[0], places[-1] + 1)] else []
+    picked_rank = max(len(shape) for shape in shapes if shape is not None)
+    return [*before, *[None] * picked_rank, *(k for k in kept if k not in before)]
+
+
+class Written(Law):
+    """`x[...] = y`: the part of x that the index picks takes on what y is."""
+
+    family = "shape"
+
+    def relate(self, op: Op) -> Tree:
+        x, value = op.tensor(0, "input"), op.argument(2, "value")
+        if aliased(op, x):
+            op.fix_operands("a tensor that other names still hold is written to in place")
+            return None
+        region = GetItem().relate(op)
+        if not isinstance(region, Tensor):
+            return None
+        if isinstance(value, Tensor):
+            for mine, given in zip(region.axes[-value.rank :] if value.rank else (), value.axes, strict=True):
+                op.unifier.broadcast([mine, given])
+        op.data["value"] = value
+        return region
+
+    def facts(self, op: Op, know: Knowledge) -> None:
+        x, value = op.tensor(0, "input"), op.data["value"]
+        for leaf in know.growing(*x.axes):
+            if isinstance(value, Tensor):
+                fact = know.fact(value, leaf) if leaf in value.leaves() else Fact.BASE
+            else:
+                fact = Fact.ZERO if value == 0 else Fact.BASE
+            overwritten(know, x, leaf, fact)
 
 
 class Select(GetItem):
@@ -24,9 +180,6 @@ class Select(GetItem):
         position = axis_of(index, x.shape[axis])
         op.data.update(pieces=[Piece(axis, position, position + 1, False)], inserted=False)
         return op.result([*x.axes[:axis], *x.axes[axis + 1 :]])
-
-    def prove(self, use: Use) -> Any:
-        return movement(use)
 
 
 class Narrow(GetItem):
@@ -53,9 +206,6 @@ class Narrow(GetItem):
         op.size(op.path(3, "length"), axes[axis])
         return op.result(axes)
 
-    def prove(self, use: Use) -> Any:
-        return movement(use)
-
 
 class IndexSelect(Shape):
     """`index_select`: positions of an axis that an index names."""
@@ -69,13 +219,6 @@ class IndexSelect(Shape):
         axes = list(x.axes)
         axes[axis] = op.unifier.constant(op.value.shape[axis])
         return op.result(axes)
-
-    def prove(self, use: Use) -> Any:
-        if use.claim(2, "index").constant:
-            return movement(use)
-        rank = use.claim().rank
-        axis = axis_of(int(plain(use.argument(1, "dim")).new), rank)
-        return picked(use, [None if k == axis else k for k in range(rank)])
 
 
 class GatherAlong(Shape):
@@ -104,8 +247,3 @@ class GatherAlong(Shape):
         for leaf in know.growing(*output.axes):  # each unit has indices of its own: only zeros stay what they are
             if know.fact(op.data["x"], leaf) is Fact.ZERO:
                 know.learn(output, leaf, Fact.ZERO)
-
-    def prove(self, use: Use) -> Any:
-        if use.claim(2, "index").constant and use.claim().same:
-            return movement(use)
-        return gathered(use, int(plain(use.argument(1, "dim")).new))

@@ -7,24 +7,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import fx
 
 from fxgrow.axes.layout import Layout, Leaf
-from fxgrow.planning.knowledge import Knowledge
-from fxgrow.proof.claims import inserted
-from fxgrow.proof.rules.movement import run
-from fxgrow.proof.rules.pointwise import combined, pointwise
-from fxgrow.proof.use import Use
-from fxgrow.rules.law import Fact, Law, Range, Want
+from fxgrow.rules.calls import run, writes
+from fxgrow.rules.knowledge import Knowledge
+from fxgrow.rules.law import Fact, Law, Moves, Range, Want
 from fxgrow.rules.op import Op, Tensor, Tree
 from fxgrow.rules.shape import aliased, overwritten
-
-if TYPE_CHECKING:
-    from fxgrow.planning.learning import Moves
 
 Kind = Literal["linear", "zero", "other", "add", "multiply", "divide", "none"]
 """linear: f(ax) = a f(x); zero: f(0) = 0; other: neither known; none: not a pointwise op after all."""
@@ -53,7 +47,7 @@ class Pointwise(Law):
             facing = [t.axis(place - rank + t.rank) for t in operands if place - rank + t.rank >= 0]
             axes.append(op.unifier.broadcast(facing))
         self._pin_numbers(op)
-        if is_in_place(op) and aliased(op, operands[0]):
+        if writes(op.node, op.module) and aliased(op, operands[0]):
             op.fix_operands("a tensor that other names still hold is written to in place")
         op.data.update(kind=kind, operands=operands)
         return op.result(axes)
@@ -93,7 +87,7 @@ class Pointwise(Law):
         for leaf in know.growing(*output.axes):
             known = self._outcome(op, know, leaf)
             know.learn_all(output, leaf, known)
-            if is_in_place(op):
+            if writes(op.node, op.module):
                 overwritten(know, op.data["operands"][0], leaf, known.get(None, Fact.BASE))
                 know.learn_all(op.data["operands"][0], leaf, known)
 
@@ -136,12 +130,6 @@ class Pointwise(Law):
             return not any(moves.zero(other, leaf) for other in others)
         return kind == "linear" or not moves.zero(operand, leaf) or not is_flat(op)
 
-    def prove(self, use: Use) -> Any:
-        kind = self.kind if isinstance(self.kind, str) else "other"
-        if kind == "none":
-            return super().prove(use)
-        return pointwise(use, kind)
-
     def _keeps_lines(self, op: Op) -> bool:
         kind: Kind = op.data["kind"]
         return kind == "linear" or (
@@ -157,16 +145,6 @@ class Pointwise(Law):
 def has_numbers(op: Op) -> bool:
     """Whether a number other than zero takes part beside the tensors (`alpha` scales, so it does not count)."""
     return any(not isinstance(item, Tensor) and item not in (0, None) for item in op.lower(list(op.node.args)))
-
-
-def is_in_place(op: Op) -> bool:
-    """Whether the op overwrites its first operand."""
-    if op.module is not None:
-        return bool(getattr(op.module, "inplace", False))
-    if op.node.kwargs.get("inplace"):
-        return True
-    name = op.name
-    return (name.endswith("_") and not name.endswith("__")) or name in ("iadd", "imul", "isub", "itruediv")
 
 
 def is_flat(op: Op) -> bool:
@@ -241,15 +219,3 @@ class ParametricRelu(Pointwise):
             op.attribute("num_parameters", slope.axes[0])
         op.role(slope, "gain")
         return super().relate(op)
-
-    def prove(self, use: Use) -> Any:
-        use.rule = "pointwise"
-        use.same_module({"num_parameters"})
-        x, slope = use.equal(use.claim()), use.parameter("weight")
-        assert slope is not None
-        slope = use.equal(slope)
-        if slope.new[0] != 1:
-            for axis in range(x.rank):
-                slope = inserted(slope, axis) if axis != 1 else slope
-        result = combined(use, [x, slope], "other", False)
-        return replace(result, zero=x.zero)  # max(0, 0) + a min(0, 0) = 0

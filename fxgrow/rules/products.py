@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from fxgrow.proof.products import Operand, contract, dropped
-from fxgrow.proof.use import Use, plain
-from fxgrow.rules.contraction import Contraction, MatrixProduct
+from fxgrow.rules.contraction import MatrixProduct
 from fxgrow.rules.op import Op, Tensor, Tree
 
 _LETTERS = "abcdefghijklmnop"
@@ -19,22 +17,18 @@ Letters = tuple[str, str, str]
 class Lettered(MatrixProduct):
     """A sum of products whose axes are named by letters; `spelled` finds them from both ranks and the last argument."""
 
+    called = "sum of products"
+
     def __init__(self, spelled: Callable[[int, int, Any], Letters], third: str = "", default: Any = None) -> None:
         self.spelled = spelled
-        self.third = third
-        self.default = default
+        self.argument = (2, third, default) if third else None
 
-    def _for(self, op: Op) -> Contraction:
-        ranks = [operand.rank for operand in op.operands()]
-        left, right, made = self.spelled(ranks[0], ranks[1], op.argument(2, self.third, self.default))
-        return Contraction((" ".join(left), " ".join(right)), " ".join(made), lambda op: list(op.operands()))
+    def patterns(self, ranks: Sequence[int], given: Any) -> tuple[tuple[str, ...], str]:
+        left, right, made = (" ".join(letters) for letters in self.spelled(ranks[0], ranks[1], given))
+        return (left, right), made
 
-    def prove(self, use: Use) -> Any:
-        use.rule = "sum of products"
-        use.same_numbers()
-        one, two = use.claims()
-        left, right, made = self.spelled(one.rank, two.rank, plain(use.argument(2, self.third, self.default)).new)
-        return contract(use, [Operand(one, tuple(left)), Operand(two, tuple(right))], tuple(made))
+    def factors(self, op: Op) -> list[Tensor | None]:
+        return list(op.operands())
 
 
 def tensordot(first: int, second: int, dims: Any) -> Letters:
@@ -68,9 +62,13 @@ class AddedProduct(MatrixProduct):
     def __init__(self, left: str, right: str, made: str) -> None:
         self.letters = left, right, made
 
-    def _for(self, op: Op) -> Contraction:
+    def patterns(self, ranks: Sequence[int], given: Any) -> tuple[tuple[str, ...], str]:
         left, right, made = (" ".join(letters) for letters in self.letters)
-        return Contraction((left, right), made, lambda op: [*op.operands()[1:], op.operands()[0]])
+        return (left, right), made
+
+    def factors(self, op: Op) -> list[Tensor | None]:
+        added, *factors = op.operands()
+        return [*factors, added]
 
     def relate(self, op: Op) -> Tree:
         made, added = super().relate(op), op.operands()[0]
@@ -78,14 +76,3 @@ class AddedProduct(MatrixProduct):
         for own, facing in zip(added.axes, made.axes[made.rank - added.rank :], strict=True):
             op.unifier.broadcast([own, facing])
         return made
-
-    def prove(self, use: Use) -> Any:
-        use.rule = "matrix product"
-        use.same_numbers()
-        added, one, two = use.claims()
-        left, right, made = (tuple(letters) for letters in self.letters)
-        letters = made[len(made) - added.rank :]
-        for axis in reversed(range(added.rank)):
-            if added.new[axis] == 1 != use.value.shape[len(made) - len(letters) + axis]:
-                added, letters = dropped(added, axis), (*letters[:axis], *letters[axis + 1 :])
-        return contract(use, [Operand(one, left), Operand(two, right)], made, Operand(added, letters))

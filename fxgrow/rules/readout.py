@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from fxgrow.axes.layout import Reason, resolve
-from fxgrow.planning.knowledge import Knowledge
-from fxgrow.proof.rules.contraction import readout
-from fxgrow.proof.use import Use, plain
-from fxgrow.rules.contraction import Contraction, MatrixProduct
+from fxgrow.rules.contraction import MatrixProduct
+from fxgrow.rules.knowledge import Knowledge
 from fxgrow.rules.law import Edit
 from fxgrow.rules.op import Op, Tensor, Tree
 from fxgrow.rules.shape import axis_of
@@ -19,10 +18,15 @@ _LETTERS = "abcdefgh"
 class Readout(MatrixProduct):
     """`guards.readout`: the core units of an axis, plus a linear map of all units of it. Weight `[core, units]`."""
 
-    def _for(self, op: Op) -> Contraction:
-        rank, axis = op.tensor(0, "x").rank, _axis(op)
-        read, made = ([("i" if made else "u") if k == axis else _LETTERS[k] for k in range(rank)] for made in (0, 1))
-        return Contraction((" ".join(read), "i u"), " ".join(made), _operands)
+    argument = (2, "dim", None)
+
+    def patterns(self, ranks: Sequence[int], given: Any) -> tuple[tuple[str, ...], str]:
+        rank, axis = ranks[0], axis_of(int(given), ranks[0])
+        read, made = (" ".join(letter if k == axis else _LETTERS[k] for k in range(rank)) for letter in "ui")
+        return (read, "i u"), made
+
+    def factors(self, op: Op) -> list[Tensor | None]:
+        return [op.tensor(0, "x"), op.tensor(1, "weight")]
 
     def relate(self, op: Op) -> Tree:
         output = super().relate(op)
@@ -37,16 +41,7 @@ class Readout(MatrixProduct):
             return []
         return [Edit("core", {"path": op.path(3, "core"), "core": layout, "old": op.argument(3, "core")})]
 
-    def prove(self, use: Use) -> Any:
-        use.same_numbers({"core"}, (3,))
-        axis = int(plain(use.argument(2, "dim")).new)
-        return readout(use, use.claim(0, "x"), use.claim(1, "weight"), axis, plain(use.argument(3, "core")))
-
 
 def _axis(op: Op) -> int:
     """The axis that a readout reads."""
     return axis_of(int(op.argument(2, "dim")), op.tensor(0, "x").rank)
-
-
-def _operands(op: Op) -> list[Tensor | None]:
-    return [op.tensor(0, "x"), op.tensor(1, "weight")]

@@ -5,19 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
 from fxgrow.axes.layout import Layout, Leaf, join, product, resolve
-from fxgrow.planning.knowledge import Knowledge, Way
-from fxgrow.proof.rules.recurrent import cell, recurrent
-from fxgrow.proof.use import Use
-from fxgrow.rules.law import Fact, Law, Want
+from fxgrow.rules.knowledge import Knowledge
+from fxgrow.rules.law import Fact, Law, Moves
 from fxgrow.rules.op import Op, Tensor, Tree, tensors
-
-if TYPE_CHECKING:
-    from fxgrow.planning.learning import Moves
 
 
 @dataclass(frozen=True)
@@ -48,21 +43,7 @@ class Recurrent(Law):
         for layer in range(module.num_layers):
             for suffix in ("", "_reverse")[:directions]:
                 layout = x.axis(-1) if layer == 0 else inner
-                for name, source in (
-                    (f"weight_ih_l{layer}{suffix}", layout),
-                    (f"weight_hh_l{layer}{suffix}", hidden),
-                ):
-                    weight = op.parameter(name)
-                    assert weight is not None
-                    self._tie_gates(op, weight, hidden)
-                    unifier.unify(weight.axes[1], source)
-                    op.role(weight, "weight")
-                    reads.append((weight, source))
-                for name in (f"bias_ih_l{layer}{suffix}", f"bias_hh_l{layer}{suffix}"):
-                    bias = op.parameter(name)
-                    if bias is not None:
-                        self._tie_gates(op, bias, hidden)
-                        op.role(bias, "bias")
+                reads += self._layer(op, f"_l{layer}{suffix}", layout, hidden)
         for state in list(tensors(op.argument(1, "hx"))):
             unifier.unify(state.axes[-1], hidden)
             for axis in state.axes[:-1]:
@@ -77,6 +58,21 @@ class Recurrent(Law):
         ]
         return output, tuple(states) if isinstance(op.value[1], tuple) else states[0]
 
+    def _layer(self, op: Op, suffix: str, source: Layout, hidden: Layout) -> list[tuple[Tensor, Layout]]:
+        """The weights of one layer, each with what it reads; all of its parameters are tied to the hidden units."""
+        reads = []
+        for kind, read in (("ih", source), ("hh", hidden)):
+            weight, bias = op.parameter(f"weight_{kind}{suffix}"), op.parameter(f"bias_{kind}{suffix}")
+            assert weight is not None
+            self._tie_gates(op, weight, hidden)
+            op.unifier.unify(weight.axes[1], read)
+            op.role(weight, "weight")
+            reads.append((weight, read))
+            if bias is not None:
+                self._tie_gates(op, bias, hidden)
+                op.role(bias, "bias")
+        return reads
+
     def _tie_gates(self, op: Op, tensor: Tensor, hidden: Layout) -> None:
         gates = op.unifier.constant(self.gates)
         op.unifier.unify(tensor.axes[0], product([gates, hidden]))
@@ -88,22 +84,11 @@ class Recurrent(Law):
                 know.read.add(leaf)
                 know.contracted.add((str(weight.parameter), 1, leaf))
                 outside = position == 0 or (position == 2 and op.module.bidirectional)
-                self._check(op, know, weight, leaf, x if outside else None)
+                if not know.silences(weight, leaf, know.fact(x, leaf) if outside else Fact.BASE):
+                    know.fail(op, leaf, f"{op.name} reads it")
         for weight, _ in op.data["reads"]:
             for leaf in know.growing(weight.axes[0]):
                 know.produced.add((str(weight.parameter), 0, leaf))
-
-    def prove(self, use: Use) -> Any:
-        return recurrent(use, self.gates)
-
-    @staticmethod
-    def _check(op: Op, know: Knowledge, weight: Tensor, leaf: Leaf, x: Tensor | None) -> None:
-        sent = know.fact(x, leaf) if x is not None else Fact.BASE
-        if sent is Fact.ZERO or know.fact(weight, leaf, 1) in (Fact.ZERO, Fact.IGNORED):
-            return
-        zero = sent is Fact.MEAN and know.ways[leaf] is Way.REPLICATE
-        if not know.ask(weight, Want(leaf, Fact.ZERO if zero else Fact.IGNORED, None, 1)):
-            know.fail(op, leaf, f"{op.name} reads it")
 
     def passes(self, op: Op, operand: Tensor, leaf: Leaf, axis: int | None, moves: Moves) -> bool:
         """Not to an input whose every weight is zero."""
@@ -127,19 +112,7 @@ class RecurrentCell(Recurrent):
     def relate(self, op: Op) -> Tree:
         x = op.tensor()
         unifier, hidden = op.unifier, op.unifier.fresh(op.module.hidden_size)
-        reads: list[tuple[Tensor, Layout]] = []
-        for name, source in (("weight_ih", x.axis(-1)), ("weight_hh", hidden)):
-            weight = op.parameter(name)
-            assert weight is not None
-            self._tie_gates(op, weight, hidden)
-            unifier.unify(weight.axes[1], source)
-            op.role(weight, "weight")
-            reads.append((weight, source))
-        for name in ("bias_ih", "bias_hh"):
-            bias = op.parameter(name)
-            if bias is not None:
-                self._tie_gates(op, bias, hidden)
-                op.role(bias, "bias")
+        reads = self._layer(op, "", x.axis(-1), hidden)
         states = list(tensors(op.argument(1, "hx")))
         for state in states:
             unifier.unify(state.axes[-1], hidden)
@@ -156,6 +129,3 @@ class RecurrentCell(Recurrent):
         """Not to an input, or a state, whose weight is zero; a state is also passed on unit by unit."""
         weight, _ = op.data["reads"][0]
         return operand is not op.tensor() or not moves.zero(weight, leaf, 1)
-
-    def prove(self, use: Use) -> Any:
-        return cell(use, self.gates)

@@ -8,12 +8,7 @@ from typing import Any, Literal
 
 from fxgrow import guards
 from fxgrow.axes.layout import Layout, leaves, resolve
-from fxgrow.planning.knowledge import Knowledge
-from fxgrow.proof.claims import Refuted
-from fxgrow.proof.rules.movement import movement
-from fxgrow.proof.rules.reduction import across, over_its_core, reduced
-from fxgrow.proof.rules.spatial import channelwise
-from fxgrow.proof.use import Use, plain
+from fxgrow.rules.knowledge import Knowledge
 from fxgrow.rules.law import Edit, Fact, Law, Want
 from fxgrow.rules.op import Op, Tensor, Tree, tensors
 from fxgrow.rules.pointwise import Pointwise
@@ -88,11 +83,6 @@ class Reduction(Law):
                 if (known is Fact.ZERO and self.keeps_zero) or (known is Fact.MEAN and self.kind != "other"):
                     know.learn(output, leaf, known)
 
-    def prove(self, use: Use) -> Any:
-        if len(use.claims()) > 1:
-            return _LARGER.prove(use)
-        return reduced(use, self.kind, self.place, self.keeps_zero)
-
     def statistics(self, op: Op) -> Iterable[Layout]:
         x = op.tensor()
         yield from (x.axes[k] for k in op.data["reduced"])
@@ -130,9 +120,6 @@ class CoreUnits(Law):
         for leaf in know.growing(*output.axes):
             know.learn(output, leaf, know.fact(x, leaf))
 
-    def prove(self, use: Use) -> Any:
-        return movement(use)
-
     def edits(self, op: Op, know: Knowledge) -> list[Edit]:
         layout = resolve(op.tensor(0, "x").axes[op.data["axis"]])
         if not know.growing(layout):
@@ -151,13 +138,14 @@ class Across(Law):
     default: int | None = None
     family = "reduction"
 
-    def _axis(self, module: Any, given: Any) -> int | None:
+    def axis(self, module: Any, given: Any) -> int | None:
+        """The axis that it is taken over, by a module or by an argument."""
         axis = getattr(module, "dim", None) if module is not None else given
         return self.default if axis is None else int(axis)
 
     def relate(self, op: Op) -> Tree:
         x = op.tensor()
-        axis = self._axis(op.module, op.argument(*self.place))
+        axis = self.axis(op.module, op.argument(*self.place))
         if axis is None:
             return super().relate(op)
         axis = axis_of(axis, x.rank)
@@ -167,13 +155,6 @@ class Across(Law):
             return op.result([op.unifier.constant(value.shape[k]) if k == axis else x.axes[k] for k in range(x.rank)])
 
         return tuple(map(made, op.value)) if isinstance(op.value, tuple) else made(op.value)
-
-    def prove(self, use: Use) -> Any:
-        given = None if use.new_module is not None else plain(use.argument(*self.place)).new
-        axis = self._axis(use.new_module, given)
-        if axis is None:
-            return super().prove(use)
-        return channelwise(use, [axis], "other", keeps_zero=False)
 
 
 class OverItsNorm(Law):
@@ -225,18 +206,6 @@ class OverItsNorm(Law):
             return []
         given = {"p": op.argument(1, "p", 2.0), "dim": op.data["axis"], "eps": op.argument(3, "eps", 1e-12)}
         return [Edit("guard", {"function": "normalize", "arguments": given, "core": layout})]
-
-    def prove(self, use: Use) -> Any:
-        """Beside the guard itself, or beside the op that it took the place of; arguments are in the guard's order."""
-        axis = plain(use.argument(2, "dim", 1))
-        if use.new.target is guards.normalize:
-            use.same_numbers(places=(2, 4))
-            x = use.claim(0, "x")
-            if axis.old % x.rank != axis.new % x.rank:
-                raise Refuted(f"the guard is taken over axis {axis.new}, the norm over axis {axis.old}")
-            return over_its_core(use, x, int(axis.new), plain(use.argument(4, "core")))
-        use.same_numbers()
-        return across(use, int(axis.new), zeros_vanish=True)
 
     @staticmethod
     def _is_guard(op: Op) -> bool:

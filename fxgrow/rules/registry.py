@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import fx, nn
 
-from fxgrow.capture.opaque import CustomFunction, hooked
 from fxgrow.errors import RuleError
+from fxgrow.opaque import CustomFunction, hooked
 
 if TYPE_CHECKING:
     from fxgrow.rules.law import Law

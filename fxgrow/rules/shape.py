@@ -7,15 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import fx
 
-from fxgrow.axes.layout import Layout, Leaf, Reason, is_fixed, join, product, resolve
-from fxgrow.planning.knowledge import Knowledge
-from fxgrow.proof.claims import Claim, unchanged
-from fxgrow.proof.rules.movement import filled, movement, written
-from fxgrow.proof.rules.picking import picked
-from fxgrow.proof.use import Use, plain
+from fxgrow.axes.layout import Layout, Leaf, join, product, resolve
+from fxgrow.rules.knowledge import Knowledge
 from fxgrow.rules.law import Fact, Law, Range, Want
 from fxgrow.rules.op import Op, Path, Tensor, Tree, tensors
 
@@ -73,9 +68,6 @@ class Shape(Law):
                     moved = self._moved(op, source, output, know.ranged(source, leaf))
                     merged = moved if merged is None else {k: f for k, f in merged.items() if moved.get(k) is f}
                 know.learn_all(output, leaf, merged or {})
-
-    def prove(self, use: Use) -> Any:
-        return movement(use)
 
     def _moved(
         self, op: Op, source: Tensor, output: Tensor, known: dict[Range | None, Fact]
@@ -202,66 +194,16 @@ def listed_sizes(op: Op, first: int = 1) -> list[Path]:
     """
     for name in ("shape", "size"):
         if name in op.node.kwargs:
-            return _items(op, ("kwargs", name))
+            return items_of(op, ("kwargs", name))
     if len(op.node.args) == first + 1 or isinstance(op.raw(first, ""), (tuple, list)):
-        return _items(op, ("args", first)) or [("args", first)]
+        return items_of(op, ("args", first)) or [("args", first)]
     return [("args", k) for k in range(first, len(op.node.args))]
 
 
-def _items(op: Op, path: Path) -> list[Path]:
+def items_of(op: Op, path: Path) -> list[Path]:
     """The paths of the items of an argument; none where it is no tuple."""
     given = op.lower(follow(op.node, path))
     return [(*path, k) for k in range(len(given))] if isinstance(given, (tuple, list)) else []
-
-
-class Expand(Shape):
-    """Stretch axes of size one: expand, expand_as."""
-
-    stretches = True
-
-    def relate(self, op: Op) -> Tree:
-        x = op.tensor()
-        shape = tuple(op.value.shape)
-        lead = len(shape) - x.rank
-        like = op.argument(1, "other") if op.name == "expand_as" else None
-        axes: list[Layout] = []
-        for k, size in enumerate(shape):
-            own = x.axis(k - lead) if k >= lead else None
-            facing = like.axis(k) if isinstance(like, Tensor) else None
-            if own is not None and own.size == size:
-                if facing is not None:
-                    op.unifier.unify(own, facing)
-                axes.append(own)
-            else:
-                if own is not None:
-                    op.unifier.fix(own, "a dimension of size one is expanded")
-                if facing is None:
-                    facing = op.unifier.fresh(size) if size > 1 and self._has_path(op) else op.unifier.constant(size)
-                axes.append(facing)
-        if like is None:
-            paths = listed_sizes(op)
-            if len(paths) == len(axes):
-                for path, axis in zip(paths, axes, strict=True):
-                    op.size(path, axis)
-        op.data["lead"] = lead
-        return op.result(axes)
-
-    @staticmethod
-    def _has_path(op: Op) -> bool:
-        """Whether the stretched sizes are arguments, which can follow."""
-        return op.name != "expand_as" and len(listed_sizes(op)) == len(op.value.shape)
-
-    def sources(self, op: Op) -> list[Tensor]:
-        return op.operands()[:1]
-
-    def forward(self, op: Op, source: Tensor, output: Tensor, where: Range) -> Moved:
-        return Range(where.axis + op.data["lead"], where.low, where.high)
-
-    def backward(self, op: Op, source: Tensor, output: Tensor, where: Range | None) -> Moved:
-        if where is None:
-            return Everywhere
-        axis = where.axis - op.data["lead"]
-        return Range(axis, where.low, where.high) if axis >= 0 and source.shape[axis] > 1 else None
 
 
 def follow(node: fx.Node, path: Path) -> Any:
@@ -368,145 +310,6 @@ def cut_backward(piece: Piece, source: Tensor, where: Range | None) -> Moved:
     return Range(axis, where.low, where.high) if whole else None
 
 
-class GetItem(Shape):
-    """`x[...]`: integers, slices, None and Ellipsis on tensors; one index tensor; items of containers."""
-
-    def relate(self, op: Op) -> Tree:
-        container, index = op.argument(0, "input"), op.raw(1, "index")
-        if not isinstance(container, Tensor):
-            key = op.lower(index)
-            if container is None or isinstance(container, (int, float)):
-                return None
-            tree = container[key] if not isinstance(container, dict) else container.get(key)
-            return tree if any(True for _ in tensors(tree)) else None
-        items = list(index) if isinstance(index, tuple) else [index]
-        nested = isinstance(index, tuple)
-        values = [op.lower(item) for item in items]
-        if any(isinstance(v, (Tensor, list, bool)) for v in values):
-            return self._gather(op, container, values)
-        return self._slice(op, container, items, values, nested)
-
-    def _slice(self, op: Op, x: Tensor, items: list[Any], values: list[Any], nested: bool) -> Tree:
-        spare = x.rank - sum(1 for v in values if v is not None and v is not Ellipsis)
-        axes: list[Layout] = []
-        pieces: list[Piece] = []
-        axis = 0
-        for k, value in enumerate(values):
-            if value is None:
-                axes.append(op.unifier.constant(1))
-            elif value is Ellipsis:
-                axes.extend(x.axes[axis : axis + spare])
-                axis += spare
-            elif isinstance(value, slice):
-                path: Path = ("args", 1, k) if nested else ("args", 1)
-                layout, piece = self._piece(op, x, axis, value, path)
-                axes.append(layout)
-                if piece is not None:
-                    pieces.append(piece)
-                axis += 1
-            else:
-                op.unifier.fix(x.axes[axis], "indexed by a number")
-                position = axis_of(value, x.axes[axis].size)
-                pieces.append(Piece(axis, position, position + 1, False))
-                axis += 1
-        axes.extend(x.axes[axis:])
-        op.data["pieces"] = pieces
-        op.data["inserted"] = any(v is None for v in values)
-        return op.result(axes)
-
-    def _piece(self, op: Op, x: Tensor, axis: int, cut: slice, path: Path) -> tuple[Layout, Piece | None]:
-        layout = x.axis(axis)
-        size = layout.size
-        if cut in (slice(None), slice(0, None), slice(None, None, 1)):
-            return layout, None
-        start, stop, step = cut.indices(size)
-        length = len(range(start, stop, step))
-        if is_fixed(layout) or step != 1 or length == 0:
-            op.unifier.fix(layout, "sliced with a step")
-            return op.unifier.constant(length), Piece(axis, start, start + length, True) if step == 1 else None
-        if any(isinstance(bound, int) and bound < 0 for bound in (cut.start, cut.stop)):
-            op.unifier.fix(layout, "sliced from its end")
-            return op.unifier.constant(length), Piece(axis, start, stop, True)
-        sizes = [s for s in (start, stop - start, size - stop) if s]
-        parts = op.unifier.split(layout, sizes)
-        own = parts[1] if start else parts[0]
-        if start:
-            op.size((*path, "start"), parts[0])
-        if cut.stop is not None and stop < size:
-            op.size((*path, "stop"), join(parts[:2]) if start else own)
-        elif cut.stop is not None:
-            op.size((*path, "stop"), layout)
-        return own, Piece(axis, start, stop, True)
-
-    def _gather(self, op: Op, x: Tensor, values: list[Any]) -> Tree:
-        axes = picking_axes(values, x.rank)
-        if axes is None:
-            return Law.relate(self, op)
-        for axis in set(range(x.rank)) - set(axes):
-            op.unifier.fix(x.axes[axis], "its entries are picked by index")
-        op.data["pieces"] = None
-        for index in op.operands()[1:]:
-            for one in index.axes:
-                op.unifier.fix(one, "it is an index")
-        shape = op.value.shape
-        return op.result([op.unifier.constant(shape[k]) if a is None else x.axes[a] for k, a in enumerate(axes)])
-
-    def prove(self, use: Use) -> Any:
-        given = use.claims()
-        if isinstance(use.args[0], Claim) and len(given) > 1 and not all(index.constant for index in given[1:]):
-            index = use.argument(1, "index")
-            items = list(index) if isinstance(index, tuple) else [index]
-            values = [item.old if isinstance(item, Claim) else plain(item).old for item in items]
-            axes = picking_axes([torch.empty(v) if isinstance(v, tuple) else v for v in values], given[0].rank)
-            if axes is not None:
-                return picked(use, axes)
-        return movement(use)
-
-    def forward(self, op: Op, source: Tensor, output: Tensor, where: Range) -> Moved:
-        pieces = op.data.get("pieces")
-        if pieces is None or op.data["inserted"]:
-            return None
-        moved: Moved = where
-        for piece in reversed(pieces):
-            if isinstance(moved, Range):
-                moved = cut_forward(piece, moved)
-        return moved
-
-    def backward(self, op: Op, source: Tensor, output: Tensor, where: Range | None) -> Moved:
-        pieces = op.data.get("pieces")
-        if pieces is None:
-            return Everywhere if where is None else None
-        if len(pieces) != 1 or op.data["inserted"]:
-            return Everywhere if where is None and not pieces else None
-        return cut_backward(pieces[0], source, where)
-
-
-def picking_axes(values: list[Any], rank: int) -> list[int | None] | None:
-    """Of `x[...]` with indices among whole axes: for each axis of the output that of x, or None for one of the indices.
-
-    None at all: where anything else is among them. values: tensors (of either kind) and lists are indices.
-    """
-    indices = [v for v in values if not isinstance(v, slice) and v is not Ellipsis]
-    shapes = [
-        v.shape if hasattr(v, "shape") else torch.tensor(v).shape if isinstance(v, list) else None for v in indices
-    ]
-    whole = all(v == slice(None) for v in values if isinstance(v, slice))
-    if not whole or None in shapes or any(isinstance(v, list) and any(type(i) is bool for i in v) for v in indices):
-        return None
-    places, axis = [], 0
-    for value in values:
-        if value is Ellipsis:
-            axis += rank - (len(values) - 1)
-            continue
-        if not isinstance(value, slice):
-            places.append(axis)
-        axis += 1
-    kept = [k for k in range(rank) if k not in places]
-    before = [k for k in kept if k < places[0]] if places == [*range(places[0], places[-1] + 1)] else []
-    picked_rank = max(len(shape) for shape in shapes if shape is not None)
-    return [*before, *[None] * picked_rank, *(k for k in kept if k not in before)]
-
-
 class Concatenate(Shape):
     """`cat` along an axis, `hstack`, `vstack`: the result joins its parts."""
 
@@ -553,52 +356,12 @@ class Stack(Shape):
         return op.operands()
 
 
-class Repeat(Shape):
-    """`repeat`, `tile`: an axis repeated k times is k x the axis; one of size one is stretched."""
-
-    stretches = True
-
-    def relate(self, op: Op) -> Tree:
-        x = op.tensor()
-        shape = tuple(op.value.shape)
-        lead = len(shape) - x.rank
-        axes: list[Layout] = []
-        paths = listed_sizes(op) if op.name == "repeat" else []
-        for k, size in enumerate(shape):
-            own = x.axis(k - lead) if k >= lead else None
-            if own is not None and own.size == 1 < size and is_fixed(own) and len(paths) == len(shape):
-                axes.append(op.unifier.fresh(size))
-                op.size(paths[k], axes[-1])
-            elif own is None or (own.size != size and is_fixed(own)):
-                axes.append(op.unifier.constant(size))
-            else:
-                axes.append(own if own.size == size else join([own] * (size // own.size)))
-        return op.result(axes)
-
-
-class RepeatEach(Shape):
-    """`repeat_interleave`: each entry of an axis k times over, which is the axis times k."""
-
-    def relate(self, op: Op) -> Tree:
-        x = op.tensor()
-        times, axis = op.argument(1, "repeats"), op.argument(2, "dim")
-        if not isinstance(times, int) or axis is None:
-            return super().relate(op)
-        axes = list(x.axes)
-        place = axis_of(axis, x.rank)
-        if is_fixed(axes[place]):
-            axes[place] = op.unifier.constant(op.value.shape[place])
-        else:
-            axes[place] = product([axes[place], op.unifier.constant(times)])
-        return op.result(axes)
-
-
 class Shuffled(Shape):
     """Channel shuffle: groups x width to width x groups, along axis 1."""
 
     def relate(self, op: Op) -> Tree:
         x = op.tensor()
-        count = op.module.groups if op.module is not None else op.argument(1, "groups")
+        count = op.setting(1, "groups")
         groups, width = op.unifier.factor(x.axes[1], [count, x.shape[1] // count])
         if op.module is not None:
             op.attribute("groups", groups)
@@ -618,52 +381,6 @@ class Windows(Shape):
         return op.result([*axes, op.unifier.constant(op.value.shape[-1])])
 
 
-class Made(Law):
-    """New tensors of given sizes. Filled with one number, their sizes follow the tensors that they meet.
-
-    why_not: why the sizes cannot follow, where entries are not all one number. first: where the sizes begin.
-    """
-
-    family = "creation"
-    stretches = True
-
-    def __init__(self, why_not: str = "", first: int = 0) -> None:
-        self.why_not = why_not
-        self.first = first
-
-    def relate(self, op: Op) -> Tree:
-        shape = tuple(op.value.shape) if hasattr(op.value, "shape") else ()
-        paths = listed_sizes(op, self.first) if not self.why_not else []
-        if op.name in ("full", "new_full"):  # the number comes after the sizes
-            paths = _items(op, op.path(self.first, "size"))
-            op.data["number"] = op.argument(self.first + 1, "fill_value")
-        elif op.name in ("zeros", "new_zeros"):
-            op.data["number"] = 0
-        if len(paths) != len(shape):
-            text = f"{op.name}: {self.why_not}" if self.why_not else ""
-            return op.constants(op.value, Reason(text, op.place) if text else None)
-        axes: list[Layout] = [op.unifier.fresh(s) if s > 1 else op.unifier.constant(s) for s in shape]
-        for path, axis in zip(paths, axes, strict=True):
-            op.size(path, axis)
-        return op.result(axes)
-
-    def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
-        return [[]] if want.fact is Fact.MEAN or (want.fact is Fact.ZERO and op.data.get("number") == 0) else []
-
-    def facts(self, op: Op, know: Knowledge) -> None:
-        output = op.output
-        assert isinstance(output, Tensor)
-        for leaf in know.growing(*output.axes):
-            know.learn(output, leaf, Fact.ZERO if op.data.get("number") == 0 else Fact.MEAN)
-
-    def prove(self, use: Use) -> Any:
-        if self.why_not:
-            use.rule = "made of sizes alone"
-            use.same_numbers()
-            return unchanged(use.value.shape)
-        return filled(use)
-
-
 class Passing(Shape):
     """Ops that return their input as it is, layout and all (roll, flip over fixed axes)."""
 
@@ -681,38 +398,6 @@ class Passing(Shape):
 
     def backward(self, op: Op, source: Tensor, output: Tensor, where: Range | None) -> Moved:
         return Everywhere if where is None else where
-
-
-class Written(Law):
-    """`x[...] = y`: the part of x that the index picks takes on what y is."""
-
-    family = "shape"
-
-    def relate(self, op: Op) -> Tree:
-        x, value = op.tensor(0, "input"), op.argument(2, "value")
-        if aliased(op, x):
-            op.fix_operands("a tensor that other names still hold is written to in place")
-            return None
-        region = GetItem().relate(op)
-        if not isinstance(region, Tensor):
-            return None
-        if isinstance(value, Tensor):
-            for mine, given in zip(region.axes[-value.rank :] if value.rank else (), value.axes, strict=True):
-                op.unifier.broadcast([mine, given])
-        op.data["value"] = value
-        return region
-
-    def facts(self, op: Op, know: Knowledge) -> None:
-        x, value = op.tensor(0, "input"), op.data["value"]
-        for leaf in know.growing(*x.axes):
-            if isinstance(value, Tensor):
-                fact = know.fact(value, leaf) if leaf in value.leaves() else Fact.BASE
-            else:
-                fact = Fact.ZERO if value == 0 else Fact.BASE
-            overwritten(know, x, leaf, fact)
-
-    def prove(self, use: Use) -> Any:
-        return written(use)
 
 
 def overwritten(know: Knowledge, x: Tensor, leaf: Leaf, fact: Fact) -> None:

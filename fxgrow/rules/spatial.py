@@ -6,10 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fxgrow.axes.layout import Layout, Reason, join, product
-from fxgrow.planning.knowledge import Knowledge
-from fxgrow.proof.rules.movement import movement
-from fxgrow.proof.rules.spatial import channelwise, windowed
-from fxgrow.proof.use import Use, plain
+from fxgrow.rules.knowledge import Knowledge
 from fxgrow.rules.law import Fact, Law, Want
 from fxgrow.rules.op import Op, Tensor, Tree, tensors
 
@@ -47,11 +44,6 @@ class Spatial(Law):
                 if known is Fact.ZERO or (known is Fact.MEAN and self.kind == "linear"):
                     know.learn(output, leaf, known)
 
-    def prove(self, use: Use) -> Any:
-        rank = use.claims()[0].rank if use.claims() else 0
-        spatial = self.rank or rank - 2
-        return channelwise(use, range(rank - spatial, rank), self.kind)
-
 
 class Sampled(Spatial):
     """`F.grid_sample`: the same points of every channel, as a grid says."""
@@ -80,12 +72,6 @@ class Rearranged(Spatial):
         last = join([x.axes[-1]] * self.times)
         return op.result([*(op.unifier.constant(size) for size in op.value.shape[:-1]), last])
 
-    def prove(self, use: Use) -> Any:
-        rank = use.claims()[0].rank if use.claims() else 1
-        if self.times > 1 or getattr(use.value, "ndim", rank) != rank:
-            return movement(use)
-        return channelwise(use, range(rank - 1), self.kind)
-
 
 class Pad(Spatial):
     """F.pad and the padding modules: padded axes are fixed, the others pass."""
@@ -105,20 +91,13 @@ class Pad(Spatial):
         return op.result(axes)
 
     def facts(self, op: Op, know: Knowledge) -> None:
-        filler = getattr(op.module, "value", 0) if op.module is not None else op.argument(3, "value")
+        filler = op.setting(3, "value")
         output = op.output
         assert isinstance(output, Tensor)
         for leaf in know.growing(*output.axes):
             known = know.fact(op.tensor(), leaf)
             if known is Fact.MEAN or (known is Fact.ZERO and filler in (None, 0)):
                 know.learn(output, leaf, known)
-
-    def prove(self, use: Use) -> Any:
-        module: Any = use.new_module
-        amounts = module.padding if module is not None else plain(use.argument(1, "pad")).new
-        filler = getattr(module, "value", 0) if module is not None else plain(use.argument(3, "value")).new
-        padded = [k for k in range(len(amounts) // 2) if amounts[2 * k] or amounts[2 * k + 1]]
-        return channelwise(use, [-1 - k for k in padded], self.kind, filler in (None, 0))
 
 
 @dataclass(frozen=True)
@@ -141,9 +120,6 @@ class PixelShuffle(Spatial):
             op.unifier.fix(rest, "it becomes space")
         return op.result([*x.axes[:-3], channels, *(op.unifier.constant(s) for s in op.value.shape[-2:])])
 
-    def prove(self, use: Use) -> Any:
-        return movement(use)
-
 
 @dataclass(frozen=True)
 class Unfold(Spatial):
@@ -163,6 +139,3 @@ class Unfold(Spatial):
             op.unifier.fix(axis, "windows slide over it")
         unfolded = product([x.axes[-3], constant(shape[-2] // x.shape[-3])])
         return op.result([*x.axes[:-3], unfolded, constant(shape[-1])])
-
-    def prove(self, use: Use) -> Any:
-        return windowed(use, self.inverse)

@@ -6,17 +6,11 @@ by the same deviation and keep their sign and their zeros, so that a zero or opp
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from fxgrow.axes.layout import Leaf, leaves, resolve
-from fxgrow.planning.knowledge import Knowledge, Way
-from fxgrow.proof.use import Use
-from fxgrow.rules.law import Edit, Fact, Law, Want
+from fxgrow.rules.knowledge import Knowledge, Way
+from fxgrow.rules.law import Edit, Fact, Law, Moves, Want
 from fxgrow.rules.normalisation import BatchNorm, affine, affine_passes, silent_by_affine, zero_by_affine
 from fxgrow.rules.op import Op, Tensor, Tree, is_parametric
-
-if TYPE_CHECKING:
-    from fxgrow.planning.learning import Moves
 
 
 class Standardised(Law):
@@ -27,9 +21,7 @@ class Standardised(Law):
     def relate(self, op: Op) -> Tree:
         x, first = _weight(op), _first_affine(op)
         op.unifier.fix(x.axes[0], "statistics are taken over it")
-        given = [op.argument(first + k, name) for k, name in enumerate(("weight", "bias"))]
-        gain, bias = (t if isinstance(t, Tensor) else None for t in given)
-        affine(op, gain, bias, x.axes[1])
+        affine(op, op.weight(first, "weight"), op.weight(first + 1, "bias"), x.axes[1])
         return op.result(x.axes)
 
     def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
@@ -77,9 +69,6 @@ class BatchNormFunction(Law):
         of_weight = x.rank == 3 and x.shape[0] == 1 and op.argument(1, "running_mean") is None and is_parametric(x)
         op.law = _STANDARDISED if of_weight else _BATCH_NORM
         return op.law.relate(op)
-
-    def prove(self, use: Use) -> Any:
-        return _BATCH_NORM.prove(use)
 
 
 _STANDARDISED = Standardised()

@@ -22,17 +22,13 @@ from fxgrow.rules.contraction import (
     Contraction,
     Einsum,
     MatrixProduct,
-    functional_operands,
-    module_operands,
-    prove_bilinear,
-    prove_linear,
 )
-from fxgrow.rules.convolution import Convolution, prove_convolution, prove_transposed
+from fxgrow.rules.convolution import Convolution, Transposed
 from fxgrow.rules.gated import GatedUnit
 from fxgrow.rules.law import Fact
 from fxgrow.rules.lookup import Gather, GatherBags
 from fxgrow.rules.normalisation import BatchNorm, GroupNorm, Guarded, OverUnits
-from fxgrow.rules.picking import GatherAlong, IndexSelect, Narrow, Select
+from fxgrow.rules.picking import GatherAlong, GetItem, IndexSelect, Narrow, Select, Written
 from fxgrow.rules.pointwise import AddProduct, ParametricRelu, Pointwise
 from fxgrow.rules.products import AddedProduct, Lettered, inner, outer, tensordot
 from fxgrow.rules.readout import Readout
@@ -41,60 +37,38 @@ from fxgrow.rules.reduction import Across, CoreUnits, OverItsNorm, Reduction
 from fxgrow.rules.registry import rows, rule, rules
 from fxgrow.rules.spatial import Pad, PixelShuffle, Sampled, Spatial, Unfold
 from fxgrow.rules.standardisation import BatchNormFunction, Standardised
+from fxgrow.rules.stretching import Expand, Made, Repeat, RepeatEach
 from fxgrow.rules.weight_norm import Parametrized
 
 # -- contractions --------------------------------------------------------------------------------------------
 
-_linear = Contraction(
-    ("... i", "o i"),
-    "... o",
-    module_operands,
-    "o",
-    attributes={"in_features": "i", "out_features": "o"},
-    proof=prove_linear,
+rules(
+    (nn.Linear, nn.modules.linear.NonDynamicallyQuantizableLinear, F.linear),
+    Contraction(("... i", "o i"), "... o", "o", attributes={"in_features": "i", "out_features": "o"}),
 )
-rule(nn.Linear, _linear)
-rule(nn.modules.linear.NonDynamicallyQuantizableLinear, _linear)
-rule(F.linear, Contraction(("... i", "o i"), "... o", functional_operands, "o", proof=prove_linear))
 rule(
     nn.Bilinear,
     Contraction(
         ("... i", "... j", "o i j"),
         "... o",
-        lambda op: [
-            op.tensor(0, "input1"),
-            op.tensor(1, "input2"),
-            op.parameter("weight"),
-            op.parameter("bias"),
-        ],
         "o",
+        lambda op: [op.tensor(0, "input1"), op.tensor(1, "input2"), op.parameter("weight"), op.parameter("bias")],
         attributes={"in1_features": "i", "in2_features": "j", "out_features": "o"},
-        proof=prove_bilinear,
     ),
 )
 
-_CONVOLUTION = ("... (g i) *s", "(g o) i *k"), "... (g o) *t"
-_TRANSPOSED = ("... (g i) *s", "(g i) o *k"), "... (g o) *t"
-_CHANNELS = {"in_channels": "(g i)", "out_channels": "(g o)", "groups": "g"}
+_CHANNELS: dict[str, Any] = {
+    "sizes": {"g": (6, "groups")},
+    "attributes": {"in_channels": "(g i)", "out_channels": "(g o)", "groups": "g"},
+}
 rules(
-    (nn.Conv1d, nn.Conv2d, nn.Conv3d),
-    Convolution(*_CONVOLUTION, module_operands, "(g o)", {"g": (0, "groups")}, _CHANNELS, prove_convolution),
+    (nn.Conv1d, nn.Conv2d, nn.Conv3d, F.conv1d, F.conv2d, F.conv3d),
+    Convolution(("... (g i) *s", "(g o) i *k"), "... (g o) *t", "(g o)", **_CHANNELS),
 )
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 rules(
-    (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
-    Contraction(
-        *_TRANSPOSED, module_operands, "(g o)", {"g": (0, "groups")}, _CHANNELS, prove_transposed, counts="input"
-    ),
-)
-rules(
-    (F.conv1d, F.conv2d, F.conv3d),
-    Convolution(*_CONVOLUTION, functional_operands, "(g o)", {"g": (6, "groups")}, proof=prove_convolution),
-)
-rules(
-    (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d),
-    Contraction(
-        *_TRANSPOSED, functional_operands, "(g o)", {"g": (6, "groups")}, proof=prove_transposed, counts="input"
-    ),
+    (*_TRANSPOSED, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d),
+    Transposed(("... (g i) *s", "(g i) o *k"), "... (g o) *t", "(g o)", **_CHANNELS),
 )
 
 rules((operator.matmul, torch.matmul, torch.bmm, torch.mm, "matmul", "bmm", "mm"), MatrixProduct())
@@ -175,7 +149,7 @@ rules(
     shape.Reshape(),
 )
 rules(("unflatten", torch.unflatten), shape.Reshape(shape.unflattened_sizes))
-rules(("expand", "expand_as", "broadcast_to", torch.broadcast_to), shape.Expand())
+rules(("expand", "expand_as", "broadcast_to", torch.broadcast_to), Expand())
 for _name, _targets in {
     "chunk": ["chunk", torch.chunk],
     "split": ["split", torch.split, torch.functional.split],
@@ -183,24 +157,24 @@ for _name, _targets in {
     "tensor_split": ["tensor_split", torch.tensor_split],
 }.items():
     rules(dict.fromkeys(_targets), shape.Cut(_name))
-rule(operator.getitem, shape.GetItem())
+rule(operator.getitem, GetItem())
 rules(("select", torch.select), Select())
 rules(("narrow", torch.narrow), Narrow())
 rules(("index_select", torch.index_select), IndexSelect())
 rules(("gather", torch.gather), GatherAlong())
-rule(operator.setitem, shape.Written())
+rule(operator.setitem, Written())
 rules((torch.cat, torch.concat, torch.concatenate), shape.Concatenate())
 rules((torch.hstack, torch.column_stack), shape.Concatenate(1))
 rule(torch.vstack, shape.Concatenate(0))
 rule(torch.stack, shape.Stack())
 rules((nn.ChannelShuffle, F.channel_shuffle), shape.Shuffled())
-rules(("repeat", "tile", torch.tile), shape.Repeat())
-rules((torch.repeat_interleave, "repeat_interleave"), shape.RepeatEach())
+rules(("repeat", "tile", torch.tile), Repeat())
+rules((torch.repeat_interleave, "repeat_interleave"), RepeatEach())
 rule("unfold", shape.Windows())
-rules((torch.zeros, torch.ones, torch.full), shape.Made())
-rules(("new_zeros", "new_ones", "new_full"), shape.Made(first=1))
-rules((torch.rand, torch.randn, torch.randint, torch.randperm, torch.empty), shape.Made("its entries are drawn"))
-rules((torch.arange, torch.linspace, torch.eye), shape.Made("its entries go by their position"))
+rules((torch.zeros, torch.ones, torch.full), Made())
+rules(("new_zeros", "new_ones", "new_full"), Made(first=1))
+rules((torch.rand, torch.randn, torch.randint, torch.randperm, torch.empty), Made("its entries are drawn"))
+rules((torch.arange, torch.linspace, torch.eye), Made("its entries go by their position"))
 rules((torch.roll, "roll"), shape.Passing((2, "dims")))
 rules((torch.flip, "flip"), shape.Passing((1, "dims")))
 

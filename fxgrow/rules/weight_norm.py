@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch.nn.utils import parametrizations
 
 from fxgrow.axes.layout import Leaf
-from fxgrow.planning.knowledge import Knowledge
-from fxgrow.proof.claims import Claim, Held, Unproved
-from fxgrow.proof.use import Use
+from fxgrow.rules.knowledge import Knowledge
 from fxgrow.rules.law import Fact, Law, Want
 from fxgrow.rules.op import Op, Tensor, Tree
 
@@ -26,7 +23,7 @@ class Parametrized(Law):
 
     def relate(self, op: Op) -> Tree:
         kinds = [type(part).__name__ for part in op.module]
-        if not _is_weight_norm(op.module):
+        if not is_weight_norm(op.module):
             op.fix_operands(f"{', '.join(kinds)} computes it from a whole weight")
             op.data.update(axis=None)
             return op.constants(op.value)
@@ -81,23 +78,7 @@ class Parametrized(Law):
             direction: Tensor = op.data["direction"]
             yield from ((str(direction.parameter), k) for k in range(direction.rank) if k != op.data["axis"])
 
-    def prove(self, use: Use) -> Any:
-        """The values are worked out, in both models."""
-        use.rule = "computed from parameters"
-        use.same_module()
-        module: Any = use.new_module
-        gain, direction = use.parameter("original0"), use.parameter("original1")
-        if not _is_weight_norm(module) or gain is None or direction is None:
-            raise Unproved(f"{use.name} has no proof rule, and something that it is given has grown")
-        g, v = gain.held, direction.held
-        assert g is not None and v is not None
-        old, new = (
-            torch._weight_norm(one.double(), other.double(), module[0].dim)
-            for one, other in ((v.old, g.old), (v.new, g.new))
-        )
-        kept = Held(old, new, use.new.name, False, max(g.precision, v.precision), v.fills, v.rounded or g.rounded)
-        return Claim(direction.old, direction.new, direction.maps, held=kept)
 
-
-def _is_weight_norm(module: Any) -> bool:
+def is_weight_norm(module: Any) -> bool:
+    """Whether a parametrization is weight norm alone."""
     return len(module) == 1 and isinstance(module[0], parametrizations._WeightNorm) and module[0].dim >= 0

@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from fxgrow.planning.knowledge import Knowledge, Way
-from fxgrow.proof.rules.attention import bias_table, window_attention
-from fxgrow.proof.use import Use
+from fxgrow.rules.knowledge import Knowledge
 from fxgrow.rules.law import Fact, Law, Want
 from fxgrow.rules.op import Op, Tensor, Tree
 
@@ -32,9 +30,6 @@ class BiasTable(Law):
         assert isinstance(output, Tensor)
         for leaf in know.growing(*output.axes):
             know.learn(output, leaf, know.fact(op.tensor(0, "relative_position_bias_table"), leaf))
-
-    def prove(self, use: Use) -> Any:
-        return bias_table(use)
 
 
 class WindowAttention(Law):
@@ -98,10 +93,7 @@ class WindowAttention(Law):
                 know.read.add(leaf)
                 know.contracted.add((str(weight.parameter), 1, leaf))
                 sent = know.fact(source, leaf) if source is not None else Fact.BASE
-                if sent is Fact.ZERO or know.fact(weight, leaf, 1) in (Fact.IGNORED, Fact.ZERO):
-                    continue
-                zero = sent is Fact.MEAN and know.ways[leaf] is Way.REPLICATE
-                if not know.ask(weight, Want(leaf, Fact.ZERO if zero else Fact.IGNORED, None, 1)):
+                if not know.silences(weight, leaf, sent):
                     know.fail(op, leaf, f"{op.name} reads it")
         output, bias = op.output, op.data["proj_bias"]
         assert isinstance(output, Tensor)
@@ -110,9 +102,6 @@ class WindowAttention(Law):
             made = know.fact(leave, leaf, 0)
             if made in (Fact.ZERO, Fact.MEAN) and (bias is None or know.fact(bias, leaf) is made):
                 know.learn(output, leaf, made)
-
-    def prove(self, use: Use) -> Any:
-        return window_attention(use)
 
     def operations(self, op: Op, size: Any) -> int:
         x, enter, leave = op.data["x"], op.data["enter"], op.data["leave"]

@@ -16,20 +16,21 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxgrow.amounts import Amounts
-from fxgrow.axes.infer import Analysis, analyse
 from fxgrow.axes.layout import Layout, Leaf, Product, leaves, resolve
 from fxgrow.capture import Captured, assemble, capture
+from fxgrow.capture.modes import copied
 from fxgrow.containers import flat_tensors
+from fxgrow.noise import WithoutNoise
+from fxgrow.planning.analysis import Analysis, analyse
 from fxgrow.planning.edits import AttributeEdit
-from fxgrow.planning.knowledge import Knowledge, Way
 from fxgrow.planning.numbers import number_edits
 from fxgrow.planning.planner import Planner
 from fxgrow.planning.sizing import Sizing, size_after
-from fxgrow.proof.verification import WithoutNoise
+from fxgrow.rules.knowledge import Knowledge, Way
 from fxgrow.rules.law import Fact
 from fxgrow.rules.op import tensors
 from fxgrow.transforms.graph_edits import edit_graphs
-from fxgrow.zoo.lively import lively
+from fxgrow.zoo.nontrivial import lively
 
 Axes = Sequence[Layout]
 
@@ -220,7 +221,7 @@ class Grown:
     def edited(self) -> Iterator[tuple[nn.Module, Mapping[str, fx.Graph]]]:
         """The structure and the graphs once they are edited as the law says; the structure until the end only."""
         model, graphs = self.looked.captured.model, self.looked.captured.graphs
-        twins = {mode: _copied(graph) for mode, graph in graphs.items()}
+        twins = {mode: copied(graph) for mode, graph in graphs.items()}
         self.planner.numbers = list(number_edits(self.looked.analysis, self.sizes))
         nodes, self.attributes = self.planner._edits()
         before = [getattr(model.get_submodule(edit.module), edit.attribute) for edit in self.attributes]
@@ -261,13 +262,3 @@ def grown(looked: Looked, together: list[Leaf], facts: dict[str, Fact], guarded:
         return None
     planner.names = {leaf: f"d{k}" for k, leaf in enumerate(together)}
     return Grown(looked, sizes, know, planner)
-
-
-def _copied(graph: fx.Graph) -> fx.Graph:
-    twin = fx.Graph()
-    renamed: dict[fx.Node, fx.Node] = {}
-    twin.output(twin.graph_copy(graph, renamed))
-    for old, new in renamed.items():
-        new.name = old.name
-        new.meta = dict(old.meta)
-    return twin

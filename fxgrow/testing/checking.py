@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxgrow.capture import Captured, skeleton
-from fxgrow.capture.opaque import CustomFunction
 from fxgrow.capture.shapes import propagate
 from fxgrow.errors import RuleError
+from fxgrow.opaque import CustomFunction
 from fxgrow.rules.registry import Target, law_of_function, law_of_method, law_of_module
 from fxgrow.testing.alone import Alone, Case, looked_at
 from fxgrow.testing.judging import Judgement, check_equivariance, check_growth
-from fxgrow.zoo.lively import lively
+from fxgrow.zoo.nontrivial import lively
 
 
 def check_rule(target: Target | nn.Module, *operands: tuple[int, ...] | Tensor, **arguments: Any) -> Judgement:

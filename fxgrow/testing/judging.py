@@ -12,16 +12,16 @@ from torch import Tensor, fx, nn
 
 from fxgrow.axes.layout import Layout, Leaf
 from fxgrow.capture import assemble
+from fxgrow.module_tensors import place
 from fxgrow.proof.certificate import Verdict
 from fxgrow.proof.checker import Checker, Walk
 from fxgrow.proof.claims import Claim, Map, at_old, settled
 from fxgrow.proof.models import NORM_GUARDS, Model
+from fxgrow.proof.node_pair import claims_in, facts_of
 from fxgrow.proof.structures import described
-from fxgrow.proof.use import claims_in, facts_of
 from fxgrow.rules.law import Fact
 from fxgrow.rules.op import tensors
 from fxgrow.testing.alone import Grown, Looked, grown, permuted, units
-from fxgrow.transforms.width import place
 
 _WORDS = {Fact.BASE: "anything", Fact.ZERO: "zero", Fact.MEAN: "the mean of the old"}
 

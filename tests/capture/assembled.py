@@ -6,12 +6,13 @@ import copy
 from typing import Any
 
 import torch
-from fxgrow.transforms.width import named_tensors, place
 from torch import Tensor, nn
 
 from fxgrow.capture import GrownGraphModule, assemble, capture
 from fxgrow.containers import flat_tensors
-from fxgrow.proof.verification import WithoutNoise, relative_error
+from fxgrow.measure.verification import relative_error
+from fxgrow.module_tensors import named_tensors, place
+from fxgrow.noise import WithoutNoise
 
 EXACT = 1e-12
 

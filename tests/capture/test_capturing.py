@@ -20,8 +20,8 @@ from torch.nn.utils import parametrizations
 import fxgrow
 from fxgrow.capture import ByMode, GrownGraphModule, ModalGraphModule, capture
 from fxgrow.capture.capturing import recapture
-from fxgrow.capture.opaque import CustomFunction
 from fxgrow.errors import CaptureError
+from fxgrow.opaque import CustomFunction
 from fxgrow.rules.pointwise import Pointwise
 from tests.capture.assembled import EXACT, assembled, assert_same_in_both_modes, difference, normal
 from tests.checks import example

@@ -6,10 +6,10 @@ import copy
 
 import pytest
 import torch
-from fxgrow.transforms.width import named_tensors
 from torch import Tensor, nn
 
 from fxgrow.capture import skeleton
+from fxgrow.module_tensors import named_tensors
 from tests.capture.assembled import assembled, normal
 from tests.models import PLAIN, Decoder
 

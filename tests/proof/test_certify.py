@@ -15,7 +15,7 @@ from torchvision.models.video.swin_transformer import SwinTransformer3d
 import fxgrow
 from fxgrow.errors import FxgrowError
 from fxgrow.proof.certificate import Verdict
-from fxgrow.proof.sabotage import sabotaged
+from fxgrow.testing.sabotage import sabotaged
 from tests.models import PLAIN, lively, perceptron
 
 INITS = ("zero", "mirror", "replicate")

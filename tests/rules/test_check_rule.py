@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import fxgrow
 from fxgrow.proof.claims import Claim
 from fxgrow.rules.law import Law
+from fxgrow.rules.op import Op, Tree
 from fxgrow.rules.pointwise import Pointwise
 from fxgrow.testing import check_rule
 
@@ -78,12 +79,12 @@ def test_a_proof_of_what_is_not_so() -> None:
 
 
 def test_a_law_without_a_proof_is_told() -> None:
-    class Bare(Pointwise):
-        def prove(self, use: Any) -> Any:
-            return Law.prove(self, use)
+    class Bare(Law):
+        def relate(self, op: Op) -> Tree:
+            return op.result(op.tensor().axes)
 
     target = type("Target", (Module,), {"forward": lambda self, x: torch.sin(x), "__module__": __name__})
-    fxgrow.rule(target, Bare("zero"))
+    fxgrow.rule(target, Bare())
     found = check_rule(target, (3, 4))
     assert found.growths > 0 == found.proved
     assert "has no proof rule" in found.unproved[0]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fxgrow.axes import infer  # noqa: F401  (registers the rows)
+from fxgrow.planning import analysis  # noqa: F401  (registers the rows)
 from fxgrow.rules.registry import law_of_function, law_of_method
 
 LEFT_OUT = {

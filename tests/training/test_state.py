@@ -10,11 +10,11 @@ import pytest
 import timm
 import timm.optim
 import torch
-from fxgrow.transforms.indexing import old_positions
 from torch import Tensor, nn
 
 import fxgrow
 from fxgrow.errors import FxgrowError, TrainingError
+from fxgrow.planning.indexing import old_positions
 from fxgrow.training.parameters import innermost
 from fxgrow.training.trial import entries_of
 from tests.training.small import INPUTS, convolutional, grown, train

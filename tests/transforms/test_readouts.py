@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 import fxgrow
 from fxgrow import guards
+from fxgrow.measure.liveness import unmoved
 from fxgrow.proof.certificate import Verdict
-from fxgrow.proof.liveness import unmoved
 from tests.checks import assert_grows, worst_error
 from tests.models import lively
 

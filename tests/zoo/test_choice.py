@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from fxgrow.zoo.catalogue import CatalogueError, entries
 from fxgrow.zoo.choice import chosen, smallest_per_family
 from fxgrow.zoo.sizes import parameters_of
+
+from fxgrow.catalogue import CatalogueError, entries
 
 
 def test_all_of_them_the_smallest_first() -> None:

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fxgrow.zoo.catalogue import Entry, entries
 from fxgrow.zoo.coverage import coverage
 from fxgrow.zoo.examine import Row, Task, examine
 from fxgrow.zoo.sizes import measured, parameters_of
 from fxgrow.zoo.sweep import Findings, Limits, sweep
 from rich.console import Console
 
+from fxgrow.catalogue import Entry, entries
 from fxgrow.cli import main
 from fxgrow.errors import FileError
 

@@ -19,8 +19,8 @@ from fxgrow.proof.claims import (
     spare_copies,
     split_axis,
 )
+from fxgrow.proof.node_pair import Use, equal_values, plain
 from fxgrow.proof.products import Operand, contract
-from fxgrow.proof.use import Use, equal_values, plain
 
 
 def attention(use: Use) -> Claim:

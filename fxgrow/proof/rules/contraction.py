@@ -1,57 +1,51 @@
-"""Linear layers, convolutions, products of matrices, einsum, lookups: each as a sum of products (`products.py`)."""
+"""Sums of products by patterns, convolutions, readouts, lookups: each as a sum of products (`products.py`)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 
 from fxgrow.proof.claims import Claim, Refuted, Unproved, merge_axes, split_axis
-from fxgrow.proof.products import Operand, Slide, contract
-from fxgrow.proof.use import Both, Use
+from fxgrow.proof.node_pair import Both, Use
+from fxgrow.proof.products import Operand, contract
+from fxgrow.rules.convolution import Slide
 
 
-def linear(use: Use, x: Claim, weight: Claim, bias: Claim | None) -> Claim:
-    """x `[..., i]`, weight `[o, i]`, bias `[o]` -> `[..., o]`."""
-    use.rule = "linear"
-    lead = tuple(f"n{k}" for k in range(x.rank - 1))
-    return contract(
-        use,
-        [Operand(x, (*lead, "i")), Operand(weight, ("o", "i"))],
-        (*lead, "o"),
-        Operand(bias, ("o",)) if bias is not None else None,
-    )
+def by_patterns(
+    use: Use,
+    operands: Sequence[Claim],
+    bias: Claim | None,
+    inputs: Sequence[str],
+    output: str,
+    bias_pattern: str | None = None,
+) -> Claim:
+    """A sum of products whose axes are named by patterns, as a law has them: ("... i", "o i") -> "... o".
 
-
-def bilinear(use: Use, one: Claim, two: Claim, weight: Claim, bias: Claim | None) -> Claim:
-    """`[..., i]`, `[..., j]`, weight `[o, i, j]` -> `[..., o]`."""
-    use.rule = "bilinear"
-    lead = tuple(f"n{k}" for k in range(one.rank - 1))
-    operands = [Operand(one, (*lead, "i")), Operand(two, (*lead, "j")), Operand(weight, ("o", "i", "j"))]
-    return contract(use, operands, (*lead, "o"), Operand(bias, ("o",)) if bias is not None else None)
-
-
-def slides(kernel: Sequence[int], stride: Any, padding: Any, dilation: Any) -> list[Slide]:
-    """How a kernel slides, by the arguments of a convolution that pads with zeros.
-
-    >>> slides((1, 3, 3), 1, (0, 1, 0), 1)
-    [<Slide.BY_UNIT: 'by unit'>, <Slide.SAME: 'same'>, <Slide.FIXED: 'fixed'>]
+    Raises
+    ------
+    Unproved: the patterns name products of axes, or space, or an axis of an operand twice, or do not fit.
     """
+    if len(inputs) != len(operands) or any(sign in pattern for pattern in (*inputs, output) for sign in "(*"):
+        raise Unproved(f"{use.name} has no proof rule, and something that it is given has grown")
+    given = [*operands, *([bias] if bias is not None else [])]
+    parsed = [pattern.split() for pattern in (*inputs, *([bias_pattern or ""] if bias is not None else []))]
+    spare = [claim.rank - len(names) + 1 for claim, names in zip(given, parsed, strict=True) if "..." in names]
+    widest = max(spare, default=0)
 
-    def each(value: Any) -> list[Any]:
-        return [value] * len(kernel) if isinstance(value, (int, str)) else [*value] * (len(kernel) // len(value))
+    def letters(names: Sequence[str], count: int) -> tuple[str, ...]:
+        lead = tuple(f"n{k}" for k in range(widest - count, widest))
+        return tuple(letter for name in names for letter in (lead if name == "..." else (name,)))
 
     found = []
-    for size, step, pad, apart in zip(kernel, each(stride), each(padding), each(dilation), strict=True):
-        reach = apart * (size - 1)
-        kept = step == 1 and (pad == "same" or (pad == "valid" and reach == 0) or (pad != "valid" and 2 * pad == reach))
-        if not kept or reach % 2:
-            found.append(Slide.FIXED)
-        else:
-            found.append(Slide.SAME if reach else Slide.BY_UNIT)
-    return found
+    for claim, names in zip(given, parsed, strict=True):
+        own = letters(names, claim.rank - len(names) + 1)
+        if len(own) != claim.rank or len(set(own)) != len(own):
+            raise Unproved(f"{use.name} names the axes of an operand otherwise than it has them, or one of them twice")
+        found.append(Operand(claim, own))
+    factors, added = found[: len(operands)], found[len(operands) :]
+    return contract(use, factors, letters(output.split(), widest), added[0] if added else None)
 
 
 def convolution(
@@ -97,48 +91,6 @@ def convolution(
         old[axis] = size
         new[axis] = size if result.maps[axis] is None else new[axis]
     return replace(result, old=tuple(old), new=tuple(new))
-
-
-def matrix_product(use: Use, a: Claim, b: Claim) -> Claim:
-    """`a @ b`, leading axes broadcast; one-dimensional operands as torch reads them."""
-    use.rule = "matrix product"
-    lead = max(a.rank, b.rank, 2) - 2
-    names = tuple(f"n{k}" for k in range(lead))
-    left = (*names[lead - max(a.rank - 2, 0) :], *(("p", "k") if a.rank > 1 else ("k",)))
-    right = (*names[lead - max(b.rank - 2, 0) :], *(("k", "q") if b.rank > 1 else ("k",)))
-    output = (*names, *(("p",) if a.rank > 1 else ()), *(("q",) if b.rank > 1 else ()))
-    return contract(use, [Operand(a, left), Operand(b, right)], output)
-
-
-def einsum(use: Use, equation: str, operands: list[Claim]) -> Claim:
-    """`torch.einsum`: the equation has the letters."""
-    use.rule = "einsum"
-    left, arrow, right = equation.replace(" ", "").partition("->")
-    if not arrow:
-        letters = [c for c in left if c.isalpha()]
-        right = "".join(sorted(c for c in set(letters) if letters.count(c) == 1))
-        right = ("..." if "..." in left else "") + right
-    parts = left.split(",")
-    if len(parts) != len(operands):
-        raise Unproved("the equation has another number of operands")
-    widest = max(
-        (
-            claim.rank - len(part.replace("...", ""))
-            for part, claim in zip(parts, operands, strict=True)
-            if "..." in part
-        ),
-        default=0,
-    )
-
-    def spelled(part: str, rank: int | None) -> tuple[str, ...]:
-        head, dots, tail = part.partition("...")
-        count = widest if rank is None else rank - len(head) - len(tail)
-        return (*head, *(f"n{k}" for k in range(widest - count, widest)), *tail) if dots else tuple(part)
-
-    factors = [Operand(c, spelled(p, c.rank)) for p, c in zip(parts, operands, strict=True)]
-    if any(len(set(f.letters)) != len(f.letters) for f in factors):
-        raise Unproved("einsum takes a diagonal")
-    return contract(use, factors, spelled(right, None))
 
 
 def readout(use: Use, x: Claim, weight: Claim, axis: int, core: Both) -> Claim:

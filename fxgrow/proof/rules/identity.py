@@ -10,16 +10,17 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from fxgrow import guards
 from fxgrow.containers import flat_tensors
+from fxgrow.noise import WithoutNoise
+from fxgrow.proof.intermediate import Intermediate
 from fxgrow.proof.ranges import Range, left_alone
-from fxgrow.proof.rules.movement import run
-from fxgrow.proof.verification import WithoutNoise
+from fxgrow.rules.calls import name_of, run
 from fxgrow.rules.contraction import Contraction
 from fxgrow.rules.law import Law
 from fxgrow.rules.normalisation import BatchNorm
@@ -28,9 +29,6 @@ from fxgrow.rules.registry import law_of_call
 from fxgrow.rules.shape import SHAPED_AS
 from fxgrow.rules.spatial import PixelShuffle, Rearranged
 from fxgrow.rules.windows import WindowAttention
-
-if TYPE_CHECKING:
-    from fxgrow.proof.between import Between
 
 _BROKEN = (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError, NotImplementedError)
 
@@ -99,25 +97,25 @@ def _is_input(held: Any) -> bool:
 class Maker:
     """The rules for nodes of new blocks. ranges: of the tensors of the original."""
 
-    def __init__(self, between: Between, ranges: dict[fx.Node, Range]) -> None:
-        self.between = between
+    def __init__(self, intermediate: Intermediate, ranges: dict[fx.Node, Range]) -> None:
+        self.intermediate = intermediate
         self.ranges = ranges
 
     def made(self, node: fx.Node, given: dict[fx.Node, Any]) -> Made:
         """What a node makes of what its operands hold."""
         if node.op == "get_attr":
             name = str(node.target)
-            if isinstance(node.meta.get("value"), Tensor) and self.between.is_zero(name):
+            if isinstance(node.meta.get("value"), Tensor) and self.intermediate.is_zero(name):
                 return Made(ZERO, "values", (f"every entry of {name} is zero",))
-            if isinstance(node.meta.get("value"), Tensor) and self.between.is_one(name):
+            if isinstance(node.meta.get("value"), Tensor) and self.intermediate.is_one(name):
                 return Made(ONE, "values", (f"every entry of {name} is one",))
             return Made(Anything(f"{name} is not zero"))
         if not any(True for _ in flat_tensors(node.meta.get("value"))):
             return Made(Anything("it is no tensor"))
-        module = self.between.part(str(node.target)) if node.op == "call_module" else None
+        module = self.intermediate.part(str(node.target)) if node.op == "call_module" else None
         law = law_of_call(node, module)
         if law is None:
-            return Made(Anything(f"{_name(node, module)} has no rule"))
+            return Made(Anything(f"{name_of(node, module)} has no rule"))
         tensors = {n: held for n, held in given.items() if any(True for _ in flat_tensors(n.meta.get("value")))}
         rules = (
             *(self._readout, self._sum, self._gain, self._zero, self._passing, self._moving, self._unit_map),
@@ -134,7 +132,7 @@ class Maker:
         if free is not None and any(map(_is_input, tensors.values())) and _is_sum(node, module):
             added = next(operand for operand, held in tensors.items() if held is free)
             return Made(Anything(f"{added} is added to the input of a new block, and nothing says that it is zero"))
-        reason = free.reason if free is not None else f"{_name(node, module)} changes its input"
+        reason = free.reason if free is not None else f"{name_of(node, module)} changes its input"
         return Made(Anything(reason))
 
     def _fits(self, node: fx.Node, held: Any) -> bool:
@@ -163,7 +161,7 @@ class Maker:
 
     def _sum(self, node: fx.Node, module: Any, law: Law, given: dict[fx.Node, Any]) -> Made | None:
         """x + 0 = x."""
-        name = _name(node, module).strip("_")
+        name = name_of(node, module).strip("_")
         arguments = [*node.args, *(node.kwargs[k] for k in ("input", "other") if k in node.kwargs)]
         if isinstance(law, AddProduct):
             kept, *factors = (given.get(a) for a in arguments[:3])  # type: ignore[arg-type]
@@ -207,7 +205,7 @@ class Maker:
             return Made(ZERO, "0 stays 0") if is_zero(x) and isinstance(node.args[0], fx.Node) else None
         if kind == "multiply":
             return Made(ZERO, "0 x = 0") if any(map(is_zero, given.values())) else None
-        read = dict(list(given.items())[:1]) if _name(node, module) in SHAPED_AS else given
+        read = dict(list(given.items())[:1]) if name_of(node, module) in SHAPED_AS else given
         if not read or not all(map(is_zero, read.values())):
             return None
         zeros = {operand: _shaped(operand.meta["value"], _zeros) for operand in given}
@@ -232,7 +230,7 @@ class Maker:
 
     def _zero_norm(self, node: fx.Node, module: Any, law: Law, given: dict[fx.Node, Any], x: Any) -> Made | None:
         if module is None:
-            name = _name(node, module)
+            name = name_of(node, module)
             if name not in _AFFINE:
                 return None
             gain, bias = (self._argument(node, given, *place) if place else None for place in _AFFINE[name])
@@ -248,7 +246,7 @@ class Maker:
         return found if not bool(after.any()) else None
 
     def _by_parameters(self, names: list[str]) -> Made | None:
-        if not all(map(self.between.is_zero, names)):
+        if not all(map(self.intermediate.is_zero, names)):
             return None
         return Made(ZERO, "0 x + 0 = 0", (f"every entry of {' and '.join(names)} is zero",) if names else ())
 
@@ -281,12 +279,12 @@ class Maker:
         if span is None or held.factor != 1.0 or low < span[0] or high > span[1]:
             return None
         within = f"from {span[0]:g} to {span[1]:g}" if span[1] < torch.inf else "never negative"
-        return Made(held, f"{_name(node, module)}(x) = x", (f"{held.node} of the original is {within}",))
+        return Made(held, f"{name_of(node, module)}(x) = x", (f"{held.node} of the original is {within}",))
 
     def _moving(self, node: fx.Node, module: Any, law: Law, given: dict[fx.Node, Any]) -> Made | None:
         """Views, permutations, cuts and joins, carried out on the places of entries."""
         moves = law.family == "shape" or isinstance(law, Rearranged | PixelShuffle)
-        if not moves or not given or _name(node, module) == "setitem" or not all(map(_is_input, given.values())):
+        if not moves or not given or name_of(node, module) == "setitem" or not all(map(_is_input, given.values())):
             return None
         sources = {(held.node, held.factor) for held in given.values()}
         if len(sources) != 1:
@@ -311,9 +309,13 @@ class Maker:
             return None
         if set(dict(module.named_parameters(recurse=False))) - {"weight", "bias"} or not _can_pass(module):
             return None
-        weight = self.between.tensor(f"{node.target}.weight")
+        weight = self.intermediate.tensor(f"{node.target}.weight")
         bias = f"{node.target}.bias"
-        if weight is None or not _is_unit_map(weight) or (module.bias is not None and not self.between.is_zero(bias)):
+        if (
+            weight is None
+            or not _is_unit_map(weight)
+            or (module.bias is not None and not self.intermediate.is_zero(bias))
+        ):
             return None
         checked = f"{node.target}.weight is an identity map" + (f", {bias} zero" if module.bias is not None else "")
         return Made(held, "1 x = x", (checked,))
@@ -323,7 +325,7 @@ class Maker:
         if node.op != "call_module" or not isinstance(law, Contraction):
             return None
         own = dict(module.named_parameters(recurse=False))
-        rows = [self.between.silent_rows(f"{node.target}.{name}") for name in own]
+        rows = [self.intermediate.silent_rows(f"{node.target}.{name}") for name in own]
         if set(own) - {"weight", "bias"} or not rows or any(row is None for row in rows):
             return None
         value = node.meta["value"]
@@ -365,14 +367,8 @@ _AFFINE: dict[str, tuple[tuple[int, str] | None, tuple[int, str] | None]] = {
 """Where functions that normalise take their gain and their bias."""
 
 
-def _name(node: fx.Node, module: nn.Module | None) -> str:
-    if module is not None:
-        return type(module).__name__
-    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
-
-
 def _is_sum(node: fx.Node, module: nn.Module | None) -> bool:
-    return _name(node, module).strip("_") in ("add", "iadd", "sub", "isub")
+    return name_of(node, module).strip("_") in ("add", "iadd", "sub", "isub")
 
 
 def _shaped(value: Any, make: Callable[[Tensor], Any]) -> Any:

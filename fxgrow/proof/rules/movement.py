@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor
 
+from fxgrow.containers import each_of_kind
 from fxgrow.proof.claims import (
     Claim,
     Map,
@@ -32,7 +33,8 @@ from fxgrow.proof.claims import (
     spare_means,
     unchanged,
 )
-from fxgrow.proof.use import Both, Use, plain, repeated
+from fxgrow.proof.node_pair import Both, Use, plain, repeated
+from fxgrow.rules.calls import run
 
 CPU = torch.device("cpu")
 
@@ -209,37 +211,17 @@ def arranged(use: Use, tensors: Any, old: bool, device: torch.device = CPU) -> t
 
     device: in the place of any other, which is the meta device where a graph was captured.
     """
-    node, way = use.old if old else use.new, (tensors, old, device)
-    args = [_put(item, *way) for item in use.args[: len(node.args)]]
-    given = {name: item for name, item in use.kwargs.items() if name in node.kwargs}
-    return args, {name: device if name == "device" else _put(item, *way) for name, item in given.items()}
+    node = use.old if old else use.new
 
-
-def _put(item: Any, tensors: Any, old: bool, device: torch.device) -> Any:
-    """No function within `arranged`: one that calls itself would hold the tensors until garbage is collected."""
-    way = (tensors, old, device)
-    if isinstance(item, Claim):
-        return tensors.next(item)
-    if isinstance(item, Both):
+    def put(item: Claim | Both) -> Any:
+        if isinstance(item, Claim):
+            return tensors.next(item)
         value = item.old if old else item.new
         return device if isinstance(value, torch.device) else value
-    if isinstance(item, slice):
-        return slice(*(_put(part, *way) for part in (item.start, item.stop, item.step)))
-    if isinstance(item, dict):
-        return {key: _put(value, *way) for key, value in item.items()}
-    return type(item)(_put(value, *way) for value in item)
 
-
-def run(node: fx.Node, module: nn.Module | None, args: Any, kwargs: Any, grad: bool = False) -> Any:
-    """What a node does to actual values."""
-    with torch.set_grad_enabled(grad):
-        if node.op == "call_method":
-            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-        if node.op == "call_module":
-            assert module is not None
-            kind = getattr(type(module), "plain_kind", None)  # its input is multiplied by a node before
-            return module.forward(*args, **kwargs) if kind is None else kind.forward(module, *args, **kwargs)
-        return node.target(*args, **kwargs)  # type: ignore[operator]
+    args = [each_of_kind(item, (Claim, Both), put) for item in use.args[: len(node.args)]]
+    given = {name: device if name == "device" else item for name, item in use.kwargs.items() if name in node.kwargs}
+    return args, each_of_kind(given, (Claim, Both), put)
 
 
 class _Sources:

@@ -27,8 +27,8 @@ from fxgrow.proof.claims import (
     spare_copies,
     split_axis,
 )
+from fxgrow.proof.node_pair import Both, Use, repeated
 from fxgrow.proof.rules.pointwise import combined
-from fxgrow.proof.use import Both, Use, repeated
 
 Fits = Literal["mean", "zero"]
 MEAN: Fits = "mean"

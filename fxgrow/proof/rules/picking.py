@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from fxgrow.proof.claims import Claim, Unproved, both_copies, is_new, spare, spare_copies
-from fxgrow.proof.use import Use
+from fxgrow.proof.node_pair import Use
 
 
 def picked(use: Use, axes: Sequence[int | None]) -> Claim:

@@ -6,14 +6,15 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fxgrow.proof.claims import Claim, Map, Unproved, both_copies, one_number, spare, spare_copies, spare_means
-from fxgrow.proof.rules.movement import arranged, run
-from fxgrow.proof.use import Use
+from fxgrow.proof.node_pair import Use
+from fxgrow.proof.ranges import is_rectifier
+from fxgrow.proof.rules.movement import arranged
+from fxgrow.rules.calls import run
 
 AFFINE = ("linear", "add")
-_RECTIFIERS = (nn.ReLU, nn.ReLU6, nn.functional.relu, nn.functional.relu6, torch.relu, torch.relu_, "relu", "relu_")
 
 
 def pointwise(use: Use, kind: str, attributes: Iterable[str] = ()) -> Claim:
@@ -64,8 +65,7 @@ def combined(use: Use, claims: list[Claim], kind: str, keeps_zero: bool) -> Clai
             if len(found) == len(chosen):
                 means[axis] = torch.stack(found).all(0)
     zero = _zero(claims, kind, keeps_zero, rank)
-    target = type(use.new_module) if use.new_module is not None else use.new.target
-    nonnegative = target in _RECTIFIERS or (
+    nonnegative = is_rectifier(use.kind) or (
         kind in ("add", "multiply") and "sub" not in use.name and all(c.nonnegative for c in claims) and len(claims) > 1
     )
     if all(claim.uniform for claim in claims):

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from fxgrow.proof.claims import Claim, Map, Refuted, Unproved, both_copies, spare_copies, split_axis
+from fxgrow.proof.node_pair import REPEATING, Use, repeated
 from fxgrow.proof.products import Operand, contract
-from fxgrow.proof.use import REPEATING, Use, repeated
 
 
 def recurrent(use: Use, gates: int) -> Any:

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from fxgrow.proof.atoms import atoms_of
 from fxgrow.proof.claims import Claim, Refuted, Unproved, is_new, spare
+from fxgrow.proof.node_pair import Both, Use, plain
 from fxgrow.proof.products import dropped
 from fxgrow.proof.rules.normalisation import positions
-from fxgrow.proof.use import Both, Use, plain
 
 
 def reduced(use: Use, kind: Literal["sum", "mean", "other"], place: tuple[int, str], keeps_zero: bool = True) -> Any:
@@ -91,6 +91,12 @@ def over_its_core(use: Use, x: Claim, axis: int, core: Both) -> Claim:
         raise Refuted(f"the core {core.new} is not the units that the norm was taken over")
     use.checked(f"the core {core.new} is the units that the norm was taken over")
     return Claim(x.old, x.new, x.maps, x.zero, x.copies)
+
+
+def of_one(claim: Claim, axis: int) -> Claim:
+    """The claim once an axis is reduced to one entry."""
+    old, new = (tuple(1 if k == axis else s for k, s in enumerate(shape)) for shape in (claim.old, claim.new))
+    return Claim(old, new, claim.maps, copies={k: c for k, c in claim.copies.items() if k != axis})
 
 
 def core_units(use: Use, x: Claim, axis: int, core: object) -> Claim:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fxgrow.proof.claims import Claim, Unproved, is_new, merge_axes, spare, split_axis
-from fxgrow.proof.use import Use
+from fxgrow.proof.node_pair import Use
 
 
 def channelwise(use: Use, mixed: Sequence[int], kind: str, keeps_zero: bool = True) -> Any:

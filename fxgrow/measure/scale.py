@@ -35,11 +35,12 @@ from fxgrow.capture import GrownGraphModule
 from fxgrow.capture.inputs import Inputs
 from fxgrow.containers import in_dtype
 from fxgrow.devices import device_of
+from fxgrow.measure.verification import in_precision, random_inputs
+from fxgrow.noise import WithoutNoise
 from fxgrow.printing import as_text
 from fxgrow.proof.atoms import atoms_of
 from fxgrow.proof.checker import Walk
 from fxgrow.proof.claims import Claim, taken
-from fxgrow.proof.verification import WithoutNoise, in_precision, random_inputs
 
 n, m = sp.symbols("n m", positive=True, integer=True)
 rho, s, sigma = sp.symbols("rho s sigma", nonnegative=True)

@@ -1,6 +1,6 @@
 """Faults injected into grown models, to see that none that changes outputs is still PROVED.
 
-`python -m fxgrow.proof.sabotage` runs it over the architectures of the tests: see docs/how-to/check-a-growth.md.
+`python -m benchmarks.sabotage` runs it over the architectures of the tests: see docs/how-to/check-a-growth.md.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from torch import Tensor, fx, nn
 from fxgrow import guards
 from fxgrow.capture import GrownGraphModule, recapture
 from fxgrow.capture.inputs import recalled
+from fxgrow.certifying import Comparison, drawn_by
 from fxgrow.containers import flat_tensors
 from fxgrow.devices import device_of, random_state_kept
 from fxgrow.history import history_of
-from fxgrow.proof.between import Growth
-from fxgrow.proof.certifying import Comparison, drawn_by
-from fxgrow.proof.verification import WithoutNoise, random_inputs, relative_error
+from fxgrow.intermediate import Growth
+from fxgrow.measure.verification import random_inputs, relative_error
+from fxgrow.noise import WithoutNoise
 from fxgrow.replay import as_graph
 
 CHANGED = 1e-9

@@ -15,8 +15,9 @@ from fxgrow.capture.inputs import recalled
 from fxgrow.containers import flat_tensors
 from fxgrow.devices import device_of
 from fxgrow.history import births, history_of
+from fxgrow.measure.verification import random_inputs, release
+from fxgrow.noise import WithoutNoise
 from fxgrow.planning.plan import Plan
-from fxgrow.proof.verification import WithoutNoise, random_inputs, release
 
 
 def leaky(x: Tensor) -> Tensor:

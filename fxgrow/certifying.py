@@ -12,27 +12,28 @@ import torch
 from torch import Tensor, nn
 
 from fxgrow.capture import Captured, GrownGraphModule, copies, recapture
+from fxgrow.capture.contexts import STATEMENTS
 from fxgrow.capture.inputs import recalled
 from fxgrow.errors import FxgrowError
+from fxgrow.fingerprint import changed_since, fingerprint
 from fxgrow.history import History, history_of
+from fxgrow.intermediate import Growth, intermediate_model
+from fxgrow.module_tensors import named_tensors
 from fxgrow.parts import Parts, captured_again
+from fxgrow.planning.indexing import old_positions
 from fxgrow.planning.plan import Axis, Plan
-from fxgrow.proof.between import Growth, model_between
-from fxgrow.proof.certificate import Certificate, Verdict
-from fxgrow.proof.checker import Checker, Step
+from fxgrow.proof.certificate import Certificate, Verdict, tree
+from fxgrow.proof.checker import Checker
 from fxgrow.proof.claims import Map, Unproved, old_positions_cover, settled
-from fxgrow.proof.fingerprint import changed_since, fingerprint
+from fxgrow.proof.code_between_parts import between_parts
+from fxgrow.proof.equivalence import proved_equivalent
 from fxgrow.proof.models import Model
-from fxgrow.proof.outside import between_parts
-from fxgrow.proof.record import CLAIM as RECORD
-from fxgrow.proof.record import record
-from fxgrow.proof.unchanged import proved_unchanged
+from fxgrow.record import CLAIM as RECORD
+from fxgrow.record import record
 from fxgrow.replay import as_graph, grown_again
-from fxgrow.transforms.indexing import old_positions
-from fxgrow.transforms.width import named_tensors
 
 if TYPE_CHECKING:
-    from fxgrow.proof.scale import Scale
+    from fxgrow.measure.scale import Scale
 
 CLAIM = "the grown model computes what the original computes"
 
@@ -185,14 +186,14 @@ class Comparison:
         self.captured = captured
         self.original = original
         self.plans = [growth.plan for growth in growths]
-        self.one = Model(captured.graphs, original, captured.model, named_tensors(original))
+        self.one = Model(captured.graphs, original, captured.model, named_tensors(original), statements=STATEMENTS)
         self.memory: dict[Any, Any] = {}
         self.first: list[Certificate] = []
         if not growths[0].only_widens:
             whole = replace(self.one, graphs=copies(captured.graphs))
-            self.one = model_between(captured, original, growths[0])
+            self.one = intermediate_model(captured, original, growths[0])
             for mode in whole.graphs:
-                steps = proved_unchanged(whole, self.one, mode)
+                steps = proved_equivalent(whole, self.one, mode)
                 claim = f"{_MODES[mode]}, new blocks pass their input on and rescalings cancel"
                 self.first.append(tree(claim, steps, "passes on what it is given"))
 
@@ -211,7 +212,7 @@ class Comparison:
             return result
 
         def scale() -> Scale:
-            from fxgrow.proof.scale import scale_of
+            from fxgrow.measure.scale import scale_of
 
             return scale_of(walks, grown, self.captured.inputs)
 
@@ -324,29 +325,6 @@ def _after(earlier: Map, later: Map) -> Map:
     if earlier is None or later is None:
         return later if earlier is None else earlier
     return torch.where(later < 0, -1, earlier[later.clamp(min=0)])
-
-
-def tree(claim: str, steps: Sequence[Step], said: str = "computes what it did") -> Certificate:
-    """The steps of one graph as a tree that follows the modules of the model; `said`: of each of them."""
-    root: dict[str, Any] = {}
-    for step in steps:
-        level = root
-        for part in filter(None, step.place.split(".")):
-            level = level.setdefault(part, {})
-        level.setdefault("", []).append(step.certificate)
-
-    def branch(name: str, level: dict[str, Any]) -> list[Certificate]:
-        own = list(level.get("", []))
-        inner = [
-            certificate
-            for part, below in level.items()
-            if part
-            for certificate in branch(f"{name}.{part}" if name else part, below)
-        ]
-        found = [*own, *inner]
-        return found if len(found) < 2 or not name else [Certificate.of(f"{name} {said}", found)]
-
-    return Certificate.of(claim, branch("", root))
 
 
 def _recorded(grown: nn.Module, history: History) -> Certificate:

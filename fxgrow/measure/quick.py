@@ -18,11 +18,12 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from fxgrow.capture import Captured
 from fxgrow.capture.inputs import Inputs, image_size_of
-from fxgrow.capture.modes import ByMode
 from fxgrow.containers import each_tensor, flat_tensors
 from fxgrow.errors import CaptureError, VerificationError
+from fxgrow.history import Verification
+from fxgrow.measure.verification import dtype_of, verify
+from fxgrow.opaque import ByMode
 from fxgrow.planning.plan import Totals
-from fxgrow.proof.verification import Verification, dtype_of, verify
 from fxgrow.rules.normalisation import BatchNorm
 from fxgrow.rules.registry import law_of_module
 

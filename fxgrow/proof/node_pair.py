@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from fxgrow.containers import each_of_kind, of_kind
 from fxgrow.proof.claims import (
     Claim,
     Held,
@@ -19,7 +20,6 @@ from fxgrow.proof.claims import (
     Refuted,
     Unproved,
     at_old,
-    both_copies,
     is_new,
     one_number,
     spare,
@@ -27,6 +27,7 @@ from fxgrow.proof.claims import (
     unchanged,
 )
 from fxgrow.proof.values import DERIVED_ULPS, ULPS, at_index, differing, first
+from fxgrow.rules.calls import name_of, writes
 from fxgrow.rules.registry import kind_of
 
 ABSENT = type("Absent", (), {"__repr__": lambda self: "nothing"})()
@@ -102,10 +103,17 @@ class Use:
 
     @property
     def name(self) -> str:
-        if self.new_module is not None:
-            return str(getattr(getattr(self.new_module, "function", None), "__name__", type(self.new_module).__name__))
-        target = self.new.target
-        return target if isinstance(target, str) else getattr(target, "__name__", str(target))
+        return name_of(self.new, self.new_module)
+
+    @property
+    def kind(self) -> Any:
+        """The class of the module that is called, or else the function or the name of the method."""
+        return type(self.new_module) if self.new_module is not None else self.new.target
+
+    @property
+    def writes(self) -> bool:
+        """Whether the node writes to its first operand."""
+        return writes(self.new, self.new_module)
 
     @property
     def value(self) -> Any:
@@ -135,6 +143,16 @@ class Use:
         if isinstance(found, Both) and found.old is None and found.new is None:
             return None
         raise Unproved(f"argument {name!r} of {self.name} is given in one of the models only")
+
+    def setting(self, index: int, name: str, default: Any = None) -> Both:
+        """An attribute of both modules, or an argument of both functions."""
+        if self.new_module is None:
+            return plain(self.argument(index, name, default))
+        return Both(*(getattr(module, name, default) for module in (self.old_module, self.new_module)))
+
+    def weight(self, index: int, name: str) -> Claim | None:
+        """The module's own parameter or buffer, or the tensor that a function is given; None where neither has one."""
+        return self.optional(index, name) if self.new_module is None else self.parameter(name)
 
     def claims(self) -> list[Claim]:
         """Every tensor among the arguments, in order."""
@@ -172,7 +190,7 @@ class Use:
 
         if any(claim.uniform for claim in self.claims()):
             self.args, self.kwargs = (
-                each_claim(item, lambda c: settled(c) if c.uniform else c) for item in (self.args, self.kwargs)
+                each_of_kind(item, Claim, lambda c: settled(c) if c.uniform else c) for item in (self.args, self.kwargs)
             )
 
     # -- modules -------------------------------------------------------------------------------------------
@@ -349,43 +367,12 @@ def plain(item: Any) -> Both:
 
 def claims_in(item: Any) -> Iterator[Claim]:
     """The tensors of a structure, in order."""
-    if isinstance(item, Claim):
-        yield item
-    elif isinstance(item, dict):
-        for value in item.values():
-            yield from claims_in(value)
-    elif isinstance(item, (tuple, list)):
-        for value in item:
-            yield from claims_in(value)
-    elif isinstance(item, slice):
-        yield from claims_in((item.start, item.stop, item.step))
-
-
-def each_claim(item: Any, change: Callable[[Claim], Claim]) -> Any:
-    """The structure with every tensor changed."""
-    if isinstance(item, Claim):
-        return change(item)
-    if isinstance(item, dict):
-        return {key: each_claim(value, change) for key, value in item.items()}
-    if isinstance(item, (tuple, list)):
-        return type(item)([each_claim(value, change) for value in item])
-    if isinstance(item, slice):
-        return slice(*(each_claim(part, change) for part in (item.start, item.stop, item.step)))
-    return item
+    return of_kind(item, Claim)
 
 
 def numbers_in(item: Any) -> Iterator[Both]:
     """The plain values of a structure, in order."""
-    if isinstance(item, Both):
-        yield item
-    elif isinstance(item, dict):
-        for value in item.values():
-            yield from numbers_in(value)
-    elif isinstance(item, (tuple, list)):
-        for value in item:
-            yield from numbers_in(value)
-    elif isinstance(item, slice):
-        yield from numbers_in((item.start, item.stop, item.step))
+    return of_kind(item, Both)
 
 
 _TREE = frozenset({"_parameters", "_buffers", "_modules", "training"})
@@ -435,12 +422,3 @@ def _equal_attribute(before: Any, after: Any) -> bool:
         return equal_values(before, after)
     except (RuntimeError, TypeError, ValueError):
         return False
-
-
-def shared_copies(use_claims: list[tuple[Claim, int]], size: int) -> Tensor:
-    """Copies along one axis that several tensors have in common; each as (tensor, its axis)."""
-    result: Tensor | None = None
-    for claim, axis in use_claims:
-        own = claim.copies_of(axis)
-        result = own if result is None else both_copies(result, own)
-    return torch.arange(size) if result is None else result

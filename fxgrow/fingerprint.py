@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxgrow.capture.modes import GrownGraphModule
-from fxgrow.transforms.width import named_tensors
+from fxgrow.module_tensors import named_tensors
 
 GRAPH = "graph, "
 PARTS = "modules"

@@ -115,6 +115,16 @@ class Knowledge:
             self.fills.setdefault(slot, {}).update(fills)
         return True
 
+    def silences(self, weight: Tensor, leaf: Leaf, sent: Fact) -> bool:
+        """Whether a weight `[outputs, inputs]` passes nothing of what new inputs send, or can be made to.
+
+        sent: what is known of the new inputs.
+        """
+        if sent is Fact.ZERO or self.fact(weight, leaf, 1) in (Fact.ZERO, Fact.IGNORED):
+            return True
+        zero = sent is Fact.MEAN and self.ways[leaf] is Way.REPLICATE
+        return self.ask(weight, Want(leaf, Fact.ZERO if zero else Fact.IGNORED, None, 1))
+
     def _grant(
         self,
         tensor: Tensor,

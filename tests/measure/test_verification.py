@@ -21,7 +21,7 @@ from torch import Tensor, nn
 import fxgrow
 from fxgrow.containers import flat_tensors
 from fxgrow.errors import CaptureError, VerificationError
-from fxgrow.proof.verification import (
+from fxgrow.measure.verification import (
     BUG,
     TOLERANCE,
     ULPS,

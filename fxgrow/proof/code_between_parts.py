@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fxgrow.module_tensors import named_tensors
 from fxgrow.proof.certificate import Certificate, Verdict
-from fxgrow.proof.use import equal_values, module_difference
-from fxgrow.transforms.width import named_tensors
+from fxgrow.proof.node_pair import equal_values, module_difference
 
 CLAIM = "what lies between the parts is as it was"
 

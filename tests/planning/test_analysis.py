@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import fxgrow
-from fxgrow.axes.infer import analyse
 from fxgrow.axes.layout import leaves, resolve
 from fxgrow.capture import capture
+from fxgrow.planning.analysis import analyse
 from tests.models import Decoder, Encoder
 
 

@@ -10,12 +10,12 @@ import pytest
 import timm
 import torch
 import torchvision
-from fxgrow.zoo import catalogue
-from fxgrow.zoo.catalogue import CatalogueError, entries, find, without_weights
 from safetensors.torch import save_file
 from torch import nn
 
 import fxgrow
+from fxgrow import catalogue
+from fxgrow.catalogue import CatalogueError, entries, find, without_weights
 
 
 @pytest.mark.parametrize("name", ["timm/test_vit", "timm/test_resnet.r160_in1k", "torchvision/squeezenet1_1"])

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.overrides import TorchFunctionMode
 
 from fxgrow.capture import skeleton
 from fxgrow.capture.inputs import Inputs
 from fxgrow.containers import each_tensor, flat_tensors, in_dtype
 from fxgrow.devices import device_of, exact_device, random_state_kept, whole_float32
 from fxgrow.errors import CaptureError, VerificationError, first_line
-from fxgrow.transforms.width import named_tensors, place
+from fxgrow.history import Verification
+from fxgrow.module_tensors import named_tensors, place
+from fxgrow.noise import WithoutNoise
 
 TOLERANCE = 1e-10
 """Largest relative error that counts as the same function, for weights in float64."""
@@ -33,81 +32,6 @@ BUG = (
     "unless its forward draws random numbers over units that grow, this is a bug in a rule; "
     "please report the model, or pass verify=False to look into it"
 )
-
-
-@dataclass(frozen=True)
-class Verification:
-    """Outcome of running both models in float64: TESTED, with the worst relative error of each mode.
-
-    Relative error is max |grown - original| / max |original|, over all outputs. dtype is that of the weights,
-    which decides the tolerance. preserving: False where the growth was asked to change the function (depth stacking).
-    precision: what was computed in, other than float64 where the model does not run in that.
-    in_place: the outputs are picked by rank among values that are the same but for rounding, as boxes by their scores;
-        what the parts of the model give, in place, was compared instead.
-    quick: what was made cheaper than in full (`verify_quickly`), as the growth is proved.
-    """
-
-    eval_error: float
-    train_error: float
-    dtype: str
-    tolerance: float
-    seed: int
-    preserving: bool = True
-    precision: str = "float64"
-    in_place: bool = False
-    quick: str = ""
-
-    @property
-    def verdict(self) -> str:
-        if not self.preserving:
-            return "CHANGED"
-        errors = (self.eval_error, self.train_error)
-        return "TESTED" if all(error <= self.tolerance for error in errors) else "REFUTED"
-
-    def __str__(self) -> str:
-        computed = "" if self.precision == "float64" else f"computed in {self.precision}, "
-        computed += "of what its parts give, as ranks decide between ties, " if self.in_place else ""
-        computed += f"{self.quick}, " if self.quick else ""
-        return (
-            f"{self.verdict}: relative error {self.eval_error:.1e} in eval, {self.train_error:.1e} in train "
-            f"({computed}{self.dtype} weights, tolerance {self.tolerance:.0e}, seed {self.seed})"
-        )
-
-
-class WithoutNoise(TorchFunctionMode):
-    """Dropout, stochastic depth and random slopes off, whatever mode the model is in."""
-
-    _DROPOUTS = (
-        *(F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout),
-        *(torch.dropout, torch.alpha_dropout, torch.feature_dropout, torch.feature_alpha_dropout),
-        *(torch.dropout_, torch.alpha_dropout_, torch.feature_dropout_, torch.feature_alpha_dropout_),
-    )
-    _RECURRENT = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
-
-    def __torch_function__(
-        self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        keywords = dict(kwargs or {})
-        if function in self._DROPOUTS:
-            return args[0] if args else keywords["input"]
-        if function in (Tensor.bernoulli_, Tensor.bernoulli, torch.bernoulli):  # the rate, not a draw
-            into = args[0] if function is Tensor.bernoulli_ else torch.empty_like(args[0])
-            rate = args[1] if args[1:] else keywords.get("p", 0.5 if into is args[0] else args[0])
-            return into.copy_(rate) if isinstance(rate, Tensor) else into.fill_(rate)
-        if function in (F.rrelu, torch.rrelu, torch.rrelu_):  # a slope drawn at random
-            keywords.pop("training", None)
-            return function(*args[:3], *((False, *args[4:]) if len(args) > 3 else ()), **keywords)
-        if function is F.scaled_dot_product_attention:
-            keywords.pop("dropout_p", None)
-            args = (*args[:4], 0.0, *args[5:]) if len(args) > 4 else args
-        if function is F.multi_head_attention_forward:  # what it calls does not come by here
-            bound = inspect.signature(function).bind(*args, **keywords)
-            bound.arguments["dropout_p"] = 0.0
-            return function(*bound.args, **bound.kwargs)
-        if function in self._RECURRENT:
-            place = 5 if isinstance(args[2], (tuple, list)) else 6  # packed sequences come with their batch sizes
-            args = (*args[:place], 0.0, *args[place + 1 :])
-        return function(*args, **keywords)
 
 
 class WithoutRounding(WithoutNoise):

@@ -9,7 +9,7 @@ from timm.layers import ScaledStdConv2d
 from torch import nn
 
 import fxgrow
-from fxgrow.proof.scale import RATIO, m, n, rho, s, sigma
+from fxgrow.measure.scale import RATIO, m, n, rho, s, sigma
 
 
 def wide(init: str) -> tuple[nn.Module, torch.Tensor]:

@@ -15,10 +15,10 @@ import fxgrow
 from fxgrow import growing
 from fxgrow.capture import capture
 from fxgrow.errors import AmountError, VerificationError
-from fxgrow.proof import quick
+from fxgrow.history import Verification
+from fxgrow.measure import quick
+from fxgrow.measure.quick import alike_by_mode, verify_quickly
 from fxgrow.proof.certificate import Certificate, Verdict
-from fxgrow.proof.quick import alike_by_mode, verify_quickly
-from fxgrow.proof.verification import Verification
 from tests.models import lively
 
 IMAGES = torch.randn(5, 3, 160, 160)
@@ -82,7 +82,7 @@ def test_a_model_that_says_the_size_of_its_images_keeps_them() -> None:
 
 def test_the_test_is_in_full_where_nothing_is_proved(monkeypatch: pytest.MonkeyPatch) -> None:
     unknown = Certificate("nothing is known", verdict=Verdict.UNKNOWN)
-    monkeypatch.setattr(growing, "certificate_of", lambda *args: unknown)
+    monkeypatch.setattr(growing, "certificate_of", lambda *args, **kwargs: unknown)
     assert verified(convolutional()).quick == ""
 
 

@@ -1,4 +1,4 @@
-"""Proofs by way of a model between: new blocks, rescaled weights, folded multipliers, several growths, parts."""
+"""Proofs by way of an intermediate model: new blocks, rescaled weights, folded multipliers, several growths, parts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import fxgrow
 from fxgrow.proof.certificate import Certificate, Verdict
-from fxgrow.proof.sabotage import sabotaged
+from fxgrow.testing.sabotage import sabotaged
 from tests.models import PLAIN, lively
 from tests.test_depth import IMAGE, MODELS, Residual, conv, stages
 from tests.test_parts import INPUTS, Settling

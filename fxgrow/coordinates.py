@@ -16,8 +16,9 @@ from fxgrow.containers import flat_tensors
 from fxgrow.devices import device_of
 from fxgrow.errors import AmountError, FxgrowError
 from fxgrow.growing import grow
+from fxgrow.measure.verification import in_precision, random_inputs
+from fxgrow.noise import WithoutNoise
 from fxgrow.printing import as_text
-from fxgrow.proof.verification import WithoutNoise, in_precision, random_inputs
 from fxgrow.training.groups import param_groups
 
 

@@ -1,4 +1,4 @@
-"""What stays one node of a graph: functions with a backward of their own, modules whose hooks change nothing."""
+"""What stays one node of a graph: functions with their own backward, numbers that follow the mode, whole modules."""
 
 from __future__ import annotations
 
@@ -20,6 +20,21 @@ class CustomFunction(nn.Module):
 
     def extra_repr(self) -> str:
         return self.function.__name__
+
+
+class ByMode(nn.Module):
+    """A number that differs between train and eval mode, as a module so that it follows `.train()`."""
+
+    def __init__(self, train_value: Any, eval_value: Any) -> None:
+        super().__init__()
+        self.train_value = train_value
+        self.eval_value = eval_value
+
+    def forward(self) -> Any:
+        return self.train_value if self.training else self.eval_value
+
+    def extra_repr(self) -> str:
+        return f"train={self.train_value}, eval={self.eval_value}"
 
 
 def hooked(module: nn.Module) -> bool:

@@ -1,6 +1,6 @@
-"""The model between computes what the original does: new blocks pass their input on, rescalings cancel.
+"""The intermediate model computes what the original does: new blocks pass their input on, rescalings cancel.
 
-Walks the graph of the model between beside the original's. A tensor is a number times a tensor of the original, or
+Walks the graph of the intermediate model beside the original's. A tensor is a number times a tensor of the original, or
 zero, or anything. A new block whose last gate is zero makes x + 0; a weight times c after an input times 1/c makes
 what it made; a batch norm whose statistics and eps follow a factor takes it out again.
 """
@@ -16,14 +16,14 @@ from torch import Tensor, fx, nn
 
 from fxgrow import guards
 from fxgrow.containers import flat_tensors
-from fxgrow.proof.between import Between, reads_before
-from fxgrow.proof.certificate import Certificate, Verdict
-from fxgrow.proof.checker import Step
+from fxgrow.proof.certificate import Certificate, Step, Verdict
 from fxgrow.proof.claims import Unproved
-from fxgrow.proof.models import Model, overwrites, reads_shape
+from fxgrow.proof.intermediate import Intermediate
+from fxgrow.proof.models import Model, reads_shape
+from fxgrow.proof.node_pair import equal_values
 from fxgrow.proof.ranges import Range, range_of
 from fxgrow.proof.rules.identity import ONE, Anything, Kept, Maker
-from fxgrow.proof.use import equal_values
+from fxgrow.rules.calls import writes
 from fxgrow.rules.contraction import Contraction
 from fxgrow.rules.law import Law
 from fxgrow.rules.normalisation import BatchNorm
@@ -42,21 +42,23 @@ class Root:
 
 
 class Alongside:
-    """The walk along one graph of the model between and the same graph of the original."""
+    """The walk along one graph of the intermediate model and the same graph of the original."""
 
-    def __init__(self, original: Model, between: Between, mode: str) -> None:
+    def __init__(self, original: Model, intermediate: Intermediate, mode: str) -> None:
         self.original = original
-        self.between = between
-        self.old, self.new = original.graphs[mode], between.graphs[mode]
+        self.intermediate = intermediate
+        self.old, self.new = original.graphs[mode], intermediate.graphs[mode]
         self.named = {node.name: node for node in self.old.nodes}
         self.roots = {node: Root(node) for node in self.old.nodes}
         self.held: dict[fx.Node, Any] = {}
         self.stale: set[fx.Node] = set()
         self.together: set[tuple[fx.Node, fx.Node]] = set()  # written to since, the same in both models
         self.ranges = _ranges(original, self.old)
-        self.sharing = {graph: _sharing(model, graph) for model, graph in ((original, self.old), (between, self.new))}
+        self.sharing = {
+            graph: _sharing(model, graph) for model, graph in ((original, self.old), (intermediate, self.new))
+        }
         self.last_use = {graph: _last_uses(graph) for graph in (self.old, self.new)}
-        self.maker = Maker(between, self.ranges)
+        self.maker = Maker(intermediate, self.ranges)
 
     def steps(self) -> Iterator[Step]:
         place, same = -1, 0
@@ -122,12 +124,12 @@ class Alongside:
     def _paired(self, node: fx.Node, partner: fx.Node, conditions: list[str]) -> Kept:
         """What a node of both models is; conditions: what was checked where a factor is taken up."""
         same_target = node.target is partner.target or (
-            node.op != "call_function" and reads_before(self.between, node) == str(partner.target)
+            node.op != "call_function" and self.intermediate.reads_before(node) == str(partner.target)
         )
         if node.op != partner.op or not same_target:
             raise Unproved(f"it is {node.target}, it was {partner.target}")
         if node.op == "get_attr":
-            return Kept(partner, self.between.factor(str(node.target)))
+            return Kept(partner, self.intermediate.factor(str(node.target)))
         if reads_shape(partner) and node.args[1:] == partner.args[1:] and node.kwargs == partner.kwargs:
             self._same_shape(node, partner)
             return Kept(partner)
@@ -137,8 +139,8 @@ class Alongside:
         own: dict[str, float] = {}
         if node.op == "call_module":
             names = [f"{node.target}.{name}" for name, _ in self._named_tensors(node)]
-            own = {name: self.between.factor(name) for name in names}
-        eps = node.op == "call_module" and "eps" in self.between.attributes.get(str(node.target), {})
+            own = {name: self.intermediate.factor(name) for name in names}
+        eps = node.op == "call_module" and "eps" in self.intermediate.attributes.get(str(node.target), {})
         if not eps and all(map(_is_one, (*factors, *own.values()))):
             return Kept(partner)
         factor = self._scaled(node, partner, factors, own)
@@ -153,7 +155,7 @@ class Alongside:
             raise Unproved(f"it reads the shape of {new}, where the original reads that of {old}")
 
     def _named_tensors(self, node: fx.Node) -> list[tuple[str, Tensor]]:
-        module = self.between.part(str(node.target))
+        module = self.intermediate.part(str(node.target))
         return [*module.named_parameters(), *module.named_buffers()]
 
     def _same(self, new: Any, old: Any, factors: list[float]) -> None:
@@ -183,7 +185,7 @@ class Alongside:
 
     def _scaled(self, node: fx.Node, partner: fx.Node, factors: list[float], own: dict[str, float]) -> float:
         """By which factor the output differs, where operands or parameters do."""
-        law = _law(self.between, node)
+        law = _law(self.intermediate, node)
         by_leaf = {name.rpartition(".")[2]: factor for name, factor in own.items()}
         if isinstance(law, BatchNorm) and node.op == "call_module" and len(factors) == 1:
             return self._normalised(node, partner, factors[0], by_leaf)
@@ -213,7 +215,7 @@ class Alongside:
                 raise Unproved(
                     f"{path}.{name} is multiplied by {value:.9g}, it should be by {wanted.get(name, 1.0):.9g}"
                 )
-        after = self.between.attributes.get(path, {}).get("eps", before)
+        after = self.intermediate.attributes.get(path, {}).get("eps", before)
         if not _is_one(after / (before * factor**2) if before else 1.0):
             raise Unproved(f"eps of {path} is {after:.9g}, it should be {before * factor**2:.9g}")
         return 1.0
@@ -224,7 +226,7 @@ class Alongside:
         """What shares storage with an operand that is written to is no longer what it was."""
         changed: set[fx.Node] = set()
         before = _first_tensor(partner) if partner is not None and _overwrites(self.original, partner) else None
-        target = _first_tensor(node) if _overwrites(self.between, node) else None
+        target = _first_tensor(node) if _overwrites(self.intermediate, node) else None
         if partner is not None and before is not None:
             changed |= self._changed(self.old, partner, before)
         if target is not None:
@@ -263,13 +265,13 @@ class Alongside:
         """Whether a node shows the storage of nodes that have the same names in both models, by the same views."""
         if self.named.get(new.name) is not old:
             return False
-        shown = _may_show(self.between, new), _may_show(self.original, old)
+        shown = _may_show(self.intermediate, new), _may_show(self.original, old)
         return len(shown[0]) == len(shown[1]) < 2 and all(map(self._shown_alike, *shown))
 
 
-def proved_unchanged(original: Model, between: Between, mode: str) -> list[Step]:
-    """That one graph of the model between computes what the original's does, step by step."""
-    return list(Alongside(original, between, mode).steps())
+def proved_equivalent(original: Model, intermediate: Intermediate, mode: str) -> list[Step]:
+    """That one graph of the intermediate model computes what the original's does, step by step."""
+    return list(Alongside(original, intermediate, mode).steps())
 
 
 def _is_one(factor: float) -> bool:
@@ -295,7 +297,7 @@ def _law(model: Model, node: fx.Node) -> Law | None:
 
 
 def _overwrites(model: Model, node: fx.Node) -> bool:
-    return overwrites(node, _module(model, node))
+    return writes(node, _module(model, node))
 
 
 def _ranges(model: Model, graph: fx.Graph) -> dict[fx.Node, Range]:

@@ -33,10 +33,6 @@ class Analysis:
     trees: dict[fx.Node, Tree] = field(default_factory=dict)
     learnable: dict[str, torch.Tensor] = field(default_factory=dict)
 
-    def tensor_of(self, name: str) -> torch.Tensor:
-        """The (meta) tensor of a parameter or buffer."""
-        return self.learnable[name]
-
 
 def analyse(model: nn.Module, graphs: Mapping[str, fx.Graph]) -> Analysis:
     """Infer the layout of every tensor; what has no rule or contradicts itself is fixed, with the reason."""

@@ -6,10 +6,10 @@ import math
 from typing import Any
 
 import torch
-from fxgrow.transforms.indexing import filled_by, mean_labels, old_positions, opposite_signs, source_positions
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fxgrow.planning.indexing import filled_by, mean_labels, old_positions, opposite_signs, source_positions
 from fxgrow.planning.plan import Axis
 
 

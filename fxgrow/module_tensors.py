@@ -1,0 +1,35 @@
+"""The tensors of a module by their names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+
+def named_tensors(model: nn.Module) -> Mapping[str, torch.Tensor]:
+    """Every parameter and buffer by name, tied ones under each of their names."""
+    return {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+
+
+def place(root: nn.Module, name: str, tensor: torch.Tensor) -> None:
+    """Replace a parameter or buffer, keeping its kind and whether it is saved."""
+    path, _, leaf = name.rpartition(".")
+    owner = root.get_submodule(path)
+    if isinstance(tensor, nn.Parameter):
+        setattr(owner, leaf, tensor)
+    else:
+        owner._buffers[leaf] = tensor
+
+
+def tied_names(model: nn.Module) -> dict[str, list[str]]:
+    """Every name of a tensor that has several -> all of them."""
+    names: dict[int, list[str]] = {}
+    for named in (model.named_parameters, model.named_buffers):
+        for name, tensor in named(remove_duplicate=False):
+            names.setdefault(id(tensor), []).append(name)
+    return {name: several for several in names.values() if len(several) > 1 for name in several}

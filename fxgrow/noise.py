@@ -1,0 +1,48 @@
+"""Random draws off: what lets two models be compared, and a function be looked at."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+
+class WithoutNoise(TorchFunctionMode):
+    """Dropout, stochastic depth and random slopes off, whatever mode the model is in."""
+
+    _DROPOUTS = (
+        *(F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout),
+        *(torch.dropout, torch.alpha_dropout, torch.feature_dropout, torch.feature_alpha_dropout),
+        *(torch.dropout_, torch.alpha_dropout_, torch.feature_dropout_, torch.feature_alpha_dropout_),
+    )
+    _RECURRENT = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        keywords = dict(kwargs or {})
+        if function in self._DROPOUTS:
+            return args[0] if args else keywords["input"]
+        if function in (Tensor.bernoulli_, Tensor.bernoulli, torch.bernoulli):  # the rate, not a draw
+            into = args[0] if function is Tensor.bernoulli_ else torch.empty_like(args[0])
+            rate = args[1] if args[1:] else keywords.get("p", 0.5 if into is args[0] else args[0])
+            return into.copy_(rate) if isinstance(rate, Tensor) else into.fill_(rate)
+        if function in (F.rrelu, torch.rrelu, torch.rrelu_):  # a slope drawn at random
+            keywords.pop("training", None)
+            return function(*args[:3], *((False, *args[4:]) if len(args) > 3 else ()), **keywords)
+        if function is F.scaled_dot_product_attention:
+            keywords.pop("dropout_p", None)
+            args = (*args[:4], 0.0, *args[5:]) if len(args) > 4 else args
+        if function is F.multi_head_attention_forward:  # what it calls does not come by here
+            bound = inspect.signature(function).bind(*args, **keywords)
+            bound.arguments["dropout_p"] = 0.0
+            return function(*bound.args, **bound.kwargs)
+        if function in self._RECURRENT:
+            place = 5 if isinstance(args[2], (tuple, list)) else 6  # packed sequences come with their batch sizes
+            args = (*args[:place], 0.0, *args[place + 1 :])
+        return function(*args, **keywords)

@@ -1,0 +1,121 @@
+"""What has been claimed of each node of a grown graph so far, and what an argument of one of them is in both models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from fxgrow.containers import flat_tensors
+from fxgrow.proof.claims import Claim, Refuted, Unproved
+from fxgrow.proof.new_layers import axis_of_join, new_units, parts_of_join
+from fxgrow.proof.node_pair import Both, Use
+from fxgrow.proof.structures import shaped
+from fxgrow.rules.calls import run
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A grown node's partner in the original, and what is claimed of it; `claims` is None where it failed."""
+
+    partner: fx.Node
+    claims: Any
+
+
+class Resting(Exception):
+    """A step that rests on one that is not proved; the latter is reported."""
+
+
+class Bindings:
+    """What is known of the nodes of one grown graph.
+
+    bound: of those that hold tensors. numbers: of those that hold none. added: what new layers give, on the meta
+    device.
+    """
+
+    def __init__(self, parameter_of: Callable[[str], Claim]) -> None:
+        self.parameter_of = parameter_of
+        self.bound: dict[fx.Node, Bound] = {}
+        self.numbers: dict[fx.Node, Any] = {}
+        self.added: dict[fx.Node, Any] = {}
+
+    def pair(self, old: Any, new: Any) -> Any:
+        """An argument of both nodes: claims where it is a tensor, else a pair of values."""
+        if isinstance(new, fx.Node):
+            found = self.bound.get(new)
+            if found is None:
+                if new in self.added:
+                    raise Unproved(f"it reads {new}, which the original does not have, where that reads {old}")
+                if new not in self.numbers:
+                    raise Resting
+                return Both(self._old_number(old), self.numbers[new])
+            if found.claims is None:
+                raise Resting
+            if found.partner is not old:
+                raise Refuted(f"it reads {new}, which is {found.partner} of the original, where that reads {old}")
+            return found.claims
+        if isinstance(old, fx.Node):
+            return Both(self._old_number(old), self._new_number(new))
+        if isinstance(old, (tuple, list)) and isinstance(new, (tuple, list)) and len(old) == len(new):
+            return type(new)([self.pair(a, b) for a, b in zip(old, new, strict=True)])
+        if isinstance(old, dict) and isinstance(new, dict) and old.keys() == new.keys():
+            return {key: self.pair(old[key], new[key]) for key in new}
+        if isinstance(old, slice) and isinstance(new, slice):
+            return slice(*(self.pair(getattr(old, k), getattr(new, k)) for k in ("start", "stop", "step")))
+        return Both(self._old_number(old), self._new_number(new))
+
+    def _old_number(self, raw: Any) -> Any:
+        def value(node: fx.Node) -> Any:
+            found = node.meta["value"]
+            if any(True for _ in flat_tensors(found)):
+                raise Refuted(f"the original reads {node} where the grown graph has a number")
+            return found
+
+        return fx.node.map_arg(raw, value)
+
+    def _new_number(self, raw: Any) -> Any:
+        def value(node: fx.Node) -> Any:
+            if node not in self.numbers:
+                raise Refuted(f"it reads {node} where the original has a number")
+            return self.numbers[node]
+
+        return fx.node.map_arg(raw, value)
+
+    def bare(self, node: fx.Node, partner: fx.Node) -> Use:
+        return Use(partner, node, None, [], {}, self.parameter_of)
+
+    def evaluated(self, node: fx.Node, module: nn.Module | None = None) -> Any:
+        """A node of the grown graph, from numbers and from the shapes that have been proved."""
+
+        def put(one: fx.Node) -> Any:
+            for known in (self.numbers, self.added):
+                if one in known:
+                    return known[one]
+            found = self.bound.get(one)
+            if found is None or found.claims is None:
+                raise Resting
+            return shaped(found.claims, found.partner.meta["value"])
+
+        args, kwargs = (fx.node.map_arg(given, put) for given in (node.args, node.kwargs))
+        with torch.device("meta"):
+            return run(node, module, args, kwargs)
+
+    def joined(self, node: fx.Node, partner: fx.Node) -> list[Any] | None:
+        """The operands of a concatenation that takes in more than the original's does; None of any other node."""
+        old, new = parts_of_join(partner), parts_of_join(node)
+        if old is None or new is None or len(new) <= len(old):
+            return None
+        waiting, found = list(old), []
+        for part in new:
+            if waiting and part in self.bound and self.bound[part].partner is waiting[0]:
+                found.append(self.pair(waiting.pop(0), part))
+            elif part in self.added:
+                found.append(new_units(self.added[part], axis_of_join(node)))
+            else:
+                raise Unproved(f"it concatenates {part} where the original has something else")
+        if waiting:
+            raise Unproved(f"it leaves out {waiting[0]}, which the original concatenates")
+        return found

@@ -1,0 +1,138 @@
+"""Ops that are given sizes: axes stretched or repeated to them, new tensors made of them."""
+
+from __future__ import annotations
+
+from fxgrow.axes.layout import Layout, Reason, is_fixed, join, product
+from fxgrow.rules.knowledge import Knowledge
+from fxgrow.rules.law import Fact, Law, Range, Want
+from fxgrow.rules.op import Op, Tensor, Tree
+from fxgrow.rules.shape import Everywhere, Moved, Shape, axis_of, items_of, listed_sizes
+
+
+class Expand(Shape):
+    """Stretch axes of size one: expand, expand_as."""
+
+    stretches = True
+
+    def relate(self, op: Op) -> Tree:
+        x = op.tensor()
+        shape = tuple(op.value.shape)
+        lead = len(shape) - x.rank
+        like = op.argument(1, "other") if op.name == "expand_as" else None
+        axes: list[Layout] = []
+        for k, size in enumerate(shape):
+            own = x.axis(k - lead) if k >= lead else None
+            facing = like.axis(k) if isinstance(like, Tensor) else None
+            if own is not None and own.size == size:
+                if facing is not None:
+                    op.unifier.unify(own, facing)
+                axes.append(own)
+            else:
+                if own is not None:
+                    op.unifier.fix(own, "a dimension of size one is expanded")
+                if facing is None:
+                    facing = op.unifier.fresh(size) if size > 1 and self._has_path(op) else op.unifier.constant(size)
+                axes.append(facing)
+        if like is None:
+            paths = listed_sizes(op)
+            if len(paths) == len(axes):
+                for path, axis in zip(paths, axes, strict=True):
+                    op.size(path, axis)
+        op.data["lead"] = lead
+        return op.result(axes)
+
+    @staticmethod
+    def _has_path(op: Op) -> bool:
+        """Whether the stretched sizes are arguments, which can follow."""
+        return op.name != "expand_as" and len(listed_sizes(op)) == len(op.value.shape)
+
+    def sources(self, op: Op) -> list[Tensor]:
+        return op.operands()[:1]
+
+    def forward(self, op: Op, source: Tensor, output: Tensor, where: Range) -> Moved:
+        return Range(where.axis + op.data["lead"], where.low, where.high)
+
+    def backward(self, op: Op, source: Tensor, output: Tensor, where: Range | None) -> Moved:
+        if where is None:
+            return Everywhere
+        axis = where.axis - op.data["lead"]
+        return Range(axis, where.low, where.high) if axis >= 0 and source.shape[axis] > 1 else None
+
+
+class Repeat(Shape):
+    """`repeat`, `tile`: an axis repeated k times is k x the axis; one of size one is stretched."""
+
+    stretches = True
+
+    def relate(self, op: Op) -> Tree:
+        x = op.tensor()
+        shape = tuple(op.value.shape)
+        lead = len(shape) - x.rank
+        axes: list[Layout] = []
+        paths = listed_sizes(op) if op.name == "repeat" else []
+        for k, size in enumerate(shape):
+            own = x.axis(k - lead) if k >= lead else None
+            if own is not None and own.size == 1 < size and is_fixed(own) and len(paths) == len(shape):
+                axes.append(op.unifier.fresh(size))
+                op.size(paths[k], axes[-1])
+            elif own is None or (own.size != size and is_fixed(own)):
+                axes.append(op.unifier.constant(size))
+            else:
+                axes.append(own if own.size == size else join([own] * (size // own.size)))
+        return op.result(axes)
+
+
+class RepeatEach(Shape):
+    """`repeat_interleave`: each entry of an axis k times over, which is the axis times k."""
+
+    def relate(self, op: Op) -> Tree:
+        x = op.tensor()
+        times, axis = op.argument(1, "repeats"), op.argument(2, "dim")
+        if not isinstance(times, int) or axis is None:
+            return super().relate(op)
+        axes = list(x.axes)
+        place = axis_of(axis, x.rank)
+        if is_fixed(axes[place]):
+            axes[place] = op.unifier.constant(op.value.shape[place])
+        else:
+            axes[place] = product([axes[place], op.unifier.constant(times)])
+        return op.result(axes)
+
+
+class Made(Law):
+    """New tensors of given sizes. Filled with one number, their sizes follow the tensors that they meet.
+
+    why_not: why the sizes cannot follow, where entries are not all one number. first: where the sizes begin.
+    """
+
+    family = "creation"
+    stretches = True
+
+    def __init__(self, why_not: str = "", first: int = 0) -> None:
+        self.why_not = why_not
+        self.first = first
+
+    def relate(self, op: Op) -> Tree:
+        shape = tuple(op.value.shape) if hasattr(op.value, "shape") else ()
+        paths = listed_sizes(op, self.first) if not self.why_not else []
+        if op.name in ("full", "new_full"):  # the number comes after the sizes
+            paths = items_of(op, op.path(self.first, "size"))
+            op.data["number"] = op.argument(self.first + 1, "fill_value")
+        elif op.name in ("zeros", "new_zeros"):
+            op.data["number"] = 0
+        if len(paths) != len(shape):
+            text = f"{op.name}: {self.why_not}" if self.why_not else ""
+            return op.constants(op.value, Reason(text, op.place) if text else None)
+        axes: list[Layout] = [op.unifier.fresh(s) if s > 1 else op.unifier.constant(s) for s in shape]
+        for path, axis in zip(paths, axes, strict=True):
+            op.size(path, axis)
+        return op.result(axes)
+
+    def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
+        return [[]] if want.fact is Fact.MEAN or (want.fact is Fact.ZERO and op.data.get("number") == 0) else []
+
+    def facts(self, op: Op, know: Knowledge) -> None:
+        output = op.output
+        assert isinstance(output, Tensor)
+        for leaf in know.growing(*output.axes):
+            know.learn(output, leaf, Fact.ZERO if op.data.get("number") == 0 else Fact.MEAN)
