@@ -1,13 +1,13 @@
 """Attributes that say how wide something is, which methods other than the forward read: timm's `num_features`, ...
 
 They follow what the model computes on tensors without data: a size of what goes into the part that has the attribute,
-or of what comes out of it, that was the attribute's value before.
+or of what comes out of it, that was the attribute's value before. And those that name blocks by their position.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -17,6 +17,8 @@ from torch import nn
 from fxgrow.capture.inputs import Inputs
 from fxgrow.capture.skeleton import skeleton
 from fxgrow.containers import flat_tensors
+from fxgrow.planning.deepening import Deepening
+from fxgrow.planning.deepening import renamed as moved
 
 NAMES = ("num_features", "in_features", "embed_dim", "head_hidden_size", "hidden_size", "out_channels", "num_chs")
 """Names that libraries give to attributes that hold a number of channels."""
@@ -24,22 +26,56 @@ NAMES = ("num_features", "in_features", "embed_dim", "head_hidden_size", "hidden
 Shapes = dict[str, list[tuple[int, ...]]]
 
 
-def follow_sizes(source: nn.Module, own: nn.Module, inputs: Inputs) -> None:
+def follow_sizes(source: nn.Module, own: nn.Module, inputs: Inputs, depth: Deepening | None) -> None:
     """Let such attributes of a grown copy follow; those that growth has set already stay."""
     before, after = _shapes(source, inputs), _shapes(own, inputs)
     if before is None or after is None:
         return
     parts = dict(source.named_modules())
+    origins = _origins(parts, depth)
+    added = {new for block in depth.blocks for new, _ in block.modules} if depth is not None else set()
+    after = {origins.get(path, path): shapes for path, shapes in after.items() if path not in added}
     for path, module in own.named_modules():
-        if path not in parts or type(parts[path]) not in type(module).__mro__:
+        origin = origins.get(path)
+        if origin is None or type(parts[origin]) not in type(module).__mro__:
             continue
         for name in NAMES:
-            old, now = parts[path].__dict__.get(name), module.__dict__.get(name)
+            old, now = parts[origin].__dict__.get(name), module.__dict__.get(name)
             if type(old) is int and old == now:
-                module.__dict__[name] = _counterpart(old, before, after, path)
+                module.__dict__[name] = _counterpart(old, before, after, origin)
     infos = getattr(own, "feature_info", None)
     if infos is not None:
-        own.feature_info = _informed(infos, before, after)
+        places = {path: origins[path] for path, _ in own.named_modules() if path in origins}
+        own.feature_info = _informed(infos, before, after, places, added)
+
+
+def positions_moved(own: nn.Module, depth: Deepening) -> Iterator[tuple[nn.Module, str, Any]]:
+    """Attributes that may name blocks by their position (timm's `out_indices`), with what they are among new ones."""
+    for children in depth.children:
+        places = _last_places([bool(old) for _, old in children.names])
+        steps = children.path.split(".")
+        for length in range(len(steps)):
+            try:
+                owner = own.get_submodule(".".join(steps[:length]))
+            except AttributeError:  # it has moved itself
+                continue
+            for name, value in owner.__dict__.items():
+                listed: Any = value if type(value) in (list, tuple) else ()
+                if listed and all(type(item) is int and 0 <= item < len(places) for item in listed):
+                    yield owner, name, type(value)(places[item] for item in listed)
+
+
+def _origins(parts: Mapping[str, nn.Module], depth: Deepening | None) -> dict[str, str]:
+    """The path of each part of the grown module -> of the part that it was, or that it repeats."""
+    if depth is None:
+        return {path: path for path in parts}
+    moves = {children.path: {old: new for new, old in children.names if old} for children in depth.children}
+    found = {moved(path, moves): path for path in parts}
+    for block in depth.blocks:
+        for new, old in block.modules:
+            inside = (path for path in parts if path == old or path.startswith(f"{old}."))
+            found.update({new + path[len(old) :]: path for path in inside})
+    return found
 
 
 def _shapes(model: nn.Module, inputs: Inputs) -> Shapes | None:
@@ -79,20 +115,47 @@ def _pairs(before: Shapes, after: Shapes, path: str) -> Iterator[tuple[int, int]
         yield from zip(old[1:], new[1:], strict=False)
 
 
-def _informed(infos: Any, before: Shapes, after: Shapes) -> Any:
-    """timm's `feature_info` with the channels that its parts have."""
-    held = infos if isinstance(infos, list) else getattr(infos, "info", None)
-    if not isinstance(held, list):
+def _informed(infos: Any, before: Shapes, after: Shapes, origins: Mapping[str, str], added: Collection[str]) -> Any:
+    """timm's `feature_info` with an entry for each block that has come, and the channels that parts have now.
+
+    What a model puts out keeps its size: the entries of the outputs of one that gives features stay as they are.
+    added: the paths of blocks that have come.
+    """
+    entries = infos if isinstance(infos, list) else getattr(infos, "info", None)
+    if not isinstance(entries, list):
         return infos
-    made = []
-    for info in held:
-        entry = dict(info)
-        size, path = entry.get("num_chs"), str(entry.get("module", ""))
-        if type(size) is int:
-            entry["num_chs"] = _counterpart(size, before, after, path)
-        made.append(entry)
+    put_out: Any = getattr(infos, "out_indices", ())
+    made: list[tuple[int, int | None, dict[str, Any]]] = []  # place in the model, number before, entry
+    for number, entry in enumerate(entries):
+        path, size = str(entry.get("module", "")), entry.get("num_chs")
+        whole = _whole_path(path, set(origins.values()))
+        if whole is None:
+            made.append((made[-1][0] if made else 0, number, dict(entry)))
+            continue
+        if type(size) is int and number not in put_out:
+            size = _counterpart(size, before, after, whole)
+        for place, (new, origin) in enumerate(origins.items()):
+            if origin == whole:
+                changed = {**entry, "module": new[len(whole) - len(path) :], "num_chs": size}
+                made.append((place, None if new in added else number, changed))
+    made.sort(key=lambda item: item[0])
+    result = [{**entry, "index": place} if "index" in entry else entry for place, (_, _, entry) in enumerate(made)]
     if isinstance(infos, list):
-        return made
+        return result
     twin = copy.copy(infos)
-    twin.info = made
+    twin.info = result
+    places = _last_places([number is not None for _, number, _ in made])
+    twin.out_indices = type(put_out)(places[number] for number in put_out)
     return twin
+
+
+def _last_places(old: Sequence[bool]) -> list[int]:
+    """For each block that was there, the place of the last before the next such: who read it, reads that one now."""
+    starts = [place for place, was_there in enumerate(old) if was_there]
+    return [place - 1 for place in (*starts[1:], len(old))]
+
+
+def _whole_path(ending: str, paths: Collection[str]) -> str | None:
+    """The path that ends so; where several do, the one that is so."""
+    ends = [path for path in paths if path and f".{path}".endswith(f".{ending}")]
+    return ending if ending in ends else ends[0] if len(ends) == 1 else None

@@ -28,7 +28,7 @@ from fxgrow.own.edited import (
     multiplied,
     read_out,
 )
-from fxgrow.own.following import follow_sizes
+from fxgrow.own.following import follow_sizes, positions_moved
 from fxgrow.own.sizes import Settings, wanted
 from fxgrow.planning.plan import NodeEdit, Obstacle, Plan
 from fxgrow.rules.shape import follow
@@ -98,7 +98,7 @@ def own_class(
         return Obstacle("it is a graph already", type(source).__name__)
     own = _computing(source, plan, grown, changed, inputs)
     if isinstance(own, nn.Module):
-        follow_sizes(source, own, inputs)
+        follow_sizes(source, own, inputs, plan.depth)
     return own
 
 
@@ -113,6 +113,11 @@ def _computing(
     text = parting(own, grown, inputs)
     if text is None:
         return own
+    for owner, name, value in list(positions_moved(own, plan.depth)) if plan.depth is not None else ():
+        before, owner.__dict__[name] = owner.__dict__[name], value
+        if parting(own, grown, inputs) is None:
+            return own
+        owner.__dict__[name] = before
     if len(sure) < len(changed):  # numbers that do not come out by themselves
         numbers = _numbers(grown, [site for site in changed if site.aside], inputs)
         other = _copied(source, plan, grown, [*sure, *numbers])
@@ -128,8 +133,7 @@ def _copied(source: nn.Module, plan: Plan, grown: GrownGraphModule, changed: Seq
     if plan.depth is not None:
         rearranged(own, plan.depth)
     for readout in plan.readouts:
-        owner, _, name = readout.weight.rpartition(".")
-        own.add_module(owner, nn.ParameterDict({name: grown.get_parameter(readout.weight)}))
+        own.register_parameter(readout.weight, grown.get_parameter(readout.weight))
     here = named_tensors(own)
     for name, tensor in named_tensors(grown).items():
         if name in here:
