@@ -67,7 +67,7 @@ def sites(captured: Captured, plan: Plan) -> tuple[Site, ...]:
         node = nodes[edit.mode, edit.node]
         if edit.kind == "literal" and edit.path in node.meta.get("sources", {}):
             continue
-        if edit.kind not in (*_CHANGES, *_NUMBERS):
+        if edit.kind not in (*_CHANGES, *_NUMBERS) or _is_so(node, edit):
             continue
         called = node.op == "call_module"
         module = str(node.target) if called else node.meta.get("module_path", "")
@@ -75,6 +75,14 @@ def sites(captured: Captured, plan: Plan) -> tuple[Site, ...]:
         site = Site(module, called, target, index, edit, edit.kind in _NUMBERS)
         made.setdefault((module, called, target, index, edit.kind, edit.path), site)
     return tuple(made.values())
+
+
+def _is_so(node: fx.Node, edit: NodeEdit) -> bool:
+    """Whether a literal is already what it is to become."""
+    try:
+        return edit.kind == "literal" and bool(follow(node, edit.path) == edit.value)
+    except (IndexError, KeyError):  # an argument that is to be added
+        return False
 
 
 def _index(node: fx.Node, module: str) -> int:
@@ -159,8 +167,8 @@ def _copied(source: nn.Module, plan: Plan, grown: GrownGraphModule, changed: Seq
 
 def _read_out(own: Any, grown: GrownGraphModule) -> nn.Module | Obstacle:
     """A copy whose outputs are read as those of the graph are."""
-    if isinstance(own, (Edited, ReadOut)):
-        return Obstacle("its outputs are streams that grow, and its own forward is another already", type(own).__name__)
+    if isinstance(own, ReadOut):
+        return Obstacle("some of its outputs are read out already, and others grow", type(own).__name__)
     per_mode = {tuple(_outputs_read(graph)) for graph in grown.graphs().values()}
     if len(per_mode) != 1:
         return Obstacle("its outputs are streams that grow, and others in train mode", type(own).__name__)
@@ -240,8 +248,6 @@ def _edit(own: nn.Module, path: str, changed: list[Site]) -> Obstacle | None:
             for site in changed:
                 module.factor *= site.edit.value
         return None  # one that multiplies already has taken on its number as an attribute
-    if isinstance(module, Edited):
-        return Obstacle("it makes other calls already, since an earlier growth", path or type(own).__name__)
     edits = []
     for site in changed:
         target = _FUNCTIONS.get(type(module)) if site.called else site.target
@@ -250,9 +256,10 @@ def _edit(own: nn.Module, path: str, changed: list[Site]) -> Obstacle | None:
                 f"no subclass of {type(module).__name__} can make this call another", path or type(own).__name__
             )
         edits.append(CallEdit(target, site.index, site.edit.kind, site.edit.path, site.edit.value))
-    kind = type(module)
-    module.__class__ = edited(kind)
-    module.edits = tuple(edits)
+    if not isinstance(module, Edited):
+        kind = type(module)
+        module.__class__, module.edits = edited(kind), ()
+    module.edits = (*module.edits, tuple(edits))
     return None
 
 
