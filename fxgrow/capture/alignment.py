@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,8 +26,19 @@ from fxgrow.devices import device_of
 from fxgrow.errors import CaptureError, SettledError
 
 
-def parting(module: nn.Module, graphs: GrownGraphModule, inputs: Inputs) -> str | None:
-    """Where a module does something else than a graph module of the same tensors, in words; None where it does not.
+@dataclass(frozen=True)
+class Parting:
+    """Where a module does something else than its graph, in words; node: the first of the graph that it does not do."""
+
+    what: str
+    node: str = ""
+
+    def __str__(self) -> str:
+        return self.what
+
+
+def parting(module: nn.Module, graphs: GrownGraphModule, inputs: Inputs) -> Parting | None:
+    """Where a module does something else than a graph module of the same tensors; None where it does not.
 
     Both modes are compared on the inputs, and eval mode on more samples of a larger size, if the module takes them.
     """
@@ -39,7 +51,8 @@ def parting(module: nn.Module, graphs: GrownGraphModule, inputs: Inputs) -> str 
                 record = recording.record(mode, given)
             except CaptureError as error:
                 if given is inputs:
-                    return str(error)
+                    reached = _parting(recording.graph, recording, with_values(graphs, bare, mode, given), graphs)
+                    return Parting(str(error), reached.node if reached is not None else "")
                 continue
             try:
                 expected = with_values(graphs, bare, mode, given)
@@ -65,7 +78,7 @@ def with_values(graphs: GrownGraphModule, bare: nn.Module, mode: str, inputs: In
     return made
 
 
-def _parting(record: fx.Graph, recording: Recording, expected: fx.Graph, root: nn.Module) -> str | None:
+def _parting(record: fx.Graph, recording: Recording, expected: fx.Graph, root: nn.Module) -> Parting | None:
     known: dict[Any, int] = {}
     bare = recording.bare
     saved = {name for named in (bare.named_parameters, bare.named_buffers) for name, _ in named(remove_duplicate=False)}
@@ -77,10 +90,10 @@ def _parting(record: fx.Graph, recording: Recording, expected: fx.Graph, root: n
     there = set(mine.values())
     node = next((node for node, step in steps if step not in there), None)
     if node is None:
-        return "it computes more than the graph does, or in another order"
+        return Parting("it computes more than the graph does, or in another order")
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
     place = node.meta.get("module_path") or ("" if node.op == "call_module" else node.name)
-    return f"{name} at {place}" if place else str(name)
+    return Parting(f"{name} at {place}" if place else str(name), node.name)
 
 
 def _acting(steps: dict[fx.Node, int]) -> list[int]:

@@ -119,12 +119,15 @@ class Recording:
         self.functions: dict[str, CustomFunction] = {}
         self.constants: dict[str, torch.Tensor] = {}
         self.memory: dict[Any, Any] = {}
+        self.graph = fx.Graph()
+        """What the last run recorded, also where it failed."""
 
     def record(self, mode: str, inputs: Inputs, dtype: Callable[[torch.dtype], torch.dtype] | None = None) -> _Record:
         """A run in a mode; `dtype`: to run in another precision."""
         arguments = _bound(self.bare, inputs)
         runner = with_sources(skeleton(self.bare, dtype)).train(mode == "train")
         recorder = Recorder(runner, self.device, self.functions, self.constants, self.memory)
+        self.graph = recorder.graph
         held = {(path, name): t for path, m in runner.named_modules() for name, t in m._buffers.items()}
         output, form = taken_apart(_run(recorder, arguments, len(inputs[0]), type(self.bare).__name__))
         for path, module in runner.named_modules():

@@ -118,8 +118,8 @@ def _computing(
     own = _copied(source, plan, grown, sure)
     if isinstance(own, Obstacle):
         return own
-    text = parting(own, grown, inputs)
-    if text is None:
+    part = parting(own, grown, inputs)
+    if part is None:
         return own
     for owner, name, value in list(positions_moved(own, plan.depth)) if plan.depth is not None else ():
         before, owner.__dict__[name] = owner.__dict__[name], value
@@ -128,12 +128,13 @@ def _computing(
         owner.__dict__[name] = before
     if len(sure) < len(changed):  # numbers that do not come out by themselves
         numbers = _numbers(grown, [site for site in changed if site.aside], inputs)
-        other = _copied(source, plan, grown, [*sure, *numbers])
-        if not isinstance(other, Obstacle):
-            again = parting(other, grown, inputs)
-            if again is None:
-                return other
-    return Obstacle(f"the class computes something else: {text}", type(source).__name__)
+        own = _copied(source, plan, grown, [*sure, *numbers])
+        if isinstance(own, Obstacle):
+            return own
+        part = parting(own, grown, inputs)
+        if part is None:
+            return own
+    return Obstacle(f"the class computes something else: {part}", type(source).__name__, part.node)
 
 
 def _copied(source: nn.Module, plan: Plan, grown: GrownGraphModule, changed: Sequence[Site]) -> nn.Module | Obstacle:
@@ -153,7 +154,8 @@ def _copied(source: nn.Module, plan: Plan, grown: GrownGraphModule, changed: Seq
     conflict = settings.settle(list(wanted(grown.graphs().values())))
     if conflict is not None:
         where = conflict.node.meta.get("module_path") or conflict.node.name
-        return Obstacle(f"{conflict.source} cannot be what it has to be at every place ({conflict.value} here)", where)
+        what = f"{conflict.source} cannot be what it has to be at every place ({conflict.value} here)"
+        return Obstacle(what, where, conflict.node.name)
     settings.write()
     for path, edits in _by_module(changed).items():
         obstacle = _edit(own, path, edits)
@@ -252,9 +254,8 @@ def _edit(own: nn.Module, path: str, changed: list[Site]) -> Obstacle | None:
     for site in changed:
         target = _FUNCTIONS.get(type(module)) if site.called else site.target
         if target is None or site.edit.kind == "multiply":
-            return Obstacle(
-                f"no subclass of {type(module).__name__} can make this call another", path or type(own).__name__
-            )
+            what = f"no subclass of {type(module).__name__} can make this call another"
+            return Obstacle(what, path or type(own).__name__, site.edit.node)
         edits.append(CallEdit(target, site.index, site.edit.kind, site.edit.path, site.edit.value))
     if not isinstance(module, Edited):
         kind = type(module)

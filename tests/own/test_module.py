@@ -239,6 +239,39 @@ def test_forms_that_are_asked_for() -> None:
         fxgrow.plan(model, 2, example_inputs=x, form="tree")
 
 
+def test_what_the_class_cannot_hold_stays_where_it_is_asked_for() -> None:
+    class Checked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter, self.into = nn.Linear(6, 8), nn.Linear(8, 16)
+            self.back, self.leave = nn.Linear(16, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.enter(x)
+            if x.shape[1] != 8:
+                raise ValueError("eight channels are needed")
+            return self.leave(self.back(self.into(x).relu()) + x)
+
+    model = lively(Checked()).double()
+    x = normal(4, 6)
+    plan = fxgrow.plan(model, 2, example_inputs=x)
+    assert (plan.form, plan.obstacle and plan.obstacle.node) == ("graph", "into")
+    assert fxgrow.Plan.from_json(plan.to_json()) == plan
+    plan = fxgrow.plan(model, 2, example_inputs=x, form="module")
+    assert (plan.form, plan.obstacle) == ("module", None)
+    assert [(group.where[0], group.old, group.new) for group in plan.groups] == [("into.weight[0]", 16, 32)]
+    (held,) = plan.held
+    assert "enter.weight[0]" in held.where
+    assert held.reason.startswith("Checked cannot hold its growth: the class computes something else: ")
+    assert "eight channels are needed" in held.reason
+    grown = fxgrow.grow(model, 2, example_inputs=x, form="module")
+    assert type(grown) is Checked
+    assert fxgrow.report(grown).plan.groups == plan.groups
+    torch.testing.assert_close(grown(x), model(x), rtol=EXACT, atol=EXACT)
+    with pytest.raises(PlanError, match=r"^nothing in the model would grow; .*Checked cannot hold its growth"):
+        fxgrow.grow(model, {"enter": 2}, example_inputs=x, form="module")
+
+
 def test_the_plan_says_what_comes_back() -> None:
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
     plan = fxgrow.plan(model, 2, example_inputs=torch.randn(2, 6))
