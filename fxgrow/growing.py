@@ -12,10 +12,12 @@ from fxgrow.amounts import Amounts
 from fxgrow.axes.infer import HELD, Analysis, analyse
 from fxgrow.axes.layout import Reason
 from fxgrow.calibration import calibrate as calibrate_units
-from fxgrow.capture import Captured, GrownGraphModule, capture, skeleton
+from fxgrow.capture import Captured, GrownGraphModule, capture, recapture, skeleton
+from fxgrow.capture.inputs import Inputs
 from fxgrow.errors import AmountError, FxgrowError, PlanError, UntraceableError
 from fxgrow.history import ATTRIBUTE, Step, history_of, with_certificate, with_verification
 from fxgrow.own import own_class, sites
+from fxgrow.own.courses import Replan, courses
 from fxgrow.parts import Parts, find_parts, verify_parts, widen_parts
 from fxgrow.planning.composition import joined
 from fxgrow.planning.depth import STARTS, check_keys, plan_depth
@@ -67,10 +69,10 @@ def plan(
     86
     """
     wish = Wish(width, depth, init, depth_init, round_to, parameterization, form)
-    captured, planned = _planned_in_form(model, wish, example_inputs)
+    captured, planned, wish = _planned_in_form(model, wish, example_inputs)
     if isinstance(captured, Parts) or form == "graph" or not _grows(planned):
         return planned
-    return _placed(skeleton(model), captured, planned, form, "")[1]
+    return _placed(skeleton(model), captured, planned, form, "", _replanning(model, wish))[1]
 
 
 @dataclass(frozen=True)
@@ -88,25 +90,38 @@ class Wish:
     """Nodes that growth has to leave as they are, and why."""
 
 
-def _planned_in_form(model: nn.Module, wish: Wish, example_inputs: Any) -> tuple[Captured | Parts, Plan]:
-    """As `_planned`; where the model's own class is asked for, what it cannot hold stays, with the reason."""
-    held: dict[str, tuple[Reason, ...]] = {}
+def _planned_in_form(model: nn.Module, wish: Wish, example_inputs: Any) -> tuple[Captured | Parts, Plan, Wish]:
+    """As `_planned`; where the model's own class is asked for, what it cannot hold is held in the wish as well."""
     while True:
-        captured, planned = _planned(model, replace(wish, held=held), example_inputs)
+        captured, planned = _planned(model, wish, lambda: capture(model, example_inputs), example_inputs)
         if wish.form != "module" or isinstance(captured, Parts) or not _grows(planned):
-            return captured, planned
-        bare = skeleton(model)
-        changed = sites(captured, planned)
-        own = own_class(bare, planned, widen(captured, planned, bare, ""), changed, captured.inputs)
-        node = own.node if isinstance(own, Obstacle) else ""
-        if not node or len(held.get(node, ())) > 1:
-            return _planned(model, replace(wish, held=held), example_inputs)  # the graphs above have been grown
-        assert isinstance(own, Obstacle)
-        held[node] = (*held.get(node, ()), Reason(f"{type(model).__name__} cannot hold its growth: {own.what}"))
+            return captured, planned, wish
+        bare, changed = skeleton(model), sites(captured, planned)
+        own = own_class(bare, planned, widen(captured, planned, bare, ""), changed, captured)
+        reasons = wish.held.get(own.node, ()) if isinstance(own, Obstacle) else ()
+        if not isinstance(own, Obstacle) or not own.node or len(reasons) > 1:
+            anew = _planned(model, wish, lambda: capture(model, example_inputs), example_inputs)
+            return *anew, wish  # the graphs above have been grown
+        reason = Reason(f"{type(model).__name__} cannot hold its growth: {own.what}")
+        wish = replace(wish, held={**wish.held, own.node: (*reasons, reason)})
 
 
-def _planned(model: nn.Module, wish: Wish, example_inputs: Any) -> tuple[Captured | Parts, Plan]:
-    """A captured model, deepened where that was asked for, and the plan for it."""
+def _replanning(model: nn.Module, wish: Wish) -> Replan:
+    def replan(inputs: Inputs) -> tuple[Captured, Plan]:
+        captured, planned = _planned(model, wish, lambda: recapture(model, inputs))
+        assert isinstance(captured, Captured)
+        return captured, planned
+
+    return replan
+
+
+def _planned(
+    model: nn.Module, wish: Wish, captured_anew: Callable[[], Captured], example_inputs: Any = None
+) -> tuple[Captured | Parts, Plan]:
+    """A captured model, deepened where that was asked for, and the plan for it.
+
+    example_inputs: to look for parts, where it cannot be captured as a whole.
+    """
     _check(wish)
     widths = _widths(wish.width)
     depths = Amounts.parse(wish.depth) if wish.depth is not None else None
@@ -114,7 +129,7 @@ def _planned(model: nn.Module, wish: Wish, example_inputs: Any) -> tuple[Capture
     captured: Captured | Parts
     try:
         with timed("capturing"):
-            captured = capture(model, example_inputs)
+            captured = captured_anew()
     except UntraceableError as error:
         if isinstance(widths, Sizes):
             raise
@@ -306,10 +321,10 @@ def grow(
     if not isinstance(verify, bool) and verify not in LEVELS:
         raise AmountError(f"verify={verify!r} is not a way to verify", remedy=f"use True, False, {' or '.join(LEVELS)}")
     wish = Wish(width, depth, init, depth_init, round_to, parameterization, form)
-    captured, planned = _planned_in_form(model, wish, example_inputs)
+    captured, planned, wish = _planned_in_form(model, wish, example_inputs)
     if not _grows(planned):
         raise _nothing_grows(planned)
-    return apply_plan(model, captured, planned, seed, verify, calibrate, form)
+    return apply_plan(model, captured, planned, seed, verify, calibrate, form, _replanning(model, wish))
 
 
 def _grows(planned: Plan) -> bool:
@@ -335,8 +350,9 @@ def apply_plan(
     planned: Plan,
     seed: int,
     verify: bool | str,
-    batch: Any = None,
-    form: str = "auto",
+    batch: Any,
+    form: str,
+    replan: Replan,
 ) -> nn.Module:
     """Carry out a plan on the model it was made for."""
     inputs = captured.inputs
@@ -345,21 +361,21 @@ def apply_plan(
     verifying = bool(verify) and not any(tensor.is_meta for tensor in named_tensors(model).values())
     before = kept_for_proof(captured, growth) if verifying else None  # surgery edits the graphs themselves
     alike = verifying and isinstance(captured, Captured) and alike_by_mode(captured)
-    graph: nn.Module
+    graph: GrownGraphModule | None
     grown: nn.Module
     with timed("growing"):
         if isinstance(captured, Parts):
             grown, planned = widen_parts(captured, planned, model, growth.seed, form)
-            graph = grown
+            graph = None
             if batch is not None:
                 planned = calibrate_units(grown, planned, batch)
         else:
-            grown, planned, graph = _placed(model, captured, planned, form, growth.seed, batch)
+            grown, planned, graph = _placed(model, captured, planned, form, growth.seed, replan, batch)
     growth = replace(growth, plan=planned)
     grown = tag(grown, model, Step(planned, seed))
     if verifying:
         with timed("proving"):
-            certificate = certificate_of(model, graph, [growth], before)
+            certificate = certificate_of(model, grown, [growth], before, graph=graph)
         with timed("testing"):
             if isinstance(captured, Parts):
                 found = verify_parts(model, grown, captured, seed)
@@ -377,7 +393,13 @@ def apply_plan(
 
 
 def _placed(
-    model: nn.Module, captured: Captured, planned: Plan, form: str, seed: str, batch: Any = None
+    model: nn.Module,
+    captured: Captured,
+    planned: Plan,
+    form: str,
+    seed: str,
+    replan: Replan,
+    batch: Any = None,
 ) -> tuple[nn.Module, Plan, GrownGraphModule]:
     """The grown model in the form that was asked for, its plan, and its graph over the same tensors.
 
@@ -391,9 +413,12 @@ def _placed(
         planned = calibrate_units(graph, planned, batch)
     own: nn.Module | Obstacle | None = None
     if form != "graph":
-        own = own_class(model, planned, graph, changed, captured.inputs)
+        own = own_class(model, planned, graph, changed, captured)
     if isinstance(own, nn.Module):
-        return own, replace(planned, form="module", obstacle=None), graph
+        plans = courses(own, model, captured, planned, replan)
+        if not isinstance(plans, Obstacle):
+            return own, replace(planned, form="module", obstacle=None, courses=plans), graph
+        own = plans
     if form == "module":
         assert own is not None
         raise PlanError(

@@ -246,8 +246,11 @@ def widen_parts(parts: Parts, plan: Plan, source: nn.Module, seed: str, form: st
             if is_shared(parts, f"{path}.{name}"):
                 place(graph, name, named_tensors(result)[f"{path}.{name}"])
         own: nn.Module | Obstacle | None = None
-        if form != "graph" and part.form != "graph":
-            own = own_class(original, part, graph, changed, captured.inputs)
+        other = next((note for note in captured.settled if note.inputs is not None), None)
+        if other is not None:
+            own = Obstacle(other.what, other.where)
+        elif form != "graph" and part.form != "graph":
+            own = own_class(original, part, graph, changed, captured)
         owner, _, name = path.rpartition(".")
         is_own = isinstance(own, nn.Module)
         result.get_submodule(owner)._modules[name] = own if is_own else kept_as(graph, original)  # type: ignore[assignment]

@@ -42,7 +42,7 @@ def grown_again(model: nn.Module, plan: Plan, source: nn.Module, seed: str, fold
     changed = sites(captured, plan)
     grown = widen(captured, plan, source, seed)
     if plan.form == "module":
-        own = own_class(source, plan, grown, changed, captured.inputs)
+        own = own_class(source, plan, grown, changed, captured)
         if isinstance(own, Obstacle):
             raise PlanError(own.what, where=own.where, remedy="apply a plan to the model it was made for")
         return fold_module(own) if folded else own

@@ -6,20 +6,21 @@ Operations on tensors have to be the same, operand by operand; numbers have to b
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from fxgrow.capture.capturing import Recording, is_impure
-from fxgrow.capture.contexts import settled, sized
+from fxgrow.capture.contexts import GUARDS
 from fxgrow.capture.inputs import Inputs
-from fxgrow.capture.modes import GrownGraphModule
+from fxgrow.capture.modes import GrownGraphModule, copied
 from fxgrow.capture.opaque import CustomFunction
 from fxgrow.capture.probing import BATCH, SIZE, changed
-from fxgrow.capture.shapes import propagate
+from fxgrow.capture.shapes import OnShapes, default_of, propagate
 from fxgrow.capture.skeleton import skeleton
 from fxgrow.containers import flat_tensors
 from fxgrow.devices import device_of
@@ -37,12 +38,16 @@ class Parting:
         return self.what
 
 
-def parting(module: nn.Module, graphs: GrownGraphModule, inputs: Inputs) -> Parting | None:
+def parting(
+    module: nn.Module, graphs: GrownGraphModule, inputs: Inputs, recording: Recording | None = None
+) -> Parting | None:
     """Where a module does something else than a graph module of the same tensors; None where it does not.
 
     Both modes are compared on the inputs, and eval mode on more samples of a larger size, if the module takes them.
+
+    recording: of the module, if one is at hand.
     """
-    recording = Recording(skeleton(module), device_of(module))
+    recording = recording if recording is not None else Recording(skeleton(module), device_of(module))
     bare = skeleton(graphs)
     larger = [other.inputs for features in ({BATCH, SIZE}, {BATCH}) if (other := changed(inputs, frozenset(features)))]
     for mode, tried in (("eval", [inputs]), ("train", [inputs]), ("eval", larger)):
@@ -51,14 +56,13 @@ def parting(module: nn.Module, graphs: GrownGraphModule, inputs: Inputs) -> Part
                 record = recording.record(mode, given)
             except CaptureError as error:
                 if given is inputs:
-                    reached = _parting(recording.graph, recording, with_values(graphs, bare, mode, given), graphs)
+                    reached = _parting(recording.graph, recording, graphs, bare, mode)
                     return Parting(str(error), reached.node if reached is not None else "")
                 continue
             try:
-                expected = with_values(graphs, bare, mode, given)
+                different = _parting(record.graph, recording, graphs, bare, mode)
             except SettledError:  # the graph knows that another size takes another course
                 continue
-            different = _parting(record.graph, recording, expected, graphs)
             if different is not None:
                 return different
             break
@@ -67,28 +71,29 @@ def parting(module: nn.Module, graphs: GrownGraphModule, inputs: Inputs) -> Part
 
 def with_values(graphs: GrownGraphModule, bare: nn.Module, mode: str, inputs: Inputs) -> fx.Graph:
     """The graph of a mode, with the values that it gives on these inputs."""
-    made = fx.Graph()
-    renamed: dict[fx.Node, fx.Node] = {}
-    by_mode = graphs.graphs()
-    made.output(made.graph_copy(by_mode.get(mode, by_mode.get("both")), renamed))  # type: ignore[arg-type]
-    for old, new in renamed.items():
-        new.name = old.name
-        new.meta = {"module_path": old.meta.get("module_path", "")}
+    made = copied(_of_mode(graphs, mode))
     propagate(bare.train(mode == "train"), made, inputs)
     return made
 
 
-def _parting(record: fx.Graph, recording: Recording, expected: fx.Graph, root: nn.Module) -> Parting | None:
-    known: dict[Any, int] = {}
-    bare = recording.bare
-    saved = {name for named in (bare.named_parameters, bare.named_buffers) for name, _ in named(remove_duplicate=False)}
-    mine = dict(_steps(record, bare, saved, recording.constants, recording.functions, known))
-    steps = list(_steps(expected, root, saved, {}, {}, known))
-    theirs = [step for _, step in steps]
-    if list(mine.values()) == theirs or (_acting(mine) == _acting(dict(steps)) and _last(mine) == theirs[-1]):
+def _of_mode(graphs: GrownGraphModule, mode: str) -> fx.Graph:
+    by_mode = graphs.graphs()
+    return by_mode[mode if mode in by_mode else "both"]
+
+
+def _parting(
+    record: fx.Graph, recording: Recording, graphs: GrownGraphModule, bare: nn.Module, mode: str
+) -> Parting | None:
+    expected, own = _of_mode(graphs, mode), recording.bare
+    saved = {name for named in (own.named_parameters, own.named_buffers) for name, _ in named(remove_duplicate=False)}
+    first = _Steps(own, saved, recording.constants, recording.functions)
+    mine = first.of(record)
+    steps = _ExpectedSteps(graphs, bare.train(mode == "train"), expected, first).of(expected)
+    theirs = list(steps.values())
+    if list(mine.values()) == theirs or (_acting(mine) == _acting(steps) and _last(mine) == theirs[-1]):
         return None
     there = set(mine.values())
-    node = next((node for node, step in steps if step not in there), None)
+    node = next((node for node, step in steps.items() if step not in there), None)
     if node is None:
         return Parting("it computes more than the graph does, or in another order")
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
@@ -104,55 +109,97 @@ def _last(steps: dict[fx.Node, int]) -> int:
     return list(steps.values())[-1]
 
 
-def _steps(
-    graph: fx.Graph,
-    root: nn.Module,
-    saved: set[str],
-    constants: dict[str, Tensor],
-    functions: dict[str, CustomFunction],
-    known: dict[Any, int],
-) -> Iterator[tuple[fx.Node, int]]:
+class _Steps:
     """What each node that gives or writes tensors does, as a number that is the same for nodes that do the same."""
-    made: dict[fx.Node, int] = {}
-    names: dict[int, str] = {}
-    for named in (root.named_parameters, root.named_buffers):
-        for name, tensor in named(remove_duplicate=False):
-            if name in saved:
-                names.setdefault(id(tensor), name)
 
-    def written(value: Any) -> Any:
+    def __init__(
+        self,
+        root: nn.Module,
+        saved: set[str],
+        constants: Mapping[str, Tensor] = MappingProxyType({}),
+        functions: Mapping[str, CustomFunction] = MappingProxyType({}),
+    ) -> None:
+        self.root = root
+        self.saved = saved
+        self.constants = constants
+        self.functions = functions
+        self.known: dict[Any, int] = {}
+        self.values: list[Any] = []
+        self.made: dict[fx.Node, int] = {}
+        self.names: dict[int, str] = {}
+        for named in (root.named_parameters, root.named_buffers):
+            for name, tensor in named(remove_duplicate=False):
+                if name in saved:
+                    self.names.setdefault(id(tensor), name)
+
+    def of(self, graph: fx.Graph) -> dict[fx.Node, int]:
+        """The steps of a graph, in order."""
+        for node in graph.nodes:
+            if node.target in GUARDS:
+                self.value_of(node)  # it may refuse
+                continue
+            key = (node.op, self._target(node), self._written(node.args), self._written(dict(node.kwargs)))
+            if key not in self.known:
+                if not self._counts(node):
+                    continue
+                self.known[key] = len(self.known)
+                self.values.append(None if node.op == "output" else self.value_of(node))
+            self.made[node] = self.known[key]
+        return self.made
+
+    def value_of(self, node: fx.Node) -> Any:
+        """What a node gives on the meta device."""
+        return node.meta["value"]
+
+    def _counts(self, node: fx.Node) -> bool:
+        if node.op == "output" or (node.op != "call_module" and is_impure(node)):
+            return True
+        return next(flat_tensors(self.value_of(node)), None) is not None  # else it is a number, by mode perhaps
+
+    def _written(self, value: Any) -> Any:
         if isinstance(value, fx.Node):
-            if value in made:
-                return "made", made[value]
-            return "number", _number(value.meta["value"])
+            return ("made", self.made[value]) if value in self.made else ("number", _number(self.value_of(value)))
         if isinstance(value, (tuple, list)):
-            return tuple(map(written, value))
+            return tuple(map(self._written, value))
         if isinstance(value, dict):
-            return tuple((key, written(item)) for key, item in value.items())
+            return tuple((key, self._written(item)) for key, item in value.items())
         if isinstance(value, slice):
-            return "slice", written(value.start), written(value.stop), written(value.step)
+            return "slice", *map(self._written, (value.start, value.stop, value.step))
         return "number", _number(value)
 
-    def target(node: fx.Node) -> Any:
+    def _target(self, node: fx.Node) -> Any:
         if node.op == "get_attr":
-            held = constants.get(str(node.target))
-            held = held if held is not None else _attribute(root, str(node.target))
-            return names.get(id(held)) or (_digest(held) if isinstance(held, Tensor) else repr(held))
+            held = self.constants.get(str(node.target))
+            held = held if held is not None else _attribute(self.root, str(node.target))
+            return self.names.get(id(held)) or (_digest(held) if isinstance(held, Tensor) else repr(held))
         if node.op == "call_module":
-            part = functions.get(str(node.target)) or root.get_submodule(str(node.target))
+            part = self.functions.get(str(node.target)) or self.root.get_submodule(str(node.target))
             return part.function if isinstance(part, CustomFunction) else str(node.target)
         return node.target
 
-    for node in graph.nodes:
-        if node.target in (settled, sized):
-            continue  # a graph refuses what it has not been recorded with
-        value = node.meta.get("value")
-        if node.op == "output" or next(flat_tensors(value), None) is not None or is_impure(node):
-            if node.op == "call_module" and next(flat_tensors(value), None) is None:
-                continue  # a number by mode
-            key = (node.op, target(node), written(node.args), written(dict(node.kwargs)))
-            made[node] = known.setdefault(key, len(known))
-            yield node, made[node]
+
+class _ExpectedSteps(_Steps):
+    """The steps that a module should take: what they give is looked up in its record, else worked out.
+
+    bare: the skeleton of the graph module, in the mode of the graph.
+    """
+
+    def __init__(self, graphs: GrownGraphModule, bare: nn.Module, expected: fx.Graph, recorded: _Steps) -> None:
+        super().__init__(graphs, recorded.saved)
+        self.known, self.values = recorded.known, recorded.values
+        self.worked_out: dict[fx.Node, Any] = {}
+        self.interpreter = OnShapes(bare, garbage_collect_values=False, graph=expected)
+
+    def value_of(self, node: fx.Node) -> Any:
+        if node in self.made:
+            return self.values[self.made[node]]
+        if node.op == "placeholder":
+            return default_of(node)
+        if node not in self.worked_out:
+            self.interpreter.env.update({source: self.value_of(source) for source in node.all_input_nodes})
+            with torch.device("meta"), torch.no_grad():
+                self.worked_out[node] = self.interpreter.run_node(node)
+        return self.worked_out[node]
 
 
 def _number(value: Any) -> Any:

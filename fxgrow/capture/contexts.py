@@ -6,27 +6,42 @@ import random
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 
 from fxgrow.errors import SettledError, UntraceableError
 from fxgrow.replacing import replaced
 
 if TYPE_CHECKING:
+    from fxgrow.capture.inputs import Inputs
     from fxgrow.capture.recorder import Recorder
+
+
+STATE = "state"
+"""What earlier calls left in the model."""
 
 
 @dataclass(frozen=True)
 class Settled:
-    """Something that one record settles of a forward, and where; `lost`: a graph would leave it out."""
+    """Something that one record settles of a forward, and where.
+
+    lost: a graph would leave it out. feature: of a call, that it hangs on, one of `probing.FEATURES`, each of which a
+    graph guards, or `STATE`. inputs: such as the forward takes another course on.
+    """
 
     what: str
     where: str
     lost: bool = False
+    feature: str = ""
+    inputs: Inputs | None = field(default=None, compare=False)
+
+    def __str__(self) -> str:
+        return f"{self.what} (at {self.where})"
 
 
 def settled(argument: Any, value: Any, name: str) -> None:
@@ -65,6 +80,36 @@ def sized(tensor: Any, axes: tuple[int, ...], sizes: tuple[int, ...], name: str)
         )
 
 
+def typed(tensor: Any, dtype: torch.dtype, name: str) -> None:
+    """Refuse an input of another precision than the one that a graph was captured in.
+
+    >>> typed(torch.ones(2), torch.float32, "x")
+    """
+    if not isinstance(tensor, fx.Proxy) and tensor.dtype is not dtype:
+        raise SettledError(
+            f"{name} was {dtype} when the model was captured, and is {tensor.dtype} now, and its forward takes another "
+            "course for each",
+            remedy="grow the model in this precision",
+        )
+
+
+def graded(enabled: bool) -> None:
+    """Refuse to run without gradients what was captured with them, or the other way round.
+
+    >>> graded(True)
+    """
+    if torch.is_grad_enabled() is not enabled:
+        raise SettledError(
+            f"gradients were {'on' if enabled else 'off'} when the model was captured, and its forward takes another "
+            "course where they are not",
+            remedy='grow the model in its own class: form="module"',
+        )
+
+
+GUARDS: tuple[Callable[..., Any], ...] = (settled, sized, typed, graded)
+"""Functions whose nodes refuse what a graph was not recorded with."""
+
+
 # -- contexts as nodes ---------------------------------------------------------------------------------------------
 
 
@@ -96,7 +141,7 @@ def leave_autocast(context: torch.autocast) -> None:
 CONTEXTS: tuple[Callable[..., Any], ...] = (enter_grad, leave_grad, enter_autocast, leave_autocast)
 """Functions whose nodes enter and leave contexts."""
 
-STATEMENTS = (settled, sized, *CONTEXTS)
+STATEMENTS = (*GUARDS, *CONTEXTS)
 """Functions whose nodes matter although nothing reads them."""
 
 
@@ -204,8 +249,8 @@ def chance(what: str, where: str) -> UntraceableError:
 
 
 @contextmanager
-def without_chance(model: str, again: Callable[[], Any]) -> Iterator[None]:
-    """Refuse a forward that draws from Python's, numpy's or torch's generator; their state stays as it was.
+def without_chance(model: nn.Module, again: Callable[[], Any]) -> Iterator[None]:
+    """Refuse a forward that draws from a generator of Python's, numpy's or torch's; their state stays as it was.
 
     again: runs the forward once more, to find the line that draws.
 
@@ -213,51 +258,85 @@ def without_chance(model: str, again: Callable[[], Any]) -> Iterator[None]:
     ------
     UntraceableError: something was drawn; it names the line.
     """
-    numpy: Any = sys.modules.get("numpy")
-    drawn: list[tuple[str, str]] = []
-    states = random.getstate(), numpy.random.get_state() if numpy else None, torch.default_generator.get_state()
+    generators = list(_generators(model))
+    states = [generator.state() for generator in generators]
     yield
-    if random.getstate() != states[0]:
-        drawn.append(("random", "Python's random"))
-        random.setstate(states[0])
-    if numpy and not _alike(numpy.random.get_state(), states[1]):
-        drawn.append(("numpy", "numpy.random"))
-        numpy.random.set_state(states[1])
-    if not torch.equal(torch.default_generator.get_state(), states[2]):
-        drawn.append(("torch", "torch"))
-        torch.default_generator.set_state(states[2])
-    if drawn:
-        line = _line_of_chance(again)
-        raise chance(drawn[0][1] + (f" ({line})" if line else ""), model)
+    for generator, state in zip(generators, states, strict=True):
+        if not _alike(generator.state(), state):
+            line = _line_of_chance(again, generators)
+            generator.restore(state)
+            raise chance(generator.name + (f" ({line})" if line else ""), type(model).__name__)
+
+
+@dataclass(frozen=True)
+class Generator:
+    """A generator of random numbers: its name for people, what reads its state and what puts it back."""
+
+    name: str
+    state: Callable[[], Any]
+    restore: Callable[[Any], Any]
+
+
+def _generators(model: nn.Module) -> Iterator[Generator]:
+    """The generators that all programs share, and those that modules, or the files of their forwards, have."""
+    numpy: Any = sys.modules.get("numpy")
+    yield Generator("Python's random", random.getstate, random.setstate)
+    if numpy:
+        yield Generator("numpy.random", numpy.random.get_state, numpy.random.set_state)
+    yield Generator("torch", torch.default_generator.get_state, torch.default_generator.set_state)
+    own: dict[int, Any] = {}
+    for module in model.modules():
+        shared = getattr(type(module).forward, "__globals__", {}) if not _is_torchs(module) else {}
+        own.update({id(v): v for values in (module.__dict__, shared) for v in list(values.values()) if _draws(v)})
+    for value in own.values():
+        if isinstance(value, torch.Generator):
+            yield Generator("a torch.Generator", value.get_state, value.set_state)
+        elif isinstance(value, random.Random):
+            yield Generator("a random.Random", value.getstate, value.setstate)
+        else:
+            bits: Any = getattr(value, "bit_generator", None) or value._bit_generator
+            yield Generator("a generator of numpy's", partial(getattr, bits, "state"), partial(setattr, bits, "state"))
+
+
+def _is_torchs(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("torch.")
+
+
+def _draws(value: Any) -> bool:
+    numpy: Any = sys.modules.get("numpy")
+    kinds = (numpy.random.Generator, numpy.random.RandomState) if numpy else ()
+    return isinstance(value, (torch.Generator, random.Random, *kinds))
 
 
 def _alike(one: Any, other: Any) -> bool:
-    return all((a == b).all() if hasattr(a, "all") else a == b for a, b in zip(one, other, strict=True))
+    """Whether two states of a generator are the same."""
+    if isinstance(one, dict):
+        return all(_alike(one[key], other[key]) for key in one)
+    if isinstance(one, tuple):
+        return len(one) == len(other) and all(map(_alike, one, other))
+    return bool((one == other).all()) if hasattr(one, "all") else bool(one == other)
 
 
-def _line_of_chance(run: Callable[[], Any]) -> str | None:
+def _line_of_chance(run: Callable[[], Any], generators: list[Generator]) -> str | None:
     """The file and line after which a generator of random numbers is in another state, found by running it again."""
-    numpy: Any = sys.modules.get("numpy")
     lines: list[str] = []
     last = ["", 0]
 
-    def state() -> Any:
-        drawn = numpy.random.get_state()[2] if numpy else 0
-        return random.getstate(), drawn, torch.default_generator.get_state().sum().item()
+    def states() -> Any:
+        return tuple(generator.state() for generator in generators)
 
-    before = state()
+    before = states()
 
     def watch(frame: Any, event: str, argument: Any) -> Any:
         file = Path(frame.f_code.co_filename)
         if event == "call" and (file.name == "random.py" or {"torch", "numpy"} & set(file.parts)):
             return None
-        if not lines and last[0] and state() != before:
+        if not lines and last[0] and not _alike(states(), before):
             lines.append(f"{Path(str(last[0])).name}, line {last[1]}")
         if event == "line":
             last[:] = [frame.f_code.co_filename, frame.f_lineno]
         return watch
 
-    states = random.getstate(), numpy.random.get_state() if numpy else None, torch.default_generator.get_state()
     tracing = sys.gettrace()
     sys.settrace(watch)
     try:
@@ -265,8 +344,6 @@ def _line_of_chance(run: Callable[[], Any]) -> str | None:
             run()
     finally:
         sys.settrace(tracing)
-        random.setstate(states[0])
-        if numpy:
-            numpy.random.set_state(states[1])
-        torch.default_generator.set_state(states[2])
+        for generator, state in zip(generators, before, strict=True):
+            generator.restore(state)
     return lines[0] if lines else None

@@ -236,18 +236,20 @@ def _restore(module: nn.Module, extras: dict[str, Any]) -> None:
         module.recompile()
 
 
+def copied(graph: fx.Graph) -> fx.Graph:
+    """A copy of a graph, with the names and values of its nodes."""
+    twin = fx.Graph()
+    renamed: dict[fx.Node, fx.Node] = {}
+    twin.output(twin.graph_copy(graph, renamed))
+    for old, new in renamed.items():
+        new.name = old.name
+        new.meta = dict(old.meta)
+    return twin
+
+
 def copies(graphs: dict[str, fx.Graph]) -> dict[str, fx.Graph]:
-    """Copies of graphs, with the names and values of their nodes."""
-    made = {}
-    for mode, graph in graphs.items():
-        twin = fx.Graph()
-        renamed: dict[fx.Node, fx.Node] = {}
-        twin.output(twin.graph_copy(graph, renamed))
-        for old, new in renamed.items():
-            new.name = old.name
-            new.meta = dict(old.meta)
-        made[mode] = twin
-    return made
+    """Copies of the graphs of each mode."""
+    return {mode: copied(graph) for mode, graph in graphs.items()}
 
 
 def merge(model: nn.Module, graphs: dict[str, fx.Graph]) -> dict[str, fx.Graph]:

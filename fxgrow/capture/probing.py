@@ -17,9 +17,9 @@ from fxgrow.capture.contexts import settled
 from fxgrow.capture.inputs import Inputs
 from fxgrow.containers import each_tensor
 
-BATCH, SIZE, DTYPE, NUMBER = "batch", "size", "dtype", "number"
-FEATURES = (BATCH, SIZE, DTYPE)
-"""What can be another at the next call: how many samples, of which size, in which precision."""
+BATCH, SIZE, DTYPE, GRADIENTS, NUMBER = "batch", "size", "dtype", "gradients", "number"
+FEATURES = (BATCH, SIZE, DTYPE, GRADIENTS)
+"""What can be another at the next call: how many samples, of which size, in which precision, with gradients or not."""
 
 _OTHER = {torch.float32: torch.float64, torch.float64: torch.float32}
 
@@ -42,7 +42,7 @@ def changed(inputs: Inputs, features: frozenset[str]) -> Changed | None:
         return None
     batch = tensors[0].shape[0]
     sizes = {size: 2 * size for tensor in tensors for size in tensor.shape[_from(tensor) : _to(tensor)]}
-    possible = {BATCH: True, SIZE: bool(sizes) and batch not in sizes, DTYPE: True}
+    possible = {BATCH: True, SIZE: bool(sizes) and batch not in sizes, DTYPE: True, GRADIENTS: True}
     wanted = frozenset(feature for feature in features if possible[feature])
     if not wanted:
         return None

@@ -25,7 +25,7 @@ from fxgrow.capture.expansions import EXPANSIONS
 from fxgrow.capture.numbers import Float, Int, node_of, plain, remembering
 from fxgrow.capture.opaque import CustomFunction, hooked
 from fxgrow.capture.shapes import call_failed, staying
-from fxgrow.containers import each_tensor
+from fxgrow.containers import each_tensor, flat_tensors
 from fxgrow.errors import CaptureError, FxgrowError, UntraceableError
 from fxgrow.replacing import replaced
 from fxgrow.rules import registry
@@ -70,6 +70,9 @@ _CHANCE = frozenset(
 
 _DEVICE_FLAGS = {"is_meta": "meta", "is_cpu": "cpu", "is_cuda": "cuda", "is_mps": "mps", "is_xpu": "xpu"}
 
+
+Shapes = dict[str, list[tuple[int, ...]]]
+"""Of what goes into modules and comes out of them, by path."""
 
 _STARS: dict[Any, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
 
@@ -124,13 +127,15 @@ class Recorder(TorchFunctionMode):
         self.regions: list[fx.Node] = []
         self.open: list[Any] = []
         self.quiet = False
+        self.shapes: Shapes = {}
 
     # -- running -----------------------------------------------------------------------------------------------
 
-    def record(self, arguments: Mapping[str, Any], positional: int = 0) -> Any:
+    def record(self, arguments: Mapping[str, Any], positional: int = 0, run: Callable[..., Any] | None = None) -> Any:
         """Run the forward of the root; returns what it returns.
 
-        arguments: by name, "*args" and "**kwargs" too. positional: how many are passed by their position.
+        arguments: by name, "*args" and "**kwargs" too. positional: how many are passed by their position. run: what
+        to run in place of the forward.
         """
         args, kwargs = self._placeholders(arguments, positional)
         with ExitStack() as stack:
@@ -143,7 +148,7 @@ class Recorder(TorchFunctionMode):
             stack.enter_context(torch.device("meta"))
             stack.enter_context(self)
             self.paths.append("")
-            output = self.root.forward(*args, **kwargs)
+            output = (run or self.root.forward)(*args, **kwargs)
             self.paths.pop()
         return output
 
@@ -464,16 +469,7 @@ class Recorder(TorchFunctionMode):
                 return plainly(module, *args, **kwargs)
             self.paths.append(path)
             try:
-                plain_kind = getattr(type(module), "plain_kind", None)
-                if plain_kind is not None and registry.has_rule(plain_kind):  # a layer that multiplies its input
-                    args = (guards.multiplied(args[0], module.factor), *args[1:])
-                    return self._leaf(module, path, plain_kind.forward, args, kwargs)
-                if self._is_leaf(module):
-                    return self._leaf(module, path, plainly, args, kwargs)
-                expansion = EXPANSIONS.get(type(module))
-                if expansion is not None and not hooked(module):
-                    return expansion(module, *args, **kwargs)
-                return plainly(module, *args, **kwargs)
+                return self._noted(path, args, self._called(module, path, plainly, args, kwargs))
             except CaptureError as error:
                 if error.where is None:
                     raise type(error)(error.what, where=path, remedy=error.remedy) from error
@@ -486,6 +482,25 @@ class Recorder(TorchFunctionMode):
                 self.paths.pop()
 
         return called
+
+    def _called(self, module: Any, path: str, plainly: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        plain_kind = getattr(type(module), "plain_kind", None)
+        if plain_kind is not None and registry.has_rule(plain_kind):  # a layer that multiplies its input
+            args = (guards.multiplied(args[0], module.factor), *args[1:])
+            return self._leaf(module, path, plain_kind.forward, args, kwargs)
+        if self._is_leaf(module):
+            return self._leaf(module, path, plainly, args, kwargs)
+        expansion = EXPANSIONS.get(type(module))
+        if expansion is not None and not hooked(module):
+            return expansion(module, *args, **kwargs)
+        return plainly(module, *args, **kwargs)
+
+    def _noted(self, path: str, inputs: Any, output: Any) -> Any:
+        """Note the shapes of what a module is given and gives."""
+        with torch._C.DisableTorchFunction():
+            shapes = self.shapes.setdefault(path, [])
+            shapes.extend(tuple(tensor.shape) for value in (inputs, output) for tensor in flat_tensors(value))
+        return output
 
     def _is_leaf(self, module: nn.Module) -> bool:
         if isinstance(module, (ParametrizationList, CustomFunction)):

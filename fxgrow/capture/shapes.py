@@ -57,7 +57,9 @@ def _moved(value: Any) -> Any:
     return value.to("meta") if isinstance(value, Tensor) else value
 
 
-class _Propagation(fx.Interpreter):
+class OnShapes(fx.Interpreter):
+    """Runs the nodes of a graph on the meta device."""
+
     def placeholder(self, target: Any, args: Any, kwargs: Any) -> Any:
         return next(self.args_iter)  # for "*args" and "**kwargs" too
 
@@ -69,7 +71,7 @@ class _Propagation(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         try:
-            value = each_tensor(super().run_node(n), _moved)  # some are made elsewhere, whatever the device should be
+            return each_tensor(super().run_node(n), _moved)  # some are made elsewhere, whatever the device should be
         except CaptureError:
             raise
         except Exception as error:
@@ -77,8 +79,14 @@ class _Propagation(fx.Interpreter):
             where = n.meta.get("module_path") or n.name
             if n.op == "call_module" and not name.startswith("_function"):
                 name, where = type(self.module.get_submodule(name)).__name__, name
-            raise call_failed(name, where, [a.meta["value"] for a in n.all_input_nodes], error) from error
-        n.meta["value"] = value
+            raise call_failed(name, where, [self.env[a] for a in n.all_input_nodes], error) from error
+
+
+class _Propagation(OnShapes):
+    """Notes what each node gives."""
+
+    def run_node(self, n: fx.Node) -> Any:
+        n.meta["value"] = value = super().run_node(n)
         return value
 
 

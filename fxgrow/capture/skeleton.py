@@ -14,6 +14,7 @@ from fxgrow.capture.checks import refuse_uncapturable
 from fxgrow.shards import is_divided, undivided
 
 _COPIED = (dict, set, OrderedDict)
+_PLAIN = (bool, int, float, str, type(None), OrderedDict)
 
 
 def skeleton(
@@ -31,6 +32,13 @@ def skeleton(
     CaptureError: the model is lazy, quantised, scripted, compiled or wrapped for parallel training.
     """
     refuse_uncapturable(model, divided=whole)
+    return twin_of(model, dtype)
+
+
+def twin_of(
+    model: nn.Module, dtype: Callable[[torch.dtype], torch.dtype] | None = None, share: bool = False
+) -> nn.Module:
+    """The skeleton of what is known to be fit for one; `share`: over the model's own tensors, which are on meta."""
     modules: dict[int, nn.Module] = {}
     tensors: dict[int, torch.Tensor] = {}
     containers: dict[int, Any] = {}
@@ -38,6 +46,8 @@ def skeleton(
     def bare(tensor: Any) -> Any:
         if tensor is None:
             return None
+        if share:
+            return tensor
         if id(tensor) not in tensors:
             precision = tensor.dtype if dtype is None else dtype(tensor.dtype)
             if is_divided(tensor):
@@ -55,7 +65,8 @@ def skeleton(
             twin: nn.Module = object.__new__(kind)  # graph modules would make themselves a new class
             modules[id(module)] = twin
             for name, value in state.items():
-                twin.__dict__[name] = value.copy() if type(value) in _COPIED else value
+                plain = type(value)
+                twin.__dict__[name] = (value.copy() if value else plain()) if plain in _COPIED else value
             for name, parameter in module._parameters.items():
                 twin._parameters[name] = bare(parameter)
             for name, buffer in module._buffers.items():
@@ -81,6 +92,6 @@ def skeleton(
     result = copy_of(model)
     for twin in modules.values():
         for name, value in twin.__dict__.items():
-            if name not in ("_parameters", "_buffers", "_modules"):
+            if type(value) not in _PLAIN and name not in ("_parameters", "_buffers", "_modules"):
                 twin.__dict__[name] = translated(value)
     return result

@@ -11,42 +11,43 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-import torch
 from torch import nn
 
+from fxgrow.capture.capturing import Recording
 from fxgrow.capture.inputs import Inputs
+from fxgrow.capture.recorder import Shapes
 from fxgrow.capture.skeleton import skeleton
-from fxgrow.containers import flat_tensors
 from fxgrow.planning.deepening import Deepening
 from fxgrow.planning.deepening import renamed as moved
 
 NAMES = ("num_features", "in_features", "embed_dim", "head_hidden_size", "hidden_size", "out_channels", "num_chs")
 """Names that libraries give to attributes that hold a number of channels."""
 
-Shapes = dict[str, list[tuple[int, ...]]]
 
+def follow_sizes(
+    source: nn.Module, own: nn.Module, before: Recording, after: Recording, inputs: Inputs, depth: Deepening | None
+) -> None:
+    """Let such attributes of a grown copy follow; those that growth has set already stay.
 
-def follow_sizes(source: nn.Module, own: nn.Module, inputs: Inputs, depth: Deepening | None) -> None:
-    """Let such attributes of a grown copy follow; those that growth has set already stay."""
-    before, after = _shapes(source, inputs), _shapes(own, inputs)
-    if before is None or after is None:
-        return
+    before, after: what recorded the original and the copy on these inputs.
+    """
     parts = dict(source.named_modules())
     origins = _origins(parts, depth)
     added = {new for block in depth.blocks for new, _ in block.modules} if depth is not None else set()
-    after = {origins.get(path, path): shapes for path, shapes in after.items() if path not in added}
+    now = {origins.get(path, path): shapes for path, shapes in _shapes(own, after, inputs).items() if path not in added}
+    shapes = _shapes(source, before, inputs), now
     for path, module in own.named_modules():
         origin = origins.get(path)
         if origin is None or type(parts[origin]) not in type(module).__mro__:
             continue
         for name in NAMES:
-            old, now = parts[origin].__dict__.get(name), module.__dict__.get(name)
-            if type(old) is int and old == now:
-                module.__dict__[name] = _counterpart(old, before, after, origin)
+            old = parts[origin].__dict__.get(name)
+            if type(old) is int and old == module.__dict__.get(name):
+                module.__dict__[name] = _counterpart(old, *shapes, origin)
     infos = getattr(own, "feature_info", None)
     if infos is not None:
         places = {path: origins[path] for path, _ in own.named_modules() if path in origins}
-        own.feature_info = _informed(infos, before, after, places, added)
+        own.feature_info = _informed(infos, *shapes, places, added)
 
 
 def positions_moved(own: nn.Module, depth: Deepening) -> Iterator[tuple[nn.Module, str, Any]]:
@@ -78,27 +79,22 @@ def _origins(parts: Mapping[str, nn.Module], depth: Deepening | None) -> dict[st
     return found
 
 
-def _shapes(model: nn.Module, inputs: Inputs) -> Shapes | None:
-    """The shapes of what goes into each part and comes out of it, and of what timm's features are; None: it fails."""
-    twin: Any = skeleton(model).eval()
-    shapes: Shapes = {}
-    for path, module in twin.named_modules():
-
-        def note(module: nn.Module, given: Any, output: Any, path: str = path) -> None:
-            for tensor in (*flat_tensors(given), *flat_tensors(output)):
-                shapes.setdefault(path, []).append(tuple(tensor.shape))
-
-        module.register_forward_hook(note)
-    try:
-        with torch.device("meta"), torch.no_grad():
-            twin(*inputs[0], **inputs[1])
-    except Exception:  # forwards that need values: their attributes stay as they are
-        return None
-    with suppress(Exception), torch.device("meta"), torch.no_grad():  # not every model has these, or takes these
-        features = twin.forward_features(*inputs[0], **inputs[1])
-        shapes[""] = [tuple(tensor.shape) for tensor in flat_tensors(features)]
-        shapes["pre_logits"] = [tuple(t.shape) for t in flat_tensors(twin.forward_head(features, pre_logits=True))]
+def _shapes(model: nn.Module, recording: Recording, inputs: Inputs) -> Shapes:
+    """The shapes of what goes into each part and comes out of it, and of timm's features, where there are such."""
+    shapes = dict(recording.shapes)
+    if hasattr(model, "forward_features"):
+        anew = Recording(skeleton(model), recording.device, recording.memory)
+        with suppress(Exception):  # not every model has these in timm's way
+            shapes[""], shapes["pre_logits"] = anew.shapes_of(inputs, _features)
     return shapes
+
+
+def _features(model: Any, *args: Any, **kwargs: Any) -> Any:
+    """What the head of a model is given, and what its last layer is."""
+    features, before_logits = model.forward_features(*args, **kwargs), None
+    with suppress(Exception):
+        before_logits = model.forward_head(features, pre_logits=True)
+    return features, before_logits
 
 
 def _counterpart(size: int, before: Shapes, after: Shapes, path: str) -> int:

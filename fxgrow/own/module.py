@@ -10,10 +10,12 @@ from torch import fx, nn
 
 from fxgrow import guards
 from fxgrow.capture import Captured, GrownGraphModule, skeleton
-from fxgrow.capture.alignment import parting, with_values
+from fxgrow.capture.alignment import Parting, parting, with_values
+from fxgrow.capture.capturing import Recording
 from fxgrow.capture.inputs import Inputs
 from fxgrow.capture.probing import BATCH
 from fxgrow.capture.probing import changed as changed_inputs
+from fxgrow.devices import device_of
 from fxgrow.own.edited import (
     NATIVE,
     CallEdit,
@@ -94,7 +96,7 @@ def _index(node: fx.Node, module: str) -> int:
 
 
 def own_class(
-    source: nn.Module, plan: Plan, grown: GrownGraphModule, changed: Sequence[Site], inputs: Inputs
+    source: nn.Module, plan: Plan, grown: GrownGraphModule, changed: Sequence[Site], captured: Captured
 ) -> nn.Module | Obstacle:
     """A copy of a module, of its class, that computes what its grown graph does, over the very tensors of that graph.
 
@@ -102,39 +104,36 @@ def own_class(
     ----------
     changed: the calls that the plan changes.
     """
-    if isinstance(source, fx.GraphModule):
+    if isinstance(source, fx.GraphModule) or captured.recording is None:
         return Obstacle("it is a graph already", type(source).__name__)
-    own = _computing(source, plan, grown, changed, inputs)
-    if isinstance(own, nn.Module):
-        follow_sizes(source, own, inputs, plan.depth)
-    return own
-
-
-def _computing(
-    source: nn.Module, plan: Plan, grown: GrownGraphModule, changed: Sequence[Site], inputs: Inputs
-) -> nn.Module | Obstacle:
-    """The copy that computes what the graph does."""
     sure = [site for site in changed if not site.aside]
-    own = _copied(source, plan, grown, sure)
-    if isinstance(own, Obstacle):
-        return own
-    part = parting(own, grown, inputs)
-    if part is None:
-        return own
-    for owner, name, value in list(positions_moved(own, plan.depth)) if plan.depth is not None else ():
-        before, owner.__dict__[name] = owner.__dict__[name], value
-        if parting(own, grown, inputs) is None:
-            return own
-        owner.__dict__[name] = before
-    if len(sure) < len(changed):  # numbers that do not come out by themselves
-        numbers = _numbers(grown, [site for site in changed if site.aside], inputs)
-        own = _copied(source, plan, grown, [*sure, *numbers])
+    aside = [site for site in changed if site.aside]  # numbers that may come out by themselves
+    part = Parting("")
+    for numbers in (False, True) if aside else (False,):
+        own = _copied(source, plan, grown, [*sure, *(_numbers(grown, aside, captured.inputs) if numbers else ())])
         if isinstance(own, Obstacle):
             return own
-        part = parting(own, grown, inputs)
-        if part is None:
+        checked = _checked(own, plan, grown, captured.inputs)
+        if isinstance(checked, Recording):
+            follow_sizes(source, own, captured.recording, checked, captured.inputs, plan.depth)
             return own
+        part = checked
     return Obstacle(f"the class computes something else: {part}", type(source).__name__, part.node)
+
+
+def _checked(own: nn.Module, plan: Plan, grown: GrownGraphModule, inputs: Inputs) -> Recording | Parting:
+    """What recorded a copy that computes what the graph does, or where it does something else."""
+    recording = Recording(skeleton(own), device_of(own))
+    part = parting(own, grown, inputs, recording)
+    if part is None:
+        return recording
+    for owner, name, value in list(positions_moved(own, plan.depth)) if plan.depth is not None else ():
+        before, owner.__dict__[name] = owner.__dict__[name], value
+        recording = Recording(skeleton(own), device_of(own))
+        if parting(own, grown, inputs, recording) is None:
+            return recording
+        owner.__dict__[name] = before
+    return part
 
 
 def _copied(source: nn.Module, plan: Plan, grown: GrownGraphModule, changed: Sequence[Site]) -> nn.Module | Obstacle:

@@ -178,7 +178,8 @@ class Plan:
         of groups, tensors, nodes and attributes are those after they are put in. readouts: layers through which
         outputs are read that are streams; they come after new blocks. parts: where the model was captured
         in parts, the plan of each, by its path. form: "module" where the growth goes into a copy of the user's own
-        module, "graph" where a graph module takes its place. obstacle: why it has to be a graph.
+        module, "graph" where a graph module takes its place. obstacle: why it has to be a graph. courses: where the
+        forward of such a copy takes another course on inputs of another size, the same growth as a plan for those.
 
     >>> import torch, fxgrow
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -206,6 +207,7 @@ class Plan:
     rescalings: tuple[Rescaling, ...] = ()
     form: str = "graph"
     obstacle: Obstacle | None = None
+    courses: tuple[Plan, ...] = ()
 
     def to_json(self, indent: int | None = None) -> str:
         """The plan as JSON text."""
@@ -250,6 +252,7 @@ class Plan:
             parts=tuple((path, cls._from(part)) for path, part in data["parts"]),
             form=data.get("form", "graph"),
             obstacle=Obstacle(**data["obstacle"]) if data.get("obstacle") else None,
+            courses=tuple(map(cls._from, data.get("courses", ()))),
         )
 
     @property

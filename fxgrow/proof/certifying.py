@@ -24,6 +24,8 @@ from fxgrow.proof.claims import Map, Unproved, old_positions_cover, settled
 from fxgrow.proof.fingerprint import changed_since, fingerprint
 from fxgrow.proof.models import Model
 from fxgrow.proof.outside import between_parts
+from fxgrow.proof.record import CLAIM as RECORD
+from fxgrow.proof.record import record
 from fxgrow.proof.unchanged import proved_unchanged
 from fxgrow.replay import as_graph, grown_again
 from fxgrow.transforms.indexing import old_positions
@@ -136,23 +138,31 @@ def certificate_of(
     growths: Sequence[Growth],
     before: Mapping[str, Captured] | None = None,
     with_scale: bool = False,
+    graph: GrownGraphModule | None = None,
 ) -> Certificate:
     """The certificate of growths of which all but the first only widen.
 
     Parameters
     ----------
     before: what was captured of the original, by part; None: it is captured here.
+    graph: what the grown module computes, over its very tensors; None: it is worked out here.
     """
     plan = growths[0].plan
     captured = before if before is not None else _captured_before(original, plan)
     if not plan.parts:
         try:
-            graph = as_graph(grown, original, plan, growths[0].folded)
+            graph = graph if graph is not None else as_graph(grown, original, plan, growths[0].folded)
         except FxgrowError as error:
-            return Certificate.of(
-                CLAIM, [Certificate("its record is the graph", "record", (), Verdict.UNKNOWN, str(error))]
-            )
-        return Comparison(captured[""], original, growths).certificate(graph, with_scale)
+            return Certificate.of(CLAIM, [Certificate(RECORD, "record", (), Verdict.UNKNOWN, str(error))])
+        certificate = Comparison(captured[""], original, growths).certificate(graph, with_scale)
+        courses = [certificate_of(original, grown, [replace(growths[0], plan=course)]) for course in plan.courses]
+        if not courses:
+            return certificate
+        other = [
+            Certificate.of("on inputs of another size, where the forward takes another course", c.children)
+            for c in courses
+        ]
+        return replace(Certificate.of(CLAIM, [*certificate.children, *other]), scale_of=certificate.scale_of)
     children = []
     for (path, part), growth in zip(plan.parts, growths[0].parts, strict=True):
         inside = as_graph(grown.get_submodule(path), original.get_submodule(path), part)
@@ -218,7 +228,8 @@ class Comparison:
     def _begun(self, grown: GrownGraphModule) -> tuple[list[Certificate], Checker | None]:
         """What is said of the two models as a whole, and the checker of their graphs if they can be compared."""
         one, two = self.one, Model(grown.graphs(), grown, grown, named_tensors(grown))
-        children = [*self.first, _ties(one.tensors, two.tensors)]
+        basis = record(self.captured, self.original, self.plans[-1])
+        children = [basis, *self.first, _ties(one.tensors, two.tensors)]
         if one.graphs.keys() != two.graphs.keys():
             detail = f"graphs for {sorted(two.graphs)}, the original has {sorted(one.graphs)}"
             children.append(Certificate("both have the same graphs", "", (), Verdict.UNKNOWN, detail))

@@ -1,0 +1,59 @@
+"""Other courses that a forward takes on inputs of another size: the user's own module takes them after growth, too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from fxgrow.capture import Captured, skeleton
+from fxgrow.capture.alignment import parting
+from fxgrow.capture.inputs import Inputs
+from fxgrow.errors import FxgrowError
+from fxgrow.planning.plan import Axis, Obstacle, Plan
+from fxgrow.transforms.width import widen
+
+Replan = Callable[[Inputs], tuple[Captured, Plan]]
+"""Captures and plans once more, on other inputs."""
+
+
+def courses(own: nn.Module, source: nn.Module, captured: Captured, plan: Plan, replan: Replan) -> Any:
+    """A plan for each other course that was seen, all of one growth; or the obstacle, where they do not agree.
+
+    own: the grown copy of `source`, which takes every course as its graph would.
+    """
+    plans: list[Plan] = []
+    for note in captured.settled:
+        if note.inputs is None:
+            continue
+        try:
+            other, course = replan(note.inputs)
+        except FxgrowError as error:
+            return Obstacle(f"{note.what}, and on another size it does not grow: {error.what}", note.where)
+        growths, others = _growths(plan), _growths(course)
+        if growths != others:
+            name = next(name for name in growths | others if growths.get(name) != others.get(name))
+            return Obstacle(f"{note.what}, and on another size {name} would grow otherwise", note.where)
+        text = parting(own, widen(other, course, skeleton(source), ""), other.inputs)
+        if text is not None:
+            return Obstacle(f"{note.what}, and on another size the class computes something else: {text}", note.where)
+        plans.append(replace(course, form="module"))
+    return tuple(plans)
+
+
+def _growths(plan: Plan) -> dict[str, Any]:
+    """What a plan does to the tensors and attributes of a module, whatever its groups and nodes are called."""
+    growths: dict[str, Any] = {
+        growth.name: replace(growth, axes=tuple(map(_unnamed, growth.axes)), calibrations=()) for growth in plan.tensors
+    }
+    growths |= {f"{edit.module}.{edit.attribute}": edit.value for edit in plan.attributes}
+    growths |= {rescaling.name: rescaling.factor for rescaling in plan.rescalings if rescaling.by}
+    if plan.depth is not None:
+        growths |= {run.path: run for run in plan.depth.runs} | dict(plan.depth.renamed)
+    return growths
+
+
+def _unnamed(axis: Axis) -> Axis:
+    return replace(axis, group="", parts=tuple(map(_unnamed, axis.parts)))

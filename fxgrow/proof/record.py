@@ -1,0 +1,76 @@
+"""What a proof rests on: that the graphs it speaks of are what the models run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor
+
+from fxgrow.capture import Captured, GrownGraphModule
+from fxgrow.capture.contexts import STATE, Settled, settled
+from fxgrow.capture.probing import FEATURES, GRADIENTS
+from fxgrow.planning.plan import Plan
+from fxgrow.proof.certificate import Certificate, Verdict
+
+CLAIM = "the graphs are what the models run"
+
+
+def record(captured: Captured, source: Any, plan: Plan) -> Certificate:
+    """What the graphs of an original and of what grew from it were recorded with, and what was settled by it.
+
+    plan: of the growth. UNKNOWN where the forward hangs on what earlier calls leave in the model.
+    """
+    conditions = list(_conditions(captured, source, plan))
+    unproved = (STATE, GRADIENTS) if plan.form == "module" else (STATE,)  # a graph refuses to run without gradients
+    open_ends = [str(note) for note in captured.settled if note.feature in unproved]
+    if open_ends:
+        return Certificate(CLAIM, "record", tuple(conditions), Verdict.UNKNOWN, "; ".join(open_ends))
+    return Certificate(CLAIM, "record", tuple(conditions))
+
+
+def _conditions(captured: Captured, source: Any, plan: Plan) -> Iterator[str]:
+    own = plan.form == "module"
+    if isinstance(source, GrownGraphModule):
+        yield "the original is a graph module: its graph is what runs"
+    else:
+        modes = "once for both modes" if "both" in captured.graphs else "once for each mode"
+        yield f"the original's forward was run without data, {modes}, on {_in_words(captured.inputs)}"
+    if captured.alike:
+        yield f"with {_joined(captured.alike)} it does the same"
+    for note in captured.settled:
+        if note.feature != STATE and not (own and note.feature == GRADIENTS):
+            yield f"{note}{_what_becomes_of(note, own)}"
+    first = next(iter(captured.graphs.values()))
+    values = [f"{node.args[2]}={node.args[1]!r}" for node in first.nodes if node.target is settled]
+    if values:
+        others = "other values may take a course that was not recorded" if own else "the graph refuses other values"
+        yield f"it was called with {', '.join(values)}: {others}"
+    if own:
+        yield "the grown model is of the original's class: its forward was run likewise, and does what the graph does"
+
+
+def _what_becomes_of(note: Settled, own: bool) -> str:
+    if own:
+        return ": each course is proved" if note.inputs is not None else ""
+    return ": the graph refuses others" if note.feature in FEATURES else ": the graph leaves it out"
+
+
+def _in_words(inputs: Any) -> str:
+    args, kwargs = inputs
+    shown = [_value(value) for value in args] + [f"{name}={_value(value)}" for name, value in kwargs.items()]
+    return ", ".join(text for text in shown if text) or "no inputs"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+    if isinstance(value, (tuple, list)):
+        return f"({', '.join(map(_value, value))})"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key}: {_value(item)}' for key, item in value.items())}}}"
+    return repr(value) if value is None or isinstance(value, (bool, int, float, str)) else type(value).__name__
+
+
+def _joined(texts: tuple[str, ...]) -> str:
+    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"

@@ -1,0 +1,270 @@
+"""Forwards that do something else than what was recorded of them: kept, refused when called so, or never PROVED."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+import fxgrow
+from fxgrow.errors import FxgrowError, SettledError
+from tests.capture.assembled import EXACT, normal
+
+X = normal(2, 8, 6)
+Call = Callable[[nn.Module], Any]
+
+
+class Sabotaged(nn.Module):
+    """6 -> 8 -> 3, with a forward that its first record does not tell the whole of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.middle, self.leave = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def twist(self, h: Tensor) -> Tensor:
+        return self.middle(h).relu()
+
+    def forward(self, x: Tensor) -> Any:
+        return self.leave(self.twist(self.enter(x).tanh()))
+
+
+class ByFlag(Sabotaged):
+    def forward(self, x: Tensor, twist: bool = False) -> Any:
+        h = self.enter(x).tanh()
+        return self.leave(self.twist(h) if twist else h)
+
+
+class ByLabels(Sabotaged):
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Any:
+        out = super().forward(x)
+        return out if labels is None else (out, (out - labels).square().mean())
+
+
+class BySamples(Sabotaged):
+    def twist(self, h: Tensor) -> Tensor:
+        return super().twist(h) if h.shape[0] > 2 else h
+
+
+class BySize(Sabotaged):
+    def twist(self, h: Tensor) -> Tensor:
+        return h[:, :8] if len(h[0]) > 8 else h
+
+
+class ByPrecision(Sabotaged):
+    def twist(self, h: Tensor) -> Tensor:
+        return h.clamp(max=0.1) if h.dtype == torch.float32 else h
+
+
+class ByGradients(Sabotaged):
+    def twist(self, h: Tensor) -> Tensor:
+        return super().twist(h) if torch.is_grad_enabled() else h
+
+
+class Counting(Sabotaged):
+    calls = 0
+
+    def twist(self, h: Tensor) -> Tensor:
+        self.calls += 1
+        return super().twist(h) if self.calls > 1 else h
+
+
+class Collecting(Sabotaged):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[int] = []
+
+    def twist(self, h: Tensor) -> Tensor:
+        self.seen.append(1)
+        return super().twist(h) if len(self.seen) > 1 else h
+
+
+class Averaging(Sabotaged):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(()))
+
+    def twist(self, h: Tensor) -> Tensor:
+        self.mean = 0.5 * self.mean + h.mean()
+        return h * self.mean
+
+
+class Generating(Sabotaged):
+    """Has a generator of its own."""
+
+    def __init__(self, generator: Any) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def twist(self, h: Tensor) -> Tensor:
+        return super().twist(h) if self.generator.random() < 0.5 else h
+
+
+GENERATOR = random.Random(1)
+
+
+class OfTheModule(Sabotaged):
+    def twist(self, h: Tensor) -> Tensor:
+        return super().twist(h) if GENERATOR.random() < 0.5 else h
+
+
+class Quiet(Sabotaged):
+    def twist(self, h: Tensor) -> Tensor:
+        with torch.no_grad():
+            return super().twist(h)
+
+
+class Coarse(Sabotaged):
+    def twist(self, h: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return F.linear(h.float(), self.middle.weight.float()).double()
+
+
+class Saving(Sabotaged):
+    def twist(self, h: Tensor) -> Tensor:
+        return checkpoint(self.middle, h, use_reentrant=False)  # type: ignore[no-any-return]
+
+
+def on_an_instance() -> nn.Module:
+    model = Sabotaged()
+    model.middle.forward = lambda h: 2.0 * h  # type: ignore[method-assign]
+    return model
+
+
+def with_a_hook() -> nn.Module:
+    model = Sabotaged()
+    model.middle.register_forward_hook(lambda module, given, output: 2.0 * output)
+    return model
+
+
+def plain(model: nn.Module) -> Any:
+    return model(X)
+
+
+def twice(model: nn.Module) -> Any:
+    return model(X), model(X)
+
+
+def without_gradients(model: nn.Module) -> Any:
+    with torch.no_grad():
+        return model(X)
+
+
+def gradients(model: nn.Module) -> Any:
+    model.zero_grad()
+    model(X).square().sum().backward()
+    return [parameter.grad is None for parameter in model.parameters()]
+
+
+def in_single_precision(model: nn.Module) -> Any:
+    return copy.deepcopy(model).float()(X.float())
+
+
+CASES: dict[str, tuple[Callable[[], nn.Module], list[Call]]] = {
+    "a flag": (ByFlag, [lambda model: model(X, twist=True)]),
+    "labels": (ByLabels, [lambda model: model(X, labels=torch.ones(2, 8, 3))]),
+    "more samples": (BySamples, [lambda model: model(normal(5, 8, 6))]),
+    "a larger input": (BySize, [lambda model: model(normal(2, 12, 6)), lambda model: model(normal(2, 16, 6))]),
+    "precision": (ByPrecision, [in_single_precision]),
+    "gradients switched off": (ByGradients, [without_gradients]),
+    "a count of calls": (Counting, [twice]),
+    "a list that grows": (Collecting, [twice]),
+    "a buffer assigned": (Averaging, [twice]),
+    "a generator of Python's": (lambda: Generating(random.Random(1)), [twice, twice, twice]),
+    "a generator of numpy's": (lambda: Generating(np.random.default_rng(1)), [twice, twice, twice]),
+    "a generator in a file": (OfTheModule, [twice, twice, twice]),
+    "a region without gradients": (Quiet, [gradients]),
+    "a region in bfloat16": (Coarse, [plain]),
+    "checkpointing": (Saving, [plain, gradients]),
+    "a forward of its own": (on_an_instance, [plain]),
+    "a hook": (with_a_hook, [plain]),
+}
+
+
+def same(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor):
+        error = EXACT if one.dtype is torch.float64 else 1e-5
+        return one.shape == other.shape and torch.allclose(one, other, rtol=error, atol=error)
+    if isinstance(one, (tuple, list)):
+        return all(same(a, b) for a, b in zip(one, other, strict=True))
+    return bool(one == other)
+
+
+def differs(model: nn.Module, grown: nn.Module, calls: list[Call]) -> Iterator[int]:
+    """Which of the calls a grown model answers otherwise than the original, without an error."""
+    for number, call in enumerate(calls):
+        wanted = call(model)
+        try:
+            if not same(wanted, call(grown)):
+                yield number
+        except (SettledError, RuntimeError):  # sizes that do not fit are an error, too
+            continue
+
+
+@pytest.mark.parametrize("form", ["auto", "graph"])
+@pytest.mark.parametrize("case", CASES)
+def test_what_a_record_does_not_tell_is_never_silent(case: str, form: str) -> None:
+    make, calls = CASES[case]
+    model = make().double()
+    try:
+        grown = fxgrow.grow(model, 1.5, example_inputs=X, form=form)
+    except FxgrowError as error:
+        assert error.remedy
+        return
+    proved = str(fxgrow.certify(grown, model).verdict) == "PROVED"
+    assert not (proved and list(differs(model, grown, calls)))
+
+
+def test_the_cases_are_sabotage() -> None:
+    """Each makes calls that the graph of a first run alone would answer otherwise, or that it would not tell of."""
+    assert len(CASES) == 17
+    for name in ("a flag", "more samples", "a count of calls"):
+        make, calls = CASES[name]
+        model = make().double()
+        first = copy.deepcopy(model)(X)
+        assert not same(calls[0](model), first)
+
+
+def test_a_forward_replaced_after_growth_is_not_proved(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Sabotaged().double()
+    grown = fxgrow.grow(model, 1.5, example_inputs=X)
+    monkeypatch.setattr(grown.get_submodule("middle"), "forward", lambda h: 2.0 * h)
+    certificate = fxgrow.certify(grown, model)
+    assert str(certificate.verdict) in ("REFUTED", "UNKNOWN")
+
+
+def test_a_certificate_says_what_was_recorded() -> None:
+    grown = fxgrow.grow(ByFlag().double(), 1.5, example_inputs=X)
+    (record,) = [part for part in fxgrow.report(grown).certificate.children if part.rule == "record"]  # type: ignore[union-attr]
+    assert record.conditions == (
+        "the original's forward was run without data, once for both modes, on float64 [2, 8, 6]",
+        "with more samples, a larger size, another precision and gradients switched off it does the same",
+        "it was called with twist=False: other values may take a course that was not recorded",
+        "the grown model is of the original's class: its forward was run likewise, and does what the graph does",
+    )
+
+
+def test_a_course_of_the_same_growth_is_proved_as_well() -> None:
+    class Padded(Sabotaged):
+        def twist(self, h: Tensor) -> Tensor:
+            return super().twist(h if h.shape[1] % 5 else h[:, 1:])
+
+    x = normal(2, 5, 6)
+    model = Padded().double()
+    grown = fxgrow.grow(model, 1.5, example_inputs=x)
+    assert type(grown) is Padded
+    certificate = fxgrow.certify(grown, model)
+    assert str(certificate.verdict) == "PROVED"
+    claims = [part.claim for part in certificate.children]
+    assert claims.count("on inputs of another size, where the forward takes another course") == 0  # 10 is as 5
+    grown = fxgrow.grow(model, 1.5, example_inputs=normal(2, 4, 6))
+    for length in (4, 8, 5):
+        x = normal(2, length, 6)
+        torch.testing.assert_close(grown(x), model(x), rtol=EXACT, atol=EXACT)
