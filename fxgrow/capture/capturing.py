@@ -159,7 +159,8 @@ class Recording:
         recorder.graph.output(recorder.result(output))
         self.shapes = self.shapes or recorder.shapes
         for path, kind, attribute in assigned:
-            lost = kind == "buffer" or isinstance(getattr(runner.get_submodule(path), attribute), _PLAIN)
+            value = getattr(runner.get_submodule(path), attribute)
+            lost = isinstance(value, _PLAIN) or (kind == "buffer" and not _made_of_sizes(recorder.nodes.get(id(value))))
             what = f"what the forward assigns to the {kind} {attribute}"
             recorder.settled.append(Settled(what, path or name, lost))
         if any(kind == "attribute" for _, kind, _ in assigned):
@@ -220,6 +221,19 @@ def _same(value: Any, other: Any) -> bool:
 
 
 _OF_MODULES = frozenset(nn.Module().__dict__)
+
+
+def _made_of_sizes(node: fx.Node | None) -> bool:
+    """Whether a tensor is the same whatever the values of inputs and weights, such as positions that are kept."""
+    pending, seen = [node] if node is not None else [], set()
+    while pending:
+        node = pending.pop()
+        if node.op in ("placeholder", "get_attr"):
+            return False
+        sources = {s for s in node.all_input_nodes if isinstance(s.meta["value"], torch.Tensor)} - seen
+        pending.extend(sources)
+        seen |= sources
+    return True
 
 
 def _place(difference: Difference, name: str) -> str:

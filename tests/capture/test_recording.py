@@ -275,6 +275,22 @@ def test_buffers_that_a_forward_assigns_go_on_as_before() -> None:
     torch.testing.assert_close(grown.get_buffer("mean"), model.get_buffer("mean"))
 
 
+def test_a_buffer_that_keeps_positions_is_no_loss() -> None:
+    class Positions(Between):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("steps", torch.zeros(0))
+
+        def forward(self, x: Tensor) -> Any:
+            if self.steps.shape[0] != x.shape[1]:
+                self.steps = torch.arange(x.shape[1], dtype=x.dtype)[:, None]
+            return self.leave(self.enter(x) * self.steps)
+
+    model = Positions().double()
+    grown = fxgrow.grow(model, 2, example_inputs=X, form="graph")
+    torch.testing.assert_close(grown(X), model(X), rtol=EXACT, atol=EXACT)
+
+
 @pytest.mark.parametrize("draw", [random.random, np.random.rand, lambda: random.choice([0.0, 1.0])])
 def test_chance_is_refused_by_the_line_that_draws(draw: Callable[[], float]) -> None:
     class Dropping(Between):
