@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from fxgrow.capture import skeleton
+from fxgrow.errors import AmountError
 from fxgrow.growing import Width, grow, report
 from fxgrow.proof.certifying import drawn_by
 from fxgrow.shards import fill, local_part, undivided, whole
@@ -40,7 +41,17 @@ def grow_sharded(
     Raises
     ------
     FxgrowError: as in `grow`.
+
+    >>> import fxgrow
+    >>> fxgrow.grow_sharded(nn.Linear(2, 2), 2, shard=print, verify="full")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    fxgrow.errors.AmountError: verify needs all of the model, ...
     """
+    for name in sorted({"verify", "calibrate"} & options.keys()):
+        raise AmountError(
+            f"{name} needs all of the model, which no process has",
+            remedy=f"leave {name} out, or grow the model before it is divided",
+        )
     part: Any
     for part in model.modules():
         if undivided(part)[0] is not type(part):
