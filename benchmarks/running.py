@@ -1,7 +1,8 @@
 """How fast a grown model runs and trains, beside one of the same sizes built by hand: python benchmarks/running.py
 
 Both are run in turn, several times over, in one run; a row shows the grown model's median time as a multiple of
-the hand-built one's. ConvNeXt's norms are guarded, which costs what the row says.
+the hand-built one's, and says its form and how many of its layers compute otherwise than their class does
+(norms over old units, calls with another number). Without such layers it runs the very code of the hand-built one.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from rich.table import Table
 from torch import nn
 
 import fxgrow
+from fxgrow.own.edited import NATIVE, Edited
 
 PAIRS: dict[str, dict[str, object]] = {
     "vit_tiny_patch16_224": {"embed_dim": 384, "num_heads": 6},
@@ -50,8 +52,8 @@ def ratio(grown: nn.Module, built: nn.Module, work: Callable[[nn.Module], object
 
 def main() -> None:
     table = Table(title="a grown model beside one built by hand: time as a multiple")
-    for heading in ("model", "parameters, grown", "built by hand", "forward", "forward and backward"):
-        table.add_column(heading, justify="left" if heading == "model" else "right")
+    for heading in ("model", "form", "guarded", "parameters", "built by hand", "forward", "and backward"):
+        table.add_column(heading, justify="left" if heading in ("model", "form") else "right")
     for name, options in PAIRS.items():
         grown = fxgrow.grow(timm.create_model(name), 2.0, verify=False)
         built = timm.create_model(name, **options)
@@ -59,8 +61,11 @@ def main() -> None:
         with torch.no_grad():
             forward = ratio(grown.eval(), built.eval(), lambda model: model(x))
         both = ratio(grown.train(), built.train(), step)
-        table.add_row(name, *(f"{count:,}" for count in counts), f"{forward:.2f}", f"{both:.2f}")
-    Console().print(table)
+        form = fxgrow.report(grown).plan.form
+        guarded = sum(isinstance(part, (Edited, *NATIVE.values())) for part in grown.modules())
+        sizes = [f"{count:,}" for count in counts]
+        table.add_row(name, form, str(guarded), *sizes, f"{forward:.2f}", f"{both:.2f}")
+    Console(width=120).print(table)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fxgrow.planning.plan import Plan
     from fxgrow.rules.registry import rule
     from fxgrow.schedule import Schedule
+    from fxgrow.sharded import grow_sharded
     from fxgrow.training.groups import param_groups
     from fxgrow.training.rates import adapt_rates
     from fxgrow.training.state import replace_parameters, transfer_state
@@ -35,6 +36,7 @@ __all__ = [
     "coordinate_check",
     "fold",
     "grow",
+    "grow_sharded",
     "load",
     "param_groups",
     "plan",
@@ -58,6 +60,7 @@ _HOMES = {
     "coordinates": ("coordinate_check",),
     "rules.registry": ("rule",),
     "schedule": ("Schedule",),
+    "sharded": ("grow_sharded",),
     "training.groups": ("param_groups",),
     "training.rates": ("adapt_rates",),
     "training.state": ("replace_parameters", "transfer_state"),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
 
 from fxgrow.amounts import Amounts
+from fxgrow.axes.layout import Reason
 from fxgrow.calibration import calibrate as calibrate_units
 from fxgrow.capture import Captured, GrownGraphModule, capture, recapture, skeleton
 from fxgrow.capture.inputs import Inputs
@@ -23,7 +24,7 @@ from fxgrow.module_tensors import named_tensors
 from fxgrow.own import own_class, sites
 from fxgrow.own.courses import Replan, courses
 from fxgrow.parts import Parts, find_parts, verify_parts, widen_parts
-from fxgrow.planning.analysis import Analysis, analyse
+from fxgrow.planning.analysis import HELD, Analysis, analyse
 from fxgrow.planning.composition import joined
 from fxgrow.planning.depth import STARTS, check_keys, plan_depth
 from fxgrow.planning.parameterization import PARAMETERIZATIONS
@@ -69,7 +70,7 @@ def plan(
     86
     """
     wish = Wish(width, depth, init, depth_init, round_to, parameterization, form)
-    captured, planned = _planned(model, wish, lambda: capture(model, example_inputs), example_inputs)
+    captured, planned, wish = _planned_in_form(model, wish, example_inputs)
     if isinstance(captured, Parts) or form == "graph" or not _grows(planned):
         return planned
     return _placed(skeleton(model), captured, planned, form, "", _replanning(model, wish))[1]
@@ -86,6 +87,24 @@ class Wish:
     round_to: int
     parameterization: str | None
     form: str = "auto"
+    held: Mapping[str, tuple[Reason, ...]] = field(default_factory=dict)
+    """Nodes that growth has to leave as they are, and why."""
+
+
+def _planned_in_form(model: nn.Module, wish: Wish, example_inputs: Any) -> tuple[Captured | Parts, Plan, Wish]:
+    """As `_planned`; where the model's own class is asked for, what it cannot hold is held in the wish as well."""
+    while True:
+        captured, planned = _planned(model, wish, lambda: capture(model, example_inputs), example_inputs)
+        if wish.form != "module" or isinstance(captured, Parts) or not _grows(planned):
+            return captured, planned, wish
+        bare, changed = skeleton(model), sites(captured, planned)
+        own = own_class(bare, planned, widen(captured, planned, bare, ""), changed, captured)
+        reasons = wish.held.get(own.node, ()) if isinstance(own, Obstacle) else ()
+        if not isinstance(own, Obstacle) or not own.node or len(reasons) > 1:
+            anew = _planned(model, wish, lambda: capture(model, example_inputs), example_inputs)
+            return *anew, wish  # the graphs above have been grown
+        reason = Reason(f"{type(model).__name__} cannot hold its growth: {own.what}")
+        wish = replace(wish, held={**wish.held, own.node: (*reasons, reason)})
 
 
 def _replanning(model: nn.Module, wish: Wish) -> Replan:
@@ -170,6 +189,10 @@ def _widened(captured: Captured, name: str, widths: Amounts | Sizes, wish: Wish,
     def planned(analysis: Analysis | None = None) -> Plan:
         return make_plan(captured, name, widths, wish.init, wish.round_to, parameterization, analysis)
 
+    for graph in captured.graphs.values():
+        for node in graph.nodes:
+            if node.name in wish.held:
+                node.meta[HELD] = wish.held[node.name]
     before = analyse(captured.model, captured.graphs)
     readouts = find_readouts(before) if wish.width is not None and isinstance(widths, Amounts) else ()
     if not readouts:
@@ -278,7 +301,8 @@ def grow(
         brings the new units of each linear and convolutional layer to exactly the variance that its old units have.
         Left out: new units get the scale that follows from fan-ins, which few units or correlated inputs miss.
     form: "auto" (the model's own class where it can hold the growth, else a graph module; `plan` says which, and
-        why), "module" (its own class, or an error that says what stands in the way), "graph" (a graph module).
+        why), "module" (its own class; what that cannot hold stays, with the reason in the plan), "graph" (a graph
+        module).
 
     Raises
     ------
@@ -298,7 +322,7 @@ def grow(
     if not isinstance(verify, bool) and verify not in LEVELS:
         raise AmountError(f"verify={verify!r} is not a way to verify", remedy=f"use True, False, {' or '.join(LEVELS)}")
     wish = Wish(width, depth, init, depth_init, round_to, parameterization, form)
-    captured, planned = _planned(model, wish, lambda: capture(model, example_inputs), example_inputs)
+    captured, planned, wish = _planned_in_form(model, wish, example_inputs)
     if not _grows(planned):
         raise _nothing_grows(planned)
     return apply_plan(model, captured, planned, seed, verify, calibrate, form, _replanning(model, wish))

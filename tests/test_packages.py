@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
+import torch
 from torch import nn
 
 import fxgrow
@@ -24,7 +28,6 @@ def test_models_of_other_packages(name: str) -> None:
 def test_einops_follows_the_input_and_grows() -> None:
     einops = pytest.importorskip("einops")
     layers = pytest.importorskip("einops.layers.torch")
-    import torch
 
     class Mixed(nn.Module):
         def __init__(self) -> None:
@@ -41,3 +44,76 @@ def test_einops_follows_the_input_and_grows() -> None:
     assert str(fxgrow.report(result).certificate.verdict) == "PROVED"
     longer = torch.randn(3, 7, 6, dtype=torch.float64)
     torch.testing.assert_close(result(longer), model(longer), rtol=1e-10, atol=1e-10)
+
+
+def small_vit() -> Any:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.ViTConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, image_size=32, num_labels=5
+    )
+    return transformers.ViTForImageClassification(config)
+
+
+PICTURES = torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+LABELS = torch.arange(16) % 5
+
+
+def test_accelerates_wrappers_train_as_without_them() -> None:
+    """The optimizer that it wraps keeps its state through growth, and has rates by age."""
+    accelerate = pytest.importorskip("accelerate")
+
+    def trained(accelerated: bool) -> list[float]:
+        model, losses = small_vit().double(), []
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        helper = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=2)
+        if accelerated:
+            model, optimizer = helper.prepare(model, optimizer)
+        for step in range(8):
+            if step == 4:
+                plain = helper.unwrap_model(model)
+                model = fxgrow.grow(plain, 1.5, depth=1.5, example_inputs=PICTURES[:2].double(), verify=False)
+                assert type(model) is type(plain)
+                transfer = fxgrow.replace_parameters(optimizer, model, model=plain)
+                assert transfer.carried
+                rates = fxgrow.adapt_rates(optimizer, model, every=1)
+                model = helper.prepare(model) if accelerated else model
+            half = slice(8 * (step % 2), 8 * (step % 2) + 8)
+            with helper.accumulate(model):
+                loss = model(PICTURES[half].double(), labels=LABELS[half]).loss
+                if accelerated:
+                    helper.backward(loss)
+                    optimizer.step()
+                    optimizer.zero_grad()
+                else:
+                    (loss / 2).backward()
+                    if step % 2:
+                        optimizer.step()
+                        optimizer.zero_grad()
+            losses.append(loss.item())
+        assert any(rate != 1.0 for by_stage in rates.current().values() for rate in by_stage.values())
+        return losses
+
+    assert trained(True) == pytest.approx(trained(False), rel=1e-10)
+
+
+def test_the_trainer_of_transformers_trains_a_grown_model(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("accelerate")
+    model = small_vit()
+    grown = fxgrow.grow(model, 1.5, depth=1.5, example_inputs={"pixel_values": PICTURES[:2]})
+    assert type(grown) is type(model)
+    assert str(fxgrow.report(grown).certificate.verdict) == "PROVED"
+    images = [{"pixel_values": image, "labels": int(label)} for image, label in zip(PICTURES, LABELS, strict=True)]
+    settings = transformers.TrainingArguments(
+        output_dir=str(tmp_path), max_steps=12, per_device_train_batch_size=16, learning_rate=3e-3, use_cpu=True,
+        report_to=[], save_strategy="no", disable_tqdm=True, logging_steps=1,
+    )  # fmt: skip
+    before = grown.get_parameter("classifier.weight").detach().clone()
+    trainer = transformers.Trainer(model=grown, args=settings, train_dataset=images)
+    first = trainer.predict(images)
+    trainer.train()
+    torch.testing.assert_close(torch.tensor(first.predictions), model(PICTURES).logits, rtol=1e-4, atol=1e-5)
+    assert first.predictions.shape == (16, 5)
+    assert trainer.predict(images).metrics["test_loss"] < 0.8 * first.metrics["test_loss"]
+    assert not torch.equal(grown.get_parameter("classifier.weight"), before)

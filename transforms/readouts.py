@@ -23,19 +23,16 @@ def add_readouts(captured: Captured, readouts: Iterable[Readout]) -> None:
     PlanError: the plan was made for another model.
     """
     for readout in readouts:
-        owner, _, name = readout.weight.rpartition(".")
-        holder = nn.Module()
-        captured.model.add_module(owner, holder)
         for mode, place in readout.places:
             graph = captured.graphs.get(mode)
             node = next((n for n in graph.nodes if n.name == place), None) if graph is not None else None
             if graph is None or node is None:
                 raise PlanError("the plan names a node that the graph does not have", where=place, remedy=_REMEDY)
-            if not hasattr(holder, name):
+            if not hasattr(captured.model, readout.weight):
                 like = node.meta["value"]
                 empty = torch.empty(readout.size, readout.size, dtype=like.dtype, device=like.device)
-                setattr(holder, name, nn.Parameter(empty))
-            _insert(graph, node, readout, getattr(holder, name))
+                captured.model.register_parameter(readout.weight, nn.Parameter(empty))
+            _insert(graph, node, readout, captured.model.get_parameter(readout.weight))
     for graph in captured.graphs.values():
         graph.lint()
 
@@ -43,7 +40,7 @@ def add_readouts(captured: Captured, readouts: Iterable[Readout]) -> None:
 def drop_readouts(captured: Captured, readouts: Iterable[Readout]) -> None:
     """Take readouts out again that nothing turned out to need."""
     for readout in readouts:
-        delattr(captured.model, readout.weight.rpartition(".")[0])
+        delattr(captured.model, readout.weight)
         for graph in captured.graphs.values():
             for node in list(graph.nodes):
                 if node.target is guards.readout and node.args[1].target == readout.weight:
@@ -59,5 +56,5 @@ def _insert(graph: fx.Graph, node: fx.Node, readout: Readout, weight: torch.Tens
         held = graph.get_attr(readout.weight)
         read = graph.call_function(guards.readout, (node, held, readout.axis, ((0, readout.size),)))
     held.meta.update(value=weight, module_path="")
-    read.meta.update(value=node.meta["value"], module_path=readout.weight.rpartition(".")[0])
+    read.meta.update(value=node.meta["value"], module_path="")
     output.replace_input_with(node, read)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 
 import torch
 from fxgrow.transforms.depth import started
@@ -49,31 +49,53 @@ def widen(captured: Captured, plan: Plan, source: nn.Module, seed: str, classes:
 
 def _fill(root: nn.Module, plan: Plan, source: nn.Module, seed: str) -> None:
     """Put grown tensors into the structure: one at a time, tied ones once."""
+    for names, tensor, data in grown_tensors(root, plan, named_tensors(source), seed):
+        made = like(tensor, data)
+        for name in names:
+            place(root, name, made)
+
+
+def grown_tensors(
+    root: nn.Module,
+    plan: Plan,
+    tensors: Mapping[str, torch.Tensor],
+    seed: str,
+    whole: Callable[[torch.Tensor], torch.Tensor] = torch.Tensor.detach,
+) -> Iterator[tuple[list[str], torch.Tensor, torch.Tensor]]:
+    """Every tensor of the grown model, made when it is asked for: its names, what it comes from, its entries.
+
+    Parameters
+    ----------
+    root: the structure. tensors: of the model that grows, tied ones under each of their names. seed: as in `widen`.
+    whole: what gives all entries of a tensor.
+
+    Raises
+    ------
+    PlanError: the plan was made for another model.
+    """
     growths = {growth.name: growth for growth in plan.tensors}
-    tensors = named_tensors(source)
-    made: dict[Hashable, torch.Tensor] = {}
-    used: set[str] = set()
+    named: dict[Hashable, list[tuple[str, torch.Tensor, NewTensor | None]]] = {}
     for name, key, tensor, start in _origins(tensors, plan, root):
-        if key not in made:
-            with torch.no_grad():
-                growth = growths.get(name)
-                data = tensor.detach()
-                if start is not None:
-                    data = started(data, start, seed)
-                if growth is not None:
-                    data = grow_tensor(data, growth, seed)
-                elif start is None:
-                    data = data.clone()
-            made[key] = like(tensor, data)
-            used.add(name)
-        place(root, name, made[key])
-    missed = growths.keys() - used
+        named.setdefault(key, []).append((name, tensor, start))
+    missed = growths.keys() - {tied[0][0] for tied in named.values()}
     if missed:
         raise PlanError(
             "the plan grows a tensor that the model does not have",
             where=min(missed),
             remedy=_REMEDY,
         )
+    for tied in named.values():
+        name, tensor, start = tied[0]
+        growth = growths.get(name)
+        with torch.no_grad():
+            data = whole(tensor)
+            if start is not None:
+                data = started(data, start, seed)
+            if growth is not None:
+                data = grow_tensor(data, growth, seed)
+            elif start is None:
+                data = data.clone()
+        yield [name for name, _, _ in tied], tensor, data
 
 
 def like(tensor: torch.Tensor, data: torch.Tensor) -> torch.Tensor:
@@ -107,5 +129,6 @@ def _origins(
             yield start.name, (start.block, id(tensor)), tensor, start
     device = next((tensor.device for tensor in tensors.values()), None)
     for readout in plan.readouts:
-        zeros = torch.zeros_like(root.get_parameter(readout.weight), device=device)
+        precision = root.get_parameter(readout.weight).dtype
+        zeros = torch.zeros(readout.size, readout.size, dtype=precision, device=device)
         yield readout.weight, readout.weight, nn.Parameter(zeros), None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -26,10 +27,21 @@ from fxgrow.errors import CaptureError, SettledError
 from fxgrow.opaque import CustomFunction
 
 
+@dataclass(frozen=True)
+class Parting:
+    """Where a module does something else than its graph, in words; node: the first of the graph that it does not do."""
+
+    what: str
+    node: str = ""
+
+    def __str__(self) -> str:
+        return self.what
+
+
 def parting(
     module: nn.Module, graphs: GrownGraphModule, inputs: Inputs, recording: Recording | None = None
-) -> str | None:
-    """Where a module does something else than a graph module of the same tensors, in words; None where it does not.
+) -> Parting | None:
+    """Where a module does something else than a graph module of the same tensors; None where it does not.
 
     Both modes are compared on the inputs, and eval mode on more samples of a larger size, if the module takes them.
 
@@ -44,7 +56,8 @@ def parting(
                 record = recording.record(mode, given)
             except CaptureError as error:
                 if given is inputs:
-                    return str(error)
+                    reached = _parting(recording.graph, recording, graphs, bare, mode)
+                    return Parting(str(error), reached.node if reached is not None else "")
                 continue
             try:
                 different = _parting(record.graph, recording, graphs, bare, mode)
@@ -70,7 +83,7 @@ def _of_mode(graphs: GrownGraphModule, mode: str) -> fx.Graph:
 
 def _parting(
     record: fx.Graph, recording: Recording, graphs: GrownGraphModule, bare: nn.Module, mode: str
-) -> str | None:
+) -> Parting | None:
     expected, own = _of_mode(graphs, mode), recording.bare
     saved = {name for named in (own.named_parameters, own.named_buffers) for name, _ in named(remove_duplicate=False)}
     first = _Steps(own, saved, recording.constants, recording.functions)
@@ -82,10 +95,10 @@ def _parting(
     there = set(mine.values())
     node = next((node for node, step in steps.items() if step not in there), None)
     if node is None:
-        return "it computes more than the graph does, or in another order"
+        return Parting("it computes more than the graph does, or in another order")
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
     place = node.meta.get("module_path") or ("" if node.op == "call_module" else node.name)
-    return f"{name} at {place}" if place else str(name)
+    return Parting(f"{name} at {place}" if place else str(name), node.name)
 
 
 def _acting(steps: dict[fx.Node, int]) -> list[int]:

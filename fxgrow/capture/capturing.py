@@ -133,6 +133,8 @@ class Recording:
         self.constants: dict[str, torch.Tensor] = {}
         self.memory: dict[Any, Any] = memory if memory is not None else {}
         self.shapes: Shapes = {}
+        self.graph = fx.Graph()
+        """What the last run recorded, also where it failed."""
 
     def record(
         self,
@@ -149,6 +151,7 @@ class Recording:
         arguments = _bound(self.bare, inputs)
         runner = with_sources(twin_of(self.bare, dtype, share=dtype is None)).train(mode == "train")
         recorder = Recorder(runner, self.device, self.functions, self.constants, self.memory)
+        self.graph = recorder.graph
         held = _state(runner)
         name = type(self.bare).__name__
         output, form = taken_apart(_run(recorder, arguments, len(inputs[0])))

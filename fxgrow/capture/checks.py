@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from fxgrow.errors import CaptureError
+from fxgrow.shards import is_divided
 
 _WRAPPERS = {
     "DistributedDataParallel": ("pass model.module", "put its .module in its place"),
@@ -37,8 +38,11 @@ def _is_quantised(module: nn.Module) -> bool:
     return quantised and type(module).__name__ not in _FLOATING
 
 
-def refuse_uncapturable(model: nn.Module) -> None:
-    """Raise a CaptureError for what is not an ordinary model with its weights in place."""
+def refuse_uncapturable(model: nn.Module, *, divided: bool = False) -> None:
+    """Raise a CaptureError for what is not an ordinary model with its weights in place.
+
+    divided: whether its weights may be divided among processes.
+    """
     if not isinstance(model, nn.Module):
         exported = type(model).__name__ == "ExportedProgram"
         remedy = "pass the model from before torch.export" if exported else "pass a torch.nn.Module"
@@ -78,12 +82,12 @@ def refuse_uncapturable(model: nn.Module) -> None:
                     where=where,
                     remedy="take the pruning or old-style weight norm off, or use torch.nn.utils.parametrizations",
                 )
-        sharded = next((n for n, p in module._parameters.items() if type(p).__name__ == "DTensor"), None)
-        if sharded is not None:
+        sharded = next((name for name, p in module._parameters.items() if p is not None and is_divided(p)), None)
+        if sharded is not None and not divided:
             raise CaptureError(
                 f"{sharded} of {kind} is a DTensor, of which this process holds a shard",
                 where=where,
-                remedy="grow the model before fully_shard, or gather it with full_tensor first",
+                remedy="use fxgrow.grow_sharded, or grow the model before fully_shard",
             )
         if any(is_lazy(tensor) for tensor in (*module._parameters.values(), *module._buffers.values())):
             raise CaptureError(

@@ -11,21 +11,27 @@ import torch
 from torch import nn
 
 from fxgrow.capture.checks import refuse_uncapturable
+from fxgrow.shards import is_divided, undivided
 
 _COPIED = (dict, set, OrderedDict)
 _PLAIN = (bool, int, float, str, type(None), OrderedDict)
 
 
-def skeleton(model: nn.Module, dtype: Callable[[torch.dtype], torch.dtype] | None = None) -> nn.Module:
+def skeleton(
+    model: nn.Module, dtype: Callable[[torch.dtype], torch.dtype] | None = None, *, whole: bool = False
+) -> nn.Module:
     """A copy of a model's structure whose parameters and buffers are on the meta device; ties are kept.
 
+    Parameters
+    ----------
     dtype: the precision of a tensor in place of another.
+    whole: of a model divided by `fully_shard`, the structure that it had before.
 
     Raises
     ------
     CaptureError: the model is lazy, quantised, scripted, compiled or wrapped for parallel training.
     """
-    refuse_uncapturable(model)
+    refuse_uncapturable(model, divided=whole)
     return twin_of(model, dtype)
 
 
@@ -43,7 +49,11 @@ def twin_of(
         if share:
             return tensor
         if id(tensor) not in tensors:
-            empty = torch.empty_like(tensor, device="meta", dtype=None if dtype is None else dtype(tensor.dtype))
+            precision = tensor.dtype if dtype is None else dtype(tensor.dtype)
+            if is_divided(tensor):
+                empty = torch.empty(tensor.shape, dtype=precision, device="meta")
+            else:
+                empty = torch.empty_like(tensor, device="meta", dtype=precision)
             tensors[id(tensor)] = (
                 nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
             )
@@ -51,11 +61,12 @@ def twin_of(
 
     def copy_of(module: nn.Module) -> nn.Module:
         if id(module) not in modules:
-            twin = object.__new__(type(module))  # graph modules would make themselves a new class
+            kind, state = undivided(module)
+            twin: nn.Module = object.__new__(kind)  # graph modules would make themselves a new class
             modules[id(module)] = twin
-            for name, value in module.__dict__.items():
-                kind = type(value)
-                twin.__dict__[name] = (value.copy() if value else kind()) if kind in _COPIED else value
+            for name, value in state.items():
+                plain = type(value)
+                twin.__dict__[name] = (value.copy() if value else plain()) if plain in _COPIED else value
             for name, parameter in module._parameters.items():
                 twin._parameters[name] = bare(parameter)
             for name, buffer in module._buffers.items():

@@ -6,6 +6,7 @@ Each is an instance of a subclass of the class that it was of, with the same par
 from __future__ import annotations
 
 import functools
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,19 +138,50 @@ class _Editing(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-class Edited(nn.Module):
-    """A module some of whose calls are others than its class makes; `edits` says which, and what they are."""
+class Remade(nn.Module):
+    """A module of a class that is made when it is needed: `origin` says by what function, from what class.
 
-    edits: tuple[CallEdit, ...]
+    So that it can be pickled; a class that is made itself has an origin in place of a class.
+    """
 
-    def extra_repr(self) -> str:
-        changes = ", ".join(f"{edit.change} of {getattr(edit.target, '__name__', edit.target)}" for edit in self.edits)
-        inside = super().extra_repr()
-        return f"{inside}, {changes}" if inside else changes
+    _fxgrow_origin: tuple[Any, Any]
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         state: Any = self.__dict__
-        return _made, (type(self).__mro__[2],), state
+        return _bare, (self._fxgrow_origin,), state
+
+
+def _subclass(mixin: type[Remade], maker: Any, kind: Any, **names: Any) -> type[Any]:
+    origin = (maker, getattr(kind, "_fxgrow_origin", kind))
+    return type(
+        f"{mixin.__name__}{kind.__name__}",
+        (mixin, kind),
+        {"__module__": kind.__module__, "_fxgrow_origin": origin, **names},
+    )
+
+
+def _bare(origin: Any) -> nn.Module:
+    made: nn.Module = object.__new__(_class_of(origin))
+    return made
+
+
+def _class_of(origin: Any) -> Any:
+    return origin[0](_class_of(origin[1])) if isinstance(origin, tuple) else origin
+
+
+class Edited(Remade):
+    """A module some of whose calls are others than its class makes.
+
+    edits: for each growth that edited it, which calls, and what they become; each goes on from what those before left.
+    """
+
+    edits: tuple[tuple[CallEdit, ...], ...]
+
+    def extra_repr(self) -> str:
+        edits = [edit for growth in self.edits for edit in growth]
+        changes = ", ".join(f"{edit.change} of {getattr(edit.target, '__name__', edit.target)}" for edit in edits)
+        inside = super().extra_repr()
+        return f"{inside}, {changes}" if inside else changes
 
 
 @functools.cache
@@ -162,13 +194,15 @@ def edited(kind: Any) -> type[nn.Module]:
 
     @functools.wraps(kind.forward)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with _Editing(self.edits):
+        with ExitStack() as stack:
+            for growth in reversed(self.edits):  # what is innermost sees a call first
+                stack.enter_context(_Editing(growth))
             return kind.forward(self, *args, **kwargs)
 
-    return type(f"Edited{kind.__name__}", (Edited, kind), {"__module__": kind.__module__, "forward": forward})
+    return _subclass(Edited, edited, kind, forward=forward)
 
 
-class Multiplied(nn.Module):
+class Multiplied(Remade):
     """A layer whose input is multiplied by `factor`, which makes up for weights that growth rescaled."""
 
     plain_kind: type[nn.Module]
@@ -180,10 +214,6 @@ class Multiplied(nn.Module):
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, multiplied by {self.factor:.4g}"
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        state: Any = self.__dict__
-        return _made_multiplied, (self.plain_kind,), state
-
 
 @functools.cache
 def multiplied(kind: Any) -> type[nn.Module]:
@@ -192,12 +222,7 @@ def multiplied(kind: Any) -> type[nn.Module]:
     >>> issubclass(multiplied(nn.Linear), nn.Linear), multiplied(nn.Linear).__name__
     (True, 'MultipliedLinear')
     """
-    return type(f"Multiplied{kind.__name__}", (Multiplied, kind), {"__module__": kind.__module__, "plain_kind": kind})
-
-
-def _made_multiplied(kind: Any) -> nn.Module:
-    made: nn.Module = object.__new__(multiplied(kind))
-    return made
+    return _subclass(Multiplied, multiplied, kind, plain_kind=kind)
 
 
 @dataclass(frozen=True)
@@ -213,15 +238,10 @@ class OutputRead:
     core: guards.Ranges
 
 
-class ReadOut(nn.Module):
+class ReadOut(Remade):
     """A model whose outputs are streams that grew: each is read through a layer that starts as its old units."""
 
-    plain_class: type[nn.Module]
     outputs_read: tuple[OutputRead, ...]
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        state: Any = self.__dict__
-        return _made_read_out, (self.plain_class,), state
 
 
 @functools.cache
@@ -237,15 +257,4 @@ def read_out(kind: Any) -> type[nn.Module]:
             output = put(output, read.path, value)
         return output if form is None else form.put_around(output)
 
-    names = {"__module__": kind.__module__, "forward": forward, "plain_class": kind}
-    return type(f"ReadOut{kind.__name__}", (ReadOut, kind), names)
-
-
-def _made_read_out(kind: Any) -> nn.Module:
-    made: nn.Module = object.__new__(read_out(kind))
-    return made
-
-
-def _made(kind: Any) -> nn.Module:
-    made: nn.Module = object.__new__(edited(kind))
-    return made
+    return _subclass(ReadOut, read_out, kind, forward=forward)

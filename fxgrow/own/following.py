@@ -1,13 +1,13 @@
 """Attributes that say how wide something is, which methods other than the forward read: timm's `num_features`, ...
 
 They follow what the model computes on tensors without data: a size of what goes into the part that has the attribute,
-or of what comes out of it, that was the attribute's value before.
+or of what comes out of it, that was the attribute's value before. And those that name blocks by their position.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -17,6 +17,8 @@ from fxgrow.capture.capturing import Recording
 from fxgrow.capture.inputs import Inputs
 from fxgrow.capture.recorder import Shapes
 from fxgrow.capture.skeleton import skeleton
+from fxgrow.planning.deepening import Deepening
+from fxgrow.planning.deepening import renamed as moved
 
 NAMES = (
     "num_features",
@@ -31,24 +33,63 @@ NAMES = (
 """Names that libraries give to attributes that hold a number of channels."""
 
 
-def follow_sizes(source: nn.Module, own: nn.Module, before: Recording, after: Recording, inputs: Inputs) -> None:
+def follow_sizes(
+    source: nn.Module, own: nn.Module, before: Recording, after: Recording, inputs: Inputs, depth: Deepening | None
+) -> None:
     """Let such attributes of a grown copy follow; those that growth has set already stay.
 
     before, after: what recorded the original and the copy on these inputs.
     """
-    shapes = _shapes(source, before, inputs), _shapes(own, after, inputs)
     parts = dict(source.named_modules())
+    origins = _origins(parts, depth)
+    added = {new for block in depth.blocks for new, _ in block.modules} if depth is not None else set()
+    now = _shapes(own, after, inputs).items()
+    shapes = (
+        _shapes(source, before, inputs),
+        {(origins.get(path, path), side): sizes for (path, side), sizes in now if path not in added},
+    )
     for path, module in own.named_modules():
-        kind = type(parts[path]) if path in parts else None
-        if kind not in type(module).__mro__ or kind.__module__.startswith("torch.nn."):
+        origin = origins.get(path)
+        kind = type(parts[origin]) if origin is not None else None
+        if origin is None or kind not in type(module).__mro__ or type(module).__module__.startswith("torch.nn."):
             continue  # torch's own follow as growth sets them
         for name in NAMES:
-            old, now = parts[path].__dict__.get(name), module.__dict__.get(name)
-            if type(old) is int and old == now:
-                module.__dict__[name] = _counterpart(name, old, *shapes, path)
+            old = parts[origin].__dict__.get(name)
+            if type(old) is int and old == module.__dict__.get(name):
+                module.__dict__[name] = _counterpart(name, old, *shapes, origin)
     infos = getattr(own, "feature_info", None)
     if infos is not None:
-        own.feature_info = _informed(infos, *shapes)
+        places = {path: origins[path] for path, _ in own.named_modules() if path in origins}
+        own.feature_info = _informed(infos, *shapes, places, added)
+
+
+def positions_moved(own: nn.Module, depth: Deepening) -> Iterator[tuple[nn.Module, str, Any]]:
+    """Attributes that may name blocks by their position (timm's `out_indices`), with what they are among new ones."""
+    for children in depth.children:
+        places = _last_places([bool(old) for _, old in children.names])
+        steps = children.path.split(".")
+        for length in range(len(steps)):
+            try:
+                owner = own.get_submodule(".".join(steps[:length]))
+            except AttributeError:  # it has moved itself
+                continue
+            for name, value in owner.__dict__.items():
+                listed: Any = value if type(value) in (list, tuple) else ()
+                if listed and all(type(item) is int and 0 <= item < len(places) for item in listed):
+                    yield owner, name, type(value)(places[item] for item in listed)
+
+
+def _origins(parts: Mapping[str, nn.Module], depth: Deepening | None) -> dict[str, str]:
+    """The path of each part of the grown module -> of the part that it was, or that it repeats."""
+    if depth is None:
+        return {path: path for path in parts}
+    moves = {children.path: {old: new for new, old in children.names if old} for children in depth.children}
+    found = {moved(path, moves): path for path in parts}
+    for block in depth.blocks:
+        for new, old in block.modules:
+            inside = (path for path in parts if path == old or path.startswith(f"{old}."))
+            found.update({new + path[len(old) :]: path for path in inside})
+    return found
 
 
 def _shapes(model: nn.Module, recording: Recording, inputs: Inputs) -> Shapes:
@@ -84,20 +125,47 @@ def _pairs(before: Shapes, after: Shapes, key: tuple[str, str]) -> Iterator[tupl
         yield from zip(old[1:], new[1:], strict=False)
 
 
-def _informed(infos: Any, before: Shapes, after: Shapes) -> Any:
-    """timm's `feature_info` with the channels that its parts have."""
-    held = infos if isinstance(infos, list) else getattr(infos, "info", None)
-    if not isinstance(held, list):
+def _informed(infos: Any, before: Shapes, after: Shapes, origins: Mapping[str, str], added: Collection[str]) -> Any:
+    """timm's `feature_info` with an entry for each block that has come, and the channels that parts have now.
+
+    What a model puts out keeps its size: the entries of the outputs of one that gives features stay as they are.
+    added: the paths of blocks that have come.
+    """
+    entries = infos if isinstance(infos, list) else getattr(infos, "info", None)
+    if not isinstance(entries, list):
         return infos
-    made = []
-    for info in held:
-        entry = dict(info)
-        size, path = entry.get("num_chs"), str(entry.get("module", ""))
-        if type(size) is int:
-            entry["num_chs"] = _counterpart("num_chs", size, before, after, path)
-        made.append(entry)
+    put_out: Any = getattr(infos, "out_indices", ())
+    made: list[tuple[int, int | None, dict[str, Any]]] = []  # place in the model, number before, entry
+    for number, entry in enumerate(entries):
+        path, size = str(entry.get("module", "")), entry.get("num_chs")
+        whole = _whole_path(path, set(origins.values()))
+        if whole is None:
+            made.append((made[-1][0] if made else 0, number, dict(entry)))
+            continue
+        if type(size) is int and number not in put_out:
+            size = _counterpart("num_chs", size, before, after, whole)
+        for place, (new, origin) in enumerate(origins.items()):
+            if origin == whole:
+                changed = {**entry, "module": new[len(whole) - len(path) :], "num_chs": size}
+                made.append((place, None if new in added else number, changed))
+    made.sort(key=lambda item: item[0])
+    result = [{**entry, "index": place} if "index" in entry else entry for place, (_, _, entry) in enumerate(made)]
     if isinstance(infos, list):
-        return made
+        return result
     twin = copy.copy(infos)
-    twin.info = made
+    twin.info = result
+    places = _last_places([number is not None for _, number, _ in made])
+    twin.out_indices = type(put_out)(places[number] for number in put_out)
     return twin
+
+
+def _last_places(old: Sequence[bool]) -> list[int]:
+    """For each block that was there, the place of the last before the next such: who read it, reads that one now."""
+    starts = [place for place, was_there in enumerate(old) if was_there]
+    return [place - 1 for place in (*starts[1:], len(old))]
+
+
+def _whole_path(ending: str, paths: Collection[str]) -> str | None:
+    """The path that ends so; where several do, the one that is so."""
+    ends = [path for path in paths if path and f".{path}".endswith(f".{ending}")]
+    return ending if ending in ends else ends[0] if len(ends) == 1 else None

@@ -10,7 +10,7 @@ from torch import fx, nn
 
 from fxgrow import guards
 from fxgrow.capture import Captured, GrownGraphModule, skeleton
-from fxgrow.capture.alignment import parting, with_values
+from fxgrow.capture.alignment import Parting, parting, with_values
 from fxgrow.capture.capturing import Recording
 from fxgrow.capture.inputs import Inputs
 from fxgrow.capture.numbers import OF_SIZE
@@ -32,7 +32,7 @@ from fxgrow.own.edited import (
     multiplied,
     read_out,
 )
-from fxgrow.own.following import follow_sizes
+from fxgrow.own.following import follow_sizes, positions_moved
 from fxgrow.own.sizes import Settings, wanted
 from fxgrow.planning.plan import NodeEdit, Obstacle, Plan
 from fxgrow.rules.shape import follow
@@ -70,7 +70,7 @@ def sites(captured: Captured, plan: Plan) -> tuple[Site, ...]:
         node = nodes[edit.mode, edit.node]
         if edit.kind == "literal" and edit.path in node.meta.get("sources", {}):
             continue
-        if edit.kind not in (*_CHANGES, *_NUMBERS):
+        if edit.kind not in (*_CHANGES, *_NUMBERS) or _is_so(node, edit):
             continue
         called = node.op == "call_module"
         module = str(node.target) if called else node.meta.get("module_path", "")
@@ -78,6 +78,14 @@ def sites(captured: Captured, plan: Plan) -> tuple[Site, ...]:
         site = Site(module, called, target, index, edit, edit.kind in _NUMBERS)
         made.setdefault((module, called, target, index, edit.kind, edit.path), site)
     return tuple(made.values())
+
+
+def _is_so(node: fx.Node, edit: NodeEdit) -> bool:
+    """Whether a literal is already what it is to become."""
+    try:
+        return edit.kind == "literal" and bool(follow(node, edit.path) == edit.value)
+    except (IndexError, KeyError):  # an argument that is to be added
+        return False
 
 
 def _index(node: fx.Node, module: str) -> int:
@@ -101,20 +109,33 @@ def own_class(
         return Obstacle("it is a graph already", type(source).__name__)
     sure = [site for site in changed if not site.aside]
     aside = [site for site in changed if site.aside]  # numbers that may come out by themselves
-    first: str | None = None
-    inputs = captured.inputs
+    inputs, part = captured.inputs, Parting("")
     for numbers in (False, True) if aside else (False,):
         calls = [*sure, *(_numbers(grown, aside, inputs) if numbers else ())]
         own = _copied(source, plan, grown, calls, inputs)
         if isinstance(own, Obstacle):
             return own
-        recording = Recording(skeleton(own), device_of(own))
-        text = parting(own, grown, inputs, recording)
-        if text is None:
-            follow_sizes(source, own, captured.recording, recording, inputs)
+        checked = _checked(own, plan, grown, inputs)
+        if isinstance(checked, Recording):
+            follow_sizes(source, own, captured.recording, checked, inputs, plan.depth)
             return own
-        first = first or text
-    return Obstacle(f"the class computes something else: {first}", type(source).__name__)
+        part = checked
+    return Obstacle(f"the class computes something else: {part}", type(source).__name__, part.node)
+
+
+def _checked(own: nn.Module, plan: Plan, grown: GrownGraphModule, inputs: Inputs) -> Recording | Parting:
+    """What recorded a copy that computes what the graph does, or where it does something else."""
+    recording = Recording(skeleton(own), device_of(own))
+    part = parting(own, grown, inputs, recording)
+    if part is None:
+        return recording
+    for owner, name, value in list(positions_moved(own, plan.depth)) if plan.depth is not None else ():
+        before, owner.__dict__[name] = owner.__dict__[name], value
+        recording = Recording(skeleton(own), device_of(own))
+        if parting(own, grown, inputs, recording) is None:
+            return recording
+        owner.__dict__[name] = before
+    return part
 
 
 def _copied(
@@ -124,8 +145,7 @@ def _copied(
     if plan.depth is not None:
         rearranged(own, plan.depth)
     for readout in plan.readouts:
-        owner, _, name = readout.weight.rpartition(".")
-        own.add_module(owner, nn.ParameterDict({name: grown.get_parameter(readout.weight)}))
+        own.register_parameter(readout.weight, grown.get_parameter(readout.weight))
     here = named_tensors(own)
     for name, tensor in named_tensors(grown).items():
         if name in here:
@@ -137,7 +157,8 @@ def _copied(
     conflict = settings.settle(list(wanted(_graphs_of_sizes(grown, inputs))))
     if conflict is not None:
         where = conflict.node.meta.get("module_path") or conflict.node.name
-        return Obstacle(f"{conflict.source} cannot be what it has to be at every place ({conflict.value} here)", where)
+        what = f"{conflict.source} cannot be what it has to be at every place ({conflict.value} here)"
+        return Obstacle(what, where, conflict.node.name)
     settings.write()
     for path, edits in _by_module(changed).items():
         obstacle = _edit(own, path, edits)
@@ -161,8 +182,8 @@ def _graphs_of_sizes(grown: GrownGraphModule, inputs: Inputs) -> list[fx.Graph]:
 
 def _read_out(own: Any, grown: GrownGraphModule) -> nn.Module | Obstacle:
     """A copy whose outputs are read as those of the graph are."""
-    if isinstance(own, (Edited, ReadOut)):
-        return Obstacle("its outputs are streams that grow, and its own forward is another already", type(own).__name__)
+    if isinstance(own, ReadOut):
+        return Obstacle("some of its outputs are read out already, and others grow", type(own).__name__)
     per_mode = {tuple(_outputs_read(graph)) for graph in grown.graphs().values()}
     if len(per_mode) != 1:
         return Obstacle("its outputs are streams that grow, and others in train mode", type(own).__name__)
@@ -242,19 +263,17 @@ def _edit(own: nn.Module, path: str, changed: list[Site]) -> Obstacle | None:
             for site in changed:
                 module.factor *= site.edit.value
         return None  # one that multiplies already has taken on its number as an attribute
-    if isinstance(module, Edited):
-        return Obstacle("it makes other calls already, since an earlier growth", path or type(own).__name__)
     edits = []
     for site in changed:
         target = _FUNCTIONS.get(type(module)) if site.called else site.target
         if target is None or site.edit.kind == "multiply":
-            return Obstacle(
-                f"no subclass of {type(module).__name__} can make this call another", path or type(own).__name__
-            )
+            what = f"no subclass of {type(module).__name__} can make this call another"
+            return Obstacle(what, path or type(own).__name__, site.edit.node)
         edits.append(CallEdit(target, site.index, site.edit.kind, site.edit.path, site.edit.value))
-    kind = type(module)
-    module.__class__ = edited(kind)
-    module.edits = tuple(edits)
+    if not isinstance(module, Edited):
+        kind = type(module)
+        module.__class__, module.edits = edited(kind), ()
+    module.edits = (*module.edits, tuple(edits))
     return None
 
 

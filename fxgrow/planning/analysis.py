@@ -19,6 +19,9 @@ _UNKNOWN = Law()
 
 OUTPUT = "it is an output of the model"
 
+HELD = "held"
+"""The entry of a node's meta with the reasons why what it reads stays; more than one: its module's parameters too."""
+
 
 @dataclass
 class Analysis:
@@ -85,6 +88,10 @@ def _visit(analysis: Analysis, node: fx.Node) -> Tree:
     law = law_of_call(node, module)
     op = Op(node, law or _UNKNOWN, unifier, module, analysis.trees.__getitem__, parameter)
     unifier.reason = Reason(op.name, op.place)
+    for reason in node.meta.get(HELD, ())[:1]:
+        for tensor in (*op.operands(), *(op.module_parameters() if len(node.meta[HELD]) > 1 else ())):
+            for axis in tensor.axes:
+                unifier.fix(axis, reason)
     if law is None and not any(True for _ in tensors(op.constants(node.meta["value"]))):
         return None  # numbers, shapes, flags: nothing that has axes
     op.output = _relate(op)

@@ -142,10 +142,14 @@ class Readout:
 
 @dataclass(frozen=True)
 class Obstacle:
-    """Why a growth cannot be put into the user's own module: what stands in the way, and where."""
+    """Why a growth cannot be put into the user's own module: what stands in the way, and where.
+
+    node: the first of the graph that the module cannot compute, if it is known.
+    """
 
     what: str
     where: str
+    node: str = ""
 
     def __str__(self) -> str:
         return f"{self.what} (at {self.where})"

@@ -38,7 +38,7 @@ def find_readouts(analysis: Analysis) -> tuple[Readout, ...]:
             for axis in range(tree.rank):
                 leaf = resolve(tree.axes[axis])
                 if isinstance(leaf, Leaf) and leaf in read and leaf.reason is not None and leaf.reason.text == OUTPUT:
-                    found[number] = Readout(f"{next(names)}.weight", axis, leaf.size, ((mode, node.name),))
+                    found[number] = Readout(next(names), axis, leaf.size, ((mode, node.name),))
                     break
     modes = set(analysis.graphs)
     return tuple(readout for readout in found.values() if {mode for mode, _ in readout.places} == modes)

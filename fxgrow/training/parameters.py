@@ -41,8 +41,9 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 def innermost(optimizer: Optimizer) -> Optimizer:
     """The optimizer that holds state and takes hooks: the one that a wrapper such as timm's Lookahead wraps."""
-    base = getattr(optimizer, "_base_optimizer", None)
-    return innermost(base) if isinstance(base, Optimizer) else optimizer
+    held = (getattr(optimizer, name, None) for name in ("_base_optimizer", "optimizer"))  # timm's, accelerate's
+    base = next((base for base in held if isinstance(base, Optimizer)), None)
+    return optimizer if base is None else innermost(base)
 
 
 def parameters_of(optimizer: Optimizer) -> Iterator[Tensor]:

@@ -22,9 +22,9 @@ from fxgrow.errors import TrainingError
 from fxgrow.history import births, history_of
 from fxgrow.planning.plan import TensorGrowth
 from fxgrow.printing import as_text
+from fxgrow.shards import add_up, groups_of
 from fxgrow.training.parameters import innermost, parameters_of, unwrapped
 from fxgrow.training.rules import RULES, Norms, Rule
-from fxgrow.training.shards import add_up, groups_of
 from fxgrow.training.tracking import Aged, Blocks, blocks_of
 from fxgrow.transforms.tensors import relative_deviation
 

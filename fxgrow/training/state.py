@@ -18,10 +18,10 @@ from torch.optim import Optimizer
 from fxgrow.errors import FxgrowError, TrainingError
 from fxgrow.history import History, history_of
 from fxgrow.planning.plan import Axis, TensorGrowth
+from fxgrow.shards import alike_undivided, divide, is_divided, whole
 from fxgrow.training.groups import WIDTH_SCALE, parameterization_of, rate_scales
 from fxgrow.training.parameters import innermost, names_of, remember_names, unwrapped
 from fxgrow.training.rates import attached_to
-from fxgrow.training.shards import refuse_divided
 from fxgrow.training.trial import Entry, Trials
 from fxgrow.transforms.tensors import grow_tensor
 
@@ -69,8 +69,7 @@ def transfer_state(
 
     Raises
     ------
-    TrainingError: the optimizers are of different kinds, or do not hold the parameters they should, or hold
-        parameters divided among processes (DTensor).
+    TrainingError: the optimizers are of different kinds, or do not hold the parameters they should.
     FxgrowError: the model was not grown by fxgrow.
 
     >>> import torch, fxgrow
@@ -172,7 +171,6 @@ def _carried(
     if moments not in MOMENTS:
         raise TrainingError(f"moments={moments!r} is not known", remedy=f"use one of {', '.join(MOMENTS)}")
     names, stage = names_of(optimizer, model)
-    refuse_divided(((name, parameter) for parameter, name in names.items()), "carrying state through growth")
     history = history_of(grown)
     if history is None:
         raise FxgrowError(
@@ -180,7 +178,6 @@ def _carried(
             remedy="pass a module that fxgrow.grow or fxgrow.load returned",
         )
     parameters = dict(grown.named_parameters())
-    refuse_divided(parameters.items(), "carrying state through growth")
     since, now = _matched(names, stage, parameters, history)
     chains: dict[str, list[tuple[TensorGrowth, str]]] = {name: [] for name in now.values()}
     for number, growths in enumerate(history.growths()[since:], start=since + 1):
@@ -197,7 +194,9 @@ def _carried(
         if not state:
             continue
         try:
-            states[name] = _grown_state(trials, group_of[id(parameter)], parameter, state, chains[name], moments)
+            states[name] = _grown_state(
+                trials, group_of[id(parameter)], parameter, state, chains[name], moments, parameters[name]
+            )
         except _Untransferable as reason:
             fresh[name] = str(reason)
     for name in fresh:
@@ -268,14 +267,16 @@ def _grown_state(
     state: Mapping[str, Any],
     chain: Sequence[tuple[TensorGrowth, str]],
     moments: str,
+    grown: Tensor,
 ) -> dict[str, Any]:
-    if not chain:
+    """The state of a parameter of the grown model, divided among processes as that is."""
+    if not chain and is_divided(parameter) == is_divided(grown):
         return {
             key: value.clone() if isinstance(value, Tensor) else copy.deepcopy(value) for key, value in state.items()
         }
-    kinds = trials.entries_of(group, parameter)
-    grown_shape = chain[-1][0].new_shape
-    after = {} if _whole(kinds, parameter) else trials.entries_of(group, parameter.new_empty(1).expand(grown_shape))
+    kinds = trials.entries_of(group, alike_undivided(parameter))
+    size = alike_undivided(parameter).new_empty(1).expand(grown.shape)
+    after = {} if _whole(kinds, parameter) else trials.entries_of(group, size)
     result: dict[str, Any] = {}
     for key, value in state.items():
         if (isinstance(value, Tensor) and value.numel() > 1) or (key in kinds and kinds[key].axes):
@@ -283,9 +284,12 @@ def _grown_state(
             moved = key in after and entry is not None and after[key].axes != entry.axes
             if entry is None or moved or not isinstance(value, Tensor):
                 raise _Untransferable(f"its {key} is of a form that index maps do not apply to")
+            value = whole(value)
             for growth, seed in chain:
                 value = _grown_entry(value, entry, growth, seed, moments)
-            result[key] = value
+            if is_divided(grown) and value.shape != grown.shape:
+                raise _Untransferable(f"its {key} is of another form than the parameter, which is divided")
+            result[key] = divide(value, grown)
         elif isinstance(value, Tensor):
             result[key] = value.clone()
         elif value is None or isinstance(value, (bool, int, float, str)):
@@ -312,7 +316,7 @@ def _started(
     tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
     if not group.get("fused") or len(tensors) != len(state):
         return {}
-    kinds = trials.entries_of(group, like)
+    kinds = trials.entries_of(group, alike_undivided(like))
     if not all(key in kinds and kinds[key].kind == "constant" and kinds[key].axes for key in tensors):
         return {}
     return {key: torch.full_like(new, kinds[key].value, dtype=value.dtype) for key, value in tensors.items()}

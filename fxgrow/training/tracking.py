@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fxgrow.birth import Birth, Region
 from fxgrow.devices import exact_dtype
-from fxgrow.training.shards import local_part, local_ranges
+from fxgrow.shards import local_part, local_ranges
 
 _LEAST_ENTRIES = {"cpu": 4096}
 _LEAST_ENTRIES_ELSEWHERE = 262144

@@ -18,9 +18,9 @@ from fxgrow.devices import exact_dtype
 from fxgrow.errors import TrainingError
 from fxgrow.history import births, history_of
 from fxgrow.printing import as_text
+from fxgrow.shards import refuse_divided
 from fxgrow.training.parameters import innermost, parameters_of, unwrapped
 from fxgrow.training.rates import attached_to
-from fxgrow.training.shards import refuse_divided
 from fxgrow.training.tracking import norm
 from fxgrow.training.trial import trial_of
 

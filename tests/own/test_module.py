@@ -143,6 +143,65 @@ def test_a_size_in_the_code_becomes_another_in_a_subclass() -> None:
     torch.testing.assert_close(grown(x), model(x), rtol=EXACT, atol=EXACT)
 
 
+def test_what_was_edited_is_edited_again() -> None:
+    """Each growth goes on from the calls as the one before left them; the copies are read back whole."""
+
+    class Written(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter, self.leave = nn.Linear(6, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.leave(self.enter(x).view(-1, 2, 4).relu().view(-1, 8))
+
+    globals()["Written"], Written.__qualname__ = Written, "Written"  # as a class of a module, for pickle
+    model = Written().double()
+    x = normal(4, 6)
+    grown: nn.Module = model
+    for width, size in ((2, 16), (1.5, 24), (1.25, 30)):
+        grown = pickle.loads(pickle.dumps(fxgrow.grow(grown, width, example_inputs=x)))
+        assert isinstance(grown, Written)
+        assert type(grown).__name__ == "EditedWritten"
+        assert grown.leave.in_features == size
+        torch.testing.assert_close(grown(x), model(x), rtol=EXACT, atol=EXACT)
+    assert str(fxgrow.certify(grown, model).verdict) == "PROVED"
+
+
+def test_an_edited_model_whose_output_is_a_stream() -> None:
+    class WrittenStream(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter, self.into, self.out = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.enter(x)
+            return x + self.out(self.into(x).view(-1, 2, 4).relu().view(-1, 8))
+
+    globals()["WrittenStream"], WrittenStream.__qualname__ = WrittenStream, "WrittenStream"
+    model = lively(WrittenStream()).double()
+    x = normal(4, 6)
+    grown: nn.Module = model
+    for width in (2, 1.5):
+        grown = pickle.loads(pickle.dumps(fxgrow.grow(grown, width, example_inputs=x)))
+        assert isinstance(grown, WrittenStream)
+        torch.testing.assert_close(grown(x), model(x), rtol=EXACT, atol=EXACT)
+    assert grown.get_parameter("readout").shape == (8, 24)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["test_vit2", "test_convnext2", "swinv2_tiny_window8_256"])
+def test_models_that_grew_grow_on_in_their_class(name: str) -> None:
+    small = {"embed_dim": 16, "depths": (1, 2, 1), "num_heads": (1, 2, 4), "window_size": 4, "img_size": 64}
+    options: dict[str, Any] = small if "swin" in name else {"img_size": 96} if "vit" in name else {}
+    images = normal(2, 3, 64, 64) if "swin" in name else IMAGES
+    model = timm_model(name, **options)
+    grown = model
+    for _ in range(2):
+        grown = fxgrow.grow(grown, 1.5, depth=1.5, example_inputs=images, verify=False).eval()
+        assert type(grown) is type(model)
+        torch.testing.assert_close(grown(images), model(images), rtol=1e-10, atol=1e-10)
+
+
 def test_config_objects_follow_and_the_original_keeps_its_own() -> None:
     class ViewConfig:
         def __init__(self) -> None:
@@ -178,6 +237,39 @@ def test_forms_that_are_asked_for() -> None:
         fxgrow.grow(traced, 2, example_inputs=x, form="module")
     with pytest.raises(fxgrow.FxgrowError, match=r"form='tree' is not a form: use one of auto, module, graph"):
         fxgrow.plan(model, 2, example_inputs=x, form="tree")
+
+
+def test_what_the_class_cannot_hold_stays_where_it_is_asked_for() -> None:
+    class Checked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter, self.into = nn.Linear(6, 8), nn.Linear(8, 16)
+            self.back, self.leave = nn.Linear(16, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.enter(x)
+            if x.shape[1] != 8:
+                raise ValueError("eight channels are needed")
+            return self.leave(self.back(self.into(x).relu()) + x)
+
+    model = lively(Checked()).double()
+    x = normal(4, 6)
+    plan = fxgrow.plan(model, 2, example_inputs=x)
+    assert (plan.form, plan.obstacle and plan.obstacle.node) == ("graph", "into")
+    assert fxgrow.Plan.from_json(plan.to_json()) == plan
+    plan = fxgrow.plan(model, 2, example_inputs=x, form="module")
+    assert (plan.form, plan.obstacle) == ("module", None)
+    assert [(group.where[0], group.old, group.new) for group in plan.groups] == [("into.weight[0]", 16, 32)]
+    (held,) = plan.held
+    assert "enter.weight[0]" in held.where
+    assert held.reason.startswith("Checked cannot hold its growth: the class computes something else: ")
+    assert "eight channels are needed" in held.reason
+    grown = fxgrow.grow(model, 2, example_inputs=x, form="module")
+    assert type(grown) is Checked
+    assert fxgrow.report(grown).plan.groups == plan.groups
+    torch.testing.assert_close(grown(x), model(x), rtol=EXACT, atol=EXACT)
+    with pytest.raises(PlanError, match=r"^nothing in the model would grow; .*Checked cannot hold its growth"):
+        fxgrow.grow(model, {"enter": 2}, example_inputs=x, form="module")
 
 
 def test_the_plan_says_what_comes_back() -> None:

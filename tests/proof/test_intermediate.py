@@ -196,10 +196,10 @@ def test_readouts_of_streams_are_proved(init: str) -> None:
     assert proved(fxgrow.certify(again, once))
     assert proved(fxgrow.certify(again, model))
     with torch.no_grad():
-        once.get_parameter("readout_1.weight")[2, 3] = 0.25
+        once.get_parameter("readout_1")[2, 3] = 0.25
     certificate = fxgrow.certify(once, model)
     assert certificate.verdict is Verdict.REFUTED
-    assert certificate.weakest.detail == "readout_1.weight: old entry [2, 3] counts as 0.25, it should be 0"
+    assert certificate.weakest.detail == "readout_1: old entry [2, 3] counts as 0.25, it should be 0"
 
 
 class Calm(Settling):

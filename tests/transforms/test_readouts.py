@@ -44,10 +44,10 @@ def backbone() -> nn.Module:
 def test_a_stream_that_is_the_output_grows(backbone: nn.Module, init: str) -> None:
     grown = assert_grows(backbone, (torch.randn(2, 3, 160, 160, dtype=torch.float64),), 2.0, init, least_ratio=3.0)
     plan = fxgrow.report(grown).plan
-    assert [(r.weight, r.axis, r.size) for r in plan.readouts] == [("readout.weight", 1, 64)]
-    assert grown.get_parameter("readout.weight").shape == (64, 128)
-    assert fxgrow.births(grown)["readout.weight"].counts() == {1: 64 * 128}
-    assert "output of 64 units: read through readout.weight, which starts at zero" in str(plan)
+    assert [(r.weight, r.axis, r.size) for r in plan.readouts] == [("readout", 1, 64)]
+    assert grown.get_parameter("readout").shape == (64, 128)
+    assert fxgrow.births(grown)["readout"].counts() == {1: 64 * 128}
+    assert "output of 64 units: read through readout, which starts at zero" in str(plan)
     assert plan.totals.parameters_before == sum(p.numel() for p in backbone.parameters())
     assert plan.totals.parameters_after == sum(p.numel() for p in grown.parameters())
 
@@ -57,7 +57,7 @@ def test_a_map_of_features_grows_beside_a_head_and_names_stay_free() -> None:
     grown = fxgrow.grow(model, width=2, example_inputs=IMAGE)
     for training in (False, True):
         assert worst_error(model, grown, IMAGE, training) <= 1e-10
-    assert [(r.weight, r.axis) for r in fxgrow.report(grown).plan.readouts] == [("readout_1.weight", 1)]
+    assert [(r.weight, r.axis) for r in fxgrow.report(grown).plan.readouts] == [("readout_1", 1)]
     assert grown(*IMAGE)["map"].shape == (2, 8, 12, 12)
     assert unmoved(grown, IMAGE, steps=3) == []
 
@@ -67,7 +67,7 @@ def test_it_grows_again_saves_and_loads(tmp_path: Path) -> None:
     once = fxgrow.grow(model, width=1.5, example_inputs=IMAGE, form="graph")
     grown: Any = fxgrow.grow(once, width=1.5, depth=1.5)
     assert worst_error(model, grown, IMAGE, True) <= 1e-10
-    assert fxgrow.births(grown)["readout_1.weight"].counts() == {1: 8 * 12, 2: 8 * 6}
+    assert fxgrow.births(grown)["readout_1"].counts() == {1: 8 * 12, 2: 8 * 6}
     read = [node for node in grown.graph.nodes if node.target is guards.readout]
     assert [node.args[3] for node in read] == [((0, 8),)]
     fxgrow.save(grown, tmp_path / "grown.safetensors")
@@ -96,12 +96,12 @@ def test_training_goes_on_through_a_second_growth() -> None:
         optimizer.zero_grad()
         sum(output.square().mean() for output in first(*inputs).values()).backward()
         optimizer.step()
-    assert first.get_parameter("readout_1.weight").abs().max() > 0
+    assert first.get_parameter("readout_1").abs().max() > 0
     second = fxgrow.grow(first, width=1.5)
     new = torch.optim.AdamW(fxgrow.param_groups(second, lr=1e-2))
     fxgrow.transfer_state(optimizer, new, second)
-    old = optimizer.state[first.get_parameter("readout_1.weight")]["exp_avg"]
-    assert torch.equal(new.state[second.get_parameter("readout_1.weight")]["exp_avg"][:, :12], old)
+    old = optimizer.state[first.get_parameter("readout_1")]["exp_avg"]
+    assert torch.equal(new.state[second.get_parameter("readout_1")]["exp_avg"][:, :12], old)
 
 
 class TwoModes(nn.Module):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,9 +13,9 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 import fxgrow
-from fxgrow.errors import TrainingError
+from fxgrow.errors import CaptureError, TrainingError
+from fxgrow.shards import local_ranges
 from fxgrow.training import tracking
-from fxgrow.training.shards import local_ranges
 from tests.training.small import convolutional, grown, train
 
 WORLD = 2
@@ -49,18 +48,18 @@ def work(rank: int, folder: str, least: int) -> None:
         for name, parameter in divided.named_parameters():
             assert isinstance(parameter, DTensor)
             torch.testing.assert_close(parameter.full_tensor(), model.get_parameter(name).data, rtol=1e-9, atol=1e-12)
-        refused: list[tuple[Callable[[], object], str]] = [
-            (lambda: fxgrow.replace_parameters(optimizer, model, model=divided), "carrying state through growth"),
-            (lambda: fxgrow.vitality(divided), "vitality"),
-        ]
-        for call, what in refused:
-            with pytest.raises(TrainingError) as error:
-                call()
-            assert str(error.value) == (
-                f"the parameter is divided among processes, and {what} needs all of it (at 0.weight): grow and "
-                "transfer on whole parameters (torch.distributed.checkpoint.state_dict gathers a model and its "
-                "optimizer's state), then divide the grown model"
-            )
+        with pytest.raises(TrainingError) as error:
+            fxgrow.vitality(divided)
+        assert str(error.value) == (
+            "the parameter is divided among processes, and vitality needs all of it (at 0.weight): gather the model "
+            "and its optimizer's state first (torch.distributed.checkpoint.state_dict)"
+        )
+        with pytest.raises(CaptureError) as uncaptured:
+            fxgrow.grow(divided, 1.5)
+        assert str(uncaptured.value) == (
+            "weight of Conv2d is a DTensor, of which this process holds a shard (at 0): use fxgrow.grow_sharded, or "
+            "grow the model before fully_shard"
+        )
     finally:
         torch.distributed.destroy_process_group()
 

@@ -1,0 +1,121 @@
+"""Parameters divided among processes (torch.distributed's DTensor): what this process holds of them, and of modules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fxgrow.errors import TrainingError
+
+
+def is_divided(tensor: Tensor) -> bool:
+    """Whether a tensor is a DTensor; told by what it has, since importing the class takes a while."""
+    return hasattr(tensor, "device_mesh") and hasattr(tensor, "placements")
+
+
+def refuse_divided(named: Iterable[tuple[str, Tensor]], what: str) -> None:
+    """Say that something cannot be done with parameters divided among processes.
+
+    Raises
+    ------
+    TrainingError: one of them is.
+    """
+    name = next((name for name, tensor in named if is_divided(tensor)), None)
+    if name is not None:
+        raise TrainingError(
+            f"the parameter is divided among processes, and {what} needs all of it",
+            where=name,
+            remedy="gather the model and its optimizer's state first (torch.distributed.checkpoint.state_dict)",
+        )
+
+
+def whole(tensor: Any) -> Tensor:
+    """All entries of a tensor, gathered from all processes where it is divided; each of them has to ask for it."""
+    return tensor.full_tensor() if is_divided(tensor) else tensor.detach()  # type: ignore[no-any-return]
+
+
+def alike_undivided(tensor: Tensor) -> Tensor:
+    """A tensor of the size, the precision and on the device of another one, which takes no memory and has no values."""
+    return local_part(tensor).new_empty(1).expand(tensor.shape) if is_divided(tensor) else tensor
+
+
+def divide(data: Tensor, like: Any) -> Tensor:
+    """A tensor divided among processes as another of its shape is; each process has all of it."""
+    if not is_divided(like):
+        return data
+    from torch.distributed.tensor import DTensor
+
+    part = data[_slices(like)].clone()
+    return DTensor.from_local(
+        part, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
+    )
+
+
+def fill(tensor: Any, data: Tensor) -> None:
+    """Let a tensor, whether it is divided or not, have the entries of another, of which each process has all."""
+    with torch.no_grad():
+        local_part(tensor).copy_(data[_slices(tensor)])
+
+
+def _slices(tensor: Any) -> tuple[slice, ...]:
+    return tuple(slice(start, stop) for start, stop in local_ranges(tensor))
+
+
+def undivided(module: nn.Module) -> tuple[type[nn.Module], dict[str, Any]]:
+    """The class and the attributes that a module has, or had before torch's `fully_shard`."""
+    kind, state = type(module), module.__dict__
+    if not hasattr(kind, "reshard") or kind.__mro__[1].__module__.partition(".fsdp")[0] != "torch.distributed":
+        return kind, state
+    state = {name: value for name, value in state.items() if not name.startswith(_MARKS)}
+    for name in ("_forward_hooks", "_forward_pre_hooks"):
+        hooks = state[name].items()
+        state[name] = type(state[name])((key, hook) for key, hook in hooks if not _of_torch_distributed(hook))
+    return kind.__mro__[2], state
+
+
+_MARKS = ("__composable_api_state_key", "_is_fsdp_managed_module", "_fsdp_use_orig_params")
+"""Attributes that `fully_shard` gives to modules."""
+
+
+def _of_torch_distributed(hook: Any) -> bool:
+    return str(getattr(hook, "__module__", "")).startswith("torch.distributed.")
+
+
+def local_part(tensor: Any) -> Tensor:
+    """The entries of a tensor that this process holds."""
+    part: Tensor = tensor.to_local() if is_divided(tensor) else tensor
+    return part
+
+
+def local_ranges(tensor: Any) -> tuple[tuple[int, int], ...]:
+    """Where on each axis the entries lie that this process holds: half-open ranges."""
+    if not is_divided(tensor):
+        return tuple((0, size) for size in tensor.shape)
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    sizes, starts = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
+    return tuple((start, start + size) for start, size in zip(starts, sizes, strict=True))
+
+
+def groups_of(tensor: Any) -> tuple[Any, ...]:
+    """The groups of processes among which a tensor is divided; none where each holds all of it."""
+    if not is_divided(tensor):
+        return ()
+    axes = [axis for axis, place in enumerate(tensor.placements) if place.is_shard()]
+    return tuple(tensor.device_mesh.get_group(axis) for axis in axes)
+
+
+def add_up(sums: Tensor, groups: Iterable[tuple[tuple[Any, ...], list[int]]]) -> Tensor:
+    """Sums over what each process holds, added up over the groups that share them.
+
+    groups: for each set of groups of processes, the places of `sums` that these share.
+    """
+    for members, places in groups:
+        part = sums[places]
+        for group in members:
+            torch.distributed.all_reduce(part, group=group)
+        sums[places] = part
+    return sums

@@ -1,0 +1,136 @@
+"""Training in two processes with growth in the middle, beside the same training in one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+
+import fxgrow
+from tests.models import lively
+
+WORLD = 2
+IMAGES = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+TARGETS = torch.arange(8) % 5
+GROWTHS: list[dict[str, Any]] = [{"width": 1.5}, {"depth": 1.5, "init": "mirror"}]
+
+
+def vit() -> Any:
+    torch.manual_seed(3)
+    return lively(timm.create_model("test_vit", img_size=32, patch_size=16, num_classes=5)).double()
+
+
+def shard(model: Any) -> None:
+    """As people write it: every block, then the rest."""
+    mesh = init_device_mesh("cpu", (WORLD,))
+    for block in model.blocks:
+        fully_shard(block, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+
+
+def optimizer_for(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
+
+
+def steps(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, targets: Tensor) -> list[float]:
+    losses = []
+    for _ in range(3):
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(images), targets)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def alone() -> tuple[list[float], dict[str, Tensor]]:
+    """All of it in one process."""
+    model = vit()
+    optimizer = optimizer_for(model)
+    losses = steps(model, optimizer, IMAGES, TARGETS)
+    for options in GROWTHS:
+        model = fxgrow.grow(model, example_inputs=IMAGES[:2], verify=False, **options)
+        fxgrow.replace_parameters(optimizer, model)
+        fxgrow.adapt_rates(optimizer, model, every=1)
+        losses += steps(model, optimizer, IMAGES, TARGETS)
+    return losses, {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+
+def data_parallel(images: Tensor, targets: Tensor) -> tuple[list[float], nn.Module]:
+    model = DistributedDataParallel(vit())
+    optimizer = optimizer_for(model)
+    losses = steps(model, optimizer, images, targets)
+    for options in GROWTHS:
+        model = DistributedDataParallel(fxgrow.grow(model.module, example_inputs=IMAGES[:2], verify=False, **options))
+        fxgrow.replace_parameters(optimizer, model)
+        fxgrow.adapt_rates(optimizer, model, every=1)
+        losses += steps(model, optimizer, images, targets)
+    return losses, model.module
+
+
+def fully_sharded(images: Tensor, targets: Tensor) -> tuple[list[float], nn.Module]:
+    model = vit()
+    kind = type(model)
+    shard(model)
+    optimizer = optimizer_for(model)
+    losses = steps(model, optimizer, images, targets)
+    for options in GROWTHS:
+        model = fxgrow.grow_sharded(model, shard=shard, example_inputs=IMAGES[:2], **options)
+        assert isinstance(model, kind)
+        assert all(isinstance(block, FSDPModule) for block in (model, *model.blocks))
+        assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
+        fxgrow.replace_parameters(optimizer, model)
+        moments = [value for state in optimizer.state.values() for value in state.values() if value.numel() > 1]
+        assert moments
+        assert all(isinstance(value, DTensor) for value in moments)
+        fxgrow.adapt_rates(optimizer, model, every=1)
+        losses += steps(model, optimizer, images, targets)
+    return losses, model
+
+
+def whole_then_sharded(images: Tensor, targets: Tensor) -> tuple[list[float], nn.Module]:
+    """Trained whole on every process, and divided when it first grows."""
+    model = vit()
+    optimizer = optimizer_for(model)
+    losses = steps(model, optimizer, IMAGES, TARGETS)
+    for options in GROWTHS:
+        model = fxgrow.grow_sharded(model, shard=shard, example_inputs=IMAGES[:2], **options)
+        fxgrow.replace_parameters(optimizer, model)
+        fxgrow.adapt_rates(optimizer, model, every=1)
+        losses += steps(model, optimizer, images, targets)
+    return losses, model
+
+
+def in_processes(rank: int, folder: str, work: Callable[[Tensor, Tensor], tuple[list[float], nn.Module]]) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORLD)
+    half = slice(4 * rank, 4 * rank + 4)
+    try:
+        losses, model = work(IMAGES[half], TARGETS[half])
+        shared = torch.tensor(losses, dtype=torch.float64)
+        torch.distributed.all_reduce(shared)
+        expected, reference = torch.load(f"{folder}/alone.pt")
+        torch.testing.assert_close(shared / WORLD, torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=1e-12)
+        assert [name for name, _ in model.named_parameters()] == list(reference)
+        for name, parameter in model.named_parameters():
+            entries = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+            torch.testing.assert_close(entries, reference[name], rtol=1e-7, atol=1e-9, msg=name)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("work", [data_parallel, fully_sharded, whole_then_sharded])
+def test_training_with_growth_is_that_of_one_process(
+    work: Callable[[Tensor, Tensor], tuple[list[float], nn.Module]], tmp_path: Path
+) -> None:
+    torch.save(alone(), tmp_path / "alone.pt")
+    torch.multiprocessing.spawn(in_processes, (str(tmp_path), work), nprocs=WORLD)
