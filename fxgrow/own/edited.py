@@ -246,6 +246,23 @@ def _made_read_out(kind: Any) -> nn.Module:
     return made
 
 
+def plain_kind(module: nn.Module) -> type[nn.Module]:
+    """The class of which a module was before growth made it compute otherwise.
+
+    >>> plain_kind(GuardedLayerNorm(3)).__name__, plain_kind(edited(nn.Softmax)()).__name__
+    ('LayerNorm', 'Softmax')
+    """
+    if isinstance(module, Multiplied):
+        return module.plain_kind
+    if isinstance(module, ReadOut):
+        return module.plain_class
+    if isinstance(module, Edited):
+        return type(module).__mro__[2]
+    if isinstance(module, SpelledOutAttention):
+        return nn.MultiheadAttention
+    return next((plain for plain, guarded in NATIVE.items() if type(module) is guarded), type(module))
+
+
 def _made(kind: Any) -> nn.Module:
     made: nn.Module = object.__new__(edited(kind))
     return made
