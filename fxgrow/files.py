@@ -16,9 +16,11 @@ from torch import nn
 
 from fxgrow.birth import Birth
 from fxgrow.capture import skeleton
-from fxgrow.errors import FileError, FxgrowError
+from fxgrow.catalogue import LIBRARIES
+from fxgrow.errors import FileError, FxgrowError, first_line
 from fxgrow.history import ATTRIBUTE, History, Step, Verification, history_of
 from fxgrow.module_tensors import named_tensors, place
+from fxgrow.planning.edits import frozen
 from fxgrow.planning.plan import Plan
 from fxgrow.proof.certificate import Certificate
 from fxgrow.replay import grown_again
@@ -28,16 +30,25 @@ FORMAT = 1
 KEY = "fxgrow"
 
 
-def save(grown: nn.Module, path: str | os.PathLike[str], *, base: str | None = None) -> None:
+def save(
+    grown: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    base: str | None = None,
+    base_kwargs: Mapping[str, Any] | None = None,
+) -> None:
     """Write a grown model: its tensors, and how it was grown.
 
     Parameters
     ----------
     base: the catalogue name of the original ("timm/resnet18"), so that `load` can rebuild it by itself.
+    base_kwargs: arguments that the original was built with (`{"num_classes": 10}`): numbers, flags, strings and
+        lists, tuples and dictionaries of them.
 
     Raises
     ------
-    FileError: the module was not grown by fxgrow, or holds no data (meta device).
+    FileError: the module was not grown by fxgrow, or holds no data (meta device), or what `base` names is another
+        model than the original.
     """
     history = history_of(grown)
     if history is None:
@@ -47,6 +58,9 @@ def save(grown: nn.Module, path: str | os.PathLike[str], *, base: str | None = N
         )
     tensors = named_tensors(grown)
     _refuse_changed(grown, history)
+    arguments = _checked_arguments(base, base_kwargs)
+    if base is not None and base.partition("/")[0] in LIBRARIES:
+        _check_builds_original(base, arguments, history)
     if any(tensor.is_meta for tensor in tensors.values()):
         raise FileError("the model is on the meta device and holds no data", remedy="grow a model with weights")
     first: dict[int, str] = {}
@@ -59,6 +73,7 @@ def save(grown: nn.Module, path: str | os.PathLike[str], *, base: str | None = N
         },
         "model": history.steps[-1].plan.model,
         "base": base,
+        "base_kwargs": arguments,
         "training": grown.training,
         "frozen": [n for n, t in tensors.items() if isinstance(t, nn.Parameter) and not t.requires_grad],
         "tied": tied,
@@ -101,6 +116,48 @@ def _refuse_changed(grown: nn.Module, history: History) -> None:
             where=name.rpartition(".")[0] or type(grown).__name__,
             remedy="save before the part is added, or keep the state_dict with torch.save",
         )
+
+
+def _checked_arguments(base: str | None, given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Arguments of a constructor as JSON knows them."""
+    if given and base is None:
+        raise FileError("base_kwargs are of what base names, which is missing", remedy='pass base="timm/NAME" as well')
+    try:
+        kept: dict[str, Any] = json.loads(json.dumps(dict(given or {})))
+    except (TypeError, ValueError) as error:
+        raise FileError(
+            f"an argument in base_kwargs is no data that a file can keep ({error})",
+            remedy="pass numbers, flags, strings, and lists, tuples or dictionaries of them",
+        ) from None
+    if "pretrained" in kept:
+        raise FileError("pretrained is among base_kwargs", remedy="leave it out: weights come from the file")
+    if frozen(kept) != frozen(dict(given or {})):
+        raise FileError("base_kwargs do not come back from JSON as they are", remedy="use strings as keys")
+    return kept
+
+
+def _check_builds_original(base: str, arguments: Mapping[str, Any], history: History) -> None:
+    """Raise a FileError where `load` could not build the original by what a file is to say of it."""
+    from fxgrow.catalogue import without_weights
+
+    try:
+        model = without_weights(base, **frozen(dict(arguments)))
+    except FxgrowError:
+        raise
+    except Exception as error:  # whatever a constructor raises
+        raise FileError(
+            f"it cannot be built with these arguments: {first_line(error)}", where=base, remedy="correct base_kwargs"
+        ) from None
+    built = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    for name, original in history.lineage()[0].items():
+        shape = tuple(sum(stage == 0 for stage in axis) for axis in history.births[name].axes)
+        if built.get(original) != shape:
+            now = f"is {list(built[original])} there" if original in built else "is not there"
+            raise FileError(
+                f"{original} was {list(shape)} in the original and {now}",
+                where=base,
+                remedy="pass base_kwargs, the arguments that the original was built with",
+            )
 
 
 def checked_target(path: str | os.PathLike[str]) -> Path:
@@ -198,7 +255,7 @@ def _base(header: Mapping[str, Any], path: str | os.PathLike[str]) -> nn.Module:
             where=str(path),
             remedy="pass the original model as the second argument",
         )
-    from fxgrow.catalogue import LIBRARIES, find
+    from fxgrow.catalogue import find
 
     if base.partition("/")[0] not in LIBRARIES:  # never import what a file names
         raise FileError(
@@ -206,7 +263,7 @@ def _base(header: Mapping[str, Any], path: str | os.PathLike[str]) -> nn.Module:
             where=str(path),
             remedy="pass the original model as the second argument",
         )
-    return find(base)
+    return find(base, **frozen(dict(header.get("base_kwargs") or {})))
 
 
 def _replayed(

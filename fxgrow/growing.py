@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -12,9 +12,9 @@ from fxgrow.amounts import Amounts
 from fxgrow.axes.layout import Reason
 from fxgrow.calibration import calibrate as calibrate_units
 from fxgrow.capture import Captured, GrownGraphModule, capture, recapture, skeleton
-from fxgrow.capture.inputs import Inputs
+from fxgrow.capture.inputs import Inputs, described
 from fxgrow.certifying import certificate_of, drawn_by, kept_for_proof
-from fxgrow.errors import AmountError, FxgrowError, PlanError, UntraceableError
+from fxgrow.errors import CaptureError, FxgrowError, PlanError, UntraceableError
 from fxgrow.fingerprint import fingerprint
 from fxgrow.history import ATTRIBUTE, Step, history_of, with_certificate, with_verification
 from fxgrow.intermediate import Growth
@@ -23,29 +23,27 @@ from fxgrow.measure.verification import verify as verify_same
 from fxgrow.module_tensors import named_tensors
 from fxgrow.own import own_class, sites
 from fxgrow.own.courses import Replan, courses
+from fxgrow.own.target import check_alike, put_into
 from fxgrow.parts import Parts, find_parts, verify_parts, widen_parts
 from fxgrow.planning.analysis import HELD, Analysis, analyse
+from fxgrow.planning.blocks import Found
 from fxgrow.planning.composition import joined
-from fxgrow.planning.depth import STARTS, check_keys, plan_depth
-from fxgrow.planning.parameterization import PARAMETERIZATIONS
-from fxgrow.planning.plan import FORMS, Obstacle, Plan
+from fxgrow.planning.depth import check_keys, plan_depth
+from fxgrow.planning.plan import Obstacle, Plan
 from fxgrow.planning.planner import make_plan, roles_of
 from fxgrow.planning.readouts import find_readouts
 from fxgrow.planning.sizes import Sizes, flops_after, parameters_after
+from fxgrow.planning.targets import distances
+from fxgrow.planning.toward import deeper_containers, depth_toward
 from fxgrow.proof.certificate import Verdict
-from fxgrow.rules.knowledge import Way
+from fxgrow.replay import prepared
 from fxgrow.steps import timed
-from fxgrow.training.groups import parameterization_of
 from fxgrow.training.parameters import remember_names, stage_of
 from fxgrow.transforms.depth import deepen
 from fxgrow.transforms.readouts import add_readouts, drop_readouts
 from fxgrow.transforms.tagging import tag
 from fxgrow.transforms.width import widen
-
-LEVELS = ("quick", "full")
-"""Of testing, beside True (quick) and False (none)."""
-
-Width = float | int | str | Mapping[str, float | int | str] | Sizes
+from fxgrow.wish import Width, Wish, check, check_how, parameterization_for, sizes_asked
 
 
 def plan(
@@ -53,6 +51,7 @@ def plan(
     width: Width | None = None,
     depth: Width | None = None,
     *,
+    like: nn.Module | None = None,
     example_inputs: Any = None,
     init: str = "zero",
     depth_init: str = "copy",
@@ -69,33 +68,18 @@ def plan(
     >>> fxgrow.plan(model, width=1.5, example_inputs=torch.randn(1, 4)).totals.parameters_after
     86
     """
-    wish = Wish(width, depth, init, depth_init, round_to, parameterization, form)
+    wish = Wish(width, depth, init, depth_init, round_to, parameterization, form, like)
     captured, planned, wish = _planned_in_form(model, wish, example_inputs)
     if isinstance(captured, Parts) or form == "graph" or not _grows(planned):
         return planned
-    return _placed(skeleton(model), captured, planned, form, "", _replanning(model, wish))[1]
-
-
-@dataclass(frozen=True)
-class Wish:
-    """What a user asks for."""
-
-    width: Width | None
-    depth: Width | None
-    init: str
-    depth_init: str
-    round_to: int
-    parameterization: str | None
-    form: str = "auto"
-    held: Mapping[str, tuple[Reason, ...]] = field(default_factory=dict)
-    """Nodes that growth has to leave as they are, and why."""
+    return _placed(skeleton(model), captured, planned, form, "", _replanning(model, wish), like=like)[1]
 
 
 def _planned_in_form(model: nn.Module, wish: Wish, example_inputs: Any) -> tuple[Captured | Parts, Plan, Wish]:
     """As `_planned`; where the model's own class is asked for, what it cannot hold is held in the wish as well."""
     while True:
         captured, planned = _planned(model, wish, lambda: capture(model, example_inputs), example_inputs)
-        if wish.form != "module" or isinstance(captured, Parts) or not _grows(planned):
+        if wish.form != "module" or wish.like is not None or isinstance(captured, Parts) or not _grows(planned):
             return captured, planned, wish
         bare, changed = skeleton(model), sites(captured, planned)
         own = own_class(bare, planned, widen(captured, planned, bare, ""), changed, captured)
@@ -123,16 +107,16 @@ def _planned(
 
     example_inputs: to look for parts, where it cannot be captured as a whole.
     """
-    _check(wish)
-    widths = _widths(wish.width)
+    check(wish)
+    widths = sizes_asked(wish.width)
     depths = Amounts.parse(wish.depth) if wish.depth is not None else None
-    chosen = _parameterization(model, wish.parameterization)
+    chosen = parameterization_for(model, wish.parameterization)
     captured: Captured | Parts
     try:
         with timed("capturing"):
             captured = captured_anew()
     except UntraceableError as error:
-        if isinstance(widths, Sizes):
+        if isinstance(widths, Sizes) or wish.like is not None:
             raise
         captured = find_parts(model, example_inputs, error)
     if isinstance(widths, Amounts):
@@ -148,6 +132,8 @@ def _planned(
             raise captured.why
         return captured, planned
     with timed("planning"):
+        if wish.like is not None:
+            return captured, _toward(captured, name, wish.like, wish, chosen)
         if depths is None:
             return captured, _widened(captured, name, widths, wish, chosen)
         return captured, _deepened(captured, depths, wish, lambda: _widened(captured, name, widths, wish, chosen))
@@ -169,7 +155,34 @@ def _part_planner(
     return planned
 
 
-def _deepened(captured: Captured, depths: Amounts, wish: Wish, widened: Callable[[], Plan]) -> Plan:
+def _toward(captured: Captured, name: str, target: nn.Module, wish: Wish, parameterization: str) -> Plan:
+    """The plan that leads to the sizes of a target, dimension by dimension."""
+    further = deeper_containers(captured.model, target)
+
+    def widened() -> Plan:
+        check_alike(captured.model, target)
+        analysis = analyse(captured.model, captured.graphs)
+        try:
+            aim = recapture(target, captured.inputs)
+        except CaptureError as error:
+            raise PlanError(
+                f"the target cannot be captured on the inputs of the model: {error.what}",
+                where=error.where or type(target).__name__,
+                remedy="build the target for inputs of the same shapes",
+            ) from error
+        ways = distances(analysis, analyse(aim.model, aim.graphs), ("model", "target"))
+        sizes = Sizes(tuple((way.dimension, way.last) for way in ways))
+        return make_plan(captured, name, sizes, wish.init, wish.round_to, parameterization, analysis)
+
+    if not further:
+        return widened()
+    model = captured.model
+    return _deepened(captured, lambda found: depth_toward(found, further, model, target), wish, widened)
+
+
+def _deepened(
+    captured: Captured, depths: Amounts | Callable[[Found], Amounts], wish: Wish, widened: Callable[[], Plan]
+) -> Plan:
     """The plan for depth and then, by `widened`, for width; new blocks are put into `captured`."""
     analysis = analyse(captured.model, captured.graphs)
     parameters = sum(tensor.numel() for tensor in captured.model.parameters())
@@ -209,44 +222,6 @@ def _widened(captured: Captured, name: str, widths: Amounts | Sizes, wish: Wish,
     return replace(plan, totals=totals, readouts=tuple(readout for readout in readouts if readout not in idle))
 
 
-def _widths(width: Width | None) -> Amounts | Sizes:
-    if width is None:
-        return Amounts(())
-    return width if isinstance(width, Sizes) else Amounts.parse(width)
-
-
-def _check(wish: Wish) -> None:
-    if wish.width is None and wish.depth is None:
-        raise AmountError(
-            "no amount to grow by was given", remedy="pass width=1.5, depth=1.5, or a mapping of module paths"
-        )
-    init, round_to = wish.init, wish.round_to
-    names = [way.value for way in Way]
-    if wish.form not in FORMS:
-        raise AmountError(f"form={wish.form!r} is not a form", remedy=f"use one of {', '.join(FORMS)}")
-    if init not in names:
-        raise AmountError(f"init={init!r} is not a way to start new units", remedy=f"use one of {', '.join(names)}")
-    if wish.depth_init not in STARTS:
-        raise AmountError(
-            f"depth_init={wish.depth_init!r} is not a way to start new blocks",
-            remedy=f"use one of {', '.join(STARTS)}",
-        )
-    if isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1:
-        raise AmountError(
-            f"round_to={round_to!r} is not a whole number of units", remedy="use 1, or a multiple such as 8"
-        )
-
-
-def _parameterization(model: nn.Module, wanted: str | None) -> str:
-    chosen = wanted if wanted is not None else parameterization_of(model)
-    if chosen not in PARAMETERIZATIONS:
-        raise AmountError(
-            f"parameterization={wanted!r} is not a parameterization",
-            remedy=f"use one of {', '.join(PARAMETERIZATIONS)}",
-        )
-    return chosen
-
-
 def model_name(model: nn.Module) -> str:
     """The class name of a model, as users know it."""
     history = history_of(model)
@@ -258,6 +233,7 @@ def grow(
     width: Width | None = None,
     depth: Width | None = None,
     *,
+    like: nn.Module | None = None,
     example_inputs: Any = None,
     init: str = "zero",
     depth_init: str = "copy",
@@ -280,6 +256,9 @@ def grow(
         sizes of a stage of a `Schedule`.
     depth: a factor (1.5: half as many blocks again in each run of repeated blocks), an amount ("+2", "=6"), or a
         mapping from the paths of runs or globs to amounts; `plan` shows the runs.
+    like: a larger model that you built alike (on the meta device, if you want): every dimension and every run of
+        blocks gets its size, and a copy of it with the grown weights comes back. `report(grown).plan.like` lists the
+        few attributes that have to be others than its constructor sets.
     example_inputs: a tensor, a tuple of arguments or a dict of keyword arguments; only shapes and dtypes
         count. Needed where they cannot be derived from the model.
     init: "zero" (new units unread at first), "mirror" (equal pairs read with opposite signs, as in the
@@ -317,15 +296,30 @@ def grow(
     >>> grown.get_submodule("0")
     Linear(in_features=4, out_features=16, bias=True)
     """
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise AmountError(f"seed={seed!r} is not a whole number from 0 to 2**63 - 1", remedy="pass one, such as 0")
-    if not isinstance(verify, bool) and verify not in LEVELS:
-        raise AmountError(f"verify={verify!r} is not a way to verify", remedy=f"use True, False, {' or '.join(LEVELS)}")
-    wish = Wish(width, depth, init, depth_init, round_to, parameterization, form)
+    check_how(seed, verify)
+    wish = Wish(width, depth, init, depth_init, round_to, parameterization, form, like)
     captured, planned, wish = _planned_in_form(model, wish, example_inputs)
     if not _grows(planned):
         raise _nothing_grows(planned)
-    return apply_plan(model, captured, planned, seed, verify, calibrate, form, _replanning(model, wish))
+    return apply_plan(model, captured, planned, seed, verify, calibrate, form, _replanning(model, wish), like)
+
+
+def apply(planned: Plan, model: nn.Module, seed: int, verify: bool | str) -> nn.Module:
+    """Carry out a plan on a model of the structure that it was made for: `Plan.apply`."""
+    check_how(seed, verify)
+    if not _grows(planned):
+        raise _nothing_grows(planned)
+    form = "auto" if planned.parts else planned.form
+
+    def replan(inputs: Inputs) -> tuple[Captured, Plan]:
+        course = next((one for one in planned.courses if one.inputs == described(inputs)), None)
+        if course is None:
+            raise PlanError("the plan was made where it takes no other course", remedy="plan the growth of this model")
+        captured = prepared(model, course)
+        assert isinstance(captured, Captured)
+        return captured, course
+
+    return apply_plan(model, prepared(model, planned), planned, seed, verify, None, form, replan)
 
 
 def _grows(planned: Plan) -> bool:
@@ -354,8 +348,9 @@ def apply_plan(
     batch: Any,
     form: str,
     replan: Replan,
+    like: nn.Module | None = None,
 ) -> nn.Module:
-    """Carry out a plan on the model it was made for."""
+    """Carry out a plan on the model it was made for, in a copy of a target that it leads to, if there is one."""
     inputs = captured.inputs
     remember_names(model)
     growth = Growth(planned, drawn_by(seed, stage_of(model) + 1))
@@ -371,7 +366,7 @@ def apply_plan(
             if batch is not None:
                 planned = calibrate_units(grown, planned, batch)
         else:
-            grown, planned, graph = _placed(model, captured, planned, form, growth.seed, replan, batch)
+            grown, planned, graph = _placed(model, captured, planned, form, growth.seed, replan, batch, like)
     growth = replace(growth, plan=planned)
     grown = tag(grown, model, Step(planned, seed))
     if verifying:
@@ -401,6 +396,7 @@ def _placed(
     seed: str,
     replan: Replan,
     batch: Any = None,
+    like: nn.Module | None = None,
 ) -> tuple[nn.Module, Plan, GrownGraphModule]:
     """The grown model in the form that was asked for, its plan, and its graph over the same tensors.
 
@@ -418,9 +414,13 @@ def _placed(
     if isinstance(own, nn.Module):
         plans = courses(own, model, captured, planned, replan)
         if not isinstance(plans, Obstacle):
-            return own, replace(planned, form="module", obstacle=None, courses=plans), graph
+            planned = replace(planned, form="module", obstacle=None, courses=plans)
+            if like is not None:
+                own, likeness = put_into(like, own, graph, captured.inputs)
+                planned = replace(planned, like=likeness)
+            return own, planned, graph
         own = plans
-    if form == "module":
+    if form == "module" or like is not None:
         assert own is not None
         raise PlanError(
             f"the class of the model cannot hold the growth: {own.what}",
@@ -434,7 +434,7 @@ def _placed(
                 where=note.where,
                 remedy="switch it off, or choose widths that the model's own class can hold",
             )
-    return graph, replace(planned, form="graph", obstacle=own), graph
+    return graph, replace(planned, form="graph", obstacle=planned.obstacle if form == "graph" else own), graph
 
 
 def report(grown: nn.Module) -> Step:

@@ -7,7 +7,9 @@ from typing import Any
 
 from torch import nn
 
+from fxgrow.averages import Average, averages_of
 from fxgrow.errors import TrainingError
+from fxgrow.growing import report
 from fxgrow.schedule import Schedule, Stage
 from fxgrow.training.rates import adapt_rates, attached_to
 from fxgrow.training.state import replace_parameters
@@ -26,6 +28,10 @@ class Growth(Callback):
     on. Checkpoints of Lightning resume at any epoch: the callback grows the network to the stage of the checkpoint
     before its weights are loaded. The optimizers must hold parameters of the network only.
 
+    Averages of the weights grow along: those of Lightning's callbacks (`WeightAveraging`, `EMAWeightAveraging`,
+    `StochasticWeightAveraging`) and of others that hold a copy of the network, and torch's `AveragedModel` and timm's
+    `ModelEmaV3` as a part of the LightningModule.
+
     Parameters
     ----------
     schedule: toward the large model (`Schedule.between`), or without a target.
@@ -35,7 +41,8 @@ class Growth(Callback):
 
     Raises
     ------
-    TrainingError: the module has no such network, or the strategy is one that wraps it (data parallel and its kin).
+    TrainingError: the module has no such network, or the strategy is one that wraps it (data parallel and its kin),
+        or another callback holds the network's weights in a form that cannot grow along.
 
     >>> schedule = Schedule.exponential(stages=9, epochs=160)
     >>> Growth(schedule, "network", init="mirror").stage.epochs
@@ -60,17 +67,18 @@ class Growth(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check that the network can be replaced, and prepare for checkpoints of a grown one."""
-        network = self._network(pl_module)
+        self._network(pl_module)
         if not isinstance(trainer.strategy, SingleDeviceStrategy):
             raise TrainingError(
                 f"the strategy {type(trainer.strategy).__name__} wraps the network, which cannot then be replaced",
                 where=type(pl_module).__name__,
                 remedy="train on one device, or grow between calls of Trainer.fit",
             )
+        self._averages(trainer, pl_module)
         before: Callable[[dict[str, Any]], None] = pl_module.on_load_checkpoint
 
         def on_load_checkpoint(checkpoint: dict[str, Any]) -> None:
-            self._regrow(pl_module, network, checkpoint["callbacks"].get(self.state_key, {}).get("stage", 0))
+            self._regrow(trainer, pl_module, checkpoint["callbacks"].get(self.state_key, {}).get("stage", 0))
             before(checkpoint)
 
         pl_module.on_load_checkpoint = on_load_checkpoint  # type: ignore[method-assign]
@@ -85,12 +93,25 @@ class Growth(Callback):
             )
         return network
 
-    def _regrow(self, pl_module: LightningModule, network: nn.Module, number: int) -> None:
+    def _averages(self, trainer: Trainer, pl_module: LightningModule) -> list[Average]:
+        others = [callback for callback in trainer.callbacks if callback is not self]  # type: ignore[attr-defined]
+        return averages_of(self._network(pl_module), pl_module, others)
+
+    def _regrow(self, trainer: Trainer, pl_module: LightningModule, number: int) -> None:
         """The network at a stage, from that of stage 0; its weights are about to be loaded."""
         for stage in self.schedule.stages[1 : number + 1]:
-            network = stage.grow(network, **{**self.options, "verify": False})
-        setattr(pl_module, self.attribute, network)
+            self._grow(trainer, pl_module, stage, {**self.options, "verify": False})
         self.number = number
+
+    def _grow(self, trainer: Trainer, pl_module: LightningModule, stage: Stage, options: dict[str, Any]) -> nn.Module:
+        """Grow the network to a stage, and its averages along."""
+        network, averages = self._network(pl_module), self._averages(trainer, pl_module)
+        grown = stage.grow(network, **options)
+        if grown is not network:
+            setattr(pl_module, self.attribute, grown)
+            for average in averages:
+                average.grow(report(grown), options.get("verify", True))
+        return grown
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attach rates to the optimizers of a network that has grown already."""
@@ -107,8 +128,7 @@ class Growth(Callback):
         epoch = min(trainer.current_epoch, self.schedule.epochs - 1)
         for stage in self.schedule.stages[self.number + 1 : self.schedule.at(epoch).number + 1]:
             if stage.grows:
-                grown = stage.grow(self._network(pl_module), **self.options)
-                setattr(pl_module, self.attribute, grown)
+                grown = self._grow(trainer, pl_module, stage, self.options)
                 for optimizer in trainer.optimizers:
                     replace_parameters(optimizer, grown)
                 self._attach(trainer, pl_module)

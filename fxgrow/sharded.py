@@ -10,11 +10,12 @@ from torch import nn
 from fxgrow.capture import skeleton
 from fxgrow.certifying import drawn_by
 from fxgrow.errors import AmountError
-from fxgrow.growing import Width, grow, report
+from fxgrow.growing import grow, report
 from fxgrow.module_tensors import named_tensors, place
 from fxgrow.shards import fill, local_part, undivided, whole
 from fxgrow.training.parameters import remember_names, stage_of
 from fxgrow.transforms.width import grown_tensors
+from fxgrow.wish import Width
 
 
 def grow_sharded(

@@ -246,3 +246,36 @@ def test_what_load_returns_has_the_form_that_was_saved(form: str, kind: type, tm
         fxgrow.grow(perceptron(), 2, example_inputs=torch.empty(1, 5), form=form), tmp_path / "grown.safetensors"
     )
     assert isinstance(fxgrow.load(tmp_path / "grown.safetensors", perceptron()), kind)
+
+
+def test_arguments_of_the_constructor_are_kept(tmp_path: Path) -> None:
+    options = {"num_classes": 10, "img_size": (64, 96), "global_pool": "avg", "qkv_bias": False}
+    model = lively(timm.create_model("test_vit", **options)).float()
+    grown = fxgrow.grow(model, 1.5, 1.5).eval()
+    fxgrow.save(grown, tmp_path / "grown.safetensors", base="timm/test_vit", base_kwargs=options)
+    loaded = fxgrow.load(tmp_path / "grown.safetensors").eval()
+    images = torch.randn(2, 3, 64, 96)
+    assert type(loaded) is type(model)
+    assert torch.equal(loaded(images), grown(images))
+    again = fxgrow.grow(loaded, 4 / 3)  # what grew twice still says what it was at first
+    fxgrow.save(again, tmp_path / "again.safetensors", base="timm/test_vit", base_kwargs=options)
+    assert fxgrow.births(fxgrow.load(tmp_path / "again.safetensors")) == fxgrow.births(again)
+
+
+@pytest.mark.parametrize(
+    ("base", "options", "text"),
+    [
+        ("timm/test_resnet", None, "fc.weight was [10, 96] in the original and is [1000, 96] there"),
+        ("timm/test_resnet", {"num_classes": 10, "nonsense": 3}, "it cannot be built with these arguments"),
+        ("timm/test_vit", {"num_classes": 10}, "conv1.0.weight was"),
+        ("timm/test_resnet", {"act_layer": torch.nn.GELU}, "no data that a file can keep"),
+        ("timm/test_resnet", {"num_classes": 10, "pretrained": True}, "leave it out"),
+        (None, {"num_classes": 10}, 'pass base="timm/NAME" as well'),
+    ],
+)
+def test_a_file_that_could_not_be_read_is_not_written(tmp_path: Path, base: Any, options: Any, text: str) -> None:
+    grown = fxgrow.grow(timm.create_model("test_resnet", num_classes=10), 1.5, verify=False)
+    with pytest.raises(FileError) as raised:
+        fxgrow.save(grown, tmp_path / "grown.safetensors", base=base, base_kwargs=options)
+    assert text in str(raised.value)
+    assert not list(tmp_path.iterdir())

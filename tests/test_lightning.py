@@ -10,6 +10,7 @@ import pytest
 import torch
 from fxgrow.zoo.data import InMemory, load
 from fxgrow.zoo.networks import resnet8
+from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -122,3 +123,72 @@ def test_a_module_without_the_network_is_refused(tmp_path: Path) -> None:
         "the LightningModule has no network 'backbone' (at Classifier): "
         "pass attribute=, the name under which it keeps its network"
     )
+
+
+class Averaging(Classifier):
+    """With averages of the network's weights as a part of it, which follow at each step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.torchs = torch.optim.swa_utils.AveragedModel(self.network)
+        self.timms = ModelEmaV3(self.network, decay=0.9)
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        self.torchs.update_parameters(self.network)
+        self.timms.update(self.network)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.network.parameters(), lr=0.05)
+
+
+class Watch(lightning.Callback):  # type: ignore[misc, name-defined]
+    """What averages give, before and after each epoch's growth."""
+
+    def __init__(self) -> None:
+        self.seen: list[list[Tensor]] = []
+
+    def on_train_epoch_start(self, trainer: Any, module: Any) -> None:
+        callback = next(c for c in trainer.callbacks if isinstance(c, lightning.callbacks.WeightAveraging))
+        averages = (module.torchs.module, module.timms.module, callback._average_model.module.network)
+        images = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            self.seen.append([one.eval()(images) for one in averages])
+
+
+def test_averages_of_the_weights_grow_along(tmp_path: Path) -> None:
+    module, before, after = Averaging(), Watch(), Watch()
+    ema = lightning.callbacks.EMAWeightAveraging(decay=0.9)
+    run = trainer(tmp_path, 6, ema, before, growth(), after, enable_checkpointing=False)
+    run.fit(module, loader())
+    for left, right in zip(before.seen, after.seen, strict=True):
+        for one, other in zip(left, right, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    assert not torch.equal(before.seen[-1][0], before.seen[-1][1])
+    wide = {name: tuple(tensor.shape) for name, tensor in resnet8(16, 10, 1).state_dict().items()}
+    for average in (module.torchs.module, module.timms.module, module.network):
+        assert {name: tuple(tensor.shape) for name, tensor in average.state_dict().items()} == wide
+    assert fxgrow.births(module.timms.module) == fxgrow.births(module.network)
+
+
+def test_lightnings_averages_grow_along_and_resume(tmp_path: Path) -> None:
+    for callback in (
+        lambda: lightning.callbacks.StochasticWeightAveraging(0.01, swa_epoch_start=1, annealing_epochs=1),
+        lambda: lightning.callbacks.EMAWeightAveraging(decay=0.9),
+    ):
+        folder = tmp_path / type(callback()).__name__
+        whole = Classifier()
+        trainer(folder, 6, growth(), callback(), kept(folder)).fit(whole, loader())
+        again = Classifier()
+        trainer(folder, 6, growth(), callback()).fit(again, loader(), ckpt_path=folder / "epoch=3.ckpt")
+        for name, tensor in whole.state_dict().items():
+            assert torch.equal(again.state_dict()[name], tensor), name
+
+
+def test_weights_that_cannot_grow_along_are_refused_by_name(tmp_path: Path) -> None:
+    class Keeping(lightning.Callback):  # type: ignore[misc, name-defined]
+        def setup(self, trainer: Any, module: Any, stage: str) -> None:
+            self.kept = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+    with pytest.raises(TrainingError) as raised:
+        trainer(tmp_path, 3, Keeping(), growth(), enable_checkpointing=False).fit(Classifier(), loader())
+    assert "(at Keeping.kept)" in str(raised.value)

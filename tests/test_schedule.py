@@ -304,13 +304,13 @@ def tied() -> nn.Module:
         (
             lambda: net(8),
             lambda: net(4),
-            "a dimension is 8 in the small model and only 4 in the large one (at 0.weight[0]): "
-            "pass the small model first",
+            "a dimension is 8 in the small model and only 4 in the large model (at 0.weight[0]): "
+            "let the small model be the smaller one in every dimension",
         ),
         (
             lambda: net(4),
             lambda: net(8, classes=7),
-            "a dimension is 5 in the small model and 7 in the large one, but it cannot grow: it is an output of the "
+            "a dimension is 5 in the small model and 7 in the large model, but it cannot grow: it is an output of the "
             "model (at 4.weight[0]): give that part the same size in both",
         ),
         (

@@ -258,3 +258,19 @@ def read_out(kind: Any) -> type[nn.Module]:
         return output if form is None else form.put_around(output)
 
     return _subclass(ReadOut, read_out, kind, forward=forward)
+
+
+def plain_kind(module: nn.Module) -> type[nn.Module]:
+    """The class of which a module was before growth made it compute otherwise.
+
+    >>> plain_kind(GuardedLayerNorm(3)).__name__, plain_kind(edited(nn.Softmax)()).__name__
+    ('LayerNorm', 'Softmax')
+    """
+    origin: Any = getattr(type(module), "_fxgrow_origin", None)
+    if origin is not None:
+        while isinstance(origin, tuple):
+            origin = origin[1]
+        return origin  # type: ignore[no-any-return]
+    if isinstance(module, SpelledOutAttention):
+        return nn.MultiheadAttention
+    return next((plain for plain, guarded in NATIVE.items() if type(module) is guarded), type(module))

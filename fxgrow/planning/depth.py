@@ -6,7 +6,7 @@ import difflib
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
@@ -40,12 +40,13 @@ class Insertion:
 
 
 def plan_depth(
-    captured: Captured, amounts: Amounts, init: str, roles: Mapping[str, str]
+    captured: Captured, asked: Amounts | Callable[[Found], Amounts], init: str, roles: Mapping[str, str]
 ) -> tuple[Deepening, tuple[Held, ...], Mapping[str, TensorGrowth]]:
     """What to add to each run of blocks, what stays as deep as it is, and what reads channels of new dense layers.
 
     Parameters
     ----------
+    asked: amounts, or what makes them of the runs that there are.
     roles: what parameters are for (weight, gain, bias, mean, variance), by name.
 
     Raises
@@ -54,9 +55,10 @@ def plan_depth(
     """
     finder = Finder(captured)
     found = chains(finder, dense_runs(finder, finder.find()))
+    amounts = asked if isinstance(asked, Amounts) else asked(found)
     if not amounts.prefix:  # else other parts of the model may have what a key names
         check_keys(amounts, found.runs, [path for path, _ in found.held], captured.model)
-    lengths = {id(run): _length(asked, run) for run in found.runs if (asked := _asked(amounts, run)) is not None}
+    lengths = {id(run): _length(amount, run) for run in found.runs if (amount := _asked(amounts, run)) is not None}
     growing = [run for run in found.runs if lengths.get(id(run), 0) > len(run.units)]
     inner = {id(run): outer for run in found.runs if (outer := _around(run, growing)) is not None}
     dense = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
@@ -21,6 +22,7 @@ from fxgrow.printing import as_text
 
 if TYPE_CHECKING:
     import networkx as nx
+    from torch import nn
 
 FORMAT = 1
 
@@ -155,6 +157,33 @@ class Obstacle:
         return f"{self.what} (at {self.where})"
 
 
+@dataclass(frozen=True)
+class Setting:
+    """An attribute of a part that is another than the constructor of a target sets."""
+
+    module: str
+    attribute: str
+    value: Any
+    built_with: Any
+
+    def __str__(self) -> str:
+        place = f"{self.module}.{self.attribute}" if self.module else self.attribute
+        return f"{place} = {self.value!r}, not {self.built_with!r}"
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """What a model that was grown toward a target has other than the target as its constructor makes it.
+
+    target: its class. settings: attributes; with them and the grown `state_dict` a target of the user's computes what
+    the grown model does. parts: path, class and class in the target of parts that no attribute makes up for.
+    """
+
+    target: str
+    settings: tuple[Setting, ...] = ()
+    parts: tuple[tuple[str, str, str], ...] = ()
+
+
 FORMS = ("auto", "module", "graph")
 """What can come back: the user's own module where it can hold the growth; it or nothing; always a graph module."""
 
@@ -180,6 +209,7 @@ class Plan:
         in parts, the plan of each, by its path. form: "module" where the growth goes into a copy of the user's own
         module, "graph" where a graph module takes its place. obstacle: why it has to be a graph. courses: where the
         forward of such a copy takes another course on inputs of another size, the same growth as a plan for those.
+        like: where it grew toward a target, what it has other than that.
 
     >>> import torch, fxgrow
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -208,6 +238,7 @@ class Plan:
     form: str = "graph"
     obstacle: Obstacle | None = None
     courses: tuple[Plan, ...] = ()
+    like: Likeness | None = None
 
     def to_json(self, indent: int | None = None) -> str:
         """The plan as JSON text."""
@@ -253,7 +284,34 @@ class Plan:
             form=data.get("form", "graph"),
             obstacle=Obstacle(**data["obstacle"]) if data.get("obstacle") else None,
             courses=tuple(map(cls._from, data.get("courses", ()))),
+            like=_likeness(data["like"]) if data.get("like") else None,
         )
+
+    def apply(self, model: nn.Module, seed: int = 0, *, verify: bool | str = True) -> nn.Module:
+        """Carry the plan out on the model that it was made for, or on another of the same structure.
+
+        That may be an averaged copy of its weights, which stays the average of what was there: new entries are
+        drawn as in the model, beside the copy's own old ones. The model is not touched.
+
+        Parameters
+        ----------
+        seed, verify: as in `fxgrow.grow`, which makes the same bytes of the same model and seed.
+
+        Raises
+        ------
+        PlanError: the plan was made for a model of another structure, or grows nothing.
+
+        >>> import torch, fxgrow
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> plan = fxgrow.plan(model, width=2, example_inputs=torch.randn(1, 4))
+        >>> fxgrow.Plan.from_json(plan.to_json()).apply(model).get_submodule("0")
+        Linear(in_features=4, out_features=16, bias=True)
+        """
+        growing = importlib.import_module(
+            "fxgrow.growing"
+        )  # a plan is a value that imports nothing which carries it out
+
+        return growing.apply(self, model, seed, verify)
 
     @property
     def ratio(self) -> float:
@@ -350,7 +408,23 @@ class Plan:
             f"parameters {t.parameters_before:,} → {t.parameters_after:,} (x{self.ratio:.2f})    "
             f"FLOPs a sample {t.flops_before:,} → {t.flops_after:,} (x{t.flops_after / max(1, t.flops_before):.2f})"
         )
-        return Group(*tables, *self._rescaled(), *map(_read_out, self.readouts), summary, Text(self._comes_back_as()))
+        form = Text(self._comes_back_as())
+        return Group(*tables, *self._rescaled(), *map(_read_out, self.readouts), summary, form, *self._unlike())
+
+    def _unlike(self) -> Iterator[Text]:
+        if self.like is None:
+            return
+        alike: dict[tuple[str, Any, Any], list[str]] = {}
+        for setting in self.like.settings:
+            alike.setdefault((setting.attribute, setting.value, setting.built_with), []).append(setting.module)
+        if not alike and not self.like.parts:
+            yield Text(f"is a {self.like.target} as its constructor makes it")
+        for (attribute, value, built_with), modules in alike.items():
+            yield Text(
+                f"unlike the target: {attribute} = {value!r}, not {built_with!r}, of {shortened(tuple(modules))}"
+            )
+        for path, kind, plain in self.like.parts:
+            yield Text(f"unlike the target: {path} is {kind}, and no attribute of {plain} makes up for that")
 
     def _comes_back_as(self) -> str:
         if self.parts:
@@ -389,6 +463,11 @@ def shortened(where: tuple[str, ...], most: int = 3) -> str:
     """The first few places, and how many more there are."""
     more = len(where) - most
     return ", ".join(where[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def _likeness(data: dict[str, Any]) -> Likeness:
+    settings = tuple(Setting(**{k: frozen(v) for k, v in one.items()}) for one in data["settings"])
+    return Likeness(data["target"], settings, frozen(data["parts"]))
 
 
 def _tensor(data: dict[str, Any]) -> TensorGrowth:

@@ -21,7 +21,11 @@ class Distance:
     last: int
 
 
-def distances(small: Analysis, large: Analysis) -> list[Distance]:
+Names = tuple[str, str]
+"""What errors call the small model and the large one."""
+
+
+def distances(small: Analysis, large: Analysis, names: Names = ("small model", "large model")) -> list[Distance]:
     """The dimensions in which a large model is larger than a small one, each once, in order.
 
     Raises
@@ -29,41 +33,41 @@ def distances(small: Analysis, large: Analysis) -> list[Distance]:
     PlanError: the two are not built alike, or the large one is smaller somewhere, or a dimension that cannot grow
         differs.
     """
-    _check_same_parameters(small, large)
+    _check_same_parameters(small, large, names)
     last: dict[Leaf, int] = {}
     first: dict[Leaf, Dimension] = {}
     for name, tensor in small.parameters.items():
         other = large.parameters[name]
         for axis, (layout, target) in enumerate(zip(tensor.axes, other.axes, strict=True)):
-            for part, (leaf, size) in enumerate(_paired(f"{name}[{axis}]", layout, target)):
+            for part, (leaf, size) in enumerate(_paired(f"{name}[{axis}]", layout, target, names)):
                 dimension = Dimension(name, axis, part, len(list(leaves(layout))))
                 if last.setdefault(leaf, size) != size:
                     raise PlanError(
-                        f"a dimension of {leaf.size} is {last[leaf]} at {first[leaf]} of the large model "
-                        f"and {size} here, but it is one dimension of the small model",
+                        f"a dimension of {leaf.size} is {last[leaf]} at {first[leaf]} of the {names[1]} "
+                        f"and {size} here, but it is one dimension of the {names[0]}",
                         where=str(dimension),
                         remedy="give the parts that share it one size",
                     )
                 first.setdefault(leaf, dimension)
-                _check_free(leaf, size, dimension)
+                _check_free(leaf, size, dimension, names)
     return [Distance(first[leaf], leaf, size) for leaf, size in last.items() if size > leaf.size]
 
 
-def _check_same_parameters(small: Analysis, large: Analysis) -> None:
-    for one, other, which in ((small, large, "large"), (large, small, "small")):
+def _check_same_parameters(small: Analysis, large: Analysis, names: Names) -> None:
+    for one, other, which in ((small, large, names[1]), (large, small, names[0])):
         missing = next((name for name in one.parameters if name not in other.parameters), None)
         if missing is not None:
-            raise PlanError(f"the {which} model has no such parameter", where=missing, remedy=_ALIKE)
+            raise PlanError(f"the {which} has no such parameter", where=missing, remedy=_ALIKE)
     for name, tensor in small.parameters.items():
         if tensor.rank != large.parameters[name].rank:
             raise PlanError(
-                f"it has {tensor.rank} axes in the small model and {large.parameters[name].rank} in the large one",
+                f"it has {tensor.rank} axes in the {names[0]} and {large.parameters[name].rank} in the {names[1]}",
                 where=name,
                 remedy=_ALIKE,
             )
 
 
-def _paired(where: str, small: Layout, large: Layout) -> list[tuple[Leaf, int]]:
+def _paired(where: str, small: Layout, large: Layout, names: Names) -> list[tuple[Leaf, int]]:
     """The parts of an axis of the small model, each with its size in the large one."""
     parts, others = list(leaves(small)), list(leaves(large))
     if len(parts) == len(others):
@@ -71,22 +75,22 @@ def _paired(where: str, small: Layout, large: Layout) -> list[tuple[Leaf, int]]:
     if small.size == large.size:
         return [(leaf, leaf.size) for leaf in parts]
     raise PlanError(
-        f"the axis has {len(parts)} parts in the small model and {len(others)} in the large one",
+        f"the axis has {len(parts)} parts in the {names[0]} and {len(others)} in the {names[1]}",
         where=where,
         remedy=_ALIKE,
     )
 
 
-def _check_free(leaf: Leaf, size: int, dimension: Dimension) -> None:
+def _check_free(leaf: Leaf, size: int, dimension: Dimension, names: Names) -> None:
     if size < leaf.size:
         raise PlanError(
-            f"a dimension is {leaf.size} in the small model and only {size} in the large one",
+            f"a dimension is {leaf.size} in the {names[0]} and only {size} in the {names[1]}",
             where=str(dimension),
-            remedy="pass the small model first",
+            remedy=f"let the {names[0]} be the smaller one in every dimension",
         )
     if size > leaf.size and leaf.reason is not None:
         raise PlanError(
-            f"a dimension is {leaf.size} in the small model and {size} in the large one, but it cannot grow: "
+            f"a dimension is {leaf.size} in the {names[0]} and {size} in the {names[1]}, but it cannot grow: "
             f"{leaf.reason}",
             where=str(dimension),
             remedy="give that part the same size in both",

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import FrozenInstanceError
 from typing import Any
 
 import networkx as nx
 import pytest
+import timm
 import torch
 from torch import nn
 
 import fxgrow
-from fxgrow.errors import PlanError
+from fxgrow.errors import AmountError, PlanError
 from tests.models import PLAIN, lively, perceptron
 
 ROW = torch.randn(2, 5)
@@ -117,3 +119,77 @@ def test_the_table_says_what_grows_what_stays_and_why() -> None:
     assert "d0" in text and "8 → 16" in text and "zero-out" in text
     assert "msort has no rule (at 3.msort)" in text
     assert "parameters 116 → 212 (x1.83)" in text
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_plan_that_went_through_json_grows_the_very_model(name: str) -> None:
+    make, inputs = PLAIN[name]
+    model = lively(make())
+    grown = fxgrow.grow(model, 1.5, example_inputs=inputs, init="mirror", seed=3)
+    again = fxgrow.Plan.from_json(fxgrow.report(grown).plan.to_json()).apply(model, seed=3)
+    assert type(again).__name__ == type(grown).__name__
+    assert all(map(torch.equal, again.state_dict().values(), grown.state_dict().values()))
+    assert again.state_dict().keys() == grown.state_dict().keys()
+    assert fxgrow.births(again) == fxgrow.births(grown)
+    assert fxgrow.report(again) == fxgrow.report(grown)
+
+
+@pytest.mark.parametrize("form", ["auto", "graph"])
+@pytest.mark.parametrize("name", ["test_vit", "test_efficientnet"])
+def test_an_average_grows_as_its_model_does(name: str, form: str) -> None:
+    """Also once more: the second growth's plan is for the grown average."""
+    model = lively(timm.create_model(name, num_classes=5)).double()
+    average = copy.deepcopy(model).eval().requires_grad_(False)
+    with torch.no_grad():
+        for tensor in average.parameters():
+            tensor.add_(0.1 * torch.rand_like(tensor))
+    images = torch.randn(2, *model.pretrained_cfg["input_size"], dtype=torch.float64)
+    expected = average(images)
+    for width, depth in ((1.5, 1.5), (4 / 3, None)):
+        model = fxgrow.grow(model, width, depth, form=form, verify=False)
+        older = dict(average.named_parameters())
+        step = fxgrow.report(model)
+        average = step.plan.apply(average, step.seed)
+        assert str(fxgrow.report(average).certificate.verdict) == "PROVED" or depth is None
+        assert fxgrow.births(average) == fxgrow.births(model)
+        for now, parameter in average.named_parameters():
+            assert not parameter.requires_grad
+            before = step.plan.old_name(now)
+            if before is not None and before.endswith("fc1.weight"):
+                rows, columns = older[before].shape[:2]
+                assert torch.equal(parameter[:rows, :columns], older[before])
+    assert not average.training
+    torch.testing.assert_close(average(images), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_a_plan_for_a_model_in_parts_is_carried_out() -> None:
+    class Choosing(nn.Module):
+        """The forward asks for values, so no graph can hold it."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter, self.leave = perceptron(), nn.Linear(3, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.enter(x)
+            return self.leave(x) if x.sum() > 0 else x
+
+    model = Choosing()
+    grown = fxgrow.grow(model, 2, example_inputs=ROW)
+    again = fxgrow.Plan.from_json(fxgrow.report(grown).plan.to_json()).apply(model)
+    assert all(map(torch.equal, again.state_dict().values(), grown.state_dict().values()))
+    assert type(again) is Choosing
+
+
+def test_a_plan_for_another_model_is_refused() -> None:
+    plan = fxgrow.plan(nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 2)), 2, example_inputs=ROW)
+    for other, where in (
+        (nn.Sequential(nn.Linear(5, 9), nn.ReLU(), nn.Linear(9, 2)), "0.weight"),
+        (nn.Sequential(nn.Linear(5, 8), nn.ReLU()), "2.weight"),
+    ):
+        with pytest.raises(PlanError) as raised:
+            plan.apply(other)
+        assert where in str(raised.value)
+        assert "apply a plan to the model it was made for" in str(raised.value)
+    with pytest.raises(AmountError):
+        plan.apply(nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 2)), seed=-1)

@@ -1,0 +1,74 @@
+"""Averaged copies of a network, which grow along with it: finding them in what else takes part in a training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from timm.utils.model_ema import ModelEmaV2, ModelEmaV3
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from fxgrow.errors import TrainingError
+from fxgrow.history import Step
+
+KEEPERS = (AveragedModel, ModelEmaV2, ModelEmaV3)
+"""Modules of torch and timm that keep an average of a model; other copies in a module, such as teachers, stay."""
+
+
+@dataclass(frozen=True)
+class Average:
+    """A copy of a network, as the attribute of what holds it."""
+
+    holder: Any
+    name: str
+
+    def grow(self, step: Step, verify: bool | str) -> None:
+        """Grow it as the network grew; its old weights stay its own."""
+        setattr(self.holder, self.name, step.plan.apply(getattr(self.holder, self.name), step.seed, verify=verify))
+
+
+def averages_of(network: nn.Module, module: nn.Module, others: Iterable[Any]) -> list[Average]:
+    """The averaged copies of a network in the module that it is a part of, and all copies in other objects.
+
+    Raises
+    ------
+    TrainingError: another object holds the network's weights in a form that cannot grow along.
+    """
+    found = [one for part in module.modules() if isinstance(part, KEEPERS) for one in _copies(network, part)]
+    for other in others:
+        for name, value in vars(other).items():
+            if isinstance(value, nn.Module) and value is not module:
+                found += [Average(other, name)] if _alike(value, network) else _copies(network, value)
+            elif _holds_weights(value, network):
+                raise TrainingError(
+                    "it holds tensors of the shapes of the network's weights, which cannot grow along",
+                    where=f"{type(other).__name__}.{name}",
+                    remedy="keep an average as a module (torch's AveragedModel, Lightning's WeightAveraging), or "
+                    "begin it after the last growth",
+                )
+    return found
+
+
+def _copies(network: nn.Module, holder: nn.Module) -> Iterator[Average]:
+    for part in holder.modules():
+        for name, child in part._modules.items():
+            if child is not None and child is not network and _alike(child, network):
+                yield Average(part, name)
+
+
+def _alike(module: nn.Module, network: nn.Module) -> bool:
+    return type(module) is type(network) and _shapes(module) == _shapes(network)
+
+
+def _holds_weights(value: Any, network: nn.Module) -> bool:
+    """Whether a container has a tensor for each parameter of a network, in order, perhaps among others."""
+    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
+    shapes = iter([item.shape for item in items if isinstance(item, Tensor)])
+    return any(True for _ in network.parameters()) and all(p.shape in shapes for p in network.parameters())
+
+
+def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    named = (*module.named_parameters(), *module.named_buffers())
+    return {name: tuple(tensor.shape) for name, tensor in named}

@@ -1,0 +1,125 @@
+"""A grown model put into a target that the user built, and what it has other than the target's constructor sets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+from fxgrow.capture import GrownGraphModule, skeleton
+from fxgrow.capture.alignment import parting
+from fxgrow.capture.inputs import Inputs
+from fxgrow.errors import PlanError
+from fxgrow.module_tensors import named_tensors, place
+from fxgrow.own.edited import plain_kind
+from fxgrow.planning.plan import Likeness, Setting
+
+_ALIKE = "build the target with the same code, and with larger sizes only"
+
+_MADE = ("core", "edits", "factor", "outputs_read")
+"""What parts hold that compute otherwise than their class."""
+
+
+def check_alike(model: nn.Module, target: nn.Module) -> None:
+    """Raise a PlanError for the first part of a target that a model of its depth lacks, or has otherwise."""
+    ours, theirs = dict(model.named_modules()), dict(target.named_modules())
+    for path in theirs:
+        if path not in ours:
+            kind = type(theirs[path]).__name__
+            raise PlanError(f"the target has {kind} there and the model has nothing", where=path, remedy=_ALIKE)
+        if plain_kind(ours[path]) is not plain_kind(theirs[path]):
+            one, other = (plain_kind(part).__name__ for part in (ours[path], theirs[path]))
+            raise PlanError(f"it is {one} in the model and {other} in the target", where=path or one, remedy=_ALIKE)
+    missing = next((path for path in ours if path not in theirs), None)
+    if missing is not None:
+        kind = type(ours[missing]).__name__
+        raise PlanError(f"the model has {kind} there and the target has nothing", where=missing, remedy=_ALIKE)
+
+
+def put_into(target: nn.Module, own: nn.Module, grown: GrownGraphModule, inputs: Inputs) -> tuple[nn.Module, Likeness]:
+    """A copy of a target that computes what a grown model does, over its tensors; only what has to be is other.
+
+    grown: the graph that was proved. The copy is recorded and compared with it.
+
+    Raises
+    ------
+    PlanError: the target differs in something that no attribute makes up for.
+    """
+    result = skeleton(target)
+    check_alike(own, result)
+    _check_shapes(own, result)
+    for name, tensor in named_tensors(own).items():
+        place(result, name, tensor)
+    parts = dict(result.named_modules())
+    otherwise = []
+    for path, part in own.named_modules():
+        parts[path].training = part.training
+        if type(part) is not type(parts[path]):
+            otherwise.append((path, type(part).__name__, type(parts[path]).__name__))
+            parts[path].__class__ = type(part)
+            for name in _MADE:
+                if name in part.__dict__:
+                    parts[path].__dict__[name] = part.__dict__[name]
+    settings = _necessary(result, list(_differences(own, result)), grown, inputs)
+    return result, Likeness(type(target).__name__, tuple(settings), tuple(otherwise))
+
+
+def _check_shapes(own: nn.Module, result: nn.Module) -> None:
+    ours, theirs = (
+        {name: tuple(tensor.shape) for name, tensor in named_tensors(model).items()} for model in (own, result)
+    )
+    for name in dict.fromkeys([*theirs, *ours]):
+        if ours.get(name) != theirs.get(name):
+            has = [str(list(shapes[name])) if name in shapes else "missing" for shapes in (ours, theirs)]
+            raise PlanError(f"it is {has[0]} in the grown model and {has[1]} in the target", where=name, remedy=_ALIKE)
+
+
+def _differences(own: nn.Module, result: nn.Module) -> Iterable[Setting]:
+    """Attributes that hold numbers, flags or names, and hold others in two models built alike."""
+    parts = dict(result.named_modules())
+    for path, part in own.named_modules():
+        there = parts[path].__dict__
+        for name, value in part.__dict__.items():
+            if name.startswith("_") or name in ("training", *_MADE) or name not in there:
+                continue
+            if _plain(value) and _plain(there[name]) and value != there[name]:
+                yield Setting(path, name, value, there[name])
+
+
+def _plain(value: Any) -> bool:
+    if isinstance(value, (tuple, list)):
+        return all(map(_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def _necessary(result: nn.Module, settings: list[Setting], grown: GrownGraphModule, inputs: Inputs) -> list[Setting]:
+    """Those of the attributes without which a model computes otherwise; they are set, the others are not."""
+    called = {str(n.target) for graph in grown.graphs().values() for n in graph.nodes if n.op == "call_module"}
+    kept = [setting for setting in settings if setting.module in called]  # a record does not look into these
+    rest = [setting for setting in settings if setting.module not in called]
+    _put(result, kept)
+    if parting(result, grown, inputs) is None:
+        return kept
+    _put(result, rest)
+    different = parting(result, grown, inputs)
+    if different is not None:
+        raise PlanError(
+            f"the target computes otherwise than the grown model: {different}",
+            where=type(result).__name__,
+            remedy="build the target with the settings of the model, and with larger sizes only",
+        )
+    for name in dict.fromkeys(setting.attribute for setting in rest):
+        tried = [setting for setting in rest if setting.attribute == name]
+        _put(result, tried, back=True)
+        if parting(result, grown, inputs) is None:
+            rest = [setting for setting in rest if setting.attribute != name]
+        else:
+            _put(result, tried)
+    return [*kept, *rest]
+
+
+def _put(model: nn.Module, settings: Iterable[Setting], back: bool = False) -> None:
+    for setting in settings:
+        value = setting.built_with if back else setting.value
+        model.get_submodule(setting.module).__dict__[setting.attribute] = value

@@ -1,0 +1,92 @@
+"""What a user asks of a growth, checked before anything is looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from fxgrow.amounts import Amounts
+from fxgrow.axes.layout import Reason
+from fxgrow.errors import AmountError
+from fxgrow.planning.depth import STARTS
+from fxgrow.planning.parameterization import PARAMETERIZATIONS
+from fxgrow.planning.plan import FORMS
+from fxgrow.planning.sizes import Sizes
+from fxgrow.rules.knowledge import Way
+from fxgrow.training.groups import parameterization_of
+
+LEVELS = ("quick", "full")
+"""Of testing, beside True (quick) and False (none)."""
+
+Width = float | int | str | Mapping[str, float | int | str] | Sizes
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a user asks for."""
+
+    width: Width | None
+    depth: Width | None
+    init: str
+    depth_init: str
+    round_to: int
+    parameterization: str | None
+    form: str = "auto"
+    like: nn.Module | None = None
+    held: Mapping[str, tuple[Reason, ...]] = field(default_factory=dict)
+    """Nodes that growth has to leave as they are, and why."""
+
+
+def sizes_asked(width: Width | None) -> Amounts | Sizes:
+    """What `width` means."""
+    if width is None:
+        return Amounts(())
+    return width if isinstance(width, Sizes) else Amounts.parse(width)
+
+
+def check(wish: Wish) -> None:
+    """Raise an AmountError for what means nothing."""
+    if wish.like is not None and not (wish.width is None and wish.depth is None and wish.form != "graph"):
+        raise AmountError(
+            "like= gives every size, and the class", remedy='leave width=, depth= and form="graph" out, or like='
+        )
+    if wish.width is None and wish.depth is None and wish.like is None:
+        raise AmountError(
+            "no amount to grow by was given", remedy="pass width=1.5, depth=1.5, or a mapping of module paths"
+        )
+    init, round_to = wish.init, wish.round_to
+    names = [way.value for way in Way]
+    if wish.form not in FORMS:
+        raise AmountError(f"form={wish.form!r} is not a form", remedy=f"use one of {', '.join(FORMS)}")
+    if init not in names:
+        raise AmountError(f"init={init!r} is not a way to start new units", remedy=f"use one of {', '.join(names)}")
+    if wish.depth_init not in STARTS:
+        raise AmountError(
+            f"depth_init={wish.depth_init!r} is not a way to start new blocks",
+            remedy=f"use one of {', '.join(STARTS)}",
+        )
+    if isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1:
+        raise AmountError(
+            f"round_to={round_to!r} is not a whole number of units", remedy="use 1, or a multiple such as 8"
+        )
+
+
+def parameterization_for(model: nn.Module, wanted: str | None) -> str:
+    """The parameterization that was asked for, or else the one that a model was last grown with."""
+    chosen = wanted if wanted is not None else parameterization_of(model)
+    if chosen not in PARAMETERIZATIONS:
+        raise AmountError(
+            f"parameterization={wanted!r} is not a parameterization",
+            remedy=f"use one of {', '.join(PARAMETERIZATIONS)}",
+        )
+    return chosen
+
+
+def check_how(seed: int, verify: bool | str) -> None:
+    """Raise an AmountError for what is no seed, or no way to verify."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise AmountError(f"seed={seed!r} is not a whole number from 0 to 2**63 - 1", remedy="pass one, such as 0")
+    if not isinstance(verify, bool) and verify not in LEVELS:
+        raise AmountError(f"verify={verify!r} is not a way to verify", remedy=f"use True, False, {' or '.join(LEVELS)}")

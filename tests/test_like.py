@@ -1,0 +1,206 @@
+"""Growth toward a target that the user built: real models of timm and torchvision, some at smaller sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torchvision
+from timm.models import convnext, densenet, resnet, swin_transformer, vision_transformer
+from torch import Tensor, nn
+
+import fxgrow
+from fxgrow.errors import AmountError, FxgrowError, PlanError
+from tests.models import lively
+
+EXACT = 1e-12
+IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def vit(width: int, depth: int, heads: int, **options: Any) -> nn.Module:
+    options = {"img_size": 64, "patch_size": 16, "num_classes": 5, **options}
+    return vision_transformer.VisionTransformer(embed_dim=width, depth=depth, num_heads=heads, **options)
+
+
+def bottlenecks(base: int, *layers: int) -> nn.Module:
+    return resnet.ResNet(resnet.Bottleneck, layers, num_classes=5, base_width=base, channels=(16, 16, 32, 32))
+
+
+def swin(*depths: int, width: int = 24) -> nn.Module:
+    options: Any = {"img_size": 64, "patch_size": 4, "window_size": 4, "num_heads": (width // 8, width // 4)}
+    return swin_transformer.SwinTransformer(embed_dim=width, depths=depths, num_classes=5, **options)
+
+
+def dense(*layers: int) -> nn.Module:
+    return densenet.DenseNet(8, layers, num_classes=5)
+
+
+def mobile(width: float, *repeats: int) -> nn.Module:
+    setting = [
+        [expansion, channels, repeats[k], 2] for k, (expansion, channels) in enumerate([(1, 16), (4, 24), (4, 32)])
+    ]
+    return torchvision.models.MobileNetV2(5, width, setting)
+
+
+PAIRS: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module]]] = {
+    "vit": (lambda: vit(48, 2, 3), lambda: vit(96, 3, 6)),
+    "vit, head width": (lambda: vit(24, 2, 3), lambda: vit(48, 2, 3)),
+    "resnet18 to 34": (lambda: timm.create_model("resnet18"), lambda: timm.create_model("resnet34")),
+    "torchvision": (
+        lambda: torchvision.models.resnet18(num_classes=5),
+        lambda: torchvision.models.resnet34(num_classes=5),
+    ),
+    "wide resnet": (lambda: bottlenecks(64, 1, 2, 1, 1), lambda: bottlenecks(128, 1, 3, 1, 1)),
+    "convnext": (
+        lambda: convnext.ConvNeXt(depths=(1, 2, 1, 1), dims=(16, 16, 32, 32), num_classes=5),
+        lambda: convnext.ConvNeXt(depths=(1, 3, 1, 1), dims=(24, 24, 40, 40), num_classes=5),
+    ),
+    "swin": (lambda: swin(2, 2), lambda: swin(2, 4)),
+    "several runs in one container": (lambda: mobile(1.0, 1, 2, 2), lambda: mobile(1.0, 1, 4, 3)),
+    "dense layers": (lambda: dense(2, 3), lambda: dense(2, 5)),
+}
+
+
+@pytest.fixture(scope="module", params=PAIRS)
+def grown(request: pytest.FixtureRequest) -> tuple[nn.Module, nn.Module, nn.Module]:
+    """A model, a target on the meta device, and the model grown toward it."""
+    torch.manual_seed(0)
+    small, large = PAIRS[request.param]
+    model = lively(small()).double()
+    with torch.device("meta"):
+        target = large()
+    return model, target, fxgrow.grow(model, like=target, example_inputs=IMAGES)
+
+
+def test_a_copy_of_the_target_computes_what_the_model_does(grown: tuple[nn.Module, nn.Module, nn.Module]) -> None:
+    model, target, result = grown
+    step = fxgrow.report(result)
+    assert step.plan.form == "module"
+    assert step.plan.like.target == type(target).__name__
+    assert str(step.certificate.verdict) == "PROVED"
+    assert str(fxgrow.certify(result, model).verdict) == "PROVED"
+    assert step.verification.train_error <= EXACT
+    torch.testing.assert_close(result.eval()(IMAGES), model.eval()(IMAGES), rtol=EXACT, atol=EXACT)
+    shapes = [{name: tuple(t.shape) for name, t in one.state_dict().items()} for one in (result, target)]
+    assert shapes[0] == shapes[1]
+    unlike = {path for path, _, _ in step.plan.like.parts}
+    theirs = dict(target.named_modules())
+    for path, part in result.named_modules():
+        assert (type(part) is type(theirs[path])) != (path in unlike)
+
+
+def test_a_model_that_fxgrow_never_saw_takes_the_weights(
+    grown: tuple[nn.Module, nn.Module, nn.Module], request: Any
+) -> None:
+    model, _, result = grown
+    like = fxgrow.report(result).plan.like
+    if like.parts:
+        pytest.skip("a norm over old units is a class of its own")
+    name = request.node.callspec.params["grown"]
+    native = PAIRS[name][1]().double().eval()
+    native.load_state_dict(result.state_dict())
+    for setting in like.settings:
+        setattr(native.get_submodule(setting.module), setting.attribute, setting.value)
+    torch.testing.assert_close(native(IMAGES), model.eval()(IMAGES), rtol=EXACT, atol=EXACT)
+
+
+def test_what_has_to_be_other_is_listed() -> None:
+    model = lively(vit(48, 2, 3))
+    plan = fxgrow.plan(model, like=vit(96, 2, 6), example_inputs=IMAGES)
+    settings = plan.like.settings
+    assert {setting.attribute for setting in settings} == {"eps"}
+    assert {setting.module for setting in settings} == {
+        *(f"blocks.{k}.norm{j}" for k in (0, 1) for j in (1, 2)),
+        "norm",
+    }
+    assert {(setting.value, setting.built_with) for setting in settings} == {(5e-7, 1e-6)}
+    assert "unlike the target: eps = 5e-07, not 1e-06, of blocks.0.norm1" in str(plan)
+    assert fxgrow.Plan.from_json(plan.to_json()) == plan
+    plain = fxgrow.plan(bottlenecks(64, 1, 1, 1, 1), like=bottlenecks(128, 1, 1, 1, 1), example_inputs=IMAGES)
+    assert (plain.like.settings, plain.like.parts) == ((), ())
+    assert "is a ResNet as its constructor makes it" in str(plain)
+
+
+def test_norms_over_old_units_are_listed() -> None:
+    small, large = (build() for build in PAIRS["convnext"])
+    like = fxgrow.plan(small, like=large, example_inputs=IMAGES).like
+    assert ("stages.0.blocks.0.norm", "EditedLayerNorm", "LayerNorm") in like.parts
+    assert not any(path.startswith("stages.0.blocks.0.mlp") for path, _, _ in like.parts)
+
+
+def test_settings_of_the_target_stay_where_the_function_does_not_ask() -> None:
+    model, target = vit(48, 2, 3), vit(96, 2, 6)
+    target.pretrained_cfg = {"input_size": (3, 64, 64), "tag": "mine"}
+    result = fxgrow.grow(model, like=target, example_inputs=IMAGES.float())
+    assert result.pretrained_cfg["tag"] == "mine"
+    assert (result.num_features, result.embed_dim, result.blocks[0].attn.num_heads) == (96, 96, 6)
+    assert all(tensor.is_meta for tensor in target.parameters()) is False
+    assert result.get_parameter("cls_token") is not target.get_parameter("cls_token")
+
+
+def test_it_is_saved_loaded_and_grows_on(tmp_path: Any) -> None:
+    model = lively(vit(48, 2, 3)).double()
+    result = fxgrow.grow(model, like=vit(96, 3, 6), example_inputs=IMAGES).eval()
+    fxgrow.save(result, tmp_path / "grown.safetensors")
+    loaded = fxgrow.load(tmp_path / "grown.safetensors", vit(48, 2, 3))
+    assert torch.equal(loaded(IMAGES), result(IMAGES))
+    assert fxgrow.report(loaded).plan.like == fxgrow.report(result).plan.like
+    assert fxgrow.births(result)["blocks.0.mlp.fc1.bias"].counts() == {0: 192, 1: 192}
+    again = fxgrow.grow(result, like=vit(192, 4, 12)).eval()
+    torch.testing.assert_close(again(IMAGES), model.eval()(IMAGES), rtol=EXACT, atol=EXACT)
+
+
+class Net(nn.Module):
+    def __init__(self, width: int, kernel: int = 3, act: type[nn.Module] = nn.ReLU, last: Any = torch.tanh) -> None:
+        super().__init__()
+        self.enter, self.act = nn.Conv2d(3, width, kernel, padding=kernel // 2), act()
+        self.leave, self.last = nn.Conv2d(width, 2, 1), last
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.leave(self.act(self.enter(x))))
+
+
+@pytest.mark.parametrize(
+    ("target", "text"),
+    [
+        (lambda: Net(4), "a dimension is 8 in the model and only 4 in the target (at enter.weight[0])"),
+        (lambda: Net(16, kernel=5), "a dimension is 3 in the model and 5 in the target, but it cannot grow"),
+        (lambda: Net(16, act=nn.GELU), "it is ReLU in the model and GELU in the target (at act)"),
+        (lambda: Net(16, last=torch.relu), "the target computes otherwise than the grown model: tanh"),
+        (lambda: nn.Sequential(nn.Linear(3, 3)), "it is Net in the model and Sequential in the target (at Net)"),
+        (lambda: Net(8), "nothing in the model would grow"),
+    ],
+)
+def test_what_cannot_get_there_is_named(target: Any, text: str) -> None:
+    with pytest.raises(FxgrowError) as raised:
+        fxgrow.grow(Net(8), like=target(), example_inputs=IMAGES.float())
+    assert text in str(raised.value)
+
+
+FAMILIES = [
+    ("resnet34", "resnet18", "it has 2 parts in the target and 3 in the model (at layer1)"),
+    ("resnet18", "resnet50", "it is BasicBlock in the model and Bottleneck in the target (at layer1.0)"),
+    ("efficientnet_b0", "efficientnet_b1", "no blocks of the model that could be repeated there (at blocks.0)"),
+]
+
+
+@pytest.mark.parametrize(("small", "large", "text"), FAMILIES)
+def test_blocks_that_cannot_get_there_are_named(small: str, large: str, text: str) -> None:
+    with pytest.raises(PlanError) as raised:
+        fxgrow.plan(timm.create_model(small), like=timm.create_model(large))
+    assert text in str(raised.value)
+
+
+def test_blocks_that_no_run_leads_to_are_named() -> None:
+    with pytest.raises(PlanError) as raised:
+        fxgrow.plan(mobile(1.0, 1, 2, 2), like=mobile(1.0, 2, 2, 2), example_inputs=IMAGES)
+    assert "further parts in the target are not repeated blocks of the model (at features)" in str(raised.value)
+
+
+def test_a_target_goes_with_no_other_amount() -> None:
+    for options in ({"width": 2}, {"depth": 2}, {"form": "graph"}):
+        with pytest.raises(AmountError):
+            fxgrow.plan(Net(8), like=Net(16), example_inputs=IMAGES.float(), **options)
