@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 import fxgrow
+from benchmarks.other_packages import PACKAGES, TOKENS, images
 from fxgrow.errors import first_line
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
@@ -39,8 +40,6 @@ SPEECH = {
     "suppress_tokens": None,
     "begin_suppress_tokens": None,
 }
-TOKENS = torch.randint(0, 50, (2, 7), generator=torch.Generator().manual_seed(0))
-
 TRANSFORMERS: dict[str, tuple[dict[str, Any], int]] = {
     "ViT": (VISION, 32),
     "Dinov2": ({k: v for k, v in VISION.items() if k != "intermediate_size"}, 32),
@@ -119,7 +118,7 @@ def models() -> Iterator[tuple[str, Callable[[], nn.Module], Any]]:
     transformers: Any = import_module("transformers")
     for name, (settings, side) in TRANSFORMERS.items():
         build = lambda n=name, s=settings: getattr(transformers, f"{n}Model")(getattr(transformers, f"{n}Config")(**s))  # noqa: E731
-        yield f"transformers/{name}", build, {"pixel_values": _images(side)} if side else {"input_ids": TOKENS}
+        yield f"transformers/{name}", build, {"pixel_values": images(side)} if side else {"input_ids": TOKENS}
     t5 = lambda: transformers.T5Model(  # noqa: E731
         transformers.T5Config(d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, vocab_size=60)
     )
@@ -129,11 +128,9 @@ def models() -> Iterator[tuple[str, Callable[[], nn.Module], Any]]:
     for name, (settings, side) in VIT_PYTORCH.items():
         home, _, kind = name.partition(".")
         build = lambda h=home, k=kind, s=settings: getattr(import_module(f"vit_pytorch.{h}"), k)(**s)  # noqa: E731
-        yield f"vit_pytorch/{name}", build, _images(side)
-
-
-def _images(side: int) -> torch.Tensor:
-    return torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+        yield f"vit_pytorch/{name}", build, images(side)
+    for package in PACKAGES:
+        yield from package()
 
 
 def grown(build: Callable[[], nn.Module], inputs: Any) -> tuple[nn.Module, nn.Module]:

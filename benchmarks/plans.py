@@ -1,8 +1,8 @@
-"""Plans of many models, to compare commits: python -m benchmarks.plans dump DIR [...], ... compare DIR DIR
+"""Plans of many models, to compare commits: python -m benchmarks.plans dump DIR [...], compare DIR DIR, forms DIR
 
 `dump` writes the plan of each model to a JSON file, {"error": ...} where there is none, and leaves out what is there
 already. `compare` prints the fields in which plans differ, and fails if any does; "nodes" stands for what follows
-from how a model is captured: names of nodes, and reasons that say at which node.
+from how a model is captured: names of nodes, and reasons that say at which node. `forms` counts how models come back.
 """
 
 import argparse
@@ -68,6 +68,22 @@ def compare(before: Path, after: Path) -> int:
     return 1 if counts["nodes"] or counts["different"] else 0
 
 
+def forms(folder: Path) -> int:
+    """How many of the models come back in their own class, and what stands in the way of the others."""
+    counts: Counter[str] = Counter()
+    others = []
+    for path in sorted(folder.glob("*.json")):
+        plan = json.loads(path.read_text())
+        form = "not at all" if "error" in plan else "in parts" if plan["parts"] else plan["form"]
+        counts[form] += 1
+        if form in ("graph", "not at all"):
+            obstacle = plan.get("obstacle") or {"what": plan.get("error", "nothing grows"), "where": ""}
+            others.append(f"| {path.stem} | {form} | {obstacle['what'].partition(': pass')[0]} | {obstacle['where']} |")
+    print(", ".join(f"{form}: {count}" for form, count in counts.most_common()))
+    print("\n| model | comes back | what stands in the way | where |\n| --- | --- | --- | --- |", *others, sep="\n")
+    return 0
+
+
 def main(arguments: list[str]) -> int:
     warnings.filterwarnings("ignore")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -83,9 +99,12 @@ def main(arguments: list[str]) -> int:
     dumping.add_argument("--most", type=float, default=float("inf"), metavar="MILLIONS", help="of parameters")
     comparing.add_argument("before", type=Path)
     comparing.add_argument("after", type=Path)
+    commands.add_parser("forms").add_argument("folder", type=Path)
     options = parser.parse_args(arguments)
     if options.command == "compare":
         return compare(options.before, options.after)
+    if options.command == "forms":
+        return forms(options.folder)
     sample = "smallest-per-family" if options.families else "all"
     found = [chosen(None, pattern, sample, at_most=options.most) for pattern in options.filter or ["*"]]
     names = dict.fromkeys(entry.full_name for entries in found for entry in entries)

@@ -12,7 +12,12 @@ from torch import nn
 import fxgrow
 from benchmarks.packages import grown, models
 
-NAMES = ["transformers/ViT", "transformers/Bert", "transformers/Swinv2", "vit_pytorch/cvt.CvT", "vit_pytorch/vit.ViT"]
+NAMES = [
+    *("transformers/ViT", "transformers/Bert", "transformers/Swinv2", "vit_pytorch/cvt.CvT", "vit_pytorch/vit.ViT"),
+    *("segmentation_models_pytorch/FPN, resnet18", "monai/UNETR", "open_clip/CLIP", "pytorchcv/seresnet18"),
+    *("diffusers/UNet2DModel", "ultralytics/yolov8n", "peft/LoRA in timm's test_vit", "whisper/Whisper"),
+    *("x_transformers/TransformerWrapper", "kornia/HardNet"),
+]
 
 
 @pytest.mark.slow

@@ -51,8 +51,8 @@ def follow_sizes(
     for path, module in own.named_modules():
         origin = origins.get(path)
         kind = type(parts[origin]) if origin is not None else None
-        if origin is None or kind not in type(module).__mro__ or type(module).__module__.startswith("torch.nn."):
-            continue  # torch's own follow as growth sets them
+        if kind is None or kind not in type(module).__mro__ or any(map(_is_layer, kind.__mro__)):
+            continue  # torch's own layers follow as growth sets them
         for name in NAMES:
             old = parts[origin].__dict__.get(name)
             if type(old) is int and old == module.__dict__.get(name):
@@ -61,6 +61,11 @@ def follow_sizes(
     if infos is not None:
         places = {path: origins[path] for path, _ in own.named_modules() if path in origins}
         own.feature_info = _informed(infos, *shapes, places, added)
+
+
+def _is_layer(kind: type) -> bool:
+    home, _, name = kind.__module__.rpartition(".")
+    return home == "torch.nn.modules" and name not in ("module", "container")
 
 
 def positions_moved(own: nn.Module, depth: Deepening) -> Iterator[tuple[nn.Module, str, Any]]:

@@ -133,7 +133,7 @@ def applied(model: nn.Module, node: fx.Node, given: dict[fx.Node, Any]) -> Any:
         module = copy.copy(module).eval()
     try:
         with WithoutNoise():
-            result = run(node, module, args, kwargs)
+            result = run(node, module, args, kwargs, torch.is_grad_enabled())
     except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError):
         return None
     return None if any(tensor.is_meta for tensor in flat_tensors(result)) else result

@@ -311,7 +311,8 @@ class Plan:
             "fxgrow.growing"
         )  # a plan is a value that imports nothing which carries it out
 
-        return growing.apply(self, model, seed, verify)
+        grown: nn.Module = growing.apply(self, model, seed, verify)
+        return grown
 
     @property
     def ratio(self) -> float:
