@@ -21,7 +21,7 @@ def images(side: int, channels: int = 3) -> torch.Tensor:
     return torch.randn(2, channels, side, side, generator=torch.Generator().manual_seed(0))
 
 
-def _made(home: str, name: str, **settings: Any) -> nn.Module:
+def _made(home: str, name: str, /, **settings: Any) -> nn.Module:
     model: nn.Module = getattr(import_module(home), name)(**settings)
     return model
 

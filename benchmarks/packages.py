@@ -159,12 +159,11 @@ def row(name: str, build: Callable[[], nn.Module], inputs: Any) -> str:
 def main(patterns: list[str]) -> int:
     warnings.filterwarnings("ignore")
     print("| model | comes back as | certificate | parameters | error |\n| --- | --- | --- | --- | --- |")
-    rows = [
-        row(name, build, inputs)
-        for name, build, inputs in models()
-        if any(fnmatch.fnmatch(name, pattern) for pattern in patterns or ["*"])
-    ]
-    print(*rows, sep="\n")
+    rows = []
+    for name, build, inputs in models():
+        if any(fnmatch.fnmatch(name, pattern) for pattern in patterns or ["*"]):
+            rows.append(row(name, build, inputs))
+            print(rows[-1], flush=True)
     proved = sum("| PROVED |" in line for line in rows)
     print(f"\n{proved} of {len(rows)} grow and are PROVED")
     return 0 if proved == len(rows) else 1

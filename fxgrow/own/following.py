@@ -50,8 +50,10 @@ def follow_sizes(
     )
     for path, module in own.named_modules():
         origin = origins.get(path)
-        kind = type(parts[origin]) if origin is not None else None
-        if kind is None or kind not in type(module).__mro__ or any(map(_is_layer, kind.__mro__)):
+        if origin is None:
+            continue
+        kind = type(parts[origin])
+        if kind not in type(module).__mro__ or any(map(_is_layer, kind.__mro__)):
             continue  # torch's own layers follow as growth sets them
         for name in NAMES:
             old = parts[origin].__dict__.get(name)
