@@ -19,11 +19,15 @@ _MISSING = object()
 
 @dataclass(frozen=True)
 class Wanted:
-    """A number in a graph that comes from attributes, and what it is there."""
+    """A number in a graph that comes from attributes, and what it is there.
+
+    compared: the graph does not hold it: a forward found it equal to an attribute.
+    """
 
     source: Source
     value: Any
     node: fx.Node
+    compared: bool = False
 
 
 def wanted(graphs: Iterable[fx.Graph]) -> Iterator[Wanted]:
@@ -39,7 +43,7 @@ def wanted(graphs: Iterable[fx.Graph]) -> Iterator[Wanted]:
                 except (IndexError, KeyError, TypeError):  # the argument is no longer there: a guard took the place
                     continue
                 if isinstance(value, (int, float)) and not isinstance(value, bool):
-                    yield Wanted(source, value, node)
+                    yield Wanted(source, value, node, path[0] == OF_SIZE)
 
 
 @dataclass
@@ -60,13 +64,21 @@ class Settings:
         return value
 
     def settle(self, numbers: list[Wanted]) -> Wanted | None:
-        """Find values with which every number comes out as wanted; returns the first number for which there is none."""
+        """Find values with which every number comes out as wanted; returns the first number for which there is none.
+
+        What was only compared follows where nothing else settles it.
+        """
+        compared = [number for number in numbers if number.compared]
+        numbers = [number for number in numbers if not number.compared]
         for number in numbers:
             if (
                 isinstance(number.source, Attribute)
                 and self.values.setdefault(number.source, number.value) != number.value
             ):
                 return number
+        for number in compared:
+            if isinstance(number.source, Attribute):
+                self.values.setdefault(number.source, number.value)
         for number in numbers:
             if value_of(number.source, self) != number.value and not self._solve(number):
                 return number
