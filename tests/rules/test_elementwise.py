@@ -8,6 +8,7 @@ import unittest
 from typing import Any
 
 import pytest
+import torch
 
 from fxgrow.planning import analysis  # noqa: F401  (registers the rows)
 from fxgrow.rules.registry import law_of_function, law_of_method
@@ -47,7 +48,9 @@ def operators() -> list[Any]:
         stub = types.ModuleType("expecttest")
         stub.TestCase = unittest.TestCase  # type: ignore[attr-defined]
         sys.modules["expecttest"] = stub
-    from torch.testing._internal.common_methods_invocations import BinaryUfuncInfo, UnaryUfuncInfo, op_db
+    # torch's module freezes the switches of the backends for the whole process: other tests turn them
+    with torch.backends.__allow_nonbracketed_mutation():
+        from torch.testing._internal.common_methods_invocations import BinaryUfuncInfo, UnaryUfuncInfo, op_db
 
     return [info for info in op_db if isinstance(info, (UnaryUfuncInfo, BinaryUfuncInfo))]
 
