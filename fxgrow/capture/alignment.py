@@ -14,17 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxgrow.capture.capturing import Recording, is_impure
 from fxgrow.capture.contexts import GUARDS
 from fxgrow.capture.inputs import Inputs
 from fxgrow.capture.modes import GrownGraphModule, copied
 from fxgrow.capture.probing import BATCH, SIZE, changed
+from fxgrow.capture.recording import Recording, is_impure
 from fxgrow.capture.shapes import OnShapes, default_of, propagate
 from fxgrow.capture.skeleton import skeleton
 from fxgrow.containers import flat_tensors
 from fxgrow.devices import device_of
 from fxgrow.errors import CaptureError, SettledError
 from fxgrow.opaque import CustomFunction
+from fxgrow.rules.calls import name_of
 
 
 @dataclass(frozen=True)
@@ -96,9 +97,9 @@ def _parting(
     node = next((node for node, step in steps.items() if step not in there), None)
     if node is None:
         return Parting("it computes more than the graph does, or in another order")
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+    name = name_of(node)
     place = node.meta.get("module_path") or ("" if node.op == "call_module" else node.name)
-    return Parting(f"{name} at {place}" if place else str(name), node.name)
+    return Parting(f"{name} at {place}" if place else name, node.name)
 
 
 def _acting(steps: dict[fx.Node, int]) -> list[int]:

@@ -234,7 +234,7 @@ def watched(recorder: Recorder) -> Iterator[None]:
 
 def place(recorder: Recorder) -> str:
     """Where in the model a forward is."""
-    return recorder._place() or type(recorder.root).__name__
+    return recorder.place() or type(recorder.root).__name__
 
 
 def checkpointed(recorder: Recorder) -> None:

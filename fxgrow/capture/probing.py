@@ -103,6 +103,11 @@ class Difference:
     node: fx.Node | None
     what: str
 
+    @property
+    def place(self) -> str:
+        """Where that is in the model, if there is a node."""
+        return (self.node.meta.get("module_path") or self.node.name) if self.node is not None else ""
+
 
 def differences(graph: fx.Graph, other: fx.Graph) -> Iterator[Difference]:
     """Where two records of a forward part. A dtype that turns out to be a literal is made one in `graph`."""

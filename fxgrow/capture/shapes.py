@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 
 from fxgrow.containers import each_tensor
 from fxgrow.errors import CaptureError, UntraceableError, first_line
+from fxgrow.rules.calls import name_of
 
 IN_TENSOR_OPERATIONS = "rewrite it in terms of tensor operations, or grow the parts around it"
 
@@ -75,7 +76,7 @@ class OnShapes(fx.Interpreter):
         except CaptureError:
             raise
         except Exception as error:
-            name = str(n.target) if isinstance(n.target, str) else getattr(n.target, "__name__", str(n.target))
+            name = name_of(n)
             where = n.meta.get("module_path") or n.name
             if n.op == "call_module" and not name.startswith("_function"):
                 name, where = type(self.module.get_submodule(name)).__name__, name

@@ -15,8 +15,8 @@ from torch.overrides import TorchFunctionMode
 
 from fxgrow import guards
 from fxgrow.capture.expansions import attention
+from fxgrow.capture.operators import operator_of
 from fxgrow.capture.outputs import taken_apart
-from fxgrow.capture.recorder import operator_of
 from fxgrow.transforms.graph_edits import put
 
 

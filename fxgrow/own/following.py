@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import nn
 
-from fxgrow.capture.capturing import Recording
 from fxgrow.capture.inputs import Inputs
 from fxgrow.capture.recorder import Shapes
+from fxgrow.capture.recording import Recording
 from fxgrow.capture.skeleton import skeleton
 from fxgrow.planning.deepening import Deepening
 from fxgrow.planning.deepening import renamed as moved

@@ -11,11 +11,11 @@ from torch import fx, nn
 from fxgrow import guards
 from fxgrow.capture import Captured, GrownGraphModule, skeleton
 from fxgrow.capture.alignment import Parting, parting, with_values
-from fxgrow.capture.capturing import Recording
 from fxgrow.capture.inputs import Inputs
 from fxgrow.capture.numbers import OF_SIZE
 from fxgrow.capture.probing import BATCH
 from fxgrow.capture.probing import changed as changed_inputs
+from fxgrow.capture.recording import Recording
 from fxgrow.devices import device_of
 from fxgrow.module_tensors import named_tensors, place
 from fxgrow.own.edited import (

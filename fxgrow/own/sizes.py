@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from fxgrow.capture.capturing import Item
+from fxgrow.capture.attributes import Item
 from fxgrow.capture.numbers import OF_SIZE, Attribute, Expression, Source, value_of
 from fxgrow.rules.shape import follow
 

@@ -1,0 +1,165 @@
+"""A graph under construction: the nodes behind tensors and numbers, and what stands behind literals."""
+
+from __future__ import annotations
+
+import itertools
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from fxgrow.capture.numbers import Float, Int, node_of, plain
+from fxgrow.errors import UntraceableError
+
+
+class GraphBuilder:
+    """Makes the nodes of a graph, and knows which tensor each of them gives.
+
+    Parameters
+    ----------
+    root: the model that runs, every tensor on the meta device.
+    constants: collects the tensors that forwards make of numbers alone, by the names that they get in the model; one
+        name for equal ones.
+    """
+
+    def __init__(self, root: nn.Module, constants: dict[str, Tensor]) -> None:
+        self.graph = fx.Graph()
+        self.root = root
+        self.constants = constants
+        self.names: dict[int, str] = {}
+        for named in (root.named_parameters, root.named_buffers):
+            for name, tensor in named():
+                self.names.setdefault(id(tensor), name)
+        self.plain = {  # tensors that are neither parameters nor buffers
+            id(value): f"{path}.{name}" if path else name
+            for path, module in root.named_modules()
+            for name, value in module.__dict__.items()
+            if isinstance(value, Tensor)
+        }
+        self.nodes: dict[int, fx.Node] = {}
+        self.bare: dict[int, Tensor] = {}  # what stands for a tensor with values once it has a node
+        self.numbers: dict[tuple[Any, ...], Any] = {}
+        self.devices: dict[int, fx.Node] = {}
+        self.dtypes: dict[torch.dtype, fx.Node] = {}
+        self.alive: list[Any] = []
+        self.paths: list[str] = []
+
+    def new_node(self, kind: str, target: Any, args: Any, kwargs: Any, value: Any) -> fx.Node:
+        node = self.graph.create_node(kind, target, args, kwargs)
+        node.meta["module_path"] = self.place()
+        node.meta["value"] = value
+        return node
+
+    def call(self, target: Any, args: tuple[Any, ...], value: Any = None) -> fx.Node:
+        """A node for a call of a function."""
+        return self.new_node("call_function", target, self.argument(args), {}, value)
+
+    def number(self, function: Callable[..., Any], operands: tuple[Any, ...], value: Any) -> fx.Node:
+        """A node for what a forward computes from sizes."""
+        return self.call(function, operands, plain(value))
+
+    def place(self) -> str:
+        """Whose forward is running; of a part that another one holds too, the one that called it here."""
+        for caller, called in itertools.pairwise(self.paths):
+            if caller and not called.startswith(caller + "."):
+                return caller
+        return self.paths[-1] if self.paths else ""
+
+    def argument(self, value: Any, path: tuple[Any, ...] = (), sources: dict[Any, Any] | None = None) -> Any:
+        """An argument as the graph holds it; where literals come from is noted in `sources`, by their path."""
+        if isinstance(value, Tensor):
+            return self.node_of_tensor(value)
+        if isinstance(value, (Int, Float)):
+            node = node_of(value)
+            if node is None and sources is not None and value.source is not None:
+                sources[path] = value.source
+            return plain(value) if node is None else node
+        if isinstance(value, (tuple, list)):
+            items = [self.argument(item, (*path, k), sources) for k, item in enumerate(value)]
+            return items if isinstance(value, list) else tuple(items)
+        if isinstance(value, dict):
+            return {key: self.argument(item, (*path, key), sources) for key, item in value.items()}
+        if isinstance(value, slice):
+            names = ("start", "stop", "step")
+            return slice(*(self.argument(getattr(value, name), (*path, name), sources) for name in names))
+        if isinstance(value, torch.device) and id(value) in self.devices:
+            return self.devices[id(value)]
+        if isinstance(value, torch.dtype) and value in self.dtypes:
+            return self.property_of(self.dtypes[value], "dtype", value)
+        return value
+
+    def knows(self, value: Any) -> bool:
+        """Whether an argument comes from what is recorded, and not from literals alone."""
+        if isinstance(value, Tensor):
+            return id(value) in self.nodes or id(value) in self.names
+        if isinstance(value, (tuple, list)):
+            return any(map(self.knows, value))
+        if isinstance(value, dict):
+            return any(map(self.knows, value.values()))
+        if isinstance(value, slice):
+            return any(map(self.knows, (value.start, value.stop, value.step)))
+        return node_of(value) is not None
+
+    def node_of_tensor(self, tensor: Tensor) -> fx.Node:
+        """The node that gives a tensor; for one of the model, made where it is first asked for."""
+        node = self.nodes.get(id(tensor))
+        if node is None:
+            name = self.names.get(id(tensor))
+            if name is None and tensor.is_meta:
+                raise UntraceableError(
+                    "a tensor comes from a function that cannot be seen into, such as a scripted or compiled one",
+                    where=self.place() or type(self.root).__name__,
+                    remedy="call the plain function, or grow the parts around it",
+                )
+            if name is None:
+                name = self._constant(tensor)
+                self.bare[id(tensor)] = tensor.to("meta")
+            node = self.new_node("get_attr", name, (), {}, self.bare.get(id(tensor), tensor))
+            self.bind(tensor, node)
+        return node
+
+    def _constant(self, value: Tensor) -> str:
+        if id(value) in self.plain:
+            return self.plain[id(value)]
+        for name, known in self.constants.items():
+            if known is value or (
+                known.dtype == value.dtype and known.shape == value.shape and torch.equal(known, value)
+            ):
+                return name
+        name = f"_constant_{len(self.constants)}"
+        self.constants[name] = value.detach().clone()
+        return name
+
+    def bind(self, value: Any, node: fx.Node) -> None:
+        """Let what an operation gave be known by its node."""
+        if isinstance(value, Tensor):
+            self.nodes[id(value)] = node
+            self.alive.append(value)
+        elif isinstance(value, (tuple, list)):
+            for k, item in enumerate(value):
+                if isinstance(item, (Tensor, tuple, list)):
+                    self.bind(item, self.new_node("call_function", operator.getitem, (node, k), {}, item))
+        elif isinstance(value, Mapping):
+            for key, item in value.items():
+                if isinstance(item, (Tensor, tuple, list)):
+                    self.bind(item, self.new_node("call_function", operator.getitem, (node, key), {}, item))
+
+    def property_of(self, node: fx.Node, name: str, value: Any) -> fx.Node:
+        """A node for a property of the tensor that a node gives: its device or dtype."""
+        key = (node, name, None, self.place())
+        if key not in self.numbers:
+            self.numbers[key] = self.new_node("call_function", getattr, (node, name), {}, value)
+        return self.numbers[key]  # type: ignore[no-any-return]
+
+    def sizes_of(self, tensor: Tensor) -> torch.Size:
+        """The shape of a tensor, in numbers that remember."""
+        node = self.node_of_tensor(tensor)
+        return torch.Size([self._size(node, k, size) for k, size in enumerate(self.bare.get(id(tensor), tensor).shape)])
+
+    def _size(self, node: fx.Node, axis: int, size: int) -> Int:
+        key = (node, "size", axis, self.place())
+        if key not in self.numbers:
+            self.numbers[key] = Int(size, self.new_node("call_method", "size", (node, axis), {}, size))
+        return self.numbers[key]  # type: ignore[no-any-return]

@@ -1,0 +1,103 @@
+"""Calls that no tensor tells of: functions that stay whole, and those with a backward of their own."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import types
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.fx import _symbolic_trace
+
+from fxgrow.capture import contexts
+from fxgrow.opaque import CustomFunction
+from fxgrow.rules import registry
+
+if TYPE_CHECKING:
+    from fxgrow.capture.recorder import Recorder
+
+
+@contextmanager
+def intercepted(recorder: Recorder) -> Iterator[None]:
+    """Let a recorder know of them."""
+    with ExitStack() as stack:
+        stack.enter_context(_applied_whole(recorder))
+        for function in dict.fromkeys([*registry.whole_functions(), *_wrapped_by_users()]):
+            stack.enter_context(_kept_whole(recorder, function))
+        yield
+
+
+@contextmanager
+def _applied_whole(recorder: Recorder) -> Iterator[None]:
+    """A function with a backward of its own stays whole, as a module, so that it keeps it."""
+    plainly = vars(torch.autograd.Function)["apply"]
+
+    def apply(function: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
+        if recorder.quiet or not recorder.knows((args, kwargs)):
+            return plainly.__get__(None, function)(*args, **kwargs)
+        if function.__name__ == "CheckpointFunction":
+            contexts.checkpointed(recorder)
+            return args[0](*args[2:])
+        known = {module.function: path for path, module in recorder.functions.items()}
+        path = known.get(function, f"_function_{len(known)}")
+        module = recorder.functions.setdefault(path, CustomFunction(function))
+
+        def run(_: nn.Module, *given: Any, **named: Any) -> Any:
+            return plainly.__get__(None, function)(*given, **named)
+
+        recorder.paths.append(path)
+        try:
+            return recorder.leaf(module, path, run, args, kwargs)
+        finally:
+            recorder.paths.pop()
+
+    torch.autograd.Function.apply = classmethod(apply)
+    try:
+        yield
+    finally:
+        torch.autograd.Function.apply = plainly
+
+
+@contextmanager
+def _kept_whole(recorder: Recorder, function: Callable[..., Any]) -> Iterator[None]:
+    """A function of a library that has a rule is one node, wherever modules of the model call it by its name."""
+
+    @functools.wraps(function)
+    def kept(*args: Any, **kwargs: Any) -> Any:
+        if recorder.quiet or not recorder.knows((args, kwargs)):
+            return function(*args, **kwargs)
+        recorder.quiet = True
+        try:
+            raw, named = recorder.argument(args), recorder.argument(kwargs)
+            value = recorder.evaluate(function, function.__name__, function, args, kwargs)
+        finally:
+            recorder.quiet = False
+        node = recorder.new_node("call_function", function, raw, named, value)
+        node.meta["is_wrapped"] = True  # to torch.fx, when it traces the graph again
+        recorder.bind(value, node)
+        return value
+
+    homes = {type(module).__module__ for module in recorder.root.modules()} | {function.__module__}
+    places = [vars(sys.modules[home]) for home in homes if home in sys.modules]
+    places += [names for names in _symbolic_trace._wrapped_fns_to_patch.values() if function in names.values()]
+    found = [(names, name) for names in places for name, value in list(names.items()) if value is function]
+    try:
+        for names, name in found:
+            names[name] = kept
+        yield
+    finally:
+        for names, name in found:
+            names[name] = function
+
+
+def _wrapped_by_users() -> Iterator[Callable[..., Any]]:
+    """Functions that `torch.fx.wrap` was told to keep whole, but for those of libraries, which are run from inside."""
+    for (_, name), names in _symbolic_trace._wrapped_fns_to_patch.items():
+        function = names.get(name)
+        home = getattr(function, "__module__", None) or ""
+        if isinstance(function, types.FunctionType) and home.partition(".")[0] not in ("torch", "torchvision", "timm"):
+            yield function

@@ -1,0 +1,75 @@
+"""What a node calls for a function of torch that a forward called."""
+
+from __future__ import annotations
+
+import functools
+import operator
+import types
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+_BINARY = {
+    **{
+        name: getattr(operator, name)
+        for name in ("add", "sub", "mul", "matmul", "pow", "eq", "ne", "lt", "le", "gt", "ge")
+    },
+    **{f"__{name}__": getattr(operator, name) for name in ("eq", "ne", "lt", "le", "gt", "ge", "floordiv", "mod")},
+    **{f"__{name}__": getattr(operator, f"{name}_") for name in ("and", "or")},
+    **{f"{name}_": getattr(operator, f"i{name}") for name in ("add", "sub", "mul")},
+    "div": operator.truediv,
+    "div_": operator.itruediv,
+    "__xor__": operator.xor,
+    "__getitem__": operator.getitem,
+}
+"""Methods that Python's operators call, by the operator: with one further argument they are the same."""
+
+REFLECTED = {
+    **{f"__r{name}__": getattr(operator, name) for name in ("sub", "pow", "floordiv", "matmul", "mod")},
+    "__rdiv__": operator.truediv,
+    "__rtruediv__": operator.truediv,
+}
+_UNARY = {"neg": operator.neg, "__invert__": operator.invert}
+
+
+def operator_of(func: Any, args: Any, kwargs: Any) -> Any:
+    """What a node calls for a function of torch: Python's operator where it does the same, a method by its name."""
+    if not args or not isinstance(args[0], Tensor):
+        return func
+    name = getattr(func, "__name__", "")
+    if name == "__setitem__":
+        return operator.setitem
+    if not _of_tensors(func, name):
+        return func
+    if not kwargs and len(args) == 2:
+        return _BINARY.get(name) or REFLECTED.get(name) or name
+    return _UNARY.get(name, name) if not kwargs and len(args) == 1 else name
+
+
+def _of_tensors(func: Any, name: str) -> bool:
+    """Whether a function is a method of tensors, wrapped for an operator or not."""
+    return getattr(Tensor, name, None) is func or getattr(func, "__module__", None) == "torch._tensor"
+
+
+@functools.cache
+def opened(function: Any) -> Callable[..., Any] | None:
+    """A function of torch that is written in Python, without its question whether it is overridden; or None."""
+    if not isinstance(function, types.FunctionType) or not function.__module__.startswith("torch."):
+        return None
+    unasked = {name: _never for name in function.__globals__ if name.startswith("has_torch_function")}
+    if not unasked:
+        return None
+    twin = types.FunctionType(
+        function.__code__,
+        {**function.__globals__, **unasked},
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+    twin.__kwdefaults__ = function.__kwdefaults__
+    return twin
+
+
+def _never(*args: Any) -> bool:
+    return False

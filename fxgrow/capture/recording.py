@@ -1,0 +1,213 @@
+"""Runs of a model's forward in one mode: what each recorded, and what it assigned."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from fxgrow.capture import contexts
+from fxgrow.capture.attributes import with_sources
+from fxgrow.capture.contexts import Settled
+from fxgrow.capture.evaluation import Memory
+from fxgrow.capture.inputs import Inputs
+from fxgrow.capture.outputs import Form, taken_apart
+from fxgrow.capture.probing import Difference, differences
+from fxgrow.capture.recorder import Recorder, Shapes
+from fxgrow.capture.skeleton import twin_of
+from fxgrow.containers import flat_tensors
+from fxgrow.errors import CaptureError, FxgrowError, UntraceableError, first_line
+from fxgrow.opaque import CustomFunction
+from fxgrow.rules.calls import writes
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run of a forward: its graph, the class of its output, what the graph cannot keep.
+
+    numbers: the names of arguments that are numbers which the forward compares.
+    """
+
+    graph: fx.Graph
+    form: Form | None
+    settled: list[Settled]
+    numbers: set[str]
+
+
+class Recording:
+    """Records a model again and again, and keeps what its records share.
+
+    shapes: of what its modules were given and gave in the first record.
+    """
+
+    def __init__(self, bare: nn.Module, device: torch.device, memory: Memory | None = None) -> None:
+        self.bare = bare
+        self.device = device
+        self.functions: dict[str, CustomFunction] = {}
+        self.constants: dict[str, torch.Tensor] = {}
+        self.memory = memory if memory is not None else Memory()
+        self.shapes: Shapes = {}
+        self.graph = fx.Graph()
+        """What the last run recorded, also where it failed."""
+
+    def record(
+        self,
+        mode: str,
+        inputs: Inputs,
+        dtype: Callable[[torch.dtype], torch.dtype] | None = None,
+        gradients: bool = True,
+    ) -> Record:
+        """A run in a mode; `dtype`: to run in another precision. gradients: whether they are switched on."""
+        with torch.set_grad_enabled(gradients):
+            return self._record(mode, inputs, dtype)
+
+    def _record(self, mode: str, inputs: Inputs, dtype: Callable[[torch.dtype], torch.dtype] | None) -> Record:
+        arguments = bound(self.bare, inputs)
+        runner = with_sources(twin_of(self.bare, dtype, share=dtype is None)).train(mode == "train")
+        recorder = Recorder(runner, self.device, self.functions, self.constants, self.memory)
+        self.graph = recorder.graph
+        held = _state(runner)
+        name = type(self.bare).__name__
+        output, form = taken_apart(_run(recorder, arguments, len(inputs[0])))
+        assigned = [key for key, value in _state(runner).items() if not _same(value, held.get(key, _NOTHING))]
+        recorder.graph.output(recorder.result(output))
+        self.shapes = self.shapes or recorder.shapes
+        for path, kind, attribute in assigned:
+            value = getattr(runner.get_submodule(path), attribute)
+            lost = isinstance(value, (int, float)) or (
+                kind == "buffer" and not _made_of_sizes(recorder.nodes.get(id(value)))
+            )
+            what = f"what the forward assigns to the {kind} {attribute}"
+            recorder.settled.append(Settled(what, path or name, lost))
+        if any(kind == "attribute" for _, kind, _ in assigned):
+            difference = self._at_the_next_call(recorder, runner, inputs)
+            if difference is not None:
+                what = f"{difference.what} hangs on what an earlier call left in the model"
+                recorder.settled.append(Settled(what, difference.place or name, feature=contexts.STATE))
+        compared = _arguments_behind(recorder.settling)
+        recorder.graph.eliminate_dead_code(is_impure)
+        return Record(recorder.graph, form, recorder.settled, compared)
+
+    def shapes_of(self, inputs: Inputs, run: Callable[..., Any]) -> Iterator[list[tuple[int, ...]]]:
+        """The shapes of the tensors in each of the things that a run of a copy of the model, in eval mode, gives.
+
+        run: takes the copy and then the inputs; it may fail.
+        """
+        runner = twin_of(self.bare, share=True).eval()
+        recorder = Recorder(runner, self.device, {}, {}, self.memory)
+        with torch.no_grad():
+            results = recorder.record(bound(self.bare, inputs), len(inputs[0]), functools.partial(run, runner))
+        for result in results:
+            yield [tuple(tensor.shape) for tensor in flat_tensors(result)]
+
+    def _at_the_next_call(self, first: Recorder, runner: nn.Module, inputs: Inputs) -> Difference | None:
+        """Where the next run of a model that has just been run parts from the first, if it does."""
+        again = Recorder(runner, self.device, self.functions, self.constants, self.memory)
+        try:
+            output, _ = taken_apart(_run(again, bound(self.bare, inputs), len(inputs[0])))
+        except CaptureError:
+            return Difference(None, "the course of the forward")
+        again.graph.output(again.result(output))
+        return next(differences(first.graph, again.graph), None)
+
+
+_NOTHING = object()
+
+
+def _state(model: nn.Module) -> dict[tuple[str, str, str], Any]:
+    """The buffers and attributes of modules with a forward of their own, by path, kind and name."""
+    state: dict[tuple[str, str, str], Any] = {}
+    for path, module in model.named_modules():
+        state.update({(path, "buffer", name): tensor for name, tensor in module._buffers.items()})
+        if not type(module).__module__.startswith("torch.nn."):
+            attributes = module.__dict__.items()
+            state.update({(path, "attribute", n): _contents(v) for n, v in attributes if n not in _OF_MODULES})
+    return state
+
+
+def _contents(value: Any) -> Any:
+    """A list or dictionary as it is now, whatever is put into it later."""
+    return tuple(value) if type(value) is list else tuple(value.items()) if type(value) is dict else value
+
+
+def _same(value: Any, other: Any) -> bool:
+    if type(value) is tuple and type(other) is tuple:
+        return len(value) == len(other) and all(map(_same, value, other))
+    return value is other
+
+
+_OF_MODULES = frozenset(nn.Module().__dict__)
+
+
+def _made_of_sizes(node: fx.Node | None) -> bool:
+    """Whether a tensor is the same whatever the values of inputs and weights, such as positions that are kept."""
+    pending = [node] if node is not None else []
+    seen: set[fx.Node] = set()
+    while pending:
+        node = pending.pop()
+        if node.op in ("placeholder", "get_attr"):
+            return False
+        sources = {s for s in node.all_input_nodes if isinstance(s.meta["value"], torch.Tensor)} - seen
+        pending.extend(sources)
+        seen |= sources
+    return True
+
+
+def _arguments_behind(nodes: set[fx.Node]) -> set[str]:
+    """The names of the arguments that numbers were computed from."""
+    names, pending, seen = set(), list(nodes), set(nodes)
+    while pending:
+        node = pending.pop()
+        if node.op == "placeholder":
+            names.add(str(node.target))
+        pending.extend(source for source in node.all_input_nodes if source not in seen)
+        seen.update(node.all_input_nodes)
+    return names
+
+
+def _run(recorder: Recorder, arguments: dict[str, Any], positional: int) -> Any:
+    """What the forward returns; its own errors become errors of capture that say where they arose."""
+    try:
+        with contexts.without_chance(recorder.root, lambda: recorder.again().record(arguments, positional)):
+            return recorder.record(arguments, positional)
+    except CaptureError:
+        raise
+    except FxgrowError as error:
+        raise CaptureError(error.what, where=error.where, remedy=error.remedy) from error
+    except Exception as error:
+        place = getattr(error, "fxgrow_place", type(recorder.root).__name__)
+        raise UntraceableError(
+            f"the forward cannot be captured: {first_line(error)}",
+            where=place,
+            remedy="rewrite control flow that depends on the values of tensors, or grow the parts around it",
+        ) from error
+
+
+def bound(model: nn.Module, inputs: Inputs) -> dict[str, Any]:
+    """Inputs by parameter name of the model's forward."""
+    args, kwargs = inputs
+    try:
+        bound = inspect.signature(model.forward).bind(*args, **kwargs)
+    except TypeError as error:
+        raise CaptureError(
+            f"the model's forward does not take these inputs: {error}",
+            where=type(model).__name__,
+            remedy="pass example_inputs as the model is called",
+        ) from None
+    values: dict[str, Any] = {}
+    for name, value in bound.arguments.items():
+        kind = bound.signature.parameters[name].kind
+        stars = 1 if kind is inspect.Parameter.VAR_POSITIONAL else 2 if kind is inspect.Parameter.VAR_KEYWORD else 0
+        values["*" * stars + name] = value
+    return values
+
+
+def is_impure(node: fx.Node) -> bool:
+    """Nodes that matter although nothing reads them: inputs, contexts, in-place writes, modules."""
+    acting = node.op in ("placeholder", "output", "call_module") or node.target in contexts.STATEMENTS
+    return acting or writes(node)

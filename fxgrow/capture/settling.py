@@ -1,0 +1,135 @@
+"""What one record settled of a forward: found by others on other inputs, and guarded in the graph."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from fxgrow.capture import contexts
+from fxgrow.capture.contexts import Settled
+from fxgrow.capture.inputs import Inputs
+from fxgrow.capture.probing import (
+    BATCH,
+    DTYPE,
+    FEATURES,
+    GRADIENTS,
+    NUMBER,
+    SIZE,
+    Difference,
+    changed,
+    differences,
+    other_dtype,
+)
+from fxgrow.capture.recording import Recording, bound
+from fxgrow.errors import CaptureError
+
+
+def free_numbers(recording: Recording, mode: str, graph: fx.Graph, inputs: Inputs, settling: set[str]) -> None:
+    """Let arguments be any number, where the forward only computes with them."""
+    guards = [
+        node
+        for node in graph.nodes
+        if node.target is contexts.settled
+        and type(node.args[1]) in (int, float)
+        and node.args[0].op == "placeholder"
+        and str(node.args[0].target) not in settling
+    ]
+    if not guards:
+        return
+    arguments = {**_defaults(recording.bare), **bound(recording.bare, inputs)}
+    numbers = {key: value for key, value in arguments.items() if not key.startswith("*")}
+    other = changed(((), numbers), frozenset({NUMBER}))
+    try:
+        assert other is not None
+        record = recording.record(mode, ((), other.inputs[1]))
+    except CaptureError:
+        return
+    if next(differences(graph, record.graph), None) is None:
+        for node in guards:
+            graph.erase_node(node)
+
+
+def _defaults(model: nn.Module) -> dict[str, Any]:
+    empty = inspect.Parameter.empty
+    parameters = inspect.signature(model.forward).parameters.items()
+    return {name: p.default for name, p in parameters if p.default is not empty}
+
+
+def probe(recording: Recording, mode: str, graph: fx.Graph, inputs: Inputs) -> tuple[list[Settled], frozenset[str]]:
+    """What a graph settled that hangs on the inputs it was recorded with, and the features that make no difference.
+
+    The graph gets guards against inputs that do.
+    """
+    same: set[str] = set()
+
+    def differing(features: frozenset[str]) -> Difference | None:
+        """Where a record on other inputs parts from the graph, if it does; its absence proves nothing by itself."""
+        other = changed(inputs, features)
+        if other is None:
+            return None
+        dtype = other_dtype if DTYPE in other.features else None
+        try:
+            record = recording.record(mode, other.inputs, dtype, GRADIENTS not in other.features)
+        except CaptureError:  # the model does not take such inputs either
+            return _REFUSED
+        difference = next(differences(graph, record.graph), None)
+        if difference is None:
+            same.update(other.features)
+        return difference
+
+    every = frozenset(FEATURES)
+    if differing(every) is None:
+        return [], frozenset(same)
+    rest = every - {SIZE}
+    pending = [frozenset({SIZE})] if differing(rest) is None else [frozenset({feature}) for feature in FEATURES]
+    notes, guarded = [], []
+    for features in pending:
+        difference = differing(features)
+        if difference is None or difference is _REFUSED:
+            continue
+        what = f"{difference.what} hangs on the {_MEANING[next(iter(features))]}"
+        other = None if features & {DTYPE, GRADIENTS} else changed(inputs, features)
+        where = difference.place or type(recording.bare).__name__
+        taken = other.inputs if other is not None else None
+        notes.append(Settled(what, where, feature=next(iter(features)), inputs=taken))
+        guarded.append(features)
+    for features in guarded:  # only now, since the graph is compared until here
+        _guard(graph, features)
+    return notes, frozenset(same)
+
+
+_REFUSED = Difference(None, "it does not run")
+_MEANING = {
+    BATCH: "number of samples",
+    SIZE: "size of the input",
+    DTYPE: "precision of the input",
+    GRADIENTS: "gradients being on",
+}
+OTHER = {
+    BATCH: "more samples",
+    SIZE: "a larger size",
+    DTYPE: "another precision",
+    GRADIENTS: "gradients switched off",
+}
+
+
+def _guard(graph: fx.Graph, features: frozenset[str]) -> None:
+    """Let a graph refuse what it was not recorded with and what makes a difference."""
+    inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    tensors = [node for node in inputs if isinstance(node.meta["value"], torch.Tensor) and node.meta["value"].ndim]
+    made: list[tuple[Any, tuple[Any, ...]]] = []
+    for node in tensors:
+        value, name = node.meta["value"], str(node.target)
+        if DTYPE in features and value.dtype.is_floating_point:
+            made.append((contexts.typed, (node, value.dtype, name)))
+        elif features & {BATCH, SIZE}:
+            axes = (0,) if BATCH in features else tuple(range(1, value.ndim))
+            made.append((contexts.sized, (node, axes, tuple(int(value.shape[axis]) for axis in axes), name)))
+    if GRADIENTS in features:
+        made.append((contexts.graded, (True,)))
+    for target, arguments in made:
+        with graph.inserting_after(inputs[-1]):
+            graph.call_function(target, arguments).meta.update(value=None, module_path="")
