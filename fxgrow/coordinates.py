@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from fxgrow.capture.inputs import Inputs, example_inputs_for
 from fxgrow.containers import flat_tensors
 from fxgrow.devices import device_of
-from fxgrow.errors import AmountError, FxgrowError
+from fxgrow.errors import AmountError
 from fxgrow.growing import grow
 from fxgrow.measure.verification import in_precision, random_inputs
 from fxgrow.noise import WithoutNoise
+from fxgrow.plots import new_figure
 from fxgrow.printing import as_text
 from fxgrow.training.groups import param_groups
 
@@ -68,11 +69,7 @@ class Coordinates:
         ------
         FxgrowError: matplotlib is not installed.
         """
-        try:
-            from matplotlib.figure import Figure
-        except ImportError:
-            raise FxgrowError("plotting needs matplotlib", remedy="pip install matplotlib") from None
-        figure = Figure(figsize=(3 * (self.steps + 1), 3), layout="constrained")
+        figure = new_figure(3 * (self.steps + 1), 3)
         axes = figure.subplots(1, self.steps + 1, sharey=True, squeeze=False)[0]
         for step, panel in enumerate(axes):
             for layer in self.layers:

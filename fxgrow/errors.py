@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class FxgrowError(Exception):
     """Base of every error fxgrow raises on purpose.
@@ -72,3 +75,25 @@ def first_line(error: BaseException) -> str:
     """The first line of what an exception of another library says."""
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0].rstrip(". ")
+
+
+@contextmanager
+def reading(what: str, kind: type[FxgrowError] = FxgrowError) -> Iterator[None]:
+    """Let what goes wrong while a document is read from JSON be an error that says so.
+
+    >>> try:
+    ...     with reading("plan"):
+    ...         {}["model"]
+    ... except FxgrowError as error:
+    ...     print(error)
+    the text is not a plan (KeyError: 'model'): pass what Plan.to_json() wrote
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, FxgrowError):
+            raise
+        raise kind(
+            f"the text is not a {what} ({type(error).__name__}: {error})",
+            remedy=f"pass what {what.capitalize()}.to_json() wrote",
+        ) from None

@@ -8,11 +8,12 @@ from fxgrow.errors import FxgrowError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from torch import Tensor
 
 
-def new_axes(width: float, height: float) -> Axes:
-    """The axes of a new figure of a size in inches; it belongs to no window, and `axes.figure.savefig` keeps it.
+def new_figure(width: float, height: float) -> Figure:
+    """A figure of a size in inches; it belongs to no window, and `savefig` keeps it.
 
     Raises
     ------
@@ -22,7 +23,7 @@ def new_axes(width: float, height: float) -> Axes:
         from matplotlib.figure import Figure
     except ImportError:
         raise FxgrowError("plots need matplotlib", remedy="pip install matplotlib") from None
-    return Figure(figsize=(width, height), layout="constrained").subplots()
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def draw_births(name: str, stages: Tensor, axes: Axes | None) -> Axes:
@@ -41,7 +42,7 @@ def draw_births(name: str, stages: Tensor, axes: Axes | None) -> Axes:
         stages = stages.amax(-1)
     while stages.ndim < 2:
         stages = stages.unsqueeze(0)
-    axes = axes if axes is not None else new_axes(5.5, 4)
+    axes = axes if axes is not None else new_figure(5.5, 4).subplots()
     highest = max(counts)
     colours = colormaps["viridis"].resampled(highest + 1)(range(highest + 1))
     scale = BoundaryNorm([k - 0.5 for k in range(highest + 2)], highest + 1)

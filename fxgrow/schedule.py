@@ -25,13 +25,14 @@ from fxgrow.curves import (
     interpolated_sizes,
     rounded,
 )
-from fxgrow.errors import ScheduleError
+from fxgrow.errors import ScheduleError, reading
 from fxgrow.growing import grow, model_name
 from fxgrow.planning.analysis import analyse
 from fxgrow.planning.planner import make_plan
 from fxgrow.planning.sizes import Dimension, Sizes, flops_after, parameters_after
 from fxgrow.planning.sizing import Sizing, settle_equal_sizes
 from fxgrow.planning.targets import distances
+from fxgrow.plots import new_figure
 from fxgrow.printing import as_text
 from fxgrow.rules.knowledge import Way
 
@@ -330,16 +331,10 @@ class Schedule:
         ------
         ScheduleError: the text is not a schedule, or one of a newer format.
         """
-        try:
+        with reading("schedule", ScheduleError):
             data = json.loads(text)
-            version = data.pop("format")
-            if version == FORMAT:
+            if data.pop("format") == FORMAT:
                 return cls._from_data(data)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ScheduleError(
-                f"the text is not a schedule ({type(error).__name__}: {error})",
-                remedy="pass what Schedule.to_json() wrote",
-            ) from None
         raise ScheduleError("the schedule is of another format", remedy=f"this fxgrow reads format {FORMAT}")
 
     @classmethod
@@ -399,13 +394,9 @@ class Schedule:
 
         Raises
         ------
-        ScheduleError: matplotlib is not installed.
+        FxgrowError: matplotlib is not installed.
         """
-        try:
-            from matplotlib.figure import Figure
-        except ImportError:
-            raise ScheduleError("plots need matplotlib", remedy="pip install matplotlib") from None
-        figure = Figure(figsize=(10, 3.6), layout="constrained")
+        figure = new_figure(10, 3.6)
         edges = [*(stage.first_epoch for stage in self.stages), self.epochs]
         widths = figure.add_subplot(1, 2 if self.model else 1, 1)
         if self.trajectories:

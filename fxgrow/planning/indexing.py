@@ -66,14 +66,18 @@ def source_positions(axis: Axis, fills: frozenset[str]) -> Tensor:
             half = (axis.new - axis.old) // 2
             return torch.where(position >= axis.old + half, position - half, position)
         return torch.where(position >= axis.old, (position - axis.old) % axis.old, position)
-    sources = [source_positions(part, fills) for part in axis.parts]
+    return _composed(axis, [source_positions(part, fills) for part in axis.parts])
+
+
+def _composed(axis: Axis, positions: list[Tensor]) -> Tensor:
+    """New positions along an axis from those along its parts."""
     if axis.kind == "product":
-        result = sources[0]
-        for source, part in zip(sources[1:], axis.parts[1:], strict=True):
-            result = (result[:, None] * part.new + source[None, :]).flatten()
+        result = positions[0]
+        for position, part in zip(positions[1:], axis.parts[1:], strict=True):
+            result = (result[:, None] * part.new + position[None, :]).flatten()
         return result
     starts = [sum(part.new for part in axis.parts[:k]) for k in range(len(axis.parts))]
-    return torch.cat([source + start for source, start in zip(sources, starts, strict=True)])
+    return torch.cat([position + start for position, start in zip(positions, starts, strict=True)])
 
 
 @lru_cache(maxsize=4096)
@@ -101,11 +105,4 @@ def mean_labels(axis: Axis) -> Tensor:
         return torch.arange(axis.new)
     if axis.kind == "grow":
         return torch.zeros(axis.new, dtype=torch.long)
-    labels = [mean_labels(part) for part in axis.parts]
-    if axis.kind == "product":
-        result = labels[0]
-        for label, part in zip(labels[1:], axis.parts[1:], strict=True):
-            result = (result[:, None] * part.new + label[None, :]).flatten()
-        return result
-    starts = [sum(part.new for part in axis.parts[:k]) for k in range(len(axis.parts))]
-    return torch.cat([label + start for label, start in zip(labels, starts, strict=True)])
+    return _composed(axis, [mean_labels(part) for part in axis.parts])

@@ -13,7 +13,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fxgrow.errors import PlanError
+from fxgrow.errors import PlanError, reading
 from fxgrow.planning.deepening import Deepening
 from fxgrow.planning.edits import AttributeEdit as AttributeEdit
 from fxgrow.planning.edits import NodeEdit as NodeEdit
@@ -252,16 +252,11 @@ class Plan:
         ------
         PlanError: the text is not a plan, or one of a newer format.
         """
-        try:
+        with reading("plan", PlanError):
             data = json.loads(text)
-            if data.pop("format") != FORMAT:
-                raise PlanError("the plan is of another format", remedy=f"this fxgrow reads format {FORMAT}")
-            return cls._from(data)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise PlanError(
-                f"the text is not a plan ({type(error).__name__}: {error})",
-                remedy="pass what Plan.to_json() wrote",
-            ) from None
+            if data.pop("format") == FORMAT:
+                return cls._from(data)
+        raise PlanError("the plan is of another format", remedy=f"this fxgrow reads format {FORMAT}")
 
     @classmethod
     def _from(cls, data: dict[str, Any]) -> Plan:

@@ -12,7 +12,7 @@ from typing import Any
 from rich.markup import escape
 from rich.tree import Tree
 
-from fxgrow.errors import FxgrowError
+from fxgrow.errors import reading
 from fxgrow.printing import as_text
 
 
@@ -118,13 +118,8 @@ class Certificate:
         ------
         FxgrowError: the text is not a certificate.
         """
-        try:
+        with reading("certificate"):
             return cls._read(json.loads(text))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise FxgrowError(
-                f"the text is not a certificate ({type(error).__name__}: {error})",
-                remedy="pass what Certificate.to_json() wrote",
-            ) from None
 
     @classmethod
     def _read(cls, data: dict[str, Any]) -> Certificate:

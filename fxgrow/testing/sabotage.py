@@ -311,7 +311,9 @@ def _skipped(grown: GrownGraphModule, rng: random.Random) -> Made:
     return f"{node.name} left out", lambda: [undo() for _, undo in users]
 
 
-_GUARDS: dict[Any, Callable[[tuple[Any, ...]], tuple[Any, tuple[Any, ...]]]] = {
+_Retarget = Callable[[tuple[Any, ...]], tuple[Any, tuple[Any, ...]]]
+
+_GUARDS: dict[Any, _Retarget] = {
     guards.layer_norm: lambda a: (F.layer_norm, a[:5]),
     guards.rms_norm: lambda a: (F.rms_norm, a[:4]),
     guards.group_norm: lambda a: (F.group_norm, a[:5]),
@@ -322,13 +324,18 @@ _GUARDS: dict[Any, Callable[[tuple[Any, ...]], tuple[Any, tuple[Any, ...]]]] = {
 
 def _guard(grown: GrownGraphModule, rng: random.Random) -> Made:
     """A guard dropped: the native op in its place."""
-    nodes = [n for n in _nodes(grown, rng) if n.target in _GUARDS]
+    return _retargeted(grown, rng, _GUARDS, "dropped")
+
+
+def _retargeted(grown: GrownGraphModule, rng: random.Random, others: dict[Any, _Retarget], said: str) -> Made:
+    """One node, of those whose target is in a table, calls what the table gives for its arguments."""
+    nodes = [n for n in _nodes(grown, rng) if n.target in others]
     if not nodes:
         return None
     node = rng.choice(nodes)
     undo = _restoring(node)
-    node.target, node.args = _GUARDS[node.target](node.args)
-    return f"{node.name} dropped", undo
+    node.target, node.args = others[node.target](node.args)
+    return f"{node.name} {said}", undo
 
 
 _SWAPS: dict[Any, Any] = {
@@ -358,13 +365,11 @@ _SWAPS: dict[Any, Any] = {
 
 def _function(grown: GrownGraphModule, rng: random.Random) -> Made:
     """Another function."""
-    nodes = [n for n in _nodes(grown, rng) if n.target in _SWAPS]
-    if not nodes:
-        return None
-    node = rng.choice(nodes)
-    undo = _restoring(node)
-    node.target = _SWAPS[node.target]
-    return f"{node.name}: another function", undo
+    return _retargeted(grown, rng, {old: partial(_with, new) for old, new in _SWAPS.items()}, "calls another function")
+
+
+def _with(target: Any, args: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
+    return target, args
 
 
 _ACTIVATIONS: tuple[type[nn.Module], ...] = (nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Hardswish, nn.Identity, nn.Sigmoid)

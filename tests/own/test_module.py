@@ -127,15 +127,16 @@ def test_guards_are_subclasses_of_what_stands_there() -> None:
     torch.testing.assert_close(grown(x), model(x), rtol=EXACT, atol=EXACT)
 
 
+class Written(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.leave(self.enter(x).view(-1, 2, 4).relu().view(-1, 8))
+
+
 def test_a_size_in_the_code_becomes_another_in_a_subclass() -> None:
-    class Written(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.enter, self.leave = nn.Linear(6, 8), nn.Linear(8, 3)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.leave(self.enter(x).view(-1, 2, 4).relu().view(-1, 8))
-
     model = Written().double()
     x = normal(4, 6)
     grown = fxgrow.grow(model, 2, example_inputs=x)
@@ -146,15 +147,6 @@ def test_a_size_in_the_code_becomes_another_in_a_subclass() -> None:
 def test_what_was_edited_is_edited_again() -> None:
     """Each growth goes on from the calls as the one before left them; the copies are read back whole."""
 
-    class Written(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.enter, self.leave = nn.Linear(6, 8), nn.Linear(8, 3)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.leave(self.enter(x).view(-1, 2, 4).relu().view(-1, 8))
-
-    globals()["Written"], Written.__qualname__ = Written, "Written"  # as a class of a module, for pickle
     model = Written().double()
     x = normal(4, 6)
     grown: nn.Module = model
