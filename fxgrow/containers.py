@@ -26,6 +26,11 @@ def of_kind(value: Any, kind: type[Kind]) -> Iterator[Kind]:
         yield from of_kind((value.start, value.stop, value.step), kind)
 
 
+def holds_tensor(value: Any) -> bool:
+    """Whether a value is a tensor or contains one."""
+    return next(of_kind(value, Tensor), None) is not None
+
+
 def each_of_kind(value: Any, kind: type | tuple[type, ...], function: Callable[[Any], Any]) -> Any:
     """The same tuples, lists, dictionaries and slices with `function` of everything of a kind in them."""
     if isinstance(value, kind):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fxgrow.capture.numbers import Float, Int, plain
-from fxgrow.containers import each_tensor, of_kind
+from fxgrow.containers import each_tensor, holds_tensor, of_kind
 
 
 class Memory:
@@ -39,11 +39,6 @@ class Memory:
             with suppress(TypeError):
                 self.known[key] = _alike(value)
         return each_tensor(value, lambda t: _apart(t, before))
-
-
-def holds_tensor(value: Any) -> bool:
-    """Whether there is a tensor in a value of any kind."""
-    return next(of_kind(value, Tensor), None) is not None
 
 
 def _apart(tensor: Tensor, before: list[tuple[Tensor, int]]) -> Tensor:

@@ -17,13 +17,13 @@ from torch.overrides import TorchFunctionMode
 from fxgrow import guards
 from fxgrow.capture import contexts, numbers
 from fxgrow.capture.builder import GraphBuilder
-from fxgrow.capture.evaluation import Memory, counts_samples, holds_tensor, keeps_shape
+from fxgrow.capture.evaluation import Memory, counts_samples, keeps_shape
 from fxgrow.capture.expansions import EXPANSIONS
 from fxgrow.capture.interception import intercepted
 from fxgrow.capture.numbers import Float, Int, remembering
 from fxgrow.capture.operators import REFLECTED, opened, operator_of
 from fxgrow.capture.shapes import call_failed, staying
-from fxgrow.containers import each_tensor, flat_tensors
+from fxgrow.containers import each_tensor, flat_tensors, holds_tensor
 from fxgrow.errors import CaptureError, FxgrowError
 from fxgrow.opaque import CustomFunction, hooked
 from fxgrow.replacing import replaced

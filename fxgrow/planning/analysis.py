@@ -102,7 +102,12 @@ def _visit(analysis: Analysis, node: fx.Node) -> Tree:
 
 def law_of_node(model: nn.Module, node: fx.Node) -> Law | None:
     """The law of what a node of a model's graph calls, if it calls anything and there is one."""
-    return law_of_call(node, model.get_submodule(str(node.target)) if node.op == "call_module" else None)
+    return law_of_call(node, module_of(model, node))
+
+
+def module_of(model: nn.Module, node: fx.Node) -> nn.Module | None:
+    """The module that a node calls, if it calls one."""
+    return model.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
 def _relate(op: Op) -> Tree:

@@ -11,15 +11,19 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from torch import Tensor, fx, nn
 
 from fxgrow.capture import Captured
+from fxgrow.containers import holds_tensor
 from fxgrow.module_tensors import tied_names
+from fxgrow.planning.analysis import module_of
 from fxgrow.planning.graph_parts import Dominance, calls, home, period, prefixes, within, within_any
 from fxgrow.planning.identity import Block, Identity, Stuck
-from fxgrow.planning.intervals import Interval, holds_tensor, intervals, tensor_operands
+from fxgrow.planning.sampling import tensor_operands
+from fxgrow.rules.intervals import Interval, intervals
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
@@ -102,7 +106,7 @@ class Finder:
                 continue
             for path in prefixes(home(node)):
                 self.members.setdefault(path, {}).setdefault(mode, []).append(node)
-        self.intervals |= intervals(self.model, graph)
+        self.intervals |= intervals(graph, partial(module_of, self.model))
 
     # -- units -------------------------------------------------------------------------------------------
 

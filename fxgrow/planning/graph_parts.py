@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from fxgrow.planning.intervals import holds_tensor
+from fxgrow.containers import holds_tensor
 
 
 class Dominance:

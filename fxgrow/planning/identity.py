@@ -15,9 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from fxgrow.containers import holds_tensor
 from fxgrow.planning.analysis import law_of_node
-from fxgrow.planning.intervals import Interval, applied, holds_tensor, tensor_operands
+from fxgrow.planning.sampling import applied, samples, tensor_operands
 from fxgrow.rules.calls import name_of
+from fxgrow.rules.intervals import ANY, Interval
 from fxgrow.rules.law import Law
 from fxgrow.rules.normalisation import BatchNorm
 from fxgrow.rules.pointwise import Pointwise
@@ -194,11 +196,11 @@ class Block:
     def _same_function(self, node: fx.Node, operand: fx.Node) -> tuple[Identity, Tensor | None]:
         """A function that does nothing to numbers like those that enter."""
         found, moved = self._same(operand)
-        anything = Interval().samples()
+        anything = samples(ANY)
         if _unchanged(applied(self.model, node, {operand: anything}), anything):
             return found, moved
-        samples = self.interval.samples()
-        if not _unchanged(applied(self.model, node, {operand: samples}), samples):
+        entering = samples(self.interval)
+        if not _unchanged(applied(self.model, node, {operand: entering}), entering):
             raise Stuck(f"{self._name(node)} acts on its output and is not idempotent there")
         return found + Identity(facts=(f"its input is {self.interval}",)), moved
 

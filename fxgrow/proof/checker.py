@@ -28,12 +28,12 @@ from fxgrow.proof.guarded import guard_arguments, over_its_core, standardised
 from fxgrow.proof.models import NORM_GUARDS, Model, attribute_of, partners
 from fxgrow.proof.new_layers import axis_of_join, beside, parts_of_join
 from fxgrow.proof.node_pair import ABSENT, Both, Use, claims_in, module_difference, numbers_in
-from fxgrow.proof.ranges import is_rectifier
 from fxgrow.proof.rules.movement import written_through
 from fxgrow.proof.rules.reduction import core_units
 from fxgrow.proof.structures import all_unchanged, described, picks
 from fxgrow.proof.values import precision
 from fxgrow.rules.calls import writes
+from fxgrow.rules.intervals import is_rectifier
 from fxgrow.rules.registry import kind_of, law_of_call
 
 _BROKEN = (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError, ZeroDivisionError, AssertionError)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -21,10 +22,10 @@ from fxgrow.proof.claims import Unproved
 from fxgrow.proof.intermediate import Intermediate
 from fxgrow.proof.models import Model, reads_shape
 from fxgrow.proof.node_pair import equal_values
-from fxgrow.proof.ranges import Range, range_of
 from fxgrow.proof.rules.identity import ONE, Anything, Kept, Maker
 from fxgrow.rules.calls import writes
 from fxgrow.rules.contraction import Contraction
+from fxgrow.rules.intervals import intervals
 from fxgrow.rules.law import Law
 from fxgrow.rules.normalisation import BatchNorm
 from fxgrow.rules.registry import law_of_call
@@ -53,12 +54,12 @@ class Alongside:
         self.held: dict[fx.Node, Any] = {}
         self.stale: set[fx.Node] = set()
         self.together: set[tuple[fx.Node, fx.Node]] = set()  # written to since, the same in both models
-        self.ranges = _ranges(original, self.old)
+        self.intervals = intervals(self.old, partial(_module, original))
         self.sharing = {
             graph: _sharing(model, graph) for model, graph in ((original, self.old), (intermediate, self.new))
         }
         self.last_use = {graph: _last_uses(graph) for graph in (self.old, self.new)}
-        self.maker = Maker(intermediate, self.ranges)
+        self.maker = Maker(intermediate, self.intervals)
 
     def steps(self) -> Iterator[Step]:
         place, same = -1, 0
@@ -298,15 +299,6 @@ def _law(model: Model, node: fx.Node) -> Law | None:
 
 def _overwrites(model: Model, node: fx.Node) -> bool:
     return writes(node, _module(model, node))
-
-
-def _ranges(model: Model, graph: fx.Graph) -> dict[fx.Node, Range]:
-    found: dict[fx.Node, Range] = {}
-    for node in graph.nodes:
-        if _holds_tensor(node):
-            module = _module(model, node)
-            found[node] = range_of(node, module, law_of_call(node, module), found)
-    return found
 
 
 def _first_tensor(node: fx.Node) -> fx.Node | None:

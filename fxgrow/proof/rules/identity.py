@@ -19,9 +19,9 @@ from fxgrow import guards
 from fxgrow.containers import flat_tensors
 from fxgrow.noise import WithoutNoise
 from fxgrow.proof.intermediate import Intermediate
-from fxgrow.proof.ranges import Range, left_alone
 from fxgrow.rules.calls import name_of, run
 from fxgrow.rules.contraction import Contraction
+from fxgrow.rules.intervals import ANY, Interval, left_alone
 from fxgrow.rules.law import Law
 from fxgrow.rules.normalisation import BatchNorm
 from fxgrow.rules.pointwise import AddProduct, ParametricRelu, Pointwise
@@ -95,11 +95,11 @@ def _is_input(held: Any) -> bool:
 
 
 class Maker:
-    """The rules for nodes of new blocks. ranges: of the tensors of the original."""
+    """The rules for nodes of new blocks. intervals: of the tensors of the original."""
 
-    def __init__(self, intermediate: Intermediate, ranges: dict[fx.Node, Range]) -> None:
+    def __init__(self, intermediate: Intermediate, intervals: dict[fx.Node, Interval]) -> None:
         self.intermediate = intermediate
-        self.ranges = ranges
+        self.intervals = intervals
 
     def made(self, node: fx.Node, given: dict[fx.Node, Any]) -> Made:
         """What a node makes of what its operands hold."""
@@ -275,7 +275,7 @@ class Maker:
             result = self._run(node, module, {operand: one})
             return Made(held, "f(x) = x") if bool((result == 1).all()) else None
         span = left_alone(type(module) if module is not None else node.target, module, node)
-        low, high = self.ranges.get(held.node, (-torch.inf, torch.inf))
+        low, high = self.intervals.get(held.node, ANY)
         if span is None or held.factor != 1.0 or low < span[0] or high > span[1]:
             return None
         within = f"from {span[0]:g} to {span[1]:g}" if span[1] < torch.inf else "never negative"

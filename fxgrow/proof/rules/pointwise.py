@@ -10,9 +10,9 @@ from torch import Tensor
 
 from fxgrow.proof.claims import Claim, Map, Unproved, both_copies, one_number, spare, spare_copies, spare_means
 from fxgrow.proof.node_pair import Use
-from fxgrow.proof.ranges import is_rectifier
 from fxgrow.proof.rules.movement import arranged
 from fxgrow.rules.calls import run
+from fxgrow.rules.intervals import is_rectifier
 
 AFFINE = ("linear", "add")
 

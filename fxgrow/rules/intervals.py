@@ -8,19 +8,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from fxgrow.containers import holds_tensor
 from fxgrow.rules.law import Law
 from fxgrow.rules.normalisation import BatchNorm
+from fxgrow.rules.registry import law_of_call
 
-Range = tuple[float, float]
 
-ANY: Range = (-math.inf, math.inf)
-POSITIVE: Range = (0.0, math.inf)
+class Interval(NamedTuple):
+    """All numbers from `low` to `high`."""
+
+    low: float = -math.inf
+    high: float = math.inf
+
+    def __str__(self) -> str:
+        if self == POSITIVE:
+            return "never negative"
+        return f"from {self.low:g} to {self.high:g}"
+
+
+ANY = Interval()
+POSITIVE = Interval(0.0)
 
 RECTIFIERS = (nn.ReLU, F.relu, torch.relu, torch.relu_, "relu", "relu_")
 RELU6 = (nn.ReLU6, F.relu6)
@@ -42,18 +55,31 @@ def is_rectifier(kind: Any) -> bool:
     return kind in RECTIFIERS or kind in RELU6
 
 
-def left_alone(kind: Any, module: nn.Module | None, node: fx.Node) -> Range | None:
+def left_alone(kind: Any, module: nn.Module | None, node: fx.Node) -> Interval | None:
     """The numbers to which an activation does nothing, or None where there are none such."""
     if kind in RECTIFIERS or kind in _LEAVE_POSITIVE:
         return POSITIVE
     if kind in RELU6:
-        return (0.0, 6.0)
+        return Interval(0.0, 6.0)
     return _clamped(kind, module, node)
 
 
-def range_of(node: fx.Node, module: nn.Module | None, law: Law | None, ranges: dict[fx.Node, Range]) -> Range:
+def intervals(graph: fx.Graph, module_of: Callable[[fx.Node], nn.Module | None]) -> dict[fx.Node, Interval]:
+    """The interval of every node of a graph that holds a tensor, in order; `module_of`: what a node calls, if that.
+
+    It is that of what a node gives; what is written to it later is what other nodes give.
+    """
+    known: dict[fx.Node, Interval] = {}
+    for node in graph.nodes:
+        if holds_tensor(node.meta.get("value")):
+            module = module_of(node)
+            known[node] = interval_of(node, module, law_of_call(node, module), known)
+    return known
+
+
+def interval_of(node: fx.Node, module: nn.Module | None, law: Law | None, known: dict[fx.Node, Interval]) -> Interval:
     """The interval of a node that holds a tensor, from those of its operands."""
-    operands = [ranges.get(operand, ANY) for operand in node.all_input_nodes]
+    operands = [known.get(operand, ANY) for operand in node.all_input_nodes]
     kind = type(module) if module is not None else node.target
     if isinstance(law, BatchNorm) and law.activation is not None:
         after = getattr(module, law.activation)
@@ -69,34 +95,34 @@ def range_of(node: fx.Node, module: nn.Module | None, law: Law | None, ranges: d
     return _activated(kind, module, node, operands[0])
 
 
-def _collected(family: str, name: str, module: nn.Module | None, node: fx.Node, operands: list[Range]) -> Range:
+def _collected(family: str, name: str, module: nn.Module | None, node: fx.Node, operands: list[Interval]) -> Interval:
     """Entries moved, picked or averaged."""
     if family == "shape" and name != "setitem" and not name.startswith("new_"):
-        return min(low for low, _ in operands), max(high for _, high in operands)
+        return Interval(min(low for low, _ in operands), max(high for _, high in operands))
     if any(word in name for word in _PICKING):
         bicubic = "bicubic" in str((node.args, node.kwargs, getattr(module, "mode", "")))
         return ANY if bicubic else operands[0]
     if any(word in name for word in _AVERAGING):
-        return min(operands[0][0], 0.0), max(operands[0][1], 0.0)  # padding counts as zeros
-    return POSITIVE if name == "sum" and operands[0][0] >= 0 else _activated(node.target, None, node, operands[0])
+        return Interval(min(operands[0].low, 0.0), max(operands[0].high, 0.0))  # padding counts as zeros
+    return POSITIVE if name == "sum" and operands[0].low >= 0 else _activated(node.target, None, node, operands[0])
 
 
-def _arithmetic(name: str, node: fx.Node, operands: list[Range]) -> Range | None:
+def _arithmetic(name: str, node: fx.Node, operands: list[Interval]) -> Interval | None:
     plain = len(operands) == 2 and len(node.args) == 2 and not node.kwargs
     if name in ("add", "iadd") and plain:
-        return operands[0][0] + operands[1][0], operands[0][1] + operands[1][1]
+        return Interval(operands[0].low + operands[1].low, operands[0].high + operands[1].high)
     if name in ("mul", "imul") and plain and all(low >= 0 for low, _ in operands):
         return POSITIVE
     return ANY if name in ("add", "iadd", "mul", "imul", "sub", "isub") else None
 
 
-def _activated(kind: Any, module: nn.Module | None, node: fx.Node, given: Range) -> Range:
+def _activated(kind: Any, module: nn.Module | None, node: fx.Node, given: Interval) -> Interval:
     if kind in RECTIFIERS:
-        return max(0.0, given[0]), max(0.0, given[1])
+        return Interval(max(0.0, given.low), max(0.0, given.high))
     if kind in RELU6:
-        return min(6.0, max(0.0, given[0])), min(6.0, max(0.0, given[1]))
+        return Interval(min(6.0, max(0.0, given.low)), min(6.0, max(0.0, given.high)))
     if kind in _UNIT:
-        return (0.0, 1.0)
+        return Interval(0.0, 1.0)
     if kind in _POSITIVE:
         return POSITIVE
     if kind in _PASSING:
@@ -110,10 +136,10 @@ _PASSING: tuple[type[nn.Module] | Callable[..., Any], ...] = (
 )
 
 
-def _clamped(kind: Any, module: nn.Module | None, node: fx.Node) -> Range | None:
+def _clamped(kind: Any, module: nn.Module | None, node: fx.Node) -> Interval | None:
     """The bounds of a clamp that are numbers."""
     if isinstance(module, nn.Hardtanh):
-        return float(module.min_val), float(module.max_val)
+        return Interval(float(module.min_val), float(module.max_val))
     places = {F.hardtanh: (("min_val", -1.0), ("max_val", 1.0))}
     names = places.get(kind, (("min", None), ("max", None)))
     if kind not in (F.hardtanh, torch.clamp, "clamp", "clamp_", "clip"):
@@ -124,4 +150,4 @@ def _clamped(kind: Any, module: nn.Module | None, node: fx.Node) -> Range | None
         if given is not None and not isinstance(given, (int, float)):
             return None
         found.append(open_end if given is None else float(given))
-    return found[0], found[1]
+    return Interval(*found)
