@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -101,6 +102,11 @@ def inputs_of(shapes: list[str] | None) -> tuple[torch.Tensor, ...] | None:
         ) from None
 
 
+def _say_if_random(model: str, pretrained: bool) -> None:
+    if not pretrained and model.startswith(("timm/", "torchvision/")):
+        progress.print(f"the weights of {model} are random; --pretrained loads the library's trained ones")
+
+
 def amounts_of(given: list[str] | None) -> Any:
     """Amounts from the options of one kind, None where there are none."""
     return parse_command_line(given) if given else None
@@ -134,6 +140,7 @@ def grow(
         from fxgrow.catalogue import find
 
         original = find(model, pretrained=pretrained)
+    _say_if_random(model, pretrained)
     with doing("growing and verifying" if verify else "growing"):
         grown = fxgrow.grow(
             original,
@@ -337,6 +344,7 @@ def certify(
 
         before = find(original, pretrained=pretrained) if original else None
         grown = fxgrow.load(file, before)
+    _say_if_random(original, pretrained)
     with doing("proving"):
         found = fxgrow.certify(grown, before)
     if as_json:
@@ -378,6 +386,23 @@ def inspect(file: Path, as_json: AsJson = False) -> None:
         for stage, count in birth.counts().items():
             counts[stage] = counts.get(stage, 0) + count
     out.print("born at stage " + ", ".join(f"{stage}: {count:,}" for stage, count in sorted(counts.items())))
+
+
+@app.command()
+def env() -> None:
+    """Say what is installed and what this machine is, for reports of faults."""
+    import platform
+
+    import torch
+
+    out.print(f"fxgrow {fxgrow.__version__}, Python {platform.python_version()}, {platform.platform()}")
+    for name in ("torch", "torchvision", "timm", "networkx", "sympy", "safetensors", "lightning", "transformers"):
+        try:
+            out.print(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            out.print(f"{name} is not installed")
+    devices = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    out.print(f"{torch.get_num_threads()} threads, GPUs: {', '.join(devices) or 'none'}")
 
 
 def _version(show: bool) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import fxgrow
 from fxgrow.cli import main
@@ -172,3 +173,15 @@ def test_mistakes_are_one_clear_line(
 def test_it_runs_as_a_module() -> None:
     command = [sys.executable, "-m", "fxgrow", "--version"]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.startswith("fxgrow ")
+
+
+def test_the_machine_is_told_for_reports(capsys: pytest.CaptureFixture[str]) -> None:
+    ran = Ran(["env"], capsys)
+    assert ran.status == 0
+    assert f"fxgrow {fxgrow.__version__}" in ran.out
+    assert f"torch {torch.__version__.partition('+')[0]}" in ran.out
+
+
+def test_random_weights_are_said_to_be_random(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["grow", "timm/test_resnet", "--width", "1.5", "--no-verify"]
+    assert "the weights of timm/test_resnet are random; --pretrained" in " ".join(Ran(command, capsys).err.split())
