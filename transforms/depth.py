@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from types import MethodType
 from typing import Any
 
 import torch
@@ -171,6 +172,9 @@ def _twin(
             twin._modules[name] = child  # what twins share with other parts stays one module
         else:
             twin._modules[name] = _twin(child, below, shared, longer, memo)
+    for name, value in twin.__dict__.items():
+        if isinstance(value, MethodType) and id(value.__self__) in memo:  # chosen at construction: self.forward = ...
+            twin.__dict__[name] = MethodType(value.__func__, memo[id(value.__self__)])
     return twin
 
 

@@ -1,7 +1,8 @@
 """Attributes that say how wide something is, which methods other than the forward read: timm's `num_features`, ...
 
 They follow what the model computes on tensors without data: a size of what goes into the part that has the attribute,
-or of what comes out of it, that was the attribute's value before. And those that name blocks by their position.
+or of what comes out of it, or else of what is so in its own parts, that was the attribute's value before. And those
+that name blocks by their position.
 """
 
 from __future__ import annotations
@@ -71,19 +72,39 @@ def _is_layer(kind: type) -> bool:
 
 
 def positions_moved(own: nn.Module, depth: Deepening) -> Iterator[tuple[nn.Module, str, Any]]:
-    """Attributes that may name blocks by their position (timm's `out_indices`), with what they are among new ones."""
+    """Attributes that may name blocks by their position, with what they are among new ones.
+
+    Lists of positions, in parts around the blocks (timm's `out_indices`), and dictionaries by the names of blocks, in
+    what holds these (torchvision's `return_layers`).
+    """
     for children in depth.children:
         places = _last_places([bool(old) for _, old in children.names])
         steps = children.path.split(".")
         for length in range(len(steps)):
-            try:
-                owner = own.get_submodule(".".join(steps[:length]))
-            except AttributeError:  # it has moved itself
-                continue
-            for name, value in owner.__dict__.items():
+            owner = _part(own, ".".join(steps[:length]))
+            for name, value in owner.__dict__.items() if owner is not None else ():
                 listed: Any = value if type(value) in (list, tuple) else ()
                 if listed and all(type(item) is int and 0 <= item < len(places) for item in listed):
-                    yield owner, name, type(value)(places[item] for item in listed)
+                    yield owner, name, type(value)(places[item] for item in listed)  # type: ignore[misc]
+        news = [new for new, _ in children.names]
+        by_name = {old: news[places[k]] for k, old in enumerate(old for _, old in children.names if old)}
+        holder = _part(own, children.path)
+        for name, value in holder.__dict__.items() if holder is not None else ():
+            if isinstance(value, dict) and value and name not in _OF_MODULES and value.keys() <= by_name.keys():
+                moved_names = copy.copy(value)
+                moved_names.clear()
+                moved_names.update((by_name[key], item) for key, item in value.items())
+                yield holder, name, moved_names  # type: ignore[misc]
+
+
+_OF_MODULES = ("_modules", "_parameters", "_buffers")
+
+
+def _part(model: nn.Module, path: str) -> nn.Module | None:
+    try:
+        return model.get_submodule(path)
+    except AttributeError:  # it has moved itself
+        return None
 
 
 def _origins(parts: Mapping[str, nn.Module], depth: Deepening | None) -> dict[str, str]:
@@ -120,8 +141,10 @@ def _features(model: Any, *args: Any, **kwargs: Any) -> Any:
 def _counterpart(name: str, size: int, before: Shapes, after: Shapes, path: str) -> int:
     """What a size that a part calls by a name has become, if that can be told; else what it was."""
     sides = ("in",) if name.startswith("in_") else ("out",) if name in ("out_channels", "num_chs") else ("in", "out")
-    for part in (path,) if path else ("", "pre_logits"):
-        sizes = {new for side in sides for old, new in _pairs(before, after, (part, side)) if old == size != new}
+    inner = [part for part, _ in before if path and part.rpartition(".")[0] == path]
+    for parts in ([path], inner) if path else ([""], ["pre_logits"]):
+        pairs = (pair for part in parts for side in sides for pair in _pairs(before, after, (part, side)))
+        sizes = {new for old, new in pairs if old == size != new}
         if len(sizes) == 1:
             return sizes.pop()
     return size

@@ -350,3 +350,69 @@ def test_what_comes_out_of_a_layer_stays_though_as_much_went_in() -> None:
     for layer in (grown[2], grown[2].conv):
         assert (layer.in_channels, layer.out_channels) == (16, 8)
     assert str(fxgrow.certify(grown, model).verdict) == "PROVED"
+
+
+class Chosen(nn.Module):
+    """A block that chose its forward when it was built."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Linear(8, 8)
+        self.forward = self.forward_mixed
+
+    def forward_mixed(self, x: Tensor) -> Tensor:
+        return x + self.mix(x.relu())
+
+
+def test_a_new_block_runs_its_own_forward_where_blocks_choose_it() -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.Sequential(Chosen(), Chosen()), nn.Linear(8, 3)).double()
+    x = normal(4, 6)
+    grown = fxgrow.grow(model, depth=2, example_inputs=x)
+    assert fxgrow.report(grown).plan.form == "module"
+    assert all(block.forward.__self__ is block for block in grown.modules() if isinstance(block, Chosen))
+    torch.testing.assert_close(grown(x), model(x), rtol=EXACT, atol=EXACT)
+
+
+class Getter(nn.Sequential):
+    """Blocks of which some are given on, by their names."""
+
+    def __init__(self, *blocks: nn.Module) -> None:
+        super().__init__(*blocks)
+        self.given = {"1": "low", "2": "high"}
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        found = {}
+        for name, block in self.named_children():
+            x = block(x)
+            if name in self.given:
+                found[self.given[name]] = x
+        return found
+
+
+class Reader(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone, self.low, self.high = Getter(nn.Linear(6, 8), Block(), Block()), nn.Linear(8, 3), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        found = self.backbone(x)
+        return self.low(found["low"]), self.high(found["high"])
+
+
+def test_names_of_blocks_that_are_given_on_follow() -> None:
+    model, x = Reader().double(), normal(4, 6)
+    grown = fxgrow.grow(model, 1.5, depth=2, example_inputs=x)
+    assert type(grown) is Reader
+    assert grown.backbone.given == {"2": "low", "4": "high"}
+    assert model.backbone.given == {"1": "low", "2": "high"}
+    for one, other in zip(grown(x), model(x), strict=True):
+        torch.testing.assert_close(one, other, rtol=EXACT, atol=EXACT)
+
+
+def test_a_width_that_is_inside_a_part_follows() -> None:
+    """The features before the last layer of a head, which neither go into it nor come out of it."""
+    model = timm_model("test_mambaout")
+    grown = fxgrow.grow(model, 1.5, example_inputs=IMAGES)
+    grown.reset_classifier(5)
+    assert grown.double()(IMAGES).shape == (2, 5)
+    assert grown.head_hidden_size == grown.head.fc.in_features
