@@ -99,7 +99,8 @@ def _links(growths: Sequence[Growth]) -> list[list[Growth]]:
     links: list[list[Growth]] = []
     for growth in growths:
         graphs = "module" not in (growth.plan.form, links[-1][0].plan.form) if links else False
-        if graphs and growth.only_widens and not links[-1][0].plan.parts:
+        classes = any(one.plan.classes is not None for one in (growth, *(links[-1] if links else ())))
+        if graphs and growth.only_widens and not links[-1][0].plan.parts and not classes:
             links[-1].append(growth)
         else:
             links.append([growth])
@@ -241,7 +242,9 @@ class Comparison:
             return [Certificate("the plan fits", "", (), Verdict.UNKNOWN, str(error))], None
         hooks = _hooks(self.original, grown)
         children += [hooks] if hooks is not None else []
-        return children, Checker(one, two, maps, fills, self.attributes, self.memory)
+        classes = self.plans[-1].classes
+        more = (classes.old, classes.new) if classes is not None else None
+        return children, Checker(one, two, maps, fills, self.attributes, self.memory, more)
 
     @cached_property
     def growth(self) -> tuple[dict[str, tuple[Map, ...]], dict[str, frozenset[str]]]:

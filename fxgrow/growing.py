@@ -25,12 +25,13 @@ from fxgrow.own import own_class, sites
 from fxgrow.own.courses import Replan, courses
 from fxgrow.own.target import check_alike, put_into
 from fxgrow.parts import Parts, find_parts, verify_parts, widen_parts
-from fxgrow.planning.analysis import HELD, Analysis, analyse
+from fxgrow.planning.analysis import HELD, Analysis, analyse, roles_of
 from fxgrow.planning.blocks import Found
 from fxgrow.planning.composition import joined
 from fxgrow.planning.depth import check_keys, plan_depth
+from fxgrow.planning.heads import open_heads
 from fxgrow.planning.plan import Obstacle, Plan
-from fxgrow.planning.planner import make_plan, roles_of
+from fxgrow.planning.planner import make_plan
 from fxgrow.planning.readouts import find_readouts
 from fxgrow.planning.sizes import Sizes, flops_after, parameters_after
 from fxgrow.planning.targets import distances
@@ -43,7 +44,7 @@ from fxgrow.transforms.depth import deepen
 from fxgrow.transforms.readouts import add_readouts, drop_readouts
 from fxgrow.transforms.tagging import tag
 from fxgrow.transforms.width import widen
-from fxgrow.wish import Width, Wish, check, check_how, parameterization_for, sizes_asked
+from fxgrow.wish import Width, Wish, check, check_how, grows, nothing_grows, parameterization_for, sizes_asked
 
 
 def plan(
@@ -58,6 +59,8 @@ def plan(
     round_to: int = 1,
     parameterization: str | None = None,
     form: str = "auto",
+    classes: int | str | None = None,
+    class_init: str = "zero",
 ) -> Plan:
     """What `grow` would do to a model, and why not more; no weights are read, so meta models work.
 
@@ -68,9 +71,9 @@ def plan(
     >>> fxgrow.plan(model, width=1.5, example_inputs=torch.randn(1, 4)).totals.parameters_after
     86
     """
-    wish = Wish(width, depth, init, depth_init, round_to, parameterization, form, like)
+    wish = Wish(width, depth, init, depth_init, round_to, parameterization, form, like, classes, class_init)
     captured, planned, wish = _planned_in_form(model, wish, example_inputs)
-    if isinstance(captured, Parts) or form == "graph" or not _grows(planned):
+    if isinstance(captured, Parts) or form == "graph" or not grows(planned):
         return planned
     return _placed(skeleton(model), captured, planned, form, "", _replanning(model, wish), like=like)[1]
 
@@ -79,7 +82,7 @@ def _planned_in_form(model: nn.Module, wish: Wish, example_inputs: Any) -> tuple
     """As `_planned`; where the model's own class is asked for, what it cannot hold is held in the wish as well."""
     while True:
         captured, planned = _planned(model, wish, lambda: capture(model, example_inputs), example_inputs)
-        if wish.form != "module" or wish.like is not None or isinstance(captured, Parts) or not _grows(planned):
+        if wish.form != "module" or wish.like is not None or isinstance(captured, Parts) or not grows(planned):
             return captured, planned, wish
         bare, changed = skeleton(model), sites(captured, planned)
         own = own_class(bare, planned, widen(captured, planned, bare, ""), changed, captured)
@@ -116,7 +119,7 @@ def _planned(
         with timed("capturing"):
             captured = captured_anew()
     except UntraceableError as error:
-        if isinstance(widths, Sizes) or wish.like is not None:
+        if isinstance(widths, Sizes) or wish.like is not None or wish.classes is not None:
             raise
         captured = find_parts(model, example_inputs, error)
     if isinstance(widths, Amounts):
@@ -200,7 +203,10 @@ def _widened(captured: Captured, name: str, widths: Amounts | Sizes, wish: Wish,
     """The plan for widths, with readouts where outputs are streams that are to grow; they are put into `captured`."""
 
     def planned(analysis: Analysis | None = None) -> Plan:
-        return make_plan(captured, name, widths, wish.init, wish.round_to, parameterization, analysis)
+        heads = None
+        if wish.classes is not None:
+            analysis, heads = open_heads(captured, wish.classes, wish.class_init)
+        return make_plan(captured, name, widths, wish.init, wish.round_to, parameterization, analysis, heads)
 
     for graph in captured.graphs.values():
         for node in graph.nodes:
@@ -243,6 +249,8 @@ def grow(
     parameterization: str | None = None,
     calibrate: Any = None,
     form: str = "auto",
+    classes: int | str | None = None,
+    class_init: str = "zero",
 ) -> nn.Module:
     """Grow a trained model: wider and deeper, the same function, ready to train on.
 
@@ -282,6 +290,9 @@ def grow(
     form: "auto" (the model's own class where it can hold the growth, else a graph module; `plan` says which, and
         why), "module" (its own class; what that cannot hold stays, with the reason in the plan), "graph" (a graph
         module).
+    classes: how many there are to be in the end, or "+5" for 5 more: the last layers, whose outputs otherwise stay,
+        get outputs behind the old ones, which remain as they are.
+    class_init: "zero" (the outputs of new classes are zero at first), "mean" (the mean of the old ones), "random".
 
     Raises
     ------
@@ -297,18 +308,18 @@ def grow(
     Linear(in_features=4, out_features=16, bias=True)
     """
     check_how(seed, verify)
-    wish = Wish(width, depth, init, depth_init, round_to, parameterization, form, like)
+    wish = Wish(width, depth, init, depth_init, round_to, parameterization, form, like, classes, class_init)
     captured, planned, wish = _planned_in_form(model, wish, example_inputs)
-    if not _grows(planned):
-        raise _nothing_grows(planned)
+    if not grows(planned):
+        raise nothing_grows(planned)
     return apply_plan(model, captured, planned, seed, verify, calibrate, form, _replanning(model, wish), like)
 
 
 def apply(planned: Plan, model: nn.Module, seed: int, verify: bool | str) -> nn.Module:
     """Carry out a plan on a model of the structure that it was made for: `Plan.apply`."""
     check_how(seed, verify)
-    if not _grows(planned):
-        raise _nothing_grows(planned)
+    if not grows(planned):
+        raise nothing_grows(planned)
     form = "auto" if planned.parts else planned.form
 
     def replan(inputs: Inputs) -> tuple[Captured, Plan]:
@@ -320,23 +331,6 @@ def apply(planned: Plan, model: nn.Module, seed: int, verify: bool | str) -> nn.
         return captured, course
 
     return apply_plan(model, prepared(model, planned), planned, seed, verify, None, form, replan)
-
-
-def _grows(planned: Plan) -> bool:
-    return bool(planned.groups or (planned.depth and planned.depth.blocks))
-
-
-def _nothing_grows(planned: Plan) -> PlanError:
-    reasons = list(dict.fromkeys(f"{held.where[0]}: {held.reason}" for held in planned.held))
-    if reasons:
-        text, remedy = f"nothing in the model would grow; {'; '.join(reasons[:3])}", "see fxgrow.plan for all reasons"
-    elif planned.depth is not None:
-        text = "nothing in the model would grow"
-        remedy = "depth needs blocks that repeat and can be identities, such as x + f(x), or an amount that adds one"
-    else:
-        text = "nothing in the model would grow"
-        remedy = "pass a model with a dimension between its inputs and its outputs, which themselves never grow"
-    return PlanError(text, where=planned.model, remedy=remedy)
 
 
 def apply_plan(
@@ -376,9 +370,9 @@ def apply_plan(
             if isinstance(captured, Parts):
                 found = verify_parts(model, grown, captured, seed)
             elif verify != "full" and planned.preserving and certificate.verdict is Verdict.PROVED:
-                found = verify_quickly(model, grown, inputs, seed, planned.totals, alike)
+                found = verify_quickly(model, grown, inputs, seed, planned.totals, alike, planned.classes)
             else:
-                found = verify_same(model, grown, inputs, seed, preserving=planned.preserving)
+                found = verify_same(model, grown, inputs, seed, planned.preserving, classes=planned.classes)
         if planned.preserving:
             certificate = certificate.tested(str(found))
         history = history_of(grown)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import NoneType
 
 from torch import nn
 
 from fxgrow.amounts import Amounts
 from fxgrow.axes.layout import Reason
-from fxgrow.errors import AmountError
+from fxgrow.errors import AmountError, PlanError
 from fxgrow.planning.depth import STARTS
 from fxgrow.planning.parameterization import PARAMETERIZATIONS
-from fxgrow.planning.plan import FORMS
+from fxgrow.planning.plan import CLASS_STARTS, FORMS, Plan
 from fxgrow.planning.sizes import Sizes
 from fxgrow.rules.knowledge import Way
 from fxgrow.training.groups import parameterization_of
@@ -35,6 +36,8 @@ class Wish:
     parameterization: str | None
     form: str = "auto"
     like: nn.Module | None = None
+    classes: int | str | None = None
+    class_init: str = "zero"
     held: Mapping[str, tuple[Reason, ...]] = field(default_factory=dict)
     """Nodes that growth has to leave as they are, and why."""
 
@@ -52,7 +55,8 @@ def check(wish: Wish) -> None:
         raise AmountError(
             "like= gives every size, and the class", remedy='leave width=, depth= and form="graph" out, or like='
         )
-    if wish.width is None and wish.depth is None and wish.like is None:
+    _check_classes(wish)
+    if all(asked is None for asked in (wish.width, wish.depth, wish.like, wish.classes)):
         raise AmountError(
             "no amount to grow by was given", remedy="pass width=1.5, depth=1.5, or a mapping of module paths"
         )
@@ -73,6 +77,19 @@ def check(wish: Wish) -> None:
         )
 
 
+def _check_classes(wish: Wish) -> None:
+    given = wish.classes
+    if given is not None and (wish.like is not None or isinstance(wish.width, Sizes)):
+        raise AmountError("classes= goes with width= and depth=", remedy="build the target with as many classes")
+    if isinstance(given, bool) or not isinstance(given, (int, str, NoneType)):
+        raise AmountError(f"classes={given!r} is not a number of classes", remedy='pass 15, or "+5" for 5 more')
+    if wish.class_init not in CLASS_STARTS:
+        raise AmountError(
+            f"class_init={wish.class_init!r} is not a way to start new classes",
+            remedy=f"use one of {', '.join(CLASS_STARTS)}",
+        )
+
+
 def parameterization_for(model: nn.Module, wanted: str | None) -> str:
     """The parameterization that was asked for, or else the one that a model was last grown with."""
     chosen = wanted if wanted is not None else parameterization_of(model)
@@ -90,3 +107,22 @@ def check_how(seed: int, verify: bool | str) -> None:
         raise AmountError(f"seed={seed!r} is not a whole number from 0 to 2**63 - 1", remedy="pass one, such as 0")
     if not isinstance(verify, bool) and verify not in LEVELS:
         raise AmountError(f"verify={verify!r} is not a way to verify", remedy=f"use True, False, {' or '.join(LEVELS)}")
+
+
+def grows(planned: Plan) -> bool:
+    """Whether a plan changes anything."""
+    return bool(planned.groups or (planned.depth and planned.depth.blocks))
+
+
+def nothing_grows(planned: Plan) -> PlanError:
+    """What is wrong with a wish that changes nothing."""
+    reasons = list(dict.fromkeys(f"{held.where[0]}: {held.reason}" for held in planned.held))
+    if reasons:
+        text, remedy = f"nothing in the model would grow; {'; '.join(reasons[:3])}", "see fxgrow.plan for all reasons"
+    elif planned.depth is not None:
+        text = "nothing in the model would grow"
+        remedy = "depth needs blocks that repeat and can be identities, such as x + f(x), or an amount that adds one"
+    else:
+        text = "nothing in the model would grow"
+        remedy = "pass a model with a dimension between its inputs and its outputs, which themselves never grow"
+    return PlanError(text, where=planned.model, remedy=remedy)

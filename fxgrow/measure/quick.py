@@ -23,7 +23,7 @@ from fxgrow.errors import CaptureError, VerificationError
 from fxgrow.history import Verification
 from fxgrow.measure.verification import dtype_of, verify
 from fxgrow.opaque import ByMode
-from fxgrow.planning.plan import Totals
+from fxgrow.planning.plan import Classes, Totals
 from fxgrow.rules.normalisation import BatchNorm
 from fxgrow.rules.registry import law_of_module
 
@@ -41,13 +41,20 @@ _KNOWN = ("torch", "timm", "torchvision")
 
 
 def verify_quickly(
-    original: nn.Module, grown: nn.Module, inputs: Inputs, seed: int, totals: Totals, alike: bool
+    original: nn.Module,
+    grown: nn.Module,
+    inputs: Inputs,
+    seed: int,
+    totals: Totals,
+    alike: bool,
+    classes: Classes | None = None,
 ) -> Verification:
     """Compare a model and what it grew to, as `verify` does, on the least that shows what a wrong edit does.
 
     Parameters
     ----------
     totals: what both cost for one sample of the inputs. alike: whether both modes compute the same (`alike_by_mode`).
+    classes: as in `verify`.
 
     Raises
     ------
@@ -55,7 +62,7 @@ def verify_quickly(
     """
     each = totals.flops_before + totals.flops_after
     if each * _samples(inputs) <= ENOUGH:
-        return verify(original, grown, inputs, seed)
+        return verify(original, grown, inputs, seed, classes=classes)
     modes = (False,) if alike else (False, True)
     for smaller, share, text in _smaller(original, inputs):
         cheap = each * _samples(smaller) * share <= ENOUGH
@@ -63,7 +70,7 @@ def verify_quickly(
         for precision in (torch.float32, torch.float64) if coarse else (torch.float64,):
             try:
                 with redirect_stderr(io.StringIO()):  # where torch.fx prints what a graph cannot do
-                    found = verify(original, grown, smaller, seed, modes=modes, precision=precision)
+                    found = verify(original, grown, smaller, seed, modes=modes, precision=precision, classes=classes)
             except CaptureError:
                 break  # the model itself does not take it
             except VerificationError:
@@ -71,7 +78,7 @@ def verify_quickly(
             if not alike:
                 return replace(found, quick=text)
             return replace(found, quick=f"{text} in eval, which is as train", train_error=found.eval_error)
-    return verify(original, grown, inputs, seed)
+    return verify(original, grown, inputs, seed, classes=classes)
 
 
 def _samples(inputs: Inputs) -> int:

@@ -18,6 +18,7 @@ from fxgrow.errors import CaptureError, VerificationError, first_line
 from fxgrow.history import Verification
 from fxgrow.module_tensors import named_tensors, place
 from fxgrow.noise import WithoutNoise
+from fxgrow.planning.plan import Classes
 
 TOLERANCE = 1e-10
 """Largest relative error that counts as the same function, for weights in float64."""
@@ -92,6 +93,7 @@ def verify(
     modes: Sequence[bool] = (False, True),
     parts: Sequence[str] = (),
     precision: torch.dtype = torch.float64,
+    classes: Classes | None = None,
 ) -> Verification:
     """Run copies of both in float64, in eval and in train mode, and compare every output.
 
@@ -103,6 +105,7 @@ def verify(
     parts: what has grown of a model of which the rest is as it was: compared in place where the outputs that the rest
         makes of it jump with the last place.
     precision: to compute in; float64, or the dtype of the weights.
+    classes: how many there were and are, where more were asked for; the old ones are compared.
 
     Raises
     ------
@@ -112,7 +115,7 @@ def verify(
     ways = _ways(precision, dtype_of(original), seed)
     for way in ways:
         try:
-            errors = _errors(original, grown, values, way, modes)
+            errors = _errors(original, grown, values, way, modes, classes)
             break
         except CaptureError:
             if way is ways[-1]:
@@ -148,7 +151,12 @@ def verify(
 
 
 def _errors(
-    original: nn.Module, grown: nn.Module, inputs: Inputs, way: Way, modes: Sequence[bool]
+    original: nn.Module,
+    grown: nn.Module,
+    inputs: Inputs,
+    way: Way,
+    modes: Sequence[bool],
+    classes: Classes | None,
 ) -> tuple[float, float]:
     """The error in eval and in train mode; each model runs in one mode after the other, on the same inputs."""
     found: dict[nn.Module, dict[bool, list[Tensor]]] = {}
@@ -175,8 +183,21 @@ def _errors(
                     remedy="check its weights, or pass verify=False where its outputs may be infinite",
                 )
     before, after = found[original], found[grown]
+    if classes is not None:
+        after = {
+            mode: [_old_classes(*pair, classes) for pair in zip(after[mode], before[mode], strict=True)]
+            for mode in modes
+        }
     first, second = (_worst(before[mode], after[mode]) if mode in modes else 0.0 for mode in (False, True))
     return first, second
+
+
+def _old_classes(after: Tensor, before: Tensor, classes: Classes) -> Tensor:
+    """An output without its new classes."""
+    for axis, (now, was) in enumerate(zip(after.shape, before.shape, strict=False)):
+        if (was, now) == (classes.old, classes.new):
+            return after.narrow(axis, 0, was)
+    return after
 
 
 def _error_in_place(

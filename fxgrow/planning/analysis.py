@@ -19,6 +19,9 @@ _UNKNOWN = Law()
 
 OUTPUT = "it is an output of the model"
 
+OPEN = "open"
+"""The entry of an output node's meta with the axes that are free to grow: which tensor, and which of its axes."""
+
 HELD = "held"
 """The entry of a node's meta with the reasons why what it reads stays; more than one: its module's parameters too."""
 
@@ -80,9 +83,10 @@ def _visit(analysis: Analysis, node: fx.Node) -> Tree:
     if node.op == "placeholder":
         return _fixed(node.meta["value"], Reason("it is an input of the model", place, quiet=True))
     if node.op == "output":
-        for tensor in tensors(_lower(analysis, node.args[0])):
-            for axis in tensor.axes:
-                unifier.fix(axis, Reason(OUTPUT, quiet=True))
+        for number, tensor in enumerate(tensors(_lower(analysis, node.args[0]))):
+            for place, axis in enumerate(tensor.axes):
+                if (number, place) not in node.meta.get(OPEN, ()):
+                    unifier.fix(axis, Reason(OUTPUT, quiet=True))
         return None
     module = analysis.model.get_submodule(str(node.target)) if node.op == "call_module" else None
     law = law_of_call(node, module)
@@ -98,6 +102,22 @@ def _visit(analysis: Analysis, node: fx.Node) -> Tree:
     if any(tensor.op is op for tensor in tensors(op.output)):
         analysis.ops.append(op)
     return op.output if node.meta["value"] is not None else None  # what is written to has no value of its own
+
+
+def outputs_of(analysis: Analysis, graph: fx.Graph) -> list[Tensor]:
+    """The tensors that a graph puts out, in order."""
+    output = next(node for node in reversed(graph.nodes) if node.op == "output")
+    return list(tensors(_lower(analysis, output.args[0])))
+
+
+def roles_of(analysis: Analysis) -> dict[str, str]:
+    """What parameters and buffers are for, by name: weight, gain, bias, mean, variance."""
+    roles: dict[str, str] = {}
+    for op in analysis.ops:
+        for tensor, role in op.roles:
+            if tensor.parameter is not None:
+                roles.setdefault(tensor.parameter, role)
+    return roles
 
 
 def law_of_node(model: nn.Module, node: fx.Node) -> Law | None:

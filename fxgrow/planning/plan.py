@@ -184,6 +184,19 @@ class Likeness:
     parts: tuple[tuple[str, str, str], ...] = ()
 
 
+CLASS_STARTS = ("zero", "mean", "random")
+"""How new classes start: at zero, at the mean of the old ones, or drawn as weights are."""
+
+
+@dataclass(frozen=True)
+class Classes:
+    """How many classes a model puts out, before and after, and how new ones start."""
+
+    old: int
+    new: int
+    start: str
+
+
 FORMS = ("auto", "module", "graph")
 """What can come back: the user's own module where it can hold the growth; it or nothing; always a graph module."""
 
@@ -209,7 +222,7 @@ class Plan:
         in parts, the plan of each, by its path. form: "module" where the growth goes into a copy of the user's own
         module, "graph" where a graph module takes its place. obstacle: why it has to be a graph. courses: where the
         forward of such a copy takes another course on inputs of another size, the same growth as a plan for those.
-        like: where it grew toward a target, what it has other than that.
+        like: where it grew toward a target, what it has other than that. classes: where more of them were asked for.
 
     >>> import torch, fxgrow
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -239,6 +252,7 @@ class Plan:
     obstacle: Obstacle | None = None
     courses: tuple[Plan, ...] = ()
     like: Likeness | None = None
+    classes: Classes | None = None
 
     def to_json(self, indent: int | None = None) -> str:
         """The plan as JSON text."""
@@ -280,6 +294,7 @@ class Plan:
             obstacle=Obstacle(**data["obstacle"]) if data.get("obstacle") else None,
             courses=tuple(map(cls._from, data.get("courses", ()))),
             like=_likeness(data["like"]) if data.get("like") else None,
+            classes=Classes(**data["classes"]) if data.get("classes") else None,
         )
 
     def apply(self, model: nn.Module, seed: int = 0, *, verify: bool | str = True) -> nn.Module:

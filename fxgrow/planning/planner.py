@@ -19,7 +19,8 @@ from fxgrow.amounts import Amounts
 from fxgrow.axes.layout import Join, Layout, Leaf, Product, Reason, leaves, resolve
 from fxgrow.capture import Captured
 from fxgrow.capture.inputs import described
-from fxgrow.planning.analysis import Analysis, analyse
+from fxgrow.planning.analysis import Analysis, analyse, roles_of
+from fxgrow.planning.heads import Heads, with_classes
 from fxgrow.planning.learning import Moves
 from fxgrow.planning.numbers import Loose, number_edits, positions_after, size_attributes
 from fxgrow.planning.parameterization import parameterized
@@ -56,20 +57,28 @@ def make_plan(
     round_to: int,
     parameterization: str = "standard",
     analysis: Analysis | None = None,
+    heads: Heads | None = None,
 ) -> Plan:
     """Plan the growth of a captured model; `analysis`: of its graphs as they are, where there is one already."""
     analysis = analysis or analyse(captured.model, captured.graphs)
-    planner = Planner(analysis, amounts, Way(init), round_to)
+    planner = Planner(analysis, amounts, Way(init), round_to, heads)
     planner.settle()
+    if heads is not None:
+        heads.check_met(planner.sizing.growth)
     if isinstance(amounts, Sizes):
         amounts.check_met(analysis, planner.sizing.growth)
-    return parameterized(planner.plan(name, captured), analysis, planner.sizing.growth, parameterization)
+    plan = parameterized(planner.plan(name, captured), analysis, planner.sizing.growth, parameterization)
+    return plan if heads is None else with_classes(plan, heads, captured.model)
 
 
 class Planner:
     """Sizes and knowledge, revised until no law objects."""
 
-    def __init__(self, analysis: Analysis, amounts: Amounts | Sizes, way: Way, round_to: int) -> None:
+    def __init__(
+        self, analysis: Analysis, amounts: Amounts | Sizes, way: Way, round_to: int, heads: Heads | None = None
+    ) -> None:
+        self.heads = heads
+        self.classes: set[Leaf] = heads.leaves if heads is not None else set()
         self.analysis = analysis
         self.amounts = amounts
         self.way = way
@@ -124,12 +133,17 @@ class Planner:
     def _choose_sizes(self) -> Sizing:
         if isinstance(self.amounts, Sizes):
             return self.amounts.sizing(self.analysis)
-        return choose_sizes(self.analysis, self.amounts, self.round_to, self.way is Way.MIRROR)
+        sizing = choose_sizes(self.analysis, self.amounts, self.round_to, self.way is Way.MIRROR)
+        if self.heads is not None:
+            self.heads.put_into(sizing)
+        return sizing
 
     def _propagate(self) -> Knowledge:
         growth = self.sizing.growth
         ways = {leaf: self._way_of(leaf) for leaf in growth}
         know = Knowledge(growth, ways, self.guarded, self.silenced & growth.keys(), zero_by_default=self.silent)
+        if self.heads is not None:
+            self.heads.ask(know)
         for op in self.analysis.ops:
             for alternatives in op.law.needs(op, know):
                 any(know.ask(tensor, want) for tensor, want in alternatives)
@@ -144,7 +158,7 @@ class Planner:
 
     def _way_of(self, leaf: Leaf) -> Way:
         wanted = Way.MIRROR if leaf in self.paired else self.way
-        if leaf in self.downgraded or (wanted is Way.MIRROR and not self._makes_pairs(leaf)):
+        if leaf in self.downgraded or leaf in self.classes or (wanted is Way.MIRROR and not self._makes_pairs(leaf)):
             return Way.ZERO
         return wanted
 
@@ -164,7 +178,7 @@ class Planner:
                 self._fix([leaf], Reason(failure.text, failure.op.place))
         if first or self._mixed_copies():
             return True
-        unread = [leaf for leaf in self.sizing.growth if leaf not in self.know.read]
+        unread = [leaf for leaf in self.sizing.growth if leaf not in self.know.read and leaf not in self.classes]
         self._fix(unread, Reason("nothing would read its new units"))
         return bool(unread) or self._let_learn()
 
@@ -433,13 +447,3 @@ class Planner:
         before, after = (parameters_after(self.analysis, growth) for growth in ({}, self.sizing.growth))
         old, new = (flops_after(self.analysis, growth) for growth in ({}, self.sizing.growth))
         return Totals(before, after, old, new)
-
-
-def roles_of(analysis: Analysis) -> dict[str, str]:
-    """What parameters and buffers are for, by name: weight, gain, bias, mean, variance."""
-    roles: dict[str, str] = {}
-    for op in analysis.ops:
-        for tensor, role in op.roles:
-            if tensor.parameter is not None:
-                roles.setdefault(tensor.parameter, role)
-    return roles

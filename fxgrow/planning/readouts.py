@@ -22,7 +22,7 @@ from fxgrow.rules.op import Tensor
 
 def find_readouts(analysis: Analysis) -> tuple[Readout, ...]:
     """The outputs that are streams which layers inside the model read, each with the readout it could have."""
-    read = set(_read_inside(analysis))
+    read = set(read_inside(analysis))
     names = _free_names(analysis)
     found: dict[int, Readout] = {}
     for mode, graph in analysis.graphs.items():
@@ -44,7 +44,8 @@ def find_readouts(analysis: Analysis) -> tuple[Readout, ...]:
     return tuple(readout for readout in found.values() if {mode for mode, _ in readout.places} == modes)
 
 
-def _read_inside(analysis: Analysis) -> Iterator[Leaf]:
+def read_inside(analysis: Analysis) -> Iterator[Leaf]:
+    """The dimensions that layers of the model read."""
     for op in analysis.ops:
         for parameter, axis in op.law.reads(op):
             yield from leaves(analysis.parameters[parameter].axes[axis])

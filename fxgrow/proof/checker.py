@@ -27,7 +27,8 @@ from fxgrow.proof.constants import as_it_was, constant, shares_storage
 from fxgrow.proof.guarded import guard_arguments, over_its_core, standardised
 from fxgrow.proof.models import NORM_GUARDS, Model, attribute_of, partners
 from fxgrow.proof.new_layers import axis_of_join, beside, parts_of_join
-from fxgrow.proof.node_pair import ABSENT, Both, Use, claims_in, module_difference, numbers_in
+from fxgrow.proof.node_pair import ABSENT, Both, Use, claims_in, module_difference
+from fxgrow.proof.outputs import check_outputs
 from fxgrow.proof.rules.movement import written_through
 from fxgrow.proof.rules.reduction import core_units
 from fxgrow.proof.structures import all_unchanged, described, picks
@@ -45,7 +46,7 @@ class Checker:
 
     maps: parameter name -> the map of each axis, for parameters that grew. fills: how their entries were filled.
     attributes: module -> attribute -> the value it should have, for sizes that follow the weights. memory: what
-    rules found out before, of any two models.
+    rules found out before, of any two models. classes: how many there were and are, where more were asked for.
     """
 
     def __init__(
@@ -56,7 +57,9 @@ class Checker:
         fills: Mapping[str, frozenset[str]],
         attributes: Mapping[str, Mapping[str, Any]],
         memory: dict[Any, Any] | None = None,
+        classes: tuple[int, int] | None = None,
     ) -> None:
+        self.classes = classes
         self.attributes = attributes
         self.original = original
         self.grown = grown
@@ -185,7 +188,8 @@ class Walk(Bindings):
         rule = use[0].rule if use else ""
         conditions = tuple(use[0].conditions) if use else ()
         if node.op == "output":
-            claim, rule = "every output is the original's", "output"
+            more = "" if self.checker.classes is None else ", new classes come behind"
+            claim, rule = f"every output is the original's{more}", "output"
         else:
             claim = f"{node.name} = {name}: {described(claims)}" if claims is not None else f"{node.name} = {name}"
         return Certificate(claim, rule, conditions, verdict, detail)
@@ -243,13 +247,7 @@ class Walk(Bindings):
 
     def _output(self, node: fx.Node, partner: fx.Node) -> Any:
         use = self.bare(node, partner)
-        paired = self.pair(partner.args[0], node.args[0])
-        for claim in claims_in(paired):
-            if not use.equal(claim).same:
-                raise Refuted(f"an output has shape {list(claim.new)}, it had {list(claim.old)}")
-        for both in numbers_in(paired):
-            if not both.same:
-                raise Refuted(f"an output is {both.new}, it was {both.old}")
+        check_outputs(use, self.pair(partner.args[0], node.args[0]), self.checker.classes)
         return None
 
     def _statement(self, node: fx.Node, partner: fx.Node) -> None:

@@ -1,0 +1,150 @@
+"""Heads: the outputs of a model that a layer of its own makes, which grow where more classes are asked for.
+
+Outputs are fixed, unless they are asked for: then the axis of classes is a dimension as others are, whose new units
+come behind the old ones and are read by nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from fxgrow.amounts import Amount
+from fxgrow.axes.layout import Leaf, leaves, resolve
+from fxgrow.capture import Captured
+from fxgrow.errors import AmountError, PlanError
+from fxgrow.planning.analysis import OPEN, Analysis, analyse, outputs_of
+from fxgrow.planning.edits import AttributeEdit
+from fxgrow.planning.plan import Classes, Plan
+from fxgrow.planning.readouts import read_inside
+from fxgrow.planning.sizing import MOST_UNITS, Sizing, producing_places
+from fxgrow.rules.knowledge import Knowledge
+from fxgrow.rules.law import Fact, Want
+from fxgrow.rules.op import Tensor
+
+NAMES = ("num_classes", "num_labels")
+"""Names that libraries give to attributes that hold the number of classes."""
+
+_FACTS = {"zero": Fact.ZERO, "mean": Fact.MEAN}
+
+Slot = tuple[int, int]
+"""Which of the tensors that a graph puts out, and which of its axes."""
+
+
+@dataclass(frozen=True)
+class Heads:
+    """The outputs whose classes grow, as tensors with the dimension of their classes."""
+
+    classes: Classes
+    outputs: tuple[tuple[Tensor, Leaf], ...]
+
+    @property
+    def leaves(self) -> set[Leaf]:
+        return {leaf for _, leaf in self.outputs}
+
+    def put_into(self, sizing: Sizing) -> None:
+        """Give classes the size that they are to have."""
+        for leaf in self.leaves:
+            if not leaf.fixed:
+                sizing.growth[leaf] = self.classes.new
+
+    def ask(self, know: Knowledge) -> None:
+        """Let new classes start as they are to.
+
+        Raises
+        ------
+        PlanError: something between the last layer and the output cannot pass that on.
+        """
+        fact = _FACTS.get(self.classes.start)
+        for tensor, leaf in self.outputs:
+            if fact is not None and leaf in know.growth and not know.ask(tensor, Want(leaf, fact)):
+                raise PlanError(
+                    f"new classes cannot start as class_init={self.classes.start!r} says: what comes after the last "
+                    "layer makes something else of it",
+                    remedy='pass class_init="random", or let the model put out what its last layer makes',
+                )
+
+    def check_met(self, growth: dict[Leaf, int]) -> None:
+        """Raise a PlanError where classes turned out to be tied down."""
+        for leaf in self.leaves:
+            if growth.get(leaf, leaf.size) != self.classes.new:
+                reason = leaf.reason or "something is tied to them"
+                raise PlanError(
+                    f"{leaf.size} classes cannot become {self.classes.new}: {reason}",
+                    remedy="let the model put out what its last layer makes, or leave classes= out",
+                )
+
+
+def open_heads(captured: Captured, asked: int | str, start: str) -> tuple[Analysis, Heads]:
+    """The analysis of a captured model whose heads are free to grow; the graphs are marked accordingly.
+
+    Raises
+    ------
+    PlanError: no output is made of classes by a layer. AmountError: there are more than are asked for.
+    """
+    opened: dict[str, set[Slot]] = {mode: set() for mode in captured.graphs}
+    while True:
+        for mode, graph in captured.graphs.items():
+            next(node for node in reversed(graph.nodes) if node.op == "output").meta[OPEN] = frozenset(opened[mode])
+        analysis = analyse(captured.model, captured.graphs)
+        found = list(_found(analysis))
+        if all(slot in opened[mode] for mode, slot, _, _ in found):
+            break
+        for mode, slot, _, _ in found:
+            opened[mode].add(slot)
+    sizes = sorted({leaf.size for *_, leaf in found})
+    if len(sizes) != 1:
+        said = (
+            f"outputs have {' and '.join(map(str, sizes))} units"
+            if sizes
+            else "no output is, unit for unit, what a layer of its own makes"
+        )
+        raise PlanError(
+            f"it is not clear what its classes are: {said}",
+            where=type(captured.model).__name__,
+            remedy="pass classes= for a model whose outputs are what its last layers make, all of as many units",
+        )
+    classes = Classes(sizes[0], _after(sizes[0], asked), start)
+    return analysis, Heads(classes, tuple((tensor, leaf) for _, _, tensor, leaf in found))
+
+
+def _after(size: int, asked: int | str) -> int:
+    amount = Amount("exact", asked) if isinstance(asked, int) else Amount.parse(asked)
+    after = int(amount.apply(size) + 0.5)
+    if not size < after <= MOST_UNITS:
+        raise AmountError(
+            f"classes={asked!r} of {size} classes are {after}", remedy='pass more than there are, or "+5" for 5 more'
+        )
+    return after
+
+
+def _found(analysis: Analysis) -> Iterator[tuple[str, Slot, Tensor, Leaf]]:
+    """The axes of outputs whose units a parameter makes and no layer reads."""
+    parameters = (
+        layout
+        for place, layout in producing_places(analysis)
+        if isinstance(analysis.learnable[place.parameter], nn.Parameter)
+    )
+    made = {leaf for layout in parameters for leaf in leaves(layout)} - set(read_inside(analysis))
+    for mode, graph in analysis.graphs.items():
+        for number, tensor in enumerate(outputs_of(analysis, graph)):
+            for axis, layout in enumerate(tensor.axes):
+                leaf = resolve(layout)
+                if isinstance(leaf, Leaf) and leaf in made and leaf.size > 1:
+                    yield mode, (number, axis), tensor, leaf
+
+
+def with_classes(plan: Plan, heads: Heads, model: nn.Module) -> Plan:
+    """A plan that says which classes come, and lets attributes that count them follow."""
+    old, new = heads.classes.old, heads.classes.new
+    edits = [
+        AttributeEdit(path, name, new)
+        for path, part in model.named_modules()
+        for name in NAMES
+        if type(part.__dict__.get(name)) is int and part.__dict__[name] == old
+    ]
+    planned = {(edit.module, edit.attribute) for edit in plan.attributes}
+    more = tuple(edit for edit in edits if (edit.module, edit.attribute) not in planned)
+    return replace(plan, classes=heads.classes, attributes=(*plan.attributes, *more))

@@ -1,0 +1,160 @@
+"""More classes: outputs behind the old ones, which stay; what they start as, and where there are none to be found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+
+import fxgrow
+from fxgrow.errors import AmountError, PlanError
+from tests.capture.assembled import EXACT, normal
+from tests.models import lively
+
+IMAGES = normal(2, 3, 96, 96)
+WAYS: list[dict[str, Any]] = [
+    {"classes": "+5"},
+    {"classes": 12, "class_init": "mean", "width": 1.5},
+    {"classes": "+5", "class_init": "random", "width": 1.5, "depth": 1.5, "init": "mirror"},
+    {"classes": 12, "width": 1.5, "init": "replicate", "parameterization": "variance-transfer"},
+]
+
+
+def timm_model(name: str, **options: Any) -> Any:
+    torch.manual_seed(0)
+    return lively(timm.create_model(name, num_classes=7, **options)).double().eval()
+
+
+def assert_more_classes(model: nn.Module, grown: nn.Module, start: str) -> None:
+    report = fxgrow.report(grown)
+    assert str(report.certificate.verdict) == "PROVED", report.certificate
+    assert str(fxgrow.certify(grown, model).verdict) == "PROVED"
+    for training in (False, True):
+        before, after = (one.train(training)(IMAGES).detach() for one in (model, grown))
+        assert after.shape == (2, 12)
+        torch.testing.assert_close(after[:, :7], before, rtol=EXACT, atol=EXACT)
+        if start == "zero":
+            assert not after[:, 7:].any()
+        elif start == "mean":
+            torch.testing.assert_close(after[:, 7], before.mean(1), rtol=EXACT, atol=EXACT)
+        else:
+            assert after[:, 7:].std() > 0
+
+
+@pytest.mark.parametrize("form", ["auto", "graph"])
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: ",".join(way))
+def test_old_logits_stay_and_new_ones_start_as_asked(way: dict[str, Any], form: str) -> None:
+    model = timm_model("test_resnet")
+    grown = fxgrow.grow(model, example_inputs=IMAGES, form=form, **way)
+    assert_more_classes(model, grown, way.get("class_init", "zero"))
+    if form == "auto":
+        assert type(grown) is type(model)
+        assert grown.num_classes == grown.get_classifier().out_features == 12
+        assert model.num_classes == 7
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_convnext", "test_efficientnet"])
+def test_heads_of_other_kinds(name: str) -> None:
+    model = timm_model(name, **({"img_size": 96} if "vit" in name else {}))
+    assert_more_classes(model, fxgrow.grow(model, 1.5, example_inputs=IMAGES, classes="+5"), "zero")
+
+
+def test_pairs_of_heads_grow_together() -> None:
+    options = {"img_size": 32, "patch_size": 16, "embed_dim": 32, "depth": 2, "num_heads": 2}
+    model = timm_model("deit_tiny_distilled_patch16_224", **options)
+    model.set_distilled_training(True)
+    x = normal(2, 3, 32, 32)
+    grown = fxgrow.grow(model, 1.5, example_inputs=x, classes="+5")
+    assert str(fxgrow.report(grown).certificate.verdict) == "PROVED"
+    assert [layer.out_features for layer in grown.get_classifier()] == [12, 12]
+    torch.testing.assert_close(grown.eval()(x)[:, :7], model.eval()(x), rtol=EXACT, atol=EXACT)
+    for one, other in zip(grown.train()(x), model.train()(x), strict=True):
+        torch.testing.assert_close(one[:, :7], other, rtol=EXACT, atol=EXACT)
+
+
+def test_maps_of_classes_grow() -> None:
+    torch.manual_seed(0)
+    model = lively(
+        torchvision.models.segmentation.lraspp_mobilenet_v3_large(weights_backbone=None, num_classes=5)
+    ).eval()
+    x = normal(2, 3, 64, 64)
+    grown = fxgrow.grow(model, example_inputs=x, classes=8)
+    assert grown(x)["out"].shape == (2, 8, 64, 64)
+    torch.testing.assert_close(grown(x)["out"][:, :5], model(x)["out"], rtol=EXACT, atol=EXACT)
+
+
+def test_new_classes_learn_and_grow_on(tmp_path: Path) -> None:
+    model = timm_model("test_resnet")
+    grown = fxgrow.grow(model, example_inputs=IMAGES, classes="+1")
+    before = grown.get_parameter("fc.weight").detach().clone()
+    optimizer = torch.optim.SGD(grown.parameters(), 0.1)
+    nn.functional.cross_entropy(grown(IMAGES), torch.tensor([7, 7])).backward()
+    optimizer.step()
+    assert (grown.get_parameter("fc.weight") - before)[7].abs().max() > 0
+    again = fxgrow.grow(grown, 1.5, example_inputs=IMAGES, classes="+4")
+    assert again.num_classes == 12
+    torch.testing.assert_close(again.eval()(IMAGES)[:, :8], grown.eval()(IMAGES), rtol=EXACT, atol=EXACT)
+    assert again.get_parameter("fc.weight").shape[0] == 12
+    fxgrow.save(again, tmp_path / "grown.safetensors", base="timm/test_resnet", base_kwargs={"num_classes": 7})
+    loaded = fxgrow.load(tmp_path / "grown.safetensors").double().eval()
+    torch.testing.assert_close(loaded(IMAGES), again(IMAGES), rtol=EXACT, atol=EXACT)
+
+
+def test_a_plan_carries_the_classes() -> None:
+    model = timm_model("test_resnet")
+    plan = fxgrow.plan(model, 1.5, example_inputs=IMAGES, classes="+5", class_init="random")
+    read = fxgrow.Plan.from_json(plan.to_json())
+    assert read == plan
+    one, other = (
+        read.apply(model, seed=3),
+        fxgrow.grow(model, 1.5, example_inputs=IMAGES, classes="+5", class_init="random", seed=3),
+    )
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_a_faulty_new_head_is_not_proved() -> None:
+    model = timm_model("test_resnet")
+    grown = fxgrow.grow(model, example_inputs=IMAGES, classes="+5")
+    with torch.no_grad():
+        grown.get_parameter("fc.weight").copy_(grown.get_parameter("fc.weight").roll(1, 0))
+    assert str(fxgrow.certify(grown, model).verdict) == "REFUTED"
+
+
+class Scored(nn.Module):
+    """A classifier that puts out something else than its logits."""
+
+    def __init__(self, score: Any) -> None:
+        super().__init__()
+        self.first, self.last, self.score = nn.Linear(6, 8), nn.Linear(8, 4), score
+
+    def forward(self, x: Tensor) -> Any:
+        return self.score(self.last(self.first(x).relu()))
+
+
+def test_what_comes_after_the_logits_may_stand_in_the_way() -> None:
+    x = normal(3, 6)
+    with pytest.raises(PlanError, match="it is not clear what its classes are"):
+        fxgrow.grow(Scored(nn.Softmax(-1)).double(), example_inputs=x, classes="+2")
+    with pytest.raises(PlanError, match="class_init"):
+        fxgrow.grow(Scored(nn.Sigmoid()).double(), example_inputs=x, classes="+2")
+    model = Scored(nn.Sigmoid()).double()
+    grown = fxgrow.grow(model, example_inputs=x, classes="+2", class_init="random")
+    torch.testing.assert_close(grown(x)[:, :4], model(x), rtol=EXACT, atol=EXACT)
+
+
+def test_classes_that_are_none() -> None:
+    x = normal(3, 6)
+    with pytest.raises(PlanError, match="it is not clear what its classes are"):
+        fxgrow.grow(Scored(lambda y: y.sum(-1)).double(), 2, example_inputs=x, classes="+2")
+    with pytest.raises(AmountError, match="classes are 4"):
+        fxgrow.grow(Scored(nn.Identity()).double(), example_inputs=x, classes=4)
+    for wrong in ({"classes": 2.5}, {"classes": "+1", "class_init": "one"}, {"classes": True}):
+        with pytest.raises(AmountError):
+            fxgrow.grow(Scored(nn.Identity()).double(), example_inputs=x, **wrong)
+    with pytest.raises(AmountError, match="classes="):
+        fxgrow.grow(Scored(nn.Identity()), like=Scored(nn.Identity()), example_inputs=x, classes="+2")
