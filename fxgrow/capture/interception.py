@@ -72,12 +72,15 @@ def _kept_whole(recorder: Recorder, function: Callable[..., Any]) -> Iterator[No
             return function(*args, **kwargs)
         recorder.quiet = True
         try:
-            raw, named = recorder.argument(args), recorder.argument(kwargs)
+            sources: dict[Any, Any] = {}
+            raw, named = recorder.argument(args, ("args",), sources), recorder.argument(kwargs, ("kwargs",), sources)
             value = recorder.evaluate(function, function.__name__, function, args, kwargs)
         finally:
             recorder.quiet = False
         node = recorder.new_node("call_function", function, raw, named, value)
         node.meta["is_wrapped"] = True  # to torch.fx, when it traces the graph again
+        if sources:
+            node.meta["sources"] = sources
         recorder.bind(value, node)
         return value
 

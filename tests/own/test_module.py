@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+import torchvision
 from torch import Tensor, fx, nn
 
 import fxgrow
@@ -416,3 +417,16 @@ def test_a_width_that_is_inside_a_part_follows() -> None:
     grown.reset_classifier(5)
     assert grown.double()(IMAGES).shape == (2, 5)
     assert grown.head_hidden_size == grown.head.fc.in_features
+
+
+def test_numbers_that_a_function_kept_whole_is_given_follow() -> None:
+    """torchvision's window attention is one node; the number of heads that it is given comes from an attribute."""
+    torch.manual_seed(0)
+    settings = {"patch_size": [4, 4], "embed_dim": 12, "depths": [2], "num_heads": [3], "window_size": [4, 4]}
+    model = lively(torchvision.models.SwinTransformer(**settings, num_classes=5)).eval()  # type: ignore[arg-type]
+    x = normal(2, 3, 32, 32)
+    grown = fxgrow.grow(model, 1.7, example_inputs=x)
+    assert type(grown) is type(model)
+    assert grown.get_submodule("features.1.0.attn").num_heads == 5
+    assert str(fxgrow.report(grown).certificate.verdict) == "PROVED"
+    torch.testing.assert_close(grown(x), model(x), rtol=EXACT, atol=EXACT)
