@@ -75,9 +75,11 @@ def forms(folder: Path) -> int:
     for path in sorted(folder.glob("*.json")):
         plan = json.loads(path.read_text())
         form = "not at all" if "error" in plan else "in parts" if plan["parts"] else plan["form"]
+        if form == "graph" and plan["obstacle"] is None:
+            form = "nothing grows"
         counts[form] += 1
         if form in ("graph", "not at all"):
-            obstacle = plan.get("obstacle") or {"what": plan.get("error", "nothing grows"), "where": ""}
+            obstacle = plan.get("obstacle") or {"what": plan["error"], "where": ""}
             others.append(f"| {path.stem} | {form} | {obstacle['what'].partition(': pass')[0]} | {obstacle['where']} |")
     print(", ".join(f"{form}: {count}" for form, count in counts.most_common()))
     print("\n| model | comes back | what stands in the way | where |\n| --- | --- | --- | --- |", *others, sep="\n")
