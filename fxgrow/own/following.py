@@ -141,8 +141,9 @@ def _features(model: Any, *args: Any, **kwargs: Any) -> Any:
 def _counterpart(name: str, size: int, before: Shapes, after: Shapes, path: str) -> int:
     """What a size that a part calls by a name has become, if that can be told; else what it was."""
     sides = ("in",) if name.startswith("in_") else ("out",) if name in ("out_channels", "num_chs") else ("in", "out")
-    inner = [part for part, _ in before if path and part.rpartition(".")[0] == path]
-    for parts in ([path], inner) if path else ([""], ["pre_logits"]):
+    inner = [part for part, _ in before if path and part.startswith(f"{path}.")]
+    children = [part for part in inner if part.rpartition(".")[0] == path]
+    for parts in ([path], children, inner) if path else ([""], ["pre_logits"]):
         pairs = (pair for part in parts for side in sides for pair in _pairs(before, after, (part, side)))
         sizes = {new for old, new in pairs if old == size != new}
         if len(sizes) == 1:
