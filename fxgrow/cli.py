@@ -63,6 +63,7 @@ Init = Annotated[str, typer.Option(help="How new units start: zero, mirror or re
 Parameterization = Annotated[
     str, typer.Option(help="standard, mup, variance-transfer, or rms (not the same function).")
 ]
+Classes = Annotated[str | None, typer.Option(metavar="N", help="How many in the end, or +N for N more.")]
 RoundTo = Annotated[int, typer.Option(help="Make new sizes multiples of this.")]
 Shapes = Annotated[
     list[str] | None,
@@ -112,6 +113,11 @@ def amounts_of(given: list[str] | None) -> Any:
     return parse_command_line(given) if given else None
 
 
+def classes_of(written: str | None) -> int | str | None:
+    """How many classes, as `grow` takes them."""
+    return int(written) if written is not None and written.isdecimal() else written
+
+
 @app.command()
 def grow(
     model: Model,
@@ -120,6 +126,7 @@ def grow(
     init: Init = "zero",
     depth_init: DepthInit = "copy",
     parameterization: Parameterization = "standard",
+    classes: Classes = None,
     seed: Annotated[int, typer.Option(help="Of the new weights.")] = 0,
     round_to: RoundTo = 1,
     pretrained: Annotated[bool, typer.Option("--pretrained", help="Load the library's trained weights.")] = False,
@@ -153,6 +160,7 @@ def grow(
             seed=seed,
             verify="full" if verify and full else verify,
             parameterization=parameterization,
+            classes=classes_of(classes),
         )
     if output is not None:
         with doing(f"writing {output}"):
@@ -176,6 +184,7 @@ def grow(
         return
     asked = [" ".join(width)] if width else []
     asked += [f"depth {' '.join(depth)}"] if depth else []
+    asked += [f"classes {classes}"] if classes else []
     ways = f"init={init}, depth_init={depth_init}" if depth else f"init={init}"
     table = Table(title=f"{model} grown by {', '.join(asked)} ({ways}, seed={seed})", title_justify="left")
     for heading in ("", "before", "after", "ratio"):
@@ -201,6 +210,7 @@ def plan(
     init: Init = "zero",
     depth_init: DepthInit = "copy",
     parameterization: Parameterization = "standard",
+    classes: Classes = None,
     round_to: RoundTo = 1,
     shapes: Shapes = None,
     as_json: AsJson = False,
@@ -222,6 +232,7 @@ def plan(
             depth_init=depth_init,
             round_to=round_to,
             parameterization=parameterization,
+            classes=classes_of(classes),
         )
     if as_json:
         print(planned.to_json())

@@ -185,3 +185,13 @@ def test_the_machine_is_told_for_reports(capsys: pytest.CaptureFixture[str]) -> 
 def test_random_weights_are_said_to_be_random(capsys: pytest.CaptureFixture[str]) -> None:
     command = ["grow", "timm/test_resnet", "--width", "1.5", "--no-verify"]
     assert "the weights of timm/test_resnet are random; --pretrained" in " ".join(Ran(command, capsys).err.split())
+
+
+@pytest.mark.parametrize(("written", "classes"), [("+2", 5), ("4", 4)])
+def test_classes_are_added(own: str, written: str, classes: int, capsys: pytest.CaptureFixture[str]) -> None:
+    ran = Ran(["grow", own, "--classes", written, "--input", "1,5", "-o", "grown.safetensors"], capsys)
+    assert ran.status == 0, ran.err
+    assert f"grown by classes {written}" in ran.out
+    from own_models import make
+
+    assert fxgrow.load(Path("grown.safetensors"), make())(torch.ones(2, 5)).shape == (2, classes)
