@@ -17,6 +17,7 @@ from fxgrow.errors import FxgrowError
 from fxgrow.proof.certificate import Verdict
 from fxgrow.testing.sabotage import sabotaged
 from tests.models import PLAIN, lively, perceptron
+from tests.pairing import in_turn
 
 INITS = ("zero", "mirror", "replicate")
 TIMM = ("test_resnet", "test_vit", "test_convnext", "test_efficientnet", "test_byobnet")
@@ -60,8 +61,7 @@ def test_several_growths_are_proved_from_the_last_and_from_the_first(name: str) 
     assert fxgrow.certify(twice, model).verdict is Verdict.PROVED
 
 
-@pytest.mark.parametrize("init", INITS)
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize(("name", "init"), in_turn(PLAIN, INITS))
 def test_no_fault_that_changes_outputs_is_proved(name: str, init: str) -> None:
     model, wider = grown(name, init)
     before = {key: value.clone() for key, value in wider.state_dict().items()}
