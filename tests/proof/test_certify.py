@@ -37,12 +37,11 @@ def test_every_growth_of_a_user_model_is_proved(name: str, init: str) -> None:
     assert certificate.verdict is Verdict.PROVED, str(certificate)
 
 
-@pytest.mark.parametrize("name", TIMM)
-def test_every_growth_of_a_library_model_is_proved(name: str) -> None:
+@pytest.mark.parametrize(("name", "init"), in_turn(TIMM, INITS))
+def test_every_growth_of_a_library_model_is_proved(name: str, init: str) -> None:
     model = lively(timm.create_model(name))
-    for init in INITS:
-        certificate = fxgrow.certify(fxgrow.grow(model, 1.5, init=init, verify=False), model)
-        assert certificate.verdict is Verdict.PROVED, str(certificate)
+    certificate = fxgrow.certify(fxgrow.grow(model, 1.5, init=init, verify=False), model)
+    assert certificate.verdict is Verdict.PROVED, str(certificate)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -200,7 +199,7 @@ def test_certifying_touches_neither_model() -> None:
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
-@pytest.mark.parametrize("library", ["timm", "torchvision"])
+@pytest.mark.parametrize("library", ["timm", pytest.param("torchvision", marks=pytest.mark.slow)])
 def test_windows_that_are_shifted_and_biased_by_a_table(library: str) -> None:
     """Indices are reshaped before they pick, and masks are written piece by piece."""
     options: dict[str, Any] = {"embed_dim": 24, "depths": [2, 2], "num_heads": [3, 6]}

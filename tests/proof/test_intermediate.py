@@ -233,6 +233,7 @@ def test_whatever_differs_between_the_parts_is_refuted() -> None:
     assert fxgrow.certify(grown, model).weakest.detail == "extra is not what it was"
 
 
+@pytest.mark.slow
 def test_a_detector_is_proved_in_parts() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

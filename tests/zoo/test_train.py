@@ -109,16 +109,16 @@ def begun(*arguments: Any) -> BaseProcess:
     ("place", "call", "after"),
     [
         ("growth", 1, "before"),
-        ("surgery", 2, "after"),
+        pytest.param("surgery", 2, "after", marks=pytest.mark.slow),
         ("optimizer", 1, "after"),
-        ("rates", 1, "after"),
-        ("tensors", 2, "after"),
+        pytest.param("rates", 1, "after", marks=pytest.mark.slow),
+        pytest.param("tensors", 2, "after", marks=pytest.mark.slow),
         ("state", 5, "after"),
-        ("flush", 12, "after"),
+        pytest.param("flush", 12, "after", marks=pytest.mark.slow),
         ("rename", 4, "before"),
-        ("removal", 2, "before"),
+        pytest.param("removal", 2, "before", marks=pytest.mark.slow),
         ("log", 3, "before"),
-        ("outcome", 1, "before"),
+        pytest.param("outcome", 1, "before", marks=pytest.mark.slow),
     ],
 )
 def test_a_run_killed_within_a_step_of_its_own_goes_on(
