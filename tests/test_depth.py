@@ -19,6 +19,7 @@ from fxgrow.errors import AmountError, PlanError
 from fxgrow.proof.certificate import Verdict
 from tests.checks import example, unmoved, worst_error
 from tests.models import Encoder, lively
+from tests.pairing import in_turn
 
 IMAGE = (torch.randn(2, 3, 32, 32),)
 
@@ -255,21 +256,23 @@ MODELS: dict[str, tuple[Any, tuple[Tensor, ...]]] = {
 
 
 @pytest.mark.parametrize(
-    ("depth_init", "width"),
-    [
-        ("copy", 1.25),
-        ("random", None),
-        pytest.param("copy", None, marks=pytest.mark.slow),
-        pytest.param("random", 1.25, marks=pytest.mark.slow),
-    ],
+    ("name", "options"),
+    in_turn(
+        MODELS,
+        [
+            {"depth_init": "copy", "width": 1.25},
+            {"depth_init": "random"},
+            {"depth_init": "random", "width": 1.25},
+            {"depth_init": "copy"},
+        ],
+    ),
 )
-@pytest.mark.parametrize("name", MODELS)
-def test_new_blocks_change_nothing_are_proved_and_learn(name: str, depth_init: str, width: float | None) -> None:
+def test_new_blocks_change_nothing_are_proved_and_learn(name: str, options: dict[str, Any]) -> None:
     make, inputs = MODELS[name]
     torch.manual_seed(0)
     model = lively(make())
     before = copy.deepcopy(model.state_dict())
-    grown = fxgrow.grow(model, width, 1.5, example_inputs=inputs, depth_init=depth_init, verify=False)
+    grown = fxgrow.grow(model, depth=1.5, example_inputs=inputs, verify=False, **options)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     values = example(inputs)
     for training in (False, True):

@@ -162,7 +162,10 @@ def test_depth_width_and_depth_again_are_proved_from_the_first_model() -> None:
     assert proved(fxgrow.certify(three, one))
 
 
-@pytest.mark.parametrize("name", ["resnet18", "test_vit", "mobilenetv3_small_050"])
+@pytest.mark.parametrize(
+    "name",
+    ["test_vit", *(pytest.param(name, marks=pytest.mark.slow) for name in ("resnet18", "mobilenetv3_small_050"))],
+)
 def test_library_models_are_proved_deeper_wider_and_rescaled(name: str) -> None:
     model = lively(timm.create_model(name))
     size = 160 if "vit" in name else 64
