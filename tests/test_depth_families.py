@@ -19,9 +19,10 @@ import fxgrow
 from fxgrow.catalogue import find
 from fxgrow.errors import FxgrowError
 
-SMALL = ("timm/test_resnet", "timm/test_convnext", "timm/test_vit", "timm/ese_vovnet19b_slim_dw")
-FAMILIES = [entry.full_name for entry in chosen()]
-PARAMETERS = [*SMALL, *(pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES if name not in SMALL)]
+SMALL = ("timm/test_resnet", "timm/test_vit", "timm/test_convnext", "timm/ese_vovnet19b_slim_dw")
+"""What stands for them all where a test has to be quick, the first two for a start."""
+
+FAMILIES = dict.fromkeys([*SMALL, *(entry.full_name for entry in chosen())])
 
 SINGLE_PRECISION = ("torchvision/raft_small",)
 """Models whose forward makes float32 tensors of its own: rounding adds up, so each step is compared."""
@@ -38,7 +39,13 @@ WAYS = {"depth": (None, "+1"), "width": ("1.25", None), "both": ("1.25", "+1")}
 """What a step of a sequence grows: amounts of width and depth."""
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
+@pytest.mark.parametrize("name", SMALL[:2])
+def test_depth_and_width_and_depth_again_on_small_models(name: str) -> None:
+    assert_sequence_stays_exact(name, ["both"], seed=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
 @settings(
     max_examples=5,
     deadline=None,
@@ -48,6 +55,11 @@ WAYS = {"depth": (None, "+1"), "width": ("1.25", None), "both": ("1.25", "+1")}
 )
 @given(middle=st.lists(st.sampled_from(sorted(WAYS)), min_size=1, max_size=2), seed=st.integers(0, 99))
 def test_depth_width_and_depth_again(name: str, middle: list[str], seed: int) -> None:
+    assert_sequence_stays_exact(name, middle, seed)
+
+
+def assert_sequence_stays_exact(name: str, middle: list[str], seed: int) -> None:
+    """After depth, then `middle`, then depth again, a model computes what it did, and every element has its birth."""
     model, options, inputs = bare(name, 96)
     options |= FEW_BOXES if "rcnn" in name else {}
     plan = fxgrow.plan(model, depth="+1", example_inputs=inputs[0])

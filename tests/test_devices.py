@@ -17,7 +17,11 @@ from tests.on_device import all_checks
 ROOT = Path(__file__).parent.parent
 
 
-DEVICES = ["elsewhere", "elsewhere --without-float64", *(["cuda"] if torch.cuda.is_available() else [])]
+DEVICES = [
+    "elsewhere --quick",
+    *(pytest.param(f"elsewhere{option}", marks=pytest.mark.slow) for option in ("", " --without-float64")),
+    *(["cuda"] if torch.cuda.is_available() else []),
+]
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -30,7 +34,7 @@ def test_all_that_is_done_with_tensors_is_done_on_their_device(device: str) -> N
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.splitlines() == list(all_checks(device))
+    assert ran.stdout.splitlines() == list(all_checks(*device.split()))
 
 
 @pytest.mark.parametrize("allowed", [True, False])

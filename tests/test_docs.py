@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import linecache
 import pkgutil
 import re
 from pathlib import Path
@@ -44,4 +45,8 @@ ZOO = [f"fxgrow.zoo.{name}" for name in ("checkpoints", "data", "networks", "rec
 
 @pytest.mark.parametrize("name", [*MODULES, "fxgrow.transforms", "fxgrow.catalogue", *ZOO])
 def test_the_examples_of_a_module_run(name: str) -> None:
-    assert doctest.testmod(importlib.import_module(name)).failed == 0
+    module = importlib.import_module(name)
+    linecache.clearcache()  # doctest looks at every file in it for every docstring; torch.fx puts one in for each graph
+    found = [docstring for docstring in doctest.DocTestFinder().find(module) if docstring.examples]
+    runner = doctest.DocTestRunner()
+    assert [docstring.name for docstring in found if runner.run(docstring).failed] == []

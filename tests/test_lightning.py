@@ -73,7 +73,7 @@ def kept(folder: Path) -> Any:
     return lightning.callbacks.ModelCheckpoint(folder, "{epoch}", every_n_epochs=1, save_top_k=-1)
 
 
-@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+@pytest.mark.parametrize("kind", ["adamw", pytest.param("sgd", marks=pytest.mark.slow)])
 def test_a_network_grows_along_its_schedule_and_resumes_at_any_epoch(kind: str, tmp_path: Path) -> None:
     whole = Classifier(kind)
     trainer(tmp_path, 6, growth(), kept(tmp_path)).fit(whole, loader())

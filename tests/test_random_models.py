@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import HealthCheck, assume, given, settings
@@ -260,9 +261,23 @@ growths = st.lists(
 )
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+Made = tuple[nn.Module, tuple[Tensor, ...]]
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(models(), growths)
-def test_random_models_keep_their_function(made: tuple[nn.Module, tuple[Tensor, ...]], sequence: Any) -> None:
+def test_random_models_keep_their_function(made: Made, sequence: Any) -> None:
+    assert_function_is_kept(made, sequence)
+
+
+@pytest.mark.slow
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(models(), growths)
+def test_many_random_models_keep_their_function(made: Made, sequence: Any) -> None:
+    assert_function_is_kept(made, sequence)
+
+
+def assert_function_is_kept(made: Made, sequence: Any) -> None:
     model, inputs = made
     grown: nn.Module = model
     for width, init, round_to in sequence:
@@ -277,9 +292,23 @@ def test_random_models_keep_their_function(made: tuple[nn.Module, tuple[Tensor, 
     assert stages <= set(range(len(sequence) + 1))
 
 
+widths, inits = st.sampled_from([1.25, 1.5, 2]), st.sampled_from(["zero", "mirror", "replicate"])
+
+
+@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(models(), widths, inits)
+def test_new_units_of_random_models_learn(made: Made, width: float, init: str) -> None:
+    assert_new_units_learn(made, width, init)
+
+
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(models(), st.sampled_from([1.25, 1.5, 2]), st.sampled_from(["zero", "mirror", "replicate"]))
-def test_new_units_of_random_models_learn(made: tuple[nn.Module, tuple[Tensor, ...]], width: float, init: str) -> None:
+@given(models(), widths, inits)
+def test_new_units_of_many_random_models_learn(made: Made, width: float, init: str) -> None:
+    assert_new_units_learn(made, width, init)
+
+
+def assert_new_units_learn(made: Made, width: float, init: str) -> None:
     model, inputs = made
     attention = sum(isinstance(module, Attend) for module in model.modules())
     assume(attention < 2)  # without shortcuts the second finds tokens alike, and its scores hardly learn, old or new

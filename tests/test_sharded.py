@@ -110,27 +110,39 @@ def whole_then_sharded(images: Tensor, targets: Tensor) -> tuple[list[float], nn
     return losses, model
 
 
-def in_processes(rank: int, folder: str, work: Callable[[Tensor, Tensor], tuple[list[float], nn.Module]]) -> None:
+Way = Callable[[Tensor, Tensor], tuple[list[float], nn.Module]]
+
+
+def in_processes(rank: int, folder: str, ways: tuple[Way, ...]) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORLD)
     half = slice(4 * rank, 4 * rank + 4)
+    expected, reference = torch.load(f"{folder}/alone.pt")
+    wanted = torch.tensor(expected, dtype=torch.float64)
     try:
-        losses, model = work(IMAGES[half], TARGETS[half])
-        shared = torch.tensor(losses, dtype=torch.float64)
-        torch.distributed.all_reduce(shared)
-        expected, reference = torch.load(f"{folder}/alone.pt")
-        torch.testing.assert_close(shared / WORLD, torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=1e-12)
-        assert [name for name, _ in model.named_parameters()] == list(reference)
-        for name, parameter in model.named_parameters():
-            entries = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
-            torch.testing.assert_close(entries, reference[name], rtol=1e-7, atol=1e-9, msg=name)
+        for work in ways:
+            losses, model = work(IMAGES[half], TARGETS[half])
+            shared = torch.tensor(losses, dtype=torch.float64)
+            torch.distributed.all_reduce(shared)
+            told = f"{work.__name__}: {shared / WORLD} in place of {wanted}"
+            torch.testing.assert_close(shared / WORLD, wanted, rtol=1e-9, atol=1e-12, msg=told)
+            assert [name for name, _ in model.named_parameters()] == list(reference), work.__name__
+            for name, parameter in model.named_parameters():
+                entries = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+                told = f"{work.__name__}: {name}"
+                torch.testing.assert_close(entries, reference[name], rtol=1e-7, atol=1e-9, msg=told)
     finally:
         torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("work", [data_parallel, fully_sharded, whole_then_sharded])
-def test_training_with_growth_is_that_of_one_process(
-    work: Callable[[Tensor, Tensor], tuple[list[float], nn.Module]], tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(
+    "ways",
+    [
+        pytest.param((data_parallel, fully_sharded), id="from the start"),
+        pytest.param((whole_then_sharded,), id="from the first growth", marks=pytest.mark.slow),
+    ],
+)
+def test_training_with_growth_is_that_of_one_process(ways: tuple[Way, ...], tmp_path: Path) -> None:
+    """In each of the ways, one after the other: two processes are long in starting."""
     torch.save(alone(), tmp_path / "alone.pt")
-    torch.multiprocessing.spawn(in_processes, (str(tmp_path), work), nprocs=WORLD)
+    torch.multiprocessing.spawn(in_processes, (str(tmp_path), ways), nprocs=WORLD)

@@ -59,8 +59,15 @@ def build(name: str) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
     return lively(model), (torch.randn(2, *size),)
 
 
-@pytest.mark.parametrize("init", ["zero", "mirror"])
-@pytest.mark.parametrize("width", [1.5, 2.0])
+@pytest.mark.parametrize(
+    ("width", "init"),
+    [
+        (2.0, "zero"),
+        (1.5, "mirror"),
+        pytest.param(2.0, "mirror", marks=pytest.mark.slow),
+        pytest.param(1.5, "zero", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("name", SMALL)
 def test_small_models_grow(name: str, width: float, init: str) -> None:
     model, inputs = build(name)

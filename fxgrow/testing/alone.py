@@ -5,8 +5,9 @@ The operands are parameters, so every dimension of theirs is free until the rule
 
 from __future__ import annotations
 
+import copy
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +19,7 @@ from torch import Tensor, fx, nn
 from fxgrow.amounts import Amounts
 from fxgrow.axes.layout import Layout, Leaf, Product, leaves, resolve
 from fxgrow.capture import Captured, assemble, capture
-from fxgrow.capture.modes import copied
+from fxgrow.capture.modes import GrownGraphModule, copied
 from fxgrow.containers import flat_tensors
 from fxgrow.noise import WithoutNoise
 from fxgrow.planning.analysis import Analysis, analyse
@@ -217,8 +218,13 @@ class Grown:
                     value.index_copy_(number, part, mean)
         return value
 
+    def assembled(self) -> GrownGraphModule:
+        """The op edited as its law says, as a graph module that shares nothing with the original."""
+        with self.edited() as (structure, graphs):
+            return assemble(copy.deepcopy(structure), graphs).train(self.looked.model.training)
+
     @contextmanager
-    def edited(self) -> Iterator[tuple[nn.Module, Mapping[str, fx.Graph]]]:
+    def edited(self) -> Iterator[tuple[nn.Module, dict[str, fx.Graph]]]:
         """The structure and the graphs once they are edited as the law says; the structure until the end only."""
         model, graphs = self.looked.captured.model, self.looked.captured.graphs
         twins = {mode: copied(graph) for mode, graph in graphs.items()}
@@ -234,22 +240,23 @@ class Grown:
             for edit, value in zip(self.attributes, before, strict=True):
                 setattr(model.get_submodule(edit.module), edit.attribute, value)
 
-    def run(self, values: dict[str, Tensor]) -> list[Tensor]:
-        """What the op computes once it is edited as its law says."""
-        with self.edited() as (model, graphs), torch.no_grad(), WithoutNoise():
-            module = assemble(model, dict(graphs)).train(self.looked.model.training)
-            copied = {name: value.clone() for name, value in values.items()}  # a norm would update its own
-            return list(flat_tensors(torch.func.functional_call(module, copied, ())))
+
+class Guarded(set[Leaf]):
+    """Dimensions over which statistics are to be of old units alone. asked: whether a law has looked."""
+
+    asked = False
+
+    def __contains__(self, leaf: object) -> bool:
+        self.asked = True
+        return super().__contains__(leaf)
 
 
-def grown(looked: Looked, together: list[Leaf], facts: dict[str, Fact], guarded: bool) -> Grown | None:
+def grown(looked: Looked, together: list[Leaf], facts: dict[str, Fact], guarded: Guarded) -> Grown | None:
     """The op with dimensions twice as large, whose new entries are as `facts` says; None where its law objects."""
     sizes = {leaf: 2 * leaf.size for leaf in together}
     planner = Planner(looked.analysis, Amounts.parse(2), Way.ZERO, 1)
     planner.sizing = Sizing(sizes, {})
-    know = planner.know = Knowledge(
-        sizes, dict.fromkeys(together, Way.ZERO), set(together) if guarded else set(), zero_by_default=planner.silent
-    )
+    know = planner.know = Knowledge(sizes, dict.fromkeys(together, Way.ZERO), guarded, zero_by_default=planner.silent)
     for name, fact in facts.items():
         for leaf, (axis, layout) in itertools.product(together, enumerate(looked.analysis.parameters[name].axes)):
             if leaf in leaves(layout):

@@ -23,8 +23,9 @@ def check_rule(target: Target | nn.Module, *operands: tuple[int, ...] | Tensor, 
     """Judge the rule of an op by the op: what it ties, what it admits, what it says of new entries, what it proves.
 
     The op runs on random operands as it is and with each dimension that its rule leaves free twice as large, with
-    every kind of new entries that the rule admits (anything, zero, the mean of the old ones; with and without
-    guards), in eval and in train mode. Old outputs have to stay, and what is said or proved of new ones has to be so.
+    every kind of new entries that the rule admits (anything, zero, the mean of the old ones; with guards as well, if
+    it asks for them), in eval and in train mode. Old outputs have to stay, and what is said or proved of new ones has
+    to be so.
 
     Parameters
     ----------
@@ -39,7 +40,7 @@ def check_rule(target: Target | nn.Module, *operands: tuple[int, ...] | Tensor, 
 
     >>> import torch, fxgrow.testing
     >>> fxgrow.testing.check_rule(torch.tanh, (3, 4)).growths
-    24
+    12
     """
     name = target if isinstance(target, str) else getattr(target, "__name__", type(target).__name__)
     judgement = Judgement()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,8 +10,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxgrow.axes.layout import Layout, Leaf
-from fxgrow.capture import assemble
+from fxgrow.capture.modes import GrownGraphModule
+from fxgrow.containers import flat_tensors
 from fxgrow.module_tensors import place
+from fxgrow.noise import WithoutNoise
 from fxgrow.proof.certificate import Verdict
 from fxgrow.proof.checker import Checker, Walk
 from fxgrow.proof.claims import Claim, Map, at_old, settled
@@ -21,7 +22,7 @@ from fxgrow.proof.node_pair import claims_in, facts_of
 from fxgrow.proof.structures import described
 from fxgrow.rules.law import Fact
 from fxgrow.rules.op import tensors
-from fxgrow.testing.alone import Grown, Looked, grown, permuted, units
+from fxgrow.testing.alone import Grown, Guarded, Looked, grown, permuted, units
 
 _WORDS = {Fact.BASE: "anything", Fact.ZERO: "zero", Fact.MEAN: "the mean of the old"}
 
@@ -59,8 +60,13 @@ def check_equivariance(looked: Looked) -> None:
             _check_close(looked, other, permuted(one, output.axes, leaf, order), said)
 
 
-def check_growth(looked: Looked) -> Judgement:
+def check_growth(looked: Looked, most_unlike: int | None = None) -> Judgement:
     """With all kinds of new entries that the rule admits, old outputs stay, facts are true and so are proofs.
+
+    Parameters
+    ----------
+    most_unlike: of operands that have a dimension, how many may get another kind of entries than the rest; any number
+        if None, which for the tensors of a recurrent layer are hundreds of combinations.
 
     Raises
     ------
@@ -70,28 +76,46 @@ def check_growth(looked: Looked) -> Judgement:
     for together in looked.growing_together():
         having = [name for name, t in looked.analysis.parameters.items() if t.leaves() & set(together)]
         admitted = 0
-        for facts in itertools.product((Fact.BASE, Fact.ZERO, Fact.MEAN), repeat=len(having)):
-            for guarded in (False, True):
-                one = grown(looked, together, dict(zip(having, facts, strict=True)), guarded)
-                if one is None:
-                    continue
-                admitted += 1
-                entries = ", ".join(f"{name} {_WORDS[fact]}" for name, fact in zip(having, facts, strict=True))
-                said = f"with {_places(looked, together)} twice as large and new entries of {entries or 'nothing'}"
-                values = one.operands(seed=admitted)
-                try:
-                    after = one.run(values)
-                except (RuntimeError, ValueError, TypeError, IndexError) as error:
-                    raise WrongRule(f"{said}, the op does not run: {error}") from error
-                for output, old, new in zip(tensors(looked.result), before, after, strict=True):
-                    _check_close(looked, one.old_entries(new, output.axes), old, f"{said}, old outputs move")
-                    for leaf in together:
-                        _check_fact(one, one.know.fact(output, leaf), leaf, new, tuple(output.axes), said)
-                _check_proof(one, values, before, after, said, judgement)
+        for facts, one in _admitted(looked, together, having, most_unlike):
+            admitted += 1
+            entries = ", ".join(f"{name} {_WORDS[fact]}" for name, fact in zip(having, facts, strict=True))
+            said = f"with {_places(looked, together)} twice as large and new entries of {entries or 'nothing'}"
+            module, values = one.assembled(), one.operands(seed=admitted)
+            try:
+                after = _outputs(module, values)
+            except (RuntimeError, ValueError, TypeError, IndexError) as error:
+                raise WrongRule(f"{said}, the op does not run: {error}") from error
+            for output, old, new in zip(tensors(looked.result), before, after, strict=True):
+                _check_close(looked, one.old_entries(new, output.axes), old, f"{said}, old outputs move")
+                for leaf in together:
+                    _check_fact(one, one.know.fact(output, leaf), leaf, new, tuple(output.axes), said)
+            _check_proof(one, module, values, before, after, said, judgement)
         if not admitted:
             raise WrongRule(f"{_places(looked, together)} can grow, but the rule never lets it")
         judgement.growths += admitted
     return judgement
+
+
+def _admitted(
+    looked: Looked, together: list[Leaf], having: list[str], most_unlike: int | None
+) -> Iterator[tuple[tuple[Fact, ...], Grown]]:
+    """The op with some dimensions grown, in each way that its rule admits; with guards too, where it asks for them."""
+    for facts in itertools.product((Fact.BASE, Fact.ZERO, Fact.MEAN), repeat=len(having)):
+        alike = max(map(facts.count, facts), default=0)
+        if most_unlike is not None and len(facts) - alike > most_unlike:
+            continue
+        for guarded in (Guarded(), Guarded(together)):
+            one = grown(looked, together, dict(zip(having, facts, strict=True)), guarded)
+            if one is not None:
+                yield facts, one
+            if not guarded.asked:
+                break
+
+
+def _outputs(module: GrownGraphModule, values: dict[str, Tensor]) -> list[Tensor]:
+    cloned = {name: value.clone() for name, value in values.items()}  # a norm would update its own
+    with torch.no_grad(), WithoutNoise():
+        return list(flat_tensors(torch.func.functional_call(module, cloned, ())))
 
 
 def _places(looked: Looked, leaves: list[Leaf]) -> str:
@@ -144,10 +168,16 @@ class _Operands(Checker):
 
 
 def _check_proof(
-    one: Grown, values: dict[str, Tensor], before: list[Tensor], after: list[Tensor], said: str, judgement: Judgement
+    one: Grown,
+    module: GrownGraphModule,
+    values: dict[str, Tensor],
+    before: list[Tensor],
+    after: list[Tensor],
+    said: str,
+    judgement: Judgement,
 ) -> None:
     """What `prove` claims of the outputs is true of them; where it claims nothing, that is noted."""
-    walk = _walked(one, values)
+    walk = _walked(one, module, values)
     steps = [step.certificate for step in walk.steps() if not step.certificate.claim.startswith("every output")]
     weak = [step for step in steps if step.verdict is not Verdict.PROVED]
     if weak:
@@ -182,13 +212,12 @@ def _nodes(walk: Walk) -> Iterator[fx.Node]:
     yield from output.all_input_nodes
 
 
-def _walked(one: Grown, values: dict[str, Tensor]) -> Walk:
-    """The walk of a checker along the grown op beside the old one."""
+def _walked(one: Grown, module: GrownGraphModule, values: dict[str, Tensor]) -> Walk:
+    """The walk of a checker along the grown op beside the old one; the module gets the values."""
     looked = one.looked
     training = looked.model.training
     old = Model(looked.captured.graphs, looked.model, looked.captured.model, _named(looked.model))
-    with one.edited() as (structure, graphs):
-        module = copy.deepcopy(assemble(structure, dict(graphs)).train(training))
+    graphs = module.graphs()
     for name, value in values.items():
         is_parameter = isinstance(looked.analysis.learnable[looked.analysis.aliases[name]], nn.Parameter)
         place(module, name, nn.Parameter(value, False) if is_parameter else value)

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 import fxgrow
 from fxgrow.errors import FxgrowError, SettledError
 from tests.capture.assembled import EXACT, normal
+from tests.pairing import in_turn
 
 X = normal(2, 8, 6)
 Call = Callable[[nn.Module], Any]
@@ -208,8 +209,7 @@ def differs(model: nn.Module, grown: nn.Module, calls: list[Call]) -> Iterator[i
             continue
 
 
-@pytest.mark.parametrize("form", ["auto", "graph"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("case", "form"), in_turn(CASES, ("auto", "graph")))
 def test_what_a_record_does_not_tell_is_never_silent(case: str, form: str) -> None:
     make, calls = CASES[case]
     model = make().double()

@@ -17,6 +17,7 @@ from fxgrow.errors import FxgrowError
 from fxgrow.proof.certificate import Verdict
 from fxgrow.testing.sabotage import sabotaged
 from tests.models import PLAIN, lively, perceptron
+from tests.pairing import in_turn
 
 INITS = ("zero", "mirror", "replicate")
 TIMM = ("test_resnet", "test_vit", "test_convnext", "test_efficientnet", "test_byobnet")
@@ -36,12 +37,11 @@ def test_every_growth_of_a_user_model_is_proved(name: str, init: str) -> None:
     assert certificate.verdict is Verdict.PROVED, str(certificate)
 
 
-@pytest.mark.parametrize("name", TIMM)
-def test_every_growth_of_a_library_model_is_proved(name: str) -> None:
+@pytest.mark.parametrize(("name", "init"), in_turn(TIMM, INITS))
+def test_every_growth_of_a_library_model_is_proved(name: str, init: str) -> None:
     model = lively(timm.create_model(name))
-    for init in INITS:
-        certificate = fxgrow.certify(fxgrow.grow(model, 1.5, init=init, verify=False), model)
-        assert certificate.verdict is Verdict.PROVED, str(certificate)
+    certificate = fxgrow.certify(fxgrow.grow(model, 1.5, init=init, verify=False), model)
+    assert certificate.verdict is Verdict.PROVED, str(certificate)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -60,8 +60,7 @@ def test_several_growths_are_proved_from_the_last_and_from_the_first(name: str) 
     assert fxgrow.certify(twice, model).verdict is Verdict.PROVED
 
 
-@pytest.mark.parametrize("init", INITS)
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize(("name", "init"), in_turn(PLAIN, INITS))
 def test_no_fault_that_changes_outputs_is_proved(name: str, init: str) -> None:
     model, wider = grown(name, init)
     before = {key: value.clone() for key, value in wider.state_dict().items()}
@@ -200,7 +199,7 @@ def test_certifying_touches_neither_model() -> None:
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
-@pytest.mark.parametrize("library", ["timm", "torchvision"])
+@pytest.mark.parametrize("library", ["timm", pytest.param("torchvision", marks=pytest.mark.slow)])
 def test_windows_that_are_shifted_and_biased_by_a_table(library: str) -> None:
     """Indices are reshaped before they pick, and masks are written piece by piece."""
     options: dict[str, Any] = {"embed_dim": 24, "depths": [2, 2], "num_heads": [3, 6]}

@@ -16,6 +16,7 @@ import fxgrow
 from fxgrow.proof.certificate import Certificate, Verdict
 from fxgrow.testing.sabotage import sabotaged
 from tests.models import PLAIN, lively
+from tests.pairing import in_turn
 from tests.test_depth import IMAGE, MODELS, Residual, conv, stages
 from tests.test_parts import INPUTS, Settling
 from tests.transforms.test_readouts import IMAGE as IMAGES
@@ -58,15 +59,6 @@ def test_no_fault_beside_new_dense_layers_is_missed(name: str) -> None:
     tally = sabotaged(model, grown, 24, seed=2)
     assert tally.missed == []
     assert tally.found.total() >= 12
-
-
-@pytest.mark.parametrize("width", [None, 1.25])
-@pytest.mark.parametrize("depth_init", ["copy", "random"])
-@pytest.mark.parametrize("name", MODELS)
-def test_new_blocks_are_proved(name: str, depth_init: str, width: float | None) -> None:
-    model, inputs = built(name)
-    grown = fxgrow.grow(model, width, 1.5, example_inputs=inputs, depth_init=depth_init, verify=False)
-    assert proved(fxgrow.certify(grown, model))
 
 
 def test_a_new_block_is_told_step_by_step() -> None:
@@ -118,8 +110,7 @@ def test_an_activation_that_changes_its_input_is_no_identity() -> None:
     assert certificate.weakest.detail == "GELU changes its input"
 
 
-@pytest.mark.parametrize("init", ["zero", "mirror"])
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize(("name", "init"), in_turn(PLAIN, ("zero", "mirror")))
 def test_variance_transfer_is_proved_folded_or_not(name: str, init: str) -> None:
     make, inputs = PLAIN[name]
     model = lively(make())
@@ -171,7 +162,10 @@ def test_depth_width_and_depth_again_are_proved_from_the_first_model() -> None:
     assert proved(fxgrow.certify(three, one))
 
 
-@pytest.mark.parametrize("name", ["resnet18", "test_vit", "mobilenetv3_small_050"])
+@pytest.mark.parametrize(
+    "name",
+    ["test_vit", *(pytest.param(name, marks=pytest.mark.slow) for name in ("resnet18", "mobilenetv3_small_050"))],
+)
 def test_library_models_are_proved_deeper_wider_and_rescaled(name: str) -> None:
     model = lively(timm.create_model(name))
     size = 160 if "vit" in name else 64
@@ -242,6 +236,7 @@ def test_whatever_differs_between_the_parts_is_refuted() -> None:
     assert fxgrow.certify(grown, model).weakest.detail == "extra is not what it was"
 
 
+@pytest.mark.slow
 def test_a_detector_is_proved_in_parts() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

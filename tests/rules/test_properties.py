@@ -6,6 +6,7 @@ import itertools
 import math
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
@@ -132,9 +133,23 @@ def test_reductions(shape: list[int], data: st.DataObject) -> None:
     check(Case(kind, lambda x: getattr(x, kind)(dim=dims, keepdim=keep), (tuple(shape),), 0))
 
 
-@drawn
-@given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 4), st.booleans())
+attention_sizes = given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 4), st.booleans())
+
+
+@settings(drawn, max_examples=8)
+@attention_sizes
 def test_heads_of_attention(heads: int, width: int, tokens: int, causal: bool) -> None:
+    check_heads(heads, width, tokens, causal)
+
+
+@pytest.mark.slow
+@drawn
+@attention_sizes
+def test_heads_of_attention_of_many_sizes(heads: int, width: int, tokens: int, causal: bool) -> None:
+    check_heads(heads, width, tokens, causal)
+
+
+def check_heads(heads: int, width: int, tokens: int, causal: bool) -> None:
     def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         q, k, v = (t.reshape(2, tokens, heads, width).transpose(1, 2) for t in (q, k, v))
         found = F.scaled_dot_product_attention(q, k, v, is_causal=causal)

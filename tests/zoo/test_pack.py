@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +16,7 @@ from fxgrow.zoo.packed import DataError, Part, read, write
 from PIL import Image
 from torchvision.io import decode_image
 
+from tests.commands import run_here, run_script
 from tests.zoo.test_data import check_batches, folder_of_images
 
 SHARED = Path("/work/shared/data/cifar10.safetensors")
@@ -38,12 +36,6 @@ def small_file(path: Path, count: int = 12) -> list[bytes]:
     part = Part.joined(tensors, [number % 3 for number in range(count)])
     write(path, part, part.some(range(6)), ["ant", "bee", "cat"], flip=False)
     return files
-
-
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "fxgrow.zoo.pack", *map(str, arguments)]
-    environment = {**os.environ, "COLUMNS": "200"}
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
 def test_a_packed_file_is_a_data_set(tmp_path: Path) -> None:
@@ -69,10 +61,10 @@ def test_a_folder_is_packed_by_the_command(tmp_path: Path) -> None:
     folder, file = folder_of_images(tmp_path / "images"), tmp_path / "images.safetensors"
     kept = jpeg(3, 32)
     (folder / "train" / "bee" / "a.jpg").write_bytes(kept)
-    refused = run(folder, file)
+    refused = run_here(pack.app, folder, file)
     assert "pixels, the first of" in refused.stderr
     assert "pass --side" in refused.stderr
-    done = run(folder, file, "--side", 32, "--no-flip")
+    done = run_script("fxgrow.zoo.pack", folder, file, "--side", 32, "--no-flip")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("13 images to train on and 12 to test with, of 3 classes")
     train, test, classes, flip = read(file)
@@ -147,7 +139,7 @@ def test_what_is_wrong_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     ],
 )
 def test_the_command_fails_with_one_line(arguments: tuple[object, ...], text: str) -> None:
-    done = run(*arguments)
+    done = run_here(pack.app, *arguments)
     assert done.returncode == 1
     assert done.stderr.startswith(f"fxgrow: error: {text}")
 

@@ -9,8 +9,6 @@ import multiprocessing
 import os
 import random
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -26,6 +24,7 @@ from fxgrow.zoo.training import Run
 import fxgrow
 from fxgrow import growing, schedule
 from fxgrow.errors import FxgrowError
+from tests.commands import run_here, run_script
 
 SMALL: dict[str, Any] = {
     "samples": 64,
@@ -110,16 +109,16 @@ def begun(*arguments: Any) -> BaseProcess:
     ("place", "call", "after"),
     [
         ("growth", 1, "before"),
-        ("surgery", 2, "after"),
+        pytest.param("surgery", 2, "after", marks=pytest.mark.slow),
         ("optimizer", 1, "after"),
-        ("rates", 1, "after"),
-        ("tensors", 2, "after"),
+        pytest.param("rates", 1, "after", marks=pytest.mark.slow),
+        pytest.param("tensors", 2, "after", marks=pytest.mark.slow),
         ("state", 5, "after"),
-        ("flush", 12, "after"),
+        pytest.param("flush", 12, "after", marks=pytest.mark.slow),
         ("rename", 4, "before"),
-        ("removal", 2, "before"),
+        pytest.param("removal", 2, "before", marks=pytest.mark.slow),
         ("log", 3, "before"),
-        ("outcome", 1, "before"),
+        pytest.param("outcome", 1, "before", marks=pytest.mark.slow),
     ],
 )
 def test_a_run_killed_within_a_step_of_its_own_goes_on(
@@ -133,10 +132,11 @@ def test_a_run_killed_within_a_step_of_its_own_goes_on(
     assert_same_outcome(folder, uninterrupted)
 
 
-def test_a_run_killed_from_outside_at_random_moments_goes_on(tmp_path: Path, uninterrupted: Path) -> None:
-    """Twenty times, whatever it is doing; each goes on where the one before was killed."""
+@pytest.mark.parametrize("times", [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_run_killed_from_outside_at_random_moments_goes_on(times: int, tmp_path: Path, uninterrupted: Path) -> None:
+    """Whatever it is doing; each goes on where the one before was killed."""
     folder, chance, kills, done = tmp_path / "run", random.Random(0), 0, 0
-    while kills < 20:
+    while kills < times:
         process = begun(folder)
         process.join(chance.uniform(0.1, 1.5))
         process.kill()
@@ -150,27 +150,25 @@ def test_a_run_killed_from_outside_at_random_moments_goes_on(tmp_path: Path, uni
     assert_same_outcome(folder, uninterrupted)
 
 
-def test_a_stopped_run_goes_on_from_memory_of_no_generator(tmp_path: Path, uninterrupted: Path) -> None:
+@pytest.mark.parametrize("number", [2, *(pytest.param(number, marks=pytest.mark.slow) for number in (1, 5, 9))])
+def test_a_stopped_run_goes_on_from_memory_of_no_generator(number: int, tmp_path: Path, uninterrupted: Path) -> None:
     """Whatever the state of torch's generator, and whenever it stops, also with a network that draws at random."""
 
     class Stop(Exception):
         pass
 
-    for number in (1, 2, 5, 9):
-        folder = tmp_path / str(number)
-        run = Run(recipe("digits", **SMALL), folder, checkpoint_minutes=0)
+    def stop(place: Any, stage: Any) -> None:
+        if place.step == number:
+            raise Stop
 
-        def stop(place: Any, stage: Any, number: int = number) -> None:
-            if place.step == number:
-                raise Stop
-
-        run.watch = type(run.watch)(step=stop)
-        with pytest.raises(Stop):
-            run.train()
-        torch.manual_seed(number)
-        torch.rand(number)
-        Run(recipe("digits", **SMALL), folder).train()
-        assert_same_outcome(folder, uninterrupted)
+    run = Run(recipe("digits", **SMALL), tmp_path, checkpoint_minutes=0)
+    run.watch = type(run.watch)(step=stop)
+    with pytest.raises(Stop):
+        run.train()
+    torch.manual_seed(number)
+    torch.rand(number)
+    Run(recipe("digits", **SMALL), tmp_path).train()
+    assert_same_outcome(tmp_path, uninterrupted)
 
 
 # -- what a run does ---------------------------------------------------------------------------------------
@@ -260,15 +258,9 @@ def test_a_finished_run_stays_as_it_is(tmp_path: Path) -> None:
 # -- the command line --------------------------------------------------------------------------------------
 
 
-def run_cli(*arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "COLUMNS": "200"}
-    command = [sys.executable, "-m", "fxgrow.zoo.train", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-
-
 def test_the_script_trains_and_writes_tensorboard_files(tmp_path: Path) -> None:
     sets = [f"--set={name}={value}" for name, value in (("epochs", 3), ("samples", 64), ("stages", 2))]
-    done = run_cli(str(tmp_path / "run"), *sets, "--tensorboard", "--evaluate-every=2")
+    done = run_script("fxgrow.zoo.train", tmp_path / "run", *sets, "--tensorboard", "--evaluate-every=2")
     assert done.returncode == 0, done.stderr
     assert "accuracy" in done.stdout
     assert "stage 1:" in done.stderr
@@ -277,16 +269,16 @@ def test_the_script_trains_and_writes_tensorboard_files(tmp_path: Path) -> None:
 
 
 def test_the_script_shows_its_schedule_and_trains_nothing(tmp_path: Path) -> None:
-    done = run_cli(str(tmp_path / "run"), "--plan")
-    assert "share of the budget" in done.stdout
+    done = run_here(train.app, tmp_path / "run", "--plan")
+    assert "of the large model's floating-point operations" in done.stdout
     assert not (tmp_path / "run").exists()
 
 
 def test_the_script_fails_with_one_line(tmp_path: Path) -> None:
-    assert run_cli(str(tmp_path), "--recipe=nonsense").stderr == (
+    assert run_here(train.app, tmp_path, "--recipe=nonsense").stderr == (
         f"fxgrow: error: there is no recipe 'nonsense': use one of {', '.join(RECIPES)}\n"
     )
-    assert run_cli(str(tmp_path), "--set=epochs").stderr == (
+    assert run_here(train.app, tmp_path, "--set=epochs").stderr == (
         "fxgrow: error: 'epochs' sets nothing: write --set NAME=VALUE, as --set epochs=20\n"
     )
 
