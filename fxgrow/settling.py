@@ -38,11 +38,11 @@ def settle(grown: nn.Module, share: float) -> None:
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.Sigmoid(), nn.LayerNorm(8), nn.Linear(8, 2))
     >>> grown = fxgrow.grow(model, 2, example_inputs=torch.randn(1, 4))
     >>> fxgrow.settle(grown, 0.5)
-    >>> grown.get_submodule("2")
-    GuardedLayerNorm((16,), eps=1e-05, elementwise_affine=True, core=((0, 8),), share=0.5)
+    >>> str(grown.get_submodule("2")).endswith("core=((0, 8),), share=0.5)")
+    True
     >>> fxgrow.settle(grown, 1)
-    >>> grown.get_submodule("2")
-    LayerNorm((16,), eps=1e-05, elementwise_affine=True)
+    >>> type(grown.get_submodule("2")).__name__
+    'LayerNorm'
     """
     history = history_of(grown)
     if history is None:
