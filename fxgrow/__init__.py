@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fxgrow.planning.plan import Plan
     from fxgrow.rules.registry import rule
     from fxgrow.schedule import Schedule
+    from fxgrow.settling import settle
     from fxgrow.sharded import grow_sharded
     from fxgrow.training.groups import param_groups
     from fxgrow.training.rates import adapt_rates
@@ -44,6 +45,7 @@ __all__ = [
     "report",
     "rule",
     "save",
+    "settle",
     "transfer_state",
     "vitality",
 ]
@@ -60,6 +62,7 @@ _HOMES = {
     "coordinates": ("coordinate_check",),
     "rules.registry": ("rule",),
     "schedule": ("Schedule",),
+    "settling": ("settle",),
     "sharded": ("grow_sharded",),
     "training.groups": ("param_groups",),
     "training.rates": ("adapt_rates",),

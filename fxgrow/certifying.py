@@ -77,6 +77,9 @@ def certify(grown: nn.Module, original: nn.Module | None = None) -> Certificate:
             where=type(original).__name__,
             remedy="pass the model that was grown, at any of its stages",
         )
+    if any(step.settled for step in history.steps[since:]):
+        detail = "fxgrow.settle changed it: new units count in norms that were taken over old ones"
+        return Certificate.of(CLAIM, [Certificate("no norm was settled", "record", (), Verdict.UNKNOWN, detail)])
     growths = [
         Growth(step.plan, drawn_by(step.seed, stage), step.folded)
         for stage, step in enumerate(history.steps[since:], since + 1)
@@ -336,7 +339,7 @@ def _recorded(grown: nn.Module, history: History) -> Certificate:
     record = history.steps[-1].fingerprint
     claim = f"{CLAIM}, as recorded when it grew"
     if kept is None or record is None:
-        detail = "no certificate was made when it grew"
+        detail = "fxgrow.settle changed it" if history.steps[-1].settled else "no certificate was made when it grew"
         return Certificate(claim, "record", (), Verdict.UNKNOWN, f"{detail}; pass the original")
     changed = changed_since(record, fingerprint(grown))
     if changed:

@@ -24,6 +24,7 @@ from fxgrow.planning.edits import frozen
 from fxgrow.planning.plan import Plan
 from fxgrow.proof.certificate import Certificate
 from fxgrow.replay import grown_again
+from fxgrow.settling import settle_norms
 from fxgrow.version import __version__
 
 FORMAT = 1
@@ -83,6 +84,7 @@ def save(
                 "seed": step.seed,
                 "verification": vars(step.verification) if step.verification else None,
                 "folded": step.folded,
+                "settled": step.settled,
                 "certificate": json.loads(step.certificate.to_json()) if step.certificate else None,
                 "fingerprint": step.fingerprint,
             }
@@ -276,6 +278,7 @@ def _replayed(
     try:
         for step in steps:
             current = grown_again(current, step.plan, skeleton(current), "", step.folded)
+            settle_norms(current, step.settled)
     except FxgrowError as error:
         raise FileError(
             f"the file belongs to another model: {error}",
@@ -327,6 +330,7 @@ def _step(data: Mapping[str, Any]) -> Step:
         Certificate.from_json(json.dumps(proof)) if proof else None,
         dict(record) if record else None,
         bool(data.get("folded", False)),
+        float(data.get("settled", 0.0)),
     )
 
 

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
+from fxgrow import fused
+
 Ranges = Sequence[Sequence[int]]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -72,7 +74,13 @@ def layer_norm(
     core: Ranges,
 ) -> Tensor:
     """LayerNorm over the last axis whose mean and variance are those of the units in `core`."""
-    return _affine(_standard(_accurate(x), -1, -1, eps, core), weight, bias).to(x.dtype)
+    exact = _accurate(x)
+
+    def steps(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        centred, scale = _statistic(x, -1, -1, eps, core)
+        return _affine(centred * scale, weight, bias)
+
+    return _over_core(exact, weight, bias, eps, core, True, steps).to(x.dtype)
 
 
 @whole
@@ -82,8 +90,12 @@ def rms_norm(
     """RMSNorm over the last axis whose mean square is that of the units in `core`."""
     exact = _accurate(x)
     eps = torch.finfo(exact.dtype).eps if eps is None else eps
-    mean_square = _take(exact, -1, core).square().mean(-1, keepdim=True)
-    return _affine(exact * torch.rsqrt(mean_square + eps), weight, None).to(x.dtype)
+
+    def steps(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        mean_square = _take(x, -1, core).square().mean(-1, keepdim=True)
+        return _affine(x * torch.rsqrt(mean_square + eps), weight, bias)
+
+    return _over_core(exact, weight, None, eps, core, False, steps).to(x.dtype)
 
 
 @whole
@@ -92,13 +104,53 @@ def group_norm(
 ) -> Tensor:
     """GroupNorm of `[batch, channels, ...]` whose statistics, in each group, are those of the units in `core`."""
     grouped = _accurate(x).reshape(x.shape[0], num_groups, x.shape[1] // num_groups, -1)
-    normal = _standard(grouped, 2, (2, 3), eps, core).reshape(x.shape)
-    shape = (1, -1) + (1,) * (x.ndim - 2)
-    return _affine(
-        normal,
-        None if weight is None else weight.reshape(shape),
-        None if bias is None else bias.reshape(shape),
-    ).to(x.dtype)
+    centred, scale = _statistic(grouped, 2, (2, 3), eps, core)
+    weight, bias = (None if t is None else t.reshape(num_groups, -1, 1) for t in (weight, bias))
+    if weight is not None:
+        scale = scale * weight
+    return (centred * scale if bias is None else torch.addcmul(bias, centred, scale)).reshape(x.shape).to(x.dtype)
+
+
+@whole
+def settling(
+    x: Tensor,
+    norm: str,
+    shape: Any,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float | None,
+    core: Ranges,
+    share: float,
+) -> Tensor:
+    """A norm on its way from old units to all: units in `core` count 1 in its statistic, the others `share`.
+
+    Parameters
+    ----------
+    norm: "layer_norm", "rms_norm" or "group_norm". shape: its normalized_shape, or its number of groups.
+    """
+    exact = _accurate(x)
+    eps = torch.finfo(exact.dtype).eps if eps is None else eps
+    groups = int(shape) if norm == "group_norm" else 1
+    grouped = (
+        exact.reshape(x.shape[0], groups, x.shape[1] // groups, -1) if norm == "group_norm" else exact.unsqueeze(-1)
+    )
+    counts = _counts(grouped, core, share)
+    total = float(sum(stop - start for start, stop in core))
+    total = (total + share * (grouped.shape[-2] - total)) * grouped.shape[-1]
+    if norm != "rms_norm":
+        grouped = grouped - (grouped * counts).sum((-2, -1), keepdim=True) / total
+    square = (grouped.square() * counts).sum((-2, -1), keepdim=True) / total
+    weight, bias = (None if t is None else t.reshape(groups, -1, 1) for t in (weight, bias))
+    return _affine(grouped * torch.rsqrt(square + eps), weight, bias).reshape(x.shape).to(x.dtype)
+
+
+def _counts(x: Tensor, core: Ranges, share: float) -> Tensor:
+    """How much each unit of axis -2 counts, `[units, 1]`."""
+    pieces, end = [], 0
+    for start, stop in core:
+        pieces += [x.new_full((start - end, 1), share), x.new_ones((stop - start, 1))]
+        end = stop
+    return torch.cat([*pieces, x.new_full((x.shape[-2] - end, 1), share)])
 
 
 @whole
@@ -131,19 +183,29 @@ def standardize(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: floa
     return (standard if bias is None else standard + bias.reshape(shape)).to(x.dtype)
 
 
+def _over_core(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, core: Ranges, centred: bool, steps: fused.Steps
+) -> Tensor:
+    """What `steps` computes, in few passes over memory where that counts."""
+    if not fused.applies(x, weight, bias):
+        return steps(x, weight, bias)
+    weight, bias = (None if t is None else t.to(x.dtype) for t in (weight, bias))
+    return fused.over_core(x, weight, bias, eps, core, centred, steps)
+
+
 def _accurate(x: Tensor) -> Tensor:
     """Half-precision inputs in float32, as torch's own norms take their statistics."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-def _standard(x: Tensor, dim: int, over: int | tuple[int, ...], eps: float, core: Ranges) -> Tensor:
-    """`x` less the mean, by the deviation, of its units in the ranges `core` of axis `dim`, over some axes.
+def _statistic(x: Tensor, dim: int, over: int | tuple[int, ...], eps: float, core: Ranges) -> tuple[Tensor, Tensor]:
+    """`x` less the mean of its units in the ranges `core` of axis `dim`, over some axes, and one by their deviation.
 
     On a CPU, `torch.var_mean` takes several times as long as the mean and the mean square of what is centred anyway.
     """
     centred = x - _take(x, dim, core).mean(over, keepdim=True)
     variance = _take(centred, dim, core).square().mean(over, keepdim=True)
-    return centred * torch.rsqrt(variance + eps)
+    return centred, torch.rsqrt(variance + eps)
 
 
 def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
@@ -174,14 +236,31 @@ def guarded_call(
     if name == "normalize":
         return normalize, (x, guard["arguments"]["p"], guard["arguments"]["dim"], eps, core)
     weight, bias = given(first, "weight"), given(first + 1, "bias")
-    if name == "layer_norm":
-        return layer_norm, (x, (guard["size"],), weight, bias, eps, core)
-    if name == "rms_norm":
-        return rms_norm, (x, (guard["size"],), weight, eps, core)
     if name == "standardize":
         return standardize, (x, weight, bias, eps, core)
-    return group_norm, (x, guard["arguments"]["num_groups"], weight, bias, eps, core)
+    shape = guard["arguments"]["num_groups"] if name == "group_norm" else (guard["size"],)
+    return settled_call(name, (x, shape, weight, bias, eps, core), guard.get("share", 0.0))
+
+
+def settled_call(
+    norm: str, arguments: tuple[Any, Any, Any, Any, Any, Any], share: float
+) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """The function and the arguments of a norm in whose statistic new units count `share`; 1: torch's own.
+
+    arguments: what it normalises, its shape or number of groups, weight, bias, eps and core.
+    """
+    x, shape, weight, bias, eps, core = arguments
+    affine = (weight,) if norm == "rms_norm" else (weight, bias)
+    if share == 1:
+        return getattr(torch.nn.functional, norm), (x, shape, *affine, eps)
+    if share:
+        return settling, (x, norm, shape, weight, bias, eps, core, share)
+    return NORMS[norm], (x, shape, *affine, eps, core)
 
 
 def _given(args: Sequence[Any], kwargs: Mapping[str, Any], place: int, name: str) -> Any:
     return args[place] if len(args) > place else kwargs.get(name)
+
+
+NORMS: dict[str, Callable[..., Tensor]] = {"layer_norm": layer_norm, "rms_norm": rms_norm, "group_norm": group_norm}
+"""The guards that `fxgrow.settle` settles, by the name of torch's function."""

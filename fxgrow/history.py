@@ -61,7 +61,8 @@ class Step:
     """One growth: its plan, the seed of its new entries, what verification found and what was proved (None: not run).
 
     fingerprint: hashes of the grown model for which the certificate was made. folded: whether multipliers went into
-        the weights afterwards (`fxgrow.fold`).
+        the weights afterwards (`fxgrow.fold`). settled: how much new units count by now in norms over old units
+        (`fxgrow.settle`); other than 0, the function is another than was verified and proved, and neither is kept.
     """
 
     plan: Plan
@@ -70,6 +71,7 @@ class Step:
     certificate: Certificate | None = None
     fingerprint: dict[str, str] | None = None
     folded: bool = False
+    settled: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 PUBLIC = [
     *("Birth", "FxgrowError", "Plan", "Schedule", "births", "certify", "coordinate_check", "grow", "load", "plan"),
     *("grow_sharded", "report", "rule"),
-    *("save", "adapt_rates", "fold", "param_groups", "replace_parameters", "transfer_state", "vitality"),
+    *("save", "settle", "adapt_rates", "fold", "param_groups", "replace_parameters", "transfer_state", "vitality"),
 ]
 
 

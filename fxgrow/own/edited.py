@@ -24,36 +24,52 @@ class GuardedLayerNorm(nn.LayerNorm):
     """LayerNorm whose mean and variance are those of the units in `core`."""
 
     core: guards.Ranges
+    share: float = 0.0
 
     def forward(self, input: Tensor) -> Tensor:
-        return guards.layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps, self.core)
+        arguments = (input, self.normalized_shape, self.weight, self.bias, self.eps, self.core)
+        return _computed("layer_norm", arguments, self.share)
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, core={self.core}"
+        return f"{super().extra_repr()}, {_statistic(self.core, self.share)}"
 
 
 class GuardedRMSNorm(nn.RMSNorm):
     """RMSNorm whose mean square is that of the units in `core`."""
 
     core: guards.Ranges
+    share: float = 0.0
 
     def forward(self, x: Tensor) -> Tensor:
-        return guards.rms_norm(x, self.normalized_shape, self.weight, self.eps, self.core)
+        arguments = (x, self.normalized_shape, self.weight, None, self.eps, self.core)
+        return _computed("rms_norm", arguments, self.share)
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, core={self.core}"
+        return f"{super().extra_repr()}, {_statistic(self.core, self.share)}"
 
 
 class GuardedGroupNorm(nn.GroupNorm):
     """GroupNorm whose statistics, in each group, are those of the units in `core`."""
 
     core: guards.Ranges
+    share: float = 0.0
 
     def forward(self, input: Tensor) -> Tensor:
-        return guards.group_norm(input, self.num_groups, self.weight, self.bias, self.eps, self.core)
+        arguments = (input, self.num_groups, self.weight, self.bias, self.eps, self.core)
+        return _computed("group_norm", arguments, self.share)
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, core={self.core}"
+        return f"{super().extra_repr()}, {_statistic(self.core, self.share)}"
+
+
+def _computed(norm: str, arguments: tuple[Any, Any, Any, Any, Any, Any], share: float) -> Tensor:
+    function, given = guards.settled_call(norm, arguments, share)
+    result: Tensor = function(*given)
+    return result
+
+
+def _statistic(core: guards.Ranges, share: float) -> str:
+    return f"core={core}, share={share:g}" if share else f"core={core}"
 
 
 class SpelledOutAttention(nn.MultiheadAttention):
@@ -200,6 +216,14 @@ def edited(kind: Any) -> type[nn.Module]:
             return kind.forward(self, *args, **kwargs)
 
     return _subclass(Edited, edited, kind, forward=forward)
+
+
+def unedited(module: nn.Module) -> None:
+    """Give a module without edits its class back."""
+    maker, kind = type(module)._fxgrow_origin  # type: ignore[attr-defined]
+    if maker is edited:
+        del module.edits
+        module.__class__ = _class_of(kind)
 
 
 class Multiplied(Remade):

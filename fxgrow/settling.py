@@ -1,0 +1,192 @@
+"""`settle`: norms over old units become norms over all of them, at once or little by little."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from torch import fx, nn
+
+from fxgrow import guards
+from fxgrow.capture.modes import GrownGraphModule, ModalGraphModule
+from fxgrow.errors import FxgrowError
+from fxgrow.history import ATTRIBUTE, history_of
+from fxgrow.own.edited import NATIVE, CallEdit, Edited, plain_kind, unedited
+
+
+def settle(grown: nn.Module, share: float) -> None:
+    """Let new units count in the norms of a grown model that take their statistic over old units only.
+
+    This changes the function that the model computes, and is done to the model itself. Each such LayerNorm, RMSNorm
+    and GroupNorm takes mean and variance over all its units, of which new ones count `share`: 0, as growth left it,
+    is the old units alone; 1 is torch's own norm, which is put back. Raised from 0 to 1 during training, it lets the
+    weights follow; afterwards the model is as fast as one built by hand, and its norms grow as those of any model.
+    State dict, parameters and births stay as they are. Between 0 and 1 the dimensions of such norms do not grow.
+
+    What growth had verified and proved was the other function, so that it is dropped: `report` has neither, and
+    `certify` says UNKNOWN. Other guards (reductions, softmax, standardised weights over old units) stay.
+
+    Parameters
+    ----------
+    share: how much a new unit counts, from 0 to 1. After 1 there is no way back.
+
+    Raises
+    ------
+    FxgrowError: the module was not grown by fxgrow, has no norm over old units, or share is out of range.
+
+    >>> import torch, fxgrow
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.Sigmoid(), nn.LayerNorm(8), nn.Linear(8, 2))
+    >>> grown = fxgrow.grow(model, 2, example_inputs=torch.randn(1, 4))
+    >>> fxgrow.settle(grown, 0.5)
+    >>> str(grown.get_submodule("2")).endswith("core=((0, 8),), share=0.5)")
+    True
+    >>> fxgrow.settle(grown, 1)
+    >>> type(grown.get_submodule("2")).__name__
+    'LayerNorm'
+    """
+    history = history_of(grown)
+    if history is None:
+        raise FxgrowError(
+            f"{type(grown).__name__} was not grown by fxgrow",
+            remedy="pass a module that fxgrow.grow or fxgrow.load returned",
+        )
+    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1:
+        raise FxgrowError(f"share is {share!r}", remedy="pass a number from 0 (old units) to 1 (all units)")
+    last = history.steps[-1]
+    if share == last.settled:
+        return
+    if settle_norms(grown, float(share)) == 0:
+        settled = last.settled == 1
+        raise FxgrowError(
+            f"{type(grown).__name__} has no norm over old units{': all were settled' if settled else ''}",
+            remedy="settle a model whose plan says guarded statistics" + (", or load it as it was" if settled else ""),
+        )
+    last = replace(last, settled=float(share), verification=None, certificate=None, fingerprint=None)
+    setattr(grown, ATTRIBUTE, replace(history, steps=(*history.steps[:-1], last)))
+
+
+def settle_norms(model: nn.Module, share: float) -> int:
+    """Settle every norm over old units in a model, whatever its form; how many there were."""
+    count = 0
+    graphs = [part for part in model.modules() if isinstance(part, GrownGraphModule)]
+    inside = {id(part) for graph in graphs for part in graph.modules()}
+    for module in model.modules():
+        if isinstance(module, GrownGraphModule):
+            count += _settle_graphs(module, share)
+        elif id(module) not in inside:
+            count += _settle_module(module, share)
+    return count
+
+
+def _settle_module(module: Any, share: float) -> int:
+    if isinstance(module, Edited):
+        return _settle_calls(module, share)
+    if type(module) not in NATIVE.values():
+        return 0
+    if share == 1:
+        module.__class__ = plain_kind(module)
+        for name in ("core", "share"):
+            module.__dict__.pop(name, None)
+    else:
+        module.share = share
+    return 1
+
+
+# -- calls that a forward makes --------------------------------------------------------------------------------
+
+
+def _settle_calls(module: Any, share: float) -> int:
+    """Settle the guards that calls of a module became."""
+    guarded = [edit for growth in module.edits for edit in growth if _is_norm(edit)]
+    guarded = [edit for edit in guarded if edit.value.get("share") != 1]
+    if not guarded:
+        return 0
+    targets = {guards.NORMS[edit.value["function"]] for edit in guarded}
+    later = [edit for growth in module.edits for edit in growth if edit.target in targets]
+    if later and len(guarded) > 1:
+        raise FxgrowError(
+            f"{type(module).__name__} computes several norms itself, and grew more than once",
+            remedy="settle it between growths, or write the norms as modules of their own",
+        )
+    names = {"group_norm": "num_channels"}
+    owned = len(guarded) == 1 and hasattr(module, names.get(guarded[0].value["function"], "normalized_shape"))
+    growths = []
+    for growth in module.edits:
+        edits = []
+        for edit in growth:
+            if edit in later:
+                continue
+            if any(edit is one for one in guarded):
+                value = _after(edit, later)
+                if share == 1 and owned:
+                    _set_size(module, value)
+                    continue
+                edit = replace(edit, value={**value, "share": share})
+            edits.append(edit)
+        if edits:
+            growths.append(tuple(edits))
+    module.edits = tuple(growths)
+    if not growths:
+        unedited(module)
+    return len(guarded)
+
+
+def _is_norm(edit: CallEdit) -> bool:
+    return edit.change == "guard" and edit.value["function"] in guards.NORMS
+
+
+def _after(edit: CallEdit, later: list[CallEdit]) -> dict[str, Any]:
+    """What a guard is by now: later growths gave it another size, and other places for its old units."""
+    value = {**edit.value, "arguments": dict(edit.value["arguments"])}
+    place_of_core = 4 if value["function"] == "rms_norm" else 5
+    for change in later:
+        path = tuple(change.path)
+        if path == ("args", place_of_core):
+            value["core"] = change.value
+        elif path == ("args", 1, 0):
+            value["size"] = change.value
+        elif path == ("args", 1):
+            value["arguments"]["num_groups"] = change.value
+    return value
+
+
+def _set_size(module: Any, guard: dict[str, Any]) -> None:
+    """Let the attribute that torch's own norm reads be the size that the norm has."""
+    if guard["function"] == "group_norm":
+        module.num_channels = module.weight.shape[0] if module.weight is not None else module.num_channels
+        return
+    held = module.normalized_shape
+    module.normalized_shape = guard["size"] if isinstance(held, int) else type(held)((guard["size"],))
+
+
+# -- graphs ------------------------------------------------------------------------------------------------------
+
+
+def _settle_graphs(module: GrownGraphModule, share: float) -> int:
+    graphs = module.graphs()
+    names = {function: name for name, function in guards.NORMS.items()}
+    count = 0
+    for graph in graphs.values():
+        for node in graph.nodes:
+            if node.op == "call_function" and (node.target in names or node.target is guards.settling):
+                node.target, node.args = guards.settled_call(*_read(node, names), share)
+                count += 1
+        graph.lint()
+    if count:
+        if isinstance(module, ModalGraphModule):
+            module._by_mode = graphs
+            module.graph = graphs["train" if module.training else "eval"]
+        module.recompile()
+    return count
+
+
+def _read(node: fx.Node, names: dict[Any, str]) -> tuple[str, Any]:
+    """The name of a norm and its arguments, as `guards.settled_call` takes them."""
+    if node.target is guards.settling:
+        x, name, *rest = node.args
+        return str(name), (x, *rest[:-1])
+    name = names[node.target]
+    if name == "rms_norm":
+        x, shape, weight, eps, core = node.args
+        return name, (x, shape, weight, None, eps, core)
+    return name, node.args

@@ -1,0 +1,243 @@
+"""Norms over old units that become norms over all units."""
+
+from __future__ import annotations
+
+import copy
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import fxgrow
+from fxgrow import guards
+from fxgrow.errors import FxgrowError
+from tests.models import lively
+from tests.test_guards import assert_near, normal
+
+FORMS = pytest.mark.parametrize("form", ["module", "graph"])
+X = normal(3, 6)
+
+
+class Written(nn.Module):
+    """A norm that the forward calls itself, at a size that it was built with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(6, 8), nn.Linear(8, 3)
+        self.gain = nn.Parameter(torch.ones(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.two(F.layer_norm(self.one(x).sigmoid(), self.gain.shape, self.gain))
+
+
+def layers(norm: nn.Module) -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 8), nn.Sigmoid(), norm, nn.Linear(8, 3))
+
+
+MODELS = {
+    "layer_norm": lambda: layers(nn.LayerNorm(8)),
+    "rms_norm": lambda: layers(nn.RMSNorm(8, eps=1e-6)),
+    "group_norm": lambda: layers(nn.GroupNorm(1, 8)),
+    "written": Written,
+}
+KINDS = pytest.mark.parametrize("kind", MODELS)
+
+
+def pair(kind: str, form: str = "auto") -> tuple[nn.Module, Any]:
+    torch.manual_seed(0)
+    model = lively(MODELS[kind]()).double().eval()
+    grown = fxgrow.grow(model, 2, example_inputs=X, form=form).eval()
+    assert any("guarded" in group.how for group in fxgrow.report(grown).plan.groups)
+    return model, grown
+
+
+def built_by_hand(kind: str, grown: nn.Module) -> nn.Module:
+    """The model of the grown sizes, of torch's own norms."""
+    other: Any = MODELS[kind]()
+    wide = {"layer_norm": nn.LayerNorm(16), "rms_norm": nn.RMSNorm(16, eps=1e-6), "group_norm": nn.GroupNorm(1, 16)}
+    if kind == "written":
+        other.gain = nn.Parameter(torch.ones(16))
+        other.one, other.two = nn.Linear(6, 16), nn.Linear(16, 3)
+    else:
+        other = nn.Sequential(nn.Linear(6, 16), nn.Sigmoid(), wide[kind], nn.Linear(16, 3))
+    other.double().load_state_dict(grown.state_dict())
+    return other.eval()  # type: ignore[no-any-return]
+
+
+@KINDS
+@FORMS
+def test_it_leads_from_the_grown_function_to_that_of_torch_s_norm(kind: str, form: str) -> None:
+    model, grown = pair(kind, form)
+    names = list(grown.state_dict())
+    outputs = [grown(X)]
+    for share in (1e-9, 0.25, 0.5, 1 - 1e-9):
+        fxgrow.settle(grown, share)
+        outputs.append(grown(X))
+    fxgrow.settle(grown, 1)
+    outputs.append(grown(X))
+    torch.testing.assert_close(outputs[0], model(X), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(outputs[-2], outputs[-1], rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(outputs[-1], built_by_hand(kind, grown)(X), rtol=1e-12, atol=1e-12)
+    assert float((outputs[0] - outputs[-1]).abs().max()) > 1e-3
+    assert list(grown.state_dict()) == names
+    assert "guards" not in str(grown)
+
+
+@KINDS
+@FORMS
+def test_back_to_the_old_units(kind: str, form: str) -> None:
+    model, grown = pair(kind, form)
+    fxgrow.settle(grown, 0.5)
+    assert str(fxgrow.certify(grown, model).verdict) == "UNKNOWN"
+    fxgrow.settle(grown, 0)
+    torch.testing.assert_close(grown(X), model(X), rtol=1e-10, atol=1e-10)
+    assert str(fxgrow.certify(grown, model).verdict) == "PROVED"
+
+
+@pytest.mark.parametrize("kind", ["layer_norm", "rms_norm", "group_norm"])
+def test_torch_s_class_comes_back(kind: str) -> None:
+    _, grown = pair(kind)
+    fxgrow.settle(grown, 1)
+    plain = MODELS[kind]()
+    assert [type(part) for part in grown.modules()] == [type(part) for part in plain.modules()]
+    assert grown[2].__dict__.keys() == plain[2].__dict__.keys()
+    assert "16" in grown[2].extra_repr()
+
+
+@KINDS
+@FORMS
+@pytest.mark.parametrize("share", [0.5, 1])
+def test_nothing_says_proved_of_another_function(kind: str, form: str, share: float) -> None:
+    model, grown = pair(kind, form)
+    births = fxgrow.births(grown)
+    assert str(fxgrow.certify(grown).verdict) == "PROVED"
+    fxgrow.settle(grown, share)
+    step = fxgrow.report(grown)
+    assert (step.settled, step.certificate, step.verification) == (share, None, None)
+    for certificate in (fxgrow.certify(grown), fxgrow.certify(grown, model)):
+        assert str(certificate.verdict) == "UNKNOWN"
+        assert "fxgrow.settle" in str(certificate)
+    assert fxgrow.births(grown) == births
+
+
+@KINDS
+@FORMS
+@pytest.mark.parametrize("share", [0.5, 1])
+def test_files_keep_it(kind: str, form: str, share: float, tmp_path: Path) -> None:
+    model, grown = pair(kind, form)
+    fxgrow.settle(grown, share)
+    fxgrow.save(grown, tmp_path / "grown.safetensors")
+    again = fxgrow.load(tmp_path / "grown.safetensors", model)
+    assert torch.equal(again(X), grown(X))
+    assert fxgrow.report(again) == fxgrow.report(grown)
+    assert str(fxgrow.certify(again, model).verdict) == "UNKNOWN"
+
+
+@KINDS
+def test_torch_saves_and_copies_it(kind: str) -> None:
+    _, grown = pair(kind)
+    fxgrow.settle(grown, 0.5)
+    file = io.BytesIO()
+    torch.save(grown, file)
+    file.seek(0)
+    for twin in (torch.load(file, weights_only=False), copy.deepcopy(grown)):
+        assert torch.equal(twin(X), grown(X))
+        fxgrow.settle(twin, 1)
+        torch.testing.assert_close(twin(X), built_by_hand(kind, twin)(X), rtol=1e-12, atol=1e-12)
+
+
+@KINDS
+@FORMS
+def test_what_is_settled_grows_as_any_model_does(kind: str, form: str, tmp_path: Path) -> None:
+    model, grown = pair(kind, form)
+    fxgrow.settle(grown, 1)
+    before = grown(X)
+    wider = fxgrow.grow(grown, 1.5, example_inputs=X)
+    torch.testing.assert_close(wider(X), before, rtol=1e-10, atol=1e-10)
+    assert str(fxgrow.certify(wider, grown).verdict) == "PROVED"
+    assert str(fxgrow.certify(wider, model).verdict) == "UNKNOWN"
+    fxgrow.settle(wider, 0.5)
+    fxgrow.save(wider, tmp_path / "wider.safetensors")
+    assert torch.equal(fxgrow.load(tmp_path / "wider.safetensors", model)(X), wider(X))
+
+
+@KINDS
+@FORMS
+def test_a_guard_that_grew_twice_is_settled(kind: str, form: str) -> None:
+    _, grown = pair(kind, form)
+    wider: Any = fxgrow.grow(grown, 1.5, example_inputs=X).eval()
+    expected = wider(X)
+    fxgrow.settle(wider, 1e-9)
+    torch.testing.assert_close(wider(X), expected, rtol=1e-7, atol=1e-7)
+    fxgrow.settle(wider, 1 - 1e-9)
+    expected = wider(X)
+    fxgrow.settle(wider, 1)
+    torch.testing.assert_close(wider(X), expected, rtol=1e-7, atol=1e-7)
+
+
+def test_half_way_its_units_do_not_grow() -> None:
+    _, grown = pair("layer_norm")
+    fxgrow.settle(grown, 0.5)
+    with pytest.raises(FxgrowError, match="settling"):
+        fxgrow.grow(grown, 1.5, example_inputs=X)
+
+
+def test_a_model_of_timm_is_of_its_classes_again() -> None:
+    torch.manual_seed(0)
+    model, images = lively(timm.create_model("test_convnext")).double().eval(), normal(2, 3, 64, 64)
+    grown: Any = fxgrow.grow(model, 1.5, depth=1.5, example_inputs=images).eval()
+    fxgrow.settle(grown, 0.5)
+    half = grown(images)
+    fxgrow.settle(grown, 1)
+    assert {type(part) for part in grown.modules()} == {type(part) for part in model.modules()}
+    for part in grown.modules():
+        if isinstance(part, nn.LayerNorm):
+            assert part.normalized_shape == tuple(part.weight.shape)
+    assert float((half - grown(images)).abs().max()) > 0
+
+
+@pytest.mark.parametrize("norm", guards.NORMS)
+def test_the_weighted_norm_between_its_ends(norm: str) -> None:
+    x, weight, bias = normal(2, 12), normal(12, seed=1), None if norm == "rms_norm" else normal(12, seed=2)
+    shape, core = 2 if norm == "group_norm" else (12,), ((0, 2), (3, 5))
+    arguments = (x, shape, weight, bias, 1e-6, core)
+    for share in (0, 1):
+        function, given = guards.settled_call(norm, arguments, share)
+        assert_near(guards.settling(x, norm, shape, weight, bias, 1e-6, core, share), function(*given))
+    function, given = guards.settled_call(norm, arguments, 0.5)
+    assert function is guards.settling
+    assert torch.autograd.gradcheck(lambda x: function(x, *given[1:]), (x.requires_grad_(),))
+
+
+def test_half_a_unit_counts_half() -> None:
+    x = torch.tensor([[1.0, 3.0, 8.0]], dtype=torch.float64)
+    mean = (1 + 3 + 0.5 * 8) / 2.5
+    variance = ((1 - mean) ** 2 + (3 - mean) ** 2 + 0.5 * (8 - mean) ** 2) / 2.5
+    found = guards.settling(x, "layer_norm", (3,), None, None, 0.0, ((0, 2),), 0.5)
+    torch.testing.assert_close(found, (x - mean) / variance**0.5)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, "half", True, float("nan")])
+def test_shares_out_of_range_are_refused(share: Any) -> None:
+    _, grown = pair("layer_norm")
+    with pytest.raises(FxgrowError, match="share is"):
+        fxgrow.settle(grown, share)
+
+
+def test_what_has_no_guard_is_refused() -> None:
+    with pytest.raises(FxgrowError, match="was not grown"):
+        fxgrow.settle(MODELS["layer_norm"](), 1)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).double()
+    with pytest.raises(FxgrowError, match="no norm over old units"):
+        fxgrow.settle(fxgrow.grow(model, 2, example_inputs=X), 1)
+    _, grown = pair("layer_norm")
+    fxgrow.settle(grown, 1)
+    fxgrow.settle(grown, 1)  # there already
+    with pytest.raises(FxgrowError, match="all were settled"):
+        fxgrow.settle(grown, 0.5)
