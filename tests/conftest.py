@@ -1,4 +1,4 @@
-"""One thread a process: tests run side by side, and small tensors gain nothing from more.
+"""One thread a process: tests run side by side, and small tensors gain nothing from more; nor are examples timed.
 
 What has been imported is kept out of garbage collection, most of whose time would go into it.
 """
@@ -8,8 +8,11 @@ from __future__ import annotations
 import gc
 
 import torch
+from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(1)
+settings.register_profile("fxgrow", deadline=None, suppress_health_check=list(HealthCheck))
+settings.load_profile("fxgrow")
 
 
 def pytest_collection_finish() -> None:

@@ -60,7 +60,7 @@ def test_every_layer_is_at_one_on_the_batch_and_the_function_is_kept(init: str) 
     assert fxgrow.report(grown).verification.verdict == "TESTED"
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 99), st.sampled_from([1.3, 1.5, 2, 3]), st.sampled_from(["zero", "mirror", "replicate"]))
 def test_any_growth_stays_exact(seed: int, width: float, init: str) -> None:
     model, x = network(seed), images(seed)

@@ -10,7 +10,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -454,7 +454,7 @@ SEQUENCES = (
 
 
 @pytest.mark.parametrize("name", SEQUENCES)
-@settings(max_examples=2, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=2)
 @given(steps=STEPS)
 def test_random_sequences_stay_exact(name: str, steps: list[str]) -> None:
     assert_sequence_stays_exact(name, steps)
@@ -462,7 +462,7 @@ def test_random_sequences_stay_exact(name: str, steps: list[str]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SEQUENCES)
-@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=10)
 @given(steps=STEPS)
 def test_more_random_sequences_stay_exact(name: str, steps: list[str]) -> None:
     assert_sequence_stays_exact(name, steps)

@@ -11,7 +11,7 @@ from fxgrow.zoo.choice import chosen
 from fxgrow.zoo.examine import compared
 from fxgrow.zoo.images import bare, resize_images_to
 from fxgrow.zoo.nontrivial import lively
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -48,10 +48,8 @@ def test_depth_and_width_and_depth_again_on_small_models(name: str) -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 @settings(
     max_examples=5,
-    deadline=None,
     derandomize=True,
     phases=[Phase.generate],  # a smaller example is not worth minutes of growing
-    suppress_health_check=list(HealthCheck),
 )
 @given(middle=st.lists(st.sampled_from(sorted(WAYS)), min_size=1, max_size=2), seed=st.integers(0, 99))
 def test_depth_width_and_depth_again(name: str, middle: list[str], seed: int) -> None:

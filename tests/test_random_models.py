@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -264,14 +264,14 @@ growths = st.lists(
 Made = tuple[nn.Module, tuple[Tensor, ...]]
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30)
 @given(models(), growths)
 def test_random_models_keep_their_function(made: Made, sequence: Any) -> None:
     assert_function_is_kept(made, sequence)
 
 
 @pytest.mark.slow
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300)
 @given(models(), growths)
 def test_many_random_models_keep_their_function(made: Made, sequence: Any) -> None:
     assert_function_is_kept(made, sequence)
@@ -295,14 +295,14 @@ def assert_function_is_kept(made: Made, sequence: Any) -> None:
 widths, inits = st.sampled_from([1.25, 1.5, 2]), st.sampled_from(["zero", "mirror", "replicate"])
 
 
-@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, derandomize=True)
 @given(models(), widths, inits)
 def test_new_units_of_random_models_learn(made: Made, width: float, init: str) -> None:
     assert_new_units_learn(made, width, init)
 
 
 @pytest.mark.slow
-@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, derandomize=True)
 @given(models(), widths, inits)
 def test_new_units_of_many_random_models_learn(made: Made, width: float, init: str) -> None:
     assert_new_units_learn(made, width, init)

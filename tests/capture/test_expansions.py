@@ -91,7 +91,7 @@ def causal(length: int) -> Tensor:
 # -- attention -----------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     batch_first=st.booleans(),
     bias=st.booleans(),
@@ -253,7 +253,7 @@ def layer_masks(name: str, kind: str) -> dict[str, Tensor]:
     return masks
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     name=st.sampled_from(list(LAYERS)),
     batch_first=st.booleans(),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -17,7 +17,7 @@ from fxgrow.testing.alone import Case, look
 from fxgrow.testing.judging import check_equivariance, check_growth
 
 sizes = st.integers(1, 4)
-drawn = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+drawn = settings(max_examples=25, derandomize=True)
 
 
 def check(case: Case) -> None:
