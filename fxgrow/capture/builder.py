@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import operator
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from fxgrow.capture.numbers import Float, Int, node_of, plain
+from fxgrow.capture.numbers import Float, Int, Pending, node_of, plain
 from fxgrow.errors import UntraceableError
 
 
@@ -28,16 +29,15 @@ class GraphBuilder:
         self.graph = fx.Graph()
         self.root = root
         self.constants = constants
+        self.modules: dict[int, str] = {}
         self.names: dict[int, str] = {}
-        for named in (root.named_parameters, root.named_buffers):
-            for name, tensor in named():
-                self.names.setdefault(id(tensor), name)
-        self.plain = {  # tensors that are neither parameters nor buffers
-            id(value): f"{path}.{name}" if path else name
-            for path, module in root.named_modules()
-            for name, value in module.__dict__.items()
-            if isinstance(value, Tensor)
-        }
+        self.plain: dict[int, str] = {}  # tensors that are neither parameters nor buffers
+        for path, module in root.named_modules():
+            self.modules[id(module)] = path
+            for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+                if tensor is not None:
+                    self.names.setdefault(id(tensor), _below(path, name))
+            self.plain.update({id(t): _below(path, n) for n, t in module.__dict__.items() if isinstance(t, Tensor)})
         self.nodes: dict[int, fx.Node] = {}
         self.bare: dict[int, Tensor] = {}  # what stands for a tensor with values once it has a node
         self.numbers: dict[tuple[Any, ...], Any] = {}
@@ -46,9 +46,10 @@ class GraphBuilder:
         self.alive: list[Any] = []
         self.paths: list[str] = []
 
-    def new_node(self, kind: str, target: Any, args: Any, kwargs: Any, value: Any) -> fx.Node:
+    def new_node(self, kind: str, target: Any, args: Any, kwargs: Any, value: Any, place: str | None = None) -> fx.Node:
+        """A node at the end of the graph, which gives a value; `place`: whose forward made it, if not what runs now."""
         node = self.graph.create_node(kind, target, args, kwargs)
-        node.meta["module_path"] = self.place()
+        node.meta["module_path"] = self.place() if place is None else place
         node.meta["value"] = value
         return node
 
@@ -159,7 +160,13 @@ class GraphBuilder:
         return torch.Size([self._size(node, k, size) for k, size in enumerate(self.bare.get(id(tensor), tensor).shape)])
 
     def _size(self, node: fx.Node, axis: int, size: int) -> Int:
-        key = (node, "size", axis, self.place())
+        place = self.place()
+        key = (node, "size", axis, place)
         if key not in self.numbers:
-            self.numbers[key] = Int(size, self.new_node("call_method", "size", (node, axis), {}, size))
+            make = partial(self.new_node, "call_method", "size", (node, axis), {}, size, place)
+            self.numbers[key] = Int(size, Pending(self.graph, make))
         return self.numbers[key]  # type: ignore[no-any-return]
+
+
+def _below(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name

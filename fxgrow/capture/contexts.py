@@ -290,10 +290,12 @@ def _generators(model: nn.Module) -> Iterator[Generator]:
     if numpy:
         yield Generator("numpy.random", numpy.random.get_state, numpy.random.set_state)
     yield Generator("torch", torch.default_generator.get_state, torch.default_generator.set_state)
-    own: dict[int, Any] = {}
+    holders: dict[int, dict[str, Any]] = {}
     for module in model.modules():
         shared = getattr(type(module).forward, "__globals__", {}) if not _is_torchs(module) else {}
-        own.update({id(v): v for values in (module.__dict__, shared) for v in list(values.values()) if _draws(v)})
+        holders.update({id(values): values for values in (module.__dict__, shared)})
+    kinds = (torch.Generator, random.Random, *((numpy.random.Generator, numpy.random.RandomState) if numpy else ()))
+    own = {id(value): value for values in holders.values() for value in values.values() if isinstance(value, kinds)}
     for value in own.values():
         if isinstance(value, torch.Generator):
             yield Generator("a torch.Generator", value.get_state, value.set_state)
@@ -306,12 +308,6 @@ def _generators(model: nn.Module) -> Iterator[Generator]:
 
 def _is_torchs(module: nn.Module) -> bool:
     return type(module).__module__.startswith("torch.")
-
-
-def _draws(value: Any) -> bool:
-    numpy: Any = sys.modules.get("numpy")
-    kinds = (numpy.random.Generator, numpy.random.RandomState) if numpy else ()
-    return isinstance(value, (torch.Generator, random.Random, *kinds))
 
 
 def _alike(one: Any, other: Any) -> bool:

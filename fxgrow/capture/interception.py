@@ -6,7 +6,7 @@ import functools
 import sys
 import types
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,10 +24,7 @@ if TYPE_CHECKING:
 @contextmanager
 def intercepted(recorder: Recorder) -> Iterator[None]:
     """Let a recorder know of them."""
-    with ExitStack() as stack:
-        stack.enter_context(_applied_whole(recorder))
-        for function in dict.fromkeys([*registry.whole_functions(), *_wrapped_by_users()]):
-            stack.enter_context(_kept_whole(recorder, function))
+    with _applied_whole(recorder), _kept_whole(recorder):
         yield
 
 
@@ -63,8 +60,26 @@ def _applied_whole(recorder: Recorder) -> Iterator[None]:
 
 
 @contextmanager
-def _kept_whole(recorder: Recorder, function: Callable[..., Any]) -> Iterator[None]:
-    """A function of a library that has a rule is one node, wherever modules of the model call it by its name."""
+def _kept_whole(recorder: Recorder) -> Iterator[None]:
+    """Functions of libraries that have rules are one node each, wherever modules of the model call them by name."""
+    functions = {id(f): f for f in (*registry.whole_functions(), *_wrapped_by_users())}
+    homes = {type(module).__module__ for module in recorder.root.modules()} | {f.__module__ for f in functions.values()}
+    places = [vars(sys.modules[home]) for home in homes if home in sys.modules]
+    places += _symbolic_trace._wrapped_fns_to_patch.values()
+    namespaces = {id(names): names for names in places}.values()
+    plain = [(names, name, f) for names in namespaces for name, f in names.items() if id(f) in functions]
+    kept = {key: _one_node(recorder, function) for key, function in functions.items()}
+    try:
+        for names, name, function in plain:
+            names[name] = kept[id(function)]
+        yield
+    finally:
+        for names, name, function in plain:
+            names[name] = function
+
+
+def _one_node(recorder: Recorder, function: Callable[..., Any]) -> Callable[..., Any]:
+    """What stands for a function while the recorder is at work."""
 
     @functools.wraps(function)
     def kept(*args: Any, **kwargs: Any) -> Any:
@@ -84,17 +99,7 @@ def _kept_whole(recorder: Recorder, function: Callable[..., Any]) -> Iterator[No
         recorder.bind(value, node)
         return value
 
-    homes = {type(module).__module__ for module in recorder.root.modules()} | {function.__module__}
-    places = [vars(sys.modules[home]) for home in homes if home in sys.modules]
-    places += [names for names in _symbolic_trace._wrapped_fns_to_patch.values() if function in names.values()]
-    found = [(names, name) for names in places for name, value in list(names.items()) if value is function]
-    try:
-        for names, name in found:
-            names[name] = kept
-        yield
-    finally:
-        for names, name in found:
-            names[name] = function
+    return kept
 
 
 def _wrapped_by_users() -> Iterator[Callable[..., Any]]:

@@ -10,6 +10,7 @@ import math
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 from torch import fx
@@ -76,10 +77,23 @@ recordings: list[Recording] = []
 """The recordings under way, the innermost last."""
 
 
+class Pending:
+    """A node that is made where it is first asked for: most sizes that a forward looks at go into nothing."""
+
+    def __init__(self, graph: fx.Graph, make: Callable[[], fx.Node]) -> None:
+        self.graph = graph
+        self._make = make
+
+    @cached_property
+    def node(self) -> fx.Node:
+        """The node."""
+        return self._make()
+
+
 class _Remembering:
     """What ints and floats that remember have in common."""
 
-    node: fx.Node | None
+    node: fx.Node | Pending | None
     source: Source | None
 
     def _tracked(self) -> bool:
@@ -89,7 +103,7 @@ class _Remembering:
 class Int(int, _Remembering):
     """An int that remembers."""
 
-    def __new__(cls, value: int, node: fx.Node | None = None, source: Source | None = None) -> Int:
+    def __new__(cls, value: int, node: fx.Node | Pending | None = None, source: Source | None = None) -> Int:
         made = super().__new__(cls, value)
         made.node, made.source = node, source
         return made
@@ -130,7 +144,9 @@ def remembering(value: Any, node: fx.Node | None = None, source: Source | None =
 
 def node_of(value: Any) -> fx.Node | None:
     """The node of the present recording that a number comes from."""
-    return value.node if isinstance(value, _Remembering) and value._tracked() else None
+    if not isinstance(value, _Remembering) or not value._tracked():
+        return None
+    return value.node.node if isinstance(value.node, Pending) else value.node
 
 
 def plain(value: Any) -> Any:

@@ -81,7 +81,6 @@ class Recorder(GraphBuilder, TorchFunctionMode):
         self.memory = memory
         self.settled: list[contexts.Settled] = []
         self.settling: set[fx.Node] = set()
-        self.modules = {id(module): path for path, module in root.named_modules()}
         self.regions: list[fx.Node] = []
         self.open: list[Any] = []
         self.quiet = False
