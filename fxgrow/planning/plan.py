@@ -9,15 +9,14 @@ from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
+from rich.console import RenderableType
 
 from fxgrow.errors import PlanError, reading
 from fxgrow.planning.deepening import Deepening
 from fxgrow.planning.edits import AttributeEdit as AttributeEdit
 from fxgrow.planning.edits import NodeEdit as NodeEdit
 from fxgrow.planning.edits import frozen
+from fxgrow.planning.showing import shown
 from fxgrow.printing import as_text
 
 if TYPE_CHECKING:
@@ -389,91 +388,7 @@ class Plan:
         return as_text(self.__rich__())
 
     def __rich__(self) -> RenderableType:
-        grown = Table(title=f"{self.model}: what grows (init={self.init})", title_justify="left")
-        for heading, justify in (
-            ("group", "left"),
-            ("size", "right"),
-            ("made by", "left"),
-            ("stays invisible by", "left"),
-        ):
-            grown.add_column(heading, justify=justify)  # type: ignore[arg-type]
-        grown.add_column("parameters", justify="right")
-        for group in self.groups:
-            grown.add_row(
-                group.name,
-                f"{group.old} → {group.new}",
-                shortened(group.where),
-                group.how,
-                f"+{group.added:,}",
-            )
-        stays = Table(title="what stays, and why", title_justify="left")
-        for heading in ("size", "where", "reason"):
-            stays.add_column(heading)
-        for held in self.held:
-            stays.add_row(str(held.size), shortened(held.where), held.reason)
-        tables: list[RenderableType] = [deeper(self.model, self.depth)] if self.depth is not None else []
-        tables += [grown] if self.groups or self.depth is None else []
-        tables += [stays] if self.held else []
-        t = self.totals
-        summary = Text(
-            f"parameters {t.parameters_before:,} → {t.parameters_after:,} (x{self.ratio:.2f})    "
-            f"FLOPs a sample {t.flops_before:,} → {t.flops_after:,} (x{t.flops_after / max(1, t.flops_before):.2f})"
-        )
-        form = Text(self._comes_back_as())
-        return Group(*tables, *self._rescaled(), *map(_read_out, self.readouts), summary, form, *self._unlike())
-
-    def _unlike(self) -> Iterator[Text]:
-        if self.like is None:
-            return
-        alike: dict[tuple[str, Any, Any], list[str]] = {}
-        for setting in self.like.settings:
-            alike.setdefault((setting.attribute, setting.value, setting.built_with), []).append(setting.module)
-        if not alike and not self.like.parts:
-            yield Text(f"is a {self.like.target} as its constructor makes it")
-        for (attribute, value, built_with), modules in alike.items():
-            yield Text(
-                f"unlike the target: {attribute} = {value!r}, not {built_with!r}, of {shortened(tuple(modules))}"
-            )
-        for path, kind, plain in self.like.parts:
-            yield Text(f"unlike the target: {path} is {kind}, and no attribute of {plain} makes up for that")
-
-    def _comes_back_as(self) -> str:
-        if self.parts:
-            paths = ", ".join(path for path, _ in self.parts)
-            why = f"; as a whole it cannot be captured: {self.obstacle}" if self.obstacle else ""
-            return f"comes back as {self.model}, its own class, grown in parts ({paths}), between which sizes stay{why}"
-        if self.form == "module":
-            return f"comes back as {self.model}, its own class"
-        return f"comes back as a graph module{f': {self.obstacle}' if self.obstacle else ''}"
-
-    def _rescaled(self) -> Iterator[Table]:
-        if self.rescalings:
-            table = Table(title="old weights rescaled, and what makes up for it", title_justify="left")
-            for heading in ("weight", "kind", "factor", "made up for by"):
-                table.add_column(heading)
-            for one in self.rescalings:
-                table.add_row(one.name, one.kind, f"{one.factor:.4g}", one.by or f"left alone: {one.reason}")
-            yield table
-
-
-def _read_out(readout: Readout) -> Text:
-    return Text(f"output of {readout.size} units: read through {readout.weight}, which starts at zero")
-
-
-def deeper(model: str, depth: Deepening) -> Table:
-    """The runs of blocks and how they grow."""
-    table = Table(title=f"{model}: runs of blocks (depth_init={depth.init})", title_justify="left")
-    for heading in ("run", "blocks", "how new ones change nothing" if depth.preserving else "how new ones start"):
-        table.add_column(heading, justify="right" if heading == "blocks" else "left")
-    for run in depth.runs:
-        table.add_row(run.path, f"{run.before} → {run.after}", run.how)
-    return table
-
-
-def shortened(where: tuple[str, ...], most: int = 3) -> str:
-    """The first few places, and how many more there are."""
-    more = len(where) - most
-    return ", ".join(where[:most]) + (f" and {more} more" if more > 0 else "")
+        return shown(self)
 
 
 def _likeness(data: dict[str, Any]) -> Likeness:

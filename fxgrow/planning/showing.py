@@ -1,0 +1,104 @@
+"""What people see of a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from fxgrow.planning.deepening import Deepening
+    from fxgrow.planning.plan import Plan, Readout
+
+
+def shown(plan: Plan) -> RenderableType:
+    """Tables of what grows and what stays, totals, and what comes back."""
+    grown = Table(title=f"{plan.model}: what grows (init={plan.init})", title_justify="left")
+    for heading, justify in (
+        ("group", "left"),
+        ("size", "right"),
+        ("made by", "left"),
+        ("stays invisible by", "left"),
+    ):
+        grown.add_column(heading, justify=justify)  # type: ignore[arg-type]
+    grown.add_column("parameters", justify="right")
+    for group in plan.groups:
+        grown.add_row(
+            group.name,
+            f"{group.old} → {group.new}",
+            _shortened(group.where),
+            group.how,
+            f"+{group.added:,}",
+        )
+    stays = Table(title="what stays, and why", title_justify="left")
+    for heading in ("size", "where", "reason"):
+        stays.add_column(heading)
+    for held in plan.held:
+        stays.add_row(str(held.size), _shortened(held.where), held.reason)
+    tables: list[RenderableType] = [_deeper(plan.model, plan.depth)] if plan.depth is not None else []
+    tables += [grown] if plan.groups or plan.depth is None else []
+    tables += [stays] if plan.held else []
+    t = plan.totals
+    summary = Text(
+        f"parameters {t.parameters_before:,} → {t.parameters_after:,} (x{plan.ratio:.2f})    "
+        f"FLOPs a sample {t.flops_before:,} → {t.flops_after:,} (x{t.flops_after / max(1, t.flops_before):.2f})"
+    )
+    form = Text(_comes_back_as(plan))
+    return Group(*tables, *_rescaled(plan), *map(_read_out, plan.readouts), summary, form, *_unlike(plan))
+
+
+def _unlike(plan: Plan) -> Iterator[Text]:
+    if plan.like is None:
+        return
+    alike: dict[tuple[str, Any, Any], list[str]] = {}
+    for setting in plan.like.settings:
+        alike.setdefault((setting.attribute, setting.value, setting.built_with), []).append(setting.module)
+    if not alike and not plan.like.parts:
+        yield Text(f"is a {plan.like.target} as its constructor makes it")
+    for (attribute, value, built_with), modules in alike.items():
+        yield Text(f"unlike the target: {attribute} = {value!r}, not {built_with!r}, of {_shortened(tuple(modules))}")
+    for path, kind, plain in plan.like.parts:
+        yield Text(f"unlike the target: {path} is {kind}, and no attribute of {plain} makes up for that")
+
+
+def _comes_back_as(plan: Plan) -> str:
+    if plan.parts:
+        paths = ", ".join(path for path, _ in plan.parts)
+        why = f"; as a whole it cannot be captured: {plan.obstacle}" if plan.obstacle else ""
+        return f"comes back as {plan.model}, its own class, grown in parts ({paths}), between which sizes stay{why}"
+    if plan.form == "module":
+        return f"comes back as {plan.model}, its own class"
+    return f"comes back as a graph module{f': {plan.obstacle}' if plan.obstacle else ''}"
+
+
+def _rescaled(plan: Plan) -> Iterator[Table]:
+    if plan.rescalings:
+        table = Table(title="old weights rescaled, and what makes up for it", title_justify="left")
+        for heading in ("weight", "kind", "factor", "made up for by"):
+            table.add_column(heading)
+        for one in plan.rescalings:
+            table.add_row(one.name, one.kind, f"{one.factor:.4g}", one.by or f"left alone: {one.reason}")
+        yield table
+
+
+def _read_out(readout: Readout) -> Text:
+    return Text(f"output of {readout.size} units: read through {readout.weight}, which starts at zero")
+
+
+def _deeper(model: str, depth: Deepening) -> Table:
+    """The runs of blocks and how they grow."""
+    table = Table(title=f"{model}: runs of blocks (depth_init={depth.init})", title_justify="left")
+    for heading in ("run", "blocks", "how new ones change nothing" if depth.preserving else "how new ones start"):
+        table.add_column(heading, justify="right" if heading == "blocks" else "left")
+    for run in depth.runs:
+        table.add_row(run.path, f"{run.before} → {run.after}", run.how)
+    return table
+
+
+def _shortened(where: tuple[str, ...], most: int = 3) -> str:
+    """The first few places, and how many more there are."""
+    more = len(where) - most
+    return ", ".join(where[:most]) + (f" and {more} more" if more > 0 else "")
