@@ -91,8 +91,6 @@ def reading(what: str, kind: type[FxgrowError] = FxgrowError) -> Iterator[None]:
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, FxgrowError):
-            raise
         raise kind(
             f"the text is not a {what} ({type(error).__name__}: {error})",
             remedy=f"pass what {what.capitalize()}.to_json() wrote",

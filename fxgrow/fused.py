@@ -100,7 +100,7 @@ def _backward_by_native(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tens
     )
     if not mask[0]:
         return None, by_weight, by_bias
-    straight = gradient * scale if weight is None else (gradient * weight).mul_(scale)
+    straight = _straight(gradient, weight, scale)
     for part, all_counted in zip(_parts(straight, ctx.core), _parts(by_x, ctx.core), strict=True):
         torch.lerp(all_counted, part, 1.0 - shape[0] / ctx.size, out=part)
     return straight, by_weight, by_bias
@@ -116,10 +116,15 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None,
     if not to_x:
         return None, by_weight, None
     along = (product.sum(-1, keepdim=True) if weight is None else _dot(product, weight)).div_(ctx.size)
-    straight = gradient * scale if weight is None else (gradient * weight).mul_(scale)
+    straight = _straight(gradient, weight, scale)
     for part, of_normal in zip(_parts(straight, ctx.core), _parts(normal, ctx.core), strict=True):
         part.sub_(of_normal.mul_(along * scale))
     return straight, by_weight, None
+
+
+def _straight(gradient: Tensor, weight: Tensor | None, scale: Tensor) -> Tensor:
+    """The gradient of what is normalised, but for what goes through the statistics; a new tensor."""
+    return gradient * scale if weight is None else (gradient * weight).mul_(scale)
 
 
 def _parts(x: Tensor, core: Ranges) -> list[Tensor]:

@@ -6,13 +6,21 @@ import itertools
 import operator
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
 
 from fxgrow.capture.numbers import Float, Int, Pending, node_of, plain
 from fxgrow.errors import UntraceableError
+
+
+class Operands(NamedTuple):
+    """Arguments as a graph holds them; sources: where literals among them come from, by their path."""
+
+    args: Any
+    kwargs: Any
+    sources: dict[Any, Any]
 
 
 class GraphBuilder:
@@ -68,6 +76,23 @@ class GraphBuilder:
                 return caller
         return self.paths[-1] if self.paths else ""
 
+    def where(self) -> str:
+        """The same for people, who know the model itself by its class."""
+        return self.place() or type(self.root).__name__
+
+    def operands(self, args: Any, kwargs: Any) -> Operands:
+        """What a call is given, as the graph holds it."""
+        sources: dict[Any, Any] = {}
+        return Operands(self.argument(args, ("args",), sources), self.argument(kwargs, ("kwargs",), sources), sources)
+
+    def operation(self, kind: str, target: Any, operands: Operands, value: Any, place: str | None = None) -> fx.Node:
+        """A node for a call, by which what it gave is known from now on; `place` as in `new_node`."""
+        node = self.new_node(kind, target, operands.args, operands.kwargs, value, place)
+        if operands.sources:
+            node.meta["sources"] = operands.sources
+        self.bind(value, node)
+        return node
+
     def argument(self, value: Any, path: tuple[Any, ...] = (), sources: dict[Any, Any] | None = None) -> Any:
         """An argument as the graph holds it; where literals come from is noted in `sources`, by their path."""
         if isinstance(value, Tensor):
@@ -111,7 +136,7 @@ class GraphBuilder:
             if name is None and tensor.is_meta:
                 raise UntraceableError(
                     "a tensor comes from a function that cannot be seen into, such as a scripted or compiled one",
-                    where=self.place() or type(self.root).__name__,
+                    where=self.where(),
                     remedy="call the plain function, or grow the parts around it",
                 )
             if name is None:

@@ -209,7 +209,7 @@ def watched(recorder: Recorder) -> Iterator[None]:
                 return inference(self)
             raise UntraceableError(
                 "the forward runs in inference mode, in which nothing can be trained",
-                where=place(recorder),
+                where=recorder.where(),
                 remedy="use torch.no_grad there, or grow the parts around it",
             )
 
@@ -232,14 +232,9 @@ def watched(recorder: Recorder) -> Iterator[None]:
         yield
 
 
-def place(recorder: Recorder) -> str:
-    """Where in the model a forward is."""
-    return recorder.place() or type(recorder.root).__name__
-
-
 def checkpointed(recorder: Recorder) -> None:
     """Note that a part of the forward is run again in the backward pass to save memory."""
-    recorder.settled.append(Settled("gradient checkpointing", place(recorder), lost=True))
+    recorder.settled.append(Settled("gradient checkpointing", recorder.where(), lost=True))
 
 
 def chance(what: str, where: str) -> UntraceableError:

@@ -87,16 +87,12 @@ def _one_node(recorder: Recorder, function: Callable[..., Any]) -> Callable[...,
             return function(*args, **kwargs)
         recorder.quiet = True
         try:
-            sources: dict[Any, Any] = {}
-            raw, named = recorder.argument(args, ("args",), sources), recorder.argument(kwargs, ("kwargs",), sources)
+            operands = recorder.operands(args, kwargs)
             value = recorder.evaluate(function, function.__name__, function, args, kwargs)
         finally:
             recorder.quiet = False
-        node = recorder.new_node("call_function", function, raw, named, value)
+        node = recorder.operation("call_function", function, operands, value)
         node.meta["is_wrapped"] = True  # to torch.fx, when it traces the graph again
-        if sources:
-            node.meta["sources"] = sources
-        recorder.bind(value, node)
         return value
 
     return kept

@@ -193,16 +193,11 @@ class Recorder(GraphBuilder, TorchFunctionMode):
                 self.open.pop()
         kind = "call_method" if isinstance(target, str) else "call_function"
         writing = name == "__setitem__"
-        sources: dict[Any, Any] = {}
-        raw = self.argument(operands, ("args",), sources)
-        named = self.argument(kwargs, ("kwargs",), sources)
+        lowered = self.operands(operands, kwargs)
         value = self.evaluate(lambda *a, **k: staying(func, a, k), name, func, args, kwargs)
         if not writing and not holds_tensor(value):
             return value
-        node = self.new_node(kind, target, raw, named, value)
-        if sources:
-            node.meta["sources"] = sources
-        self.bind(value, node)
+        self.operation(kind, target, lowered, value)
         return value
 
     def evaluate(self, function: Callable[..., Any], name: str, what: Any, args: Any, kwargs: Any) -> Any:
@@ -230,7 +225,7 @@ class Recorder(GraphBuilder, TorchFunctionMode):
 
     def _failed(self, name: str, operands: Any, error: Exception) -> CaptureError:
         said = _SAID.get(name, name.strip("_"))
-        return call_failed(said, self.place() or type(self.root).__name__, operands, error)
+        return call_failed(said, self.where(), operands, error)
 
     # -- properties and sizes --------------------------------------------------------------------------------------
 
@@ -323,8 +318,7 @@ class Recorder(GraphBuilder, TorchFunctionMode):
         return registry.has_rule(type(module))
 
     def leaf(self, module: nn.Module, path: str, plainly: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        sources: dict[Any, Any] = {}
-        raw, named = self.argument(args, ("args",), sources), self.argument(kwargs, ("kwargs",), sources)
+        lowered = self.operands(args, kwargs)
         run: Callable[..., Any] = functools.partial(plainly, module)
         if keeps_shape(module, args):
             run = torch.empty_like  # norms are slow on the meta device
@@ -333,12 +327,10 @@ class Recorder(GraphBuilder, TorchFunctionMode):
             value = self.evaluate(run, type(module).__name__, (path, counts_samples(module)), args, kwargs)
         finally:
             self.quiet = False
-        self.paths.pop()  # the node is made by whoever calls
-        node = self.new_node("call_module", path, raw, named, value)
+        self.paths.pop()
+        caller = self.place()
         self.paths.append(path)
-        if sources:
-            node.meta["sources"] = sources
-        self.bind(value, node)
+        self.operation("call_module", path, lowered, value, caller)
         return value
 
 
