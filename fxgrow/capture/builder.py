@@ -116,6 +116,18 @@ class GraphBuilder:
             return self.property_of(self.dtypes[value], "dtype", value)
         return value
 
+    def take_over(self, first: GraphBuilder, nodes: list[fx.Node]) -> dict[fx.Node, fx.Node]:
+        """Know what these nodes of another graph of the same model gave; returns those nodes by their copies.
+
+        nodes: with every node that they read, in order.
+        """
+        copies: dict[fx.Node, fx.Node] = {}
+        for node in nodes:
+            copies[node] = self.graph.node_copy(node, copies.__getitem__)
+        self.nodes.update({tensor: copies[node] for tensor, node in first.nodes.items() if node in copies})
+        self.alive.extend(first.alive)
+        return {copy: node for node, copy in copies.items()}
+
     def knows(self, value: Any) -> bool:
         """Whether an argument comes from what is recorded, and not from literals alone."""
         if isinstance(value, Tensor):

@@ -6,8 +6,9 @@ graph would hold it for good. The same goes for the course that a forward takes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -109,10 +110,19 @@ class Difference:
         return (self.node.meta.get("module_path") or self.node.name) if self.node is not None else ""
 
 
-def differences(graph: fx.Graph, other: fx.Graph) -> Iterator[Difference]:
-    """Where two records of a forward part. A dtype that turns out to be a literal is made one in `graph`."""
-    ours, theirs = ([node for node in g.nodes if not (_is_dtype(node) or _is_by_mode(node))] for g in (graph, other))
-    partner: dict[fx.Node, fx.Node] = {}
+def differences(
+    graph: fx.Graph, other: fx.Graph, known: Mapping[fx.Node, fx.Node] = MappingProxyType({})
+) -> Iterator[Difference]:
+    """Where two records of a forward part. A dtype that turns out to be a literal is made one in `graph`.
+
+    known: nodes of `other` that are the same as nodes of `graph`, wherever they stand.
+    """
+    aside = {*known, *known.values()}
+    ours, theirs = (
+        [node for node in g.nodes if not (node in aside or _is_dtype(node) or _is_by_mode(node))]
+        for g in (graph, other)
+    )
+    partner = dict(known)
     for mine, its in zip(ours, theirs, strict=False):
         partner[its] = mine
         if (mine.op, mine.target) != (its.op, its.target):

@@ -28,6 +28,7 @@ from fxgrow.errors import CaptureError, FxgrowError
 from fxgrow.opaque import CustomFunction, hooked
 from fxgrow.replacing import replaced
 from fxgrow.rules import registry
+from fxgrow.rules.calls import draws
 
 _TRANSPOSED = {"T": "permute", "mT": "transpose", "H": "permute", "mH": "transpose"}
 """Properties that are other views of a tensor, by the method that makes them."""
@@ -39,11 +40,6 @@ _VALUES = frozenset(
 
 _SAID = {"__bool__": "control flow", "__array__": "numpy"}
 """How errors call what asks for values."""
-
-_CHANCE = frozenset(
-    ("rand", "randn", "randint", "randperm", "bernoulli", "normal", "multinomial", "poisson", "rand_like", "randn_like")
-)
-"""Functions that draw, whatever they are given."""
 
 _DEVICE_FLAGS = {"is_meta": "meta", "is_cpu": "cpu", "is_cuda": "cuda", "is_mps": "mps", "is_xpu": "xpu"}
 
@@ -171,7 +167,7 @@ class Recorder(GraphBuilder, TorchFunctionMode):
         if name == "_set_grad_enabled":
             contexts.grad_switched(self, bool(args[0]))
             return func(*args, **kwargs)
-        if not self.knows((args, kwargs)) and name not in _CHANCE:
+        if not self.knows((args, kwargs)) and not draws(name):
             return self._of_literals(func, args, kwargs)
         method = bool(args) and isinstance(args[0], Tensor) and getattr(torch.Tensor, name, None) is func
         if method and name in _QUESTIONS:

@@ -23,7 +23,7 @@ from fxgrow.capture.skeleton import twin_of
 from fxgrow.containers import flat_tensors
 from fxgrow.errors import CaptureError, FxgrowError, UntraceableError, first_line
 from fxgrow.opaque import CustomFunction
-from fxgrow.rules.calls import writes
+from fxgrow.rules.calls import draws, name_of, writes
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,9 @@ class Recording:
             )
             what = f"what the forward assigns to the {kind} {attribute}"
             recorder.settled.append(Settled(what, path or name, lost))
-        if any(kind == "attribute" for _, kind, _ in assigned):
-            difference = self._at_the_next_call(recorder, runner, inputs)
+        values = [getattr(runner.get_submodule(path), name) for path, kind, name in assigned if kind == "attribute"]
+        if values:
+            difference = self._at_the_next_call(recorder, runner, inputs, list(flat_tensors(values)))
             if difference is not None:
                 what = f"{difference.what} hangs on what an earlier call left in the model"
                 recorder.settled.append(Settled(what, difference.place or name, feature=contexts.STATE))
@@ -105,15 +106,28 @@ class Recording:
         for result in results:
             yield [tuple(tensor.shape) for tensor in flat_tensors(result)]
 
-    def _at_the_next_call(self, first: Recorder, runner: nn.Module, inputs: Inputs) -> Difference | None:
-        """Where the next run of a model that has just been run parts from the first, if it does."""
-        again = Recorder(runner, self.device, self.functions, self.constants, self.memory)
-        try:
-            output, _ = taken_apart(_run(again, bound(self.bare, inputs), len(inputs[0])))
-        except CaptureError:
-            return Difference(None, "the course of the forward")
-        again.graph.output(again.result(output))
-        return next(differences(first.graph, again.graph), None)
+    def _at_the_next_call(
+        self, first: Recorder, runner: nn.Module, inputs: Inputs, kept: list[torch.Tensor]
+    ) -> Difference | None:
+        """Where the next run of a model that has just been run parts from the first, if it does.
+
+        kept: what the first run left in attributes. To read it is no difference where it is made of weights alone.
+        """
+        parting: Difference | None = None
+        for nodes in ([], _made_of_weights([first.nodes[id(t)] for t in kept if id(t) in first.nodes])):
+            again = Recorder(runner, self.device, self.functions, self.constants, self.memory)
+            known = again.take_over(first, nodes)
+            try:
+                output, _ = taken_apart(_run(again, bound(self.bare, inputs), len(inputs[0])))
+            except CaptureError:
+                parting = parting or Difference(None, "the course of the forward")
+                continue
+            again.graph.output(again.result(output))
+            difference = next(differences(first.graph, again.graph, known), None)
+            if difference is None:
+                return None
+            parting = parting or difference
+        return parting
 
 
 _NOTHING = object()
@@ -156,6 +170,25 @@ def _made_of_sizes(node: fx.Node | None) -> bool:
         pending.extend(sources)
         seen |= sources
     return True
+
+
+def _made_of_weights(results: list[fx.Node]) -> list[fx.Node]:
+    """The nodes behind results whose value hangs on the model's tensors alone, in the order of the graph."""
+    made: dict[fx.Node, bool] = {}
+
+    def visit(node: fx.Node) -> bool:
+        if node not in made:
+            sources = [visit(source) for source in node.all_input_nodes]
+            calls = node.op in ("call_function", "call_method") and not writes(node) and not draws(name_of(node))
+            made[node] = node.op == "get_attr" or (calls and bool(sources) and all(sources))
+        return made[node]
+
+    wanted = [node for node in results if visit(node)]
+    behind = set(wanted)
+    while wanted:
+        wanted = [source for node in wanted for source in node.all_input_nodes if source not in behind]
+        behind.update(wanted)
+    return sorted(behind)
 
 
 def _arguments_behind(nodes: set[fx.Node]) -> set[str]:

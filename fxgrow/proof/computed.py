@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fxgrow.noise import WithoutNoise
 from fxgrow.proof.by_law import prove
 from fxgrow.proof.claims import Claim, Held, Refuted, Unproved
 from fxgrow.proof.node_pair import Use
@@ -26,7 +27,8 @@ def computed(use: Use, law: Law | None) -> Any:
     values = []
     for old in (True, False):
         args, kwargs = arranged(use, _Values(old, moves, device), old, device)
-        values.append(run(use.old if old else use.new, use.old_module if old else use.new_module, args, kwargs))
+        with WithoutNoise():
+            values.append(run(use.old if old else use.new, use.old_module if old else use.new_module, args, kwargs))
     shapes = _shapes(use, law)
     fills = frozenset().union(*(one.fills for one in held))
     finest = max(one.precision for one in held)

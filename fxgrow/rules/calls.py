@@ -37,6 +37,18 @@ def writes(node: fx.Node, module: nn.Module | None = None) -> bool:
 
 
 @functools.lru_cache(maxsize=512)
+def draws(name: str) -> bool:
+    """Whether the operation of this name draws random numbers, by what PyTorch says of it.
+
+    >>> draws("rand_like"), draws("cos")
+    (True, False)
+    """
+    packet = getattr(torch.ops.aten, name, None)
+    overloads = packet.overloads() if isinstance(packet, torch._ops.OpOverloadPacket) else ()
+    return any(torch.Tag.nondeterministic_seeded in getattr(packet, overload).tags for overload in overloads)
+
+
+@functools.lru_cache(maxsize=512)
 def _place_of_inplace(function: Any) -> int | None:
     """Where a function takes its argument `inplace`, if it has one."""
     try:

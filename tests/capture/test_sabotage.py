@@ -87,6 +87,32 @@ class Collecting(Sabotaged):
         return super().twist(h) if len(self.seen) > 1 else h
 
 
+class Keeping(Sabotaged):
+    """Computes a table at its first call and reads it ever after."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: dict[str, Tensor] = {}
+
+    def table(self, h: Tensor) -> Tensor:
+        return self.middle.weight.t().softmax(0)
+
+    def twist(self, h: Tensor) -> Tensor:
+        if "table" not in self.kept:
+            self.kept["table"] = self.table(h)
+        return h @ self.kept["table"]
+
+
+class KeepingItsInput(Keeping):
+    def table(self, h: Tensor) -> Tensor:
+        return super().table(h) * h.mean()
+
+
+class KeepingChance(Keeping):
+    def table(self, h: Tensor) -> Tensor:
+        return F.dropout(super().table(h), 0.5, training=True)
+
+
 class Averaging(Sabotaged):
     def __init__(self) -> None:
         super().__init__()
@@ -153,6 +179,10 @@ def twice(model: nn.Module) -> Any:
     return model(X), model(X)
 
 
+def on_another(model: nn.Module) -> Any:
+    return model(X), model(1.0 + X)
+
+
 def without_gradients(model: nn.Module) -> Any:
     with torch.no_grad():
         return model(X)
@@ -177,6 +207,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], list[Call]]] = {
     "gradients switched off": (ByGradients, [without_gradients]),
     "a count of calls": (Counting, [twice]),
     "a list that grows": (Collecting, [twice]),
+    "a table of the first input": (KeepingItsInput, [on_another]),
     "a buffer assigned": (Averaging, [twice]),
     "a generator of Python's": (lambda: Generating(random.Random(1)), [twice, twice, twice]),
     "a generator of numpy's": (lambda: Generating(np.random.default_rng(1)), [twice, twice, twice]),
@@ -224,7 +255,7 @@ def test_what_a_record_does_not_tell_is_never_silent(case: str, form: str) -> No
 
 def test_the_cases_are_sabotage() -> None:
     """Each makes calls that the graph of a first run alone would answer otherwise, or that it would not tell of."""
-    assert len(CASES) == 17
+    assert len(CASES) == 18
     for name in ("a flag", "more samples", "a count of calls"):
         make, calls = CASES[name]
         model = make().double()
@@ -238,6 +269,16 @@ def test_a_forward_replaced_after_growth_is_not_proved(monkeypatch: pytest.Monke
     monkeypatch.setattr(grown.get_submodule("middle"), "forward", lambda h: 2.0 * h)
     certificate = fxgrow.certify(grown, model)
     assert str(certificate.verdict) in ("REFUTED", "UNKNOWN")
+
+
+@pytest.mark.parametrize("form", ["auto", "graph"])
+@pytest.mark.parametrize(("kind", "verdict"), [(Keeping, "PROVED"), (KeepingChance, "UNKNOWN")])
+def test_what_a_call_keeps_for_the_next_is_proved_if_weights_alone_make_it(kind: Any, verdict: str, form: str) -> None:
+    model = kind().double()
+    grown = fxgrow.grow(model, 1.5, example_inputs=X, form=form, verify=False)
+    assert str(fxgrow.certify(grown, model).verdict) == verdict
+    if kind is Keeping:
+        assert same(twice(model), twice(grown))
 
 
 def test_a_certificate_says_what_was_recorded() -> None:

@@ -258,6 +258,24 @@ def test_an_index_of_random_numbers_is_the_same_in_both_whatever_it_is() -> None
     assert torch.equal(torch.get_rng_state(), before), "a proof draws no random numbers"
 
 
+class DropConnect(nn.Module):
+    """Weights of the middle layer are normalised, and then dropped at random."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.middle, self.leave = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # x: [batch, 6]
+        weight = nn.functional.dropout(self.middle.weight.softmax(0), 0.5, training=True)
+        return self.leave(torch.relu(self.enter(x).tanh() @ weight))
+
+
+def test_weights_that_are_dropped_are_compared_with_random_draws_off() -> None:
+    model = lively(DropConnect())
+    wider = fxgrow.grow(model, 2, example_inputs=torch.randn(2, 6, dtype=torch.float64), verify=False)
+    assert fxgrow.certify(wider, model).verdict is Verdict.PROVED
+
+
 class Through(nn.Module):
     """All but the first token get something added to them, through a view; `part` is of tokens or of channels."""
 
