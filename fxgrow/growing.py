@@ -16,6 +16,7 @@ from fxgrow.capture.inputs import Inputs, described
 from fxgrow.certifying import certificate_of, drawn_by, kept_for_proof
 from fxgrow.errors import CaptureError, FxgrowError, PlanError, UntraceableError
 from fxgrow.fingerprint import fingerprint
+from fxgrow.garbage import collection_paused
 from fxgrow.history import ATTRIBUTE, Step, history_of, with_certificate, with_verification
 from fxgrow.intermediate import Growth
 from fxgrow.measure.quick import alike_by_mode, verify_quickly
@@ -78,6 +79,7 @@ def plan(
     return _placed(skeleton(model), captured, planned, form, "", _replanning(model, wish), like=like)[1]
 
 
+@collection_paused()
 def _planned_in_form(model: nn.Module, wish: Wish, example_inputs: Any) -> tuple[Captured | Parts, Plan, Wish]:
     """As `_planned`; where the model's own class is asked for, what it cannot hold is held in the wish as well."""
     while True:
@@ -382,6 +384,7 @@ def apply_plan(
     return grown
 
 
+@collection_paused()
 def _placed(
     model: nn.Module,
     captured: Captured,
