@@ -66,7 +66,10 @@ def settle(grown: nn.Module, share: float) -> None:
 
 
 def settle_norms(model: nn.Module, share: float) -> int:
-    """Settle every norm over old units in a model, whatever its form; how many there were."""
+    """Settle every norm over old units in a model, whatever its form, or none of them; how many there were."""
+    for module in model.modules():
+        if isinstance(module, Edited):
+            _guarded(module)
     count = 0
     graphs = [part for part in model.modules() if isinstance(part, GrownGraphModule)]
     inside = {id(part) for graph in graphs for part in graph.modules()}
@@ -97,17 +100,9 @@ def _settle_module(module: Any, share: float) -> int:
 
 def _settle_calls(module: Any, share: float) -> int:
     """Settle the guards that calls of a module became."""
-    guarded = [edit for growth in module.edits for edit in growth if _is_norm(edit)]
-    guarded = [edit for edit in guarded if edit.value.get("share") != 1]
+    guarded, later = _guarded(module)
     if not guarded:
         return 0
-    targets = {guards.NORMS[edit.value["function"]] for edit in guarded}
-    later = [edit for growth in module.edits for edit in growth if edit.target in targets]
-    if later and len(guarded) > 1:
-        raise FxgrowError(
-            f"{type(module).__name__} computes several norms itself, and grew more than once",
-            remedy="settle it between growths, or write the norms as modules of their own",
-        )
     names = {"group_norm": "num_channels"}
     owned = len(guarded) == 1 and hasattr(module, names.get(guarded[0].value["function"], "normalized_shape"))
     growths = []
@@ -129,6 +124,24 @@ def _settle_calls(module: Any, share: float) -> int:
     if not growths:
         unedited(module)
     return len(guarded)
+
+
+def _guarded(module: Any) -> tuple[list[CallEdit], list[CallEdit]]:
+    """The guards of norms among the calls of a module, and what later growths made of these.
+
+    Raises
+    ------
+    FxgrowError: it cannot be told which of the guards a later growth changed.
+    """
+    guarded = [edit for growth in module.edits for edit in growth if _is_norm(edit) and edit.value.get("share") != 1]
+    targets = {guards.NORMS[edit.value["function"]] for edit in guarded}
+    later = [edit for growth in module.edits for edit in growth if edit.target in targets]
+    if later and len(guarded) > 1:
+        raise FxgrowError(
+            f"{type(module).__name__} computes several norms itself, and grew more than once",
+            remedy="settle it between growths, or write the norms as modules of their own",
+        )
+    return guarded, later
 
 
 def _is_norm(edit: CallEdit) -> bool:

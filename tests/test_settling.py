@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import fxgrow
 from fxgrow import guards
 from fxgrow.errors import FxgrowError
+from fxgrow.own.edited import CallEdit
 from tests.models import lively
 from tests.test_guards import assert_near, normal
 
@@ -35,7 +36,7 @@ class Written(nn.Module):
         return self.two(F.layer_norm(self.one(x).sigmoid(), self.gain.shape, self.gain))
 
 
-def layers(norm: nn.Module) -> nn.Module:
+def layers(norm: nn.Module) -> nn.Sequential:
     return nn.Sequential(nn.Linear(6, 8), nn.Sigmoid(), norm, nn.Linear(8, 3))
 
 
@@ -179,6 +180,27 @@ def test_a_guard_that_grew_twice_is_settled(kind: str, form: str) -> None:
     expected = wider(X)
     fxgrow.settle(wider, 1)
     torch.testing.assert_close(wider(X), expected, rtol=1e-7, atol=1e-7)
+
+
+class WrittenTwice(Written):
+    def __init__(self) -> None:
+        super().__init__()
+        self.other = nn.Parameter(torch.ones(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.layer_norm(self.one(x).sigmoid(), self.gain.shape, self.gain).sigmoid()
+        return self.two(F.layer_norm(h, self.other.shape, self.other))
+
+
+def test_a_model_of_which_one_norm_cannot_be_settled_stays_as_it_is() -> None:
+    model = lively(nn.Sequential(*layers(nn.LayerNorm(8))[:3], nn.Linear(8, 6), WrittenTwice())).double()
+    grown: Any = fxgrow.grow(model, 1.5, example_inputs=X)
+    moved = CallEdit(guards.NORMS["layer_norm"], 0, "literal", ("args", 5), ((0, 8),))
+    grown[4].edits = (*grown[4].edits, (moved,))  # what a growth leaves that puts old units elsewhere
+    before, guard = grown(X), repr(grown[2])
+    with pytest.raises(FxgrowError, match="computes several norms itself"):
+        fxgrow.settle(grown, 1)
+    assert torch.equal(grown(X), before) and repr(grown[2]) == guard
 
 
 def test_half_way_its_units_do_not_grow() -> None:
