@@ -56,7 +56,7 @@ def row(name: str, way: str, count: int) -> tuple[Counter[str], list[str]]:
     counts, places = Counter[str](), []
     for fault in faults(wider, count, seed=zlib.crc32(f"{name} {way}".encode())):
         in_full = finds(lambda: verify(model, wider, inputs))
-        quickly = finds(lambda: quick.verify_quickly(model, wider, inputs, 0, step.plan.totals, alike))
+        quickly = finds(lambda: quick.verify_quickly(model, wider, inputs, 0, step.plan, alike))
         doubted = not comparison.proves(wider)
         fault.undo()
         counts.update(["faults", *["certificate"] * doubted, *["in full"] * in_full, *["quick"] * quickly])

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from fxgrow.errors import FxgrowError
     from fxgrow.files import load, save
     from fxgrow.folding import fold
-    from fxgrow.growing import grow, plan, report
-    from fxgrow.history import births
+    from fxgrow.growing import grow, plan
+    from fxgrow.history import births, report
     from fxgrow.planning.plan import Plan
     from fxgrow.rules.registry import rule
     from fxgrow.schedule import Schedule
@@ -55,8 +55,8 @@ _HOMES = {
     "errors": ("FxgrowError",),
     "files": ("load", "save"),
     "folding": ("fold",),
-    "growing": ("grow", "plan", "report"),
-    "history": ("births",),
+    "growing": ("grow", "plan"),
+    "history": ("births", "report"),
     "planning.plan": ("Plan",),
     "certifying": ("certify",),
     "coordinates": ("coordinate_check",),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fxgrow.capture import Captured, GrownGraphModule, copies, recapture
 from fxgrow.capture.contexts import STATEMENTS
-from fxgrow.capture.inputs import recalled
+from fxgrow.capture.inputs import recalled, with_channels
 from fxgrow.errors import FxgrowError
 from fxgrow.fingerprint import changed_since, fingerprint
 from fxgrow.history import History, history_of
@@ -26,6 +26,7 @@ from fxgrow.proof.certificate import Certificate, Verdict, tree
 from fxgrow.proof.checker import Checker
 from fxgrow.proof.claims import Map, Unproved, old_positions_cover, settled
 from fxgrow.proof.code_between_parts import between_parts
+from fxgrow.proof.ends import Ends
 from fxgrow.proof.equivalence import proved_equivalent
 from fxgrow.proof.models import Model
 from fxgrow.record import CLAIM as RECORD
@@ -102,8 +103,9 @@ def _links(growths: Sequence[Growth]) -> list[list[Growth]]:
     links: list[list[Growth]] = []
     for growth in growths:
         graphs = "module" not in (growth.plan.form, links[-1][0].plan.form) if links else False
-        classes = any(one.plan.classes is not None for one in (growth, *(links[-1] if links else ())))
-        if graphs and growth.only_widens and not links[-1][0].plan.parts and not classes:
+        plans = (one.plan for one in (growth, *(links[-1] if links else ())))
+        ends = any(plan.classes is not None or plan.channels is not None for plan in plans)
+        if graphs and growth.only_widens and not links[-1][0].plan.parts and not ends:
             links[-1].append(growth)
         else:
             links.append([growth])
@@ -218,7 +220,7 @@ class Comparison:
         def scale() -> Scale:
             from fxgrow.measure.scale import scale_of
 
-            return scale_of(walks, grown, self.captured.inputs)
+            return scale_of(walks, grown, with_channels(self.captured.inputs, self.plans[-1].channels))
 
         return replace(result, scale_of=scale)
 
@@ -245,9 +247,13 @@ class Comparison:
             return [Certificate("the plan fits", "", (), Verdict.UNKNOWN, str(error))], None
         hooks = _hooks(self.original, grown)
         children += [hooks] if hooks is not None else []
-        classes = self.plans[-1].classes
-        more = (classes.old, classes.new) if classes is not None else None
-        return children, Checker(one, two, maps, fills, self.attributes, self.memory, more)
+        classes, channels = self.plans[-1].classes, self.plans[-1].channels
+        ends = Ends(
+            (classes.old, classes.new) if classes is not None else None,
+            (channels.old, channels.new) if channels is not None else None,
+            channels.places if channels is not None else (),
+        )
+        return children, Checker(one, two, maps, fills, self.attributes, self.memory, ends)
 
     @cached_property
     def growth(self) -> tuple[dict[str, tuple[Map, ...]], dict[str, frozenset[str]]]:

@@ -25,7 +25,7 @@ import fxgrow
 from fxgrow.amounts import parse_command_line
 from fxgrow.errors import AmountError, FxgrowError, first_line
 from fxgrow.printing import run_app
-from fxgrow.steps import LOGGER, timed
+from fxgrow.steps import LOGGER, timed, told
 
 if TYPE_CHECKING:
     import torch
@@ -64,6 +64,9 @@ Parameterization = Annotated[
     str, typer.Option(help="standard, mup, variance-transfer, or rms (not the same function).")
 ]
 Classes = Annotated[str | None, typer.Option(metavar="N", help="How many in the end, or +N for N more.")]
+InChans = Annotated[
+    str | None, typer.Option("--in-chans", metavar="N", help="Channels of inputs in the end, or +N for N more.")
+]
 RoundTo = Annotated[int, typer.Option(help="Make new sizes multiples of this.")]
 Shapes = Annotated[
     list[str] | None,
@@ -78,7 +81,7 @@ Verbose = Annotated[
 @contextmanager
 def doing(what: str) -> Iterator[None]:
     """Show on stderr what is being done, while it is."""
-    with progress.status(f"{what} …"), timed(what):
+    with timed(what), progress.status(f"{what} …") as status, told(lambda step: status.update(f"{what}: {step} …")):
         yield
 
 
@@ -113,8 +116,8 @@ def amounts_of(given: list[str] | None) -> Any:
     return parse_command_line(given) if given else None
 
 
-def classes_of(written: str | None) -> int | str | None:
-    """How many classes, as `grow` takes them."""
+def number_of(written: str | None) -> int | str | None:
+    """How many classes or channels, as `grow` takes them."""
     return int(written) if written is not None and written.isdecimal() else written
 
 
@@ -127,6 +130,7 @@ def grow(
     depth_init: DepthInit = "copy",
     parameterization: Parameterization = "standard",
     classes: Classes = None,
+    in_chans: InChans = None,
     seed: Annotated[int, typer.Option(help="Of the new weights.")] = 0,
     round_to: RoundTo = 1,
     pretrained: Annotated[bool, typer.Option("--pretrained", help="Load the library's trained weights.")] = False,
@@ -160,7 +164,8 @@ def grow(
             seed=seed,
             verify="full" if verify and full else verify,
             parameterization=parameterization,
-            classes=classes_of(classes),
+            classes=number_of(classes),
+            in_chans=number_of(in_chans),
         )
     if output is not None:
         with doing(f"writing {output}"):
@@ -184,7 +189,7 @@ def grow(
         return
     asked = [" ".join(width)] if width else []
     asked += [f"depth {' '.join(depth)}"] if depth else []
-    asked += [f"classes {classes}"] if classes else []
+    asked += [f"{name} {more}" for name, more in (("classes", classes), ("in_chans", in_chans)) if more]
     ways = f"init={init}, depth_init={depth_init}" if depth else f"init={init}"
     table = Table(title=f"{model} grown by {', '.join(asked)} ({ways}, seed={seed})", title_justify="left")
     for heading in ("", "before", "after", "ratio"):
@@ -211,6 +216,7 @@ def plan(
     depth_init: DepthInit = "copy",
     parameterization: Parameterization = "standard",
     classes: Classes = None,
+    in_chans: InChans = None,
     round_to: RoundTo = 1,
     shapes: Shapes = None,
     as_json: AsJson = False,
@@ -232,7 +238,8 @@ def plan(
             depth_init=depth_init,
             round_to=round_to,
             parameterization=parameterization,
-            classes=classes_of(classes),
+            classes=number_of(classes),
+            in_chans=number_of(in_chans),
         )
     if as_json:
         print(planned.to_json())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from fxgrow.calibration import calibrate as calibrate_units
 from fxgrow.capture import Captured, GrownGraphModule, capture, recapture, skeleton
 from fxgrow.capture.inputs import Inputs, described
 from fxgrow.certifying import certificate_of, drawn_by, kept_for_proof
-from fxgrow.errors import CaptureError, FxgrowError, PlanError, UntraceableError
+from fxgrow.errors import CaptureError, PlanError, UntraceableError
 from fxgrow.fingerprint import fingerprint
 from fxgrow.garbage import collection_paused
 from fxgrow.history import ATTRIBUTE, Step, history_of, with_certificate, with_verification
@@ -30,7 +30,7 @@ from fxgrow.planning.analysis import HELD, Analysis, analyse, roles_of
 from fxgrow.planning.blocks import Found
 from fxgrow.planning.composition import joined
 from fxgrow.planning.depth import check_keys, plan_depth
-from fxgrow.planning.heads import open_heads
+from fxgrow.planning.ends import End, open_ends
 from fxgrow.planning.plan import Obstacle, Plan
 from fxgrow.planning.planner import make_plan
 from fxgrow.planning.readouts import find_readouts
@@ -39,7 +39,7 @@ from fxgrow.planning.targets import distances
 from fxgrow.planning.toward import deeper_containers, depth_toward
 from fxgrow.proof.certificate import Verdict
 from fxgrow.replay import prepared
-from fxgrow.steps import timed
+from fxgrow.steps import shown, timed
 from fxgrow.training.parameters import remember_names, stage_of
 from fxgrow.transforms.depth import deepen
 from fxgrow.transforms.readouts import add_readouts, drop_readouts
@@ -62,6 +62,8 @@ def plan(
     form: str = "auto",
     classes: int | str | None = None,
     class_init: str = "zero",
+    in_chans: int | str | None = None,
+    progress: bool = False,
 ) -> Plan:
     """What `grow` would do to a model, and why not more; no weights are read, so meta models work.
 
@@ -72,11 +74,12 @@ def plan(
     >>> fxgrow.plan(model, width=1.5, example_inputs=torch.randn(1, 4)).totals.parameters_after
     86
     """
-    wish = Wish(width, depth, init, depth_init, round_to, parameterization, form, like, classes, class_init)
-    captured, planned, wish = _planned_in_form(model, wish, example_inputs)
-    if isinstance(captured, Parts) or form == "graph" or not grows(planned):
-        return planned
-    return _placed(skeleton(model), captured, planned, form, "", _replanning(model, wish), like=like)[1]
+    wish = Wish(width, depth, init, depth_init, round_to, parameterization, form, like, classes, class_init, in_chans)
+    with shown(progress):
+        captured, planned, wish = _planned_in_form(model, wish, example_inputs)
+        if isinstance(captured, Parts) or form == "graph" or not grows(planned):
+            return planned
+        return _placed(skeleton(model), captured, planned, form, "", _replanning(model, wish), like=like)[1]
 
 
 @collection_paused()
@@ -121,7 +124,7 @@ def _planned(
         with timed("capturing"):
             captured = captured_anew()
     except UntraceableError as error:
-        if isinstance(widths, Sizes) or wish.like is not None or wish.classes is not None:
+        if isinstance(widths, Sizes) or wish.like is not None or (wish.classes, wish.in_chans) != (None, None):
             raise
         captured = find_parts(model, example_inputs, error)
     if isinstance(widths, Amounts):
@@ -204,11 +207,13 @@ def _deepened(
 def _widened(captured: Captured, name: str, widths: Amounts | Sizes, wish: Wish, parameterization: str) -> Plan:
     """The plan for widths, with readouts where outputs are streams that are to grow; they are put into `captured`."""
 
+    asks_for_more = (wish.classes, wish.in_chans) != (None, None)
+
     def planned(analysis: Analysis | None = None) -> Plan:
-        heads = None
-        if wish.classes is not None:
-            analysis, heads = open_heads(captured, wish.classes, wish.class_init)
-        return make_plan(captured, name, widths, wish.init, wish.round_to, parameterization, analysis, heads)
+        ends: Sequence[End] = ()
+        if analysis is None or asks_for_more:
+            analysis, ends = open_ends(captured, wish.classes, wish.class_init, wish.in_chans)
+        return make_plan(captured, name, widths, wish.init, wish.round_to, parameterization, analysis, ends)
 
     for graph in captured.graphs.values():
         for node in graph.nodes:
@@ -253,6 +258,8 @@ def grow(
     form: str = "auto",
     classes: int | str | None = None,
     class_init: str = "zero",
+    in_chans: int | str | None = None,
+    progress: bool = False,
 ) -> nn.Module:
     """Grow a trained model: wider and deeper, the same function, ready to train on.
 
@@ -295,6 +302,9 @@ def grow(
     classes: how many there are to be in the end, or "+5" for 5 more: the last layers, whose outputs otherwise stay,
         get outputs behind the old ones, which remain as they are.
     class_init: "zero" (the outputs of new classes are zero at first), "mean" (the mean of the old ones), "random".
+    in_chans: how many channels inputs are to have in the end, or "+1" for one more behind those that there are: what
+        they hold changes nothing at first.
+    progress: show on stderr what is being done.
 
     Raises
     ------
@@ -310,11 +320,12 @@ def grow(
     Linear(in_features=4, out_features=16, bias=True)
     """
     check_how(seed, verify)
-    wish = Wish(width, depth, init, depth_init, round_to, parameterization, form, like, classes, class_init)
-    captured, planned, wish = _planned_in_form(model, wish, example_inputs)
-    if not grows(planned):
-        raise nothing_grows(planned)
-    return apply_plan(model, captured, planned, seed, verify, calibrate, form, _replanning(model, wish), like)
+    wish = Wish(width, depth, init, depth_init, round_to, parameterization, form, like, classes, class_init, in_chans)
+    with shown(progress):
+        captured, planned, wish = _planned_in_form(model, wish, example_inputs)
+        if not grows(planned):
+            raise nothing_grows(planned)
+        return apply_plan(model, captured, planned, seed, verify, calibrate, form, _replanning(model, wish), like)
 
 
 def apply(planned: Plan, model: nn.Module, seed: int, verify: bool | str) -> nn.Module:
@@ -372,9 +383,9 @@ def apply_plan(
             if isinstance(captured, Parts):
                 found = verify_parts(model, grown, captured, seed)
             elif verify != "full" and planned.preserving and certificate.verdict is Verdict.PROVED:
-                found = verify_quickly(model, grown, inputs, seed, planned.totals, alike, planned.classes)
+                found = verify_quickly(model, grown, inputs, seed, planned, alike)
             else:
-                found = verify_same(model, grown, inputs, seed, planned.preserving, classes=planned.classes)
+                found = verify_same(model, grown, inputs, seed, planned.preserving, plan=planned)
         if planned.preserving:
             certificate = certificate.tested(str(found))
         history = history_of(grown)
@@ -432,14 +443,3 @@ def _placed(
                 remedy="switch it off, or choose widths that the model's own class can hold",
             )
     return graph, replace(planned, form="graph", obstacle=planned.obstacle if form == "graph" else own), graph
-
-
-def report(grown: nn.Module) -> Step:
-    """The last growth of a module: its plan, its seed, its certificate and what verification found."""
-    history = history_of(grown)
-    if history is None:
-        raise FxgrowError(
-            f"{type(grown).__name__} was not grown by fxgrow",
-            remedy="pass a module that fxgrow.grow or fxgrow.load returned",
-        )
-    return history.steps[-1]

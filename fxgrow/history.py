@@ -126,6 +126,17 @@ def history_of(model: nn.Module) -> History | None:
     return found if isinstance(found, History) else None
 
 
+def report(grown: nn.Module) -> Step:
+    """The last growth of a module: its plan, its seed, its certificate and what verification found."""
+    history = history_of(grown)
+    if history is None:
+        raise FxgrowError(
+            f"{type(grown).__name__} was not grown by fxgrow",
+            remedy="pass a module that fxgrow.grow or fxgrow.load returned",
+        )
+    return history.steps[-1]
+
+
 def births(grown: nn.Module) -> Births:
     """When each element of each parameter was born.
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from fxgrow.averages import Average, averages_of
 from fxgrow.errors import TrainingError
-from fxgrow.growing import report
+from fxgrow.history import report
 from fxgrow.schedule import Schedule, Stage
 from fxgrow.training.rates import adapt_rates, attached_to
 from fxgrow.training.state import replace_parameters

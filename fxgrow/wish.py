@@ -38,6 +38,7 @@ class Wish:
     like: nn.Module | None = None
     classes: int | str | None = None
     class_init: str = "zero"
+    in_chans: int | str | None = None
     held: Mapping[str, tuple[Reason, ...]] = field(default_factory=dict)
     """Nodes that growth has to leave as they are, and why."""
 
@@ -55,8 +56,8 @@ def check(wish: Wish) -> None:
         raise AmountError(
             "like= gives every size, and the class", remedy='leave width=, depth= and form="graph" out, or like='
         )
-    _check_classes(wish)
-    if all(asked is None for asked in (wish.width, wish.depth, wish.like, wish.classes)):
+    _check_ends(wish)
+    if all(asked is None for asked in (wish.width, wish.depth, wish.like, wish.classes, wish.in_chans)):
         raise AmountError(
             "no amount to grow by was given", remedy="pass width=1.5, depth=1.5, or a mapping of module paths"
         )
@@ -77,12 +78,12 @@ def check(wish: Wish) -> None:
         )
 
 
-def _check_classes(wish: Wish) -> None:
-    given = wish.classes
-    if given is not None and (wish.like is not None or isinstance(wish.width, Sizes)):
-        raise AmountError("classes= goes with width= and depth=", remedy="build the target with as many classes")
-    if isinstance(given, bool) or not isinstance(given, (int, str, NoneType)):
-        raise AmountError(f"classes={given!r} is not a number of classes", remedy='pass 15, or "+5" for 5 more')
+def _check_ends(wish: Wish) -> None:
+    for name, asked in (("classes", wish.classes), ("in_chans", wish.in_chans)):
+        if asked is not None and (wish.like is not None or isinstance(wish.width, Sizes)):
+            raise AmountError(f"{name}= goes with width= and depth=", remedy="build the target with as many")
+        if isinstance(asked, bool) or not isinstance(asked, (int, str, NoneType)):
+            raise AmountError(f"{name}={asked!r} is not a number", remedy='pass 15, or "+5" for 5 more')
     if wish.class_init not in CLASS_STARTS:
         raise AmountError(
             f"class_init={wish.class_init!r} is not a way to start new classes",

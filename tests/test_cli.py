@@ -187,6 +187,15 @@ def test_random_weights_are_said_to_be_random(capsys: pytest.CaptureFixture[str]
     assert "the weights of timm/test_resnet are random; --pretrained" in " ".join(Ran(command, capsys).err.split())
 
 
+def test_input_channels_are_added(own: str, capsys: pytest.CaptureFixture[str]) -> None:
+    ran = Ran(["grow", own, "--in-chans", "+2", "--input", "1,5", "-o", "grown.safetensors"], capsys)
+    assert ran.status == 0, ran.err
+    assert "grown by in_chans +2" in ran.out
+    from own_models import make
+
+    assert fxgrow.load(Path("grown.safetensors"), make())(torch.ones(2, 7)).shape == (2, 3)
+
+
 @pytest.mark.parametrize(("written", "classes"), [("+2", 5), ("4", 4)])
 def test_classes_are_added(own: str, written: str, classes: int, capsys: pytest.CaptureFixture[str]) -> None:
     ran = Ran(["grow", own, "--classes", written, "--input", "1,5", "-o", "grown.safetensors"], capsys)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
-from typing import Any
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,9 @@ from fxgrow.containers import each_tensor
 from fxgrow.errors import CaptureError
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+
+Place = tuple[int | str, int, int]
+"""An axis of an input: the argument (its position, or its name), which of the tensors in it, and which of its axes."""
 
 
 def example_inputs_for(model: nn.Module, given: Any = None) -> Inputs:
@@ -70,6 +74,45 @@ def recalled(description: Any) -> Any:
     raise CaptureError(f"an input was a {content}, which is not kept", remedy="pass example_inputs")
 
 
+class Channels(Protocol):
+    """How many channels there are at some places, and how many there are to be."""
+
+    @property
+    def old(self) -> int: ...
+
+    @property
+    def new(self) -> int: ...
+
+    @property
+    def places(self) -> Sequence[Place]: ...
+
+
+def with_channels(
+    inputs: Inputs, channels: Channels | None, new: Callable[[list[int]], Tensor] = torch.empty
+) -> Inputs:
+    """Inputs with more channels behind those that they have; `new` makes these, of a shape."""
+
+    def put(argument: int | str, value: Any) -> Any:
+        assert channels is not None
+        axes = {number: axis for name, number, axis in channels.places if name == argument}
+        numbers = itertools.count()
+
+        def longer(tensor: Tensor) -> Tensor:
+            axis = axes.get(next(numbers))
+            if axis is None:
+                return tensor
+            shape = [*tensor.shape[:axis], channels.new - channels.old, *tensor.shape[axis + 1 :]]
+            return torch.cat([tensor, new(shape).to(tensor)], axis)
+
+        return each_tensor(value, longer) if axes else value
+
+    if channels is None:
+        return inputs
+
+    args, kwargs = inputs
+    return tuple(itertools.starmap(put, enumerate(args))), {name: put(name, value) for name, value in kwargs.items()}
+
+
 def given_inputs(given: Any, name: str = "example_inputs") -> Inputs:
     """Arguments and keyword arguments from what a user passed for them, as the argument of a name.
 
@@ -98,7 +141,8 @@ def given_inputs(given: Any, name: str = "example_inputs") -> Inputs:
 def _derived(model: nn.Module) -> Inputs:
     history = getattr(model, "_fxgrow", None)
     if history is not None:
-        return recalled(history.steps[-1].plan.inputs)  # type: ignore[no-any-return]
+        plan = history.steps[-1].plan
+        return with_channels(recalled(plan.inputs), plan.channels)
     config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
     size = config.get("input_size") if isinstance(config, Mapping) else getattr(config, "input_size", None)
     if size:

@@ -42,7 +42,7 @@ def changed(inputs: Inputs, features: frozenset[str]) -> Changed | None:
     if not tensors:
         return None
     batch = tensors[0].shape[0]
-    sizes = {size: 2 * size for tensor in tensors for size in tensor.shape[_from(tensor) : _to(tensor)]}
+    sizes = {size: 2 * size for tensor in tensors for size in (tensor.shape[k] for k in resized_axes(tensor))}
     possible = {BATCH: True, SIZE: bool(sizes) and batch not in sizes, DTYPE: True, GRADIENTS: True}
     wanted = frozenset(feature for feature in features if possible[feature])
     if not wanted:
@@ -84,6 +84,11 @@ def _from(tensor: Tensor) -> int:
 
 def _to(tensor: Tensor) -> int:
     return 2 if tensor.ndim == 3 else tensor.ndim
+
+
+def resized_axes(tensor: Tensor) -> range:
+    """The axes whose size may be another: height and width of images, the length of sequences."""
+    return range(_from(tensor), _to(tensor))
 
 
 def _cast(value: Any, features: frozenset[str]) -> Any:

@@ -22,6 +22,7 @@ from fxgrow.capture.probing import (
     changed,
     differences,
     other_dtype,
+    resized_axes,
 )
 from fxgrow.capture.recording import Recording, bound
 from fxgrow.errors import CaptureError
@@ -126,8 +127,9 @@ def _guard(graph: fx.Graph, features: frozenset[str]) -> None:
         if DTYPE in features and value.dtype.is_floating_point:
             made.append((contexts.typed, (node, value.dtype, name)))
         elif features & {BATCH, SIZE}:
-            axes = (0,) if BATCH in features else tuple(range(1, value.ndim))
-            made.append((contexts.sized, (node, axes, tuple(int(value.shape[axis]) for axis in axes), name)))
+            axes = (0,) if BATCH in features else tuple(resized_axes(value))
+            if axes:
+                made.append((contexts.sized, (node, axes, tuple(int(value.shape[axis]) for axis in axes), name)))
     if GRADIENTS in features:
         made.append((contexts.graded, (True,)))
     for target, arguments in made:

@@ -23,7 +23,7 @@ from fxgrow.errors import CaptureError, VerificationError
 from fxgrow.history import Verification
 from fxgrow.measure.verification import dtype_of, verify
 from fxgrow.opaque import ByMode
-from fxgrow.planning.plan import Classes, Totals
+from fxgrow.planning.plan import Plan
 from fxgrow.rules.normalisation import BatchNorm
 from fxgrow.rules.registry import law_of_module
 
@@ -45,24 +45,22 @@ def verify_quickly(
     grown: nn.Module,
     inputs: Inputs,
     seed: int,
-    totals: Totals,
+    plan: Plan,
     alike: bool,
-    classes: Classes | None = None,
 ) -> Verification:
     """Compare a model and what it grew to, as `verify` does, on the least that shows what a wrong edit does.
 
     Parameters
     ----------
-    totals: what both cost for one sample of the inputs. alike: whether both modes compute the same (`alike_by_mode`).
-    classes: as in `verify`.
+    plan: of the growth. alike: whether both modes compute the same (`alike_by_mode`).
 
     Raises
     ------
     VerificationError: they differ in full.
     """
-    each = totals.flops_before + totals.flops_after
+    each = plan.totals.flops_before + plan.totals.flops_after
     if each * _samples(inputs) <= ENOUGH:
-        return verify(original, grown, inputs, seed, classes=classes)
+        return verify(original, grown, inputs, seed, plan=plan)
     modes = (False,) if alike else (False, True)
     for smaller, share, text in _smaller(original, inputs):
         cheap = each * _samples(smaller) * share <= ENOUGH
@@ -70,7 +68,7 @@ def verify_quickly(
         for precision in (torch.float32, torch.float64) if coarse else (torch.float64,):
             try:
                 with redirect_stderr(io.StringIO()):  # where torch.fx prints what a graph cannot do
-                    found = verify(original, grown, smaller, seed, modes=modes, precision=precision, classes=classes)
+                    found = verify(original, grown, smaller, seed, modes=modes, precision=precision, plan=plan)
             except CaptureError:
                 break  # the model itself does not take it
             except VerificationError:
@@ -78,7 +76,7 @@ def verify_quickly(
             if not alike:
                 return replace(found, quick=text)
             return replace(found, quick=f"{text} in eval, which is as train", train_error=found.eval_error)
-    return verify(original, grown, inputs, seed, classes=classes)
+    return verify(original, grown, inputs, seed, plan=plan)
 
 
 def _samples(inputs: Inputs) -> int:

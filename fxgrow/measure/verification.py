@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxgrow.capture import skeleton
-from fxgrow.capture.inputs import Inputs
+from fxgrow.capture.inputs import Inputs, with_channels
 from fxgrow.containers import each_tensor, flat_tensors, in_dtype
 from fxgrow.devices import device_of, exact_device, random_state_kept, whole_float32
 from fxgrow.errors import CaptureError, VerificationError, first_line
 from fxgrow.history import Verification
 from fxgrow.module_tensors import named_tensors, place
 from fxgrow.noise import WithoutNoise
-from fxgrow.planning.plan import Classes
+from fxgrow.planning.plan import Classes, Plan
 
 TOLERANCE = 1e-10
 """Largest relative error that counts as the same function, for weights in float64."""
@@ -93,7 +93,7 @@ def verify(
     modes: Sequence[bool] = (False, True),
     parts: Sequence[str] = (),
     precision: torch.dtype = torch.float64,
-    classes: Classes | None = None,
+    plan: Plan | None = None,
 ) -> Verification:
     """Run copies of both in float64, in eval and in train mode, and compare every output.
 
@@ -105,7 +105,8 @@ def verify(
     parts: what has grown of a model of which the rest is as it was: compared in place where the outputs that the rest
         makes of it jump with the last place.
     precision: to compute in; float64, or the dtype of the weights.
-    classes: how many there were and are, where more were asked for; the old ones are compared.
+    plan: of the growth; where it has more classes, the old ones are compared, and where it has more input channels,
+        new ones hold random values.
 
     Raises
     ------
@@ -115,7 +116,7 @@ def verify(
     ways = _ways(precision, dtype_of(original), seed)
     for way in ways:
         try:
-            errors = _errors(original, grown, values, way, modes, classes)
+            errors = _errors(original, grown, values, way, modes, plan)
             break
         except CaptureError:
             if way is ways[-1]:
@@ -156,13 +157,15 @@ def _errors(
     inputs: Inputs,
     way: Way,
     modes: Sequence[bool],
-    classes: Classes | None,
+    plan: Plan | None,
 ) -> tuple[float, float]:
     """The error in eval and in train mode; each model runs in one mode after the other, on the same inputs."""
     found: dict[nn.Module, dict[bool, list[Tensor]]] = {}
-    for model in (original, grown):
+    generator = torch.Generator().manual_seed(way.seed + 1)
+    more = with_channels(inputs, plan.channels, lambda s: torch.randn(s, generator=generator)) if plan else inputs
+    for model, values in ((original, inputs), (grown, more)):
         try:
-            found[model] = _outputs(model, inputs, way, modes)
+            found[model] = _outputs(model, values, way, modes)
         except Exception as error:
             if model is original:
                 raise CaptureError(
@@ -183,9 +186,9 @@ def _errors(
                     remedy="check its weights, or pass verify=False where its outputs may be infinite",
                 )
     before, after = found[original], found[grown]
-    if classes is not None:
+    if plan is not None and plan.classes is not None:
         after = {
-            mode: [_old_classes(*pair, classes) for pair in zip(after[mode], before[mode], strict=True)]
+            mode: [_old_classes(*pair, plan.classes) for pair in zip(after[mode], before[mode], strict=True)]
             for mode in modes
         }
     first, second = (_worst(before[mode], after[mode]) if mode in modes else 0.0 for mode in (False, True))

@@ -10,7 +10,7 @@ from torch import nn
 
 from fxgrow.capture import Captured, skeleton
 from fxgrow.capture.alignment import parting
-from fxgrow.capture.inputs import Inputs
+from fxgrow.capture.inputs import Inputs, with_channels
 from fxgrow.errors import FxgrowError
 from fxgrow.planning.plan import Axis, Obstacle, Plan
 from fxgrow.transforms.width import widen
@@ -36,7 +36,7 @@ def courses(own: nn.Module, source: nn.Module, captured: Captured, plan: Plan, r
         if growths != others:
             name = next(name for name in growths | others if growths.get(name) != others.get(name))
             return Obstacle(f"{note.what}, and on another size {name} would grow otherwise", note.where)
-        text = parting(own, widen(other, course, skeleton(source), ""), other.inputs)
+        text = parting(own, widen(other, course, skeleton(source), ""), with_channels(other.inputs, plan.channels))
         if text is not None:
             return Obstacle(f"{note.what}, and on another size the class computes something else: {text}", note.where)
         plans.append(replace(course, form="module"))

@@ -18,13 +18,16 @@ from fxgrow.capture.inputs import Inputs
 from fxgrow.capture.recorder import Shapes
 from fxgrow.capture.recording import Recording
 from fxgrow.capture.skeleton import skeleton
+from fxgrow.containers import flat_tensors
 from fxgrow.planning.deepening import Deepening
 from fxgrow.planning.deepening import renamed as moved
+from fxgrow.rules.registry import law_of_module
 
 NAMES = (
     "num_features",
     "in_features",
     "in_channels",
+    "in_chans",
     "embed_dim",
     "head_hidden_size",
     "hidden_size",
@@ -35,18 +38,23 @@ NAMES = (
 
 
 def follow_sizes(
-    source: nn.Module, own: nn.Module, before: Recording, after: Recording, inputs: Inputs, depth: Deepening | None
+    source: nn.Module,
+    own: nn.Module,
+    before: Recording,
+    after: Recording,
+    inputs: tuple[Inputs, Inputs],
+    depth: Deepening | None,
 ) -> None:
     """Let such attributes of a grown copy follow; those that growth has set already stay.
 
-    before, after: what recorded the original and the copy on these inputs.
+    before, after: what recorded the original and the copy; inputs: on which each was recorded.
     """
     parts = dict(source.named_modules())
     origins = _origins(parts, depth)
     added = {new for block in depth.blocks for new, _ in block.modules} if depth is not None else set()
-    now = _shapes(own, after, inputs).items()
+    now = _shapes(own, after, inputs[1]).items()
     shapes = (
-        _shapes(source, before, inputs),
+        _shapes(source, before, inputs[0]),
         {(origins.get(path, path), side): sizes for (path, side), sizes in now if path not in added},
     )
     for path, module in own.named_modules():
@@ -54,8 +62,8 @@ def follow_sizes(
         if origin is None:
             continue
         kind = type(parts[origin])
-        if kind not in type(module).__mro__ or any(map(_is_layer, kind.__mro__)):
-            continue  # torch's own layers follow as growth sets them
+        if kind not in type(module).__mro__ or _is_layer(kind.forward) or law_of_module(module) is not None:
+            continue  # torch's own layers, and what has a law, follow as growth sets them
         for name in NAMES:
             old = parts[origin].__dict__.get(name)
             if type(old) is int and old == module.__dict__.get(name):
@@ -66,8 +74,9 @@ def follow_sizes(
         own.feature_info = _informed(infos, *shapes, places, added)
 
 
-def _is_layer(kind: type) -> bool:
-    home, _, name = kind.__module__.rpartition(".")
+def _is_layer(forward: Any) -> bool:
+    """Whether a forward is one that torch's own layers run."""
+    home, _, name = getattr(forward, "__module__", "").rpartition(".")
     return home == "torch.nn.modules" and name not in ("module", "container")
 
 
@@ -122,7 +131,7 @@ def _origins(parts: Mapping[str, nn.Module], depth: Deepening | None) -> dict[st
 
 def _shapes(model: nn.Module, recording: Recording, inputs: Inputs) -> Shapes:
     """The shapes of what goes into each part and comes out of it, and of timm's features, where there are such."""
-    shapes = dict(recording.shapes)
+    shapes = {**recording.shapes, ("", "in"): [tuple(tensor.shape) for tensor in flat_tensors(inputs)]}
     if hasattr(model, "forward_features"):
         anew = Recording(skeleton(model), recording.device, recording.memory)
         with suppress(Exception):  # not every model has these in timm's way

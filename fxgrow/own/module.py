@@ -11,7 +11,7 @@ from torch import fx, nn
 from fxgrow import guards
 from fxgrow.capture import Captured, GrownGraphModule, skeleton
 from fxgrow.capture.alignment import Parting, parting, with_values
-from fxgrow.capture.inputs import Inputs
+from fxgrow.capture.inputs import Inputs, with_channels
 from fxgrow.capture.numbers import OF_SIZE
 from fxgrow.capture.probing import BATCH
 from fxgrow.capture.probing import changed as changed_inputs
@@ -109,7 +109,7 @@ def own_class(
         return Obstacle("it is a graph already", type(source).__name__)
     sure = [site for site in changed if not site.aside]
     aside = [site for site in changed if site.aside]  # numbers that may come out by themselves
-    inputs, part = captured.inputs, Parting("")
+    inputs, part = with_channels(captured.inputs, plan.channels), Parting("")
     for numbers in (False, True) if aside else (False,):
         calls = [*sure, *(_numbers(grown, aside, inputs) if numbers else ())]
         own = _copied(source, plan, grown, calls, inputs)
@@ -117,7 +117,7 @@ def own_class(
             return own
         checked = _checked(own, plan, grown, inputs)
         if isinstance(checked, Recording):
-            follow_sizes(source, own, captured.recording, checked, inputs, plan.depth)
+            follow_sizes(source, own, captured.recording, checked, (captured.inputs, inputs), plan.depth)
             return own
         part = checked
     return Obstacle(f"the class computes something else: {part}", type(source).__name__, part.node)

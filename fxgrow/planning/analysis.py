@@ -20,7 +20,7 @@ _UNKNOWN = Law()
 OUTPUT = "it is an output of the model"
 
 OPEN = "open"
-"""The entry of an output node's meta with the axes that are free to grow: which tensor, and which of its axes."""
+"""The entry of an input's or output's meta with the axes that are free to grow: which tensor, and which of its axes."""
 
 HELD = "held"
 """The entry of a node's meta with the reasons why what it reads stays; more than one: its module's parameters too."""
@@ -81,7 +81,12 @@ def _visit(analysis: Analysis, node: fx.Node) -> Tree:
     if node.op == "get_attr":
         return parameter(str(node.target)) or _fixed(node.meta["value"], Reason("it is a constant", place))
     if node.op == "placeholder":
-        return _fixed(node.meta["value"], Reason("it is an input of the model", place, quiet=True))
+        tree = _fixed(node.meta["value"], Reason("it is an input of the model", place, quiet=True))
+        for number, tensor in enumerate(tensors(tree)):
+            free = {axis for which, axis in node.meta.get(OPEN, ()) if which == number}
+            sizes = enumerate(tensor.axes)
+            tensor.axes = tuple(unifier.fresh(axis.size) if k in free else axis for k, axis in sizes)
+        return tree
     if node.op == "output":
         for number, tensor in enumerate(tensors(_lower(analysis, node.args[0]))):
             for place, axis in enumerate(tensor.axes):

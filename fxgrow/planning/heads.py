@@ -11,15 +11,14 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from fxgrow.amounts import Amount
 from fxgrow.axes.layout import Leaf, leaves, resolve
 from fxgrow.capture import Captured
-from fxgrow.errors import AmountError, PlanError
+from fxgrow.errors import PlanError
 from fxgrow.planning.analysis import OPEN, Analysis, analyse, outputs_of
 from fxgrow.planning.edits import AttributeEdit
 from fxgrow.planning.plan import Classes, Plan
 from fxgrow.planning.readouts import read_inside
-from fxgrow.planning.sizing import MOST_UNITS, Sizing, producing_places
+from fxgrow.planning.sizing import Sizing, more_than, producing_places
 from fxgrow.rules.knowledge import Knowledge
 from fxgrow.rules.law import Fact, Want
 from fxgrow.rules.op import Tensor
@@ -76,6 +75,19 @@ class Heads:
                     remedy="let the model put out what its last layer makes, or leave classes= out",
                 )
 
+    def noted(self, plan: Plan, model: nn.Module) -> Plan:
+        """A plan that says which classes come, and lets attributes that count them follow."""
+        old, new = self.classes.old, self.classes.new
+        edits = [
+            AttributeEdit(path, name, new)
+            for path, part in model.named_modules()
+            for name in NAMES
+            if type(part.__dict__.get(name)) is int and part.__dict__[name] == old
+        ]
+        planned = {(edit.module, edit.attribute) for edit in plan.attributes}
+        more = tuple(edit for edit in edits if (edit.module, edit.attribute) not in planned)
+        return replace(plan, classes=self.classes, attributes=(*plan.attributes, *more))
+
 
 def open_heads(captured: Captured, asked: int | str, start: str) -> tuple[Analysis, Heads]:
     """The analysis of a captured model whose heads are free to grow; the graphs are marked accordingly.
@@ -106,18 +118,8 @@ def open_heads(captured: Captured, asked: int | str, start: str) -> tuple[Analys
             where=type(captured.model).__name__,
             remedy="pass classes= for a model whose outputs are what its last layers make, all of as many units",
         )
-    classes = Classes(sizes[0], _after(sizes[0], asked), start)
+    classes = Classes(sizes[0], more_than(sizes[0], asked, "classes"), start)
     return analysis, Heads(classes, tuple((tensor, leaf) for _, _, tensor, leaf in found))
-
-
-def _after(size: int, asked: int | str) -> int:
-    amount = Amount("exact", asked) if isinstance(asked, int) else Amount.parse(asked)
-    after = int(amount.apply(size) + 0.5)
-    if not size < after <= MOST_UNITS:
-        raise AmountError(
-            f"classes={asked!r} of {size} classes are {after}", remedy='pass more than there are, or "+5" for 5 more'
-        )
-    return after
 
 
 def _found(analysis: Analysis) -> Iterator[tuple[str, Slot, Tensor, Leaf]]:
@@ -134,17 +136,3 @@ def _found(analysis: Analysis) -> Iterator[tuple[str, Slot, Tensor, Leaf]]:
                 leaf = resolve(layout)
                 if isinstance(leaf, Leaf) and leaf in made and leaf.size > 1:
                     yield mode, (number, axis), tensor, leaf
-
-
-def with_classes(plan: Plan, heads: Heads, model: nn.Module) -> Plan:
-    """A plan that says which classes come, and lets attributes that count them follow."""
-    old, new = heads.classes.old, heads.classes.new
-    edits = [
-        AttributeEdit(path, name, new)
-        for path, part in model.named_modules()
-        for name in NAMES
-        if type(part.__dict__.get(name)) is int and part.__dict__[name] == old
-    ]
-    planned = {(edit.module, edit.attribute) for edit in plan.attributes}
-    more = tuple(edit for edit in edits if (edit.module, edit.attribute) not in planned)
-    return replace(plan, classes=heads.classes, attributes=(*plan.attributes, *more))

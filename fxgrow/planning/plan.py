@@ -196,6 +196,18 @@ class Classes:
     start: str
 
 
+@dataclass(frozen=True)
+class Channels:
+    """How many channels of its inputs a model reads, before and after.
+
+    places: of each of these, the argument (its position, or its name), which of the tensors in it, and which axis.
+    """
+
+    old: int
+    new: int
+    places: tuple[tuple[int | str, int, int], ...]
+
+
 FORMS = ("auto", "module", "graph")
 """What can come back: the user's own module where it can hold the growth; it or nothing; always a graph module."""
 
@@ -221,7 +233,8 @@ class Plan:
         in parts, the plan of each, by its path. form: "module" where the growth goes into a copy of the user's own
         module, "graph" where a graph module takes its place. obstacle: why it has to be a graph. courses: where the
         forward of such a copy takes another course on inputs of another size, the same growth as a plan for those.
-        like: where it grew toward a target, what it has other than that. classes: where more of them were asked for.
+        like: where it grew toward a target, what it has other than that. classes, channels: where more of them were
+        asked for.
 
     >>> import torch, fxgrow
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -252,6 +265,7 @@ class Plan:
     courses: tuple[Plan, ...] = ()
     like: Likeness | None = None
     classes: Classes | None = None
+    channels: Channels | None = None
 
     def to_json(self, indent: int | None = None) -> str:
         """The plan as JSON text."""
@@ -294,6 +308,7 @@ class Plan:
             courses=tuple(map(cls._from, data.get("courses", ()))),
             like=_likeness(data["like"]) if data.get("like") else None,
             classes=Classes(**data["classes"]) if data.get("classes") else None,
+            channels=Channels(**frozen(data["channels"])) if data.get("channels") else None,
         )
 
     def apply(self, model: nn.Module, seed: int = 0, *, verify: bool | str = True) -> nn.Module:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -20,7 +20,7 @@ from fxgrow.axes.layout import Join, Layout, Leaf, Product, Reason, leaves, reso
 from fxgrow.capture import Captured
 from fxgrow.capture.inputs import described
 from fxgrow.planning.analysis import Analysis, analyse, roles_of
-from fxgrow.planning.heads import Heads, with_classes
+from fxgrow.planning.ends import End
 from fxgrow.planning.learning import Moves
 from fxgrow.planning.numbers import Loose, number_edits, positions_after, size_attributes
 from fxgrow.planning.parameterization import parameterized
@@ -57,28 +57,40 @@ def make_plan(
     round_to: int,
     parameterization: str = "standard",
     analysis: Analysis | None = None,
-    heads: Heads | None = None,
+    ends: Sequence[End] = (),
 ) -> Plan:
-    """Plan the growth of a captured model; `analysis`: of its graphs as they are, where there is one already."""
+    """Plan the growth of a captured model.
+
+    Parameters
+    ----------
+    analysis: of its graphs as they are, where there is one already. ends: outputs and inputs that are to grow.
+    """
     analysis = analysis or analyse(captured.model, captured.graphs)
-    planner = Planner(analysis, amounts, Way(init), round_to, heads)
+    planner = Planner(analysis, amounts, Way(init), round_to, ends)
     planner.settle()
-    if heads is not None:
-        heads.check_met(planner.sizing.growth)
+    for end in ends:
+        end.check_met(planner.sizing.growth)
     if isinstance(amounts, Sizes):
         amounts.check_met(analysis, planner.sizing.growth)
     plan = parameterized(planner.plan(name, captured), analysis, planner.sizing.growth, parameterization)
-    return plan if heads is None else with_classes(plan, heads, captured.model)
+    for end in ends:
+        plan = end.noted(plan, captured.model)
+    return plan
 
 
 class Planner:
     """Sizes and knowledge, revised until no law objects."""
 
     def __init__(
-        self, analysis: Analysis, amounts: Amounts | Sizes, way: Way, round_to: int, heads: Heads | None = None
+        self,
+        analysis: Analysis,
+        amounts: Amounts | Sizes,
+        way: Way,
+        round_to: int,
+        ends: Sequence[End] = (),
     ) -> None:
-        self.heads = heads
-        self.classes: set[Leaf] = heads.leaves if heads is not None else set()
+        self.ends = ends
+        self.at_ends = {leaf for end in ends for leaf in end.leaves}
         self.analysis = analysis
         self.amounts = amounts
         self.way = way
@@ -134,16 +146,16 @@ class Planner:
         if isinstance(self.amounts, Sizes):
             return self.amounts.sizing(self.analysis)
         sizing = choose_sizes(self.analysis, self.amounts, self.round_to, self.way is Way.MIRROR)
-        if self.heads is not None:
-            self.heads.put_into(sizing)
+        for end in self.ends:
+            end.put_into(sizing)
         return sizing
 
     def _propagate(self) -> Knowledge:
         growth = self.sizing.growth
         ways = {leaf: self._way_of(leaf) for leaf in growth}
         know = Knowledge(growth, ways, self.guarded, self.silenced & growth.keys(), zero_by_default=self.silent)
-        if self.heads is not None:
-            self.heads.ask(know)
+        for end in self.ends:
+            end.ask(know)
         for op in self.analysis.ops:
             for alternatives in op.law.needs(op, know):
                 any(know.ask(tensor, want) for tensor, want in alternatives)
@@ -158,7 +170,7 @@ class Planner:
 
     def _way_of(self, leaf: Leaf) -> Way:
         wanted = Way.MIRROR if leaf in self.paired else self.way
-        if leaf in self.downgraded or leaf in self.classes or (wanted is Way.MIRROR and not self._makes_pairs(leaf)):
+        if leaf in self.downgraded or leaf in self.at_ends or (wanted is Way.MIRROR and not self._makes_pairs(leaf)):
             return Way.ZERO
         return wanted
 
@@ -178,7 +190,7 @@ class Planner:
                 self._fix([leaf], Reason(failure.text, failure.op.place))
         if first or self._mixed_copies():
             return True
-        unread = [leaf for leaf in self.sizing.growth if leaf not in self.know.read and leaf not in self.classes]
+        unread = [leaf for leaf in self.sizing.growth if leaf not in self.know.read and leaf not in self.at_ends]
         self._fix(unread, Reason("nothing would read its new units"))
         return bool(unread) or self._let_learn()
 

@@ -67,6 +67,20 @@ def producing_places(analysis: Analysis) -> Iterator[tuple[Place, Layout]]:
                 yield Place(name, axis), resolve(layout)
 
 
+def more_than(size: int, asked: int | str, name: str) -> int:
+    """How many there are to be, by what was asked for as the argument of a name.
+
+    Raises
+    ------
+    AmountError: they are no more than there are, or too many.
+    """
+    amount = Amount("exact", asked) if isinstance(asked, int) else Amount.parse(asked)
+    after = int(amount.apply(size) + 0.5)
+    if not size < after <= MOST_UNITS:
+        raise AmountError(f"{name}={asked!r} of {size} are {after}", remedy='pass more than there are, or "+1" for one')
+    return after
+
+
 @dataclass
 class Sizing:
     """Which leaves grow, and to what.

@@ -24,11 +24,11 @@ from fxgrow.proof.certificate import Certificate, Step, Verdict
 from fxgrow.proof.claims import Claim, Held, Map, Refuted, Unproved
 from fxgrow.proof.computed import computed
 from fxgrow.proof.constants import as_it_was, constant, shares_storage
+from fxgrow.proof.ends import Ends, check_outputs
 from fxgrow.proof.guarded import guard_arguments, over_its_core, standardised
 from fxgrow.proof.models import NORM_GUARDS, Model, attribute_of, partners
 from fxgrow.proof.new_layers import axis_of_join, beside, parts_of_join
 from fxgrow.proof.node_pair import ABSENT, Both, Use, claims_in, module_difference
-from fxgrow.proof.outputs import check_outputs
 from fxgrow.proof.rules.movement import written_through
 from fxgrow.proof.rules.reduction import core_units
 from fxgrow.proof.structures import all_unchanged, described, picks
@@ -46,7 +46,7 @@ class Checker:
 
     maps: parameter name -> the map of each axis, for parameters that grew. fills: how their entries were filled.
     attributes: module -> attribute -> the value it should have, for sizes that follow the weights. memory: what
-    rules found out before, of any two models. classes: how many there were and are, where more were asked for.
+    rules found out before, of any two models. ends: where more classes or input channels were asked for.
     """
 
     def __init__(
@@ -57,9 +57,9 @@ class Checker:
         fills: Mapping[str, frozenset[str]],
         attributes: Mapping[str, Mapping[str, Any]],
         memory: dict[Any, Any] | None = None,
-        classes: tuple[int, int] | None = None,
+        ends: Ends | None = None,
     ) -> None:
-        self.classes = classes
+        self.ends = ends if ends is not None else Ends()
         self.attributes = attributes
         self.original = original
         self.grown = grown
@@ -188,8 +188,7 @@ class Walk(Bindings):
         rule = use[0].rule if use else ""
         conditions = tuple(use[0].conditions) if use else ()
         if node.op == "output":
-            more = "" if self.checker.classes is None else ", new classes come behind"
-            claim, rule = f"every output is the original's{more}", "output"
+            claim, rule = f"every output is the original's{self.checker.ends.in_words}", "output"
         else:
             claim = f"{node.name} = {name}: {described(claims)}" if claims is not None else f"{node.name} = {name}"
         return Certificate(claim, rule, conditions, verdict, detail)
@@ -229,8 +228,7 @@ class Walk(Bindings):
         if not any(True for _ in flat_tensors(value)):
             self.numbers[node] = value
             return None
-        claims = all_unchanged(value)
-        self.bound[node] = Bound(partner, claims)
+        self.bound[node] = Bound(partner, self.checker.ends.input_claims(partner))
         return None
 
     def _constant(self, node: fx.Node, partner: fx.Node) -> Any:
@@ -247,7 +245,7 @@ class Walk(Bindings):
 
     def _output(self, node: fx.Node, partner: fx.Node) -> Any:
         use = self.bare(node, partner)
-        check_outputs(use, self.pair(partner.args[0], node.args[0]), self.checker.classes)
+        check_outputs(use, self.pair(partner.args[0], node.args[0]), self.checker.ends)
         return None
 
     def _statement(self, node: fx.Node, partner: fx.Node) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor, fx, nn
 
 from fxgrow import guards
 from fxgrow.capture import GrownGraphModule, recapture
-from fxgrow.capture.inputs import recalled
+from fxgrow.capture.inputs import recalled, with_channels
 from fxgrow.certifying import Comparison, drawn_by
 from fxgrow.containers import flat_tensors
 from fxgrow.devices import device_of, random_state_kept
@@ -82,7 +82,7 @@ def sabotaged(original: nn.Module, module: nn.Module, count: int, seed: int = 0)
         try:
             if not comparison.proves(grown):
                 tally.found[fault.kind] += 1
-            elif _changes(grown, inputs, wanted):
+            elif _changes(grown, with_channels(inputs, step.plan.channels), wanted):
                 tally.missed.append(fault)
             else:
                 tally.harmless[fault.kind] += 1

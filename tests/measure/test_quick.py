@@ -94,12 +94,12 @@ def test_a_level_that_is_none_is_refused() -> None:
 def test_a_wrong_entry_is_found() -> None:
     model = lively(convolutional()).float()
     grown = fxgrow.grow(model, 1.5, example_inputs=IMAGES, verify=False)
-    totals, inputs = fxgrow.report(grown).plan.totals, capture(model, IMAGES).inputs
-    assert verify_quickly(model, grown, inputs, 0, totals, alike=False).quick
+    plan, inputs = fxgrow.report(grown).plan, capture(model, IMAGES).inputs
+    assert verify_quickly(model, grown, inputs, 0, plan, alike=False).quick
     with torch.no_grad():
         grown.get_parameter("3.weight")[0, 0, 0, 0] += 0.1
     with pytest.raises(VerificationError, match="differs from the original"):
-        verify_quickly(model, grown, inputs, 0, totals, alike=False)
+        verify_quickly(model, grown, inputs, 0, plan, alike=False)
 
 
 class Baked(nn.Module):
@@ -119,8 +119,8 @@ class Baked(nn.Module):
 def test_a_difference_on_small_images_alone_is_none(complains: bool) -> None:
     model = convolutional()
     grown = fxgrow.grow(model, 1.5, example_inputs=IMAGES, verify=False)
-    totals, inputs = fxgrow.report(grown).plan.totals, capture(model, IMAGES).inputs
-    found = verify_quickly(model, Baked(grown, complains), inputs, 0, totals, alike=False)
+    plan, inputs = fxgrow.report(grown).plan, capture(model, IMAGES).inputs
+    found = verify_quickly(model, Baked(grown, complains), inputs, 0, plan, alike=False)
     assert (found.verdict, found.quick, found.precision) == ("TESTED", "2 samples", "float32")
 
 

@@ -151,7 +151,7 @@ def test_classes_that_are_none() -> None:
     x = normal(3, 6)
     with pytest.raises(PlanError, match="it is not clear what its classes are"):
         fxgrow.grow(Scored(lambda y: y.sum(-1)).double(), 2, example_inputs=x, classes="+2")
-    with pytest.raises(AmountError, match="classes are 4"):
+    with pytest.raises(AmountError, match="classes=4 of 4 are 4"):
         fxgrow.grow(Scored(nn.Identity()).double(), example_inputs=x, classes=4)
     for wrong in ({"classes": 2.5}, {"classes": "+1", "class_init": "one"}, {"classes": True}):
         with pytest.raises(AmountError):

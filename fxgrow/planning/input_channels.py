@@ -1,0 +1,133 @@
+"""Input channels: the axes of inputs that a first layer reads, which grow where more channels are asked for.
+
+Inputs are fixed, unless they are asked for: then the axis of channels is a dimension as others are, of which nothing
+is known at its new units. They come behind the old ones, and what reads them starts at zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import fx, nn
+
+from fxgrow.axes.layout import Leaf, resolve
+from fxgrow.capture import Captured
+from fxgrow.capture.inputs import Inputs, Place
+from fxgrow.containers import flat_tensors
+from fxgrow.errors import PlanError
+from fxgrow.planning.analysis import OPEN, Analysis, analyse
+from fxgrow.planning.plan import Channels, Plan
+from fxgrow.planning.sizing import Sizing, more_than
+from fxgrow.rules.knowledge import Knowledge
+from fxgrow.rules.op import Op, Tensor, tensors
+
+
+@dataclass(frozen=True)
+class InputChannels:
+    """The channels of inputs that grow, with their dimensions."""
+
+    channels: Channels
+    leaves: frozenset[Leaf]
+
+    @classmethod
+    def of(cls, channels: Channels, analysis: Analysis, inputs: Inputs) -> InputChannels:
+        """The dimensions of channels that were opened, in an analysis made since."""
+        return cls(channels, frozenset(leaf for _, leaf in _axes(analysis, inputs)))
+
+    def put_into(self, sizing: Sizing) -> None:
+        """Give channels the size that they are to have."""
+        sizing.growth.update({leaf: self.channels.new for leaf in self.leaves if not leaf.fixed})
+
+    def ask(self, know: Knowledge) -> None:
+        """Nothing: what reads new channels starts at zero, as where any dimension grows."""
+
+    def check_met(self, growth: dict[Leaf, int]) -> None:
+        """Raise a PlanError where channels turned out to be tied down."""
+        for leaf in self.leaves:
+            if growth.get(leaf, leaf.size) != self.channels.new:
+                reason = leaf.reason or "something is tied to them"
+                raise PlanError(
+                    f"{leaf.size} input channels cannot become {self.channels.new}: {reason}",
+                    remedy="let a layer with weights read the input first, or leave in_chans= out",
+                )
+
+    def noted(self, plan: Plan, model: nn.Module) -> Plan:
+        """A plan that says which channels come."""
+        return replace(plan, channels=self.channels)
+
+
+def open_inputs(captured: Captured, asked: int | str) -> Channels:
+    """The channels of inputs, which the graphs of a captured model are marked to let grow.
+
+    Raises
+    ------
+    PlanError: no layer reads the channels of an input. AmountError: there are more than are asked for.
+    """
+    _open(captured, lambda node: {(n, k) for n, tensor in _tensors(node) for k in range(1, tensor.ndim)})
+    places = set(_read_by_layers(analyse(captured.model, captured.graphs), captured.inputs))
+    _open(captured, lambda node: {(n, k) for argument, n, k in places if argument == _argument(node, captured.inputs)})
+    sizes = sorted({leaf.size for _, leaf in _axes(analyse(captured.model, captured.graphs), captured.inputs)})
+    if len(sizes) != 1:
+        said = f"layers read {' and '.join(map(str, sizes))} of them" if sizes else "no layer with weights reads them"
+        raise PlanError(
+            f"it is not clear what its input channels are: {said}",
+            where=type(captured.model).__name__,
+            remedy="pass in_chans= for a model whose first layers read its inputs, all of as many channels",
+        )
+    return Channels(sizes[0], more_than(sizes[0], asked, "in_chans"), tuple(sorted(places, key=str)))
+
+
+def _open(captured: Captured, axes: Callable[[fx.Node], set[tuple[int, int]]]) -> None:
+    """Mark the axes of inputs that are free to grow: which of the tensors of an argument, and which axis."""
+    for graph in captured.graphs.values():
+        for node in graph.nodes:
+            if node.op == "placeholder":
+                node.meta[OPEN] = frozenset(axes(node) if _argument(node, captured.inputs) is not None else ())
+
+
+def _argument(node: fx.Node, inputs: Inputs) -> int | str | None:
+    """Which of the arguments a placeholder is: its position, or its name; None for one that collects several."""
+    name, (args, kwargs) = str(node.target), inputs
+    position = [other for other in node.graph.nodes if other.op == "placeholder"].index(node)
+    if name.startswith("*"):
+        return None
+    return position if position < len(args) else name if name in kwargs else None
+
+
+def _tensors(node: fx.Node) -> Iterator[tuple[int, torch.Tensor]]:
+    """The floating-point tensors of an argument, numbered among all its tensors."""
+    return ((n, t) for n, t in enumerate(flat_tensors(node.meta["value"])) if t.dtype.is_floating_point)
+
+
+def _read_by_layers(analysis: Analysis, inputs: Inputs) -> Iterator[Place]:
+    """The axes of inputs that are summed over with weights, be these parameters or made of parameters alone."""
+    summed: set[Leaf] = set()
+    of_parameters: set[Op] = set()
+
+    def is_weight(tensor: Tensor) -> bool:
+        return tensor.op in of_parameters if tensor.op is not None else tensor.parameter is not None
+
+    for op in analysis.ops:
+        operands = op.operands()
+        if operands and all(map(is_weight, operands)):
+            of_parameters.add(op)
+        if op.law.family == "contraction":
+            kept = {leaf for tensor in tensors(op.output) for leaf in tensor.leaves()}
+            weights = filter(is_weight, (*operands, *op.module_parameters()))
+            summed.update(leaf for tensor in weights for leaf in tensor.leaves() if leaf not in kept)
+    for place, leaf in _axes(analysis, inputs):
+        if leaf in summed:
+            yield place
+
+
+def _axes(analysis: Analysis, inputs: Inputs) -> Iterator[tuple[Place, Leaf]]:
+    """The axes of inputs that are free to grow, each with its dimension."""
+    for graph in analysis.graphs.values():
+        for node in graph.nodes:
+            for number, axis in node.meta.get(OPEN, ()) if node.op == "placeholder" else ():
+                tensor = list(tensors(analysis.trees[node]))[number]
+                leaf, argument = resolve(tensor.axes[axis]), _argument(node, inputs)
+                if isinstance(leaf, Leaf) and argument is not None and leaf.size > 0:
+                    yield (argument, number, axis), leaf
