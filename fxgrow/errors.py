@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 
 class FxgrowError(Exception):
-    """Base of every error fxgrow raises on purpose.
+    """Base of every error fxgrow raises on purpose. Its text is `what (at where): remedy`; the parts are attributes.
 
     Parameters
     ----------

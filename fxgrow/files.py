@@ -38,7 +38,7 @@ def save(
     base: str | None = None,
     base_kwargs: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a grown model: its tensors, and how it was grown.
+    """Write a grown model as safetensors: its tensors, and in JSON metadata how it was grown.
 
     Parameters
     ----------

@@ -65,7 +65,7 @@ def plan(
 ) -> Plan:
     """What `grow` would do to a model, and why not more; no weights are read, so meta models work.
 
-    Parameters are those of `grow`.
+    Parameters are those of `grow`, and so are errors, but for VerificationError.
 
     >>> import torch, fxgrow
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -261,15 +261,15 @@ def grow(
 
     Parameters
     ----------
-    model: any module that torch.fx can capture; it is not touched.
-    width: a factor (1.5), an amount ("+32", "=96"), a mapping from module paths or globs to amounts, or the
-        sizes of a stage of a `Schedule`.
+    model: any module that torch.fx can capture, or one that fxgrow returned; it is not touched.
+    width: a factor of at least 1 (1.5), units to add ("+32"), the exact size ("=96"), a mapping from module paths or
+        globs to such amounts, or the sizes of a stage of a `Schedule`.
     depth: a factor (1.5: half as many blocks again in each run of repeated blocks), an amount ("+2", "=6"), or a
         mapping from the paths of runs or globs to amounts; `plan` shows the runs.
     like: a larger model that you built alike (on the meta device, if you want): every dimension and every run of
         blocks gets its size, and a copy of it with the grown weights comes back. `report(grown).plan.like` lists the
         few attributes that have to be others than its constructor sets.
-    example_inputs: a tensor, a tuple of arguments or a dict of keyword arguments; only shapes and dtypes
+    example_inputs: a tensor, a tuple or list of arguments, or a dict of keyword arguments; only shapes and dtypes
         count. Needed where they cannot be derived from the model.
     init: "zero" (new units unread at first), "mirror" (equal pairs read with opposite signs, as in the
         paper), "replicate" (copies of old units that share their outgoing weights, as in Net2Net).
@@ -280,7 +280,7 @@ def grow(
     verify: prove that the function is the same (`report(grown).certificate`), run original and grown model on random
         inputs, eval and train, and compare. True or "quick": on few samples and small images where it is proved and
         more would cost much; "full": in float64 on inputs like `example_inputs`, as wherever there is no proof;
-        False: neither proof nor test.
+        False: neither proof nor test. Skipped for models on the meta device.
     parameterization: "standard"; "mup" (new weights and, in `fxgrow.param_groups`, learning rates by width);
         "variance-transfer" (the paper's: old weights rescaled as well, the function kept by batch norms or by
         multipliers, which `fxgrow.fold` removes); or "rms", which keeps the scale of activations and not the function:
@@ -298,7 +298,10 @@ def grow(
 
     Raises
     ------
-    FxgrowError: of a kind that says what was wrong, where in the model, and what to do.
+    AmountError: an argument means nothing here, a key matches no module, keys disagree, or something would shrink.
+    CaptureError: the model cannot be captured, or example inputs are needed or do not fit.
+    PlanError: nothing would grow, with the reasons; or the target cannot be reached, with the place and the reason.
+    VerificationError: the outputs differ by more than the tolerance, or those of the original are not finite.
 
     Source: Yuan, Savarese, Maire, "Accelerated Training via Incrementally Growing Neural Networks using
     Variance Transfer and Learning Rate Adaptation", NeurIPS 2023; Chen, Goodfellow, Shlens, "Net2Net", 2016.
@@ -435,7 +438,7 @@ def _placed(
 
 
 def report(grown: nn.Module) -> Step:
-    """The last growth of a module: its plan, its seed, its certificate and what verification found."""
+    """The last growth of a module that fxgrow grew: its plan, its seed, its certificate, what verification found."""
     history = history_of(grown)
     if history is None:
         raise FxgrowError(

@@ -22,6 +22,8 @@ class Norms:
     Of a tensor born whole, with a block that a growth in depth added, all is younger: its oldest entries are those of
     the tensor that it repeats.
 
+    Attributes
+    ----------
     names, stages: the tensor and the stage of each block.
     weight: norms of the blocks, `[blocks]`. oldest: norms of the oldest entries of the same tensors, `[blocks]`.
     least: the floor as a rate, 0 where there is none, `[blocks]`.

@@ -32,6 +32,8 @@ MOMENTS = ("fill", "zero")
 class Transfer:
     """What became of an optimizer's state.
 
+    Attributes
+    ----------
     carried: parameters whose state went through the index maps, or needed none.
     fresh: parameters that start anew, and why.
     """

@@ -29,7 +29,11 @@ from fxgrow.training.trial import trial_of
 class Share:
     """What one generation has: its entries, and Frobenius norms over them.
 
-    update is what the next step would add to them; None where no optimizer was given.
+    Attributes
+    ----------
+    entries: how many.
+    weight, gradient: norms of both.
+    update: norm of what the next step would add to them; None where no optimizer was given.
     """
 
     entries: int = 0
@@ -52,8 +56,10 @@ class Share:
 class Vitality:
     """Gradient and update by birth stage; prints as a table.
 
-    tensors: parameter -> stage -> `Share`. twins: each parameter of a block that a growth added -> the parameter of the
-    block it repeats.
+    Attributes
+    ----------
+    tensors: parameter -> stage -> `Share`.
+    twins: each parameter of a block that a growth added -> the parameter of the block it repeats.
     """
 
     tensors: Mapping[str, Mapping[int, Share]]
