@@ -63,9 +63,9 @@ def plan(
     classes: int | str | None = None,
     class_init: str = "zero",
 ) -> Plan:
-    """What `grow` would do to a model, and why not more; no weights are read, so meta models work.
+    """What `grow` would do to a model, and why not more. No weights are read, so meta models work.
 
-    Parameters are those of `grow`, and so are errors, but for VerificationError.
+    Parameters and errors are those of `grow`, but for VerificationError.
 
     >>> import torch, fxgrow
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -256,19 +256,19 @@ def grow(
 ) -> nn.Module:
     """Grow a trained model: wider and deeper, the same function, ready to train on.
 
-    What comes back is a copy of the model, of its own class, with its own forward; a graph module where the class
-    cannot hold the growth. A model whose forward no graph can hold (torchvision's detectors) has its parts grown.
+    What comes back is a copy of the model, of its own class, with its own forward. Where the class cannot hold the
+    growth it is a graph module. A model whose forward no graph can hold (torchvision's detectors) grows in parts.
 
     Parameters
     ----------
-    model: any module that torch.fx can capture, or one that fxgrow returned; it is not touched.
+    model: any module whose forward can be recorded as a graph, whole or in parts; it is not touched.
     width: a factor of at least 1 (1.5), units to add ("+32"), the exact size ("=96"), a mapping from module paths or
         globs to such amounts, or the sizes of a stage of a `Schedule`.
     depth: a factor (1.5: half as many blocks again in each run of repeated blocks), an amount ("+2", "=6"), or a
         mapping from the paths of runs or globs to amounts; `plan` shows the runs.
-    like: a larger model that you built alike (on the meta device, if you want): every dimension and every run of
-        blocks gets its size, and a copy of it with the grown weights comes back. `report(grown).plan.like` lists the
-        few attributes that have to be others than its constructor sets.
+    like: a larger model of the same code, perhaps on the meta device. Every dimension and every run of blocks gets
+        its size there, and a copy of it with the grown weights comes back. `report(grown).plan.like` lists the few
+        attributes that have to differ from what its constructor sets.
     example_inputs: a tensor, a tuple or list of arguments, or a dict of keyword arguments; only shapes and dtypes
         count. Needed where they cannot be derived from the model.
     init: "zero" (new units unread at first), "mirror" (equal pairs read with opposite signs, as in the
@@ -277,24 +277,24 @@ def grow(
         scale), "stack" (copied whole, as in depth stacking: the function changes, and verification says so).
     round_to: make new sizes multiples of this.
     seed: of the new entries; the same seed gives the same bytes.
-    verify: prove that the function is the same (`report(grown).certificate`), run original and grown model on random
-        inputs, eval and train, and compare. True or "quick": on few samples and small images where it is proved and
-        more would cost much; "full": in float64 on inputs like `example_inputs`, as wherever there is no proof;
-        False: neither proof nor test. Skipped for models on the meta device.
+    verify: prove that the function is the same (`report(grown).certificate`), then run original and grown model on
+        random inputs and compare. "full": in float64, eval and train, on inputs like `example_inputs`. True or
+        "quick": on few samples and small images, but in full where there is no proof or where that is cheap. False:
+        neither proof nor test. Models on the meta device are not verified.
     parameterization: "standard"; "mup" (new weights and, in `fxgrow.param_groups`, learning rates by width);
-        "variance-transfer" (the paper's: old weights rescaled as well, the function kept by batch norms or by
-        multipliers, which `fxgrow.fold` removes); or "rms", which keeps the scale of activations and not the function:
-        what reads new units is drawn, and a weight that does multiplied by sqrt(C/C'); verification says how far
-        outputs moved. Left out: as the model was last grown (but for "rms"), else standard.
+        "variance-transfer" (the paper's: old weights are rescaled as well; batch norms, or multipliers that
+        `fxgrow.fold` removes, keep the function); or "rms", which keeps the scale of activations and not the function:
+        weights that read new units are drawn there and multiplied by sqrt(C/C') as a whole, and verification says how
+        far outputs moved. Left out: as the model was last grown (but for "rms"), else standard.
     calibrate: a batch of training data, in the form of `example_inputs`, but with values. One forward pass on it
         brings the new units of each linear and convolutional layer to exactly the variance that its old units have.
         Left out: new units get the scale that follows from fan-ins, which few units or correlated inputs miss.
     form: "auto" (the model's own class where it can hold the growth, else a graph module; `plan` says which, and
         why), "module" (its own class; what that cannot hold stays, with the reason in the plan), "graph" (a graph
         module).
-    classes: how many there are to be in the end, or "+5" for 5 more: the last layers, whose outputs otherwise stay,
-        get outputs behind the old ones, which remain as they are.
-    class_init: "zero" (the outputs of new classes are zero at first), "mean" (the mean of the old ones), "random".
+    classes: how many classes in the end, or "+5" for 5 more. The last layers get new outputs after the old ones,
+        which stay as they are. Left out: outputs stay.
+    class_init: outputs of new classes at first: "zero", "mean" (the mean of the old ones) or "random".
 
     Raises
     ------

@@ -45,7 +45,7 @@ def test_parameters_errors_and_examples_are_rendered(site: Path) -> None:
     page = (site / "reference" / "api" / "index.html").read_text()
     entry = page[page.index('id="fxgrow.grow"') : page.index('id="fxgrow.plan"')]
     text = text_of(entry)
-    assert "Parameters: model (nn.Module) – any module that torch.fx can capture" in text
+    assert "Parameters: model (nn.Module) – any module whose forward can be recorded as a graph" in text
     assert "Raises: AmountError –" in text
     assert '>>> grown.get_submodule("0") Linear(in_features=4, out_features=16, bias=True)' in text
 

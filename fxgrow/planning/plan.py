@@ -58,7 +58,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What multiplies the weights of units that were drawn, those at the positions `start` to `stop` of an axis."""
+    """A factor for the weights of drawn units: those at the positions `start` to `stop` of an axis."""
 
     axis: int
     start: int
@@ -76,7 +76,7 @@ class TensorGrowth:
         "alike" (normal, with mean and deviation of the old ones).
     scale: multiplies the old entries.
     spread: how large normally drawn entries are beside the old ones before growth; None: by fan-in.
-    calibrations: what multiplies the weights of drawn units, as a batch of data asked for.
+    calibrations: factors for the weights of drawn units, worked out on a batch of data.
     """
 
     name: str
@@ -186,7 +186,7 @@ class Obstacle:
 
 @dataclass(frozen=True)
 class Setting:
-    """An attribute of a part that is another than the constructor of a target sets."""
+    """An attribute of a part whose value differs from what the constructor of a target sets."""
 
     module: str
     attribute: str
@@ -200,7 +200,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Likeness:
-    """What a model that was grown toward a target has other than the target as its constructor makes it.
+    """In what a model that was grown toward a target differs from the target as its constructor makes it.
 
     Attributes
     ----------
@@ -262,7 +262,7 @@ class Plan:
     form: "module" where the growth goes into a copy of the user's own module, "graph" where a graph module is made.
     obstacle: why it has to be a graph.
     courses: the same growth for inputs of other sizes, on which the forward of such a copy takes another course.
-    like: where it grew toward a target, what it has other than that.
+    like: where it grew toward a target, in what it differs from that.
     classes: where more of them were asked for, how many there were and are.
 
     >>> import torch, fxgrow

@@ -140,13 +140,13 @@ def _parts(norms: Mapping[int, float]) -> dict[int, float]:
 
 
 def vitality(grown: nn.Module, optimizer: Optimizer | None = None) -> Vitality:
-    """How much of the gradient, and of the update, each generation of weights receives.
+    """Measure how much of the gradient, and of the update, each generation of weights receives.
 
-    Call it after `backward()` and before the optimizer's step. Nothing is changed.
+    Call it after `backward()` and before the optimizer's step. It changes nothing.
 
     Parameters
     ----------
-    optimizer: to report updates too: its next step is taken on a copy, one tensor at a time, rates by age
+    optimizer: given to report updates as well. Its next step is taken on a copy, one tensor at a time, rates by age
         included. What an optimizer does across tensors (such as clipping by their joint norm) is left out.
 
     Raises
