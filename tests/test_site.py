@@ -50,6 +50,12 @@ def test_parameters_errors_and_examples_are_rendered(site: Path) -> None:
     assert '>>> grown.get_submodule("0") Linear(in_features=4, out_features=16, bias=True)' in text
 
 
+def test_names_that_share_an_item_have_their_types(site: Path) -> None:
+    text = text_of((site / "reference" / "values" / "index.html").read_text())
+    assert "old, new (int) – sizes before and after." in text
+    assert "parameters, flops (int | None) – of the model" in text
+
+
 def test_names_of_fxgrow_lead_to_their_entries(site: Path) -> None:
     page = (site / "how-to" / "save-and-load" / "index.html").read_text()
     assert re.search(r'href="../../reference/api/#fxgrow.save"><code>fxgrow.save</code>', page)

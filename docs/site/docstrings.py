@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,18 +12,22 @@ import griffe
 
 ROOT = Path(__file__).parent.parent.parent
 SECTIONS = ("Parameters", "Attributes", "Raises")
-COMMA = ",\N{NO-BREAK SPACE}"
-"""Between names that share an item; an ordinary space would make the second one a type."""
-
 SHARED = re.compile(r"^\w+(, \w+)+(?=: )")
 OPTION = re.compile(r" *# doctest: .*$", re.MULTILINE)
 
 
-def in_google_style(text: str) -> str:
+def in_google_style(text: str, types: Mapping[str, str]) -> str:
     """The same with the items of sections indented under a heading, and examples between fences.
 
-    A section goes from its underlined heading to the next empty line, an example from its prompt.
+    A section goes from its underlined heading to the next empty line, an example from its prompt. Names that share an
+    item are given their types, which the generator looks up for single names only.
     """
+
+    def typed(names: re.Match[str]) -> str:
+        known = dict.fromkeys(types[name] for name in names[0].split(", ") if name in types)
+        joined = names[0].replace(", ", ",\N{NO-BREAK SPACE}")  # after a space, the generator reads a type
+        return f"{joined} ({', '.join(known)})" if known else joined
+
     result: list[str] = []
     inside = ""
     for line, following in pairwise([*OPTION.sub("", text).splitlines(), "", ""]):
@@ -37,19 +42,30 @@ def in_google_style(text: str) -> str:
             inside = ""
         elif inside == "section":
             if not line.startswith("---"):
-                result.append("    " + SHARED.sub(lambda names: names[0].replace(", ", COMMA), line))
+                result.append(f"    {SHARED.sub(typed, line)}")
         else:
             result.append(line)
     return "\n".join(result)
 
 
-class Docstrings(griffe.Extension):
-    """Rewrite docstrings as they are loaded, and add the package that stands at the top level of the repository."""
+def _types(value: griffe.Object) -> dict[str, str]:
+    """The types of a function's parameters or a class's attributes, as they are written."""
+    named = value.parameters if isinstance(value, griffe.Function) else value.attributes.values()
+    return {one.name: str(one.annotation) for one in named if one.annotation is not None}
 
-    def on_instance(self, *, obj: griffe.Object, **kwargs: Any) -> None:
-        if obj.docstring is not None:
-            obj.docstring.value = in_google_style(obj.docstring.value)
+
+def _rewrite(value: griffe.Object) -> None:
+    if value.docstring is not None:
+        value.docstring.value = in_google_style(value.docstring.value, _types(value))
+    for member in value.members.values():
+        if isinstance(member, griffe.Object):  # and no alias
+            _rewrite(member)
+
+
+class Docstrings(griffe.Extension):
+    """Rewrite the docstrings of the package, and add to it what stands at the top level of the repository."""
 
     def on_package(self, *, pkg: griffe.Module, loader: griffe.GriffeLoader, **kwargs: Any) -> None:
         if pkg.path == "fxgrow":
             pkg.set_member("zoo", loader.load(ROOT / "zoo"))
+            _rewrite(pkg)
