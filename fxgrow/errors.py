@@ -48,7 +48,7 @@ class AmountError(FxgrowError, ValueError):
 
 
 class PlanError(FxgrowError):
-    """A plan does not fit the model it is applied to."""
+    """A plan does not fit the model it is applied to, nothing would grow, or a text is not a plan."""
 
 
 class ScheduleError(FxgrowError, ValueError):

@@ -299,7 +299,7 @@ def grow(
     Raises
     ------
     AmountError: an argument means nothing here, a key matches no module, keys disagree, or something would shrink.
-    CaptureError: the model cannot be captured, or example inputs are needed or do not fit.
+    CaptureError: the model cannot be captured, inputs are needed or do not fit, or it does not run on the batch.
     PlanError: nothing would grow, with the reasons; or the target cannot be reached, with the place and the reason.
     VerificationError: the outputs differ by more than the tolerance, or those of the original are not finite.
 

@@ -30,9 +30,10 @@ def param_groups(
 ) -> list[dict[str, Any]]:
     """Make parameter groups for any optimizer of torch or timm.
 
-    As in timm, norms, biases and the names in the model's `no_weight_decay()` are not decayed. With `lr`, the `lr` of
-    each group is the learning rate times the factor that µP gives the group. The schedulers of torch and timm start
-    from that. The factor is noted as `width_scale`, which no scheduler multiplies by once more.
+    As in timm, norms, biases and the names in the model's `no_weight_decay()` are not decayed; a grown model keeps the
+    names of its original. With `lr`, the `lr` of each group is the learning rate times the factor that µP gives the
+    group. The schedulers of torch and timm start from that. The factor is noted as `width_scale`, which no scheduler
+    multiplies by once more.
 
     Parameters
     ----------
