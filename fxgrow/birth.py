@@ -31,6 +31,11 @@ Ranges = tuple[tuple[int, int], ...]
 class Region:
     """Elements of one stage that lie on a grid: those at the given positions of each axis.
 
+    Attributes
+    ----------
+    stage: at which they were born.
+    axes: for each axis the positions, as half-open ranges in order.
+
     >>> region = Region(1, (((0, 1), (2, 3)), ((0, 2),)))
     >>> region.count, [block.tolist() for block in region.blocks(torch.arange(6).reshape(3, 2))]
     (4, [[[0, 1]], [[4, 5]]])
@@ -70,7 +75,11 @@ class Region:
 
 @dataclass(frozen=True)
 class Birth:
-    """The birth stages of one parameter, one tuple of stages per axis.
+    """The birth stages of one parameter: 0 for the original, n for the n-th growth.
+
+    Attributes
+    ----------
+    axes: for each axis the stages of its positions. The stage of an element is the maximum over its axes.
 
     >>> birth = Birth(((0, 0, 1), (0, 1)))
     >>> birth.stages()
@@ -85,6 +94,7 @@ class Birth:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """The parameter's shape."""
         return tuple(len(axis) for axis in self.axes)
 
     def stages(self) -> Tensor:

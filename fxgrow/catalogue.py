@@ -31,7 +31,14 @@ class CatalogueError(FxgrowError):
 
 @dataclass(frozen=True)
 class Entry:
-    """A model of a library and the shape of one input: [channels, height, width] or [channels, time, height, width]."""
+    """A model of a library.
+
+    Attributes
+    ----------
+    library: "timm" or "torchvision".
+    name: what the library calls it.
+    input_shape: of one input, [channels, height, width] or [channels, time, height, width]; None where it is not known.
+    """
 
     library: str
     name: str
@@ -39,6 +46,7 @@ class Entry:
 
     @property
     def full_name(self) -> str:
+        """The name that `find` takes: "timm/resnet18"."""
         return f"{self.library}/{self.name}"
 
     @property
@@ -56,6 +64,11 @@ class Entry:
 
 def find(name: str, *, pretrained: bool = False, **options: Any) -> nn.Module:
     """Build the model of a name: `timm/NAME`, `torchvision/NAME` or `package.module:callable`.
+
+    Parameters
+    ----------
+    pretrained: whether to load the weights that the library has for it.
+    options: passed on to the constructor.
 
     Raises
     ------
@@ -198,6 +211,11 @@ def _imported(name: str, options: dict[str, Any]) -> nn.Module:
 
 def entries(library: str | None = None, pattern: str = "*") -> Iterator[Entry]:
     """Every model of both libraries with its input shape, nothing built.
+
+    Parameters
+    ----------
+    library: "timm" or "torchvision"; both, if left out.
+    pattern: a glob that names have to match.
 
     >>> next(entries("timm", "test_resnet"))
     Entry(library='timm', name='test_resnet', input_shape=(3, 160, 160))

@@ -25,9 +25,14 @@ from fxgrow.training.groups import param_groups
 
 @dataclass(frozen=True)
 class Coordinates:
-    """Root mean square of each layer's output, by width and training step.
+    """Root mean square of each layer's output, by width and training step. `print` shows it as a table.
 
-    sizes: (width, step, layer) -> root mean square, layers by their path; those with parameters.
+    Attributes
+    ----------
+    widths: the factors.
+    steps: of training.
+    layers: those with parameters, by their path.
+    sizes: (width, step, layer) -> root mean square.
     """
 
     widths: tuple[float, ...]
@@ -98,8 +103,11 @@ def coordinate_check(
     ----------
     make_model: builds the narrow model.
     widths: factors; 1 is the narrow model itself.
+    example_inputs: as in `fxgrow.grow`.
     steps: of training, on one random batch and random targets.
-    optimizer: makes one for a model; Adam at 0.01 unless told, with the rates that the parameterization says.
+    optimizer: makes one for a model. Left out: Adam at 0.01, in the groups of `fxgrow.param_groups`, so that with
+        parameterization="mup" the rates are those of µP.
+    seed: of the weights, the batch and the targets.
     growth: passed on to `fxgrow.grow`: init, parameterization.
 
     Raises

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 
 class FxgrowError(Exception):
-    """Base of every error fxgrow raises on purpose.
+    """Base of every error fxgrow raises on purpose. Its text is `what (at where): remedy`; the parts are attributes.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ class AmountError(FxgrowError, ValueError):
 
 
 class PlanError(FxgrowError):
-    """A plan does not fit the model it is applied to."""
+    """A plan does not fit the model it is applied to, nothing would grow, or a text is not a plan."""
 
 
 class ScheduleError(FxgrowError, ValueError):

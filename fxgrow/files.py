@@ -38,11 +38,11 @@ def save(
     base: str | None = None,
     base_kwargs: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a grown model: its tensors, and how it was grown.
+    """Write a grown model as safetensors: its tensors, and in JSON metadata how it was grown.
 
     Parameters
     ----------
-    base: the catalogue name of the original ("timm/resnet18"), so that `load` can rebuild it by itself.
+    base: the catalogue name of the original ("timm/resnet18"). With it, `load` can build the original by itself.
     base_kwargs: arguments that the original was built with (`{"num_classes": 10}`): numbers, flags, strings and
         lists, tuples and dictionaries of them.
 
@@ -178,11 +178,11 @@ def checked_target(path: str | os.PathLike[str]) -> Path:
 
 
 def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Module:
-    """Read a grown model: bit-identical tensors, births and history; it trains and grows on.
+    """Read a grown model: the same tensors bit for bit, births, history and mode. It trains and grows on.
 
     Parameters
     ----------
-    model: the original, or one built the same way; only its structure is used, and it is not touched. May be
+    model: the original, or one built in the same way. Only its structure is used, and it is not touched. It may be
         left out where the file names a timm or torchvision model.
 
     Raises

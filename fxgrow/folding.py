@@ -14,10 +14,10 @@ from fxgrow.transforms.folding import fold_multipliers
 
 
 def fold(grown: nn.Module) -> nn.Module:
-    """A copy of a grown model, the same function, without the multipliers that variance transfer put in.
+    """Copy a grown model without the multipliers that variance transfer put in. The function stays.
 
     Where old weights were rescaled and no batch norm could make up for it, the model multiplies activations by
-    a number. Training needs that; for inference the number goes into the weights. The copy can be saved and
+    a number. Training needs that. For inference the number goes into the weights. The copy can be saved and
     grown on like any grown model. A model without multipliers is simply copied.
 
     Raises

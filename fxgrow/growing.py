@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
-from fxgrow.amounts import Amounts
-from fxgrow.axes.layout import Reason
 from fxgrow.calibration import calibrate as calibrate_units
-from fxgrow.capture import Captured, GrownGraphModule, capture, recapture, skeleton
+from fxgrow.capture import Captured, GrownGraphModule, skeleton
 from fxgrow.capture.inputs import Inputs, described
 from fxgrow.certifying import certificate_of, drawn_by, kept_for_proof
-from fxgrow.errors import CaptureError, PlanError, UntraceableError
+from fxgrow.drafting import planned_in_form, replanning
+from fxgrow.errors import PlanError
 from fxgrow.fingerprint import fingerprint
 from fxgrow.garbage import collection_paused
 from fxgrow.history import ATTRIBUTE, Step, history_of, with_certificate, with_verification
@@ -24,28 +22,16 @@ from fxgrow.measure.verification import verify as verify_same
 from fxgrow.module_tensors import named_tensors
 from fxgrow.own import own_class, sites
 from fxgrow.own.courses import Replan, courses
-from fxgrow.own.target import check_alike, put_into
-from fxgrow.parts import Parts, find_parts, verify_parts, widen_parts
-from fxgrow.planning.analysis import HELD, Analysis, analyse, roles_of
-from fxgrow.planning.blocks import Found
-from fxgrow.planning.composition import joined
-from fxgrow.planning.depth import check_keys, plan_depth
-from fxgrow.planning.ends import End, open_ends
+from fxgrow.own.target import put_into
+from fxgrow.parts import Parts, verify_parts, widen_parts
 from fxgrow.planning.plan import Obstacle, Plan
-from fxgrow.planning.planner import make_plan
-from fxgrow.planning.readouts import find_readouts
-from fxgrow.planning.sizes import Sizes, flops_after, parameters_after
-from fxgrow.planning.targets import distances
-from fxgrow.planning.toward import deeper_containers, depth_toward
 from fxgrow.proof.certificate import Verdict
 from fxgrow.replay import prepared
 from fxgrow.steps import shown, timed
 from fxgrow.training.parameters import remember_names, stage_of
-from fxgrow.transforms.depth import deepen
-from fxgrow.transforms.readouts import add_readouts, drop_readouts
 from fxgrow.transforms.tagging import tag
 from fxgrow.transforms.width import widen
-from fxgrow.wish import Width, Wish, check, check_how, grows, nothing_grows, parameterization_for, sizes_asked
+from fxgrow.wish import Width, Wish, check_how, grows, nothing_grows
 
 
 def plan(
@@ -65,9 +51,9 @@ def plan(
     in_chans: int | str | None = None,
     progress: bool = False,
 ) -> Plan:
-    """What `grow` would do to a model, and why not more; no weights are read, so meta models work.
+    """What `grow` would do to a model, and why not more. No weights are read, so meta models work.
 
-    Parameters are those of `grow`.
+    Parameters and errors are those of `grow`, but for VerificationError.
 
     >>> import torch, fxgrow
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -76,169 +62,10 @@ def plan(
     """
     wish = Wish(width, depth, init, depth_init, round_to, parameterization, form, like, classes, class_init, in_chans)
     with shown(progress):
-        captured, planned, wish = _planned_in_form(model, wish, example_inputs)
+        captured, planned, wish = planned_in_form(model, wish, example_inputs)
         if isinstance(captured, Parts) or form == "graph" or not grows(planned):
             return planned
-        return _placed(skeleton(model), captured, planned, form, "", _replanning(model, wish), like=like)[1]
-
-
-@collection_paused()
-def _planned_in_form(model: nn.Module, wish: Wish, example_inputs: Any) -> tuple[Captured | Parts, Plan, Wish]:
-    """As `_planned`; where the model's own class is asked for, what it cannot hold is held in the wish as well."""
-    while True:
-        captured, planned = _planned(model, wish, lambda: capture(model, example_inputs), example_inputs)
-        if wish.form != "module" or wish.like is not None or isinstance(captured, Parts) or not grows(planned):
-            return captured, planned, wish
-        bare, changed = skeleton(model), sites(captured, planned)
-        own = own_class(bare, planned, widen(captured, planned, bare, ""), changed, captured)
-        reasons = wish.held.get(own.node, ()) if isinstance(own, Obstacle) else ()
-        if not isinstance(own, Obstacle) or not own.node or len(reasons) > 1:
-            anew = _planned(model, wish, lambda: capture(model, example_inputs), example_inputs)
-            return *anew, wish  # the graphs above have been grown
-        reason = Reason(f"{type(model).__name__} cannot hold its growth: {own.what}")
-        wish = replace(wish, held={**wish.held, own.node: (*reasons, reason)})
-
-
-def _replanning(model: nn.Module, wish: Wish) -> Replan:
-    def replan(inputs: Inputs) -> tuple[Captured, Plan]:
-        captured, planned = _planned(model, wish, lambda: recapture(model, inputs))
-        assert isinstance(captured, Captured)
-        return captured, planned
-
-    return replan
-
-
-def _planned(
-    model: nn.Module, wish: Wish, captured_anew: Callable[[], Captured], example_inputs: Any = None
-) -> tuple[Captured | Parts, Plan]:
-    """A captured model, deepened where that was asked for, and the plan for it.
-
-    example_inputs: to look for parts, where it cannot be captured as a whole.
-    """
-    check(wish)
-    widths = sizes_asked(wish.width)
-    depths = Amounts.parse(wish.depth) if wish.depth is not None else None
-    chosen = parameterization_for(model, wish.parameterization)
-    captured: Captured | Parts
-    try:
-        with timed("capturing"):
-            captured = captured_anew()
-    except UntraceableError as error:
-        if isinstance(widths, Sizes) or wish.like is not None or (wish.classes, wish.in_chans) != (None, None):
-            raise
-        captured = find_parts(model, example_inputs, error)
-    if isinstance(widths, Amounts):
-        widths.check_all_used([name for name, _ in model.named_modules() if name])
-    name = model_name(model)
-    if isinstance(captured, Parts):
-        assert isinstance(widths, Amounts)  # sizes were refused above
-        planned = captured.plan(name, wish.init, chosen, _part_planner(widths, depths, wish, chosen))
-        if depths is not None:
-            runs = planned.depth.runs if planned.depth is not None else ()
-            check_keys(depths, runs, [path for held in planned.held for path in held.where], model)
-        if not planned.groups and not (planned.depth and planned.depth.blocks) and captured.why is not None:
-            raise captured.why
-        return captured, planned
-    with timed("planning"):
-        if wish.like is not None:
-            return captured, _toward(captured, name, wish.like, wish, chosen)
-        if depths is None:
-            return captured, _widened(captured, name, widths, wish, chosen)
-        return captured, _deepened(captured, depths, wish, lambda: _widened(captured, name, widths, wish, chosen))
-
-
-def _part_planner(
-    widths: Amounts, depths: Amounts | None, wish: Wish, parameterization: str
-) -> Callable[[str, Captured], Plan]:
-    """What plans one part of a model that is grown in parts."""
-
-    def planned(path: str, part: Captured) -> Plan:
-        wider = replace(widths, prefix=f"{path}.")
-
-        def plan() -> Plan:
-            return make_plan(part, type(part.model).__name__, wider, wish.init, wish.round_to, parameterization)
-
-        return plan() if depths is None else _deepened(part, replace(depths, prefix=f"{path}."), wish, plan)
-
-    return planned
-
-
-def _toward(captured: Captured, name: str, target: nn.Module, wish: Wish, parameterization: str) -> Plan:
-    """The plan that leads to the sizes of a target, dimension by dimension."""
-    further = deeper_containers(captured.model, target)
-
-    def widened() -> Plan:
-        check_alike(captured.model, target)
-        analysis = analyse(captured.model, captured.graphs)
-        try:
-            aim = recapture(target, captured.inputs)
-        except CaptureError as error:
-            raise PlanError(
-                f"the target cannot be captured on the inputs of the model: {error.what}",
-                where=error.where or type(target).__name__,
-                remedy="build the target for inputs of the same shapes",
-            ) from error
-        ways = distances(analysis, analyse(aim.model, aim.graphs), ("model", "target"))
-        sizes = Sizes(tuple((way.dimension, way.last) for way in ways))
-        return make_plan(captured, name, sizes, wish.init, wish.round_to, parameterization, analysis)
-
-    if not further:
-        return widened()
-    model = captured.model
-    return _deepened(captured, lambda found: depth_toward(found, further, model, target), wish, widened)
-
-
-def _deepened(
-    captured: Captured, depths: Amounts | Callable[[Found], Amounts], wish: Wish, widened: Callable[[], Plan]
-) -> Plan:
-    """The plan for depth and then, by `widened`, for width; new blocks are put into `captured`."""
-    analysis = analyse(captured.model, captured.graphs)
-    parameters = sum(tensor.numel() for tensor in captured.model.parameters())
-    deepening, held, reading = plan_depth(captured, depths, wish.depth_init, roles_of(analysis))
-    operations = flops_after(analysis, {})
-    deepen(captured, deepening)
-    planned = widened()
-    planned = replace(planned, tensors=joined(reading, planned.tensors))
-    held += planned.held if wish.width is not None else ()
-    totals = replace(planned.totals, parameters_before=parameters, flops_before=operations)
-    return replace(planned, depth=deepening, held=held, totals=totals)
-
-
-def _widened(captured: Captured, name: str, widths: Amounts | Sizes, wish: Wish, parameterization: str) -> Plan:
-    """The plan for widths, with readouts where outputs are streams that are to grow; they are put into `captured`."""
-
-    asks_for_more = (wish.classes, wish.in_chans) != (None, None)
-
-    def planned(analysis: Analysis | None = None) -> Plan:
-        ends: Sequence[End] = ()
-        if analysis is None or asks_for_more:
-            analysis, ends = open_ends(captured, wish.classes, wish.class_init, wish.in_chans)
-        return make_plan(captured, name, widths, wish.init, wish.round_to, parameterization, analysis, ends)
-
-    for graph in captured.graphs.values():
-        for node in graph.nodes:
-            if node.name in wish.held:
-                node.meta[HELD] = wish.held[node.name]
-    before = analyse(captured.model, captured.graphs)
-    readouts = find_readouts(before) if wish.width is not None and isinstance(widths, Amounts) else ()
-    if not readouts:
-        return planned(before)
-    parameters, operations = parameters_after(before, {}), flops_after(before, {})
-    add_readouts(captured, readouts)
-    plan = planned()
-    growing = {tensor.name for tensor in plan.tensors}
-    idle = [readout for readout in readouts if readout.weight not in growing]
-    if idle:
-        drop_readouts(captured, idle)
-        plan = planned()
-    totals = replace(plan.totals, parameters_before=parameters, flops_before=operations)
-    return replace(plan, totals=totals, readouts=tuple(readout for readout in readouts if readout not in idle))
-
-
-def model_name(model: nn.Module) -> str:
-    """The class name of a model, as users know it."""
-    history = history_of(model)
-    return history.steps[-1].plan.model if history is not None else type(model).__name__
+        return _placed(skeleton(model), captured, planned, form, "", replanning(model, wish), like=like)[1]
 
 
 def grow(
@@ -263,20 +90,20 @@ def grow(
 ) -> nn.Module:
     """Grow a trained model: wider and deeper, the same function, ready to train on.
 
-    What comes back is a copy of the model, of its own class, with its own forward; a graph module where the class
-    cannot hold the growth. A model whose forward no graph can hold (torchvision's detectors) has its parts grown.
+    What comes back is a copy of the model, of its own class, with its own forward. Where the class cannot hold the
+    growth it is a graph module. A model whose forward no graph can hold (torchvision's detectors) grows in parts.
 
     Parameters
     ----------
-    model: any module that torch.fx can capture; it is not touched.
-    width: a factor (1.5), an amount ("+32", "=96"), a mapping from module paths or globs to amounts, or the
-        sizes of a stage of a `Schedule`.
+    model: any module whose forward can be recorded as a graph, whole or in parts; it is not touched.
+    width: a factor of at least 1 (1.5), units to add ("+32"), the exact size ("=96"), a mapping from module paths or
+        globs to such amounts, or the sizes of a stage of a `Schedule`.
     depth: a factor (1.5: half as many blocks again in each run of repeated blocks), an amount ("+2", "=6"), or a
         mapping from the paths of runs or globs to amounts; `plan` shows the runs.
-    like: a larger model that you built alike (on the meta device, if you want): every dimension and every run of
-        blocks gets its size, and a copy of it with the grown weights comes back. `report(grown).plan.like` lists the
-        few attributes that have to be others than its constructor sets.
-    example_inputs: a tensor, a tuple of arguments or a dict of keyword arguments; only shapes and dtypes
+    like: a larger model of the same code, perhaps on the meta device. Every dimension and every run of blocks gets
+        its size there, and a copy of it with the grown weights comes back. `report(grown).plan.like` lists the few
+        attributes that have to differ from what its constructor sets.
+    example_inputs: a tensor, a tuple or list of arguments, or a dict of keyword arguments; only shapes and dtypes
         count. Needed where they cannot be derived from the model.
     init: "zero" (new units unread at first), "mirror" (equal pairs read with opposite signs, as in the
         paper), "replicate" (copies of old units that share their outgoing weights, as in Net2Net).
@@ -284,31 +111,34 @@ def grow(
         scale), "stack" (copied whole, as in depth stacking: the function changes, and verification says so).
     round_to: make new sizes multiples of this.
     seed: of the new entries; the same seed gives the same bytes.
-    verify: prove that the function is the same (`report(grown).certificate`), run original and grown model on random
-        inputs, eval and train, and compare. True or "quick": on few samples and small images where it is proved and
-        more would cost much; "full": in float64 on inputs like `example_inputs`, as wherever there is no proof;
-        False: neither proof nor test.
+    verify: prove that the function is the same (`report(grown).certificate`), then run original and grown model on
+        random inputs and compare. "full": in float64, eval and train, on inputs like `example_inputs`. True or
+        "quick": on few samples and small images, but in full where there is no proof or where that is cheap. False:
+        neither proof nor test. Models on the meta device are not verified.
     parameterization: "standard"; "mup" (new weights and, in `fxgrow.param_groups`, learning rates by width);
-        "variance-transfer" (the paper's: old weights rescaled as well, the function kept by batch norms or by
-        multipliers, which `fxgrow.fold` removes); or "rms", which keeps the scale of activations and not the function:
-        what reads new units is drawn, and a weight that does multiplied by sqrt(C/C'); verification says how far
-        outputs moved. Left out: as the model was last grown (but for "rms"), else standard.
+        "variance-transfer" (the paper's: old weights are rescaled as well; batch norms, or multipliers that
+        `fxgrow.fold` removes, keep the function); or "rms", which keeps the scale of activations and not the function:
+        weights that read new units are drawn there and multiplied by sqrt(C/C') as a whole, and verification says how
+        far outputs moved. Left out: as the model was last grown (but for "rms"), else standard.
     calibrate: a batch of training data, in the form of `example_inputs`, but with values. One forward pass on it
         brings the new units of each linear and convolutional layer to exactly the variance that its old units have.
         Left out: new units get the scale that follows from fan-ins, which few units or correlated inputs miss.
     form: "auto" (the model's own class where it can hold the growth, else a graph module; `plan` says which, and
         why), "module" (its own class; what that cannot hold stays, with the reason in the plan), "graph" (a graph
         module).
-    classes: how many there are to be in the end, or "+5" for 5 more: the last layers, whose outputs otherwise stay,
-        get outputs behind the old ones, which remain as they are.
-    class_init: "zero" (the outputs of new classes are zero at first), "mean" (the mean of the old ones), "random".
-    in_chans: how many channels inputs are to have in the end, or "+1" for one more behind those that there are: what
-        they hold changes nothing at first.
+    classes: how many classes in the end, or "+5" for 5 more. The last layers get new outputs after the old ones,
+        which stay as they are. Left out: outputs stay.
+    class_init: outputs of new classes at first: "zero", "mean" (the mean of the old ones) or "random".
+    in_chans: how many input channels in the end, or "+1" for one more. New ones come after the old ones; what they
+        hold changes nothing at first. Left out: inputs stay.
     progress: show on stderr what is being done.
 
     Raises
     ------
-    FxgrowError: of a kind that says what was wrong, where in the model, and what to do.
+    AmountError: an argument means nothing here, a key matches no module, keys disagree, or something would shrink.
+    CaptureError: the model cannot be captured, inputs are needed or do not fit, or it does not run on the batch.
+    PlanError: nothing would grow, with the reasons; or the target cannot be reached, with the place and the reason.
+    VerificationError: the outputs differ by more than the tolerance, or those of the original are not finite.
 
     Source: Yuan, Savarese, Maire, "Accelerated Training via Incrementally Growing Neural Networks using
     Variance Transfer and Learning Rate Adaptation", NeurIPS 2023; Chen, Goodfellow, Shlens, "Net2Net", 2016.
@@ -322,10 +152,10 @@ def grow(
     check_how(seed, verify)
     wish = Wish(width, depth, init, depth_init, round_to, parameterization, form, like, classes, class_init, in_chans)
     with shown(progress):
-        captured, planned, wish = _planned_in_form(model, wish, example_inputs)
+        captured, planned, wish = planned_in_form(model, wish, example_inputs)
         if not grows(planned):
             raise nothing_grows(planned)
-        return apply_plan(model, captured, planned, seed, verify, calibrate, form, _replanning(model, wish), like)
+        return apply_plan(model, captured, planned, seed, verify, calibrate, form, replanning(model, wish), like)
 
 
 def apply(planned: Plan, model: nn.Module, seed: int, verify: bool | str) -> nn.Module:

@@ -21,11 +21,18 @@ ATTRIBUTE = "_fxgrow"
 class Verification:
     """Outcome of running both models in float64: TESTED, with the worst relative error of each mode.
 
-    Relative error is max |grown - original| / max |original|, over all outputs. dtype is that of the weights,
-    which decides the tolerance. preserving: False where the growth was asked to change the function (depth stacking).
+    A growth that fails it raises, so that no report says otherwise.
+
+    Attributes
+    ----------
+    eval_error, train_error: relative errors, max |grown - original| / max |original| over all outputs.
+    dtype: of the weights, which decides the tolerance.
+    tolerance: the largest error that counts as the same function.
+    seed: of the random inputs.
+    preserving: False where the growth was asked to change the function (depth stacking).
     precision: what was computed in, other than float64 where the model does not run in that.
-    in_place: the outputs are picked by rank among values that are the same but for rounding, as boxes by their scores;
-        what the parts of the model give, in place, was compared instead.
+    in_place: the outputs are picked by rank among values that are the same but for rounding, as boxes by their
+        scores; what the parts of the model give, in place, was compared instead.
     quick: what was made cheaper than in full (`fxgrow.measure.quick`), as the growth is proved.
     """
 
@@ -41,6 +48,7 @@ class Verification:
 
     @property
     def verdict(self) -> str:
+        """TESTED; REFUTED where an error is beyond the tolerance; CHANGED where the function was to change."""
         if not self.preserving:
             return "CHANGED"
         errors = (self.eval_error, self.train_error)
@@ -58,11 +66,18 @@ class Verification:
 
 @dataclass(frozen=True)
 class Step:
-    """One growth: its plan, the seed of its new entries, what verification found and what was proved (None: not run).
+    """One growth: its plan, the seed of its new entries, what verification found and what was proved.
 
-    fingerprint: hashes of the grown model for which the certificate was made. folded: whether multipliers went into
-        the weights afterwards (`fxgrow.fold`). settled: how much new units count by now in norms over old units
-        (`fxgrow.settle`); other than 0, the function is another than was verified and proved, and neither is kept.
+    Attributes
+    ----------
+    plan: what was carried out.
+    seed: of the new entries.
+    verification: what running both models found; None where it was not run.
+    certificate: what was proved; None where nothing was.
+    fingerprint: hashes of the grown model for which the certificate was made.
+    folded: whether multipliers went into the weights afterwards (`fxgrow.fold`).
+    settled: how much new units count by now in norms over old units (`fxgrow.settle`); other than 0, the function is
+        another than was verified and proved, and neither is kept.
     """
 
     plan: Plan
@@ -127,7 +142,7 @@ def history_of(model: nn.Module) -> History | None:
 
 
 def report(grown: nn.Module) -> Step:
-    """The last growth of a module: its plan, its seed, its certificate and what verification found."""
+    """The last growth of a module that fxgrow grew: its plan, its seed, its certificate, what verification found."""
     history = history_of(grown)
     if history is None:
         raise FxgrowError(
@@ -138,7 +153,7 @@ def report(grown: nn.Module) -> Step:
 
 
 def births(grown: nn.Module) -> Births:
-    """When each element of each parameter was born.
+    """When each element of each parameter was born, by parameter name; tied parameters appear once.
 
     Raises
     ------

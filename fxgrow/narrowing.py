@@ -9,8 +9,8 @@ from torch import fx, nn
 from fxgrow.amounts import Amounts
 from fxgrow.capture import capture
 from fxgrow.curves import check_start
+from fxgrow.drafting import model_name
 from fxgrow.errors import PlanError
-from fxgrow.growing import model_name
 from fxgrow.planning.analysis import analyse
 from fxgrow.planning.narrowing import Narrowing, narrow_sizes
 from fxgrow.planning.planner import Planner
@@ -19,11 +19,12 @@ from fxgrow.transforms.narrow import narrow
 
 
 def narrowed(model: nn.Module, start: float = 0.25, example_inputs: Any = None) -> fx.GraphModule:
-    """A narrow model from an untrained one, alike in everything but its sizes, to be trained and grown into it.
+    """Make a narrow model from an untrained one, to be trained and grown into it. Only sizes differ.
 
-    Every dimension that fxgrow can grow becomes `start` of its size (the nearest even number and at least two; of
-    heads and head width the one that comes closest). Weights are the first units' of the model, scaled by the root
-    of their fan-in's ratio, so that activations keep their variance: freshly drawn weights stay freshly drawn.
+    Every dimension that fxgrow can grow becomes `start` of its size: the nearest even number, and at least two. Of
+    heads and head dimension, the one that comes closest is reduced. Weights are those of the first units of the model,
+    scaled by the root of the ratio of fan-ins, so that activations keep their variance. So freshly drawn weights stay
+    freshly drawn.
 
     Raises
     ------

@@ -25,8 +25,9 @@ from fxgrow.curves import (
     interpolated_sizes,
     rounded,
 )
+from fxgrow.drafting import model_name
 from fxgrow.errors import ScheduleError, reading
-from fxgrow.growing import grow, model_name
+from fxgrow.growing import grow
 from fxgrow.planning.analysis import analyse
 from fxgrow.planning.planner import make_plan
 from fxgrow.planning.sizes import Dimension, Sizes, flops_after, parameters_after
@@ -46,12 +47,18 @@ FORMAT = 1
 class Stage:
     """One stage of a schedule.
 
-    number: 0 for the seed. fraction: width relative to the last stage's. factor: width relative to the stage before.
-    grows: whether anything is larger than at the stage before. epochs, first_epoch: how long, and from which epoch
-    on. batch_size: samples a step, if the schedule has one. lr_scale: factor for the learning rate that goes with
-    the batch size. sizes: exact sizes, if the schedule is toward a model. parameters, flops: of the model, and of one
-    forward pass on one sample. share: of the floating-point operations that training the last stage's model for all
-    epochs would take.
+    Attributes
+    ----------
+    number: 0 for the seed.
+    fraction: width relative to the last stage's.
+    factor: width relative to the stage before.
+    grows: whether anything is larger than at the stage before.
+    epochs, first_epoch: how long, and from which epoch on.
+    batch_size: samples a step, if the schedule has one.
+    lr_scale: factor for the learning rate that goes with the batch size.
+    sizes: exact sizes, if the schedule is toward a model.
+    parameters, flops: of the model, and of one forward pass on one sample.
+    share: of the operations that training the last stage's model for all epochs would take.
     """
 
     number: int
@@ -91,9 +98,15 @@ class Stage:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How a network grows over its training: a value, to be iterated over stage by stage.
+    """How wide a network is at each stage of its training, and for how many epochs.
 
-    model: name of the model it leads to, once `between` has been told. width_rate: of an exponential schedule.
+    A schedule is a frozen value. Iteration, `len` and `[number]` give its stages; `print` shows it as tables.
+
+    Attributes
+    ----------
+    stages: a `Stage` for each.
+    width_rate: what each stage adds to the width; of an exponential schedule.
+    model: name of the model it leads to, once `between` has been told.
     trajectories: for each dimension that grows, where it is and its size at each stage.
 
     >>> import torch
@@ -298,12 +311,12 @@ class Schedule:
 
     @property
     def epochs(self) -> int:
-        """Of all stages together."""
+        """The epochs of all stages together."""
         return sum(stage.epochs for stage in self.stages)
 
     @property
     def share(self) -> float | None:
-        """Of the floating-point operations that training the last stage's model for all epochs would take."""
+        """What training takes of the operations that the large model would take for all epochs; None without one."""
         shares = [stage.share for stage in self.stages if stage.share is not None]
         return math.fsum(shares) if len(shares) == len(self.stages) else None
 

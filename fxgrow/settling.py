@@ -17,14 +17,15 @@ from fxgrow.own.edited import NATIVE, CallEdit, Edited, plain_kind, unedited
 def settle(grown: nn.Module, share: float) -> None:
     """Let new units count in the norms of a grown model that take their statistic over old units only.
 
-    This changes the function that the model computes, and is done to the model itself. Each such LayerNorm, RMSNorm
-    and GroupNorm takes mean and variance over all its units, of which new ones count `share`: 0, as growth left it,
-    is the old units alone; 1 is torch's own norm, which is put back. Raised from 0 to 1 during training, it lets the
-    weights follow; afterwards the model is as fast as one built by hand, and its norms grow as those of any model.
-    State dict, parameters and births stay as they are. Between 0 and 1 the dimensions of such norms do not grow.
+    This changes the model itself, and **the function that it computes**. Each such LayerNorm, RMSNorm and GroupNorm
+    takes mean and variance over all its units, of which new ones count `share`. A share of 0, as growth left it, is the
+    old units alone. At 1 torch's own norm is put back. If the share rises from 0 to 1 during training, the weights
+    follow. Afterwards the model is as fast as one built by hand, and its norms grow as those of any model. State dict,
+    parameters and births stay as they are. Between 0 and 1 the dimensions of such norms do not grow.
 
-    What growth had verified and proved was the other function, so that it is dropped: `report` has neither, and
-    `certify` says UNKNOWN. Other guards (reductions, softmax, standardised weights over old units) stay.
+    What growth had verified and proved was another function. So `report` drops both, and `certify` says UNKNOWN; at
+    share 0 the function is the grown one again. Other guards (reductions, softmax, `normalize`, standardised weights)
+    stay.
 
     Parameters
     ----------

@@ -28,16 +28,18 @@ def grow_sharded(
     seed: int = 0,
     **options: Any,
 ) -> nn.Module:
-    """Grow a model whose parameters are divided among processes (FSDP2); each of them calls this, with the same words.
+    """Grow a model whose parameters are divided among processes (FSDP2). All of them call this, with equal arguments.
 
     The plan is made from shapes. What comes back is what `grow` would give, divided by `shard`, entry by entry the
-    same. Nothing is proved or tested, since no process has the weights.
+    same. Each tensor is gathered, grown and divided again by itself, so that a process never has more than its part of
+    both models and one layer. Nothing is proved or tested, since no process has all weights. To have the proof, gather
+    both models afterwards and call `fxgrow.certify`.
 
     Parameters
     ----------
     model: divided by `fully_shard`, or whole and the same on every process; it is not touched.
     width, depth, seed: as in `grow`.
-    shard: what divided the model, called with the grown one, which has no data yet:
+    shard: the function that divided the model. It is called with the grown one, which has no data yet:
         `def shard(model): [fully_shard(block) for block in model.blocks]; fully_shard(model)`.
     options: others of `grow`, but for `verify` and `calibrate`.
 

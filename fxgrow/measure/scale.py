@@ -74,10 +74,18 @@ def evaluated(expression: sp.Expr, values: Mapping[str, float]) -> float:
 class LayerScale:
     """One layer that makes new units.
 
+    Attributes
+    ----------
+    layer: its path.
+    node, mode: where it is called, and in which graph.
+    axis, units, old_units: of its output.
     expression: the variance of their pre-activations beside that of old units', in fan-ins n and m and in
-    rho, s and sigma. predicted: its value. axis, units, old_units: of its output; reads: the same of its input.
-    measured: the ratio on data, where it was asked for; inputs: rho on the same data.
-    gradients: `GRADIENTS` of this layer, as numbers.
+        rho, s and sigma.
+    values: of the symbols of the expression.
+    reads: axis, units and old units of its input.
+    measured: the ratio on data, where it was asked for.
+    inputs: rho on the same data.
+    gradients: second moments by "old weights", "new columns" and "new rows", as numbers.
     """
 
     layer: str
@@ -95,6 +103,7 @@ class LayerScale:
 
     @property
     def predicted(self) -> float:
+        """The value of the expression."""
         return evaluated(self.expression, self.values)
 
     @property
@@ -114,7 +123,16 @@ class LayerScale:
 
 @dataclass(frozen=True)
 class Scale:
-    """The layers of a grown model that make new units: how large these start out beside the old ones."""
+    """The layers of a grown model that make new units: how large these start out beside the old ones.
+
+    `print` shows it as two tables, of activations and of gradients.
+
+    Attributes
+    ----------
+    layers: a `LayerScale` for each.
+    grown: what the grown model computes, as a graph.
+    inputs: the recorded ones, of which only shapes and dtypes count.
+    """
 
     layers: tuple[LayerScale, ...]
     grown: GrownGraphModule

@@ -8,11 +8,17 @@ from typing import Any
 
 @dataclass(frozen=True)
 class NodeEdit:
-    """A change to one node of one graph (`mode`: both, eval, train).
+    """A change to one node of one graph.
 
+    Attributes
+    ----------
+    mode: which graph: "both", "eval" or "train".
+    node: its name.
     kind: "literal" (put `value` at `path`), "ratio" (multiply the number at `path` by `value` = [p, q]),
-    "guard" and "core_input" (reduce over old units only), "erase" (drop an assertion on an old size), "multiply"
-    (the input of a layer by `value`).
+        "guard" and "core_input" (reduce over old units only), "erase" (drop an assertion on an old size), "multiply"
+        (the input of a layer by `value`).
+    path: where in the node's arguments.
+    value: what comes there.
     """
 
     mode: str

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,9 @@ from fxgrow.planning.edits import AttributeEdit as AttributeEdit
 from fxgrow.planning.edits import NodeEdit as NodeEdit
 from fxgrow.planning.edits import frozen
 from fxgrow.planning.showing import shown
+from fxgrow.planning.tensor_growth import Axis as Axis
+from fxgrow.planning.tensor_growth import Calibration as Calibration
+from fxgrow.planning.tensor_growth import TensorGrowth as TensorGrowth
 from fxgrow.printing import as_text
 
 if TYPE_CHECKING:
@@ -27,68 +29,17 @@ FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Axis:
-    """How one axis of a tensor grows.
-
-    kind: "keep" (a run that stays), "grow" (a run with new units at its end), "product" or "join" of parts.
-    old, new: sizes before and after. group: the growth group of a growing run.
-    fill: what its new entries are: "draw", "zero", "mean", "silence", "pair", "opposite", "copy", "share".
-    """
-
-    kind: str
-    old: int
-    new: int
-    group: str = ""
-    fill: str = ""
-    parts: tuple[Axis, ...] = ()
-
-    def runs(self) -> Iterator[Axis]:
-        """The growing runs, in order."""
-        if self.kind == "grow":
-            yield self
-        for part in self.parts:
-            yield from part.runs()
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """What multiplies the weights of units that were drawn, those at the positions `start` to `stop` of an axis."""
-
-    axis: int
-    start: int
-    stop: int
-    factor: float
-
-
-@dataclass(frozen=True)
-class TensorGrowth:
-    """How one parameter or buffer grows. `draw` names the distribution of free entries; `scale` multiplies old ones.
-
-    spread: how large normally drawn entries are beside the old ones before growth; None: by fan-in.
-    calibrations: what multiplies the weights of drawn units, as a batch of data asked for.
-    """
-
-    name: str
-    axes: tuple[Axis, ...]
-    draw: str
-    scale: float = 1.0
-    spread: float | None = None
-    calibrations: tuple[Calibration, ...] = ()
-
-    @property
-    def old_shape(self) -> tuple[int, ...]:
-        return tuple(axis.old for axis in self.axes)
-
-    @property
-    def new_shape(self) -> tuple[int, ...]:
-        return tuple(axis.new for axis in self.axes)
-
-
-@dataclass(frozen=True)
 class GrowthGroup:
     """Dimensions that grow as one.
 
-    where: the parameter axes that make its units. how: how new units stay invisible.
+    Attributes
+    ----------
+    name: d0, d1, ...
+    old, new: sizes before and after.
+    where: the parameter axes that make its units, as "0.weight[0]".
+    how: how new units stay invisible: zero-out, zero-in, mirror, replicate, or mean-fill, norms rescaled; with
+        guarded statistics where norms are guarded.
+    added: parameters that it adds; entries that several groups add together are shared evenly.
     """
 
     name: str
@@ -101,7 +52,7 @@ class GrowthGroup:
 
 @dataclass(frozen=True)
 class Held:
-    """Dimensions that stay at their size, and why."""
+    """Dimensions that stay at their size, and why. Batch, space and classes, which never grow, are left out."""
 
     size: int
     where: tuple[str, ...]
@@ -116,8 +67,12 @@ UNBALANCED = "nothing: the function changes"
 class Rescaling:
     """What a parameterization does to the old entries of one weight.
 
-    kind: "hidden" or "output". factor: multiplies them. by: what makes up for it, "batch norm PATH", "multiplier" or
-    nothing (`UNBALANCED`). reason: why the factor is 1.
+    Attributes
+    ----------
+    kind: "hidden" or "output".
+    factor: multiplies them.
+    by: what makes up for it: "batch norm PATH", "multiplier" or nothing (`UNBALANCED`).
+    reason: why the factor is 1, where it is.
     """
 
     name: str
@@ -131,8 +86,12 @@ class Rescaling:
 class Readout:
     """A readout of one output.
 
-    weight: the path of its weight `[size, units]`. axis: of the output that it reads. size: units that the output
-    has. places: pairs of a graph (both, eval, train) and the node whose value is the output there.
+    Attributes
+    ----------
+    weight: the path of its weight `[size, units]`.
+    axis: of the output that it reads.
+    size: units that the output has.
+    places: pairs of a graph (both, eval, train) and the node whose value is the output there.
     """
 
     weight: str
@@ -158,7 +117,7 @@ class Obstacle:
 
 @dataclass(frozen=True)
 class Setting:
-    """An attribute of a part that is another than the constructor of a target sets."""
+    """An attribute of a part whose value differs from what the constructor of a target sets."""
 
     module: str
     attribute: str
@@ -172,10 +131,13 @@ class Setting:
 
 @dataclass(frozen=True)
 class Likeness:
-    """What a model that was grown toward a target has other than the target as its constructor makes it.
+    """In what a model that was grown toward a target differs from the target as its constructor makes it.
 
-    target: its class. settings: attributes; with them and the grown `state_dict` a target of the user's computes what
-    the grown model does. parts: path, class and class in the target of parts that no attribute makes up for.
+    Attributes
+    ----------
+    target: its class.
+    settings: attributes; with them and the grown `state_dict`, a target computes what the grown model does.
+    parts: path, class and class in the target of parts that no attribute makes up for.
     """
 
     target: str
@@ -214,7 +176,7 @@ FORMS = ("auto", "module", "graph")
 
 @dataclass(frozen=True)
 class Totals:
-    """Parameters, and floating-point operations of one forward pass on one sample, before and after."""
+    """Parameters, and FLOPs of one forward pass on one sample, before and after; a multiply-add counts as two."""
 
     parameters_before: int
     parameters_after: int
@@ -226,15 +188,25 @@ class Totals:
 class Plan:
     """What `fxgrow.grow` will do to a model: pure data, with a JSON round trip.
 
-    inputs: the example inputs, described: containers, shapes and dtypes. tier: how the model was captured:
-        1 symbolically, 2 with control flow on shapes resolved, 3 in parts. depth: new blocks, which come first: names
-        of groups, tensors, nodes and attributes are those after they are put in. readouts: layers through which
-        outputs are read that are streams; they come after new blocks. parts: where the model was captured
-        in parts, the plan of each, by its path. form: "module" where the growth goes into a copy of the user's own
-        module, "graph" where a graph module takes its place. obstacle: why it has to be a graph. courses: where the
-        forward of such a copy takes another course on inputs of another size, the same growth as a plan for those.
-        like: where it grew toward a target, what it has other than that. classes, channels: where more of them were
-        asked for.
+    `print` shows it as tables.
+
+    Attributes
+    ----------
+    model: class name of the original.
+    groups, held: what grows; what stays, and why.
+    tensors: how each parameter and buffer grows.
+    nodes, attributes: changes to nodes of the graph, and module attributes that follow.
+    inputs: the example inputs, described: containers, shapes and dtypes.
+    tier: how the model was captured: 1 symbolically, 2 with control flow on shapes resolved, 3 in parts.
+    depth: new blocks, which come first: names in the rest of the plan are those after they are put in.
+    readouts: layers through which outputs are read that are streams; they come after new blocks.
+    parts: where the model was captured in parts, the plan of each, by its path.
+    rescalings: what variance transfer does to old weights.
+    form: "module" where the growth goes into a copy of the user's own module, "graph" where a graph module is made.
+    obstacle: why it has to be a graph.
+    courses: the same growth for inputs of other sizes, on which the forward of such a copy takes another course.
+    like: where it grew toward a target, in what it differs from that.
+    classes, channels: where more of them were asked for, how many there were and are.
 
     >>> import torch, fxgrow
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -315,7 +287,8 @@ class Plan:
         """Carry the plan out on the model that it was made for, or on another of the same structure.
 
         That may be an averaged copy of its weights, which stays the average of what was there: new entries are
-        drawn as in the model, beside the copy's own old ones. The model is not touched.
+        drawn as in the model, beside the copy's own old ones. The model is not touched. Of a plan toward a target it
+        makes the grown model in its own class, without other settings of the target.
 
         Parameters
         ----------

@@ -44,11 +44,16 @@ _COLOURS = {Verdict.PROVED: "green", Verdict.TESTED: "cyan", Verdict.UNKNOWN: "y
 class Certificate:
     """A claim and why it holds: from its rule, whose conditions were checked, and from its children.
 
-    claim: what is said. rule: the rule it follows from. conditions: what was checked on actual values.
+    `print` folds what is proved; `expanded` does not.
+
+    Attributes
+    ----------
+    claim: what is said.
+    rule: the rule it follows from.
+    conditions: what was checked on actual values.
     verdict: PROVED, TESTED, UNKNOWN or REFUTED; that of a claim with children is its weakest child's.
     detail: for REFUTED the smallest witness, for UNKNOWN the reason, for TESTED the measurement.
-    scale: what growth does to the scale of activations and gradients, worked out when it is first looked at; None
-        for certificates that were read, or made without the original.
+    children: the claims that it rests on.
 
     >>> one = Certificate("x is zero", "values", ("all 4 entries are zero",))
     >>> two = Certificate("y equals the old y", "linear", (), Verdict.UNKNOWN, "no rule")
@@ -68,6 +73,10 @@ class Certificate:
 
     @cached_property
     def scale(self) -> Any:
+        """What growth does to the scale of activations and gradients, worked out when it is first looked at.
+
+        None for certificates that were read, or made without the original.
+        """
         return self.scale_of() if self.scale_of is not None else None
 
     @classmethod

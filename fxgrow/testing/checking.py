@@ -22,10 +22,10 @@ from fxgrow.zoo.nontrivial import lively
 def check_rule(target: Target | nn.Module, *operands: tuple[int, ...] | Tensor, **arguments: Any) -> Judgement:
     """Judge the rule of an op by the op: what it ties, what it admits, what it says of new entries, what it proves.
 
-    The op runs on random operands as it is and with each dimension that its rule leaves free twice as large, with
-    every kind of new entries that the rule admits (anything, zero, the mean of the old ones; with guards as well, if
-    it asks for them), in eval and in train mode. Old outputs have to stay, and what is said or proved of new ones has
-    to be so.
+    The op runs on random operands, in eval and in train mode. It runs as it is, and with each dimension that its rule
+    leaves free twice as large, with every kind of new entries that the rule admits: anything, zero, the mean of the
+    old ones, and with guards if the rule asks for them. Old outputs have to stay. What is said or proved of new ones
+    has to be so.
 
     Parameters
     ----------

@@ -33,7 +33,14 @@ class WrongRule(AssertionError):
 
 @dataclass
 class Judgement:
-    """What was tried. growths: how many were admitted. unproved: why some of them have no proof."""
+    """What was tried.
+
+    Attributes
+    ----------
+    growths: how many the rule admitted.
+    proved: for how many of these it has a proof.
+    unproved: why the others have none.
+    """
 
     growths: int = 0
     proved: int = 0

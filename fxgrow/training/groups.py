@@ -28,16 +28,17 @@ def param_groups(
     parameterization: str | None = None,
     optimizer: str = "adam",
 ) -> list[dict[str, Any]]:
-    """Parameter groups for any optimizer of torch or timm.
+    """Make parameter groups for any optimizer of torch or timm.
 
-    As timm has it: norms, biases and what the model's `no_weight_decay()` names are not decayed. With `lr` each group
-    has as its `lr` the learning rate times the factor that µP gives it, which the schedulers of torch and timm start
-    from; the factor is noted as `width_scale`, which no scheduler multiplies by once more.
+    As in timm, norms, biases and the names in the model's `no_weight_decay()` are not decayed; a grown model keeps the
+    names of its original. With `lr`, the `lr` of each group is the learning rate times the factor that µP gives the
+    group. The schedulers of torch and timm start from that. The factor is noted as `width_scale`, which no scheduler
+    multiplies by once more.
 
     Parameters
     ----------
-    weight_decay: of all other parameters.
-    lr: the learning rate; needed where some group is scaled.
+    weight_decay: of all parameters that are decayed.
+    lr: the learning rate; required where µP scales some group.
     no_weight_decay: further names, or globs of names, that are not decayed.
     parameterization: "standard", "variance-transfer" or "rms" (one rate for all), or "mup" (rates that follow the
         widths since the seed); by default the one that the model was grown with.

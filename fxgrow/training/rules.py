@@ -22,13 +22,16 @@ class Norms:
     Of a tensor born whole, with a block that a growth in depth added, all is younger: its oldest entries are those of
     the tensor that it repeats.
 
+    Attributes
+    ----------
     names, stages: the tensor and the stage of each block.
-    weight: norms of the blocks, `[blocks]`. oldest: norms of the oldest entries of the same tensors, `[blocks]`.
+    weight: norms of the blocks, `[blocks]`.
+    oldest: norms of the oldest entries of the same tensors, `[blocks]`.
     least: the floor as a rate, 0 where there is none, `[blocks]`.
     update, oldest_update: norms of what the step did to both; None unless the rule has `needs_updates = True`.
     age: steps made since the rates have known the stage, `[blocks]`.
 
-    All are on the device of the parameters, and a rule that never asks for a number as Python has it makes nobody wait.
+    All are on the device of the parameters. A rule that never turns one into a Python number waits for no device.
     """
 
     names: tuple[str, ...]

@@ -32,6 +32,8 @@ MOMENTS = ("fill", "zero")
 class Transfer:
     """What became of an optimizer's state.
 
+    Attributes
+    ----------
     carried: parameters whose state went through the index maps, or needed none.
     fresh: parameters that start anew, and why.
     """
@@ -54,11 +56,11 @@ def transfer_state(
 ) -> Transfer:
     """Carry an optimizer's state through growth into the optimizer of the grown model.
 
-    Old entries are carried bit for bit, also where growth rescaled the weights themselves, and step counters as
-    they are. New entries start as those of a fresh parameter, but for statistics of squared gradients: these
-    get the mean of the old entries of the same row and column, so that the first updates are not too large.
-    Parameters that growth made anew start without state. Learning rates and other options stay those of
-    `new_optimizer`. Several growths in between are no different from one.
+    Old entries are carried bit for bit, also where growth rescaled the weights themselves. So are step counters. New
+    entries start as those of a fresh parameter. Only new statistics of squared gradients get the mean of the old
+    entries of the same row and column, so that the first updates are not too large. Parameters that growth made anew
+    start without state. Learning rates and other options stay those of `new_optimizer`. Several growths in between
+    are no different from one.
 
     Parameters
     ----------
@@ -111,12 +113,12 @@ def transfer_state(
 def replace_parameters(
     optimizer: Optimizer, grown: nn.Module, *, model: nn.Module | None = None, moments: str = "fill"
 ) -> Transfer:
-    """Put a grown model's parameters into the optimizer that held the old ones, state and all.
+    """Put a grown model's parameters into the optimizer that held the old ones, and carry its state over.
 
     The optimizer stays the same object, with the same groups and options in the same order, so that schedulers
-    and gradient scalers that hold it go on. State is carried as by `transfer_state`; parameters of new blocks join
-    the group of those that they repeat (so that rates by depth still rise with it), others that growth made anew
-    that of their closest namesake. Rates attached by `adapt_rates` follow.
+    and gradient scalers that hold it go on. State is carried as by `transfer_state`. Parameters of new blocks join
+    the group of those that they repeat, so that rates by depth (timm's `layer_decay`) still rise with it. Other new
+    parameters join the group of their closest namesake. Rates attached by `adapt_rates` follow.
 
     Parameters
     ----------

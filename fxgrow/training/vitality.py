@@ -29,7 +29,11 @@ from fxgrow.training.trial import trial_of
 class Share:
     """What one generation has: its entries, and Frobenius norms over them.
 
-    update is what the next step would add to them; None where no optimizer was given.
+    Attributes
+    ----------
+    entries: how many.
+    weight, gradient: norms of both.
+    update: norm of what the next step would add to them; None where no optimizer was given.
     """
 
     entries: int = 0
@@ -52,8 +56,10 @@ class Share:
 class Vitality:
     """Gradient and update by birth stage; prints as a table.
 
-    tensors: parameter -> stage -> `Share`. twins: each parameter of a block that a growth added -> the parameter of the
-    block it repeats.
+    Attributes
+    ----------
+    tensors: parameter -> stage -> `Share`.
+    twins: each parameter of a block that a growth added -> the parameter of the block it repeats.
     """
 
     tensors: Mapping[str, Mapping[int, Share]]
@@ -134,13 +140,13 @@ def _parts(norms: Mapping[int, float]) -> dict[int, float]:
 
 
 def vitality(grown: nn.Module, optimizer: Optimizer | None = None) -> Vitality:
-    """How much of the gradient, and of the update, each generation of weights receives.
+    """Measure how much of the gradient, and of the update, each generation of weights receives.
 
-    Call it after `backward()` and before the optimizer's step. Nothing is changed.
+    Call it after `backward()` and before the optimizer's step. It changes nothing.
 
     Parameters
     ----------
-    optimizer: to report updates too: its next step is taken on a copy, one tensor at a time, rates by age
+    optimizer: given to report updates as well. Its next step is taken on a copy, one tensor at a time, rates by age
         included. What an optimizer does across tensors (such as clipping by their joint norm) is left out.
 
     Raises

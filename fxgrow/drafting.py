@@ -1,0 +1,196 @@
+"""From what a user asks to a plan: the model is captured, deepened where that was asked for, and its widths planned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from fxgrow.amounts import Amounts
+from fxgrow.axes.layout import Reason
+from fxgrow.capture import Captured, capture, recapture, skeleton
+from fxgrow.capture.inputs import Inputs
+from fxgrow.errors import CaptureError, PlanError, UntraceableError
+from fxgrow.garbage import collection_paused
+from fxgrow.history import history_of
+from fxgrow.own import own_class, sites
+from fxgrow.own.courses import Replan
+from fxgrow.own.target import check_alike
+from fxgrow.parts import Parts, find_parts
+from fxgrow.planning.analysis import HELD, Analysis, analyse, roles_of
+from fxgrow.planning.blocks import Found
+from fxgrow.planning.composition import joined
+from fxgrow.planning.depth import check_keys, plan_depth
+from fxgrow.planning.ends import End, open_ends
+from fxgrow.planning.plan import Obstacle, Plan
+from fxgrow.planning.planner import make_plan
+from fxgrow.planning.readouts import find_readouts
+from fxgrow.planning.sizes import Sizes, flops_after, parameters_after
+from fxgrow.planning.targets import distances
+from fxgrow.planning.toward import deeper_containers, depth_toward
+from fxgrow.steps import timed
+from fxgrow.transforms.depth import deepen
+from fxgrow.transforms.readouts import add_readouts, drop_readouts
+from fxgrow.transforms.width import widen
+from fxgrow.wish import Wish, check, grows, parameterization_for, sizes_asked
+
+
+@collection_paused()
+def planned_in_form(model: nn.Module, wish: Wish, example_inputs: Any) -> tuple[Captured | Parts, Plan, Wish]:
+    """As `_planned`; where the model's own class is asked for, what it cannot hold is held in the wish as well."""
+    while True:
+        captured, planned = _planned(model, wish, lambda: capture(model, example_inputs), example_inputs)
+        if wish.form != "module" or wish.like is not None or isinstance(captured, Parts) or not grows(planned):
+            return captured, planned, wish
+        bare, changed = skeleton(model), sites(captured, planned)
+        own = own_class(bare, planned, widen(captured, planned, bare, ""), changed, captured)
+        reasons = wish.held.get(own.node, ()) if isinstance(own, Obstacle) else ()
+        if not isinstance(own, Obstacle) or not own.node or len(reasons) > 1:
+            anew = _planned(model, wish, lambda: capture(model, example_inputs), example_inputs)
+            return *anew, wish  # the graphs above have been grown
+        reason = Reason(f"{type(model).__name__} cannot hold its growth: {own.what}")
+        wish = replace(wish, held={**wish.held, own.node: (*reasons, reason)})
+
+
+def replanning(model: nn.Module, wish: Wish) -> Replan:
+    def replan(inputs: Inputs) -> tuple[Captured, Plan]:
+        captured, planned = _planned(model, wish, lambda: recapture(model, inputs))
+        assert isinstance(captured, Captured)
+        return captured, planned
+
+    return replan
+
+
+def _planned(
+    model: nn.Module, wish: Wish, captured_anew: Callable[[], Captured], example_inputs: Any = None
+) -> tuple[Captured | Parts, Plan]:
+    """A captured model, deepened where that was asked for, and the plan for it.
+
+    example_inputs: to look for parts, where it cannot be captured as a whole.
+    """
+    check(wish)
+    widths = sizes_asked(wish.width)
+    depths = Amounts.parse(wish.depth) if wish.depth is not None else None
+    chosen = parameterization_for(model, wish.parameterization)
+    captured: Captured | Parts
+    try:
+        with timed("capturing"):
+            captured = captured_anew()
+    except UntraceableError as error:
+        if isinstance(widths, Sizes) or wish.like is not None or (wish.classes, wish.in_chans) != (None, None):
+            raise
+        captured = find_parts(model, example_inputs, error)
+    if isinstance(widths, Amounts):
+        widths.check_all_used([name for name, _ in model.named_modules() if name])
+    name = model_name(model)
+    if isinstance(captured, Parts):
+        assert isinstance(widths, Amounts)  # sizes were refused above
+        planned = captured.plan(name, wish.init, chosen, _part_planner(widths, depths, wish, chosen))
+        if depths is not None:
+            runs = planned.depth.runs if planned.depth is not None else ()
+            check_keys(depths, runs, [path for held in planned.held for path in held.where], model)
+        if not planned.groups and not (planned.depth and planned.depth.blocks) and captured.why is not None:
+            raise captured.why
+        return captured, planned
+    with timed("planning"):
+        if wish.like is not None:
+            return captured, _toward(captured, name, wish.like, wish, chosen)
+        if depths is None:
+            return captured, _widened(captured, name, widths, wish, chosen)
+        return captured, _deepened(captured, depths, wish, lambda: _widened(captured, name, widths, wish, chosen))
+
+
+def _part_planner(
+    widths: Amounts, depths: Amounts | None, wish: Wish, parameterization: str
+) -> Callable[[str, Captured], Plan]:
+    """What plans one part of a model that is grown in parts."""
+
+    def planned(path: str, part: Captured) -> Plan:
+        wider = replace(widths, prefix=f"{path}.")
+
+        def plan() -> Plan:
+            return make_plan(part, type(part.model).__name__, wider, wish.init, wish.round_to, parameterization)
+
+        return plan() if depths is None else _deepened(part, replace(depths, prefix=f"{path}."), wish, plan)
+
+    return planned
+
+
+def _toward(captured: Captured, name: str, target: nn.Module, wish: Wish, parameterization: str) -> Plan:
+    """The plan that leads to the sizes of a target, dimension by dimension."""
+    further = deeper_containers(captured.model, target)
+
+    def widened() -> Plan:
+        check_alike(captured.model, target)
+        analysis = analyse(captured.model, captured.graphs)
+        try:
+            aim = recapture(target, captured.inputs)
+        except CaptureError as error:
+            raise PlanError(
+                f"the target cannot be captured on the inputs of the model: {error.what}",
+                where=error.where or type(target).__name__,
+                remedy="build the target for inputs of the same shapes",
+            ) from error
+        ways = distances(analysis, analyse(aim.model, aim.graphs), ("model", "target"))
+        sizes = Sizes(tuple((way.dimension, way.last) for way in ways))
+        return make_plan(captured, name, sizes, wish.init, wish.round_to, parameterization, analysis)
+
+    if not further:
+        return widened()
+    model = captured.model
+    return _deepened(captured, lambda found: depth_toward(found, further, model, target), wish, widened)
+
+
+def _deepened(
+    captured: Captured, depths: Amounts | Callable[[Found], Amounts], wish: Wish, widened: Callable[[], Plan]
+) -> Plan:
+    """The plan for depth and then, by `widened`, for width; new blocks are put into `captured`."""
+    analysis = analyse(captured.model, captured.graphs)
+    parameters = sum(tensor.numel() for tensor in captured.model.parameters())
+    deepening, held, reading = plan_depth(captured, depths, wish.depth_init, roles_of(analysis))
+    operations = flops_after(analysis, {})
+    deepen(captured, deepening)
+    planned = widened()
+    planned = replace(planned, tensors=joined(reading, planned.tensors))
+    held += planned.held if wish.width is not None else ()
+    totals = replace(planned.totals, parameters_before=parameters, flops_before=operations)
+    return replace(planned, depth=deepening, held=held, totals=totals)
+
+
+def _widened(captured: Captured, name: str, widths: Amounts | Sizes, wish: Wish, parameterization: str) -> Plan:
+    """The plan for widths, with readouts where outputs are streams that are to grow; they are put into `captured`."""
+
+    asks_for_more = (wish.classes, wish.in_chans) != (None, None)
+
+    def planned(analysis: Analysis | None = None) -> Plan:
+        ends: Sequence[End] = ()
+        if analysis is None or asks_for_more:
+            analysis, ends = open_ends(captured, wish.classes, wish.class_init, wish.in_chans)
+        return make_plan(captured, name, widths, wish.init, wish.round_to, parameterization, analysis, ends)
+
+    for graph in captured.graphs.values():
+        for node in graph.nodes:
+            if node.name in wish.held:
+                node.meta[HELD] = wish.held[node.name]
+    before = analyse(captured.model, captured.graphs)
+    readouts = find_readouts(before) if wish.width is not None and isinstance(widths, Amounts) else ()
+    if not readouts:
+        return planned(before)
+    parameters, operations = parameters_after(before, {}), flops_after(before, {})
+    add_readouts(captured, readouts)
+    plan = planned()
+    growing = {tensor.name for tensor in plan.tensors}
+    idle = [readout for readout in readouts if readout.weight not in growing]
+    if idle:
+        drop_readouts(captured, idle)
+        plan = planned()
+    totals = replace(plan.totals, parameters_before=parameters, flops_before=operations)
+    return replace(plan, totals=totals, readouts=tuple(readout for readout in readouts if readout not in idle))
+
+
+def model_name(model: nn.Module) -> str:
+    """The class name of a model, as users know it."""
+    history = history_of(model)
+    return history.steps[-1].plan.model if history is not None else type(model).__name__
