@@ -88,6 +88,7 @@ class _Outline:
             self.orders.append([*units, *(tensor.name for tensor in plan.depth.tensors)])
         self.runs_held = {path: held.reason for held in plan.held for path in held.where if not path.endswith("]")}
         self.runs = {*self.runs_held, *(run.path for run in plan.depth.runs)} if plan.depth is not None else set()
+        self._children: dict[str, list[str]] = {}
 
     # -- the tree of parts -------------------------------------------------------------------------------
 
@@ -98,9 +99,11 @@ class _Outline:
 
     def children(self, path: str) -> list[str]:
         """The parts of a part, in order."""
-        orders = [[name.partition(".")[0] for name in order if "." in name] for order in self.below(path)]
-        found = _merged(orders)
-        return sorted(found, key=_number) if _numbered(found) else found
+        if path not in self._children:
+            orders = [[name.partition(".")[0] for name in order if "." in name] for order in self.below(path)]
+            found = _merged(orders)
+            self._children[path] = sorted(found, key=_number) if _numbered(found) else found
+        return self._children[path]
 
     def is_run(self, path: str) -> bool:
         """Whether the parts of a part are blocks: numbered, of several layers, and not themselves stages of blocks."""
