@@ -60,13 +60,14 @@ def figure_of(ax: Axes) -> Figure:
     return figure
 
 
-def colours_of(stages: Iterable[int]) -> dict[int, tuple[float, ...]]:
+def colours_of(stages: Iterable[int]) -> dict[int, str]:
     """A colour for each birth stage, the same in all plots of as many stages: dark for what is old."""
     from matplotlib import colormaps
+    from matplotlib.colors import to_hex
 
     wanted = sorted(set(stages))
     highest = max([1, *wanted])
-    return {stage: tuple(colormaps["viridis"](0.9 * stage / highest)) for stage in wanted}
+    return {stage: to_hex(colormaps["viridis"](0.9 * stage / highest)) for stage in wanted}
 
 
 def legend_beside(ax: Axes) -> None:

@@ -14,6 +14,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from fxgrow.planning.outline import Box, Dimension, Section, outline, spread
+from fxgrow.planning.showing import short
 
 if TYPE_CHECKING:
     from fxgrow.planning.plan import Plan
@@ -319,18 +320,6 @@ def _mixed(colour: str, other: str, part: float) -> str:
     """A colour with a part of another."""
     channels = ([int(one[k : k + 2], 16) for k in (1, 3, 5)] for one in (colour, other))
     return "#" + "".join(f"{round(a * (1 - part) + b * part):02x}" for a, b in zip(*channels, strict=True))
-
-
-def short(number: int) -> str:
-    """A large number in few characters.
-
-    >>> short(25_557_032), short(999), short(8_178_000_000)
-    ('25.6 M', '999', '8.18 G')
-    """
-    for unit, size in (("T", 10**12), ("G", 10**9), ("M", 10**6), ("k", 10**3)):
-        if number >= size:
-            return f"{number / size:.3g} {unit}"
-    return str(number)
 
 
 def _shortened(path: str, most: int = 22) -> str:
