@@ -403,12 +403,9 @@ def report(
     _say_if_random(original, pretrained)
     with doing(f"reading {file}"):
         found = report_of(file, original, pretrained=pretrained, schedule=schedule)
-        text = found.html() if target is not None else str(found)
-    if target is None:
-        print(text)
-        return
-    target.write_text(text, encoding="utf-8")
-    out.print(f"written to {target}")
+        if target is not None:
+            found.write(target)
+    print(found if target is None else f"written to {target}")
 
 
 @app.command()

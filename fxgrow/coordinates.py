@@ -90,7 +90,7 @@ class Coordinates:
             panel.grid(alpha=0.25)
         drawn = [self.sizes[width, step, layer] for width in self.widths for step in steps for layer in self.layers]
         for panel in shown:
-            readable_log(panel, min(drawn), max(drawn))
+            readable_log(panel, min(drawn, default=1.0), max(drawn, default=1.0))
         shown[0].set_ylabel("root mean square of outputs")
         legend_beside(shown[-1])
         return figure_of(shown[-1])

@@ -27,7 +27,8 @@ h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; border-bottom: 1px solid var(--
 p { margin: .4rem 0; overflow-wrap: anywhere; }
 table { border-collapse: collapse; font-size: .82rem; margin: .4rem 0 1rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; font-weight: 600; padding: .3rem 0; }
-th, td { padding: .2rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; overflow-wrap: anywhere; }
+th, td { padding: .2rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; }
+section { overflow-x: auto; }
 thead th { background: var(--shade); }
 summary { cursor: pointer; }
 details { font-size: .85rem; }
@@ -86,7 +87,7 @@ def _table(table: Table) -> str:
 
 
 def _aligned(justify: str) -> str:
-    return f' style="text-align:{"right" if justify == "right" else "left"}"'
+    return f' style="text-align:{"right;white-space:nowrap" if justify == "right" else "left"}"'
 
 
 def _plain(cell: Any) -> str:

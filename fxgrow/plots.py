@@ -6,6 +6,7 @@ All of them return the figure. They draw on the axes that they are given as `ax`
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -41,11 +42,13 @@ def panels(
 
     Raises
     ------
-    FxgrowError: other than one or `wanted` axes were given, or matplotlib is not installed.
+    FxgrowError: other than one or `wanted` axes were given, or a path, or matplotlib is not installed.
     """
     if ax is None:
         width, height = size
         return list(new_figure(wanted * width, height).subplots(1, wanted, sharey=share_y, squeeze=False)[0])
+    if isinstance(ax, (str, os.PathLike)):
+        raise FxgrowError(f"{str(ax)!r} is no axes", remedy=f"a plot returns its figure: plot().savefig({str(ax)!r})")
     given = list(ax) if isinstance(ax, Iterable) else [ax]
     if len(given) not in (1, wanted):
         count = "one" if wanted == 1 else f"one or {wanted}"

@@ -12,7 +12,7 @@ from rich.table import Table
 from fxgrow.birth import Births
 from fxgrow.catalogue import find
 from fxgrow.certifying import certify
-from fxgrow.errors import FxgrowError
+from fxgrow.errors import FileError, FxgrowError
 from fxgrow.files import header_of, history_in, load
 from fxgrow.history import History, Step
 from fxgrow.pages import as_html, page
@@ -51,6 +51,21 @@ class Report:
         """The page."""
         made_by = f"Written by fxgrow {__version__}; the model was saved with {_versions(self.header)}."
         return page(f"{self.header['model']}, grown: {self.file}", self._parts(), made_by)
+
+    def write(self, path: Path) -> None:
+        """Write the page to a file.
+
+        Raises
+        ------
+        FileError: it cannot be written.
+        """
+        text = self.html()
+        try:
+            path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise FileError(
+                f"the page cannot be written ({error})", where=str(path), remedy="choose another place"
+            ) from None
 
     def _parts(self) -> Iterator[tuple[str, str]]:
         origin = self.header.get("base") or "an unnamed original"
@@ -94,7 +109,7 @@ def report_of(file: Path, original: str = "", *, pretrained: bool = False, sched
     try:
         read = Schedule.from_json(schedule.read_text()) if schedule is not None else None
     except (OSError, UnicodeDecodeError) as error:
-        raise FxgrowError(
+        raise FileError(
             f"the schedule cannot be read ({error})", where=str(schedule), remedy="check the path"
         ) from None
     return Report(file.name, header, history, found, read)

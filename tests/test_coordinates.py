@@ -71,6 +71,9 @@ def test_the_last_step_is_drawn_on_axes_that_are_given() -> None:
     with pytest.raises(FxgrowError) as error:
         found.plot(ax=axes)
     assert str(error.value) == "2 axes were given as ax: pass one or 3, or leave ax out"
+    with pytest.raises(FxgrowError) as error:
+        found.plot("check.png")  # type: ignore[arg-type]
+    assert str(error.value) == "'check.png' is no axes: a plot returns its figure: plot().savefig('check.png')"
 
 
 def test_one_width_is_no_check() -> None:

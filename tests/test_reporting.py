@@ -13,7 +13,7 @@ from torch import nn
 
 import fxgrow
 from fxgrow import Schedule
-from fxgrow.errors import FxgrowError
+from fxgrow.errors import FileError
 from fxgrow.history import history_of
 from fxgrow.reporting import Report, counts_by_stage, report_of
 from tests.test_pages import Checked
@@ -89,8 +89,13 @@ def test_elements_are_counted_by_stage(saved: Path) -> None:
 
 
 def test_a_schedule_that_cannot_be_read_is_named(saved: Path) -> None:
-    with pytest.raises(FxgrowError, match=r"the schedule cannot be read \(.*\) \(at .*none.json\): check the path"):
+    with pytest.raises(FileError, match=r"the schedule cannot be read \(.*\) \(at .*none.json\): check the path"):
         report_of(saved / "grown.safetensors", schedule=saved / "none.json")
+
+
+def test_a_page_that_cannot_be_written_is_said_in_a_line(saved: Path) -> None:
+    with pytest.raises(FileError, match=r"^the page cannot be written \(.*\) \(at .*\): choose another place$"):
+        report_of(saved / "grown.safetensors").write(saved)
 
 
 BROWSER = """

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fxgrow.planning.plan import Plan
 
 WIDTH = 960
-LABELS, BETWEEN, SAID, MARGIN = 176, 44, 170, 18
+LABELS, BETWEEN, SAID, MARGIN = 176, 44, 130, 18
 """Widths in pixels: of labels, of the space between before and after, of the sizes on the right, and of the rim."""
 
 COLOURS = ("#4477aa", "#dd6655", "#228877", "#aa7722", "#8855aa", "#2299bb", "#bb4477", "#668833")
@@ -174,20 +174,22 @@ class _Picture:
                 else len(section.old)
             )
             self._text(MARGIN, middle + 15, f"× {blocks}", "dim", section.stays)
-        sizes = self._sizes(section)
-        self._text(WIDTH - MARGIN - SAID + 8, y + height / 2 + 4, sizes, "dim" if "→" not in sizes else "")
+        self._sizes(section, y + height / 2 + 4, 2 if height >= 30 else 1)
         return y + height + 14
 
     def _lead_of(self, section: Section) -> str:
         return next((self.leads[box.path] for box in reversed(section.boxes) if self.leads[box.path]), "")
 
-    def _sizes(self, section: Section) -> str:
-        """The sizes that a section makes: first of what goes through it, then of what is inside its blocks."""
+    def _sizes(self, section: Section, y: float, most: int) -> None:
+        """The sizes that a section makes, on so many lines: first of what goes through it, then of what is inside."""
         lead = self._lead_of(section)
-        made = [d for box in section.boxes for d in box.dimensions]
+        made = [dimension for box in section.boxes for dimension in box.dimensions]
         made.sort(key=lambda d: (d.group != lead, not d.group))
         sizes = list(dict.fromkeys(f"{d.old:,} → {d.new:,}" if d.new != d.old else f"{d.new:,} stays" for d in made))
-        return ", ".join(sizes[:2]) + (" …" if len(sizes) > 2 else "")
+        lines = [*sizes[: most - 1], f"{sizes[most - 1]} …"] if len(sizes) > most else sizes
+        for number, line in enumerate(lines):
+            below = 15 * (number - (len(lines) - 1) / 2)
+            self._text(WIDTH - MARGIN - SAID + 8, y + below, line, "" if "→" in line else "dim")
 
     # -- boxes -------------------------------------------------------------------------------------------
 
