@@ -66,6 +66,9 @@ class _Ink:
     gap: float
     rim: float
 
+    def thinner(self, by: float) -> _Ink:
+        return _Ink(self.thick * by, self.thin * by, self.gap * by, self.rim * by)
+
     def height(self, box: Box, lead: str) -> float:
         bars = sum(self.thick if _leads(made, lead) else self.thin for made in box.dimensions)
         return max(bars + self.gap * max(0, len(box.dimensions) - 1), self.thick) + 2 * self.rim
@@ -87,8 +90,7 @@ class _Picture:
         self.ink = _Ink(6, 3.5, 1.5, 3)
         tall = sum(self._stack(section.boxes)[1] + 14 for section in self.sections)
         if tall > TALL:
-            by = max(0.5, TALL / tall)
-            self.ink = _Ink(6 * by, 3.5 * by, 1.5 * by, 3 * by)
+            self.ink = self.ink.thinner(max(0.5, TALL / tall))
 
     def _leading(self) -> dict[str, str]:
         """Of each box the group that is in most others: what goes through it."""
@@ -106,7 +108,7 @@ class _Picture:
         for section in self.sections:
             leads = [self.leads[box.path] for box in section.boxes]
             alone = section.is_run and all(counts.get(lead, 0) < 2 for lead in leads)
-            if alone and not all(made.group == "" for box in section.boxes for made in box.dimensions):
+            if alone and any(leads):
                 colours[section.path] = next(hues)
                 colours |= {lead: colours[section.path] for lead in leads if lead}
             elif not any(box.dimensions for box in section.boxes):
@@ -168,12 +170,10 @@ class _Picture:
         middle = y + height / 2 + 4 - (7 if counted else 0)
         self._text(MARGIN, middle, _shortened(section.path) or self.plan.model, "name", section.path)
         if counted:
-            blocks = (
-                f"{len(section.old)} → {len(section.boxes)}"
-                if len(section.old) < len(section.boxes)
-                else len(section.old)
-            )
-            self._text(MARGIN, middle + 15, f"× {blocks}", "dim", section.stays)
+            blocks = "× " + " → ".join(map(str, dict.fromkeys((len(section.old), len(section.boxes)))))
+            self._text(MARGIN, middle + 15, blocks, "dim")
+            if section.stays:
+                self._pin(MARGIN + 7 * len(blocks) + 8, middle + 11, section.stays)
         self._sizes(section, y + height / 2 + 4, 2 if height >= 30 else 1)
         return y + height + 14
 
@@ -198,9 +198,8 @@ class _Picture:
         drawn: list[Box | int] = list(boxes)
         if len(boxes) > MOST:
             drawn = [*boxes[: MOST // 2], len(boxes) - MOST + 1, *boxes[len(boxes) - MOST // 2 + 1 :]]
-        ink = getattr(self, "ink", _Ink(6, 3.5, 1.5, 3))
-        heights = [16.0 if isinstance(box, int) else ink.height(box, self.leads[box.path]) for box in drawn]
-        return drawn, sum(heights) + 2 * ink.gap * max(0, len(drawn) - 1)
+        heights = [16.0 if isinstance(box, int) else self.ink.height(box, self.leads[box.path]) for box in drawn]
+        return drawn, sum(heights) + 2 * self.ink.gap * max(0, len(drawn) - 1)
 
     def _draw(self, boxes: Sequence[Box], x: float, y: float, after: bool, colour: str) -> None:
         drawn, _ = self._stack(boxes)
@@ -287,7 +286,8 @@ class _Picture:
         if any(box.new for box in boxes):
             outlined = f'fill="{colour}" fill-opacity="0.06" stroke="{colour}" stroke-dasharray="4 2.5"'
             swatches.append(("a new block", f'<rect x="0" y="-10" width="22" height="10" rx="2" {outlined}/>'))
-        if any(box.stays for box in boxes) or not all(dimension.group for dimension in made):
+        held = any(box.stays for box in boxes) or any(section.stays for section in self.sections)
+        if held or not all(dimension.group for dimension in made):
             bar = f'<rect x="0" y="-8" width="17" height="7" fill="{STAYS}"/>'
             pin = f'<circle cx="20" cy="-4.5" r="2.8" fill="{STAYS}"/>'
             swatches.append(("stays (point at the dot for the reason)", bar + pin))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import replace
 from xml.etree import ElementTree
 
@@ -13,6 +14,7 @@ import fxgrow
 from fxgrow import Plan
 from fxgrow.catalogue import without_weights
 from fxgrow.planning.picture import MOST
+from fxgrow.planning.plan import Held
 from tests.planning.test_outline import Block
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -66,6 +68,15 @@ def test_of_a_long_run_some_blocks_are_left_out() -> None:
     root = drawn(fxgrow.plan(model, 2, example_inputs=torch.randn(2, 4)))
     assert words(root).count("⋮ 7 more") == 2
     assert f"× {MOST + 6}" in words(root)
+
+
+def test_a_run_that_gets_no_more_blocks_says_why() -> None:
+    model = nn.Sequential(OrderedDict(blocks=nn.Sequential(Block(4, 8), Block(4, 8)), head=nn.Linear(4, 2)))
+    plan = fxgrow.plan(model, 2, example_inputs=torch.randn(2, 4))
+    held = Held(1, ("blocks",), "its blocks stay as many as they are: they are shared")
+    root = drawn(replace(plan, held=(*plan.held, held)))
+    assert "× 2" in words(root)
+    assert [pin.findtext(f"{SVG}title") for pin in root.iter(f"{SVG}circle")].count(held.reason) == 1
 
 
 def test_names_cannot_break_it() -> None:
