@@ -30,12 +30,16 @@ class Dimension:
 
 @dataclass(frozen=True)
 class Box:
-    """A part that is drawn as one: a layer, or a block of a run. new: growth adds it. stays: why factors of axes do."""
+    """A part that is drawn as one: a layer, or a block of a run.
+
+    new: growth adds it. stays: why factors of its axes do. makes: False of a part that only shifts and scales.
+    """
 
     path: str
     dimensions: tuple[Dimension, ...]
     new: bool = False
     stays: tuple[str, ...] = ()
+    makes: bool = True
 
 
 @dataclass(frozen=True)
@@ -175,7 +179,8 @@ class _Outline:
             key = made.group or made.said
             largest[key] = max(largest.get(key, made), made, key=lambda dimension: dimension.new)
         stays = dict.fromkeys(place.dimension.said for place in places if place.factor)
-        return Box(path, tuple(largest.values()), bool(path) and self._is_new(path), tuple(stays))
+        makes = any(place.makes for place in places)
+        return Box(path, tuple(largest.values()), bool(path) and self._is_new(path), tuple(stays), makes)
 
 
 def _places(plan: Plan) -> Iterator[_Place]:
@@ -282,10 +287,11 @@ def _with_norms_before(sections: Iterable[Section]) -> Iterator[Section]:
 
 
 def _follows(before: Section, section: Section) -> bool:
-    made = {(d.group, d.new) for d in before.boxes[-1].dimensions}
-    same_parent = before.boxes[-1].path.rpartition(".")[0] == section.path.rpartition(".")[0]
-    same_age = before.boxes[-1].new == section.boxes[0].new
-    return same_parent and same_age and all((d.group, d.new) in made for d in section.boxes[0].dimensions)
+    last, norm = before.boxes[-1], section.boxes[0]
+    made = {(dimension.group, dimension.new) for dimension in last.dimensions}
+    same_parent = last.path.rpartition(".")[0] == norm.path.rpartition(".")[0]
+    found = [(dimension.group, dimension.new) in made for dimension in norm.dimensions]
+    return not norm.makes and same_parent and last.new == norm.new and bool(found) and all(found)
 
 
 def spread(sections: Iterable[Section]) -> Mapping[str, int]:

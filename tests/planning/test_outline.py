@@ -54,6 +54,21 @@ def test_layers_of_a_chain_are_sections_and_a_norm_belongs_to_the_layer_before_i
     assert found[1].boxes[0].dimensions[0].group == ""
 
 
+def test_a_layer_that_adds_to_what_another_makes_is_a_section_of_its_own() -> None:
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter, self.more, self.leave = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            stream = self.enter(x)
+            return self.leave(stream + self.more(torch.relu(stream)))
+
+    found = planned(Residual(), 2, inputs=torch.randn(2, 4))
+    assert paths(found) == ["enter", "more", "leave"]
+    assert found[0].boxes[0].dimensions == found[1].boxes[0].dimensions
+
+
 def test_runs_of_blocks_are_found_inside_stages() -> None:
     found = planned(staged(), 1.5, inputs=torch.randn(2, 4))
     assert paths(found) == ["stem", "stages.0.blocks", "stages.1.wider", "stages.1.blocks", "head"]
