@@ -17,11 +17,13 @@ from rich.table import Table
 from torch import Tensor
 
 from fxgrow.errors import FxgrowError
+from fxgrow.pages import as_html
 from fxgrow.plots import draw_births
 from fxgrow.printing import as_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Ranges = tuple[tuple[int, int], ...]
 """Positions of one axis, as half-open ranges in order."""
@@ -157,8 +159,10 @@ def _runs(chosen: list[bool]) -> Ranges:
 class Births(dict[str, Birth]):
     """Parameter name -> Birth; prints as a table."""
 
-    def plot(self, name: str, axes: Axes | None = None) -> Axes:
-        """Draw a parameter as a matrix coloured by birth stage (first two axes), on `axes` or a new figure.
+    def plot(self, name: str, ax: Axes | None = None) -> Figure:
+        """A parameter as a matrix coloured by birth stage (its first two axes), a vector as a bar.
+
+        ax: matplotlib axes to draw on; a new figure unless given.
 
         Raises
         ------
@@ -170,7 +174,7 @@ class Births(dict[str, Birth]):
                 f"there is no parameter {name!r}",
                 remedy=f"did you mean {near[0]!r}?" if near else "see print(births) for all names",
             )
-        return draw_births(name, self[name].stages(), axes)
+        return draw_births(name, self[name].stages(), ax)
 
     def __str__(self) -> str:
         return as_text(self.__rich__())
@@ -185,3 +189,6 @@ class Births(dict[str, Birth]):
             counts = birth.counts()
             table.add_row(name, *(f"{counts.get(stage, 0):,}" for stage in stages))
         return table
+
+    def _repr_html_(self) -> str:
+        return as_html(self.__rich__())

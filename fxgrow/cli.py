@@ -376,34 +376,43 @@ def certify(
 @app.command()
 def inspect(file: Path, as_json: AsJson = False) -> None:
     """Show what a saved model holds: its base, its growths, its births."""
-    from fxgrow.files import births_in, header_of
+    from fxgrow.files import header_of, history_in
+    from fxgrow.reporting import counts_by_stage, growths
 
     header = header_of(file)
     if as_json:
         print(json.dumps(header))
         return
+    history = history_in(header, file)
     out.print(
         f"{file}: {header['model']}, from {header['base'] or 'an unnamed original'}, versions {header['versions']}"
     )
-    table = Table(title="growths", title_justify="left")
-    for heading in ("stage", "init", "seed", "parameters", "verification"):
-        table.add_column(heading)
-    for stage, step in enumerate(header["steps"], start=1):
-        totals = step["plan"]["totals"]
-        found = step["verification"]
-        table.add_row(
-            str(stage),
-            step["plan"]["init"],
-            str(step["seed"]),
-            f"{totals['parameters_before']:,} → {totals['parameters_after']:,}",
-            f"eval {found['eval_error']:.1e}, train {found['train_error']:.1e}" if found else "not run",
-        )
-    out.print(table)
-    counts: dict[int, int] = {}
-    for birth in births_in(header).values():
-        for stage, count in birth.counts().items():
-            counts[stage] = counts.get(stage, 0) + count
-    out.print("born at stage " + ", ".join(f"{stage}: {count:,}" for stage, count in sorted(counts.items())))
+    out.print(growths(history.steps))
+    counts = counts_by_stage(history)
+    out.print("born at stage " + ", ".join(f"{stage}: {count:,}" for stage, count in counts.items()))
+
+
+@app.command()
+def report(
+    file: Annotated[Path, typer.Argument(help="What `fxgrow grow -o` or fxgrow.save wrote.")],
+    original: Annotated[
+        str, typer.Argument(metavar="[ORIGINAL]", help="The model that it grew from: proves anew, and adds the scale.")
+    ] = "",
+    pretrained: Annotated[bool, typer.Option("--pretrained", help="Load the library's trained weights.")] = False,
+    schedule: Annotated[Path | None, typer.Option(help="A schedule to show, as schedule.to_json() gave it.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write a page of HTML here.")] = None,
+) -> None:
+    """Say what each growth did; with -o, as a page: plan, picture, certificate, births, scale, schedule."""
+    from fxgrow.files import checked_target
+    from fxgrow.reporting import report_of
+
+    target = checked_target(output) if output is not None else None
+    _say_if_random(original, pretrained)
+    with doing(f"reading {file}"):
+        found = report_of(file, original, pretrained=pretrained, schedule=schedule)
+        if target is not None:
+            found.write(target)
+    print(found if target is None else f"written to {target}")
 
 
 @app.command()

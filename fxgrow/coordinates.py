@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.table import Table
@@ -18,9 +17,14 @@ from fxgrow.errors import AmountError
 from fxgrow.growing import grow
 from fxgrow.measure.verification import in_precision, random_inputs
 from fxgrow.noise import WithoutNoise
-from fxgrow.plots import new_figure
+from fxgrow.pages import as_html
+from fxgrow.plots import figure_of, legend_beside, panels, readable_log
 from fxgrow.printing import as_text
 from fxgrow.training.groups import param_groups
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -67,24 +71,34 @@ class Coordinates:
     def __str__(self) -> str:
         return as_text(self.__rich__())
 
-    def plot(self, path: str | Path) -> None:
+    def _repr_html_(self) -> str:
+        return as_html(self.__rich__())
+
+    def plot(self, ax: Axes | Sequence[Axes] | None = None) -> Figure:
         """One panel a step, one line a layer: size over width, both logarithmic. Flat is good.
+
+        ax: matplotlib axes for the last step alone, or for every step from 0 on; a new figure unless given.
 
         Raises
         ------
-        FxgrowError: matplotlib is not installed.
+        FxgrowError: matplotlib is not installed, or there are axes for other than one or all steps.
         """
-        figure = new_figure(3 * (self.steps + 1), 3)
-        axes = figure.subplots(1, self.steps + 1, sharey=True, squeeze=False)[0]
-        for step, panel in enumerate(axes):
+        shown = panels(ax, self.steps + 1, (2.8, 3.4), share_y=True)
+        steps = range(self.steps + 1)[-len(shown) :]
+        for step, panel in zip(steps, shown, strict=True):
             for layer in self.layers:
-                panel.plot(self.widths, [self.sizes[w, step, layer] for w in self.widths], marker="o", label=layer)
-            panel.set(title=f"step {step}", xlabel="width", xscale="log", yscale="log")
+                label = f"{layer} ({self.slope(layer):+.2f})"
+                panel.plot(self.widths, [self.sizes[w, step, layer] for w in self.widths], marker="o", label=label)
+            panel.set(title=f"step {step}", xlabel="width", xscale="log")
             panel.set_xticks(self.widths, [f"x{width:g}" for width in self.widths])
             panel.minorticks_off()
-        axes[0].set_ylabel("root mean square")
-        axes[-1].legend(fontsize="x-small")
-        figure.savefig(path)
+            panel.grid(alpha=0.25)
+        drawn = [self.sizes[width, step, layer] for width in self.widths for step in steps for layer in self.layers]
+        for panel in shown:
+            readable_log(panel, min(drawn, default=1.0), max(drawn, default=1.0))
+        shown[0].set_ylabel("root mean square of outputs")
+        legend_beside(shown[-1])
+        return figure_of(shown[-1])
 
 
 def coordinate_check(

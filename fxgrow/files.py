@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
@@ -190,30 +191,37 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Mod
     FileError: the file is not a saved fxgrow model, or is damaged, or belongs to another model.
     """
     header, tensors = _read(Path(path))
-    try:
-        steps = tuple(_step(data) for data in header["steps"])
-        births = births_in(header)
+    history = history_in(header, path)
+    with _undamaged(path):
         tied, frozen, training = dict(header["tied"]), set(header["frozen"]), bool(header["training"])
+    original = model if model is not None else _base(header, path)
+    grown = _replayed(original, history.steps, path)
+    _fill(grown, tensors, tied, frozen, path)
+    setattr(grown, ATTRIBUTE, history)
+    return grown.train(training)
+
+
+@contextmanager
+def _undamaged(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn what goes wrong where metadata is not as `save` wrote it into a FileError."""
+    try:
+        yield
     except (KeyError, TypeError, ValueError, AttributeError, FxgrowError) as error:
         raise FileError(
             f"the metadata is damaged ({type(error).__name__}: {error})",
             where=str(path),
             remedy="save the model again",
         ) from None
-    original = model if model is not None else _base(header, path)
-    grown = _replayed(original, steps, path)
-    _fill(grown, tensors, tied, frozen, path)
-    setattr(grown, ATTRIBUTE, History(steps, births))
-    return grown.train(training)
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+def _read(path: Path, *, whole: bool = True) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """The metadata of a file, and its tensors where the whole of it is wanted."""
     if not path.is_file():
         raise FileError("there is no such file", where=str(path), remedy="check the path")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in (file.keys() if whole else ())}
     except (SafetensorError, OSError) as error:
         raise FileError(
             f"the file is not readable as safetensors ({error})",
@@ -241,7 +249,18 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
 
 def header_of(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The metadata of a saved model: base, versions, growth steps, births."""
-    return _read(Path(path))[0]
+    return _read(Path(path), whole=False)[0]
+
+
+def history_in(header: Mapping[str, Any], path: str | os.PathLike[str]) -> History:
+    """The growths and births of a saved model, from its metadata.
+
+    Raises
+    ------
+    FileError: the metadata is damaged.
+    """
+    with _undamaged(path):
+        return History(tuple(_step(data) for data in header["steps"]), births_in(header))
 
 
 def births_in(header: Mapping[str, Any]) -> dict[str, Birth]:

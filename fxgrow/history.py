@@ -9,7 +9,9 @@ from torch import nn
 
 from fxgrow.birth import Birth, Births
 from fxgrow.errors import FxgrowError
+from fxgrow.pages import as_html
 from fxgrow.planning.plan import Plan, TensorGrowth
+from fxgrow.planning.showing import in_words
 
 if TYPE_CHECKING:
     from fxgrow.proof.certificate import Certificate
@@ -64,7 +66,7 @@ class Verification:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Step:
     """One growth: its plan, the seed of its new entries, what verification found and what was proved.
 
@@ -87,6 +89,23 @@ class Step:
     fingerprint: dict[str, str] | None = None
     folded: bool = False
     settled: float = 0.0
+
+    def __str__(self) -> str:
+        """In a paragraph what grew and what is known of it; `plan` and `certificate` print in full."""
+        ways = f"init={self.plan.init}" + (f", depth_init={self.plan.depth.init}" if self.plan.depth else "")
+        said = [f"{in_words(self.plan)} ({ways}, seed={self.seed})"]
+        said.append(f"Certificate: {self.certificate.verdict}" if self.certificate is not None else "No certificate")
+        said.append(str(self.verification) if self.verification is not None else "Not tested")
+        said += ["Multipliers are folded into weights"] if self.folded else []
+        said += [f"New units count {self.settled:g} in norms over old ones"] if self.settled else []
+        return ". ".join(said) + "."
+
+    def __repr__(self) -> str:
+        return f"<Step: {self}>"
+
+    def _repr_html_(self) -> str:
+        proof = self.certificate._repr_html_() if self.certificate is not None else ""
+        return as_html(str(self)) + self.plan._repr_html_() + proof
 
 
 @dataclass(frozen=True)

@@ -28,16 +28,18 @@ from fxgrow.curves import (
 from fxgrow.drafting import model_name
 from fxgrow.errors import ScheduleError, reading
 from fxgrow.growing import grow
+from fxgrow.pages import as_html
 from fxgrow.planning.analysis import analyse
 from fxgrow.planning.planner import make_plan
 from fxgrow.planning.sizes import Dimension, Sizes, flops_after, parameters_after
 from fxgrow.planning.sizing import Sizing, settle_equal_sizes
 from fxgrow.planning.targets import distances
-from fxgrow.plots import new_figure
+from fxgrow.plots import draw_stages, figure_of, panels
 from fxgrow.printing import as_text
 from fxgrow.rules.knowledge import Way
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 FORMAT = 1
@@ -388,45 +390,56 @@ class Schedule:
 
     def _dimensions(self) -> Table:
         """Sizes stage by stage; dimensions that go the same way share a row."""
-        alike: dict[tuple[int, ...], list[str]] = {}
-        for name, sizes in self.trajectories:
-            alike.setdefault(sizes, []).append(name)
         table = Table(title="sizes, stage by stage", title_justify="left")
         table.add_column("dimension")
         for number in range(len(self)):
             table.add_column(str(number), justify="right")
-        for sizes, names in alike.items():
-            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            table.add_row(names[0] + more, *map(str, sizes))
+        for sizes, names in self._alike().items():
+            table.add_row(_first_of(names), *map(str, sizes))
         return table
 
-    def plot(self) -> Figure:
+    def _alike(self) -> dict[tuple[int, ...], list[str]]:
+        """Dimensions by the sizes that they go through."""
+        alike: dict[tuple[int, ...], list[str]] = {}
+        for name, sizes in self.trajectories:
+            alike.setdefault(sizes, []).append(name)
+        return alike
+
+    def _repr_html_(self) -> str:
+        return as_html(self.__rich__())
+
+    def plot(self, ax: Axes | Sequence[Axes] | None = None) -> Figure:
         """Width and cost over the epochs, as a matplotlib figure.
 
-        The area under the cost curve is what training takes; the dashed rectangle is what the large model takes.
+        The area under the cost curve is what training takes; the dashed line is what the large model takes. Costs are
+        known once `between` has been told which models.
+
+        ax: matplotlib axes for widths alone, or two, for widths and costs; a new figure unless given.
 
         Raises
         ------
-        FxgrowError: matplotlib is not installed.
+        FxgrowError: matplotlib is not installed, or there are more axes than there is to draw.
         """
-        figure = new_figure(10, 3.6)
+        shown = panels(ax, 2 if self.model else 1, (5.5, 3.6))
         edges = [*(stage.first_epoch for stage in self.stages), self.epochs]
-        widths = figure.add_subplot(1, 2 if self.model else 1, 1)
-        if self.trajectories:
-            for sizes in dict.fromkeys(sizes for _, sizes in self.trajectories):
-                widths.stairs(sizes, edges, baseline=None)
-            widths.set(xlabel="epoch", ylabel="units", title=f"{self.model}: sizes", ylim=(0, None))
+        largest_first = sorted(self._alike().items(), key=lambda item: -item[0][-1])
+        sizes = {f"{line[0]:,} → {line[-1]:,}: {_first_of(names)}": line for line, names in largest_first}
+        draw_stages(shown[0], edges, sizes or {"": [stage.fraction for stage in self.stages]})
+        if sizes:
+            shown[0].set(ylabel="units", title=f"{self.model}: sizes", ylim=(0, None))
         else:
-            widths.stairs([stage.fraction for stage in self.stages], edges, baseline=None)
-            widths.set(xlabel="epoch", ylabel="width relative to the last stage", ylim=(0, 1.05))
-        if self.model:
+            shown[0].set(ylabel="width relative to the last stage", ylim=(0, 1.05))
+        if len(shown) > 1:
             whole = self.stages[-1].flops or 1
-            costs = figure.add_subplot(1, 2, 2)
-            costs.stairs([(stage.flops or 0) / whole for stage in self.stages], edges, fill=True, alpha=0.5)
-            costs.stairs([1.0], [0, self.epochs], color="black", linestyle="--")
+            costs = [(stage.flops or 0) / whole for stage in self.stages]
+            draw_stages(shown[1], edges, {"this schedule": costs}, beside="the large model")
             title = f"{_percent(self.share or 0.0)} of the large model's FLOPs"
-            costs.set(xlabel="epoch", ylabel="FLOPs relative to the last stage", title=title, ylim=(0, 1.05))
-        return figure
+            shown[1].set(ylabel="FLOPs relative to the last stage", title=title, ylim=(0, 1.08))
+        return figure_of(shown[0])
+
+
+def _first_of(names: Sequence[str]) -> str:
+    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
 
 def _percent(part: float) -> str:

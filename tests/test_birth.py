@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 
 import fxgrow
 from fxgrow.birth import Birth
@@ -49,12 +50,22 @@ def test_regions_are_disjoint_and_cover_each_stage(axes: tuple[tuple[int, ...], 
 def test_a_weight_is_drawn_coloured_by_birth() -> None:
     model = fxgrow.grow(fxgrow.grow(lively(perceptron()), 2, example_inputs=PLAIN["perceptron"][1]), 1.5)
     births = fxgrow.births(model)
-    axes = births.plot("3.weight")
+    (axes,) = births.plot("3.weight").axes
     assert (axes.images[0].get_array() == births["3.weight"].stages().numpy()).all()
     assert axes.get_title() == f"3.weight {list(births['3.weight'].shape)}"
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
     assert labels == [f"stage {stage}: {count:,}" for stage, count in births["3.weight"].counts().items()]
-    assert births.plot("3.bias", axes) is axes
+
+
+def test_a_vector_is_drawn_as_a_bar_on_the_axes_that_are_given() -> None:
+    births = fxgrow.births(fxgrow.grow(lively(perceptron()), 2, example_inputs=PLAIN["perceptron"][1]))
+    figure = Figure()
+    _, axes = figure.subplots(1, 2)
+    assert births.plot("3.bias", ax=axes) is figure
+    assert axes.images[0].get_array().shape == (1, births["3.bias"].shape[0])
+    assert axes.get_box_aspect() == 0.15 and list(axes.get_yticks()) == []
+    part = Figure().subfigures()
+    assert births.plot("3.bias", part.subplots()) is part.figure
 
 
 def test_a_parameter_that_is_not_there_is_not_drawn() -> None:

@@ -133,11 +133,23 @@ def test_inspect_a_file(own: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(Ran(["inspect", "grown", "--json"], capsys).out)["steps"][0]["seed"] == 0
 
 
+def test_report_prints_paragraphs_and_writes_a_page(own: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Ran(["grow", own, "--width", "2", "--input", "1,5", "-o", "grown"], capsys)
+    assert Ran(["report", "grown"], capsys).out.startswith("Growth 1: Sequential, 75 → 147 parameters (x1.96)")
+    ran = Ran(["report", "grown", own, "-o", "page.html"], capsys)
+    assert (ran.status, ran.out) == (0, "written to page.html\n")
+    text = Path("page.html").read_text()
+    assert text.startswith("<!DOCTYPE html>") and "Certificate beside the original" in text
+    assert Ran(["report", "grown", "-o", "none/page.html"], capsys).complaint == (
+        "the folder does not exist (at none): make it first"
+    )
+
+
 def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert Ran(["--version"], capsys).out == f"fxgrow {fxgrow.__version__}\n"
     bare = Ran([], capsys)
     assert bare.status == 0
-    assert all(command in bare.out for command in ("grow", "plan", "inspect"))
+    assert all(command in bare.out for command in ("grow", "plan", "inspect", "report"))
 
 
 @pytest.mark.parametrize(

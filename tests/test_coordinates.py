@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
+from matplotlib.figure import Figure
 from torch import nn
 
 import fxgrow
-from fxgrow.errors import AmountError
+from fxgrow.errors import AmountError, FxgrowError
 
 
 def make() -> nn.Module:
@@ -49,11 +48,32 @@ def scaled(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.SGD(model.parameters(), lr=0.3 * 64 / model.get_parameter("2.weight").shape[0])
 
 
-def test_it_prints_and_plots(tmp_path: Path) -> None:
+def test_it_prints_and_plots() -> None:
     found = fxgrow.coordinate_check(make, [1, 2], example_inputs=torch.randn(4, 8), steps=1)
     assert "slope" in str(found) and "x2" in str(found)
-    found.plot(tmp_path / "check.png")
-    assert (tmp_path / "check.png").stat().st_size > 1000
+    first, last = found.plot().axes
+    assert (first.get_title(), last.get_title()) == ("step 0", "step 1")
+    labels = [text.get_text() for text in last.get_legend().get_texts()]
+    assert labels == [f"{layer} ({found.slope(layer):+.2f})" for layer in found.layers]
+    for panel in (first, last):
+        assert [tick.get_text() for tick in panel.get_xticklabels()] == ["x1", "x2"]
+    low, high = first.get_ylim()
+    ticks = [tick for tick in first.get_yticks() if low <= tick <= high]
+    assert len(ticks) >= 2  # however few decades there are
+
+
+def test_the_last_step_is_drawn_on_axes_that_are_given() -> None:
+    found = fxgrow.coordinate_check(make, [1, 2], example_inputs=torch.randn(4, 8), steps=2)
+    figure = Figure()
+    axes = figure.subplots(1, 2)
+    assert found.plot(ax=axes[0]) is figure
+    assert axes[0].get_title() == "step 2"
+    with pytest.raises(FxgrowError) as error:
+        found.plot(ax=axes)
+    assert str(error.value) == "2 axes were given as ax: pass one or 3, or leave ax out"
+    with pytest.raises(FxgrowError) as error:
+        found.plot("check.png")  # type: ignore[arg-type]
+    assert str(error.value) == "'check.png' is no axes: a plot returns its figure: plot().savefig('check.png')"
 
 
 def test_one_width_is_no_check() -> None:

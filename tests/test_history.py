@@ -43,3 +43,21 @@ def test_growths_are_those_of_each_step() -> None:
     shapes = [growths["3.weight"].new_shape[:2] for growths in history.growths()]
     assert shapes == [(12, 9), (16, 12)]
     assert history.lineage() == [{name: name for name in fxgrow.births(model)}] * 3
+
+
+def test_a_step_is_said_in_a_paragraph_and_shown_in_full() -> None:
+    step = fxgrow.report(grown(convolutional(), 1.5))
+    text = str(step)
+    assert text.startswith("Sequential, 650 → 1,297 parameters (x2.00), ")
+    assert "2 groups of dimensions wider (init=zero, seed=0). Certificate: PROVED. TESTED: relative error" in text
+    assert repr(step) == f"<Step: {text}>"
+    html = step._repr_html_()
+    assert html.startswith(f"<p>{text}</p><svg") and "<details" in html
+
+
+def test_a_step_says_what_is_not_known_of_it() -> None:
+    text = str(Step(deepening({}, ["blocks.1.w"]), 3, folded=True, settled=0.5))
+    assert text == (
+        "model, 0 → 0 parameters (x0.00), 0 → 0 FLOPs a sample: nothing grows (init=zero, depth_init=copy, seed=3). "
+        "No certificate. Not tested. Multipliers are folded into weights. New units count 0.5 in norms over old ones."
+    )

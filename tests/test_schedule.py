@@ -11,6 +11,7 @@ import timm
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 import fxgrow
@@ -220,7 +221,22 @@ def test_a_schedule_plots() -> None:
     assert len(free.plot().axes) == 1
     widths, costs = free.between(net(4), net(16), example_inputs=x).plot().axes
     assert widths.get_title() == "Sequential: sizes"
+    labels = [text.get_text() for text in widths.get_legend().get_texts()]
+    assert labels == ["8 → 32: 1.conv1.weight[0]", "4 → 16: 0.weight[0]"]
     assert costs.get_title().endswith("of the large model's FLOPs")
+    assert [text.get_text() for text in costs.get_legend().get_texts()] == ["this schedule", "the large model"]
+
+
+def test_widths_alone_are_drawn_on_axes_that_are_given() -> None:
+    figure = Figure()
+    axes = figure.subplots()
+    toward = Schedule.exponential(stages=3, epochs=30).between(net(4), net(16), example_inputs=x)
+    assert toward.plot(ax=axes) is figure
+    assert axes.get_ylabel() == "units"
+
+
+def test_a_notebook_shows_its_tables() -> None:
+    assert Schedule.linear(2, epochs=8)._repr_html_().startswith("<table><caption>2 stages, 8 epochs</caption>")
 
 
 # -- what is wrong -----------------------------------------------------------------------------------------

@@ -1,7 +1,12 @@
-"""Draws the pictures of docs/explanation/certificates.md: python docs/pictures/draw.py"""
+"""Draws the pictures of docs/: python docs/pictures/draw.py
+
+Those of docs/reference/plots.md are drawn by the code on that page.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import re
 from pathlib import Path
 
 import timm
@@ -13,7 +18,8 @@ from torch import nn
 
 import fxgrow
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
+PLOTS = HERE.parent / "reference" / "plots.md"
 
 
 def certificate() -> None:
@@ -36,7 +42,7 @@ def scale() -> None:
         found = fxgrow.coordinate_check(
             make, [1, 2, 4, 8, 16], example_inputs=x, init="mirror", parameterization=parameterization
         )
-        found.plot(HERE / f"scale-{parameterization}.png")
+        found.plot().savefig(HERE / f"scale-{parameterization}.png")
 
 
 def ratios() -> None:
@@ -61,7 +67,16 @@ def ratios() -> None:
     figure.savefig(HERE / "ratios.png")
 
 
+def plots() -> None:
+    """What the blocks of the page on plots write."""
+    names: dict[str, object] = {"__name__": "page"}
+    with contextlib.chdir(HERE):
+        for block in re.findall(r"^```python\n(.*?)^```", PLOTS.read_text(), re.MULTILINE | re.DOTALL):
+            exec(block, names)
+
+
 if __name__ == "__main__":
+    plots()
     certificate()
     scale()
     ratios()

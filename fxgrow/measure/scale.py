@@ -23,7 +23,7 @@ import copy
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sympy as sp
 import torch
@@ -37,10 +37,16 @@ from fxgrow.containers import in_dtype
 from fxgrow.devices import device_of
 from fxgrow.measure.verification import in_precision, random_inputs
 from fxgrow.noise import WithoutNoise
+from fxgrow.pages import as_html
+from fxgrow.plots import figure_of, legend_beside, named_ticks, panels, readable_log
 from fxgrow.printing import as_text
 from fxgrow.proof.atoms import atoms_of
 from fxgrow.proof.checker import Walk
 from fxgrow.proof.claims import Claim, taken
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 n, m = sp.symbols("n m", positive=True, integer=True)
 rho, s, sigma = sp.symbols("rho s sigma", nonnegative=True)
@@ -165,6 +171,41 @@ class Scale:
 
     def __str__(self) -> str:
         return as_text(self.__rich__())
+
+    def _repr_html_(self) -> str:
+        return as_html(self.__rich__())
+
+    def plot(self, ax: Axes | None = None) -> Figure:
+        """Layer by layer the variance of new units beside old ones': predicted, and on data expected and measured.
+
+        In the grey band new units start within a tenth of the scale of old ones. The axis is logarithmic; ratios of 0,
+        as of layers that read nothing but new units which are silent, stand at its lower end.
+
+        ax: matplotlib axes to draw on; a new figure unless given.
+
+        Raises
+        ------
+        FxgrowError: matplotlib is not installed.
+        """
+        (panel,) = panels(ax, 1, (max(5.0, min(12.0, 2.5 + 0.22 * len(self.layers))), 4))
+        panel.axhspan(1 - TOLERANCE, 1 + TOLERANCE, color="0.9", zorder=0)
+        found = {
+            kind: [
+                (place, value) for place, layer in enumerate(self.layers) if (value := getattr(layer, kind)) is not None
+            ]
+            for kind in ("predicted", "expected", "measured")
+        }
+        positive = [value for points in found.values() for _, value in points if value > 0] or [1.0]
+        lowest, highest = min(*positive, 0.8), max(*positive, 1.25)
+        readable_log(panel, lowest, highest)
+        for (kind, points), marker in zip(found.items(), ("_", "x", "."), strict=True):
+            if points:
+                places, values = zip(*points, strict=True)
+                panel.plot(places, [max(value, lowest) for value in values], marker, markersize=9, label=kind)
+        panel.set(ylabel="variance, new units / old ones")
+        named_ticks(panel, [layer.layer for layer in self.layers])
+        legend_beside(panel)
+        return figure_of(panel)
 
 
 def scale_of(walks: Mapping[str, Walk], grown: GrownGraphModule, inputs: Inputs) -> Scale:

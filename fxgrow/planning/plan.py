@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 from rich.console import RenderableType
 
 from fxgrow.errors import PlanError, reading
+from fxgrow.pages import as_html
 from fxgrow.planning.deepening import Deepening
 from fxgrow.planning.edits import AttributeEdit as AttributeEdit
 from fxgrow.planning.edits import NodeEdit as NodeEdit
 from fxgrow.planning.edits import frozen
+from fxgrow.planning.picture import picture
 from fxgrow.planning.showing import shown
 from fxgrow.planning.tensor_growth import Axis as Axis
 from fxgrow.planning.tensor_growth import Calibration as Calibration
@@ -372,11 +374,27 @@ class Plan:
                     graph.add_edge(run.group, tensor.name, axes=tuple(sorted({*before, number})))
         return graph
 
+    def picture(self) -> str:
+        """The model before and after growth, as the text of an SVG file.
+
+        Blocks are boxes, with a bar for each dimension that they make. Tooltips say what grows, what stays, and why.
+
+        >>> import torch, fxgrow
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> plan = fxgrow.plan(model, width=2, example_inputs=torch.randn(1, 4))
+        >>> plan.picture()[:40]
+        '<svg xmlns="http://www.w3.org/2000/svg" '
+        """
+        return picture(self)
+
     def __str__(self) -> str:
         return as_text(self.__rich__())
 
     def __rich__(self) -> RenderableType:
         return shown(self)
+
+    def _repr_html_(self) -> str:
+        return self.picture() + as_html(self.__rich__())
 
 
 def _likeness(data: dict[str, Any]) -> Likeness:

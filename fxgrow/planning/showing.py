@@ -50,6 +50,39 @@ def shown(plan: Plan) -> RenderableType:
     return Group(*tables, *_rescaled(plan), *map(_read_out, plan.readouts), summary, form, *_unlike(plan))
 
 
+def in_words(plan: Plan) -> str:
+    """What a plan does to a model, in a sentence.
+
+    >>> import torch, fxgrow
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> in_words(fxgrow.plan(model, width=2, example_inputs=torch.randn(1, 4)))
+    'Sequential, 58 → 114 parameters (x1.97), 96 → 192 FLOPs a sample: 1 group of dimensions wider'
+    """
+    totals, done = plan.totals, []
+    if plan.depth is not None and plan.depth.runs:
+        done += [f"{run.path or 'the model'} {run.before} → {run.after} blocks" for run in plan.depth.runs[:4]]
+        done += [f"{len(plan.depth.runs) - 4} more runs"] if len(plan.depth.runs) > 4 else []
+    if plan.groups:
+        done.append(f"{len(plan.groups)} group{'s' if len(plan.groups) > 1 else ''} of dimensions wider")
+    if plan.classes is not None:
+        done.append(f"{plan.classes.old} → {plan.classes.new} classes")
+    parameters = f"{totals.parameters_before:,} → {totals.parameters_after:,} parameters (x{plan.ratio:.2f})"
+    flops = f"{short(totals.flops_before)} → {short(totals.flops_after)} FLOPs a sample"
+    return f"{plan.model}, {parameters}, {flops}: {', '.join(done) or 'nothing grows'}"
+
+
+def short(number: int) -> str:
+    """A large number in few characters.
+
+    >>> short(25_557_032), short(999), short(8_178_000_000)
+    ('25.6 M', '999', '8.18 G')
+    """
+    for unit, size in (("T", 10**12), ("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return str(number)
+
+
 def _unlike(plan: Plan) -> Iterator[Text]:
     if plan.like is None:
         return

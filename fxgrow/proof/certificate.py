@@ -38,6 +38,8 @@ class Verdict(enum.Enum):
 
 _WIDTH = 160
 _COLOURS = {Verdict.PROVED: "green", Verdict.TESTED: "cyan", Verdict.UNKNOWN: "yellow", Verdict.REFUTED: "red"}
+_ON_PAGES = dict(zip(Verdict, ("#d1383d", "#a87900", "#1587a0", "#218a3f"), strict=True))
+"""The same, to be read on white and on black."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +190,7 @@ class Certificate:
 
 def _as_html(certificate: Certificate) -> str:
     """Nested <details>, folded where all is proved: what a notebook shows."""
-    colour = _COLOURS[certificate.verdict]
+    colour = _ON_PAGES[certificate.verdict]
     rule = f" <small>[{_html(certificate.rule)}]</small>" if certificate.rule else ""
     head = f'<span style="color:{colour}">{certificate.verdict}</span> {_html(certificate.claim)}{rule}'
     inside = [f"<div>{_html(text)}</div>" for text in (*certificate.conditions, certificate.detail) if text]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.table import Table
@@ -20,13 +20,19 @@ from fxgrow.birth import Birth
 from fxgrow.devices import exact_dtype
 from fxgrow.errors import TrainingError
 from fxgrow.history import births, history_of
+from fxgrow.pages import as_html
 from fxgrow.planning.plan import TensorGrowth
+from fxgrow.plots import colours_of, figure_of, legend_beside, named_ticks, panels
 from fxgrow.printing import as_text
 from fxgrow.shards import add_up, groups_of
 from fxgrow.training.parameters import innermost, parameters_of, unwrapped
 from fxgrow.training.rules import RULES, Norms, Rule
 from fxgrow.training.tracking import Aged, Blocks, blocks_of
 from fxgrow.transforms.tensors import relative_deviation
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 KEY = "fxgrow_rates"
 
@@ -239,6 +245,33 @@ class AdaptedRates:
         means = self.by_stage()
         table.add_row("mean", *(f"{means[stage]:.3f}" for stage in stages))
         return table
+
+    def _repr_html_(self) -> str:
+        return as_html(self.__rich__())
+
+    def plot(self, ax: Axes | None = None) -> Figure:
+        """The rates in force, tensor by tensor, as multiples of the optimizer's: a colour for each birth stage.
+
+        `fxgrow.plots.over_time` draws the means of stages that were collected during training.
+
+        ax: matplotlib axes to draw on; a new figure unless given.
+
+        Raises
+        ------
+        FxgrowError: matplotlib is not installed.
+        """
+        current = self.current()
+        (panel,) = panels(ax, 1, (max(5.0, min(12.0, 2.5 + 0.22 * len(current))), 4))
+        panel.axhline(1.0, color="0.6", linestyle="--", label="the optimizer's")
+        for stage, colour in colours_of(self._stages).items():
+            points = [(place, rates[stage]) for place, rates in enumerate(current.values()) if stage in rates]
+            panel.plot(*zip(*points, strict=True), "o", color=colour, markersize=5, label=f"stage {stage}")
+        panel.set(
+            ylabel="multiple of the optimizer's rate", title=f"rule={self.rule}, floor={self.floor}", ylim=(0, None)
+        )
+        named_ticks(panel, list(current))
+        legend_beside(panel)
+        return figure_of(panel)
 
     # -- attaching, saving -------------------------------------------------------------------------------
 

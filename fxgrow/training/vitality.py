@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
+from typing import TYPE_CHECKING
 
 import torch
 from rich.table import Table
@@ -17,12 +18,18 @@ from fxgrow.birth import Birth, Region
 from fxgrow.devices import exact_dtype
 from fxgrow.errors import TrainingError
 from fxgrow.history import births, history_of
+from fxgrow.pages import as_html
+from fxgrow.plots import draw_by_stage
 from fxgrow.printing import as_text
 from fxgrow.shards import refuse_divided
 from fxgrow.training.parameters import innermost, parameters_of, unwrapped
 from fxgrow.training.rates import attached_to
 from fxgrow.training.tracking import norm
 from fxgrow.training.trial import trial_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -96,6 +103,30 @@ class Vitality:
     def update_shares(self) -> dict[int, float]:
         """The part of the squared update norm that each stage receives; empty where no optimizer was given."""
         return _parts({stage: s.update for stage, s in self.stages.items() if s.update is not None})
+
+    def plot(self, ax: Axes | None = None) -> Figure:
+        """For each birth stage its part of all entries, of the gradient and, with an optimizer, of the update.
+
+        `fxgrow.plots.over_time` draws parts that were collected during training.
+
+        ax: matplotlib axes to draw on; a new figure unless given.
+
+        Raises
+        ------
+        FxgrowError: matplotlib is not installed.
+        """
+        entries = {stage: share.entries for stage, share in self.stages.items()}
+        whole = sum(entries.values())
+        kinds = {
+            "of entries": {stage: count / whole for stage, count in entries.items()},
+            "of the gradient": self.gradient_shares(),
+            "of the update": self.update_shares(),
+        }
+        present = {kind: shares for kind, shares in kinds.items() if shares}
+        return draw_by_stage(present, ax, title="parts by birth stage", ylabel="part that a stage has", percent=True)
+
+    def _repr_html_(self) -> str:
+        return as_html(self.__rich__())
 
     def __str__(self) -> str:
         return as_text(self.__rich__())

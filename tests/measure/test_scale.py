@@ -128,3 +128,18 @@ def test_a_miss_says_why() -> None:
     few = x[:2]
     layer = fxgrow.certify(grown, model).scale.measured(few.repeat(2, 1)).layers[0]
     assert layer.reason
+
+
+def test_it_is_drawn_layer_by_layer() -> None:
+    model, x = wide("mirror")
+    grown = fxgrow.grow(model, 1.5, init="mirror", example_inputs=x, verify=False)
+    scale = fxgrow.certify(grown, model).scale
+    (axes,) = scale.plot().axes
+    assert [line.get_label() for line in axes.get_lines()] == ["predicted"]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0", "2"]
+    measured = scale.measured(x)
+    (axes,) = measured.plot().axes
+    drawn = {line.get_label(): list(line.get_ydata()) for line in axes.get_lines()}
+    assert drawn["measured"] == [layer.measured for layer in measured.layers]
+    assert drawn["expected"] == [layer.expected for layer in measured.layers]
+    assert measured._repr_html_().count("<table>") == 2

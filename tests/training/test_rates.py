@@ -480,3 +480,16 @@ def test_rates_print_as_a_table() -> None:
     assert "".join(text.split()).startswith("learningratesbyage,asmultiples(rule=norm,floor=init)")
     assert "3.weight" in text
     assert "mean" in text
+
+
+def test_rates_are_drawn_tensor_by_tensor() -> None:
+    model = grown(convolutional(), 1.5, 4 / 3)
+    rates = fxgrow.adapt_rates(torch.optim.SGD(model.parameters(), lr=0.1), model)
+    (axes,) = rates.plot().axes
+    _, first, second = axes.get_lines()
+    current = rates.current()
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == list(current)
+    for stage, line in enumerate((first, second), start=1):
+        assert line.get_label() == f"stage {stage}"
+        assert list(line.get_ydata()) == [found[stage] for found in current.values() if stage in found]
+    assert '<td style="text-align:left">mean</td>' in rates._repr_html_()

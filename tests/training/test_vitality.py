@@ -77,3 +77,18 @@ def test_without_gradients_there_is_nothing_to_report() -> None:
     with pytest.raises(TrainingError) as error:
         fxgrow.vitality(grown(convolutional(), 2))
     assert str(error.value) == "no parameter has a gradient (at Sequential): call vitality after backward()"
+
+
+def test_it_is_drawn_stage_by_stage() -> None:
+    model = grown(convolutional(), 1.5, 4 / 3)
+    loss_of(model).backward()
+    found = fxgrow.vitality(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    (axes,) = found.plot().axes
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["stage 0", "stage 1", "stage 2"]
+    heights = {bars.get_label(): [bar.get_height() for bar in bars] for bars in axes.containers}
+    assert heights["of the gradient"] == pytest.approx(list(found.gradient_shares().values()))
+    assert heights["of the update"] == pytest.approx(list(found.update_shares().values()))
+    assert sum(heights["of entries"]) == pytest.approx(1)
+    without = fxgrow.vitality(model).plot(ax=axes)
+    assert without is axes.figure
+    assert found._repr_html_().startswith("<table><caption>gradient and update by birth stage</caption>")
