@@ -64,9 +64,7 @@ Parameterization = Annotated[
     str, typer.Option(help="standard, mup, variance-transfer, or rms (not the same function).")
 ]
 Classes = Annotated[str | None, typer.Option(metavar="N", help="How many in the end, or +N for N more.")]
-InChans = Annotated[
-    str | None, typer.Option("--in-chans", metavar="N", help="Channels of inputs in the end, or +N for N more.")
-]
+InChans = Annotated[str | None, typer.Option(metavar="N", help="Input channels in the end, or +N for N more.")]
 RoundTo = Annotated[int, typer.Option(help="Make new sizes multiples of this.")]
 Shapes = Annotated[
     list[str] | None,

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
+    from fxgrow.schedule import Schedule
+
 MOST_ENTRIES = 12
 """Lines that a legend names; what is more is counted."""
 
@@ -254,3 +256,33 @@ def as_svg(figure: Figure, name: str) -> str:
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(text, format="svg", metadata=nothing)
     return text.getvalue()[text.getvalue().index("<svg") :]
+
+
+def draw_schedule(schedule: Schedule, ax: Axes | Sequence[Axes] | None) -> Figure:
+    """Width and cost of a schedule over the epochs: `Schedule.plot`."""
+    shown = panels(ax, 2 if schedule.model else 1, (5.5, 3.6))
+    edges = [*(stage.first_epoch for stage in schedule.stages), schedule.epochs]
+    largest_first = sorted(schedule.alike().items(), key=lambda item: -item[0][-1])
+    sizes = {f"{line[0]:,} → {line[-1]:,}: {first_of(names)}": line for line, names in largest_first}
+    draw_stages(shown[0], edges, sizes or {"": [stage.fraction for stage in schedule.stages]})
+    if sizes:
+        shown[0].set(ylabel="units", title=f"{schedule.model}: sizes", ylim=(0, None))
+    else:
+        shown[0].set(ylabel="width relative to the last stage", ylim=(0, 1.05))
+    if len(shown) > 1:
+        whole = schedule.stages[-1].flops or 1
+        costs = [(stage.flops or 0) / whole for stage in schedule.stages]
+        draw_stages(shown[1], edges, {"this schedule": costs}, beside="the large model")
+        title = f"{percent(schedule.share or 0.0)} of the large model's FLOPs"
+        shown[1].set(ylabel="FLOPs relative to the last stage", title=title, ylim=(0, 1.08))
+    return figure_of(shown[0])
+
+
+def first_of(names: Sequence[str]) -> str:
+    """Names in few words."""
+    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+
+
+def percent(part: float) -> str:
+    """A share in words."""
+    return f"{100 * part:.3g}%" if part >= 0.9995 else f"{100 * part:.1f}%"

@@ -34,7 +34,7 @@ from fxgrow.planning.planner import make_plan
 from fxgrow.planning.sizes import Dimension, Sizes, flops_after, parameters_after
 from fxgrow.planning.sizing import Sizing, settle_equal_sizes
 from fxgrow.planning.targets import distances
-from fxgrow.plots import draw_stages, figure_of, panels
+from fxgrow.plots import draw_schedule, first_of, percent
 from fxgrow.printing import as_text
 from fxgrow.rules.knowledge import Way
 
@@ -368,7 +368,7 @@ class Schedule:
         table = Table(title=f"{len(self)} stages, {self.epochs} epochs{toward}", title_justify="left")
         table.add_column("stage")
         columns = [
-            ("width", [_percent(stage.fraction) for stage in self.stages]),
+            ("width", [percent(stage.fraction) for stage in self.stages]),
             ("epochs", [str(stage.epochs) for stage in self.stages]),
         ]
         if self.stages[0].batch_size is not None:
@@ -378,14 +378,14 @@ class Schedule:
         if self.model:
             columns.append(("parameters", [f"{stage.parameters:,}" for stage in self.stages]))
             columns.append(("FLOPs a sample", [f"{stage.flops:,}" for stage in self.stages]))
-            columns.append(("share of the budget", [_percent(stage.share or 0.0) for stage in self.stages]))
+            columns.append(("share of the budget", [percent(stage.share or 0.0) for stage in self.stages]))
         for heading, _ in columns:
             table.add_column(heading, justify="right")
         for number in range(len(self)):
             table.add_row(str(number), *(cells[number] for _, cells in columns))
         if not self.model:
             return table
-        budget = Text(f"training takes {_percent(self.share or 0.0)} of the large model's floating-point operations")
+        budget = Text(f"training takes {percent(self.share or 0.0)} of the large model's floating-point operations")
         return Group(table, self._dimensions(), budget)
 
     def _dimensions(self) -> Table:
@@ -394,11 +394,11 @@ class Schedule:
         table.add_column("dimension")
         for number in range(len(self)):
             table.add_column(str(number), justify="right")
-        for sizes, names in self._alike().items():
-            table.add_row(_first_of(names), *map(str, sizes))
+        for sizes, names in self.alike().items():
+            table.add_row(first_of(names), *map(str, sizes))
         return table
 
-    def _alike(self) -> dict[tuple[int, ...], list[str]]:
+    def alike(self) -> dict[tuple[int, ...], list[str]]:
         """Dimensions by the sizes that they go through."""
         alike: dict[tuple[int, ...], list[str]] = {}
         for name, sizes in self.trajectories:
@@ -420,30 +420,7 @@ class Schedule:
         ------
         FxgrowError: matplotlib is not installed, or there are more axes than there is to draw.
         """
-        shown = panels(ax, 2 if self.model else 1, (5.5, 3.6))
-        edges = [*(stage.first_epoch for stage in self.stages), self.epochs]
-        largest_first = sorted(self._alike().items(), key=lambda item: -item[0][-1])
-        sizes = {f"{line[0]:,} → {line[-1]:,}: {_first_of(names)}": line for line, names in largest_first}
-        draw_stages(shown[0], edges, sizes or {"": [stage.fraction for stage in self.stages]})
-        if sizes:
-            shown[0].set(ylabel="units", title=f"{self.model}: sizes", ylim=(0, None))
-        else:
-            shown[0].set(ylabel="width relative to the last stage", ylim=(0, 1.05))
-        if len(shown) > 1:
-            whole = self.stages[-1].flops or 1
-            costs = [(stage.flops or 0) / whole for stage in self.stages]
-            draw_stages(shown[1], edges, {"this schedule": costs}, beside="the large model")
-            title = f"{_percent(self.share or 0.0)} of the large model's FLOPs"
-            shown[1].set(ylabel="FLOPs relative to the last stage", title=title, ylim=(0, 1.08))
-        return figure_of(shown[0])
-
-
-def _first_of(names: Sequence[str]) -> str:
-    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
-
-
-def _percent(part: float) -> str:
-    return f"{100 * part:.3g}%" if part >= 0.9995 else f"{100 * part:.1f}%"
+        return draw_schedule(self, ax)
 
 
 def _sizes(data: dict[str, Any] | None) -> Sizes | None:

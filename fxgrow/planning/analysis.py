@@ -125,6 +125,21 @@ def roles_of(analysis: Analysis) -> dict[str, str]:
     return roles
 
 
+def factors_of(analysis: Analysis) -> set[str]:
+    """Parameters and buffers that something is multiplied by: zeros there would silence new units for good."""
+    found: set[str] = set()
+    for op in analysis.ops:
+        if op.law.family == "contraction" or op.data.get("kind") in ("multiply", "divide"):
+            pending = op.operands()
+            while pending:
+                tensor = pending.pop()
+                if tensor.parameter is not None:
+                    found.add(tensor.parameter)
+                elif tensor.op is not None and tensor.op.law.family == "shape":
+                    pending.extend(tensor.op.operands())
+    return found
+
+
 def law_of_node(model: nn.Module, node: fx.Node) -> Law | None:
     """The law of what a node of a model's graph calls, if it calls anything and there is one."""
     return law_of_call(node, module_of(model, node))

@@ -19,7 +19,7 @@ from fxgrow.amounts import Amounts
 from fxgrow.axes.layout import Join, Layout, Leaf, Product, Reason, leaves, resolve
 from fxgrow.capture import Captured
 from fxgrow.capture.inputs import described
-from fxgrow.planning.analysis import Analysis, analyse, roles_of
+from fxgrow.planning.analysis import Analysis, analyse, factors_of, roles_of
 from fxgrow.planning.ends import End
 from fxgrow.planning.learning import Moves
 from fxgrow.planning.numbers import Loose, number_edits, positions_after, size_attributes
@@ -107,21 +107,9 @@ class Planner:
             if n not in self.roles and not isinstance(analysis.learnable[n], nn.Parameter)
         }
         analysis.unifier.reluctant.extend(axis for n in tables for axis in analysis.parameters[n].axes)
-        self.silent = {n for n, role in self.roles.items() if role in ("bias", "mean")} | (tables - self._factors())
-
-    def _factors(self) -> set[str]:
-        """Parameters and buffers that something is multiplied by: zeros there would silence new units for good."""
-        found: set[str] = set()
-        for op in self.analysis.ops:
-            if op.law.family == "contraction" or op.data.get("kind") in ("multiply", "divide"):
-                pending = op.operands()
-                while pending:
-                    tensor = pending.pop()
-                    if tensor.parameter is not None:
-                        found.add(tensor.parameter)
-                    elif tensor.op is not None and tensor.op.law.family == "shape":
-                        pending.extend(tensor.op.operands())
-        return found
+        self.silent = {n for n, role in self.roles.items() if role in ("bias", "mean")} | (
+            tables - factors_of(analysis)
+        )
 
     # -- settling on sizes and ways ----------------------------------------------------------------------
 
