@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-    from fxgrow.schedule import Schedule
-
 MOST_ENTRIES = 12
 """Lines that a legend names; what is more is counted."""
 
@@ -258,22 +256,31 @@ def as_svg(figure: Figure, name: str) -> str:
     return text.getvalue()[text.getvalue().index("<svg") :]
 
 
-def draw_schedule(schedule: Schedule, ax: Axes | Sequence[Axes] | None) -> Figure:
-    """Width and cost of a schedule over the epochs: `Schedule.plot`."""
-    shown = panels(ax, 2 if schedule.model else 1, (5.5, 3.6))
-    edges = [*(stage.first_epoch for stage in schedule.stages), schedule.epochs]
-    largest_first = sorted(schedule.alike().items(), key=lambda item: -item[0][-1])
-    sizes = {f"{line[0]:,} → {line[-1]:,}: {first_of(names)}": line for line, names in largest_first}
-    draw_stages(shown[0], edges, sizes or {"": [stage.fraction for stage in schedule.stages]})
-    if sizes:
-        shown[0].set(ylabel="units", title=f"{schedule.model}: sizes", ylim=(0, None))
+def draw_schedule(
+    model: str,
+    edges: Sequence[int],
+    widths: Mapping[str, Sequence[float]],
+    costs: Sequence[float],
+    share: float,
+    ax: Axes | Sequence[Axes] | None,
+) -> Figure:
+    """Widths and costs over the epochs: `Schedule.plot`.
+
+    Parameters
+    ----------
+    model: whose sizes are drawn; "" where only relative widths are known, and no costs.
+    edges: epochs at which stages begin, and the last one's end.
+    widths: by what a legend calls them, a number for each stage; costs likewise, relative to the last stage.
+    """
+    shown = panels(ax, 2 if model else 1, (5.5, 3.6))
+    draw_stages(shown[0], edges, widths)
+    if model:
+        shown[0].set(ylabel="units", title=f"{model}: sizes", ylim=(0, None))
     else:
         shown[0].set(ylabel="width relative to the last stage", ylim=(0, 1.05))
     if len(shown) > 1:
-        whole = schedule.stages[-1].flops or 1
-        costs = [(stage.flops or 0) / whole for stage in schedule.stages]
         draw_stages(shown[1], edges, {"this schedule": costs}, beside="the large model")
-        title = f"{percent(schedule.share or 0.0)} of the large model's FLOPs"
+        title = f"{percent(share)} of the large model's FLOPs"
         shown[1].set(ylabel="FLOPs relative to the last stage", title=title, ylim=(0, 1.08))
     return figure_of(shown[0])
 

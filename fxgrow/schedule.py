@@ -420,7 +420,13 @@ class Schedule:
         ------
         FxgrowError: matplotlib is not installed, or there are more axes than there is to draw.
         """
-        return draw_schedule(self, ax)
+        edges = [*(stage.first_epoch for stage in self.stages), self.epochs]
+        widths: dict[str, Sequence[float]] = {"": [stage.fraction for stage in self.stages]}
+        if self.model:
+            largest_first = sorted(self.alike().items(), key=lambda item: -item[0][-1])
+            widths = {f"{line[0]:,} → {line[-1]:,}: {first_of(names)}": line for line, names in largest_first}
+        costs = [(stage.flops or 0) / (self.stages[-1].flops or 1) for stage in self.stages]
+        return draw_schedule(self.model or "", edges, widths, costs, self.share or 0.0, ax)
 
 
 def _sizes(data: dict[str, Any] | None) -> Sizes | None:
