@@ -66,7 +66,8 @@ class Settings:
     def settle(self, numbers: list[Wanted]) -> Wanted | None:
         """Find values with which every number comes out as wanted; returns the first number for which there is none.
 
-        What was only compared follows where nothing else settles it.
+        What was only compared follows where nothing else settles it. A new block is compared as the one that it
+        repeats, and comes behind it: the last is what is read.
         """
         compared = [number for number in numbers if number.compared]
         numbers = [number for number in numbers if not number.compared]
@@ -76,7 +77,7 @@ class Settings:
                 and self.values.setdefault(number.source, number.value) != number.value
             ):
                 return number
-        for number in compared:
+        for number in reversed(compared):
             if isinstance(number.source, Attribute):
                 self.values.setdefault(number.source, number.value)
         for number in numbers:

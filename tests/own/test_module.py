@@ -430,3 +430,15 @@ def test_numbers_that_a_function_kept_whole_is_given_follow() -> None:
     assert grown.get_submodule("features.1.0.attn").num_heads == 5
     assert str(fxgrow.report(grown).certificate.verdict) == "PROVED"
     torch.testing.assert_close(grown(x), model(x), rtol=EXACT, atol=EXACT)
+
+
+def test_sizes_that_a_layer_compares_are_those_of_the_last_new_block() -> None:
+    """A DPN concatenates what each block makes, and the norm behind them asserts how much that is."""
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"k_sec": (1, 3, 1, 1), "inc_sec": (4, 4, 4, 4), "k_r": 8, "num_init_features": 8}
+    model = lively(timm.models.dpn.DPN(groups=2, small=True, num_classes=3, **sizes)).double().eval()
+    grown: Any = fxgrow.grow(model, 1.5, depth=1.5, example_inputs=normal(2, 3, 64, 64))
+    assert type(grown) is type(model)
+    norms = [part for part in grown.modules() if isinstance(part, nn.BatchNorm2d)]
+    assert [norm.num_features for norm in norms] == [len(norm.weight) for norm in norms]
+    assert str(fxgrow.report(grown).certificate.verdict) == "PROVED"
