@@ -41,6 +41,9 @@ _VALUES = frozenset(
 _SAID = {"__bool__": "control flow", "__array__": "numpy"}
 """How errors call what asks for values."""
 
+_EMPTY = frozenset(("empty", "empty_like", "empty_strided", "empty_permuted", "new_empty", "new_empty_strided"))
+"""Functions whose result holds whatever was in memory."""
+
 _DEVICE_FLAGS = {"is_meta": "meta", "is_cpu": "cpu", "is_cuda": "cuda", "is_mps": "mps", "is_xpu": "xpu"}
 
 
@@ -81,6 +84,7 @@ class Recorder(GraphBuilder, TorchFunctionMode):
         self.open: list[Any] = []
         self.quiet = False
         self.shapes: Shapes = {}
+        self.empty: dict[int, tuple[Tensor, Any, Any, Any]] = {}
 
     # -- running -----------------------------------------------------------------------------------------------
 
@@ -170,6 +174,8 @@ class Recorder(GraphBuilder, TorchFunctionMode):
         if not self.knows((args, kwargs)) and not draws(name):
             return self._of_literals(func, args, kwargs)
         method = bool(args) and isinstance(args[0], Tensor) and getattr(torch.Tensor, name, None) is func
+        if method and name.endswith("_"):
+            self._drawn_into(args[0])
         if method and name in _QUESTIONS:
             return _QUESTIONS[name](self, func, *args, **kwargs)
         if method and name in _VALUES:
@@ -212,12 +218,22 @@ class Recorder(GraphBuilder, TorchFunctionMode):
         drawn = torch.default_generator.get_state() if not all(map(_is_number, args)) else None
         with torch._C.DisableTorchFunction():
             value = staying(func, args, kwargs, "cpu")
+            if getattr(func, "__name__", "") in _EMPTY:
+                value.zero_()  # what it holds is nobody's choice, and would be another at each run
+                self.empty[id(value)] = value, func, args, kwargs
         if drawn is not None and not torch.equal(drawn, torch.default_generator.get_state()):
             torch.default_generator.set_state(drawn)  # it draws: a call for the graph to make, again and again
             name = getattr(func, "__name__", "")
             method = bool(args) and isinstance(args[0], Tensor) and getattr(torch.Tensor, name, None) is func
             return self._call(func, name, method, args, kwargs)
         return value
+
+    def _drawn_into(self, tensor: Any) -> None:
+        """A tensor made empty, to be drawn into: the graph makes it, too, at each call."""
+        if id(tensor) in self.empty:
+            tensor, func, args, kwargs = self.empty.pop(id(tensor))
+            self.bare[id(tensor)] = bare = tensor.to("meta")
+            self.bind(tensor, self.operation("call_function", func, self.operands(args, kwargs), bare))
 
     def _failed(self, name: str, operands: Any, error: Exception) -> CaptureError:
         said = _SAID.get(name, name.strip("_"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from fxgrow.capture.probing import BATCH
 from fxgrow.capture.probing import changed as changed_inputs
 from fxgrow.capture.recording import Recording
 from fxgrow.devices import device_of
+from fxgrow.errors import SettledError
 from fxgrow.module_tensors import named_tensors, place
 from fxgrow.own.edited import (
     NATIVE,
@@ -228,7 +230,10 @@ def _numbers(grown: GrownGraphModule, changed: Sequence[Site], inputs: Inputs) -
     bare = skeleton(grown)
     for mode in grown.graphs():
         run = "eval" if mode == "both" else mode
-        tried = [with_values(grown, bare, run, given) for given in (inputs, *([other.inputs] if other else []))]
+        tried = [with_values(grown, bare, run, inputs)]
+        if other is not None:
+            with suppress(SettledError):  # the graph knows that more samples take another course
+                tried.append(with_values(grown, bare, run, other.inputs))
         named = [{node.name: node for node in one.nodes} for one in tried]
         for site in changed:
             if site.edit.mode == mode:

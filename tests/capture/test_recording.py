@@ -364,3 +364,28 @@ def test_averages_exported_modules_and_programs_are_named() -> None:
     ):
         with pytest.raises(CaptureError, match=text):
             fxgrow.plan(wrapped, 2, example_inputs=x)
+
+
+class Jittered(nn.Module):
+    """Scales what it is given at random in train mode, by a number drawn into an empty tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.enter(x).relu()
+        if self.training:
+            h = h * torch.empty(1, device=x.device).uniform_(-0.1, 0.1).exp()
+        return self.leave(h)
+
+
+def test_what_is_drawn_into_an_empty_tensor_is_no_constant() -> None:
+    model = Jittered().double().train()
+    assert capture(model, normal(2, 6)).settled == ()
+    for form in ("auto", "graph"):
+        grown = fxgrow.grow(model, 2, example_inputs=normal(2, 6), form=form)
+        assert str(fxgrow.report(grown).certificate.verdict) == "PROVED"
+        torch.manual_seed(0)
+        first, second = grown(normal(2, 6)), grown(normal(2, 6))
+        assert not torch.equal(first, second), "it draws anew at each call"

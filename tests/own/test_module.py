@@ -442,3 +442,27 @@ def test_sizes_that_a_layer_compares_are_those_of_the_last_new_block() -> None:
     norms = [part for part in grown.modules() if isinstance(part, nn.BatchNorm2d)]
     assert [norm.num_features for norm in norms] == [len(norm.weight) for norm in norms]
     assert str(fxgrow.report(grown).certificate.verdict) == "PROVED"
+
+
+class ByThree(nn.Module):
+    """Numbers of its own in the forward, and another course for three samples and more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.enter(x).relu().view(-1, 2, 4).transpose(1, 2).reshape(-1, 8)
+        return self.leave(h if len(x) < 3 else h.tanh())
+
+
+@pytest.mark.parametrize("form", ["auto", "graph"])
+def test_numbers_are_tried_on_more_samples_where_the_graph_takes_them(form: str) -> None:
+    model = ByThree().double()
+    grown = fxgrow.grow(model, 1.5, example_inputs=normal(2, 6), form=form)
+    torch.testing.assert_close(grown(normal(2, 6)), model(normal(2, 6)), rtol=EXACT, atol=EXACT)
+    if type(grown) is not ByThree and isinstance(grown, fx.GraphModule):
+        with pytest.raises(fxgrow.FxgrowError, match="another course"):
+            grown(normal(3, 6))
+    else:
+        torch.testing.assert_close(grown(normal(3, 6)), model(normal(3, 6)), rtol=EXACT, atol=EXACT)
