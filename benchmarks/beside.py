@@ -17,7 +17,7 @@ NAMES = (
     *("efficientnet_b0", "mobilenetv3_large_100"),
 )
 HERE = Path(__file__).parents[1]
-TURNS = 2
+TURNS = 1
 
 MEASURE = """
 import json, statistics, sys, time, warnings

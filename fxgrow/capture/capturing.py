@@ -20,6 +20,7 @@ from fxgrow.capture.settling import OTHER, free_numbers, probe
 from fxgrow.capture.shapes import propagate
 from fxgrow.capture.skeleton import skeleton
 from fxgrow.devices import device_of
+from fxgrow.garbage import collection_paused
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ def recapture(model: nn.Module, inputs: Inputs) -> Captured:
     return _captured(model, skeleton(model), fitted(model, inputs))
 
 
+@collection_paused()
 def _captured(model: nn.Module, bare: nn.Module, inputs: Inputs) -> Captured:
     if isinstance(model, GrownGraphModule):
         return _recaptured(bare, model, inputs)
