@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from fxgrow.containers import flat_tensors
 from fxgrow.errors import CaptureError, FxgrowError, UntraceableError, first_line
 from fxgrow.opaque import CustomFunction
 from fxgrow.rules.calls import draws, name_of, writes
+from fxgrow.rules.registry import law_of_call
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,8 @@ class Recording:
         kept: what the first run left in attributes. To read it is no difference where it is made of weights alone.
         """
         parting: Difference | None = None
-        for nodes in ([], _made_of_weights([first.nodes[id(t)] for t in kept if id(t) in first.nodes])):
+        made = _made_of_weights(first.graph, {first.nodes[id(t)] for t in kept if id(t) in first.nodes})
+        for nodes in ([], made) if made else ([],):
             again = Recorder(runner, self.device, self.functions, self.constants, self.memory)
             known = again.take_over(first, nodes)
             try:
@@ -158,49 +160,54 @@ def _same(value: Any, other: Any) -> bool:
 _OF_MODULES = frozenset(nn.Module().__dict__)
 
 
+def _behind(nodes: Iterable[fx.Node], follow: Callable[[fx.Node], bool] = lambda node: True) -> set[fx.Node]:
+    """Nodes, with all that they are computed from by nodes to follow."""
+    behind, pending = set(nodes), list(nodes)
+    while pending:
+        sources = {source for source in pending.pop().all_input_nodes if follow(source)} - behind
+        pending.extend(sources)
+        behind |= sources
+    return behind
+
+
 def _made_of_sizes(node: fx.Node | None) -> bool:
     """Whether a tensor is the same whatever the values of inputs and weights, such as positions that are kept."""
-    pending = [node] if node is not None else []
-    seen: set[fx.Node] = set()
-    while pending:
-        node = pending.pop()
-        if node.op in ("placeholder", "get_attr"):
-            return False
-        sources = {s for s in node.all_input_nodes if isinstance(s.meta["value"], torch.Tensor)} - seen
-        pending.extend(sources)
-        seen |= sources
-    return True
+    behind = _behind([node] if node is not None else [], lambda source: isinstance(source.meta["value"], torch.Tensor))
+    return not any(source.op in ("placeholder", "get_attr") for source in behind)
 
 
-def _made_of_weights(results: list[fx.Node]) -> list[fx.Node]:
-    """The nodes behind results whose value hangs on the model's tensors alone, in the order of the graph."""
-    made: dict[fx.Node, bool] = {}
-
-    def visit(node: fx.Node) -> bool:
-        if node not in made:
-            sources = [visit(source) for source in node.all_input_nodes]
+def _made_of_weights(graph: fx.Graph, results: Iterable[fx.Node]) -> list[fx.Node]:
+    """The nodes behind results whose value hangs on tensors alone that the model has and leaves as they are."""
+    changing = set(_changing(graph))
+    made: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.op == "get_attr":
+            is_made = node not in changing
+        else:
             calls = node.op in ("call_function", "call_method") and not writes(node) and not draws(name_of(node))
-            made[node] = node.op == "get_attr" or (calls and bool(sources) and all(sources))
-        return made[node]
+            is_made = calls and bool(node.all_input_nodes) and made.issuperset(node.all_input_nodes)
+        made |= {node} if is_made else set()
+    return sorted(_behind(made.intersection(results)))
 
-    wanted = [node for node in results if visit(node)]
-    behind = set(wanted)
-    while wanted:
-        wanted = [source for node in wanted for source in node.all_input_nodes if source not in behind]
-        behind.update(wanted)
-    return sorted(behind)
+
+def _changing(graph: fx.Graph) -> Iterator[fx.Node]:
+    """The nodes of tensors of the model that a run writes to, also through what may be a view, or a layer may."""
+    layers = {str(node.target) for node in graph.nodes if node.op == "call_module"}
+    for node in graph.nodes:
+        is_buffer = node.op == "get_attr" and not isinstance(node.meta["value"], nn.Parameter)
+        if is_buffer and str(node.target).rpartition(".")[0] in layers:
+            yield node
+        written = node.args[0] if writes(node) and node.args else None
+        while isinstance(written, fx.Node) and written.op in ("call_function", "call_method") and written.args:
+            law = law_of_call(written, None)
+            written = written.args[0] if law is not None and law.family == "shape" else None
+        if isinstance(written, fx.Node) and written.op == "get_attr":
+            yield written
 
 
 def _arguments_behind(nodes: set[fx.Node]) -> set[str]:
     """The names of the arguments that numbers were computed from."""
-    names, pending, seen = set(), list(nodes), set(nodes)
-    while pending:
-        node = pending.pop()
-        if node.op == "placeholder":
-            names.add(str(node.target))
-        pending.extend(source for source in node.all_input_nodes if source not in seen)
-        seen.update(node.all_input_nodes)
-    return names
+    return {str(node.target) for node in _behind(nodes) if node.op == "placeholder"}
 
 
 def _run(recorder: Recorder, arguments: dict[str, Any], positional: int) -> Any:

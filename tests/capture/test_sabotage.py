@@ -108,6 +108,38 @@ class KeepingItsInput(Keeping):
         return super().table(h) * h.mean()
 
 
+class KeepingWhatChanges(Keeping):
+    """The table is made of a buffer that every call writes to, once through a view."""
+
+    def __init__(self, through: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.ones(8))
+        self.through = through
+
+    def table(self, h: Tensor) -> Tensor:
+        return super().table(h) * self.scale
+
+    def twist(self, h: Tensor) -> Tensor:
+        h = super().twist(h)
+        self.through(self.scale).mul_(0.5)
+        return h
+
+
+class KeepingStatistics(Keeping):
+    """The table is made of what a batch norm updates in train mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.inner = nn.BatchNorm1d(8), nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 8))
+
+    def table(self, h: Tensor) -> Tensor:
+        return super().table(h) * self.norm.running_var
+
+    def twist(self, h: Tensor) -> Tensor:
+        h = super().twist(self.norm(h.transpose(1, 2)).transpose(1, 2))
+        return h + self.inner(h)
+
+
 class KeepingChance(Keeping):
     def table(self, h: Tensor) -> Tensor:
         return F.dropout(super().table(h), 0.5, training=True)
@@ -208,6 +240,8 @@ CASES: dict[str, tuple[Callable[[], nn.Module], list[Call]]] = {
     "a count of calls": (Counting, [twice]),
     "a list that grows": (Collecting, [twice]),
     "a table of the first input": (KeepingItsInput, [on_another]),
+    "a table of a buffer that changes": (KeepingWhatChanges, [twice]),
+    "a table of a buffer that changes through a view": (lambda: KeepingWhatChanges(lambda b: b.view(2, 4)), [twice]),
     "a buffer assigned": (Averaging, [twice]),
     "a generator of Python's": (lambda: Generating(random.Random(1)), [twice, twice, twice]),
     "a generator of numpy's": (lambda: Generating(np.random.default_rng(1)), [twice, twice, twice]),
@@ -255,7 +289,7 @@ def test_what_a_record_does_not_tell_is_never_silent(case: str, form: str) -> No
 
 def test_the_cases_are_sabotage() -> None:
     """Each makes calls that the graph of a first run alone would answer otherwise, or that it would not tell of."""
-    assert len(CASES) == 18
+    assert len(CASES) == 20
     for name in ("a flag", "more samples", "a count of calls"):
         make, calls = CASES[name]
         model = make().double()
@@ -272,7 +306,16 @@ def test_a_forward_replaced_after_growth_is_not_proved(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("form", ["auto", "graph"])
-@pytest.mark.parametrize(("kind", "verdict"), [(Keeping, "PROVED"), (KeepingChance, "UNKNOWN")])
+@pytest.mark.parametrize(
+    ("kind", "verdict"),
+    [
+        (Keeping, "PROVED"),
+        (KeepingChance, "UNKNOWN"),
+        (KeepingStatistics, "UNKNOWN"),
+        (KeepingWhatChanges, "UNKNOWN"),
+        (lambda: KeepingWhatChanges(lambda buffer: buffer.view(2, 4)), "UNKNOWN"),
+    ],
+)
 def test_what_a_call_keeps_for_the_next_is_proved_if_weights_alone_make_it(kind: Any, verdict: str, form: str) -> None:
     model = kind().double()
     grown = fxgrow.grow(model, 1.5, example_inputs=X, form=form, verify=False)
