@@ -12,10 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-NAMES = (
-    *("resnet50", "vit_small_patch16_224", "convnext_tiny", "densenet121", "swin_tiny_patch4_window7_224"),
-    *("efficientnet_b0", "mobilenetv3_large_100"),
-)
+from benchmarks.growing import NAMES
+
 HERE = Path(__file__).parents[1]
 TURNS = 1
 

@@ -17,9 +17,8 @@ from rich.table import Table
 from torch import Tensor
 
 from fxgrow.errors import FxgrowError
-from fxgrow.pages import as_html
+from fxgrow.pages import Shown
 from fxgrow.plots import draw_births
-from fxgrow.printing import as_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -156,7 +155,7 @@ def _runs(chosen: list[bool]) -> Ranges:
     return tuple(ranges)
 
 
-class Births(dict[str, Birth]):
+class Births(Shown, dict[str, Birth]):
     """Parameter name -> Birth; prints as a table."""
 
     def plot(self, name: str, ax: Axes | None = None) -> Figure:
@@ -176,9 +175,6 @@ class Births(dict[str, Birth]):
             )
         return draw_births(name, self[name].stages(), ax)
 
-    def __str__(self) -> str:
-        return as_text(self.__rich__())
-
     def __rich__(self) -> Table:
         stages = sorted({stage for birth in self.values() for stage in birth.counts()})
         table = Table(title="elements born at each stage", title_justify="left")
@@ -189,6 +185,3 @@ class Births(dict[str, Birth]):
             counts = birth.counts()
             table.add_row(name, *(f"{counts.get(stage, 0):,}" for stage in stages))
         return table
-
-    def _repr_html_(self) -> str:
-        return as_html(self.__rich__())

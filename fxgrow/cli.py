@@ -65,6 +65,8 @@ Parameterization = Annotated[
 ]
 Classes = Annotated[str | None, typer.Option(metavar="N", help="How many in the end, or +N for N more.")]
 InChans = Annotated[str | None, typer.Option(metavar="N", help="Input channels in the end, or +N for N more.")]
+Pretrained = Annotated[bool, typer.Option("--pretrained", help="Load the library's trained weights.")]
+Saved = Annotated[Path, typer.Argument(help="What `fxgrow grow -o` or fxgrow.save wrote.")]
 RoundTo = Annotated[int, typer.Option(help="Make new sizes multiples of this.")]
 Shapes = Annotated[
     list[str] | None,
@@ -131,7 +133,7 @@ def grow(
     in_chans: InChans = None,
     seed: Annotated[int, typer.Option(help="Of the new weights.")] = 0,
     round_to: RoundTo = 1,
-    pretrained: Annotated[bool, typer.Option("--pretrained", help="Load the library's trained weights.")] = False,
+    pretrained: Pretrained = False,
     shapes: Shapes = None,
     verify: Annotated[bool, typer.Option(help="Prove and test that the function is the same.")] = True,
     full: Annotated[bool, typer.Option("--full", help="Test in float64 at full size, although it is proved.")] = False,
@@ -345,11 +347,11 @@ def _show_coverage(rows: list[Row]) -> None:
 
 @app.command()
 def certify(
-    file: Annotated[Path, typer.Argument(help="What `fxgrow grow -o` or fxgrow.save wrote.")],
+    file: Saved,
     original: Annotated[
         str, typer.Argument(metavar="[ORIGINAL]", help="The model that it grew from; default: go by the record.")
     ] = "",
-    pretrained: Annotated[bool, typer.Option("--pretrained", help="Load the library's trained weights.")] = False,
+    pretrained: Pretrained = False,
     expand: Annotated[bool, typer.Option("--expand", help="Print every step.")] = False,
     as_json: AsJson = False,
     verbose: Verbose = False,
@@ -392,11 +394,11 @@ def inspect(file: Path, as_json: AsJson = False) -> None:
 
 @app.command()
 def report(
-    file: Annotated[Path, typer.Argument(help="What `fxgrow grow -o` or fxgrow.save wrote.")],
+    file: Saved,
     original: Annotated[
         str, typer.Argument(metavar="[ORIGINAL]", help="The model that it grew from: proves anew, and adds the scale.")
     ] = "",
-    pretrained: Annotated[bool, typer.Option("--pretrained", help="Load the library's trained weights.")] = False,
+    pretrained: Pretrained = False,
     schedule: Annotated[Path | None, typer.Option(help="A schedule to show, as schedule.to_json() gave it.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write a page of HTML here.")] = None,
 ) -> None:

@@ -17,9 +17,8 @@ from fxgrow.errors import AmountError
 from fxgrow.growing import grow
 from fxgrow.measure.verification import in_precision, random_inputs
 from fxgrow.noise import WithoutNoise
-from fxgrow.pages import as_html
+from fxgrow.pages import Shown
 from fxgrow.plots import figure_of, legend_beside, panels, readable_log
-from fxgrow.printing import as_text
 from fxgrow.training.groups import param_groups
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Coordinates:
+class Coordinates(Shown):
     """Root mean square of each layer's output, by width and training step. `print` shows it as a table.
 
     Attributes
@@ -67,12 +66,6 @@ class Coordinates:
             sizes = [f"{self.sizes[width, self.steps, layer]:.3g}" for width in self.widths]
             table.add_row(layer, *sizes, f"{self.slope(layer):+.2f}")
         return table
-
-    def __str__(self) -> str:
-        return as_text(self.__rich__())
-
-    def _repr_html_(self) -> str:
-        return as_html(self.__rich__())
 
     def plot(self, ax: Axes | Sequence[Axes] | None = None) -> Figure:
         """One panel a step, one line a layer: size over width, both logarithmic. Flat is good.

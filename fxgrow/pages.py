@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from html import escape
 from typing import Any
 
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -60,6 +60,19 @@ style="text-align:left">&lt;8&gt;</td></tr></tbody></table>'
     if isinstance(shown, (Text, str)):
         return f"<p>{escape(_plain(shown))}</p>"
     return f"<pre>{escape(as_text(shown))}</pre>"
+
+
+class Shown:
+    """What prints as a terminal shows it (`__rich__`), and shows itself in notebooks as HTML of the same."""
+
+    def __rich__(self) -> RenderableType:
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return as_text(self.__rich__())
+
+    def _repr_html_(self) -> str:
+        return as_html(self.__rich__())
 
 
 def folded(title: str, inside: str) -> str:

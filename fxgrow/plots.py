@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fxgrow.errors import FxgrowError
 
@@ -75,34 +75,21 @@ def colours_of(stages: Iterable[int]) -> dict[int, str]:
 
 def legend_beside(ax: Axes) -> None:
     """A legend on the right of axes, of a dozen lines at most."""
-    handles, labels = ax.get_legend_handles_labels()
-    more = len(labels) - MOST_ENTRIES
-    title = f"and {more} more" if more > 0 else None
-    ax.legend(
-        handles[:MOST_ENTRIES],
-        labels[:MOST_ENTRIES],
-        title=title,
-        loc="center left",
-        bbox_to_anchor=(1.01, 0.5),
-        frameon=False,
-        fontsize="small",
-    )
+    _legend(ax, "and {} more", loc="center left", bbox_to_anchor=(1.01, 0.5))
 
 
 def legend_below(ax: Axes) -> None:
     """A legend under axes, a line for each name, for names that are long."""
+    said = "the largest, and {} more"
+    _legend(ax, said, loc="upper center", bbox_to_anchor=(0.5, -0.16), title_fontsize="small")
+
+
+def _legend(ax: Axes, said: str, **place: Any) -> None:
+    """A legend of a dozen lines at most; `said`: of how many more there are."""
     handles, labels = ax.get_legend_handles_labels()
     more = len(labels) - MOST_ENTRIES
-    ax.legend(
-        handles[:MOST_ENTRIES],
-        labels[:MOST_ENTRIES],
-        title=f"the largest, and {more} more" if more > 0 else None,
-        loc="upper center",
-        bbox_to_anchor=(0.5, -0.16),
-        frameon=False,
-        fontsize="small",
-        title_fontsize="small",
-    )
+    title = said.format(more) if more > 0 else None
+    ax.legend(handles[:MOST_ENTRIES], labels[:MOST_ENTRIES], title=title, frameon=False, fontsize="small", **place)
 
 
 def readable_log(ax: Axes, lowest: float, highest: float) -> None:
@@ -283,11 +270,6 @@ def draw_schedule(
         title = f"{percent(share)} of the large model's FLOPs"
         shown[1].set(ylabel="FLOPs relative to the last stage", title=title, ylim=(0, 1.08))
     return figure_of(shown[0])
-
-
-def first_of(names: Sequence[str]) -> str:
-    """Names in few words."""
-    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
 
 def percent(part: float) -> str:

@@ -8,7 +8,7 @@ from torch import nn
 
 from fxgrow.capture import Captured, GrownGraphModule, recapture, skeleton
 from fxgrow.capture.alignment import parting
-from fxgrow.capture.inputs import recalled, with_channels
+from fxgrow.capture.inputs import inputs_after, recalled
 from fxgrow.errors import CaptureError, PlanError
 from fxgrow.module_tensors import named_tensors, place
 from fxgrow.own import own_class, sites
@@ -114,7 +114,7 @@ def as_graph(grown: nn.Module, original: nn.Module, plan: Plan, folded: bool = F
             graph.get_submodule(owner)._modules[name] = parts[path]
         else:
             graph.get_submodule(path).train(parts[path].training)
-    different = parting(grown, graph, with_channels(recalled(plan.inputs), plan.channels))
+    different = parting(grown, graph, inputs_after(plan))
     if different is not None:
         raise CaptureError(
             f"the module computes something else than its graph: {different}", remedy="certify it as it was grown"

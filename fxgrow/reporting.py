@@ -147,8 +147,9 @@ def born(history: History) -> Table:
     for heading in ("stage", "elements", "of all"):
         table.add_column(heading, justify="right")
     counts = counts_by_stage(history)
+    elements = max(1, sum(counts.values()))
     for stage, count in counts.items():
-        table.add_row(str(stage), f"{count:,}", f"{count / max(1, sum(counts.values())):.1%}")
+        table.add_row(str(stage), f"{count:,}", f"{count / elements:.1%}")
     return table
 
 

@@ -28,14 +28,14 @@ from fxgrow.curves import (
 from fxgrow.drafting import model_name
 from fxgrow.errors import ScheduleError, reading
 from fxgrow.growing import grow
-from fxgrow.pages import as_html
+from fxgrow.pages import Shown
 from fxgrow.planning.analysis import analyse
 from fxgrow.planning.planner import make_plan
+from fxgrow.planning.showing import shortened
 from fxgrow.planning.sizes import Dimension, Sizes, flops_after, parameters_after
 from fxgrow.planning.sizing import Sizing, settle_equal_sizes
 from fxgrow.planning.targets import distances
-from fxgrow.plots import draw_schedule, first_of, percent
-from fxgrow.printing import as_text
+from fxgrow.plots import draw_schedule, percent
 from fxgrow.rules.knowledge import Way
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Schedule:
+class Schedule(Shown):
     """How wide a network is at each stage of its training, and for how many epochs.
 
     A schedule is a frozen value. Iteration, `len` and `[number]` give its stages; `print` shows it as tables.
@@ -360,9 +360,6 @@ class Schedule:
 
     # -- showing -----------------------------------------------------------------------------------------
 
-    def __str__(self) -> str:
-        return as_text(self.__rich__())
-
     def __rich__(self) -> RenderableType:
         toward = f" toward {self.model}" if self.model else ""
         table = Table(title=f"{len(self)} stages, {self.epochs} epochs{toward}", title_justify="left")
@@ -395,7 +392,7 @@ class Schedule:
         for number in range(len(self)):
             table.add_column(str(number), justify="right")
         for sizes, names in self.alike().items():
-            table.add_row(first_of(names), *map(str, sizes))
+            table.add_row(shortened(names, 1), *map(str, sizes))
         return table
 
     def alike(self) -> dict[tuple[int, ...], list[str]]:
@@ -404,9 +401,6 @@ class Schedule:
         for name, sizes in self.trajectories:
             alike.setdefault(sizes, []).append(name)
         return alike
-
-    def _repr_html_(self) -> str:
-        return as_html(self.__rich__())
 
     def plot(self, ax: Axes | Sequence[Axes] | None = None) -> Figure:
         """Width and cost over the epochs, as a matplotlib figure.
@@ -424,7 +418,7 @@ class Schedule:
         widths: dict[str, Sequence[float]] = {"": [stage.fraction for stage in self.stages]}
         if self.model:
             largest_first = sorted(self.alike().items(), key=lambda item: -item[0][-1])
-            widths = {f"{line[0]:,} → {line[-1]:,}: {first_of(names)}": line for line, names in largest_first}
+            widths = {f"{line[0]:,} → {line[-1]:,}: {shortened(names, 1)}": line for line, names in largest_first}
         costs = [(stage.flops or 0) / (self.stages[-1].flops or 1) for stage in self.stages]
         return draw_schedule(self.model or "", edges, widths, costs, self.share or 0.0, ax)
 

@@ -74,6 +74,16 @@ def recalled(description: Any) -> Any:
     raise CaptureError(f"an input was a {content}, which is not kept", remedy="pass example_inputs")
 
 
+class Planned(Protocol):
+    """A plan, as far as it tells of inputs."""
+
+    @property
+    def inputs(self) -> Any: ...
+
+    @property
+    def channels(self) -> Channels | None: ...
+
+
 class Channels(Protocol):
     """How many channels there are at some places, and how many there are to be."""
 
@@ -108,9 +118,18 @@ def with_channels(
 
     if channels is None:
         return inputs
-
     args, kwargs = inputs
     return tuple(itertools.starmap(put, enumerate(args))), {name: put(name, value) for name, value in kwargs.items()}
+
+
+def inputs_after(plan: Planned) -> Inputs:
+    """The inputs of a grown model, on the meta device.
+
+    Raises
+    ------
+    CaptureError: there was an argument that is not data.
+    """
+    return with_channels(recalled(plan.inputs), plan.channels)
 
 
 def given_inputs(given: Any, name: str = "example_inputs") -> Inputs:
@@ -141,8 +160,7 @@ def given_inputs(given: Any, name: str = "example_inputs") -> Inputs:
 def _derived(model: nn.Module) -> Inputs:
     history = getattr(model, "_fxgrow", None)
     if history is not None:
-        plan = history.steps[-1].plan
-        return with_channels(recalled(plan.inputs), plan.channels)
+        return inputs_after(history.steps[-1].plan)
     config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
     size = config.get("input_size") if isinstance(config, Mapping) else getattr(config, "input_size", None)
     if size:

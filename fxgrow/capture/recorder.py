@@ -173,7 +173,7 @@ class Recorder(GraphBuilder, TorchFunctionMode):
             return func(*args, **kwargs)
         if not self.knows((args, kwargs)) and not draws(name):
             return self._of_literals(func, args, kwargs)
-        method = bool(args) and isinstance(args[0], Tensor) and getattr(torch.Tensor, name, None) is func
+        method = _is_method(func, name, args)
         if method and name.endswith("_"):
             self._drawn_into(args[0])
         if method and name in _QUESTIONS:
@@ -224,8 +224,7 @@ class Recorder(GraphBuilder, TorchFunctionMode):
         if drawn is not None and not torch.equal(drawn, torch.default_generator.get_state()):
             torch.default_generator.set_state(drawn)  # it draws: a call for the graph to make, again and again
             name = getattr(func, "__name__", "")
-            method = bool(args) and isinstance(args[0], Tensor) and getattr(torch.Tensor, name, None) is func
-            return self._call(func, name, method, args, kwargs)
+            return self._call(func, name, _is_method(func, name, args), args, kwargs)
         return value
 
     def _drawn_into(self, tensor: Any) -> None:
@@ -373,6 +372,11 @@ def _listed(value: Any) -> bool:
 
 def _like(value: Any, items: list[Any]) -> Any:
     return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+
+
+def _is_method(func: Any, name: str, args: Any) -> bool:
+    """Whether a call is of a method of the tensor that comes first."""
+    return bool(args) and isinstance(args[0], Tensor) and getattr(torch.Tensor, name, None) is func
 
 
 def _is_number(value: Any) -> bool:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fxgrow.birth import Birth
-from fxgrow.capture.inputs import recalled, with_channels
+from fxgrow.capture.inputs import inputs_after
 from fxgrow.containers import flat_tensors
 from fxgrow.devices import device_of
 from fxgrow.history import births, history_of
@@ -85,7 +85,7 @@ def unmoved(
     for path, plan in parts:
         below = f"{path}."
         born = {name.removeprefix(below): birth for name, birth in births(grown).items() if name.startswith(below)}
-        args, kwargs = random_inputs(with_channels(recalled(plan.inputs), plan.channels), 1, device_of(grown))
+        args, kwargs = random_inputs(inputs_after(plan), 1, device_of(grown))
         assert not kwargs
         part = grown.get_submodule(path)
         inside = _unmoved(born, part, args, steps, _twins(plan), spend)

@@ -37,9 +37,8 @@ from fxgrow.containers import in_dtype
 from fxgrow.devices import device_of
 from fxgrow.measure.verification import in_precision, random_inputs
 from fxgrow.noise import WithoutNoise
-from fxgrow.pages import as_html
+from fxgrow.pages import Shown
 from fxgrow.plots import figure_of, legend_beside, named_ticks, panels, readable_log
-from fxgrow.printing import as_text
 from fxgrow.proof.atoms import atoms_of
 from fxgrow.proof.checker import Walk
 from fxgrow.proof.claims import Claim, taken
@@ -128,7 +127,7 @@ class LayerScale:
 
 
 @dataclass(frozen=True)
-class Scale:
+class Scale(Shown):
     """The layers of a grown model that make new units: how large these start out beside the old ones.
 
     `print` shows it as two tables, of activations and of gradients.
@@ -168,12 +167,6 @@ class Scale:
             forward.add_row(layer.layer, str(layer.expression), f"{layer.predicted:.3f}", *on_data)
             backward.add_row(layer.layer, *(f"{layer.gradients[part]:.3f}" for part in GRADIENTS))
         return Group(forward, backward)
-
-    def __str__(self) -> str:
-        return as_text(self.__rich__())
-
-    def _repr_html_(self) -> str:
-        return as_html(self.__rich__())
 
     def plot(self, ax: Axes | None = None) -> Figure:
         """Layer by layer the variance of new units beside old ones': predicted, and on data expected and measured.

@@ -18,7 +18,7 @@ from fxgrow.planning.analysis import OPEN, Analysis, analyse, outputs_of
 from fxgrow.planning.edits import AttributeEdit
 from fxgrow.planning.plan import Classes, Plan
 from fxgrow.planning.readouts import read_inside
-from fxgrow.planning.sizing import Sizing, more_than, producing_places
+from fxgrow.planning.sizing import Sizing, check_reached, more_than, producing_places
 from fxgrow.rules.knowledge import Knowledge
 from fxgrow.rules.law import Fact, Want
 from fxgrow.rules.op import Tensor
@@ -45,9 +45,7 @@ class Heads:
 
     def put_into(self, sizing: Sizing) -> None:
         """Give classes the size that they are to have."""
-        for leaf in self.leaves:
-            if not leaf.fixed:
-                sizing.growth[leaf] = self.classes.new
+        sizing.reach(self.leaves, self.classes.new)
 
     def ask(self, know: Knowledge) -> None:
         """Let new classes start as they are to.
@@ -67,13 +65,8 @@ class Heads:
 
     def check_met(self, growth: dict[Leaf, int]) -> None:
         """Raise a PlanError where classes turned out to be tied down."""
-        for leaf in self.leaves:
-            if growth.get(leaf, leaf.size) != self.classes.new:
-                reason = leaf.reason or "something is tied to them"
-                raise PlanError(
-                    f"{leaf.size} classes cannot become {self.classes.new}: {reason}",
-                    remedy="let the model put out what its last layer makes, or leave classes= out",
-                )
+        remedy = "let the model put out what its last layer makes, or leave classes= out"
+        check_reached(self.leaves, growth, self.classes.new, "classes", remedy)
 
     def noted(self, plan: Plan, model: nn.Module) -> Plan:
         """A plan that says which classes come, and lets attributes that count them follow."""

@@ -19,7 +19,7 @@ from fxgrow.containers import flat_tensors
 from fxgrow.errors import PlanError
 from fxgrow.planning.analysis import OPEN, Analysis, analyse
 from fxgrow.planning.plan import Channels, Plan
-from fxgrow.planning.sizing import Sizing, more_than
+from fxgrow.planning.sizing import Sizing, check_reached, more_than
 from fxgrow.rules.knowledge import Knowledge
 from fxgrow.rules.op import Op, Tensor, tensors
 
@@ -38,20 +38,15 @@ class InputChannels:
 
     def put_into(self, sizing: Sizing) -> None:
         """Give channels the size that they are to have."""
-        sizing.growth.update({leaf: self.channels.new for leaf in self.leaves if not leaf.fixed})
+        sizing.reach(self.leaves, self.channels.new)
 
     def ask(self, know: Knowledge) -> None:
         """Nothing: what reads new channels starts at zero, as where any dimension grows."""
 
     def check_met(self, growth: dict[Leaf, int]) -> None:
         """Raise a PlanError where channels turned out to be tied down."""
-        for leaf in self.leaves:
-            if growth.get(leaf, leaf.size) != self.channels.new:
-                reason = leaf.reason or "something is tied to them"
-                raise PlanError(
-                    f"{leaf.size} input channels cannot become {self.channels.new}: {reason}",
-                    remedy="let a layer with weights read the input first, or leave in_chans= out",
-                )
+        remedy = "let a layer with weights read the input first, or leave in_chans= out"
+        check_reached(self.leaves, growth, self.channels.new, "input channels", remedy)
 
     def noted(self, plan: Plan, model: nn.Module) -> Plan:
         """A plan that says which channels come."""
@@ -66,9 +61,9 @@ def open_inputs(captured: Captured, asked: int | str) -> Channels:
     PlanError: no layer reads the channels of an input. AmountError: there are more than are asked for.
     """
     _open(captured, lambda node: {(n, k) for n, tensor in _tensors(node) for k in range(1, tensor.ndim)})
-    places = set(_read_by_layers(analyse(captured.model, captured.graphs), captured.inputs))
+    places = dict(_read_by_layers(analyse(captured.model, captured.graphs), captured.inputs))
     _open(captured, lambda node: {(n, k) for argument, n, k in places if argument == _argument(node, captured.inputs)})
-    sizes = sorted({leaf.size for _, leaf in _axes(analyse(captured.model, captured.graphs), captured.inputs)})
+    sizes = sorted(set(places.values()))
     if len(sizes) != 1:
         said = f"layers read {' and '.join(map(str, sizes))} of them" if sizes else "no layer with weights reads them"
         raise PlanError(
@@ -101,8 +96,8 @@ def _tensors(node: fx.Node) -> Iterator[tuple[int, torch.Tensor]]:
     return ((n, t) for n, t in enumerate(flat_tensors(node.meta["value"])) if t.dtype.is_floating_point)
 
 
-def _read_by_layers(analysis: Analysis, inputs: Inputs) -> Iterator[Place]:
-    """The axes of inputs that are summed over with weights, be these parameters or made of parameters alone."""
+def _read_by_layers(analysis: Analysis, inputs: Inputs) -> Iterator[tuple[Place, int]]:
+    """The axes of inputs that are summed over with weights (parameters, or made of these alone), with their sizes."""
     summed: set[Leaf] = set()
     of_parameters: set[Op] = set()
 
@@ -119,7 +114,7 @@ def _read_by_layers(analysis: Analysis, inputs: Inputs) -> Iterator[Place]:
             summed.update(leaf for tensor in weights for leaf in tensor.leaves() if leaf not in kept)
     for place, leaf in _axes(analysis, inputs):
         if leaf in summed:
-            yield place
+            yield place, leaf.size
 
 
 def _axes(analysis: Analysis, inputs: Inputs) -> Iterator[tuple[Place, Leaf]]:

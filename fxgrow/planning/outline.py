@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from fxgrow.planning.deepening import renamed
+from fxgrow.planning.showing import shortened
 
 if TYPE_CHECKING:
     from fxgrow.planning.plan import Axis, Plan
@@ -188,8 +189,7 @@ def _places(plan: Plan) -> Iterator[_Place]:
     tensors = {tensor.name: tensor.axes for tensor in plan.tensors}
     seen: set[str] = set()
     for group in plan.groups:
-        more = f" and {len(group.where) - 1} more" if len(group.where) > 1 else ""
-        made_by = f"made by {group.where[0]}{more}" if group.where else ""
+        made_by = f"made by {shortened(group.where, 1)}" if group.where else ""
         parts = (
             f"{group.name}: {group.old:,} → {group.new:,} units",
             made_by,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import RenderableType
 
 from fxgrow.errors import PlanError, reading
-from fxgrow.pages import as_html
+from fxgrow.pages import Shown
 from fxgrow.planning.deepening import Deepening
 from fxgrow.planning.edits import AttributeEdit as AttributeEdit
 from fxgrow.planning.edits import NodeEdit as NodeEdit
@@ -21,7 +21,6 @@ from fxgrow.planning.showing import shown
 from fxgrow.planning.tensor_growth import Axis as Axis
 from fxgrow.planning.tensor_growth import Calibration as Calibration
 from fxgrow.planning.tensor_growth import TensorGrowth as TensorGrowth
-from fxgrow.printing import as_text
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -187,7 +186,7 @@ class Totals:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Shown):
     """What `fxgrow.grow` will do to a model: pure data, with a JSON round trip.
 
     `print` shows it as tables.
@@ -387,14 +386,11 @@ class Plan:
         """
         return picture(self)
 
-    def __str__(self) -> str:
-        return as_text(self.__rich__())
-
     def __rich__(self) -> RenderableType:
         return shown(self)
 
     def _repr_html_(self) -> str:
-        return self.picture() + as_html(self.__rich__())
+        return self.picture() + super()._repr_html_()
 
 
 def _likeness(data: dict[str, Any]) -> Likeness:

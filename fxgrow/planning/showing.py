@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
@@ -29,7 +29,7 @@ def shown(plan: Plan) -> RenderableType:
         grown.add_row(
             group.name,
             f"{group.old} → {group.new}",
-            _shortened(group.where),
+            shortened(group.where),
             group.how,
             f"+{group.added:,}",
         )
@@ -37,7 +37,7 @@ def shown(plan: Plan) -> RenderableType:
     for heading in ("size", "where", "reason"):
         stays.add_column(heading)
     for held in plan.held:
-        stays.add_row(str(held.size), _shortened(held.where), held.reason)
+        stays.add_row(str(held.size), shortened(held.where), held.reason)
     tables: list[RenderableType] = [_deeper(plan.model, plan.depth)] if plan.depth is not None else []
     tables += [grown] if plan.groups or plan.depth is None else []
     tables += [stays] if plan.held else []
@@ -92,7 +92,7 @@ def _unlike(plan: Plan) -> Iterator[Text]:
     if not alike and not plan.like.parts:
         yield Text(f"is a {plan.like.target} as its constructor makes it")
     for (attribute, value, built_with), modules in alike.items():
-        yield Text(f"unlike the target: {attribute} = {value!r}, not {built_with!r}, of {_shortened(tuple(modules))}")
+        yield Text(f"unlike the target: {attribute} = {value!r}, not {built_with!r}, of {shortened(list(modules))}")
     for path, kind, plain in plan.like.parts:
         yield Text(f"unlike the target: {path} is {kind}, and no attribute of {plain} makes up for that")
 
@@ -131,7 +131,7 @@ def _deeper(model: str, depth: Deepening) -> Table:
     return table
 
 
-def _shortened(where: tuple[str, ...], most: int = 3) -> str:
+def shortened(where: Sequence[str], most: int = 3) -> str:
     """The first few places, and how many more there are."""
     more = len(where) - most
     return ", ".join(where[:most]) + (f" and {more} more" if more > 0 else "")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from torch import nn
 
 from fxgrow.amounts import Amount, Amounts, within
 from fxgrow.axes.layout import Join, Layout, Leaf, Product, Reason, leaves, resolve
-from fxgrow.errors import AmountError
+from fxgrow.errors import AmountError, PlanError
 from fxgrow.planning.analysis import Analysis
 
 MOST_UNITS = 2**40
@@ -91,6 +91,18 @@ class Sizing:
     growth: dict[Leaf, int]
     held: dict[Leaf, str]
     unmoved: dict[Leaf, str] = field(default_factory=dict)
+
+    def reach(self, leaves: Iterable[Leaf], new: int) -> None:
+        """Give dimensions, where they are free, the size that they are to have."""
+        self.growth.update({leaf: new for leaf in leaves if not leaf.fixed})
+
+
+def check_reached(leaves: Iterable[Leaf], growth: Mapping[Leaf, int], new: int, what: str, remedy: str) -> None:
+    """Raise a PlanError where dimensions that were to get a size turned out to be tied down."""
+    for leaf in leaves:
+        if growth.get(leaf, leaf.size) != new:
+            reason = leaf.reason or "something is tied to them"
+            raise PlanError(f"{leaf.size} {what} cannot become {new}: {reason}", remedy=remedy)
 
 
 def choose_sizes(analysis: Analysis, amounts: Amounts, round_to: int, pairs: bool) -> Sizing:

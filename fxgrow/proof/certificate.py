@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import enum
+import html
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from rich.markup import escape
@@ -199,8 +200,7 @@ def _as_html(certificate: Certificate) -> str:
     return f'<details{opened} style="margin-left:1em"><summary>{head}</summary>{"".join(inside)}</details>'
 
 
-def _html(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+_html = partial(html.escape, quote=False)
 
 
 def _line(certificate: Certificate) -> str:

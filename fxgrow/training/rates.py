@@ -20,10 +20,9 @@ from fxgrow.birth import Birth
 from fxgrow.devices import exact_dtype
 from fxgrow.errors import TrainingError
 from fxgrow.history import births, history_of
-from fxgrow.pages import as_html
+from fxgrow.pages import Shown
 from fxgrow.planning.plan import TensorGrowth
 from fxgrow.plots import colours_of, figure_of, legend_beside, named_ticks, panels
-from fxgrow.printing import as_text
 from fxgrow.shards import add_up, groups_of
 from fxgrow.training.parameters import innermost, parameters_of, unwrapped
 from fxgrow.training.rules import RULES, Norms, Rule
@@ -100,7 +99,7 @@ def attached_to(optimizer: Optimizer) -> AdaptedRates | None:
     return next((owner for owner in owners if isinstance(owner, AdaptedRates)), None)
 
 
-class AdaptedRates:
+class AdaptedRates(Shown):
     """Rates by age, as `adapt_rates` attaches them to an optimizer. Prints as a table.
 
     They are saved with the optimizer: `optimizer.state_dict()` has them under "fxgrow_rates".
@@ -229,9 +228,6 @@ class AdaptedRates:
             if aged.younger
         }
 
-    def __str__(self) -> str:
-        return as_text(self.__rich__())
-
     def __rich__(self) -> Table:
         title = f"learning rates by age, as multiples (rule={self.rule}, floor={self.floor})"
         table = Table(title=title, title_justify="left")
@@ -245,9 +241,6 @@ class AdaptedRates:
         means = self.by_stage()
         table.add_row("mean", *(f"{means[stage]:.3f}" for stage in stages))
         return table
-
-    def _repr_html_(self) -> str:
-        return as_html(self.__rich__())
 
     def plot(self, ax: Axes | None = None) -> Figure:
         """The rates in force, tensor by tensor, as multiples of the optimizer's: a colour for each birth stage.

@@ -18,9 +18,8 @@ from fxgrow.birth import Birth, Region
 from fxgrow.devices import exact_dtype
 from fxgrow.errors import TrainingError
 from fxgrow.history import births, history_of
-from fxgrow.pages import as_html
+from fxgrow.pages import Shown
 from fxgrow.plots import draw_by_stage
-from fxgrow.printing import as_text
 from fxgrow.shards import refuse_divided
 from fxgrow.training.parameters import innermost, parameters_of, unwrapped
 from fxgrow.training.rates import attached_to
@@ -60,7 +59,7 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Vitality:
+class Vitality(Shown):
     """Gradient and update by birth stage; prints as a table.
 
     Attributes
@@ -124,12 +123,6 @@ class Vitality:
         }
         present = {kind: shares for kind, shares in kinds.items() if shares}
         return draw_by_stage(present, ax, title="parts by birth stage", ylabel="part that a stage has", percent=True)
-
-    def _repr_html_(self) -> str:
-        return as_html(self.__rich__())
-
-    def __str__(self) -> str:
-        return as_text(self.__rich__())
 
     def __rich__(self) -> Table:
         table = Table(title="gradient and update by birth stage", title_justify="left")
