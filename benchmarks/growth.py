@@ -28,7 +28,7 @@ from fxgrow.zoo.training import Run
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.ways import NETWORKS, WAYS, settings_of
+from benchmarks.ways import LONGER, NETWORKS, WAYS, settings_of
 from fxgrow.catalogue import find
 from fxgrow.cli import run_app
 
@@ -54,6 +54,7 @@ WANTED: tuple[tuple[str, tuple[str, ...], tuple[int, ...]], ...] = (
     ("resnet20", (*_FIRST, *_LATE, *_NINE), (1,)),
     ("resnet20", (*_FIRST, *_LATE, *_NINE), (2, 3)),
     ("resnet20", _TABLE, (1,)),
+    ("resnet20", ("large, plateau", *LONGER, "large, straight to zero"), (101,)),
     ("resnet20", tuple(WAYS["resnet20"]), (101,)),
     ("resnet20", _TABLE, (2, 3)),
     ("resnet18-32", (*_FIRST, *_LATE), (1,)),
@@ -108,15 +109,17 @@ def lines(network: str, scale: str, folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def missing(scale: str, device: str, folder: Path, network: str | None) -> Iterator[Task]:
+def missing(
+    scale: str, device: str, folder: Path, network: str | None = None, only_seed: int | None = None
+) -> Iterator[Task]:
     """What is wanted and not there, most wanted first, each once; looked up again before each."""
-    given: set[Task] = set()
+    seen: set[Task] = set()
     for name, ways, seeds in WANTED:
         for seed in seeds:
             for way in ways:
                 task = Task(name, way, seed, scale, device)
-                if network in (None, name) and task not in given:
-                    given.add(task)
+                if network in (None, name) and only_seed in (None, seed) and task not in seen:
+                    seen.add(task)
                     if not any(task.is_that_of(line) for line in lines(name, scale, folder)):
                         yield task
 
@@ -184,6 +187,7 @@ def run(
     minutes: Annotated[float, typer.Option(help="Stop after so many, with checkpoints.")] = 9.0,
     scale: Annotated[str, typer.Option(help="full, or cpu: what a CPU can train in minutes.")] = "full",
     network: Annotated[str | None, typer.Option(help=f"Only one of {', '.join(NETWORKS)}.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Only this one; from 101 on they are for choosing.")] = None,
     device: Annotated[str, typer.Option(help="As torch names it.")] = "cuda" if torch.cuda.is_available() else "cpu",
     at_once: Annotated[int, typer.Option(help="Runs side by side, on streams of their own.")] = 1,
     most: Annotated[int | None, typer.Option(help="End after so many runs.")] = None,
@@ -203,7 +207,7 @@ def run(
     tasks: dict[int, Task] = {}
 
     def runs() -> Iterator[Run]:
-        for number, task in enumerate(missing(scale, name, folder, network)):
+        for number, task in enumerate(missing(scale, name, folder, network, seed)):
             if most is not None and number >= most:
                 return
             settings = settings_of(task.network, task.way, scale, task.seed, epochs)

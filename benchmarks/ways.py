@@ -116,6 +116,13 @@ def growing(
     return Way(settings, kind)
 
 
+def budget(*stages: tuple[float, float], decay: float | None = None, **changes: Any) -> Way:
+    """Stages of a width and epochs each, of 24 that the large network gets; the rate falls during the last of them."""
+    total = sum(part for _, part in stages)
+    last = stages[-1][1] / total
+    return growing(*stages, longer=total / 24, decay=decay or last, **changes)
+
+
 PAPERS_EPOCHS = (8.0, 10.0, 12.0, 14.0, 17.0, 20.0, 24.0, 29.0, 26.0)
 
 
@@ -138,11 +145,25 @@ LATE = ((0.5, 0.7), (1.0, 0.3))
 
 _PAPER = {"parameterization": "variance-transfer", "rates": "norm"}
 
+LONGER: Mapping[str, Way] = {
+    "long half then whole, zero": budget((0.5, 20), (1.0, 7)),
+    "long half then whole, zero, early decay": budget((0.5, 20), (1.0, 7), decay=0.4),
+    "long half then whole, mirror": budget((0.5, 20), (1.0, 7), init="mirror"),
+    "longer half then whole, zero": budget((0.5, 28), (1.0, 5)),
+    "three quarters then whole, zero": budget((0.75, 12), (1.0, 5)),
+    "long half then whole, small images first": budget((0.5, 15), (0.5, 11), (1.0, 7), sides=(0.75, 1.0, 1.0)),
+    "long half then whole, small images to the end": budget((0.5, 30), (1.0, 8), (1.0, 3), sides=(0.75, 0.75, 1.0)),
+    "large, small images first, half the operations": budget((1.0, 12), (1.0, 5), sides=(0.75, 1.0)),
+}
+"""At most half of the large network's operations, spent on more epochs than its: narrow ones, on small images."""
+
 WIDTH: Mapping[str, Way] = {
     "large, cosine": large("cosine"),
     "large, plateau": large("plateau"),
     "large, plateau, half the epochs": large("plateau", 0.48),
     "large, cosine, half the epochs": large("cosine", 0.48),
+    "large, straight to zero": large("plateau", decay=1.0),
+    "large, straight to zero, half the epochs": large("plateau", 0.48, decay=1.0),
     "half then whole, zero": growing(*LATE),
     "half then whole, mirror": growing(*LATE, init="mirror"),
     "half then whole, random padding": growing(*LATE, kind=RandomPadding),
@@ -217,9 +238,9 @@ VIT_DEPTH: Mapping[str, Way] = {
 }
 
 WAYS: Mapping[str, Mapping[str, Way]] = {
-    "resnet20": {**WIDTH, **PAPER, **RESNET_DEPTH},
-    "resnet18-32": WIDTH,
-    "vit": {**{name: way for name, way in WIDTH.items() if "images" not in name}, **VIT_DEPTH},  # it takes one size
+    "resnet20": {**WIDTH, **LONGER, **PAPER, **RESNET_DEPTH},
+    "resnet18-32": {**WIDTH, **LONGER},
+    "vit": {name: way for name, way in {**WIDTH, **LONGER, **VIT_DEPTH}.items() if "images" not in name},  # one size
 }
 
 
