@@ -14,7 +14,7 @@ from fxgrow.zoo.packed import Part, write
 from typer.testing import CliRunner
 
 from benchmarks import growth
-from benchmarks.ways import NETWORKS, WAYS, cut, settings_of
+from benchmarks.ways import LONGER, NETWORKS, WAYS, cut, settings_of
 from tests.zoo.test_pack import jpeg
 
 
@@ -36,7 +36,7 @@ def test_every_way_has_settings_that_fit(network: str, scale: str) -> None:
         settings = settings_of(network, way, scale, 3)
         schedule = settings.schedule()
         assert settings.seed == 3
-        assert schedule.epochs == whole or "half the epochs" in way or "twice" in way, way
+        assert schedule.epochs == whole or way in LONGER or "half the epochs" in way or "twice" in way, way
         assert settings.lr_curve == (
             "cosine" if "cosine" in way or way in growth.PAPER or way == "small" else "plateau"
         )
