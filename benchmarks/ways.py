@@ -45,17 +45,15 @@ _VIT = replace(
     _SGD, model="timm/vit_tiny_patch16_224", options=(("img_size", 32), ("patch_size", 4), ("depth", 6)), epochs=160,
     batch_size=256, optimizer="adamw", lr=1e-3, weight_decay=0.05, warm_up=0.05, precision="bfloat16",
 )  # fmt: skip
-_SMALL: Changes = {"side": 16, "samples": 8000, "epochs": 24, "batch_size": 128, "threads": 1}
+_SMALL: Changes = {
+    "side": 16, "samples": 8000, "epochs": 24, "batch_size": 128, "threads": 1, "precision": "bfloat16",
+    "channels_last": True,
+}  # fmt: skip
 
 NETWORKS: Mapping[str, Network] = {
     "resnet20": Network(_RESNET20, replace(_RESNET20, **_SMALL)),
-    "resnet18-32": Network(_RESNET18, replace(_RESNET18, **{**_SMALL, "precision": "float32", "lr": 0.1})),
-    "vit": Network(
-        _VIT,
-        replace(
-            _VIT, **{**_SMALL, "precision": "float32"}, options=(("img_size", 16), ("patch_size", 4), ("depth", 6))
-        ),
-    ),
+    "resnet18-32": Network(_RESNET18, replace(_RESNET18, **_SMALL, lr=0.1)),
+    "vit": Network(_VIT, replace(_VIT, **_SMALL, options=(("img_size", 16), ("patch_size", 4), ("depth", 6)))),
 }
 
 
@@ -146,9 +144,9 @@ LATE = ((0.5, 0.7), (1.0, 0.3))
 _PAPER = {"parameterization": "variance-transfer", "rates": "norm"}
 
 LONGER: Mapping[str, Way] = {
-    "long half then whole, zero": budget((0.5, 20), (1.0, 7)),
-    "long half then whole, zero, early decay": budget((0.5, 20), (1.0, 7), decay=0.4),
-    "long half then whole, mirror": budget((0.5, 20), (1.0, 7), init="mirror"),
+    "long half then whole, zero": budget((0.5, 19), (1.0, 7)),
+    "long half then whole, zero, decay from 60%": budget((0.5, 19), (1.0, 7), decay=0.4),
+    "long half then whole, mirror": budget((0.5, 19), (1.0, 7), init="mirror"),
     "longer half then whole, zero": budget((0.5, 28), (1.0, 5)),
     "three quarters then whole, zero": budget((0.75, 12), (1.0, 5)),
     "long half then whole, small images first": budget((0.5, 15), (0.5, 11), (1.0, 7), sides=(0.75, 1.0, 1.0)),
