@@ -164,6 +164,7 @@ WIDTH: Mapping[str, Way] = {
     "large, straight to zero, half the epochs": large("plateau", 0.48, decay=1.0),
     "half then whole, zero": growing(*LATE),
     "half then whole, mirror": growing(*LATE, init="mirror"),
+    "half then whole, GradMax": growing(*LATE, init="gradmax"),
     "half then whole, random padding": growing(*LATE, kind=RandomPadding),
     "half then whole, scale kept": growing(*LATE, parameterization="rms"),
     "half then whole, Net2Net": growing(*LATE, init="replicate"),

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from fxgrow.errors import TrainingError
+from fxgrow.gradmax import Loss
 from fxgrow.history import Step
 
 KEEPERS = (AveragedModel, ModelEmaV2, ModelEmaV3)
@@ -24,9 +25,10 @@ class Average:
     holder: Any
     name: str
 
-    def grow(self, step: Step, verify: bool | str) -> None:
+    def grow(self, step: Step, verify: bool | str, loss: Loss | None = None) -> None:
         """Grow it as the network grew; its old weights stay its own."""
-        setattr(self.holder, self.name, step.plan.apply(getattr(self.holder, self.name), step.seed, verify=verify))
+        grown = step.plan.apply(getattr(self.holder, self.name), step.seed, verify=verify, loss=loss)
+        setattr(self.holder, self.name, grown)
 
 
 def averages_of(network: nn.Module, module: nn.Module, others: Iterable[Any]) -> list[Average]:

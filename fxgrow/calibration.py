@@ -61,7 +61,7 @@ def calibrate(grown: nn.Module, plan: Plan, batch: Any) -> Plan:
     precision = torch.promote_types(like.dtype, torch.float32)
     twin = in_precision(grown, precision, share=True).train()
     inside = named_tensors(twin)
-    calibrating = _Calibrating({id(inside[growth.name]): growth for growth in plan.tensors})
+    calibrating = Calibrating({id(inside[growth.name]): growth for growth in plan.tensors})
     args, kwargs = in_dtype((args, kwargs), precision, like.device)
     try:
         with torch.no_grad(), calibrating, random_state_kept(like.device):
@@ -88,7 +88,7 @@ def _with(plan: Plan, found: Mapping[str, tuple[Calibration, ...]], path: str = 
     )
 
 
-class _Calibrating(WithoutNoise):
+class Calibrating(WithoutNoise):
     """Rescales the new rows of each weight when they are first used."""
 
     def __init__(self, growths: Mapping[int, TensorGrowth]) -> None:

@@ -32,6 +32,7 @@ from fxgrow.proof.models import Model
 from fxgrow.record import CLAIM as RECORD
 from fxgrow.record import record
 from fxgrow.replay import as_graph, grown_again
+from fxgrow.rules.knowledge import GRADMAX
 
 if TYPE_CHECKING:
     from fxgrow.measure.scale import Scale
@@ -85,6 +86,9 @@ def certify(grown: nn.Module, original: nn.Module | None = None) -> Certificate:
         for stage, step in enumerate(history.steps[since:], since + 1)
     ]
     links = _links(growths)
+    if any(growth.plan.init == GRADMAX for link in links[:-1] for growth in link):
+        detail = "a model in between had units that were chosen by a loss; certify each growth beside what it grew from"
+        return Certificate.of(CLAIM, [Certificate("growths are done again", "record", (), Verdict.UNKNOWN, detail)])
     if len(links) == 1:
         return certificate_of(original, grown, links[0], with_scale=True)
     children = []

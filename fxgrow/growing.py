@@ -15,6 +15,7 @@ from fxgrow.drafting import planned_in_form, replanning
 from fxgrow.errors import PlanError
 from fxgrow.fingerprint import fingerprint
 from fxgrow.garbage import collection_paused
+from fxgrow.gradmax import Loss, choose_units
 from fxgrow.history import ATTRIBUTE, Step, history_of, with_certificate, with_verification
 from fxgrow.intermediate import Growth
 from fxgrow.measure.quick import alike_by_mode, verify_quickly
@@ -31,7 +32,7 @@ from fxgrow.steps import shown, timed
 from fxgrow.training.parameters import remember_names, stage_of
 from fxgrow.transforms.tagging import tag
 from fxgrow.transforms.width import widen
-from fxgrow.wish import Width, Wish, check_how, grows, nothing_grows
+from fxgrow.wish import Width, Wish, check_how, check_loss, grows, nothing_grows
 
 
 def plan(
@@ -82,6 +83,7 @@ def grow(
     verify: bool | str = True,
     parameterization: str | None = None,
     calibrate: Any = None,
+    loss: Loss | None = None,
     form: str = "auto",
     classes: int | str | None = None,
     class_init: str = "zero",
@@ -106,7 +108,8 @@ def grow(
     example_inputs: a tensor, a tuple or list of arguments, or a dict of keyword arguments; only shapes and dtypes
         count. Needed where they cannot be derived from the model.
     init: "zero" (new units unread at first), "mirror" (equal pairs read with opposite signs, as in the
-        paper), "replicate" (copies of old units that share their outgoing weights, as in Net2Net).
+        paper), "replicate" (copies of old units that share their outgoing weights, as in Net2Net), "gradmax" (unread
+        at first, and chosen so that what reads them gets the largest gradient of `loss`).
     depth_init: inner weights of new blocks: "copy" (of the block that each repeats), "random" (drawn at its
         scale), "stack" (copied whole, as in depth stacking: the function changes, and verification says so).
     round_to: make new sizes multiples of this.
@@ -123,6 +126,7 @@ def grow(
     calibrate: a batch of training data, in the form of `example_inputs`, but with values. One forward pass on it
         brings the new units of each linear and convolutional layer to exactly the variance that its old units have.
         Left out: new units get the scale that follows from fan-ins, which few units or correlated inputs miss.
+    loss: for init="gradmax": a function from a model to its loss on a batch of training data, a scalar.
     form: "auto" (the model's own class where it can hold the growth, else a graph module; `plan` says which, and
         why), "module" (its own class; what that cannot hold stays, with the reason in the plan), "graph" (a graph
         module).
@@ -150,17 +154,19 @@ def grow(
     Linear(in_features=4, out_features=16, bias=True)
     """
     check_how(seed, verify)
+    check_loss(init, loss)
     wish = Wish(width, depth, init, depth_init, round_to, parameterization, form, like, classes, class_init, in_chans)
     with shown(progress):
         captured, planned, wish = planned_in_form(model, wish, example_inputs)
         if not grows(planned):
             raise nothing_grows(planned)
-        return apply_plan(model, captured, planned, seed, verify, calibrate, form, replanning(model, wish), like)
+        return apply_plan(model, captured, planned, seed, verify, calibrate, form, replanning(model, wish), like, loss)
 
 
-def apply(planned: Plan, model: nn.Module, seed: int, verify: bool | str) -> nn.Module:
+def apply(planned: Plan, model: nn.Module, seed: int, verify: bool | str, loss: Loss | None) -> nn.Module:
     """Carry out a plan on a model of the structure that it was made for: `Plan.apply`."""
     check_how(seed, verify)
+    check_loss(planned.init, loss)
     if not grows(planned):
         raise nothing_grows(planned)
     form = "auto" if planned.parts else planned.form
@@ -173,7 +179,7 @@ def apply(planned: Plan, model: nn.Module, seed: int, verify: bool | str) -> nn.
         assert isinstance(captured, Captured)
         return captured, course
 
-    return apply_plan(model, prepared(model, planned), planned, seed, verify, None, form, replan)
+    return apply_plan(model, prepared(model, planned), planned, seed, verify, None, form, replan, loss=loss)
 
 
 def apply_plan(
@@ -186,6 +192,7 @@ def apply_plan(
     form: str,
     replan: Replan,
     like: nn.Module | None = None,
+    loss: Loss | None = None,
 ) -> nn.Module:
     """Carry out a plan on the model it was made for, in a copy of a target that it leads to, if there is one."""
     inputs = captured.inputs
@@ -206,6 +213,8 @@ def apply_plan(
             grown, planned, graph = _placed(model, captured, planned, form, growth.seed, replan, batch, like)
     growth = replace(growth, plan=planned)
     grown = tag(grown, model, Step(planned, seed))
+    if loss is not None:
+        choose_units(grown, planned, loss)
     if verifying:
         with timed("proving"):
             certificate = certificate_of(model, grown, [growth], before, graph=graph)

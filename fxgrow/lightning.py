@@ -110,7 +110,7 @@ class Growth(Callback):
         if grown is not network:
             setattr(pl_module, self.attribute, grown)
             for average in averages:
-                average.grow(report(grown), options.get("verify", True))
+                average.grow(report(grown), options.get("verify", True), options.get("loss"))
         return grown
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

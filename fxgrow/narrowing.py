@@ -14,7 +14,6 @@ from fxgrow.errors import PlanError
 from fxgrow.planning.analysis import analyse
 from fxgrow.planning.narrowing import Narrowing, narrow_sizes
 from fxgrow.planning.planner import Planner
-from fxgrow.rules.knowledge import Way
 from fxgrow.transforms.narrow import narrow
 
 
@@ -40,7 +39,7 @@ def narrowed(model: nn.Module, start: float = 0.25, example_inputs: Any = None) 
     check_start(start)
     captured = capture(model, example_inputs)
     analysis = analyse(captured.model, captured.graphs)
-    planner = Planner(analysis, Amounts.parse(2.0), Way.ZERO, round_to=1)
+    planner = Planner(analysis, Amounts.parse(2.0), "zero", round_to=1)
     planner.settle()
     narrowing = Narrowing.of(analysis, narrow_sizes(analysis, planner.sizing.growth, start))
     if not narrowing.tensors:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import NoneType
+from typing import Any
 
 from torch import nn
 
@@ -15,7 +16,7 @@ from fxgrow.planning.depth import STARTS
 from fxgrow.planning.parameterization import PARAMETERIZATIONS
 from fxgrow.planning.plan import CLASS_STARTS, FORMS, Plan
 from fxgrow.planning.sizes import Sizes
-from fxgrow.rules.knowledge import Way
+from fxgrow.rules.knowledge import GRADMAX, INITS
 from fxgrow.training.groups import parameterization_of
 
 LEVELS = ("quick", "full")
@@ -62,11 +63,10 @@ def check(wish: Wish) -> None:
             "no amount to grow by was given", remedy="pass width=1.5, depth=1.5, or a mapping of module paths"
         )
     init, round_to = wish.init, wish.round_to
-    names = [way.value for way in Way]
     if wish.form not in FORMS:
         raise AmountError(f"form={wish.form!r} is not a form", remedy=f"use one of {', '.join(FORMS)}")
-    if init not in names:
-        raise AmountError(f"init={init!r} is not a way to start new units", remedy=f"use one of {', '.join(names)}")
+    if init not in INITS:
+        raise AmountError(f"init={init!r} is not a way to start new units", remedy=f"use one of {', '.join(INITS)}")
     if wish.depth_init not in STARTS:
         raise AmountError(
             f"depth_init={wish.depth_init!r} is not a way to start new blocks",
@@ -108,6 +108,17 @@ def check_how(seed: int, verify: bool | str) -> None:
         raise AmountError(f"seed={seed!r} is not a whole number from 0 to 2**63 - 1", remedy="pass one, such as 0")
     if not isinstance(verify, bool) and verify not in LEVELS:
         raise AmountError(f"verify={verify!r} is not a way to verify", remedy=f"use True, False, {' or '.join(LEVELS)}")
+
+
+def check_loss(init: str, loss: Any) -> None:
+    """Raise an AmountError where new units are to be chosen by a loss and there is none, or the other way round."""
+    if init == GRADMAX and not callable(loss):
+        raise AmountError(
+            f"init={GRADMAX!r} chooses new units by a loss, and loss={loss!r} is no function",
+            remedy="pass loss=, from a model to its loss on a batch, as lambda model: F.cross_entropy(model(x), y)",
+        )
+    if init != GRADMAX and loss is not None:
+        raise AmountError(f"loss= has no part in init={init!r}", remedy=f"pass init={GRADMAX!r}, or leave loss out")
 
 
 def grows(planned: Plan) -> bool:

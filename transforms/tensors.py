@@ -67,6 +67,19 @@ def drawn_units(growth: TensorGrowth, number: int) -> Tensor:
     return drawn.nonzero().flatten() if growth.draw == "normal" else torch.empty(0, dtype=torch.long)
 
 
+def silent_entries(growth: TensorGrowth) -> Tensor:
+    """Which entries of a grown tensor are zero so that old outputs ignore new units, as a mask.
+
+    >>> axes = Axis("keep", 1, 1), Axis("grow", 2, 3, fill="silence")
+    >>> silent_entries(TensorGrowth("w", axes, "normal"))
+    tensor([[False, False,  True]])
+    """
+    spoken = torch.ones(growth.new_shape, dtype=torch.bool)
+    for number, axis in enumerate(growth.axes):
+        _silence(spoken, growth, number, axis)
+    return ~spoken
+
+
 def multiply_units(new: Tensor, growth: TensorGrowth, calibration: Calibration) -> None:
     """Multiply the weights of drawn units, in place."""
     axis = calibration.axis
@@ -202,13 +215,17 @@ def _old_outputs(growth: TensorGrowth, reader: int) -> list[Tensor]:
     return kept
 
 
-def _fill_reader(new: Tensor, growth: TensorGrowth, number: int, axis: Axis) -> None:
+def _silence(new: Tensor, growth: TensorGrowth, number: int, axis: Axis) -> None:
     silent = filled_by(axis, frozenset({"silence"}))
     if silent.any():
         places = _old_outputs(growth, number)
         places[number] = silent.nonzero().flatten()
         zero = torch.zeros((), dtype=new.dtype, device=new.device)
         _at(new, places).zero_() if _contiguous(places) else new.index_put_(_open_mesh(places, new), zero)
+
+
+def _fill_reader(new: Tensor, growth: TensorGrowth, number: int, axis: Axis) -> None:
+    _silence(new, growth, number, axis)
     opposite = frozenset({"opposite"})
     if filled_by(axis, opposite).any():
         source = source_positions(axis, opposite)

@@ -140,6 +140,19 @@ class Settings:
             return Schedule.linear(self.stages, self.start, **common)
         return Schedule.exponential(self.stages, self.start, self.width_rate, **common)
 
+    def rate(self, step: float, steps: int) -> float:
+        """The learning rate of a step, of so many.
+
+        >>> settings = Settings(lr=1.0, lr_curve="plateau", decay=0.5)
+        >>> [settings.rate(step, 4) for step in range(4)]
+        [1.0, 1.0, 1.0, 0.5]
+        """
+        done = step / steps
+        rising = min(1.0, (step + 1) / (self.warm_up * steps)) if self.warm_up else 1.0
+        if self.lr_curve == "plateau":
+            return self.lr * min(rising, (1 - done) / self.decay)
+        return self.lr * rising * (1 + math.cos(math.pi * done)) / 2
+
     def as_data(self) -> dict[str, Any]:
         """The settings as JSON holds them."""
         return {**asdict(self), **{name: dict(getattr(self, name)) for name in _OPTIONS}}

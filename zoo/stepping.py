@@ -6,7 +6,7 @@ stage, and then only replayed. Elsewhere the same code runs as it is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -109,6 +109,12 @@ class How:
             result = model(self.inputs(images))
         assert isinstance(result, Tensor)
         return result.float()
+
+
+def loss_on(batch: Batch, how: How) -> Callable[[nn.Module], Tensor]:
+    """From a model to its loss on a batch, on the device that `how` says."""
+    images, labels = (part.to(how.device) for part in batch)
+    return lambda model: F.cross_entropy(how.outputs(model, images), labels)
 
 
 class Steps:

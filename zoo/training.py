@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +23,7 @@ from fxgrow.zoo.checkpoints import Checkpoints, replace_text
 from fxgrow.zoo.costs import count, flops_of
 from fxgrow.zoo.data import Data, InMemory, load, seed_of
 from fxgrow.zoo.recipes import Settings, SettingsError
-from fxgrow.zoo.stepping import How, Steps, feed_of, move_state, plain_rates
+from fxgrow.zoo.stepping import How, Steps, feed_of, loss_on, move_state, plain_rates
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
@@ -32,6 +31,7 @@ import fxgrow
 from fxgrow.catalogue import find
 from fxgrow.history import history_of
 from fxgrow.narrowing import narrowed
+from fxgrow.rules.knowledge import GRADMAX
 from fxgrow.schedule import Schedule, Stage
 
 Row = dict[str, float]
@@ -296,11 +296,7 @@ class Run:
 
     def rate(self, step: float) -> float:
         """The learning rate of a step: a curve over the whole run, whatever grows."""
-        settings, done = self.settings, step / self.steps
-        rising = min(1.0, (step + 1) / (settings.warm_up * self.steps)) if settings.warm_up else 1.0
-        if settings.lr_curve == "plateau":
-            return settings.lr * min(rising, (1 - done) / settings.decay)
-        return settings.lr * rising * (1 + math.cos(math.pi * done)) / 2
+        return self.settings.rate(step, self.steps)
 
     def _grow(self, stage: Stage) -> None:
         """Grow on the CPU, where looking at a number does not mean to wait for a device."""
@@ -339,6 +335,9 @@ class Run:
         """The model of the next stage."""
         settings, depth = self.settings, self._depth(stage)
         options: dict[str, Any] = {"init": settings.init, "seed": settings.seed, "verify": settings.verify}
+        if settings.init == GRADMAX:
+            batch = next(iter(self.data.batches(settings.seed, self.place.epoch, self._batch_size(stage))))
+            options["loss"] = loss_on(batch, How(torch.device("cpu"), self._side(stage)))
         if settings.parameterization != "standard":
             options["parameterization"] = settings.parameterization
         if depth:

@@ -22,7 +22,6 @@ from fxgrow.planning.plan import Axis, Plan, TensorGrowth
 from fxgrow.planning.planner import Planner
 from fxgrow.planning.sizes import Sizes
 from fxgrow.planning.sizing import Sizing, settle_equal_sizes
-from fxgrow.rules.knowledge import Way
 from fxgrow.rules.op import Tensor as Laid
 
 
@@ -205,7 +204,7 @@ def _grown(
                 except Refused as reason:
                     refused[run] = str(reason)
         sizes = {leaf: (1 + counts[run]) * leaf.size for run, leaf in leaves_of.items()}
-        planner = Planner(analysis, _LeafSizes((), sizes), Way.ZERO, 1)
+        planner = Planner(analysis, _LeafSizes((), sizes), "zero", 1)
         planner.guarded.update(sizes)
         planner.settle()
         missed = {run: leaf for run, leaf in leaves_of.items() if planner.sizing.growth.get(leaf) != sizes[leaf]}

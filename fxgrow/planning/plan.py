@@ -284,7 +284,7 @@ class Plan(Shown):
             channels=Channels(**frozen(data["channels"])) if data.get("channels") else None,
         )
 
-    def apply(self, model: nn.Module, seed: int = 0, *, verify: bool | str = True) -> nn.Module:
+    def apply(self, model: nn.Module, seed: int = 0, *, verify: bool | str = True, loss: Any = None) -> nn.Module:
         """Carry the plan out on the model that it was made for, or on another of the same structure.
 
         That may be an averaged copy of its weights, which stays the average of what was there: new entries are
@@ -293,11 +293,12 @@ class Plan(Shown):
 
         Parameters
         ----------
-        seed, verify: as in `fxgrow.grow`, which makes the same bytes of the same model and seed.
+        seed, verify, loss: as in `fxgrow.grow`, which makes the same bytes of the same model and seed.
 
         Raises
         ------
         PlanError: the plan was made for a model of another structure, or grows nothing.
+        AmountError: an argument means nothing, or the plan chooses new units by a loss and there is none.
 
         >>> import torch, fxgrow
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -309,7 +310,7 @@ class Plan(Shown):
             "fxgrow.growing"
         )  # a plan is a value that imports nothing which carries it out
 
-        grown: nn.Module = growing.apply(self, model, seed, verify)
+        grown: nn.Module = growing.apply(self, model, seed, verify, loss)
         return grown
 
     @property

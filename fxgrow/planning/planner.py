@@ -36,7 +36,7 @@ from fxgrow.planning.plan import (
 )
 from fxgrow.planning.sizes import Sizes, flops_after, parameters_after
 from fxgrow.planning.sizing import Sizing, choose_sizes, producing_places, size_after
-from fxgrow.rules.knowledge import Failure, Knowledge, Way
+from fxgrow.rules.knowledge import INITS, Failure, Knowledge, Way
 from fxgrow.rules.law import Fact, Range
 from fxgrow.rules.op import Op
 
@@ -66,7 +66,7 @@ def make_plan(
     analysis: of its graphs as they are, where there is one already. ends: outputs and inputs that are to grow.
     """
     analysis = analysis or analyse(captured.model, captured.graphs)
-    planner = Planner(analysis, amounts, Way(init), round_to, ends)
+    planner = Planner(analysis, amounts, init, round_to, ends)
     planner.settle()
     for end in ends:
         end.check_met(planner.sizing.growth)
@@ -85,7 +85,7 @@ class Planner:
         self,
         analysis: Analysis,
         amounts: Amounts | Sizes,
-        way: Way,
+        init: str,
         round_to: int,
         ends: Sequence[End] = (),
     ) -> None:
@@ -93,7 +93,7 @@ class Planner:
         self.at_ends = {leaf for end in ends for leaf in end.leaves}
         self.analysis = analysis
         self.amounts = amounts
-        self.way = way
+        self.init, self.way = init, INITS[init]
         self.round_to = round_to
         self.guarded: set[Leaf] = set()
         self.downgraded: set[Leaf] = set()
@@ -248,7 +248,7 @@ class Planner:
         nodes, attributes = self._edits()
         return Plan(
             model=name,
-            init=self.way.value,
+            init=self.init,
             groups=tuple(self._groups(tensors)),
             held=tuple(self._held()),
             tensors=tensors,

@@ -18,6 +18,11 @@ class Way(enum.Enum):
     REPLICATE = "replicate"  # copies of old units, whose consumers share the weight
 
 
+GRADMAX = "gradmax"
+INITS = {**{way.value: way for way in Way}, GRADMAX: Way.ZERO}
+"""How new units stay invisible, by the name of how they start. "gradmax": what makes them is chosen by a loss."""
+
+
 @dataclass(frozen=True)
 class Failure:
     """A place where the old outputs would change."""

@@ -254,7 +254,7 @@ class Guarded(set[Leaf]):
 def grown(looked: Looked, together: list[Leaf], facts: dict[str, Fact], guarded: Guarded) -> Grown | None:
     """The op with dimensions twice as large, whose new entries are as `facts` says; None where its law objects."""
     sizes = {leaf: 2 * leaf.size for leaf in together}
-    planner = Planner(looked.analysis, Amounts.parse(2), Way.ZERO, 1)
+    planner = Planner(looked.analysis, Amounts.parse(2), "zero", 1)
     planner.sizing = Sizing(sizes, {})
     know = planner.know = Knowledge(sizes, dict.fromkeys(together, Way.ZERO), guarded, zero_by_default=planner.silent)
     for name, fact in facts.items():

@@ -222,6 +222,7 @@ def test_growth_does_not_move_the_loss(tmp_path: Path) -> None:
         {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05},
         {"state": "drop", "init": "replicate", "rates": "none"},
         {"parameterization": "mup", "optimizer": "adamw", "lr": 1e-3},
+        {"parameterization": "standard", "init": "gradmax", "rates": "none"},
         {"batch_size": 8, "largest_batch": 32, "batch_rates": "root"},
         {"model": "timm/test_resnet", "options": ()},
         {"growth": "given", "widths": (0.5, 1.0), "lengths": (1, 2), "sides": (8, 6), "batch_sizes": (8, 16)},

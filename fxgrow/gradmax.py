@@ -1,0 +1,160 @@
+"""GradMax: new units chosen so that the gradient of the weights that read them is as large as it can be.
+
+What reads a new unit is zero at first. So whatever the unit computes, the function stays, and the weights that make it
+are free to choose. They decide how large a gradient its readers get. Where the network is linear between makers and
+readers, the best weights of k units are the first k right singular vectors of one matrix, and what is here is subspace
+iteration for them: every round multiplies the weights by that matrix and its transpose, as the gradient of a squared
+gradient does, and makes the units orthogonal. Where it is not linear, each round climbs by the network's own slope, so
+nothing has to be assumed of what lies between, and any captured model will do. New units of all layers are chosen at
+once. So that they do not drive each other up, layer by layer, every round brings them to the scale of the old ones.
+
+Source: Evci, van Merriënboer, Unterthiner, Vladymyrov, Pedregosa, "GradMax: Growing Neural Networks using Gradient
+Information", ICLR 2022, whose new weights are zero on the side of the makers; here they are zero where units are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from fxgrow.calibration import Calibrating
+from fxgrow.devices import random_state_kept
+from fxgrow.errors import AmountError
+from fxgrow.module_tensors import named_tensors
+from fxgrow.noise import WithoutNoise
+from fxgrow.planning.indexing import filled_by
+from fxgrow.planning.plan import Plan, TensorGrowth
+from fxgrow.transforms.tensors import drawn_units, silent_entries
+
+Loss = Callable[[nn.Module], Tensor]
+"""From a model to its loss on a batch."""
+
+
+def choose_units(grown: nn.Module, plan: Plan, loss: Loss, rounds: int = 8) -> None:
+    """Turn the drawn weights of new units, in place, to where their readers get the largest gradient.
+
+    New units of linear and convolutional layers get the variance of the old ones; other new weights keep the norm that
+    they were drawn with. Statistics and gradients stay as they are; dropout and the like are off.
+
+    Parameters
+    ----------
+    grown: the model that the plan was just carried out on.
+    loss: a function from the model to the loss on a batch of training data, a scalar.
+    rounds: of forward pass, backward pass, and backward pass through both.
+
+    Raises
+    ------
+    AmountError: the loss is no scalar with a gradient, or no weight that reads new units has one.
+    """
+    tensors = named_tensors(grown)
+    growths = [(tensors[name], growth) for name, growth in _named(plan)]
+    growths = [(tensor, growth) for tensor, growth in growths if tensor.requires_grad and tensor.ndim > 1]
+    makers = [
+        (tensor, axis, units.to(tensor.device))
+        for tensor, growth in growths
+        for axis in range(tensor.ndim)
+        if len(units := _free_units(growth, axis))
+    ]
+    silent = [(tensor, silent_entries(growth).to(tensor.device)) for tensor, growth in growths]
+    readers = [(tensor, entries) for tensor, entries in silent if bool(entries.any())]
+    if not makers or not readers:
+        return
+    device, growth_of = makers[0][0].device, {id(tensor): growth for tensor, growth in growths}
+    with _training(grown), random_state_kept(device), sdpa_kernel(SDPBackend.MATH):
+        for _ in range(rounds):
+            _bring_to_scale(grown, loss, growth_of)
+            slopes = _slopes(grown, loss, makers, readers)
+            with torch.no_grad():
+                for (weight, axis, units), slope in zip(makers, slopes, strict=True):
+                    if slope is not None:
+                        rows = weight.index_select(axis, units)
+                        chosen = _chosen(rows.movedim(axis, 0), slope.index_select(axis, units).movedim(axis, 0))
+                        weight.index_copy_(axis, units, chosen.movedim(0, axis).to(weight.dtype))
+        _bring_to_scale(grown, loss, growth_of)
+
+
+def _free_units(growth: TensorGrowth, axis: int) -> Tensor:
+    """The drawn units but for those that come in equal pairs."""
+    units = drawn_units(growth, axis)
+    return units[filled_by(growth.axes[axis], frozenset({"draw"}))[units]]
+
+
+def _named(plan: Plan, path: str = "") -> Iterator[tuple[str, TensorGrowth]]:
+    for growth in plan.tensors:
+        yield path + growth.name, growth
+    for below, part in plan.parts:
+        yield from _named(part, f"{path}{below}.")
+
+
+@torch.no_grad()
+def _bring_to_scale(grown: nn.Module, loss: Loss, growths: Mapping[int, TensorGrowth]) -> None:
+    with Calibrating(growths):
+        loss(grown)
+
+
+def _slopes(
+    grown: nn.Module,
+    loss: Loss,
+    makers: list[tuple[Tensor, int, Tensor]],
+    readers: list[tuple[Tensor, Tensor]],
+) -> tuple[Tensor | None, ...]:
+    """How the squared gradient of the silent weights changes with the weights of makers."""
+    with torch.enable_grad(), WithoutNoise():
+        value = loss(grown)
+    if not isinstance(value, Tensor) or value.ndim or not value.requires_grad:
+        raise AmountError(
+            "loss= does not give a scalar that depends on the model",
+            remedy="pass a function of the model, such as lambda model: F.cross_entropy(model(images), labels)",
+        )
+    weights = [tensor for tensor, _ in readers]
+    gradients = torch.autograd.grad(value, weights, create_graph=True, allow_unused=True)
+    parts = [
+        (gradient * entries).square().sum()
+        for gradient, (_, entries) in zip(gradients, readers, strict=True)
+        if gradient is not None and gradient.requires_grad
+    ]
+    if not parts:
+        raise AmountError(
+            "no weight that reads new units gets a gradient from the loss",
+            remedy='pass a loss that depends on all of the model, or init="zero"',
+        )
+    return torch.autograd.grad(torch.stack(parts).sum(), [weight for weight, _, _ in makers], allow_unused=True)
+
+
+def _chosen(rows: Tensor, slopes: Tensor) -> Tensor:
+    """Weights of units, a row each, that go where their slopes point, orthogonal as far as there is room.
+
+    >>> rows, slopes = torch.tensor([[2.0, 0.0], [0.0, 3.0]]), torch.tensor([[0.0, 4.0], [5.0, 5.0]])
+    >>> _chosen(rows, slopes).abs()
+    tensor([[0., 2.],
+            [3., 0.]])
+    """
+    kind = torch.promote_types(rows.dtype, torch.float32)
+    before, toward = rows.flatten(1).to(kind), slopes.flatten(1).to(kind)
+    sizes, steep = before.norm(dim=1, keepdim=True), toward.norm(dim=1, keepdim=True)
+    toward = torch.where(steep > 0, toward / steep, before / sizes.clamp(min=torch.finfo(kind).tiny))
+    orthogonal, triangle = torch.linalg.qr(toward[: toward.shape[1]].T)
+    signs = torch.where(triangle.diagonal() < 0, -1.0, 1.0).to(kind)
+    toward = torch.cat([(orthogonal * signs).T, toward[toward.shape[1] :]])
+    chosen: Tensor = toward * sizes
+    return chosen.reshape(rows.shape)
+
+
+@contextmanager
+def _training(model: nn.Module) -> Iterator[None]:
+    """Train mode, after which modes and buffers are what they were."""
+    modes = {module: module.training for module in model.modules()}
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    model.train()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
