@@ -54,7 +54,11 @@ WANTED: tuple[tuple[str, tuple[str, ...], tuple[int, ...]], ...] = (
     ("resnet20", (*_FIRST, *_LATE, *_NINE), (1,)),
     ("resnet20", (*_FIRST, *_LATE, *_NINE), (2, 3)),
     ("resnet20", _TABLE, (1,)),
-    ("resnet20", ("large, plateau", *LONGER, "large, straight to zero"), (101,)),
+    (
+        "resnet20",
+        ("large, plateau", "half as wide, of half the operations", *LONGER, "large, straight to zero"),
+        (101,),
+    ),
     ("resnet20", tuple(WAYS["resnet20"]), (101,)),
     ("resnet20", _TABLE, (2, 3)),
     ("resnet18-32", (*_FIRST, *_LATE), (1,)),

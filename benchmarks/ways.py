@@ -82,8 +82,8 @@ class Way:
 
     changes: Callable[[int], Changes]
     kind: type[Run] = Run
-    keeps_size: bool = True
-    """Whether it ends at the large network."""
+    part: float = 1.0
+    """Of the large network's width, for networks that never grow."""
 
 
 def large(curve: str, part: float = 1.0, **more: Any) -> Way:
@@ -147,7 +147,12 @@ LONGER: Mapping[str, Way] = {
     "long half then whole, zero": budget((0.5, 19), (1.0, 7)),
     "long half then whole, zero, decay from 60%": budget((0.5, 19), (1.0, 7), decay=0.4),
     "long half then whole, mirror": budget((0.5, 19), (1.0, 7), init="mirror"),
-    "longer half then whole, zero": budget((0.5, 28), (1.0, 5)),
+    "longer half then whole, zero": budget((0.5, 27), (1.0, 5)),
+    "longer half then whole, zero, decay from 75%": budget((0.5, 27), (1.0, 5), decay=0.25),
+    "longer half then whole, GradMax": budget((0.5, 27), (1.0, 5), init="gradmax"),
+    "longer half then whole, zero, rates by update": budget((0.5, 27), (1.0, 5), rates="gradient"),
+    "longest half then whole, zero": budget((0.5, 31), (1.0, 4), decay=0.2),
+    "half, three quarters, whole, zero": budget((0.5, 21), (0.75, 6), (1.0, 3), decay=0.2),
     "three quarters then whole, zero": budget((0.75, 12), (1.0, 5)),
     "long half then whole, small images first": budget((0.5, 15), (0.5, 11), (1.0, 7), sides=(0.75, 1.0, 1.0)),
     "long half then whole, small images to the end": budget((0.5, 30), (1.0, 8), (1.0, 3), sides=(0.75, 0.75, 1.0)),
@@ -191,7 +196,10 @@ WIDTH: Mapping[str, Way] = {
 """For networks that grow in width."""
 
 PAPER: Mapping[str, Way] = {
-    "small": Way(lambda epochs: {"lr_curve": "cosine"}, keeps_size=False),
+    "small": Way(lambda epochs: {"lr_curve": "cosine"}, part=0.25),
+    "half as wide, of half the operations": Way(
+        lambda epochs: {"epochs": round(1.96 * epochs), "lr_curve": "plateau"}, part=0.5
+    ),
     "nine stages, Net2Net": nine("replicate"),
     "nine stages, mirror": nine("mirror"),
     "nine stages, mirror, variance transfer": nine("mirror", "variance-transfer"),
@@ -251,6 +259,6 @@ def settings_of(network: str, way: str, scale: str, seed: int, epochs: int | Non
     for name, whole in (("sides", base.side or 32), ("batch_sizes", base.batch_size)):  # given as multiples
         if name in changes:
             changes[name] = tuple(round(part * whole) for part in changes[name])
-    if not WAYS[network][way].keeps_size:
-        changes["options"] = (*base.options, ("width", 4))
+    if WAYS[network][way].part < 1:
+        changes["options"] = (*base.options, ("width", round(16 * WAYS[network][way].part)))
     return replace(base, **changes, seed=seed)
