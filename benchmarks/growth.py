@@ -2,7 +2,7 @@
 
 `run` trains what is missing, the most wanted first, for as long as it is given, and adds a line to a file of results as
 each run ends; what is there is not run again, and a run that is cut off goes on next time. `table` and `plot` show what
-there is. `--scale cpu`: images of 16x16 pixels, 8,000 of them, 24 epochs, products in bfloat16.
+there is. `--scale cpu`: 8,000 images of 16x16 pixels, 24 epochs, products in bfloat16; `cpu-long`: all 50,000 images.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from fxgrow.zoo.training import Run
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.ways import LONGER, NETWORKS, WAYS, settings_of
+from benchmarks.ways import LONGER, NETWORKS, SCALES, WAYS, settings_of
 from fxgrow.catalogue import find
 from fxgrow.cli import run_app
 
@@ -91,7 +91,7 @@ class Task:
 
     @property
     def benchmark(self) -> str:
-        return "cifar10" if self.scale == "full" else "cifar10, 16x16, 8,000 images"
+        return SCALES[self.scale]
 
     def is_that_of(self, line: dict[str, Any]) -> bool:
         mine = {"benchmark": self.benchmark, "network": self.network, "method": self.way, "seed": self.seed}
@@ -189,7 +189,9 @@ def line_of(task: Task, run: Run, at_once: int, commit: str) -> dict[str, Any]:
 @app.command()
 def run(
     minutes: Annotated[float, typer.Option(help="Stop after so many, with checkpoints.")] = 9.0,
-    scale: Annotated[str, typer.Option(help="full, or cpu: what a CPU can train in minutes.")] = "full",
+    scale: Annotated[
+        str, typer.Option(help=f"One of {', '.join(SCALES)}: what a CPU can train, in minutes or longer.")
+    ] = "full",
     network: Annotated[str | None, typer.Option(help=f"Only one of {', '.join(NETWORKS)}.")] = None,
     seed: Annotated[int | None, typer.Option(help="Only this one; from 101 on they are for choosing.")] = None,
     device: Annotated[str, typer.Option(help="As torch names it.")] = "cuda" if torch.cuda.is_available() else "cpu",
@@ -260,7 +262,7 @@ def groups(network: str, scale: str, folder: Path, choosing: bool) -> Groups:
 
 
 Which = Annotated[str, typer.Argument(help=f"One of {', '.join(NETWORKS)}.")]
-Scale = Annotated[str, typer.Option(help="full or cpu.")]
+Scale = Annotated[str, typer.Option(help=f"One of {', '.join(SCALES)}.")]
 Choosing = Annotated[bool, typer.Option("--choosing", help="The seeds for choosing a recipe, from 101 on.")]
 Folder = Annotated[Path, typer.Option(help="Of results.")]
 

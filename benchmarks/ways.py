@@ -24,6 +24,15 @@ Changes = dict[str, Any]
 CIFAR10 = "packed:cifar10.safetensors"
 
 
+SCALES: Mapping[str, str] = {
+    "full": "cifar10",
+    "cpu": "cifar10, 16x16, 8,000 images",
+    "cpu-long": "cifar10, 16x16",
+}
+"""The benchmarks, by name: whole images for as many epochs as the network gets; or for a CPU, shrunken images and 24
+epochs, in minutes with few of them, and in a quarter of an hour with all, where training gets further."""
+
+
 @dataclass(frozen=True)
 class Network:
     """A network to train. full: its settings. scaled: what a CPU can train of it, in minutes."""
@@ -32,7 +41,7 @@ class Network:
     scaled: Settings
 
     def settings(self, scale: str) -> Settings:
-        return self.full if scale == "full" else self.scaled
+        return {"full": self.full, "cpu": self.scaled, "cpu-long": replace(self.scaled, samples=None)}[scale]
 
 
 _SGD = Settings(data=CIFAR10, growth="none", parameterization="standard", rates="none", init="zero", verify=False)

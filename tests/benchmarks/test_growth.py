@@ -14,7 +14,7 @@ from fxgrow.zoo.packed import Part, write
 from typer.testing import CliRunner
 
 from benchmarks import growth
-from benchmarks.ways import LONGER, NETWORKS, WAYS, cut, settings_of
+from benchmarks.ways import LONGER, NETWORKS, SCALES, WAYS, cut, settings_of
 from tests.zoo.test_pack import jpeg
 
 
@@ -28,7 +28,7 @@ def cifar(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("scale", ["full", "cpu"])
+@pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("network", NETWORKS)
 def test_every_way_has_settings_that_fit(network: str, scale: str) -> None:
     whole = NETWORKS[network].settings(scale).epochs
