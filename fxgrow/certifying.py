@@ -16,7 +16,7 @@ from fxgrow.capture.contexts import STATEMENTS
 from fxgrow.capture.inputs import recalled, with_channels
 from fxgrow.errors import FxgrowError
 from fxgrow.fingerprint import changed_since, fingerprint
-from fxgrow.history import History, history_of
+from fxgrow.history import History, drawn_by, history_of
 from fxgrow.intermediate import Growth, intermediate_model
 from fxgrow.module_tensors import named_tensors
 from fxgrow.parts import Parts, captured_again
@@ -120,26 +120,20 @@ def _stages(since: int, link: Sequence[Growth]) -> str:
     return f"growth {first}" if first == last else f"growths {first} to {last}"
 
 
-def drawn_by(seed: int, stage: int) -> str:
-    """What the new entries of a growth are drawn from."""
-    return f"{seed}, stage {stage}"
-
-
 def _grown_by(model: nn.Module, growths: Sequence[Growth]) -> nn.Module:
     for growth in growths:
         model = grown_again(model, growth.plan, model, growth.seed, growth.folded)
     return model
 
 
-def kept_for_proof(captured: Captured | Parts, growth: Growth) -> dict[str, Captured] | None:
-    """What has been captured, by the path of each part ("" for a whole model), safe from surgery on its graphs.
+def kept_for_proof(captured: Captured | Parts, growth: Growth) -> Mapping[str, Captured] | None:
+    """What has been captured, by the path of each part ("" for a whole model).
 
     None where a proof needs more than what was there before, and captures it once more.
     """
     if not all(one.only_widens for one in growth.parts or (growth,)):
         return None
-    parts = captured.captured if isinstance(captured, Parts) else {"": captured}
-    return {path: replace(part, graphs=copies(part.graphs)) for path, part in parts.items()}
+    return captured.captured if isinstance(captured, Parts) else {"": captured}
 
 
 def certificate_of(

@@ -154,6 +154,11 @@ class History:
         return result
 
 
+def drawn_by(seed: int, stage: int) -> str:
+    """What the new entries of a growth are drawn from."""
+    return f"{seed}, stage {stage}"
+
+
 def history_of(model: nn.Module) -> History | None:
     """The history a module carries, if fxgrow made it."""
     found = getattr(model, ATTRIBUTE, None)

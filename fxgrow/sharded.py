@@ -8,10 +8,9 @@ from typing import Any
 from torch import nn
 
 from fxgrow.capture import skeleton
-from fxgrow.certifying import drawn_by
 from fxgrow.errors import AmountError
 from fxgrow.growing import grow
-from fxgrow.history import report
+from fxgrow.history import drawn_by, report
 from fxgrow.module_tensors import named_tensors, place
 from fxgrow.shards import fill, local_part, undivided, whole
 from fxgrow.training.parameters import remember_names, stage_of
