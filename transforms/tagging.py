@@ -38,7 +38,9 @@ def tagged(grown: Module, step: Step, before: History | None) -> Module:
             births[name] = Birth(tuple((len(steps),) * size for size in parameter.shape))
             continue
         shape = growth.old_shape if growth is not None else tuple(parameter.shape)
-        birth = earlier.get(old_name, Birth(tuple((0,) * size for size in shape)))
+        birth = earlier.get(old_name)
+        if birth is None or birth.shape != shape:  # of an original, or put in by hand since the last growth
+            birth = Birth(tuple((len(steps) - 1,) * size for size in shape))
         if growth is not None:
             pairs = zip(birth.axes, growth.axes, strict=True)
             birth = Birth(

@@ -81,6 +81,15 @@ def test_the_passes_give_what_grow_gives(name: str) -> None:
         model, how = grown, {"width": "+2", "parameterization": how.get("parameterization")}
 
 
+def test_a_fingerprint_is_the_same_in_every_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It holds no addresses of functions, also where norms are guarded."""
+    grown = fxgrow.grow(lively(timm.create_model("test_vit")), 1.5, init="replicate", verify=False)
+    monkeypatch.setattr("fxgrow.fingerprint._hash", str)
+    text = fingerprint(grown)["modules"]
+    assert "CallEdit" in text
+    assert " at 0x" not in text
+
+
 def test_a_plan_for_the_models_own_class_gives_the_graph_of_that_growth() -> None:
     model = lively(Residual()).eval()
     plan = fxgrow.plan(model, 1.5, example_inputs=ROWS)
