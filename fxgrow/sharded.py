@@ -46,7 +46,7 @@ def grow_sharded(
     shard: the function that divided the model. It is called with the grown one, which has no data yet:
         `def shard(model): [fully_shard(block) for block in model.blocks]; fully_shard(model)`.
     verify: prove that the function is the same (`report(grown).certificate`). "full" is refused.
-    options: others of `grow`, but for `calibrate`.
+    options: others of `grow`, but for `calibrate` and `loss`.
 
     Raises
     ------
@@ -57,10 +57,10 @@ def grow_sharded(
     Traceback (most recent call last):
     fxgrow.errors.AmountError: verify='full' needs all of the model, ...
     """
-    wrong = f"verify={verify!r}" if not isinstance(verify, bool) else "calibrate" if "calibrate" in options else None
-    if wrong is not None:
+    wrong: list[str] = [] if isinstance(verify, bool) else [f"verify={verify!r}"]
+    for name in (*wrong, *sorted({"calibrate", "loss"} & options.keys())):
         raise AmountError(
-            f"{wrong} needs all of the model, which no process has",
+            f"{name} needs all of the model, which no process has",
             remedy="leave it out, or grow the model before it is divided",
         )
     part: Any

@@ -25,6 +25,7 @@ from fxgrow.errors import OTHER_MODEL, CaptureError, PlanError, first_line
 from fxgrow.history import ATTRIBUTE, Step, drawn_by, history_of
 from fxgrow.module_tensors import named_tensors
 from fxgrow.planning.plan import Plan
+from fxgrow.rules.knowledge import GRADMAX
 
 
 def deepen(gm: nn.Module, plan: Plan) -> GrownGraphModule:
@@ -45,6 +46,8 @@ def deepen(gm: nn.Module, plan: Plan) -> GrownGraphModule:
                 "the plan grows a model in parts, and a pass takes one graph",
                 remedy="pass each part with its own plan, out of plan.parts",
             )
+        if plan.init == GRADMAX:
+            raise PlanError("a loss chooses the new units of the plan, and no pass does", remedy="use plan.apply")
         captured = deepened(gm, plan)
         refuse_lost(captured)
         sizes = _sizes_out(captured.graphs)

@@ -304,6 +304,7 @@ def test_a_file_keeps_the_classes_that_a_model_was_reset_to(form: str, tmp_path:
     fxgrow.save(grown, tmp_path / "grown.safetensors", base="timm/test_resnet")
     loaded: Any = fxgrow.load(tmp_path / "grown.safetensors")
     assert torch.equal(loaded(IMAGES.float()), grown(IMAGES.float()))
+    assert all(parameter.data_ptr() % 64 == 0 for parameter in loaded.parameters())
     assert form == "graph" or loaded.num_classes == 7
 
 
@@ -316,9 +317,7 @@ def test_a_file_is_refused_where_it_could_not_be_read(tmp_path: Any) -> None:
     grown[2] = nn.Linear(16, 5, bias=False)
     again = fxgrow.grow(grown, {"0": "+2"})
     assert fxgrow.births(again)["2.weight"].counts() == {1: 80, 2: 10}
-    with pytest.raises(
-        fxgrow.FxgrowError, match=r"^2.weight was put in by hand between two growths, .* \(at 2\)"
-    ):
+    with pytest.raises(fxgrow.FxgrowError, match=r"^2.weight was put in by hand between two growths, .* \(at 2\)"):
         fxgrow.save(again, tmp_path / "grown.safetensors")
 
 

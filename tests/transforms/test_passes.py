@@ -193,6 +193,12 @@ def test_what_a_pass_cannot_do_is_refused() -> None:
     }
 
 
+def test_no_pass_chooses_units_by_a_loss() -> None:
+    plan = fxgrow.plan(lively(Residual()), 1.5, init="gradmax", example_inputs=ROWS)
+    with pytest.raises(PlanError, match=r"^deepen: a loss chooses the new units of the plan, and no pass does: "):
+        deepen(Residual(), plan)
+
+
 def test_a_model_that_grows_in_parts_has_no_graph_to_pass_on() -> None:
     class Guarded(nn.Module):
         def __init__(self) -> None:
