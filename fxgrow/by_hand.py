@@ -40,7 +40,7 @@ def put_in_by_hand(grown: nn.Module, births: Mapping[str, Birth]) -> dict[str, A
         if names:
             arguments["bias"] = part.bias is not None
         steps = path.split(".")
-        around = {".".join(steps[:count]): None for count in range(len(steps))}
+        around = (".".join(steps[:count]) for count in range(len(steps)))
         attributes = {place: _plain(grown.get_submodule(place)) for place in around}
         found[path] = {"class": type(part).__name__, "arguments": arguments, "attributes": attributes}
     return found
