@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from fxgrow.capture import Captured, GrownGraphModule, copies, recapture
+from fxgrow.capture import Captured, GrownGraphModule, copies, recapture, skeleton
 from fxgrow.capture.contexts import STATEMENTS
 from fxgrow.capture.inputs import recalled, with_channels
 from fxgrow.errors import FxgrowError
 from fxgrow.fingerprint import changed_since, fingerprint
-from fxgrow.history import History, history_of
+from fxgrow.history import History, drawn_by, history_of
 from fxgrow.intermediate import Growth, intermediate_model
 from fxgrow.module_tensors import named_tensors
 from fxgrow.parts import Parts, captured_again
@@ -24,7 +25,7 @@ from fxgrow.planning.indexing import old_positions
 from fxgrow.planning.plan import Axis, Plan
 from fxgrow.proof.certificate import Certificate, Verdict, tree
 from fxgrow.proof.checker import Checker
-from fxgrow.proof.claims import Map, Unproved, old_positions_cover, settled
+from fxgrow.proof.claims import Claim, Map, Unproved, old_positions_cover, settled
 from fxgrow.proof.code_between_parts import between_parts
 from fxgrow.proof.ends import Ends
 from fxgrow.proof.equivalence import proved_equivalent
@@ -33,6 +34,7 @@ from fxgrow.record import CLAIM as RECORD
 from fxgrow.record import record
 from fxgrow.replay import as_graph, grown_again
 from fxgrow.rules.knowledge import GRADMAX
+from fxgrow.shards import Gathered, mesh_of, told_apart
 
 if TYPE_CHECKING:
     from fxgrow.measure.scale import Scale
@@ -91,6 +93,11 @@ def certify(grown: nn.Module, original: nn.Module | None = None) -> Certificate:
         return Certificate.of(CLAIM, [Certificate("growths are done again", "record", (), Verdict.UNKNOWN, detail)])
     if len(links) == 1:
         return certificate_of(original, grown, links[0], with_scale=True)
+    if mesh_of(named_tensors(grown).values()) is not None:
+        raise FxgrowError(
+            f"the model is divided among processes and grew {len(growths)} times since this original",
+            remedy="pass the model before the last growth, or gather both",
+        )
     children = []
     for number, link in enumerate(links):
         last = number == len(links) - 1
@@ -120,26 +127,20 @@ def _stages(since: int, link: Sequence[Growth]) -> str:
     return f"growth {first}" if first == last else f"growths {first} to {last}"
 
 
-def drawn_by(seed: int, stage: int) -> str:
-    """What the new entries of a growth are drawn from."""
-    return f"{seed}, stage {stage}"
-
-
 def _grown_by(model: nn.Module, growths: Sequence[Growth]) -> nn.Module:
     for growth in growths:
         model = grown_again(model, growth.plan, model, growth.seed, growth.folded)
     return model
 
 
-def kept_for_proof(captured: Captured | Parts, growth: Growth) -> dict[str, Captured] | None:
-    """What has been captured, by the path of each part ("" for a whole model), safe from surgery on its graphs.
+def kept_for_proof(captured: Captured | Parts, growth: Growth) -> Mapping[str, Captured] | None:
+    """What has been captured, by the path of each part ("" for a whole model).
 
     None where a proof needs more than what was there before, and captures it once more.
     """
     if not all(one.only_widens for one in growth.parts or (growth,)):
         return None
-    parts = captured.captured if isinstance(captured, Parts) else {"": captured}
-    return {path: replace(part, graphs=copies(part.graphs)) for path, part in parts.items()}
+    return captured.captured if isinstance(captured, Parts) else {"": captured}
 
 
 def certificate_of(
@@ -157,6 +158,9 @@ def certificate_of(
     before: what was captured of the original, by part; None: it is captured here.
     graph: what the grown module computes, over its very tensors; None: it is worked out here.
     """
+    mesh = mesh_of(named_tensors(grown).values())
+    if mesh is not None:
+        return _certificate_of_divided(original, grown, growths, mesh)
     plan = growths[0].plan
     captured = before if before is not None else _captured_before(original, plan)
     if not plan.parts:
@@ -182,25 +186,89 @@ def certificate_of(
     return Certificate.of(CLAIM, children)
 
 
+def _certificate_of_divided(original: nn.Module, grown: nn.Module, growths: Sequence[Growth], mesh: Any) -> Certificate:
+    """The certificate of models divided among processes, each of which takes every step of the proof.
+
+    The structures are those of the models before they were divided. A tensor is gathered when a step looks at it.
+    """
+    plans = "".join(f"{growth.plan.to_json()} {growth.seed}" for growth in growths)
+    before = {f"{name} of the original": text for name, text in fingerprint(original).items()}
+    found = {**before, **fingerprint(grown), "plans": hashlib.sha256(plans.encode()).hexdigest()}
+    apart = told_apart(found, mesh)
+    claim = "every process has the same models"
+    if apart:
+        detail = f"differ between processes: {', '.join(apart[:3])}"
+        return Certificate.of(CLAIM, [Certificate(claim, "record", (), Verdict.UNKNOWN, detail)])
+    same = Certificate(
+        claim, "record", (f"{len(found)} fingerprints", "each tensor was gathered when it was looked at")
+    )
+    plan = growths[0].plan
+    if plan.parts:
+        detail = "it grew in parts, of which none is proved while they are divided; gather both models and certify"
+        return Certificate.of(CLAIM, [same, Certificate(RECORD, "record", (), Verdict.UNKNOWN, detail)])
+    values = Gathered(named_tensors(original)), Gathered(named_tensors(grown))
+    bare = [skeleton(model, whole=True) for model in (original, grown)]
+    children = [same]
+    for growth in (growths[0], *(replace(growths[0], plan=course) for course in plan.courses)):
+        try:
+            graph = as_graph(bare[1], bare[0], growth.plan, growth.folded)
+        except FxgrowError as error:
+            return Certificate.of(CLAIM, [Certificate(RECORD, "record", (), Verdict.UNKNOWN, str(error))])
+        captured = _captured_before(bare[0], growth.plan)[""]
+        children.extend(Comparison(captured, bare[0], [growth, *growths[1:]], values).certificate(graph).children)
+    return Certificate.of(CLAIM, children)
+
+
 def _captured_before(original: nn.Module, plan: Plan) -> Mapping[str, Captured]:
     if plan.parts:
         return captured_again(original, plan).captured
     return {"": recapture(original, recalled(plan.inputs))}
 
 
+@dataclass(frozen=True)
+class _Divided(Model):
+    """A model whose `tensors` are shapes only, with their values elsewhere."""
+
+    values: Mapping[str, Tensor] = field(kw_only=True)
+
+    def tensor(self, name: str) -> Tensor | None:
+        return self.values[name] if name in self.values else super().tensor(name)
+
+
+class _Recent(dict[str, Claim]):
+    """The last claims of parameters: those of a layer are let go behind it."""
+
+    def __setitem__(self, name: str, claim: Claim) -> None:
+        super().__setitem__(name, claim)
+        if len(self) > 8:
+            del self[next(iter(self))]
+
+
 class Comparison:
     """An original, as it was captured, with what growths should have made of it; any model can be put beside it."""
 
-    def __init__(self, captured: Captured, original: nn.Module, growths: Sequence[Growth]) -> None:
+    def __init__(
+        self,
+        captured: Captured,
+        original: nn.Module,
+        growths: Sequence[Growth],
+        values: tuple[Mapping[str, Tensor], Mapping[str, Tensor]] | None = None,
+    ) -> None:
+        """values: of the tensors of both models, where `original` and what is put beside it are without data."""
         self.captured = captured
+        self.values = values
         self.original = original
         self.plans = [growth.plan for growth in growths]
         self.one = Model(captured.graphs, original, captured.model, named_tensors(original), statements=STATEMENTS)
+        if values is not None:
+            self.one = _Divided(**vars(self.one), values=values[0])
         self.memory: dict[Any, Any] = {}
         self.first: list[Certificate] = []
         if not growths[0].only_widens:
             whole = replace(self.one, graphs=copies(captured.graphs))
             self.one = intermediate_model(captured, original, growths[0])
+            if values is not None:
+                self.one = replace(self.one, sources=values[0])
             for mode in whole.graphs:
                 steps = proved_equivalent(whole, self.one, mode)
                 claim = f"{_MODES[mode]}, new blocks pass their input on and rescalings cancel"
@@ -238,6 +306,8 @@ class Comparison:
     def _begun(self, grown: GrownGraphModule) -> tuple[list[Certificate], Checker | None]:
         """What is said of the two models as a whole, and the checker of their graphs if they can be compared."""
         one, two = self.one, Model(grown.graphs(), grown, grown, named_tensors(grown))
+        if self.values is not None:
+            two = _Divided(**vars(two), values=self.values[1])
         basis = record(self.captured, self.original, self.plans[-1])
         children = [basis, *self.first, _ties(one.tensors, two.tensors)]
         if one.graphs.keys() != two.graphs.keys():
@@ -256,7 +326,10 @@ class Comparison:
             (channels.old, channels.new) if channels is not None else None,
             channels.places if channels is not None else (),
         )
-        return children, Checker(one, two, maps, fills, self.attributes, self.memory, ends)
+        checker = Checker(one, two, maps, fills, self.attributes, self.memory, ends)
+        if self.values is not None:
+            checker.constants = _Recent()
+        return children, checker
 
     @cached_property
     def growth(self) -> tuple[dict[str, tuple[Map, ...]], dict[str, frozenset[str]]]:
@@ -350,7 +423,9 @@ def _recorded(grown: nn.Module, history: History) -> Certificate:
     if kept is None or record is None:
         detail = "fxgrow.settle changed it" if history.steps[-1].settled else "no certificate was made when it grew"
         return Certificate(claim, "record", (), Verdict.UNKNOWN, f"{detail}; pass the original")
-    changed = changed_since(record, fingerprint(grown))
+    now, mesh = fingerprint(grown), mesh_of(named_tensors(grown).values())
+    apart = told_apart(now, mesh) if mesh is not None else []  # asked by every process, changed or not
+    changed = changed_since(record, now) or apart
     if changed:
         return Certificate(
             claim, "record", (), Verdict.UNKNOWN, f"changed since it grew: {', '.join(changed[:3])}; pass the original"

@@ -15,6 +15,7 @@ from fxgrow.capture.inputs import Inputs
 from fxgrow.errors import CaptureError, PlanError, UntraceableError
 from fxgrow.garbage import collection_paused
 from fxgrow.history import history_of
+from fxgrow.module_tensors import named_tensors
 from fxgrow.own import own_class, sites
 from fxgrow.own.courses import Replan
 from fxgrow.own.target import check_alike
@@ -31,9 +32,9 @@ from fxgrow.planning.sizes import Sizes, flops_after, parameters_after
 from fxgrow.planning.targets import distances
 from fxgrow.planning.toward import deeper_containers, depth_toward
 from fxgrow.steps import timed
-from fxgrow.transforms.depth import deepen
+from fxgrow.transforms.depth import add_blocks
 from fxgrow.transforms.readouts import add_readouts, drop_readouts
-from fxgrow.transforms.width import widen
+from fxgrow.transforms.width import widened
 from fxgrow.wish import Wish, check, grows, parameterization_for, sizes_asked
 
 
@@ -45,11 +46,11 @@ def planned_in_form(model: nn.Module, wish: Wish, example_inputs: Any) -> tuple[
         if wish.form != "module" or wish.like is not None or isinstance(captured, Parts) or not grows(planned):
             return captured, planned, wish
         bare, changed = skeleton(model), sites(captured, planned)
-        own = own_class(bare, planned, widen(captured, planned, bare, ""), changed, captured)
+        graph = widened(captured, planned, named_tensors(bare), "")
+        own = own_class(bare, planned, graph, changed, captured)
         reasons = wish.held.get(own.node, ()) if isinstance(own, Obstacle) else ()
         if not isinstance(own, Obstacle) or not own.node or len(reasons) > 1:
-            anew = _planned(model, wish, lambda: capture(model, example_inputs), example_inputs)
-            return *anew, wish  # the graphs above have been grown
+            return captured, planned, wish
         reason = Reason(f"{type(model).__name__} cannot hold its growth: {own.what}")
         wish = replace(wish, held={**wish.held, own.node: (*reasons, reason)})
 
@@ -151,7 +152,7 @@ def _deepened(
     parameters = sum(tensor.numel() for tensor in captured.model.parameters())
     deepening, held, reading = plan_depth(captured, depths, wish.depth_init, roles_of(analysis))
     operations = flops_after(analysis, {})
-    deepen(captured, deepening)
+    add_blocks(captured, deepening)
     planned = widened()
     planned = replace(planned, tensors=joined(reading, planned.tensors))
     held += planned.held if wish.width is not None else ()

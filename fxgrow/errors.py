@@ -47,6 +47,10 @@ class AmountError(FxgrowError, ValueError):
     """A width, rounding or initialisation was asked for that means nothing here."""
 
 
+OTHER_MODEL = "apply a plan to the model it was made for"
+"""What to do where a plan names what a model does not have."""
+
+
 class PlanError(FxgrowError):
     """A plan does not fit the model it is applied to, nothing would grow, or a text is not a plan."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from fxgrow.birth import Birth
+from fxgrow.by_hand import put_in_again, put_in_by_hand
 from fxgrow.capture import skeleton
 from fxgrow.catalogue import LIBRARIES
 from fxgrow.errors import FileError, FxgrowError, first_line
@@ -59,7 +60,8 @@ def save(
             remedy="save what fxgrow.grow returned, or use torch.save",
         )
     tensors = named_tensors(grown)
-    _refuse_changed(grown, history)
+    replaced = put_in_by_hand(grown, history.births)
+    _refuse_changed(grown, history, replaced)
     arguments = _checked_arguments(base, base_kwargs)
     if base is not None and base.partition("/")[0] in LIBRARIES:
         _check_builds_original(base, arguments, history)
@@ -91,6 +93,7 @@ def save(
             }
             for step in history.steps
         ],
+        "by_hand": replaced,
         "births": {name: [_runs(axis) for axis in birth.axes] for name, birth in history.births.items()},
     }
     data = {name: t.detach().cpu().contiguous() for name, t in tensors.items() if name not in tied}
@@ -100,10 +103,22 @@ def save(
     partial.replace(target)
 
 
-def _refuse_changed(grown: nn.Module, history: History) -> None:
-    """Raise a FileError where tensors are no longer those that growth gave: `load` could not build them again."""
+def _refuse_changed(grown: nn.Module, history: History, replaced: Collection[str]) -> None:
+    """Raise a FileError where tensors are no longer those that growth gave: `load` could not build them again.
+
+    replaced: parts that it can build.
+    """
     parameters = dict(grown.named_parameters())
+    for name in history.lineage()[0]:
+        if not all(0 in axis for axis in history.births[name].axes):
+            raise FileError(
+                f"{name} was put in by hand between two growths, which a file of fxgrow cannot build again",
+                where=name.rpartition(".")[0] or type(grown).__name__,
+                remedy="save the model after each, or keep the state_dict with torch.save",
+            )
     for name, birth in history.births.items():
+        if name.rpartition(".")[0] in replaced:
+            continue
         shape = parameters[name].shape if name in parameters else None
         if shape is None or tuple(shape) != tuple(len(axis) for axis in birth.axes):
             now = "is gone" if shape is None else f"is {list(shape)} now"
@@ -114,6 +129,8 @@ def _refuse_changed(grown: nn.Module, history: History) -> None:
                 remedy="save before the part is replaced, or keep the state_dict with torch.save",
             )
     for name in parameters.keys() - history.births.keys():
+        if name.rpartition(".")[0] in replaced:
+            continue
         raise FileError(
             f"{name} was not there when the model grew, and a file of fxgrow cannot build it again",
             where=name.rpartition(".")[0] or type(grown).__name__,
@@ -196,6 +213,8 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Mod
         tied, frozen, training = dict(header["tied"]), set(header["frozen"]), bool(header["training"])
     original = model if model is not None else _base(header, path)
     grown = _replayed(original, history.steps, path)
+    with _undamaged(path):
+        put_in_again(grown, header.get("by_hand", {}))
     _fill(grown, tensors, tied, frozen, path)
     setattr(grown, ATTRIBUTE, history)
     return grown.train(training)
@@ -221,7 +240,7 @@ def _read(path: Path, *, whole: bool = True) -> tuple[dict[str, Any], dict[str, 
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in (file.keys() if whole else ())}
+            tensors = {name: _aligned(file.get_tensor(name)) for name in (file.keys() if whole else ())}
     except (SafetensorError, OSError) as error:
         raise FileError(
             f"the file is not readable as safetensors ({error})",
@@ -245,6 +264,11 @@ def _read(path: Path, *, whole: bool = True) -> tuple[dict[str, Any], dict[str, 
             remedy=f"this fxgrow {__version__} reads format {FORMAT}",
         )
     return header, tensors
+
+
+def _aligned(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor at a place where torch puts its own: at others, some kernels round otherwise."""
+    return tensor if tensor.data_ptr() % 64 == 0 else tensor.clone()
 
 
 def header_of(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import is_dataclass
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, fx, nn
 
 from fxgrow.capture.modes import GrownGraphModule
 from fxgrow.module_tensors import named_tensors
+from fxgrow.shards import undivided, whole
 
 GRAPH = "graph, "
 PARTS = "modules"
@@ -48,7 +50,7 @@ def _hash(data: Any) -> str:
 
 
 def _of_tensor(tensor: Tensor) -> str:
-    data = tensor.detach().cpu().to_dense().contiguous()
+    data = whole(tensor).detach().cpu().to_dense().contiguous()
     header = f"{data.dtype} {list(data.shape)} ".encode()
     digest = hashlib.sha256(header)
     if data.numel():
@@ -72,17 +74,20 @@ def _written(item: Any) -> str:
         return f"({', '.join(map(_written, item))})"
     if isinstance(item, dict):
         return f"{{{', '.join(f'{key}: {_written(value)}' for key, value in item.items())}}}"
+    if is_dataclass(item) and not isinstance(item, type):
+        return f"{type(item).__name__}{_written(vars(item))}"
     if isinstance(item, slice):
         return f"{_written(item.start)}:{_written(item.stop)}:{_written(item.step)}"
     return repr(item) if isinstance(item, (str, int, float, bool, type(None), torch.dtype)) else _named(item)
 
 
 def _part(module: nn.Module) -> str:
+    kind, state = undivided(module)
     plain = {
         name: value
-        for name, value in sorted(module.__dict__.items())
+        for name, value in sorted(state.items())
         if isinstance(value, (str, int, float, bool, tuple, list, type(None)))
         and name != "training"
         and not name.startswith("_")
     }
-    return f"{type(module).__module__}.{type(module).__name__} {_written(plain)}"
+    return f"{kind.__module__}.{kind.__name__} {_written(plain)}"

@@ -10,13 +10,13 @@ from torch import nn
 from fxgrow.calibration import calibrate as calibrate_units
 from fxgrow.capture import Captured, GrownGraphModule, skeleton
 from fxgrow.capture.inputs import Inputs, described
-from fxgrow.certifying import certificate_of, drawn_by, kept_for_proof
+from fxgrow.certifying import certificate_of, kept_for_proof
 from fxgrow.drafting import planned_in_form, replanning
 from fxgrow.errors import PlanError
 from fxgrow.fingerprint import fingerprint
 from fxgrow.garbage import collection_paused
 from fxgrow.gradmax import Loss, choose_units
-from fxgrow.history import ATTRIBUTE, Step, history_of, with_certificate, with_verification
+from fxgrow.history import ATTRIBUTE, Step, drawn_by, history_of, with_certificate, with_verification
 from fxgrow.intermediate import Growth
 from fxgrow.measure.quick import alike_by_mode, verify_quickly
 from fxgrow.measure.verification import verify as verify_same
@@ -30,8 +30,9 @@ from fxgrow.proof.certificate import Verdict
 from fxgrow.replay import prepared
 from fxgrow.steps import shown, timed
 from fxgrow.training.parameters import remember_names, stage_of
-from fxgrow.transforms.tagging import tag
-from fxgrow.transforms.width import widen
+from fxgrow.transforms.passes import refuse_lost
+from fxgrow.transforms.tagging import tagged
+from fxgrow.transforms.width import widened
 from fxgrow.wish import Width, Wish, check_how, check_loss, grows, nothing_grows
 
 
@@ -199,7 +200,7 @@ def apply_plan(
     remember_names(model)
     growth = Growth(planned, drawn_by(seed, stage_of(model) + 1))
     verifying = bool(verify) and not any(tensor.is_meta for tensor in named_tensors(model).values())
-    before = kept_for_proof(captured, growth) if verifying else None  # surgery edits the graphs themselves
+    before = kept_for_proof(captured, growth) if verifying else None
     alike = verifying and isinstance(captured, Captured) and alike_by_mode(captured)
     graph: GrownGraphModule | None
     grown: nn.Module
@@ -212,7 +213,7 @@ def apply_plan(
         else:
             grown, planned, graph = _placed(model, captured, planned, form, growth.seed, replan, batch, like)
     growth = replace(growth, plan=planned)
-    grown = tag(grown, model, Step(planned, seed))
+    grown = tagged(grown, Step(planned, seed), history_of(model))
     if loss is not None:
         choose_units(grown, planned, loss)
     if verifying:
@@ -252,7 +253,7 @@ def _placed(
     PlanError: it was asked for in a form that cannot hold it.
     """
     changed = sites(captured, planned)
-    graph = widen(captured, planned, model, seed)
+    graph = widened(captured, planned, named_tensors(model), seed)
     if batch is not None:
         planned = calibrate_units(graph, planned, batch)
     own: nn.Module | Obstacle | None = None
@@ -274,11 +275,5 @@ def _placed(
             where=own.where,
             remedy='pass form="graph", or a width that leaves this dimension out',
         )
-    for note in captured.settled:
-        if note.lost:
-            raise PlanError(
-                f"a graph cannot keep {note.what}{f', and {own}' if own is not None else ''}",
-                where=note.where,
-                remedy="switch it off, or choose widths that the model's own class can hold",
-            )
+    refuse_lost(captured, own)
     return graph, replace(planned, form="graph", obstacle=planned.obstacle if form == "graph" else own), graph

@@ -154,6 +154,11 @@ class History:
         return result
 
 
+def drawn_by(seed: int, stage: int) -> str:
+    """What the new entries of a growth are drawn from."""
+    return f"{seed}, stage {stage}"
+
+
 def history_of(model: nn.Module) -> History | None:
     """The history a module carries, if fxgrow made it."""
     found = getattr(model, ATTRIBUTE, None)
@@ -174,6 +179,8 @@ def report(grown: nn.Module) -> Step:
 def births(grown: nn.Module) -> Births:
     """When each element of each parameter was born, by parameter name; tied parameters appear once.
 
+    Parameters that were put in by hand since, as with a new head, count as born at the last growth.
+
     Raises
     ------
     FxgrowError: the module was not grown by fxgrow.
@@ -190,7 +197,13 @@ def births(grown: nn.Module) -> Births:
             f"{type(grown).__name__} carries no births",
             remedy="pass a module that fxgrow.grow or fxgrow.load returned",
         )
-    return Births(history.births)
+    found = Births()
+    for name, parameter in grown.named_parameters():
+        birth = history.births.get(name)
+        if birth is None or birth.shape != tuple(parameter.shape):
+            birth = Birth(tuple((history.stage,) * size for size in parameter.shape))
+        found[name] = birth
+    return found
 
 
 def with_verification(history: History, verification: Verification) -> History:

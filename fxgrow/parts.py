@@ -25,8 +25,8 @@ from fxgrow.module_tensors import named_tensors, place
 from fxgrow.own import own_class, sites
 from fxgrow.planning.deepening import joined
 from fxgrow.planning.plan import Axis, Obstacle, Plan, Totals
-from fxgrow.transforms.depth import deepen
-from fxgrow.transforms.width import widen
+from fxgrow.transforms.depth import add_blocks
+from fxgrow.transforms.width import widened
 
 _TIER = 3
 
@@ -219,7 +219,7 @@ def deepened_again(model: nn.Module, plan: Plan) -> Parts:
     parts = captured_again(model, plan)
     for path, part in plan.parts:
         if part.depth is not None:
-            deepen(parts.captured[path], part.depth)
+            add_blocks(parts.captured[path], part.depth)
     return parts
 
 
@@ -243,7 +243,7 @@ def widen_parts(parts: Parts, plan: Plan, source: nn.Module, seed: str, form: st
     for path, part in plan.parts:
         original, captured = source.get_submodule(path), parts.captured[path]
         changed = sites(captured, part)
-        graph = widen(captured, part, original, seed=f"{seed}, {path}", classes=True)
+        graph = widened(captured, part, named_tensors(original), f"{seed}, {path}", classes=True)
         for name in named_tensors(graph):
             if is_shared(parts, f"{path}.{name}"):
                 place(graph, name, named_tensors(result)[f"{path}.{name}"])

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from torch import nn
 
-from fxgrow.capture import Captured, GrownGraphModule, recapture, skeleton
+from fxgrow.capture import Captured, GrownGraphModule, skeleton
 from fxgrow.capture.alignment import parting
-from fxgrow.capture.inputs import inputs_after, recalled
+from fxgrow.capture.inputs import inputs_after
 from fxgrow.errors import CaptureError, PlanError
 from fxgrow.module_tensors import named_tensors, place
 from fxgrow.own import own_class, sites
@@ -16,10 +16,9 @@ from fxgrow.own.edited import Edited, Multiplied
 from fxgrow.own.folding import fold_module
 from fxgrow.parts import Parts, deepened_again, widen_parts
 from fxgrow.planning.plan import Obstacle, Plan
-from fxgrow.transforms.depth import deepen
 from fxgrow.transforms.folding import fold_multipliers
-from fxgrow.transforms.readouts import add_readouts
-from fxgrow.transforms.width import widen
+from fxgrow.transforms.passes import check_made_for, deepened
+from fxgrow.transforms.width import widened
 
 _REMEDY = "apply a plan to the model it was made for, or to one built alike"
 
@@ -40,7 +39,7 @@ def grown_again(model: nn.Module, plan: Plan, source: nn.Module, seed: str, fold
     if isinstance(captured, Parts):
         return widen_parts(captured, plan, source, seed)[0]
     changed = sites(captured, plan)
-    grown = widen(captured, plan, source, seed)
+    grown = widened(captured, plan, named_tensors(source), seed)
     if plan.form == "module":
         own = own_class(source, plan, grown, changed, captured)
         if isinstance(own, Obstacle):
@@ -59,33 +58,9 @@ def prepared(model: nn.Module, plan: Plan) -> Captured | Parts:
     if plan.parts:
         parts = deepened_again(model, plan)
         for path, part in plan.parts:
-            _check_made_for(parts.captured[path], part)
+            check_made_for(parts.captured[path], part)
         return parts
-    captured = recapture(model, recalled(plan.inputs))
-    if plan.depth is not None:
-        deepen(captured, plan.depth)
-    add_readouts(captured, plan.readouts)
-    _check_made_for(captured, plan)
-    return captured
-
-
-def _check_made_for(captured: Captured, plan: Plan) -> None:
-    """Raise a PlanError where a captured model does not have what a plan changes, at the sizes that it changes."""
-    tensors = named_tensors(captured.model)
-    longer = {name for name, _ in plan.depth.enlarged} if plan.depth is not None else ()
-    for growth in plan.tensors:
-        if growth.name in longer:
-            continue  # it has taken in the channels of new dense layers by now
-        shape = tuple(tensors[growth.name].shape) if growth.name in tensors else None
-        if shape != growth.old_shape:
-            found = "the model has no such tensor" if shape is None else f"it is {list(shape)} in the model"
-            raise PlanError(
-                f"{found}, and the plan grows one of {list(growth.old_shape)}", where=growth.name, remedy=_REMEDY
-            )
-    nodes = {(mode, node.name) for mode, graph in captured.graphs.items() for node in graph.nodes}
-    for edit in plan.nodes:
-        if (edit.mode, edit.node) not in nodes:
-            raise PlanError("the plan changes a call that the model does not make", where=edit.node, remedy=_REMEDY)
+    return deepened(model, plan)
 
 
 def as_graph(grown: nn.Module, original: nn.Module, plan: Plan, folded: bool = False) -> GrownGraphModule:

@@ -8,12 +8,15 @@ from typing import Any
 from torch import nn
 
 from fxgrow.capture import skeleton
-from fxgrow.certifying import drawn_by
+from fxgrow.certifying import certificate_of
 from fxgrow.errors import AmountError
+from fxgrow.fingerprint import fingerprint
 from fxgrow.growing import grow
-from fxgrow.history import report
+from fxgrow.history import ATTRIBUTE, drawn_by, history_of, report, with_certificate
+from fxgrow.intermediate import Growth
 from fxgrow.module_tensors import named_tensors, place
 from fxgrow.shards import fill, local_part, undivided, whole
+from fxgrow.steps import timed
 from fxgrow.training.parameters import remember_names, stage_of
 from fxgrow.transforms.width import grown_tensors
 from fxgrow.wish import Width
@@ -26,14 +29,15 @@ def grow_sharded(
     *,
     shard: Callable[[nn.Module], object],
     seed: int = 0,
+    verify: bool = True,
     **options: Any,
 ) -> nn.Module:
     """Grow a model whose parameters are divided among processes (FSDP2). All of them call this, with equal arguments.
 
     The plan is made from shapes. What comes back is what `grow` would give, divided by `shard`, entry by entry the
     same. Each tensor is gathered, grown and divided again by itself, so that a process never has more than its part of
-    both models and one layer. Nothing is proved or tested, since no process has all weights. To have the proof, gather
-    both models afterwards and call `fxgrow.certify`.
+    both models and a few layers. The growth is proved likewise: every process takes every step of the proof, for which
+    the tensors that it is about are gathered. It is not tested, since no process can run the models by itself.
 
     Parameters
     ----------
@@ -41,7 +45,8 @@ def grow_sharded(
     width, depth, seed: as in `grow`.
     shard: the function that divided the model. It is called with the grown one, which has no data yet:
         `def shard(model): [fully_shard(block) for block in model.blocks]; fully_shard(model)`.
-    options: others of `grow`, but for `verify` and `calibrate`.
+    verify: prove that the function is the same (`report(grown).certificate`). "full" is refused.
+    options: others of `grow`, but for `calibrate` and `loss`.
 
     Raises
     ------
@@ -50,12 +55,13 @@ def grow_sharded(
     >>> import fxgrow
     >>> fxgrow.grow_sharded(nn.Linear(2, 2), 2, shard=print, verify="full")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    fxgrow.errors.AmountError: verify needs all of the model, ...
+    fxgrow.errors.AmountError: verify='full' needs all of the model, ...
     """
-    for name in sorted({"verify", "calibrate"} & options.keys()):
+    wrong: list[str] = [] if isinstance(verify, bool) else [f"verify={verify!r}"]
+    for name in (*wrong, *sorted({"calibrate", "loss"} & options.keys())):
         raise AmountError(
             f"{name} needs all of the model, which no process has",
-            remedy=f"leave {name} out, or grow the model before it is divided",
+            remedy="leave it out, or grow the model before it is divided",
         )
     part: Any
     for part in model.modules():
@@ -75,4 +81,9 @@ def grow_sharded(
     for names, _, data in grown_tensors(structure, report(grown).plan, tensors, seeded, whole):
         fill(here[names[0]], data)
     remember_names(grown)
+    history = history_of(grown)
+    if verify and history is not None:
+        with timed("proving"):
+            certificate = certificate_of(model, grown, [Growth(history.steps[-1].plan, seeded)])
+        setattr(grown, ATTRIBUTE, with_certificate(history, certificate, fingerprint(grown)))
     return grown

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -35,6 +35,38 @@ def refuse_divided(named: Iterable[tuple[str, Tensor]], what: str) -> None:
 def whole(tensor: Any) -> Tensor:
     """All entries of a tensor, gathered from all processes where it is divided; each of them has to ask for it."""
     return tensor.full_tensor() if is_divided(tensor) else tensor.detach()  # type: ignore[no-any-return]
+
+
+class Gathered(Mapping[str, Tensor]):
+    """Tensors by name, of which each is gathered whenever it is asked for. All processes have to ask for the same."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self.tensors = tensors
+
+    def __getitem__(self, name: str) -> Tensor:
+        return whole(self.tensors[name].detach())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+
+def mesh_of(tensors: Iterable[Any]) -> Any:
+    """The mesh of processes among which the first divided one of some tensors is divided; None where none is."""
+    return next((tensor.device_mesh for tensor in tensors if is_divided(tensor)), None)
+
+
+def told_apart(found: Mapping[str, str], mesh: Any) -> list[str]:
+    """The names under which the processes of a mesh have found other than each other."""
+    seen = {frozenset(found.items())}
+    for group in mesh.get_all_groups():
+        several: list[Any] = [None] * torch.distributed.get_world_size(group)
+        torch.distributed.all_gather_object(several, seen, group=group)
+        seen = set().union(*several)
+    apart = frozenset().union(*seen) - frozenset.intersection(*seen)
+    return sorted({name for name, _ in apart})
 
 
 def alike_undivided(tensor: Tensor) -> Tensor:
@@ -70,10 +102,18 @@ def undivided(module: nn.Module) -> tuple[type[nn.Module], dict[str, Any]]:
     if not hasattr(kind, "reshard") or kind.__mro__[1].__module__.partition(".fsdp")[0] != "torch.distributed":
         return kind, state
     state = {name: value for name, value in state.items() if not name.startswith(_MARKS)}
-    for name in ("_forward_hooks", "_forward_pre_hooks"):
-        hooks = state[name].items()
-        state[name] = type(state[name])((key, hook) for key, hook in hooks if not _of_torch_distributed(hook))
+    for name, marks in _HOOKS.items():
+        theirs = {key for key, hook in state[name].items() if _of_torch_distributed(hook)}
+        for kept in (name, *marks):
+            state[kept] = type(state[kept])((key, hook) for key, hook in state[kept].items() if key not in theirs)
     return kind.__mro__[2], state
+
+
+_HOOKS = {
+    "_forward_hooks": ("_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
+    "_forward_pre_hooks": ("_forward_pre_hooks_with_kwargs",),
+}
+"""Where a module keeps its hooks, and what it keeps of them by the same keys."""
 
 
 _MARKS = ("__composable_api_state_key", "_is_fsdp_managed_module", "_fsdp_use_orig_params")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+from torch import nn
+
 import fxgrow
 from fxgrow.birth import Birth
 from fxgrow.history import History, Step, history_of
@@ -61,3 +64,13 @@ def test_a_step_says_what_is_not_known_of_it() -> None:
         "model, 0 → 0 parameters (x0.00), 0 → 0 FLOPs a sample: nothing grows (init=zero, depth_init=copy, seed=3). "
         "No certificate. Not tested. Multipliers are folded into weights. New units count 0.5 in norms over old ones."
     )
+
+
+def test_births_are_of_the_parameters_that_are_there() -> None:
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5), nn.Linear(5, 2))
+    grown: Any = fxgrow.grow(model, {"0": "+2"}, example_inputs=torch.randn(2, 4))
+    grown[2], grown[3] = nn.Linear(8, 3), nn.Identity()
+    births = fxgrow.births(grown)
+    assert list(births) == [name for name, _ in grown.named_parameters()]
+    assert births["0.bias"].axes == ((0,) * 6 + (1,) * 2,)
+    assert births["2.weight"].counts() == {1: 24}

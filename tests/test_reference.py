@@ -16,7 +16,7 @@ ENTRY = re.compile(r"^::: (\S+)$", re.MULTILINE)
 ENTRIES = [entry for page in sorted(REFERENCE.glob("*.md")) for entry in ENTRY.findall(page.read_text())]
 
 
-@pytest.mark.parametrize("package", ["fxgrow", "fxgrow.testing", "fxgrow.zoo"])
+@pytest.mark.parametrize("package", ["fxgrow", "fxgrow.testing", "fxgrow.zoo", "fxgrow.transforms"])
 def test_every_public_name_has_an_entry(package: str) -> None:
     public = [f"{package}.{name}" for name in importlib.import_module(package).__all__]
     assert [name for name in public if name not in ENTRIES] == []

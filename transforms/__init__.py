@@ -1,7 +1,7 @@
 """torch.fx passes: each takes a graph and a plan and returns a graph."""
 
-from fxgrow.transforms.tagging import tag
-from fxgrow.transforms.tensors import grow_tensor
-from fxgrow.transforms.width import widen
+from fxgrow.transforms.passes import deepen, tag, widen
 
-__all__ = ["grow_tensor", "tag", "widen"]
+from fxgrow.module_tensors import named_tensors
+
+__all__ = ["deepen", "named_tensors", "tag", "widen"]

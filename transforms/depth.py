@@ -17,11 +17,9 @@ from torch import Tensor, fx, nn
 from fxgrow import guards
 from fxgrow.capture import Captured
 from fxgrow.capture.shapes import propagate
-from fxgrow.errors import PlanError
+from fxgrow.errors import OTHER_MODEL, PlanError
 from fxgrow.planning.deepening import CopiedRegion, Deepening, NewBlock, NewTensor, renamed
 from fxgrow.planning.plan import Axis, TensorGrowth
-
-_REMEDY = "apply a plan to the model it was made for"
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class NewLayer:
     passed: int = 0
 
 
-def deepen(captured: Captured, plan: Deepening) -> None:
+def add_blocks(captured: Captured, plan: Deepening) -> None:
     """Add the new blocks of a plan to a captured model, in its tree and in every graph.
 
     Raises
@@ -127,7 +125,7 @@ def _without(raw: Any, leaving: fx.Node) -> Any:
 
 
 def _other_model(error: Exception) -> PlanError:
-    return PlanError(f"the plan names a part that the model does not have: {error}", remedy=_REMEDY)
+    return PlanError(f"the plan names a part that the model does not have: {error}", remedy=OTHER_MODEL)
 
 
 def _modules(model: nn.Module, plan: Deepening) -> dict[str, nn.Module]:
@@ -221,7 +219,7 @@ def _extend(mode: str, graph: fx.Graph, plan: Deepening, moves: Mapping[str, Map
                 missing = {*region.nodes, *chain(*region.streams), *region.joins} - nodes.keys()
                 if missing:
                     raise PlanError(
-                        "the plan names a node that the graph does not have", where=min(missing), remedy=_REMEDY
+                        "the plan names a node that the graph does not have", where=min(missing), remedy=OTHER_MODEL
                     )
                 put = copying.repeat if block.kind in ("identity", "stream", "residual") else copying.append
                 layer = put(region, block)

@@ -9,7 +9,7 @@ from typing import Any
 from torch import fx
 
 from fxgrow import guards
-from fxgrow.errors import PlanError
+from fxgrow.errors import OTHER_MODEL, PlanError
 from fxgrow.planning.plan import NodeEdit
 
 
@@ -27,7 +27,7 @@ def edit_graphs(graphs: Mapping[str, fx.Graph], edits: Sequence[NodeEdit]) -> No
             raise PlanError(
                 "the plan names a node that the graph does not have",
                 where=edit.node,
-                remedy="apply a plan to the model it was made for",
+                remedy=OTHER_MODEL,
             )
         _APPLY[edit.kind](node, edit)
     for graph in graphs.values():

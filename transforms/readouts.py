@@ -9,10 +9,8 @@ from torch import fx, nn
 
 from fxgrow import guards
 from fxgrow.capture import Captured
-from fxgrow.errors import PlanError
+from fxgrow.errors import OTHER_MODEL, PlanError
 from fxgrow.planning.plan import Readout
-
-_REMEDY = "apply a plan to the model it was made for"
 
 
 def add_readouts(captured: Captured, readouts: Iterable[Readout]) -> None:
@@ -27,7 +25,7 @@ def add_readouts(captured: Captured, readouts: Iterable[Readout]) -> None:
             graph = captured.graphs.get(mode)
             node = next((n for n in graph.nodes if n.name == place), None) if graph is not None else None
             if graph is None or node is None:
-                raise PlanError("the plan names a node that the graph does not have", where=place, remedy=_REMEDY)
+                raise PlanError("the plan names a node that the graph does not have", where=place, remedy=OTHER_MODEL)
             if not hasattr(captured.model, readout.weight):
                 like = node.meta["value"]
                 empty = torch.empty(readout.size, readout.size, dtype=like.dtype, device=like.device)

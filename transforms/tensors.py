@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fxgrow.devices import exact_dtype
-from fxgrow.errors import PlanError
+from fxgrow.errors import OTHER_MODEL, PlanError
 from fxgrow.planning.indexing import (
     filled_by,
     mean_labels,
@@ -37,7 +37,7 @@ def grow_tensor(old: Tensor, growth: TensorGrowth, seed: str) -> Tensor:
         raise PlanError(
             f"the plan grows a tensor of shape {list(growth.old_shape)}, here it has {list(old.shape)}",
             where=growth.name,
-            remedy="apply a plan to the model it was made for",
+            remedy=OTHER_MODEL,
         )
     if old.is_meta:
         return torch.empty(growth.new_shape, dtype=old.dtype, device="meta")

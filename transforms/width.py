@@ -1,4 +1,4 @@
-"""The width pass: a captured model and a plan in, the grown graph module out."""
+"""Widths: a captured model, a plan and tensors in, the grown graph module out."""
 
 from __future__ import annotations
 
@@ -10,49 +10,47 @@ from fxgrow.transforms.graph_edits import edit_graphs
 from fxgrow.transforms.tensors import grow_tensor
 from torch import nn
 
-from fxgrow.capture import Captured, GrownGraphModule, assemble
-from fxgrow.errors import PlanError
-from fxgrow.module_tensors import named_tensors, place
+from fxgrow.capture import Captured, GrownGraphModule, assemble, copies
+from fxgrow.capture.skeleton import twin_of
+from fxgrow.errors import OTHER_MODEL, PlanError
+from fxgrow.module_tensors import place
 from fxgrow.planning.deepening import NewTensor
 from fxgrow.planning.plan import Plan
 
-_REMEDY = "apply a plan to the model it was made for"
 
-
-def widen(captured: Captured, plan: Plan, source: nn.Module, seed: str, classes: bool = False) -> GrownGraphModule:
-    """Grow a captured model's widths.
+def widened(
+    captured: Captured, plan: Plan, tensors: Mapping[str, torch.Tensor], seed: str, classes: bool = False
+) -> GrownGraphModule:
+    """A captured model with grown widths.
 
     Parameters
     ----------
-    captured: the structure, deepened already where the plan has new blocks; it is consumed.
+    captured: the structure, deepened already where the plan has new blocks; it is not touched.
     plan: what to do.
-    source: holds the tensors that `captured` was taken from; never written to.
-    seed: of the new entries; the same seed gives the same bytes.
+    tensors: those that `captured` was taken from, tied ones under each of their names; never written to.
+    seed: what the new entries are drawn from; the same seed gives the same bytes.
+    classes: whether the modules that hold others keep their classes.
 
     Raises
     ------
     PlanError: the plan was made for another model.
     """
-    _fill(captured.model, plan, source, seed)
+    root, graphs = twin_of(captured.model, share=True), copies(captured.graphs)
+    for names, tensor, data in grown_tensors(root, plan, tensors, seed):
+        made = like(tensor, data)
+        for name in names:
+            place(root, name, made)
     for edit in plan.attributes:
         try:
-            setattr(captured.model.get_submodule(edit.module), edit.attribute, edit.value)
+            setattr(root.get_submodule(edit.module), edit.attribute, edit.value)
         except AttributeError:
             raise PlanError(
                 "the plan names a module that the model does not have",
                 where=edit.module,
-                remedy=_REMEDY,
+                remedy=OTHER_MODEL,
             ) from None
-    edit_graphs(captured.graphs, plan.nodes)
-    return assemble(captured.model, captured.graphs, classes, captured.form)
-
-
-def _fill(root: nn.Module, plan: Plan, source: nn.Module, seed: str) -> None:
-    """Put grown tensors into the structure: one at a time, tied ones once."""
-    for names, tensor, data in grown_tensors(root, plan, named_tensors(source), seed):
-        made = like(tensor, data)
-        for name in names:
-            place(root, name, made)
+    edit_graphs(graphs, plan.nodes)
+    return assemble(root, graphs, classes, captured.form)
 
 
 def grown_tensors(
@@ -66,7 +64,7 @@ def grown_tensors(
 
     Parameters
     ----------
-    root: the structure. tensors: of the model that grows, tied ones under each of their names. seed: as in `widen`.
+    root: the structure. tensors: of the model that grows, tied ones under each of their names. seed: as in `widened`.
     whole: what gives all entries of a tensor.
 
     Raises
@@ -82,7 +80,7 @@ def grown_tensors(
         raise PlanError(
             "the plan grows a tensor that the model does not have",
             where=min(missed),
-            remedy=_REMEDY,
+            remedy=OTHER_MODEL,
         )
     for tied in named.values():
         name, tensor, start = tied[0]
@@ -121,7 +119,9 @@ def _origins(
         yield names.get(name, name), id(tensor), tensor, None
     for start in depth.tensors if depth is not None else ():
         if start.twin not in tensors:
-            raise PlanError("the plan repeats a tensor that the model does not have", where=start.twin, remedy=_REMEDY)
+            raise PlanError(
+                "the plan repeats a tensor that the model does not have", where=start.twin, remedy=OTHER_MODEL
+            )
         tensor = tensors[start.twin]
         if start.start == "shared":
             yield start.name, id(tensor), tensor, None

@@ -12,8 +12,9 @@ from fxgrow.capture import Captured, skeleton
 from fxgrow.capture.alignment import parting
 from fxgrow.capture.inputs import Inputs, with_channels
 from fxgrow.errors import FxgrowError
+from fxgrow.module_tensors import named_tensors
 from fxgrow.planning.plan import Axis, Obstacle, Plan
-from fxgrow.transforms.width import widen
+from fxgrow.transforms.width import widened
 
 Replan = Callable[[Inputs], tuple[Captured, Plan]]
 """Captures and plans once more, on other inputs."""
@@ -36,7 +37,8 @@ def courses(own: nn.Module, source: nn.Module, captured: Captured, plan: Plan, r
         if growths != others:
             name = next(name for name in growths | others if growths.get(name) != others.get(name))
             return Obstacle(f"{note.what}, and on another size {name} would grow otherwise", note.where)
-        text = parting(own, widen(other, course, skeleton(source), ""), with_channels(other.inputs, plan.channels))
+        graph = widened(other, course, named_tensors(skeleton(source)), "")
+        text = parting(own, graph, with_channels(other.inputs, plan.channels))
         if text is not None:
             return Obstacle(f"{note.what}, and on another size the class computes something else: {text}", note.where)
         plans.append(replace(course, form="module"))

@@ -21,10 +21,10 @@ from torch import Tensor, fx, nn
 from fxgrow import guards
 from fxgrow.capture import GrownGraphModule, recapture
 from fxgrow.capture.inputs import recalled, with_channels
-from fxgrow.certifying import Comparison, drawn_by
+from fxgrow.certifying import Comparison
 from fxgrow.containers import flat_tensors
 from fxgrow.devices import device_of, random_state_kept
-from fxgrow.history import history_of
+from fxgrow.history import drawn_by, history_of
 from fxgrow.intermediate import Growth
 from fxgrow.measure.verification import random_inputs, relative_error
 from fxgrow.noise import WithoutNoise

@@ -280,12 +280,45 @@ def test_a_module_that_was_changed_after_growth_is_not_proved() -> None:
     assert str(fxgrow.certify(grown, model).verdict) != "PROVED"
 
 
-def test_a_file_is_refused_once_a_head_was_put_in_by_hand(tmp_path: Any) -> None:
+@pytest.mark.parametrize("head", [nn.Linear(16, 5), nn.Linear(16, 4, bias=False), nn.Identity()], ids=str)
+def test_a_file_keeps_a_head_that_was_put_in_by_hand(head: nn.Module, tmp_path: Any) -> None:
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
-    grown = fxgrow.grow(model, 2, example_inputs=torch.randn(2, 6))
-    grown[2] = nn.Linear(16, 5)
-    with pytest.raises(fxgrow.FxgrowError, match=r"2.weight is \[5, 16\] now, and was \[3, 16\] when the model grew"):
+    grown: Any = fxgrow.grow(model, 2, example_inputs=torch.randn(2, 6))
+    grown[2] = head
+    fxgrow.save(grown, tmp_path / "grown.safetensors")
+    loaded = fxgrow.load(tmp_path / "grown.safetensors", model)
+    rows = torch.randn(3, 6)
+    assert torch.equal(loaded(rows), grown(rows))
+    assert str(loaded) == str(grown)
+    assert fxgrow.births(loaded) == fxgrow.births(grown)
+    assert str(fxgrow.certify(loaded).verdict) == "UNKNOWN"
+
+
+@pytest.mark.parametrize("form", ["module", "graph"])
+def test_a_file_keeps_the_classes_that_a_model_was_reset_to(form: str, tmp_path: Any) -> None:
+    grown: Any = fxgrow.grow(timm.create_model("test_resnet"), 1.5, verify=False, form=form).eval()
+    if form == "module":
+        grown.reset_classifier(7)
+    else:
+        grown.fc = nn.Linear(grown.fc.in_features, 7)
+    fxgrow.save(grown, tmp_path / "grown.safetensors", base="timm/test_resnet")
+    loaded: Any = fxgrow.load(tmp_path / "grown.safetensors")
+    assert torch.equal(loaded(IMAGES.float()), grown(IMAGES.float()))
+    assert all(parameter.data_ptr() % 64 == 0 for parameter in loaded.parameters())
+    assert form == "graph" or loaded.num_classes == 7
+
+
+def test_a_file_is_refused_where_it_could_not_be_read(tmp_path: Any) -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3, bias=False))
+    grown: Any = fxgrow.grow(model, {"0": 2}, example_inputs=torch.randn(2, 6))
+    grown[2] = nn.Sequential(nn.Linear(16, 5), nn.Tanh())
+    with pytest.raises(fxgrow.FxgrowError, match=r"^2.weight is gone, and was \[3, 16\] when the model grew"):
         fxgrow.save(grown, tmp_path / "grown.safetensors")
+    grown[2] = nn.Linear(16, 5, bias=False)
+    again = fxgrow.grow(grown, {"0": "+2"})
+    assert fxgrow.births(again)["2.weight"].counts() == {1: 80, 2: 10}
+    with pytest.raises(fxgrow.FxgrowError, match=r"^2.weight was put in by hand between two growths, .* \(at 2\)"):
+        fxgrow.save(again, tmp_path / "grown.safetensors")
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext", "test_efficientnet"])

@@ -7,12 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 from fxgrow.transforms.graph_edits import put
-from fxgrow.transforms.width import widen
+from fxgrow.transforms.width import widened
 from torch import nn
 
 import fxgrow
 from fxgrow.capture import capture
 from fxgrow.errors import PlanError
+from fxgrow.module_tensors import named_tensors
 from fxgrow.planning.plan import AttributeEdit, NodeEdit, Plan
 from tests.models import lively, perceptron
 
@@ -20,7 +21,7 @@ ROW = torch.randn(2, 5)
 
 
 def carried_out(model: nn.Module, plan: Plan) -> nn.Module:
-    return widen(capture(model, ROW), plan, model, seed="0")
+    return widened(capture(model, ROW), plan, named_tensors(model), seed="0")
 
 
 def test_a_plan_is_carried_out_on_the_model_it_was_made_for() -> None:
