@@ -9,7 +9,7 @@ from torch import nn
 
 from fxgrow.calibration import calibrate as calibrate_units
 from fxgrow.capture import Captured, GrownGraphModule, skeleton
-from fxgrow.capture.inputs import Inputs, described
+from fxgrow.capture.inputs import Inputs, described, with_channels
 from fxgrow.certifying import certificate_of, kept_for_proof
 from fxgrow.drafting import planned_in_form, replanning
 from fxgrow.errors import PlanError
@@ -22,6 +22,7 @@ from fxgrow.measure.quick import alike_by_mode, verify_quickly
 from fxgrow.measure.verification import verify as verify_same
 from fxgrow.module_tensors import named_tensors
 from fxgrow.own import own_class, sites
+from fxgrow.own.configs import follow_configs
 from fxgrow.own.courses import Replan, courses
 from fxgrow.own.target import put_into
 from fxgrow.parts import Parts, verify_parts, widen_parts
@@ -266,6 +267,9 @@ def _placed(
             if like is not None:
                 own, likeness = put_into(like, own, graph, captured.inputs)
                 planned = replace(planned, like=likeness)
+            else:
+                after = with_channels(captured.inputs, planned.channels)
+                planned = replace(planned, configs=follow_configs(model, own, graph, after, planned.depth))
             return own, planned, graph
         own = plans
     if form == "module" or like is not None:

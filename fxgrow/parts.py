@@ -23,6 +23,7 @@ from fxgrow.history import Verification
 from fxgrow.measure.verification import random_inputs, verify
 from fxgrow.module_tensors import named_tensors, place
 from fxgrow.own import own_class, sites
+from fxgrow.own.configs import follow_configs
 from fxgrow.planning.deepening import joined
 from fxgrow.planning.plan import Axis, Obstacle, Plan, Totals
 from fxgrow.transforms.depth import add_blocks
@@ -253,6 +254,8 @@ def widen_parts(parts: Parts, plan: Plan, source: nn.Module, seed: str, form: st
             own = Obstacle(other.what, other.where)
         elif form != "graph" and part.form != "graph":
             own = own_class(original, part, graph, changed, captured)
+            if isinstance(own, nn.Module):
+                part = replace(part, configs=follow_configs(original, own, graph, captured.inputs, part.depth))
         owner, _, name = path.rpartition(".")
         is_own = isinstance(own, nn.Module)
         result.get_submodule(owner)._modules[name] = own if is_own else kept_as(graph, original)  # type: ignore[assignment]

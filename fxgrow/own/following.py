@@ -50,7 +50,7 @@ def follow_sizes(
     before, after: what recorded the original and the copy; inputs: on which each was recorded.
     """
     parts = dict(source.named_modules())
-    origins = _origins(parts, depth)
+    origins = origins_of(parts, depth)
     added = {new for block in depth.blocks for new, _ in block.modules} if depth is not None else set()
     now = _shapes(own, after, inputs[1]).items()
     shapes = (
@@ -116,7 +116,7 @@ def _part(model: nn.Module, path: str) -> nn.Module | None:
         return None
 
 
-def _origins(parts: Mapping[str, nn.Module], depth: Deepening | None) -> dict[str, str]:
+def origins_of(parts: Mapping[str, nn.Module], depth: Deepening | None) -> dict[str, str]:
     """The path of each part of the grown module -> of the part that it was, or that it repeats."""
     if depth is None:
         return {path: path for path in parts}
