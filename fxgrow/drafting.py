@@ -11,7 +11,7 @@ from torch import nn
 from fxgrow.amounts import Amounts
 from fxgrow.axes.layout import Reason
 from fxgrow.capture import Captured, capture, recapture, skeleton
-from fxgrow.capture.inputs import Inputs
+from fxgrow.capture.inputs import Inputs, with_channels
 from fxgrow.errors import CaptureError, PlanError, UntraceableError
 from fxgrow.garbage import collection_paused
 from fxgrow.history import history_of
@@ -24,7 +24,8 @@ from fxgrow.planning.analysis import HELD, Analysis, analyse, roles_of
 from fxgrow.planning.blocks import Found
 from fxgrow.planning.composition import joined
 from fxgrow.planning.depth import check_keys, plan_depth
-from fxgrow.planning.ends import End, open_ends
+from fxgrow.planning.ends import End, open_ends, sizes_between
+from fxgrow.planning.input_channels import InputChannels
 from fxgrow.planning.plan import Obstacle, Plan
 from fxgrow.planning.planner import make_plan
 from fxgrow.planning.readouts import find_readouts
@@ -125,18 +126,19 @@ def _toward(captured: Captured, name: str, target: nn.Module, wish: Wish, parame
 
     def widened() -> Plan:
         check_alike(captured.model, target)
-        analysis = analyse(captured.model, captured.graphs)
+        analysis, ends = open_ends(captured, wish.classes, wish.class_init, wish.in_chans)
+        channels = next((end.channels for end in ends if isinstance(end, InputChannels)), None)
         try:
-            aim = recapture(target, captured.inputs)
+            aim = recapture(target, with_channels(captured.inputs, channels))
         except CaptureError as error:
             raise PlanError(
                 f"the target cannot be captured on the inputs of the model: {error.what}",
                 where=error.where or type(target).__name__,
-                remedy="build the target for inputs of the same shapes",
+                remedy="build the target for inputs of the same shapes, or pass in_chans= if it reads more channels",
             ) from error
         ways = distances(analysis, analyse(aim.model, aim.graphs), ("model", "target"))
-        sizes = Sizes(tuple((way.dimension, way.last) for way in ways))
-        return make_plan(captured, name, sizes, wish.init, wish.round_to, parameterization, analysis)
+        sizes = sizes_between(ends, ways)
+        return make_plan(captured, name, sizes, wish.init, wish.round_to, parameterization, analysis, ends)
 
     if not further:
         return widened()

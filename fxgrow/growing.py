@@ -106,7 +106,8 @@ def grow(
         mapping from the paths of runs or globs to amounts; `plan` shows the runs.
     like: a larger model of the same code, perhaps on the meta device. Every dimension and every run of blocks gets
         its size there, and a copy of it with the grown weights comes back. `report(grown).plan.like` lists the few
-        attributes that have to differ from what its constructor sets.
+        attributes that have to differ from what its constructor sets. Where it has more classes, or reads more
+        channels, ask for them by `classes` and `in_chans`.
     example_inputs: a tensor, a tuple or list of arguments, or a dict of keyword arguments; only shapes and dtypes
         count. Needed where they cannot be derived from the model.
     init: "zero" (new units unread at first), "mirror" (equal pairs read with opposite signs, as in the
@@ -264,11 +265,11 @@ def _placed(
         plans = courses(own, model, captured, planned, replan)
         if not isinstance(plans, Obstacle):
             planned = replace(planned, form="module", obstacle=None, courses=plans)
+            after = with_channels(captured.inputs, planned.channels)
             if like is not None:
-                own, likeness = put_into(like, own, graph, captured.inputs)
+                own, likeness = put_into(like, own, graph, after)
                 planned = replace(planned, like=likeness)
             else:
-                after = with_channels(captured.inputs, planned.channels)
                 planned = replace(planned, configs=follow_configs(model, own, graph, after, planned.depth))
             return own, planned, graph
         own = plans

@@ -132,8 +132,9 @@ class Planner:
 
     def _choose_sizes(self) -> Sizing:
         if isinstance(self.amounts, Sizes):
-            return self.amounts.sizing(self.analysis)
-        sizing = choose_sizes(self.analysis, self.amounts, self.round_to, self.way is Way.MIRROR)
+            sizing = self.amounts.sizing(self.analysis)
+        else:
+            sizing = choose_sizes(self.analysis, self.amounts, self.round_to, self.way is Way.MIRROR)
         for end in self.ends:
             end.put_into(sizing)
         return sizing
