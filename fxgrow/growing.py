@@ -223,7 +223,7 @@ def apply_plan(
             certificate = certificate_of(model, grown, [growth], before, graph=graph)
         with timed("testing"):
             if isinstance(captured, Parts):
-                found = verify_parts(model, grown, captured, seed)
+                found = verify_parts(model, grown, captured, seed, planned)
             elif verify != "full" and planned.preserving and certificate.verdict is Verdict.PROVED:
                 found = verify_quickly(model, grown, inputs, seed, planned, alike)
             else:
