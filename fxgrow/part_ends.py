@@ -133,8 +133,8 @@ def passage(twin: nn.Module, inputs: Inputs, parts: Iterable[str]) -> Passage:
 
 
 def _numbered(inputs: Inputs) -> Iterable[tuple[Argument, Tensor]]:
-    args, kwargs = inputs
-    for name, value in (*enumerate(args), *kwargs.items()):
+    named: list[tuple[int | str, Any]] = [*enumerate(inputs[0]), *inputs[1].items()]
+    for name, value in named:
         for number, tensor in enumerate(flat_tensors(value)):
             yield (name, number), tensor
 

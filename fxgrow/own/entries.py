@@ -122,7 +122,7 @@ class Search:
         """What entries have become, where each number that an entry moves by itself says the same."""
         now = dict(_entries(config))
         tried = {entry: self._moved(config, entry, base) for entry in now.keys() - self._idle}
-        moves = {entry: tried[entry] for entry in now if tried.get(entry) is not None}
+        moves = {entry: pair for entry in now if (pair := tried.get(entry)) is not None}
         self._idle |= tried.keys() - moves.keys()
         movers: dict[Number, set[Entry]] = {}
         for entry, (_, moved) in moves.items():
