@@ -89,7 +89,8 @@ def _read(after: nn.Module, path: str, grown: GrownGraphModule) -> set[str]:
         if node.op == "get_attr":
             found.add(name)
         elif node.op == "call_module" and name in parts:
-            found |= {f"{name}.{attribute}" for attribute in parts[name].__dict__}
+            if plain_kind(parts[name]).__module__.startswith("torch.nn."):  # others may keep some that they never read
+                found |= {f"{name}.{attribute}" for attribute in parts[name].__dict__}
             found |= {f"{name}.{tensor}" for tensor in named_tensors(parts[name])}
     return found
 

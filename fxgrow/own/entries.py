@@ -98,8 +98,11 @@ class Search:
             telling = {n for n in base.keys() & after.keys() - changed if self._tells(n, after)}
             wrong = {number for number in telling if base[number] != after[number]}
             parts = {number for number in telling if number[0] == "parts"}
-            if found or wrong:  # blocks have to be there before their sizes are looked at
-                found = self._solved(config, base, after, parts if wrong & parts else telling, found)
+            for numbers in (parts, telling) if wrong & parts else (telling,):  # blocks before what sizes they have
+                if found or wrong:
+                    found = self._solved(config, base, after, numbers, found)
+                if found:
+                    break
             if not found:
                 break
             for entry, value in found.items():
