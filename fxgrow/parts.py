@@ -99,7 +99,14 @@ def passage_through(model: nn.Module, parts: Parts) -> Passage:
     twin = _with_values(model)
     dtype = next((p.dtype for p in twin.parameters() if p.dtype.is_floating_point), torch.float32)
     inputs = in_dtype(random_inputs(parts.inputs, 0), dtype, device_of(twin))
-    return passage(twin, inputs, parts.captured)
+    try:
+        return passage(twin, inputs, parts.captured)
+    except Exception as error:  # whatever a forward raises
+        raise CaptureError(
+            f"what goes in and out of its parts is seen in a run, and it does not run: {first_line(error)}",
+            where=type(model).__name__,
+            remedy="leave classes= and in_chans= out, or pass example_inputs of shapes that random values run on",
+        ) from error
 
 
 def _under(path: str, plan: Plan) -> Plan:
