@@ -182,7 +182,10 @@ def certificate_of(
         inside = as_graph(grown.get_submodule(path), original.get_submodule(path), part)
         found = Comparison(captured[path], original.get_submodule(path), [growth]).certificate(inside)
         children.append(Certificate.of(f"{path} computes what it did", found.children))
-    children.append(between_parts(original, grown, [path for path, _ in plan.parts]))
+    heads = [path for path, part in plan.parts if part.classes is not None]
+    places = plan.channels.places if plan.channels is not None else ()
+    first = [(path, argument) for path, part in plan.parts if part.channels is not None for argument, _, _ in places]
+    children.append(between_parts(original, grown, [path for path, _ in plan.parts], heads, first))
     return Certificate.of(CLAIM, children)
 
 

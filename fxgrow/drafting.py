@@ -11,7 +11,7 @@ from torch import nn
 from fxgrow.amounts import Amounts
 from fxgrow.axes.layout import Reason
 from fxgrow.capture import Captured, capture, recapture, skeleton
-from fxgrow.capture.inputs import Inputs
+from fxgrow.capture.inputs import Inputs, with_channels
 from fxgrow.errors import CaptureError, PlanError, UntraceableError
 from fxgrow.garbage import collection_paused
 from fxgrow.history import history_of
@@ -19,12 +19,14 @@ from fxgrow.module_tensors import named_tensors
 from fxgrow.own import own_class, sites
 from fxgrow.own.courses import Replan
 from fxgrow.own.target import check_alike
-from fxgrow.parts import Parts, find_parts
+from fxgrow.part_ends import Passage
+from fxgrow.parts import Parts, find_parts, passage_through
 from fxgrow.planning.analysis import HELD, Analysis, analyse, roles_of
 from fxgrow.planning.blocks import Found
 from fxgrow.planning.composition import joined
 from fxgrow.planning.depth import check_keys, plan_depth
-from fxgrow.planning.ends import End, open_ends
+from fxgrow.planning.ends import End, open_ends, sizes_between
+from fxgrow.planning.input_channels import InputChannels
 from fxgrow.planning.plan import Obstacle, Plan
 from fxgrow.planning.planner import make_plan
 from fxgrow.planning.readouts import find_readouts
@@ -80,7 +82,7 @@ def _planned(
         with timed("capturing"):
             captured = captured_anew()
     except UntraceableError as error:
-        if isinstance(widths, Sizes) or wish.like is not None or (wish.classes, wish.in_chans) != (None, None):
+        if isinstance(widths, Sizes) or wish.like is not None:
             raise
         captured = find_parts(model, example_inputs, error)
     if isinstance(widths, Amounts):
@@ -88,7 +90,9 @@ def _planned(
     name = model_name(model)
     if isinstance(captured, Parts):
         assert isinstance(widths, Amounts)  # sizes were refused above
-        planned = captured.plan(name, wish.init, chosen, _part_planner(widths, depths, wish, chosen))
+        ends = wish.classes is not None or wish.in_chans is not None
+        way = passage_through(model, captured) if ends else None
+        planned = captured.plan(name, wish.init, chosen, _part_planner(widths, depths, wish, chosen, way), way)
         if depths is not None:
             runs = planned.depth.runs if planned.depth is not None else ()
             check_keys(depths, runs, [path for held in planned.held for path in held.where], model)
@@ -104,15 +108,19 @@ def _planned(
 
 
 def _part_planner(
-    widths: Amounts, depths: Amounts | None, wish: Wish, parameterization: str
+    widths: Amounts, depths: Amounts | None, wish: Wish, parameterization: str, way: Passage | None
 ) -> Callable[[str, Captured], Plan]:
-    """What plans one part of a model that is grown in parts."""
+    """What plans one part of a model that is grown in parts; the ends of the model may be ends of a part."""
+    head = way.head() if way is not None and wish.classes is not None else None
+    first = way.first() if way is not None and wish.in_chans is not None else None
 
     def planned(path: str, part: Captured) -> Plan:
-        wider = replace(widths, prefix=f"{path}.")
+        wider, name = replace(widths, prefix=f"{path}."), type(part.model).__name__
+        classes, channels = wish.classes if path == head else None, wish.in_chans if path == first else None
 
         def plan() -> Plan:
-            return make_plan(part, type(part.model).__name__, wider, wish.init, wish.round_to, parameterization)
+            analysis, ends = open_ends(part, classes, wish.class_init, channels)
+            return make_plan(part, name, wider, wish.init, wish.round_to, parameterization, analysis, ends)
 
         return plan() if depths is None else _deepened(part, replace(depths, prefix=f"{path}."), wish, plan)
 
@@ -125,18 +133,19 @@ def _toward(captured: Captured, name: str, target: nn.Module, wish: Wish, parame
 
     def widened() -> Plan:
         check_alike(captured.model, target)
-        analysis = analyse(captured.model, captured.graphs)
+        analysis, ends = open_ends(captured, wish.classes, wish.class_init, wish.in_chans)
+        channels = next((end.channels for end in ends if isinstance(end, InputChannels)), None)
         try:
-            aim = recapture(target, captured.inputs)
+            aim = recapture(target, with_channels(captured.inputs, channels))
         except CaptureError as error:
             raise PlanError(
                 f"the target cannot be captured on the inputs of the model: {error.what}",
                 where=error.where or type(target).__name__,
-                remedy="build the target for inputs of the same shapes",
+                remedy="build the target for inputs of the same shapes, or pass in_chans= if it reads more channels",
             ) from error
         ways = distances(analysis, analyse(aim.model, aim.graphs), ("model", "target"))
-        sizes = Sizes(tuple((way.dimension, way.last) for way in ways))
-        return make_plan(captured, name, sizes, wish.init, wish.round_to, parameterization, analysis)
+        sizes = sizes_between(ends, ways)
+        return make_plan(captured, name, sizes, wish.init, wish.round_to, parameterization, analysis, ends)
 
     if not further:
         return widened()

@@ -78,22 +78,24 @@ class _OverCore(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         (gradient,) = gradients
-        x, weight, bias, mean, _ = ctx.saved_tensors
+        saved = x, weight, bias, mean, _ = ctx.saved_tensors  # under checkpointing they may be read once only
         if torch.is_grad_enabled():
             inputs = [t for t, needed in zip((x, weight, bias), ctx.needs_input_grad, strict=False) if needed]
             found = iter(torch.autograd.grad(ctx.steps(x, weight, bias), inputs, gradient, create_graph=True))
             return *(next(found) if needed else None for needed in ctx.needs_input_grad[:3]), *(None,) * 4
-        of_inputs = _backward(ctx, gradient) if mean is None else _backward_by_native(ctx, gradient)
+        of_inputs = (_backward if mean is None else _backward_by_native)(ctx, saved, gradient)
         return *of_inputs, *(None,) * 4
 
 
-def _backward_by_native(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+def _backward_by_native(
+    ctx: Any, saved: tuple[Tensor, ...], gradient: Tensor
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of a guarded LayerNorm, made of those of torch's own over all N units, given the statistics of n.
 
     Through the statistics torch sends a share t/N to every unit, beside g: g + t/N. The n old units get g + t/n, which
     is N/n of torch's less (N/n - 1) of g, and new units get g.
     """
-    x, weight, bias, mean, scale = ctx.saved_tensors
+    x, weight, bias, mean, scale = saved
     shape, mask = x.shape[-1:], ctx.needs_input_grad[:3]
     by_x, by_weight, by_bias = torch.ops.aten.native_layer_norm_backward(
         gradient, x, shape, mean, scale, weight, bias, mask
@@ -106,9 +108,11 @@ def _backward_by_native(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tens
     return straight, by_weight, by_bias
 
 
-def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+def _backward(
+    ctx: Any, saved: tuple[Tensor, ...], gradient: Tensor
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of a guarded RMSNorm."""
-    x, weight, _, _, scale = ctx.saved_tensors
+    x, weight, _, _, scale = saved
     to_x, to_weight, _ = ctx.needs_input_grad[:3]
     normal = x * scale
     product = normal * gradient

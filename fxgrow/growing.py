@@ -9,7 +9,7 @@ from torch import nn
 
 from fxgrow.calibration import calibrate as calibrate_units
 from fxgrow.capture import Captured, GrownGraphModule, skeleton
-from fxgrow.capture.inputs import Inputs, described
+from fxgrow.capture.inputs import Inputs, described, with_channels
 from fxgrow.certifying import certificate_of, kept_for_proof
 from fxgrow.drafting import planned_in_form, replanning
 from fxgrow.errors import PlanError
@@ -22,6 +22,7 @@ from fxgrow.measure.quick import alike_by_mode, verify_quickly
 from fxgrow.measure.verification import verify as verify_same
 from fxgrow.module_tensors import named_tensors
 from fxgrow.own import own_class, sites
+from fxgrow.own.configs import follow_configs
 from fxgrow.own.courses import Replan, courses
 from fxgrow.own.target import put_into
 from fxgrow.parts import Parts, verify_parts, widen_parts
@@ -105,7 +106,8 @@ def grow(
         mapping from the paths of runs or globs to amounts; `plan` shows the runs.
     like: a larger model of the same code, perhaps on the meta device. Every dimension and every run of blocks gets
         its size there, and a copy of it with the grown weights comes back. `report(grown).plan.like` lists the few
-        attributes that have to differ from what its constructor sets.
+        attributes that have to differ from what its constructor sets. Where it has more classes, or reads more
+        channels, ask for them by `classes` and `in_chans`.
     example_inputs: a tensor, a tuple or list of arguments, or a dict of keyword arguments; only shapes and dtypes
         count. Needed where they cannot be derived from the model.
     init: "zero" (new units unread at first), "mirror" (equal pairs read with opposite signs, as in the
@@ -221,7 +223,7 @@ def apply_plan(
             certificate = certificate_of(model, grown, [growth], before, graph=graph)
         with timed("testing"):
             if isinstance(captured, Parts):
-                found = verify_parts(model, grown, captured, seed)
+                found = verify_parts(model, grown, captured, seed, planned)
             elif verify != "full" and planned.preserving and certificate.verdict is Verdict.PROVED:
                 found = verify_quickly(model, grown, inputs, seed, planned, alike)
             else:
@@ -263,9 +265,12 @@ def _placed(
         plans = courses(own, model, captured, planned, replan)
         if not isinstance(plans, Obstacle):
             planned = replace(planned, form="module", obstacle=None, courses=plans)
+            after = with_channels(captured.inputs, planned.channels)
             if like is not None:
-                own, likeness = put_into(like, own, graph, captured.inputs)
+                own, likeness = put_into(like, own, graph, after)
                 planned = replace(planned, like=likeness)
+            else:
+                planned = replace(planned, configs=follow_configs(model, own, graph, after, planned.depth))
             return own, planned, graph
         own = plans
     if form == "module" or like is not None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fxgrow.capture import Captured, capture, example_inputs_for, kept_as, recapture, skeleton
-from fxgrow.capture.inputs import Inputs, described, recalled
+from fxgrow.capture.inputs import Inputs, described, inputs_after, recalled
 from fxgrow.containers import each_tensor, in_dtype
 from fxgrow.devices import device_of
 from fxgrow.errors import CaptureError, VerificationError, first_line
@@ -23,6 +23,8 @@ from fxgrow.history import Verification
 from fxgrow.measure.verification import random_inputs, verify
 from fxgrow.module_tensors import named_tensors, place
 from fxgrow.own import own_class, sites
+from fxgrow.own.configs import follow_configs
+from fxgrow.part_ends import Passage, passage
 from fxgrow.planning.deepening import joined
 from fxgrow.planning.plan import Axis, Obstacle, Plan, Totals
 from fxgrow.transforms.depth import add_blocks
@@ -45,8 +47,18 @@ class Parts:
     why: CaptureError | None = None
     shared: frozenset[str] = frozenset()
 
-    def plan(self, name: str, init: str, parameterization: str, planned: Callable[[str, Captured], Plan]) -> Plan:
-        """One plan for all parts: theirs, under their paths, and what lies between them as it is."""
+    def plan(
+        self,
+        name: str,
+        init: str,
+        parameterization: str,
+        planned: Callable[[str, Captured], Plan],
+        way: Passage | None = None,
+    ) -> Plan:
+        """One plan for all parts: theirs, under their paths, and what lies between them as it is.
+
+        way: what of the parts goes straight in and out, where inputs or outputs are to grow.
+        """
         plans = {path: planned(path, part) for path, part in self.captured.items()}
         moved = [_under(path, plan) for path, plan in plans.items()]
         flops = [plan.totals for plan in plans.values()]
@@ -70,7 +82,31 @@ class Parts:
             rescalings=tuple(rescaling for plan in moved for rescaling in plan.rescalings),
             parts=tuple((path, replace(plan, form="auto")) for path, plan in plans.items()),
             obstacle=Obstacle(self.why.what, self.why.where or name) if self.why is not None else None,
+            classes=next((plan.classes for plan in plans.values() if plan.classes is not None), None),
+            channels=next(
+                (
+                    way.of_model(path, plan.channels)
+                    for path, plan in plans.items()
+                    if way is not None and plan.channels is not None
+                ),
+                None,
+            ),
         )
+
+
+def passage_through(model: nn.Module, parts: Parts) -> Passage:
+    """What of a model's parts goes straight in and out of it."""
+    twin = _with_values(model)
+    dtype = next((p.dtype for p in twin.parameters() if p.dtype.is_floating_point), torch.float32)
+    inputs = in_dtype(random_inputs(parts.inputs, 0), dtype, device_of(twin))
+    try:
+        return passage(twin, inputs, parts.captured)
+    except Exception as error:  # whatever a forward raises
+        raise CaptureError(
+            f"what goes in and out of its parts is seen in a run, and it does not run: {first_line(error)}",
+            where=type(model).__name__,
+            remedy="leave classes= and in_chans= out, or pass example_inputs of shapes that random values run on",
+        ) from error
 
 
 def _under(path: str, plan: Plan) -> Plan:
@@ -253,6 +289,8 @@ def widen_parts(parts: Parts, plan: Plan, source: nn.Module, seed: str, form: st
             own = Obstacle(other.what, other.where)
         elif form != "graph" and part.form != "graph":
             own = own_class(original, part, graph, changed, captured)
+            if isinstance(own, nn.Module):
+                part = replace(part, configs=follow_configs(original, own, graph, inputs_after(part), part.depth))
         owner, _, name = path.rpartition(".")
         is_own = isinstance(own, nn.Module)
         result.get_submodule(owner)._modules[name] = own if is_own else kept_as(graph, original)  # type: ignore[assignment]
@@ -266,7 +304,7 @@ def is_shared(parts: Parts, name: str) -> bool:
     return name in parts.shared
 
 
-def verify_parts(original: nn.Module, grown: nn.Module, parts: Parts, seed: int) -> Verification:
+def verify_parts(original: nn.Module, grown: nn.Module, parts: Parts, seed: int, plan: Plan) -> Verification:
     """Each part beside its original in both modes, and the whole model in eval mode.
 
     Raises
@@ -274,10 +312,11 @@ def verify_parts(original: nn.Module, grown: nn.Module, parts: Parts, seed: int)
     VerificationError: a part, or the whole, differs by more than the tolerance.
     """
     found: Verification | None = None
+    plans = dict(plan.parts)
     for path, part in parts.captured.items():
-        one = verify(original.get_submodule(path), grown.get_submodule(path), part.inputs, seed)
+        one = verify(original.get_submodule(path), grown.get_submodule(path), part.inputs, seed, plan=plans[path])
         found = one if found is None else _worse(found, one)
-    whole = verify(original, grown, parts.inputs, seed, modes=(False,), parts=tuple(parts.captured))
+    whole = verify(original, grown, parts.inputs, seed, modes=(False,), parts=tuple(parts.captured), plan=plan)
     if found is None:
         raise VerificationError("there is no part to verify", where=type(original).__name__, remedy="report the model")
     return _worse(found, replace(whole, train_error=0.0))

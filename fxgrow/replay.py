@@ -12,6 +12,7 @@ from fxgrow.capture.inputs import inputs_after
 from fxgrow.errors import CaptureError, PlanError
 from fxgrow.module_tensors import named_tensors, place
 from fxgrow.own import own_class, sites
+from fxgrow.own.configs import follow_configs
 from fxgrow.own.edited import Edited, Multiplied
 from fxgrow.own.folding import fold_module
 from fxgrow.parts import Parts, deepened_again, widen_parts
@@ -44,6 +45,7 @@ def grown_again(model: nn.Module, plan: Plan, source: nn.Module, seed: str, fold
         own = own_class(source, plan, grown, changed, captured)
         if isinstance(own, Obstacle):
             raise PlanError(own.what, where=own.where, remedy=_REMEDY)
+        follow_configs(source, own, grown, inputs_after(plan), plan.depth)
         return fold_module(own) if folded else own
     return fold_multipliers(grown) if folded else grown
 

@@ -80,8 +80,8 @@ def check(wish: Wish) -> None:
 
 def _check_ends(wish: Wish) -> None:
     for name, asked in (("classes", wish.classes), ("in_chans", wish.in_chans)):
-        if asked is not None and (wish.like is not None or isinstance(wish.width, Sizes)):
-            raise AmountError(f"{name}= goes with width= and depth=", remedy="build the target with as many")
+        if asked is not None and isinstance(wish.width, Sizes):
+            raise AmountError(f"{name}= does not go with the sizes of a schedule", remedy="grow by it before or after")
         if isinstance(asked, bool) or not isinstance(asked, (int, str, NoneType)):
             raise AmountError(f"{name}={asked!r} is not a number", remedy='pass 15, or "+5" for 5 more')
     if wish.class_init not in CLASS_STARTS:

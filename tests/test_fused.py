@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.utils.checkpoint import checkpoint
 
 from fxgrow import fused, guards
 from tests.test_guards import normal
@@ -124,3 +125,21 @@ def test_autocast_does_not_make_gradients_coarse() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         (found,) = torch.autograd.grad(guards.rms_norm(x, (UNITS,), weight, 1e-5, ((0, 6),)).sin().sum(), x)
     torch.testing.assert_close(found, expected)
+
+
+@NORM
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointing_gives_the_same_gradients(norm: Norm, reentrant: bool) -> None:
+    given = inputs(moved=False, affine=(True, True))
+
+    def block(*tensors: Tensor) -> Tensor:
+        return norm(*tensors, ((0, 6),)).tanh()
+
+    plain = gradients(block(*given), given)  # type: ignore[arg-type]
+    saving = checkpoint(block, *given, use_reentrant=reentrant)
+    saving.backward(normal(*saving.shape, seed=7))
+    wanted = [tensor for tensor in given if tensor is not None and tensor.grad is not None]
+    assert len(wanted) == len(plain)
+    for tensor, expected in zip(wanted, plain, strict=True):
+        assert tensor.grad is not None
+        torch.testing.assert_close(tensor.grad, expected, rtol=0, atol=0)

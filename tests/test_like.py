@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import fxgrow
 from fxgrow.errors import AmountError, FxgrowError, PlanError
+from tests.capture.assembled import normal
 from tests.models import lively
 
 EXACT = 1e-12
@@ -204,3 +205,54 @@ def test_a_target_goes_with_no_other_amount() -> None:
     for options in ({"width": 2}, {"depth": 2}, {"form": "graph"}):
         with pytest.raises(AmountError):
             fxgrow.plan(Net(8), like=Net(16), example_inputs=IMAGES.float(), **options)
+
+
+def vit_of(width: int, depth: int, heads: int, classes: int, channels: int = 3) -> vision_transformer.VisionTransformer:
+    sizes = {"embed_dim": width, "depth": depth, "num_heads": heads, "num_classes": classes, "in_chans": channels}
+    return vision_transformer.VisionTransformer(img_size=32, patch_size=16, **sizes)
+
+
+def test_a_target_with_more_classes_and_channels_is_reached_where_these_are_asked_for() -> None:
+    torch.manual_seed(0)
+    model = lively(vit_of(48, 2, 3, 5)).double().eval()
+    images = normal(2, 3, 32, 32)
+    ends: dict[str, Any] = {"classes": "+2", "in_chans": 4, "class_init": "mean"}
+    grown: Any = fxgrow.grow(model, like=vit_of(96, 3, 6, 7, 4), example_inputs=images, **ends).eval()
+    plan = fxgrow.report(grown).plan
+    assert plan.classes is not None and (plan.classes.old, plan.classes.new) == (5, 7)
+    assert (grown.num_classes, grown.head.out_features, grown.patch_embed.proj.in_channels) == (7, 7, 4)
+    assert str(fxgrow.report(grown).certificate.verdict) == "PROVED"
+    assert str(fxgrow.certify(grown, model).verdict) == "PROVED"
+    after, before = grown(torch.cat([images, normal(2, 1, 32, 32)], 1)), model(images)
+    torch.testing.assert_close(after[:, :5], before, rtol=EXACT, atol=EXACT)
+    torch.testing.assert_close(after[:, 5], before.mean(1), rtol=EXACT, atol=EXACT)
+    native = vit_of(96, 3, 6, 7, 4).double().eval()
+    native.load_state_dict(grown.state_dict())
+    for setting in plan.like.settings:
+        setattr(native.get_submodule(setting.module), setting.attribute, setting.value)
+    torch.testing.assert_close(native(normal(2, 4, 32, 32)), grown(normal(2, 4, 32, 32)), rtol=EXACT, atol=EXACT)
+
+
+@pytest.mark.parametrize(
+    ("target", "ends", "text"),
+    [
+        (
+            (96, 2, 6, 7),
+            {},
+            r"it is an output of the model \(at head.weight\[0\]\): pass classes=7 if these are classes",
+        ),
+        (
+            (96, 2, 6, 7),
+            {"classes": 9},
+            r"9 classes were asked for, and the target has 7 \(at head.weight\[0\]\): pass cl",
+        ),
+        ((96, 2, 6, 5), {"classes": "+1"}, r"6 classes were asked for, and the target has 5: leave classes= out"),
+        ((96, 2, 6, 5, 4), {}, r"or pass in_chans= if it reads more channels"),
+        ((96, 2, 6, 5, 4), {"in_chans": 5}, r"or pass in_chans= if it reads more channels"),
+    ],
+)
+def test_other_ends_than_those_of_the_target_are_refused(
+    target: tuple[int, ...], ends: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(PlanError, match=text):
+        fxgrow.plan(vit_of(48, 2, 3, 5), like=vit_of(*target), example_inputs=normal(2, 3, 32, 32).float(), **ends)

@@ -14,7 +14,7 @@ import torchvision
 from torch import Tensor, nn
 
 import fxgrow
-from fxgrow.errors import AmountError
+from fxgrow.errors import AmountError, PlanError
 from fxgrow.measure.liveness import unmoved
 from fxgrow.noise import WithoutNoise
 from tests.models import lively
@@ -120,6 +120,74 @@ def test_a_model_without_parts_says_why() -> None:
     text = "^control flow needs the values of a tensor, which no graph over shapes can have"
     with pytest.raises(fxgrow.FxgrowError, match=text):
         fxgrow.grow(Bare(), 2, example_inputs=INPUTS)
+
+
+class Straight(Settling):
+    """Puts out what its last part gives."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.settled(x)
+
+
+class Scored(Settling):
+    """Does something with it first."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.settled(x).softmax(-1)
+
+
+class Hidden(Straight):
+    """Puts it out, in code that does not say so."""
+
+    def settled(self, x: Tensor) -> Tensor:
+        return next(iter([super().settled(x)]))
+
+
+def test_classes_and_channels_of_the_parts_that_make_outputs_and_read_inputs(tmp_path: Path) -> None:
+    model = lively(Straight())
+    grown: Any = fxgrow.grow(model, 2, example_inputs=INPUTS, classes="+3", class_init="mean", in_chans=5)
+    report = fxgrow.report(grown)
+    assert type(grown) is Straight
+    assert (grown.enter.in_features, grown.body.one.out_features, grown.leave[2].out_features) == (5, 16, 5)
+    assert (report.plan.classes.new, report.plan.channels.places) == (5, ((0, 0, 1),))
+    assert str(report.certificate.verdict) == str(fxgrow.certify(grown, model).verdict) == "PROVED"
+    assert max(report.verification.eval_error, report.verification.train_error) <= 1e-12
+    x = torch.randn(5, 5, dtype=torch.float64)
+    after, before = grown(x), model(x[:, :3])
+    torch.testing.assert_close(after[:, :2], before, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(after[:, 2], before.mean(1), rtol=1e-12, atol=1e-12)
+    assert fxgrow.Plan.from_json(report.plan.to_json()) == report.plan
+    fxgrow.save(grown, tmp_path / "grown.safetensors")
+    loaded = fxgrow.load(tmp_path / "grown.safetensors", Straight().double())
+    assert torch.equal(loaded(x), grown(x))
+
+
+def test_what_is_not_seen_in_the_code_is_not_proved() -> None:
+    grown = fxgrow.grow(lively(Hidden()), example_inputs=INPUTS, classes="+3")
+    assert grown(INPUTS[0].double()).shape == (5, 5)
+    certificate = fxgrow.report(grown).certificate
+    assert str(certificate.verdict) == "TESTED"
+    assert "what leave gives has grown, and its code may do more than put it out" in " ".join(str(certificate).split())
+
+
+def test_ends_that_code_between_parts_works_on_are_refused() -> None:
+    with pytest.raises(
+        PlanError, match=r"those of .*leave, which softmax in forward \(test_parts.py, line \d+\) reads"
+    ):
+        fxgrow.plan(Scored(), example_inputs=INPUTS, classes="+1")
+    with pytest.raises(
+        PlanError, match=r"those of body, which add in settled \(.*\) reads; leave, which add in forward"
+    ):
+        fxgrow.plan(Settling(), example_inputs=INPUTS, classes="+1")
+
+    class Shifted(Straight):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.settled(x - 1)
+
+    with pytest.raises(
+        PlanError, match=r"in_chans= needs one part .*; sub in forward \(test_parts.py, line \d+\) reads"
+    ):
+        fxgrow.plan(Shifted(), example_inputs=INPUTS, in_chans="+1")
 
 
 def detector(name: str) -> nn.Module:

@@ -183,7 +183,7 @@ def compared(model: nn.Module, grown: nn.Module, inputs: Inputs, seed: int) -> V
     """
     plan = fxgrow.report(grown).plan
     if plan.parts:
-        return verify_parts(model, grown, captured_again(model, plan), seed)
+        return verify_parts(model, grown, captured_again(model, plan), seed, plan)
     return verify(model, grown, inputs, seed)
 
 

@@ -277,8 +277,9 @@ def read_out(kind: Any) -> type[nn.Module]:
         output, form = taken_apart(kind.forward(self, *args, **kwargs))
         for read in self.outputs_read:
             stream = functools.reduce(lambda value, key: value[key], read.path, output)
-            value = guards.readout(stream, self.get_parameter(read.weight), read.axis, read.core)
-            output = put(output, read.path, value)
+            weight = self.get_parameter(read.weight)
+            if stream.shape[read.axis] == weight.shape[1]:  # else a head was put there since, which makes no stream
+                output = put(output, read.path, guards.readout(stream, weight, read.axis, read.core))
         return output if form is None else form.put_around(output)
 
     return _subclass(ReadOut, read_out, kind, forward=forward)

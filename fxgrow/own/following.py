@@ -31,6 +31,7 @@ NAMES = (
     "embed_dim",
     "head_hidden_size",
     "hidden_size",
+    "out_features",
     "out_channels",
     "num_chs",
 )
@@ -50,7 +51,7 @@ def follow_sizes(
     before, after: what recorded the original and the copy; inputs: on which each was recorded.
     """
     parts = dict(source.named_modules())
-    origins = _origins(parts, depth)
+    origins = origins_of(parts, depth)
     added = {new for block in depth.blocks for new, _ in block.modules} if depth is not None else set()
     now = _shapes(own, after, inputs[1]).items()
     shapes = (
@@ -62,8 +63,9 @@ def follow_sizes(
         if origin is None:
             continue
         kind = type(parts[origin])
-        if kind not in type(module).__mro__ or _is_layer(kind.forward) or law_of_module(module) is not None:
-            continue  # torch's own layers, and what has a law, follow as growth sets them
+        is_layer = _is_layer(kind.forward) or law_of_module(module) is not None
+        if kind not in type(module).__mro__ or (is_layer and path):
+            continue  # torch's own layers, and what has a law, follow as growth sets them, where a graph calls them
         for name in NAMES:
             old = parts[origin].__dict__.get(name)
             if type(old) is int and old == module.__dict__.get(name):
@@ -116,7 +118,7 @@ def _part(model: nn.Module, path: str) -> nn.Module | None:
         return None
 
 
-def _origins(parts: Mapping[str, nn.Module], depth: Deepening | None) -> dict[str, str]:
+def origins_of(parts: Mapping[str, nn.Module], depth: Deepening | None) -> dict[str, str]:
     """The path of each part of the grown module -> of the part that it was, or that it repeats."""
     if depth is None:
         return {path: path for path in parts}
@@ -149,7 +151,13 @@ def _features(model: Any, *args: Any, **kwargs: Any) -> Any:
 
 def _counterpart(name: str, size: int, before: Shapes, after: Shapes, path: str) -> int:
     """What a size that a part calls by a name has become, if that can be told; else what it was."""
-    sides = ("in",) if name.startswith("in_") else ("out",) if name in ("out_channels", "num_chs") else ("in", "out")
+    sides = (
+        ("in",)
+        if name.startswith("in_")
+        else ("out",)
+        if name in ("out_features", "out_channels", "num_chs")
+        else ("in", "out")
+    )
     inner = [part for part, _ in before if path and part.startswith(f"{path}.")]
     children = [part for part in inner if part.rpartition(".")[0] == path]
     for parts in ([path], children, inner) if path else ([""], ["pre_logits"]):

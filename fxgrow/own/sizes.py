@@ -87,7 +87,7 @@ class Settings:
 
     def _solve(self, number: Wanted) -> bool:
         """Give an attribute of an expression that nothing else settles the value that makes it come out."""
-        attributes = dict.fromkeys(_attributes(number.source))
+        attributes = dict.fromkeys(attributes_in(number.source))
         free = [attribute for attribute in attributes if attribute not in self.values]
         for attribute in sorted(free, key=self.now, reverse=True):  # the largest is the size, others divide it
             value = _solved(number.source, number.value, attribute, self)
@@ -105,12 +105,13 @@ class Settings:
                 _put(self.root, attribute, value)
 
 
-def _attributes(source: Any) -> Iterator[Attribute]:
+def attributes_in(source: Any) -> Iterator[Attribute]:
+    """The attributes that a number comes from."""
     if isinstance(source, Attribute):
         yield source
     elif isinstance(source, Expression):
         for operand in source.operands:
-            yield from _attributes(operand)
+            yield from attributes_in(operand)
 
 
 _INVERSE: dict[Any, tuple[Callable[[Any, Any], Any] | None, Callable[[Any, Any], Any] | None]] = {
@@ -129,7 +130,7 @@ def _solved(source: Any, result: Any, free: Attribute, lookup: Callable[[Attribu
     if not isinstance(source, Expression) or len(source.operands) != 2 or source.function not in _INVERSE:
         return _MISSING
     left, right = source.operands
-    inside = [free in set(_attributes(operand)) for operand in (left, right)]
+    inside = [free in set(attributes_in(operand)) for operand in (left, right)]
     if inside == [True, True]:
         return _MISSING
     known = value_of(right if inside[0] else left, lookup)

@@ -13,7 +13,7 @@ from fxgrow.capture.inputs import Inputs
 from fxgrow.errors import PlanError
 from fxgrow.module_tensors import named_tensors, place
 from fxgrow.own.edited import plain_kind
-from fxgrow.planning.plan import Likeness, Setting
+from fxgrow.planning.likeness import Likeness, Setting
 
 _ALIKE = "build the target with the same code, and with larger sizes only"
 
@@ -21,36 +21,41 @@ _MADE = ("core", "edits", "factor", "outputs_read")
 """What parts hold that compute otherwise than their class."""
 
 
-def check_alike(model: nn.Module, target: nn.Module) -> None:
-    """Raise a PlanError for the first part of a target that a model of its depth lacks, or has otherwise."""
+def check_alike(model: nn.Module, target: nn.Module, name: str = "target") -> None:
+    """Raise a PlanError for the first part of a target that a model of its depth lacks, or has otherwise.
+
+    name: what errors call the target.
+    """
     ours, theirs = dict(model.named_modules()), dict(target.named_modules())
     for path in theirs:
         if path not in ours:
             kind = type(theirs[path]).__name__
-            raise PlanError(f"the target has {kind} there and the model has nothing", where=path, remedy=_ALIKE)
+            raise PlanError(f"the {name} has {kind} there and the model has nothing", where=path, remedy=_ALIKE)
         if plain_kind(ours[path]) is not plain_kind(theirs[path]):
             one, other = (plain_kind(part).__name__ for part in (ours[path], theirs[path]))
-            raise PlanError(f"it is {one} in the model and {other} in the target", where=path or one, remedy=_ALIKE)
+            raise PlanError(f"it is {one} in the model and {other} in the {name}", where=path or one, remedy=_ALIKE)
     missing = next((path for path in ours if path not in theirs), None)
     if missing is not None:
         kind = type(ours[missing]).__name__
-        raise PlanError(f"the model has {kind} there and the target has nothing", where=missing, remedy=_ALIKE)
+        raise PlanError(f"the model has {kind} there and the {name} has nothing", where=missing, remedy=_ALIKE)
 
 
-def put_into(target: nn.Module, own: nn.Module, grown: GrownGraphModule, inputs: Inputs) -> tuple[nn.Module, Likeness]:
+def put_into(
+    target: nn.Module, own: nn.Module, grown: GrownGraphModule, inputs: Inputs, name: str = "target"
+) -> tuple[nn.Module, Likeness]:
     """A copy of a target that computes what a grown model does, over its tensors; only what has to be is other.
 
-    grown: the graph that was proved. The copy is recorded and compared with it.
+    grown: the graph that was proved. The copy is recorded and compared with it. name: what errors call the target.
 
     Raises
     ------
     PlanError: the target differs in something that no attribute makes up for.
     """
     result = skeleton(target)
-    check_alike(own, result)
-    _check_shapes(own, result)
-    for name, tensor in named_tensors(own).items():
-        place(result, name, tensor)
+    check_alike(own, result, name)
+    _check_shapes(own, result, name)
+    for path, tensor in named_tensors(own).items():
+        place(result, path, tensor)
     parts = dict(result.named_modules())
     otherwise = []
     for path, part in own.named_modules():
@@ -58,21 +63,23 @@ def put_into(target: nn.Module, own: nn.Module, grown: GrownGraphModule, inputs:
         if type(part) is not type(parts[path]):
             otherwise.append((path, type(part).__name__, type(parts[path]).__name__))
             parts[path].__class__ = type(part)
-            for name in _MADE:
-                if name in part.__dict__:
-                    parts[path].__dict__[name] = part.__dict__[name]
-    settings = _necessary(result, list(_differences(own, result)), grown, inputs)
+            for made in _MADE:
+                if made in part.__dict__:
+                    parts[path].__dict__[made] = part.__dict__[made]
+    settings = _necessary(result, list(_differences(own, result)), grown, inputs, name)
     return result, Likeness(type(target).__name__, tuple(settings), tuple(otherwise))
 
 
-def _check_shapes(own: nn.Module, result: nn.Module) -> None:
+def _check_shapes(own: nn.Module, result: nn.Module, target: str) -> None:
     ours, theirs = (
         {name: tuple(tensor.shape) for name, tensor in named_tensors(model).items()} for model in (own, result)
     )
     for name in dict.fromkeys([*theirs, *ours]):
         if ours.get(name) != theirs.get(name):
             has = [str(list(shapes[name])) if name in shapes else "missing" for shapes in (ours, theirs)]
-            raise PlanError(f"it is {has[0]} in the grown model and {has[1]} in the target", where=name, remedy=_ALIKE)
+            raise PlanError(
+                f"it is {has[0]} in the grown model and {has[1]} in the {target}", where=name, remedy=_ALIKE
+            )
 
 
 def _differences(own: nn.Module, result: nn.Module) -> Iterable[Setting]:
@@ -83,17 +90,19 @@ def _differences(own: nn.Module, result: nn.Module) -> Iterable[Setting]:
         for name, value in part.__dict__.items():
             if name.startswith("_") or name in ("training", *_MADE) or name not in there:
                 continue
-            if _plain(value) and _plain(there[name]) and value != there[name]:
+            if is_plain(value) and is_plain(there[name]) and value != there[name]:
                 yield Setting(path, name, value, there[name])
 
 
-def _plain(value: Any) -> bool:
+def is_plain(value: Any) -> bool:
     if isinstance(value, (tuple, list)):
-        return all(map(_plain, value))
+        return all(map(is_plain, value))
     return value is None or isinstance(value, (bool, int, float, str))
 
 
-def _necessary(result: nn.Module, settings: list[Setting], grown: GrownGraphModule, inputs: Inputs) -> list[Setting]:
+def _necessary(
+    result: nn.Module, settings: list[Setting], grown: GrownGraphModule, inputs: Inputs, target: str
+) -> list[Setting]:
     """Those of the attributes without which a model computes otherwise; they are set, the others are not."""
     called = {str(n.target) for graph in grown.graphs().values() for n in graph.nodes if n.op == "call_module"}
     kept = [setting for setting in settings if setting.module in called]  # a record does not look into these
@@ -105,7 +114,7 @@ def _necessary(result: nn.Module, settings: list[Setting], grown: GrownGraphModu
     different = parting(result, grown, inputs)
     if different is not None:
         raise PlanError(
-            f"the target computes otherwise than the grown model: {different}",
+            f"the {target} computes otherwise than the grown model: {different}",
             where=type(result).__name__,
             remedy="build the target with the settings of the model, and with larger sizes only",
         )

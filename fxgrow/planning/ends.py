@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from fxgrow.capture import Captured
+from fxgrow.errors import PlanError
 from fxgrow.planning.analysis import Analysis, analyse
 from fxgrow.planning.heads import Heads, open_heads
 from fxgrow.planning.input_channels import InputChannels, open_inputs
+from fxgrow.planning.sizes import Sizes
+from fxgrow.planning.targets import Distance
 
 End = Heads | InputChannels
 
@@ -30,3 +35,23 @@ def open_ends(captured: Captured, classes: Asked, class_init: str, in_chans: Ask
     if channels is not None:
         ends.append(InputChannels.of(channels, analysis, captured.inputs))
     return analysis, ends
+
+
+def sizes_between(ends: Iterable[End], distances: Iterable[Distance]) -> Sizes:
+    """The sizes of a target in all that is no end of the model; ends grow as was asked.
+
+    Raises
+    ------
+    PlanError: the target has others.
+    """
+    sizes = {distance.leaf: (distance.dimension, distance.last) for distance in distances}
+    for end in ends:
+        for leaf in end.leaves:
+            dimension, last = sizes.pop(leaf, (None, leaf.size))
+            if last != end.new:
+                raise PlanError(
+                    f"{end.new} {end.units} were asked for, and the target has {last}",
+                    where=str(dimension) if dimension is not None else None,
+                    remedy=f"pass {end.argument}={last}" if last > leaf.size else f"leave {end.argument}= out",
+                )
+    return Sizes(tuple(sizes.values()))

@@ -38,6 +38,12 @@ class Heads:
 
     classes: Classes
     outputs: tuple[tuple[Tensor, Leaf], ...]
+    argument = "classes"
+    units = "classes"
+
+    @property
+    def new(self) -> int:
+        return self.classes.new
 
     @property
     def leaves(self) -> set[Leaf]:
@@ -45,7 +51,7 @@ class Heads:
 
     def put_into(self, sizing: Sizing) -> None:
         """Give classes the size that they are to have."""
-        sizing.reach(self.leaves, self.classes.new)
+        sizing.reach(self.leaves, self.new)
 
     def ask(self, know: Knowledge) -> None:
         """Let new classes start as they are to.
@@ -66,7 +72,7 @@ class Heads:
     def check_met(self, growth: dict[Leaf, int]) -> None:
         """Raise a PlanError where classes turned out to be tied down."""
         remedy = "let the model put out what its last layer makes, or leave classes= out"
-        check_reached(self.leaves, growth, self.classes.new, "classes", remedy)
+        check_reached(self.leaves, growth, self.new, self.units, remedy)
 
     def noted(self, plan: Plan, model: nn.Module) -> Plan:
         """A plan that says which classes come, and lets attributes that count them follow."""

@@ -30,6 +30,12 @@ class InputChannels:
 
     channels: Channels
     leaves: frozenset[Leaf]
+    argument = "in_chans"
+    units = "input channels"
+
+    @property
+    def new(self) -> int:
+        return self.channels.new
 
     @classmethod
     def of(cls, channels: Channels, analysis: Analysis, inputs: Inputs) -> InputChannels:
@@ -38,7 +44,7 @@ class InputChannels:
 
     def put_into(self, sizing: Sizing) -> None:
         """Give channels the size that they are to have."""
-        sizing.reach(self.leaves, self.channels.new)
+        sizing.reach(self.leaves, self.new)
 
     def ask(self, know: Knowledge) -> None:
         """Nothing: what reads new channels starts at zero, as where any dimension grows."""
@@ -46,7 +52,7 @@ class InputChannels:
     def check_met(self, growth: dict[Leaf, int]) -> None:
         """Raise a PlanError where channels turned out to be tied down."""
         remedy = "let a layer with weights read the input first, or leave in_chans= out"
-        check_reached(self.leaves, growth, self.channels.new, "input channels", remedy)
+        check_reached(self.leaves, growth, self.new, self.units, remedy)
 
     def noted(self, plan: Plan, model: nn.Module) -> Plan:
         """A plan that says which channels come."""

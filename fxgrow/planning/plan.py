@@ -16,6 +16,9 @@ from fxgrow.planning.deepening import Deepening
 from fxgrow.planning.edits import AttributeEdit as AttributeEdit
 from fxgrow.planning.edits import NodeEdit as NodeEdit
 from fxgrow.planning.edits import frozen
+from fxgrow.planning.likeness import ConfigGrowth as ConfigGrowth
+from fxgrow.planning.likeness import Likeness as Likeness
+from fxgrow.planning.likeness import Setting as Setting
 from fxgrow.planning.picture import picture
 from fxgrow.planning.showing import shown
 from fxgrow.planning.tensor_growth import Axis as Axis
@@ -116,36 +119,6 @@ class Obstacle:
         return f"{self.what} (at {self.where})"
 
 
-@dataclass(frozen=True)
-class Setting:
-    """An attribute of a part whose value differs from what the constructor of a target sets."""
-
-    module: str
-    attribute: str
-    value: Any
-    built_with: Any
-
-    def __str__(self) -> str:
-        place = f"{self.module}.{self.attribute}" if self.module else self.attribute
-        return f"{place} = {self.value!r}, not {self.built_with!r}"
-
-
-@dataclass(frozen=True)
-class Likeness:
-    """In what a model that was grown toward a target differs from the target as its constructor makes it.
-
-    Attributes
-    ----------
-    target: its class.
-    settings: attributes; with them and the grown `state_dict`, a target computes what the grown model does.
-    parts: path, class and class in the target of parts that no attribute makes up for.
-    """
-
-    target: str
-    settings: tuple[Setting, ...] = ()
-    parts: tuple[tuple[str, str, str], ...] = ()
-
-
 CLASS_STARTS = ("zero", "mean", "random")
 """How new classes start: at zero, at the mean of the old ones, or drawn as weights are."""
 
@@ -208,6 +181,7 @@ class Plan(Shown):
     courses: the same growth for inputs of other sizes, on which the forward of such a copy takes another course.
     like: where it grew toward a target, in what it differs from that.
     classes, channels: where more of them were asked for, how many there were and are.
+    configs: of a model that its class builds from a config, how that follows.
 
     >>> import torch, fxgrow
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -239,6 +213,7 @@ class Plan(Shown):
     like: Likeness | None = None
     classes: Classes | None = None
     channels: Channels | None = None
+    configs: tuple[ConfigGrowth, ...] = ()
 
     def to_json(self, indent: int | None = None) -> str:
         """The plan as JSON text."""
@@ -279,9 +254,10 @@ class Plan(Shown):
             form=data.get("form", "graph"),
             obstacle=Obstacle(**data["obstacle"]) if data.get("obstacle") else None,
             courses=tuple(map(cls._from, data.get("courses", ()))),
-            like=_likeness(data["like"]) if data.get("like") else None,
+            like=Likeness.from_data(data["like"]) if data.get("like") else None,
             classes=Classes(**data["classes"]) if data.get("classes") else None,
             channels=Channels(**frozen(data["channels"])) if data.get("channels") else None,
+            configs=tuple(map(ConfigGrowth.from_data, data.get("configs", ()))),
         )
 
     def apply(self, model: nn.Module, seed: int = 0, *, verify: bool | str = True, loss: Any = None) -> nn.Module:
@@ -392,11 +368,6 @@ class Plan(Shown):
 
     def _repr_html_(self) -> str:
         return self.picture() + super()._repr_html_()
-
-
-def _likeness(data: dict[str, Any]) -> Likeness:
-    settings = tuple(Setting(**{k: frozen(v) for k, v in one.items()}) for one in data["settings"])
-    return Likeness(data["target"], settings, frozen(data["parts"]))
 
 
 def _tensor(data: dict[str, Any]) -> TensorGrowth:

@@ -131,9 +131,8 @@ class Planner:
             return
 
     def _choose_sizes(self) -> Sizing:
-        if isinstance(self.amounts, Sizes):
-            return self.amounts.sizing(self.analysis)
-        sizing = choose_sizes(self.analysis, self.amounts, self.round_to, self.way is Way.MIRROR)
+        one, asked, pairs = self.analysis, self.amounts, self.way is Way.MIRROR
+        sizing = asked.sizing(one) if isinstance(asked, Sizes) else choose_sizes(one, asked, self.round_to, pairs)
         for end in self.ends:
             end.put_into(sizing)
         return sizing

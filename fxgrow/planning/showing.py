@@ -11,6 +11,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from fxgrow.planning.deepening import Deepening
+    from fxgrow.planning.likeness import Likeness
     from fxgrow.planning.plan import Plan, Readout
 
 
@@ -84,17 +85,31 @@ def short(number: int) -> str:
 
 
 def _unlike(plan: Plan) -> Iterator[Text]:
-    if plan.like is None:
-        return
+    if plan.like is not None:
+        yield from _in_what(plan.like, "is a {} as its constructor makes it", "the target")
+    for config in plan.configs:
+        owner = config.module or plan.model
+        if config.entries:
+            changed = ", ".join(f"{one.attribute} {one.built_with} → {one.value}" for one in config.entries)
+            yield Text(f"config of {owner}: {changed}")
+        if config.like is not None:
+            same = "built from this config, with the grown state dict, {} is the grown model"
+            yield from _in_what(config.like, same, f"{owner} as built from this config")
+        else:
+            yield Text(f"built from its config, {owner} would be another: {config.obstacle}")
+
+
+def _in_what(like: Likeness, same: str, other: str) -> Iterator[Text]:
+    """What a grown model has otherwise than one that a constructor makes."""
     alike: dict[tuple[str, Any, Any], list[str]] = {}
-    for setting in plan.like.settings:
+    for setting in like.settings:
         alike.setdefault((setting.attribute, setting.value, setting.built_with), []).append(setting.module)
-    if not alike and not plan.like.parts:
-        yield Text(f"is a {plan.like.target} as its constructor makes it")
+    if not alike and not like.parts:
+        yield Text(same.format(like.target))
     for (attribute, value, built_with), modules in alike.items():
-        yield Text(f"unlike the target: {attribute} = {value!r}, not {built_with!r}, of {shortened(list(modules))}")
-    for path, kind, plain in plan.like.parts:
-        yield Text(f"unlike the target: {path} is {kind}, and no attribute of {plain} makes up for that")
+        yield Text(f"unlike {other}: {attribute} = {value!r}, not {built_with!r}, of {shortened(list(modules))}")
+    for path, kind, plain in like.parts:
+        yield Text(f"unlike {other}: {path} is {kind}, and no attribute of {plain} makes up for that")
 
 
 def _comes_back_as(plan: Plan) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from fxgrow.axes.layout import Layout, Leaf, leaves
 from fxgrow.errors import PlanError
-from fxgrow.planning.analysis import Analysis
+from fxgrow.planning.analysis import OUTPUT, Analysis
 from fxgrow.planning.sizes import Dimension
 
 _ALIKE = "build both with the same code, and give the sizes that differ as arguments"
@@ -93,5 +93,7 @@ def _check_free(leaf: Leaf, size: int, dimension: Dimension, names: Names) -> No
             f"a dimension is {leaf.size} in the {names[0]} and {size} in the {names[1]}, but it cannot grow: "
             f"{leaf.reason}",
             where=str(dimension),
-            remedy="give that part the same size in both",
+            remedy=f"pass classes={size} if these are classes, or give that part the same size in both"
+            if str(leaf.reason) == OUTPUT
+            else "give that part the same size in both",
         )

@@ -18,12 +18,22 @@ from torch import Tensor, nn
 from fxgrow.module_tensors import named_tensors
 from fxgrow.proof.certificate import Certificate, Verdict
 from fxgrow.proof.node_pair import equal_values, module_difference
+from fxgrow.proof.straight_through import puts_out, takes_in
 
 CLAIM = "what lies between the parts is as it was"
 
 
-def between_parts(original: nn.Module, grown: nn.Module, parts: Sequence[str]) -> Certificate:
-    """That two models differ in nothing but in parts, and that only calls can tell."""
+def between_parts(
+    original: nn.Module,
+    grown: nn.Module,
+    parts: Sequence[str],
+    heads: Sequence[str] = (),
+    first: Sequence[tuple[str, int | str]] = (),
+) -> Certificate:
+    """That two models differ in nothing but in parts, and that only calls can tell.
+
+    heads: parts that give more than they did. first: those that are given more, and as which argument of the model.
+    """
     problem = _difference(original, grown, parts)
     if problem is not None:
         return Certificate(CLAIM, "values", (), Verdict.REFUTED, problem)
@@ -34,10 +44,26 @@ def between_parts(original: nn.Module, grown: nn.Module, parts: Sequence[str]) -
     if read:
         detail = f"its code reads {', '.join(read[:3])}, and a part that it calls has grown in something of that name"
         return Certificate(CLAIM, "the same code on the same tensors", (), Verdict.UNKNOWN, detail)
+    told = [
+        *(
+            f"what {path} gives has grown, and its code may do more than put it out"
+            for path in heads
+            if not puts_out(original, path)
+        ),
+        *(
+            f"what {path} is given has grown, and its code may do more than pass it on"
+            for path, argument in first
+            if not takes_in(original, path, argument)
+        ),
+    ]
+    if told:
+        return Certificate(CLAIM, "the same code on the same tensors", (), Verdict.UNKNOWN, told[0])
     count = sum(1 for name in named_tensors(original) if not _inside(name, parts))
     conditions = (
         f"modules outside the parts have their classes and attributes, and their {count} tensors their values",
         "the code that calls the parts reads nothing else of them that has grown",
+        *(f"it puts out what {path} gives, and does nothing else with it" for path in heads),
+        *(f"it gives {path} what it is given, and does nothing else with it" for path, _ in first),
     )
     return Certificate(CLAIM, "the same code on the same tensors", conditions)
 

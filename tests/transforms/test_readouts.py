@@ -123,3 +123,13 @@ def test_one_readout_serves_the_graphs_of_both_modes() -> None:
     places = [mode for readout in fxgrow.report(grown).plan.readouts for mode, _ in readout.places]
     assert places == ["eval", "train"]
     assert fxgrow.certify(grown, model).verdict is Verdict.PROVED
+
+
+def test_a_head_that_is_put_there_later_makes_no_stream(backbone: Any) -> None:
+    images = torch.randn(1, 3, 160, 160, dtype=torch.float64)
+    grown: Any = fxgrow.grow(backbone, width=1.5, example_inputs=images).eval()
+    features = backbone.eval()(images)
+    grown.reset_classifier(10)
+    assert grown.double()(images).shape == (1, 10)
+    grown.reset_classifier(0)
+    torch.testing.assert_close(grown(images), features, rtol=1e-12, atol=1e-12)
