@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 import torch
+import typer
 from fxgrow.zoo.recipes import RECIPES
 from fxgrow.zoo.train import RECIPE_NAMES
 
 import fxgrow
+from fxgrow import cli
 from fxgrow.cli import main, options
 from fxgrow.planning.depth import STARTS
 from fxgrow.planning.parameterization import PARAMETERIZATIONS
@@ -233,6 +235,19 @@ def test_what_means_nothing_exits_with_2(
     assert ran.complaint.startswith(complaint)
     assert ran.status == 2
     assert not Path("run").exists()
+
+
+def test_the_reference_has_every_command_and_every_option() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "reference" / "command-line.md").read_text()
+    sections = {part.split("\n")[0].removeprefix("fxgrow "): part for part in page.split("\n## ")}
+    app: Any = typer.main.get_command(cli.app)
+    drawn = app.commands["plot"].commands
+    for name, command in {**app.commands, **{f"plot {kind}": found for kind, found in drawn.items()}}.items():
+        assert f"fxgrow {name}" in page
+        section = sections.get(name.partition(" ")[0], page)
+        for option in command.params:
+            for flag in (flag for flag in option.opts if flag.startswith("--") and flag != "--help"):
+                assert flag in section, (name, flag)
 
 
 # -- files -------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -26,11 +27,10 @@ app = typer.Typer(
     help="Grow trained PyTorch models: wider and deeper, same function.",
     rich_markup_mode="rich" if shutil.get_terminal_size().columns >= NARROW else None,
 )
-for command in (grow, plan, fold, certify, inspect, report):
-    app.command()(command)
+verbs: list[Callable[..., None]] = [grow, plan, fold, certify, inspect, report, train, zoo, coverage, env]
+for verb in verbs:
+    app.command()(verb)
 app.add_typer(plot, name="plot")
-for command in (train, zoo, coverage, env):
-    app.command()(command)
 
 
 def _version(show: bool) -> None:

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 import fxgrow
 from fxgrow.cli.options import note
 from fxgrow.errors import AmountError, FileError
+from fxgrow.exporting import WEIGHTS
 
 if TYPE_CHECKING:
     from torch import nn
 
 LIBRARIES = ("timm/", "torchvision/")
-WEIGHTS = "model.safetensors"
-"""The file of weights in a folder that `grow -o FOLDER/` wrote."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +52,9 @@ def source_of(name: str, original: str = "", *, pretrained: bool = False, weight
             raise AmountError("--original goes with a file", where=name, remedy="leave it out")
         if not weights:
             return Source(without_weights(name), name)
+        model = find(name, pretrained=pretrained)
         say_if_random(name, pretrained)
-        return Source(find(name, pretrained=pretrained), name)
+        return Source(model, name)
     if pretrained:
         raise AmountError("the weights come from the file", where=name, remedy="leave --pretrained out")
     from fxgrow.files import header_of
