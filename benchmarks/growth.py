@@ -30,7 +30,7 @@ from rich.table import Table
 
 from benchmarks.ways import LONGER, NETWORKS, SCALES, WAYS, settings_of
 from fxgrow.catalogue import find
-from fxgrow.cli import run_app
+from fxgrow.running import run_app
 
 RESULTS = Path(__file__).parent / "results"
 

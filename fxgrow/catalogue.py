@@ -8,7 +8,7 @@ import importlib
 import inspect
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +82,8 @@ def find(name: str, *, pretrained: bool = False, **options: Any) -> nn.Module:
         known = _names(library)
         if short.partition(".")[0] not in known:
             raise _unknown(name, [f"{library}/{one}" for one in known])
+        if library == "timm":
+            _check_tag(short)
         return _build(library, short, pretrained, options)
     if ":" in name:
         if pretrained:
@@ -90,9 +92,12 @@ def find(name: str, *, pretrained: bool = False, **options: Any) -> nn.Module:
                 remedy="load them in the callable itself",
             )
         return _imported(name, options)
+    close = _in_libraries(name.rpartition("/")[2])
     raise CatalogueError(
         f"{name!r} is not the name of a model",
-        remedy="write timm/NAME, torchvision/NAME or package.module:callable",
+        remedy=f"did you mean {' or '.join(close)}?"
+        if close
+        else "write timm/NAME, torchvision/NAME or package.module:callable",
     )
 
 
@@ -136,6 +141,32 @@ def _parameters_on_meta() -> Iterator[None]:
         yield
 
 
+def _in_libraries(name: str) -> list[str]:
+    """The full names of models that are called so in either library, or else of some that are called alike."""
+    names = {f"{library}/{short}": short for library in LIBRARIES for short in _names(library)}
+    same = [full for full, short in names.items() if short == name.lower().partition(".")[0]]
+    if same:
+        return same
+    close = near(name, dict.fromkeys(names.values()))
+    return [full for short in close for full, other in names.items() if other == short][:3]
+
+
+def _check_tag(name: str) -> None:
+    """Raise a CatalogueError for weights ("a1_in1k") that timm does not know of a model."""
+    import timm
+
+    model, _, tag = name.partition(".")
+    tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{model}.*")] if tag else []
+    if tag and tag not in tags:
+        close = near(tag, tags) or tags[:3]
+        raise CatalogueError(
+            f"timm/{model} has no weights {tag!r}",
+            remedy=f"did you mean {', '.join(f'timm/{model}.{one}' for one in close)}?"
+            if close
+            else f"write timm/{model}",
+        )
+
+
 def _names(library: str) -> list[str]:
     if library == "timm":
         import timm
@@ -146,12 +177,32 @@ def _names(library: str) -> list[str]:
     return list(torchvision.models.list_models())
 
 
-def _unknown(name: str, known: list[str]) -> CatalogueError:
-    close = difflib.get_close_matches(name, known, n=3)
+def _unknown(name: str, known: Iterable[str]) -> CatalogueError:
+    close = near(name, known)
     remedy = (
         f"did you mean {', '.join(close)}?" if close else "see timm.list_models() or torchvision.models.list_models()"
     )
     return CatalogueError(f"there is no model {name!r}", remedy=remedy)
+
+
+def near(name: str, known: Iterable[str], most: int = 3) -> list[str]:
+    """The names that somebody may have meant: what begins with it, the shortest first, then what is spelt alike.
+
+    >>> near("vit_tiny", ["gcvit_tiny", "vit_tiny_patch16_384", "vit_tiny_patch16_224", "vit_tiny_r_s16_p8_224"])
+    ['vit_tiny_patch16_224', 'vit_tiny_patch16_384', 'vit_tiny_r_s16_p8_224']
+    >>> near("vit_tny", ["gcvit_tiny", "vit_tiny_patch16_224", "resnet18"])
+    ['vit_tiny_patch16_224', 'gcvit_tiny']
+    """
+    name, known = name.lower(), list(known)
+    longer = sorted((one for one in known if one.startswith(name)), key=lambda one: (len(one), one))
+    starts = {one[: len(name) + 1]: None for one in known}
+    alike = difflib.get_close_matches(name, [*dict.fromkeys(known), *starts], n=4 * most, cutoff=0.75)
+    meant = [one for close in alike for one in ([close] if close in known else _starting(close, known))]
+    return list(dict.fromkeys([*longer, *meant]))[:most]
+
+
+def _starting(start: str, known: list[str]) -> list[str]:
+    return sorted((one for one in known if one.startswith(start)), key=lambda one: (len(one), one))
 
 
 def _build(library: str, name: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:

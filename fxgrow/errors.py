@@ -19,6 +19,9 @@ class FxgrowError(Exception):
     width is 0.5 (at layer3): use a factor of at least 1
     """
 
+    exit_code = 1
+    """Of a command that fails with it; 2 where what was asked for means nothing, whatever the model and the machine."""
+
     def __init__(self, what: str, *, where: str | None = None, remedy: str | None = None) -> None:
         self.what = what
         self.where = where
@@ -46,6 +49,8 @@ class SettledError(CaptureError, ValueError):
 class AmountError(FxgrowError, ValueError):
     """A width, rounding or initialisation was asked for that means nothing here."""
 
+    exit_code = 2
+
 
 OTHER_MODEL = "apply a plan to the model it was made for"
 """What to do where a plan names what a model does not have."""
@@ -57,6 +62,8 @@ class PlanError(FxgrowError):
 
 class ScheduleError(FxgrowError, ValueError):
     """The numbers given for a schedule make none, or it does not apply."""
+
+    exit_code = 2
 
 
 class RuleError(FxgrowError):

@@ -28,6 +28,7 @@ from fxgrow.proof.certificate import Certificate
 from fxgrow.replay import grown_again
 from fxgrow.settling import settle_norms
 from fxgrow.version import __version__
+from fxgrow.writing import written_whole
 
 FORMAT = 1
 KEY = "fxgrow"
@@ -51,7 +52,7 @@ def save(
     Raises
     ------
     FileError: the module was not grown by fxgrow, or holds no data (meta device), or what `base` names is another
-        model than the original.
+        model than the original, or the file cannot be written.
     """
     history = history_of(grown)
     if history is None:
@@ -97,10 +98,8 @@ def save(
         "births": {name: [_runs(axis) for axis in birth.axes] for name, birth in history.births.items()},
     }
     data = {name: t.detach().cpu().contiguous() for name, t in tensors.items() if name not in tied}
-    target = checked_target(path)
-    partial = target.with_name(target.name + ".partial")
-    save_file(data, partial, metadata={KEY: json.dumps(header)})
-    partial.replace(target)
+    with written_whole(path) as partial:
+        save_file(data, partial, metadata={KEY: json.dumps(header)})
 
 
 def _refuse_changed(grown: nn.Module, history: History, replaced: Collection[str]) -> None:
@@ -178,21 +177,6 @@ def _check_builds_original(base: str, arguments: Mapping[str, Any], history: His
                 where=base,
                 remedy="pass base_kwargs, the arguments that the original was built with",
             )
-
-
-def checked_target(path: str | os.PathLike[str]) -> Path:
-    """A path that a file can be written to.
-
-    Raises
-    ------
-    FileError: its folder does not exist, or it is a folder itself.
-    """
-    target = Path(path)
-    if target.is_dir():
-        raise FileError("there is a folder of that name", where=str(path), remedy="give the file a name")
-    if not target.parent.is_dir():
-        raise FileError("the folder does not exist", where=str(target.parent), remedy="make it first")
-    return target
 
 
 def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Module:

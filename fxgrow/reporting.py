@@ -20,6 +20,7 @@ from fxgrow.plots import as_svg
 from fxgrow.proof.certificate import Certificate
 from fxgrow.schedule import Schedule
 from fxgrow.version import __version__
+from fxgrow.writing import write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,13 +60,7 @@ class Report:
         ------
         FileError: it cannot be written.
         """
-        text = self.html()
-        try:
-            path.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise FileError(
-                f"the page cannot be written ({error})", where=str(path), remedy="choose another place"
-            ) from None
+        write_text(path, self.html())
 
     def _parts(self) -> Iterator[tuple[str, str]]:
         origin = self.header.get("base") or "an unnamed original"

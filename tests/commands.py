@@ -11,7 +11,7 @@ from unittest import mock
 
 import typer
 
-from fxgrow.printing import run_app
+from fxgrow.running import run_app
 
 WIDE = {"COLUMNS": "200"}
 

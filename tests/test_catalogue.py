@@ -82,10 +82,13 @@ def test_entries_by_pattern() -> None:
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        (
-            "resnet18",
-            "'resnet18' is not the name of a model: write timm/NAME, torchvision/NAME or package.module:callable",
-        ),
+        ("zzzz", "'zzzz' is not the name of a model: write timm/NAME, torchvision/NAME or package.module:callable"),
+        ("resnet18", "'resnet18' is not the name of a model: did you mean timm/resnet18 or torchvision/resnet18?"),
+        ("google/vit-base-patch16-224", "'google/vit-base-patch16-224' is not the name of a model: did you mean timm/"),
+        ("timm/vit_tiny", "there is no model 'timm/vit_tiny': did you mean timm/vit_tiny_patch16_224, "),
+        ("timm/vit_tny", "there is no model 'timm/vit_tny': did you mean timm/vit_tiny_patch16_224, "),
+        ("torchvision/resnet_18", "there is no model 'torchvision/resnet_18': did you mean torchvision/resnet18, "),
+        ("timm/resnet18.a1_in", "timm/resnet18 has no weights 'a1_in': did you mean timm/resnet18.a1_in1k?"),
         ("timm/zzzzzz", "there is no model 'timm/zzzzzz': see timm.list_models() or torchvision.models.list_models()"),
         ("os:sep", "'os:sep' gives a str: name a callable that returns a torch.nn.Module"),
         ("os:nothing", "'os:nothing' cannot be imported: "),

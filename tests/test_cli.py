@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +13,17 @@ from typing import Any
 
 import pytest
 import torch
+import typer
+from fxgrow.zoo.recipes import RECIPES
+from fxgrow.zoo.train import RECIPE_NAMES
 
 import fxgrow
-from fxgrow.cli import main
+from fxgrow import cli
+from fxgrow.cli import main, options
+from fxgrow.planning.depth import STARTS
+from fxgrow.planning.parameterization import PARAMETERIZATIONS
+from fxgrow.planning.plan import CLASS_STARTS, FORMS
+from fxgrow.rules.knowledge import Way
 
 OWN = """
 import torch
@@ -36,6 +47,10 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "own_models:make"
 
 
+ESCAPE = r"\x1b\[[0-9;]*m"
+"""What makes a terminal show bold letters, or colours."""
+
+
 class Ran:
     """A command's exit status and what it printed."""
 
@@ -47,7 +62,7 @@ class Ran:
 
     @property
     def complaint(self) -> str:
-        assert self.status == 1, self.out + self.err
+        assert self.status in (1, 2), self.out + self.err
         lines = [line for line in self.err.splitlines() if line.startswith("fxgrow: error: ")]
         assert len(lines) == 1
         return lines[0].removeprefix("fxgrow: error: ")
@@ -81,7 +96,8 @@ def test_parameterizations_are_planned_and_grown(own: str, capsys: pytest.Captur
     assert json.loads(ran.out)["verification"]["verdict"] == "TESTED"
     common[-1] = "mu"
     assert Ran(["grow", *common], capsys).complaint == (
-        "parameterization='mu' is not a parameterization: use one of standard, mup, variance-transfer, rms"
+        "Invalid value for '--parameterization': 'mu' is not one of standard, mup, variance-transfer, rms: "
+        "did you mean mup?"
     )
 
 
@@ -156,21 +172,21 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "complaint"),
     [
         (["plan", "timm/resnet81", "-w", "2"], "there is no model 'timm/resnet81': did you mean "),
-        (["plan", "resnet18", "-w", "2"], "'resnet18' is not the name of a model: write timm/NAME, torchvision/NAME"),
+        (["plan", "resnet18", "-w", "2"], "'resnet18' is not the name of a model: did you mean timm/resnet18 or torch"),
+        (["plan", "timm/vit_tiny", "-w", "2"], "there is no model 'timm/vit_tiny': did you mean timm/vit_tiny_patch16"),
         (["plan", "OWN", "-w", "2"], "the shape of the inputs of Sequential cannot be derived: pass --input"),
-        (["plan", "OWN", "-w", "2", "--input", "a"], "an input shape is not a list of whole numbers (at a): write"),
-        (["plan", "OWN", "-w", "wide", "--input", "1,5"], "'wide' is not an amount to grow by: pass a factor"),
-        (["plan", "OWN", "-w", "0=2", "-w", "0=3"], "two amounts for one part (at 0): pass one PATH=AMOUNT"),
-        (["plan", "OWN", "-w", "2", "-w", "0=3"], "one amount for the whole model is mixed with others (at 2 0=3)"),
-        (["grow", "OWN", "-w", "2", "--init", "x"], "init='x' is not a way to start new units: use one of zero"),
         (["grow", "OWN", "-w", "2", "--pretrained"], "'own_models:make' is not a model of a library"),
         (["grow", "OWN", "-w", "2", "-o", "no/x"], "the folder does not exist (at no): make it first"),
+        (["grow", "OWN", "-w", "2", "-o", "/dev/null"], "it is a device or a pipe (at /dev/null): name a file"),
+        (["grow", "OWN", "-w", "2", "-o", "own_models.py/"], "there is a file of that name (at own_models.py): name"),
         (["grow", "own_models:number", "-w", "2"], "'own_models:number' gives a int"),
         (["grow", "own_models:none", "-w", "2"], "'own_models:none' cannot be imported: module 'own_models' has no"),
+        (["grow", "gone.safetensors", "-w", "2"], "there is no such file (at gone.safetensors): check the path"),
+        (["grow", ".", "-w", "2"], "the folder has no model.safetensors (at .): name what `fxgrow grow -o` wrote"),
+        (["grow", "own_models.py", "-w", "2"], "the file is not readable as safetensors ("),
         (["inspect", "nothing"], "there is no such file (at nothing): check the path"),
-        (["grow", "OWN"], "no amount to grow by was given: pass width=1.5, depth=1.5, or a mapping of module paths"),
-        (["grow", "OWN", "--wide", "2"], "No such option: --wide"),
-        (["shrink"], "No such command 'shrink'."),
+        (["fold", "nothing", "-o", "x"], "there is no such file (at nothing): check the path"),
+        (["plot", "schedule", "nothing", "-o", "x.png"], "the schedule cannot be read ("),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -179,7 +195,215 @@ def test_mistakes_are_one_clear_line(
 ) -> None:
     ran = Ran([own if argument == "OWN" else argument for argument in arguments], capsys)
     assert ran.complaint.startswith(complaint)
+    assert ran.status == 1
     assert not Path("no").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["plan", "OWN", "-w", "2", "--input", "a"], "an input shape is not a list of whole numbers (at a): write"),
+        (["plan", "OWN", "-w", "wide", "--input", "1,5"], "'wide' is not an amount to grow by: pass a factor"),
+        (["plan", "OWN", "-w", "laier=2", "--input", "1,5"], "the key matches no module of the model (at laier): "),
+        (["plan", "OWN", "-w", "0=2", "-w", "0=3"], "two amounts for one part (at 0): pass one PATH=AMOUNT"),
+        (["plan", "OWN", "-w", "2", "-w", "0=3"], "one amount for the whole model is mixed with others (at 2 0=3)"),
+        (["plan", "OWN", "-w", "2", "--like", "OWN"], "--like gives every size: leave --width and --depth out"),
+        (["grow", "OWN", "-w", "2", "--original", "OWN"], "--original goes with a file (at own_models:make): leave it"),
+        (["grow", "OWN", "-w", "2", "--init", "miror"], "Invalid value for '--init': 'miror' is not one of zero, mirr"),
+        (["grow", "OWN"], "no amount to grow by was given: pass --width 1.5, --depth 1.5, PATH=AMOUNT for a part, "),
+        (["grow", "OWN", "--wide", "2"], "No such option: --wide"),
+        (["shrink"], "No such command 'shrink'."),
+        (["grow"], "Missing argument"),
+        (["plot", "plan", "x", "-o", "x.png"], "a plan is drawn as SVG (at x.png): end the name with .svg"),
+        (["plot", "births", "x", "y", "-o", "x.txt"], ".txt is not a kind of picture (at x.txt): end the name with on"),
+        (["zoo", "--library", "tim"], "Invalid value for '--library': 'tim' is not one of timm, torchvision: did you "),
+        (["train", "run", "--set", "lr=abc"], "lr='abc' is not a number: pass one, such as 0.1"),
+        (["train", "run", "--set", "epochs=2.5"], "epochs=2.5 is not a whole number: pass one, such as 160"),
+        (["train", "run", "--set", "widths=[1,true]"], "widths=(1, True) is not a list, each entry a number: pass one"),
+        (["train", "run", "--set", "verify=1"], "verify=1 is not true or false: pass one, such as True"),
+        (["train", "run", "--set", "options=3"], "options=3 is not an object: pass one"),
+        (["train", "run", "--set", "model=3"], "model=3 is not a string: pass one, such as 'fxgrow.zoo.networks:resne"),
+        (["train", "run", "--set", "threads=two"], "threads='two' is not a whole number or null: pass one, such as 1"),
+        (["train", "run", "--set", "epoch=2"], "there is no setting 'epoch': did you mean epochs, "),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_means_nothing_exits_with_2(
+    arguments: list[str], complaint: str, own: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran = Ran([own if argument == "OWN" else argument for argument in arguments], capsys)
+    assert ran.complaint.startswith(complaint)
+    assert ran.status == 2
+    assert not Path("run").exists()
+
+
+def test_the_reference_has_every_command_and_every_option() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "reference" / "command-line.md").read_text()
+    sections = {part.split("\n")[0].removeprefix("fxgrow "): part for part in page.split("\n## ")}
+    app: Any = typer.main.get_command(cli.app)
+    drawn = app.commands["plot"].commands
+    for name, command in {**app.commands, **{f"plot {kind}": found for kind, found in drawn.items()}}.items():
+        assert f"fxgrow {name}" in page
+        section = sections.get(name.partition(" ")[0], page)
+        for option in command.params:
+            for flag in (flag for flag in option.opts if flag.startswith("--") and flag != "--help"):
+                assert flag in section, (name, flag)
+
+
+# -- files -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def grown(own: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """A file of a model that has grown once."""
+    assert Ran(["grow", own, "-w", "2", "--input", "1,5", "-o", "grown.safetensors"], capsys).status == 0
+    return "grown.safetensors"
+
+
+def test_a_file_grows_on(own: str, grown: str, capsys: pytest.CaptureFixture[str]) -> None:
+    refused = Ran(["grow", grown, "-w", "1.5"], capsys)
+    assert refused.complaint.startswith(f"the file names {own!r} as its original, which no file makes fxgrow import")
+    assert refused.complaint.endswith(f"pass --original {own}")
+    ran = Ran(["grow", grown, "-w", "1.5", "--original", own, "-o", "twice.safetensors", "--json"], capsys)
+    assert json.loads(ran.out)["totals"]["parameters_after"] == 5 * 24 + 24 + 24 * 3 + 3
+    from own_models import make
+
+    twice = fxgrow.load("twice.safetensors", make())
+    assert str(fxgrow.certify(twice, make()).verdict) == "PROVED"
+    x = torch.randn(4, 5)
+    torch.testing.assert_close(twice(x), make()(x))
+    assert len(json.loads(Ran(["inspect", "twice.safetensors", "--json"], capsys).out)["steps"]) == 2
+    assert Ran(["plan", "twice.safetensors", "-w", "2", "--original", own], capsys).status == 0
+
+
+def test_a_file_of_a_library_s_model_says_itself_what_it_grew_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = ["grow", "timm/test_resnet", "-w", "layer4=2", "--no-verify"]
+    assert Ran([*first, "-o", "a.safetensors"], capsys).status == 0
+    ran = Ran(["grow", "a.safetensors", "-w", "layer3=2", "--no-verify", "-o", "a.safetensors"], capsys)
+    assert ran.status == 0
+    assert "random" not in ran.err  # they are the file's
+    header = json.loads(Ran(["inspect", "a.safetensors", "--json"], capsys).out)
+    assert header["base"] == "timm/test_resnet" and len(header["steps"]) == 2
+    assert Ran(["grow", "a.safetensors", "-w", "2", "--pretrained"], capsys).complaint == (
+        "the weights come from the file (at a.safetensors): leave --pretrained out"
+    )
+
+
+def test_how_a_model_grew_is_how_it_grows_on(own: str, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ["--input", "1,5", "--parameterization", "mup"]
+    Ran(["grow", own, "-w", "2", *common, "-o", "mup.safetensors"], capsys)
+    planned = json.loads(Ran(["plan", "mup.safetensors", "-w", "2", "--original", own, "--json"], capsys).out)
+    assert planned["parameterization"] == "mup"
+
+
+def test_multipliers_are_folded(own: str, capsys: pytest.CaptureFixture[str]) -> None:
+    rescaled = ["--parameterization", "variance-transfer", "--input", "1,5"]
+    Ran(["grow", own, "-w", "2", *rescaled, "-o", "rescaled.safetensors"], capsys)
+    ran = Ran(["fold", "rescaled.safetensors", "--original", own, "-o", "folded.safetensors"], capsys)
+    assert (ran.status, ran.out) == (0, "written to folded.safetensors\n")
+    from own_models import make
+
+    folded, x = fxgrow.load("folded.safetensors", make()), torch.randn(4, 5)
+    assert "multiplied" in str(fxgrow.load("rescaled.safetensors", make())) and "multiplied" not in str(folded)
+    torch.testing.assert_close(folded(x), make()(x))
+
+
+@pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
+def test_births_are_drawn(kind: str, grown: str, capsys: pytest.CaptureFixture[str]) -> None:
+    ran = Ran(["plot", "births", grown, "2.weight", "-o", f"births.{kind}"], capsys)
+    assert (ran.status, ran.out) == (0, f"written to births.{kind}\n")
+    begins = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[kind]
+    assert Path(f"births.{kind}").read_bytes().startswith(begins)
+    assert Ran(["plot", "births", grown, "2.wieght", "-o", "x.png"], capsys).complaint == (
+        "there is no parameter '2.wieght': did you mean '2.weight'?"
+    )
+
+
+def test_plans_scales_and_schedules_are_drawn(own: str, grown: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert Ran(["plot", "plan", grown, "-o", "plan.svg"], capsys).status == 0
+    assert Path("plan.svg").read_text().startswith("<svg") and "Sequential" in Path("plan.svg").read_text()
+    assert Ran(["plot", "plan", grown, "-o", "plan.svg", "--growth", "2"], capsys).complaint == (
+        "there is no growth 2 (at grown.safetensors): use one of 1 to 1"
+    )
+    assert Ran(["plot", "scale", grown, own, "-o", "scale.png"], capsys).status == 0
+    Path("schedule.json").write_text(fxgrow.Schedule.linear(epochs=8).to_json())
+    assert Ran(["plot", "schedule", "schedule.json", "-o", "schedule.png"], capsys).status == 0
+    assert all(Path(f"{name}.png").read_bytes().startswith(b"\x89PNG") for name in ("scale", "schedule"))
+
+
+def test_a_refutation_beside_other_random_weights_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Ran(["grow", "timm/test_resnet", "-w", "layer4=2", "-o", "a.safetensors"], capsys)
+    ran = Ran(["certify", "a.safetensors", "timm/test_resnet"], capsys)
+    assert ran.status == 1 and ran.out.startswith("REFUTED")
+    assert "was built anew, with other random weights than the model grew from: pass --pretrained" in ran.err
+    assert Ran(["certify", "a.safetensors"], capsys).status == 0
+
+
+# -- terminals ---------------------------------------------------------------------------------------------
+
+
+def test_help_shows_what_can_be_chosen(capsys: pytest.CaptureFixture[str]) -> None:
+    def words(*command: str) -> str:
+        return re.sub(r"[\s│]+", " ", Ran([*command, "--help"], capsys).out)
+
+    grow, train = words("grow"), words("train")
+    assert "zero, mirror or replicate" in grow and "copy, random or stack" in grow
+    assert "standard, mup, variance-transfer or rms" in grow and "auto, module or graph" in grow
+    assert all(name in train for name in RECIPE_NAMES)
+
+
+def test_names_that_the_command_line_repeats_are_the_library_s() -> None:
+    assert {way.value for way in Way} == set(options.INITS)
+    assert (STARTS, PARAMETERIZATIONS) == (options.DEPTH_INITS, options.PARAMETERIZATIONS)
+    assert (FORMS, CLASS_STARTS) == (options.FORMS, options.CLASS_INITS)
+    assert tuple(RECIPES) == RECIPE_NAMES
+    assert len(options.catalogue()) > 1000 and "timm/resnet18" in options.catalogue()
+
+
+@pytest.mark.parametrize("columns", ["30", "40", "200"])
+def test_narrow_terminals_lose_no_letters(columns: str) -> None:
+    env = {**os.environ, "COLUMNS": columns, "NO_COLOR": "1", "FORCE_COLOR": "1"}
+    run = functools.partial(subprocess.run, capture_output=True, text=True, check=True, env=env)
+    shown = run([sys.executable, "-m", "fxgrow", "grow", "--help"]).stdout
+    plain = re.sub(ESCAPE, "", shown)
+    assert "--parameterization" in plain and "--depth-init" in plain
+    planned = run([sys.executable, "-m", "fxgrow", "plan", "timm/test_resnet", "-w", "layer4=2"])
+    assert "…" not in planned.stdout
+    assert not re.search(r"\x1b\[[0-9;]*\b3[0-7]m", shown + planned.stdout)  # bold, perhaps, and no colour
+    assert max(map(len, re.sub(ESCAPE, "", planned.stdout).splitlines())) <= int(columns)
+    assert planned.stderr == ""
+
+
+def test_who_reads_a_pipe_may_leave(own: str) -> None:
+    command = f"{sys.executable} -m fxgrow plan {own} -w 2 --input 1,5 | true; exit ${{PIPESTATUS[0]}}"
+    ran = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (ran.returncode in (0, 1), ran.stderr) == (True, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_an_output_that_cannot_be_written_is_one_line(own: str) -> None:
+    command = [sys.executable, "-m", "fxgrow", "plan", own, "-w", "2", "--input", "1,5", "--json"]
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (ran.returncode, ran.stderr) == (1, "fxgrow: error: No space left on device\n")
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [("grow timm/vit_tiny_patch16_2", "timm/vit_tiny_patch16_224"), ("grow x --init mi", "mirror"), ("fo", "fold")],
+)
+def test_a_shell_completes_without_torch(typed: str, offered: str) -> None:
+    env = {**os.environ, "_FXGROW_COMPLETE": "complete_bash", "COMP_WORDS": f"fxgrow {typed}"}
+    env["COMP_CWORD"] = str(len(typed.split()))
+    code = "import sys; sys.argv[0] = 'fxgrow'; sys.modules['torch'] = None; from fxgrow.cli import main; main()"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    assert offered in ran.stdout.split(), ran.stderr
 
 
 def test_it_runs_as_a_module() -> None:

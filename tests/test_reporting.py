@@ -94,7 +94,7 @@ def test_a_schedule_that_cannot_be_read_is_named(saved: Path) -> None:
 
 
 def test_a_page_that_cannot_be_written_is_said_in_a_line(saved: Path) -> None:
-    with pytest.raises(FileError, match=r"^the page cannot be written \(.*\) \(at .*\): choose another place$"):
+    with pytest.raises(FileError, match=r"^there is a folder of that name \(at .*\): give the file a name$"):
         report_of(saved / "grown.safetensors").write(saved)
 
 

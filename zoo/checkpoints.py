@@ -6,6 +6,11 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import torch
+
+from fxgrow.errors import FileError, first_line
 
 _PARTIAL = ".partial"
 
@@ -40,7 +45,11 @@ class Checkpoints:
         for rest in self.folder.glob(f"*{_PARTIAL}"):
             shutil.rmtree(rest)
         partial.mkdir(parents=True)
-        fill(partial)
+        try:
+            fill(partial)
+        except BaseException:  # a full disk among others: half a checkpoint is of no use
+            shutil.rmtree(partial)
+            raise
         for file in partial.iterdir():
             flush(file)
         flush(partial)
@@ -53,6 +62,23 @@ class Checkpoints:
 
     def _whole(self) -> list[Path]:
         return sorted(path for path in self.folder.glob("*") if path.name.isdigit())
+
+
+def write_state(state: dict[str, Any], path: Path) -> None:
+    """Write what torch.save can.
+
+    Raises
+    ------
+    FileError: it cannot be written.
+    """
+    try:
+        torch.save(state, path)
+    except RuntimeError as error:  # of torch's writer, which has no words for a full disk
+        raise FileError(
+            f"the checkpoint cannot be written ({first_line(error)})",
+            where=str(path.parent),
+            remedy="see whether the disk is full; the same command goes on from the last checkpoint",
+        ) from None
 
 
 def flush(path: Path) -> None:

@@ -22,7 +22,7 @@ from rich.progress import track
 from torch import Tensor
 
 from fxgrow.errors import first_line
-from fxgrow.printing import run_app
+from fxgrow.running import run_app
 
 app = typer.Typer(add_completion=False)
 

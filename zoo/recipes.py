@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from difflib import get_close_matches
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from fxgrow.curves import check_counts, check_start
 from fxgrow.errors import FxgrowError
@@ -20,6 +22,8 @@ PRECISIONS = ("float32", "bfloat16")
 
 class SettingsError(FxgrowError, ValueError):
     """A setting means nothing, or belongs to another run."""
+
+    exit_code = 2
 
 
 @dataclass(frozen=True)
@@ -211,6 +215,30 @@ Source: Yuan, Savarese, Maire, NeurIPS 2023.
 """
 
 
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of the kind that a setting is declared with."""
+    of = get_args(kind)
+    if get_origin(kind) in (Union, UnionType):
+        return any(_fits(value, one) for one in of)
+    if get_origin(kind) is tuple:
+        kinds = of[:1] * len(value) if of[-1:] == (...,) and isinstance(value, tuple) else of
+        return isinstance(value, tuple) and len(value) == len(kinds) and all(map(_fits, value, kinds))
+    if kind is Any or isinstance(value, bool):
+        return kind in (Any, bool)
+    return isinstance(value, (int, float) if kind is float else kind)
+
+
+def _called(kind: Any) -> str:
+    """What the kind of a setting is called, in JSON's words."""
+    if get_origin(kind) in (Union, UnionType):
+        return " or ".join(_called(one) for one in get_args(kind))
+    if get_origin(kind) is tuple:
+        inner = get_args(kind)[0]
+        return "an object" if get_origin(inner) is tuple else f"a list, each entry {_called(inner)}"
+    names = {float: "a number", int: "a whole number", bool: "true or false", str: "a string", type(None): "null"}
+    return names[kind]
+
+
 def recipe(name: str, **changes: Any) -> Settings:
     """A recipe, with some settings of one's own.
 
@@ -223,8 +251,14 @@ def recipe(name: str, **changes: Any) -> Settings:
     """
     if name not in RECIPES:
         raise SettingsError(f"there is no recipe {name!r}", remedy=f"use one of {', '.join(RECIPES)}")
-    known = {field.name for field in fields(Settings)}
-    wrong = next((setting for setting in changes if setting not in known), None)
-    if wrong is not None:
-        raise SettingsError(f"there is no setting {wrong!r}", remedy=f"use one of {', '.join(sorted(known))}")
+    kinds = get_type_hints(Settings)
+    for setting, value in changes.items():
+        if setting not in kinds:
+            close = get_close_matches(setting, kinds, n=3)
+            remedy = f"did you mean {', '.join(close)}?" if close else f"use one of {', '.join(sorted(kinds))}"
+            raise SettingsError(f"there is no setting {setting!r}", remedy=remedy)
+        if not _fits(value, kinds[setting]):
+            like = getattr(RECIPES[name], setting)
+            example = f", such as {like!r}" if like not in (None, (), "") else ""
+            raise SettingsError(f"{setting}={value!r} is not {_called(kinds[setting])}", remedy=f"pass one{example}")
     return replace(RECIPES[name], **changes)

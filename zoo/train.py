@@ -1,38 +1,65 @@
-"""Train an image classifier by growing it: python -m fxgrow.zoo.train --help
+"""Train an image classifier by growing it: python -m fxgrow.zoo.train --help, or fxgrow train --help
 
 A folder holds a run: its settings, checkpoints, log.csv, TensorBoard files if asked for, and in the end
 model.safetensors and outcome.json. After a crash, the same command goes on where the last checkpoint left off and
-computes, on a CPU bit for bit, what it would have computed.
+computes, on a CPU bit for bit, what it would have computed. Ctrl-C writes a checkpoint first.
 """
 
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from fxgrow.zoo.recipes import RECIPES, SettingsError, plain, recipe
-from fxgrow.zoo.training import Place, Row, Run, Watch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import nn
 
 from fxgrow.errors import FxgrowError
-from fxgrow.printing import run_app
-from fxgrow.schedule import Stage
+from fxgrow.running import Stopped, run_app
+from fxgrow.writing import checked_folder
+
+if TYPE_CHECKING:
+    from fxgrow.zoo.place import Place, Row, Watch
+    from fxgrow.zoo.training import Run
+    from torch import nn
+
+    from fxgrow.schedule import Stage
+
+RECIPE_NAMES = (
+    "digits",
+    "cifar10-resnet20",
+    "cifar10-resnet20-late",
+    "cifar100-resnet18",
+    "imagenet-resnet50",
+    "imagenet-mobilenetv1",
+)
+"""Those of `fxgrow.zoo.recipes`, which imports torch."""
 
 app = typer.Typer(add_completion=False)
 out = Console(highlight=False)
 
 
+def _recipes(incomplete: str) -> list[str]:
+    return [name for name in RECIPE_NAMES if name.startswith(incomplete)]
+
+
 @app.command()
 def train(
     folder: Annotated[Path, typer.Argument(help="Of the run: made if there is none, gone on with if there is.")],
-    recipe_name: Annotated[str, typer.Option("--recipe", help=f"One of {', '.join(RECIPES)}.")] = "digits",
+    recipe_name: Annotated[
+        str,
+        typer.Option(
+            "--recipe",
+            metavar="NAME",
+            help=f"Settings to start from: {', '.join(RECIPE_NAMES)}.",
+            autocompletion=_recipes,
+        ),
+    ] = "digits",
     changes: Annotated[
         list[str] | None,
         typer.Option("--set", "-s", metavar="NAME=VALUE", help="Another value for a setting (repeatable)."),
@@ -41,13 +68,21 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Of weights, order, variation and growth.")] = None,
     data_folder: Annotated[Path, typer.Option(help="Where downloads are kept.")] = Path("data"),
     device: Annotated[str, typer.Option(help="As torch names it: cpu, cuda, mps.")] = "cpu",
-    workers: Annotated[int, typer.Option(help="Processes that read images from folders.")] = 2,
-    evaluate_every: Annotated[int, typer.Option(help="Test after so many epochs; 0: only at the end.")] = 1,
-    checkpoint_minutes: Annotated[float, typer.Option(help="How often; 0: after every step.")] = 5.0,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read images from folders.")] = 2,
+    evaluate_every: Annotated[int, typer.Option(min=0, help="Test after so many epochs; 0: only at the end.")] = 1,
+    checkpoint_minutes: Annotated[float, typer.Option(min=0, help="How often; 0: after every step.")] = 5.0,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard files as well.")] = False,
-    plan_only: Annotated[bool, typer.Option("--plan", help="Print settings and schedule, and train nothing.")] = False,
+    plan_only: Annotated[bool, typer.Option("--plan", help="Print the schedule, and train nothing.")] = False,
 ) -> None:
-    """Train by growing, with the settings of a recipe and changes to them."""
+    """Train an image classifier by growing it, with the settings of a recipe and changes to them.
+
+    The same command goes on with a run that was stopped. Ctrl-C writes a checkpoint first.
+    """
+    if not plan_only:
+        checked_folder(folder)
+    from fxgrow.zoo.recipes import recipe
+    from fxgrow.zoo.training import Run
+
     given = {**_parsed(changes or []), **{k: v for k, v in (("data", data), ("seed", seed)) if v is not None}}
     settings = recipe(recipe_name, **given)
     with _watched(folder, tensorboard) as (watch, progress):
@@ -67,11 +102,42 @@ def train(
             out.print(f"going on from step {run.place.step:,} of {run.steps:,}, stage {run.place.stage}")
         run.watch = watch(run)
         with progress:
-            last = run.train()
+            last = _trained(run, progress.console)
     out.print(
         f"accuracy {last['test_accuracy']:.2%} on test images, with {last['budget']:.1%} of the floating-point "
-        f"operations that training the large model takes; see {folder}"
+        f"operations that training the large model takes; see {folder}",
+        markup=False,
+        soft_wrap=True,
     )
+
+
+def _trained(run: Run, console: Console) -> Row:
+    """Train to the end. Ctrl-C writes a checkpoint after the step under way; once more, it stops at once.
+
+    Raises
+    ------
+    Stopped: by Ctrl-C, with what is kept.
+    """
+    from fxgrow.zoo.place import Interrupted
+
+    def stop(number: int, frame: object) -> None:
+        run.stop()
+        signal.signal(signal.SIGINT, before)
+        console.print("stopping after this step; Ctrl-C once more stops at once")
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        return run.train()
+    except Interrupted:
+        raise Stopped(
+            f"a checkpoint is written at step {run.place.step:,} of {run.steps:,}, and the same command goes on"
+        ) from None
+    except KeyboardInterrupt:
+        kept = run.checkpoints.latest()
+        since = f"step {int(kept.name):,} of {run.steps:,}" if kept is not None else "the start"
+        raise Stopped(f"the same command goes on from {since}") from None
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _parsed(changes: list[str]) -> dict[str, Any]:
@@ -80,6 +146,8 @@ def _parsed(changes: list[str]) -> dict[str, Any]:
     >>> _parsed(["epochs=20", "init=zero"])
     {'epochs': 20, 'init': 'zero'}
     """
+    from fxgrow.zoo.recipes import SettingsError, plain
+
     found: dict[str, Any] = {}
     for change in changes:
         name, equals, text = change.partition("=")
@@ -107,6 +175,8 @@ def _watched(folder: Path, tensorboard: bool) -> Iterator[tuple[Any, Progress]]:
     writers: list[Any] = []
 
     def watch(run: Run) -> Watch:
+        from fxgrow.zoo.place import Watch
+
         task = progress.add_task("", total=run.steps, completed=run.place.step, stage=run.place.stage, loss="")
 
         def step(place: Place, stage: Stage) -> None:

@@ -12,16 +12,16 @@ import io
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from fxgrow.zoo.checkpoints import Checkpoints, replace_text
+from fxgrow.zoo.checkpoints import Checkpoints, replace_text, write_state
 from fxgrow.zoo.costs import count, flops_of
 from fxgrow.zoo.data import Data, InMemory, load, seed_of
+from fxgrow.zoo.place import Interrupted, Place, Row, Watch
 from fxgrow.zoo.recipes import Settings, SettingsError
 from fxgrow.zoo.stepping import How, Steps, feed_of, loss_on, move_state, plain_rates
 from torch import Tensor, fx, nn
@@ -34,37 +34,8 @@ from fxgrow.narrowing import narrowed
 from fxgrow.rules.knowledge import GRADMAX
 from fxgrow.schedule import Schedule, Stage
 
-Row = dict[str, float]
-
 TURN = 16
 """Steps of one run before another has its turn, where several share a device."""
-
-
-@dataclass
-class Place:
-    """How far training is: steps made in all, whole epochs, batches of the present epoch, the model's stage.
-
-    flops: forward operations of one image, summed over epochs. seconds: spent on training and growing, not on tests
-    and checkpoints: of the processor where that is the device, else of the clock.
-    """
-
-    step: int = 0
-    epoch: int = 0
-    batch: int = 0
-    stage: int = 0
-    loss_sum: float = 0.0
-    flops: float = 0.0
-    seconds: float = 0.0
-    rows: list[Row] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Watch:
-    """What is told while a run is under way: every step, every row of the log, every growth."""
-
-    step: Callable[[Place, Stage], object] = lambda place, stage: None
-    row: Callable[[Row], object] = lambda row: None
-    grown: Callable[[Stage, nn.Module], object] = lambda stage, model: None
 
 
 class Run:
@@ -104,6 +75,7 @@ class Run:
         self.stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         self._clock = time.process_time if self.device.type == "cpu" else time.perf_counter
         self._between: Steps | None = None
+        self._stopping = False
         self._ends: deque[torch.cuda.Event] = deque()
         self.model, self.schedule = self._seed()
         self.steps_of = [self._steps_an_epoch(stage) for stage in self.schedule]
@@ -280,6 +252,10 @@ class Run:
         self._checkpoint()
         return True
 
+    def stop(self) -> None:
+        """Let the run write a checkpoint after the step that it is at, and raise Interrupted. Signal handlers may."""
+        self._stopping = True
+
     def _seed_step(self) -> None:
         torch.manual_seed(seed_of(self.settings.seed, "step", self.place.step))
 
@@ -413,13 +389,15 @@ class Run:
     # -- checkpoints -------------------------------------------------------------------------------------
 
     def _checkpoint_is_due(self) -> bool:
-        return time.monotonic() - self._saved >= 60 * self.checkpoint_minutes
+        return self._stopping or time.monotonic() - self._saved >= 60 * self.checkpoint_minutes
 
     def _checkpoint(self) -> None:
         self._tick()
         self.checkpoints.write(self.place.step, self._fill)
         self._saved = time.monotonic()
         self._mark = self._clock()
+        if self._stopping and self.place.step < self.steps:
+            raise Interrupted
 
     def _fill(self, folder: Path) -> None:
         if self.grown:
@@ -430,7 +408,7 @@ class Run:
             "optimizer": self.optimizer.state_dict(),
             "model": None if self.grown else self.model.state_dict(),
         }
-        torch.save(state, folder / "state.pt")
+        write_state(state, folder / "state.pt")
 
     def _resume(self) -> None:
         """Go on from the latest checkpoint, if there is one."""

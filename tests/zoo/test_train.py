@@ -9,6 +9,8 @@ import multiprocessing
 import os
 import random
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -267,6 +269,40 @@ def test_the_script_trains_and_writes_tensorboard_files(tmp_path: Path) -> None:
     assert "stage 1:" in done.stderr
     assert (tmp_path / "run" / "log.csv").read_text().count("\n") == 3
     assert list((tmp_path / "run" / "tensorboard").glob("events*"))
+
+
+@pytest.mark.parametrize("command", [["fxgrow", "train"], ["fxgrow.zoo.train"]])
+def test_ctrl_c_writes_a_checkpoint_and_the_run_goes_on(
+    command: list[str], tmp_path: Path, uninterrupted: Path
+) -> None:
+    sets = [f"--set={name}={json.dumps(dict(value) if name == 'options' else value)}" for name, value in SMALL.items()]
+    folder = tmp_path / "run"
+    arguments = [sys.executable, "-m", *command, str(folder), *sets, "--checkpoint-minutes=60"]
+    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert any(line.startswith("stage 1:") for line in process.stderr)
+    process.send_signal(signal.SIGINT)
+    said = process.stderr.read().splitlines()[-1]
+    assert process.wait() == 130
+    kept = checkpoints.Checkpoints(folder / "checkpoints").latest()
+    assert kept is not None and 2 <= int(kept.name) < 10
+    assert said == (
+        f"fxgrow: stopped by Ctrl-C; a checkpoint is written at step {int(kept.name)} of 10, "
+        "and the same command goes on"
+    )
+    Run(recipe("digits", **SMALL), folder).train()
+    assert_same_outcome(folder, uninterrupted)
+
+
+def test_half_a_checkpoint_is_not_left_where_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(state: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 86976 vs 86928")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(FxgrowError, match=r"the checkpoint cannot be written \(.* unexpected pos .*\) .*: see whether"):
+        Run(recipe("digits", **SMALL), tmp_path / "run", checkpoint_minutes=0).train()
+    assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
 
 
 def test_the_script_shows_its_schedule_and_trains_nothing(tmp_path: Path) -> None:

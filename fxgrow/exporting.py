@@ -1,0 +1,109 @@
+"""Grown models as folders: weights, and where timm can build the grown model by itself, what it reads to do so."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fxgrow.writing import checked_folder, checked_target, write_text, written_whole
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from fxgrow.history import Step
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a grown model goes: a file, or a folder, which is made if it is not there."""
+
+    path: str
+    is_folder: bool
+
+    @classmethod
+    def of(cls, path: str) -> Target:
+        """What a path means: a folder if there is one of that name, or if it ends with a slash.
+
+        Raises
+        ------
+        FileError: it cannot be written to.
+        """
+        is_folder = path.endswith(os.sep) or Path(path).is_dir()
+        if is_folder:
+            for name in (WEIGHTS, CONFIG):
+                place = checked_folder(path) / name
+                if place.exists():
+                    checked_target(place)
+        else:
+            checked_target(path)
+        return cls(path, is_folder)
+
+    def write(
+        self, grown: nn.Module, base: str | None, arguments: Mapping[str, Any], like: str | None = None
+    ) -> dict[str, Any]:
+        """Write a grown model, and say what else was written.
+
+        Parameters
+        ----------
+        base, arguments: as `fxgrow.save` takes them. like: name of the model that it grew to.
+
+        Raises
+        ------
+        FileError: it cannot be written.
+        """
+        from fxgrow.files import save
+
+        if not self.is_folder:
+            save(grown, self.path, base=base, base_kwargs=arguments)
+            return {}
+        folder = Path(self.path)
+        folder.mkdir(parents=True, exist_ok=True)
+        save(grown, folder / WEIGHTS, base=base, base_kwargs=arguments)
+        return _written_beside(grown, folder, base or "", arguments, like or "")
+
+
+def _written_beside(
+    grown: nn.Module, folder: Path, base: str, arguments: Mapping[str, Any], like: str
+) -> dict[str, Any]:
+    """Write what builds the grown model beside its weights: timm's config.json, or else the plans."""
+    from fxgrow.history import history_of
+    from fxgrow.native import NotNative, native_model
+
+    history = history_of(grown)
+    assert history is not None
+    old = {path for path in (folder / CONFIG, *folder.glob("plan*.json")) if path.is_file()}
+    try:
+        native = native_model(grown, folder / WEIGHTS, base, arguments, like)
+    except NotNative as reason:
+        names = []
+        for name, step in _plans(history.steps):
+            write_text(folder / name, step.plan.to_json())
+            names.append(name)
+        for path in old - {folder / name for name in names}:
+            path.unlink()
+        note = f"timm cannot build it by itself, so {', '.join(names)} is beside the weights: {reason}"
+        return {"native": False, "files": [WEIGHTS, *names], "note": note}
+    from timm.models._hub import save_config_for_hf
+
+    config = {"pretrained_cfg": dict(native.preprocessing), "model_args": dict(native.arguments)}
+    with written_whole(folder / CONFIG) as partial:
+        save_config_for_hf(native.model, str(partial), model_config=config)
+    for path in old - {folder / CONFIG}:
+        path.unlink()
+    return {
+        "native": True,
+        "files": [WEIGHTS, CONFIG],
+        "architecture": native.architecture,
+        "model_args": dict(native.arguments),
+        "note": native.note,
+    }
+
+
+def _plans(steps: tuple[Step, ...]) -> Iterator[tuple[str, Step]]:
+    for number, step in enumerate(steps, start=1):
+        yield ("plan.json" if len(steps) == 1 else f"plan-{number}.json"), step

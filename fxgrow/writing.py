@@ -1,0 +1,118 @@
+"""Files that are written whole or not at all, and places that cannot be written, found before the work."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fxgrow.errors import FileError, first_line
+
+WRITTEN: list[Path] = []
+"""What this process has written, for who stops it."""
+
+
+def checked_target(path: str | os.PathLike[str]) -> Path:
+    """A path that a file can be written to; where it is a link, the file that the link leads to.
+
+    Raises
+    ------
+    FileError: its folder does not exist or cannot be written to, or there is something that is no file, or a file that
+        is write-protected.
+    """
+    try:
+        target = Path(path).resolve()
+        if target.is_dir():
+            raise FileError("there is a folder of that name", where=str(path), remedy="give the file a name")
+        if target.exists() and not target.is_file():
+            raise FileError("it is a device or a pipe", where=str(path), remedy="name a file")
+        if target.exists() and not os.access(target, os.W_OK):
+            raise FileError("the file is write-protected", where=str(path), remedy="choose another name")
+        writable(target.parent)
+    except (OSError, RuntimeError, ValueError) as error:  # a name that is too long, or a link to itself
+        raise FileError(f"that is no place for a file ({_why(error)})", where=str(path)) from None
+    return target
+
+
+def writable(folder: Path) -> None:
+    """Find out whether files can be put into a folder, by putting one there for a moment.
+
+    Raises
+    ------
+    FileError: it does not exist, or none can.
+    """
+    if not folder.is_dir():
+        raise FileError("the folder does not exist", where=_shown(folder), remedy="make it first")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise FileError(
+            f"the folder cannot be written to ({_why(error)})", where=_shown(folder), remedy="choose another place"
+        ) from None
+
+
+def checked_folder(path: str | os.PathLike[str]) -> Path:
+    """A folder that files can be written to, which may not be there yet, nor those above it.
+
+    Raises
+    ------
+    FileError: there is a file of that name, or the folder cannot be made or written to.
+    """
+    folder = Path(path)
+    try:
+        above = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        if not above.is_dir():
+            raise FileError("there is a file of that name", where=str(above), remedy="name a folder")
+        writable(above)
+    except OSError as error:
+        raise FileError(f"that is no place for a folder ({_why(error)})", where=str(path)) from None
+    return folder
+
+
+@contextmanager
+def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give the name of a file to fill. Filled, it takes its place; otherwise nothing is left of it.
+
+    Raises
+    ------
+    FileError: it cannot be written.
+    """
+    from safetensors import SafetensorError
+
+    target = checked_target(path)
+    partial = target.with_name(target.name + ".partial")
+    try:
+        partial.touch()
+        mode = (target if target.exists() else partial).stat().st_mode
+        yield partial
+        partial.chmod(mode)  # safetensors lets the owner alone read what it writes
+        partial.replace(target)
+    except (OSError, SafetensorError) as error:
+        raise FileError(f"it cannot be written ({_why(error)})", where=str(path), remedy="see to that place") from None
+    finally:
+        partial.unlink(missing_ok=True)
+    WRITTEN.append(Path(path))
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text as a file, whole or not at all.
+
+    Raises
+    ------
+    FileError: it cannot be written.
+    """
+    with written_whole(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def _why(error: BaseException) -> str:
+    return error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
+
+
+def _shown(folder: Path) -> str:
+    """As a user would write it."""
+    here = Path.cwd()
+    return str(folder.relative_to(here) if folder != here and folder.is_relative_to(here) else folder)
