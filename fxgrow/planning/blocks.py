@@ -22,7 +22,7 @@ from fxgrow.module_tensors import tied_names
 from fxgrow.planning.analysis import module_of
 from fxgrow.planning.graph_parts import Dominance, calls, home, period, prefixes, within, within_any
 from fxgrow.planning.identity import Block, Identity, Stuck
-from fxgrow.planning.sampling import tensor_operands
+from fxgrow.rules.calls import tensor_operands
 from fxgrow.rules.intervals import Interval, intervals
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from fxgrow.axes.layout import Layout, Leaf, leaves, product
+from fxgrow.rules.calls import Call
 from fxgrow.rules.knowledge import Knowledge
-from fxgrow.rules.law import Edit, Fact, Law, Moves, Want
+from fxgrow.rules.law import Edit, Fact, Law, Moves, Terms, Want, terms
 from fxgrow.rules.op import Op, Tensor, Tree
 
 
@@ -19,6 +20,9 @@ class Attention(Law):
     """
 
     family = "attention"
+
+    def terms(self, call: Call | Op) -> Terms | None:
+        return terms([call.tensor(2, "value")])
 
     def relate(self, op: Op) -> Tree:
         unifier = op.unifier

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from fxgrow.axes.layout import Layout, Leaf, leaves
+from fxgrow.rules.calls import Call
 from fxgrow.rules.knowledge import Knowledge, Way
-from fxgrow.rules.law import Fact, Law, Moves, Range, Want
+from fxgrow.rules.law import Fact, Law, Moves, Range, Terms, Want, terms
 from fxgrow.rules.op import Op, Tensor, Tree, is_parametric
 from fxgrow.rules.patterns import Binding, bind, tokens
 
@@ -43,12 +44,20 @@ class Contraction(Law):
     counts: Literal["output", "input"] = "output"  # which positions are counted once per multiply-add
     family = "contraction"
 
-    def relate(self, op: Op) -> Tree:
+    def _given(self, op: Any) -> tuple[list[Any], Any]:
+        """The factors, and the bias or None."""
         found = self.operands(op) if self.operands is not None else [op.tensor(), op.weight(1, "weight")]
         if self.operands is None and self.bias is not None:
             found.append(op.weight(2, "bias"))
-        operands = [t for t in found[: len(self.inputs)] if t is not None]
-        bias = found[len(self.inputs)] if len(found) > len(self.inputs) else None
+        return found[: len(self.inputs)], found[len(self.inputs)] if len(found) > len(self.inputs) else None
+
+    def terms(self, call: Call | Op) -> Terms | None:
+        factors, bias = self._given(call)
+        return terms(factors[::-1], [bias])
+
+    def relate(self, op: Op) -> Tree:
+        found, bias = self._given(op)
+        operands = [t for t in found if t is not None]
         known: dict[str, int] = {}
         for name, (index, argument) in self.sizes.items():
             known[name] = op.setting(index, argument, 1)
@@ -313,9 +322,12 @@ class MatrixProduct(Law):
         left, right = (min(rank, 2) for rank in ranks)
         return _MATRIX_PRODUCTS[left, right]
 
-    def factors(self, op: Op) -> list[Tensor | None]:
+    def factors(self, op: Any) -> list[Any]:
         """The operands that are multiplied."""
         return [op.tensor(), op.tensor(1, "mat2" if op.name in ("bmm", "mm") else "other")]
+
+    def terms(self, call: Call | Op) -> Terms | None:
+        return terms(self.factors(call)[::-1])
 
     def _for(self, op: Op) -> Contraction:
         given = op.argument(*self.argument) if self.argument is not None else None
@@ -370,7 +382,7 @@ class Einsum(MatrixProduct):
             right = "..." + right if "..." in left else right
         return tuple(_spelled(part) for part in left.split(",")), _spelled(right)
 
-    def factors(self, op: Op) -> list[Tensor | None]:
+    def factors(self, op: Any) -> list[Any]:
         return list(op.operands())
 
 

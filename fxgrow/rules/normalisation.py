@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fxgrow.axes.layout import Layout, Leaf, leaves, resolve
+from fxgrow.rules.calls import Call
 from fxgrow.rules.knowledge import Knowledge, Way
-from fxgrow.rules.law import Edit, Fact, Law, Moves, Range, Want
+from fxgrow.rules.law import Edit, Fact, Law, Moves, Range, Terms, Want, terms
 from fxgrow.rules.op import Op, Tensor, Tree
 from fxgrow.rules.pointwise import Pointwise
 from fxgrow.rules.registry import law_of_module
@@ -92,6 +93,10 @@ class BatchNorm(Law):
     activation: str | None = None  # attribute that holds an activation applied afterwards
     family = "normalisation"
 
+    def terms(self, call: Call | Op) -> Terms | None:
+        found = terms([call.weight(3, "weight")], [call.weight(4, "bias")])
+        return found and replace(found, after=getattr(call.module, self.activation) if self.activation else None)
+
     def relate(self, op: Op) -> Tree:
         x = op.tensor()
         names = ("running_mean", "running_var", "weight", "bias")
@@ -144,6 +149,9 @@ class OverUnits(Law):
     guard: str
     default_eps: float | None = None
     family = "normalisation"
+
+    def terms(self, call: Call | Op) -> Terms | None:
+        return terms([call.weight(2, "weight")], [call.weight(3, "bias") if self.fits is Fact.MEAN else None])
 
     def relate(self, op: Op) -> Tree:
         x = op.tensor()
@@ -261,6 +269,9 @@ class GroupNorm(Law):
 
     family = "normalisation"
 
+    def terms(self, call: Call | Op) -> Terms | None:
+        return terms([call.weight(2, "weight")], [call.weight(3, "bias")])
+
     def relate(self, op: Op) -> Tree:
         x = op.tensor()
         count, gain, bias = int(op.setting(1, "num_groups")), op.weight(2, "weight"), op.weight(3, "bias")
@@ -319,6 +330,9 @@ class Guarded(Law):
     core: tuple[int, str] = (5, "core")
     grouped: bool = False
     family = "normalisation"
+
+    def terms(self, call: Call | Op) -> Terms | None:
+        return terms([call.weight(2, "weight")], [call.weight(3, "bias")])
 
     def relate(self, op: Op) -> Tree:
         x = op.tensor(0, "x")

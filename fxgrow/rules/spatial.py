@@ -64,6 +64,7 @@ class Rearranged(Spatial):
 
     kind: Literal["linear", "zero"] = "linear"
     times: int = 1
+    moves = True
 
     def relate(self, op: Op) -> Tree:
         x = op.operands()[0]
@@ -106,6 +107,7 @@ class PixelShuffle(Spatial):
 
     kind: Literal["linear", "zero"] = "linear"
     inverse: bool = False
+    moves = True
 
     def relate(self, op: Op) -> Tree:
         x = op.tensor()

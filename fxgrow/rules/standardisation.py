@@ -7,8 +7,9 @@ by the same deviation and keep their sign and their zeros, so that a zero or opp
 from __future__ import annotations
 
 from fxgrow.axes.layout import Leaf, leaves, resolve
+from fxgrow.rules.calls import Call
 from fxgrow.rules.knowledge import Knowledge, Way
-from fxgrow.rules.law import Edit, Fact, Law, Moves, Want
+from fxgrow.rules.law import Edit, Fact, Law, Moves, Terms, Want, terms
 from fxgrow.rules.normalisation import BatchNorm, affine, affine_passes, silent_by_affine, zero_by_affine
 from fxgrow.rules.op import Op, Tensor, Tree, is_parametric
 
@@ -17,6 +18,10 @@ class Standardised(Law):
     """A weight `[1, filters, entries]`, standardised over its entries: F.batch_norm of it, or `guards.standardize`."""
 
     family = "normalisation"
+
+    def terms(self, call: Call | Op) -> Terms | None:
+        first = _first_affine(call)
+        return terms([call.weight(first, "weight")], [call.weight(first + 1, "bias")])
 
     def relate(self, op: Op) -> Tree:
         x, first = _weight(op), _first_affine(op)
@@ -59,10 +64,8 @@ class Standardised(Law):
         return [Edit("guard", {"function": "standardize", "arguments": given, "core": layout})]
 
 
-class BatchNormFunction(Law):
+class BatchNormFunction(BatchNorm):
     """F.batch_norm: of activations, or, with batch statistics and made of parameters alone, of a weight."""
-
-    family = "normalisation"
 
     def relate(self, op: Op) -> Tree:
         x = op.tensor()
@@ -75,7 +78,7 @@ _STANDARDISED = Standardised()
 _BATCH_NORM = BatchNorm()
 
 
-def _is_guarded(op: Op) -> bool:
+def _is_guarded(op: Call | Op) -> bool:
     return op.name == "standardize"
 
 
@@ -83,5 +86,5 @@ def _weight(op: Op) -> Tensor:
     return op.tensor(0, "x" if _is_guarded(op) else "input")
 
 
-def _first_affine(op: Op) -> int:
+def _first_affine(op: Call | Op) -> int:
     return 1 if _is_guarded(op) else 3

@@ -46,9 +46,6 @@ class Expand(Shape):
         """Whether the stretched sizes are arguments, which can follow."""
         return op.name != "expand_as" and len(listed_sizes(op)) == len(op.value.shape)
 
-    def sources(self, op: Op) -> list[Tensor]:
-        return op.operands()[:1]
-
     def forward(self, op: Op, source: Tensor, output: Tensor, where: Range) -> Moved:
         return Range(where.axis + op.data["lead"], where.low, where.high)
 

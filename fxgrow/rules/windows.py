@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from fxgrow.rules.calls import Call
 from fxgrow.rules.knowledge import Knowledge
-from fxgrow.rules.law import Fact, Law, Want
+from fxgrow.rules.law import Fact, Law, Terms, Want, terms
 from fxgrow.rules.op import Op, Tensor, Tree
 
 
@@ -39,6 +40,9 @@ class WindowAttention(Law):
     """
 
     family = "attention"
+
+    def terms(self, call: Call | Op) -> Terms | None:
+        return terms([call.weight(2, "proj_weight")], [call.weight(10, "proj_bias")])
 
     def relate(self, op: Op) -> Tree:
         unifier = op.unifier
