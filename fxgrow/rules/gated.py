@@ -29,15 +29,6 @@ class GatedUnit(Law):
             return []
         return [[(op.tensor(), want.at(Range(op.data["axis"], 0, op.data["half"])))], [(op.tensor(), want)]]
 
-    def facts(self, op: Op, know: Knowledge) -> None:
-        output = op.output
-        assert isinstance(output, Tensor)
-        first = Range(op.data["axis"], 0, op.data["half"])
-        for leaf in know.growing(*output.axes):
-            if Fact.ZERO in self._known(op, know, leaf, first):
-                know.learn(output, leaf, Fact.ZERO)
-
-    @staticmethod
-    def _known(op: Op, know: Knowledge, leaf: Leaf, first: Range) -> set[Fact | None]:
-        known = know.ranged(op.tensor(), leaf)
-        return {known.get(None), known.get(first)}
+    def known(self, op: Op, know: Knowledge, output: Tensor, leaf: Leaf) -> dict[Range | None, Fact]:
+        known, first = know.ranged(op.tensor(), leaf), Range(op.data["axis"], 0, op.data["half"])
+        return {None: Fact.ZERO} if Fact.ZERO in (known.get(None), known.get(first)) else {}

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from torch import nn
 
 from fxgrow.axes.layout import Layout, Leaf, Reason
-from fxgrow.rules.op import Op, Tensor, Tree
+from fxgrow.rules.op import Op, Tensor, Tree, tensors
 
 if TYPE_CHECKING:
     from fxgrow.rules.calls import Call
@@ -137,6 +137,13 @@ class Law:
 
     def facts(self, op: Op, know: Knowledge) -> None:
         """Record what is known of the outputs; report (`know.fail`) what breaks the function."""
+        for output in tensors(op.output):
+            for leaf in know.growing(*output.axes) if output.op is op else ():
+                know.learn_all(output, leaf, self.known(op, know, output, leaf))
+
+    def known(self, op: Op, know: Knowledge, output: Tensor, leaf: Leaf) -> dict[Range | None, Fact]:
+        """What is known of an output at the new units of a dimension."""
+        return {}
 
     def edits(self, op: Op, know: Knowledge) -> list[Edit]:
         """Changes to the node that this op's exactness rests on."""
@@ -172,3 +179,23 @@ class Law:
     def operations(self, op: Op, size: Any) -> int:
         """Multiply-adds for one forward pass, given `size(layout)`."""
         return 0
+
+
+class Carrying(Law):
+    """Base of laws whose outputs are at new units what one operand is there, as far as some facts go."""
+
+    def carries(self, op: Op, leaf: Leaf) -> tuple[Tensor, set[Fact]]:
+        """The operand, and the facts."""
+        raise NotImplementedError
+
+    def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
+        x, facts = self.carries(op, want.leaf)
+        return [[(x, want)]] if want.fact in facts and want.where is None and want.leaf in x.leaves() else []
+
+    def facts(self, op: Op, know: Knowledge) -> None:
+        values = op.value if isinstance(op.value, tuple) else (op.value,)
+        for output, value in zip(tensors(op.output), values, strict=True):
+            for leaf in know.growing(*output.axes) if value.dtype.is_floating_point else ():  # where something is, else
+                x, facts = self.carries(op, leaf)
+                known = know.fact(x, leaf)
+                know.learn_all(output, leaf, {None: known} if known in facts else {})

@@ -119,14 +119,12 @@ class BatchNorm(Law):
         through = [[(op.tensor(), want)]] if want.fact is Fact.ZERO and op.data["bias"] is None else []
         return zero_by_affine(op, want, 1) + through
 
-    def facts(self, op: Op, know: Knowledge) -> None:
-        output, x = op.output, op.tensor()
-        assert isinstance(output, Tensor)
-        for leaf in know.growing(output.axes[1]):
-            quiet = know.fact(x, leaf) is Fact.ZERO and adds_nothing(know, op.data["mean"], leaf)
-            quiet = quiet and adds_nothing(know, op.data["bias"], leaf)
-            if self._activation_keeps_zero(op):
-                know.learn_all(output, leaf, {None: Fact.ZERO} if quiet else silent_by_affine(op, know, leaf, 1))
+    def known(self, op: Op, know: Knowledge, output: Tensor, leaf: Leaf) -> dict[Range | None, Fact]:
+        quiet = know.fact(op.tensor(), leaf) is Fact.ZERO and adds_nothing(know, op.data["mean"], leaf)
+        quiet = quiet and adds_nothing(know, op.data["bias"], leaf)
+        if leaf not in leaves(output.axes[1]) or not self._activation_keeps_zero(op):
+            return {}
+        return {None: Fact.ZERO} if quiet else silent_by_affine(op, know, leaf, 1)
 
     def passes(self, op: Op, operand: Tensor, leaf: Leaf, axis: int | None, moves: Moves) -> bool:
         return affine_passes(op, operand, leaf, moves, moves.zero(op.tensor(), leaf))
@@ -298,15 +296,15 @@ class GroupNorm(Law):
         return zero_by_affine(op, want, 1)
 
     def facts(self, op: Op, know: Knowledge) -> None:
-        output, x = op.output, op.tensor()
-        assert isinstance(output, Tensor)
         for leaf in know.growing(op.data["width"]):
             if leaf not in know.guarded:
                 know.fail(op, leaf, f"{op.name} takes its statistic over it", guardable=True)
-        for leaf in know.growing(*output.axes):
-            known = know.fact(x, leaf) is Fact.ZERO and adds_nothing(know, op.data["bias"], leaf)
-            known = known and leaf in leaves(op.data["groups"])
-            know.learn_all(output, leaf, {None: Fact.ZERO} if known else silent_by_affine(op, know, leaf, 1))
+        super().facts(op, know)
+
+    def known(self, op: Op, know: Knowledge, output: Tensor, leaf: Leaf) -> dict[Range | None, Fact]:
+        quiet = know.fact(op.tensor(), leaf) is Fact.ZERO and adds_nothing(know, op.data["bias"], leaf)
+        quiet = quiet and leaf in leaves(op.data["groups"])
+        return {None: Fact.ZERO} if quiet else silent_by_affine(op, know, leaf, 1)
 
     def statistics(self, op: Op) -> Iterable[Layout]:
         yield op.data["width"]
@@ -356,11 +354,8 @@ class Guarded(Law):
     def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
         return zero_by_affine(op, want, self.axis % output.rank)
 
-    def facts(self, op: Op, know: Knowledge) -> None:
-        output = op.output
-        assert isinstance(output, Tensor)
-        for leaf in know.growing(*output.axes):
-            know.learn_all(output, leaf, silent_by_affine(op, know, leaf, self.axis % output.rank))
+    def known(self, op: Op, know: Knowledge, output: Tensor, leaf: Leaf) -> dict[Range | None, Fact]:
+        return silent_by_affine(op, know, leaf, self.axis % output.rank)
 
     def passes(self, op: Op, operand: Tensor, leaf: Leaf, axis: int | None, moves: Moves) -> bool:
         return affine_passes(op, operand, leaf, moves, False)

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from fxgrow.axes.layout import Layout, is_fixed, join
+from fxgrow.axes.layout import Layout, Leaf, is_fixed, join
 from fxgrow.rules.knowledge import Knowledge
-from fxgrow.rules.law import Fact, Law, Range, Want
+from fxgrow.rules.law import Carrying, Fact, Law, Range
 from fxgrow.rules.op import Op, Path, Tensor, Tree, tensors
 from fxgrow.rules.shape import Everywhere, Moved, Piece, Shape, aliased, axis_of, cut_backward, cut_forward, overwritten
 
@@ -221,7 +221,7 @@ class IndexSelect(Shape):
         return op.result(axes)
 
 
-class GatherAlong(Shape):
+class GatherAlong(Carrying, Shape):
     """`gather`: an index of its own for each entry, along one axis."""
 
     def relate(self, op: Op) -> Tree:
@@ -238,12 +238,5 @@ class GatherAlong(Shape):
         op.data.update(x=x, index=index)
         return op.result(axes)
 
-    def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
-        return [[(op.data["x"], want.at(None))]] if want.fact is Fact.ZERO else []
-
-    def facts(self, op: Op, know: Knowledge) -> None:
-        output = op.output
-        assert isinstance(output, Tensor)
-        for leaf in know.growing(*output.axes):  # each unit has indices of its own: only zeros stay what they are
-            if know.fact(op.data["x"], leaf) is Fact.ZERO:
-                know.learn(output, leaf, Fact.ZERO)
+    def carries(self, op: Op, leaf: Leaf) -> tuple[Tensor, set[Fact]]:
+        return op.data["x"], {Fact.ZERO}  # each unit has indices of its own: only zeros stay what they are

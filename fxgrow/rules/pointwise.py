@@ -109,16 +109,15 @@ class Pointwise(Law):
         return [[(t, want) for t in having]] if want.fact in self._kept(op, having) else []
 
     def facts(self, op: Op, know: Knowledge) -> None:
-        output = op.output
+        super().facts(op, know)
+        output, x = op.output, op.data["operands"][0]
         assert isinstance(output, Tensor)
-        for leaf in know.growing(*output.axes):
-            known = self._outcome(op, know, leaf)
-            know.learn_all(output, leaf, known)
-            if writes(op.node, op.module):
-                overwritten(know, op.data["operands"][0], leaf, known.get(None, Fact.BASE))
-                know.learn_all(op.data["operands"][0], leaf, known)
+        for leaf in know.growing(*output.axes) if writes(op.node, op.module) else ():
+            known = know.ranged(output, leaf)
+            overwritten(know, x, leaf, known.get(None, Fact.BASE))
+            know.learn_all(x, leaf, known)
 
-    def _outcome(self, op: Op, know: Knowledge, leaf: Leaf) -> dict[Range | None, Fact]:
+    def known(self, op: Op, know: Knowledge, output: Tensor, leaf: Leaf) -> dict[Range | None, Fact]:
         operands: list[Tensor] = op.data["operands"]
         having = [t for t in operands if leaf in t.leaves()]
         kept, silencing = self._kept(op, having), self._silencing(op, leaf)

@@ -13,7 +13,7 @@ from fxgrow.axes.layout import Layout, Leaf, join, product, resolve
 from fxgrow.rules.calls import Call
 from fxgrow.rules.knowledge import Knowledge
 from fxgrow.rules.law import Fact, Law, Range, Terms, Want
-from fxgrow.rules.op import Op, Path, Tensor, Tree, tensors
+from fxgrow.rules.op import Op, Path, Tensor, Tree
 
 Everywhere = True
 Nowhere = False
@@ -59,18 +59,13 @@ class Shape(Law):
             return []
         return [narrow, whole] if narrow is not None and narrow != whole else [whole]
 
-    def facts(self, op: Op, know: Knowledge) -> None:
-        for output in tensors(op.output):
-            if output.op is not op:
-                continue
-            for leaf in know.growing(*output.axes):
-                merged: dict[Range | None, Fact] | None = None
-                for source in self.sources(op):
-                    if leaf not in source.leaves():
-                        continue
-                    moved = self._moved(op, source, output, know.ranged(source, leaf))
-                    merged = moved if merged is None else {k: f for k, f in merged.items() if moved.get(k) is f}
-                know.learn_all(output, leaf, merged or {})
+    def known(self, op: Op, know: Knowledge, output: Tensor, leaf: Leaf) -> dict[Range | None, Fact]:
+        merged: dict[Range | None, Fact] | None = None
+        for source in self.sources(op):
+            if leaf in source.leaves():
+                moved = self._moved(op, source, output, know.ranged(source, leaf))
+                merged = moved if merged is None else {k: f for k, f in merged.items() if moved.get(k) is f}
+        return merged or {}
 
     def _moved(
         self, op: Op, source: Tensor, output: Tensor, known: dict[Range | None, Fact]
