@@ -9,22 +9,22 @@ from __future__ import annotations
 from fxgrow.axes.layout import Leaf, leaves, resolve
 from fxgrow.rules.calls import Call
 from fxgrow.rules.knowledge import Knowledge, Way
-from fxgrow.rules.law import Edit, Fact, Law, Moves, Terms, Want, terms
-from fxgrow.rules.normalisation import BatchNorm, affine, affine_passes, silent_by_affine, zero_by_affine
+from fxgrow.rules.law import Edit, Fact, Moves, Want
+from fxgrow.rules.normalisation import Affine, BatchNorm, affine
 from fxgrow.rules.op import Op, Tensor, Tree, is_parametric
 
 
-class Standardised(Law):
+class Standardised(Affine):
     """A weight `[1, filters, entries]`, standardised over its entries: F.batch_norm of it, or `guards.standardize`."""
 
-    family = "normalisation"
+    def gain_place(self, call: Call | Op) -> int:
+        return 1 if _is_guarded(call) else 3
 
-    def terms(self, call: Call | Op) -> Terms | None:
-        first = _first_affine(call)
-        return terms([call.weight(first, "weight")], [call.weight(first + 1, "bias")])
+    def quiet(self, op: Op, leaf: Leaf, moves: Moves) -> bool:
+        return False
 
     def relate(self, op: Op) -> Tree:
-        x, first = _weight(op), _first_affine(op)
+        x, first = _weight(op), self.gain_place(op)
         op.unifier.fix(x.axes[0], "statistics are taken over it")
         affine(op, op.weight(first, "weight"), op.weight(first + 1, "bias"), x.axes[1])
         return op.result(x.axes)
@@ -34,7 +34,7 @@ class Standardised(Law):
         if want.leaf in leaves(x.axes[2]):
             whole = want.where is None or want.where.axis == 2
             return [[(x, want)]] if want.fact in (Fact.ZERO, Fact.IGNORED) and whole else []
-        return zero_by_affine(op, want, 1)
+        return super().demand(op, output, want)
 
     def facts(self, op: Op, know: Knowledge) -> None:
         x, output = _weight(op), op.output
@@ -49,10 +49,7 @@ class Standardised(Law):
                 know.learn_all(output, leaf, {r: f for r, f in known.items() if f in (Fact.ZERO, Fact.IGNORED)})
         for leaf in know.growing(output.axes[1]):
             if leaf not in leaves(x.axes[2]):
-                know.learn_all(output, leaf, silent_by_affine(op, know, leaf, 1))
-
-    def passes(self, op: Op, operand: Tensor, leaf: Leaf, axis: int | None, moves: Moves) -> bool:
-        return affine_passes(op, operand, leaf, moves, False)
+                know.learn_all(output, leaf, self.known(op, know, output, leaf))
 
     def edits(self, op: Op, know: Knowledge) -> list[Edit]:
         layout = resolve(_weight(op).axes[2])
@@ -84,7 +81,3 @@ def _is_guarded(op: Call | Op) -> bool:
 
 def _weight(op: Op) -> Tensor:
     return op.tensor(0, "x" if _is_guarded(op) else "input")
-
-
-def _first_affine(op: Call | Op) -> int:
-    return 1 if _is_guarded(op) else 3
