@@ -17,6 +17,7 @@ from fxgrow.axes.layout import Leaf
 from fxgrow.planning.analysis import Analysis
 from fxgrow.planning.plan import AttributeEdit, NodeEdit
 from fxgrow.planning.sizing import size_after
+from fxgrow.rules.calls import reached
 from fxgrow.rules.op import Op, Path, Tensor, Tree, tensors
 from fxgrow.rules.shape import follow, whole_shape
 
@@ -80,19 +81,10 @@ class Numbers:
 
     def origins(self, node: fx.Node) -> list[Leaf]:
         """The growing leaves that a number was measured from."""
-        found: list[Leaf] = []
-        pending, seen = [node], set()
-        while pending:
-            current = pending.pop()
-            if current in seen:
-                continue
-            seen.add(current)
-            measured = list(tensors(self.analysis.trees[current]))
-            if measured:
-                found.extend(leaf for t in measured for leaf in t.leaves() if leaf in self.growth)
-            else:
-                pending.extend(current.all_input_nodes)
-        return list(dict.fromkeys(found))
+        trees = self.analysis.trees
+        behind = reached([node], lambda one: () if any(tensors(trees[one])) else one.all_input_nodes)
+        measured = [tensor for one in behind for tensor in tensors(trees[one])]
+        return list(dict.fromkeys(leaf for tensor in measured for leaf in tensor.leaves() if leaf in self.growth))
 
 
 def changed(before: Any, after: Any) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +78,16 @@ def run(node: fx.Node, module: nn.Module | None, args: Any, kwargs: Any, grad: b
             kind = getattr(type(module), "plain_kind", None)  # its input is multiplied by a node before
             return module.forward(*args, **kwargs) if kind is None else kind.forward(module, *args, **kwargs)
         return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+def reached(nodes: Iterable[fx.Node], onward: Callable[[fx.Node], Iterable[fx.Node]]) -> list[fx.Node]:
+    """Some nodes and all that is reached from them, each once; onward: where it goes on from a node, if it does."""
+    seen, pending = dict.fromkeys(nodes), list(nodes)
+    while pending:
+        further = [node for node in onward(pending.pop()) if node not in seen]
+        seen.update(dict.fromkeys(further))
+        pending.extend(further)
+    return list(seen)
 
 
 def tensor_operands(node: fx.Node) -> list[fx.Node]:

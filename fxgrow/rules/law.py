@@ -119,6 +119,12 @@ class Law:
 
     family = "unknown"
     moves = False  # whether its output is entries of its operands and nothing else
+
+    @property
+    def may_show(self) -> bool:
+        """Whether its output may be memory of what it is given."""
+        return self.family == "shape" or getattr(self, "kind", "") == "linear"
+
     stretches = False  # whether it makes axes of sizes that it is given, which may follow what they meet
 
     def relate(self, op: Op) -> Tree:
