@@ -12,8 +12,8 @@ from torch import fx
 from fxgrow.axes.layout import Layout, Leaf, join, product, resolve
 from fxgrow.rules.calls import Call
 from fxgrow.rules.knowledge import Knowledge
-from fxgrow.rules.law import Fact, Law, Range, Terms, Want
-from fxgrow.rules.op import Op, Path, Tensor, Tree
+from fxgrow.rules.law import Fact, Law, Moves, Range, Terms, Want
+from fxgrow.rules.op import Op, Path, Tensor, Tree, tensors
 
 Everywhere = True
 Nowhere = False
@@ -33,6 +33,10 @@ class Shape(Law):
 
     def terms(self, call: Call | Op) -> Terms:
         return Terms(self.sources(call))
+
+    def passes(self, op: Op, operand: Tensor, leaf: Leaf, axis: int | None, moves: Moves) -> bool:
+        """Not to what is left out."""
+        return any(leaf in output.leaves() for output in tensors(op.output))
 
     def forward(self, op: Op, source: Tensor, output: Tensor, where: Range) -> Moved:
         """Where a range of a source lands in an output."""
