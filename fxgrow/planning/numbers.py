@@ -14,6 +14,7 @@ import torch
 from torch import fx
 
 from fxgrow.axes.layout import Leaf
+from fxgrow.containers import each_of_kind
 from fxgrow.planning.analysis import Analysis
 from fxgrow.planning.plan import AttributeEdit, NodeEdit
 from fxgrow.planning.sizing import size_after
@@ -41,15 +42,12 @@ class Numbers:
 
     def after(self, raw: Any) -> Any:
         """What an argument evaluates to once the model has grown; tensors become meta tensors."""
-        if isinstance(raw, fx.Node):
-            if raw not in self.values:
-                self.values[raw] = self._evaluate(raw)
-            return self.values[raw]
-        if isinstance(raw, (tuple, list)):
-            return type(raw)(map(self.after, raw))
-        if isinstance(raw, slice):
-            return slice(self.after(raw.start), self.after(raw.stop), self.after(raw.step))
-        return raw
+        return each_of_kind(raw, fx.Node, self._of_node)
+
+    def _of_node(self, node: fx.Node) -> Any:
+        if node not in self.values:
+            self.values[node] = self._evaluate(node)
+        return self.values[node]
 
     def _evaluate(self, node: fx.Node) -> Any:
         tree = self.analysis.trees[node]

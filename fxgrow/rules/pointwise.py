@@ -84,7 +84,7 @@ class Pointwise(Law):
         added, factors = self.split(len(operands))
         if kind == "divide" and any(leaf in t.leaves() for t in operands[1:]):  # 0 / 0
             return []
-        keeps_zero = kind in ("linear", "zero") or self._scales(op) or (kind == "add" and not has_numbers(op))
+        keeps_zero = kind == "zero" or self._scales(op) or (kind == "add" and not has_numbers(op))
         if not factors and not keeps_zero:
             return []
         ways = [[operands[k] for k in way] for way in Terms(added, factors).silencing()]
@@ -93,10 +93,9 @@ class Pointwise(Law):
     def _kept(self, op: Op, having: list[Tensor]) -> set[Fact]:
         """Facts that it passes on where all operands that have a dimension share them; zeros are seen to elsewhere."""
         kind: Kind = op.data["kind"]
-        alone = len(having) == 1 and (kind == "multiply" or having[0] is op.data["operands"][0])
-        if kind == "linear" or (alone and self._scales(op)):
-            return {Fact.ZERO, Fact.MEAN, Fact.IGNORED}
-        return {Fact.MEAN} if kind == "add" else set()
+        if not keeps_means(kind, [op.data["operands"].index(t) for t in having]):
+            return set()
+        return {Fact.MEAN} if kind == "add" else {Fact.ZERO, Fact.MEAN, Fact.IGNORED} if self._scales(op) else set()
 
     def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
         operands: list[Tensor] = op.data["operands"]
@@ -141,7 +140,12 @@ class Pointwise(Law):
     def _scales(self, op: Op) -> bool:
         """Whether it is its first operand times something, rather than a number over a tensor."""
         kind: Kind = op.data["kind"]
-        return kind == "multiply" or (kind == "divide" and isinstance(op.argument(0, "input"), Tensor))
+        return kind in ("linear", "multiply") or (kind == "divide" and isinstance(op.argument(0, "input"), Tensor))
+
+
+def keeps_means(kind: str, having: Sequence[int]) -> bool:
+    """Whether means stay means, where operands at these places have a dimension and are means along it."""
+    return kind in ("linear", "add") or (len(having) == 1 and (kind == "multiply" or (kind, *having) == ("divide", 0)))
 
 
 def has_numbers(op: Op) -> bool:

@@ -193,7 +193,8 @@ class Maker:
 
     def _passing(self, call: Call, given: dict[fx.Node, Any]) -> Made | None:
         """A function that does nothing to its one operand: f(x) = x on its range."""
-        held, span = next(iter(given.values()), None), left_alone(call)
+        held: Any = next(iter(given.values()), None)
+        span = left_alone(call)
         if not _is_input(held) or span is None:
             return None
         if span == ANY:

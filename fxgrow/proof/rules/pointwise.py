@@ -14,8 +14,7 @@ from fxgrow.proof.node_pair import Use
 from fxgrow.proof.rules.movement import arranged
 from fxgrow.rules.calls import run
 from fxgrow.rules.intervals import is_rectifier
-
-AFFINE = ("linear", "add")
+from fxgrow.rules.pointwise import keeps_means
 
 
 def pointwise(use: Use, kind: str, silencing: Callable[[int], list[list[int]]] | None = None) -> Claim:
@@ -63,8 +62,7 @@ def combined(use: Use, claims: list[Claim], kind: str, zeros: Sequence[Sequence[
             for c, k in chosen[1:]:
                 common = both_copies(common, c.equal_along(k))
             copies[axis] = common
-        one = len(chosen) == 1 and (kind == "multiply" or (kind == "divide" and first is claims[0]))
-        if kind in AFFINE or one:
+        if keeps_means(kind, [k for k, c in enumerate(claims) if any(c is one for one, _ in chosen)]):
             found = [c.means[k] for c, k in chosen if k in c.means]
             if len(found) == len(chosen):
                 means[axis] = torch.stack(found).all(0)
