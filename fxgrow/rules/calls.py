@@ -160,7 +160,7 @@ def at_zero(function: Callable[[Tensor], Any]) -> tuple[Tensor, Tensor] | None:
     with torch.enable_grad():
         x = torch.zeros(2, dtype=torch.float64, device="cpu", requires_grad=True)
         y = function(x.clone())
-        if not isinstance(y, Tensor) or not y.requires_grad:
+        if not isinstance(y, Tensor) or not y.requires_grad or y.is_complex():
             return None
         (slope,) = torch.autograd.grad(y.sum(), x)
     return y.detach(), slope

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from fxgrow.axes.layout import Leaf
+from fxgrow.rules.calls import Call
 from fxgrow.rules.knowledge import Knowledge
-from fxgrow.rules.law import Fact, Law, Range, Want
+from fxgrow.rules.law import Fact, Law, Range, Terms, Want
 from fxgrow.rules.op import Op, Tensor, Tree
 from fxgrow.rules.shape import axis_of
 
@@ -22,6 +23,9 @@ class GatedUnit(Law):
         op.unifier.unify(first, second)
         op.data.update(axis=axis, half=half, kind="multiply")
         return op.result([first if k == axis else x.axes[k] for k in range(x.rank)])
+
+    def terms(self, call: Call | Op) -> Terms:
+        return Terms(call.operands(), tried=True)
 
     def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
         """Zero where the first half is."""

@@ -32,7 +32,7 @@ class Shape(Law):
         return op.operands()[:1]  # type: ignore[no-any-return]
 
     def terms(self, call: Call | Op) -> Terms:
-        return Terms(self.sources(call))
+        return Terms(self.sources(call), tried=True)
 
     def passes(self, op: Op, operand: Tensor, leaf: Leaf, axis: int | None, moves: Moves) -> bool:
         """Not to what is left out."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxgrow
@@ -39,6 +40,7 @@ IDENTITIES: dict[str, Callable[[Written, Tensor, Tensor], Tensor]] = {
     "addcmul": lambda block, x, h: torch.addcmul(x, block.gain, h),
     "addmm": lambda block, x, h: torch.addmm(x, h, block.square),
     "one half": halves,
+    "a gated unit": lambda block, x, h: x + F.glu(F.linear(h, torch.cat([block.square, block.square])), -1),
 }
 
 OTHERS: dict[str, Callable[[Written, Tensor, Tensor], Tensor]] = {
