@@ -23,7 +23,7 @@ from fxgrow.capture.skeleton import twin_of
 from fxgrow.containers import flat_tensors
 from fxgrow.errors import CaptureError, FxgrowError, UntraceableError, first_line
 from fxgrow.opaque import CustomFunction
-from fxgrow.rules.calls import draws, name_of, writes
+from fxgrow.rules.calls import draws, name_of, reached, writes
 from fxgrow.rules.registry import law_of_call
 
 
@@ -162,12 +162,7 @@ _OF_MODULES = frozenset(nn.Module().__dict__)
 
 def _behind(nodes: Iterable[fx.Node], follow: Callable[[fx.Node], bool] = lambda node: True) -> set[fx.Node]:
     """Nodes, with all that they are computed from by nodes to follow."""
-    behind, pending = set(nodes), list(nodes)
-    while pending:
-        sources = {source for source in pending.pop().all_input_nodes if follow(source)} - behind
-        pending.extend(sources)
-        behind |= sources
-    return behind
+    return set(reached(list(nodes), lambda node: filter(follow, node.all_input_nodes)))
 
 
 def _made_of_sizes(node: fx.Node | None) -> bool:

@@ -22,7 +22,7 @@ from fxgrow.module_tensors import tied_names
 from fxgrow.planning.analysis import module_of
 from fxgrow.planning.graph_parts import Dominance, calls, home, period, prefixes, within, within_any
 from fxgrow.planning.identity import Block, Identity, Stuck
-from fxgrow.planning.sampling import tensor_operands
+from fxgrow.rules.calls import reached, tensor_operands
 from fxgrow.rules.intervals import Interval, intervals
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -406,15 +406,7 @@ class Finder:
 
     def _feeds(self, one: list[fx.Node], other: list[fx.Node]) -> bool:
         """Whether what one part computed enters the other, perhaps by way of others."""
-        inside, pending, seen = set(other), list(one), set(one)
-        while pending:
-            for user in pending.pop().users:
-                if user in inside:
-                    return True
-                if user not in seen:
-                    seen.add(user)
-                    pending.append(user)
-        return False
+        return not set(other).isdisjoint({*reached(one, lambda node: node.users)} - {*one})
 
     def _is_one_layer(self, unit: Unit) -> bool:
         """Whether a unit is one layer with its norm and activation, one after the other."""

@@ -22,6 +22,7 @@ from fxgrow.planning.plan import Axis, Plan, TensorGrowth
 from fxgrow.planning.planner import Planner
 from fxgrow.planning.sizes import Sizes
 from fxgrow.planning.sizing import Sizing, settle_equal_sizes
+from fxgrow.rules.calls import reached
 from fxgrow.rules.op import Tensor as Laid
 
 
@@ -237,23 +238,12 @@ def _channels(finder: Finder, analysis: Analysis, run: DenseRun, region: Region,
 
 def _elsewhere(analysis: Analysis, leaf: Leaf, node: fx.Node, made: list[fx.Node]) -> str:
     """A place where units of a dimension are that neither come from a value nor belong to what made it; or nothing."""
-    known = _reached(node) | set(made)
+    known = {*reached([node], lambda one: one.users), *made}
     for op in analysis.ops:
         apart = op.node.graph is node.graph and op.node not in known
         if apart and isinstance(op.output, Laid) and leaf in op.output.leaves():
             return op.place
     return ""
-
-
-def _reached(start: fx.Node) -> set[fx.Node]:
-    """What a value goes into, at last."""
-    seen, pending = {start}, [start]
-    while pending:
-        for node in pending.pop().users:
-            if node not in seen:
-                seen.add(node)
-                pending.append(node)
-    return seen
 
 
 def _regrouped(growth: TensorGrowth, names: Mapping[str, str]) -> TensorGrowth:

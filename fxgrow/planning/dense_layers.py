@@ -18,6 +18,7 @@ from fxgrow.containers import holds_tensor
 from fxgrow.planning.blocks import Finder, Found, FoundRun, Region, Unit, holds_blocks
 from fxgrow.planning.graph_parts import within, within_any
 from fxgrow.planning.identity import Identity, Stuck
+from fxgrow.rules.calls import reached
 
 _JOINS = ("cat", "concat", "concatenate")
 
@@ -147,14 +148,8 @@ def _of_residual(finder: Finder, path: str, nodes: list[fx.Node], given: fx.Node
 
 def _made_from(values: Iterable[fx.Node], inside: set[fx.Node]) -> list[fx.Node]:
     """The parts that values inside a layer are made by."""
-    seen = set(values)
-    pending = list(seen)
-    while pending:
-        for node in pending.pop().all_input_nodes:
-            if node not in seen and (node in inside or node.op == "get_attr"):
-                seen.add(node)
-                pending.append(node)
-    return [node for node in seen if node.op in ("call_module", "get_attr")]
+    made = reached(values, lambda node: (n for n in node.all_input_nodes if n in inside or n.op == "get_attr"))
+    return [node for node in made if node.op in ("call_module", "get_attr")]
 
 
 def _of_nodes(nodes: list[fx.Node], given: fx.Node, gives: fx.Node) -> Link | None:

@@ -14,9 +14,11 @@ import torch
 from torch import fx
 
 from fxgrow.axes.layout import Leaf
+from fxgrow.containers import each_of_kind
 from fxgrow.planning.analysis import Analysis
 from fxgrow.planning.plan import AttributeEdit, NodeEdit
 from fxgrow.planning.sizing import size_after
+from fxgrow.rules.calls import reached
 from fxgrow.rules.op import Op, Path, Tensor, Tree, tensors
 from fxgrow.rules.shape import follow, whole_shape
 
@@ -40,15 +42,12 @@ class Numbers:
 
     def after(self, raw: Any) -> Any:
         """What an argument evaluates to once the model has grown; tensors become meta tensors."""
-        if isinstance(raw, fx.Node):
-            if raw not in self.values:
-                self.values[raw] = self._evaluate(raw)
-            return self.values[raw]
-        if isinstance(raw, (tuple, list)):
-            return type(raw)(map(self.after, raw))
-        if isinstance(raw, slice):
-            return slice(self.after(raw.start), self.after(raw.stop), self.after(raw.step))
-        return raw
+        return each_of_kind(raw, fx.Node, self._of_node)
+
+    def _of_node(self, node: fx.Node) -> Any:
+        if node not in self.values:
+            self.values[node] = self._evaluate(node)
+        return self.values[node]
 
     def _evaluate(self, node: fx.Node) -> Any:
         tree = self.analysis.trees[node]
@@ -80,19 +79,10 @@ class Numbers:
 
     def origins(self, node: fx.Node) -> list[Leaf]:
         """The growing leaves that a number was measured from."""
-        found: list[Leaf] = []
-        pending, seen = [node], set()
-        while pending:
-            current = pending.pop()
-            if current in seen:
-                continue
-            seen.add(current)
-            measured = list(tensors(self.analysis.trees[current]))
-            if measured:
-                found.extend(leaf for t in measured for leaf in t.leaves() if leaf in self.growth)
-            else:
-                pending.extend(current.all_input_nodes)
-        return list(dict.fromkeys(found))
+        trees = self.analysis.trees
+        behind = reached([node], lambda one: () if any(tensors(trees[one])) else one.all_input_nodes)
+        measured = [tensor for one in behind for tensor in tensors(trees[one])]
+        return list(dict.fromkeys(leaf for tensor in measured for leaf in tensor.leaves() if leaf in self.growth))
 
 
 def changed(before: Any, after: Any) -> bool:

@@ -29,7 +29,7 @@ from fxgrow.rules.comparing import Compared
 from fxgrow.rules.contraction import Contraction, MatrixProduct
 from fxgrow.rules.convolution import Convolution, Slide, Transposed
 from fxgrow.rules.gated import GatedUnit
-from fxgrow.rules.law import Fact, Law
+from fxgrow.rules.law import Fact, Law, Terms
 from fxgrow.rules.lookup import Gather, GatherBags
 from fxgrow.rules.normalisation import BatchNorm, GroupNorm, Guarded, OverUnits
 from fxgrow.rules.picking import GatherAlong, GetItem, IndexSelect, Narrow, Select, Written, picking_axes
@@ -179,7 +179,7 @@ def _(law: Pointwise, use: Use) -> Any:
     kind = law.kind if isinstance(law.kind, str) else "other"
     if kind == "none":
         raise _no_rule(use)
-    return pointwise(use, kind)
+    return pointwise(use, kind, lambda count: Terms(*law.split(count)).silencing())
 
 
 @_proved.register
@@ -192,7 +192,7 @@ def _(law: ParametricRelu, use: Use) -> Any:
     if slope.new[0] != 1:
         for axis in range(x.rank):
             slope = inserted(slope, axis) if axis != 1 else slope
-    return replace(combined(use, [x, slope], "other", False), zero=x.zero)  # max(0, 0) + a min(0, 0) = 0
+    return replace(combined(use, [x, slope], "other"), zero=x.zero)  # max(0, 0) + a min(0, 0) = 0
 
 
 @_proved.register
@@ -205,7 +205,7 @@ def _(law: GatedUnit, use: Use) -> Any:
         raise Unproved("an axis of odd size has no halves")
     gated, gate = halves(x, axis)
     use.rule = "one half times the sigmoid of the other"
-    return combined(use, [gated, gate], "gate", False)
+    return combined(use, [gated, gate], "other", [[0]])
 
 
 # -- movement ------------------------------------------------------------------------------------------------
@@ -368,7 +368,7 @@ def _(law: Compared, use: Use) -> Any:
             raise Unproved("batch has grown")
         lead, old, new = use.value.shape[:-2], (one.old[-2], two.old[-2]), (one.new[-2], two.new[-2])
         return Claim((*lead, *old), (*lead, *new), (*[None] * len(lead), one.maps[-2], two.maps[-2]))
-    found = reduction.of_one(combined(use, [one, two], "other", False), axis)
+    found = reduction.of_one(combined(use, [one, two], "other"), axis)
     return dropped(found, axis) if len(use.value.shape) < one.rank else found
 
 

@@ -356,9 +356,8 @@ class Walk(Bindings):
         if source is None:
             return
         law = law_of_call(use.new, use.new_module)
-        shares = law is not None and (law.family == "shape" or getattr(law, "kind", "") == "linear")
         if not use.writes:
-            if shares:
+            if law is not None and law.may_show:
                 self.storage[node] = self.storage.get(source, source)
             return
         root = self.storage.get(source, source)
@@ -422,7 +421,7 @@ class Walk(Bindings):
         ):
             raise Unproved(f"the original has no such node, and it writes to what {source} shows")
         law = law_of_call(node, module)
-        if root is not None and (law is None or law.family == "shape" or getattr(law, "kind", "") == "linear"):
+        if root is not None and (law is None or law.may_show):
             self.storage[node] = root
         self.added[node] = self.evaluated(node, _without_data(module))
         parts = parts_of_join(node) or []

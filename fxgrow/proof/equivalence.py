@@ -336,8 +336,7 @@ def _may_show(model: Model, node: fx.Node) -> list[fx.Node]:
     if law is not None and _overwrites(model, node):
         written = _first_tensor(node)
         return [written] if written is not None else []
-    moves = law is None or law.family == "shape" or getattr(law, "kind", "") == "linear"
-    return list(filter(_holds_tensor, node.all_input_nodes)) if moves else []
+    return list(filter(_holds_tensor, node.all_input_nodes)) if law is None or law.may_show else []
 
 
 def _last_uses(graph: fx.Graph) -> dict[fx.Node, tuple[int, int]]:

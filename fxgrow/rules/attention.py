@@ -7,18 +7,22 @@ from collections.abc import Iterable
 from typing import Any
 
 from fxgrow.axes.layout import Layout, Leaf, leaves, product
+from fxgrow.rules.calls import Call
 from fxgrow.rules.knowledge import Knowledge
-from fxgrow.rules.law import Edit, Fact, Law, Moves, Want
+from fxgrow.rules.law import Carrying, Edit, Fact, Moves, Terms, Want, terms
 from fxgrow.rules.op import Op, Tensor, Tree
 
 
-class Attention(Law):
+class Attention(Carrying):
     """q `[..., n, d]`, k `[..., m, d]`, v `[..., m, e]` -> `[..., n, e]`; leading axes are heads and batch.
 
     Old outputs stay when q or k is zero at new d, with the scale pinned at its old value.
     """
 
     family = "attention"
+
+    def terms(self, call: Call | Op) -> Terms | None:
+        return terms([call.tensor(2, "value")])
 
     def relate(self, op: Op) -> Tree:
         unifier = op.unifier
@@ -51,22 +55,12 @@ class Attention(Law):
         for leaf in know.growing(op.data["q"].axes[-1]):
             yield [(op.data[name], Want(leaf, Fact.ZERO)) for name in ("q", "k")]
 
-    def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
-        v: Tensor = op.data["v"]
-        carried = want.leaf in v.leaves() and want.where is None
-        if carried and (want.fact is Fact.ZERO or self._only_in_values(op, want.leaf)):
-            return [[(v, want)]]
-        return []
-
-    @staticmethod
-    def _only_in_values(op: Op, leaf: Leaf) -> bool:
+    def carries(self, op: Op, leaf: Leaf) -> tuple[Tensor, set[Fact]]:
         v: Tensor = op.data["v"]
         heads = {one for axis in v.axes[:-1] for one in leaves(axis)}
-        return leaf in leaves(v.axes[-1]) and leaf not in heads
+        return v, {Fact.ZERO, Fact.MEAN} if leaf in leaves(v.axes[-1]) and leaf not in heads else {Fact.ZERO}
 
     def facts(self, op: Op, know: Knowledge) -> None:
-        output = op.output
-        assert isinstance(output, Tensor)
         for leaf in know.growing(op.data["q"].axes[-1]):
             know.read.add(leaf)
             silent = [know.fact(op.data[name], leaf) is Fact.ZERO for name in ("q", "k")]
@@ -74,10 +68,7 @@ class Attention(Law):
                 know.fail(op, leaf, f"{op.name} multiplies queries and keys over it")
             elif all(silent):
                 know.fail(op, leaf, f"{op.name} multiplies it by itself, so that new units would stay zero for good")
-        for leaf in know.growing(*output.axes):
-            known = know.fact(op.data["v"], leaf)
-            if known is Fact.ZERO or (known is Fact.MEAN and self._only_in_values(op, leaf)):
-                know.learn(output, leaf, known)
+        super().facts(op, know)
 
     def passes(self, op: Op, operand: Tensor, leaf: Leaf, axis: int | None, moves: Moves) -> bool:
         """Queries and keys are each other's factor."""

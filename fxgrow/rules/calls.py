@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import functools
 import inspect
-from typing import Any
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
+from fxgrow.containers import flat_tensors, holds_tensor
+from fxgrow.noise import WithoutNoise
 from fxgrow.opaque import CustomFunction
+
+if TYPE_CHECKING:
+    from fxgrow.rules.law import Law, Terms
+
+BROKEN = (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError, NotImplementedError)
+"""What nodes raise that are run on other values than their own."""
 
 _WRITING = frozenset({"iadd", "imul", "isub", "itruediv", "setitem"})
 
@@ -68,3 +78,100 @@ def run(node: fx.Node, module: nn.Module | None, args: Any, kwargs: Any, grad: b
             kind = getattr(type(module), "plain_kind", None)  # its input is multiplied by a node before
             return module.forward(*args, **kwargs) if kind is None else kind.forward(module, *args, **kwargs)
         return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+def reached(nodes: Iterable[fx.Node], onward: Callable[[fx.Node], Iterable[fx.Node]]) -> list[fx.Node]:
+    """Some nodes and all that is reached from them, each once; onward: where it goes on from a node, if it does."""
+    seen, pending = dict.fromkeys(nodes), list(nodes)
+    while pending:
+        further = [node for node in onward(pending.pop()) if node not in seen]
+        seen.update(dict.fromkeys(further))
+        pending.extend(further)
+    return list(seen)
+
+
+def tensor_operands(node: fx.Node) -> list[fx.Node]:
+    """The operands of a node that hold a tensor or several, each once."""
+    return [operand for operand in node.all_input_nodes if holds_tensor(operand.meta.get("value"))]
+
+
+@dataclass(frozen=True)
+class Call:
+    """A node and what it calls, as a law sees it before there are layouts: a tensor is a node or a parameter's name."""
+
+    node: fx.Node
+    module: nn.Module | None
+    law: Law
+
+    @property
+    def name(self) -> str:
+        return name_of(self.node, self.module)
+
+    def argument(self, index: int, name: str, default: Any = None) -> Any:
+        return self.node.args[index] if index < len(self.node.args) else self.node.kwargs.get(name, default)
+
+    def tensor(self, index: int = 0, name: str = "input") -> fx.Node | None:
+        found = self.argument(index, name)
+        return found if isinstance(found, fx.Node) and holds_tensor(found.meta.get("value")) else None
+
+    def parameter(self, name: str) -> str | None:
+        """The name that the module's own parameter or buffer has in the model."""
+        own = {**self.module._parameters, **self.module._buffers} if self.module is not None else {}
+        return f"{self.node.target}.{name}" if own.get(name) is not None else None
+
+    def weight(self, index: int, name: str) -> fx.Node | str | None:
+        """The module's own parameter or buffer, or the tensor that a function is given; None where there is none."""
+        return self.parameter(name) if self.module is not None else self.tensor(index, name)
+
+    def operands(self) -> list[fx.Node]:
+        return tensor_operands(self.node)
+
+    def terms(self) -> Terms | None:
+        return self.law.terms(self)
+
+    def run(self, values: dict[fx.Node, Any], grad: bool = False) -> Any:
+        """What the node makes of other operands than its own, draws off; None where that cannot be told."""
+
+        def put(operand: fx.Node) -> Any:
+            value = values.get(operand, operand.meta.get("value"))
+            return value.clone() if isinstance(value, Tensor) and operand in values else value
+
+        args, kwargs = (fx.node.map_arg(raw, put) for raw in (list(self.node.args), dict(self.node.kwargs)))
+        try:
+            with WithoutNoise(), torch.random.fork_rng(devices=[]):
+                result = run(self.node, self.module, args, kwargs, grad)
+        except BROKEN:
+            return None
+        return None if any(tensor.is_meta for tensor in flat_tensors(result)) else result
+
+    def keeps_zero(self) -> bool:
+        """Whether it makes zero of zeros, tried out."""
+        zeros = {operand: _zeros(operand.meta["value"]) for operand in self.operands()}
+        made = list(flat_tensors(self.run(zeros)))
+        return bool(made) and not any(bool(tensor.any()) for tensor in made)
+
+    def at_zero(self) -> tuple[Tensor, Tensor] | None:
+        """What a function of one tensor gives at zero, and its slope there."""
+        return at_zero(lambda x: self.run(dict.fromkeys(self.operands(), x), grad=True))
+
+
+def at_zero(function: Callable[[Tensor], Any]) -> tuple[Tensor, Tensor] | None:
+    """What a function of each entry by itself gives at zero, and its slope; None where a few entries do not tell."""
+    with torch.enable_grad():
+        x = torch.zeros(2, dtype=torch.float64, device="cpu", requires_grad=True)
+        y = function(x.clone())
+        if not isinstance(y, Tensor) or not y.requires_grad or y.is_complex():
+            return None
+        (slope,) = torch.autograd.grad(y.sum(), x)
+    return y.detach(), slope
+
+
+def places_of(value: Tensor) -> Tensor:
+    """Every entry's own place in a tensor, counted from one so that zeros between are told apart."""
+    return torch.arange(1, value.numel() + 1).reshape(value.shape)
+
+
+def _zeros(value: Any) -> Any:
+    if isinstance(value, (tuple, list)):
+        return tuple(map(_zeros, value))
+    return torch.zeros((), dtype=torch.float64).expand(value.shape) if isinstance(value, Tensor) else value

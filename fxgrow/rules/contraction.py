@@ -13,70 +13,32 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from fxgrow.axes.layout import Layout, Leaf, leaves
+from fxgrow.rules.calls import Call
 from fxgrow.rules.knowledge import Knowledge, Way
-from fxgrow.rules.law import Fact, Law, Moves, Range, Want
+from fxgrow.rules.law import Fact, Law, Moves, Range, Terms, Want, terms
 from fxgrow.rules.op import Op, Tensor, Tree, is_parametric
 from fxgrow.rules.patterns import Binding, bind, tokens
 
 
-@dataclass(frozen=True)
-class Contraction(Law):
-    """A sum of products, written as patterns over named axes.
+class SumOfProducts(Law):
+    """Base of the contractions: what follows from the patterns of operands and output, once they are bound."""
 
-    Parameters
-    ----------
-    inputs: a pattern per operand, data first: ("... (g i) *s", "(g o) i *k").
-    output: the pattern of the result; a starred name not in the inputs is a fixed axis of the op's own.
-    bias: the pattern of the bias, or None.
-    operands: finds a tensor for each pattern, then (or None) for the bias; where it is left out, they are the input,
-        the weight and the bias, in this order and by these names.
-    sizes: names whose size an argument or attribute gives: {"g": "groups"}.
-    attributes: module attributes that are sizes: {"in_features": "i"}.
-    """
-
-    inputs: tuple[str, ...]
-    output: str
-    bias: str | None = None
-    operands: Callable[[Op], list[Tensor | None]] | None = None
-    sizes: dict[str, tuple[int, str]] = field(default_factory=dict)
-    attributes: dict[str, str] = field(default_factory=dict)
-    counts: Literal["output", "input"] = "output"  # which positions are counted once per multiply-add
     family = "contraction"
+    counts: Literal["output", "input"] = "output"  # which positions are counted once per multiply-add
 
-    def relate(self, op: Op) -> Tree:
-        found = self.operands(op) if self.operands is not None else [op.tensor(), op.weight(1, "weight")]
-        if self.operands is None and self.bias is not None:
-            found.append(op.weight(2, "bias"))
-        operands = [t for t in found[: len(self.inputs)] if t is not None]
-        bias = found[len(self.inputs)] if len(found) > len(self.inputs) else None
-        known: dict[str, int] = {}
-        for name, (index, argument) in self.sizes.items():
-            known[name] = op.setting(index, argument, 1)
-        binding = bind(op, operands, list(self.inputs), known, self.free_space(op))
-        for name, (index, argument) in self.sizes.items():
-            if op.module is None and op.raw(index, argument) is not None:
-                op.size(op.path(index, argument), binding.names[name])
-        for attribute, pattern in self.attributes.items() if op.module is not None else ():
-            op.attribute(attribute, binding.layout(tokens(pattern)[0]))
-        if bias is not None and self.bias is not None:
-            for axis, token in zip(bias.axes, tokens(self.bias), strict=True):
-                op.unifier.unify(axis, binding.layout(token))
+    def _summed(self, op: Op, operands: list[Tensor], bias: Tensor | None, output: str, binding: Binding) -> Tensor:
         for weight in operands[1:]:
             op.role(weight, "weight")
         op.role(bias, "bias")
-        op.data.update(operands=operands, bias=bias, binding=binding)
+        op.data.update(operands=operands, bias=bias, binding=binding, output=output)
         for name, layout in self.contracted(op):
             if any(not t.learns and name in placed for t, placed in zip(operands, binding.placed, strict=True)):
                 op.unifier.fix(layout, f"{op.name} sums over it with a buffer, which does not learn")
         return self._result(op, binding)
 
-    def free_space(self, op: Op) -> Sequence[bool]:
-        """Which axes of space come out as they go in, unit for unit."""
-        return ()
-
     def _result(self, op: Op, binding: Binding) -> Tensor:
         axes: list[Layout] = []
-        parsed = tokens(self.output)
+        parsed = tokens(op.data["output"])
         shape = tuple(op.value.shape)
         for position, token in enumerate(parsed):
             if token == "...":
@@ -98,7 +60,7 @@ class Contraction(Law):
 
     def contracted(self, op: Op) -> Iterable[tuple[str, Layout]]:
         """The names summed over, with their layouts."""
-        kept = set(re.findall(r"\w+", self.output))
+        kept = set(re.findall(r"\w+", op.data["output"]))
         for name, layout in op.data["binding"].names.items():
             if name not in kept:
                 yield name, layout
@@ -158,7 +120,7 @@ class Contraction(Law):
         binding: Binding = op.data["binding"]
         placed = binding.placed[k]
         position = 0
-        for token in tokens(self.output):
+        for token in tokens(op.data["output"]):
             if token == "...":
                 own = placed.get("...", [])
                 if axis in own:
@@ -298,13 +260,67 @@ class Contraction(Law):
         return int(total * math.prod(size(d) for name, star in binding.stars.items() if name != inner for d in star))
 
 
-class MatrixProduct(Law):
+@dataclass(frozen=True)
+class Contraction(SumOfProducts):
+    """A sum of products, written as patterns over named axes.
+
+    Parameters
+    ----------
+    inputs: a pattern per operand, data first: ("... (g i) *s", "(g o) i *k").
+    output: the pattern of the result; a starred name not in the inputs is a fixed axis of the op's own.
+    bias: the pattern of the bias, or None.
+    operands: finds a tensor for each pattern, then (or None) for the bias; where it is left out, they are the input,
+        the weight and the bias, in this order and by these names.
+    sizes: names whose size an argument or attribute gives: {"g": "groups"}.
+    attributes: module attributes that are sizes: {"in_features": "i"}.
+    """
+
+    inputs: tuple[str, ...]
+    output: str
+    bias: str | None = None
+    operands: Callable[[Op], list[Tensor | None]] | None = None
+    sizes: dict[str, tuple[int, str]] = field(default_factory=dict)
+    attributes: dict[str, str] = field(default_factory=dict)
+
+    def _given(self, op: Any) -> tuple[list[Any], Any]:
+        """The factors, and the bias or None."""
+        found = self.operands(op) if self.operands is not None else [op.tensor(), op.weight(1, "weight")]
+        if self.operands is None and self.bias is not None:
+            found.append(op.weight(2, "bias"))
+        return found[: len(self.inputs)], found[len(self.inputs)] if len(found) > len(self.inputs) else None
+
+    def terms(self, call: Call | Op) -> Terms | None:
+        factors, bias = self._given(call)
+        return terms(factors[::-1], [bias])
+
+    def relate(self, op: Op) -> Tree:
+        found, bias = self._given(op)
+        operands = [t for t in found if t is not None]
+        known: dict[str, int] = {}
+        for name, (index, argument) in self.sizes.items():
+            known[name] = op.setting(index, argument, 1)
+        binding = bind(op, operands, list(self.inputs), known, self.free_space(op))
+        for name, (index, argument) in self.sizes.items():
+            if op.module is None and op.raw(index, argument) is not None:
+                op.size(op.path(index, argument), binding.names[name])
+        for attribute, pattern in self.attributes.items() if op.module is not None else ():
+            op.attribute(attribute, binding.layout(tokens(pattern)[0]))
+        if bias is not None and self.bias is not None:
+            for axis, token in zip(bias.axes, tokens(self.bias), strict=True):
+                op.unifier.unify(axis, binding.layout(token))
+        return self._summed(op, operands, bias, self.output, binding)
+
+    def free_space(self, op: Op) -> Sequence[bool]:
+        """Which axes of space come out as they go in, unit for unit."""
+        return ()
+
+
+class MatrixProduct(SumOfProducts):
     """`a @ b` with broadcast leading axes; one-dimensional operands are read as torch does.
 
     argument: the place, name and default of an argument that says how the axes meet, if there is one.
     """
 
-    family = "contraction"
     called = "matrix product"
     argument: tuple[int, str, Any] | None = None
 
@@ -313,39 +329,19 @@ class MatrixProduct(Law):
         left, right = (min(rank, 2) for rank in ranks)
         return _MATRIX_PRODUCTS[left, right]
 
-    def factors(self, op: Op) -> list[Tensor | None]:
+    def factors(self, op: Any) -> list[Any]:
         """The operands that are multiplied."""
         return [op.tensor(), op.tensor(1, "mat2" if op.name in ("bmm", "mm") else "other")]
 
-    def _for(self, op: Op) -> Contraction:
-        given = op.argument(*self.argument) if self.argument is not None else None
-        inputs, output = self.patterns([t.rank for t in self.factors(op) if t is not None], given)
-        return Contraction(inputs, output, operands=self.factors)
+    def terms(self, call: Call | Op) -> Terms | None:
+        return terms(self.factors(call)[::-1])
 
     def relate(self, op: Op) -> Tree:
-        op.data["law"] = self._for(op)
-        return op.data["law"].relate(op)  # type: ignore[no-any-return]
-
-    def needs(self, op: Op, know: Knowledge) -> Iterable[list[tuple[Tensor, Want]]]:
-        return op.data["law"].needs(op, know)  # type: ignore[no-any-return]
-
-    def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
-        return op.data["law"].demand(op, output, want)  # type: ignore[no-any-return]
-
-    def facts(self, op: Op, know: Knowledge) -> None:
-        op.data["law"].facts(op, know)
-
-    def passes(self, op: Op, operand: Tensor, leaf: Leaf, axis: int | None, moves: Moves) -> bool:
-        return op.data["law"].passes(op, operand, leaf, axis, moves)  # type: ignore[no-any-return]
-
-    def ends(self, op: Op, operand: Tensor, axis: int | None) -> bool:
-        return op.data["law"].ends(op, operand, axis)  # type: ignore[no-any-return]
-
-    def reads(self, op: Op) -> Iterable[tuple[str, int]]:
-        return op.data["law"].reads(op)  # type: ignore[no-any-return]
-
-    def operations(self, op: Op, size: Any) -> int:
-        return op.data["law"].operations(op, size)  # type: ignore[no-any-return]
+        given = op.argument(*self.argument) if self.argument is not None else None
+        found = self.factors(op)
+        inputs, output = self.patterns([tensor.rank for tensor in found], given)
+        operands, bias = found[: len(inputs)], found[len(inputs)] if len(found) > len(inputs) else None
+        return self._summed(op, operands, bias, output, bind(op, operands, list(inputs), {}))
 
 
 _MATRIX_PRODUCTS = {
@@ -370,7 +366,7 @@ class Einsum(MatrixProduct):
             right = "..." + right if "..." in left else right
         return tuple(_spelled(part) for part in left.split(",")), _spelled(right)
 
-    def factors(self, op: Op) -> list[Tensor | None]:
+    def factors(self, op: Any) -> list[Any]:
         return list(op.operands())
 
 

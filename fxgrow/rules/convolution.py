@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from torch import nn
+
 from fxgrow.axes.layout import Leaf, resolve
 from fxgrow.rules.contraction import Contraction
 from fxgrow.rules.knowledge import Knowledge
@@ -117,3 +119,13 @@ def slides_of_module(module: Any) -> list[Slide]:
     zeros = module.padding_mode == "zeros"
     found = slides(module.kernel_size, module.stride, module.padding, module.dilation)
     return [slide if zeros or slide is not Slide.SAME else Slide.FIXED for slide in found]
+
+
+def can_be_identity(module: Any) -> bool:
+    """Whether a weight exists that makes a linear layer or a convolution pass its input on."""
+    if isinstance(module, nn.Linear):
+        return module.in_features == module.out_features
+    if not isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) or module.in_channels != module.out_channels:
+        return False
+    sliding = slides(module.kernel_size, module.stride, module.padding, module.dilation)
+    return Slide.FIXED not in sliding and all(size % 2 for size in module.kernel_size)

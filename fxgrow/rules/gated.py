@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from fxgrow.axes.layout import Leaf
+from fxgrow.rules.calls import Call
 from fxgrow.rules.knowledge import Knowledge
-from fxgrow.rules.law import Fact, Law, Range, Want
+from fxgrow.rules.law import Fact, Law, Range, Terms, Want
 from fxgrow.rules.op import Op, Tensor, Tree
 from fxgrow.rules.shape import axis_of
 
@@ -23,21 +24,15 @@ class GatedUnit(Law):
         op.data.update(axis=axis, half=half, kind="multiply")
         return op.result([first if k == axis else x.axes[k] for k in range(x.rank)])
 
+    def terms(self, call: Call | Op) -> Terms:
+        return Terms(call.operands(), tried=True)
+
     def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
         """Zero where the first half is."""
         if want.fact is not Fact.ZERO or want.where is not None:
             return []
         return [[(op.tensor(), want.at(Range(op.data["axis"], 0, op.data["half"])))], [(op.tensor(), want)]]
 
-    def facts(self, op: Op, know: Knowledge) -> None:
-        output = op.output
-        assert isinstance(output, Tensor)
-        first = Range(op.data["axis"], 0, op.data["half"])
-        for leaf in know.growing(*output.axes):
-            if Fact.ZERO in self._known(op, know, leaf, first):
-                know.learn(output, leaf, Fact.ZERO)
-
-    @staticmethod
-    def _known(op: Op, know: Knowledge, leaf: Leaf, first: Range) -> set[Fact | None]:
-        known = know.ranged(op.tensor(), leaf)
-        return {known.get(None), known.get(first)}
+    def known(self, op: Op, know: Knowledge, output: Tensor, leaf: Leaf) -> dict[Range | None, Fact]:
+        known, first = know.ranged(op.tensor(), leaf), Range(op.data["axis"], 0, op.data["half"])
+        return {None: Fact.ZERO} if Fact.ZERO in (known.get(None), known.get(first)) else {}

@@ -12,11 +12,13 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from fxgrow.containers import holds_tensor
+from fxgrow.rules.calls import Call
 from fxgrow.rules.law import Law
 from fxgrow.rules.normalisation import BatchNorm
+from fxgrow.rules.pointwise import Pointwise
 from fxgrow.rules.registry import law_of_call
 
 
@@ -55,8 +57,18 @@ def is_rectifier(kind: Any) -> bool:
     return kind in RECTIFIERS or kind in RELU6
 
 
-def left_alone(kind: Any, module: nn.Module | None, node: fx.Node) -> Interval | None:
-    """The numbers to which an activation does nothing, or None where there are none such."""
+def left_alone(call: Call) -> Interval | None:
+    """The numbers to which a function of one tensor does nothing, or None where there are none such."""
+    operands, module, node = call.operands(), call.module, call.node
+    if not isinstance(call.law, Pointwise) or len(operands) != 1:
+        return None
+    before, after = operands[0].meta["value"], node.meta["value"]
+    if not isinstance(before, Tensor) or before.dtype != after.dtype:
+        return None
+    if call.law.kind == "linear":  # f(a x) = a f(x)
+        one = call.run({operands[0]: torch.ones((1,) * before.ndim, dtype=torch.float64)})
+        return ANY if isinstance(one, Tensor) and bool((one == 1).all()) else None
+    kind = type(module) if module is not None else node.target
     if kind in RECTIFIERS or kind in _LEAVE_POSITIVE:
         return POSITIVE
     if kind in RELU6:

@@ -9,14 +9,17 @@ do what the original's did is worked out by the kernel (`fxgrow.proof.by_law`), 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from torch import nn
+
 from fxgrow.axes.layout import Layout, Leaf, Reason
-from fxgrow.rules.op import Op, Tensor, Tree
+from fxgrow.rules.op import Op, Tensor, Tree, tensors
 
 if TYPE_CHECKING:
+    from fxgrow.rules.calls import Call
     from fxgrow.rules.knowledge import Knowledge
 
 
@@ -74,10 +77,54 @@ class Moves(Protocol):
         """Whether a step before this one moved new entries of a tensor."""
 
 
+@dataclass(frozen=True)
+class Terms:
+    """An op as a sum of some operands and of one product of others: so far as zeros and ones go, that is all there is.
+
+        x + y        x y        x w + b        gain norm(x) + bias        softmax(q k') v        f(x)
+
+    It is zero where all summands are, and one factor; it is one of its operands where nothing else is left. The
+    planner asks how that can be brought about, the kernel whether it is so.
+
+    added, factors: tensors, as the op gives them; factors that are best to silence come first. passed: those of both
+    that nothing is done to. tried: what is made of zeros has to be tried out. after: what is applied to it, if any.
+    """
+
+    added: Sequence[Any] = ()
+    factors: Sequence[Any] = ()
+    passed: Sequence[Any] = ()
+    tried: bool = False
+    after: nn.Module | None = None
+
+    def silencing(self) -> list[list[Any]]:
+        """What has to be zero together for it all to be zero: alternatives."""
+        return [[factor, *self.added] for factor in self.factors] or [[*self.added]]
+
+    def beside(self, kept: Any) -> tuple[list[list[Any]], list[Any]]:
+        """For it to be one of those passed: alternatives of what has to be zero together, and what has to be one."""
+        added, factors = ([one for one in some if one is not kept] for some in (self.added, self.factors))
+        if len(factors) < len(self.factors):
+            return [added], factors
+        return Terms(added, factors).silencing(), []
+
+
+def terms(factors: Iterable[Any], added: Iterable[Any] = ()) -> Terms | None:
+    """A product plus what is there to be added; None where a factor is not there."""
+    factors = list(factors)
+    return Terms([one for one in added if one is not None], factors) if None not in factors else None
+
+
 class Law:
     """Base of all laws; by itself it knows nothing and ties everything down."""
 
     family = "unknown"
+    moves = False  # whether its output is entries of its operands and nothing else
+
+    @property
+    def may_show(self) -> bool:
+        """Whether its output may be memory of what it is given."""
+        return self.family == "shape" or getattr(self, "kind", "") == "linear"
+
     stretches = False  # whether it makes axes of sizes that it is given, which may follow what they meet
 
     def relate(self, op: Op) -> Tree:
@@ -96,6 +143,13 @@ class Law:
 
     def facts(self, op: Op, know: Knowledge) -> None:
         """Record what is known of the outputs; report (`know.fail`) what breaks the function."""
+        for output in tensors(op.output):
+            for leaf in know.growing(*output.axes) if output.op is op else ():
+                know.learn_all(output, leaf, self.known(op, know, output, leaf))
+
+    def known(self, op: Op, know: Knowledge, output: Tensor, leaf: Leaf) -> dict[Range | None, Fact]:
+        """What is known of an output at the new units of a dimension."""
+        return {}
 
     def edits(self, op: Op, know: Knowledge) -> list[Edit]:
         """Changes to the node that this op's exactness rests on."""
@@ -116,6 +170,10 @@ class Law:
         """Whether the op sums over an axis of a parameter, so that all of the output depends on its new entries."""
         return False
 
+    def terms(self, call: Call | Op) -> Terms | None:
+        """What the op adds up and multiplies; None where nobody knows when it is zero."""
+        return Terms(call.operands(), tried=True) if self.family in ("pooling", "reduction") else None
+
     def reads(self, op: Op) -> Iterable[tuple[str, int]]:
         """The (parameter, axis) pairs that read units rather than make them."""
         return ()
@@ -127,3 +185,23 @@ class Law:
     def operations(self, op: Op, size: Any) -> int:
         """Multiply-adds for one forward pass, given `size(layout)`."""
         return 0
+
+
+class Carrying(Law):
+    """Base of laws whose outputs are at new units what one operand is there, as far as some facts go."""
+
+    def carries(self, op: Op, leaf: Leaf) -> tuple[Tensor, set[Fact]]:
+        """The operand, and the facts."""
+        raise NotImplementedError
+
+    def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
+        x, facts = self.carries(op, want.leaf)
+        return [[(x, want)]] if want.fact in facts and want.where is None and want.leaf in x.leaves() else []
+
+    def facts(self, op: Op, know: Knowledge) -> None:
+        values = op.value if isinstance(op.value, tuple) else (op.value,)
+        for output, value in zip(tensors(op.output), values, strict=True):
+            for leaf in know.growing(*output.axes) if value.dtype.is_floating_point else ():  # where something is, else
+                x, facts = self.carries(op, leaf)
+                known = know.fact(x, leaf)
+                know.learn_all(output, leaf, {None: known} if known in facts else {})

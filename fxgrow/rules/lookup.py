@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from fxgrow.rules.calls import Call
 from fxgrow.rules.knowledge import Knowledge, Way
-from fxgrow.rules.law import Fact, Law, Want
+from fxgrow.rules.law import Fact, Law, Terms, Want, terms
 from fxgrow.rules.op import Op, Tensor, Tree
 
 
@@ -11,6 +12,9 @@ class Gather(Law):
     """Rows of a table picked by index: nn.Embedding, F.embedding. Table `[entries, units]`."""
 
     family = "contraction"
+
+    def terms(self, call: Call | Op) -> Terms | None:
+        return terms([call.weight(1, "weight")])
 
     def relate(self, op: Op) -> Tree:
         index = op.tensor()

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fxgrow.axes.layout import Layout, Leaf, leaves, resolve
+from fxgrow.rules.calls import Call
 from fxgrow.rules.knowledge import Knowledge, Way
-from fxgrow.rules.law import Edit, Fact, Law, Moves, Range, Want
+from fxgrow.rules.law import Edit, Fact, Law, Moves, Range, Terms, Want, terms
 from fxgrow.rules.op import Op, Tensor, Tree
 from fxgrow.rules.pointwise import Pointwise
 from fxgrow.rules.registry import law_of_module
@@ -36,47 +37,6 @@ def gain_and_bias(op: Op) -> dict[str, Any]:
     return {n: f"{op.node.target}.{n}" if op.parameter(n) is not None else None for n in ("weight", "bias")}
 
 
-def zero_by_affine(op: Op, want: Want, axis: int) -> list[list[tuple[Tensor, Want]]]:
-    """A norm is silent at new units whose gain and bias are zero; `axis` of its output is that of the units."""
-    gain, bias = op.data["gain"], op.data["bias"]
-    if want.fact is not Fact.ZERO or gain is None or want.leaf not in gain.leaves():
-        return []
-    where = want.where
-    if where is not None:
-        if where.axis != axis:
-            return []
-        where = Range(0, where.low, where.high)
-    return [[(t, Want(want.leaf, Fact.ZERO, where)) for t in (gain, bias) if t is not None]]
-
-
-def silent_by_affine(op: Op, know: Knowledge, leaf: Leaf, axis: int) -> dict[Range | None, Fact]:
-    """Where new units of a norm are silent because gain and bias are zero, as facts on `axis` of its output."""
-    gain, bias = op.data["gain"], op.data["bias"]
-    if gain is None:
-        return {}
-    return {
-        Range(axis, where.low, where.high) if where is not None else None: fact
-        for where, fact in know.ranged(gain, leaf).items()
-        if fact is Fact.ZERO and adds_nothing(know, bias, leaf, where)
-    }
-
-
-def affine_passes(op: Op, operand: Tensor, leaf: Leaf, moves: Moves, quiet: bool) -> bool:
-    """Whether a gradient passes a gain: not to the input where the gain is zero, nor to the gain where that is `quiet`.
-
-    quiet: the normalised input is zero at new units.
-    """
-    gain, bias = op.data["gain"], op.data["bias"]
-    if operand is gain:
-        return not quiet
-    return operand is bias or gain is None or leaf not in gain.leaves() or not moves.zero(gain, leaf)
-
-
-def affine_is_silent(op: Op, know: Knowledge, leaf: Leaf) -> bool:
-    gain, bias = op.data["gain"], op.data["bias"]
-    return gain is not None and know.fact(gain, leaf) is Fact.ZERO and adds_nothing(know, bias, leaf)
-
-
 def adds_nothing(know: Knowledge, bias: Tensor | None, leaf: Leaf, where: Range | None = None) -> bool:
     """Whether a bias is zero at new units, all or those of one range."""
     if bias is None:
@@ -85,12 +45,65 @@ def adds_nothing(know: Knowledge, bias: Tensor | None, leaf: Leaf, where: Range 
     return leaf in bias.leaves() and Fact.ZERO in (known.get(None), known.get(where))
 
 
+class Affine(Law):
+    """Base of the norms: something normalised, times a gain, plus a bias."""
+
+    family = "normalisation"
+
+    def gain_place(self, call: Call | Op) -> int:
+        """Where a function takes the gain; the bias comes next."""
+        return 2
+
+    def axis_of_units(self, op: Op) -> int:
+        """The axis that gain and bias are of."""
+        return 1
+
+    def terms(self, call: Call | Op) -> Terms | None:
+        place = self.gain_place(call)
+        return terms([call.weight(place, "weight")], [call.weight(place + 1, "bias")])
+
+    def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
+        """Zero where gain and bias are."""
+        gain, bias, where = op.data["gain"], op.data["bias"], want.where
+        if want.fact is not Fact.ZERO or gain is None or want.leaf not in gain.leaves():
+            return []
+        if where is not None and where.axis != self.axis_of_units(op):
+            return []
+        wish = Want(want.leaf, Fact.ZERO, Range(0, where.low, where.high) if where is not None else None)
+        return [[(tensor, wish) for tensor in (gain, bias) if tensor is not None]]
+
+    def known(self, op: Op, know: Knowledge, output: Tensor, leaf: Leaf) -> dict[Range | None, Fact]:
+        gain, axis = op.data["gain"], self.axis_of_units(op)
+        return {
+            Range(axis, where.low, where.high) if where is not None else None: fact
+            for where, fact in (know.ranged(gain, leaf) if gain is not None else {}).items()
+            if fact is Fact.ZERO and adds_nothing(know, op.data["bias"], leaf, where)
+        }
+
+    def passes(self, op: Op, operand: Tensor, leaf: Leaf, axis: int | None, moves: Moves) -> bool:
+        """Not to the input where the gain is zero, nor to the gain where what is normalised is."""
+        gain, bias = op.data["gain"], op.data["bias"]
+        if operand is gain:
+            return not self.quiet(op, leaf, moves)
+        return operand is bias or gain is None or leaf not in gain.leaves() or not moves.zero(gain, leaf)
+
+    def quiet(self, op: Op, leaf: Leaf, moves: Moves) -> bool:
+        """Whether what is normalised is zero at new units."""
+        return moves.zero(op.tensor(), leaf)
+
+
 @dataclass(frozen=True)
-class BatchNorm(Law):
+class BatchNorm(Affine):
     """Normalisation of each channel (axis 1) over batch and space: new channels never touch old ones."""
 
     activation: str | None = None  # attribute that holds an activation applied afterwards
-    family = "normalisation"
+
+    def gain_place(self, call: Call | Op) -> int:
+        return 3
+
+    def terms(self, call: Call | Op) -> Terms | None:
+        found = super().terms(call)
+        return found and replace(found, after=getattr(call.module, self.activation) if self.activation else None)
 
     def relate(self, op: Op) -> Tree:
         x = op.tensor()
@@ -112,19 +125,14 @@ class BatchNorm(Law):
         if not self._activation_keeps_zero(op):
             return []
         through = [[(op.tensor(), want)]] if want.fact is Fact.ZERO and op.data["bias"] is None else []
-        return zero_by_affine(op, want, 1) + through
+        return super().demand(op, output, want) + through
 
-    def facts(self, op: Op, know: Knowledge) -> None:
-        output, x = op.output, op.tensor()
-        assert isinstance(output, Tensor)
-        for leaf in know.growing(output.axes[1]):
-            quiet = know.fact(x, leaf) is Fact.ZERO and adds_nothing(know, op.data["mean"], leaf)
-            quiet = quiet and adds_nothing(know, op.data["bias"], leaf)
-            if self._activation_keeps_zero(op):
-                know.learn_all(output, leaf, {None: Fact.ZERO} if quiet else silent_by_affine(op, know, leaf, 1))
-
-    def passes(self, op: Op, operand: Tensor, leaf: Leaf, axis: int | None, moves: Moves) -> bool:
-        return affine_passes(op, operand, leaf, moves, moves.zero(op.tensor(), leaf))
+    def known(self, op: Op, know: Knowledge, output: Tensor, leaf: Leaf) -> dict[Range | None, Fact]:
+        quiet = know.fact(op.tensor(), leaf) is Fact.ZERO and adds_nothing(know, op.data["mean"], leaf)
+        quiet = quiet and adds_nothing(know, op.data["bias"], leaf)
+        if leaf not in leaves(output.axes[1]) or not self._activation_keeps_zero(op):
+            return {}
+        return {None: Fact.ZERO} if quiet else super().known(op, know, output, leaf)
 
     def _activation_keeps_zero(self, op: Op) -> bool:
         if self.activation is None or op.module is None:
@@ -134,7 +142,7 @@ class BatchNorm(Law):
 
 
 @dataclass(frozen=True)
-class OverUnits(Law):
+class OverUnits(Affine):
     """LayerNorm and RMSNorm over the last axes, natively where new units fit, else guarded.
 
     `fits` is what new units must be for the closed form: the mean of the old (LayerNorm), zero (RMSNorm).
@@ -143,7 +151,9 @@ class OverUnits(Law):
     fits: Fact
     guard: str
     default_eps: float | None = None
-    family = "normalisation"
+
+    def axis_of_units(self, op: Op) -> int:
+        return op.tensor().rank - 1
 
     def relate(self, op: Op) -> Tree:
         x = op.tensor()
@@ -185,7 +195,7 @@ class OverUnits(Law):
         return know.ways[leaf] is Way.REPLICATE and whole is leaf and know.growth[leaf] % leaf.size == 0
 
     def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
-        silent = zero_by_affine(op, want, output.rank - 1)
+        silent = super().demand(op, output, want)
         if not silent or want.where is not None:
             return silent
         # units that fit the statistic are normalised to zero: with a gain of zero too, neither would ever learn
@@ -204,7 +214,7 @@ class OverUnits(Law):
                     know.fail(op, leaf, f"{op.name} takes its statistic over it", guardable=True)
                     continue
                 know.scale(op, op.data["gain"].parameter, math.sqrt(leaf.size / know.growth[leaf]))
-            silent = affine_is_silent(op, know, leaf)
+            silent = None in self.known(op, know, output, leaf)
             bias = op.data["bias"]
             if not over:
                 silent = known is Fact.ZERO and bias is None
@@ -213,17 +223,16 @@ class OverUnits(Law):
             if silent:
                 know.learn(output, leaf, Fact.ZERO)
             elif over:
-                know.learn_all(output, leaf, silent_by_affine(op, know, leaf, output.rank - 1))
+                know.learn_all(output, leaf, self.known(op, know, output, leaf))
 
     def statistics(self, op: Op) -> Iterable[Layout]:
         yield op.tensor().axes[-1]
 
-    def passes(self, op: Op, operand: Tensor, leaf: Leaf, axis: int | None, moves: Moves) -> bool:
+    def quiet(self, op: Op, leaf: Leaf, moves: Moves) -> bool:
         x = op.tensor()
-        quiet = moves.zero(x, leaf) and self.fits is Fact.ZERO
         if self.fits is Fact.MEAN and leaf in leaves(x.axes[-1]) and leaf not in moves.know.guarded:
-            quiet = moves.know.fact(x, leaf) is Fact.MEAN and not moves.has_moved(x, leaf)
-        return affine_passes(op, operand, leaf, moves, quiet)
+            return moves.know.fact(x, leaf) is Fact.MEAN and not moves.has_moved(x, leaf)
+        return moves.zero(x, leaf) and self.fits is Fact.ZERO
 
     def edits(self, op: Op, know: Knowledge) -> list[Edit]:
         layout = resolve(op.tensor().axes[-1])
@@ -256,10 +265,8 @@ class OverUnits(Law):
         return {"eps": self._eps(op), **kept}
 
 
-class GroupNorm(Law):
+class GroupNorm(Affine):
     """Normalisation over groups of channels: `groups x width`; growing the number of groups is exact."""
-
-    family = "normalisation"
 
     def relate(self, op: Op) -> Tree:
         x = op.tensor()
@@ -283,25 +290,19 @@ class GroupNorm(Law):
         op.data.update(groups=groups, width=width)
         return op.result(x.axes)
 
-    def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
-        return zero_by_affine(op, want, 1)
-
     def facts(self, op: Op, know: Knowledge) -> None:
-        output, x = op.output, op.tensor()
-        assert isinstance(output, Tensor)
         for leaf in know.growing(op.data["width"]):
             if leaf not in know.guarded:
                 know.fail(op, leaf, f"{op.name} takes its statistic over it", guardable=True)
-        for leaf in know.growing(*output.axes):
-            known = know.fact(x, leaf) is Fact.ZERO and adds_nothing(know, op.data["bias"], leaf)
-            known = known and leaf in leaves(op.data["groups"])
-            know.learn_all(output, leaf, {None: Fact.ZERO} if known else silent_by_affine(op, know, leaf, 1))
+        super().facts(op, know)
+
+    def known(self, op: Op, know: Knowledge, output: Tensor, leaf: Leaf) -> dict[Range | None, Fact]:
+        quiet = know.fact(op.tensor(), leaf) is Fact.ZERO and adds_nothing(know, op.data["bias"], leaf)
+        quiet = quiet and leaf in leaves(op.data["groups"])
+        return {None: Fact.ZERO} if quiet else super().known(op, know, output, leaf)
 
     def statistics(self, op: Op) -> Iterable[Layout]:
         yield op.data["width"]
-
-    def passes(self, op: Op, operand: Tensor, leaf: Leaf, axis: int | None, moves: Moves) -> bool:
-        return affine_passes(op, operand, leaf, moves, moves.zero(op.tensor(), leaf))
 
     def edits(self, op: Op, know: Knowledge) -> list[Edit]:
         if not know.growing(op.data["width"]):
@@ -312,13 +313,15 @@ class GroupNorm(Law):
 
 
 @dataclass(frozen=True)
-class Guarded(Law):
+class Guarded(Affine):
     """A reduction that is already guarded: its statistic is of the core units, so the others may grow."""
 
     axis: int = -1
     core: tuple[int, str] = (5, "core")
     grouped: bool = False
-    family = "normalisation"
+
+    def axis_of_units(self, op: Op) -> int:
+        return self.axis % op.tensor(0, "x").rank
 
     def relate(self, op: Op) -> Tree:
         x = op.tensor(0, "x")
@@ -339,17 +342,8 @@ class Guarded(Law):
         op.data["core"] = layout
         return op.result(x.axes)
 
-    def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
-        return zero_by_affine(op, want, self.axis % output.rank)
-
-    def facts(self, op: Op, know: Knowledge) -> None:
-        output = op.output
-        assert isinstance(output, Tensor)
-        for leaf in know.growing(*output.axes):
-            know.learn_all(output, leaf, silent_by_affine(op, know, leaf, self.axis % output.rank))
-
-    def passes(self, op: Op, operand: Tensor, leaf: Leaf, axis: int | None, moves: Moves) -> bool:
-        return affine_passes(op, operand, leaf, moves, False)
+    def quiet(self, op: Op, leaf: Leaf, moves: Moves) -> bool:
+        return False
 
     def edits(self, op: Op, know: Knowledge) -> list[Edit]:
         layout = op.data["core"]

@@ -12,7 +12,7 @@ from torch import fx
 
 from fxgrow.axes.layout import Layout, Leaf, Reason, leaves, resolve
 from fxgrow.axes.unify import Unifier
-from fxgrow.containers import of_kind
+from fxgrow.containers import each_of_kind, of_kind
 from fxgrow.opaque import CustomFunction
 from fxgrow.rules.calls import name_of
 
@@ -114,14 +114,11 @@ class Op:
         return self.lower(self.raw(index, name, default))
 
     def lower(self, raw: Any) -> Any:
-        if isinstance(raw, fx.Node):
-            tree = self.tree_of(raw)
-            return raw.meta["value"] if tree is None else tree
-        if isinstance(raw, (tuple, list)):
-            return type(raw)(self.lower(item) for item in raw)
-        if isinstance(raw, slice):
-            return slice(self.lower(raw.start), self.lower(raw.stop), self.lower(raw.step))
-        return raw
+        return each_of_kind(raw, fx.Node, self._lowered)
+
+    def _lowered(self, node: fx.Node) -> Any:
+        tree = self.tree_of(node)
+        return node.meta["value"] if tree is None else tree
 
     def tensor(self, index: int = 0, name: str = "input") -> Tensor:
         value = self.argument(index, name)

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from fxgrow.axes.layout import Layout, is_fixed, join
+from fxgrow.axes.layout import Layout, Leaf, is_fixed, join
 from fxgrow.rules.knowledge import Knowledge
-from fxgrow.rules.law import Fact, Law, Range, Want
+from fxgrow.rules.law import Carrying, Fact, Law, Range
 from fxgrow.rules.op import Op, Path, Tensor, Tree, tensors
 from fxgrow.rules.shape import Everywhere, Moved, Piece, Shape, aliased, axis_of, cut_backward, cut_forward, overwritten
 
@@ -43,14 +43,13 @@ class GetItem(Shape):
                 axes.extend(x.axes[axis : axis + spare])
                 axis += spare
             elif isinstance(value, slice):
-                path: Path = ("args", 1, k) if nested else ("args", 1)
-                layout, piece = self._piece(op, x, axis, value, path)
+                layout, piece = self._piece(op, x, axis, value, ("args", 1, k) if nested else ("args", 1))
                 axes.append(layout)
                 if piece is not None:
                     pieces.append(piece)
                 axis += 1
             else:
-                op.unifier.fix(x.axes[axis], "indexed by a number")
+                self._pick(op, x, axis, value, ("args", 1, k) if nested else ("args", 1))
                 position = axis_of(value, x.axes[axis].size)
                 pieces.append(Piece(axis, position, position + 1, False))
                 axis += 1
@@ -58,6 +57,19 @@ class GetItem(Shape):
         op.data["pieces"] = pieces
         op.data["inserted"] = any(v is None for v in values)
         return op.result(axes)
+
+    @staticmethod
+    def _pick(op: Op, x: Tensor, axis: int, number: Any, path: Path) -> None:
+        """One entry of an axis: of a parameter, the others may grow if the number counts those that come first."""
+        layout, size = x.axis(axis), x.shape[axis]
+        if x.parameter is None or is_fixed(layout) or not isinstance(number, int) or number < 0 or size == 1:
+            op.unifier.fix(layout, "indexed by a number")
+            return
+        op.data["parameter"] = x
+        parts = op.unifier.split(layout, [part for part in (number, 1, size - number - 1) if part])
+        op.unifier.fix(parts[1 if number else 0], "indexed by a number")
+        if number:
+            op.size(path, parts[0])
 
     def _piece(self, op: Op, x: Tensor, axis: int, cut: slice, path: Path) -> tuple[Layout, Piece | None]:
         layout = x.axis(axis)
@@ -95,6 +107,12 @@ class GetItem(Shape):
                 op.unifier.fix(one, "it is an index")
         shape = op.value.shape
         return op.result([op.unifier.constant(shape[k]) if a is None else x.axes[a] for k, a in enumerate(axes)])
+
+    def known(self, op: Op, know: Knowledge, output: Tensor, leaf: Leaf) -> dict[Range | None, Fact]:
+        x: Tensor | None = op.data.get("parameter")
+        if x is not None:  # what is picked makes units
+            know.produced.update((str(x.parameter), axis, leaf) for axis in know.places(x, leaf, None))
+        return super().known(op, know, output, leaf)
 
     def forward(self, op: Op, source: Tensor, output: Tensor, where: Range) -> Moved:
         pieces = op.data.get("pieces")
@@ -176,7 +194,7 @@ class Select(GetItem):
     def relate(self, op: Op) -> Tree:
         x, index = op.tensor(), op.argument(2, "index")
         axis = axis_of(op.argument(1, "dim"), x.rank)
-        op.unifier.fix(x.axes[axis], "indexed by a number")
+        self._pick(op, x, axis, index, op.path(2, "index"))
         position = axis_of(index, x.shape[axis])
         op.data.update(pieces=[Piece(axis, position, position + 1, False)], inserted=False)
         return op.result([*x.axes[:axis], *x.axes[axis + 1 :]])
@@ -221,7 +239,7 @@ class IndexSelect(Shape):
         return op.result(axes)
 
 
-class GatherAlong(Shape):
+class GatherAlong(Carrying, Shape):
     """`gather`: an index of its own for each entry, along one axis."""
 
     def relate(self, op: Op) -> Tree:
@@ -238,12 +256,5 @@ class GatherAlong(Shape):
         op.data.update(x=x, index=index)
         return op.result(axes)
 
-    def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
-        return [[(op.data["x"], want.at(None))]] if want.fact is Fact.ZERO else []
-
-    def facts(self, op: Op, know: Knowledge) -> None:
-        output = op.output
-        assert isinstance(output, Tensor)
-        for leaf in know.growing(*output.axes):  # each unit has indices of its own: only zeros stay what they are
-            if know.fact(op.data["x"], leaf) is Fact.ZERO:
-                know.learn(output, leaf, Fact.ZERO)
+    def carries(self, op: Op, leaf: Leaf) -> tuple[Tensor, set[Fact]]:
+        return op.data["x"], {Fact.ZERO}  # each unit has indices of its own: only zeros stay what they are

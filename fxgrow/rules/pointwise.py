@@ -6,17 +6,16 @@ What matters of a function is whether it keeps zero (f(0) = 0) and whether it ke
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from torch import fx
 
 from fxgrow.axes.layout import Layout, Leaf
-from fxgrow.rules.calls import run, writes
+from fxgrow.rules.calls import Call, writes
 from fxgrow.rules.knowledge import Knowledge
-from fxgrow.rules.law import Fact, Law, Moves, Range, Want
+from fxgrow.rules.law import Fact, Law, Moves, Range, Terms, Want
 from fxgrow.rules.op import Op, Tensor, Tree
 from fxgrow.rules.shape import aliased, overwritten
 
@@ -33,6 +32,23 @@ class Pointwise(Law):
 
     def kind_of(self, op: Op) -> Kind:
         return self.kind(op) if callable(self.kind) else self.kind
+
+    def split(self, count: int) -> tuple[Sequence[int], Sequence[int]]:
+        """Of so many operands, which are added up, and which are multiplied."""
+        if count > 1 and self.kind in ("multiply", "divide"):
+            return (), range(count if self.kind == "multiply" else 1)
+        return range(count), ()
+
+    def terms(self, call: Call | Op) -> Terms:
+        operands = call.operands()[: 1 if self.kind == "linear" else None]  # `x.type_as(y)` is x
+        added, factors = ([operands[k] for k in some] for some in self.split(len(operands)))
+        if not factors and (self.kind != "add" or len(operands) == 1):
+            return Terms(operands, tried=True)
+        first = call.tensor()
+        if self.kind == "divide":
+            return Terms((), [first]) if first is not None else Terms(operands, tried=True)
+        scaled = "sub" in call.name or call.argument(2, "alpha", 1) != 1
+        return Terms(added, factors, [first] if scaled else added or factors)
 
     def relate(self, op: Op) -> Tree:
         kind = self.kind_of(op)
@@ -61,85 +77,75 @@ class Pointwise(Law):
             if isinstance(raw, fx.Node) and op.tree_of(raw) is None:
                 op.pin(("kwargs", name))
 
+    def _silencing(self, op: Op, leaf: Leaf) -> list[list[Tensor]]:
+        """What has to be zero at new units for the output to be zero there: alternatives."""
+        operands: list[Tensor] = op.data["operands"]
+        kind: Kind = op.data["kind"]
+        added, factors = self.split(len(operands))
+        if kind == "divide" and any(leaf in t.leaves() for t in operands[1:]):  # 0 / 0
+            return []
+        keeps_zero = kind == "zero" or self._scales(op) or (kind == "add" and not has_numbers(op))
+        if not factors and not keeps_zero:
+            return []
+        ways = [[operands[k] for k in way] for way in Terms(added, factors).silencing()]
+        return [way for way in ways if all(leaf in t.leaves() for t in way)]
+
+    def _kept(self, op: Op, having: list[Tensor]) -> set[Fact]:
+        """Facts that it passes on where all operands that have a dimension share them; zeros are seen to elsewhere."""
+        kind: Kind = op.data["kind"]
+        if not keeps_means(kind, [op.data["operands"].index(t) for t in having]):
+            return set()
+        return {Fact.MEAN} if kind == "add" else {Fact.ZERO, Fact.MEAN, Fact.IGNORED} if self._scales(op) else set()
+
     def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
         operands: list[Tensor] = op.data["operands"]
-        kind: Kind = op.data["kind"]
-        having = [t for t in operands if want.leaf in t.leaves()]
         if want.where is not None and len(operands) > 1:
             return []
-        if kind == "linear" or (kind == "zero" and want.fact is Fact.ZERO):
-            return [[(t, want) for t in having]]
-        if kind == "add":
-            if want.fact is Fact.ZERO and (len(having) < len(operands) or has_numbers(op)):
-                return []
-            return [[(t, want) for t in having]] if want.fact is not Fact.IGNORED else []
-        if kind == "multiply" or (kind == "divide" and operands[0] in having):
-            candidates = having if kind == "multiply" else operands[:1]
-            if want.fact is Fact.ZERO:
-                return [[(t, want)] for t in sorted(candidates, key=lambda t: t.parameter is None)]
-            if len(having) == 1:
-                return [[(having[0], want)]]
-        return []
+        if want.fact is Fact.ZERO:
+            ways = sorted(self._silencing(op, want.leaf), key=lambda way: way[0].parameter is None)
+            return [[(t, want) for t in way] for way in ways]
+        having = [t for t in operands if want.leaf in t.leaves()]
+        return [[(t, want) for t in having]] if want.fact in self._kept(op, having) else []
 
     def facts(self, op: Op, know: Knowledge) -> None:
-        output = op.output
+        super().facts(op, know)
+        output, x = op.output, op.data["operands"][0]
         assert isinstance(output, Tensor)
-        for leaf in know.growing(*output.axes):
-            known = self._outcome(op, know, leaf)
-            know.learn_all(output, leaf, known)
-            if writes(op.node, op.module):
-                overwritten(know, op.data["operands"][0], leaf, known.get(None, Fact.BASE))
-                know.learn_all(op.data["operands"][0], leaf, known)
+        for leaf in know.growing(*output.axes) if writes(op.node, op.module) else ():
+            known = know.ranged(output, leaf)
+            overwritten(know, x, leaf, known.get(None, Fact.BASE))
+            know.learn_all(x, leaf, known)
 
-    def _outcome(self, op: Op, know: Knowledge, leaf: Leaf) -> dict[Range | None, Fact]:
+    def known(self, op: Op, know: Knowledge, output: Tensor, leaf: Leaf) -> dict[Range | None, Fact]:
         operands: list[Tensor] = op.data["operands"]
-        kind: Kind = op.data["kind"]
         having = [t for t in operands if leaf in t.leaves()]
-        known = [know.fact(t, leaf) for t in having]
+        kept, silencing = self._kept(op, having), self._silencing(op, leaf)
         if len(operands) == 1:
-            kept = {Fact.ZERO, Fact.MEAN, Fact.IGNORED} if self._keeps_lines(op) else set()
-            if kind == "zero" or (kind in ("multiply", "divide") and not self._number_first(op)):
-                kept = kept | {Fact.ZERO}
+            kept = kept | {Fact.ZERO} if silencing else kept
             return {where: fact for where, fact in know.ranged(operands[0], leaf).items() if fact in kept}
-        if kind == "add":
-            if has_numbers(op):
-                return {}
-            if all(fact is Fact.MEAN for fact in known):
-                return {None: Fact.MEAN}
-            if all(fact is Fact.ZERO for fact in known) and len(having) == len(operands):
-                return {None: Fact.ZERO}
-        elif kind == "multiply":
-            if Fact.ZERO in known:
-                return {None: Fact.ZERO}
-            if known == [Fact.MEAN]:
-                return {None: Fact.MEAN}
-        elif kind == "divide" and having[:1] == operands[:1]:
-            if known == [Fact.ZERO] or known == [Fact.MEAN]:
-                return {None: known[0]}
-        elif kind in ("zero", "linear") and len(having) == len(operands) and set(known) == {Fact.ZERO}:
+        if any(all(know.fact(t, leaf) is Fact.ZERO for t in way) for way in silencing):
             return {None: Fact.ZERO}
-        return {}
+        known = {know.fact(t, leaf) for t in having}
+        return dict.fromkeys((None,), known.pop()) if len(known) == 1 and known <= kept else {}
 
     def passes(self, op: Op, operand: Tensor, leaf: Leaf, axis: int | None, moves: Moves) -> bool:
         """Not where another factor is zero, or where the function is flat at zero and zero is what it is given."""
         operands: list[Tensor] = op.data["operands"]
-        kind: Kind = op.data["kind"]
         if len(operands) > 1:
-            factors = operands if kind == "multiply" else operands[:1] if kind == "divide" else []
-            others = [t for t in factors if t is not operand and leaf in t.leaves()]
+            added, factors = ([operands[k] for k in some] for some in self.split(len(operands)))
+            others = [t for t in factors if operand not in added and t is not operand and leaf in t.leaves()]
             return not any(moves.zero(other, leaf) for other in others)
-        return kind == "linear" or not moves.zero(operand, leaf) or not is_flat(op)
+        return op.data["kind"] == "linear" or not moves.zero(operand, leaf) or not is_flat(op)
 
-    def _keeps_lines(self, op: Op) -> bool:
+    def _scales(self, op: Op) -> bool:
+        """Whether it is its first operand times something, rather than a number over a tensor."""
         kind: Kind = op.data["kind"]
-        return kind == "linear" or (
-            kind in ("multiply", "divide") and not (kind == "divide" and self._number_first(op))
-        )
+        return kind in ("linear", "multiply") or (kind == "divide" and isinstance(op.argument(0, "input"), Tensor))
 
-    @staticmethod
-    def _number_first(op: Op) -> bool:
-        """Whether this is number / tensor."""
-        return op.data["kind"] == "divide" and bool(op.node.args) and not isinstance(op.argument(0, "input"), Tensor)
+
+def keeps_means(kind: str, having: Sequence[int]) -> bool:
+    """Whether means stay means, where operands at these places have a dimension and are means along it."""
+    return kind in ("linear", "add") or (len(having) == 1 and (kind == "multiply" or (kind, *having) == ("divide", 0)))
 
 
 def has_numbers(op: Op) -> bool:
@@ -149,19 +155,8 @@ def has_numbers(op: Op) -> bool:
 
 def is_flat(op: Op) -> bool:
     """Whether a function of one tensor has no slope at zero, as ReLU and squares; tried out in float64."""
-    if not op.value.dtype.is_floating_point:
-        return False
-    x = torch.zeros(2, dtype=torch.float64, device="cpu", requires_grad=True)
-    args, kwargs = (
-        fx.node.map_arg(given, lambda node: x.clone() if op.tree_of(node) is not None else node.meta["value"])
-        for given in (op.node.args, op.node.kwargs)
-    )
-    try:
-        y = run(op.node, copy.deepcopy(op.module), args, kwargs, grad=True)
-        (slope,) = torch.autograd.grad(y.sum(), x)
-    except (RuntimeError, TypeError, ValueError, NotImplementedError):
-        return False  # it cannot be told from one entry
-    return not bool(slope.any())
+    found = Call(op.node, copy.deepcopy(op.module), op.law).at_zero() if op.value.dtype.is_floating_point else None
+    return found is not None and not bool(found[1].any())
 
 
 def power(op: Op) -> Kind:
@@ -183,23 +178,8 @@ class AddProduct(Pointwise):
     def __init__(self) -> None:
         super().__init__("other")
 
-    def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
-        x, *factors = op.data["operands"]
-        if want.fact is not Fact.ZERO or want.where is not None or want.leaf not in x.leaves():
-            return []
-        having = [factor for factor in factors if want.leaf in factor.leaves()]
-        return [[(x, want), (factor, want)] for factor in sorted(having, key=lambda t: t.parameter is None)]
-
-    def _outcome(self, op: Op, know: Knowledge, leaf: Leaf) -> dict[Range | None, Fact]:
-        x, *factors = op.data["operands"]
-        silent = leaf in x.leaves() and know.fact(x, leaf) is Fact.ZERO
-        vanishing = any(leaf in factor.leaves() and know.fact(factor, leaf) is Fact.ZERO for factor in factors)
-        return {None: Fact.ZERO} if silent and vanishing else {}
-
-    def passes(self, op: Op, operand: Tensor, leaf: Leaf, axis: int | None, moves: Moves) -> bool:
-        x, *factors = op.data["operands"]
-        others = [t for t in factors if operand is not x and t is not operand and leaf in t.leaves()]
-        return not any(moves.zero(other, leaf) for other in others)
+    def split(self, count: int) -> tuple[Sequence[int], Sequence[int]]:
+        return (range(1), range(1, 3)) if count == 3 else super().split(count)
 
 
 class ParametricRelu(Pointwise):
@@ -207,6 +187,9 @@ class ParametricRelu(Pointwise):
 
     def __init__(self) -> None:
         super().__init__("zero")
+
+    def terms(self, call: Call | Op) -> Terms:
+        return Terms(call.operands()[:1])
 
     def relate(self, op: Op) -> Tree:
         slope = op.parameter("weight")

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from fxgrow.rules.calls import Call
 from fxgrow.rules.contraction import MatrixProduct
+from fxgrow.rules.law import Terms
 from fxgrow.rules.op import Op, Tensor, Tree
 
 _LETTERS = "abcdefghijklmnop"
@@ -27,7 +29,7 @@ class Lettered(MatrixProduct):
         left, right, made = (" ".join(letters) for letters in self.spelled(ranks[0], ranks[1], given))
         return (left, right), made
 
-    def factors(self, op: Op) -> list[Tensor | None]:
+    def factors(self, op: Any) -> list[Any]:
         return list(op.operands())
 
 
@@ -66,9 +68,13 @@ class AddedProduct(MatrixProduct):
         left, right, made = (" ".join(letters) for letters in self.letters)
         return (left, right), made
 
-    def factors(self, op: Op) -> list[Tensor | None]:
+    def factors(self, op: Any) -> list[Any]:
         added, *factors = op.operands()
         return [*factors, added]
+
+    def terms(self, call: Call | Op) -> Terms | None:
+        *factors, added = self.factors(call)
+        return Terms([added], factors[::-1], [added] if call.argument(9, "beta", 1) == 1 else [])
 
     def relate(self, op: Op) -> Tree:
         made, added = super().relate(op), op.operands()[0]

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from fxgrow.axes.layout import Reason, resolve
+from fxgrow.rules.calls import Call
 from fxgrow.rules.contraction import MatrixProduct
 from fxgrow.rules.knowledge import Knowledge
-from fxgrow.rules.law import Edit
-from fxgrow.rules.op import Op, Tensor, Tree
+from fxgrow.rules.law import Edit, Terms
+from fxgrow.rules.op import Op, Tree
 from fxgrow.rules.shape import axis_of
 
 _LETTERS = "abcdefgh"
@@ -25,8 +26,11 @@ class Readout(MatrixProduct):
         read, made = (" ".join(letter if k == axis else _LETTERS[k] for k in range(rank)) for letter in "ui")
         return (read, "i u"), made
 
-    def factors(self, op: Op) -> list[Tensor | None]:
+    def factors(self, op: Any) -> list[Any]:
         return [op.tensor(0, "x"), op.tensor(1, "weight")]
+
+    def terms(self, call: Call | Op) -> Terms | None:
+        return None  # units are taken out as well
 
     def relate(self, op: Op) -> Tree:
         output = super().relate(op)

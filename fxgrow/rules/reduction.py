@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fxgrow import guards
-from fxgrow.axes.layout import Layout, leaves, resolve
+from fxgrow.axes.layout import Layout, Leaf, leaves, resolve
 from fxgrow.rules.knowledge import Knowledge
-from fxgrow.rules.law import Edit, Fact, Law, Want
-from fxgrow.rules.op import Op, Tensor, Tree, tensors
+from fxgrow.rules.law import Carrying, Edit, Fact, Law, Want
+from fxgrow.rules.op import Op, Tensor, Tree
 from fxgrow.rules.pointwise import Pointwise
 from fxgrow.rules.shape import axis_of
 
 
 @dataclass(frozen=True)
-class Reduction(Law):
+class Reduction(Carrying):
     """A statistic over the axes `dim`, or several at once (the largest entries and where they are).
 
     kind: "sum" (linear, zeros do not count), "mean" (linear, means do not count), "other" (max, var, norm).
@@ -61,11 +61,9 @@ class Reduction(Law):
         x = op.tensor()
         return know.growing(*(x.axes[k] for k in op.data["reduced"]))
 
-    def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
-        zero = want.fact is Fact.ZERO and self.keeps_zero
-        if want.where is None and (zero or (want.fact is Fact.MEAN and self.kind != "other")):
-            return [[(op.tensor(), want)]]
-        return []
+    def carries(self, op: Op, leaf: Leaf) -> tuple[Tensor, set[Fact]]:
+        kept = {Fact.ZERO: self.keeps_zero, Fact.MEAN: self.kind != "other"}
+        return op.tensor(), {fact for fact, keeps in kept.items() if keeps}
 
     def facts(self, op: Op, know: Knowledge) -> None:
         x = op.tensor()
@@ -76,12 +74,7 @@ class Reduction(Law):
             )
             if not fits and leaf not in know.guarded:
                 know.fail(op, leaf, f"{op.name} is taken over it", guardable=True)
-        values = op.value if isinstance(op.value, tuple) else (op.value,)
-        for output, value in zip(tensors(op.output), values, strict=True):
-            for leaf in know.growing(*output.axes) if value.dtype.is_floating_point else ():
-                known = know.fact(x, leaf)
-                if (known is Fact.ZERO and self.keeps_zero) or (known is Fact.MEAN and self.kind != "other"):
-                    know.learn(output, leaf, known)
+        super().facts(op, know)
 
     def statistics(self, op: Op) -> Iterable[Layout]:
         x = op.tensor()

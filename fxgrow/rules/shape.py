@@ -10,12 +10,10 @@ from typing import Any
 from torch import fx
 
 from fxgrow.axes.layout import Layout, Leaf, join, product, resolve
+from fxgrow.rules.calls import Call
 from fxgrow.rules.knowledge import Knowledge
-from fxgrow.rules.law import Fact, Law, Range, Want
+from fxgrow.rules.law import Fact, Law, Moves, Range, Terms, Want
 from fxgrow.rules.op import Op, Path, Tensor, Tree, tensors
-
-SHAPED_AS = ("reshape_as", "view_as", "expand_as")
-"""What takes entries of its first operand, and of the second the shape alone."""
 
 Everywhere = True
 Nowhere = False
@@ -27,9 +25,18 @@ class Shape(Law):
     """Base of the shape ops: facts and wishes pass through, with ranges moved."""
 
     family = "shape"
+    moves = True
 
-    def sources(self, op: Op) -> list[Tensor]:
-        return op.operands()[:1]
+    def sources(self, op: Any) -> list[Any]:
+        """The operands whose entries are in the output; `op` is an `Op` or a `Call`."""
+        return op.operands()[:1]  # type: ignore[no-any-return]
+
+    def terms(self, call: Call | Op) -> Terms:
+        return Terms(self.sources(call), tried=True)
+
+    def passes(self, op: Op, operand: Tensor, leaf: Leaf, axis: int | None, moves: Moves) -> bool:
+        """Not to what is left out."""
+        return any(leaf in output.leaves() for output in tensors(op.output))
 
     def forward(self, op: Op, source: Tensor, output: Tensor, where: Range) -> Moved:
         """Where a range of a source lands in an output."""
@@ -56,18 +63,13 @@ class Shape(Law):
             return []
         return [narrow, whole] if narrow is not None and narrow != whole else [whole]
 
-    def facts(self, op: Op, know: Knowledge) -> None:
-        for output in tensors(op.output):
-            if output.op is not op:
-                continue
-            for leaf in know.growing(*output.axes):
-                merged: dict[Range | None, Fact] | None = None
-                for source in self.sources(op):
-                    if leaf not in source.leaves():
-                        continue
-                    moved = self._moved(op, source, output, know.ranged(source, leaf))
-                    merged = moved if merged is None else {k: f for k, f in merged.items() if moved.get(k) is f}
-                know.learn_all(output, leaf, merged or {})
+    def known(self, op: Op, know: Knowledge, output: Tensor, leaf: Leaf) -> dict[Range | None, Fact]:
+        merged: dict[Range | None, Fact] | None = None
+        for source in self.sources(op):
+            if leaf in source.leaves():
+                moved = self._moved(op, source, output, know.ranged(source, leaf))
+                merged = moved if merged is None else {k: f for k, f in merged.items() if moved.get(k) is f}
+        return merged or {}
 
     def _moved(
         self, op: Op, source: Tensor, output: Tensor, known: dict[Range | None, Fact]
@@ -335,8 +337,8 @@ class Concatenate(Shape):
                 axes.append(parts[0].axis(k))
         return op.result(axes)
 
-    def sources(self, op: Op) -> list[Tensor]:
-        return op.operands()
+    def sources(self, op: Any) -> list[Any]:
+        return op.operands()  # type: ignore[no-any-return]
 
 
 class Stack(Shape):
@@ -352,8 +354,8 @@ class Stack(Shape):
         axes.insert(axis, op.unifier.constant(len(parts), "its entries are separate tensors"))
         return op.result(axes)
 
-    def sources(self, op: Op) -> list[Tensor]:
-        return op.operands()
+    def sources(self, op: Any) -> list[Any]:
+        return op.operands()  # type: ignore[no-any-return]
 
 
 class Shuffled(Shape):

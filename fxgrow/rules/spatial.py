@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fxgrow.axes.layout import Layout, Reason, join, product
-from fxgrow.rules.knowledge import Knowledge
-from fxgrow.rules.law import Fact, Law, Want
-from fxgrow.rules.op import Op, Tensor, Tree, tensors
+from fxgrow.axes.layout import Layout, Leaf, Reason, join, product
+from fxgrow.rules.law import Carrying, Fact
+from fxgrow.rules.op import Op, Tensor, Tree
 
 
 @dataclass(frozen=True)
-class Spatial(Law):
+class Spatial(Carrying):
     """A function of the last `rank` axes (0: all but batch and channels), the same for every channel."""
 
     kind: Literal["linear", "zero"]
@@ -32,17 +31,8 @@ class Spatial(Law):
         lead = x.rank - spatial
         return op.result([*x.axes[:lead], *(op.unifier.constant(size) for size in value.shape[lead:])])
 
-    def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
-        keeps = want.fact is Fact.ZERO or (want.fact is Fact.MEAN and self.kind == "linear")
-        return [[(op.operands()[0], want)]] if keeps and want.where is None else []
-
-    def facts(self, op: Op, know: Knowledge) -> None:
-        values = op.value if isinstance(op.value, tuple) else (op.value,)
-        for output, value in zip(tensors(op.output), values, strict=True):
-            for leaf in know.growing(*output.axes) if value.dtype.is_floating_point else ():
-                known = know.fact(op.operands()[0], leaf)
-                if known is Fact.ZERO or (known is Fact.MEAN and self.kind == "linear"):
-                    know.learn(output, leaf, known)
+    def carries(self, op: Op, leaf: Leaf) -> tuple[Tensor, set[Fact]]:
+        return op.operands()[0], {Fact.ZERO, Fact.MEAN} if self.kind == "linear" else {Fact.ZERO}
 
 
 class Sampled(Spatial):
@@ -64,6 +54,7 @@ class Rearranged(Spatial):
 
     kind: Literal["linear", "zero"] = "linear"
     times: int = 1
+    moves = True
 
     def relate(self, op: Op) -> Tree:
         x = op.operands()[0]
@@ -90,14 +81,9 @@ class Pad(Spatial):
                 axes[axis] = op.unifier.constant(op.value.shape[axis])
         return op.result(axes)
 
-    def facts(self, op: Op, know: Knowledge) -> None:
-        filler = op.setting(3, "value")
-        output = op.output
-        assert isinstance(output, Tensor)
-        for leaf in know.growing(*output.axes):
-            known = know.fact(op.tensor(), leaf)
-            if known is Fact.MEAN or (known is Fact.ZERO and filler in (None, 0)):
-                know.learn(output, leaf, known)
+    def carries(self, op: Op, leaf: Leaf) -> tuple[Tensor, set[Fact]]:
+        x, facts = super().carries(op, leaf)
+        return x, facts if op.setting(3, "value") in (None, 0) else {Fact.MEAN}
 
 
 @dataclass(frozen=True)
@@ -106,6 +92,7 @@ class PixelShuffle(Spatial):
 
     kind: Literal["linear", "zero"] = "linear"
     inverse: bool = False
+    moves = True
 
     def relate(self, op: Op) -> Tree:
         x = op.tensor()

@@ -7,19 +7,24 @@ by the same deviation and keep their sign and their zeros, so that a zero or opp
 from __future__ import annotations
 
 from fxgrow.axes.layout import Leaf, leaves, resolve
+from fxgrow.rules.calls import Call
 from fxgrow.rules.knowledge import Knowledge, Way
-from fxgrow.rules.law import Edit, Fact, Law, Moves, Want
-from fxgrow.rules.normalisation import BatchNorm, affine, affine_passes, silent_by_affine, zero_by_affine
+from fxgrow.rules.law import Edit, Fact, Moves, Want
+from fxgrow.rules.normalisation import Affine, BatchNorm, affine
 from fxgrow.rules.op import Op, Tensor, Tree, is_parametric
 
 
-class Standardised(Law):
+class Standardised(Affine):
     """A weight `[1, filters, entries]`, standardised over its entries: F.batch_norm of it, or `guards.standardize`."""
 
-    family = "normalisation"
+    def gain_place(self, call: Call | Op) -> int:
+        return 1 if _is_guarded(call) else 3
+
+    def quiet(self, op: Op, leaf: Leaf, moves: Moves) -> bool:
+        return False
 
     def relate(self, op: Op) -> Tree:
-        x, first = _weight(op), _first_affine(op)
+        x, first = _weight(op), self.gain_place(op)
         op.unifier.fix(x.axes[0], "statistics are taken over it")
         affine(op, op.weight(first, "weight"), op.weight(first + 1, "bias"), x.axes[1])
         return op.result(x.axes)
@@ -29,7 +34,7 @@ class Standardised(Law):
         if want.leaf in leaves(x.axes[2]):
             whole = want.where is None or want.where.axis == 2
             return [[(x, want)]] if want.fact in (Fact.ZERO, Fact.IGNORED) and whole else []
-        return zero_by_affine(op, want, 1)
+        return super().demand(op, output, want)
 
     def facts(self, op: Op, know: Knowledge) -> None:
         x, output = _weight(op), op.output
@@ -44,10 +49,7 @@ class Standardised(Law):
                 know.learn_all(output, leaf, {r: f for r, f in known.items() if f in (Fact.ZERO, Fact.IGNORED)})
         for leaf in know.growing(output.axes[1]):
             if leaf not in leaves(x.axes[2]):
-                know.learn_all(output, leaf, silent_by_affine(op, know, leaf, 1))
-
-    def passes(self, op: Op, operand: Tensor, leaf: Leaf, axis: int | None, moves: Moves) -> bool:
-        return affine_passes(op, operand, leaf, moves, False)
+                know.learn_all(output, leaf, self.known(op, know, output, leaf))
 
     def edits(self, op: Op, know: Knowledge) -> list[Edit]:
         layout = resolve(_weight(op).axes[2])
@@ -59,10 +61,8 @@ class Standardised(Law):
         return [Edit("guard", {"function": "standardize", "arguments": given, "core": layout})]
 
 
-class BatchNormFunction(Law):
+class BatchNormFunction(BatchNorm):
     """F.batch_norm: of activations, or, with batch statistics and made of parameters alone, of a weight."""
-
-    family = "normalisation"
 
     def relate(self, op: Op) -> Tree:
         x = op.tensor()
@@ -75,13 +75,9 @@ _STANDARDISED = Standardised()
 _BATCH_NORM = BatchNorm()
 
 
-def _is_guarded(op: Op) -> bool:
+def _is_guarded(op: Call | Op) -> bool:
     return op.name == "standardize"
 
 
 def _weight(op: Op) -> Tensor:
     return op.tensor(0, "x" if _is_guarded(op) else "input")
-
-
-def _first_affine(op: Op) -> int:
-    return 1 if _is_guarded(op) else 3

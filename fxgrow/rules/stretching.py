@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fxgrow.axes.layout import Layout, Reason, is_fixed, join, product
+from fxgrow.axes.layout import Layout, Leaf, Reason, is_fixed, join, product
 from fxgrow.rules.knowledge import Knowledge
 from fxgrow.rules.law import Fact, Law, Range, Want
 from fxgrow.rules.op import Op, Tensor, Tree
@@ -45,9 +45,6 @@ class Expand(Shape):
     def _has_path(op: Op) -> bool:
         """Whether the stretched sizes are arguments, which can follow."""
         return op.name != "expand_as" and len(listed_sizes(op)) == len(op.value.shape)
-
-    def sources(self, op: Op) -> list[Tensor]:
-        return op.operands()[:1]
 
     def forward(self, op: Op, source: Tensor, output: Tensor, where: Range) -> Moved:
         return Range(where.axis + op.data["lead"], where.low, where.high)
@@ -131,8 +128,5 @@ class Made(Law):
     def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
         return [[]] if want.fact is Fact.MEAN or (want.fact is Fact.ZERO and op.data.get("number") == 0) else []
 
-    def facts(self, op: Op, know: Knowledge) -> None:
-        output = op.output
-        assert isinstance(output, Tensor)
-        for leaf in know.growing(*output.axes):
-            know.learn(output, leaf, Fact.ZERO if op.data.get("number") == 0 else Fact.MEAN)
+    def known(self, op: Op, know: Knowledge, output: Tensor, leaf: Leaf) -> dict[Range | None, Fact]:
+        return {None: Fact.ZERO if op.data.get("number") == 0 else Fact.MEAN}

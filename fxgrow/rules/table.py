@@ -89,7 +89,7 @@ rule(F.embedding, Gather())
 _POINTWISE: dict[Any, list[Any]] = {
     "linear": [
         *(nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
-        *(F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, operator.neg, torch.neg, torch.clone),
+        *(F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, operator.neg, torch.clone),
         *("contiguous", "clone", "detach", "to", "float", "double", "half", "bfloat16", "type", "type_as"),
         *("cpu", "cuda"),
     ],
@@ -97,19 +97,14 @@ _POINTWISE: dict[Any, list[Any]] = {
         *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh),
         *(nn.Hardswish, nn.Hardtanh, nn.Softsign, nn.Tanhshrink, nn.Hardshrink, nn.Softshrink, nn.RReLU),
         *(F.relu, F.relu6, F.leaky_relu, F.elu, F.celu, F.selu, F.gelu, F.silu, F.mish, F.hardswish),
-        *(F.hardtanh, F.softsign, F.tanhshrink, torch.relu, torch.relu_, torch.tanh, torch.sin, torch.abs),
-        *(torch.square, torch.sqrt, torch.sign, torch.erf, torch.expm1, torch.log1p),
-        *("relu", "relu_", "tanh", "tanh_", "sin", "abs", "square", "sqrt", "sign", "erf"),
-        *(torch.maximum, torch.minimum),
+        *(F.softshrink, F.hardshrink, F.rrelu, F.hardtanh, F.softsign, F.tanhshrink),
+        *(torch.relu, torch.relu_, "relu", "relu_", torch.lerp, "lerp"),
     ],
     "other": [
         *(nn.Sigmoid, nn.Hardsigmoid, nn.Softplus, nn.LogSigmoid, nn.Threshold),
-        *(F.hardsigmoid, F.softplus, F.logsigmoid, F.threshold, torch.sigmoid, torch.exp, torch.log),
-        *(torch.cos, torch.rsqrt, torch.reciprocal, torch.where, torch.nan_to_num),
-        *("sigmoid", "sigmoid_", "exp", "log", "cos", "rsqrt", "reciprocal", "masked_fill", "masked_fill_", "where"),
-        *(operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge),
-        *("eq", "ne", "lt", "le", "gt", "ge", "bool", "logical_not"),
-        *(operator.invert, torch.logical_not, "long", "int", torch.zeros_like, torch.ones_like),
+        *(F.hardsigmoid, F.softplus, F.logsigmoid, F.threshold, torch.where, "where", "masked_fill", "masked_fill_"),
+        *(operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge, operator.invert),
+        *("bool", "long", "int", torch.zeros_like, torch.ones_like),
     ],
     "add": [
         *(operator.add, operator.sub, operator.iadd, operator.isub, torch.add, torch.sub),
@@ -122,11 +117,9 @@ _POINTWISE: dict[Any, list[Any]] = {
 }
 for _law, _targets in _POINTWISE.items():
     rules(_targets, Pointwise(_law))
-rules((F.softshrink, F.hardshrink, F.rrelu), Pointwise("zero"))
 for _target, _kind in elementwise.rows(set(rows())):
     rule(_target, Pointwise(_kind))
 rules((nn.GLU, F.glu), GatedUnit())
-rules((torch.lerp, "lerp"), Pointwise("zero"))
 rule(nn.PReLU, ParametricRelu())
 rules((torch.addcmul, "addcmul"), AddProduct())
 

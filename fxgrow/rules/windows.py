@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from fxgrow.axes.layout import Leaf
+from fxgrow.rules.calls import Call
 from fxgrow.rules.knowledge import Knowledge
-from fxgrow.rules.law import Fact, Law, Want
+from fxgrow.rules.law import Carrying, Fact, Law, Terms, Want, terms
 from fxgrow.rules.op import Op, Tensor, Tree
 
 
-class BiasTable(Law):
+class BiasTable(Carrying):
     """Bias `[1, heads, n, n]` looked up in a table `[entries, heads]`."""
 
     family = "attention"
@@ -22,14 +24,8 @@ class BiasTable(Law):
         constants = [op.unifier.constant(size) for size in space]
         return op.result([op.unifier.constant(lead), table.axes[1], *constants])
 
-    def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
-        return [[(op.tensor(0, "relative_position_bias_table"), want)]] if want.where is None else []
-
-    def facts(self, op: Op, know: Knowledge) -> None:
-        output = op.output
-        assert isinstance(output, Tensor)
-        for leaf in know.growing(*output.axes):
-            know.learn(output, leaf, know.fact(op.tensor(0, "relative_position_bias_table"), leaf))
+    def carries(self, op: Op, leaf: Leaf) -> tuple[Tensor, set[Fact]]:
+        return op.tensor(0, "relative_position_bias_table"), set(Fact)
 
 
 class WindowAttention(Law):
@@ -39,6 +35,9 @@ class WindowAttention(Law):
     """
 
     family = "attention"
+
+    def terms(self, call: Call | Op) -> Terms | None:
+        return terms([call.weight(2, "proj_weight")], [call.weight(10, "proj_bias")])
 
     def relate(self, op: Op) -> Tree:
         unifier = op.unifier

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
+import torch
+from torch import fx
 
-from fxgrow.rules.registry import rows
+from fxgrow.containers import each_tensor, flat_tensors, holds_tensor
+from fxgrow.noise import WithoutNoise
+from fxgrow.rules.calls import Call
+from fxgrow.rules.registry import law_of_call, rows
 from fxgrow.testing.alone import Looked, look
 from fxgrow.testing.judging import Judgement, check_equivariance, check_growth
 from tests.rules.cases import CASES, brought_by_fxgrow
@@ -68,6 +75,48 @@ def test_new_units_that_a_rule_admits_leave_old_outputs_alone_and_that_is_proved
 @pytest.mark.slow
 def test_new_units_of_every_kind_beside_every_other_kind(looked: Looked) -> None:
     assert_proved(check_growth(looked))
+
+
+def called_with(
+    call: Call, values: dict[fx.Node, Any], zeros: Sequence[fx.Node | str], ones: Sequence[fx.Node | str]
+) -> Any:
+    """What a node gives once some of its operands and parameters are zero, and others one."""
+    filled = dict.fromkeys(zeros, 0.0) | dict.fromkeys(ones, 1.0)
+    module = copy.deepcopy(call.module)
+    for term, number in filled.items():
+        if isinstance(term, str) and module is not None:
+            module.get_parameter(term.rpartition(".")[2]).data.fill_(number)
+    operands = {node: values[node] for node in call.operands()}
+    for node in operands.keys() & filled.keys():
+        operands[node] = each_tensor(operands[node], lambda tensor, node=node: torch.full_like(tensor, filled[node]))
+    return Call(call.node, module, call.law).run(operands)
+
+
+def test_an_op_is_zero_or_an_operand_where_its_terms_say_so(looked: Looked) -> None:
+    """The planner makes new blocks silent by what laws say of zeros and ones, and the kernel believes it."""
+    graph = looked.captured.graphs.get("eval") or looked.captured.graphs["both"]
+    model, read = copy.copy(looked.model), [str(node.target) for node in graph.nodes if node.op == "get_attr"]
+    constants = {name: getattr(looked.captured.model, name) for name in read if name.startswith("_constant")}
+    model.__dict__.update(constants)
+    interpreter = fx.Interpreter(model, graph=graph)
+    interpreter.garbage_collect_values = False
+    with torch.no_grad(), WithoutNoise():
+        interpreter.run()
+    for node in graph.nodes:
+        module = looked.model.get_submodule(str(node.target)) if node.op == "call_module" else None
+        law = law_of_call(node, module)
+        call = Call(node, module, law) if law is not None and holds_tensor(node.meta["value"]) else None
+        terms = call.terms() if call is not None else None
+        if call is None or terms is None or terms.tried or terms.after is not None:
+            continue  # tried out where it is asked for
+        for zeros in terms.silencing():
+            made = list(flat_tensors(called_with(call, interpreter.env, zeros, ())))
+            assert made and not any(tensor.any() for tensor in made), zeros
+        for kept in terms.passed:
+            ways, ones = terms.beside(kept)
+            for zeros in ways:
+                made = called_with(call, interpreter.env, zeros, ones)
+                assert torch.equal(made, interpreter.env[kept].expand(made.shape)), (kept, zeros, ones)
 
 
 def test_every_row_of_the_table_has_a_case() -> None:

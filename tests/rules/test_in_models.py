@@ -97,12 +97,28 @@ class LearnedQueries(nn.Module):
         return self.leave(self.decoder(self.queries.repeat(x.shape[0], 1, 1), self.enter(x)))
 
 
+class TiedRow(nn.Module):
+    """A square weight one row of which is its bias as well: the others grow around it."""
+
+    def __init__(self, row: int) -> None:
+        super().__init__()
+        self.enter, self.square, self.leave = nn.Linear(6, 8), nn.Parameter(torch.randn(8, 8)), nn.Linear(8, 3)
+        self.row = row
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.enter(x).flatten(0, 1).tanh()
+        return self.leave(torch.addmm(self.square[self.row], h, self.square.t()).tanh()).unflatten(0, x.shape[:2])
+
+
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "rnn cell": lambda: Recurrence(nn.RNNCell),
     "gru cell": lambda: Recurrence(nn.GRUCell),
     "lstm cell": lambda: Recurrence(nn.LSTMCell),
     "lstm with a first state": FirstState,
     "learned queries": LearnedQueries,
+    "a row, the first": lambda: TiedRow(0),
+    "a row between": lambda: TiedRow(3),
+    "the last row": lambda: TiedRow(7),
     "weight norm": lambda: nn.Sequential(
         parametrizations.weight_norm(nn.Linear(6, 8)), nn.ReLU(), parametrizations.weight_norm(nn.Linear(8, 3))
     ),
@@ -116,6 +132,28 @@ def test_models(name: str, init: str) -> None:
     model = MODELS[name]().double()
     grown = assert_grows(model, (TOKENS,), 2, init, least_ratio=1.5)
     assert str(fxgrow.certify(grown, model).verdict) == "PROVED"
+
+
+def test_a_row_that_is_picked_stays_where_it_is() -> None:
+    model = TiedRow(3).double()
+    grown = fxgrow.grow(model, 2, example_inputs=TOKENS)
+    assert isinstance(grown, TiedRow)
+    assert torch.equal(grown.square[grown.row, : grown.row // 2], model.square[3, :3])
+    held = fxgrow.plan(TiedRow(-1).double(), 2, example_inputs=TOKENS).held
+    assert any("indexed by a number" in one.reason for one in held)
+
+
+def test_rows_that_nothing_reads_are_not_grown() -> None:
+    class Table(Between):
+        def __init__(self) -> None:
+            super().__init__(torch.tanh)
+            self.table = nn.Parameter(torch.randn(5, 8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.leave(self.between(self.enter(x) * self.table[1] + self.table[3]))
+
+    grown = assert_grows(Table().double(), (TOKENS,), 2, "zero", least_ratio=1.9)
+    assert grown.table.shape == (5, 16)
 
 
 def test_a_parametrization_without_a_rule_is_named() -> None:

@@ -218,4 +218,4 @@ def activated(use: Use, claim: Claim, attribute: str) -> Claim:
     module: Any = getattr(use.new_module, attribute)
     with torch.no_grad():
         keeps_zero = bool((module(torch.zeros(1, dtype=torch.float64)) == 0).all())
-    return combined(use, [claim], "other", keeps_zero)
+    return combined(use, [claim], "other", [[0]] if keeps_zero else ())

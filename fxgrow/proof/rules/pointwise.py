@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,28 +14,30 @@ from fxgrow.proof.node_pair import Use
 from fxgrow.proof.rules.movement import arranged
 from fxgrow.rules.calls import run
 from fxgrow.rules.intervals import is_rectifier
+from fxgrow.rules.pointwise import keeps_means
 
-AFFINE = ("linear", "add")
 
-
-def pointwise(use: Use, kind: str, attributes: Iterable[str] = ()) -> Claim:
+def pointwise(use: Use, kind: str, silencing: Callable[[int], list[list[int]]] | None = None) -> Claim:
     """One output entry is f of the operands' entries at its place, operands broadcast against each other.
 
     kind: "linear", "add", "multiply", "divide": how f treats means; anything else: it destroys them.
+    silencing: of so many operands, which have to be zero together for f to be: alternatives; None: all of them.
     """
     use.rule = use.rule or "pointwise"
-    use.same_module(attributes)
+    use.same_module()
     use.same_numbers()
     claims = [use.equal(claim) for claim in use.claims()]
     if kind == "linear":
         claims = claims[:1]  # `x.type_as(y)` is x
     if kind == "divide" and not (use.args and isinstance(use.args[0], Claim)):
         kind = "other"  # number / tensor
-    return combined(use, claims, kind, vanishes(use))
+    everything = [list(range(len(claims)))]
+    zeros = silencing(len(claims)) if silencing is not None else everything
+    return combined(use, claims, kind, zeros if zeros != everything or vanishes(use) else ())
 
 
-def combined(use: Use, claims: list[Claim], kind: str, keeps_zero: bool) -> Claim:
-    """The claim about f of some tensors, broadcast."""
+def combined(use: Use, claims: list[Claim], kind: str, zeros: Sequence[Sequence[int]] = ()) -> Claim:
+    """The claim about f of some tensors, broadcast; zeros: which have to be zero together for f to be: alternatives."""
     rank = max(claim.rank for claim in claims)
     old: list[int] = []
     new: list[int] = []
@@ -59,12 +62,11 @@ def combined(use: Use, claims: list[Claim], kind: str, keeps_zero: bool) -> Clai
             for c, k in chosen[1:]:
                 common = both_copies(common, c.equal_along(k))
             copies[axis] = common
-        one = len(chosen) == 1 and (kind == "multiply" or (kind == "divide" and first is claims[0]))
-        if kind in AFFINE or one:
+        if keeps_means(kind, [k for k, c in enumerate(claims) if any(c is one for one, _ in chosen)]):
             found = [c.means[k] for c, k in chosen if k in c.means]
             if len(found) == len(chosen):
                 means[axis] = torch.stack(found).all(0)
-    zero = _zero(claims, kind, keeps_zero, rank)
+    zero = _zero(claims, kind, zeros, rank)
     nonnegative = is_rectifier(use.kind) or (
         kind in ("add", "multiply") and "sub" not in use.name and all(c.nonnegative for c in claims) and len(claims) > 1
     )
@@ -75,23 +77,12 @@ def combined(use: Use, claims: list[Claim], kind: str, keeps_zero: bool) -> Clai
     )
 
 
-def _zero(claims: list[Claim], kind: str, keeps_zero: bool, rank: int) -> Tensor | None:
+def _zero(claims: list[Claim], kind: str, zeros: Sequence[Sequence[int]], rank: int) -> Tensor | None:
     masks = [c.zeros().reshape((1,) * (rank - c.rank) + tuple(c.zeros().shape)) for c in claims]
-    if kind == "multiply" and len(claims) > 1:
-        result = masks[0]
-        for mask in masks[1:]:
-            result = result | mask
-        return result
-    if kind == "gate":
-        return masks[0]
     if kind == "divide" and len(claims) > 1:
         return masks[0] & ~masks[1]  # zero over zero is not a number
-    if not keeps_zero:
-        return None
-    result = masks[0]
-    for mask in masks[1:]:
-        result = result & mask
-    return result
+    ways = [functools.reduce(torch.logical_and, [masks[k] for k in way]) for way in zeros]
+    return functools.reduce(torch.logical_or, ways) if ways else None
 
 
 class _Zeros:

@@ -1,0 +1,75 @@
+"""Blocks whose output is their input plus a branch, however that is written: new ones are silent, and proved so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import fxgrow
+from fxgrow.proof.certificate import Verdict
+from tests.checks import unmoved
+
+ROWS = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+class Written(nn.Module):
+    """A block: `sums` is given the block, its input and what its layer makes of that."""
+
+    def __init__(self, sums: Callable[[Written, Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.layer, self.gain, self.square = nn.Linear(8, 8), nn.Parameter(torch.randn(8)), nn.Linear(8, 8).weight
+        self.sums = sums
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.sums(self, x, self.layer(x).tanh())
+
+
+def halves(block: Written, x: Tensor, h: Tensor) -> Tensor:
+    kept, changed = x.chunk(2, 1)
+    return torch.cat([kept, changed + h[:, :4] * block.gain[:4]], 1)
+
+
+IDENTITIES: dict[str, Callable[[Written, Tensor, Tensor], Tensor]] = {
+    "a sum": lambda block, x, h: h @ block.square + x,
+    "a difference": lambda block, x, h: torch.sub(x, h * block.gain),
+    "a scaled sum": lambda block, x, h: torch.add(x, h * block.gain, alpha=0.5),
+    "addcmul": lambda block, x, h: torch.addcmul(x, block.gain, h),
+    "addmm": lambda block, x, h: torch.addmm(x, h, block.square),
+    "one half": halves,
+    "a gated unit": lambda block, x, h: x + F.glu(F.linear(h, torch.cat([block.square, block.square])), -1),
+}
+
+OTHERS: dict[str, Callable[[Written, Tensor, Tensor], Tensor]] = {
+    "half of the input": lambda block, x, h: torch.addmm(x, h, block.square, beta=0.5),
+    "the input from a branch": lambda block, x, h: h * block.gain - x,
+    "the input scaled": lambda block, x, h: torch.add(h * block.gain, x, alpha=0.5),
+    "over the input": lambda block, x, h: h * block.gain / x,
+}
+
+
+def of_blocks(sums: Callable[[Written, Tensor, Tensor], Tensor]) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 8), *(Written(sums) for _ in range(3)), nn.Linear(8, 2)).double()
+
+
+@pytest.mark.parametrize("name", IDENTITIES)
+def test_new_blocks_pass_their_input_on(name: str) -> None:
+    model = of_blocks(IDENTITIES[name])
+    grown = fxgrow.grow(model, depth="+2", example_inputs=ROWS)
+    assert len(list(grown.children())) == 7
+    assert torch.equal(grown(ROWS), model(ROWS))
+    certificate = fxgrow.report(grown).certificate
+    assert certificate is not None and certificate.verdict is Verdict.PROVED
+    assert unmoved(grown, (ROWS,)) == []
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_changes_its_input_is_no_new_block(name: str) -> None:
+    plan = fxgrow.plan(of_blocks(OTHERS[name]), depth="+2", example_inputs=ROWS)
+    assert plan.depth is not None
+    twins = {twin for block in plan.depth.blocks for _, twin in block.modules}
+    assert twins.isdisjoint({"1", "2", "3"})  # a layer inside of one may be followed by an identity
