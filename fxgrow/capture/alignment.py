@@ -189,7 +189,7 @@ class _ExpectedSteps(_Steps):
         super().__init__(graphs, recorded.saved)
         self.known, self.values = recorded.known, recorded.values
         self.worked_out: dict[fx.Node, Any] = {}
-        self.interpreter = OnShapes(bare, garbage_collect_values=False, graph=expected)
+        self.interpreter = OnShapes(bare, expected)
 
     def value_of(self, node: fx.Node) -> Any:
         if node in self.made:

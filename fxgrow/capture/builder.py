@@ -56,7 +56,8 @@ class GraphBuilder:
 
     def new_node(self, kind: str, target: Any, args: Any, kwargs: Any, value: Any, place: str | None = None) -> fx.Node:
         """A node at the end of the graph, which gives a value; `place`: whose forward made it, if not what runs now."""
-        node = self.graph.create_node(kind, target, args, kwargs)
+        node = self.graph.create_node(kind, target)
+        node.args, node.kwargs = args, kwargs  # torch looks through those that a node is created with
         node.meta["module_path"] = self.place() if place is None else place
         node.meta["value"] = value
         return node

@@ -290,7 +290,9 @@ def _generators(model: nn.Module) -> Iterator[Generator]:
         shared = getattr(type(module).forward, "__globals__", {}) if not _is_torchs(module) else {}
         holders.update({id(values): values for values in (module.__dict__, shared)})
     kinds = (torch.Generator, random.Random, *((numpy.random.Generator, numpy.random.RandomState) if numpy else ()))
-    own = {id(value): value for values in holders.values() for value in values.values() if isinstance(value, kinds)}
+    held = [value for values in holders.values() for value in values.values()]
+    drawing = {kind for kind in set(map(type, held)) if issubclass(kind, kinds)}
+    own = {id(value): value for value in held if type(value) in drawing}
     for value in own.values():
         if isinstance(value, torch.Generator):
             yield Generator("a torch.Generator", value.get_state, value.set_state)

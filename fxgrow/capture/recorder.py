@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from fxgrow import guards
 from fxgrow.capture import contexts, numbers
 from fxgrow.capture.builder import GraphBuilder
-from fxgrow.capture.evaluation import Memory, counts_samples, keeps_shape
+from fxgrow.capture.evaluation import Memory, identity, kept_shape
 from fxgrow.capture.expansions import EXPANSIONS
 from fxgrow.capture.interception import intercepted
 from fxgrow.capture.numbers import Float, Int, remembering
@@ -330,14 +330,14 @@ class Recorder(GraphBuilder, TorchFunctionMode):
 
     def leaf(self, module: nn.Module, path: str, plainly: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         lowered = self.operands(args, kwargs)
-        run: Callable[..., Any] = functools.partial(plainly, module)
-        if keeps_shape(module, args):
-            run = torch.empty_like  # norms are slow on the meta device
-        self.quiet = True
-        try:
-            value = self.evaluate(run, type(module).__name__, (path, counts_samples(module)), args, kwargs)
-        finally:
-            self.quiet = False
+        value = None if kwargs or (args and id(args[0]) in self.bare) else kept_shape(module, args)
+        if value is None:
+            self.quiet = True
+            try:
+                run = functools.partial(plainly, module)
+                value = self.evaluate(run, type(module).__name__, identity(module, path), args, kwargs)
+            finally:
+                self.quiet = False
         self.paths.pop()
         caller = self.place()
         self.paths.append(path)
