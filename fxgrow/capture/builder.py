@@ -53,6 +53,8 @@ class GraphBuilder:
         self.dtypes: dict[torch.dtype, fx.Node] = {}
         self.alive: list[Any] = []
         self.paths: list[str] = []
+        self.by_size = False
+        """Whether it was asked for what another size could change: a property of a tensor, or how many there are."""
 
     def new_node(self, kind: str, target: Any, args: Any, kwargs: Any, value: Any, place: str | None = None) -> fx.Node:
         """A node at the end of the graph, which gives a value; `place`: whose forward made it, if not what runs now."""
@@ -176,7 +178,9 @@ class GraphBuilder:
         if isinstance(value, Tensor):
             self.nodes[id(value)] = node
             self.alive.append(value)
-        elif isinstance(value, (tuple, list)):
+            return
+        self.by_size = True
+        if isinstance(value, (tuple, list)):
             for k, item in enumerate(value):
                 if isinstance(item, (Tensor, tuple, list)):
                     self.bind(item, self.new_node("call_function", operator.getitem, (node, k), {}, item))

@@ -118,7 +118,15 @@ _POINTWISE = (nn.Dropout, nn.Identity, nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.S
 
 def counts_samples(module: nn.Module) -> bool:
     """Whether a module refuses too few samples in the mode that it is in."""
-    return module.training and isinstance(module, nn.modules.batchnorm._NormBase)
+    return bool(module.__dict__["training"]) and isinstance(module, nn.modules.batchnorm._NormBase)
+
+
+def minds_samples(module: nn.Module, args: tuple[Any, ...]) -> bool:
+    """Whether a module may refuse these inputs in one of the modes: too few values to average over."""
+    x = args[0] if args else None
+    with torch._C.DisableTorchFunction():
+        few = not isinstance(x, Tensor) or x.ndim < 3 or x.numel() <= x.shape[0] * x.shape[1]
+    return few and isinstance(module, nn.modules.batchnorm._NormBase)
 
 
 def kept_shape(module: nn.Module, args: tuple[Any, ...]) -> Tensor | None:
@@ -145,7 +153,7 @@ def _normalises(module: nn.Module, shape: torch.Size) -> bool:
     if not isinstance(module, _NORMS):
         return False
     channels = module.num_channels if isinstance(module, nn.GroupNorm) else module.num_features
-    return len(shape) > 1 and shape[1] == channels and (shape.numel() > channels or not module.training)
+    return len(shape) > 1 and shape[1] == channels and (shape.numel() > channels or not module.__dict__["training"])
 
 
 class _Alike(NamedTuple):
