@@ -75,6 +75,7 @@ def main(compiled: bool) -> None:
         images = torch.randn(samples, 2 * old, side, side).movedim(1, -1)
         for norm, works in norms(old).items():
             for layout, x in (("last", images.contiguous()), ("moved", images)):
+                torch._dynamo.reset()  # type: ignore[no-untyped-call]  # it gives up where a function has many sizes
                 run = tuple(torch.compile(work) for work in works) if compiled else works
                 (forward, both), (plain, plain_both) = least(run, x)
                 cells = [f"{value:.2f}" for value in (forward, plain, both, plain_both, both / plain_both)]

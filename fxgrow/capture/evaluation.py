@@ -56,7 +56,7 @@ _MOST = 50_000
 @functools.cache
 def _is_torchs(what: Any) -> bool:
     """Whether a function is one of torch's own, which go by nothing but their arguments."""
-    home = getattr(what, "__module__", None) or getattr(getattr(what, "__objclass__", None), "__module__", "")
+    home = str(getattr(what, "__module__", None) or getattr(getattr(what, "__objclass__", None), "__module__", ""))
     return isinstance(what, _FUNCTIONS) and home.partition(".")[0] == "torch"
 
 
@@ -152,8 +152,10 @@ def _normalises(module: nn.Module, shape: torch.Size) -> bool:
         return shape[-len(module.normalized_shape) :] == tuple(module.normalized_shape)
     if not isinstance(module, _NORMS):
         return False
-    channels = module.num_channels if isinstance(module, nn.GroupNorm) else module.num_features
-    return len(shape) > 1 and shape[1] == channels and (shape.numel() > channels or not module.__dict__["training"])
+    channels: int = module.num_channels if isinstance(module, nn.GroupNorm) else module.num_features
+    if len(shape) < 2 or shape[1] != channels:
+        return False
+    return shape.numel() > channels or not module.__dict__["training"]
 
 
 class _Alike(NamedTuple):
