@@ -152,7 +152,7 @@ def _normalises(module: nn.Module, shape: torch.Size) -> bool:
         return shape[-len(module.normalized_shape) :] == tuple(module.normalized_shape)
     if not isinstance(module, _NORMS):
         return False
-    channels: int = module.num_channels if isinstance(module, nn.GroupNorm) else module.num_features
+    channels: Any = module.num_channels if isinstance(module, nn.GroupNorm) else module.num_features
     if len(shape) < 2 or shape[1] != channels:
         return False
     return shape.numel() > channels or not module.__dict__["training"]
