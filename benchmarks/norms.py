@@ -1,12 +1,14 @@
-"""What a norm over old units costs beside torch's over all of them: python -m benchmarks.norms
+"""What a norm over old units costs beside torch's over all of them: python -m benchmarks.norms [--compile]
 
 Both are run in turn, many times over, in one run, on one thread; a row shows the least CPU time of each, forward and
 forward with backward, in milliseconds. Inputs are contiguous, or images whose channels are moved last, as in ConvNeXt.
+With --compile all of them run under torch.compile, which needs a C++ compiler.
 """
 
 from __future__ import annotations
 
 import functools
+import sys
 import time
 from collections.abc import Callable, Sequence
 
@@ -63,20 +65,23 @@ def norms(old: int) -> dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Ten
     }
 
 
-def main() -> None:
+def main(compiled: bool) -> None:
     torch.set_num_threads(1)
-    table = Table(title="norms over half of the units, beside torch's over all: ms of CPU time")
+    how = ", compiled" if compiled else ""
+    table = Table(title=f"norms over half of the units, beside torch's over all: ms of CPU time{how}")
     for heading in ("norm", "input", "layout", "forward", "torch's", "with backward", "torch's", "ratio"):
         table.add_column(heading, justify="left" if heading in ("norm", "layout") else "right")
     for samples, side, old in SIZES:
         images = torch.randn(samples, 2 * old, side, side).movedim(1, -1)
         for norm, works in norms(old).items():
             for layout, x in (("last", images.contiguous()), ("moved", images)):
-                (forward, both), (plain, plain_both) = least(works, x)
+                torch._dynamo.reset()  # type: ignore[no-untyped-call]  # it gives up where a function has many sizes
+                run = tuple(torch.compile(work) for work in works) if compiled else works
+                (forward, both), (plain, plain_both) = least(run, x)
                 cells = [f"{value:.2f}" for value in (forward, plain, both, plain_both, both / plain_both)]
                 table.add_row(norm, f"{samples} x {side} x {side} x {2 * old}", layout, *cells)
     Console(width=120).print(table)
 
 
 if __name__ == "__main__":
-    main()
+    main("--compile" in sys.argv[1:])

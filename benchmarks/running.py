@@ -82,6 +82,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("globs", nargs="*", metavar="GLOB", help="names of models that grow; all if left out")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--compile", action="store_true", help="run all of them under torch.compile")
     options = parser.parse_args(arguments)
     x = torch.randn(options.batch, 3, 224, 224)
 
@@ -93,17 +94,17 @@ def main(arguments: list[str]) -> int:
         model.zero_grad()
         model(x).square().mean().backward()
 
-    table = Table(
-        title=f"a grown model beside one built at its sizes: time as a multiple, {torch.get_num_threads()} threads"
-    )
+    how = f"{torch.get_num_threads()} threads{', compiled' if options.compile else ''}"
+    table = Table(title=f"a grown model beside one built at its sizes: time as a multiple, {how}")
     columns = ("model", "form", "otherwise", "parameters", "built", "forward", "noise", "and backward", "noise")
     for heading in columns:
         table.add_column(heading, justify="left" if heading in ("model", "form") else "right")
     for label, *models in pairs(options.globs):
         grown, built, _ = models
         counts = [f"{sum(p.numel() for p in model.parameters()):,}" for model in (grown, built)]
-        rates = multiples([model.eval() for model in models], forward, options.rounds)
-        training = multiples([model.train() for model in models], step, options.rounds)
+        runs: list[nn.Module] = [torch.compile(model) if options.compile else model for model in models]  # type: ignore[misc]
+        rates = multiples([model.eval() for model in runs], forward, options.rounds)
+        training = multiples([model.train() for model in runs], step, options.rounds)
         otherwise = sum(isinstance(part, OTHERWISE) for part in grown.modules())
         measured = [f"{rate:.2f}" for rate in (rates[0], rates[2], training[0], training[2])]
         table.add_row(label, fxgrow.report(grown).plan.form, str(otherwise), *counts, *measured)

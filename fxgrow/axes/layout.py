@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from operator import is_
+from typing import NamedTuple
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Reason:
 
 
 _serial = itertools.count()
+_ties = 0
+"""How often a leaf was bound or fixed: as long as none is, what a term resolves to stays."""
 
 
 @dataclass(eq=False)
@@ -37,6 +40,12 @@ class Leaf:
     bound: Leaf | Product | Join | None = None
     reason: Reason | None = None
     serial: int = field(default_factory=lambda: next(_serial))
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if value is not None and name in ("bound", "reason"):
+            global _ties
+            _ties += 1
+        object.__setattr__(self, name, value)
 
     @property
     def fixed(self) -> bool:
@@ -52,6 +61,7 @@ class Product:
 
     factors: tuple[Layout, ...]
     size: int = field(init=False)
+    resolved: Resolved | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", math.prod(f.size for f in self.factors))
@@ -66,6 +76,7 @@ class Join:
 
     parts: tuple[Layout, ...]
     size: int = field(init=False)
+    resolved: Resolved | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", sum(p.size for p in self.parts))
@@ -77,21 +88,41 @@ class Join:
 Layout = Leaf | Product | Join
 
 
+class Resolved(NamedTuple):
+    """What a term resolves to, after so many ties, and the leaves of that in order."""
+
+    ties: int
+    layout: Layout
+    leaves: tuple[Leaf, ...]
+
+
 def resolve(layout: Layout) -> Layout:
     """The finest known form of `layout`: bindings followed, nested products and joins flattened."""
     if isinstance(layout, Leaf):
         if layout.bound is None:
             return layout
         result = resolve(layout.bound)
-        layout.bound = result
+        if result is not layout.bound:
+            object.__setattr__(layout, "bound", result)
         return result
+    return _resolved(layout).layout
+
+
+def _resolved(layout: Product | Join) -> Resolved:
+    if layout.resolved is not None and layout.resolved.ties == _ties:
+        return layout.resolved
     before = children(layout)
     after = [resolve(child) for child in before]
     kind, dropped = (Product, _is_one) if isinstance(layout, Product) else (Join, _is_empty)
     loose = len(after) == 1 or any(isinstance(child, kind) or dropped(child) for child in after)
-    if not loose and all(map(is_, before, after)):
-        return layout
-    return product(after) if kind is Product else join(after)
+    result: Layout = layout
+    if loose or not all(map(is_, before, after)):
+        result = product(after) if kind is Product else join(after)
+    found = Resolved(_ties, result, (result,) if isinstance(result, Leaf) else _inside(result))
+    object.__setattr__(layout, "resolved", found)
+    if not isinstance(result, Leaf):
+        object.__setattr__(result, "resolved", found)
+    return found
 
 
 def product(factors: list[Layout]) -> Layout:
@@ -127,10 +158,10 @@ def join(parts: list[Layout]) -> Layout:
 def leaves(layout: Layout) -> Iterator[Leaf]:
     """The leaves of a layout in order, with repetitions."""
     layout = resolve(layout)
-    return iter((layout,) if isinstance(layout, Leaf) else _inside(layout))
+    return iter((layout,) if isinstance(layout, Leaf) else _resolved(layout).leaves)
 
 
-def _inside(layout: Product | Join) -> list[Leaf]:
+def _inside(layout: Product | Join) -> tuple[Leaf, ...]:
     """The leaves of a term that is resolved."""
     found: list[Leaf] = []
     for child in children(layout):
@@ -138,7 +169,7 @@ def _inside(layout: Product | Join) -> list[Leaf]:
             found.append(child)
         else:
             found.extend(_inside(child))
-    return found
+    return tuple(found)
 
 
 def children(layout: Product | Join) -> tuple[Layout, ...]:

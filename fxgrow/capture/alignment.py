@@ -14,17 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxgrow.capture.contexts import GUARDS
+from fxgrow.capture.contexts import GUARDS, STATEMENTS
 from fxgrow.capture.inputs import Inputs
 from fxgrow.capture.modes import GrownGraphModule, copied
 from fxgrow.capture.probing import BATCH, SIZE, changed
 from fxgrow.capture.recording import Recording, is_impure
 from fxgrow.capture.shapes import OnShapes, default_of, propagate
 from fxgrow.capture.skeleton import skeleton
-from fxgrow.containers import flat_tensors
+from fxgrow.containers import flat_tensors, holds_tensor
 from fxgrow.devices import device_of
 from fxgrow.errors import CaptureError, SettledError
-from fxgrow.opaque import CustomFunction
+from fxgrow.opaque import ByMode, CustomFunction
 from fxgrow.rules.calls import name_of
 
 
@@ -44,14 +44,19 @@ def parting(
 ) -> Parting | None:
     """Where a module does something else than a graph module of the same tensors; None where it does not.
 
-    Both modes are compared on the inputs, and eval mode on more samples of a larger size, if the module takes them.
+    Both modes are compared on the inputs, and eval mode on more samples of a larger size, if the module takes them; not
+    where the module asked for nothing that a mode or a size could change.
 
     recording: of the module, if one is at hand.
     """
     recording = recording if recording is not None else Recording(skeleton(module), device_of(module))
     bare = skeleton(graphs)
     larger = [other.inputs for features in ({BATCH, SIZE}, {BATCH}) if (other := changed(inputs, frozenset(features)))]
+    moded = _is_moded(graphs)
+    by_size = _is_sized(graphs)
     for mode, tried in (("eval", [inputs]), ("train", [inputs]), ("eval", larger)):
+        if (mode == "train" and not moded) or (tried is larger and not by_size):
+            continue  # the record would be the same
         for given in tried:
             try:
                 record = recording.record(mode, given)
@@ -60,6 +65,8 @@ def parting(
                     reached = _parting(recording.graph, recording, graphs, bare, mode)
                     return Parting(str(error), reached.node if reached is not None else "")
                 continue
+            if tried is not larger:
+                moded, by_size = moded or record.by_mode, by_size or record.by_size
             try:
                 different = _parting(record.graph, recording, graphs, bare, mode)
             except SettledError:  # the graph knows that another size takes another course
@@ -68,6 +75,17 @@ def parting(
                 return different
             break
     return None
+
+
+def _is_moded(graphs: GrownGraphModule) -> bool:
+    """Whether a graph module computes something else in train mode, its layers aside."""
+    return "both" not in graphs.graphs() or any(isinstance(part, ByMode) for part in graphs.modules())
+
+
+def _is_sized(graphs: GrownGraphModule) -> bool:
+    """Whether a graph module computes with numbers, which may be sizes."""
+    calls = (node for node in _of_mode(graphs, "eval").nodes if node.op in ("call_function", "call_method"))
+    return any(node.target not in STATEMENTS and not holds_tensor(node.meta.get("value")) for node in calls)
 
 
 def with_values(graphs: GrownGraphModule, bare: nn.Module, mode: str, inputs: Inputs) -> fx.Graph:
@@ -189,7 +207,7 @@ class _ExpectedSteps(_Steps):
         super().__init__(graphs, recorded.saved)
         self.known, self.values = recorded.known, recorded.values
         self.worked_out: dict[fx.Node, Any] = {}
-        self.interpreter = OnShapes(bare, garbage_collect_values=False, graph=expected)
+        self.interpreter = OnShapes(bare, expected)
 
     def value_of(self, node: fx.Node) -> Any:
         if node in self.made:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from dataclasses import dataclass, is_dataclass, replace
 from typing import Any
 
@@ -17,12 +18,13 @@ def with_sources(model: nn.Module) -> nn.Module:
     memo: dict[int, Any] = {}
     for path, module in model.named_modules():
         for name, value in module.__dict__.items():
-            if not name.startswith("_"):
+            if type(value) not in _SOURCELESS and not name.startswith("_"):
                 module.__dict__[name] = _sourced(value, Attribute(path, (name,)), memo)
     return model
 
 
 _PLAIN = (int, float)
+_SOURCELESS = (bool, str, type(None), OrderedDict, set)
 
 
 def _sourced(value: Any, source: Attribute, memo: dict[int, Any]) -> Any:

@@ -53,10 +53,13 @@ class GraphBuilder:
         self.dtypes: dict[torch.dtype, fx.Node] = {}
         self.alive: list[Any] = []
         self.paths: list[str] = []
+        self.by_size = False
+        """Whether it was asked for what another size could change: a property of a tensor, or how many there are."""
 
     def new_node(self, kind: str, target: Any, args: Any, kwargs: Any, value: Any, place: str | None = None) -> fx.Node:
         """A node at the end of the graph, which gives a value; `place`: whose forward made it, if not what runs now."""
-        node = self.graph.create_node(kind, target, args, kwargs)
+        node = self.graph.create_node(kind, target)
+        node.args, node.kwargs = args, kwargs  # torch looks through those that a node is created with
         node.meta["module_path"] = self.place() if place is None else place
         node.meta["value"] = value
         return node
@@ -175,7 +178,9 @@ class GraphBuilder:
         if isinstance(value, Tensor):
             self.nodes[id(value)] = node
             self.alive.append(value)
-        elif isinstance(value, (tuple, list)):
+            return
+        self.by_size = True
+        if isinstance(value, (tuple, list)):
             for k, item in enumerate(value):
                 if isinstance(item, (Tensor, tuple, list)):
                     self.bind(item, self.new_node("call_function", operator.getitem, (node, k), {}, item))

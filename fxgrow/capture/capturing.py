@@ -68,8 +68,10 @@ def _captured(model: nn.Module, bare: nn.Module, inputs: Inputs) -> Captured:
     if isinstance(model, GrownGraphModule):
         return _recaptured(bare, model, inputs)
     recording = Recording(bare, device_of(model))
-    records = {mode: recording.record(mode, inputs) for mode in ("eval", "train")}
-    graphs = merge(bare, {mode: record.graph for mode, record in records.items()})
+    first = recording.record("eval", inputs)
+    records = {"eval": first, "train": recording.record("train", inputs)} if first.by_mode else {"eval": first}
+    graphs = {mode: record.graph for mode, record in records.items()}
+    graphs = merge(bare, graphs) if first.by_mode else {"both": first.graph}
     settled = [note for record in records.values() for note in record.settled]
     settling = {name for record in records.values() for name in record.numbers}
     alike: list[frozenset[str]] = []
@@ -88,7 +90,7 @@ def _captured(model: nn.Module, bare: nn.Module, inputs: Inputs) -> Captured:
     for twin, original in zip(bare.modules(), model.modules(), strict=False):
         twin.training = original.training
     tried = tuple(OTHER[feature] for feature in FEATURES if all(feature in same for same in alike))
-    return Captured(bare, graphs, inputs, records["eval"].form, tuple(dict.fromkeys(settled)), tried, recording)
+    return Captured(bare, graphs, inputs, first.form, tuple(dict.fromkeys(settled)), tried, recording)
 
 
 def _recaptured(bare: nn.Module, model: GrownGraphModule, inputs: Inputs) -> Captured:

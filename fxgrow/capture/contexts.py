@@ -232,6 +232,29 @@ def watched(recorder: Recorder) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def mode_watched(recorder: Recorder) -> Iterator[None]:
+    """Note whether a forward asks for the mode of a module; what a layer that is one node asks is for the layer."""
+
+    def asked(module: nn.Module) -> Any:
+        recorder.by_mode = recorder.by_mode or not recorder.quiet
+        if "training" not in module.__dict__:
+            raise AttributeError("training")
+        return module.__dict__["training"]
+
+    def told(module: nn.Module, mode: Any) -> None:
+        module.__dict__["training"] = mode
+
+    before = vars(nn.Module).get("training")
+    nn.Module.training = property(asked, told)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del nn.Module.training
+        if before is not None:
+            nn.Module.training = before
+
+
 def checkpointed(recorder: Recorder) -> None:
     """Note that a part of the forward is run again in the backward pass to save memory."""
     recorder.settled.append(Settled("gradient checkpointing", recorder.where(), lost=True))
@@ -290,7 +313,9 @@ def _generators(model: nn.Module) -> Iterator[Generator]:
         shared = getattr(type(module).forward, "__globals__", {}) if not _is_torchs(module) else {}
         holders.update({id(values): values for values in (module.__dict__, shared)})
     kinds = (torch.Generator, random.Random, *((numpy.random.Generator, numpy.random.RandomState) if numpy else ()))
-    own = {id(value): value for values in holders.values() for value in values.values() if isinstance(value, kinds)}
+    held = [value for values in holders.values() for value in values.values()]
+    drawing = {kind for kind in set(map(type, held)) if issubclass(kind, kinds)}
+    own = {id(value): value for value in held if type(value) in drawing}
     for value in own.values():
         if isinstance(value, torch.Generator):
             yield Generator("a torch.Generator", value.get_state, value.set_state)
@@ -326,7 +351,8 @@ def _line_of_chance(run: Callable[[], Any], generators: list[Generator]) -> str 
 
     def watch(frame: Any, event: str, argument: Any) -> Any:
         file = Path(frame.f_code.co_filename)
-        if event == "call" and (file.name == "random.py" or {"torch", "numpy"} & set(file.parts)):
+        asides = file.name == "random.py" or file == Path(__file__) or bool({"torch", "numpy"} & set(file.parts))
+        if event == "call" and asides:
             return None
         if not lines and last[0] and not _alike(states(), before):
             lines.append(f"{Path(str(last[0])).name}, line {last[1]}")

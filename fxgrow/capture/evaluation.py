@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import types
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,30 +17,93 @@ from fxgrow.containers import each_tensor, holds_tensor, of_kind
 
 
 class Memory:
-    """What calls gave in the recordings of a model."""
+    """What calls gave in the recordings of a model; for torch's own functions and layers, in those of any model."""
+
+    _of_torch: ClassVar[dict[Any, Any]] = {}
 
     def __init__(self) -> None:
-        self.known: dict[Any, Any] = {}
+        self._of_others: dict[Any, Any] = {}
 
     def outcome(self, function: Callable[..., Any], what: Any, args: Any, kwargs: Any) -> Any:
         """What a call gives on the meta device; never the very tensor that it was given, unless that changed.
 
-        what: the same for calls that give the same on tensors alike.
+        what: the same for calls that give the same on tensors alike: a function, or what `identity` says of a layer.
         """
-        try:
-            key = (what, _alike(args), _alike(kwargs))
-            if key in self.known:
-                return _made_as(self.known[key])
-        except TypeError:  # an argument that cannot be hashed
-            key = None
+        known = self._of_torch if isinstance(what, Layer) or _is_torchs(what) else self._of_others
+        with torch._C.DisableTorchFunction():
+            try:
+                key = (what, torch.get_default_dtype(), _alike(args), _alike(kwargs))
+                if key in known:
+                    return _made_as(known[key])
+            except TypeError:  # an argument that says nothing by its value
+                key = None
         before = [(tensor, tensor._version) for tensor in of_kind((args, kwargs), Tensor)]
         value = function(*args, **kwargs)
         if not holds_tensor(value):
             return value
         if key is not None and all(tensor._version == version for tensor, version in before):
-            with suppress(TypeError):
-                self.known[key] = _alike(value)
+            with suppress(TypeError), torch._C.DisableTorchFunction():
+                if len(known) >= _MOST:
+                    known.clear()
+                known[key] = _alike(value)
         return each_tensor(value, lambda t: _apart(t, before))
+
+
+_MOST = 50_000
+"""How many calls are remembered before all are forgotten."""
+
+
+@functools.cache
+def _is_torchs(what: Any) -> bool:
+    """Whether a function is one of torch's own, which go by nothing but their arguments."""
+    home = str(getattr(what, "__module__", None) or getattr(getattr(what, "__objclass__", None), "__module__", ""))
+    return isinstance(what, _FUNCTIONS) and home.partition(".")[0] == "torch"
+
+
+_FUNCTIONS = (
+    types.FunctionType,
+    types.BuiltinFunctionType,
+    types.MethodDescriptorType,
+    types.WrapperDescriptorType,
+)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What a layer of torch computes by, besides its arguments: its class, its tensors, its settings, its own parts.
+
+    counts: whether it counts samples.
+    """
+
+    kind: type[nn.Module]
+    counts: bool
+    settings: Any
+    tensors: Any
+    parts: Any
+
+
+def identity(module: nn.Module, path: str) -> Any:
+    """The same for layers that give the same on tensors alike; of one that is not torch's own, its path."""
+    try:
+        return _layer(module)
+    except TypeError:
+        return path, counts_samples(module)
+
+
+def _layer(module: nn.Module) -> Layer:
+    kind, state = type(module), module.__dict__
+    if not kind.__module__.startswith("torch.nn.modules."):
+        raise TypeError("its forward may go by anything")
+    return Layer(
+        kind,
+        counts_samples(module),
+        tuple((name, _alike(value)) for name, value in state.items() if name not in _OF_MODULES),
+        (_alike(state["_parameters"]), _alike(state["_buffers"])),
+        tuple((name, _layer(part)) for name, part in module._modules.items() if part is not None),
+    )
+
+
+_OF_MODULES = frozenset(nn.Module().__dict__)
 
 
 def _apart(tensor: Tensor, before: list[tuple[Tensor, int]]) -> Tensor:
@@ -53,24 +118,47 @@ _POINTWISE = (nn.Dropout, nn.Identity, nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.S
 
 def counts_samples(module: nn.Module) -> bool:
     """Whether a module refuses too few samples in the mode that it is in."""
-    return module.training and isinstance(module, nn.modules.batchnorm._NormBase)
+    return bool(module.__dict__["training"]) and isinstance(module, nn.modules.batchnorm._NormBase)
 
 
-def keeps_shape(module: nn.Module, args: tuple[Any, ...]) -> bool:
-    """Whether a module gives what is like its one input, without looking at more than its channels."""
-    if len(args) != 1 or not isinstance(args[0], Tensor) or getattr(module, "inplace", False):
-        return False
-    shape = args[0].shape
-    if isinstance(module, _NORMS):
-        if isinstance(module, nn.LayerNorm):
-            return tuple(shape[-len(module.normalized_shape) :]) == tuple(module.normalized_shape)
-        channels = module.num_channels if isinstance(module, nn.GroupNorm) else module.num_features
-        return len(shape) > 1 and shape[1] == channels and (shape.numel() > channels or not module.training)
+def minds_samples(module: nn.Module, args: tuple[Any, ...]) -> bool:
+    """Whether a module may refuse these inputs in one of the modes: too few values to average over."""
+    x = args[0] if args else None
+    with torch._C.DisableTorchFunction():
+        few = not isinstance(x, Tensor) or x.ndim < 3 or x.numel() <= x.shape[0] * x.shape[1]
+    return few and isinstance(module, nn.modules.batchnorm._NormBase)
+
+
+def kept_shape(module: nn.Module, args: tuple[Any, ...]) -> Tensor | None:
+    """What a module gives that gives the like of its one input, told without running it; None where it does not.
+
+    Norms are slow on the meta device.
+    """
+    if len(args) != 1 or type(args[0]) is not Tensor:
+        return None
+    with torch._C.DisableTorchFunction():
+        x = args[0]
+        if not (_is_pointwise(module) or _normalises(module, x.shape)) or not x.is_contiguous():
+            return None
+        return x if getattr(module, "inplace", False) else torch.empty(x.shape, dtype=x.dtype, device=x.device)
+
+
+def _is_pointwise(module: nn.Module) -> bool:
     return type(module) in _POINTWISE
 
 
-@dataclass(frozen=True)
-class _Alike:
+def _normalises(module: nn.Module, shape: torch.Size) -> bool:
+    if isinstance(module, nn.LayerNorm):
+        return shape[-len(module.normalized_shape) :] == tuple(module.normalized_shape)
+    if not isinstance(module, _NORMS):
+        return False
+    channels: Any = module.num_channels if isinstance(module, nn.GroupNorm) else module.num_features
+    if len(shape) < 2 or shape[1] != channels:
+        return False
+    return shape.numel() > channels or not module.__dict__["training"]
+
+
+class _Alike(NamedTuple):
     """What tensors have in common that no operation on shapes can tell apart."""
 
     shape: tuple[int, ...]
@@ -79,9 +167,9 @@ class _Alike:
 
 
 def _alike(value: Any) -> Any:
-    """Arguments or outputs with tensors by what they have in common; TypeError where that cannot be hashed."""
+    """Arguments or outputs with tensors by what they have in common; TypeError where that says not all of them."""
     if isinstance(value, Tensor):
-        return _Alike(tuple(map(int, value.shape)), value.stride(), value.dtype)
+        return _Alike(tuple(value.shape), value.stride(), value.dtype)
     if isinstance(value, (tuple, list)):
         return type(value) if _named(value) else isinstance(value, list), tuple(map(_alike, value))
     if isinstance(value, dict):
@@ -90,8 +178,15 @@ def _alike(value: Any) -> Any:
         return slice, value.start, value.stop, value.step
     if isinstance(value, (Int, Float)):
         return type(value).__bases__[0], plain(value)
-    hash(value)
+    if not isinstance(value, _PLAIN):
+        raise TypeError(f"{type(value).__name__} says nothing by its value")
     return type(value), value
+
+
+_PLAIN = (
+    *(bool, int, float, complex, str, type(None), type(Ellipsis)),
+    *(torch.dtype, torch.device, torch.layout, torch.memory_format),
+)
 
 
 def _made_as(like: Any) -> Any:

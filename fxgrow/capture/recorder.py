@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from fxgrow import guards
 from fxgrow.capture import contexts, numbers
 from fxgrow.capture.builder import GraphBuilder
-from fxgrow.capture.evaluation import Memory, counts_samples, keeps_shape
+from fxgrow.capture.evaluation import Memory, identity, kept_shape, minds_samples
 from fxgrow.capture.expansions import EXPANSIONS
 from fxgrow.capture.interception import intercepted
 from fxgrow.capture.numbers import Float, Int, remembering
@@ -47,6 +47,9 @@ _EMPTY = frozenset(("empty", "empty_like", "empty_strided", "empty_permuted", "n
 _DEVICE_FLAGS = {"is_meta": "meta", "is_cpu": "cpu", "is_cuda": "cuda", "is_mps": "mps", "is_xpu": "xpu"}
 
 
+FEATURES = "forward_features"
+"""What models of timm's call the part of their forward before the head."""
+
 Shapes = dict[tuple[str, str], list[tuple[int, ...]]]
 """Of what goes "in" to modules and comes "out" of them, by path and side."""
 
@@ -63,6 +66,10 @@ class Recorder(GraphBuilder, TorchFunctionMode):
     functions: collects the functions with a backward of their own, to be added to the model under these names.
     constants: collects the tensors that forwards make of numbers alone, likewise; one name for equal ones.
     memory: what calls gave in other recordings of the model.
+
+    Attributes
+    ----------
+    by_mode: whether the forward asked for the mode of a module.
     """
 
     def __init__(
@@ -83,7 +90,9 @@ class Recorder(GraphBuilder, TorchFunctionMode):
         self.regions: list[fx.Node] = []
         self.open: list[Any] = []
         self.quiet = False
+        self.by_mode = False
         self.shapes: Shapes = {}
+        self.features: Any = None
         self.empty: dict[int, tuple[Tensor, Any, Any, Any]] = {}
 
     # -- running -----------------------------------------------------------------------------------------------
@@ -96,16 +105,40 @@ class Recorder(GraphBuilder, TorchFunctionMode):
         """
         args, kwargs = self._placeholders(arguments, positional)
         with ExitStack() as stack:
+            stack.enter_context(self._features_noted())
             stack.enter_context(_present(self))
             stack.enter_context(replaced(nn.Module, "__call__", self._module_call(nn.Module.__call__)))
             stack.enter_context(intercepted(self))
             stack.enter_context(contexts.watched(self))
+            stack.enter_context(contexts.mode_watched(self))
             stack.enter_context(torch.device("meta"))
             stack.enter_context(self)
             self.paths.append("")
             output = (run or self.root.forward)(*args, **kwargs)
             self.paths.pop()
         return output
+
+    @contextmanager
+    def _features_noted(self) -> Iterator[None]:
+        """Note what the forward of a model of timm's gets from its `forward_features`."""
+        names, root = vars(self.root), self.root
+        if FEATURES in names or not hasattr(root, FEATURES):
+            yield
+            return
+        plainly = getattr(root, FEATURES)
+
+        @functools.wraps(plainly)
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            features = plainly(*args, **kwargs)
+            with torch._C.DisableTorchFunction():
+                self.features = each_tensor(features, torch.empty_like)
+            return features
+
+        names[FEATURES] = noted
+        try:
+            yield
+        finally:
+            names.pop(FEATURES, None)
 
     def again(self) -> Recorder:
         """A recorder of the same model, for another run of its forward."""
@@ -198,6 +231,7 @@ class Recorder(GraphBuilder, TorchFunctionMode):
         lowered = self.operands(operands, kwargs)
         value = self.evaluate(lambda *a, **k: staying(func, a, k), name, func, args, kwargs)
         if not writing and not holds_tensor(value):
+            self.by_size = True
             return value
         self.operation(kind, target, lowered, value)
         return value
@@ -244,6 +278,7 @@ class Recorder(GraphBuilder, TorchFunctionMode):
         if not self.knows(tensor):
             with torch._C.DisableTorchFunction():
                 return func(tensor)
+        self.by_size = True
         if name == "shape":
             return self.sizes_of(tensor)
         if name == "device":
@@ -272,10 +307,12 @@ class Recorder(GraphBuilder, TorchFunctionMode):
         return value
 
     def _size_asked(self, func: Any, tensor: Tensor, dim: int | None = None) -> Any:
+        self.by_size = True
         sizes = self.sizes_of(tensor)
         return sizes if dim is None else sizes[dim]
 
     def _count_asked(self, func: Any, tensor: Tensor) -> Any:
+        self.by_size = True
         count = func(self.bare.get(id(tensor), tensor))
         return Int(count, self.new_node("call_method", "numel", (self.node_of_tensor(tensor),), {}, count))
 
@@ -330,14 +367,15 @@ class Recorder(GraphBuilder, TorchFunctionMode):
 
     def leaf(self, module: nn.Module, path: str, plainly: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         lowered = self.operands(args, kwargs)
-        run: Callable[..., Any] = functools.partial(plainly, module)
-        if keeps_shape(module, args):
-            run = torch.empty_like  # norms are slow on the meta device
-        self.quiet = True
-        try:
-            value = self.evaluate(run, type(module).__name__, (path, counts_samples(module)), args, kwargs)
-        finally:
-            self.quiet = False
+        self.by_mode = self.by_mode or minds_samples(module, args)
+        value = None if kwargs or (args and id(args[0]) in self.bare) else kept_shape(module, args)
+        if value is None:
+            self.quiet = True
+            try:
+                run = functools.partial(plainly, module)
+                value = self.evaluate(run, type(module).__name__, identity(module, path), args, kwargs)
+            finally:
+                self.quiet = False
         self.paths.pop()
         caller = self.place()
         self.paths.append(path)

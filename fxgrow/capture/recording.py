@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -31,19 +30,22 @@ from fxgrow.rules.registry import law_of_call
 class Record:
     """One run of a forward: its graph, the class of its output, what the graph cannot keep.
 
-    numbers: the names of arguments that are numbers which the forward compares.
+    numbers: the names of arguments that are numbers which the forward compares. by_mode, by_size: whether the forward
+    asked for what another mode, or another size of the inputs, could change; else the record would be the same.
     """
 
     graph: fx.Graph
     form: Form | None
     settled: list[Settled]
     numbers: set[str]
+    by_mode: bool
+    by_size: bool
 
 
 class Recording:
     """Records a model again and again, and keeps what its records share.
 
-    shapes: of what its modules were given and gave in the first record.
+    shapes: of what its modules were given and gave in the first record. features: what `forward_features` gave there.
     """
 
     def __init__(self, bare: nn.Module, device: torch.device, memory: Memory | None = None) -> None:
@@ -53,6 +55,7 @@ class Recording:
         self.constants: dict[str, torch.Tensor] = {}
         self.memory = memory if memory is not None else Memory()
         self.shapes: Shapes = {}
+        self.features: Any = None
         self.graph = fx.Graph()
         """What the last run recorded, also where it failed."""
 
@@ -77,7 +80,8 @@ class Recording:
         output, form = taken_apart(_run(recorder, arguments, len(inputs[0])))
         assigned = [key for key, value in _state(runner).items() if not _same(value, held.get(key, _NOTHING))]
         recorder.graph.output(recorder.result(output))
-        self.shapes = self.shapes or recorder.shapes
+        if not self.shapes:
+            self.shapes, self.features = recorder.shapes, recorder.features
         for path, kind, attribute in assigned:
             value = getattr(runner.get_submodule(path), attribute)
             lost = isinstance(value, (int, float)) or (
@@ -93,19 +97,8 @@ class Recording:
                 recorder.settled.append(Settled(what, difference.place or name, feature=contexts.STATE))
         compared = _arguments_behind(recorder.settling)
         recorder.graph.eliminate_dead_code(is_impure)
-        return Record(recorder.graph, form, recorder.settled, compared)
-
-    def shapes_of(self, inputs: Inputs, run: Callable[..., Any]) -> Iterator[list[tuple[int, ...]]]:
-        """The shapes of the tensors in each of the things that a run of a copy of the model, in eval mode, gives.
-
-        run: takes the copy and then the inputs; it may fail.
-        """
-        runner = twin_of(self.bare, share=True).eval()
-        recorder = Recorder(runner, self.device, {}, {}, self.memory)
-        with torch.no_grad():
-            results = recorder.record(bound(self.bare, inputs), len(inputs[0]), functools.partial(run, runner))
-        for result in results:
-            yield [tuple(tensor.shape) for tensor in flat_tensors(result)]
+        by_mode = recorder.by_mode or any(type(part).train is not nn.Module.train for part in runner.modules())
+        return Record(recorder.graph, form, recorder.settled, compared, by_mode, recorder.by_size)
 
     def _at_the_next_call(
         self, first: Recorder, runner: nn.Module, inputs: Inputs, kept: list[torch.Tensor]
@@ -124,6 +117,8 @@ class Recording:
             except CaptureError:
                 parting = parting or Difference(None, "the course of the forward")
                 continue
+            finally:
+                first.by_mode, first.by_size = first.by_mode or again.by_mode, first.by_size or again.by_size
             again.graph.output(again.result(output))
             difference = next(differences(first.graph, again.graph, known), None)
             if difference is None:

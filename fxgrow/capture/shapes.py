@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from fxgrow.capture.evaluation import Memory, identity, kept_shape
 from fxgrow.containers import each_tensor
 from fxgrow.errors import CaptureError, UntraceableError, first_line
 from fxgrow.rules.calls import name_of
@@ -61,14 +62,24 @@ def _moved(value: Any) -> Any:
 class OnShapes(fx.Interpreter):
     """Runs the nodes of a graph on the meta device."""
 
+    def __init__(self, root: nn.Module, graph: fx.Graph) -> None:
+        super().__init__(root, garbage_collect_values=False, graph=graph)
+        self.memory = Memory()
+        self.extra_traceback = False
+
     def placeholder(self, target: Any, args: Any, kwargs: Any) -> Any:
         return next(self.args_iter)  # for "*args" and "**kwargs" too
 
     def call_method(self, target: Any, args: Any, kwargs: Any) -> Any:
-        return staying(getattr(type(args[0]), str(target)), args, kwargs)
+        return self.call_function(getattr(type(args[0]), str(target)), args, kwargs)
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        return staying(target, args, kwargs)
+        return self.memory.outcome(lambda *a, **k: staying(target, a, k), target, args, kwargs)
+
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        module = self.fetch_attr(str(target))
+        kept = None if kwargs else kept_shape(module, args)
+        return self.memory.outcome(module, identity(module, str(target)), args, kwargs) if kept is None else kept
 
     def run_node(self, n: fx.Node) -> Any:
         try:
@@ -114,7 +125,6 @@ def propagate(root: nn.Module, graph: fx.Graph, inputs: tuple[tuple[Any, ...], d
     CaptureError: a node fails on these inputs.
     """
     ordered = list(_ordered([node for node in graph.nodes if node.op == "placeholder"], *inputs))
-    interpreter = _Propagation(root, garbage_collect_values=False, graph=graph)
-    interpreter.extra_traceback = False
+    interpreter = _Propagation(root, graph)
     with torch.device("meta"):
         interpreter.run(*ordered)

@@ -14,6 +14,7 @@ from fxgrow.capture.checks import refuse_uncapturable
 from fxgrow.shards import is_divided, undivided
 
 _COPIED = (dict, set, OrderedDict)
+_ORDINARY = (torch.Tensor, nn.Parameter)
 _PLAIN = (bool, int, float, str, type(None), OrderedDict)
 
 
@@ -50,7 +51,7 @@ def twin_of(
             return tensor
         if id(tensor) not in tensors:
             precision = tensor.dtype if dtype is None else dtype(tensor.dtype)
-            if is_divided(tensor):
+            if is_divided(tensor) or (type(tensor) in _ORDINARY and tensor.is_contiguous()):
                 empty = torch.empty(tensor.shape, dtype=precision, device="meta")
             else:
                 empty = torch.empty_like(tensor, device="meta", dtype=precision)

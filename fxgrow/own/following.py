@@ -12,12 +12,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+import torch
 from torch import nn
 
 from fxgrow.capture.inputs import Inputs
-from fxgrow.capture.recorder import Shapes
+from fxgrow.capture.recorder import FEATURES, Shapes
 from fxgrow.capture.recording import Recording
-from fxgrow.capture.skeleton import skeleton
+from fxgrow.capture.skeleton import twin_of
 from fxgrow.containers import flat_tensors
 from fxgrow.planning.deepening import Deepening
 from fxgrow.planning.deepening import renamed as moved
@@ -134,19 +135,24 @@ def origins_of(parts: Mapping[str, nn.Module], depth: Deepening | None) -> dict[
 def _shapes(model: nn.Module, recording: Recording, inputs: Inputs) -> Shapes:
     """The shapes of what goes into each part and comes out of it, and of timm's features, where there are such."""
     shapes = {**recording.shapes, ("", "in"): [tuple(tensor.shape) for tensor in flat_tensors(inputs)]}
-    if hasattr(model, "forward_features"):
-        anew = Recording(skeleton(model), recording.device, recording.memory)
+    if hasattr(model, FEATURES):
         with suppress(Exception):  # not every model has these in timm's way
-            shapes["", "out"], shapes["pre_logits", "out"] = anew.shapes_of(inputs, _features)
+            shapes["", "out"], shapes["pre_logits", "out"] = _features(recording, inputs)
     return shapes
 
 
-def _features(model: Any, *args: Any, **kwargs: Any) -> Any:
-    """What the head of a model is given, and what its last layer is."""
-    features, before_logits = model.forward_features(*args, **kwargs), None
-    with suppress(Exception):
-        before_logits = model.forward_head(features, pre_logits=True)
-    return features, before_logits
+def _features(recording: Recording, inputs: Inputs) -> Iterator[list[tuple[int, ...]]]:
+    """The shapes of what the head of a model is given, and of what its last layer is."""
+    features = recording.features
+    runner: Any = twin_of(recording.bare, share=True).eval()
+    before_logits = None
+    with torch.device("meta"), torch.no_grad():
+        if features is None:
+            features = runner.forward_features(*inputs[0], **inputs[1])
+        with suppress(Exception):
+            before_logits = runner.forward_head(features, pre_logits=True)
+    for value in (features, before_logits):
+        yield [tuple(tensor.shape) for tensor in flat_tensors(value)]
 
 
 def _counterpart(name: str, size: int, before: Shapes, after: Shapes, path: str) -> int:

@@ -82,10 +82,12 @@ class Moves:
             if operand.parameter is not None and axis is not None:
                 slots.setdefault((operand.parameter, axis, leaf), op)
         waiting = {slot for slot in slots if slot[0] in self.trained}
-        frozen = dict.fromkeys(slot[2] for slot in slots)
-        for leaf in frozen:
-            own = [slot for slot in slots if slot[2] is leaf and isinstance(self._tensor(slot), nn.Parameter)]
-            if own and not any(slot in waiting for slot in own):
+        by_leaf: dict[Leaf, list[Slot]] = {}
+        for slot in slots:
+            if isinstance(self._tensor(slot), nn.Parameter):
+                by_leaf.setdefault(slot[2], []).append(slot)
+        for leaf, own in by_leaf.items():
+            if not any(slot in waiting for slot in own):
                 yield Still(leaf, slots[own[0]], "nothing that makes or reads it is trained: requires_grad is False")
         stopped: dict[Slot, Op] = {}
         for _ in range(_STEPS):

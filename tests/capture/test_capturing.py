@@ -20,6 +20,7 @@ from torch.nn.utils import parametrizations
 import fxgrow
 from fxgrow.capture import ByMode, GrownGraphModule, ModalGraphModule, capture
 from fxgrow.capture.capturing import recapture
+from fxgrow.capture.recording import Recording
 from fxgrow.errors import CaptureError
 from fxgrow.opaque import CustomFunction
 from fxgrow.rules.pointwise import Pointwise
@@ -806,3 +807,99 @@ print([one() is not None for one in kept])
 """
     said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     assert said.strip() == "[False, False, True]"
+
+
+# -- how often a forward is run ------------------------------------------------------------------------------------
+
+
+class BySetting(Model):
+    """A model whose mode is kept in a setting of its own."""
+
+    sign = 1.0
+
+    def train(self, mode: bool = True) -> Any:
+        self.sign = -1.0 if mode else 1.0
+        return super().train(mode)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.layer(x).relu()) * self.sign  # type: ignore[no-any-return]
+
+
+def by_name(self: Any, x: Tensor) -> Tensor:
+    h = self.layer(x)
+    return self.head(h.relu() if getattr(self.norm, "training") else h.tanh())  # type: ignore[no-any-return] # noqa: B009
+
+
+def by_function(self: Any, x: Tensor) -> Tensor:
+    return self.head(F.dropout(self.layer(x), 0.5, self.head.training))  # type: ignore[no-any-return]
+
+
+def by_copy(self: Any, x: Tensor) -> Tensor:
+    return copy.copy(self.head)(self.layer(x).mul(1 + copy.copy(self.norm).training))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    "model",
+    [BySetting, *(lambda f=f: model_of(f) for f in (by_name, by_function, by_copy))],
+    ids=["setting", "name", "function", "copy"],
+)
+def test_a_forward_that_asks_for_the_mode_in_any_way_is_recorded_in_both(model: Callable[[], nn.Module]) -> None:
+    made = model().double()
+    captured = capture(made, X)
+    assert "train" in captured.graphs or any(isinstance(part, ByMode) for part in captured.model.modules())
+    assert_same_in_both_modes(assembled(made, X), made, X)
+
+
+def records_of(monkeypatch: pytest.MonkeyPatch, work: Callable[[], object]) -> list[str]:
+    """The modes in which models are recorded meanwhile."""
+    modes: list[str] = []
+    plainly = Recording.record
+
+    def noted(self: Recording, mode: str, *rest: Any) -> Any:
+        modes.append(mode)
+        return plainly(self, mode, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Recording, "record", noted)
+        work()
+    return modes
+
+
+def test_a_forward_that_asks_for_nothing_is_recorded_once_and_once_on_other_inputs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 3, 3))
+    x = torch.randn(2, 3, 8, 8)
+    assert records_of(monkeypatch, lambda: capture(plain, x)) == ["eval", "eval"]
+    assert records_of(monkeypatch, lambda: fxgrow.plan(plain, 2, example_inputs=x)) == ["eval"] * 3  # and the grown one
+    asking = nn.Sequential(
+        plain, lively(type("Cut", (nn.Module,), {"forward": lambda self, x: x[:, :, : x.shape[2]]})())
+    )
+    assert records_of(monkeypatch, lambda: fxgrow.plan(asking, 2, example_inputs=x)) == ["eval"] * 4
+
+
+def test_what_a_layer_refuses_in_train_mode_alone_is_an_error() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 4), nn.BatchNorm2d(8), nn.Conv2d(8, 3, 1))
+    with pytest.raises(CaptureError, match="more than 1 value per channel"):
+        capture(model, torch.randn(1, 3, 4, 4))
+    capture(model, torch.randn(2, 3, 4, 4))
+
+
+def test_the_mode_of_modules_is_an_ordinary_attribute_again_afterwards() -> None:
+    model = nn.Sequential(nn.Linear(4, 4)).eval()
+    capture(model, X.float())
+    assert "training" not in vars(nn.Module)
+    assert not model.training
+    assert model.train().training
+
+
+def test_layers_alike_are_worked_out_once_and_others_for_themselves() -> None:
+    x = torch.randn(2, 4)
+    deep = nn.Sequential(*(nn.Linear(4, 4) for _ in range(3)), nn.Linear(4, 6), nn.LayerNorm(6), nn.Linear(6, 2))
+    values = [
+        tuple(node.meta["value"].shape) for node in capture(deep, x).graphs["both"].nodes if node.op == "call_module"
+    ]
+    assert values == [(2, 4), (2, 4), (2, 4), (2, 6), (2, 6), (2, 2)]
+    deep[0].register_forward_hook(lambda module, given, output: torch.cat([output, output], 1)[:, 2:6])
+    hooked = [node.op for node in capture(deep, x).graphs["both"].nodes]
+    assert hooked.count("call_module") == 5
