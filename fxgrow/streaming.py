@@ -63,7 +63,7 @@ def grow_files(
     width, depth, seed: as in `grow`.
     shard_size: bytes. Memory holds about two shards, and a few times the largest tensor.
     base, base_kwargs: as in `save`.
-    options: others of `grow`, but for `verify` and `calibrate`.
+    options: others of `grow`, but for `verify`, `calibrate` and `loss`.
 
     Returns
     -------
@@ -79,7 +79,7 @@ def grow_files(
     Traceback (most recent call last):
     fxgrow.errors.AmountError: verify needs all of the model in memory: leave verify out, or use fxgrow.grow
     """
-    for name in sorted({"verify", "calibrate"} & options.keys()):
+    for name in sorted({"verify", "calibrate", "loss"} & options.keys()):
         raise AmountError(f"{name} needs all of the model in memory", remedy=f"leave {name} out, or use fxgrow.grow")
     if isinstance(shard_size, bool) or not isinstance(shard_size, int) or shard_size < 1:
         raise AmountError(f"shard_size={shard_size!r} is not a number of bytes", remedy="pass one, such as 2**30")

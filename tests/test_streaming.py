@@ -239,7 +239,9 @@ def test_what_cannot_be_grown_is_refused_before_the_work(wrong: dict[str, Any], 
     assert {path.name for path in tmp_path.iterdir()} == {"source"}
 
 
-@pytest.mark.parametrize("options", [{"verify": "full"}, {"calibrate": ROW}, {"shard_size": 0}, {"shard_size": "5GB"}])
+@pytest.mark.parametrize(
+    "options", [{"verify": "full"}, {"calibrate": ROW}, {"loss": len}, {"shard_size": 0}, {"shard_size": "5GB"}]
+)
 def test_options_that_need_the_whole_model(options: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(AmountError):
         fxgrow.grow_files(tmp_path, tmp_path / "target", perceptron(), 2, **options)
