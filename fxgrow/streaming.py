@@ -30,6 +30,7 @@ from fxgrow.module_tensors import named_tensors, place, tied_names
 from fxgrow.tensor_files import TensorFiles, aligned, write_shards
 from fxgrow.transforms.width import grown_tensors, like
 from fxgrow.wish import Width
+from fxgrow.writing import writable
 
 _REMEDY = "pass the model that the checkpoint is of, perhaps on the meta device"
 
@@ -86,8 +87,7 @@ def grow_files(
     folder = Path(target)
     if folder.exists():
         raise FileError("there is something of that name", where=str(target), remedy="name a new folder")
-    if not folder.parent.is_dir():
-        raise FileError("the folder does not exist", where=str(folder.parent), remedy="make it first")
+    writable(folder.parent)
     files = TensorFiles(source)
     if KEY in files.metadata:
         header = header_in(files)

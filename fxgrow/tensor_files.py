@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fxgrow.errors import FileError
+from fxgrow.errors import FileError, first_line
 
 INDEX = "model.safetensors.index.json"
 
@@ -116,6 +116,10 @@ def write_shards(
     ----------
     tensors: each is let go of once its shard is written.
     shard_size: bytes that a shard is not to exceed, but for a tensor that does so by itself.
+
+    Raises
+    ------
+    FileError: they cannot be written.
     """
     partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
     partial.mkdir()
@@ -123,20 +127,28 @@ def write_shards(
         shards: list[tuple[str, ...]] = []
         total = 0
         for shard in _gathered(tensors, shard_size):
-            save_file(shard, partial / str(len(shards)), metadata={"format": "pt"})
+            file = partial / str(len(shards))
+            file.touch()
+            mode = file.stat().st_mode
+            save_file(shard, file, metadata={"format": "pt"})
+            file.chmod(mode)  # safetensors lets the owner alone read what it writes
             total += sum(map(_bytes, shard.values()))
             shards.append(tuple(shard))
             shard.clear()
         homes = {}
         for number, names in enumerate(shards):
-            file = f"model-{number + 1:05}-of-{len(shards):05}.safetensors"
-            (partial / str(number)).rename(partial / file)
-            homes |= dict.fromkeys(names, file)
+            name = f"model-{number + 1:05}-of-{len(shards):05}.safetensors"
+            (partial / str(number)).rename(partial / name)
+            homes |= dict.fromkeys(names, name)
         index = {"metadata": {"total_size": total, **metadata}, "weight_map": homes}
         (partial / INDEX).write_text(json.dumps(index, indent=2) + "\n")
         partial.rename(folder)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, (OSError, SafetensorError)):
+            raise FileError(
+                f"it cannot be written ({first_line(error)})", where=str(folder), remedy="see to that place"
+            ) from None
         raise
 
 

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import fxgrow
+from fxgrow.cli import main
 from fxgrow.errors import AmountError, FileError, PlanError
 from fxgrow.files import header_of
 from tests.models import PLAIN, Decoder, lively, perceptron
@@ -135,6 +136,28 @@ def test_what_fxgrow_wrote_grows_on(tmp_path: Path) -> None:
     with torch.no_grad():
         before, after = once(images), loaded(images)
     assert (after - before).abs().max() <= 1e-10 * before.abs().max()
+
+
+def test_the_command_line_grows_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = lively(timm.create_model("test_vit"))
+    source, target = shards(model, tmp_path / "source", 10**6), tmp_path / "target"
+    (tmp_path / "new").touch()
+    options = ["grow", "timm/test_vit", "--width", "1.5", "--seed", "4", "--stream", str(source)]
+    with pytest.raises(SystemExit) as ended:
+        main([*options, "-o", str(target)])
+    assert ended.value.code in (0, None)
+    told = capsys.readouterr()
+    assert "not verified" in told.out
+    assert "are random" not in told.err
+    assert_as_saved(target, fxgrow.grow(model, 1.5, seed=4, verify=False), base="timm/test_vit")
+    assert {path.stat().st_mode & 0o777 for path in target.iterdir()} == {(tmp_path / "new").stat().st_mode & 0o777}
+    with pytest.raises(SystemExit) as ended:
+        main(["inspect", str(target)])
+    assert "from timm/test_vit" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended:
+        main(options)
+    assert ended.value.code == 2
+    assert "--stream writes shards, and there is no folder for them" in capsys.readouterr().err
 
 
 # -- memory -------------------------------------------------------------------------------------------------
