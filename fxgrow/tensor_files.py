@@ -135,7 +135,7 @@ def write_shards(
             total += sum(map(_bytes, shard.values()))
             shards.append(tuple(shard))
             shard.clear()
-        homes = {}
+        homes: dict[str, str] = {}
         for number, names in enumerate(shards):
             name = f"model-{number + 1:05}-of-{len(shards):05}.safetensors"
             (partial / str(number)).rename(partial / name)

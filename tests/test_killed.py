@@ -19,25 +19,35 @@ import fxgrow
 torch.set_num_threads(1)
 folder = Path(sys.argv[1])
 
+def torn():
+    return [*folder.glob("*.partial*"), *folder.glob(".tmp*")]  # the latter are of safetensors
+
+def started(work):
+    '''A process that does the work, once it has begun to write.'''
+    process = os.fork()
+    if not process:
+        work()
+        os._exit(0)
+    while not torn() and not os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+        time.sleep(1e-4)
+    return process
+
 def killed_at_moments(work, found):
-    '''What is found after a process that does the work was killed at twenty moments of it.'''
-    start = time.perf_counter()
-    work()
+    '''What is found after a process that does the work was killed at twenty moments of writing.'''
+    process, start = started(work), time.perf_counter()
+    os.waitpid(process, 0)
     lasts = time.perf_counter() - start
-    seen, torn = [found()], 0
+    seen, caught = [found()], 0
     for moment in range(20):
-        process = os.fork()
-        if not process:
-            work()
-            os._exit(0)
-        time.sleep(1.2 * lasts * moment / 19)
+        process = started(work)
+        time.sleep(lasts * moment / 19)
         os.kill(process, signal.SIGKILL)
         os.waitpid(process, 0)
         seen.append(found())
-        for left in (*folder.glob("*.partial*"), *folder.glob(".tmp*")):  # the latter are of safetensors
-            torn += 1
+        caught += bool(torn())
+        for left in torn():
             shutil.rmtree(left) if left.is_dir() else left.unlink()
-    print(torn, *seen)
+    print(caught, *seen)
 
 model = nn.Sequential(*(nn.Linear(512, 512) for _ in range(8)))
 x = torch.empty(1, 512, device="meta")
@@ -90,7 +100,7 @@ def test_what_is_found_is_old_or_new(script: str, tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
-    torn, *seen = ended.stdout.split()
+    caught, *seen = ended.stdout.split()
     assert len(seen) == 21
     assert set(seen) == {"old", "new"}, seen
-    assert int(torn) > 0, "no moment was in the middle of writing"
+    assert int(caught) > 0, "no moment was in the middle of writing"
