@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from fxgrow.capture import skeleton
-from fxgrow.certifying import drawn_by
 from fxgrow.errors import AmountError, FileError, PlanError
 from fxgrow.files import (
     KEY,
@@ -25,7 +24,7 @@ from fxgrow.files import (
     structure_of,
 )
 from fxgrow.growing import grow
-from fxgrow.history import history_of
+from fxgrow.history import drawn_by, history_of
 from fxgrow.module_tensors import named_tensors, place, tied_names
 from fxgrow.tensor_files import TensorFiles, aligned, write_shards
 from fxgrow.transforms.width import grown_tensors, like
