@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fxgrow.schedule import Schedule
     from fxgrow.settling import settle
     from fxgrow.sharded import grow_sharded
+    from fxgrow.streaming import grow_files
     from fxgrow.training.groups import param_groups
     from fxgrow.training.rates import adapt_rates
     from fxgrow.training.state import replace_parameters, transfer_state
@@ -37,6 +38,7 @@ __all__ = [
     "coordinate_check",
     "fold",
     "grow",
+    "grow_files",
     "grow_sharded",
     "load",
     "param_groups",
@@ -64,6 +66,7 @@ _HOMES = {
     "schedule": ("Schedule",),
     "settling": ("settle",),
     "sharded": ("grow_sharded",),
+    "streaming": ("grow_files",),
     "training.groups": ("param_groups",),
     "training.rates": ("adapt_rates",),
     "training.state": ("replace_parameters", "transfer_state"),

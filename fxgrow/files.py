@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version as installed_version
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
@@ -27,6 +25,7 @@ from fxgrow.planning.plan import Plan
 from fxgrow.proof.certificate import Certificate
 from fxgrow.replay import grown_again
 from fxgrow.settling import settle_norms
+from fxgrow.tensor_files import TensorFiles, aligned
 from fxgrow.version import __version__
 from fxgrow.writing import written_whole
 
@@ -61,16 +60,30 @@ def save(
             remedy="save what fxgrow.grow returned, or use torch.save",
         )
     tensors = named_tensors(grown)
-    replaced = put_in_by_hand(grown, history.births)
-    _refuse_changed(grown, history, replaced)
-    arguments = _checked_arguments(base, base_kwargs)
+    by_hand = parts_by_hand(grown, history)
+    arguments = checked_arguments(base, base_kwargs)
     if base is not None and base.partition("/")[0] in LIBRARIES:
         _check_builds_original(base, arguments, history)
     if any(tensor.is_meta for tensor in tensors.values()):
         raise FileError("the model is on the meta device and holds no data", remedy="grow a model with weights")
+    header = header_for(grown, history, by_hand, base, arguments)
+    data = {name: t.detach().cpu().contiguous() for name, t in tensors.items() if name not in header["tied"]}
+    with written_whole(path) as partial:
+        save_file(data, partial, metadata={KEY: json.dumps(header)})
+
+
+def header_for(
+    grown: nn.Module,
+    history: History,
+    by_hand: Mapping[str, Any],
+    base: str | None,
+    arguments: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What a file says of a grown model beside its tensors; the model may be on the meta device."""
+    tensors = named_tensors(grown)
     first: dict[int, str] = {}
     tied = {name: first[id(t)] for name, t in tensors.items() if first.setdefault(id(t), name) != name}
-    header = {
+    return {
         "format": FORMAT,
         "versions": {
             KEY: __version__,
@@ -78,7 +91,7 @@ def save(
         },
         "model": history.steps[-1].plan.model,
         "base": base,
-        "base_kwargs": arguments,
+        "base_kwargs": dict(arguments),
         "training": grown.training,
         "frozen": [n for n, t in tensors.items() if isinstance(t, nn.Parameter) and not t.requires_grad],
         "tied": tied,
@@ -94,19 +107,19 @@ def save(
             }
             for step in history.steps
         ],
-        "by_hand": replaced,
+        "by_hand": dict(by_hand),
         "births": {name: [_runs(axis) for axis in birth.axes] for name, birth in history.births.items()},
     }
-    data = {name: t.detach().cpu().contiguous() for name, t in tensors.items() if name not in tied}
-    with written_whole(path) as partial:
-        save_file(data, partial, metadata={KEY: json.dumps(header)})
 
 
-def _refuse_changed(grown: nn.Module, history: History, replaced: Collection[str]) -> None:
-    """Raise a FileError where tensors are no longer those that growth gave: `load` could not build them again.
+def parts_by_hand(grown: nn.Module, history: History) -> dict[str, Any]:
+    """The parts that were put in after growth, as a file keeps them.
 
-    replaced: parts that it can build.
+    Raises
+    ------
+    FileError: tensors are no longer those that growth gave, and `load` could not build them again.
     """
+    replaced = put_in_by_hand(grown, history.births)
     parameters = dict(grown.named_parameters())
     for name in history.lineage()[0]:
         if not all(0 in axis for axis in history.births[name].axes):
@@ -135,9 +148,10 @@ def _refuse_changed(grown: nn.Module, history: History, replaced: Collection[str
             where=name.rpartition(".")[0] or type(grown).__name__,
             remedy="save before the part is added, or keep the state_dict with torch.save",
         )
+    return replaced
 
 
-def _checked_arguments(base: str | None, given: Mapping[str, Any] | None) -> dict[str, Any]:
+def checked_arguments(base: str | None, given: Mapping[str, Any] | None) -> dict[str, Any]:
     """Arguments of a constructor as JSON knows them."""
     if given and base is None:
         raise FileError("base_kwargs are of what base names, which is missing", remedy='pass base="timm/NAME" as well')
@@ -191,17 +205,42 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Mod
     ------
     FileError: the file is not a saved fxgrow model, or is damaged, or belongs to another model.
     """
-    header, tensors = _read(Path(path))
+    files = TensorFiles(path)
+    header = header_in(files)
+    grown = structure_of(header, path, model if model is not None else original_of(header, path))
+    with _undamaged(path):
+        tied = dict(header["tied"])
+    _fill(grown, files, tied)
+    return grown
+
+
+def structure_of(header: Mapping[str, Any], path: str | os.PathLike[str], original: nn.Module) -> nn.Module:
+    """A saved model without its data, with its history: every growth of its original again, on the meta device.
+
+    Raises
+    ------
+    FileError: as in `load`.
+    """
     history = history_in(header, path)
     with _undamaged(path):
-        tied, frozen, training = dict(header["tied"]), set(header["frozen"]), bool(header["training"])
-    original = model if model is not None else _base(header, path)
-    grown = _replayed(original, history.steps, path)
+        frozen, training = set(header["frozen"]), bool(header["training"])
+    current = original
+    try:
+        for step in history.steps:
+            current = grown_again(current, step.plan, skeleton(current), "", step.folded)
+            settle_norms(current, step.settled)
+    except FxgrowError as error:
+        raise FileError(
+            f"the file belongs to another model: {error}",
+            where=str(path),
+            remedy="pass the model it was grown from",
+        ) from None
     with _undamaged(path):
-        put_in_again(grown, header.get("by_hand", {}))
-    _fill(grown, tensors, tied, frozen, path)
-    setattr(grown, ATTRIBUTE, history)
-    return grown.train(training)
+        put_in_again(current, header.get("by_hand", {}))
+    for name, parameter in current.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+    setattr(current, ATTRIBUTE, history)
+    return current.train(training)
 
 
 @contextmanager
@@ -217,47 +256,37 @@ def _undamaged(path: str | os.PathLike[str]) -> Iterator[None]:
         ) from None
 
 
-def _read(path: Path, *, whole: bool = True) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """The metadata of a file, and its tensors where the whole of it is wanted."""
-    if not path.is_file():
-        raise FileError("there is no such file", where=str(path), remedy="check the path")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: _aligned(file.get_tensor(name)) for name in (file.keys() if whole else ())}
-    except (SafetensorError, OSError) as error:
-        raise FileError(
-            f"the file is not readable as safetensors ({error})",
-            where=str(path),
-            remedy="save the model again",
-        ) from None
-    if KEY not in metadata:
+def header_in(files: TensorFiles) -> dict[str, Any]:
+    """What a saved model says beside its tensors.
+
+    Raises
+    ------
+    FileError: that is missing, or damaged, or of another format.
+    """
+    if KEY not in files.metadata:
         raise FileError(
             "the file holds tensors but no fxgrow metadata",
-            where=str(path),
+            where=str(files.path),
             remedy="pass a file that fxgrow.save wrote",
         )
     try:
-        header = json.loads(metadata[KEY])
-    except ValueError as error:
-        raise FileError(f"the metadata is not JSON ({error})", where=str(path), remedy="save the model again") from None
+        header = json.loads(files.metadata[KEY])
+    except (ValueError, TypeError) as error:
+        raise FileError(
+            f"the metadata is not JSON ({error})", where=str(files.path), remedy="save the model again"
+        ) from None
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise FileError(
             "the file is of another format",
-            where=str(path),
+            where=str(files.path),
             remedy=f"this fxgrow {__version__} reads format {FORMAT}",
         )
-    return header, tensors
-
-
-def _aligned(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor at a place where torch puts its own: at others, some kernels round otherwise."""
-    return tensor if tensor.data_ptr() % 64 == 0 else tensor.clone()
+    return header
 
 
 def header_of(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The metadata of a saved model: base, versions, growth steps, births."""
-    return _read(Path(path), whole=False)[0]
+    return header_in(TensorFiles(path))
 
 
 def history_in(header: Mapping[str, Any], path: str | os.PathLike[str]) -> History:
@@ -276,7 +305,13 @@ def births_in(header: Mapping[str, Any]) -> dict[str, Birth]:
     return {name: Birth(tuple(map(_unrolled, axes))) for name, axes in header["births"].items()}
 
 
-def _base(header: Mapping[str, Any], path: str | os.PathLike[str]) -> nn.Module:
+def original_of(header: Mapping[str, Any], path: str | os.PathLike[str], *, weights: bool = True) -> nn.Module:
+    """The original of a saved model, where the file names one of a library; `weights`: else it is on the meta device.
+
+    Raises
+    ------
+    FileError: the file names none.
+    """
     base = str(header.get("base") or "")
     if not base:
         raise FileError(
@@ -284,7 +319,7 @@ def _base(header: Mapping[str, Any], path: str | os.PathLike[str]) -> nn.Module:
             where=str(path),
             remedy="pass the original model as the second argument",
         )
-    from fxgrow.catalogue import find
+    from fxgrow.catalogue import find, without_weights
 
     if base.partition("/")[0] not in LIBRARIES:  # never import what a file names
         raise FileError(
@@ -292,59 +327,45 @@ def _base(header: Mapping[str, Any], path: str | os.PathLike[str]) -> nn.Module:
             where=str(path),
             remedy="pass the original model as the second argument",
         )
-    return find(base, **frozen(dict(header.get("base_kwargs") or {})))
+    return (find if weights else without_weights)(base, **frozen(dict(header.get("base_kwargs") or {})))
 
 
-def _replayed(
-    original: nn.Module,
-    steps: tuple[Step, ...],
-    path: str | os.PathLike[str],
-) -> nn.Module:
-    """The structure of the grown model on the meta device: every growth again, without data."""
-    current: nn.Module = original
-    try:
-        for step in steps:
-            current = grown_again(current, step.plan, skeleton(current), "", step.folded)
-            settle_norms(current, step.settled)
-    except FxgrowError as error:
-        raise FileError(
-            f"the file belongs to another model: {error}",
-            where=str(path),
-            remedy="pass the model it was grown from",
-        ) from None
-    return current
-
-
-def _fill(
-    grown: nn.Module,
-    tensors: Mapping[str, torch.Tensor],
-    tied: Mapping[str, str],
-    frozen: set[str],
-    path: str | os.PathLike[str],
+def check_same_tensors(
+    wanted: Mapping[str, torch.Tensor], files: TensorFiles, tied: Mapping[str, str], remedy: str
 ) -> None:
-    wanted = named_tensors(grown)
-    missing = sorted(wanted.keys() - tensors.keys() - tied.keys())
-    extra = sorted((tensors.keys() | tied.keys()) - wanted.keys())
+    """Raise a FileError where files do not have the tensors of a model, at their sizes.
+
+    Parameters
+    ----------
+    tied: names that are not in the files -> those that they share a tensor with.
+    """
+    missing = sorted(name for name in wanted if tied.get(name, name) not in files)
+    extra = sorted((files.keys() | tied.keys()) - wanted.keys())
     if missing or extra:
         raise FileError(
             f"the file and the model do not have the same tensors (missing {missing[:3]}, unexpected {extra[:3]})",
-            where=str(path),
-            remedy="pass the model it was grown from",
+            where=str(files.path),
+            remedy=remedy,
         )
     for name, tensor in wanted.items():
-        have = tensors[tied.get(name, name)]
-        if have.shape != tensor.shape:
+        found = files[tied.get(name, name)]
+        if found.shape != tensor.shape:
             raise FileError(
-                f"{name} has shape {list(have.shape)} in the file and {list(tensor.shape)} in the model",
-                where=str(path),
-                remedy="pass the model it was grown from",
+                f"{name} has shape {list(found.shape)} in the file and {list(tensor.shape)} in the model",
+                where=str(files.path),
+                remedy=remedy,
             )
+
+
+def _fill(grown: nn.Module, files: TensorFiles, tied: Mapping[str, str]) -> None:
+    wanted = named_tensors(grown)
+    check_same_tensors(wanted, files, tied, "pass the model it was grown from")
     made: dict[str, torch.Tensor] = {}
     for name, tensor in wanted.items():
         canonical = tied.get(name, name)
         if canonical not in made:
-            have = tensors[canonical]
-            made[canonical] = nn.Parameter(have, canonical not in frozen) if isinstance(tensor, nn.Parameter) else have
+            have = aligned(files[canonical])
+            made[canonical] = nn.Parameter(have, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else have
         place(grown, name, made[canonical])
 
 

@@ -149,7 +149,9 @@ def refusal(path: Path, model: nn.Module | None) -> str:
 
 def test_a_missing_file(tmp_path: Path) -> None:
     assert refusal(tmp_path / "no", perceptron()) == f"there is no such file (at {tmp_path / 'no'}): check the path"
-    assert refusal(tmp_path, perceptron()) == f"there is no such file (at {tmp_path}): check the path"
+    assert refusal(tmp_path, perceptron()) == (
+        f"the folder holds 0 files that could be meant (at {tmp_path}): pass a safetensors file, or the index of shards"
+    )
 
 
 @pytest.mark.parametrize("kept", [0, 4, 100, -1])

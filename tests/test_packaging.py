@@ -15,7 +15,7 @@ import fxgrow
 ROOT = Path(__file__).parent.parent
 PUBLIC = [
     *("Birth", "FxgrowError", "Plan", "Schedule", "births", "certify", "coordinate_check", "grow", "load", "plan"),
-    *("grow_sharded", "report", "rule"),
+    *("grow_files", "grow_sharded", "report", "rule"),
     *("save", "settle", "adapt_rates", "fold", "param_groups", "replace_parameters", "transfer_state", "vitality"),
 ]
 

@@ -1,6 +1,7 @@
 """Draws the pictures of docs/: python docs/pictures/draw.py
 
-Those of docs/reference/plots.md are drawn by the code on that page.
+Those of docs/reference/plots.md are drawn by the code on that page; fine-tuning.png is drawn by a notebook, which
+benchmarks/notebooks.py runs.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -48,28 +49,38 @@ def grow(
     verify: Annotated[bool, typer.Option(help="Prove and test that the function is the same.")] = True,
     full: Annotated[bool, typer.Option("--full", help="Test in float64 at full size, although it is proved.")] = False,
     output: Output = None,
+    stream: Annotated[
+        Path | None,
+        typer.Option(metavar="SOURCE", help="Grow this checkpoint tensor by tensor, into shards in a new folder -o."),
+    ] = None,
     as_json: given.AsJson = False,
     verbose: given.Verbose = False,
 ) -> None:
     """Grow a model, or one that has grown, and show what changed."""
     asked = _Asked(width, depth, like, classes, in_chans)
-    target = _target(output)
+    target = _target(output) if stream is None else None
+    how: dict[str, Any] = {
+        "init": init,
+        "depth_init": depth_init,
+        "round_to": round_to,
+        "seed": seed,
+        "parameterization": parameterization,
+        "form": form,
+        "class_init": class_init,
+    }
+    if stream is not None and output is None:
+        raise AmountError("--stream writes shards, and there is no folder for them", remedy="name a new one with -o")
     with doing(f"building {model}"):
-        source = source_of(model, original, pretrained=pretrained)
-    with doing("growing and verifying" if verify else "growing"):
-        grown = fxgrow.grow(
-            source.model,
-            **asked.amounts(),
-            example_inputs=inputs_of(shapes),
-            init=init,
-            depth_init=depth_init,
-            round_to=round_to,
-            seed=seed,
-            verify="full" if verify and full else verify,
-            parameterization=parameterization,
-            form=form,
-            class_init=class_init,
-        )
+        source = source_of(model, original, pretrained=pretrained, weights=stream is None)
+    how |= asked.amounts() | {"example_inputs": inputs_of(shapes)}
+    if stream is not None and output is not None:
+        with doing(f"growing {stream} into {output}"):
+            grown = fxgrow.grow_files(
+                stream, output, source.model, base=source.base, base_kwargs=source.arguments, **how
+            )
+    else:
+        with doing("growing and verifying" if verify else "growing"):
+            grown = fxgrow.grow(source.model, verify="full" if verify and full else verify, **how)
     files = _written(grown, source, target, like)
     step = fxgrow.report(grown)
     if as_json:

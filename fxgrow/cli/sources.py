@@ -80,9 +80,10 @@ def saved_file(name: str) -> Path | None:
     if path.is_file():
         return path
     if path.is_dir():
-        if not (path / WEIGHTS).is_file():
+        inside = next((path / file for file in (WEIGHTS, f"{WEIGHTS}.index.json") if (path / file).is_file()), None)
+        if inside is None:
             raise FileError(f"the folder has no {WEIGHTS}", where=name, remedy="name what `fxgrow grow -o` wrote")
-        return path / WEIGHTS
+        return inside
     if name.endswith((".safetensors", os.sep)) or name.startswith((".", os.sep)):
         raise FileError("there is no such file", where=name, remedy="check the path")
     return None
