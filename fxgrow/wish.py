@@ -65,7 +65,7 @@ def check(wish: Wish) -> None:
     init, round_to = wish.init, wish.round_to
     if wish.form not in FORMS:
         raise AmountError(f"form={wish.form!r} is not a form", remedy=f"use one of {', '.join(FORMS)}")
-    if init not in INITS:
+    if not isinstance(init, str) or init not in INITS:
         raise AmountError(f"init={init!r} is not a way to start new units", remedy=f"use one of {', '.join(INITS)}")
     if wish.depth_init not in STARTS:
         raise AmountError(

@@ -192,7 +192,7 @@ def test_parts_that_share_a_dimension_have_to_agree_in_any_order(names: tuple[st
 
 @pytest.mark.parametrize("init", ["foo", "Zero", "", None, ["zero"]], ids=repr)
 def test_an_unknown_init(init: Any) -> None:
-    text = f"init={init!r} is not a way to start new units: use one of zero, mirror, replicate"
+    text = f"init={init!r} is not a way to start new units: use one of zero, mirror, replicate, gradmax"
     assert_refused(AmountError, text, perceptron(), init=init)
 
 

@@ -67,5 +67,6 @@ class Docstrings(griffe.Extension):
 
     def on_package(self, *, pkg: griffe.Module, loader: griffe.GriffeLoader, **kwargs: Any) -> None:
         if pkg.path == "fxgrow":
-            pkg.set_member("zoo", loader.load(ROOT / "zoo"))
+            for name in ("transforms", "zoo"):
+                pkg.set_member(name, loader.load(ROOT / name))
             _rewrite(pkg)
