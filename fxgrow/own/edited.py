@@ -6,6 +6,7 @@ Each is an instance of a subclass of the class that it was of, with the same par
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -262,27 +263,47 @@ class OutputRead:
     core: guards.Ranges
 
 
+HEAD = "forward_head"
+"""What models of timm's call the end of their forward."""
+
+
 class ReadOut(Remade):
-    """A model whose outputs are streams that grew: each is read through a layer that starts as its old units."""
+    """A model whose outputs are streams that grew: each is read through a layer that starts as its old units.
+
+    reading: the method at whose end they are read, `forward` or what it ends in.
+    """
 
     outputs_read: tuple[OutputRead, ...]
+    reading: str = "forward"
 
 
 @functools.cache
 def read_out(kind: Any) -> type[nn.Module]:
     """The subclass of a class of models whose instances read their outputs out."""
 
-    @functools.wraps(kind.forward)
-    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        output, form = taken_apart(kind.forward(self, *args, **kwargs))
-        for read in self.outputs_read:
-            stream = functools.reduce(lambda value, key: value[key], read.path, output)
-            weight = self.get_parameter(read.weight)
-            if stream.shape[read.axis] == weight.shape[1]:  # else a head was put there since, which makes no stream
-                output = put(output, read.path, guards.readout(stream, weight, read.axis, read.core))
-        return output if form is None else form.put_around(output)
+    def reading(name: str) -> Callable[..., Any]:
+        plainly = getattr(kind, name)
 
-    return _subclass(ReadOut, read_out, kind, forward=forward)
+        @functools.wraps(plainly)
+        def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+            value = plainly(self, *args, **kwargs)
+            return _read(self, value) if self.reading == name else value
+
+        return method
+
+    return _subclass(
+        ReadOut, read_out, kind, **{name: reading(name) for name in ("forward", HEAD) if hasattr(kind, name)}
+    )
+
+
+def _read(model: Any, value: Any) -> Any:
+    output, form = taken_apart(value)
+    for read in model.outputs_read:
+        stream = functools.reduce(lambda value, key: value[key], read.path, output)
+        weight = model.get_parameter(read.weight)
+        if stream.shape[read.axis] == weight.shape[1]:  # else a head was put there since, which makes no stream
+            output = put(output, read.path, guards.readout(stream, weight, read.axis, read.core))
+    return output if form is None else form.put_around(output)
 
 
 def plain_kind(module: nn.Module) -> type[nn.Module]:

@@ -21,6 +21,7 @@ from fxgrow.devices import device_of
 from fxgrow.errors import SettledError
 from fxgrow.module_tensors import named_tensors, place
 from fxgrow.own.edited import (
+    HEAD,
     NATIVE,
     CallEdit,
     Edited,
@@ -118,6 +119,9 @@ def own_class(
         if isinstance(own, Obstacle):
             return own
         checked = _checked(own, plan, grown, inputs)
+        if isinstance(checked, Parting) and isinstance(own, ReadOut) and own.reading != "forward":
+            own.reading = "forward"
+            checked = _checked(own, plan, grown, inputs)
         if isinstance(checked, Recording):
             follow_sizes(source, own, captured.recording, checked, (captured.inputs, inputs), plan.depth)
             return own
@@ -191,6 +195,7 @@ def _read_out(own: Any, grown: GrownGraphModule) -> nn.Module | Obstacle:
         return Obstacle("its outputs are streams that grow, and others in train mode", type(own).__name__)
     kind: Any = type(own)
     own.__class__, own.outputs_read = read_out(kind), per_mode.pop()
+    own.reading = HEAD if hasattr(kind, HEAD) else "forward"
     return own  # type: ignore[no-any-return]
 
 

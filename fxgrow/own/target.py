@@ -17,7 +17,7 @@ from fxgrow.planning.likeness import Likeness, Setting
 
 _ALIKE = "build the target with the same code, and with larger sizes only"
 
-_MADE = ("core", "edits", "factor", "outputs_read")
+_MADE = ("core", "edits", "factor", "outputs_read", "reading")
 """What parts hold that compute otherwise than their class."""
 
 
