@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import math
 import re
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Literal
 
-from fxgrow.errors import AmountError
+from fxgrow.errors import AmountError, did_you_mean
 
 _REMEDY = 'pass a factor of at least 1 such as 1.5, or a string such as "+32" (32 more) or "=96" (exactly 96)'
 
@@ -126,10 +125,7 @@ class Amounts:
         known = list(paths)
         for key, _ in self.by_key:
             if key and not any(covers(key, path) for path in known):
-                close = difflib.get_close_matches(key, known, n=3)
-                remedy = (
-                    f"did you mean {', '.join(close)}?" if close else "name a module of the model, or a glob over them"
-                )
+                remedy = did_you_mean(key, known) or "name a module of the model, or a glob over them"
                 raise AmountError("the key matches no module of the model", where=key, remedy=remedy)
 
 

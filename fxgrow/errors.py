@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 
@@ -106,3 +107,13 @@ def reading(what: str, kind: type[FxgrowError] = FxgrowError) -> Iterator[None]:
             f"the text is not a {what} ({type(error).__name__}: {error})",
             remedy=f"pass what {what.capitalize()}.to_json() wrote",
         ) from None
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A question after the names that are like a word; "" where none is.
+
+    >>> did_you_mean("miror", ["zero", "mirror", "replicate"])
+    'did you mean mirror?'
+    """
+    close = difflib.get_close_matches(word, known, n=3)
+    return f"did you mean {', '.join(close)}?" if close else ""

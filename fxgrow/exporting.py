@@ -35,8 +35,8 @@ class Target:
         """
         is_folder = path.endswith(os.sep) or Path(path).is_dir()
         if is_folder:
-            for name in (WEIGHTS, CONFIG):
-                place = checked_folder(path) / name
+            folder = checked_folder(path)
+            for place in (folder / WEIGHTS, folder / CONFIG):
                 if place.exists():
                     checked_target(place)
         else:

@@ -51,7 +51,7 @@ def choose_units(grown: nn.Module, plan: Plan, loss: Loss, rounds: int = 8) -> N
     AmountError: the loss is no scalar with a gradient, or no weight that reads new units has one.
     """
     tensors = named_tensors(grown)
-    growths = [(tensors[name], growth) for name, growth in _named(plan)]
+    growths = [(tensors[growth.name], growth) for growth in plan.tensors]
     growths = [(tensor, growth) for tensor, growth in growths if tensor.requires_grad and tensor.ndim > 1]
     makers = [
         (tensor, axis, units.to(tensor.device))
@@ -81,13 +81,6 @@ def _free_units(growth: TensorGrowth, axis: int) -> Tensor:
     """The drawn units but for those that come in equal pairs."""
     units = drawn_units(growth, axis)
     return units[filled_by(growth.axes[axis], frozenset({"draw"}))[units]]
-
-
-def _named(plan: Plan, path: str = "") -> Iterator[tuple[str, TensorGrowth]]:
-    for growth in plan.tensors:
-        yield path + growth.name, growth
-    for below, part in plan.parts:
-        yield from _named(part, f"{path}{below}.")
 
 
 @torch.no_grad()

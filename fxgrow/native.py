@@ -105,14 +105,15 @@ def _arguments(name: str, given: dict[str, Any], wanted: Mapping[str, tuple[int,
         trials = []
         for change in _changes({**taken, **found}, grew):
             try:
-                trials.append((_apart(_built(name, {**found, **change})[1], wanted), change))
+                trial = without_weights(name, **{**found, **change})
             except Exception:  # whatever a constructor raises at sizes that do not go together
                 continue
-        best, change = min(trials, key=lambda trial: trial[0], default=(missing, {}))
-        if best >= missing:
+            trials.append((_apart(trial, wanted), change, trial))
+        best = min(trials, key=lambda trial: trial[0], default=None)
+        if best is None or best[0] >= missing:
             raise NotNative(_why(name, found, model, wanted))
+        missing, change, model = best
         found |= change
-        missing, model = best, _built(name, found)[1]
     return found
 
 

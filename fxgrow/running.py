@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import sys
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from fxgrow.errors import FxgrowError
@@ -63,16 +61,6 @@ def run_app(which: typer.Typer, arguments: list[str]) -> NoReturn:
             _fail(error.format_message(), 2)
         raise
     sys.exit(result if isinstance(result, int) else 0)
-
-
-def near(word: str, known: Iterable[str]) -> str:
-    """A question after the names that are like a word; "" where none is.
-
-    >>> near("miror", ["zero", "mirror", "replicate"])
-    'did you mean mirror?'
-    """
-    close = difflib.get_close_matches(word, known, n=3)
-    return f"did you mean {', '.join(close)}?" if close else ""
 
 
 def _fail(text: str, code: int) -> NoReturn:

@@ -14,7 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fxgrow.errors import FileError, first_line
+from fxgrow.errors import FileError
+from fxgrow.writing import failing_as, usual_rights
 
 INDEX = "model.safetensors.index.json"
 
@@ -124,32 +125,32 @@ def write_shards(
     partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
     partial.mkdir()
     try:
-        shards: list[tuple[str, ...]] = []
-        total = 0
-        for shard in _gathered(tensors, shard_size):
-            file = partial / str(len(shards))
-            file.touch()
-            mode = file.stat().st_mode
-            save_file(shard, file, metadata={"format": "pt"})
-            file.chmod(mode)  # safetensors lets the owner alone read what it writes
-            total += sum(map(_bytes, shard.values()))
-            shards.append(tuple(shard))
-            shard.clear()
-        homes: dict[str, str] = {}
-        for number, names in enumerate(shards):
-            name = f"model-{number + 1:05}-of-{len(shards):05}.safetensors"
-            (partial / str(number)).rename(partial / name)
-            homes |= dict.fromkeys(names, name)
-        index = {"metadata": {"total_size": total, **metadata}, "weight_map": homes}
-        (partial / INDEX).write_text(json.dumps(index, indent=2) + "\n")
-        partial.rename(folder)
-    except BaseException as error:
+        with failing_as(folder):
+            _fill(partial, tensors, metadata, shard_size)
+            partial.rename(folder)
+    except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, (OSError, SafetensorError)):
-            raise FileError(
-                f"it cannot be written ({first_line(error)})", where=str(folder), remedy="see to that place"
-            ) from None
         raise
+
+
+def _fill(folder: Path, tensors: Iterable[tuple[str, Tensor]], metadata: Mapping[str, str], shard_size: int) -> None:
+    """Write shards and their index."""
+    shards: list[tuple[str, ...]] = []
+    total = 0
+    for shard in _gathered(tensors, shard_size):
+        file = folder / str(len(shards))
+        with usual_rights(file, file):
+            save_file(shard, file, metadata={"format": "pt"})
+        total += sum(map(_bytes, shard.values()))
+        shards.append(tuple(shard))
+        shard.clear()
+    homes: dict[str, str] = {}
+    for number, names in enumerate(shards):
+        name = f"model-{number + 1:05}-of-{len(shards):05}.safetensors"
+        (folder / str(number)).rename(folder / name)
+        homes |= dict.fromkeys(names, name)
+    index = {"metadata": {"total_size": total, **metadata}, "weight_map": homes}
+    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
 
 
 def _gathered(tensors: Iterable[tuple[str, Tensor]], shard_size: int) -> Iterator[dict[str, Tensor]]:

@@ -80,21 +80,36 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     ------
     FileError: it cannot be written.
     """
-    from safetensors import SafetensorError
-
     target = checked_target(path)
     partial = target.with_name(target.name + ".partial")
     try:
-        partial.touch()
-        mode = (target if target.exists() else partial).stat().st_mode
-        yield partial
-        partial.chmod(mode)  # safetensors lets the owner alone read what it writes
-        partial.replace(target)
-    except (OSError, SafetensorError) as error:
-        raise FileError(f"it cannot be written ({_why(error)})", where=str(path), remedy="see to that place") from None
+        with failing_as(path):
+            with usual_rights(partial, target if target.exists() else partial):
+                yield partial
+            partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
     WRITTEN.append(Path(path))
+
+
+@contextmanager
+def failing_as(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn what goes wrong while a file or a folder is written into a FileError that names it."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise FileError(f"it cannot be written ({_why(error)})", where=str(path), remedy="see to that place") from None
+
+
+@contextmanager
+def usual_rights(file: Path, like: Path) -> Iterator[None]:
+    """Give a file that is written the rights of another, or of a new one: safetensors lets its owner alone read it."""
+    file.touch()
+    mode = like.stat().st_mode
+    yield
+    file.chmod(mode)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

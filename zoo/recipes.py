@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from difflib import get_close_matches
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from fxgrow.curves import check_counts, check_start
-from fxgrow.errors import FxgrowError
+from fxgrow.errors import FxgrowError, did_you_mean
 from fxgrow.schedule import Schedule
 
 CURVES = ("exponential", "linear", "given", "none")
@@ -254,8 +253,7 @@ def recipe(name: str, **changes: Any) -> Settings:
     kinds = get_type_hints(Settings)
     for setting, value in changes.items():
         if setting not in kinds:
-            close = get_close_matches(setting, kinds, n=3)
-            remedy = f"did you mean {', '.join(close)}?" if close else f"use one of {', '.join(sorted(kinds))}"
+            remedy = did_you_mean(setting, kinds) or f"use one of {', '.join(sorted(kinds))}"
             raise SettingsError(f"there is no setting {setting!r}", remedy=remedy)
         if not _fits(value, kinds[setting]):
             like = getattr(RECIPES[name], setting)

@@ -381,8 +381,7 @@ class Run:
     def _write_outcome(self) -> None:
         if self.grown:
             assert isinstance(self.model, fx.GraphModule)
-            fxgrow.save(self.model, self.folder / "model.partial")
-            (self.folder / "model.partial").replace(self.folder / "model.safetensors")
+            fxgrow.save(self.model, self.folder / "model.safetensors")
         outcome = {**self.place.rows[-1], "schedule": json.loads(self.schedule.to_json())}
         replace_text(self.folder / "outcome.json", json.dumps(outcome, indent=2) + "\n")
 

@@ -18,8 +18,7 @@ from rich.protocol import rich_cast
 from rich.table import Table
 
 from fxgrow.amounts import Amounts, parse_command_line
-from fxgrow.errors import AmountError
-from fxgrow.running import near
+from fxgrow.errors import AmountError, did_you_mean
 from fxgrow.steps import LOGGER, timed, told
 
 if TYPE_CHECKING:
@@ -83,7 +82,7 @@ def choice(names: tuple[str, ...], *flags: str, help: str) -> Any:
 
     def checked(written: str) -> str:
         if written not in names:
-            others = near(written, names)
+            others = did_you_mean(written, names)
             raise typer.BadParameter(f"{written!r} is not one of {', '.join(names)}{f': {others}' if others else ''}")
         return written
 
