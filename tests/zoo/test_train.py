@@ -67,7 +67,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 PLACES: dict[str, tuple[Any, str]] = {
     "growth": (schedule, "grow"),
-    "surgery": (growing, "widen"),
+    "surgery": (growing, "widened"),
     "optimizer": (fxgrow, "replace_parameters"),
     "rates": (fxgrow, "adapt_rates"),
     "tensors": (fxgrow, "save"),
