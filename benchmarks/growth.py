@@ -49,6 +49,16 @@ _LATE = ("half then whole, zero", "half then whole, mirror")
 _NINE = ("nine stages, mirror, both", "nine stages, mirror, both, plateau")
 _TABLE = ("nine stages, Net2Net", "nine stages, mirror", "nine stages, mirror, variance transfer",
           "nine stages, mirror, rates by norm", "small")  # fmt: skip
+_BUDGET = (
+    "large, plateau",
+    "longer half then whole, zero",
+    "half as wide, of half the operations",
+    "half, whole, small images until the end",
+    "large, plateau, half the epochs",
+    "half then whole, decay behind the growth",
+    "large, small images first, half the operations",
+    "longer half then whole, zero, rates by update",
+)
 
 WANTED: tuple[tuple[str, tuple[str, ...], tuple[int, ...]], ...] = (
     ("resnet20", (*_FIRST, *_LATE, *_NINE), (1,)),
@@ -56,7 +66,7 @@ WANTED: tuple[tuple[str, tuple[str, ...], tuple[int, ...]], ...] = (
     ("resnet20", _TABLE, (1,)),
     (
         "resnet20",
-        ("large, plateau", "half as wide, of half the operations", *LONGER, "large, straight to zero"),
+        (*_BUDGET, *LONGER, "large, straight to zero"),
         (101,),
     ),
     ("resnet20", tuple(WAYS["resnet20"]), (101,)),

@@ -166,6 +166,10 @@ LONGER: Mapping[str, Way] = {
     "long half then whole, small images first": budget((0.5, 15), (0.5, 11), (1.0, 7), sides=(0.75, 1.0, 1.0)),
     "long half then whole, small images to the end": budget((0.5, 30), (1.0, 8), (1.0, 3), sides=(0.75, 0.75, 1.0)),
     "large, small images first, half the operations": budget((1.0, 12), (1.0, 5), sides=(0.75, 1.0)),
+    "half, whole, small images until the end": budget(
+        (0.5, 20), (1.0, 10), (1.0, 3), decay=0.35, sides=(0.75, 0.75, 1.0)
+    ),
+    "half then whole, decay behind the growth": budget((0.5, 16), (1.0, 8), decay=0.2),
 }
 """At most half of the large network's operations, spent on more epochs than its: narrow ones, on small images."""
 
