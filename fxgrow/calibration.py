@@ -22,6 +22,7 @@ from fxgrow.capture.inputs import given_inputs
 from fxgrow.containers import flat_tensors, in_dtype
 from fxgrow.devices import random_state_kept
 from fxgrow.errors import CaptureError, first_line
+from fxgrow.measure.borrowing import Borrowed
 from fxgrow.measure.verification import in_precision, release
 from fxgrow.module_tensors import named_tensors
 from fxgrow.noise import WithoutNoise
@@ -64,7 +65,7 @@ def calibrate(grown: nn.Module, plan: Plan, batch: Any) -> Plan:
     calibrating = Calibrating({id(inside[growth.name]): growth for growth in plan.tensors})
     args, kwargs = in_dtype((args, kwargs), precision, like.device)
     try:
-        with torch.no_grad(), calibrating, random_state_kept(like.device):
+        with torch.no_grad(), calibrating, Borrowed(twin), random_state_kept(like.device):
             twin(*args, **kwargs)
     except Exception as error:
         raise CaptureError(
@@ -74,7 +75,7 @@ def calibrate(grown: nn.Module, plan: Plan, batch: Any) -> Plan:
         ) from error
     release(twin)
     for growth in plan.tensors:
-        if inside[growth.name] is not tensors[growth.name]:  # of another precision
+        if inside[growth.name].data_ptr() != tensors[growth.name].data_ptr():  # of another precision
             for calibration in calibrating.found.get(growth.name, ()):
                 multiply_units(tensors[growth.name].detach(), growth, calibration)
     return _with(plan, {name: tuple(found) for name, found in calibrating.found.items()})

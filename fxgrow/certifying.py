@@ -17,7 +17,7 @@ from fxgrow.capture.contexts import STATEMENTS
 from fxgrow.capture.inputs import recalled, with_channels
 from fxgrow.errors import FxgrowError
 from fxgrow.fingerprint import changed_since, fingerprint
-from fxgrow.history import History, drawn_by, history_of
+from fxgrow.history import History, drawn_by, history_of, known_history
 from fxgrow.intermediate import Growth, intermediate_model
 from fxgrow.module_tensors import named_tensors
 from fxgrow.parts import Parts, captured_again
@@ -62,12 +62,7 @@ def certify(grown: nn.Module, original: nn.Module | None = None) -> Certificate:
     >>> str(fxgrow.certify(grown, model).verdict)
     'PROVED'
     """
-    history = history_of(grown)
-    if history is None:
-        raise FxgrowError(
-            f"{type(grown).__name__} was not grown by fxgrow",
-            remedy="pass a module that fxgrow.grow or fxgrow.load returned",
-        )
+    history = known_history(grown)
     if any(tensor.is_meta for tensor in named_tensors(grown).values()):
         raise FxgrowError("the model is on the meta device and holds no data", remedy="certify a model with weights")
     if original is None:
@@ -266,6 +261,7 @@ class Comparison:
         if values is not None:
             self.one = _Divided(**vars(self.one), values=values[0])
         self.memory: dict[Any, Any] = {}
+        self.lost: set[str] = set()
         self.first: list[Certificate] = []
         if not growths[0].only_widens:
             whole = replace(self.one, graphs=copies(captured.graphs))
@@ -282,11 +278,13 @@ class Comparison:
         children, checker = self._begun(grown)
         if checker is None:
             return Certificate.of(CLAIM, children)
-        walks = {}
+        walks, before = {}, len(self.lost)
         for mode in self.one.graphs:
             walks[mode] = checker.walk(mode)
             beside = ", beside the model with just these," if self.first else ","
             children.append(tree(f"{_MODES[mode]}{beside} random draws off", list(walks[mode].steps())))
+        if len(self.lost) > before:
+            return self.certificate(grown, with_scale)
         result = Certificate.of(CLAIM, children)
         if not with_scale:
             return result
@@ -303,8 +301,10 @@ class Comparison:
         children, checker = self._begun(grown)
         if checker is None or any(child.verdict is not Verdict.PROVED for child in children):
             return False
+        before = len(self.lost)
         steps = (step for mode in self.one.graphs for step in checker.walk(mode).steps())
-        return all(step.certificate.verdict is Verdict.PROVED for step in steps)
+        proved = all(step.certificate.verdict is Verdict.PROVED for step in steps)
+        return self.proves(grown) if len(self.lost) > before else proved
 
     def _begun(self, grown: GrownGraphModule) -> tuple[list[Certificate], Checker | None]:
         """What is said of the two models as a whole, and the checker of their graphs if they can be compared."""
@@ -329,7 +329,7 @@ class Comparison:
             (channels.old, channels.new) if channels is not None else None,
             channels.places if channels is not None else (),
         )
-        checker = Checker(one, two, maps, fills, self.attributes, self.memory, ends)
+        checker = Checker(one, two, maps, fills, self.attributes, self.memory, ends, self.lost)
         if self.values is not None:
             checker.constants = _Recent()
         return children, checker

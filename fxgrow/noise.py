@@ -13,13 +13,14 @@ from torch.overrides import TorchFunctionMode
 
 
 class WithoutNoise(TorchFunctionMode):
-    """Dropout, stochastic depth and random slopes off, whatever mode the model is in."""
+    """Dropout, stochastic depth, random slopes and noise off, whatever mode the model is in."""
 
     _DROPOUTS = (
         *(F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout),
         *(torch.dropout, torch.alpha_dropout, torch.feature_dropout, torch.feature_alpha_dropout),
         *(torch.dropout_, torch.alpha_dropout_, torch.feature_dropout_, torch.feature_alpha_dropout_),
     )
+    _LIKE = (torch.rand_like, torch.randn_like, Tensor.normal_, Tensor.uniform_, Tensor.exponential_)
     _RECURRENT = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
 
     def __torch_function__(
@@ -32,6 +33,9 @@ class WithoutNoise(TorchFunctionMode):
             into = args[0] if function is Tensor.bernoulli_ else torch.empty_like(args[0])
             rate = args[1] if args[1:] else keywords.get("p", 0.5 if into is args[0] else args[0])
             return into.copy_(rate) if isinstance(rate, Tensor) else into.fill_(rate)
+        if function in self._LIKE:  # entry by entry, of a size that may have grown
+            into = args[0] if function.__name__.endswith("_") else torch.empty_like(*args, **keywords)
+            return into.fill_(0.5)
         if function in (F.rrelu, torch.rrelu, torch.rrelu_):  # a slope drawn at random
             keywords.pop("training", None)
             return function(*args[:3], *((False, *args[4:]) if len(args) > 3 else ()), **keywords)

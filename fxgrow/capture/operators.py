@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import operator
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -73,3 +73,11 @@ def opened(function: Any) -> Callable[..., Any] | None:
 
 def _never(*args: Any) -> bool:
     return False
+
+
+FILLING: Mapping[str, Callable[..., Any]] = {
+    "copy_": lambda src, non_blocking=False: src,
+    "fill_": lambda value: value,
+    "zero_": lambda: 0,
+}
+"""Methods that write one thing into all of a tensor, as `x[...] = y` does, which is how they are recorded."""

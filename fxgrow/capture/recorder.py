@@ -21,7 +21,7 @@ from fxgrow.capture.evaluation import Memory, identity, kept_shape, minds_sample
 from fxgrow.capture.expansions import EXPANSIONS
 from fxgrow.capture.interception import intercepted
 from fxgrow.capture.numbers import Float, Int, remembering
-from fxgrow.capture.operators import REFLECTED, opened, operator_of
+from fxgrow.capture.operators import FILLING, REFLECTED, opened, operator_of
 from fxgrow.capture.shapes import call_failed, staying
 from fxgrow.containers import each_tensor, flat_tensors, holds_tensor
 from fxgrow.errors import CaptureError, FxgrowError
@@ -197,10 +197,12 @@ class Recorder(GraphBuilder, TorchFunctionMode):
         if self.quiet:
             return func(*args, **kwargs)
         name = getattr(func, "__name__", "")
+        if isinstance(kwargs.get("generator"), torch.Generator):
+            raise contexts.chance(f"{name} with a torch.Generator of its own", self.where())
         if name == "__get__":
             return self._get(func, args[0], getattr(func.__self__, "__name__", ""))
         if name == "__set__":
-            return func(*args, **kwargs)
+            return self._set(func, *args)
         if name == "_set_grad_enabled":
             contexts.grad_switched(self, bool(args[0]))
             return func(*args, **kwargs)
@@ -209,6 +211,10 @@ class Recorder(GraphBuilder, TorchFunctionMode):
         method = _is_method(func, name, args)
         if method and name.endswith("_"):
             self._drawn_into(args[0])
+        if method and name in FILLING and self.knows(args):
+            with self:
+                args[0][...] = FILLING[name](*args[1:], **kwargs)
+            return args[0]
         if method and name in _QUESTIONS:
             return _QUESTIONS[name](self, func, *args, **kwargs)
         if method and name in _VALUES:
@@ -271,6 +277,20 @@ class Recorder(GraphBuilder, TorchFunctionMode):
     def _failed(self, name: str, operands: Any, error: Exception) -> CaptureError:
         said = _SAID.get(name, name.strip("_"))
         return call_failed(said, self.where(), operands, error)
+
+    def _set(self, func: Any, tensor: Tensor, value: Any) -> Any:
+        """Other `data` is recorded as values that are copied into the tensor, which has the same effect."""
+        if getattr(func.__self__, "__name__", "") != "data" or not self.knows((tensor, value)):
+            return func(tensor, value)
+        if value.shape != tensor.shape:
+            raise CaptureError(
+                f"the forward gives a tensor of shape {list(tensor.shape)} data of shape {list(value.shape)}",
+                where=self.where(),
+                remedy="grow the model as it is after that",
+            )
+        with self:
+            tensor.detach()[...] = value
+        return None
 
     # -- properties and sizes --------------------------------------------------------------------------------------
 

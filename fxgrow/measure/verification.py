@@ -16,6 +16,7 @@ from fxgrow.containers import each_tensor, flat_tensors, in_dtype
 from fxgrow.devices import device_of, exact_device, random_state_kept, whole_float32
 from fxgrow.errors import CaptureError, VerificationError, first_line
 from fxgrow.history import Verification
+from fxgrow.measure.borrowing import Borrowed
 from fxgrow.module_tensors import named_tensors, place
 from fxgrow.noise import WithoutNoise
 from fxgrow.planning.plan import Classes, Plan
@@ -246,7 +247,7 @@ def _outputs(
         for training in modes:
             twin.train(training)
             args, kwargs = in_dtype(inputs, way.dtype, device)
-            with torch.no_grad(), way.mode(), random_state_kept(device, way.seed), whole_float32():
+            with torch.no_grad(), way.mode(), Borrowed(twin), random_state_kept(device, way.seed), whole_float32():
                 found[training] = [tensor.clone() for tensor in flat_tensors(twin(*args, **kwargs))]
     finally:
         release(twin, model)
@@ -268,7 +269,7 @@ def _worst(before: list[Tensor], after: list[Tensor]) -> float:
 def in_precision(model: nn.Module, dtype: torch.dtype = torch.float64, share: bool = False) -> nn.Module:
     """A copy of a model whose floating-point weights and buffers are of one dtype; on the CPU if its device lacks it.
 
-    share: hold the parameters that are of that dtype already instead of copies, where nothing writes to them.
+    share: parameters that are of that dtype already share its memory; `Borrowed` puts back what a forward writes there.
     """
 
     def fitting(parameter: Tensor) -> bool:
@@ -276,18 +277,18 @@ def in_precision(model: nn.Module, dtype: torch.dtype = torch.float64, share: bo
         return share and fits and exact_device(parameter.device, dtype) == parameter.device
 
     if isinstance(model, fx.GraphModule):
-        kept = {id(parameter): parameter for parameter in model.parameters() if fitting(parameter)}
+        kept = {id(p): nn.Parameter(p.detach(), p.requires_grad) for p in model.parameters() if fitting(p)}
         copied, device = copy.deepcopy(model, kept), exact_device(device_of(model), dtype)
         return (copied if device == device_of(model) else copied.to(device)).to(dtype)
     twin = skeleton(model)  # not deepcopy, which some of torch's layers do not survive
     made: dict[int, Tensor] = {}
     for name, tensor in named_tensors(model).items():
         is_parameter = isinstance(tensor, nn.Parameter)
-        if id(tensor) not in made and is_parameter and fitting(tensor):
-            made[id(tensor)] = tensor
-        elif id(tensor) not in made:
-            data = tensor.detach().to(exact_device(tensor.device, dtype))
-            data = data.to(dtype if tensor.dtype.is_floating_point else tensor.dtype, copy=True)
+        if id(tensor) not in made:
+            data, shared = tensor.detach(), is_parameter and fitting(tensor)
+            if not shared:
+                data = data.to(exact_device(tensor.device, dtype))
+                data = data.to(dtype if tensor.dtype.is_floating_point else tensor.dtype, copy=True)
             made[id(tensor)] = nn.Parameter(data, tensor.requires_grad) if is_parameter else data
         place(twin, name, made[id(tensor)])
     return twin

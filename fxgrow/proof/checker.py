@@ -7,7 +7,6 @@ are old. Everything else is read off the two graphs, the modules and the actual 
 from __future__ import annotations
 
 import copy
-import operator
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any
@@ -18,19 +17,19 @@ from fxgrow import guards
 from fxgrow.containers import flat_tensors
 from fxgrow.devices import exact_device
 from fxgrow.opaque import ByMode
-from fxgrow.proof.bindings import Bindings, Bound, Resting
+from fxgrow.proof.bindings import Bound, Resting
 from fxgrow.proof.by_law import prove
 from fxgrow.proof.certificate import Certificate, Step, Verdict
 from fxgrow.proof.claims import Claim, Held, Map, Refuted, Unproved
 from fxgrow.proof.computed import computed
-from fxgrow.proof.constants import as_it_was, constant, shares_storage
+from fxgrow.proof.constants import constant
 from fxgrow.proof.ends import Ends, check_outputs
 from fxgrow.proof.guarded import guard_arguments, over_its_core, standardised
 from fxgrow.proof.models import NORM_GUARDS, Model, attribute_of, partners
 from fxgrow.proof.new_layers import axis_of_join, beside, parts_of_join
-from fxgrow.proof.node_pair import ABSENT, Both, Use, claims_in, module_difference
-from fxgrow.proof.rules.movement import written_through
+from fxgrow.proof.node_pair import ABSENT, Both, Use, check_old_entries, claims_in, module_difference, without_values
 from fxgrow.proof.rules.reduction import core_units
+from fxgrow.proof.storage import Lost, Storage, check_kept, written_tensors
 from fxgrow.proof.structures import all_unchanged, described, picks
 from fxgrow.proof.values import precision
 from fxgrow.rules.calls import writes
@@ -46,7 +45,8 @@ class Checker:
 
     maps: parameter name -> the map of each axis, for parameters that grew. fills: how their entries were filled.
     attributes: module -> attribute -> the value it should have, for sizes that follow the weights. memory: what
-    rules found out before, of any two models. ends: where more classes or input channels were asked for.
+    rules found out before, of any two models. ends: where more classes or input channels were asked for. lost: tensors
+    that the forward writes to and of whose new entries nothing holds from call to call; those found are added.
     """
 
     def __init__(
@@ -58,7 +58,9 @@ class Checker:
         attributes: Mapping[str, Mapping[str, Any]],
         memory: dict[Any, Any] | None = None,
         ends: Ends | None = None,
+        lost: set[str] | None = None,
     ) -> None:
+        self.lost = lost if lost is not None else set()
         self.ends = ends if ends is not None else Ends()
         self.attributes = attributes
         self.original = original
@@ -90,11 +92,23 @@ class Checker:
             rounded = self.original.rounded(name)
             old, new = (tensor.detach().to(exact_device(tensor.device)) for tensor in (old, new))
             held = Held(old, new, name, True, precision(old), fills, rounded)
-            self.constants[name] = Claim(tuple(old.shape), expected, maps, held=held)
+            claim = Claim(tuple(old.shape), expected, maps, held=held)
+            self.constants[name] = self._between_calls(name, claim) if name in self.written else claim
         return self.constants[name]
 
+    @cached_property
+    def written(self) -> frozenset[str]:
+        """Parameters and buffers that a forward writes to."""
+        return written_tensors(self.original) | written_tensors(self.grown)
 
-class Walk(Bindings):
+    def _between_calls(self, name: str, claim: Claim) -> Claim:
+        """What holds of a tensor that the forward writes to at the start of any call: values do not."""
+        assert claim.held is not None
+        check_old_entries(claim.held, claim.maps, claim.old)
+        return Claim(claim.old, claim.new, claim.maps) if name in self.lost else without_values(claim)
+
+
+class Walk(Storage):
     """The walk along one graph: what has been claimed of each grown node so far."""
 
     def __init__(self, checker: Checker, old: fx.Graph, new: fx.Graph) -> None:
@@ -103,7 +117,6 @@ class Walk(Bindings):
         self.old = old
         self.new = new
         self.gone: set[fx.Node] = set()  # worked out, and let go behind the last reader
-        self.storage: dict[fx.Node, fx.Node] = {}
         self.partners = partners(old, new, checker.original)
 
     @cached_property
@@ -116,6 +129,24 @@ class Walk(Bindings):
         for node in self.new.nodes:
             yield from self._step(node)
             self._let_go(node)
+        yield from self._kept()
+
+    def _kept(self) -> Iterator[Step]:
+        """What the forward has written to parameters and buffers is what the next call takes it to be."""
+        for node, bound in self.bound.items():
+            name = str(node.target)
+            if node.op != "get_attr" or name not in self.checker.written:
+                continue
+            verdict, detail = Verdict.PROVED, ""
+            try:
+                if bound.claims is None:
+                    raise Unproved("it rests on a step that is not proved")
+                check_kept(name, self.checker.constant(name), self.bare(node, bound.partner).equal(bound.claims))
+            except (Unproved, Refuted) as error:
+                verdict, detail = Verdict.UNKNOWN, str(error)
+                if isinstance(error, Lost):
+                    self.checker.lost.add(name)
+            yield Step(name, Certificate(f"{name} is afterwards as it was before", "state", (), verdict, detail))
 
     def work_out_again(self) -> None:
         """What the walk let go, as it is claimed of the values by now."""
@@ -154,7 +185,7 @@ class Walk(Bindings):
         """What was worked out for this node and is read by none after it."""
         for operand in node.all_input_nodes:
             found = self.bound.get(operand)
-            if found is None or self.last_reader[operand] is not node:
+            if found is None or operand.op == "get_attr" or self.last_reader[operand] is not node:
                 continue
             if any(claim.held is not None and not claim.held.exact for claim in claims_in(found.claims)):
                 self.bound[operand] = Bound(found.partner, None)
@@ -218,7 +249,7 @@ class Walk(Bindings):
         use.append(one)
         claims = self._proved(one)
         self.bound[node] = Bound(partner, claims)
-        self._written(node, partner, one, claims)
+        self.written(node, one, claims)
         return claims
 
     def _input(self, node: fx.Node, partner: fx.Node) -> Any:
@@ -350,39 +381,6 @@ class Walk(Bindings):
                 raise Unproved("an operand has grown")
         return all_unchanged(use.value, is_rectifier(use.kind))
 
-    def _written(self, node: fx.Node, partner: fx.Node, use: Use, claims: Any) -> None:
-        """An op that writes in place changes its operand too, and all that shares its storage."""
-        source = next((n for n in node.all_input_nodes if n in self.bound), None)
-        if source is None:
-            return
-        law = law_of_call(use.new, use.new_module)
-        if not use.writes:
-            if law is not None and law.may_show:
-                self.storage[node] = self.storage.get(source, source)
-            return
-        root = self.storage.get(source, source)
-        new = claims if isinstance(claims, Claim) else None
-        before = self.bound[source].claims
-        for other, found in list(self.bound.items()):
-            if other is node or found.claims is None:
-                continue
-            if self.storage.get(other, other) is not root and not shares_storage(found.claims, before):
-                continue
-            if other is source and new is not None:
-                self.bound[other] = Bound(found.partner, new)
-            elif (new is None or as_it_was(new)) and all(map(as_it_was, claims_in(found.claims))):
-                self.bound[other] = Bound(found.partner, all_unchanged(found.partner.meta["value"]))
-            elif not any(node < user for user in other.users):
-                self.bound[other] = Bound(found.partner, None)
-            elif other is root and source.target is operator.getitem and source.args[0] is other and new is not None:
-                if source.args[1] != self.bound[source].partner.args[1]:
-                    raise Unproved(f"it writes to another part of {other} than the original")
-                self.bound[other] = Bound(found.partner, written_through(found.claims, before, new, source.args[1]))
-            else:
-                self.bound[other] = Bound(found.partner, None)
-                raise Unproved(f"it writes to what {other} shows, which is read later")
-        self.storage[node] = root
-
     # -- nodes that the original does not have -------------------------------------------------------------
 
     def _inserted(self, node: fx.Node, use: list[Use]) -> Any:
@@ -415,14 +413,14 @@ class Walk(Bindings):
         if module is not None and id(module) in self.called:
             raise Unproved(f"the original has no such node, and it calls {node.target}, which the original calls")
         source = next(iter(node.all_input_nodes), None)
-        root = self.storage.get(source, source) if source is not None else None
+        root = self.root(source) if source is not None else None
         if writes(node, module) and (
-            root is None or root.op == "get_attr" or any(self.storage.get(n, n) is root for n in self.bound)
+            root is None or root.op == "get_attr" or any(self.root(n) is root for n in self.bound)
         ):
             raise Unproved(f"the original has no such node, and it writes to what {source} shows")
         law = law_of_call(node, module)
         if root is not None and (law is None or law.may_show):
-            self.storage[node] = root
+            self.roots[node] = root
         self.added[node] = self.evaluated(node, _without_data(module))
         parts = parts_of_join(node) or []
         old = [part for part in parts if part in self.bound]

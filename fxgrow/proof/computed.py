@@ -27,6 +27,8 @@ def computed(use: Use, law: Law | None) -> Any:
     values = []
     for old in (True, False):
         args, kwargs = arranged(use, _Values(old, moves, device), old, device)
+        if use.writes:
+            args = (args[0].clone(), *args[1:])  # not the parameter itself
         with WithoutNoise():
             values.append(run(use.old if old else use.new, use.old_module if old else use.new_module, args, kwargs))
     shapes = _shapes(use, law)

@@ -13,22 +13,19 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from fxgrow import guards
-from fxgrow.containers import flat_tensors
 from fxgrow.proof.certificate import Certificate, Step, Verdict
 from fxgrow.proof.claims import Unproved
 from fxgrow.proof.intermediate import Intermediate
 from fxgrow.proof.models import Model, reads_shape
 from fxgrow.proof.node_pair import equal_values
 from fxgrow.proof.rules.identity import ONE, Anything, Kept, Maker
-from fxgrow.rules.calls import writes
+from fxgrow.proof.storage import first_tensor, law_of, may_show, module_of, overwrites, sharing
 from fxgrow.rules.contraction import Contraction
 from fxgrow.rules.intervals import intervals
-from fxgrow.rules.law import Law
 from fxgrow.rules.normalisation import BatchNorm
-from fxgrow.rules.registry import law_of_call
 
 _ROUNDING = 4e-15
 """Relative, in factors that are products of a number and its inverse."""
@@ -54,9 +51,9 @@ class Alongside:
         self.held: dict[fx.Node, Any] = {}
         self.stale: set[fx.Node] = set()
         self.together: set[tuple[fx.Node, fx.Node]] = set()  # written to since, the same in both models
-        self.intervals = intervals(self.old, partial(_module, original))
+        self.intervals = intervals(self.old, partial(module_of, original))
         self.sharing = {
-            graph: _sharing(model, graph) for model, graph in ((original, self.old), (intermediate, self.new))
+            graph: sharing(model, graph) for model, graph in ((original, self.old), (intermediate, self.new))
         }
         self.last_use = {graph: _last_uses(graph) for graph in (self.old, self.new)}
         self.maker = Maker(intermediate, self.intervals)
@@ -186,7 +183,7 @@ class Alongside:
 
     def _scaled(self, node: fx.Node, partner: fx.Node, factors: list[float], own: dict[str, float]) -> float:
         """By which factor the output differs, where operands or parameters do."""
-        law = _law(self.intermediate, node)
+        law = law_of(self.intermediate, node)
         by_leaf = {name.rpartition(".")[2]: factor for name, factor in own.items()}
         if isinstance(law, BatchNorm) and node.op == "call_module" and len(factors) == 1:
             return self._normalised(node, partner, factors[0], by_leaf)
@@ -226,8 +223,8 @@ class Alongside:
     def _written(self, node: fx.Node, partner: fx.Node | None) -> None:
         """What shares storage with an operand that is written to is no longer what it was."""
         changed: set[fx.Node] = set()
-        before = _first_tensor(partner) if partner is not None and _overwrites(self.original, partner) else None
-        target = _first_tensor(node) if _overwrites(self.intermediate, node) else None
+        before = first_tensor(partner) if partner is not None and overwrites(self.original, partner) else None
+        target = first_tensor(node) if overwrites(self.intermediate, node) else None
         if partner is not None and before is not None:
             changed |= self._changed(self.old, partner, before)
         if target is not None:
@@ -266,7 +263,7 @@ class Alongside:
         """Whether a node shows the storage of nodes that have the same names in both models, by the same views."""
         if self.named.get(new.name) is not old:
             return False
-        shown = _may_show(self.intermediate, new), _may_show(self.original, old)
+        shown = may_show(self.intermediate, new), may_show(self.original, old)
         return len(shown[0]) == len(shown[1]) < 2 and all(map(self._shown_alike, *shown))
 
 
@@ -287,56 +284,6 @@ def _said(held: Any) -> str:
     if isinstance(held, tuple):
         return f"({', '.join(map(_said, held))})"
     return "one" if held is ONE else "anything"
-
-
-def _module(model: Model, node: fx.Node) -> nn.Module | None:
-    return model.part(str(node.target)) if node.op == "call_module" else None
-
-
-def _law(model: Model, node: fx.Node) -> Law | None:
-    return law_of_call(node, _module(model, node))
-
-
-def _overwrites(model: Model, node: fx.Node) -> bool:
-    return writes(node, _module(model, node))
-
-
-def _first_tensor(node: fx.Node) -> fx.Node | None:
-    return next(filter(_holds_tensor, node.all_input_nodes), None)
-
-
-def _holds_tensor(node: fx.Node) -> bool:
-    return any(True for _ in flat_tensors(node.meta.get("value")))
-
-
-_COPYING = ("cat", "concat", "concatenate", "stack", "repeat", "tile", "repeat_interleave", "clone")
-
-
-def _sharing(model: Model, graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
-    """Which nodes may hold the same storage, by node: views, and what an unknown op returns of its operands."""
-    groups: dict[fx.Node, list[fx.Node]] = {}
-    for node in graph.nodes:
-        group = groups.setdefault(node, [node])
-        for operand in _may_show(model, node):
-            other = groups[operand]
-            if other is not group:
-                if len(other) > len(group):
-                    group, other = other, group
-                group.extend(other)
-                groups.update(dict.fromkeys(other, group))
-    return {node: group for node, group in groups.items() if len(group) > 1}
-
-
-def _may_show(model: Model, node: fx.Node) -> list[fx.Node]:
-    """The operands whose storage a node's output may be: an op that writes in place gives back what it wrote to."""
-    law = _law(model, node)
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    if node.op in ("placeholder", "output", "get_attr") or name in _COPYING or not _holds_tensor(node):
-        return []
-    if law is not None and _overwrites(model, node):
-        written = _first_tensor(node)
-        return [written] if written is not None else []
-    return list(filter(_holds_tensor, node.all_input_nodes)) if law is None or law.may_show else []
 
 
 def _last_uses(graph: fx.Graph) -> dict[fx.Node, tuple[int, int]]:

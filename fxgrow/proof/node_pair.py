@@ -237,33 +237,13 @@ class Use:
         ------
         Refuted: an old entry is not what it was.
         """
-        held = claim.held
-        if held is None:
-            return claim
-        if claim.constant:
-            return unchanged(claim.new)
-        self.old_entries(held, claim.maps, claim.old)
-        return Claim(claim.old, claim.new, claim.maps, *facts_of(claim))
+        if claim.held is not None and not claim.constant:
+            self.old_entries(claim.held, claim.maps, claim.old)
+        return without_values(claim)
 
     def old_entries(self, held: Held, maps: tuple[Map, ...], old: tuple[int, ...], factor: float = 1.0) -> None:
         """Old entries of a tensor of known values are those of the original, times a factor that rounds."""
-        kept = at_old(held.new, maps, old)
-        wanted = held.old if factor == 1.0 else held.old.double() * factor
-        if kept.shape != wanted.shape:
-            raise Refuted(
-                f"{held.name} is of shape {list(held.new.shape)}, which is not a growth of {list(held.old.shape)}"
-            )
-        exact = held.exact and factor == 1.0 and not held.rounded
-        bound = 0.0 if exact else (ULPS if held.exact else DERIVED_ULPS) * held.precision
-        wrong = differing(kept, wanted, bound, largest=not held.exact)
-        if wrong.any():
-            place = first(wrong)
-            raise Refuted(
-                f"{held.name}: old entry {list(place)} is {at_index(kept, place):.9g}, "
-                f"it should be {at_index(wanted, place):.9g}"
-            )
-        times = f" x {factor:.6g}" if factor != 1.0 else ""
-        self.checked(f"old entries of {held.name} are the original's{times}" + ("" if exact else " (few ulp)"))
+        self.checked(check_old_entries(held, maps, old, factor))
 
     def agreeing_maps(self, maps: Iterable[Map], sizes: Iterable[int], what: str) -> Map:
         """The one map that several tensors have for a dimension."""
@@ -276,6 +256,39 @@ class Use:
             if not same or size != other_size:
                 raise Unproved(f"{what}: the tensors of {self.name} do not have their old units at the same positions")
         return first
+
+
+def check_old_entries(held: Held, maps: tuple[Map, ...], old: tuple[int, ...], factor: float = 1.0) -> str:
+    """What `Use.old_entries` checks, in words.
+
+    Raises
+    ------
+    Refuted: an old entry is not what it was.
+    """
+    kept = at_old(held.new, maps, old)
+    wanted = held.old if factor == 1.0 else held.old.double() * factor
+    if kept.shape != wanted.shape:
+        raise Refuted(
+            f"{held.name} is of shape {list(held.new.shape)}, which is not a growth of {list(held.old.shape)}"
+        )
+    exact = held.exact and factor == 1.0 and not held.rounded
+    bound = 0.0 if exact else (ULPS if held.exact else DERIVED_ULPS) * held.precision
+    wrong = differing(kept, wanted, bound, largest=not held.exact)
+    if wrong.any():
+        place = first(wrong)
+        raise Refuted(
+            f"{held.name}: old entry {list(place)} is {at_index(kept, place):.9g}, "
+            f"it should be {at_index(wanted, place):.9g}"
+        )
+    times = f" x {factor:.6g}" if factor != 1.0 else ""
+    return f"old entries of {held.name} are the original's{times}" + ("" if exact else " (few ulp)")
+
+
+def without_values(claim: Claim) -> Claim:
+    """A claim of values as one of old entries, which are to be checked, and of what is seen of new ones."""
+    if claim.held is None:
+        return claim
+    return unchanged(claim.new) if claim.constant else Claim(claim.old, claim.new, claim.maps, *facts_of(claim))
 
 
 REPEATING = frozenset({"pair", "copy", "opposite", "share"})

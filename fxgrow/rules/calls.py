@@ -24,6 +24,15 @@ BROKEN = (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeEr
 _WRITING = frozenset({"iadd", "imul", "isub", "itruediv", "setitem"})
 
 
+def writes_by_name(name: str) -> bool:
+    """Whether a function or method of this name writes to an operand.
+
+    >>> writes_by_name("mul_"), writes_by_name("__setitem__"), writes_by_name("__mul__")
+    (True, True, False)
+    """
+    return name.strip("_") in _WRITING or (name.endswith("_") and not name.endswith("__"))
+
+
 def name_of(node: fx.Node, module: nn.Module | None = None) -> str:
     """The name of the function or method that a node calls; where that is a module, of its class."""
     if isinstance(module, CustomFunction):
@@ -39,8 +48,7 @@ def writes(node: fx.Node, module: nn.Module | None = None) -> bool:
         return bool(getattr(module, "inplace", False))
     if node.op not in ("call_function", "call_method"):
         return False
-    name = name_of(node)
-    if name in _WRITING or (name.endswith("_") and not name.endswith("__")):
+    if writes_by_name(name_of(node)):
         return True
     place = _place_of_inplace(node.target) if node.op == "call_function" else None
     return bool(node.args[place] if place is not None and place < len(node.args) else node.kwargs.get("inplace"))

@@ -120,6 +120,16 @@ class Knowledge:
             self.fills.setdefault(slot, {}).update(fills)
         return True
 
+    def check_overwritten(self, op: Op, parameter: Tensor, leaf: Leaf, fact: Fact) -> None:
+        """What new entries of a parameter were asked to be they are still once `op` has written `fact` to them."""
+        assert parameter.parameter is not None
+        for axis in self.places(parameter, leaf, None):
+            for where, asked in list(self.fills.get((parameter.parameter, axis, leaf), {}).items()):
+                if asked in (fact, Fact.BASE) or (asked is Fact.IGNORED and fact is Fact.ZERO):
+                    continue
+                if asked is not Fact.IGNORED or not self.ask(parameter, Want(leaf, Fact.ZERO, where, axis)):
+                    self.fail(op, leaf, f"{op.name} writes over the entries that keep new units from changing anything")
+
     def silences(self, weight: Tensor, leaf: Leaf, sent: Fact) -> bool:
         """Whether a weight `[outputs, inputs]` passes nothing of what new inputs send, or can be made to.
 

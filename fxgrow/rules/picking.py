@@ -185,7 +185,7 @@ class Written(Law):
                 fact = know.fact(value, leaf) if leaf in value.leaves() else Fact.BASE
             else:
                 fact = Fact.ZERO if value == 0 else Fact.BASE
-            overwritten(know, x, leaf, fact)
+            overwritten(op, know, x, leaf, fact)
 
 
 class Select(GetItem):

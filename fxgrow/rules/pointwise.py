@@ -113,7 +113,7 @@ class Pointwise(Law):
         assert isinstance(output, Tensor)
         for leaf in know.growing(*output.axes) if writes(op.node, op.module) else ():
             known = know.ranged(output, leaf)
-            overwritten(know, x, leaf, known.get(None, Fact.BASE))
+            overwritten(op, know, x, leaf, known.get(None, Fact.BASE))
             know.learn_all(x, leaf, known)
 
     def known(self, op: Op, know: Knowledge, output: Tensor, leaf: Leaf) -> dict[Range | None, Fact]:

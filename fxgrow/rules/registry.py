@@ -90,8 +90,13 @@ def law_of_function(function: Any) -> Law | None:
 
 
 def law_of_method(name: str) -> Law | None:
+    """The law of a method; of one that writes element by element in place, that of the function that it applies."""
     _read_rows()
-    return _methods.get(name)
+    law = _methods.get(name)
+    if law is None and name.endswith("_"):
+        applied = _methods.get(name.removesuffix("_"))
+        law = applied if applied is not None and applied.family == "pointwise" else None
+    return law
 
 
 def law_of_call(node: fx.Node, module: nn.Module | None) -> Law | None:

@@ -402,13 +402,15 @@ class Passing(Shape):
         return Everywhere if where is None else where
 
 
-def overwritten(know: Knowledge, x: Tensor, leaf: Leaf, fact: Fact) -> None:
+def overwritten(op: Op, know: Knowledge, x: Tensor, leaf: Leaf, fact: Fact) -> None:
     """Part of a tensor, and of what it is a view of, now holds `fact`: only what both were is still known."""
     seen: Tensor | None = x
     while seen is not None:
+        if seen.parameter is not None:
+            know.check_overwritten(op, seen, leaf, fact)
         if know.fact(seen, leaf) is not fact:
             know.learn_all(seen, leaf, {})
-        operands = seen.op.operands() if seen.op is not None and isinstance(seen.op.law, Shape) else []
+        operands = seen.op.operands() if seen.op is not None and seen.op.law.may_show else []
         seen = operands[0] if operands and leaf in operands[0].leaves() else None
 
 

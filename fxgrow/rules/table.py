@@ -104,7 +104,9 @@ _POINTWISE: dict[Any, list[Any]] = {
         *(nn.Sigmoid, nn.Hardsigmoid, nn.Softplus, nn.LogSigmoid, nn.Threshold),
         *(F.hardsigmoid, F.softplus, F.logsigmoid, F.threshold, torch.where, "where", "masked_fill", "masked_fill_"),
         *(operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge, operator.invert),
-        *("bool", "long", "int", torch.zeros_like, torch.ones_like),
+        *("bool", "long", "int", torch.zeros_like, torch.ones_like, torch.full_like, torch.empty_like),
+        *(torch.rand_like, torch.randn_like, torch.bernoulli, "bernoulli", "bernoulli_", "normal_", "uniform_"),
+        *("exponential_", nn.AlphaDropout, nn.FeatureAlphaDropout, F.alpha_dropout, F.feature_alpha_dropout),
     ],
     "add": [
         *(operator.add, operator.sub, operator.iadd, operator.isub, torch.add, torch.sub),

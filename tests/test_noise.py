@@ -1,0 +1,51 @@
+"""Noise that a forward draws over units that grow: old units keep its distribution, and the proof looks past it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import fxgrow
+from fxgrow.proof.certificate import Verdict
+from tests.capture.assembled import normal
+
+NOISES: dict[str, Callable[[Tensor], Tensor]] = {
+    "normal": lambda h: h + 0.3 * torch.randn_like(h),
+    "uniform": lambda h: h * torch.rand_like(h),
+    "in place": lambda h: h + torch.empty_like(h).exponential_(),
+    "mask": lambda h: h * torch.bernoulli(torch.full_like(h, 0.5)),
+    "alpha dropout": lambda h: F.alpha_dropout(h, 0.3, True),
+}
+
+
+class Noisy(nn.Module):
+    def __init__(self, noise: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.enter, self.leave, self.noise = nn.Linear(4, 8), nn.Linear(8, 1), noise
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.leave(self.noise(self.enter(x).tanh()))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("name", NOISES)
+def test_outputs_are_distributed_as_they_were(name: str) -> None:
+    torch.manual_seed(0)
+    model = Noisy(NOISES[name]).double()
+    grown = fxgrow.grow(model, 2, example_inputs=normal(3, 4))
+    assert fxgrow.report(grown).certificate.verdict is Verdict.PROVED
+    x = normal(1, 4).expand(20_000, 4)
+    before, after = model(x).detach(), grown(x).detach()
+    error = before.std() / len(x) ** 0.5
+    assert abs(before.mean() - after.mean()) < 6 * error
+    assert abs(before.std() - after.std()) < 6 * error
+
+
+def test_a_generator_of_the_forwards_own_is_refused_by_name() -> None:
+    generator = torch.Generator()
+    model = Noisy(lambda h: h + torch.rand(h.shape, generator=generator, dtype=h.dtype)).double()
+    with pytest.raises(fxgrow.FxgrowError, match=r"rand with a torch\.Generator of its own"):
+        fxgrow.grow(model, 2, example_inputs=normal(3, 4))
