@@ -18,7 +18,7 @@ from fxgrow.by_hand import put_in_again, put_in_by_hand
 from fxgrow.capture import skeleton
 from fxgrow.catalogue import LIBRARIES
 from fxgrow.errors import FileError, FxgrowError, first_line
-from fxgrow.history import ATTRIBUTE, History, Step, Verification, history_of
+from fxgrow.history import ATTRIBUTE, History, Step, Verification, known_history
 from fxgrow.module_tensors import named_tensors, place
 from fxgrow.planning.edits import frozen
 from fxgrow.planning.plan import Plan
@@ -53,12 +53,7 @@ def save(
     FileError: the module was not grown by fxgrow, or holds no data (meta device), or what `base` names is another
         model than the original, or the file cannot be written.
     """
-    history = history_of(grown)
-    if history is None:
-        raise FileError(
-            f"{type(grown).__name__} was not grown by fxgrow",
-            remedy="save what fxgrow.grow returned, or use torch.save",
-        )
+    history = known_history(grown, FileError, "save what fxgrow.grow returned, or use torch.save")
     tensors = named_tensors(grown)
     by_hand = parts_by_hand(grown, history)
     arguments = checked_arguments(base, base_kwargs)

@@ -7,8 +7,7 @@ from dataclasses import replace
 from torch import nn
 
 from fxgrow.capture.modes import GrownGraphModule
-from fxgrow.errors import FxgrowError
-from fxgrow.history import ATTRIBUTE, history_of
+from fxgrow.history import ATTRIBUTE, known_history
 from fxgrow.own.folding import fold_module
 from fxgrow.transforms.folding import fold_multipliers
 
@@ -30,12 +29,7 @@ def fold(grown: nn.Module) -> nn.Module:
     >>> "multiplied" in str(grown), "multiplied" in str(fxgrow.fold(grown))
     (True, False)
     """
-    history = history_of(grown)
-    if history is None:
-        raise FxgrowError(
-            f"{type(grown).__name__} was not grown by fxgrow",
-            remedy="pass a module that fxgrow.grow or fxgrow.load returned",
-        )
+    history = known_history(grown)
     folded = fold_multipliers(grown) if isinstance(grown, GrownGraphModule) else fold_module(grown)
     last = replace(history.steps[-1], folded=True)
     setattr(folded, ATTRIBUTE, replace(history, steps=(*history.steps[:-1], last)))

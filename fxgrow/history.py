@@ -12,6 +12,7 @@ from fxgrow.errors import FxgrowError
 from fxgrow.pages import as_html
 from fxgrow.planning.plan import Plan, TensorGrowth
 from fxgrow.planning.showing import in_words
+from fxgrow.wrappers import WRAPPERS, wrapper_of
 
 if TYPE_CHECKING:
     from fxgrow.proof.certificate import Certificate
@@ -165,14 +166,28 @@ def history_of(model: nn.Module) -> History | None:
     return found if isinstance(found, History) else None
 
 
+GROWN_ONLY = "pass a module that fxgrow.grow or fxgrow.load returned"
+
+
+def known_history(model: nn.Module, error: type[FxgrowError] = FxgrowError, remedy: str = GROWN_ONLY) -> History:
+    """The history of a module that fxgrow grew.
+
+    Raises
+    ------
+    error: it was not, or it is wrapped in something else.
+    """
+    wrapper = wrapper_of(model)
+    if wrapper is not None:
+        raise error(f"the model is wrapped in {wrapper}", remedy=WRAPPERS[wrapper][0])
+    history = history_of(model)
+    if history is None:
+        raise error(f"{type(model).__name__} was not grown by fxgrow", remedy=remedy)
+    return history
+
+
 def report(grown: nn.Module) -> Step:
     """The last growth of a module that fxgrow grew: its plan, its seed, its certificate, what verification found."""
-    history = history_of(grown)
-    if history is None:
-        raise FxgrowError(
-            f"{type(grown).__name__} was not grown by fxgrow",
-            remedy="pass a module that fxgrow.grow or fxgrow.load returned",
-        )
+    history = history_of(grown) or known_history(grown)  # a wrapper that shows the model's attributes will do
     return history.steps[-1]
 
 
@@ -195,7 +210,7 @@ def births(grown: nn.Module) -> Births:
     if history is None:
         raise FxgrowError(
             f"{type(grown).__name__} carries no births",
-            remedy="pass a module that fxgrow.grow or fxgrow.load returned",
+            remedy=GROWN_ONLY,
         )
     found = Births()
     for name, parameter in grown.named_parameters():

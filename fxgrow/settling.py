@@ -10,7 +10,7 @@ from torch import fx, nn
 from fxgrow import guards
 from fxgrow.capture.modes import GrownGraphModule, ModalGraphModule
 from fxgrow.errors import FxgrowError
-from fxgrow.history import ATTRIBUTE, history_of
+from fxgrow.history import ATTRIBUTE, known_history
 from fxgrow.own.edited import NATIVE, CallEdit, Edited, plain_kind, unedited
 
 
@@ -45,12 +45,7 @@ def settle(grown: nn.Module, share: float) -> None:
     >>> type(grown.get_submodule("2")).__name__
     'LayerNorm'
     """
-    history = history_of(grown)
-    if history is None:
-        raise FxgrowError(
-            f"{type(grown).__name__} was not grown by fxgrow",
-            remedy="pass a module that fxgrow.grow or fxgrow.load returned",
-        )
+    history = known_history(grown)
     if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1:
         raise FxgrowError(f"share is {share!r}", remedy="pass a number from 0 (old units) to 1 (all units)")
     last = history.steps[-1]

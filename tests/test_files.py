@@ -101,6 +101,8 @@ def test_only_grown_models_with_data_are_saved(tmp_path: Path) -> None:
     assert str(caught.value) == (
         "Sequential was not grown by fxgrow: save what fxgrow.grow returned, or use torch.save"
     )
+    with pytest.raises(FileError, match=r"wrapped in DataParallel: pass model\.module"):
+        fxgrow.save(nn.DataParallel(fxgrow.grow(perceptron(), 2, example_inputs=ROW)), tmp_path / "x")
     with torch.device("meta"):
         grown = fxgrow.grow(perceptron(), 2, example_inputs=ROW)
     with pytest.raises(FileError) as caught:

@@ -97,7 +97,7 @@ def grown_tensors(
 
 
 def like(tensor: torch.Tensor, data: torch.Tensor) -> torch.Tensor:
-    """Data as a tensor that is of the kind of another one: a parameter or not, laid out and marked as it is."""
+    """Data as a tensor of the kind of another one: a parameter or not, laid out and marked as it is, with its hooks."""
     for layout, dims in ((torch.channels_last, 4), (torch.channels_last_3d, 5)):
         if tensor.layout is torch.strided and tensor.ndim == dims and not tensor.is_contiguous():
             data = data.contiguous(memory_format=layout) if tensor.is_contiguous(memory_format=layout) else data
@@ -106,6 +106,10 @@ def like(tensor: torch.Tensor, data: torch.Tensor) -> torch.Tensor:
     made = nn.Parameter(data, tensor.requires_grad)
     for name, mark in tensor.__dict__.items():  # subclasses of tensors may keep their data there
         made.__dict__.setdefault(name, mark)
+    for hook in (tensor._backward_hooks or {}).values():
+        made.register_hook(hook)
+    for hook in (getattr(tensor, "_post_accumulate_grad_hooks", None) or {}).values():
+        made.register_post_accumulate_grad_hook(hook)
     return made
 
 

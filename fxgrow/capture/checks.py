@@ -8,18 +8,7 @@ from torch.nn.parameter import is_lazy
 
 from fxgrow.errors import CaptureError
 from fxgrow.shards import is_divided
-
-_WRAPPERS = {
-    "DistributedDataParallel": ("pass model.module", "put its .module in its place"),
-    "DataParallel": ("pass model.module", "put its .module in its place"),
-    "FullyShardedDataParallel": ("grow the model before wrapping it", "grow the model before wrapping its parts"),
-    "OptimizedModule": (
-        "pass the model from before torch.compile (model._orig_mod)",
-        "put its ._orig_mod in its place",
-    ),
-    "AveragedModel": ("pass its .module", "put its .module in its place"),
-}
-"""What is not the model itself, and what to do about it: around all of a model, around a part."""
+from fxgrow.wrappers import WRAPPERS, wrapper_of
 
 _AVERAGES = ("ModelEma", "ModelEmaV2", "ModelEmaV3")
 """Classes of timm that hold an average of a model's weights beside the model."""
@@ -55,9 +44,9 @@ def refuse_uncapturable(model: nn.Module, *, divided: bool = False) -> None:
     for path, module in model.named_modules():
         where = path or None
         kind = type(module).__name__
-        if kind in _WRAPPERS and type(module).__module__.startswith("torch."):
+        if wrapper_of(module) is not None:
             what = "a part of the model" if path else "the model"
-            raise CaptureError(f"{what} is wrapped in {kind}", where=where, remedy=_WRAPPERS[kind][bool(path)])
+            raise CaptureError(f"{what} is wrapped in {kind}", where=where, remedy=WRAPPERS[kind][bool(path)])
         if kind in _AVERAGES and type(module).__module__.startswith("timm."):
             raise CaptureError(f"the model is an average held by {kind}", where=where, remedy="pass its .module")
         bases = {base.__name__ for base in type(module).__mro__}

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx, nn
 
+from fxgrow.capture.numbers import Int
 from fxgrow.errors import SettledError, UntraceableError
 from fxgrow.replacing import replaced
 
@@ -67,7 +68,8 @@ def settled(argument: Any, value: Any, name: str) -> None:
 def _alike_values(argument: Any, value: Any) -> bool:
     if isinstance(value, (list, tuple, dict)) and isinstance(argument, (list, tuple, dict)):
         return bool(argument == value)  # of whichever class a graph keeps it as
-    return argument is value or (type(argument) is type(value) and bool(argument == value))
+    alike = type(argument) is type(value) or (type(value) is int and isinstance(argument, Int))
+    return argument is value or (alike and bool(argument == value))
 
 
 def sized(tensor: Any, axes: tuple[int, ...], sizes: tuple[int, ...], name: str) -> None:

@@ -18,7 +18,7 @@ from fxgrow.capture.probing import BATCH
 from fxgrow.capture.probing import changed as changed_inputs
 from fxgrow.capture.recording import Recording
 from fxgrow.devices import device_of
-from fxgrow.errors import SettledError
+from fxgrow.errors import CaptureError, SettledError
 from fxgrow.module_tensors import named_tensors, place
 from fxgrow.own.edited import (
     HEAD,
@@ -237,7 +237,7 @@ def _numbers(grown: GrownGraphModule, changed: Sequence[Site], inputs: Inputs) -
         run = "eval" if mode == "both" else mode
         tried = [with_values(grown, bare, run, inputs)]
         if other is not None:
-            with suppress(SettledError):  # the graph knows that more samples take another course
+            with suppress(SettledError, CaptureError):  # more samples take another course, or are not taken
                 tried.append(with_values(grown, bare, run, other.inputs))
         named = [{node.name: node for node in one.nodes} for one in tried]
         for site in changed:

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fxgrow.errors import FxgrowError, TrainingError
-from fxgrow.history import History, history_of
+from fxgrow.errors import TrainingError
+from fxgrow.history import History, history_of, known_history
 from fxgrow.planning.plan import Axis, TensorGrowth
 from fxgrow.shards import alike_undivided, divide, is_divided, whole
 from fxgrow.training.groups import WIDTH_SCALE, parameterization_of, rate_scales
@@ -173,12 +173,7 @@ def _carried(
     if moments not in MOMENTS:
         raise TrainingError(f"moments={moments!r} is not known", remedy=f"use one of {', '.join(MOMENTS)}")
     names, stage = names_of(optimizer, model)
-    history = history_of(grown)
-    if history is None:
-        raise FxgrowError(
-            f"{type(grown).__name__} was not grown by fxgrow",
-            remedy="pass a module that fxgrow.grow or fxgrow.load returned",
-        )
+    history = known_history(grown)
     parameters = dict(grown.named_parameters())
     since, now = _matched(names, stage, parameters, history)
     chains: dict[str, list[tuple[TensorGrowth, str]]] = {name: [] for name in now.values()}

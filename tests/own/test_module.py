@@ -103,6 +103,18 @@ def test_hooks_marks_and_extra_state_come_along() -> None:
     assert "1._extra_state" in grown.state_dict()
 
 
+@pytest.mark.parametrize("form", ["auto", "graph"])
+def test_hooks_on_gradients_come_along(form: str) -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    seen: list[tuple[int, ...]] = []
+    model[0].weight.register_hook(lambda gradient: gradient * 0)
+    model[2].weight.register_post_accumulate_grad_hook(lambda parameter: seen.append(tuple(parameter.shape)))
+    grown = fxgrow.grow(model, 2, example_inputs=torch.randn(2, 6), form=form)
+    seen.clear()
+    grown(torch.randn(2, 6)).sum().backward()
+    assert seen == [(3, 16)] and not grown.get_parameter("0.weight").grad.any()
+
+
 def test_the_memory_format_stays() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).to(memory_format=torch.channels_last)
     grown = fxgrow.grow(model, 2, example_inputs=torch.randn(1, 3, 8, 8))
@@ -143,6 +155,25 @@ def test_a_size_in_the_code_becomes_another_in_a_subclass() -> None:
     grown = fxgrow.grow(model, 2, example_inputs=x)
     assert isinstance(grown, Written)
     torch.testing.assert_close(grown(x), model(x), rtol=EXACT, atol=EXACT)
+
+
+class Cut(nn.Module):
+    """Cuts at a number that is an argument."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 2)
+
+    def forward(self, x: torch.Tensor, kept: int = 8) -> torch.Tensor:
+        return self.b(self.a(x).tanh()[:, :kept])  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("form", ["auto", "graph"])
+def test_a_size_that_is_an_argument_becomes_another(form: str) -> None:
+    model, x = Cut().double(), normal(3, 4)
+    grown: Any = fxgrow.grow(model, width=2, example_inputs=(x, 8), form=form)
+    assert len(grown.a.weight) == 16 and str(fxgrow.report(grown).certificate.verdict) == "PROVED"
+    torch.testing.assert_close(grown(x, 8), model(x, 8), rtol=EXACT, atol=EXACT)
 
 
 def test_what_was_edited_is_edited_again() -> None:
