@@ -27,6 +27,9 @@ from fxgrow.transforms.tensors import grow_tensor
 
 MOMENTS = ("fill", "zero")
 
+NEW = "it is new in the grown model"
+NOT_HELD = "the old optimizer does not hold it"
+
 
 @dataclass(frozen=True)
 class Transfer:
@@ -118,7 +121,8 @@ def replace_parameters(
     The optimizer stays the same object, with the same groups and options in the same order, so that schedulers
     and gradient scalers that hold it go on. State is carried as by `transfer_state`. Parameters of new blocks join
     the group of those that they repeat, so that rates by depth (timm's `layer_decay`) still rise with it. Other new
-    parameters join the group of their closest namesake. Rates attached by `adapt_rates` follow.
+    parameters join the group of their closest namesake. What the optimizer left to another, or out, stays there. Rates
+    attached by `adapt_rates` follow.
 
     Parameters
     ----------
@@ -149,10 +153,13 @@ def replace_parameters(
     group_of = {name: number for number, group in enumerate(lists) for name in group}
     history = history_of(plain)
     twins = {} if history is None else history.twins()
+    others = [*group_of, *(name for name in parameters if name not in group_of and transfer.fresh.get(name) != NEW)]
     for name, parameter in parameters.items():
-        if name not in group_of and parameter.requires_grad and name in transfer.fresh:
-            number = group_of.get(_repeated(name, twins, group_of))
-            lists[_group_of(name, parameter.ndim, lists, parameters) if number is None else number].append(name)
+        if parameter.requires_grad and transfer.fresh.get(name) == NEW:
+            like = _repeated(name, twins, others)
+            number = group_of.get(like if like in others else _closest(name, others, parameters))
+            if number is not None:  # else another optimizer holds what it is like
+                lists[number].append(name)
     for group, members in zip(source.param_groups, lists, strict=True):
         group["params"][:] = [parameters[name] for name in members]
         if "param_names" in group:
@@ -185,7 +192,8 @@ def _carried(
     twins, held = history.twins(), {name: parameter for parameter, name in now.items()}
     trials = Trials(optimizer)
     states: dict[str, dict[str, Any]] = {}
-    fresh = dict.fromkeys(parameters.keys() - chains.keys(), "it is new in the grown model")
+    before = history.lineage()[since]
+    fresh = {name: NOT_HELD if name in before else NEW for name in parameters.keys() - chains.keys()}
     for parameter, name in now.items():
         state = optimizer.state.get(parameter)
         if not state:
@@ -273,7 +281,9 @@ def _grown_state(
         }
     kinds = trials.entries_of(group, alike_undivided(parameter))
     size = alike_undivided(parameter).new_empty(1).expand(grown.shape)
-    after = {} if _whole(kinds, parameter) else trials.entries_of(group, size)
+    after = trials.entries_of(group, size)
+    if kinds and after and kinds.keys() != after.keys():
+        raise _Untransferable("its optimizer keeps other entries for a tensor of the new size")
     result: dict[str, Any] = {}
     for key, value in state.items():
         if (isinstance(value, Tensor) and value.numel() > 1) or (key in kinds and kinds[key].axes):
@@ -319,11 +329,6 @@ def _started(
     return {key: torch.full_like(new, kinds[key].value, dtype=value.dtype) for key, value in tensors.items()}
 
 
-def _whole(kinds: Mapping[str, Entry], parameter: Tensor) -> bool:
-    """Whether every entry is a counter or has all of the parameter's axes."""
-    return all(not entry.axes or entry.axes == tuple(range(parameter.ndim)) for entry in kinds.values())
-
-
 def _grown_entry(value: Tensor, entry: Entry, growth: TensorGrowth, seed: str, moments: str) -> Tensor:
     """One tensor of a state through one growth."""
     if entry.kind == "values":
@@ -358,20 +363,17 @@ def _carry_counters(
                 group[key] = copy.deepcopy(value)
 
 
-def _group_of(name: str, rank: int, lists: Sequence[Sequence[str]], parameters: Mapping[str, Tensor]) -> int:
-    """The group of the parameter most like a new one: of its rank, its last name, and nearest in the tree."""
+def _closest(name: str, others: Sequence[str], parameters: Mapping[str, Tensor]) -> str:
+    """The parameter most like a new one: of its rank, its last name, and nearest in the tree."""
     path = name.split(".")
 
-    def likeness(group: Sequence[str]) -> tuple[bool, bool, int]:
-        best = (False, False, 0)
-        for other in group:
-            steps = other.split(".")
-            common = next((k for k, (a, b) in enumerate(zip(path, steps, strict=False)) if a != b), len(path))
-            same_tail = [p for p in path if not p.isdigit()] == [p for p in steps if not p.isdigit()]
-            best = max(best, (parameters[other].ndim == rank, same_tail, common))
-        return best
+    def likeness(other: str) -> tuple[bool, bool, int]:
+        steps = other.split(".")
+        common = next((k for k, (a, b) in enumerate(zip(path, steps, strict=False)) if a != b), len(path))
+        same_tail = [p for p in path if not p.isdigit()] == [p for p in steps if not p.isdigit()]
+        return parameters[other].ndim == parameters[name].ndim, same_tail, common
 
-    return max(range(len(lists)), key=lambda k: likeness(lists[k]))
+    return max(others, key=likeness)
 
 
 def _refuse_changed_scales(optimizer: Optimizer, grown: nn.Module, names: Mapping[Tensor, str]) -> None:

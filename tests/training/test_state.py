@@ -278,19 +278,18 @@ def loss_in_float(model: nn.Module, inputs: Tensor) -> Tensor:
     return (outputs - torch.linspace(-1, 1, outputs.numel()).reshape(outputs.shape)).square().mean()
 
 
-def test_parameters_that_are_wholly_new_join_the_group_of_their_namesake() -> None:
-    """Growth in depth makes such; here the optimizer had only held part of the model."""
+def test_parameters_that_were_put_in_since_join_the_group_of_their_namesake() -> None:
     model = convolutional()
-    optimizer = torch.optim.AdamW(
-        [{"params": [model[0].weight, model[7].weight]}, {"params": [model[1].weight, model[7].bias]}], lr=1e-3
-    )
+    weights, others = ([p for p in model.parameters() if (p.ndim > 1) is many] for many in (True, False))
+    optimizer = torch.optim.AdamW([{"params": weights}, {"params": others}], lr=1e-3)
     train(model, optimizer, 2)
     wide = grown(model, 1.5)
-    transfer = fxgrow.replace_parameters(optimizer, wide)
+    wide.append(nn.Linear(wide[7].out_features, 2).double())
+    transfer = fxgrow.replace_parameters(optimizer, wide, model=model)
     names = {id(p): n for n, p in wide.named_parameters()}
     groups = [[names[id(p)] for p in group["params"]] for group in optimizer.param_groups]
-    assert groups == [["0.weight", "7.weight", "3.weight"], ["1.weight", "7.bias", "1.bias", "3.bias"]]
-    assert transfer.fresh == dict.fromkeys(["1.bias", "3.weight", "3.bias"], "it is new in the grown model")
+    assert groups[0][-1] == "8.weight" and groups[1][-1] == "8.bias"
+    assert transfer.fresh == dict.fromkeys(["8.weight", "8.bias"], "it is new in the grown model")
     train(wide, optimizer, 2)
 
 
@@ -433,3 +432,50 @@ def test_what_entries_mean_is_found_out() -> None:
     assert entries_of(rprop, rprop.param_groups[0], weight)["step_size"].value == 0.25
     averaged = torch.optim.ASGD([weight])
     assert entries_of(averaged, averaged.param_groups[0], weight)["ax"].kind == "values"
+
+
+# -- optimizers that hold a part of the model ----------------------------------------------------------------
+
+
+class Blocks(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(6, 8), nn.Linear(8, 3)
+        self.blocks = nn.Sequential(*(nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 8)) for _ in range(2)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.enter(x)
+        for block in self.blocks:
+            h = h + block(h)
+        return self.leave(h)  # type: ignore[no-any-return]
+
+
+def test_each_of_two_optimizers_keeps_to_its_part() -> None:
+    model = Blocks()
+    body = torch.optim.AdamW([*model.enter.parameters(), *model.blocks.parameters()], 1e-3)
+    head = torch.optim.SGD(model.leave.parameters(), 0.1, momentum=0.9)
+    model(torch.randn(4, 6)).square().mean().backward()
+    body.step(), head.step()
+    grown = fxgrow.grow(model, 1.5, depth=2, example_inputs=torch.randn(4, 6))
+    names = {parameter: name for name, parameter in grown.named_parameters()}
+    told = [fxgrow.replace_parameters(optimizer, grown, model=model) for optimizer in (body, head)]
+    held = [{names[p] for group in o.param_groups for p in group["params"]} for o in (body, head)]
+    assert held[1] == {"leave.weight", "leave.bias"}
+    assert held[0] == set(names.values()) - held[1]
+    assert told[1].fresh["enter.weight"] == "the old optimizer does not hold it"
+    fxgrow.replace_parameters(head, fxgrow.grow(grown, 1.5, example_inputs=torch.randn(4, 6)))
+    assert sum(len(group["params"]) for group in head.param_groups) == 2
+
+
+def test_state_of_another_form_at_the_new_size_starts_anew() -> None:
+    """timm's Adafactor factors what has 32 rows and columns."""
+    model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 2))
+    optimizer = timm.optim.create_optimizer_v2(model, opt="adafactor", lr=1e-3)
+    model(torch.randn(4, 6)).square().mean().backward()
+    optimizer.step()
+    grown = fxgrow.grow(model, 2, example_inputs=torch.randn(4, 6))
+    told = fxgrow.replace_parameters(optimizer, grown, model=model)
+    assert told.fresh["2.weight"] == "its optimizer keeps other entries for a tensor of the new size"
+    assert "0.weight" in told.carried
+    grown(torch.randn(4, 6)).square().mean().backward()
+    optimizer.step()
