@@ -197,6 +197,8 @@ class SumOfProducts(Law):
         if len(makers) == 1:
             k, axes = makers[0]
             made = know.ranged(operands[k], leaf, axes[0] if len(axes) == 1 else None)
+            if len(axes) == 1 and (operands[k].parameter or Knowledge.places(operands[k], leaf, None) == axes):
+                made = {where: self._sent(op, know, leaf, fact) for where, fact in made.items()}
             result: dict[Range | None, Fact] = {}
             for where, fact in made.items():
                 if fact is Fact.ZERO and not self._bias_allows(bias, added, fact, where):
@@ -212,6 +214,15 @@ class SumOfProducts(Law):
             return result
         zero = any(know.fact(operands[k], leaf, axes[0]) is Fact.ZERO for k, axes in makers)
         return {None: Fact.ZERO} if zero and self._bias_allows(bias, added, Fact.ZERO, None) else {}
+
+    @staticmethod
+    def _sent(op: Op, know: Knowledge, leaf: Leaf, fact: Fact) -> Fact:
+        """What units are that a weight makes which reads them elsewhere: as zeros it makes zeros."""
+        if fact is Fact.IGNORED and know.ways[leaf] is Way.ZERO:
+            return Fact.ZERO
+        if fact is Fact.IGNORED:
+            know.fail(op, leaf, "one weight makes and reads it")
+        return fact
 
     @staticmethod
     def _bias_allows(
