@@ -15,6 +15,7 @@ from torch import fx, nn
 
 from fxgrow.planning.blocks import Finder, Found, FoundRun, Region, Unit
 from fxgrow.planning.graph_parts import within
+from fxgrow.rules.calls import tensor_operands
 
 _EARLIEST = 8  # functions of a turn before its first layer
 
@@ -99,6 +100,18 @@ def _alone(finder: Finder, path: str, module: nn.Module | None, position: dict[f
     return loop if loop.is_in_turns else None
 
 
+def _is_chain(turns: list[list[fx.Node]]) -> bool:
+    """Whether each turn reads what the one before made, and nothing else but what every turn reads."""
+    read = [dict.fromkeys(s for n in turn for s in tensor_operands(n) if s.op != "get_attr") for turn in turns]
+    beside: list[set[fx.Node]] = []
+    for number, own in enumerate(turns[1:], start=1):
+        sources = read[number].keys() - {*own}
+        beside.append(sources - {*turns[number - 1]})
+        if sources == beside[-1]:
+            return False
+    return all(some <= read[0].keys() for some in beside) and all(some == beside[0] for some in beside[:-1])
+
+
 def _turns(finder: Finder, graphs: dict[str, list[fx.Node]], loop: _Loop, before: int) -> list[Unit]:
     """The turns as blocks, of which some may have no identity: the first and the last may differ from the others."""
     turns: list[dict[str, list[fx.Node]]] = [{} for _ in next(iter(loop.calls.values()))]
@@ -109,8 +122,8 @@ def _turns(finder: Finder, graphs: dict[str, list[fx.Node]], loop: _Loop, before
         rest = nodes[starts[-1] :]
         alike = zip(rest, finder.called(rest), finder.called(turns[-2][mode]), strict=False)
         turns[-1][mode] = [node for node, *_ in itertools.takewhile(lambda three: three[1] == three[2], alike)]
-        if not turns[-1][mode]:
-            return []  # the last begins otherwise
+        if not _is_chain([turn[mode] for turn in turns]):
+            return []
     units = []
     for number, members in enumerate(turns):
         roots = tuple(f"{path}.{number}" for path in loop.lists)

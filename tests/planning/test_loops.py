@@ -142,3 +142,24 @@ def test_a_loop_that_is_no_residual_block_stays() -> None:
     plan = fxgrow.plan(NoSum(), depth=2, example_inputs=torch.randn(4, 6))
     assert plan.depth is not None and plan.depth.runs == ()
     assert any("Sigmoid" in held.reason or "sigmoid" in held.reason for held in plan.held), plan.held
+
+
+class Gathered(nn.Module):
+    """Each turn adds what a layer makes of a value of its own, as where branches of several scales are fused."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stems = nn.ModuleList(nn.Linear(6, 8) for _ in range(3))
+        self.fuse = nn.ModuleList(nn.Linear(8, 8) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = [stem(x) for stem in self.stems]
+        total = parts[0]
+        for fuse, part in zip(self.fuse, parts, strict=True):
+            total = total + fuse(part)
+        return total
+
+
+def test_turns_that_read_values_of_their_own_are_no_blocks() -> None:
+    plan = fxgrow.plan(Gathered(), depth=2, example_inputs=torch.randn(4, 6))
+    assert plan.depth is not None and plan.depth.runs == ()
