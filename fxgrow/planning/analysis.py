@@ -99,8 +99,7 @@ def _visit(analysis: Analysis, node: fx.Node) -> Tree:
     unifier.reason = Reason(op.name, op.place)
     for reason in node.meta.get(HELD, ())[:1]:
         for tensor in (*op.operands(), *(op.module_parameters() if len(node.meta[HELD]) > 1 else ())):
-            for axis in tensor.axes:
-                unifier.fix(axis, reason)
+            unifier.fix(tensor.axes, reason)
     if law is None and not any(True for _ in tensors(op.constants(node.meta["value"]))):
         return None  # numbers, shapes, flags: nothing that has axes
     op.output = _relate(op)

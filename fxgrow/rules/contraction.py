@@ -150,8 +150,7 @@ class SumOfProducts(Law):
             for leaf in know.growing(layout):
                 know.read.add(leaf)
                 self._check(op, know, name, leaf)
-        output = op.output
-        assert isinstance(output, Tensor)
+        output = op.made
         for leaf in know.growing(*output.axes):
             makers = [(k, axes) for k in range(len(operands)) if (axes := self._kept_axes(op, k, leaf))]
             for k, axes in makers:
@@ -314,12 +313,24 @@ class Contraction(SumOfProducts):
         for name, (index, argument) in self.sizes.items():
             if op.module is None and op.raw(index, argument) is not None:
                 op.size(op.path(index, argument), binding.names[name])
-        for attribute, pattern in self.attributes.items() if op.module is not None else ():
+        for attribute, pattern in self.attributes.items():
             op.attribute(attribute, binding.layout(tokens(pattern)[0]))
         if bias is not None and self.bias is not None:
             for axis, token in zip(bias.axes, tokens(self.bias), strict=True):
                 op.unifier.unify(axis, binding.layout(token))
         return self._summed(op, operands, bias, self.output, binding)
+
+    def making(self, rank: int) -> tuple[int, int] | None:
+        """The axis of a weight of that rank that makes units, and the output's on which they are; None: it has several.
+
+        >>> Contraction(("... (g i) *s", "(g i) o *k"), "... (g o) *t").making(4)
+        (1, -3)
+        """
+        if len(self.inputs) != 2:
+            return None
+        weight, output = ([t for t in tokens(p) if t[0] != "*"] for p in (self.inputs[1], self.output))
+        makes = next(axis for axis, token in enumerate(weight) if output[-1][-1] in token)
+        return makes, len(weight) - rank - 1
 
     def free_space(self, op: Op) -> Sequence[bool]:
         """Which axes of space come out as they go in, unit for unit."""

@@ -57,10 +57,10 @@ class Parametrized(Law):
         return [[(op.data["direction"], Want(want.leaf, Fact.ZERO, axis=places[0]))]]
 
     def facts(self, op: Op, know: Knowledge) -> None:
-        output, axis = op.output, op.data["axis"]
+        axis = op.data["axis"]
         if axis is None:
             return
-        assert isinstance(output, Tensor)
+        output = op.made
         over = list(self._over(op, know))
         for leaf, k in over:
             if know.fact(op.data["direction"], leaf, k) is not Fact.ZERO:
