@@ -16,11 +16,11 @@ from torch import nn
 from fxgrow.birth import Birth
 from fxgrow.by_hand import put_in_again, put_in_by_hand
 from fxgrow.capture import skeleton
+from fxgrow.documents import frozen
 from fxgrow.errors import FileError, FxgrowError, first_line
 from fxgrow.history import ATTRIBUTE, History, Step, Verification, known_history
 from fxgrow.libraries import is_of_library
 from fxgrow.module_tensors import named_tensors, place
-from fxgrow.planning.edits import frozen
 from fxgrow.planning.plan import Plan
 from fxgrow.proof.certificate import Certificate
 from fxgrow.replay import grown_again
