@@ -34,7 +34,7 @@ def built(kind: Any, data: Any) -> Any:
     (AttributeEdit(module='0', attribute='padding', value=(1, 1)),)
     """
     if is_dataclass(kind):
-        types = _types(kind)
+        types = _types(kind)  # type: ignore[arg-type]
         return kind(**{name: built(types.get(name), item) for name, item in data.items()})  # type: ignore[operator]
     inner = get_args(kind)
     if get_origin(kind) is tuple:

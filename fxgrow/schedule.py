@@ -168,8 +168,7 @@ class Schedule(Shown):
         check_counts(stages=stages, epochs=epochs)
         check_rates(width_rate=width_rate, epoch_rate=epoch_rate)
         check_start(start)
-        fractions = [min(1.0, start * (1 + width_rate) ** number) for number in range(stages)]
-        fractions[-1] = 1.0
+        fractions = [*(min(1.0, start * (1 + width_rate) ** number) for number in range(stages - 1)), 1.0]
         lengths = exponential_epochs(epochs, stages, epoch_rate, first_epochs)
         return replace(cls.of(fractions, lengths, batch_size, largest_batch, batch_rates), width_rate=width_rate)
 
@@ -198,8 +197,7 @@ class Schedule(Shown):
         check_counts(stages=stages, epochs=epochs)
         check_rates(epoch_rate=epoch_rate)
         check_start(start)
-        fractions = [start + (1 - start) * number / max(1, stages - 1) for number in range(stages)]
-        fractions[-1] = 1.0
+        fractions = [*(start + (1 - start) * number / (stages - 1) for number in range(stages - 1)), 1.0]
         lengths = exponential_epochs(epochs, stages, epoch_rate, first_epochs)
         return cls.of(fractions, lengths, batch_size, largest_batch, batch_rates)
 

@@ -204,6 +204,11 @@ class Use(Called[Claim]):
         if found is not None:
             raise Refuted(found)
 
+    def same_settings(self, besides: Iterable[str] = ()) -> None:
+        """Both modules are alike but for some attributes, and so is every plain argument."""
+        self.same_module(besides)
+        self.same_numbers()
+
     def parameter(self, name: str) -> Claim | None:
         """The module's own parameter or buffer of that name.
 

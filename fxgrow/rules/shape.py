@@ -147,11 +147,7 @@ class Reshape(Shape):
         x = op.tensor()
         shape = tuple(op.value.shape)
         axes = op.unifier.reshape([x.axis(k) for k in range(x.rank)], shape)
-        paths = self.sizes(op) if self.sizes is not None else []
-        if len(paths) == len(axes):
-            for path, axis in zip(paths, axes, strict=True):
-                if path is not None:
-                    op.size(path, axis)
+        sized_by(op, self.sizes(op) if self.sizes is not None else [], axes)
         like = op.argument(1, "other") if op.name in ("reshape_as", "view_as") else None
         if isinstance(like, Tensor):
             for mine, other in zip(axes, like.axes, strict=True):
@@ -163,6 +159,13 @@ class Reshape(Shape):
 
     def backward(self, op: Op, source: Tensor, output: Tensor, where: Range | None) -> Moved:
         return Everywhere if where is None else reshaped(output.shape, source.shape, where)
+
+
+def sized_by(op: Op, paths: Sequence[Path | None], axes: Sequence[Layout]) -> None:
+    """Let arguments be the sizes of axes, where there is one (or None) for each."""
+    for path, axis in zip(paths, axes, strict=True) if len(paths) == len(axes) else ():
+        if path is not None:
+            op.size(path, axis)
 
 
 def reshaped(before: tuple[int, ...], after: tuple[int, ...], where: Range) -> Moved:

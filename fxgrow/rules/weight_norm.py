@@ -22,9 +22,10 @@ class Parametrized(Law):
     family = "normalisation"
 
     def relate(self, op: Op) -> Tree:
-        kinds = [type(part).__name__ for part in op.module]
         if not is_weight_norm(op.module):
-            op.fix_operands(f"{', '.join(kinds)} computes it from a whole weight")
+            kinds = " and ".join(type(part).__name__ for part in op.module)
+            why = "computes every entry from the whole weight, so that new units would change old ones"
+            op.fix_operands(f"{kinds} {why}: take it off by parametrize.remove_parametrizations to grow this layer")
             op.data.update(axis=None)
             return op.constants(op.value)
         direction, gain = op.parameter("original1"), op.parameter("original0")
