@@ -11,7 +11,7 @@ from torch import nn
 from fxgrow.amounts import Amount, Amounts, within
 from fxgrow.axes.layout import Join, Layout, Leaf, Product, Reason, leaves, resolve
 from fxgrow.errors import AmountError, PlanError
-from fxgrow.planning.analysis import Analysis
+from fxgrow.planning.analysis import Analysis, reading_places
 
 MOST_UNITS = 2**40
 
@@ -59,14 +59,12 @@ class Place:
 
 
 def producing_places(analysis: Analysis) -> Iterator[tuple[Place, Layout]]:
-    """The parameter axes that make units; those that read units that no other axis makes, such as of a tied weight."""
-    reading = {place for op in analysis.ops for place in op.law.reads(op)}
-    places = [(name, axis) for name, tensor in analysis.parameters.items() for axis in range(tensor.rank)]
-    layouts = {(name, axis): resolve(analysis.parameters[name].axes[axis]) for name, axis in places}
-    made = {leaf for place in places if place not in reading for leaf in leaves(layouts[place])}
-    for place in places:
-        if place not in reading or any(leaf not in made and not leaf.quiet for leaf in leaves(layouts[place])):
-            yield Place(*place), layouts[place]
+    """The parameter axes that make units, as against those that read them alone."""
+    reading = reading_places(analysis) - analysis.tied
+    for name, tensor in analysis.parameters.items():
+        for axis, layout in enumerate(tensor.axes):
+            if (name, axis) not in reading:
+                yield Place(name, axis), resolve(layout)
 
 
 def more_than(size: int, asked: int | str, name: str) -> int:
