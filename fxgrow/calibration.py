@@ -15,7 +15,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fxgrow.capture.inputs import given_inputs
@@ -28,14 +27,9 @@ from fxgrow.module_tensors import named_tensors
 from fxgrow.noise import WithoutNoise
 from fxgrow.planning.indexing import old_positions
 from fxgrow.planning.plan import Calibration, Plan, TensorGrowth
+from fxgrow.rules.contraction import Contraction
+from fxgrow.rules.registry import law_of_function
 from fxgrow.transforms.tensors import drawn_units, multiply_units
-
-_MAKING_AXES: dict[Any, tuple[int, int]] = {
-    F.linear: (0, -1),
-    **dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), (0, 1)),
-    **dict.fromkeys((F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d), (1, 1)),
-}
-"""By function: the axis of a weight that makes units, and that of the output on which they are."""
 
 
 def calibrate(grown: nn.Module, plan: Plan, batch: Any) -> Plan:
@@ -103,10 +97,14 @@ class Calibrating(WithoutNoise):
         from fxgrow.measure.scale import variance_ratio
 
         value = super().__torch_function__(function, types, args, kwargs)
-        if function not in _MAKING_AXES:
+        law = law_of_function(function)
+        if not isinstance(law, Contraction):
             return value
-        makes, made = _MAKING_AXES[function]
         weight = args[1] if len(args) > 1 else (kwargs or {})["weight"]
+        axes = law.making(weight.ndim)
+        if axes is None:
+            return value
+        makes, made = axes
         parameter = weight if weight._base is None else weight._base
         growth = self.growths.get(id(parameter))
         if growth is None or value.shape[made] != weight.shape[makes]:  # the latter: transposed, and in groups

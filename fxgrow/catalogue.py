@@ -20,9 +20,8 @@ from torch import nn
 from fxgrow.capture.inputs import registered_inputs
 from fxgrow.containers import flat_tensors
 from fxgrow.errors import FxgrowError
+from fxgrow.libraries import LIBRARIES, is_of_library
 from fxgrow.replacing import replaced
-
-LIBRARIES = ("timm", "torchvision")
 
 
 class CatalogueError(FxgrowError):
@@ -77,8 +76,8 @@ def find(name: str, *, pretrained: bool = False, **options: Any) -> nn.Module:
     >>> type(find("timm/test_resnet")).__name__
     'ResNet'
     """
-    library, slash, short = name.partition("/")
-    if slash and library in LIBRARIES:
+    if is_of_library(name):
+        library, _, short = name.partition("/")
         known = _names(library)
         if short.partition(".")[0] not in known:
             raise _unknown(name, [f"{library}/{one}" for one in known])

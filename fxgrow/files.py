@@ -16,11 +16,11 @@ from torch import nn
 from fxgrow.birth import Birth
 from fxgrow.by_hand import put_in_again, put_in_by_hand
 from fxgrow.capture import skeleton
-from fxgrow.catalogue import LIBRARIES
+from fxgrow.documents import frozen
 from fxgrow.errors import FileError, FxgrowError, first_line
 from fxgrow.history import ATTRIBUTE, History, Step, Verification, known_history
+from fxgrow.libraries import is_of_library
 from fxgrow.module_tensors import named_tensors, place
-from fxgrow.planning.edits import frozen
 from fxgrow.planning.plan import Plan
 from fxgrow.proof.certificate import Certificate
 from fxgrow.replay import grown_again
@@ -57,7 +57,7 @@ def save(
     tensors = named_tensors(grown)
     by_hand = parts_by_hand(grown, history)
     arguments = checked_arguments(base, base_kwargs)
-    if base is not None and base.partition("/")[0] in LIBRARIES:
+    if base is not None and is_of_library(base):
         _check_builds_original(base, arguments, history)
     if any(tensor.is_meta for tensor in tensors.values()):
         raise FileError("the model is on the meta device and holds no data", remedy="grow a model with weights")
@@ -316,7 +316,7 @@ def original_of(header: Mapping[str, Any], path: str | os.PathLike[str], *, weig
         )
     from fxgrow.catalogue import find, without_weights
 
-    if base.partition("/")[0] not in LIBRARIES:  # never import what a file names
+    if not is_of_library(base):  # never import what a file names
         raise FileError(
             f"the file names {base!r} as its original, which is not a model of timm or torchvision",
             where=str(path),

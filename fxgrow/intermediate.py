@@ -194,7 +194,7 @@ def _fold(model: Intermediate) -> None:
     for graph in model.graphs.values():
         for node in list(graph.nodes):
             if node.op == "call_function" and node.target is guards.multiplied:
-                factors.update(dict.fromkeys(weights_after(node), node.args[1]))
+                factors.update(dict.fromkeys(weights_after(node, model.part), node.args[1]))
                 node.replace_all_uses_with(node.args[0])
                 graph.erase_node(node)
     seen: set[int] = set()

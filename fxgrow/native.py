@@ -20,10 +20,10 @@ from torch import nn
 
 from fxgrow.capture.inputs import inputs_after
 from fxgrow.catalogue import find, without_weights
+from fxgrow.documents import frozen
 from fxgrow.errors import FxgrowError, VerificationError
 from fxgrow.history import history_of
 from fxgrow.measure.verification import verify
-from fxgrow.planning.edits import frozen
 from fxgrow.replacing import replaced
 
 LIBRARY = "timm/"

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
@@ -25,14 +24,15 @@ from fxgrow.curves import (
     interpolated_sizes,
     rounded,
 )
+from fxgrow.documents import from_text, to_text
 from fxgrow.drafting import model_name
-from fxgrow.errors import ScheduleError, reading
+from fxgrow.errors import ScheduleError
 from fxgrow.growing import grow
 from fxgrow.pages import Shown
 from fxgrow.planning.analysis import analyse
 from fxgrow.planning.planner import make_plan
 from fxgrow.planning.showing import shortened
-from fxgrow.planning.sizes import Dimension, Sizes, flops_after, parameters_after
+from fxgrow.planning.sizes import Sizes, flops_after, parameters_after
 from fxgrow.planning.sizing import Sizing, settle_equal_sizes
 from fxgrow.planning.targets import distances
 from fxgrow.plots import draw_schedule, percent
@@ -168,8 +168,7 @@ class Schedule(Shown):
         check_counts(stages=stages, epochs=epochs)
         check_rates(width_rate=width_rate, epoch_rate=epoch_rate)
         check_start(start)
-        fractions = [min(1.0, start * (1 + width_rate) ** number) for number in range(stages)]
-        fractions[-1] = 1.0
+        fractions = [*(min(1.0, start * (1 + width_rate) ** number) for number in range(stages - 1)), 1.0]
         lengths = exponential_epochs(epochs, stages, epoch_rate, first_epochs)
         return replace(cls.of(fractions, lengths, batch_size, largest_batch, batch_rates), width_rate=width_rate)
 
@@ -198,8 +197,7 @@ class Schedule(Shown):
         check_counts(stages=stages, epochs=epochs)
         check_rates(epoch_rate=epoch_rate)
         check_start(start)
-        fractions = [start + (1 - start) * number / max(1, stages - 1) for number in range(stages)]
-        fractions[-1] = 1.0
+        fractions = [*(start + (1 - start) * number / (stages - 1) for number in range(stages - 1)), 1.0]
         lengths = exponential_epochs(epochs, stages, epoch_rate, first_epochs)
         return cls.of(fractions, lengths, batch_size, largest_batch, batch_rates)
 
@@ -336,7 +334,7 @@ class Schedule(Shown):
 
     def to_json(self, indent: int | None = None) -> str:
         """The schedule as JSON text."""
-        return json.dumps({"format": FORMAT, **asdict(self)}, indent=indent)
+        return to_text(self, FORMAT, indent)
 
     @classmethod
     def from_json(cls, text: str) -> Schedule:
@@ -346,17 +344,8 @@ class Schedule(Shown):
         ------
         ScheduleError: the text is not a schedule, or one of a newer format.
         """
-        with reading("schedule", ScheduleError):
-            data = json.loads(text)
-            if data.pop("format") == FORMAT:
-                return cls._from_data(data)
-        raise ScheduleError("the schedule is of another format", remedy=f"this fxgrow reads format {FORMAT}")
-
-    @classmethod
-    def _from_data(cls, data: dict[str, Any]) -> Schedule:
-        stages = tuple(Stage(**{**stage, "sizes": _sizes(stage["sizes"])}) for stage in data["stages"])
-        trajectories = tuple((name, tuple(sizes)) for name, sizes in data["trajectories"])
-        return cls(stages, data["width_rate"], data["model"], trajectories)
+        schedule: Schedule = from_text(cls, text, FORMAT, ScheduleError)
+        return schedule
 
     # -- showing -----------------------------------------------------------------------------------------
 
@@ -421,12 +410,6 @@ class Schedule(Shown):
             widths = {f"{line[0]:,} → {line[-1]:,}: {shortened(names, 1)}": line for line, names in largest_first}
         costs = [(stage.flops or 0) / (self.stages[-1].flops or 1) for stage in self.stages]
         return draw_schedule(self.model or "", edges, widths, costs, self.share or 0.0, ax)
-
-
-def _sizes(data: dict[str, Any] | None) -> Sizes | None:
-    if data is None:
-        return None
-    return Sizes(tuple((Dimension(**dimension), size) for dimension, size in data["by_dimension"]))
 
 
 def _batch(size: int | None, largest: int | None, rates: str, fraction: float) -> tuple[int | None, float]:

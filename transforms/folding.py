@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import fx, nn
 
 from fxgrow import guards
 from fxgrow.capture.modes import GrownGraphModule, ModalGraphModule
+from fxgrow.rules.calls import Call
+from fxgrow.rules.registry import law_of_call
 
 
 def fold_multipliers(grown: GrownGraphModule) -> GrownGraphModule:
@@ -23,7 +25,7 @@ def fold_multipliers(grown: GrownGraphModule) -> GrownGraphModule:
                 continue
             x, factor = node.args
             assert isinstance(x, fx.Node) and isinstance(factor, float)
-            for name in weights_after(node):
+            for name in weights_after(node, result.get_submodule):
                 assert factors.setdefault(name, factor) == factor, "one weight, one factor"
             node.replace_all_uses_with(x)
             graph.erase_node(node)
@@ -41,15 +43,14 @@ def fold_multipliers(grown: GrownGraphModule) -> GrownGraphModule:
     return result
 
 
-def weights_after(multiplier: fx.Node) -> Iterator[str]:
-    """The weights of the layers that read a multiplied input."""
+def weights_after(multiplier: fx.Node, part: Callable[[str], nn.Module]) -> Iterator[str]:
+    """The weights of the layers that read a multiplied input; `part`: a part of the model, by its path."""
     for user in multiplier.users:
-        if user.op == "call_module":
-            yield f"{user.target}.weight"
-        else:
-            weight = user.args[1]
-            assert isinstance(weight, fx.Node)
-            yield str(weight.target)
+        module = part(str(user.target)) if user.op == "call_module" else None
+        law = law_of_call(user, module)
+        weight = Call(user, module, law).weight(1, "weight") if law is not None else None
+        assert weight is not None, "only layers with weights read it"
+        yield str(weight.target) if isinstance(weight, fx.Node) else weight
 
 
 def _tensor(root: nn.Module, name: str) -> torch.Tensor:

@@ -14,6 +14,7 @@ from typing import Any
 from fxgrow.transforms.depth import add_blocks
 from fxgrow.transforms.readouts import add_readouts
 from fxgrow.transforms.tagging import tagged
+from fxgrow.transforms.tensors import check_shape
 from fxgrow.transforms.width import widened
 from torch import Tensor, fx, nn
 
@@ -121,12 +122,7 @@ def check_made_for(captured: Captured, plan: Plan) -> None:
     for growth in plan.tensors:
         if growth.name in longer:
             continue  # it has taken in the channels of new dense layers by now
-        shape = tuple(tensors[growth.name].shape) if growth.name in tensors else None
-        if shape != growth.old_shape:
-            found = "the model has no such tensor" if shape is None else f"it is {list(shape)} in the model"
-            raise PlanError(
-                f"{found}, and the plan grows one of {list(growth.old_shape)}", where=growth.name, remedy=OTHER_MODEL
-            )
+        check_shape(growth.name, tensors.get(growth.name), growth.old_shape)
     nodes = {(mode, node.name) for mode, graph in captured.graphs.items() for node in graph.nodes}
     for edit in plan.nodes:
         if (edit.mode, edit.node) not in nodes:
@@ -164,13 +160,8 @@ def _remembering(gm: nn.Module, result: GrownGraphModule) -> GrownGraphModule:
 def _check_sizes(gm: nn.Module, plan: Plan) -> None:
     tensors = named_tensors(gm)
     for growth in plan.tensors:
-        shape = tuple(tensors[growth.name].shape) if growth.name in tensors else None
-        if shape != growth.new_shape:
-            raise PlanError(
-                f"the plan promises {list(growth.new_shape)}, it is {list(shape) if shape is not None else 'missing'}",
-                where=growth.name,
-                remedy="pass what the pass before gave for this plan",
-            )
+        remedy = "pass what the pass before gave for this plan"
+        check_shape(growth.name, tensors.get(growth.name), growth.new_shape, "promises", remedy)
 
 
 def _check(gm: GrownGraphModule, inputs: Inputs, sizes: Any) -> None:

@@ -33,12 +33,7 @@ def grow_tensor(old: Tensor, growth: TensorGrowth, seed: str) -> Tensor:
     ------
     PlanError: the tensor has not the shape that the plan was made for.
     """
-    if tuple(old.shape) != growth.old_shape:
-        raise PlanError(
-            f"the plan grows a tensor of shape {list(growth.old_shape)}, here it has {list(old.shape)}",
-            where=growth.name,
-            remedy=OTHER_MODEL,
-        )
+    check_shape(growth.name, old, growth.old_shape)
     if old.is_meta:
         return torch.empty(growth.new_shape, dtype=old.dtype, device="meta")
     new = _drawn(old, growth, seed)
@@ -52,6 +47,16 @@ def grow_tensor(old: Tensor, growth: TensorGrowth, seed: str) -> Tensor:
     for calibration in growth.calibrations:
         multiply_units(new, growth, calibration)
     return new
+
+
+def check_shape(
+    name: str, tensor: Tensor | None, wanted: tuple[int, ...], says: str = "grows", remedy: str = OTHER_MODEL
+) -> None:
+    """Raise a PlanError where a tensor is missing, or has not the shape that a plan says."""
+    found = tuple(tensor.shape) if tensor is not None else None
+    if found != wanted:
+        here = f"here it has {list(found)}" if found is not None else "here there is none"
+        raise PlanError(f"the plan {says} a tensor of shape {list(wanted)}, {here}", where=name, remedy=remedy)
 
 
 def drawn_units(growth: TensorGrowth, number: int) -> Tensor:

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 
 from fxgrow.zoo.sizes import parameters_of
 
-from fxgrow.catalogue import LIBRARIES, CatalogueError, Entry, entries
+from fxgrow.catalogue import CatalogueError, Entry, entries
+from fxgrow.libraries import LIBRARIES
 
 SAMPLES = ("smallest-per-family", "all")
 

@@ -17,6 +17,7 @@ from fxgrow.capture.inputs import Inputs
 from fxgrow.catalogue import on_device
 from fxgrow.containers import in_dtype
 from fxgrow.devices import device_of
+from fxgrow.documents import built
 from fxgrow.errors import CaptureError, FxgrowError, VerificationError, first_line
 from fxgrow.history import Verification
 from fxgrow.measure.liveness import unmoved
@@ -95,11 +96,8 @@ class Row:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Row:
         """The row that `to_json` put down."""
-        held = tuple(tuple(one) for one in data["held"])
-        blocks = tuple(data.get("blocks", (0, 0)))
-        return cls(
-            **{**data, "task": Task(**data["task"]), "held": held, "dead": tuple(data["dead"]), "blocks": blocks}
-        )
+        row: Row = built(cls, data)
+        return row
 
 
 def examine(task: Task) -> Row:

@@ -51,6 +51,11 @@ class Leaf:
     def fixed(self) -> bool:
         return self.reason is not None
 
+    @property
+    def quiet(self) -> bool:
+        """Whether it stays for a reason that goes without saying."""
+        return self.reason is not None and self.reason.quiet
+
     def __repr__(self) -> str:
         return f"{'fixed' if self.fixed else 'd'}{self.serial}[{self.size}]"
 

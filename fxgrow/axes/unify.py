@@ -7,7 +7,7 @@ Growth then stays correct and is merely smaller.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from fxgrow.axes.layout import (
     Join,
@@ -42,13 +42,14 @@ class Unifier:
     def because(self, text: str) -> Reason:
         return Reason(f"{self.reason.text}: {text}" if self.reason.text else text, self.reason.where)
 
-    def fix(self, layout: Layout, reason: Reason | str) -> None:
-        """Hold every leaf of `layout` at its size."""
+    def fix(self, layouts: Layout | Iterable[Layout], reason: Reason | str) -> None:
+        """Hold every leaf of a layout, or of several, at its size."""
         if isinstance(reason, str):
             reason = self.because(reason)
-        for leaf in list(leaves(layout)):
-            if leaf.reason is None:
-                leaf.reason = reason
+        for layout in [layouts] if isinstance(layouts, Leaf | Product | Join) else layouts:
+            for leaf in list(leaves(layout)):
+                if leaf.reason is None:
+                    leaf.reason = reason
 
     def tie_sizes(self, a: Layout, b: Layout, text: str) -> None:
         """Demand that two layouts keep equal sizes without being the same dimension."""
@@ -60,13 +61,10 @@ class Unifier:
         if same(a, b):
             return
         if a.size != b.size:
-            text = f"sizes {a.size} and {b.size} meet"
-            self.fix(a, text)
-            self.fix(b, text)
+            self.fix((a, b), f"sizes {a.size} and {b.size} meet")
             return
         if a.size == 0:
-            self.fix(a, "an empty dimension has nothing to grow from")
-            self.fix(b, "an empty dimension has nothing to grow from")
+            self.fix((a, b), "an empty dimension has nothing to grow from")
             return
         if isinstance(a, Leaf) or isinstance(b, Leaf):
             self._bind(a, b) if isinstance(a, Leaf) else self._bind(b, a)  # type: ignore[arg-type]
@@ -99,9 +97,7 @@ class Unifier:
     def _align_products(self, a: Product, b: Product) -> None:
         def cut(x: Layout, size: int) -> list[Layout] | None:
             if size == 0 or x.size % size:
-                text = f"{a.size} is factored in two ways that do not fit"
-                self.fix(a, text)
-                self.fix(b, text)
+                self.fix((a, b), f"{a.size} is factored in two ways that do not fit")
                 return None
             return self.factor(x, [size, x.size // size])
 
@@ -134,8 +130,7 @@ class Unifier:
                 return
             self.unify(pieces[0], y)
             left.insert(0, pieces[1])
-        for rest in (*left, *right):
-            self.fix(rest, left_over)
+        self.fix((*left, *right), left_over)
 
     def split(self, layout: Layout, sizes: Sequence[int]) -> list[Layout]:
         """Cut a layout into consecutive pieces of the given sizes."""
@@ -235,8 +230,7 @@ class Unifier:
                 factor.append(head)
                 missing //= head.size
             factors.append(product(factor) if factor else self.constant(1))
-        for one in rest:
-            self.fix(one, "a factor of size one cannot grow")
+        self.fix(rest, "a factor of size one cannot grow")
         return factors
 
     def broadcast(self, layouts: Sequence[Layout]) -> Layout:
@@ -252,8 +246,7 @@ class Unifier:
     def reshape(self, dimensions: Sequence[Layout], sizes: Sequence[int]) -> list[Layout]:
         """Row-major reshape of whole dimensions into new sizes, matching the smallest groups that agree."""
         if math.prod(d.size for d in dimensions) == 0:
-            for dimension in dimensions:
-                self.fix(dimension, "an empty tensor is reshaped")
+            self.fix(dimensions, "an empty tensor is reshaped")
             return [self.constant(size) for size in sizes]
         before, after = [resolve(d) for d in dimensions], list(sizes)
         result: list[Layout] = []
@@ -283,8 +276,7 @@ class Unifier:
 
     def _regroup(self, group: list[Layout], wanted: list[int]) -> list[Layout]:
         if not wanted:
-            for one in group:
-                self.fix(one, "a dimension of size one is dropped")
+            self.fix(group, "a dimension of size one is dropped")
             return []
         if not group:
             return [self.constant(1) for _ in wanted]

@@ -14,6 +14,7 @@ from torch import nn
 from torch.fx import _symbolic_trace
 
 from fxgrow.capture import contexts
+from fxgrow.libraries import LIBRARIES
 from fxgrow.opaque import CustomFunction
 from fxgrow.rules import registry
 
@@ -103,5 +104,5 @@ def _wrapped_by_users() -> Iterator[Callable[..., Any]]:
     for (_, name), names in _symbolic_trace._wrapped_fns_to_patch.items():
         function = names.get(name)
         home = getattr(function, "__module__", None) or ""
-        if isinstance(function, types.FunctionType) and home.partition(".")[0] not in ("torch", "torchvision", "timm"):
+        if isinstance(function, types.FunctionType) and home.partition(".")[0] not in ("torch", *LIBRARIES):
             yield function

@@ -12,7 +12,8 @@ import typer
 import fxgrow
 from fxgrow.cli import options as given
 from fxgrow.cli.options import doing, note, out, say, show
-from fxgrow.cli.sources import LIBRARIES, file_of, say_if_random
+from fxgrow.cli.sources import file_of, say_if_random
+from fxgrow.libraries import is_of_library
 
 
 def certify(
@@ -39,7 +40,7 @@ def certify(
         out.print(found.tree() if expand else found)
     if str(found.verdict) == "PROVED":
         return
-    if original.startswith(LIBRARIES) and not pretrained:
+    if is_of_library(original) and not pretrained:
         note(
             f"{original} was built anew, with other random weights than the model grew from: pass --pretrained if it "
             "grew from the trained ones, or leave ORIGINAL out and go by the record"

@@ -12,11 +12,10 @@ import fxgrow
 from fxgrow.cli.options import note
 from fxgrow.errors import AmountError, FileError
 from fxgrow.exporting import WEIGHTS
+from fxgrow.libraries import is_of_library
 
 if TYPE_CHECKING:
     from torch import nn
-
-LIBRARIES = ("timm/", "torchvision/")
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ def source_of(name: str, original: str = "", *, pretrained: bool = False, weight
 
     header = header_of(file)
     base = str(header["base"] or "")
-    if not original and not base.startswith(LIBRARIES):
+    if not original and not is_of_library(base):
         named = f"names {base!r} as its original, which no file makes fxgrow import" if base else "names no original"
         raise FileError(f"the file {named}", where=str(file), remedy=f"pass --original {base or 'MODEL'}")
     before = find(original) if original else None
@@ -104,5 +103,5 @@ def file_of(name: str | Path) -> Path:
 
 def say_if_random(name: str, pretrained: bool) -> None:
     """Say so where a model of a library is built without its trained weights."""
-    if not pretrained and name.startswith(LIBRARIES):
+    if not pretrained and is_of_library(name):
         note(f"the weights of {name} are random; --pretrained loads the library's trained ones")

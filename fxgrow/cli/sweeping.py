@@ -13,12 +13,12 @@ from rich.progress import Progress, TimeElapsedColumn
 from fxgrow.cli import options as given
 from fxgrow.cli.options import amounts_of, choice, out, progress
 from fxgrow.errors import FxgrowError, first_line
+from fxgrow.libraries import LIBRARIES
 from fxgrow.running import Stopped
 
 if TYPE_CHECKING:
     from fxgrow.zoo.examine import Row
 
-LIBRARIES = ("timm", "torchvision")
 SAMPLES = ("smallest-per-family", "all")
 
 

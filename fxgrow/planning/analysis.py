@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +28,10 @@ HELD = "held"
 
 @dataclass
 class Analysis:
-    """The ops of all graphs with their layouts, over one set of parameters."""
+    """The ops of all graphs with their layouts, over one set of parameters.
+
+    tied: axes of parameters that read units which are free to grow and which nothing else makes: the same weight does.
+    """
 
     model: nn.Module
     graphs: Mapping[str, fx.Graph]
@@ -38,6 +41,7 @@ class Analysis:
     aliases: dict[str, str] = field(default_factory=dict)
     trees: dict[fx.Node, Tree] = field(default_factory=dict)
     learnable: dict[str, torch.Tensor] = field(default_factory=dict)
+    tied: frozenset[tuple[str, int]] = frozenset()
 
 
 def analyse(model: nn.Module, graphs: Mapping[str, fx.Graph]) -> Analysis:
@@ -49,7 +53,25 @@ def analyse(model: nn.Module, graphs: Mapping[str, fx.Graph]) -> Analysis:
             analysis.trees[node] = _visit(analysis, node)
     for tensor in (*analysis.parameters.values(), *tensors(list(analysis.trees.values()))):
         tensor.settle()
+    analysis.tied = frozenset(_tied(analysis))
     return analysis
+
+
+def reading_places(analysis: Analysis) -> set[tuple[str, int]]:
+    """The axes of parameters that read units."""
+    return {place for op in analysis.ops for place in op.law.reads(op)}
+
+
+def _tied(analysis: Analysis) -> Iterator[tuple[str, int]]:
+    """As `Analysis.tied`."""
+    reading = reading_places(analysis)
+    inputs = [tree for node, tree in analysis.trees.items() if node.op == "placeholder"]
+    known = {leaf for tensor in tensors(inputs) for leaf in tensor.leaves()}
+    for name, tensor in analysis.parameters.items():
+        known.update(leaf for k, axis in enumerate(tensor.axes) if (name, k) not in reading for leaf in leaves(axis))
+    for name, axis in reading:
+        if any(not leaf.fixed and leaf not in known for leaf in leaves(analysis.parameters[name].axes[axis])):
+            yield name, axis
 
 
 def _find_parameters(analysis: Analysis) -> None:
@@ -99,8 +121,7 @@ def _visit(analysis: Analysis, node: fx.Node) -> Tree:
     unifier.reason = Reason(op.name, op.place)
     for reason in node.meta.get(HELD, ())[:1]:
         for tensor in (*op.operands(), *(op.module_parameters() if len(node.meta[HELD]) > 1 else ())):
-            for axis in tensor.axes:
-                unifier.fix(axis, reason)
+            unifier.fix(tensor.axes, reason)
     if law is None and not any(True for _ in tensors(op.constants(node.meta["value"]))):
         return None  # numbers, shapes, flags: nothing that has axes
     op.output = _relate(op)

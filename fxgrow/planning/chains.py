@@ -21,7 +21,7 @@ from fxgrow.rules.pointwise import Pointwise
 
 def chains(finder: Finder, found: Found) -> Found:
     """Runs of layers outside of the blocks that were found already, and layers that repeat but cannot be identities."""
-    taken = [unit.path for run in found.runs for unit in run.units]
+    taken = [root for run in found.runs for unit in run.units for root in (unit.path, *unit.roots)]
     units = [unit for unit in _layers(finder) if not any(within(root, t) for root in unit.roots for t in taken)]
     runs: list[FoundRun] = []
     held: list[tuple[str, str]] = []

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fxgrow.planning.edits import AttributeEdit, NodeEdit, frozen
+from fxgrow.planning.edits import AttributeEdit, NodeEdit
 
 
 @dataclass(frozen=True)
@@ -144,28 +144,6 @@ class Deepening:
             renamed=tuple((below(new)[0], below(old)[0]) for new, old in self.renamed),
             tensors=tuple(replace(t, name=below(t.name)[0], twin=below(t.twin)[0]) for t in self.tensors),
         )
-
-    @classmethod
-    def from_data(cls, data: Mapping[str, Any]) -> Deepening:
-        """The value that `dataclasses.asdict` took apart, perhaps with lists for tuples."""
-        return cls(
-            data["init"],
-            tuple(Run(**_frozen(r)) for r in data["runs"]),
-            tuple(
-                NewBlock(**{**_frozen(b), "regions": tuple(CopiedRegion(**_frozen(r)) for r in b["regions"])})
-                for b in data["blocks"]
-            ),
-            tuple(Children(**_frozen(c)) for c in data["children"]),
-            frozen(data["renamed"]),
-            tuple(NewTensor(**_frozen(t)) for t in data["tensors"]),
-            frozen(data.get("enlarged", ())),
-            tuple(NodeEdit(**_frozen(n)) for n in data.get("nodes", ())),
-            tuple(AttributeEdit(**_frozen(a)) for a in data.get("attributes", ())),
-        )
-
-
-def _frozen(data: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: frozen(value) for key, value in data.items()}
 
 
 def joined(several: Sequence[Deepening]) -> Deepening | None:

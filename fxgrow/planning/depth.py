@@ -21,6 +21,7 @@ from fxgrow.planning.dense import Appending, Layer, appending
 from fxgrow.planning.dense_layers import DenseRun, dense_runs, joins_of
 from fxgrow.planning.edits import AttributeEdit
 from fxgrow.planning.graph_parts import within, within_any
+from fxgrow.planning.loops import loops
 from fxgrow.planning.plan import Held, TensorGrowth
 from fxgrow.planning.planner import DRAWS
 
@@ -54,7 +55,7 @@ def plan_depth(
     AmountError: a key names no run, or a run would become shorter.
     """
     finder = Finder(captured)
-    found = chains(finder, dense_runs(finder, finder.find()))
+    found = chains(finder, loops(finder, dense_runs(finder, finder.find())))
     amounts = asked if isinstance(asked, Amounts) else asked(found)
     if not amounts.prefix:  # else other parts of the model may have what a key names
         check_keys(amounts, found.runs, [path for path, _ in found.held], captured.model)

@@ -35,12 +35,3 @@ class AttributeEdit:
     module: str
     attribute: str
     value: Any
-
-
-def frozen(value: Any) -> Any:
-    """A value from JSON with tuples for lists."""
-    if isinstance(value, list):
-        return tuple(map(frozen, value))
-    if isinstance(value, dict):
-        return {key: frozen(item) for key, item in value.items()}
-    return value

@@ -20,6 +20,7 @@ from fxgrow.errors import PlanError
 from fxgrow.planning.analysis import OPEN, Analysis, analyse
 from fxgrow.planning.plan import Channels, Plan
 from fxgrow.planning.sizing import Sizing, check_reached, more_than
+from fxgrow.rules.calls import position_of
 from fxgrow.rules.knowledge import Knowledge
 from fxgrow.rules.op import Op, Tensor, tensors
 
@@ -91,9 +92,9 @@ def _open(captured: Captured, axes: Callable[[fx.Node], set[tuple[int, int]]]) -
 def _argument(node: fx.Node, inputs: Inputs) -> int | str | None:
     """Which of the arguments a placeholder is: its position, or its name; None for one that collects several."""
     name, (args, kwargs) = str(node.target), inputs
-    position = [other for other in node.graph.nodes if other.op == "placeholder"].index(node)
     if name.startswith("*"):
         return None
+    position = position_of(node)
     return position if position < len(args) else name if name in kwargs else None
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from fxgrow.planning.edits import frozen
-
 
 @dataclass(frozen=True)
 class Setting:
@@ -20,11 +18,6 @@ class Setting:
     def __str__(self) -> str:
         place = f"{self.module}.{self.attribute}" if self.module else self.attribute
         return f"{place} = {self.value!r}, not {self.built_with!r}"
-
-    @classmethod
-    def from_data(cls, data: dict[str, Any]) -> Setting:
-        """The setting that JSON data describe."""
-        return cls(**{name: frozen(value) for name, value in data.items()})
 
 
 @dataclass(frozen=True)
@@ -41,11 +34,6 @@ class Likeness:
     target: str
     settings: tuple[Setting, ...] = ()
     parts: tuple[tuple[str, str, str], ...] = ()
-
-    @classmethod
-    def from_data(cls, data: dict[str, Any]) -> Likeness:
-        """The likeness that JSON data describe."""
-        return cls(data["target"], tuple(map(Setting.from_data, data["settings"])), frozen(data["parts"]))
 
 
 @dataclass(frozen=True)
@@ -64,9 +52,3 @@ class ConfigGrowth:
     entries: tuple[Setting, ...]
     like: Likeness | None = None
     obstacle: str = ""
-
-    @classmethod
-    def from_data(cls, data: dict[str, Any]) -> ConfigGrowth:
-        """The growth of a config that JSON data describe."""
-        like = Likeness.from_data(data["like"]) if data["like"] else None
-        return cls(data["module"], tuple(map(Setting.from_data, data["entries"])), like, data["obstacle"])

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from fxgrow.axes.layout import Join, Layout, Leaf, resolve
 from fxgrow.curves import nearest_even, rounded
-from fxgrow.planning.analysis import Analysis
+from fxgrow.planning.analysis import Analysis, reading_places
 from fxgrow.planning.numbers import Loose, number_edits, size_attributes
 from fxgrow.planning.plan import AttributeEdit, NodeEdit
 from fxgrow.planning.sizing import Sizing, blocks, producing_places, settle_equal_sizes, size_after
@@ -79,7 +79,7 @@ def narrow_sizes(analysis: Analysis, growable: Iterable[Leaf], start: float) -> 
 
 def _tensors(analysis: Analysis, sizes: dict[Leaf, int]) -> list[tuple[str, NarrowTensor]]:
     weights = {t.parameter for op in analysis.ops for t, role in op.roles if role == "weight"}
-    reading = {place for op in analysis.ops for place in op.law.reads(op)}
+    reading = reading_places(analysis)
     found = []
     for name, tensor in analysis.parameters.items():
         positions = tuple(_kept(axis, sizes) for axis in tensor.axes)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import importlib
-import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
 
-from fxgrow.errors import PlanError, reading
+from fxgrow.documents import from_text, to_text
+from fxgrow.errors import PlanError
 from fxgrow.pages import Shown
 from fxgrow.planning.deepening import Deepening
 from fxgrow.planning.edits import AttributeEdit as AttributeEdit
 from fxgrow.planning.edits import NodeEdit as NodeEdit
-from fxgrow.planning.edits import frozen
 from fxgrow.planning.likeness import ConfigGrowth as ConfigGrowth
 from fxgrow.planning.likeness import Likeness as Likeness
 from fxgrow.planning.likeness import Setting as Setting
@@ -217,7 +216,7 @@ class Plan(Shown):
 
     def to_json(self, indent: int | None = None) -> str:
         """The plan as JSON text."""
-        return json.dumps({"format": FORMAT, **asdict(self)}, indent=indent)
+        return to_text(self, FORMAT, indent)
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
@@ -227,38 +226,8 @@ class Plan(Shown):
         ------
         PlanError: the text is not a plan, or one of a newer format.
         """
-        with reading("plan", PlanError):
-            data = json.loads(text)
-            if data.pop("format") == FORMAT:
-                return cls._from(data)
-        raise PlanError("the plan is of another format", remedy=f"this fxgrow reads format {FORMAT}")
-
-    @classmethod
-    def _from(cls, data: dict[str, Any]) -> Plan:
-        return cls(
-            model=data["model"],
-            init=data["init"],
-            groups=tuple(GrowthGroup(**{**g, "where": tuple(g["where"])}) for g in data["groups"]),
-            held=tuple(Held(**{**h, "where": tuple(h["where"])}) for h in data["held"]),
-            tensors=tuple(map(_tensor, data["tensors"])),
-            nodes=tuple(NodeEdit(**{k: frozen(v) for k, v in n.items()}) for n in data["nodes"]),
-            attributes=tuple(AttributeEdit(**{k: frozen(v) for k, v in a.items()}) for a in data["attributes"]),
-            totals=Totals(**data["totals"]),
-            inputs=frozen(data["inputs"]),
-            tier=data.get("tier", 1),
-            depth=Deepening.from_data(data["depth"]) if data.get("depth") else None,
-            readouts=tuple(Readout(**{k: frozen(v) for k, v in r.items()}) for r in data.get("readouts", ())),
-            parameterization=data.get("parameterization", "standard"),
-            rescalings=tuple(Rescaling(**r) for r in data.get("rescalings", ())),
-            parts=tuple((path, cls._from(part)) for path, part in data.get("parts", ())),
-            form=data.get("form", "graph"),
-            obstacle=Obstacle(**data["obstacle"]) if data.get("obstacle") else None,
-            courses=tuple(map(cls._from, data.get("courses", ()))),
-            like=Likeness.from_data(data["like"]) if data.get("like") else None,
-            classes=Classes(**data["classes"]) if data.get("classes") else None,
-            channels=Channels(**frozen(data["channels"])) if data.get("channels") else None,
-            configs=tuple(map(ConfigGrowth.from_data, data.get("configs", ()))),
-        )
+        plan: Plan = from_text(cls, text, FORMAT, PlanError)
+        return plan
 
     def apply(self, model: nn.Module, seed: int = 0, *, verify: bool | str = True, loss: Any = None) -> nn.Module:
         """Carry the plan out on the model that it was made for, or on another of the same structure.
@@ -368,13 +337,3 @@ class Plan(Shown):
 
     def _repr_html_(self) -> str:
         return self.picture() + super()._repr_html_()
-
-
-def _tensor(data: dict[str, Any]) -> TensorGrowth:
-    calibrations = tuple(Calibration(**one) for one in data.get("calibrations", ()))
-    return TensorGrowth(**{**data, "axes": tuple(map(_axis, data["axes"])), "calibrations": calibrations})
-
-
-def _axis(data: dict[str, Any]) -> Axis:
-    known = {f.name for f in fields(Axis)}
-    return Axis(**{**{k: v for k, v in data.items() if k in known}, "parts": tuple(map(_axis, data["parts"]))})

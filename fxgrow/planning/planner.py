@@ -427,7 +427,7 @@ class Planner:
             if not isinstance(self.analysis.learnable[place.parameter], nn.Parameter):
                 continue
             for leaf in leaves(layout):
-                if leaf not in self.sizing.growth and leaf.size > 1 and not (leaf.reason and leaf.reason.quiet):
+                if leaf not in self.sizing.growth and leaf.size > 1 and not leaf.quiet:
                     found.setdefault(leaf, []).append(str(place))
         why_not = {**self.sizing.unmoved, **self.sizing.held}
         merged: dict[tuple[int, str], tuple[list[str], list[str]]] = {}

@@ -11,7 +11,7 @@ from torch import nn
 from fxgrow.amounts import Amount, Amounts, within
 from fxgrow.axes.layout import Join, Layout, Leaf, Product, Reason, leaves, resolve
 from fxgrow.errors import AmountError, PlanError
-from fxgrow.planning.analysis import Analysis
+from fxgrow.planning.analysis import Analysis, reading_places
 
 MOST_UNITS = 2**40
 
@@ -59,8 +59,8 @@ class Place:
 
 
 def producing_places(analysis: Analysis) -> Iterator[tuple[Place, Layout]]:
-    """The parameter axes that make units, as against those that read them."""
-    reading = {place for op in analysis.ops for place in op.law.reads(op)}
+    """The parameter axes that make units, as against those that read them alone."""
+    reading = reading_places(analysis) - analysis.tied
     for name, tensor in analysis.parameters.items():
         for axis, layout in enumerate(tensor.axes):
             if (name, axis) not in reading:

@@ -72,8 +72,7 @@ def _no_rule(use: Use) -> Unproved:
 @_proved.register
 def _(law: Contraction, use: Use) -> Any:
     use.rule = "linear" if len(law.inputs) == 2 else "multilinear"
-    use.same_module(law.attributes)
-    use.same_numbers()
+    use.same_settings(law.attributes)
     factors = len(law.inputs) - (1 if use.new_module is not None else 0)
     names = ("input1", "input2") if factors > 1 and use.new_module is not None else ("input", "weight", "bias")
     operands = [use.claim(k, name) for k, name in enumerate(names[:factors])]
@@ -152,8 +151,7 @@ def _(law: Readout, use: Use) -> Any:
 
 @_proved.register
 def _(law: Gather, use: Use) -> Any:
-    use.same_module({"embedding_dim"})
-    use.same_numbers()
+    use.same_settings({"embedding_dim"})
     table = use.weight(1, "weight")
     assert table is not None
     return contraction.gather(use, use.claim(), table)
@@ -161,8 +159,7 @@ def _(law: Gather, use: Use) -> Any:
 
 @_proved.register
 def _(law: GatherBags, use: Use) -> Any:
-    use.same_module({"embedding_dim"})
-    use.same_numbers()
+    use.same_settings({"embedding_dim"})
     table = use.parameter("weight")
     assert table is not None
     for given in use.claims():
@@ -197,8 +194,7 @@ def _(law: ParametricRelu, use: Use) -> Any:
 
 @_proved.register
 def _(law: GatedUnit, use: Use) -> Any:
-    use.same_module()
-    use.same_numbers()
+    use.same_settings()
     x = use.equal(use.claim())
     axis = axis_of(use.setting(1, "dim", -1).new, x.rank)
     if x.old[axis] % 2 or x.new[axis] % 2:
@@ -259,8 +255,7 @@ def _(law: BatchNorm, use: Use) -> Any:
 
 
 def _batch_norm(use: Use) -> Claim:
-    use.same_module({"num_features"})
-    use.same_numbers()
+    use.same_settings({"num_features"})
     names = ("running_mean", "running_var", "weight", "bias")
     mean, variance, gain, bias = (use.weight(k + 1, name) for k, name in enumerate(names))
     return normalisation.batch_norm(use, use.claim(), (mean, variance), gain, bias)
@@ -356,8 +351,7 @@ def _(law: OverItsNorm, use: Use) -> Any:
 @_proved.register
 def _(law: Compared, use: Use) -> Any:
     use.rule = "compared along an axis"
-    use.same_module()
-    use.same_numbers()
+    use.same_settings()
     one, two = map(use.equal, use.claims())
     given = law.default if law.default is not None else getattr(use.new_module, "dim", None)
     axis = axis_of(given if given is not None else plain(use.argument(2, "dim", 1)).new, one.rank)

@@ -313,6 +313,27 @@ def merge_axes(claim: Claim, axis: int) -> Claim:
     )
 
 
+def carried(claim: Claim, axes: Sequence[int | None], shape: Sequence[int], means: bool = True) -> Claim:
+    """What a tensor is known to be that takes after another on some axes: its axis k is axis `axes[k]` of that one.
+
+    axes: in increasing order; None: an axis of its own, as long as `shape` says in both models. means: stay means.
+    """
+    kept = [axis for axis in axes if axis is not None]
+    old, new = (
+        tuple(size if axis is None else sizes[axis] for axis, size in zip(axes, shape, strict=True))
+        for sizes in (claim.old, claim.new)
+    )
+    result = Claim(old, new, tuple(None if axis is None else claim.maps[axis] for axis in axes))
+    zero = claim.zeros_along(kept)
+    zero = zero.reshape([1 if axis is None else zero.shape[axis] for axis in axes])
+    return replace(
+        result,
+        zero=spare(zero & is_new(result)),
+        copies={k: claim.copies[axis] for k, axis in enumerate(axes) if axis in claim.copies},
+        means={k: claim.means[axis] for k, axis in enumerate(axes) if means and axis in claim.means},
+    )
+
+
 def inserted(claim: Claim, axis: int) -> Claim:
     """A claim with a new axis of size one."""
     return Claim(

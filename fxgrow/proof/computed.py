@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fxgrow.noise import WithoutNoise
@@ -24,9 +24,16 @@ def computed(use: Use, law: Law | None) -> Any:
     held = [claim.held for claim in use.claims() if claim.held is not None]
     moves = law is not None and law.family == "shape" and all(one.exact for one in held)
     device = next((claim.held.new.device for claim in use.claims() if claim.held and not claim.constant), CPU)
+
+    def value_of(claim: Claim, old: bool) -> Tensor:
+        """In float64 unless entries are only moved."""
+        assert claim.held is not None
+        value = (claim.held.old if old else claim.held.new).to(device)
+        return value if moves or not value.dtype.is_floating_point else value.double()
+
     values = []
     for old in (True, False):
-        args, kwargs = arranged(use, _Values(old, moves, device), old, device)
+        args, kwargs = arranged(use, functools.partial(value_of, old=old), old, device)
         if use.writes:
             args = (args[0].clone(), *args[1:])  # not the parameter itself
         with WithoutNoise():
@@ -72,17 +79,3 @@ def _shapes(use: Use, law: Law | None) -> Any:
         if isinstance(use.value, Tensor) and tuple(use.value.shape) == first.old:
             return Claim(first.old, first.new, first.maps)
         raise Unproved(f"it cannot be said where old entries of {use.name} are: {error}") from error
-
-
-class _Values:
-    """The values of each operand, in turn, on one device; in float64 unless they are only moved."""
-
-    def __init__(self, old: bool, as_stored: bool, device: torch.device) -> None:
-        self.old = old
-        self.as_stored = as_stored
-        self.device = device
-
-    def next(self, claim: Claim) -> Tensor:
-        assert claim.held is not None
-        value = (claim.held.old if self.old else claim.held.new).to(self.device)
-        return value if self.as_stored or not value.dtype.is_floating_point else value.double()

@@ -34,7 +34,12 @@ def constant(use: Use) -> Any:
     if not known or not _same_numbers(use):
         return None
     use.rule = "computed from numbers"
-    args, kwargs = arranged(use, _Stored(copied=use.writes), old=False)
+
+    def stored(claim: Claim) -> Tensor:
+        assert claim.held is not None
+        return claim.held.new.clone() if use.writes else claim.held.new
+
+    args, kwargs = arranged(use, stored, old=False)
     before = torch.get_rng_state()
     value = run(use.new, None, args, kwargs)
     if not torch.equal(before, torch.get_rng_state()):
@@ -70,14 +75,3 @@ def _held(use: Use, value: Any) -> Any:
         return tuple(_held(use, one) for one in value)
     size = tuple(value.shape)
     return Claim(size, size, (None,) * value.ndim, held=Held(value, value, use.new.name))
-
-
-class _Stored:
-    """The values of each operand, in turn; copied for an op that writes to one."""
-
-    def __init__(self, copied: bool) -> None:
-        self.copied = copied
-
-    def next(self, claim: Claim) -> Tensor:
-        assert claim.held is not None
-        return claim.held.new.clone() if self.copied else claim.held.new

@@ -13,6 +13,7 @@ from fxgrow.containers import each_tensor
 from fxgrow.proof.claims import Claim, Refuted, unchanged
 from fxgrow.proof.node_pair import Use, claims_in, numbers_in
 from fxgrow.proof.structures import all_unchanged
+from fxgrow.rules.calls import position_of
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ class Ends:
     def input_claims(self, node: fx.Node) -> Any:
         """What is taken of an input: it is the original's, with any values on new channels."""
         value = node.meta["value"]
-        position = [other for other in node.graph.nodes if other.op == "placeholder"].index(node)
-        axes = {number: axis for argument, number, axis in self.places if argument in (position, node.target)}
+        own = (position_of(node), node.target)
+        axes = {number: axis for argument, number, axis in self.places if argument in own}
         numbers = itertools.count()
 
         def claimed(tensor: torch.Tensor) -> Claim:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from torch import fx, nn
 
@@ -14,29 +15,17 @@ from fxgrow.proof.node_pair import Both, Use, plain
 Pair = Callable[[Any, Any], Any]
 """Makes claims, or a pair of values, of an argument in the original and in the grown graph."""
 
-_BATCH_NORM_ORDER = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
-_GUARD_ARGUMENTS: dict[Any, tuple[str, ...]] = {
-    guards.layer_norm: ("x", "normalized_shape", "weight", "bias", "eps", "core"),
-    guards.rms_norm: ("x", "normalized_shape", "weight", "eps", "core"),
-    guards.group_norm: ("x", "num_groups", "weight", "bias", "eps", "core"),
-    guards.normalize: ("x", "p", "dim", "eps", "core"),
-}
-_DEFAULTS: dict[Any, dict[str, Any]] = {
-    guards.layer_norm: {"eps": 1e-5},
-    guards.group_norm: {"eps": 1e-5},
-    guards.rms_norm: {"eps": None},
-    guards.normalize: {"p": 2.0, "dim": 1, "eps": 1e-12},
-}
-
 
 def guard_arguments(
     node: fx.Node, partner: fx.Node, module: nn.Module | None, pair: Pair, constant: Callable[[str], Claim]
 ) -> list[Any]:
     """The arguments of a guard, each beside that of the norm whose place it took; module: the norm, if it is one."""
-    target: Any = node.target
-    names = _GUARD_ARGUMENTS[target]
+    names = tuple(inspect.signature(cast(Any, node.target)).parameters)
     given = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
-    before = _of_module(partner, module) if module is not None else _of_function(partner, target, names)
+    if module is not None:
+        before = _of_module(partner, module)
+    else:
+        before = dict(zip(names, _arguments(partner).values(), strict=False))
     args: list[Any] = []
     for name in names:
         old, new = before.get(name), given.get(name)
@@ -57,10 +46,11 @@ def _of_module(partner: fx.Node, module: Any) -> dict[str, Any]:
     return before | {"eps": module.eps, "num_groups": getattr(module, "num_groups", None)}
 
 
-def _of_function(partner: fx.Node, guard: Any, names: tuple[str, ...]) -> dict[str, Any]:
-    before = dict(zip(names[:-1], partner.args, strict=False))
-    before |= {("x" if k == "input" else k): v for k, v in partner.kwargs.items()}
-    return _DEFAULTS[guard] | before
+def _arguments(partner: fx.Node) -> dict[str, Any]:
+    """The arguments of a function of torch, by name; those that are left out as it has them."""
+    given = inspect.signature(cast(Any, partner.target)).bind(*partner.args, **partner.kwargs)
+    given.apply_defaults()
+    return given.arguments
 
 
 def _parameter(old: Any, new: Any, name: str, pair: Pair, constant: Callable[[str], Claim]) -> Any:
@@ -77,14 +67,14 @@ def standardised(use: Use, pair: Pair) -> Claim:
     """A guarded standardisation of a weight beside the F.batch_norm of it: both are worked out."""
     use.rule = "computed from parameters"
     node, partner = use.new, use.old
-    given = dict(enumerate(partner.args)) | {_BATCH_NORM_ORDER.index(k): v for k, v in partner.kwargs.items()}
-    if given.get(1) is not None or given.get(2) is not None or not given.get(5):
+    given = _arguments(partner)
+    if given["running_mean"] is not None or given["running_var"] is not None or not given["training"]:
         raise Unproved("the original does not take statistics of the weight itself")
-    found = [pair(given.get(old), node.args[new]) for old, new in ((0, 0), (3, 1), (4, 2))]
+    found = [pair(given[name], node.args[k]) for k, name in enumerate(("input", "weight", "bias"))]
     held = [item.held if isinstance(item, Claim) else None for item in found]
     if held[0] is None or any(isinstance(i, Claim) and h is None for i, h in zip(found, held, strict=True)):
         raise Unproved("the weight is not made of parameters alone")
-    eps = pair(given.get(7, 1e-5), node.args[3])
+    eps = pair(given["eps"], node.args[3])
     old, gain, bias = (h.old.double() if h is not None else None for h in held)
     before = nn.functional.batch_norm(old, None, None, gain, bias, True, 0.0, eps.old)  # type: ignore[arg-type]
     new, gain, bias = (h.new.double() if h is not None else None for h in held)

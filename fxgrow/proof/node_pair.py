@@ -27,7 +27,7 @@ from fxgrow.proof.claims import (
     unchanged,
 )
 from fxgrow.proof.values import DERIVED_ULPS, ULPS, at_index, differing, first
-from fxgrow.rules.calls import name_of, writes
+from fxgrow.rules.calls import Called, writes
 from fxgrow.rules.registry import kind_of
 
 ABSENT = type("Absent", (), {"__repr__": lambda self: "nothing"})()
@@ -71,7 +71,7 @@ def equal_values(one: Any, other: Any) -> bool:
     return bool(type(one) is type(other) and one == other)
 
 
-class Use:
+class Use(Called[Claim]):
     """A pair of nodes with their arguments; a rule asks it for what it needs and tells it what it checked.
 
     argument(index, name): a `Claim`, a `Both`, or a list, tuple, dict or slice of those. memory: what rules keep
@@ -91,6 +91,7 @@ class Use:
     ) -> None:
         self.old = old
         self.new = new
+        self.node, self.module = new, modules[1] if modules is not None else None
         self.old_module: nn.Module | None = modules[0] if modules is not None else None
         self.new_module: nn.Module | None = modules[1] if modules is not None else None
         self.args = args
@@ -100,10 +101,6 @@ class Use:
         self.attributes = {k: v for k, v in (attributes or {}).items() if k != "eps" and not k.startswith("_")}
         self.conditions: list[str] = []
         self.rule = ""
-
-    @property
-    def name(self) -> str:
-        return name_of(self.new, self.new_module)
 
     @property
     def kind(self) -> Any:
@@ -149,10 +146,6 @@ class Use:
         if self.new_module is None:
             return plain(self.argument(index, name, default))
         return Both(*(getattr(module, name, default) for module in (self.old_module, self.new_module)))
-
-    def weight(self, index: int, name: str) -> Claim | None:
-        """The module's own parameter or buffer, or the tensor that a function is given; None where neither has one."""
-        return self.optional(index, name) if self.new_module is None else self.parameter(name)
 
     def claims(self) -> list[Claim]:
         """Every tensor among the arguments, in order."""
@@ -210,6 +203,11 @@ class Use:
         found = module_difference(self.old_module, self.new_module, frozenset(besides))
         if found is not None:
             raise Refuted(found)
+
+    def same_settings(self, besides: Iterable[str] = ()) -> None:
+        """Both modules are alike but for some attributes, and so is every plain argument."""
+        self.same_module(besides)
+        self.same_numbers()
 
     def parameter(self, name: str) -> Claim | None:
         """The module's own parameter or buffer of that name.

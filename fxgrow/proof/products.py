@@ -84,6 +84,13 @@ def contract(
     return _outcome(use, factors, maps, output, bias, windows)
 
 
+def linear(use: Use, x: Claim, weight: Claim, bias: Claim | None) -> Claim:
+    """x `[..., i]`, weight `[o, i]`, bias `[o]` -> `[..., o]`."""
+    lead = tuple(f"n{k}" for k in range(x.rank - 1))
+    added = Operand(bias, ("o",)) if bias is not None else None
+    return contract(use, [Operand(x, (*lead, "i")), Operand(weight, ("o", "i"))], (*lead, "o"), added)
+
+
 def _without_broadcasts(operands: Sequence[Operand]) -> list[Operand]:
     """Operands without the axes of size one that stretch to another's."""
     result = []

@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 BROKEN = (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError, NotImplementedError)
 """What nodes raise that are run on other values than their own."""
+
+T = TypeVar("T")
 
 _WRITING = frozenset({"iadd", "imul", "isub", "itruediv", "setitem"})
 
@@ -98,38 +100,69 @@ def reached(nodes: Iterable[fx.Node], onward: Callable[[fx.Node], Iterable[fx.No
     return list(seen)
 
 
+def position_of(placeholder: fx.Node) -> int:
+    """The position of a graph's input among its inputs."""
+    return [node for node in placeholder.graph.nodes if node.op == "placeholder"].index(placeholder)
+
+
 def tensor_operands(node: fx.Node) -> list[fx.Node]:
     """The operands of a node that hold a tensor or several, each once."""
     return [operand for operand in node.all_input_nodes if holds_tensor(operand.meta.get("value"))]
 
 
+class Called(Generic[T]):
+    """A node with the module that it calls, if it does; a law looks up by place and name what either is given."""
+
+    node: fx.Node
+    module: Any
+
+    @property
+    def name(self) -> str:
+        return name_of(self.node, self.module)
+
+    def raw(self, index: int, name: str, default: Any = None) -> Any:
+        """The argument at a position or under a name, as the graph holds it."""
+        return self.node.args[index] if index < len(self.node.args) else self.node.kwargs.get(name, default)
+
+    def lower(self, raw: Any) -> Any:
+        """What an argument of the graph is to a law."""
+        return raw
+
+    def argument(self, index: int, name: str, default: Any = None) -> Any:
+        """The argument at a position or under a name, as a law sees it."""
+        return self.lower(self.raw(index, name, default))
+
+    def optional(self, index: int, name: str) -> T | None:
+        """The tensor at a position or under a name; None where anything else, or nothing, is."""
+        raise NotImplementedError
+
+    def parameter(self, name: str) -> T | None:
+        """The module's own parameter or buffer of that name."""
+        raise NotImplementedError
+
+    def weight(self, index: int, name: str) -> T | None:
+        """The module's own parameter or buffer, or the tensor that a function is given; None where there is none."""
+        return self.parameter(name) if self.module is not None else self.optional(index, name)
+
+
 @dataclass(frozen=True)
-class Call:
+class Call(Called["fx.Node | str"]):
     """A node and what it calls, as a law sees it before there are layouts: a tensor is a node or a parameter's name."""
 
     node: fx.Node
     module: nn.Module | None
     law: Law
 
-    @property
-    def name(self) -> str:
-        return name_of(self.node, self.module)
-
-    def argument(self, index: int, name: str, default: Any = None) -> Any:
-        return self.node.args[index] if index < len(self.node.args) else self.node.kwargs.get(name, default)
-
     def tensor(self, index: int = 0, name: str = "input") -> fx.Node | None:
-        found = self.argument(index, name)
+        found = self.raw(index, name)
         return found if isinstance(found, fx.Node) and holds_tensor(found.meta.get("value")) else None
+
+    optional = tensor
 
     def parameter(self, name: str) -> str | None:
         """The name that the module's own parameter or buffer has in the model."""
         own = {**self.module._parameters, **self.module._buffers} if self.module is not None else {}
         return f"{self.node.target}.{name}" if own.get(name) is not None else None
-
-    def weight(self, index: int, name: str) -> fx.Node | str | None:
-        """The module's own parameter or buffer, or the tensor that a function is given; None where there is none."""
-        return self.parameter(name) if self.module is not None else self.tensor(index, name)
 
     def operands(self) -> list[fx.Node]:
         return tensor_operands(self.node)

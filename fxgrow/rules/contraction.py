@@ -150,8 +150,7 @@ class SumOfProducts(Law):
             for leaf in know.growing(layout):
                 know.read.add(leaf)
                 self._check(op, know, name, leaf)
-        output = op.output
-        assert isinstance(output, Tensor)
+        output = op.made
         for leaf in know.growing(*output.axes):
             makers = [(k, axes) for k in range(len(operands)) if (axes := self._kept_axes(op, k, leaf))]
             for k, axes in makers:
@@ -197,6 +196,8 @@ class SumOfProducts(Law):
         if len(makers) == 1:
             k, axes = makers[0]
             made = know.ranged(operands[k], leaf, axes[0] if len(axes) == 1 else None)
+            if len(axes) == 1 and (operands[k].parameter or Knowledge.places(operands[k], leaf, None) == axes):
+                made = {where: self._sent(op, know, leaf, fact) for where, fact in made.items()}
             result: dict[Range | None, Fact] = {}
             for where, fact in made.items():
                 if fact is Fact.ZERO and not self._bias_allows(bias, added, fact, where):
@@ -212,6 +213,15 @@ class SumOfProducts(Law):
             return result
         zero = any(know.fact(operands[k], leaf, axes[0]) is Fact.ZERO for k, axes in makers)
         return {None: Fact.ZERO} if zero and self._bias_allows(bias, added, Fact.ZERO, None) else {}
+
+    @staticmethod
+    def _sent(op: Op, know: Knowledge, leaf: Leaf, fact: Fact) -> Fact:
+        """What units are that a weight makes which reads them elsewhere: as zeros it makes zeros."""
+        if fact is Fact.IGNORED and know.ways[leaf] is Way.ZERO:
+            return Fact.ZERO
+        if fact is Fact.IGNORED:
+            know.fail(op, leaf, "one weight makes and reads it")
+        return fact
 
     @staticmethod
     def _bias_allows(
@@ -303,12 +313,24 @@ class Contraction(SumOfProducts):
         for name, (index, argument) in self.sizes.items():
             if op.module is None and op.raw(index, argument) is not None:
                 op.size(op.path(index, argument), binding.names[name])
-        for attribute, pattern in self.attributes.items() if op.module is not None else ():
+        for attribute, pattern in self.attributes.items():
             op.attribute(attribute, binding.layout(tokens(pattern)[0]))
         if bias is not None and self.bias is not None:
             for axis, token in zip(bias.axes, tokens(self.bias), strict=True):
                 op.unifier.unify(axis, binding.layout(token))
         return self._summed(op, operands, bias, self.output, binding)
+
+    def making(self, rank: int) -> tuple[int, int] | None:
+        """The axis of a weight of that rank that makes units, and the output's on which they are; None: it has several.
+
+        >>> Contraction(("... (g i) *s", "(g i) o *k"), "... (g o) *t").making(4)
+        (1, -3)
+        """
+        if len(self.inputs) != 2:
+            return None
+        weight, output = ([t for t in tokens(p) if t[0] != "*"] for p in (self.inputs[1], self.output))
+        makes = next(axis for axis, token in enumerate(weight) if output[-1][-1] in token)
+        return makes, len(weight) - rank - 1
 
     def free_space(self, op: Op) -> Sequence[bool]:
         """Which axes of space come out as they go in, unit for unit."""

@@ -64,8 +64,7 @@ class Convolution(Contraction):
 
     def facts(self, op: Op, know: Knowledge) -> None:
         super().facts(op, know)
-        x, output = op.data["operands"][0], op.output
-        assert isinstance(output, Tensor)
+        x, output = op.data["operands"][0], op.made
         for slide, leaf, last in self._growing(op, know):
             known = know.fact(x, leaf)
             if slide is Slide.SAME and (known is not Fact.ZERO or not last):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import nn
 
-from fxgrow.axes.layout import Layout, Leaf, Reason
+from fxgrow.axes.layout import Layout, Leaf, Reason, resolve
 from fxgrow.rules.op import Op, Tensor, Tree, tensors
 
 if TYPE_CHECKING:
@@ -63,6 +63,12 @@ class Edit:
 
     kind: str
     values: dict[str, Any]
+
+
+def moved_core(op: Op, know: Knowledge, layout: Layout, index: int) -> list[Edit]:
+    """The old units, as a guarded op has them among its arguments, once more come between or behind them."""
+    given = {"path": op.path(index, "core"), "core": resolve(layout), "old": op.argument(index, "core")}
+    return [Edit("core", given)] if know.growing(layout) else []
 
 
 class Moves(Protocol):

@@ -20,10 +20,8 @@ class Gather(Law):
         index = op.tensor()
         table = op.weight(1, "weight")
         assert table is not None
-        for axis in (*index.axes, table.axes[0]):
-            op.unifier.fix(axis, "entries of a table are picked by index")
-        if op.module is not None:
-            op.attribute("embedding_dim", table.axes[1])
+        op.unifier.fix((*index.axes, table.axes[0]), "entries of a table are picked by index")
+        op.attribute("embedding_dim", table.axes[1])
         op.role(table, "weight")
         op.data["table"] = table
         return op.result([*index.axes, table.axes[1]])
@@ -32,8 +30,7 @@ class Gather(Law):
         return [[(op.data["table"], Want(want.leaf, want.fact, None, 1))]] if want.where is None else []
 
     def facts(self, op: Op, know: Knowledge) -> None:
-        table, output = op.data["table"], op.output
-        assert isinstance(output, Tensor)
+        table, output = op.data["table"], op.made
         for leaf in know.growing(*output.axes):
             if table.parameter is not None:
                 know.produced.add((table.parameter, 1, leaf))
@@ -49,8 +46,7 @@ class GatherBags(Gather):
     def relate(self, op: Op) -> Tree:
         super().relate(op)
         for weights in op.operands()[1:]:
-            for axis in weights.axes:
-                op.unifier.fix(axis, "entries of a table are picked by index")
+            op.unifier.fix(weights.axes, "entries of a table are picked by index")
         return op.result([op.unifier.constant(op.value.shape[0]), op.data["table"].axes[1]])
 
     def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
@@ -58,8 +54,6 @@ class GatherBags(Gather):
 
     def facts(self, op: Op, know: Knowledge) -> None:
         super().facts(op, know)
-        output = op.output
-        assert isinstance(output, Tensor)
-        for leaf in know.growing(*output.axes):
-            if know.fact(output, leaf) is not Fact.ZERO:  # the largest of means is no mean
-                know.learn_all(output, leaf, {})
+        for leaf in know.growing(*op.made.axes):
+            if know.fact(op.made, leaf) is not Fact.ZERO:  # the largest of means is no mean
+                know.learn_all(op.made, leaf, {})

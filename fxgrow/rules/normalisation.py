@@ -15,7 +15,7 @@ from typing import Any
 from fxgrow.axes.layout import Layout, Leaf, leaves, resolve
 from fxgrow.rules.calls import Call
 from fxgrow.rules.knowledge import Knowledge, Way
-from fxgrow.rules.law import Edit, Fact, Law, Moves, Range, Terms, Want, terms
+from fxgrow.rules.law import Edit, Fact, Law, Moves, Range, Terms, Want, moved_core, terms
 from fxgrow.rules.op import Op, Tensor, Tree
 from fxgrow.rules.pointwise import Pointwise
 from fxgrow.rules.registry import law_of_module
@@ -109,10 +109,8 @@ class BatchNorm(Affine):
         x = op.tensor()
         names = ("running_mean", "running_var", "weight", "bias")
         mean, variance, gain, bias = (op.weight(k + 1, name) for k, name in enumerate(names))
-        if op.module is not None:
-            op.attribute("num_features", x.axes[1])
-        for axis in (*x.axes[:1], *x.axes[2:]):
-            op.unifier.fix(axis, "statistics are taken over it")
+        op.attribute("num_features", x.axes[1])
+        op.unifier.fix((*x.axes[:1], *x.axes[2:]), "statistics are taken over it")
         for tensor, role in ((mean, "mean"), (variance, "variance")):
             if tensor is not None:
                 op.unifier.unify(tensor.axes[0], x.axes[1])
@@ -203,8 +201,7 @@ class OverUnits(Affine):
         return [[(op.tensor(), replace(want, fact=self.fits)), *bias], *silent]
 
     def facts(self, op: Op, know: Knowledge) -> None:
-        output, x = op.output, op.tensor()
-        assert isinstance(output, Tensor)
+        output, x = op.made, op.tensor()
         for leaf in know.growing(*output.axes):
             over = leaf in leaves(x.axes[-1])
             native = over and leaf not in know.guarded
@@ -271,21 +268,11 @@ class GroupNorm(Affine):
     def relate(self, op: Op) -> Tree:
         x = op.tensor()
         count, gain, bias = int(op.setting(1, "num_groups")), op.weight(2, "weight"), op.weight(3, "bias")
-        if op.module is not None:
-            op.attribute("num_channels", x.axes[1])
-        for axis in x.axes[2:]:
-            op.unifier.fix(axis, "statistics are taken over it")
-        channels = x.axis(1)
-        groups: Layout
-        if count == 1:
-            groups, width = op.unifier.constant(1), channels
-        else:
-            groups, width = op.unifier.factor(channels, [count, channels.size // count])
+        op.attribute("num_channels", x.axes[1])
+        op.unifier.fix(x.axes[2:], "statistics are taken over it")
+        groups, width = _grouped(op, x.axis(1), count)
         op.unifier.reluctant.append(width)
-        if op.module is not None:
-            op.attribute("num_groups", groups)
-        else:
-            op.size(op.path(1, "num_groups"), groups)
+        op.sized(1, "num_groups", groups)
         affine(op, gain, bias, x.axes[1])
         op.data.update(groups=groups, width=width)
         return op.result(x.axes)
@@ -312,6 +299,14 @@ class GroupNorm(Affine):
         return [Edit("guard", {"function": "group_norm", "arguments": given, "core": op.data["width"]})]
 
 
+def _grouped(op: Op, channels: Layout, count: int) -> tuple[Layout, Layout]:
+    """Channels as so many groups of so many; of one group, its width is all there is."""
+    if count == 1:
+        return op.unifier.constant(1), channels
+    groups, width = op.unifier.factor(channels, [count, channels.size // count])
+    return groups, width
+
+
 @dataclass(frozen=True)
 class Guarded(Affine):
     """A reduction that is already guarded: its statistic is of the core units, so the others may grow."""
@@ -327,14 +322,8 @@ class Guarded(Affine):
         x = op.tensor(0, "x")
         layout = x.axis(self.axis)
         if self.grouped:
-            for axis in x.axes[2:]:
-                op.unifier.fix(axis, "statistics are taken over it")
-            count = op.argument(1, "num_groups")
-            groups: Layout
-            if count == 1:
-                groups = op.unifier.constant(1)
-            else:
-                groups, layout = op.unifier.factor(layout, [count, layout.size // count])
+            op.unifier.fix(x.axes[2:], "statistics are taken over it")
+            groups, layout = _grouped(op, layout, op.argument(1, "num_groups"))
             op.size(op.path(1, "num_groups"), groups)
         else:
             op.size((*op.path(1, "normalized_shape"), 0), layout)
@@ -346,8 +335,4 @@ class Guarded(Affine):
         return False
 
     def edits(self, op: Op, know: Knowledge) -> list[Edit]:
-        layout = op.data["core"]
-        if not know.growing(layout):
-            return []
-        old = op.argument(*self.core)
-        return [Edit("core", {"path": op.path(*self.core), "core": layout, "old": old})]
+        return moved_core(op, know, op.data["core"], self.core[0])

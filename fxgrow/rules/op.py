@@ -14,7 +14,7 @@ from fxgrow.axes.layout import Layout, Leaf, Reason, leaves, resolve
 from fxgrow.axes.unify import Unifier
 from fxgrow.containers import each_of_kind, of_kind
 from fxgrow.opaque import CustomFunction
-from fxgrow.rules.calls import name_of
+from fxgrow.rules.calls import Called
 
 if TYPE_CHECKING:
     from fxgrow.rules.law import Law
@@ -65,7 +65,7 @@ def tensors(tree: Any) -> Iterator[Tensor]:
 
 
 @dataclass(eq=False)
-class Op:
+class Op(Called["Tensor"]):
     """A node with its law, its operands and what the law has found out about it."""
 
     node: fx.Node
@@ -90,30 +90,17 @@ class Op:
         return f"{path}.{self.node.name}" if path else self.node.name
 
     @property
-    def name(self) -> str:
-        return name_of(self.node, self.module)
-
-    @property
     def value(self) -> Any:
         """The node's value on the meta device."""
         return self.node.meta["value"]
 
     # -- arguments -------------------------------------------------------------------------------------
 
-    def raw(self, index: int, name: str, default: Any = None) -> Any:
-        """The argument at a position or under a name, as the graph holds it."""
-        if index < len(self.node.args):
-            return self.node.args[index]
-        return self.node.kwargs.get(name, default)
-
     def path(self, index: int, name: str) -> Path:
         return ("args", index) if index < len(self.node.args) else ("kwargs", name)
 
-    def argument(self, index: int, name: str, default: Any = None) -> Any:
-        """The argument with nodes replaced by tensors, or by their value where they are not tensors."""
-        return self.lower(self.raw(index, name, default))
-
     def lower(self, raw: Any) -> Any:
+        """An argument with nodes replaced by tensors, or by their value where they are not tensors."""
         return each_of_kind(raw, fx.Node, self._lowered)
 
     def _lowered(self, node: fx.Node) -> Any:
@@ -121,19 +108,18 @@ class Op:
         return node.meta["value"] if tree is None else tree
 
     def tensor(self, index: int = 0, name: str = "input") -> Tensor:
-        value = self.argument(index, name)
-        if not isinstance(value, Tensor):
+        value = self.optional(index, name)
+        if value is None:
             raise NotImplementedError(f"argument {name!r} of {self.name} is not a tensor")
         return value
+
+    def optional(self, index: int, name: str) -> Tensor | None:
+        found = self.argument(index, name)
+        return found if isinstance(found, Tensor) else None
 
     def setting(self, index: int, name: str, default: Any = None) -> Any:
         """An attribute of the module that is called, or the argument of a function at that position or of that name."""
         return getattr(self.module, name, default) if self.module is not None else self.argument(index, name, default)
-
-    def weight(self, index: int, name: str) -> Tensor | None:
-        """The module's own parameter or buffer, or the tensor that a function is given; None where there is none."""
-        found = self.parameter(name) if self.module is not None else self.argument(index, name)
-        return found if isinstance(found, Tensor) else None
 
     def operands(self) -> list[Tensor]:
         """Every tensor among the arguments."""
@@ -163,10 +149,23 @@ class Op:
         self.pins.append(path)
 
     def attribute(self, name: str, layout: Layout) -> None:
-        """The module's attribute of that name is the size of `layout`."""
-        self.attributes.append((name, layout))
+        """The attribute of that name, of a module that is called, is the size of `layout`."""
+        if self.module is not None:
+            self.attributes.append((name, layout))
+
+    def sized(self, index: int, name: str, layout: Layout) -> None:
+        """The attribute of a module that is called, or the argument of a function, is the size of `layout`."""
+        if self.module is None:
+            self.size(self.path(index, name), layout)
+        self.attribute(name, layout)
 
     # -- results -----------------------------------------------------------------------------------------
+
+    @property
+    def made(self) -> Tensor:
+        """The output of an op that has one."""
+        assert isinstance(self.output, Tensor)
+        return self.output
 
     def result(self, axes: list[Layout] | tuple[Layout, ...]) -> Tensor:
         return Tensor(tuple(resolve(axis) for axis in axes), op=self)
@@ -187,8 +186,7 @@ class Op:
         """Hold every dimension of every operand and parameter of this op."""
         reason = Reason(text, self.place)
         for operand in [*self.operands(), *self.module_parameters()]:
-            for axis in operand.axes:
-                self.unifier.fix(axis, reason)
+            self.unifier.fix(operand.axes, reason)
 
     def module_parameters(self) -> list[Tensor]:
         """Every parameter and buffer of the module."""

@@ -103,8 +103,7 @@ class GetItem(Shape):
             op.unifier.fix(x.axes[axis], "its entries are picked by index")
         op.data["pieces"] = None
         for index in op.operands()[1:]:
-            for one in index.axes:
-                op.unifier.fix(one, "it is an index")
+            op.unifier.fix(index.axes, "it is an index")
         shape = op.value.shape
         return op.result([op.unifier.constant(shape[k]) if a is None else x.axes[a] for k, a in enumerate(axes)])
 
@@ -232,8 +231,7 @@ class IndexSelect(Shape):
         x, index = op.tensor(), op.tensor(2, "index")
         axis = axis_of(op.argument(1, "dim"), x.rank)
         op.unifier.fix(x.axes[axis], "its entries are picked by index")
-        for own in index.axes:
-            op.unifier.fix(own, "it is an index")
+        op.unifier.fix(index.axes, "it is an index")
         axes = list(x.axes)
         axes[axis] = op.unifier.constant(op.value.shape[axis])
         return op.result(axes)
@@ -251,8 +249,7 @@ class GatherAlong(Carrying, Shape):
                 op.unifier.unify(own, facing)
                 axes[k] = own
             else:
-                for layout in (own, facing):
-                    op.unifier.fix(layout, "its entries are picked by index")
+                op.unifier.fix((own, facing), "its entries are picked by index")
         op.data.update(x=x, index=index)
         return op.result(axes)
 

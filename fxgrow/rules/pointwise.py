@@ -109,8 +109,7 @@ class Pointwise(Law):
 
     def facts(self, op: Op, know: Knowledge) -> None:
         super().facts(op, know)
-        output, x = op.output, op.data["operands"][0]
-        assert isinstance(output, Tensor)
+        output, x = op.made, op.data["operands"][0]
         for leaf in know.growing(*output.axes) if writes(op.node, op.module) else ():
             known = know.ranged(output, leaf)
             overwritten(op, know, x, leaf, known.get(None, Fact.BASE))

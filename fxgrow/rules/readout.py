@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fxgrow.axes.layout import Reason, resolve
+from fxgrow.axes.layout import Reason
 from fxgrow.rules.calls import Call
 from fxgrow.rules.contraction import MatrixProduct
 from fxgrow.rules.knowledge import Knowledge
-from fxgrow.rules.law import Edit, Terms
+from fxgrow.rules.law import Edit, Terms, moved_core
 from fxgrow.rules.op import Op, Tree
 from fxgrow.rules.shape import axis_of
 
@@ -40,12 +40,4 @@ class Readout(MatrixProduct):
         return output
 
     def edits(self, op: Op, know: Knowledge) -> list[Edit]:
-        layout = resolve(op.tensor(0, "x").axes[_axis(op)])
-        if not know.growing(layout):
-            return []
-        return [Edit("core", {"path": op.path(3, "core"), "core": layout, "old": op.argument(3, "core")})]
-
-
-def _axis(op: Op) -> int:
-    """The axis that a readout reads."""
-    return axis_of(int(op.argument(2, "dim")), op.tensor(0, "x").rank)
+        return moved_core(op, know, op.tensor(0, "x").axes[int(op.argument(2, "dim"))], 3)

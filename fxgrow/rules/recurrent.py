@@ -34,8 +34,7 @@ class Recurrent(Law):
             return op.constants(op.value)
         unifier = op.unifier
         x = op.tensor()
-        for axis in x.axes[:-1]:
-            unifier.fix(axis, "it is time or batch")
+        unifier.fix(x.axes[:-1], "it is time or batch")
         hidden = unifier.fresh(module.hidden_size)
         directions = 2 if module.bidirectional else 1
         inner = join([hidden] * directions)
@@ -46,8 +45,7 @@ class Recurrent(Law):
                 reads += self._layer(op, f"_l{layer}{suffix}", layout, hidden)
         for state in list(tensors(op.argument(1, "hx"))):
             unifier.unify(state.axes[-1], hidden)
-            for axis in state.axes[:-1]:
-                unifier.fix(axis, "it is layers or batch")
+            unifier.fix(state.axes[:-1], "it is layers or batch")
         op.attribute("input_size", x.axes[-1])
         op.attribute("hidden_size", hidden)
         op.data.update(reads=reads, hidden=hidden)
@@ -116,8 +114,7 @@ class RecurrentCell(Recurrent):
         states = list(tensors(op.argument(1, "hx")))
         for state in states:
             unifier.unify(state.axes[-1], hidden)
-        for axis in (axis for given in (x, *states) for axis in given.axes[:-1]):
-            unifier.fix(axis, "it is batch")
+        unifier.fix((axis for given in (x, *states) for axis in given.axes[:-1]), "it is batch")
         op.attribute("input_size", x.axes[-1])
         op.attribute("hidden_size", hidden)
         op.data.update(reads=reads, hidden=hidden)

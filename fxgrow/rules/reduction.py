@@ -9,7 +9,7 @@ from typing import Any, Literal
 from fxgrow import guards
 from fxgrow.axes.layout import Layout, Leaf, leaves, resolve
 from fxgrow.rules.knowledge import Knowledge
-from fxgrow.rules.law import Carrying, Edit, Fact, Law, Want
+from fxgrow.rules.law import Carrying, Edit, Fact, Law, Want, moved_core
 from fxgrow.rules.op import Op, Tensor, Tree
 from fxgrow.rules.pointwise import Pointwise
 from fxgrow.rules.shape import axis_of
@@ -108,16 +108,11 @@ class CoreUnits(Law):
         return op.result(axes)
 
     def facts(self, op: Op, know: Knowledge) -> None:
-        output, x = op.output, op.tensor(0, "x")
-        assert isinstance(output, Tensor)
-        for leaf in know.growing(*output.axes):
-            know.learn(output, leaf, know.fact(x, leaf))
+        for leaf in know.growing(*op.made.axes):
+            know.learn(op.made, leaf, know.fact(op.tensor(0, "x"), leaf))
 
     def edits(self, op: Op, know: Knowledge) -> list[Edit]:
-        layout = resolve(op.tensor(0, "x").axes[op.data["axis"]])
-        if not know.growing(layout):
-            return []
-        return [Edit("core", {"path": op.path(2, "core"), "core": layout, "old": op.argument(2, "core")})]
+        return moved_core(op, know, op.tensor(0, "x").axes[op.data["axis"]], 2)
 
 
 @dataclass(frozen=True)
@@ -179,8 +174,7 @@ class OverItsNorm(Law):
         return [[(x, want)]] if want.fact is Fact.ZERO or (want.fact is Fact.IGNORED and along) else []
 
     def facts(self, op: Op, know: Knowledge) -> None:
-        x, output = op.data["x"], op.output
-        assert isinstance(output, Tensor)
+        x, output = op.data["x"], op.made
         over = {leaf for layout in self.statistics(op) for leaf in know.growing(layout)}
         along = know.growing(x.axes[op.data["axis"]])
         for leaf in know.growing(*output.axes):
@@ -191,10 +185,8 @@ class OverItsNorm(Law):
 
     def edits(self, op: Op, know: Knowledge) -> list[Edit]:
         layout = resolve(op.data["x"].axes[op.data["axis"]])
-        if not know.growing(layout):
-            return []
         if self._is_guard(op):
-            return [Edit("core", {"path": op.path(4, "core"), "core": layout, "old": op.argument(4, "core")})]
+            return moved_core(op, know, layout, 4)
         if not any(leaf in know.guarded for leaf in know.growing(layout)):
             return []
         given = {"p": op.argument(1, "p", 2.0), "dim": op.data["axis"], "eps": op.argument(3, "eps", 1e-12)}

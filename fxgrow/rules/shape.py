@@ -147,11 +147,7 @@ class Reshape(Shape):
         x = op.tensor()
         shape = tuple(op.value.shape)
         axes = op.unifier.reshape([x.axis(k) for k in range(x.rank)], shape)
-        paths = self.sizes(op) if self.sizes is not None else []
-        if len(paths) == len(axes):
-            for path, axis in zip(paths, axes, strict=True):
-                if path is not None:
-                    op.size(path, axis)
+        sized_by(op, self.sizes(op) if self.sizes is not None else [], axes)
         like = op.argument(1, "other") if op.name in ("reshape_as", "view_as") else None
         if isinstance(like, Tensor):
             for mine, other in zip(axes, like.axes, strict=True):
@@ -163,6 +159,13 @@ class Reshape(Shape):
 
     def backward(self, op: Op, source: Tensor, output: Tensor, where: Range | None) -> Moved:
         return Everywhere if where is None else reshaped(output.shape, source.shape, where)
+
+
+def sized_by(op: Op, paths: Sequence[Path | None], axes: Sequence[Layout]) -> None:
+    """Let arguments be the sizes of axes, where there is one (or None) for each."""
+    for path, axis in zip(paths, axes, strict=True) if len(paths) == len(axes) else ():
+        if path is not None:
+            op.size(path, axis)
 
 
 def reshaped(before: tuple[int, ...], after: tuple[int, ...], where: Range) -> Moved:
@@ -273,8 +276,7 @@ class Cut(Shape):
                 op.size((*path, k), part)
             return
         if self.kind == "tensor_split" and not isinstance(given, int):
-            for part in parts:
-                op.unifier.fix(part, "cut at given positions")
+            op.unifier.fix(parts, "cut at given positions")
             return
         if self.kind == "split":
             op.size(path, parts[0])
@@ -327,35 +329,31 @@ class Concatenate(Shape):
             axis = self.axis if parts[0].rank > 1 else 0
         if len(op.value.shape) != parts[0].rank:
             return super().relate(op)
-        axes: list[Layout] = []
-        for k in range(parts[0].rank):
-            if k == axis:
-                axes.append(join([t.axis(k) for t in parts]))
-            else:
-                for other in parts[1:]:
-                    op.unifier.unify(parts[0].axes[k], other.axes[k])
-                axes.append(parts[0].axis(k))
+        axes = self._tied(op, parts, axis)
+        axes[axis] = join([t.axis(axis) for t in parts])
         return op.result(axes)
+
+    @staticmethod
+    def _tied(op: Op, parts: list[Tensor], besides: int | None = None) -> list[Layout]:
+        """The axes of parts that are of one shape, but perhaps along one axis."""
+        for k in range(parts[0].rank):
+            for other in parts[1:] if k != besides else ():
+                op.unifier.unify(parts[0].axes[k], other.axes[k])
+        return [parts[0].axis(k) for k in range(parts[0].rank)]
 
     def sources(self, op: Any) -> list[Any]:
         return op.operands()  # type: ignore[no-any-return]
 
 
-class Stack(Shape):
+class Stack(Concatenate):
     """`stack`: a new fixed axis over parts of one shape."""
 
     def relate(self, op: Op) -> Tree:
         parts = [t for t in op.argument(0, "tensors") if isinstance(t, Tensor)]
-        axis = axis_of(op.argument(1, "dim", 0), parts[0].rank + 1)
-        for k in range(parts[0].rank):
-            for other in parts[1:]:
-                op.unifier.unify(parts[0].axes[k], other.axes[k])
-        axes = [parts[0].axis(k) for k in range(parts[0].rank)]
-        axes.insert(axis, op.unifier.constant(len(parts), "its entries are separate tensors"))
+        axes = self._tied(op, parts)
+        new = op.unifier.constant(len(parts), "its entries are separate tensors")
+        axes.insert(axis_of(op.argument(1, "dim", 0), parts[0].rank + 1), new)
         return op.result(axes)
-
-    def sources(self, op: Any) -> list[Any]:
-        return op.operands()  # type: ignore[no-any-return]
 
 
 class Shuffled(Shape):
@@ -365,10 +363,7 @@ class Shuffled(Shape):
         x = op.tensor()
         count = op.setting(1, "groups")
         groups, width = op.unifier.factor(x.axes[1], [count, x.shape[1] // count])
-        if op.module is not None:
-            op.attribute("groups", groups)
-        else:
-            op.size(op.path(1, "groups"), groups)
+        op.sized(1, "groups", groups)
         return op.result([x.axes[0], product([resolve(width), resolve(groups)]), *x.axes[2:]])
 
 

@@ -21,8 +21,7 @@ class Spatial(Carrying):
     def relate(self, op: Op) -> Tree:
         x = op.tensor()
         spatial = self.rank or x.rank - 2
-        for axis in x.axes[x.rank - spatial :]:
-            op.unifier.fix(axis, "it is space")
+        op.unifier.fix(x.axes[x.rank - spatial :], "it is space")
         return self._outputs(op, x, spatial, op.value)
 
     def _outputs(self, op: Op, x: Tensor, spatial: int, value: Any) -> Tree:
@@ -43,8 +42,7 @@ class Sampled(Spatial):
 
     def relate(self, op: Op) -> Tree:
         x, *grids = op.operands()
-        for axis in (x.axes[0], *(axis for grid in grids for axis in grid.axes)):
-            op.unifier.fix(axis, "it is batch, or a grid")
+        op.unifier.fix((x.axes[0], *(axis for grid in grids for axis in grid.axes)), "it is batch, or a grid")
         return super().relate(op)
 
 
@@ -58,8 +56,7 @@ class Rearranged(Spatial):
 
     def relate(self, op: Op) -> Tree:
         x = op.operands()[0]
-        for axis in x.axes[:-1]:
-            op.unifier.fix(axis, Reason(f"{op.name} moves its entries", op.place, quiet=True))
+        op.unifier.fix(x.axes[:-1], Reason(f"{op.name} moves its entries", op.place, quiet=True))
         last = join([x.axes[-1]] * self.times)
         return op.result([*(op.unifier.constant(size) for size in op.value.shape[:-1]), last])
 
@@ -96,8 +93,7 @@ class PixelShuffle(Spatial):
 
     def relate(self, op: Op) -> Tree:
         x = op.tensor()
-        for axis in x.axes[-2:]:
-            op.unifier.fix(axis, "it is space")
+        op.unifier.fix(x.axes[-2:], "it is space")
         if self.inverse:
             ratio = op.value.shape[-3] // x.shape[-3]
             channels: Layout = product([x.axes[-3], op.unifier.constant(ratio)])
@@ -122,7 +118,6 @@ class Unfold(Spatial):
             channels, kernel = op.unifier.factor(x.axes[-2], [shape[-3], x.shape[-2] // shape[-3]])
             op.unifier.fix(kernel, "it becomes space")
             return op.result([*x.axes[:-2], channels, *map(constant, shape[-2:])])
-        for axis in x.axes[-2:]:
-            op.unifier.fix(axis, "windows slide over it")
+        op.unifier.fix(x.axes[-2:], "windows slide over it")
         unfolded = product([x.axes[-3], constant(shape[-2] // x.shape[-3])])
         return op.result([*x.axes[:-3], unfolded, constant(shape[-1])])

@@ -9,7 +9,7 @@ from __future__ import annotations
 from fxgrow.axes.layout import Leaf, leaves, resolve
 from fxgrow.rules.calls import Call
 from fxgrow.rules.knowledge import Knowledge, Way
-from fxgrow.rules.law import Edit, Fact, Moves, Want
+from fxgrow.rules.law import Edit, Fact, Moves, Want, moved_core
 from fxgrow.rules.normalisation import Affine, BatchNorm, affine
 from fxgrow.rules.op import Op, Tensor, Tree, is_parametric
 
@@ -37,8 +37,7 @@ class Standardised(Affine):
         return super().demand(op, output, want)
 
     def facts(self, op: Op, know: Knowledge) -> None:
-        x, output = _weight(op), op.output
-        assert isinstance(output, Tensor)
+        x, output = _weight(op), op.made
         for leaf in know.growing(x.axes[2]):
             if not _is_guarded(op) and leaf not in know.guarded:
                 know.fail(op, leaf, f"{op.name} takes its statistic over it", guardable=True)
@@ -53,10 +52,10 @@ class Standardised(Affine):
 
     def edits(self, op: Op, know: Knowledge) -> list[Edit]:
         layout = resolve(_weight(op).axes[2])
+        if _is_guarded(op):
+            return moved_core(op, know, layout, 4)
         if not know.growing(layout):
             return []
-        if _is_guarded(op):
-            return [Edit("core", {"path": op.path(4, "core"), "core": layout, "old": op.argument(4, "core")})]
         given = {"weight": op.raw(3, "weight"), "bias": op.raw(4, "bias"), "eps": op.argument(7, "eps", 1e-5)}
         return [Edit("guard", {"function": "standardize", "arguments": given, "core": layout})]
 

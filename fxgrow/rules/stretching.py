@@ -6,7 +6,7 @@ from fxgrow.axes.layout import Layout, Leaf, Reason, is_fixed, join, product
 from fxgrow.rules.knowledge import Knowledge
 from fxgrow.rules.law import Fact, Law, Range, Want
 from fxgrow.rules.op import Op, Tensor, Tree
-from fxgrow.rules.shape import Everywhere, Moved, Shape, axis_of, items_of, listed_sizes
+from fxgrow.rules.shape import Everywhere, Moved, Shape, axis_of, items_of, listed_sizes, sized_by
 
 
 class Expand(Shape):
@@ -34,10 +34,7 @@ class Expand(Shape):
                     facing = op.unifier.fresh(size) if size > 1 and self._has_path(op) else op.unifier.constant(size)
                 axes.append(facing)
         if like is None:
-            paths = listed_sizes(op)
-            if len(paths) == len(axes):
-                for path, axis in zip(paths, axes, strict=True):
-                    op.size(path, axis)
+            sized_by(op, listed_sizes(op), axes)
         op.data["lead"] = lead
         return op.result(axes)
 
@@ -121,8 +118,7 @@ class Made(Law):
             text = f"{op.name}: {self.why_not}" if self.why_not else ""
             return op.constants(op.value, Reason(text, op.place) if text else None)
         axes: list[Layout] = [op.unifier.fresh(s) if s > 1 else op.unifier.constant(s) for s in shape]
-        for path, axis in zip(paths, axes, strict=True):
-            op.size(path, axis)
+        sized_by(op, paths, axes)
         return op.result(axes)
 
     def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:

@@ -22,9 +22,10 @@ class Parametrized(Law):
     family = "normalisation"
 
     def relate(self, op: Op) -> Tree:
-        kinds = [type(part).__name__ for part in op.module]
         if not is_weight_norm(op.module):
-            op.fix_operands(f"{', '.join(kinds)} computes it from a whole weight")
+            kinds = " and ".join(type(part).__name__ for part in op.module)
+            why = "computes every entry from the whole weight, so that new units would change old ones"
+            op.fix_operands(f"{kinds} {why}: take it off by parametrize.remove_parametrizations to grow this layer")
             op.data.update(axis=None)
             return op.constants(op.value)
         direction, gain = op.parameter("original1"), op.parameter("original0")
@@ -57,10 +58,10 @@ class Parametrized(Law):
         return [[(op.data["direction"], Want(want.leaf, Fact.ZERO, axis=places[0]))]]
 
     def facts(self, op: Op, know: Knowledge) -> None:
-        output, axis = op.output, op.data["axis"]
+        axis = op.data["axis"]
         if axis is None:
             return
-        assert isinstance(output, Tensor)
+        output = op.made
         over = list(self._over(op, know))
         for leaf, k in over:
             if know.fact(op.data["direction"], leaf, k) is not Fact.ZERO:

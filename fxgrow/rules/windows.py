@@ -44,8 +44,7 @@ class WindowAttention(Law):
         x, enter, leave = op.tensor(), op.tensor(1, "qkv_weight"), op.tensor(2, "proj_weight")
         heads = op.argument(5, "num_heads")
         table = op.argument(3, "relative_position_bias")
-        for axis in x.axes[:-1]:
-            unifier.fix(axis, "it is space")
+        unifier.fix(x.axes[:-1], "it is space")
         unifier.unify(enter.axes[1], x.axes[-1])
         count, width = unifier.factor(leave.axes[1], [heads, leave.axes[1].size // heads])
         unifier.fix(width, "its attention derives the scale from the head width")
@@ -66,8 +65,7 @@ class WindowAttention(Law):
             if isinstance(per_head, Tensor):
                 place = 1 if per_head.rank == 4 else 0
                 unifier.unify(per_head.axes[place], count)
-                for axis in (*per_head.axes[:place], *per_head.axes[place + 1 :]):
-                    unifier.fix(axis, "it is space")
+                unifier.fix((*per_head.axes[:place], *per_head.axes[place + 1 :]), "it is space")
         assert isinstance(table, Tensor)
         op.size(op.path(5, "num_heads"), count)
         op.role(enter, "weight")
@@ -94,8 +92,7 @@ class WindowAttention(Law):
                 sent = know.fact(source, leaf) if source is not None else Fact.BASE
                 if not know.silences(weight, leaf, sent):
                     know.fail(op, leaf, f"{op.name} reads it")
-        output, bias = op.output, op.data["proj_bias"]
-        assert isinstance(output, Tensor)
+        output, bias = op.made, op.data["proj_bias"]
         for leaf in know.growing(output.axes[-1]):
             know.produced.add((str(leave.parameter), 0, leaf))
             made = know.fact(leave, leaf, 0)

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, parametrize
 
 import fxgrow
 from tests.checks import assert_grows
@@ -159,4 +159,7 @@ def test_rows_that_nothing_reads_are_not_grown() -> None:
 def test_a_parametrization_without_a_rule_is_named() -> None:
     model = nn.Sequential(parametrizations.spectral_norm(nn.Linear(6, 8)), nn.ReLU(), nn.Linear(8, 3))
     held = fxgrow.plan(model, 2, example_inputs=TOKENS.float()).held
-    assert any("_SpectralNorm computes it from a whole weight" in one.reason for one in held)
+    assert any("_SpectralNorm computes every entry from the whole weight" in one.reason for one in held)
+    assert any("remove_parametrizations" in one.reason for one in held)
+    parametrize.remove_parametrizations(model[0], "weight")
+    assert fxgrow.plan(model, 2, example_inputs=TOKENS.float()).groups[0].new == 16

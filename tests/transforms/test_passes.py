@@ -181,15 +181,15 @@ def test_what_a_pass_cannot_do_is_refused() -> None:
             wrong()
         told[name] = str(caught.value)
     assert told == {
-        "another model": "deepen: it is [6, 8] in the model, and the plan grows one of [8, 8] (at 0.weight): apply a "
+        "another model": "deepen: the plan grows a tensor of shape [8, 8], here it has [6, 8] (at 0.weight): apply a "
         "plan to the model it was made for",
         "no tensors": "widen: the plan grows a tensor that the model does not have (at 0.bias): apply a plan to the "
         "model it was made for",
-        "widened twice": "widen: it is [16, 8] in the model, and the plan grows one of [8, 8] (at 0.weight): apply a "
+        "widened twice": "widen: the plan grows a tensor of shape [8, 8], here it has [16, 8] (at 0.weight): apply a "
         "plan to the model it was made for",
         "not deepened": "widen: it is not known what its nodes give (at Sequential): deepen it first",
-        "not widened": "tag: the plan promises [16, 8], it is [8, 8] (at 0.weight): pass what the pass before gave for "
-        "this plan",
+        "not widened": "tag: the plan promises a tensor of shape [16, 8], here it has [8, 8] (at 0.weight): pass what the "
+        "pass before gave for this plan",
     }
 
 

@@ -13,6 +13,7 @@ from fxgrow.proof.claims import (
     Refuted,
     Unproved,
     both_copies,
+    carried,
     is_new,
     merge_axes,
     spare,
@@ -20,7 +21,7 @@ from fxgrow.proof.claims import (
     split_axis,
 )
 from fxgrow.proof.node_pair import Use, equal_values, plain
-from fxgrow.proof.products import Operand, contract
+from fxgrow.proof.products import linear
 
 
 def attention(use: Use) -> Claim:
@@ -131,14 +132,7 @@ def window_attention(use: Use) -> Claim:
     if x.old[-1] // heads.old != before or x.new[-1] // heads.new != after or before != after:
         raise Refuted(f"the width of a head is {x.new[-1] // heads.new}, it was {x.old[-1] // heads.old}")
     use.checked(f"the width of a head, and so the scale, is {before}, as it was")
-    lead = tuple(f"n{k}" for k in range(x.rank - 1))
-    enter_bias, leave_bias = use.optional(9, "qkv_bias"), use.optional(10, "proj_bias")
-    inner = contract(
-        use,
-        [Operand(x, (*lead, "i")), Operand(enter, ("o", "i"))],
-        (*lead, "o"),
-        Operand(enter_bias, ("o",)) if enter_bias is not None else None,
-    )
+    inner = linear(use, x, enter, use.optional(9, "qkv_bias"))
     split = split_axis(inner, inner.rank - 1, (3, inner.old[-1] // 3), (3, inner.new[-1] // 3))
     split = split_axis(split, split.rank - 1, (heads.old, before), (heads.new, after))
     if split.maps[-1] is not None or split.maps[-3] is not None:
@@ -161,12 +155,7 @@ def window_attention(use: Use) -> Claim:
     if any(m is not None for m in x.maps[:-1]):
         raise Unproved("space grows")
     sent = merge_axes(seen, x.rank - 1)
-    return contract(
-        use,
-        [Operand(sent, (*lead, "i")), Operand(leave, ("o", "i"))],
-        (*lead, "o"),
-        Operand(leave_bias, ("o",)) if leave_bias is not None else None,
-    )
+    return linear(use, sent, leave, use.optional(10, "proj_bias"))
 
 
 def bias_table(use: Use) -> Claim:
@@ -177,12 +166,4 @@ def bias_table(use: Use) -> Claim:
     table = claims[0]
     if any(not other.same for other in claims[1:]) or table.maps[0] is not None:
         raise Unproved("the index of a table has changed")
-    shape = tuple(use.value.shape)
-    zero = table.zeros_along([1]).reshape(1, -1, 1, 1) if table.zero is not None else None
-    return Claim(
-        (shape[0], table.old[1], *shape[2:]),
-        (shape[0], table.new[1], *shape[2:]),
-        (None, table.maps[1], None, None),
-        zero,
-        {1: table.copies[1]} if 1 in table.copies else {},
-    )
+    return carried(table, [None, 1, None, None], use.value.shape)

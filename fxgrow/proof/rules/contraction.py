@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from fxgrow.proof.claims import Claim, Refuted, Unproved, merge_axes, split_axis
+from fxgrow.proof.claims import Claim, Refuted, Unproved, carried, merge_axes, split_axis
 from fxgrow.proof.node_pair import Both, Use
 from fxgrow.proof.products import Operand, contract
 from fxgrow.rules.convolution import Slide
@@ -113,15 +113,4 @@ def gather(use: Use, index: Claim, table: Claim) -> Claim:
     index, known = use.equal(index), use.equal(table)
     if any(m is not None for m in index.maps) or known.maps[0] is not None:
         raise Unproved("the index or the number of entries of a table has changed")
-    lead = index.rank
-    zero = known.zero
-    if zero is not None:
-        zero = known.zeros_along([1]).reshape((1,) * lead + (-1,))
-    return Claim(
-        (*index.old, known.old[1]),
-        (*index.new, known.new[1]),
-        (*index.maps, known.maps[1]),
-        zero,
-        {lead: known.copies[1]} if 1 in known.copies else {},
-        {lead: known.means[1]} if 1 in known.means else {},
-    )
+    return carried(known, [*[None] * index.rank, 1], (*index.old, known.old[1]))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -57,8 +56,8 @@ def movement(use: Use) -> Any:
     plain = use.new_module is None and all(index is None for index in indices)
     key = (use.new.target, _summary([use.args, use.kwargs], iter(claims))) if plain else None
     if key is None or key not in use.memory:
-        old_out = run(use.old, use.old_module, *arranged(use, _Labels([c.old for c in claims], indices), old=True))
-        new_out = run(use.new, use.new_module, *arranged(use, _Labels([c.new for c in claims], indices), old=False))
+        old_out = run(use.old, use.old_module, *arranged(use, _labels([c.old for c in claims], indices), old=True))
+        new_out = run(use.new, use.new_module, *arranged(use, _labels([c.new for c in claims], indices), old=False))
         use.memory[key] = _each(_Sources(claims), old_out, new_out)
     use.checked("every old entry is where the original has it")
     return use.memory[key]
@@ -66,20 +65,10 @@ def movement(use: Use) -> Any:
 
 def _moved_on(use: Use, before: Moved) -> Any:
     """A move after a move, both together as one."""
-    old_out = run(use.old, use.old_module, *arranged(use, _Given(before.old), old=True))
-    new_out = run(use.new, use.new_module, *arranged(use, _Given(before.new), old=False))
+    old_out = run(use.old, use.old_module, *arranged(use, lambda claim: before.old, old=True))
+    new_out = run(use.new, use.new_module, *arranged(use, lambda claim: before.new, old=False))
     use.checked("every old entry is where the original has it")
     return _each(_Sources([before.source]), old_out, new_out)
-
-
-@dataclass(frozen=True)
-class _Given:
-    """The labels of the one operand."""
-
-    labels: Tensor
-
-    def next(self, claim: Claim) -> Tensor:
-        return self.labels
 
 
 def _summary(item: Any, claims: Iterator[Claim]) -> Any:
@@ -166,7 +155,8 @@ def filled(use: Use) -> Claim:
     """
     use.rule = "filled with a number"
     old, new = (
-        run(node, None, *arranged(use, _Given(torch.zeros(1)), old=node is use.old)) for node in (use.old, use.new)
+        run(node, None, *arranged(use, lambda claim: torch.zeros(1), old=node is use.old))
+        for node in (use.old, use.new)
     )
     both = torch.cat([old.flatten(), new.flatten()])
     if not len(both) or old.ndim != new.ndim or any(a < b for a, b in zip(new.shape, old.shape, strict=True)):
@@ -187,15 +177,11 @@ def _index(claim: Claim) -> Tensor | None:
     return held.new.cpu()
 
 
-class _Labels:
+def _labels(shapes: list[tuple[int, ...]], indices: Sequence[Tensor | None]) -> Callable[[Claim], Tensor]:
     """Tensors whose entries are numbered through, over several shapes in turn; indices keep their values."""
-
-    def __init__(self, shapes: list[tuple[int, ...]], indices: Sequence[Tensor | None]) -> None:
-        made = zip(_numbered(shapes), indices, strict=True)
-        self.made = iter([labels if index is None else index for labels, index in made])
-
-    def next(self, claim: Claim) -> Tensor:
-        return next(self.made)
+    numbered = zip(_numbered(shapes), indices, strict=True)
+    made = iter([labels if index is None else index for labels, index in numbered])
+    return lambda claim: next(made)
 
 
 def _numbered(shapes: list[tuple[int, ...]]) -> Iterator[Tensor]:
@@ -206,8 +192,8 @@ def _numbered(shapes: list[tuple[int, ...]]) -> Iterator[Tensor]:
         start += size
 
 
-def arranged(use: Use, tensors: Any, old: bool, device: torch.device = CPU) -> tuple[Any, Any]:
-    """The arguments of one of the two nodes, with `tensors.next` in the place of each tensor.
+def arranged(use: Use, value_of: Callable[[Claim], Tensor], old: bool, device: torch.device = CPU) -> tuple[Any, Any]:
+    """The arguments of one of the two nodes, with a value in the place of each tensor; they are asked for in order.
 
     device: in the place of any other, which is the meta device where a graph was captured.
     """
@@ -215,7 +201,7 @@ def arranged(use: Use, tensors: Any, old: bool, device: torch.device = CPU) -> t
 
     def put(item: Claim | Both) -> Any:
         if isinstance(item, Claim):
-            return tensors.next(item)
+            return value_of(item)
         value = item.old if old else item.new
         return device if isinstance(value, torch.device) else value
 

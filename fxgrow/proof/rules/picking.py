@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from fxgrow.proof.claims import Claim, Unproved, both_copies, is_new, spare, spare_copies
+from fxgrow.proof.claims import Claim, Unproved, both_copies, carried, is_new, spare, spare_copies
 from fxgrow.proof.node_pair import Use
 
 
@@ -25,20 +25,7 @@ def picked(use: Use, axes: Sequence[int | None]) -> Claim:
         raise Unproved("an index has grown")
     if any(position is not None for axis, position in enumerate(x.maps) if axis not in passing):
         raise Unproved("entries are picked along an axis that has grown")
-    shape = tuple(use.value.shape)
-    maps = tuple(None if axis is None else x.maps[axis] for axis in axes)
-    new = tuple(size if axis is None else x.new[axis] for size, axis in zip(shape, axes, strict=True))
-    zero = x.zeros_along(passing)
-    zero = zero.reshape([1 if axis is None else zero.shape[axis] for axis in axes])
-    result = Claim(shape, new, maps)
-    return Claim(
-        shape,
-        new,
-        maps,
-        spare(zero & is_new(result)),
-        {k: x.copies[axis] for k, axis in enumerate(axes) if axis in x.copies},
-        {k: x.means[axis] for k, axis in enumerate(axes) if axis in x.means},
-    )
+    return carried(x, axes, use.value.shape)
 
 
 def gathered(use: Use, axis: int) -> Claim:

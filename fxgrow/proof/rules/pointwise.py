@@ -24,8 +24,7 @@ def pointwise(use: Use, kind: str, silencing: Callable[[int], list[list[int]]] |
     silencing: of so many operands, which have to be zero together for f to be: alternatives; None: all of them.
     """
     use.rule = use.rule or "pointwise"
-    use.same_module()
-    use.same_numbers()
+    use.same_settings()
     claims = [use.equal(claim) for claim in use.claims()]
     if kind == "linear":
         claims = claims[:1]  # `x.type_as(y)` is x
@@ -85,16 +84,11 @@ def _zero(claims: list[Claim], kind: str, zeros: Sequence[Sequence[int]], rank: 
     return functools.reduce(torch.logical_or, ways) if ways else None
 
 
-class _Zeros:
-    def next(self, claim: Claim) -> Tensor:
-        return torch.zeros((1,) * claim.rank, dtype=torch.float64)
-
-
 def vanishes(use: Use) -> bool:
     """Whether the op makes zero of zeros, tried out on one entry in float64."""
     if not any(claim.zero is not None for claim in use.claims()) and not any(c.held for c in use.claims()):
         return False  # nobody asks
-    args, kwargs = arranged(use, _Zeros(), old=False)
+    args, kwargs = arranged(use, lambda claim: torch.zeros((1,) * claim.rank, dtype=torch.float64), old=False)
     module: Any = use.new_module
     try:
         with torch.random.fork_rng(devices=[]):

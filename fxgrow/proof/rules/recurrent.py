@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxgrow.proof.claims import Claim, Map, Refuted, Unproved, both_copies, spare_copies, split_axis
+from fxgrow.proof.claims import Claim, Map, Refuted, Unproved, both_copies, carried, spare_copies, split_axis
 from fxgrow.proof.node_pair import REPEATING, Use, repeated
 from fxgrow.proof.products import Operand, contract
 
@@ -15,8 +15,7 @@ from fxgrow.proof.products import Operand, contract
 def recurrent(use: Use, gates: int) -> Any:
     """nn.RNN, nn.GRU, nn.LSTM: weights `[gates x hidden, in]`, one hidden dimension for all layers."""
     use.rule = "recurrent layer, by induction over time"
-    use.same_module({"input_size", "hidden_size", "_flat_weights", "_flat_weight_refs"})
-    use.same_numbers()
+    use.same_settings({"input_size", "hidden_size", "_flat_weights", "_flat_weight_refs"})
     module: Any = use.new_module
     assert isinstance(module, nn.RNNBase)
     if module.proj_size:
@@ -26,7 +25,7 @@ def recurrent(use: Use, gates: int) -> Any:
         raise Unproved("time or batch has grown")
     states = [use.equal(state) for state in use.claims()[1:]]
     sizes = (int(use.old_module.hidden_size), int(module.hidden_size))  # type: ignore[union-attr, arg-type]
-    given = Claim((1, x.old[-1]), (1, x.new[-1]), (None, x.maps[-1]), _row(x), _last(x.copies, x), _last(x.means, x))
+    given = carried(x, [None, x.rank - 1], (1, x.old[-1]))
     hidden: Map = None
     copies: list[Tensor] = []
     for layer in range(module.num_layers):
@@ -56,8 +55,7 @@ def recurrent(use: Use, gates: int) -> Any:
 def cell(use: Use, gates: int) -> Any:
     """nn.RNNCell, nn.GRUCell, nn.LSTMCell: one step; where no state is given it starts at zero."""
     use.rule = "a step of a recurrence"
-    use.same_module({"input_size", "hidden_size"})
-    use.same_numbers()
+    use.same_settings({"input_size", "hidden_size"})
     sizes = (int(use.old_module.hidden_size), int(use.new_module.hidden_size))  # type: ignore[union-attr, arg-type]
     x, *states = (use.equal(claim) for claim in use.claims())
     if any(m is not None for given in (x, *states) for m in given.maps[:-1]):
@@ -78,14 +76,6 @@ def cell(use: Use, gates: int) -> Any:
         added = Operand(bias, ("a", "o")) if bias is not None else None
         contract(use, [Operand(source, (*letters, "i")), Operand(weight, ("a", "o", "i"))], (*letters, "a", "o"), added)
     return tuple(before for _ in use.value) if isinstance(use.value, tuple) else before
-
-
-def _row(x: Claim) -> Tensor | None:
-    return None if x.zero is None else x.zeros_along([x.rank - 1]).reshape(1, -1)
-
-
-def _last(found: dict[int, Tensor], x: Claim) -> dict[int, Tensor]:
-    return {1: found[x.rank - 1]} if x.rank - 1 in found else {}
 
 
 def _weight(use: Use, name: str, gates: int, sizes: tuple[int, int]) -> Claim | None:
@@ -126,14 +116,7 @@ def _joined(sent: list[Claim]) -> Claim:
 
 
 def _results(use: Use, x: Claim, sent: Claim, hidden: Map, sizes: tuple[int, int], copies: list[Tensor]) -> Any:
-    last = x.rank - 1
-    output = Claim(
-        (*x.old[:-1], sent.old[1]),
-        (*x.new[:-1], sent.new[1]),
-        (*x.maps[:-1], sent.maps[1]),
-        None,
-        {last: sent.copies[1]} if 1 in sent.copies else {},
-    )
+    output = carried(sent, [*[None] * (x.rank - 1), 1], x.old)
     common = copies[0]
     for one in copies[1:]:
         common = both_copies(common, one)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fxgrow.proof.atoms import atoms_of
-from fxgrow.proof.claims import Claim, Refuted, Unproved, is_new, spare
+from fxgrow.proof.claims import Claim, Refuted, Unproved, carried, spare
 from fxgrow.proof.node_pair import Both, Use, plain
 from fxgrow.proof.products import dropped
 from fxgrow.proof.rules.normalisation import positions
@@ -28,16 +28,8 @@ def reduced(use: Use, kind: Literal["sum", "mean", "other"], place: tuple[int, s
     for axis in axes:
         _along(use, x, axis, kind)
     keep = len(shape) == x.rank
-    zero = x.zeros_along([k for k in range(x.rank) if k not in axes]) & keeps_zero
-    result = Claim(
-        tuple(1 if k in axes else s for k, s in enumerate(x.old)),
-        tuple(1 if k in axes else s for k, s in enumerate(x.new)),
-        tuple(None if k in axes else m for k, m in enumerate(x.maps)),
-        zero,
-        {k: c for k, c in x.copies.items() if k not in axes},
-        {k: m for k, m in x.means.items() if k not in axes} if kind != "other" else {},
-    )
-    result = Claim(result.old, result.new, result.maps, spare(zero & is_new(result)), result.copies, result.means)
+    result = carried(x, [None if k in axes else k for k in range(x.rank)], [1] * x.rank, means=kind != "other")
+    result = result if keeps_zero else replace(result, zero=None)
     for axis in reversed(axes if not keep else []):
         result = dropped(result, axis)
     if not several:
@@ -95,8 +87,8 @@ def over_its_core(use: Use, x: Claim, axis: int, core: Both) -> Claim:
 
 def of_one(claim: Claim, axis: int) -> Claim:
     """The claim once an axis is reduced to one entry."""
-    old, new = (tuple(1 if k == axis else s for k, s in enumerate(shape)) for shape in (claim.old, claim.new))
-    return Claim(old, new, claim.maps, copies={k: c for k, c in claim.copies.items() if k != axis})
+    reduced = carried(claim, [None if k == axis else k for k in range(claim.rank)], [1] * claim.rank, means=False)
+    return replace(reduced, zero=None)
 
 
 def core_units(use: Use, x: Claim, axis: int, core: object) -> Claim:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from fxgrow.proof.claims import Claim, Unproved, is_new, merge_axes, spare, split_axis
+from fxgrow.proof.claims import Claim, Unproved, carried, merge_axes, split_axis
 from fxgrow.proof.node_pair import Use
 
 
@@ -22,41 +22,30 @@ def channelwise(use: Use, mixed: Sequence[int], kind: str, keeps_zero: bool = Tr
     for other in claims[1:]:
         if not use.equal(other).same:
             raise Unproved(f"an operand of {use.name} has grown")
-    axes = {axis % x.rank for axis in mixed}
-    kept = [axis for axis in range(x.rank) if axis not in axes]
-    return _outputs(use.value, x, axes, kept, kind, keeps_zero)
+    own = {axis % x.rank for axis in mixed}
+    return _outputs(use.value, x, [None if k in own else k for k in range(x.rank)], kind, keeps_zero)
 
 
 def _alone(use: Use, claim: Claim, mixed: Sequence[int]) -> Claim:
     """The operand of a function of the axes `mixed`, none of which grows, with the same arguments in both models."""
     use.rule = "the same for every channel"
-    use.same_module()
-    use.same_numbers()
+    use.same_settings()
     x = use.equal(claim)
     if any(x.maps[axis] is not None for axis in mixed):
         raise Unproved(f"{use.name} is taken over an axis that grows")
     return x
 
 
-def _outputs(value: Any, x: Claim, axes: set[int], kept: list[int], kind: str, keeps_zero: bool) -> Any:
+def _outputs(value: Any, x: Claim, axes: list[int | None], kind: str, keeps_zero: bool) -> Any:
     if isinstance(value, (tuple, list)):
-        return tuple(_outputs(item, x, axes, kept, kind, keeps_zero) for item in value)
+        return tuple(_outputs(item, x, axes, kind, keeps_zero) for item in value)
     if not isinstance(value, Tensor) or value.ndim != x.rank:
         raise Unproved("the number of axes changes")
-    shape = tuple(value.shape)
-    if any(shape[k] != x.old[k] for k in kept):
+    if any(value.shape[k] != x.old[k] for k in axes if k is not None):
         raise Unproved("an axis that should pass through changes its size")
-    result = Claim(shape, tuple(shape[k] if k in axes else x.new[k] for k in range(x.rank)), x.maps)
+    result = carried(x, axes, value.shape, means=kind == "linear")
     keeps_zero = keeps_zero and value.dtype.is_floating_point  # where the largest entry is is no zero
-    zero = x.zeros_along(kept) & is_new(result) if keeps_zero else torch.zeros((1,) * x.rank, dtype=torch.bool)
-    return Claim(
-        result.old,
-        result.new,
-        x.maps,
-        spare(zero),
-        {k: c for k, c in x.copies.items() if k in kept},
-        {k: m for k, m in x.means.items() if k in kept} if kind == "linear" else {},
-    )
+    return result if keeps_zero else replace(result, zero=None)
 
 
 def windowed(use: Use, inverse: bool) -> Claim:
@@ -76,8 +65,4 @@ def windowed(use: Use, inverse: bool) -> Claim:
 
 def _over(x: Claim, axis: int, sizes: tuple[int, int]) -> Claim:
     """What is known of x on its axes up to `axis`, over two axes of these sizes in the place of its last two."""
-    kept = range(axis + 1)
-    maps = (*x.maps[: axis + 1], None, None)
-    result = Claim((*x.old[: axis + 1], *sizes), (*x.new[: axis + 1], *sizes), maps)
-    zero = x.zeros_along(kept) & is_new(result)
-    return Claim(result.old, result.new, maps, spare(zero), {k: c for k, c in x.copies.items() if k in kept})
+    return carried(x, [*range(axis + 1), None, None], (*x.old[: axis + 1], *sizes), means=False)
