@@ -23,7 +23,8 @@ _setup_privateuseone_for_python_backend(NAME)
 _PLACE = torch.device(NAME, 0)
 _CROSSING = ("_to_copy", "copy_")
 _INDEXING = ("index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index")  # with places of the CPU too
-_ANSWERS = ("item", "_local_scalar_dense", "equal")
+_ANSWERS = ("item", "_local_scalar_dense", "equal", "is_nonzero")
+_COUNTING = ("nonzero", "masked_select", "_unique2", "unique_dim", "repeat_interleave")  # results of unknown size
 
 
 class There(Tensor):
@@ -66,6 +67,31 @@ class Elsewhere(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
         return _run(function, args, kwargs or {})
+
+
+class Waits(TorchDispatchMode):
+    """Counts what makes a program wait until the device has done all that was asked of it; `names` says for what."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
+        name, keywords = function.overloadpacket.__name__, kwargs or {}
+        result = function(*args, **keywords)
+        tensors = [value for value in tree_leaves((args, keywords)) if isinstance(value, Tensor)]
+        there = [isinstance(tensor, There) for tensor in tensors]
+        if name in _CROSSING:
+            kept = isinstance(result, There) == there[-1]  # what is copied comes last
+            waits = not kept and not (keywords.get("non_blocking") or args[2:3] == (True,))
+        elif name in _INDEXING:
+            here = [tensor for tensor in tensors if not isinstance(tensor, There)]
+            waits = isinstance(args[0], There) and any(tensor.ndim for tensor in here)
+        else:
+            waits = name in (*_ANSWERS, *_COUNTING) and any(there)
+        if waits:
+            self.names.append(name)
+        return result
 
 
 def _run(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:

@@ -363,8 +363,7 @@ def _as_long(twin: Tensor, tensor: NewTensor, seed: str) -> Tensor:
     if tensor.start == "dirac":
         new = torch.zeros_like(twin)
         if not new.is_meta:
-            centre = tuple(size // 2 for size in twin.shape[2:])
-            for unit in range(twin.shape[0]):
-                new[(unit, unit % twin.shape[1], *centre)] = 1
+            units = torch.arange(twin.shape[0], device=twin.device)
+            new[(units, units % twin.shape[1], *(size // 2 for size in twin.shape[2:]))] = 1
         return new
     return drawn(twin, tensor.name, tensor.start, seed)
