@@ -364,6 +364,7 @@ def _as_long(twin: Tensor, tensor: NewTensor, seed: str) -> Tensor:
         new = torch.zeros_like(twin)
         if not new.is_meta:
             units = torch.arange(twin.shape[0], device=twin.device)
-            new[(units, units % twin.shape[1], *(size // 2 for size in twin.shape[2:]))] = 1
+            centre = (torch.full_like(units, size // 2) for size in twin.shape[2:])
+            new.index_put_((units, units % twin.shape[1], *centre), new.new_ones(()))
         return new
     return drawn(twin, tensor.name, tensor.start, seed)

@@ -191,7 +191,7 @@ def relative_deviation(growth: TensorGrowth) -> float:
 
 def _root_mean_square(tensor: Tensor) -> Tensor:
     exact = torch.promote_types(tensor.dtype, torch.float32)
-    norm = torch.linalg.vector_norm(tensor, dtype=None if exact is tensor.dtype else exact)
+    norm: Tensor = torch.linalg.vector_norm(tensor, dtype=None if exact is tensor.dtype else exact)
     return norm.to(exact_dtype(tensor.device)) / math.sqrt(max(1, tensor.numel()))
 
 
