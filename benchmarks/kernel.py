@@ -30,7 +30,9 @@ class Source:
     imports: frozenset[str]
 
 
-def _modules() -> dict[str, Source]:
+@functools.cache
+def modules() -> dict[str, Source]:
+    """Every module of the library, by name."""
     paths = {}
     for folder, name in (("fxgrow", "fxgrow"), ("transforms", "fxgrow.transforms"), ("zoo", "fxgrow.zoo")):
         for path in sorted((ROOT / folder).rglob("*.py")):
@@ -49,19 +51,16 @@ def _imports(path: Path, known: Iterable[str]) -> Iterable[str]:
             yield from (name if name in names else str(node.module) for name in found)
 
 
-MODULES = _modules()
-
-
 def package_of(name: str) -> str:
     """The package of a module; a module beside the packages stands for itself."""
     first = ".".join(name.split(".")[:2])
-    return first if first in MODULES else name
+    return first if first in modules() else name
 
 
 def packages() -> dict[str, set[str]]:
     """Which packages each package imports."""
     found: dict[str, set[str]] = defaultdict(set)
-    for name, source in MODULES.items():
+    for name, source in modules().items():
         mine = package_of(name)
         found[mine] |= {package_of(other) for other in source.imports} - {mine}
     return found
@@ -70,10 +69,10 @@ def packages() -> dict[str, set[str]]:
 @functools.cache
 def believed() -> tuple[str, ...]:
     """The modules of the kernel, and all that they import."""
-    waiting = [name for name in MODULES if package_of(name) in (KERNEL, "fxgrow.rules")]  # rows are found by name
+    waiting = [name for name in modules() if package_of(name) in (KERNEL, "fxgrow.rules")]  # rows are found by name
     seen = set(waiting)
     while waiting:
-        new = MODULES[waiting.pop()].imports - seen
+        new = modules()[waiting.pop()].imports - seen
         seen |= new
         waiting.extend(new)
     return tuple(sorted(seen))
@@ -82,7 +81,7 @@ def believed() -> tuple[str, ...]:
 @functools.cache
 def lines_of(name: str) -> int:
     """The lines of code of a module."""
-    text = MODULES[name].path.read_text()
+    text = modules()[name].path.read_text()
     blank = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
     lines: set[int] = set()
     for token in tokenize.generate_tokens(io.StringIO(text).readline):

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fxgrow.replacing import replaced
 
@@ -39,6 +39,15 @@ def device_of(model: nn.Module) -> torch.device:
     'meta'
     """
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on a device, without waiting for what the device has yet to do.
+
+    >>> sent(torch.ones(2), torch.device("cpu"))
+    tensor([1., 1.])
+    """
+    return tensor.to(device, non_blocking=True)
 
 
 @contextmanager

@@ -7,13 +7,12 @@ a device past PyTorch's dispatcher, as fused LSTM cells do, is not pretended.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 from fxgrow.devices import WITHOUT_FLOAT64
@@ -23,7 +22,8 @@ _setup_privateuseone_for_python_backend(NAME)
 _PLACE = torch.device(NAME, 0)
 _CROSSING = ("_to_copy", "copy_")
 _INDEXING = ("index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index")  # with places of the CPU too
-_ANSWERS = ("item", "_local_scalar_dense", "equal")
+_ANSWERS = ("item", "_local_scalar_dense", "equal", "is_nonzero")
+_COUNTING = ("nonzero", "masked_select", "_unique2", "unique_dim", "repeat_interleave")  # results of unknown size
 
 
 class There(Tensor):
@@ -68,10 +68,37 @@ class Elsewhere(TorchDispatchMode):
         return _run(function, args, kwargs or {})
 
 
+class Waits(TorchDispatchMode):
+    """Counts what makes a program wait until the device has done all that was asked of it; `names` says for what."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
+        name, keywords = function.overloadpacket.__name__, kwargs or {}
+        result = function(*args, **keywords)
+        tensors = [value for value in _leaves((args, keywords)) if isinstance(value, Tensor)]
+        there = [isinstance(tensor, There) for tensor in tensors]
+        if name in _CROSSING:
+            kept = isinstance(result, There) == there[-1]  # what is copied comes last
+            waits = not kept and not (keywords.get("non_blocking") or args[2:3] == (True,))
+        elif name in _INDEXING:
+            here = [tensor for tensor in tensors if not isinstance(tensor, There)]
+            waits = isinstance(args[0], There) and any(tensor.ndim for tensor in here)
+        else:
+            waits = name in (*_ANSWERS, *_COUNTING) and any(there)
+        if waits:
+            self.names.append(name)
+        return result
+
+
 def _run(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     name = function.overloadpacket.__name__
-    tensors = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
+    tensors = [value for value in _leaves((args, kwargs)) if isinstance(value, Tensor)]
     there = any(isinstance(tensor, There) for tensor in tensors)
+    if not there and kwargs.get("device") is None:
+        return function(*args, **kwargs)
     here = any(tensor.ndim and not isinstance(tensor, There) and not tensor.is_meta for tensor in tensors)
     into_first = name == "copy_" or name in _INDEXING
     if there and here and name not in _CROSSING and not (name in _INDEXING and isinstance(args[0], There)):
@@ -95,8 +122,23 @@ def _run(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
             return opened[id(value)]
         return There(value) if result_there and not value.is_meta else value
 
-    result = function(*tree_map(held, args), **tree_map(held, kwargs))
-    return result if name in _ANSWERS else tree_map(given_back, result)
+    result = function(*_changed(held, args), **_changed(held, kwargs))
+    return result if name in _ANSWERS else _changed(given_back, result)
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """What is in the tuples, lists and dictionaries that ops are given; as PyTorch's pytrees, which are slow."""
+    if isinstance(value, (tuple, list, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _leaves(item)
+    else:
+        yield value
+
+
+def _changed(change: Callable[[Any], Any], value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _changed(change, item) for name, item in value.items()}
+    return type(value)(_changed(change, item) for item in value) if type(value) in (tuple, list) else change(value)
 
 
 def pretend(float64: bool = True) -> Elsewhere:

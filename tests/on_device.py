@@ -86,6 +86,24 @@ def draws_what_the_cpu_draws(device: str) -> None:
         torch.testing.assert_close(second.cpu(), first, rtol=rounding, atol=rounding, msg=name)
 
 
+def draws_and_places_without_waiting_for_the_device(device: str) -> None:
+    from tests.elsewhere import Waits
+
+    model, x = model_on(device, dtype=torch.float32), images(device, dtype=torch.float32)
+    with Waits() as seen:
+        x.mean().item()
+        x.cpu()
+        x.copy_(torch.zeros(x.shape))
+        x[torch.zeros(2, dtype=torch.long)]
+        x.nonzero()
+    assert seen.names == ["_local_scalar_dense", "_to_copy", "copy_", "index", "nonzero"], seen.names
+    more: list[dict[str, Any]] = [{}, {"depth": 1.5, "depth_init": "random"}, {"parameterization": "mup"}]
+    for init, options in zip(INITS, more, strict=True):
+        with Waits() as growing:
+            fxgrow.grow(model, 1.5, init=init, example_inputs=x, verify=False, **options)
+        assert growing.names == [], (init, options, growing.names)
+
+
 def trains_through_growth(device: str) -> None:
     model, x = model_on(device, dtype=torch.float32), images(device, 4, torch.float32)
     optimizer = torch.optim.AdamW(fxgrow.param_groups(model, weight_decay=0.05), lr=1e-3)
@@ -164,6 +182,9 @@ def all_checks(device: str, *options: str) -> dict[str, Callable[[], None]]:
         keeps_the_random_state,
     ):
         checks[check.__name__.replace("_", " ")] = partial(check, device)
+    if device == "elsewhere":
+        waiting = draws_and_places_without_waiting_for_the_device
+        checks[waiting.__name__.replace("_", " ")] = partial(waiting, device)
     return checks
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import re
@@ -24,6 +23,7 @@ from fxgrow.planning.depth import STARTS
 from fxgrow.planning.parameterization import PARAMETERIZATIONS
 from fxgrow.planning.plan import CLASS_STARTS, FORMS
 from fxgrow.rules.knowledge import Way
+from tests.commands import run_script
 
 OWN = """
 import torch
@@ -368,12 +368,12 @@ def test_names_that_the_command_line_repeats_are_the_library_s() -> None:
 
 @pytest.mark.parametrize("columns", ["30", "40", "200"])
 def test_narrow_terminals_lose_no_letters(columns: str) -> None:
-    env = {**os.environ, "COLUMNS": columns, "NO_COLOR": "1", "FORCE_COLOR": "1"}
-    run = functools.partial(subprocess.run, capture_output=True, text=True, check=True, env=env)
-    shown = run([sys.executable, "-m", "fxgrow", "grow", "--help"]).stdout
+    narrow = {"COLUMNS": columns, "NO_COLOR": "1", "FORCE_COLOR": "1"}
+    command = [sys.executable, "-m", "fxgrow", "grow", "--help"]  # lays help out when it is imported
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **narrow}).stdout
     plain = re.sub(ESCAPE, "", shown)
     assert "--parameterization" in plain and "--depth-init" in plain
-    planned = run([sys.executable, "-m", "fxgrow", "plan", "timm/test_resnet", "-w", "layer4=2"])
+    planned = run_script("fxgrow", "plan", "timm/test_resnet", "-w", "layer4=2", environment=narrow)
     assert "…" not in planned.stdout
     assert not re.search(r"\x1b\[[0-9;]*\b3[0-7]m", shown + planned.stdout)  # bold, perhaps, and no colour
     assert max(map(len, re.sub(ESCAPE, "", planned.stdout).splitlines())) <= int(columns)
@@ -381,16 +381,17 @@ def test_narrow_terminals_lose_no_letters(columns: str) -> None:
 
 
 def test_who_reads_a_pipe_may_leave(own: str) -> None:
-    command = f"{sys.executable} -m fxgrow plan {own} -w 2 --input 1,5 | true; exit ${{PIPESTATUS[0]}}"
-    ran = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
-    assert (ran.returncode in (0, 1), ran.stderr) == (True, "")
+    reads, writes = os.pipe()
+    os.close(reads)
+    with os.fdopen(writes, "w") as gone:
+        ran = run_script("fxgrow", "plan", own, "-w", "2", "--input", "1,5", stdout=gone)
+    assert (ran.returncode, ran.stderr) == (1, "")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
 def test_an_output_that_cannot_be_written_is_one_line(own: str) -> None:
-    command = [sys.executable, "-m", "fxgrow", "plan", own, "-w", "2", "--input", "1,5", "--json"]
     with Path("/dev/full").open("w") as full:
-        ran = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+        ran = run_script("fxgrow", "plan", own, "-w", "2", "--input", "1,5", "--json", stdout=full)
     assert (ran.returncode, ran.stderr) == (1, "fxgrow: error: No space left on device\n")
 
 

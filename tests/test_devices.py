@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
 
 import fxgrow
 from fxgrow.devices import _switches_of_tf32, whole_float32
+from tests.commands import run_script
 from tests.on_device import all_checks
-
-ROOT = Path(__file__).parent.parent
-
 
 DEVICES = [
     "elsewhere --quick",
@@ -26,13 +20,7 @@ DEVICES = [
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_all_that_is_done_with_tensors_is_done_on_their_device(device: str) -> None:
-    ran = subprocess.run(
-        [sys.executable, "-m", "tests.on_device", *device.split()],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    ran = run_script("tests.on_device", *device.split())
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.splitlines() == list(all_checks(*device.split()))
 

@@ -64,7 +64,7 @@ def test_divided_and_whole_models_read_each_others_checkpoints(tmp_path: Path) -
     """What two processes wrote is read into a whole model; shards that `grow_files` wrote, into a divided one."""
     dcp.save(dict(vit().state_dict()), storage_writer=HuggingFaceStorageWriter(str(tmp_path / "small")), no_dist=True)
     fxgrow.grow_files(tmp_path / "small", tmp_path / "grown", vit(), shard_size=10**5, **GROWTH)
-    torch.multiprocessing.spawn(in_processes, (str(tmp_path),), nprocs=WORLD)
+    torch.multiprocessing.start_processes(in_processes, (str(tmp_path),), nprocs=WORLD, start_method="fork")
     expected = fxgrow.grow(vit(), verify=False, **GROWTH)
     whole = fxgrow.grow(vit(), seed=9, verify=False, **GROWTH)
     dcp.load(whole.state_dict(), checkpoint_id=tmp_path / "divided", no_dist=True)

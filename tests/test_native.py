@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +24,34 @@ from tests.models import lively
 WITHOUT_FXGROW = """
 import sys, timm, torch
 sys.modules["fxgrow"] = None
-model = timm.create_model(f"local-dir:{sys.argv[1]}", pretrained=True).eval()
-torch.save(model(torch.load(sys.argv[2])), sys.argv[3])
+for line in sys.stdin:
+    folder, given, made = line.rstrip().split("\\t")
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    torch.save(model(torch.load(given)), made)
+    print("done", flush=True)
 """
+"""A process that cannot import fxgrow; it starts once, and reads what to load from its input."""
+
+
+@pytest.fixture(scope="module")
+def stranger() -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(
+        [sys.executable, "-c", WITHOUT_FXGROW], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        yield process
 
 
 def written(grown: nn.Module, folder: Path, base: str, like: str | None = None, **arguments: Any) -> dict[str, Any]:
     return Target.of(f"{folder}/").write(grown, base, arguments, like)
 
 
-def loaded_without_fxgrow(folder: Path, images: torch.Tensor) -> torch.Tensor:
-    """What the model in a folder makes of images, in a process that cannot import fxgrow."""
+def loaded_without_fxgrow(stranger: subprocess.Popen[str], folder: Path, images: torch.Tensor) -> torch.Tensor:
+    """What the model in a folder makes of images where there is no fxgrow."""
     given, made = folder.parent / "images.pt", folder.parent / "outputs.pt"
     torch.save(images, given)
-    subprocess.run([sys.executable, "-c", WITHOUT_FXGROW, folder, given, made], check=True, capture_output=True)
+    assert stranger.stdin is not None and stranger.stdout is not None
+    print(folder, given, made, sep="\t", file=stranger.stdin, flush=True)
+    assert stranger.stdout.readline() == "done\n"
     return torch.load(made)
 
 
@@ -50,7 +65,7 @@ def loaded_without_fxgrow(folder: Path, images: torch.Tensor) -> torch.Tensor:
     ],
 )
 def test_the_constructor_s_arguments_are_found(
-    name: str, growth: dict[str, Any], arguments: dict[str, Any], tmp_path: Path
+    name: str, growth: dict[str, Any], arguments: dict[str, Any], tmp_path: Path, stranger: subprocess.Popen[str]
 ) -> None:
     model = lively(timm.create_model(name)).float()
     grown = fxgrow.grow(model, verify=False, **growth).eval()
@@ -61,7 +76,8 @@ def test_the_constructor_s_arguments_are_found(
     assert config["architecture"] == name
     assert {key: config["model_args"][key] for key in arguments} == arguments
     images = torch.randn(2, arguments.get("in_chans", 3), 160, 160)
-    torch.testing.assert_close(loaded_without_fxgrow(tmp_path / "grown", images), grown(images), rtol=1e-5, atol=1e-5)
+    outputs = loaded_without_fxgrow(stranger, tmp_path / "grown", images)
+    torch.testing.assert_close(outputs, grown(images), rtol=1e-5, atol=1e-5)
     assert fxgrow.births(fxgrow.load(tmp_path / "grown" / "model.safetensors")) == fxgrow.births(grown)
 
 
@@ -72,7 +88,7 @@ def test_arguments_of_the_original_are_kept(tmp_path: Path) -> None:
     assert found["model_args"] == {"num_classes": 7, "in_chans": 1, "layers": [2, 1, 1, 1]}
 
 
-def test_a_larger_model_of_the_library_is_named(tmp_path: Path) -> None:
+def test_a_larger_model_of_the_library_is_named(tmp_path: Path, stranger: subprocess.Popen[str]) -> None:
     model = lively(timm.create_model("resnet18.fb_swsl_ig1b_ft_in1k")).float()
     grown = fxgrow.grow(model, like=timm.create_model("resnet34"), verify=False).eval()
     found = written(grown, tmp_path / "grown", "timm/resnet18.fb_swsl_ig1b_ft_in1k", "timm/resnet34")
@@ -80,7 +96,8 @@ def test_a_larger_model_of_the_library_is_named(tmp_path: Path) -> None:
     config = json.loads((tmp_path / "grown" / "config.json").read_text())["pretrained_cfg"]
     assert config["crop_pct"] == timm.get_pretrained_cfg("resnet18.fb_swsl_ig1b_ft_in1k").crop_pct  # of the weights
     images = torch.randn(1, 3, 64, 64)
-    torch.testing.assert_close(loaded_without_fxgrow(tmp_path / "grown", images), grown(images), rtol=1e-5, atol=1e-5)
+    outputs = loaded_without_fxgrow(stranger, tmp_path / "grown", images)
+    torch.testing.assert_close(outputs, grown(images), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(

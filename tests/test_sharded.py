@@ -145,4 +145,4 @@ def in_processes(rank: int, folder: str, ways: tuple[Way, ...]) -> None:
 def test_training_with_growth_is_that_of_one_process(ways: tuple[Way, ...], tmp_path: Path) -> None:
     """In each of the ways, one after the other: two processes are long in starting."""
     torch.save(alone(), tmp_path / "alone.pt")
-    torch.multiprocessing.spawn(in_processes, (str(tmp_path), ways), nprocs=WORLD)
+    torch.multiprocessing.start_processes(in_processes, (str(tmp_path), ways), nprocs=WORLD, start_method="fork")

@@ -158,4 +158,4 @@ def told(model: nn.Module, grown: nn.Module) -> None:
 
 @pytest.mark.parametrize("numbers", [(2,), pytest.param((0, 1, 3), marks=pytest.mark.slow)])
 def test_the_proof_of_divided_models_is_that_of_one_process(numbers: tuple[int, ...], tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(work, (str(tmp_path), numbers), nprocs=WORLD)
+    torch.multiprocessing.start_processes(work, (str(tmp_path), numbers), nprocs=WORLD, start_method="fork")

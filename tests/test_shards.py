@@ -71,4 +71,4 @@ def compare(rank: int) -> None:
 
 
 def test_rates_of_a_divided_model_are_those_of_the_whole(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(work, (str(tmp_path),), nprocs=WORLD)
+    torch.multiprocessing.start_processes(work, (str(tmp_path),), nprocs=WORLD, start_method="fork")

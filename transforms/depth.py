@@ -363,8 +363,8 @@ def _as_long(twin: Tensor, tensor: NewTensor, seed: str) -> Tensor:
     if tensor.start == "dirac":
         new = torch.zeros_like(twin)
         if not new.is_meta:
-            centre = tuple(size // 2 for size in twin.shape[2:])
-            for unit in range(twin.shape[0]):
-                new[(unit, unit % twin.shape[1], *centre)] = 1
+            units = torch.arange(twin.shape[0], device=twin.device)
+            centre = (torch.full_like(units, size // 2) for size in twin.shape[2:])
+            new.index_put_((units, units % twin.shape[1], *centre), new.new_ones(()))
         return new
     return drawn(twin, tensor.name, tensor.start, seed)

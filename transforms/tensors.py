@@ -12,7 +12,7 @@ import zlib
 import torch
 from torch import Tensor
 
-from fxgrow.devices import exact_dtype
+from fxgrow.devices import exact_dtype, sent
 from fxgrow.errors import OTHER_MODEL, PlanError
 from fxgrow.planning.indexing import (
     filled_by,
@@ -89,7 +89,7 @@ def multiply_units(new: Tensor, growth: TensorGrowth, calibration: Calibration) 
     """Multiply the weights of drawn units, in place."""
     axis = calibration.axis
     units = drawn_units(growth, axis)
-    units = units[(units >= calibration.start) & (units < calibration.stop)].to(new.device)
+    units = sent(units[(units >= calibration.start) & (units < calibration.stop)], new.device)
     new.index_copy_(axis, units, new.index_select(axis, units) * calibration.factor)
 
 
@@ -101,37 +101,53 @@ def drawn(like: Tensor, name: str, draw: str, seed: str) -> Tensor:
 
 
 def _drawn(old: Tensor, growth: TensorGrowth, seed: str) -> Tensor:
-    """The new tensor before old entries are placed: free entries at the scale of the old ones."""
+    """The new tensor before old entries are placed: free entries at the scale of the old ones.
+
+    That scale stays on the device: to read it would be to wait for all that the device has yet to do.
+    """
+    exact = exact_dtype(old.device)
     if growth.draw == "zeros":
         return old.new_zeros(growth.new_shape)
     if growth.draw == "level":
-        level = old.mean(dtype=exact_dtype(old.device)).item()
-        if not math.isfinite(level) or level == 0:
-            level = 1.0
-        return old.new_full(growth.new_shape, level * growth.scale)
-    mean, deviation = 0.0, 0.0
+        level = old.mean(dtype=exact)
+        level = torch.where(level.isfinite() & (level != 0), level, 1.0)
+        return old.new_empty(growth.new_shape).copy_(level * growth.scale)
     if growth.draw == "normal":
-        deviation = _deviation(old, growth)
+        mean, deviation = None, _deviation(old, growth)
     else:
-        exact = exact_dtype(old.device)
-        mean = old.mean(dtype=exact).item()
-        deviation = math.sqrt(max(0.0, _root_mean_square(old.to(exact)) ** 2 - mean**2))
+        mean = old.mean(dtype=exact)
+        deviation = (_root_mean_square(old.to(exact)) ** 2 - mean**2).clamp(min=0).sqrt()
     generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}:{growth.name}".encode()))
     dtype = old.dtype if old.dtype.is_complex else torch.float32  # the same draw whatever the model's precision
     axis, units = _free_units(growth) or (0, None)
     shape = [len(units) if units is not None and k == axis else size for k, size in enumerate(growth.new_shape)]
-    drawn = torch.empty(shape, dtype=dtype).normal_(mean, deviation, generator=generator)
-    drawn = drawn.to(torch.promote_types(old.dtype, dtype))
+    drawn = _normal(shape, dtype, mean, deviation, generator).to(torch.promote_types(old.dtype, dtype))
     if growth.draw == "normal" and drawn.numel():
         _level_out(drawn, growth, deviation)
     if units is None:
-        return drawn.to(old.device, old.dtype)
+        return drawn.to(old.dtype)
     new = old.new_empty(growth.new_shape)
     if len(units) and _contiguous([units]):
         _taken(new, axis, units).copy_(drawn)  # straight into its place, whatever its precision
     else:
-        new.index_copy_(axis, units.to(new.device), drawn.to(new.device, new.dtype))
+        new.index_copy_(axis, sent(units, new.device), drawn.to(new.dtype))
     return new
+
+
+def _normal(
+    shape: list[int], dtype: torch.dtype, mean: Tensor | None, deviation: Tensor, generator: torch.Generator
+) -> Tensor:
+    """What `normal_` draws on the CPU at a mean and deviation of another device, to the bit, on that device."""
+    if dtype.is_complex:
+        parts = _normal([*shape, 2], dtype.to_real(), None, deviation / math.sqrt(2), generator)
+        return torch.view_as_complex(parts) if mean is None else torch.view_as_complex(parts) + mean
+    exact = exact_dtype(deviation.device)
+    precision = exact if math.prod(shape) < 16 else dtype  # so few are scaled before they are rounded
+    drawn = sent(torch.empty(shape, dtype=precision).normal_(generator=generator), deviation.device)
+    if mean is None:
+        return drawn.mul_(deviation.to(precision)).to(dtype)
+    mean, deviation = (number.to(precision).to(exact) for number in (mean, deviation))
+    return (drawn.to(exact) * deviation + mean).to(dtype)
 
 
 def _makers(growth: TensorGrowth) -> list[int]:
@@ -150,23 +166,22 @@ def _free_units(growth: TensorGrowth) -> tuple[int, Tensor] | None:
     return makes[0], free.nonzero().flatten()
 
 
-def _level_out(drawn: Tensor, growth: TensorGrowth, deviation: float) -> None:
+def _level_out(drawn: Tensor, growth: TensorGrowth, deviation: Tensor) -> None:
     """Give the weights of every unit the mean square that they were drawn at, as a mean over few misses it."""
     makes = _makers(growth)
     rows = drawn.movedim(makes[0], 0) if makes else drawn.unsqueeze(0)
     others = tuple(range(1, rows.ndim))
     sizes = torch.linalg.vector_norm(rows, dim=others) if others else rows.abs()
     wanted = deviation * math.sqrt(rows[0].numel())
-    factors = torch.where(sizes > 0, wanted / sizes, 1.0)
+    factors = torch.where(sizes > 0, sizes.reciprocal() * wanted, 1.0)
     rows.mul_(factors.reshape(-1, *[1] * (rows.ndim - 1)))
 
 
-def _deviation(old: Tensor, growth: TensorGrowth) -> float:
+def _deviation(old: Tensor, growth: TensorGrowth) -> Tensor:
     """Standard deviation that gives new units the pre-activation variance of old ones, by fan-in."""
     size = _root_mean_square(old)
-    if size == 0 or not math.isfinite(size):
-        size = 1.0 / math.sqrt(max(1, old.numel() // max(1, old.shape[0])))
-    return size * relative_deviation(growth)
+    usual = 1.0 / math.sqrt(max(1, old.numel() // max(1, old.shape[0])))
+    return torch.where(size.isfinite() & (size != 0), size, usual) * relative_deviation(growth)
 
 
 def relative_deviation(growth: TensorGrowth) -> float:
@@ -179,10 +194,10 @@ def relative_deviation(growth: TensorGrowth) -> float:
     return math.prod(math.sqrt(axis.old / axis.new) for axis in reading)
 
 
-def _root_mean_square(tensor: Tensor) -> float:
+def _root_mean_square(tensor: Tensor) -> Tensor:
     exact = torch.promote_types(tensor.dtype, torch.float32)
-    norm = float(torch.linalg.vector_norm(tensor, dtype=None if exact is tensor.dtype else exact))
-    return norm / math.sqrt(max(1, tensor.numel()))
+    norm: Tensor = torch.linalg.vector_norm(tensor, dtype=None if exact is tensor.dtype else exact)
+    return norm.to(exact_dtype(tensor.device)) / math.sqrt(max(1, tensor.numel()))
 
 
 def _contiguous(places: list[Tensor]) -> bool:
@@ -199,14 +214,14 @@ def _taken(new: Tensor, number: int, places: Tensor) -> Tensor:
     """The units at some positions of an axis; where they are next to each other, no copy of them."""
     if _contiguous([places]) and len(places):
         return new.narrow(number, int(places[0]), len(places))
-    return new.index_select(number, places.to(new.device))
+    return new.index_select(number, sent(places, new.device))
 
 
 def _open_mesh(places: list[Tensor], new: Tensor) -> tuple[Tensor, ...]:
     """Index tensors that address the outer product of positions on each axis (numpy's `ix_`)."""
     rank = len(places)
     return tuple(
-        place.to(new.device).reshape([-1 if k == number else 1 for k in range(rank)])
+        sent(place, new.device).reshape([-1 if k == number else 1 for k in range(rank)])
         for number, place in enumerate(places)
     )
 
@@ -239,15 +254,15 @@ def _fill_reader(new: Tensor, growth: TensorGrowth, number: int, axis: Axis) -> 
         places[number] = source[second]
         first_half = new[_open_mesh(places, new)]
         places[number] = second
-        signs = opposite_signs(axis)[second].to(new.device, new.dtype)
+        signs = sent(opposite_signs(axis)[second].to(new.dtype), new.device)
         shape = [-1 if k == number else 1 for k in range(new.ndim)]
         new.index_put_(_open_mesh(places, new), first_half * signs.reshape(shape))
     share = frozenset({"share"})
     if filled_by(axis, share).any():
         source = source_positions(axis, share)
-        shares = _shares(source).to(new.device, new.dtype)
+        shares = sent(_shares(source).to(new.dtype), new.device)
         shape = [-1 if k == number else 1 for k in range(new.ndim)]
-        new.copy_(new.index_select(number, source.to(new.device)) * shares.reshape(shape))
+        new.copy_(new.index_select(number, sent(source, new.device)) * shares.reshape(shape))
 
 
 def _shares(source: Tensor) -> Tensor:
@@ -269,16 +284,16 @@ def _fill_maker(new: Tensor, number: int, axis: Axis) -> None:
         runs, run_of = torch.unique(mean_labels(axis), return_inverse=True)
         old, target = (old_positions(axis) >= 0).nonzero().flatten(), mean.nonzero().flatten()
         sums = new.new_zeros([len(runs) if k == number else size for k, size in enumerate(new.shape)])
-        sums.index_add_(number, run_of[old].to(new.device), _taken(new, number, old))
-        counts = torch.bincount(run_of[old], minlength=len(runs)).clamp(min=1).to(new.device, new.dtype)
+        sums.index_add_(number, sent(run_of[old], new.device), _taken(new, number, old))
+        counts = sent(torch.bincount(run_of[old], minlength=len(runs)).clamp(min=1).to(new.dtype), new.device)
         means = sums / counts.reshape([-1 if k == number else 1 for k in range(new.ndim)])
-        new.index_copy_(number, target.to(new.device), means.index_select(number, run_of[target].to(new.device)))
+        new.index_copy_(number, sent(target, new.device), means.index_select(number, sent(run_of[target], new.device)))
     zero = filled_by(axis, frozenset({"zero"}))
     if zero.any():
-        new.index_fill_(number, zero.nonzero().flatten().to(new.device), 0)
+        new.index_fill_(number, sent(zero.nonzero().flatten(), new.device), 0)
     for fill in ("pair", "copy"):
         if filled_by(axis, frozenset({fill})).any():
             source = source_positions(axis, frozenset({fill}))
             target = (source != torch.arange(axis.new)).nonzero().flatten()
-            repeated = new.index_select(number, source[target].to(new.device))
-            new.index_copy_(number, target.to(new.device), repeated)
+            repeated = new.index_select(number, sent(source[target], new.device))
+            new.index_copy_(number, sent(target, new.device), repeated)

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -123,7 +124,8 @@ def _trained(run: Run, console: Console) -> Row:
     def stop(number: int, frame: object) -> None:
         run.stop()
         signal.signal(signal.SIGINT, before)
-        console.print("stopping after this step; Ctrl-C once more stops at once")
+        said = "stopping after this step; Ctrl-C once more stops at once"
+        Thread(target=console.print, args=(said,)).start()  # this thread may be in the middle of printing
 
     before = signal.signal(signal.SIGINT, stop)
     try:

@@ -47,4 +47,5 @@ class Borrowed(TorchFunctionMode):
 
 
 def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else id(tensor)
+    """What is one for all views of some entries, also where a wrapper of tensors holds them and has no address."""
+    return tensor.untyped_storage()._cdata if tensor.layout is torch.strided else id(tensor)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import fx
+from torch import fx, nn
 
 from fxgrow.containers import each_tensor, flat_tensors, holds_tensor
 from fxgrow.noise import WithoutNoise
@@ -19,7 +19,11 @@ from fxgrow.testing.judging import Judgement, check_equivariance, check_growth
 from tests.rules.cases import CASES, brought_by_fxgrow
 
 CASES_IN_MODES = [
-    pytest.param((number, training), id=f"{case}-{'train' if training else 'eval'}")
+    pytest.param(
+        (number, training),
+        id=f"{case}-{'train' if training else 'eval'}",
+        marks=pytest.mark.slow if training and not isinstance(case.op, nn.Module) else (),  # no mode to ask for
+    )
     for number, case in enumerate(CASES)
     for training in (False, True)
 ]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import zlib
+
 import pytest
 import torch
-from fxgrow.transforms.tensors import grow_tensor
+from fxgrow.transforms.tensors import drawn, grow_tensor
 from torch import Tensor
 
 from fxgrow.errors import PlanError
@@ -140,3 +143,28 @@ def test_a_tensor_of_another_shape_is_refused() -> None:
     assert str(caught.value) == (
         "the plan grows a tensor of shape [5, 6], here it has [4, 6] (at w): apply a plan to the model it was made for"
     )
+
+
+@pytest.mark.parametrize("count", [5, 15, 16, 17, 300])
+@pytest.mark.parametrize("draw", ["normal", "alike"])
+def test_draws_are_what_torch_draws_on_the_cpu_at_that_scale(count: int, draw: str) -> None:
+    like = random(count).float() + 0.5
+    mean, size = like.double().mean().item(), torch.linalg.vector_norm(like.double()).item() / math.sqrt(count)
+    at = (0.0, size) if draw == "normal" else (mean, math.sqrt(size**2 - mean**2))
+    wanted = torch.empty(count).normal_(*at, generator=torch.Generator().manual_seed(zlib.crc32(b"0:w")))
+    if draw == "normal":  # brought to the size exactly, the whole as one unit
+        wanted *= size / torch.linalg.vector_norm(wanted) * math.sqrt(count)
+    torch.testing.assert_close(drawn(like, "w", draw, "0"), wanted, rtol=1e-6, atol=1e-7)
+
+
+def test_complex_weights_are_drawn_at_the_size_of_the_old_ones() -> None:
+    new = grown(torch.complex(random(40, 6), random(40, 6)), grows(40, 80, "draw"), keep(6))
+    assert new[40:].imag.std() > 0
+    torch.testing.assert_close(new[40:].abs().square().mean(), new[:40].abs().square().mean())
+
+
+def test_what_has_no_scale_is_drawn_by_the_number_of_inputs() -> None:
+    for old in (torch.zeros(4, 9), torch.full((4, 9), torch.inf)):
+        new = grown(old, grows(4, 8, "draw"), keep(9))
+        torch.testing.assert_close(new[4:].square().mean().sqrt(), torch.tensor(1 / 3))
+        assert torch.equal(grown(old, grows(4, 8, "draw"), keep(9), draw="level")[4:], torch.ones(4, 9))

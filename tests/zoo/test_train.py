@@ -9,8 +9,7 @@ import multiprocessing
 import os
 import random
 import signal
-import subprocess
-import sys
+import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -26,7 +25,7 @@ from fxgrow.zoo.training import Run
 import fxgrow
 from fxgrow import growing, schedule
 from fxgrow.errors import FxgrowError
-from tests.commands import run_here, run_script
+from tests.commands import run_here, started
 
 SMALL: dict[str, Any] = {
     "samples": 64,
@@ -57,10 +56,16 @@ def assert_same_outcome(folder: Path, expected: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "whole"
+def timed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
+    """A run that nothing kills, and how many seconds the first one takes."""
+    folder, began = tmp_path_factory.mktemp("runs") / "whole", time.monotonic()
     Run(recipe("digits", **SMALL), folder).train()
-    return folder
+    return folder, time.monotonic() - began
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(timed: tuple[Path, float]) -> Path:
+    return timed[0]
 
 
 # -- killed ------------------------------------------------------------------------------------------------
@@ -135,12 +140,15 @@ def test_a_run_killed_within_a_step_of_its_own_goes_on(
 
 
 @pytest.mark.parametrize("times", [3, pytest.param(20, marks=pytest.mark.slow)])
-def test_a_run_killed_from_outside_at_random_moments_goes_on(times: int, tmp_path: Path, uninterrupted: Path) -> None:
+def test_a_run_killed_from_outside_at_random_moments_goes_on(
+    times: int, tmp_path: Path, timed: tuple[Path, float]
+) -> None:
     """Whatever it is doing; each goes on where the one before was killed."""
     folder, chance, kills, done = tmp_path / "run", random.Random(0), 0, 0
+    uninterrupted, seconds = timed
     while kills < times:
         process = begun(folder)
-        process.join(chance.uniform(0.1, 1.5))
+        process.join(chance.uniform(0.05, 0.5) * seconds)
         process.kill()
         process.join()
         kills += process.exitcode == -signal.SIGKILL
@@ -263,7 +271,7 @@ def test_a_finished_run_stays_as_it_is(tmp_path: Path) -> None:
 
 def test_the_script_trains_and_writes_tensorboard_files(tmp_path: Path) -> None:
     sets = [f"--set={name}={value}" for name, value in (("epochs", 3), ("samples", 64), ("stages", 2))]
-    done = run_script("fxgrow.zoo.train", tmp_path / "run", *sets, "--tensorboard", "--evaluate-every=2")
+    done = run_here(train.app, tmp_path / "run", *sets, "--tensorboard", "--evaluate-every=2")
     assert done.returncode == 0, done.stderr
     assert "accuracy" in done.stdout
     assert "stage 1:" in done.stderr
@@ -277,8 +285,7 @@ def test_ctrl_c_writes_a_checkpoint_and_the_run_goes_on(
 ) -> None:
     sets = [f"--set={name}={json.dumps(dict(value) if name == 'options' else value)}" for name, value in SMALL.items()]
     folder = tmp_path / "run"
-    arguments = [sys.executable, "-m", *command, str(folder), *sets, "--checkpoint-minutes=60"]
-    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
+    process = started(*command, folder, *sets, "--checkpoint-minutes=60")
     assert process.stderr is not None
     assert any(line.startswith("stage 1:") for line in process.stderr)
     process.send_signal(signal.SIGINT)

@@ -279,7 +279,7 @@ def _each(sources: _Sources, old: Any, new: Any) -> Any:
 def _claim(sources: _Sources, old: Tensor, new: Tensor) -> Claim:
     if old.ndim != new.ndim:
         raise Unproved(f"the shape is {list(new.shape)}, it was {list(old.shape)}")
-    origin = sources.origin[new]
+    origin = _looked_up(sources.origin, new)
     maps = _maps(origin, old)
     kept = origin
     for axis, position in enumerate(maps):
@@ -290,10 +290,10 @@ def _claim(sources: _Sources, old: Tensor, new: Tensor) -> Claim:
     result = Claim(
         tuple(old.shape), tuple(new.shape), maps, nonnegative=all(claim.nonnegative for claim in sources.claims)
     )
-    zero = spare(sources.zero[new] & is_new(result)) if sources.zero is not None else None
+    zero = spare(_looked_up(sources.zero, new) & is_new(result)) if sources.zero is not None else None
     copies: dict[int, Tensor] = {}
     if sources.copy is not None:
-        classes = sources.copy[new]
+        classes = _looked_up(sources.copy, new)
         copies = spare_copies({axis: repeated(classes, axis) for axis in range(new.ndim) if maps[axis] is not None})
     means = _means(sources, new, maps)
     lost = len(sources.claims) == 1 and bool(sources.claims[0].means) and not means and new.shape != old.shape
@@ -301,6 +301,11 @@ def _claim(sources: _Sources, old: Tensor, new: Tensor) -> Claim:
     if all(claim.uniform for claim in sources.claims):
         return one_number(result.old, result.new, maps, bool(sources.zero is not None and sources.zero.all()))
     return Claim(result.old, result.new, maps, zero, copies, means, nonnegative=result.nonnegative, moved=moved)
+
+
+def _looked_up(table: Tensor, labels: Tensor) -> Tensor:
+    """`table[labels]`, several times as fast."""
+    return table.index_select(0, labels.flatten()).reshape(labels.shape)
 
 
 def _maps(origin: Tensor, old: Tensor) -> tuple[Map, ...]:
