@@ -160,6 +160,11 @@ def drawn_by(seed: int, stage: int) -> str:
     return f"{seed}, stage {stage}"
 
 
+def drawn_in_part(seed: str, path: str) -> str:
+    """What the new entries of a part that grows by itself are drawn from; seed: what those of the whole model are."""
+    return f"{seed}, {path}"
+
+
 def history_of(model: nn.Module) -> History | None:
     """The history a module carries, if fxgrow made it."""
     found = getattr(model, ATTRIBUTE, None)
