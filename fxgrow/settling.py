@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from fxgrow import guards
+from fxgrow.by_hand import bare_parts
 from fxgrow.capture.modes import GrownGraphModule, ModalGraphModule
 from fxgrow.errors import FxgrowError
 from fxgrow.guarded_norms import NATIVE, read
@@ -52,6 +53,7 @@ def settle(grown: nn.Module, share: float) -> None:
     last = history.steps[-1]
     if share == last.settled:
         return
+    before = bare_parts(grown)
     if settle_norms(grown, float(share)) == 0:
         settled = last.settled == 1
         raise FxgrowError(
@@ -59,7 +61,9 @@ def settle(grown: nn.Module, share: float) -> None:
             remedy="settle a model whose plan says guarded statistics" + (", or load it as it was" if settled else ""),
         )
     last = replace(last, settled=float(share), verification=None, certificate=None, fingerprint=None)
-    setattr(grown, ATTRIBUTE, replace(history, steps=(*history.steps[:-1], last)))
+    after = bare_parts(grown)
+    bare = tuple((path, after[path] if before.get(path) == part else part) for path, part in history.bare)
+    setattr(grown, ATTRIBUTE, replace(history, steps=(*history.steps[:-1], last), bare=bare))
 
 
 def settle_norms(model: nn.Module, share: float) -> int:
