@@ -23,7 +23,8 @@ from rich.table import Table
 from torch import nn
 
 import fxgrow
-from fxgrow.own.edited import NATIVE, Edited, Multiplied, SpelledOutAttention
+from fxgrow.guarded_norms import NATIVE
+from fxgrow.own.edited import Edited, Multiplied, SpelledOutAttention
 
 LIKE = (
     ("vit_tiny_patch16_224", "vit_small_patch16_224"),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from fxgrow.capture import Captured, GrownGraphModule, copies, recapture, skeleton
+from fxgrow.capture import Captured, GrownGraphModule, copies, recapture, skeleton, spelled_out
 from fxgrow.capture.contexts import STATEMENTS
 from fxgrow.capture.inputs import recalled, with_channels
 from fxgrow.errors import FxgrowError
@@ -308,7 +308,7 @@ class Comparison:
 
     def _begun(self, grown: GrownGraphModule) -> tuple[list[Certificate], Checker | None]:
         """What is said of the two models as a whole, and the checker of their graphs if they can be compared."""
-        one, two = self.one, Model(grown.graphs(), grown, grown, named_tensors(grown))
+        one, two = self.one, Model(spelled_out(grown), grown, grown, named_tensors(grown))
         if self.values is not None:
             two = _Divided(**vars(two), values=self.values[1])
         basis = record(self.captured, self.original, self.plans[-1])

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import version as installed_version
 from typing import Any
 
@@ -14,7 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from fxgrow.birth import Birth
-from fxgrow.by_hand import put_in_again, put_in_by_hand
+from fxgrow.by_hand import bare_parts, put_in_again, put_in_by_hand
 from fxgrow.capture import skeleton
 from fxgrow.documents import frozen
 from fxgrow.errors import FileError, FxgrowError, first_line
@@ -114,7 +115,7 @@ def parts_by_hand(grown: nn.Module, history: History) -> dict[str, Any]:
     ------
     FileError: tensors are no longer those that growth gave, and `load` could not build them again.
     """
-    replaced = put_in_by_hand(grown, history.births)
+    replaced = put_in_by_hand(grown, history.births, dict(history.bare))
     parameters = dict(grown.named_parameters())
     for name in history.lineage()[0]:
         if not all(0 in axis for axis in history.births[name].axes):
@@ -123,8 +124,14 @@ def parts_by_hand(grown: nn.Module, history: History) -> dict[str, Any]:
                 where=name.rpartition(".")[0] or type(grown).__name__,
                 remedy="save the model after each, or keep the state_dict with torch.save",
             )
+    for path in history.exchanged:
+        raise FileError(
+            "it was put in by hand between two growths, which a file of fxgrow cannot build again",
+            where=path,
+            remedy="save the model after each, or keep the state_dict with torch.save",
+        )
     for name, birth in history.births.items():
-        if name.rpartition(".")[0] in replaced:
+        if any(name.startswith(f"{path}.") for path, part in replaced.items() if "class" in part):
             continue
         shape = parameters[name].shape if name in parameters else None
         if shape is None or tuple(shape) != tuple(len(axis) for axis in birth.axes):
@@ -230,6 +237,7 @@ def structure_of(header: Mapping[str, Any], path: str | os.PathLike[str], origin
             where=str(path),
             remedy="pass the model it was grown from",
         ) from None
+    history = replace(history, bare=tuple(bare_parts(current).items()))
     with _undamaged(path):
         put_in_again(current, header.get("by_hand", {}))
     for name, parameter in current.named_parameters():

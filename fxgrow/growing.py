@@ -16,7 +16,15 @@ from fxgrow.errors import PlanError
 from fxgrow.fingerprint import fingerprint
 from fxgrow.garbage import collection_paused
 from fxgrow.gradmax import Loss, choose_units
-from fxgrow.history import ATTRIBUTE, Step, drawn_by, history_of, with_certificate, with_verification
+from fxgrow.history import (
+    ATTRIBUTE,
+    Step,
+    before_growth,
+    drawn_by,
+    history_of,
+    with_certificate,
+    with_verification,
+)
 from fxgrow.intermediate import Growth
 from fxgrow.measure.quick import alike_by_mode, verify_quickly
 from fxgrow.measure.verification import verify as verify_same
@@ -215,7 +223,7 @@ def apply_plan(
         else:
             grown, planned, graph = _placed(model, captured, planned, form, growth.seed, replan, batch, like)
     growth = replace(growth, plan=planned)
-    grown = tagged(grown, Step(planned, seed), history_of(model))
+    grown = tagged(grown, Step(planned, seed), before_growth(model))
     if loss is not None:
         choose_units(grown, planned, loss)
     if verifying:

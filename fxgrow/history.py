@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from fxgrow.birth import Birth, Births
+from fxgrow.by_hand import BarePart, bare_parts
 from fxgrow.errors import FxgrowError
 from fxgrow.pages import as_html
 from fxgrow.planning.plan import Plan, TensorGrowth
@@ -111,10 +112,18 @@ class Step:
 
 @dataclass(frozen=True)
 class History:
-    """All growths of a module, in order, and the birth stages of its tensors."""
+    """All growths of a module, in order, and the birth stages of its tensors.
+
+    Attributes
+    ----------
+    bare: the parts without tensors that the last growth gave, by path. exchanged: paths of those that were put in by
+        hand between two growths.
+    """
 
     steps: tuple[Step, ...]
     births: dict[str, Birth]
+    bare: tuple[tuple[str, BarePart], ...] = field(default=(), compare=False)
+    exchanged: tuple[str, ...] = ()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> History:
         return self  # a value: copies of a model share it
@@ -160,6 +169,11 @@ def drawn_by(seed: int, stage: int) -> str:
     return f"{seed}, stage {stage}"
 
 
+def drawn_in_part(seed: str, path: str) -> str:
+    """What the new entries of a part that grows by itself are drawn from; seed: what those of the whole model are."""
+    return f"{seed}, {path}"
+
+
 def history_of(model: nn.Module) -> History | None:
     """The history a module carries, if fxgrow made it."""
     found = getattr(model, ATTRIBUTE, None)
@@ -183,6 +197,16 @@ def known_history(model: nn.Module, error: type[FxgrowError] = FxgrowError, reme
     if history is None:
         raise error(f"{type(model).__name__} was not grown by fxgrow", remedy=remedy)
     return history
+
+
+def before_growth(model: nn.Module) -> History | None:
+    """The history of a model that grows again, if fxgrow made it, with what was put in by hand since."""
+    history = history_of(model)
+    if history is None or not history.bare:
+        return history
+    before = dict(history.bare)
+    changed = (path for path, part in bare_parts(model).items() if part.is_another(before.get(path)))
+    return replace(history, exchanged=(*history.exchanged, *changed))
 
 
 def report(grown: nn.Module) -> Step:

@@ -18,6 +18,7 @@ from fxgrow import guards
 from fxgrow.capture import Captured, skeleton
 from fxgrow.capture.contexts import STATEMENTS
 from fxgrow.capture.shapes import propagate
+from fxgrow.history import drawn_in_part
 from fxgrow.module_tensors import named_tensors
 from fxgrow.planning.deepening import Deepening, NewTensor
 from fxgrow.planning.graph_parts import within_any
@@ -47,7 +48,7 @@ class Growth:
     @property
     def parts(self) -> tuple[Growth, ...]:
         """The growths of the parts of a model that grows in parts."""
-        return tuple(Growth(plan, f"{self.seed}, {path}") for path, plan in self.plan.parts)
+        return tuple(Growth(plan, drawn_in_part(self.seed, path)) for path, plan in self.plan.parts)
 
     @property
     def only_widens(self) -> bool:

@@ -19,7 +19,7 @@ from fxgrow.capture.inputs import Inputs, described, inputs_after, recalled
 from fxgrow.containers import each_tensor, in_dtype
 from fxgrow.devices import device_of
 from fxgrow.errors import CaptureError, VerificationError, first_line
-from fxgrow.history import Verification
+from fxgrow.history import Verification, drawn_in_part
 from fxgrow.measure.verification import random_inputs, verify
 from fxgrow.module_tensors import named_tensors, place
 from fxgrow.own import own_class, sites
@@ -279,7 +279,7 @@ def widen_parts(parts: Parts, plan: Plan, source: nn.Module, seed: str, form: st
     for path, part in plan.parts:
         original, captured = source.get_submodule(path), parts.captured[path]
         changed = sites(captured, part)
-        graph = widened(captured, part, named_tensors(original), f"{seed}, {path}", classes=True)
+        graph = widened(captured, part, named_tensors(original), drawn_in_part(seed, path), classes=True)
         for name in named_tensors(graph):
             if is_shared(parts, f"{path}.{name}"):
                 place(graph, name, named_tensors(result)[f"{path}.{name}"])

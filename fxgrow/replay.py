@@ -10,6 +10,7 @@ from fxgrow.capture import Captured, GrownGraphModule, skeleton
 from fxgrow.capture.alignment import parting
 from fxgrow.capture.inputs import inputs_after
 from fxgrow.errors import CaptureError, PlanError
+from fxgrow.guarded_norms import by_graph
 from fxgrow.module_tensors import named_tensors, place
 from fxgrow.own import own_class, sites
 from fxgrow.own.configs import follow_configs
@@ -87,7 +88,7 @@ def as_graph(grown: nn.Module, original: nn.Module, plan: Plan, folded: bool = F
     called = {str(n.target) for one in graph.graphs().values() for n in one.nodes if n.op == "call_module"}
     for path in called & parts.keys():
         owner, _, name = path.rpartition(".")
-        if not isinstance(parts[path], (Edited, Multiplied)):
+        if not by_graph(graph.get_submodule(path)) and not isinstance(parts[path], (Edited, Multiplied)):
             graph.get_submodule(owner)._modules[name] = parts[path]
         else:
             graph.get_submodule(path).train(parts[path].training)

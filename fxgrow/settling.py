@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from torch import fx, nn
+from torch import nn
 
 from fxgrow import guards
+from fxgrow.by_hand import bare_parts
 from fxgrow.capture.modes import GrownGraphModule, ModalGraphModule
 from fxgrow.errors import FxgrowError
+from fxgrow.guarded_norms import NATIVE, read
 from fxgrow.history import ATTRIBUTE, known_history
-from fxgrow.own.edited import NATIVE, CallEdit, Edited, plain_kind, unedited
+from fxgrow.own.edited import CallEdit, Edited, plain_kind, unedited
 
 
 def settle(grown: nn.Module, share: float) -> None:
@@ -51,6 +53,7 @@ def settle(grown: nn.Module, share: float) -> None:
     last = history.steps[-1]
     if share == last.settled:
         return
+    before = bare_parts(grown)
     if settle_norms(grown, float(share)) == 0:
         settled = last.settled == 1
         raise FxgrowError(
@@ -58,7 +61,9 @@ def settle(grown: nn.Module, share: float) -> None:
             remedy="settle a model whose plan says guarded statistics" + (", or load it as it was" if settled else ""),
         )
     last = replace(last, settled=float(share), verification=None, certificate=None, fingerprint=None)
-    setattr(grown, ATTRIBUTE, replace(history, steps=(*history.steps[:-1], last)))
+    after = bare_parts(grown)
+    bare = tuple((path, after[path] if before.get(path) == part else part) for path, part in history.bare)
+    setattr(grown, ATTRIBUTE, replace(history, steps=(*history.steps[:-1], last), bare=bare))
 
 
 def settle_norms(model: nn.Module, share: float) -> int:
@@ -68,7 +73,7 @@ def settle_norms(model: nn.Module, share: float) -> int:
             _guarded(module)
     count = 0
     graphs = [part for part in model.modules() if isinstance(part, GrownGraphModule)]
-    inside = {id(part) for graph in graphs for part in graph.modules()}
+    inside = {id(part) for graph in graphs for part in graph.modules() if isinstance(part, Edited)}  # never called
     for module in model.modules():
         if isinstance(module, GrownGraphModule):
             count += _settle_graphs(module, share)
@@ -86,6 +91,8 @@ def _settle_module(module: Any, share: float) -> int:
         module.__class__ = plain_kind(module)
         for name in ("core", "share"):
             module.__dict__.pop(name, None)
+    elif share == 0:
+        module.__dict__.pop("share", None)
     else:
         module.share = share
     return 1
@@ -173,12 +180,13 @@ def _set_size(module: Any, guard: dict[str, Any]) -> None:
 
 def _settle_graphs(module: GrownGraphModule, share: float) -> int:
     graphs = module.graphs()
-    names = {function: name for name, function in guards.NORMS.items()}
     count = 0
     for graph in graphs.values():
         for node in graph.nodes:
-            if node.op == "call_function" and (node.target in names or node.target is guards.settling):
-                node.target, node.args = guards.settled_call(*_read(node, names), share)
+            found = read(node)
+            if found is not None and found[2] < 1:
+                name, arguments, _ = found
+                node.target, node.args = guards.settled_call(name, arguments, share)
                 count += 1
         graph.lint()
     if count:
@@ -187,15 +195,3 @@ def _settle_graphs(module: GrownGraphModule, share: float) -> int:
             module.graph = graphs["train" if module.training else "eval"]
         module.recompile()
     return count
-
-
-def _read(node: fx.Node, names: dict[Any, str]) -> tuple[str, Any]:
-    """The name of a norm and its arguments, as `guards.settled_call` takes them."""
-    if node.target is guards.settling:
-        x, name, *rest = node.args
-        return str(name), (x, *rest[:-1])
-    name = names[node.target]
-    if name == "rms_norm":
-        x, shape, weight, eps, core = node.args
-        return name, (x, shape, weight, None, eps, core)
-    return name, node.args

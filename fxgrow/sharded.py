@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from fxgrow.capture import skeleton
 from fxgrow.certifying import certificate_of
 from fxgrow.errors import AmountError
 from fxgrow.fingerprint import fingerprint
 from fxgrow.growing import grow
-from fxgrow.history import ATTRIBUTE, drawn_by, history_of, report, with_certificate
+from fxgrow.history import ATTRIBUTE, drawn_by, drawn_in_part, history_of, report, with_certificate
 from fxgrow.intermediate import Growth
 from fxgrow.module_tensors import named_tensors, place
+from fxgrow.planning.plan import Plan
 from fxgrow.shards import fill, local_part, undivided, whole
 from fxgrow.steps import timed
 from fxgrow.training.parameters import remember_names, stage_of
@@ -37,7 +38,8 @@ def grow_sharded(
     The plan is made from shapes. What comes back is what `grow` would give, divided by `shard`, entry by entry the
     same. Each tensor is gathered, grown and divided again by itself, so that a process never has more than its part of
     both models and a few layers. The growth is proved likewise: every process takes every step of the proof, for which
-    the tensors that it is about are gathered. It is not tested, since no process can run the models by itself.
+    the tensors that it is about are gathered. It is not tested, since no process can run the models by itself. Of a
+    model that grows in parts, those grow that are found without values; `grow` may find more by a run.
 
     Parameters
     ----------
@@ -78,8 +80,8 @@ def grow_sharded(
     for name, tensor in kept.items():
         place(grown, name, tensor)
     here = named_tensors(grown)
-    for names, _, data in grown_tensors(structure, report(grown).plan, tensors, seeded, whole):
-        fill(here[names[0]], data)
+    for name, data in _grown(structure, report(grown).plan, tensors, seeded):
+        fill(here[name], data)
     remember_names(grown)
     history = history_of(grown)
     if verify and history is not None:
@@ -87,3 +89,21 @@ def grow_sharded(
             certificate = certificate_of(model, grown, [Growth(history.steps[-1].plan, seeded)])
         setattr(grown, ATTRIBUTE, with_certificate(history, certificate, fingerprint(grown)))
     return grown
+
+
+def _grown(structure: nn.Module, plan: Plan, tensors: Mapping[str, Tensor], seed: str) -> Iterator[tuple[str, Tensor]]:
+    """The entries of every tensor of a grown model, gathered and grown one by one; tied ones under one name."""
+    if not plan.parts:
+        for names, _, data in grown_tensors(structure, plan, tensors, seed, whole):
+            yield names[0], data
+        return
+    inside: set[str] = set()
+    for path, part in plan.parts:
+        own = {name.removeprefix(f"{path}."): name for name in tensors if name.startswith(f"{path}.")}
+        inside.update(own.values())
+        those = {name: tensors[full] for name, full in own.items()}
+        seeded = drawn_in_part(seed, path)
+        for names, _, data in grown_tensors(structure.get_submodule(path), part, those, seeded, whole):
+            yield f"{path}.{names[0]}", data
+    for name in (name for name in tensors if name not in inside):  # all processes in the same order
+        yield name, whole(tensors[name].detach())

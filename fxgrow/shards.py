@@ -99,9 +99,10 @@ def _slices(tensor: Any) -> tuple[slice, ...]:
 def undivided(module: nn.Module) -> tuple[type[nn.Module], dict[str, Any]]:
     """The class and the attributes that a module has, or had before torch's `fully_shard`."""
     kind, state = type(module), module.__dict__
+    if any(name.startswith(_MARKS) for name in state):  # layers inside a divided block have marks, too
+        state = {name: value for name, value in state.items() if not name.startswith(_MARKS)}
     if not hasattr(kind, "reshard") or kind.__mro__[1].__module__.partition(".fsdp")[0] != "torch.distributed":
         return kind, state
-    state = {name: value for name, value in state.items() if not name.startswith(_MARKS)}
     for name, marks in _HOOKS.items():
         theirs = {key for key, hook in state[name].items() if _of_torch_distributed(hook)}
         for kept in (name, *marks):

@@ -292,3 +292,26 @@ def test_keys_name_runs_of_any_part() -> None:
     with pytest.raises(AmountError) as caught:
         fxgrow.plan(deep(), depth={"body": "+1", "tail": 2}, example_inputs=INPUTS)
     assert str(caught.value) == "the key matches no module of the model (at tail): runs of blocks are body.steps"
+
+
+class Refusing(Settling):
+    """Looks at values, whatever they are all parts run: a divided model has none when its parts are found."""
+
+    def settled(self, x: Tensor) -> Tensor:
+        if bool(x.isnan().any()):
+            raise ValueError("not a number")
+        return self.leave(self.body(self.enter(x)))
+
+
+@pytest.mark.parametrize("how", [{"width": 2}, {"width": 2, "depth": 2, "init": "mirror"}], ids=str)
+def test_divided_models_in_parts_get_the_weights_of_whole_ones(how: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    model = Refusing()
+    model.body = Deep()
+    grown = fxgrow.grow(model, example_inputs=INPUTS, verify=False, **how)
+    other = fxgrow.grow_sharded(model, shard=nn.Module.train, example_inputs=INPUTS, verify=False, **how)
+    assert fxgrow.report(other).plan.parts
+    assert [name for name, _ in other.named_parameters()] == [name for name, _ in grown.named_parameters()]
+    for name, parameter in grown.named_parameters():
+        assert torch.equal(other.get_parameter(name), parameter), name
+    assert fxgrow.births(other) == fxgrow.births(grown)

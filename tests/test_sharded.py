@@ -97,6 +97,36 @@ def fully_sharded(images: Tensor, targets: Tensor) -> tuple[list[float], nn.Modu
     return losses, model
 
 
+def shard_graph(model: Any) -> None:
+    """A graph calls the layers of a block and not the block: they are divided together."""
+    mesh = init_device_mesh("cpu", (WORLD,))
+    called = {model.get_submodule(node.target) for node in model.graph.nodes if node.op == "call_module"}
+    for block in model.blocks.children():
+        fully_shard([part for part in block.modules() if part in called], mesh=mesh)
+    fully_shard(model, mesh=mesh)
+
+
+def fully_sharded_graph(images: Tensor, targets: Tensor) -> tuple[list[float], nn.Module]:
+    """From the first growth on it is a graph, whose norms are modules as those of blocks are."""
+    model = vit()
+    shard(model)
+    optimizer = optimizer_for(model)
+    losses = steps(model, optimizer, images, targets)
+    for options in GROWTHS:
+        more: dict[str, Any] = {"example_inputs": IMAGES[:2], "form": "graph", **options}
+        model = fxgrow.grow_sharded(model, shard=shard_graph, **more)
+        certificate = fxgrow.report(model).certificate
+        assert str(certificate.verdict) == "PROVED", str(certificate)
+        norm = model.get_submodule("blocks.1.norm1")
+        assert isinstance(norm, nn.LayerNorm)
+        assert isinstance(norm, FSDPModule)
+        assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
+        fxgrow.replace_parameters(optimizer, model)
+        fxgrow.adapt_rates(optimizer, model, every=1)
+        losses += steps(model, optimizer, images, targets)
+    return losses, model
+
+
 def whole_then_sharded(images: Tensor, targets: Tensor) -> tuple[list[float], nn.Module]:
     """Trained whole on every process, and divided when it first grows."""
     model = vit()
@@ -139,6 +169,7 @@ def in_processes(rank: int, folder: str, ways: tuple[Way, ...]) -> None:
     "ways",
     [
         pytest.param((data_parallel, fully_sharded), id="from the start"),
+        pytest.param((fully_sharded_graph,), id="as a graph"),
         pytest.param((whole_then_sharded,), id="from the first growth", marks=pytest.mark.slow),
     ],
 )

@@ -9,6 +9,7 @@ from typing import Any
 from torch import fx
 
 from fxgrow import guards
+from fxgrow.capture.norms import CALLED
 from fxgrow.errors import OTHER_MODEL, PlanError
 from fxgrow.planning.plan import NodeEdit
 
@@ -98,6 +99,8 @@ def _guard(node: fx.Node, edit: NodeEdit) -> None:
         function, arguments = guards.guarded_call(value, node.args[0] if node.args else node.kwargs["input"], given)
         guarded = graph.call_function(function, arguments)
     guarded.meta.update({key: item for key, item in node.meta.items() if key != "sources"})
+    if value["module"]:
+        guarded.meta[CALLED] = str(node.target)
     node.replace_all_uses_with(guarded)
     graph.erase_node(node)
 

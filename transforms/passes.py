@@ -18,7 +18,7 @@ from fxgrow.transforms.tensors import check_shape
 from fxgrow.transforms.width import widened
 from torch import Tensor, fx, nn
 
-from fxgrow.capture import Captured, GrownGraphModule, assemble, recapture, skeleton
+from fxgrow.capture import Captured, GrownGraphModule, assemble, recapture, skeleton, spelled_out
 from fxgrow.capture.inputs import Inputs, inputs_after, recalled
 from fxgrow.capture.shapes import propagate
 from fxgrow.containers import flat_tensors
@@ -73,7 +73,7 @@ def widen(gm: GrownGraphModule, plan: Plan, tensors: Mapping[str, Tensor], seed:
     with _naming("widen"):
         history = history_of(gm)
         seeded = drawn_by(seed, history.stage + 1 if history is not None else 1)
-        captured = Captured(gm, gm.graphs(), recalled(plan.inputs), gm._form)
+        captured = Captured(gm, spelled_out(gm), recalled(plan.inputs), gm._form)
         if any("value" not in node.meta for graph in captured.graphs.values() for node in graph.nodes):
             raise PlanError("it is not known what its nodes give", where=type(gm).__name__, remedy="deepen it first")
         check_made_for(captured, plan)

@@ -7,6 +7,7 @@ from typing import TypeVar
 from torch import nn
 
 from fxgrow.birth import Birth
+from fxgrow.by_hand import bare_parts
 from fxgrow.history import ATTRIBUTE, History, Step
 from fxgrow.planning.indexing import old_positions
 
@@ -50,5 +51,6 @@ def tagged(grown: Module, step: Step, before: History | None) -> Module:
                 )
             )
         births[name] = birth
-    setattr(grown, ATTRIBUTE, History(steps, births))
+    exchanged = before.exchanged if before is not None else ()
+    setattr(grown, ATTRIBUTE, History(steps, births, tuple(bare_parts(grown).items()), exchanged))
     return grown

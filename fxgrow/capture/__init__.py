@@ -4,6 +4,7 @@ from fxgrow.capture.assemble import assemble
 from fxgrow.capture.capturing import Captured, capture, recapture
 from fxgrow.capture.inputs import example_inputs_for
 from fxgrow.capture.modes import GrownGraphModule, ModalGraphModule, copies, kept_as
+from fxgrow.capture.norms import spelled_out
 from fxgrow.capture.skeleton import skeleton
 from fxgrow.opaque import ByMode
 
@@ -19,4 +20,5 @@ __all__ = [
     "kept_as",
     "recapture",
     "skeleton",
+    "spelled_out",
 ]

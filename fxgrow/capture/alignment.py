@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 from fxgrow.capture.contexts import GUARDS, STATEMENTS
 from fxgrow.capture.inputs import Inputs
 from fxgrow.capture.modes import GrownGraphModule, copied
+from fxgrow.capture.norms import spelled_out
 from fxgrow.capture.probing import BATCH, SIZE, changed
 from fxgrow.capture.recording import Recording, is_impure
 from fxgrow.capture.shapes import OnShapes, default_of, propagate
@@ -96,7 +97,7 @@ def with_values(graphs: GrownGraphModule, bare: nn.Module, mode: str, inputs: In
 
 
 def _of_mode(graphs: GrownGraphModule, mode: str) -> fx.Graph:
-    by_mode = graphs.graphs()
+    by_mode = spelled_out(graphs)
     return by_mode[mode if mode in by_mode else "both"]
 
 

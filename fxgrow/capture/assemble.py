@@ -10,6 +10,7 @@ import torch
 from torch import fx, nn
 
 from fxgrow.capture.modes import HOOKS, GrownGraphModule, graph_module
+from fxgrow.capture.norms import called_norms
 from fxgrow.capture.outputs import Form
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
@@ -32,13 +33,17 @@ def assemble(
 
     Containers that were traced through keep their names but lose their class, whose attributes could go
     stale; sequences and dictionaries of modules stay what they are. With `classes`, they keep class and attributes
-    for the sake of their other methods. `form`: the class of the output.
+    for the sake of their other methods. Norms over old units become modules where they can; the graphs are edited for
+    that. `form`: the class of the output.
     """
+    norms = called_norms(root, graphs.values())
     called = {str(node.target) for graph in graphs.values() for node in graph.nodes if node.op == "call_module"}
     constants = {str(node.target) for graph in graphs.values() for node in graph.nodes if node.op == "get_attr"}
     made: dict[int, nn.Module] = {}
 
     def plain(module: nn.Module, path: str) -> nn.Module:
+        if id(module) in norms:
+            return norms[id(module)]
         if path in called or id(module) in whole:
             return _as_plain(module)
         if id(module) not in made:

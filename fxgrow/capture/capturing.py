@@ -11,6 +11,7 @@ from torch import fx, nn
 from fxgrow.capture.contexts import Settled
 from fxgrow.capture.inputs import Inputs, example_inputs_for, fitted
 from fxgrow.capture.modes import GrownGraphModule, copied, merge
+from fxgrow.capture.norms import spelled_out
 from fxgrow.capture.outputs import Form
 from fxgrow.capture.probing import (
     FEATURES,
@@ -96,7 +97,7 @@ def _captured(model: nn.Module, bare: nn.Module, inputs: Inputs) -> Captured:
 def _recaptured(bare: nn.Module, model: GrownGraphModule, inputs: Inputs) -> Captured:
     """Reuse the graphs of a module that fxgrow made; only the values are worked out again."""
     graphs = {}
-    for mode, graph in model.graphs().items():
+    for mode, graph in spelled_out(model).items():
         twin = copied(graph)
         for node in twin.nodes:
             node.meta.pop("sources", None)  # a graph reads no attributes

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from fxgrow.capture import GrownGraphModule, skeleton
+from fxgrow.capture import GrownGraphModule, skeleton, spelled_out
 from fxgrow.capture.alignment import parting
 from fxgrow.capture.inputs import Inputs
 from fxgrow.errors import PlanError, first_line
@@ -82,7 +82,7 @@ def _read(after: nn.Module, path: str, grown: GrownGraphModule) -> set[str]:
     prefix = f"{path}." if path else ""
     found: set[str] = set()
     parts = dict(after.named_modules())
-    for node in (node for graph in grown.graphs().values() for node in graph.nodes):
+    for node in (node for graph in spelled_out(grown).values() for node in graph.nodes):
         for source in node.meta.get("sources", {}).values():
             found |= {f"{one.module.removeprefix(prefix)}.{one.keys[0]}" for one in attributes_in(source)}
         name = str(node.target).removeprefix(prefix)

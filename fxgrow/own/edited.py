@@ -18,59 +18,8 @@ from fxgrow import guards
 from fxgrow.capture.expansions import attention
 from fxgrow.capture.operators import operator_of
 from fxgrow.capture.outputs import taken_apart
+from fxgrow.guarded_norms import NATIVE
 from fxgrow.transforms.graph_edits import put
-
-
-class GuardedLayerNorm(nn.LayerNorm):
-    """LayerNorm whose mean and variance are those of the units in `core`."""
-
-    core: guards.Ranges
-    share: float = 0.0
-
-    def forward(self, input: Tensor) -> Tensor:
-        arguments = (input, self.normalized_shape, self.weight, self.bias, self.eps, self.core)
-        return _computed("layer_norm", arguments, self.share)
-
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, {_statistic(self.core, self.share)}"
-
-
-class GuardedRMSNorm(nn.RMSNorm):
-    """RMSNorm whose mean square is that of the units in `core`."""
-
-    core: guards.Ranges
-    share: float = 0.0
-
-    def forward(self, x: Tensor) -> Tensor:
-        arguments = (x, self.normalized_shape, self.weight, None, self.eps, self.core)
-        return _computed("rms_norm", arguments, self.share)
-
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, {_statistic(self.core, self.share)}"
-
-
-class GuardedGroupNorm(nn.GroupNorm):
-    """GroupNorm whose statistics, in each group, are those of the units in `core`."""
-
-    core: guards.Ranges
-    share: float = 0.0
-
-    def forward(self, input: Tensor) -> Tensor:
-        arguments = (input, self.num_groups, self.weight, self.bias, self.eps, self.core)
-        return _computed("group_norm", arguments, self.share)
-
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, {_statistic(self.core, self.share)}"
-
-
-def _computed(norm: str, arguments: tuple[Any, Any, Any, Any, Any, Any], share: float) -> Tensor:
-    function, given = guards.settled_call(norm, arguments, share)
-    result: Tensor = function(*given)
-    return result
-
-
-def _statistic(core: guards.Ranges, share: float) -> str:
-    return f"core={core}, share={share:g}" if share else f"core={core}"
 
 
 class SpelledOutAttention(nn.MultiheadAttention):
@@ -98,14 +47,6 @@ def fit_attention(module: nn.MultiheadAttention, head_dim: int) -> None:
 def leave_fast_path(layer: nn.TransformerEncoderLayer) -> None:
     """Keep torch's fused kernel, which looks at weights alone, off a layer some of whose modules compute otherwise."""
     layer.activation_relu_or_gelu = 0
-
-
-NATIVE: dict[type[nn.Module], type[nn.Module]] = {
-    nn.LayerNorm: GuardedLayerNorm,
-    nn.RMSNorm: GuardedRMSNorm,
-    nn.GroupNorm: GuardedGroupNorm,
-}
-"""Torch's own norms, and what stands in their place."""
 
 
 @dataclass(frozen=True)
@@ -309,7 +250,7 @@ def _read(model: Any, value: Any) -> Any:
 def plain_kind(module: nn.Module) -> type[nn.Module]:
     """The class of which a module was before growth made it compute otherwise.
 
-    >>> plain_kind(GuardedLayerNorm(3)).__name__, plain_kind(edited(nn.Softmax)()).__name__
+    >>> plain_kind(NATIVE[nn.LayerNorm](3)).__name__, plain_kind(edited(nn.Softmax)()).__name__
     ('LayerNorm', 'Softmax')
     """
     origin: Any = getattr(type(module), "_fxgrow_origin", None)

@@ -10,7 +10,7 @@ from typing import Any
 from torch import fx, nn
 
 from fxgrow import guards
-from fxgrow.capture import Captured, GrownGraphModule, skeleton
+from fxgrow.capture import Captured, GrownGraphModule, skeleton, spelled_out
 from fxgrow.capture.alignment import Parting, parting, with_values
 from fxgrow.capture.inputs import Inputs, with_channels
 from fxgrow.capture.numbers import OF_SIZE
@@ -19,10 +19,10 @@ from fxgrow.capture.probing import changed as changed_inputs
 from fxgrow.capture.recording import Recording
 from fxgrow.devices import device_of
 from fxgrow.errors import CaptureError, SettledError
+from fxgrow.guarded_norms import NATIVE
 from fxgrow.module_tensors import named_tensors, place
 from fxgrow.own.edited import (
     HEAD,
-    NATIVE,
     CallEdit,
     Edited,
     Multiplied,
@@ -178,7 +178,7 @@ def _copied(
 
 def _graphs_of_sizes(grown: GrownGraphModule, inputs: Inputs) -> list[fx.Graph]:
     """The graphs of a module, with values where sizes of tensors were found equal to attributes."""
-    graphs = grown.graphs()
+    graphs = spelled_out(grown)
     nodes = (node for graph in graphs.values() for node in graph.nodes)
     if not any(path[0] == OF_SIZE for node in nodes for path in node.meta.get("sources", ())):
         return list(graphs.values())

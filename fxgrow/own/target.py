@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from fxgrow.capture import GrownGraphModule, skeleton
+from fxgrow.capture import GrownGraphModule, skeleton, spelled_out
 from fxgrow.capture.alignment import parting
 from fxgrow.capture.inputs import Inputs
 from fxgrow.errors import PlanError
@@ -104,7 +104,7 @@ def _necessary(
     result: nn.Module, settings: list[Setting], grown: GrownGraphModule, inputs: Inputs, target: str
 ) -> list[Setting]:
     """Those of the attributes without which a model computes otherwise; they are set, the others are not."""
-    called = {str(n.target) for graph in grown.graphs().values() for n in graph.nodes if n.op == "call_module"}
+    called = {str(n.target) for graph in spelled_out(grown).values() for n in graph.nodes if n.op == "call_module"}
     kept = [setting for setting in settings if setting.module in called]  # a record does not look into these
     rest = [setting for setting in settings if setting.module not in called]
     _put(result, kept)

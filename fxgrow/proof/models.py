@@ -70,7 +70,7 @@ def partners(old: fx.Graph, new: fx.Graph, original: Model) -> dict[fx.Node, fx.
         partner = named.get(node.name)
         if node.target in NORM_GUARDS and (partner is None or partner.target is not node.target):
             spare.append(node)
-        elif partner is not None:
+        elif partner is not None and (node.op != "get_attr" or node.target == partner.target):
             paired[node] = partner
     theirs = [node for node in old.nodes if _is_norm(node, original)]
     paired |= _in_order(spare, _left(theirs, paired), lambda node: _gain(node, original))

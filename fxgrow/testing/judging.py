@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 
 from fxgrow.axes.layout import Layout, Leaf
 from fxgrow.capture.modes import GrownGraphModule
+from fxgrow.capture.norms import spelled_out
 from fxgrow.containers import flat_tensors
 from fxgrow.module_tensors import place
 from fxgrow.noise import WithoutNoise
@@ -224,7 +225,7 @@ def _walked(one: Grown, module: GrownGraphModule, values: dict[str, Tensor]) -> 
     looked = one.looked
     training = looked.model.training
     old = Model(looked.captured.graphs, looked.model, looked.captured.model, _named(looked.model))
-    graphs = module.graphs()
+    graphs = spelled_out(module)
     for name, value in values.items():
         is_parameter = isinstance(looked.analysis.learnable[looked.analysis.aliases[name]], nn.Parameter)
         place(module, name, nn.Parameter(value, False) if is_parameter else value)

@@ -530,3 +530,71 @@ def test_numbers_are_tried_on_more_samples_where_the_graph_takes_them(form: str)
             grown(normal(3, 6))
     else:
         torch.testing.assert_close(grown(normal(3, 6)), model(normal(3, 6)), rtol=EXACT, atol=EXACT)
+
+
+def bare_model() -> Any:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Dropout(0.1), nn.Sequential(nn.Linear(8, 3), nn.Softmax(1)))
+
+
+ROWS = torch.randn(3, 6, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("form", ["module", "graph"])
+@pytest.mark.parametrize(
+    ("path", "part"),
+    [("1", nn.GELU("tanh")), ("1", nn.LeakyReLU(0.3)), ("3.1", nn.Identity()), ("3", nn.Flatten(0)), ("2", nn.Tanh())],
+    ids=str,
+)
+def test_a_file_keeps_parts_without_parameters_put_in_by_hand(
+    path: str, part: nn.Module, form: str, tmp_path: Any
+) -> None:
+    model = bare_model()
+    grown = fxgrow.grow(model, {"0": 2}, example_inputs=ROWS, form=form).eval()
+    plain = grown(ROWS)
+    owner, _, name = path.rpartition(".")
+    setattr(grown.get_submodule(owner), name, part.eval())
+    fxgrow.save(grown, tmp_path / "grown.safetensors")
+    loaded = fxgrow.load(tmp_path / "grown.safetensors", model)
+    if (form, path) != ("graph", "3"):  # a graph calls no container
+        assert not torch.equal(grown(ROWS), plain)
+        assert torch.equal(loaded(ROWS), grown(ROWS))
+    assert str(loaded) == str(grown)
+    fxgrow.save(loaded, tmp_path / "again.safetensors")
+    assert str(fxgrow.load(tmp_path / "again.safetensors", model)) == str(grown)
+
+
+def test_a_file_keeps_another_slope_and_another_probability(tmp_path: Any) -> None:
+    model = bare_model()
+    model[1] = nn.LeakyReLU(0.1)
+    grown: Any = fxgrow.grow(model, {"0": 2}, example_inputs=ROWS).eval()
+    grown[1].negative_slope, grown[2].p = 0.5, 0.7
+    fxgrow.save(grown, tmp_path / "grown.safetensors")
+    loaded: Any = fxgrow.load(tmp_path / "grown.safetensors", model)
+    assert torch.equal(loaded(ROWS), grown(ROWS))
+    assert loaded[2].p == 0.7
+
+
+class Cubed(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x**3
+
+
+def test_parts_without_parameters_that_no_file_can_name_are_refused(tmp_path: Any) -> None:
+    model = bare_model()
+    for path, part, said in (
+        ("1", Cubed(), "it is Cubed now and was ReLU when the model grew.* torch.nn .*at 1"),
+        ("1", nn.Sequential(nn.GELU()), "it is GELU now and was not there.*at 1.0"),
+        ("3", nn.Sequential(nn.Linear(16, 3)), "3.0.weight is .*now"),
+    ):
+        grown: Any = fxgrow.grow(model, {"0": 2}, example_inputs=ROWS)
+        grown[3] = grown[3] if path == "1" else part
+        grown[int(path)] = part
+        with pytest.raises(fxgrow.FxgrowError, match=f"^{said}" if path == "1" else ".*"):
+            fxgrow.save(grown, tmp_path / "grown.safetensors")
+        assert not (tmp_path / "grown.safetensors").exists()
+    grown = fxgrow.grow(model, {"0": 2}, example_inputs=ROWS)
+    grown[1] = nn.GELU()
+    again: Any = fxgrow.grow(grown, {"0": 1.5})
+    with pytest.raises(fxgrow.FxgrowError, match=r"^it was put in by hand between two growths.*\(at 1\)"):
+        fxgrow.save(again, tmp_path / "grown.safetensors")
