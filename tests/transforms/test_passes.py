@@ -188,8 +188,8 @@ def test_what_a_pass_cannot_do_is_refused() -> None:
         "widened twice": "widen: the plan grows a tensor of shape [8, 8], here it has [16, 8] (at 0.weight): apply a "
         "plan to the model it was made for",
         "not deepened": "widen: it is not known what its nodes give (at Sequential): deepen it first",
-        "not widened": "tag: the plan promises a tensor of shape [16, 8], here it has [8, 8] (at 0.weight): pass what the "
-        "pass before gave for this plan",
+        "not widened": "tag: the plan promises a tensor of shape [16, 8], here it has [8, 8] (at 0.weight): "
+        "pass what the pass before gave for this plan",
     }
 
 
