@@ -78,7 +78,7 @@ def _captured(model: nn.Module, bare: nn.Module, inputs: Inputs) -> Captured:
     alike: list[frozenset[str]] = []
     for mode, graph in graphs.items():
         run = "eval" if mode == "both" else mode
-        notes, same = probe(recording, run, graph, inputs)
+        notes, same = probe(recording, run, graph, inputs, records[run].comparisons)
         settled.extend(notes)
         alike.append(same)
         free_numbers(recording, run, graph, inputs, settling)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx, nn
 
+from fxgrow.capture.call_guards import CALL_GUARDS
 from fxgrow.capture.numbers import Int
 from fxgrow.errors import SettledError, UntraceableError
 from fxgrow.replacing import replaced
@@ -114,7 +115,7 @@ def graded(enabled: bool) -> None:
         )
 
 
-GUARDS: tuple[Callable[..., Any], ...] = (settled, sized, typed, graded)
+GUARDS: tuple[Callable[..., Any], ...] = (settled, sized, typed, graded, *CALL_GUARDS)
 """Functions whose nodes refuse what a graph was not recorded with."""
 
 

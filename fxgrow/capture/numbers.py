@@ -11,7 +11,7 @@ import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from torch import fx
 
@@ -64,11 +64,27 @@ def value_of(source: Any, lookup: Callable[[Attribute], Any]) -> Any:
     return lookup(source) if isinstance(source, Attribute) else source
 
 
+class Comparison(NamedTuple):
+    """What a forward asked of a size: `size < number`, by the name of the operator, and what came out."""
+
+    operator: str
+    size: int
+    number: int
+    outcome: bool
+
+    @property
+    def turning(self) -> int:
+        """The size nearest to the number for which the other comes out."""
+        towards = {"lt": (0, -1), "le": (1, 0), "gt": (0, 1), "ge": (-1, 0)}.get(self.operator, (0, 0))
+        return self.number + towards[0 if self.outcome else 1]
+
+
 class Recording(Protocol):
     """What numbers need of the recording that is under way."""
 
     graph: fx.Graph
     settling: set[fx.Node]
+    comparisons: set[Comparison]
 
     def number(self, function: Callable[..., Any], operands: tuple[Any, ...], value: Any) -> fx.Node: ...
 
@@ -185,12 +201,16 @@ def _binary(function: Callable[..., Any], reflected: bool) -> Any:
 
 def _settling(plainly: Callable[..., Any]) -> Any:
     """A comparison, on which the course of a forward may hang: what is compared is settled."""
+    name = plainly.__name__.strip("_")
 
     def method(self: Any, *rest: Any) -> Any:
+        outcome = plainly(self, *rest)
         for number in (self, *rest):
             if (node := node_of(number)) is not None:
                 recordings[-1].settling.add(node)
-        return plainly(self, *rest)
+                if number is self and rest and isinstance(rest[0], int) and node_of(rest[0]) is None:
+                    recordings[-1].comparisons.add(Comparison(name, plain(self), plain(rest[0]), outcome))
+        return outcome
 
     return method
 

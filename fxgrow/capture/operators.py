@@ -81,3 +81,11 @@ FILLING: Mapping[str, Callable[..., Any]] = {
     "zero_": lambda: 0,
 }
 """Methods that write one thing into all of a tensor, as `x[...] = y` does, which is how they are recorded."""
+
+VALUES = frozenset(
+    ("item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__complex__", "__index__", "__array__")
+)
+"""What gives the values of a tensor to Python."""
+
+SAID = {"__bool__": "control flow", "__array__": "numpy"}
+"""How errors call what asks for values."""

@@ -33,8 +33,11 @@ class Changed:
     features: frozenset[str]
 
 
-def changed(inputs: Inputs, features: frozenset[str]) -> Changed | None:
-    """Inputs that differ in these features as far as inputs can; None where they are the same inputs."""
+def changed(inputs: Inputs, features: frozenset[str], samples: int | None = None) -> Changed | None:
+    """Inputs that differ in these features as far as inputs can; None where they are the same inputs.
+
+    samples: how many there are to be, if that differs; else one more.
+    """
     tensors = [value for value in (*inputs[0], *inputs[1].values()) if isinstance(value, Tensor) and value.ndim]
     if NUMBER in features:
         args, kwargs = inputs
@@ -51,7 +54,7 @@ def changed(inputs: Inputs, features: frozenset[str]) -> Changed | None:
     def other(tensor: Tensor) -> Tensor:
         shape = list(tensor.shape)
         if BATCH in wanted and shape and shape[0] == batch:
-            shape[0] += 1
+            shape[0] = batch + 1 if samples is None else samples
         if SIZE in wanted:
             shape[1:] = [sizes.get(size, size) if k >= _from(tensor) else size for k, size in enumerate(shape)][1:]
         dtype = _OTHER.get(tensor.dtype, tensor.dtype) if DTYPE in wanted else tensor.dtype

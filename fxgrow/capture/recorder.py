@@ -15,13 +15,13 @@ from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 from torch.overrides import TorchFunctionMode
 
 from fxgrow import guards
-from fxgrow.capture import contexts, numbers
+from fxgrow.capture import call_guards, contexts, numbers
 from fxgrow.capture.builder import GraphBuilder
 from fxgrow.capture.evaluation import Memory, identity, kept_shape, minds_samples
 from fxgrow.capture.expansions import EXPANSIONS
 from fxgrow.capture.interception import intercepted
 from fxgrow.capture.numbers import Float, Int, remembering
-from fxgrow.capture.operators import FILLING, REFLECTED, opened, operator_of
+from fxgrow.capture.operators import FILLING, REFLECTED, SAID, VALUES, opened, operator_of
 from fxgrow.capture.shapes import call_failed, staying
 from fxgrow.containers import each_tensor, flat_tensors, holds_tensor
 from fxgrow.errors import CaptureError, FxgrowError
@@ -32,14 +32,6 @@ from fxgrow.rules.calls import draws
 
 _TRANSPOSED = {"T": "permute", "mT": "transpose", "H": "permute", "mH": "transpose"}
 """Properties that are other views of a tensor, by the method that makes them."""
-
-_VALUES = frozenset(
-    ("item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__complex__", "__index__", "__array__")
-)
-"""What gives the values of a tensor to Python."""
-
-_SAID = {"__bool__": "control flow", "__array__": "numpy"}
-"""How errors call what asks for values."""
 
 _EMPTY = frozenset(("empty", "empty_like", "empty_strided", "empty_permuted", "new_empty", "new_empty_strided"))
 """Functions whose result holds whatever was in memory."""
@@ -87,6 +79,7 @@ class Recorder(GraphBuilder, TorchFunctionMode):
         self.memory = memory
         self.settled: list[contexts.Settled] = []
         self.settling: set[fx.Node] = set()
+        self.comparisons: set[numbers.Comparison] = set()
         self.regions: list[fx.Node] = []
         self.open: list[Any] = []
         self.quiet = False
@@ -159,7 +152,7 @@ class Recorder(GraphBuilder, TorchFunctionMode):
             default = () if parameter.default is inspect.Parameter.empty else (parameter.default,)
             if key not in arguments and not default and not stars:
                 continue
-            node = self.new_node("placeholder", key, default if _writable(default) else (None,), {}, None)
+            node = self.new_node("placeholder", key, default if call_guards.writable(default) else (None,), {}, None)
             empty: Any = () if stars == "*" else {} if stars else default[0] if default else None
             value = self._entering(node, arguments.get(key, empty), name)
             node.meta["value"] = each_tensor(value, _itself)
@@ -181,9 +174,15 @@ class Recorder(GraphBuilder, TorchFunctionMode):
             return value
         items: Any = value.items() if isinstance(value, Mapping) else enumerate(value) if _listed(value) else None
         if items is None or not value:
-            if _writable(value):
+            if call_guards.writable(value):
                 self.new_node("call_function", contexts.settled, (node, value, name), {}, None)
+            else:
+                called = call_guards.name_of_object(value)
+                self.new_node("call_function", call_guards.same_object, (node, called, name), {}, None)
             return remembering(value, node)
+        keys = list(value) if isinstance(value, Mapping) else len(value)
+        if not isinstance(value, Mapping) or call_guards.writable(keys):
+            self.new_node("call_function", call_guards.structured, (node, keys, name), {}, None)
         made = {}
         for key, item in items:
             picked = self.new_node("call_function", operator.getitem, (node, key), {}, item)
@@ -217,7 +216,7 @@ class Recorder(GraphBuilder, TorchFunctionMode):
             return args[0]
         if method and name in _QUESTIONS:
             return _QUESTIONS[name](self, func, *args, **kwargs)
-        if method and name in _VALUES:
+        if method and name in VALUES:
             raise self._failed(name, (), NotImplementedError())
         return self._call(func, name, method, args, kwargs)
 
@@ -275,7 +274,7 @@ class Recorder(GraphBuilder, TorchFunctionMode):
             self.bind(tensor, self.operation("call_function", func, self.operands(args, kwargs), bare))
 
     def _failed(self, name: str, operands: Any, error: Exception) -> CaptureError:
-        said = _SAID.get(name, name.strip("_"))
+        said = SAID.get(name, name.strip("_"))
         return call_failed(said, self.where(), operands, error)
 
     def _set(self, func: Any, tensor: Tensor, value: Any) -> Any:
@@ -330,6 +329,11 @@ class Recorder(GraphBuilder, TorchFunctionMode):
         self.by_size = True
         sizes = self.sizes_of(tensor)
         return sizes if dim is None else sizes[dim]
+
+    def _length_asked(self, func: Any, tensor: Tensor) -> Any:
+        length = self._size_asked(func, tensor, 0)
+        operator.eq(length, 1)  # Python makes a plain number of it, of which this is the usual question
+        return length
 
     def _count_asked(self, func: Any, tensor: Tensor) -> Any:
         self.by_size = True
@@ -405,6 +409,7 @@ class Recorder(GraphBuilder, TorchFunctionMode):
 
 _QUESTIONS: dict[str, Callable[..., Any]] = {
     "size": Recorder._size_asked,
+    "__len__": Recorder._length_asked,
     "numel": Recorder._count_asked,
     "nelement": Recorder._count_asked,
 }
@@ -439,12 +444,3 @@ def _is_method(func: Any, name: str, args: Any) -> bool:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float))
-
-
-def _writable(value: Any) -> bool:
-    """Whether generated code can hold a value: plain numbers, strings and containers of them."""
-    if isinstance(value, (tuple, list)):
-        return type(value) in (tuple, list) and all(map(_writable, value))
-    if isinstance(value, dict):
-        return type(value) is dict and all(map(_writable, value.values()))
-    return value is None or isinstance(value, (bool, int, float, str, torch.dtype))

@@ -15,6 +15,7 @@ from fxgrow.capture.attributes import with_sources
 from fxgrow.capture.contexts import Settled
 from fxgrow.capture.evaluation import Memory
 from fxgrow.capture.inputs import Inputs
+from fxgrow.capture.numbers import Comparison
 from fxgrow.capture.outputs import Form, taken_apart
 from fxgrow.capture.probing import Difference, differences
 from fxgrow.capture.recorder import Recorder, Shapes
@@ -30,7 +31,8 @@ from fxgrow.rules.registry import law_of_call
 class Record:
     """One run of a forward: its graph, the class of its output, what the graph cannot keep.
 
-    numbers: the names of arguments that are numbers which the forward compares. by_mode, by_size: whether the forward
+    numbers: the names of arguments that are numbers which the forward compares. comparisons: of sizes with literals, by
+    the forward. by_mode, by_size: whether the forward
     asked for what another mode, or another size of the inputs, could change; else the record would be the same.
     """
 
@@ -38,6 +40,7 @@ class Record:
     form: Form | None
     settled: list[Settled]
     numbers: set[str]
+    comparisons: set[Comparison]
     by_mode: bool
     by_size: bool
 
@@ -98,7 +101,7 @@ class Recording:
         compared = _arguments_behind(recorder.settling)
         recorder.graph.eliminate_dead_code(is_impure)
         by_mode = recorder.by_mode or any(type(part).train is not nn.Module.train for part in runner.modules())
-        return Record(recorder.graph, form, recorder.settled, compared, by_mode, recorder.by_size)
+        return Record(recorder.graph, form, recorder.settled, compared, recorder.comparisons, by_mode, recorder.by_size)
 
     def _at_the_next_call(
         self, first: Recorder, runner: nn.Module, inputs: Inputs, kept: list[torch.Tensor]

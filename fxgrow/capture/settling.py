@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import fx, nn
 
-from fxgrow.capture import contexts
+from fxgrow.capture import call_guards, contexts
 from fxgrow.capture.contexts import Settled
 from fxgrow.capture.inputs import Inputs
+from fxgrow.capture.numbers import Comparison
 from fxgrow.capture.probing import (
     BATCH,
     DTYPE,
@@ -59,11 +61,55 @@ def _defaults(model: nn.Module) -> dict[str, Any]:
     return {name: p.default for name, p in parameters if p.default is not empty}
 
 
-def probe(recording: Recording, mode: str, graph: fx.Graph, inputs: Inputs) -> tuple[list[Settled], frozenset[str]]:
+def probe(
+    recording: Recording, mode: str, graph: fx.Graph, inputs: Inputs, comparisons: Iterable[Comparison]
+) -> tuple[list[Settled], frozenset[str]]:
     """What a graph settled that hangs on the inputs it was recorded with, and the features that make no difference.
 
-    The graph gets guards against inputs that do.
+    The graph gets guards against inputs that do. comparisons: that the forward made of sizes.
     """
+    turned = list(_turned(recording, mode, graph, inputs, comparisons))  # the graph is compared without guards
+    notes, same = _probed(recording, mode, graph, inputs)
+    if not any(note.feature == BATCH for note in notes):
+        for comparison, note in turned:
+            notes.append(note)
+            _guard_comparison(graph, comparison)
+    return notes, same
+
+
+def _turned(
+    recording: Recording, mode: str, graph: fx.Graph, inputs: Inputs, comparisons: Iterable[Comparison]
+) -> Iterator[tuple[Comparison, Settled]]:
+    """Comparisons of the number of samples that lead to another course where they come out otherwise."""
+    tensors = [value for value in (*inputs[0], *inputs[1].values()) if isinstance(value, torch.Tensor) and value.ndim]
+    samples = tensors[0].shape[0] if tensors else 0
+    for comparison in sorted(comparisons):
+        few = comparison.turning
+        if comparison.size != samples or few in (samples, samples + 1) or few < 1:
+            continue
+        other = changed(inputs, frozenset({BATCH}), few)
+        try:
+            assert other is not None
+            record = recording.record(mode, other.inputs)
+        except CaptureError:  # the model does not take as many
+            continue
+        difference = next(differences(graph, record.graph), None)
+        if difference is not None:
+            what = f"{difference.what} hangs on the number of samples, {few} of which take another course"
+            where = difference.place or type(recording.bare).__name__
+            yield comparison, Settled(what, where, feature=BATCH, inputs=other.inputs)
+
+
+def _guard_comparison(graph: fx.Graph, comparison: Comparison) -> None:
+    inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    x = next(n for n in inputs if isinstance(n.meta["value"], torch.Tensor) and n.meta["value"].ndim)
+    arguments = (x, str(x.target), comparison.operator, comparison.number, comparison.outcome)
+    with graph.inserting_after(inputs[-1]):
+        graph.call_function(call_guards.compared, arguments).meta.update(value=None, module_path="")
+
+
+def _probed(recording: Recording, mode: str, graph: fx.Graph, inputs: Inputs) -> tuple[list[Settled], frozenset[str]]:
+    """What hangs on a feature of the inputs, whatever the forward asked."""
     same: set[str] = set()
 
     def differing(features: frozenset[str]) -> Difference | None:

@@ -69,8 +69,12 @@ def follow_sizes(
             continue  # torch's own layers, and what has a law, follow as growth sets them, where a graph calls them
         for name in NAMES:
             old = parts[origin].__dict__.get(name)
-            if type(old) is int and old == module.__dict__.get(name):
+            if old is None or old != module.__dict__.get(name):
+                continue
+            if type(old) is int:
                 module.__dict__[name] = _counterpart(name, old, *shapes, origin)
+            elif type(old) in (list, tuple) and all(type(size) is int for size in old):  # one of each branch
+                module.__dict__[name] = type(old)(_counterpart(name, size, *shapes, origin, True) for size in old)
     infos = getattr(own, "feature_info", None)
     if infos is not None:
         places = {path: origins[path] for path, _ in own.named_modules() if path in origins}
@@ -155,8 +159,11 @@ def _features(recording: Recording, inputs: Inputs) -> Iterator[list[tuple[int, 
         yield [tuple(tensor.shape) for tensor in flat_tensors(value)]
 
 
-def _counterpart(name: str, size: int, before: Shapes, after: Shapes, path: str) -> int:
-    """What a size that a part calls by a name has become, if that can be told; else what it was."""
+def _counterpart(name: str, size: int, before: Shapes, after: Shapes, path: str, of_branch: bool = False) -> int:
+    """What a size that a part calls by a name has become, if that can be told; else what it was.
+
+    of_branch: what goes through the whole does not tell it.
+    """
     sides = (
         ("in",)
         if name.startswith("in_")
@@ -164,9 +171,9 @@ def _counterpart(name: str, size: int, before: Shapes, after: Shapes, path: str)
         if name in ("out_features", "out_channels", "num_chs")
         else ("in", "out")
     )
-    inner = [part for part, _ in before if path and part.startswith(f"{path}.")]
+    inner = [part for part, _ in before if part and (not path or part.startswith(f"{path}."))]
     children = [part for part in inner if part.rpartition(".")[0] == path]
-    for parts in ([path], children, inner) if path else ([""], ["pre_logits"]):
+    for parts in ([path], children, inner) if path or of_branch else ([""], ["pre_logits"]):
         pairs = (pair for part in parts for side in sides for pair in _pairs(before, after, (part, side)))
         sizes = {new for old, new in pairs if old == size != new}
         if len(sizes) == 1:

@@ -598,3 +598,27 @@ def test_parts_without_parameters_that_no_file_can_name_are_refused(tmp_path: An
     again: Any = fxgrow.grow(grown, {"0": 1.5})
     with pytest.raises(fxgrow.FxgrowError, match=r"^it was put in by hand between two growths.*\(at 1\)"):
         fxgrow.save(again, tmp_path / "grown.safetensors")
+
+
+class Branches(nn.Module):
+    """Two branches of their own widths, which a list holds and a method reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed_dim = [8, 12]
+        self.enter = nn.ModuleList(nn.Linear(6, size) for size in self.embed_dim)
+        self.reset(3)
+
+    def reset(self, classes: int) -> None:
+        self.head = nn.ModuleList(nn.Linear(size, classes) for size in self.embed_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([head(enter(x).relu()) for enter, head in zip(self.enter, self.head, strict=True)]).mean(0)
+
+
+def test_lists_of_widths_follow_entry_by_entry() -> None:
+    model = Branches()
+    grown = fxgrow.grow(model, 1.5, example_inputs=torch.randn(2, 6))
+    assert (grown.embed_dim, model.embed_dim) == ([12, 18], [8, 12])
+    grown.reset(5)
+    assert grown(torch.randn(2, 6)).shape == (2, 5)

@@ -108,6 +108,7 @@ _ARGUMENTS: dict[Any, tuple[Any, ...]] = {
     "type": (torch.float64,),
     "to": (torch.float64,),
     StochasticDepth: (0.1, "row"),
+    torch.full_like: (0.5,),
     torch.clamp: (-0.5, 0.5),
     "clamp": (-0.5, 0.5),
     "clamp_": (-0.5, 0.5),
@@ -127,7 +128,7 @@ _TWO_OPERANDS = {
 _IN_PLACE = {operator.iadd, operator.isub, operator.imul, operator.itruediv}
 _NOT_BY_THEMSELVES = {
     *("cuda", "masked_fill", "masked_fill_", "where", "lerp", torch.lerp),
-    *(torch.where, operator.invert, torch.logical_not),
+    *(torch.where, operator.invert, torch.logical_not, torch.empty_like),
 }
 _LOW_PRECISION = {"byte": 256.0, "char": 256.0, "float": 1e-6, "half": 2e-3, "bfloat16": 2e-2}
 
@@ -169,6 +170,7 @@ CASES = [
     *pointwise_cases(),
     Case("invert", lambda x: ~(x > 0), (ROWS,), 2),
     Case("logical_not function", lambda x: torch.logical_not(x), (ROWS,), 2),
+    Case("empty_like", lambda x: torch.empty_like(x).exponential_(), (ROWS,), 2),
     Case("masked_fill", lambda x: x.masked_fill(x > 0, 0.5), (ROWS,), 2),
     Case("masked_fill_", lambda x: (x * 1.0).masked_fill_(x > 0, 0.5), (ROWS,), 2),
     Case("masked_fill by a constant", lambda x: x.masked_fill(torch.tensor(True), 0.5), (ROWS,), 2),

@@ -1,0 +1,85 @@
+"""Functions whose nodes refuse a call that differs from the one that a graph was captured with."""
+
+from __future__ import annotations
+
+import enum
+import operator
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxgrow.errors import SettledError
+
+
+def compared(tensor: Any, name: str, question: str, number: int, outcome: bool) -> None:
+    """Refuse an input of as many samples as make a comparison come out otherwise.
+
+    question: the name of the operator between the number of samples and `number`.
+
+    >>> compared(torch.ones(2, 3), "x", "eq", 1, False)
+    """
+    if not isinstance(tensor, fx.Proxy) and getattr(operator, question)(tensor.shape[0], number) is not outcome:
+        raise SettledError(
+            f"{name} has {tensor.shape[0]} samples, for which the forward takes another course than when it was "
+            f"captured: it asks whether they are {_ASKED[question]}{number}",
+            remedy='grow the model in its own class (form="module"), or with example_inputs of as many samples',
+        )
+
+
+_ASKED = {"eq": "", "ne": "other than ", "lt": "fewer than ", "le": "at most ", "gt": "more than ", "ge": "at least "}
+
+
+def structured(value: Any, held: int | Iterable[Any], name: str) -> None:
+    """Refuse a collection of tensors of another length, or with other keys. held: what it had.
+
+    >>> structured(["a tensor", "another"], 2, "images")
+    """
+    if isinstance(value, fx.Proxy):
+        return
+    before, now = (held, len(value)) if isinstance(held, int) else (list(held), list(value))
+    if now != before:
+        what = "entries" if isinstance(held, int) else "as its keys"
+        raise SettledError(
+            f"{name} had {before} {what} when the model was captured, and has {now} now",
+            remedy=f"grow the model with example_inputs that hold {name} as it is called",
+        )
+
+
+def same_object(value: Any, called: str, name: str) -> None:
+    """Refuse another function or object as an argument; None stands for the one that is the default.
+
+    >>> same_object(torch.sigmoid, name_of_object(torch.sigmoid), "act")
+    """
+    if value is None or isinstance(value, fx.Proxy):
+        return
+    if name_of_object(value) != called:
+        raise SettledError(
+            f"{name} was {called} when the model was captured, and is {name_of_object(value)} now",
+            remedy=f"grow the model with example_inputs that hold {name} as it is called",
+        )
+
+
+def name_of_object(value: Any) -> str:
+    """What a function or a member of an Enum is called, with its module; of any other object, its class.
+
+    >>> name_of_object(print), name_of_object(slice(2))
+    ('builtins.print', 'builtins.slice')
+    """
+    if isinstance(value, enum.Enum):
+        return f"{type(value).__module__}.{value}"
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return f"{getattr(named, '__module__', None) or 'torch'}.{named.__qualname__}"
+
+
+def writable(value: Any) -> bool:
+    """Whether generated code can hold a value: plain numbers, strings and containers of them."""
+    if isinstance(value, (tuple, list)):
+        return type(value) in (tuple, list) and all(map(writable, value))
+    if isinstance(value, dict):
+        return type(value) is dict and all(map(writable, value.values()))
+    return value is None or isinstance(value, (bool, int, float, str, torch.dtype))
+
+
+CALL_GUARDS: tuple[Callable[..., Any], ...] = (compared, structured, same_object)

@@ -1,0 +1,97 @@
+"""Graphs refuse by name a call that would take another course than the one that they hold; the own class takes it."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fxgrow
+from fxgrow.errors import SettledError
+from tests.capture.assembled import EXACT, normal
+
+X = normal(4, 6)
+
+
+class Layers(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(6, 8), nn.Linear(8, 3)
+
+
+class Sum(Layers):
+    def forward(self, *images: Tensor) -> Tensor:
+        return self.leave(sum(self.enter(x).tanh() for x in images))  # type: ignore[no-any-return]
+
+
+class Each(Layers):
+    def forward(self, images: list[Tensor]) -> list[Tensor]:
+        return [self.leave(self.enter(x).tanh()) for x in images]
+
+
+class Batch(Layers):
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        h = self.enter(batch["x"]).tanh()
+        return self.leave(h * batch["mask"] if "mask" in batch else h)  # type: ignore[no-any-return]
+
+
+class By(Layers):
+    def forward(self, x: Tensor, function: Callable[[Tensor], Tensor] = torch.tanh) -> Tensor:
+        return self.leave(function(self.enter(x)))  # type: ignore[no-any-return]
+
+
+class Sign(enum.Enum):
+    PLUS = 1
+    MINUS = -1
+
+
+class Signed(Layers):
+    def forward(self, x: Tensor, sign: Sign = Sign.PLUS) -> Tensor:
+        return self.leave(self.enter(x).tanh()) * sign.value  # type: ignore[no-any-return]
+
+
+class FewSamples(Layers):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.leave(self.enter(x).tanh())
+        return y if x.shape[0] >= 3 else -y  # type: ignore[no-any-return]
+
+
+class OneSample(Layers):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.leave(self.enter(x).tanh())
+        return y.squeeze(0) if len(x) == 1 else y  # type: ignore[no-any-return]
+
+
+CALLS: dict[str, tuple[type[Layers], tuple[Any, ...], tuple[Any, ...], str]] = {
+    "one more": (Sum, (X, X), (X, X, X), "images had 2 entries .* has 3 now"),
+    "one less": (Each, ([X, X],), ([X],), "images had 2 entries .* has 1 now"),
+    "another key": (Batch, ({"x": X},), ({"x": X, "mask": X[:, :1]},), "batch had .'x'. as its keys"),
+    "another function": (By, (X,), (X, torch.sigmoid), "function was .*tanh .* and is .*sigmoid now"),
+    "another member": (Signed, (X,), (X, Sign.MINUS), "sign was .*PLUS .* and is .*MINUS now"),
+    "few samples": (FewSamples, (X,), (X[:2],), "x has 2 samples, .* at least 3"),
+    "one sample": (OneSample, (X,), (X[:1],), "x has 1 samples, .* are 1"),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_another_call_is_taken_by_the_class_and_refused_by_a_graph(name: str) -> None:
+    make, recorded, other, text = CALLS[name]
+    model = make().double()
+    own = fxgrow.grow(model, 2, example_inputs=recorded)
+    for inputs in (recorded, other):
+        torch.testing.assert_close(own(*inputs), model(*inputs), rtol=EXACT, atol=EXACT)
+    graph = fxgrow.grow(model, 2, example_inputs=recorded, form="graph")
+    torch.testing.assert_close(graph(*recorded), model(*recorded), rtol=EXACT, atol=EXACT)
+    with pytest.raises(SettledError, match=text):
+        graph(*other)
+
+
+def test_more_samples_are_taken_where_only_few_are_another_matter() -> None:
+    model = OneSample().double()
+    graph = fxgrow.grow(model, 2, example_inputs=X, form="graph")
+    torch.testing.assert_close(graph(normal(9, 6)), model(normal(9, 6)), rtol=EXACT, atol=EXACT)
+    assert "1 of which take another course" in str(fxgrow.report(graph).certificate)
