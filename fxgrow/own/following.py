@@ -175,9 +175,12 @@ def _counterpart(name: str, size: int, before: Shapes, after: Shapes, path: str,
     children = [part for part in inner if part.rpartition(".")[0] == path]
     for parts in ([path], children, inner) if path or of_branch else ([""], ["pre_logits"]):
         pairs = (pair for part in parts for side in sides for pair in _pairs(before, after, (part, side)))
-        sizes = {new for old, new in pairs if old == size != new}
-        if len(sizes) == 1:
-            return sizes.pop()
+        sizes = {new for old, new in pairs if old == size}
+        changed = sizes - {size}
+        if len(changed) == 1:
+            return changed.pop()
+        if sizes and len(sides) == 1 and parts == [path]:  # what goes in, or comes out, is as it was
+            return size
     return size
 
 

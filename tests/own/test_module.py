@@ -622,3 +622,24 @@ def test_lists_of_widths_follow_entry_by_entry() -> None:
     assert (grown.embed_dim, model.embed_dim) == ([12, 18], [8, 12])
     grown.reset(5)
     assert grown(torch.randn(2, 6)).shape == (2, 5)
+
+
+class Split(nn.Module):
+    """Halves of what comes in, by an attribute, through layers whose own width is as many."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.in_channels = 8
+        self.paths = nn.ModuleList(nn.Linear(4, 8) for _ in range(2))
+        self.leave = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = torch.split(x, self.in_channels // 2, 1)
+        return self.leave(sum(path(part) for path, part in zip(self.paths, parts, strict=True)).relu())  # type: ignore[union-attr]
+
+
+def test_what_goes_into_a_part_stays_though_its_layers_grow() -> None:
+    model = nn.Sequential(Split(), nn.Tanh(), Split()).double()
+    grown = fxgrow.grow(model, {"*.leave": 1, "*": 2}, example_inputs=normal(3, 8))
+    assert grown[2].in_channels == 8 and grown[2].paths[0].out_features == 16
+    torch.testing.assert_close(grown(normal(3, 8)), model(normal(3, 8)), rtol=EXACT, atol=EXACT)
