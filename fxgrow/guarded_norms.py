@@ -13,43 +13,40 @@ Arguments = tuple[Any, Any, Any, Any, Any, Any]
 """What a norm normalises, its shape or number of groups, weight, bias, eps and core."""
 
 
-class GuardedLayerNorm(nn.LayerNorm):
+class OverOldUnits(nn.Module):
+    """A norm whose statistic is that of the units in `core`; share: what the others count in it."""
+
+    core: guards.Ranges
+    share: float = 0.0
+
+    def _computed(self, x: Tensor) -> Tensor:
+        function, given, _ = call_of(self, x, self.weight, getattr(self, "bias", None))
+        return function(*given)  # type: ignore[no-any-return]
+
+    def extra_repr(self) -> str:
+        share = f", share={self.share:g}" if self.share else ""
+        return f"{super().extra_repr()}, core={self.core}{share}"
+
+
+class GuardedLayerNorm(OverOldUnits, nn.LayerNorm):
     """LayerNorm whose mean and variance are those of the units in `core`."""
 
-    core: guards.Ranges
-    share: float = 0.0
-
     def forward(self, input: Tensor) -> Tensor:
-        return _computed(self, input)
-
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, {_statistic(self.core, self.share)}"
+        return self._computed(input)
 
 
-class GuardedRMSNorm(nn.RMSNorm):
+class GuardedRMSNorm(OverOldUnits, nn.RMSNorm):
     """RMSNorm whose mean square is that of the units in `core`."""
 
-    core: guards.Ranges
-    share: float = 0.0
-
     def forward(self, x: Tensor) -> Tensor:
-        return _computed(self, x)
-
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, {_statistic(self.core, self.share)}"
+        return self._computed(x)
 
 
-class GuardedGroupNorm(nn.GroupNorm):
+class GuardedGroupNorm(OverOldUnits, nn.GroupNorm):
     """GroupNorm whose statistics, in each group, are those of the units in `core`."""
 
-    core: guards.Ranges
-    share: float = 0.0
-
     def forward(self, input: Tensor) -> Tensor:
-        return _computed(self, input)
-
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, {_statistic(self.core, self.share)}"
+        return self._computed(input)
 
 
 NATIVE: dict[type[nn.Module], type[nn.Module]] = {
@@ -58,6 +55,9 @@ NATIVE: dict[type[nn.Module], type[nn.Module]] = {
     nn.GroupNorm: GuardedGroupNorm,
 }
 """Torch's own norms, and what stands in their place."""
+
+PLAIN = {guarded: plain for plain, guarded in NATIVE.items()}
+"""The other way round."""
 
 _NAMES: dict[type[nn.Module], str] = {nn.LayerNorm: "layer_norm", nn.RMSNorm: "rms_norm", nn.GroupNorm: "group_norm"}
 KINDS = {name: kind for kind, name in _NAMES.items()}
@@ -74,8 +74,8 @@ def by_graph(module: nn.Module) -> bool:
 def name_of_function(module: nn.Module) -> str | None:
     """The name of torch's function for a norm over old units, or one that only a graph calls as a module."""
     kind: type[nn.Module] = type(module)
-    if kind in NATIVE.values():
-        return _NAMES[kind.__mro__[1]]
+    if kind in PLAIN:
+        return _NAMES[PLAIN[kind]]
     return _NAMES.get(kind) if by_graph(module) else None
 
 
@@ -89,16 +89,6 @@ def call_of(module: Any, x: Any, weight: Any, bias: Any) -> tuple[Any, tuple[Any
         return _FUNCTIONS[name], (x, shape), {**affine, "eps": module.eps}
     function, given = guards.settled_call(name, (x, shape, weight, bias, module.eps, module.core), module.share)
     return function, given, {}
-
-
-def _computed(module: Any, x: Tensor) -> Tensor:
-    function, given, _ = call_of(module, x, module.weight, getattr(module, "bias", None))
-    result: Tensor = function(*given)
-    return result
-
-
-def _statistic(core: guards.Ranges, share: float) -> str:
-    return f"core={core}, share={share:g}" if share else f"core={core}"
 
 
 def read(node: fx.Node) -> tuple[str, Arguments, float] | None:

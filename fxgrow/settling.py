@@ -11,7 +11,7 @@ from fxgrow import guards
 from fxgrow.by_hand import bare_parts
 from fxgrow.capture.modes import GrownGraphModule, ModalGraphModule
 from fxgrow.errors import FxgrowError
-from fxgrow.guarded_norms import NATIVE, read
+from fxgrow.guarded_norms import PLAIN, read
 from fxgrow.history import ATTRIBUTE, known_history
 from fxgrow.own.edited import CallEdit, Edited, plain_kind, unedited
 
@@ -85,7 +85,7 @@ def settle_norms(model: nn.Module, share: float) -> int:
 def _settle_module(module: Any, share: float) -> int:
     if isinstance(module, Edited):
         return _settle_calls(module, share)
-    if type(module) not in NATIVE.values():
+    if type(module) not in PLAIN:
         return 0
     if share == 1:
         module.__class__ = plain_kind(module)

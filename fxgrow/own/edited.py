@@ -18,7 +18,7 @@ from fxgrow import guards
 from fxgrow.capture.expansions import attention
 from fxgrow.capture.operators import operator_of
 from fxgrow.capture.outputs import taken_apart
-from fxgrow.guarded_norms import NATIVE
+from fxgrow.guarded_norms import PLAIN
 from fxgrow.transforms.graph_edits import put
 
 
@@ -250,7 +250,8 @@ def _read(model: Any, value: Any) -> Any:
 def plain_kind(module: nn.Module) -> type[nn.Module]:
     """The class of which a module was before growth made it compute otherwise.
 
-    >>> plain_kind(NATIVE[nn.LayerNorm](3)).__name__, plain_kind(edited(nn.Softmax)()).__name__
+    >>> from fxgrow.guarded_norms import GuardedLayerNorm
+    >>> plain_kind(GuardedLayerNorm(3)).__name__, plain_kind(edited(nn.Softmax)()).__name__
     ('LayerNorm', 'Softmax')
     """
     origin: Any = getattr(type(module), "_fxgrow_origin", None)
@@ -260,4 +261,4 @@ def plain_kind(module: nn.Module) -> type[nn.Module]:
         return origin  # type: ignore[no-any-return]
     if isinstance(module, SpelledOutAttention):
         return nn.MultiheadAttention
-    return next((plain for plain, guarded in NATIVE.items() if type(module) is guarded), type(module))
+    return PLAIN.get(type(module), type(module))

@@ -19,7 +19,7 @@ from fxgrow.capture.probing import changed as changed_inputs
 from fxgrow.capture.recording import Recording
 from fxgrow.devices import device_of
 from fxgrow.errors import CaptureError, SettledError
-from fxgrow.guarded_norms import NATIVE
+from fxgrow.guarded_norms import NATIVE, PLAIN
 from fxgrow.module_tensors import named_tensors, place
 from fxgrow.own.edited import (
     HEAD,
@@ -223,7 +223,7 @@ def _fit_torchs_own(own: nn.Module, head_dims: Mapping[int, int]) -> None:
     for module in own.modules():
         if type(module) is nn.MultiheadAttention:
             fit_attention(module, head_dims[id(module)])
-    kinds = (SpelledOutAttention, Edited, Multiplied, *NATIVE.values())
+    kinds = (SpelledOutAttention, Edited, Multiplied, *PLAIN)
     for module in own.modules():
         if isinstance(module, nn.TransformerEncoderLayer) and any(isinstance(part, kinds) for part in module.modules()):
             leave_fast_path(module)

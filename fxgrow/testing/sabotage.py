@@ -24,7 +24,7 @@ from fxgrow.capture.inputs import recalled, with_channels
 from fxgrow.certifying import Comparison
 from fxgrow.containers import flat_tensors
 from fxgrow.devices import device_of, random_state_kept
-from fxgrow.guarded_norms import NATIVE
+from fxgrow.guarded_norms import PLAIN
 from fxgrow.history import drawn_by, history_of
 from fxgrow.intermediate import Growth
 from fxgrow.measure.verification import random_inputs, relative_error
@@ -325,12 +325,12 @@ _GUARDS: dict[Any, _Retarget] = {
 
 def _guard(grown: GrownGraphModule, rng: random.Random) -> Made:
     """A guard dropped: the native op in its place."""
-    norms = [(path, part) for path, part in grown.named_modules() if type(part) in NATIVE.values()]
+    norms = [(path, part) for path, part in grown.named_modules() if type(part) in PLAIN]
     count = sum(node.target in _GUARDS for node in _nodes(grown, rng))
     if rng.randrange(count + len(norms) or 1) >= len(norms):
         return _retargeted(grown, rng, _GUARDS, "dropped")
     path, norm = rng.choice(norms)
-    guarded, norm.__class__ = type(norm), type(norm).__mro__[1]
+    guarded, norm.__class__ = type(norm), PLAIN[type(norm)]
     return f"{path} dropped", lambda: setattr(norm, "__class__", guarded)
 
 
