@@ -208,8 +208,9 @@ def _settling(plainly: Callable[..., Any]) -> Any:
         for number in (self, *rest):
             if (node := node_of(number)) is not None:
                 recordings[-1].settling.add(node)
-                if number is self and rest and isinstance(rest[0], int) and node_of(rest[0]) is None:
-                    recordings[-1].comparisons.add(Comparison(name, plain(self), plain(rest[0]), outcome))
+        other = rest[0] if rest else None
+        if isinstance(other, int) and node_of(self) is not None and node_of(other) is None:
+            recordings[-1].comparisons.add(Comparison(name, plain(self), plain(other), outcome))
         return outcome
 
     return method

@@ -33,12 +33,21 @@ class Changed:
     features: frozenset[str]
 
 
+def _tensors(inputs: Inputs) -> list[Tensor]:
+    return [value for value in (*inputs[0], *inputs[1].values()) if isinstance(value, Tensor) and value.ndim]
+
+
+def samples_of(inputs: Inputs) -> int:
+    """The number of samples that the first tensor holds; 0 where there is none."""
+    return next((int(tensor.shape[0]) for tensor in _tensors(inputs)), 0)
+
+
 def changed(inputs: Inputs, features: frozenset[str], samples: int | None = None) -> Changed | None:
     """Inputs that differ in these features as far as inputs can; None where they are the same inputs.
 
     samples: how many there are to be, if that differs; else one more.
     """
-    tensors = [value for value in (*inputs[0], *inputs[1].values()) if isinstance(value, Tensor) and value.ndim]
+    tensors = _tensors(inputs)
     if NUMBER in features:
         args, kwargs = inputs
         return Changed((tuple(map(_nudged, args)), {k: _nudged(v) for k, v in kwargs.items()}), features)

@@ -181,7 +181,7 @@ class Recorder(GraphBuilder, TorchFunctionMode):
                 self.new_node("call_function", call_guards.same_object, (node, called, name), {}, None)
             return remembering(value, node)
         keys = list(value) if isinstance(value, Mapping) else len(value)
-        if not isinstance(value, Mapping) or call_guards.writable(keys):
+        if call_guards.writable(keys):
             self.new_node("call_function", call_guards.structured, (node, keys, name), {}, None)
         made = {}
         for key, item in items:

@@ -32,8 +32,8 @@ class Record:
     """One run of a forward: its graph, the class of its output, what the graph cannot keep.
 
     numbers: the names of arguments that are numbers which the forward compares. comparisons: of sizes with literals, by
-    the forward. by_mode, by_size: whether the forward
-    asked for what another mode, or another size of the inputs, could change; else the record would be the same.
+    the forward. by_mode, by_size: whether the forward asked for what another mode, or another size of the inputs, could
+    change; else the record would be the same.
     """
 
     graph: fx.Graph

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import operator
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -25,6 +26,7 @@ from fxgrow.capture.probing import (
     differences,
     other_dtype,
     resized_axes,
+    samples_of,
 )
 from fxgrow.capture.recording import Recording, bound
 from fxgrow.errors import CaptureError
@@ -68,21 +70,21 @@ def probe(
 
     The graph gets guards against inputs that do. comparisons: that the forward made of sizes.
     """
-    turned = list(_turned(recording, mode, graph, inputs, comparisons))  # the graph is compared without guards
     notes, same = _probed(recording, mode, graph, inputs)
-    if not any(note.feature == BATCH for note in notes):
-        for comparison, note in turned:
-            notes.append(note)
-            _guard_comparison(graph, comparison)
-    return notes, same
+    hanging = [note.feature for note in notes]
+    turned = {} if BATCH in hanging else dict(_turned(recording, mode, graph, inputs, comparisons))
+    for feature in hanging:  # only now, since the graph is compared until here
+        _guard(graph, feature)
+    for comparison in turned:
+        _guard_comparison(graph, comparison)
+    return [*notes, *turned.values()], same
 
 
 def _turned(
     recording: Recording, mode: str, graph: fx.Graph, inputs: Inputs, comparisons: Iterable[Comparison]
 ) -> Iterator[tuple[Comparison, Settled]]:
     """Comparisons of the number of samples that lead to another course where they come out otherwise."""
-    tensors = [value for value in (*inputs[0], *inputs[1].values()) if isinstance(value, torch.Tensor) and value.ndim]
-    samples = tensors[0].shape[0] if tensors else 0
+    samples = samples_of(inputs)
     for comparison in sorted(comparisons):
         few = comparison.turning
         if comparison.size != samples or few in (samples, samples + 1) or few < 1:
@@ -101,11 +103,9 @@ def _turned(
 
 
 def _guard_comparison(graph: fx.Graph, comparison: Comparison) -> None:
-    inputs = [node for node in graph.nodes if node.op == "placeholder"]
-    x = next(n for n in inputs if isinstance(n.meta["value"], torch.Tensor) and n.meta["value"].ndim)
-    arguments = (x, str(x.target), comparison.operator, comparison.number, comparison.outcome)
-    with graph.inserting_after(inputs[-1]):
-        graph.call_function(call_guards.compared, arguments).meta.update(value=None, module_path="")
+    x, name = next(iter(_inputs(graph).items()))
+    arguments = (x, name, comparison.operator, comparison.number, comparison.outcome)
+    _refuse(graph, call_guards.compared, arguments)
 
 
 def _probed(recording: Recording, mode: str, graph: fx.Graph, inputs: Inputs) -> tuple[list[Settled], frozenset[str]]:
@@ -132,7 +132,7 @@ def _probed(recording: Recording, mode: str, graph: fx.Graph, inputs: Inputs) ->
         return [], frozenset(same)
     rest = every - {SIZE}
     pending = [frozenset({SIZE})] if differing(rest) is None else [frozenset({feature}) for feature in FEATURES]
-    notes, guarded = [], []
+    notes = []
     for features in pending:
         difference = differing(features)
         if difference is None or difference is _REFUSED:
@@ -142,9 +142,6 @@ def _probed(recording: Recording, mode: str, graph: fx.Graph, inputs: Inputs) ->
         where = difference.place or type(recording.bare).__name__
         taken = other.inputs if other is not None else None
         notes.append(Settled(what, where, feature=next(iter(features)), inputs=taken))
-        guarded.append(features)
-    for features in guarded:  # only now, since the graph is compared until here
-        _guard(graph, features)
     return notes, frozenset(same)
 
 
@@ -163,21 +160,41 @@ OTHER = {
 }
 
 
-def _guard(graph: fx.Graph, features: frozenset[str]) -> None:
+def _guard(graph: fx.Graph, feature: str) -> None:
     """Let a graph refuse what it was not recorded with and what makes a difference."""
-    inputs = [node for node in graph.nodes if node.op == "placeholder"]
-    tensors = [node for node in inputs if isinstance(node.meta["value"], torch.Tensor) and node.meta["value"].ndim]
     made: list[tuple[Any, tuple[Any, ...]]] = []
-    for node in tensors:
-        value, name = node.meta["value"], str(node.target)
-        if DTYPE in features and value.dtype.is_floating_point:
+    for node, name in _inputs(graph).items():
+        value = node.meta["value"]
+        if feature == DTYPE and value.dtype.is_floating_point:
             made.append((contexts.typed, (node, value.dtype, name)))
-        elif features & {BATCH, SIZE}:
-            axes = (0,) if BATCH in features else tuple(resized_axes(value))
+        elif feature in (BATCH, SIZE):
+            axes = (0,) if feature == BATCH else tuple(resized_axes(value))
             if axes:
                 made.append((contexts.sized, (node, axes, tuple(int(value.shape[axis]) for axis in axes), name)))
-    if GRADIENTS in features:
+    if feature == GRADIENTS:
         made.append((contexts.graded, (True,)))
     for target, arguments in made:
-        with graph.inserting_after(inputs[-1]):
-            graph.call_function(target, arguments).meta.update(value=None, module_path="")
+        _refuse(graph, target, arguments)
+
+
+def _inputs(graph: fx.Graph) -> dict[fx.Node, str]:
+    """The tensors that a graph is called with, also those in collections, and what they are called."""
+    names: dict[fx.Node, str] = {}
+    for node in graph.nodes:
+        if node.op == "placeholder":
+            names[node] = str(node.target).strip("*")
+        elif node.target is operator.getitem and node.all_input_nodes[0] in names and not _is_tensor(node.args[0]):
+            names[node] = f"{names[node.args[0]]}[{node.args[1]!r}]"
+    return {node: name for node, name in names.items() if _is_tensor(node)}
+
+
+def _is_tensor(node: fx.Node) -> bool:
+    return isinstance(node.meta["value"], torch.Tensor) and node.meta["value"].ndim > 0
+
+
+def _refuse(graph: fx.Graph, guard: Any, arguments: tuple[Any, ...]) -> None:
+    """Let a graph call one of its guards, behind its inputs and what it looks at."""
+    read = (item for item in arguments if isinstance(item, fx.Node))
+    last = max((*(node for node in graph.nodes if node.op == "placeholder"), *read))
+    with graph.inserting_after(last):
+        graph.call_function(guard, arguments).meta.update(value=None, module_path="")

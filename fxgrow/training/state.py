@@ -7,7 +7,7 @@ counter) is found out by trying the optimizer on a small tensor, so that no opti
 from __future__ import annotations
 
 import copy
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -153,7 +153,7 @@ def replace_parameters(
     group_of = {name: number for number, group in enumerate(lists) for name in group}
     history = history_of(plain)
     twins = {} if history is None else history.twins()
-    others = [*group_of, *(name for name in parameters if name not in group_of and transfer.fresh.get(name) != NEW)]
+    others = dict.fromkeys([*group_of, *(name for name in parameters if transfer.fresh.get(name) != NEW)])
     for name, parameter in parameters.items():
         if parameter.requires_grad and transfer.fresh.get(name) == NEW:
             like = _repeated(name, twins, others)
@@ -363,7 +363,7 @@ def _carry_counters(
                 group[key] = copy.deepcopy(value)
 
 
-def _closest(name: str, others: Sequence[str], parameters: Mapping[str, Tensor]) -> str:
+def _closest(name: str, others: Iterable[str], parameters: Mapping[str, Tensor]) -> str:
     """The parameter most like a new one: of its rank, its last name, and nearest in the tree."""
     path = name.split(".")
 

@@ -66,6 +66,12 @@ class OneSample(Layers):
         return y.squeeze(0) if len(x) == 1 else y  # type: ignore[no-any-return]
 
 
+class OneSampleOfEach(Layers):
+    def forward(self, *images: Tensor) -> Tensor:
+        y = self.leave(sum(self.enter(x) for x in images).tanh())  # type: ignore[union-attr]
+        return -y if images[0].shape[0] == 1 else y  # type: ignore[no-any-return]
+
+
 CALLS: dict[str, tuple[type[Layers], tuple[Any, ...], tuple[Any, ...], str]] = {
     "one more": (Sum, (X, X), (X, X, X), "images had 2 entries .* has 3 now"),
     "one less": (Each, ([X, X],), ([X],), "images had 2 entries .* has 1 now"),
@@ -73,6 +79,7 @@ CALLS: dict[str, tuple[type[Layers], tuple[Any, ...], tuple[Any, ...], str]] = {
     "another function": (By, (X,), (X, torch.sigmoid), "function was .*tanh .* and is .*sigmoid now"),
     "another member": (Signed, (X,), (X, Sign.MINUS), "sign was .*PLUS .* and is .*MINUS now"),
     "few samples": (FewSamples, (X,), (X[:2],), "x has 2 samples, .* at least 3"),
+    "one sample of each": (OneSampleOfEach, (X, X), (X[:1], X[:1]), r"images\[0\] has 1 samples, .* are 1"),
     "one sample": (OneSample, (X,), (X[:1],), "x has 1 samples, .* are 1"),
 }
 
