@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -228,8 +230,8 @@ def watched(recorder: Recorder) -> Iterator[None]:
                 return plainly(*args, **kwargs)
 
             stack.enter_context(replaced(checkpoint, name, generator))
-        einops: Any = sys.modules.get("einops.einops")
-        if einops is not None:  # it keeps the shapes of earlier runs, whose sizes are those of other graphs
+        if find_spec("einops"):  # imported here, as forwards may: it keeps earlier shapes, of other graphs' sizes
+            einops: Any = import_module("einops.einops")
             fresh = einops._reconstruct_from_shape_uncached
             stack.enter_context(replaced(einops, "_reconstruct_from_shape", fresh))
         yield
