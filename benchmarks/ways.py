@@ -170,6 +170,14 @@ LONGER: Mapping[str, Way] = {
         (0.5, 20), (1.0, 10), (1.0, 3), decay=0.35, sides=(0.75, 0.75, 1.0)
     ),
     "half then whole, decay behind the growth": budget((0.5, 16), (1.0, 8), decay=0.2),
+    "half, whole, small images and batches first": budget(
+        (0.5, 20), (1.0, 10), (1.0, 3), decay=0.35, sides=(0.75, 0.75, 1.0), batch_sizes=(0.5, 0.5, 1.0)
+    ),
+    "large, small images and batches first, half the operations": budget(
+        (1.0, 12), (1.0, 5), sides=(0.75, 1.0), batch_sizes=(0.5, 1.0)
+    ),
+    "large, batches of 64, half the epochs": large("plateau", 0.5, batch_size=64),
+    "large, batches of 64": large("plateau", batch_size=64),
 }
 """At most half of the large network's operations, spent on more epochs than its: narrow ones, on small images."""
 
@@ -213,6 +221,9 @@ PAPER: Mapping[str, Way] = {
     "half as wide, of half the operations": Way(
         lambda epochs: {"epochs": round(1.96 * epochs), "lr_curve": "plateau"}, part=0.5
     ),
+    "half as wide, small images first, half the operations": replace(
+        budget((1.0, 48), (1.0, 20), sides=(0.75, 1.0)), part=0.5
+    ),
     "nine stages, Net2Net": nine("replicate"),
     "nine stages, mirror": nine("mirror"),
     "nine stages, mirror, variance transfer": nine("mirror", "variance-transfer"),
@@ -240,11 +251,20 @@ def both(seed_options: Changes, amount: str, part: float, **more: Any) -> Way:
 _TWO = {"blocks": 2}
 _THREE = {"depth": 3}
 
+_LATE_BLOCKS: Changes = {"seed_options": (("blocks", 1),), "depths": ("", "+2"), "depth_init": "copy"}
+
 RESNET_DEPTH: Mapping[str, Way] = {
     "two blocks then three, copies": deeper(_TWO, "+1", 0.7),
     "two blocks then three, random": deeper(_TWO, "+1", 0.7, "random"),
     "two blocks then three, stacked": deeper(_TWO, "+1", 0.7, "stack"),
     "width and depth": both(_TWO, "+1", 0.6),
+    "one block then three, half the operations": budget((1.0, 22), (1.0, 5), **_LATE_BLOCKS),
+    "one block then three, random, half the operations": budget(
+        (1.0, 22), (1.0, 5), **{**_LATE_BLOCKS, "depth_init": "random"}
+    ),
+    "one block then three, small images first": budget(
+        (1.0, 26), (1.0, 7), (1.0, 3), decay=0.3, sides=(0.75, 0.75, 1.0), **{**_LATE_BLOCKS, "depths": ("", "+2", "")}
+    ),
 }
 
 VIT_DEPTH: Mapping[str, Way] = {
