@@ -346,15 +346,20 @@ def _matched(new_line: Tensor, old_line: Tensor) -> Map:
     """The n-th occurrence of a label on a new line is the n-th on the old one."""
     if torch.equal(new_line, old_line):
         return None
-    waiting: dict[int, list[int]] = {}
-    for place, label in enumerate(old_line.tolist()):
-        waiting.setdefault(label, []).append(place)
-    for places in waiting.values():
-        places.reverse()
-    position = [waiting[label].pop() if waiting.get(label) else -1 for label in new_line.tolist()]
-    if any(waiting.values()):
+    size = len(new_line) + len(old_line)
+    new, (old, order) = _occurrences(new_line, size), _occurrences(old_line, size).sort()
+    place = torch.searchsorted(old, new).clamp_(max=len(old) - 1)
+    matches = old[place] == new
+    if int(matches.sum()) != len(old):
         raise Unproved("old entries are not where the original has them")
-    return settled(torch.tensor(position, dtype=torch.long))
+    return settled(torch.where(matches, order[place], -1))
+
+
+def _occurrences(line: Tensor, most: int) -> Tensor:
+    """A number for each place, the same on all lines for the n-th occurrence of a label; there are fewer than most."""
+    labels, order = line.sort(stable=True)
+    nth = torch.arange(len(line)) - torch.searchsorted(labels, labels)
+    return torch.empty_like(line).index_copy_(0, order, labels * most + nth)
 
 
 def _means(sources: _Sources, new: Tensor, maps: tuple[Map, ...]) -> dict[int, Tensor]:
