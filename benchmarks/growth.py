@@ -60,6 +60,9 @@ _BUDGET = (
     "longer half then whole, zero, rates by update",
 )
 
+_CLOCK = (*_FIRST, *_LATE, "longer half then whole, zero", "half as wide, of half the operations")
+_DEPTH = ("three blocks then six, copies", "two blocks then six, copies", "width and depth")
+
 WANTED: tuple[tuple[str, tuple[str, ...], tuple[int, ...]], ...] = (
     ("resnet20", (*_FIRST, *_LATE, *_NINE), (1,)),
     ("resnet20", (*_FIRST, *_LATE, *_NINE), (2, 3)),
@@ -71,17 +74,13 @@ WANTED: tuple[tuple[str, tuple[str, ...], tuple[int, ...]], ...] = (
     ),
     ("resnet20", tuple(WAYS["resnet20"]), (101,)),
     ("resnet20", _TABLE, (2, 3)),
-    ("resnet18-32", (*_FIRST, *_LATE), (1,)),
-    ("vit", (*_FIRST, *_LATE, "three blocks then six, copies", "two blocks then six, copies", "width and depth"), (1,)),
+    ("resnet18-32", _CLOCK, (1,)),
+    ("vit", (*_CLOCK, *_DEPTH), (1,)),
     ("resnet20", (*_FIRST, *_LATE, *_NINE, *_TABLE), (4, 5)),
+    ("resnet18-32", _CLOCK, (2, 3)),
+    ("vit", (*_CLOCK, *_DEPTH), (2, 3)),
     ("resnet18-32", tuple(WAYS["resnet18-32"]), (101,)),
     ("vit", tuple(WAYS["vit"]), (101,)),
-    ("resnet18-32", (*_FIRST, *_LATE), (2, 3)),
-    (
-        "vit",
-        (*_FIRST, *_LATE, "three blocks then six, copies", "two blocks then six, copies", "width and depth"),
-        (2, 3),
-    ),
 )
 """Networks, ways and seeds, most wanted first. Seeds from 101 on are for choosing a recipe, not for its table."""
 

@@ -35,10 +35,14 @@ epochs, in minutes with few of them, and in a quarter of an hour with all, where
 
 @dataclass(frozen=True)
 class Network:
-    """A network to train. full: its settings. scaled: what a CPU can train of it, in minutes."""
+    """A network to train. full: its settings. scaled: what a CPU can train of it, in minutes.
+
+    width: the option that says how wide it is, and its value where it is not given.
+    """
 
     full: Settings
     scaled: Settings
+    width: tuple[str, int]
 
     def settings(self, scale: str) -> Settings:
         return {"full": self.full, "cpu": self.scaled, "cpu-long": replace(self.scaled, samples=None)}[scale]
@@ -60,10 +64,15 @@ _SMALL: Changes = {
 }  # fmt: skip
 
 NETWORKS: Mapping[str, Network] = {
-    "resnet20": Network(_RESNET20, replace(_RESNET20, **_SMALL)),
-    "resnet18-32": Network(_RESNET18, replace(_RESNET18, **_SMALL, lr=0.1)),
-    "vit": Network(_VIT, replace(_VIT, **_SMALL, options=(("img_size", 16), ("patch_size", 4), ("depth", 6)))),
+    "resnet20": Network(_RESNET20, replace(_RESNET20, **_SMALL), ("width", 16)),
+    "resnet18-32": Network(_RESNET18, replace(_RESNET18, **_SMALL, lr=0.1, options=(("width", 32),)), ("width", 64)),
+    "vit": Network(
+        _VIT,
+        replace(_VIT, **_SMALL, options=(("img_size", 16), ("patch_size", 4), ("depth", 6), ("embed_dim", 96))),
+        ("embed_dim", 192),
+    ),
 }
+"""For a CPU, ResNet-18 and the ViT are half as wide, too."""
 
 
 class RandomPadding(Run):
@@ -153,6 +162,12 @@ LATE = ((0.5, 0.7), (1.0, 0.3))
 _PAPER = {"parameterization": "variance-transfer", "rates": "norm"}
 
 LONGER: Mapping[str, Way] = {
+    "half as wide, of half the operations": Way(
+        lambda epochs: {"epochs": round(1.96 * epochs), "lr_curve": "plateau"}, part=0.5
+    ),
+    "half as wide, small images first, half the operations": replace(
+        budget((1.0, 48), (1.0, 20), sides=(0.75, 1.0)), part=0.5
+    ),
     "long half then whole, zero": budget((0.5, 19), (1.0, 7)),
     "long half then whole, zero, decay from 60%": budget((0.5, 19), (1.0, 7), decay=0.4),
     "long half then whole, mirror": budget((0.5, 19), (1.0, 7), init="mirror"),
@@ -218,12 +233,6 @@ WIDTH: Mapping[str, Way] = {
 
 PAPER: Mapping[str, Way] = {
     "small": Way(lambda epochs: {"lr_curve": "cosine"}, part=0.25),
-    "half as wide, of half the operations": Way(
-        lambda epochs: {"epochs": round(1.96 * epochs), "lr_curve": "plateau"}, part=0.5
-    ),
-    "half as wide, small images first, half the operations": replace(
-        budget((1.0, 48), (1.0, 20), sides=(0.75, 1.0)), part=0.5
-    ),
     "nine stages, Net2Net": nine("replicate"),
     "nine stages, mirror": nine("mirror"),
     "nine stages, mirror, variance transfer": nine("mirror", "variance-transfer"),
@@ -293,5 +302,7 @@ def settings_of(network: str, way: str, scale: str, seed: int, epochs: int | Non
         if name in changes:
             changes[name] = tuple(round(part * whole) for part in changes[name])
     if WAYS[network][way].part < 1:
-        changes["options"] = (*base.options, ("width", round(16 * WAYS[network][way].part)))
+        (name, usual), options = NETWORKS[network].width, dict(base.options)
+        options[name] = round(options.get(name, usual) * WAYS[network][way].part)
+        changes["options"] = tuple(options.items())
     return replace(base, **changes, seed=seed)
