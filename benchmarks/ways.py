@@ -271,7 +271,7 @@ RESNET_DEPTH: Mapping[str, Way] = {
     "one block then three, random, half the operations": budget(
         (1.0, 22), (1.0, 5), **{**_LATE_BLOCKS, "depth_init": "random"}
     ),
-    "one block then three, small images first": budget(
+    "one block then three, small images first, half the operations": budget(
         (1.0, 26), (1.0, 7), (1.0, 3), decay=0.3, sides=(0.75, 0.75, 1.0), **{**_LATE_BLOCKS, "depths": ("", "+2", "")}
     ),
 }
