@@ -87,21 +87,28 @@ def _is_layer(forward: Any) -> bool:
     return home == "torch.nn.modules" and name not in ("module", "container")
 
 
-def positions_moved(own: nn.Module, depth: Deepening) -> Iterator[tuple[nn.Module, str, Any]]:
-    """Attributes that may name blocks by their position, with what they are among new ones.
+def numbers_of_blocks(own: nn.Module, depth: Deepening) -> Iterator[tuple[nn.Module, str, Any]]:
+    """Attributes that may count blocks or name them by their position, with what they are among new ones.
 
-    Lists of positions, in parts around the blocks (timm's `out_indices`), and dictionaries by the names of blocks, in
-    what holds these (torchvision's `return_layers`).
+    In parts around the blocks, the number of these (for `range(self.depth)`), lists of such numbers (`self.depths`)
+    and of positions (timm's `out_indices`); in what holds the blocks, dictionaries by their names (torchvision's
+    `return_layers`).
     """
     for children in depth.children:
         places = _last_places([bool(old) for _, old in children.names])
+        before, after = len(places), len(children.names)
         steps = children.path.split(".")
         for length in range(len(steps)):
             owner = _part(own, ".".join(steps[:length]))
+            stage = next((int(step) for step in steps[length:] if step.isdigit()), 0)
             for name, value in owner.__dict__.items() if owner is not None else ():
+                if type(value) is int and value == before:
+                    yield owner, name, after  # type: ignore[misc]
                 listed: Any = value if type(value) in (list, tuple) else ()
-                if listed and all(type(item) is int and 0 <= item < len(places) for item in listed):
+                if listed and all(type(item) is int and 0 <= item < before for item in listed):
                     yield owner, name, type(value)(places[item] for item in listed)  # type: ignore[misc]
+                if stage < len(listed) and type(listed[stage]) is int and listed[stage] == before:
+                    yield owner, name, type(value)((*listed[:stage], after, *listed[stage + 1 :]))  # type: ignore[misc]
         news = [new for new, _ in children.names]
         by_name = {old: news[places[k]] for k, old in enumerate(old for _, old in children.names if old)}
         holder = _part(own, children.path)

@@ -35,7 +35,7 @@ from fxgrow.own.edited import (
     multiplied,
     read_out,
 )
-from fxgrow.own.following import follow_sizes, positions_moved
+from fxgrow.own.following import follow_sizes, numbers_of_blocks
 from fxgrow.own.sizes import Settings, wanted
 from fxgrow.planning.plan import NodeEdit, Obstacle, Plan
 from fxgrow.rules.shape import follow
@@ -135,12 +135,17 @@ def _checked(own: nn.Module, plan: Plan, grown: GrownGraphModule, inputs: Inputs
     part = parting(own, grown, inputs, recording)
     if part is None:
         return recording
-    for owner, name, value in list(positions_moved(own, plan.depth)) if plan.depth is not None else ():
+    order = {node.name: place for graph in grown.graphs().values() for place, node in enumerate(graph.nodes)}
+    for owner, name, value in numbers_of_blocks(own, plan.depth) if plan.depth is not None else ():
         before, owner.__dict__[name] = owner.__dict__[name], value
         recording = Recording(skeleton(own), device_of(own))
-        if parting(own, grown, inputs, recording) is None:
+        further = parting(own, grown, inputs, recording)
+        if further is None:
             return recording
-        owner.__dict__[name] = before
+        if order.get(further.node, 0) > order.get(part.node, 0):
+            part = further  # it is one of several that have to follow
+        else:
+            owner.__dict__[name] = before
     return part
 
 

@@ -178,6 +178,58 @@ def test_models_that_give_features_say_what_they_give(name: str) -> None:
         assert grown.feature_info.module_name() == ["blocks.5", "blocks.6", "blocks.8"]
 
 
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.layer = nn.LayerNorm(6), nn.Linear(6, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.layer(self.norm(x).relu())
+
+
+class Counted(nn.Module):
+    """A stage that goes through its blocks by their number."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self.depth, self.heads = depth, 3
+        self.blocks = nn.ModuleList(Residual() for _ in range(depth))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for number in range(self.depth):
+            x = self.blocks[number](x)
+        return x.unflatten(-1, (self.heads, -1)).flatten(-2)
+
+
+class Stages(nn.Module):
+    def __init__(self, listed: bool) -> None:
+        super().__init__()
+        self.depths = [2, 3, 2]
+        self.listed, self.stages = listed, nn.ModuleList(map(Counted, self.depths))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.listed:
+            for stage in self.stages:
+                x = stage(x)
+            return x
+        for stage, depth in zip(self.stages, self.depths, strict=True):
+            for number in range(depth):
+                x = stage.blocks[number](x)
+        return x
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_numbers_of_blocks_that_a_forward_counts_to_follow(listed: bool) -> None:
+    model, x = Stages(listed).double(), torch.randn(2, 6, dtype=torch.float64)
+    grown: Any = fxgrow.grow(model, depth="+1", example_inputs=x)
+    assert isinstance(grown, Stages)
+    assert str(fxgrow.report(grown).certificate.verdict) == "PROVED"
+    assert relative_error(grown(x), model(x)) <= 1e-10
+    assert [len(stage.blocks) for stage in grown.stages] == [3, 4, 3]
+    assert (grown.depths if listed else [stage.depth for stage in grown.stages]) == [3, 4, 3]
+    assert [stage.heads for stage in grown.stages] == [3, 3, 3]
+
+
 def test_tied_tensors_stay_one_through_copies() -> None:
     class Tied(nn.Module):
         def __init__(self) -> None:
