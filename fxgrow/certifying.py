@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fxgrow.capture import Captured, GrownGraphModule, copies, recapture, skeleton, spelled_out
 from fxgrow.capture.contexts import STATEMENTS
 from fxgrow.capture.inputs import recalled, with_channels
+from fxgrow.devices import own_defaults
 from fxgrow.errors import FxgrowError
 from fxgrow.fingerprint import changed_since, fingerprint
 from fxgrow.history import History, drawn_by, history_of, known_history
@@ -62,6 +63,11 @@ def certify(grown: nn.Module, original: nn.Module | None = None) -> Certificate:
     >>> str(fxgrow.certify(grown, model).verdict)
     'PROVED'
     """
+    with own_defaults():
+        return _certified(grown, original)
+
+
+def _certified(grown: nn.Module, original: nn.Module | None) -> Certificate:
     history = known_history(grown)
     if any(tensor.is_meta for tensor in named_tensors(grown).values()):
         raise FxgrowError("the model is on the meta device and holds no data", remedy="certify a model with weights")

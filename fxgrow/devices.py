@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -48,6 +49,33 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
     tensor([1., 1.])
     """
     return tensor.to(device, non_blocking=True)
+
+
+_callers: ContextVar[torch.device | None] = ContextVar("the default device of the caller", default=None)
+
+
+@contextmanager
+def own_defaults() -> Iterator[None]:
+    """Tensors are made on the CPU and can be trained inside, whatever defaults the caller has set.
+
+    >>> with torch.inference_mode(), torch.device("meta"), own_defaults():
+    ...     _ = torch.ones(2, requires_grad=True).sum().backward()
+    """
+    device = torch.get_default_device()
+    token = _callers.set(None if device.type == "cpu" else device)
+    try:
+        with torch.inference_mode(False), nullcontext() if device.type == "cpu" else torch.device("cpu"):
+            yield
+    finally:
+        _callers.reset(token)
+
+
+@contextmanager
+def callers_device() -> Iterator[None]:
+    """Inside `own_defaults`, for what the user wrote: tensors are made on the device that the caller has set."""
+    device = _callers.get()
+    with nullcontext() if device is None else device:
+        yield
 
 
 @contextmanager

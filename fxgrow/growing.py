@@ -11,6 +11,7 @@ from fxgrow.calibration import calibrate as calibrate_units
 from fxgrow.capture import Captured, GrownGraphModule, skeleton
 from fxgrow.capture.inputs import Inputs, described, with_channels
 from fxgrow.certifying import certificate_of, kept_for_proof
+from fxgrow.devices import own_defaults
 from fxgrow.drafting import planned_in_form, replanning
 from fxgrow.errors import PlanError
 from fxgrow.fingerprint import fingerprint
@@ -72,7 +73,7 @@ def plan(
     86
     """
     wish = Wish(width, depth, init, depth_init, round_to, parameterization, form, like, classes, class_init, in_chans)
-    with shown(progress):
+    with shown(progress), own_defaults():
         captured, planned, wish = planned_in_form(model, wish, example_inputs)
         if isinstance(captured, Parts) or form == "graph" or not grows(planned):
             return planned
@@ -167,7 +168,7 @@ def grow(
     check_how(seed, verify)
     check_loss(init, loss)
     wish = Wish(width, depth, init, depth_init, round_to, parameterization, form, like, classes, class_init, in_chans)
-    with shown(progress):
+    with shown(progress), own_defaults():
         captured, planned, wish = planned_in_form(model, wish, example_inputs)
         if not grows(planned):
             raise nothing_grows(planned)
@@ -190,7 +191,8 @@ def apply(planned: Plan, model: nn.Module, seed: int, verify: bool | str, loss: 
         assert isinstance(captured, Captured)
         return captured, course
 
-    return apply_plan(model, prepared(model, planned), planned, seed, verify, None, form, replan, loss=loss)
+    with own_defaults():
+        return apply_plan(model, prepared(model, planned), planned, seed, verify, None, form, replan, loss=loss)
 
 
 def apply_plan(

@@ -163,6 +163,39 @@ def mixes_with_nothing_of_the_cpu(device: str) -> None:
     raise AssertionError(f"{device} is not told from the CPU")
 
 
+class Masked(nn.Module):
+    """Makes tensors where the default is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.place = nn.Linear(6, 8), nn.Embedding(10, 8)
+        self.attend, self.leave = nn.Linear(8, 24), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        length = x.shape[1]
+        x = self.enter(x) + self.place(torch.arange(length))
+        q, k, v = self.attend(x).chunk(3, -1)
+        weights = (q @ k.transpose(1, 2) * torch.ones(length, length).tril()).softmax(-1)
+        return self.leave(x + weights @ v)
+
+
+def grows_where_it_is_the_default(device: str) -> None:
+    place = torch.empty(0, device=device).device
+    for switched in (place, contextlib.nullcontext()):
+        with switched:
+            if not isinstance(switched, torch.device):
+                torch.set_default_device(place)
+            try:
+                model, x = Masked().to(place), torch.randn(2, 5, 6, device=place)
+                grown = fxgrow.grow(model, 2, example_inputs=x)
+                assert str(fxgrow.certify(grown, model).verdict) == "PROVED", fxgrow.certify(grown, model)
+                assert_there(grown, device)
+                error = float((grown(x) - model(x)).abs().max().cpu())
+                assert error < 1e-5, error
+            finally:
+                torch.set_default_device(None)
+
+
 def all_checks(device: str, *options: str) -> dict[str, Callable[[], None]]:
     """What is checked, in words, and how."""
     quick = "--quick" in options
@@ -180,6 +213,7 @@ def all_checks(device: str, *options: str) -> dict[str, Callable[[], None]]:
         calibrates_and_measures,
         saves_and_loads,
         keeps_the_random_state,
+        grows_where_it_is_the_default,
     ):
         checks[check.__name__.replace("_", " ")] = partial(check, device)
     if device == "elsewhere":

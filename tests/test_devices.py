@@ -48,3 +48,22 @@ def test_growing_starts_no_generator_anew(monkeypatch: pytest.MonkeyPatch) -> No
     state = torch.get_rng_state()
     fxgrow.grow(model, 2, example_inputs=torch.empty(3, 4, device="meta"))
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_what_grows_in_inference_mode_can_be_trained() -> None:
+    model, x = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.randn(3, 4)
+    with torch.inference_mode():
+        grown = fxgrow.grow(model, 2, example_inputs=x)
+        again = fxgrow.plan(model, 2, example_inputs=x).apply(model)
+    for wider in (grown, again):
+        assert str(fxgrow.report(wider).certificate.verdict) == "PROVED"
+        wider(x).square().sum().backward()
+        assert all(parameter.grad is not None for parameter in wider.parameters())
+
+
+def test_a_default_device_without_data_is_the_caller_s_alone() -> None:
+    model, x = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.randn(3, 4)
+    with torch.device("meta"):
+        grown = fxgrow.grow(model, 2, example_inputs=x)
+    assert {parameter.device.type for parameter in grown.parameters()} == {"cpu"}
+    assert str(fxgrow.report(grown).certificate.verdict) == "PROVED"

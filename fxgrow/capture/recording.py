@@ -21,6 +21,7 @@ from fxgrow.capture.probing import Difference, differences
 from fxgrow.capture.recorder import Recorder, Shapes
 from fxgrow.capture.skeleton import twin_of
 from fxgrow.containers import flat_tensors
+from fxgrow.devices import callers_device
 from fxgrow.errors import CaptureError, FxgrowError, UntraceableError, first_line
 from fxgrow.opaque import CustomFunction
 from fxgrow.rules.calls import draws, name_of, reached, writes
@@ -70,7 +71,7 @@ class Recording:
         gradients: bool = True,
     ) -> Record:
         """A run in a mode; `dtype`: to run in another precision. gradients: whether they are switched on."""
-        with torch.set_grad_enabled(gradients):
+        with torch.set_grad_enabled(gradients), callers_device():
             return self._record(mode, inputs, dtype)
 
     def _record(self, mode: str, inputs: Inputs, dtype: Callable[[torch.dtype], torch.dtype] | None) -> Record:
