@@ -262,7 +262,8 @@ def mode_watched(recorder: Recorder) -> Iterator[None]:
 
 def checkpointed(recorder: Recorder) -> None:
     """Note that a part of the forward is run again in the backward pass to save memory."""
-    recorder.settled.append(Settled("gradient checkpointing", recorder.where(), lost=True))
+    if not recorder.quiet:
+        recorder.settled.append(Settled("gradient checkpointing", recorder.where(), lost=True))
 
 
 def chance(what: str, where: str) -> UntraceableError:
@@ -356,7 +357,8 @@ def _line_of_chance(run: Callable[[], Any], generators: list[Generator]) -> str 
 
     def watch(frame: Any, event: str, argument: Any) -> Any:
         file = Path(frame.f_code.co_filename)
-        asides = file.name == "random.py" or file == Path(__file__) or bool({"torch", "numpy"} & set(file.parts))
+        ours = file.parent == Path(__file__).parent
+        asides = file.name == "random.py" or ours or bool({"torch", "numpy"} & set(file.parts))
         if event == "call" and asides:
             return None
         if not lines and last[0] and not _alike(states(), before):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import operator
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -82,11 +83,20 @@ class Recorder(GraphBuilder, TorchFunctionMode):
         self.comparisons: set[numbers.Comparison] = set()
         self.regions: list[fx.Node] = []
         self.open: list[Any] = []
-        self.quiet = False
+        self._thread, self._quiet = threading.get_ident(), False
         self.by_mode = False
         self.shapes: Shapes = {}
         self.features: Any = None
         self.empty: dict[int, tuple[Tensor, Any, Any, Any]] = {}
+
+    @property
+    def quiet(self) -> bool:
+        """Whether calls are none of the forward's: those inside what is one node, and those of other threads."""
+        return self._quiet or threading.get_ident() != self._thread
+
+    @quiet.setter
+    def quiet(self, quiet: bool) -> None:
+        self._quiet = quiet
 
     # -- running -----------------------------------------------------------------------------------------------
 

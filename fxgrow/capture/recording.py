@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,9 @@ from fxgrow.errors import CaptureError, FxgrowError, UntraceableError, first_lin
 from fxgrow.opaque import CustomFunction
 from fxgrow.rules.calls import draws, name_of, reached, writes
 from fxgrow.rules.registry import law_of_call
+
+_ONE_AT_A_TIME = threading.RLock()
+"""What tells a recorder of calls stands, for a while, in for attributes that all threads share."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ class Recording:
         gradients: bool = True,
     ) -> Record:
         """A run in a mode; `dtype`: to run in another precision. gradients: whether they are switched on."""
-        with torch.set_grad_enabled(gradients), callers_device():
+        with _ONE_AT_A_TIME, torch.set_grad_enabled(gradients), callers_device():
             return self._record(mode, inputs, dtype)
 
     def _record(self, mode: str, inputs: Inputs, dtype: Callable[[torch.dtype], torch.dtype] | None) -> Record:
