@@ -260,20 +260,21 @@ def both(seed_options: Changes, amount: str, part: float, **more: Any) -> Way:
 _TWO = {"blocks": 2}
 _THREE = {"depth": 3}
 
-_LATE_BLOCKS: Changes = {"seed_options": (("blocks", 1),), "depths": ("", "+2"), "depth_init": "copy"}
-
 RESNET_DEPTH: Mapping[str, Way] = {
     "two blocks then three, copies": deeper(_TWO, "+1", 0.7),
     "two blocks then three, random": deeper(_TWO, "+1", 0.7, "random"),
     "two blocks then three, stacked": deeper(_TWO, "+1", 0.7, "stack"),
     "width and depth": both(_TWO, "+1", 0.6),
-    "one block then three, half the operations": budget((1.0, 22), (1.0, 5), **_LATE_BLOCKS),
-    "one block then three, random, half the operations": budget(
-        (1.0, 22), (1.0, 5), **{**_LATE_BLOCKS, "depth_init": "random"}
-    ),
-    "one block then three, small images first, half the operations": budget(
-        (1.0, 26), (1.0, 7), (1.0, 3), decay=0.3, sides=(0.75, 0.75, 1.0), **{**_LATE_BLOCKS, "depths": ("", "+2", "")}
-    ),
+    "two blocks then three, small images first, half the operations": budget(
+        (1.0, 15),
+        (1.0, 6),
+        (1.0, 3),
+        decay=0.3,
+        sides=(0.75, 0.75, 1.0),
+        seed_options=tuple(_TWO.items()),
+        depths=("", "+1", ""),
+        depth_init="copy",
+    ),  # fmt: skip
 }
 
 VIT_DEPTH: Mapping[str, Way] = {
