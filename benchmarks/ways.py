@@ -274,7 +274,7 @@ RESNET_DEPTH: Mapping[str, Way] = {
         seed_options=tuple(_TWO.items()),
         depths=("", "+1", ""),
         depth_init="copy",
-    ),  # fmt: skip
+    ),
 }
 
 VIT_DEPTH: Mapping[str, Way] = {
