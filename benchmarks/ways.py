@@ -185,6 +185,12 @@ LONGER: Mapping[str, Way] = {
         (0.5, 20), (1.0, 10), (1.0, 3), decay=0.35, sides=(0.75, 0.75, 1.0)
     ),
     "half then whole, decay behind the growth": budget((0.5, 16), (1.0, 8), decay=0.2),
+    "half on small images, then larger ones, then whole": budget(
+        (0.5, 44), (0.5, 10), (1.0, 3), decay=0.3, sides=(0.75, 1.0, 1.0)
+    ),
+    "half on small images for longer, then larger ones, then whole": budget(
+        (0.5, 48), (0.5, 12), (1.0, 2), decay=0.3, sides=(0.75, 1.0, 1.0)
+    ),
     "half, whole, small images and batches first": budget(
         (0.5, 20), (1.0, 10), (1.0, 3), decay=0.35, sides=(0.75, 0.75, 1.0), batch_sizes=(0.5, 0.5, 1.0)
     ),

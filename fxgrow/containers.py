@@ -51,12 +51,19 @@ def each_tensor(value: Any, function: Callable[[Tensor], Any]) -> Any:
 
 
 def in_dtype(value: Any, dtype: torch.dtype, device: torch.device | None = None) -> Any:
-    """The same containers with every floating-point tensor in one dtype, and all on a device if one is given.
+    """The same containers with copies of tensors, floating-point ones in one dtype, on a device if one is given.
+
+    Copies, since a forward may write to what it is given.
 
     >>> in_dtype((torch.ones(1), torch.tensor([2])), torch.float64)
     (tensor([1.], dtype=torch.float64), tensor([2]))
     """
-    return each_tensor(value, lambda t: t.to(device or t.device, dtype if t.dtype.is_floating_point else t.dtype))
+
+    def copied(tensor: Tensor) -> Tensor:
+        kind = dtype if tensor.dtype.is_floating_point else tensor.dtype
+        return tensor.to(device or tensor.device, kind, copy=True)
+
+    return each_tensor(value, copied)
 
 
 def flat_tensors(output: Any) -> Iterator[Tensor]:

@@ -4,6 +4,17 @@ from __future__ import annotations
 
 LIBRARIES = ("timm", "torchvision")
 
+_KNOWN = ("torch", *LIBRARIES)
+
+
+def is_known(kind: type) -> bool:
+    """Whether a class is of a library of whose code it is known what it asks for and what it keeps.
+
+    >>> is_known(dict), is_known(__import__("torch").nn.Linear)
+    (False, True)
+    """
+    return kind.__module__.partition(".")[0] in _KNOWN
+
 
 def is_of_library(name: str) -> bool:
     """Whether a name is that of a model of one of them.

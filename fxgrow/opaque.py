@@ -38,5 +38,5 @@ class ByMode(nn.Module):
 
 
 def hooked(module: nn.Module) -> bool:
-    """Whether forward hooks can change what the module computes."""
-    return bool(module._forward_hooks or module._forward_pre_hooks)
+    """Whether forward hooks, or a forward that it was given by hand, can change what the module computes."""
+    return bool(module._forward_hooks or module._forward_pre_hooks) or "forward" in module.__dict__

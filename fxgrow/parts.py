@@ -21,12 +21,13 @@ from fxgrow.devices import device_of
 from fxgrow.errors import CaptureError, VerificationError, first_line
 from fxgrow.history import Verification, drawn_in_part
 from fxgrow.measure.verification import random_inputs, verify
-from fxgrow.module_tensors import named_tensors, place
+from fxgrow.module_tensors import named_tensors, place, place_all
 from fxgrow.own import own_class, sites
 from fxgrow.own.configs import follow_configs
 from fxgrow.part_ends import Passage, passage
 from fxgrow.planning.deepening import joined
 from fxgrow.planning.plan import Axis, Obstacle, Plan, Totals
+from fxgrow.references import exchange
 from fxgrow.transforms.depth import add_blocks
 from fxgrow.transforms.width import widened
 
@@ -233,14 +234,15 @@ def _shape_alone(value: Tensor) -> Tensor:
 
 def _with_values(model: nn.Module) -> nn.Module:
     """A skeleton that borrows a model's parameters; for a model on the meta device, zeros that take no memory."""
-    twin = skeleton(model)
+    twin, made = skeleton(model), {}
     for name, tensor in named_tensors(model).items():
         if tensor.is_meta:
             dtype = torch.float32 if tensor.dtype.is_floating_point else tensor.dtype
             value = torch.zeros((), dtype=dtype).expand(tensor.shape)
         else:
             value = tensor.detach() if isinstance(tensor, nn.Parameter) else tensor.detach().clone()
-        place(twin, name, nn.Parameter(value, requires_grad=False) if isinstance(tensor, nn.Parameter) else value)
+        made[name] = nn.Parameter(value, requires_grad=False) if isinstance(tensor, nn.Parameter) else value
+    place_all(twin, made)
     return twin
 
 
@@ -268,14 +270,13 @@ def widen_parts(parts: Parts, plan: Plan, source: nn.Module, seed: str, form: st
     result = skeleton(source)
     made: dict[int, Tensor] = {}
     inside = tuple(f"{path}." for path in parts.captured)
-    for name, tensor in named_tensors(source).items():
-        if name.startswith(inside) and not is_shared(parts, name):
-            continue
+    outside = {n: t for n, t in named_tensors(source).items() if not n.startswith(inside) or is_shared(parts, n)}
+    for tensor in outside.values():
         if id(tensor) not in made:
             data = tensor.detach().clone()
             made[id(tensor)] = nn.Parameter(data, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else data
-        place(result, name, made[id(tensor)])
-    forms = []
+    place_all(result, {name: made[id(tensor)] for name, tensor in outside.items()})
+    forms, exchanged = [], {}
     for path, part in plan.parts:
         original, captured = source.get_submodule(path), parts.captured[path]
         changed = sites(captured, part)
@@ -293,9 +294,12 @@ def widen_parts(parts: Parts, plan: Plan, source: nn.Module, seed: str, form: st
                 part = replace(part, configs=follow_configs(original, own, graph, inputs_after(part), part.depth))
         owner, _, name = path.rpartition(".")
         is_own = isinstance(own, nn.Module)
-        result.get_submodule(owner)._modules[name] = own if is_own else kept_as(graph, original)  # type: ignore[assignment]
+        put_in = own if is_own else kept_as(graph, original)
+        exchanged[id(result.get_submodule(path))] = put_in, result.get_submodule(path)
+        result.get_submodule(owner)._modules[name] = put_in  # type: ignore[assignment]
         obstacle = own if isinstance(own, Obstacle) else None
         forms.append((path, replace(part, form="module" if is_own else "graph", obstacle=obstacle)))
+    exchange(result.modules(), {key: put_in for key, (put_in, _) in exchanged.items()})
     return result, replace(plan, parts=tuple(forms))
 
 

@@ -155,11 +155,15 @@ class GraphBuilder:
                     remedy="call the plain function, or grow the parts around it",
                 )
             if name is None:
+                self.met_outside(tensor)
                 name = self._constant(tensor)
                 self.bare[id(tensor)] = tensor.to("meta")
             node = self.new_node("get_attr", name, (), {}, self.bare.get(id(tensor), tensor))
             self.bind(tensor, node)
         return node
+
+    def met_outside(self, tensor: Tensor) -> None:
+        """A call is given a tensor that is not one of the model that runs."""
 
     def _constant(self, value: Tensor) -> str:
         if id(value) in self.plain:

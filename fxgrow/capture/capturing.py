@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import fx, nn
 
-from fxgrow.capture.contexts import Settled
+from fxgrow.capture.contexts import STATE, Settled
 from fxgrow.capture.inputs import Inputs, example_inputs_for, fitted
 from fxgrow.capture.modes import GrownGraphModule, copied, merge
 from fxgrow.capture.norms import spelled_out
 from fxgrow.capture.outputs import Form
-from fxgrow.capture.probing import (
-    FEATURES,
-)
-from fxgrow.capture.recording import Recording
+from fxgrow.capture.probing import FEATURES, differences
+from fxgrow.capture.recording import Record, Recording
 from fxgrow.capture.settling import OTHER, free_numbers, probe
 from fxgrow.capture.shapes import propagate
 from fxgrow.capture.skeleton import skeleton
 from fxgrow.devices import device_of
 from fxgrow.garbage import collection_paused
+from fxgrow.libraries import is_known
+from fxgrow.module_tensors import named_tensors
 
 
 @dataclass(frozen=True)
@@ -68,12 +69,15 @@ def recapture(model: nn.Module, inputs: Inputs) -> Captured:
 def _captured(model: nn.Module, bare: nn.Module, inputs: Inputs) -> Captured:
     if isinstance(model, GrownGraphModule):
         return _recaptured(bare, model, inputs)
-    recording = Recording(bare, device_of(model))
+    originals = {id(tensor): name for name, tensor in named_tensors(model).items()}
+    recording = Recording(bare, device_of(model), originals=originals)
     first = recording.record("eval", inputs)
     records = {"eval": first, "train": recording.record("train", inputs)} if first.by_mode else {"eval": first}
     graphs = {mode: record.graph for mode, record in records.items()}
     graphs = merge(bare, graphs) if first.by_mode else {"both": first.graph}
     settled = [note for record in records.values() for note in record.settled]
+    if not all(is_known(type(part)) for part in model.modules()):
+        settled.extend(_at_once_again(recording, first, inputs))
     settling = {name for record in records.values() for name in record.numbers}
     alike: list[frozenset[str]] = []
     for mode, graph in graphs.items():
@@ -92,6 +96,14 @@ def _captured(model: nn.Module, bare: nn.Module, inputs: Inputs) -> Captured:
         twin.training = original.training
     tried = tuple(OTHER[feature] for feature in FEATURES if all(feature in same for same in alike))
     return Captured(bare, graphs, inputs, first.form, tuple(dict.fromkeys(settled)), tried, recording)
+
+
+def _at_once_again(recording: Recording, first: Record, inputs: Inputs) -> Iterator[Settled]:
+    """What is another in the next run of a forward, by state that is nowhere in the model."""
+    difference = next(differences(first.graph, recording.record("eval", inputs).graph), None)
+    if difference is not None:
+        what = f"{difference.what} hangs on what an earlier call left behind"
+        yield Settled(what, difference.place or type(recording.bare).__name__, feature=STATE)
 
 
 def _recaptured(bare: nn.Module, model: GrownGraphModule, inputs: Inputs) -> Captured:

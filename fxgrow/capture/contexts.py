@@ -212,11 +212,12 @@ def watched(recorder: Recorder) -> Iterator[None]:
         def refused(self: torch.inference_mode) -> Any:
             if recorder.quiet or not self.mode:
                 return inference(self)
-            raise UntraceableError(
-                "the forward runs in inference mode, in which nothing can be trained",
-                where=recorder.where(),
-                remedy="use torch.no_grad there, or grow the parts around it",
-            )
+            with recorder.refusals():
+                raise UntraceableError(
+                    "the forward runs in inference mode, in which nothing can be trained",
+                    where=recorder.where(),
+                    remedy="use torch.no_grad there, or grow the parts around it",
+                )
 
         stack.enter_context(replaced(torch.inference_mode, "__enter__", refused))
         checkpoint: Any = sys.modules.get("torch.utils.checkpoint")

@@ -13,7 +13,7 @@ from torch import fx, nn
 
 from fxgrow.capture.contexts import CONTEXTS, contexts_kept
 from fxgrow.capture.outputs import Form
-from fxgrow.capture.wrapping import wrap
+from fxgrow.capture.wrapping import attribute_of, wrap
 from fxgrow.opaque import ByMode
 from fxgrow.replacing import replaced
 
@@ -24,7 +24,7 @@ class GrownGraphModule(fx.GraphModule):
     _form: Form | None = None
 
     def recompile(self) -> Any:
-        with replaced(fx, "wrap", wrap):
+        with replaced(fx, "wrap", wrap), replaced(fx.graph, "_format_target", attribute_of):
             code = super().recompile()
         acting = any(node.target in CONTEXTS for node in self._graph.nodes)
         if acting or self._form is not None:

@@ -8,6 +8,7 @@ import operator
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from fxgrow.capture.numbers import Float, Int, remembering
 from fxgrow.capture.operators import FILLING, REFLECTED, SAID, VALUES, opened, operator_of
 from fxgrow.capture.shapes import call_failed, staying
 from fxgrow.containers import each_tensor, flat_tensors, holds_tensor
-from fxgrow.errors import CaptureError, FxgrowError
+from fxgrow.errors import CaptureError, FxgrowError, UntraceableError
 from fxgrow.opaque import CustomFunction, hooked
 from fxgrow.replacing import replaced
 from fxgrow.rules import registry
@@ -59,6 +60,7 @@ class Recorder(GraphBuilder, TorchFunctionMode):
     functions: collects the functions with a backward of their own, to be added to the model under these names.
     constants: collects the tensors that forwards make of numbers alone, likewise; one name for equal ones.
     memory: what calls gave in other recordings of the model.
+    originals: the names of the tensors of the model that the root is a copy of, by their identities.
 
     Attributes
     ----------
@@ -72,18 +74,21 @@ class Recorder(GraphBuilder, TorchFunctionMode):
         functions: dict[str, CustomFunction],
         constants: dict[str, Tensor],
         memory: Memory,
+        originals: Mapping[int, str] = MappingProxyType({}),
     ) -> None:
         TorchFunctionMode.__init__(self)
         GraphBuilder.__init__(self, root, constants)
         self.device = torch.device("cpu") if device.type == "meta" else device
         self.functions = functions
         self.memory = memory
+        self.originals = originals
         self.settled: list[contexts.Settled] = []
         self.settling: set[fx.Node] = set()
         self.comparisons: set[numbers.Comparison] = set()
         self.regions: list[fx.Node] = []
         self.open: list[Any] = []
         self._thread, self._quiet = threading.get_ident(), False
+        self.refused: CaptureError | None = None
         self.by_mode = False
         self.shapes: Shapes = {}
         self.features: Any = None
@@ -119,7 +124,20 @@ class Recorder(GraphBuilder, TorchFunctionMode):
             self.paths.append("")
             output = (run or self.root.forward)(*args, **kwargs)
             self.paths.pop()
+        if self.refused is not None:
+            raise self.refused  # whatever the forward made of it
         return output
+
+    @contextmanager
+    def refusals(self, path: str | None = None) -> Iterator[None]:
+        """Remember what is refused inside: a forward that catches all errors must not make another course of it."""
+        try:
+            yield
+        except CaptureError as error:
+            if self.refused is None:
+                where = error.where or path
+                self.refused = type(error)(error.what, where=where, remedy=error.remedy)
+            raise self.refused from error
 
     @contextmanager
     def _features_noted(self) -> Iterator[None]:
@@ -145,7 +163,18 @@ class Recorder(GraphBuilder, TorchFunctionMode):
 
     def again(self) -> Recorder:
         """A recorder of the same model, for another run of its forward."""
-        return Recorder(self.root, self.device, {}, {}, Memory())
+        return Recorder(self.root, self.device, {}, {}, Memory(), self.originals)
+
+    def met_outside(self, tensor: Tensor) -> None:
+        """Refuse what a copy of the model would share with it, and note other parameters, which a graph would copy."""
+        if id(tensor) in self.originals:
+            raise CaptureError(
+                f"the forward reads {self.originals[id(tensor)]} past the model, where copies of it share this tensor",
+                where=self.where(),
+                remedy="read it through self, not through an object that holds the model or its tensors",
+            )
+        if isinstance(tensor, nn.Parameter):
+            self.settled.append(contexts.Settled("a parameter that is not the model's own", self.where(), lost=True))
 
     def result(self, output: Any) -> Any:
         """What the forward returned, as the graph holds it."""
@@ -202,9 +231,12 @@ class Recorder(GraphBuilder, TorchFunctionMode):
     # -- functions and methods of tensors ------------------------------------------------------------------------
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
         if self.quiet:
-            return func(*args, **kwargs)
+            return func(*args, **(kwargs or {}))
+        with self.refusals():
+            return self._met(func, args, kwargs or {})
+
+    def _met(self, func: Any, args: Any, kwargs: Any) -> Any:
         name = getattr(func, "__name__", "")
         if isinstance(kwargs.get("generator"), torch.Generator):
             raise contexts.chance(f"{name} with a torch.Generator of its own", self.where())
@@ -260,7 +292,11 @@ class Recorder(GraphBuilder, TorchFunctionMode):
         except FxgrowError:
             raise
         except Exception as error:
-            raise self._failed(name, (args, kwargs), error) from error
+            failed = self._failed(name, (args, kwargs), error)
+            if isinstance(failed, UntraceableError):
+                raise failed from error
+            error.fxgrow_failed = failed  # type: ignore[attr-defined]
+            raise  # as it would without a recorder: the forward may catch it
 
     def _of_literals(self, func: Any, args: Any, kwargs: Any) -> Any:
         """A call that nothing recorded goes into runs as it is, with values; what it gives is a constant."""
@@ -359,10 +395,9 @@ class Recorder(GraphBuilder, TorchFunctionMode):
                 return plainly(module, *args, **kwargs)
             self.paths.append(path)
             try:
-                return self._noted(path, args, self._called(module, path, plainly, args, kwargs))
-            except CaptureError as error:
-                if error.where is None:
-                    raise type(error)(error.what, where=path, remedy=error.remedy) from error
+                with self.refusals(path):
+                    return self._noted(path, args, self._called(module, path, plainly, args, kwargs))
+            except CaptureError:
                 raise
             except Exception as error:
                 if not hasattr(error, "fxgrow_place"):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,7 @@ from fxgrow.errors import CaptureError, FxgrowError, UntraceableError, first_lin
 from fxgrow.opaque import CustomFunction
 from fxgrow.rules.calls import draws, name_of, reached, writes
 from fxgrow.rules.registry import law_of_call
+from fxgrow.shared_state import SharedState, caches_bypassed
 
 _ONE_AT_A_TIME = threading.RLock()
 """What tells a recorder of calls stands, for a while, in for attributes that all threads share."""
@@ -56,12 +58,14 @@ class Recording:
     shapes: of what its modules were given and gave in the first record. features: what `forward_features` gave there.
     """
 
-    def __init__(self, bare: nn.Module, device: torch.device, memory: Memory | None = None) -> None:
+    def __init__(self, bare: nn.Module, device: torch.device, originals: Mapping[int, str] | None = None) -> None:
+        """originals: the names of the tensors of the model that `bare` is a copy of, by their identities."""
         self.bare = bare
         self.device = device
+        self.originals = originals or {}
         self.functions: dict[str, CustomFunction] = {}
         self.constants: dict[str, torch.Tensor] = {}
-        self.memory = memory if memory is not None else Memory()
+        self.memory = Memory()
         self.shapes: Shapes = {}
         self.features: Any = None
         self.graph = fx.Graph()
@@ -75,13 +79,19 @@ class Recording:
         gradients: bool = True,
     ) -> Record:
         """A run in a mode; `dtype`: to run in another precision. gradients: whether they are switched on."""
-        with _ONE_AT_A_TIME, torch.set_grad_enabled(gradients), callers_device():
-            return self._record(mode, inputs, dtype)
+        with ExitStack() as stack:
+            for context in (_ONE_AT_A_TIME, torch.set_grad_enabled(gradients), callers_device()):
+                stack.enter_context(context)
+            shared = stack.enter_context(SharedState(self.bare))
+            stack.enter_context(caches_bypassed(self.bare))
+            return self._record(mode, inputs, dtype, shared)
 
-    def _record(self, mode: str, inputs: Inputs, dtype: Callable[[torch.dtype], torch.dtype] | None) -> Record:
+    def _record(
+        self, mode: str, inputs: Inputs, dtype: Callable[[torch.dtype], torch.dtype] | None, shared: SharedState
+    ) -> Record:
         arguments = bound(self.bare, inputs)
         runner = with_sources(twin_of(self.bare, dtype, share=dtype is None)).train(mode == "train")
-        recorder = Recorder(runner, self.device, self.functions, self.constants, self.memory)
+        recorder = Recorder(runner, self.device, self.functions, self.constants, self.memory, self.originals)
         self.graph = recorder.graph
         held = _state(runner)
         name = type(self.bare).__name__
@@ -98,6 +108,11 @@ class Recording:
             what = f"what the forward assigns to the {kind} {attribute}"
             recorder.settled.append(Settled(what, path or name, lost))
         values = [getattr(runner.get_submodule(path), name) for path, kind, name in assigned if kind == "attribute"]
+        for text, value in shared.changed().items():
+            values.append(value)
+            recorder.settled.append(
+                Settled(f"what the forward assigns to {text}", name, isinstance(value, (int, float)))
+            )
         if values:
             difference = self._at_the_next_call(recorder, runner, inputs, list(flat_tensors(values)))
             if difference is not None:
@@ -118,7 +133,7 @@ class Recording:
         parting: Difference | None = None
         made = _made_of_weights(first.graph, {first.nodes[id(t)] for t in kept if id(t) in first.nodes})
         for nodes in ([], made) if made else ([],):
-            again = Recorder(runner, self.device, self.functions, self.constants, self.memory)
+            again = Recorder(runner, self.device, self.functions, self.constants, self.memory, self.originals)
             known = again.take_over(first, nodes)
             try:
                 output, _ = taken_apart(_run(again, bound(self.bare, inputs), len(inputs[0])))
@@ -218,6 +233,8 @@ def _run(recorder: Recorder, arguments: dict[str, Any], positional: int) -> Any:
     except FxgrowError as error:
         raise CaptureError(error.what, where=error.where, remedy=error.remedy) from error
     except Exception as error:
+        if hasattr(error, "fxgrow_failed"):
+            raise error.fxgrow_failed from error
         place = getattr(error, "fxgrow_place", type(recorder.root).__name__)
         raise UntraceableError(
             f"the forward cannot be captured: {first_line(error)}",

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from types import MethodType
 from typing import Any
 
 import torch
 from torch import nn
 
 from fxgrow.capture.checks import refuse_uncapturable
+from fxgrow.references import exchange
 from fxgrow.shards import is_divided, undivided
 
 _COPIED = (dict, set, OrderedDict)
 _ORDINARY = (torch.Tensor, nn.Parameter)
-_PLAIN = (bool, int, float, str, type(None), OrderedDict)
 
 
 def skeleton(
@@ -42,7 +41,6 @@ def twin_of(
     """The skeleton of what is known to be fit for one; `share`: over the model's own tensors, which are on meta."""
     modules: dict[int, nn.Module] = {}
     tensors: dict[int, torch.Tensor] = {}
-    containers: dict[int, Any] = {}
 
     def bare(tensor: Any) -> Any:
         if tensor is None:
@@ -76,23 +74,6 @@ def twin_of(
                 twin._modules[name] = copy_of(child) if child is not None else None
         return modules[id(module)]
 
-    def translated(value: Any) -> Any:
-        """What an attribute holds, with parts and tensors of the original replaced by their twins."""
-        if isinstance(value, (nn.Module, torch.Tensor)):
-            return modules.get(id(value), tensors.get(id(value), value))
-        if isinstance(value, MethodType) and id(value.__self__) in modules:
-            return MethodType(value.__func__, modules[id(value.__self__)])
-        if type(value) in (list, tuple, dict):
-            if id(value) not in containers:  # what several modules hold stays one
-                items = value.items() if isinstance(value, dict) else enumerate(value)
-                made = {key: translated(item) for key, item in items}
-                containers[id(value)] = made if isinstance(value, dict) else type(value)(made.values())
-            return containers[id(value)]
-        return value
-
     result = copy_of(model)
-    for twin in modules.values():
-        for name, value in twin.__dict__.items():
-            if type(value) not in _PLAIN and name not in ("_parameters", "_buffers", "_modules"):
-                twin.__dict__[name] = translated(value)
+    exchange(modules.values(), {**modules, **tensors})
     return result

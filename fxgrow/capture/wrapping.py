@@ -1,7 +1,8 @@
-"""What stands in for functions of torch.fx whose frames hold themselves."""
+"""What stands in for functions of torch.fx that write code."""
 
 from __future__ import annotations
 
+import keyword
 import sys
 
 from torch.fx import _symbolic_trace
@@ -15,3 +16,15 @@ def wrap(name: str) -> str:
     names = sys._getframe(1).f_globals
     _symbolic_trace._wrapped_fns_to_patch[id(names), name] = names
     return name
+
+
+def attribute_of(base: str, target: str) -> str:
+    """The code that reads an attribute, also one whose name Python keeps for itself, which torch.fx writes out.
+
+    >>> attribute_of("self", "head.0.class")
+    'getattr(getattr(self.head, "0"), "class")'
+    """
+    for name in target.split("."):
+        plain = name.isidentifier() and not keyword.iskeyword(name)
+        base = f"{base}.{name}" if plain else f'getattr({base}, "{name}")'
+    return base

@@ -21,6 +21,7 @@ from fxgrow.capture.inputs import Inputs, image_size_of
 from fxgrow.containers import each_tensor, flat_tensors
 from fxgrow.errors import CaptureError, VerificationError
 from fxgrow.history import Verification
+from fxgrow.libraries import is_known
 from fxgrow.measure.verification import dtype_of, verify
 from fxgrow.opaque import ByMode
 from fxgrow.planning.plan import Plan
@@ -35,9 +36,6 @@ SAMPLES = 2
 
 SIDES = (64, 96, 128)
 """Of smaller images, in pixels, the first that a model takes."""
-
-_KNOWN = ("torch", "timm", "torchvision")
-"""Libraries of whose layers it is known whether they ask for the mode."""
 
 
 def verify_quickly(
@@ -114,6 +112,6 @@ def alike_by_mode(captured: Captured) -> bool:
 
 def _ignores_mode(module: nn.Module) -> bool:
     law = law_of_module(module)  # None: hooks, or a layer that nothing is known of
-    known = type(module).__module__.partition(".")[0] in _KNOWN and not isinstance(module, ParametrizationList)
+    known = is_known(type(module)) and not isinstance(module, ParametrizationList)
     keeps_statistics = isinstance(law, BatchNorm) or getattr(module, "track_running_stats", False)
     return law is not None and known and not keeps_statistics and not isinstance(module, ByMode)

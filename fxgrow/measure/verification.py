@@ -17,9 +17,10 @@ from fxgrow.devices import callers_device, device_of, exact_device, random_state
 from fxgrow.errors import CaptureError, VerificationError, first_line
 from fxgrow.history import Verification
 from fxgrow.measure.borrowing import Borrowed
-from fxgrow.module_tensors import named_tensors, place
+from fxgrow.module_tensors import named_tensors, place_all
 from fxgrow.noise import WithoutNoise
 from fxgrow.planning.plan import Classes, Plan
+from fxgrow.shared_state import SharedState
 
 TOLERANCE = 1e-10
 """Largest relative error that counts as the same function, for weights in float64."""
@@ -248,7 +249,7 @@ def _outputs(
             twin.train(training)
             args, kwargs = in_dtype(inputs, way.dtype, device)
             with torch.no_grad(), way.mode(), Borrowed(twin), random_state_kept(device, way.seed), whole_float32():
-                with callers_device():
+                with callers_device(), SharedState(twin):
                     outputs = twin(*args, **kwargs)
                 found[training] = [tensor.clone() for tensor in flat_tensors(outputs)]
     finally:
@@ -284,7 +285,8 @@ def in_precision(model: nn.Module, dtype: torch.dtype = torch.float64, share: bo
         return (copied if device == device_of(model) else copied.to(device)).to(dtype)
     twin = skeleton(model)  # not deepcopy, which some of torch's layers do not survive
     made: dict[int, Tensor] = {}
-    for name, tensor in named_tensors(model).items():
+    tensors = named_tensors(model)
+    for tensor in tensors.values():
         is_parameter = isinstance(tensor, nn.Parameter)
         if id(tensor) not in made:
             data, shared = tensor.detach(), is_parameter and fitting(tensor)
@@ -292,7 +294,7 @@ def in_precision(model: nn.Module, dtype: torch.dtype = torch.float64, share: bo
                 data = data.to(exact_device(tensor.device, dtype))
                 data = data.to(dtype if tensor.dtype.is_floating_point else tensor.dtype, copy=True)
             made[id(tensor)] = nn.Parameter(data, tensor.requires_grad) if is_parameter else data
-        place(twin, name, made[id(tensor)])
+    place_all(twin, {name: made[id(tensor)] for name, tensor in tensors.items()})
     return twin
 
 

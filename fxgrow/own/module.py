@@ -20,7 +20,7 @@ from fxgrow.capture.recording import Recording
 from fxgrow.devices import device_of
 from fxgrow.errors import CaptureError, SettledError
 from fxgrow.guarded_norms import NATIVE, PLAIN
-from fxgrow.module_tensors import named_tensors, place
+from fxgrow.module_tensors import named_tensors, place_all
 from fxgrow.own.edited import (
     HEAD,
     CallEdit,
@@ -158,9 +158,7 @@ def _copied(
     for readout in plan.readouts:
         own.register_parameter(readout.weight, grown.get_parameter(readout.weight))
     here = named_tensors(own)
-    for name, tensor in named_tensors(grown).items():
-        if name in here:
-            place(own, name, tensor)
+    place_all(own, {name: tensor for name, tensor in named_tensors(grown).items() if name in here})
     for edit in plan.attributes:
         setattr(own.get_submodule(edit.module), edit.attribute, edit.value)
     head_dims = {id(part): part.head_dim for part in own.modules() if isinstance(part, nn.MultiheadAttention)}

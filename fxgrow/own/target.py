@@ -11,7 +11,7 @@ from fxgrow.capture import GrownGraphModule, skeleton, spelled_out
 from fxgrow.capture.alignment import parting
 from fxgrow.capture.inputs import Inputs
 from fxgrow.errors import PlanError
-from fxgrow.module_tensors import named_tensors, place
+from fxgrow.module_tensors import named_tensors, place_all
 from fxgrow.own.edited import plain_kind
 from fxgrow.planning.likeness import Likeness, Setting
 
@@ -54,8 +54,7 @@ def put_into(
     result = skeleton(target)
     check_alike(own, result, name)
     _check_shapes(own, result, name)
-    for path, tensor in named_tensors(own).items():
-        place(result, path, tensor)
+    place_all(result, named_tensors(own))
     parts = dict(result.named_modules())
     otherwise = []
     for path, part in own.named_modules():

@@ -1,0 +1,119 @@
+"""What attributes of modules refer to, with parts and tensors exchanged for others, however they hold them."""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from types import CellType, FunctionType, MethodType
+from typing import Any
+
+from torch import Tensor, nn
+
+_PLAIN = (bool, int, float, str, type(None), OrderedDict)
+_OF_MODULES = ("_parameters", "_buffers", "_modules")
+_CONTAINERS = (list, tuple, dict)
+
+
+def exchange(modules: Iterable[nn.Module], others: Mapping[int, Any]) -> None:
+    """Let the attributes of modules refer to other parts and tensors: by the identities of those before.
+
+    They are found in lists, tuples and dictionaries, which are copied, behind bound methods, `functools.partial` and
+    weak references, and in what functions close over or have as defaults (`lambda x: self.layer(x)`).
+    """
+    exchanged = _Exchange(others)
+    for module in modules:
+        for name, value in module.__dict__.items():
+            if type(value) not in _PLAIN and name not in _OF_MODULES:
+                module.__dict__[name] = exchanged.of(value)
+
+
+class _Exchange:
+    def __init__(self, others: Mapping[int, Any]) -> None:
+        self.others = others
+        self.made: dict[int, Any] = {}
+        """What several modules hold stays one."""
+
+    def of(self, value: Any) -> Any:
+        """What stands for a value that an attribute holds."""
+        if type(value) not in _CONTAINERS:
+            return self.behind(value)
+        if id(value) not in self.made:
+            items = value.items() if isinstance(value, dict) else enumerate(value)
+            made = {key: self.of(item) for key, item in items}
+            self.made[id(value)] = made if isinstance(value, dict) else type(value)(made.values())
+        return self.made[id(value)]
+
+    def behind(self, value: Any) -> Any:
+        """What stands for a part, a tensor, or for what calls one; anything else is what it was."""
+        if id(value) in self.others and isinstance(value, (nn.Module, Tensor)):
+            return self.others[id(value)]
+        remade = _REMADE.get(type(value))
+        if remade is None:
+            return value
+        if id(value) not in self.made:
+            self.made[id(value)] = value
+            self.made[id(value)] = remade(self, value)
+        return self.made[id(value)]
+
+    def method(self, value: Any) -> Any:
+        owner = self.behind(value.__self__)
+        return value if owner is value.__self__ else MethodType(value.__func__, owner)
+
+    def weak_reference(self, value: Any) -> Any:
+        target = self.behind(value())
+        return value if target is value() else weakref.ref(target)
+
+    def partial(self, value: Any) -> Any:
+        before = (value.func, *value.args, *value.keywords.values())
+        function, *after = map(self.behind, before)
+        if _same(before, (function, *after)):
+            return value
+        args, keywords = after[: len(value.args)], zip(value.keywords, after[len(value.args) :], strict=True)
+        twin = functools.partial(function, *args, **dict(keywords))
+        twin.__dict__.update({name: self.behind(item) for name, item in value.__dict__.items()})
+        return twin
+
+    def function(self, value: Any) -> Any:
+        cells, defaults, named = value.__closure__ or (), value.__defaults__ or (), value.__kwdefaults__ or {}
+        twin = FunctionType(value.__code__, value.__globals__, value.__name__, None, tuple(map(self._cell, cells)))
+        self.made[id(value)] = twin  # it may call itself
+        before = [*map(_contents, cells), *defaults, *named.values()]
+        after = list(map(self.behind, before))
+        if all(new is old or new is twin for old, new in zip(before, after, strict=True)):
+            return value
+        for cell, content in zip(cells, after, strict=False):
+            if content is not _EMPTY:
+                self._cell(cell).cell_contents = content
+        for name in functools.WRAPPER_ASSIGNMENTS:
+            setattr(twin, name, getattr(value, name))
+        twin.__dict__.update(value.__dict__)
+        rest = after[len(cells) :]
+        twin.__defaults__ = tuple(rest[: len(defaults)]) if defaults else None
+        twin.__kwdefaults__ = dict(zip(named, rest[len(defaults) :], strict=True)) if named else None
+        return twin
+
+    def _cell(self, cell: CellType) -> Any:
+        return self.made.setdefault(id(cell), CellType())
+
+
+_REMADE: Mapping[type, Callable[[_Exchange, Any], Any]] = {
+    MethodType: _Exchange.method,
+    weakref.ReferenceType: _Exchange.weak_reference,
+    functools.partial: _Exchange.partial,
+    FunctionType: _Exchange.function,
+}
+
+_EMPTY = object()
+
+
+def _contents(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return _EMPTY
+
+
+def _same(before: Iterable[Any], after: Iterable[Any]) -> bool:
+    return all(old is new for old, new in zip(before, after, strict=True))

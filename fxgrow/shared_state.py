@@ -1,0 +1,149 @@
+"""State that copies of a model share with it: of its classes, of the files of its code, and of what functions keep."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from types import CellType, FunctionType, ModuleType, TracebackType
+from typing import Any
+
+from torch import Tensor, nn
+
+from fxgrow.libraries import is_known
+
+_STATE = (bool, int, float, str, type(None), list, dict, set, tuple, Tensor)
+_CONTAINERS = (list, dict, set)
+_CACHED = type(functools.lru_cache(int))
+
+
+class SharedState:
+    """Puts back, at its end, what happens inside to such state of a model; that of libraries is left alone.
+
+    >>> class Counting(nn.Module):
+    ...     calls = 0
+    >>> with SharedState(Counting()) as shared:
+    ...     Counting.calls += 1
+    ...     print(shared.changed())
+    {'the class attribute calls of Counting': 1}
+    >>> Counting.calls
+    0
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.owners = {
+            **{f"the class attribute {{}} of {kind.__name__}": kind for kind in _classes(model)},
+            **{f"the global name {{}} of {names['__name__']}": names for names in _files(model)},
+            "what {} closes over": {name: value for name, _, value in _closed_over(model)},
+        }
+        self.before = {text: _snapshot(owner) for text, owner in self.owners.items()}
+
+    def __enter__(self) -> SharedState:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for text, name, _ in list(self._changes()):
+            owner, before = self.owners[text], self.before[text]
+            value, contents = before.get(name, (None, None))
+            if type(value) in _CONTAINERS:
+                value.clear()
+                (value.extend if isinstance(value, list) else value.update)(contents)
+            if isinstance(owner, type):
+                setattr(owner, name, value) if name in before else delattr(owner, name)
+            elif name in before:
+                owner[name] = value
+            else:
+                del owner[name]
+
+    def changed(self) -> dict[str, Any]:
+        """What has changed, in words, and what it is now."""
+        return {text.format(name): value for text, name, value in self._changes()}
+
+    def _changes(self) -> Iterator[tuple[str, str, Any]]:
+        for text, owner in self.owners.items():
+            before, now = self.before[text], _snapshot(owner)
+            for name, (value, contents) in now.items():
+                held, held_contents = before.get(name, (self, None))
+                if value is not held or not _same(contents, held_contents):
+                    yield text, name, value
+
+
+@contextmanager
+def caches_bypassed(model: nn.Module) -> Iterator[None]:
+    """Functions under `functools.lru_cache` run anew inside: what they would keep of a record is no value."""
+    with ExitStack() as stack:
+        for kind in _classes(model):
+            for name, value in list(vars(kind).items()):
+                plain = getattr(value, "__func__", value)  # a static method's
+                if isinstance(plain, _CACHED):
+                    fresh = plain.__wrapped__
+                    setattr(kind, name, fresh if plain is value else type(value)(fresh))
+                    stack.callback(setattr, kind, name, value)
+        for names in _files(model):
+            for name, value in list(names.items()):
+                if isinstance(value, _CACHED):
+                    names[name] = value.__wrapped__
+                    stack.callback(names.__setitem__, name, value)
+        for _, cell, value in _closed_over(model):
+            if isinstance(value, _CACHED):
+                cell.cell_contents = value.__wrapped__
+                stack.callback(setattr, cell, "cell_contents", value)
+        yield
+
+
+def _classes(model: nn.Module) -> list[type]:
+    kinds = dict.fromkeys(kind for module in model.modules() for kind in type(module).__mro__)
+    return [kind for kind in kinds if kind is not object and not is_known(kind)]
+
+
+def _files(model: nn.Module) -> list[dict[str, Any]]:
+    """The global names of the files that define the model's classes, and of those that these import from."""
+    files: dict[int, dict[str, Any]] = {}
+    for kind in _classes(model):
+        home = vars(sys.modules[kind.__module__]) if kind.__module__ in sys.modules else {}
+        for names in (home, *map(_imported, home.values())):
+            if names and not _is_library(str(names.get("__name__"))):
+                files[id(names)] = names
+    return list(files.values())
+
+
+def _imported(value: Any) -> dict[str, Any]:
+    return vars(value) if isinstance(value, ModuleType) else getattr(value, "__globals__", {})
+
+
+def _is_library(name: str) -> bool:
+    top = name.partition(".")[0]
+    return (top in sys.stdlib_module_names and top != "__main__") or top in ("torch", "timm", "torchvision", "numpy")
+
+
+def _closed_over(model: nn.Module) -> Iterator[tuple[str, CellType, Any]]:
+    """What functions of these classes and files close over, with the cells that hold it."""
+    for names in (*map(vars, _classes(model)), *_files(model)):
+        for name, value in names.items():
+            function = getattr(value, "__func__", value)
+            for number, cell in enumerate((isinstance(function, FunctionType) and function.__closure__) or ()):
+                with suppress(ValueError):  # it is empty
+                    yield f"{name} ({function.__code__.co_freevars[number]})", cell, cell.cell_contents
+
+
+def _snapshot(owner: Any) -> dict[str, tuple[Any, Any]]:
+    """The state that a class or a file has: each value, and the items of one that can change in place."""
+    names = vars(owner) if isinstance(owner, type) else owner
+    return {
+        name: (value, type(value)(value) if type(value) in _CONTAINERS else None)
+        for name, value in names.items()
+        if isinstance(value, _STATE) and not name.startswith("__")
+    }
+
+
+def _same(items: Any, others: Any) -> bool:
+    if type(items) is not type(others) or items is None:
+        return items is others
+    if len(items) != len(others):
+        return False
+    if isinstance(items, dict):
+        return all(key in others and others[key] is item for key, item in items.items())
+    return bool(items == others) if isinstance(items, set) else all(a is b for a, b in zip(items, others, strict=True))

@@ -1,0 +1,190 @@
+"""What attributes of modules refer to, once the modules are copied and grown."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import fxgrow
+from fxgrow.errors import CaptureError, FxgrowError
+from fxgrow.references import exchange
+from tests.checks import worst_error
+
+X = torch.randn(2, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+class Indirect(nn.Module):
+    """Calls its first layer by a function that it was given."""
+
+    call: Callable[[Tensor], Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.middle, self.last = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.middle(self.call(x).relu()).relu())
+
+
+def closure(model: Indirect) -> Any:
+    return lambda x: model.first(x)
+
+
+def closure_over_weights(model: Indirect) -> Any:
+    weight, bias = model.first.weight, model.first.bias
+    return lambda x: F.linear(x, weight, bias)
+
+
+def nested_closure(model: Indirect) -> Any:
+    def outer(x: Tensor) -> Tensor:
+        def inner(y: Tensor) -> Tensor:
+            return model.first(y)
+
+        return inner(x)
+
+    return outer
+
+
+def recursion(model: Indirect) -> Any:
+    def turn(x: Tensor, left: int = 2) -> Tensor:
+        return turn(model.middle(x), left - 1) if left else x
+
+    return lambda x: turn(model.first(x))
+
+
+def default(model: Indirect) -> Any:
+    def call(x: Tensor, weight: Tensor = model.first.weight, *, bias: Tensor = model.first.bias) -> Tensor:
+        return F.linear(x, weight, bias)
+
+    return call
+
+
+def bound_method(model: Indirect) -> Any:
+    return model.first.forward
+
+
+def of_weights(model: Indirect) -> Any:
+    return functools.partial(F.linear, weight=model.first.weight, bias=model.first.bias)
+
+
+def of_the_model(model: Indirect) -> Any:
+    def call(owner: Indirect, x: Tensor) -> Tensor:
+        return owner.first(x)
+
+    return functools.partial(call, model)
+
+
+def weak_reference(model: Indirect) -> Any:
+    there = weakref.ref(model)
+
+    def call(x: Tensor) -> Tensor:
+        owner = there()
+        assert owner is not None
+        return owner.first(x)
+
+    return call
+
+
+WAYS = [
+    *(closure, closure_over_weights, nested_closure, recursion, default),
+    *(bound_method, of_weights, of_the_model, weak_reference),
+]
+
+
+def indirect(way: Callable[[Indirect], Any]) -> Indirect:
+    torch.manual_seed(0)
+    model = Indirect().double()
+    model.call = way(model)
+    return model
+
+
+@pytest.mark.parametrize("form", ["module", "graph"])
+@pytest.mark.parametrize("way", WAYS)
+def test_a_grown_model_reads_its_own_weights_however_it_calls_them(way: Any, form: str) -> None:
+    model = indirect(way)
+    grown: Any = fxgrow.grow(model, 2, example_inputs=X, form=form)
+    assert str(fxgrow.report(grown).certificate.verdict) == "PROVED"
+    assert worst_error(model, grown, (X,), False) <= 1e-10
+    assert grown.first.weight.shape == (16, 6)
+    grown(X).square().sum().backward()
+    assert all(parameter.grad is not None for parameter in grown.parameters())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    with torch.no_grad():
+        before = model(X)
+        grown.first.weight.zero_()
+    torch.testing.assert_close(model(X), before)
+
+
+def test_an_alias_of_a_weight_is_that_of_the_grown_model() -> None:
+    class Aliased(Indirect):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.middle(F.linear(x, self.alias, self.listed[0])).relu())
+
+    model: Any = Aliased().double()
+    model.__dict__["alias"], model.listed = model.first.weight, [model.first.bias]
+    grown: Any = fxgrow.grow(model, 2, example_inputs=X)
+    assert isinstance(grown, Aliased)
+    assert grown.alias is grown.first.weight and grown.listed[0] is grown.first.bias
+    assert str(fxgrow.report(grown).certificate.verdict) == "PROVED"
+
+
+class Helper:
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def __call__(self, x: Tensor) -> Any:
+        return self.model.first(x)  # type: ignore[operator]
+
+
+def in_a_list(model: Indirect) -> Any:
+    held = [model.first.weight]
+    return lambda x: F.linear(x, held[0])
+
+
+@pytest.mark.parametrize("way", [Helper, in_a_list])
+def test_what_every_copy_would_share_is_refused_by_its_name(way: Any) -> None:
+    with pytest.raises(CaptureError, match=r"reads first\.weight past the model.*\(at Indirect\)"):
+        fxgrow.grow(indirect(way), 2, example_inputs=X)
+
+
+def test_a_parameter_of_another_model_stays_its_own_and_no_graph_copies_it() -> None:
+    other = nn.Linear(6, 6).double()
+    model = indirect(lambda model: lambda x: model.first(other(x)))
+    grown = fxgrow.grow(model, 2, example_inputs=X)
+    assert isinstance(grown, Indirect)
+    grown(X).sum().backward()
+    assert other.weight.grad is not None
+    with pytest.raises(FxgrowError, match="a parameter that is not the model's own"):
+        fxgrow.grow(model, 2, example_inputs=X, form="graph")
+
+
+@pytest.mark.parametrize("owner", ["", "middle"])
+def test_a_forward_that_was_given_by_hand_is_what_runs(owner: str) -> None:
+    model = indirect(closure)
+    part = model.get_submodule(owner)
+    plainly = part.forward
+    part.forward = lambda x: plainly(x) * 2 + 1  # type: ignore[method-assign]
+    grown = fxgrow.grow(model, 2, example_inputs=X)
+    assert str(fxgrow.report(grown).certificate.verdict) == "PROVED"
+    assert worst_error(model, grown, (X,), True) <= 1e-10
+
+
+def test_functions_that_refer_to_nothing_exchanged_stay_the_same() -> None:
+    layer, seen = nn.Linear(2, 2), [0]
+
+    def counting(x: Tensor) -> Tensor:
+        seen[0] += 1
+        return x
+
+    layer.counting, layer.halved = counting, functools.partial(torch.mul, other=0.5)  # type: ignore[assignment]
+    twin = copy.copy(layer)
+    exchange([twin], {id(nn.Linear(2, 2)): layer})
+    assert twin.counting is counting and twin.halved is layer.halved

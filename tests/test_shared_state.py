@@ -1,0 +1,192 @@
+"""State that copies share with a model: growth leaves it as it was, and a certificate sees what hangs on it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fxgrow
+from fxgrow.capture import capture
+
+X = torch.randn(2, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+CALLS = 0
+SEEN: list[int] = []
+TABLE: dict[int, Tensor] = {}
+
+
+class Layers(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(6, 8), nn.Linear(8, 3)
+
+
+class ByClass(Layers):
+    calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        ByClass.calls += 1
+        x = self.enter(x)
+        return self.leave(x if ByClass.calls % 2 else x.relu())
+
+
+class ByGlobalName(Layers):
+    def forward(self, x: Tensor) -> Tensor:
+        global CALLS
+        CALLS += 1
+        x = self.enter(x)
+        return self.leave(x if CALLS % 2 else x.relu())
+
+
+class ByGlobalList(Layers):
+    def forward(self, x: Tensor) -> Tensor:
+        SEEN.append(1)
+        x = self.enter(x)
+        return self.leave(x if len(SEEN) % 2 else x.relu())
+
+
+def counter() -> Callable[[], int]:
+    counted = [0]
+
+    def count() -> int:
+        counted[0] += 1
+        return counted[0]
+
+    return count
+
+
+count = counter()
+
+
+class ByClosure(Layers):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x)
+        return self.leave(x if count() % 2 else x.relu())
+
+
+class ByIterator(Layers):
+    """State that is nowhere to be found, but in what the next call does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turns = iter([True, False] * 1000)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x)
+        return self.leave(x if next(self.turns) else x.relu())
+
+
+@pytest.mark.parametrize("kind", [ByClass, ByGlobalName, ByGlobalList, ByClosure])
+def test_a_course_that_hangs_on_earlier_calls_is_never_proved(kind: type[Layers]) -> None:
+    before = ByClass.calls, CALLS, list(SEEN)
+    grown = fxgrow.grow(kind().double(), 2, example_inputs=X)
+    assert str(fxgrow.report(grown).certificate.verdict) == "TESTED"
+    assert "an earlier call left" in str(fxgrow.report(grown).certificate)
+    assert (ByClass.calls, CALLS, SEEN) == before
+
+
+def test_nor_is_one_whose_state_is_nowhere() -> None:
+    settled = capture(ByIterator().double(), X).settled
+    assert any("an earlier call left behind" in note.what for note in settled)
+
+
+class Counting(Layers):
+    calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        Counting.calls += 1
+        return self.leave(self.enter(x).relu())
+
+
+def test_a_class_that_only_counts_is_proved_and_counts_on() -> None:
+    model = Counting().double()
+    grown = fxgrow.grow(model, 2, example_inputs=X)
+    assert str(fxgrow.report(grown).certificate.verdict) == "PROVED"
+    assert Counting.calls == 0
+    grown(X)
+    assert Counting.calls == 1
+    with pytest.raises(fxgrow.FxgrowError, match="the class attribute calls of Counting"):
+        fxgrow.grow(model, 2, example_inputs=X, form="graph")
+
+
+@functools.lru_cache
+def cached(count: int, start: int) -> Tensor:
+    return torch.arange(start, start + count, dtype=torch.float64)[:, None]
+
+
+def remembering(function: Callable[[int], Tensor]) -> Callable[[int], Tensor]:
+    known: dict[int, Tensor] = {}
+
+    @functools.wraps(function)
+    def remembered(count: int) -> Tensor:
+        if count not in known:
+            known[count] = function(count)
+        return known[count]
+
+    return remembered
+
+
+@remembering
+def remembered(count: int) -> Tensor:
+    return torch.arange(count, dtype=torch.float64)[:, None]
+
+
+class CachedByFunction(Layers):
+    def table(self, count: int) -> Tensor:
+        return cached(count, 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.leave((self.enter(x) + self.table(x.shape[1])).relu())
+
+
+class CachedByMethod(CachedByFunction):
+    @staticmethod
+    @functools.lru_cache
+    def places(count: int, start: int) -> Tensor:
+        return torch.arange(start, start + count, dtype=torch.float64)[:, None]
+
+    def table(self, count: int) -> Tensor:
+        return self.places(count, 0)
+
+
+class CachedByClosure(CachedByFunction):
+    def table(self, count: int) -> Tensor:
+        return remembered(count)
+
+
+class CachedByName(CachedByFunction):
+    def table(self, count: int) -> Tensor:
+        if count not in TABLE:
+            TABLE[count] = torch.arange(count, dtype=torch.float64)[:, None]
+        return TABLE[count]
+
+
+@pytest.mark.parametrize("kind", [CachedByFunction, CachedByMethod, CachedByClosure, CachedByName])
+def test_no_cache_keeps_what_was_recorded(kind: Any) -> None:
+    """A tensor without values there would break the model itself, and all others that read the cache."""
+    model = kind().double()
+    grown = fxgrow.grow(model, 2, example_inputs=X)
+    torch.testing.assert_close(grown(X), model(X), rtol=1e-10, atol=1e-10)
+    longer = torch.randn(2, 7, 6, dtype=torch.float64)
+    torch.testing.assert_close(grown(longer), model(longer), rtol=1e-10, atol=1e-10)
+    proved = {"PROVED"} if kind in (CachedByFunction, CachedByMethod) else {"PROVED", "TESTED"}
+    assert str(fxgrow.report(grown).certificate.verdict) in proved
+
+
+def test_a_forward_that_writes_to_its_input_is_compared_on_equal_ones() -> None:
+    class Doubling(Layers):
+        def forward(self, x: Tensor) -> Tensor:
+            x.mul_(2)
+            return self.leave(self.enter(x).relu())
+
+    model, x = Doubling().double(), X.clone()
+    grown = fxgrow.grow(model, 2, example_inputs=x)
+    assert str(fxgrow.report(grown).certificate.verdict) == "PROVED"
+    assert torch.equal(x, X)
+    one, two = X.clone(), X.clone()
+    torch.testing.assert_close(grown(one), model(two), rtol=1e-10, atol=1e-10)
+    assert torch.equal(one, two)
