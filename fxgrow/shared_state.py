@@ -95,7 +95,8 @@ def caches_bypassed(model: nn.Module) -> Iterator[None]:
 
 
 def _classes(model: nn.Module) -> list[type]:
-    kinds = dict.fromkeys(kind for module in model.modules() for kind in type(module).__mro__)
+    own = [kind for kind in dict.fromkeys(map(type, model.modules())) if not is_known(kind)]
+    kinds = dict.fromkeys(base for kind in own for base in kind.__mro__)
     return [kind for kind in kinds if kind is not object and not is_known(kind)]
 
 

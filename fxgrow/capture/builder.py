@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxgrow.capture.numbers import Float, Int, Pending, node_of, plain
+from fxgrow.capture.refusing import Refusing
 from fxgrow.errors import UntraceableError
 
 
@@ -23,7 +24,7 @@ class Operands(NamedTuple):
     sources: dict[Any, Any]
 
 
-class GraphBuilder:
+class GraphBuilder(Refusing):
     """Makes the nodes of a graph, and knows which tensor each of them gives.
 
     Parameters
@@ -31,9 +32,11 @@ class GraphBuilder:
     root: the model that runs, every tensor on the meta device.
     constants: collects the tensors that forwards make of numbers alone, by the names that they get in the model; one
         name for equal ones.
+    originals: as of `Refusing`.
     """
 
-    def __init__(self, root: nn.Module, constants: dict[str, Tensor]) -> None:
+    def __init__(self, root: nn.Module, constants: dict[str, Tensor], originals: Mapping[int, str]) -> None:
+        super().__init__(originals)
         self.graph = fx.Graph()
         self.root = root
         self.constants = constants
@@ -161,9 +164,6 @@ class GraphBuilder:
             node = self.new_node("get_attr", name, (), {}, self.bare.get(id(tensor), tensor))
             self.bind(tensor, node)
         return node
-
-    def met_outside(self, tensor: Tensor) -> None:
-        """A call is given a tensor that is not one of the model that runs."""
 
     def _constant(self, value: Tensor) -> str:
         if id(value) in self.plain:

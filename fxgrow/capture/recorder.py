@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 import operator
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from types import MappingProxyType
@@ -21,7 +20,7 @@ from fxgrow.capture import call_guards, contexts, numbers
 from fxgrow.capture.builder import GraphBuilder
 from fxgrow.capture.evaluation import Memory, identity, kept_shape, minds_samples
 from fxgrow.capture.expansions import EXPANSIONS
-from fxgrow.capture.interception import intercepted
+from fxgrow.capture.interception import features_noted, intercepted
 from fxgrow.capture.numbers import Float, Int, remembering
 from fxgrow.capture.operators import FILLING, REFLECTED, SAID, VALUES, opened, operator_of
 from fxgrow.capture.shapes import call_failed, staying
@@ -40,9 +39,6 @@ _EMPTY = frozenset(("empty", "empty_like", "empty_strided", "empty_permuted", "n
 
 _DEVICE_FLAGS = {"is_meta": "meta", "is_cpu": "cpu", "is_cuda": "cuda", "is_mps": "mps", "is_xpu": "xpu"}
 
-
-FEATURES = "forward_features"
-"""What models of timm's call the part of their forward before the head."""
 
 Shapes = dict[tuple[str, str], list[tuple[int, ...]]]
 """Of what goes "in" to modules and comes "out" of them, by path and side."""
@@ -77,31 +73,18 @@ class Recorder(GraphBuilder, TorchFunctionMode):
         originals: Mapping[int, str] = MappingProxyType({}),
     ) -> None:
         TorchFunctionMode.__init__(self)
-        GraphBuilder.__init__(self, root, constants)
+        GraphBuilder.__init__(self, root, constants, originals)
         self.device = torch.device("cpu") if device.type == "meta" else device
         self.functions = functions
         self.memory = memory
-        self.originals = originals
-        self.settled: list[contexts.Settled] = []
         self.settling: set[fx.Node] = set()
         self.comparisons: set[numbers.Comparison] = set()
         self.regions: list[fx.Node] = []
         self.open: list[Any] = []
-        self._thread, self._quiet = threading.get_ident(), False
-        self.refused: CaptureError | None = None
         self.by_mode = False
         self.shapes: Shapes = {}
         self.features: Any = None
         self.empty: dict[int, tuple[Tensor, Any, Any, Any]] = {}
-
-    @property
-    def quiet(self) -> bool:
-        """Whether calls are none of the forward's: those inside what is one node, and those of other threads."""
-        return self._quiet or threading.get_ident() != self._thread
-
-    @quiet.setter
-    def quiet(self, quiet: bool) -> None:
-        self._quiet = quiet
 
     # -- running -----------------------------------------------------------------------------------------------
 
@@ -113,7 +96,7 @@ class Recorder(GraphBuilder, TorchFunctionMode):
         """
         args, kwargs = self._placeholders(arguments, positional)
         with ExitStack() as stack:
-            stack.enter_context(self._features_noted())
+            stack.enter_context(features_noted(self))
             stack.enter_context(_present(self))
             stack.enter_context(replaced(nn.Module, "__call__", self._module_call(nn.Module.__call__)))
             stack.enter_context(intercepted(self))
@@ -128,53 +111,9 @@ class Recorder(GraphBuilder, TorchFunctionMode):
             raise self.refused  # whatever the forward made of it
         return output
 
-    @contextmanager
-    def refusals(self, path: str | None = None) -> Iterator[None]:
-        """Remember what is refused inside: a forward that catches all errors must not make another course of it."""
-        try:
-            yield
-        except CaptureError as error:
-            if self.refused is None:
-                where = error.where or path
-                self.refused = type(error)(error.what, where=where, remedy=error.remedy)
-            raise self.refused from error
-
-    @contextmanager
-    def _features_noted(self) -> Iterator[None]:
-        """Note what the forward of a model of timm's gets from its `forward_features`."""
-        names, root = vars(self.root), self.root
-        if FEATURES in names or not hasattr(root, FEATURES):
-            yield
-            return
-        plainly = getattr(root, FEATURES)
-
-        @functools.wraps(plainly)
-        def noted(*args: Any, **kwargs: Any) -> Any:
-            features = plainly(*args, **kwargs)
-            with torch._C.DisableTorchFunction():
-                self.features = each_tensor(features, torch.empty_like)
-            return features
-
-        names[FEATURES] = noted
-        try:
-            yield
-        finally:
-            names.pop(FEATURES, None)
-
     def again(self) -> Recorder:
         """A recorder of the same model, for another run of its forward."""
         return Recorder(self.root, self.device, {}, {}, Memory(), self.originals)
-
-    def met_outside(self, tensor: Tensor) -> None:
-        """Refuse what a copy of the model would share with it, and note other parameters, which a graph would copy."""
-        if id(tensor) in self.originals:
-            raise CaptureError(
-                f"the forward reads {self.originals[id(tensor)]} past the model, where copies of it share this tensor",
-                where=self.where(),
-                remedy="read it through self, not through an object that holds the model or its tensors",
-            )
-        if isinstance(tensor, nn.Parameter):
-            self.settled.append(contexts.Settled("a parameter that is not the model's own", self.where(), lost=True))
 
     def result(self, output: Any) -> Any:
         """What the forward returned, as the graph holds it."""
@@ -233,8 +172,10 @@ class Recorder(GraphBuilder, TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if self.quiet:
             return func(*args, **(kwargs or {}))
-        with self.refusals():
+        try:
             return self._met(func, args, kwargs or {})
+        except CaptureError as error:
+            raise self.refusal(error) from error
 
     def _met(self, func: Any, args: Any, kwargs: Any) -> Any:
         name = getattr(func, "__name__", "")

@@ -16,7 +16,8 @@ import torch
 from torch import nn
 
 from fxgrow.capture.inputs import Inputs
-from fxgrow.capture.recorder import FEATURES, Shapes
+from fxgrow.capture.interception import FEATURES
+from fxgrow.capture.recorder import Shapes
 from fxgrow.capture.recording import Recording
 from fxgrow.capture.skeleton import twin_of
 from fxgrow.containers import flat_tensors

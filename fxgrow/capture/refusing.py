@@ -1,0 +1,69 @@
+"""What a recorder is not told of, and what it refuses whatever the forward makes of it."""
+
+from __future__ import annotations
+
+import threading
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+
+from fxgrow.capture.contexts import Settled
+from fxgrow.errors import CaptureError
+
+
+class Refusing:
+    """A recorder's refusals.
+
+    originals: the names of the tensors of the model that is recorded in a copy, by their identities.
+
+    Attributes
+    ----------
+    refused: the first refusal.
+    settled: what the record settles.
+    """
+
+    def __init__(self, originals: Mapping[int, str]) -> None:
+        self.originals = originals
+        self.settled: list[Settled] = []
+        self.refused: CaptureError | None = None
+        self._thread, self._quiet = threading.get_ident(), False
+
+    @abstractmethod
+    def where(self) -> str:
+        """Whose forward is running."""
+
+    @property
+    def quiet(self) -> bool:
+        """Whether calls are none of the forward's: those inside what is one node, and those of other threads."""
+        return self._quiet or threading.get_ident() != self._thread
+
+    @quiet.setter
+    def quiet(self, quiet: bool) -> None:
+        self._quiet = quiet
+
+    @contextmanager
+    def refusals(self, path: str | None = None) -> Iterator[None]:
+        """Remember what is refused inside: a forward that catches all errors must not make another course of it."""
+        try:
+            yield
+        except CaptureError as error:
+            raise self.refusal(error, path) from error
+
+    def refusal(self, error: CaptureError, path: str | None = None) -> CaptureError:
+        """What was refused first; `path`: where, unless it says so itself."""
+        if self.refused is None:
+            self.refused = type(error)(error.what, where=error.where or path, remedy=error.remedy)
+        return self.refused
+
+    def met_outside(self, tensor: Tensor) -> None:
+        """Refuse what a copy of the model would share with it, and note other parameters, which a graph would copy."""
+        if id(tensor) in self.originals:
+            raise CaptureError(
+                f"the forward reads {self.originals[id(tensor)]} past the model, where copies of it share this tensor",
+                where=self.where(),
+                remedy="read it through self, not through an object that holds the model or its tensors",
+            )
+        if isinstance(tensor, nn.Parameter):
+            self.settled.append(Settled("a parameter that is not the model's own", self.where(), lost=True))
