@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import sys
 from collections.abc import Iterator
@@ -32,7 +33,7 @@ class SharedState:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.owners = {
+        self.owners: dict[str, Any] = {
             **{f"the class attribute {{}} of {kind.__name__}": kind for kind in _classes(model)},
             **{f"the global name {{}} of {names['__name__']}": names for names in _files(model)},
             "what {} closes over": {name: value for name, _, value in _closed_over(model)},
@@ -134,7 +135,7 @@ def _snapshot(owner: Any) -> dict[str, tuple[Any, Any]]:
     """The state that a class or a file has: each value, and the items of one that can change in place."""
     names = vars(owner) if isinstance(owner, type) else owner
     return {
-        name: (value, type(value)(value) if type(value) in _CONTAINERS else None)
+        name: (value, copy.copy(value) if type(value) in _CONTAINERS else None)
         for name, value in names.items()
         if isinstance(value, _STATE) and not name.startswith("__")
     }
