@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import operator
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -116,6 +117,7 @@ class Recorder(GraphBuilder, TorchFunctionMode):
             stack.enter_context(contexts.mode_watched(self))
             stack.enter_context(torch.device("meta"))
             stack.enter_context(self)
+            stack.enter_context(self.methods.inside(sys._getframe()))
             self.paths.append("")
             output = (run or self.root.forward)(*args, **kwargs)
             self.paths.pop()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from torch import fx, nn
@@ -29,74 +29,18 @@ from fxgrow.own.edited import (
     OutputRead,
     ReadOut,
     SpelledOutAttention,
-    edited,
     fit_attention,
     leave_fast_path,
     multiplied,
     read_out,
+    with_methods,
 )
 from fxgrow.own.following import follow_sizes, numbers_of_blocks
+from fxgrow.own.sites import Site
 from fxgrow.own.sizes import Settings, wanted
-from fxgrow.planning.plan import NodeEdit, Obstacle, Plan
+from fxgrow.planning.plan import Obstacle, Plan
 from fxgrow.rules.shape import follow
 from fxgrow.transforms.depth import rearranged
-
-
-@dataclass(frozen=True)
-class Site:
-    """A call that growth changes, as the module finds it that makes it.
-
-    module: its path. called: whether the call is of the module as a whole. target: else the function, or the name of
-    the method. index: which call of the target it is while the module runs. aside: whether it may come out by itself.
-    """
-
-    module: str
-    called: bool
-    target: Any
-    index: int
-    edit: NodeEdit
-    aside: bool = False
-
-
-_CHANGES = ("guard", "core_input", "multiply")
-_NUMBERS = ("literal", "ratio")
-
-
-def sites(captured: Captured, plan: Plan) -> tuple[Site, ...]:
-    """The calls that a plan changes in captured graphs, into which new blocks have been put but nothing else.
-
-    Sizes that come from attributes are not among them.
-    """
-    nodes = {(mode, node.name): node for mode, graph in captured.graphs.items() for node in graph.nodes}
-    made: dict[Any, Site] = {}
-    for edit in plan.nodes:
-        node = nodes[edit.mode, edit.node]
-        if edit.kind == "literal" and edit.path in node.meta.get("sources", {}):
-            continue
-        if edit.kind not in (*_CHANGES, *_NUMBERS) or _is_so(node, edit):
-            continue
-        called = node.op == "call_module"
-        module = str(node.target) if called else node.meta.get("module_path", "")
-        target, index = (None, 0) if called else (node.target, _index(node, module))
-        site = Site(module, called, target, index, edit, edit.kind in _NUMBERS)
-        made.setdefault((module, called, target, index, edit.kind, edit.path), site)
-    return tuple(made.values())
-
-
-def _is_so(node: fx.Node, edit: NodeEdit) -> bool:
-    """Whether a literal is already what it is to become."""
-    try:
-        return edit.kind == "literal" and bool(follow(node, edit.path) == edit.value)
-    except (IndexError, KeyError):  # an argument that is to be added
-        return False
-
-
-def _index(node: fx.Node, module: str) -> int:
-    """Which of the calls of its target a node is, of those that are made while its module runs."""
-    inside = f"{module}." if module else ""
-    alike = (other for other in node.graph.nodes if (other.op, other.target) == (node.op, node.target))
-    paths = ((other, other.meta.get("module_path", "")) for other in alike)
-    return [other for other, path in paths if path == module or path.startswith(inside)].index(node)
 
 
 def own_class(
@@ -113,8 +57,13 @@ def own_class(
     sure = [site for site in changed if not site.aside]
     aside = [site for site in changed if site.aside]  # numbers that may come out by themselves
     inputs, part = with_channels(captured.inputs, plan.channels), Parting("")
-    for numbers in (False, True) if aside else (False,):
+    ways = [(whole, numbers) for whole in (False, True) for numbers in (False, True)]
+    for whole, numbers in ways:
+        if (numbers and not aside) or (whole and all(site.in_forward is None for site in changed)):
+            continue
         calls = [*sure, *(_numbers(grown, aside, inputs) if numbers else ())]
+        if whole:
+            calls = [replace(site.in_forward or site, edit=site.edit) for site in calls]
         own = _copied(source, plan, grown, calls, inputs)
         if isinstance(own, Obstacle):
             return own
@@ -284,10 +233,11 @@ def _edit(own: nn.Module, path: str, changed: list[Site]) -> Obstacle | None:
         if target is None or site.edit.kind == "multiply":
             what = f"no subclass of {type(module).__name__} can make this call another"
             return Obstacle(what, path or type(own).__name__, site.edit.node)
-        edits.append(CallEdit(target, site.index, site.edit.kind, site.edit.path, site.edit.value))
+        edit = site.edit
+        edits.append(CallEdit(target, site.index, edit.kind, edit.path, edit.value, site.method, site.within))
     if not isinstance(module, Edited):
-        kind = type(module)
-        module.__class__, module.edits = edited(kind), ()
+        module.edits = ()
+    module.__class__ = with_methods(type(module), {name for edit in edits for name in (edit.method, *edit.within)})
     module.edits = (*module.edits, tuple(edits))
     return None
 
