@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import fx, nn
@@ -36,21 +36,35 @@ from fxgrow.own.edited import (
     with_methods,
 )
 from fxgrow.own.following import follow_sizes, numbers_of_blocks
-from fxgrow.own.sites import Site
+from fxgrow.own.sites import Site, sites
 from fxgrow.own.sizes import Settings, wanted
-from fxgrow.planning.plan import Obstacle, Plan
+from fxgrow.planning.plan import NodeEdit, Obstacle, Plan
 from fxgrow.rules.shape import follow
 from fxgrow.transforms.depth import rearranged
 
 
+@dataclass(frozen=True)
+class Conflict(Obstacle):
+    """An attribute that would have to be several numbers; `numbers`: those that calls can be given in place of it."""
+
+    numbers: tuple[NodeEdit, ...] = ()
+
+
 def own_class(
-    source: nn.Module, plan: Plan, grown: GrownGraphModule, changed: Sequence[Site], captured: Captured
+    source: nn.Module,
+    plan: Plan,
+    grown: GrownGraphModule,
+    changed: Sequence[Site],
+    captured: Captured,
+    *,
+    apart: bool = False,
 ) -> nn.Module | Obstacle:
     """A copy of a module, of its class, that computes what its grown graph does, over the very tensors of that graph.
 
     Parameters
     ----------
-    changed: the calls that the plan changes.
+    changed: the calls that the plan changes. apart: whether numbers are among them that come from attributes which
+        other numbers come from, too.
     """
     if isinstance(source, fx.GraphModule) or captured.recording is None:
         return Obstacle("it is a graph already", type(source).__name__)
@@ -65,8 +79,10 @@ def own_class(
         if whole:
             calls = [replace(site.in_forward or site, edit=site.edit) for site in calls]
         own = _copied(source, plan, grown, calls, inputs)
+        if isinstance(own, Conflict) and own.numbers and not apart:
+            return own_class(source, plan, grown, sites(captured, plan, own.numbers), captured, apart=True)
         if isinstance(own, Obstacle):
-            return own
+            return Obstacle(own.what, own.where, own.node)
         checked = _checked(own, plan, grown, inputs)
         if isinstance(checked, Parting) and isinstance(own, ReadOut) and own.reading != "forward":
             own.reading = "forward"
@@ -114,11 +130,14 @@ def _copied(
         setattr(own.get_submodule(edit.module), edit.attribute, edit.value)
     head_dims = {id(part): part.head_dim for part in own.modules() if isinstance(part, nn.MultiheadAttention)}
     settings = Settings(own)
-    conflict = settings.settle(list(wanted(_graphs_of_sizes(grown, inputs))))
+    conflicts = settings.settle(list(wanted(_graphs_of_sizes(grown, inputs))))
+    apart = {(site.edit.node, site.edit.path) for site in changed}
+    conflict = next((one for one in conflicts if (one.node.name, one.path) not in apart), None)
     if conflict is not None:
         where = conflict.node.meta.get("module_path") or conflict.node.name
         what = f"{conflict.source} cannot be what it has to be at every place ({conflict.value} here)"
-        return Obstacle(what, where, conflict.node.name)
+        numbers = [NodeEdit(one.mode, one.node.name, "literal", one.path, one.value) for one in conflicts]
+        return Conflict(what, where, conflict.node.name, numbers=() if conflict.compared else tuple(numbers))
     settings.write()
     for path, edits in _by_module(changed).items():
         obstacle = _edit(own, path, edits)
@@ -130,14 +149,14 @@ def _copied(
     return own
 
 
-def _graphs_of_sizes(grown: GrownGraphModule, inputs: Inputs) -> list[fx.Graph]:
+def _graphs_of_sizes(grown: GrownGraphModule, inputs: Inputs) -> dict[str, fx.Graph]:
     """The graphs of a module, with values where sizes of tensors were found equal to attributes."""
     graphs = spelled_out(grown)
     nodes = (node for graph in graphs.values() for node in graph.nodes)
     if not any(path[0] == OF_SIZE for node in nodes for path in node.meta.get("sources", ())):
-        return list(graphs.values())
+        return graphs
     bare = skeleton(grown)
-    return [with_values(grown, bare, "eval" if mode == "both" else mode, inputs) for mode in graphs]
+    return {mode: with_values(grown, bare, "eval" if mode == "both" else mode, inputs) for mode in graphs}
 
 
 def _read_out(own: Any, grown: GrownGraphModule) -> nn.Module | Obstacle:

@@ -45,11 +45,11 @@ _CHANGES = ("guard", "core_input", "multiply")
 _NUMBERS = ("literal", "ratio")
 
 
-def sites(captured: Captured, plan: Plan) -> tuple[Site, ...]:
+def sites(captured: Captured, plan: Plan, apart: Iterable[NodeEdit] = ()) -> tuple[Site, ...]:
     """The calls that a plan changes in captured graphs, into which new blocks have been put but nothing else.
 
-    Sizes that come from attributes are not among them. Each is found in the innermost method that makes the same
-    changes whenever it runs, so that these are made where people call the method itself, too.
+    Each is found in the innermost method that makes the same changes whenever it runs, so that these are made where
+    people call the method itself, too. apart: numbers that are changed although they come from attributes.
     """
     nodes = {(mode, node.name): node for mode, graph in captured.graphs.items() for node in graph.nodes}
     changed = []
@@ -58,10 +58,11 @@ def sites(captured: Captured, plan: Plan) -> tuple[Site, ...]:
         if edit.kind == "literal" and edit.path in node.meta.get("sources", {}):
             continue
         if edit.kind in (*_CHANGES, *_NUMBERS) and not _is_so(node, edit):
-            changed.append((node, edit))
+            changed.append((node, edit, edit.kind in _NUMBERS))
+    changed += [(nodes[edit.mode, edit.node], edit, False) for edit in apart]
     varying: set[tuple[str, str]] = set()
     while True:
-        found = [_site(node, edit, varying) for node, edit in changed]
+        found = [_site(node, edit, aside, varying) for node, edit, aside in changed]
         more = set(_varying(captured.graphs, found))
         if not more:
             return tuple({site.key: site for site, _ in reversed(found)}.values())[::-1]
@@ -76,9 +77,10 @@ def _is_so(node: fx.Node, edit: NodeEdit) -> bool:
         return False
 
 
-def _site(node: fx.Node, edit: NodeEdit, varying: set[tuple[str, str]]) -> tuple[Site, tuple[str, MethodRun] | None]:
+def _site(
+    node: fx.Node, edit: NodeEdit, aside: bool, varying: set[tuple[str, str]]
+) -> tuple[Site, tuple[str, MethodRun] | None]:
     """Where a change is made, and the run of a method in which the graph makes it."""
-    aside = edit.kind in _NUMBERS
     if node.op == "call_module":
         return Site(str(node.target), True, None, 0, edit, aside), None
     module = node.meta.get("module_path", "")

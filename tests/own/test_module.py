@@ -157,6 +157,33 @@ def test_a_size_in_the_code_becomes_another_in_a_subclass() -> None:
     torch.testing.assert_close(grown(x), model(x), rtol=EXACT, atol=EXACT)
 
 
+class Halved(nn.Module):
+    """Reads one size for what grows and for what an output fixes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.size = 4
+        self.enter, self.out = nn.Linear(6, 8), nn.Linear(8, 8)
+        self.value = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.enter(x)
+        first, second = x.split((self.size, 8 - self.size), 1)
+        value = self.value(first).view(-1, self.size).relu()
+        return x, self.out(torch.cat((value, second), 1))
+
+
+def test_one_attribute_for_numbers_that_part() -> None:
+    torch.manual_seed(0)
+    model, x = lively(Halved()).double(), normal(4, 6)
+    grown: Any = fxgrow.grow(model, {"value": 2}, example_inputs=x)
+    assert isinstance(grown, Halved) and grown.value.out_features == 8
+    for one in (grown, pickle.loads(pickle.dumps(grown)), fxgrow.grow(grown, {"value": 1.5}, example_inputs=x)):
+        for found, expected in zip(one(x), model(x), strict=True):
+            torch.testing.assert_close(found, expected, rtol=EXACT, atol=EXACT)
+    assert str(fxgrow.certify(grown, model).verdict) == "PROVED"
+
+
 class Cut(nn.Module):
     """Cuts at a number that is an argument."""
 
