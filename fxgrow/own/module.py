@@ -35,7 +35,8 @@ from fxgrow.own.edited import (
     read_out,
     with_methods,
 )
-from fxgrow.own.following import follow_sizes, numbers_of_blocks
+from fxgrow.own.following import follow_sizes
+from fxgrow.own.positions import follow_positions, intermediates_apart
 from fxgrow.own.sites import Site, sites
 from fxgrow.own.sizes import Settings, wanted
 from fxgrow.planning.plan import NodeEdit, Obstacle, Plan
@@ -88,7 +89,10 @@ def own_class(
             own.reading = "forward"
             checked = _checked(own, plan, grown, inputs)
         if isinstance(checked, Recording):
-            follow_sizes(source, own, captured.recording, checked, (captured.inputs, inputs), plan.depth)
+            given = captured.inputs, inputs
+            if plan.depth is not None:
+                follow_positions(own, plan.depth, intermediates_apart(source, given), at_once=2)
+            follow_sizes(source, own, captured.recording, checked, given, plan.depth)
             return own
         part = checked
     return Obstacle(f"the class computes something else: {part}", type(source).__name__, part.node)
@@ -96,22 +100,21 @@ def own_class(
 
 def _checked(own: nn.Module, plan: Plan, grown: GrownGraphModule, inputs: Inputs) -> Recording | Parting:
     """What recorded a copy that computes what the graph does, or where it does something else."""
-    recording = Recording(skeleton(own), device_of(own))
-    part = parting(own, grown, inputs, recording)
-    if part is None:
-        return recording
-    order = {node.name: place for graph in grown.graphs().values() for place, node in enumerate(graph.nodes)}
-    for owner, name, value in numbers_of_blocks(own, plan.depth) if plan.depth is not None else ():
-        before, owner.__dict__[name] = owner.__dict__[name], value
-        recording = Recording(skeleton(own), device_of(own))
-        further = parting(own, grown, inputs, recording)
-        if further is None:
-            return recording
-        if order.get(further.node, 0) > order.get(part.node, 0):
-            part = further  # it is one of several that have to follow
-        else:
-            owner.__dict__[name] = before
-    return part
+    found: list[Recording | Parting] = []
+    graphs = grown.graphs()
+    order = {node.name: place for graph in graphs.values() for place, node in enumerate(graph.nodes)}
+
+    def distance(copy: nn.Module) -> float:
+        recording = Recording(skeleton(copy), device_of(copy))
+        part = parting(copy, grown, inputs, recording)
+        found.append(recording if part is None else part)
+        return 0 if part is None else len(order) + 1 - order.get(part.node, 0)
+
+    if plan.depth is None:
+        distance(own)
+    else:
+        follow_positions(own, plan.depth, distance)
+    return next((each for each in found if isinstance(each, Recording)), found[0])
 
 
 def _copied(
