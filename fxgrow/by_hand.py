@@ -195,7 +195,8 @@ def _made(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     """A layer of a class that a file may name, without data."""
     is_timms = name.startswith(_OF_TIMM)
     kind: Any = _of_timm(name.removeprefix(_OF_TIMM)) if is_timms else getattr(nn, name, None)
-    if not (isinstance(kind, type) and issubclass(kind, tuple(_BASES) if is_timms else nn.Module)):
+    is_layer = isinstance(kind, type) and issubclass(kind, tuple(_BASES) if is_timms else nn.Module)
+    if not is_layer:
         raise TypeError(f"{name} is no class of layers")
     device = {"device": "meta"} if "device" in inspect.signature(kind).parameters else {}
     made: nn.Module = kind(

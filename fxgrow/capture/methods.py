@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -77,6 +78,28 @@ def _methods(kind: type) -> Iterator[tuple[str, object]]:
             code = getattr(called, "__code__", None)
             if code is not None and code.co_argcount:
                 yield name, code
+
+
+@contextmanager
+def noting(module: nn.Module, name: str, note: Callable[[Any], None]) -> Iterator[None]:
+    """Note what a method of a module gives, if it has that method."""
+    names = vars(module)
+    if name in names or not hasattr(module, name):
+        yield
+        return
+    plainly = getattr(module, name)
+
+    @functools.wraps(plainly)
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        given = plainly(*args, **kwargs)
+        note(given)
+        return given
+
+    names[name] = noted
+    try:
+        yield
+    finally:
+        names.pop(name, None)
 
 
 def runs_of(node: fx.Node, path: str) -> list[MethodRun]:

@@ -22,6 +22,7 @@ from fxgrow.capture.builder import GraphBuilder
 from fxgrow.capture.evaluation import Memory, identity, kept_shape, minds_samples
 from fxgrow.capture.expansions import EXPANSIONS
 from fxgrow.capture.interception import intercepted
+from fxgrow.capture.methods import noting
 from fxgrow.capture.numbers import Float, Int, remembering
 from fxgrow.capture.operators import FILLING, REFLECTED, SAID, VALUES, opened, operator_of
 from fxgrow.capture.shapes import call_failed, staying
@@ -109,7 +110,7 @@ class Recorder(GraphBuilder, TorchFunctionMode):
         """
         args, kwargs = self._placeholders(arguments, positional)
         with ExitStack() as stack:
-            stack.enter_context(self._features_noted())
+            stack.enter_context(noting(self.root, FEATURES, self._note_features))
             stack.enter_context(_present(self))
             stack.enter_context(replaced(nn.Module, "__call__", self._module_call(nn.Module.__call__)))
             stack.enter_context(intercepted(self))
@@ -123,27 +124,9 @@ class Recorder(GraphBuilder, TorchFunctionMode):
             self.paths.pop()
         return output
 
-    @contextmanager
-    def _features_noted(self) -> Iterator[None]:
-        """Note what the forward of a model of timm's gets from its `forward_features`."""
-        names, root = vars(self.root), self.root
-        if FEATURES in names or not hasattr(root, FEATURES):
-            yield
-            return
-        plainly = getattr(root, FEATURES)
-
-        @functools.wraps(plainly)
-        def noted(*args: Any, **kwargs: Any) -> Any:
-            features = plainly(*args, **kwargs)
-            with torch._C.DisableTorchFunction():
-                self.features = each_tensor(features, torch.empty_like)
-            return features
-
-        names[FEATURES] = noted
-        try:
-            yield
-        finally:
-            names.pop(FEATURES, None)
+    def _note_features(self, features: Any) -> None:
+        with torch._C.DisableTorchFunction():
+            self.features = each_tensor(features, torch.empty_like)
 
     def again(self) -> Recorder:
         """A recorder of the same model, for another run of its forward."""

@@ -198,8 +198,9 @@ def with_methods(kind: Any, methods: Iterable[str]) -> type[nn.Module]:
         return edited(kind, frozenset(methods))
     maker, inside, *rest = kind._fxgrow_origin
     if maker is edited:
-        return edited(_class_of(inside), frozenset(methods).union(*rest or ({FORWARD},)))
-    made: type[nn.Module] = maker(with_methods(_class_of(inside), methods), *rest)
+        made: type[nn.Module] = edited(_class_of(inside), frozenset(methods).union(*rest or ({FORWARD},)))
+    else:
+        made = maker(with_methods(_class_of(inside), methods), *rest)
     return made
 
 

@@ -99,9 +99,9 @@ def _moved_by(own: nn.Module, children: Children) -> Iterator[Moved]:
                 yield Moved(path, name, after)
             listed: Any = value if type(value) in (list, tuple) else ()
             if listed and all(type(item) is int and 0 <= item < before for item in listed):
-                yield Moved(path, name, type(value)(places[item] for item in listed))  # type: ignore[misc]
+                yield Moved(path, name, type(value)(places[item] for item in listed))
             if stage < len(listed) and type(listed[stage]) is int and listed[stage] == before:
-                yield Moved(path, name, type(value)((*listed[:stage], after, *listed[stage + 1 :])))  # type: ignore[misc]
+                yield Moved(path, name, type(value)((*listed[:stage], after, *listed[stage + 1 :])))
     news = [new for new, _ in children.names]
     by_name = {old: news[places[k]] for k, old in enumerate(old for _, old in children.names if old)}
     for name, value in _attributes(own, children.path):
@@ -167,10 +167,13 @@ def _intermediates(model: Any, inputs: Inputs) -> _Intermediates | None:
         last, each = getattr(runner, INTERMEDIATES)(*given)
         in_intermediates = set(ran)
         features = getattr(runner, FEATURES)(*given)
-        shapes = [[tuple(tensor.shape) for tensor in flat_tensors(value)] for value in (features, last, each)]
-        if shapes[2]:
-            return _Intermediates(*shapes, runs_all=ran == in_intermediates)
+        if next(flat_tensors(each), None) is not None:
+            return _Intermediates(_shapes(features), _shapes(last), _shapes(each), ran == in_intermediates)
     return None
+
+
+def _shapes(value: Any) -> Shapes:
+    return [tuple(tensor.shape) for tensor in flat_tensors(value)]
 
 
 def _may_become(old: tuple[int, ...], new: tuple[int, ...]) -> bool:

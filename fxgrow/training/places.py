@@ -30,10 +30,10 @@ def group_at_place(
     wanted = _without(groups[number], _RATES)
     for other in before:
         rates = {key: groups[other][key] for key in _RATES if key in groups[other]}
-        for candidate in (other, *range(len(groups))):
+        for candidate in [other, *range(len(groups))]:
             there = {key: groups[candidate][key] for key in _RATES if key in groups[candidate]}
             if there == rates and _without(groups[candidate], _RATES) == wanted:
-                return candidate
+                return int(candidate)
     return number
 
 
