@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +20,16 @@ _KINDS: dict[str, tuple[Any, tuple[str, ...]]] = {
         nn.Conv2d,
         ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode"),
     ),
+    "LayerNorm": (nn.LayerNorm, ("normalized_shape", "eps", "elementwise_affine")),
+    "BatchNorm1d": (nn.BatchNorm1d, ("num_features", "eps", "momentum", "affine", "track_running_stats")),
+    "BatchNorm2d": (nn.BatchNorm2d, ("num_features", "eps", "momentum", "affine", "track_running_stats")),
+    "Sequential": (nn.Sequential, ()),
 }
 """Classes with parameters of which a file can name one, and what they are made of. Of those without, it names torch's
-own: a file never says what code to run."""
+own: a file never says what code to run. timm's layers that are made as torch's are named, too."""
+
+_BASES = {kind: name for name, (kind, _) in _KINDS.items()}
+_OF_TIMM = "timm.layers."
 
 
 @dataclass(frozen=True)
@@ -85,12 +93,19 @@ def put_in_by_hand(grown: nn.Module, births: Mapping[str, Birth], bare: Mapping[
             part: Any = grown.get_submodule(path)
         except AttributeError:
             continue
-        if type(part) in {kind for kind, _ in _KINDS.values()}:
-            _, names = _KINDS[type(part).__name__]
-            arguments = {name: getattr(part, name) for name in names} | {"bias": part.bias is not None}
-            found[path] = {"class": type(part).__name__, "arguments": arguments}
-        elif not _holds(part) and (known := _arguments(part)) is not None:
-            found[path] = {"class": type(part).__name__, "arguments": known}
+        if (entry := _entry(part)) is not None:
+            found[path] = entry
+    for path in _new_sequences(grown, {*births, *bare}):
+        for inside, part in grown.get_submodule(path).named_modules(prefix=path):
+            entry = _entry(part)
+            if entry is None:
+                raise FileError(
+                    f"it is a {type(part).__name__} inside what was put in by hand, and a file of fxgrow does not name "
+                    "that class",
+                    where=inside,
+                    remedy="use layers of torch.nn there, or keep the state_dict with torch.save",
+                )
+            found[inside] = entry
     if bare:
         _add_bare(grown, bare, {*births, *bare}, found)
     for path, entry in found.items():
@@ -99,7 +114,35 @@ def put_in_by_hand(grown: nn.Module, births: Mapping[str, Birth], bare: Mapping[
         entry["attributes"] = {place: _plain(grown.get_submodule(place)) for place in around}
         if "class" not in entry:
             entry["attributes"][path] = _plain(grown.get_submodule(path))
-    return found
+    return dict(sorted(found.items()))  # what holds others comes before them
+
+
+def _entry(part: Any) -> dict[str, Any] | None:
+    """The class of a part and what it is made of; None where a file cannot say it."""
+    kind = type(part)
+    name = _BASES.get(kind)
+    if name is None and kind.__module__.startswith(_OF_TIMM) and _of_timm(kind.__name__) is kind:
+        name = next((name for base, name in _BASES.items() if kind.__init__ is base.__init__), None)
+    if name is None:
+        known = _arguments(part) if not _holds(part) else None
+        return None if known is None else {"class": kind.__name__, "arguments": known}
+    arguments = {argument: getattr(part, argument) for argument in _KINDS[name][1]}
+    if "bias" in inspect.signature(kind).parameters:
+        arguments["bias"] = part.bias is not None
+    return {"class": kind.__name__ if kind in _BASES else _OF_TIMM + kind.__name__, "arguments": arguments}
+
+
+def _of_timm(name: str) -> Any:
+    return getattr(importlib.import_module(_OF_TIMM.rstrip(".")), name, None)
+
+
+def _new_sequences(grown: nn.Module, known: Collection[str]) -> Iterator[str]:
+    """The paths of sequences that were something else when the model grew: a layer, or a part with other names."""
+    for path, part in grown.named_modules():
+        if type(part) is nn.Sequential and path:
+            inside = {name[len(path) + 1 :].partition(".")[0] for name in known if name.startswith(f"{path}.")}
+            if (inside or path in known) and inside.isdisjoint(part._modules):
+                yield path
 
 
 def _add_bare(grown: nn.Module, bare: Mapping[str, BarePart], known: set[str], found: dict[str, Any]) -> None:
@@ -150,10 +193,12 @@ def _arguments(part: nn.Module) -> dict[str, Any] | None:
 
 def _made(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     """A layer of a class that a file may name, without data."""
-    kind, _ = _KINDS.get(name, (getattr(nn, name), ()))
-    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+    is_timms = name.startswith(_OF_TIMM)
+    kind: Any = _of_timm(name.removeprefix(_OF_TIMM)) if is_timms else getattr(nn, name, None)
+    is_layer = isinstance(kind, type) and issubclass(kind, tuple(_BASES) if is_timms else nn.Module)
+    if not is_layer:
         raise TypeError(f"{name} is no class of layers")
-    device = {"device": "meta"} if name in _KINDS else {}
+    device = {"device": "meta"} if "device" in inspect.signature(kind).parameters else {}
     made: nn.Module = kind(
         **{key: tuple(it) if isinstance(it, list) else it for key, it in arguments.items()}, **device
     )

@@ -97,7 +97,8 @@ def header_for(
                 "seed": step.seed,
                 "verification": vars(step.verification) if step.verification else None,
                 "folded": step.folded,
-                "settled": step.settled,
+                "settled": step.settled or 0.0,
+                "settled_here": step.settled is not None,
                 "certificate": json.loads(step.certificate.to_json()) if step.certificate else None,
                 "fingerprint": step.fingerprint,
             }
@@ -230,7 +231,8 @@ def structure_of(header: Mapping[str, Any], path: str | os.PathLike[str], origin
     try:
         for step in history.steps:
             current = grown_again(current, step.plan, skeleton(current), "", step.folded)
-            settle_norms(current, step.settled)
+            if step.settled is not None:
+                settle_norms(current, step.settled)
     except FxgrowError as error:
         raise FileError(
             f"the file belongs to another model: {error}",
@@ -374,6 +376,7 @@ def _fill(grown: nn.Module, files: TensorFiles, tied: Mapping[str, str]) -> None
 
 def _step(data: Mapping[str, Any]) -> Step:
     found, proof, record = data["verification"], data.get("certificate"), data.get("fingerprint")
+    settled = float(data.get("settled", 0.0))
     return Step(
         Plan.from_json(json.dumps(data["plan"])),
         int(data["seed"]),
@@ -381,7 +384,7 @@ def _step(data: Mapping[str, Any]) -> Step:
         Certificate.from_json(json.dumps(proof)) if proof else None,
         dict(record) if record else None,
         bool(data.get("folded", False)),
-        float(data.get("settled", 0.0)),
+        settled if settled or data.get("settled_here", False) else None,
     )
 
 

@@ -80,8 +80,8 @@ class Step:
     certificate: what was proved; None where nothing was.
     fingerprint: hashes of the grown model for which the certificate was made.
     folded: whether multipliers went into the weights afterwards (`fxgrow.fold`).
-    settled: how much new units count by now in norms over old units (`fxgrow.settle`); other than 0, the function is
-        another than was verified and proved, and neither is kept.
+    settled: how much new units came to count after this growth in every norm over old units (`fxgrow.settle`); other
+        than 0, the function is another than was verified and proved, and neither is kept. None where none was settled.
     """
 
     plan: Plan
@@ -90,7 +90,7 @@ class Step:
     certificate: Certificate | None = None
     fingerprint: dict[str, str] | None = None
     folded: bool = False
-    settled: float = 0.0
+    settled: float | None = None
 
     def __str__(self) -> str:
         """In a paragraph what grew and what is known of it; `plan` and `certificate` print in full."""

@@ -51,11 +51,11 @@ def settle(grown: nn.Module, share: float) -> None:
     if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1:
         raise FxgrowError(f"share is {share!r}", remedy="pass a number from 0 (old units) to 1 (all units)")
     last = history.steps[-1]
-    if share == last.settled:
+    if share == (last.settled or 0) and (share or not any(step.settled for step in history.steps)):
         return
     before = bare_parts(grown)
     if settle_norms(grown, float(share)) == 0:
-        settled = last.settled == 1
+        settled = any(step.settled == 1 for step in history.steps)
         raise FxgrowError(
             f"{type(grown).__name__} has no norm over old units{': all were settled' if settled else ''}",
             remedy="settle a model whose plan says guarded statistics" + (", or load it as it was" if settled else ""),

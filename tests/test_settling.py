@@ -210,6 +210,30 @@ def test_half_way_its_units_do_not_grow() -> None:
         fxgrow.grow(grown, 1.5, example_inputs=X)
 
 
+@FORMS
+def test_files_keep_shares_of_earlier_growths(form: str, tmp_path: Path) -> None:
+    """A norm that was settled before another growth stays so, whatever new guards that growth brings."""
+
+    def kept(grown: nn.Module) -> bool:
+        fxgrow.save(grown, tmp_path / "grown.safetensors")
+        return torch.equal(fxgrow.load(tmp_path / "grown.safetensors", model)(X), grown(X))
+
+    torch.manual_seed(0)
+    parts = [nn.Linear(6, 8), nn.Sigmoid(), nn.LayerNorm(8), nn.Linear(8, 8), nn.Sigmoid(), nn.LayerNorm(8)]
+    model = lively(nn.Sequential(*parts, nn.Linear(8, 3))).double().eval()
+    grown = fxgrow.grow(model, {"0": 2}, example_inputs=X, form=form).eval()
+    old_units = grown(X)
+    fxgrow.settle(grown, 0.5)
+    wider = fxgrow.grow(grown, {"3": 2}, example_inputs=X, form=form).eval()
+    torch.testing.assert_close(wider(X), grown(X), rtol=1e-12, atol=1e-12)
+    assert kept(wider)
+    for share in (0.25, 0):
+        fxgrow.settle(wider, share)
+        assert kept(wider)
+    torch.testing.assert_close(wider(X), old_units, rtol=1e-12, atol=1e-12)
+    assert fxgrow.report(wider).settled == 0 and fxgrow.report(grown).settled == 0.5
+
+
 def test_a_model_of_timm_is_of_its_classes_again() -> None:
     torch.manual_seed(0)
     model, images = lively(timm.create_model("test_convnext")).double().eval(), normal(2, 3, 64, 64)

@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 
 from fxgrow import guards
 from fxgrow.capture import Captured
+from fxgrow.capture.methods import move_runs
 from fxgrow.capture.shapes import propagate
 from fxgrow.errors import OTHER_MODEL, PlanError
 from fxgrow.planning.deepening import CopiedRegion, Deepening, NewBlock, NewTensor, renamed
@@ -212,6 +213,7 @@ def _extend(mode: str, graph: fx.Graph, plan: Deepening, moves: Mapping[str, Map
         if path := node.meta.get("module_path"):
             node.meta["module_path"] = renamed(path, moves)
         _move_sources(node, lambda path: renamed(path, moves))
+        move_runs(node, lambda path: renamed(path, moves))
     copying = _Copying(graph, nodes, as_it_was, moves)
     for block in plan.blocks:
         for region in block.regions:
@@ -316,6 +318,7 @@ class _Copying:
                 anchor = self.graph.create_node(node.op, target, args, kwargs, node.name)
             anchor.meta = {**node.meta, "module_path": moved(node.meta.get("module_path", ""))}
             _move_sources(anchor, moved)
+            move_runs(anchor, moved)
             copies.append(anchor)
             return anchor
 

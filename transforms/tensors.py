@@ -283,10 +283,11 @@ def _fill_maker(new: Tensor, number: int, axis: Axis) -> None:
     if mean.any():
         runs, run_of = torch.unique(mean_labels(axis), return_inverse=True)
         old, target = (old_positions(axis) >= 0).nonzero().flatten(), mean.nonzero().flatten()
-        sums = new.new_zeros([len(runs) if k == number else size for k, size in enumerate(new.shape)])
-        sums.index_add_(number, sent(run_of[old], new.device), _taken(new, number, old))
-        counts = sent(torch.bincount(run_of[old], minlength=len(runs)).clamp(min=1).to(new.dtype), new.device)
-        means = sums / counts.reshape([-1 if k == number else 1 for k in range(new.ndim)])
+        exact = torch.promote_types(new.dtype, exact_dtype(new.device))
+        sums = new.new_zeros([len(runs) if k == number else size for k, size in enumerate(new.shape)], dtype=exact)
+        sums.index_add_(number, sent(run_of[old], new.device), _taken(new, number, old).to(exact))
+        counts = sent(torch.bincount(run_of[old], minlength=len(runs)).clamp(min=1).to(exact), new.device)
+        means = (sums / counts.reshape([-1 if k == number else 1 for k in range(new.ndim)])).to(new.dtype)
         new.index_copy_(number, sent(target, new.device), means.index_select(number, sent(run_of[target], new.device)))
     zero = filled_by(axis, frozenset({"zero"}))
     if zero.any():

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
+from fxgrow.capture.methods import RUNNING, MethodRuns
 from fxgrow.capture.numbers import Float, Int, Pending, node_of, plain
 from fxgrow.capture.refusing import Refusing
 from fxgrow.errors import UntraceableError
@@ -49,6 +50,7 @@ class GraphBuilder(Refusing):
                 if tensor is not None:
                     self.names.setdefault(id(tensor), _below(path, name))
             self.plain.update({id(t): _below(path, n) for n, t in module.__dict__.items() if isinstance(t, Tensor)})
+        self.methods = MethodRuns(root, self.modules)
         self.nodes: dict[int, fx.Node] = {}
         self.bare: dict[int, Tensor] = {}  # what stands for a tensor with values once it has a node
         self.numbers: dict[tuple[Any, ...], Any] = {}
@@ -65,6 +67,8 @@ class GraphBuilder(Refusing):
         node.args, node.kwargs = args, kwargs  # torch looks through those that a node is created with
         node.meta["module_path"] = self.place() if place is None else place
         node.meta["value"] = value
+        if runs := self.methods.now():
+            node.meta[RUNNING] = runs
         return node
 
     def call(self, target: Any, args: tuple[Any, ...], value: Any = None) -> fx.Node:

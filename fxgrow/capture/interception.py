@@ -14,40 +14,12 @@ from torch import nn
 from torch.fx import _symbolic_trace
 
 from fxgrow.capture import contexts
-from fxgrow.containers import each_tensor
 from fxgrow.libraries import LIBRARIES
 from fxgrow.opaque import CustomFunction
 from fxgrow.rules import registry
 
 if TYPE_CHECKING:
     from fxgrow.capture.recorder import Recorder
-
-
-FEATURES = "forward_features"
-"""What models of timm's call the part of their forward before the head."""
-
-
-@contextmanager
-def features_noted(recorder: Recorder) -> Iterator[None]:
-    """Note what the forward of a model of timm's gets from its `forward_features`."""
-    names, root = vars(recorder.root), recorder.root
-    if FEATURES in names or not hasattr(root, FEATURES):
-        yield
-        return
-    plainly = getattr(root, FEATURES)
-
-    @functools.wraps(plainly)
-    def noted(*args: Any, **kwargs: Any) -> Any:
-        features = plainly(*args, **kwargs)
-        with torch._C.DisableTorchFunction():
-            recorder.features = each_tensor(features, torch.empty_like)
-        return features
-
-    names[FEATURES] = noted
-    try:
-        yield
-    finally:
-        names.pop(FEATURES, None)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import operator
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from types import MappingProxyType
@@ -20,7 +21,8 @@ from fxgrow.capture import call_guards, contexts, numbers
 from fxgrow.capture.builder import GraphBuilder
 from fxgrow.capture.evaluation import Memory, identity, kept_shape, minds_samples
 from fxgrow.capture.expansions import EXPANSIONS
-from fxgrow.capture.interception import features_noted, intercepted
+from fxgrow.capture.interception import intercepted
+from fxgrow.capture.methods import noting
 from fxgrow.capture.numbers import Float, Int, remembering
 from fxgrow.capture.operators import FILLING, REFLECTED, SAID, VALUES, opened, operator_of
 from fxgrow.capture.shapes import call_failed, staying
@@ -39,6 +41,9 @@ _EMPTY = frozenset(("empty", "empty_like", "empty_strided", "empty_permuted", "n
 
 _DEVICE_FLAGS = {"is_meta": "meta", "is_cpu": "cpu", "is_cuda": "cuda", "is_mps": "mps", "is_xpu": "xpu"}
 
+
+FEATURES = "forward_features"
+"""What models of timm's call the part of their forward before the head."""
 
 Shapes = dict[tuple[str, str], list[tuple[int, ...]]]
 """Of what goes "in" to modules and comes "out" of them, by path and side."""
@@ -96,7 +101,7 @@ class Recorder(GraphBuilder, TorchFunctionMode):
         """
         args, kwargs = self._placeholders(arguments, positional)
         with ExitStack() as stack:
-            stack.enter_context(features_noted(self))
+            stack.enter_context(noting(self.root, FEATURES, self._note_features))
             stack.enter_context(_present(self))
             stack.enter_context(replaced(nn.Module, "__call__", self._module_call(nn.Module.__call__)))
             stack.enter_context(intercepted(self))
@@ -104,12 +109,17 @@ class Recorder(GraphBuilder, TorchFunctionMode):
             stack.enter_context(contexts.mode_watched(self))
             stack.enter_context(torch.device("meta"))
             stack.enter_context(self)
+            stack.enter_context(self.methods.inside(sys._getframe()))
             self.paths.append("")
             output = (run or self.root.forward)(*args, **kwargs)
             self.paths.pop()
         if self.refused is not None:
             raise self.refused  # whatever the forward made of it
         return output
+
+    def _note_features(self, features: Any) -> None:
+        with torch._C.DisableTorchFunction():
+            self.features = each_tensor(features, torch.empty_like)
 
     def again(self) -> Recorder:
         """A recorder of the same model, for another run of its forward."""

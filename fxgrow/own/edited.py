@@ -6,18 +6,19 @@ Each is an instance of a subclass of the class that it was of, with the same par
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 from fxgrow import guards
 from fxgrow.capture.expansions import attention
 from fxgrow.capture.operators import operator_of
 from fxgrow.capture.outputs import taken_apart
+from fxgrow.errors import FxgrowError
 from fxgrow.guarded_norms import PLAIN
 from fxgrow.transforms.graph_edits import put
 
@@ -49,12 +50,16 @@ def leave_fast_path(layer: nn.TransformerEncoderLayer) -> None:
     layer.activation_relu_or_gelu = 0
 
 
+FORWARD = "forward"
+
+
 @dataclass(frozen=True)
 class CallEdit:
     """What a call that a forward makes becomes.
 
     target: the function, or the name of the method. index: which of the calls of it. change: "guard", "core_input"
-    or another number ("literal", "ratio") at `path`. value: what the plan says of it.
+    or another number ("literal", "ratio") at `path`. value: what the plan says of it. method: in which method, whose
+    calls are counted. within: the methods inside it that make the call, and are not edited if they run by themselves.
     """
 
     target: Any
@@ -62,6 +67,8 @@ class CallEdit:
     change: str
     path: tuple[Any, ...]
     value: Any
+    method: str = FORWARD
+    within: tuple[str, ...] = ()
 
     def apply(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments that the call gets in place of these."""
@@ -73,10 +80,11 @@ class CallEdit:
 
 
 class _Editing(TorchFunctionMode):
-    """Lets calls be others while a forward runs."""
+    """Lets calls be others while a method of a module runs."""
 
-    def __init__(self, edits: tuple[CallEdit, ...]) -> None:
+    def __init__(self, module: nn.Module, edits: Iterable[CallEdit]) -> None:
         super().__init__()
+        self.module = module
         self.edits: dict[Any, dict[int, list[CallEdit]]] = {}
         for edit in edits:
             self.edits.setdefault(edit.target, {}).setdefault(edit.index, []).append(edit)
@@ -99,18 +107,19 @@ class _Editing(TorchFunctionMode):
 class Remade(nn.Module):
     """A module of a class that is made when it is needed: `origin` says by what function, from what class.
 
-    So that it can be pickled; a class that is made itself has an origin in place of a class.
+    So that it can be pickled; a class that is made itself has an origin in place of a class. What else the function is
+    given comes behind.
     """
 
-    _fxgrow_origin: tuple[Any, Any]
+    _fxgrow_origin: tuple[Any, ...]
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         state: Any = self.__dict__
         return _bare, (self._fxgrow_origin,), state
 
 
-def _subclass(mixin: type[Remade], maker: Any, kind: Any, **names: Any) -> type[Any]:
-    origin = (maker, getattr(kind, "_fxgrow_origin", kind))
+def _subclass(mixin: type[Remade], maker: Any, kind: Any, *rest: Any, **names: Any) -> type[Any]:
+    origin = (maker, getattr(kind, "_fxgrow_origin", kind), *rest)
     return type(
         f"{mixin.__name__}{kind.__name__}",
         (mixin, kind),
@@ -124,7 +133,7 @@ def _bare(origin: Any) -> nn.Module:
 
 
 def _class_of(origin: Any) -> Any:
-    return origin[0](_class_of(origin[1])) if isinstance(origin, tuple) else origin
+    return origin[0](_class_of(origin[1]), *origin[2:]) if isinstance(origin, tuple) else origin
 
 
 class Edited(Remade):
@@ -143,26 +152,61 @@ class Edited(Remade):
 
 
 @functools.cache
-def edited(kind: Any) -> type[nn.Module]:
-    """The subclass of a class of modules whose instances make other calls.
+def edited(kind: Any, methods: frozenset[str] = frozenset({FORWARD})) -> type[nn.Module]:
+    """The subclass of a class of modules whose instances make other calls in some of their methods.
 
     >>> issubclass(edited(nn.Softmax), nn.Softmax), edited(nn.Softmax).__name__
     (True, 'EditedSoftmax')
     """
 
-    @functools.wraps(kind.forward)
-    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with ExitStack() as stack:
-            for growth in reversed(self.edits):  # what is innermost sees a call first
-                stack.enter_context(_Editing(growth))
-            return kind.forward(self, *args, **kwargs)
+    def editing(name: str) -> Callable[..., Any]:
+        plainly = getattr(kind, name)
 
-    return _subclass(Edited, edited, kind, forward=forward)
+        @functools.wraps(plainly)
+        def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+            _refuse_alone(self, name)
+            with ExitStack() as stack:
+                for growth in reversed(self.edits):  # what is innermost sees a call first
+                    edits = [edit for edit in growth if edit.method == name]
+                    if edits:
+                        stack.enter_context(_Editing(self, edits))
+                return plainly(self, *args, **kwargs)
+
+        return method
+
+    return _subclass(Edited, edited, kind, methods, **{name: editing(name) for name in methods})
+
+
+def _refuse_alone(module: Any, name: str) -> None:
+    """Refuse to run a method that makes the calls of the growth only as a part of another one."""
+    around = {edit.method for growth in module.edits for edit in growth if name in edit.within}
+    if around and not any(getattr(mode, "module", None) is module for mode in _get_current_function_mode_stack()):
+        raise FxgrowError(
+            f"{name} was grown as a part of {' and '.join(sorted(around))}, and computes something else by itself",
+            where=plain_kind(module).__name__,
+            remedy=f'call {min(around)}, or grow the model with form="graph"',
+        )
+
+
+def with_methods(kind: Any, methods: Iterable[str]) -> type[nn.Module]:
+    """A class of modules whose instances make other calls in these methods, and in those where they do so already.
+
+    >>> with_methods(edited(nn.Softmax), ["extra_repr"]) is edited(nn.Softmax, frozenset({"forward", "extra_repr"}))
+    True
+    """
+    if not issubclass(kind, Edited):
+        return edited(kind, frozenset(methods))
+    maker, inside, *rest = kind._fxgrow_origin
+    if maker is edited:
+        made: type[nn.Module] = edited(_class_of(inside), frozenset(methods).union(*rest or ({FORWARD},)))
+    else:
+        made = maker(with_methods(_class_of(inside), methods), *rest)
+    return made
 
 
 def unedited(module: nn.Module) -> None:
     """Give a module without edits its class back."""
-    maker, kind = type(module)._fxgrow_origin  # type: ignore[attr-defined]
+    maker, kind, *_ = type(module)._fxgrow_origin  # type: ignore[attr-defined]
     if maker is edited:
         del module.edits
         module.__class__ = _class_of(kind)

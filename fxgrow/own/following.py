@@ -1,14 +1,13 @@
 """Attributes that say how wide something is, which methods other than the forward read: timm's `num_features`, ...
 
 They follow what the model computes on tensors without data: a size of what goes into the part that has the attribute,
-or of what comes out of it, or else of what is so in its own parts, that was the attribute's value before. And those
-that name blocks by their position.
+or of what comes out of it, or else of what is so in its own parts, that was the attribute's value before.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -16,11 +15,11 @@ import torch
 from torch import nn
 
 from fxgrow.capture.inputs import Inputs
-from fxgrow.capture.interception import FEATURES
-from fxgrow.capture.recorder import Shapes
+from fxgrow.capture.recorder import FEATURES, Shapes
 from fxgrow.capture.recording import Recording
 from fxgrow.capture.skeleton import twin_of
 from fxgrow.containers import flat_tensors
+from fxgrow.own.positions import last_places
 from fxgrow.planning.deepening import Deepening
 from fxgrow.planning.deepening import renamed as moved
 from fxgrow.rules.registry import law_of_module
@@ -88,49 +87,6 @@ def _is_layer(forward: Any) -> bool:
     return home == "torch.nn.modules" and name not in ("module", "container")
 
 
-def numbers_of_blocks(own: nn.Module, depth: Deepening) -> Iterator[tuple[nn.Module, str, Any]]:
-    """Attributes that may count blocks or name them by their position, with what they are among new ones.
-
-    In parts around the blocks, the number of these (for `range(self.depth)`), lists of such numbers (`self.depths`)
-    and of positions (timm's `out_indices`); in what holds the blocks, dictionaries by their names (torchvision's
-    `return_layers`).
-    """
-    for children in depth.children:
-        places = _last_places([bool(old) for _, old in children.names])
-        before, after = len(places), len(children.names)
-        steps = children.path.split(".")
-        for length in range(len(steps)):
-            owner = _part(own, ".".join(steps[:length]))
-            stage = next((int(step) for step in steps[length:] if step.isdigit()), 0)
-            for name, value in owner.__dict__.items() if owner is not None else ():
-                if type(value) is int and value == before:
-                    yield owner, name, after  # type: ignore[misc]
-                listed: Any = value if type(value) in (list, tuple) else ()
-                if listed and all(type(item) is int and 0 <= item < before for item in listed):
-                    yield owner, name, type(value)(places[item] for item in listed)  # type: ignore[misc]
-                if stage < len(listed) and type(listed[stage]) is int and listed[stage] == before:
-                    yield owner, name, type(value)((*listed[:stage], after, *listed[stage + 1 :]))  # type: ignore[misc]
-        news = [new for new, _ in children.names]
-        by_name = {old: news[places[k]] for k, old in enumerate(old for _, old in children.names if old)}
-        holder = _part(own, children.path)
-        for name, value in holder.__dict__.items() if holder is not None else ():
-            if isinstance(value, dict) and value and name not in _OF_MODULES and value.keys() <= by_name.keys():
-                moved_names = copy.copy(value)
-                moved_names.clear()
-                moved_names.update((by_name[key], item) for key, item in value.items())
-                yield holder, name, moved_names  # type: ignore[misc]
-
-
-_OF_MODULES = ("_modules", "_parameters", "_buffers")
-
-
-def _part(model: nn.Module, path: str) -> nn.Module | None:
-    try:
-        return model.get_submodule(path)
-    except AttributeError:  # it has moved itself
-        return None
-
-
 def origins_of(parts: Mapping[str, nn.Module], depth: Deepening | None) -> dict[str, str]:
     """The path of each part of the grown module -> of the part that it was, or that it repeats."""
     if depth is None:
@@ -181,13 +137,14 @@ def _counterpart(name: str, size: int, before: Shapes, after: Shapes, path: str,
     )
     inner = [part for part, _ in before if part and (not path or part.startswith(f"{path}."))]
     children = [part for part in inner if part.rpartition(".")[0] == path]
-    for parts in ([path], children, inner) if path or of_branch else ([""], ["pre_logits"]):
+    whole = (["pre_logits"], [""]) if name == "head_hidden_size" else ([""], ["pre_logits"])
+    for parts in ([path], children, inner) if path or of_branch else whole:
         pairs = (pair for part in parts for side in sides for pair in _pairs(before, after, (part, side)))
         sizes = {new for old, new in pairs if old == size}
         changed = sizes - {size}
         if len(changed) == 1:
             return changed.pop()
-        if sizes and len(sides) == 1 and parts == [path]:  # what goes in, or comes out, is as it was
+        if sizes and ((len(sides) == 1 and parts == [path]) or (parts == whole[0] == ["pre_logits"])):  # as it was
             return size
     return size
 
@@ -226,15 +183,9 @@ def _informed(infos: Any, before: Shapes, after: Shapes, origins: Mapping[str, s
         return result
     twin = copy.copy(infos)
     twin.info = result
-    places = _last_places([number is not None for _, number, _ in made])
+    places = last_places([number is not None for _, number, _ in made])
     twin.out_indices = type(put_out)(places[number] for number in put_out)
     return twin
-
-
-def _last_places(old: Sequence[bool]) -> list[int]:
-    """For each block that was there, the place of the last before the next such: who read it, reads that one now."""
-    starts = [place for place, was_there in enumerate(old) if was_there]
-    return [place - 1 for place in (*starts[1:], len(old))]
 
 
 def _whole_path(ending: str, paths: Collection[str]) -> str | None:

@@ -29,13 +29,15 @@ from fxgrow.own.edited import (
     OutputRead,
     ReadOut,
     SpelledOutAttention,
-    edited,
     fit_attention,
     leave_fast_path,
     multiplied,
     read_out,
+    with_methods,
 )
-from fxgrow.own.following import follow_sizes, numbers_of_blocks
+from fxgrow.own.following import follow_sizes
+from fxgrow.own.positions import follow_positions, intermediates_apart
+from fxgrow.own.sites import Site, sites
 from fxgrow.own.sizes import Settings, wanted
 from fxgrow.planning.plan import NodeEdit, Obstacle, Plan
 from fxgrow.rules.shape import follow
@@ -43,87 +45,54 @@ from fxgrow.transforms.depth import rearranged
 
 
 @dataclass(frozen=True)
-class Site:
-    """A call that growth changes, as the module finds it that makes it.
+class Conflict(Obstacle):
+    """An attribute that would have to be several numbers; `numbers`: those that calls can be given in place of it."""
 
-    module: its path. called: whether the call is of the module as a whole. target: else the function, or the name of
-    the method. index: which call of the target it is while the module runs. aside: whether it may come out by itself.
-    """
-
-    module: str
-    called: bool
-    target: Any
-    index: int
-    edit: NodeEdit
-    aside: bool = False
-
-
-_CHANGES = ("guard", "core_input", "multiply")
-_NUMBERS = ("literal", "ratio")
-
-
-def sites(captured: Captured, plan: Plan) -> tuple[Site, ...]:
-    """The calls that a plan changes in captured graphs, into which new blocks have been put but nothing else.
-
-    Sizes that come from attributes are not among them.
-    """
-    nodes = {(mode, node.name): node for mode, graph in captured.graphs.items() for node in graph.nodes}
-    made: dict[Any, Site] = {}
-    for edit in plan.nodes:
-        node = nodes[edit.mode, edit.node]
-        if edit.kind == "literal" and edit.path in node.meta.get("sources", {}):
-            continue
-        if edit.kind not in (*_CHANGES, *_NUMBERS) or _is_so(node, edit):
-            continue
-        called = node.op == "call_module"
-        module = str(node.target) if called else node.meta.get("module_path", "")
-        target, index = (None, 0) if called else (node.target, _index(node, module))
-        site = Site(module, called, target, index, edit, edit.kind in _NUMBERS)
-        made.setdefault((module, called, target, index, edit.kind, edit.path), site)
-    return tuple(made.values())
-
-
-def _is_so(node: fx.Node, edit: NodeEdit) -> bool:
-    """Whether a literal is already what it is to become."""
-    try:
-        return edit.kind == "literal" and bool(follow(node, edit.path) == edit.value)
-    except (IndexError, KeyError):  # an argument that is to be added
-        return False
-
-
-def _index(node: fx.Node, module: str) -> int:
-    """Which of the calls of its target a node is, of those that are made while its module runs."""
-    inside = f"{module}." if module else ""
-    alike = (other for other in node.graph.nodes if (other.op, other.target) == (node.op, node.target))
-    paths = ((other, other.meta.get("module_path", "")) for other in alike)
-    return [other for other, path in paths if path == module or path.startswith(inside)].index(node)
+    numbers: tuple[NodeEdit, ...] = ()
 
 
 def own_class(
-    source: nn.Module, plan: Plan, grown: GrownGraphModule, changed: Sequence[Site], captured: Captured
+    source: nn.Module,
+    plan: Plan,
+    grown: GrownGraphModule,
+    changed: Sequence[Site],
+    captured: Captured,
+    *,
+    apart: bool = False,
 ) -> nn.Module | Obstacle:
     """A copy of a module, of its class, that computes what its grown graph does, over the very tensors of that graph.
 
     Parameters
     ----------
-    changed: the calls that the plan changes.
+    changed: the calls that the plan changes. apart: whether numbers are among them that come from attributes which
+        other numbers come from, too.
     """
     if isinstance(source, fx.GraphModule) or captured.recording is None:
         return Obstacle("it is a graph already", type(source).__name__)
     sure = [site for site in changed if not site.aside]
     aside = [site for site in changed if site.aside]  # numbers that may come out by themselves
     inputs, part = with_channels(captured.inputs, plan.channels), Parting("")
-    for numbers in (False, True) if aside else (False,):
+    ways = [(whole, numbers) for whole in (False, True) for numbers in (False, True)]
+    for whole, numbers in ways:
+        if (numbers and not aside) or (whole and all(site.in_forward is None for site in changed)):
+            continue
         calls = [*sure, *(_numbers(grown, aside, inputs) if numbers else ())]
+        if whole:
+            calls = [replace(site.in_forward or site, edit=site.edit) for site in calls]
         own = _copied(source, plan, grown, calls, inputs)
+        if isinstance(own, Conflict) and own.numbers and not apart:
+            return own_class(source, plan, grown, sites(captured, plan, own.numbers), captured, apart=True)
         if isinstance(own, Obstacle):
-            return own
+            return Obstacle(own.what, own.where, own.node)
         checked = _checked(own, plan, grown, inputs)
         if isinstance(checked, Parting) and isinstance(own, ReadOut) and own.reading != "forward":
             own.reading = "forward"
             checked = _checked(own, plan, grown, inputs)
         if isinstance(checked, Recording):
-            follow_sizes(source, own, captured.recording, checked, (captured.inputs, inputs), plan.depth)
+            given = captured.inputs, inputs
+            if plan.depth is not None:
+                follow_positions(own, plan.depth, intermediates_apart(source, given), at_once=2)
+            follow_sizes(source, own, captured.recording, checked, given, plan.depth)
             return own
         part = checked
     return Obstacle(f"the class computes something else: {part}", type(source).__name__, part.node)
@@ -131,22 +100,21 @@ def own_class(
 
 def _checked(own: nn.Module, plan: Plan, grown: GrownGraphModule, inputs: Inputs) -> Recording | Parting:
     """What recorded a copy that computes what the graph does, or where it does something else."""
-    recording = Recording(skeleton(own), device_of(own))
-    part = parting(own, grown, inputs, recording)
-    if part is None:
-        return recording
-    order = {node.name: place for graph in grown.graphs().values() for place, node in enumerate(graph.nodes)}
-    for owner, name, value in numbers_of_blocks(own, plan.depth) if plan.depth is not None else ():
-        before, owner.__dict__[name] = owner.__dict__[name], value
-        recording = Recording(skeleton(own), device_of(own))
-        further = parting(own, grown, inputs, recording)
-        if further is None:
-            return recording
-        if order.get(further.node, 0) > order.get(part.node, 0):
-            part = further  # it is one of several that have to follow
-        else:
-            owner.__dict__[name] = before
-    return part
+    found: list[Recording | Parting] = []
+    graphs = grown.graphs()
+    order = {node.name: place for graph in graphs.values() for place, node in enumerate(graph.nodes)}
+
+    def distance(copy: nn.Module) -> float:
+        recording = Recording(skeleton(copy), device_of(copy))
+        part = parting(copy, grown, inputs, recording)
+        found.append(recording if part is None else part)
+        return 0 if part is None else len(order) + 1 - order.get(part.node, 0)
+
+    if plan.depth is None:
+        distance(own)
+    else:
+        follow_positions(own, plan.depth, distance)
+    return next((each for each in found if isinstance(each, Recording)), found[0])
 
 
 def _copied(
@@ -163,11 +131,14 @@ def _copied(
         setattr(own.get_submodule(edit.module), edit.attribute, edit.value)
     head_dims = {id(part): part.head_dim for part in own.modules() if isinstance(part, nn.MultiheadAttention)}
     settings = Settings(own)
-    conflict = settings.settle(list(wanted(_graphs_of_sizes(grown, inputs))))
+    conflicts = settings.settle(list(wanted(_graphs_of_sizes(grown, inputs))))
+    apart = {(site.edit.node, site.edit.path) for site in changed}
+    conflict = next((one for one in conflicts if (one.node.name, one.path) not in apart), None)
     if conflict is not None:
         where = conflict.node.meta.get("module_path") or conflict.node.name
         what = f"{conflict.source} cannot be what it has to be at every place ({conflict.value} here)"
-        return Obstacle(what, where, conflict.node.name)
+        numbers = [NodeEdit(one.mode, one.node.name, "literal", one.path, one.value) for one in conflicts]
+        return Conflict(what, where, conflict.node.name, numbers=() if conflict.compared else tuple(numbers))
     settings.write()
     for path, edits in _by_module(changed).items():
         obstacle = _edit(own, path, edits)
@@ -179,14 +150,14 @@ def _copied(
     return own
 
 
-def _graphs_of_sizes(grown: GrownGraphModule, inputs: Inputs) -> list[fx.Graph]:
+def _graphs_of_sizes(grown: GrownGraphModule, inputs: Inputs) -> dict[str, fx.Graph]:
     """The graphs of a module, with values where sizes of tensors were found equal to attributes."""
     graphs = spelled_out(grown)
     nodes = (node for graph in graphs.values() for node in graph.nodes)
     if not any(path[0] == OF_SIZE for node in nodes for path in node.meta.get("sources", ())):
-        return list(graphs.values())
+        return graphs
     bare = skeleton(grown)
-    return [with_values(grown, bare, "eval" if mode == "both" else mode, inputs) for mode in graphs]
+    return {mode: with_values(grown, bare, "eval" if mode == "both" else mode, inputs) for mode in graphs}
 
 
 def _read_out(own: Any, grown: GrownGraphModule) -> nn.Module | Obstacle:
@@ -282,10 +253,11 @@ def _edit(own: nn.Module, path: str, changed: list[Site]) -> Obstacle | None:
         if target is None or site.edit.kind == "multiply":
             what = f"no subclass of {type(module).__name__} can make this call another"
             return Obstacle(what, path or type(own).__name__, site.edit.node)
-        edits.append(CallEdit(target, site.index, site.edit.kind, site.edit.path, site.edit.value))
+        edit = site.edit
+        edits.append(CallEdit(target, site.index, edit.kind, edit.path, edit.value, site.method, site.within))
     if not isinstance(module, Edited):
-        kind = type(module)
-        module.__class__, module.edits = edited(kind), ()
+        module.edits = ()
+    module.__class__ = with_methods(type(module), {name for edit in edits for name in (edit.method, *edit.within)})
     module.edits = (*module.edits, tuple(edits))
     return None
 

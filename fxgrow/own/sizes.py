@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,21 +21,26 @@ _MISSING = object()
 class Wanted:
     """A number in a graph that comes from attributes, and what it is there.
 
-    compared: the graph does not hold it: a forward found it equal to an attribute.
+    mode, node, path: where it is. compared: the graph does not hold it: a forward found it equal to an attribute.
     """
 
     source: Source
     value: Any
+    mode: str
     node: fx.Node
-    compared: bool = False
+    path: tuple[Any, ...]
+
+    @property
+    def compared(self) -> bool:
+        return bool(self.path[0] == OF_SIZE)
 
 
-def wanted(graphs: Iterable[fx.Graph]) -> Iterator[Wanted]:
+def wanted(graphs: Mapping[str, fx.Graph]) -> Iterator[Wanted]:
     """Every literal of graphs that comes from attributes, and every size that was found equal to one.
 
     graphs: nodes have the values that they have after growth, where such sizes are.
     """
-    for graph in graphs:
+    for mode, graph in graphs.items():
         for node in graph.nodes:
             for path, source in node.meta.get("sources", {}).items():
                 try:
@@ -43,7 +48,7 @@ def wanted(graphs: Iterable[fx.Graph]) -> Iterator[Wanted]:
                 except (IndexError, KeyError, TypeError):  # the argument is no longer there: a guard took the place
                     continue
                 if isinstance(value, (int, float)) and not isinstance(value, bool):
-                    yield Wanted(source, value, node, path[0] == OF_SIZE)
+                    yield Wanted(source, value, mode, node, path)
 
 
 @dataclass
@@ -63,8 +68,8 @@ class Settings:
             value = value[key.key] if isinstance(key, Item) else vars(value)[key]
         return value
 
-    def settle(self, numbers: list[Wanted]) -> Wanted | None:
-        """Find values with which every number comes out as wanted; returns the first number for which there is none.
+    def settle(self, numbers: list[Wanted]) -> list[Wanted]:
+        """Find values with which numbers come out as wanted; returns those that do not: others come from the same.
 
         What was only compared follows where nothing else settles it. A new block is compared as the one that it
         repeats, and comes behind it: the last is what is read.
@@ -72,20 +77,17 @@ class Settings:
         compared = [number for number in numbers if number.compared]
         numbers = [number for number in numbers if not number.compared]
         for number in numbers:
-            if (
-                isinstance(number.source, Attribute)
-                and self.values.setdefault(number.source, number.value) != number.value
-            ):
-                return number
+            if isinstance(number.source, Attribute):
+                self.values.setdefault(number.source, number.value)
         for number in reversed(compared):
             if isinstance(number.source, Attribute):
                 self.values.setdefault(number.source, number.value)
         for number in numbers:
-            if value_of(number.source, self) != number.value and not self._solve(number):
-                return number
-        return next((number for number in numbers if value_of(number.source, self) != number.value), None)
+            if value_of(number.source, self) != number.value:
+                self._solve(number)
+        return [number for number in numbers if value_of(number.source, self) != number.value]
 
-    def _solve(self, number: Wanted) -> bool:
+    def _solve(self, number: Wanted) -> None:
         """Give an attribute of an expression that nothing else settles the value that makes it come out."""
         attributes = dict.fromkeys(attributes_in(number.source))
         free = [attribute for attribute in attributes if attribute not in self.values]
@@ -94,9 +96,8 @@ class Settings:
             if value is not _MISSING:
                 self.values[attribute] = value
                 if value_of(number.source, self) == number.value:
-                    return True
+                    return
                 del self.values[attribute]
-        return False
 
     def write(self) -> None:
         """Set the attributes of the module."""

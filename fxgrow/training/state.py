@@ -21,6 +21,7 @@ from fxgrow.planning.plan import Axis, TensorGrowth
 from fxgrow.shards import alike_undivided, divide, is_divided, whole
 from fxgrow.training.groups import WIDTH_SCALE, parameterization_of, rate_scales
 from fxgrow.training.parameters import innermost, names_of, remember_names, unwrapped
+from fxgrow.training.places import group_at_place
 from fxgrow.training.rates import attached_to
 from fxgrow.training.trial import Entry, Trials
 from fxgrow.transforms.tensors import grow_tensor
@@ -120,9 +121,9 @@ def replace_parameters(
 
     The optimizer stays the same object, with the same groups and options in the same order, so that schedulers
     and gradient scalers that hold it go on. State is carried as by `transfer_state`. Parameters of new blocks join
-    the group of those that they repeat, so that rates by depth (timm's `layer_decay`) still rise with it. Other new
-    parameters join the group of their closest namesake. What the optimizer left to another, or out, stays there. Rates
-    attached by `adapt_rates` follow.
+    the group of those that they repeat, at the rate of the block before them, so that rates by depth (timm's
+    `layer_decay`) still rise with it. Other new parameters join the group of their closest namesake. What the optimizer
+    left to another, or out, stays there. Rates attached by `adapt_rates` follow.
 
     Parameters
     ----------
@@ -157,7 +158,8 @@ def replace_parameters(
     for name, parameter in parameters.items():
         if parameter.requires_grad and transfer.fresh.get(name) == NEW:
             like = _repeated(name, twins, others)
-            number = group_of.get(like if like in others else _closest(name, others, parameters))
+            like = like if like in others else _closest(name, others, parameters)
+            number = group_at_place(name, like, plain, source.param_groups, group_of)
             if number is not None:  # else another optimizer holds what it is like
                 lists[number].append(name)
     for group, members in zip(source.param_groups, lists, strict=True):

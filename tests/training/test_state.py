@@ -308,6 +308,25 @@ def test_parameters_of_new_blocks_join_the_group_of_those_they_repeat() -> None:
     assert len(set(by_block)) == 6
 
 
+def test_rates_rise_with_depth_where_blocks_alternate() -> None:
+    """A new block behind the second may repeat the first: its windows are not shifted either."""
+    options: dict[str, Any] = {"embed_dim": 12, "depths": (2, 2), "num_heads": (2, 4), "img_size": 32, "window_size": 4}
+    model = timm.create_model("swin_tiny_patch4_window7_224", **options)
+    optimizer = timm.optim.create_optimizer_v2(model, "adamw", lr=0.1, weight_decay=0.05, layer_decay=0.5)
+    deep = fxgrow.grow(model, depth=1.5, verify=False)
+    assert fxgrow.report(deep).plan.depth.blocks[0].modules[0] == ("layers.0.blocks.2", "layers.0.blocks.0")
+    fxgrow.replace_parameters(optimizer, deep)
+    names = {id(p): n for n, p in deep.named_parameters()}
+    groups = {names[id(p)]: group for group in optimizer.param_groups for p in group["params"]}
+    assert groups.keys() == dict(deep.named_parameters()).keys()
+    for stage in ("layers.0", "layers.1"):
+        for leaf in ("mlp.fc1.weight", "mlp.fc1.bias", "norm1.weight"):
+            scales = [groups[f"{stage}.blocks.{number}.{leaf}"]["lr_scale"] for number in range(3)]
+            assert scales[0] < scales[1] == scales[2]
+            decays = {groups[f"{stage}.blocks.{number}.{leaf}"]["weight_decay"] for number in range(3)}
+            assert decays == {0.05 if leaf == "mlp.fc1.weight" else 0.0}
+
+
 def test_a_fused_optimizer_goes_on_with_new_blocks() -> None:
     """torch's fused SGD takes a momentum from every parameter or from none."""
     weights = []

@@ -131,6 +131,12 @@ def test_types_are_kept(dtype: torch.dtype) -> None:
     assert torch.equal(new[:4, :6], OLD.to(dtype))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_means_of_many_units_are_rounded_once(dtype: torch.dtype) -> None:
+    old = torch.full((1000,), 0.02, dtype=dtype)  # sums in this precision stray, all in one direction
+    assert (grown(old, grows(1000, 1003, "mean"))[1000:] == old[0]).all()
+
+
 def test_a_tensor_without_data_grows_without_data() -> None:
     new = grown(torch.empty(4, 6, device="meta"), grows(4, 8, "draw"), keep(6))
     assert new.is_meta

@@ -1,0 +1,113 @@
+"""Which methods of modules run when a forward makes a call: a grown module makes the same call in the same method."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, NamedTuple
+
+from torch import fx, nn
+
+RUNNING = "running"
+"""The key under which nodes keep the runs of methods that they were made in, from without to within."""
+
+
+class MethodRun(NamedTuple):
+    """A run of a method other than the forward; path: of the module; number: which of the runs in one record."""
+
+    path: str
+    method: str
+    number: int
+
+
+class MethodRuns:
+    """Tells which methods of modules run.
+
+    Parameters
+    ----------
+    modules: the paths of the modules, by their id.
+    """
+
+    def __init__(self, root: nn.Module, modules: Mapping[int, str]) -> None:
+        self.modules = modules
+        self.names = {id(code): name for kind in set(map(type, root.modules())) for name, code in _methods(kind)}
+        self.outermost: FrameType | None = None
+        self.runs: dict[FrameType, MethodRun | None] = {}
+
+    @contextmanager
+    def inside(self, frame: FrameType) -> Iterator[None]:
+        """Look at what runs inside a frame, and at nothing else."""
+        self.outermost = frame
+        try:
+            yield
+        finally:
+            self.outermost = None
+            self.runs.clear()  # frames hold what their locals do
+
+    def now(self) -> tuple[MethodRun, ...]:
+        """The runs that are under way, from without to within."""
+        frame = sys._getframe(1) if self.names and self.outermost is not None else None
+        runs = []
+        while frame is not None and frame is not self.outermost:
+            name = self.names.get(id(frame.f_code))
+            if name is not None:
+                runs.append(self._run(frame, name))
+            frame = frame.f_back
+        return tuple(run for run in reversed(runs) if run is not None)
+
+    def _run(self, frame: FrameType, name: str) -> MethodRun | None:
+        if frame not in self.runs:
+            path = self.modules.get(id(frame.f_locals.get(frame.f_code.co_varnames[0])))
+            self.runs[frame] = None if path is None else MethodRun(path, name, len(self.runs))
+        return self.runs[frame]
+
+
+def _methods(kind: type) -> Iterator[tuple[str, object]]:
+    """The methods that a class of modules adds to torch's own, and the code of each."""
+    for base in kind.__mro__:
+        if base is nn.Module or base.__module__.startswith("torch.nn."):
+            return
+        for name, held in vars(base).items():
+            if name == "forward" or name.startswith("__") or not inspect.isfunction(held):
+                continue
+            called: Any = inspect.unwrap(getattr(kind, name))  # a class below may have its own
+            code = getattr(called, "__code__", None)
+            if code is not None and code.co_argcount:
+                yield name, code
+
+
+@contextmanager
+def noting(module: nn.Module, name: str, note: Callable[[Any], None]) -> Iterator[None]:
+    """Note what a method of a module gives, if it has that method."""
+    names = vars(module)
+    if name in names or not hasattr(module, name):
+        yield
+        return
+    plainly = getattr(module, name)
+
+    @functools.wraps(plainly)
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        given = plainly(*args, **kwargs)
+        note(given)
+        return given
+
+    names[name] = noted
+    try:
+        yield
+    finally:
+        names.pop(name, None)
+
+
+def runs_of(node: fx.Node, path: str) -> list[MethodRun]:
+    """The runs of the methods of one module that a node was made in, from within to without."""
+    return [run for run in reversed(node.meta.get(RUNNING, ())) if run.path == path]
+
+
+def move_runs(node: fx.Node, moved: Callable[[str], str]) -> None:
+    """Let a node be made in methods of modules of other names."""
+    if runs := node.meta.get(RUNNING):
+        node.meta[RUNNING] = tuple(run._replace(path=moved(run.path)) for run in runs)

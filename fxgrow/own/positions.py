@@ -1,0 +1,199 @@
+"""Attributes that count blocks or name them by their position: they follow where a deeper model would read others.
+
+Which attributes do so, no name tells. One is moved where that brings the copy nearer to what the original computes.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from fxgrow.capture.inputs import Inputs
+from fxgrow.capture.recorder import FEATURES
+from fxgrow.capture.skeleton import skeleton
+from fxgrow.containers import flat_tensors
+from fxgrow.planning.deepening import Children, Deepening
+
+INTERMEDIATES = "forward_intermediates"
+"""What models of timm's call the method that gives what their blocks give."""
+
+
+class Moved(NamedTuple):
+    """Another value for an attribute of the module at a path."""
+
+    path: str
+    name: str
+    value: Any
+
+
+def follow_positions(
+    own: nn.Module, depth: Deepening, distance: Callable[[nn.Module], float], at_once: int = 1
+) -> None:
+    """Move positions in a deeper copy while `distance` falls by it; none if it does not fall to 0.
+
+    at_once: how many attributes may have to move together.
+    """
+    best = distance(own)
+    as_they_were: list[Moved] = []
+    for children in depth.children if best else ():
+        candidates = list(_moved_by(own, children))
+        while best:
+            nearer = (
+                (found, moved)
+                for together in range(1, at_once + 1)
+                for found, moved in _tried(own, itertools.combinations(candidates, together), distance)
+                if found < best
+            )
+            best_now, moved = next(nearer, (best, ()))
+            if not moved:
+                break
+            best = best_now
+            as_they_were += [_put(own, one) for one in moved]
+            done = {(one.path, one.name) for one in moved}
+            candidates = [one for one in candidates if (one.path, one.name) not in done]
+    for before in reversed(as_they_were) if best else ():
+        _put(own, before)
+
+
+def _tried(
+    own: nn.Module, together: Iterable[tuple[Moved, ...]], distance: Callable[[nn.Module], float]
+) -> Iterator[tuple[float, tuple[Moved, ...]]]:
+    """How near each move of several positions brings a copy, which stays as it is."""
+    for moved in together:
+        as_they_were = [_put(own, one) for one in moved]
+        found = distance(own)
+        for before in as_they_were:
+            _put(own, before)
+        yield found, moved
+
+
+def _put(own: nn.Module, moved: Moved) -> Moved:
+    """Give an attribute another value; what it was."""
+    attributes = own.get_submodule(moved.path).__dict__
+    before, attributes[moved.name] = attributes[moved.name], moved.value
+    return moved._replace(value=before)
+
+
+def _moved_by(own: nn.Module, children: Children) -> Iterator[Moved]:
+    """Attributes that may count blocks or name them by their position, with what they are among new ones.
+
+    In parts around the blocks, the number of these (for `range(self.depth)`), lists of such numbers (`self.depths`)
+    and of positions (timm's `out_indices`); in what holds the blocks, dictionaries by their names (torchvision's
+    `return_layers`); anywhere, dictionaries with an entry for each position.
+    """
+    is_old = [bool(old) for _, old in children.names]
+    places = last_places(is_old)
+    before, after = len(places), len(is_old)
+    steps = children.path.split(".")
+    for length in range(len(steps)):
+        path = ".".join(steps[:length])
+        stage = next((int(step) for step in steps[length:] if step.isdigit()), 0)
+        for name, value in _attributes(own, path):
+            if type(value) is int and value == before:
+                yield Moved(path, name, after)
+            listed: Any = value if type(value) in (list, tuple) else ()
+            if listed and all(type(item) is int and 0 <= item < before for item in listed):
+                yield Moved(path, name, type(value)(places[item] for item in listed))
+            if stage < len(listed) and type(listed[stage]) is int and listed[stage] == before:
+                yield Moved(path, name, type(value)((*listed[:stage], after, *listed[stage + 1 :])))
+    news = [new for new, _ in children.names]
+    by_name = {old: news[places[k]] for k, old in enumerate(old for _, old in children.names if old)}
+    for name, value in _attributes(own, children.path):
+        if isinstance(value, dict) and value and value.keys() <= by_name.keys():
+            yield Moved(children.path, name, _with_items(value, ((by_name[k], item) for k, item in value.items())))
+    origins = [sum(is_old[: place + 1]) - 1 for place in range(after)]
+    for path, _ in own.named_modules():
+        for name, value in _attributes(own, path):
+            if isinstance(value, dict) and value and list(value) == list(range(before)):
+                items = ((place, value[origin]) for place, origin in enumerate(origins))
+                yield Moved(path, name, _with_items(value, items))
+
+
+def last_places(old: Sequence[bool]) -> list[int]:
+    """For each block that was there, the place of the last before the next such: who read it, reads that one now."""
+    starts = [place for place, was_there in enumerate(old) if was_there]
+    return [place - 1 for place in (*starts[1:], len(old))]
+
+
+def intermediates_apart(source: nn.Module, inputs: tuple[Inputs, Inputs]) -> Callable[[nn.Module], float]:
+    """How much `forward_intermediates` of a grown copy does otherwise than growth explains: shapes, parts that run.
+
+    inputs: those of the source, and those of the copy.
+    """
+    before = _intermediates(source, inputs[0])
+
+    def distance(own: nn.Module) -> float:
+        if before is None:
+            return 0
+        after = _intermediates(own, inputs[1])
+        if after is None:
+            return float("inf")
+        apart = float(after.last != after.features) + float(after.runs_all < before.runs_all)
+        if len(before.each) == len(after.each):  # else a block more gives one more
+            apart += sum(not _may_become(old, new) for old, new in zip(before.each, after.each, strict=True))
+        return apart
+
+    return distance
+
+
+Shapes = list[tuple[int, ...]]
+
+
+class _Intermediates(NamedTuple):
+    """Shapes; runs_all: whether every part runs that runs in `forward_features`."""
+
+    features: Shapes
+    last: Shapes
+    each: Shapes
+    runs_all: bool
+
+
+def _intermediates(model: Any, inputs: Inputs) -> _Intermediates | None:
+    """What the blocks of a model of timm's give; None where it does not say."""
+    if not hasattr(model, INTERMEDIATES) or not hasattr(model, FEATURES):
+        return None
+    runner: Any = skeleton(model).eval()
+    ran: set[nn.Module] = set()
+    for part in runner.modules():
+        part.register_forward_hook(lambda part, *_: ran.add(part))
+    with suppress(Exception), torch.device("meta"), torch.no_grad():
+        given = [each.to("meta") if isinstance(each, torch.Tensor) else each for each in inputs[0]]
+        last, each = getattr(runner, INTERMEDIATES)(*given)
+        in_intermediates = set(ran)
+        features = getattr(runner, FEATURES)(*given)
+        if next(flat_tensors(each), None) is not None:
+            return _Intermediates(_shapes(features), _shapes(last), _shapes(each), ran == in_intermediates)
+    return None
+
+
+def _shapes(value: Any) -> Shapes:
+    return [tuple(tensor.shape) for tensor in flat_tensors(value)]
+
+
+def _may_become(old: tuple[int, ...], new: tuple[int, ...]) -> bool:
+    """Whether a tensor of one shape can be of the other after growth: as large, or wider in one dimension."""
+    return len(old) == len(new) and sum(one != other for one, other in zip(old, new, strict=True)) <= 1 and old <= new
+
+
+def _with_items(mapping: Any, items: Iterator[tuple[Any, Any]]) -> Any:
+    made = copy.copy(mapping)
+    made.clear()
+    made.update(items)
+    return made
+
+
+_OF_MODULES = frozenset(nn.Module().__dict__)
+
+
+def _attributes(own: nn.Module, path: str) -> list[tuple[str, Any]]:
+    try:
+        attributes = own.get_submodule(path).__dict__
+    except AttributeError:  # it has moved itself
+        return []
+    return [(name, value) for name, value in attributes.items() if name not in _OF_MODULES]

@@ -1,0 +1,117 @@
+"""The calls that a growth changes, as the user's own module finds them: in which method, and which of its calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import fx
+
+from fxgrow.capture import Captured
+from fxgrow.capture.methods import RUNNING, MethodRun, runs_of
+from fxgrow.own.edited import FORWARD
+from fxgrow.planning.plan import NodeEdit, Plan
+from fxgrow.rules.shape import follow
+
+
+@dataclass(frozen=True)
+class Site:
+    """A call that growth changes, as the module finds it that makes it.
+
+    module: its path. called: whether the call is of the module as a whole. target: else the function, or the name of
+    the method. index: which call of the target it is while `method` of the module runs. aside: whether it may come out
+    by itself. within: the methods that run then inside `method`, and make other calls at another run. in_forward: the
+    site of the same call within the whole forward, where `method` is another.
+    """
+
+    module: str
+    called: bool
+    target: Any
+    index: int
+    edit: NodeEdit
+    aside: bool = False
+    method: str = FORWARD
+    within: tuple[str, ...] = ()
+    in_forward: Site | None = None
+
+    @property
+    def key(self) -> Any:
+        """Which change of which call it is."""
+        return (self.module, self.called, self.target, self.index, self.edit.kind, self.edit.path, self.method)
+
+
+_CHANGES = ("guard", "core_input", "multiply")
+_NUMBERS = ("literal", "ratio")
+
+
+def sites(captured: Captured, plan: Plan, apart: Iterable[NodeEdit] = ()) -> tuple[Site, ...]:
+    """The calls that a plan changes in captured graphs, into which new blocks have been put but nothing else.
+
+    Each is found in the innermost method that makes the same changes whenever it runs, so that these are made where
+    people call the method itself, too. apart: numbers that are changed although they come from attributes.
+    """
+    nodes = {(mode, node.name): node for mode, graph in captured.graphs.items() for node in graph.nodes}
+    changed = []
+    for edit in plan.nodes:
+        node = nodes[edit.mode, edit.node]
+        if edit.kind == "literal" and edit.path in node.meta.get("sources", {}):
+            continue
+        if edit.kind in (*_CHANGES, *_NUMBERS) and not _is_so(node, edit):
+            changed.append((node, edit, edit.kind in _NUMBERS))
+    changed += [(nodes[edit.mode, edit.node], edit, False) for edit in apart]
+    varying: set[tuple[str, str]] = set()
+    while True:
+        found = [_site(node, edit, aside, varying) for node, edit, aside in changed]
+        more = set(_varying(captured.graphs, found))
+        if not more:
+            return tuple({site.key: site for site, _ in reversed(found)}.values())[::-1]
+        varying |= more
+
+
+def _is_so(node: fx.Node, edit: NodeEdit) -> bool:
+    """Whether a literal is already what it is to become."""
+    try:
+        return edit.kind == "literal" and bool(follow(node, edit.path) == edit.value)
+    except (IndexError, KeyError):  # an argument that is to be added
+        return False
+
+
+def _site(
+    node: fx.Node, edit: NodeEdit, aside: bool, varying: set[tuple[str, str]]
+) -> tuple[Site, tuple[str, MethodRun] | None]:
+    """Where a change is made, and the run of a method in which the graph makes it."""
+    if node.op == "call_module":
+        return Site(str(node.target), True, None, 0, edit, aside), None
+    module = node.meta.get("module_path", "")
+    inside = f"{module}." if module else ""
+    paths = ((other, other.meta.get("module_path", "")) for other in _alike(node))
+    index = [other for other, path in paths if path == module or path.startswith(inside)].index(node)
+    runs = runs_of(node, module)
+    whole = Site(module, False, node.target, index, edit, aside, within=tuple(run.method for run in runs))
+    depth = next((depth for depth, run in enumerate(runs) if (module, run.method) not in varying), None)
+    if depth is None:
+        return whole, None
+    run, within = runs[depth], whole.within[:depth]
+    index = [other for other in _alike(node) if run in runs_of(other, module)].index(node)
+    return replace(whole, index=index, method=run.method, within=within, in_forward=whole), (edit.mode, run)
+
+
+def _alike(node: fx.Node) -> Iterator[fx.Node]:
+    return (other for other in node.graph.nodes if (other.op, other.target) == (node.op, node.target))
+
+
+def _varying(
+    graphs: dict[str, fx.Graph], found: Iterable[tuple[Site, tuple[str, MethodRun] | None]]
+) -> Iterator[tuple[str, str]]:
+    """The methods that would make other changes at one run than at another, by the path of their module."""
+    changes: dict[tuple[str, MethodRun], dict[Any, Any]] = {}
+    for site, made_in in found:
+        if made_in is not None:
+            changes.setdefault(made_in, {})[site.key] = site.edit.value
+    methods = {(run.path, run.method) for _, run in changes}
+    runs = {(mode, run) for mode, graph in graphs.items() for node in graph.nodes for run in node.meta.get(RUNNING, ())}
+    for path, method in methods:
+        each = [changes.get(made_in, {}) for made_in in runs if made_in[1][:2] == (path, method)]
+        if any(one != each[0] for one in each):
+            yield path, method

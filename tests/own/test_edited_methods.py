@@ -1,0 +1,106 @@
+"""Calls that growth makes others are others too where people call the method that makes them by itself."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+import fxgrow
+from fxgrow.errors import FxgrowError
+from tests.capture.assembled import EXACT, normal
+from tests.models import lively
+
+
+class Encoder(nn.Module):
+    """Makes states of an image, and classifies their mean: `forward` does one after the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.states, self.head = nn.Linear(5, 8), nn.Linear(8, 6), nn.Linear(8, 3)
+        self.mix = nn.Linear(6, 6)
+
+    def encode(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        x = x + x.mean(1, keepdim=True)
+        states = (self.states(x).softmax(1).mT @ x).mT
+        return (states + self.mix(states)).mT  # type: ignore[no-any-return]
+
+    def pooled(self, states: Tensor) -> Tensor:
+        return states.mean(1)
+
+    def classify(self, states: Tensor) -> Tensor:
+        return self.head(self.pooled(states))  # type: ignore[no-any-return]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classify(self.encode(x))
+
+
+X = normal(2, 7, 5)
+
+
+def grown_encoder() -> tuple[Encoder, list[Any]]:
+    torch.manual_seed(0)
+    model = lively(Encoder()).double()
+    once = fxgrow.grow(model, 2, example_inputs=X)
+    twice = fxgrow.grow(once, 1.5, example_inputs=X)
+    return model, [once, twice, copy.deepcopy(twice), pickle.loads(pickle.dumps(twice))]
+
+
+def test_methods_that_the_forward_calls_do_what_they_do_in_it() -> None:
+    model, several = grown_encoder()
+    for grown in several:
+        assert isinstance(grown, Encoder)
+        assert grown.states.out_features > model.states.out_features
+        states = grown.encode(X)
+        assert states.shape[1] == grown.states.out_features
+        torch.testing.assert_close(grown(X), model(X), rtol=EXACT, atol=EXACT)
+        torch.testing.assert_close(grown.classify(states), grown(X), rtol=0, atol=0)
+        torch.testing.assert_close(grown.head(grown.pooled(states)), grown(X), rtol=0, atol=0)
+
+
+class Pooling(nn.Module):
+    """Takes the same mean in one helper, of states that grow and of tokens, which are as many as they were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.states, self.head = nn.Linear(5, 8), nn.Linear(8, 6), nn.Linear(8, 3)
+        self.mix = nn.Linear(6, 6)
+
+    def average(self, x: Tensor) -> Tensor:
+        return x.mean(1)
+
+    def both(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        states = (self.states(x).softmax(1).mT @ x).mT
+        return self.average(x) + self.average((states + self.mix(states)).mT)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.both(x))  # type: ignore[no-any-return]
+
+
+def test_a_method_that_computes_otherwise_at_each_run_is_refused_by_itself() -> None:
+    torch.manual_seed(0)
+    model = lively(Pooling()).double()
+    grown: Any = fxgrow.grow(model, 2, example_inputs=X)
+    assert isinstance(grown, Pooling) and grown.states.out_features == 12
+    torch.testing.assert_close(grown(X), model(X), rtol=EXACT, atol=EXACT)
+    torch.testing.assert_close(grown.head(grown.both(X)), grown(X), rtol=0, atol=0)
+    with pytest.raises(FxgrowError, match="average was grown as a part of both"):
+        grown.average(X)
+
+
+def test_the_head_of_states_takes_their_mean_over_old_ones() -> None:
+    torch.manual_seed(0)
+    images = normal(2, 3, 64, 64)
+    model = lively(timm.create_model("efficientvim_m1", num_classes=4)).double().eval()
+    grown: Any = fxgrow.grow(model, 1.5, example_inputs=images, verify=False)
+    assert isinstance(grown, type(model))
+    features = grown.forward_features(images)
+    assert features[0].shape[2] > model.forward_features(images)[0].shape[2]  # type: ignore[operator]
+    torch.testing.assert_close(grown.forward_head(features), model(images), rtol=EXACT, atol=EXACT)

@@ -1,0 +1,96 @@
+"""Attributes that name blocks by their position name the same blocks in a deeper model, also where no forward reads."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import fxgrow
+from tests.capture.assembled import EXACT, normal
+from tests.models import lively
+
+
+class Residual(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.into, self.out = nn.Conv2d(width, 6, 1), nn.Conv2d(6, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.out(self.into(x).relu())  # type: ignore[no-any-return]
+
+
+class Resized(nn.Module):
+    """Undoes what the blocks up to one have done to the size."""
+
+    def __init__(self, factors: list[int]) -> None:
+        super().__init__()
+        self.factors = dict(enumerate(factors))
+
+    def forward(self, x: Tensor, block: int) -> Tensor:
+        return x.repeat_interleave(self.factors[block], 2).repeat_interleave(self.factors[block], 3)
+
+
+class Staged(nn.Module):
+    """Two stages in one list of blocks, of which `forward_intermediates` gives the ends, in timm's way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        halving = nn.Conv2d(4, 8, 2, stride=2)
+        self.blocks = nn.ModuleList([Residual(4), Residual(4), halving, Residual(8), Residual(8)])
+        self.ends, self.heads = [1, 4], [1, 2]
+        self.resized = Resized([1, 1, 2, 2, 2])
+        self.head = nn.Linear(8, 3)
+
+    def forward_intermediates(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        kept = []
+        for number, block in enumerate(self.blocks[: self.ends[-1] + 1]):
+            x = block(x)
+            if number in self.ends:
+                kept.append(self.resized(x, number))
+        return x, kept
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.forward_features(x).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+X = normal(2, 4, 4, 4)
+
+
+def staged() -> Any:
+    torch.manual_seed(0)
+    return lively(Staged()).double()
+
+
+def test_positions_that_another_method_reads_follow() -> None:
+    model = staged()
+    grown: Any = fxgrow.grow(model, depth={"blocks": 1.5}, example_inputs=X)
+    assert isinstance(grown, Staged) and len(grown.blocks) == 7
+    assert (grown.ends, grown.heads) == ([2, 6], [1, 2])
+    assert grown.resized.factors == {0: 1, 1: 1, 2: 1, 3: 2, 4: 2, 5: 2, 6: 2}
+    assert (model.ends, len(model.resized.factors)) == ([1, 4], 5)
+    for one in (grown, pickle.loads(pickle.dumps(grown))):
+        last, kept = one.forward_intermediates(X)
+        torch.testing.assert_close(last, model.forward_features(X), rtol=EXACT, atol=EXACT)
+        for found, expected in zip(kept, model.forward_intermediates(X)[1], strict=True):
+            torch.testing.assert_close(found, expected, rtol=EXACT, atol=EXACT)
+
+
+def test_they_follow_in_files_and_through_another_growth(tmp_path: Any) -> None:
+    model = staged()
+    grown: Any = fxgrow.grow(model, depth={"blocks": 1.5}, example_inputs=X)
+    fxgrow.save(grown, tmp_path / "deeper.safetensors")
+    read: Any = fxgrow.load(tmp_path / "deeper.safetensors", model)
+    assert (read.ends, read.resized.factors) == (grown.ends, grown.resized.factors)
+    again: Any = fxgrow.grow(grown, 2, depth={"blocks": "+2"}, example_inputs=X)
+    assert again.ends[-1] == len(again.blocks) - 1
+    last, kept = again.forward_intermediates(X)
+    torch.testing.assert_close(last, again.forward_features(X), rtol=0, atol=0)
+    assert [tuple(each.shape[2:]) for each in kept] == [(4, 4), (4, 4)]
