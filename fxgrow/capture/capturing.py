@@ -88,9 +88,9 @@ def _captured(model: nn.Module, bare: nn.Module, inputs: Inputs) -> Captured:
         free_numbers(recording, run, graph, inputs, settling)
     for path, function in recording.functions.items():
         bare.add_module(path, function)
-    held = {str(node.target) for graph in graphs.values() for node in graph.nodes if node.op == "get_attr"}
+    attributes = {str(node.target) for graph in graphs.values() for node in graph.nodes if node.op == "get_attr"}
     for path, constant in recording.constants.items():
-        if path in held:
+        if path in attributes:
             setattr(bare, path, constant)
     for twin, original in zip(bare.modules(), model.modules(), strict=False):
         twin.training = original.training
