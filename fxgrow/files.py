@@ -373,11 +373,11 @@ def _fill(grown: nn.Module, files: TensorFiles, tied: Mapping[str, str]) -> None
 
 
 def _step(data: Mapping[str, Any]) -> Step:
-    verification, proof, record = data["verification"], data.get("certificate"), data.get("fingerprint")
+    found, proof, record = data["verification"], data.get("certificate"), data.get("fingerprint")
     return Step(
         Plan.from_json(json.dumps(data["plan"])),
         int(data["seed"]),
-        Verification(**verification) if verification else None,
+        Verification(**found) if found else None,
         Certificate.from_json(json.dumps(proof)) if proof else None,
         dict(record) if record else None,
         bool(data.get("folded", False)),

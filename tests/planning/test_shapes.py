@@ -75,9 +75,9 @@ def test_what_meets_a_tensor_of_an_unknown_op_is_held_for_that_reason() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.leave(torch.fft.fft(self.enter(x)).real.relu() * self.gain)
 
-    stays = fxgrow.plan(Meeting(), 2, example_inputs=TOKENS.float()).held
-    assert {place for staying in stays for place in staying.where} == {"enter.weight[0]", "enter.bias[0]", "gain[0]"}
-    assert all("fft_fft has no rule" in staying.reason for staying in stays)
+    held = fxgrow.plan(Meeting(), 2, example_inputs=TOKENS.float()).held
+    assert {place for one in held for place in one.where} == {"enter.weight[0]", "enter.bias[0]", "gain[0]"}
+    assert all("fft_fft has no rule" in one.reason for one in held)
 
 
 def test_a_proof_does_not_take_other_numbers_for_those_filled_in() -> None:
