@@ -69,7 +69,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def put_in_by_hand(grown: nn.Module, births: Mapping[str, Birth], bare: Mapping[str, BarePart]) -> dict[str, Any]:
-    """The parts that are not those that growth gave, by path, where they are of a class that files know.
+    """The parts that were put in after growth, by path, where files know their classes.
 
     With each go the plain attributes of the modules around it, such as the number of classes.
 
@@ -135,7 +135,7 @@ def _add_bare(grown: nn.Module, bare: Mapping[str, BarePart], grown_names: set[s
 
 
 def _arguments(part: nn.Module) -> dict[str, Any] | None:
-    """With which arguments torch's class gives such a part; None where it is not torch's, or these do not tell."""
+    """The arguments that make a part anew; None where its class is not torch's or its attributes do not tell them."""
     name = type(part).__name__
     if getattr(nn, name, None) is not type(part):
         return None

@@ -110,7 +110,7 @@ def _certified(grown: nn.Module, original: nn.Module | None) -> Certificate:
 
 
 def _links(growths: Sequence[Growth]) -> list[list[Growth]]:
-    """Growths in a row that one walk can look at: any first, then such as only widen."""
+    """Groups of successive growths that one walk can check: the first of any kind, the others only widen."""
     links: list[list[Growth]] = []
     for growth in growths:
         graphs = "module" not in (growth.plan.form, links[-1][0].plan.form) if links else False

@@ -90,7 +90,7 @@ class Passage:
 
 
 def passage(twin: nn.Module, inputs: Inputs, parts: Iterable[str]) -> Passage:
-    """What a run of a model in eval mode shows; `twin` is hooked into, and not for further use."""
+    """What a run of a model in eval mode shows; hooks stay on `twin`, which is of no further use."""
     seen, alive = Passage(), [inputs]
     origin = {id(tensor): place for place, tensor in _numbered(inputs)}
     of_part: dict[int, str] = dict.fromkeys(origin, "")

@@ -67,7 +67,7 @@ def prepared(model: nn.Module, plan: Plan) -> Captured | Parts:
 
 
 def as_graph(grown: nn.Module, original: nn.Module, plan: Plan, folded: bool = False) -> GrownGraphModule:
-    """The graph that a growth gave, over the tensors of a grown module of its original's own class.
+    """The graph that a growth gave, over the tensors of a module that grew in its own class.
 
     folded: whether multipliers went into the weights afterwards.
 

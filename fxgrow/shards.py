@@ -59,7 +59,7 @@ def mesh_of(tensors: Iterable[Any]) -> Any:
 
 
 def told_apart(fingerprints: Mapping[str, str], mesh: Any) -> list[str]:
-    """The names under which the processes of a mesh have found other than each other."""
+    """The names for which the processes of a mesh have different fingerprints."""
     seen = {frozenset(fingerprints.items())}
     for group in mesh.get_all_groups():
         several: list[Any] = [None] * torch.distributed.get_world_size(group)

@@ -45,8 +45,8 @@ def parting(
 ) -> Parting | None:
     """Where a module does something else than a graph module of the same tensors; None where it does not.
 
-    Both modes are compared on the inputs, and eval mode on more samples of a larger size, if the module takes them; not
-    where the module asked for nothing that a mode or a size could change.
+    Both modes are compared on the inputs, eval mode also on more samples of a larger size, if the module takes them. A
+    comparison is left out where the module asked for nothing that the mode or the size could change.
 
     recording: of the module, if one is at hand.
     """

@@ -25,7 +25,7 @@ class Memory:
         self._of_others: dict[Any, Any] = {}
 
     def outcome(self, function: Callable[..., Any], callee: Any, args: Any, kwargs: Any) -> Any:
-        """What a call gives on the meta device; never the very tensor that it was given, unless that changed.
+        """What a call gives on the meta device; never a tensor that went in, unless the call changed it.
 
         callee: the same for calls that give the same on tensors alike: a function, or what `identity` says of a layer.
         """

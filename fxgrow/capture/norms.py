@@ -59,7 +59,7 @@ def _reading(node: fx.Node, path: str, norm: nn.Module, name: str, read_before: 
 
 
 def called_norms(root: nn.Module, graphs: Iterable[fx.Graph]) -> dict[int, nn.Module]:
-    """Let graphs call modules for norms that they call as functions; the modules, by the id of the part of `root`.
+    """Let graphs call modules in place of functions for norms; returns the modules by the id of their part of `root`.
 
     A norm stays a function where its parameters are not all of one part that has no others, where that part is called
     for something else, or where two calls differ in more than what is normalised.

@@ -342,7 +342,7 @@ class Finder:
         return type(self.modules[path])
 
     def _follows(self, first: Unit, second: Unit) -> bool:
-        """Whether one comes before the other, which takes on its streams; the last may let some of them end."""
+        """Whether `second` takes on the streams of `first`; the last block of a run may let some of them end."""
         return len(first.regions) == len(second.regions) and all(
             self.dominated[a.mode].dominates(a.exit, b.entry)
             and [leaving for _, leaving in a.others][: len(b.others)] == [entry for entry, _ in b.others]
@@ -405,7 +405,7 @@ class Finder:
         return False
 
     def _feeds(self, first: list[fx.Node], second: list[fx.Node]) -> bool:
-        """Whether what one part computed enters the other, perhaps by way of others."""
+        """Whether what `first` computed reaches `second`, perhaps through other parts."""
         return not set(second).isdisjoint({*reached(first, lambda node: node.users)} - {*first})
 
     def _is_one_layer(self, unit: Unit) -> bool:

@@ -237,7 +237,7 @@ def _channels(finder: Finder, analysis: Analysis, run: DenseRun, region: Region,
 
 
 def _elsewhere(analysis: Analysis, leaf: Leaf, node: fx.Node, layer_nodes: list[fx.Node]) -> str:
-    """A place where units of a dimension are that neither come from a value nor belong to what made it; or nothing."""
+    """A place that has a layer's dimension though it is not in the layer and does not read it; "" if there is none."""
     inside = {*reached([node], lambda reader: reader.users), *layer_nodes}
     for op in analysis.ops:
         apart = op.node.graph is node.graph and op.node not in inside

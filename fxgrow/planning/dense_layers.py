@@ -126,7 +126,7 @@ def _link(finder: Finder, earlier: str, later: str) -> Link | None:
 
 
 def _of_residual(finder: Finder, path: str, nodes: list[fx.Node], entry: fx.Node, leaving: fx.Node) -> Link | None:
-    """A layer that gives what it was given, once a branch is silent, and its own channels behind."""
+    """A layer whose output is its input, once a branch is silent, followed by channels of its own."""
     parts = leaving.args[0] if _name(leaving) in _JOINS and leaving.args else None
     if not isinstance(parts, (list, tuple)) or not all(isinstance(part, fx.Node) for part in parts):
         return None

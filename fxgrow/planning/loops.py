@@ -53,7 +53,7 @@ class _Loop:
 
 
 def loops(finder: Finder, repeats: Found) -> Found:
-    """The runs that were found already, and those whose blocks are turns of a loop; what such a run has is not held."""
+    """Add the runs whose blocks are turns of a loop to those known already; these blocks are held no longer."""
     taken = [root for run in repeats.runs for unit in run.units for root in unit.roots]
     graphs = {mode: [n for n in graph.nodes if n.op != "get_attr"] for mode, graph in finder.graphs.items()}
     runs: list[FoundRun] = []
