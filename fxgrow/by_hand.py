@@ -51,15 +51,15 @@ def bare_parts(model: nn.Module) -> dict[str, BarePart]:
 
 def _holds(part: nn.Module) -> bool:
     return any(
-        value is not None for table in (part._modules, part._parameters, part._buffers) for value in table.values()
+        value is not None for held in (part._modules, part._parameters, part._buffers) for value in held.values()
     )
 
 
 def _bare(part: nn.Module) -> BarePart:
     kind = type(part)
     plain = ((name, value) for name, value in sorted(part.__dict__.items()) if _is_plain(value))
-    attributes = tuple((name, value) for name, value in plain if not name.startswith("_") and name != "training")
-    return BarePart(kind.__module__, kind.__name__, attributes)
+    kept = tuple((name, value) for name, value in plain if not name.startswith("_") and name != "training")
+    return BarePart(kind.__module__, kind.__name__, kept)
 
 
 def _is_plain(value: Any) -> bool:
@@ -69,7 +69,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def put_in_by_hand(grown: nn.Module, births: Mapping[str, Birth], bare: Mapping[str, BarePart]) -> dict[str, Any]:
-    """The parts that were put in after growth, by path, where files know their classes.
+    """The parts that are not those that growth gave, by path, where they are of a class that files know.
 
     With each go the plain attributes of the modules around it, such as the number of classes.
 
@@ -79,7 +79,7 @@ def put_in_by_hand(grown: nn.Module, births: Mapping[str, Birth], bare: Mapping[
     """
     shapes = {name: tuple(parameter.shape) for name, parameter in grown.named_parameters()}
     changed = {name for name in {*births, *shapes} if name not in births or births[name].shape != shapes.get(name)}
-    by_path: dict[str, dict[str, Any]] = {}
+    found: dict[str, dict[str, Any]] = {}
     for path in sorted({name.rpartition(".")[0] for name in changed}):
         try:
             part: Any = grown.get_submodule(path)
@@ -88,32 +88,32 @@ def put_in_by_hand(grown: nn.Module, births: Mapping[str, Birth], bare: Mapping[
         if type(part) in {kind for kind, _ in _KINDS.values()}:
             _, names = _KINDS[type(part).__name__]
             arguments = {name: getattr(part, name) for name in names} | {"bias": part.bias is not None}
-            by_path[path] = {"class": type(part).__name__, "arguments": arguments}
-        elif not _holds(part) and (own_arguments := _arguments(part)) is not None:
-            by_path[path] = {"class": type(part).__name__, "arguments": own_arguments}
+            found[path] = {"class": type(part).__name__, "arguments": arguments}
+        elif not _holds(part) and (known := _arguments(part)) is not None:
+            found[path] = {"class": type(part).__name__, "arguments": known}
     if bare:
-        _add_bare(grown, bare, {*births, *bare}, by_path)
-    for path, entry in by_path.items():
+        _add_bare(grown, bare, {*births, *bare}, found)
+    for path, entry in found.items():
         steps = path.split(".")
         around = (".".join(steps[:count]) for count in range(len(steps)))
         entry["attributes"] = {place: _plain(grown.get_submodule(place)) for place in around}
         if "class" not in entry:
             entry["attributes"][path] = _plain(grown.get_submodule(path))
-    return by_path
+    return found
 
 
-def _add_bare(grown: nn.Module, bare: Mapping[str, BarePart], grown_names: set[str], by_path: dict[str, Any]) -> None:
-    """Add the parts without parameters that are not what growth gave; grown_names: paths of what it gave."""
+def _add_bare(grown: nn.Module, bare: Mapping[str, BarePart], known: set[str], found: dict[str, Any]) -> None:
+    """Add the parts without parameters that are not what growth gave; known: paths of what it gave."""
     now = bare_parts(grown)
     for path, part in now.items():
         before = bare.get(path)
-        if path in by_path or part == before:
+        if path in found or part == before:
             continue
         if before is not None and not part.is_another(before):
-            by_path[path] = {}
+            found[path] = {}
             continue
         owner = path.rpartition(".")[0]
-        there = not owner or any(name.startswith(f"{owner}.") for name in grown_names)
+        there = not owner or any(name.startswith(f"{owner}.") for name in known)
         arguments = _arguments(grown.get_submodule(path)) if there else None
         if arguments is None:
             was = f"was {before.name}" if before is not None else "was not there"
@@ -123,10 +123,10 @@ def _add_bare(grown: nn.Module, bare: Mapping[str, BarePart], grown_names: set[s
                 where=path,
                 remedy="save before the part is replaced, or keep the state_dict with torch.save",
             )
-        by_path[path] = {"class": part.name, "arguments": arguments}
+        found[path] = {"class": part.name, "arguments": arguments}
     for path in bare.keys() - now.keys():
         steps = path.split(".")
-        if not any(".".join(steps[:count]) in by_path for count in range(1, len(steps) + 1)):
+        if not any(".".join(steps[:count]) in found for count in range(1, len(steps) + 1)):
             raise FileError(
                 f"{bare[path].name} is gone, which was there when the model grew",
                 where=path,
@@ -135,17 +135,17 @@ def _add_bare(grown: nn.Module, bare: Mapping[str, BarePart], grown_names: set[s
 
 
 def _arguments(part: nn.Module) -> dict[str, Any] | None:
-    """The arguments that make a part anew; None where its class is not torch's or its attributes do not tell them."""
+    """With which arguments torch's class gives such a part; None where it is not torch's, or these do not tell."""
     name = type(part).__name__
     if getattr(nn, name, None) is not type(part):
         return None
     wanted = inspect.signature(type(part)).parameters
-    arguments = {key: value for key, value in part.__dict__.items() if key in wanted and _is_plain(value)}
+    given = {key: value for key, value in part.__dict__.items() if key in wanted and _is_plain(value)}
     try:
-        same = _bare(_made(name, json.loads(json.dumps(arguments)))) == _bare(part)
+        same = _bare(_made(name, json.loads(json.dumps(given)))) == _bare(part)
     except (TypeError, ValueError):  # it needs what no attribute says
         return None
-    return arguments if same else None
+    return given if same else None
 
 
 def _made(name: str, arguments: Mapping[str, Any]) -> nn.Module:
@@ -154,10 +154,10 @@ def _made(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
         raise TypeError(f"{name} is no class of layers")
     device = {"device": "meta"} if name in _KINDS else {}
-    layer: nn.Module = kind(
+    made: nn.Module = kind(
         **{key: tuple(it) if isinstance(it, list) else it for key, it in arguments.items()}, **device
     )
-    return layer
+    return made
 
 
 def put_in_again(grown: nn.Module, parts: Mapping[str, Any]) -> None:
