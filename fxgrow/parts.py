@@ -234,15 +234,15 @@ def _shape_alone(value: Tensor) -> Tensor:
 
 def _with_values(model: nn.Module) -> nn.Module:
     """A skeleton that borrows a model's parameters; for a model on the meta device, zeros that take no memory."""
-    twin, made = skeleton(model), {}
+    twin, borrowed = skeleton(model), {}
     for name, tensor in named_tensors(model).items():
         if tensor.is_meta:
             dtype = torch.float32 if tensor.dtype.is_floating_point else tensor.dtype
             value = torch.zeros((), dtype=dtype).expand(tensor.shape)
         else:
             value = tensor.detach() if isinstance(tensor, nn.Parameter) else tensor.detach().clone()
-        made[name] = nn.Parameter(value, requires_grad=False) if isinstance(tensor, nn.Parameter) else value
-    place_all(twin, made)
+        borrowed[name] = nn.Parameter(value, requires_grad=False) if isinstance(tensor, nn.Parameter) else value
+    place_all(twin, borrowed)
     return twin
 
 

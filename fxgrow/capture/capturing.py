@@ -102,8 +102,8 @@ def _at_once_again(recording: Recording, first: Record, inputs: Inputs) -> Itera
     """What is another in the next run of a forward, by state that is nowhere in the model."""
     difference = next(differences(first.graph, recording.record("eval", inputs).graph), None)
     if difference is not None:
-        what = f"{difference.what} hangs on what an earlier call left behind"
-        yield Settled(what, difference.place or type(recording.bare).__name__, feature=STATE)
+        finding = f"{difference.what} hangs on what an earlier call left behind"
+        yield Settled(finding, difference.place or type(recording.bare).__name__, feature=STATE)
 
 
 def _recaptured(bare: nn.Module, model: GrownGraphModule, inputs: Inputs) -> Captured:
