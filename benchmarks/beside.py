@@ -46,15 +46,15 @@ def measured(checkout: Path, name: str) -> dict[str, float]:
     """Seconds of each kind of work in a fresh process of a checkout."""
     command = [str(checkout / ".venv/bin/python"), "-c", MEASURE, name]
     printed = subprocess.run(command, cwd=checkout, check=True, capture_output=True, text=True).stdout
-    found: dict[str, float] = json.loads(printed.splitlines()[-1])
-    return found
+    seconds: dict[str, float] = json.loads(printed.splitlines()[-1])
+    return seconds
 
 
-def main(other: str, names: list[str]) -> None:
+def main(reference: str, names: list[str]) -> None:
     print("| model | " + " | ".join(f"{kind} there | here | ratio" for kind in ("capture", "plan", "grow", "default")))
     print("| --- |" + " ---: |" * 12)
     for name in names:
-        runs = {checkout: [measured(checkout, name) for _ in range(TURNS)] for checkout in (Path(other), HERE)}
+        runs = {checkout: [measured(checkout, name) for _ in range(TURNS)] for checkout in (Path(reference), HERE)}
         cells = []
         for kind in ("capture", "plan", "grow", "default"):
             there, here = (statistics.median(run[kind] for run in taken) for taken in runs.values())

@@ -73,10 +73,10 @@ def measured(entry: Entry) -> Row | None:
 
 def rows(pattern: str, every: int, most: float) -> Iterator[Row]:
     for entry in chosen(pattern=pattern, at_most=most)[::every]:
-        found = measured(entry)
-        if found is not None:
-            print(f"{found.name} {found.certify:.3f} {found.again:.3f} {found.forward:.3f}", flush=True)
-            yield found
+        row = measured(entry)
+        if row is not None:
+            print(f"{row.name} {row.certify:.3f} {row.again:.3f} {row.forward:.3f}", flush=True)
+            yield row
 
 
 def main(arguments: list[str]) -> None:
@@ -87,17 +87,17 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--most", type=float, default=1000.0, metavar="MILLIONS")
     options = parser.parse_args(arguments)
-    found = list(rows(options.pattern, options.every, options.most))
+    results = list(rows(options.pattern, options.every, options.most))
     table = Table(title=f"processor seconds on one thread; the forward pass is of a batch of {BATCH}")
     for heading in ("model", "verdict", "certify", "of it, capturing again", "forward", "certify / forward"):
         table.add_column(heading, justify="left" if heading in ("model", "verdict") else "right")
-    for row in sorted(found, key=lambda row: row.certify / row.forward):
+    for row in sorted(results, key=lambda row: row.certify / row.forward):
         times = (f"{value:.2f}" for value in (row.certify, row.again, row.forward))
         table.add_row(row.name, row.verdict, *times, f"{row.certify / row.forward:.2f}")
     Console().print(table)
-    whole = statistics.median(row.certify / row.forward for row in found)
-    inside = statistics.median((row.certify - row.again) / row.forward for row in found)
-    print(f"median of {len(found)} families: {whole:.2f} forward passes; without capturing again {inside:.2f}")
+    with_capture = statistics.median(row.certify / row.forward for row in results)
+    inside = statistics.median((row.certify - row.again) / row.forward for row in results)
+    print(f"median of {len(results)} families: {with_capture:.2f} forward passes; without capturing again {inside:.2f}")
 
 
 if __name__ == "__main__":

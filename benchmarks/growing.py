@@ -94,13 +94,13 @@ def main(names: list[str]) -> None:
     for heading in ("model", *KINDS, "grow / floor", "grow / build", "verified / grow"):
         table.add_column(heading, justify="left" if heading == "model" else "right")
     for name in names:
-        found = measured(name)
+        times = measured(name)
         table.add_row(
             name,
-            *(f"{found[kind]:.2f} s" for kind in KINDS),
-            f"{found['grow'] / found['floor']:.1f}",
-            f"{found['grow'] / found['build']:.1f}",
-            f"{found['verified'] / found['grow']:.1f}",
+            *(f"{times[kind]:.2f} s" for kind in KINDS),
+            f"{times['grow'] / times['floor']:.1f}",
+            f"{times['grow'] / times['build']:.1f}",
+            f"{times['verified'] / times['grow']:.1f}",
         )
     Console(width=160).print(table)
 

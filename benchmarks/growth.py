@@ -103,8 +103,8 @@ class Task:
         return SCALES[self.scale]
 
     def is_that_of(self, line: dict[str, Any]) -> bool:
-        mine = {"benchmark": self.benchmark, "network": self.network, "method": self.way, "seed": self.seed}
-        return all(line[name] == value for name, value in mine.items()) and line["device"] == self.device
+        own = {"benchmark": self.benchmark, "network": self.network, "method": self.way, "seed": self.seed}
+        return all(line[name] == value for name, value in own.items()) and line["device"] == self.device
 
     @property
     def slug(self) -> str:
@@ -228,13 +228,13 @@ def run(
             settings = settings_of(task.network, task.way, scale, task.seed, epochs)
             key = (settings.samples, settings.side)
             if key not in loaded:
-                found = load(f"packed:{data or cifar10()}", samples=settings.samples, side=settings.side)
-                loaded[key] = found.to(device) if isinstance(found, InMemory) else found
+                images = load(f"packed:{data or cifar10()}", samples=settings.samples, side=settings.side)
+                loaded[key] = images.to(device) if isinstance(images, InMemory) else images
             place = work / (task.slug if epochs is None else f"trial-{task.slug}-{epochs}")
             kind = WAYS[task.network][task.way].kind
-            made = kind(settings, place, device=device, data=loaded[key], evaluate_every=0, checkpoint_minutes=1.0)
-            tasks[id(made)] = task
-            yield made
+            trainer = kind(settings, place, device=device, data=loaded[key], evaluate_every=0, checkpoint_minutes=1.0)
+            tasks[id(trainer)] = task
+            yield trainer
 
     for done in together(runs(), at_once, lambda: time.monotonic() >= end):
         task = tasks.pop(id(done))
@@ -262,12 +262,12 @@ Groups = dict[tuple[str, str], list[dict[str, Any]]]
 
 def groups(network: str, scale: str, folder: Path, choosing: bool) -> Groups:
     """The runs of each way on each device, in the order of ways."""
-    found: Groups = {}
+    by_way: Groups = {}
     order = list(WAYS[network])
     for line in sorted(lines(network, scale, folder), key=lambda line: (line["device"], order.index(line["method"]))):
         if (line["seed"] > 100) == choosing:
-            found.setdefault((line["method"], line["device"]), []).append(line)
-    return found
+            by_way.setdefault((line["method"], line["device"]), []).append(line)
+    return by_way
 
 
 Which = Annotated[str, typer.Argument(help=f"One of {', '.join(NETWORKS)}.")]
@@ -279,20 +279,20 @@ Folder = Annotated[Path, typer.Option(help="Of results.")]
 @app.command()
 def table(network: Which, scale: Scale = "full", choosing: Choosing = False, folder: Folder = RESULTS) -> None:
     """What came out: mean and deviation over seeds, operations and time beside the large network's."""
-    made = groups(network, scale, folder, choosing)
-    if not made:
+    by_way = groups(network, scale, folder, choosing)
+    if not by_way:
         out.print(f"there are no runs of {network} at the scale {scale}")
         return
-    title = f"{network}, {next(iter(made.values()))[0]['benchmark']}: mean ± deviation over seeds"
+    title = f"{network}, {next(iter(by_way.values()))[0]['benchmark']}: mean ± deviation over seeds"
     shown = Table(title=title, title_justify="left")
     headings = ["method", "seeds", "accuracy", "loss", "operations", "seconds", "of large", "device"]
     with_paper = network == "resnet20" and scale == "full"
     for heading in [*headings, *(["paper (second-hand)"] if with_paper else [])]:
         shown.add_column(heading, justify="left" if heading in ("method", "device") else "right")
-    for (method, device), runs in made.items():
+    for (method, device), runs in by_way.items():
         alone = [line["seconds"] for line in runs if line["settings"]["at_once"] == 1]
         beside = [
-            line["seconds"] for line in made.get(("large, plateau", device), []) if line["settings"]["at_once"] == 1
+            line["seconds"] for line in by_way.get(("large, plateau", device), []) if line["settings"]["at_once"] == 1
         ]
         cells = [
             method,
@@ -306,7 +306,7 @@ def table(network: Which, scale: Scale = "full", choosing: Choosing = False, fol
         ]
         shown.add_row(*cells, *([PAPER.get(method, "")] if with_paper else []))
     out.print(shown)
-    if any(line["settings"]["seconds_of"] == "processor" for runs in made.values() for line in runs):
+    if any(line["settings"]["seconds_of"] == "processor" for runs in by_way.values() for line in runs):
         out.print("seconds on the CPU are the processor's, of one thread: the machine was shared")
 
 

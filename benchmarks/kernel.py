@@ -41,14 +41,14 @@ def modules() -> dict[str, Source]:
     return {name: Source(path, frozenset(_imports(path, paths))) for name, path in paths.items()}
 
 
-def _imports(path: Path, known: Iterable[str]) -> Iterable[str]:
-    names = set(known)
+def _imports(path: Path, module_names: Iterable[str]) -> Iterable[str]:
+    names = set(module_names)
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in names)
         elif isinstance(node, ast.ImportFrom) and str(node.module).startswith("fxgrow"):
-            found = (f"{node.module}.{alias.name}" for alias in node.names)
-            yield from (name if name in names else str(node.module) for name in found)
+            imported = (f"{node.module}.{alias.name}" for alias in node.names)
+            yield from (name if name in names else str(node.module) for name in imported)
 
 
 def package_of(name: str) -> str:
@@ -59,11 +59,11 @@ def package_of(name: str) -> str:
 
 def packages() -> dict[str, set[str]]:
     """Which packages each package imports."""
-    found: dict[str, set[str]] = defaultdict(set)
+    imports: dict[str, set[str]] = defaultdict(set)
     for name, source in modules().items():
-        mine = package_of(name)
-        found[mine] |= {package_of(other) for other in source.imports} - {mine}
-    return found
+        package = package_of(name)
+        imports[package] |= {package_of(target) for target in source.imports} - {package}
+    return imports
 
 
 @functools.cache

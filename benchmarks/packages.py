@@ -25,7 +25,11 @@ STAGES = {"hidden_sizes": [8, 16, 32, 64], "depths": [1, 1, 1, 1]}
 WINDOWS = {**IMAGES, "patch_size": 2, "embed_dim": 16, "depths": [1, 2], "num_heads": [2, 4], "window_size": 4}
 TEXT = {**SMALL, "vocab_size": 60}
 SPEECH = {
-    **{f"{side}_{what}": size for side in ("encoder", "decoder") for what, size in (("layers", 2), ("ffn_dim", 64))},
+    **{
+        f"{side}_{setting}": size
+        for side in ("encoder", "decoder")
+        for setting, size in (("layers", 2), ("ffn_dim", 64))
+    },
     "encoder_attention_heads": 4,
     "decoder_attention_heads": 4,
     "d_model": 32,
@@ -73,9 +77,9 @@ TRANSFORMERS: dict[str, tuple[dict[str, Any], int]] = {
 
 _PLAIN = {**IMAGES, "num_classes": 5, "dim": 32, "depth": 2, "heads": 4, "mlp_dim": 64}
 _SIDES = {
-    f"{side}_{what}": size
+    f"{side}_{setting}": size
     for side, patch in (("sm", 8), ("lg", 16))
-    for what, size in (("dim", 32), ("patch_size", patch), ("enc_depth", 1), ("enc_heads", 4), ("enc_mlp_dim", 64))
+    for setting, size in (("dim", 32), ("patch_size", patch), ("enc_depth", 1), ("enc_heads", 4), ("enc_mlp_dim", 64))
 }
 VIT_PYTORCH: dict[str, tuple[dict[str, Any], int]] = {
     "vit.ViT": (_PLAIN, 32),

@@ -81,7 +81,7 @@ def tried(small: str, large: str) -> dict[str, Any]:
     try:
         model, options, inputs = bare(small, SIDE)
         target = without_weights(large, **options)
-        if not grows_into(*({n: tuple(p.shape) for n, p in one.named_parameters()} for one in (model, target))):
+        if not grows_into(*({n: tuple(p.shape) for n, p in network.named_parameters()} for network in (model, target))):
             return {"outcome": "alike", "why": "they differ in the size of images alone"}
         model = lively(find(small, **options)).double()
         grown = fxgrow.grow(model, like=target, example_inputs=inputs[0] or inputs[1])
@@ -152,9 +152,9 @@ def main() -> None:
     if options.table:
         print("\n".join(table(rows)))
         return
-    known = {(row["small"], row["large"]) for row in rows}
+    done = {(row["small"], row["large"]) for row in rows}
     for family, small, large in pairs(options.pattern, options.largest):
-        if (small, large) not in known:
+        if (small, large) not in done:
             row = {"family": family, "small": small, "large": large, **_alone(small, large, options.seconds)}
             with options.out.open("a") as file:
                 file.write(json.dumps(row) + "\n")

@@ -38,20 +38,24 @@ def dump(folder: Path, names: list[str], width: str | None, depth: str | None) -
 
 def without_nodes(value: Any) -> Any:
     if isinstance(value, dict):
-        kept = {key: without_nodes(item) for key, item in value.items() if key not in NODES}
-        return {**kept, "reason": kept["reason"].partition(" (at ")[0]} if "reason" in kept else kept
+        without = {key: without_nodes(item) for key, item in value.items() if key not in NODES}
+        return {**without, "reason": without["reason"].partition(" (at ")[0]} if "reason" in without else without
     return [without_nodes(item) for item in value] if isinstance(value, list) else value
 
 
-def place_of(one: Any, other: Any) -> str:
+def place_of(first: Any, second: Any) -> str:
     """The first place in which two values differ, and how."""
-    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
-        one, other = dict(enumerate(one)), dict(enumerate(other))
-    if isinstance(one, dict) and isinstance(other, dict):
-        key = next(key for key in (*one, *other) if key not in one or key not in other or one[key] != other[key])
-        return f"{key}: {place_of(one.get(key), other.get(key))}"
-    lengths = f" ({len(one)} and {len(other)} of them)" if isinstance(one, list) and isinstance(other, list) else ""
-    return f"{str(one)[:100]} | {str(other)[:100]}{lengths}"
+    if isinstance(first, list) and isinstance(second, list) and len(first) == len(second):
+        first, second = dict(enumerate(first)), dict(enumerate(second))
+    if isinstance(first, dict) and isinstance(second, dict):
+        key = next(
+            key for key in (*first, *second) if key not in first or key not in second or first[key] != second[key]
+        )
+        return f"{key}: {place_of(first.get(key), second.get(key))}"
+    lengths = (
+        f" ({len(first)} and {len(second)} of them)" if isinstance(first, list) and isinstance(second, list) else ""
+    )
+    return f"{str(first)[:100]} | {str(second)[:100]}{lengths}"
 
 
 def compare(before: Path, after: Path) -> int:
@@ -108,8 +112,8 @@ def main(arguments: list[str]) -> int:
     if options.command == "forms":
         return forms(options.folder)
     sample = "smallest-per-family" if options.families else "all"
-    found = [chosen(None, pattern, sample, at_most=options.most) for pattern in options.filter or ["*"]]
-    names = dict.fromkeys(entry.full_name for entries in found for entry in entries)
+    samples = [chosen(None, pattern, sample, at_most=options.most) for pattern in options.filter or ["*"]]
+    names = dict.fromkeys(entry.full_name for entries in samples for entry in entries)
     dump(options.folder, list(names), options.width or (None if options.depth else "1.5"), options.depth)
     return 0
 

@@ -74,7 +74,7 @@ def measured(name: str, amount: float | dict[str, float], device: str) -> list[t
         # every eighth: whole cycles, so that the mean and not the median of a step counts
         plain, adapted = medians([optimizer.step for optimizer in optimizers[:2]], ROUNDS)
         eight, seldom = medians([eightfold(optimizers[0]), eightfold(optimizers[2])], max(3, ROUNDS // 3))
-        whole, both = medians(
+        plain_step, both = medians(
             [lambda o=o: training_step(grown, o, x) for o in optimizers[:2]],  # type: ignore[misc]
             3,
         )
@@ -85,7 +85,7 @@ def measured(name: str, amount: float | dict[str, float], device: str) -> list[t
                 f"{1e3 * plain:.1f} ms",
                 f"{adapted / plain:.2f}",
                 f"{seldom / eight:.2f}",
-                f"{both / whole:.2f}",
+                f"{both / plain_step:.2f}",
             )
         )
     return rows

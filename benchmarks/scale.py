@@ -31,10 +31,10 @@ BATCH = 256
 def example(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Random inputs of the kinds of a model's examples, many at a time."""
     return tuple(
-        torch.randn(BATCH, *given.shape[1:])
-        if given.is_floating_point()
-        else torch.randint(0, 10, (BATCH, *given.shape[1:]))
-        for given in inputs
+        torch.randn(BATCH, *operand.shape[1:])
+        if operand.is_floating_point()
+        else torch.randint(0, 10, (BATCH, *operand.shape[1:]))
+        for operand in inputs
     )
 
 
@@ -42,14 +42,14 @@ def layers(name: str, init: str) -> dict[str, list[LayerScale]]:
     """The layers of a grown model that make new units, measured on a batch; by what it was calibrated on."""
     torch.manual_seed(zlib.crc32(name.encode()))
     model, inputs = built(name)
-    batch, other = example(inputs), example(inputs)
+    batch, elsewhere = example(inputs), example(inputs)
 
     def measured(calibrate: tuple[Tensor, ...] | None) -> list[LayerScale]:
         grown = fxgrow.grow(model, 1.5, init=init, example_inputs=inputs, verify=False, calibrate=calibrate)
         scale = fxgrow.certify(grown, model).scale.measured(*batch)
         return [layer for layer in scale.layers if layer.measured is not None]
 
-    return {"measured": measured(None), "calibrated": measured(batch), "elsewhere": measured(other)}
+    return {"measured": measured(None), "calibrated": measured(batch), "elsewhere": measured(elsewhere)}
 
 
 def near(ratio: float | None) -> bool:
@@ -67,14 +67,14 @@ def main(names: list[str]) -> None:
     misses = []
     for name in names or [*PLAIN, *TIMM, *TORCHVISION]:
         for init in ("zero", "mirror"):
-            found = layers(name, init)
-            counts = Counter({kind: sum(near(layer.measured) for layer in some) for kind, some in found.items()})
-            counts["layers"] = len(found["measured"])
+            by_kind = layers(name, init)
+            counts = Counter({kind: sum(near(layer.measured) for layer in some) for kind, some in by_kind.items()})
+            counts["layers"] = len(by_kind["measured"])
             for kind in ("predicted", "expected"):
-                counts[kind] = sum(near(getattr(layer, kind)) for layer in found["measured"])
+                counts[kind] = sum(near(getattr(layer, kind)) for layer in by_kind["measured"])
             total.update(counts)
             table.add_row(name, init, *(str(counts[kind]) for kind in kinds))
-            for kind, some in found.items():
+            for kind, some in by_kind.items():
                 far = (layer for layer in some if not near(layer.measured))
                 misses += [(name, init, layer, layer.reason if kind == "measured" else kind) for layer in far]
     console.print(table)

@@ -87,8 +87,8 @@ def batches(size: int, count: int, seed: int) -> list[tuple[Tensor, Tensor]]:
             yield from data.batches(seed, epoch, BATCH)
             epoch += 1
 
-    found = (batch for batch, _ in zip(endless(), range(count), strict=False))
-    return [(F.interpolate(images, (size, size), mode="bilinear"), labels) for images, labels in found]
+    drawn = (batch for batch, _ in zip(endless(), range(count), strict=False))
+    return [(F.interpolate(images, (size, size), mode="bilinear"), labels) for images, labels in drawn]
 
 
 def rises(name: str, kind: str, seed: int) -> dict[str, list[tuple[float, float]]]:
@@ -100,7 +100,7 @@ def rises(name: str, kind: str, seed: int) -> dict[str, list[tuple[float, float]
     trunk = Training(model, OPTIMIZERS[kind](fxgrow.param_groups(model, 5e-4)))
     trunk.go_on(data[:BEFORE])
     starts = [BEFORE + number * WINDOW for number in range(GROWTHS)]
-    found: dict[str, list[tuple[float, float]]] = {}
+    by_way: dict[str, list[tuple[float, float]]] = {}
     for way, options in {"plain": None, **WAYS}.items():
         twin = copy.deepcopy(trunk.model)
         optimizer = OPTIMIZERS[kind](fxgrow.param_groups(twin, 5e-4))
@@ -110,8 +110,8 @@ def rises(name: str, kind: str, seed: int) -> dict[str, list[tuple[float, float]
         for start in starts:
             gaps.append(branch.grow(data[start][0], options) if options is not None else 0.0)
             branch.go_on(data[start : start + WINDOW])
-        found[way] = [(branch.rise(start), gap) for start, gap in zip(starts, gaps, strict=True)]
-    return found
+        by_way[way] = [(branch.rise(start), gap) for start, gap in zip(starts, gaps, strict=True)]
+    return by_way
 
 
 def main(arguments: list[str]) -> None:

@@ -77,11 +77,11 @@ def main(arguments: list[str]) -> int:
         table.add_column(heading)
     for name in arguments[1:] or NAMES:
         for way in ("zero", "mirror", "deeper"):
-            counts, found = row(name, way, count)
+            counts, misses = row(name, way, count)
             table.add_row(name, way, *(str(counts[heading]) for heading in HEADINGS[2:]))
-            print(name, way, dict(counts), *found, flush=True)
+            print(name, way, dict(counts), *misses, flush=True)
             total.update(counts)
-            places += found
+            places += misses
     console.print(table)
     console.print(", ".join(f"{heading}: {total[heading]:,}" for heading in HEADINGS[2:]), *places, sep="\n")
     return 1 if total["missed"] else 0

@@ -27,28 +27,28 @@ class Amount:
     value: float
 
     @classmethod
-    def parse(cls, given: Any, where: str | None = None) -> Amount:
+    def parse(cls, amount: Any, where: str | None = None) -> Amount:
         """Read a number (a factor) or a string ("1.5", "+32", "=96").
 
         Raises
         ------
         AmountError: it is not an amount, or it would shrink the model.
         """
-        bad = AmountError(f"{given!r} is not an amount to grow by", where=where, remedy=_REMEDY)
-        if isinstance(given, bool) or not isinstance(given, (Real, str)):
+        bad = AmountError(f"{amount!r} is not an amount to grow by", where=where, remedy=_REMEDY)
+        if isinstance(amount, bool) or not isinstance(amount, (Real, str)):
             raise bad
-        if isinstance(given, str) and (match := re.fullmatch(r"\s*([+=])\s*(\d{1,18})\s*", given)):
+        if isinstance(amount, str) and (match := re.fullmatch(r"\s*([+=])\s*(\d{1,18})\s*", amount)):
             return cls("add" if match[1] == "+" else "exact", int(match[2]))
-        if isinstance(given, str) and given.strip().startswith(("+", "=")):
+        if isinstance(amount, str) and amount.strip().startswith(("+", "=")):
             raise bad
         try:
-            factor = float(given)
+            factor = float(amount)
         except (ValueError, OverflowError):
             raise bad from None
         if not math.isfinite(factor):
             raise bad
         if factor < 1:
-            raise AmountError(f"a factor of {given} would shrink the model", where=where, remedy=_REMEDY)
+            raise AmountError(f"a factor of {amount} would shrink the model", where=where, remedy=_REMEDY)
         return cls("factor", factor)
 
     def apply(self, size: int) -> float:
@@ -81,21 +81,21 @@ class Amounts:
     prefix: str = ""
 
     @classmethod
-    def parse(cls, given: Any) -> Amounts:
+    def parse(cls, amounts: Any) -> Amounts:
         """Read what users pass as `width`.
 
         Raises
         ------
         AmountError: an amount is none, or the mapping is empty or has keys that are not strings.
         """
-        if not isinstance(given, Mapping):
-            return cls((("", Amount.parse(given)),))
-        if not given:
+        if not isinstance(amounts, Mapping):
+            return cls((("", Amount.parse(amounts)),))
+        if not amounts:
             raise AmountError("the mapping of amounts is empty", remedy='name a part, as in {"layer3": 2.0}')
-        for key in given:
+        for key in amounts:
             if not isinstance(key, str) or not key:
                 raise AmountError(f"{key!r} is not a module path", remedy='name a part, as in {"layer3": 2.0}')
-        return cls(tuple((key, Amount.parse(value, key)) for key, value in given.items()))
+        return cls(tuple((key, Amount.parse(value, key)) for key, value in amounts.items()))
 
     def match(self, path: str) -> tuple[str, Amount] | None:
         """The most specific key that covers a module path, and its amount.
@@ -105,16 +105,16 @@ class Amounts:
         AmountError: two keys are equally specific and disagree.
         """
         path = self.prefix + path
-        found = [(key, amount) for key, amount in self.by_key if covers(key, path)]
-        if not found:
+        covering = [(key, amount) for key, amount in self.by_key if covers(key, path)]
+        if not covering:
             return None
-        best = max(specificity(key) for key, _ in found)
-        winners = [(key, amount) for key, amount in found if specificity(key) == best]
+        best = max(specificity(key) for key, _ in covering)
+        winners = [(key, amount) for key, amount in covering if specificity(key) == best]
         first, amount = winners[0]
-        other = next((key for key, asked in winners if asked != amount), None)
-        if other is not None:
+        rival = next((key for key, asked in winners if asked != amount), None)
+        if rival is not None:
             raise AmountError(
-                f"{first!r} and {other!r} cover it with different amounts",
+                f"{first!r} and {rival!r} cover it with different amounts",
                 where=path,
                 remedy="make one of the keys more specific",
             )
@@ -122,10 +122,10 @@ class Amounts:
 
     def check_all_used(self, paths: Iterable[str]) -> None:
         """Raise an AmountError for a key that covers none of the module paths."""
-        known = list(paths)
+        known_paths = list(paths)
         for key, _ in self.by_key:
-            if key and not any(covers(key, path) for path in known):
-                remedy = did_you_mean(key, known) or "name a module of the model, or a glob over them"
+            if key and not any(covers(key, path) for path in known_paths):
+                remedy = did_you_mean(key, known_paths) or "name a module of the model, or a glob over them"
                 raise AmountError("the key matches no module of the model", where=key, remedy=remedy)
 
 
@@ -141,13 +141,13 @@ def covers(key: str, path: str) -> bool:
     return any(fnmatch.fnmatchcase(".".join(parts[:k]), key) for k in range(1, len(parts) + 1))
 
 
-def within(key: str, other: str) -> bool:
+def within(key: str, outer: str) -> bool:
     """Whether a key names a part of what another key names.
 
     >>> within("layer4.0", "layer4"), within("layer4", "layer4.0"), within("layer4.0", "layer*")
     (True, False, True)
     """
-    return key != other and covers(other, key) and specificity(key) >= specificity(other)
+    return key != outer and covers(outer, key) and specificity(key) >= specificity(outer)
 
 
 def specificity(key: str) -> tuple[int, int]:
@@ -156,23 +156,23 @@ def specificity(key: str) -> tuple[int, int]:
     return literal, int(not any(c in key for c in "*?["))
 
 
-def parse_command_line(given: list[str]) -> float | str | dict[str, float | str]:
+def parse_command_line(texts: list[str]) -> float | str | dict[str, float | str]:
     """Amounts from `--width 1.5`, or from `--width layer3=2 --width layer4=+32 --width fc==96`.
 
     Raises
     ------
     AmountError: a plain amount is mixed with amounts for parts, or given twice.
     """
-    plain = [text for text in given if "=" not in text[1:]]
-    if plain and len(given) > 1:
+    plain = [text for text in texts if "=" not in text[1:]]
+    if plain and len(texts) > 1:
         raise AmountError(
             "one amount for the whole model is mixed with others",
-            where=" ".join(given),
+            where=" ".join(texts),
             remedy="pass one amount, or PATH=AMOUNT for each part",
         )
     if plain:
         return plain[0]
-    parts = [(key, value) for key, _, value in (text.partition("=") for text in given)]
+    parts = [(key, value) for key, _, value in (text.partition("=") for text in texts)]
     twice = next((key for k, (key, _) in enumerate(parts) if key in dict(parts[:k])), None)
     if twice is not None:
         raise AmountError("two amounts for one part", where=twice, remedy="pass one PATH=AMOUNT for each part")

@@ -38,19 +38,19 @@ def averages_of(network: nn.Module, module: nn.Module, others: Iterable[Any]) ->
     ------
     TrainingError: another object holds the network's weights in a form that cannot grow along.
     """
-    found = [one for part in module.modules() if isinstance(part, KEEPERS) for one in _copies(network, part)]
-    for other in others:
-        for name, value in vars(other).items():
+    averages = [average for part in module.modules() if isinstance(part, KEEPERS) for average in _copies(network, part)]
+    for owner in others:
+        for name, value in vars(owner).items():
             if isinstance(value, nn.Module) and value is not module:
-                found += [Average(other, name)] if _alike(value, network) else _copies(network, value)
+                averages += [Average(owner, name)] if _alike(value, network) else _copies(network, value)
             elif _holds_weights(value, network):
                 raise TrainingError(
                     "it holds tensors of the shapes of the network's weights, which cannot grow along",
-                    where=f"{type(other).__name__}.{name}",
+                    where=f"{type(owner).__name__}.{name}",
                     remedy="keep an average as a module (torch's AveragedModel, Lightning's WeightAveraging), or "
                     "begin it after the last growth",
                 )
-    return found
+    return averages
 
 
 def _copies(network: nn.Module, holder: nn.Module) -> Iterator[Average]:

@@ -121,7 +121,7 @@ class Birth:
         """
         if not self.axes:
             return (Region(0, ()),)
-        found = []
+        regions = []
         for stage in sorted({stage for axis in self.axes for stage in axis}):
             for first in range(len(self.axes)):
                 axes = tuple(
@@ -131,8 +131,8 @@ class Birth:
                     for k, axis in enumerate(self.axes)
                 )
                 if all(axes):
-                    found.append(Region(stage, axes))
-        return tuple(found)
+                    regions.append(Region(stage, axes))
+        return tuple(regions)
 
     def counts(self) -> dict[int, int]:
         """How many elements were born at each stage, without building the full tensor."""

@@ -72,14 +72,14 @@ def calibrate(grown: nn.Module, plan: Plan, batch: Any) -> Plan:
         if inside[growth.name].data_ptr() != tensors[growth.name].data_ptr():  # of another precision
             for calibration in calibrating.found.get(growth.name, ()):
                 multiply_units(tensors[growth.name].detach(), growth, calibration)
-    return _with(plan, {name: tuple(found) for name, found in calibrating.found.items()})
+    return _with(plan, {name: tuple(calibrations) for name, calibrations in calibrating.found.items()})
 
 
-def _with(plan: Plan, found: Mapping[str, tuple[Calibration, ...]], path: str = "") -> Plan:
+def _with(plan: Plan, calibrations: Mapping[str, tuple[Calibration, ...]], path: str = "") -> Plan:
     return replace(
         plan,
-        tensors=tuple(replace(t, calibrations=found.get(path + t.name, ())) for t in plan.tensors),
-        parts=tuple((below, _with(part, found, f"{path}{below}.")) for below, part in plan.parts),
+        tensors=tuple(replace(t, calibrations=calibrations.get(path + t.name, ())) for t in plan.tensors),
+        parts=tuple((below, _with(part, calibrations, f"{path}{below}.")) for below, part in plan.parts),
     )
 
 
@@ -104,23 +104,25 @@ class Calibrating(WithoutNoise):
         axes = law.making(weight.ndim)
         if axes is None:
             return value
-        makes, made = axes
+        makes, axis = axes
         parameter = weight if weight._base is None else weight._base
         growth = self.growths.get(id(parameter))
-        if growth is None or value.shape[made] != weight.shape[makes]:  # the latter: transposed, and in groups
+        if growth is None or value.shape[axis] != weight.shape[makes]:  # the latter: transposed, and in groups
             return value
         first = _first_row(weight, parameter, makes)
-        found = self.found.setdefault(growth.name, [])
-        if first is None or any(done.start < first + weight.shape[makes] and first < done.stop for done in found):
+        calibrations = self.found.setdefault(growth.name, [])
+        if first is None or any(
+            done.start < first + weight.shape[makes] and first < done.stop for done in calibrations
+        ):
             return value
         rows = range(first, first + weight.shape[makes])
         units, old_units = ([unit - first for unit in some if unit in rows] for some in _units(growth, makes))
-        ratio = variance_ratio(value, made, units, old_units) if units and old_units else None
+        ratio = variance_ratio(value, axis, units, old_units) if units and old_units else None
         if not ratio or not math.isfinite(ratio):
             return value
-        found.append(Calibration(makes, rows.start, rows.stop, ratio**-0.5))
-        multiply_units(parameter, growth, found[-1])
-        return _multiplied(value, made, units, _bias(args, kwargs), ratio**-0.5)
+        calibrations.append(Calibration(makes, rows.start, rows.stop, ratio**-0.5))
+        multiply_units(parameter, growth, calibrations[-1])
+        return _multiplied(value, axis, units, _bias(args, kwargs), ratio**-0.5)
 
 
 def _bias(args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> Tensor | None:
@@ -130,13 +132,13 @@ def _bias(args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> Tensor | Non
 def _multiplied(value: Tensor, axis: int, units: list[int], bias: Tensor | None, factor: float) -> Tensor:
     """What a layer gives once the weights of some units are multiplied, from what it gave before."""
     places = torch.tensor(units, device=value.device)
-    made = value.index_select(axis, places)
+    outputs = value.index_select(axis, places)
     if bias is not None:
         shift = bias[places].reshape([-1 if k == axis % value.ndim else 1 for k in range(value.ndim)])
-        made = (made - shift) * factor + shift
+        outputs = (outputs - shift) * factor + shift
     else:
-        made = made * factor
-    return value.index_copy_(axis, places, made)
+        outputs = outputs * factor
+    return value.index_copy_(axis, places, outputs)
 
 
 def _first_row(weight: Tensor, parameter: Tensor, axis: int) -> int | None:

@@ -78,9 +78,9 @@ def find(name: str, *, pretrained: bool = False, **options: Any) -> nn.Module:
     """
     if is_of_library(name):
         library, _, short = name.partition("/")
-        known = _names(library)
-        if short.partition(".")[0] not in known:
-            raise _unknown(name, [f"{library}/{one}" for one in known])
+        names = _names(library)
+        if short.partition(".")[0] not in names:
+            raise _unknown(name, [f"{library}/{candidate}" for candidate in names])
         if library == "timm":
             _check_tag(short)
         return _build(library, short, pretrained, options)
@@ -147,7 +147,7 @@ def _in_libraries(name: str) -> list[str]:
     if same:
         return same
     close = near(name, dict.fromkeys(names.values()))
-    return [full for short in close for full, other in names.items() if other == short][:3]
+    return [full for short in close for full, model in names.items() if model == short][:3]
 
 
 def _check_tag(name: str) -> None:
@@ -160,7 +160,7 @@ def _check_tag(name: str) -> None:
         close = near(tag, tags) or tags[:3]
         raise CatalogueError(
             f"timm/{model} has no weights {tag!r}",
-            remedy=f"did you mean {', '.join(f'timm/{model}.{one}' for one in close)}?"
+            remedy=f"did you mean {', '.join(f'timm/{model}.{tagged}' for tagged in close)}?"
             if close
             else f"write timm/{model}",
         )
@@ -176,15 +176,15 @@ def _names(library: str) -> list[str]:
     return list(torchvision.models.list_models())
 
 
-def _unknown(name: str, known: Iterable[str]) -> CatalogueError:
-    close = near(name, known)
+def _unknown(name: str, names: Iterable[str]) -> CatalogueError:
+    close = near(name, names)
     remedy = (
         f"did you mean {', '.join(close)}?" if close else "see timm.list_models() or torchvision.models.list_models()"
     )
     return CatalogueError(f"there is no model {name!r}", remedy=remedy)
 
 
-def near(name: str, known: Iterable[str], most: int = 3) -> list[str]:
+def near(name: str, names: Iterable[str], most: int = 3) -> list[str]:
     """The names that somebody may have meant: what begins with it, the shortest first, then what is spelt alike.
 
     >>> near("vit_tiny", ["gcvit_tiny", "vit_tiny_patch16_384", "vit_tiny_patch16_224", "vit_tiny_r_s16_p8_224"])
@@ -192,16 +192,22 @@ def near(name: str, known: Iterable[str], most: int = 3) -> list[str]:
     >>> near("vit_tny", ["gcvit_tiny", "vit_tiny_patch16_224", "resnet18"])
     ['vit_tiny_patch16_224', 'gcvit_tiny']
     """
-    name, known = name.lower(), list(known)
-    longer = sorted((one for one in known if one.startswith(name)), key=lambda one: (len(one), one))
-    starts = {one[: len(name) + 1]: None for one in known}
-    alike = difflib.get_close_matches(name, [*dict.fromkeys(known), *starts], n=4 * most, cutoff=0.75)
-    meant = [one for close in alike for one in ([close] if close in known else _starting(close, known))]
+    name, names = name.lower(), list(names)
+    longer = sorted(
+        (candidate for candidate in names if candidate.startswith(name)),
+        key=lambda candidate: (len(candidate), candidate),
+    )
+    starts = {candidate[: len(name) + 1]: None for candidate in names}
+    alike = difflib.get_close_matches(name, [*dict.fromkeys(names), *starts], n=4 * most, cutoff=0.75)
+    meant = [candidate for close in alike for candidate in ([close] if close in names else _starting(close, names))]
     return list(dict.fromkeys([*longer, *meant]))[:most]
 
 
-def _starting(start: str, known: list[str]) -> list[str]:
-    return sorted((one for one in known if one.startswith(start)), key=lambda one: (len(one), one))
+def _starting(start: str, names: list[str]) -> list[str]:
+    return sorted(
+        (candidate for candidate in names if candidate.startswith(start)),
+        key=lambda candidate: (len(candidate), candidate),
+    )
 
 
 def _build(library: str, name: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
@@ -242,15 +248,15 @@ def _imported(name: str, options: dict[str, Any]) -> nn.Module:
     if here not in sys.path:
         sys.path.insert(0, here)
     try:
-        made: Any = importlib.import_module(module_name)
+        target: Any = importlib.import_module(module_name)
         for part in attribute.split("."):
-            made = getattr(made, part)
+            target = getattr(target, part)
     except (ImportError, AttributeError) as error:
         raise CatalogueError(
             f"{name!r} cannot be imported: {error}",
             remedy="write package.module:callable, importable from here",
         ) from error
-    model = made if isinstance(made, nn.Module) or not callable(made) else made(**options)
+    model = target if isinstance(target, nn.Module) or not callable(target) else target(**options)
     if not isinstance(model, nn.Module):
         raise CatalogueError(
             f"{name!r} gives a {type(model).__name__}",

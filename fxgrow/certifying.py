@@ -103,18 +103,18 @@ def _certified(grown: nn.Module, original: nn.Module | None) -> Certificate:
     for number, link in enumerate(links):
         last = number == len(links) - 1
         after = grown if last else _grown_by(original, link)
-        found = certificate_of(original, after, link, with_scale=last)
-        children.append(replace(found, claim=f"{_stages(since, link)} kept the function"))
+        certificate = certificate_of(original, after, link, with_scale=last)
+        children.append(replace(certificate, claim=f"{_stages(since, link)} kept the function"))
         since, original = since + len(link), after
     return replace(Certificate.of(CLAIM, children), scale_of=children[-1].scale_of)
 
 
 def _links(growths: Sequence[Growth]) -> list[list[Growth]]:
-    """Growths in a row that one walk can look at: any first, then such as only widen."""
+    """Groups of successive growths that one walk can check: the first of any kind, the others only widen."""
     links: list[list[Growth]] = []
     for growth in growths:
         graphs = "module" not in (growth.plan.form, links[-1][0].plan.form) if links else False
-        plans = (one.plan for one in (growth, *(links[-1] if links else ())))
+        plans = (member.plan for member in (growth, *(links[-1] if links else ())))
         ends = any(plan.classes is not None or plan.channels is not None for plan in plans)
         if graphs and growth.only_widens and not links[-1][0].plan.parts and not ends:
             links[-1].append(growth)
@@ -139,7 +139,7 @@ def kept_for_proof(captured: Captured | Parts, growth: Growth) -> Mapping[str, C
 
     None where a proof needs more than what was there before, and captures it once more.
     """
-    if not all(one.only_widens for one in growth.parts or (growth,)):
+    if not all(part.only_widens for part in growth.parts or (growth,)):
         return None
     return captured.captured if isinstance(captured, Parts) else {"": captured}
 
@@ -173,16 +173,16 @@ def certificate_of(
         courses = [certificate_of(original, grown, [replace(growths[0], plan=course)]) for course in plan.courses]
         if not courses:
             return certificate
-        other = [
+        by_course = [
             Certificate.of("on inputs of another size, where the forward takes another course", c.children)
             for c in courses
         ]
-        return replace(Certificate.of(CLAIM, [*certificate.children, *other]), scale_of=certificate.scale_of)
+        return replace(Certificate.of(CLAIM, [*certificate.children, *by_course]), scale_of=certificate.scale_of)
     children = []
     for (path, part), growth in zip(plan.parts, growths[0].parts, strict=True):
         inside = as_graph(grown.get_submodule(path), original.get_submodule(path), part)
-        found = Comparison(captured[path], original.get_submodule(path), [growth]).certificate(inside)
-        children.append(Certificate.of(f"{path} computes what it did", found.children))
+        of_part = Comparison(captured[path], original.get_submodule(path), [growth]).certificate(inside)
+        children.append(Certificate.of(f"{path} computes what it did", of_part.children))
     heads = [path for path, part in plan.parts if part.classes is not None]
     places = plan.channels.places if plan.channels is not None else ()
     first = [(path, argument) for path, part in plan.parts if part.channels is not None for argument, _, _ in places]
@@ -197,14 +197,14 @@ def _certificate_of_divided(original: nn.Module, grown: nn.Module, growths: Sequ
     """
     plans = "".join(f"{growth.plan.to_json()} {growth.seed}" for growth in growths)
     before = {f"{name} of the original": text for name, text in fingerprint(original).items()}
-    found = {**before, **fingerprint(grown), "plans": hashlib.sha256(plans.encode()).hexdigest()}
-    apart = told_apart(found, mesh)
+    fingerprints = {**before, **fingerprint(grown), "plans": hashlib.sha256(plans.encode()).hexdigest()}
+    apart = told_apart(fingerprints, mesh)
     claim = "every process has the same models"
     if apart:
         detail = f"differ between processes: {', '.join(apart[:3])}"
         return Certificate.of(CLAIM, [Certificate(claim, "record", (), Verdict.UNKNOWN, detail)])
     same = Certificate(
-        claim, "record", (f"{len(found)} fingerprints", "each tensor was gathered when it was looked at")
+        claim, "record", (f"{len(fingerprints)} fingerprints", "each tensor was gathered when it was looked at")
     )
     plan = growths[0].plan
     if plan.parts:
@@ -270,12 +270,12 @@ class Comparison:
         self.lost: set[str] = set()
         self.first: list[Certificate] = []
         if not growths[0].only_widens:
-            whole = replace(self.one, graphs=copies(captured.graphs))
+            unchanged = replace(self.one, graphs=copies(captured.graphs))
             self.one = intermediate_model(captured, original, growths[0])
             if values is not None:
                 self.one = replace(self.one, sources=values[0])
-            for mode in whole.graphs:
-                steps = proved_equivalent(whole, self.one, mode)
+            for mode in unchanged.graphs:
+                steps = proved_equivalent(unchanged, self.one, mode)
                 claim = f"{_MODES[mode]}, new blocks pass their input on and rescalings cancel"
                 self.first.append(tree(claim, steps, "passes on what it is given"))
 
@@ -314,13 +314,13 @@ class Comparison:
 
     def _begun(self, grown: GrownGraphModule) -> tuple[list[Certificate], Checker | None]:
         """What is said of the two models as a whole, and the checker of their graphs if they can be compared."""
-        one, two = self.one, Model(spelled_out(grown), grown, grown, named_tensors(grown))
+        old, new = self.one, Model(spelled_out(grown), grown, grown, named_tensors(grown))
         if self.values is not None:
-            two = _Divided(**vars(two), values=self.values[1])
+            new = _Divided(**vars(new), values=self.values[1])
         basis = record(self.captured, self.original, self.plans[-1])
-        children = [basis, *self.first, _ties(one.tensors, two.tensors)]
-        if one.graphs.keys() != two.graphs.keys():
-            detail = f"graphs for {sorted(two.graphs)}, the original has {sorted(one.graphs)}"
+        children = [basis, *self.first, _ties(old.tensors, new.tensors)]
+        if old.graphs.keys() != new.graphs.keys():
+            detail = f"graphs for {sorted(new.graphs)}, the original has {sorted(old.graphs)}"
             children.append(Certificate("both have the same graphs", "", (), Verdict.UNKNOWN, detail))
             return children, None
         try:
@@ -335,7 +335,7 @@ class Comparison:
             (channels.old, channels.new) if channels is not None else None,
             channels.places if channels is not None else (),
         )
-        checker = Checker(one, two, maps, fills, self.attributes, self.memory, ends, self.lost)
+        checker = Checker(old, new, maps, fills, self.attributes, self.memory, ends, self.lost)
         if self.values is not None:
             checker.constants = _Recent()
         return children, checker
@@ -348,11 +348,11 @@ class Comparison:
     @cached_property
     def attributes(self) -> dict[str, dict[str, Any]]:
         """Attributes that follow sizes, by module."""
-        found: dict[str, dict[str, Any]] = {}
+        attributes: dict[str, dict[str, Any]] = {}
         deepened = [plan.depth.attributes for plan in self.plans if plan.depth is not None]
         for edit in itertools.chain(*deepened, *(plan.attributes for plan in self.plans)):
-            found.setdefault(edit.module, {})[edit.attribute] = edit.value
-        return found
+            attributes.setdefault(edit.module, {})[edit.attribute] = edit.value
+        return attributes
 
 
 _MODES = {"both": "in eval and in train mode", "eval": "in eval mode", "train": "in train mode"}
@@ -362,14 +362,14 @@ def _ties(old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> Certificate:
     """Names that share a tensor in the original share one in the grown model, and no others do."""
     claim = "tied parameters are tied, and no others"
     first: dict[int, str] = {}
-    other: dict[int, str] = {}
+    second: dict[int, str] = {}
     for name, tensor in old.items():
-        one = first.setdefault(id(tensor), name)
+        old_name = first.setdefault(id(tensor), name)
         if name not in new:
             return Certificate(claim, "values", (), Verdict.REFUTED, f"{name} is missing")
-        two = other.setdefault(id(new[name]), name)
-        if one != two:
-            now, before = (other if other != name else "nothing" for other in (two, one))
+        new_name = second.setdefault(id(new[name]), name)
+        if old_name != new_name:
+            now, before = (tied_name if tied_name != name else "nothing" for tied_name in (new_name, old_name))
             text = f"{name} shares its values with {now}, in the original with {before}"
             return Certificate(claim, "values", (), Verdict.REFUTED, text)
     shared = len(old) - len(first)
@@ -398,7 +398,7 @@ def composed(
             maps[growth.name] = axes if earlier is None else [_after(a, b) for a, b in zip(earlier, axes, strict=True)]
             own = frozenset(run.fill for axis in growth.axes for run in axis.runs())
             fills[growth.name] = fills.get(growth.name, frozenset()) | own
-    found: dict[str, tuple[Map, ...]] = {}
+    placed: dict[str, tuple[Map, ...]] = {}
     for name, tensor in tensors.items():
         first = canonical.setdefault(id(tensor), name)
         if first not in maps:
@@ -408,9 +408,9 @@ def composed(
         for position, size in zip(maps[first], tensor.shape, strict=True):
             if position is not None and not old_positions_cover(position, size):
                 raise Unproved(f"the plan does not keep every old entry of {first}")
-        found[name] = tuple(maps[first])
+        placed[name] = tuple(maps[first])
         fills[name] = fills[first]
-    return found, fills
+    return placed, fills
 
 
 def _positions(axis: Axis) -> Map:
@@ -426,10 +426,10 @@ def _after(earlier: Map, later: Map) -> Map:
 
 def _recorded(grown: nn.Module, history: History) -> Certificate:
     """The certificate of the last growth, if nothing has changed since."""
-    kept = history.steps[-1].certificate
+    certificate = history.steps[-1].certificate
     record = history.steps[-1].fingerprint
     claim = f"{CLAIM}, as recorded when it grew"
-    if kept is None or record is None:
+    if certificate is None or record is None:
         detail = "fxgrow.settle changed it" if history.steps[-1].settled else "no certificate was made when it grew"
         return Certificate(claim, "record", (), Verdict.UNKNOWN, f"{detail}; pass the original")
     now, mesh = fingerprint(grown), mesh_of(named_tensors(grown).values())
@@ -444,4 +444,4 @@ def _recorded(grown: nn.Module, history: History) -> Certificate:
         "record",
         (f"{len(record)} fingerprints",),
     )
-    return Certificate.of(claim, [same, kept])
+    return Certificate.of(claim, [same, certificate])

@@ -160,13 +160,13 @@ def _trained(
 ) -> dict[tuple[int, str], float]:
     """Sizes of the outputs of all layers that have parameters, before training and after each step."""
     args, kwargs = inputs
-    found: dict[tuple[int, str], float] = {}
+    sizes: dict[tuple[int, str], float] = {}
     now = 0
 
     def note(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, given: Any, output: Any) -> None:
+        def hook(module: nn.Module, arguments: Any, output: Any) -> None:
             for tensor in flat_tensors(output):
-                found.setdefault((now, name), float(tensor.detach().square().mean().sqrt()))
+                sizes.setdefault((now, name), float(tensor.detach().square().mean().sqrt()))
 
         return hook
 
@@ -187,4 +187,4 @@ def _trained(
         learning.step()
     for hook in hooks:
         hook.remove()
-    return found
+    return sizes

@@ -18,12 +18,12 @@ def to_text(value: Any, version: int, indent: int | None = None) -> str:
 
 def from_text(kind: Any, text: str, version: int, error: type[FxgrowError]) -> Any:
     """The value of a class that `to_text` wrote; an error where the text is none, or one of a newer format."""
-    what = kind.__name__.lower()
-    with reading(what, error):
+    noun = kind.__name__.lower()
+    with reading(noun, error):
         data = json.loads(text)
         if data.pop("format") == version:
             return built(kind, data)
-    raise error(f"the {what} is of another format", remedy=f"this fxgrow reads format {version}")
+    raise error(f"the {noun} is of another format", remedy=f"this fxgrow reads format {version}")
 
 
 def built(kind: Any, data: Any) -> Any:
@@ -39,8 +39,8 @@ def built(kind: Any, data: Any) -> Any:
     inner = get_args(kind)
     if get_origin(kind) is tuple:
         kinds = itertools.repeat(inner[0]) if inner[-1] is ... else inner
-        return tuple(built(one, item) for one, item in zip(kinds, data, strict=False))
-    values = [one for one in inner if is_dataclass(one)]  # of such a value, or None
+        return tuple(built(item_kind, item) for item_kind, item in zip(kinds, data, strict=False))
+    values = [member for member in inner if is_dataclass(member)]  # of such a value, or None
     return built(values[0], data) if values and data is not None else frozen(data)
 
 

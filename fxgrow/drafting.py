@@ -95,7 +95,7 @@ def _planned(
         planned = captured.plan(name, wish.init, chosen, _part_planner(widths, depths, wish, chosen, way), way)
         if depths is not None:
             runs = planned.depth.runs if planned.depth is not None else ()
-            check_keys(depths, runs, [path for held in planned.held for path in held.where], model)
+            check_keys(depths, runs, [path for staying in planned.held for path in staying.where], model)
         if not planned.groups and not (planned.depth and planned.depth.blocks) and captured.why is not None:
             raise captured.why
         return captured, planned
@@ -150,7 +150,7 @@ def _toward(captured: Captured, name: str, target: nn.Module, wish: Wish, parame
     if not further:
         return widened()
     model = captured.model
-    return _deepened(captured, lambda found: depth_toward(found, further, model, target), wish, widened)
+    return _deepened(captured, lambda repeats: depth_toward(repeats, further, model, target), wish, widened)
 
 
 def _deepened(
@@ -159,14 +159,14 @@ def _deepened(
     """The plan for depth and then, by `widened`, for width; new blocks are put into `captured`."""
     analysis = analyse(captured.model, captured.graphs)
     parameters = sum(tensor.numel() for tensor in captured.model.parameters())
-    deepening, held, reading = plan_depth(captured, depths, wish.depth_init, roles_of(analysis))
+    deepening, staying, reading = plan_depth(captured, depths, wish.depth_init, roles_of(analysis))
     operations = flops_after(analysis, {})
     add_blocks(captured, deepening)
     planned = widened()
     planned = replace(planned, tensors=joined(reading, planned.tensors))
-    held += planned.held if wish.width is not None else ()
+    staying += planned.held if wish.width is not None else ()
     totals = replace(planned.totals, parameters_before=parameters, flops_before=operations)
-    return replace(planned, depth=deepening, held=held, totals=totals)
+    return replace(planned, depth=deepening, held=staying, totals=totals)
 
 
 def _widened(captured: Captured, name: str, widths: Amounts | Sizes, wish: Wish, parameterization: str) -> Plan:

@@ -90,7 +90,7 @@ def first_line(error: BaseException) -> str:
 
 
 @contextmanager
-def reading(what: str, kind: type[FxgrowError] = FxgrowError) -> Iterator[None]:
+def reading(noun: str, kind: type[FxgrowError] = FxgrowError) -> Iterator[None]:
     """Let what goes wrong while a document is read from JSON be an error that says so.
 
     >>> try:
@@ -104,16 +104,16 @@ def reading(what: str, kind: type[FxgrowError] = FxgrowError) -> Iterator[None]:
         yield
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise kind(
-            f"the text is not a {what} ({type(error).__name__}: {error})",
-            remedy=f"pass what {what.capitalize()}.to_json() wrote",
+            f"the text is not a {noun} ({type(error).__name__}: {error})",
+            remedy=f"pass what {noun.capitalize()}.to_json() wrote",
         ) from None
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, names: Iterable[str]) -> str:
     """A question after the names that are like a word; "" where none is.
 
     >>> did_you_mean("miror", ["zero", "mirror", "replicate"])
     'did you mean mirror?'
     """
-    close = difflib.get_close_matches(word, known, n=3)
+    close = difflib.get_close_matches(word, names, n=3)
     return f"did you mean {', '.join(close)}?" if close else ""

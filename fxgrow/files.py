@@ -154,22 +154,22 @@ def parts_by_hand(grown: nn.Module, history: History) -> dict[str, Any]:
     return replaced
 
 
-def checked_arguments(base: str | None, given: Mapping[str, Any] | None) -> dict[str, Any]:
+def checked_arguments(base: str | None, arguments: Mapping[str, Any] | None) -> dict[str, Any]:
     """Arguments of a constructor as JSON knows them."""
-    if given and base is None:
+    if arguments and base is None:
         raise FileError("base_kwargs are of what base names, which is missing", remedy='pass base="timm/NAME" as well')
     try:
-        kept: dict[str, Any] = json.loads(json.dumps(dict(given or {})))
+        plain: dict[str, Any] = json.loads(json.dumps(dict(arguments or {})))
     except (TypeError, ValueError) as error:
         raise FileError(
             f"an argument in base_kwargs is no data that a file can keep ({error})",
             remedy="pass numbers, flags, strings, and lists, tuples or dictionaries of them",
         ) from None
-    if "pretrained" in kept:
+    if "pretrained" in plain:
         raise FileError("pretrained is among base_kwargs", remedy="leave it out: weights come from the file")
-    if frozen(kept) != frozen(dict(given or {})):
+    if frozen(plain) != frozen(dict(arguments or {})):
         raise FileError("base_kwargs do not come back from JSON as they are", remedy="use strings as keys")
-    return kept
+    return plain
 
 
 def _check_builds_original(base: str, arguments: Mapping[str, Any], history: History) -> None:
@@ -353,10 +353,10 @@ def check_same_tensors(
             remedy=remedy,
         )
     for name, tensor in wanted.items():
-        found = files[tied.get(name, name)]
-        if found.shape != tensor.shape:
+        stored = files[tied.get(name, name)]
+        if stored.shape != tensor.shape:
             raise FileError(
-                f"{name} has shape {list(found.shape)} in the file and {list(tensor.shape)} in the model",
+                f"{name} has shape {list(stored.shape)} in the file and {list(tensor.shape)} in the model",
                 where=str(files.path),
                 remedy=remedy,
             )
@@ -365,13 +365,13 @@ def check_same_tensors(
 def _fill(grown: nn.Module, files: TensorFiles, tied: Mapping[str, str]) -> None:
     wanted = named_tensors(grown)
     check_same_tensors(wanted, files, tied, "pass the model it was grown from")
-    made: dict[str, torch.Tensor] = {}
+    filled: dict[str, torch.Tensor] = {}
     for name, tensor in wanted.items():
         canonical = tied.get(name, name)
-        if canonical not in made:
+        if canonical not in filled:
             have = aligned(files[canonical])
-            made[canonical] = nn.Parameter(have, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else have
-        place(grown, name, made[canonical])
+            filled[canonical] = nn.Parameter(have, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else have
+        place(grown, name, filled[canonical])
 
 
 def _step(data: Mapping[str, Any]) -> Step:

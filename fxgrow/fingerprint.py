@@ -19,12 +19,12 @@ PARTS = "modules"
 
 def fingerprint(grown: nn.Module) -> dict[str, str]:
     """A hash of every tensor, of every graph and of the attributes of all modules, by name."""
-    found = {}
+    hashes = {}
     seen: dict[int, str] = {}
     for name, tensor in named_tensors(grown).items():
         if id(tensor) not in seen:
             seen[id(tensor)] = _of_tensor(tensor)
-        found[name] = seen[id(tensor)]
+        hashes[name] = seen[id(tensor)]
     graphs = {
         f"{path} {mode}".strip(): graph
         for path, part in grown.named_modules()
@@ -35,9 +35,9 @@ def fingerprint(grown: nn.Module) -> dict[str, str]:
         text = "\n".join(
             f"{n.name} {n.op} {_named(n.target)} {_written(n.args)} {_written(n.kwargs)}" for n in graph.nodes
         )
-        found[GRAPH + mode] = _hash(text.encode())
-    found[PARTS] = _hash("\n".join(f"{path} {_part(part)}" for path, part in grown.named_modules() if path).encode())
-    return found
+        hashes[GRAPH + mode] = _hash(text.encode())
+    hashes[PARTS] = _hash("\n".join(f"{path} {_part(part)}" for path, part in grown.named_modules() if path).encode())
+    return hashes
 
 
 def changed_since(before: dict[str, str], now: dict[str, str]) -> list[str]:

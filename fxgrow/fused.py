@@ -81,8 +81,8 @@ class _OverCore(torch.autograd.Function):
         saved = x, weight, bias, mean, _ = ctx.saved_tensors  # under checkpointing they may be read once only
         if torch.is_grad_enabled():
             inputs = [t for t, needed in zip((x, weight, bias), ctx.needs_input_grad, strict=False) if needed]
-            found = iter(torch.autograd.grad(ctx.steps(x, weight, bias), inputs, gradient, create_graph=True))
-            return *(next(found) if needed else None for needed in ctx.needs_input_grad[:3]), *(None,) * 4
+            input_gradients = iter(torch.autograd.grad(ctx.steps(x, weight, bias), inputs, gradient, create_graph=True))
+            return *(next(input_gradients) if needed else None for needed in ctx.needs_input_grad[:3]), *(None,) * 4
         of_inputs = (_backward if mean is None else _backward_by_native)(ctx, saved, gradient)
         return *of_inputs, *(None,) * 4
 

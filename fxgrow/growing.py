@@ -184,7 +184,7 @@ def apply(planned: Plan, model: nn.Module, seed: int, verify: bool | str, loss: 
     form = "auto" if planned.parts else planned.form
 
     def replan(inputs: Inputs) -> tuple[Captured, Plan]:
-        course = next((one for one in planned.courses if one.inputs == described(inputs)), None)
+        course = next((alternative for alternative in planned.courses if alternative.inputs == described(inputs)), None)
         if course is None:
             raise PlanError("the plan was made where it takes no other course", remedy="plan the growth of this model")
         captured = prepared(model, course)
@@ -233,16 +233,16 @@ def apply_plan(
             certificate = certificate_of(model, grown, [growth], before, graph=graph)
         with timed("testing"):
             if isinstance(captured, Parts):
-                found = verify_parts(model, grown, captured, seed, planned)
+                verification = verify_parts(model, grown, captured, seed, planned)
             elif verify != "full" and planned.preserving and certificate.verdict is Verdict.PROVED:
-                found = verify_quickly(model, grown, inputs, seed, planned, alike)
+                verification = verify_quickly(model, grown, inputs, seed, planned, alike)
             else:
-                found = verify_same(model, grown, inputs, seed, planned.preserving, plan=planned)
+                verification = verify_same(model, grown, inputs, seed, planned.preserving, plan=planned)
         if planned.preserving:
-            certificate = certificate.tested(str(found))
+            certificate = certificate.tested(str(verification))
         history = history_of(grown)
         assert history is not None
-        history = with_certificate(with_verification(history, found), certificate, fingerprint(grown))
+        history = with_certificate(with_verification(history, verification), certificate, fingerprint(grown))
         setattr(grown, ATTRIBUTE, history)
     return grown
 

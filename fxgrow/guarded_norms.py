@@ -20,8 +20,8 @@ class OverOldUnits(nn.Module):
     share: float = 0.0
 
     def _computed(self, x: Tensor) -> Tensor:
-        function, given, _ = call_of(self, x, self.weight, getattr(self, "bias", None))
-        return function(*given)  # type: ignore[no-any-return]
+        function, arguments, _ = call_of(self, x, self.weight, getattr(self, "bias", None))
+        return function(*arguments)  # type: ignore[no-any-return]
 
     def extra_repr(self) -> str:
         share = f", share={self.share:g}" if self.share else ""
@@ -87,8 +87,8 @@ def call_of(module: Any, x: Any, weight: Any, bias: Any) -> tuple[Any, tuple[Any
     if type(module) in _NAMES:
         affine = {"weight": weight} if name == "rms_norm" else {"weight": weight, "bias": bias}
         return _FUNCTIONS[name], (x, shape), {**affine, "eps": module.eps}
-    function, given = guards.settled_call(name, (x, shape, weight, bias, module.eps, module.core), module.share)
-    return function, given, {}
+    function, arguments = guards.settled_call(name, (x, shape, weight, bias, module.eps, module.core), module.share)
+    return function, arguments, {}
 
 
 def read(node: fx.Node) -> tuple[str, Arguments, float] | None:
@@ -103,8 +103,8 @@ def read(node: fx.Node) -> tuple[str, Arguments, float] | None:
         return str(name), (x, *rest), share  # type: ignore[return-value]
     guarded = next((name for name, function in guards.NORMS.items() if function is node.target), None)
     if guarded is not None:
-        *given, core = node.args
-        return guarded, tuple((*given[:3], None, given[3], core) if guarded == "rms_norm" else node.args), 0.0  # type: ignore[return-value]
+        *operands, core = node.args
+        return guarded, tuple((*operands[:3], None, operands[3], core) if guarded == "rms_norm" else node.args), 0.0  # type: ignore[return-value]
     native = next((name for name, function in _FUNCTIONS.items() if function is node.target), None)
     keys = ["weight", "eps"] if native == "rms_norm" else ["weight", "bias", "eps"]
     if native is None or len(node.args) != 2 or list(node.kwargs) != keys:

@@ -227,15 +227,15 @@ def in_place_of(guard: Mapping[str, Any], args: Sequence[Any], kwargs: Mapping[s
 
 
 def guarded_call(
-    guard: Mapping[str, Any], x: Any, given: Callable[[int, str], Any]
+    guard: Mapping[str, Any], x: Any, parameter: Callable[[int, str], Any]
 ) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """The function and the arguments of a guarded norm; `given`: the weight or bias, by its place and name."""
+    """The function and the arguments of a guarded norm; `parameter` gives the weight or the bias, by place and name."""
     name, core = guard["function"], tuple(tuple(part) for part in guard["core"])
     first = 3 if name == "standardize" else 2
     eps = guard["arguments"]["eps"]
     if name == "normalize":
         return normalize, (x, guard["arguments"]["p"], guard["arguments"]["dim"], eps, core)
-    weight, bias = given(first, "weight"), given(first + 1, "bias")
+    weight, bias = parameter(first, "weight"), parameter(first + 1, "bias")
     if name == "standardize":
         return standardize, (x, weight, bias, eps, core)
     shape = guard["arguments"]["num_groups"] if name == "group_norm" else (guard["size"],)

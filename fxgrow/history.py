@@ -136,12 +136,12 @@ class History:
     def lineage(self) -> list[dict[str, str]]:
         """For each number of growths from 0 on: a parameter's name now -> its name then, where it was there."""
         names = {name: name for name in self.births}
-        found = [names]
+        lineage = [names]
         for step in reversed(self.steps):
             before = {name: step.plan.old_name(name) for name in names.values()}
             names = {now: old for now, then in names.items() if (old := before[then]) is not None}
-            found.append(names)
-        return found[::-1]
+            lineage.append(names)
+        return lineage[::-1]
 
     def growths(self) -> list[dict[str, TensorGrowth]]:
         """How each step grew each parameter that it grew, by the names that they have now."""
@@ -176,8 +176,8 @@ def drawn_in_part(seed: str, path: str) -> str:
 
 def history_of(model: nn.Module) -> History | None:
     """The history a module carries, if fxgrow made it."""
-    found = getattr(model, ATTRIBUTE, None)
-    return found if isinstance(found, History) else None
+    history = getattr(model, ATTRIBUTE, None)
+    return history if isinstance(history, History) else None
 
 
 GROWN_ONLY = "pass a module that fxgrow.grow or fxgrow.load returned"
@@ -236,13 +236,13 @@ def births(grown: nn.Module) -> Births:
             f"{type(grown).__name__} carries no births",
             remedy=GROWN_ONLY,
         )
-    found = Births()
+    by_name = Births()
     for name, parameter in grown.named_parameters():
         birth = history.births.get(name)
         if birth is None or birth.shape != tuple(parameter.shape):
             birth = Birth(tuple((history.stage,) * size for size in parameter.shape))
-        found[name] = birth
-    return found
+        by_name[name] = birth
+    return by_name
 
 
 def with_verification(history: History, verification: Verification) -> History:

@@ -132,7 +132,7 @@ def _started(new: NewTensor, seed: str, twin: Tensor) -> Tensor:
 def _sizes(model: Intermediate, depth: Deepening) -> dict[str, dict[str, Any]]:
     """Sizes of new layers that read what the last old one gives, and nothing of each other yet."""
     number: Counter[str] = Counter()
-    found: dict[str, dict[str, Any]] = {}
+    sizes: dict[str, dict[str, Any]] = {}
     for block in depth.blocks:
         if not any(region.passed for region in block.regions):
             continue
@@ -140,8 +140,8 @@ def _sizes(model: Intermediate, depth: Deepening) -> dict[str, dict[str, Any]]:
         for edit in depth.attributes:
             if within_any(edit.module, tuple(new for new, _ in block.modules)):
                 before = getattr(model.part(edit.module), edit.attribute)
-                found.setdefault(edit.module, {})[edit.attribute] = _share(before, edit.value, number[block.run])
-    return found
+                sizes.setdefault(edit.module, {})[edit.attribute] = _share(before, edit.value, number[block.run])
+    return sizes
 
 
 def _share(before: Any, after: Any, number: int) -> Any:
@@ -171,22 +171,22 @@ def _rescale(model: Intermediate, plan: Plan) -> None:
 def _multiply(model: Intermediate, name: str, factor: float) -> None:
     """Multiply a tensor under each of its names."""
     tensor = model.tensors.get(name)
-    for alias, other in model.tensors.items():
-        if other is tensor:
+    for alias, tied in model.tensors.items():
+        if tied is tensor:
             model.factors[alias] = model.factors.get(alias, 1.0) * factor
 
 
 def _biases_before(model: Intermediate, path: str) -> set[str]:
     """The biases of the layers that a batch norm reads."""
-    found = set()
+    biases = set()
     for node in (n for graph in model.graphs.values() for n in graph.nodes):
         if node.op != "call_module" or node.target != path:
             continue
         layer = node.args[0]
         bias = layer.args[2] if layer.op == "call_function" and len(layer.args) > 2 else layer.kwargs.get("bias")
         name = f"{layer.target}.bias" if layer.op == "call_module" else getattr(bias, "target", "")
-        found |= {name} & model.tensors.keys()
-    return found
+        biases |= {name} & model.tensors.keys()
+    return biases
 
 
 def _fold(model: Intermediate) -> None:

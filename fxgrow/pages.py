@@ -95,8 +95,8 @@ def _table(table: Table) -> str:
     )
     long = table.row_count > MOST_ROWS
     caption = f"<caption>{escape(title)}</caption>" if title and not long else ""
-    made = f"<table>{caption}<thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
-    return folded(f"{title or 'table'} ({table.row_count} rows)", made) if long else made
+    markup = f"<table>{caption}<thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
+    return folded(f"{title or 'table'} ({table.row_count} rows)", markup) if long else markup
 
 
 def _aligned(justify: str) -> str:

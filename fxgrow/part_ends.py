@@ -51,9 +51,9 @@ class Passage:
         if len(free) == 1:
             return free[0]
         if free:
-            what = f"{' and '.join(free)} make outputs of the model, each by itself"
+            text = f"{' and '.join(free)} make outputs of the model, each by itself"
             raise PlanError(
-                what,
+                text,
                 where="the model grows in parts",
                 remedy="grow the parts one by one: model.head = fxgrow.grow(...)",
             )
@@ -74,9 +74,9 @@ class Passage:
         """
         if len(self.fed) == 1 and "" not in self.read:
             return next(iter(self.fed))
-        what = f"{self.read['']} reads them first" if "" in self.read else f"{len(self.fed)} parts are given them"
+        text = f"{self.read['']} reads them first" if "" in self.read else f"{len(self.fed)} parts are given them"
         raise PlanError(
-            f"in_chans= needs one part that is given the inputs of the model as they are; {what}",
+            f"in_chans= needs one part that is given the inputs of the model as they are; {text}",
             where="code between the parts, which no graph holds",
             remedy="grow the part that reads them by itself, as in model.backbone = fxgrow.grow(model.backbone, "
             'in_chans="+1", example_inputs=...), and let the code before it take more channels',
@@ -90,8 +90,8 @@ class Passage:
 
 
 def passage(twin: nn.Module, inputs: Inputs, parts: Iterable[str]) -> Passage:
-    """What a run of a model in eval mode shows; `twin` is hooked into, and not for further use."""
-    found, alive = Passage(), [inputs]
+    """What a run of a model in eval mode shows; hooks stay on `twin`, which is of no further use."""
+    seen, alive = Passage(), [inputs]
     origin = {id(tensor): place for place, tensor in _numbered(inputs)}
     of_part: dict[int, str] = dict.fromkeys(origin, "")
     inside: list[str] = []
@@ -101,16 +101,16 @@ def passage(twin: nn.Module, inputs: Inputs, parts: Iterable[str]) -> Passage:
             if not inside and func.__name__ != "__get__":  # to look up a dtype or a batch size is to do nothing with it
                 for tensor in flat_tensors((args, kwargs or {})):
                     if id(tensor) in of_part:
-                        found.read.setdefault(of_part[id(tensor)], _said(func))
+                        seen.read.setdefault(of_part[id(tensor)], _said(func))
             return func(*args, **(kwargs or {}))
 
     def enter(path: str) -> Any:
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
             for place, tensor in _numbered((args, kwargs)):
                 if id(tensor) in origin and not inside:
-                    found.fed.setdefault(path, {})[place] = origin[id(tensor)]
+                    seen.fed.setdefault(path, {})[place] = origin[id(tensor)]
                 elif id(tensor) in of_part:
-                    found.handed_on.add(of_part[id(tensor)])
+                    seen.handed_on.add(of_part[id(tensor)])
             inside.append(path)
 
         return hook
@@ -128,8 +128,8 @@ def passage(twin: nn.Module, inputs: Inputs, parts: Iterable[str]) -> Passage:
         twin.get_submodule(path).register_forward_hook(leave(path))
     with torch.no_grad(), Between():
         output = twin.eval()(*inputs[0], **inputs[1])
-    found.straight = list(dict.fromkeys(of_part[id(t)] for t in flat_tensors(output) if of_part.get(id(t))))
-    return found
+    seen.straight = list(dict.fromkeys(of_part[id(t)] for t in flat_tensors(output) if of_part.get(id(t))))
+    return seen
 
 
 def _numbered(inputs: Inputs) -> Iterable[tuple[Argument, Tensor]]:

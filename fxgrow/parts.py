@@ -69,7 +69,7 @@ class Parts:
             model=name,
             init=init,
             groups=tuple(group for plan in moved for group in plan.groups),
-            held=tuple(held for plan in moved for held in plan.held),
+            held=tuple(staying for plan in moved for staying in plan.held),
             tensors=tuple(tensor for plan in moved for tensor in plan.tensors),
             nodes=(),
             attributes=(),
@@ -113,9 +113,9 @@ def passage_through(model: nn.Module, parts: Parts) -> Passage:
 def _under(path: str, plan: Plan) -> Plan:
     """A part's plan with its names as the whole model has them."""
 
-    def axis(one: Axis) -> Axis:
-        group = f"{path}:{one.group}" if one.group else ""
-        return replace(one, group=group, parts=tuple(map(axis, one.parts)))
+    def axis(old: Axis) -> Axis:
+        group = f"{path}:{old.group}" if old.group else ""
+        return replace(old, group=group, parts=tuple(map(axis, old.parts)))
 
     def within(places: Iterable[str]) -> tuple[str, ...]:
         return tuple(f"{path}.{place}" for place in places)
@@ -142,11 +142,11 @@ def find_parts(model: nn.Module, example_inputs: Any, why: CaptureError) -> Part
     bare = skeleton(model)
     inputs = example_inputs_for(model, example_inputs)
     seen = _inputs_of_parts(model, bare, inputs)
-    found: dict[str, Captured] = {}
-    _search("", model, seen, found)
-    if not found:
+    captured: dict[str, Captured] = {}
+    _search("", model, seen, captured)
+    if not captured:
         raise why
-    return Parts(found, inputs, _count(bare), why, _hold_shared(model, found))
+    return Parts(captured, inputs, _count(bare), why, _hold_shared(model, captured))
 
 
 def _hold_shared(model: nn.Module, parts: Mapping[str, Captured]) -> frozenset[str]:
@@ -161,12 +161,12 @@ def _hold_shared(model: nn.Module, parts: Mapping[str, Captured]) -> frozenset[s
     for name, (home, tensor) in names.items():
         if home and len(homes[id(tensor)]) > 1:
             shared.add(name)
-            held: Any = named_tensors(parts[home].model)[name.removeprefix(f"{home}.")]
-            held.fxgrow_shared = True
+            captured_tensor: Any = named_tensors(parts[home].model)[name.removeprefix(f"{home}.")]
+            captured_tensor.fxgrow_shared = True
     return frozenset(shared)
 
 
-def _search(path: str, module: nn.Module, seen: Mapping[str, Inputs], found: dict[str, Captured]) -> None:
+def _search(path: str, module: nn.Module, seen: Mapping[str, Inputs], captured: dict[str, Captured]) -> None:
     for name, child in module.named_children():
         below = f"{path}.{name}" if path else name
         if not any(True for _ in child.parameters()):
@@ -174,11 +174,11 @@ def _search(path: str, module: nn.Module, seen: Mapping[str, Inputs], found: dic
         if below in seen:
             try:
                 args, kwargs = seen[below]
-                found[below] = capture(child, args) if not kwargs else recapture(child, seen[below])
+                captured[below] = capture(child, args) if not kwargs else recapture(child, seen[below])
                 continue
             except CaptureError:
                 pass  # its children may do better
-        _search(below, child, seen, found)
+        _search(below, child, seen, captured)
 
 
 def _inputs_of_parts(model: nn.Module, bare: nn.Module, inputs: Inputs) -> dict[str, Inputs]:
@@ -234,22 +234,22 @@ def _shape_alone(value: Tensor) -> Tensor:
 
 def _with_values(model: nn.Module) -> nn.Module:
     """A skeleton that borrows a model's parameters; for a model on the meta device, zeros that take no memory."""
-    twin, made = skeleton(model), {}
+    twin, borrowed = skeleton(model), {}
     for name, tensor in named_tensors(model).items():
         if tensor.is_meta:
             dtype = torch.float32 if tensor.dtype.is_floating_point else tensor.dtype
             value = torch.zeros((), dtype=dtype).expand(tensor.shape)
         else:
             value = tensor.detach() if isinstance(tensor, nn.Parameter) else tensor.detach().clone()
-        made[name] = nn.Parameter(value, requires_grad=False) if isinstance(tensor, nn.Parameter) else value
-    place_all(twin, made)
+        borrowed[name] = nn.Parameter(value, requires_grad=False) if isinstance(tensor, nn.Parameter) else value
+    place_all(twin, borrowed)
     return twin
 
 
 def captured_again(model: nn.Module, plan: Plan) -> Parts:
     """The parts that a plan was made for, captured on the inputs it recorded."""
-    found = {path: recapture(model.get_submodule(path), recalled(part.inputs)) for path, part in plan.parts}
-    return Parts(found, recalled(plan.inputs), _count(model), shared=_hold_shared(model, found))
+    captured = {path: recapture(model.get_submodule(path), recalled(part.inputs)) for path, part in plan.parts}
+    return Parts(captured, recalled(plan.inputs), _count(model), shared=_hold_shared(model, captured))
 
 
 def deepened_again(model: nn.Module, plan: Plan) -> Parts:
@@ -268,14 +268,14 @@ def _count(model: nn.Module) -> int:
 def widen_parts(parts: Parts, plan: Plan, source: nn.Module, seed: str, form: str = "auto") -> tuple[nn.Module, Plan]:
     """The model with its parts grown, between which tensors are copies, and the plan with the form of each part."""
     result = skeleton(source)
-    made: dict[int, Tensor] = {}
+    copies: dict[int, Tensor] = {}
     inside = tuple(f"{path}." for path in parts.captured)
     outside = {n: t for n, t in named_tensors(source).items() if not n.startswith(inside) or is_shared(parts, n)}
     for tensor in outside.values():
-        if id(tensor) not in made:
+        if id(tensor) not in copies:
             data = tensor.detach().clone()
-            made[id(tensor)] = nn.Parameter(data, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else data
-    place_all(result, {name: made[id(tensor)] for name, tensor in outside.items()})
+            copies[id(tensor)] = nn.Parameter(data, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else data
+    place_all(result, {name: copies[id(tensor)] for name, tensor in outside.items()})
     forms, exchanged = [], {}
     for path, part in plan.parts:
         original, captured = source.get_submodule(path), parts.captured[path]
@@ -285,9 +285,9 @@ def widen_parts(parts: Parts, plan: Plan, source: nn.Module, seed: str, form: st
             if is_shared(parts, f"{path}.{name}"):
                 place(graph, name, named_tensors(result)[f"{path}.{name}"])
         own: nn.Module | Obstacle | None = None
-        other = next((note for note in captured.settled if note.inputs is not None), None)
-        if other is not None:
-            own = Obstacle(other.what, other.where)
+        course = next((note for note in captured.settled if note.inputs is not None), None)
+        if course is not None:
+            own = Obstacle(course.what, course.where)
         elif form != "graph" and part.form != "graph":
             own = own_class(original, part, graph, changed, captured)
             if isinstance(own, nn.Module):
@@ -315,22 +315,24 @@ def verify_parts(original: nn.Module, grown: nn.Module, parts: Parts, seed: int,
     ------
     VerificationError: a part, or the whole, differs by more than the tolerance.
     """
-    found: Verification | None = None
+    worst: Verification | None = None
     plans = dict(plan.parts)
     for path, part in parts.captured.items():
-        one = verify(original.get_submodule(path), grown.get_submodule(path), part.inputs, seed, plan=plans[path])
-        found = one if found is None else _worse(found, one)
-    whole = verify(original, grown, parts.inputs, seed, modes=(False,), parts=tuple(parts.captured), plan=plan)
-    if found is None:
+        verification = verify(
+            original.get_submodule(path), grown.get_submodule(path), part.inputs, seed, plan=plans[path]
+        )
+        worst = verification if worst is None else _worse(worst, verification)
+    of_whole = verify(original, grown, parts.inputs, seed, modes=(False,), parts=tuple(parts.captured), plan=plan)
+    if worst is None:
         raise VerificationError("there is no part to verify", where=type(original).__name__, remedy="report the model")
-    return _worse(found, replace(whole, train_error=0.0))
+    return _worse(worst, replace(of_whole, train_error=0.0))
 
 
-def _worse(one: Verification, other: Verification) -> Verification:
+def _worse(first: Verification, second: Verification) -> Verification:
     return replace(
-        one,
-        eval_error=max(one.eval_error, other.eval_error),
-        train_error=max(one.train_error, other.train_error),
-        tolerance=max(one.tolerance, other.tolerance),
-        in_place=one.in_place or other.in_place,
+        first,
+        eval_error=max(first.eval_error, second.eval_error),
+        train_error=max(first.train_error, second.train_error),
+        tolerance=max(first.tolerance, second.tolerance),
+        in_place=first.in_place or second.in_place,
     )

@@ -49,11 +49,11 @@ def panels(
         return list(new_figure(wanted * width, height).subplots(1, wanted, sharey=share_y, squeeze=False)[0])
     if isinstance(ax, (str, os.PathLike)):
         raise FxgrowError(f"{str(ax)!r} is no axes", remedy=f"a plot returns its figure: plot().savefig({str(ax)!r})")
-    given = list(ax) if isinstance(ax, Iterable) else [ax]
-    if len(given) not in (1, wanted):
+    axes = list(ax) if isinstance(ax, Iterable) else [ax]
+    if len(axes) not in (1, wanted):
         count = "one" if wanted == 1 else f"one or {wanted}"
-        raise FxgrowError(f"{len(given)} axes were given as ax", remedy=f"pass {count}, or leave ax out")
-    return given
+        raise FxgrowError(f"{len(axes)} axes were given as ax", remedy=f"pass {count}, or leave ax out")
+    return axes
 
 
 def figure_of(ax: Axes) -> Figure:

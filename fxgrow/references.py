@@ -41,8 +41,8 @@ class _Exchange:
             return self.behind(value)
         if id(value) not in self.made:
             items = value.items() if isinstance(value, dict) else enumerate(value)
-            made = {key: self.of(item) for key, item in items}
-            self.made[id(value)] = made if isinstance(value, dict) else type(value)(made.values())
+            translated = {key: self.of(item) for key, item in items}
+            self.made[id(value)] = translated if isinstance(value, dict) else type(value)(translated.values())
         return self.made[id(value)]
 
     def behind(self, value: Any) -> Any:

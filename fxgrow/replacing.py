@@ -18,9 +18,9 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
     >>> math.pi > 3
     True
     """
-    kept = getattr(owner, name)
+    original = getattr(owner, name)
     setattr(owner, name, value)
     try:
         yield
     finally:
-        setattr(owner, name, kept)
+        setattr(owner, name, original)

@@ -67,7 +67,7 @@ def prepared(model: nn.Module, plan: Plan) -> Captured | Parts:
 
 
 def as_graph(grown: nn.Module, original: nn.Module, plan: Plan, folded: bool = False) -> GrownGraphModule:
-    """The graph that a growth gave, over the tensors of a grown module of its original's own class.
+    """The graph that a growth gave, over the tensors of a module that grew in its own class.
 
     folded: whether multipliers went into the weights afterwards.
 
@@ -85,7 +85,9 @@ def as_graph(grown: nn.Module, original: nn.Module, plan: Plan, folded: bool = F
         if name in tensors:
             place(graph, name, tensors[name])
     parts = dict(grown.named_modules())
-    called = {str(n.target) for one in graph.graphs().values() for n in one.nodes if n.op == "call_module"}
+    called = {
+        str(n.target) for mode_graph in graph.graphs().values() for n in mode_graph.nodes if n.op == "call_module"
+    }
     for path in called & parts.keys():
         owner, _, name = path.rpartition(".")
         if not by_graph(graph.get_submodule(path)) and not isinstance(parts[path], (Edited, Multiplied)):

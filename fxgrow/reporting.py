@@ -97,17 +97,17 @@ def report_of(file: Path, original: str = "", *, pretrained: bool = False, sched
     """
     header = header_of(file)
     history = history_in(header, file)
-    found = None
+    certificate = None
     if original:
         before = find(original, pretrained=pretrained)
-        found = certify(load(file, before), before)
+        certificate = certify(load(file, before), before)
     try:
         read = Schedule.from_json(schedule.read_text()) if schedule is not None else None
     except (OSError, UnicodeDecodeError) as error:
         raise FileError(
             f"the schedule cannot be read ({error})", where=str(schedule), remedy="check the path"
         ) from None
-    return Report(file.name, header, history, found, read)
+    return Report(file.name, header, history, certificate, read)
 
 
 def growths(steps: Sequence[Step]) -> Table:
@@ -116,13 +116,13 @@ def growths(steps: Sequence[Step]) -> Table:
     for heading in ("stage", "init", "seed", "parameters", "verification"):
         table.add_column(heading)
     for stage, step in enumerate(steps, start=1):
-        totals, found = step.plan.totals, step.verification
+        totals, verification = step.plan.totals, step.verification
         table.add_row(
             str(stage),
             step.plan.init,
             str(step.seed),
             f"{totals.parameters_before:,} → {totals.parameters_after:,}",
-            f"eval {found.eval_error:.1e}, train {found.train_error:.1e}" if found else "not run",
+            f"eval {verification.eval_error:.1e}, train {verification.train_error:.1e}" if verification else "not run",
         )
     return table
 

@@ -47,8 +47,8 @@ def run_app(which: typer.Typer, arguments: list[str]) -> NoReturn:
             text = text.replace(library, command)
         _fail(text, error.exit_code)
     except (typer.Abort, KeyboardInterrupt, Stopped) as stopped:
-        kept = f"written before: {', '.join(map(str, WRITTEN))}" if WRITTEN else "nothing was written"
-        print(f"fxgrow: stopped by Ctrl-C; {str(stopped) or kept}", file=sys.stderr)
+        written = f"written before: {', '.join(map(str, WRITTEN))}" if WRITTEN else "nothing was written"
+        print(f"fxgrow: stopped by Ctrl-C; {str(stopped) or written}", file=sys.stderr)
         sys.exit(STOPPED)
     except BrokenPipeError:  # who read the output has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

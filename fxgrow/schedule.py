@@ -227,13 +227,13 @@ class Schedule(Shown):
         """
         check_stages(widths, epochs)
         check_batches(batch_size, largest_batch, batch_rates)
-        made: list[Stage] = []
+        stages: list[Stage] = []
         for number, (width, length) in enumerate(zip(widths, epochs, strict=True)):
             fraction = width / widths[-1]
             batch, scale = _batch(batch_size, largest_batch, batch_rates, fraction)
-            factor = fraction / made[-1].fraction if made else 1.0
-            made.append(Stage(number, fraction, factor, factor > 1, length, sum(epochs[:number]), batch, scale))
-        return cls(tuple(made))
+            factor = fraction / stages[-1].fraction if stages else 1.0
+            stages.append(Stage(number, fraction, factor, factor > 1, length, sum(epochs[:number]), batch, scale))
+        return cls(tuple(stages))
 
     def between(self, small: nn.Module, large: nn.Module, example_inputs: Any = None) -> Schedule:
         """The schedule that leads from a small model to a large one built alike, exactly, dimension by dimension.
@@ -257,18 +257,18 @@ class Schedule(Shown):
                 remedy="build it with smaller sizes",
             )
         sizes = [self._trajectory(way.leaf.size, way.last) for way in ways]
-        made: list[tuple[Sizes, int, int]] = []
+        per_stage: list[tuple[Sizes, int, int]] = []
         for number in range(len(self.stages)):
             growth = {way.leaf: steps[number] for way, steps in zip(ways, sizes, strict=True)}
             sizing = Sizing({leaf: size for leaf, size in growth.items() if size > leaf.size}, {})
             settle_equal_sizes(analysis, sizing)
             reached = tuple((way.dimension, sizing.growth.get(way.leaf, way.leaf.size)) for way in ways)
-            made.append(
+            per_stage.append(
                 (Sizes(reached), flops_after(analysis, sizing.growth), parameters_after(analysis, sizing.growth))
             )
         # what could not grow later is said now
-        make_plan(recapture(small, target.inputs), model_name(small), made[-1][0], Way.ZERO.value, round_to=1)
-        return self._toward(model_name(large), made)
+        make_plan(recapture(small, target.inputs), model_name(small), per_stage[-1][0], Way.ZERO.value, round_to=1)
+        return self._toward(model_name(large), per_stage)
 
     def _trajectory(self, first: int, last: int) -> tuple[int, ...]:
         if len(self.stages) == 1:
@@ -279,21 +279,21 @@ class Schedule(Shown):
             return exponential_sizes(first, last, len(self.stages), self.width_rate)
         return interpolated_sizes(first, last, [stage.fraction for stage in self.stages])
 
-    def _toward(self, model: str, made: Sequence[tuple[Sizes, int, int]]) -> Schedule:
-        whole = made[-1][1] * self.epochs
+    def _toward(self, model: str, per_stage: Sequence[tuple[Sizes, int, int]]) -> Schedule:
+        total = per_stage[-1][1] * self.epochs
         stages = [
             replace(
                 stage,
-                grows=stage.number > 0 and sizes != made[stage.number - 1][0],
+                grows=stage.number > 0 and sizes != per_stage[stage.number - 1][0],
                 sizes=sizes,
                 flops=flops,
                 parameters=parameters,
-                share=flops * stage.epochs / max(1, whole),
+                share=flops * stage.epochs / max(1, total),
             )
-            for stage, (sizes, flops, parameters) in zip(self.stages, made, strict=True)
+            for stage, (sizes, flops, parameters) in zip(self.stages, per_stage, strict=True)
         ]
-        names = [str(dimension) for dimension, _ in made[0][0].by_dimension]
-        columns = zip(*([size for _, size in sizes.by_dimension] for sizes, _, _ in made), strict=True)
+        names = [str(dimension) for dimension, _ in per_stage[0][0].by_dimension]
+        columns = zip(*([size for _, size in sizes.by_dimension] for sizes, _, _ in per_stage), strict=True)
         return replace(
             self, stages=tuple(stages), model=model, trajectories=tuple(zip(names, map(tuple, columns), strict=True))
         )

@@ -114,7 +114,7 @@ def _settle_calls(module: Any, share: float) -> int:
         for edit in growth:
             if edit in later:
                 continue
-            if any(edit is one for one in guarded):
+            if any(edit is guard for guard in guarded):
                 value = _after(edit, later)
                 if share == 1 and owned:
                     _set_size(module, value)
@@ -171,8 +171,8 @@ def _set_size(module: Any, guard: dict[str, Any]) -> None:
     if guard["function"] == "group_norm":
         module.num_channels = module.weight.shape[0] if module.weight is not None else module.num_channels
         return
-    held = module.normalized_shape
-    module.normalized_shape = guard["size"] if isinstance(held, int) else type(held)((guard["size"],))
+    shape = module.normalized_shape
+    module.normalized_shape = guard["size"] if isinstance(shape, int) else type(shape)((guard["size"],))
 
 
 # -- graphs ------------------------------------------------------------------------------------------------------
@@ -183,9 +183,9 @@ def _settle_graphs(module: GrownGraphModule, share: float) -> int:
     count = 0
     for graph in graphs.values():
         for node in graph.nodes:
-            found = read(node)
-            if found is not None and found[2] < 1:
-                name, arguments, _ = found
+            norm = read(node)
+            if norm is not None and norm[2] < 1:
+                name, arguments, _ = norm
                 node.target, node.args = guards.settled_call(name, arguments, share)
                 count += 1
         graph.lint()

@@ -74,10 +74,10 @@ def grow_sharded(
     seeded = drawn_by(seed, stage_of(model) + 1)
     grown = grow(skeleton(model, whole=True), width, depth, seed=seed, verify=False, **options)
     structure = skeleton(grown)
-    kept = {name: tensor for name, tensor in named_tensors(grown).items() if not tensor.is_meta}
+    with_data = {name: tensor for name, tensor in named_tensors(grown).items() if not tensor.is_meta}
     shard(grown)
     grown.to_empty(device=next(local_part(tensor).device for tensor in tensors.values()))
-    for name, tensor in kept.items():
+    for name, tensor in with_data.items():
         place(grown, name, tensor)
     here = named_tensors(grown)
     for name, data in _grown(structure, report(grown).plan, tensors, seeded):

@@ -16,7 +16,7 @@ def is_divided(tensor: Tensor) -> bool:
     return hasattr(tensor, "device_mesh") and hasattr(tensor, "placements")
 
 
-def refuse_divided(named: Iterable[tuple[str, Tensor]], what: str) -> None:
+def refuse_divided(named: Iterable[tuple[str, Tensor]], purpose: str) -> None:
     """Say that something cannot be done with parameters divided among processes.
 
     Raises
@@ -26,7 +26,7 @@ def refuse_divided(named: Iterable[tuple[str, Tensor]], what: str) -> None:
     name = next((name for name, tensor in named if is_divided(tensor)), None)
     if name is not None:
         raise TrainingError(
-            f"the parameter is divided among processes, and {what} needs all of it",
+            f"the parameter is divided among processes, and {purpose} needs all of it",
             where=name,
             remedy="gather the model and its optimizer's state first (torch.distributed.checkpoint.state_dict)",
         )
@@ -58,9 +58,9 @@ def mesh_of(tensors: Iterable[Any]) -> Any:
     return next((tensor.device_mesh for tensor in tensors if is_divided(tensor)), None)
 
 
-def told_apart(found: Mapping[str, str], mesh: Any) -> list[str]:
-    """The names under which the processes of a mesh have found other than each other."""
-    seen = {frozenset(found.items())}
+def told_apart(fingerprints: Mapping[str, str], mesh: Any) -> list[str]:
+    """The names for which the processes of a mesh have different fingerprints."""
+    seen = {frozenset(fingerprints.items())}
     for group in mesh.get_all_groups():
         several: list[Any] = [None] * torch.distributed.get_world_size(group)
         torch.distributed.all_gather_object(several, seen, group=group)
@@ -104,9 +104,11 @@ def undivided(module: nn.Module) -> tuple[type[nn.Module], dict[str, Any]]:
     if not hasattr(kind, "reshard") or kind.__mro__[1].__module__.partition(".fsdp")[0] != "torch.distributed":
         return kind, state
     for name, marks in _HOOKS.items():
-        theirs = {key for key, hook in state[name].items() if _of_torch_distributed(hook)}
-        for kept in (name, *marks):
-            state[kept] = type(state[kept])((key, hook) for key, hook in state[kept].items() if key not in theirs)
+        of_torch = {key for key, hook in state[name].items() if _of_torch_distributed(hook)}
+        for attribute in (name, *marks):
+            state[attribute] = type(state[attribute])(
+                (key, hook) for key, hook in state[attribute].items() if key not in of_torch
+            )
     return kind.__mro__[2], state
 
 

@@ -67,8 +67,8 @@ class SharedState:
         for text, owner in self.owners.items():
             before, now = self.before[text], _snapshot(owner)
             for name, (value, contents) in now.items():
-                held, held_contents = before.get(name, (self, None))
-                if value is not held or not _same(contents, held_contents):
+                earlier, earlier_contents = before.get(name, (self, None))
+                if value is not earlier or not _same(contents, earlier_contents):
                     yield text, name, value
 
 

@@ -144,16 +144,16 @@ class _Reader:
     def __init__(self, model: nn.Module, files: TensorFiles) -> None:
         self.files = files
         self.structure = skeleton(model)
-        values, ties, kept = named_tensors(model), tied_names(model), model.state_dict(keep_vars=True).keys()
+        values, ties, in_checkpoints = named_tensors(model), tied_names(model), model.state_dict(keep_vars=True).keys()
         there = {name: next((n for n in ties.get(name, [name]) if n in files), None) for name in values}
         for name, tensor in values.items():
-            if there[name] is None and name not in kept and tensor.is_meta:
+            if there[name] is None and name not in in_checkpoints and tensor.is_meta:
                 raise FileError(
                     "checkpoints leave this buffer out, and in the model it has no values",
                     where=name,
                     remedy="build the model with its parameters alone on meta (accelerate.init_empty_weights)",
                 )
-        wanted = {name: tensor for name, tensor in values.items() if there[name] is not None or name in kept}
+        wanted = {name: tensor for name, tensor in values.items() if there[name] is not None or name in in_checkpoints}
         check_same_tensors(wanted, files, {name: n for name, n in there.items() if n not in (None, name)}, _REMEDY)
         placed: dict[int, Tensor] = {}
         self.sources: dict[int, str | Tensor] = {}

@@ -128,7 +128,7 @@ def grows(planned: Plan) -> bool:
 
 def nothing_grows(planned: Plan) -> PlanError:
     """What is wrong with a wish that changes nothing."""
-    reasons = list(dict.fromkeys(f"{held.where[0]}: {held.reason}" for held in planned.held))
+    reasons = list(dict.fromkeys(f"{staying.where[0]}: {staying.reason}" for staying in planned.held))
     if reasons:
         text, remedy = f"nothing in the model would grow; {'; '.join(reasons[:3])}", "see fxgrow.plan for all reasons"
     elif planned.depth is not None:

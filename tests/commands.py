@@ -78,10 +78,10 @@ def _status(work: Callable[[], object]) -> int:
 def run_here(app: typer.Typer, *arguments: object) -> subprocess.CompletedProcess[str]:
     """The same app in this process, which spares the fork too."""
     out, err, code = io.StringIO(), io.StringIO(), 0
-    given = list(map(str, arguments))
+    texts = list(map(str, arguments))
     with mock.patch.dict(os.environ, WIDE), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            run_app(app, given)
+            run_app(app, texts)
         except SystemExit as stopped:
             code = int(stopped.code or 0)
-    return subprocess.CompletedProcess(given, code, out.getvalue(), err.getvalue())
+    return subprocess.CompletedProcess(texts, code, out.getvalue(), err.getvalue())

@@ -32,20 +32,20 @@ class There(Tensor):
     held: Tensor
 
     @staticmethod
-    def __new__(cls, held: Tensor) -> There:
-        if held.dtype is torch.float64 and NAME in WITHOUT_FLOAT64:
+    def __new__(cls, tensor: Tensor) -> There:
+        if tensor.dtype is torch.float64 and NAME in WITHOUT_FLOAT64:
             raise TypeError(f"there is no float64 {NAME}")
-        made: There = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        wrapper: There = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
             cls,
-            held.shape,
-            strides=held.stride(),
-            storage_offset=held.storage_offset(),
-            dtype=held.dtype,
+            tensor.shape,
+            strides=tensor.stride(),
+            storage_offset=tensor.storage_offset(),
+            dtype=tensor.dtype,
             device=_PLACE,
-            requires_grad=held.requires_grad,
+            requires_grad=tensor.requires_grad,
         )
-        made.held = held
-        return made
+        wrapper.held = tensor
+        return wrapper
 
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
@@ -81,8 +81,8 @@ class Waits(TorchDispatchMode):
         tensors = [value for value in _leaves((args, keywords)) if isinstance(value, Tensor)]
         there = [isinstance(tensor, There) for tensor in tensors]
         if name in _CROSSING:
-            kept = isinstance(result, There) == there[-1]  # what is copied comes last
-            waits = not kept and not (keywords.get("non_blocking") or args[2:3] == (True,))
+            same_side = isinstance(result, There) == there[-1]  # what is copied comes last
+            waits = not same_side and not (keywords.get("non_blocking") or args[2:3] == (True,))
         elif name in _INDEXING:
             here = [tensor for tensor in tensors if not isinstance(tensor, There)]
             waits = isinstance(args[0], There) and any(tensor.ndim for tensor in here)
@@ -150,8 +150,8 @@ def pretend(float64: bool = True) -> Elsewhere:
     make = torch.tensor
 
     def tensor(data: Any, *, device: Any = None, **options: Any) -> Tensor:
-        made = make(data, **options)
-        return made if device is None else made.to(device)
+        result = make(data, **options)
+        return result if device is None else result.to(device)
 
     torch.tensor = tensor
     module: Any = torch.get_device_module(NAME)

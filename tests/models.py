@@ -27,12 +27,12 @@ class UNet(nn.Module):
         self.leave = nn.Conv2d(width, 2, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        one = self.enter(x)
-        two = self.down(one)
-        three = self.deep(two)
-        two = self.merge1(torch.cat([self.up1(three), two], dim=1))
-        one = self.merge2(torch.cat([self.up2(two), one], dim=1))
-        return self.leave(one)
+        full = self.enter(x)
+        half = self.down(full)
+        quarter = self.deep(half)
+        half = self.merge1(torch.cat([self.up1(quarter), half], dim=1))
+        full = self.merge2(torch.cat([self.up2(half), full], dim=1))
+        return self.leave(full)
 
 
 class Encoder(nn.Module):
@@ -61,8 +61,8 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         memory = self.memory(y)
-        found, _ = self.attention(self.query(x), memory, memory, need_weights=False)
-        return self.head(F.gelu(found))
+        attended, _ = self.attention(self.query(x), memory, memory, need_weights=False)
+        return self.head(F.gelu(attended))
 
 
 class Decoder(nn.Module):
@@ -200,8 +200,8 @@ class Detector(nn.Module):
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         features = self.backbone(image).flatten(2).transpose(1, 2)
-        found = self.decoder(self.queries.unsqueeze(0).expand(image.shape[0], -1, -1), features)
-        return {"boxes": self.box(found).sigmoid(), "labels": self.label(found)}
+        decoded = self.decoder(self.queries.unsqueeze(0).expand(image.shape[0], -1, -1), features)
+        return {"boxes": self.box(decoded).sigmoid(), "labels": self.label(decoded)}
 
 
 class Rotary(nn.Module):
@@ -230,8 +230,8 @@ class Rotary(nn.Module):
 
     def turned(self, x: Tensor) -> Tensor:
         length = x.shape[2]
-        one, other = x.chunk(2, -1)
-        return x * self.cos[:length] + torch.cat([-other, one], -1) * self.sin[:length]
+        first, second = x.chunk(2, -1)
+        return x * self.cos[:length] + torch.cat([-second, first], -1) * self.sin[:length]
 
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.embed(tokens)

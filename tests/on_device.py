@@ -63,8 +63,10 @@ def grows(device: str, name: str, init: str = "zero", **amounts: Any) -> None:
     assert_there(grown, device)
     assert_there(model, device)
     assert_same(model, grown, x)
-    found = fxgrow.report(grown).verification
-    assert found is not None and found.verdict == "TESTED" and found.precision == "float64", found
+    verification = fxgrow.report(grown).verification
+    assert verification is not None and verification.verdict == "TESTED" and verification.precision == "float64", (
+        verification
+    )
     certificate = fxgrow.certify(grown, model)
     assert str(certificate.verdict) == "PROVED", certificate
     if x.dtype is torch.float64:  # float32 rounds the smallest steps away

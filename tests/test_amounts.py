@@ -137,10 +137,10 @@ def test_apply_never_shrinks(text: str, size: int) -> None:
 
 @unhurried
 @given(amount_texts, sizes, sizes)
-def test_apply_keeps_the_order_of_sizes(text: str, one: int, other: int) -> None:
+def test_apply_keeps_the_order_of_sizes(text: str, first: int, second: int) -> None:
     amount = Amount.parse(text)
     if amount.kind != "exact":
-        smaller, larger = sorted((one, other))
+        smaller, larger = sorted((first, second))
         assert amount.apply(smaller) <= amount.apply(larger)
 
 
@@ -172,8 +172,8 @@ def test_parse_gives_an_amount_or_an_amount_error(anything: Any) -> None:
 
 
 def test_one_amount_covers_every_module_and_the_root() -> None:
-    whole = Amounts.parse(1.5)
-    assert all(whole.match(path) == ("", Amount("factor", 1.5)) for path in ["", *PATHS])
+    everywhere = Amounts.parse(1.5)
+    assert all(everywhere.match(path) == ("", Amount("factor", 1.5)) for path in ["", *PATHS])
 
 
 @pytest.mark.parametrize(
@@ -317,15 +317,15 @@ def test_the_match_covers_and_nothing_that_covers_is_more_specific(by_key: dict[
     highest = max(map(specificity, covering), default=None)
     winners = [key for key in covering if specificity(key) == highest]
     try:
-        found = Amounts.parse(by_key).match(path)
+        match = Amounts.parse(by_key).match(path)
     except AmountError:
         assert len({by_key[key] for key in winners}) > 1
         return
-    if found is None:
+    if match is None:
         assert not covering
     else:
-        assert found[0] in winners
-        assert found[1] == Amount("factor", by_key[found[0]])
+        assert match[0] in winners
+        assert match[1] == Amount("factor", by_key[match[0]])
 
 
 # -- keys that cover nothing -------------------------------------------------------------------------------

@@ -53,8 +53,8 @@ def assert_same(before: Any, after: Any) -> None:
     if isinstance(before, Tensor):
         torch.testing.assert_close(after.detach(), before, rtol=0, atol=0, equal_nan=True)
     elif isinstance(before, tuple):
-        for one, other in zip(before, after, strict=True):
-            assert_same(one, other)
+        for old, new in zip(before, after, strict=True):
+            assert_same(old, new)
     else:
         assert remembered(after) == before
 
@@ -222,13 +222,13 @@ def test_example_inputs_that_cannot_be_derived() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "kind"),
+    ("inputs", "kind"),
     [("x", "str"), (3, "int"), ({ROW}, "set"), (np.zeros((2, 5)), "ndarray"), (nn.Linear(5, 5), "Linear")],
     ids=["text", "number", "set", "array", "module"],
 )
-def test_example_inputs_of_the_wrong_type(given: Any, kind: str) -> None:
+def test_example_inputs_of_the_wrong_type(inputs: Any, kind: str) -> None:
     text = f"example_inputs is a {kind}: pass a tensor, a tuple of arguments or a dict of keyword arguments"
-    assert_refused(CaptureError, text, perceptron(), example_inputs=given)
+    assert_refused(CaptureError, text, perceptron(), example_inputs=inputs)
 
 
 def test_keyword_arguments_whose_names_are_no_strings() -> None:
@@ -237,7 +237,7 @@ def test_keyword_arguments_whose_names_are_no_strings() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "complaint"),
+    ("inputs", "complaint"),
     [
         ((ROW, ROW), "too many positional arguments"),
         ((), "missing a required argument: 'input'"),
@@ -247,9 +247,9 @@ def test_keyword_arguments_whose_names_are_no_strings() -> None:
     ],
     ids=["too many", "none", "no keywords", "wrong keyword", "unknown keyword"],
 )
-def test_example_inputs_that_the_forward_does_not_take(given: Any, complaint: str) -> None:
+def test_example_inputs_that_the_forward_does_not_take(inputs: Any, complaint: str) -> None:
     text = f"the model's forward does not take these inputs: {complaint} (at Sequential): {AS_CALLED}"
-    assert_refused(CaptureError, text, perceptron(), example_inputs=given)
+    assert_refused(CaptureError, text, perceptron(), example_inputs=inputs)
 
 
 @pytest.mark.parametrize("shape", [(2, 6), ()], ids=str)
@@ -275,8 +275,8 @@ def test_example_inputs_of_the_wrong_rank_deep_in_a_model() -> None:
 
 
 def test_sizes_that_do_not_fit_where_branches_join() -> None:
-    one, other = torch.empty(2, 16, 6, 6, device="meta"), torch.empty(2, 16, 7, 7, device="meta")
-    reason = torch_says(lambda: torch.cat([one, other], dim=1))
+    first, second = torch.empty(2, 16, 6, 6, device="meta"), torch.empty(2, 16, 7, 7, device="meta")
+    reason = torch_says(lambda: torch.cat([first, second], dim=1))
     text = f"cat fails on inputs of shapes [[2, 16, 6, 6], [2, 16, 7, 7]]: {reason} (at UNet): {RIGHT_SHAPES}"
     assert_refused(CaptureError, text, UNet(), example_inputs=torch.empty(2, 3, 15, 15))
 
@@ -379,9 +379,9 @@ class Selecting(WithLinear):
 
 @pytest.mark.parametrize("kind", [Branching, Looping, Asserting])
 def test_control_flow_on_values(kind: type[WithLinear]) -> None:
-    what = "control flow needs the values of a tensor, which no graph over shapes can have"
-    assert_refused(UntraceableError, f"{what} (at {kind.__name__}): {TENSOR_OPERATIONS}", kind())
-    assert_refused(UntraceableError, f"{what} (at 1): {TENSOR_OPERATIONS}", with_linear(kind()))
+    problem = "control flow needs the values of a tensor, which no graph over shapes can have"
+    assert_refused(UntraceableError, f"{problem} (at {kind.__name__}): {TENSOR_OPERATIONS}", kind())
+    assert_refused(UntraceableError, f"{problem} (at 1): {TENSOR_OPERATIONS}", with_linear(kind()))
 
 
 @pytest.mark.parametrize(
@@ -396,9 +396,9 @@ def test_control_flow_on_values(kind: type[WithLinear]) -> None:
     ],
 )
 def test_values_taken_out_of_tensors(kind: type[WithLinear], op: str) -> None:
-    what = f"{op} needs the values of a tensor, which no graph over shapes can have"
-    assert_refused(UntraceableError, f"{what} (at {kind.__name__}): {TENSOR_OPERATIONS}", kind())
-    assert_refused(UntraceableError, f"{what} (at 1): {TENSOR_OPERATIONS}", with_linear(kind()))
+    problem = f"{op} needs the values of a tensor, which no graph over shapes can have"
+    assert_refused(UntraceableError, f"{problem} (at {kind.__name__}): {TENSOR_OPERATIONS}", kind())
+    assert_refused(UntraceableError, f"{problem} (at 1): {TENSOR_OPERATIONS}", with_linear(kind()))
 
 
 @pytest.mark.parametrize("kind", [nn.Module, nn.ModuleList, nn.ModuleDict])

@@ -19,10 +19,10 @@ stages = st.lists(st.integers(0, 3), min_size=1, max_size=5).map(tuple)
 @given(st.lists(stages, max_size=3).map(tuple))
 def test_stages_masks_and_counts_agree(axes: tuple[tuple[int, ...], ...]) -> None:
     birth = Birth(axes)
-    found = birth.stages()
-    assert tuple(found.shape) == birth.shape == tuple(map(len, axes))
-    assert birth.counts() == {stage: int((found == stage).sum()) for stage in sorted(set(found.flatten().tolist()))}
-    assert sum(int(birth.mask(stage).sum()) for stage in range(4)) == found.numel()
+    born = birth.stages()
+    assert tuple(born.shape) == birth.shape == tuple(map(len, axes))
+    assert birth.counts() == {stage: int((born == stage).sum()) for stage in sorted(set(born.flatten().tolist()))}
+    assert sum(int(birth.mask(stage).sum()) for stage in range(4)) == born.numel()
 
 
 def test_every_parameter_has_births_of_its_shape() -> None:
@@ -36,15 +36,15 @@ def test_every_parameter_has_births_of_its_shape() -> None:
 @given(st.lists(stages, max_size=3).map(tuple))
 def test_regions_are_disjoint_and_cover_each_stage(axes: tuple[tuple[int, ...], ...]) -> None:
     birth = Birth(axes)
-    found = torch.full(birth.shape, -1)
+    born = torch.full(birth.shape, -1)
     for region in birth.regions():
-        assert region.count == sum(block.numel() for block in region.blocks(found))
-        assert region.rectangles == len(list(region.blocks(found)))
-        assert (found[region.positions()] == -1).all()
-        for block in region.blocks(found):
+        assert region.count == sum(block.numel() for block in region.blocks(born))
+        assert region.rectangles == len(list(region.blocks(born)))
+        assert (born[region.positions()] == -1).all()
+        for block in region.blocks(born):
             block.fill_(region.stage)
-        assert (found[region.positions()] == region.stage).all()
-    assert torch.equal(found, birth.stages())
+        assert (born[region.positions()] == region.stage).all()
+    assert torch.equal(born, birth.stages())
 
 
 def test_a_weight_is_drawn_coloured_by_birth() -> None:

@@ -53,9 +53,9 @@ def test_every_layer_is_at_one_on_the_batch_and_the_function_is_kept(init: str) 
     plain = fxgrow.grow(model, 1.5, init=init, example_inputs=x)
     assert max(abs(ratio - 1) for ratio in ratios(plain, model, x).values()) > 0.1
     grown = fxgrow.grow(model, 1.5, init=init, example_inputs=x, calibrate=x)
-    found = ratios(grown, model, x)
-    assert list(found) == ["0", "3", "5", "9"]
-    assert found == pytest.approx(dict.fromkeys(found, 1.0), rel=1e-9)
+    measured = ratios(grown, model, x)
+    assert list(measured) == ["0", "3", "5", "9"]
+    assert measured == pytest.approx(dict.fromkeys(measured, 1.0), rel=1e-9)
     assert str(fxgrow.certify(grown, model).verdict) == "PROVED"
     assert fxgrow.report(grown).verification.verdict == "TESTED"
 
@@ -65,8 +65,8 @@ def test_every_layer_is_at_one_on_the_batch_and_the_function_is_kept(init: str) 
 def test_any_growth_stays_exact(seed: int, width: float, init: str) -> None:
     model, x = network(seed), images(seed)
     grown = fxgrow.grow(model, width, init=init, seed=seed, example_inputs=x, calibrate=x)
-    found = ratios(grown, model, x)
-    assert found == pytest.approx(dict.fromkeys(found, 1.0), rel=1e-9)
+    measured = ratios(grown, model, x)
+    assert measured == pytest.approx(dict.fromkeys(measured, 1.0), rel=1e-9)
 
 
 @pytest.mark.parametrize("name", ["encoder", "cross-attention", "detector", "unet"])
@@ -74,10 +74,10 @@ def test_packed_projections_are_calibrated_as_they_are_used(name: str) -> None:
     make, inputs = PLAIN[name]
     torch.manual_seed(0)
     model = lively(make())
-    batch = tuple(torch.randn(64, *given.shape[1:], dtype=torch.float64) for given in inputs)
+    batch = tuple(torch.randn(64, *example.shape[1:], dtype=torch.float64) for example in inputs)
     grown = fxgrow.grow(model, 1.5, example_inputs=inputs, calibrate=batch)
-    found = ratios(grown, model, *batch)
-    assert found == pytest.approx(dict.fromkeys(found, 1.0), rel=1e-6)
+    measured = ratios(grown, model, *batch)
+    assert measured == pytest.approx(dict.fromkeys(measured, 1.0), rel=1e-6)
 
 
 def test_only_the_weights_of_drawn_units_change() -> None:
@@ -143,8 +143,8 @@ def test_batches_come_to_the_precision_of_the_model(dtype: torch.dtype) -> None:
     model, x = network().to(dtype), images()
     grown = fxgrow.grow(model, 1.5, example_inputs=x, calibrate=x)
     assert all(p.dtype is dtype for p in grown.parameters())
-    found = ratios(grown, model, x)
-    assert found == pytest.approx(dict.fromkeys(found, 1.0), rel=1e-4 if dtype is torch.float32 else 0.05)
+    measured = ratios(grown, model, x)
+    assert measured == pytest.approx(dict.fromkeys(measured, 1.0), rel=1e-4 if dtype is torch.float32 else 0.05)
 
 
 def test_silent_units_are_left_alone() -> None:

@@ -58,20 +58,20 @@ def test_trained_weights_in_the_cache_of_timm_are_grown(tmp_path: Path, monkeypa
     assert_grown_from(trained, find("timm/test_resnet", pretrained=True))
 
 
-def assert_grown_from(trained: nn.Module, found: nn.Module) -> None:
-    assert all(torch.equal(tensor, found.state_dict()[name]) for name, tensor in trained.state_dict().items())
-    grown = fxgrow.grow(found, 1.5, verify=False)
+def assert_grown_from(trained: nn.Module, model: nn.Module) -> None:
+    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in trained.state_dict().items())
+    grown = fxgrow.grow(model, 1.5, verify=False)
     x = torch.randn(2, 3, 160, 160)
     torch.testing.assert_close(grown.eval()(x), trained.eval()(x), rtol=1e-4, atol=1e-5)
 
 
 def test_every_model_is_listed_and_none_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalogue, "_build", lambda *_: pytest.fail("a model was built"))
-    found = list(entries())
-    assert {e.name for e in found if e.library == "timm"} == set(timm.list_models())
-    assert {e.name for e in found if e.library == "torchvision"} == set(torchvision.models.list_models())
-    shapes = [entry.input_shape for entry in found if entry.input_shape is not None]
-    assert len(shapes) > 0.95 * len(found)
+    listed = list(entries())
+    assert {e.name for e in listed if e.library == "timm"} == set(timm.list_models())
+    assert {e.name for e in listed if e.library == "torchvision"} == set(torchvision.models.list_models())
+    shapes = [entry.input_shape for entry in listed if entry.input_shape is not None]
+    assert len(shapes) > 0.95 * len(listed)
     assert all(shape[0] in (1, 3, 4) and min(shape[1:]) >= 16 for shape in shapes)
 
 

@@ -80,10 +80,10 @@ def test_grow_shows_what_changed_and_writes_a_file(own: str, capsys: pytest.Capt
 
 def test_grow_as_json(own: str, capsys: pytest.CaptureFixture[str]) -> None:
     ran = Ran(["grow", own, "-w", "0=+2", "--input", "1,5", "--init", "mirror", "--json"], capsys)
-    found = json.loads(ran.out)
-    assert found["totals"]["parameters_after"] == 5 * 10 + 10 + 10 * 3 + 3
-    assert found["verification"]["verdict"] == "TESTED"
-    assert found["file"] == ""
+    document = json.loads(ran.out)
+    assert document["totals"]["parameters_after"] == 5 * 10 + 10 + 10 * 3 + 3
+    assert document["verification"]["verdict"] == "TESTED"
+    assert document["file"] == ""
 
 
 def test_parameterizations_are_planned_and_grown(own: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -242,7 +242,7 @@ def test_the_reference_has_every_command_and_every_option() -> None:
     sections = {part.split("\n")[0].removeprefix("fxgrow "): part for part in page.split("\n## ")}
     app: Any = typer.main.get_command(cli.app)
     drawn = app.commands["plot"].commands
-    for name, command in {**app.commands, **{f"plot {kind}": found for kind, found in drawn.items()}}.items():
+    for name, command in {**app.commands, **{f"plot {kind}": subcommand for kind, subcommand in drawn.items()}}.items():
         assert f"fxgrow {name}" in page
         section = sections.get(name.partition(" ")[0], page)
         for option in command.params:

@@ -16,10 +16,10 @@ def make() -> nn.Module:
 
 
 def test_growth_keeps_the_size_of_activations_before_training() -> None:
-    found = fxgrow.coordinate_check(make, [1, 2, 4], example_inputs=torch.randn(64, 8), steps=2)
-    assert found.layers == ("0", "2", "4")
-    assert all(abs(found.slope(layer, step=0)) < 0.1 for layer in found.layers)
-    assert found.slope("4", step=0) == pytest.approx(0, abs=1e-12)
+    check = fxgrow.coordinate_check(make, [1, 2, 4], example_inputs=torch.randn(64, 8), steps=2)
+    assert check.layers == ("0", "2", "4")
+    assert all(abs(check.slope(layer, step=0)) < 0.1 for layer in check.layers)
+    assert check.slope("4", step=0) == pytest.approx(0, abs=1e-12)
 
 
 def test_a_rate_that_is_too_high_for_the_width_shows() -> None:
@@ -49,12 +49,12 @@ def scaled(model: nn.Module) -> torch.optim.Optimizer:
 
 
 def test_it_prints_and_plots() -> None:
-    found = fxgrow.coordinate_check(make, [1, 2], example_inputs=torch.randn(4, 8), steps=1)
-    assert "slope" in str(found) and "x2" in str(found)
-    first, last = found.plot().axes
+    check = fxgrow.coordinate_check(make, [1, 2], example_inputs=torch.randn(4, 8), steps=1)
+    assert "slope" in str(check) and "x2" in str(check)
+    first, last = check.plot().axes
     assert (first.get_title(), last.get_title()) == ("step 0", "step 1")
     labels = [text.get_text() for text in last.get_legend().get_texts()]
-    assert labels == [f"{layer} ({found.slope(layer):+.2f})" for layer in found.layers]
+    assert labels == [f"{layer} ({check.slope(layer):+.2f})" for layer in check.layers]
     for panel in (first, last):
         assert [tick.get_text() for tick in panel.get_xticklabels()] == ["x1", "x2"]
     low, high = first.get_ylim()
@@ -63,16 +63,16 @@ def test_it_prints_and_plots() -> None:
 
 
 def test_the_last_step_is_drawn_on_axes_that_are_given() -> None:
-    found = fxgrow.coordinate_check(make, [1, 2], example_inputs=torch.randn(4, 8), steps=2)
+    check = fxgrow.coordinate_check(make, [1, 2], example_inputs=torch.randn(4, 8), steps=2)
     figure = Figure()
     axes = figure.subplots(1, 2)
-    assert found.plot(ax=axes[0]) is figure
+    assert check.plot(ax=axes[0]) is figure
     assert axes[0].get_title() == "step 2"
     with pytest.raises(FxgrowError) as error:
-        found.plot(ax=axes)
+        check.plot(ax=axes)
     assert str(error.value) == "2 axes were given as ax: pass one or 3, or leave ax out"
     with pytest.raises(FxgrowError) as error:
-        found.plot("check.png")  # type: ignore[arg-type]
+        check.plot("check.png")  # type: ignore[arg-type]
     assert str(error.value) == "'check.png' is no axes: a plot returns its figure: plot().savefig('check.png')"
 
 

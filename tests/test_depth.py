@@ -83,8 +83,8 @@ class Twofold(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm(x)
-        one = self.one(y)
-        return x + one * self.gate(one) + self.gain * self.two(y)
+        branch = self.one(y)
+        return x + branch * self.gate(branch) + self.gain * self.two(y)
 
 
 class Growing(nn.Module):
@@ -298,14 +298,14 @@ def grown_like(small: nn.Module, large: nn.Module, depth: Any) -> tuple[Tensor, 
 
 def test_resnet18_becomes_resnet34() -> None:
     depth = {"layer1": "=3", "layer2": "=4", "layer3": "=6", "layer4": "=3"}
-    one, other = grown_like(timm.create_model("resnet18"), timm.create_model("resnet34"), depth)
-    assert torch.equal(one, other)
+    output, expected = grown_like(timm.create_model("resnet18"), timm.create_model("resnet34"), depth)
+    assert torch.equal(output, expected)
 
 
 def test_a_transformer_of_twelve_blocks_becomes_one_of_twenty_four() -> None:
     name = "vit_tiny_patch16_224"
-    one, other = grown_like(timm.create_model(name), timm.create_model(name, depth=24), "=24")
-    assert torch.equal(one, other)
+    output, expected = grown_like(timm.create_model(name), timm.create_model(name, depth=24), "=24")
+    assert torch.equal(output, expected)
 
 
 @pytest.mark.parametrize("depth", ["=4", "=6", "=9"])
@@ -567,14 +567,14 @@ class Ghost(nn.Module):
         self.leave = nn.Conv2d(16, 8, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        one = self.layers[0](x)
-        return self.leave(torch.cat([one, self.layers[1](one)], 1))
+        primary = self.layers[0](x)
+        return self.leave(torch.cat([primary, self.layers[1](primary)], 1))
 
 
 def test_dense_layers_whose_channels_are_tied_are_listed() -> None:
     plan = fxgrow.plan(stages(Ghost()), depth=1.5, example_inputs=IMAGE)
     assert plan.depth is not None and not plan.depth.blocks
-    assert [(held.where, held.reason) for held in plan.held] == [
+    assert [(staying.where, staying.reason) for staying in plan.held] == [
         (("2.0.layers",), "its blocks stay as many as they are: its channels are tied to those of 2.0.layers.0.0")
     ]
 
@@ -585,7 +585,7 @@ def test_runs_inside_blocks_that_are_repeated_are_listed() -> None:
     plan = fxgrow.plan(model, depth=1.5, example_inputs=IMAGE)
     assert plan.depth is not None
     assert [(run.path, run.before, run.after) for run in plan.depth.runs] == [("2", 2, 3)], plan
-    assert [(held.where, held.reason) for held in plan.held] == [
+    assert [(staying.where, staying.reason) for staying in plan.held] == [
         (
             ("2.0.branch", "2.1.branch"),
             "its blocks stay as many as they are: they are inside blocks of 2, which are repeated as they are; "
@@ -606,7 +606,7 @@ def test_blocks_that_read_new_channels_are_listed() -> None:
     grown = fxgrow.grow(model, depth="+1", example_inputs=IMAGE)
     plan = fxgrow.report(grown).plan
     assert [run.path for run in plan.depth.runs] == ["1"]  # type: ignore[union-attr]
-    assert [held.reason for held in plan.held] == [
+    assert [staying.reason for staying in plan.held] == [
         "its blocks stay as many as they are: 2.0.branch.0.weight reads channels of new dense layers; "
         "grow them in a second step"
     ]
@@ -621,8 +621,8 @@ class Twice(nn.Module):
         super().__init__()
         self.encoder = stages(Residual(conv()), Residual(conv()))
 
-    def forward(self, one: Tensor, other: Tensor) -> Tensor:
-        return self.encoder(one) - self.encoder(other)
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        return self.encoder(left) - self.encoder(right)
 
 
 def test_blocks_that_are_called_for_several_inputs_grow() -> None:
@@ -711,7 +711,7 @@ def test_shared_statistics_hold_blocks() -> None:
     shared = nn.BatchNorm2d(8)
     model = stages(*(Alike(shared, nn.Conv2d(8, 8, 1)) for _ in range(2)))
     plan = fxgrow.plan(model, depth=2, example_inputs=IMAGE)
-    assert [held.reason for held in plan.held] == [
+    assert [staying.reason for staying in plan.held] == [
         "its blocks stay as many as they are: 2.0.shared keeps statistics and is shared with another part"
     ]
 
@@ -780,7 +780,7 @@ def test_a_model_without_blocks_says_why() -> None:
         model = torchvision.models.squeezenet1_1()
     plan = fxgrow.plan(model, depth=2, example_inputs=torch.randn(1, 3, 64, 64))
     assert plan.depth is not None and plan.depth.runs == ()
-    assert [(held.where, held.reason) for held in plan.held] == [
+    assert [(staying.where, staying.reason) for staying in plan.held] == [
         (
             ("features.4", "features.7", "features.10", "features.12"),
             "its blocks stay as many as they are: Conv2d changes the shape of its input",
@@ -807,13 +807,13 @@ def test_a_model_without_blocks_says_why() -> None:
 )
 def test_branches_that_cannot_be_silenced_are_held_with_the_reason(branch: Any, reason: str) -> None:
     plan = fxgrow.plan(stages(Residual(branch()), Residual(branch())), depth=2, example_inputs=IMAGE)
-    assert [held.reason for held in plan.held] == [f"its blocks stay as many as they are: {reason}"]
+    assert [staying.reason for staying in plan.held] == [f"its blocks stay as many as they are: {reason}"]
 
 
 def test_leaky_sums_are_not_identities() -> None:
     blocks = [Residual(conv(), nn.LeakyReLU()) for _ in range(2)]
     plan = fxgrow.plan(stages(*blocks), depth=2, example_inputs=IMAGE)
     assert plan.depth is not None and plan.depth.blocks == ()
-    assert [held.reason for held in plan.held] == [
+    assert [staying.reason for staying in plan.held] == [
         "its blocks stay as many as they are: LeakyReLU acts on its output and is not idempotent there"
     ]

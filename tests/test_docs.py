@@ -38,7 +38,7 @@ def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
 
 
 MODULES = [
-    found.name for found in pkgutil.walk_packages(fxgrow.__path__, "fxgrow.") if not found.name.endswith("__main__")
+    info.name for info in pkgutil.walk_packages(fxgrow.__path__, "fxgrow.") if not info.name.endswith("__main__")
 ]
 ZOO = [f"fxgrow.zoo.{name}" for name in ("checkpoints", "data", "networks", "recipes", "train", "training")]
 
@@ -47,6 +47,6 @@ ZOO = [f"fxgrow.zoo.{name}" for name in ("checkpoints", "data", "networks", "rec
 def test_the_examples_of_a_module_run(name: str) -> None:
     module = importlib.import_module(name)
     linecache.clearcache()  # doctest looks at every file in it for every docstring; torch.fx puts one in for each graph
-    found = [docstring for docstring in doctest.DocTestFinder().find(module) if docstring.examples]
+    docstrings = [docstring for docstring in doctest.DocTestFinder().find(module) if docstring.examples]
     runner = doctest.DocTestRunner()
-    assert [docstring.name for docstring in found if runner.run(docstring).failed] == []
+    assert [docstring.name for docstring in docstrings if runner.run(docstring).failed] == []

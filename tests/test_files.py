@@ -22,10 +22,10 @@ ROW = torch.randn(2, 5)
 
 
 def assert_identical(loaded: nn.Module, grown: nn.Module) -> None:
-    mine, theirs = loaded.state_dict(), grown.state_dict()
-    assert list(mine) == list(theirs)
-    assert all(mine[name].dtype == theirs[name].dtype for name in mine)
-    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    actual, expected = loaded.state_dict(), grown.state_dict()
+    assert list(actual) == list(expected)
+    assert all(actual[name].dtype == expected[name].dtype for name in actual)
+    assert all(torch.equal(actual[name], expected[name]) for name in actual)
     assert loaded.training == grown.training
     assert fxgrow.births(loaded) == fxgrow.births(grown)
     assert fxgrow.report(loaded) == fxgrow.report(grown)
@@ -41,7 +41,7 @@ def test_a_loaded_model_is_the_saved_one(name: str, tmp_path: Path) -> None:
     fxgrow.save(grown, tmp_path / "grown.safetensors")
     loaded = fxgrow.load(tmp_path / "grown.safetensors", lively(make(), seed=3))
     assert_identical(loaded, grown)
-    again = [fxgrow.grow(one, 2, seed=5).state_dict() for one in (loaded, grown)]
+    again = [fxgrow.grow(network, 2, seed=5).state_dict() for network in (loaded, grown)]
     assert all(torch.equal(again[0][key], again[1][key]) for key in again[1])
 
 
@@ -78,10 +78,10 @@ def test_the_original_comes_from_the_catalogue_where_the_file_names_it(tmp_path:
 def test_the_model_given_to_load_is_not_touched(tmp_path: Path) -> None:
     model = lively(perceptron())
     fxgrow.save(fxgrow.grow(model, 2, example_inputs=ROW), tmp_path / "grown.safetensors")
-    other = lively(perceptron(), seed=9)
-    before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
-    fxgrow.load(tmp_path / "grown.safetensors", other)
-    assert all(torch.equal(before[name], tensor) for name, tensor in other.state_dict().items())
+    original = lively(perceptron(), seed=9)
+    before = {name: tensor.clone() for name, tensor in original.state_dict().items()}
+    fxgrow.load(tmp_path / "grown.safetensors", original)
+    assert all(torch.equal(before[name], tensor) for name, tensor in original.state_dict().items())
 
 
 def test_weights_that_are_not_contiguous(tmp_path: Path) -> None:
@@ -156,9 +156,9 @@ def test_a_missing_file(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("kept", [0, 4, 100, -1])
-def test_a_truncated_file(kept: int, saved: Path) -> None:
-    saved.write_bytes(saved.read_bytes()[:kept])
+@pytest.mark.parametrize("length", [0, 4, 100, -1])
+def test_a_truncated_file(length: int, saved: Path) -> None:
+    saved.write_bytes(saved.read_bytes()[:length])
     assert refusal(saved, perceptron()).startswith("the file is not readable as safetensors (")
 
 
@@ -205,7 +205,7 @@ def test_a_damaged_plan(saved: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "other",
+    "model",
     [
         nn.Sequential(nn.Linear(5, 9), nn.LayerNorm(9), nn.GELU(), nn.Linear(9, 8), nn.Sigmoid(), nn.Linear(8, 3)),
         nn.Sequential(nn.Linear(5, 8), nn.GELU(), nn.Linear(8, 3)),
@@ -214,18 +214,18 @@ def test_a_damaged_plan(saved: Path) -> None:
     ],
     ids=["wider", "fewer layers", "convolutions", "nothing"],
 )
-def test_a_file_of_another_model(other: nn.Module, saved: Path) -> None:
-    assert refusal(saved, other).startswith("the file belongs to another model: ")
+def test_a_file_of_another_model(model: nn.Module, saved: Path) -> None:
+    assert refusal(saved, model).startswith("the file belongs to another model: ")
 
 
 def test_tensors_that_are_missing_or_of_another_shape(saved: Path) -> None:
-    whole = saved.read_bytes()
+    content = saved.read_bytes()
     rewritten(saved, lambda header, tensors: tensors.pop("0.bias"))
     assert refusal(saved, perceptron()) == (
         "the file and the model do not have the same tensors (missing ['0.bias'], unexpected []) "
         f"(at {saved}): pass the model it was grown from"
     )
-    saved.write_bytes(whole)
+    saved.write_bytes(content)
     rewritten(saved, lambda header, tensors: tensors.update({"0.bias": torch.zeros(3)}))
     assert refusal(saved, perceptron()) == (
         f"0.bias has shape [3] in the file and [16] in the model (at {saved}): pass the model it was grown from"

@@ -40,10 +40,10 @@ def inputs(moved: bool, affine: tuple[bool, bool], dtype: torch.dtype = torch.fl
     return [None if tensor is None else tensor.requires_grad_() for tensor in (x, weight, bias)]
 
 
-def gradients(output: Tensor, given: list[Tensor | None]) -> list[Tensor]:
-    wanted = [tensor for tensor in given if tensor is not None]
-    found = torch.autograd.grad(output, wanted, normal(*output.shape, seed=7, dtype=output.dtype), allow_unused=True)
-    return [gradient for gradient in found if gradient is not None]
+def gradients(output: Tensor, tensors: list[Tensor | None]) -> list[Tensor]:
+    wanted = [tensor for tensor in tensors if tensor is not None]
+    computed = torch.autograd.grad(output, wanted, normal(*output.shape, seed=7, dtype=output.dtype), allow_unused=True)
+    return [gradient for gradient in computed if gradient is not None]
 
 
 @NORM
@@ -54,22 +54,22 @@ def gradients(output: Tensor, given: list[Tensor | None]) -> list[Tensor]:
 def test_it_is_what_the_steps_compute(
     norm: Norm, core: guards.Ranges, moved: bool, affine: tuple[bool, bool], dtype: torch.dtype, error: float
 ) -> None:
-    given = inputs(moved, affine, dtype)
-    found = norm(*given, core)
+    operands = inputs(moved, affine, dtype)
+    output = norm(*operands, core)
     with in_steps():
-        expected = norm(*given, core)
-    assert "OverCore" in type(found.grad_fn).__name__
+        expected = norm(*operands, core)
+    assert "OverCore" in type(output.grad_fn).__name__
     assert "OverCore" not in type(expected.grad_fn).__name__
-    pairs = zip((found, *gradients(found, given)), (expected, *gradients(expected, given)), strict=True)
-    for one, other in pairs:
-        assert float((one - other).norm()) <= error * float(other.norm())
+    pairs = zip((output, *gradients(output, operands)), (expected, *gradients(expected, operands)), strict=True)
+    for actual, wanted in pairs:
+        assert float((actual - wanted).norm()) <= error * float(wanted.norm())
 
 
 @NORM
 @CORE
 def test_gradients_of_gradients(norm: Norm, core: guards.Ranges) -> None:
-    given = inputs(False, (True, norm is NORMS["layer_norm"]))
-    wanted = tuple(tensor for tensor in given if tensor is not None)
+    operands = inputs(False, (True, norm is NORMS["layer_norm"]))
+    wanted = tuple(tensor for tensor in operands if tensor is not None)
     run = lambda *tensors: norm(*tensors, *(None,) * (3 - len(tensors)), core)  # noqa: E731
     assert torch.autograd.gradcheck(run, wanted)
     assert torch.autograd.gradgradcheck(run, wanted)
@@ -78,18 +78,18 @@ def test_gradients_of_gradients(norm: Norm, core: guards.Ranges) -> None:
 @NORM
 @pytest.mark.parametrize("frozen", range(3))
 def test_nothing_is_computed_for_what_is_frozen(norm: Norm, frozen: int) -> None:
-    given = inputs(False, (True, True))
-    held = given[frozen]
-    assert held is not None
-    every = norm(*given, ((0, 6),))
+    operands = inputs(False, (True, True))
+    fixed = operands[frozen]
+    assert fixed is not None
+    every = norm(*operands, ((0, 6),))
     every.sum().backward()
-    expected = [None if tensor is None else tensor.grad for tensor in given]
-    for tensor in given:
+    expected = [None if tensor is None else tensor.grad for tensor in operands]
+    for tensor in operands:
         assert tensor is not None
         tensor.grad = None
-    held.requires_grad_(False)
-    norm(*given, ((0, 6),)).sum().backward()
-    for k, tensor in enumerate(given):
+    fixed.requires_grad_(False)
+    norm(*operands, ((0, 6),)).sum().backward()
+    for k, tensor in enumerate(operands):
         assert tensor is not None
         if k == frozen or expected[k] is None:
             assert tensor.grad is None
@@ -113,32 +113,32 @@ def test_transforms_of_functions_go_through_it(norm: Norm) -> None:
 
 @NORM
 def test_a_compiler_sees_the_steps(norm: Norm) -> None:
-    given = inputs(False, (True, False))
+    operands = inputs(False, (True, False))
     torch._dynamo.reset()
     compiled = torch.compile(lambda *tensors: norm(*tensors, ((0, 6),)), fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(*given), norm(*given, ((0, 6),)), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(compiled(*operands), norm(*operands, ((0, 6),)), rtol=1e-12, atol=1e-12)
 
 
 def test_autocast_does_not_make_gradients_coarse() -> None:
     x, weight = normal(4, UNITS, dtype=torch.float32).requires_grad_(), nn.Parameter(torch.ones(UNITS))
     (expected,) = torch.autograd.grad(guards.rms_norm(x, (UNITS,), weight, 1e-5, ((0, 6),)).sin().sum(), x)
     with torch.autocast("cpu", torch.bfloat16):
-        (found,) = torch.autograd.grad(guards.rms_norm(x, (UNITS,), weight, 1e-5, ((0, 6),)).sin().sum(), x)
-    torch.testing.assert_close(found, expected)
+        (gradient,) = torch.autograd.grad(guards.rms_norm(x, (UNITS,), weight, 1e-5, ((0, 6),)).sin().sum(), x)
+    torch.testing.assert_close(gradient, expected)
 
 
 @NORM
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_checkpointing_gives_the_same_gradients(norm: Norm, reentrant: bool) -> None:
-    given = inputs(moved=False, affine=(True, True))
+    operands = inputs(moved=False, affine=(True, True))
 
     def block(*tensors: Tensor) -> Tensor:
         return norm(*tensors, ((0, 6),)).tanh()
 
-    plain = gradients(block(*given), given)  # type: ignore[arg-type]
-    saving = checkpoint(block, *given, use_reentrant=reentrant)
+    plain = gradients(block(*operands), operands)  # type: ignore[arg-type]
+    saving = checkpoint(block, *operands, use_reentrant=reentrant)
     saving.backward(normal(*saving.shape, seed=7))
-    wanted = [tensor for tensor in given if tensor is not None and tensor.grad is not None]
+    wanted = [tensor for tensor in operands if tensor is not None and tensor.grad is not None]
     assert len(wanted) == len(plain)
     for tensor, expected in zip(wanted, plain, strict=True):
         assert tensor.grad is not None

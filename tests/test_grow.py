@@ -27,11 +27,11 @@ def test_user_models_keep_their_function_and_learn(name: str, width: float, init
 
 def test_same_seed_gives_the_same_bytes() -> None:
     model = lively(perceptron())
-    one, two, other = (
+    first, again, second = (
         fxgrow.grow(model, width=2, example_inputs=torch.randn(1, 5), seed=seed).state_dict() for seed in (7, 7, 8)
     )
-    assert all(torch.equal(one[name], two[name]) for name in one)
-    assert not all(torch.equal(one[name], other[name]) for name in one)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_a_kernel_slides_over_new_units_that_are_zero() -> None:
@@ -48,7 +48,9 @@ def test_a_kernel_slides_over_new_units_that_are_zero() -> None:
 
 def test_a_kernel_that_goes_round_holds_what_it_slides_over() -> None:
     plan = fxgrow.plan(ChannelConvolution("circular"), width=2, example_inputs=torch.randn(2, 3, 9, 9))
-    assert any(held.size == 8 and held.reason == "a kernel slides over it (at over)" for held in plan.held), plan.held
+    assert any(staying.size == 8 and staying.reason == "a kernel slides over it (at over)" for staying in plan.held), (
+        plan.held
+    )
 
 
 def test_tied_weights_stay_tied() -> None:
@@ -122,7 +124,7 @@ def test_what_has_no_rule_stays_with_the_reason() -> None:
     model = nn.Sequential(nn.Linear(4, 6), Shrunk(), nn.Linear(6, 2))
     plan = fxgrow.plan(model, width=2, example_inputs=torch.randn(1, 4))
     assert plan.groups == ()
-    assert [(held.size, held.reason) for held in plan.held] == [(6, "renorm has no rule (at 1.renorm)")]
+    assert [(staying.size, staying.reason) for staying in plan.held] == [(6, "renorm has no rule (at 1.renorm)")]
 
 
 def test_float32_differs_by_a_few_ulps_only() -> None:

@@ -23,9 +23,9 @@ def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Te
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
-def assert_near(found: Tensor, expected: Tensor) -> None:
+def assert_near(actual: Tensor, expected: Tensor) -> None:
     tolerance = TOLERANCES[expected.dtype]
-    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
 
 
 def chosen(ranges: Ranges) -> list[int]:
@@ -51,8 +51,8 @@ def test_core_picks_the_units_in_the_ranges(data: st.DataObject, shape: list[int
     dim = data.draw(st.integers(0, len(shape) - 1))
     ranges = data.draw(ranges_within(shape[dim]))
     x = normal(*shape)
-    found = guards.core(x, dim - len(shape) if from_the_end else dim, ranges)
-    assert torch.equal(found, x.index_select(dim, torch.tensor(chosen(ranges))))
+    output = guards.core(x, dim - len(shape) if from_the_end else dim, ranges)
+    assert torch.equal(output, x.index_select(dim, torch.tensor(chosen(ranges))))
 
 
 def test_core_of_one_range_copies_nothing() -> None:
@@ -78,8 +78,8 @@ def test_core_passes_gradients_to_its_units_only() -> None:
 def test_layer_norm_over_all_units_is_torch_s(shape: list[int], size: int, affine: tuple[bool, bool]) -> None:
     x = normal(*shape, size)
     weight, bias = (normal(size, seed=k + 1) if present else None for k, present in enumerate(affine))
-    found = guards.layer_norm(x, (size,), weight, bias, 1e-5, ((0, size),))
-    assert_near(found, F.layer_norm(x, (size,), weight, bias, 1e-5))
+    output = guards.layer_norm(x, (size,), weight, bias, 1e-5, ((0, size),))
+    assert_near(output, F.layer_norm(x, (size,), weight, bias, 1e-5))
 
 
 @given(shapes, st.integers(1, 9), st.booleans(), st.sampled_from([None, 1e-6, 1e-2]))
@@ -95,18 +95,18 @@ def test_group_norm_over_all_units_is_torch_s(
 ) -> None:
     x = normal(batch, groups * size, *space)
     weight, bias = (normal(groups * size, seed=k + 1) if present else None for k, present in enumerate(affine))
-    found = guards.group_norm(x, groups, weight, bias, 1e-5, ((0, size),))
+    output = guards.group_norm(x, groups, weight, bias, 1e-5, ((0, size),))
     if size > 1 or space:
-        assert_near(found, F.group_norm(x, groups, weight, bias, 1e-5))
+        assert_near(output, F.group_norm(x, groups, weight, bias, 1e-5))
     else:  # torch refuses the statistics of a single value
-        assert_near(found, torch.zeros_like(x) if bias is None else bias.expand_as(x))
+        assert_near(output, torch.zeros_like(x) if bias is None else bias.expand_as(x))
 
 
 @DTYPES
 def test_layer_norm_in_each_dtype(dtype: torch.dtype) -> None:
     x, weight, bias = normal(5, 16, dtype=dtype), normal(16, seed=1, dtype=dtype), normal(16, seed=2, dtype=dtype)
-    found = guards.layer_norm(x, (16,), weight, bias, 1e-5, ((0, 16),))
-    assert_near(found, F.layer_norm(x, (16,), weight, bias, 1e-5))
+    output = guards.layer_norm(x, (16,), weight, bias, 1e-5, ((0, 16),))
+    assert_near(output, F.layer_norm(x, (16,), weight, bias, 1e-5))
 
 
 @DTYPES
@@ -136,8 +136,8 @@ def test_half_precision_statistics_are_taken_in_float32(dtype: torch.dtype) -> N
 
 def test_values_far_from_zero_keep_their_variance() -> None:
     x = 1e6 + normal(3, 16)
-    found = guards.layer_norm(x, (16,), None, None, 1e-5, ((0, 16),))
-    torch.testing.assert_close(found, F.layer_norm(x, (16,), None, None, 1e-5), rtol=1e-8, atol=1e-8)
+    output = guards.layer_norm(x, (16,), None, None, 1e-5, ((0, 16),))
+    torch.testing.assert_close(output, F.layer_norm(x, (16,), None, None, 1e-5), rtol=1e-8, atol=1e-8)
 
 
 # -- some units are core -------------------------------------------------------------------------------------
@@ -189,15 +189,15 @@ def test_old_units_do_not_see_new_ones(data: st.DataObject, size: int, more: int
     ranges = data.draw(ranges_within(size))
     x = normal(3, size)
     wider = torch.cat([x, 100 * normal(3, more, seed=1)], -1)
-    found = guards.layer_norm(wider, (size + more,), None, None, 1e-5, ranges)[:, :size]
-    assert_near(found, guards.layer_norm(x, (size,), None, None, 1e-5, ranges))
+    output = guards.layer_norm(wider, (size + more,), None, None, 1e-5, ranges)[:, :size]
+    assert_near(output, guards.layer_norm(x, (size,), None, None, 1e-5, ranges))
 
 
 def test_a_wide_layer_norm_is_the_narrow_one_on_the_core() -> None:
     x = normal(3, 9)
     core = chosen(((0, 2), (5, 8)))
-    found = guards.layer_norm(x, (9,), None, None, 1e-5, ((0, 2), (5, 8)))[:, core]
-    assert_near(found, F.layer_norm(x[:, core], (5,), None, None, 1e-5))
+    output = guards.layer_norm(x, (9,), None, None, 1e-5, ((0, 2), (5, 8)))[:, core]
+    assert_near(output, F.layer_norm(x[:, core], (5,), None, None, 1e-5))
 
 
 def test_a_wide_rms_norm_is_the_narrow_one_on_the_core() -> None:
@@ -207,8 +207,8 @@ def test_a_wide_rms_norm_is_the_narrow_one_on_the_core() -> None:
 
 def test_a_wide_group_norm_is_the_narrow_one_on_the_core() -> None:
     x = normal(2, 3, 4, 5)
-    found = guards.group_norm(x.flatten(1, 2), 3, None, None, 1e-5, ((0, 2),)).unflatten(1, (3, 4))[:, :, :2]
-    assert_near(found.flatten(1, 2), F.group_norm(x[:, :, :2].flatten(1, 2), 3, None, None, 1e-5))
+    output = guards.group_norm(x.flatten(1, 2), 3, None, None, 1e-5, ((0, 2),)).unflatten(1, (3, 4))[:, :, :2]
+    assert_near(output.flatten(1, 2), F.group_norm(x[:, :, :2].flatten(1, 2), 3, None, None, 1e-5))
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ from fxgrow.planning.plan import Plan, TensorGrowth, Totals
 from tests.training.small import convolutional, grown
 
 
-def deepening(renamed: dict[str, str], made: list[str], growths: tuple[Any, ...] = ()) -> Plan:
+def deepening(renamed: dict[str, str], names: list[str], growths: tuple[Any, ...] = ()) -> Plan:
     """A plan that adds blocks, as far as history looks at it."""
-    tensors = tuple(NewTensor(name, 0, "", "copy") for name in made)
+    tensors = tuple(NewTensor(name, 0, "", "copy") for name in names)
     depth = Deepening("copy", (), renamed=tuple(renamed.items()), tensors=tensors)
     return Plan("model", "zero", (), (), growths, (), (), Totals(0, 0, 0, 0), depth=depth)
 

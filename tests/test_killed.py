@@ -41,18 +41,18 @@ def started(work: Callable[[], object], folder: Path) -> int:
     return process
 
 
-def killed_at_moments(work: Callable[[], object], found: Callable[[], str], folder: Path) -> None:
+def killed_at_moments(work: Callable[[], object], look: Callable[[], str], folder: Path) -> None:
     """Look at what is found after a process that does the work was killed, at twenty moments of writing."""
     process, start = started(work, folder), time.perf_counter()
     os.waitpid(process, 0)
     lasts = time.perf_counter() - start
-    seen, caught = [found()], 0
+    seen, caught = [look()], 0
     for moment in range(20):
         process = started(work, folder)
         time.sleep(lasts * moment / 19)
         os.kill(process, signal.SIGKILL)
         os.waitpid(process, 0)
-        seen.append(found())
+        seen.append(look())
         caught += bool(torn(folder))
         for left in torn(folder):
             shutil.rmtree(left) if left.is_dir() else left.unlink()
@@ -89,9 +89,9 @@ def test_shards_are_all_there_or_none(model: nn.Module, tmp_path: Path) -> None:
         if not target.exists():
             return "old"
         loaded = fxgrow.load(target, model)
-        whole = sum(parameter.isfinite().all().item() for parameter in loaded.parameters()) == 16
+        complete = sum(parameter.isfinite().all().item() for parameter in loaded.parameters()) == 16
         target.rename(tmp_path / f"done-{time.monotonic_ns()}")
-        return "new" if whole else "neither"
+        return "new" if complete else "neither"
 
     def work() -> None:
         fxgrow.grow_files(source, target, model, 1.25, example_inputs=X, shard_size=2**21)

@@ -34,7 +34,7 @@ def test_the_kernel_imports_the_laws_and_modules_that_know_nothing_of_growth() -
 def test_what_proves_a_law_is_not_in_the_law() -> None:
     """The planner's side of a law reads nothing of the kernel, so that neither can lean on the other's conclusions."""
     for name in (name for name in modules() if package_of(name) in ("fxgrow.rules", "fxgrow.axes")):
-        assert "fxgrow.proof" not in {package_of(other) for other in modules()[name].imports}, name
+        assert "fxgrow.proof" not in {package_of(imported) for imported in modules()[name].imports}, name
 
 
 def test_the_page_says_how_many_lines_are_believed() -> None:
@@ -42,5 +42,5 @@ def test_the_page_says_how_many_lines_are_believed() -> None:
     said = re.search(r"([\d,]+) lines of code in ([\d,]+) modules", PAGE.read_text())
     assert said is not None
     names = [*believed(), *ENTRY]
-    for number, found in zip(said.groups(), (sum(map(lines_of, names)), len(names)), strict=True):
-        assert abs(int(number.replace(",", "")) - found) <= found / 20, (number, found)
+    for number, counted in zip(said.groups(), (sum(map(lines_of, names)), len(names)), strict=True):
+        assert abs(int(number.replace(",", "")) - counted) <= counted / 20, (number, counted)

@@ -75,19 +75,19 @@ def kept(folder: Path) -> Any:
 
 @pytest.mark.parametrize("kind", ["adamw", pytest.param("sgd", marks=pytest.mark.slow)])
 def test_a_network_grows_along_its_schedule_and_resumes_at_any_epoch(kind: str, tmp_path: Path) -> None:
-    whole = Classifier(kind)
-    trainer(tmp_path, 6, growth(), kept(tmp_path)).fit(whole, loader())
-    shapes = {name: tuple(p.shape) for name, p in whole.network.named_parameters()}
+    uninterrupted = Classifier(kind)
+    trainer(tmp_path, 6, growth(), kept(tmp_path)).fit(uninterrupted, loader())
+    shapes = {name: tuple(p.shape) for name, p in uninterrupted.network.named_parameters()}
     assert shapes == {name: tuple(p.shape) for name, p in resnet8(16, 10, 1).named_parameters()}
-    assert len(whole.losses) == 24
-    assert sum(whole.losses[-4:]) < sum(whole.losses[:4])
+    assert len(uninterrupted.losses) == 24
+    assert sum(uninterrupted.losses[-4:]) < sum(uninterrupted.losses[:4])
     for epoch in (0, 1, 3, 4):
         again = Classifier(kind)
         callback = growth()
         trainer(tmp_path, 6, callback).fit(again, loader(), ckpt_path=tmp_path / f"epoch={epoch}.ckpt")
         assert callback.number == 2
-        assert again.losses == whole.losses[4 * (epoch + 1) :]
-        for name, tensor in whole.state_dict().items():
+        assert again.losses == uninterrupted.losses[4 * (epoch + 1) :]
+        for name, tensor in uninterrupted.state_dict().items():
             assert torch.equal(again.state_dict()[name], tensor)
 
 
@@ -152,7 +152,7 @@ class Watch(lightning.Callback):  # type: ignore[misc, name-defined]
         averages = (module.torchs.module, module.timms.module, callback._average_model.module.network)
         images = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
-            self.seen.append([one.eval()(images) for one in averages])
+            self.seen.append([average.eval()(images) for average in averages])
 
 
 def test_averages_of_the_weights_grow_along(tmp_path: Path) -> None:
@@ -161,8 +161,8 @@ def test_averages_of_the_weights_grow_along(tmp_path: Path) -> None:
     run = trainer(tmp_path, 6, ema, before, growth(), after, enable_checkpointing=False)
     run.fit(module, loader())
     for left, right in zip(before.seen, after.seen, strict=True):
-        for one, other in zip(left, right, strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+        for earlier, later in zip(left, right, strict=True):
+            torch.testing.assert_close(earlier, later, rtol=1e-4, atol=1e-4)
     assert not torch.equal(before.seen[-1][0], before.seen[-1][1])
     wide = {name: tuple(tensor.shape) for name, tensor in resnet8(16, 10, 1).state_dict().items()}
     for average in (module.torchs.module, module.timms.module, module.network):
@@ -176,11 +176,11 @@ def test_lightnings_averages_grow_along_and_resume(tmp_path: Path) -> None:
         lambda: lightning.callbacks.EMAWeightAveraging(decay=0.9),
     ):
         folder = tmp_path / type(callback()).__name__
-        whole = Classifier()
-        trainer(folder, 6, growth(), callback(), kept(folder)).fit(whole, loader())
+        uninterrupted = Classifier()
+        trainer(folder, 6, growth(), callback(), kept(folder)).fit(uninterrupted, loader())
         again = Classifier()
         trainer(folder, 6, growth(), callback()).fit(again, loader(), ckpt_path=folder / "epoch=3.ckpt")
-        for name, tensor in whole.state_dict().items():
+        for name, tensor in uninterrupted.state_dict().items():
             assert torch.equal(again.state_dict()[name], tensor), name
 
 

@@ -85,12 +85,12 @@ def test_a_copy_of_the_target_computes_what_the_model_does(grown: tuple[nn.Modul
     assert str(fxgrow.certify(result, model).verdict) == "PROVED"
     assert step.verification.train_error <= EXACT
     torch.testing.assert_close(result.eval()(IMAGES), model.eval()(IMAGES), rtol=EXACT, atol=EXACT)
-    shapes = [{name: tuple(t.shape) for name, t in one.state_dict().items()} for one in (result, target)]
+    shapes = [{name: tuple(t.shape) for name, t in network.state_dict().items()} for network in (result, target)]
     assert shapes[0] == shapes[1]
     unlike = {path for path, _, _ in step.plan.like.parts}
-    theirs = dict(target.named_modules())
+    target_parts = dict(target.named_modules())
     for path, part in result.named_modules():
-        assert (type(part) is type(theirs[path])) != (path in unlike)
+        assert (type(part) is type(target_parts[path])) != (path in unlike)
 
 
 def test_a_model_that_fxgrow_never_saw_takes_the_weights(

@@ -54,24 +54,24 @@ class Standardised(nn.Module):
 
 @pytest.mark.usefixtures("no_collection")
 def test_a_proof_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    kept: list[weakref.ref[Tensor]] = []
+    references: list[weakref.ref[Tensor]] = []
     noted = Held.__init__
 
     def note(self: Held, old: Tensor, new: Tensor, *rest: object, **named: object) -> None:
         noted(self, old, new, *rest, **named)  # type: ignore[arg-type]
-        kept.extend(map(weakref.ref, (old, new)))
+        references.extend(map(weakref.ref, (old, new)))
 
     model = lively(Standardised())
     grown = fxgrow.grow(model, 1.5, example_inputs=torch.empty(4, 64, device="meta"), verify=False)
     monkeypatch.setattr(Held, "__init__", note)
     certificate = fxgrow.certify(grown, model)
-    assert kept
+    assert references
     del certificate
-    assert [tensor for tensor in kept if tensor() is not None] == []
+    assert [tensor for tensor in references if tensor() is not None] == []
 
 
 def test_functions_that_stay_whole_stay_so_when_a_grown_model_is_traced_again() -> None:
     grown = fxgrow.grow(timm.create_model("test_vit"), 1.25, verify=False, form="graph")
     names = type(grown).forward.__globals__
-    whole = [name for place, name in _symbolic_trace._wrapped_fns_to_patch if place == id(names)]
-    assert "timm_layers_pos_embed_resample_abs_pos_embed" in whole
+    wrapped = [name for place, name in _symbolic_trace._wrapped_fns_to_patch if place == id(names)]
+    assert "timm_layers_pos_embed_resample_abs_pos_embed" in wrapped

@@ -26,7 +26,7 @@ NAMES = [
 @pytest.mark.parametrize("name", NAMES)
 def test_models_of_other_packages(name: str) -> None:
     pytest.importorskip(name.partition("/")[0])
-    build, inputs = next((build, inputs) for known, build, inputs in models() if known == name)
+    build, inputs = next((build, inputs) for listed, build, inputs in models() if listed == name)
     model, result = grown(build, inputs)
     assert isinstance(result, type(model))
     assert str(fxgrow.report(result).certificate.verdict) == "PROVED"

@@ -46,35 +46,35 @@ class Checked(HTMLParser):
 
 
 def table(rows: int) -> Table:
-    made = Table("name", title="all <of> them")
-    made.add_column("size", justify="right")
+    result = Table("name", title="all <of> them")
+    result.add_column("size", justify="right")
     for number in range(rows):
-        made.add_row(f"conv{number}.weight[0]", f"[bold]{number}[/]")
-    return made
+        result.add_row(f"conv{number}.weight[0]", f"[bold]{number}[/]")
+    return result
 
 
 def test_a_table_becomes_a_table() -> None:
-    found = Checked(as_html(table(2)))
-    assert found.seen.count("td") == 4 and found.seen.count("th") == 2
-    assert found.text == "all <of> themnamesizeconv0.weight[0]0conv1.weight[0]1"
+    checked = Checked(as_html(table(2)))
+    assert checked.seen.count("td") == 4 and checked.seen.count("th") == 2
+    assert checked.text == "all <of> themnamesizeconv0.weight[0]0conv1.weight[0]1"
 
 
 def test_a_long_table_is_folded_under_its_title() -> None:
-    found = Checked(as_html(table(MOST_ROWS + 1)))
-    assert found.seen[:2] == ["details", "summary"]
-    assert found.text.startswith(f"all <of> them ({MOST_ROWS + 1} rows)")
+    checked = Checked(as_html(table(MOST_ROWS + 1)))
+    assert checked.seen[:2] == ["details", "summary"]
+    assert checked.text.startswith(f"all <of> them ({MOST_ROWS + 1} rows)")
 
 
 def test_groups_texts_and_whatever_else_there_is() -> None:
     tree = Tree("a")
     tree.add("b < c")
-    found = as_html(Group(Text("1 & 2"), tree))
-    assert found == "<p>1 &amp; 2</p>\n<pre>a\n└── b &lt; c</pre>"
+    markup = as_html(Group(Text("1 & 2"), tree))
+    assert markup == "<p>1 &amp; 2</p>\n<pre>a\n└── b &lt; c</pre>"
 
 
 def test_a_page_stands_by_itself() -> None:
     text = page("a & b", [("first <part>", as_html(table(1)))], "made by <x>")
-    found = Checked(text)
+    checked = Checked(text)
     assert text.startswith("<!DOCTYPE html>")
-    assert found.seen.count("section") == 1
-    assert "first <part>" in found.text and "made by <x>" in found.text
+    assert checked.seen.count("section") == 1
+    assert "first <part>" in checked.text and "made by <x>" in checked.text

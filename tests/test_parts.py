@@ -224,10 +224,10 @@ def test_detectors_keep_their_detections_and_their_losses(name: str) -> None:
         "keypoints": torch.tensor([[[40.0, 60.0, 1.0]] * 17], dtype=torch.float64),
     }
     losses = []
-    for one in (model, grown):
+    for network in (model, grown):
         torch.manual_seed(1)
         with WithoutNoise():
-            losses.append(one.train()(images, [dict(target) for _ in images]))
+            losses.append(network.train()(images, [dict(target) for _ in images]))
     assert losses[0].keys() == losses[1].keys()
     for key, loss in losses[0].items():
         torch.testing.assert_close(losses[1][key], loss, rtol=1e-9, atol=1e-9)
@@ -309,9 +309,9 @@ def test_divided_models_in_parts_get_the_weights_of_whole_ones(how: dict[str, An
     model = Refusing()
     model.body = Deep()
     grown = fxgrow.grow(model, example_inputs=INPUTS, verify=False, **how)
-    other = fxgrow.grow_sharded(model, shard=nn.Module.train, example_inputs=INPUTS, verify=False, **how)
-    assert fxgrow.report(other).plan.parts
-    assert [name for name, _ in other.named_parameters()] == [name for name, _ in grown.named_parameters()]
+    sharded = fxgrow.grow_sharded(model, shard=nn.Module.train, example_inputs=INPUTS, verify=False, **how)
+    assert fxgrow.report(sharded).plan.parts
+    assert [name for name, _ in sharded.named_parameters()] == [name for name, _ in grown.named_parameters()]
     for name, parameter in grown.named_parameters():
-        assert torch.equal(other.get_parameter(name), parameter), name
-    assert fxgrow.births(other) == fxgrow.births(grown)
+        assert torch.equal(sharded.get_parameter(name), parameter), name
+    assert fxgrow.births(sharded) == fxgrow.births(grown)

@@ -46,8 +46,8 @@ def test_lines_over_time_begin_where_a_stage_is_first_there() -> None:
     lines = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axes.get_lines()}
     assert lines == {"stage 0": ([0, 10, 20], [1.0, 0.6, 0.5]), "stage 1": ([10, 20], [0.4, 0.5])}
     assert axes.get_ylim()[0] == 0 and axes.get_ylabel() == "part"
-    whole = Figure()
-    assert over_time({}, ax=whole.subplots()) is whole
+    empty = Figure()
+    assert over_time({}, ax=empty.subplots()) is empty
 
 
 def test_stages_have_colours_of_their_own() -> None:

@@ -51,10 +51,10 @@ class Gated(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.split:
-            one, two = torch.split(x, x.shape[self.axis] // 2, dim=self.axis)
+            value, gate = torch.split(x, x.shape[self.axis] // 2, dim=self.axis)
         else:
-            one, two = x.chunk(2, dim=self.axis)
-        return one * torch.sigmoid(two)
+            value, gate = x.chunk(2, dim=self.axis)
+        return value * torch.sigmoid(gate)
 
 
 class Twice(nn.Module):
@@ -97,10 +97,10 @@ class Attend(nn.Module):
             q, k, v = (p.reshape(batch, length, self.heads, -1).transpose(1, 2) for p in parts)
         if self.written_out:
             scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
-            found = torch.softmax(scores, dim=-1) @ v
+            attended = torch.softmax(scores, dim=-1) @ v
         else:
-            found = F.scaled_dot_product_attention(q, k, v)
-        return self.leave(found.transpose(1, 2).reshape(batch, length, -1))
+            attended = F.scaled_dot_product_attention(q, k, v)
+        return self.leave(attended.transpose(1, 2).reshape(batch, length, -1))
 
 
 class Scaled(nn.Module):
@@ -189,8 +189,8 @@ def image_layers(draw: Any, width: int, depth: int = 2) -> tuple[nn.Module, int]
     if kind == "residual":
         return Residual(nn.Sequential(inner, nn.Conv2d(out, width, 1))), width
     if kind == "joined":
-        other, more = draw(image_layers(width, depth - 1))
-        return Joined(1, inner, other), out + more
+        beside, more = draw(image_layers(width, depth - 1))
+        return Joined(1, inner, beside), out + more
     if kind == "gated":
         return nn.Sequential(nn.Conv2d(width, 2 * width, 1), Gated(1, draw(st.booleans()))), width
     after, last = draw(image_layers(out, depth - 1))
@@ -228,8 +228,8 @@ def token_layers(draw: Any, width: int, depth: int = 2) -> tuple[nn.Module, int]
     if kind == "residual":
         return Residual(nn.Sequential(inner, nn.Linear(out, width))), width
     if kind == "joined":
-        other, more = draw(token_layers(width, depth - 1))
-        return Joined(-1, inner, other), out + more
+        beside, more = draw(token_layers(width, depth - 1))
+        return Joined(-1, inner, beside), out + more
     after, last = draw(token_layers(out, depth - 1))
     return nn.Sequential(inner, after), last
 
@@ -266,19 +266,19 @@ Made = tuple[nn.Module, tuple[Tensor, ...]]
 
 @settings(max_examples=30)
 @given(models(), growths)
-def test_random_models_keep_their_function(made: Made, sequence: Any) -> None:
-    assert_function_is_kept(made, sequence)
+def test_random_models_keep_their_function(sample: Made, sequence: Any) -> None:
+    assert_function_is_kept(sample, sequence)
 
 
 @pytest.mark.slow
 @settings(max_examples=300)
 @given(models(), growths)
-def test_many_random_models_keep_their_function(made: Made, sequence: Any) -> None:
-    assert_function_is_kept(made, sequence)
+def test_many_random_models_keep_their_function(sample: Made, sequence: Any) -> None:
+    assert_function_is_kept(sample, sequence)
 
 
-def assert_function_is_kept(made: Made, sequence: Any) -> None:
-    model, inputs = made
+def assert_function_is_kept(sample: Made, sequence: Any) -> None:
+    model, inputs = sample
     grown: nn.Module = model
     for width, init, round_to in sequence:
         try:
@@ -297,19 +297,19 @@ widths, inits = st.sampled_from([1.25, 1.5, 2]), st.sampled_from(["zero", "mirro
 
 @settings(max_examples=25, derandomize=True)
 @given(models(), widths, inits)
-def test_new_units_of_random_models_learn(made: Made, width: float, init: str) -> None:
-    assert_new_units_learn(made, width, init)
+def test_new_units_of_random_models_learn(sample: Made, width: float, init: str) -> None:
+    assert_new_units_learn(sample, width, init)
 
 
 @pytest.mark.slow
 @settings(max_examples=100, derandomize=True)
 @given(models(), widths, inits)
-def test_new_units_of_many_random_models_learn(made: Made, width: float, init: str) -> None:
-    assert_new_units_learn(made, width, init)
+def test_new_units_of_many_random_models_learn(sample: Made, width: float, init: str) -> None:
+    assert_new_units_learn(sample, width, init)
 
 
-def assert_new_units_learn(made: Made, width: float, init: str) -> None:
-    model, inputs = made
+def assert_new_units_learn(sample: Made, width: float, init: str) -> None:
+    model, inputs = sample
     attention = sum(isinstance(module, Attend) for module in model.modules())
     assume(attention < 2)  # without shortcuts the second finds tokens alike, and its scores hardly learn, old or new
     try:

@@ -145,8 +145,8 @@ class Helper:
 
 
 def in_a_list(model: Indirect) -> Any:
-    held = [model.first.weight]
-    return lambda x: F.linear(x, held[0])
+    weights = [model.first.weight]
+    return lambda x: F.linear(x, weights[0])
 
 
 @pytest.mark.parametrize("way", [Helper, in_a_list])
@@ -156,12 +156,12 @@ def test_what_every_copy_would_share_is_refused_by_its_name(way: Any) -> None:
 
 
 def test_a_parameter_of_another_model_stays_its_own_and_no_graph_copies_it() -> None:
-    other = nn.Linear(6, 6).double()
-    model = indirect(lambda model: lambda x: model.first(other(x)))
+    stranger = nn.Linear(6, 6).double()
+    model = indirect(lambda model: lambda x: model.first(stranger(x)))
     grown = fxgrow.grow(model, 2, example_inputs=X)
     assert isinstance(grown, Indirect)
     grown(X).sum().backward()
-    assert other.weight.grad is not None
+    assert stranger.weight.grad is not None
     with pytest.raises(FxgrowError, match="a parameter that is not the model's own"):
         fxgrow.grow(model, 2, example_inputs=X, form="graph")
 

@@ -37,34 +37,34 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_page_has_plans_certificates_and_births(saved: Path) -> None:
-    found = Checked(report_of(saved / "grown.safetensors").html())
-    assert "Sequential, 75 → 147 parameters" in found.text and "Sequential, 147 → 219 parameters" in found.text
+    checked = Checked(report_of(saved / "grown.safetensors").html())
+    assert "Sequential, 75 → 147 parameters" in checked.text and "Sequential, 147 → 219 parameters" in checked.text
     for heading in ("Growths", "Growth 1: plan", "Growth 2: certificate", "Births"):
-        assert heading in found.text
-    assert found.seen.count("svg") == 2
-    assert "elements by birth stage" in found.text and "0.bias" in found.text
-    assert "Scale" not in found.text and "Schedule" not in found.text
+        assert heading in checked.text
+    assert checked.seen.count("svg") == 2
+    assert "elements by birth stage" in checked.text and "0.bias" in checked.text
+    assert "Scale" not in checked.text and "Schedule" not in checked.text
 
 
 def test_beside_the_original_it_is_proved_anew_and_has_the_scale(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fxgrow.reporting.find", lambda name, pretrained: made())
     report = report_of(saved / "grown.safetensors", "made", schedule=saved / "schedule.json")
     assert report.certificate is not None and str(report.certificate.verdict) == "PROVED"
-    found = Checked(report.html())
+    checked = Checked(report.html())
     for said in (
         "Certificate beside the original",
         "variance of new units",
         "rho the second moment",
         "3 stages, 9 epochs",
     ):
-        assert said in found.text
-    assert found.seen.count("svg") == 4
+        assert said in checked.text
+    assert checked.seen.count("svg") == 4
 
 
 def test_tables_stand_alone_where_matplotlib_is_missing(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    found = Checked(report_of(saved / "grown.safetensors", schedule=saved / "schedule.json").html())
-    assert found.seen.count("svg") == 2 and "3 stages, 9 epochs" in found.text
+    checked = Checked(report_of(saved / "grown.safetensors", schedule=saved / "schedule.json").html())
+    assert checked.seen.count("svg") == 2 and "3 stages, 9 epochs" in checked.text
 
 
 def test_names_cannot_break_a_page(saved: Path) -> None:

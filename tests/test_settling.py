@@ -59,15 +59,15 @@ def pair(kind: str, form: str = "auto") -> tuple[nn.Module, Any]:
 
 def built_by_hand(kind: str, grown: nn.Module) -> nn.Module:
     """The model of the grown sizes, of torch's own norms."""
-    other: Any = MODELS[kind]()
+    twin: Any = MODELS[kind]()
     wide = {"layer_norm": nn.LayerNorm(16), "rms_norm": nn.RMSNorm(16, eps=1e-6), "group_norm": nn.GroupNorm(1, 16)}
     if kind == "written":
-        other.gain = nn.Parameter(torch.ones(16))
-        other.one, other.two = nn.Linear(6, 16), nn.Linear(16, 3)
+        twin.gain = nn.Parameter(torch.ones(16))
+        twin.one, twin.two = nn.Linear(6, 16), nn.Linear(16, 3)
     else:
-        other = nn.Sequential(nn.Linear(6, 16), nn.Sigmoid(), wide[kind], nn.Linear(16, 3))
-    other.double().load_state_dict(grown.state_dict())
-    return other.eval()  # type: ignore[no-any-return]
+        twin = nn.Sequential(nn.Linear(6, 16), nn.Sigmoid(), wide[kind], nn.Linear(16, 3))
+    twin.double().load_state_dict(grown.state_dict())
+    return twin.eval()  # type: ignore[no-any-return]
 
 
 @KINDS
@@ -254,19 +254,19 @@ def test_the_weighted_norm_between_its_ends(norm: str) -> None:
     shape, core = 2 if norm == "group_norm" else (12,), ((0, 2), (3, 5))
     arguments = (x, shape, weight, bias, 1e-6, core)
     for share in (0, 1):
-        function, given = guards.settled_call(norm, arguments, share)
-        assert_near(guards.settling(x, norm, shape, weight, bias, 1e-6, core, share), function(*given))
-    function, given = guards.settled_call(norm, arguments, 0.5)
+        function, operands = guards.settled_call(norm, arguments, share)
+        assert_near(guards.settling(x, norm, shape, weight, bias, 1e-6, core, share), function(*operands))
+    function, operands = guards.settled_call(norm, arguments, 0.5)
     assert function is guards.settling
-    assert torch.autograd.gradcheck(lambda x: function(x, *given[1:]), (x.requires_grad_(),))
+    assert torch.autograd.gradcheck(lambda x: function(x, *operands[1:]), (x.requires_grad_(),))
 
 
 def test_half_a_unit_counts_half() -> None:
     x = torch.tensor([[1.0, 3.0, 8.0]], dtype=torch.float64)
     mean = (1 + 3 + 0.5 * 8) / 2.5
     variance = ((1 - mean) ** 2 + (3 - mean) ** 2 + 0.5 * (8 - mean) ** 2) / 2.5
-    found = guards.settling(x, "layer_norm", (3,), None, None, 0.0, ((0, 2),), 0.5)
-    torch.testing.assert_close(found, (x - mean) / variance**0.5)
+    output = guards.settling(x, "layer_norm", (3,), None, None, 0.0, ((0, 2),), 0.5)
+    torch.testing.assert_close(output, (x - mean) / variance**0.5)
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1, "half", True, float("nan")])

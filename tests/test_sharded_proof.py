@@ -72,8 +72,8 @@ def work(rank: int, folder: str, numbers: tuple[int, ...]) -> None:
             grown = fxgrow.grow_sharded(model, shard=shard, example_inputs=IMAGES, **how)
             proved(model, grown, alone=fxgrow.grow(made(make), example_inputs=IMAGES, **how))
             for fault in faults(grown, rank):
-                found = fxgrow.certify(grown, model)
-                assert str(found.verdict) in ("REFUTED", "UNKNOWN"), (make, how, fault)
+                certificate = fxgrow.certify(grown, model)
+                assert str(certificate.verdict) in ("REFUTED", "UNKNOWN"), (make, how, fault)
                 assert str(fxgrow.certify(grown).verdict) == "UNKNOWN", (make, how, fault)
             assert str(fxgrow.certify(grown, model).verdict) == "PROVED"
             if number == 1:
@@ -85,12 +85,12 @@ def work(rank: int, folder: str, numbers: tuple[int, ...]) -> None:
 
 def proved(model: nn.Module, grown: nn.Module, alone: nn.Module) -> None:
     """With the steps of the proof that one process makes, and with the entries, of which never many are gathered."""
-    certificate, other = fxgrow.report(grown).certificate, fxgrow.report(alone).certificate
+    certificate, alone_certificate = fxgrow.report(grown).certificate, fxgrow.report(alone).certificate
     assert certificate is not None
-    assert other is not None
+    assert alone_certificate is not None
     assert str(certificate.verdict) == "PROVED", str(certificate)
     assert certificate.children[0].claim == "every process has the same models"
-    steps, expected = str(certificate), str(other)
+    steps, expected = str(certificate), str(alone_certificate)
     assert [line for line in expected.splitlines() if line not in steps and "TESTED" not in line] == []
     for name, tensor in grown.named_parameters():
         assert torch.equal(shards.whole(tensor), alone.get_parameter(name)), name
@@ -107,8 +107,10 @@ class Watch:
     def whole(self, tensor: Tensor) -> Tensor:
         gathered = shards.whole(tensor)
         if shards.is_divided(tensor):
-            self.there = [one for one in self.there if one() is not None] + [weakref.ref(gathered)]
-            self.most = max(self.most, sum(entries.numel() for one in self.there if (entries := one()) is not None))
+            self.there = [reference for reference in self.there if reference() is not None] + [weakref.ref(gathered)]
+            self.most = max(
+                self.most, sum(entries.numel() for reference in self.there if (entries := reference()) is not None)
+            )
         return gathered
 
 
@@ -137,7 +139,7 @@ def few_at_a_time(model: nn.Module, grown: nn.Module) -> None:
             shards.Gathered, "__getitem__", lambda gathered, name: watch.whole(gathered.tensors[name].detach())
         )
         assert str(fxgrow.certify(grown, model).verdict) == "PROVED"
-    assert 0 < watch.most < sum(p.numel() for one in (model, grown) for p in one.parameters()) / 2
+    assert 0 < watch.most < sum(p.numel() for network in (model, grown) for p in network.parameters()) / 2
 
 
 def told(model: nn.Module, grown: nn.Module) -> None:

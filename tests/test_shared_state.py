@@ -119,13 +119,13 @@ def cached(count: int, start: int) -> Tensor:
 
 
 def remembering(function: Callable[[int], Tensor]) -> Callable[[int], Tensor]:
-    known: dict[int, Tensor] = {}
+    results: dict[int, Tensor] = {}
 
     @functools.wraps(function)
     def remembered(count: int) -> Tensor:
-        if count not in known:
-            known[count] = function(count)
-        return known[count]
+        if count not in results:
+            results[count] = function(count)
+        return results[count]
 
     return remembered
 
@@ -187,6 +187,6 @@ def test_a_forward_that_writes_to_its_input_is_compared_on_equal_ones() -> None:
     grown = fxgrow.grow(model, 2, example_inputs=x)
     assert str(fxgrow.report(grown).certificate.verdict) == "PROVED"
     assert torch.equal(x, X)
-    one, two = X.clone(), X.clone()
-    torch.testing.assert_close(grown(one), model(two), rtol=1e-10, atol=1e-10)
-    assert torch.equal(one, two)
+    first, second = X.clone(), X.clone()
+    torch.testing.assert_close(grown(first), model(second), rtol=1e-10, atol=1e-10)
+    assert torch.equal(first, second)

@@ -40,7 +40,7 @@ def test_files_of_earlier_commits_are_read_and_grow_on(path: Path, tmp_path: Pat
     torch.testing.assert_close(wider(rows), model(rows))
     fxgrow.grow_files(path, tmp_path / "wider", original(), 1.5)
     again = fxgrow.load(tmp_path / "wider", original())
-    assert all(torch.equal(mine, theirs) for mine, theirs in zip(again.parameters(), wider.parameters(), strict=True))
+    assert all(torch.equal(left, right) for left, right in zip(again.parameters(), wider.parameters(), strict=True))
 
 
 def test_the_page_has_the_numbers_of_the_formats() -> None:

@@ -51,12 +51,15 @@ def tensors_in(folder: Path) -> dict[str, Tensor]:
 
 def assert_as_saved(folder: Path, grown: nn.Module, **of_save: Any) -> None:
     """What is in a folder is what `save` writes of a grown model."""
-    one = folder.parent / "saved.safetensors"
-    fxgrow.save(grown, one, **of_save)
-    mine, theirs = tensors_in(folder), load_file(one)
-    assert mine.keys() == theirs.keys()
-    assert all(mine[name].dtype == theirs[name].dtype and torch.equal(mine[name], theirs[name]) for name in theirs)
-    assert header_of(folder) == header_of(one)
+    file = folder.parent / "saved.safetensors"
+    fxgrow.save(grown, file, **of_save)
+    streamed, expected = tensors_in(folder), load_file(file)
+    assert streamed.keys() == expected.keys()
+    assert all(
+        streamed[name].dtype == expected[name].dtype and torch.equal(streamed[name], expected[name])
+        for name in expected
+    )
+    assert header_of(folder) == header_of(file)
 
 
 @pytest.mark.parametrize("name", PLAIN)
@@ -230,9 +233,9 @@ def test_a_model_grows_in_less_memory_than_it_takes(tmp_path: Path) -> None:
 def test_a_failure_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
     source = shards(lively(perceptron()), tmp_path / "source", 200)
     last = sorted(source.glob("*.safetensors"))[-1]
-    whole = last.read_bytes()
+    content = last.read_bytes()
     fxgrow.grow_files(source, tmp_path / "once", perceptron(), 2, example_inputs=ROW, shard_size=1)
-    last.write_bytes(whole[:-8])
+    last.write_bytes(content[:-8])
     with pytest.raises(FileError, match="not readable"):
         fxgrow.grow_files(source, tmp_path / "target", perceptron(), 2, example_inputs=ROW, shard_size=1)
     assert {path.name for path in tmp_path.iterdir()} == {"source", "once"}
@@ -252,9 +255,11 @@ def test_a_failure_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_grown_is_refused_before_the_work(wrong: dict[str, Any], text: str, tmp_path: Path) -> None:
     shards(lively(perceptron()), tmp_path / "source")
-    given = {"source": "source", "target": "target", "model": perceptron(), **wrong}
+    arguments = {"source": "source", "target": "target", "model": perceptron(), **wrong}
     with pytest.raises(FileError, match=text):
-        fxgrow.grow_files(tmp_path / given["source"], tmp_path / given["target"], given["model"], 2, example_inputs=ROW)
+        fxgrow.grow_files(
+            tmp_path / arguments["source"], tmp_path / arguments["target"], arguments["model"], 2, example_inputs=ROW
+        )
     assert {path.name for path in tmp_path.iterdir()} == {"source"}
 
 

@@ -121,13 +121,13 @@ def test_ctrl_c_is_one_line_and_leaves_no_half_file(moment: float, tmp_path: Pat
     time.sleep(moment)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate()
-    whole = (tmp_path / "grown.safetensors").exists()
+    complete = (tmp_path / "grown.safetensors").exists()
     said = [line for line in errors.splitlines() if line.startswith("fxgrow: ")]
     if process.returncode == 0:  # it was done before
-        assert whole
+        assert complete
         return
     assert process.returncode == 130
     assert said == [
-        f"fxgrow: stopped by Ctrl-C; {'written before: grown.safetensors' if whole else 'nothing was written'}"
+        f"fxgrow: stopped by Ctrl-C; {'written before: grown.safetensors' if complete else 'nothing was written'}"
     ]
-    assert [path.name for path in tmp_path.iterdir()] == ["grown.safetensors"] * whole
+    assert [path.name for path in tmp_path.iterdir()] == ["grown.safetensors"] * complete

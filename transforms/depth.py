@@ -133,12 +133,12 @@ def _modules(model: nn.Module, plan: Deepening) -> dict[str, nn.Module]:
     """The modules of new blocks, by path; tensors that twins share with other parts stay shared."""
     shared = {tensor.name for tensor in plan.tensors if tensor.start == "shared"}
     longer = {tensor.name: tensor for tensor in plan.tensors if tensor.longer}
-    made = {}
+    modules = {}
     for block in plan.blocks:
         memo: dict[int, Any] = {}
         for new, old in block.modules:
-            made[new] = _twin(model.get_submodule(old), new, shared, longer, memo)
-    return made
+            modules[new] = _twin(model.get_submodule(old), new, shared, longer, memo)
+    return modules
 
 
 def _twin(
@@ -190,7 +190,7 @@ def _enlarge(model: nn.Module, name: str, shape: tuple[int, ...]) -> None:
 
 
 def _rearrange(
-    model: nn.Module, plan: Deepening, made: dict[str, nn.Module], moves: Mapping[str, Mapping[str, str]]
+    model: nn.Module, plan: Deepening, modules: dict[str, nn.Module], moves: Mapping[str, Mapping[str, str]]
 ) -> None:
     """Put children in their new order under their new names."""
     parents = {children.path: model.get_submodule(children.path) for children in plan.children}
@@ -200,7 +200,7 @@ def _rearrange(
         before = dict(parent._modules)
         parent._modules.clear()
         for new, old in children.names:
-            parent._modules[new] = before[old] if old else made[f"{above}.{new}" if above else new]
+            parent._modules[new] = before[old] if old else modules[f"{above}.{new}" if above else new]
 
 
 def _extend(mode: str, graph: fx.Graph, plan: Deepening, moves: Mapping[str, Mapping[str, str]]) -> Iterator[NewLayer]:
@@ -255,34 +255,34 @@ class _Copying:
     def repeat(self, region: CopiedRegion, block: NewBlock) -> NewLayer:
         """Repeat a region after the values that its new block follows; who read them reads what leaves the region."""
         latest = {after: self.tails.get(after, self.nodes[after]) for _, _, after in region.streams}
-        made = {self.nodes[entry]: latest[after] for entry, _, after in region.streams}
+        copy_of = {self.nodes[entry]: latest[after] for entry, _, after in region.streams}
         anchor = max(latest.values())  # the last in the graph
-        nodes = self._copy(region, block, made, anchor, lambda raw: raw)
+        nodes = self._copy(region, block, copy_of, anchor, lambda raw: raw)
         new = set(nodes)
         own = set(region.nodes) if region.exit == region.after else set()
         for _, leaves, after in region.streams:
-            before, leaving = latest[after], made[self.nodes[leaves]]
+            before, leaving = latest[after], copy_of[self.nodes[leaves]]
             for user in list(before.users):
                 if user not in new and user.name not in own and user > anchor:
                     user.replace_input_with(before, leaving)
             self.tails[after] = leaving
-        return NewLayer(nodes, made[self.nodes[region.exit]], latest[region.after], region.passed)
+        return NewLayer(nodes, copy_of[self.nodes[region.exit]], latest[region.after], region.passed)
 
     def append(self, region: CopiedRegion, block: NewBlock) -> NewLayer:
         """Repeat a dense layer after the last one; what it gives is concatenated next to what that gives."""
-        given, gives = self.nodes[region.entry], self.nodes[region.exit]
-        since = self.appended.setdefault(region.exit, [gives])
+        entry, exit_node = self.nodes[region.entry], self.nodes[region.exit]
+        since = self.appended.setdefault(region.exit, [exit_node])
         latest = since[-1]
 
         def more(raw: Any) -> Any:
             if not isinstance(raw, (list, tuple)):
                 return raw
-            behind = since if any(item is given for item in raw) else []
+            behind = since if any(item is entry for item in raw) else []
             return [*map(more, raw), *behind]
 
-        made: dict[fx.Node, fx.Node] = {} if block.kind == "list" else {given: latest}
-        nodes = self._copy(region, block, made, latest, more if block.kind == "list" else lambda raw: raw)
-        leaving = made[gives]
+        copy_of: dict[fx.Node, fx.Node] = {} if block.kind == "list" else {entry: latest}
+        nodes = self._copy(region, block, copy_of, latest, more if block.kind == "list" else lambda raw: raw)
+        leaving = copy_of[exit_node]
         for name in region.joins:
             join = self.nodes[name]
             join.args = tuple(_with(raw, latest, leaving) for raw in join.args)
@@ -294,11 +294,11 @@ class _Copying:
         self,
         region: CopiedRegion,
         block: NewBlock,
-        made: dict[fx.Node, fx.Node],
+        copy_of: dict[fx.Node, fx.Node],
         anchor: fx.Node,
         reading: Callable[[Any], Any],
     ) -> tuple[fx.Node, ...]:
-        """Copy the nodes of a region behind `anchor`; `made` is old -> new, `reading` changes their arguments."""
+        """Copy the nodes of a region behind `anchor`; `copy_of` is old -> new, `reading` changes their arguments."""
         copies: list[fx.Node] = []
         paths = [(renamed(old, self.moves), new) for new, old in (*block.modules, *block.aliases)]
 
@@ -323,14 +323,14 @@ class _Copying:
             return anchor
 
         def operand(node: fx.Node) -> fx.Node:
-            if node not in made and node.op == "get_attr" and moved(str(node.target)) != node.target:
-                made[node] = copied(node)
-            return made.get(node) or self.tails.get(node.name, node)
+            if node not in copy_of and node.op == "get_attr" and moved(str(node.target)) != node.target:
+                copy_of[node] = copied(node)
+            return copy_of.get(node) or self.tails.get(node.name, node)
 
         for name in region.nodes:
-            made[self.nodes[name]] = copied(self.nodes[name])
+            copy_of[self.nodes[name]] = copied(self.nodes[name])
         for name, path, value in region.numbers:
-            put_argument(made[self.nodes[name]], path, value)
+            put_argument(copy_of[self.nodes[name]], path, value)
         return tuple(copies)
 
 

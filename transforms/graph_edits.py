@@ -62,9 +62,9 @@ def put_argument(node: fx.Node, path: Sequence[Any], value: Any) -> None:
 def _inserted(node: fx.Node, function: Callable[..., Any], *arguments: Any) -> fx.Node:
     """A call before a node, of the part that the node is of: blocks are found by it when the model grows again."""
     with node.graph.inserting_before(node):
-        made = node.graph.call_function(function, arguments)
-    made.meta["module_path"] = node.meta.get("module_path", "")
-    return made
+        call = node.graph.call_function(function, arguments)
+    call.meta["module_path"] = node.meta.get("module_path", "")
+    return call
 
 
 def _literal(node: fx.Node, edit: NodeEdit) -> None:
@@ -74,9 +74,9 @@ def _literal(node: fx.Node, edit: NodeEdit) -> None:
 def _ratio(node: fx.Node, edit: NodeEdit) -> None:
     from fxgrow.rules.shape import follow, whole_shape
 
-    whole = whole_shape(node, edit.path)
-    if whole is not None:  # a shape in one node: its items one by one
-        items = tuple(_inserted(node, operator.getitem, whole, k) for k in range(len(whole.meta["value"])))
+    shape = whole_shape(node, edit.path)
+    if shape is not None:  # a shape in one node: its items one by one
+        items = tuple(_inserted(node, operator.getitem, shape, k) for k in range(len(shape.meta["value"])))
         put_argument(node, edit.path[:-1], items)
     number = follow(node, edit.path)
     numerator, denominator = edit.value if isinstance(edit.value, tuple) else (edit.value, 1)

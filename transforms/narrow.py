@@ -19,18 +19,18 @@ def narrow(captured: Captured, narrowing: Narrowing, source: nn.Module) -> fx.Gr
     captured: the structure; it is consumed.
     source: holds the tensors that `captured` was taken from; never written to.
     """
-    made: dict[int, torch.Tensor] = {}
+    tensors: dict[int, torch.Tensor] = {}
     for name, tensor in named_tensors(source).items():
-        if id(tensor) not in made:
-            kept = narrowing.tensors.get(name)
+        if id(tensor) not in tensors:
+            narrow_tensor = narrowing.tensors.get(name)
             data = tensor.detach().clone()
-            if kept is not None:
-                for axis, positions in enumerate(kept.positions):
+            if narrow_tensor is not None:
+                for axis, positions in enumerate(narrow_tensor.positions):
                     data = data.index_select(axis, torch.tensor(positions, device=data.device))
-                data = data * kept.scale
+                data = data * narrow_tensor.scale
             new = nn.Parameter(data, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else data
-            made[id(tensor)] = new
-        place(captured.model, name, made[id(tensor)])
+            tensors[id(tensor)] = new
+        place(captured.model, name, tensors[id(tensor)])
     for edit in narrowing.attributes:
         setattr(captured.model.get_submodule(edit.module), edit.attribute, edit.value)
     edit_graphs(captured.graphs, narrowing.nodes)

@@ -175,13 +175,13 @@ def _check(gm: GrownGraphModule, inputs: Inputs, sizes: Any) -> None:
         except (RuntimeError, ValueError, CaptureError) as error:
             bad = next((node.name for node in graph.nodes if "value" not in node.meta), None)
             raise PlanError(f"it left a graph that does not run: {first_line(error)}", where=bad) from error
-    found = _sizes_out(gm.graphs())
-    for mode in found if sizes is not None else ():
-        if found[mode] != sizes[mode]:
-            raise PlanError(f"outputs are {found[mode]}, they were {sizes[mode]}", where="output")
+    sizes_out = _sizes_out(gm.graphs())
+    for mode in sizes_out if sizes is not None else ():
+        if sizes_out[mode] != sizes[mode]:
+            raise PlanError(f"outputs are {sizes_out[mode]}, they were {sizes[mode]}", where="output")
 
 
 def _sizes_out(graphs: Mapping[str, fx.Graph]) -> dict[str, list[list[int]]]:
     outputs = {mode: next(iter(reversed(graph.nodes))).args[0] for mode, graph in graphs.items()}
-    given = {mode: fx.node.map_arg(output, lambda node: node.meta["value"]) for mode, output in outputs.items()}
-    return {mode: [list(value.shape) for value in flat_tensors(values)] for mode, values in given.items()}
+    shaped = {mode: fx.node.map_arg(output, lambda node: node.meta["value"]) for mode, output in outputs.items()}
+    return {mode: [list(value.shape) for value in flat_tensors(values)] for mode, values in shaped.items()}

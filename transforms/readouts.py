@@ -51,8 +51,8 @@ def drop_readouts(captured: Captured, readouts: Iterable[Readout]) -> None:
 def _insert(graph: fx.Graph, node: fx.Node, readout: Readout, weight: torch.Tensor) -> None:
     output = next(n for n in reversed(graph.nodes) if n.op == "output")
     with graph.inserting_before(output):
-        held = graph.get_attr(readout.weight)
-        read = graph.call_function(guards.readout, (node, held, readout.axis, ((0, readout.size),)))
-    held.meta.update(value=weight, module_path="")
+        parameter = graph.get_attr(readout.weight)
+        read = graph.call_function(guards.readout, (node, parameter, readout.axis, ((0, readout.size),)))
+    parameter.meta.update(value=weight, module_path="")
     read.meta.update(value=node.meta["value"], module_path="")
     output.replace_input_with(node, read)

@@ -53,9 +53,9 @@ def check_shape(
     name: str, tensor: Tensor | None, wanted: tuple[int, ...], says: str = "grows", remedy: str = OTHER_MODEL
 ) -> None:
     """Raise a PlanError where a tensor is missing, or has not the shape that a plan says."""
-    found = tuple(tensor.shape) if tensor is not None else None
-    if found != wanted:
-        here = f"here it has {list(found)}" if found is not None else "here there is none"
+    shape = tuple(tensor.shape) if tensor is not None else None
+    if shape != wanted:
+        here = f"here it has {list(shape)}" if shape is not None else "here there is none"
         raise PlanError(f"the plan {says} a tensor of shape {list(wanted)}, {here}", where=name, remedy=remedy)
 
 
@@ -67,8 +67,8 @@ def drawn_units(growth: TensorGrowth, number: int) -> Tensor:
     tensor([2, 3])
     """
     axis = growth.axes[number]
-    made = ~filled_by(axis, frozenset({*_READERS, "zero", "mean", "copy"}))
-    drawn = filled_by(axis, frozenset({"draw", "pair"})) & made
+    normal = ~filled_by(axis, frozenset({*_READERS, "zero", "mean", "copy"}))
+    drawn = filled_by(axis, frozenset({"draw", "pair"})) & normal
     return drawn.nonzero().flatten() if growth.draw == "normal" else torch.empty(0, dtype=torch.long)
 
 
@@ -228,11 +228,11 @@ def _open_mesh(places: list[Tensor], new: Tensor) -> tuple[Tensor, ...]:
 
 def _old_outputs(growth: TensorGrowth, reader: int) -> list[Tensor]:
     """Positions on every axis that an old output depends on: all on reading axes, else the old ones."""
-    kept = []
+    positions = []
     for number, axis in enumerate(growth.axes):
         reads = number == reader or any(run.fill in _READERS for run in axis.runs())
-        kept.append(torch.arange(axis.new) if reads else (old_positions(axis) >= 0).nonzero().flatten())
-    return kept
+        positions.append(torch.arange(axis.new) if reads else (old_positions(axis) >= 0).nonzero().flatten())
+    return positions
 
 
 def _silence(new: Tensor, growth: TensorGrowth, number: int, axis: Axis) -> None:

@@ -37,9 +37,9 @@ def widened(
     """
     root, graphs = twin_of(captured.model, share=True), copies(captured.graphs)
     for names, tensor, data in grown_tensors(root, plan, tensors, seed):
-        made = like(tensor, data)
+        grown = like(tensor, data)
         for name in names:
-            place(root, name, made)
+            place(root, name, grown)
     for edit in plan.attributes:
         try:
             setattr(root.get_submodule(edit.module), edit.attribute, edit.value)
@@ -58,14 +58,14 @@ def grown_tensors(
     plan: Plan,
     tensors: Mapping[str, torch.Tensor],
     seed: str,
-    whole: Callable[[torch.Tensor], torch.Tensor] = torch.Tensor.detach,
+    entries_of: Callable[[torch.Tensor], torch.Tensor] = torch.Tensor.detach,
 ) -> Iterator[tuple[list[str], torch.Tensor, torch.Tensor]]:
     """Every tensor of the grown model, made when it is asked for: its names, what it comes from, its entries.
 
     Parameters
     ----------
     root: the structure. tensors: of the model that grows, tied ones under each of their names. seed: as in `widened`.
-    whole: what gives all entries of a tensor.
+    entries_of: gives all entries of a tensor.
 
     Raises
     ------
@@ -86,7 +86,7 @@ def grown_tensors(
         name, tensor, start = tied[0]
         growth = growths.get(name)
         with torch.no_grad():
-            data = whole(tensor)
+            data = entries_of(tensor)
             if start is not None:
                 data = started(data, start, seed)
             if growth is not None:
@@ -103,14 +103,14 @@ def like(tensor: torch.Tensor, data: torch.Tensor) -> torch.Tensor:
             data = data.contiguous(memory_format=layout) if tensor.is_contiguous(memory_format=layout) else data
     if not isinstance(tensor, nn.Parameter):
         return data
-    made = nn.Parameter(data, tensor.requires_grad)
+    parameter = nn.Parameter(data, tensor.requires_grad)
     for name, mark in tensor.__dict__.items():  # subclasses of tensors may keep their data there
-        made.__dict__.setdefault(name, mark)
+        parameter.__dict__.setdefault(name, mark)
     for hook in (tensor._backward_hooks or {}).values():
-        made.register_hook(hook)
+        parameter.register_hook(hook)
     for hook in (getattr(tensor, "_post_accumulate_grad_hooks", None) or {}).values():
-        made.register_post_accumulate_grad_hook(hook)
-    return made
+        parameter.register_post_accumulate_grad_hook(hook)
+    return parameter
 
 
 def _origins(

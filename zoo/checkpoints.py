@@ -33,8 +33,8 @@ class Checkpoints:
 
     def latest(self) -> Path | None:
         """The folder of the latest checkpoint that is whole."""
-        whole = self._whole()
-        return whole[-1] if whole else None
+        folders = self._whole()
+        return folders[-1] if folders else None
 
     def write(self, step: int, fill: Callable[[Path], object]) -> None:
         """Keep what `fill` puts in the folder it is given, unless that step is kept already, and drop older ones."""

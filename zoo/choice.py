@@ -33,13 +33,13 @@ def chosen(
         raise CatalogueError(f"there is no library {library!r}", remedy=f"use {' or '.join(LIBRARIES)}")
     if sample not in SAMPLES:
         raise CatalogueError(f"there is no sample {sample!r}", remedy=f"use {' or '.join(SAMPLES)}")
-    found = list(entries(library, pattern))
-    if not found:
+    candidates = list(entries(library, pattern))
+    if not candidates:
         raise CatalogueError(f"no model matches {pattern!r}", remedy="see timm.list_models() for names")
     if sample == "smallest-per-family":
-        found = smallest_per_family(found)
-    sizes = {entry: parameters_of(entry) for entry in found}
-    within = [entry for entry in found if at_least * 1e6 <= sizes[entry] <= at_most * 1e6]
+        candidates = smallest_per_family(candidates)
+    sizes = {entry: parameters_of(entry) for entry in candidates}
+    within = [entry for entry in candidates if at_least * 1e6 <= sizes[entry] <= at_most * 1e6]
     if not within:
         least, most = (f"{size / 1e6:.1f}" for size in (min(sizes.values()), max(sizes.values())))
         raise CatalogueError(
@@ -57,7 +57,7 @@ def smallest_per_family(models: Iterable[Entry]) -> list[Entry]:
     """
     smallest: dict[str, Entry] = {}
     for entry in models:
-        held = smallest.get(entry.family)
-        if held is None or parameters_of(entry) < parameters_of(held):
+        smaller = smallest.get(entry.family)
+        if smaller is None or parameters_of(entry) < parameters_of(smaller):
             smallest[entry.family] = entry
     return sorted(smallest.values(), key=lambda entry: entry.family)

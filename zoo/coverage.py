@@ -16,9 +16,9 @@ from rich.text import Text
 
 def coverage(rows: Iterable[Row]) -> RenderableType:
     """A table of families, the failures by name, and totals."""
-    found = list(rows)
+    findings = list(rows)
     families: dict[str, list[Row]] = {}
-    for row in sorted(found, key=lambda row: (row.task.family, row.task.model)):
+    for row in sorted(findings, key=lambda row: (row.task.family, row.task.model)):
         families.setdefault(row.task.family, []).append(row)
     table = Table(title="coverage by family", title_justify="left")
     table.add_column("family")
@@ -35,10 +35,10 @@ def coverage(rows: Iterable[Row]) -> RenderableType:
         "grow s",
     ):
         table.add_column(heading, justify="right")
-    widths = len(_widths(found)) > 1
+    widths = len(_widths(findings)) > 1
     if widths:
         table.add_column("width", justify="right")
-    deeper = any(row.blocks[0] for row in found)
+    deeper = any(row.blocks[0] for row in findings)
     if deeper:
         table.add_column("blocks", justify="right")
     table.add_column("what stays, and why", overflow="fold")
@@ -47,19 +47,19 @@ def coverage(rows: Iterable[Row]) -> RenderableType:
         further = [", ".join(_widths(members))] if widths else []
         further += [_blocks(members)] if deeper else []
         table.add_row(family, *cells, *further, why)
-    bad = [row for row in found if not row.good]
+    bad = [row for row in findings if not row.good]
     failures = [Text(f"{row.task.model} (width {row.task.width}): {row.status}: {_trouble(row)}") for row in bad]
-    return Group(table, *failures, Text(_summary(found)))
+    return Group(table, *failures, Text(_summary(findings)))
 
 
 def newest(rows: Iterable[Row]) -> list[Row]:
     """One row a model, of the findings of several sweeps: the last that is good, or the last."""
-    found: dict[str, Row] = {}
+    by_model: dict[str, Row] = {}
     for row in rows:
-        held = found.get(row.task.model)
-        if held is None or row.good or not held.good:
-            found[row.task.model] = row
-    return list(found.values())
+        earlier = by_model.get(row.task.model)
+        if earlier is None or row.good or not earlier.good:
+            by_model[row.task.model] = row
+    return list(by_model.values())
 
 
 def write_models(rows: Iterable[Row], path: Path) -> None:
@@ -124,8 +124,8 @@ def _blocks(rows: list[Row]) -> str:
 
 
 def _worst(errors: Iterable[float | None]) -> str:
-    known = [error for error in errors if error is not None]
-    return f"{max(known):.0e}" if known else ""
+    measured = [error for error in errors if error is not None]
+    return f"{max(measured):.0e}" if measured else ""
 
 
 def _verdicts(rows: Iterable[Row]) -> str:

@@ -268,12 +268,12 @@ def load(
     >>> len(digits), digits.classes, digits.shape
     (1000, 10, (1, 8, 8))
     """
-    found = _found(name, folder, samples, workers)
-    if side is None or found.shape[-2:] == (side, side):
-        return found
-    if not isinstance(found, InMemory) or side < 1:
+    data = _found(name, folder, samples, workers)
+    if side is None or data.shape[-2:] == (side, side):
+        return data
+    if not isinstance(data, InMemory) or side < 1:
         raise DataError(f"side={side}: {name} cannot be shrunk to that", remedy="leave side out")
-    return found.shrunk(side)
+    return data.shrunk(side)
 
 
 def _found(name: str, folder: Path, samples: int | None, workers: int) -> Data:
@@ -316,10 +316,10 @@ def _digits(samples: int | None) -> InMemory:
         from sklearn.datasets import load_digits
     except ImportError:
         raise DataError("digits ships with scikit-learn", remedy="pip install scikit-learn") from None
-    found = load_digits()
-    order = torch.randperm(len(found.target), generator=torch.Generator().manual_seed(0))
-    images = torch.tensor(found.images, dtype=torch.uint8)[order, None]
-    labels = torch.tensor(found.target)[order]
+    digits = load_digits()
+    order = torch.randperm(len(digits.target), generator=torch.Generator().manual_seed(0))
+    images = torch.tensor(digits.images, dtype=torch.uint8)[order, None]
+    labels = torch.tensor(digits.target)[order]
     return InMemory.of("digits", 10, *_cut(images, labels, DIGITS_FOR_TRAINING, samples), shift=1, flip=False)
 
 

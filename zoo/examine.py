@@ -115,17 +115,19 @@ def examine(task: Task) -> Row:
         return Row(task, "not captured", cause=str(error))
     row = _planned(task, model, planned, time.perf_counter() - started)
     if not planned.groups and not (planned.depth and planned.depth.blocks):
-        return replace(row, status="not grown", cause="; ".join(held.reason for held in planned.held[:3]) or _IDLE)
+        return replace(
+            row, status="not grown", cause="; ".join(staying.reason for staying in planned.held[:3]) or _IDLE
+        )
     if task.only_plan:
         return row
 
-    def made() -> nn.Module:
+    def build() -> nn.Module:
         return lively(on_device(task.device, task.model, **options), task.seed)
 
     try:
-        return _grown(task, row, made, inputs)
+        return _grown(task, row, build, inputs)
     except CaptureError:
-        return _grown(task, row, lambda: made().float(), inputs)  # some forwards make float32 tensors of their own
+        return _grown(task, row, lambda: build().float(), inputs)  # some forwards make float32 tensors of their own
 
 
 def _planned(task: Task, model: nn.Module, planned: Plan, seconds: float) -> Row:
@@ -142,12 +144,12 @@ def _planned(task: Task, model: nn.Module, planned: Plan, seconds: float) -> Row
         share=inside / max(1, totals.parameters_before),
         plan_seconds=round(seconds, 3),
         blocks=(sum(run.before for run in runs), sum(run.after for run in runs)),
-        held=tuple((held.size, len(held.where), held.where[0], held.reason) for held in planned.held),
+        held=tuple((staying.size, len(staying.where), staying.where[0], staying.reason) for staying in planned.held),
     )
 
 
-def _grown(task: Task, row: Row, made: Callable[[], nn.Module], inputs: Inputs) -> Row:
-    model = made()
+def _grown(task: Task, row: Row, build: Callable[[], nn.Module], inputs: Inputs) -> Row:
+    model = build()
     if task.side is not None:
         resize_images_to(model, task.side)
     started = time.perf_counter()
@@ -161,14 +163,14 @@ def _grown(task: Task, row: Row, made: Callable[[], nn.Module], inputs: Inputs) 
         return replace(row, status="not grown", cause=str(error))
     row = replace(row, grow_seconds=round(time.perf_counter() - started, 3))
     try:
-        found = compared(model, grown, _of_another_batch(inputs), task.seed)
+        verification = compared(model, grown, _of_another_batch(inputs), task.seed)
     except VerificationError as error:
         return replace(row, status="differs", cause=str(error))
     verdict = str(fxgrow.certify(grown, model).verdict)
-    row = replace(row, eval_error=found.eval_error, train_error=found.train_error, verdict=verdict)
+    row = replace(row, eval_error=verification.eval_error, train_error=verification.train_error, verdict=verdict)
     del model
     values = _as_it_is(grown, random_inputs(inputs, task.seed + 1)[0])
-    dead = unmoved(grown, values, spend=True, original=made)
+    dead = unmoved(grown, values, spend=True, original=build)
     return replace(row, status="dead units" if dead else "grown", dead=tuple(dead[:10]))
 
 

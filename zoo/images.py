@@ -44,13 +44,13 @@ def bare(name: str, side: int | None = None) -> Bare:
         except (TypeError, ValueError, AssertionError, RuntimeError):
             continue
         built_for, inputs = image_size_of(rebuilt), example_inputs_for(rebuilt)
-        found: Inputs | None = None
+        fitting: Inputs | None = None
         if built_for is None:  # it may not say which size it was built for
-            found = _smaller_images(rebuilt, inputs, [pixels])
+            fitting = _smaller_images(rebuilt, inputs, [pixels])
         elif built_for == (pixels, pixels) and takes(rebuilt, inputs):
-            found = inputs
-        if found is not None:
-            return Bare(rebuilt, {option: pixels}, found)
+            fitting = inputs
+        if fitting is not None:
+            return Bare(rebuilt, {option: pixels}, fitting)
     return own
 
 

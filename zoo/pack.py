@@ -85,16 +85,16 @@ def _source(source: str, data_folder: Path) -> tuple[list[Iterable[Labelled]], l
         return list(sets), [label.replace(",", "") for label in sets[0].classes]
     folders = [Path(source) / part for part in ("train", "val")]
     try:
-        found = [torchvision.datasets.ImageFolder(folder) for folder in folders]
+        image_folders = [torchvision.datasets.ImageFolder(folder) for folder in folders]
     except (FileNotFoundError, OSError) as error:
         raise DataError(
             f"the folder cannot be read: {first_line(error)}",
             where=source,
             remedy="keep images in train/CLASS/ and val/CLASS/",
         ) from error
-    if found[0].classes != found[1].classes:
+    if image_folders[0].classes != image_folders[1].classes:
         raise DataError("train and val have different classes", where=source, remedy="use the same folders in both")
-    return [part.samples for part in found], found[0].classes
+    return [part.samples for part in image_folders], image_folders[0].classes
 
 
 def _part(images: Iterable[Labelled], side: int | None, quality: int) -> Part:
@@ -108,17 +108,17 @@ def _part(images: Iterable[Labelled], side: int | None, quality: int) -> Part:
 def _files(images: Iterable[Labelled], side: int | None, quality: int) -> Iterator[tuple[Tensor, int]]:
     """Each image as the bytes of a JPEG file, and its label."""
     size: tuple[int, int] | None = None if side is None else (side, side)
-    for given, label in images:
-        with Image.open(given) if isinstance(given, str) else given as image:
+    for source, label in images:
+        with Image.open(source) if isinstance(source, str) else source as image:
             size = size or image.size
             if side is None and image.size != size:
                 raise DataError(
                     f"an image is of {image.size[0]}x{image.size[1]} pixels, the first of {size[0]}x{size[1]}",
-                    where=str(given),
+                    where=str(source),
                     remedy="pass --side",
                 )
-            if isinstance(given, str) and image.format == "JPEG" and image.size == size:
-                content = Path(given).read_bytes()
+            if isinstance(source, str) and image.format == "JPEG" and image.size == size:
+                content = Path(source).read_bytes()
             else:
                 target = io.BytesIO()
                 ImageOps.fit(image.convert("RGB"), size, Image.Resampling.BICUBIC).save(target, "JPEG", quality=quality)

@@ -93,7 +93,7 @@ def read(path: Path) -> Packed:
             names = (file.metadata() or {}).get("classes", "").split(",")
             flip = (file.metadata() or {}).get("flip", "yes") != "no"
             parts = [
-                Part(*(file.get_tensor(f"{part}.{what}") for what in ("jpeg", "offsets", "labels")))
+                Part(*(file.get_tensor(f"{part}.{field}") for field in ("jpeg", "offsets", "labels")))
                 for part in ("train", "test")
             ]
     except SafetensorError as error:
@@ -131,9 +131,9 @@ def _checked(part: Part, classes: int, path: Path) -> Part:
 def write(path: Path, train: Part, test: Part, classes: Sequence[str], flip: bool) -> None:
     """Write a data set into a file that is there whole or not at all."""
     tensors = {
-        f"{name}.{what}": tensor
+        f"{name}.{field}": tensor
         for name, part in (("train", train), ("test", test))
-        for what, tensor in (("jpeg", part.files), ("offsets", part.offsets), ("labels", part.labels))
+        for field, tensor in (("jpeg", part.files), ("offsets", part.offsets), ("labels", part.labels))
     }
     partial = path.with_name(path.name + ".partial")
     save_file(tensors, partial, {"classes": ",".join(classes), "flip": "yes" if flip else "no"})

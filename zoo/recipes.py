@@ -93,15 +93,15 @@ class Settings:
     def __post_init__(self) -> None:
         check_start(self.start)
         check_counts(batch_size=self.batch_size, epochs=self.epochs, stages=self.stages)
-        for name, given, known in (
+        for name, value, allowed in (
             ("growth", self.growth, CURVES),
             ("optimizer", self.optimizer, OPTIMIZERS),
             ("lr_curve", self.lr_curve, LR_CURVES),
             ("state", self.state, STATES),
             ("precision", self.precision, PRECISIONS),
         ):
-            if given not in known:
-                raise SettingsError(f"{name}={given!r} is not known", remedy=f"use one of {', '.join(known)}")
+            if value not in allowed:
+                raise SettingsError(f"{name}={value!r} is not known", remedy=f"use one of {', '.join(allowed)}")
         if not 0 < self.decay <= 1:
             raise SettingsError(f"decay={self.decay!r} is not a part of training", remedy="pass a number such as 0.4")
         if not 0 <= self.warm_up < 1:
@@ -137,8 +137,8 @@ class Settings:
             return Schedule.of(self.widths, self.lengths, *batches)
         if self.growth == "exponential" and self.lengths:
             widths = [min(1.0, self.start * (1 + self.width_rate) ** number) for number in range(self.stages)]
-            made = Schedule.of([*widths[:-1], 1.0], self.lengths, *batches)
-            return replace(made, width_rate=self.width_rate)
+            schedule = Schedule.of([*widths[:-1], 1.0], self.lengths, *batches)
+            return replace(schedule, width_rate=self.width_rate)
         if self.growth == "linear":
             return Schedule.linear(self.stages, self.start, **common)
         return Schedule.exponential(self.stages, self.start, self.width_rate, **common)
@@ -163,8 +163,8 @@ class Settings:
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> Settings:
         """The settings that `as_data` wrote."""
-        known = {field.name for field in fields(cls)}
-        return cls(**{name: plain(value) for name, value in data.items() if name in known})
+        names = {field.name for field in fields(cls)}
+        return cls(**{name: plain(value) for name, value in data.items() if name in names})
 
 
 _OPTIONS = ("options", "seed_options")
@@ -218,7 +218,7 @@ def _fits(value: Any, kind: Any) -> bool:
     """Whether a value is of the kind that a setting is declared with."""
     of = get_args(kind)
     if get_origin(kind) in (Union, UnionType):
-        return any(_fits(value, one) for one in of)
+        return any(_fits(value, member) for member in of)
     if get_origin(kind) is tuple:
         kinds = of[:1] * len(value) if of[-1:] == (...,) and isinstance(value, tuple) else of
         return isinstance(value, tuple) and len(value) == len(kinds) and all(map(_fits, value, kinds))
@@ -230,7 +230,7 @@ def _fits(value: Any, kind: Any) -> bool:
 def _called(kind: Any) -> str:
     """What the kind of a setting is called, in JSON's words."""
     if get_origin(kind) in (Union, UnionType):
-        return " or ".join(_called(one) for one in get_args(kind))
+        return " or ".join(_called(member) for member in get_args(kind))
     if get_origin(kind) is tuple:
         inner = get_args(kind)[0]
         return "an object" if get_origin(inner) is tuple else f"a list, each entry {_called(inner)}"

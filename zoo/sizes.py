@@ -22,8 +22,8 @@ def _table() -> dict[str, int]:
 
 def parameters_of(entry: Entry) -> int:
     """The number of parameters of a model; those of a newer library than the table knows are measured."""
-    known = _table().get(entry.full_name)
-    return known if known is not None else measured(entry)
+    listed = _table().get(entry.full_name)
+    return listed if listed is not None else measured(entry)
 
 
 def measured(entry: Entry) -> int:

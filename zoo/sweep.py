@@ -38,7 +38,7 @@ class Findings:
 
     def _read(self, path: Path) -> None:
         lines = path.read_text().splitlines(keepends=True)
-        whole = []
+        complete = []
         for number, line in enumerate(lines):
             try:
                 row = Row.from_json(json.loads(line))
@@ -51,9 +51,9 @@ class Findings:
                     remedy="name another file, or delete the line",
                 ) from None
             self.rows[row.task] = row
-            whole.append(line if line.endswith("\n") else line + "\n")
-        if whole != lines:
-            path.write_text("".join(whole))
+            complete.append(line if line.endswith("\n") else line + "\n")
+        if complete != lines:
+            path.write_text("".join(complete))
 
     def forget_failed(self) -> None:
         """Let models that failed be examined again; their newest row counts."""
@@ -99,17 +99,17 @@ def sweep(tasks: Iterable[Task], findings: Findings, limits: Limits, jobs: int =
         while pending or running:
             while pending and len(running) < jobs:
                 running.append(_started(context, pending.pop(0), limits))
-            soonest = min(one.until for one in running) - time.monotonic()
-            wait([one.answer for one in running], timeout=max(0.0, soonest))
-            for one in list(running):
-                row = _finished(one, limits)
+            soonest = min(active.until for active in running) - time.monotonic()
+            wait([active.answer for active in running], timeout=max(0.0, soonest))
+            for job in list(running):
+                row = _finished(job, limits)
                 if row is not None:
-                    running.remove(one)
+                    running.remove(job)
                     findings.keep(row)
                     yield row
     finally:
-        for one in running:
-            one.process.kill()
+        for job in running:
+            job.process.kill()
 
 
 def _started(context: multiprocessing.context.ForkServerContext, task: Task, limits: Limits) -> _Running:
@@ -120,23 +120,23 @@ def _started(context: multiprocessing.context.ForkServerContext, task: Task, lim
     return _Running(task, process, receiving, time.monotonic() + limits.seconds)
 
 
-def _finished(one: _Running, limits: Limits) -> Row | None:
+def _finished(job: _Running, limits: Limits) -> Row | None:
     """The row of a process that has answered, died or overrun; None while it works."""
     row: Row | None = None
-    if one.answer.poll():
+    if job.answer.poll():
         try:
-            row = one.answer.recv()
+            row = job.answer.recv()
         except EOFError:
-            one.process.join()
-            code = one.process.exitcode or 0
+            job.process.join()
+            code = job.process.exitcode or 0
             how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-            row = failed(one.task, "out of memory" if code == -9 else "crashed", how)
-    elif time.monotonic() >= one.until:
-        row = failed(one.task, "timed out", f"not done after {limits.seconds:g} seconds")
+            row = failed(job.task, "out of memory" if code == -9 else "crashed", how)
+    elif time.monotonic() >= job.until:
+        row = failed(job.task, "timed out", f"not done after {limits.seconds:g} seconds")
     if row is not None:
-        one.process.kill()
-        one.process.join()
-        one.answer.close()
+        job.process.kill()
+        job.process.join()
+        job.answer.close()
     return row
 
 

@@ -84,8 +84,8 @@ def train(
     from fxgrow.zoo.recipes import recipe
     from fxgrow.zoo.training import Run
 
-    given = {**_parsed(changes or []), **{k: v for k, v in (("data", data), ("seed", seed)) if v is not None}}
-    settings = recipe(recipe_name, **given)
+    changed = {**_parsed(changes or []), **{k: v for k, v in (("data", data), ("seed", seed)) if v is not None}}
+    settings = recipe(recipe_name, **changed)
     with _watched(folder, tensorboard) as (watch, progress):
         run = Run(
             settings,
@@ -135,8 +135,8 @@ def _trained(run: Run, console: Console) -> Row:
             f"a checkpoint is written at step {run.place.step:,} of {run.steps:,}, and the same command goes on"
         ) from None
     except KeyboardInterrupt:
-        kept = run.checkpoints.latest()
-        since = f"step {int(kept.name):,} of {run.steps:,}" if kept is not None else "the start"
+        latest = run.checkpoints.latest()
+        since = f"step {int(latest.name):,} of {run.steps:,}" if latest is not None else "the start"
         raise Stopped(f"the same command goes on from {since}") from None
     finally:
         signal.signal(signal.SIGINT, before)
@@ -150,7 +150,7 @@ def _parsed(changes: list[str]) -> dict[str, Any]:
     """
     from fxgrow.zoo.recipes import SettingsError, plain
 
-    found: dict[str, Any] = {}
+    parsed: dict[str, Any] = {}
     for change in changes:
         name, equals, text = change.partition("=")
         if not equals:
@@ -159,8 +159,8 @@ def _parsed(changes: list[str]) -> dict[str, Any]:
             value = json.loads(text)
         except ValueError:
             value = text
-        found[name] = plain(value)
-    return found
+        parsed[name] = plain(value)
+    return parsed
 
 
 @contextmanager

@@ -66,8 +66,8 @@ class Run:
         self.watch = Watch()
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
-        found = data or load(settings.data, data_folder, settings.samples, workers, settings.side)
-        self.data: Data = found.to(self.device) if isinstance(found, InMemory) else found
+        loaded = data or load(settings.data, data_folder, settings.samples, workers, settings.side)
+        self.data: Data = loaded.to(self.device) if isinstance(loaded, InMemory) else loaded
         self._check_folder()
         self.checkpoints = Checkpoints(folder / "checkpoints")
         self.inputs = torch.zeros(2, *self.data.shape)
@@ -91,11 +91,11 @@ class Run:
         path = self.folder / "settings.json"
         if not path.exists():
             return
-        held, wanted = json.loads(path.read_text()), self._settings_data()
-        name = next((name for name, value in wanted.items() if held.get(name) != value), None)
+        recorded, wanted = json.loads(path.read_text()), self._settings_data()
+        name = next((name for name, value in wanted.items() if recorded.get(name) != value), None)
         if name is not None:
             raise SettingsError(
-                f"the folder holds a run with {name}={held.get(name)!r}, now it is {wanted[name]!r}",
+                f"the folder holds a run with {name}={recorded.get(name)!r}, now it is {wanted[name]!r}",
                 where=str(self.folder),
                 remedy="give the same settings to go on with it, or another folder for another run",
             )
@@ -123,11 +123,11 @@ class Run:
         return small.to(self.device), schedule
 
     def _built(self, options: Sequence[tuple[str, Any]]) -> nn.Module:
-        given: dict[str, Any] = {"num_classes": self.data.classes, **dict(options)}
+        arguments: dict[str, Any] = {"num_classes": self.data.classes, **dict(options)}
         if not self.settings.model.startswith("torchvision/"):
-            given.setdefault("in_chans", self.data.shape[0])
+            arguments.setdefault("in_chans", self.data.shape[0])
         torch.manual_seed(seed_of(self.settings.seed, "weights"))
-        return find(self.settings.model, **given)
+        return find(self.settings.model, **arguments)
 
     def _batch_size(self, stage: Stage) -> int:
         size = self.settings.batch_sizes[stage.number] if self.settings.batch_sizes else stage.batch_size
@@ -149,12 +149,12 @@ class Run:
         groups = fxgrow.param_groups(self.model, settings.weight_decay, settings.lr, optimizer=kind)
         fused = self.device.type in ("cpu", "cuda")
         if settings.optimizer == "sgd":
-            made: torch.optim.Optimizer = torch.optim.SGD(groups, settings.lr, settings.momentum, fused=fused)
+            optimizer: torch.optim.Optimizer = torch.optim.SGD(groups, settings.lr, settings.momentum, fused=fused)
         else:
-            made = torch.optim.AdamW(groups, settings.lr, fused=fused, capturable=self.device.type == "cuda")
+            optimizer = torch.optim.AdamW(groups, settings.lr, fused=fused, capturable=self.device.type == "cuda")
         if self.grown and settings.rates != "none":
-            fxgrow.adapt_rates(made, self.model, settings.rates)
-        return made
+            fxgrow.adapt_rates(optimizer, self.model, settings.rates)
+        return optimizer
 
     @property
     def grown(self) -> bool:
@@ -329,8 +329,8 @@ class Run:
     def evaluate(self) -> Tensor:
         """Accuracy and mean loss on the test images, as a tensor that nothing has waited for."""
         self.model.eval()
-        found, images_seen = torch.zeros(2, dtype=torch.float64), 0
-        right, loss = (part.to(self.device, torch.float32 if self.device.type == "mps" else None) for part in found)
+        zeros, images_seen = torch.zeros(2, dtype=torch.float64), 0
+        right, loss = (part.to(self.device, torch.float32 if self.device.type == "mps" else None) for part in zeros)
         for images, labels in self.data.test_batches(256 if self.device.type == "cpu" else 1000):
             outputs, labels = self.how.outputs(self.model, images.to(self.device)), labels.to(self.device)
             right = right + (outputs.argmax(1) == labels).sum()
@@ -341,9 +341,9 @@ class Run:
     def _log(self, stage: Stage, train_loss: Tensor) -> Iterator[None]:
         yield from self._until_done()
         self._tick()
-        found = self.evaluate()
+        measured = self.evaluate()
         yield from self._until_done()
-        accuracy, test_loss = found.tolist()
+        accuracy, test_loss = measured.tolist()
         row: Row = {
             "epoch": self.place.epoch,
             "step": self.place.step,
@@ -411,13 +411,13 @@ class Run:
 
     def _resume(self) -> None:
         """Go on from the latest checkpoint, if there is one."""
-        found = self.checkpoints.latest()
-        if found is None:
+        folder = self.checkpoints.latest()
+        if folder is None:
             return
-        state = torch.load(found / "state.pt", map_location=self.device, weights_only=True)
+        state = torch.load(folder / "state.pt", map_location=self.device, weights_only=True)
         self.place = Place(**state["place"])
         if state["model"] is None:
-            self.model = fxgrow.load(found / "model.safetensors", self.model).to(self.device)
+            self.model = fxgrow.load(folder / "model.safetensors", self.model).to(self.device)
         else:
             self.model.load_state_dict(state["model"])
         self.optimizer = self._new_optimizer()

@@ -27,9 +27,9 @@ def certificate() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 10), nn.LayerNorm(10), nn.GELU(), nn.Linear(10, 3))
     grown = fxgrow.grow(model, 1.5, example_inputs=torch.randn(2, 6), verify=False)
-    found = fxgrow.certify(grown, model)
+    proof = fxgrow.certify(grown, model)
     console = Console(record=True, width=130, file=(HERE / "certificate.txt").open("w"))
-    console.print(found.tree())
+    console.print(proof.tree())
     console.save_svg(str(HERE / "certificate.svg"), title="print(certificate.expanded())", unique_id="fxgrow")
 
 
@@ -40,20 +40,22 @@ def scale() -> None:
     torch.manual_seed(0)
     x = torch.randn(64, 8)
     for parameterization in ("standard", "mup"):
-        found = fxgrow.coordinate_check(
+        check = fxgrow.coordinate_check(
             make, [1, 2, 4, 8, 16], example_inputs=x, init="mirror", parameterization=parameterization
         )
-        found.plot().savefig(HERE / f"scale-{parameterization}.png")
+        check.plot().savefig(HERE / f"scale-{parameterization}.png")
 
 
 def ratios() -> None:
     """New units' variance beside old ones', layer by layer, before and on data, and once calibrated on other data."""
     torch.manual_seed(0)
     model = lively(timm.create_model("lcnet_035"))
-    batch, other = torch.randn(256, 3, 64, 64), torch.randn(256, 3, 64, 64)
+    batch, elsewhere = torch.randn(256, 3, 64, 64), torch.randn(256, 3, 64, 64)
     plain, calibrated = (
         fxgrow.certify(grown, model).scale.measured(batch).layers
-        for grown in (fxgrow.grow(model, 1.5, init="mirror", calibrate=data, verify=False) for data in (None, other))
+        for grown in (
+            fxgrow.grow(model, 1.5, init="mirror", calibrate=data, verify=False) for data in (None, elsewhere)
+        )
     )
     figure = Figure(figsize=(8, 4), layout="constrained")
     panel = figure.subplots()

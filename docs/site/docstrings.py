@@ -24,9 +24,9 @@ def in_google_style(text: str, types: Mapping[str, str]) -> str:
     """
 
     def typed(names: re.Match[str]) -> str:
-        known = dict.fromkeys(types[name] for name in names[0].split(", ") if name in types)
+        written = dict.fromkeys(types[name] for name in names[0].split(", ") if name in types)
         joined = names[0].replace(", ", ",\N{NO-BREAK SPACE}")  # after a space, the generator reads a type
-        return f"{joined} ({', '.join(known)})" if known else joined
+        return f"{joined} ({', '.join(written)})" if written else joined
 
     result: list[str] = []
     inside = ""
@@ -51,7 +51,7 @@ def in_google_style(text: str, types: Mapping[str, str]) -> str:
 def _types(value: griffe.Object) -> dict[str, str]:
     """The types of a function's parameters or a class's attributes, as they are written."""
     named = value.parameters if isinstance(value, griffe.Function) else value.attributes.values()
-    return {one.name: str(one.annotation) for one in named if one.annotation is not None}
+    return {item.name: str(item.annotation) for item in named if item.annotation is not None}
 
 
 def _rewrite(value: griffe.Object) -> None:

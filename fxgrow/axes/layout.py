@@ -123,11 +123,11 @@ def _resolved(layout: Product | Join) -> Resolved:
     result: Layout = layout
     if loose or not all(map(is_, before, after)):
         result = product(after) if kind is Product else join(after)
-    found = Resolved(_ties, result, (result,) if isinstance(result, Leaf) else _inside(result))
-    object.__setattr__(layout, "resolved", found)
+    resolution = Resolved(_ties, result, (result,) if isinstance(result, Leaf) else _inside(result))
+    object.__setattr__(layout, "resolved", resolution)
     if not isinstance(result, Leaf):
-        object.__setattr__(result, "resolved", found)
-    return found
+        object.__setattr__(result, "resolved", resolution)
+    return resolution
 
 
 def product(factors: list[Layout]) -> Layout:
@@ -168,13 +168,13 @@ def leaves(layout: Layout) -> Iterator[Leaf]:
 
 def _inside(layout: Product | Join) -> tuple[Leaf, ...]:
     """The leaves of a term that is resolved."""
-    found: list[Leaf] = []
+    inner_leaves: list[Leaf] = []
     for child in children(layout):
         if isinstance(child, Leaf):
-            found.append(child)
+            inner_leaves.append(child)
         else:
-            found.extend(_inside(child))
-    return tuple(found)
+            inner_leaves.extend(_inside(child))
+    return tuple(inner_leaves)
 
 
 def children(layout: Product | Join) -> tuple[Layout, ...]:

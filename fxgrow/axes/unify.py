@@ -73,26 +73,26 @@ class Unifier:
         elif isinstance(a, Join) and isinstance(b, Join):
             self._align_joins(a, b)
         else:
-            whole, pieces = (a, b) if isinstance(a, Product) else (b, a)
+            factored, pieces = (a, b) if isinstance(a, Product) else (b, a)
             assert isinstance(pieces, Join)
-            for left, right in zip(self.split(whole, [p.size for p in pieces.parts]), pieces.parts, strict=True):
+            for left, right in zip(self.split(factored, [p.size for p in pieces.parts]), pieces.parts, strict=True):
                 self.unify(left, right)
 
-    def _bind(self, leaf: Leaf, other: Layout) -> None:
-        if isinstance(other, Leaf):
-            keep, drop = (leaf, other) if leaf.serial < other.serial else (other, leaf)
+    def _bind(self, leaf: Leaf, layout: Layout) -> None:
+        if isinstance(layout, Leaf):
+            keep, drop = (leaf, layout) if leaf.serial < layout.serial else (layout, leaf)
             keep.reason = keep.reason or drop.reason
             drop.bound = keep
             return
-        inside = list(leaves(other))
+        inside = list(leaves(layout))
         if leaf in inside:  # sizes are equal: all that is beside it multiplies by one or adds nothing
-            for one in inside:
-                if one is not leaf or inside.count(leaf) > 1:
-                    self.fix(one, "a factor of size one cannot grow")
+            for inner in inside:
+                if inner is not leaf or inside.count(leaf) > 1:
+                    self.fix(inner, "a factor of size one cannot grow")
             return
         if leaf.reason is not None:
-            self.fix(other, leaf.reason)
-        leaf.bound = other
+            self.fix(layout, leaf.reason)
+        leaf.bound = layout
 
     def _align_products(self, a: Product, b: Product) -> None:
         def cut(x: Layout, size: int) -> list[Layout] | None:
@@ -182,8 +182,8 @@ class Unifier:
             rest = [size for size in sizes if size != 1]
             if not rest:
                 self.fix(layout, "a factor of size one cannot grow")
-            found = iter(self.factor(layout, rest) if rest else ())
-            return [self.constant(1) if size == 1 else next(found) for size in sizes]
+            larger = iter(self.factor(layout, rest) if rest else ())
+            return [self.constant(1) if size == 1 else next(larger) for size in sizes]
         if isinstance(layout, Leaf):
             if layout.fixed:
                 return [Leaf(size, reason=layout.reason) for size in sizes]
@@ -202,8 +202,8 @@ class Unifier:
             return self.factor(layout, sizes)
         rows = [self.factor(part, [part.size // inner, *sizes[1:]]) for part in layout.parts]
         for row in rows[1:]:
-            for mine, first in zip(row[1:], rows[0][1:], strict=True):
-                self.unify(mine, first)
+            for factor, first in zip(row[1:], rows[0][1:], strict=True):
+                self.unify(factor, first)
         for row in rows:
             if row[0].size == 1:
                 self.fix(row[0], "taken apart one at a time")

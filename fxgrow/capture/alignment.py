@@ -45,24 +45,26 @@ def parting(
 ) -> Parting | None:
     """Where a module does something else than a graph module of the same tensors; None where it does not.
 
-    Both modes are compared on the inputs, and eval mode on more samples of a larger size, if the module takes them; not
-    where the module asked for nothing that a mode or a size could change.
+    Both modes are compared on the inputs, eval mode also on more samples of a larger size, if the module takes them. A
+    comparison is left out where the module asked for nothing that the mode or the size could change.
 
     recording: of the module, if one is at hand.
     """
     recording = recording if recording is not None else Recording(skeleton(module), device_of(module))
     bare = skeleton(graphs)
-    larger = [other.inputs for features in ({BATCH, SIZE}, {BATCH}) if (other := changed(inputs, frozenset(features)))]
+    larger = [
+        varied.inputs for features in ({BATCH, SIZE}, {BATCH}) if (varied := changed(inputs, frozenset(features)))
+    ]
     moded = _is_moded(graphs)
     by_size = _is_sized(graphs)
     for mode, tried in (("eval", [inputs]), ("train", [inputs]), ("eval", larger)):
         if (mode == "train" and not moded) or (tried is larger and not by_size):
             continue  # the record would be the same
-        for given in tried:
+        for example in tried:
             try:
-                record = recording.record(mode, given)
+                record = recording.record(mode, example)
             except CaptureError as error:
-                if given is inputs:
+                if example is inputs:
                     reached = _parting(recording.graph, recording, graphs, bare, mode)
                     return Parting(str(error), reached.node if reached is not None else "")
                 continue
@@ -91,9 +93,9 @@ def _is_sized(graphs: GrownGraphModule) -> bool:
 
 def with_values(graphs: GrownGraphModule, bare: nn.Module, mode: str, inputs: Inputs) -> fx.Graph:
     """The graph of a mode, with the values that it gives on these inputs."""
-    made = copied(_of_mode(graphs, mode))
-    propagate(bare.train(mode == "train"), made, inputs)
-    return made
+    graph = copied(_of_mode(graphs, mode))
+    propagate(bare.train(mode == "train"), graph, inputs)
+    return graph
 
 
 def _of_mode(graphs: GrownGraphModule, mode: str) -> fx.Graph:
@@ -107,12 +109,14 @@ def _parting(
     expected, own = _of_mode(graphs, mode), recording.bare
     saved = {name for named in (own.named_parameters, own.named_buffers) for name, _ in named(remove_duplicate=False)}
     first = _Steps(own, saved, recording.constants, recording.functions)
-    mine = first.of(record)
+    recorded = first.of(record)
     steps = _ExpectedSteps(graphs, bare.train(mode == "train"), expected, first).of(expected)
-    theirs = list(steps.values())
-    if list(mine.values()) == theirs or (_acting(mine) == _acting(steps) and _last(mine) == theirs[-1]):
+    expected_steps = list(steps.values())
+    if list(recorded.values()) == expected_steps or (
+        _acting(recorded) == _acting(steps) and _last(recorded) == expected_steps[-1]
+    ):
         return None
-    there = set(mine.values())
+    there = set(recorded.values())
     node = next((node for node, step in steps.items() if step not in there), None)
     if node is None:
         return Parting("it computes more than the graph does, or in another order")
@@ -189,9 +193,9 @@ class _Steps:
 
     def _target(self, node: fx.Node) -> Any:
         if node.op == "get_attr":
-            held = self.constants.get(str(node.target))
-            held = held if held is not None else _attribute(self.root, str(node.target))
-            return self.names.get(id(held)) or (_digest(held) if isinstance(held, Tensor) else repr(held))
+            value = self.constants.get(str(node.target))
+            value = value if value is not None else _attribute(self.root, str(node.target))
+            return self.names.get(id(value)) or (_digest(value) if isinstance(value, Tensor) else repr(value))
         if node.op == "call_module":
             part = self.functions.get(str(node.target)) or self.root.get_submodule(str(node.target))
             return part.function if isinstance(part, CustomFunction) else str(node.target)

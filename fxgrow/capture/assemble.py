@@ -39,24 +39,24 @@ def assemble(
     norms = called_norms(root, graphs.values())
     called = {str(node.target) for graph in graphs.values() for node in graph.nodes if node.op == "call_module"}
     constants = {str(node.target) for graph in graphs.values() for node in graph.nodes if node.op == "get_attr"}
-    made: dict[int, nn.Module] = {}
+    twins: dict[int, nn.Module] = {}
 
     def plain(module: nn.Module, path: str) -> nn.Module:
         if id(module) in norms:
             return norms[id(module)]
-        if path in called or id(module) in whole:
+        if path in called or id(module) in leaves:
             return _as_plain(module)
-        if id(module) not in made:
+        if id(module) not in twins:
             twin = _emptied(module) if classes else _container(module)
-            made[id(module)] = twin
+            twins[id(module)] = twin
             for name in ("_parameters", "_buffers", "_non_persistent_buffers_set", "training"):
                 twin.__dict__[name] = module.__dict__[name]
             for name, child in module._modules.items():
                 below = f"{path}.{name}" if path else name
                 twin._modules[name] = plain(child, below) if child is not None else None
-        return made[id(module)]
+        return twins[id(module)]
 
-    whole = {id(root.get_submodule(path)) for path in called}
+    leaves = {id(root.get_submodule(path)) for path in called}
     result = graph_module(plain(root, ""), graphs, type(root).__name__)
     for hooks in HOOKS:  # a graph holds what the parts of a model run, but not what runs around the whole
         result.__dict__[hooks] = copy.copy(root.__dict__[hooks])

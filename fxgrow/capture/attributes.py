@@ -34,8 +34,8 @@ def _sourced(value: Any, source: Attribute, memo: dict[int, Any]) -> Any:
         return memo[id(value)]
     if type(value) in (list, tuple, dict) and value:
         items = value.items() if isinstance(value, dict) else enumerate(value)
-        made = {key: _sourced(item, replace(source, keys=(*source.keys, Item(key))), memo) for key, item in items}
-        memo[id(value)] = made if isinstance(value, dict) else type(value)(made.values())
+        sourced = {key: _sourced(item, replace(source, keys=(*source.keys, Item(key))), memo) for key, item in items}
+        memo[id(value)] = sourced if isinstance(value, dict) else type(value)(sourced.values())
         return memo[id(value)]
     if _is_settings(value):
         if id(value) not in memo:

@@ -172,9 +172,9 @@ class GraphBuilder(Refusing):
     def _constant(self, value: Tensor) -> str:
         if id(value) in self.plain:
             return self.plain[id(value)]
-        for name, known in self.constants.items():
-            if known is value or (
-                known.dtype == value.dtype and known.shape == value.shape and torch.equal(known, value)
+        for name, constant in self.constants.items():
+            if constant is value or (
+                constant.dtype == value.dtype and constant.shape == value.shape and torch.equal(constant, value)
             ):
                 return name
         name = f"_constant_{len(self.constants)}"

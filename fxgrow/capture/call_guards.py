@@ -31,18 +31,20 @@ def compared(tensor: Any, name: str, question: str, number: int, outcome: bool) 
 _ASKED = {"eq": "", "ne": "other than ", "lt": "fewer than ", "le": "at most ", "gt": "more than ", "ge": "at least "}
 
 
-def structured(value: Any, held: int | Iterable[Any], name: str) -> None:
-    """Refuse a collection of tensors of another length, or with other keys. held: what it had.
+def structured(value: Any, captured: int | Iterable[Any], name: str) -> None:
+    """Refuse a collection of tensors of another length, or with other keys, than at capture.
+
+    captured: the length or the keys that it had then.
 
     >>> structured(["a tensor", "another"], 2, "images")
     """
     if isinstance(value, fx.Proxy):
         return
-    before, now = (held, len(value)) if isinstance(held, int) else (list(held), list(value))
+    before, now = (captured, len(value)) if isinstance(captured, int) else (list(captured), list(value))
     if now != before:
-        what = "entries" if isinstance(held, int) else "as its keys"
+        noun = "entries" if isinstance(captured, int) else "as its keys"
         raise SettledError(
-            f"{name} had {before} {what} when the model was captured, and has {now} now",
+            f"{name} had {before} {noun} when the model was captured, and has {now} now",
             remedy=f"grow the model with example_inputs that hold {name} as it is called",
         )
 

@@ -88,9 +88,9 @@ def _captured(model: nn.Module, bare: nn.Module, inputs: Inputs) -> Captured:
         free_numbers(recording, run, graph, inputs, settling)
     for path, function in recording.functions.items():
         bare.add_module(path, function)
-    held = {str(node.target) for graph in graphs.values() for node in graph.nodes if node.op == "get_attr"}
+    attributes = {str(node.target) for graph in graphs.values() for node in graph.nodes if node.op == "get_attr"}
     for path, constant in recording.constants.items():
-        if path in held:
+        if path in attributes:
             setattr(bare, path, constant)
     for twin, original in zip(bare.modules(), model.modules(), strict=False):
         twin.training = original.training
@@ -102,8 +102,8 @@ def _at_once_again(recording: Recording, first: Record, inputs: Inputs) -> Itera
     """What is another in the next run of a forward, by state that is nowhere in the model."""
     difference = next(differences(first.graph, recording.record("eval", inputs).graph), None)
     if difference is not None:
-        what = f"{difference.what} hangs on what an earlier call left behind"
-        yield Settled(what, difference.place or type(recording.bare).__name__, feature=STATE)
+        finding = f"{difference.what} hangs on what an earlier call left behind"
+        yield Settled(finding, difference.place or type(recording.bare).__name__, feature=STATE)
 
 
 def _recaptured(bare: nn.Module, model: GrownGraphModule, inputs: Inputs) -> Captured:

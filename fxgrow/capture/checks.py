@@ -45,8 +45,8 @@ def refuse_uncapturable(model: nn.Module, *, divided: bool = False) -> None:
         where = path or None
         kind = type(module).__name__
         if wrapper_of(module) is not None:
-            what = "a part of the model" if path else "the model"
-            raise CaptureError(f"{what} is wrapped in {kind}", where=where, remedy=WRAPPERS[kind][bool(path)])
+            subject = "a part of the model" if path else "the model"
+            raise CaptureError(f"{subject} is wrapped in {kind}", where=where, remedy=WRAPPERS[kind][bool(path)])
         if kind in _AVERAGES and type(module).__module__.startswith("timm."):
             raise CaptureError(f"the model is an average held by {kind}", where=where, remedy="pass its .module")
         bases = {base.__name__ for base in type(module).__mro__}

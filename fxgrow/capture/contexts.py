@@ -61,9 +61,9 @@ def settled(argument: Any, value: Any, name: str) -> None:
     if isinstance(argument, fx.Proxy):
         return
     if not _alike_values(argument, value):
-        given = type(argument).__name__ if isinstance(argument, torch.Tensor) else repr(argument)
+        now = type(argument).__name__ if isinstance(argument, torch.Tensor) else repr(argument)
         raise SettledError(
-            f"{name} was {value!r} when the model was captured, and is {given} now",
+            f"{name} was {value!r} when the model was captured, and is {now} now",
             remedy=f"grow the model with example_inputs that hold {name} as it is called",
         )
 
@@ -82,11 +82,11 @@ def sized(tensor: Any, axes: tuple[int, ...], sizes: tuple[int, ...], name: str)
     """
     if isinstance(tensor, fx.Proxy):
         return
-    given = tuple(tensor.shape[axis] for axis in axes)
-    if given != sizes:
+    now = tuple(tensor.shape[axis] for axis in axes)
+    if now != sizes:
         raise SettledError(
             f"{name} had the sizes {list(sizes)} along the axes {list(axes)} when the model was captured, and has "
-            f"{list(given)} now, and its forward takes another course for each",
+            f"{list(now)} now, and its forward takes another course for each",
             remedy="grow the model with example_inputs of these sizes",
         )
 
@@ -267,10 +267,10 @@ def checkpointed(recorder: Recorder) -> None:
         recorder.settled.append(Settled("gradient checkpointing", recorder.where(), lost=True))
 
 
-def chance(what: str, where: str) -> UntraceableError:
+def chance(source: str, where: str) -> UntraceableError:
     """The refusal of a forward that leaves its course to chance."""
     return UntraceableError(
-        f"the forward draws random numbers by {what}, and a graph would hold one outcome for good",
+        f"the forward draws random numbers by {source}, and a graph would hold one outcome for good",
         where=where,
         remedy="draw by torch on the tensors that it changes (as a drop path does), or switch the drawing off",
     )
@@ -320,9 +320,9 @@ def _generators(model: nn.Module) -> Iterator[Generator]:
         shared = getattr(type(module).forward, "__globals__", {}) if not _is_torchs(module) else {}
         holders.update({id(values): values for values in (module.__dict__, shared)})
     kinds = (torch.Generator, random.Random, *((numpy.random.Generator, numpy.random.RandomState) if numpy else ()))
-    held = [value for values in holders.values() for value in values.values()]
-    drawing = {kind for kind in set(map(type, held)) if issubclass(kind, kinds)}
-    own = {id(value): value for value in held if type(value) in drawing}
+    attributes = [value for values in holders.values() for value in values.values()]
+    drawing = {kind for kind in set(map(type, attributes)) if issubclass(kind, kinds)}
+    own = {id(value): value for value in attributes if type(value) in drawing}
     for value in own.values():
         if isinstance(value, torch.Generator):
             yield Generator("a torch.Generator", value.get_state, value.set_state)
@@ -337,13 +337,13 @@ def _is_torchs(module: nn.Module) -> bool:
     return type(module).__module__.startswith("torch.")
 
 
-def _alike(one: Any, other: Any) -> bool:
+def _alike(before: Any, after: Any) -> bool:
     """Whether two states of a generator are the same."""
-    if isinstance(one, dict):
-        return all(_alike(one[key], other[key]) for key in one)
-    if isinstance(one, tuple):
-        return len(one) == len(other) and all(map(_alike, one, other))
-    return bool((one == other).all()) if hasattr(one, "all") else bool(one == other)
+    if isinstance(before, dict):
+        return all(_alike(before[key], after[key]) for key in before)
+    if isinstance(before, tuple):
+        return len(before) == len(after) and all(map(_alike, before, after))
+    return bool((before == after).all()) if hasattr(before, "all") else bool(before == after)
 
 
 def _line_of_chance(run: Callable[[], Any], generators: list[Generator]) -> str | None:

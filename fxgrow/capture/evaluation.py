@@ -24,17 +24,17 @@ class Memory:
     def __init__(self) -> None:
         self._of_others: dict[Any, Any] = {}
 
-    def outcome(self, function: Callable[..., Any], what: Any, args: Any, kwargs: Any) -> Any:
-        """What a call gives on the meta device; never the very tensor that it was given, unless that changed.
+    def outcome(self, function: Callable[..., Any], callee: Any, args: Any, kwargs: Any) -> Any:
+        """What a call gives on the meta device; never a tensor that went in, unless the call changed it.
 
-        what: the same for calls that give the same on tensors alike: a function, or what `identity` says of a layer.
+        callee: the same for calls that give the same on tensors alike: a function, or what `identity` says of a layer.
         """
-        known = self._of_torch if isinstance(what, Layer) or _is_torchs(what) else self._of_others
+        outcomes = self._of_torch if isinstance(callee, Layer) or _is_torchs(callee) else self._of_others
         with torch._C.DisableTorchFunction():
             try:
-                key = (what, torch.get_default_dtype(), _alike(args), _alike(kwargs))
-                if key in known:
-                    return _made_as(known[key])
+                key = (callee, torch.get_default_dtype(), _alike(args), _alike(kwargs))
+                if key in outcomes:
+                    return _made_as(outcomes[key])
             except TypeError:  # an argument that says nothing by its value
                 key = None
         before = [(tensor, tensor._version) for tensor in of_kind((args, kwargs), Tensor)]
@@ -43,9 +43,9 @@ class Memory:
             return value
         if key is not None and all(tensor._version == version for tensor, version in before):
             with suppress(TypeError), torch._C.DisableTorchFunction():
-                if len(known) >= _MOST:
-                    known.clear()
-                known[key] = _alike(value)
+                if len(outcomes) >= _MOST:
+                    outcomes.clear()
+                outcomes[key] = _alike(value)
         return each_tensor(value, lambda t: _apart(t, before))
 
 
@@ -54,10 +54,10 @@ _MOST = 50_000
 
 
 @functools.cache
-def _is_torchs(what: Any) -> bool:
+def _is_torchs(callee: Any) -> bool:
     """Whether a function is one of torch's own, which go by nothing but their arguments."""
-    home = str(getattr(what, "__module__", None) or getattr(getattr(what, "__objclass__", None), "__module__", ""))
-    return isinstance(what, _FUNCTIONS) and home.partition(".")[0] == "torch"
+    home = str(getattr(callee, "__module__", None) or getattr(getattr(callee, "__objclass__", None), "__module__", ""))
+    return isinstance(callee, _FUNCTIONS) and home.partition(".")[0] == "torch"
 
 
 _FUNCTIONS = (
@@ -108,7 +108,7 @@ _OF_MODULES = frozenset(nn.Module().__dict__)
 
 def _apart(tensor: Tensor, before: list[tuple[Tensor, int]]) -> Tensor:
     """A tensor that an operation gave; where it is one that went in unchanged, another one over the same storage."""
-    unchanged = any(tensor is one and tensor._version == version for one, version in before)
+    unchanged = any(tensor is operand and tensor._version == version for operand, version in before)
     return torch.ops.aten.alias(tensor) if unchanged else tensor
 
 

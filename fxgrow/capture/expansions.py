@@ -35,19 +35,19 @@ def attention(
         )
     if _rank_of(query) == 2:  # one sample without a batch
         batch_axis = 0 if module.batch_first else 1
-        one, two, three = _unsqueezed((query, key, value), batch_axis)
-        found, weights = attention(
+        batched_query, batched_key, batched_value = _unsqueezed((query, key, value), batch_axis)
+        attended, weights = attention(
             module,
-            one,
-            two,
-            three,
+            batched_query,
+            batched_key,
+            batched_value,
             None if key_padding_mask is None else key_padding_mask.unsqueeze(0),
             need_weights,
             attn_mask,
             average_attn_weights,
             is_causal,
         )
-        return found.squeeze(batch_axis), None if weights is None else weights.squeeze(0)
+        return attended.squeeze(batch_axis), None if weights is None else weights.squeeze(0)
     q, k, v = _project(module, query, key, value)
     if not module.batch_first:
         q, k, v = (t.transpose(0, 1) for t in (q, k, v))
@@ -64,20 +64,22 @@ def attention(
         scores = (q * scale) @ k.transpose(-2, -1)
         weights = F.softmax(scores if mask is None else scores + mask, dim=-1)
         weights = F.dropout(weights, module.dropout, module.training)
-        found = weights @ v
+        attended = weights @ v
         weights = weights.mean(1) if average_attn_weights else weights
     else:
-        found = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=rate, is_causal=causal, scale=scale)
-    joined = found.transpose(1, 2).reshape(batch, length, heads * width)
+        attended = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, dropout_p=rate, is_causal=causal, scale=scale
+        )
+    joined = attended.transpose(1, 2).reshape(batch, length, heads * width)
     if not module.batch_first:
         joined = joined.transpose(0, 1)
     return F.linear(joined, module.out_proj.weight, module.out_proj.bias), weights
 
 
-def _unsqueezed(given: tuple[Any, ...], axis: int) -> list[Any]:
+def _unsqueezed(tensors: tuple[Any, ...], axis: int) -> list[Any]:
     """Inputs with a batch axis; those that are one tensor stay one."""
-    made = {id(x): x.unsqueeze(axis) for x in given}
-    return [made[id(x)] for x in given]
+    batched = {id(x): x.unsqueeze(axis) for x in tensors}
+    return [batched[id(x)] for x in tensors]
 
 
 def _project(module: nn.MultiheadAttention, query: Any, key: Any, value: Any) -> tuple[Any, Any, Any]:

@@ -20,14 +20,14 @@ Place = tuple[int | str, int, int]
 """An axis of an input: the argument (its position, or its name), which of the tensors in it, and which of its axes."""
 
 
-def example_inputs_for(model: nn.Module, given: Any = None) -> Inputs:
+def example_inputs_for(model: nn.Module, example_inputs: Any = None) -> Inputs:
     """Arguments and keyword arguments on the meta device, of the floating-point dtype of the model.
 
     Raises
     ------
     CaptureError: nothing was given and nothing can be derived, or what was given is not inputs.
     """
-    return fitted(model, given_inputs(given) if given is not None else _derived(model))
+    return fitted(model, given_inputs(example_inputs) if example_inputs is not None else _derived(model))
 
 
 def fitted(model: nn.Module, inputs: Inputs) -> Inputs:
@@ -132,27 +132,27 @@ def inputs_after(plan: Planned) -> Inputs:
     return with_channels(recalled(plan.inputs), plan.channels)
 
 
-def given_inputs(given: Any, name: str = "example_inputs") -> Inputs:
+def given_inputs(example_inputs: Any, name: str = "example_inputs") -> Inputs:
     """Arguments and keyword arguments from what a user passed for them, as the argument of a name.
 
     Raises
     ------
     CaptureError: it is neither a tensor nor a tuple of arguments nor a dict of keyword arguments.
     """
-    if isinstance(given, Tensor):
-        return (given,), {}
-    if isinstance(given, Mapping) and all(isinstance(name, str) for name in given):
-        return (), dict(given)
-    if isinstance(given, (tuple, list)):
-        return tuple(given), {}
-    if isinstance(given, Mapping):
-        key = next(name for name in given if not isinstance(name, str))
+    if isinstance(example_inputs, Tensor):
+        return (example_inputs,), {}
+    if isinstance(example_inputs, Mapping) and all(isinstance(name, str) for name in example_inputs):
+        return (), dict(example_inputs)
+    if isinstance(example_inputs, (tuple, list)):
+        return tuple(example_inputs), {}
+    if isinstance(example_inputs, Mapping):
+        key = next(name for name in example_inputs if not isinstance(name, str))
         raise CaptureError(
             f"{name} has the key {key!r}, which is not the name of an argument",
             remedy="pass a dict of keyword arguments",
         )
     raise CaptureError(
-        f"{name} is a {type(given).__name__}",
+        f"{name} is a {type(example_inputs).__name__}",
         remedy="pass a tensor, a tuple of arguments or a dict of keyword arguments",
     )
 
@@ -205,11 +205,11 @@ def takes(model: nn.Module, inputs: Inputs) -> bool:
 def image_size_of(model: nn.Module) -> tuple[int, int] | None:
     """The size of images that a model was built for, where it or a part of it says so."""
     for module in model.modules():
-        found = getattr(module, "img_size", None) or getattr(module, "image_size", None)
-        if isinstance(found, int):
-            return found, found
-        if isinstance(found, (tuple, list)) and len(found) == 2:
-            return found[0], found[1]
+        size = getattr(module, "img_size", None) or getattr(module, "image_size", None)
+        if isinstance(size, int):
+            return size, size
+        if isinstance(size, (tuple, list)) and len(size) == 2:
+            return size[0], size[1]
     return None
 
 
@@ -223,10 +223,10 @@ def _torchvision_inputs(model: nn.Module) -> tuple[Any, ...] | None:
     for name in torchvision.models.list_models():
         builder = torchvision.models.get_model_builder(name)
         if inspect.getmodule(inspect.unwrap(builder)) is home:
-            found = registered_inputs(name)
-            if found is not None:
+            registered = registered_inputs(name)
+            if registered is not None:
                 size = image_size_of(model)
-                return _images(3, *size) if size is not None else found
+                return _images(3, *size) if size is not None else registered
     return None
 
 

@@ -40,12 +40,12 @@ def _applied_whole(recorder: Recorder) -> Iterator[None]:
         if function.__name__ == "CheckpointFunction":
             contexts.checkpointed(recorder)
             return args[0](*args[2:])
-        known = {module.function: path for path, module in recorder.functions.items()}
-        path = known.get(function, f"_function_{len(known)}")
+        paths = {module.function: path for path, module in recorder.functions.items()}
+        path = paths.get(function, f"_function_{len(paths)}")
         module = recorder.functions.setdefault(path, CustomFunction(function))
 
-        def run(_: nn.Module, *given: Any, **named: Any) -> Any:
-            return plainly.__get__(None, function)(*given, **named)
+        def run(_: nn.Module, *arguments: Any, **named: Any) -> Any:
+            return plainly.__get__(None, function)(*arguments, **named)
 
         recorder.paths.append(path)
         try:
@@ -69,10 +69,10 @@ def _kept_whole(recorder: Recorder) -> Iterator[None]:
     places += _symbolic_trace._wrapped_fns_to_patch.values()
     namespaces = {id(names): names for names in places}.values()
     plain = [(names, name, f) for names in namespaces for name, f in names.items() if id(f) in functions]
-    kept = {key: _one_node(recorder, function) for key, function in functions.items()}
+    recorded = {key: _one_node(recorder, function) for key, function in functions.items()}
     try:
         for names, name, function in plain:
-            names[name] = kept[id(function)]
+            names[name] = recorded[id(function)]
         yield
     finally:
         for names, name, function in plain:

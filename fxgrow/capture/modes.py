@@ -177,18 +177,20 @@ def written_down(graph: fx.Graph) -> list[Written]:
 def read_back(nodes: list[Written]) -> fx.Graph:
     """The graph that was written down."""
     graph = fx.Graph()
-    made: dict[str, fx.Node] = {}
+    by_name: dict[str, fx.Node] = {}
 
     def referred_to(item: Any) -> Any:
-        return made[item.name] if isinstance(item, Reference) else item
+        return by_name[item.name] if isinstance(item, Reference) else item
 
     def resolved(raw: Any) -> Any:
         return fx.node.map_aggregate(raw, referred_to)
 
-    for one in nodes:
-        node = graph.create_node(one.kind, one.target, resolved(one.args), resolved(one.kwargs), one.name)
-        node.meta["module_path"] = one.place
-        made[one.name] = node
+    for written in nodes:
+        node = graph.create_node(
+            written.kind, written.target, resolved(written.args), resolved(written.kwargs), written.name
+        )
+        node.meta["module_path"] = written.place
+        by_name[written.name] = node
     return graph
 
 
@@ -240,54 +242,56 @@ def copies(graphs: dict[str, fx.Graph]) -> dict[str, fx.Graph]:
 
 def merge(model: nn.Module, graphs: dict[str, fx.Graph]) -> dict[str, fx.Graph]:
     """One graph where train and eval differ in literals only, each fetched by a `ByMode`; else both graphs."""
-    ours, theirs = list(graphs["eval"].nodes), list(graphs["train"].nodes)
-    if len(ours) != len(theirs):
+    eval_nodes, train_nodes = list(graphs["eval"].nodes), list(graphs["train"].nodes)
+    if len(eval_nodes) != len(train_nodes):
         return graphs
-    partner = dict(zip(theirs, ours, strict=True))
+    partner = dict(zip(train_nodes, eval_nodes, strict=True))
     differing: list[tuple[fx.Node, Any, Any]] = []
-    for mine, other in zip(ours, theirs, strict=True):
-        if (mine.op, mine.target) != (other.op, other.target):
+    for in_eval, in_train in zip(eval_nodes, train_nodes, strict=True):
+        if (in_eval.op, in_eval.target) != (in_train.op, in_train.target):
             return graphs
-        args = fx.node.map_arg(other.args, partner.__getitem__)
-        kwargs = fx.node.map_arg(other.kwargs, partner.__getitem__)
-        if (mine.args, mine.kwargs) != (args, kwargs):
-            if not _literals_only((mine.args, dict(mine.kwargs)), (args, dict(kwargs))):
+        args = fx.node.map_arg(in_train.args, partner.__getitem__)
+        kwargs = fx.node.map_arg(in_train.kwargs, partner.__getitem__)
+        if (in_eval.args, in_eval.kwargs) != (args, kwargs):
+            if not _literals_only((in_eval.args, dict(in_eval.kwargs)), (args, dict(kwargs))):
                 return graphs
-            differing.append((mine, args, kwargs))
-    made: dict[tuple[str, str, str], str] = {}
+            differing.append((in_eval, args, kwargs))
+    paths: dict[tuple[str, str, str], str] = {}
     for node, args, kwargs in differing:
-        node.args = _chosen(model, node, node.args, args, made)
-        node.kwargs = _chosen(model, node, dict(node.kwargs), dict(kwargs), made)
+        node.args = _chosen(model, node, node.args, args, paths)
+        node.kwargs = _chosen(model, node, dict(node.kwargs), dict(kwargs), paths)
     return {"both": graphs["eval"]}
 
 
-def _literals_only(mine: Any, other: Any) -> bool:
+def _literals_only(in_eval: Any, in_train: Any) -> bool:
     """Whether two argument structures differ in plain numbers and flags only."""
-    if isinstance(mine, (tuple, list)) and isinstance(other, (tuple, list)):
-        return len(mine) == len(other) and all(map(_literals_only, mine, other))
-    if isinstance(mine, dict) and isinstance(other, dict):
-        return mine.keys() == other.keys() and all(_literals_only(mine[k], other[k]) for k in mine)
-    if isinstance(mine, fx.Node) or isinstance(other, fx.Node):
-        return mine is other
-    return mine == other or (isinstance(mine, (bool, int, float)) and isinstance(other, (bool, int, float)))
+    if isinstance(in_eval, (tuple, list)) and isinstance(in_train, (tuple, list)):
+        return len(in_eval) == len(in_train) and all(map(_literals_only, in_eval, in_train))
+    if isinstance(in_eval, dict) and isinstance(in_train, dict):
+        return in_eval.keys() == in_train.keys() and all(_literals_only(in_eval[k], in_train[k]) for k in in_eval)
+    if isinstance(in_eval, fx.Node) or isinstance(in_train, fx.Node):
+        return in_eval is in_train
+    return in_eval == in_train or (isinstance(in_eval, (bool, int, float)) and isinstance(in_train, (bool, int, float)))
 
 
-def _chosen(model: nn.Module, node: fx.Node, mine: Any, other: Any, made: dict[tuple[str, str, str], str]) -> Any:
-    if isinstance(mine, (tuple, list)):
-        chosen = [_chosen(model, node, a, b, made) for a, b in zip(mine, other, strict=True)]
-        return chosen if isinstance(mine, list) else tuple(chosen)
-    if isinstance(mine, dict):
-        return {k: _chosen(model, node, mine[k], other[k], made) for k in mine}
-    if isinstance(mine, fx.Node) or (mine == other and type(mine) is type(other)):
-        return mine
+def _chosen(
+    model: nn.Module, node: fx.Node, in_eval: Any, in_train: Any, paths: dict[tuple[str, str, str], str]
+) -> Any:
+    if isinstance(in_eval, (tuple, list)):
+        chosen = [_chosen(model, node, a, b, paths) for a, b in zip(in_eval, in_train, strict=True)]
+        return chosen if isinstance(in_eval, list) else tuple(chosen)
+    if isinstance(in_eval, dict):
+        return {k: _chosen(model, node, in_eval[k], in_train[k], paths) for k in in_eval}
+    if isinstance(in_eval, fx.Node) or (in_eval == in_train and type(in_eval) is type(in_train)):
+        return in_eval
     path = node.meta.get("module_path", "")  # of the part whose forward asked, so that it follows that part
-    key = (path, repr(other), repr(mine))
-    if key not in made:
-        name = f"_by_mode_{len(made)}"
-        made[key] = f"{path}.{name}" if path else name
+    key = (path, repr(in_train), repr(in_eval))
+    if key not in paths:
+        name = f"_by_mode_{len(paths)}"
+        paths[key] = f"{path}.{name}" if path else name
         part = model.get_submodule(path)
-        part.add_module(name, ByMode(other, mine).train(part.training))
+        part.add_module(name, ByMode(in_train, in_eval).train(part.training))
     with node.graph.inserting_before(node):
-        fetched = node.graph.call_module(made[key])
-    fetched.meta.update(value=mine, module_path=node.meta.get("module_path", ""))
+        fetched = node.graph.call_module(paths[key])
+    fetched.meta.update(value=in_eval, module_path=node.meta.get("module_path", ""))
     return fetched

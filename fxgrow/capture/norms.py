@@ -53,13 +53,13 @@ def _reading(node: fx.Node, path: str, norm: nn.Module, name: str, read_before: 
     target = f"{path}.{name}"
     if target not in read_before:
         with node.graph.inserting_before(node):
-            read_before[target] = made = node.graph.get_attr(target)
-        made.meta.update(value=tensor.detach().to("meta"), module_path=node.meta.get("module_path", ""))
+            read_before[target] = reading = node.graph.get_attr(target)
+        reading.meta.update(value=tensor.detach().to("meta"), module_path=node.meta.get("module_path", ""))
     return read_before[target]
 
 
 def called_norms(root: nn.Module, graphs: Iterable[fx.Graph]) -> dict[int, nn.Module]:
-    """Let graphs call modules for norms that they call as functions; the modules, by the id of the part of `root`.
+    """Let graphs call modules in place of functions for norms; returns the modules by the id of their part of `root`.
 
     A norm stays a function where its parameters are not all of one part that has no others, where that part is called
     for something else, or where two calls differ in more than what is normalised.
@@ -68,27 +68,27 @@ def called_norms(root: nn.Module, graphs: Iterable[fx.Graph]) -> dict[int, nn.Mo
     called = {id(root.get_submodule(str(n.target))) for graph in graphs for n in graph.nodes if n.op == "call_module"}
     homes: dict[int, tuple[nn.Module, list[tuple[fx.Node, str]], set[Any]]] = {}
     for node in (node for graph in graphs for node in graph.nodes):
-        found = read(node)
-        path = _home(root, node, found) if found is not None else None
-        if found is None or path is None:
+        norm = read(node)
+        path = _home(root, node, norm) if norm is not None else None
+        if norm is None or path is None:
             continue
         part = root.get_submodule(path)
-        name, (_, shape, _, _, eps, core), share = found
+        name, (_, shape, _, _, eps, core), share = norm
         _, calls, settings = homes.setdefault(id(part), (part, [], set()))
         calls.append((node, path))
         settings.add((name, shape, eps, _frozen(core), share))
-    made = {}
+    modules = {}
     for key, (part, calls, settings) in homes.items():
         if len(settings) == 1 and key not in called:
-            made[key] = norm_of(part, *settings.pop())
+            modules[key] = norm_of(part, *settings.pop())
             for node, path in calls:
                 _call(node, path)
-    return made
+    return modules
 
 
-def _home(root: nn.Module, node: fx.Node, found: tuple[str, Arguments, float]) -> str | None:
+def _home(root: nn.Module, node: fx.Node, norm: tuple[str, Arguments, float]) -> str | None:
     """The path of the part whose norm a node is, which may be called in its place."""
-    name, (_, shape, weight, bias, eps, core), _ = found
+    name, (_, shape, weight, bias, eps, core), _ = norm
     if not isinstance(shape, (tuple, int)) or any(isinstance(v, fx.Node) for v in (*_items(shape), eps, *_items(core))):
         return None
     read_ones = {leaf: operand for leaf, operand in (("weight", weight), ("bias", bias)) if operand is not None}

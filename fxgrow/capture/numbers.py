@@ -120,9 +120,9 @@ class Int(int, _Remembering):
     """An int that remembers."""
 
     def __new__(cls, value: int, node: fx.Node | Pending | None = None, source: Source | None = None) -> Int:
-        made = super().__new__(cls, value)
-        made.node, made.source = node, source
-        return made
+        number = super().__new__(cls, value)
+        number.node, number.source = node, source
+        return number
 
     def __reduce__(self) -> Any:
         return int, (int(self),)
@@ -135,9 +135,9 @@ class Float(float, _Remembering):
     """A float that remembers."""
 
     def __new__(cls, value: float, node: fx.Node | None = None, source: Source | None = None) -> Float:
-        made = super().__new__(cls, value)
-        made.node, made.source = node, source
-        return made
+        number = super().__new__(cls, value)
+        number.node, number.source = node, source
+        return number
 
     def __reduce__(self) -> Any:
         return float, (float(self),)
@@ -178,8 +178,8 @@ def _computed(function: Callable[..., Any], operands: tuple[Any, ...], value: An
     if any(node_of(operand) is not None for operand in operands):
         return remembering(value, recordings[-1].number(function, operands, value))
     sources = tuple(getattr(operand, "source", None) or plain(operand) for operand in operands)
-    known = any(isinstance(source, (Attribute, Expression)) for source in sources)
-    return remembering(value, source=Expression(function, sources)) if known else value
+    traceable = any(isinstance(source, (Attribute, Expression)) for source in sources)
+    return remembering(value, source=Expression(function, sources)) if traceable else value
 
 
 def _unary(function: Callable[..., Any]) -> Any:
@@ -208,9 +208,9 @@ def _settling(plainly: Callable[..., Any]) -> Any:
         for number in (self, *rest):
             if (node := node_of(number)) is not None:
                 recordings[-1].settling.add(node)
-        other = rest[0] if rest else None
-        if isinstance(other, int) and node_of(self) is not None and node_of(other) is None:
-            recordings[-1].comparisons.add(Comparison(name, plain(self), plain(other), outcome))
+        operand = rest[0] if rest else None
+        if isinstance(operand, int) and node_of(self) is not None and node_of(operand) is None:
+            recordings[-1].comparisons.add(Comparison(name, plain(self), plain(operand), outcome))
         return outcome
 
     return method

@@ -41,9 +41,9 @@ class Form:
             return value
         if self.how in ("fields", "items"):
             return self.kind(**value) if self.how == "fields" else self.kind(value)
-        made: Any = object.__new__(self.kind)
-        made.__dict__.update(value)
-        return made
+        output: Any = object.__new__(self.kind)
+        output.__dict__.update(value)
+        return output
 
 
 def taken_apart(output: Any) -> tuple[Any, Form | None]:
@@ -55,8 +55,8 @@ def taken_apart(output: Any) -> tuple[Any, Form | None]:
     parts = tuple((key, form) for key, (_, form) in inside.items() if form is not None)
     values = {key: value for key, (value, _) in inside.items()}
     if how == "plain":
-        made: Any = values if isinstance(output, dict) else _like(output, list(values.values()))
-        return made, Form(type(output), how, parts) if parts else None
+        plain: Any = values if isinstance(output, dict) else _like(output, list(values.values()))
+        return plain, Form(type(output), how, parts) if parts else None
     return values, Form(type(output), how, parts)
 
 

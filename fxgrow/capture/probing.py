@@ -90,8 +90,8 @@ def _from(tensor: Tensor) -> int:
     """The first axis whose size may be another: the height of images, the length of sequences."""
     if tensor.ndim >= 4:
         return tensor.ndim - 2
-    whole = not tensor.dtype.is_floating_point
-    return 1 if tensor.ndim == 3 or (tensor.ndim == 2 and whole) else tensor.ndim
+    integral = not tensor.dtype.is_floating_point
+    return 1 if tensor.ndim == 3 or (tensor.ndim == 2 and integral) else tensor.ndim
 
 
 def _to(tensor: Tensor) -> int:
@@ -128,39 +128,41 @@ class Difference:
 
 
 def differences(
-    graph: fx.Graph, other: fx.Graph, known: Mapping[fx.Node, fx.Node] = MappingProxyType({})
+    graph: fx.Graph, rerun: fx.Graph, paired: Mapping[fx.Node, fx.Node] = MappingProxyType({})
 ) -> Iterator[Difference]:
     """Where two records of a forward part. A dtype that turns out to be a literal is made one in `graph`.
 
-    known: nodes of `other` that are the same as nodes of `graph`, wherever they stand.
+    paired: nodes of `rerun` that are the same as nodes of `graph`, wherever they stand.
     """
-    aside = {*known, *known.values()}
-    ours, theirs = (
+    aside = {*paired, *paired.values()}
+    first_nodes, rerun_nodes = (
         [node for node in g.nodes if not (node in aside or _is_dtype(node) or _is_by_mode(node))]
-        for g in (graph, other)
+        for g in (graph, rerun)
     )
-    partner = dict(known)
-    for mine, its in zip(ours, theirs, strict=False):
-        partner[its] = mine
-        if (mine.op, mine.target) != (its.op, its.target):
-            same = mine.op == its.op == "get_attr"
-            yield Difference(mine, "a tensor made of numbers" if same else "the course of the forward")
+    partner = dict(paired)
+    for first, again in zip(first_nodes, rerun_nodes, strict=False):
+        partner[again] = first
+        if (first.op, first.target) != (again.op, again.target):
+            same = first.op == again.op == "get_attr"
+            yield Difference(first, "a tensor made of numbers" if same else "the course of the forward")
             if not same:
                 return
-        if mine.target is settled:
+        if first.target is settled:
             continue
         literals: list[tuple[Any, Any]] = []
-        found = [_compared(getattr(mine, name), getattr(its, name), partner, literals) for name in ("args", "kwargs")]
-        if any(text is not None for text in found):
-            yield Difference(mine, next(text for text in found if text is not None))
+        texts = [
+            _compared(getattr(first, name), getattr(again, name), partner, literals) for name in ("args", "kwargs")
+        ]
+        if any(text is not None for text in texts):
+            yield Difference(first, next(text for text in texts if text is not None))
         written = dict(literals)
         if written:
-            mine.args, mine.kwargs = (
-                fx.node.map_arg(raw, lambda node, known=written: known.get(node, node))  # type: ignore[misc]
-                for raw in (mine.args, mine.kwargs)
+            first.args, first.kwargs = (
+                fx.node.map_arg(raw, lambda node, by_node=written: by_node.get(node, node))  # type: ignore[misc]
+                for raw in (first.args, first.kwargs)
             )
-    if len(ours) != len(theirs):
-        yield Difference(ours[-1] if ours else None, "the course of the forward")
+    if len(first_nodes) != len(rerun_nodes):
+        yield Difference(first_nodes[-1] if first_nodes else None, "the course of the forward")
 
 
 def _is_dtype(node: fx.Node) -> bool:
@@ -171,35 +173,35 @@ def _is_by_mode(node: fx.Node) -> bool:
     return node.op == "call_module" and not node.args and not isinstance(node.meta["value"], Tensor)
 
 
-def _compared(mine: Any, its: Any, partner: dict[fx.Node, fx.Node], literals: list[tuple[Any, Any]]) -> str | None:
-    if isinstance(mine, fx.Node) and _is_dtype(mine):
-        if isinstance(its, torch.dtype):
-            literals.append((mine, its))
+def _compared(first: Any, again: Any, partner: dict[fx.Node, fx.Node], literals: list[tuple[Any, Any]]) -> str | None:
+    if isinstance(first, fx.Node) and _is_dtype(first):
+        if isinstance(again, torch.dtype):
+            literals.append((first, again))
             return None
-        same = isinstance(its, fx.Node) and _is_dtype(its) and partner.get(its.args[0]) is mine.args[0]  # type: ignore[arg-type]
+        same = isinstance(again, fx.Node) and _is_dtype(again) and partner.get(again.args[0]) is first.args[0]  # type: ignore[arg-type]
         return None if same else "a dtype"
-    if isinstance(mine, fx.Node) and _is_by_mode(mine):
-        mine = mine.meta["value"]
-    if isinstance(its, fx.Node):
-        if isinstance(mine, torch.dtype) and _is_dtype(its):
-            return None if its.meta["value"] is mine else "a dtype"
-        return None if partner.get(its) is mine else "what is read"
-    if isinstance(mine, (tuple, list)) and isinstance(its, (tuple, list)):
-        pairs: Any = zip(mine, its, strict=False) if len(mine) == len(its) else None
-    elif isinstance(mine, dict) and isinstance(its, dict):
-        pairs = ((mine[key], its[key]) for key in mine) if mine.keys() == its.keys() else None
-    elif isinstance(mine, slice) and isinstance(its, slice):
-        pairs = ((mine.start, its.start), (mine.stop, its.stop), (mine.step, its.step))
+    if isinstance(first, fx.Node) and _is_by_mode(first):
+        first = first.meta["value"]
+    if isinstance(again, fx.Node):
+        if isinstance(first, torch.dtype) and _is_dtype(again):
+            return None if again.meta["value"] is first else "a dtype"
+        return None if partner.get(again) is first else "what is read"
+    if isinstance(first, (tuple, list)) and isinstance(again, (tuple, list)):
+        pairs: Any = zip(first, again, strict=False) if len(first) == len(again) else None
+    elif isinstance(first, dict) and isinstance(again, dict):
+        pairs = ((first[key], again[key]) for key in first) if first.keys() == again.keys() else None
+    elif isinstance(first, slice) and isinstance(again, slice):
+        pairs = ((first.start, again.start), (first.stop, again.stop), (first.step, again.step))
     else:
-        return None if mine is its or _equal(mine, its) else f"the number {mine}"
+        return None if first is again or _equal(first, again) else f"the number {first}"
     if pairs is None:
         return "what is read"
     texts = [_compared(a, b, partner, literals) for a, b in pairs]
     return next((text for text in texts if text is not None), None)
 
 
-def _equal(mine: Any, its: Any) -> bool:
-    if isinstance(mine, float) and isinstance(its, float) and mine != mine:
-        return its != its
-    same: bool = type(mine) is type(its) and mine == its
+def _equal(first: Any, again: Any) -> bool:
+    if isinstance(first, float) and isinstance(again, float) and first != first:
+        return again != again
+    same: bool = type(first) is type(again) and first == again
     return same

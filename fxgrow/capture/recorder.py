@@ -171,11 +171,11 @@ class Recorder(GraphBuilder, TorchFunctionMode):
         keys = list(value) if isinstance(value, Mapping) else len(value)
         if call_guards.writable(keys):
             self.new_node("call_function", call_guards.structured, (node, keys, name), {}, None)
-        made = {}
+        entered = {}
         for key, item in items:
             picked = self.new_node("call_function", operator.getitem, (node, key), {}, item)
-            made[key] = self._entering(picked, item, f"{name}[{key!r}]")
-        return made if isinstance(value, Mapping) else _like(value, list(made.values()))
+            entered[key] = self._entering(picked, item, f"{name}[{key!r}]")
+        return entered if isinstance(value, Mapping) else _like(value, list(entered.values()))
 
     # -- functions and methods of tensors ------------------------------------------------------------------------
 
@@ -234,12 +234,12 @@ class Recorder(GraphBuilder, TorchFunctionMode):
         self.operation(kind, target, lowered, value)
         return value
 
-    def evaluate(self, function: Callable[..., Any], name: str, what: Any, args: Any, kwargs: Any) -> Any:
+    def evaluate(self, function: Callable[..., Any], name: str, callee: Any, args: Any, kwargs: Any) -> Any:
         """What a call gives on the meta device, where tensors without values stand for those that have them."""
         if self.bare:
             args, kwargs = each_tensor((args, kwargs), lambda t: self.bare.get(id(t), t))
         try:
-            return self.memory.outcome(function, what, args, kwargs)
+            return self.memory.outcome(function, callee, args, kwargs)
         except FxgrowError:
             raise
         except Exception as error:
@@ -311,8 +311,8 @@ class Recorder(GraphBuilder, TorchFunctionMode):
         if name in _TRANSPOSED:
             axes = (-2, -1) if _TRANSPOSED[name] == "transpose" else tuple(reversed(range(tensor.ndim)))
             with self:
-                given = tensor.conj() if tensor.is_complex() and "H" in name else tensor
-                return getattr(given, _TRANSPOSED[name])(*axes)
+                conjugate = tensor.conj() if tensor.is_complex() and "H" in name else tensor
+                return getattr(conjugate, _TRANSPOSED[name])(*axes)
         value = func(self.bare.get(id(tensor), tensor))
         if name == "data":
             node = self.new_node("call_method", "detach", (self.node_of_tensor(tensor),), {}, value)

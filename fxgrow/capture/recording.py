@@ -93,10 +93,10 @@ class Recording:
         runner = with_sources(twin_of(self.bare, dtype, share=dtype is None)).train(mode == "train")
         recorder = Recorder(runner, self.device, self.functions, self.constants, self.memory, self.originals)
         self.graph = recorder.graph
-        held = _state(runner)
+        before = _state(runner)
         name = type(self.bare).__name__
         output, form = taken_apart(_run(recorder, arguments, len(inputs[0])))
-        assigned = [key for key, value in _state(runner).items() if not _same(value, held.get(key, _NOTHING))]
+        assigned = [key for key, value in _state(runner).items() if not _same(value, before.get(key, _NOTHING))]
         recorder.graph.output(recorder.result(output))
         if not self.shapes:
             self.shapes, self.features = recorder.shapes, recorder.features
@@ -105,8 +105,8 @@ class Recording:
             lost = isinstance(value, (int, float)) or (
                 kind == "buffer" and not _made_of_sizes(recorder.nodes.get(id(value)))
             )
-            what = f"what the forward assigns to the {kind} {attribute}"
-            recorder.settled.append(Settled(what, path or name, lost))
+            finding = f"what the forward assigns to the {kind} {attribute}"
+            recorder.settled.append(Settled(finding, path or name, lost))
         values = [getattr(runner.get_submodule(path), name) for path, kind, name in assigned if kind == "attribute"]
         for text, value in shared.changed().items():
             values.append(value)
@@ -116,25 +116,25 @@ class Recording:
         if values:
             difference = self._at_the_next_call(recorder, runner, inputs, list(flat_tensors(values)))
             if difference is not None:
-                what = f"{difference.what} hangs on what an earlier call left in the model"
-                recorder.settled.append(Settled(what, difference.place or name, feature=contexts.STATE))
+                finding = f"{difference.what} hangs on what an earlier call left in the model"
+                recorder.settled.append(Settled(finding, difference.place or name, feature=contexts.STATE))
         compared = _arguments_behind(recorder.settling)
         recorder.graph.eliminate_dead_code(is_impure)
         by_mode = recorder.by_mode or any(type(part).train is not nn.Module.train for part in runner.modules())
         return Record(recorder.graph, form, recorder.settled, compared, recorder.comparisons, by_mode, recorder.by_size)
 
     def _at_the_next_call(
-        self, first: Recorder, runner: nn.Module, inputs: Inputs, kept: list[torch.Tensor]
+        self, first: Recorder, runner: nn.Module, inputs: Inputs, leftovers: list[torch.Tensor]
     ) -> Difference | None:
         """Where the next run of a model that has just been run parts from the first, if it does.
 
-        kept: what the first run left in attributes. To read it is no difference where it is made of weights alone.
+        leftovers: what the first run left in attributes. To read it is no difference where it is made of weights alone.
         """
         parting: Difference | None = None
-        made = _made_of_weights(first.graph, {first.nodes[id(t)] for t in kept if id(t) in first.nodes})
-        for nodes in ([], made) if made else ([],):
+        unchanging = _made_of_weights(first.graph, {first.nodes[id(t)] for t in leftovers if id(t) in first.nodes})
+        for nodes in ([], unchanging) if unchanging else ([],):
             again = Recorder(runner, self.device, self.functions, self.constants, self.memory, self.originals)
-            known = again.take_over(first, nodes)
+            paired = again.take_over(first, nodes)
             try:
                 output, _ = taken_apart(_run(again, bound(self.bare, inputs), len(inputs[0])))
             except CaptureError:
@@ -143,7 +143,7 @@ class Recording:
             finally:
                 first.by_mode, first.by_size = first.by_mode or again.by_mode, first.by_size or again.by_size
             again.graph.output(again.result(output))
-            difference = next(differences(first.graph, again.graph, known), None)
+            difference = next(differences(first.graph, again.graph, paired), None)
             if difference is None:
                 return None
             parting = parting or difference
@@ -169,10 +169,10 @@ def _contents(value: Any) -> Any:
     return tuple(value) if type(value) is list else tuple(value.items()) if type(value) is dict else value
 
 
-def _same(value: Any, other: Any) -> bool:
-    if type(value) is tuple and type(other) is tuple:
-        return len(value) == len(other) and all(map(_same, value, other))
-    return value is other
+def _same(value: Any, before: Any) -> bool:
+    if type(value) is tuple and type(before) is tuple:
+        return len(value) == len(before) and all(map(_same, value, before))
+    return value is before
 
 
 _OF_MODULES = frozenset(nn.Module().__dict__)
@@ -192,15 +192,15 @@ def _made_of_sizes(node: fx.Node | None) -> bool:
 def _made_of_weights(graph: fx.Graph, results: Iterable[fx.Node]) -> list[fx.Node]:
     """The nodes behind results whose value hangs on tensors alone that the model has and leaves as they are."""
     changing = set(_changing(graph))
-    made: set[fx.Node] = set()
+    unchanging: set[fx.Node] = set()
     for node in graph.nodes:
         if node.op == "get_attr":
             is_made = node not in changing
         else:
             calls = node.op in ("call_function", "call_method") and not writes(node) and not draws(name_of(node))
-            is_made = calls and bool(node.all_input_nodes) and made.issuperset(node.all_input_nodes)
-        made |= {node} if is_made else set()
-    return sorted(_behind(made.intersection(results)))
+            is_made = calls and bool(node.all_input_nodes) and unchanging.issuperset(node.all_input_nodes)
+        unchanging |= {node} if is_made else set()
+    return sorted(_behind(unchanging.intersection(results)))
 
 
 def _changing(graph: fx.Graph) -> Iterator[fx.Node]:

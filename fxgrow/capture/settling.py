@@ -46,10 +46,10 @@ def free_numbers(recording: Recording, mode: str, graph: fx.Graph, inputs: Input
         return
     arguments = {**_defaults(recording.bare), **bound(recording.bare, inputs)}
     numbers = {key: value for key, value in arguments.items() if not key.startswith("*")}
-    other = changed(((), numbers), frozenset({NUMBER}))
+    varied = changed(((), numbers), frozenset({NUMBER}))
     try:
-        assert other is not None
-        record = recording.record(mode, ((), other.inputs[1]))
+        assert varied is not None
+        record = recording.record(mode, ((), varied.inputs[1]))
     except CaptureError:
         return
     if next(differences(graph, record.graph), None) is None:
@@ -89,17 +89,17 @@ def _turned(
         few = comparison.turning
         if comparison.size != samples or few in (samples, samples + 1) or few < 1:
             continue
-        other = changed(inputs, frozenset({BATCH}), few)
+        varied = changed(inputs, frozenset({BATCH}), few)
         try:
-            assert other is not None
-            record = recording.record(mode, other.inputs)
+            assert varied is not None
+            record = recording.record(mode, varied.inputs)
         except CaptureError:  # the model does not take as many
             continue
         difference = next(differences(graph, record.graph), None)
         if difference is not None:
-            what = f"{difference.what} hangs on the number of samples, {few} of which take another course"
+            finding = f"{difference.what} hangs on the number of samples, {few} of which take another course"
             where = difference.place or type(recording.bare).__name__
-            yield comparison, Settled(what, where, feature=BATCH, inputs=other.inputs)
+            yield comparison, Settled(finding, where, feature=BATCH, inputs=varied.inputs)
 
 
 def _guard_comparison(graph: fx.Graph, comparison: Comparison) -> None:
@@ -114,17 +114,17 @@ def _probed(recording: Recording, mode: str, graph: fx.Graph, inputs: Inputs) ->
 
     def differing(features: frozenset[str]) -> Difference | None:
         """Where a record on other inputs parts from the graph, if it does; its absence proves nothing by itself."""
-        other = changed(inputs, features)
-        if other is None:
+        varied = changed(inputs, features)
+        if varied is None:
             return None
-        dtype = other_dtype if DTYPE in other.features else None
+        dtype = other_dtype if DTYPE in varied.features else None
         try:
-            record = recording.record(mode, other.inputs, dtype, GRADIENTS not in other.features)
+            record = recording.record(mode, varied.inputs, dtype, GRADIENTS not in varied.features)
         except CaptureError:  # the model does not take such inputs either
             return _REFUSED
         difference = next(differences(graph, record.graph), None)
         if difference is None:
-            same.update(other.features)
+            same.update(varied.features)
         return difference
 
     every = frozenset(FEATURES)
@@ -137,11 +137,11 @@ def _probed(recording: Recording, mode: str, graph: fx.Graph, inputs: Inputs) ->
         difference = differing(features)
         if difference is None or difference is _REFUSED:
             continue
-        what = f"{difference.what} hangs on the {_MEANING[next(iter(features))]}"
-        other = None if features & {DTYPE, GRADIENTS} else changed(inputs, features)
+        finding = f"{difference.what} hangs on the {_MEANING[next(iter(features))]}"
+        witness = None if features & {DTYPE, GRADIENTS} else changed(inputs, features)
         where = difference.place or type(recording.bare).__name__
-        taken = other.inputs if other is not None else None
-        notes.append(Settled(what, where, feature=next(iter(features)), inputs=taken))
+        taken = witness.inputs if witness is not None else None
+        notes.append(Settled(finding, where, feature=next(iter(features)), inputs=taken))
     return notes, frozenset(same)
 
 
@@ -162,18 +162,18 @@ OTHER = {
 
 def _guard(graph: fx.Graph, feature: str) -> None:
     """Let a graph refuse what it was not recorded with and what makes a difference."""
-    made: list[tuple[Any, tuple[Any, ...]]] = []
+    guards: list[tuple[Any, tuple[Any, ...]]] = []
     for node, name in _inputs(graph).items():
         value = node.meta["value"]
         if feature == DTYPE and value.dtype.is_floating_point:
-            made.append((contexts.typed, (node, value.dtype, name)))
+            guards.append((contexts.typed, (node, value.dtype, name)))
         elif feature in (BATCH, SIZE):
             axes = (0,) if feature == BATCH else tuple(resized_axes(value))
             if axes:
-                made.append((contexts.sized, (node, axes, tuple(int(value.shape[axis]) for axis in axes), name)))
+                guards.append((contexts.sized, (node, axes, tuple(int(value.shape[axis]) for axis in axes), name)))
     if feature == GRADIENTS:
-        made.append((contexts.graded, (True,)))
-    for target, arguments in made:
+        guards.append((contexts.graded, (True,)))
+    for target, arguments in guards:
         _refuse(graph, target, arguments)
 
 

@@ -38,7 +38,7 @@ def default_of(node: fx.Node) -> Any:
     return node.args[0] if node.args else None
 
 
-def call_failed(name: str, where: str | None, given: Any, error: Exception) -> CaptureError:
+def call_failed(name: str, where: str | None, operands: Any, error: Exception) -> CaptureError:
     """What to tell the user of a call that does not run on the meta device."""
     if isinstance(error, NotImplementedError) or "meta" in str(error):
         return UntraceableError(
@@ -47,7 +47,7 @@ def call_failed(name: str, where: str | None, given: Any, error: Exception) -> C
             remedy=IN_TENSOR_OPERATIONS,
         )
     shapes: list[list[int]] = []
-    each_tensor(given, lambda tensor: shapes.append([int(size) for size in tensor.shape]))
+    each_tensor(operands, lambda tensor: shapes.append([int(size) for size in tensor.shape]))
     return CaptureError(
         f"{name} fails on inputs of shapes {shapes}: {first_line(error)}",
         where=where,
@@ -78,8 +78,8 @@ class OnShapes(fx.Interpreter):
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
         module = self.fetch_attr(str(target))
-        kept = None if kwargs else kept_shape(module, args)
-        return self.memory.outcome(module, identity(module, str(target)), args, kwargs) if kept is None else kept
+        value = None if kwargs else kept_shape(module, args)
+        return self.memory.outcome(module, identity(module, str(target)), args, kwargs) if value is None else value
 
     def run_node(self, n: fx.Node) -> Any:
         try:

@@ -215,7 +215,7 @@ def _say_written(output: str | None, files: dict[str, Any]) -> None:
 
 def _print_json(model: str, step: Step, output: str | None, files: dict[str, Any]) -> None:
     checked = step.verification
-    found = {
+    document = {
         "model": model,
         "totals": asdict(step.plan.totals),
         "verification": {**asdict(checked), "verdict": checked.verdict} if checked else None,
@@ -223,7 +223,7 @@ def _print_json(model: str, step: Step, output: str | None, files: dict[str, Any
         "file": output or "",
         **files,
     }
-    print(json.dumps(found))
+    print(json.dumps(document))
 
 
 def _totals(title: str, step: Step) -> Table:

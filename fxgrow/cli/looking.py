@@ -33,12 +33,12 @@ def certify(
         before = find(original, pretrained=pretrained) if original else None
         grown = fxgrow.load(path, before)
     with doing("proving"):
-        found = fxgrow.certify(grown, before)
+        certificate = fxgrow.certify(grown, before)
     if as_json:
-        print(found.to_json())
+        print(certificate.to_json())
     else:
-        out.print(found.tree() if expand else found)
-    if str(found.verdict) == "PROVED":
+        out.print(certificate.tree() if expand else certificate)
+    if str(certificate.verdict) == "PROVED":
         return
     if is_of_library(original) and not pretrained:
         note(
@@ -87,10 +87,10 @@ def report(
     path = file_of(file)
     say_if_random(original, pretrained)
     with doing(f"reading {file}"):
-        found = report_of(path, original, pretrained=pretrained, schedule=schedule)
+        summary = report_of(path, original, pretrained=pretrained, schedule=schedule)
         if output is not None:
-            found.write(output)
-    say(str(found) if output is None else f"written to {output}")
+            summary.write(output)
+    say(str(summary) if output is None else f"written to {output}")
 
 
 def env() -> None:

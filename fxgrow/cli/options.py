@@ -64,13 +64,17 @@ def note(text: str) -> None:
 
 
 @contextmanager
-def doing(what: str) -> Iterator[None]:
+def doing(activity: str) -> Iterator[None]:
     """Show on stderr what is being done, while it is; nothing where no terminal shows it, though colours be forced."""
     if not progress.file.isatty():
-        with timed(what):
+        with timed(activity):
             yield
         return
-    with timed(what), progress.status(f"{what} …") as status, told(lambda step: status.update(f"{what}: {step} …")):
+    with (
+        timed(activity),
+        progress.status(f"{activity} …") as status,
+        told(lambda step: status.update(f"{activity}: {step} …")),
+    ):
         yield
 
 
@@ -95,9 +99,9 @@ def choice(names: tuple[str, ...], *flags: str, help: str) -> Any:
     )
 
 
-def completing(known: Callable[[], tuple[str, ...]]) -> Callable[[str], list[str]]:
+def completing(names: Callable[[], tuple[str, ...]]) -> Callable[[str], list[str]]:
     """What a shell offers after the first letters of a name."""
-    return lambda incomplete: [name for name in known() if name.startswith(incomplete)]
+    return lambda incomplete: [name for name in names() if name.startswith(incomplete)]
 
 
 def catalogue() -> tuple[str, ...]:
@@ -208,11 +212,11 @@ def inputs_of(shapes: list[str] | None) -> tuple[torch.Tensor, ...] | None:
         ) from None
 
 
-def amounts_of(given: list[str] | None) -> Any:
+def amounts_of(texts: list[str] | None) -> Any:
     """Amounts from the options of one kind, None where there are none."""
-    if not given:
+    if not texts:
         return None
-    amounts = parse_command_line(given)
+    amounts = parse_command_line(texts)
     Amounts.parse(amounts)  # what is no amount is refused before anything is built
     return amounts
 

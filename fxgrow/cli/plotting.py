@@ -69,10 +69,10 @@ def scale(file: given.Saved, original: given.Original, output: Picture, pretrain
         from fxgrow.catalogue import find
 
         before = find(original, pretrained=pretrained)
-        found = fxgrow.certify(fxgrow.load(path, before), before).scale
-    if found is None or not found.layers:
+        scales = fxgrow.certify(fxgrow.load(path, before), before).scale
+    if scales is None or not scales.layers:
         raise FileError("nothing is known of the scale of new units", where=str(file), remedy="see `fxgrow certify`")
-    _save(found.plot(), output)
+    _save(scales.plot(), output)
 
 
 @app.command()
@@ -100,12 +100,12 @@ def _check(output: Path) -> None:
     from fxgrow.plots import new_figure
     from fxgrow.writing import checked_target
 
-    known = new_figure(1, 1).canvas.get_supported_filetypes()
-    if output.suffix[1:].lower() not in known:
+    suffixes = new_figure(1, 1).canvas.get_supported_filetypes()
+    if output.suffix[1:].lower() not in suffixes:
         raise AmountError(
             f"{output.suffix or 'no ending'} is not a kind of picture",
             where=str(output),
-            remedy=f"end the name with one of {', '.join(f'.{kind}' for kind in sorted(known))}",
+            remedy=f"end the name with one of {', '.join(f'.{kind}' for kind in sorted(suffixes))}",
         )
     checked_target(output)
 

@@ -82,8 +82,8 @@ def zoo(
                 bar.console.print(f"{row.task.model}: {row.status} {row.cause}".rstrip(), markup=False)
                 bar.advance(line)
         except KeyboardInterrupt:
-            kept = "the same command goes on" if json_file is not None else "--json FILE would have kept what was found"
-            raise Stopped(f"{waiting - int(bar.tasks[line].completed)} of {waiting} models are left: {kept}") from None
+            hint = "the same command goes on" if json_file is not None else "--json FILE would have kept what was found"
+            raise Stopped(f"{waiting - int(bar.tasks[line].completed)} of {waiting} models are left: {hint}") from None
     _show_coverage([findings.rows[task] for task in tasks if task in findings.rows])
 
 

@@ -74,13 +74,13 @@ def unmoved(
     parts = history.steps[-1].plan.parts if history is not None else ()
     if not parts:
         plan = history.steps[-1].plan if history else None
-        found = _unmoved(births(grown), grown, inputs, steps, _twins(plan), spend)
-        if found and original is not None and plan is not None and plan.depth is not None:
+        still = _unmoved(births(grown), grown, inputs, steps, _twins(plan), spend)
+        if still and original is not None and plan is not None and plan.depth is not None:
             idle = _idle(original(), inputs, steps)
             for tensor in plan.depth.tensors:
                 if tensor.twin in idle:
-                    found.pop(tensor.name, None)
-        return [f"{name}: {said}" for name, said in found.items()]
+                    still.pop(tensor.name, None)
+        return [f"{name}: {said}" for name, said in still.items()]
     lines = []
     for path, plan in parts:
         below = f"{path}."

@@ -66,14 +66,16 @@ def verify_quickly(
         for precision in (torch.float32, torch.float64) if coarse else (torch.float64,):
             try:
                 with redirect_stderr(io.StringIO()):  # where torch.fx prints what a graph cannot do
-                    found = verify(original, grown, smaller, seed, modes=modes, precision=precision, plan=plan)
+                    verification = verify(original, grown, smaller, seed, modes=modes, precision=precision, plan=plan)
             except CaptureError:
                 break  # the model itself does not take it
             except VerificationError:
                 continue  # rounding, or too few values for batch norms to average, or a difference
             if not alike:
-                return replace(found, quick=text)
-            return replace(found, quick=f"{text} in eval, which is as train", train_error=found.eval_error)
+                return replace(verification, quick=text)
+            return replace(
+                verification, quick=f"{text} in eval, which is as train", train_error=verification.eval_error
+            )
     return verify(original, grown, inputs, seed, plan=plan)
 
 
@@ -112,6 +114,6 @@ def alike_by_mode(captured: Captured) -> bool:
 
 def _ignores_mode(module: nn.Module) -> bool:
     law = law_of_module(module)  # None: hooks, or a layer that nothing is known of
-    known = is_known(type(module)) and not isinstance(module, ParametrizationList)
+    of_library = is_known(type(module)) and not isinstance(module, ParametrizationList)
     keeps_statistics = isinstance(law, BatchNorm) or getattr(module, "track_running_stats", False)
-    return law is not None and known and not keeps_statistics and not isinstance(module, ByMode)
+    return law is not None and of_library and not keeps_statistics and not isinstance(module, ByMode)

@@ -145,11 +145,11 @@ class Scale(Shown):
 
     def measured(self, *args: Any, seed: int = 0, **kwargs: Any) -> Scale:
         """The same with ratios measured on the given inputs, or on random ones of the recorded shapes."""
-        given = (args, kwargs) if args or kwargs else random_inputs(self.inputs, seed)
-        found = _ratios(self.grown, self.layers, given)
+        inputs = (args, kwargs) if args or kwargs else random_inputs(self.inputs, seed)
+        ratios = _ratios(self.grown, self.layers, inputs)
         nothing = (None, None)
-        both = ((layer, *found.get(layer.node, nothing)) for layer in self.layers)
-        layers = tuple(replace(layer, measured=made, inputs=read) for layer, made, read in both)
+        both = ((layer, *ratios.get(layer.node, nothing)) for layer in self.layers)
+        layers = tuple(replace(layer, measured=of_outputs, inputs=of_inputs) for layer, of_outputs, of_inputs in both)
         return replace(self, layers=layers)
 
     def __rich__(self) -> Group:
@@ -182,16 +182,16 @@ class Scale(Shown):
         """
         (panel,) = panels(ax, 1, (max(5.0, min(12.0, 2.5 + 0.22 * len(self.layers))), 4))
         panel.axhspan(1 - TOLERANCE, 1 + TOLERANCE, color="0.9", zorder=0)
-        found = {
+        series = {
             kind: [
                 (place, value) for place, layer in enumerate(self.layers) if (value := getattr(layer, kind)) is not None
             ]
             for kind in ("predicted", "expected", "measured")
         }
-        positive = [value for points in found.values() for _, value in points if value > 0] or [1.0]
+        positive = [value for points in series.values() for _, value in points if value > 0] or [1.0]
         lowest, highest = min(*positive, 0.8), max(*positive, 1.25)
         readable_log(panel, lowest, highest)
-        for (kind, points), marker in zip(found.items(), ("_", "x", "."), strict=True):
+        for (kind, points), marker in zip(series.items(), ("_", "x", "."), strict=True):
             if points:
                 places, values = zip(*points, strict=True)
                 panel.plot(places, [max(value, lowest) for value in values], marker, markersize=9, label=kind)
@@ -213,8 +213,8 @@ def layers_of(walk: Walk, mode: str) -> Iterator[LayerScale]:
     moments: dict[fx.Node, float] = {}
     readers = _readers(walk)
     for node in walk.new.nodes:
-        found = walk.bound.get(node)
-        if found is None or not isinstance(found.claims, Claim):
+        bound = walk.bound.get(node)
+        if bound is None or not isinstance(bound.claims, Claim):
             continue
         data = next((x for x in node.all_input_nodes if isinstance(_claim(walk, x), Claim)), None)
         moments[node] = moments.get(data, 1.0) if data is not None else 1.0
@@ -232,14 +232,14 @@ def layers_of(walk: Walk, mode: str) -> Iterator[LayerScale]:
 
 def _readers(walk: Walk) -> dict[fx.Node, tuple[float, float]]:
     """For every node, c^2 and kappa^2 of the layers that read what it makes, added up over them."""
-    found: dict[fx.Node, tuple[float, float]] = {}
+    totals: dict[fx.Node, tuple[float, float]] = {}
     for node in reversed(walk.new.nodes):
         total = (0.0, 0.0)
         for user in node.users:
-            more = _reading(walk, user) or found[user]
+            more = _reading(walk, user) or totals[user]
             total = total[0] + more[0], total[1] + more[1]
-        found[node] = (total[0] / total[1], 1.0) if total[1] > 1e100 else total
-    return found
+        totals[node] = (total[0] / total[1], 1.0) if total[1] > 1e100 else total
+    return totals
 
 
 def _reading(walk: Walk, node: fx.Node) -> tuple[float, float] | None:
@@ -258,8 +258,8 @@ def _reading(walk: Walk, node: fx.Node) -> tuple[float, float] | None:
 
 
 def _claim(walk: Walk, node: fx.Node) -> Any:
-    found = walk.bound.get(node)
-    return found.claims if found is not None and not getattr(found.claims, "held", None) else None
+    bound = walk.bound.get(node)
+    return bound.claims if bound is not None and not getattr(bound.claims, "held", None) else None
 
 
 def _weight(walk: Walk, node: fx.Node) -> tuple[Claim | None, bool]:
@@ -272,35 +272,35 @@ def _weight(walk: Walk, node: fx.Node) -> tuple[Claim | None, bool]:
     name = getattr(node.target, "__name__", "")
     if name not in ("linear", "conv1d", "conv2d", "conv3d") or len(node.args) < 2:
         return None, False
-    found = walk.bound.get(node.args[1]) if isinstance(node.args[1], fx.Node) else None
-    return (found.claims if found is not None and isinstance(found.claims, Claim) else None), False
+    bound = walk.bound.get(node.args[1]) if isinstance(node.args[1], fx.Node) else None
+    return (bound.claims if bound is not None and isinstance(bound.claims, Claim) else None), False
 
 
 def _layer(
     walk: Walk, node: fx.Node, data: fx.Node, weight: Claim, transposed: bool, moment: float, mode: str
 ) -> LayerScale | None:
-    held, output = weight.held, walk.bound[node].claims
+    tensors, output = weight.held, walk.bound[node].claims
     axis = output.rank - 1 if weight.rank == 2 else output.rank - weight.rank + 1
     position = output.maps[axis]
-    if held is None or position is None:
+    if tensors is None or position is None:
         return None
     atoms = atoms_of(output, axis)
     units = (atoms.index >= atoms.size).nonzero().flatten()
     old_units = (position >= 0).nonzero().flatten()
-    rows = held.new.movedim(1, 0) if transposed else held.new
+    rows = tensors.new.movedim(1, 0) if transposed else tensors.new
     if not len(units) or rows.shape[0] != output.new[axis]:
         return None
     before, after = _mean_square(rows[old_units]), _mean_square(rows[units])
     reading = 0 if transposed else 1
-    kernel = held.new[0, 0].numel() if weight.rank > 2 else 1
+    kernel = tensors.new[0, 0].numel() if weight.rank > 2 else 1
     fan = weight.old[reading], weight.new[reading]
-    if before == 0 or after == 0 or not held.old.any():
+    if before == 0 or after == 0 or not tensors.old.any():
         return None
-    values = {"n": fan[0] * kernel, "m": fan[1] * kernel, "s": after**0.5, "sigma": _mean_square(held.old) ** 0.5}
+    values = {"n": fan[0] * kernel, "m": fan[1] * kernel, "s": after**0.5, "sigma": _mean_square(tensors.old) ** 0.5}
     values["rho"] = _moment(walk.bound[data].claims, node, weight, moment)
     layer = str(node.target) if node.op == "call_module" else node.name
-    made = tuple(units.tolist()), tuple(old_units.tolist())
-    return LayerScale(layer, node.name, mode, axis, *made, RATIO, values, _reads(walk.bound[data].claims, weight))
+    indices = tuple(units.tolist()), tuple(old_units.tolist())
+    return LayerScale(layer, node.name, mode, axis, *indices, RATIO, values, _reads(walk.bound[data].claims, weight))
 
 
 def _reads(claim: Claim, weight: Claim) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
@@ -335,7 +335,7 @@ def _ratios(grown: GrownGraphModule, layers: tuple[LayerScale, ...], inputs: Inp
     twin = in_precision(grown).train()
     assert isinstance(twin, GrownGraphModule)
     wanted = {layer.node: layer for layer in layers if layer.mode != "eval"}
-    found: dict[str, tuple[float, float]] = {}
+    ratios: dict[str, tuple[float, float]] = {}
 
     class Measuring(fx.Interpreter):
         def run_node(self, node: fx.Node) -> Any:
@@ -344,9 +344,9 @@ def _ratios(grown: GrownGraphModule, layers: tuple[LayerScale, ...], inputs: Inp
             inputs = variance_ratio(read, *layer.reads) if layer is not None else None  # before it can be written to
             value = super().run_node(node)
             if layer is not None:
-                made = variance_ratio(value, layer.axis, layer.units, layer.old_units)
-                if made is not None and inputs is not None:
-                    found[node.name] = made, inputs
+                outputs = variance_ratio(value, layer.axis, layer.units, layer.old_units)
+                if outputs is not None and inputs is not None:
+                    ratios[node.name] = outputs, inputs
             return value
 
     args, kwargs = in_dtype(inputs, torch.float64, device_of(twin))
@@ -354,7 +354,7 @@ def _ratios(grown: GrownGraphModule, layers: tuple[LayerScale, ...], inputs: Inp
     rest = [kwargs.get(str(x.target), x.args[0] if x.args else None) for x in placeholders[len(args) :]]
     with torch.no_grad(), WithoutNoise():
         Measuring(twin, garbage_collect_values=True).run(*copy.copy(args), *rest)
-    return found
+    return ratios
 
 
 def variance_ratio(value: Any, axis: int, units: Sequence[int], old_units: Sequence[int]) -> float | None:

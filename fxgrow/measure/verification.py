@@ -162,12 +162,12 @@ def _errors(
     plan: Plan | None,
 ) -> tuple[float, float]:
     """The error in eval and in train mode; each model runs in one mode after the other, on the same inputs."""
-    found: dict[nn.Module, dict[bool, list[Tensor]]] = {}
+    by_model: dict[nn.Module, dict[bool, list[Tensor]]] = {}
     generator = torch.Generator().manual_seed(way.seed + 1)
     more = with_channels(inputs, plan.channels, lambda s: torch.randn(s, generator=generator)) if plan else inputs
     for model, values in ((original, inputs), (grown, more)):
         try:
-            found[model] = _outputs(model, values, way, modes)
+            by_model[model] = _outputs(model, values, way, modes)
         except Exception as error:
             if model is original:
                 raise CaptureError(
@@ -180,14 +180,14 @@ def _errors(
                 where=type(original).__name__,
                 remedy=BUG,
             ) from error
-        for training, outputs in found[original].items():
+        for training, outputs in by_model[original].items():
             if not all(torch.isfinite(tensor).all() for tensor in outputs):
                 raise VerificationError(
                     f"the original model's own outputs are not finite in {'train' if training else 'eval'} mode",
                     where=type(original).__name__,
                     remedy="check its weights, or pass verify=False where its outputs may be infinite",
                 )
-    before, after = found[original], found[grown]
+    before, after = by_model[original], by_model[grown]
     if plan is not None and plan.classes is not None:
         after = {
             mode: [_old_classes(*pair, plan.classes) for pair in zip(after[mode], before[mode], strict=True)]
@@ -217,14 +217,14 @@ def _error_in_place(
         signs = torch.randint(-1, 2, value.shape, generator=generator).to(value.device, value.dtype)
         return value * (1 + torch.finfo(value.dtype).eps * signs)
 
-    kept: dict[nn.Module, list[Tensor]] = {original: [], grown: []}
+    recorded: dict[nn.Module, list[Tensor]] = {original: [], grown: []}
 
     def keep(model: nn.Module) -> Callable[[Any], None]:
-        return lambda output: kept[model].extend(tensor.clone() for tensor in flat_tensors(output))
+        return lambda output: recorded[model].extend(tensor.clone() for tensor in flat_tensors(output))
 
     plain, _ = (_outputs(model, inputs, way, (False,), parts, keep(model))[False] for model in (original, grown))
     moved = _outputs(original, inputs, way, (False,), parts, lambda output: each_tensor(output, nudged))[False]
-    return _worst(*kept.values()) if _worst(plain, moved) > tolerance else None
+    return _worst(*recorded.values()) if _worst(plain, moved) > tolerance else None
 
 
 def _outputs(
@@ -242,8 +242,8 @@ def _outputs(
     twin = in_precision(model, way.dtype, share=True)
     device = device_of(twin)
     for path in parts:
-        twin.get_submodule(path).register_forward_hook(lambda module, given, output: watch(output))
-    found: dict[bool, list[Tensor]] = {}
+        twin.get_submodule(path).register_forward_hook(lambda module, arguments, output: watch(output))
+    by_mode: dict[bool, list[Tensor]] = {}
     try:
         for training in modes:
             twin.train(training)
@@ -251,16 +251,16 @@ def _outputs(
             with torch.no_grad(), way.mode(), Borrowed(twin), random_state_kept(device, way.seed), whole_float32():
                 with callers_device(), SharedState(twin):
                     outputs = twin(*args, **kwargs)
-                found[training] = [tensor.clone() for tensor in flat_tensors(outputs)]
+                by_mode[training] = [tensor.clone() for tensor in flat_tensors(outputs)]
     finally:
         release(twin, model)
-    return found
+    return by_mode
 
 
 def _rounding(original: nn.Module, inputs: Inputs, way: Way, training: bool, step: float) -> float:
     """How far the outputs move where every entry of the inputs does, by a factor of `step`."""
     moved = each_tensor(inputs, lambda value: value.to(way.dtype) * step if value.dtype.is_floating_point else value)
-    return _worst(*(_outputs(original, given, way, (training,))[training] for given in (inputs, moved)))
+    return _worst(*(_outputs(original, run_inputs, way, (training,))[training] for run_inputs in (inputs, moved)))
 
 
 def _worst(before: list[Tensor], after: list[Tensor]) -> float:
@@ -280,21 +280,21 @@ def in_precision(model: nn.Module, dtype: torch.dtype = torch.float64, share: bo
         return share and fits and exact_device(parameter.device, dtype) == parameter.device
 
     if isinstance(model, fx.GraphModule):
-        kept = {id(p): nn.Parameter(p.detach(), p.requires_grad) for p in model.parameters() if fitting(p)}
-        copied, device = copy.deepcopy(model, kept), exact_device(device_of(model), dtype)
+        borrowed = {id(p): nn.Parameter(p.detach(), p.requires_grad) for p in model.parameters() if fitting(p)}
+        copied, device = copy.deepcopy(model, borrowed), exact_device(device_of(model), dtype)
         return (copied if device == device_of(model) else copied.to(device)).to(dtype)
     twin = skeleton(model)  # not deepcopy, which some of torch's layers do not survive
-    made: dict[int, Tensor] = {}
+    converted: dict[int, Tensor] = {}
     tensors = named_tensors(model)
     for tensor in tensors.values():
         is_parameter = isinstance(tensor, nn.Parameter)
-        if id(tensor) not in made:
+        if id(tensor) not in converted:
             data, shared = tensor.detach(), is_parameter and fitting(tensor)
             if not shared:
                 data = data.to(exact_device(tensor.device, dtype))
                 data = data.to(dtype if tensor.dtype.is_floating_point else tensor.dtype, copy=True)
-            made[id(tensor)] = nn.Parameter(data, tensor.requires_grad) if is_parameter else data
-    place_all(twin, {name: made[id(tensor)] for name, tensor in tensors.items()})
+            converted[id(tensor)] = nn.Parameter(data, tensor.requires_grad) if is_parameter else data
+    place_all(twin, {name: converted[id(tensor)] for name, tensor in tensors.items()})
     return twin
 
 
@@ -305,8 +305,8 @@ def release(twin: nn.Module, model: nn.Module | None = None) -> None:
     """
     own = {twin} if model is None else {*twin.modules()} - {*model.modules()}
     for module in own:
-        for held in (module._modules, module._parameters, module._buffers):
-            held.clear()
+        for entries in (module._modules, module._parameters, module._buffers):
+            entries.clear()
 
 
 def relative_error(grown: Tensor, original: Tensor) -> float:

@@ -66,11 +66,11 @@ def _tied(analysis: Analysis) -> Iterator[tuple[str, int]]:
     """As `Analysis.tied`."""
     reading = reading_places(analysis)
     inputs = [tree for node, tree in analysis.trees.items() if node.op == "placeholder"]
-    known = {leaf for tensor in tensors(inputs) for leaf in tensor.leaves()}
+    seen = {leaf for tensor in tensors(inputs) for leaf in tensor.leaves()}
     for name, tensor in analysis.parameters.items():
-        known.update(leaf for k, axis in enumerate(tensor.axes) if (name, k) not in reading for leaf in leaves(axis))
+        seen.update(leaf for k, axis in enumerate(tensor.axes) if (name, k) not in reading for leaf in leaves(axis))
     for name, axis in reading:
-        if any(not leaf.fixed and leaf not in known for leaf in leaves(analysis.parameters[name].axes[axis])):
+        if any(not leaf.fixed and leaf not in seen for leaf in leaves(analysis.parameters[name].axes[axis])):
             yield name, axis
 
 
@@ -148,17 +148,17 @@ def roles_of(analysis: Analysis) -> dict[str, str]:
 
 def factors_of(analysis: Analysis) -> set[str]:
     """Parameters and buffers that something is multiplied by: zeros there would silence new units for good."""
-    found: set[str] = set()
+    factors: set[str] = set()
     for op in analysis.ops:
         if op.law.family == "contraction" or op.data.get("kind") in ("multiply", "divide"):
             pending = op.operands()
             while pending:
                 tensor = pending.pop()
                 if tensor.parameter is not None:
-                    found.add(tensor.parameter)
+                    factors.add(tensor.parameter)
                 elif tensor.op is not None and tensor.op.law.family == "shape":
                     pending.extend(tensor.op.operands())
-    return found
+    return factors
 
 
 def law_of_node(model: nn.Module, node: fx.Node) -> Law | None:

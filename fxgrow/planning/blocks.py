@@ -153,11 +153,11 @@ class Finder:
         ways = (False, True) if self.shared else (False,)
         for share, entry in itertools.product(ways, alike) if not reason else ():
             try:
-                found = self.block(inside, entry, exits[0], roots, share).identity()
+                identity = self.block(inside, entry, exits[0], roots, share).identity()
             except Stuck as stuck:
                 reason = reason or str(stuck)
             else:
-                return Region(mode, nodes, entry, exits[0]), found, ""
+                return Region(mode, nodes, entry, exits[0]), identity, ""
         entry = (alike or entries)[0]
         return Region(mode, nodes, entry, exits[0]), None, reason or "its output has another shape than its input"
 
@@ -165,21 +165,21 @@ class Finder:
         self, mode: str, nodes: list[fx.Node], entries: list[fx.Node], exits: list[fx.Node], roots: tuple[str, ...]
     ) -> tuple[Region | None, Identity | None, str]:
         """A region through which several values pass, each of which it can leave as it is."""
-        inside, found = set(nodes), Identity()
+        inside, identity = set(nodes), Identity()
         if self._shared_statistics(nodes, roots) or len(entries) < len(exits):
             return None, None, ""
         pairs: list[tuple[fx.Node, fx.Node]] = []
         for leaving in exits:
             for entry in (source for source in entries if all(source is not taken for taken, _ in pairs)):
                 try:
-                    found = found + self.block(inside, entry, leaving, roots, share=False).identity()
+                    identity = identity + self.block(inside, entry, leaving, roots, share=False).identity()
                 except Stuck:
                     continue
                 pairs.append((entry, leaving))
                 break
             else:
                 return None, None, ""
-        return Region(mode, nodes, *pairs[0], pairs[1:]), found, ""
+        return Region(mode, nodes, *pairs[0], pairs[1:]), identity, ""
 
     def _shared_statistics(self, nodes: list[fx.Node], roots: tuple[str, ...]) -> str:
         """What one more block would add to, if it calls a part that others call too."""
@@ -203,8 +203,8 @@ class Finder:
 
         def own(name: str) -> str:
             aliases = self.shared.get(name, [name])
-            mine = [alias for alias in aliases if within_any(alias, roots)]
-            return mine[0] if mine and (share or len(mine) == len(aliases)) else ""
+            inner = [alias for alias in aliases if within_any(alias, roots)]
+            return inner[0] if inner and (share or len(inner) == len(aliases)) else ""
 
         return Block(self.model, inside, entry, leaving, own, self.intervals[leaving])
 
@@ -241,7 +241,7 @@ class Finder:
             exits.setdefault(unit.signature, set()).add(unit.regions[0].exit)
             if not issubclass(self._kind(unit), _CONTAINERS):
                 exits.setdefault(self._kind(unit), set()).add(unit.regions[0].exit)
-        common = {alike for alike, found in exits.items() if len(found) > 1}
+        common = {alike for alike, nodes in exits.items() if len(nodes) > 1}
         blocks = [unit for unit in itertools.chain(*units.values()) if self._is_block(unit)]
         common |= {unit.path for unit in blocks if self._kind(unit) in common and not _holds_any(unit, blocks)}
         chains = self._chains(units)
@@ -251,20 +251,20 @@ class Finder:
 
     def _chains(self, units: dict[str, list[Unit]]) -> set[str]:
         """Parts that hold a chain of blocks, or a single block and nothing else, rather than being blocks."""
-        found: set[str] = set()
+        holders: set[str] = set()
         between: dict[tuple[fx.Node, fx.Node], list[str]] = {}
-        known = {unit.path: unit for unit in itertools.chain(*units.values())}
+        by_path = {unit.path: unit for unit in itertools.chain(*units.values())}
         for path, several in units.items():
             blocks = [unit for unit in several if self._is_block(unit)]
             if self._is_container(path):
                 if len({unit.signature for unit in blocks}) < len(blocks):
                     gates = {name for unit in blocks if unit.identity is not None for name in unit.identity.gates}
-                    found.update(above for above in prefixes(path) if not _has_own_gate(known.get(above), gates))
+                    holders.update(above for above in prefixes(path) if not _has_own_gate(by_path.get(above), gates))
                 for unit in blocks:
                     between.setdefault((unit.regions[0].entry, unit.regions[0].exit), []).append(unit.path)
         for same in between.values():
-            found.update(path for path in same if any(within(other, path) and other != path for other in same))
-        return found
+            holders.update(path for path in same if any(within(below, path) and below != path for below in same))
+        return holders
 
     def _is_container(self, path: str) -> bool:
         return isinstance(self.modules[path], _CONTAINERS)
@@ -341,12 +341,12 @@ class Finder:
     def _kind_at(self, path: str) -> type:
         return type(self.modules[path])
 
-    def _follows(self, one: Unit, other: Unit) -> bool:
-        """Whether one comes before the other, which takes on its streams; the last may let some of them end."""
-        return len(one.regions) == len(other.regions) and all(
+    def _follows(self, first: Unit, second: Unit) -> bool:
+        """Whether `second` takes on the streams of `first`; the last block of a run may let some of them end."""
+        return len(first.regions) == len(second.regions) and all(
             self.dominated[a.mode].dominates(a.exit, b.entry)
             and [leaving for _, leaving in a.others][: len(b.others)] == [entry for entry, _ in b.others]
-            for a, b in zip(one.regions, other.regions, strict=True)
+            for a, b in zip(first.regions, second.regions, strict=True)
         )
 
     def _held(self, units: dict[str, list[Unit]], runs: list[FoundRun]) -> Iterator[tuple[str, str]]:
@@ -404,9 +404,9 @@ class Finder:
                     return True
         return False
 
-    def _feeds(self, one: list[fx.Node], other: list[fx.Node]) -> bool:
-        """Whether what one part computed enters the other, perhaps by way of others."""
-        return not set(other).isdisjoint({*reached(one, lambda node: node.users)} - {*one})
+    def _feeds(self, first: list[fx.Node], second: list[fx.Node]) -> bool:
+        """Whether what `first` computed reaches `second`, perhaps through other parts."""
+        return not set(second).isdisjoint({*reached(first, lambda node: node.users)} - {*first})
 
     def _is_one_layer(self, unit: Unit) -> bool:
         """Whether a unit is one layer with its norm and activation, one after the other."""

@@ -19,12 +19,12 @@ from fxgrow.rules.calls import tensor_operands
 from fxgrow.rules.pointwise import Pointwise
 
 
-def chains(finder: Finder, found: Found) -> Found:
+def chains(finder: Finder, repeats: Found) -> Found:
     """Runs of layers outside of the blocks that were found already, and layers that repeat but cannot be identities."""
-    taken = [root for run in found.runs for unit in run.units for root in (unit.path, *unit.roots)]
+    taken = [root for run in repeats.runs for unit in run.units for root in (unit.path, *unit.roots)]
     units = [unit for unit in _layers(finder) if not any(within(root, t) for root in unit.roots for t in taken)]
     runs: list[FoundRun] = []
-    held: list[tuple[str, str]] = []
+    reasons: list[tuple[str, str]] = []
     for stretch in _stretches(units):
         signatures = Counter(unit.signature for unit in stretch)
         if len(stretch) < 2 or len(signatures) > 1:
@@ -33,8 +33,8 @@ def chains(finder: Finder, found: Found) -> Found:
             runs.append(FoundRun(stretch[0].path, stretch))
         else:
             keeps = [u for u in stretch if u.shape == u.regions[0].entry.meta["value"].shape]
-            held.extend((unit.path, unit.reason) for unit in keeps[:1])
-    return Found([*found.runs, *runs], [*found.held, *(held if not found.runs and not found.held else ())])
+            reasons.extend((unit.path, unit.reason) for unit in keeps[:1])
+    return Found([*repeats.runs, *runs], [*repeats.held, *(reasons if not repeats.runs and not repeats.held else ())])
 
 
 def _layers(finder: Finder) -> Iterator[Unit]:

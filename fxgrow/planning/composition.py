@@ -52,7 +52,7 @@ def _origins(axis: Axis) -> list[_Origin]:
     result: list[_Origin] = [None]
     for part in axis.parts:
         inner = _origins(part)
-        result = [one or other for one in result for other in inner]
+        result = [outer or origin for outer in result for origin in inner]
     return result
 
 
@@ -83,8 +83,8 @@ def _product(origins: list[_Origin], then: Axis) -> Axis:
     """One factor of a product has new positions; the others are as they were."""
     for number, part in enumerate(then.parts):
         inner = 1
-        for other in then.parts[number + 1 :]:
-            inner *= other.old
+        for factor in then.parts[number + 1 :]:
+            inner *= factor.old
         along = [origins[k * inner] for k in range(part.old)]
         expanded = [along[k // inner % part.old] for k in range(len(origins))]
         if expanded == origins:

@@ -152,10 +152,10 @@ def joined(several: Sequence[Deepening]) -> Deepening | None:
         return None
     return Deepening(
         several[0].init,
-        tuple(run for one in several for run in one.runs),
-        tuple(block for one in several for block in one.blocks),
-        renamed=tuple(pair for one in several for pair in one.renamed),
-        tensors=tuple(tensor for one in several for tensor in one.tensors),
+        tuple(run for deepening in several for run in deepening.runs),
+        tuple(block for deepening in several for block in deepening.blocks),
+        renamed=tuple(pair for deepening in several for pair in deepening.renamed),
+        tensors=tuple(tensor for deepening in several for tensor in deepening.tensors),
     )
 
 

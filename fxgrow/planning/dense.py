@@ -62,10 +62,10 @@ class Layer:
 
     def numbers_of(self, mode: str, number: int) -> tuple[tuple[str, tuple[Any, ...], Any], ...]:
         """The arguments of one graph as they are in the new layer of a number, counted from one."""
-        found = (
+        arguments = (
             (node, path, old + number * each) for (m, node, path), (old, each) in self.numbers.items() if m == mode
         )
-        return tuple(found)
+        return tuple(arguments)
 
 
 @dataclass(frozen=True)
@@ -102,9 +102,9 @@ def appending(finder: Finder, counts: Mapping[DenseRun, int]) -> Appending:
     """What new layers at the ends of runs mean for the rest of the model. counts: how many, by run."""
     refused: dict[DenseRun, str] = {}
     while True:  # each time with fewer runs
-        found = _appending(finder, counts, refused)
-        if found is not None:
-            return found
+        outcome = _appending(finder, counts, refused)
+        if outcome is not None:
+            return outcome
 
 
 def _appending(finder: Finder, counts: Mapping[DenseRun, int], refused: dict[DenseRun, str]) -> Appending | None:
@@ -229,18 +229,18 @@ def _channels(finder: Finder, analysis: Analysis, run: DenseRun, region: Region,
         raise Refused("its channels are not a dimension of their own")
     if layout.reason is not None:
         raise Refused(f"its channels stay as they are: {layout.reason}")
-    made = finder.members[run.units[-1 if last else -2].path][region.mode]
-    elsewhere = _elsewhere(analysis, layout, region.exit if last else region.entry, made)
+    layer_nodes = finder.members[run.units[-1 if last else -2].path][region.mode]
+    elsewhere = _elsewhere(analysis, layout, region.exit if last else region.entry, layer_nodes)
     if elsewhere:
         raise Refused(f"its channels are tied to those of {elsewhere}")
     return layout
 
 
-def _elsewhere(analysis: Analysis, leaf: Leaf, node: fx.Node, made: list[fx.Node]) -> str:
-    """A place where units of a dimension are that neither come from a value nor belong to what made it; or nothing."""
-    known = {*reached([node], lambda one: one.users), *made}
+def _elsewhere(analysis: Analysis, leaf: Leaf, node: fx.Node, layer_nodes: list[fx.Node]) -> str:
+    """A place that has a layer's dimension though it is not in the layer and does not read it; "" if there is none."""
+    inside = {*reached([node], lambda reader: reader.users), *layer_nodes}
     for op in analysis.ops:
-        apart = op.node.graph is node.graph and op.node not in known
+        apart = op.node.graph is node.graph and op.node not in inside
         if apart and isinstance(op.output, Laid) and leaf in op.output.leaves():
             return op.place
     return ""
@@ -249,7 +249,7 @@ def _elsewhere(analysis: Analysis, leaf: Leaf, node: fx.Node, made: list[fx.Node
 def _regrouped(growth: TensorGrowth, names: Mapping[str, str]) -> TensorGrowth:
     """A tensor's growth with its groups under other names."""
 
-    def axis(one: Axis) -> Axis:
-        return replace(one, group=names.get(one.group, one.group), parts=tuple(map(axis, one.parts)))
+    def axis(old: Axis) -> Axis:
+        return replace(old, group=names.get(old.group, old.group), parts=tuple(map(axis, old.parts)))
 
     return replace(growth, axes=tuple(map(axis, growth.axes)))

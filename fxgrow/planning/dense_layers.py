@@ -38,9 +38,9 @@ class DenseRun(FoundRun):
     passed: int = 0
 
 
-def dense_runs(finder: Finder, found: Found) -> Found:
+def dense_runs(finder: Finder, repeats: Found) -> Found:
     """Runs of dense layers, beside the blocks that were found already."""
-    taken = [unit.path for run in found.runs for unit in run.units]
+    taken = [unit.path for run in repeats.runs for unit in run.units]
     runs: list[FoundRun] = []
     for path, module in finder.model.named_modules():
         if not holds_blocks(module):
@@ -55,8 +55,8 @@ def dense_runs(finder: Finder, found: Found) -> Found:
             runs.append(run)
             taken.extend(unit.path for unit in run.units)
     paths = [unit.path for run in runs for unit in run.units]
-    held = [(p, why) for p, why in found.held if not any(within(p, t) or within(t, p) for t in paths)]
-    return Found([*found.runs, *runs], held)
+    reasons = [(p, why) for p, why in repeats.held if not any(within(p, t) or within(t, p) for t in paths)]
+    return Found([*repeats.runs, *runs], reasons)
 
 
 def _runs(finder: Finder, path: str, children: list[str]) -> Iterator[DenseRun]:
@@ -64,8 +64,8 @@ def _runs(finder: Finder, path: str, children: list[str]) -> Iterator[DenseRun]:
     end = len(children) - 1
     while end > 0:
         links: list[Link] = []
-        for one, other in zip(children[end - 1 :: -1], children[end:0:-1], strict=True):
-            link = _link(finder, one, other)
+        for earlier, later in zip(children[end - 1 :: -1], children[end:0:-1], strict=True):
+            link = _link(finder, earlier, later)
             if link is None or (link.kind != links[0].kind if links else not _is_last(link)):
                 break
             links.append(link)
@@ -97,46 +97,46 @@ class Link:
     alike: bool = True
 
 
-def _link(finder: Finder, one: str, other: str) -> Link | None:
+def _link(finder: Finder, earlier: str, later: str) -> Link | None:
     """How a layer follows another, if both are dense layers."""
     members = finder.members
-    if type(finder.model.get_submodule(one)) is not type(finder.model.get_submodule(other)):
+    if type(finder.model.get_submodule(earlier)) is not type(finder.model.get_submodule(later)):
         return None
-    if members[one].keys() != finder.graphs.keys() or members[other].keys() != finder.graphs.keys():
+    if members[earlier].keys() != finder.graphs.keys() or members[later].keys() != finder.graphs.keys():
         return None
     links: list[Link] = []
     regions = []
     for mode in finder.graphs:
-        nodes = members[other][mode]
-        given, gives = _exit(members[one][mode]), _exit(nodes)
-        if given is None or gives is None or given.meta["value"].ndim != gives.meta["value"].ndim:
+        nodes = members[later][mode]
+        entry, leaving = _exit(members[earlier][mode]), _exit(nodes)
+        if entry is None or leaving is None or entry.meta["value"].ndim != leaving.meta["value"].ndim:
             return None
-        found = _of_nodes(nodes, given, gives) or _of_residual(finder, other, nodes, given, gives)
-        if found is None:
+        matched = _of_nodes(nodes, entry, leaving) or _of_residual(finder, later, nodes, entry, leaving)
+        if matched is None:
             return None
-        alike = finder.called(members[one][mode]) == finder.called(nodes)
-        if not alike and found.kind != "residual":
+        alike = finder.called(members[earlier][mode]) == finder.called(nodes)
+        if not alike and matched.kind != "residual":
             return None
-        links.append(replace(found, alike=alike))
-        regions.append(Region(mode, nodes, given, gives))
+        links.append(replace(matched, alike=alike))
+        regions.append(Region(mode, nodes, entry, leaving))
     if len({(link.kind, link.axis, link.passed, link.alike) for link in links}) > 1:
         return None
     identity = sum((link.identity for link in links), start=Identity())
     return replace(links[0], regions=regions, identity=identity)
 
 
-def _of_residual(finder: Finder, path: str, nodes: list[fx.Node], given: fx.Node, gives: fx.Node) -> Link | None:
-    """A layer that gives what it was given, once a branch is silent, and its own channels behind."""
-    parts = gives.args[0] if _name(gives) in _JOINS and gives.args else None
+def _of_residual(finder: Finder, path: str, nodes: list[fx.Node], entry: fx.Node, leaving: fx.Node) -> Link | None:
+    """A layer whose output is its input, once a branch is silent, followed by channels of its own."""
+    parts = leaving.args[0] if _name(leaving) in _JOINS and leaving.args else None
     if not isinstance(parts, (list, tuple)) or not all(isinstance(part, fx.Node) for part in parts):
         return None
-    axis, inside = _axis(gives), set(nodes)
+    axis, inside = _axis(leaving), set(nodes)
     sizes = itertools.accumulate(part.meta["value"].shape[axis] for part in parts)
-    passed = next((k for k, size in enumerate(sizes, 1) if size == given.meta["value"].shape[axis]), len(parts))
+    passed = next((k for k, size in enumerate(sizes, 1) if size == entry.meta["value"].shape[axis]), len(parts))
     if passed == len(parts) or not inside.issuperset(parts[passed:]):
         return None
     try:
-        identity = finder.block(inside, given, gives, (path,), share=False).passing_on(parts[:passed], axis)
+        identity = finder.block(inside, entry, leaving, (path,), share=False).passing_on(parts[:passed], axis)
     except Stuck:
         return None
     silent = {*identity.zero, *identity.dirac}
@@ -148,23 +148,23 @@ def _of_residual(finder: Finder, path: str, nodes: list[fx.Node], given: fx.Node
 
 def _made_from(values: Iterable[fx.Node], inside: set[fx.Node]) -> list[fx.Node]:
     """The parts that values inside a layer are made by."""
-    made = reached(values, lambda node: (n for n in node.all_input_nodes if n in inside or n.op == "get_attr"))
-    return [node for node in made if node.op in ("call_module", "get_attr")]
+    makers = reached(values, lambda node: (n for n in node.all_input_nodes if n in inside or n.op == "get_attr"))
+    return [node for node in makers if node.op in ("call_module", "get_attr")]
 
 
-def _of_nodes(nodes: list[fx.Node], given: fx.Node, gives: fx.Node) -> Link | None:
+def _of_nodes(nodes: list[fx.Node], entry: fx.Node, leaving: fx.Node) -> Link | None:
     """How the nodes of a layer take what the layer before gave."""
     inside = set(nodes)
     outside = {s for n in nodes for s in n.all_input_nodes if s not in inside and holds_tensor(s.meta["value"])}
     entries = {source for source in outside if source.op != "get_attr"}
-    if _joins(gives, given) and entries == {given} and given.meta["value"].shape != gives.meta["value"].shape:
-        return Link("stream", _axis(gives))
-    inner = [node for node in nodes if _joins(node, given)]
-    if inner and all(user in inner for user in given.users if user in inside):
+    if _joins(leaving, entry) and entries == {entry} and entry.meta["value"].shape != leaving.meta["value"].shape:
+        return Link("stream", _axis(leaving))
+    inner = [node for node in nodes if _joins(node, entry)]
+    if inner and all(user in inner for user in entry.users if user in inside):
         return Link("list", _axis(inner[0]))
-    around = [user for user in given.users if user not in inside]
-    if entries == {given} and around and all(_joins(user, given) and _joins(user, gives) for user in around):
-        return Link("last", _axis(around[0])) if given.meta["value"].shape == gives.meta["value"].shape else None
+    around = [user for user in entry.users if user not in inside]
+    if entries == {entry} and around and all(_joins(user, entry) and _joins(user, leaving) for user in around):
+        return Link("last", _axis(around[0])) if entry.meta["value"].shape == leaving.meta["value"].shape else None
     return None
 
 

@@ -55,25 +55,25 @@ def plan_depth(
     AmountError: a key names no run, or a run would become shorter.
     """
     finder = Finder(captured)
-    found = chains(finder, loops(finder, dense_runs(finder, finder.find())))
-    amounts = asked if isinstance(asked, Amounts) else asked(found)
+    repeats = chains(finder, loops(finder, dense_runs(finder, finder.find())))
+    amounts = asked if isinstance(asked, Amounts) else asked(repeats)
     if not amounts.prefix:  # else other parts of the model may have what a key names
-        check_keys(amounts, found.runs, [path for path, _ in found.held], captured.model)
-    lengths = {id(run): _length(amount, run) for run in found.runs if (amount := _asked(amounts, run)) is not None}
-    growing = [run for run in found.runs if lengths.get(id(run), 0) > len(run.units)]
-    inner = {id(run): outer for run in found.runs if (outer := _around(run, growing)) is not None}
+        check_keys(amounts, repeats.runs, [path for path, _ in repeats.held], captured.model)
+    lengths = {id(run): _length(amount, run) for run in repeats.runs if (amount := _asked(amounts, run)) is not None}
+    growing = [run for run in repeats.runs if lengths.get(id(run), 0) > len(run.units)]
+    inner = {id(run): outer for run in repeats.runs if (outer := _around(run, growing)) is not None}
     dense = {
         run: lengths[id(run)] - len(run.units) for run in growing if isinstance(run, DenseRun) and id(run) not in inner
     }
     appended = appending(finder, dense) if dense else Appending()
     chosen: list[Insertion] = []
     shown: list[Run] = []
-    for run in found.runs:
+    for run in repeats.runs:
         if id(run) not in lengths:
             continue
         reason = _refusal(run, inner.get(id(run)), appended)
         if reason:
-            found.held.append((run.path, reason))
+            repeats.held.append((run.path, reason))
             continue
         before, after = len(run.units), lengths[id(run)]
         insertions = list(insertions_into(run, after - before))
@@ -82,7 +82,7 @@ def plan_depth(
         shown.append(Run(run.path, before, after, units, _how(run, init) if insertions else "it stays as it is"))
     naming = Naming(finder, chosen, roles, appended)
     deepening = naming.deepening(init, tuple(shown))
-    return deepening, tuple(_held(found)), {growth.name: growth for growth in naming.reading}
+    return deepening, tuple(_held(repeats)), {growth.name: growth for growth in naming.reading}
 
 
 def _around(run: FoundRun, growing: list[FoundRun]) -> FoundRun | None:
@@ -102,10 +102,10 @@ def _refusal(run: FoundRun, outer: FoundRun | None, appended: Appending) -> str:
     return ""
 
 
-def _held(found: Found) -> Iterator[Held]:
+def _held(repeats: Found) -> Iterator[Held]:
     """Blocks that stay as many as they are, those with one reason together."""
     together: dict[str, list[str]] = {}
-    for path, reason in found.held:
+    for path, reason in repeats.held:
         together.setdefault(reason, []).append(path)
     for reason, paths in together.items():
         yield Held(len(paths), tuple(paths), f"its blocks stay as many as they are: {reason}")
@@ -118,9 +118,9 @@ def insertions_into(run: FoundRun, count: int) -> Iterable[Insertion]:
         return
     blocks, length = run.clonable, run.period
     groups = [blocks[k : k + length] for k in range(0, len(blocks) - length + 1, length)]
-    whole, rest = divmod(count, length)
+    rounds, rest = divmod(count, length)
     for number, group in enumerate(groups):
-        share = (number + 1) * whole // len(groups) - number * whole // len(groups)
+        share = (number + 1) * rounds // len(groups) - number * rounds // len(groups)
         for _ in range(share):
             for twin in group:
                 yield Insertion(run, twin, group[-1])
@@ -130,8 +130,8 @@ def insertions_into(run: FoundRun, count: int) -> Iterable[Insertion]:
 
 
 def _asked(amounts: Amounts, run: FoundRun) -> Amount | None:
-    found = [match for path in (run.path, *(u.path for u in run.units)) if (match := amounts.match(path))]
-    return found[0][1] if found else None
+    matches = [match for path in (run.path, *(u.path for u in run.units)) if (match := amounts.match(path))]
+    return matches[0][1] if matches else None
 
 
 def _length(amount: Amount, run: FoundRun) -> int:
@@ -148,16 +148,16 @@ def _length(amount: Amount, run: FoundRun) -> int:
     return max(before, int(after + 0.5))
 
 
-def check_keys(amounts: Amounts, runs: Iterable[FoundRun | Run], held: list[str], model: nn.Module) -> None:
+def check_keys(amounts: Amounts, runs: Iterable[FoundRun | Run], staying: list[str], model: nn.Module) -> None:
     """Raise an AmountError for a key that covers neither a run nor blocks that stay."""
     runs = list(runs)
     units = [unit if isinstance(unit, str) else unit.path for run in runs for unit in run.units]
     paths = [*(run.path for run in runs), *units]
-    known = list(dict.fromkeys(run.path for run in runs))
+    run_paths = list(dict.fromkeys(run.path for run in runs))
     for key, _ in amounts.by_key:
-        if not key or any(covers(key, path) for path in (*paths, *held)):
+        if not key or any(covers(key, path) for path in (*paths, *staying)):
             continue
-        close = difflib.get_close_matches(key, known, n=3) or known[:6]
+        close = difflib.get_close_matches(key, run_paths, n=3) or run_paths[:6]
         exists = any(covers(key, path) for path, _ in model.named_modules() if path)
         raise AmountError(
             "there are no repeated blocks" if exists else "the key matches no module of the model",
@@ -256,8 +256,8 @@ class Naming:
         alike = len(matches) == len(old) and len({match[1] for match in matches}) == 1
         start = int(matches[0][2]) if matches else 0
         counted = [int(match[2]) for match in matches] == list(range(start, start + len(old)))
-        held = isinstance(self.model.get_submodule(path), (nn.Sequential, nn.ModuleList, nn.ModuleDict))
-        if held and alike and counted:
+        is_container = isinstance(self.model.get_submodule(path), (nn.Sequential, nn.ModuleList, nn.ModuleDict))
+        if is_container and alike and counted:
             return {slot: f"{matches[0][1]}{start + k}" for k, slot in enumerate(slots)}
         taken, names = set(old), {}
         for name, copy in slots:

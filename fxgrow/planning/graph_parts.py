@@ -30,18 +30,18 @@ class Dominance:
         tree.add_node(source)
         self.first: dict[Any, int] = {}
         self.last: dict[Any, int] = {}
-        for _, node, what in nx.dfs_labeled_edges(tree, source):
-            if what == "forward":
+        for _, node, direction in nx.dfs_labeled_edges(tree, source):
+            if direction == "forward":
                 self.first[node] = len(self.first)
-            elif what == "reverse":
+            elif direction == "reverse":
                 self.last[node] = len(self.first)
 
-    def dominates(self, one: fx.Node, other: fx.Node) -> bool:
-        if one is other:
+    def dominates(self, above: fx.Node, below: fx.Node) -> bool:
+        if above is below:
             return True
-        if one not in self.first or other not in self.first:
+        if above not in self.first or below not in self.first:
             return False
-        return self.first[one] <= self.first[other] < self.last[one]
+        return self.first[above] <= self.first[below] < self.last[above]
 
 
 def calls(nodes: list[fx.Node]) -> list[list[fx.Node]]:

@@ -100,12 +100,12 @@ def open_heads(captured: Captured, asked: int | str, start: str) -> tuple[Analys
         for mode, graph in captured.graphs.items():
             next(node for node in reversed(graph.nodes) if node.op == "output").meta[OPEN] = frozenset(opened[mode])
         analysis = analyse(captured.model, captured.graphs)
-        found = list(_found(analysis))
-        if all(slot in opened[mode] for mode, slot, _, _ in found):
+        slots = list(_found(analysis))
+        if all(slot in opened[mode] for mode, slot, _, _ in slots):
             break
-        for mode, slot, _, _ in found:
+        for mode, slot, _, _ in slots:
             opened[mode].add(slot)
-    sizes = sorted({leaf.size for *_, leaf in found})
+    sizes = sorted({leaf.size for *_, leaf in slots})
     if len(sizes) != 1:
         said = (
             f"outputs have {' and '.join(map(str, sizes))} units"
@@ -118,7 +118,7 @@ def open_heads(captured: Captured, asked: int | str, start: str) -> tuple[Analys
             remedy="pass classes= for a model whose outputs are what its last layers make, all of as many units",
         )
     classes = Classes(sizes[0], more_than(sizes[0], asked, "classes"), start)
-    return analysis, Heads(classes, tuple((tensor, leaf) for _, _, tensor, leaf in found))
+    return analysis, Heads(classes, tuple((tensor, leaf) for _, _, tensor, leaf in slots))
 
 
 def _found(analysis: Analysis) -> Iterator[tuple[str, Slot, Tensor, Leaf]]:
@@ -128,10 +128,10 @@ def _found(analysis: Analysis) -> Iterator[tuple[str, Slot, Tensor, Leaf]]:
         for place, layout in producing_places(analysis)
         if isinstance(analysis.learnable[place.parameter], nn.Parameter)
     )
-    made = {leaf for layout in parameters for leaf in leaves(layout)} - set(read_inside(analysis))
+    produced = {leaf for layout in parameters for leaf in leaves(layout)} - set(read_inside(analysis))
     for mode, graph in analysis.graphs.items():
         for number, tensor in enumerate(outputs_of(analysis, graph)):
             for axis, layout in enumerate(tensor.axes):
                 leaf = resolve(layout)
-                if isinstance(leaf, Leaf) and leaf in made and leaf.size > 1:
+                if isinstance(leaf, Leaf) and leaf in produced and leaf.size > 1:
                     yield mode, (number, axis), tensor, leaf

@@ -81,12 +81,12 @@ class Block:
         before, after = self.entry.meta["value"], self.exit.meta["value"]
         if before.shape != after.shape or before.dtype != after.dtype:
             raise Stuck("its output has another shape than its input")
-        found, moved = self._same(self.exit)
+        identity, moved = self._same(self.exit)
         if moved is not None and not torch.equal(moved, places_of(before)):
             raise Stuck("it puts its input in another order")
-        if not found.gates and not found.dirac:
+        if not identity.gates and not identity.dirac:
             raise Stuck("it has no parameters of its own")
-        return found
+        return identity
 
     def passing_on(self, parts: Sequence[fx.Node], axis: int) -> Identity:
         """How values that the block gives, one behind the other along an axis, become its input.
@@ -95,21 +95,21 @@ class Block:
         ------
         Stuck: they cannot, with the reason.
         """
-        before, found, moved = places_of(self.entry.meta["value"]), Identity(), []
+        before, identity, moved = places_of(self.entry.meta["value"]), Identity(), []
         for part in parts:
             more, places = self._same(part)
-            found = found + more
+            identity = identity + more
             moved.append(before if places is None else places)
         if not torch.equal(torch.cat(moved, axis), before):
             raise Stuck("it puts its input in another order")
-        return found
+        return identity
 
     # -- equal to the entry ------------------------------------------------------------------------------
 
     def _same(self, node: fx.Node) -> tuple[Identity, Tensor | None]:
         """How a node comes to hold the entries of the block's input, and where each of them was (None: there)."""
-        found: tuple[Identity, Tensor | None] = self._asked("same", node, self._same_of)
-        return found
+        result: tuple[Identity, Tensor | None] = self._asked("same", node, self._same_of)
+        return result
 
     def _same_of(self, node: fx.Node) -> tuple[Identity, Tensor | None]:
         if node is self.entry:
@@ -137,20 +137,20 @@ class Block:
         """One operand is the input; other summands are silent, other factors are gains of its own that start at one."""
         text = f"{call.name} stands between its input and its output"
         stuck = Stuck("its output is not its input plus a branch" if terms.added else text)
-        for kept in terms.passed:
-            if kept.meta["value"].shape != call.node.meta["value"].shape:
+        for passed in terms.passed:
+            if passed.meta["value"].shape != call.node.meta["value"].shape:
                 continue
-            zeros, ones = terms.beside(kept)
-            gains = [name for one in ones if (name := self._gain(one)) is not None]
+            zeros, ones = terms.beside(passed)
+            gains = [name for operand in ones if (name := self._gain(operand)) is not None]
             if len(gains) < len(ones):
                 continue
             try:
-                found, moved = self._same(kept)
+                identity, moved = self._same(passed)
             except Stuck as reason:
-                stuck = reason if kept is terms.passed[0] or gains else stuck
+                stuck = reason if passed is terms.passed[0] or gains else stuck
                 continue
             try:
-                return found + Identity(ones=tuple(gains)) + self._first_of(zeros), moved
+                return identity + Identity(ones=tuple(gains)) + self._first_of(zeros), moved
             except Stuck as reason:
                 stuck = reason
         raise stuck
@@ -171,23 +171,23 @@ class Block:
 
     def _same_function(self, call: Call) -> tuple[Identity, Tensor | None]:
         """A function that does nothing to numbers like those that enter."""
-        found, moved = self._same(call.operands()[0])
+        identity, moved = self._same(call.operands()[0])
         span = left_alone(call)
         if span is None or self.interval.low < span.low or self.interval.high > span.high:
             raise Stuck(f"{call.name} acts on its output and is not idempotent there")
-        return (found if span == ANY else found + Identity(facts=(f"its input is {self.interval}",))), moved
+        return (identity if span == ANY else identity + Identity(facts=(f"its input is {self.interval}",))), moved
 
     def _same_rearranged(self, call: Call) -> tuple[Identity, Tensor | None]:
         """A view, a permutation, a cut or a join: carried out on the places of entries."""
-        found, given = Identity(), {}
+        identity, positions = Identity(), {}
         for operand in call.operands():
             more, moved = self._same(operand)
-            found = found + more
-            given[operand] = places_of(operand.meta["value"]) if moved is None else moved
-        placed = call.run(given)
+            identity = identity + more
+            positions[operand] = places_of(operand.meta["value"]) if moved is None else moved
+        placed = call.run(positions)
         if placed is None:
             raise Stuck(f"{call.name} stands between its input and its output")
-        return found, placed
+        return identity, placed
 
     def _same_contraction(self, call: Call) -> tuple[Identity, Tensor | None]:
         """A linear layer or a convolution whose weight is an identity map."""
@@ -198,17 +198,17 @@ class Block:
             raise Stuck(f"the weight of {call.name} is another part's")
         if operand.meta["value"].shape != call.node.meta["value"].shape or not can_be_identity(call.module):
             raise Stuck(f"{call.name} changes the shape of its input")
-        found, moved = self._same(operand)
+        identity, moved = self._same(operand)
         if moved is not None:
             raise Stuck(f"{call.name} takes its input in another order")
-        return found + Identity(zero, (weight,)), None
+        return identity + Identity(zero, (weight,)), None
 
     # -- silent ------------------------------------------------------------------------------------------
 
     def _silent(self, term: fx.Node | str) -> Identity:
         """How a node, or a parameter by its name, comes to be zero, with a gradient that reaches what is set to it."""
-        found: Identity = self._asked("silent", term, self._silent_of)
-        return found
+        identity: Identity = self._asked("silent", term, self._silent_of)
+        return identity
 
     def _silent_of(self, term: fx.Node | str) -> Identity:
         if isinstance(term, str) or term.op == "get_attr":
@@ -300,6 +300,6 @@ class Block:
         return name_of(node, module_of(self.model, node))
 
 
-def _lets_gradients_through(found: tuple[Tensor, Tensor] | None) -> bool:
+def _lets_gradients_through(at_origin: tuple[Tensor, Tensor] | None) -> bool:
     """Whether a function keeps zero and has a slope there, by what it gives at zero and its slope."""
-    return found is not None and not bool(found[0].any()) and bool(found[1].all())
+    return at_origin is not None and not bool(at_origin[0].any()) and bool(at_origin[1].all())

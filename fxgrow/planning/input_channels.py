@@ -116,9 +116,9 @@ def _read_by_layers(analysis: Analysis, inputs: Inputs) -> Iterator[tuple[Place,
         if operands and all(map(is_weight, operands)):
             of_parameters.add(op)
         if op.law.family == "contraction":
-            kept = {leaf for tensor in tensors(op.output) for leaf in tensor.leaves()}
+            output_leaves = {leaf for tensor in tensors(op.output) for leaf in tensor.leaves()}
             weights = filter(is_weight, (*operands, *op.module_parameters()))
-            summed.update(leaf for tensor in weights for leaf in tensor.leaves() if leaf not in kept)
+            summed.update(leaf for tensor in weights for leaf in tensor.leaves() if leaf not in output_leaves)
     for place, leaf in _axes(analysis, inputs):
         if leaf in summed:
             yield place, leaf.size

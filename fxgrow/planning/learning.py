@@ -122,7 +122,7 @@ class Moves:
         self.moved_slots |= {slot for slot, stop in stopped.items() if stop is None and slot[0] in self.trained}
         for op, operand, leaf, axis in self.uses:
             if self.has_moved(operand, leaf, axis) and op.law.passes(op, operand, leaf, axis, self):
-                self.moved.update((made, leaf) for made in self.made[op].get(leaf, ()))
+                self.moved.update((output, leaf) for output in self.made[op].get(leaf, ()))
         return {slot: stop for slot, stop in stopped.items() if stop is not None and slot in waiting}
 
     def _stop(
@@ -131,7 +131,7 @@ class Moves:
         """The op, this one or one after it, that stops the gradient of an operand; None where nothing does."""
         if not op.law.passes(op, operand, leaf, axis, self):
             return op
-        onward = [stops.get((made, leaf)) for made in self.made[op].get(leaf, ())]
+        onward = [stops.get((output, leaf)) for output in self.made[op].get(leaf, ())]
         if not onward or None in onward or op.law.ends(op, operand, axis):
             return None  # also where nobody reads an output
         return onward[0]

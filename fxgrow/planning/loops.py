@@ -52,9 +52,9 @@ class _Loop:
         return min(*gaps, *(turns[0][0] for turns in self.calls.values()), _EARLIEST)
 
 
-def loops(finder: Finder, found: Found) -> Found:
-    """The runs that were found already, and those whose blocks are turns of a loop; what such a run has is not held."""
-    taken = [root for run in found.runs for unit in run.units for root in unit.roots]
+def loops(finder: Finder, repeats: Found) -> Found:
+    """Add the runs whose blocks are turns of a loop to those known already; these blocks are held no longer."""
+    taken = [root for run in repeats.runs for unit in run.units for root in unit.roots]
     graphs = {mode: [n for n in graph.nodes if n.op != "get_attr"] for mode, graph in finder.graphs.items()}
     runs: list[FoundRun] = []
     stuck: list[tuple[str, str]] = []
@@ -69,23 +69,23 @@ def loops(finder: Finder, found: Found) -> Found:
         else:
             stuck.extend([(unit.path, unit.reason) for unit in _turns(finder, graphs, loop, 0) if unit.reason][:1])
     roots = [root for run in runs for unit in run.units for root in unit.roots]
-    held = [(path, reason) for path, reason in found.held if not any(within(path, root) for root in roots)]
-    return Found([*found.runs, *runs], held if found.runs or runs or held else stuck)
+    reasons = [(path, reason) for path, reason in repeats.held if not any(within(path, root) for root in roots)]
+    return Found([*repeats.runs, *runs], reasons if repeats.runs or runs or reasons else stuck)
 
 
 def _loops(finder: Finder, graphs: dict[str, list[fx.Node]]) -> Iterator[_Loop]:
     """The lists of each module, those together that one loop goes through."""
     position = {node: k for nodes in graphs.values() for k, node in enumerate(nodes)}
     for path, module in finder.model.named_modules():
-        found: list[_Loop] = []
+        merged: list[_Loop] = []
         for name, child in module._modules.items():
             loop = _alone(finder, f"{path}.{name}" if path else name, child, position)
             if loop is None:
                 continue
-            together = ((k, both) for k, other in enumerate(found) if (both := other.beside(loop)) is not None)
-            place, loop = next(together, (len(found), loop))
-            found[place : place + 1] = [loop]
-        yield from found
+            together = ((k, both) for k, earlier in enumerate(merged) if (both := earlier.beside(loop)) is not None)
+            place, loop = next(together, (len(merged), loop))
+            merged[place : place + 1] = [loop]
+        yield from merged
 
 
 def _alone(finder: Finder, path: str, module: nn.Module | None, position: dict[fx.Node, int]) -> _Loop | None:
@@ -131,8 +131,8 @@ def _turns(finder: Finder, graphs: dict[str, list[fx.Node]], loop: _Loop, before
         if not unit.regions:
             unit.regions = [Region(mode, own, own[0].all_input_nodes[0], own[-1]) for mode, own in members.items()]
         units.append(unit)
-    whole = {unit.signature for unit in units[:-1] if unit.identity is not None and unit.identity.gates}
+    signatures = {unit.signature for unit in units[:-1] if unit.identity is not None and unit.identity.gates}
     for unit in units:
-        if unit.signature not in whole:
+        if unit.signature not in signatures:
             unit.identity = None  # a chain of layers, or a last turn that lets a stream end
     return units

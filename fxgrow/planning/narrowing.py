@@ -80,17 +80,17 @@ def narrow_sizes(analysis: Analysis, growable: Iterable[Leaf], start: float) -> 
 def _tensors(analysis: Analysis, sizes: dict[Leaf, int]) -> list[tuple[str, NarrowTensor]]:
     weights = {t.parameter for op in analysis.ops for t, role in op.roles if role == "weight"}
     reading = reading_places(analysis)
-    found = []
+    narrowed = []
     for name, tensor in analysis.parameters.items():
         positions = tuple(_kept(axis, sizes) for axis in tensor.axes)
-        if all(len(kept) == axis.size for kept, axis in zip(positions, tensor.axes, strict=True)):
+        if all(len(staying) == axis.size for staying, axis in zip(positions, tensor.axes, strict=True)):
             continue
         ratio = 1.0
         for number, axis in enumerate(tensor.axes):
             if name in weights and (name, number) in reading:
                 ratio *= axis.size / size_after(axis, sizes)
-        found.append((name, NarrowTensor(tuple(map(tuple, positions)), math.sqrt(ratio))))
-    return found
+        narrowed.append((name, NarrowTensor(tuple(map(tuple, positions)), math.sqrt(ratio))))
+    return narrowed
 
 
 def _kept(layout: Layout, sizes: dict[Leaf, int]) -> list[int]:
@@ -100,9 +100,9 @@ def _kept(layout: Layout, sizes: dict[Leaf, int]) -> list[int]:
         return list(range(sizes.get(layout, layout.size)))
     if isinstance(layout, Join):
         starts = itertools.accumulate((part.size for part in layout.parts), initial=0)
-        return [start + kept for part, start in zip(layout.parts, starts, strict=False) for kept in _kept(part, sizes)]
+        return [start + unit for part, start in zip(layout.parts, starts, strict=False) for unit in _kept(part, sizes)]
     result = [0]
     for factor in layout.factors:
         inner = _kept(factor, sizes)
-        result = [outer * factor.size + kept for outer in result for kept in inner]
+        result = [outer * factor.size + unit for outer in result for unit in inner]
     return result

@@ -80,8 +80,8 @@ class Numbers:
     def origins(self, node: fx.Node) -> list[Leaf]:
         """The growing leaves that a number was measured from."""
         trees = self.analysis.trees
-        behind = reached([node], lambda one: () if any(tensors(trees[one])) else one.all_input_nodes)
-        measured = [tensor for one in behind for tensor in tensors(trees[one])]
+        behind = reached([node], lambda source: () if any(tensors(trees[source])) else source.all_input_nodes)
+        measured = [tensor for source in behind for tensor in tensors(trees[source])]
         return list(dict.fromkeys(leaf for tensor in measured for leaf in tensor.leaves() if leaf in self.growth))
 
 
@@ -140,9 +140,9 @@ def size_attributes(analysis: Analysis, growth: dict[Leaf, int]) -> Iterator[Att
 
 
 def _size_edit(numbers: Numbers, op: Op, path: Path, size: int, mode: str) -> NodeEdit | None:
-    whole = whole_shape(op.node, path)
-    if whole is not None:
-        after = numbers.after(whole)[path[-1]]
+    shape_node = whole_shape(op.node, path)
+    if shape_node is not None:
+        after = numbers.after(shape_node)[path[-1]]
         return None if after in (size, -1) else NodeEdit(mode, op.node.name, "ratio", path, _ratio(size, after))
     raw = follow(op.node, path)
     if raw is None or raw == -1:

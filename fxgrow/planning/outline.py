@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from fxgrow.planning.deepening import renamed
@@ -84,14 +85,19 @@ class _Outline:
         self.places: dict[str, list[_Place]] = {}
         for place in _places(plan):
             self.places.setdefault(place.name, []).append(place)
-        self.orders = [[tensor.name for tensor in plan.tensors], [n for held in plan.held for n in _names(held.where)]]
+        self.orders = [
+            [tensor.name for tensor in plan.tensors],
+            [n for staying in plan.held for n in _names(staying.where)],
+        ]
         self.added: set[str] = set()
         if plan.depth is not None:
             self.added = {new for block in plan.depth.blocks for new, _ in block.modules}
             children = {c.path: {old: name for name, old in c.names if old} for c in plan.depth.children}
             units = [f"{renamed(unit, children)}." for run in plan.depth.runs for unit in run.units]
             self.orders.append([*units, *(tensor.name for tensor in plan.depth.tensors)])
-        self.runs_held = {path: held.reason for held in plan.held for path in held.where if not path.endswith("]")}
+        self.runs_held = {
+            path: staying.reason for staying in plan.held for path in staying.where if not path.endswith("]")
+        }
         self.runs = {*self.runs_held, *(run.path for run in plan.depth.runs)} if plan.depth is not None else set()
         self._children: dict[str, list[str]] = {}
 
@@ -106,8 +112,8 @@ class _Outline:
         """The parts of a part, in order."""
         if path not in self._children:
             orders = [[name.partition(".")[0] for name in order if "." in name] for order in self.below(path)]
-            found = _merged(orders)
-            self._children[path] = sorted(found, key=_number) if _numbered(found) else found
+            names = _merged(orders)
+            self._children[path] = sorted(names, key=_number) if _numbered(names) else names
         return self._children[path]
 
     def is_run(self, path: str) -> bool:
@@ -157,8 +163,8 @@ class _Outline:
 
     def _layers(self, path: str, layers: Sequence[str]) -> Section:
         """A sequence of layers; those that only shift and scale are left out beside others."""
-        made = [layer for layer in layers if any(place.makes for place in self._places(layer))]
-        boxes = tuple(map(self._box, made or layers[:1]))
+        makers = [layer for layer in layers if any(place.makes for place in self._places(layer))]
+        boxes = tuple(map(self._box, makers or layers[:1]))
         return Section(path, boxes, len(boxes) > 1)
 
     # -- what a part makes -------------------------------------------------------------------------------
@@ -173,12 +179,12 @@ class _Outline:
 
     def _box(self, path: str, names: Sequence[str] | None = None) -> Box:
         places = self._places(path, names)
-        whole = [place for place in places if not place.factor]
-        makers = [place for place in whole if place.makes] or whole[:1]
+        unfactored = [place for place in places if not place.factor]
+        makers = [place for place in unfactored if place.makes] or unfactored[:1]
         largest: dict[str, Dimension] = {}  # of each group: a table beside a layer may have an axis of heads alone
-        for made in (place.dimension for place in makers):
-            key = made.group or made.said
-            largest[key] = max(largest.get(key, made), made, key=lambda dimension: dimension.new)
+        for dimension in (place.dimension for place in makers):
+            key = dimension.group or dimension.said
+            largest[key] = max(largest.get(key, dimension), dimension, key=attrgetter("new"))
         stays = dict.fromkeys(place.dimension.said for place in places if place.factor)
         makes = any(place.makes for place in places)
         return Box(path, tuple(largest.values()), bool(path) and self._is_new(path), tuple(stays), makes)
@@ -201,13 +207,13 @@ def _places(plan: Plan) -> Iterator[_Place]:
             old, new = _sizes(tensors[name][axis], group.name) if name in tensors else (group.old, group.new)
             seen.add(name)
             yield _Place(name, Dimension(old, new, group.name, said), len(tensors[name]) if name in tensors else None)
-    for held in plan.held:
-        said = f"{held.size:,} stays: {held.reason}"
-        for name, axis in _axes(held.where):
+    for staying in plan.held:
+        said = f"{staying.size:,} stays: {staying.reason}"
+        for name, axis in _axes(staying.where):
             factor = name in tensors and any(tensors[name][axis].runs())
             seen.add(name)
             rank = len(tensors[name]) if name in tensors else None
-            yield _Place(name, Dimension(held.size, held.size, "", said), rank, factor)
+            yield _Place(name, Dimension(staying.size, staying.size, "", said), rank, factor)
     for name, axes in tensors.items():
         fixed = [axis for axis in axes if not any(axis.runs())]
         if name not in seen and len(axes) > 1 and fixed:
@@ -225,7 +231,7 @@ def _sizes(axis: Axis, group: str) -> tuple[int, int]:
         inside = [_sizes(part, group) for part in axis.parts]
         if not any(new for _, new in inside):
             return 0, 0
-        sizes = [found if found[1] else (part.old, part.new) for found, part in zip(inside, axis.parts, strict=True)]
+        sizes = [pair if pair[1] else (part.old, part.new) for pair, part in zip(inside, axis.parts, strict=True)]
         return math.prod(old for old, _ in sizes), math.prod(new for _, new in sizes)
     old, new = zip((0, 0), *(_sizes(part, group) for part in axis.parts), strict=True)
     return sum(old), sum(new)
@@ -258,18 +264,18 @@ def _join(path: str, name: str) -> str:
 
 def _merged(orders: Iterable[Sequence[str]]) -> list[str]:
     """What several sequences have, each once: the first in its order, others behind what they come after there."""
-    found: list[str] = []
-    known: set[str] = set()
+    merged: list[str] = []
+    seen: set[str] = set()
     for order in orders:
         place = 0
         for name in order:
-            if name in known:
-                place = found.index(name) + 1
+            if name in seen:
+                place = merged.index(name) + 1
             else:
-                found.insert(place, name)
-                known.add(name)
+                merged.insert(place, name)
+                seen.add(name)
                 place += 1
-    return found
+    return merged
 
 
 def _with_norms_before(sections: Iterable[Section]) -> Iterator[Section]:
@@ -288,10 +294,10 @@ def _with_norms_before(sections: Iterable[Section]) -> Iterator[Section]:
 
 def _follows(before: Section, section: Section) -> bool:
     last, norm = before.boxes[-1], section.boxes[0]
-    made = {(dimension.group, dimension.new) for dimension in last.dimensions}
+    outputs = {(dimension.group, dimension.new) for dimension in last.dimensions}
     same_parent = last.path.rpartition(".")[0] == norm.path.rpartition(".")[0]
-    found = [(dimension.group, dimension.new) in made for dimension in norm.dimensions]
-    return not norm.makes and same_parent and last.new == norm.new and bool(found) and all(found)
+    matched = [(dimension.group, dimension.new) in outputs for dimension in norm.dimensions]
+    return not norm.makes and same_parent and last.new == norm.new and bool(matched) and all(matched)
 
 
 def spread(sections: Iterable[Section]) -> Mapping[str, int]:

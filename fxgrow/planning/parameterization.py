@@ -61,16 +61,16 @@ def parameterized(plan: Plan, analysis: Analysis, growth: Mapping[Leaf, int], pa
     uses = _uses(analysis)
     for name, ops in uses.items():
         weight = analysis.parameters[name]
-        found = _layer(name, weight, ops, growth)
-        if found is None:
+        layer = _layer(name, weight, ops, growth)
+        if layer is None:
             continue
         if parameterization == "rms":
-            if found.kind != "input" and name in changes.tensors:
-                changes.rescaled.append(changes.open(name, found))
+            if layer.kind != "input" and name in changes.tensors:
+                changes.rescaled.append(changes.open(name, layer))
             continue
-        changes.spread(name, found.target)
-        if parameterization == "variance-transfer" and found.target != 1.0:
-            changes.rescaled.append(_rescale(changes, analysis, name, ops, uses, found))
+        changes.spread(name, layer.target)
+        if parameterization == "variance-transfer" and layer.target != 1.0:
+            changes.rescaled.append(_rescale(changes, analysis, name, ops, uses, layer))
     return replace(
         plan,
         groups=tuple(replace(g, how=HEARD) if g.name in changes.heard else g for g in plan.groups),
@@ -148,12 +148,12 @@ def _layer(name: str, weight: Tensor, ops: Iterable[Op], growth: Mapping[Leaf, i
     sizes = dict(growth)
     reading = {axis for parameter, axis in op.law.reads(op) if parameter == name}
     into = math.prod(size_after(weight.axes[k], sizes) / weight.axes[k].size for k in reading)
-    made = [axis for k, axis in enumerate(weight.axes) if k not in reading]
+    making = [axis for k, axis in enumerate(weight.axes) if k not in reading]
     if all(size_after(axis, sizes) == axis.size for axis in weight.axes):
         return None
     if into == 1:
         return Layer("input", 1.0)
-    if all(leaf.fixed for axis in made for leaf in leaves(axis)):
+    if all(leaf.fixed for axis in making for leaf in leaves(axis)):
         return Layer("output", 1 / into)
     return Layer("hidden", math.sqrt(1 / into))
 
@@ -198,11 +198,11 @@ def _is_plain_layer(op: Op, weight: Tensor) -> bool:
 def _batch_norm_after(op: Op, op_of: Mapping[fx.Node, Op], graphs: int, uses: Mapping[str, list[Op]]) -> Op | None:
     """The batch norm that alone reads an op's output, if it can take a factor into its statistics."""
     users = list(op.node.users)
-    found = op_of.get(users[0]) if len(users) == 1 else None
-    if found is None or not isinstance(found.law, BatchNorm) or not isinstance(found.module, nn.Module):
+    reader = op_of.get(users[0]) if len(users) == 1 else None
+    if reader is None or not isinstance(reader.law, BatchNorm) or not isinstance(reader.module, nn.Module):
         return None
-    own = [found.parameter(name) for name in ("running_mean", "running_var", "weight", "bias")]
+    own = [reader.parameter(name) for name in ("running_mean", "running_var", "weight", "bias")]
     shared = [t for t in (*own, op.data["bias"]) if t is not None and t.parameter is not None]
     once = all(len(uses.get(str(t.parameter), ())) <= graphs for t in shared)
-    channels = op.output is not None and found.tensor() is op.output
-    return found if once and channels and hasattr(found.module, "eps") else None
+    channels = op.output is not None and reader.tensor() is op.output
+    return reader if once and channels and hasattr(reader.module, "eps") else None

@@ -70,7 +70,7 @@ class _Ink:
         return _Ink(self.thick * by, self.thin * by, self.gap * by, self.rim * by)
 
     def height(self, box: Box, lead: str) -> float:
-        bars = sum(self.thick if _leads(made, lead) else self.thin for made in box.dimensions)
+        bars = sum(self.thick if _leads(dimension, lead) else self.thin for dimension in box.dimensions)
         return max(bars + self.gap * max(0, len(box.dimensions) - 1), self.thick) + 2 * self.rim
 
 
@@ -117,7 +117,11 @@ class _Picture:
                 if lead and lead not in colours:
                     colours[lead] = next(hues)
             for box in section.boxes:
-                inner = (made.group for made in box.dimensions if made.group and made.group not in colours)
+                inner = (
+                    dimension.group
+                    for dimension in box.dimensions
+                    if dimension.group and dimension.group not in colours
+                )
                 for number, group in enumerate(inner):
                     colours[group] = _mixed(colours[self.leads[box.path]], STAYS, 0.35 + 0.2 * (number % 2))
         return colours
@@ -183,9 +187,11 @@ class _Picture:
     def _sizes(self, section: Section, y: float, most: int) -> None:
         """The sizes that a section makes, on so many lines: first of what goes through it, then of what is inside."""
         lead = self._lead_of(section)
-        made = [dimension for box in section.boxes for dimension in box.dimensions]
-        made.sort(key=lambda d: (d.group != lead, not d.group))
-        sizes = list(dict.fromkeys(f"{d.old:,} → {d.new:,}" if d.new != d.old else f"{d.new:,} stays" for d in made))
+        dimensions = [dimension for box in section.boxes for dimension in box.dimensions]
+        dimensions.sort(key=lambda d: (d.group != lead, not d.group))
+        sizes = list(
+            dict.fromkeys(f"{d.old:,} → {d.new:,}" if d.new != d.old else f"{d.new:,} stays" for d in dimensions)
+        )
         lines = [*sizes[: most - 1], f"{sizes[most - 1]} …"] if len(sizes) > most else sizes
         for number, line in enumerate(lines):
             below = 15 * (number - (len(lines) - 1) / 2)
@@ -224,32 +230,32 @@ class _Picture:
         if after and box.stays:
             self._pin(x + width, y + height / 2, "; ".join(box.stays))
         below = y + ink.rim
-        for made in box.dimensions:
-            thick = ink.thick if _leads(made, lead) else ink.thin
-            self._bar(made, x + 4, below, thick, after, box.new)
+        for dimension in box.dimensions:
+            thick = ink.thick if _leads(dimension, lead) else ink.thin
+            self._bar(dimension, x + 4, below, thick, after, box.new)
             below += thick + ink.gap
         return height
 
-    def _bar(self, made: Dimension, x: float, y: float, thick: float, after: bool, new: bool) -> None:
-        colour = self.colours.get(made.group, STAYS)
-        old = 0.0 if new else self.scale * _old(made)
-        whole = self.scale * (_new(made) if after else _old(made))
+    def _bar(self, dimension: Dimension, x: float, y: float, thick: float, after: bool, new: bool) -> None:
+        colour = self.colours.get(dimension.group, STAYS)
+        old = 0.0 if new else self.scale * _old(dimension)
+        length = self.scale * (_new(dimension) if after else _old(dimension))
         parts = (
             [f'<rect x="{x:.1f}" y="{y:.1f}" width="{old:.1f}" height="{thick:.1f}" fill="{colour}"/>'] if old else []
         )
-        if whole > old:
+        if length > old:
             parts.append(
-                f'<rect x="{x + old:.1f}" y="{y:.1f}" width="{whole - old:.1f}" height="{thick:.1f}" fill="{colour}" '
+                f'<rect x="{x + old:.1f}" y="{y:.1f}" width="{length - old:.1f}" height="{thick:.1f}" fill="{colour}" '
                 f'fill-opacity="0.45"/>'
             )
-        self.lines.append(f"<g><title>{_said(made.said)}</title>{''.join(parts)}</g>")
-        if after and not made.group:
-            self._pin(x + whole + 4, y + thick / 2, made.said)
+        self.lines.append(f"<g><title>{_said(dimension.said)}</title>{''.join(parts)}</g>")
+        if after and not dimension.group:
+            self._pin(x + length + 4, y + thick / 2, dimension.said)
 
     def _width(self, box: Box, after: bool) -> float:
         if not box.dimensions:
             return UNKNOWN
-        return self.scale * max((_new if after else _old)(made) for made in box.dimensions) + 8
+        return self.scale * max((_new if after else _old)(dimension) for dimension in box.dimensions) + 8
 
     def _pin(self, x: float, y: float, said: str) -> None:
         """A mark where something stays, with the reason."""
@@ -278,16 +284,16 @@ class _Picture:
     def _legend(self, y: float) -> float:
         colour = COLOURS[0]
         boxes = [box for section in self.sections for box in section.boxes]
-        made = [dimension for box in boxes for dimension in box.dimensions]
+        dimensions = [dimension for box in boxes for dimension in box.dimensions]
         swatches: list[tuple[str, str]] = []
-        if made:
+        if dimensions:
             bar = f'<rect x="0" y="-8" width="22" height="7" fill="{colour}"'
             swatches += [("units that were there", f"{bar}/>"), ("new units", f'{bar} fill-opacity="0.45"/>')]
         if any(box.new for box in boxes):
             outlined = f'fill="{colour}" fill-opacity="0.06" stroke="{colour}" stroke-dasharray="4 2.5"'
             swatches.append(("a new block", f'<rect x="0" y="-10" width="22" height="10" rx="2" {outlined}/>'))
-        held = any(box.stays for box in boxes) or any(section.stays for section in self.sections)
-        if held or not all(dimension.group for dimension in made):
+        any_stays = any(box.stays for box in boxes) or any(section.stays for section in self.sections)
+        if any_stays or not all(dimension.group for dimension in dimensions):
             bar = f'<rect x="0" y="-8" width="17" height="7" fill="{STAYS}"/>'
             pin = f'<circle cx="20" cy="-4.5" r="2.8" fill="{STAYS}"/>'
             swatches.append(("stays (point at the dot for the reason)", bar + pin))
@@ -296,7 +302,7 @@ class _Picture:
             self.lines.append(f'<g transform="translate({x:.1f} {y + 8:.1f})">{drawn}</g>')
             self._text(x + 28, y + 8, words, "dim")
             x += 28 + 6.1 * len(words) + 20
-        said = "A bar is as long as the square root of the size." if made else "Sizes stay as they are."
+        said = "A bar is as long as the square root of the size." if dimensions else "Sizes stay as they are."
         self._text(MARGIN, y + 26, said if boxes else "", "dim")
         return y + 40
 
@@ -306,21 +312,21 @@ def _said(text: object) -> str:
     return escape("".join(letter for letter in str(text) if letter.isprintable()))
 
 
-def _leads(made: Dimension, lead: str) -> bool:
-    return made.group == lead and bool(lead)
+def _leads(dimension: Dimension, lead: str) -> bool:
+    return dimension.group == lead and bool(lead)
 
 
-def _old(made: Dimension) -> float:
-    return math.sqrt(made.old)
+def _old(dimension: Dimension) -> float:
+    return math.sqrt(dimension.old)
 
 
-def _new(made: Dimension) -> float:
-    return math.sqrt(made.new)
+def _new(dimension: Dimension) -> float:
+    return math.sqrt(dimension.new)
 
 
-def _mixed(colour: str, other: str, part: float) -> str:
+def _mixed(colour: str, second: str, part: float) -> str:
     """A colour with a part of another."""
-    channels = ([int(one[k : k + 2], 16) for k in (1, 3, 5)] for one in (colour, other))
+    channels = ([int(code[k : k + 2], 16) for k in (1, 3, 5)] for code in (colour, second))
     return "#" + "".join(f"{round(a * (1 - part) + b * part):02x}" for a, b in zip(*channels, strict=True))
 
 

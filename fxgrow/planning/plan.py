@@ -267,7 +267,9 @@ class Plan(Shown):
     def preserving(self) -> bool:
         """Whether the grown model computes what the original computed."""
         changed = any(
-            one.by == UNBALANCED for plan in (self, *(part for _, part in self.parts)) for one in plan.rescalings
+            rescaling.by == UNBALANCED
+            for plan in (self, *(part for _, part in self.parts))
+            for rescaling in plan.rescalings
         )
         return not changed and (self.depth is None or self.depth.preserving)
 
@@ -290,10 +292,13 @@ class Plan(Shown):
 
     @cached_property
     def _old_names(self) -> dict[str, str | None]:
-        made = [readout.weight for readout in self.readouts]
+        readout_weights = [readout.weight for readout in self.readouts]
         if self.depth is None:
-            return dict.fromkeys(made)
-        return {**dict(self.depth.renamed), **dict.fromkeys([*made, *(tensor.name for tensor in self.depth.tensors)])}
+            return dict.fromkeys(readout_weights)
+        return {
+            **dict(self.depth.renamed),
+            **dict.fromkeys([*readout_weights, *(tensor.name for tensor in self.depth.tensors)]),
+        }
 
     def graph(self) -> nx.Graph:
         """Growth groups and the tensors they run through: a bipartite graph, `kind` "group" or "tensor".

@@ -131,8 +131,10 @@ class Planner:
             return
 
     def _choose_sizes(self) -> Sizing:
-        one, asked, pairs = self.analysis, self.amounts, self.way is Way.MIRROR
-        sizing = asked.sizing(one) if isinstance(asked, Sizes) else choose_sizes(one, asked, self.round_to, pairs)
+        analysis, asked, pairs = self.analysis, self.amounts, self.way is Way.MIRROR
+        sizing = (
+            asked.sizing(analysis) if isinstance(asked, Sizes) else choose_sizes(analysis, asked, self.round_to, pairs)
+        )
         for end in self.ends:
             end.put_into(sizing)
         return sizing
@@ -183,8 +185,8 @@ class Planner:
 
     def _let_learn(self) -> bool:
         """Give way where new units would never learn: a guard, pairs, silent units; True if anything changed."""
-        found = {still.leaf: still for still in Moves(self.analysis, self.know).still()}
-        for leaf, still in found.items():
+        by_leaf = {still.leaf: still for still in Moves(self.analysis, self.know).still()}
+        for leaf, still in by_leaf.items():
             reason = self.why_still.setdefault(leaf, Reason(still.text, still.op.place))
             tried = leaf in self.paired or leaf in self.silenced
             if leaf in self._guardable - self.guarded:
@@ -196,7 +198,7 @@ class Planner:
                 self.silenced.add(leaf)
             else:
                 self._fix([leaf], reason)
-        return bool(found)
+        return bool(by_leaf)
 
     @cached_property
     def _guardable(self) -> set[Leaf]:
@@ -232,8 +234,8 @@ class Planner:
         return users
 
     @staticmethod
-    def _fix(held: Iterable[Leaf], reason: Reason) -> None:
-        for leaf in held:
+    def _fix(fixed: Iterable[Leaf], reason: Reason) -> None:
+        for leaf in fixed:
             if leaf.reason is None:
                 leaf.reason = reason
 
@@ -368,11 +370,11 @@ class Planner:
 
     def _guard(self, op: Op, values: dict[str, Any]) -> dict[str, Any]:
         layout = values["core"]
-        given = {k: v for k, v in values["arguments"].items() if not hasattr(v, "op")}
+        arguments = {k: v for k, v in values["arguments"].items() if not hasattr(v, "op")}
         return {
             "function": values["function"],
             "core": self._core(layout, ((0, layout.size),)),
-            "arguments": given,
+            "arguments": arguments,
             "size": size_after(layout, self.sizing.growth),
             "module": op.module is not None,
         }
@@ -384,10 +386,10 @@ class Planner:
         return positions_after([tuple(r) for r in old], old_positions(axis).tolist())
 
     def _groups(self, tensors: tuple[TensorGrowth, ...]) -> Iterable[GrowthGroup]:
-        made: dict[Leaf, list[str]] = {}
+        places_of: dict[Leaf, list[str]] = {}
         for place, layout in producing_places(self.analysis):
             for leaf in self.know.growing(layout):
-                made.setdefault(leaf, []).append(str(place))
+                places_of.setdefault(leaf, []).append(str(place))
         fills: dict[str, set[str]] = {name: set() for name in self.names.values()}
         added = dict.fromkeys(fills, 0)
         for tensor in tensors:
@@ -399,7 +401,7 @@ class Planner:
                 for name in groups:  # what several groups add together is shared evenly
                     added[name] += (math.prod(tensor.new_shape) - math.prod(tensor.old_shape)) // len(groups)
         for leaf, name in self.names.items():
-            where, how = tuple(made.get(leaf, [])), self._how(leaf, fills[name])
+            where, how = tuple(places_of.get(leaf, [])), self._how(leaf, fills[name])
             yield GrowthGroup(name, leaf.size, self.sizing.growth[leaf], where, how, added[name])
 
     def _how(self, leaf: Leaf, fills: set[str]) -> str:
@@ -422,16 +424,16 @@ class Planner:
         return isinstance(self.analysis.learnable[name], nn.Parameter)
 
     def _held(self) -> Iterable[Held]:
-        found: dict[Leaf, list[str]] = {}
+        places_of: dict[Leaf, list[str]] = {}
         for place, layout in producing_places(self.analysis):
             if not isinstance(self.analysis.learnable[place.parameter], nn.Parameter):
                 continue
             for leaf in leaves(layout):
                 if leaf not in self.sizing.growth and leaf.size > 1 and not leaf.quiet:
-                    found.setdefault(leaf, []).append(str(place))
+                    places_of.setdefault(leaf, []).append(str(place))
         why_not = {**self.sizing.unmoved, **self.sizing.held}
         merged: dict[tuple[int, str], tuple[list[str], list[str]]] = {}
-        for leaf, places in found.items():
+        for leaf, places in places_of.items():
             text = leaf.reason.text if leaf.reason else why_not.get(leaf, "no amount was asked for it")
             everywhere, causes = merged.setdefault((leaf.size, text), ([], []))
             everywhere.extend(places)

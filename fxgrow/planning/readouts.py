@@ -24,24 +24,24 @@ def find_readouts(analysis: Analysis) -> tuple[Readout, ...]:
     """The outputs that are streams which layers inside the model read, each with the readout it could have."""
     read = set(read_inside(analysis))
     names = _free_names(analysis)
-    found: dict[int, Readout] = {}
+    readouts: dict[int, Readout] = {}
     for mode, graph in analysis.graphs.items():
         for number, node in enumerate(_outputs(graph)):
             tree = analysis.trees[node]
             if not isinstance(tree, Tensor) or not node.meta["value"].dtype.is_floating_point:
                 continue
-            before = found.get(number)
+            before = readouts.get(number)
             if before is not None:  # once all is fixed, the layouts of a second graph are not followed
                 if tree.shape[before.axis : before.axis + 1] == (before.size,):
-                    found[number] = replace(before, places=(*before.places, (mode, node.name)))
+                    readouts[number] = replace(before, places=(*before.places, (mode, node.name)))
                 continue
             for axis in range(tree.rank):
                 leaf = resolve(tree.axes[axis])
                 if isinstance(leaf, Leaf) and leaf in read and leaf.reason is not None and leaf.reason.text == OUTPUT:
-                    found[number] = Readout(next(names), axis, leaf.size, ((mode, node.name),))
+                    readouts[number] = Readout(next(names), axis, leaf.size, ((mode, node.name),))
                     break
     modes = set(analysis.graphs)
-    return tuple(readout for readout in found.values() if {mode for mode, _ in readout.places} == modes)
+    return tuple(readout for readout in readouts.values() if {mode for mode, _ in readout.places} == modes)
 
 
 def read_inside(analysis: Analysis) -> Iterator[Leaf]:

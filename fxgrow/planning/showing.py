@@ -37,8 +37,8 @@ def shown(plan: Plan) -> RenderableType:
     stays = Table(title="what stays, and why", title_justify="left")
     for heading in ("size", "where", "reason"):
         stays.add_column(heading)
-    for held in plan.held:
-        stays.add_row(str(held.size), shortened(held.where), held.reason)
+    for staying in plan.held:
+        stays.add_row(str(staying.size), shortened(staying.where), staying.reason)
     tables: list[RenderableType] = [_deeper(plan.model, plan.depth)] if plan.depth is not None else []
     tables += [grown] if plan.groups or plan.depth is None else []
     tables += [stays] if plan.held else []
@@ -90,7 +90,7 @@ def _unlike(plan: Plan) -> Iterator[Text]:
     for config in plan.configs:
         owner = config.module or plan.model
         if config.entries:
-            changed = ", ".join(f"{one.attribute} {one.built_with} → {one.value}" for one in config.entries)
+            changed = ", ".join(f"{entry.attribute} {entry.built_with} → {entry.value}" for entry in config.entries)
             yield Text(f"config of {owner}: {changed}")
         if config.like is not None:
             same = "built from this config, with the grown state dict, {} is the grown model"
@@ -99,7 +99,7 @@ def _unlike(plan: Plan) -> Iterator[Text]:
             yield Text(f"built from its config, {owner} would be another: {config.obstacle}")
 
 
-def _in_what(like: Likeness, same: str, other: str) -> Iterator[Text]:
+def _in_what(like: Likeness, same: str, counterpart: str) -> Iterator[Text]:
     """What a grown model has otherwise than one that a constructor makes."""
     alike: dict[tuple[str, Any, Any], list[str]] = {}
     for setting in like.settings:
@@ -107,9 +107,9 @@ def _in_what(like: Likeness, same: str, other: str) -> Iterator[Text]:
     if not alike and not like.parts:
         yield Text(same.format(like.target))
     for (attribute, value, built_with), modules in alike.items():
-        yield Text(f"unlike {other}: {attribute} = {value!r}, not {built_with!r}, of {shortened(list(modules))}")
+        yield Text(f"unlike {counterpart}: {attribute} = {value!r}, not {built_with!r}, of {shortened(list(modules))}")
     for path, kind, plain in like.parts:
-        yield Text(f"unlike {other}: {path} is {kind}, and no attribute of {plain} makes up for that")
+        yield Text(f"unlike {counterpart}: {path} is {kind}, and no attribute of {plain} makes up for that")
 
 
 def _comes_back_as(plan: Plan) -> str:
@@ -127,8 +127,13 @@ def _rescaled(plan: Plan) -> Iterator[Table]:
         table = Table(title="old weights rescaled, and what makes up for it", title_justify="left")
         for heading in ("weight", "kind", "factor", "made up for by"):
             table.add_column(heading)
-        for one in plan.rescalings:
-            table.add_row(one.name, one.kind, f"{one.factor:.4g}", one.by or f"left alone: {one.reason}")
+        for rescaling in plan.rescalings:
+            table.add_row(
+                rescaling.name,
+                rescaling.kind,
+                f"{rescaling.factor:.4g}",
+                rescaling.by or f"left alone: {rescaling.reason}",
+            )
         yield table
 
 

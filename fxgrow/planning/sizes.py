@@ -50,7 +50,7 @@ class Sizes:
         ------
         AmountError: the model is not built like the one the sizes are for, or something would shrink.
         """
-        found: dict[Leaf, tuple[Dimension, int]] = {}
+        by_leaf: dict[Leaf, tuple[Dimension, int]] = {}
         for dimension, size in self.by_dimension:
             tensor = analysis.parameters.get(dimension.parameter)
             parts = list(leaves(tensor.axes[dimension.axis])) if tensor and dimension.axis < tensor.rank else []
@@ -67,8 +67,8 @@ class Sizes:
                     where=str(dimension),
                     remedy="take the stages of a schedule in order, each once",
                 )
-            found[leaf] = (dimension, size)
-        return found
+            by_leaf[leaf] = (dimension, size)
+        return by_leaf
 
     def sizing(self, analysis: Analysis) -> Sizing:
         """These sizes, as far as dimensions are free to take them; `check_met` says what is missing."""
@@ -105,8 +105,8 @@ def parameters_after(analysis: Analysis, growth: dict[Leaf, int]) -> int:
 def flops_after(analysis: Analysis, growth: dict[Leaf, int]) -> int:
     """Floating-point operations of one forward pass on one sample at these sizes; a multiply-add counts as two."""
     graph = analysis.graphs.get("both") or analysis.graphs["eval"]
-    given = (t for node in graph.nodes if node.op == "placeholder" for t in flat_tensors(node.meta["value"]))
-    batch = max(1, next((tensor.shape[0] for tensor in given if tensor.ndim), 1))
+    inputs = (t for node in graph.nodes if node.op == "placeholder" for t in flat_tensors(node.meta["value"]))
+    batch = max(1, next((tensor.shape[0] for tensor in inputs if tensor.ndim), 1))
 
     def size(layout: Layout) -> int:
         return size_after(layout, growth)

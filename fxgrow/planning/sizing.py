@@ -97,12 +97,12 @@ class Sizing:
         self.growth.update({leaf: new for leaf in leaves if not leaf.fixed})
 
 
-def check_reached(leaves: Iterable[Leaf], growth: Mapping[Leaf, int], new: int, what: str, remedy: str) -> None:
+def check_reached(leaves: Iterable[Leaf], growth: Mapping[Leaf, int], new: int, noun: str, remedy: str) -> None:
     """Raise a PlanError where dimensions that were to get a size turned out to be tied down."""
     for leaf in leaves:
         if growth.get(leaf, leaf.size) != new:
             reason = leaf.reason or "something is tied to them"
-            raise PlanError(f"{leaf.size} {what} cannot become {new}: {reason}", remedy=remedy)
+            raise PlanError(f"{leaf.size} {noun} cannot become {new}: {reason}", remedy=remedy)
 
 
 def choose_sizes(analysis: Analysis, amounts: Amounts, round_to: int, pairs: bool) -> Sizing:
@@ -110,10 +110,10 @@ def choose_sizes(analysis: Analysis, amounts: Amounts, round_to: int, pairs: boo
     sizing = Sizing({}, {})
     asked: dict[tuple[int, ...], tuple[Block, list[Asked]]] = {}
     for place, layout in producing_places(analysis):
-        found = amounts.match(place.path)
-        if found is not None and isinstance(analysis.learnable[place.parameter], nn.Parameter):
+        matched = amounts.match(place.path)
+        if matched is not None and isinstance(analysis.learnable[place.parameter], nn.Parameter):
             for block in blocks(layout):
-                asked.setdefault(tuple(map(id, block)), (block, []))[1].append(Asked(place, *found))
+                asked.setdefault(tuple(map(id, block)), (block, []))[1].append(Asked(place, *matched))
     wanted = [(block, _settled(requests)) for block, requests in asked.values()]
     reluctant = {leaf for layout in analysis.unifier.reluctant for leaf in leaves(layout)}
     for block, request in sorted(wanted, key=lambda item: sum(not leaf.fixed for leaf in item[0])):
@@ -140,12 +140,12 @@ def _settled(requests: list[Asked]) -> Asked:
     """
     first = requests[0]
     for request in requests:
-        if all(other.amount == request.amount or within(request.key, other.key) for other in requests):
+        if all(contender.amount == request.amount or within(request.key, contender.key) for contender in requests):
             return request
-    other = next(request for request in requests if request.amount != first.amount)
+    rival = next(request for request in requests if request.amount != first.amount)
     raise AmountError(
-        f"{first.key!r} and {other.key!r} ask different amounts for one dimension, {first.place} and {other.place}",
-        where=other.place.path,
+        f"{first.key!r} and {rival.key!r} ask different amounts for one dimension, {first.place} and {rival.place}",
+        where=rival.place.path,
         remedy="ask the same, or add a key for a part within one of them",
     )
 

@@ -39,8 +39,8 @@ def distances(small: Analysis, large: Analysis, names: Names = PAIR) -> list[Dis
     last: dict[Leaf, int] = {}
     first: dict[Leaf, Dimension] = {}
     for name, tensor in small.parameters.items():
-        other = large.parameters[name]
-        for axis, (layout, target) in enumerate(zip(tensor.axes, other.axes, strict=True)):
+        counterpart = large.parameters[name]
+        for axis, (layout, target) in enumerate(zip(tensor.axes, counterpart.axes, strict=True)):
             for part, (leaf, size) in enumerate(_paired(f"{name}[{axis}]", layout, target, names)):
                 dimension = Dimension(name, axis, part, len(list(leaves(layout))))
                 if last.setdefault(leaf, size) != size:
@@ -56,8 +56,8 @@ def distances(small: Analysis, large: Analysis, names: Names = PAIR) -> list[Dis
 
 
 def _check_same_parameters(small: Analysis, large: Analysis, names: Names) -> None:
-    for one, other, which in ((small, large, names[1]), (large, small, names[0])):
-        missing = next((name for name in one.parameters if name not in other.parameters), None)
+    for first, second, which in ((small, large, names[1]), (large, small, names[0])):
+        missing = next((name for name in first.parameters if name not in second.parameters), None)
         if missing is not None:
             raise PlanError(f"the {which} has no such parameter", where=missing, remedy=_ALIKE)
     for name, tensor in small.parameters.items():
@@ -73,7 +73,7 @@ def _paired(where: str, small: Layout, large: Layout, names: Names) -> list[tupl
     """The parts of an axis of the small model, each with its size in the large one."""
     parts, others = list(leaves(small)), list(leaves(large))
     if len(parts) == len(others):
-        return [(leaf, other.size) for leaf, other in zip(parts, others, strict=True)]
+        return [(leaf, larger.size) for leaf, larger in zip(parts, others, strict=True)]
     if small.size == large.size:
         return [(leaf, leaf.size) for leaf in parts]
     raise PlanError(

@@ -22,34 +22,34 @@ def deeper_containers(model: nn.Module, target: nn.Module) -> dict[str, int]:
     ------
     PlanError: the target has fewer.
     """
-    theirs = dict(target.named_modules(remove_duplicate=False))
-    found: dict[str, int] = {}
+    target_modules = dict(target.named_modules(remove_duplicate=False))
+    further: dict[str, int] = {}
     for path, module in model.named_modules(remove_duplicate=False):
-        if within_any(path, tuple(found)):
+        if within_any(path, tuple(further)):
             continue  # what stands where in it, and is what, is another question
-        if path in theirs and isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
-            before, after = len(module._modules), len(theirs[path]._modules)
+        if path in target_modules and isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
+            before, after = len(module._modules), len(target_modules[path]._modules)
             if after < before:
                 raise PlanError(
                     f"it has {after} parts in the target and {before} in the model", where=path, remedy=_REMEDY
                 )
             if after > before:
-                found[path] = after - before
-    return found
+                further[path] = after - before
+    return further
 
 
-def depth_toward(found: Found, further: Mapping[str, int], model: nn.Module, target: nn.Module) -> Amounts:
+def depth_toward(repeats: Found, further: Mapping[str, int], model: nn.Module, target: nn.Module) -> Amounts:
     """How many blocks to add to each run, so that containers have their further children.
 
     Raises
     ------
     PlanError: a container has no blocks that repeat, or none of its runs leads to what the target has.
     """
-    added = dict.fromkeys((run.path for run in found.runs), 0)
+    added = dict.fromkeys((run.path for run in repeats.runs), 0)
     for path, count in further.items():
-        here = {run: per for run in found.runs if (per := _roots_in(run, path))}
+        here = {run: per for run in repeats.runs if (per := _roots_in(run, path))}
         if not here:
-            why = next((reason for other, reason in found.held if other == path or other.startswith(f"{path}.")), "")
+            why = next((reason for stuck, reason in repeats.held if stuck == path or stuck.startswith(f"{path}.")), "")
             raise PlanError(
                 f"it has {count} parts more in the target, and no blocks of the model that could be repeated there"
                 + (f": {why}" if why else ""),
@@ -103,7 +103,11 @@ def _fits(here: Mapping[FoundRun, int], counts: Sequence[int], path: str, model:
         shapes = [_shapes(child) for child in children[first : last + 1]]
         period = per * run.period
         grows_alike = not isinstance(run, DenseRun)  # each dense layer is given more than the one before
-        if blocks and grows_alike and any(one != other for one, other in zip(shapes, shapes[period:], strict=False)):
+        if (
+            blocks
+            and grows_alike
+            and any(shape != repeated for shape, repeated in zip(shapes, shapes[period:], strict=False))
+        ):
             return False
         shift += blocks * per
     return True
@@ -113,10 +117,10 @@ def _other_parts(path: str, count: int, before: nn.Module, after: nn.Module) -> 
     name = next(iter(before._modules))
     kinds = [type(next(iter(module._modules.values()))).__name__ for module in (before, after)]
     if kinds[0] != kinds[1]:
-        what = f"it is {kinds[0]} in the model and {kinds[1]} in the target"
-        return PlanError(what, where=f"{path}.{name}", remedy=_REMEDY)
-    what = f"its {count} further parts in the target are not repeated blocks of the model"
-    return PlanError(what, where=path, remedy=_REMEDY)
+        text = f"it is {kinds[0]} in the model and {kinds[1]} in the target"
+        return PlanError(text, where=f"{path}.{name}", remedy=_REMEDY)
+    text = f"its {count} further parts in the target are not repeated blocks of the model"
+    return PlanError(text, where=path, remedy=_REMEDY)
 
 
 def _shapes(module: nn.Module | None) -> dict[str, tuple[int, ...]]:

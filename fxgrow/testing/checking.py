@@ -54,14 +54,14 @@ def check_rule(target: Target | nn.Module, *operands: tuple[int, ...] | Tensor, 
         try:
             looked = looked_at(case, root, captured, training)
             check_equivariance(looked)
-            found = check_growth(looked)
+            judged = check_growth(looked)
         except AssertionError as error:
             raise RuleError(
                 f"the rule of {name} is wrong: {error}", remedy="correct what the rule claims, or claim less"
             ) from error
-        judgement.growths += found.growths
-        judgement.proved += found.proved
-        judgement.unproved += found.unproved
+        judgement.growths += judged.growths
+        judgement.proved += judged.proved
+        judgement.unproved += judged.unproved
     return judgement
 
 
@@ -90,12 +90,12 @@ def _alone(target: Any, operands: tuple[Any, ...], arguments: dict[str, Any]) ->
         raise RuleError(f"{name} has no rule", remedy="give it one: fxgrow.rule(target, law)")
     called = _method(target) if isinstance(target, str) else target
     root = Alone(module if is_module else functools.partial(called, **arguments), operands)
-    given = [graph.get_attr(f"x{k}") for k in range(len(operands))]
+    nodes = [graph.get_attr(f"x{k}") for k in range(len(operands))]
     if is_module:
-        made = graph.call_module("op", tuple(given), arguments)
+        result = graph.call_module("op", tuple(nodes), arguments)
     elif isinstance(target, str):
-        made = graph.call_method(target, tuple(given), arguments)
+        result = graph.call_method(target, tuple(nodes), arguments)
     else:
-        made = graph.call_function(target, tuple(given), arguments)
-    graph.output(made)
+        result = graph.call_function(target, tuple(nodes), arguments)
+    graph.output(result)
     return root, graph

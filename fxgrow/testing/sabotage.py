@@ -116,13 +116,13 @@ def faults(grown: GrownGraphModule, count: int, seed: int) -> Iterator[Fault]:
     """Faults of every kind in turn, drawn at random; each must be undone before the next is asked for."""
     rng = random.Random(seed)
     kinds = list(_KINDS)
-    made = tries = 0
-    while made < count and tries < 50 * count:
+    yielded = tries = 0
+    while yielded < count and tries < 50 * count:
         kind = kinds[tries % len(kinds)]
         tries += 1
         fault = _KINDS[kind](grown, rng)
         if fault is not None:
-            made += 1
+            yielded += 1
             yield Fault(kind, *fault)
 
 
@@ -130,8 +130,8 @@ Made = tuple[str, Undo] | None
 
 
 def _tensors(grown: nn.Module) -> list[tuple[str, Tensor]]:
-    found = [*grown.named_parameters(), *grown.named_buffers()]
-    return [(name, t) for name, t in found if t.dtype.is_floating_point and t.numel()]
+    tensors = [*grown.named_parameters(), *grown.named_buffers()]
+    return [(name, t) for name, t in tensors if t.dtype.is_floating_point and t.numel()]
 
 
 def _entry(
@@ -263,7 +263,7 @@ def _literal(grown: GrownGraphModule, rng: random.Random) -> Made:
             return _another(value, rng) if count == place else value
         return value
 
-    node.args, node.kwargs = (fx.node.map_aggregate(given, replaced) for given in (node.args, dict(node.kwargs)))  # type: ignore[assignment]
+    node.args, node.kwargs = (fx.node.map_aggregate(args, replaced) for args in (node.args, dict(node.kwargs)))  # type: ignore[assignment]
     return f"{node.name}: a number", undo
 
 

@@ -129,11 +129,13 @@ def fans(history: History) -> dict[str, Fans]:
     """The fans of every tensor that has grown, over all growths."""
     result: dict[str, Fans] = {}
     for step, growths in zip(history.steps, history.growths(), strict=True):
-        made = {place for group in step.plan.groups for place in group.where}
+        output_axes = {place for group in step.plan.groups for place in group.where}
         for name, growth in growths.items():
             before = result.get(name, Fans(1.0, 1.0))
-            out = math.prod(a.new / a.old for k, a in enumerate(growth.axes) if f"{growth.name}[{k}]" in made)
-            into = math.prod(a.new / a.old for k, a in enumerate(growth.axes) if f"{growth.name}[{k}]" not in made)
+            out = math.prod(a.new / a.old for k, a in enumerate(growth.axes) if f"{growth.name}[{k}]" in output_axes)
+            into = math.prod(
+                a.new / a.old for k, a in enumerate(growth.axes) if f"{growth.name}[{k}]" not in output_axes
+            )
             result[name] = Fans(before.out * out, before.into * into)
     return result
 
@@ -154,10 +156,10 @@ def rate_scales(model: nn.Module, optimizer: str) -> dict[str, float]:
     sgd = optimizer == "sgd"
     return {
         name: {
-            "input": found.out if sgd else 1.0,
-            "hidden": 1.0 if sgd else 1 / found.into,
-            "output": 1 / found.into,
+            "input": fan.out if sgd else 1.0,
+            "hidden": 1.0 if sgd else 1 / fan.into,
+            "output": 1 / fan.into,
             "fixed": 1.0,
-        }[found.kind]
-        for name, found in fans(history).items()
+        }[fan.kind]
+        for name, fan in fans(history).items()
     }

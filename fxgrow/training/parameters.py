@@ -41,8 +41,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 def innermost(optimizer: Optimizer) -> Optimizer:
     """The optimizer that holds state and takes hooks: the one that a wrapper such as timm's Lookahead wraps."""
-    held = (getattr(optimizer, name, None) for name in ("_base_optimizer", "optimizer"))  # timm's, accelerate's
-    base = next((base for base in held if isinstance(base, Optimizer)), None)
+    wrapped = (getattr(optimizer, name, None) for name in ("_base_optimizer", "optimizer"))  # timm's, accelerate's
+    base = next((base for base in wrapped if isinstance(base, Optimizer)), None)
     return optimizer if base is None else innermost(base)
 
 
@@ -62,22 +62,22 @@ def names_of(optimizer: Optimizer, model: nn.Module | None) -> tuple[dict[Tensor
     ------
     TrainingError: a parameter has no known name, or is not one of the model's.
     """
-    given: Mapping[int, str] = {} if model is None else {id(p): n for n, p in unwrapped(model).named_parameters()}
-    found: dict[Tensor, str] = {}
+    names_by_id: Mapping[int, str] = {} if model is None else {id(p): n for n, p in unwrapped(model).named_parameters()}
+    names: dict[Tensor, str] = {}
     stages = set() if model is None else {stage_of(unwrapped(model))}
     for number, group in enumerate(optimizer.param_groups):
         listed = group.get("param_names", [None] * len(group["params"]))
         for place, (parameter, name) in enumerate(zip(group["params"], listed, strict=True)):
             remembered, stage = _NAMES.get(parameter, (None, None))
-            known = given.get(id(parameter)) if model is not None else name or remembered
-            if known is None:
+            parameter_name = names_by_id.get(id(parameter)) if model is not None else name or remembered
+            if parameter_name is None:
                 raise TrainingError(
                     f"parameter {place} of group {number} of the optimizer, of shape {list(parameter.shape)}, "
                     + ("is not one of the model's" if model is not None else "has no known name"),
                     where=type(optimizer).__name__,
                     remedy="pass model=, the model whose parameters the optimizer holds",
                 )
-            found[parameter] = known
+            names[parameter] = parameter_name
             if model is None and stage is not None:
                 stages.add(stage)
-    return found, stages.pop() if len(stages) == 1 else None
+    return names, stages.pop() if len(stages) == 1 else None

@@ -129,8 +129,8 @@ class AdaptedRates(Shown):
         plain = unwrapped(grown)
         born = births(plain)
         optimizer = self._held()
-        held = {id(parameter) for parameter in parameters_of(optimizer)}
-        parameters = {name: p for name, p in plain.named_parameters() if id(p) in held}
+        in_optimizer = {id(parameter) for parameter in parameters_of(optimizer)}
+        parameters = {name: p for name, p in plain.named_parameters() if id(p) in in_optimizer}
         if not parameters:
             raise TrainingError(
                 "the optimizer holds none of the model's parameters",
@@ -152,8 +152,8 @@ class AdaptedRates(Shown):
         ]
         home = self._home()
         self._least = torch.tensor(least, dtype=exact_dtype(home), device=home)
-        known = self._ages.to(self._least)
-        self._ages = torch.cat([known, known.new_zeros(max(0, history.stage + 1 - len(known)))])
+        ages = self._ages.to(self._least)
+        self._ages = torch.cat([ages, ages.new_zeros(max(0, history.stage + 1 - len(ages)))])
         self._arrange()
         self._set_rates(torch.ones_like(self._least))
         if not self._needs_updates:
@@ -369,7 +369,7 @@ class AdaptedRates(Shown):
         """What the rule makes of the norms of all blocks, before a step and of what it added."""
         if not self._aged:
             return self._rates
-        found = self._decide(
+        rates = self._decide(
             Norms(
                 self._names,
                 self._stages,
@@ -381,26 +381,26 @@ class AdaptedRates(Shown):
                 self._ages[self._stage],
             )
         )
-        if not isinstance(found, Tensor) or found.shape != self._rates.shape:
+        if not isinstance(rates, Tensor) or rates.shape != self._rates.shape:
             raise TrainingError(
-                f"the rule gave {_shape(found)} for {len(self._names)} blocks",
+                f"the rule gave {_shape(rates)} for {len(self._names)} blocks",
                 where=self.rule,
                 remedy="return a tensor with one rate for each block",
             )
-        return found.detach().to(self._least)
+        return rates.detach().to(self._least)
 
 
-def _shape(found: Any) -> str:
-    return f"a tensor of shape {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+def _shape(result: Any) -> str:
+    return f"a tensor of shape {list(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
 
 
 def _aged(parameters: Mapping[str, Tensor], born: Mapping[str, Birth], twins: Mapping[str, str]) -> Iterator[Aged]:
     """The parameters that have younger entries, or are what those of others are compared with."""
-    whole = {name: twin for name, twin in twins.items() if name in parameters and twin in parameters}
-    compared = set(whole.values())
+    twin_of = {name: twin for name, twin in twins.items() if name in parameters and twin in parameters}
+    compared = set(twin_of.values())
     for name, parameter in parameters.items():
-        if len(born[name].counts()) > 1 or name in whole or name in compared:
-            yield Aged(name, parameter, born[name], whole.get(name))
+        if len(born[name].counts()) > 1 or name in twin_of or name in compared:
+            yield Aged(name, parameter, born[name], twin_of.get(name))
 
 
 def _is_capturing() -> bool:

@@ -99,10 +99,10 @@ def transfer_state(
         )
     plain = unwrapped(grown)
     parameters = dict(plain.named_parameters())
-    held = {id(parameter) for group in target.param_groups for parameter in group["params"]}
+    in_optimizer = {id(parameter) for group in target.param_groups for parameter in group["params"]}
     names, states, transfer = _carried(source, plain, model, moments)
-    states = {name: state for name, state in states.items() if id(parameters[name]) in held}
-    if not held & set(map(id, parameters.values())):
+    states = {name: state for name, state in states.items() if id(parameters[name]) in in_optimizer}
+    if not in_optimizer & set(map(id, parameters.values())):
         raise TrainingError(
             "the new optimizer holds none of the grown model's parameters",
             where=type(target).__name__,
@@ -191,7 +191,7 @@ def _carried(
             if name in chains:
                 chains[name].append((growth, f"{history.steps[number - 1].seed}, stage {number}"))
     group_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
-    twins, held = history.twins(), {name: parameter for parameter, name in now.items()}
+    twins, by_name = history.twins(), {name: parameter for parameter, name in now.items()}
     trials = Trials(optimizer)
     states: dict[str, dict[str, Any]] = {}
     before = history.lineage()[since]
@@ -207,9 +207,9 @@ def _carried(
         except _Untransferable as reason:
             fresh[name] = str(reason)
     for name in fresh:
-        twin = _repeated(name, twins, held)
-        if twin in held and twin in states:
-            like = held[twin]
+        twin = _repeated(name, twins, by_name)
+        if twin in by_name and twin in states:
+            like = by_name[twin]
             started = _started(trials, group_of[id(like)], like, states[twin], parameters[name])
             states.update({name: started} if started else {})
     ordered = {name: fresh[name] for name in parameters if name in fresh}
@@ -308,9 +308,9 @@ def _grown_state(
     return result
 
 
-def _repeated(name: str, twins: Mapping[str, str], known: Container[str]) -> str:
-    """The parameter that one of a new block repeats, or that this repeats, and so on, up to a known one."""
-    while name not in known and name in twins:
+def _repeated(name: str, twins: Mapping[str, str], present: Container[str]) -> str:
+    """Follow a new parameter to the one it repeats, and so on, up to one that is present."""
+    while name not in present and name in twins:
         name = twins[name]
     return name
 
@@ -369,11 +369,11 @@ def _closest(name: str, others: Iterable[str], parameters: Mapping[str, Tensor])
     """The parameter most like a new one: of its rank, its last name, and nearest in the tree."""
     path = name.split(".")
 
-    def likeness(other: str) -> tuple[bool, bool, int]:
-        steps = other.split(".")
+    def likeness(candidate: str) -> tuple[bool, bool, int]:
+        steps = candidate.split(".")
         common = next((k for k, (a, b) in enumerate(zip(path, steps, strict=False)) if a != b), len(path))
         same_tail = [p for p in path if not p.isdigit()] == [p for p in steps if not p.isdigit()]
-        return parameters[other].ndim == parameters[name].ndim, same_tail, common
+        return parameters[candidate].ndim == parameters[name].ndim, same_tail, common
 
     return max(others, key=likeness)
 

@@ -92,16 +92,16 @@ class Blocks(Protocol):
 def blocks_of(aged: Sequence[Aged]) -> list[Blocks]:
     """All parameters as blocks: large ones, and those only compared with, by themselves, the others together."""
     joined: dict[tuple[torch.device, torch.dtype], list[Aged]] = {}
-    found: list[Blocks] = []
+    blocks: list[Blocks] = []
     for member in aged:
         shape, regions = _split(member.local_birth)
         local = member.local()
         least = _LEAST_ENTRIES.get(local.device.type, _LEAST_ENTRIES_ELSEWHERE)
         if not member.younger or local.numel() >= least * sum(region.rectangles for region in regions):
-            found.append(Cut(member, shape, regions))
+            blocks.append(Cut(member, shape, regions))
         else:
             joined.setdefault((local.device, local.dtype), []).append(member)
-    return [*found, *map(Joined, joined.values())]
+    return [*blocks, *map(Joined, joined.values())]
 
 
 class Joined:
@@ -222,8 +222,8 @@ class Cut:
         self._follow()
         self._moves = gradients_come_later or self.members[0].parameter.grad is not None
         if self._moves:
-            kept = self._younger() if younger_only else itertools.chain.from_iterable(self._pieces.values())
-            for piece in kept:
+            pieces = self._younger() if younger_only else itertools.chain.from_iterable(self._pieces.values())
+            for piece in pieces:
                 piece.keep()
 
     def squares(self) -> Tensor:

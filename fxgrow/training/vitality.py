@@ -86,10 +86,10 @@ class Vitality(Shown):
         result: dict[int, tuple[Share, Share]] = {}
         for name, twin in self.twins.items():
             if name in self.tensors and twin in self.tensors:
-                own, other = (self._whole(part) for part in (name, twin))
+                own, repeated = (self._whole(part) for part in (name, twin))
                 born = min(self.tensors[name])
                 before = result.get(born, (Share(), Share()))
-                result[born] = before[0].joined(own), before[1].joined(other)
+                result[born] = before[0].joined(own), before[1].joined(repeated)
         return dict(sorted(result.items()))
 
     def _whole(self, name: str) -> Share:
@@ -115,9 +115,9 @@ class Vitality(Shown):
         FxgrowError: matplotlib is not installed.
         """
         entries = {stage: share.entries for stage, share in self.stages.items()}
-        whole = sum(entries.values())
+        total = sum(entries.values())
         kinds = {
-            "of entries": {stage: count / whole for stage, count in entries.items()},
+            "of entries": {stage: count / total for stage, count in entries.items()},
             "of the gradient": self.gradient_shares(),
             "of the update": self.update_shares(),
         }
@@ -193,13 +193,13 @@ def vitality(grown: nn.Module, optimizer: Optimizer | None = None) -> Vitality:
             "no parameter has a gradient", where=type(plain).__name__, remedy="call vitality after backward()"
         )
     refuse_divided(parameters.items(), "vitality")
-    held = {id(p) for p in parameters_of(optimizer)} if optimizer is not None else set()
+    in_optimizer = {id(p) for p in parameters_of(optimizer)} if optimizer is not None else set()
     rates = attached_to(optimizer) if optimizer is not None else None
     multiples = rates.current() if rates is not None else {}
     parts: list[_Part] = []
     for name, parameter in parameters.items():
         update = None
-        if optimizer is not None and id(parameter) in held:
+        if optimizer is not None and id(parameter) in in_optimizer:
             update = _next_update(innermost(optimizer), parameter)
         parts.extend(_parts_of(name, born[name], parameter, update, multiples.get(name, {})))
     tensors: dict[str, dict[int, Share]] = {name: {} for name in parameters}

@@ -78,8 +78,8 @@ def test_bindings_are_followed_to_the_end() -> None:
 
 
 def test_leaves_come_in_order_and_as_often_as_they_occur() -> None:
-    one, two = Leaf(2), Leaf(3)
-    assert list(leaves(Join((Product((one, two)), one)))) == [one, two, one]
+    a, b = Leaf(2), Leaf(3)
+    assert list(leaves(Join((Product((a, b)), a)))) == [a, b, a]
 
 
 def test_a_factor_fixed_at_size_one_is_dropped() -> None:
@@ -111,21 +111,21 @@ def test_fixed_leaves_of_one_size_are_the_same() -> None:
 
 
 @pytest.mark.parametrize(
-    "other",
+    "layout",
     [Leaf(4), Leaf(4, reason=HELD), Product((Leaf(2), Leaf(2))), Join((Leaf(2), Leaf(2)))],
     ids=["free", "fixed", "product", "join"],
 )
-def test_a_free_leaf_is_the_same_as_itself_only(other: Layout) -> None:
+def test_a_free_leaf_is_the_same_as_itself_only(layout: Layout) -> None:
     leaf = Leaf(4)
     assert same(leaf, leaf)
-    assert not same(leaf, other)
+    assert not same(leaf, layout)
 
 
 def test_a_product_is_not_the_same_as_a_join_of_its_factors() -> None:
-    two, other = Leaf(2), Leaf(2)
-    assert same(Product((two, other)), Product((two, other)))
-    assert not same(Product((two, other)), Join((two, other)))
-    assert not same(Product((two, other)), Product((other, two)))
+    first, second = Leaf(2), Leaf(2)
+    assert same(Product((first, second)), Product((first, second)))
+    assert not same(Product((first, second)), Join((first, second)))
+    assert not same(Product((first, second)), Product((second, first)))
 
 
 def test_a_reason_says_where_if_it_is_known() -> None:

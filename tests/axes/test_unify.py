@@ -43,11 +43,11 @@ def two_layouts(draw: Any) -> tuple[Layout, Layout]:
 
 @given(two_layouts())
 def test_what_is_unified_is_one_term_of_the_same_size(pair: tuple[Layout, Layout]) -> None:
-    one, other = pair
-    size = one.size
-    Unifier().unify(one, other)
-    assert resolve(one).size == resolve(other).size == size
-    assert {leaf for leaf in leaves(one) if not leaf.fixed} == {leaf for leaf in leaves(other) if not leaf.fixed}
+    left, right = pair
+    size = left.size
+    Unifier().unify(left, right)
+    assert resolve(left).size == resolve(right).size == size
+    assert {leaf for leaf in leaves(left) if not leaf.fixed} == {leaf for leaf in leaves(right) if not leaf.fixed}
 
 
 @given(two_layouts())
@@ -92,33 +92,33 @@ def test_factors_have_the_sizes_asked_for_and_make_up_the_whole(data: st.DataObj
 
 def test_a_product_meets_a_finer_one() -> None:
     two, six, four, three = Leaf(2), Leaf(6), Leaf(4), Leaf(3)
-    one, other = Product((two, six)), Product((four, three))
-    Unifier().unify(one, other)
-    assert [leaf.size for leaf in leaves(one)] == [leaf.size for leaf in leaves(other)] == [2, 2, 3]
-    assert not is_fixed(one)
+    left, right = Product((two, six)), Product((four, three))
+    Unifier().unify(left, right)
+    assert [leaf.size for leaf in leaves(left)] == [leaf.size for leaf in leaves(right)] == [2, 2, 3]
+    assert not is_fixed(left)
 
 
 def test_factorings_that_do_not_fit_fix_both() -> None:
     unifier = Unifier()
     unifier.reason = Reason("view", "block")
-    one, other = Product((Leaf(2), Leaf(3))), Product((Leaf(3), Leaf(2)))
-    unifier.unify(one, other)
-    assert is_fixed(one) and is_fixed(other)
-    assert str(next(leaves(one)).reason) == "view: 6 is factored in two ways that do not fit (at block)"
+    left, right = Product((Leaf(2), Leaf(3))), Product((Leaf(3), Leaf(2)))
+    unifier.unify(left, right)
+    assert is_fixed(left) and is_fixed(right)
+    assert str(next(leaves(left)).reason) == "view: 6 is factored in two ways that do not fit (at block)"
 
 
 def test_joins_cut_at_different_places_are_cut_at_all_of_them() -> None:
-    one, other = Join((Leaf(2), Leaf(4))), Join((Leaf(3), Leaf(3)))
-    Unifier().unify(one, other)
-    assert [leaf.size for leaf in leaves(one)] == [leaf.size for leaf in leaves(other)] == [2, 1, 3]
+    left, right = Join((Leaf(2), Leaf(4))), Join((Leaf(3), Leaf(3)))
+    Unifier().unify(left, right)
+    assert [leaf.size for leaf in leaves(left)] == [leaf.size for leaf in leaves(right)] == [2, 1, 3]
 
 
 def test_sizes_that_differ_fix_both_with_the_reason() -> None:
     unifier = Unifier()
     unifier.reason = Reason("add", "block.add")
-    one, other = Leaf(3), Leaf(4)
-    unifier.unify(one, other)
-    assert str(one.reason) == str(other.reason) == "add: sizes 3 and 4 meet (at block.add)"
+    left, right = Leaf(3), Leaf(4)
+    unifier.unify(left, right)
+    assert str(left.reason) == str(right.reason) == "add: sizes 3 and 4 meet (at block.add)"
 
 
 def test_the_first_reason_is_kept_and_spreads() -> None:
@@ -132,10 +132,10 @@ def test_the_first_reason_is_kept_and_spreads() -> None:
 
 def test_a_size_of_one_is_broadcast() -> None:
     unifier = Unifier()
-    one, four, other = Leaf(1), Leaf(4), Leaf(4)
-    assert unifier.broadcast([one, four, other]) is resolve(four)
+    one, four, another = Leaf(1), Leaf(4), Leaf(4)
+    assert unifier.broadcast([one, four, another]) is resolve(four)
     assert one.fixed and not four.fixed
-    assert resolve(four) is resolve(other)
+    assert resolve(four) is resolve(another)
 
 
 def test_reshape_matches_the_smallest_groups() -> None:
@@ -170,13 +170,13 @@ def terms(draw: Any, size: int, depth: int = 2) -> Any:
     return kind, size, draw(st.integers(0, 2))
 
 
-def built(term: Any, known: dict[tuple[int, int], Leaf]) -> Layout:
+def built(term: Any, leaves_by_key: dict[tuple[int, int], Leaf]) -> Layout:
     """The layout a description stands for; leaves with number 0 are fixed."""
     kind, first, second = term
     if kind == "leaf":
         reason = Reason("given") if second == 0 else None
-        return known.setdefault((first, second), Leaf(first, reason=reason))
-    parts = (built(first, known), built(second, known))
+        return leaves_by_key.setdefault((first, second), Leaf(first, reason=reason))
+    parts = (built(first, leaves_by_key), built(second, leaves_by_key))
     return Product(parts) if kind == "product" else Join(parts)
 
 
@@ -196,24 +196,24 @@ ITS_OWN_SQUARE = (("leaf", 1, 1), ("product", ("leaf", 1, 1), ("leaf", 1, 1)))
 def test_what_is_unified_grows_alike(pairs: list[tuple[Any, Any]]) -> None:
     """Whatever is tied, also over and over with the same leaves: both sides have one size after any growth."""
     unifier = Unifier()
-    known: dict[tuple[int, int], Leaf] = {}
-    layouts_tied = [(built(one, known), built(other, known)) for one, other in pairs]
-    for one, other in layouts_tied:
-        unifier.unify(one, other)
+    leaves_by_key: dict[tuple[int, int], Leaf] = {}
+    layouts_tied = [(built(first, leaves_by_key), built(second, leaves_by_key)) for first, second in pairs]
+    for left, right in layouts_tied:
+        unifier.unify(left, right)
     free = dict.fromkeys(leaf for pair in layouts_tied for layout in pair for leaf in leaves(layout) if not leaf.fixed)
     growth = {leaf: leaf.size + 3 + number for number, leaf in enumerate(free)}
-    for one, other in layouts_tied:
-        assert resolve(one).size == one.size == other.size
-        assert size_after(one, growth) == size_after(other, growth)
+    for left, right in layouts_tied:
+        assert resolve(left).size == left.size == right.size
+        assert size_after(left, growth) == size_after(right, growth)
 
 
 @given(two_layouts())
 def test_the_order_of_the_two_does_not_matter(pair: tuple[Layout, Layout]) -> None:
-    one, other = pair
-    same_one, same_other = copy.deepcopy(pair)
-    Unifier().unify(one, other)
-    Unifier().unify(same_other, same_one)
-    for layout, twin in ((one, same_one), (other, same_other)):
+    left, right = pair
+    same_left, same_right = copy.deepcopy(pair)
+    Unifier().unify(left, right)
+    Unifier().unify(same_right, same_left)
+    for layout, twin in ((left, same_left), (right, same_right)):
         assert [(leaf.size, leaf.fixed) for leaf in leaves(layout)] == [
             (leaf.size, leaf.fixed) for leaf in leaves(twin)
         ]
@@ -222,34 +222,34 @@ def test_the_order_of_the_two_does_not_matter(pair: tuple[Layout, Layout]) -> No
 @given(st.data(), st.sampled_from([(2, 6), (3, 4), (6, 2), (2, 2, 3), (4, 3)]))
 def test_products_that_do_not_fit_are_fixed_and_others_stay_free(data: st.DataObject, first: tuple[int, ...]) -> None:
     second = data.draw(st.sampled_from([(2, 6), (3, 4), (6, 2), (2, 2, 3), (4, 3)]))
-    one, other = (Product(tuple(map(Leaf, sizes))) for sizes in (first, second))
-    Unifier().unify(one, other)
+    left, right = (Product(tuple(map(Leaf, sizes))) for sizes in (first, second))
+    Unifier().unify(left, right)
     ends = [set(itertools.accumulate(sizes, operator.mul)) for sizes in (first, second)]
     chain = sorted(ends[0] | ends[1])
     fits = all(after % before == 0 for before, after in itertools.pairwise(chain))
-    assert is_fixed(one) is is_fixed(other) is (not fits)
+    assert is_fixed(left) is is_fixed(right) is (not fits)
 
 
 def test_two_by_six_against_three_by_four_is_a_contradiction() -> None:
     unifier = Unifier()
     unifier.reason = Reason("view", "block")
-    one, other = Product((Leaf(2), Leaf(6))), Product((Leaf(3), Leaf(4)))
-    unifier.unify(one, other)
-    reasons = {str(leaf.reason) for layout in (one, other) for leaf in leaves(layout)}
+    left, right = Product((Leaf(2), Leaf(6))), Product((Leaf(3), Leaf(4)))
+    unifier.unify(left, right)
+    reasons = {str(leaf.reason) for layout in (left, right) for leaf in leaves(layout)}
     assert reasons == {"view: 12 is factored in two ways that do not fit (at block)"}
 
 
 def test_factors_of_size_zero_are_a_contradiction_too() -> None:
-    one, other = Product((Leaf(0), Leaf(3))), Product((Leaf(3), Leaf(0)))
-    Unifier().unify(one, other)
-    assert resolve(one).size == resolve(other).size == 0
+    left, right = Product((Leaf(0), Leaf(3))), Product((Leaf(3), Leaf(0)))
+    Unifier().unify(left, right)
+    assert resolve(left).size == resolve(right).size == 0
 
 
 def test_a_leaf_becomes_the_product_it_meets_wherever_it_occurs() -> None:
     leaf, heads, width = Leaf(6), Leaf(2), Leaf(3)
-    whole = Join((leaf, Leaf(1)))
+    joined = Join((leaf, Leaf(1)))
     Unifier().unify(leaf, Product((heads, width)))
-    assert list(leaves(whole))[:2] == [heads, width]
+    assert list(leaves(joined))[:2] == [heads, width]
 
 
 def test_a_fixed_leaf_fixes_the_product_it_meets() -> None:
@@ -269,10 +269,10 @@ def test_a_product_meets_a_join_of_whole_rows() -> None:
 def test_a_product_cut_across_its_rows_is_fixed() -> None:
     unifier = Unifier()
     unifier.reason = Reason("cat", "merge")
-    whole, first, second = Product((Leaf(2), Leaf(3))), Leaf(2), Leaf(4)
-    unifier.unify(whole, Join((first, second)))
-    assert is_fixed(whole) and first.fixed and second.fixed
-    assert str(next(leaves(whole)).reason) == "cat: 6 is cut at [2, 4], across its factor of 3 (at merge)"
+    factored, first, second = Product((Leaf(2), Leaf(3))), Leaf(2), Leaf(4)
+    unifier.unify(factored, Join((first, second)))
+    assert is_fixed(factored) and first.fixed and second.fixed
+    assert str(next(leaves(factored)).reason) == "cat: 6 is cut at [2, 4], across its factor of 3 (at merge)"
 
 
 def test_what_is_taken_apart_row_by_row_keeps_its_number_of_rows() -> None:
@@ -321,17 +321,17 @@ def test_factors_of_joined_parts_share_the_inner_factor() -> None:
 def test_parts_that_the_inner_factor_does_not_divide_are_fixed() -> None:
     unifier = Unifier()
     unifier.reason = Reason("view", "block")
-    whole = Join((Leaf(3), Leaf(5)))
-    assert all(map(is_fixed, unifier.factor(whole, [4, 2])))
-    assert str(next(leaves(whole)).reason) == "view: concatenated parts of [3, 5] are factored by 2 (at block)"
+    joined = Join((Leaf(3), Leaf(5)))
+    assert all(map(is_fixed, unifier.factor(joined, [4, 2])))
+    assert str(next(leaves(joined)).reason) == "view: concatenated parts of [3, 5] are factored by 2 (at block)"
 
 
 def test_a_product_factored_across_its_factors_is_fixed() -> None:
     unifier = Unifier()
     unifier.reason = Reason("view", "block")
-    whole = Product((Leaf(2), Leaf(6)))
-    assert all(map(is_fixed, unifier.factor(whole, [3, 4])))
-    assert str(next(leaves(whole)).reason) == "view: 12 is factored as [3, 4], across its factors (at block)"
+    factored = Product((Leaf(2), Leaf(6)))
+    assert all(map(is_fixed, unifier.factor(factored, [3, 4])))
+    assert str(next(leaves(factored)).reason) == "view: 12 is factored as [3, 4], across its factors (at block)"
 
 
 def test_a_reason_of_a_younger_leaf_spreads_to_an_elder_one() -> None:
@@ -342,17 +342,17 @@ def test_a_reason_of_a_younger_leaf_spreads_to_an_elder_one() -> None:
 
 def test_a_reason_spreads_to_all_that_was_tied_before() -> None:
     unifier, tied = Unifier(), [Leaf(4) for _ in range(4)]
-    for one, other in itertools.pairwise(tied):
-        unifier.unify(one, other)
+    for left, right in itertools.pairwise(tied):
+        unifier.unify(left, right)
     unifier.fix(tied[2], Reason("it is space"))
     assert [str(next(leaves(leaf)).reason) for leaf in tied] == ["it is space"] * 4
 
 
 def test_leaves_of_equal_size_are_not_tied_by_that() -> None:
-    unifier, one, other = Unifier(), Leaf(4), Leaf(4)
-    unifier.tie_sizes(one, other, "the pieces have one size")
-    assert resolve(one) is not resolve(other)
-    assert not one.fixed and not other.fixed
+    unifier, left, right = Unifier(), Leaf(4), Leaf(4)
+    unifier.tie_sizes(left, right, "the pieces have one size")
+    assert resolve(left) is not resolve(right)
+    assert not left.fixed and not right.fixed
 
 
 def test_an_empty_dimension_beside_a_size_of_one_stays_empty() -> None:
@@ -360,8 +360,8 @@ def test_an_empty_dimension_beside_a_size_of_one_stays_empty() -> None:
 
 
 def test_ones_broadcast_together_are_one_dimension() -> None:
-    one, other = Leaf(1), Leaf(1)
-    assert Unifier().broadcast([one, other]) is resolve(one) is resolve(other)
+    left, right = Leaf(1), Leaf(1)
+    assert Unifier().broadcast([left, right]) is resolve(left) is resolve(right)
 
 
 @given(st.lists(st.sampled_from([1, 2, 3, 4]), min_size=1, max_size=4), st.data())
@@ -373,7 +373,7 @@ def test_reshaping_gives_the_sizes_asked_for_and_loses_no_leaf(sizes: list[int],
         wanted.append(data.draw(st.sampled_from([d for d in range(1, rest + 1) if rest % d == 0])))
         wanted = wanted if len(wanted) < 6 else [total]
     dimensions = [Leaf(size) for size in sizes]
-    found = Unifier().reshape(dimensions, wanted)
-    assert [dimension.size for dimension in found] == wanted
+    reshaped = Unifier().reshape(dimensions, wanted)
+    assert [dimension.size for dimension in reshaped] == wanted
     free = {leaf for dimension in dimensions for leaf in leaves(dimension) if not leaf.fixed}
-    assert {leaf for dimension in found for leaf in leaves(dimension) if not leaf.fixed} == free
+    assert {leaf for dimension in reshaped for leaf in leaves(dimension) if not leaf.fixed} == free

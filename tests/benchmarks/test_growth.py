@@ -31,13 +31,13 @@ def cifar(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("network", NETWORKS)
 def test_every_way_has_settings_that_fit(network: str, scale: str) -> None:
-    whole = NETWORKS[network].settings(scale).epochs
+    epochs = NETWORKS[network].settings(scale).epochs
     for way in WAYS[network]:
         settings = settings_of(network, way, scale, 3)
         schedule = settings.schedule()
         assert settings.seed == 3
         others = ("half the epochs", "twice", "operations")
-        assert schedule.epochs == whole or way in LONGER or any(words in way for words in others), way
+        assert schedule.epochs == epochs or way in LONGER or any(words in way for words in others), way
         assert settings.lr_curve == (
             "cosine" if "cosine" in way or way in growth.PAPER or way == "small" else "plateau"
         )
@@ -99,17 +99,17 @@ def test_results_are_added_line_by_line_and_not_run_again(
     arguments = ("run", "--scale", "cpu", "--device", "cpu", "--data", cifar, "--folder", results, "--work", work)
     assert "large, plateau, seed 1:" in invoke(*arguments, "--commit", "abc", "--most", 1)
     file = results / "resnet20-cpu.jsonl"
-    kept = file.read_text()
-    assert kept.count("\n") == 1
-    assert set(json.loads(kept)) == {
+    first_line = file.read_text()
+    assert first_line.count("\n") == 1
+    assert set(json.loads(first_line)) == {
         "benchmark", "network", "method", "seed", "epochs", "accuracy", "loss", "flops", "seconds", "device",
         "settings", "commit",
     }  # fmt: skip
-    assert json.loads(kept)["flops"] == 1.0
-    found = invoke(*arguments)
-    assert "half then whole, zero, seed 1:" in found
-    assert "large, plateau, seed 1:" not in found
-    assert file.read_text().startswith(kept)
+    assert json.loads(first_line)["flops"] == 1.0
+    printed = invoke(*arguments)
+    assert "half then whole, zero, seed 1:" in printed
+    assert "large, plateau, seed 1:" not in printed
+    assert file.read_text().startswith(first_line)
     again = json.loads(file.read_text().splitlines()[1])
     assert 0.5 < again["flops"] < 0.8
     assert again["commit"] not in ("", "unknown")

@@ -36,17 +36,17 @@ def outputs_of(model: nn.Module, training: bool, /, *args: Any, **kwargs: Any) -
         return [tensor.detach() for tensor in flat_tensors(twin(*args, **kwargs))]
 
 
-def difference(original: nn.Module, other: nn.Module, training: bool, /, *args: Any, **kwargs: Any) -> float:
+def difference(original: nn.Module, result: nn.Module, training: bool, /, *args: Any, **kwargs: Any) -> float:
     """Worst relative error over all outputs, which must be as many."""
     expected = outputs_of(original, training, *args, **kwargs)
-    found = outputs_of(other, training, *args, **kwargs)
-    assert len(expected) == len(found) > 0
-    return max(relative_error(b, a) for a, b in zip(expected, found, strict=True))
+    outputs = outputs_of(result, training, *args, **kwargs)
+    assert len(expected) == len(outputs) > 0
+    return max(relative_error(b, a) for a, b in zip(expected, outputs, strict=True))
 
 
-def assert_same_in_both_modes(original: nn.Module, other: nn.Module, /, *args: Any, **kwargs: Any) -> None:
+def assert_same_in_both_modes(original: nn.Module, result: nn.Module, /, *args: Any, **kwargs: Any) -> None:
     for training in (False, True):
-        assert difference(original, other, training, *args, **kwargs) <= EXACT, "train" if training else "eval"
+        assert difference(original, result, training, *args, **kwargs) <= EXACT, "train" if training else "eval"
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

@@ -86,15 +86,15 @@ CALLS: dict[str, tuple[type[Layers], tuple[Any, ...], tuple[Any, ...], str]] = {
 
 @pytest.mark.parametrize("name", CALLS)
 def test_another_call_is_taken_by_the_class_and_refused_by_a_graph(name: str) -> None:
-    make, recorded, other, text = CALLS[name]
+    make, recorded, another, text = CALLS[name]
     model = make().double()
     own = fxgrow.grow(model, 2, example_inputs=recorded)
-    for inputs in (recorded, other):
+    for inputs in (recorded, another):
         torch.testing.assert_close(own(*inputs), model(*inputs), rtol=EXACT, atol=EXACT)
     graph = fxgrow.grow(model, 2, example_inputs=recorded, form="graph")
     torch.testing.assert_close(graph(*recorded), model(*recorded), rtol=EXACT, atol=EXACT)
     with pytest.raises(SettledError, match=text):
-        graph(*other)
+        graph(*another)
 
 
 def test_more_samples_are_taken_where_only_few_are_another_matter() -> None:

@@ -513,8 +513,8 @@ def test_outputs_in_lists_and_dictionaries() -> None:
         return {"hidden": [hidden, (hidden + 1,)], "out": self.head(hidden)}
 
     model = model_of(forward)
-    found = assembled(model, X)(X)
-    assert [type(part) for part in (found, found["hidden"], found["hidden"][1])] == [dict, list, tuple]
+    output = assembled(model, X)(X)
+    assert [type(part) for part in (output, output["hidden"], output["hidden"][1])] == [dict, list, tuple]
     assert_same_in_both_modes(model, assembled(model, X), X)
 
 
@@ -663,8 +663,8 @@ class Constants(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.layer(x) * self.plain + self.below.plain * self.listed[0]  # type: ignore[operator]
-        made = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
-        return (y * self.free + self.saved) * self.scratch - made  # type: ignore[operator]
+        constant = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
+        return (y * self.free + self.saved) * self.scratch - constant  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("copied", [lambda module: module, copy.deepcopy, saved_and_loaded])
@@ -714,12 +714,12 @@ def test_plain_tensors_of_the_original_stay_its_own() -> None:
 # -- hooks ---------------------------------------------------------------------------------------------------
 
 
-def doubling(module: nn.Module, given: Any, found: Tensor) -> Tensor:
-    return 2.0 * found
+def doubling(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+    return 2.0 * output
 
 
-def halving(module: nn.Module, given: tuple[Tensor]) -> tuple[Tensor]:
-    return (0.5 * given[0],)
+def halving(module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
+    return (0.5 * args[0],)
 
 
 @pytest.mark.parametrize("path", ["0", "1", "1.0"])
@@ -788,7 +788,7 @@ def test_torch_is_itself_again_after_capture() -> None:
         assembled(model_of(lambda self, x: self.head(x) if x.sum() > 0 else x), X)
     assert torch.autograd.Function.__dict__["apply"] is apply
     with torch.device("meta"):
-        assert all(made.is_meta for made in (torch.ones(2), torch.arange(3), torch.empty(1), torch.full((2,), 1.0)))
+        assert all(tensor.is_meta for tensor in (torch.ones(2), torch.arange(3), torch.empty(1), torch.full((2,), 1.0)))
 
 
 def test_no_model_is_kept_once_it_is_let_go() -> None:
@@ -844,10 +844,10 @@ def by_copy(self: Any, x: Tensor) -> Tensor:
     ids=["setting", "name", "function", "copy"],
 )
 def test_a_forward_that_asks_for_the_mode_in_any_way_is_recorded_in_both(model: Callable[[], nn.Module]) -> None:
-    made = model().double()
-    captured = capture(made, X)
+    network = model().double()
+    captured = capture(network, X)
     assert "train" in captured.graphs or any(isinstance(part, ByMode) for part in captured.model.modules())
-    assert_same_in_both_modes(assembled(made, X), made, X)
+    assert_same_in_both_modes(assembled(network, X), network, X)
 
 
 def records_of(monkeypatch: pytest.MonkeyPatch, work: Callable[[], object]) -> list[str]:
@@ -900,6 +900,6 @@ def test_layers_alike_are_worked_out_once_and_others_for_themselves() -> None:
         tuple(node.meta["value"].shape) for node in capture(deep, x).graphs["both"].nodes if node.op == "call_module"
     ]
     assert values == [(2, 4), (2, 4), (2, 4), (2, 6), (2, 6), (2, 2)]
-    deep[0].register_forward_hook(lambda module, given, output: torch.cat([output, output], 1)[:, 2:6])
+    deep[0].register_forward_hook(lambda module, args, output: torch.cat([output, output], 1)[:, 2:6])
     hooked = [node.op for node in capture(deep, x).graphs["both"].nodes]
     assert hooked.count("call_module") == 5

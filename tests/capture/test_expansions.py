@@ -31,17 +31,17 @@ class Around(nn.Module):
         self.names = names
         self.options = options
 
-    def forward(self, *given: Any) -> Any:
-        return self.inner(**dict(zip(self.names, given, strict=True)), **self.options)
+    def forward(self, *args: Any) -> Any:
+        return self.inner(**dict(zip(self.names, args, strict=True)), **self.options)
 
 
-def assert_expands(inner: nn.Module, given: dict[str, Tensor], **options: Any) -> None:
+def assert_expands(inner: nn.Module, tensors: dict[str, Tensor], **options: Any) -> None:
     """The layer is taken apart, and computes the same in eval and in train mode."""
-    model = lively_but_noisy(Around(inner, tuple(given), **options))
-    graphs = assembled(model, tuple(given.values()))
+    model = lively_but_noisy(Around(inner, tuple(tensors), **options))
+    graphs = assembled(model, tuple(tensors.values()))
     called = {type(graphs.get_submodule(str(n.target))) for n in graphs.graph.nodes if n.op == "call_module"}
     assert not called & EXPANSIONS.keys()
-    assert_same_in_both_modes(model, graphs, *given.values())
+    assert_same_in_both_modes(model, graphs, *tensors.values())
 
 
 def lively_but_noisy(model: nn.Module) -> nn.Module:
@@ -112,14 +112,14 @@ def test_attention_over_all_options(
 ) -> None:
     key_width, value_width = dimensions
     inner = nn.MultiheadAttention(WIDTH, HEADS, bias=bias, kdim=key_width, vdim=value_width, batch_first=batch_first)
-    given = {
+    tensors = {
         "query": sequence(LENGTH, batch_first, seed=1),
         "key": sequence(MEMORY, batch_first, key_width or WIDTH, seed=2),
         "value": sequence(MEMORY, batch_first, value_width or WIDTH, seed=3),
         **mask_of(mask, LENGTH, MEMORY),
         **padding_of(("float" if mask in ("infinite", "float") else "boolean") if padding else "none"),
     }
-    assert_expands(inner, given, need_weights=need_weights, average_attn_weights=average)
+    assert_expands(inner, tensors, need_weights=need_weights, average_attn_weights=average)
 
 
 @BOTH
@@ -127,9 +127,9 @@ def test_attention_over_all_options(
 def test_a_boolean_mask_and_a_float_padding_add_up(batch_first: bool, need_weights: bool) -> None:
     inner = nn.MultiheadAttention(WIDTH, HEADS, batch_first=batch_first)
     memory = sequence(MEMORY, batch_first, seed=2)
-    given = {"query": sequence(LENGTH, batch_first), "key": memory, "value": memory}
+    tensors = {"query": sequence(LENGTH, batch_first), "key": memory, "value": memory}
     assert_expands(
-        inner, {**given, **mask_of("boolean", LENGTH, MEMORY), **padding_of("float")}, need_weights=need_weights
+        inner, {**tensors, **mask_of("boolean", LENGTH, MEMORY), **padding_of("float")}, need_weights=need_weights
     )
 
 
@@ -139,8 +139,8 @@ class SelfAttention(nn.Module):
         self.attention = nn.MultiheadAttention(WIDTH, HEADS, **options)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        found: tuple[Tensor, Tensor | None] = self.attention(x, x, x)
-        return found
+        attended: tuple[Tensor, Tensor | None] = self.attention(x, x, x)
+        return attended
 
 
 @BOTH
@@ -157,10 +157,10 @@ def test_self_attention_projects_once(batch_first: bool, bias: bool) -> None:
 @pytest.mark.parametrize("padded", [True, False])
 def test_a_causal_hint_beside_its_mask(need_weights: bool, padded: bool) -> None:
     x = sequence(MEMORY, True)
-    given = {"query": x, "key": x, "value": x, "attn_mask": causal(MEMORY)}
-    given |= padding_of("float") if padded else {}
+    tensors = {"query": x, "key": x, "value": x, "attn_mask": causal(MEMORY)}
+    tensors |= padding_of("float") if padded else {}
     assert_expands(
-        nn.MultiheadAttention(WIDTH, HEADS, batch_first=True), given, is_causal=True, need_weights=need_weights
+        nn.MultiheadAttention(WIDTH, HEADS, batch_first=True), tensors, is_causal=True, need_weights=need_weights
     )
 
 
@@ -169,22 +169,22 @@ def test_a_causal_hint_beside_its_mask(need_weights: bool, padded: bool) -> None
 def test_a_mask_for_each_sample_and_head(need_weights: bool, kind: str) -> None:
     memory = sequence(MEMORY, True, seed=2)
     flat = mask_of(kind, BATCH * HEADS * LENGTH, MEMORY)["attn_mask"]
-    given = {
+    tensors = {
         "query": sequence(LENGTH, True),
         "key": memory,
         "value": memory,
         "attn_mask": flat.reshape(BATCH * HEADS, LENGTH, MEMORY),
     }
-    assert_expands(nn.MultiheadAttention(WIDTH, HEADS, batch_first=True), given, need_weights=need_weights)
+    assert_expands(nn.MultiheadAttention(WIDTH, HEADS, batch_first=True), tensors, need_weights=need_weights)
 
 
 @pytest.mark.parametrize("need_weights", [True, False])
 @BOTH
 def test_attention_with_dropout_once_the_noise_is_off(batch_first: bool, need_weights: bool) -> None:
     memory = sequence(MEMORY, batch_first, seed=2)
-    given = {"query": sequence(LENGTH, batch_first), "key": memory, "value": memory}
+    tensors = {"query": sequence(LENGTH, batch_first), "key": memory, "value": memory}
     inner = nn.MultiheadAttention(WIDTH, HEADS, dropout=0.5, batch_first=batch_first)
-    assert_expands(inner, given, need_weights=need_weights)
+    assert_expands(inner, tensors, need_weights=need_weights)
 
 
 @pytest.mark.parametrize("need_weights", [True, False])
@@ -218,7 +218,7 @@ def test_attention_with_further_keys_is_refused(option: str) -> None:
 
 def test_a_hook_on_attention_still_changes_its_output() -> None:
     model = lively(SelfAttention())
-    model.get_submodule("attention").register_forward_hook(lambda module, given, found: (2.0 * found[0], found[1]))
+    model.get_submodule("attention").register_forward_hook(lambda module, args, output: (2.0 * output[0], output[1]))
     x = sequence(LENGTH, True)
     assert_same_in_both_modes(model, assembled(model, x), x)
 
@@ -287,9 +287,9 @@ def test_a_decoder_layer_whose_activation_is_a_module(norm_first: bool) -> None:
             WIDTH, HEADS, 12, dropout=0.0, activation=nn.Tanh(), batch_first=True, norm_first=norm_first
         )
     )
-    given = tuple(layer_inputs("decoder", True).values())
-    found = assembled(Around(model, ("tgt", "memory")), given)(*given)
-    torch.testing.assert_close(found, model(*given), rtol=EXACT, atol=EXACT)
+    tensors = tuple(layer_inputs("decoder", True).values())
+    output = assembled(Around(model, ("tgt", "memory")), tensors)(*tensors)
+    torch.testing.assert_close(output, model(*tensors), rtol=EXACT, atol=EXACT)
 
 
 @pytest.mark.parametrize("norm_first", [True, False])
@@ -303,8 +303,8 @@ def test_layers_with_dropout_once_the_noise_is_off(name: str, norm_first: bool) 
 def test_layers_with_causal_hints_beside_their_masks(name: str) -> None:
     inner = LAYERS[name](WIDTH, HEADS, 12, dropout=0.0, batch_first=True)
     prefix, option = ("src", "is_causal") if name == "encoder" else ("tgt", "tgt_is_causal")
-    given = {**layer_inputs(name, True), f"{prefix}_mask": causal(LENGTH)}
-    assert_expands(inner, given, **{option: True})
+    tensors = {**layer_inputs(name, True), f"{prefix}_mask": causal(LENGTH)}
+    assert_expands(inner, tensors, **{option: True})
 
 
 def stack(name: str, batch_first: bool, norm: bool) -> nn.Module:
@@ -320,10 +320,10 @@ def stack(name: str, batch_first: bool, norm: bool) -> nn.Module:
 @pytest.mark.parametrize("masks", ["none", "boolean", "float"])
 @pytest.mark.parametrize("name", LAYERS)
 def test_stacks(name: str, masks: str, norm: bool, batch_first: bool) -> None:
-    given = {**layer_inputs(name, batch_first), **layer_masks(name, masks)}
-    if name == "encoder" and "src_mask" in given:
-        given["mask"] = given.pop("src_mask")
-    assert_expands(stack(name, batch_first, norm), given)
+    tensors = {**layer_inputs(name, batch_first), **layer_masks(name, masks)}
+    if name == "encoder" and "src_mask" in tensors:
+        tensors["mask"] = tensors.pop("src_mask")
+    assert_expands(stack(name, batch_first, norm), tensors)
 
 
 @BOTH
@@ -333,14 +333,14 @@ def test_the_whole_transformer(batch_first: bool, norm_first: bool, masked: bool
     inner = nn.Transformer(
         WIDTH, HEADS, 1, 1, 12, dropout=0.0, batch_first=batch_first, norm_first=norm_first, activation="gelu"
     )
-    given = {"src": sequence(MEMORY, batch_first, seed=2), "tgt": sequence(LENGTH, batch_first)}
+    tensors = {"src": sequence(MEMORY, batch_first, seed=2), "tgt": sequence(LENGTH, batch_first)}
     if masked:
-        given |= {
+        tensors |= {
             "tgt_mask": causal(LENGTH),
             "memory_mask": mask_of("float", LENGTH, MEMORY)["attn_mask"],
             "src_key_padding_mask": padding_of("float")["key_padding_mask"],
         }
-    assert_expands(inner, given)
+    assert_expands(inner, tensors)
 
 
 @pytest.mark.parametrize(

@@ -52,20 +52,20 @@ class Pair(NamedTuple):
     right: Any
 
 
-def assert_alike(one: Any, other: Any) -> None:
+def assert_alike(first: Any, second: Any) -> None:
     """The same containers, types and values, and tensors of the same shape and dtype."""
-    assert type(one) is type(other)
-    if isinstance(one, Tensor):
-        assert (one.shape, one.dtype, one.device) == (other.shape, other.dtype, other.device)
-    elif isinstance(one, dict):
-        assert list(one) == list(other)
-        for key in one:
-            assert_alike(one[key], other[key])
-    elif isinstance(one, (tuple, list)):
-        for mine, theirs in zip(one, other, strict=True):
-            assert_alike(mine, theirs)
+    assert type(first) is type(second)
+    if isinstance(first, Tensor):
+        assert (first.shape, first.dtype, first.device) == (second.shape, second.dtype, second.device)
+    elif isinstance(first, dict):
+        assert list(first) == list(second)
+        for key in first:
+            assert_alike(first[key], second[key])
+    elif isinstance(first, (tuple, list)):
+        for left, right in zip(first, second, strict=True):
+            assert_alike(left, right)
     else:
-        assert one == other
+        assert first == second
 
 
 # -- each_tensor ---------------------------------------------------------------------------------------------
@@ -202,25 +202,25 @@ def test_a_mapping_of_names_is_keyword_arguments(kind: type) -> None:
 def test_floating_point_inputs_get_the_dtype_of_the_model(dtype: torch.dtype) -> None:
     model = nn.Linear(4, 4).to(dtype)
     for given_dtype in (torch.float32, torch.float64, torch.float16):
-        (found,), _ = example_inputs_for(model, torch.zeros(2, 4, dtype=given_dtype))
-        assert found.dtype is dtype
+        (tensor,), _ = example_inputs_for(model, torch.zeros(2, 4, dtype=given_dtype))
+        assert tensor.dtype is dtype
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8, torch.bool])
 def test_other_inputs_keep_their_dtype(dtype: torch.dtype) -> None:
-    (found,), _ = example_inputs_for(nn.Linear(4, 4).double(), torch.zeros(2, 4, dtype=dtype))
-    assert (found.dtype, found.is_meta) == (dtype, True)
+    (tensor,), _ = example_inputs_for(nn.Linear(4, 4).double(), torch.zeros(2, 4, dtype=dtype))
+    assert (tensor.dtype, tensor.is_meta) == (dtype, True)
 
 
 def test_nested_inputs_are_fitted_too() -> None:
     value = [torch.zeros(2), {"a": (torch.zeros(3), 1, None)}]
-    ((found,), _) = example_inputs_for(nn.Linear(4, 4).double(), (value,))
-    assert [(tensor.dtype, tensor.is_meta) for tensor in flat_tensors(found)] == [(torch.float64, True)] * 2
+    ((nested,), _) = example_inputs_for(nn.Linear(4, 4).double(), (value,))
+    assert [(tensor.dtype, tensor.is_meta) for tensor in flat_tensors(nested)] == [(torch.float64, True)] * 2
 
 
 def test_a_model_without_parameters_takes_inputs_as_they_are() -> None:
-    (found,), _ = fitted(nn.ReLU(), ((torch.zeros(2, dtype=torch.float16),), {}))
-    assert (found.dtype, found.is_meta) == (torch.float16, True)
+    (tensor,), _ = fitted(nn.ReLU(), ((torch.zeros(2, dtype=torch.float16),), {}))
+    assert (tensor.dtype, tensor.is_meta) == (torch.float16, True)
 
 
 def test_given_inputs_are_left_alone() -> None:
@@ -259,33 +259,33 @@ def on_meta() -> Iterator[None]:
 @pytest.mark.usefixtures("on_meta")
 @pytest.mark.parametrize(("name", "size"), [("test_resnet", 160), ("test_vit", 160), ("resnet18", 224)])
 def test_timm_says_the_size_of_its_models(name: str, size: int) -> None:
-    (found,), kwargs = example_inputs_for(timm.create_model(name))
-    assert (tuple(found.shape), kwargs) == ((2, 3, size, size), {})
+    (image,), kwargs = example_inputs_for(timm.create_model(name))
+    assert (tuple(image.shape), kwargs) == ((2, 3, size, size), {})
 
 
 @pytest.mark.usefixtures("on_meta")
 def test_a_size_that_timm_was_given_is_the_one_of_the_model() -> None:
-    (found,), _ = example_inputs_for(timm.create_model("vit_tiny_patch16_224", img_size=96, depth=1))
-    assert tuple(found.shape) == (2, 3, 96, 96)
+    (image,), _ = example_inputs_for(timm.create_model("vit_tiny_patch16_224", img_size=96, depth=1))
+    assert tuple(image.shape) == (2, 3, 96, 96)
 
 
 @pytest.mark.usefixtures("on_meta")
 def test_channels_that_timm_was_given_are_the_ones_of_the_model() -> None:
-    (found,), _ = example_inputs_for(timm.create_model("test_resnet", in_chans=1))
-    assert tuple(found.shape) == (2, 1, 160, 160)
+    (image,), _ = example_inputs_for(timm.create_model("test_resnet", in_chans=1))
+    assert tuple(image.shape) == (2, 1, 160, 160)
 
 
 @pytest.mark.usefixtures("on_meta")
 @pytest.mark.parametrize(("name", "size"), [("resnet18", 224), ("inception_v3", 299)])
 def test_torchvision_says_the_size_of_its_models(name: str, size: int) -> None:
-    (found,), kwargs = example_inputs_for(torchvision.models.get_model(name))
-    assert (tuple(found.shape), kwargs) == ((2, 3, size, size), {})
+    (image,), kwargs = example_inputs_for(torchvision.models.get_model(name))
+    assert (tuple(image.shape), kwargs) == ((2, 3, size, size), {})
 
 
 @pytest.mark.usefixtures("on_meta")
 def test_derived_inputs_have_the_dtype_of_the_model() -> None:
-    (found,), _ = example_inputs_for(timm.create_model("test_resnet").half())
-    assert found.dtype is torch.float16
+    (image,), _ = example_inputs_for(timm.create_model("test_resnet").half())
+    assert image.dtype is torch.float16
 
 
 @pytest.mark.parametrize(

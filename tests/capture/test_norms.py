@@ -56,8 +56,8 @@ def model(norm: Any, guarded: bool) -> Model:
     return lively(Model(norm, guarded)).double().eval()
 
 
-def grown_graph(one: nn.Module, *amounts: float) -> GrownGraphModule:
-    grown = fxgrow.grow(one, *amounts, form="graph", example_inputs=ROWS, verify="full")
+def grown_graph(original: nn.Module, *amounts: float) -> GrownGraphModule:
+    grown = fxgrow.grow(original, *amounts, form="graph", example_inputs=ROWS, verify="full")
     assert isinstance(grown, GrownGraphModule)
     assert str(certificate_of(grown).verdict) == "PROVED"
     return grown
@@ -67,11 +67,11 @@ def certificate_of(grown: nn.Module) -> Any:
     return fxgrow.report(grown).certificate
 
 
-def assert_same(grown: nn.Module, one: nn.Module) -> None:
+def assert_same(grown: nn.Module, original: nn.Module) -> None:
     for training in (False, True):
-        torch.testing.assert_close(grown.train(training)(ROWS), one.train(training)(ROWS), rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(grown.train(training)(ROWS), original.train(training)(ROWS), rtol=1e-10, atol=1e-12)
     grown.eval()
-    one.eval()
+    original.eval()
 
 
 NORMS = [
@@ -85,8 +85,8 @@ NORMS = [
 
 @pytest.mark.parametrize(("norm", "guarded"), NORMS)
 def test_hooks_on_norms_run_and_no_norm_is_a_function(norm: Any, guarded: bool) -> None:
-    one = model(norm, guarded)
-    grown = grown_graph(one, 1.5)
+    original = model(norm, guarded)
+    grown = grown_graph(original, 1.5)
     seen: list[str] = []
     kinds = tuple(NATIVE)
     norms = {name: part for name, part in grown.named_modules() if isinstance(part, kinds)}
@@ -95,38 +95,38 @@ def test_hooks_on_norms_run_and_no_norm_is_a_function(norm: Any, guarded: bool) 
     assert not any(node.op == "get_attr" for node in grown.graph.nodes)
     for name, part in norms.items():
         part.register_forward_hook(lambda *_, name=name: seen.append(name))
-    assert_same(grown, one)
+    assert_same(grown, original)
     assert seen == ["blocks.0.norm", "blocks.1.norm", "norm"] * 2
 
 
 @pytest.mark.parametrize(("norm", "guarded"), NORMS)
 def test_such_graphs_are_proved_saved_copied_and_grow_on(norm: Any, guarded: bool, tmp_path: Path) -> None:
-    one = model(norm, guarded)
-    grown = grown_graph(one, 1.5)
+    original = model(norm, guarded)
+    grown = grown_graph(original, 1.5)
     further = grown_graph(grown, 1.5, 1.5)
     for later in (grown, further):
-        assert_same(later, one)
-        assert str(fxgrow.certify(later, one).verdict) == "PROVED"
+        assert_same(later, original)
+        assert str(fxgrow.certify(later, original).verdict) == "PROVED"
         fxgrow.save(later, tmp_path / "grown.safetensors")
-        loaded = fxgrow.load(tmp_path / "grown.safetensors", one)
+        loaded = fxgrow.load(tmp_path / "grown.safetensors", original)
         assert str(loaded) == str(later)
         assert str(fxgrow.certify(loaded).verdict) == "PROVED"
         for copied in (loaded, copy.deepcopy(later), pickle.loads(pickle.dumps(later))):
             assert torch.equal(copied(ROWS), later(ROWS))
-    assert_same(grown_graph(fxgrow.grow(one, 1.5, example_inputs=ROWS), 1.5), one)
+    assert_same(grown_graph(fxgrow.grow(original, 1.5, example_inputs=ROWS), 1.5), original)
 
 
 def test_a_certificate_sees_what_a_norm_has_become() -> None:
     """Its numbers are read off the module, and a graph that calls torch's own norm takes it over all units."""
-    one = model(nn.LayerNorm, True)
-    grown = grown_graph(one, 1.5)
+    original = model(nn.LayerNorm, True)
+    grown = grown_graph(original, 1.5)
     norm: Any = grown.get_submodule("blocks.1.norm")
     for name, value in (("eps", 1e-3), ("core", ((0, 7),)), ("__class__", nn.LayerNorm)):
         before = getattr(norm, name)
         setattr(norm, name, value)
-        assert str(fxgrow.certify(grown, one).verdict) != "PROVED", name
+        assert str(fxgrow.certify(grown, original).verdict) != "PROVED", name
         setattr(norm, name, before)
-    assert str(fxgrow.certify(grown, one).verdict) == "PROVED"
+    assert str(fxgrow.certify(grown, original).verdict) == "PROVED"
 
 
 def test_what_is_spelled_out_is_what_runs() -> None:
@@ -157,32 +157,32 @@ class Twice(nn.Module):
 
 def test_norms_that_no_module_can_compute_stay_functions() -> None:
     torch.manual_seed(0)
-    one = lively(Twice()).double().eval()
-    grown = grown_graph(one, 1.5)
+    original = lively(Twice()).double().eval()
+    grown = grown_graph(original, 1.5)
     assert sum("layer_norm" in str(node.target) for node in grown.graph.nodes) == 3
-    assert_same(grown, one)
-    assert_same(grown_graph(grown, 1.5), one)
+    assert_same(grown, original)
+    assert_same(grown_graph(grown, 1.5), original)
 
 
 def test_settled_norms_are_torchs_own(tmp_path: Path) -> None:
-    one = model(OwnForward, True)
-    grown = grown_graph(one, 1.5)
+    original = model(OwnForward, True)
+    grown = grown_graph(original, 1.5)
     fxgrow.settle(grown, 0.25)
     assert "share=0.25" in str(grown.get_submodule("blocks.0.norm"))
     fxgrow.settle(grown, 0)
-    assert_same(grown, one)
+    assert_same(grown, original)
     fxgrow.settle(grown, 1)
     assert {type(grown.get_submodule(name)) for name in ("blocks.0.norm", "blocks.1.norm", "norm")} == {nn.LayerNorm}
     fxgrow.save(grown, tmp_path / "grown.safetensors")
-    assert torch.equal(fxgrow.load(tmp_path / "grown.safetensors", one)(ROWS), grown(ROWS))
+    assert torch.equal(fxgrow.load(tmp_path / "grown.safetensors", original)(ROWS), grown(ROWS))
     assert_same(grown_graph(grown, 1.5), grown)
 
 
 def test_multipliers_before_and_after_them_fold() -> None:
-    one = model(OwnForward, True)
+    original = model(OwnForward, True)
     grown = fxgrow.grow(
-        one, 1.5, form="graph", example_inputs=ROWS, parameterization="variance-transfer", verify="full"
+        original, 1.5, form="graph", example_inputs=ROWS, parameterization="variance-transfer", verify="full"
     )
     folded = fxgrow.fold(grown)
-    assert_same(folded, one)
-    assert str(fxgrow.certify(folded, one).verdict) == "PROVED"
+    assert_same(folded, original)
+    assert str(fxgrow.certify(folded, original).verdict) == "PROVED"

@@ -199,7 +199,7 @@ def on_an_instance() -> nn.Module:
 
 def with_a_hook() -> nn.Module:
     model = Sabotaged()
-    model.middle.register_forward_hook(lambda module, given, output: 2.0 * output)
+    model.middle.register_forward_hook(lambda module, args, output: 2.0 * output)
     return model
 
 
@@ -254,13 +254,13 @@ CASES: dict[str, tuple[Callable[[], nn.Module], list[Call]]] = {
 }
 
 
-def same(one: Any, other: Any) -> bool:
-    if isinstance(one, Tensor):
-        error = EXACT if one.dtype is torch.float64 else 1e-5
-        return one.shape == other.shape and torch.allclose(one, other, rtol=error, atol=error)
-    if isinstance(one, (tuple, list)):
-        return all(same(a, b) for a, b in zip(one, other, strict=True))
-    return bool(one == other)
+def same(first: Any, second: Any) -> bool:
+    if isinstance(first, Tensor):
+        error = EXACT if first.dtype is torch.float64 else 1e-5
+        return first.shape == second.shape and torch.allclose(first, second, rtol=error, atol=error)
+    if isinstance(first, (tuple, list)):
+        return all(same(a, b) for a, b in zip(first, second, strict=True))
+    return bool(first == second)
 
 
 def differs(model: nn.Module, grown: nn.Module, calls: list[Call]) -> Iterator[int]:

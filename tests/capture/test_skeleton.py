@@ -126,8 +126,8 @@ def test_what_is_registered_as_none_stays_none() -> None:
 
 def test_forward_hooks_are_kept() -> None:
     model = nn.Sequential(nn.Linear(4, 4))
-    before = model[0].register_forward_pre_hook(lambda module, given: None)
-    after = model[0].register_forward_hook(lambda module, given, found: None)
+    before = model[0].register_forward_pre_hook(lambda module, args: None)
+    after = model[0].register_forward_hook(lambda module, args, output: None)
     bare = skeleton(model).get_submodule("0")
     assert list(bare._forward_pre_hooks) == [before.id]
     assert list(bare._forward_hooks) == [after.id]
@@ -148,7 +148,7 @@ def test_forward_hooks_are_kept() -> None:
 )
 def test_hooks_registered_later_do_not_reach_the_original(register: str) -> None:
     model = nn.Linear(4, 4)
-    getattr(skeleton(model), register)(lambda *given: None)
+    getattr(skeleton(model), register)(lambda *args: None)
     hooks = [value for name, value in vars(model).items() if name.endswith("_hooks")]
     assert all(not registered for registered in hooks)
 
@@ -218,7 +218,7 @@ def test_a_model_on_the_meta_device_has_a_skeleton() -> None:
         model = Decoder()
     bare = skeleton(model)
     assert all(tensor.is_meta for tensor in named_tensors(bare).values())
-    assert all(one is not two for one, two in zip(bare.parameters(), model.parameters(), strict=True))
+    assert all(twin is not parameter for twin, parameter in zip(bare.parameters(), model.parameters(), strict=True))
 
 
 def test_sizes_that_no_memory_holds_cost_nothing() -> None:

@@ -36,26 +36,30 @@ def everything_costs_much(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def verified(model: nn.Module, **options: object) -> Verification:
-    found = fxgrow.report(fxgrow.grow(model, 1.5, example_inputs=IMAGES, **options)).verification  # type: ignore[arg-type]
-    assert found is not None and found.verdict == "TESTED"
-    return found
+    verification = fxgrow.report(fxgrow.grow(model, 1.5, example_inputs=IMAGES, **options)).verification  # type: ignore[arg-type]
+    assert verification is not None and verification.verdict == "TESTED"
+    return verification
 
 
 @pytest.mark.parametrize("verify", [True, "quick"])
 def test_few_small_images_in_the_precision_of_the_weights_do(verify: object) -> None:
-    found = verified(convolutional(), verify=verify)
-    assert (found.quick, found.precision) == ("2 samples of 64 x 64", "float32")
-    assert "computed in float32, 2 samples of 64 x 64, float32 weights" in str(found)
+    verification = verified(convolutional(), verify=verify)
+    assert (verification.quick, verification.precision) == ("2 samples of 64 x 64", "float32")
+    assert "computed in float32, 2 samples of 64 x 64, float32 weights" in str(verification)
 
 
 def test_weights_in_float64_are_tested_in_float64() -> None:
-    found = verified(convolutional().double())
-    assert (found.quick, found.precision, found.tolerance) == ("2 samples of 64 x 64", "float64", 1e-10)
+    verification = verified(convolutional().double())
+    assert (verification.quick, verification.precision, verification.tolerance) == (
+        "2 samples of 64 x 64",
+        "float64",
+        1e-10,
+    )
 
 
 def test_in_full_is_in_float64_on_all_of_the_inputs() -> None:
-    found = verified(convolutional(), verify="full")
-    assert (found.quick, found.precision) == ("", "float64")
+    verification = verified(convolutional(), verify="full")
+    assert (verification.quick, verification.precision) == ("", "float64")
 
 
 def test_what_costs_little_is_tested_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,9 +68,9 @@ def test_what_costs_little_is_tested_in_full(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_one_mode_does_where_both_are_the_same() -> None:
-    found = verified(convolutional(lambda units: nn.GroupNorm(1, units)))
-    assert found.quick == "2 samples of 64 x 64 in eval, which is as train"
-    assert found.train_error == found.eval_error
+    verification = verified(convolutional(lambda units: nn.GroupNorm(1, units)))
+    assert verification.quick == "2 samples of 64 x 64 in eval, which is as train"
+    assert verification.train_error == verification.eval_error
 
 
 def test_a_model_that_takes_no_smaller_images_keeps_its_own() -> None:
@@ -76,8 +80,8 @@ def test_a_model_that_takes_no_smaller_images_keeps_its_own() -> None:
 
 def test_a_model_that_says_the_size_of_its_images_keeps_them() -> None:
     model = timm.create_model("test_vit")
-    found = fxgrow.report(fxgrow.grow(model, 1.5)).verification
-    assert found is not None and found.quick == "2 samples in eval, which is as train"
+    verification = fxgrow.report(fxgrow.grow(model, 1.5)).verification
+    assert verification is not None and verification.quick == "2 samples in eval, which is as train"
 
 
 def test_the_test_is_in_full_where_nothing_is_proved(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,8 +124,8 @@ def test_a_difference_on_small_images_alone_is_none(complains: bool) -> None:
     model = convolutional()
     grown = fxgrow.grow(model, 1.5, example_inputs=IMAGES, verify=False)
     plan, inputs = fxgrow.report(grown).plan, capture(model, IMAGES).inputs
-    found = verify_quickly(model, Baked(grown, complains), inputs, 0, plan, alike=False)
-    assert (found.verdict, found.quick, found.precision) == ("TESTED", "2 samples", "float32")
+    verification = verify_quickly(model, Baked(grown, complains), inputs, 0, plan, alike=False)
+    assert (verification.verdict, verification.quick, verification.precision) == ("TESTED", "2 samples", "float32")
 
 
 class Forgetful(nn.Module):

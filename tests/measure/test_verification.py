@@ -74,8 +74,8 @@ IDENTITIES: dict[str, Callable[[Tensor], Tensor]] = {
 def test_noise_that_drops_becomes_the_identity(name: str) -> None:
     x = IMAGE[0] if name == "F.dropout1d" else IMAGE
     with WithoutNoise():
-        found = IDENTITIES[name](IMAGE)
-    torch.testing.assert_close(found, x, rtol=1e-14, atol=0)
+        output = IDENTITIES[name](IMAGE)
+    torch.testing.assert_close(output, x, rtol=1e-14, atol=0)
 
 
 @pytest.mark.parametrize("name", IDENTITIES)
@@ -124,8 +124,8 @@ AS_IN_EVAL: dict[str, tuple[Callable[[Tensor], Any], Callable[[Tensor], Any]]] =
 def test_other_noise_becomes_what_it_is_in_eval_mode(name: str) -> None:
     noisy, quiet = AS_IN_EVAL[name]
     with WithoutNoise():
-        found = noisy(IMAGE)
-    assert torch.equal(found, quiet(IMAGE))
+        output = noisy(IMAGE)
+    assert torch.equal(output, quiet(IMAGE))
 
 
 LAYERS: dict[str, Callable[[], Callable[[Tensor], Any]]] = {
@@ -144,8 +144,8 @@ def test_noise_inside_of_layers_is_off(name: str) -> None:
     torch.manual_seed(0)
     layer = LAYERS[name]()
     with WithoutNoise():
-        one, other = (list(flat_tensors(layer(IMAGE))) for _ in range(2))
-    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+        first, second = (list(flat_tensors(layer(IMAGE))) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 def test_layers_with_dropout_compute_in_train_mode_what_they_compute_in_eval_mode() -> None:
@@ -171,8 +171,8 @@ def test_a_draw_becomes_its_rate(name: str) -> None:
 
 def test_what_makes_no_noise_is_left_as_it_is() -> None:
     with WithoutNoise():
-        found = F.relu(IMAGE) + torch.randn(4, 6, 5, 5, generator=torch.Generator().manual_seed(0)).double()
-    assert torch.equal(found, F.relu(IMAGE) + torch.randn(4, 6, 5, 5, generator=torch.Generator().manual_seed(0)))
+        output = F.relu(IMAGE) + torch.randn(4, 6, 5, 5, generator=torch.Generator().manual_seed(0)).double()
+    assert torch.equal(output, F.relu(IMAGE) + torch.randn(4, 6, 5, 5, generator=torch.Generator().manual_seed(0)))
 
 
 def test_noise_comes_back_afterwards() -> None:
@@ -281,16 +281,16 @@ def test_outputs_without_tensors(output: Any) -> None:
 
 def test_random_inputs_are_real_and_repeat_for_a_seed() -> None:
     inputs = (torch.empty(3, 4, device="meta"), [torch.empty(2, dtype=torch.int64, device="meta"), "text"]), {}
-    one, two, other = (random_inputs(inputs, seed) for seed in (1, 1, 2))
-    assert torch.equal(one[0][0], two[0][0])
-    assert not torch.equal(one[0][0], other[0][0])
-    assert (one[0][0].dtype, one[0][1][0].dtype, one[0][1][1]) == (torch.float64, torch.int64, "text")
+    first, again, second = (random_inputs(inputs, seed) for seed in (1, 1, 2))
+    assert torch.equal(first[0][0], again[0][0])
+    assert not torch.equal(first[0][0], second[0][0])
+    assert (first[0][0].dtype, first[0][1][0].dtype, first[0][1][1]) == (torch.float64, torch.int64, "text")
 
 
 def test_random_booleans_are_true_and_random_integers_small() -> None:
     booleans, integers = torch.empty(9, dtype=torch.bool, device="meta"), torch.empty(99, dtype=torch.int32)
-    (found, numbers), _ = random_inputs(((booleans, integers), {}), 0)
-    assert found.all()
+    (flags, numbers), _ = random_inputs(((booleans, integers), {}), 0)
+    assert flags.all()
     assert set(numbers.tolist()) == {0, 1}
 
 
@@ -379,10 +379,10 @@ class Returning(nn.Module):
 )
 def test_outputs_that_cannot_be_compared_are_refused(make: Callable[[Tensor], Any]) -> None:
     model = Returning(lambda x: x)
-    other = copy.deepcopy(model)
-    other.make = make
+    changed = copy.deepcopy(model)
+    changed.make = make
     with pytest.raises(VerificationError, match=refusal("Returning", "float64", "1e-10")):
-        verify(model, other, INPUTS)
+        verify(model, changed, INPUTS)
 
 
 @pytest.mark.parametrize(
@@ -464,8 +464,8 @@ class Noisy(nn.Module):
         self.enter, self.layer, self.leave = nn.Linear(5, 6), layer, nn.Linear(6, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        found = self.layer(self.enter(x))
-        return self.leave(found[0] if isinstance(self.layer, nn.RNNBase) else found)  # type: ignore[no-any-return]
+        output = self.layer(self.enter(x))
+        return self.leave(output[0] if isinstance(self.layer, nn.RNNBase) else output)  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize(
@@ -565,9 +565,9 @@ CASTS: dict[str, Callable[[Tensor], Tensor]] = {
 def test_float64_stays_float64(name: str) -> None:
     x = normal(3, 6)
     with WithoutRounding(), torch.no_grad():
-        found = CASTS[name](x)
-    assert found.dtype is torch.float64
-    assert not torch.equal(found, found.float().double())
+        output = CASTS[name](x)
+    assert output.dtype is torch.float64
+    assert not torch.equal(output, output.float().double())
 
 
 def test_casts_of_other_tensors_are_left_alone() -> None:
@@ -600,11 +600,14 @@ class InSingle(nn.Module):
 
 
 def test_models_that_compute_in_single_precision_are_compared_beyond_it() -> None:
-    one, other = InSingle(torch.arange(999)), InSingle(torch.randperm(999, generator=torch.Generator().manual_seed(0)))
+    first, second = (
+        InSingle(torch.arange(999)),
+        InSingle(torch.randperm(999, generator=torch.Generator().manual_seed(0))),
+    )
     x = normal(4, 999)
-    assert relative_error(other(x), one(x)) > 1e-9
-    found = verify(one, other, ((x.to("meta"),), {}))
-    assert found.eval_error < 1e-14
+    assert relative_error(second(x), first(x)) > 1e-9
+    verification = verify(first, second, ((x.to("meta"),), {}))
+    assert verification.eval_error < 1e-14
 
 
 class WithTable(nn.Module):
@@ -621,8 +624,8 @@ class WithTable(nn.Module):
 
 def test_models_that_need_their_casts_are_run_with_them() -> None:
     model = WithTable().double()
-    found = verify(model, copy.deepcopy(model), ((torch.empty(2, 4, dtype=torch.float64, device="meta"),), {}))
-    assert found.eval_error == 0.0 and found.precision == "float64"
+    verification = verify(model, copy.deepcopy(model), ((torch.empty(2, 4, dtype=torch.float64, device="meta"),), {}))
+    assert verification.eval_error == 0.0 and verification.precision == "float64"
 
 
 # -- outputs picked by rank ----------------------------------------------------------------------------------
@@ -657,25 +660,25 @@ class Shuffled(Picking):
 
 
 def test_outputs_picked_from_ties_are_compared_before_they_are_picked() -> None:
-    one, other = Shuffled(Scores(False)), Shuffled(Scores(True))
+    first, second = Shuffled(Scores(False)), Shuffled(Scores(True))
     inputs = ((torch.empty(20, 50, dtype=torch.float64, device="meta"),), {})
     with pytest.raises(VerificationError, match="the comparison says nothing"):
-        verify(one, other, inputs, modes=(False,))
-    found = verify(one, other, inputs, modes=(False,), parts=("part",))
-    assert found.in_place and found.eval_error < 1e-13
-    assert "of what its parts give, as ranks decide between ties" in str(found)
+        verify(first, second, inputs, modes=(False,))
+    verification = verify(first, second, inputs, modes=(False,), parts=("part",))
+    assert verification.in_place and verification.eval_error < 1e-13
+    assert "of what its parts give, as ranks decide between ties" in str(verification)
 
 
 def test_what_differs_before_it_is_picked_is_refused() -> None:
-    one, other = Shuffled(Scores(False)), Shuffled(Scores(True, more=1e-6))
+    first, second = Shuffled(Scores(False)), Shuffled(Scores(True, more=1e-6))
     inputs = ((torch.empty(20, 50, dtype=torch.float64, device="meta"),), {})
     with pytest.raises(VerificationError, match="differs"):
-        verify(one, other, inputs, modes=(False,), parts=("part",))
+        verify(first, second, inputs, modes=(False,), parts=("part",))
 
 
 def test_what_is_not_picked_is_compared_as_it_is() -> None:
     """An error that comes after the parts is one, where rounding makes none."""
-    one, other = Shuffled(Scores(False), plain=True), Shuffled(Scores(False))
+    first, second = Shuffled(Scores(False), plain=True), Shuffled(Scores(False))
     inputs = ((torch.empty(20, 50, dtype=torch.float64, device="meta"),), {})
     with pytest.raises(VerificationError, match="differs"):
-        verify(one, other, inputs, modes=(False,), parts=("part",))
+        verify(first, second, inputs, modes=(False,), parts=("part",))

@@ -41,24 +41,24 @@ def test_a_residual_stream_is_one_dimension() -> None:
             x = x + self.two(torch.relu(self.one(x)))
             return self.leave(x.mean((2, 3)))
 
-    found = layouts(Residual(), torch.randn(1, 3, 4, 4))
-    assert found["enter.weight"] == "a, ., ., ."
-    assert found["one.weight"] == "b, a, ., ."
-    assert found["two.weight"] == "a, b, ., ."
-    assert found["leave.weight"] == "., a"
+    by_name = layouts(Residual(), torch.randn(1, 3, 4, 4))
+    assert by_name["enter.weight"] == "a, ., ., ."
+    assert by_name["one.weight"] == "b, a, ., ."
+    assert by_name["two.weight"] == "a, b, ., ."
+    assert by_name["leave.weight"] == "., a"
 
 
 def test_heads_of_attention_are_a_factor_of_the_projections() -> None:
-    found = layouts(Encoder(), torch.randn(2, 7, 6))
-    assert found["embed.weight"] == "a, ."
+    by_name = layouts(Encoder(), torch.randn(2, 7, 6))
+    assert by_name["embed.weight"] == "a, ."
     # the heads b of queries, keys and values; their widths c (queries meet keys) and d; what reads heads x d
-    assert found["encoder.layers.0.self_attn.in_proj_weight"] == "b c b c b d, a"
-    assert found["encoder.layers.0.self_attn.out_proj.weight"] == "a, b d"
+    assert by_name["encoder.layers.0.self_attn.in_proj_weight"] == "b c b c b d, a"
+    assert by_name["encoder.layers.0.self_attn.out_proj.weight"] == "a, b d"
 
 
 def test_tied_weights_have_one_layout() -> None:
-    found = layouts(Decoder(), torch.zeros(1, 12, dtype=torch.long))
-    assert ("head.weight" in found) != ("embed.weight" in found)
+    by_name = layouts(Decoder(), torch.zeros(1, 12, dtype=torch.long))
+    assert ("head.weight" in by_name) != ("embed.weight" in by_name)
 
 
 def test_concatenated_branches_are_joined_in_what_reads_them() -> None:
@@ -70,16 +70,16 @@ def test_concatenated_branches_are_joined_in_what_reads_them() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.leave(torch.cat([self.one(x), self.two(x), x], -1))
 
-    found = layouts(Branches(), torch.randn(1, 3))
-    assert found["leave.weight"] == "., a b ."
-    assert (found["one.weight"], found["two.weight"]) == ("a, .", "b, .")
+    by_name = layouts(Branches(), torch.randn(1, 3))
+    assert by_name["leave.weight"] == "., a b ."
+    assert (by_name["one.weight"], by_name["two.weight"]) == ("a, .", "b, .")
 
 
 def test_depthwise_and_pointwise_convolutions() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 4, 1), nn.Conv2d(4, 2, 1))
-    found = layouts(model, torch.randn(1, 3, 6, 6))
-    assert found["1.weight"].split(", ")[0] == found["0.weight"].split(", ")[0] == "a"
-    assert found["2.weight"] == "b, a, ., ."
+    by_name = layouts(model, torch.randn(1, 3, 6, 6))
+    assert by_name["1.weight"].split(", ")[0] == by_name["0.weight"].split(", ")[0] == "a"
+    assert by_name["2.weight"] == "b, a, ., ."
 
 
 def test_the_time_it_takes_grows_with_the_number_of_nodes_only() -> None:
@@ -109,7 +109,7 @@ def test_the_time_it_takes_grows_with_the_number_of_nodes_only() -> None:
 def test_every_dimension_that_stays_has_a_reason() -> None:
     for name in ("test_resnet", "test_vit", "test_convnext", "test_efficientnet"):
         plan = fxgrow.plan(timm.create_model(name), 2)
-        assert all(held.reason and held.where for held in plan.held)
+        assert all(staying.reason and staying.where for staying in plan.held)
 
 
 def test_a_sum_with_a_buffer_stays_as_long_as_it_is() -> None:
@@ -123,6 +123,6 @@ def test_a_sum_with_a_buffer_stays_as_long_as_it_is() -> None:
         def forward(self, x: Tensor) -> Tensor:  # x: [batch, 4, 3]
             return self.leave(self.enter(x) + torch.einsum("dw,xw->xd", self.table, self.lookup))
 
-    found = layouts(LookedUp(), torch.randn(1, 4, 3))
-    assert found["table"] == "a, .", "new rows that a buffer looks up could never be read"
-    assert found["lookup"] == "., ."
+    by_name = layouts(LookedUp(), torch.randn(1, 4, 3))
+    assert by_name["table"] == "a, .", "new rows that a buffer looks up could never be read"
+    assert by_name["lookup"] == "., ."

@@ -29,8 +29,8 @@ class Written(nn.Module):
 
 
 def halves(block: Written, x: Tensor, h: Tensor) -> Tensor:
-    kept, changed = x.chunk(2, 1)
-    return torch.cat([kept, changed + h[:, :4] * block.gain[:4]], 1)
+    unchanged, changed = x.chunk(2, 1)
+    return torch.cat([unchanged, changed + h[:, :4] * block.gain[:4]], 1)
 
 
 IDENTITIES: dict[str, Callable[[Written, Tensor, Tensor], Tensor]] = {

@@ -33,10 +33,10 @@ def axes(draw: Any, fill: str = "draw", depth: int = 2) -> Axis:
 
 @given(axes())
 def test_every_old_position_has_one_place_in_order(axis: Axis) -> None:
-    found = old_positions(axis)
-    assert len(found) == axis.new
-    assert found[found >= 0].tolist() == list(range(axis.old))
-    assert int((found < 0).sum()) == axis.new - axis.old
+    old = old_positions(axis)
+    assert len(old) == axis.new
+    assert old[old >= 0].tolist() == list(range(axis.old))
+    assert int((old < 0).sum()) == axis.new - axis.old
 
 
 @given(axes())
@@ -112,15 +112,15 @@ def mixed(draw: Any, depth: int = 2) -> Axis:
 
 @given(mixed())
 def test_every_map_has_an_entry_for_every_new_position(axis: Axis) -> None:
-    assert [tuple(made(axis).shape) for made in MAPS] == [(axis.new,)] * len(MAPS)
+    assert [tuple(index_map(axis).shape) for index_map in MAPS] == [(axis.new,)] * len(MAPS)
 
 
 @given(mixed())
 def test_taking_the_old_positions_gives_back_what_was_there(axis: Axis) -> None:
     entries = torch.randn(axis.old)
-    found = old_positions(axis)
-    grown = torch.where(found >= 0, entries[found], torch.nan)
-    assert torch.equal(grown[found >= 0], entries)
+    old = old_positions(axis)
+    grown = torch.where(old >= 0, entries[old], torch.nan)
+    assert torch.equal(grown[old >= 0], entries)
 
 
 @given(mixed())

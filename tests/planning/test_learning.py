@@ -70,8 +70,8 @@ def grown_and_alive(model: nn.Module, x: Tensor, width: Any = 2, **options: Any)
     optimizer = torch.optim.Adam((p for p in grown.parameters() if p.requires_grad), 1e-2)
     for _ in range(20):
         optimizer.zero_grad()
-        made = grown(x)
-        sum(y.square().sum() for y in (made if isinstance(made, tuple) else (made,))).backward()
+        output = grown(x)
+        sum(y.square().sum() for y in (output if isinstance(output, tuple) else (output,))).backward()
         optimizer.step()
     for name, p in grown.named_parameters():
         moved = p.detach() != before[name]
@@ -100,8 +100,8 @@ def test_a_map_that_an_ssd_scales_by_its_norm() -> None:
     assert isinstance(grown, ScaledByNorm)
     graph = grown_and_alive(ScaledByNorm(), IMAGE, form="graph")
     assert "guards_normalize" in graph.code
-    for one in (grown, graph):
-        assert fxgrow.report(one).plan.groups[0].how == "zero-out, guarded statistics"
+    for result in (grown, graph):
+        assert fxgrow.report(result).plan.groups[0].how == "zero-out, guarded statistics"
 
 
 def test_two_factors_are_not_both_zero() -> None:

@@ -141,7 +141,7 @@ class NoSum(Perceptrons):
 def test_a_loop_that_is_no_residual_block_stays() -> None:
     plan = fxgrow.plan(NoSum(), depth=2, example_inputs=torch.randn(4, 6))
     assert plan.depth is not None and plan.depth.runs == ()
-    assert any("Sigmoid" in held.reason or "sigmoid" in held.reason for held in plan.held), plan.held
+    assert any("Sigmoid" in staying.reason or "sigmoid" in staying.reason for staying in plan.held), plan.held
 
 
 class Gathered(nn.Module):

@@ -45,7 +45,7 @@ def test_units_that_one_weight_makes_and_reads_are_held_with_the_reason(
     """Sums of w f(w x) over new units vanish for all x only where all new w are zero, which then stay so."""
     plan = fxgrow.plan(Tied(function, by_matmul), 2, init=init, example_inputs=torch.randn(4, 6))
     assert not plan.groups
-    assert [(held.size, held.where) for held in plan.held] == [(10, ("weight[1]",))]
+    assert [(staying.size, staying.where) for staying in plan.held] == [(10, ("weight[1]",))]
     assert "never learn" in plan.held[0].reason
 
 

@@ -117,8 +117,8 @@ def test_library_models_in_float32(name: str) -> None:
 def test_repeated_growth_keeps_one_multiplier_for_each_layer() -> None:
     grown = fxgrow.grow(net(), 1.5, example_inputs=X, parameterization="variance-transfer")
     again = fxgrow.grow(grown, 4 / 3)
-    found = [part.factor for part in again.modules() if isinstance(part, Multiplied)]
-    assert found == [pytest.approx(2**0.5), pytest.approx(2.0)]
+    factors = [part.factor for part in again.modules() if isinstance(part, Multiplied)]
+    assert factors == [pytest.approx(2**0.5), pytest.approx(2.0)]
     assert fxgrow.report(again).plan.parameterization == "variance-transfer", "it is kept"
     assert fxgrow.report(fxgrow.grow(again, 1.5, parameterization="standard")).plan.rescalings == ()
 
@@ -173,11 +173,11 @@ def test_folded_models_are_saved_grown_and_copied(tmp_path: Path) -> None:
     assert "multiplied" in str(grown)
     assert fxgrow.births(folded) == fxgrow.births(grown)
     again = fxgrow.grow(folded, 4 / 3)
-    for number, one in enumerate((grown, folded, again)):
-        fxgrow.save(one, tmp_path / f"{number}.safetensors")
+    for number, network in enumerate((grown, folded, again)):
+        fxgrow.save(network, tmp_path / f"{number}.safetensors")
         loaded = fxgrow.load(tmp_path / f"{number}.safetensors", net())
-        assert torch.equal(loaded.eval()(X), one.eval()(X))
-        assert fxgrow.report(loaded) == fxgrow.report(one)
+        assert torch.equal(loaded.eval()(X), network.eval()(X))
+        assert fxgrow.report(loaded) == fxgrow.report(network)
     assert worst_error(model, again, (X,), True) <= 1e-13
 
 
@@ -212,9 +212,9 @@ def test_bad_input() -> None:
     assert str(error.value) == (
         "parameterization='muP' is not a parameterization: use one of standard, mup, variance-transfer, rms"
     )
-    with pytest.raises(FxgrowError) as other:
+    with pytest.raises(FxgrowError) as not_grown:
         fxgrow.fold(net())
-    assert str(other.value) == "Net was not grown by fxgrow: pass a module that fxgrow.grow or fxgrow.load returned"
+    assert str(not_grown.value) == "Net was not grown by fxgrow: pass a module that fxgrow.grow or fxgrow.load returned"
 
 
 # -- scale without the function ----------------------------------------------------------------------------

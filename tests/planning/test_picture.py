@@ -73,10 +73,10 @@ def test_of_a_long_run_some_blocks_are_left_out() -> None:
 def test_a_run_that_gets_no_more_blocks_says_why() -> None:
     model = nn.Sequential(OrderedDict(blocks=nn.Sequential(Block(4, 8), Block(4, 8)), head=nn.Linear(4, 2)))
     plan = fxgrow.plan(model, 2, example_inputs=torch.randn(2, 4))
-    held = Held(1, ("blocks",), "its blocks stay as many as they are: they are shared")
-    root = drawn(replace(plan, held=(*plan.held, held)))
+    staying = Held(1, ("blocks",), "its blocks stay as many as they are: they are shared")
+    root = drawn(replace(plan, held=(*plan.held, staying)))
     assert "× 2" in words(root)
-    assert [pin.findtext(f"{SVG}title") for pin in root.iter(f"{SVG}circle")].count(held.reason) == 1
+    assert [pin.findtext(f"{SVG}title") for pin in root.iter(f"{SVG}circle")].count(staying.reason) == 1
 
 
 def test_names_cannot_break_it() -> None:

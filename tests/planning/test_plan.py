@@ -186,12 +186,12 @@ def test_a_plan_for_a_model_in_parts_is_carried_out() -> None:
 
 def test_a_plan_for_another_model_is_refused() -> None:
     plan = fxgrow.plan(nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 2)), 2, example_inputs=ROW)
-    for other, where in (
+    for model, where in (
         (nn.Sequential(nn.Linear(5, 9), nn.ReLU(), nn.Linear(9, 2)), "0.weight"),
         (nn.Sequential(nn.Linear(5, 8), nn.ReLU()), "2.weight"),
     ):
         with pytest.raises(PlanError) as raised:
-            plan.apply(other)
+            plan.apply(model)
         assert where in str(raised.value)
         assert "apply a plan to the model it was made for" in str(raised.value)
     with pytest.raises(AmountError):

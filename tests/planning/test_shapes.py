@@ -84,7 +84,7 @@ def test_a_proof_does_not_take_other_numbers_for_those_filled_in() -> None:
     model = Between(lambda h: torch.cat([h.new_zeros(2, 1, h.shape[-1]), h], 1).tanh()).double()
     grown = fxgrow.grow(model, 2, example_inputs=TOKENS, form="graph")
     assert str(fxgrow.certify(grown, model).verdict) == "PROVED"
-    (made,) = (node for node in grown.graph.nodes if node.target == "new_zeros")
-    made.target = "new_ones"
+    (zeros,) = (node for node in grown.graph.nodes if node.target == "new_zeros")
+    zeros.target = "new_ones"
     grown.recompile()
     assert str(fxgrow.certify(grown, model).verdict) != "PROVED"

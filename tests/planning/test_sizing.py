@@ -105,12 +105,14 @@ def test_pieces_of_one_cut_stay_equal() -> None:
 
 def test_an_amount_that_rounds_to_nothing_is_said_so() -> None:
     plan = fxgrow.plan(layers(), {"0": 2, "2": 1.05}, example_inputs=ROW)
-    assert [held.reason for held in plan.held] == ["x1.05 of 6 rounds to 6"]
+    assert [staying.reason for staying in plan.held] == ["x1.05 of 6 rounds to 6"]
 
 
 def test_a_dimension_nobody_asked_for_is_said_so() -> None:
     plan = fxgrow.plan(layers(), {"0": 2}, example_inputs=ROW)
-    assert [(held.where[0], held.reason) for held in plan.held] == [("2.weight[0]", "no amount was asked for it")]
+    assert [(staying.where[0], staying.reason) for staying in plan.held] == [
+        ("2.weight[0]", "no amount was asked for it")
+    ]
 
 
 def test_more_units_than_any_tensor_can_have() -> None:

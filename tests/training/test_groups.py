@@ -34,8 +34,8 @@ def test_what_is_decayed_is_what_timm_decays(name: str) -> None:
         undecayed = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
         no_decay, decay = timm.optim.param_groups_weight_decay(model, 0.05, no_weight_decay_list=undecayed)
         expected = names(model, [decay, no_decay])
-        found = fxgrow.param_groups(net, weight_decay=0.05)
-        by_decay = {group["weight_decay"]: group for group in found}
+        groups = fxgrow.param_groups(net, weight_decay=0.05)
+        by_decay = {group["weight_decay"]: group for group in groups}
         assert names(net, [by_decay[0.05], by_decay[0.0]]) == expected
         assert timm.optim.create_optimizer_v2(net, "adamw", weight_decay=0.05) is not None
 
@@ -49,8 +49,8 @@ def test_frozen_parameters_are_left_out() -> None:
 def test_every_parameter_is_in_one_group() -> None:
     model = grown(convolutional(), 2)
     groups = fxgrow.param_groups(model, 0.1, lr=0.5, parameterization="mup")
-    held = [p for group in groups for p in group["params"]]
-    assert len(held) == len(set(map(id, held))) == len(list(model.parameters()))
+    parameters = [p for group in groups for p in group["params"]]
+    assert len(parameters) == len(set(map(id, parameters))) == len(list(model.parameters()))
 
 
 EXPECTED = {
@@ -65,8 +65,8 @@ def test_mup_follows_the_widths_since_the_seed(kind: str) -> None:
     model = grown(convolutional(), 2, 1.5, parameterization="mup")
     groups = fxgrow.param_groups(model, lr=0.1, optimizer=kind)
     name_of = {id(p): n for n, p in model.named_parameters()}
-    found = {name_of[id(p)]: group["width_scale"] for group in groups for p in group["params"]}
-    assert found == {name: pytest.approx(scale) for name, scale in EXPECTED[kind].items()}
+    scales = {name_of[id(p)]: group["width_scale"] for group in groups for p in group["params"]}
+    assert scales == {name: pytest.approx(scale) for name, scale in EXPECTED[kind].items()}
     assert all(group["lr"] == pytest.approx(0.1 * group["width_scale"]) for group in groups)
 
 
@@ -104,7 +104,7 @@ def test_fans_tell_input_hidden_and_output_apart() -> None:
     model = grown(convolutional(), 2)
     history = history_of(model)
     assert history is not None
-    kinds = {name: found.kind for name, found in fans(history).items()}
+    kinds = {name: fan.kind for name, fan in fans(history).items()}
     assert kinds["0.weight"] == kinds["1.weight"] == kinds["3.bias"] == "input"
     assert kinds["3.weight"] == "hidden"
     assert kinds["7.weight"] == "output"
@@ -134,7 +134,7 @@ def test_a_scheduler_of_timm_counts_mups_factor_once() -> None:
 def test_growth_under_mup_needs_new_groups() -> None:
     model = grown(convolutional(), 2, parameterization="mup")
     optimizer = torch.optim.AdamW(fxgrow.param_groups(model, lr=0.1))
-    held = [p for group in optimizer.param_groups for p in group["params"]]
+    before = [p for group in optimizer.param_groups for p in group["params"]]
     wider = fxgrow.grow(model, 1.5)
     with pytest.raises(TrainingError) as error:
         fxgrow.replace_parameters(optimizer, wider)
@@ -142,7 +142,7 @@ def test_growth_under_mup_needs_new_groups() -> None:
         "growth changes µP's learning rate of this parameter, and its group has another (at 3.weight): "
         "make a new optimizer with fxgrow.param_groups and call fxgrow.transfer_state"
     )
-    assert [p for group in optimizer.param_groups for p in group["params"]] == held
+    assert [p for group in optimizer.param_groups for p in group["params"]] == before
     fresh = torch.optim.AdamW(fxgrow.param_groups(wider, lr=0.1))
     assert fxgrow.transfer_state(optimizer, fresh, wider).fresh == {}
 

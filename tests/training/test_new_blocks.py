@@ -123,14 +123,14 @@ def test_vitality_shows_new_blocks_beside_those_they_repeat() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     rates = fxgrow.adapt_rates(optimizer, model, lambda norms: torch.full_like(norms.weight, 3.0))
     (model(X) - 1).square().mean().backward()
-    found = fxgrow.vitality(model, optimizer)
-    assert list(found.new_blocks) == [1]
-    new, repeated = found.new_blocks[1]
+    vitality = fxgrow.vitality(model, optimizer)
+    assert list(vitality.new_blocks) == [1]
+    new, repeated = vitality.new_blocks[1]
     assert new.entries == repeated.entries == 6 * 12 * 2 + 18
     weights = [model.get_parameter(name) for name in ("0.2.leave.weight", "0.2.leave.bias")]
     assert new.gradient == pytest.approx(float(torch.cat([w.grad.flatten() for w in weights]).norm()))  # type: ignore[union-attr]
     assert new.update == pytest.approx(3e-3 * new.gradient)
     assert rates.by_stage() == {1: 3.0}
-    text = str(found)
+    text = str(vitality)
     assert "1: new blocks" in text
     assert "1: those they repeat" in text

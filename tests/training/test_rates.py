@@ -114,7 +114,7 @@ def test_old_entries_near_zero_make_no_rate_explode() -> None:
 @pytest.mark.usefixtures("blocks")
 def test_old_entries_move_as_without_adapted_rates() -> None:
     """In one step; bit for bit."""
-    found = []
+    old_entries = []
     for adapted in (False, True):
         model = grown(convolutional(), 1.5)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
@@ -122,8 +122,8 @@ def test_old_entries_move_as_without_adapted_rates() -> None:
             fxgrow.adapt_rates(optimizer, model)
         train(model, optimizer, 1)
         births = fxgrow.births(model)
-        found.append({name: p.detach()[births[name].mask(0)] for name, p in model.named_parameters()})
-    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+        old_entries.append({name: p.detach()[births[name].mask(0)] for name, p in model.named_parameters()})
+    assert all(torch.equal(old_entries[0][name], old_entries[1][name]) for name in old_entries[0])
 
 
 def equal_relative_updates(model: nn.Module, before: dict[str, Tensor], name: str) -> list[float]:
@@ -146,10 +146,10 @@ def test_gradient_rule_makes_updates_the_same_part_of_the_weights() -> None:
 
 
 def test_gradient_rule_with_a_floor_leaves_weak_gradients_weak() -> None:
-    one, updates = torch.ones(3), torch.tensor([1e-9, 0.5, 0.0])
-    floored = Norms(("a", "b", "c"), (1, 1, 1), one, one, one, updates, one)
+    ones, updates = torch.ones(3), torch.tensor([1e-9, 0.5, 0.0])
+    floored = Norms(("a", "b", "c"), (1, 1, 1), ones, ones, ones, updates, ones)
     assert by_update(floored).tolist() == [CEILING, 2, 1]
-    assert by_update(replace(floored, least=0 * one)).tolist() == [pytest.approx(1e9), 2, 1]
+    assert by_update(replace(floored, least=0 * ones)).tolist() == [pytest.approx(1e9), 2, 1]
 
 
 def test_rule_none_changes_nothing() -> None:
@@ -491,5 +491,5 @@ def test_rates_are_drawn_tensor_by_tensor() -> None:
     assert [tick.get_text() for tick in axes.get_xticklabels()] == list(current)
     for stage, line in enumerate((first, second), start=1):
         assert line.get_label() == f"stage {stage}"
-        assert list(line.get_ydata()) == [found[stage] for found in current.values() if stage in found]
+        assert list(line.get_ydata()) == [by_stage[stage] for by_stage in current.values() if stage in by_stage]
     assert '<td style="text-align:left">mean</td>' in rates._repr_html_()

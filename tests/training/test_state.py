@@ -142,11 +142,11 @@ def test_several_growths_are_no_different_from_one_at_a_time() -> None:
     fxgrow.transfer_state(old, middle, once)
     expected = torch.optim.AdamW(twice.parameters(), lr=1e-3)
     fxgrow.transfer_state(middle, expected, twice)
-    found = torch.optim.AdamW(twice.parameters(), lr=1e-3)
-    fxgrow.transfer_state(old, found, twice)
+    transferred = torch.optim.AdamW(twice.parameters(), lr=1e-3)
+    fxgrow.transfer_state(old, transferred, twice)
     for parameter in twice.parameters():
         for key, value in expected.state[parameter].items():
-            assert torch.equal(found.state[parameter][key], value)
+            assert torch.equal(transferred.state[parameter][key], value)
 
 
 def test_state_of_rescaled_gains_is_carried_as_it_is() -> None:
@@ -200,8 +200,8 @@ def test_schedulers_and_scalers_that_hold_the_optimizer_go_on() -> None:
             if step == 1:
                 adapted = fxgrow.adapt_rates(optimizer, model)
         rates.append([group["lr"] for group in optimizer.param_groups])
-    held = [p for group in optimizer.param_groups for p in group["params"]]
-    assert {id(p) for p in held} == {id(p) for p in model.parameters()}
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    assert {id(p) for p in parameters} == {id(p) for p in model.parameters()}
     assert rates[-1] == [pytest.approx(0.05 * (1 + torch.cos(torch.tensor(0.6 * torch.pi)).item()))] * 2
     assert adapted.by_stage().keys() == {1, 2}, "rates by age follow"
     assert all(p.ndim <= 1 for p in optimizer.param_groups[1]["params"])
@@ -394,10 +394,10 @@ def test_names_are_found_in_the_optimizer_or_asked_for() -> None:
         "parameter 0 of group 0 of the optimizer, of shape [6, 3, 3, 3], has no known name (at AdamW): "
         "pass model=, the model whose parameters the optimizer holds"
     )
-    other = convolutional()
-    unnamed = torch.optim.AdamW(other.parameters(), lr=1e-3)
-    train(other, unnamed, 1)
-    assert len(fxgrow.replace_parameters(unnamed, wide, model=other).carried) == 7
+    plain = convolutional()
+    unnamed = torch.optim.AdamW(plain.parameters(), lr=1e-3)
+    train(plain, unnamed, 1)
+    assert len(fxgrow.replace_parameters(unnamed, wide, model=plain).carried) == 7
 
 
 def test_bad_input() -> None:
@@ -444,9 +444,9 @@ def test_what_entries_mean_is_found_out() -> None:
     kinds = {key: entry.kind for key, entry in entries_of(adam, adam.param_groups[0], weight).items()}
     assert kinds == {"step": "constant", "exp_avg": "constant", "exp_avg_sq": "statistic"}
     adafactor = torch.optim.Adafactor([weight])
-    found = entries_of(adafactor, adafactor.param_groups[0], weight)
-    assert found["row_var"].axes == (0, None)
-    assert found["col_var"].axes == (None, 1)
+    entries = entries_of(adafactor, adafactor.param_groups[0], weight)
+    assert entries["row_var"].axes == (0, None)
+    assert entries["col_var"].axes == (None, 1)
     rprop = torch.optim.Rprop([weight], lr=0.25)
     assert entries_of(rprop, rprop.param_groups[0], weight)["step_size"].value == 0.25
     averaged = torch.optim.ASGD([weight])
@@ -478,9 +478,9 @@ def test_each_of_two_optimizers_keeps_to_its_part() -> None:
     grown = fxgrow.grow(model, 1.5, depth=2, example_inputs=torch.randn(4, 6))
     names = {parameter: name for name, parameter in grown.named_parameters()}
     told = [fxgrow.replace_parameters(optimizer, grown, model=model) for optimizer in (body, head)]
-    held = [{names[p] for group in o.param_groups for p in group["params"]} for o in (body, head)]
-    assert held[1] == {"leave.weight", "leave.bias"}
-    assert held[0] == set(names.values()) - held[1]
+    by_optimizer = [{names[p] for group in o.param_groups for p in group["params"]} for o in (body, head)]
+    assert by_optimizer[1] == {"leave.weight", "leave.bias"}
+    assert by_optimizer[0] == set(names.values()) - by_optimizer[1]
     assert told[1].fresh["enter.weight"] == "the old optimizer does not hold it"
     fxgrow.replace_parameters(head, fxgrow.grow(grown, 1.5, example_inputs=torch.randn(4, 6)))
     assert sum(len(group["params"]) for group in head.param_groups) == 2

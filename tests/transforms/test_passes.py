@@ -48,11 +48,11 @@ def composed(model: nn.Module, plan: Plan, seed: int = 0) -> GrownGraphModule:
     return tag(widen(deepen(model, plan), plan, named_tensors(model), seed), plan, seed)
 
 
-def same(one: nn.Module, other: nn.Module) -> bool:
+def same(first: nn.Module, second: nn.Module) -> bool:
     """Whether two grown modules have the same graphs, modules, entries and births, and grew by the same plans."""
-    births = fxgrow.births(one) == fxgrow.births(other)
-    plans = fxgrow.report(one).plan == fxgrow.report(other).plan
-    return births and plans and fingerprint(one) == fingerprint(other)
+    births = fxgrow.births(first) == fxgrow.births(second)
+    plans = fxgrow.report(first).plan == fxgrow.report(second).plan
+    return births and plans and fingerprint(first) == fingerprint(second)
 
 
 MODELS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -110,7 +110,7 @@ def test_no_pass_but_the_last_touches_what_it_is_given() -> None:
     before = [str(graph) for graph in deep.graphs().values()], [p.shape for p in deep.parameters()]
     wide = [widen(deep, plan, named_tensors(model), seed=seed) for seed in (1, 1, 2)]
     assert before == ([str(graph) for graph in deep.graphs().values()], [p.shape for p in deep.parameters()])
-    prints = [fingerprint(one) for one in wide]
+    prints = [fingerprint(module) for module in wide]
     assert prints[0] == prints[1] != prints[2]
     assert deepen(deep, replace(plan, depth=None, readouts=(), nodes=(), tensors=())).code == deep.code
 
@@ -168,13 +168,13 @@ def test_what_a_pass_cannot_do_is_refused() -> None:
     model = lively(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)))
     plan = fxgrow.plan(model, 2, example_inputs=ROWS)
     deep = deepen(model, plan)
-    other = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2))
+    stranger = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2))
     told = {}
     for name, wrong in {
-        "another model": lambda: deepen(other, plan),
+        "another model": lambda: deepen(stranger, plan),
         "no tensors": lambda: widen(deep, plan, {}),
         "widened twice": lambda: widen(widen(deep, plan, named_tensors(model)), plan, named_tensors(model)),
-        "not deepened": lambda: widen(fxgrow.grow(other, 4 / 3, example_inputs=ROWS, form="graph"), plan, {}),
+        "not deepened": lambda: widen(fxgrow.grow(stranger, 4 / 3, example_inputs=ROWS, form="graph"), plan, {}),
         "not widened": lambda: tag(deep, plan),
     }.items():
         with pytest.raises(PlanError) as caught:

@@ -88,11 +88,11 @@ def test_levels(draw: str, value: float) -> None:
 
 def test_the_seed_and_the_name_decide_the_bytes() -> None:
     axes = (grows(4, 8, "draw"), keep(6))
-    one, same, other = (grown(OLD, *axes, seed=seed) for seed in ("0", "0", "1"))
+    first, same, second = (grown(OLD, *axes, seed=seed) for seed in ("0", "0", "1"))
     named = grow_tensor(OLD, TensorGrowth("v", axes, "normal"), "0")
-    assert torch.equal(one, same)
-    assert not torch.equal(one[4:], other[4:])
-    assert not torch.equal(one[4:], named[4:])
+    assert torch.equal(first, same)
+    assert not torch.equal(first[4:], second[4:])
+    assert not torch.equal(first[4:], named[4:])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])

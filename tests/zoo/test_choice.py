@@ -12,15 +12,15 @@ from fxgrow.catalogue import CatalogueError, entries
 
 
 def test_all_of_them_the_smallest_first() -> None:
-    found = chosen("timm", "test_*", "all")
-    assert {entry.name for entry in found} == {entry.name for entry in entries("timm", "test_*")}
-    sizes = [parameters_of(entry) for entry in found]
+    models = chosen("timm", "test_*", "all")
+    assert {entry.name for entry in models} == {entry.name for entry in entries("timm", "test_*")}
+    sizes = [parameters_of(entry) for entry in models]
     assert sizes == sorted(sizes)
 
 
 def test_the_smallest_of_each_family() -> None:
-    found = chosen()
-    assert len({entry.family for entry in found}) == len(found) > 120
+    models = chosen()
+    assert len({entry.family for entry in models}) == len(models) > 120
     assert [entry.name for entry in smallest_per_family(entries("timm", "test_res*"))] == ["test_resnet"]
 
 

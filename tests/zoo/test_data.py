@@ -16,8 +16,10 @@ from fxgrow.zoo.data import Batch, Data, DataError, InMemory, load
 from PIL import Image
 
 
-def same(one: Iterable[Batch], other: Iterable[Batch]) -> bool:
-    return all(torch.equal(a, c) and torch.equal(b, d) for (a, b), (c, d) in zip(list(one), list(other), strict=True))
+def same(first: Iterable[Batch], second: Iterable[Batch]) -> bool:
+    return all(
+        torch.equal(a, c) and torch.equal(b, d) for (a, b), (c, d) in zip(list(first), list(second), strict=True)
+    )
 
 
 def folder_of_images(path: Path) -> Path:
@@ -47,15 +49,15 @@ def cifar(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def check_batches(data: Data, size: int) -> None:
-    whole = list(data.batches(0, 3, size))
-    assert len(whole) == len(data) // size
-    assert all(images.shape == (size, *data.shape) and labels.shape == (size,) for images, labels in whole)
+    batches = list(data.batches(0, 3, size))
+    assert len(batches) == len(data) // size
+    assert all(images.shape == (size, *data.shape) and labels.shape == (size,) for images, labels in batches)
     torch.rand(5)
     random.random()
-    assert same(whole, data.batches(0, 3, size))
-    assert same(whole[1:], data.batches(0, 3, size, skip=1))
-    assert not same(whole, data.batches(0, 4, size))
-    assert not same(whole, data.batches(1, 3, size))
+    assert same(batches, data.batches(0, 3, size))
+    assert same(batches[1:], data.batches(0, 3, size, skip=1))
+    assert not same(batches, data.batches(0, 4, size))
+    assert not same(batches, data.batches(1, 3, size))
     assert same(data.test_batches(size), data.test_batches(size))
     labels = torch.cat([labels for _, labels in data.test_batches(size)])
     assert set(labels.tolist()) == set(range(data.classes))
@@ -82,9 +84,9 @@ def test_digits_move_by_a_pixel_at_most() -> None:
     padded = torch.nn.functional.pad(data.images, [1, 1, 1, 1])
     moved = torch.stack([padded[:, :, y : y + 8, x : x + 8] for y in range(3) for x in range(3)])
     for image, label in zip(images, labels, strict=True):
-        found = (moved == image).all(dim=(2, 3, 4)).nonzero()
-        assert len(found) >= 1
-        assert data.labels[found[0, 1]] == label
+        shifts = (moved == image).all(dim=(2, 3, 4)).nonzero()
+        assert len(shifts) >= 1
+        assert data.labels[shifts[0, 1]] == label
 
 
 def test_cifar(cifar: None, tmp_path: Path) -> None:
@@ -105,8 +107,8 @@ def test_images_are_mirrored_and_moved_on_bytes(cifar: None, tmp_path: Path) -> 
     for number, (images, labels) in enumerate(data.batches(0, 2, 20)):
         for place, image in enumerate(images):
             chosen, mirrored, down, right = (int(part[number, place]) for part in draws)
-            whole = data.images[chosen]
-            expected = torch.nn.functional.pad(whole.flip(-1) if mirrored else whole, [4] * 4)
+            original = data.images[chosen]
+            expected = torch.nn.functional.pad(original.flip(-1) if mirrored else original, [4] * 4)
             assert torch.equal(image, expected[:, down : down + 32, right : right + 32])
             assert labels[place] == data.labels[chosen]
 

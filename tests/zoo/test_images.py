@@ -22,10 +22,10 @@ CASES: list[tuple[str, int, dict[str, Any], int, str]] = [
 
 @pytest.mark.parametrize(("name", "side", "options", "taken", "why"), CASES)
 def test_images_of_about_a_size(name: str, side: int, options: dict[str, Any], taken: int, why: str) -> None:
-    found = bare(name, side)
-    assert found.options == options, why
-    assert found.inputs[0][0].shape == (2, 3, taken, taken)
-    assert takes(found.model, found.inputs)
+    result = bare(name, side)
+    assert result.options == options, why
+    assert result.inputs[0][0].shape == (2, 3, taken, taken)
+    assert takes(result.model, result.inputs)
 
 
 def test_its_own_images_where_no_size_is_asked_for() -> None:

@@ -52,15 +52,15 @@ def test_a_packed_file_is_a_data_set(tmp_path: Path) -> None:
     few = load(f"packed:{tmp_path / 'some.safetensors'}", samples=5)
     assert isinstance(few, InMemory)
     assert len(few.pixels) == len(few) == 5
-    assert all(any(torch.equal(image, other) for other in data.pixels) for image in few.pixels)
+    assert all(any(torch.equal(image, candidate) for candidate in data.pixels) for image in few.pixels)
     assert len(set(few.labels.tolist())) > 1
 
 
 def test_a_folder_is_packed_by_the_command(tmp_path: Path) -> None:
     """Images of several sizes are brought to one; JPEG files of that size go in byte by byte."""
     folder, file = folder_of_images(tmp_path / "images"), tmp_path / "images.safetensors"
-    kept = jpeg(3, 32)
-    (folder / "train" / "bee" / "a.jpg").write_bytes(kept)
+    content = jpeg(3, 32)
+    (folder / "train" / "bee" / "a.jpg").write_bytes(content)
     refused = run_here(pack.app, folder, file)
     assert "pixels, the first of" in refused.stderr
     assert "pass --side" in refused.stderr
@@ -71,7 +71,7 @@ def test_a_folder_is_packed_by_the_command(tmp_path: Path) -> None:
     assert (len(train.labels), len(test.labels), classes, flip) == (13, 12, 3, False)
     assert train.labels.tolist() == [0] * 4 + [1] * 5 + [2] * 4
     first = [train.files[a:b].numpy().tobytes() for a, b in zip(train.offsets, train.offsets[1:], strict=False)]
-    assert kept in first
+    assert content in first
     data = load(f"packed:{file}")
     assert data.shape == (3, 32, 32)
 

@@ -84,11 +84,11 @@ def test_batches_of_a_loader_are_put_into_place() -> None:
     for feed in (loader, memory):
         feed.begin(0, 2, 1)
     for number in (1, 2, 3):
-        found = []
+        batches = []
         for feed in (loader, memory):
             feed.advance()
-            found.append([part.clone() for part in feed.batch(torch.tensor([number]))])
-        assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+            batches.append([part.clone() for part in feed.batch(torch.tensor([number]))])
+        assert all(torch.equal(from_loader, from_memory) for from_loader, from_memory in zip(*batches, strict=True))
 
 
 def test_draws_do_not_depend_on_the_device() -> None:

@@ -56,10 +56,10 @@ def test_findings_are_kept_and_gone_on_from(tmp_path: Path) -> None:
 def test_a_line_cut_off_by_an_interruption_is_examined_again(tmp_path: Path) -> None:
     path = tmp_path / "findings.jsonl"
     row = Row(SMALL, "planned")
-    whole = json.dumps(row.to_json()) + "\n"
-    path.write_text(whole + json.dumps(Row(OTHER, "planned").to_json())[:40])
+    line = json.dumps(row.to_json()) + "\n"
+    path.write_text(line + json.dumps(Row(OTHER, "planned").to_json())[:40])
     assert Findings(path).rows == {SMALL: row}
-    assert path.read_text() == whole
+    assert path.read_text() == line
 
 
 def test_a_file_that_holds_something_else_is_refused(tmp_path: Path) -> None:
@@ -95,9 +95,9 @@ def test_depth_alone_counts_blocks() -> None:
     assert (row.status, row.blocks, row.held) == ("planned", (6, 9), ())
     assert Row.from_json(json.loads(json.dumps(row.to_json()))) == row
     assert "6 → 9" in printed([row])
-    held = examine(Task("torchvision/squeezenet1_1", "squeezenet", "1", depth="1.5", only_plan=True))
-    assert (held.status, held.blocks) == ("not grown", (0, 0))
-    assert held.cause == "its blocks stay as many as they are: Conv2d changes the shape of its input"
+    idle = examine(Task("torchvision/squeezenet1_1", "squeezenet", "1", depth="1.5", only_plan=True))
+    assert (idle.status, idle.blocks) == ("not grown", (0, 0))
+    assert idle.cause == "its blocks stay as many as they are: Conv2d changes the shape of its input"
 
 
 def test_an_interrupted_sweep_leaves_no_process_behind() -> None:
@@ -121,18 +121,18 @@ def test_a_killed_sweep_leaves_no_process_behind() -> None:
 
 def _processes_below(process: int) -> list[int]:
     """Process numbers of children, and of theirs."""
-    found = []
+    processes = []
     for child in Path(f"/proc/{process}/task/{process}/children").read_text().split():
-        found += [int(child), *_processes_below(int(child))]
-    return found
+        processes += [int(child), *_processes_below(int(child))]
+    return processes
 
 
 def _wait_for(condition: Callable[[], Any], seconds: float = 120.0) -> Any:
     until = time.monotonic() + seconds
-    while not (found := condition()):
+    while not (answer := condition()):
         assert time.monotonic() < until, "it did not come about"
         time.sleep(0.1)
-    return found
+    return answer
 
 
 def test_the_shipped_sizes_are_true() -> None:

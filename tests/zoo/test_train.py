@@ -48,9 +48,9 @@ def narrow_seed(folder: Path) -> torch.nn.Module:
 
 
 def assert_same_outcome(folder: Path, expected: Path) -> None:
-    found, wanted = weights(folder), weights(expected)
-    assert found.keys() == wanted.keys()
-    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    outcome, wanted = weights(folder), weights(expected)
+    assert outcome.keys() == wanted.keys()
+    assert all(torch.equal(outcome[name], wanted[name]) for name in wanted)
     for name in ("outcome.json", "log.csv", "settings.json"):
         assert (folder / name).read_text() == (expected / name).read_text()
 
@@ -90,13 +90,13 @@ def work(folder: Path, place: str = "", call: int = 0, after: str = "") -> None:
     """Run in this process, which kills itself at a call of some function."""
     if place:
         owner, name = PLACES[place]
-        whole, count = getattr(owner, name), itertools.count(1)
+        original, count = getattr(owner, name), itertools.count(1)
 
         def dying(*args: Any, **kwargs: Any) -> Any:
             last = next(count) == call
             if last and after == "before":
                 os.kill(os.getpid(), signal.SIGKILL)
-            result = whole(*args, **kwargs)
+            result = original(*args, **kwargs)
             if last:
                 os.kill(os.getpid(), signal.SIGKILL)
             return result
@@ -209,11 +209,11 @@ def test_growth_does_not_move_the_loss(tmp_path: Path) -> None:
     run = Run(recipe("digits", **{**SMALL, "samples": 256, "epochs": 6, "first_epochs": 2}), tmp_path)
     images, labels = next(run.data.batches(9, 9, 64))
     differences = []
-    whole = run.widened
+    original = run.widened
 
     def widened(stage: Any) -> torch.nn.Module:
         before = torch.nn.functional.cross_entropy(run.model.train()(images), labels)
-        result = whole(stage)
+        result = original(stage)
         after = torch.nn.functional.cross_entropy(result.train()(images), labels)
         differences.append(abs(before.item() - after.item()))
         return result
@@ -241,7 +241,7 @@ def test_growth_does_not_move_the_loss(tmp_path: Path) -> None:
 )
 def test_other_settings_train_and_go_on(changes: dict[str, Any], tmp_path: Path) -> None:
     settings = recipe("digits", **{**SMALL, "epochs": 3, **changes})
-    whole = Run(settings, tmp_path / "whole", evaluate_every=0).train()
+    at_once = Run(settings, tmp_path / "whole", evaluate_every=0).train()
 
     class Stop(Exception):
         pass
@@ -257,7 +257,7 @@ def test_other_settings_train_and_go_on(changes: dict[str, Any], tmp_path: Path)
         run.train()
     again = Run(settings, tmp_path / "run", evaluate_every=0)
     assert again.place.step > 0
-    assert again.train() == whole
+    assert again.train() == at_once
 
 
 def test_a_finished_run_stays_as_it_is(tmp_path: Path) -> None:
@@ -291,10 +291,10 @@ def test_ctrl_c_writes_a_checkpoint_and_the_run_goes_on(
     process.send_signal(signal.SIGINT)
     said = process.stderr.read().splitlines()[-1]
     assert process.wait() == 130
-    kept = checkpoints.Checkpoints(folder / "checkpoints").latest()
-    assert kept is not None and 2 <= int(kept.name) < 10
+    latest = checkpoints.Checkpoints(folder / "checkpoints").latest()
+    assert latest is not None and 2 <= int(latest.name) < 10
     assert said == (
-        f"fxgrow: stopped by Ctrl-C; a checkpoint is written at step {int(kept.name)} of 10, "
+        f"fxgrow: stopped by Ctrl-C; a checkpoint is written at step {int(latest.name)} of 10, "
         "and the same command goes on"
     )
     Run(recipe("digits", **SMALL), folder).train()
@@ -394,18 +394,18 @@ def test_settings_come_back_from_json() -> None:
 
 
 def test_checkpoints_are_whole_or_not_there(tmp_path: Path) -> None:
-    kept = checkpoints.Checkpoints(tmp_path, keep=2)
+    store = checkpoints.Checkpoints(tmp_path, keep=2)
 
     def fail(folder: Path) -> None:
         (folder / "half").write_text("half")
         raise OSError("the disk is full")
 
     for step in (1, 2, 3):
-        kept.write(step, lambda folder, step=step: (folder / "note").write_text(str(step)))  # type: ignore[misc]
+        store.write(step, lambda folder, step=step: (folder / "note").write_text(str(step)))  # type: ignore[misc]
     with pytest.raises(OSError, match="the disk is full"):
-        kept.write(4, fail)
-    latest = kept.latest()
+        store.write(4, fail)
+    latest = store.latest()
     assert latest is not None
     assert (latest / "note").read_text() == "3"
-    kept.write(5, lambda folder: (folder / "note").write_text("5"))
+    store.write(5, lambda folder: (folder / "note").write_text("5"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["00000003", "00000005"]
