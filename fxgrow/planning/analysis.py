@@ -11,6 +11,7 @@ from torch import fx, nn
 
 from fxgrow.axes.layout import Leaf, Reason, is_fixed, leaves
 from fxgrow.axes.unify import Unifier
+from fxgrow.rules.calls import is_inexact
 from fxgrow.rules.law import Law
 from fxgrow.rules.op import Op, Tensor, Tree, tensors
 from fxgrow.rules.registry import law_of_call
@@ -86,7 +87,7 @@ def _find_parameters(analysis: Analysis) -> None:
             if getattr(tensor, "fxgrow_shared", False):
                 reason = Reason("another part of the model holds it too", name)
                 axes = tuple(Leaf(size, reason=reason) for size in tensor.shape)
-            elif tensor.dtype.is_floating_point:
+            elif is_inexact(tensor):
                 axes = tuple(analysis.unifier.fresh(size) for size in tensor.shape)
             else:
                 axes = tuple(analysis.unifier.constant(size) for size in tensor.shape)

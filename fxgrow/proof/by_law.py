@@ -23,9 +23,11 @@ from fxgrow.proof.rules import contraction, normalisation, recurrent, reduction,
 from fxgrow.proof.rules.movement import filled, halves, movement, written
 from fxgrow.proof.rules.picking import gathered, picked
 from fxgrow.proof.rules.pointwise import combined, pointwise
+from fxgrow.proof.values import exact
 from fxgrow.rules import convolution
 from fxgrow.rules.attention import Attention
 from fxgrow.rules.comparing import Compared
+from fxgrow.rules.complexes import Pairs, Part, is_part
 from fxgrow.rules.contraction import Contraction, MatrixProduct
 from fxgrow.rules.convolution import Convolution, Slide, Transposed
 from fxgrow.rules.gated import GatedUnit
@@ -237,6 +239,19 @@ def _(law: GatherAlong, use: Use) -> Any:
 
 
 @_proved.register
+def _(law: Part, use: Use) -> Any:
+    if use.new.target is getattr and not is_part(plain(use.argument(1, "name")).new):
+        raise _no_rule(use)
+    use.rule = "a part of complex numbers"
+    return combined(use, [use.equal(use.claim())], "linear", [[0]])
+
+
+@_proved.register
+def _(law: Pairs, use: Use) -> Any:
+    return spatial.paired(use, law.inverse)
+
+
+@_proved.register
 def _(law: Made, use: Use) -> Any:
     if not law.why_not:
         return filled(use)
@@ -308,8 +323,7 @@ def _(law: Parametrized, use: Use) -> Any:
     g, v = gain.held, direction.held
     assert g is not None and v is not None
     old, new = (
-        torch._weight_norm(one.double(), other.double(), module[0].dim)
-        for one, other in ((v.old, g.old), (v.new, g.new))
+        torch._weight_norm(exact(one), exact(other), module[0].dim) for one, other in ((v.old, g.old), (v.new, g.new))
     )
     kept = Held(old, new, use.new.name, False, max(g.precision, v.precision), v.fills, v.rounded or g.rounded)
     return Claim(direction.old, direction.new, direction.maps, held=kept)
@@ -327,11 +341,15 @@ def _(law: Reduction, use: Use) -> Any:
 
 @_proved.register
 def _(law: Across, use: Use) -> Any:
-    given = None if use.new_module is not None else plain(use.argument(*law.place)).new
-    axis = law.axis(use.new_module, given)
-    if axis is None:
+    def argument(index: int, name: str) -> Any:
+        given = use.argument(index, name)
+        return given if isinstance(given, Claim) else plain(given).new
+
+    claims, index = use.claims(), argument(2, "index")
+    axes = law.axes(use.new_module, argument, claims[0].rank)
+    if axes is None:
         raise _no_rule(use)
-    return spatial.channelwise(use, [axis], "other", keeps_zero=False)
+    return spatial.across(use, axes, law.kind_of(argument), index if isinstance(index, Claim) else None)
 
 
 @_proved.register

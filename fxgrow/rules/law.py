@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from torch import nn
 
 from fxgrow.axes.layout import Layout, Leaf, Reason, resolve
+from fxgrow.rules.calls import is_inexact
 from fxgrow.rules.op import Op, Tensor, Tree, tensors
 
 if TYPE_CHECKING:
@@ -125,6 +126,7 @@ class Law:
 
     family = "unknown"
     moves = False  # whether its output is entries of its operands and nothing else
+    why_held = "has no rule"
 
     @property
     def may_show(self) -> bool:
@@ -135,7 +137,7 @@ class Law:
 
     def relate(self, op: Op) -> Tree:
         """Tie the axes of operands, parameters and outputs; return the outputs."""
-        text = f"{op.name} has no rule"
+        text = f"{op.name} {self.why_held}"
         op.fix_operands(text)
         return op.constants(op.value, Reason(text, op.place))
 
@@ -193,6 +195,13 @@ class Law:
         return 0
 
 
+@dataclass(frozen=True)
+class Holding(Law):
+    """The law of ops beside which nothing can grow, with the reason."""
+
+    why_held: str
+
+
 class Carrying(Law):
     """Base of laws whose outputs are at new units what one operand is there, as far as some facts go."""
 
@@ -207,7 +216,7 @@ class Carrying(Law):
     def facts(self, op: Op, know: Knowledge) -> None:
         values = op.value if isinstance(op.value, tuple) else (op.value,)
         for output, value in zip(tensors(op.output), values, strict=True):
-            for leaf in know.growing(*output.axes) if value.dtype.is_floating_point else ():  # where something is, else
+            for leaf in know.growing(*output.axes) if is_inexact(value) else ():  # where something is, else
                 x, facts = self.carries(op, leaf)
                 known = know.fact(x, leaf)
                 know.learn_all(output, leaf, {None: known} if known in facts else {})

@@ -10,7 +10,17 @@ from fxgrow.axes.layout import Layout, Leaf, is_fixed, join
 from fxgrow.rules.knowledge import Knowledge
 from fxgrow.rules.law import Carrying, Fact, Law, Range
 from fxgrow.rules.op import Op, Path, Tensor, Tree, tensors
-from fxgrow.rules.shape import Everywhere, Moved, Piece, Shape, aliased, axis_of, cut_backward, cut_forward, overwritten
+from fxgrow.rules.shape import (
+    Everywhere,
+    Moved,
+    Piece,
+    Shape,
+    axis_of,
+    cut_backward,
+    cut_forward,
+    hold_aliased,
+    overwritten,
+)
 
 
 class GetItem(Shape):
@@ -54,7 +64,7 @@ class GetItem(Shape):
                 pieces.append(Piece(axis, position, position + 1, False))
                 axis += 1
         axes.extend(x.axes[axis:])
-        op.data["pieces"] = pieces
+        op.data["pieces"] = None if "strided" in op.data else pieces
         op.data["inserted"] = any(v is None for v in values)
         return op.result(axes)
 
@@ -78,6 +88,13 @@ class GetItem(Shape):
             return layout, None
         start, stop, step = cut.indices(size)
         length = len(range(start, stop, step))
+        if start < step > 1 and stop == size and size % step == 0 and not is_fixed(layout):
+            every, apart = op.unifier.factor(layout, [size // step, step])
+            op.unifier.fix(apart, "sliced with a step")
+            if cut.stop is not None:
+                op.size((*path, "stop"), layout)
+            op.data["strided"] = True
+            return every, None
         if is_fixed(layout) or step != 1 or length == 0:
             op.unifier.fix(layout, "sliced with a step")
             return op.unifier.constant(length), Piece(axis, start, start + length, True) if step == 1 else None
@@ -165,8 +182,7 @@ class Written(Law):
 
     def relate(self, op: Op) -> Tree:
         x, value = op.tensor(0, "input"), op.argument(2, "value")
-        if aliased(op, x):
-            op.fix_operands("a tensor that other names still hold is written to in place")
+        if hold_aliased(op, x):
             return None
         region = GetItem().relate(op)
         if not isinstance(region, Tensor):

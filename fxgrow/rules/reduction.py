@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from fxgrow import guards
 from fxgrow.axes.layout import Layout, Leaf, leaves, resolve
+from fxgrow.rules.calls import is_inexact
 from fxgrow.rules.knowledge import Knowledge
 from fxgrow.rules.law import Carrying, Edit, Fact, Law, Want, moved_core
-from fxgrow.rules.op import Op, Tensor, Tree
+from fxgrow.rules.op import Op, Tensor, Tree, tensors
 from fxgrow.rules.pointwise import Pointwise
-from fxgrow.rules.shape import axis_of
+from fxgrow.rules.shape import axis_of, hold_aliased, written_to
 
 
 @dataclass(frozen=True)
@@ -115,34 +116,88 @@ class CoreUnits(Law):
         return moved_core(op, know, op.tensor(0, "x").axes[op.data["axis"]], 2)
 
 
+ALL = "all"
+Axes = int | tuple[int, ...] | Literal["all"] | None
+Lookup = Callable[[int, str], Any]
+"""Looks up an argument by its place and name, as the planner or the kernel sees it."""
+
+
+def kept_unless_filled(argument: Lookup) -> Literal["zero", "other"]:
+    """Of an op that may write a number in place of a tensor: it keeps zeros unless that is another number."""
+    number = argument(3, "value")
+    return "other" if isinstance(number, (int, float)) and number != 0 else "zero"
+
+
 @dataclass(frozen=True)
 class Across(Law):
-    """Ops that couple all entries of an axis, which stays: softmax, cumulated sums, sorting, the k largest.
+    """Ops that couple all entries of some axes, which stay: softmax, cumulated sums, sorting, FFT, scattering.
 
-    default: the axis where none is given.
+    Several tensors are tied on all other axes. One at place 2, `index`, says where entries go.
+
+    kind: what stays on the other axes: "linear": zeros and means; "zero": zeros; "other": neither.
+    place, default: the argument that names the axes; which they are where none is given (None: nobody can tell).
     """
 
+    kind: Literal["linear", "zero", "other"] | Callable[[Lookup], Literal["zero", "other"]] = "other"
     place: tuple[int, str] = (1, "dim")
-    default: int | None = None
+    default: Axes = None
     family = "reduction"
 
-    def axis(self, module: Any, given: Any) -> int | None:
-        """The axis that it is taken over, by a module or by an argument."""
-        axis = getattr(module, "dim", None) if module is not None else given
-        return self.default if axis is None else int(axis)
+    def kind_of(self, argument: Lookup) -> str:
+        return self.kind(argument) if callable(self.kind) else self.kind
+
+    def axes(self, module: Any, argument: Lookup, rank: int) -> list[int] | None:
+        """The axes that it is taken over, by a module or by an argument."""
+        given = getattr(module, "dim", None) if module is not None else argument(*self.place)
+        given = self.default if given is None else given
+        if given == ALL:  # of an FFT of given sizes, as many axes as there are sizes
+            sizes = argument(1, "s")
+            given = range(-len(sizes) if isinstance(sizes, (tuple, list)) else -rank, 0)
+        if given is None:
+            return None
+        return [axis_of(int(axis), rank) for axis in ([given] if isinstance(given, int) else given)]
 
     def relate(self, op: Op) -> Tree:
-        x = op.tensor()
-        axis = self.axis(op.module, op.argument(*self.place))
-        if axis is None:
+        x, index = op.tensor(), op.optional(2, "index")
+        axes = self.axes(op.module, op.argument, x.rank)
+        if axes is None:
             return super().relate(op)
-        axis = axis_of(axis, x.rank)
-        op.unifier.fix(x.axes[axis], f"{op.name} is taken over it")
+        why = op.unifier.because(f"{op.name} is taken over it")
+        op.unifier.fix([x.axes[k] for k in axes], why)
+        for other in op.operands()[1:]:
+            if other.rank != x.rank:
+                op.unifier.fix(other.axes, "it is an index" if other is index else why)
+                continue
+            for k in range(x.rank):
+                if k not in axes and x.shape[k] == other.shape[k]:
+                    op.unifier.unify(x.axes[k], other.axes[k])
+                else:
+                    op.unifier.fix((x.axes[k], other.axes[k]), why)
+        hold_aliased(op, x)
+        op.data["sources"] = [operand for operand in op.operands() if operand is not index]
 
         def made(value: Any) -> Tensor:
-            return op.result([op.unifier.constant(value.shape[k]) if k == axis else x.axes[k] for k in range(x.rank)])
+            own = [x.axes[k] if n == x.shape[k] else Leaf(n, reason=why) for k, n in enumerate(value.shape)]
+            return op.result(own)
 
         return tuple(map(made, op.value)) if isinstance(op.value, tuple) else made(op.value)
+
+    def _kept(self, op: Op) -> set[Fact]:
+        return {"linear": {Fact.ZERO, Fact.MEAN}, "zero": {Fact.ZERO}, "other": set()}[self.kind_of(op.argument)]
+
+    def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
+        return [[(t, want) for t in op.data["sources"]]] if want.where is None and want.fact in self._kept(op) else []
+
+    def facts(self, op: Op, know: Knowledge) -> None:
+        values = op.value if isinstance(op.value, tuple) else (op.value,)
+        for output, value in zip(tensors(op.output), values, strict=True):
+            for leaf in know.growing(*output.axes) if is_inexact(value) else ():  # where something is, else
+                known = {know.fact(source, leaf) for source in op.data["sources"]}
+                know.learn_all(output, leaf, {})
+                if len(known) == 1 and known <= self._kept(op):
+                    know.learn(output, leaf, known.pop())
+        if op.data:
+            written_to(op, know, op.tensor())
 
 
 class OverItsNorm(Law):

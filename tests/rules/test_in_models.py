@@ -14,6 +14,7 @@ import fxgrow
 from tests.checks import assert_grows
 
 TOKENS = torch.randn(3, 4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+GROUPS = torch.tensor([0, 1, 1, 0])
 
 
 class Between(nn.Module):
@@ -48,6 +49,14 @@ BETWEEN = {
     "weighted by their likeness": lambda h: h.tanh() * F.cosine_similarity(h, h[:, :1], dim=-1).unsqueeze(-1),
     "weighted by distances": lambda h: torch.cdist(h, h.sin()).softmax(-1) @ h,
     "shuffled": lambda h: F.channel_shuffle(h.mT, 2).mT.sin(),
+    "every other channel": lambda h: torch.cat([h[..., ::2].tanh(), h[..., 1::2]], -1),
+    "pairs of channels turned": lambda h: torch.stack([-h[..., 1::2], h[..., 0::2]], -1).flatten(-2).tanh(),
+    "every other token": lambda h: h[:, ::2].tanh(),
+    "steps between tokens": lambda h: h.diff(dim=1, prepend=h[:, :1]).relu(),
+    "added up by an index": lambda h: h.new_zeros(len(h), 2, h.shape[-1]).index_add_(1, GROUPS, h).relu(),
+    "copied by an index": lambda h: h.index_copy(1, GROUPS[:1], h[:, 2:3].tanh()),
+    "filled by an index": lambda h: torch.index_fill(h, 1, GROUPS[:1], 0.5).tanh(),
+    "scattered": lambda h: torch.zeros_like(h).scatter_add(1, GROUPS[None, :, None].expand_as(h), h).tanh(),
 }
 
 

@@ -13,6 +13,7 @@ from fxgrow.proof.claims import Claim, Refuted, Unproved, carried, spare
 from fxgrow.proof.node_pair import Both, Use, plain
 from fxgrow.proof.products import dropped
 from fxgrow.proof.rules.normalisation import positions
+from fxgrow.rules.calls import is_inexact
 
 
 def reduced(use: Use, kind: Literal["sum", "mean", "other"], place: tuple[int, str], keeps_zero: bool = True) -> Any:
@@ -34,7 +35,7 @@ def reduced(use: Use, kind: Literal["sum", "mean", "other"], place: tuple[int, s
         result = dropped(result, axis)
     if not several:
         return result
-    return tuple(result if v.dtype.is_floating_point else replace(result, zero=None) for v in use.value)
+    return tuple(result if is_inexact(v) else replace(result, zero=None) for v in use.value)
 
 
 def _along(use: Use, x: Claim, axis: int, kind: str) -> None:
