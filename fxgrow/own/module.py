@@ -79,7 +79,8 @@ def sites(captured: Captured, plan: Plan) -> tuple[Site, ...]:
         module = str(node.target) if called else node.meta.get("module_path", "")
         target, index = (None, 0) if called else (node.target, _index(node, module))
         site = Site(module, called, target, index, edit, edit.kind in _NUMBERS)
-        made.setdefault((module, called, target, index, edit.kind, edit.path), site)
+        place = edit.value.get("operand") if edit.kind == "core_input" else edit.path
+        made.setdefault((module, called, target, index, edit.kind, place), site)
     return tuple(made.values())
 
 

@@ -75,6 +75,15 @@ def _tied(analysis: Analysis) -> Iterator[tuple[str, int]]:
             yield name, axis
 
 
+def why_unread(analysis: Analysis, leaf: Leaf, guarded: bool) -> Reason:
+    """Why nothing would read the new units of a dimension; guarded: its statistics are taken of old units alone."""
+    over = (op for op in analysis.ops for layout in op.law.statistics(op) if leaf in leaves(layout))
+    op = next(over, None) if guarded else None
+    if op is None:
+        return Reason("nothing would read its new units")
+    return Reason(f"nothing but {op.name} would read its new units, and its result has to stay", op.place)
+
+
 def _find_parameters(analysis: Analysis) -> None:
     first: dict[int, str] = {}
     for named in (analysis.model.named_parameters, analysis.model.named_buffers):

@@ -341,15 +341,20 @@ def _(law: Reduction, use: Use) -> Any:
 
 @_proved.register
 def _(law: Across, use: Use) -> Any:
-    def argument(index: int, name: str) -> Any:
-        given = use.argument(index, name)
-        return given if isinstance(given, Claim) else plain(given).new
-
-    claims, index = use.claims(), argument(2, "index")
-    axes = law.axes(use.new_module, argument, claims[0].rank)
+    index, axes = (
+        _found(use, 2, "index"),
+        law.axes(use.new_module, functools.partial(_found, use), use.claims()[0].rank),
+    )
     if axes is None:
         raise _no_rule(use)
-    return spatial.across(use, axes, law.kind_of(argument), index if isinstance(index, Claim) else None)
+    kind = law.kind_of(functools.partial(_found, use))
+    return spatial.across(use, axes, kind, index if isinstance(index, Claim) else None)
+
+
+def _found(use: Use, index: int, name: str, default: Any = None) -> Any:
+    """The claim of a tensor at a position or under a name, or the number that the grown node has there."""
+    given = use.argument(index, name, default)
+    return given if isinstance(given, Claim) else plain(given).new
 
 
 @_proved.register
@@ -371,8 +376,8 @@ def _(law: Compared, use: Use) -> Any:
     use.rule = "compared along an axis"
     use.same_settings()
     one, two = map(use.equal, use.claims())
-    given = law.default if law.default is not None else getattr(use.new_module, "dim", None)
-    axis = axis_of(given if given is not None else plain(use.argument(2, "dim", 1)).new, one.rank)
+    rank = max(one.rank, two.rank)
+    axis = law.axis(use.new_module, functools.partial(_found, use), rank)
     if one.maps[axis] is not None or two.maps[axis] is not None:
         raise Unproved(f"{use.name} is taken over new units")
     if law.pairs:
@@ -380,8 +385,8 @@ def _(law: Compared, use: Use) -> Any:
             raise Unproved("batch has grown")
         lead, old, new = use.value.shape[:-2], (one.old[-2], two.old[-2]), (one.new[-2], two.new[-2])
         return Claim((*lead, *old), (*lead, *new), (*[None] * len(lead), one.maps[-2], two.maps[-2]))
-    found = reduction.of_one(combined(use, [one, two], "other"), axis)
-    return dropped(found, axis) if len(use.value.shape) < one.rank else found
+    found = reduction.of_one(combined(use, [one, two], "other"), rank + axis)
+    return dropped(found, rank + axis) if len(use.value.shape) < rank else found
 
 
 # -- attention, recurrence, space ----------------------------------------------------------------------------

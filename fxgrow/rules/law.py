@@ -9,7 +9,7 @@ do what the original's did is worked out by the kernel (`fxgrow.proof.by_law`), 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,6 +22,10 @@ from fxgrow.rules.op import Op, Tensor, Tree, tensors
 if TYPE_CHECKING:
     from fxgrow.rules.calls import Call
     from fxgrow.rules.knowledge import Knowledge
+
+
+Lookup = Callable[..., Any]
+"""Looks up an argument by its place and name (and default), as the planner or the kernel sees it."""
 
 
 class Fact(enum.Enum):

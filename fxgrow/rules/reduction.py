@@ -10,7 +10,7 @@ from fxgrow import guards
 from fxgrow.axes.layout import Layout, Leaf, leaves, resolve
 from fxgrow.rules.calls import is_inexact
 from fxgrow.rules.knowledge import Knowledge
-from fxgrow.rules.law import Carrying, Edit, Fact, Law, Want, moved_core
+from fxgrow.rules.law import Carrying, Edit, Fact, Law, Lookup, Want, moved_core
 from fxgrow.rules.op import Op, Tensor, Tree, tensors
 from fxgrow.rules.pointwise import Pointwise
 from fxgrow.rules.shape import axis_of, hold_aliased, written_to
@@ -118,8 +118,6 @@ class CoreUnits(Law):
 
 ALL = "all"
 Axes = int | tuple[int, ...] | Literal["all"] | None
-Lookup = Callable[[int, str], Any]
-"""Looks up an argument by its place and name, as the planner or the kernel sees it."""
 
 
 def kept_unless_filled(argument: Lookup) -> Literal["zero", "other"]:
@@ -177,8 +175,7 @@ class Across(Law):
         op.data["sources"] = [operand for operand in op.operands() if operand is not index]
 
         def made(value: Any) -> Tensor:
-            own = [x.axes[k] if n == x.shape[k] else Leaf(n, reason=why) for k, n in enumerate(value.shape)]
-            return op.result(own)
+            return op.result([x.axes[k] if k not in axes else Leaf(n, reason=why) for k, n in enumerate(value.shape)])
 
         return tuple(map(made, op.value)) if isinstance(op.value, tuple) else made(op.value)
 

@@ -106,6 +106,38 @@ class LearnedQueries(nn.Module):
         return self.leave(self.decoder(self.queries.repeat(x.shape[0], 1, 1), self.enter(x)))
 
 
+class Prototypes(nn.Module):
+    """Tokens compared with learned ones, of fewer axes."""
+
+    def __init__(self, compare: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(6, 8), nn.Linear(5, 3)
+        self.prototypes, self.compare = nn.Parameter(torch.randn(5, 8)), compare
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.leave(self.compare(self.enter(x), self.prototypes))
+
+
+@pytest.mark.parametrize(
+    "compare",
+    [torch.cdist, lambda h, p: F.cosine_similarity(h.unsqueeze(-2), p, dim=-1), lambda h, p: torch.cdist(h, p[None])],
+)
+def test_prototypes_grow_in_number_and_say_why_not_in_width(compare: Callable[[Tensor, Tensor], Tensor]) -> None:
+    torch.manual_seed(0)
+    model = Prototypes(compare).double()
+    grown = assert_grows(model, (TOKENS,), 2, "zero")
+    assert grown.prototypes.shape == (10, 8)
+    assert str(fxgrow.certify(grown, model).verdict) == "PROVED"
+    (held,) = fxgrow.report(grown).plan.held
+    assert set(held.where) == {"enter.weight[0]", "enter.bias[0]", "prototypes[1]"}
+    assert "would read its new units, and its result has to stay" in held.reason
+
+
+@pytest.mark.parametrize("name", ["weighted by their likeness", "weighted by distances"])
+def test_what_is_compared_is_so_over_old_units_in_the_own_class(name: str) -> None:
+    assert fxgrow.plan(Between(BETWEEN[name]).double(), 2, example_inputs=TOKENS).form == "module"
+
+
 class TiedRow(nn.Module):
     """A square weight one row of which is its bias as well: the others grow around it."""
 
