@@ -21,7 +21,7 @@ from fxgrow.proof.products import Operand, contract, dropped
 from fxgrow.proof.rules import attention as attentions
 from fxgrow.proof.rules import contraction, normalisation, recurrent, reduction, spatial
 from fxgrow.proof.rules.movement import filled, halves, movement, written
-from fxgrow.proof.rules.picking import gathered, picked
+from fxgrow.proof.rules.picking import picked
 from fxgrow.proof.rules.pointwise import combined, pointwise
 from fxgrow.proof.values import exact
 from fxgrow.rules import convolution
@@ -34,7 +34,7 @@ from fxgrow.rules.gated import GatedUnit
 from fxgrow.rules.law import Fact, Law, Terms
 from fxgrow.rules.lookup import Gather, GatherBags
 from fxgrow.rules.normalisation import BatchNorm, GroupNorm, Guarded, OverUnits
-from fxgrow.rules.picking import GatherAlong, GetItem, IndexSelect, Narrow, Select, Written, picking_axes
+from fxgrow.rules.picking import GetItem, Narrow, Select, Written, picking_axes
 from fxgrow.rules.pointwise import ParametricRelu, Pointwise
 from fxgrow.rules.products import AddedProduct
 from fxgrow.rules.readout import Readout
@@ -220,22 +220,6 @@ def _(law: GetItem, use: Use) -> Any:
         if axes is not None:
             return picked(use, axes)
     return movement(use)
-
-
-@_proved.register
-def _(law: IndexSelect, use: Use) -> Any:
-    if use.claim(2, "index").constant:
-        return movement(use)
-    rank = use.claim().rank
-    axis = axis_of(int(plain(use.argument(1, "dim")).new), rank)
-    return picked(use, [None if k == axis else k for k in range(rank)])
-
-
-@_proved.register
-def _(law: GatherAlong, use: Use) -> Any:
-    if use.claim(2, "index").constant and use.claim().same:
-        return movement(use)
-    return gathered(use, int(plain(use.argument(1, "dim")).new))
 
 
 @_proved.register

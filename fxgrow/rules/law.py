@@ -207,20 +207,21 @@ class Holding(Law):
 
 
 class Carrying(Law):
-    """Base of laws whose outputs are at new units what one operand is there, as far as some facts go."""
+    """Base of laws whose outputs are at new units what some operands all are there, as far as some facts go."""
 
-    def carries(self, op: Op, leaf: Leaf) -> tuple[Tensor, set[Fact]]:
-        """The operand, and the facts."""
+    def carries(self, op: Op, leaf: Leaf) -> tuple[list[Tensor], set[Fact]]:
+        """The operands, and the facts."""
         raise NotImplementedError
 
     def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
-        x, facts = self.carries(op, want.leaf)
-        return [[(x, want)]] if want.fact in facts and want.where is None and want.leaf in x.leaves() else []
+        sources, facts = self.carries(op, want.leaf)
+        fits = want.fact in facts and want.where is None and all(want.leaf in source.leaves() for source in sources)
+        return [[(source, want) for source in sources]] if fits else []
 
     def facts(self, op: Op, know: Knowledge) -> None:
         values = op.value if isinstance(op.value, tuple) else (op.value,)
         for output, value in zip(tensors(op.output), values, strict=True):
             for leaf in know.growing(*output.axes) if is_inexact(value) else ():  # where something is, else
-                x, facts = self.carries(op, leaf)
-                known = know.fact(x, leaf)
-                know.learn_all(output, leaf, {None: known} if known in facts else {})
+                sources, facts = self.carries(op, leaf)
+                known = {know.fact(source, leaf) for source in sources}
+                know.learn_all(output, leaf, {None: known.pop()} if len(known) == 1 and known <= facts else {})

@@ -8,7 +8,7 @@ import torch
 
 from fxgrow.axes.layout import Layout, Leaf, is_fixed, join
 from fxgrow.rules.knowledge import Knowledge
-from fxgrow.rules.law import Carrying, Fact, Law, Range
+from fxgrow.rules.law import Fact, Law, Range
 from fxgrow.rules.op import Op, Path, Tensor, Tree, tensors
 from fxgrow.rules.shape import (
     Everywhere,
@@ -238,36 +238,3 @@ class Narrow(GetItem):
             op.size(op.path(2, "start"), parts[0])
         op.size(op.path(3, "length"), axes[axis])
         return op.result(axes)
-
-
-class IndexSelect(Shape):
-    """`index_select`: positions of an axis that an index names."""
-
-    def relate(self, op: Op) -> Tree:
-        x, index = op.tensor(), op.tensor(2, "index")
-        axis = axis_of(op.argument(1, "dim"), x.rank)
-        op.unifier.fix(x.axes[axis], "its entries are picked by index")
-        op.unifier.fix(index.axes, "it is an index")
-        axes = list(x.axes)
-        axes[axis] = op.unifier.constant(op.value.shape[axis])
-        return op.result(axes)
-
-
-class GatherAlong(Carrying, Shape):
-    """`gather`: an index of its own for each entry, along one axis."""
-
-    def relate(self, op: Op) -> Tree:
-        x, index = op.tensor(), op.tensor(2, "index")
-        axis = axis_of(op.argument(1, "dim"), x.rank)
-        axes = list(index.axes)
-        for k, (own, facing) in enumerate(zip(x.axes, index.axes, strict=True)):
-            if k != axis and own.size == facing.size:
-                op.unifier.unify(own, facing)
-                axes[k] = own
-            else:
-                op.unifier.fix((own, facing), "its entries are picked by index")
-        op.data.update(x=x, index=index)
-        return op.result(axes)
-
-    def carries(self, op: Op, leaf: Leaf) -> tuple[Tensor, set[Fact]]:
-        return op.data["x"], {Fact.ZERO}  # each unit has indices of its own: only zeros stay what they are

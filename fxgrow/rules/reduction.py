@@ -8,10 +8,9 @@ from typing import Any, Literal
 
 from fxgrow import guards
 from fxgrow.axes.layout import Layout, Leaf, leaves, resolve
-from fxgrow.rules.calls import is_inexact
 from fxgrow.rules.knowledge import Knowledge
 from fxgrow.rules.law import Carrying, Edit, Fact, Law, Lookup, Want, moved_core
-from fxgrow.rules.op import Op, Tensor, Tree, tensors
+from fxgrow.rules.op import Op, Tensor, Tree
 from fxgrow.rules.pointwise import Pointwise
 from fxgrow.rules.shape import axis_of, hold_aliased, written_to
 
@@ -62,9 +61,9 @@ class Reduction(Carrying):
         x = op.tensor()
         return know.growing(*(x.axes[k] for k in op.data["reduced"]))
 
-    def carries(self, op: Op, leaf: Leaf) -> tuple[Tensor, set[Fact]]:
+    def carries(self, op: Op, leaf: Leaf) -> tuple[list[Tensor], set[Fact]]:
         kept = {Fact.ZERO: self.keeps_zero, Fact.MEAN: self.kind != "other"}
-        return op.tensor(), {fact for fact, keeps in kept.items() if keeps}
+        return [op.tensor()], {fact for fact, keeps in kept.items() if keeps}
 
     def facts(self, op: Op, know: Knowledge) -> None:
         x = op.tensor()
@@ -127,7 +126,7 @@ def kept_unless_filled(argument: Lookup) -> Literal["zero", "other"]:
 
 
 @dataclass(frozen=True)
-class Across(Law):
+class Across(Carrying):
     """Ops that couple all entries of some axes, which stay: softmax, cumulated sums, sorting, FFT, scattering.
 
     Several tensors are tied on all other axes. One at place 2, `index`, says where entries go.
@@ -162,38 +161,32 @@ class Across(Law):
             return super().relate(op)
         why = op.unifier.because(f"{op.name} is taken over it")
         op.unifier.fix([x.axes[k] for k in axes], why)
+        mixed = set(axes)
         for other in op.operands()[1:]:
             if other.rank != x.rank:
                 op.unifier.fix(other.axes, "it is an index" if other is index else why)
                 continue
+            mixed |= {k for k in range(x.rank) if x.shape[k] != other.shape[k]}
             for k in range(x.rank):
-                if k not in axes and x.shape[k] == other.shape[k]:
-                    op.unifier.unify(x.axes[k], other.axes[k])
-                else:
+                if k in mixed:
                     op.unifier.fix((x.axes[k], other.axes[k]), why)
+                else:
+                    op.unifier.unify(x.axes[k], other.axes[k])
         hold_aliased(op, x)
         op.data["sources"] = [operand for operand in op.operands() if operand is not index]
 
         def made(value: Any) -> Tensor:
-            return op.result([x.axes[k] if k not in axes else Leaf(n, reason=why) for k, n in enumerate(value.shape)])
+            return op.result([Leaf(n, reason=why) if k in mixed else x.axes[k] for k, n in enumerate(value.shape)])
 
         return tuple(map(made, op.value)) if isinstance(op.value, tuple) else made(op.value)
 
-    def _kept(self, op: Op) -> set[Fact]:
-        return {"linear": {Fact.ZERO, Fact.MEAN}, "zero": {Fact.ZERO}, "other": set()}[self.kind_of(op.argument)]
-
-    def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
-        return [[(t, want) for t in op.data["sources"]]] if want.where is None and want.fact in self._kept(op) else []
+    def carries(self, op: Op, leaf: Leaf) -> tuple[list[Tensor], set[Fact]]:
+        kept = {"linear": {Fact.ZERO, Fact.MEAN}, "zero": {Fact.ZERO}, "other": set[Fact]()}
+        return op.data["sources"], kept[self.kind_of(op.argument)]
 
     def facts(self, op: Op, know: Knowledge) -> None:
-        values = op.value if isinstance(op.value, tuple) else (op.value,)
-        for output, value in zip(tensors(op.output), values, strict=True):
-            for leaf in know.growing(*output.axes) if is_inexact(value) else ():  # where something is, else
-                known = {know.fact(source, leaf) for source in op.data["sources"]}
-                know.learn_all(output, leaf, {})
-                if len(known) == 1 and known <= self._kept(op):
-                    know.learn(output, leaf, known.pop())
-        if op.data:
+        if "sources" in op.data:
+            super().facts(op, know)
             written_to(op, know, op.tensor())
 
 

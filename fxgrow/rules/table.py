@@ -28,7 +28,7 @@ from fxgrow.rules.gated import GatedUnit
 from fxgrow.rules.law import Fact, Holding
 from fxgrow.rules.lookup import Gather, GatherBags
 from fxgrow.rules.normalisation import BatchNorm, GroupNorm, Guarded, OverUnits
-from fxgrow.rules.picking import GatherAlong, GetItem, IndexSelect, Narrow, Select, Written
+from fxgrow.rules.picking import GetItem, Narrow, Select, Written
 from fxgrow.rules.pointwise import AddProduct, ParametricRelu, Pointwise
 from fxgrow.rules.products import AddedProduct, Lettered, inner, outer, tensordot
 from fxgrow.rules.readout import Readout
@@ -158,8 +158,6 @@ for _name, _targets in {
 rule(operator.getitem, GetItem())
 rules(("select", torch.select), Select())
 rules(("narrow", torch.narrow), Narrow())
-rules(("index_select", torch.index_select), IndexSelect())
-rules(("gather", torch.gather), GatherAlong())
 rule(operator.setitem, Written())
 rules((torch.cat, torch.concat, torch.concatenate), shape.Concatenate())
 rules((torch.hstack, torch.column_stack), shape.Concatenate(1))
@@ -219,8 +217,11 @@ for _axes, _default in {"": -1, "2": (-2, -1), "n": ALL}.items():
     _transforms = (f"{_inverse}{_kind}fft{_axes}" for _inverse in ("", "i") for _kind in ("", "r", "h"))
     rules((getattr(torch.fft, _name) for _name in _transforms), Across("linear", (2, "dim"), _default))
 rules((torch.fft.fftshift, torch.fft.ifftshift), shape.Passing((1, "dim")))
+rules(("index_select", torch.index_select), Across("linear"))
 rules(("index_add", torch.index_add, "index_copy", torch.index_copy), Across("linear"))
-rules(("scatter_add", torch.scatter_add, "scatter_reduce", torch.scatter_reduce), Across("zero"))
+rules(
+    ("gather", torch.gather, "scatter_add", torch.scatter_add, "scatter_reduce", torch.scatter_reduce), Across("zero")
+)
 rules(("index_fill", torch.index_fill, "scatter", torch.scatter), Across(kept_unless_filled))
 rules((F.normalize, guards.normalize), OverItsNorm())
 rules((F.cosine_similarity, nn.CosineSimilarity), Compared())
