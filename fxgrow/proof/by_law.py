@@ -325,14 +325,11 @@ def _(law: Reduction, use: Use) -> Any:
 
 @_proved.register
 def _(law: Across, use: Use) -> Any:
-    index, axes = (
-        _found(use, 2, "index"),
-        law.axes(use.new_module, functools.partial(_found, use), use.claims()[0].rank),
-    )
+    argument = functools.partial(_found, use)
+    axes, index = law.axes(use.new_module, argument, use.claims()[0].rank), argument(2, "index")
     if axes is None:
         raise _no_rule(use)
-    kind = law.kind_of(functools.partial(_found, use))
-    return spatial.across(use, axes, kind, index if isinstance(index, Claim) else None)
+    return spatial.across(use, axes, law.kind_of(argument), index if isinstance(index, Claim) else None)
 
 
 def _found(use: Use, index: int, name: str, default: Any = None) -> Any:
@@ -352,7 +349,7 @@ def _(law: OverItsNorm, use: Use) -> Any:
             raise Refuted(f"the guard is taken over axis {axis.new}, the norm over axis {axis.old}")
         return reduction.over_its_core(use, x, int(axis.new), plain(use.argument(4, "core")))
     use.same_numbers()
-    return reduction.across(use, int(axis.new), zeros_vanish=True)
+    return reduction.over_its_norm(use, int(axis.new))
 
 
 @_proved.register
