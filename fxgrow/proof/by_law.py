@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from fxgrow import guards
-from fxgrow.proof.claims import Claim, Held, Refuted, Unproved, inserted, unchanged
+from fxgrow.proof.claims import Claim, Held, Refuted, Unproved, inserted, spare_copies, unchanged
 from fxgrow.proof.node_pair import Both, Use, claims_in, plain
 from fxgrow.proof.products import Operand, contract, dropped
 from fxgrow.proof.rules import attention as attentions
@@ -365,7 +365,9 @@ def _(law: Compared, use: Use) -> Any:
         if any(m is not None for claim in (one, two) for m in claim.maps[:-2]):
             raise Unproved("batch has grown")
         lead, old, new = use.value.shape[:-2], (one.old[-2], two.old[-2]), (one.new[-2], two.new[-2])
-        return Claim((*lead, *old), (*lead, *new), (*[None] * len(lead), one.maps[-2], two.maps[-2]))
+        copies = {len(lead) + k: claim.copies_of(claim.rank - 2) for k, claim in enumerate((one, two))}
+        maps = (*[None] * len(lead), one.maps[-2], two.maps[-2])
+        return Claim((*lead, *old), (*lead, *new), maps, copies=spare_copies(copies))
     found = reduction.of_one(combined(use, [one, two], "other"), rank + axis)
     return dropped(found, rank + axis) if len(use.value.shape) < rank else found
 

@@ -173,11 +173,11 @@ MIXERS: dict[str, Callable[[int], nn.Module]] = {
 
 
 @pytest.mark.parametrize("name", MIXERS)
-@pytest.mark.parametrize("width", [1.5, 2])
-def test_layers_that_mix_tokens_by_their_frequencies(name: str, width: float) -> None:
+@pytest.mark.parametrize(("width", "init"), [(1.5, "zero"), (2, "zero"), (2, "mirror"), (2, "replicate")])
+def test_layers_that_mix_tokens_by_their_frequencies(name: str, width: float, init: str) -> None:
     torch.manual_seed(0)
     model = Mixing(MIXERS[name]).double()
-    grown = assert_grows(model, (IMAGES,), width, "zero", least_ratio=0.9 * width)
+    grown = assert_grows(model, (IMAGES,), width, init, least_ratio=0.9 * width)
     assert str(fxgrow.certify(grown, model).verdict) == "PROVED"
 
 

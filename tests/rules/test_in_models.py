@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -61,10 +62,11 @@ BETWEEN = {
 
 
 @pytest.mark.parametrize("name", BETWEEN)
-def test_what_lies_between_two_layers(name: str) -> None:
+@pytest.mark.parametrize("init", ["zero", "replicate"])
+def test_what_lies_between_two_layers(name: str, init: str) -> None:
     torch.manual_seed(0)
     model = Between(BETWEEN[name]).double()
-    grown = assert_grows(model, (TOKENS,), 2, "zero", least_ratio=1.9)
+    grown = assert_grows(model, (TOKENS,), 2, init, least_ratio=1.9)
     assert str(fxgrow.certify(grown, model).verdict) == "PROVED"
 
 
@@ -122,10 +124,11 @@ class Prototypes(nn.Module):
     "compare",
     [torch.cdist, lambda h, p: F.cosine_similarity(h.unsqueeze(-2), p, dim=-1), lambda h, p: torch.cdist(h, p[None])],
 )
-def test_prototypes_grow_in_number_and_say_why_not_in_width(compare: Callable[[Tensor, Tensor], Tensor]) -> None:
+@pytest.mark.parametrize("init", ["zero", "replicate"])
+def test_prototypes_grow_in_number_and_say_why_not_in_width(compare: Any, init: str) -> None:
     torch.manual_seed(0)
     model = Prototypes(compare).double()
-    grown = assert_grows(model, (TOKENS,), 2, "zero")
+    grown = assert_grows(model, (TOKENS,), 2, init)
     assert grown.prototypes.shape == (10, 8)
     assert str(fxgrow.certify(grown, model).verdict) == "PROVED"
     (held,) = fxgrow.report(grown).plan.held

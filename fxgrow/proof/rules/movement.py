@@ -77,7 +77,8 @@ def _summary(item: Any, claims: Iterator[Claim]) -> Any:
         claim = next(claims)
         facts = (*claim.maps, claim.zero)
         known = [(axis, _digest(found)) for table in (claim.copies, claim.means) for axis, found in table.items()]
-        return claim.old, claim.new, tuple(map(_digest, facts)), len(claim.copies), tuple(known), claim.nonnegative
+        flags = len(claim.copies), claim.nonnegative, claim.uniform
+        return claim.old, claim.new, tuple(map(_digest, facts)), tuple(known), flags
     if isinstance(item, Both):
         return repr((item.old, item.new))
     if isinstance(item, slice):
