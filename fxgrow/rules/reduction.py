@@ -115,7 +115,7 @@ class CoreUnits(Law):
         return moved_core(op, know, op.tensor(0, "x").axes[op.data["axis"]], 2)
 
 
-ALL = "all"
+ALL: Literal["all"] = "all"
 Axes = int | tuple[int, ...] | Literal["all"] | None
 
 

@@ -33,7 +33,7 @@ from fxgrow.rules.pointwise import AddProduct, ParametricRelu, Pointwise
 from fxgrow.rules.products import AddedProduct, Lettered, inner, outer, tensordot
 from fxgrow.rules.readout import Readout
 from fxgrow.rules.recurrent import Recurrent, RecurrentCell
-from fxgrow.rules.reduction import ALL, Across, CoreUnits, OverItsNorm, Reduction, kept_unless_filled
+from fxgrow.rules.reduction import ALL, Across, Axes, CoreUnits, OverItsNorm, Reduction, kept_unless_filled
 from fxgrow.rules.registry import rows, rule, rules
 from fxgrow.rules.spatial import Pad, PixelShuffle, Sampled, Spatial, Unfold
 from fxgrow.rules.standardisation import BatchNormFunction, Standardised
@@ -213,7 +213,8 @@ rules(("logcumsumexp", torch.logcumsumexp), Across())
 rules(("sort", torch.sort, "argsort", torch.argsort), Across("zero", default=-1))
 rules(("topk", torch.topk), Across("zero", (2, "dim"), default=-1))
 rules(("diff", torch.diff), Across("linear", (2, "dim"), default=-1))
-for _axes, _default in {"": -1, "2": (-2, -1), "n": ALL}.items():
+_FOURIER: dict[str, Axes] = {"": -1, "2": (-2, -1), "n": ALL}
+for _axes, _default in _FOURIER.items():
     _transforms = (f"{_inverse}{_kind}fft{_axes}" for _inverse in ("", "i") for _kind in ("", "r", "h"))
     rules((getattr(torch.fft, _name) for _name in _transforms), Across("linear", (2, "dim"), _default))
 rules((torch.fft.fftshift, torch.fft.ifftshift), shape.Passing((1, "dim")))
