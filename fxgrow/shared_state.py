@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -113,7 +114,8 @@ def _files(model: nn.Module) -> list[dict[str, Any]]:
 
 
 def _imported(value: Any) -> dict[str, Any]:
-    return vars(value) if isinstance(value, ModuleType) else getattr(value, "__globals__", {})
+    function = inspect.unwrap(value) if isinstance(value, (FunctionType, _CACHED)) else None
+    return vars(value) if isinstance(value, ModuleType) else getattr(function, "__globals__", {})
 
 
 def _is_library(name: str) -> bool:

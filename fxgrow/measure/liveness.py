@@ -151,6 +151,12 @@ def _all(where: Tensor) -> bool:
     return not where.numel() or bool(where.view(torch.uint8).amin())
 
 
+def _distance(output: Tensor, goal: Tensor) -> Tensor:
+    """The mean square of the difference."""
+    apart = torch.view_as_real(output - goal) if output.is_complex() else output - goal
+    return (apart**2).mean()
+
+
 def _count(where: Tensor) -> int:
     return int(torch.count_nonzero(where))
 
@@ -177,11 +183,12 @@ def moved_by_sgd(
 
     def step(p: Tensor) -> None:
         assert p.grad is not None
-        lowest, highest = torch.aminmax(p.grad)
+        grad = p.grad.abs() if p.grad.is_complex() else p.grad
+        lowest, highest = torch.aminmax(grad)
         largest = max(float(highest), -float(lowest))
         if largest:
             least = ROUNDING * largest
-            moved[names[id(p)]] |= (p.grad > least) | (p.grad < -least)  # no copy of the gradient
+            moved[names[id(p)]] |= (grad > least) | (grad < -least)  # no copy of the gradient
             with torch.no_grad():
                 p.sub_(p.grad, alpha=rate * max(1.0, float(p.norm())) / float(p.grad.norm()))
         p.grad = None
@@ -197,7 +204,7 @@ def moved_by_sgd(
                 for place, output in enumerate(outputs)
                 if output.requires_grad
             }
-            loss = torch.stack([((outputs[place] - goal) ** 2).mean() for place, goal in goals.items()]).sum()
+            loss = torch.stack([_distance(outputs[place], goal) for place, goal in goals.items()]).sum()
         if not loss.requires_grad:
             break
         loss.backward()

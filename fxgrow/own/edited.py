@@ -73,7 +73,9 @@ class CallEdit:
     def apply(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments that the call gets in place of these."""
         if self.change == "core_input":
-            return (guards.core(args[0], self.value["axis"], self.value["core"]), *args[1:]), kwargs
+            place = self.value.get("operand", 0)
+            taken = guards.core(args[place], self.value["axis"], self.value["core"])
+            return (*args[:place], taken, *args[place + 1 :]), kwargs
         if self.path[0] == "args":
             return tuple(put(list(args), self.path[1:], self.value)), kwargs
         return args, put(dict(kwargs), self.path[1:], self.value)

@@ -38,7 +38,9 @@ class Site:
     @property
     def key(self) -> Any:
         """Which change of which call it is."""
-        return (self.module, self.called, self.target, self.index, self.edit.kind, self.edit.path, self.method)
+        edit = self.edit
+        place = edit.value.get("operand") if edit.kind == "core_input" else edit.path
+        return (self.module, self.called, self.target, self.index, edit.kind, place, self.method)
 
 
 _CHANGES = ("guard", "core_input", "multiply")

@@ -11,6 +11,7 @@ from torch import fx, nn
 
 from fxgrow.axes.layout import Leaf, Reason, is_fixed, leaves
 from fxgrow.axes.unify import Unifier
+from fxgrow.rules.calls import is_inexact
 from fxgrow.rules.law import Law
 from fxgrow.rules.op import Op, Tensor, Tree, tensors
 from fxgrow.rules.registry import law_of_call
@@ -74,6 +75,15 @@ def _tied(analysis: Analysis) -> Iterator[tuple[str, int]]:
             yield name, axis
 
 
+def why_unread(analysis: Analysis, leaf: Leaf, guarded: bool) -> Reason:
+    """Why nothing would read the new units of a dimension; guarded: its statistics are taken of old units alone."""
+    over = (op for op in analysis.ops for layout in op.law.statistics(op) if leaf in leaves(layout))
+    op = next(over, None) if guarded else None
+    if op is None:
+        return Reason("nothing would read its new units")
+    return Reason(f"nothing but {op.name} would read its new units, and its result has to stay", op.place)
+
+
 def _find_parameters(analysis: Analysis) -> None:
     first: dict[int, str] = {}
     for named in (analysis.model.named_parameters, analysis.model.named_buffers):
@@ -86,7 +96,7 @@ def _find_parameters(analysis: Analysis) -> None:
             if getattr(tensor, "fxgrow_shared", False):
                 reason = Reason("another part of the model holds it too", name)
                 axes = tuple(Leaf(size, reason=reason) for size in tensor.shape)
-            elif tensor.dtype.is_floating_point:
+            elif is_inexact(tensor):
                 axes = tuple(analysis.unifier.fresh(size) for size in tensor.shape)
             else:
                 axes = tuple(analysis.unifier.constant(size) for size in tensor.shape)

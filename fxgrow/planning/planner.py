@@ -19,7 +19,7 @@ from fxgrow.amounts import Amounts
 from fxgrow.axes.layout import Join, Layout, Leaf, Product, Reason, leaves, resolve
 from fxgrow.capture import Captured
 from fxgrow.capture.inputs import described
-from fxgrow.planning.analysis import Analysis, analyse, factors_of, roles_of
+from fxgrow.planning.analysis import Analysis, analyse, factors_of, roles_of, why_unread
 from fxgrow.planning.ends import End
 from fxgrow.planning.learning import Moves
 from fxgrow.planning.numbers import Loose, number_edits, positions_after, size_attributes
@@ -180,7 +180,8 @@ class Planner:
         if first or self._mixed_copies():
             return True
         unread = [leaf for leaf in self.sizing.growth if leaf not in self.know.read and leaf not in self.at_ends]
-        self._fix(unread, Reason("nothing would read its new units"))
+        for leaf in unread:
+            self._fix([leaf], why_unread(self.analysis, leaf, leaf in self.guarded))
         return bool(unread) or self._let_learn()
 
     def _let_learn(self) -> bool:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fxgrow.proof.claims import Claim, Refuted, at_old
+from fxgrow.proof.values import exact
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,8 @@ def _twins(position: Tensor, source: Tensor, size: int) -> Tensor | None:
 
 def added_up(columns: Tensor, axis: int, twins: Tensor) -> Tensor:
     """Weights by old unit, those of equal units added up at the first of them."""
-    total = torch.zeros_like(columns, dtype=torch.float64)
-    return total.index_add_(axis, twins.to(columns.device), columns.double())
+    columns = exact(columns)
+    return torch.zeros_like(columns).index_add_(axis, twins.to(columns.device), columns)
 
 
 def collapsed(value: Tensor, axis: int, atoms: Atoms) -> tuple[Tensor, Tensor]:
@@ -103,11 +104,11 @@ def collapsed(value: Tensor, axis: int, atoms: Atoms) -> tuple[Tensor, Tensor]:
         return old, value.index_select(axis, (index >= size).nonzero().flatten().to(value.device))
     shape = list(value.shape)
     shape[axis] = size + len(atoms.names)
-    total = torch.zeros(shape, dtype=torch.float64, device=value.device)
     known = (index >= 0).nonzero().flatten().to(value.device)
-    total.index_add_(axis, index.to(value.device)[known], value.index_select(axis, known).double())
+    columns = exact(value.index_select(axis, known))
+    total = columns.new_zeros(shape).index_add_(axis, index.to(value.device)[known], columns)
     old, free = total.narrow(axis, 0, size), total.narrow(axis, size, len(atoms.names))
     mean = (index == -2).nonzero().flatten().to(value.device)
     if len(mean):
-        old = old + value.index_select(axis, mean).double().sum(axis, keepdim=True) / size
+        old = old + exact(value.index_select(axis, mean)).sum(axis, keepdim=True) / size
     return old, free

@@ -15,24 +15,26 @@ from typing import Any
 import torch
 
 from fxgrow import guards
-from fxgrow.proof.claims import Claim, Held, Refuted, Unproved, inserted, unchanged
+from fxgrow.proof.claims import Claim, Held, Refuted, Unproved, inserted, spare_copies, unchanged
 from fxgrow.proof.node_pair import Both, Use, claims_in, plain
 from fxgrow.proof.products import Operand, contract, dropped
 from fxgrow.proof.rules import attention as attentions
 from fxgrow.proof.rules import contraction, normalisation, recurrent, reduction, spatial
 from fxgrow.proof.rules.movement import filled, halves, movement, written
-from fxgrow.proof.rules.picking import gathered, picked
+from fxgrow.proof.rules.picking import picked
 from fxgrow.proof.rules.pointwise import combined, pointwise
+from fxgrow.proof.values import exact
 from fxgrow.rules import convolution
 from fxgrow.rules.attention import Attention
 from fxgrow.rules.comparing import Compared
+from fxgrow.rules.complexes import Pairs, Part, is_part
 from fxgrow.rules.contraction import Contraction, MatrixProduct
 from fxgrow.rules.convolution import Convolution, Slide, Transposed
 from fxgrow.rules.gated import GatedUnit
 from fxgrow.rules.law import Fact, Law, Terms
 from fxgrow.rules.lookup import Gather, GatherBags
 from fxgrow.rules.normalisation import BatchNorm, GroupNorm, Guarded, OverUnits
-from fxgrow.rules.picking import GatherAlong, GetItem, IndexSelect, Narrow, Select, Written, picking_axes
+from fxgrow.rules.picking import GetItem, Narrow, Select, Written, picking_axes
 from fxgrow.rules.pointwise import ParametricRelu, Pointwise
 from fxgrow.rules.products import AddedProduct
 from fxgrow.rules.readout import Readout
@@ -221,19 +223,16 @@ def _(law: GetItem, use: Use) -> Any:
 
 
 @_proved.register
-def _(law: IndexSelect, use: Use) -> Any:
-    if use.claim(2, "index").constant:
-        return movement(use)
-    rank = use.claim().rank
-    axis = axis_of(int(plain(use.argument(1, "dim")).new), rank)
-    return picked(use, [None if k == axis else k for k in range(rank)])
+def _(law: Part, use: Use) -> Any:
+    if use.new.target is getattr and not is_part(plain(use.argument(1, "name")).new):
+        raise _no_rule(use)
+    use.rule = "a part of complex numbers"
+    return combined(use, [use.equal(use.claim())], "linear", [[0]])
 
 
 @_proved.register
-def _(law: GatherAlong, use: Use) -> Any:
-    if use.claim(2, "index").constant and use.claim().same:
-        return movement(use)
-    return gathered(use, int(plain(use.argument(1, "dim")).new))
+def _(law: Pairs, use: Use) -> Any:
+    return spatial.paired(use, law.inverse)
 
 
 @_proved.register
@@ -308,8 +307,7 @@ def _(law: Parametrized, use: Use) -> Any:
     g, v = gain.held, direction.held
     assert g is not None and v is not None
     old, new = (
-        torch._weight_norm(one.double(), other.double(), module[0].dim)
-        for one, other in ((v.old, g.old), (v.new, g.new))
+        torch._weight_norm(exact(one), exact(other), module[0].dim) for one, other in ((v.old, g.old), (v.new, g.new))
     )
     kept = Held(old, new, use.new.name, False, max(g.precision, v.precision), v.fills, v.rounded or g.rounded)
     return Claim(direction.old, direction.new, direction.maps, held=kept)
@@ -327,11 +325,17 @@ def _(law: Reduction, use: Use) -> Any:
 
 @_proved.register
 def _(law: Across, use: Use) -> Any:
-    given = None if use.new_module is not None else plain(use.argument(*law.place)).new
-    axis = law.axis(use.new_module, given)
-    if axis is None:
+    argument = functools.partial(_found, use)
+    axes, index = law.axes(use.new_module, argument, use.claims()[0].rank), argument(2, "index")
+    if axes is None:
         raise _no_rule(use)
-    return spatial.channelwise(use, [axis], "other", keeps_zero=False)
+    return spatial.across(use, axes, law.kind_of(argument), index if isinstance(index, Claim) else None)
+
+
+def _found(use: Use, index: int, name: str, default: Any = None) -> Any:
+    """The claim of a tensor at a position or under a name, or the number that the grown node has there."""
+    given = use.argument(index, name, default)
+    return given if isinstance(given, Claim) else plain(given).new
 
 
 @_proved.register
@@ -345,7 +349,7 @@ def _(law: OverItsNorm, use: Use) -> Any:
             raise Refuted(f"the guard is taken over axis {axis.new}, the norm over axis {axis.old}")
         return reduction.over_its_core(use, x, int(axis.new), plain(use.argument(4, "core")))
     use.same_numbers()
-    return reduction.across(use, int(axis.new), zeros_vanish=True)
+    return reduction.over_its_norm(use, int(axis.new))
 
 
 @_proved.register
@@ -353,17 +357,19 @@ def _(law: Compared, use: Use) -> Any:
     use.rule = "compared along an axis"
     use.same_settings()
     one, two = map(use.equal, use.claims())
-    given = law.default if law.default is not None else getattr(use.new_module, "dim", None)
-    axis = axis_of(given if given is not None else plain(use.argument(2, "dim", 1)).new, one.rank)
+    rank = max(one.rank, two.rank)
+    axis = law.axis(use.new_module, functools.partial(_found, use), rank)
     if one.maps[axis] is not None or two.maps[axis] is not None:
         raise Unproved(f"{use.name} is taken over new units")
     if law.pairs:
         if any(m is not None for claim in (one, two) for m in claim.maps[:-2]):
             raise Unproved("batch has grown")
         lead, old, new = use.value.shape[:-2], (one.old[-2], two.old[-2]), (one.new[-2], two.new[-2])
-        return Claim((*lead, *old), (*lead, *new), (*[None] * len(lead), one.maps[-2], two.maps[-2]))
-    found = reduction.of_one(combined(use, [one, two], "other"), axis)
-    return dropped(found, axis) if len(use.value.shape) < one.rank else found
+        copies = {len(lead) + k: claim.copies_of(claim.rank - 2) for k, claim in enumerate((one, two))}
+        maps = (*[None] * len(lead), one.maps[-2], two.maps[-2])
+        return Claim((*lead, *old), (*lead, *new), maps, copies=spare_copies(copies))
+    found = reduction.of_one(combined(use, [one, two], "other"), rank + axis)
+    return dropped(found, rank + axis) if len(use.value.shape) < rank else found
 
 
 # -- attention, recurrence, space ----------------------------------------------------------------------------

@@ -98,7 +98,9 @@ class Claim:
         return torch.arange(self.new[axis]) if found is None else found
 
     def copies_of(self, axis: int) -> Tensor:
-        """The copies along an axis, spelled out; all that hold the mean are copies of each other."""
+        """The copies along an axis, spelled out; all that hold the mean are copies of each other, as is one number."""
+        if self.uniform:
+            return torch.zeros(self.new[axis], dtype=torch.long)
         found = self.copies.get(axis, torch.arange(self.new[axis]))
         if axis not in self.means:
             return found
@@ -329,7 +331,7 @@ def carried(claim: Claim, axes: Sequence[int | None], shape: Sequence[int], mean
     return replace(
         result,
         zero=spare(zero & is_new(result)),
-        copies={k: claim.copies[axis] for k, axis in enumerate(axes) if axis in claim.copies},
+        copies={k: claim.copies_of(axis) for k, axis in enumerate(axes) if axis is not None and claim.repeats(axis)},
         means={k: claim.means[axis] for k, axis in enumerate(axes) if means and axis in claim.means},
     )
 

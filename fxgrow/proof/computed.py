@@ -14,7 +14,8 @@ from fxgrow.proof.claims import Claim, Held, Refuted, Unproved
 from fxgrow.proof.node_pair import Use
 from fxgrow.proof.rules.movement import CPU, arranged
 from fxgrow.proof.structures import all_unchanged, stripped
-from fxgrow.rules.calls import run
+from fxgrow.proof.values import exact
+from fxgrow.rules.calls import is_inexact, run
 from fxgrow.rules.law import Law
 
 
@@ -26,10 +27,10 @@ def computed(use: Use, law: Law | None) -> Any:
     device = next((claim.held.new.device for claim in use.claims() if claim.held and not claim.constant), CPU)
 
     def value_of(claim: Claim, old: bool) -> Tensor:
-        """In float64 unless entries are only moved."""
+        """In float64 or complex128 unless entries are only moved."""
         assert claim.held is not None
         value = (claim.held.old if old else claim.held.new).to(device)
-        return value if moves or not value.dtype.is_floating_point else value.double()
+        return value if moves or not is_inexact(value) else exact(value)
 
     values = []
     for old in (True, False):
@@ -42,12 +43,13 @@ def computed(use: Use, law: Law | None) -> Any:
     fills = frozenset().union(*(one.fills for one in held))
     finest = max(one.precision for one in held)
     rounded = any(one.rounded for one in held)
-    exact = moves and all(one.exact for one in held)
+    stored = moves and all(one.exact for one in held)
 
     def with_values(claim: Claim, old: Tensor, new: Tensor) -> Claim:
         if tuple(old.shape) != claim.old or tuple(new.shape) != claim.new:
             raise Unproved("its shape is not what was worked out")
-        return Claim(claim.old, claim.new, claim.maps, held=Held(old, new, use.new.name, exact, finest, fills, rounded))
+        kept = Held(old, new, use.new.name, stored, finest, fills, rounded)
+        return Claim(claim.old, claim.new, claim.maps, held=kept)
 
     return _each(with_values, shapes, *values)
 

@@ -11,6 +11,7 @@ from torch import fx, nn
 from fxgrow import guards
 from fxgrow.proof.claims import Claim, Held, Refuted, Unproved
 from fxgrow.proof.node_pair import Both, Use, plain
+from fxgrow.proof.values import exact
 
 Pair = Callable[[Any, Any], Any]
 """Makes claims, or a pair of values, of an argument in the original and in the grown graph."""
@@ -91,7 +92,7 @@ def over_its_core(use: Use) -> Claim:
     x = use.claim(0, "x")
     assert x.held is not None
     p, dim, eps, core = (plain(use.argument(k, name)) for k, name in enumerate(("p", "dim", "eps", "core"), start=1))
-    old, new = x.held.old.double(), x.held.new.double()
+    old, new = exact(x.held.old), exact(x.held.new)
     if core.old is None:
         before = nn.functional.normalize(old, p.old, dim.old, eps.old)
     else:

@@ -26,8 +26,8 @@ from fxgrow.proof.claims import (
     spare_copies,
     unchanged,
 )
-from fxgrow.proof.values import DERIVED_ULPS, ULPS, at_index, differing, first
-from fxgrow.rules.calls import Called, writes
+from fxgrow.proof.values import DERIVED_ULPS, ULPS, at_index, differing, exact, first
+from fxgrow.rules.calls import Called, is_inexact, writes
 from fxgrow.rules.registry import kind_of
 
 ABSENT = type("Absent", (), {"__repr__": lambda self: "nothing"})()
@@ -264,13 +264,13 @@ def check_old_entries(held: Held, maps: tuple[Map, ...], old: tuple[int, ...], f
     Refuted: an old entry is not what it was.
     """
     kept = at_old(held.new, maps, old)
-    wanted = held.old if factor == 1.0 else held.old.double() * factor
+    wanted = held.old if factor == 1.0 else exact(held.old) * factor
     if kept.shape != wanted.shape:
         raise Refuted(
             f"{held.name} is of shape {list(held.new.shape)}, which is not a growth of {list(held.old.shape)}"
         )
-    exact = held.exact and factor == 1.0 and not held.rounded
-    bound = 0.0 if exact else (ULPS if held.exact else DERIVED_ULPS) * held.precision
+    stored = held.exact and factor == 1.0 and not held.rounded
+    bound = 0.0 if stored else (ULPS if held.exact else DERIVED_ULPS) * held.precision
     wrong = differing(kept, wanted, bound, largest=not held.exact)
     if wrong.any():
         place = first(wrong)
@@ -279,7 +279,7 @@ def check_old_entries(held: Held, maps: tuple[Map, ...], old: tuple[int, ...], f
             f"it should be {at_index(wanted, place):.9g}"
         )
     times = f" x {factor:.6g}" if factor != 1.0 else ""
-    return f"old entries of {held.name} are the original's{times}" + ("" if exact else " (few ulp)")
+    return f"old entries of {held.name} are the original's{times}" + ("" if stored else " (few ulp)")
 
 
 def without_values(claim: Claim) -> Claim:
@@ -313,6 +313,7 @@ def facts_of(claim: Claim) -> tuple[Tensor | None, dict[int, Tensor], dict[int, 
 
 def repeated(value: Tensor, axis: int) -> Tensor:
     """Position -> the first position along an axis with the same entries, bit for bit. Shape `[positions]`."""
+    value = torch.view_as_real(value) if value.is_complex() else value
     rows = value.detach().movedim(axis, 0).reshape(value.shape[axis], -1)
     count = rows.shape[0]
     if rows.shape[1] == 0:
@@ -345,11 +346,10 @@ def mean_positions(value: Tensor, axis: int, position: Tensor, precision: float)
     """Which new positions along an axis hold the mean of the old ones, up to rounding. Shape `[positions]`."""
     old, new = (position >= 0).nonzero().flatten(), (position < 0).nonzero().flatten()
     result = torch.zeros(len(position), dtype=torch.bool)
-    if not len(old) or not len(new) or not value.dtype.is_floating_point:
+    if not len(old) or not len(new) or not is_inexact(value):
         return result
-    mean = value.index_select(axis, old.to(value.device)).double().mean(axis, keepdim=True)
-    scale = value.index_select(axis, old.to(value.device)).double().abs().amax(axis, keepdim=True)
-    added = value.index_select(axis, new.to(value.device)).double()
+    before, added = (exact(value.index_select(axis, units.to(value.device))) for units in (old, new))
+    mean, scale = before.mean(axis, keepdim=True), before.abs().amax(axis, keepdim=True)
     bound = ULPS * precision * scale
     near = (added - mean).abs() <= bound
     for other in range(value.ndim):

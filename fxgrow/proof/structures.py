@@ -9,11 +9,12 @@ from torch import Tensor
 
 from fxgrow.proof.claims import Claim, is_new, unchanged
 from fxgrow.proof.node_pair import Both, claims_in
+from fxgrow.rules.calls import is_inexact
 
 
 def picks(claim: Claim) -> bool:
     """Whether a tensor is of whole numbers whose values are known, by which entries can be picked."""
-    return claim.held is not None and not claim.held.new.dtype.is_floating_point
+    return claim.held is not None and not is_inexact(claim.held.new)
 
 
 def stripped(item: Any) -> Any:

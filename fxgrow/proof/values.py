@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fxgrow.rules.calls import is_inexact
+
 ULPS = 4
 """Where growth rounds (scaled gains, means, shares of weights): units in the last place of the stored dtype."""
 
@@ -15,15 +17,20 @@ DERIVED_ULPS = 64
 
 def precision(tensor: Tensor) -> float:
     """The unit in the last place of 1 in the dtype of a tensor; 0 for integers."""
-    return float(torch.finfo(tensor.dtype).eps) if tensor.dtype.is_floating_point else 0.0
+    return float(torch.finfo(tensor.dtype).eps) if is_inexact(tensor) else 0.0
+
+
+def exact(tensor: Tensor) -> Tensor:
+    """The same in float64, or in complex128."""
+    return tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)
 
 
 def differing(found: Tensor, wanted: Tensor, bound: float = 0.0, largest: bool = False) -> Tensor:
     """Which entries differ by more than `bound`, relative to the wanted entry or to the largest one."""
     if bound == 0.0:
         return found != wanted
-    difference = (found.double() - wanted.double()).abs()
-    scale = wanted.double().abs()
+    difference = (exact(found) - exact(wanted)).abs()
+    scale = exact(wanted).abs()
     return ~(difference <= bound * (scale.amax() if largest and scale.numel() else scale))
 
 
@@ -32,5 +39,6 @@ def first(wrong: Tensor) -> tuple[int, ...]:
     return tuple(int(k) for k in wrong.nonzero()[0])
 
 
-def at_index(tensor: Tensor, place: tuple[int, ...]) -> float:
-    return float(tensor[place].item())
+def at_index(tensor: Tensor, place: tuple[int, ...]) -> complex:
+    found: complex = tensor[place].item()
+    return found

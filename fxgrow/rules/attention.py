@@ -55,10 +55,10 @@ class Attention(Carrying):
         for leaf in know.growing(op.data["q"].axes[-1]):
             yield [(op.data[name], Want(leaf, Fact.ZERO)) for name in ("q", "k")]
 
-    def carries(self, op: Op, leaf: Leaf) -> tuple[Tensor, set[Fact]]:
+    def carries(self, op: Op, leaf: Leaf) -> tuple[list[Tensor], set[Fact]]:
         v: Tensor = op.data["v"]
         heads = {one for axis in v.axes[:-1] for one in leaves(axis)}
-        return v, {Fact.ZERO, Fact.MEAN} if leaf in leaves(v.axes[-1]) and leaf not in heads else {Fact.ZERO}
+        return [v], {Fact.ZERO, Fact.MEAN} if leaf in leaves(v.axes[-1]) and leaf not in heads else {Fact.ZERO}
 
     def facts(self, op: Op, know: Knowledge) -> None:
         for leaf in know.growing(op.data["q"].axes[-1]):

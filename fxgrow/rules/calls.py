@@ -207,6 +207,11 @@ def at_zero(function: Callable[[Tensor], Any]) -> tuple[Tensor, Tensor] | None:
     return y.detach(), slope
 
 
+def is_inexact(value: Tensor) -> bool:
+    """Whether entries are real or complex numbers, rather than whole ones or truths."""
+    return value.is_floating_point() or value.is_complex()
+
+
 def places_of(value: Tensor) -> Tensor:
     """Every entry's own place in a tensor, counted from one so that zeros between are told apart."""
     return torch.arange(1, value.numel() + 1).reshape(value.shape)

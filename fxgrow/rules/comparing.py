@@ -6,10 +6,11 @@ New units would count in them, so that they are taken over the old ones alone (`
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from fxgrow.axes.layout import Layout, Leaf, leaves, resolve
 from fxgrow.rules.knowledge import Knowledge
-from fxgrow.rules.law import Edit, Law
+from fxgrow.rules.law import Edit, Law, Lookup
 from fxgrow.rules.op import Op, Tensor, Tree
 from fxgrow.rules.shape import axis_of
 
@@ -23,24 +24,26 @@ class Compared(Law):
         self.default = default  # None: the axis is an argument, and 1 where it is left out
         self.pairs = pairs
 
+    def axis(self, module: Any, argument: Lookup, rank: int) -> int:
+        """The axis that two tensors are compared along, of the so many that they have together; from the end."""
+        given = self.default if self.default is not None else getattr(module, "dim", None)
+        return axis_of(argument(2, "dim", 1) if given is None else given, rank) - rank
+
     def relate(self, op: Op) -> Tree:
         operands = op.operands()
-        if len(operands) != 2 or len(op.node.args) < 2 or operands[0].rank != operands[1].rank:
+        rank = max((operand.rank for operand in operands), default=0)
+        axis = self.axis(op.module, op.argument, rank)
+        if len(operands) != 2 or len(op.node.args) < 2 or any(operand.rank < -axis for operand in operands):
             return super().relate(op)
-        rank = operands[0].rank
-        given = (
-            self.default if self.default is not None else getattr(op.module, "dim", None) or op.argument(2, "dim", 1)
-        )
-        axis = axis_of(given, rank)
         one, two = operands
         op.unifier.unify(one.axes[axis], two.axes[axis])
         op.data.update(operands=operands, axis=axis)
+        facing = [[t.axes[k] for t in operands if t.rank >= -k] for k in range(-rank, 0)]
         if self.pairs:
-            lead = [op.unifier.broadcast([one.axes[k], two.axes[k]]) for k in range(rank - 2)]
-            return op.result([*lead, one.axes[-2], two.axes[-2]])
-        axes: list[Layout] = [op.unifier.broadcast([one.axes[k], two.axes[k]]) for k in range(rank) if k != axis]
+            return op.result([*map(op.unifier.broadcast, facing[:-2]), one.axes[-2], two.axes[-2]])
+        axes = [op.unifier.broadcast(axes) for k, axes in enumerate(facing, -rank) if k != axis]
         if len(op.value.shape) == rank:
-            axes.insert(axis, op.unifier.constant(1))
+            axes.insert(rank + axis, op.unifier.constant(1))
         return op.result(axes)
 
     def statistics(self, op: Op) -> Iterable[Layout]:
@@ -61,6 +64,8 @@ class Compared(Law):
     def edits(self, op: Op, know: Knowledge) -> list[Edit]:
         if not any(leaf in know.guarded for leaf in self._over(op, know)):
             return []
-        axis = op.data["axis"]
-        cores = [resolve(operand.axes[axis]) for operand in op.data["operands"]]
-        return [Edit("core_input", {"axis": axis, "core": core, "operand": k}) for k, core in enumerate(cores)]
+        axis: int = op.data["axis"]
+        return [
+            Edit("core_input", {"axis": operand.rank + axis, "core": resolve(operand.axes[axis]), "operand": k})
+            for k, operand in enumerate(op.data["operands"])
+        ]

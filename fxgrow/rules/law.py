@@ -9,18 +9,23 @@ do what the original's did is worked out by the kernel (`fxgrow.proof.by_law`), 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import nn
 
 from fxgrow.axes.layout import Layout, Leaf, Reason, resolve
+from fxgrow.rules.calls import is_inexact
 from fxgrow.rules.op import Op, Tensor, Tree, tensors
 
 if TYPE_CHECKING:
     from fxgrow.rules.calls import Call
     from fxgrow.rules.knowledge import Knowledge
+
+
+Lookup = Callable[..., Any]
+"""Looks up an argument by its place and name (and default), as the planner or the kernel sees it."""
 
 
 class Fact(enum.Enum):
@@ -125,6 +130,7 @@ class Law:
 
     family = "unknown"
     moves = False  # whether its output is entries of its operands and nothing else
+    why_held = "has no rule"
 
     @property
     def may_show(self) -> bool:
@@ -135,7 +141,7 @@ class Law:
 
     def relate(self, op: Op) -> Tree:
         """Tie the axes of operands, parameters and outputs; return the outputs."""
-        text = f"{op.name} has no rule"
+        text = f"{op.name} {self.why_held}"
         op.fix_operands(text)
         return op.constants(op.value, Reason(text, op.place))
 
@@ -193,21 +199,29 @@ class Law:
         return 0
 
 
-class Carrying(Law):
-    """Base of laws whose outputs are at new units what one operand is there, as far as some facts go."""
+@dataclass(frozen=True)
+class Holding(Law):
+    """The law of ops beside which nothing can grow, with the reason."""
 
-    def carries(self, op: Op, leaf: Leaf) -> tuple[Tensor, set[Fact]]:
-        """The operand, and the facts."""
+    why_held: str
+
+
+class Carrying(Law):
+    """Base of laws whose outputs are at new units what some operands all are there, as far as some facts go."""
+
+    def carries(self, op: Op, leaf: Leaf) -> tuple[list[Tensor], set[Fact]]:
+        """The operands, and the facts."""
         raise NotImplementedError
 
     def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
-        x, facts = self.carries(op, want.leaf)
-        return [[(x, want)]] if want.fact in facts and want.where is None and want.leaf in x.leaves() else []
+        sources, facts = self.carries(op, want.leaf)
+        fits = want.fact in facts and want.where is None and all(want.leaf in source.leaves() for source in sources)
+        return [[(source, want) for source in sources]] if fits else []
 
     def facts(self, op: Op, know: Knowledge) -> None:
         values = op.value if isinstance(op.value, tuple) else (op.value,)
         for output, value in zip(tensors(op.output), values, strict=True):
-            for leaf in know.growing(*output.axes) if value.dtype.is_floating_point else ():  # where something is, else
-                x, facts = self.carries(op, leaf)
-                known = know.fact(x, leaf)
-                know.learn_all(output, leaf, {None: known} if known in facts else {})
+            for leaf in know.growing(*output.axes) if is_inexact(value) else ():  # where something is, else
+                sources, facts = self.carries(op, leaf)
+                known = {know.fact(source, leaf) for source in sources}
+                know.learn_all(output, leaf, {None: known.pop()} if len(known) == 1 and known <= facts else {})

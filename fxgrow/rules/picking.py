@@ -8,9 +8,19 @@ import torch
 
 from fxgrow.axes.layout import Layout, Leaf, is_fixed, join
 from fxgrow.rules.knowledge import Knowledge
-from fxgrow.rules.law import Carrying, Fact, Law, Range
+from fxgrow.rules.law import Fact, Law, Range
 from fxgrow.rules.op import Op, Path, Tensor, Tree, tensors
-from fxgrow.rules.shape import Everywhere, Moved, Piece, Shape, aliased, axis_of, cut_backward, cut_forward, overwritten
+from fxgrow.rules.shape import (
+    Everywhere,
+    Moved,
+    Piece,
+    Shape,
+    axis_of,
+    cut_backward,
+    cut_forward,
+    hold_aliased,
+    overwritten,
+)
 
 
 class GetItem(Shape):
@@ -54,7 +64,7 @@ class GetItem(Shape):
                 pieces.append(Piece(axis, position, position + 1, False))
                 axis += 1
         axes.extend(x.axes[axis:])
-        op.data["pieces"] = pieces
+        op.data["pieces"] = None if "strided" in op.data else pieces
         op.data["inserted"] = any(v is None for v in values)
         return op.result(axes)
 
@@ -78,6 +88,13 @@ class GetItem(Shape):
             return layout, None
         start, stop, step = cut.indices(size)
         length = len(range(start, stop, step))
+        if start < step > 1 and stop == size and size % step == 0 and not is_fixed(layout):
+            every, apart = op.unifier.factor(layout, [size // step, step])
+            op.unifier.fix(apart, "sliced with a step")
+            if cut.stop is not None:
+                op.size((*path, "stop"), layout)
+            op.data["strided"] = True
+            return every, None
         if is_fixed(layout) or step != 1 or length == 0:
             op.unifier.fix(layout, "sliced with a step")
             return op.unifier.constant(length), Piece(axis, start, start + length, True) if step == 1 else None
@@ -165,8 +182,7 @@ class Written(Law):
 
     def relate(self, op: Op) -> Tree:
         x, value = op.tensor(0, "input"), op.argument(2, "value")
-        if aliased(op, x):
-            op.fix_operands("a tensor that other names still hold is written to in place")
+        if hold_aliased(op, x):
             return None
         region = GetItem().relate(op)
         if not isinstance(region, Tensor):
@@ -222,36 +238,3 @@ class Narrow(GetItem):
             op.size(op.path(2, "start"), parts[0])
         op.size(op.path(3, "length"), axes[axis])
         return op.result(axes)
-
-
-class IndexSelect(Shape):
-    """`index_select`: positions of an axis that an index names."""
-
-    def relate(self, op: Op) -> Tree:
-        x, index = op.tensor(), op.tensor(2, "index")
-        axis = axis_of(op.argument(1, "dim"), x.rank)
-        op.unifier.fix(x.axes[axis], "its entries are picked by index")
-        op.unifier.fix(index.axes, "it is an index")
-        axes = list(x.axes)
-        axes[axis] = op.unifier.constant(op.value.shape[axis])
-        return op.result(axes)
-
-
-class GatherAlong(Carrying, Shape):
-    """`gather`: an index of its own for each entry, along one axis."""
-
-    def relate(self, op: Op) -> Tree:
-        x, index = op.tensor(), op.tensor(2, "index")
-        axis = axis_of(op.argument(1, "dim"), x.rank)
-        axes = list(index.axes)
-        for k, (own, facing) in enumerate(zip(x.axes, index.axes, strict=True)):
-            if k != axis and own.size == facing.size:
-                op.unifier.unify(own, facing)
-                axes[k] = own
-            else:
-                op.unifier.fix((own, facing), "its entries are picked by index")
-        op.data.update(x=x, index=index)
-        return op.result(axes)
-
-    def carries(self, op: Op, leaf: Leaf) -> tuple[Tensor, set[Fact]]:
-        return op.data["x"], {Fact.ZERO}  # each unit has indices of its own: only zeros stay what they are

@@ -13,11 +13,11 @@ from typing import Any, Literal
 from torch import fx
 
 from fxgrow.axes.layout import Layout, Leaf
-from fxgrow.rules.calls import Call, writes
+from fxgrow.rules.calls import Call
 from fxgrow.rules.knowledge import Knowledge
 from fxgrow.rules.law import Fact, Law, Moves, Range, Terms, Want
 from fxgrow.rules.op import Op, Tensor, Tree
-from fxgrow.rules.shape import aliased, overwritten
+from fxgrow.rules.shape import hold_aliased, written_to
 
 Kind = Literal["linear", "zero", "other", "add", "multiply", "divide", "none"]
 """linear: f(ax) = a f(x); zero: f(0) = 0; other: neither known; none: not a pointwise op after all."""
@@ -63,8 +63,7 @@ class Pointwise(Law):
             facing = [t.axis(place - rank + t.rank) for t in operands if place - rank + t.rank >= 0]
             axes.append(op.unifier.broadcast(facing))
         self._pin_numbers(op)
-        if writes(op.node, op.module) and aliased(op, operands[0]):
-            op.fix_operands("a tensor that other names still hold is written to in place")
+        hold_aliased(op, operands[0])
         op.data.update(kind=kind, operands=operands)
         return op.result(axes)
 
@@ -109,11 +108,7 @@ class Pointwise(Law):
 
     def facts(self, op: Op, know: Knowledge) -> None:
         super().facts(op, know)
-        output, x = op.made, op.data["operands"][0]
-        for leaf in know.growing(*output.axes) if writes(op.node, op.module) else ():
-            known = know.ranged(output, leaf)
-            overwritten(op, know, x, leaf, known.get(None, Fact.BASE))
-            know.learn_all(x, leaf, known)
+        written_to(op, know, op.data["operands"][0])
 
     def known(self, op: Op, know: Knowledge, output: Tensor, leaf: Leaf) -> dict[Range | None, Fact]:
         operands: list[Tensor] = op.data["operands"]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from fxgrow import guards
 from fxgrow.axes.layout import Layout, Leaf, leaves, resolve
 from fxgrow.rules.knowledge import Knowledge
-from fxgrow.rules.law import Carrying, Edit, Fact, Law, Want, moved_core
+from fxgrow.rules.law import Carrying, Edit, Fact, Law, Lookup, Want, moved_core
 from fxgrow.rules.op import Op, Tensor, Tree
 from fxgrow.rules.pointwise import Pointwise
-from fxgrow.rules.shape import axis_of
+from fxgrow.rules.shape import axis_of, hold_aliased, written_to
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ class Reduction(Carrying):
         x = op.tensor()
         return know.growing(*(x.axes[k] for k in op.data["reduced"]))
 
-    def carries(self, op: Op, leaf: Leaf) -> tuple[Tensor, set[Fact]]:
+    def carries(self, op: Op, leaf: Leaf) -> tuple[list[Tensor], set[Fact]]:
         kept = {Fact.ZERO: self.keeps_zero, Fact.MEAN: self.kind != "other"}
-        return op.tensor(), {fact for fact, keeps in kept.items() if keeps}
+        return [op.tensor()], {fact for fact, keeps in kept.items() if keeps}
 
     def facts(self, op: Op, know: Knowledge) -> None:
         x = op.tensor()
@@ -115,34 +115,79 @@ class CoreUnits(Law):
         return moved_core(op, know, op.tensor(0, "x").axes[op.data["axis"]], 2)
 
 
-@dataclass(frozen=True)
-class Across(Law):
-    """Ops that couple all entries of an axis, which stays: softmax, cumulated sums, sorting, the k largest.
+ALL: Literal["all"] = "all"
+Axes = int | tuple[int, ...] | Literal["all"] | None
 
-    default: the axis where none is given.
+
+def kept_unless_filled(argument: Lookup) -> Literal["zero", "other"]:
+    """Of an op that may write a number in place of a tensor: it keeps zeros unless that is another number."""
+    number = argument(3, "value")
+    return "other" if isinstance(number, (int, float)) and number != 0 else "zero"
+
+
+@dataclass(frozen=True)
+class Across(Carrying):
+    """Ops that couple all entries of some axes, which stay: softmax, cumulated sums, sorting, FFT, scattering.
+
+    Several tensors are tied on all other axes. One at place 2, `index`, says where entries go.
+
+    kind: what stays on the other axes: "linear": zeros and means; "zero": zeros; "other": neither.
+    place, default: the argument that names the axes; which they are where none is given (None: nobody can tell).
     """
 
+    kind: Literal["linear", "zero", "other"] | Callable[[Lookup], Literal["zero", "other"]] = "other"
     place: tuple[int, str] = (1, "dim")
-    default: int | None = None
+    default: Axes = None
     family = "reduction"
 
-    def axis(self, module: Any, given: Any) -> int | None:
-        """The axis that it is taken over, by a module or by an argument."""
-        axis = getattr(module, "dim", None) if module is not None else given
-        return self.default if axis is None else int(axis)
+    def kind_of(self, argument: Lookup) -> str:
+        return self.kind(argument) if callable(self.kind) else self.kind
+
+    def axes(self, module: Any, argument: Lookup, rank: int) -> list[int] | None:
+        """The axes that it is taken over, by a module or by an argument."""
+        given = getattr(module, "dim", None) if module is not None else argument(*self.place)
+        given = self.default if given is None else given
+        if given == ALL:  # of an FFT of given sizes, as many axes as there are sizes
+            sizes = argument(1, "s")
+            given = range(-len(sizes) if isinstance(sizes, (tuple, list)) else -rank, 0)
+        if given is None:
+            return None
+        return [axis_of(int(axis), rank) for axis in ([given] if isinstance(given, int) else given)]
 
     def relate(self, op: Op) -> Tree:
-        x = op.tensor()
-        axis = self.axis(op.module, op.argument(*self.place))
-        if axis is None:
+        x, index = op.tensor(), op.optional(2, "index")
+        axes = self.axes(op.module, op.argument, x.rank)
+        if axes is None:
             return super().relate(op)
-        axis = axis_of(axis, x.rank)
-        op.unifier.fix(x.axes[axis], f"{op.name} is taken over it")
+        why = op.unifier.because(f"{op.name} is taken over it")
+        op.unifier.fix([x.axes[k] for k in axes], why)
+        mixed = set(axes)
+        for other in op.operands()[1:]:
+            if other.rank != x.rank:
+                op.unifier.fix(other.axes, "it is an index" if other is index else why)
+                continue
+            mixed |= {k for k in range(x.rank) if x.shape[k] != other.shape[k]}
+            for k in range(x.rank):
+                if k in mixed:
+                    op.unifier.fix((x.axes[k], other.axes[k]), why)
+                else:
+                    op.unifier.unify(x.axes[k], other.axes[k])
+        hold_aliased(op, x)
+        op.data["sources"] = [operand for operand in op.operands() if operand is not index]
 
         def made(value: Any) -> Tensor:
-            return op.result([op.unifier.constant(value.shape[k]) if k == axis else x.axes[k] for k in range(x.rank)])
+            return op.result([Leaf(n, reason=why) if k in mixed else x.axes[k] for k, n in enumerate(value.shape)])
 
         return tuple(map(made, op.value)) if isinstance(op.value, tuple) else made(op.value)
+
+    def carries(self, op: Op, leaf: Leaf) -> tuple[list[Tensor], set[Fact]]:
+        kept = {"linear": {Fact.ZERO, Fact.MEAN}, "zero": {Fact.ZERO}, "other": set[Fact]()}
+        return op.data["sources"], kept[self.kind_of(op.argument)]
+
+    def facts(self, op: Op, know: Knowledge) -> None:
+        if "sources" in op.data:
+            super().facts(op, know)
+            written_to(op, know, op.tensor())
 
 
 class OverItsNorm(Law):

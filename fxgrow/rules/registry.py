@@ -90,12 +90,12 @@ def law_of_function(function: Any) -> Law | None:
 
 
 def law_of_method(name: str) -> Law | None:
-    """The law of a method; of one that writes element by element in place, that of the function that it applies."""
+    """The law of a method; of one that writes entries in place, that of the function that it applies."""
     _read_rows()
     law = _methods.get(name)
     if law is None and name.endswith("_"):
         applied = _methods.get(name.removesuffix("_"))
-        law = applied if applied is not None and applied.family == "pointwise" else None
+        law = applied if applied is not None and applied.family in ("pointwise", "reduction") else None
     return law
 
 

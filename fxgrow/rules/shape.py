@@ -10,7 +10,7 @@ from typing import Any
 from torch import fx
 
 from fxgrow.axes.layout import Layout, Leaf, join, product, resolve
-from fxgrow.rules.calls import Call
+from fxgrow.rules.calls import Call, writes
 from fxgrow.rules.knowledge import Knowledge
 from fxgrow.rules.law import Fact, Law, Moves, Range, Terms, Want
 from fxgrow.rules.op import Op, Path, Tensor, Tree, tensors
@@ -407,6 +407,22 @@ def overwritten(op: Op, know: Knowledge, x: Tensor, leaf: Leaf, fact: Fact) -> N
             know.learn_all(seen, leaf, {})
         operands = seen.op.operands() if seen.op is not None and seen.op.law.may_show else []
         seen = operands[0] if operands and leaf in operands[0].leaves() else None
+
+
+def written_to(op: Op, know: Knowledge, x: Tensor) -> None:
+    """An op that writes in place leaves in its operand what it gives back."""
+    for leaf in know.growing(*op.made.axes) if writes(op.node, op.module) else ():
+        known = know.ranged(op.made, leaf)
+        overwritten(op, know, x, leaf, known.get(None, Fact.BASE))
+        know.learn_all(x, leaf, known)
+
+
+def hold_aliased(op: Op, x: Tensor) -> bool:
+    """Whether an op writes in place to what other names show that are read later; then all that it is given is held."""
+    if not writes(op.node, op.module) or not aliased(op, x):
+        return False
+    op.fix_operands("a tensor that other names still hold is written to in place")
+    return True
 
 
 def aliased(op: Op, x: Tensor) -> bool:

@@ -30,8 +30,8 @@ class Spatial(Carrying):
         lead = x.rank - spatial
         return op.result([*x.axes[:lead], *(op.unifier.constant(size) for size in value.shape[lead:])])
 
-    def carries(self, op: Op, leaf: Leaf) -> tuple[Tensor, set[Fact]]:
-        return op.operands()[0], {Fact.ZERO, Fact.MEAN} if self.kind == "linear" else {Fact.ZERO}
+    def carries(self, op: Op, leaf: Leaf) -> tuple[list[Tensor], set[Fact]]:
+        return op.operands()[:1], {Fact.ZERO, Fact.MEAN} if self.kind == "linear" else {Fact.ZERO}
 
 
 class Sampled(Spatial):
@@ -78,7 +78,7 @@ class Pad(Spatial):
                 axes[axis] = op.unifier.constant(op.value.shape[axis])
         return op.result(axes)
 
-    def carries(self, op: Op, leaf: Leaf) -> tuple[Tensor, set[Fact]]:
+    def carries(self, op: Op, leaf: Leaf) -> tuple[list[Tensor], set[Fact]]:
         x, facts = super().carries(op, leaf)
         return x, facts if op.setting(3, "value") in (None, 0) else {Fact.MEAN}
 

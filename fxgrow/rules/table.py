@@ -16,8 +16,8 @@ from torch import nn
 from fxgrow import guards
 from fxgrow.rules import elementwise, pointwise, shape
 from fxgrow.rules.attention import Attention
-from fxgrow.rules.attributes import Attribute
 from fxgrow.rules.comparing import Compared
+from fxgrow.rules.complexes import Attribute, Pairs, Part
 from fxgrow.rules.contraction import (
     Contraction,
     Einsum,
@@ -25,15 +25,15 @@ from fxgrow.rules.contraction import (
 )
 from fxgrow.rules.convolution import Convolution, Transposed
 from fxgrow.rules.gated import GatedUnit
-from fxgrow.rules.law import Fact
+from fxgrow.rules.law import Fact, Holding
 from fxgrow.rules.lookup import Gather, GatherBags
 from fxgrow.rules.normalisation import BatchNorm, GroupNorm, Guarded, OverUnits
-from fxgrow.rules.picking import GatherAlong, GetItem, IndexSelect, Narrow, Select, Written
+from fxgrow.rules.picking import GetItem, Narrow, Select, Written
 from fxgrow.rules.pointwise import AddProduct, ParametricRelu, Pointwise
 from fxgrow.rules.products import AddedProduct, Lettered, inner, outer, tensordot
 from fxgrow.rules.readout import Readout
 from fxgrow.rules.recurrent import Recurrent, RecurrentCell
-from fxgrow.rules.reduction import Across, CoreUnits, OverItsNorm, Reduction
+from fxgrow.rules.reduction import ALL, Across, Axes, CoreUnits, OverItsNorm, Reduction, kept_unless_filled
 from fxgrow.rules.registry import rows, rule, rules
 from fxgrow.rules.spatial import Pad, PixelShuffle, Sampled, Spatial, Unfold
 from fxgrow.rules.standardisation import BatchNormFunction, Standardised
@@ -91,7 +91,7 @@ _POINTWISE: dict[Any, list[Any]] = {
         *(nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
         *(F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, operator.neg, torch.clone),
         *("contiguous", "clone", "detach", "to", "float", "double", "half", "bfloat16", "type", "type_as"),
-        *("cpu", "cuda"),
+        *("cpu", "cuda", "cfloat", "cdouble"),
     ],
     "zero": [
         *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh),
@@ -135,6 +135,9 @@ rules(
 rules(("t", torch.t, "adjoint", torch.adjoint), shape.Permute(shape.last_two))
 rules(("movedim", torch.movedim, "moveaxis", torch.moveaxis), shape.Permute(shape.moved))
 rule(getattr, Attribute())
+rules((torch.real, torch.imag), Part())
+rule(torch.view_as_real, Pairs())
+rule(torch.view_as_complex, Pairs(inverse=True))
 rules(("view", "reshape", torch.reshape), shape.Reshape(shape.listed_sizes))
 rules(
     (
@@ -155,8 +158,6 @@ for _name, _targets in {
 rule(operator.getitem, GetItem())
 rules(("select", torch.select), Select())
 rules(("narrow", torch.narrow), Narrow())
-rules(("index_select", torch.index_select), IndexSelect())
-rules(("gather", torch.gather), GatherAlong())
 rule(operator.setitem, Written())
 rules((torch.cat, torch.concat, torch.concatenate), shape.Concatenate())
 rules((torch.hstack, torch.column_stack), shape.Concatenate(1))
@@ -172,6 +173,7 @@ rules((torch.rand, torch.randn, torch.randint, torch.randperm, torch.empty), Mad
 rules((torch.arange, torch.linspace, torch.eye), Made("its entries go by their position"))
 rules((torch.roll, "roll"), shape.Passing((2, "dims")))
 rules((torch.flip, "flip"), shape.Passing((1, "dims")))
+rules((torch.as_strided, "as_strided"), Holding("reads memory by strides, which are others at another size"))
 
 # -- normalisation -------------------------------------------------------------------------------------------
 
@@ -205,10 +207,23 @@ rules(("all", "any", torch.all, torch.any), _NOT_ZERO)
 rules((nn.Softmax, F.softmax, torch.softmax, "softmax", nn.LogSoftmax, F.log_softmax, torch.log_softmax), Across())
 rules((nn.Softmin, F.softmin, "log_softmax"), Across())
 rule(nn.Softmax2d, Across(default=-3))
-rules(("cumsum", torch.cumsum, "cumprod", torch.cumprod, "logcumsumexp", torch.logcumsumexp), Across())
-rules(("cummax", torch.cummax, "cummin", torch.cummin), Across())
-rules(("sort", torch.sort, "argsort", torch.argsort), Across(default=-1))
-rules(("topk", torch.topk), Across((2, "dim"), default=-1))
+rules(("cumsum", torch.cumsum), Across("linear"))
+rules(("cumprod", torch.cumprod, "cummax", torch.cummax, "cummin", torch.cummin), Across("zero"))
+rules(("logcumsumexp", torch.logcumsumexp), Across())
+rules(("sort", torch.sort, "argsort", torch.argsort), Across("zero", default=-1))
+rules(("topk", torch.topk), Across("zero", (2, "dim"), default=-1))
+rules(("diff", torch.diff), Across("linear", (2, "dim"), default=-1))
+_FOURIER: dict[str, Axes] = {"": -1, "2": (-2, -1), "n": ALL}
+for _axes, _default in _FOURIER.items():
+    _transforms = (f"{_inverse}{_kind}fft{_axes}" for _inverse in ("", "i") for _kind in ("", "r", "h"))
+    rules((getattr(torch.fft, _name) for _name in _transforms), Across("linear", (2, "dim"), _default))
+rules((torch.fft.fftshift, torch.fft.ifftshift), shape.Passing((1, "dim")))
+rules(("index_select", torch.index_select), Across("linear"))
+rules(("index_add", torch.index_add, "index_copy", torch.index_copy), Across("linear"))
+rules(
+    ("gather", torch.gather, "scatter_add", torch.scatter_add, "scatter_reduce", torch.scatter_reduce), Across("zero")
+)
+rules(("index_fill", torch.index_fill, "scatter", torch.scatter), Across(kept_unless_filled))
 rules((F.normalize, guards.normalize), OverItsNorm())
 rules((F.cosine_similarity, nn.CosineSimilarity), Compared())
 rules((F.pairwise_distance, nn.PairwiseDistance), Compared(default=-1))

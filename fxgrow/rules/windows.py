@@ -24,8 +24,8 @@ class BiasTable(Carrying):
         constants = [op.unifier.constant(size) for size in space]
         return op.result([op.unifier.constant(lead), table.axes[1], *constants])
 
-    def carries(self, op: Op, leaf: Leaf) -> tuple[Tensor, set[Fact]]:
-        return op.tensor(0, "relative_position_bias_table"), set(Fact)
+    def carries(self, op: Op, leaf: Leaf) -> tuple[list[Tensor], set[Fact]]:
+        return [op.tensor(0, "relative_position_bias_table")], set(Fact)
 
 
 class WindowAttention(Law):

@@ -27,6 +27,7 @@ from fxgrow.planning.edits import AttributeEdit
 from fxgrow.planning.numbers import number_edits
 from fxgrow.planning.planner import Planner
 from fxgrow.planning.sizing import Sizing, size_after
+from fxgrow.rules.calls import is_inexact
 from fxgrow.rules.knowledge import Knowledge, Way
 from fxgrow.rules.law import Fact
 from fxgrow.rules.op import tensors
@@ -64,7 +65,7 @@ class Alone(nn.Module):
         self.count = len(operands)
         for k, given in enumerate(operands):
             value = torch.randn(given, dtype=torch.float64) if isinstance(given, tuple) else given
-            if value.dtype.is_floating_point:
+            if is_inexact(value):
                 self.register_parameter(f"x{k}", nn.Parameter(value))
             else:
                 self.register_buffer(f"x{k}", value)
@@ -96,7 +97,7 @@ class Looked:
         return {
             name: (value.detach(), self.analysis.parameters[self.analysis.aliases[name]].axes)
             for name, value in named.items()
-            if value.dtype.is_floating_point
+            if is_inexact(value)
         }
 
     def growing_together(self) -> list[list[Leaf]]:

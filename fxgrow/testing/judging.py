@@ -21,6 +21,7 @@ from fxgrow.proof.claims import Claim, Map, at_old, settled
 from fxgrow.proof.models import NORM_GUARDS, Model
 from fxgrow.proof.node_pair import claims_in, facts_of
 from fxgrow.proof.structures import described
+from fxgrow.rules.calls import is_inexact
 from fxgrow.rules.law import Fact
 from fxgrow.rules.op import tensors
 from fxgrow.testing.alone import Grown, Guarded, Looked, grown, permuted, units
@@ -154,8 +155,9 @@ def _check_fact(one: Grown, fact: Fact, leaf: Leaf, value: Tensor, axes: tuple[L
 def _check_close(looked: Looked, actual: Tensor, expected: Tensor, said: str) -> None:
     if actual.shape != expected.shape:
         raise WrongRule(f"{said}: their shape is {list(actual.shape)}, it should be {list(expected.shape)}")
-    if not actual.dtype.is_floating_point:
-        actual, expected = actual.double(), expected.double()
+    if actual.is_complex():
+        actual, expected = torch.view_as_real(actual.resolve_conj()), torch.view_as_real(expected.resolve_conj())
+    actual, expected = actual.double(), expected.double()
     actual, expected = (torch.nan_to_num(t.detach(), nan=0.123, posinf=1e30, neginf=-1e30) for t in (actual, expected))
     wrong = (actual - expected).abs()
     if wrong.numel() and bool((wrong > looked.case.tolerance * (1 + expected.abs())).any()):
@@ -170,7 +172,7 @@ class _Operands(Checker):
     def constant(self, name: str) -> Claim:
         claim = super().constant(name)
         own = "." in name or self.roles.get(name, "weight") != "weight"
-        if own or claim.held is None or not claim.held.new.dtype.is_floating_point:
+        if own or claim.held is None or not is_inexact(claim.held.new):
             return claim
         return Claim(claim.old, claim.new, claim.maps, *facts_of(claim))
 

@@ -25,6 +25,7 @@ from fxgrow.testing.alone import Case
 INDEX = torch.tensor([[0, 2, 1], [1, 1, 0]])
 MASK = torch.tensor([True, False, True, False])
 VECTOR, ROWS, IMAGE = (4,), (3, 4), (2, 4, 6, 6)
+COMPLEX = torch.randn(3, 4, dtype=torch.complex128, generator=torch.Generator().manual_seed(7))
 
 
 def method(name: str, *arguments: Any, **keywords: Any) -> Callable[[Tensor], Any]:
@@ -130,7 +131,14 @@ _NOT_BY_THEMSELVES = {
     *("cuda", "masked_fill", "masked_fill_", "where", "lerp", torch.lerp),
     *(torch.where, operator.invert, torch.logical_not, torch.empty_like),
 }
-_LOW_PRECISION = {"byte": 256.0, "char": 256.0, "float": 1e-6, "half": 2e-3, "bfloat16": 2e-2}
+_LOW_PRECISION = {
+    "byte": 256.0,
+    "char": 256.0,
+    "float": 1e-6,
+    "half": 2e-3,
+    "bfloat16": 2e-2,
+    "cfloat": 1e-6,
+}
 
 
 def brought_by_fxgrow(target: Any) -> bool:
@@ -297,7 +305,9 @@ CASES = [
     Case("torch.tensor_split", lambda x: torch.tensor_split(x, 2, dim=1), ((3, 8),), 3),
     Case("slice", lambda x: x[:, 2:], (ROWS,), 3),
     Case("slice between", lambda x: x[:, 1:3], (ROWS,), 4),
-    Case("slice with a step", lambda x: x[:, ::2], (ROWS,), 1),
+    Case("slice with a step", lambda x: x[:, ::2], (ROWS,), 2),
+    Case("slice with a step to a number", lambda x: x[1:4:2], ((4, 3),), 2),
+    Case("slice with a step and a rest", lambda x: x[::2], ((5, 3),), 1),
     Case("item", lambda x: x[:, 0], (ROWS,), 2),
     Case("ellipsis and none", lambda x: x[..., None, 1:], ((2, 3, 4),), 4),
     Case("index tensor", lambda x, index: x[index], (ROWS, INDEX), 1),
@@ -365,6 +375,14 @@ CASES = [
     Case("attribute mH", lambda x: x.mH * 2, ((2, 3, 4),), 3),
     Case("attribute H", lambda x: x.H + 1, (ROWS,), 2),
     Case("attribute real", lambda x: x.real * 2, (ROWS,), 2),
+    Case("attribute imag", lambda x: x.imag * 2, (COMPLEX,), 2),
+    Case("real part", lambda x: torch.real(x), (COMPLEX,), 2),
+    Case("imaginary part", lambda x: torch.imag(x), (COMPLEX,), 2),
+    Case("view as real", lambda x: torch.view_as_real(x), (COMPLEX,), 2),
+    Case("view as complex", lambda x: torch.view_as_complex(x), ((3, 4, 2),), 2),
+    Case("size of complex numbers", torch.abs, (COMPLEX,), 2),
+    Case("product of complex numbers", torch.mul, (COMPLEX, VECTOR), 2),
+    Case("matrix product of complex numbers", torch.matmul, (COMPLEX, torch.randn(4, 5, dtype=torch.complex128)), 3),
     Case("attribute data", lambda x: x.data.t() * 2, (ROWS,), 2),
     Case("torch.t", lambda x: torch.t(x), (ROWS,), 2),
     Case("adjoint", method("adjoint"), ((2, 3, 4),), 3),
@@ -498,6 +516,58 @@ CASES = [
     ),
     Case("topk", lambda x: x.topk(2, 1), (ROWS,), 1),
     Case("torch.topk", lambda x: torch.topk(x, 2)[0], (ROWS,), 1),
+    *(
+        Case(f"torch.fft.{kind}", function(getattr(torch.fft, kind), dim=dims), (IMAGE,), 4 - len(dims))
+        for dims, kinds in {
+            (1,): ("fftshift", "ifftshift"),
+            (-1, 2): (f"{inverse}{half}fft{axes}" for inverse in ("", "i") for half in ("", "r", "h") for axes in "2n"),
+        }.items()
+        for kind in kinds
+    ),
+    *(
+        Case(f"torch.fft.{kind}", function(getattr(torch.fft, kind), 5, 1), ((2, 4, 3),), 2)
+        for kind in ("fft", "ifft", "rfft", "irfft", "hfft", "ihfft")
+    ),
+    Case("fft there and back", lambda x: torch.fft.irfft2(torch.fft.rfft2(x), s=x.shape[-2:]), (IMAGE,), 2),
+    Case("fft of all axes", lambda x: torch.fft.fftn(x), (ROWS,), 0),
+    Case("fft of as many axes as sizes", lambda x: torch.fft.fftn(x, (4,)), (ROWS,), 1),
+    Case("diff", lambda x: x.diff(dim=0), (ROWS,), 1),
+    Case("torch.diff with more before it", lambda x, y: torch.diff(x, dim=0, prepend=y), (ROWS, (1, 4)), 1),
+    Case("index_add", lambda x, y: x.index_add(0, INDEX[0], y, alpha=0.5), ((4, 2), (3, 2)), 1),
+    Case("torch.index_add", lambda x, y: torch.index_add(x, 1, INDEX[0], y), (ROWS, (3, 3)), 1),
+    Case("index_add in place", lambda x, y: (x * 1.0).index_add_(0, INDEX[0], y), ((4, 2), (3, 2)), 1),
+    Case("index_copy", lambda x, y: x.index_copy(0, INDEX[0], y), ((4, 2), (3, 2)), 1),
+    Case("torch.index_copy", lambda x, y: torch.index_copy(x, 0, INDEX[0], y), ((4, 2), (3, 2)), 1),
+    Case("index_fill", lambda x: x.index_fill(0, INDEX[0], 0.0), (ROWS,), 1),
+    Case("torch.index_fill", lambda x: torch.index_fill(x, 0, INDEX[0], 0.5), (ROWS,), 1),
+    *(
+        Case(
+            f"{name} of tensors",
+            lambda x, y, n=name: getattr(x, n)(0, y.argsort(0), y),
+            ((4, 2), (3, 2)),
+            1,
+            by_position=True,
+        )
+        for name in ("scatter", "scatter_add")
+    ),
+    Case("torch.scatter", lambda x, y: torch.scatter(x, 0, y.argsort(0), 0.5), ((4, 2), (3, 2)), 1, by_position=True),
+    Case(
+        "torch.scatter_add",
+        lambda x, y: torch.scatter_add(x, 0, y.argsort(0), y),
+        ((4, 2), (3, 2)),
+        1,
+        by_position=True,
+    ),
+    Case(
+        "scatter_reduce",
+        lambda x, y: x.scatter_reduce(0, y.argsort(0), y, "amax"),
+        ((4, 2), (3, 2)),
+        1,
+        by_position=True,
+    ),
+    Case("torch.scatter_reduce", lambda x, y: torch.scatter_reduce(x, 0, y.argsort(0), y, "sum"), ((4, 2), (3, 2)), 1),
+    Case("as_strided", lambda x: x.as_strided((3, 2), (4, 1)), (ROWS,), 0),
+    Case("torch.as_strided", lambda x: torch.as_strided(x, (3, 2), (4, 1)), (ROWS,), 0),
     Case("nn.Softmin", nn.Softmin(dim=1), (ROWS,), 1),
     Case("nn.Softmax2d", nn.Softmax2d(), (IMAGE,), 3),
     Case("nn.Softmax", nn.Softmax(dim=1), (ROWS,), 1),

@@ -21,11 +21,12 @@ LEFT_OUT = {
     "graphs have the operator instead": (
         *("__radd__", "__rdiv__", "__rmul__", "__rmod__", "__rpow__", "__rsub__", "rsub"),
     ),
-    "of complex numbers": ("complex", "imag", "real", "polar", "angle", "cdouble", "cfloat", "chalf"),
     "methods alone, which have rows": (
         "bfloat16",
         "bool",
         "byte",
+        "cdouble",
+        "cfloat",
         "char",
         "double",
         "float",
@@ -35,6 +36,7 @@ LEFT_OUT = {
         "short",
     ),
     "returns two tensors": ("frexp",),
+    "of numbers that torch hardly computes with": ("chalf",),
     "has a row, which the database wraps": ("nn.functional.rrelu",),
     "made for CUDA sources of one's own": ("jiterator_unary", "jiterator_binary", "jiterator_binary_return_by_ref"),
     "takes another tensor or an order first": ("polygamma", "mvlgamma", "fill", "nn.functional.prelu"),

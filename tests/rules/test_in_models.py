@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ import fxgrow
 from tests.checks import assert_grows
 
 TOKENS = torch.randn(3, 4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+GROUPS = torch.tensor([0, 1, 1, 0])
 
 
 class Between(nn.Module):
@@ -48,14 +50,23 @@ BETWEEN = {
     "weighted by their likeness": lambda h: h.tanh() * F.cosine_similarity(h, h[:, :1], dim=-1).unsqueeze(-1),
     "weighted by distances": lambda h: torch.cdist(h, h.sin()).softmax(-1) @ h,
     "shuffled": lambda h: F.channel_shuffle(h.mT, 2).mT.sin(),
+    "every other channel": lambda h: torch.cat([h[..., ::2].tanh(), h[..., 1::2]], -1),
+    "pairs of channels turned": lambda h: torch.stack([-h[..., 1::2], h[..., 0::2]], -1).flatten(-2).tanh(),
+    "every other token": lambda h: h[:, ::2].tanh(),
+    "steps between tokens": lambda h: h.diff(dim=1, prepend=h[:, :1]).relu(),
+    "added up by an index": lambda h: h.new_zeros(len(h), 2, h.shape[-1]).index_add_(1, GROUPS, h).relu(),
+    "copied by an index": lambda h: h.index_copy(1, GROUPS[:1], h[:, 2:3].tanh()),
+    "filled by an index": lambda h: torch.index_fill(h, 1, GROUPS[:1], 0.5).tanh(),
+    "scattered": lambda h: torch.zeros_like(h).scatter_add(1, GROUPS[None, :, None].expand_as(h), h).tanh(),
 }
 
 
 @pytest.mark.parametrize("name", BETWEEN)
-def test_what_lies_between_two_layers(name: str) -> None:
+@pytest.mark.parametrize("init", ["zero", "replicate"])
+def test_what_lies_between_two_layers(name: str, init: str) -> None:
     torch.manual_seed(0)
     model = Between(BETWEEN[name]).double()
-    grown = assert_grows(model, (TOKENS,), 2, "zero", least_ratio=1.9)
+    grown = assert_grows(model, (TOKENS,), 2, init, least_ratio=1.9)
     assert str(fxgrow.certify(grown, model).verdict) == "PROVED"
 
 
@@ -95,6 +106,39 @@ class LearnedQueries(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.leave(self.decoder(self.queries.repeat(x.shape[0], 1, 1), self.enter(x)))
+
+
+class Prototypes(nn.Module):
+    """Tokens compared with learned ones, of fewer axes."""
+
+    def __init__(self, compare: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(6, 8), nn.Linear(5, 3)
+        self.prototypes, self.compare = nn.Parameter(torch.randn(5, 8)), compare
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.leave(self.compare(self.enter(x), self.prototypes))
+
+
+@pytest.mark.parametrize(
+    "compare",
+    [torch.cdist, lambda h, p: F.cosine_similarity(h.unsqueeze(-2), p, dim=-1), lambda h, p: torch.cdist(h, p[None])],
+)
+@pytest.mark.parametrize("init", ["zero", "replicate"])
+def test_prototypes_grow_in_number_and_say_why_not_in_width(compare: Any, init: str) -> None:
+    torch.manual_seed(0)
+    model = Prototypes(compare).double()
+    grown = assert_grows(model, (TOKENS,), 2, init)
+    assert grown.prototypes.shape == (10, 8)
+    assert str(fxgrow.certify(grown, model).verdict) == "PROVED"
+    (held,) = fxgrow.report(grown).plan.held
+    assert set(held.where) == {"enter.weight[0]", "enter.bias[0]", "prototypes[1]"}
+    assert "would read its new units, and its result has to stay" in held.reason
+
+
+@pytest.mark.parametrize("name", ["weighted by their likeness", "weighted by distances"])
+def test_what_is_compared_is_so_over_old_units_in_the_own_class(name: str) -> None:
+    assert fxgrow.plan(Between(BETWEEN[name]).double(), 2, example_inputs=TOKENS).form == "module"
 
 
 class TiedRow(nn.Module):

@@ -33,7 +33,7 @@ from fxgrow.proof.claims import (
     unchanged,
 )
 from fxgrow.proof.node_pair import Both, Use, plain, repeated
-from fxgrow.rules.calls import run
+from fxgrow.rules.calls import is_inexact, run
 
 CPU = torch.device("cpu")
 
@@ -77,7 +77,8 @@ def _summary(item: Any, claims: Iterator[Claim]) -> Any:
         claim = next(claims)
         facts = (*claim.maps, claim.zero)
         known = [(axis, _digest(found)) for table in (claim.copies, claim.means) for axis, found in table.items()]
-        return claim.old, claim.new, tuple(map(_digest, facts)), len(claim.copies), tuple(known), claim.nonnegative
+        flags = len(claim.copies), claim.nonnegative, claim.uniform
+        return claim.old, claim.new, tuple(map(_digest, facts)), tuple(known), flags
     if isinstance(item, Both):
         return repr((item.old, item.new))
     if isinstance(item, slice):
@@ -172,7 +173,7 @@ def filled(use: Use) -> Claim:
 def _index(claim: Claim) -> Tensor | None:
     """The values of a tensor of whole numbers that is the same in both models: what entries are picked by."""
     held = claim.held
-    if held is None or held.new.dtype.is_floating_point or not torch.equal(held.old, held.new):
+    if held is None or is_inexact(held.new) or not torch.equal(held.old, held.new):
         return None
     return held.new.cpu()
 

@@ -6,13 +6,13 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from fxgrow.proof.atoms import atoms_of
 from fxgrow.proof.claims import Claim, Refuted, Unproved, carried, spare
 from fxgrow.proof.node_pair import Both, Use, plain
 from fxgrow.proof.products import dropped
 from fxgrow.proof.rules.normalisation import positions
+from fxgrow.rules.calls import is_inexact
 
 
 def reduced(use: Use, kind: Literal["sum", "mean", "other"], place: tuple[int, str], keeps_zero: bool = True) -> Any:
@@ -34,7 +34,7 @@ def reduced(use: Use, kind: Literal["sum", "mean", "other"], place: tuple[int, s
         result = dropped(result, axis)
     if not several:
         return result
-    return tuple(result if v.dtype.is_floating_point else replace(result, zero=None) for v in use.value)
+    return tuple(result if is_inexact(v) else replace(result, zero=None) for v in use.value)
 
 
 def _along(use: Use, x: Claim, axis: int, kind: str) -> None:
@@ -56,21 +56,17 @@ def _along(use: Use, x: Claim, axis: int, kind: str) -> None:
         raise Refuted(f"{use.name} is taken over new units, which change it")
 
 
-def across(use: Use, axis: int, zeros_vanish: bool) -> Claim:
-    """An op that couples the entries of an axis and keeps its shape, such as softmax."""
-    use.rule = "couples an axis"
+def over_its_norm(use: Use, axis: int) -> Claim:
+    """A tensor over its norm along an axis, to which zeros add nothing."""
+    use.rule = "over its norm"
     x = use.equal(use.claim())
     axis %= x.rank
     if x.maps[axis] is not None:
         atoms = atoms_of(x, axis)
-        if not zeros_vanish or atoms.count_free or atoms.count_mean or bool((atoms.counts() != 1).any()):
+        if atoms.count_free or atoms.count_mean or bool((atoms.counts() != 1).any()):
             raise Refuted(f"{use.name} is taken over new units")
         use.checked("the new units that it is taken over are zero")
-    zero: Tensor | None = None
-    if zeros_vanish:
-        zero = x.zero
-    copies = {k: c for k, c in x.copies.items() if k != axis or zeros_vanish}
-    return Claim(x.old, x.new, x.maps, zero, copies)
+    return Claim(x.old, x.new, x.maps, x.zero, x.copies)
 
 
 def over_its_core(use: Use, x: Claim, axis: int, core: Both) -> Claim:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +10,8 @@ from torch import Tensor
 
 from fxgrow.proof.claims import Claim, Unproved, carried, merge_axes, split_axis
 from fxgrow.proof.node_pair import Use
+from fxgrow.proof.rules.pointwise import combined
+from fxgrow.rules.calls import is_inexact
 
 
 def channelwise(use: Use, mixed: Sequence[int], kind: str, keeps_zero: bool = True) -> Any:
@@ -26,7 +28,24 @@ def channelwise(use: Use, mixed: Sequence[int], kind: str, keeps_zero: bool = Tr
     return _outputs(use.value, x, [None if k in own else k for k in range(x.rank)], kind, keeps_zero)
 
 
-def _alone(use: Use, claim: Claim, mixed: Sequence[int]) -> Claim:
+def across(use: Use, mixed: Sequence[int], kind: str, index: Claim | None) -> Any:
+    """A function of all entries on some axes of tensors that face each other on all others, entry by entry.
+
+    kind: "linear" keeps means and zeros on the other axes, "zero" zeros, else neither. index: where entries go.
+    """
+    claims = use.claims()
+    facing = [claim for claim in claims if claim.rank == claims[0].rank]
+    own = {k for k in range(claims[0].rank) if k in mixed or len({claim.old[k] for claim in facing}) > 1}
+    rest = [None if k in own else k for k in range(claims[0].rank)]
+    if not all(use.equal(claim).same for claim in claims if claim.rank != claims[0].rank):
+        raise Unproved(f"an operand of {use.name} has grown")
+    alone = [carried(_alone(use, claim, own), rest, [1] * claim.rank) for claim in facing]
+    sources = [k for k, claim in enumerate(facing) if claim is not index]
+    found = combined(use, alone, kind, [sources] if kind != "other" else ())
+    return _outputs(use.value, found, rest, kind)
+
+
+def _alone(use: Use, claim: Claim, mixed: Iterable[int]) -> Claim:
     """The operand of a function of the axes `mixed`, none of which grows, with the same arguments in both models."""
     use.rule = "the same for every channel"
     use.same_settings()
@@ -36,16 +55,23 @@ def _alone(use: Use, claim: Claim, mixed: Sequence[int]) -> Claim:
     return x
 
 
-def _outputs(value: Any, x: Claim, axes: list[int | None], kind: str, keeps_zero: bool) -> Any:
+def _outputs(value: Any, x: Claim, axes: Sequence[int | None], kind: str, keeps_zero: bool = True) -> Any:
     if isinstance(value, (tuple, list)):
         return tuple(_outputs(item, x, axes, kind, keeps_zero) for item in value)
-    if not isinstance(value, Tensor) or value.ndim != x.rank:
+    if not isinstance(value, Tensor) or value.ndim != len(axes):
         raise Unproved("the number of axes changes")
     if any(value.shape[k] != x.old[k] for k in axes if k is not None):
         raise Unproved("an axis that should pass through changes its size")
     result = carried(x, axes, value.shape, means=kind == "linear")
-    keeps_zero = keeps_zero and value.dtype.is_floating_point  # where the largest entry is is no zero
+    keeps_zero = keeps_zero and is_inexact(value)  # where the largest entry is is no zero
     return result if keeps_zero else replace(result, zero=None)
+
+
+def paired(use: Use, inverse: bool) -> Claim:
+    """Real and imaginary part of every entry, side by side on a last axis; `inverse`: back to complex numbers."""
+    x = _alone(use, use.claim(), [-1] if inverse else [])
+    found: Claim = _outputs(use.value, x, [*range(x.rank - 1)] if inverse else [*range(x.rank), None], "linear")
+    return found
 
 
 def windowed(use: Use, inverse: bool) -> Claim:
