@@ -7,8 +7,6 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from fxgrow.references import exchange
-
 
 def named_tensors(model: nn.Module) -> Mapping[str, torch.Tensor]:
     """Every parameter and buffer by name, tied ones under each of their names."""
@@ -26,14 +24,6 @@ def place(root: nn.Module, name: str, tensor: torch.Tensor) -> None:
         setattr(owner, leaf, tensor)
     else:
         owner._buffers[leaf] = tensor
-
-
-def place_all(root: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Replace parameters and buffers by name; attributes that held the ones before hold these."""
-    before = named_tensors(root)
-    for name, tensor in tensors.items():
-        place(root, name, tensor)
-    exchange(root.modules(), {id(before[name]): tensor for name, tensor in tensors.items() if name in before})
 
 
 def tied_names(model: nn.Module) -> dict[str, list[str]]:

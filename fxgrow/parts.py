@@ -21,13 +21,13 @@ from fxgrow.devices import device_of
 from fxgrow.errors import CaptureError, VerificationError, first_line
 from fxgrow.history import Verification, drawn_in_part
 from fxgrow.measure.verification import random_inputs, verify
-from fxgrow.module_tensors import named_tensors, place, place_all
+from fxgrow.module_tensors import named_tensors, place
 from fxgrow.own import own_class, sites
 from fxgrow.own.configs import follow_configs
 from fxgrow.part_ends import Passage, passage
 from fxgrow.planning.deepening import joined
 from fxgrow.planning.plan import Axis, Obstacle, Plan, Totals
-from fxgrow.references import exchange
+from fxgrow.references import exchange, place_all
 from fxgrow.transforms.depth import add_blocks
 from fxgrow.transforms.width import widened
 

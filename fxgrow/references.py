@@ -11,6 +11,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fxgrow.module_tensors import named_tensors, place
+
 _PLAIN = (bool, int, float, str, type(None), OrderedDict)
 _OF_MODULES = ("_parameters", "_buffers", "_modules")
 _CONTAINERS = (list, tuple, dict)
@@ -27,6 +29,14 @@ def exchange(modules: Iterable[nn.Module], others: Mapping[int, Any]) -> None:
         for name, value in module.__dict__.items():
             if type(value) not in _PLAIN and name not in _OF_MODULES:
                 module.__dict__[name] = exchanged.of(value)
+
+
+def place_all(root: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Replace parameters and buffers by name; attributes that held the ones before hold these."""
+    before = named_tensors(root)
+    for name, tensor in tensors.items():
+        place(root, name, tensor)
+    exchange(root.modules(), {id(before[name]): tensor for name, tensor in tensors.items() if name in before})
 
 
 class _Exchange:

@@ -17,9 +17,10 @@ from fxgrow.devices import callers_device, device_of, exact_device, random_state
 from fxgrow.errors import CaptureError, VerificationError, first_line
 from fxgrow.history import Verification
 from fxgrow.measure.borrowing import Borrowed
-from fxgrow.module_tensors import named_tensors, place_all
+from fxgrow.module_tensors import named_tensors
 from fxgrow.noise import WithoutNoise
 from fxgrow.planning.plan import Classes, Plan
+from fxgrow.references import place_all
 from fxgrow.shared_state import SharedState
 
 TOLERANCE = 1e-10

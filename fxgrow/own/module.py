@@ -20,7 +20,7 @@ from fxgrow.capture.recording import Recording
 from fxgrow.devices import device_of
 from fxgrow.errors import CaptureError, SettledError
 from fxgrow.guarded_norms import NATIVE, PLAIN
-from fxgrow.module_tensors import named_tensors, place_all
+from fxgrow.module_tensors import named_tensors
 from fxgrow.own.edited import (
     HEAD,
     CallEdit,
@@ -40,6 +40,7 @@ from fxgrow.own.positions import follow_positions, intermediates_apart
 from fxgrow.own.sites import Site, sites
 from fxgrow.own.sizes import Settings, wanted
 from fxgrow.planning.plan import NodeEdit, Obstacle, Plan
+from fxgrow.references import place_all
 from fxgrow.rules.shape import follow
 from fxgrow.transforms.depth import rearranged
 

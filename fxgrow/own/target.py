@@ -11,9 +11,10 @@ from fxgrow.capture import GrownGraphModule, skeleton, spelled_out
 from fxgrow.capture.alignment import parting
 from fxgrow.capture.inputs import Inputs
 from fxgrow.errors import PlanError
-from fxgrow.module_tensors import named_tensors, place_all
+from fxgrow.module_tensors import named_tensors
 from fxgrow.own.edited import plain_kind
 from fxgrow.planning.likeness import Likeness, Setting
+from fxgrow.references import place_all
 
 _ALIKE = "build the target with the same code, and with larger sizes only"
 
