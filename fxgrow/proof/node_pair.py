@@ -313,7 +313,7 @@ def facts_of(claim: Claim) -> tuple[Tensor | None, dict[int, Tensor], dict[int, 
 
 def repeated(value: Tensor, axis: int) -> Tensor:
     """Position -> the first position along an axis with the same entries, bit for bit. Shape `[positions]`."""
-    value = torch.view_as_real(value) if value.is_complex() else value
+    value = torch.view_as_real(value.resolve_conj()) if value.is_complex() else value
     rows = value.detach().movedim(axis, 0).reshape(value.shape[axis], -1)
     count = rows.shape[0]
     if rows.shape[1] == 0:

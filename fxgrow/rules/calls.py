@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -187,9 +188,13 @@ class Call(Called["fx.Node | str"]):
 
     def keeps_zero(self) -> bool:
         """Whether it makes zero of zeros, tried out."""
-        zeros = {operand: _zeros(operand.meta["value"]) for operand in self.operands()}
-        made = list(flat_tensors(self.run(zeros)))
-        return bool(made) and not any(bool(tensor.any()) for tensor in made)
+        operands = self.operands()
+        for signs in signs_of_zeros(len(operands)):
+            zeros = {one: _zeros(one.meta["value"], zero) for one, zero in zip(operands, signs, strict=True)}
+            made = list(flat_tensors(self.run(zeros)))
+            if not made or any(bool(tensor.any()) for tensor in made):
+                return False
+        return True
 
     def at_zero(self) -> tuple[Tensor, Tensor] | None:
         """What a function of one tensor gives at zero, and its slope there."""
@@ -217,7 +222,18 @@ def places_of(value: Tensor) -> Tensor:
     return torch.arange(1, value.numel() + 1).reshape(value.shape)
 
 
-def _zeros(value: Any) -> Any:
+def signs_of_zeros(count: int) -> Iterable[tuple[float, ...]]:
+    """Zeros for so many operands, of either sign: atan2(0, 0) is 0, atan2(0, -0) is not. Of many, all of one sign.
+
+    >>> list(signs_of_zeros(2))
+    [(0.0, 0.0), (0.0, -0.0), (-0.0, 0.0), (-0.0, -0.0)]
+    """
+    return itertools.product((0.0, -0.0), repeat=count) if count < 4 else ((zero,) * count for zero in (0.0, -0.0))
+
+
+def _zeros(value: Any, zero: float) -> Any:
     if isinstance(value, (tuple, list)):
-        return tuple(map(_zeros, value))
-    return torch.zeros((), dtype=torch.float64).expand(value.shape) if isinstance(value, Tensor) else value
+        return tuple(_zeros(item, zero) for item in value)
+    if not isinstance(value, Tensor):
+        return value
+    return torch.tensor(zero, dtype=torch.complex128 if value.is_complex() else torch.float64).expand(value.shape)

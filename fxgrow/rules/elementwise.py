@@ -15,20 +15,20 @@ from fxgrow.rules.pointwise import Kind
 
 UNARY: dict[Kind, str] = {
     "linear": "deg2rad rad2deg positive neg conj conj_physical",
-    "zero": "abs angle asin asinh atan atanh ceil erf erfinv expm1 floor frac log1p nan_to_num round sgn sign sin sinh "
+    "zero": "abs asin asinh atan atanh ceil erf erfinv expm1 floor frac log1p nan_to_num round sgn sign sin sinh "
     "sqrt square tan tanh trunc",
-    "other": "acos acosh cos cosh digamma erfc exp exp2 i0 isfinite isinf isnan isneginf isposinf isreal lgamma log "
-    "log10 log2 logical_not logit reciprocal rsqrt sigmoid signbit sinc byte char short",
+    "other": "acos acosh angle cos cosh digamma erfc exp exp2 i0 isfinite isinf isnan isneginf isposinf isreal lgamma "
+    "log log10 log2 logical_not logit reciprocal rsqrt sigmoid signbit sinc byte char short",
 }
 """Of one tensor. linear: f(ax) = a f(x); zero: f(0) = 0; other: neither."""
 
 BINARY: dict[Kind, str] = {
-    "zero": "atan2 complex copysign fmax fmin heaviside hypot ldexp maximum minimum nextafter polar xlogy",
-    "other": "eq ne lt le gt ge clamp_max clamp_min float_power floor_divide fmod igamma igammac isclose logaddexp "
-    "logical_and logical_or logical_xor remainder",
+    "zero": "complex copysign fmax fmin heaviside hypot ldexp maximum minimum nextafter polar xlogy",
+    "other": "atan2 eq ne lt le gt ge clamp_max clamp_min float_power floor_divide fmod igamma igammac isclose "
+    "logaddexp logical_and logical_or logical_xor remainder",
     "divide": "true_divide",
 }
-"""Of two tensors, or a tensor and a number. zero: f(0, 0) = 0."""
+"""Of two tensors, or a tensor and a number. zero: f(0, 0) = 0, whatever the signs of the zeros."""
 
 
 def rows(known: set[Any]) -> Iterator[tuple[Any, Kind]]:

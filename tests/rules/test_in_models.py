@@ -70,6 +70,21 @@ def test_what_lies_between_two_layers(name: str, init: str) -> None:
     assert str(fxgrow.certify(grown, model).verdict) == "PROVED"
 
 
+SENSITIVE = {
+    "an angle of two": lambda h: F.normalize(torch.atan2(h, -h), dim=-1),
+    "an angle": lambda h: F.normalize(torch.angle(torch.complex(-h, h)), dim=-1),
+    "filled by a tensor": lambda h: F.normalize(h.index_fill(1, GROUPS[:1], torch.tensor(0.5, dtype=h.dtype)), dim=-1),
+}
+
+
+@pytest.mark.parametrize("name", SENSITIVE)
+def test_a_zero_has_a_sign_and_what_is_written_over_zeros_is_none(name: str) -> None:
+    torch.manual_seed(0)
+    model = Between(SENSITIVE[name]).double()
+    grown = assert_grows(model, (TOKENS,), 2, "zero", least_ratio=1.9)
+    assert str(fxgrow.certify(grown, model).verdict) == "PROVED"
+
+
 class Recurrence(nn.Module):
     def __init__(self, kind: type[nn.Module]) -> None:
         super().__init__()

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fxgrow.containers import flat_tensors
 from fxgrow.proof.claims import Claim, Map, Unproved, both_copies, one_number, spare, spare_copies, spare_means
 from fxgrow.proof.node_pair import Use
 from fxgrow.proof.rules.movement import arranged
-from fxgrow.rules.calls import run
+from fxgrow.rules.calls import run, signs_of_zeros
 from fxgrow.rules.intervals import is_rectifier
 from fxgrow.rules.pointwise import keeps_means
 
@@ -85,14 +86,24 @@ def _zero(claims: list[Claim], kind: str, zeros: Sequence[Sequence[int]], rank: 
 
 
 def vanishes(use: Use) -> bool:
-    """Whether the op makes zero of zeros, tried out on one entry in float64."""
+    """Whether the op makes zero of zeros, tried out on one entry, in float64 or complex128."""
     if not any(claim.zero is not None for claim in use.claims()) and not any(c.held for c in use.claims()):
         return False  # nobody asks
-    args, kwargs = arranged(use, lambda claim: torch.zeros((1,) * claim.rank, dtype=torch.float64), old=False)
+    operands = flat_tensors([node.meta.get("value") for node in use.old.all_input_nodes])
+    dtype = torch.complex128 if any(operand.is_complex() for operand in operands) else torch.float64
     module: Any = use.new_module
-    try:
-        with torch.random.fork_rng(devices=[]):
-            found = run(use.new, module, args, kwargs)
-    except (RuntimeError, TypeError, ValueError, NotImplementedError):
-        return False  # a function of integers, of booleans, or of more than one entry
-    return isinstance(found, Tensor) and bool((found == 0).all())
+    for signs in signs_of_zeros(len(use.claims())):
+        args, kwargs = arranged(use, functools.partial(_next_zero, iter(signs), dtype), old=False)
+        try:
+            with torch.random.fork_rng(devices=[]):
+                found = run(use.new, module, args, kwargs)
+        except (RuntimeError, TypeError, ValueError, NotImplementedError):
+            return False  # a function of integers, of booleans, or of more than one entry
+        if not isinstance(found, Tensor) or not bool((found == 0).all()):
+            return False
+    return True
+
+
+def _next_zero(zeros: Iterator[float], dtype: torch.dtype, claim: Claim) -> Tensor:
+    """The next of some zeros, as a tensor of one entry."""
+    return torch.full((1,) * claim.rank, next(zeros), dtype=dtype)

@@ -40,6 +40,8 @@ def across(use: Use, mixed: Sequence[int], kind: str, index: Claim | None) -> An
     if not all(use.equal(claim).same for claim in claims if claim.rank != claims[0].rank):
         raise Unproved(f"an operand of {use.name} has grown")
     alone = [carried(_alone(use, claim, own), rest, [1] * claim.rank) for claim in facing]
+    if any(claim is not index for claim in claims if claim.rank != claims[0].rank):
+        kind = "other"  # a number as a tensor is written, and nobody knows which
     sources = [k for k, claim in enumerate(facing) if claim is not index]
     found = combined(use, alone, kind, [sources] if kind != "other" else ())
     return _outputs(use.value, found, rest, kind)
