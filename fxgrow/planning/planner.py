@@ -169,15 +169,14 @@ class Planner:
     def _revise(self) -> bool:
         """Give way where a law objects; True if anything changed."""
         failures = [*self.know.failures, *self._unfaithful_scales()]
-        first = {failure.leaf: failure for failure in reversed(failures)}
-        for leaf, failure in first.items():
+        for leaf, failure in {failure.leaf: failure for failure in reversed(failures)}.items():
             if failure.guardable and leaf not in self.guarded:
                 self.guarded.add(leaf)
             elif self.know.ways[leaf] is not Way.ZERO and leaf not in self.downgraded:
                 self.downgraded.add(leaf)
             else:
                 self._fix([leaf], Reason(failure.text, failure.op.place))
-        if first or self._mixed_copies():
+        if failures or self._mixed_copies():
             return True
         unread = [leaf for leaf in self.sizing.growth if leaf not in self.know.read and leaf not in self.at_ends]
         for leaf in unread:
