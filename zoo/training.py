@@ -24,7 +24,7 @@ from fxgrow.zoo.data import Data, InMemory, load, seed_of
 from fxgrow.zoo.place import Interrupted, Place, Row, Watch
 from fxgrow.zoo.recipes import Settings, SettingsError
 from fxgrow.zoo.stepping import How, Steps, feed_of, loss_on, move_state, plain_rates
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fxgrow
@@ -380,7 +380,6 @@ class Run:
 
     def _write_outcome(self) -> None:
         if self.grown:
-            assert isinstance(self.model, fx.GraphModule)
             fxgrow.save(self.model, self.folder / "model.safetensors")
         outcome = {**self.place.rows[-1], "schedule": json.loads(self.schedule.to_json())}
         replace_text(self.folder / "outcome.json", json.dumps(outcome, indent=2) + "\n")
@@ -400,7 +399,6 @@ class Run:
 
     def _fill(self, folder: Path) -> None:
         if self.grown:
-            assert isinstance(self.model, fx.GraphModule)
             fxgrow.save(self.model, folder / "model.safetensors")
         state = {
             "place": vars(self.place),

@@ -152,6 +152,8 @@ def replace_parameters(
     _refuse_changed_scales(source, plain, names)
     lists = [[names[p] for p in group["params"]] for group in source.param_groups]
     group_of = {name: number for number, group in enumerate(lists) for name in group}
+    place = {name: number for number, name in enumerate(parameters)}
+    in_order = [members == sorted(members, key=place.__getitem__) for members in lists]
     history = history_of(plain)
     twins = {} if history is None else history.twins()
     others = dict.fromkeys([*group_of, *(name for name in parameters if transfer.fresh.get(name) != NEW)])
@@ -162,7 +164,9 @@ def replace_parameters(
             number = group_at_place(name, like, plain, source.param_groups, group_of)
             if number is not None:  # else another optimizer holds what it is like
                 lists[number].append(name)
-    for group, members in zip(source.param_groups, lists, strict=True):
+    for group, members, ordered in zip(source.param_groups, lists, in_order, strict=True):
+        if ordered:  # as a fresh optimizer of the grown model has them, which its saved state is for
+            members.sort(key=place.__getitem__)
         group["params"][:] = [parameters[name] for name in members]
         if "param_names" in group:
             group["param_names"] = list(members)

@@ -498,3 +498,21 @@ def test_state_of_another_form_at_the_new_size_starts_anew() -> None:
     assert "0.weight" in told.carried
     grown(torch.randn(4, 6)).square().mean().backward()
     optimizer.step()
+
+
+def test_state_saved_after_growth_in_depth_fits_an_optimizer_made_anew() -> None:
+    """Of the grown model: state is told by the order of parameters alone."""
+    model: nn.Module = timm.create_model("test_vit", depth=2)
+    optimizer = torch.optim.SGD(fxgrow.param_groups(model, weight_decay=0.05), lr=0.1, momentum=0.9)
+    images = torch.randn(2, 3, 160, 160)
+    model(images).square().mean().backward()
+    optimizer.step()
+    grown = fxgrow.grow(model, depth={"blocks": "+1"}, verify=False)
+    fxgrow.replace_parameters(optimizer, grown)
+    optimizer.zero_grad()
+    grown(images).square().mean().backward()
+    optimizer.step()
+    anew = torch.optim.SGD(fxgrow.param_groups(grown, weight_decay=0.05), lr=0.1, momentum=0.9)
+    anew.load_state_dict(optimizer.state_dict())
+    for parameter in grown.parameters():
+        assert torch.equal(anew.state[parameter]["momentum_buffer"], optimizer.state[parameter]["momentum_buffer"])

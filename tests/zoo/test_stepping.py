@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from fxgrow.zoo.data import Draws, InMemory, load
-from fxgrow.zoo.networks import resnet8
+from fxgrow.zoo.networks import SmallImageResNet, resnet8
 from fxgrow.zoo.recipes import recipe
 from fxgrow.zoo.stepping import FromLoader, FromMemory, How, Steps, feed_of
 from fxgrow.zoo.together import together
@@ -150,6 +150,29 @@ def test_stages_in_depth_and_width_lead_to_the_large_network(tmp_path: Path) -> 
     wrong = recipe("digits", samples=32, batch_size=16, verify=False, **{**changes, "depths": ("", "+2")})
     with pytest.raises(fxgrow.FxgrowError, match="the stages lead to"):
         Run(wrong, tmp_path / "wrong", evaluate_every=0).train()
+
+
+def test_a_run_that_grew_in_depth_alone_goes_on_in_its_own_class(tmp_path: Path) -> None:
+    class Stop(Exception):
+        pass
+
+    def stop(place: Any, stage: Any) -> None:
+        if place.step == 4:
+            raise Stop
+
+    settings = recipe(
+        "digits", samples=32, batch_size=16, verify=False, model="fxgrow.zoo.networks:resnet20", growth="given",
+        seed_options=(("blocks", 2),), widths=(1.0, 1.0), lengths=(1, 1), depths=("", "+1"),
+        parameterization="standard",
+    )  # fmt: skip
+    wanted = Run(settings, tmp_path / "whole", evaluate_every=0).train()
+    run = Run(settings, tmp_path / "run", evaluate_every=0, checkpoint_minutes=0)
+    run.watch = type(run.watch)(step=stop)
+    with pytest.raises(Stop):
+        run.train()
+    again = Run(settings, tmp_path / "run", evaluate_every=0)
+    assert again.grown and (type(again.model), again.place.step) == (SmallImageResNet, 3)
+    assert again.train() == wanted
 
 
 def test_rates_rise_first_and_settings_that_do_not_fit_are_named(tmp_path: Path) -> None:
