@@ -25,9 +25,9 @@ from fxgrow.capture.interception import intercepted
 from fxgrow.capture.methods import noting
 from fxgrow.capture.numbers import Float, Int, remembering
 from fxgrow.capture.operators import FILLING, REFLECTED, SAID, VALUES, opened, operator_of
-from fxgrow.capture.shapes import call_failed, staying
+from fxgrow.capture.shapes import call_failed, needs_values, staying
 from fxgrow.containers import each_tensor, flat_tensors, holds_tensor
-from fxgrow.errors import CaptureError, FxgrowError, UntraceableError
+from fxgrow.errors import CaptureError, FxgrowError
 from fxgrow.opaque import CustomFunction, hooked
 from fxgrow.replacing import replaced
 from fxgrow.rules import registry
@@ -113,8 +113,7 @@ class Recorder(GraphBuilder, TorchFunctionMode):
             self.paths.append("")
             output = (run or self.root.forward)(*args, **kwargs)
             self.paths.pop()
-        if self.refused is not None:
-            raise self.refused  # whatever the forward made of it
+        self.check_refused()
         return output
 
     def _note_features(self, features: Any) -> None:
@@ -243,10 +242,9 @@ class Recorder(GraphBuilder, TorchFunctionMode):
         except FxgrowError:
             raise
         except Exception as error:
-            failed = self._failed(name, (args, kwargs), error)
-            if isinstance(failed, UntraceableError):
-                raise failed from error
-            error.fxgrow_failed = failed  # type: ignore[attr-defined]
+            if needs_values(error):
+                raise self._failed(name, (args, kwargs), error) from error
+            error.fxgrow_failed = self._failed(name, (args, kwargs), error)  # type: ignore[attr-defined]
             raise  # as it would without a recorder: the forward may catch it
 
     def _of_literals(self, func: Any, args: Any, kwargs: Any) -> Any:

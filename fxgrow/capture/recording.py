@@ -233,8 +233,8 @@ def _run(recorder: Recorder, arguments: dict[str, Any], positional: int) -> Any:
     except FxgrowError as error:
         raise CaptureError(error.what, where=error.where, remedy=error.remedy) from error
     except Exception as error:
-        if hasattr(error, "fxgrow_failed"):
-            raise error.fxgrow_failed from error
+        if "fxgrow_failed" in error.__dict__:  # no name for it: it would hold this frame, which holds it
+            raise error.__dict__.pop("fxgrow_failed") from error
         place = getattr(error, "fxgrow_place", type(recorder.root).__name__)
         raise UntraceableError(
             f"the forward cannot be captured: {first_line(error)}",

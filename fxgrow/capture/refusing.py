@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from torch import Tensor, nn
@@ -20,14 +21,13 @@ class Refusing:
 
     Attributes
     ----------
-    refused: the first refusal.
     settled: what the record settles.
     """
 
     def __init__(self, originals: Mapping[int, str]) -> None:
         self.originals = originals
         self.settled: list[Settled] = []
-        self.refused: CaptureError | None = None
+        self._refused: Callable[[], CaptureError] | None = None
         self._thread, self._quiet = threading.get_ident(), False
 
     @abstractmethod
@@ -53,9 +53,15 @@ class Refusing:
 
     def refusal(self, error: CaptureError, path: str | None = None) -> CaptureError:
         """What was refused first; `path`: where, unless it says so itself."""
-        if self.refused is None:
-            self.refused = type(error)(error.what, where=error.where or path, remedy=error.remedy)
-        return self.refused
+        if self._refused is None:  # made anew each time: an error that was raised holds all frames up to the user's
+            where = error.where or path
+            self._refused = functools.partial(type(error), error.what, where=where, remedy=error.remedy)
+        return self._refused()
+
+    def check_refused(self) -> None:
+        """Refuse again what was refused, whatever the forward made of it."""
+        if self._refused is not None:
+            raise self._refused()
 
     def met_outside(self, tensor: Tensor) -> None:
         """Refuse what a copy of the model would share with it, and note other parameters, which a graph would copy."""

@@ -38,9 +38,14 @@ def default_of(node: fx.Node) -> Any:
     return node.args[0] if node.args else None
 
 
+def needs_values(error: Exception) -> bool:
+    """Whether a call fails on the meta device because there are no values."""
+    return isinstance(error, NotImplementedError) or "meta" in str(error)
+
+
 def call_failed(name: str, where: str | None, operands: Any, error: Exception) -> CaptureError:
     """What to tell the user of a call that does not run on the meta device."""
-    if isinstance(error, NotImplementedError) or "meta" in str(error):
+    if needs_values(error):
         return UntraceableError(
             f"{name} needs the values of a tensor, which no graph over shapes can have",
             where=where,
