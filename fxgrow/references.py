@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fxgrow.module_tensors import named_tensors, place
 
-_PLAIN = (bool, int, float, str, type(None), OrderedDict)
+_PLAIN = (bool, int, float, str, type(None))
 _OF_MODULES = ("_parameters", "_buffers", "_modules")
 _CONTAINERS = (list, tuple, dict)
 
@@ -22,12 +22,14 @@ def exchange(modules: Iterable[nn.Module], others: Mapping[int, Any]) -> None:
     """Let the attributes of modules refer to other parts and tensors: by the identities of those before.
 
     They are found in lists, tuples and dictionaries, which are copied, behind bound methods, `functools.partial` and
-    weak references, and in what functions close over or have as defaults (`lambda x: self.layer(x)`).
+    weak references, and in what functions, hooks among them, close over or have as defaults.
     """
     exchanged = _Exchange(others)
     for module in modules:
         for name, value in module.__dict__.items():
-            if type(value) not in _PLAIN and name not in _OF_MODULES:
+            if type(value) is OrderedDict:  # of hooks, the module's own
+                value.update({key: exchanged.behind(hook) for key, hook in value.items()})
+            elif type(value) not in _PLAIN and name not in _OF_MODULES:
                 module.__dict__[name] = exchanged.of(value)
 
 

@@ -33,6 +33,9 @@ class Indirect(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.last(self.middle(self.call(x).relu()).relu())
 
+    def hook(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        return output + self.last.bias.sum()
+
 
 def closure(model: Indirect) -> Any:
     return lambda x: model.first(x)
@@ -153,6 +156,42 @@ def in_a_list(model: Indirect) -> Any:
 def test_what_every_copy_would_share_is_refused_by_its_name(way: Any) -> None:
     with pytest.raises(CaptureError, match=r"reads first\.weight past the model.*\(at Indirect\)"):
         fxgrow.grow(indirect(way), 2, example_inputs=X)
+
+
+def hook_that_closes_over_it(model: Indirect) -> Any:
+    return lambda module, args, output: output * model.last.bias.abs().sum()
+
+
+def hook_that_is_a_method(model: Indirect) -> Any:
+    return model.hook
+
+
+def partial_hook(model: Indirect) -> Any:
+    return functools.partial(Indirect.hook, model)
+
+
+@pytest.mark.parametrize("form", ["module", "graph"])
+@pytest.mark.parametrize("way", [hook_that_closes_over_it, hook_that_is_a_method, partial_hook])
+def test_hooks_read_the_weights_of_the_model_that_they_are_on(way: Any, form: str) -> None:
+    model = indirect(closure)
+    model.middle.register_forward_hook(way(model))
+    grown: Any = fxgrow.grow(model, 2, example_inputs=X, form=form)
+    assert str(fxgrow.report(grown).certificate.verdict) == "PROVED"
+    assert worst_error(model, grown, (X,), False) <= 1e-10
+    before = model(X)
+    grown(X).square().sum().backward()
+    assert all(parameter.grad is None for parameter in model.parameters())
+    with torch.no_grad():
+        grown.first.weight.zero_()
+    torch.testing.assert_close(model(X), before)
+
+
+def test_a_number_made_of_the_original_s_weights_is_refused_too() -> None:
+    model = indirect(closure)
+    held = [model]
+    model.middle.register_forward_hook(lambda module, args, output: output * held[0].first.weight.detach().norm())
+    with pytest.raises(CaptureError, match=r"reads first\.weight past the model"):
+        fxgrow.grow(model, 2, example_inputs=X)
 
 
 def test_a_parameter_of_another_model_stays_its_own_and_no_graph_copies_it() -> None:
