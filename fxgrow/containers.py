@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import copy
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
@@ -36,13 +37,27 @@ def each_of_kind(value: Any, kind: type | tuple[type, ...], function: Callable[[
     if isinstance(value, kind):
         return function(value)
     if isinstance(value, dict):
-        return {key: each_of_kind(item, kind, function) for key, item in value.items()}
+        return with_items(value, {key: each_of_kind(item, kind, function) for key, item in value.items()})
     if isinstance(value, (tuple, list)):
         items = [each_of_kind(item, kind, function) for item in value]
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     if isinstance(value, slice):
         return slice(*(each_of_kind(part, kind, function) for part in (value.start, value.stop, value.step)))
     return value
+
+
+def with_items(mapping: Mapping[Any, Any], items: dict[Any, Any]) -> Any:
+    """A mapping of the same class with other items under its keys; a dictionary where the class does not say how.
+
+    >>> from collections import OrderedDict
+    >>> with_items(OrderedDict(a=1), {"a": 2})
+    OrderedDict([('a', 2)])
+    """
+    if type(mapping) is dict or not isinstance(mapping, MutableMapping):
+        return items
+    twin = copy.copy(mapping)
+    twin.update(items)
+    return twin
 
 
 def each_tensor(value: Any, function: Callable[[Tensor], Any]) -> Any:

@@ -26,7 +26,7 @@ from fxgrow.capture.methods import noting
 from fxgrow.capture.numbers import Float, Int, remembering
 from fxgrow.capture.operators import FILLING, REFLECTED, SAID, VALUES, opened, operator_of
 from fxgrow.capture.shapes import call_failed, needs_values, staying
-from fxgrow.containers import each_tensor, flat_tensors, holds_tensor
+from fxgrow.containers import each_tensor, flat_tensors, holds_tensor, with_items
 from fxgrow.errors import CaptureError, FxgrowError
 from fxgrow.opaque import CustomFunction, hooked
 from fxgrow.replacing import replaced
@@ -174,7 +174,7 @@ class Recorder(GraphBuilder, TorchFunctionMode):
         for key, item in items:
             picked = self.new_node("call_function", operator.getitem, (node, key), {}, item)
             entered[key] = self._entering(picked, item, f"{name}[{key!r}]")
-        return entered if isinstance(value, Mapping) else _like(value, list(entered.values()))
+        return with_items(value, entered) if isinstance(value, Mapping) else _like(value, list(entered.values()))
 
     # -- functions and methods of tensors ------------------------------------------------------------------------
 

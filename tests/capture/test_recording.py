@@ -389,3 +389,24 @@ def test_what_is_drawn_into_an_empty_tensor_is_no_constant() -> None:
         torch.manual_seed(0)
         first, second = grown(normal(2, 6)), grown(normal(2, 6))
         assert not torch.equal(first, second), "it draws anew at each call"
+
+
+class Batch(dict[str, Any]):
+    """Its items are attributes, too."""
+
+    def __getattr__(self, name: str) -> Any:
+        return self[name]
+
+
+@pytest.mark.parametrize("form", ["module", "graph"])
+def test_a_mapping_of_the_user_s_own_class_is_what_the_forward_gets(form: str) -> None:
+    class Reading(Between):
+        def forward(self, batch: Batch) -> Tensor:
+            return self.leave(self.enter(batch.image).relu())
+
+    model: Any = Reading().double()
+    size = model.enter.in_features
+    image = torch.randn(2, size, dtype=torch.float64)
+    grown = fxgrow.grow(model, 2, example_inputs=(Batch(image=image),), form=form)
+    assert str(fxgrow.report(grown).certificate.verdict) == "PROVED"
+    torch.testing.assert_close(grown(Batch(image=image)), model(Batch(image=image)), rtol=1e-10, atol=1e-10)
