@@ -37,6 +37,7 @@ from fxgrow.own.target import put_into
 from fxgrow.parts import Parts, verify_parts, widen_parts
 from fxgrow.planning.plan import Obstacle, Plan
 from fxgrow.proof.certificate import Verdict
+from fxgrow.references import copy_unregistered
 from fxgrow.replay import prepared
 from fxgrow.steps import shown, timed
 from fxgrow.training.parameters import remember_names, stage_of
@@ -224,6 +225,7 @@ def apply_plan(
                 planned = calibrate_units(grown, planned, batch)
         else:
             grown, planned, graph = _placed(model, captured, planned, form, growth.seed, replan, batch, like)
+    copy_unregistered(grown, model)
     growth = replace(growth, plan=planned)
     grown = tagged(grown, Step(planned, seed), before_growth(model))
     if loss is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import CellType, FunctionType, MethodType
 from typing import Any
 
@@ -39,6 +39,36 @@ def place_all(root: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     for name, tensor in tensors.items():
         place(root, name, tensor)
     exchange(root.modules(), {id(before[name]): tensor for name, tensor in tensors.items() if name in before})
+
+
+def unregistered(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Tensors with data that attributes of a module hold, or lists and dictionaries there, without being registered."""
+
+    def within(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+        if isinstance(value, Tensor) and not (value.is_meta or value.is_inference()):
+            yield name, value
+        elif type(value) in _CONTAINERS:
+            for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+                yield from within(item, f"{name}[{key!r}]")
+
+    for name, value in module.__dict__.items():
+        if name not in _OF_MODULES:
+            yield from within(value, name)
+
+
+def copy_unregistered(root: nn.Module, original: nn.Module) -> None:
+    """Let a copy of a model have such tensors of its own, where it shares them with the original."""
+    shared = {id(tensor) for module in original.modules() for _, tensor in unregistered(module)}
+    copies: dict[int, Tensor] = {}
+    for module in root.modules():
+        for _, tensor in unregistered(module):
+            if id(tensor) in shared and id(tensor) not in copies:
+                data = tensor.detach().clone()
+                copies[id(tensor)] = (
+                    nn.Parameter(data, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else data
+                )
+    if copies:
+        exchange(root.modules(), copies)
 
 
 class _Exchange:

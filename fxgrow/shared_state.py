@@ -1,4 +1,4 @@
-"""State that copies of a model share with it: of its classes, of the files of its code, and of what functions keep."""
+"""State that copies of a model share with it: of classes and files, what functions keep, unregistered tensors."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fxgrow.libraries import is_known
+from fxgrow.references import unregistered
 
 _STATE = (bool, int, float, str, type(None), list, dict, set, tuple, Tensor)
 _CONTAINERS = (list, dict, set)
@@ -40,6 +41,12 @@ class SharedState:
             "what {} closes over": {name: value for name, _, value in _closed_over(model)},
         }
         self.before = {text: _snapshot(owner) for text, owner in self.owners.items()}
+        parts = [(path, part) for path, part in model.named_modules() if not is_known(type(part))]
+        self.tensors = {
+            f"the tensor {name} of {path or type(part).__name__}": (tensor, tensor._version, tensor.detach().clone())
+            for path, part in parts
+            for name, tensor in unregistered(part)
+        }
 
     def __enter__(self) -> SharedState:
         return self
@@ -59,10 +66,14 @@ class SharedState:
                 owner[name] = value
             else:
                 del owner[name]
+        for tensor, version, data in self.tensors.values():
+            if tensor._version != version:
+                tensor.detach().copy_(data)
 
     def changed(self) -> dict[str, Any]:
         """What has changed, in words, and what it is now."""
-        return {text.format(name): value for text, name, value in self._changes()}
+        written = {text: tensor for text, (tensor, version, _) in self.tensors.items() if tensor._version != version}
+        return {**{text.format(name): value for text, name, value in self._changes()}, **written}
 
     def _changes(self) -> Iterator[tuple[str, str, Any]]:
         for text, owner in self.owners.items():

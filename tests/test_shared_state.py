@@ -190,3 +190,52 @@ def test_a_forward_that_writes_to_its_input_is_compared_on_equal_ones() -> None:
     first, second = X.clone(), X.clone()
     torch.testing.assert_close(grown(first), model(second), rtol=1e-10, atol=1e-10)
     assert torch.equal(first, second)
+
+
+class CountingByTensor(Layers):
+    """Tensors that are neither parameters nor buffers."""
+
+    def __init__(self, deciding: bool) -> None:
+        super().__init__()
+        self.deciding, self.calls, self.seen = deciding, torch.zeros(()), [torch.zeros(2)]
+        self.table = torch.arange(8.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        self.seen[0].add_(1)
+        x = self.enter(x)
+        return self.leave(x if self.deciding and self.calls % 2 else x.relu())
+
+
+@pytest.mark.parametrize("deciding", [False, True])
+def test_tensors_that_are_not_registered_are_the_copy_s_own(deciding: bool) -> None:
+    model = CountingByTensor(deciding).double()
+    grown: Any = fxgrow.grow(model, 2, example_inputs=X)
+    assert str(fxgrow.report(grown).certificate.verdict) == ("TESTED" if deciding else "PROVED")
+    assert (float(model.calls), float(grown.calls), model.seen[0].tolist()) == (0, 0, [0, 0])
+    grown(X)
+    assert (float(model.calls), float(grown.calls)) == (0, 1)
+    assert (model.seen[0].tolist(), grown.seen[0].tolist()) == ([0, 0], [1, 1])
+    assert grown.table is not model.table and torch.equal(grown.table, model.table)
+    with pytest.raises(fxgrow.FxgrowError, match="the tensor calls of CountingByTensor"):
+        fxgrow.grow(model, 2, example_inputs=X, form="graph")
+
+
+def test_a_memory_that_is_not_registered_goes_on_and_no_graph_keeps_it() -> None:
+    class Remembering(Layers):
+        def __init__(self) -> None:
+            super().__init__()
+            self.memory = torch.zeros(2, 5, 3, dtype=torch.float64)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.leave(self.enter(x).relu()) + 0.5 * self.memory
+            self.memory.copy_(x.detach())
+            return x
+
+    model = Remembering().double()
+    grown = fxgrow.grow(model, 2, example_inputs=X)
+    assert float(model.memory.abs().sum()) == 0
+    for _ in range(3):
+        torch.testing.assert_close(grown(X), model(X), rtol=1e-10, atol=1e-10)
+    with pytest.raises(fxgrow.FxgrowError, match="writes into the tensor memory"):
+        fxgrow.grow(model, 2, example_inputs=X, form="graph")

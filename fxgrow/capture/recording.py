@@ -110,14 +110,18 @@ class Recording:
         values = [getattr(runner.get_submodule(path), name) for path, kind, name in assigned if kind == "attribute"]
         for text, value in shared.changed().items():
             values.append(value)
-            recorder.settled.append(
-                Settled(f"what the forward assigns to {text}", name, isinstance(value, (int, float)))
-            )
+            lost = isinstance(value, (int, float, torch.Tensor))
+            recorder.settled.append(Settled(f"what the forward assigns to {text}", name, lost))
         if values:
             difference = self._at_the_next_call(recorder, runner, inputs, list(flat_tensors(values)))
             if difference is not None:
                 finding = f"{difference.what} hangs on what an earlier call left in the model"
                 recorder.settled.append(Settled(finding, difference.place or name, feature=contexts.STATE))
+        unregistered = set(recorder.plain.values())
+        for node in dict.fromkeys(_changing(recorder.graph)):
+            if node.op == "get_attr" and node.target in unregistered:  # where it was read, it may be a constant
+                finding = f"what the forward writes into the tensor {node.target}"
+                recorder.settled.append(Settled(finding, node.meta.get("module_path") or name, lost=True))
         compared = _arguments_behind(recorder.settling)
         recorder.graph.eliminate_dead_code(is_impure)
         by_mode = recorder.by_mode or any(type(part).train is not nn.Module.train for part in runner.modules())
