@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.fx.immutable_collections import immutable_dict
 
 Kind = TypeVar("Kind")
 
@@ -53,7 +54,7 @@ def with_items(mapping: Mapping[Any, Any], items: dict[Any, Any]) -> Any:
     >>> with_items(OrderedDict(a=1), {"a": 2})
     OrderedDict([('a', 2)])
     """
-    if type(mapping) is dict or not isinstance(mapping, MutableMapping):
+    if type(mapping) in (dict, immutable_dict) or not isinstance(mapping, MutableMapping):
         return items
     twin = copy.copy(mapping)
     twin.update(items)
