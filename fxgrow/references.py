@@ -28,7 +28,8 @@ def exchange(modules: Iterable[nn.Module], others: Mapping[int, Any]) -> None:
     for module in modules:
         for name, value in module.__dict__.items():
             if type(value) is OrderedDict:  # of hooks, the module's own
-                value.update({key: exchanged.behind(hook) for key, hook in value.items()})
+                if value:
+                    value.update({key: exchanged.behind(hook) for key, hook in value.items()})
             elif type(value) not in _PLAIN and name not in _OF_MODULES:
                 module.__dict__[name] = exchanged.of(value)
 

@@ -35,10 +35,11 @@ class SharedState:
     """
 
     def __init__(self, model: nn.Module) -> None:
+        kinds = _classes(model)
         self.owners: dict[str, Any] = {
-            **{f"the class attribute {{}} of {kind.__name__}": kind for kind in _classes(model)},
-            **{f"the global name {{}} of {names['__name__']}": names for names in _files(model)},
-            "what {} closes over": {name: value for name, _, value in _closed_over(model)},
+            **{f"the class attribute {{}} of {kind.__name__}": kind for kind in kinds},
+            **{f"the global name {{}} of {names['__name__']}": names for names in _files(kinds)},
+            "what {} closes over": {name: value for name, _, value in _closed_over(kinds)},
         }
         self.before = {text: _snapshot(owner) for text, owner in self.owners.items()}
         parts = [(path, part) for path, part in model.named_modules() if not is_known(type(part))]
@@ -87,20 +88,21 @@ class SharedState:
 @contextmanager
 def caches_bypassed(model: nn.Module) -> Iterator[None]:
     """Functions under `functools.lru_cache` run anew inside: what they would keep of a record is no value."""
+    kinds = _classes(model)
     with ExitStack() as stack:
-        for kind in _classes(model):
+        for kind in kinds:
             for name, value in list(vars(kind).items()):
                 plain = getattr(value, "__func__", value)  # a static method's
                 if isinstance(plain, _CACHED):
                     fresh = plain.__wrapped__
                     setattr(kind, name, fresh if plain is value else type(value)(fresh))
                     stack.callback(setattr, kind, name, value)
-        for names in _files(model):
+        for names in _files(kinds):
             for name, value in list(names.items()):
                 if isinstance(value, _CACHED):
                     names[name] = value.__wrapped__
                     stack.callback(names.__setitem__, name, value)
-        for _, cell, value in _closed_over(model):
+        for _, cell, value in _closed_over(kinds):
             if isinstance(value, _CACHED):
                 cell.cell_contents = value.__wrapped__
                 stack.callback(setattr, cell, "cell_contents", value)
@@ -113,10 +115,10 @@ def _classes(model: nn.Module) -> list[type]:
     return [kind for kind in kinds if kind is not object and not is_known(kind)]
 
 
-def _files(model: nn.Module) -> list[dict[str, Any]]:
-    """The global names of the files that define the model's classes, and of those that these import from."""
+def _files(kinds: list[type]) -> list[dict[str, Any]]:
+    """The global names of the files that define these classes, and of those that these import from."""
     files: dict[int, dict[str, Any]] = {}
-    for kind in _classes(model):
+    for kind in kinds:
         home = vars(sys.modules[kind.__module__]) if kind.__module__ in sys.modules else {}
         for names in (home, *map(_imported, home.values())):
             if names and not _is_library(str(names.get("__name__"))):
@@ -134,9 +136,9 @@ def _is_library(name: str) -> bool:
     return (top in sys.stdlib_module_names and top != "__main__") or top in ("torch", "timm", "torchvision", "numpy")
 
 
-def _closed_over(model: nn.Module) -> Iterator[tuple[str, CellType, Any]]:
+def _closed_over(kinds: list[type]) -> Iterator[tuple[str, CellType, Any]]:
     """What functions of these classes and files close over, with the cells that hold it."""
-    for names in (*map(vars, _classes(model)), *_files(model)):
+    for names in (*map(vars, kinds), *_files(kinds)):
         for name, value in names.items():
             function = getattr(value, "__func__", value)
             for number, cell in enumerate((isinstance(function, FunctionType) and function.__closure__) or ()):
