@@ -48,7 +48,7 @@ def each_of_kind(value: Any, kind: type | tuple[type, ...], function: Callable[[
 
 
 def with_items(mapping: Mapping[Any, Any], items: dict[Any, Any]) -> Any:
-    """A mapping of the same class with other items under its keys; a dictionary where the class does not say how.
+    """A mapping of the same class with other items; a dictionary where the class does not say how.
 
     >>> from collections import OrderedDict
     >>> with_items(OrderedDict(a=1), {"a": 2})
@@ -57,6 +57,7 @@ def with_items(mapping: Mapping[Any, Any], items: dict[Any, Any]) -> Any:
     if type(mapping) in (dict, immutable_dict) or not isinstance(mapping, MutableMapping):
         return items
     twin = copy.copy(mapping)
+    twin.clear()
     twin.update(items)
     return twin
 

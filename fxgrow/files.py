@@ -21,7 +21,7 @@ from fxgrow.documents import frozen
 from fxgrow.errors import FileError, FxgrowError, first_line
 from fxgrow.history import ATTRIBUTE, History, Step, Verification, known_history
 from fxgrow.libraries import is_of_library
-from fxgrow.module_tensors import named_tensors, place
+from fxgrow.module_tensors import as_registered, named_tensors, place
 from fxgrow.planning.plan import Plan
 from fxgrow.proof.certificate import Certificate
 from fxgrow.replay import grown_again
@@ -370,7 +370,7 @@ def _fill(grown: nn.Module, files: TensorFiles, tied: Mapping[str, str]) -> None
         canonical = tied.get(name, name)
         if canonical not in filled:
             have = aligned(files[canonical])
-            filled[canonical] = nn.Parameter(have, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else have
+            filled[canonical] = as_registered(have, tensor)
         place(grown, name, filled[canonical])
 
 

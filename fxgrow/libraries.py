@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 LIBRARIES = ("timm", "torchvision")
 
-_KNOWN = ("torch", *LIBRARIES)
+KNOWN = ("torch", *LIBRARIES)
 
 
-def is_known(kind: type) -> bool:
-    """Whether a class is of a library of whose code it is known what it asks for and what it keeps.
+def is_known(code: Any) -> bool:
+    """Whether a class or function is of a library of whose code it is known what it asks for and what it keeps.
 
     >>> is_known(dict), is_known(__import__("torch").nn.Linear)
     (False, True)
     """
-    return kind.__module__.partition(".")[0] in _KNOWN
+    return (getattr(code, "__module__", None) or "").partition(".")[0] in KNOWN
 
 
 def is_of_library(name: str) -> bool:

@@ -26,6 +26,11 @@ def place(root: nn.Module, name: str, tensor: torch.Tensor) -> None:
         owner._buffers[leaf] = tensor
 
 
+def as_registered(data: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+    """Data as a parameter where a tensor is one, as ready to be trained; else as they are."""
+    return nn.Parameter(data, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else data
+
+
 def tied_names(model: nn.Module) -> dict[str, list[str]]:
     """Every name of a tensor that has several -> all of them."""
     names: dict[int, list[str]] = {}

@@ -21,7 +21,7 @@ from fxgrow.devices import device_of
 from fxgrow.errors import CaptureError, VerificationError, first_line
 from fxgrow.history import Verification, drawn_in_part
 from fxgrow.measure.verification import random_inputs, verify
-from fxgrow.module_tensors import named_tensors, place
+from fxgrow.module_tensors import as_registered, named_tensors, place
 from fxgrow.own import own_class, sites
 from fxgrow.own.configs import follow_configs
 from fxgrow.part_ends import Passage, passage
@@ -273,10 +273,9 @@ def widen_parts(parts: Parts, plan: Plan, source: nn.Module, seed: str, form: st
     outside = {n: t for n, t in named_tensors(source).items() if not n.startswith(inside) or is_shared(parts, n)}
     for tensor in outside.values():
         if id(tensor) not in copies:
-            data = tensor.detach().clone()
-            copies[id(tensor)] = nn.Parameter(data, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else data
+            copies[id(tensor)] = as_registered(tensor.detach().clone(), tensor)
     place_all(result, {name: copies[id(tensor)] for name, tensor in outside.items()})
-    forms, exchanged = [], {}
+    forms, before = [], {path: result.get_submodule(path) for path, _ in plan.parts}
     for path, part in plan.parts:
         original, captured = source.get_submodule(path), parts.captured[path]
         changed = sites(captured, part)
@@ -294,12 +293,10 @@ def widen_parts(parts: Parts, plan: Plan, source: nn.Module, seed: str, form: st
                 part = replace(part, configs=follow_configs(original, own, graph, inputs_after(part), part.depth))
         owner, _, name = path.rpartition(".")
         is_own = isinstance(own, nn.Module)
-        put_in = own if is_own else kept_as(graph, original)
-        exchanged[id(result.get_submodule(path))] = put_in, result.get_submodule(path)
-        result.get_submodule(owner)._modules[name] = put_in  # type: ignore[assignment]
+        result.get_submodule(owner)._modules[name] = own if is_own else kept_as(graph, original)  # type: ignore[assignment]
         obstacle = own if isinstance(own, Obstacle) else None
         forms.append((path, replace(part, form="module" if is_own else "graph", obstacle=obstacle)))
-    exchange(result.modules(), {key: put_in for key, (put_in, _) in exchanged.items()})
+    exchange(result.modules(), {id(part): result.get_submodule(path) for path, part in before.items()})
     return result, replace(plan, parts=tuple(forms))
 
 

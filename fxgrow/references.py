@@ -11,10 +11,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fxgrow.module_tensors import named_tensors, place
+from fxgrow.module_tensors import as_registered, named_tensors, place
 
 _PLAIN = (bool, int, float, str, type(None))
-_OF_MODULES = ("_parameters", "_buffers", "_modules")
+OF_MODULES = frozenset(nn.Module().__dict__)
+"""The attributes that every module has."""
+
+_REGISTERED = ("_parameters", "_buffers", "_modules")
 _CONTAINERS = (list, tuple, dict)
 
 
@@ -30,7 +33,7 @@ def exchange(modules: Iterable[nn.Module], others: Mapping[int, Any]) -> None:
             if type(value) is OrderedDict:  # of hooks, the module's own
                 if value:
                     value.update({key: exchanged.behind(hook) for key, hook in value.items()})
-            elif type(value) not in _PLAIN and name not in _OF_MODULES:
+            elif type(value) not in _PLAIN and name not in _REGISTERED:
                 module.__dict__[name] = exchanged.of(value)
 
 
@@ -53,7 +56,7 @@ def unregistered(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
                 yield from within(item, f"{name}[{key!r}]")
 
     for name, value in module.__dict__.items():
-        if name not in _OF_MODULES:
+        if name not in _REGISTERED:
             yield from within(value, name)
 
 
@@ -64,10 +67,7 @@ def copy_unregistered(root: nn.Module, original: nn.Module) -> None:
     for module in root.modules():
         for _, tensor in unregistered(module):
             if id(tensor) in shared and id(tensor) not in copies:
-                data = tensor.detach().clone()
-                copies[id(tensor)] = (
-                    nn.Parameter(data, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else data
-                )
+                copies[id(tensor)] = as_registered(tensor.detach().clone(), tensor)
     if copies:
         exchange(root.modules(), copies)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fxgrow.libraries import is_known
+from fxgrow.libraries import KNOWN, is_known
 from fxgrow.references import unregistered
 
 _STATE = (bool, int, float, str, type(None), list, dict, set, tuple, Tensor)
@@ -35,11 +35,12 @@ class SharedState:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        kinds = _classes(model)
+        self.kinds = _classes(model)
+        self.files = _files(self.kinds)
         self.owners: dict[str, Any] = {
-            **{f"the class attribute {{}} of {kind.__name__}": kind for kind in kinds},
-            **{f"the global name {{}} of {names['__name__']}": names for names in _files(kinds)},
-            "what {} closes over": {name: value for name, _, value in _closed_over(kinds)},
+            **{f"the class attribute {{}} of {kind.__name__}": kind for kind in self.kinds},
+            **{f"the global name {{}} of {names['__name__']}": names for names in self.files},
+            "what {} closes over": {name: value for name, _, value in self._closed_over()},
         }
         self.before = {text: _snapshot(owner) for text, owner in self.owners.items()}
         parts = [(path, part) for path, part in model.named_modules() if not is_known(type(part))]
@@ -84,29 +85,36 @@ class SharedState:
                 if value is not earlier or not _same(contents, earlier_contents):
                     yield text, name, value
 
-
-@contextmanager
-def caches_bypassed(model: nn.Module) -> Iterator[None]:
-    """Functions under `functools.lru_cache` run anew inside: what they would keep of a record is no value."""
-    kinds = _classes(model)
-    with ExitStack() as stack:
-        for kind in kinds:
-            for name, value in list(vars(kind).items()):
-                plain = getattr(value, "__func__", value)  # a static method's
-                if isinstance(plain, _CACHED):
-                    fresh = plain.__wrapped__
-                    setattr(kind, name, fresh if plain is value else type(value)(fresh))
-                    stack.callback(setattr, kind, name, value)
-        for names in _files(kinds):
-            for name, value in list(names.items()):
+    @contextmanager
+    def caches_bypassed(self) -> Iterator[None]:
+        """Functions under `functools.lru_cache` run anew inside: what they would keep of a record is no value."""
+        with ExitStack() as stack:
+            for kind in self.kinds:
+                for name, value in list(vars(kind).items()):
+                    plain = getattr(value, "__func__", value)  # a static method's
+                    if isinstance(plain, _CACHED):
+                        fresh = plain.__wrapped__
+                        setattr(kind, name, fresh if plain is value else type(value)(fresh))
+                        stack.callback(setattr, kind, name, value)
+            for names in self.files:
+                for name, value in list(names.items()):
+                    if isinstance(value, _CACHED):
+                        names[name] = value.__wrapped__
+                        stack.callback(names.__setitem__, name, value)
+            for _, cell, value in self._closed_over():
                 if isinstance(value, _CACHED):
-                    names[name] = value.__wrapped__
-                    stack.callback(names.__setitem__, name, value)
-        for _, cell, value in _closed_over(kinds):
-            if isinstance(value, _CACHED):
-                cell.cell_contents = value.__wrapped__
-                stack.callback(setattr, cell, "cell_contents", value)
-        yield
+                    cell.cell_contents = value.__wrapped__
+                    stack.callback(setattr, cell, "cell_contents", value)
+            yield
+
+    def _closed_over(self) -> Iterator[tuple[str, CellType, Any]]:
+        """What functions of these classes and files close over, with the cells that hold it."""
+        for names in (*map(vars, self.kinds), *self.files):
+            for name, value in names.items():
+                function = getattr(value, "__func__", value)
+                for number, cell in enumerate((isinstance(function, FunctionType) and function.__closure__) or ()):
+                    with suppress(ValueError):  # it is empty
+                        yield f"{name} ({function.__code__.co_freevars[number]})", cell, cell.cell_contents
 
 
 def _classes(model: nn.Module) -> list[type]:
@@ -133,17 +141,7 @@ def _imported(value: Any) -> dict[str, Any]:
 
 def _is_library(name: str) -> bool:
     top = name.partition(".")[0]
-    return (top in sys.stdlib_module_names and top != "__main__") or top in ("torch", "timm", "torchvision", "numpy")
-
-
-def _closed_over(kinds: list[type]) -> Iterator[tuple[str, CellType, Any]]:
-    """What functions of these classes and files close over, with the cells that hold it."""
-    for names in (*map(vars, kinds), *_files(kinds)):
-        for name, value in names.items():
-            function = getattr(value, "__func__", value)
-            for number, cell in enumerate((isinstance(function, FunctionType) and function.__closure__) or ()):
-                with suppress(ValueError):  # it is empty
-                    yield f"{name} ({function.__code__.co_freevars[number]})", cell, cell.cell_contents
+    return (top in sys.stdlib_module_names and top != "__main__") or top in (*KNOWN, "numpy")
 
 
 def _snapshot(owner: Any) -> dict[str, tuple[Any, Any]]:

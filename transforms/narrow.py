@@ -7,7 +7,7 @@ from fxgrow.transforms.graph_edits import edit_graphs
 from torch import fx, nn
 
 from fxgrow.capture import Captured, assemble
-from fxgrow.module_tensors import named_tensors, place
+from fxgrow.module_tensors import as_registered, named_tensors, place
 from fxgrow.planning.narrowing import Narrowing
 
 
@@ -28,7 +28,7 @@ def narrow(captured: Captured, narrowing: Narrowing, source: nn.Module) -> fx.Gr
                 for axis, positions in enumerate(narrow_tensor.positions):
                     data = data.index_select(axis, torch.tensor(positions, device=data.device))
                 data = data * narrow_tensor.scale
-            new = nn.Parameter(data, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else data
+            new = as_registered(data, tensor)
             tensors[id(tensor)] = new
         place(captured.model, name, tensors[id(tensor)])
     for edit in narrowing.attributes:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fxgrow.capture.numbers import Float, Int, plain
 from fxgrow.containers import each_tensor, holds_tensor, of_kind
+from fxgrow.references import OF_MODULES
 
 
 class Memory:
@@ -97,13 +98,10 @@ def _layer(module: nn.Module) -> Layer:
     return Layer(
         kind,
         counts_samples(module),
-        tuple((name, _alike(value)) for name, value in state.items() if name not in _OF_MODULES),
+        tuple((name, _alike(value)) for name, value in state.items() if name not in OF_MODULES),
         (_alike(state["_parameters"]), _alike(state["_buffers"])),
         tuple((name, _layer(part)) for name, part in module._modules.items() if part is not None),
     )
-
-
-_OF_MODULES = frozenset(nn.Module().__dict__)
 
 
 def _apart(tensor: Tensor, before: list[tuple[Tensor, int]]) -> Tensor:

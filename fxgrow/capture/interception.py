@@ -14,7 +14,7 @@ from torch import nn
 from torch.fx import _symbolic_trace
 
 from fxgrow.capture import contexts
-from fxgrow.libraries import LIBRARIES
+from fxgrow.libraries import is_known
 from fxgrow.opaque import CustomFunction
 from fxgrow.rules import registry
 
@@ -103,6 +103,5 @@ def _wrapped_by_users() -> Iterator[Callable[..., Any]]:
     """Functions that `torch.fx.wrap` was told to keep whole, but for those of libraries, which are run from inside."""
     for (_, name), names in _symbolic_trace._wrapped_fns_to_patch.items():
         function = names.get(name)
-        home = getattr(function, "__module__", None) or ""
-        if isinstance(function, types.FunctionType) and home.partition(".")[0] not in ("torch", *LIBRARIES):
+        if isinstance(function, types.FunctionType) and not is_known(function):
             yield function

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,9 +25,10 @@ from fxgrow.containers import flat_tensors
 from fxgrow.devices import callers_device
 from fxgrow.errors import CaptureError, FxgrowError, UntraceableError, first_line
 from fxgrow.opaque import CustomFunction
+from fxgrow.references import OF_MODULES
 from fxgrow.rules.calls import draws, name_of, reached, writes
 from fxgrow.rules.registry import law_of_call
-from fxgrow.shared_state import SharedState, caches_bypassed
+from fxgrow.shared_state import SharedState
 
 _ONE_AT_A_TIME = threading.RLock()
 """What tells a recorder of calls stands, for a while, in for attributes that all threads share."""
@@ -79,11 +79,13 @@ class Recording:
         gradients: bool = True,
     ) -> Record:
         """A run in a mode; `dtype`: to run in another precision. gradients: whether they are switched on."""
-        with ExitStack() as stack:
-            for context in (_ONE_AT_A_TIME, torch.set_grad_enabled(gradients), callers_device()):
-                stack.enter_context(context)
-            shared = stack.enter_context(SharedState(self.bare))
-            stack.enter_context(caches_bypassed(self.bare))
+        with (
+            _ONE_AT_A_TIME,
+            torch.set_grad_enabled(gradients),
+            callers_device(),
+            SharedState(self.bare) as shared,
+            shared.caches_bypassed(),
+        ):
             return self._record(mode, inputs, dtype, shared)
 
     def _record(
@@ -164,7 +166,7 @@ def _state(model: nn.Module) -> dict[tuple[str, str, str], Any]:
         state.update({(path, "buffer", name): tensor for name, tensor in module._buffers.items()})
         if not type(module).__module__.startswith("torch.nn."):
             attributes = module.__dict__.items()
-            state.update({(path, "attribute", n): _contents(v) for n, v in attributes if n not in _OF_MODULES})
+            state.update({(path, "attribute", n): _contents(v) for n, v in attributes if n not in OF_MODULES})
     return state
 
 
@@ -177,9 +179,6 @@ def _same(value: Any, before: Any) -> bool:
     if type(value) is tuple and type(before) is tuple:
         return len(value) == len(before) and all(map(_same, value, before))
     return value is before
-
-
-_OF_MODULES = frozenset(nn.Module().__dict__)
 
 
 def _behind(nodes: Iterable[fx.Node], follow: Callable[[fx.Node], bool] = lambda node: True) -> set[fx.Node]:

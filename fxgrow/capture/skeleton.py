@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from fxgrow.capture.checks import refuse_uncapturable
+from fxgrow.module_tensors import as_registered
 from fxgrow.references import exchange
 from fxgrow.shards import is_divided, undivided
 
@@ -53,9 +54,7 @@ def twin_of(
                 empty = torch.empty(tensor.shape, dtype=precision, device="meta")
             else:
                 empty = torch.empty_like(tensor, device="meta", dtype=precision)
-            tensors[id(tensor)] = (
-                nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
-            )
+            tensors[id(tensor)] = as_registered(empty, tensor)
         return tensors[id(tensor)]
 
     def copy_of(module: nn.Module) -> nn.Module:

@@ -17,7 +17,7 @@ from fxgrow.devices import callers_device, device_of, exact_device, random_state
 from fxgrow.errors import CaptureError, VerificationError, first_line
 from fxgrow.history import Verification
 from fxgrow.measure.borrowing import Borrowed
-from fxgrow.module_tensors import named_tensors
+from fxgrow.module_tensors import as_registered, named_tensors
 from fxgrow.noise import WithoutNoise
 from fxgrow.planning.plan import Classes, Plan
 from fxgrow.references import place_all
@@ -288,13 +288,12 @@ def in_precision(model: nn.Module, dtype: torch.dtype = torch.float64, share: bo
     converted: dict[int, Tensor] = {}
     tensors = named_tensors(model)
     for tensor in tensors.values():
-        is_parameter = isinstance(tensor, nn.Parameter)
         if id(tensor) not in converted:
-            data, shared = tensor.detach(), is_parameter and fitting(tensor)
-            if not shared:
+            data = tensor.detach()
+            if not (isinstance(tensor, nn.Parameter) and fitting(tensor)):
                 data = data.to(exact_device(tensor.device, dtype))
                 data = data.to(dtype if tensor.dtype.is_floating_point else tensor.dtype, copy=True)
-            converted[id(tensor)] = nn.Parameter(data, tensor.requires_grad) if is_parameter else data
+            converted[id(tensor)] = as_registered(data, tensor)
     place_all(twin, {name: converted[id(tensor)] for name, tensor in tensors.items()})
     return twin
 

@@ -5,7 +5,6 @@ Which attributes do so, no name tells. One is moved where that brings the copy n
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -17,8 +16,9 @@ from torch import nn
 from fxgrow.capture.inputs import Inputs
 from fxgrow.capture.recorder import FEATURES
 from fxgrow.capture.skeleton import skeleton
-from fxgrow.containers import flat_tensors
+from fxgrow.containers import flat_tensors, with_items
 from fxgrow.planning.deepening import Children, Deepening
+from fxgrow.references import OF_MODULES
 
 INTERMEDIATES = "forward_intermediates"
 """What models of timm's call the method that gives what their blocks give."""
@@ -106,13 +106,12 @@ def _moved_by(own: nn.Module, children: Children) -> Iterator[Moved]:
     by_name = {old: news[places[k]] for k, old in enumerate(old for _, old in children.names if old)}
     for name, value in _attributes(own, children.path):
         if isinstance(value, dict) and value and value.keys() <= by_name.keys():
-            yield Moved(children.path, name, _with_items(value, ((by_name[k], item) for k, item in value.items())))
+            yield Moved(children.path, name, with_items(value, {by_name[k]: item for k, item in value.items()}))
     origins = [sum(is_old[: place + 1]) - 1 for place in range(after)]
     for path, _ in own.named_modules():
         for name, value in _attributes(own, path):
             if isinstance(value, dict) and value and list(value) == list(range(before)):
-                items = ((place, value[origin]) for place, origin in enumerate(origins))
-                yield Moved(path, name, _with_items(value, items))
+                yield Moved(path, name, with_items(value, {k: value[origin] for k, origin in enumerate(origins)}))
 
 
 def last_places(old: Sequence[bool]) -> list[int]:
@@ -181,19 +180,9 @@ def _may_become(old: tuple[int, ...], new: tuple[int, ...]) -> bool:
     return len(old) == len(new) and sum(one != other for one, other in zip(old, new, strict=True)) <= 1 and old <= new
 
 
-def _with_items(mapping: Any, items: Iterator[tuple[Any, Any]]) -> Any:
-    made = copy.copy(mapping)
-    made.clear()
-    made.update(items)
-    return made
-
-
-_OF_MODULES = frozenset(nn.Module().__dict__)
-
-
 def _attributes(own: nn.Module, path: str) -> list[tuple[str, Any]]:
     try:
         attributes = own.get_submodule(path).__dict__
     except AttributeError:  # it has moved itself
         return []
-    return [(name, value) for name, value in attributes.items() if name not in _OF_MODULES]
+    return [(name, value) for name, value in attributes.items() if name not in OF_MODULES]

@@ -17,13 +17,15 @@ from tests.capture.assembled import EXACT, normal
 from tests.models import lively
 
 
-class Encoder(nn.Module):
-    """Makes states of an image, and classifies their mean: `forward` does one after the other."""
-
+class Layers(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.embed, self.states, self.head = nn.Linear(5, 8), nn.Linear(8, 6), nn.Linear(8, 3)
         self.mix = nn.Linear(6, 6)
+
+
+class Encoder(Layers):
+    """Makes states of an image, and classifies their mean: `forward` does one after the other."""
 
     def encode(self, x: Tensor) -> Tensor:
         x = self.embed(x)
@@ -64,13 +66,8 @@ def test_methods_that_the_forward_calls_do_what_they_do_in_it() -> None:
         torch.testing.assert_close(grown.head(grown.pooled(states)), grown(X), rtol=0, atol=0)
 
 
-class Pooling(nn.Module):
+class Pooling(Layers):
     """Takes the same mean in one helper, of states that grow and of tokens, which are as many as they were."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed, self.states, self.head = nn.Linear(5, 8), nn.Linear(8, 6), nn.Linear(8, 3)
-        self.mix = nn.Linear(6, 6)
 
     def average(self, x: Tensor) -> Tensor:
         return x.mean(1)
