@@ -191,6 +191,15 @@ LONGER: Mapping[str, Way] = {
     "half on small images for longer, then larger ones, then whole": budget(
         (0.5, 48), (0.5, 12), (1.0, 2), decay=0.3, sides=(0.75, 1.0, 1.0)
     ),
+    "half as wide on small images first, whole at the end": budget(
+        (0.5, 48), (0.5, 16), (1.0, 1), decay=0.29, sides=(0.75, 1.0, 1.0)
+    ),
+    "half as wide on small images first, whole at the end, batches of 64": budget(
+        (0.5, 48), (0.5, 16), (1.0, 1), decay=0.29, sides=(0.75, 1.0, 1.0), batch_sizes=(0.5, 0.5, 0.5)
+    ),
+    "half as wide on smaller images first, whole at the end": budget(
+        (0.5, 60), (0.5, 30), (0.5, 14), (1.0, 1), decay=0.25, sides=(0.5, 0.75, 1.0, 1.0)
+    ),
     "half, whole, small images and batches first": budget(
         (0.5, 20), (1.0, 10), (1.0, 3), decay=0.35, sides=(0.75, 0.75, 1.0), batch_sizes=(0.5, 0.5, 1.0)
     ),
@@ -257,6 +266,12 @@ def deeper(seed_options: Changes, amount: str, part: float, depth_init: str = "c
     return growing(*stages, **depths, **more)
 
 
+def longer_deeper(blocks: int, before: float, after: float, **more: Any) -> Way:
+    """Fewer blocks for many epochs (of 24 that the large network gets), then six, copies of them, for few."""
+    depths = {"seed_options": (("depth", blocks),), "depths": ("", "=6"), "depth_init": "copy"}
+    return budget((1.0, before), (1.0, after), decay=0.3, **depths, **more)
+
+
 def both(seed_options: Changes, amount: str, part: float, **more: Any) -> Way:
     """Half the width and fewer blocks for a part of the epochs, then all."""
     depths = {"seed_options": tuple(seed_options.items()), "depths": ("", amount)}
@@ -291,6 +306,11 @@ VIT_DEPTH: Mapping[str, Way] = {
     "two blocks then six, copies": deeper({"depth": 2}, "=6", 0.7),
     "two blocks then six, random": deeper({"depth": 2}, "=6", 0.7, "random"),
     "width and depth": both(_THREE, "=6", 0.6),
+    "one block then six, longer, half the operations": longer_deeper(1, 32, 6),
+    "two blocks then six, longer, half the operations": longer_deeper(2, 18, 6),
+    "two blocks then six, longest, half the operations": longer_deeper(2, 24, 4),
+    "three blocks then six, longer, half the operations": longer_deeper(3, 14, 5),
+    "two blocks then six, longer, half the operations, batches of 64": longer_deeper(2, 18, 6, batch_sizes=(0.5, 0.5)),
 }
 
 WAYS: Mapping[str, Mapping[str, Way]] = {
