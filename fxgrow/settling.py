@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from torch import nn
+from torch.nn.utils.parametrize import ParametrizationList
 
 from fxgrow import guards
 from fxgrow.by_hand import bare_parts
@@ -14,6 +15,7 @@ from fxgrow.errors import FxgrowError
 from fxgrow.guarded_norms import PLAIN, read
 from fxgrow.history import ATTRIBUTE, known_history
 from fxgrow.own.edited import CallEdit, Edited, plain_kind, unedited
+from fxgrow.spectral import GuardedSpectralNorm, is_spectral_norm, over_all
 
 
 def settle(grown: nn.Module, share: float) -> None:
@@ -26,8 +28,8 @@ def settle(grown: nn.Module, share: float) -> None:
     parameters and births stay as they are. Between 0 and 1 the dimensions of such norms do not grow.
 
     What growth had verified and proved was another function. So `report` drops both, and `certify` says UNKNOWN; at
-    share 0 the function is the grown one again. Other guards (reductions, softmax, `normalize`, standardised weights)
-    stay.
+    share 0 the function is the grown one again. Spectral norms are those of old entries until the share is 1. Other
+    guards (reductions, softmax, `normalize`, standardised weights) stay.
 
     Parameters
     ----------
@@ -85,6 +87,11 @@ def settle_norms(model: nn.Module, share: float) -> int:
 def _settle_module(module: Any, share: float) -> int:
     if isinstance(module, Edited):
         return _settle_calls(module, share)
+    if isinstance(module, ParametrizationList) and is_spectral_norm(module):
+        guarded = type(module[0]) is GuardedSpectralNorm
+        if guarded and share == 1:
+            over_all(module[0], module.original.shape)  # type: ignore[arg-type]
+        return int(guarded)
     if type(module) not in PLAIN:
         return 0
     if share == 1:

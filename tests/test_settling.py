@@ -12,6 +12,8 @@ import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+from torch.nn.utils.parametrize import ParametrizationList
 
 import fxgrow
 from fxgrow import guards
@@ -287,3 +289,27 @@ def test_what_has_no_guard_is_refused() -> None:
     fxgrow.settle(grown, 1)  # there already
     with pytest.raises(FxgrowError, match="all were settled"):
         fxgrow.settle(grown, 0.5)
+
+
+@FORMS
+def test_spectral_norms_settle_on_all_entries_from_where_they_were(form: str) -> None:
+    torch.manual_seed(0)
+    layer = parametrizations.spectral_norm
+    model = nn.Sequential(layer(nn.Conv2d(3, 4, 3)), nn.Tanh(), layer(nn.ConvTranspose2d(4, 2, 2)), nn.Tanh()).double()
+    x = normal(2, 3, 6, 6)
+    for _ in range(20):
+        model(x)
+    grown: Any = fxgrow.grow(model.eval(), 2, example_inputs=x, form=form).eval()
+    before = grown(x)
+    fxgrow.settle(grown, 0.5)
+    assert torch.equal(grown(x), before)
+    fxgrow.settle(grown, 1)
+    parts = [part for part in grown.modules() if isinstance(part, ParametrizationList)]
+    assert [type(part[0]) for part in parts] == [parametrizations._SpectralNorm] * 2
+    assert_near(grown(x), before)  # until the next step of the power iteration
+    for _ in range(200):
+        grown.train()(x)
+    for part in parts:
+        part.eval()
+        weight = part().flatten(1) if part is parts[0] else part().transpose(0, 1).flatten(1)
+        assert_near(torch.linalg.matrix_norm(weight, 2), torch.ones((), dtype=torch.float64))

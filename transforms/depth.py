@@ -20,6 +20,7 @@ from fxgrow.capture.methods import move_runs
 from fxgrow.capture.shapes import propagate
 from fxgrow.errors import OTHER_MODEL, PlanError
 from fxgrow.planning.deepening import CopiedRegion, Deepening, NewBlock, NewTensor, renamed
+from fxgrow.planning.edits import set_attributes
 from fxgrow.planning.plan import Axis, TensorGrowth
 
 
@@ -73,8 +74,7 @@ def rearranged(model: nn.Module, plan: Deepening) -> None:
 def _resize(model: nn.Module, plan: Deepening) -> None:
     for name, shape in plan.enlarged:
         _enlarge(model, name, shape)
-    for edit in plan.attributes:
-        setattr(model.get_submodule(edit.module), edit.attribute, edit.value)
+    set_attributes(model, plan.attributes)
 
 
 def insert_blocks(captured: Captured, plan: Deepening) -> list[NewLayer]:

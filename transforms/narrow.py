@@ -8,6 +8,7 @@ from torch import fx, nn
 
 from fxgrow.capture import Captured, assemble
 from fxgrow.module_tensors import as_registered, named_tensors, place
+from fxgrow.planning.edits import set_attributes
 from fxgrow.planning.narrowing import Narrowing
 
 
@@ -31,7 +32,6 @@ def narrow(captured: Captured, narrowing: Narrowing, source: nn.Module) -> fx.Gr
             new = as_registered(data, tensor)
             tensors[id(tensor)] = new
         place(captured.model, name, tensors[id(tensor)])
-    for edit in narrowing.attributes:
-        setattr(captured.model.get_submodule(edit.module), edit.attribute, edit.value)
+    set_attributes(captured.model, narrowing.attributes)
     edit_graphs(captured.graphs, narrowing.nodes)
     return assemble(captured.model, captured.graphs)

@@ -15,6 +15,7 @@ from fxgrow.capture.skeleton import twin_of
 from fxgrow.errors import OTHER_MODEL, PlanError
 from fxgrow.module_tensors import place
 from fxgrow.planning.deepening import NewTensor
+from fxgrow.planning.edits import set_attributes
 from fxgrow.planning.plan import Plan
 
 
@@ -40,15 +41,7 @@ def widened(
         grown = like(tensor, data)
         for name in names:
             place(root, name, grown)
-    for edit in plan.attributes:
-        try:
-            setattr(root.get_submodule(edit.module), edit.attribute, edit.value)
-        except AttributeError:
-            raise PlanError(
-                "the plan names a module that the model does not have",
-                where=edit.module,
-                remedy=OTHER_MODEL,
-            ) from None
+    set_attributes(root, plan.attributes)
     edit_graphs(graphs, plan.nodes)
     return assemble(root, graphs, classes, captured.form)
 

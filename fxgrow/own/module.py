@@ -39,6 +39,7 @@ from fxgrow.own.following import follow_sizes
 from fxgrow.own.positions import follow_positions, intermediates_apart
 from fxgrow.own.sites import Site, sites
 from fxgrow.own.sizes import Settings, wanted
+from fxgrow.planning.edits import set_attributes
 from fxgrow.planning.plan import NodeEdit, Obstacle, Plan
 from fxgrow.references import place_all
 from fxgrow.rules.shape import follow
@@ -128,8 +129,7 @@ def _copied(
         own.register_parameter(readout.weight, grown.get_parameter(readout.weight))
     here = named_tensors(own)
     place_all(own, {name: tensor for name, tensor in named_tensors(grown).items() if name in here})
-    for edit in plan.attributes:
-        setattr(own.get_submodule(edit.module), edit.attribute, edit.value)
+    set_attributes(own, plan.attributes)
     head_dims = {id(part): part.head_dim for part in own.modules() if isinstance(part, nn.MultiheadAttention)}
     settings = Settings(own)
     conflicts = settings.settle(list(wanted(_graphs_of_sizes(grown, inputs))))

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
+
+from torch import nn
+
+from fxgrow.errors import OTHER_MODEL, PlanError
+from fxgrow.spectral import over_core
 
 
 @dataclass(frozen=True)
@@ -35,3 +41,21 @@ class AttributeEdit:
     module: str
     attribute: str
     value: Any
+
+
+def set_attributes(model: nn.Module, edits: Iterable[AttributeEdit]) -> None:
+    """Set attributes of the modules of a model; a norm that is given a core becomes one over it.
+
+    Raises
+    ------
+    PlanError: the model has no module of that name.
+    """
+    for edit in edits:
+        try:
+            module = model.get_submodule(edit.module)
+        except AttributeError:
+            what = "the plan names a module that the model does not have"
+            raise PlanError(what, where=edit.module, remedy=OTHER_MODEL) from None
+        if edit.attribute == "core":
+            over_core(module)
+        setattr(module, edit.attribute, edit.value)

@@ -95,9 +95,8 @@ class Planner:
         self.amounts = amounts
         self.init, self.way = init, INITS[init]
         self.round_to = round_to
-        self.guarded: set[Leaf] = set()
-        self.downgraded: set[Leaf] = set()
-        self.paired: set[Leaf] = set()
+        self.guarded, self.over_core = set[Leaf](), set[Leaf]()
+        self.downgraded, self.paired = set[Leaf](), set[Leaf]()
         self.silenced: set[Leaf] = set()
         self.why_still: dict[Leaf, Reason] = {}
         self.roles = roles_of(analysis)
@@ -358,11 +357,13 @@ class Planner:
                 elif edit.kind == "core":
                     value = self._core(edit.values["core"], edit.values["old"])
                     nodes.append(NodeEdit(mode, op.node.name, "literal", edit.values["path"], value))
+                elif edit.kind == "cores":
+                    part, cores = f"{target}.{edit.values['part']}", edit.values["cores"]
+                    attributes[part, "core"] = AttributeEdit(part, "core", tuple(self._core(*core) for core in cores))
+                    self.over_core.update(self.know.growing(*(layout for layout, _ in cores)))
                 elif edit.kind == "core_input":
                     layout = edit.values["core"]
-                    value = {"axis": edit.values["axis"], "core": self._core(layout, ((0, layout.size),))}
-                    if edit.values.get("operand"):
-                        value["operand"] = edit.values["operand"]
+                    value = {**edit.values, "core": self._core(layout, ((0, layout.size),))}
                     nodes.append(NodeEdit(mode, op.node.name, "core_input", value=value))
                 else:
                     nodes.append(NodeEdit(mode, op.node.name, "guard", value=self._guard(op, edit.values)))
@@ -397,8 +398,7 @@ class Planner:
             for run in runs:
                 fills[run.group].add(run.fill)
             if self._is_parameter(tensor.name):
-                groups = {run.group for run in runs}
-                for name in groups:  # what several groups add together is shared evenly
+                for name in (groups := {run.group for run in runs}):  # what several add together is shared evenly
                     added[name] += (math.prod(tensor.new_shape) - math.prod(tensor.old_shape)) // len(groups)
         for leaf, name in self.names.items():
             where, how = tuple(places_of.get(leaf, [])), self._how(leaf, fills[name])
@@ -416,7 +416,7 @@ class Planner:
             )
             if fill in fills
         ]
-        if leaf in self.guarded:
+        if leaf in self.guarded | self.over_core:
             said.append("guarded statistics")
         return ", ".join(said) or "zero-in"
 

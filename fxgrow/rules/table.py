@@ -28,6 +28,7 @@ from fxgrow.rules.gated import GatedUnit
 from fxgrow.rules.law import Fact, Holding
 from fxgrow.rules.lookup import Gather, GatherBags
 from fxgrow.rules.normalisation import BatchNorm, GroupNorm, Guarded, OverUnits
+from fxgrow.rules.parametrized import Parametrized
 from fxgrow.rules.picking import GetItem, Narrow, Select, Written
 from fxgrow.rules.pointwise import AddProduct, ParametricRelu, Pointwise
 from fxgrow.rules.products import AddedProduct, Lettered, inner, outer, tensordot
@@ -38,7 +39,6 @@ from fxgrow.rules.registry import rows, rule, rules
 from fxgrow.rules.spatial import Pad, PixelShuffle, Sampled, Spatial, Unfold
 from fxgrow.rules.standardisation import BatchNormFunction, Standardised
 from fxgrow.rules.stretching import Expand, Made, Repeat, RepeatEach
-from fxgrow.rules.weight_norm import Parametrized
 
 # -- contractions --------------------------------------------------------------------------------------------
 

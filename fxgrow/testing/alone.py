@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,11 +18,11 @@ from torch import Tensor, fx, nn
 from fxgrow.amounts import Amounts
 from fxgrow.axes.layout import Layout, Leaf, Product, leaves, resolve
 from fxgrow.capture import Captured, assemble, capture
-from fxgrow.capture.modes import GrownGraphModule, copied
+from fxgrow.capture.modes import GrownGraphModule, copies
 from fxgrow.containers import flat_tensors
 from fxgrow.noise import WithoutNoise
 from fxgrow.planning.analysis import Analysis, analyse
-from fxgrow.planning.edits import AttributeEdit
+from fxgrow.planning.edits import AttributeEdit, set_attributes
 from fxgrow.planning.numbers import number_edits
 from fxgrow.planning.planner import Planner
 from fxgrow.planning.sizing import Sizing, size_after
@@ -221,25 +220,12 @@ class Grown:
 
     def assembled(self) -> GrownGraphModule:
         """The op edited as its law says, as a graph module that shares nothing with the original."""
-        with self.edited() as (structure, graphs):
-            return assemble(copy.deepcopy(structure), graphs).train(self.looked.model.training)
-
-    @contextmanager
-    def edited(self) -> Iterator[tuple[nn.Module, dict[str, fx.Graph]]]:
-        """The structure and the graphs once they are edited as the law says; the structure until the end only."""
-        model, graphs = self.looked.captured.model, self.looked.captured.graphs
-        twins = {mode: copied(graph) for mode, graph in graphs.items()}
+        structure, graphs = copy.deepcopy(self.looked.captured.model), copies(self.looked.captured.graphs)
         self.planner.numbers = list(number_edits(self.looked.analysis, self.sizes))
         nodes, self.attributes = self.planner._edits()
-        before = [getattr(model.get_submodule(edit.module), edit.attribute) for edit in self.attributes]
-        for edit in self.attributes:
-            setattr(model.get_submodule(edit.module), edit.attribute, edit.value)
-        try:
-            edit_graphs(twins, nodes)
-            yield model, twins
-        finally:
-            for edit, value in zip(self.attributes, before, strict=True):
-                setattr(model.get_submodule(edit.module), edit.attribute, value)
+        set_attributes(structure, self.attributes)
+        edit_graphs(graphs, nodes)
+        return assemble(structure, graphs).train(self.looked.model.training)
 
 
 class Guarded(set[Leaf]):

@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations
 from torchvision.models.video.swin_transformer import SwinTransformer3d
 
 import fxgrow
@@ -349,3 +350,17 @@ def test_an_op_without_a_rule_on_numbers_of_the_forward() -> None:
     model = lively(Placed())
     grown = fxgrow.grow(model, 1.5, example_inputs=torch.randn(2, 4, 5))
     assert fxgrow.certify(grown, model).verdict is Verdict.PROVED
+
+
+def test_a_spectral_norm_over_other_entries_is_refuted() -> None:
+    spectral = parametrizations.spectral_norm
+    model = nn.Sequential(spectral(nn.Linear(4, 6)), nn.Tanh(), spectral(nn.Linear(6, 2))).double()
+    grown: Any = fxgrow.grow(model, 2, example_inputs=torch.randn(3, 4, dtype=torch.float64))
+    part = grown[2].parametrizations.weight[0]
+    assert part.core == (((0, 2),), ((0, 6),))
+    part.core = (((0, 2),), ((1, 7),))
+    assert "not taken over the old entries along axis 1" in str(fxgrow.certify(grown, model))
+    part.core = (((0, 2),), ((0, 6),))
+    assert fxgrow.certify(grown, model)
+    part._u[0] += 0.1
+    assert str(fxgrow.certify(grown, model).verdict) == "REFUTED"

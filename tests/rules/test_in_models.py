@@ -169,6 +169,7 @@ class TiedRow(nn.Module):
         return self.leave(torch.addmm(self.square[self.row], h, self.square.t()).tanh()).unflatten(0, x.shape[:2])
 
 
+spectral_norm = parametrizations.spectral_norm
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "rnn cell": lambda: Recurrence(nn.RNNCell),
     "gru cell": lambda: Recurrence(nn.GRUCell),
@@ -181,6 +182,15 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "weight norm": lambda: nn.Sequential(
         parametrizations.weight_norm(nn.Linear(6, 8)), nn.ReLU(), parametrizations.weight_norm(nn.Linear(8, 3))
     ),
+    "spectral norm": lambda: nn.Sequential(
+        *(spectral_norm(nn.Linear(6, 8)), nn.ReLU(), spectral_norm(nn.Linear(8, 8)), nn.ReLU()),
+        spectral_norm(nn.Linear(8, 3)),
+    ),
+    "spectral norm of convolutions": lambda: nn.Sequential(
+        nn.Unflatten(-1, (1, -1)),
+        *(spectral_norm(nn.Conv2d(4, 8, (1, 3))), nn.LeakyReLU(), spectral_norm(nn.ConvTranspose2d(8, 4, 1))),
+        *(nn.Tanh(), nn.Flatten(), nn.Linear(16, 2)),
+    ),
 }
 
 
@@ -190,7 +200,8 @@ def test_models(name: str, init: str) -> None:
     torch.manual_seed(0)
     model = MODELS[name]().double()
     grown = assert_grows(model, (TOKENS,), 2, init, least_ratio=1.5)
-    assert str(fxgrow.certify(grown, model).verdict) == "PROVED"
+    by_values = init == "mirror" and "spectral" in name  # that pairs cancel is read off values, which it divides
+    assert str(fxgrow.certify(grown, model).verdict) == ("UNKNOWN" if by_values else "PROVED")
 
 
 def test_a_row_that_is_picked_stays_where_it_is() -> None:
@@ -216,9 +227,9 @@ def test_rows_that_nothing_reads_are_not_grown() -> None:
 
 
 def test_a_parametrization_without_a_rule_is_named() -> None:
-    model = nn.Sequential(parametrizations.spectral_norm(nn.Linear(6, 8)), nn.ReLU(), nn.Linear(8, 3))
+    model = nn.Sequential(parametrizations.orthogonal(nn.Linear(6, 8)), nn.ReLU(), nn.Linear(8, 3))
     held = fxgrow.plan(model, 2, example_inputs=TOKENS.float()).held
-    assert any("_SpectralNorm computes every entry from the whole weight" in one.reason for one in held)
+    assert any("_Orthogonal computes every entry from the whole weight" in one.reason for one in held)
     assert any("remove_parametrizations" in one.reason for one in held)
     parametrize.remove_parametrizations(model[0], "weight")
     assert fxgrow.plan(model, 2, example_inputs=TOKENS.float()).groups[0].new == 16

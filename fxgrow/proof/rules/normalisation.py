@@ -120,6 +120,26 @@ def _ratio(x: Claim, axis: int, fits: Fits, core: Both | None, use: Use) -> floa
     return times * len(old_core) / len(new_core)
 
 
+def spectral(use: Use) -> Claim:
+    """A weight over its spectral norm, which is that of the old entries: a number that is the same in both models.
+
+    Its values are not told, so that pairs which cancel (`init="mirror"`) are not seen.
+    """
+    use.same_module({"core"})
+    weight, u, v = (use.parameter_of(f"{use.new.target}.{name}") for name in ("original", "0._u", "0._v"))
+    assert weight is not None and u is not None and v is not None
+    x = use.equal(weight)
+    if any(m is not None for vector in map(use.equal, (u, v)) for m in vector.maps):
+        raise Unproved("the vectors of the power iteration have grown")
+    old_cores, new_cores = (getattr(m[0], "core", [None] * x.rank) for m in (use.old_module, use.new_module))  # type: ignore[index]
+    for axis, position in enumerate(x.maps):
+        old, new = positions(old_cores[axis], x.old[axis]), positions(new_cores[axis], x.new[axis])
+        if not torch.equal(old, new if position is None else position[new]):
+            raise Refuted(f"the spectral norm is not taken over the old entries along axis {axis} alone")
+    use.checked("the spectral norm is that of the old entries")
+    return combined(use, [x], "linear", [[0]])
+
+
 def positions(core: Any, size: int) -> Tensor:
     """The units in the ranges of a core; None: all units."""
     if core is None:
