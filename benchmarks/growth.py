@@ -2,7 +2,8 @@
 
 `run` trains what is missing, the most wanted first, for as long as it is given, and adds a line to a file of results as
 each run ends; what is there is not run again, and a run that is cut off goes on next time. `table` and `plot` show what
-there is. `--scale cpu`: 8,000 images of 16x16 pixels, 24 epochs, products in bfloat16; `cpu-long`: all 50,000 images.
+there is. `--scale cpu`: 8,000 images of 16x16 pixels, 24 epochs, products in bfloat16 where the CPU has it;
+`cpu-long`: all 50,000 images.
 """
 
 from __future__ import annotations
