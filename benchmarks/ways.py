@@ -311,6 +311,7 @@ VIT_DEPTH: Mapping[str, Way] = {
     "one block then six, longer, half the operations": longer_deeper(1, 32, 6),
     "two blocks then six, longer, half the operations": longer_deeper(2, 18, 6),
     "two blocks then six, longest, half the operations": longer_deeper(2, 24, 4),
+    "two blocks then six, late, half the operations": longer_deeper(2, 23, 4),
     "three blocks then six, longer, half the operations": longer_deeper(3, 14, 5),
     "two blocks then six, longer, half the operations, batches of 64": longer_deeper(2, 18, 6, batch_sizes=(0.5, 0.5)),
 }
