@@ -162,6 +162,31 @@ def test_classes_and_channels_of_the_parts_that_make_outputs_and_read_inputs(tmp
     assert torch.equal(loaded(x), grown(x))
 
 
+def decay(model: Any) -> Tensor:
+    """Zero, of all weights of the body."""
+    return sum(p.sum() for p in model.body.parameters()) * 0.0  # type: ignore[no-any-return]
+
+
+class Decaying(Settling):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.settled(x) + decay(self)
+
+
+class OnItsDevice(Settling):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.settled(x.to(next(self.body.parameters()).device))
+
+
+@pytest.mark.parametrize(("kind", "verdict"), [(Decaying, "UNKNOWN"), (OnItsDevice, "PROVED")])
+def test_code_that_reads_all_weights_of_a_part_is_not_proved(kind: type[nn.Module], verdict: str) -> None:
+    model = lively(kind())
+    grown = fxgrow.grow(model, 2, example_inputs=INPUTS, verify=False)
+    certificate = fxgrow.certify(grown, model)
+    assert str(certificate.verdict) == verdict
+    if verdict == "UNKNOWN":
+        assert "parameters, which reaches whatever a part has" in certificate.weakest.detail
+
+
 def test_what_is_not_seen_in_the_code_is_not_proved() -> None:
     grown = fxgrow.grow(lively(Hidden()), example_inputs=INPUTS, classes="+3")
     assert grown(INPUTS[0].double()).shape == (5, 5)

@@ -44,6 +44,7 @@ class GraphBuilder(Refusing):
         self.modules: dict[int, str] = {}
         self.names: dict[int, str] = {}
         self.plain: dict[int, str] = {}  # tensors that are neither parameters nor buffers
+        self.tensors = {id(module): _tensors(module) for module in root.modules()}
         for path, module in root.named_modules():
             self.modules[id(module)] = path
             for name, tensor in (*module._parameters.items(), *module._buffers.items()):
@@ -150,6 +151,10 @@ class GraphBuilder(Refusing):
             return any(map(self.knows, (value.start, value.stop, value.step)))
         return node_of(value) is not None
 
+    def has_its_own(self, module: nn.Module) -> bool:
+        """Whether a module has the tensors that it had before the run, and no others for a while or from now on."""
+        return _tensors(module) == self.tensors.get(id(module))
+
     def node_of_tensor(self, tensor: Tensor) -> fx.Node:
         """The node that gives a tensor; for one of the model, made where it is first asked for."""
         node = self.nodes.get(id(tensor))
@@ -216,6 +221,12 @@ class GraphBuilder(Refusing):
             make = partial(self.new_node, "call_method", "size", (node, axis), {}, size, place)
             self.numbers[key] = Int(size, Pending(self.graph, make))
         return self.numbers[key]  # type: ignore[no-any-return]
+
+
+def _tensors(module: nn.Module) -> dict[str, int]:
+    """The identities of the tensors in a module, by name."""
+    attributes = (*module._parameters.items(), *module._buffers.items(), *module.__dict__.items())
+    return {name: id(value) for name, value in attributes if isinstance(value, Tensor)}
 
 
 def _below(path: str, name: str) -> str:

@@ -49,6 +49,18 @@ def structured(value: Any, captured: int | Iterable[Any], name: str) -> None:
         )
 
 
+def still_tensor(value: Any, name: str) -> None:
+    """Refuse a call without a tensor that there was at capture.
+
+    >>> still_tensor(torch.ones(2), "mask")
+    """
+    if not isinstance(value, (fx.Proxy, torch.Tensor)):
+        raise SettledError(
+            f"{name} was a tensor when the model was captured, and is {value!r} now",
+            remedy=f"grow the model with example_inputs that hold {name} as it is called",
+        )
+
+
 def same_object(value: Any, called: str, name: str) -> None:
     """Refuse another function or object as an argument; None stands for the one that is the default.
 
@@ -84,4 +96,4 @@ def writable(value: Any) -> bool:
     return value is None or isinstance(value, (bool, int, float, str, torch.dtype))
 
 
-CALL_GUARDS: tuple[Callable[..., Any], ...] = (compared, structured, same_object)
+CALL_GUARDS: tuple[Callable[..., Any], ...] = (compared, structured, still_tensor, same_object)

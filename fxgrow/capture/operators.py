@@ -87,5 +87,8 @@ VALUES = frozenset(
 )
 """What gives the values of a tensor to Python."""
 
+HOOKING = ("register_hook", "register_post_accumulate_grad_hook", "retain_grad")
+"""Methods that do something in the backward pass, which no node stands for."""
+
 SAID = {"__bool__": "control flow", "__array__": "numpy"}
 """How errors call what asks for values."""

@@ -6,6 +6,7 @@ import functools
 import inspect
 import operator
 import sys
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from types import MappingProxyType
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 
 from fxgrow import guards
 from fxgrow.capture import call_guards, contexts, numbers
@@ -24,7 +26,7 @@ from fxgrow.capture.expansions import EXPANSIONS
 from fxgrow.capture.interception import intercepted
 from fxgrow.capture.methods import noting
 from fxgrow.capture.numbers import Float, Int, remembering
-from fxgrow.capture.operators import FILLING, REFLECTED, SAID, VALUES, opened, operator_of
+from fxgrow.capture.operators import FILLING, HOOKING, REFLECTED, SAID, VALUES, opened, operator_of
 from fxgrow.capture.shapes import call_failed, needs_values, staying
 from fxgrow.containers import each_tensor, flat_tensors, holds_tensor, with_items
 from fxgrow.errors import CaptureError, FxgrowError
@@ -40,7 +42,6 @@ _EMPTY = frozenset(("empty", "empty_like", "empty_strided", "empty_permuted", "n
 """Functions whose result holds whatever was in memory."""
 
 _DEVICE_FLAGS = {"is_meta": "meta", "is_cpu": "cpu", "is_cuda": "cuda", "is_mps": "mps", "is_xpu": "xpu"}
-
 
 FEATURES = "forward_features"
 """What models of timm's call the part of their forward before the head."""
@@ -94,7 +95,7 @@ class Recorder(GraphBuilder, TorchFunctionMode):
     # -- running -----------------------------------------------------------------------------------------------
 
     def record(self, arguments: Mapping[str, Any], positional: int = 0, run: Callable[..., Any] | None = None) -> Any:
-        """Run the forward of the root; returns what it returns.
+        """What the forward of the root returns.
 
         arguments: by name, "*args" and "**kwargs" too. positional: how many are passed by their position. run: what
         to run in place of the forward.
@@ -142,6 +143,8 @@ class Recorder(GraphBuilder, TorchFunctionMode):
             node = self.new_node("placeholder", key, default if call_guards.writable(default) else (None,), {}, None)
             empty: Any = () if stars == "*" else {} if stars else default[0] if default else None
             value = self._entering(node, arguments.get(key, empty), name)
+            if isinstance(value, Tensor) and default:
+                self.new_node("call_function", call_guards.still_tensor, (node, name), {}, None)
             node.meta["value"] = each_tensor(value, _itself)
             if stars == "*":
                 args.extend(value)
@@ -210,6 +213,9 @@ class Recorder(GraphBuilder, TorchFunctionMode):
             return _QUESTIONS[name](self, func, *args, **kwargs)
         if method and name in VALUES:
             raise self._failed(name, (), NotImplementedError())
+        if method and name in HOOKING:
+            self.settled.append(contexts.Settled("a hook on a tensor", self.where(), lost=True))
+            return RemovableHandle(OrderedDict())  # what is recorded has no backward pass
         return self._call(func, name, method, args, kwargs)
 
     def _call(self, func: Any, name: str, method: bool, args: Any, kwargs: Any) -> Any:
@@ -379,6 +385,8 @@ class Recorder(GraphBuilder, TorchFunctionMode):
         return output
 
     def _is_leaf(self, module: nn.Module) -> bool:
+        if not self.has_its_own(module):  # as in `torch.func.functional_call`: a node would compute with its own
+            return False
         if isinstance(module, (ParametrizationList, CustomFunction)):
             return True
         if is_parametrized(module) or type(module) in EXPANSIONS or hooked(module):

@@ -8,8 +8,9 @@ that of the classes that hold a part, and of the methods of parts that these nam
 
 from __future__ import annotations
 
+import dis
 from collections.abc import Iterable, Iterator, Sequence
-from types import CodeType, FunctionType
+from types import CellType, CodeType, FunctionType
 from typing import Any
 
 import torch
@@ -40,7 +41,12 @@ def between_parts(
     changed = set()
     for path in parts:
         changed |= _changed_names(original.get_submodule(path), grown.get_submodule(path))
-    read = sorted(changed & _names_read(original, parts))
+    names = _names_read(original, parts)
+    reader = next(iter(sorted(_READERS & names)), None)
+    if reader is not None and changed:
+        detail = f"its code calls {reader}, which reaches whatever a part has, and a part that it calls has grown"
+        return Certificate(CLAIM, "the same code on the same tensors", (), Verdict.UNKNOWN, detail)
+    read = sorted(changed & names)
     if read:
         detail = f"its code reads {', '.join(read[:3])}, and a part that it calls has grown in something of that name"
         return Certificate(CLAIM, "the same code on the same tensors", (), Verdict.UNKNOWN, detail)
@@ -140,15 +146,31 @@ def _names_read(model: nn.Module, parts: Sequence[str]) -> set[str]:
                 methods.setdefault(name, []).append(function)
     waiting = [function for kind in holders for name, function in _methods(kind) if name in ("forward", "__call__")]
     names: set[str] = set()
+    seen: set[int] = set()
     while waiting:
-        found = _names_in(waiting.pop().__code__)
+        function = waiting.pop()
+        found = _names_in(function.__code__)
         for name in found - names:
             waiting.extend(methods.get(name, ()))
         names |= found
+        helpers = {id(helper): helper for helper in _helpers(function, found) if id(helper) not in seen}
+        seen |= helpers.keys()
+        waiting.extend(helpers.values())
     return names
 
 
 _CALLS = ("forward", "__call__", "__init__")
+
+_READERS = frozenset(
+    (
+        *("parameters", "named_parameters", "buffers", "named_buffers", "state_dict", "get_parameter", "get_buffer"),
+        *("_parameters", "_buffers", "__dict__", "vars", "functional_call", "stack_module_state"),
+    )
+)
+"""What reads the tensors of a module without their names."""
+
+_OF_ANY = frozenset(("device", "dtype", "is_cuda"))
+"""What growth leaves as it is in the first parameter of a module."""
 
 
 def _above(parts: Iterable[str]) -> set[str]:
@@ -176,12 +198,46 @@ def _methods(kind: type) -> Iterator[tuple[str, FunctionType]]:
         yield from ((name, function) for function in (functions if calls_up else functions[:1]))
 
 
+def _helpers(function: FunctionType, names: set[str]) -> Iterator[FunctionType]:
+    """Functions outside of classes, not torch's, that a function names or closes over."""
+    cells = [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
+    for helper in (*(function.__globals__.get(name) for name in names), *cells):
+        if isinstance(helper, FunctionType) and helper.__module__.partition(".")[0] != "torch":
+            yield helper
+
+
+def _is_filled(cell: CellType) -> bool:
+    try:
+        return bool(cell.cell_contents is cell.cell_contents)
+    except ValueError:
+        return False
+
+
 def _names_in(code: CodeType) -> set[str]:
     """Names that a function looks up, those of functions written inside it among them."""
     names = set(code.co_names)
+    if "parameters" in names and all(map(_of_first, *_around(code, "parameters"))):
+        names.remove("parameters")
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             names |= _names_in(constant)
         elif isinstance(constant, str) and constant.isidentifier():
             names.add(constant)  # getattr(part, "weight")
     return names
+
+
+def _around(code: CodeType, name: str) -> tuple[list[list[dis.Instruction]], list[list[dis.Instruction]]]:
+    """The instructions before each place where code looks up a name, the nearest first, and those after it."""
+    steps = [step for step in dis.get_instructions(code) if step.opname not in _PLUMBING]
+    places = [k for k, step in enumerate(steps) if step.argval == name]
+    return [steps[:k][::-1] for k in places], [steps[k + 1 :] for k in places]
+
+
+_PLUMBING = ("CACHE", "PRECALL", "PUSH_NULL", "EXTENDED_ARG")
+
+
+def _of_first(before: list[dis.Instruction], after: list[dis.Instruction]) -> bool:
+    """Whether parameters are looked up in `next(module.parameters()).device`, or the like."""
+    called = next((step for step in before if step.argval == "next" or not step.opname.startswith("LOAD_")), None)
+    read = next((step for step in after if not step.opname.startswith("CALL")), None)
+    return called is not None and called.argval == "next" and read is not None and read.argval in _OF_ANY

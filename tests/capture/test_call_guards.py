@@ -72,12 +72,19 @@ class OneSampleOfEach(Layers):
         return -y if images[0].shape[0] == 1 else y  # type: ignore[no-any-return]
 
 
+class Masked(Layers):
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        h = self.enter(x).tanh()
+        return self.leave(h * mask if mask is not None else h)  # type: ignore[no-any-return]
+
+
 CALLS: dict[str, tuple[type[Layers], tuple[Any, ...], tuple[Any, ...], str]] = {
     "one more": (Sum, (X, X), (X, X, X), "images had 2 entries .* has 3 now"),
     "one less": (Each, ([X, X],), ([X],), "images had 2 entries .* has 1 now"),
     "another key": (Batch, ({"x": X},), ({"x": X, "mask": X[:, :1]},), "batch had .'x'. as its keys"),
     "another function": (By, (X,), (X, torch.sigmoid), "function was .*tanh .* and is .*sigmoid now"),
     "another member": (Signed, (X,), (X, Sign.MINUS), "sign was .*PLUS .* and is .*MINUS now"),
+    "no tensor": (Masked, (X, normal(4, 1)), (X,), "mask was a tensor .* and is None now"),
     "few samples": (FewSamples, (X,), (X[:2],), "x has 2 samples, .* at least 3"),
     "one sample of each": (OneSampleOfEach, (X, X), (X[:1], X[:1]), r"images\[0\] has 1 samples, .* are 1"),
     "one sample": (OneSample, (X,), (X[:1],), "x has 1 samples, .* are 1"),

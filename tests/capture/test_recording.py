@@ -258,8 +258,21 @@ class Remembering(Between):
         return self.leave(self.enter(x - self.mean).relu())
 
 
+class Damping(Between):
+    def forward(self, x: Tensor) -> Any:
+        h = self.enter(x)
+        if torch.is_grad_enabled():
+            h.register_hook(lambda gradient: 0.1 * gradient)
+        return self.leave(h)
+
+
 @pytest.mark.parametrize(
-    ("kind", "text"), [(Saving, "gradient checkpointing"), (Remembering, "what the forward assigns to the buffer mean")]
+    ("kind", "text"),
+    [
+        (Saving, "gradient checkpointing"),
+        (Remembering, "what the forward assigns to the buffer mean"),
+        (Damping, "a hook on a tensor"),
+    ],
 )
 def test_what_a_graph_cannot_keep_is_kept_by_the_model_and_refused_as_a_graph(kind: type, text: str) -> None:
     assert type(fxgrow.grow(kind(), 2, example_inputs=X.float())) is kind
