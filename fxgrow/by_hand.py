@@ -2,28 +2,48 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import inspect
 import json
+import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
-from torch import nn
+from torch import fx, nn
 
 from fxgrow.birth import Birth
+from fxgrow.documents import frozen
 from fxgrow.errors import FileError
+
+_CONVOLUTION = (
+    "in_channels",
+    "out_channels",
+    "kernel_size",
+    "stride",
+    "padding",
+    "dilation",
+    "groups",
+    "padding_mode",
+)
+_BATCH_NORM = ("num_features", "eps", "momentum", "affine", "track_running_stats")
 
 _KINDS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "Linear": (nn.Linear, ("in_features", "out_features")),
-    "Conv2d": (
-        nn.Conv2d,
-        ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode"),
-    ),
+    "Conv1d": (nn.Conv1d, _CONVOLUTION),
+    "Conv2d": (nn.Conv2d, _CONVOLUTION),
+    "Conv3d": (nn.Conv3d, _CONVOLUTION),
     "LayerNorm": (nn.LayerNorm, ("normalized_shape", "eps", "elementwise_affine")),
-    "BatchNorm1d": (nn.BatchNorm1d, ("num_features", "eps", "momentum", "affine", "track_running_stats")),
-    "BatchNorm2d": (nn.BatchNorm2d, ("num_features", "eps", "momentum", "affine", "track_running_stats")),
+    "RMSNorm": (nn.RMSNorm, ("normalized_shape", "eps", "elementwise_affine")),
+    "GroupNorm": (nn.GroupNorm, ("num_groups", "num_channels", "eps", "affine")),
+    "BatchNorm1d": (nn.BatchNorm1d, _BATCH_NORM),
+    "BatchNorm2d": (nn.BatchNorm2d, _BATCH_NORM),
+    "BatchNorm3d": (nn.BatchNorm3d, _BATCH_NORM),
+    "PReLU": (nn.PReLU, ("num_parameters",)),
     "Sequential": (nn.Sequential, ()),
+    "ModuleList": (nn.ModuleList, ()),
 }
 """Classes with parameters of which a file can name one, and what they are made of. Of those without, it names torch's
 own: a file never says what code to run. timm's layers that are made as torch's are named, too."""
@@ -32,29 +52,68 @@ _BASES = {kind: name for name, (kind, _) in _KINDS.items()}
 _OF_TIMM = "timm.layers."
 
 
+_OF_MODULES = nn.Module().__dict__.keys()
+_KEEP = "or keep the state_dict with torch.save"
+
+
 @dataclass(frozen=True)
-class BarePart:
-    """A part without tensors and without parts of its own: its class and its plain attributes."""
+class Part:
+    """What a part is beside its tensors: its class, its plain attributes, and the names of functions that it holds.
+
+    Attributes
+    ----------
+    functions: names of functions that it holds; its graphs as text, where it has any.
+    bare: it has no tensors and no parts of its own.
+    """
 
     home: str
     name: str
     attributes: tuple[tuple[str, Any], ...]
+    functions: tuple[tuple[str, str], ...]
+    bare: bool
 
-    @property
-    def is_torchs(self) -> bool:
-        return self.home.startswith("torch.nn.modules.")
-
-    def is_another(self, before: BarePart | None) -> bool:
-        """Whether it stands in place of another; those that draw may have another probability."""
-        if before is None or (self.home, self.name) != (before.home, before.name):
-            return True
-        return self != before and self.is_torchs and self.home != nn.Dropout.__module__
+    def is_of(self, other: Part) -> bool:
+        """Whether both are of one class."""
+        return (self.home, self.name) == (other.home, other.name)
 
 
-def bare_parts(model: nn.Module) -> dict[str, BarePart]:
-    """Every part without tensors and without parts of its own, by path."""
-    parts = model.named_modules(remove_duplicate=False)
-    return {path: _bare(part) for path, part in parts if path and not _holds(part)}
+@dataclass(frozen=True)
+class ByHand:
+    """What was put into a model by hand since it grew, or was built.
+
+    Attributes
+    ----------
+    parts: as `put_in_by_hand` gives them.
+    refused: in what, where, and what to do, of an error: no file can keep it.
+    """
+
+    parts: dict[str, Any] = field(default_factory=dict)
+    refused: tuple[str, str, str] | None = None
+
+
+def parts_of(model: nn.Module) -> dict[str, Part]:
+    """What every part is, by path; the model itself has the path ""."""
+    return {path: _part(part) for path, part in model.named_modules(remove_duplicate=False)}
+
+
+def _part(part: Any) -> Part:
+    kind, plain, functions = type(part), [], []
+    is_graph = isinstance(part, fx.GraphModule)
+    for name, value in sorted(part.__dict__.items()):
+        if name in _OF_MODULES or (is_graph and name.startswith("_")):
+            continue
+        if _is_plain(value):
+            plain.append((name, _copied(value)))
+        elif isinstance(value, (FunctionType, BuiltinFunctionType)) and name != "forward":
+            functions.append((name, f"{value.__module__}.{value.__qualname__}"))
+    if is_graph:
+        graphs = part.graphs() if hasattr(part, "graphs") else {"": part.graph}  # of each mode, in a grown one
+        functions += [(f"the graph {mode}".strip(), _digest(graph)) for mode, graph in graphs.items()]
+    return Part(kind.__module__, kind.__name__, tuple(plain), tuple(functions), not _holds(part))
+
+
+def _digest(graph: fx.Graph) -> str:
+    return hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", str(graph)).encode()).hexdigest()[:16]
 
 
 def _holds(part: nn.Module) -> bool:
@@ -63,37 +122,43 @@ def _holds(part: nn.Module) -> bool:
     )
 
 
-def _bare(part: nn.Module) -> BarePart:
-    kind = type(part)
-    plain = ((name, value) for name, value in sorted(part.__dict__.items()) if _is_plain(value))
-    kept = tuple((name, value) for name, value in plain if not name.startswith("_") and name != "training")
-    return BarePart(kind.__module__, kind.__name__, kept)
-
-
 def _is_plain(value: Any) -> bool:
-    if type(value) is tuple:
+    if type(value) in (tuple, list):
         return all(map(_is_plain, value))
     return value is None or type(value) in (bool, int, float, str)
 
 
-def put_in_by_hand(grown: nn.Module, births: Mapping[str, Birth], bare: Mapping[str, BarePart]) -> dict[str, Any]:
-    """The parts that are not those that growth gave, by path, where they are of a class that files know.
+def _copied(value: Any) -> Any:
+    return type(value)(map(_copied, value)) if isinstance(value, (tuple, list)) else value
 
-    With each go the plain attributes of the modules around it, such as the number of classes.
+
+def by_hand_since(grown: nn.Module, births: Mapping[str, Birth], before: Mapping[str, Part]) -> ByHand:
+    """What was put in by hand since a growth, or why no file can keep it; before: what each part was then."""
+    try:
+        return ByHand(json.loads(json.dumps(put_in_by_hand(grown, births, before))))
+    except FileError as error:
+        return ByHand(refused=(error.what, error.where or "", error.remedy or ""))
+
+
+def put_in_by_hand(grown: nn.Module, births: Mapping[str, Birth], before: Mapping[str, Part]) -> dict[str, Any]:
+    """The parts that are not what growth gave, by path: their class and its arguments, or the attributes that changed.
+
+    Parameters
+    ----------
+    births, before: of each parameter and part when the model grew.
 
     Raises
     ------
-    FileError: a part without parameters is not what growth gave, and no file can say what it is.
+    FileError: a part is not what growth gave, and no file can say what it is.
     """
-    shapes = {name: tuple(parameter.shape) for name, parameter in grown.named_parameters()}
-    changed = {name for name in {*births, *shapes} if name not in births or births[name].shape != shapes.get(name)}
+    parameters = {name: tuple(parameter.shape) for name, parameter in grown.named_parameters()}
+    now = parts_of(grown)
+    bare = {path for path, part in before.items() if part.bare}
     found: dict[str, dict[str, Any]] = {}
-    for path in sorted({name.rpartition(".")[0] for name in changed}):
-        try:
-            part: Any = grown.get_submodule(path)
-        except AttributeError:
-            continue
-        if (entry := _entry(part)) is not None:
+    changed = {n for n in {*births, *parameters} if n not in births or births[n].shape != parameters.get(n)}
+    for path in sorted({name.rpartition(".")[0] for name in changed} & now.keys()):
+        entry = _entry(grown.get_submodule(path))
+        if entry is not None:
             found[path] = entry
     for path in _new_sequences(grown, {*births, *bare}):
         for inside, part in grown.get_submodule(path).named_modules(prefix=path):
@@ -103,18 +168,80 @@ def put_in_by_hand(grown: nn.Module, births: Mapping[str, Birth], bare: Mapping[
                     f"it is a {type(part).__name__} inside what was put in by hand, and a file of fxgrow does not name "
                     "that class",
                     where=inside,
-                    remedy="use layers of torch.nn there, or keep the state_dict with torch.save",
+                    remedy=f"use layers of torch.nn there, {_KEEP}",
                 )
             found[inside] = entry
-    if bare:
-        _add_bare(grown, bare, {*births, *bare}, found)
-    for path, entry in found.items():
-        steps = path.split(".")
-        around = (".".join(steps[:count]) for count in range(len(steps)))
-        entry["attributes"] = {place: _plain(grown.get_submodule(place)) for place in around}
-        if "class" not in entry:
-            entry["attributes"][path] = _plain(grown.get_submodule(path))
+    for path, part in now.items():
+        was = before.get(path)
+        if path not in found and part != was:
+            found[path] = _changed(grown.get_submodule(path), path, part, was)
+    _check_parameters(grown, births, parameters, {path for path, entry in found.items() if "class" in entry})
+    for path in before.keys() - now.keys():
+        if before[path].bare and not any(around in found for around in _around(path)):
+            raise FileError(
+                f"{before[path].name} is gone, which was there when the model grew",
+                where=path,
+                remedy=f"put nn.Identity() in its place, {_KEEP}",
+            )
     return dict(sorted(found.items()))  # what holds others comes before them
+
+
+def _around(path: str) -> Iterator[str]:
+    """The path, and those of the parts that it is in."""
+    steps = path.split(".")
+    return (".".join(steps[:count]) for count in range(1, len(steps) + 1))
+
+
+def _check_parameters(
+    grown: nn.Module, births: Mapping[str, Birth], now: Mapping[str, tuple[int, ...]], replaced: Collection[str]
+) -> None:
+    """Raise a FileError for a parameter that is not as growth gave it, and in no part that a file names."""
+    for name, birth in births.items():
+        if not any(around in replaced for around in _around(name)) and now.get(name) != birth.shape:
+            is_now = f"is {list(now[name])} now" if name in now else "is gone"
+            raise FileError(
+                f"{name} {is_now}, and was {list(birth.shape)} when the model grew, which is what "
+                "a file of fxgrow builds again",
+                where=name.rpartition(".")[0] or type(grown).__name__,
+                remedy=f"save before the part is replaced, {_KEEP}",
+            )
+    for name in now.keys() - births.keys():
+        if name.rpartition(".")[0] not in replaced:
+            raise FileError(
+                f"{name} was not there when the model grew, and a file of fxgrow cannot build it again",
+                where=name.rpartition(".")[0] or type(grown).__name__,
+                remedy=f"save before the part is added, {_KEEP}",
+            )
+
+
+def _changed(module: nn.Module, path: str, part: Part, before: Part | None) -> dict[str, Any]:
+    """What a file says of a part whose parameters have the names and sizes that growth gave them."""
+    if before is not None and part.is_of(before):
+        then = dict(before.functions)
+        for name, function in part.functions:
+            if then.get(name, function) != function:
+                raise FileError(
+                    f"{name} is {function} now and was {then[name]} when the model grew, and a file of fxgrow names "
+                    "no functions",
+                    where=path or part.name,
+                    remedy=f"save before it is exchanged, {_KEEP}",
+                )
+        had = dict(before.attributes)
+        return {"attributes": {path: {n: v for n, v in part.attributes if n not in had or not _same(v, had[n])}}}
+    entry = _entry(module)
+    if entry is None:
+        was = f"was {before.name}" if before is not None else "was not there"
+        raise FileError(
+            f"it is {part.name} now and {was} when the model grew, and a file of fxgrow names only layers of "
+            "torch.nn that it can build again from their attributes",
+            where=path,
+            remedy=f"save before the part is replaced, {_KEEP}",
+        )
+    return entry
+
+
+def _same(one: Any, other: Any) -> bool:
+    return type(one) is type(other) and bool(one == other)
 
 
 def _entry(part: Any) -> dict[str, Any] | None:
@@ -145,38 +272,6 @@ def _new_sequences(grown: nn.Module, known: Collection[str]) -> Iterator[str]:
                 yield path
 
 
-def _add_bare(grown: nn.Module, bare: Mapping[str, BarePart], known: set[str], found: dict[str, Any]) -> None:
-    """Add the parts without parameters that are not what growth gave; known: paths of what it gave."""
-    now = bare_parts(grown)
-    for path, part in now.items():
-        before = bare.get(path)
-        if path in found or part == before:
-            continue
-        if before is not None and not part.is_another(before):
-            found[path] = {}
-            continue
-        owner = path.rpartition(".")[0]
-        there = not owner or any(name.startswith(f"{owner}.") for name in known)
-        arguments = _arguments(grown.get_submodule(path)) if there else None
-        if arguments is None:
-            was = f"was {before.name}" if before is not None else "was not there"
-            raise FileError(
-                f"it is {part.name} now and {was} when the model grew, and a file of fxgrow names only layers of "
-                "torch.nn that it can build again from their attributes",
-                where=path,
-                remedy="save before the part is replaced, or keep the state_dict with torch.save",
-            )
-        found[path] = {"class": part.name, "arguments": arguments}
-    for path in bare.keys() - now.keys():
-        steps = path.split(".")
-        if not any(".".join(steps[:count]) in found for count in range(1, len(steps) + 1)):
-            raise FileError(
-                f"{bare[path].name} is gone, which was there when the model grew",
-                where=path,
-                remedy="put nn.Identity() in its place, or keep the state_dict with torch.save",
-            )
-
-
 def _arguments(part: nn.Module) -> dict[str, Any] | None:
     """With which arguments torch's class gives such a part; None where it is not torch's, or these do not tell."""
     name = type(part).__name__
@@ -185,7 +280,7 @@ def _arguments(part: nn.Module) -> dict[str, Any] | None:
     wanted = inspect.signature(type(part)).parameters
     given = {key: value for key, value in part.__dict__.items() if key in wanted and _is_plain(value)}
     try:
-        same = _bare(_made(name, json.loads(json.dumps(given)))) == _bare(part)
+        same = _part(_made(name, json.loads(json.dumps(given)))) == _part(part)
     except (TypeError, ValueError):  # it needs what no attribute says
         return None
     return given if same else None
@@ -211,16 +306,9 @@ def put_in_again(grown: nn.Module, parts: Mapping[str, Any]) -> None:
         if "class" in part:
             owner, _, name = path.rpartition(".")
             grown.get_submodule(owner).add_module(name, _made(part["class"], part["arguments"]))
-        for place, attributes in part["attributes"].items():
+        for place, attributes in part.get("attributes", {}).items():
             module = grown.get_submodule(place)
             for name, value in attributes.items():
-                if type(module.__dict__.get(name)) is type(value):
-                    setattr(module, name, value)
-
-
-def _plain(module: nn.Module) -> dict[str, Any]:
-    return {
-        name: value
-        for name, value in module.__dict__.items()
-        if type(value) in (bool, int, float, str) and not name.startswith("_") and name != "training"
-    }
+                if name not in _OF_MODULES and name.isidentifier():
+                    is_list = isinstance(module.__dict__.get(name), list)
+                    module.__dict__[name] = value if is_list else frozen(value)

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from fxgrow.birth import Birth
-from fxgrow.by_hand import bare_parts, put_in_again, put_in_by_hand
+from fxgrow.by_hand import ByHand, parts_of, put_in_again, put_in_by_hand
 from fxgrow.capture import skeleton
 from fxgrow.documents import frozen
 from fxgrow.errors import FileError, FxgrowError, first_line
@@ -89,6 +89,7 @@ def header_for(
         "base": base,
         "base_kwargs": dict(arguments),
         "training": grown.training,
+        "otherwise": [path for path, part in grown.named_modules() if part.training != grown.training],
         "frozen": [n for n, t in tensors.items() if isinstance(t, nn.Parameter) and not t.requires_grad],
         "tied": tied,
         "steps": [
@@ -101,6 +102,7 @@ def header_for(
                 "settled_here": step.settled is not None,
                 "certificate": json.loads(step.certificate.to_json()) if step.certificate else None,
                 "fingerprint": step.fingerprint,
+                "by_hand": step.by_hand.parts,
             }
             for step in history.steps
         ],
@@ -110,48 +112,17 @@ def header_for(
 
 
 def parts_by_hand(grown: nn.Module, history: History) -> dict[str, Any]:
-    """The parts that were put in after growth, as a file keeps them.
+    """The parts that were put in after the last growth, as a file keeps them.
 
     Raises
     ------
     FileError: tensors are no longer those that growth gave, and `load` could not build them again.
     """
-    replaced = put_in_by_hand(grown, history.births, dict(history.bare))
-    parameters = dict(grown.named_parameters())
-    for name in history.lineage()[0]:
-        if not all(0 in axis for axis in history.births[name].axes):
-            raise FileError(
-                f"{name} was put in by hand between two growths, which a file of fxgrow cannot build again",
-                where=name.rpartition(".")[0] or type(grown).__name__,
-                remedy="save the model after each, or keep the state_dict with torch.save",
-            )
-    for path in history.exchanged:
-        raise FileError(
-            "it was put in by hand between two growths, which a file of fxgrow cannot build again",
-            where=path,
-            remedy="save the model after each, or keep the state_dict with torch.save",
-        )
-    for name, birth in history.births.items():
-        if any(name.startswith(f"{path}.") for path, part in replaced.items() if "class" in part):
-            continue
-        shape = parameters[name].shape if name in parameters else None
-        if shape is None or tuple(shape) != tuple(len(axis) for axis in birth.axes):
-            now = "is gone" if shape is None else f"is {list(shape)} now"
-            raise FileError(
-                f"{name} {now}, and was {[len(axis) for axis in birth.axes]} when the model grew, which is what "
-                "a file of fxgrow builds again",
-                where=name.rpartition(".")[0] or type(grown).__name__,
-                remedy="save before the part is replaced, or keep the state_dict with torch.save",
-            )
-    for name in parameters.keys() - history.births.keys():
-        if name.rpartition(".")[0] in replaced:
-            continue
-        raise FileError(
-            f"{name} was not there when the model grew, and a file of fxgrow cannot build it again",
-            where=name.rpartition(".")[0] or type(grown).__name__,
-            remedy="save before the part is added, or keep the state_dict with torch.save",
-        )
-    return replaced
+    for step in history.steps:
+        if step.by_hand.refused is not None:
+            what, where, remedy = step.by_hand.refused
+            raise FileError(f"before it grew again, {what}", where=where, remedy=remedy)
+    return put_in_by_hand(grown, history.births, dict(history.parts))
 
 
 def checked_arguments(base: str | None, arguments: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -186,6 +157,8 @@ def _check_builds_original(base: str, arguments: Mapping[str, Any], history: His
         ) from None
     built = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     for name, original in history.lineage()[0].items():
+        if not all(0 in axis for axis in history.births[name].axes):
+            continue  # put in by hand since
         shape = tuple(sum(stage == 0 for stage in axis) for axis in history.births[name].axes)
         if built.get(original) != shape:
             now = f"is {list(built[original])} there" if original in built else "is not there"
@@ -227,9 +200,12 @@ def structure_of(header: Mapping[str, Any], path: str | os.PathLike[str], origin
     history = history_in(header, path)
     with _undamaged(path):
         frozen, training = set(header["frozen"]), bool(header["training"])
+        otherwise = set(header.get("otherwise", ()))
     current = original
     try:
         for step in history.steps:
+            with _undamaged(path):
+                put_in_again(current, step.by_hand.parts)
             current = grown_again(current, step.plan, skeleton(current), "", step.folded)
             if step.settled is not None:
                 settle_norms(current, step.settled)
@@ -239,13 +215,15 @@ def structure_of(header: Mapping[str, Any], path: str | os.PathLike[str], origin
             where=str(path),
             remedy="pass the model it was grown from",
         ) from None
-    history = replace(history, bare=tuple(bare_parts(current).items()))
+    history = replace(history, parts=tuple(parts_of(current).items()))
     with _undamaged(path):
         put_in_again(current, header.get("by_hand", {}))
     for name, parameter in current.named_parameters():
         parameter.requires_grad_(name not in frozen)
     setattr(current, ATTRIBUTE, history)
-    return current.train(training)
+    for name, part in current.train(training).named_modules():
+        part.training = training != (name in otherwise)
+    return current
 
 
 @contextmanager
@@ -385,6 +363,7 @@ def _step(data: Mapping[str, Any]) -> Step:
         dict(record) if record else None,
         bool(data.get("folded", False)),
         settled if settled or data.get("settled_here", False) else None,
+        ByHand(dict(data.get("by_hand", {}))),
     )
 
 

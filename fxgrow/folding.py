@@ -6,8 +6,9 @@ from dataclasses import replace
 
 from torch import nn
 
+from fxgrow.by_hand import parts_of
 from fxgrow.capture.modes import GrownGraphModule
-from fxgrow.history import ATTRIBUTE, known_history
+from fxgrow.history import ATTRIBUTE, known_history, parts_after
 from fxgrow.own.folding import fold_module
 from fxgrow.transforms.folding import fold_multipliers
 
@@ -32,5 +33,6 @@ def fold(grown: nn.Module) -> nn.Module:
     history = known_history(grown)
     folded = fold_multipliers(grown) if isinstance(grown, GrownGraphModule) else fold_module(grown)
     last = replace(history.steps[-1], folded=True)
-    setattr(folded, ATTRIBUTE, replace(history, steps=(*history.steps[:-1], last)))
+    parts = parts_after(history, parts_of(grown), folded)
+    setattr(folded, ATTRIBUTE, replace(history, steps=(*history.steps[:-1], last), parts=parts))
     return folded

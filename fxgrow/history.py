@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from fxgrow.birth import Birth, Births
-from fxgrow.by_hand import BarePart, bare_parts
+from fxgrow.by_hand import ByHand, Part, by_hand_since, parts_of
 from fxgrow.errors import FxgrowError
 from fxgrow.pages import as_html
 from fxgrow.planning.plan import Plan, TensorGrowth
@@ -82,6 +83,7 @@ class Step:
     folded: whether multipliers went into the weights afterwards (`fxgrow.fold`).
     settled: how much new units came to count after this growth in every norm over old units (`fxgrow.settle`); other
         than 0, the function is another than was verified and proved, and neither is kept. None where none was settled.
+    by_hand: what was put in by hand before this growth, and after the one before.
     """
 
     plan: Plan
@@ -91,6 +93,7 @@ class Step:
     fingerprint: dict[str, str] | None = None
     folded: bool = False
     settled: float | None = None
+    by_hand: ByHand = field(default_factory=ByHand)
 
     def __str__(self) -> str:
         """In a paragraph what grew and what is known of it; `plan` and `certificate` print in full."""
@@ -116,14 +119,14 @@ class History:
 
     Attributes
     ----------
-    bare: the parts without tensors that the last growth gave, by path. exchanged: paths of those that were put in by
-        hand between two growths.
+    parts: what each part was after the last growth, by path.
+    by_hand: what was put in by hand since, once the model grows again: the next step takes it.
     """
 
     steps: tuple[Step, ...]
     births: dict[str, Birth]
-    bare: tuple[tuple[str, BarePart], ...] = field(default=(), compare=False)
-    exchanged: tuple[str, ...] = ()
+    parts: tuple[tuple[str, Part], ...] = field(default=(), compare=False)
+    by_hand: ByHand | None = field(default=None, compare=False)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> History:
         return self  # a value: copies of a model share it
@@ -202,11 +205,18 @@ def known_history(model: nn.Module, error: type[FxgrowError] = FxgrowError, reme
 def before_growth(model: nn.Module) -> History | None:
     """The history of a model that grows again, if fxgrow made it, with what was put in by hand since."""
     history = history_of(model)
-    if history is None or not history.bare:
+    if history is None or history.by_hand is not None:
         return history
-    before = dict(history.bare)
-    changed = (path for path, part in bare_parts(model).items() if part.is_another(before.get(path)))
-    return replace(history, exchanged=(*history.exchanged, *changed))
+    return replace(history, by_hand=by_hand_since(model, history.births, dict(history.parts)))
+
+
+def parts_after(history: History, before: Mapping[str, Part], changed: nn.Module) -> tuple[tuple[str, Part], ...]:
+    """What the parts of a model are after fxgrow changed them: of those put in by hand, what was there before them.
+
+    before: what they were before that change.
+    """
+    after = parts_of(changed)
+    return tuple((path, after[path] if before.get(path) == part else part) for path, part in history.parts)
 
 
 def report(grown: nn.Module) -> Step:

@@ -9,11 +9,11 @@ from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from fxgrow import guards
-from fxgrow.by_hand import bare_parts
+from fxgrow.by_hand import parts_of
 from fxgrow.capture.modes import GrownGraphModule, ModalGraphModule
 from fxgrow.errors import FxgrowError
 from fxgrow.guarded_norms import PLAIN, read
-from fxgrow.history import ATTRIBUTE, known_history
+from fxgrow.history import ATTRIBUTE, known_history, parts_after
 from fxgrow.own.edited import CallEdit, Edited, plain_kind, unedited
 from fxgrow.spectral import GuardedSpectralNorm, is_spectral_norm, over_all
 
@@ -55,7 +55,7 @@ def settle(grown: nn.Module, share: float) -> None:
     last = history.steps[-1]
     if share == (last.settled or 0) and (share or not any(step.settled for step in history.steps)):
         return
-    before = bare_parts(grown)
+    before = parts_of(grown)
     if settle_norms(grown, float(share)) == 0:
         settled = any(step.settled == 1 for step in history.steps)
         raise FxgrowError(
@@ -63,9 +63,8 @@ def settle(grown: nn.Module, share: float) -> None:
             remedy="settle a model whose plan says guarded statistics" + (", or load it as it was" if settled else ""),
         )
     last = replace(last, settled=float(share), verification=None, certificate=None, fingerprint=None)
-    after = bare_parts(grown)
-    bare = tuple((path, after[path] if before.get(path) == part else part) for path, part in history.bare)
-    setattr(grown, ATTRIBUTE, replace(history, steps=(*history.steps[:-1], last), bare=bare))
+    parts = parts_after(history, before, grown)
+    setattr(grown, ATTRIBUTE, replace(history, steps=(*history.steps[:-1], last), parts=parts))
 
 
 def settle_norms(model: nn.Module, share: float) -> int:

@@ -23,7 +23,7 @@ from fxgrow.capture.inputs import Inputs, inputs_after, recalled
 from fxgrow.capture.shapes import propagate
 from fxgrow.containers import flat_tensors
 from fxgrow.errors import OTHER_MODEL, CaptureError, PlanError, first_line
-from fxgrow.history import ATTRIBUTE, Step, drawn_by, history_of
+from fxgrow.history import ATTRIBUTE, Step, before_growth, drawn_by, history_of
 from fxgrow.module_tensors import named_tensors
 from fxgrow.planning.plan import Plan
 from fxgrow.rules.knowledge import GRADMAX
@@ -151,7 +151,7 @@ def _naming(name: str) -> Iterator[None]:
 
 def _remembering(gm: nn.Module, result: GrownGraphModule) -> GrownGraphModule:
     """A graph that knows of the growths that the one knows of which it was made."""
-    history = history_of(gm)
+    history = before_growth(gm)
     if history is not None:
         setattr(result, ATTRIBUTE, history)
     return result

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TypeVar
 
 from torch import nn
 
 from fxgrow.birth import Birth
-from fxgrow.by_hand import bare_parts
+from fxgrow.by_hand import parts_of
 from fxgrow.history import ATTRIBUTE, History, Step
 from fxgrow.planning.indexing import old_positions
 
@@ -27,6 +28,8 @@ def tagged(grown: Module, step: Step, before: History | None) -> Module:
     >>> tagged(wide, Step(planned, seed=0), None)._fxgrow.births["2.weight"].axes
     ((0,), (0, 0, 0, 1, 1, 1))
     """
+    if before is not None and before.by_hand is not None:
+        step = replace(step, by_hand=before.by_hand)
     steps = (*(before.steps if before is not None else ()), step)
     earlier = before.births if before is not None else {}
     growths = {growth.name: growth for growth in step.plan.tensors}
@@ -51,6 +54,5 @@ def tagged(grown: Module, step: Step, before: History | None) -> Module:
                 )
             )
         births[name] = birth
-    exchanged = before.exchanged if before is not None else ()
-    setattr(grown, ATTRIBUTE, History(steps, births, tuple(bare_parts(grown).items()), exchanged))
+    setattr(grown, ATTRIBUTE, History(steps, births, tuple(parts_of(grown).items())))
     return grown

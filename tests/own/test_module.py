@@ -409,7 +409,7 @@ def test_a_file_is_refused_where_it_could_not_be_read(tmp_path: Any) -> None:
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3, bias=False))
     grown: Any = fxgrow.grow(model, {"0": 2}, example_inputs=torch.randn(2, 6))
     grown[2] = nn.Bilinear(16, 16, 5)
-    with pytest.raises(fxgrow.FxgrowError, match=r"^2.weight is \[5, 16, 16\] now, and was \[3, 16\] when the model"):
+    with pytest.raises(fxgrow.FxgrowError, match=r"^it is Bilinear now and was Linear when .* \(at 2\)"):
         fxgrow.save(grown, tmp_path / "grown.safetensors")
     grown[2] = nn.Sequential(nn.Linear(16, 16), nn.MultiheadAttention(16, 2))
     with pytest.raises(fxgrow.FxgrowError, match=r"^it is a MultiheadAttention inside .* \(at 2.1\)"):
@@ -417,8 +417,105 @@ def test_a_file_is_refused_where_it_could_not_be_read(tmp_path: Any) -> None:
     grown[2] = nn.Linear(16, 5, bias=False)
     again = fxgrow.grow(grown, {"0": "+2"})
     assert fxgrow.births(again)["2.weight"].counts() == {1: 80, 2: 10}
-    with pytest.raises(fxgrow.FxgrowError, match=r"^2.weight was put in by hand between two growths, .* \(at 2\)"):
+    fxgrow.save(again, tmp_path / "grown.safetensors")
+    rows = torch.randn(3, 6)
+    assert torch.equal(fxgrow.load(tmp_path / "grown.safetensors", model)(rows), again(rows))
+    grown[2] = Unknown()
+    again = fxgrow.grow(grown, {"0": "+2"})
+    with pytest.raises(
+        fxgrow.FxgrowError, match=r"^before it grew again, it is Unknown now and was Linear .* \(at 2\)"
+    ):
         fxgrow.save(again, tmp_path / "grown.safetensors")
+
+
+class Unknown(nn.Module):
+    """A head of the user's own class, which no file names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(x)
+        return out
+
+
+@pytest.mark.parametrize("form", ["module", "graph"])
+def test_a_file_keeps_heads_that_were_put_in_between_growths(form: str, tmp_path: Any) -> None:
+    """Transfer, grow, transfer and grow, with files in between: each loads from its name alone."""
+    file = tmp_path / "grown.safetensors"
+    grown: Any = fxgrow.grow(lively(timm.create_model("test_resnet")).float(), 1.5, verify=False, form=form)
+    grown.fc = nn.Sequential(nn.Dropout(0.1), nn.Linear(grown.fc.in_features, 7))
+    for how in ({"width": 1.5}, {"depth": "+1", "classes": "+2"}):
+        grown = fxgrow.grow(grown, form=form, example_inputs=IMAGES.float(), **how)
+        assert str(fxgrow.report(grown).certificate.verdict) == "PROVED"
+        fxgrow.save(grown, file, base="timm/test_resnet")
+        loaded: Any = fxgrow.load(file)
+        assert torch.equal(loaded.eval()(IMAGES.float()), grown.eval()(IMAGES.float()))
+        assert str(loaded) == str(grown)
+        assert fxgrow.births(loaded) == fxgrow.births(grown)
+        assert fxgrow.report(loaded) == fxgrow.report(grown)
+        grown = loaded
+        if form == "module":
+            grown.reset_classifier(4, global_pool="max")
+        else:
+            grown.fc = nn.Linear(
+                grown.fc.in_features if hasattr(grown.fc, "in_features") else grown.fc[1].in_features, 4
+            )
+    fxgrow.save(grown, file, base="timm/test_resnet")
+    assert torch.equal(fxgrow.load(file)(IMAGES.float()), grown(IMAGES.float()))
+
+
+def test_a_file_keeps_attributes_and_modes_of_parts_with_parameters(tmp_path: Any) -> None:
+    """None of them shows in a name or in a size, and without them the loaded model computes something else."""
+    grown: Any = fxgrow.grow(lively(timm.create_model("test_vit")).float(), 1.5, verify=False).eval()
+    plain = grown(VIT_IMAGES)
+    grown.global_pool, grown.norm.eps = "avg", 0.1
+    grown.patch_embed.proj.stride = (8, 8)
+    grown.set_grad_checkpointing()
+    grown.train()
+    grown.blocks[0].eval()
+    fxgrow.save(grown, tmp_path / "grown.safetensors", base="timm/test_vit")
+    loaded: Any = fxgrow.load(tmp_path / "grown.safetensors")
+    modes = [[part.training for part in model.modules()] for model in (loaded, grown)]
+    assert modes[0] == modes[1] and len(set(modes[0])) == 2
+    assert loaded.grad_checkpointing and loaded.patch_embed.proj.stride == (8, 8)
+    loaded.patch_embed.proj.stride = grown.patch_embed.proj.stride = (16, 16)
+    assert torch.equal(loaded.eval()(VIT_IMAGES), grown.eval()(VIT_IMAGES))
+    assert not torch.equal(grown(VIT_IMAGES), plain)
+
+
+VIT_IMAGES = torch.randn(1, 3, 160, 160, generator=torch.Generator().manual_seed(2))
+
+
+def test_what_was_edited_by_hand_and_no_file_can_say_is_refused(tmp_path: Any) -> None:
+    class Acting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter, self.leave, self.act = nn.Linear(6, 8), nn.Linear(8, 3), torch.relu
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.leave(self.act(self.enter(x)))
+            return out
+
+    grown: Any = fxgrow.grow(Acting(), 2, example_inputs=ROWS)
+    grown.act = nn.functional.gelu
+    with pytest.raises(fxgrow.FxgrowError, match=r"^act is .*gelu.* now and was .*relu when the model grew"):
+        fxgrow.save(grown, tmp_path / "grown.safetensors")
+    grown = fxgrow.grow(bare_model(), {"0": 2}, example_inputs=ROWS, form="graph")
+    next(node for node in grown.graph.nodes if node.target == "1").target = "3.1"
+    grown.recompile()
+    with pytest.raises(fxgrow.FxgrowError, match=r"^the graph both is [0-9a-f]+ now and was"):
+        fxgrow.save(grown, tmp_path / "grown.safetensors")
+    mixed: Any = fxgrow.grow(
+        nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.Conv2d(8, 2, 1)),
+        {"0": 2},
+        example_inputs=IMAGES.float(),
+    )
+    mixed[1] = nn.GroupNorm(4, 16)  # parameters of the same names and sizes
+    fxgrow.save(mixed, tmp_path / "grown.safetensors")
+    original = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.Conv2d(8, 2, 1))
+    assert torch.equal(fxgrow.load(tmp_path / "grown.safetensors", original)(IMAGES.float()), mixed(IMAGES.float()))
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext", "test_efficientnet"])
@@ -663,8 +760,12 @@ def test_parts_without_parameters_that_no_file_can_name_are_refused(tmp_path: An
         assert not (tmp_path / "grown.safetensors").exists()
     grown = fxgrow.grow(model, {"0": 2}, example_inputs=ROWS)
     grown[1] = nn.GELU()
-    again: Any = fxgrow.grow(grown, {"0": 1.5})
-    with pytest.raises(fxgrow.FxgrowError, match=r"^it was put in by hand between two growths.*\(at 1\)"):
+    again: Any = fxgrow.grow(grown, {"0": 1.5}).eval()
+    fxgrow.save(again, tmp_path / "grown.safetensors")
+    assert torch.equal(fxgrow.load(tmp_path / "grown.safetensors", model)(ROWS), again(ROWS))
+    grown[1] = Cubed()
+    again = fxgrow.grow(grown, {"0": 1.5})
+    with pytest.raises(fxgrow.FxgrowError, match=r"^before it grew again, it is Cubed now and was ReLU.*\(at 1\)"):
         fxgrow.save(again, tmp_path / "grown.safetensors")
 
 
