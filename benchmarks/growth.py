@@ -29,7 +29,7 @@ from fxgrow.zoo.training import Run
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.ways import LONGER, NETWORKS, SCALES, WAYS, settings_of
+from benchmarks.ways import FAST, LONGER, NETWORKS, SCALES, WAYS, settings_of
 from fxgrow.catalogue import find
 from fxgrow.running import run_app
 
@@ -152,7 +152,9 @@ def commit_here() -> str:
 
 
 def device_name(device: str) -> str:
-    return torch.cuda.get_device_name() if device.startswith("cuda") else "cpu"
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name()
+    return "cpu" if FAST == "bfloat16" else f"cpu, {FAST}"
 
 
 def cifar10() -> Path:
