@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib
 import inspect
@@ -17,6 +18,7 @@ from torch import fx, nn
 from fxgrow.birth import Birth
 from fxgrow.documents import frozen
 from fxgrow.errors import FileError
+from fxgrow.references import OF_MODULES
 
 _CONVOLUTION = (
     "in_channels",
@@ -50,9 +52,6 @@ own: a file never says what code to run. timm's layers that are made as torch's 
 
 _BASES = {kind: name for name, (kind, _) in _KINDS.items()}
 _OF_TIMM = "timm.layers."
-
-
-_OF_MODULES = nn.Module().__dict__.keys()
 _KEEP = "or keep the state_dict with torch.save"
 
 
@@ -100,10 +99,10 @@ def _part(part: Any) -> Part:
     kind, plain, functions = type(part), [], []
     is_graph = isinstance(part, fx.GraphModule)
     for name, value in sorted(part.__dict__.items()):
-        if name in _OF_MODULES or (is_graph and name.startswith("_")):
+        if name in OF_MODULES or (is_graph and name.startswith("_")):
             continue
         if _is_plain(value):
-            plain.append((name, _copied(value)))
+            plain.append((name, copy.deepcopy(value)))
         elif isinstance(value, (FunctionType, BuiltinFunctionType)) and name != "forward":
             functions.append((name, f"{value.__module__}.{value.__qualname__}"))
     if is_graph:
@@ -126,10 +125,6 @@ def _is_plain(value: Any) -> bool:
     if type(value) in (tuple, list):
         return all(map(_is_plain, value))
     return value is None or type(value) in (bool, int, float, str)
-
-
-def _copied(value: Any) -> Any:
-    return type(value)(map(_copied, value)) if isinstance(value, (tuple, list)) else value
 
 
 def by_hand_since(grown: nn.Module, births: Mapping[str, Birth], before: Mapping[str, Part]) -> ByHand:
@@ -309,6 +304,6 @@ def put_in_again(grown: nn.Module, parts: Mapping[str, Any]) -> None:
         for place, attributes in part.get("attributes", {}).items():
             module = grown.get_submodule(place)
             for name, value in attributes.items():
-                if name not in _OF_MODULES and name.isidentifier():
+                if name not in OF_MODULES and name.isidentifier():
                     is_list = isinstance(module.__dict__.get(name), list)
                     module.__dict__[name] = value if is_list else frozen(value)

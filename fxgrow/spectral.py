@@ -52,7 +52,7 @@ def over_all(module: GuardedSpectralNorm, shape: Sequence[int]) -> None:
 
     shape: of the weight.
     """
-    places = [torch.cat([torch.arange(*part) for part in ranges]) for ranges in module.core]
+    places = [guards.core(torch.arange(size), 0, ranges) for size, ranges in zip(shape, module.core, strict=True)]
     rows, columns = places.pop(module.dim), places
     rest = [size for axis, size in enumerate(shape) if axis != module.dim]
     u = module._u.new_zeros(shape[module.dim])

@@ -44,9 +44,9 @@ class GraphBuilder(Refusing):
         self.modules: dict[int, str] = {}
         self.names: dict[int, str] = {}
         self.plain: dict[int, str] = {}  # tensors that are neither parameters nor buffers
-        self.tensors = {id(module): _tensors(module) for module in root.modules()}
+        self.tensors: dict[int, dict[str, int]] = {}  # by module
         for path, module in root.named_modules():
-            self.modules[id(module)] = path
+            self.modules[id(module)], self.tensors[id(module)] = path, _tensors(module)
             for name, tensor in (*module._parameters.items(), *module._buffers.items()):
                 if tensor is not None:
                     self.names.setdefault(id(tensor), _below(path, name))

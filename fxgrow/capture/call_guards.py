@@ -43,10 +43,7 @@ def structured(value: Any, captured: int | Iterable[Any], name: str) -> None:
     before, now = (captured, len(value)) if isinstance(captured, int) else (list(captured), list(value))
     if now != before:
         noun = "entries" if isinstance(captured, int) else "as its keys"
-        raise SettledError(
-            f"{name} had {before} {noun} when the model was captured, and has {now} now",
-            remedy=f"grow the model with example_inputs that hold {name} as it is called",
-        )
+        raise _another(name, f"had {before} {noun} when the model was captured, and has {now} now")
 
 
 def still_tensor(value: Any, name: str) -> None:
@@ -55,10 +52,7 @@ def still_tensor(value: Any, name: str) -> None:
     >>> still_tensor(torch.ones(2), "mask")
     """
     if not isinstance(value, (fx.Proxy, torch.Tensor)):
-        raise SettledError(
-            f"{name} was a tensor when the model was captured, and is {value!r} now",
-            remedy=f"grow the model with example_inputs that hold {name} as it is called",
-        )
+        raise _another(name, f"was a tensor when the model was captured, and is {value!r} now")
 
 
 def same_object(value: Any, called: str, name: str) -> None:
@@ -69,10 +63,12 @@ def same_object(value: Any, called: str, name: str) -> None:
     if value is None or isinstance(value, fx.Proxy):
         return
     if name_of_object(value) != called:
-        raise SettledError(
-            f"{name} was {called} when the model was captured, and is {name_of_object(value)} now",
-            remedy=f"grow the model with example_inputs that hold {name} as it is called",
-        )
+        raise _another(name, f"was {called} when the model was captured, and is {name_of_object(value)} now")
+
+
+def _another(name: str, what: str) -> SettledError:
+    remedy = f"grow the model with example_inputs that hold {name} as it is called"
+    return SettledError(f"{name} {what}", remedy=remedy)
 
 
 def name_of_object(value: Any) -> str:

@@ -20,20 +20,13 @@ from fxgrow.axes.layout import Join, Layout, Leaf, Product, Reason, leaves, reso
 from fxgrow.capture import Captured
 from fxgrow.capture.inputs import described
 from fxgrow.planning.analysis import Analysis, analyse, factors_of, roles_of, why_unread
+from fxgrow.planning.edits import AttributeEdit, NodeEdit
 from fxgrow.planning.ends import End
+from fxgrow.planning.indexing import old_positions
 from fxgrow.planning.learning import Moves
 from fxgrow.planning.numbers import Loose, number_edits, positions_after, size_attributes
 from fxgrow.planning.parameterization import parameterized
-from fxgrow.planning.plan import (
-    AttributeEdit,
-    Axis,
-    GrowthGroup,
-    Held,
-    NodeEdit,
-    Plan,
-    TensorGrowth,
-    Totals,
-)
+from fxgrow.planning.plan import Axis, GrowthGroup, Held, Plan, TensorGrowth, Totals
 from fxgrow.planning.sizes import Sizes, flops_after, parameters_after
 from fxgrow.planning.sizing import Sizing, choose_sizes, producing_places, size_after
 from fxgrow.rules.knowledge import INITS, Failure, Knowledge, Way
@@ -44,6 +37,15 @@ _PASSES = 12
 
 DRAWS = {"weight": "normal", "gain": "level", "bias": "zeros", "mean": "zeros", "variance": "level"}
 """How free new entries are drawn, by what the parameter is for; any other parameter: like its old entries."""
+
+_SAID = {
+    "mean": "mean-fill, norms rescaled",
+    "zero": "zero-in",
+    "silence": "zero-out",
+    "opposite": "mirror",
+    "share": "replicate",
+}
+"""How a dimension stays invisible, by a fill of its."""
 
 READING = frozenset({"silence", "opposite", "share"})
 """Fills of axes that read new units."""
@@ -95,8 +97,10 @@ class Planner:
         self.amounts = amounts
         self.init, self.way = init, INITS[init]
         self.round_to = round_to
-        self.guarded, self.over_core = set[Leaf](), set[Leaf]()
-        self.downgraded, self.paired = set[Leaf](), set[Leaf]()
+        self.guarded: set[Leaf] = set()
+        self.over_core: set[Leaf] = set()
+        self.downgraded: set[Leaf] = set()
+        self.paired: set[Leaf] = set()
         self.silenced: set[Leaf] = set()
         self.why_still: dict[Leaf, Reason] = {}
         self.roles = roles_of(analysis)
@@ -362,8 +366,7 @@ class Planner:
                     attributes[part, "core"] = AttributeEdit(part, "core", tuple(self._core(*core) for core in cores))
                     self.over_core.update(self.know.growing(*(layout for layout, _ in cores)))
                 elif edit.kind == "core_input":
-                    layout = edit.values["core"]
-                    value = {**edit.values, "core": self._core(layout, ((0, layout.size),))}
+                    value = {**edit.values, "core": self._core(edit.values["core"])}
                     nodes.append(NodeEdit(mode, op.node.name, "core_input", value=value))
                 else:
                     nodes.append(NodeEdit(mode, op.node.name, "guard", value=self._guard(op, edit.values)))
@@ -374,17 +377,16 @@ class Planner:
         arguments = {k: v for k, v in values["arguments"].items() if not hasattr(v, "op")}
         return {
             "function": values["function"],
-            "core": self._core(layout, ((0, layout.size),)),
+            "core": self._core(layout),
             "arguments": arguments,
             "size": size_after(layout, self.sizing.growth),
             "module": op.module is not None,
         }
 
-    def _core(self, layout: Layout, old: Any) -> tuple[tuple[int, int], ...]:
-        from fxgrow.planning.indexing import old_positions
-
+    def _core(self, layout: Layout, old: Any = None) -> tuple[tuple[int, int], ...]:
+        """The old units of a layout, as ranges of all units; old: where they were, None for everywhere."""
         axis = self._term("", -1, resolve(layout), 0, layout.size)
-        return positions_after([tuple(r) for r in old], old_positions(axis).tolist())
+        return positions_after([tuple(r) for r in old or ((0, layout.size),)], old_positions(axis).tolist())
 
     def _groups(self, tensors: tuple[TensorGrowth, ...]) -> Iterable[GrowthGroup]:
         places_of: dict[Leaf, list[str]] = {}
@@ -398,24 +400,15 @@ class Planner:
             for run in runs:
                 fills[run.group].add(run.fill)
             if self._is_parameter(tensor.name):
-                for name in (groups := {run.group for run in runs}):  # what several add together is shared evenly
+                groups = {run.group for run in runs}
+                for name in groups:  # what several groups add together is shared evenly
                     added[name] += (math.prod(tensor.new_shape) - math.prod(tensor.old_shape)) // len(groups)
         for leaf, name in self.names.items():
             where, how = tuple(places_of.get(leaf, [])), self._how(leaf, fills[name])
             yield GrowthGroup(name, leaf.size, self.sizing.growth[leaf], where, how, added[name])
 
     def _how(self, leaf: Leaf, fills: set[str]) -> str:
-        said = [
-            text
-            for fill, text in (
-                ("mean", "mean-fill, norms rescaled"),
-                ("zero", "zero-in"),
-                ("silence", "zero-out"),
-                ("opposite", "mirror"),
-                ("share", "replicate"),
-            )
-            if fill in fills
-        ]
+        said = [text for fill, text in _SAID.items() if fill in fills]
         if leaf in self.guarded | self.over_core:
             said.append("guarded statistics")
         return ", ".join(said) or "zero-in"

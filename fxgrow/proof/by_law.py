@@ -34,7 +34,7 @@ from fxgrow.rules.gated import GatedUnit
 from fxgrow.rules.law import Fact, Law, Terms
 from fxgrow.rules.lookup import Gather, GatherBags
 from fxgrow.rules.normalisation import BatchNorm, GroupNorm, Guarded, OverUnits
-from fxgrow.rules.parametrized import Parametrized, is_weight_norm
+from fxgrow.rules.parametrized import Parametrized, SpectralNorm, WeightNorm
 from fxgrow.rules.picking import GetItem, Narrow, Select, Written, picking_axes
 from fxgrow.rules.pointwise import ParametricRelu, Pointwise
 from fxgrow.rules.products import AddedProduct
@@ -46,7 +46,6 @@ from fxgrow.rules.spatial import Pad, PixelShuffle, Rearranged, Spatial, Unfold
 from fxgrow.rules.standardisation import BatchNormFunction
 from fxgrow.rules.stretching import Made
 from fxgrow.rules.windows import BiasTable, WindowAttention
-from fxgrow.spectral import is_spectral_norm
 
 
 def prove(law: Law, use: Use) -> Any:
@@ -298,14 +297,23 @@ def _(law: Guarded, use: Use) -> Any:
 
 @_proved.register
 def _(law: Parametrized, use: Use) -> Any:
-    """The values of a weight norm are worked out, in both models; spectral norm is a number, the same in both."""
+    use.same_module()
+    raise _no_rule(use)
+
+
+@_proved.register
+def _(law: SpectralNorm, use: Use) -> Any:
+    return normalisation.spectral(use)
+
+
+@_proved.register
+def _(law: WeightNorm, use: Use) -> Any:
+    """The values are worked out, in both models."""
     use.rule = "computed from parameters"
-    if is_spectral_norm(use.new_module) and is_spectral_norm(use.old_module):
-        return normalisation.spectral(use)
     use.same_module()
     module: Any = use.new_module
     gain, direction = use.parameter("original0"), use.parameter("original1")
-    if not is_weight_norm(module) or gain is None or direction is None:
+    if gain is None or direction is None:
         raise _no_rule(use)
     g, v = gain.held, direction.held
     assert g is not None and v is not None

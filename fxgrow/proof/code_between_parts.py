@@ -200,17 +200,16 @@ def _methods(kind: type) -> Iterator[tuple[str, FunctionType]]:
 
 def _helpers(function: FunctionType, names: set[str]) -> Iterator[FunctionType]:
     """Functions outside of classes, not torch's, that a function names or closes over."""
-    cells = [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
-    for helper in (*(function.__globals__.get(name) for name in names), *cells):
+    for helper in (*map(function.__globals__.get, names), *map(_content, function.__closure__ or ())):
         if isinstance(helper, FunctionType) and helper.__module__.partition(".")[0] != "torch":
             yield helper
 
 
-def _is_filled(cell: CellType) -> bool:
+def _content(cell: CellType) -> Any:
     try:
-        return bool(cell.cell_contents is cell.cell_contents)
-    except ValueError:
-        return False
+        return cell.cell_contents
+    except ValueError:  # nothing yet
+        return None
 
 
 def _names_in(code: CodeType) -> set[str]:

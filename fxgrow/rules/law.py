@@ -139,6 +139,10 @@ class Law:
 
     stretches = False  # whether it makes axes of sizes that it is given, which may follow what they meet
 
+    def of(self, module: nn.Module) -> Law:
+        """The law of one module of the class: another where what it holds decides."""
+        return self
+
     def relate(self, op: Op) -> Tree:
         """Tie the axes of operands, parameters and outputs; return the outputs."""
         text = f"{op.name} {self.why_held}"

@@ -20,37 +20,33 @@ from fxgrow.rules.pointwise import Pointwise
 from fxgrow.spectral import is_spectral_norm
 
 
-class Parametrized(Pointwise):
-    """A `ParametrizationList` that holds weight norm, g v / |v|, or spectral norm; any other is held.
+class Parametrized(Law):
+    """A `ParametrizationList`: the law is that of what it holds; without one it is held."""
 
-    Under weight norm, with the norm over all axes but one, old weights stay where new entries of v along those axes are
-    zero. Under spectral norm the result is the weight times a number.
+    family = "normalisation"
+
+    def of(self, module: Any) -> Law:
+        if is_spectral_norm(module):
+            return _SPECTRAL_NORM
+        return _WEIGHT_NORM if is_weight_norm(module) else self
+
+    def relate(self, op: Op) -> Tree:
+        kinds = " and ".join(type(part).__name__ for part in op.module)
+        why = "computes every entry from the whole weight, so that new units would change old ones"
+        op.fix_operands(f"{kinds} {why}: take it off by parametrize.remove_parametrizations to grow this layer")
+        return op.constants(op.value)
+
+
+class WeightNorm(Law):
+    """Weight norm alone: g v / |v|, the norm over all axes but one.
+
+    Old weights stay where new entries of v along those axes are zero.
     """
 
     family = "normalisation"
 
-    def __init__(self) -> None:
-        super().__init__("linear")
-
-    def terms(self, call: Call | Op) -> Terms | None:  # type: ignore[override]
-        return Law.terms(self, call)
-
     def relate(self, op: Op) -> Tree:
         module: Any = op.module
-        op.data.update(axis=None, kind="linear", made_along=None)
-        if is_spectral_norm(module):
-            weight = op.parameter("original")
-            assert weight is not None
-            for vector in map(op.parameter, ("0._u", "0._v")):
-                op.unifier.fix(vector.axes if vector is not None else (), "a vector of the power iteration")
-            op.role(weight, "weight")
-            op.data.update(operands=[weight], made_along=module[0].dim)
-            return op.result(weight.axes)
-        if not is_weight_norm(module):
-            kinds = " and ".join(type(part).__name__ for part in module)
-            why = "computes every entry from the whole weight, so that new units would change old ones"
-            op.fix_operands(f"{kinds} {why}: take it off by parametrize.remove_parametrizations to grow this layer")
-            return op.constants(op.value)
         direction, gain = op.parameter("original1"), op.parameter("original0")
         assert direction is not None and gain is not None
         axis = module[0].dim % direction.rank
@@ -59,12 +55,12 @@ class Parametrized(Pointwise):
             op.unifier.fix(gain.axes[k], "a gain of each unit")
         op.role(gain, "gain")
         op.role(direction, "weight")
-        op.data.update(axis=axis, direction=direction, gain=gain, operands=[direction], made_along=axis)
+        op.data.update(axis=axis, direction=direction, gain=gain)
         return op.result(direction.axes)
 
     def _over(self, op: Op, know: Knowledge) -> Iterable[tuple[Leaf, int]]:
-        """The growing leaves over which a weight norm is taken, each with its axis."""
-        for k, layout in enumerate(op.data["direction"].axes if op.data["axis"] is not None else ()):
+        """The growing leaves over which the norm is taken, each with its axis."""
+        for k, layout in enumerate(op.data["direction"].axes):
             if k != op.data["axis"]:
                 yield from ((leaf, k) for leaf in know.growing(layout))
 
@@ -73,8 +69,6 @@ class Parametrized(Pointwise):
             yield [(op.data["direction"], Want(leaf, Fact.ZERO, axis=k))]
 
     def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
-        if op.data["axis"] is None:
-            return super().demand(op, output, want)
         places = Knowledge.places(output, want.leaf, want.axis)
         if len(places) != 1 or want.where is not None or want.fact is Fact.MEAN:
             return []
@@ -84,10 +78,6 @@ class Parametrized(Pointwise):
 
     def facts(self, op: Op, know: Knowledge) -> None:
         axis, output = op.data["axis"], op.made
-        if axis is None:
-            if op.data["made_along"] is not None:
-                super().facts(op, know)
-            return
         over = list(self._over(op, know))
         for leaf, k in over:
             if know.fact(op.data["direction"], leaf, k) is not Fact.ZERO:
@@ -100,6 +90,27 @@ class Parametrized(Pointwise):
             if leaf not in {one for one, _ in over} and know.fact(op.data["gain"], leaf) is Fact.ZERO:
                 know.learn(output, leaf, Fact.ZERO)
 
+    def reads(self, op: Op) -> Iterable[tuple[str, int]]:
+        yield from _read(op.data["direction"], op.data["axis"])
+
+
+class SpectralNorm(Pointwise):
+    """Spectral norm alone, of a matrix at least: the weight times a number, which is that of the old entries."""
+
+    family = "normalisation"
+
+    def terms(self, call: Call | Op) -> Terms | None:  # type: ignore[override]
+        return Law.terms(self, call)
+
+    def relate(self, op: Op) -> Tree:
+        weight = op.parameter("original")
+        assert weight is not None
+        for vector in map(op.parameter, ("0._u", "0._v")):
+            op.unifier.fix(vector.axes if vector is not None else (), "a vector of the power iteration")
+        op.role(weight, "weight")
+        op.data.update(kind=self.kind, operands=[weight])
+        return op.result(weight.axes)
+
     def known(self, op: Op, know: Knowledge, output: Tensor, leaf: Leaf) -> dict[Range | None, Fact]:
         """What is known of a weight, on every axis that has the dimension."""
         (weight,) = op.data["operands"]
@@ -108,16 +119,23 @@ class Parametrized(Pointwise):
 
     def edits(self, op: Op, know: Knowledge) -> list[Edit]:
         module: Any = op.module
-        if not is_spectral_norm(module) or not know.growing(*op.made.axes):
+        if not know.growing(*op.made.axes):
             return []
-        whole = [((0, layout.size),) for layout in op.made.axes]
-        cores = zip(op.made.axes, getattr(module[0], "core", whole), strict=True)
-        return [Edit("cores", {"part": "0", "cores": list(cores)})]
+        cores = getattr(module[0], "core", [None] * op.made.rank)
+        return [Edit("cores", {"part": "0", "cores": list(zip(op.made.axes, cores, strict=True))})]
 
     def reads(self, op: Op) -> Iterable[tuple[str, int]]:
-        if op.data["made_along"] is not None:
-            (weight,) = op.data["operands"]
-            yield from ((str(weight.parameter), k) for k in range(weight.rank) if k != op.data["made_along"])
+        module: Any = op.module
+        yield from _read(op.data["operands"][0], module[0].dim)
+
+
+_WEIGHT_NORM = WeightNorm()
+_SPECTRAL_NORM = SpectralNorm("linear")
+
+
+def _read(weight: Tensor, made: int) -> Iterable[tuple[str, int]]:
+    """The axes of a weight that read units: all but the one that makes them."""
+    return ((str(weight.parameter), k) for k in range(weight.rank) if k != made)
 
 
 def is_weight_norm(module: Any) -> bool:

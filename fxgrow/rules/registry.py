@@ -80,7 +80,7 @@ def law_of_module(module: nn.Module) -> Law | None:
     for base in kind.__mro__:
         if base in _modules:
             same = all(getattr(kind, name, None) is getattr(base, name, None) for name in ("forward", "_conv_forward"))
-            return _modules[base] if same and not hooked(module) else None
+            return _modules[base].of(module) if same and not hooked(module) else None
     return None
 
 

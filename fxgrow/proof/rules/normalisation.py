@@ -125,6 +125,7 @@ def spectral(use: Use) -> Claim:
 
     Its values are not told, so that pairs which cancel (`init="mirror"`) are not seen.
     """
+    use.rule = "computed from parameters"
     use.same_module({"core"})
     weight, u, v = (use.parameter_of(f"{use.new.target}.{name}") for name in ("original", "0._u", "0._v"))
     assert weight is not None and u is not None and v is not None
