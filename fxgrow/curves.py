@@ -72,6 +72,29 @@ def exponential_epochs(total: int, stages: int, rate: float, first: int | None =
     return tuple(epochs)
 
 
+def late_epochs(total: int, budget: float, ratio: float, last: int) -> tuple[int, int]:
+    """The epochs of a seed and of the large model, within a share of what `total` epochs of the large model take.
+
+    ratio: what an epoch of the seed takes of one of the large model. last: epochs of the large model.
+
+    Raises
+    ------
+    ScheduleError: the budget is no share, or leaves nothing for the seed.
+
+    >>> late_epochs(24, budget=0.5, ratio=0.25, last=4)
+    (32, 4)
+    """
+    if isinstance(budget, bool) or not isinstance(budget, (int, float)) or not 0 < budget < math.inf:
+        raise ScheduleError(f"budget={budget!r} is not a share of operations", remedy="pass a number such as 0.5")
+    first = math.floor((budget * total - last) / ratio + 1e-9)
+    if first < 1:
+        raise ScheduleError(
+            f"{last} epochs of the large model leave nothing for the seed of a budget of {budget:g} of {total} epochs",
+            remedy="ask for a larger budget or fewer last epochs",
+        )
+    return first, last
+
+
 def rounded(number: float) -> int:
     """To the nearest whole number, halves up."""
     return math.floor(number + 0.5)

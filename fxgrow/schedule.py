@@ -22,6 +22,7 @@ from fxgrow.curves import (
     exponential_epochs,
     exponential_sizes,
     interpolated_sizes,
+    late_epochs,
     rounded,
 )
 from fxgrow.documents import from_text, to_text
@@ -60,7 +61,7 @@ class Stage:
     lr_scale: factor for the learning rate that goes with the batch size.
     sizes: exact sizes, if the schedule is toward a model.
     parameters, flops: of the model, and of one forward pass on one sample.
-    share: of the operations that training the last stage's model for all epochs would take.
+    share: of the operations that training the last stage's model would take, for all epochs or `large_epochs`.
     """
 
     number: int
@@ -108,6 +109,8 @@ class Schedule(Shown):
     ----------
     stages: a `Stage` for each.
     width_rate: what each stage adds to the width; of an exponential schedule.
+    large_epochs: for how many epochs the large model would be trained, where that is not as many as the schedule has.
+    budget: the share of that training's operations that the schedule may take; of a late schedule.
     model: name of the model it leads to, once `between` has been told.
     trajectories: for each dimension that grows, where it is and its size at each stage.
 
@@ -128,6 +131,8 @@ class Schedule(Shown):
 
     stages: tuple[Stage, ...]
     width_rate: float | None = None
+    large_epochs: int | None = None
+    budget: float | None = None
     model: str | None = None
     trajectories: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
@@ -200,6 +205,44 @@ class Schedule(Shown):
         fractions = [*(start + (1 - start) * number / (stages - 1) for number in range(stages - 1)), 1.0]
         lengths = exponential_epochs(epochs, stages, epoch_rate, first_epochs)
         return cls.of(fractions, lengths, batch_size, largest_batch, batch_rates)
+
+    @classmethod
+    def late(
+        cls,
+        start: float = 0.5,
+        *,
+        epochs: int,
+        budget: float = 0.5,
+        last_epochs: int = 1,
+        batch_size: int | None = None,
+        largest_batch: int | None = None,
+        batch_rates: str = "keep",
+    ) -> Schedule:
+        """A narrow model for nearly all of training and the large one for the end, within a share of its operations.
+
+        It has more epochs than training the large model, since narrow ones are cheap. Until `between` has counted the
+        operations of both models, they are taken to go with the square of the width.
+
+        Parameters
+        ----------
+        start: width of the seed relative to the last stage's.
+        epochs: for which the large model would be trained.
+        budget: the share of that training's operations to spend at most.
+        last_epochs: of the last stage.
+        batch_size, largest_batch, batch_rates: as in `exponential`.
+
+        Raises
+        ------
+        ScheduleError: the numbers make no schedule, or the last stage alone is over the budget.
+
+        >>> [(stage.fraction, stage.epochs) for stage in Schedule.late(epochs=24)]
+        [(0.5, 44), (1.0, 1)]
+        """
+        check_counts(epochs=epochs, last_epochs=last_epochs)
+        check_start(start)
+        lengths = late_epochs(epochs, budget, start**2, last_epochs)
+        schedule = cls.of([start, 1.0], lengths, batch_size, largest_batch, batch_rates)
+        return replace(schedule, large_epochs=epochs, budget=budget)
 
     @classmethod
     def of(
@@ -279,8 +322,17 @@ class Schedule(Shown):
             return exponential_sizes(first, last, len(self.stages), self.width_rate)
         return interpolated_sizes(first, last, [stage.fraction for stage in self.stages])
 
+    def _within(self, ratio: float) -> Schedule:
+        """A late schedule whose seed has as many epochs as its budget pays for, each at this part of a large one's."""
+        if self.budget is None or self.large_epochs is None:
+            return self
+        seed, last = self.stages
+        length, _ = late_epochs(self.large_epochs, self.budget, ratio, last.epochs)
+        return replace(self, stages=(replace(seed, epochs=length), replace(last, first_epoch=length)))
+
     def _toward(self, model: str, per_stage: Sequence[tuple[Sizes, int, int]]) -> Schedule:
-        total = per_stage[-1][1] * self.epochs
+        self = self._within(per_stage[0][1] / max(1, per_stage[-1][1]))
+        total = per_stage[-1][1] * (self.large_epochs or self.epochs)
         stages = [
             replace(
                 stage,
@@ -316,7 +368,7 @@ class Schedule(Shown):
 
     @property
     def share(self) -> float | None:
-        """What training takes of the operations that the large model would take for all epochs; None without one."""
+        """What training takes of the operations that training the large model would take; None without one."""
         shares = [stage.share for stage in self.stages if stage.share is not None]
         return math.fsum(shares) if len(shares) == len(self.stages) else None
 
@@ -371,7 +423,9 @@ class Schedule(Shown):
             table.add_row(str(number), *(cells[number] for _, cells in columns))
         if not self.model:
             return table
-        budget = Text(f"training takes {percent(self.share or 0.0)} of the large model's floating-point operations")
+        epochs = f" in {self.large_epochs} epochs" if self.large_epochs else ""
+        share = percent(self.share or 0.0)
+        budget = Text(f"training takes {share} of the large model's floating-point operations{epochs}")
         return Group(table, self._dimensions(), budget)
 
     def _dimensions(self) -> Table:

@@ -142,6 +142,27 @@ def test_shares_are_of_the_large_models_budget() -> None:
     assert 0.2 < first.flops / last.flops < 0.3
 
 
+@pytest.mark.parametrize(("budget", "last_epochs"), [(0.5, 1), (0.5, 3), (0.8, 1)])
+def test_late_schedules_spend_their_budget_and_no_more(budget: float, last_epochs: int) -> None:
+    schedule = Schedule.late(0.5, epochs=24, budget=budget, last_epochs=last_epochs)
+    schedule = schedule.between(net(8), net(16), example_inputs=x)
+    seed, last = schedule
+    assert seed.flops is not None and last.flops is not None and schedule.share is not None
+    assert last.epochs == last_epochs and last.first_epoch == seed.epochs
+    spent = seed.epochs * seed.flops + last.epochs * last.flops
+    assert spent <= budget * 24 * last.flops < spent + seed.flops
+    assert schedule.share == pytest.approx(spent / (24 * last.flops))
+    assert Schedule.from_json(schedule.to_json()) == schedule
+    assert "operations in 24 epochs" in str(schedule)
+
+
+def test_late_schedules_name_what_they_cannot_spend() -> None:
+    with pytest.raises(ScheduleError, match="leave nothing for the seed"):
+        Schedule.late(epochs=8, budget=0.5, last_epochs=4)
+    with pytest.raises(ScheduleError, match="is not a share of operations"):
+        Schedule.late(epochs=8, budget=-1)
+
+
 def test_meta_models_will_do() -> None:
     with torch.device("meta"):
         small, large = net(4), net(16)

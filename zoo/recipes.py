@@ -12,7 +12,7 @@ from fxgrow.curves import check_counts, check_start
 from fxgrow.errors import FxgrowError, did_you_mean
 from fxgrow.schedule import Schedule
 
-CURVES = ("exponential", "linear", "given", "none")
+CURVES = ("exponential", "linear", "late", "given", "none")
 OPTIMIZERS = ("sgd", "adamw")
 LR_CURVES = ("cosine", "plateau")
 STATES = ("fill", "zero", "drop")
@@ -32,10 +32,11 @@ class Settings:
     data, samples: the data set, and how many of its images to train on (all). side: shrink them to so many pixels.
     model: the large model, as `fxgrow.zoo.find` takes it. options: for its constructor. seed_options: further ones for
         that of the seed, such as fewer blocks.
-    growth: how widths go from `start` to 1: "exponential" (by `width_rate` a stage), "linear", "given" (as `widths`
-        says, for as many epochs as `lengths` says), or "none": the large model from the first step on. stages, epochs,
-        epoch_rate, first_epochs: as in `fxgrow.Schedule.exponential`; `lengths` may say how long its stages are, too,
-        and then `epochs` is not used.
+    growth: how widths go from `start` to 1: "exponential" (by `width_rate` a stage), "linear", "late" (in one step, for
+        the last epochs), "given" (as `widths` says, for as many epochs as `lengths` says), or "none": the large model
+        from the first step on. stages, epochs, epoch_rate, first_epochs: as in `fxgrow.Schedule.exponential`; `lengths`
+        may say how long its stages are, too, and then `epochs` is not used. budget, last_epochs: as in
+        `fxgrow.Schedule.late`, where `epochs` are those of training the large model.
     depths: how many blocks are added on the way into each stage, as `fxgrow.grow` takes `depth`, or "": none. They
         go with given widths.
     sides: pixels a side of the images at each stage; the last for all further ones.
@@ -64,6 +65,8 @@ class Settings:
     epochs: int = 160
     epoch_rate: float = 0.2
     first_epochs: int | None = None
+    budget: float = 0.5
+    last_epochs: int = 1
     widths: tuple[float, ...] = ()
     lengths: tuple[int, ...] = ()
     depths: tuple[str, ...] = ()
@@ -135,6 +138,11 @@ class Settings:
             return Schedule.of([1.0], [self.epochs], *batches)
         if self.growth == "given":
             return Schedule.of(self.widths, self.lengths, *batches)
+        if self.growth == "late":
+            return Schedule.late(
+                self.start, epochs=self.epochs, budget=self.budget, last_epochs=self.last_epochs,
+                batch_size=self.batch_size, largest_batch=self.largest_batch, batch_rates=self.batch_rates,
+            )  # fmt: skip
         if self.growth == "exponential" and self.lengths:
             widths = [min(1.0, self.start * (1 + self.width_rate) ** number) for number in range(self.stages)]
             schedule = Schedule.of([*widths[:-1], 1.0], self.lengths, *batches)

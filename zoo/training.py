@@ -366,10 +366,10 @@ class Run:
         self._mark = self._clock()
 
     def budget(self) -> float:
-        """Floating-point operations so far, as a part of what training the large model for all epochs takes."""
+        """Floating-point operations so far, as a part of what training the large model takes."""
         if not self.large_flops or self.flops_an_epoch is None:
             return self.place.epoch / self.schedule.epochs
-        return self.place.flops / (self.large_flops * self.schedule.epochs)
+        return self.place.flops / (self.large_flops * (self.schedule.large_epochs or self.schedule.epochs))
 
     def _write_rows(self) -> None:
         text = io.StringIO()

@@ -199,6 +199,15 @@ def test_a_run_grows_into_the_large_model_and_logs_it(uninterrupted: Path) -> No
     assert float(rows[-1]["lr"]) == pytest.approx(0, abs=1e-12)
 
 
+def test_a_late_run_stays_within_its_budget(tmp_path: Path) -> None:
+    changes = {"growth": "late", "start": 0.5, "epochs": 4, "budget": 0.6, "init": "zero", "rates": "none"}
+    run = Run(recipe("digits", **{**SMALL, **changes}), tmp_path, evaluate_every=0)
+    assert [stage.epochs for stage in run.schedule] == [5, 1]
+    outcome = run.train()
+    assert 0.55 < outcome["budget"] <= 0.6
+    assert outcome["epoch"] == 6
+
+
 def test_training_learns(tmp_path: Path) -> None:
     last = Run(recipe("digits", samples=500, epochs=8, stages=4, verify=False), tmp_path, evaluate_every=0).train()
     assert last["test_accuracy"] > 0.85
@@ -236,6 +245,7 @@ def test_growth_does_not_move_the_loss(tmp_path: Path) -> None:
         {"batch_size": 8, "largest_batch": 32, "batch_rates": "root"},
         {"model": "timm/test_resnet", "options": ()},
         {"growth": "given", "widths": (0.5, 1.0), "lengths": (1, 2), "sides": (8, 6), "batch_sizes": (8, 16)},
+        {"growth": "late", "start": 0.5, "init": "zero", "parameterization": "standard", "rates": "none"},
         {"precision": "bfloat16", "channels_last": True, "warm_up": 0.2},
     ],
 )
@@ -355,7 +365,7 @@ def test_a_folder_with_another_run_is_refused(tmp_path: Path) -> None:
     [
         (
             lambda: recipe("digits", growth="cubic"),
-            "growth='cubic' is not known: use one of exponential, linear, given, none",
+            "growth='cubic' is not known: use one of exponential, linear, late, given, none",
         ),
         (lambda: recipe("digits", optimizer="sdg"), "optimizer='sdg' is not known: use one of sgd, adamw"),
         (lambda: recipe("digits", lr_curve="step"), "lr_curve='step' is not known: use one of cosine, plateau"),
