@@ -200,7 +200,10 @@ LONGER: Mapping[str, Way] = {
         (0.5, 48), (0.5, 16), (1.0, 1), decay=0.29, sides=(0.75, 1.0, 1.0), batch_sizes=(0.5, 0.5, 0.5)
     ),
     "half as wide on smaller images first, whole at the end": budget(
-        (0.5, 60), (0.5, 30), (0.5, 14), (1.0, 1), decay=0.25, sides=(0.5, 0.75, 1.0, 1.0)
+        (0.5, 60), (0.5, 28), (0.5, 12), (1.0, 1), decay=0.25, sides=(0.5, 0.75, 1.0, 1.0)
+    ),
+    "quarter, then half as wide on small images, whole at the end": budget(
+        (0.25, 40), (0.5, 40), (0.5, 15), (1.0, 1), decay=0.25, sides=(0.75, 0.75, 1.0, 1.0)
     ),
     "half, whole, small images and batches first": budget(
         (0.5, 20), (1.0, 10), (1.0, 3), decay=0.35, sides=(0.75, 0.75, 1.0), batch_sizes=(0.5, 0.5, 1.0)
