@@ -91,21 +91,19 @@ class Run:
         path = self.folder / "settings.json"
         if not path.exists():
             return
-        recorded, wanted = json.loads(path.read_text()), self._settings_data()
-        name = next((name for name, value in wanted.items() if recorded.get(name) != value), None)
+        wanted = _written(self.settings)
+        recorded = {**_written(Settings()), **json.loads(path.read_text())}  # older versions knew fewer settings
+        name = next((name for name, value in wanted.items() if recorded[name] != value), None)
         if name is not None:
             raise SettingsError(
-                f"the folder holds a run with {name}={recorded.get(name)!r}, now it is {wanted[name]!r}",
+                f"the folder holds a run with {name}={recorded[name]!r}, now it is {wanted[name]!r}",
                 where=str(self.folder),
                 remedy="give the same settings to go on with it, or another folder for another run",
             )
 
     def _claim_folder(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        replace_text(self.folder / "settings.json", json.dumps(self._settings_data(), indent=2) + "\n")
-
-    def _settings_data(self) -> dict[str, Any]:
-        return json.loads(json.dumps(self.settings.as_data()))  # type: ignore[no-any-return]
+        replace_text(self.folder / "settings.json", json.dumps(_written(self.settings), indent=2) + "\n")
 
     def _seed(self) -> tuple[nn.Module, Schedule]:
         """The model to start with, and the schedule that leads to the large one."""
@@ -422,3 +420,8 @@ class Run:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.place.rows:
             self._write_rows()
+
+
+def _written(settings: Settings) -> dict[str, Any]:
+    """Settings as a file gives them back."""
+    return json.loads(json.dumps(settings.as_data()))  # type: ignore[no-any-return]

@@ -349,6 +349,18 @@ def test_values_of_settings_are_json_or_text() -> None:
 # -- what is wrong -----------------------------------------------------------------------------------------
 
 
+def test_a_run_of_a_version_with_fewer_settings_goes_on(tmp_path: Path) -> None:
+    settings = recipe("digits", **{**SMALL, "epochs": 3})
+    row = Run(settings, tmp_path).train()
+    file = tmp_path / "settings.json"
+    written = json.loads(file.read_text())
+    assert written.pop("budget") == 0.5
+    file.write_text(json.dumps(written))
+    assert Run(settings, tmp_path).train() == row
+    with pytest.raises(SettingsError, match=r"the folder holds a run with budget=0\.5, now it is 0\.6"):
+        Run(recipe("digits", **{**SMALL, "epochs": 3, "budget": 0.6}), tmp_path)
+
+
 def test_a_folder_with_another_run_is_refused(tmp_path: Path) -> None:
     settings = recipe("digits", **{**SMALL, "epochs": 3})
     Run(settings, tmp_path).train()
