@@ -277,6 +277,15 @@ def longer_deeper(blocks: int, before: float, after: float, **more: Any) -> Way:
     return budget((1.0, before), (1.0, after), decay=0.3, **depths, **more)
 
 
+def on_small_images_first(blocks: int, epochs: tuple[int, int, int]) -> Way:
+    """Fewer blocks on small images, then on whole ones, then six; positions are interpolated where images are small."""
+    before, between, after = epochs
+    depths: Changes = {"seed_options": (("depth", blocks),), "depths": ("", "", "=6"), "depth_init": "copy"}
+    options = (("dynamic_img_size", True),)
+    stages = ((1.0, before), (1.0, between), (1.0, after))
+    return budget(*stages, decay=0.3, sides=(0.75, 1.0, 1.0), options=options, **depths)
+
+
 def both(seed_options: Changes, amount: str, part: float, **more: Any) -> Way:
     """Half the width and fewer blocks for a part of the epochs, then all."""
     depths = {"seed_options": tuple(seed_options.items()), "depths": ("", amount)}
@@ -317,12 +326,14 @@ VIT_DEPTH: Mapping[str, Way] = {
     "two blocks then six, late, half the operations": longer_deeper(2, 23, 4),
     "three blocks then six, longer, half the operations": longer_deeper(3, 14, 5),
     "two blocks then six, longer, half the operations, batches of 64": longer_deeper(2, 18, 6, batch_sizes=(0.5, 0.5)),
+    "two blocks on small images, then six, half the operations": on_small_images_first(2, (26, 8, 4)),
+    "two blocks on small images, six at the end, half the operations": on_small_images_first(2, (36, 8, 2)),
 }
 
 WAYS: Mapping[str, Mapping[str, Way]] = {
     "resnet20": {**WIDTH, **LONGER, **PAPER, **RESNET_DEPTH},
     "resnet18-32": {**WIDTH, **LONGER},
-    "vit": {name: way for name, way in {**WIDTH, **LONGER, **VIT_DEPTH}.items() if "images" not in name},  # one size
+    "vit": {**{name: way for name, way in {**WIDTH, **LONGER}.items() if "images" not in name}, **VIT_DEPTH},
 }
 
 
@@ -334,8 +345,9 @@ def settings_of(network: str, way: str, scale: str, seed: int, epochs: int | Non
     for name, whole in (("sides", base.side or 32), ("batch_sizes", base.batch_size)):  # given as multiples
         if name in changes:
             changes[name] = tuple(round(part * whole) for part in changes[name])
+    changes["options"] = (*base.options, *changes.get("options", ()))
     if WAYS[network][way].part < 1:
-        (name, usual), options = NETWORKS[network].width, dict(base.options)
+        (name, usual), options = NETWORKS[network].width, dict(changes["options"])
         options[name] = round(options.get(name, usual) * WAYS[network][way].part)
         changes["options"] = tuple(options.items())
     return replace(base, **changes, seed=seed)
