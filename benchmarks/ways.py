@@ -163,6 +163,9 @@ LATE = ((0.5, 0.7), (1.0, 0.3))
 
 _PAPER = {"parameterization": "variance-transfer", "rates": "norm"}
 
+_SMALLER_FIRST = ((0.5, 60), (0.5, 28), (0.5, 12), (1.0, 1))
+_SIDES = (0.5, 0.75, 1.0, 1.0)
+
 LONGER: Mapping[str, Way] = {
     "half as wide, of half the operations": Way(
         lambda epochs: {"epochs": round(1.96 * epochs), "lr_curve": "plateau"}, part=0.5
@@ -199,8 +202,12 @@ LONGER: Mapping[str, Way] = {
     "half as wide on small images first, whole at the end, batches of 64": budget(
         (0.5, 48), (0.5, 16), (1.0, 1), decay=0.29, sides=(0.75, 1.0, 1.0), batch_sizes=(0.5, 0.5, 0.5)
     ),
-    "half as wide on smaller images first, whole at the end": budget(
-        (0.5, 60), (0.5, 28), (0.5, 12), (1.0, 1), decay=0.25, sides=(0.5, 0.75, 1.0, 1.0)
+    "half as wide on smaller images first, whole at the end": budget(*_SMALLER_FIRST, decay=0.25, sides=_SIDES),
+    "half as wide on smaller images first, whole at the end, batches of 64": budget(
+        *_SMALLER_FIRST, decay=0.25, sides=_SIDES, batch_sizes=4 * (0.5,)
+    ),
+    "quarter on smaller images, half as wide on small ones, whole at the end": budget(
+        (0.25, 60), (0.5, 44), (0.5, 14), (1.0, 1), decay=0.25, sides=_SIDES
     ),
     "quarter, then half as wide on small images, whole at the end": budget(
         (0.25, 40), (0.5, 40), (0.5, 15), (1.0, 1), decay=0.25, sides=(0.75, 0.75, 1.0, 1.0)
