@@ -197,26 +197,35 @@ _CIFAR = replace(
 )
 _IMAGENET = replace(_CIFAR, data="imagenet", model="torchvision/resnet50", epochs=90, first_epochs=4, batch_size=256)
 
+_LATE: Mapping[str, Any] = {
+    "growth": "given",
+    "init": "zero",
+    "parameterization": "standard",
+    "rates": "none",
+    "lr_curve": "plateau",
+}
+
 RECIPES: Mapping[str, Settings] = {
     "digits": _DIGITS,
     "cifar10-resnet20": _CIFAR,
     "cifar10-resnet20-late": replace(
-        _CIFAR,
-        growth="given",
-        widths=(0.5, 1.0),
-        lengths=(112, 48),
-        init="zero",
-        parameterization="standard",
-        rates="none",
-        lr_curve="plateau",
+        _CIFAR, **_LATE, widths=(0.5, 0.5, 0.5, 1.0), lengths=(400, 187, 80, 7), sides=(16, 24, 32, 32), decay=0.25
+    ),
+    "cifar10-vit-late": replace(
+        _CIFAR, **_LATE,
+        model="timm/vit_tiny_patch16_224",
+        options=(("img_size", 32), ("patch_size", 4), ("depth", 6), ("dynamic_img_size", True)),
+        seed_options=(("depth", 2),), widths=(1.0, 1.0, 1.0), depths=("", "", "=6"), lengths=(173, 53, 27),
+        sides=(24, 32, 32), optimizer="adamw", lr=1e-3, weight_decay=0.05, warm_up=0.05, batch_size=256, decay=0.3,
     ),
     "cifar100-resnet18": replace(_CIFAR, data="cifar100", model="torchvision/resnet18", epochs=200, first_epochs=10),
     "imagenet-resnet50": _IMAGENET,
     "imagenet-mobilenetv1": replace(_IMAGENET, model="timm/mobilenetv1_100"),
-}
+}  # fmt: skip
 """By name: what the paper trained. SGD, learning rate 0.1, momentum 0.9, weight decay 5e-4, cosine; nine stages from a
 quarter of the width, a fifth more a stage in width and epochs. Batch sizes are the usual ones for these networks.
-"cifar10-resnet20-late" is not theirs: half the width for 70% of the epochs, then all of it, under a plateau.
+Those that end in "-late" are not theirs: half the width, or two blocks of six, on small images first, and all of the
+network for the end, within half of the operations of 160 epochs of it.
 
 Source: Yuan, Savarese, Maire, NeurIPS 2023.
 """

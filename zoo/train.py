@@ -35,6 +35,7 @@ RECIPE_NAMES = (
     "digits",
     "cifar10-resnet20",
     "cifar10-resnet20-late",
+    "cifar10-vit-late",
     "cifar100-resnet18",
     "imagenet-resnet50",
     "imagenet-mobilenetv1",

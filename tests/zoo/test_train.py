@@ -18,13 +18,16 @@ from typing import Any
 import pytest
 import torch
 from fxgrow.zoo import checkpoints, train
+from fxgrow.zoo.costs import flops_of
 from fxgrow.zoo.networks import resnet8
 from fxgrow.zoo.recipes import RECIPES, Settings, SettingsError, recipe
 from fxgrow.zoo.training import Run
 
 import fxgrow
 from fxgrow import growing, schedule
+from fxgrow.catalogue import find
 from fxgrow.errors import FxgrowError
+from fxgrow.narrowing import narrowed
 from tests.commands import run_here, started
 
 SMALL: dict[str, Any] = {
@@ -408,6 +411,24 @@ def test_learning_rates_fall_along_a_curve(tmp_path: Path) -> None:
         [1, 0.8536, 0.5, 0.1464, 0], abs=1e-4
     )
     assert [plateau.rate(part * plateau.steps) / 0.1 for part in parts] == pytest.approx([1, 1, 1, 0.5, 0])
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name.endswith("-late")])
+def test_late_recipes_take_half_of_the_large_networks_operations(name: str) -> None:
+    settings, usual = RECIPES[name], RECIPES["cifar10-resnet20"]
+
+    def operations(width: float, side: int, seed_options: bool) -> int:
+        options = {**dict(settings.options), **(dict(settings.seed_options) if seed_options else {})}
+        model, images = find(settings.model, num_classes=10, **options), torch.zeros(2, 3, 32, 32)
+        flops = flops_of(narrowed(model, width, images) if width < 1 else model, torch.zeros(2, 3, side, side))
+        assert flops is not None
+        return flops
+
+    spent = sum(
+        length * operations(width, side, seed_options=length != settings.lengths[-1])
+        for width, length, side in zip(settings.widths, settings.lengths, settings.sides, strict=True)
+    )
+    assert 0.47 < spent / (usual.epochs * operations(1.0, 32, seed_options=False)) <= 0.5
 
 
 def test_settings_come_back_from_json() -> None:
