@@ -284,13 +284,15 @@ def longer_deeper(blocks: int, before: float, after: float, **more: Any) -> Way:
     return budget((1.0, before), (1.0, after), decay=0.3, **depths, **more)
 
 
+_ANY_SIZE = (("dynamic_img_size", True),)
+
+
 def on_small_images_first(blocks: int, epochs: tuple[int, int, int]) -> Way:
     """Fewer blocks on small images, then on whole ones, then six; positions are interpolated where images are small."""
     before, between, after = epochs
     depths: Changes = {"seed_options": (("depth", blocks),), "depths": ("", "", "=6"), "depth_init": "copy"}
-    options = (("dynamic_img_size", True),)
     stages = ((1.0, before), (1.0, between), (1.0, after))
-    return budget(*stages, decay=0.3, sides=(0.75, 1.0, 1.0), options=options, **depths)
+    return budget(*stages, decay=0.3, sides=(0.75, 1.0, 1.0), options=_ANY_SIZE, **depths)
 
 
 def both(seed_options: Changes, amount: str, part: float, **more: Any) -> Way:
@@ -335,6 +337,12 @@ VIT_DEPTH: Mapping[str, Way] = {
     "two blocks then six, longer, half the operations, batches of 64": longer_deeper(2, 18, 6, batch_sizes=(0.5, 0.5)),
     "two blocks on small images, then six, half the operations": on_small_images_first(2, (26, 8, 4)),
     "two blocks on small images, six at the end, half the operations": on_small_images_first(2, (36, 8, 2)),
+    "two blocks, small images first, half the operations": budget(
+        (1.0, 36), (1.0, 14), decay=0.3, sides=(0.75, 1.0), options=(*_ANY_SIZE, ("depth", 2))
+    ),
+    "large, small images first, half the operations": budget(
+        (1.0, 15), (1.0, 3), decay=0.3, sides=(0.75, 1.0), options=_ANY_SIZE
+    ),
 }
 
 WAYS: Mapping[str, Mapping[str, Way]] = {
