@@ -345,9 +345,16 @@ VIT_DEPTH: Mapping[str, Way] = {
     ),
 }
 
+RESNET18: Mapping[str, Way] = {
+    "half as wide on smaller images first, whole at the end": budget(
+        (0.5, 60), (0.5, 24), (0.5, 12), (1.0, 1), decay=0.25, sides=_SIDES
+    ),
+}
+"""With fewer epochs on small images, which cost this network more."""
+
 WAYS: Mapping[str, Mapping[str, Way]] = {
     "resnet20": {**WIDTH, **LONGER, **PAPER, **RESNET_DEPTH},
-    "resnet18-32": {**WIDTH, **LONGER},
+    "resnet18-32": {**WIDTH, **LONGER, **RESNET18},
     "vit": {**{name: way for name, way in {**WIDTH, **LONGER}.items() if "images" not in name}, **VIT_DEPTH},
 }
 
