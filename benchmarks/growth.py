@@ -47,7 +47,8 @@ PAPER = {
 
 _FIRST = ("large, plateau", "large, cosine", "large, plateau, half the epochs")
 _LATE = ("half then whole, zero", "half then whole, mirror")
-_BEST = "half as wide on smaller images first, whole at the end"
+_BEST_CLOCK = "half as wide on smaller images first, whole at the end"
+_BEST = f"{_BEST_CLOCK}, batches of 64"
 _BEST_VIT = "two blocks on small images, then six, half the operations"
 _NINE = ("nine stages, mirror, both", "nine stages, mirror, both, plateau")
 _TABLE = ("nine stages, Net2Net", "nine stages, mirror", "nine stages, mirror, variance transfer",
@@ -69,10 +70,10 @@ _DEPTH = ("three blocks then six, copies", "two blocks then six, copies", "width
 WANTED: tuple[tuple[str, tuple[str, ...], tuple[int, ...]], ...] = (
     ("resnet20", (*_FIRST, _BEST, *_LATE, *_NINE), (1,)),
     ("vit", ("large, plateau", _BEST_VIT), (1,)),
-    ("resnet18-32", ("large, plateau", _BEST), (1,)),
+    ("resnet18-32", ("large, plateau", _BEST_CLOCK), (1,)),
     ("resnet20", (*_FIRST, _BEST, *_LATE, *_NINE), (2, 3)),
     ("vit", ("large, plateau", _BEST_VIT), (2, 3, 4, 5)),
-    ("resnet18-32", ("large, plateau", _BEST), (2, 3)),
+    ("resnet18-32", ("large, plateau", _BEST_CLOCK), (2, 3)),
     ("resnet20", _TABLE, (1,)),
     (
         "resnet20",
@@ -81,6 +82,7 @@ WANTED: tuple[tuple[str, tuple[str, ...], tuple[int, ...]], ...] = (
     ),
     ("resnet20", tuple(WAYS["resnet20"]), (101,)),
     ("resnet20", _TABLE, (2, 3)),
+    ("resnet20", ("large, batches of 64",), (1, 2, 3, 4, 5)),
     ("resnet18-32", _CLOCK, (1,)),
     ("vit", (*_CLOCK, *_DEPTH), (1,)),
     ("resnet20", (*_FIRST, _BEST, *_LATE, *_NINE, *_TABLE), (4, 5)),

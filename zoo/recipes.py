@@ -209,7 +209,8 @@ RECIPES: Mapping[str, Settings] = {
     "digits": _DIGITS,
     "cifar10-resnet20": _CIFAR,
     "cifar10-resnet20-late": replace(
-        _CIFAR, **_LATE, widths=(0.5, 0.5, 0.5, 1.0), lengths=(400, 187, 80, 7), sides=(16, 24, 32, 32), decay=0.25
+        _CIFAR, **_LATE,
+        widths=(0.5, 0.5, 0.5, 1.0), lengths=(400, 187, 80, 7), sides=(16, 24, 32, 32), batch_size=64, decay=0.25,
     ),
     "cifar10-vit-late": replace(
         _CIFAR, **_LATE,
