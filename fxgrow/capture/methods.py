@@ -91,9 +91,9 @@ def noting(module: nn.Module, name: str, note: Callable[[Any], None]) -> Iterato
 
     @functools.wraps(plainly)
     def noted(*args: Any, **kwargs: Any) -> Any:
-        given = plainly(*args, **kwargs)
-        note(given)
-        return given
+        arguments = plainly(*args, **kwargs)
+        note(arguments)
+        return arguments
 
     names[name] = noted
     try:

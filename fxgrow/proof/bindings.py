@@ -45,18 +45,18 @@ class Bindings:
     def pair(self, old: Any, new: Any) -> Any:
         """An argument of both nodes: claims where it is a tensor, else a pair of values."""
         if isinstance(new, fx.Node):
-            found = self.bound.get(new)
-            if found is None:
+            bound = self.bound.get(new)
+            if bound is None:
                 if new in self.added:
                     raise Unproved(f"it reads {new}, which the original does not have, where that reads {old}")
                 if new not in self.numbers:
                     raise Resting
                 return Both(self._old_number(old), self.numbers[new])
-            if found.claims is None:
+            if bound.claims is None:
                 raise Resting
-            if found.partner is not old:
-                raise Refuted(f"it reads {new}, which is {found.partner} of the original, where that reads {old}")
-            return found.claims
+            if bound.partner is not old:
+                raise Refuted(f"it reads {new}, which is {bound.partner} of the original, where that reads {old}")
+            return bound.claims
         if isinstance(old, fx.Node):
             return Both(self._old_number(old), self._new_number(new))
         if isinstance(old, (tuple, list)) and isinstance(new, (tuple, list)) and len(old) == len(new):
@@ -69,10 +69,10 @@ class Bindings:
 
     def _old_number(self, raw: Any) -> Any:
         def value(node: fx.Node) -> Any:
-            found = node.meta["value"]
-            if any(True for _ in flat_tensors(found)):
+            number = node.meta["value"]
+            if any(True for _ in flat_tensors(number)):
                 raise Refuted(f"the original reads {node} where the grown graph has a number")
-            return found
+            return number
 
         return fx.node.map_arg(raw, value)
 
@@ -90,16 +90,16 @@ class Bindings:
     def evaluated(self, node: fx.Node, module: nn.Module | None = None) -> Any:
         """A node of the grown graph, from numbers and from the shapes that have been proved."""
 
-        def put(one: fx.Node) -> Any:
+        def put(source: fx.Node) -> Any:
             for known in (self.numbers, self.added):
-                if one in known:
-                    return known[one]
-            found = self.bound.get(one)
-            if found is None or found.claims is None:
+                if source in known:
+                    return known[source]
+            bound = self.bound.get(source)
+            if bound is None or bound.claims is None:
                 raise Resting
-            return shaped(found.claims, found.partner.meta["value"])
+            return shaped(bound.claims, bound.partner.meta["value"])
 
-        args, kwargs = (fx.node.map_arg(given, put) for given in (node.args, node.kwargs))
+        args, kwargs = (fx.node.map_arg(arguments, put) for arguments in (node.args, node.kwargs))
         with torch.device("meta"):
             return run(node, module, args, kwargs)
 
@@ -108,14 +108,14 @@ class Bindings:
         old, new = parts_of_join(partner), parts_of_join(node)
         if old is None or new is None or len(new) <= len(old):
             return None
-        waiting, found = list(old), []
+        waiting, operands = list(old), []
         for part in new:
             if waiting and part in self.bound and self.bound[part].partner is waiting[0]:
-                found.append(self.pair(waiting.pop(0), part))
+                operands.append(self.pair(waiting.pop(0), part))
             elif part in self.added:
-                found.append(new_units(self.added[part], axis_of_join(node)))
+                operands.append(new_units(self.added[part], axis_of_join(node)))
             else:
                 raise Unproved(f"it concatenates {part} where the original has something else")
         if waiting:
             raise Unproved(f"it leaves out {waiting[0]}, which the original concatenates")
-        return found
+        return operands

@@ -184,11 +184,11 @@ class Walk(Storage):
     def _let_go(self, node: fx.Node) -> None:
         """What was worked out for this node and is read by none after it."""
         for operand in node.all_input_nodes:
-            found = self.bound.get(operand)
-            if found is None or operand.op == "get_attr" or self.last_reader[operand] is not node:
+            bound = self.bound.get(operand)
+            if bound is None or operand.op == "get_attr" or self.last_reader[operand] is not node:
                 continue
-            if any(claim.held is not None and not claim.held.exact for claim in claims_in(found.claims)):
-                self.bound[operand] = Bound(found.partner, None)
+            if any(claim.held is not None and not claim.held.exact for claim in claims_in(bound.claims)):
+                self.bound[operand] = Bound(bound.partner, None)
                 self.gone.add(operand)
 
     @cached_property
@@ -392,14 +392,14 @@ class Walk(Storage):
             raise Resting
         if node.target is guards.core:
             x = operands[0]
-            found = self.bound.get(x)
-            if found is None:
+            bound = self.bound.get(x)
+            if bound is None:
                 raise Resting
-            one = self.bare(node, found.partner)
-            use.append(one)
+            bare = self.bare(node, bound.partner)
+            use.append(bare)
             axis: Any = node.args[1]
-            claim = core_units(one, found.claims, axis, node.args[2])
-            self.bound[node] = Bound(found.partner, claim)
+            claim = core_units(bare, bound.claims, axis, node.args[2])
+            self.bound[node] = Bound(bound.partner, claim)
             return claim
         if node.op == "call_function" and operands and all(n in self.numbers for n in operands):
             self.numbers[node] = self.evaluated(node)
@@ -425,13 +425,13 @@ class Walk(Storage):
         old = [part for part in parts if part in self.bound]
         if len(old) != 1 or len(parts) < 2:
             return None
-        found = self.bound[old[0]]
-        one = self.bare(node, found.partner)
-        use.append(one)
-        one.rule = "new units beside old ones"
+        bound = self.bound[old[0]]
+        bare = self.bare(node, bound.partner)
+        use.append(bare)
+        bare.rule = "new units beside old ones"
         others = [self.added[part] for part in parts if part is not old[0]]
-        claim = beside(found.claims, others, axis_of_join(node), parts.index(old[0]))
-        self.bound[node] = Bound(found.partner, claim)
+        claim = beside(bound.claims, others, axis_of_join(node), parts.index(old[0]))
+        self.bound[node] = Bound(bound.partner, claim)
         return claim
 
 

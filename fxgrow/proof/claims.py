@@ -94,26 +94,26 @@ class Claim:
 
     def map(self, axis: int) -> Tensor:
         """The map of an axis, spelled out."""
-        found = self.maps[axis]
-        return torch.arange(self.new[axis]) if found is None else found
+        position = self.maps[axis]
+        return torch.arange(self.new[axis]) if position is None else position
 
     def copies_of(self, axis: int) -> Tensor:
         """The copies along an axis, spelled out; all that hold the mean are copies of each other, as is one number."""
         if self.uniform:
             return torch.zeros(self.new[axis], dtype=torch.long)
-        found = self.copies.get(axis, torch.arange(self.new[axis]))
+        copies = self.copies.get(axis, torch.arange(self.new[axis]))
         if axis not in self.means:
-            return found
-        classes = found[self.means[axis]]
-        return torch.where(torch.isin(found, classes), classes.min(), found)
+            return copies
+        classes = copies[self.means[axis]]
+        return torch.where(torch.isin(copies, classes), classes.min(), copies)
 
     def equal_along(self, axis: int) -> Tensor:
         """The copies along an axis, those included that are equal because they are all zero."""
-        found, zero = self.copies_of(axis), self.zeros_along([axis]).flatten()
+        copies, zero = self.copies_of(axis), self.zeros_along([axis]).flatten()
         if not bool(zero.any()):
-            return found
-        classes = found[zero.expand(len(found))]
-        return torch.where(torch.isin(found, classes), classes.min(), found)
+            return copies
+        classes = copies[zero.expand(len(copies))]
+        return torch.where(torch.isin(copies, classes), classes.min(), copies)
 
     def repeats(self, axis: int) -> bool:
         """Whether any positions along an axis are known to be copies of each other."""

@@ -85,16 +85,16 @@ def _difference(original: nn.Module, grown: nn.Module, parts: Sequence[str]) -> 
     if before.keys() != after.keys():
         return f"its modules differ: {sorted(before.keys() ^ after.keys())[:3]}"
     for path, module in before.items():
-        found = module_difference(_alone(module), _alone(after[path]), frozenset({"_fxgrow"}))
-        if found is not None:
-            return f"{path or type(original).__name__}: {found}"
+        difference = module_difference(_alone(module), _alone(after[path]), frozenset({"_fxgrow"}))
+        if difference is not None:
+            return f"{path or type(original).__name__}: {difference}"
         if list(module._modules) != list(after[path]._modules):
             return f"{path or type(original).__name__} has other parts"
-    one, two = named_tensors(original), named_tensors(grown)
-    for name, tensor in one.items():
+    before_growth, after_growth = named_tensors(original), named_tensors(grown)
+    for name, tensor in before_growth.items():
         if _inside(name, parts):
             continue
-        if name not in two or not _equal(tensor, two[name]):
+        if name not in after_growth or not _equal(tensor, after_growth[name]):
             return f"{name} is not what it was"
     return None
 
@@ -107,8 +107,8 @@ def _alone(module: nn.Module) -> nn.Module:
     return twin
 
 
-def _equal(one: Tensor, other: Tensor) -> bool:
-    return one.dtype == other.dtype and one.shape == other.shape and torch.equal(one, other)
+def _equal(tensor: Tensor, other: Tensor) -> bool:
+    return tensor.dtype == other.dtype and tensor.shape == other.shape and torch.equal(tensor, other)
 
 
 def _changed_names(original: nn.Module, grown: nn.Module) -> set[str]:
@@ -149,11 +149,11 @@ def _names_read(model: nn.Module, parts: Sequence[str]) -> set[str]:
     seen: set[int] = set()
     while waiting:
         function = waiting.pop()
-        found = _names_in(function.__code__)
-        for name in found - names:
+        read = _names_in(function.__code__)
+        for name in read - names:
             waiting.extend(methods.get(name, ()))
-        names |= found
-        helpers = {id(helper): helper for helper in _helpers(function, found) if id(helper) not in seen}
+        names |= read
+        helpers = {id(helper): helper for helper in _helpers(function, read) if id(helper) not in seen}
         seen |= helpers.keys()
         waiting.extend(helpers.values())
     return names
@@ -185,16 +185,16 @@ def _above(parts: Iterable[str]) -> set[str]:
 
 def _methods(kind: type) -> Iterator[tuple[str, FunctionType]]:
     """Functions of a class that are its own, not torch's; those that it overrides only if it may call them."""
-    found: dict[str, list[FunctionType]] = {}
+    by_name: dict[str, list[FunctionType]] = {}
     for base in kind.__mro__:
         if base.__module__.partition(".")[0] in ("torch", "builtins"):
             continue
         for name, member in vars(base).items():
             function = getattr(member, "fget", None) or getattr(member, "__func__", member)
             if isinstance(function, FunctionType):
-                found.setdefault(name, []).append(function)
-    for name, functions in found.items():
-        calls_up = any("super" in one.__code__.co_names for one in functions)
+                by_name.setdefault(name, []).append(function)
+    for name, functions in by_name.items():
+        calls_up = any("super" in override.__code__.co_names for override in functions)
         yield from ((name, function) for function in (functions if calls_up else functions[:1]))
 
 

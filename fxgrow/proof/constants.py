@@ -53,11 +53,11 @@ def as_it_was(claim: Claim) -> bool:
     return claim.same or claim.constant
 
 
-def shares_storage(one: Any, other: Any) -> bool:
+def shares_storage(first: Any, second: Any) -> bool:
     """Whether values that were worked out are seen in both: writing to one would change the other."""
     places = [
-        {claim.held.new.untyped_storage().data_ptr() for claim in claims_in(given) if claim.constant and claim.held}
-        for given in (one, other)
+        {claim.held.new.untyped_storage().data_ptr() for claim in claims_in(value) if claim.constant and claim.held}
+        for value in (first, second)
     ]
     return bool(places[0] & places[1])
 
@@ -72,6 +72,6 @@ def _same_numbers(use: Use) -> bool:
 
 def _held(use: Use, value: Any) -> Any:
     if isinstance(value, (tuple, list)):
-        return tuple(_held(use, one) for one in value)
+        return tuple(_held(use, item) for item in value)
     size = tuple(value.shape)
     return Claim(size, size, (None,) * value.ndim, held=Held(value, value, use.new.name))

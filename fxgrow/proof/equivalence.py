@@ -171,8 +171,8 @@ class Alongside:
                 raise Unproved(f"it reads {old}, which was written to since")
             factors.append(held.factor / root.factor)
         elif isinstance(new, (tuple, list)) and isinstance(old, (tuple, list)) and len(new) == len(old):
-            for one, other in zip(new, old, strict=True):
-                self._same(one, other, factors)
+            for item, before in zip(new, old, strict=True):
+                self._same(item, before, factors)
         elif isinstance(new, dict) and isinstance(old, dict) and new.keys() == old.keys():
             for key in new:
                 self._same(new[key], old[key], factors)

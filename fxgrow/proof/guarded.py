@@ -22,14 +22,14 @@ def guard_arguments(
 ) -> list[Any]:
     """The arguments of a guard, each beside that of the norm whose place it took; module: the norm, if it is one."""
     names = tuple(inspect.signature(cast(Any, node.target)).parameters)
-    given = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
+    by_name = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
     if module is not None:
         before = _of_module(partner, module)
     else:
         before = dict(zip(names, _arguments(partner).values(), strict=False))
     args: list[Any] = []
     for name in names:
-        old, new = before.get(name), given.get(name)
+        old, new = before.get(name), by_name.get(name)
         if name in ("weight", "bias"):
             args.append(_parameter(old, new, name, pair, constant))
         elif name == "core":
@@ -49,9 +49,9 @@ def _of_module(partner: fx.Node, module: Any) -> dict[str, Any]:
 
 def _arguments(partner: fx.Node) -> dict[str, Any]:
     """The arguments of a function of torch, by name; those that are left out as it has them."""
-    given = inspect.signature(cast(Any, partner.target)).bind(*partner.args, **partner.kwargs)
-    given.apply_defaults()
-    return given.arguments
+    bound = inspect.signature(cast(Any, partner.target)).bind(*partner.args, **partner.kwargs)
+    bound.apply_defaults()
+    return bound.arguments
 
 
 def _parameter(old: Any, new: Any, name: str, pair: Pair, constant: Callable[[str], Claim]) -> Any:
@@ -68,20 +68,20 @@ def standardised(use: Use, pair: Pair) -> Claim:
     """A guarded standardisation of a weight beside the F.batch_norm of it: both are worked out."""
     use.rule = "computed from parameters"
     node, partner = use.new, use.old
-    given = _arguments(partner)
-    if given["running_mean"] is not None or given["running_var"] is not None or not given["training"]:
+    arguments = _arguments(partner)
+    if arguments["running_mean"] is not None or arguments["running_var"] is not None or not arguments["training"]:
         raise Unproved("the original does not take statistics of the weight itself")
-    found = [pair(given[name], node.args[k]) for k, name in enumerate(("input", "weight", "bias"))]
-    held = [item.held if isinstance(item, Claim) else None for item in found]
-    if held[0] is None or any(isinstance(i, Claim) and h is None for i, h in zip(found, held, strict=True)):
+    pairs = [pair(arguments[name], node.args[k]) for k, name in enumerate(("input", "weight", "bias"))]
+    held = [item.held if isinstance(item, Claim) else None for item in pairs]
+    if held[0] is None or any(isinstance(i, Claim) and h is None for i, h in zip(pairs, held, strict=True)):
         raise Unproved("the weight is not made of parameters alone")
-    eps = pair(given["eps"], node.args[3])
+    eps = pair(arguments["eps"], node.args[3])
     old, gain, bias = (h.old.double() if h is not None else None for h in held)
     before = nn.functional.batch_norm(old, None, None, gain, bias, True, 0.0, eps.old)  # type: ignore[arg-type]
     new, gain, bias = (h.new.double() if h is not None else None for h in held)
     core: Any = node.args[4]
     after = guards.standardize(new, gain, bias, eps.new, core)  # type: ignore[arg-type]
-    first = found[0]
+    first = pairs[0]
     kept = Held(before, after, node.name, False, held[0].precision, held[0].fills)
     return Claim(first.old, first.new, first.maps, held=kept)
 

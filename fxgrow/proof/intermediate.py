@@ -54,13 +54,13 @@ class Intermediate(Model):
         before = self.before(path)
         for root, place in ((self.module, before), (self.library, before), (self.structure, path)):
             try:
-                found = root.get_submodule(place)
+                module = root.get_submodule(place)
             except AttributeError:
                 continue
             if path in self.attributes:
-                found = copy.copy(found)
-                found.__dict__.update(self.attributes[path])
-            return found
+                module = copy.copy(module)
+                module.__dict__.update(self.attributes[path])
+            return module
         raise AttributeError(path)
 
     def tensor(self, name: str) -> Tensor | None:

@@ -46,10 +46,10 @@ class Model:
         owner, _, leaf = name.rpartition(".")
         for root in (self.module, self.structure):
             try:
-                found = getattr(root.get_submodule(owner), leaf)
+                attribute = getattr(root.get_submodule(owner), leaf)
             except AttributeError:
                 continue
-            return found if isinstance(found, Tensor) else None
+            return attribute if isinstance(attribute, Tensor) else None
         return None
 
     def factor(self, name: str) -> float:

@@ -14,10 +14,10 @@ _JOINS = (torch.cat, torch.concat, torch.concatenate)
 
 def parts_of_join(node: fx.Node) -> list[fx.Node] | None:
     """What a node concatenates; None if it does something else."""
-    given = node.args[0] if node.op == "call_function" and node.target in _JOINS and node.args else None
-    if not isinstance(given, (list, tuple)) or not all(isinstance(part, fx.Node) for part in given):
+    parts = node.args[0] if node.op == "call_function" and node.target in _JOINS and node.args else None
+    if not isinstance(parts, (list, tuple)) or not all(isinstance(part, fx.Node) for part in parts):
         return None
-    return list(given)
+    return list(parts)
 
 
 def axis_of_join(node: fx.Node) -> int:

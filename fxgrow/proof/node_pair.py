@@ -120,24 +120,24 @@ class Use(Called[Claim]):
     # -- arguments -----------------------------------------------------------------------------------------
 
     def argument(self, index: int, name: str, default: Any = None) -> Any:
-        found = self.args[index] if index < len(self.args) else self.kwargs.get(name, Both(ABSENT, ABSENT))
-        if isinstance(found, Both):
-            return Both(*(default if value is ABSENT else value for value in (found.old, found.new)))
-        return found
+        passed = self.args[index] if index < len(self.args) else self.kwargs.get(name, Both(ABSENT, ABSENT))
+        if isinstance(passed, Both):
+            return Both(*(default if value is ABSENT else value for value in (passed.old, passed.new)))
+        return passed
 
     def claim(self, index: int = 0, name: str = "input") -> Claim:
         """The tensor at a position or under a name."""
-        found = self.argument(index, name)
-        if not isinstance(found, Claim):
+        operand = self.argument(index, name)
+        if not isinstance(operand, Claim):
             raise Unproved(f"argument {name!r} of {self.name} is not a tensor")
-        return found
+        return operand
 
     def optional(self, index: int, name: str) -> Claim | None:
         """A tensor, or None where neither node is given one."""
-        found = self.argument(index, name)
-        if isinstance(found, Claim):
-            return found
-        if isinstance(found, Both) and found.old is None and found.new is None:
+        argument = self.argument(index, name)
+        if isinstance(argument, Claim):
+            return argument
+        if isinstance(argument, Both) and argument.old is None and argument.new is None:
             return None
         raise Unproved(f"argument {name!r} of {self.name} is given in one of the models only")
 
@@ -153,16 +153,16 @@ class Use(Called[Claim]):
 
     def number(self, index: int, name: str, default: Any = None) -> Any:
         """A plain argument that has to be what it was."""
-        found = plain(self.argument(index, name, default))
-        if not found.same:
-            raise Refuted(f"{name} of {self.name} is {found.new}, it was {found.old}")
-        return found.old
+        both = plain(self.argument(index, name, default))
+        if not both.same:
+            raise Refuted(f"{name} of {self.name} is {both.new}, it was {both.old}")
+        return both.old
 
     def same_numbers(self, besides: Iterable[str] = (), places: Iterable[int] = ()) -> None:
         """Every plain argument is what it was, but for some that the rule itself looks at."""
         skipped, at = set(besides), set(places)
-        given = [*((str(k), a) for k, a in enumerate(self.args) if k not in at), *self.kwargs.items()]
-        for name, item in given:
+        arguments = [*((str(k), a) for k, a in enumerate(self.args) if k not in at), *self.kwargs.items()]
+        for name, item in arguments:
             if name not in skipped:
                 for both in numbers_in(item):
                     if not both.same:
@@ -174,12 +174,12 @@ class Use(Called[Claim]):
         maps = [(c.old[k], c.new[k], m) for c in others for k, m in enumerate(c.maps) if m is not None]
 
         def settled(claim: Claim) -> Claim:
-            found = list(claim.maps)
+            positions = list(claim.maps)
             for axis, position in enumerate(claim.maps):
                 sizes = claim.old[axis], claim.new[axis]
                 if position is not None:
-                    found[axis] = next((m for old, new, m in maps if (old, new) == sizes), position)
-            return one_number(claim.old, claim.new, tuple(found), claim.zero is not None)
+                    positions[axis] = next((m for old, new, m in maps if (old, new) == sizes), position)
+            return one_number(claim.old, claim.new, tuple(positions), claim.zero is not None)
 
         if any(claim.uniform for claim in self.claims()):
             self.args, self.kwargs = (
@@ -245,9 +245,9 @@ class Use(Called[Claim]):
 
     def agreeing_maps(self, maps: Iterable[Map], sizes: Iterable[int], what: str) -> Map:
         """The one map that several tensors have for a dimension."""
-        found = [(m, s) for m, s in zip(maps, sizes, strict=True)]
-        first, size = found[0]
-        for other, other_size in found[1:]:
+        pairs = [(m, s) for m, s in zip(maps, sizes, strict=True)]
+        first, size = pairs[0]
+        for other, other_size in pairs[1:]:
             same = (first is None and other is None) or (
                 first is not None and other is not None and torch.equal(first, other)
             )
@@ -369,8 +369,8 @@ def plain(item: Any) -> Both:
         parts = [plain(p) for p in (item.start, item.stop, item.step)]
         return Both(slice(*(p.old for p in parts)), slice(*(p.new for p in parts)))
     if isinstance(item, dict):
-        found = {key: plain(value) for key, value in item.items()}
-        return Both({k: v.old for k, v in found.items()}, {k: v.new for k, v in found.items()})
+        by_key = {key: plain(value) for key, value in item.items()}
+        return Both({k: v.old for k, v in by_key.items()}, {k: v.new for k, v in by_key.items()})
     pairs = [plain(value) for value in item]
     kind = type(item) if type(item) in (tuple, list) else tuple
     return Both(kind(p.old for p in pairs), kind(p.new for p in pairs))
@@ -419,8 +419,8 @@ def module_difference(old: nn.Module, new: nn.Module, besides: frozenset[str]) -
         twin = new._modules[name]
         if (part is None) != (twin is None):
             return f"its {name} is there in one of the models only"
-        if part is not None and twin is not None and (found := module_difference(part, twin, besides)) is not None:
-            return f"{name}: {found}"
+        if part is not None and twin is not None and (difference := module_difference(part, twin, besides)) is not None:
+            return f"{name}: {difference}"
     return None
 
 

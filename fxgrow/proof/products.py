@@ -312,9 +312,9 @@ def _outcome(
         if letter in windows or maps[letter] is None:
             continue
         seen = [effective if effective is not None and f.claim.held is not None else f for f in factors]
-        found = _copies(seen, letter, bias)
-        if found is not None:
-            copies[axis] = found
+        alike = _copies(seen, letter, bias)
+        if alike is not None:
+            copies[axis] = alike
         mean = _mean(seen, letter, bias)
         if mean is not None:
             means[axis] = mean
@@ -352,7 +352,7 @@ def _zero_outputs(
 
 
 def _copies(factors: Sequence[Operand], letter: str, bias: Operand | None) -> Tensor | None:
-    found: list[Tensor] = []
+    copies: list[Tensor] = []
     operands = [*factors, *([bias] if bias is not None else [])]
     for operand in operands:
         if letter not in operand.letters:
@@ -361,14 +361,14 @@ def _copies(factors: Sequence[Operand], letter: str, bias: Operand | None) -> Te
         if held is not None:
             if not (held.fills & REPEATING) and operand is not bias:
                 return None
-            found.append(repeated(held.new, axis).cpu())
+            copies.append(repeated(held.new, axis).cpu())
         elif operand.claim.repeats(axis):
-            found.append(operand.claim.copies_of(axis))
+            copies.append(operand.claim.copies_of(axis))
         elif operand.claim.new[axis] != 1:
             return None
     result: Tensor | None = None
-    for one in found:
-        result = one if result is None else both_copies(result, one)
+    for alike in copies:
+        result = alike if result is None else both_copies(result, alike)
     return result
 
 
@@ -377,7 +377,7 @@ def _mean(factors: Sequence[Operand], letter: str, bias: Operand | None) -> Tens
     having = [f for f in factors if letter in f.letters]
     if len(having) != 1:
         return None
-    found: Tensor | None = None
+    positions: Tensor | None = None
     for operand in [*having, *([bias] if bias is not None and letter in bias.letters else [])]:
         axis, held = operand.axis(letter), operand.claim.held
         position = operand.claim.maps[axis]
@@ -389,5 +389,5 @@ def _mean(factors: Sequence[Operand], letter: str, bias: Operand | None) -> Tens
             own = operand.claim.means[axis]
         else:
             return None
-        found = own if found is None else found & own
-    return found
+        positions = own if positions is None else positions & own
+    return positions

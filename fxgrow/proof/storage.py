@@ -100,23 +100,23 @@ class Storage(Bindings):
         root = self.root(source)
         new = claims if isinstance(claims, Claim) else None
         before = self.bound[source].claims
-        for other, found in list(self.bound.items()):
-            if other is node or found.claims is None:
+        for other, bound in list(self.bound.items()):
+            if other is node or bound.claims is None:
                 continue
-            if self.root(other) is not root and not shares_storage(found.claims, before):
+            if self.root(other) is not root and not shares_storage(bound.claims, before):
                 continue
             if new is not None and self.whole.get(other, other) is self.whole.get(source, source):
-                self.bound[other] = Bound(found.partner, new)
-            elif (new is None or as_it_was(new)) and all(map(as_it_was, claims_in(found.claims))):
-                self.bound[other] = Bound(found.partner, all_unchanged(found.partner.meta["value"]))
+                self.bound[other] = Bound(bound.partner, new)
+            elif (new is None or as_it_was(new)) and all(map(as_it_was, claims_in(bound.claims))):
+                self.bound[other] = Bound(bound.partner, all_unchanged(bound.partner.meta["value"]))
             elif not any(node < user for user in other.users):
-                self.bound[other] = Bound(found.partner, None)
+                self.bound[other] = Bound(bound.partner, None)
             elif other is root and source.target is operator.getitem and source.args[0] is other and new is not None:
                 if source.args[1] != self.bound[source].partner.args[1]:
                     raise Unproved(f"it writes to another part of {other} than the original")
-                self.bound[other] = Bound(found.partner, written_through(found.claims, before, new, source.args[1]))
+                self.bound[other] = Bound(bound.partner, written_through(bound.claims, before, new, source.args[1]))
             else:
-                self.bound[other] = Bound(found.partner, None)
+                self.bound[other] = Bound(bound.partner, None)
                 raise Unproved(f"it writes to what {other} shows, which is read later")
         self.roots[node] = root
 

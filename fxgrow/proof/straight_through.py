@@ -33,10 +33,10 @@ def takes_in(model: nn.Module, path: str, argument: int | str) -> bool:
     if not _is_held_once(model, path):
         return False
     for owner, name in _steps(model, path):
-        found = _given(_Code(owner), name, "forward", argument)
-        if found is None:
+        name_inside = _given(_Code(owner), name, "forward", argument)
+        if name_inside is None:
             return False
-        argument = found
+        argument = name_inside
     return True
 
 
@@ -49,10 +49,10 @@ def _steps(model: nn.Module, path: str) -> Iterator[tuple[nn.Module, str]]:
 def _is_held_once(model: nn.Module, path: str) -> bool:
     """Whether a part has one name, by which code has to call it."""
     part = model.get_submodule(path)
-    holders = [one for one in model.modules() for child in one._modules.values() if child is part]
-    plain = [value for one in model.modules() for name, value in vars(one).items() if name != "_modules"]
+    holders = [module for module in model.modules() for child in module._modules.values() if child is part]
+    plain = [value for module in model.modules() for name, value in vars(module).items() if name != "_modules"]
     lists = [value.values() if isinstance(value, dict) else value for value in plain if isinstance(value, _LISTS)]
-    return len(holders) == 1 and not any(one is part for one in (*plain, *itertools.chain.from_iterable(lists)))
+    return len(holders) == 1 and not any(module is part for module in (*plain, *itertools.chain.from_iterable(lists)))
 
 
 class _Code:

@@ -53,8 +53,8 @@ def described(claims: Any) -> str:
     """A claim in words."""
     if isinstance(claims, Claim):
         return _described(claims)
-    found = list(dict.fromkeys(_described(claim) for claim in claims_in(claims)))
-    return "; ".join(found[:3]) if found else "as it was"
+    descriptions = list(dict.fromkeys(_described(claim) for claim in claims_in(claims)))
+    return "; ".join(descriptions[:3]) if descriptions else "as it was"
 
 
 def _described(claim: Claim) -> str:

@@ -25,11 +25,11 @@ def exact(tensor: Tensor) -> Tensor:
     return tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)
 
 
-def differing(found: Tensor, wanted: Tensor, bound: float = 0.0, largest: bool = False) -> Tensor:
+def differing(tensor: Tensor, wanted: Tensor, bound: float = 0.0, largest: bool = False) -> Tensor:
     """Which entries differ by more than `bound`, relative to the wanted entry or to the largest one."""
     if bound == 0.0:
-        return found != wanted
-    difference = (exact(found) - exact(wanted)).abs()
+        return tensor != wanted
+    difference = (exact(tensor) - exact(wanted)).abs()
     scale = exact(wanted).abs()
     return ~(difference <= bound * (scale.amax() if largest and scale.numel() else scale))
 
@@ -40,5 +40,5 @@ def first(wrong: Tensor) -> tuple[int, ...]:
 
 
 def at_index(tensor: Tensor, place: tuple[int, ...]) -> complex:
-    found: complex = tensor[place].item()
-    return found
+    entry: complex = tensor[place].item()
+    return entry

@@ -34,13 +34,13 @@ class Attention(Carrying):
         if op.argument(5, "is_causal"):
             unifier.fix(q.axes[-2], "a causal mask goes by its order")
         lead: list[Layout] = []
-        for one, two, three in zip(q.axes[:-2], k.axes[:-2], v.axes[:-2], strict=True):
-            unifier.unify(two, three)
-            if one.size == two.size or two.size == 1 or one.size == 1:
-                lead.append(unifier.broadcast([one, two, three]))
+        for query_axis, key_axis, value_axis in zip(q.axes[:-2], k.axes[:-2], v.axes[:-2], strict=True):
+            unifier.unify(key_axis, value_axis)
+            if query_axis.size == key_axis.size or key_axis.size == 1 or query_axis.size == 1:
+                lead.append(unifier.broadcast([query_axis, key_axis, value_axis]))
             else:  # grouped queries: query head i reads key head i // ratio
-                shared, ratio = unifier.factor(one, [two.size, one.size // two.size])
-                unifier.unify(shared, two)
+                shared, ratio = unifier.factor(query_axis, [key_axis.size, query_axis.size // key_axis.size])
+                unifier.unify(shared, key_axis)
                 unifier.fix(ratio, "queries in a key's group")
                 lead.append(product([shared, ratio]))
         out = [*lead, q.axis(-2), v.axis(-1)]

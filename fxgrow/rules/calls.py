@@ -155,8 +155,8 @@ class Call(Called["fx.Node | str"]):
     law: Law
 
     def tensor(self, index: int = 0, name: str = "input") -> fx.Node | None:
-        found = self.raw(index, name)
-        return found if isinstance(found, fx.Node) and holds_tensor(found.meta.get("value")) else None
+        raw = self.raw(index, name)
+        return raw if isinstance(raw, fx.Node) and holds_tensor(raw.meta.get("value")) else None
 
     optional = tensor
 
@@ -190,7 +190,9 @@ class Call(Called["fx.Node | str"]):
         """Whether it makes zero of zeros, tried out."""
         operands = self.operands()
         for signs in signs_of_zeros(len(operands)):
-            zeros = {one: _zeros(one.meta["value"], zero) for one, zero in zip(operands, signs, strict=True)}
+            zeros = {
+                operand: _zeros(operand.meta["value"], zero) for operand, zero in zip(operands, signs, strict=True)
+            }
             made = list(flat_tensors(self.run(zeros)))
             if not made or any(bool(tensor.any()) for tensor in made):
                 return False

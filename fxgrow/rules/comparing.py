@@ -26,8 +26,8 @@ class Compared(Law):
 
     def axis(self, module: Any, argument: Lookup, rank: int) -> int:
         """The axis that two tensors are compared along, of the so many that they have together; from the end."""
-        given = self.default if self.default is not None else getattr(module, "dim", None)
-        return axis_of(argument(2, "dim", 1) if given is None else given, rank) - rank
+        dim = self.default if self.default is not None else getattr(module, "dim", None)
+        return axis_of(argument(2, "dim", 1) if dim is None else dim, rank) - rank
 
     def relate(self, op: Op) -> Tree:
         operands = op.operands()
@@ -35,12 +35,12 @@ class Compared(Law):
         axis = self.axis(op.module, op.argument, rank)
         if len(operands) != 2 or len(op.node.args) < 2 or any(operand.rank < -axis for operand in operands):
             return super().relate(op)
-        one, two = operands
-        op.unifier.unify(one.axes[axis], two.axes[axis])
+        first, second = operands
+        op.unifier.unify(first.axes[axis], second.axes[axis])
         op.data.update(operands=operands, axis=axis)
         facing = [[t.axes[k] for t in operands if t.rank >= -k] for k in range(-rank, 0)]
         if self.pairs:
-            return op.result([*map(op.unifier.broadcast, facing[:-2]), one.axes[-2], two.axes[-2]])
+            return op.result([*map(op.unifier.broadcast, facing[:-2]), first.axes[-2], second.axes[-2]])
         axes = [op.unifier.broadcast(axes) for k, axes in enumerate(facing, -rank) if k != axis]
         if len(op.value.shape) == rank:
             axes.insert(rank + axis, op.unifier.constant(1))

@@ -294,18 +294,18 @@ class Contraction(SumOfProducts):
 
     def _given(self, op: Any) -> tuple[list[Any], Any]:
         """The factors, and the bias or None."""
-        found = self.operands(op) if self.operands is not None else [op.tensor(), op.weight(1, "weight")]
+        tensors = self.operands(op) if self.operands is not None else [op.tensor(), op.weight(1, "weight")]
         if self.operands is None and self.bias is not None:
-            found.append(op.weight(2, "bias"))
-        return found[: len(self.inputs)], found[len(self.inputs)] if len(found) > len(self.inputs) else None
+            tensors.append(op.weight(2, "bias"))
+        return tensors[: len(self.inputs)], tensors[len(self.inputs)] if len(tensors) > len(self.inputs) else None
 
     def terms(self, call: Call | Op) -> Terms | None:
         factors, bias = self._given(call)
         return terms(factors[::-1], [bias])
 
     def relate(self, op: Op) -> Tree:
-        found, bias = self._given(op)
-        operands = [t for t in found if t is not None]
+        tensors, bias = self._given(op)
+        operands = [t for t in tensors if t is not None]
         known: dict[str, int] = {}
         for name, (index, argument) in self.sizes.items():
             known[name] = op.setting(index, argument, 1)
@@ -346,7 +346,7 @@ class MatrixProduct(SumOfProducts):
     called = "matrix product"
     argument: tuple[int, str, Any] | None = None
 
-    def patterns(self, ranks: Sequence[int], given: Any) -> tuple[tuple[str, ...], str]:
+    def patterns(self, ranks: Sequence[int], argument: Any) -> tuple[tuple[str, ...], str]:
         """The patterns of the operands and of the output; `given`: what that argument is."""
         left, right = (min(rank, 2) for rank in ranks)
         return _MATRIX_PRODUCTS[left, right]
@@ -359,10 +359,10 @@ class MatrixProduct(SumOfProducts):
         return terms(self.factors(call)[::-1])
 
     def relate(self, op: Op) -> Tree:
-        given = op.argument(*self.argument) if self.argument is not None else None
-        found = self.factors(op)
-        inputs, output = self.patterns([tensor.rank for tensor in found], given)
-        operands, bias = found[: len(inputs)], found[len(inputs)] if len(found) > len(inputs) else None
+        argument = op.argument(*self.argument) if self.argument is not None else None
+        factors = self.factors(op)
+        inputs, output = self.patterns([tensor.rank for tensor in factors], argument)
+        operands, bias = factors[: len(inputs)], factors[len(inputs)] if len(factors) > len(inputs) else None
         return self._summed(op, operands, bias, output, bind(op, operands, list(inputs), {}))
 
 
@@ -380,8 +380,8 @@ class Einsum(MatrixProduct):
     called = "einsum"
     argument = (0, "equation", None)
 
-    def patterns(self, ranks: Sequence[int], given: Any) -> tuple[tuple[str, ...], str]:
-        left, arrow, right = given.replace(" ", "").partition("->")
+    def patterns(self, ranks: Sequence[int], argument: Any) -> tuple[tuple[str, ...], str]:
+        left, arrow, right = argument.replace(" ", "").partition("->")
         if not arrow:
             names = re.findall(r"\w", left)
             right = "".join(sorted(n for n in set(names) if names.count(n) == 1))

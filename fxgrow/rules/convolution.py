@@ -90,15 +90,15 @@ def slides(kernel: Sequence[int], stride: Any, padding: Any, dilation: Any) -> l
     def each(value: Any) -> list[Any]:
         return [value] * len(kernel) if isinstance(value, (int, str)) else [*value] * (len(kernel) // len(value))
 
-    found = []
+    by_axis = []
     for size, step, pad, apart in zip(kernel, each(stride), each(padding), each(dilation), strict=True):
         reach = apart * (size - 1)
         kept = step == 1 and (pad == "same" or (pad == "valid" and reach == 0) or (pad != "valid" and 2 * pad == reach))
         if not kept or reach % 2:
-            found.append(Slide.FIXED)
+            by_axis.append(Slide.FIXED)
         else:
-            found.append(Slide.SAME if reach else Slide.BY_UNIT)
-    return found
+            by_axis.append(Slide.SAME if reach else Slide.BY_UNIT)
+    return by_axis
 
 
 def _slides(op: Op) -> list[Slide]:
@@ -106,8 +106,8 @@ def _slides(op: Op) -> list[Slide]:
     if op.module is not None:
         return slides_of_module(op.module)
     kernel = op.tensor(1, "weight").shape[2:]
-    given = [op.argument(index, name, default) for index, name, default in ARGUMENTS]
-    return slides(kernel, *given)
+    arguments = [op.argument(index, name, default) for index, name, default in ARGUMENTS]
+    return slides(kernel, *arguments)
 
 
 ARGUMENTS = ((3, "stride", 1), (4, "padding", 0), (5, "dilation", 1))
@@ -116,8 +116,8 @@ ARGUMENTS = ((3, "stride", 1), (4, "padding", 0), (5, "dilation", 1))
 def slides_of_module(module: Any) -> list[Slide]:
     """As `slides`, for a convolution module."""
     zeros = module.padding_mode == "zeros"
-    found = slides(module.kernel_size, module.stride, module.padding, module.dilation)
-    return [slide if zeros or slide is not Slide.SAME else Slide.FIXED for slide in found]
+    by_axis = slides(module.kernel_size, module.stride, module.padding, module.dilation)
+    return [slide if zeros or slide is not Slide.SAME else Slide.FIXED for slide in by_axis]
 
 
 def can_be_identity(module: Any) -> bool:

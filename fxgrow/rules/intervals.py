@@ -66,8 +66,8 @@ def left_alone(call: Call) -> Interval | None:
     if not isinstance(before, Tensor) or before.dtype != after.dtype:
         return None
     if call.law.kind == "linear":  # f(a x) = a f(x)
-        one = call.run({operands[0]: torch.ones((1,) * before.ndim, dtype=torch.float64)})
-        return ANY if isinstance(one, Tensor) and bool((one == 1).all()) else None
+        at_one = call.run({operands[0]: torch.ones((1,) * before.ndim, dtype=torch.float64)})
+        return ANY if isinstance(at_one, Tensor) and bool((at_one == 1).all()) else None
     kind = type(module) if module is not None else node.target
     if kind in RECTIFIERS or kind in _LEAVE_POSITIVE:
         return POSITIVE
@@ -99,9 +99,9 @@ def interval_of(node: fx.Node, module: nn.Module | None, law: Law | None, known:
     if not operands:
         return ANY
     name = kind if isinstance(kind, str) else getattr(kind, "__name__", "")
-    found = _arithmetic(name.strip("_"), node, operands)
-    if found is not None:
-        return found
+    interval = _arithmetic(name.strip("_"), node, operands)
+    if interval is not None:
+        return interval
     if law is not None and law.family in ("shape", "pooling", "reduction"):
         return _collected(law.family, name, module, node, operands)
     return _activated(kind, module, node, operands[0])
@@ -128,17 +128,17 @@ def _arithmetic(name: str, node: fx.Node, operands: list[Interval]) -> Interval 
     return ANY if name in ("add", "iadd", "mul", "imul", "sub", "isub") else None
 
 
-def _activated(kind: Any, module: nn.Module | None, node: fx.Node, given: Interval) -> Interval:
+def _activated(kind: Any, module: nn.Module | None, node: fx.Node, before: Interval) -> Interval:
     if kind in RECTIFIERS:
-        return Interval(max(0.0, given.low), max(0.0, given.high))
+        return Interval(max(0.0, before.low), max(0.0, before.high))
     if kind in RELU6:
-        return Interval(min(6.0, max(0.0, given.low)), min(6.0, max(0.0, given.high)))
+        return Interval(min(6.0, max(0.0, before.low)), min(6.0, max(0.0, before.high)))
     if kind in _UNIT:
         return Interval(0.0, 1.0)
     if kind in _POSITIVE:
         return POSITIVE
     if kind in _PASSING:
-        return given
+        return before
     return _clamped(kind, module, node) or ANY
 
 
@@ -156,10 +156,10 @@ def _clamped(kind: Any, module: nn.Module | None, node: fx.Node) -> Interval | N
     names = places.get(kind, (("min", None), ("max", None)))
     if kind not in (F.hardtanh, torch.clamp, "clamp", "clamp_", "clip"):
         return None
-    found = []
+    bounds = []
     for place, ((name, default), open_end) in enumerate(zip(names, ANY, strict=True), start=1):
-        given = node.args[place] if len(node.args) > place else node.kwargs.get(name, default)
-        if given is not None and not isinstance(given, (int, float)):
+        bound = node.args[place] if len(node.args) > place else node.kwargs.get(name, default)
+        if bound is not None and not isinstance(bound, (int, float)):
             return None
-        found.append(open_end if given is None else float(given))
-    return Interval(*found)
+        bounds.append(open_end if bound is None else float(bound))
+    return Interval(*bounds)

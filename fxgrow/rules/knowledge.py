@@ -62,8 +62,8 @@ class Knowledge:
     def growing(self, *axes: Layout) -> list[Leaf]:
         """The growing leaves of some axes, each once, in order."""
         if axes not in self._growing:
-            found = dict.fromkeys(leaf for axis in axes for leaf in leaves(axis) if leaf in self.growth)
-            self._growing[axes] = tuple(found)
+            grows = dict.fromkeys(leaf for axis in axes for leaf in leaves(axis) if leaf in self.growth)
+            self._growing[axes] = tuple(grows)
         return list(self._growing[axes])
 
     def fact(self, tensor: Tensor, leaf: Leaf, axis: int | None = None) -> Fact:

@@ -72,8 +72,8 @@ class Edit:
 
 def moved_core(op: Op, know: Knowledge, layout: Layout, index: int) -> list[Edit]:
     """The old units, as a guarded op has them among its arguments, once more come between or behind them."""
-    given = {"path": op.path(index, "core"), "core": resolve(layout), "old": op.argument(index, "core")}
-    return [Edit("core", given)] if know.growing(layout) else []
+    arguments = {"path": op.path(index, "core"), "core": resolve(layout), "old": op.argument(index, "core")}
+    return [Edit("core", arguments)] if know.growing(layout) else []
 
 
 class Moves(Protocol):
@@ -113,7 +113,7 @@ class Terms:
 
     def beside(self, kept: Any) -> tuple[list[list[Any]], list[Any]]:
         """For it to be one of those passed: alternatives of what has to be zero together, and what has to be one."""
-        added, factors = ([one for one in some if one is not kept] for some in (self.added, self.factors))
+        added, factors = ([operand for operand in some if operand is not kept] for some in (self.added, self.factors))
         if len(factors) < len(self.factors):
             return [added], factors
         return Terms(added, factors).silencing(), []
@@ -122,7 +122,7 @@ class Terms:
 def terms(factors: Iterable[Any], added: Iterable[Any] = ()) -> Terms | None:
     """A product plus what is there to be added; None where a factor is not there."""
     factors = list(factors)
-    return Terms([one for one in added if one is not None], factors) if None not in factors else None
+    return Terms([operand for operand in added if operand is not None], factors) if None not in factors else None
 
 
 class Law:

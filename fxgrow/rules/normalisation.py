@@ -252,13 +252,13 @@ class OverUnits(Affine):
 
     def _eps(self, op: Op) -> float | None:
         """The number added to the statistic; None: it depends on the precision of the input."""
-        given: Any = op.setting(*self.eps_place)
-        return float(given) if given is not None else self.default_eps
+        eps: Any = op.setting(*self.eps_place)
+        return float(eps) if eps is not None else self.default_eps
 
     def _arguments(self, op: Op) -> dict[str, Any]:
         """Arguments of the guard; a string names a parameter."""
-        given = gain_and_bias(op)
-        kept = given if self.fits is Fact.MEAN else {"weight": given["weight"]}
+        arguments = gain_and_bias(op)
+        kept = arguments if self.fits is Fact.MEAN else {"weight": arguments["weight"]}
         return {"eps": self._eps(op), **kept}
 
 
@@ -295,8 +295,8 @@ class GroupNorm(Affine):
         if not know.growing(op.data["width"]):
             return []
         count = op.setting(1, "num_groups") if op.module is not None else op.raw(1, "num_groups")
-        given = {"num_groups": count, "eps": op.setting(4, "eps", 1e-5), **gain_and_bias(op)}
-        return [Edit("guard", {"function": "group_norm", "arguments": given, "core": op.data["width"]})]
+        arguments = {"num_groups": count, "eps": op.setting(4, "eps", 1e-5), **gain_and_bias(op)}
+        return [Edit("guard", {"function": "group_norm", "arguments": arguments, "core": op.data["width"]})]
 
 
 def _grouped(op: Op, channels: Layout, count: int) -> tuple[Layout, Layout]:

@@ -114,8 +114,8 @@ class Op(Called["Tensor"]):
         return value
 
     def optional(self, index: int, name: str) -> Tensor | None:
-        found = self.argument(index, name)
-        return found if isinstance(found, Tensor) else None
+        argument = self.argument(index, name)
+        return argument if isinstance(argument, Tensor) else None
 
     def setting(self, index: int, name: str, default: Any = None) -> Any:
         """An attribute of the module that is called, or the argument of a function at that position or of that name."""

@@ -87,7 +87,7 @@ class WeightNorm(Law):
         for leaf in know.growing(output.axes[axis]):
             if know.fact(op.data["direction"], leaf, axis) is Fact.ZERO:
                 know.fail(op, leaf, "zeros have no direction, which a weight norm divides by")
-            if leaf not in {one for one, _ in over} and know.fact(op.data["gain"], leaf) is Fact.ZERO:
+            if leaf not in {shared for shared, _ in over} and know.fact(op.data["gain"], leaf) is Fact.ZERO:
                 know.learn(output, leaf, Fact.ZERO)
 
     def reads(self, op: Op) -> Iterable[tuple[str, int]]:

@@ -19,8 +19,8 @@ def tokens(pattern: str) -> list[Token]:
     >>> tokens("... (g i) *s")
     ['...', ('g', 'i'), '*s']
     """
-    found = re.findall(r"\(([^)]*)\)|(\S+)", pattern)
-    return [tuple(group.split()) if group else name for group, name in found]
+    words = re.findall(r"\(([^)]*)\)|(\S+)", pattern)
+    return [tuple(group.split()) if group else name for group, name in words]
 
 
 @dataclass

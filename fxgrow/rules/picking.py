@@ -188,8 +188,8 @@ class Written(Law):
         if not isinstance(region, Tensor):
             return None
         if isinstance(value, Tensor):
-            for mine, given in zip(region.axes[-value.rank :] if value.rank else (), value.axes, strict=True):
-                op.unifier.broadcast([mine, given])
+            for mine, value_axis in zip(region.axes[-value.rank :] if value.rank else (), value.axes, strict=True):
+                op.unifier.broadcast([mine, value_axis])
         op.data["value"] = value
         return region
 

@@ -149,8 +149,8 @@ def has_numbers(op: Op) -> bool:
 
 def is_flat(op: Op) -> bool:
     """Whether a function of one tensor has no slope at zero, as ReLU and squares; tried out in float64."""
-    found = Call(op.node, copy.deepcopy(op.module), op.law).at_zero() if op.value.dtype.is_floating_point else None
-    return found is not None and not bool(found[1].any())
+    at_zero = Call(op.node, copy.deepcopy(op.module), op.law).at_zero() if op.value.dtype.is_floating_point else None
+    return at_zero is not None and not bool(at_zero[1].any())
 
 
 def power(op: Op) -> Kind:

@@ -25,8 +25,8 @@ class Lettered(MatrixProduct):
         self.spelled = spelled
         self.argument = (2, third, default) if third else None
 
-    def patterns(self, ranks: Sequence[int], given: Any) -> tuple[tuple[str, ...], str]:
-        left, right, made = (" ".join(letters) for letters in self.spelled(ranks[0], ranks[1], given))
+    def patterns(self, ranks: Sequence[int], argument: Any) -> tuple[tuple[str, ...], str]:
+        left, right, made = (" ".join(letters) for letters in self.spelled(ranks[0], ranks[1], argument))
         return (left, right), made
 
     def factors(self, op: Any) -> list[Any]:
@@ -64,7 +64,7 @@ class AddedProduct(MatrixProduct):
     def __init__(self, left: str, right: str, made: str) -> None:
         self.letters = left, right, made
 
-    def patterns(self, ranks: Sequence[int], given: Any) -> tuple[tuple[str, ...], str]:
+    def patterns(self, ranks: Sequence[int], argument: Any) -> tuple[tuple[str, ...], str]:
         left, right, made = (" ".join(letters) for letters in self.letters)
         return (left, right), made
 

@@ -21,8 +21,8 @@ class Readout(MatrixProduct):
 
     argument = (2, "dim", None)
 
-    def patterns(self, ranks: Sequence[int], given: Any) -> tuple[tuple[str, ...], str]:
-        rank, axis = ranks[0], axis_of(int(given), ranks[0])
+    def patterns(self, ranks: Sequence[int], argument: Any) -> tuple[tuple[str, ...], str]:
+        rank, axis = ranks[0], axis_of(int(argument), ranks[0])
         read, made = (" ".join(letter if k == axis else _LETTERS[k] for k in range(rank)) for letter in "ui")
         return (read, "i u"), made
 

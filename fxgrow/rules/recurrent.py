@@ -114,7 +114,7 @@ class RecurrentCell(Recurrent):
         states = list(tensors(op.argument(1, "hx")))
         for state in states:
             unifier.unify(state.axes[-1], hidden)
-        unifier.fix((axis for given in (x, *states) for axis in given.axes[:-1]), "it is batch")
+        unifier.fix((axis for tensor in (x, *states) for axis in tensor.axes[:-1]), "it is batch")
         op.attribute("input_size", x.axes[-1])
         op.attribute("hidden_size", hidden)
         op.data.update(reads=reads, hidden=hidden)

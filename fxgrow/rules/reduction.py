@@ -30,11 +30,11 @@ class Reduction(Carrying):
 
     def relate(self, op: Op) -> Tree:
         x = op.tensor()
-        given = op.argument(*self.place)
-        if isinstance(given, Tensor):
+        dims = op.argument(*self.place)
+        if isinstance(dims, Tensor):
             op.law = _LARGER  # `torch.max(x, y)`
             return op.law.relate(op)
-        reduced = range(x.rank) if given is None else [given] if isinstance(given, int) else given
+        reduced = range(x.rank) if dims is None else [dims] if isinstance(dims, int) else dims
         axes_reduced = sorted(axis_of(axis, x.rank) for axis in reduced)
         first = op.value[0] if isinstance(op.value, tuple) else op.value
         if not hasattr(first, "shape"):
@@ -145,14 +145,14 @@ class Across(Carrying):
 
     def axes(self, module: Any, argument: Lookup, rank: int) -> list[int] | None:
         """The axes that it is taken over, by a module or by an argument."""
-        given = getattr(module, "dim", None) if module is not None else argument(*self.place)
-        given = self.default if given is None else given
-        if given == ALL:  # of an FFT of given sizes, as many axes as there are sizes
+        dims = getattr(module, "dim", None) if module is not None else argument(*self.place)
+        dims = self.default if dims is None else dims
+        if dims == ALL:  # of an FFT of given sizes, as many axes as there are sizes
             sizes = argument(1, "s")
-            given = range(-len(sizes) if isinstance(sizes, (tuple, list)) else -rank, 0)
-        if given is None:
+            dims = range(-len(sizes) if isinstance(sizes, (tuple, list)) else -rank, 0)
+        if dims is None:
             return None
-        return [axis_of(int(axis), rank) for axis in ([given] if isinstance(given, int) else given)]
+        return [axis_of(int(axis), rank) for axis in ([dims] if isinstance(dims, int) else dims)]
 
     def relate(self, op: Op) -> Tree:
         x, index = op.tensor(), op.optional(2, "index")
@@ -200,7 +200,7 @@ class OverItsNorm(Law):
 
     def relate(self, op: Op) -> Tree:
         x = op.operands()[0]
-        axis = 1 if (given := op.argument(2, "dim")) is None else given
+        axis = 1 if (dim := op.argument(2, "dim")) is None else dim
         op.data.update(x=x, axis=axis_of(int(axis), x.rank))
         return op.result(x.axes)
 
@@ -234,8 +234,8 @@ class OverItsNorm(Law):
             return moved_core(op, know, layout, 4)
         if not any(leaf in know.guarded for leaf in know.growing(layout)):
             return []
-        given = {"p": op.argument(1, "p", 2.0), "dim": op.data["axis"], "eps": op.argument(3, "eps", 1e-12)}
-        return [Edit("guard", {"function": "normalize", "arguments": given, "core": layout})]
+        arguments = {"p": op.argument(1, "p", 2.0), "dim": op.data["axis"], "eps": op.argument(3, "eps", 1e-12)}
+        return [Edit("guard", {"function": "normalize", "arguments": arguments, "core": layout})]
 
     @staticmethod
     def _is_guard(op: Op) -> bool:

@@ -185,10 +185,10 @@ def reshaped(before: tuple[int, ...], after: tuple[int, ...], where: Range) -> M
 
 def unflattened_sizes(op: Op) -> list[Path | None]:
     """The sizes that unflatten takes one axis apart into."""
-    given = op.argument(2, "sizes")
+    sizes = op.argument(2, "sizes")
     rank = len(op.value.shape)
-    first = axis_of(op.argument(1, "dim"), rank - len(given) + 1)
-    own = [(*op.path(2, "sizes"), k) for k in range(len(given))]
+    first = axis_of(op.argument(1, "dim"), rank - len(sizes) + 1)
+    own = [(*op.path(2, "sizes"), k) for k in range(len(sizes))]
     return [None] * first + own + [None] * (rank - first - len(own))
 
 
@@ -207,8 +207,8 @@ def listed_sizes(op: Op, first: int = 1) -> list[Path]:
 
 def items_of(op: Op, path: Path) -> list[Path]:
     """The paths of the items of an argument; none where it is no tuple."""
-    given = op.lower(follow(op.node, path))
-    return [(*path, k) for k in range(len(given))] if isinstance(given, (tuple, list)) else []
+    items = op.lower(follow(op.node, path))
+    return [(*path, k) for k in range(len(items))] if isinstance(items, (tuple, list)) else []
 
 
 def follow(node: fx.Node, path: Path) -> Any:
@@ -269,13 +269,13 @@ class Cut(Shape):
         name = {"chunk": "chunks", "split": "split_size_or_sections", "tensor_split": "indices_or_sections"}[self.kind]
         if self.kind == "split" and op.raw(1, name) is None:
             name = "split_size"
-        given = op.raw(1, name)
+        cut = op.raw(1, name)
         path = op.path(1, name)
-        if self.kind == "split" and isinstance(given, (tuple, list)):
+        if self.kind == "split" and isinstance(cut, (tuple, list)):
             for k, part in enumerate(parts):
                 op.size((*path, k), part)
             return
-        if self.kind == "tensor_split" and not isinstance(given, int):
+        if self.kind == "tensor_split" and not isinstance(cut, int):
             op.unifier.fix(parts, "cut at given positions")
             return
         if self.kind == "split":
@@ -321,8 +321,8 @@ class Concatenate(Shape):
         self.axis = axis
 
     def relate(self, op: Op) -> Tree:
-        given = op.argument(0, "tensors")
-        parts = [t for t in given if isinstance(t, Tensor)]
+        tensors = op.argument(0, "tensors")
+        parts = [t for t in tensors if isinstance(t, Tensor)]
         if self.axis is None:
             axis = axis_of(op.argument(1, "dim", 0), parts[0].rank)
         else:
@@ -387,8 +387,8 @@ class Passing(Shape):
     def relate(self, op: Op) -> Tree:
         x = op.tensor()
         if self.dims is not None:
-            given = op.argument(*self.dims)
-            axes = range(x.rank) if given is None else [given] if isinstance(given, int) else given
+            dims = op.argument(*self.dims)
+            axes = range(x.rank) if dims is None else [dims] if isinstance(dims, int) else dims
             for axis in axes:
                 op.unifier.fix(x.axes[axis], f"{op.name} moves its entries")
         return op.result(x.axes)

@@ -56,8 +56,8 @@ class Standardised(Affine):
             return moved_core(op, know, layout, 4)
         if not know.growing(layout):
             return []
-        given = {"weight": op.raw(3, "weight"), "bias": op.raw(4, "bias"), "eps": op.argument(7, "eps", 1e-5)}
-        return [Edit("guard", {"function": "standardize", "arguments": given, "core": layout})]
+        arguments = {"weight": op.raw(3, "weight"), "bias": op.raw(4, "bias"), "eps": op.argument(7, "eps", 1e-5)}
+        return [Edit("guard", {"function": "standardize", "arguments": arguments, "core": layout})]
 
 
 class BatchNormFunction(BatchNorm):

@@ -62,8 +62,8 @@ class Alone(nn.Module):
         super().__init__()
         self.op = op
         self.count = len(operands)
-        for k, given in enumerate(operands):
-            value = torch.randn(given, dtype=torch.float64) if isinstance(given, tuple) else given
+        for k, operand in enumerate(operands):
+            value = torch.randn(operand, dtype=torch.float64) if isinstance(operand, tuple) else operand
             if is_inexact(value):
                 self.register_parameter(f"x{k}", nn.Parameter(value))
             else:
@@ -103,8 +103,8 @@ class Looked:
         """The free dimensions, those that a rule demands equal in size together."""
         graph = nx.Graph()
         graph.add_nodes_from(self.free)
-        for one, other, _ in self.analysis.unifier.equal_sizes:
-            both = [leaf for leaf in (*leaves(one), *leaves(other)) if not leaf.fixed]
+        for first, second, _ in self.analysis.unifier.equal_sizes:
+            both = [leaf for leaf in (*leaves(first), *leaves(second)) if not leaf.fixed]
             graph.add_edges_from(itertools.pairwise(both))
         return [[leaf for leaf in self.free if leaf in part] for part in nx.connected_components(graph)]
 
@@ -148,10 +148,10 @@ def units(layout: Layout, leaf: Leaf, sizes: dict[Leaf, int]) -> Tensor:
     if isinstance(layout, Leaf):
         return torch.arange(size) if layout is leaf else torch.full((size,), -1)
     if isinstance(layout, Product):
-        found = torch.full((1,), -1)
+        units_of = torch.full((1,), -1)
         for factor in layout.factors:
-            found = torch.maximum(found[:, None], units(factor, leaf, sizes)[None, :]).flatten()
-        return found
+            units_of = torch.maximum(units_of[:, None], units(factor, leaf, sizes)[None, :]).flatten()
+        return units_of
     return torch.cat([units(part, leaf, sizes) for part in layout.parts])
 
 

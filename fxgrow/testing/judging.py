@@ -65,8 +65,8 @@ def check_equivariance(looked: Looked) -> None:
             after = looked.outputs(values)
         except (RuntimeError, ValueError) as error:
             raise WrongRule(f"{said}: {error}") from error
-        for output, one, other in zip(tensors(looked.result), before, after, strict=True):
-            _check_close(looked, other, permuted(one, output.axes, leaf, order), said)
+        for output, was, other in zip(tensors(looked.result), before, after, strict=True):
+            _check_close(looked, other, permuted(was, output.axes, leaf, order), said)
 
 
 def check_growth(looked: Looked, most_unlike: int | None = None) -> Judgement:
@@ -85,20 +85,20 @@ def check_growth(looked: Looked, most_unlike: int | None = None) -> Judgement:
     for together in looked.growing_together():
         having = [name for name, t in looked.analysis.parameters.items() if t.leaves() & set(together)]
         admitted = 0
-        for facts, one in _admitted(looked, together, having, most_unlike):
+        for facts, growth in _admitted(looked, together, having, most_unlike):
             admitted += 1
             entries = ", ".join(f"{name} {_WORDS[fact]}" for name, fact in zip(having, facts, strict=True))
             said = f"with {_places(looked, together)} twice as large and new entries of {entries or 'nothing'}"
-            module, values = one.assembled(), one.operands(seed=admitted)
+            module, values = growth.assembled(), growth.operands(seed=admitted)
             try:
                 after = _outputs(module, values)
             except (RuntimeError, ValueError, TypeError, IndexError) as error:
                 raise WrongRule(f"{said}, the op does not run: {error}") from error
             for output, old, new in zip(tensors(looked.result), before, after, strict=True):
-                _check_close(looked, one.old_entries(new, output.axes), old, f"{said}, old outputs move")
+                _check_close(looked, growth.old_entries(new, output.axes), old, f"{said}, old outputs move")
                 for leaf in together:
-                    _check_fact(one, one.know.fact(output, leaf), leaf, new, tuple(output.axes), said)
-            _check_proof(one, module, values, before, after, said, judgement)
+                    _check_fact(growth, growth.know.fact(output, leaf), leaf, new, tuple(output.axes), said)
+            _check_proof(growth, module, values, before, after, said, judgement)
         if not admitted:
             raise WrongRule(f"{_places(looked, together)} can grow, but the rule never lets it")
         judgement.growths += admitted
@@ -114,9 +114,9 @@ def _admitted(
         if most_unlike is not None and len(facts) - alike > most_unlike:
             continue
         for guarded in (Guarded(), Guarded(together)):
-            one = grown(looked, together, dict(zip(having, facts, strict=True)), guarded)
-            if one is not None:
-                yield facts, one
+            growth = grown(looked, together, dict(zip(having, facts, strict=True)), guarded)
+            if growth is not None:
+                yield facts, growth
             if not guarded.asked:
                 break
 
@@ -129,27 +129,29 @@ def _outputs(module: GrownGraphModule, values: dict[str, Tensor]) -> list[Tensor
 
 def _places(looked: Looked, leaves: list[Leaf]) -> str:
     """Where dimensions are, in words."""
-    found = [
+    places = [
         f"{name}[{axis}]"
         for name, tensor in looked.analysis.parameters.items()
         for axis, layout in enumerate(tensor.axes)
         if any(bool((units(layout, leaf, {}) >= 0).any()) for leaf in leaves)
     ]
-    return ", ".join(found) or "an output"
+    return ", ".join(places) or "an output"
 
 
-def _check_fact(one: Grown, fact: Fact, leaf: Leaf, value: Tensor, axes: tuple[Layout, ...], said: str) -> None:
+def _check_fact(growth: Grown, fact: Fact, leaf: Leaf, value: Tensor, axes: tuple[Layout, ...], said: str) -> None:
     """What a rule says of new entries of its output is true of them."""
     for number, layout in enumerate(axes):
-        label = units(layout, leaf, one.sizes)
+        label = units(layout, leaf, growth.sizes)
         if fact is Fact.ZERO:
             zero = value.index_select(number, (label >= leaf.size).nonzero().flatten())
-            _check_close(one.looked, zero, torch.zeros_like(zero), f"{said}, new outputs are not zero, as `facts` says")
+            _check_close(
+                growth.looked, zero, torch.zeros_like(zero), f"{said}, new outputs are not zero, as `facts` says"
+            )
         elif fact is Fact.MEAN and (label >= 0).any():
             entries = [value.index_select(number, (label == unit).nonzero().flatten()) for unit in range(2 * leaf.size)]
             mean = torch.stack(entries[: leaf.size]).mean(0)
             for entry in entries[leaf.size :]:
-                _check_close(one.looked, entry, mean, f"{said}, new outputs are not the mean, as `facts` says")
+                _check_close(growth.looked, entry, mean, f"{said}, new outputs are not the mean, as `facts` says")
 
 
 def _check_close(looked: Looked, actual: Tensor, expected: Tensor, said: str) -> None:
@@ -178,7 +180,7 @@ class _Operands(Checker):
 
 
 def _check_proof(
-    one: Grown,
+    growth: Grown,
     module: GrownGraphModule,
     values: dict[str, Tensor],
     before: list[Tensor],
@@ -187,7 +189,7 @@ def _check_proof(
     judgement: Judgement,
 ) -> None:
     """What `prove` claims of the outputs is true of them; where it claims nothing, that is noted."""
-    walk = _walked(one, module, values)
+    walk = _walked(growth, module, values)
     steps = [step.certificate for step in walk.steps() if not step.certificate.claim.startswith("every output")]
     weak = [step for step in steps if step.verdict is not Verdict.PROVED]
     if weak:
@@ -201,16 +203,16 @@ def _check_proof(
         wrong = f"{said}, it is proved that {described(claim)}, and it is not so"
         if claim.new != tuple(new.shape) or claim.old != tuple(old.shape):
             raise WrongRule(f"{wrong}: the shape is {list(new.shape)}, claimed is {list(claim.new)}")
-        _check_close(one.looked, at_old(new, claim.maps, claim.old), old, wrong)
+        _check_close(growth.looked, at_old(new, claim.maps, claim.old), old, wrong)
         if claim.zero is not None:
             zero = new[claim.zero.expand(new.shape)]
-            _check_close(one.looked, zero, torch.zeros_like(zero), wrong)
+            _check_close(growth.looked, zero, torch.zeros_like(zero), wrong)
         for axis, source in claim.copies.items():
-            _check_close(one.looked, new.index_select(axis, source), new, wrong)
+            _check_close(growth.looked, new.index_select(axis, source), new, wrong)
         for axis, where in claim.means.items():
             old_ones = new.index_select(axis, (claim.map(axis) >= 0).nonzero().flatten())
             means = new.index_select(axis, where.nonzero().flatten())
-            _check_close(one.looked, means, old_ones.mean(axis, keepdim=True).expand(means.shape), wrong)
+            _check_close(growth.looked, means, old_ones.mean(axis, keepdim=True).expand(means.shape), wrong)
         if claim.nonnegative and bool((new < 0).any()):
             raise WrongRule(f"{said}, it is proved that no output is negative, and some are")
     judgement.proved += 1
@@ -222,9 +224,9 @@ def _nodes(walk: Walk) -> Iterator[fx.Node]:
     yield from output.all_input_nodes
 
 
-def _walked(one: Grown, module: GrownGraphModule, values: dict[str, Tensor]) -> Walk:
+def _walked(growth: Grown, module: GrownGraphModule, values: dict[str, Tensor]) -> Walk:
     """The walk of a checker along the grown op beside the old one; the module gets the values."""
-    looked = one.looked
+    looked = growth.looked
     training = looked.model.training
     old = Model(looked.captured.graphs, looked.model, looked.captured.model, _named(looked.model))
     graphs = spelled_out(module)
@@ -232,15 +234,15 @@ def _walked(one: Grown, module: GrownGraphModule, values: dict[str, Tensor]) -> 
         is_parameter = isinstance(looked.analysis.learnable[looked.analysis.aliases[name]], nn.Parameter)
         place(module, name, nn.Parameter(value, False) if is_parameter else value)
     new = Model(graphs, module, module, _named(module))
-    maps = {name: tuple(_map(one, layout) for layout in axes) for name, (_, axes) in looked.operands().items()}
-    facts = {fact for fills in one.know.fills.values() for fact in fills.values()}
+    maps = {name: tuple(_map(growth, layout) for layout in axes) for name, (_, axes) in looked.operands().items()}
+    facts = {fact for fills in growth.know.fills.values() for fact in fills.values()}
     fills = dict.fromkeys(maps, frozenset({"mean"}) if Fact.MEAN in facts else frozenset[str]())
     attributes: dict[str, dict[str, object]] = {}
-    for edit in one.attributes:
+    for edit in growth.attributes:
         attributes.setdefault(edit.module, {})[edit.attribute] = edit.value
     mode = "both" if "both" in graphs else "train" if training else "eval"
     checker = _Operands(old, new, maps, fills, attributes)
-    checker.roles = one.planner.roles
+    checker.roles = growth.planner.roles
     walk = checker.walk(mode)
     guards = [node for node in walk.new.nodes if node.target in NORM_GUARDS and node not in walk.partners]
     left = [node for node in walk.old.nodes if node.op.startswith("call") and node not in walk.partners.values()]
@@ -249,8 +251,8 @@ def _walked(one: Grown, module: GrownGraphModule, values: dict[str, Tensor]) -> 
     return walk
 
 
-def _map(one: Grown, layout: Layout) -> Map:
-    kept = one.is_old(layout)
+def _map(growth: Grown, layout: Layout) -> Map:
+    kept = growth.is_old(layout)
     return settled(torch.where(kept, kept.long().cumsum(0) - 1, -1))
 
 

@@ -29,22 +29,22 @@ def by_patterns(
     """
     if len(inputs) != len(operands) or any(sign in pattern for pattern in (*inputs, output) for sign in "(*"):
         raise Unproved(f"{use.name} has no proof rule, and something that it is given has grown")
-    given = [*operands, *([bias] if bias is not None else [])]
+    claims = [*operands, *([bias] if bias is not None else [])]
     parsed = [pattern.split() for pattern in (*inputs, *([bias_pattern or ""] if bias is not None else []))]
-    spare = [claim.rank - len(names) + 1 for claim, names in zip(given, parsed, strict=True) if "..." in names]
+    spare = [claim.rank - len(names) + 1 for claim, names in zip(claims, parsed, strict=True) if "..." in names]
     widest = max(spare, default=0)
 
     def letters(names: Sequence[str], count: int) -> tuple[str, ...]:
         lead = tuple(f"n{k}" for k in range(widest - count, widest))
         return tuple(letter for name in names for letter in (lead if name == "..." else (name,)))
 
-    found = []
-    for claim, names in zip(given, parsed, strict=True):
+    lettered = []
+    for claim, names in zip(claims, parsed, strict=True):
         own = letters(names, claim.rank - len(names) + 1)
         if len(own) != claim.rank or len(set(own)) != len(own):
             raise Unproved(f"{use.name} names the axes of an operand otherwise than it has them, or one of them twice")
-        found.append(Operand(claim, own))
-    factors, added = found[: len(operands)], found[len(operands) :]
+        lettered.append(Operand(claim, own))
+    factors, added = lettered[: len(operands)], lettered[len(operands) :]
     return contract(use, factors, letters(output.split(), widest), added[0] if added else None)
 
 

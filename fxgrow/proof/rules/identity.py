@@ -93,7 +93,7 @@ class Maker:
         self.intermediate = intermediate
         self.intervals = intervals
 
-    def made(self, node: fx.Node, given: dict[fx.Node, Any]) -> Made:
+    def made(self, node: fx.Node, operands: dict[fx.Node, Any]) -> Made:
         """What a node makes of what its operands hold."""
         if node.op == "get_attr":
             name = str(node.target)
@@ -104,7 +104,7 @@ class Maker:
             return Made(Anything(f"{name} is not zero"))
         if not holds_tensor(node.meta.get("value")):
             return Made(Anything("it is no tensor"))
-        source = given.get(node.args[0]) if node.target is operator.getitem else None  # type: ignore[arg-type]
+        source = operands.get(node.args[0]) if node.target is operator.getitem else None  # type: ignore[arg-type]
         if isinstance(source, tuple) and isinstance(node.args[1], int):
             return Made(source[node.args[1]])
         module = self.intermediate.part(str(node.target)) if node.op == "call_module" else None
@@ -112,15 +112,15 @@ class Maker:
         if law is None:
             return Made(Anything(f"{name_of(node, module)} has no rule"))
         call = Call(node, module, law)
-        tensors = {operand: given[operand] for operand in call.operands()}
+        tensors = {operand: operands[operand] for operand in call.operands()}
         rules = (self._readout, self._rest, self._ones, self._zero, self._passing, self._moving, self._unit_map)
         for rule in (*rules, self._silent_units, self._cut):
             try:
-                found = rule(call, tensors)
+                outcome = rule(call, tensors)
             except BROKEN:
                 continue
-            if found is not None and self._fits(node, found.value):
-                return found
+            if outcome is not None and self._fits(node, outcome.value):
+                return outcome
         free = next((operand for operand, held in tensors.items() if isinstance(held, Anything)), None)
         if free is None:
             return Made(Anything(f"{call.name} changes its input"))
@@ -139,7 +139,7 @@ class Maker:
         return isinstance(before, Tensor) and bool(value.shape == before.shape and value.dtype == before.dtype)
 
     @staticmethod
-    def _readout(call: Call, given: dict[fx.Node, Any]) -> Made | None:
+    def _readout(call: Call, operands: dict[fx.Node, Any]) -> Made | None:
         """All units in their order, plus a map that is zero."""
         if call.node.target is not guards.readout:
             return None
@@ -147,41 +147,41 @@ class Maker:
         x, weight, dim, core = arguments
         units = [k for start, stop in core for k in range(start, stop)]
         whole = units == list(range(x.meta["value"].shape[dim]))
-        if not (whole and _is_input(given[x]) and is_zero(given[weight])):
+        if not (whole and _is_input(operands[x]) and is_zero(operands[weight])):
             return None
-        return Made(given[x], "x + 0 x = x", (f"the core is all {len(units)} units", f"{weight} is zero"))
+        return Made(operands[x], "x + 0 x = x", (f"the core is all {len(units)} units", f"{weight} is zero"))
 
     # -- sums and products ---------------------------------------------------------------------------------
 
     @staticmethod
-    def _rest(call: Call, given: dict[fx.Node, Any]) -> Made | None:
+    def _rest(call: Call, operands: dict[fx.Node, Any]) -> Made | None:
         """x + 0 = x, 1 x = x: what an op gives where nothing else is left."""
         terms = call.terms()
         for kept in terms.passed if terms is not None else ():
             zeros, ones = terms.beside(kept)  # type: ignore[union-attr]
-            silent = next((some for some in zeros if all(is_zero(given[one]) for one in some)), None)
-            if _is_input(given[kept]) and silent is not None and all(given[one] is ONE for one in ones):
-                checked = (*(f"{one} is zero" for one in silent), *(f"{one} is one" for one in ones))
-                return Made(given[kept], "1 x = x" if ones else "x + 0 = x", checked)
+            silent = next((some for some in zeros if all(is_zero(operands[operand]) for operand in some)), None)
+            if _is_input(operands[kept]) and silent is not None and all(operands[operand] is ONE for operand in ones):
+                checked = (*(f"{operand} is zero" for operand in silent), *(f"{operand} is one" for operand in ones))
+                return Made(operands[kept], "1 x = x" if ones else "x + 0 = x", checked)
         return None
 
     @staticmethod
-    def _ones(call: Call, given: dict[fx.Node, Any]) -> Made | None:
+    def _ones(call: Call, operands: dict[fx.Node, Any]) -> Made | None:
         """Ones that are moved or seen in another shape stay ones."""
-        if not call.law.moves or not given or any(held is not ONE for held in given.values()):
+        if not call.law.moves or not operands or any(held is not ONE for held in operands.values()):
             return None
         return Made(_shaped(call.node.meta["value"], lambda value: ONE), "1 stays 1")
 
-    def _zero(self, call: Call, given: dict[fx.Node, Any]) -> Made | None:
+    def _zero(self, call: Call, operands: dict[fx.Node, Any]) -> Made | None:
         """Zero by its parameters, or from zeros."""
         terms = call.terms()
         if terms is None or (terms.after is not None and bool(terms.after(torch.zeros(1, dtype=torch.float64)).any())):
             return None
         for some in terms.silencing():
-            names = [one for one in some if isinstance(one, str)]
+            names = [operand for operand in some if isinstance(operand, str)]
             if not all(map(self.intermediate.is_zero, names)):
                 continue
-            if all(is_zero(given[one]) for one in some if isinstance(one, fx.Node)):
+            if all(is_zero(operands[operand]) for operand in some if isinstance(operand, fx.Node)):
                 if terms.tried and not call.keeps_zero():
                     return None
                 checked = (f"every entry of {' and '.join(names)} is zero",) if names else ()
@@ -191,9 +191,9 @@ class Maker:
 
     # -- the input of the block ----------------------------------------------------------------------------
 
-    def _passing(self, call: Call, given: dict[fx.Node, Any]) -> Made | None:
+    def _passing(self, call: Call, operands: dict[fx.Node, Any]) -> Made | None:
         """A function that does nothing to its one operand: f(x) = x on its range."""
-        held: Any = next(iter(given.values()), None)
+        held: Any = next(iter(operands.values()), None)
         span = left_alone(call)
         if not _is_input(held) or span is None:
             return None
@@ -206,16 +206,16 @@ class Maker:
         return Made(held, f"{call.name}(x) = x", (f"{held.node} of the original is {within}",))
 
     @staticmethod
-    def _moving(call: Call, given: dict[fx.Node, Any]) -> Made | None:
+    def _moving(call: Call, operands: dict[fx.Node, Any]) -> Made | None:
         """Views, permutations, cuts and joins, carried out on the places of entries."""
-        if not call.law.moves or not given or not all(map(_is_input, given.values())):
+        if not call.law.moves or not operands or not all(map(_is_input, operands.values())):
             return None
-        sources = {(held.node, held.factor) for held in given.values()}
+        sources = {(held.node, held.factor) for held in operands.values()}
         if len(sources) != 1:
             return None
         places = {
             operand: held.places if held.places is not None else places_of(operand.meta["value"])
-            for operand, held in given.items()
+            for operand, held in operands.items()
         }
         moved = call.run(places)
         ((source, factor),) = sources
@@ -226,10 +226,10 @@ class Maker:
 
         return Made(_shaped(moved, kept), "moves entries")
 
-    def _unit_map(self, call: Call, given: dict[fx.Node, Any]) -> Made | None:
+    def _unit_map(self, call: Call, operands: dict[fx.Node, Any]) -> Made | None:
         """A layer whose weight is an identity map, and which adds nothing."""
-        held = next(iter(given.values()), None)
-        if not _is_input(held) or len(given) != 1 or not isinstance(call.law, Contraction):
+        held = next(iter(operands.values()), None)
+        if not _is_input(held) or len(operands) != 1 or not isinstance(call.law, Contraction):
             return None
         name, bias = call.weight(1, "weight"), call.weight(2, "bias")
         fits = _has_no_more(call) and can_be_identity(call.module)
@@ -241,7 +241,7 @@ class Maker:
         checked = f"{name} is an identity map" + (f", {bias} zero" if bias is not None else "")
         return Made(held, "1 x = x", (checked,))
 
-    def _silent_units(self, call: Call, given: dict[fx.Node, Any]) -> Made | None:
+    def _silent_units(self, call: Call, operands: dict[fx.Node, Any]) -> Made | None:
         """A layer some of whose units have no weights."""
         node, module = call.node, call.module
         if module is None or not isinstance(call.law, Contraction):
@@ -260,9 +260,9 @@ class Maker:
         )
 
     @staticmethod
-    def _cut(call: Call, given: dict[fx.Node, Any]) -> Made | None:
+    def _cut(call: Call, operands: dict[fx.Node, Any]) -> Made | None:
         """What is cut out of a tensor where it is zero."""
-        ((operand, held), *others) = given.items()
+        ((operand, held), *others) = operands.items()
         if not isinstance(held, PartlyZero) or others or call.node.target is not operator.getitem:
             return None
         cut = call.run({operand: held.zero.expand(operand.meta["value"].shape)})

@@ -106,7 +106,7 @@ def _ratio(x: Claim, axis: int, fits: Fits, core: Both | None, use: Use) -> floa
     counts = torch.bincount(index[index >= 0], minlength=atoms.size)
     each = torch.zeros(atoms.size, dtype=torch.long).index_fill_(0, old_core, 1)
     if atoms.twins is not None:  # of equal units, only how many there are counts
-        counts, each = (torch.zeros_like(each).index_add_(0, atoms.twins, found) for found in (counts, each))
+        counts, each = (torch.zeros_like(each).index_add_(0, atoms.twins, tensor) for tensor in (counts, each))
     times = int(counts.sum()) // max(1, int(each.sum()))
     wanted = each * times
     if times == 0 or not torch.equal(counts, wanted):
@@ -146,10 +146,10 @@ def positions(core: Any, size: int) -> Tensor:
     if core is None:
         return torch.arange(size)
     ranges = [torch.arange(int(start), int(stop)) for start, stop in core]
-    found = torch.cat(ranges) if ranges else torch.arange(0)
-    if len(found) and (int(found.min()) < 0 or int(found.max()) >= size):
+    units = torch.cat(ranges) if ranges else torch.arange(0)
+    if len(units) and (int(units.min()) < 0 or int(units.max()) >= size):
         raise Refuted(f"the core {core} lies outside an axis of {size} units")
-    return found
+    return units
 
 
 def _check_eps(use: Use, eps: Both, ratio: float) -> None:

@@ -17,9 +17,9 @@ def picked(use: Use, axes: Sequence[int | None]) -> Claim:
     """
     use.rule = "entries picked by index"
     use.same_numbers()
-    given = use.claims()
-    x, passing = use.equal(given[0]), [axis for axis in axes if axis is not None]
-    if not all(use.equal(index).same for index in given[1:]):
+    claims = use.claims()
+    x, passing = use.equal(claims[0]), [axis for axis in axes if axis is not None]
+    if not all(use.equal(index).same for index in claims[1:]):
         raise Unproved("an index has grown")
     if any(position is not None for axis, position in enumerate(x.maps) if axis not in passing):
         raise Unproved("entries are picked along an axis that has grown")

@@ -62,10 +62,10 @@ def combined(use: Use, claims: list[Claim], kind: str, zeros: Sequence[Sequence[
             for c, k in chosen[1:]:
                 common = both_copies(common, c.equal_along(k))
             copies[axis] = common
-        if keeps_means(kind, [k for k, c in enumerate(claims) if any(c is one for one, _ in chosen)]):
-            found = [c.means[k] for c, k in chosen if k in c.means]
-            if len(found) == len(chosen):
-                means[axis] = torch.stack(found).all(0)
+        if keeps_means(kind, [k for k, c in enumerate(claims) if any(c is chosen_claim for chosen_claim, _ in chosen)]):
+            means_here = [c.means[k] for c, k in chosen if k in c.means]
+            if len(means_here) == len(chosen):
+                means[axis] = torch.stack(means_here).all(0)
     zero = _zero(claims, kind, zeros, rank)
     nonnegative = is_rectifier(use.kind) or (
         kind in ("add", "multiply") and "sub" not in use.name and all(c.nonnegative for c in claims) and len(claims) > 1
@@ -96,10 +96,10 @@ def vanishes(use: Use) -> bool:
         args, kwargs = arranged(use, functools.partial(_next_zero, iter(signs), dtype), old=False)
         try:
             with torch.random.fork_rng(devices=[]):
-                found = run(use.new, module, args, kwargs)
+                outcome = run(use.new, module, args, kwargs)
         except (RuntimeError, TypeError, ValueError, NotImplementedError):
             return False  # a function of integers, of booleans, or of more than one entry
-        if not isinstance(found, Tensor) or not bool((found == 0).all()):
+        if not isinstance(outcome, Tensor) or not bool((outcome == 0).all()):
             return False
     return True
 

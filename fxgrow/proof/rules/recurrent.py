@@ -24,14 +24,14 @@ def recurrent(use: Use, gates: int) -> Any:
     x, *states = map(use.equal, use.claims())
     if any(m is not None for m in x.maps[:-1]):
         raise Unproved("time or batch has grown")
-    given = carried(x, [None, x.rank - 1], (1, x.old[-1]))
+    layer_input = carried(x, [None, x.rank - 1], (1, x.old[-1]))
     layers: list[Claim] = []
     for layer in range(module.num_layers):
         suffixes = (f"_l{layer}", f"_l{layer}_reverse")[: 2 if module.bidirectional else 1]
-        sent = [_hidden_units(use, suffix, gates, given, states) for suffix in suffixes]
+        sent = [_hidden_units(use, suffix, gates, layer_input, states) for suffix in suffixes]
         layers += sent
-        given = _joined(sent)
-    return _results(use, x, given, layers)
+        layer_input = _joined(sent)
+    return _results(use, x, layer_input, layers)
 
 
 def cell(use: Use, gates: int) -> Any:
@@ -39,14 +39,14 @@ def cell(use: Use, gates: int) -> Any:
     use.rule = "a step of a recurrence"
     use.same_settings({"input_size", "hidden_size"})
     x, *states = map(use.equal, use.claims())
-    if any(m is not None for given in (x, *states) for m in given.maps[:-1]):
+    if any(m is not None for claim in (x, *states) for m in claim.maps[:-1]):
         raise Unproved("batch has grown")
     hidden = _hidden_units(use, "", gates, x, states)
     return tuple(hidden for _ in use.value) if isinstance(use.value, tuple) else hidden
 
 
-def _hidden_units(use: Use, suffix: str, gates: int, given: Claim, states: list[Claim]) -> Claim:
-    """What is known of the hidden units of a layer that reads `given` and, by induction, hidden units before them."""
+def _hidden_units(use: Use, suffix: str, gates: int, layer_input: Claim, states: list[Claim]) -> Claim:
+    """What is known of the hidden units of a layer, from its input and, by induction, from the hidden units before."""
     sizes = (int(use.old_module.hidden_size), int(use.new_module.hidden_size))  # type: ignore[union-attr, arg-type]
     enter, inner = (_weight(use, f"weight_{kind}{suffix}", gates, sizes) for kind in ("ih", "hh"))
     biases = [_weight(use, f"bias_{kind}{suffix}", gates, sizes) for kind in ("ih", "hh")]
@@ -56,15 +56,15 @@ def _hidden_units(use: Use, suffix: str, gates: int, given: Claim, states: list[
     position = use.agreeing_maps(maps, (inner.new[2], inner.new[1], enter.new[1]), "hidden units")
     for state in states:
         use.agreeing_maps((state.maps[-1], position), (state.new[-1], sizes[1]), "a state")
-    equal, lead = _equal_units([enter, inner, *biases], states, sizes[1]), given.rank - 1
+    equal, lead = _equal_units([enter, inner, *biases], states, sizes[1]), layer_input.rank - 1
     hidden = Claim(
-        (*given.old[:-1], sizes[0]),
-        (*given.new[:-1], sizes[1]),
-        (*given.maps[:-1], position),
+        (*layer_input.old[:-1], sizes[0]),
+        (*layer_input.new[:-1], sizes[1]),
+        (*layer_input.maps[:-1], position),
         copies=spare_copies({lead: equal}),
     )
     letters = tuple(f"n{k}" for k in range(lead))
-    for weight, bias, source in ((enter, biases[0], given), (inner, biases[1], hidden)):
+    for weight, bias, source in ((enter, biases[0], layer_input), (inner, biases[1], hidden)):
         added = Operand(bias, ("a", "o")) if bias is not None else None
         contract(use, [Operand(source, (*letters, "i")), Operand(weight, ("a", "o", "i"))], (*letters, "a", "o"), added)
     return hidden
@@ -92,12 +92,12 @@ def _joined(sent: list[Claim]) -> Claim:
     """What one layer sends to the next: its directions side by side."""
     if len(sent) == 1:
         return sent[0]
-    one, two = sent
+    forward, backward = sent
     position: Map = None
-    if one.maps[1] is not None:
-        position = torch.cat([one.map(1), torch.where(two.map(1) < 0, -1, two.map(1) + one.old[1])])
-    copies = torch.cat([one.copies_of(1), two.copies_of(1) + one.new[1]])
-    return Claim((1, 2 * one.old[1]), (1, 2 * one.new[1]), (None, position), None, spare_copies({1: copies}))
+    if forward.maps[1] is not None:
+        position = torch.cat([forward.map(1), torch.where(backward.map(1) < 0, -1, backward.map(1) + forward.old[1])])
+    copies = torch.cat([forward.copies_of(1), backward.copies_of(1) + forward.new[1]])
+    return Claim((1, 2 * forward.old[1]), (1, 2 * forward.new[1]), (None, position), None, spare_copies({1: copies}))
 
 
 def _results(use: Use, x: Claim, sent: Claim, layers: list[Claim]) -> Any:

@@ -20,8 +20,8 @@ def reduced(use: Use, kind: Literal["sum", "mean", "other"], place: tuple[int, s
     use.rule = "reduction"
     x = use.equal(use.claim())
     use.same_numbers()
-    given = plain(use.argument(*place)).old
-    named = range(x.rank) if given is None or given == () else [given] if isinstance(given, int) else given
+    dims = plain(use.argument(*place)).old
+    named = range(x.rank) if dims is None or dims == () else [dims] if isinstance(dims, int) else dims
     axes = sorted(axis % max(1, x.rank) for axis in named)
     several = isinstance(use.value, tuple)
     shape = tuple(use.value[0].shape if several else use.value.shape)

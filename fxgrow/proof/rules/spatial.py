@@ -43,8 +43,8 @@ def across(use: Use, mixed: Sequence[int], kind: str, index: Claim | None) -> An
     if any(claim is not index for claim in claims if claim.rank != claims[0].rank):
         kind = "other"  # a number as a tensor is written, and nobody knows which
     sources = [k for k, claim in enumerate(facing) if claim is not index]
-    found = combined(use, alone, kind, [sources] if kind != "other" else ())
-    return _outputs(use.value, found, rest, kind)
+    combination = combined(use, alone, kind, [sources] if kind != "other" else ())
+    return _outputs(use.value, combination, rest, kind)
 
 
 def _alone(use: Use, claim: Claim, mixed: Iterable[int]) -> Claim:
@@ -72,8 +72,8 @@ def _outputs(value: Any, x: Claim, axes: Sequence[int | None], kind: str, keeps_
 def paired(use: Use, inverse: bool) -> Claim:
     """Real and imaginary part of every entry, side by side on a last axis; `inverse`: back to complex numbers."""
     x = _alone(use, use.claim(), [-1] if inverse else [])
-    found: Claim = _outputs(use.value, x, [*range(x.rank - 1)] if inverse else [*range(x.rank), None], "linear")
-    return found
+    parts: Claim = _outputs(use.value, x, [*range(x.rank - 1)] if inverse else [*range(x.rank), None], "linear")
+    return parts
 
 
 def windowed(use: Use, inverse: bool) -> Claim:
