@@ -201,6 +201,37 @@ def test_blocks_that_no_run_leads_to_are_named() -> None:
     assert "further parts in the target are not repeated blocks of the model (at features)" in str(raised.value)
 
 
+class Dropping(nn.Module):
+    """Drops units by a function, which a capture gives a number that follows the mode; adds where sizes are alike."""
+
+    def __init__(self, *widths: int) -> None:
+        super().__init__()
+        self.enter, self.middle = nn.Linear(3, widths[0]), nn.Linear(widths[0], widths[1])
+        self.head, self.adds = nn.Linear(widths[1], 2), widths[0] == widths[1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x)
+        y = nn.functional.dropout(self.middle(torch.relu(x)), 0.2, self.training)
+        return self.head(x + y if self.adds else y)  # type: ignore[no-any-return]
+
+
+def test_what_a_capture_adds_to_the_tree_stands_in_no_way() -> None:
+    model, target = lively(Dropping(4, 6)), Dropping(8, 9)
+    inputs = torch.randn(2, 3, dtype=torch.float64)
+    grown = fxgrow.grow(model.double(), like=target, example_inputs=inputs)
+    assert type(grown) is Dropping
+    assert {n: p.shape for n, p in grown.named_parameters()} == {n: p.shape for n, p in target.named_parameters()}
+
+
+def test_an_addition_that_the_target_does_not_have_is_named() -> None:
+    with pytest.raises(PlanError) as raised:
+        fxgrow.plan(Dropping(4, 4), like=Dropping(8, 9), example_inputs=torch.randn(2, 3))
+    assert (
+        "a dimension of 4 is 8 at enter.weight[0] of the target and 9 here, but it is one dimension of the model, as "
+        "the model has add of two tensors with it, which the target has not (at middle.weight[0])" in str(raised.value)
+    )
+
+
 def test_a_target_goes_with_no_other_amount() -> None:
     for options in ({"width": 2}, {"depth": 2}, {"form": "graph"}):
         with pytest.raises(AmountError):

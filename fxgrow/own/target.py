@@ -12,6 +12,7 @@ from fxgrow.capture.alignment import parting
 from fxgrow.capture.inputs import Inputs
 from fxgrow.errors import PlanError
 from fxgrow.module_tensors import named_tensors
+from fxgrow.opaque import OPAQUE
 from fxgrow.own.edited import plain_kind
 from fxgrow.planning.likeness import Likeness, Setting
 from fxgrow.references import place_all
@@ -25,9 +26,10 @@ _MADE = ("core", "edits", "factor", "outputs_read", "reading")
 def check_alike(model: nn.Module, target: nn.Module, name: str = "target") -> None:
     """Raise a PlanError for the first part of a target that a model of its depth lacks, or has otherwise.
 
-    name: what errors call the target.
+    model: as it is, or as it was captured. name: what errors call the target.
     """
-    ours, theirs = dict(model.named_modules()), dict(target.named_modules())
+    ours = {path: part for path, part in model.named_modules() if not isinstance(part, OPAQUE)}
+    theirs = dict(target.named_modules())
     for path in theirs:
         if path not in ours:
             kind = type(theirs[path]).__name__
