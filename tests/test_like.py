@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import fxgrow
 from fxgrow.errors import AmountError, FxgrowError, PlanError
+from fxgrow.planning.likeness import Likeness
 from tests.capture.assembled import normal
 from tests.models import lively
 
@@ -130,6 +131,36 @@ def test_norms_over_old_units_are_listed() -> None:
     like = fxgrow.plan(small, like=large, example_inputs=IMAGES).like
     assert ("stages.0.blocks.0.norm", "EditedLayerNorm", "LayerNorm") in like.parts
     assert not any(path.startswith("stages.0.blocks.0.mlp") for path, _, _ in like.parts)
+
+
+def test_a_sentence_says_what_norms_over_old_units_mean_for_the_result() -> None:
+    small, large = (build() for build in PAIRS["convnext"])
+    grown = fxgrow.grow(small, like=large, example_inputs=IMAGES.float(), verify=False)
+    plan = fxgrow.report(grown).plan
+    assert plan.like.norms == tuple(path for path, *_ in plan.like.parts) and len(plan.like.norms) > 3
+    assert plan.like.needs == (
+        f"it needs {len(plan.like.norms)} norms over old units of fxgrow's ({plan.like.norms[0]} first), so ConvNeXt "
+        "does not compute what it does without fxgrow; fxgrow.settle(model, 1) puts the target's own there, and "
+        "changes the function"
+    )
+    for text in (str(plan), str(fxgrow.report(grown))):
+        assert plan.like.needs in " ".join(text.split())
+    assert type(plan).from_json(plan.to_json()) == plan
+    fxgrow.settle(grown, 1)
+    assert "fxgrow.settle" not in str(fxgrow.report(grown))
+    assert [type(part) for part in grown.modules()] == [type(part) for part in large.modules()]
+    native = PAIRS["convnext"][1]().eval()
+    native.load_state_dict(grown.state_dict())
+    torch.testing.assert_close(native(IMAGES.float()), grown.eval()(IMAGES.float()))
+
+
+def test_parts_that_fxgrow_edited_otherwise_are_summed_up_too() -> None:
+    like = Likeness("Net", parts=(("pool", "EditedPool", "Pool"),))
+    assert like.needs == (
+        "it needs a part that fxgrow edited (pool), so Net does not compute what it does without fxgrow, and nothing "
+        "puts the target's own there"
+    )
+    assert Likeness("Net").needs == ""
 
 
 def test_settings_of_the_target_stay_where_the_function_does_not_ask() -> None:

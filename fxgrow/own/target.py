@@ -13,7 +13,7 @@ from fxgrow.capture.inputs import Inputs
 from fxgrow.errors import PlanError
 from fxgrow.module_tensors import named_tensors
 from fxgrow.opaque import OPAQUE
-from fxgrow.own.edited import plain_kind
+from fxgrow.own.edited import is_norm_over_old_units, plain_kind
 from fxgrow.planning.likeness import Likeness, Setting
 from fxgrow.references import place_all
 
@@ -59,17 +59,18 @@ def put_into(
     _check_shapes(own, result, name)
     place_all(result, named_tensors(own))
     parts = dict(result.named_modules())
-    otherwise = []
+    otherwise, norms = [], []
     for path, part in own.named_modules():
         parts[path].training = part.training
         if type(part) is not type(parts[path]):
             otherwise.append((path, type(part).__name__, type(parts[path]).__name__))
+            norms += [path] if is_norm_over_old_units(part) else []
             parts[path].__class__ = type(part)
             for made in _MADE:
                 if made in part.__dict__:
                     parts[path].__dict__[made] = part.__dict__[made]
     settings = _necessary(result, list(_differences(own, result)), grown, inputs, name)
-    return result, Likeness(type(target).__name__, tuple(settings), tuple(otherwise))
+    return result, Likeness(type(target).__name__, tuple(settings), tuple(otherwise), tuple(norms))
 
 
 def _check_shapes(own: nn.Module, result: nn.Module, target: str) -> None:
