@@ -141,7 +141,7 @@ def _changed_by_hand(last: str | None, since: int, history: History, lineage: Li
         return True
     if last is not None:
         return _put_in(last, since, history, lineage)
-    return any("class" in part for change in between for part in change.parts.values())
+    return any("class" in part or "gone" in part for change in between for part in change.parts.values())
 
 
 def _put_in(last: str, since: int, history: History, lineage: Lineage) -> bool:
@@ -151,7 +151,9 @@ def _put_in(last: str, since: int, history: History, lineage: Lineage) -> bool:
     """
     for number in range(since, history.stage):
         then = lineage[number].get(last, "")
-        replaced = [path for path, part in history.steps[number].by_hand.parts.items() if "class" in part]
+        by_hand = history.steps[number].by_hand.parts
+        replaced = [path for path, part in by_hand.items() if "class" in part]
+        replaced += [f"{path}.{leaf}".lstrip(".") for path, part in by_hand.items() for leaf in part.get("tensors", ())]
         if within_any(then, tuple(replaced)):
             return True
     return False
