@@ -188,7 +188,8 @@ def put_in_by_hand(grown: nn.Module, births: Mapping[str, Birth], before: Mappin
         if missing:
             found.setdefault(path, {})["gone"] = [child.rpartition(".")[2] for child in missing]
     _check_parameters(grown, births, parameters, found)
-    return dict(sorted(found.items()))  # what holds others comes before them
+    said = {path: entry for path, entry in found.items() if entry != {"attributes": {path: {}}}}
+    return dict(sorted(said.items()))  # what holds others comes before them
 
 
 def _gives(entry: Mapping[str, Any], part: nn.Module) -> bool:
@@ -362,11 +363,69 @@ def put_in_again(grown: nn.Module, parts: Mapping[str, Any]) -> None:
         for name, shape in part.get("tensors", {}).items():
             _resize(grown.get_submodule(path), name, shape)
         for place, attributes in part.get("attributes", {}).items():
-            module = grown.get_submodule(place)
-            for name, value in attributes.items():
-                if name not in OF_MODULES and name.isidentifier():
-                    is_list = isinstance(module.__dict__.get(name), list)
-                    module.__dict__[name] = value if is_list else frozen(value)
+            _set_attributes(grown.get_submodule(place), attributes)
+
+
+def _set_attributes(module: nn.Module, attributes: Mapping[str, Any]) -> None:
+    for name, value in attributes.items():
+        if name not in OF_MODULES and name.isidentifier():
+            is_list = isinstance(module.__dict__.get(name), list)
+            module.__dict__[name] = value if is_list else frozen(value)
+
+
+def kept_parts(parts: Mapping[str, Part]) -> dict[str, Any]:
+    """What a file says of all parts as growth gave them: their classes and plain attributes, by path."""
+    return {path: [part.name, dict(part.attributes)] for path, part in parts.items()}
+
+
+def restore_parts(grown: nn.Module, kept: Mapping[str, Any]) -> None:
+    """Give a model built again the attributes that it had: the original may have been changed by hand before it grew.
+
+    Raises
+    ------
+    FileError: a part is of another class.
+    """
+    now = parts_of(grown)
+    for path, (name, attributes) in kept.items():
+        if path not in now or now[path].name != name:
+            is_now = f"is {now[path].name} in the one built again" if path in now else "is not in the one built again"
+            raise FileError(
+                f"a part of the model was {name} when it grew and {is_now}",
+                where=path or name,
+                remedy="pass the model it was grown from, with what was changed by hand before it grew",
+            )
+        has = dict(now[path].attributes)
+        _set_attributes(
+            grown.get_submodule(path),
+            {n: v for n, v in attributes.items() if n not in has or json.dumps(v) != json.dumps(has[n])},
+        )
+
+
+def extra_states(model: nn.Module) -> dict[str, Any]:
+    """The extra state of each part whose class has one, by path.
+
+    Raises
+    ------
+    FileError: one is no plain data.
+    """
+    states: dict[str, Any] = {}
+    for path, part in model.named_modules():
+        if type(part).get_extra_state is nn.Module.get_extra_state:
+            continue
+        state = part.get_extra_state()
+        try:
+            same = json.loads(json.dumps(state)) == state
+        except (TypeError, ValueError):
+            same = False
+        if not same:
+            raise FileError(
+                "its extra state is no data that a file of fxgrow can keep",
+                where=path or type(part).__name__,
+                remedy="let get_extra_state return numbers, flags, strings, and lists or dictionaries of them with "
+                f"strings as keys, {_KEEP}",
+            )
+        states[path] = state
+    return states
 
 
 def _resize(module: nn.Module, name: str, shape: list[int] | None) -> None:

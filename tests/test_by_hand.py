@@ -114,3 +114,44 @@ def test_tensors_of_another_shape_and_tensors_taken_out(tmp_path: Path) -> None:
     grown.other = nn.Parameter(torch.ones(3))
     with pytest.raises(FileError, match="other was not there when the model grew"):
         fxgrow.save(grown, tmp_path / "grown.safetensors")
+
+
+def test_what_was_changed_before_growth_comes_back_where_the_file_names_the_original(tmp_path: Path) -> None:
+    """The file names a model of the catalogue, and what grew was that with another epsilon."""
+    model: Any = lively(timm.create_model("test_resnet")).float()
+    model.bn1.eps = 0.5
+    grown = fxgrow.grow(model, 1.5, verify=False)
+    loaded = trip(grown, tmp_path / "grown.safetensors", "timm/test_resnet", None, images(64))
+    assert loaded.bn1.eps == 0.5
+    model = timm.create_model("test_resnet")
+    model.layer1[0].act2 = nn.GELU()
+    fxgrow.save(fxgrow.grow(model, 1.5, verify=False), tmp_path / "grown.safetensors", base="timm/test_resnet")
+    with pytest.raises(FileError, match=r"was GELU when it grew and is ReLU in .* \(at layer1.0.act2\)"):
+        fxgrow.load(tmp_path / "grown.safetensors")
+    fxgrow.load(tmp_path / "grown.safetensors", model)
+
+
+class Counting(nn.Linear):
+    """Keeps a number in its state dict that is no tensor and no attribute of plain data."""
+
+    def __init__(self, *sizes: int) -> None:
+        super().__init__(*sizes)
+        self.seen: Any = {"calls": [0]}
+
+    def get_extra_state(self) -> Any:
+        return self.seen
+
+    def set_extra_state(self, state: Any) -> None:
+        self.seen = state
+
+
+def test_extra_state_is_kept_or_refused(tmp_path: Path) -> None:
+    model = nn.Sequential(Counting(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    model[0].seen = {"calls": [7, 8]}
+    grown: Any = fxgrow.grow(model, 2, example_inputs=torch.randn(2, 4))
+    fxgrow.save(grown, tmp_path / "grown.safetensors")
+    original = nn.Sequential(Counting(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    assert fxgrow.load(tmp_path / "grown.safetensors", original)[0].seen == {"calls": [7, 8]}  # type: ignore[index]
+    grown[0].seen = {"calls": torch.ones(1)}
+    with pytest.raises(FileError, match=r"^its extra state is no data .* \(at 0\)"):
+        fxgrow.save(grown, tmp_path / "grown.safetensors")
