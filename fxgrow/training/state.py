@@ -313,7 +313,7 @@ def _carry_counters(
     source: Optimizer, target: Optimizer, names: Mapping[Tensor, str], new_names: Mapping[int, str]
 ) -> None:
     """Step counters that an optimizer keeps in its groups, from the group with most of the same parameters."""
-    members = [{names[p] for p in group["params"]} for group in source.param_groups]
+    members = [{names[p] for p in group["params"] if p in names} for group in source.param_groups]
     for group in target.param_groups:
         own = {new_names.get(id(p)) for p in group["params"]}
         nearest = max(range(len(members)), key=lambda k: len(own & members[k]))

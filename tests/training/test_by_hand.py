@@ -49,6 +49,18 @@ def test_a_new_head_stands_where_the_old_one_stood_and_all_else_is_carried(named
     train(wide, optimizer, 2)
 
 
+def test_state_is_carried_into_a_fresh_optimizer_beside_a_new_head() -> None:
+    model = convolutional()
+    optimizer = two_groups(model)
+    train(model, optimizer, 2)
+    wide = grown(model, 1.5)
+    wide[7] = nn.Linear(wide[7].in_features, 5).double()
+    fresh = two_groups(wide)
+    transfer = fxgrow.transfer_state(optimizer, fresh, wide)
+    assert transfer.fresh == dict.fromkeys(["7.weight", "7.bias"], BY_HAND)
+    assert fresh.state.keys() == {p for name, p in wide.named_parameters() if not name.startswith("7.")}
+
+
 def test_a_head_of_another_form_and_one_taken_out() -> None:
     model = convolutional()
     optimizer = two_groups(model)
