@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
+import torch
 from torch import fx, nn
 
 from fxgrow.birth import Birth
@@ -52,6 +53,7 @@ own: a file never says what code to run. timm's layers that are made as torch's 
 
 _BASES = {kind: name for name, (kind, _) in _KINDS.items()}
 _OF_TIMM = "timm.layers."
+Shape = tuple[int, ...]
 _KEEP = "or keep the state_dict with torch.save"
 
 
@@ -63,6 +65,7 @@ class Part:
     ----------
     functions: names of functions that it holds; its graphs as text, where it has any.
     bare: it has no tensors and no parts of its own.
+    buffers: the shapes of its own buffers; None where it was read from a pickle that did not have them.
     """
 
     home: str
@@ -70,6 +73,7 @@ class Part:
     attributes: tuple[tuple[str, Any], ...]
     functions: tuple[tuple[str, str], ...]
     bare: bool
+    buffers: tuple[tuple[str, Shape | None], ...] | None = None
 
     def is_of(self, other: Part) -> bool:
         """Whether both are of one class."""
@@ -108,7 +112,8 @@ def _part(part: Any) -> Part:
     if is_graph:
         graphs = part.graphs() if hasattr(part, "graphs") else {"": part.graph}  # of each mode, in a grown one
         functions += [(f"the graph {mode}".strip(), _digest(graph)) for mode, graph in graphs.items()]
-    return Part(kind.__module__, kind.__name__, tuple(plain), tuple(functions), not _holds(part))
+    buffers = tuple((name, None if buffer is None else tuple(buffer.shape)) for name, buffer in part._buffers.items())
+    return Part(kind.__module__, kind.__name__, tuple(plain), tuple(functions), not _holds(part), buffers)
 
 
 def _digest(graph: fx.Graph) -> str:
@@ -136,7 +141,10 @@ def by_hand_since(grown: nn.Module, births: Mapping[str, Birth], before: Mapping
 
 
 def put_in_by_hand(grown: nn.Module, births: Mapping[str, Birth], before: Mapping[str, Part]) -> dict[str, Any]:
-    """The parts that are not what growth gave, by path: their class and its arguments, or the attributes that changed.
+    """The parts that are not what growth gave, by path.
+
+    Of each their class and its arguments; or the attributes that changed, the tensors that have other shapes, and the
+    names of the parts in it that are gone. A list that lost some is one that lost its last.
 
     Parameters
     ----------
@@ -152,8 +160,9 @@ def put_in_by_hand(grown: nn.Module, births: Mapping[str, Birth], before: Mappin
     found: dict[str, dict[str, Any]] = {}
     changed = {n for n in {*births, *parameters} if n not in births or births[n].shape != parameters.get(n)}
     for path in sorted({name.rpartition(".")[0] for name in changed} & now.keys()):
-        entry = _entry(grown.get_submodule(path))
-        if entry is not None:
+        changed_part = grown.get_submodule(path)
+        entry = _entry(changed_part)
+        if entry is not None and _gives(entry, changed_part):
             found[path] = entry
     for path in _new_sequences(grown, {*births, *bare}):
         for inside, part in grown.get_submodule(path).named_modules(prefix=path):
@@ -170,15 +179,43 @@ def put_in_by_hand(grown: nn.Module, births: Mapping[str, Birth], before: Mappin
         was = before.get(path)
         if path not in found and part != was:
             found[path] = _changed(grown.get_submodule(path), path, part, was)
-    _check_parameters(grown, births, parameters, {path for path, entry in found.items() if "class" in entry})
-    for path in before.keys() - now.keys():
-        if before[path].bare and not any(around in found for around in _around(path)):
-            raise FileError(
-                f"{before[path].name} is gone, which was there when the model grew",
-                where=path,
-                remedy=f"put nn.Identity() in its place, {_KEEP}",
-            )
-    return dict(sorted(found.items()))  # what holds others comes before them
+    named = {path for path, entry in found.items() if "class" in entry}
+    for path in before.keys() & now.keys() - named:
+        sizes = _resized(grown.get_submodule(path), path, births, before[path])
+        missing = sorted(child for child in _children(path, before) if child not in now)
+        if sizes:
+            found.setdefault(path, {})["tensors"] = sizes
+        if missing:
+            found.setdefault(path, {})["gone"] = [child.rpartition(".")[2] for child in missing]
+    _check_parameters(grown, births, parameters, found)
+    said = {path: entry for path, entry in found.items() if entry != {"attributes": {path: {}}}}
+    return dict(sorted(said.items()))  # what holds others comes before them
+
+
+def _gives(entry: Mapping[str, Any], part: nn.Module) -> bool:
+    """Whether what a file says of a part gives its parameters."""
+    made = _made(entry["class"], entry["arguments"])
+    shapes = [{name: p.shape for name, p in m.named_parameters(recurse=False)} for m in (made, part)]
+    return shapes[0] == shapes[1]
+
+
+def _children(path: str, parts: Mapping[str, Part]) -> Iterator[str]:
+    above = f"{path}." if path else ""
+    return (other for other in parts if other and other.startswith(above) and "." not in other[len(above) :])
+
+
+def _resized(part: nn.Module, path: str, births: Mapping[str, Birth], before: Part) -> dict[str, Shape | None]:
+    """The tensors of a part that have another shape than growth gave them, or were taken out."""
+    had: dict[str, Shape | None] = dict(before.buffers or ())
+    sizes: dict[str, Shape | None] = {}
+    for leaf, tensor in (*part._parameters.items(), *part._buffers.items()):
+        birth = births.get(f"{path}.{leaf}" if path else leaf)
+        if birth is None and leaf not in had:
+            continue
+        shape = None if tensor is None else tuple(tensor.shape)
+        if shape != (birth.shape if birth is not None else had[leaf]):
+            sizes[leaf] = shape
+    return sizes
 
 
 def _around(path: str) -> Iterator[str]:
@@ -188,11 +225,16 @@ def _around(path: str) -> Iterator[str]:
 
 
 def _check_parameters(
-    grown: nn.Module, births: Mapping[str, Birth], now: Mapping[str, tuple[int, ...]], replaced: Collection[str]
+    grown: nn.Module, births: Mapping[str, Birth], now: Mapping[str, Shape], found: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """Raise a FileError for a parameter that is not as growth gave it, and in no part that a file names."""
+    """Raise a FileError for a parameter that is not as growth gave it, and of which a file does not say what it is."""
+    replaced = {path for path, entry in found.items() if "class" in entry}
+    replaced |= {f"{path}.{name}".lstrip(".") for path, entry in found.items() for name in entry.get("gone", ())}
+    said = {f"{path}.{leaf}".lstrip(".") for path, entry in found.items() for leaf in entry.get("tensors", ())}
     for name, birth in births.items():
-        if not any(around in replaced for around in _around(name)) and now.get(name) != birth.shape:
+        if name in said or any(around in replaced for around in _around(name)):
+            continue
+        if now.get(name) != birth.shape:
             is_now = f"is {list(now[name])} now" if name in now else "is gone"
             raise FileError(
                 f"{name} {is_now}, and was {list(birth.shape)} when the model grew, which is what "
@@ -200,7 +242,7 @@ def _check_parameters(
                 where=name.rpartition(".")[0] or type(grown).__name__,
                 remedy=f"save before the part is replaced, {_KEEP}",
             )
-    for name in now.keys() - births.keys():
+    for name in now.keys() - births.keys() - said:
         if name.rpartition(".")[0] not in replaced:
             raise FileError(
                 f"{name} was not there when the model grew, and a file of fxgrow cannot build it again",
@@ -243,19 +285,36 @@ def _entry(part: Any) -> dict[str, Any] | None:
     """The class of a part and what it is made of; None where a file cannot say it."""
     kind = type(part)
     name = _BASES.get(kind)
-    if name is None and kind.__module__.startswith(_OF_TIMM) and _of_timm(kind.__name__) is kind:
+    if name is None and kind.__module__.startswith(_OF_TIMM) and _name_of(kind) is not None:
         name = next((name for base, name in _BASES.items() if kind.__init__ is base.__init__), None)
     if name is None:
         known = _arguments(part) if not _holds(part) else None
-        return None if known is None else {"class": kind.__name__, "arguments": known}
+        return None if known is None else {"class": _name_of(kind), "arguments": known}
     arguments = {argument: getattr(part, argument) for argument in _KINDS[name][1]}
     if "bias" in inspect.signature(kind).parameters:
         arguments["bias"] = part.bias is not None
-    return {"class": kind.__name__ if kind in _BASES else _OF_TIMM + kind.__name__, "arguments": arguments}
+    return {"class": _name_of(kind), "arguments": arguments}
 
 
-def _of_timm(name: str) -> Any:
-    return getattr(importlib.import_module(_OF_TIMM.rstrip(".")), name, None)
+def _name_of(kind: type[nn.Module]) -> str | None:
+    """What a file calls a class of layers of torch or timm; None for others."""
+    names = (kind.__name__, _OF_TIMM + kind.__name__, f"{kind.__module__}.{kind.__name__}")
+    return next((name for name in names if _kind_of(name) is kind), None)
+
+
+def _kind_of(name: str) -> Any:
+    """The class of layers of torch or timm that a file names so; None where there is none."""
+    if not name.startswith(_OF_TIMM):
+        kind = getattr(nn, name, None)
+    else:
+        *homes, own = name.removeprefix(_OF_TIMM).split(".")
+        kind = importlib.import_module(_OF_TIMM.rstrip("."))
+        for home in homes:
+            kind = getattr(kind, home, None)
+        kind = getattr(kind, own, None)
+        if not str(getattr(kind, "__module__", "")).startswith(_OF_TIMM):
+            return None
+    return kind if isinstance(kind, type) and issubclass(kind, nn.Module) else None
 
 
 def _new_sequences(grown: nn.Module, known: Collection[str]) -> Iterator[str]:
@@ -268,9 +327,9 @@ def _new_sequences(grown: nn.Module, known: Collection[str]) -> Iterator[str]:
 
 
 def _arguments(part: nn.Module) -> dict[str, Any] | None:
-    """With which arguments torch's class gives such a part; None where it is not torch's, or these do not tell."""
-    name = type(part).__name__
-    if getattr(nn, name, None) is not type(part):
+    """With which arguments its class gives such a part; None where no file names that, or these do not tell."""
+    name = _name_of(type(part))
+    if name is None:
         return None
     wanted = inspect.signature(type(part)).parameters
     given = {key: value for key, value in part.__dict__.items() if key in wanted and _is_plain(value)}
@@ -283,10 +342,8 @@ def _arguments(part: nn.Module) -> dict[str, Any] | None:
 
 def _made(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     """A layer of a class that a file may name, without data."""
-    is_timms = name.startswith(_OF_TIMM)
-    kind: Any = _of_timm(name.removeprefix(_OF_TIMM)) if is_timms else getattr(nn, name, None)
-    is_layer = isinstance(kind, type) and issubclass(kind, tuple(_BASES) if is_timms else nn.Module)
-    if not is_layer:
+    kind = _kind_of(name)
+    if kind is None:
         raise TypeError(f"{name} is no class of layers")
     device = {"device": "meta"} if "device" in inspect.signature(kind).parameters else {}
     made: nn.Module = kind(
@@ -301,9 +358,80 @@ def put_in_again(grown: nn.Module, parts: Mapping[str, Any]) -> None:
         if "class" in part:
             owner, _, name = path.rpartition(".")
             grown.get_submodule(owner).add_module(name, _made(part["class"], part["arguments"]))
+        for name in part.get("gone", ()):
+            del grown.get_submodule(path)._modules[name]
+        for name, shape in part.get("tensors", {}).items():
+            _resize(grown.get_submodule(path), name, shape)
         for place, attributes in part.get("attributes", {}).items():
-            module = grown.get_submodule(place)
-            for name, value in attributes.items():
-                if name not in OF_MODULES and name.isidentifier():
-                    is_list = isinstance(module.__dict__.get(name), list)
-                    module.__dict__[name] = value if is_list else frozen(value)
+            _set_attributes(grown.get_submodule(place), attributes)
+
+
+def _set_attributes(module: nn.Module, attributes: Mapping[str, Any]) -> None:
+    for name, value in attributes.items():
+        if name not in OF_MODULES and name.isidentifier():
+            is_list = isinstance(module.__dict__.get(name), list)
+            module.__dict__[name] = value if is_list else frozen(value)
+
+
+def kept_parts(parts: Mapping[str, Part]) -> dict[str, Any]:
+    """What a file says of all parts as growth gave them: their classes and plain attributes, by path."""
+    return {path: [part.name, dict(part.attributes)] for path, part in parts.items()}
+
+
+def restore_parts(grown: nn.Module, kept: Mapping[str, Any]) -> None:
+    """Give a model built again the attributes that it had: the original may have been changed by hand before it grew.
+
+    Raises
+    ------
+    FileError: a part is of another class.
+    """
+    now = parts_of(grown)
+    for path, (name, attributes) in kept.items():
+        if path not in now or now[path].name != name:
+            is_now = f"is {now[path].name} in the one built again" if path in now else "is not in the one built again"
+            raise FileError(
+                f"a part of the model was {name} when it grew and {is_now}",
+                where=path or name,
+                remedy="pass the model it was grown from, with what was changed by hand before it grew",
+            )
+        has = dict(now[path].attributes)
+        _set_attributes(
+            grown.get_submodule(path),
+            {n: v for n, v in attributes.items() if n not in has or json.dumps(v) != json.dumps(has[n])},
+        )
+
+
+def extra_states(model: nn.Module) -> dict[str, Any]:
+    """The extra state of each part whose class has one, by path.
+
+    Raises
+    ------
+    FileError: one is no plain data.
+    """
+    states: dict[str, Any] = {}
+    for path, part in model.named_modules():
+        if type(part).get_extra_state is nn.Module.get_extra_state:
+            continue
+        state = part.get_extra_state()
+        try:
+            same = json.loads(json.dumps(state)) == state
+        except (TypeError, ValueError):
+            same = False
+        if not same:
+            raise FileError(
+                "its extra state is no data that a file of fxgrow can keep",
+                where=path or type(part).__name__,
+                remedy="let get_extra_state return numbers, flags, strings, and lists or dictionaries of them with "
+                f"strings as keys, {_KEEP}",
+            )
+        states[path] = state
+    return states
+
+
+def _resize(module: nn.Module, name: str, shape: list[int] | None) -> None:
+    """Give a module a tensor of another shape, without data, or None in its place."""
+    home: dict[str, Any] = module._buffers if name in module._buffers else module._parameters
+    if name not in home:
+        raise KeyError(name)
+    empty = None if shape is None else torch.empty(shape, device="meta")
+    home[name] = empty if empty is None or home is module._buffers else nn.Parameter(empty)

@@ -15,7 +15,15 @@ from safetensors.torch import save_file
 from torch import nn
 
 from fxgrow.birth import Birth
-from fxgrow.by_hand import ByHand, parts_of, put_in_again, put_in_by_hand
+from fxgrow.by_hand import (
+    ByHand,
+    extra_states,
+    kept_parts,
+    parts_of,
+    put_in_again,
+    put_in_by_hand,
+    restore_parts,
+)
 from fxgrow.capture import skeleton
 from fxgrow.documents import frozen
 from fxgrow.errors import FileError, FxgrowError, first_line
@@ -107,6 +115,8 @@ def header_for(
             for step in history.steps
         ],
         "by_hand": dict(by_hand),
+        "parts": kept_parts(dict(history.parts)),
+        "extra_state": extra_states(grown),
         "births": {name: [_runs(axis) for axis in birth.axes] for name, birth in history.births.items()},
     }
 
@@ -215,15 +225,27 @@ def structure_of(header: Mapping[str, Any], path: str | os.PathLike[str], origin
             where=str(path),
             remedy="pass the model it was grown from",
         ) from None
+    with _undamaged(path):
+        kept = header.get("parts", {})
+        _check_form(kept)
+    restore_parts(current, kept)
     history = replace(history, parts=tuple(parts_of(current).items()))
     with _undamaged(path):
         put_in_again(current, header.get("by_hand", {}))
+        for place_of_state, state in header.get("extra_state", {}).items():
+            current.get_submodule(place_of_state).set_extra_state(state)
     for name, parameter in current.named_parameters():
         parameter.requires_grad_(name not in frozen)
     setattr(current, ATTRIBUTE, history)
     for name, part in current.train(training).named_modules():
         part.training = training != (name in otherwise)
     return current
+
+
+def _check_form(kept: Any) -> None:
+    for name, attributes in kept.values():
+        if not isinstance(name, str) or not isinstance(attributes, dict):
+            raise TypeError("parts are no classes with attributes")
 
 
 @contextmanager

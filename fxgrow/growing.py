@@ -228,6 +228,7 @@ def apply_plan(
     copy_unregistered(grown, model)
     growth = replace(growth, plan=planned)
     grown = tagged(grown, Step(planned, seed), before_growth(model))
+    remember_names(grown)
     if loss is not None:
         choose_units(grown, planned, loss)
     if verifying:

@@ -103,6 +103,8 @@ class Step:
         said.append(str(self.verification) if self.verification is not None else "Not tested")
         said += ["Multipliers are folded into weights"] if self.folded else []
         said += [f"New units count {self.settled:g} in norms over old ones"] if self.settled else []
+        if self.plan.like is not None and self.plan.like.needs and self.settled != 1:
+            said.append(f"Unlike the target's own class, {self.plan.like.needs}")
         return ". ".join(said) + "."
 
     def __repr__(self) -> str:

@@ -37,6 +37,10 @@ class ByMode(nn.Module):
         return f"train={self.train_value}, eval={self.eval_value}"
 
 
+OPAQUE = (CustomFunction, ByMode)
+"""What a capture puts into the tree of a model, and no class of the user's has."""
+
+
 def hooked(module: nn.Module) -> bool:
     """Whether forward hooks, or a forward that it was given by hand, can change what the module computes."""
     return bool(module._forward_hooks or module._forward_pre_hooks) or "forward" in module.__dict__

@@ -14,7 +14,7 @@ from fxgrow.capture.modes import GrownGraphModule, ModalGraphModule
 from fxgrow.errors import FxgrowError
 from fxgrow.guarded_norms import PLAIN, read
 from fxgrow.history import ATTRIBUTE, known_history, parts_after
-from fxgrow.own.edited import CallEdit, Edited, plain_kind, unedited
+from fxgrow.own.edited import CallEdit, Edited, is_norm_guard, plain_kind, unedited
 from fxgrow.spectral import GuardedSpectralNorm, is_spectral_norm, over_all
 
 
@@ -142,7 +142,9 @@ def _guarded(module: Any) -> tuple[list[CallEdit], list[CallEdit]]:
     ------
     FxgrowError: it cannot be told which of the guards a later growth changed.
     """
-    guarded = [edit for growth in module.edits for edit in growth if _is_norm(edit) and edit.value.get("share") != 1]
+    guarded = [
+        edit for growth in module.edits for edit in growth if is_norm_guard(edit) and edit.value.get("share") != 1
+    ]
     targets = {guards.NORMS[edit.value["function"]] for edit in guarded}
     later = [edit for growth in module.edits for edit in growth if edit.target in targets]
     if later and len(guarded) > 1:
@@ -151,10 +153,6 @@ def _guarded(module: Any) -> tuple[list[CallEdit], list[CallEdit]]:
             remedy="settle it between growths, or write the norms as modules of their own",
         )
     return guarded, later
-
-
-def _is_norm(edit: CallEdit) -> bool:
-    return edit.change == "guard" and edit.value["function"] in guards.NORMS
 
 
 def _after(edit: CallEdit, later: list[CallEdit]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import fxgrow
 from fxgrow.errors import AmountError, FxgrowError, PlanError
+from fxgrow.planning.likeness import Likeness
 from tests.capture.assembled import normal
 from tests.models import lively
 
@@ -132,6 +133,36 @@ def test_norms_over_old_units_are_listed() -> None:
     assert not any(path.startswith("stages.0.blocks.0.mlp") for path, _, _ in like.parts)
 
 
+def test_a_sentence_says_what_norms_over_old_units_mean_for_the_result() -> None:
+    small, large = (build() for build in PAIRS["convnext"])
+    grown = fxgrow.grow(small, like=large, example_inputs=IMAGES.float(), verify=False)
+    plan = fxgrow.report(grown).plan
+    assert plan.like.norms == tuple(path for path, *_ in plan.like.parts) and len(plan.like.norms) > 3
+    assert plan.like.needs == (
+        f"it needs {len(plan.like.norms)} norms over old units of fxgrow's ({plan.like.norms[0]} first), so ConvNeXt "
+        "does not compute what it does without fxgrow; fxgrow.settle(model, 1) puts the target's own there, and "
+        "changes the function"
+    )
+    for text in (str(plan), str(fxgrow.report(grown))):
+        assert plan.like.needs in " ".join(text.split())
+    assert type(plan).from_json(plan.to_json()) == plan
+    fxgrow.settle(grown, 1)
+    assert "fxgrow.settle" not in str(fxgrow.report(grown))
+    assert [type(part) for part in grown.modules()] == [type(part) for part in large.modules()]
+    native = PAIRS["convnext"][1]().eval()
+    native.load_state_dict(grown.state_dict())
+    torch.testing.assert_close(native(IMAGES.float()), grown.eval()(IMAGES.float()))
+
+
+def test_parts_that_fxgrow_edited_otherwise_are_summed_up_too() -> None:
+    like = Likeness("Net", parts=(("pool", "EditedPool", "Pool"),))
+    assert like.needs == (
+        "it needs a part that fxgrow edited (pool), so Net does not compute what it does without fxgrow, and nothing "
+        "puts the target's own there"
+    )
+    assert Likeness("Net").needs == ""
+
+
 def test_settings_of_the_target_stay_where_the_function_does_not_ask() -> None:
     model, target = vit(48, 2, 3), vit(96, 2, 6)
     target.pretrained_cfg = {"input_size": (3, 64, 64), "tag": "mine"}
@@ -199,6 +230,37 @@ def test_blocks_that_no_run_leads_to_are_named() -> None:
     with pytest.raises(PlanError) as raised:
         fxgrow.plan(mobile(1.0, 1, 2, 2), like=mobile(1.0, 2, 2, 2), example_inputs=IMAGES)
     assert "further parts in the target are not repeated blocks of the model (at features)" in str(raised.value)
+
+
+class Dropping(nn.Module):
+    """Drops units by a function, which a capture gives a number that follows the mode; adds where sizes are alike."""
+
+    def __init__(self, *widths: int) -> None:
+        super().__init__()
+        self.enter, self.middle = nn.Linear(3, widths[0]), nn.Linear(widths[0], widths[1])
+        self.head, self.adds = nn.Linear(widths[1], 2), widths[0] == widths[1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x)
+        y = nn.functional.dropout(self.middle(torch.relu(x)), 0.2, self.training)
+        return self.head(x + y if self.adds else y)  # type: ignore[no-any-return]
+
+
+def test_what_a_capture_adds_to_the_tree_stands_in_no_way() -> None:
+    model, target = lively(Dropping(4, 6)), Dropping(8, 9)
+    inputs = torch.randn(2, 3, dtype=torch.float64)
+    grown = fxgrow.grow(model.double(), like=target, example_inputs=inputs)
+    assert type(grown) is Dropping
+    assert {n: p.shape for n, p in grown.named_parameters()} == {n: p.shape for n, p in target.named_parameters()}
+
+
+def test_an_addition_that_the_target_does_not_have_is_named() -> None:
+    with pytest.raises(PlanError) as raised:
+        fxgrow.plan(Dropping(4, 4), like=Dropping(8, 9), example_inputs=torch.randn(2, 3))
+    assert (
+        "a dimension of 4 is 8 at enter.weight[0] of the target and 9 here, but it is one dimension of the model, as "
+        "the model has add of two tensors with it, which the target has not (at middle.weight[0])" in str(raised.value)
+    )
 
 
 def test_a_target_goes_with_no_other_amount() -> None:

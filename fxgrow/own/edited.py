@@ -153,6 +153,21 @@ class Edited(Remade):
         return f"{inside}, {changes}" if inside else changes
 
 
+def is_norm_over_old_units(module: nn.Module) -> bool:
+    """Whether a module differs from its class only in that its norm goes over old units."""
+    if not isinstance(module, Edited):
+        return type(module) in PLAIN
+    edits = [edit for growth in module.edits for edit in growth]
+    guarded = [edit for edit in edits if is_norm_guard(edit)]
+    targets = [guards.NORMS[edit.value["function"]] for edit in guarded]
+    return len(guarded) == 1 and all(edit in guarded or edit.target in targets for edit in edits)
+
+
+def is_norm_guard(edit: CallEdit) -> bool:
+    """Whether a call of a norm is to go over old units instead."""
+    return edit.change == "guard" and edit.value["function"] in guards.NORMS
+
+
 @functools.cache
 def edited(kind: Any, methods: frozenset[str] = frozenset({FORWARD})) -> type[nn.Module]:
     """The subclass of a class of modules whose instances make other calls in some of their methods.

@@ -12,7 +12,8 @@ from fxgrow.capture.alignment import parting
 from fxgrow.capture.inputs import Inputs
 from fxgrow.errors import PlanError
 from fxgrow.module_tensors import named_tensors
-from fxgrow.own.edited import plain_kind
+from fxgrow.opaque import OPAQUE
+from fxgrow.own.edited import is_norm_over_old_units, plain_kind
 from fxgrow.planning.likeness import Likeness, Setting
 from fxgrow.references import place_all
 
@@ -25,9 +26,10 @@ _MADE = ("core", "edits", "factor", "outputs_read", "reading")
 def check_alike(model: nn.Module, target: nn.Module, name: str = "target") -> None:
     """Raise a PlanError for the first part of a target that a model of its depth lacks, or has otherwise.
 
-    name: what errors call the target.
+    model: as it is, or as it was captured. name: what errors call the target.
     """
-    ours, theirs = dict(model.named_modules()), dict(target.named_modules())
+    ours = {path: part for path, part in model.named_modules() if not isinstance(part, OPAQUE)}
+    theirs = dict(target.named_modules())
     for path in theirs:
         if path not in ours:
             kind = type(theirs[path]).__name__
@@ -57,17 +59,18 @@ def put_into(
     _check_shapes(own, result, name)
     place_all(result, named_tensors(own))
     parts = dict(result.named_modules())
-    otherwise = []
+    otherwise, norms = [], []
     for path, part in own.named_modules():
         parts[path].training = part.training
         if type(part) is not type(parts[path]):
             otherwise.append((path, type(part).__name__, type(parts[path]).__name__))
+            norms += [path] if is_norm_over_old_units(part) else []
             parts[path].__class__ = type(part)
             for made in _MADE:
                 if made in part.__dict__:
                     parts[path].__dict__[made] = part.__dict__[made]
     settings = _necessary(result, list(_differences(own, result)), grown, inputs, name)
-    return result, Likeness(type(target).__name__, tuple(settings), tuple(otherwise))
+    return result, Likeness(type(target).__name__, tuple(settings), tuple(otherwise), tuple(norms))
 
 
 def _check_shapes(own: nn.Module, result: nn.Module, target: str) -> None:

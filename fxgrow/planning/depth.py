@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import itertools
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from fxgrow.planning.dense_layers import DenseRun, dense_runs, joins_of
 from fxgrow.planning.edits import AttributeEdit
 from fxgrow.planning.graph_parts import within, within_any
 from fxgrow.planning.loops import loops
+from fxgrow.planning.names import may_be_renamed, names_of_slots
 from fxgrow.planning.plan import Held, TensorGrowth
 from fxgrow.planning.planner import DRAWS
 
@@ -211,6 +211,7 @@ class Naming:
         self.appended = appended
         self.reading: list[TensorGrowth] = []  # tensors that read channels of new dense layers
         self.model = finder.model
+        self.inputs = finder.captured.inputs
         self.shared = finder.shared
         self.insertions = insertions
         self.roles = roles
@@ -250,24 +251,7 @@ class Naming:
 
     def _named(self, path: str, slots: list[tuple[str, int]]) -> dict[tuple[str, int], str]:
         """Names of the children: numbered ones counted anew, others kept and new ones named after their twin."""
-        old = [name for name, copy in slots if not copy]
-        numbered = [re.fullmatch(r"(\D*)(\d+)", name) for name in old]
-        matches = [match for match in numbered if match]
-        alike = len(matches) == len(old) and len({match[1] for match in matches}) == 1
-        start = int(matches[0][2]) if matches else 0
-        counted = [int(match[2]) for match in matches] == list(range(start, start + len(old)))
-        is_container = isinstance(self.model.get_submodule(path), (nn.Sequential, nn.ModuleList, nn.ModuleDict))
-        if is_container and alike and counted:
-            return {slot: f"{matches[0][1]}{start + k}" for k, slot in enumerate(slots)}
-        taken, names = set(old), {}
-        for name, copy in slots:
-            new, further = name, 0
-            while copy and new in taken:
-                further += 1
-                new = f"{name}_{further}"
-            taken.add(new)
-            names[name, copy] = new
-        return names
+        return names_of_slots(slots, may_be_renamed(self.model, path, self.inputs))
 
     def after(self, path: str) -> str:
         """What something that was there is called after growth."""

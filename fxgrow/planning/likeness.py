@@ -29,11 +29,33 @@ class Likeness:
     target: its class.
     settings: attributes; with them and the grown `state_dict`, a target computes what the grown model does.
     parts: path, class and class in the target of parts that no attribute makes up for.
+    norms: paths of those parts that are norms over old units, of which `fxgrow.settle(model, 1)` makes the target's.
     """
 
     target: str
     settings: tuple[Setting, ...] = ()
     parts: tuple[tuple[str, str, str], ...] = ()
+    norms: tuple[str, ...] = ()
+
+    @property
+    def needs(self) -> str:
+        """For which parts a grown model needs fxgrow, in a sentence, and what can be done; "" where for none."""
+        others = [path for path, *_ in self.parts if path not in self.norms]
+        alone = f"so {self.target} does not compute what it does without fxgrow"
+        said = []
+        if self.norms:
+            count = f"{len(self.norms)} norms" if len(self.norms) > 1 else "a norm"
+            said.append(
+                f"it needs {count} over old units of fxgrow's ({self.norms[0]}{' first' * (len(self.norms) > 1)}), "
+                f"{alone}; fxgrow.settle(model, 1) puts the target's own there, and changes the function"
+            )
+        if others:
+            count = f"{len(others)} parts" if len(others) > 1 else "a part"
+            said.append(
+                f"it needs {count} that fxgrow edited ({others[0]}{' first' * (len(others) > 1)}), {alone}, and "
+                "nothing puts the target's own there"
+            )
+        return "; ".join(said)
 
 
 @dataclass(frozen=True)

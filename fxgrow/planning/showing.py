@@ -110,6 +110,8 @@ def _in_what(like: Likeness, same: str, counterpart: str) -> Iterator[Text]:
         yield Text(f"unlike {counterpart}: {attribute} = {value!r}, not {built_with!r}, of {shortened(list(modules))}")
     for path, kind, plain in like.parts:
         yield Text(f"unlike {counterpart}: {path} is {kind}, and no attribute of {plain} makes up for that")
+    if like.parts:
+        yield Text(like.needs)
 
 
 def _comes_back_as(plan: Plan) -> str:

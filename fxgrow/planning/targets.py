@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from fxgrow.axes.layout import Layout, Leaf, leaves
@@ -46,13 +47,26 @@ def distances(small: Analysis, large: Analysis, names: Names = PAIR) -> list[Dis
                 if last.setdefault(leaf, size) != size:
                     raise PlanError(
                         f"a dimension of {leaf.size} is {last[leaf]} at {first[leaf]} of the {names[1]} "
-                        f"and {size} here, but it is one dimension of the {names[0]}",
+                        f"and {size} here, but it is one dimension of the {names[0]}"
+                        + _joined_by(small, large, leaf, names),
                         where=str(dimension),
                         remedy="give the parts that share it one size",
                     )
                 first.setdefault(leaf, dimension)
                 _check_free(leaf, size, dimension, names)
     return [Distance(first[leaf], leaf, size) for leaf, size in last.items() if size > leaf.size]
+
+
+def _joined_by(small: Analysis, large: Analysis, leaf: Leaf, names: Names) -> str:
+    """What makes two dimensions of the small model one that are two in the large model, where that shows."""
+    there = Counter((str(op.node.meta.get("module_path", "")), op.name) for op in large.ops)
+    for op in small.ops:
+        part = str(op.node.meta.get("module_path", ""))
+        there[part, op.name] -= 1
+        if there[part, op.name] < 0 and sum(leaf in tensor.leaves() for tensor in op.operands()) > 1:
+            where = f"{part} of the {names[0]}" if part else f"the {names[0]}"
+            return f", as {where} has {op.name} of two tensors with it, which the {names[1]} has not"
+    return ""
 
 
 def _check_same_parameters(small: Analysis, large: Analysis, names: Names) -> None:

@@ -11,6 +11,7 @@ from fxgrow.errors import PlanError
 from fxgrow.planning.blocks import Found, FoundRun
 from fxgrow.planning.dense_layers import DenseRun
 from fxgrow.planning.graph_parts import within_any
+from fxgrow.planning.names import counts_on
 
 _REMEDY = "build the target with the same code, and with larger sizes only"
 
@@ -27,8 +28,13 @@ def deeper_containers(model: nn.Module, target: nn.Module) -> dict[str, int]:
     for path, module in model.named_modules(remove_duplicate=False):
         if within_any(path, tuple(further)):
             continue  # what stands where in it, and is what, is another question
-        if path in target_modules and isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
-            before, after = len(module._modules), len(target_modules[path]._modules)
+        if path not in target_modules:
+            continue
+        there = target_modules[path]
+        if isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)) or counts_on(
+            list(module._modules), list(there._modules)
+        ):
+            before, after = len(module._modules), len(there._modules)
             if after < before:
                 raise PlanError(
                     f"it has {after} parts in the target and {before} in the model", where=path, remedy=_REMEDY
@@ -51,8 +57,8 @@ def depth_toward(repeats: Found, further: Mapping[str, int], model: nn.Module, t
         if not here:
             why = next((reason for stuck, reason in repeats.held if stuck == path or stuck.startswith(f"{path}.")), "")
             raise PlanError(
-                f"it has {count} parts more in the target, and no blocks of the model that could be repeated there"
-                + (f": {why}" if why else ""),
+                f"it has {count} part{'s' if count > 1 else ''} more in the target, and no blocks of the model that "
+                "could be repeated there" + (f": {why}" if why else ""),
                 where=path,
                 remedy=_REMEDY,
             )

@@ -14,6 +14,7 @@ from fxgrow.errors import TrainingError
 from fxgrow.history import history_of
 
 _NAMES: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+_FIRST_NAMES: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
 def remember_names(model: nn.Module) -> None:
@@ -21,6 +22,14 @@ def remember_names(model: nn.Module) -> None:
     stage = stage_of(model)
     for name, parameter in model.named_parameters():
         _NAMES[parameter] = name, stage
+        if _FIRST_NAMES.get(parameter, (name, None))[1] != stage:
+            _FIRST_NAMES[parameter] = name, stage
+
+
+def name_at_growth(parameter: Tensor, stage: int) -> str | None:
+    """What a parameter was called when its model had just grown to this stage; None where that is not remembered."""
+    name, remembered = _FIRST_NAMES.get(parameter, (None, None))
+    return name if remembered == stage else None
 
 
 def stage_of(model: nn.Module) -> int:

@@ -7,7 +7,7 @@ counter) is found out by trying the optimizer on a small tensor, so that no opti
 from __future__ import annotations
 
 import copy
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,20 +16,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fxgrow.errors import TrainingError
-from fxgrow.history import History, history_of, known_history
+from fxgrow.history import known_history
 from fxgrow.planning.plan import Axis, TensorGrowth
 from fxgrow.shards import alike_undivided, divide, is_divided, whole
 from fxgrow.training.groups import WIDTH_SCALE, parameterization_of, rate_scales
+from fxgrow.training.matching import BY_HAND, NEW, Match, matched
 from fxgrow.training.parameters import innermost, names_of, remember_names, unwrapped
-from fxgrow.training.places import group_at_place
+from fxgrow.training.places import Places, repeated
 from fxgrow.training.rates import attached_to
 from fxgrow.training.trial import Entry, Trials
 from fxgrow.transforms.tensors import grow_tensor
 
 MOMENTS = ("fill", "zero")
-
-NEW = "it is new in the grown model"
-NOT_HELD = "the old optimizer does not hold it"
 
 
 @dataclass(frozen=True)
@@ -40,14 +38,17 @@ class Transfer:
     ----------
     carried: parameters whose state went through the index maps, or needed none.
     fresh: parameters that start anew, and why.
+    gone: what the parameters were called whose part was replaced or taken out by hand since.
     """
 
     carried: tuple[str, ...] = ()
     fresh: Mapping[str, str] = field(default_factory=dict)
+    gone: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         lines = [f"state of {len(self.carried)} parameters carried over, of {len(self.fresh)} fresh"]
-        return "\n".join(lines + [f"{name}: {reason}" for name, reason in self.fresh.items()])
+        lines += [f"{name}: {reason}" for name, reason in self.fresh.items()]
+        return "\n".join(lines + [f"{name}: it was replaced or taken out by hand" for name in self.gone])
 
 
 def transfer_state(
@@ -100,7 +101,7 @@ def transfer_state(
     plain = unwrapped(grown)
     parameters = dict(plain.named_parameters())
     in_optimizer = {id(parameter) for group in target.param_groups for parameter in group["params"]}
-    names, states, transfer = _carried(source, plain, model, moments)
+    match, states, transfer = _carried(source, plain, model, moments)
     states = {name: state for name, state in states.items() if id(parameters[name]) in in_optimizer}
     if not in_optimizer & set(map(id, parameters.values())):
         raise TrainingError(
@@ -110,7 +111,7 @@ def transfer_state(
         )
     target.state.clear()
     target.state.update({parameters[name]: state for name, state in states.items()})
-    _carry_counters(source, target, names, {id(p): n for n, p in parameters.items()})
+    _carry_counters(source, target, match.now, {id(p): n for n, p in parameters.items()})
     return transfer
 
 
@@ -122,8 +123,12 @@ def replace_parameters(
     The optimizer stays the same object, with the same groups and options in the same order, so that schedulers
     and gradient scalers that hold it go on. State is carried as by `transfer_state`. Parameters of new blocks join
     the group of those that they repeat, at the rate of the block before them, so that rates by depth (timm's
-    `layer_decay`) still rise with it. Other new parameters join the group of their closest namesake. What the optimizer
-    left to another, or out, stays there. Rates attached by `adapt_rates` follow.
+    `layer_decay`) still rise with it. What the optimizer left to another, or out, stays there. Rates attached by
+    `adapt_rates` follow.
+
+    Parts may have been replaced by hand since. The parameters of a new head join the group in which those of the old
+    one stood. Where nothing stood in a part's place they join that of their closest namesake, and `fresh` says so.
+    A part of the same names and sizes counts as the one that was there, and state is kept for it.
 
     Parameters
     ----------
@@ -148,22 +153,21 @@ def replace_parameters(
     source = innermost(optimizer)
     plain = unwrapped(grown)
     parameters = dict(plain.named_parameters())
-    names, states, transfer = _carried(source, plain, model, moments)
-    _refuse_changed_scales(source, plain, names)
-    lists = [[names[p] for p in group["params"]] for group in source.param_groups]
-    group_of = {name: number for number, group in enumerate(lists) for name in group}
+    match, states, transfer = _carried(source, plain, model, moments)
+    _refuse_changed_scales(source, plain, match.now)
+    held = [[match.now.get(p) for p in group["params"]] for group in source.param_groups]
+    lists = [[name for name in group if name is not None] for group in held]
     place = {name: number for number, name in enumerate(parameters)}
     in_order = [members == sorted(members, key=place.__getitem__) for members in lists]
-    history = history_of(plain)
-    twins = {} if history is None else history.twins()
-    others = dict.fromkeys([*group_of, *(name for name in parameters if transfer.fresh.get(name) != NEW)])
+    joining = Places(source.param_groups, match, plain)
+    fresh = dict(transfer.fresh)
     for name, parameter in parameters.items():
-        if parameter.requires_grad and transfer.fresh.get(name) == NEW:
-            like = _repeated(name, twins, others)
-            like = like if like in others else _closest(name, others, parameters)
-            number = group_at_place(name, like, plain, source.param_groups, group_of)
+        if parameter.requires_grad and fresh.get(name) in (NEW, BY_HAND):
+            number, how = joining.group_for(name)
             if number is not None:  # else another optimizer holds what it is like
                 lists[number].append(name)
+                fresh[name] += how
+    transfer = replace(transfer, fresh=fresh)
     for group, members, ordered in zip(source.param_groups, lists, in_order, strict=True):
         if ordered:  # as a fresh optimizer of the grown model has them, which its saved state is for
             members.sort(key=place.__getitem__)
@@ -171,7 +175,7 @@ def replace_parameters(
         if "param_names" in group:
             group["param_names"] = list(members)
     source.state.clear()
-    source.state.update({parameters[name]: state for name, state in states.items()})
+    source.state.update({parameters[name]: states[name] for members in lists for name in members if name in states})
     remember_names(plain)
     rates = attached_to(source)
     if rates is not None:
@@ -181,26 +185,26 @@ def replace_parameters(
 
 def _carried(
     optimizer: Optimizer, grown: nn.Module, model: nn.Module | None, moments: str
-) -> tuple[dict[Tensor, str], dict[str, dict[str, Any]], Transfer]:
-    """What the optimizer's parameters are called in the grown model, its state by these names, what became of it."""
+) -> tuple[Match, dict[str, dict[str, Any]], Transfer]:
+    """What the optimizer's parameters have become, its state by the names they have now, what became of it."""
     if moments not in MOMENTS:
         raise TrainingError(f"moments={moments!r} is not known", remedy=f"use one of {', '.join(MOMENTS)}")
     names, stage = names_of(optimizer, model)
     history = known_history(grown)
     parameters = dict(grown.named_parameters())
-    since, now = _matched(names, stage, parameters, history)
-    chains: dict[str, list[tuple[TensorGrowth, str]]] = {name: [] for name in now.values()}
-    for number, growths in enumerate(history.growths()[since:], start=since + 1):
+    match = matched(names, stage, parameters, history)
+    chains: dict[str, list[tuple[TensorGrowth, str]]] = {name: [] for name in match.now.values()}
+    present = {then: name for name, then in match.growth_names.items()}
+    for number, growths in enumerate(history.growths()[match.since :], start=match.since + 1):
         for name, growth in growths.items():
-            if name in chains:
-                chains[name].append((growth, f"{history.steps[number - 1].seed}, stage {number}"))
+            if present.get(name) in chains:
+                chains[present[name]].append((growth, f"{history.steps[number - 1].seed}, stage {number}"))
     group_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
-    twins, by_name = history.twins(), {name: parameter for parameter, name in now.items()}
+    by_name = {name: parameter for parameter, name in match.now.items()}
     trials = Trials(optimizer)
     states: dict[str, dict[str, Any]] = {}
-    before = history.lineage()[since]
-    fresh = {name: NOT_HELD if name in before else NEW for name in parameters.keys() - chains.keys()}
-    for parameter, name in now.items():
+    fresh = {name: match.why_fresh(name) for name in parameters.keys() - chains.keys()}
+    for parameter, name in match.now.items():
         state = optimizer.state.get(parameter)
         if not state:
             continue
@@ -210,61 +214,17 @@ def _carried(
             )
         except _Untransferable as reason:
             fresh[name] = str(reason)
+    twins = match.twins
     for name in fresh:
-        twin = _repeated(name, twins, by_name)
-        if twin in by_name and twin in states:
+        twin = repeated(name, twins, by_name)
+        twin = twin if twin in states else next(iter(states), "")
+        if twin:
             like = by_name[twin]
             started = _started(trials, group_of[id(like)], like, states[twin], parameters[name])
             states.update({name: started} if started else {})
     ordered = {name: fresh[name] for name in parameters if name in fresh}
     carried = tuple(name for name in parameters if name in chains and name not in fresh)
-    return now, states, Transfer(carried, ordered)
-
-
-def _matched(
-    names: Mapping[Tensor, str], stage: int | None, parameters: Mapping[str, Tensor], history: History
-) -> tuple[int, dict[Tensor, str]]:
-    """After how many growths the optimizer's parameters are, and what they are called in the grown model.
-
-    Names and shapes decide where the number is not known; the latest that fits, best one where all are held.
-    """
-    shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
-    lineage, growths = history.lineage(), history.growths()
-    old = {name: tuple(parameter.shape) for parameter, name in names.items()}
-    fitting: list[tuple[bool, int, dict[str, str]]] = []
-    problem: TrainingError | None = None
-    for since in range(history.stage, -1, -1):
-        now = {then: name for name, then in lineage[since].items()}
-        if stage in (None, since):
-            problem = problem or _misfit(old, now, shapes)
-            if _misfit(old, now, shapes) is None:
-                fitting.append((old.keys() == now.keys(), since, now))
-        if since:
-            shapes.update({name: growth.old_shape for name, growth in growths[since - 1].items()})
-    if not fitting:
-        assert problem is not None
-        raise problem
-    _, since, now = max(fitting, key=lambda fit: fit[:2])
-    return since, {parameter: now[name] for parameter, name in names.items()}
-
-
-def _misfit(
-    old: Mapping[str, tuple[int, ...]], now: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]
-) -> TrainingError | None:
-    remedy = "pass the optimizer of the model that was grown"
-    lost = next((name for name in old if name not in now), None)
-    if lost is not None:
-        return TrainingError(
-            "the optimizer holds a parameter that the grown model does not have", where=lost, remedy=remedy
-        )
-    for name, shape in old.items():
-        if shapes[now[name]] != shape:
-            return TrainingError(
-                f"the optimizer's parameter has shape {list(shape)}, which the grown model's never had",
-                where=name,
-                remedy=remedy,
-            )
-    return None
+    return match, states, Transfer(carried, ordered, tuple(match.gone.values()))
 
 
 class _Untransferable(Exception):
@@ -312,13 +272,6 @@ def _grown_state(
     return result
 
 
-def _repeated(name: str, twins: Mapping[str, str], present: Container[str]) -> str:
-    """Follow a new parameter to the one it repeats, and so on, up to one that is present."""
-    while name not in present and name in twins:
-        name = twins[name]
-    return name
-
-
 def _started(
     trials: Trials, group: dict[str, Any], like: Tensor, state: Mapping[str, Any], new: Tensor
 ) -> dict[str, Any]:
@@ -360,26 +313,13 @@ def _carry_counters(
     source: Optimizer, target: Optimizer, names: Mapping[Tensor, str], new_names: Mapping[int, str]
 ) -> None:
     """Step counters that an optimizer keeps in its groups, from the group with most of the same parameters."""
-    members = [{names[p] for p in group["params"]} for group in source.param_groups]
+    members = [{names[p] for p in group["params"] if p in names} for group in source.param_groups]
     for group in target.param_groups:
         own = {new_names.get(id(p)) for p in group["params"]}
         nearest = max(range(len(members)), key=lambda k: len(own & members[k]))
         for key, value in source.param_groups[nearest].items():
             if key == "step" or key.endswith("_step"):
                 group[key] = copy.deepcopy(value)
-
-
-def _closest(name: str, others: Iterable[str], parameters: Mapping[str, Tensor]) -> str:
-    """The parameter most like a new one: of its rank, its last name, and nearest in the tree."""
-    path = name.split(".")
-
-    def likeness(candidate: str) -> tuple[bool, bool, int]:
-        steps = candidate.split(".")
-        common = next((k for k, (a, b) in enumerate(zip(path, steps, strict=False)) if a != b), len(path))
-        same_tail = [p for p in path if not p.isdigit()] == [p for p in steps if not p.isdigit()]
-        return parameters[candidate].ndim == parameters[name].ndim, same_tail, common
-
-    return max(others, key=likeness)
 
 
 def _refuse_changed_scales(optimizer: Optimizer, grown: nn.Module, names: Mapping[Tensor, str]) -> None:

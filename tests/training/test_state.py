@@ -289,7 +289,10 @@ def test_parameters_that_were_put_in_since_join_the_group_of_their_namesake() ->
     names = {id(p): n for n, p in wide.named_parameters()}
     groups = [[names[id(p)] for p in group["params"]] for group in optimizer.param_groups]
     assert groups[0][-1] == "8.weight" and groups[1][-1] == "8.bias"
-    assert transfer.fresh == dict.fromkeys(["8.weight", "8.bias"], "it is new in the grown model")
+    assert transfer.fresh == {
+        name: f"it was put in by hand, and nothing stood in its place; it joins the group of {like}"
+        for name, like in (("8.weight", "7.weight"), ("8.bias", "7.bias"))
+    }
     train(wide, optimizer, 2)
 
 

@@ -1,0 +1,157 @@
+"""Files keep what was done to a grown model by hand: other input sizes, other pooling, blocks that were deleted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+import fxgrow
+from fxgrow.errors import FileError
+from tests.models import lively
+
+
+def images(side: int) -> Tensor:
+    return torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(side))
+
+
+def trip(grown: nn.Module, file: Path, base: str | None, model: nn.Module | None, x: Tensor) -> Any:
+    """The model as its file gives it, with the same tensors, parts, births and outputs; twice over."""
+    loaded: Any = grown
+    for _ in range(2):
+        fxgrow.save(loaded, file, base=base)
+        loaded = fxgrow.load(file, model)
+        assert str(loaded) == str(grown)
+        state = loaded.state_dict()
+        assert state.keys() == grown.state_dict().keys()
+        assert all(torch.equal(state[name], tensor) for name, tensor in grown.state_dict().items())
+        assert torch.equal(loaded.eval()(x), grown.eval()(x))
+        assert fxgrow.births(loaded) == fxgrow.births(grown)
+    return loaded
+
+
+def to_size(model: Any) -> None:
+    model.set_input_size(img_size=96)
+
+
+def to_patches(model: Any) -> None:
+    model.set_input_size(patch_size=8)
+
+
+def fewer_blocks(model: Any) -> None:
+    del model.blocks[5:]
+
+
+def one_block_less(model: Any) -> None:
+    del model.blocks[1]
+
+
+def pruned(model: Any) -> None:
+    model.prune_intermediate_layers([2], prune_norm=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "side"), [(to_size, 96), (to_patches, 160), (fewer_blocks, 160), (one_block_less, 160), (pruned, 160)]
+)
+def test_a_vit_of_another_size_or_of_fewer_blocks(change: Callable[[Any], None], side: int, tmp_path: Path) -> None:
+    model = lively(timm.create_model("test_vit")).float()
+    grown = fxgrow.grow(model, width=1.5, depth="+2", verify=False)
+    change(grown)
+    trip(grown, tmp_path / "grown.safetensors", "timm/test_vit", None, images(side))
+
+
+def test_windows_of_another_size_have_other_tables_and_masks(tmp_path: Path) -> None:
+    options: Any = {"embed_dim": 12, "depths": (2, 2), "num_heads": (2, 4), "img_size": 32, "window_size": 4}
+    model = lively(timm.create_model("swin_tiny_patch4_window7_224", **options)).float()
+    for sizes in ({"img_size": 64}, {"img_size": 64, "window_size": 8}):
+        grown: Any = fxgrow.grow(model, 1.5, verify=False)
+        grown.set_input_size(**sizes)
+        trip(grown, tmp_path / "grown.safetensors", None, model, images(64))
+
+
+@pytest.mark.parametrize("pool", ["catavgmax", "avgmax", "max"])
+def test_heads_with_other_poolings_of_timms(pool: str, tmp_path: Path) -> None:
+    grown: Any = fxgrow.grow(lively(timm.create_model("test_resnet")).float(), 1.5, verify=False)
+    grown.reset_classifier(5, global_pool=pool)
+    trip(grown, tmp_path / "grown.safetensors", "timm/test_resnet", None, images(64))
+
+
+def test_what_was_done_between_two_growths(tmp_path: Path) -> None:
+    grown: Any = fxgrow.grow(lively(timm.create_model("test_vit")).float(), depth="+2", verify=False)
+    grown.set_input_size(img_size=96)
+    del grown.blocks[5:]
+    again = fxgrow.grow(grown, 1.5, example_inputs=images(96), verify=False)
+    trip(again, tmp_path / "grown.safetensors", "timm/test_vit", None, images(96))
+
+
+class Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(4, 6), nn.Linear(6, 2)
+        self.scale = nn.Parameter(torch.ones(2))
+        self.register_buffer("shift", torch.zeros(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.leave(self.enter(x).relu())
+        out = out if self.scale is None else out * self.scale
+        return out if self.shift is None else out + self.shift
+
+
+def test_tensors_of_another_shape_and_tensors_taken_out(tmp_path: Path) -> None:
+    model, rows = Scaled(), torch.randn(3, 4)
+    grown: Any = fxgrow.grow(model, 2, example_inputs=rows)
+    grown.scale, grown.shift = nn.Parameter(torch.full((1,), 3.0)), torch.full((1, 2), 2.0)
+    trip(grown, tmp_path / "grown.safetensors", None, model, rows)
+    grown.scale, grown.shift = None, None
+    trip(grown, tmp_path / "grown.safetensors", None, model, rows)
+    grown.leave.bias = nn.Parameter(torch.ones(1))  # a shape that no argument of its class gives
+    trip(grown, tmp_path / "grown.safetensors", None, model, rows)
+    grown.other = nn.Parameter(torch.ones(3))
+    with pytest.raises(FileError, match="other was not there when the model grew"):
+        fxgrow.save(grown, tmp_path / "grown.safetensors")
+
+
+def test_what_was_changed_before_growth_comes_back_where_the_file_names_the_original(tmp_path: Path) -> None:
+    """The file names a model of the catalogue, and what grew was that with another epsilon."""
+    model: Any = lively(timm.create_model("test_resnet")).float()
+    model.bn1.eps = 0.5
+    grown = fxgrow.grow(model, 1.5, verify=False)
+    loaded = trip(grown, tmp_path / "grown.safetensors", "timm/test_resnet", None, images(64))
+    assert loaded.bn1.eps == 0.5
+    model = timm.create_model("test_resnet")
+    model.layer1[0].act2 = nn.GELU()
+    fxgrow.save(fxgrow.grow(model, 1.5, verify=False), tmp_path / "grown.safetensors", base="timm/test_resnet")
+    with pytest.raises(FileError, match=r"was GELU when it grew and is ReLU in .* \(at layer1.0.act2\)"):
+        fxgrow.load(tmp_path / "grown.safetensors")
+    fxgrow.load(tmp_path / "grown.safetensors", model)
+
+
+class Counting(nn.Linear):
+    """Keeps a number in its state dict that is no tensor and no attribute of plain data."""
+
+    def __init__(self, *sizes: int) -> None:
+        super().__init__(*sizes)
+        self.seen: Any = {"calls": [0]}
+
+    def get_extra_state(self) -> Any:
+        return self.seen
+
+    def set_extra_state(self, state: Any) -> None:
+        self.seen = state
+
+
+def test_extra_state_is_kept_or_refused(tmp_path: Path) -> None:
+    model = nn.Sequential(Counting(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    model[0].seen = {"calls": [7, 8]}
+    grown: Any = fxgrow.grow(model, 2, example_inputs=torch.randn(2, 4))
+    fxgrow.save(grown, tmp_path / "grown.safetensors")
+    original = nn.Sequential(Counting(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    assert fxgrow.load(tmp_path / "grown.safetensors", original)[0].seen == {"calls": [7, 8]}  # type: ignore[index]
+    grown[0].seen = {"calls": torch.ones(1)}
+    with pytest.raises(FileError, match=r"^its extra state is no data .* \(at 0\)"):
+        fxgrow.save(grown, tmp_path / "grown.safetensors")
