@@ -157,13 +157,13 @@ def put_in_by_hand(grown: nn.Module, births: Mapping[str, Birth], before: Mappin
     parameters = {name: tuple(parameter.shape) for name, parameter in grown.named_parameters()}
     now = parts_of(grown)
     bare = {path for path, part in before.items() if part.bare}
-    found: dict[str, dict[str, Any]] = {}
+    entries: dict[str, dict[str, Any]] = {}
     changed = {n for n in {*births, *parameters} if n not in births or births[n].shape != parameters.get(n)}
     for path in sorted({name.rpartition(".")[0] for name in changed} & now.keys()):
         changed_part = grown.get_submodule(path)
         entry = _entry(changed_part)
         if entry is not None and _gives(entry, changed_part):
-            found[path] = entry
+            entries[path] = entry
     for path in _new_sequences(grown, {*births, *bare}):
         for inside, part in grown.get_submodule(path).named_modules(prefix=path):
             entry = _entry(part)
@@ -174,21 +174,21 @@ def put_in_by_hand(grown: nn.Module, births: Mapping[str, Birth], before: Mappin
                     where=inside,
                     remedy=f"use layers of torch.nn there, {_KEEP}",
                 )
-            found[inside] = entry
+            entries[inside] = entry
     for path, part in now.items():
         was = before.get(path)
-        if path not in found and part != was:
-            found[path] = _changed(grown.get_submodule(path), path, part, was)
-    named = {path for path, entry in found.items() if "class" in entry}
+        if path not in entries and part != was:
+            entries[path] = _changed(grown.get_submodule(path), path, part, was)
+    named = {path for path, entry in entries.items() if "class" in entry}
     for path in before.keys() & now.keys() - named:
         sizes = _resized(grown.get_submodule(path), path, births, before[path])
         missing = sorted(child for child in _children(path, before) if child not in now)
         if sizes:
-            found.setdefault(path, {})["tensors"] = sizes
+            entries.setdefault(path, {})["tensors"] = sizes
         if missing:
-            found.setdefault(path, {})["gone"] = [child.rpartition(".")[2] for child in missing]
-    _check_parameters(grown, births, parameters, found)
-    said = {path: entry for path, entry in found.items() if entry != {"attributes": {path: {}}}}
+            entries.setdefault(path, {})["gone"] = [child.rpartition(".")[2] for child in missing]
+    _check_parameters(grown, births, parameters, entries)
+    said = {path: entry for path, entry in entries.items() if entry != {"attributes": {path: {}}}}
     return dict(sorted(said.items()))  # what holds others comes before them
 
 
@@ -225,12 +225,12 @@ def _around(path: str) -> Iterator[str]:
 
 
 def _check_parameters(
-    grown: nn.Module, births: Mapping[str, Birth], now: Mapping[str, Shape], found: Mapping[str, Mapping[str, Any]]
+    grown: nn.Module, births: Mapping[str, Birth], now: Mapping[str, Shape], entries: Mapping[str, Mapping[str, Any]]
 ) -> None:
     """Raise a FileError for a parameter that is not as growth gave it, and of which a file does not say what it is."""
-    replaced = {path for path, entry in found.items() if "class" in entry}
-    replaced |= {f"{path}.{name}".lstrip(".") for path, entry in found.items() for name in entry.get("gone", ())}
-    said = {f"{path}.{leaf}".lstrip(".") for path, entry in found.items() for leaf in entry.get("tensors", ())}
+    replaced = {path for path, entry in entries.items() if "class" in entry}
+    replaced |= {f"{path}.{name}".lstrip(".") for path, entry in entries.items() for name in entry.get("gone", ())}
+    said = {f"{path}.{leaf}".lstrip(".") for path, entry in entries.items() for leaf in entry.get("tensors", ())}
     for name, birth in births.items():
         if name in said or any(around in replaced for around in _around(name)):
             continue
@@ -277,8 +277,8 @@ def _changed(module: nn.Module, path: str, part: Part, before: Part | None) -> d
     return entry
 
 
-def _same(one: Any, other: Any) -> bool:
-    return type(one) is type(other) and bool(one == other)
+def _same(before: Any, other: Any) -> bool:
+    return type(before) is type(other) and bool(before == other)
 
 
 def _entry(part: Any) -> dict[str, Any] | None:
@@ -332,12 +332,12 @@ def _arguments(part: nn.Module) -> dict[str, Any] | None:
     if name is None:
         return None
     wanted = inspect.signature(type(part)).parameters
-    given = {key: value for key, value in part.__dict__.items() if key in wanted and _is_plain(value)}
+    arguments = {key: value for key, value in part.__dict__.items() if key in wanted and _is_plain(value)}
     try:
-        same = _part(_made(name, json.loads(json.dumps(given)))) == _part(part)
+        same = _part(_made(name, json.loads(json.dumps(arguments)))) == _part(part)
     except (TypeError, ValueError):  # it needs what no attribute says
         return None
-    return given if same else None
+    return arguments if same else None
 
 
 def _made(name: str, arguments: Mapping[str, Any]) -> nn.Module:

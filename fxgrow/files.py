@@ -375,12 +375,12 @@ def _fill(grown: nn.Module, files: TensorFiles, tied: Mapping[str, str]) -> None
 
 
 def _step(data: Mapping[str, Any]) -> Step:
-    found, proof, record = data["verification"], data.get("certificate"), data.get("fingerprint")
+    verification, proof, record = data["verification"], data.get("certificate"), data.get("fingerprint")
     settled = float(data.get("settled", 0.0))
     return Step(
         Plan.from_json(json.dumps(data["plan"])),
         int(data["seed"]),
-        Verification(**found) if found else None,
+        Verification(**verification) if verification else None,
         Certificate.from_json(json.dumps(proof)) if proof else None,
         dict(record) if record else None,
         bool(data.get("folded", False)),

@@ -62,9 +62,9 @@ def native_model(grown: nn.Module, weights: Path, base: str, arguments: Mapping[
     name = like or base
     if not name.startswith(LIBRARY):
         raise NotNative(f"it comes from {name or 'an unnamed original'}, and not from timm")
-    given = {} if like else dict(frozen(dict(arguments)))
-    found = _arguments(name, given, _shapes(grown))
-    model = find(name, **found)
+    arguments_known = {} if like else dict(frozen(dict(arguments)))
+    settled = _arguments(name, arguments_known, _shapes(grown))
+    model = find(name, **settled)
     try:
         model.load_state_dict(load_file(weights))
     except RuntimeError as error:
@@ -73,7 +73,7 @@ def native_model(grown: nn.Module, weights: Path, base: str, arguments: Mapping[
     history = history_of(grown)
     assert history is not None
     inputs = inputs_after(history.steps[-1].plan)
-    called = f"{name}{f' with {_said(found)}' if found else ''}"
+    called = f"{name}{f' with {_said(settled)}' if settled else ''}"
     try:
         verify(grown, model, inputs, modes=(False,))
     except VerificationError:
@@ -86,7 +86,7 @@ def native_model(grown: nn.Module, weights: Path, base: str, arguments: Mapping[
     except VerificationError:
         note = f"in training it has the rates of dropout and the like of {called}, not those of the model it grew from"
     preprocessing = _preprocessing(base) if base.startswith(LIBRARY) and base != name else {}
-    return Native(model, name.removeprefix(LIBRARY), found, preprocessing, note)
+    return Native(model, name.removeprefix(LIBRARY), settled, preprocessing, note)
 
 
 def _preprocessing(name: str) -> dict[str, Any]:
@@ -96,25 +96,25 @@ def _preprocessing(name: str) -> dict[str, Any]:
     return {key: getattr(config, key) for key in names} if config is not None else {}
 
 
-def _arguments(name: str, given: dict[str, Any], wanted: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+def _arguments(name: str, known: dict[str, Any], wanted: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     """The arguments with which a constructor makes tensors of the shapes that are wanted."""
-    taken, model = _built(name, given)
-    found, missing = dict(given), _apart(model, wanted)
+    taken, model = _built(name, known)
+    arguments, missing = dict(known), _apart(model, wanted)
     while missing:
         grew = _grew(_shapes(model), wanted)
         trials = []
-        for change in _changes({**taken, **found}, grew):
+        for change in _changes({**taken, **arguments}, grew):
             try:
-                trial = without_weights(name, **{**found, **change})
+                trial = without_weights(name, **{**arguments, **change})
             except Exception:  # whatever a constructor raises at sizes that do not go together
                 continue
             trials.append((_apart(trial, wanted), change, trial))
         best = min(trials, key=lambda trial: trial[0], default=None)
         if best is None or best[0] >= missing:
-            raise NotNative(_why(name, found, model, wanted))
+            raise NotNative(_why(name, arguments, model, wanted))
         missing, change, model = best
-        found |= change
-    return found
+        arguments |= change
+    return arguments
 
 
 def _built(name: str, arguments: Mapping[str, Any]) -> tuple[dict[str, Any], nn.Module]:
@@ -168,7 +168,7 @@ def _lengths(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
         for place, part in enumerate(path):
             if part.isdecimal():
                 numbers[".".join(path[:place])].add(part)
-    return {path: len(found) for path, found in numbers.items()}
+    return {path: len(members) for path, members in numbers.items()}
 
 
 def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -180,11 +180,11 @@ def _apart(model: nn.Module, wanted: Mapping[str, tuple[int, ...]]) -> int:
     return len(_shapes(model).items() ^ wanted.items())
 
 
-def _why(name: str, found: Mapping[str, Any], model: nn.Module, wanted: Mapping[str, tuple[int, ...]]) -> str:
+def _why(name: str, arguments: Mapping[str, Any], model: nn.Module, wanted: Mapping[str, tuple[int, ...]]) -> str:
     shapes = _shapes(model)
     first = next(key for key in dict.fromkeys([*wanted, *shapes]) if wanted.get(key) != shapes.get(key))
-    has = [str(list(one[first])) if first in one else "missing" for one in (wanted, shapes)]
-    tried = f" with {_said(found)}" if found else ""
+    has = [str(list(by_name[first])) if first in by_name else "missing" for by_name in (wanted, shapes)]
+    tried = f" with {_said(arguments)}" if arguments else ""
     return f"no argument of {name}'s constructor makes {first} {has[0]} (it is {has[1]}{tried})"
 
 

@@ -80,19 +80,19 @@ def _follow(
 def _read(after: nn.Module, path: str, grown: GrownGraphModule) -> set[str]:
     """The names of tensors and attributes of a part of a grown copy that its graph reads, with those of layers."""
     prefix = f"{path}." if path else ""
-    found: set[str] = set()
+    names: set[str] = set()
     parts = dict(after.named_modules())
     for node in (node for graph in spelled_out(grown).values() for node in graph.nodes):
         for source in node.meta.get("sources", {}).values():
-            found |= {f"{one.module.removeprefix(prefix)}.{one.keys[0]}" for one in attributes_in(source)}
+            names |= {f"{read.module.removeprefix(prefix)}.{read.keys[0]}" for read in attributes_in(source)}
         name = str(node.target).removeprefix(prefix)
         if node.op == "get_attr":
-            found.add(name)
+            names.add(name)
         elif node.op == "call_module" and name in parts:
             if plain_kind(parts[name]).__module__.startswith("torch.nn."):  # others may keep some that they never read
-                found |= {f"{name}.{attribute}" for attribute in parts[name].__dict__}
-            found |= {f"{name}.{tensor}" for tensor in named_tensors(parts[name])}
-    return found
+                names |= {f"{name}.{attribute}" for attribute in parts[name].__dict__}
+            names |= {f"{name}.{tensor}" for tensor in named_tensors(parts[name])}
+    return names
 
 
 def _with_part(own: nn.Module, path: str, built: nn.Module) -> nn.Module:

@@ -30,15 +30,15 @@ _ROUNDS = 4
 
 def numbers_of(model: nn.Module) -> dict[Number, float]:
     """The sizes of a model, and the numbers that its parts keep."""
-    found: dict[Number, float] = {}
+    numbers: dict[Number, float] = {}
     for name, tensor in named_tensors(model).items():
-        found.update({("size", name, axis): size for axis, size in enumerate(tensor.shape)})
+        numbers.update({("size", name, axis): size for axis, size in enumerate(tensor.shape)})
     for path, part in model.named_modules():
-        found["parts", path, ""] = len(part._modules)
+        numbers["parts", path, ""] = len(part._modules)
         for name, value in part.__dict__.items():
             if type(value) in (int, float) and not name.startswith("_"):
-                found["attribute", path, name] = value
-    return found
+                numbers["attribute", path, name] = value
+    return numbers
 
 
 def configs_in(config: Any) -> Iterator[Any]:
@@ -93,21 +93,21 @@ class Search:
         changed = {number for number, value in first.items() if self.before.get(number, value) != value}
         config, base = copy.deepcopy(self.config), first
         old = dict(_entries(config))
-        found = {entry: value for entry, value in _entries(partly) if value != old.get(entry)}
+        changes = {entry: value for entry, value in _entries(partly) if value != old.get(entry)}
         for _ in range(_ROUNDS):
             telling = {n for n in base.keys() & after.keys() - changed if self._tells(n, after)}
             wrong = {number for number in telling if base[number] != after[number]}
             parts = {number for number in telling if number[0] == "parts"}
             for numbers in (parts, telling) if wrong & parts else (telling,):  # blocks before what sizes they have
-                if found or wrong:
-                    found = self._solved(config, base, after, numbers, found)
-                if found:
+                if changes or wrong:
+                    changes = self._solved(config, base, after, numbers, changes)
+                if changes:
                     break
-            if not found:
+            if not changes:
                 break
-            for entry, value in found.items():
+            for entry, value in changes.items():
                 _put(config, entry, value)
-            found, base = {}, numbers_of(self.built(config))
+            changes, base = {}, numbers_of(self.built(config))
         return self._as_read(config)
 
     def _tells(self, number: Number, after: Numbers) -> bool:
@@ -152,8 +152,8 @@ class Search:
             for entry, values in said.items()
             if len(values) > 1
         ]
-        one = {entry: next(iter(values)) for entry, values in said.items() if len(values) == 1}
-        return {entry: value for entry, value in {**known, **one}.items() if value != now[entry]}
+        agreed = {entry: next(iter(values)) for entry, values in said.items() if len(values) == 1}
+        return {entry: value for entry, value in {**known, **agreed}.items() if value != now[entry]}
 
     def _moved(
         self, config: Any, entry: Entry, base: Numbers
@@ -237,12 +237,12 @@ def _solution(steps: tuple[float, float], sizes: tuple[float, float], size: floa
         return size
     (value, other), (old, new) = steps, sizes
     if value * old == other * new and size:
-        found = value * old / size
+        solution = value * old / size
     else:
-        found = value + (size - old) * (other - value) / (new - old)
+        solution = value + (size - old) * (other - value) / (new - old)
     if isinstance(value, float):
-        return found
-    return round(found) if abs(found - round(found)) < 1e-9 else None
+        return solution
+    return round(solution) if abs(solution - round(solution)) < 1e-9 else None
 
 
 def _with_old_names(old: dict[Any, Any], new: dict[Any, Any]) -> dict[Any, Any]:

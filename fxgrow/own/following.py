@@ -92,12 +92,12 @@ def origins_of(parts: Mapping[str, nn.Module], depth: Deepening | None) -> dict[
     if depth is None:
         return {path: path for path in parts}
     moves = {children.path: {old: new for new, old in children.names if old} for children in depth.children}
-    found = {moved(path, moves): path for path in parts}
+    origins = {moved(path, moves): path for path in parts}
     for block in depth.blocks:
         for new, old in block.modules:
             inside = (path for path in parts if path == old or path.startswith(f"{old}."))
-            found.update({new + path[len(old) :]: path for path in inside})
-    return found
+            origins.update({new + path[len(old) :]: path for path in inside})
+    return origins
 
 
 def _shapes(model: nn.Module, recording: Recording, inputs: Inputs) -> Shapes:

@@ -91,10 +91,10 @@ def own_class(
             own.reading = "forward"
             checked = _checked(own, plan, grown, inputs)
         if isinstance(checked, Recording):
-            given = captured.inputs, inputs
+            inputs_of_both = captured.inputs, inputs
             if plan.depth is not None:
-                follow_positions(own, plan.depth, intermediates_apart(source, given), at_once=2)
-            follow_sizes(source, own, captured.recording, checked, given, plan.depth)
+                follow_positions(own, plan.depth, intermediates_apart(source, inputs_of_both), at_once=2)
+            follow_sizes(source, own, captured.recording, checked, inputs_of_both, plan.depth)
             return own
         part = checked
     return Obstacle(f"the class computes something else: {part}", type(source).__name__, part.node)
@@ -102,21 +102,21 @@ def own_class(
 
 def _checked(own: nn.Module, plan: Plan, grown: GrownGraphModule, inputs: Inputs) -> Recording | Parting:
     """What recorded a copy that computes what the graph does, or where it does something else."""
-    found: list[Recording | Parting] = []
+    outcomes: list[Recording | Parting] = []
     graphs = grown.graphs()
     order = {node.name: place for graph in graphs.values() for place, node in enumerate(graph.nodes)}
 
     def distance(copy: nn.Module) -> float:
         recording = Recording(skeleton(copy), device_of(copy))
         part = parting(copy, grown, inputs, recording)
-        found.append(recording if part is None else part)
+        outcomes.append(recording if part is None else part)
         return 0 if part is None else len(order) + 1 - order.get(part.node, 0)
 
     if plan.depth is None:
         distance(own)
     else:
         follow_positions(own, plan.depth, distance)
-    return next((each for each in found if isinstance(each, Recording)), found[0])
+    return next((each for each in outcomes if isinstance(each, Recording)), outcomes[0])
 
 
 def _copied(
@@ -134,11 +134,11 @@ def _copied(
     settings = Settings(own)
     conflicts = settings.settle(list(wanted(_graphs_of_sizes(grown, inputs))))
     apart = {(site.edit.node, site.edit.path) for site in changed}
-    conflict = next((one for one in conflicts if (one.node.name, one.path) not in apart), None)
+    conflict = next((met for met in conflicts if (met.node.name, met.path) not in apart), None)
     if conflict is not None:
         where = conflict.node.meta.get("module_path") or conflict.node.name
         what = f"{conflict.source} cannot be what it has to be at every place ({conflict.value} here)"
-        numbers = [NodeEdit(one.mode, one.node.name, "literal", one.path, one.value) for one in conflicts]
+        numbers = [NodeEdit(met.mode, met.node.name, "literal", met.path, met.value) for met in conflicts]
         return Conflict(what, where, conflict.node.name, numbers=() if conflict.compared else tuple(numbers))
     settings.write()
     for path, edits in _by_module(changed).items():
@@ -214,7 +214,7 @@ def _numbers(grown: GrownGraphModule, changed: Sequence[Site], inputs: Inputs) -
         if other is not None:
             with suppress(SettledError, CaptureError):  # more samples take another course, or are not taken
                 tried.append(with_values(grown, bare, run, other.inputs))
-        named = [{node.name: node for node in one.nodes} for one in tried]
+        named = [{node.name: node for node in graph.nodes} for graph in tried]
         for site in changed:
             if site.edit.mode == mode:
                 values = [_value(nodes[site.edit.node], site.edit.path) for nodes in named]
@@ -228,10 +228,10 @@ def _value(node: fx.Node, path: Any) -> Any:
 
 
 def _by_module(changed: Sequence[Site]) -> Mapping[str, list[Site]]:
-    found: dict[str, list[Site]] = {}
+    by_module: dict[str, list[Site]] = {}
     for site in changed:
-        found.setdefault(site.module, []).append(site)
-    return found
+        by_module.setdefault(site.module, []).append(site)
+    return by_module
 
 
 def _edit(own: nn.Module, path: str, changed: list[Site]) -> Obstacle | None:

@@ -45,18 +45,18 @@ def follow_positions(
         candidates = list(_moved_by(own, children))
         while best:
             nearer = (
-                (found, moved)
+                (reached, moved)
                 for together in range(1, at_once + 1)
-                for found, moved in _tried(own, itertools.combinations(candidates, together), distance)
-                if found < best
+                for reached, moved in _tried(own, itertools.combinations(candidates, together), distance)
+                if reached < best
             )
             best_now, moved = next(nearer, (best, ()))
             if not moved:
                 break
             best = best_now
-            as_they_were += [_put(own, one) for one in moved]
-            done = {(one.path, one.name) for one in moved}
-            candidates = [one for one in candidates if (one.path, one.name) not in done]
+            as_they_were += [_put(own, position) for position in moved]
+            done = {(position.path, position.name) for position in moved}
+            candidates = [position for position in candidates if (position.path, position.name) not in done]
     for before in reversed(as_they_were) if best else ():
         _put(own, before)
 
@@ -66,11 +66,11 @@ def _tried(
 ) -> Iterator[tuple[float, tuple[Moved, ...]]]:
     """How near each move of several positions brings a copy, which stays as it is."""
     for moved in together:
-        as_they_were = [_put(own, one) for one in moved]
-        found = distance(own)
+        as_they_were = [_put(own, position) for position in moved]
+        reached = distance(own)
         for before in as_they_were:
             _put(own, before)
-        yield found, moved
+        yield reached, moved
 
 
 def _put(own: nn.Module, moved: Moved) -> Moved:
@@ -162,10 +162,10 @@ def _intermediates(model: Any, inputs: Inputs) -> _Intermediates | None:
     for part in runner.modules():
         part.register_forward_hook(lambda part, *_: ran.add(part))
     with suppress(Exception), torch.device("meta"), torch.no_grad():
-        given = [each.to("meta") if isinstance(each, torch.Tensor) else each for each in inputs[0]]
-        last, each = getattr(runner, INTERMEDIATES)(*given)
+        arguments = [each.to("meta") if isinstance(each, torch.Tensor) else each for each in inputs[0]]
+        last, each = getattr(runner, INTERMEDIATES)(*arguments)
         in_intermediates = set(ran)
-        features = getattr(runner, FEATURES)(*given)
+        features = getattr(runner, FEATURES)(*arguments)
         if next(flat_tensors(each), None) is not None:
             return _Intermediates(_shapes(features), _shapes(last), _shapes(each), ran == in_intermediates)
     return None
@@ -177,7 +177,11 @@ def _shapes(value: Any) -> Shapes:
 
 def _may_become(old: tuple[int, ...], new: tuple[int, ...]) -> bool:
     """Whether a tensor of one shape can be of the other after growth: as large, or wider in one dimension."""
-    return len(old) == len(new) and sum(one != other for one, other in zip(old, new, strict=True)) <= 1 and old <= new
+    return (
+        len(old) == len(new)
+        and sum(new_item != old_item for new_item, old_item in zip(old, new, strict=True)) <= 1
+        and old <= new
+    )
 
 
 def _attributes(own: nn.Module, path: str) -> list[tuple[str, Any]]:

@@ -64,10 +64,10 @@ def sites(captured: Captured, plan: Plan, apart: Iterable[NodeEdit] = ()) -> tup
     changed += [(nodes[edit.mode, edit.node], edit, False) for edit in apart]
     varying: set[tuple[str, str]] = set()
     while True:
-        found = [_site(node, edit, aside, varying) for node, edit, aside in changed]
-        more = set(_varying(captured.graphs, found))
+        sites_made = [_site(node, edit, aside, varying) for node, edit, aside in changed]
+        more = set(_varying(captured.graphs, sites_made))
         if not more:
-            return tuple({site.key: site for site, _ in reversed(found)}.values())[::-1]
+            return tuple({site.key: site for site, _ in reversed(sites_made)}.values())[::-1]
         varying |= more
 
 
@@ -104,16 +104,16 @@ def _alike(node: fx.Node) -> Iterator[fx.Node]:
 
 
 def _varying(
-    graphs: dict[str, fx.Graph], found: Iterable[tuple[Site, tuple[str, MethodRun] | None]]
+    graphs: dict[str, fx.Graph], sites_made: Iterable[tuple[Site, tuple[str, MethodRun] | None]]
 ) -> Iterator[tuple[str, str]]:
     """The methods that would make other changes at one run than at another, by the path of their module."""
     changes: dict[tuple[str, MethodRun], dict[Any, Any]] = {}
-    for site, made_in in found:
+    for site, made_in in sites_made:
         if made_in is not None:
             changes.setdefault(made_in, {})[site.key] = site.edit.value
     methods = {(run.path, run.method) for _, run in changes}
     runs = {(mode, run) for mode, graph in graphs.items() for node in graph.nodes for run in node.meta.get(RUNNING, ())}
     for path, method in methods:
         each = [changes.get(made_in, {}) for made_in in runs if made_in[1][:2] == (path, method)]
-        if any(one != each[0] for one in each):
+        if any(change != each[0] for change in each):
             yield path, method

@@ -35,8 +35,8 @@ def check_alike(model: nn.Module, target: nn.Module, name: str = "target") -> No
             kind = type(theirs[path]).__name__
             raise PlanError(f"the {name} has {kind} there and the model has nothing", where=path, remedy=_ALIKE)
         if plain_kind(ours[path]) is not plain_kind(theirs[path]):
-            one, other = (plain_kind(part).__name__ for part in (ours[path], theirs[path]))
-            raise PlanError(f"it is {one} in the model and {other} in the {name}", where=path or one, remedy=_ALIKE)
+            here, there = (plain_kind(part).__name__ for part in (ours[path], theirs[path]))
+            raise PlanError(f"it is {here} in the model and {there} in the {name}", where=path or here, remedy=_ALIKE)
     missing = next((path for path in ours if path not in theirs), None)
     if missing is not None:
         kind = type(ours[missing]).__name__

@@ -79,10 +79,10 @@ def may_be_renamed(model: nn.Module, path: str, inputs: Inputs) -> bool:
 
 def _runs(runner: Any, inputs: Inputs) -> bool:
     arguments, keywords = inputs[0], inputs[1]
-    given = [each.to("meta") if isinstance(each, Tensor) else each for each in arguments]
+    on_meta = [each.to("meta") if isinstance(each, Tensor) else each for each in arguments]
     try:
         with torch.device("meta"), torch.no_grad():
-            runner(*given, **keywords)
+            runner(*on_meta, **keywords)
     except Exception:  # whatever a forward raises
         return False
     return True

@@ -57,7 +57,7 @@ class Attention(Carrying):
 
     def carries(self, op: Op, leaf: Leaf) -> tuple[list[Tensor], set[Fact]]:
         v: Tensor = op.data["v"]
-        heads = {one for axis in v.axes[:-1] for one in leaves(axis)}
+        heads = {head for axis in v.axes[:-1] for head in leaves(axis)}
         return [v], {Fact.ZERO, Fact.MEAN} if leaf in leaves(v.axes[-1]) and leaf not in heads else {Fact.ZERO}
 
     def facts(self, op: Op, know: Knowledge) -> None:

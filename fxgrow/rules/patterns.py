@@ -72,11 +72,11 @@ def _bind_one(
             axis += count
         elif isinstance(token, str) and token[0] == "*":
             own = [operand.axis(axis + k) for k in range(star_rank)]
-            for k, one in enumerate(own):
+            for k, axis_slid in enumerate(own):
                 if token == "*s" and not any(binding.free[k : k + 1]):
-                    unifier.fix(one, Reason("a kernel slides over it", op.place))
+                    unifier.fix(axis_slid, Reason("a kernel slides over it", op.place))
                 elif token != "*s":
-                    unifier.fix(one, Reason("a kernel dimension", quiet=True))
+                    unifier.fix(axis_slid, Reason("a kernel dimension", quiet=True))
             binding.stars[token] = own
             axis += star_rank
         else:

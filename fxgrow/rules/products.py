@@ -42,8 +42,8 @@ def tensordot(first: int, second: int, dims: Any) -> Letters:
     pairs = (list(range(first - dims, first)), list(range(dims))) if isinstance(dims, int) else dims
     left = list(_LETTERS[:first])
     right = list(_LETTERS[first : first + second])
-    for one, other in zip(*pairs, strict=True):
-        right[other] = left[one]
+    for left_axis, right_axis in zip(*pairs, strict=True):
+        right[right_axis] = left[left_axis]
     made = [letter for letter in (*left, *right) if not (letter in left and letter in right)]
     return "".join(left), "".join(right), "".join(made)
 

@@ -123,14 +123,16 @@ class Places:
     def _before(self, name: str, like: str) -> list[int]:
         """The groups of the parameters of the block before a new one, that of the namesake first."""
         new, old = name.split("."), like.split(".")
-        parting = next((place for place, (one, other) in enumerate(zip(new, old, strict=False)) if one != other), None)
+        parting = next(
+            (place for place, (part, before) in enumerate(zip(new, old, strict=False)) if part != before), None
+        )
         if parting is None or new[parting + 1 :] != old[parting + 1 :]:
             return []  # the blocks are not in one list
         around = ".".join(new[:parting])
         siblings = list(self.grown.get_submodule(around)._modules)
         for sibling in reversed(siblings[: siblings.index(new[parting])] if new[parting] in siblings else []):
             inside = f"{around}.{sibling}." if around else f"{sibling}."
-            groups = {other: number for other, number in self.group_of.items() if other.startswith(inside)}
+            groups = {before: number for before, number in self.group_of.items() if before.startswith(inside)}
             if groups:
                 namesake = groups.get(inside + ".".join(new[parting + 1 :]))
                 return [*([] if namesake is None else [namesake]), *dict.fromkeys(groups.values())]
