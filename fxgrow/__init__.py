@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import random
 from typing import TYPE_CHECKING, Any
 
 from fxgrow.version import __version__ as __version__
@@ -83,7 +84,9 @@ if not TYPE_CHECKING:  # to a type checker, names that are not there are mistake
     def __getattr__(name: str) -> Any:
         for home, names in _HOMES.items():
             if name in names:
+                drawn = random.getstate()  # of which rich, once it is imported, takes some
                 globals()[name] = value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+                random.setstate(drawn)
                 return value
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -42,6 +42,8 @@ class WithoutNoise(TorchFunctionMode):
         if function is F.scaled_dot_product_attention:
             keywords.pop("dropout_p", None)
             args = (*args[:4], 0.0, *args[5:]) if len(args) > 4 else args
+        if function is F.gumbel_softmax:
+            return _unshaken(*args, **keywords)
         if function is F.multi_head_attention_forward:  # what it calls does not come by here
             bound = inspect.signature(function).bind(*args, **keywords)
             bound.arguments["dropout_p"] = 0.0
@@ -50,3 +52,9 @@ class WithoutNoise(TorchFunctionMode):
             place = 5 if isinstance(args[2], (tuple, list)) else 6  # packed sequences come with their batch sizes
             args = (*args[:place], 0.0, *args[place + 1 :])
         return function(*args, **keywords)
+
+
+def _unshaken(logits: Tensor, tau: float = 1, hard: bool = False, eps: float = 1e-10, dim: int = -1) -> Tensor:
+    """What `F.gumbel_softmax` gives where its noise is the same for all entries, which a softmax does not see."""
+    soft = (logits / tau).softmax(dim)
+    return torch.zeros_like(soft).scatter_(dim, soft.argmax(dim, keepdim=True), 1.0) if hard else soft

@@ -58,6 +58,18 @@ print(fxgrow.report(grown).certificate.verdict, {"timm", "torchvision", "network
     assert printed(code) == "PROVED set()"
 
 
+def test_what_is_imported_at_the_first_growth_draws_no_random_numbers() -> None:
+    code = """
+import random, torch, fxgrow
+random.seed(0)
+fxgrow.grow(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2)), 2, example_inputs=torch.randn(1, 4))
+drawn = random.random()
+random.seed(0)
+print(drawn == random.random())
+"""
+    assert printed(code) == "True"
+
+
 def test_layers_of_a_library_have_their_rules_once_it_is_imported() -> None:
     code = """
 import sys, fxgrow

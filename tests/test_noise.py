@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxgrow
+from fxgrow.noise import WithoutNoise
 from fxgrow.proof.certificate import Verdict
 from tests.capture.assembled import normal
 
@@ -31,6 +32,11 @@ class Noisy(nn.Module):
         return self.leave(self.noise(self.enter(x).tanh()))  # type: ignore[no-any-return]
 
 
+class Choice(nn.Module):
+    def forward(self, logits: Tensor) -> Tensor:
+        return F.gumbel_softmax(logits, hard=True)
+
+
 @pytest.mark.parametrize("name", NOISES)
 def test_outputs_are_distributed_as_they_were(name: str) -> None:
     torch.manual_seed(0)
@@ -42,6 +48,18 @@ def test_outputs_are_distributed_as_they_were(name: str) -> None:
     error = before.std() / len(x) ** 0.5
     assert abs(before.mean() - after.mean()) < 6 * error
     assert abs(before.std() - after.std()) < 6 * error
+
+
+def test_noise_inside_a_function_of_torch_is_off_where_models_are_compared() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3), Choice()).double()
+    for form in ("module", "graph"):
+        grown = fxgrow.grow(model, 2, example_inputs=normal(3, 4), form=form)
+        assert fxgrow.report(grown).certificate.verdict is Verdict.PROVED
+    for hard in (False, True):
+        with WithoutNoise():
+            quiet = F.gumbel_softmax(normal(3, 4), 0.7, hard)
+        soft = (normal(3, 4) / 0.7).softmax(-1)
+        torch.testing.assert_close(quiet, F.one_hot(soft.argmax(-1), 4).double() if hard else soft)
 
 
 def test_a_generator_of_the_forwards_own_is_refused_by_name() -> None:

@@ -94,6 +94,30 @@ def test_nor_is_one_whose_state_is_nowhere() -> None:
     assert any("an earlier call left behind" in note.what for note in settled)
 
 
+class Remembering(Layers):
+    """As attention with a cache of keys: what a call reads, it joins to what the calls before it read."""
+
+    read: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.read = x if self.read is None else torch.cat([self.read, x], 1)
+        return self.leave(self.enter(self.read).relu())
+
+
+@pytest.mark.parametrize("kind", [ByIterator, Remembering])
+def test_a_graph_which_makes_all_calls_alike_is_refused(kind: type[Layers]) -> None:
+    with pytest.raises(fxgrow.FxgrowError, match="every call alike"):
+        fxgrow.grow(kind().double(), 2, example_inputs=X, form="graph")
+
+
+def test_the_class_of_the_model_remembers_after_growth() -> None:
+    model = Remembering().double()
+    grown = fxgrow.grow(model, 2, example_inputs=X)
+    with torch.no_grad():
+        for _ in range(2):
+            torch.testing.assert_close(grown(X), model(X))
+
+
 class Counting(Layers):
     calls = 0
 

@@ -19,6 +19,7 @@ from fxgrow.transforms.width import widened
 from torch import Tensor, fx, nn
 
 from fxgrow.capture import Captured, GrownGraphModule, assemble, recapture, skeleton, spelled_out
+from fxgrow.capture.contexts import STATE
 from fxgrow.capture.inputs import Inputs, inputs_after, recalled
 from fxgrow.capture.shapes import propagate
 from fxgrow.containers import flat_tensors
@@ -133,8 +134,9 @@ def refuse_lost(captured: Captured, obstacle: object = None) -> None:
     """Raise a PlanError where a forward does what no graph can keep; `obstacle`: to growth of the model's own class."""
     for note in captured.settled:
         if note.lost:
+            kept = "makes every call alike, but" if note.feature == STATE else "cannot keep"
             raise PlanError(
-                f"a graph cannot keep {note.what}{f', and {obstacle}' if obstacle is not None else ''}",
+                f"a graph {kept} {note.what}{f', and {obstacle}' if obstacle is not None else ''}",
                 where=note.where,
                 remedy="switch it off, or choose widths that the model's own class can hold",
             )

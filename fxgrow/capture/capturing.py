@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -103,7 +102,7 @@ def _at_once_again(recording: Recording, first: Record, inputs: Inputs) -> Itera
     difference = next(differences(first.graph, recording.record("eval", inputs).graph), None)
     if difference is not None:
         finding = f"{difference.what} hangs on what an earlier call left behind"
-        yield Settled(finding, difference.place or type(recording.bare).__name__, feature=STATE)
+        yield Settled(finding, difference.place or type(recording.bare).__name__, True, STATE)
 
 
 def _recaptured(bare: nn.Module, model: GrownGraphModule, inputs: Inputs) -> Captured:
@@ -113,8 +112,9 @@ def _recaptured(bare: nn.Module, model: GrownGraphModule, inputs: Inputs) -> Cap
         twin = copied(graph)
         for node in twin.nodes:
             node.meta.pop("sources", None)  # a graph reads no attributes
-        training = mode == "train" or (mode == "both" and model.training)
-        propagate(copy.copy(bare).train(training), twin, inputs)
+        root = nn.Module()  # `copy.copy` of a graph module has only what the graph that runs now calls
+        root.__dict__.update(bare.__dict__)
+        propagate(root.train(mode == "train" or (mode == "both" and model.training)), twin, inputs)
         graphs[mode] = twin
     for part, original in zip(bare.modules(), model.modules(), strict=False):
         part.training = original.training

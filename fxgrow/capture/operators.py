@@ -8,6 +8,7 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 _BINARY = {
@@ -54,8 +55,13 @@ def _of_tensors(func: Any, name: str) -> bool:
 
 @functools.cache
 def opened(function: Any) -> Callable[..., Any] | None:
-    """A function of torch that is written in Python, without its question whether it is overridden; or None."""
+    """A function of torch that is written in Python, without its question whether it is overridden; or None.
+
+    One that calls a function of its own name stays whole: code calls functions by name, and takes these two for one.
+    """
     if not isinstance(function, types.FunctionType) or not function.__module__.startswith("torch."):
+        return None
+    if hasattr(torch._C._VariableFunctions, function.__name__) and function.__module__ == "torch.functional":
         return None
     unasked = {name: _never for name in function.__globals__ if name.startswith("has_torch_function")}
     if not unasked:

@@ -92,8 +92,10 @@ class Recording:
         self, mode: str, inputs: Inputs, dtype: Callable[[torch.dtype], torch.dtype] | None, shared: SharedState
     ) -> Record:
         arguments = bound(self.bare, inputs)
-        runner = with_sources(twin_of(self.bare, dtype, share=dtype is None)).train(mode == "train")
+        runner = with_sources(twin_of(self.bare, dtype, share=dtype is None))
+        switched = list(_changed_by_mode(runner, mode == "train"))
         recorder = Recorder(runner, self.device, self.functions, self.constants, self.memory, self.originals)
+        recorder.settled.extend(switched)
         self.graph = recorder.graph
         before = _state(runner)
         name = type(self.bare).__name__
@@ -118,7 +120,7 @@ class Recording:
             difference = self._at_the_next_call(recorder, runner, inputs, list(flat_tensors(values)))
             if difference is not None:
                 finding = f"{difference.what} hangs on what an earlier call left in the model"
-                recorder.settled.append(Settled(finding, difference.place or name, feature=contexts.STATE))
+                recorder.settled.append(Settled(finding, difference.place or name, True, contexts.STATE))
         unregistered = set(recorder.plain.values())
         for node in dict.fromkeys(_changing(recorder.graph)):
             if node.op == "get_attr" and node.target in unregistered:  # where it was read, it may be a constant
@@ -157,6 +159,18 @@ class Recording:
 
 
 _NOTHING = object()
+
+
+def _changed_by_mode(model: nn.Module, training: bool) -> Iterator[Settled]:
+    """Switches the mode; what layers with weights do besides, such as to merge others into these."""
+    before = _state(model)
+    model.train(training)
+    for (path, kind, name), value in _state(model).items():
+        part = model.get_submodule(path)
+        own = type(part).train is not nn.Module.train and any(True for _ in part.parameters(recurse=False))
+        if own and kind == "attribute" and not _same(value, before.get((path, kind, name), _NOTHING)):
+            finding = f"what a change of mode does to {name} and to weights"
+            yield Settled(finding, path or type(model).__name__, lost=True)
 
 
 def _state(model: nn.Module) -> dict[tuple[str, str, str], Any]:

@@ -33,7 +33,7 @@ class Borrowed(TorchFunctionMode):
         self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         keywords = kwargs or {}
-        if "out" in keywords or writes_by_name(getattr(function, "__name__", "")):
+        if keywords.get("out") is not None or writes_by_name(getattr(function, "__name__", "")):
             for tensor in flat_tensors((args, keywords)):
                 place = _storage(tensor)
                 if place in self.parameters and place not in self.kept:

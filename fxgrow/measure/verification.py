@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxgrow.capture import skeleton
+from fxgrow.capture import ModalGraphModule, skeleton
 from fxgrow.capture.inputs import Inputs, with_channels
 from fxgrow.containers import each_tensor, flat_tensors, in_dtype
 from fxgrow.devices import callers_device, device_of, exact_device, random_state_kept, whole_float32
@@ -273,15 +273,18 @@ def _worst(before: list[Tensor], after: list[Tensor]) -> float:
 def in_precision(model: nn.Module, dtype: torch.dtype = torch.float64, share: bool = False) -> nn.Module:
     """A copy of a model whose floating-point weights and buffers are of one dtype; on the CPU if its device lacks it.
 
-    share: parameters that are of that dtype already share its memory; `Borrowed` puts back what a forward writes there.
+    share: parameters that are of that dtype already share its memory, unless modules may write there when they are
+        switched to another mode; `Borrowed` puts back what a forward writes there.
     """
+    switched = (nn.Module.train, ModalGraphModule.train)
+    share = share and all(type(part).train in switched for part in model.modules())
 
     def fitting(parameter: Tensor) -> bool:
         fits = parameter.dtype is dtype or not parameter.dtype.is_floating_point
         return share and fits and exact_device(parameter.device, dtype) == parameter.device
 
     if isinstance(model, fx.GraphModule):
-        borrowed = {id(p): nn.Parameter(p.detach(), p.requires_grad) for p in model.parameters() if fitting(p)}
+        borrowed = {id(p): nn.Parameter(p.data, p.requires_grad) for p in model.parameters() if fitting(p)}
         copied, device = copy.deepcopy(model, borrowed), exact_device(device_of(model), dtype)
         return (copied if device == device_of(model) else copied.to(device)).to(dtype)
     twin = skeleton(model)  # not deepcopy, which some of torch's layers do not survive
@@ -289,7 +292,7 @@ def in_precision(model: nn.Module, dtype: torch.dtype = torch.float64, share: bo
     tensors = named_tensors(model)
     for tensor in tensors.values():
         if id(tensor) not in converted:
-            data = tensor.detach()
+            data = tensor.data  # not detach(), which counts writes together with the model's own
             if not (isinstance(tensor, nn.Parameter) and fitting(tensor)):
                 data = data.to(exact_device(tensor.device, dtype))
                 data = data.to(dtype if tensor.dtype.is_floating_point else tensor.dtype, copy=True)

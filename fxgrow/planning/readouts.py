@@ -15,8 +15,10 @@ import torch
 from torch import fx
 
 from fxgrow.axes.layout import Leaf, leaves, resolve
+from fxgrow.capture.contexts import enter_grad, leave_grad
 from fxgrow.planning.analysis import OUTPUT, Analysis
 from fxgrow.planning.plan import Readout
+from fxgrow.rules.calls import name_of
 from fxgrow.rules.op import Tensor
 
 
@@ -30,6 +32,8 @@ def find_readouts(analysis: Analysis) -> tuple[Readout, ...]:
             tree = analysis.trees[node]
             if not isinstance(tree, Tensor) or not node.meta["value"].dtype.is_floating_point:
                 continue
+            if not _passes_gradients(node, analysis):
+                continue  # a readout would, and would learn from what nothing is to learn from
             before = readouts.get(number)
             if before is not None:  # once all is fixed, the layouts of a second graph are not followed
                 if tree.shape[before.axis : before.axis + 1] == (before.size,):
@@ -55,6 +59,31 @@ def _outputs(graph: fx.Graph) -> list[fx.Node]:
     """The values that a graph puts out, in order, each once."""
     output = next(node for node in reversed(graph.nodes) if node.op == "output")
     return [node for node in output.all_input_nodes if isinstance(node.meta["value"], torch.Tensor)]
+
+
+def _passes_gradients(output: fx.Node, analysis: Analysis) -> bool:
+    """Whether a gradient at an output gets to anything: not where all that it is made of was detached."""
+    without: set[fx.Node] = set()  # nodes of regions without gradients
+    off: list[bool] = []
+    for node in output.graph.nodes:
+        if node.target is enter_grad:
+            off.append(not node.args[0])
+        elif node.target is leave_grad:
+            off.pop()
+        elif off and off[-1]:
+            without.add(node)
+    behind, seen = [output], set(without)
+    while behind:
+        node = behind.pop()
+        if node in seen or name_of(node) == "detach":
+            continue
+        if node.op in ("placeholder", "get_attr"):
+            return True
+        if node.op == "call_module" and any(True for _ in analysis.model.get_submodule(str(node.target)).parameters()):
+            return True
+        seen.add(node)
+        behind.extend(node.all_input_nodes)
+    return False
 
 
 def _free_names(analysis: Analysis) -> Iterator[str]:

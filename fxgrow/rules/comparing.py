@@ -10,7 +10,7 @@ from typing import Any
 
 from fxgrow.axes.layout import Layout, Leaf, leaves, resolve
 from fxgrow.rules.knowledge import Knowledge
-from fxgrow.rules.law import Edit, Law, Lookup
+from fxgrow.rules.law import Edit, Law, Lookup, Moves
 from fxgrow.rules.op import Op, Tensor, Tree
 from fxgrow.rules.shape import axis_of
 
@@ -60,6 +60,10 @@ class Compared(Law):
                 know.fail(op, leaf, "it is both kept and compared")
             elif leaf not in know.guarded:
                 know.fail(op, leaf, f"{op.name} is taken over it", guardable=True)
+
+    def passes(self, op: Op, operand: Tensor, leaf: Leaf, axis: int | None, moves: Moves) -> bool:
+        """Not to units that it leaves out."""
+        return leaf not in self._over(op, moves.know)
 
     def edits(self, op: Op, know: Knowledge) -> list[Edit]:
         if not any(leaf in know.guarded for leaf in self._over(op, know)):

@@ -174,6 +174,7 @@ rules((torch.arange, torch.linspace, torch.eye), Made("its entries go by their p
 rules((torch.roll, "roll"), shape.Passing((2, "dims")))
 rules((torch.flip, "flip"), shape.Passing((1, "dims")))
 rules((torch.as_strided, "as_strided"), Holding("reads memory by strides, which are others at another size"))
+rules((F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss), Holding("is averaged over it"))
 
 # -- normalisation -------------------------------------------------------------------------------------------
 

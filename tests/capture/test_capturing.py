@@ -314,6 +314,31 @@ def test_a_captured_module_is_captured_again(forward: Forward) -> None:
     assert_same_in_both_modes(model, assembled(assembled(model, X), X), X)
 
 
+def in_train_mode_alone(self: Model, x: Tensor) -> Any:
+    y = self.layer(x)
+    return (y, self.norm(y)) if self.training else y
+
+
+def test_a_layer_that_one_mode_alone_calls_is_captured_again_in_the_other() -> None:
+    model = model_of(in_train_mode_alone).eval()
+    again = recapture(assembled(model, X), capture(model, X).inputs)
+    assert "norm" in {node.target for node in again.graphs["train"].nodes}
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda self, x: F.mse_loss(self.layer(x), x.sum()),
+        lambda self, x: torch.broadcast_tensors(self.layer(x), x.sum())[1],
+        lambda self, x: torch.block_diag(self.layer(x), x),
+        lambda self, x: torch.stft(self.layer(x), 4, 2, window=torch.ones(4, dtype=x.dtype), return_complex=True).abs(),
+    ],
+)
+def test_a_function_of_torch_is_not_taken_for_another_of_its_name(forward: Forward) -> None:
+    model = model_of(forward)
+    assert_same_in_both_modes(model, assembled(model, X), X)
+
+
 def test_recapturing_takes_recorded_inputs() -> None:
     captured = capture(model_of(branching_on_the_mode), X)
     again = recapture(assembled(model_of(branching_on_the_mode), X), captured.inputs)

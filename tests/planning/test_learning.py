@@ -164,6 +164,22 @@ def test_a_model_frozen_as_a_whole_grows_as_if_it_were_not() -> None:
     assert fxgrow.plan(frozen(model), 2, example_inputs=ROW) == plan
 
 
+class Siblings(nn.Module):
+    """As BYOL: what is compared with it has units that only the comparison would read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.follow = nn.Linear(5, 8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return F.cosine_similarity(self.follow(self.enter(x).tanh()), self.enter(y))
+
+
+def test_units_that_a_comparison_leaves_out_are_not_put_there() -> None:
+    plan = fxgrow.plan(Siblings().double(), 2, example_inputs=(ROW, ROW))
+    assert any(held.size == 8 and "never learn" in held.reason for held in plan.held)
+
+
 def test_liveness_tells_units_that_no_gradient_reaches() -> None:
     model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3)).double()
     grown = fxgrow.grow(model, 2, example_inputs=ROW)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
-from torch import fx
+from torch import Tensor, fx, nn
 
+import fxgrow
 from fxgrow.proof.claims import Claim, one_number
 from fxgrow.proof.node_pair import Both, Use
 from fxgrow.proof.rules.movement import movement
@@ -34,3 +37,22 @@ def test_a_tensor_of_means_is_not_taken_for_one_of_one_number() -> None:
 def test_all_entries_of_one_number_are_copies_of_each_other() -> None:
     of_one = one_number((2, 3), (2, 6), (None, POSITION), zero=True)
     assert of_one.copies_of(1).tolist() == [0] * 6
+
+
+@pytest.mark.parametrize("init", ["zero", "mirror", "replicate"])
+@pytest.mark.parametrize("stretch", [lambda i, n: i.repeat(1, 1, n), lambda i, n: i.expand(-1, -1, n)])
+def test_an_index_that_is_stretched_picks_the_same_of_copies(stretch: Callable[..., Tensor], init: str) -> None:
+    """As a masked autoencoder picks its patches."""
+
+    class Picking(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter, self.leave = nn.Linear(4, 6), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor, index: Tensor) -> Tensor:
+            x = self.enter(x).relu()
+            return self.leave(x.gather(1, stretch(index.unsqueeze(-1), x.shape[-1])))  # type: ignore[no-any-return]
+
+    inputs = torch.randn(2, 5, 4), torch.randint(5, (2, 3))
+    grown = fxgrow.grow(Picking().double(), 2, example_inputs=inputs, init=init)
+    assert str(fxgrow.report(grown).certificate.verdict) == "PROVED"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,31 @@ class TwoModes(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.enter(x)
         return x + (self.branch(x) if self.training else 2 * self.branch(x))
+
+
+class Targets(nn.Module):
+    """As SimSiam: a stream that layers read is put out for a loss that it is not to learn from."""
+
+    def __init__(self, cut: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.enter, self.cut = nn.Linear(5, 8), cut
+        self.leave = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.enter(x)
+        return self.leave(x), self.cut(x)
+
+
+def without_gradients(x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return x * 2
+
+
+@pytest.mark.parametrize("cut", [Tensor.detach, without_gradients, lambda x: nn.ReLU()(x.data)])
+def test_an_output_that_passes_no_gradients_passes_none_after_growth(cut: Callable[[Tensor], Tensor]) -> None:
+    x = torch.randn(2, 5, dtype=torch.float64)
+    grown = fxgrow.grow(Targets(cut).double(), 2, example_inputs=x)
+    assert [output.requires_grad for output in grown(x)] == [True, False]
 
 
 def test_one_readout_serves_the_graphs_of_both_modes() -> None:

@@ -293,8 +293,9 @@ def _claim(sources: _Sources, old: Tensor, new: Tensor) -> Claim:
     )
     zero = spare(_looked_up(sources.zero, new) & is_new(result)) if sources.zero is not None else None
     copies: dict[int, Tensor] = {}
-    if sources.copy is not None:
-        classes = _looked_up(sources.copy, new)
+    stretched = new.numel() > len(sources.origin)  # an entry is in several places, which are copies of each other
+    if sources.copy is not None or stretched:
+        classes = new if sources.copy is None else _looked_up(sources.copy, new)
         copies = spare_copies({axis: repeated(classes, axis) for axis in range(new.ndim) if maps[axis] is not None})
     means = _means(sources, new, maps)
     lost = len(sources.claims) == 1 and bool(sources.claims[0].means) and not means and new.shape != old.shape
