@@ -17,7 +17,7 @@ from fxgrow.zoo.training import Run
 from torch import nn
 
 import fxgrow
-from fxgrow.schedule import Stage
+from fxgrow.stages import Stage
 
 Changes = dict[str, Any]
 

@@ -10,7 +10,8 @@ from torch import nn
 from fxgrow.averages import Average, averages_of
 from fxgrow.errors import TrainingError
 from fxgrow.history import report
-from fxgrow.schedule import Schedule, Stage
+from fxgrow.schedule import Schedule
+from fxgrow.stages import Stage
 from fxgrow.training.rates import adapt_rates, attached_to
 from fxgrow.training.state import replace_parameters
 

@@ -23,12 +23,10 @@ from fxgrow.curves import (
     exponential_sizes,
     interpolated_sizes,
     late_epochs,
-    rounded,
 )
 from fxgrow.documents import from_text, to_text
 from fxgrow.drafting import model_name
 from fxgrow.errors import ScheduleError
-from fxgrow.growing import grow
 from fxgrow.pages import Shown
 from fxgrow.planning.analysis import analyse
 from fxgrow.planning.planner import make_plan
@@ -38,65 +36,13 @@ from fxgrow.planning.sizing import Sizing, settle_equal_sizes
 from fxgrow.planning.targets import distances
 from fxgrow.plots import draw_schedule, percent
 from fxgrow.rules.knowledge import Way
+from fxgrow.stages import Stage, batch_at
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 FORMAT = 1
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One stage of a schedule.
-
-    Attributes
-    ----------
-    number: 0 for the seed.
-    fraction: width relative to the last stage's.
-    factor: width relative to the stage before.
-    grows: whether anything is larger than at the stage before.
-    epochs, first_epoch: how long, and from which epoch on.
-    batch_size: samples a step, if the schedule has one.
-    lr_scale: factor for the learning rate that goes with the batch size.
-    sizes: exact sizes, if the schedule is toward a model.
-    parameters, flops: of the model, and of one forward pass on one sample.
-    share: of the operations that training the last stage's model would take, for all epochs or `large_epochs`.
-    """
-
-    number: int
-    fraction: float
-    factor: float
-    grows: bool
-    epochs: int
-    first_epoch: int
-    batch_size: int | None = None
-    lr_scale: float = 1.0
-    sizes: Sizes | None = None
-    parameters: int | None = None
-    flops: int | None = None
-    share: float | None = None
-
-    @property
-    def width(self) -> float | Sizes:
-        """What `fxgrow.grow` and `fxgrow.plan` take as `width` to get from the stage before to this one."""
-        return self.factor if self.sizes is None else self.sizes
-
-    @property
-    def epoch_numbers(self) -> range:
-        """The numbers of its epochs, counted from the start of training."""
-        return range(self.first_epoch, self.first_epoch + self.epochs)
-
-    def grow(self, model: nn.Module, **options: Any) -> nn.Module:
-        """The model of this stage from the model of the stage before; the same one where nothing changes.
-
-        options: those of `fxgrow.grow`.
-
-        Raises
-        ------
-        FxgrowError: what `fxgrow.grow` raises.
-        """
-        return grow(model, self.width, **options) if self.grows else model
 
 
 @dataclass(frozen=True)
@@ -273,7 +219,7 @@ class Schedule(Shown):
         stages: list[Stage] = []
         for number, (width, length) in enumerate(zip(widths, epochs, strict=True)):
             fraction = width / widths[-1]
-            batch, scale = _batch(batch_size, largest_batch, batch_rates, fraction)
+            batch, scale = batch_at(batch_size, largest_batch, batch_rates, fraction)
             factor = fraction / stages[-1].fraction if stages else 1.0
             stages.append(Stage(number, fraction, factor, factor > 1, length, sum(epochs[:number]), batch, scale))
         return cls(tuple(stages))
@@ -464,12 +410,3 @@ class Schedule(Shown):
             widths = {f"{line[0]:,} → {line[-1]:,}: {shortened(names, 1)}": line for line, names in largest_first}
         costs = [(stage.flops or 0) / (self.stages[-1].flops or 1) for stage in self.stages]
         return draw_schedule(self.model or "", edges, widths, costs, self.share or 0.0, ax)
-
-
-def _batch(size: int | None, largest: int | None, rates: str, fraction: float) -> tuple[int | None, float]:
-    """The batch size at a width, and the factor for the learning rate that goes with it."""
-    if size is None:
-        return None, 1.0
-    batch = size if largest is None else min(largest, rounded(size / fraction))
-    ratio = batch / size
-    return batch, {"keep": 1.0, "linear": ratio, "root": math.sqrt(ratio)}[rates]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import nn
 
-    from fxgrow.schedule import Stage
+    from fxgrow.stages import Stage
 
 Row = dict[str, float]
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from fxgrow.zoo.training import Run
     from torch import nn
 
-    from fxgrow.schedule import Stage
+    from fxgrow.stages import Stage
 
 RECIPE_NAMES = (
     "digits",

@@ -32,7 +32,8 @@ from fxgrow.catalogue import find
 from fxgrow.history import history_of
 from fxgrow.narrowing import narrowed
 from fxgrow.rules.knowledge import GRADMAX
-from fxgrow.schedule import Schedule, Stage
+from fxgrow.schedule import Schedule
+from fxgrow.stages import Stage
 
 TURN = 16
 """Steps of one run before another has its turn, where several share a device."""
