@@ -24,7 +24,7 @@ from fxgrow.zoo.recipes import RECIPES, Settings, SettingsError, recipe
 from fxgrow.zoo.training import Run
 
 import fxgrow
-from fxgrow import growing, schedule
+from fxgrow import growing, stages
 from fxgrow.catalogue import find
 from fxgrow.errors import FxgrowError
 from fxgrow.narrowing import narrowed
@@ -74,7 +74,7 @@ def uninterrupted(timed: tuple[Path, float]) -> Path:
 # -- killed ------------------------------------------------------------------------------------------------
 
 PLACES: dict[str, tuple[Any, str]] = {
-    "growth": (schedule, "grow"),
+    "growth": (stages, "grow"),
     "surgery": (growing, "widened"),
     "optimizer": (fxgrow, "replace_parameters"),
     "rates": (fxgrow, "adapt_rates"),
