@@ -43,7 +43,7 @@ PAPER = {
     "nine stages, mirror, rates by norm": "92.24 ± 0.11",
     "nine stages, mirror, both": "92.53 ± 0.11",
 }
-"""What the paper reports of ResNet-20 on whole images, at 54.9% of the operations; second-hand."""
+"""What the paper reports of ResNet-20 on whole images, at 54.9% of the operations; second-hand: a scale of its own."""
 
 _FIRST = ("large, plateau", "large, cosine", "large, plateau, half the epochs")
 _LATE = ("half then whole, zero", "half then whole, mirror")
@@ -94,7 +94,7 @@ WANTED: tuple[tuple[str, tuple[str, ...], tuple[int, ...]], ...] = (
 """Networks, ways and seeds, most wanted first. Seeds from 101 on are for choosing a recipe, not for its table."""
 
 app = typer.Typer(add_completion=False, help=__doc__)
-out = Console(highlight=False, width=140)
+out = Console(highlight=False, width=150)
 
 
 @dataclass(frozen=True)
@@ -298,7 +298,7 @@ def table(network: Which, scale: Scale = "full", choosing: Choosing = False, fol
     shown = Table(title=title, title_justify="left")
     headings = ["method", "seeds", "accuracy", "loss", "operations", "seconds", "of large", "device"]
     with_paper = network == "resnet20"
-    for heading in [*headings, *(["paper, full scale (second-hand)"] if with_paper else [])]:
+    for heading in [*headings, *(["paper (second-hand)"] if with_paper else [])]:
         shown.add_column(heading, justify="left" if heading in ("method", "device") else "right")
     for (method, device), runs in by_way.items():
         alone = [line["seconds"] for line in runs if line["settings"]["at_once"] == 1]

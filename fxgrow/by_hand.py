@@ -277,8 +277,8 @@ def _changed(module: nn.Module, path: str, part: Part, before: Part | None) -> d
     return entry
 
 
-def _same(before: Any, other: Any) -> bool:
-    return type(before) is type(other) and bool(before == other)
+def _same(before: Any, after: Any) -> bool:
+    return type(before) is type(after) and bool(before == after)
 
 
 def _entry(part: Any) -> dict[str, Any] | None:
