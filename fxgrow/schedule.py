@@ -277,8 +277,8 @@ class Schedule(Shown):
         return replace(self, stages=(replace(seed, epochs=length), replace(last, first_epoch=length)))
 
     def _toward(self, model: str, per_stage: Sequence[tuple[Sizes, int, int]]) -> Schedule:
-        self = self._within(per_stage[0][1] / max(1, per_stage[-1][1]))
-        total = per_stage[-1][1] * (self.large_epochs or self.epochs)
+        schedule = self._within(per_stage[0][1] / max(1, per_stage[-1][1]))
+        total = per_stage[-1][1] * (schedule.large_epochs or schedule.epochs)
         stages = [
             replace(
                 stage,
@@ -288,12 +288,15 @@ class Schedule(Shown):
                 parameters=parameters,
                 share=flops * stage.epochs / max(1, total),
             )
-            for stage, (sizes, flops, parameters) in zip(self.stages, per_stage, strict=True)
+            for stage, (sizes, flops, parameters) in zip(schedule.stages, per_stage, strict=True)
         ]
         names = [str(dimension) for dimension, _ in per_stage[0][0].by_dimension]
         columns = zip(*([size for _, size in sizes.by_dimension] for sizes, _, _ in per_stage), strict=True)
         return replace(
-            self, stages=tuple(stages), model=model, trajectories=tuple(zip(names, map(tuple, columns), strict=True))
+            schedule,
+            stages=tuple(stages),
+            model=model,
+            trajectories=tuple(zip(names, map(tuple, columns), strict=True)),
         )
 
     # -- reading -----------------------------------------------------------------------------------------

@@ -129,23 +129,27 @@ class Settings:
         ------
         ScheduleError: the numbers make none.
         """
-        batches = (self.batch_size, self.largest_batch, self.batch_rates)
+        batches: dict[str, Any] = {
+            "batch_size": self.batch_size,
+            "largest_batch": self.largest_batch,
+            "batch_rates": self.batch_rates,
+        }
         common: dict[str, Any] = {
-            "epochs": self.epochs, "epoch_rate": self.epoch_rate, "first_epochs": self.first_epochs,
-            "batch_size": self.batch_size, "largest_batch": self.largest_batch, "batch_rates": self.batch_rates,
-        }  # fmt: skip
+            "epoch_rate": self.epoch_rate,
+            "first_epochs": self.first_epochs,
+            "epochs": self.epochs,
+            **batches,
+        }
         if self.growth == "none":
-            return Schedule.of([1.0], [self.epochs], *batches)
+            return Schedule.of([1.0], [self.epochs], **batches)
         if self.growth == "given":
-            return Schedule.of(self.widths, self.lengths, *batches)
+            return Schedule.of(self.widths, self.lengths, **batches)
         if self.growth == "late":
-            return Schedule.late(
-                self.start, epochs=self.epochs, budget=self.budget, last_epochs=self.last_epochs,
-                batch_size=self.batch_size, largest_batch=self.largest_batch, batch_rates=self.batch_rates,
-            )  # fmt: skip
+            share: dict[str, Any] = {"budget": self.budget, "last_epochs": self.last_epochs}
+            return Schedule.late(self.start, epochs=self.epochs, **share, **batches)
         if self.growth == "exponential" and self.lengths:
             widths = [min(1.0, self.start * (1 + self.width_rate) ** number) for number in range(self.stages)]
-            schedule = Schedule.of([*widths[:-1], 1.0], self.lengths, *batches)
+            schedule = Schedule.of([*widths[:-1], 1.0], self.lengths, **batches)
             return replace(schedule, width_rate=self.width_rate)
         if self.growth == "linear":
             return Schedule.linear(self.stages, self.start, **common)

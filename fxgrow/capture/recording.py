@@ -163,12 +163,15 @@ _NOTHING = object()
 
 def _changed_by_mode(model: nn.Module, training: bool) -> Iterator[Settled]:
     """Switches the mode; what layers with weights do besides, such as to merge others into these."""
-    before = _state(model)
+    own = {
+        path
+        for path, part in model.named_modules()
+        if type(part).train is not nn.Module.train and any(True for _ in part.parameters(recurse=False))
+    }
+    before = _state(model) if own else {}
     model.train(training)
-    for (path, kind, name), value in _state(model).items():
-        part = model.get_submodule(path)
-        own = type(part).train is not nn.Module.train and any(True for _ in part.parameters(recurse=False))
-        if own and kind == "attribute" and not _same(value, before.get((path, kind, name), _NOTHING)):
+    for (path, kind, name), value in _state(model).items() if own else ():
+        if path in own and kind == "attribute" and not _same(value, before.get((path, kind, name), _NOTHING)):
             finding = f"what a change of mode does to {name} and to weights"
             yield Settled(finding, path or type(model).__name__, lost=True)
 

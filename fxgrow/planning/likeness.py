@@ -40,21 +40,25 @@ class Likeness:
     @property
     def needs(self) -> str:
         """For which parts a grown model needs fxgrow, in a sentence, and what can be done; "" where for none."""
-        others = [path for path, *_ in self.parts if path not in self.norms]
-        alone = f"so {self.target} does not compute what it does without fxgrow"
+        others = tuple(path for path, *_ in self.parts if path not in self.norms)
+        native = "puts the target's own there"
+        kinds = (
+            (
+                self.norms,
+                "norm",
+                "over old units of fxgrow's",
+                f"; fxgrow.settle(model, 1) {native}, and changes the function",
+            ),
+            (others, "part", "that fxgrow edited", f", and nothing {native}"),
+        )
         said = []
-        if self.norms:
-            count = f"{len(self.norms)} norms" if len(self.norms) > 1 else "a norm"
-            said.append(
-                f"it needs {count} over old units of fxgrow's ({self.norms[0]}{' first' * (len(self.norms) > 1)}), "
-                f"{alone}; fxgrow.settle(model, 1) puts the target's own there, and changes the function"
-            )
-        if others:
-            count = f"{len(others)} parts" if len(others) > 1 else "a part"
-            said.append(
-                f"it needs {count} that fxgrow edited ({others[0]}{' first' * (len(others) > 1)}), {alone}, and "
-                "nothing puts the target's own there"
-            )
+        for paths, noun, which, remedy in kinds:
+            if paths:
+                count, first = (f"{len(paths)} {noun}s", " first") if len(paths) > 1 else (f"a {noun}", "")
+                said.append(
+                    f"it needs {count} {which} ({paths[0]}{first}), "
+                    f"so {self.target} does not compute what it does without fxgrow{remedy}"
+                )
         return "; ".join(said)
 
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from fxgrow.capture.inputs import Inputs
+from fxgrow.capture.inputs import Inputs, fitted
 from fxgrow.capture.skeleton import skeleton
 
 Slot = tuple[str, int]
@@ -78,11 +78,10 @@ def may_be_renamed(model: nn.Module, path: str, inputs: Inputs) -> bool:
 
 
 def _runs(runner: Any, inputs: Inputs) -> bool:
-    arguments, keywords = inputs[0], inputs[1]
-    on_meta = [each.to("meta") if isinstance(each, Tensor) else each for each in arguments]
+    arguments, keywords = fitted(runner, inputs)
     try:
         with torch.device("meta"), torch.no_grad():
-            runner(*on_meta, **keywords)
+            runner(*arguments, **keywords)
     except Exception:  # whatever a forward raises
         return False
     return True
