@@ -174,8 +174,8 @@ def certificate_of(
         if not courses:
             return certificate
         by_course = [
-            Certificate.of("on inputs of another size, where the forward takes another course", c.children)
-            for c in courses
+            Certificate.of(f"{_called(course)}, where the forward takes another course", proved.children)
+            for course, proved in zip(plan.courses, courses, strict=True)
         ]
         return replace(Certificate.of(CLAIM, [*certificate.children, *by_course]), scale_of=certificate.scale_of)
     children = []
@@ -188,6 +188,10 @@ def certificate_of(
     first = [(path, argument) for path, part in plan.parts if part.channels is not None for argument, _, _ in places]
     children.append(between_parts(original, grown, [path for path, _ in plan.parts], heads, first))
     return Certificate.of(CLAIM, children)
+
+
+def _called(course: Plan) -> str:
+    return f"with {', '.join(course.calls)}" if course.calls else "on inputs of another size"
 
 
 def _certificate_of_divided(original: nn.Module, grown: nn.Module, growths: Sequence[Growth], mesh: Any) -> Certificate:

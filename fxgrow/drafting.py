@@ -58,8 +58,10 @@ def planned_in_form(model: nn.Module, wish: Wish, example_inputs: Any) -> tuple[
 
 
 def replanning(model: nn.Module, wish: Wish) -> Replan:
-    def replan(inputs: Inputs) -> tuple[Captured, Plan]:
-        captured, planned = _planned(model, wish, lambda: recapture(model, inputs))
+    def replan(again: Inputs | Captured) -> tuple[Captured, Plan]:
+        captured, planned = _planned(
+            model, wish, lambda: again if isinstance(again, Captured) else recapture(model, again)
+        )
         assert isinstance(captured, Captured)
         return captured, planned
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -31,14 +32,16 @@ from fxgrow.measure.quick import alike_by_mode, verify_quickly
 from fxgrow.measure.verification import verify as verify_same
 from fxgrow.module_tensors import named_tensors
 from fxgrow.own import own_class, sites
+from fxgrow.own.calls import with_other_calls
 from fxgrow.own.configs import follow_configs
 from fxgrow.own.courses import Replan, courses
+from fxgrow.own.sites import Site
 from fxgrow.own.target import put_into
 from fxgrow.parts import Parts, verify_parts, widen_parts
 from fxgrow.planning.plan import Obstacle, Plan
 from fxgrow.proof.certificate import Verdict
 from fxgrow.references import copy_unregistered
-from fxgrow.replay import prepared
+from fxgrow.replay import other_courses, prepared
 from fxgrow.steps import shown, timed
 from fxgrow.training.parameters import remember_names, stage_of
 from fxgrow.transforms.passes import refuse_lost
@@ -184,7 +187,8 @@ def apply(planned: Plan, model: nn.Module, seed: int, verify: bool | str, loss: 
         raise nothing_grows(planned)
     form = "auto" if planned.parts else planned.form
 
-    def replan(inputs: Inputs) -> tuple[Captured, Plan]:
+    def replan(again: Inputs | Captured) -> tuple[Captured, Plan]:
+        inputs = again.inputs if isinstance(again, Captured) else again
         course = next((alternative for alternative in planned.courses if alternative.inputs == described(inputs)), None)
         if course is None:
             raise PlanError("the plan was made where it takes no other course", remedy="plan the growth of this model")
@@ -250,6 +254,19 @@ def apply_plan(
     return grown
 
 
+def _every_course(
+    own: nn.Module, source: nn.Module, captured: Captured, plan: Plan, changed: Sequence[Site], replan: Replan
+) -> tuple[Plan, bool] | Obstacle:
+    """A plan with each other course that the forward takes, and whether the grown copy has all that these need."""
+    plans = courses(own, source, captured, plan, replan)
+    if isinstance(plans, Obstacle):
+        return plans
+    plan = replace(plan, courses=(*plans, *(course for course in plan.courses if course.calls)))
+    if plan.form == "module":  # other calls were looked at when this was planned
+        return plan, True
+    return with_other_calls(own, source, captured, plan, changed, replan)
+
+
 @collection_paused()
 def _placed(
     model: nn.Module,
@@ -273,11 +290,14 @@ def _placed(
         planned = calibrate_units(graph, planned, batch)
     own: nn.Module | Obstacle | None = None
     if form != "graph":
-        own = own_class(model, planned, graph, changed, captured)
+        own = own_class(model, planned, graph, changed, captured, others=list(other_courses(model, planned)))
     if isinstance(own, nn.Module):
-        plans = courses(own, model, captured, planned, replan)
-        if not isinstance(plans, Obstacle):
-            planned = replace(planned, form="module", obstacle=None, courses=plans)
+        taken = _every_course(own, model, captured, planned, changed, replan)
+        if not isinstance(taken, Obstacle):
+            again, complete = taken
+            if not complete:
+                return _placed(model, captured, again, form, seed, replan, batch, like)
+            planned = replace(again, form="module", obstacle=None)
             after = with_channels(captured.inputs, planned.channels)
             if like is not None:
                 own, likeness = put_into(like, own, graph, after)
@@ -285,7 +305,7 @@ def _placed(
             else:
                 planned = replace(planned, configs=follow_configs(model, own, graph, after, planned.depth))
             return own, planned, graph
-        own = plans
+        own = taken
     if form == "module" or like is not None:
         assert own is not None
         raise PlanError(

@@ -44,10 +44,19 @@ def _conditions(captured: Captured, source: Any, plan: Plan) -> Iterator[str]:
     first = next(iter(captured.graphs.values()))
     values = [f"{node.args[2]}={node.args[1]!r}" for node in first.nodes if node.target is settled]
     if values:
-        others = "other values may take a course that was not recorded" if own else "the graph refuses other values"
+        others = "; ".join(_of_others(plan)) if own else "the graph refuses other values"
         yield f"it was called with {', '.join(values)}: {others}"
     if own:
         yield "the grown model is of the original's class: its forward was run likewise, and does what the graph does"
+
+
+def _of_others(plan: Plan) -> Iterator[str]:
+    proved = [call for course in plan.courses for call in course.calls]
+    if proved:
+        yield f"{', '.join(proved)} {'is' if len(proved) == 1 else 'are'} proved as well"
+    if plan.calls:
+        yield f"with {', '.join(plan.calls)} outputs have other sizes"
+    yield "other values may take a course that was not recorded"
 
 
 def _what_becomes_of(note: Settled, own: bool) -> str:

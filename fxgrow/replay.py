@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from torch import nn
@@ -43,12 +44,21 @@ def grown_again(model: nn.Module, plan: Plan, source: nn.Module, seed: str, fold
     changed = sites(captured, plan)
     grown = widened(captured, plan, named_tensors(source), seed)
     if plan.form == "module":
-        own = own_class(source, plan, grown, changed, captured)
+        own = own_class(source, plan, grown, changed, captured, others=list(other_courses(model, plan)))
         if isinstance(own, Obstacle):
             raise PlanError(own.what, where=own.where, remedy=_REMEDY)
         follow_configs(source, own, grown, inputs_after(plan), plan.depth)
         return fold_module(own) if folded else own
     return fold_multipliers(grown) if folded else grown
+
+
+def other_courses(model: nn.Module, plan: Plan) -> Iterator[tuple[Captured, Plan]]:
+    """The courses that a plan has for other values of arguments, captured as they were when it was made."""
+    for course in plan.courses:
+        if course.calls:
+            captured = prepared(model, course)
+            assert isinstance(captured, Captured)
+            yield captured, course
 
 
 def prepared(model: nn.Module, plan: Plan) -> Captured | Parts:

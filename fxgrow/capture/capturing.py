@@ -64,8 +64,13 @@ def recapture(model: nn.Module, inputs: Inputs) -> Captured:
     return _captured(model, skeleton(model), fitted(model, inputs))
 
 
+def recorded(model: nn.Module, inputs: Inputs) -> Captured:
+    """Capture a model on inputs, without a look at what hangs on them."""
+    return _captured(model, skeleton(model), inputs, probing=False)
+
+
 @collection_paused()
-def _captured(model: nn.Module, bare: nn.Module, inputs: Inputs) -> Captured:
+def _captured(model: nn.Module, bare: nn.Module, inputs: Inputs, probing: bool = True) -> Captured:
     if isinstance(model, GrownGraphModule):
         return _recaptured(bare, model, inputs)
     originals = {id(tensor): name for name, tensor in named_tensors(model).items()}
@@ -75,11 +80,11 @@ def _captured(model: nn.Module, bare: nn.Module, inputs: Inputs) -> Captured:
     graphs = {mode: record.graph for mode, record in records.items()}
     graphs = merge(bare, graphs) if first.by_mode else {"both": first.graph}
     settled = [note for record in records.values() for note in record.settled]
-    if not all(is_known(type(part)) for part in model.modules()):
+    if probing and not all(is_known(type(part)) for part in model.modules()):
         settled.extend(_at_once_again(recording, first, inputs))
     settling = {name for record in records.values() for name in record.numbers}
     alike: list[frozenset[str]] = []
-    for mode, graph in graphs.items():
+    for mode, graph in graphs.items() if probing else ():
         run = "eval" if mode == "both" else mode
         notes, same = probe(recording, run, graph, inputs, records[run].comparisons)
         settled.extend(notes)

@@ -9,15 +9,15 @@ from typing import Any
 from torch import nn
 
 from fxgrow.capture import Captured, skeleton
-from fxgrow.capture.alignment import parting
+from fxgrow.capture.alignment import Parting, parting
 from fxgrow.capture.inputs import Inputs, with_channels
 from fxgrow.errors import FxgrowError
 from fxgrow.module_tensors import named_tensors
 from fxgrow.planning.plan import Axis, Obstacle, Plan
 from fxgrow.transforms.width import widened
 
-Replan = Callable[[Inputs], tuple[Captured, Plan]]
-"""Captures and plans once more, on other inputs."""
+Replan = Callable[[Inputs | Captured], tuple[Captured, Plan]]
+"""Captures, if that is still to be done, and plans once more, on other inputs."""
 
 
 def courses(own: nn.Module, source: nn.Module, captured: Captured, plan: Plan, replan: Replan) -> Any:
@@ -33,28 +33,33 @@ def courses(own: nn.Module, source: nn.Module, captured: Captured, plan: Plan, r
             other, course = replan(note.inputs)
         except FxgrowError as error:
             return Obstacle(f"{note.what}, and on another size it does not grow: {error.what}", note.where)
-        growths, others = _growths(plan), _growths(course)
-        if growths != others:
-            name = next(name for name in growths | others if growths.get(name) != others.get(name))
+        planned, others = growths(plan), growths(course)
+        if planned != others:
+            name = next(name for name in planned | others if planned.get(name) != others.get(name))
             return Obstacle(f"{note.what}, and on another size {name} would grow otherwise", note.where)
-        graph = widened(other, course, named_tensors(skeleton(source)), "")
-        text = parting(own, graph, with_channels(other.inputs, plan.channels))
+        text = parting_on(own, source, plan, other, course)
         if text is not None:
             return Obstacle(f"{note.what}, and on another size the class computes something else: {text}", note.where)
         plans.append(replace(course, form="module"))
     return tuple(plans)
 
 
-def _growths(plan: Plan) -> dict[str, Any]:
+def parting_on(own: nn.Module, source: nn.Module, plan: Plan, other: Captured, course: Plan) -> Parting | None:
+    """Where the grown copy of a module does something else than the graph of another course of its forward."""
+    graph = widened(other, course, named_tensors(skeleton(source)), "")
+    return parting(own, graph, with_channels(other.inputs, plan.channels))
+
+
+def growths(plan: Plan) -> dict[str, Any]:
     """What a plan does to the tensors and attributes of a module, whatever its groups and nodes are called."""
-    growths: dict[str, Any] = {
+    result: dict[str, Any] = {
         growth.name: replace(growth, axes=tuple(map(_unnamed, growth.axes)), calibrations=()) for growth in plan.tensors
     }
-    growths |= {f"{edit.module}.{edit.attribute}": edit.value for edit in plan.attributes}
-    growths |= {rescaling.name: rescaling.factor for rescaling in plan.rescalings if rescaling.by}
+    result |= {f"{edit.module}.{edit.attribute}": edit.value for edit in plan.attributes}
+    result |= {rescaling.name: rescaling.factor for rescaling in plan.rescalings if rescaling.by}
     if plan.depth is not None:
-        growths |= {run.path: run for run in plan.depth.runs} | dict(plan.depth.renamed)
-    return growths
+        result |= {run.path: run for run in plan.depth.runs} | dict(plan.depth.renamed)
+    return result
 
 
 def _unnamed(axis: Axis) -> Axis:

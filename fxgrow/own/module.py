@@ -44,6 +44,7 @@ from fxgrow.planning.plan import NodeEdit, Obstacle, Plan
 from fxgrow.references import place_all
 from fxgrow.rules.shape import follow
 from fxgrow.transforms.depth import rearranged
+from fxgrow.transforms.width import widened
 
 
 @dataclass(frozen=True)
@@ -60,20 +61,28 @@ def own_class(
     changed: Sequence[Site],
     captured: Captured,
     *,
+    others: Sequence[tuple[Captured, Plan]] = (),
     apart: bool = False,
 ) -> nn.Module | Obstacle:
     """A copy of a module, of its class, that computes what its grown graph does, over the very tensors of that graph.
 
     Parameters
     ----------
-    changed: the calls that the plan changes. apart: whether numbers are among them that come from attributes which
-        other numbers come from, too.
+    changed: the calls that the plan changes. others: other courses of the forward, whose growth the plan has. apart:
+        whether numbers are among the calls that come from attributes which other numbers come from, too.
     """
     if isinstance(source, fx.GraphModule) or captured.recording is None:
         return Obstacle("it is a graph already", type(source).__name__)
     sure = [site for site in changed if not site.aside]
     aside = [site for site in changed if site.aside]  # numbers that may come out by themselves
     inputs, part = with_channels(captured.inputs, plan.channels), Parting("")
+    graphs = _graphs_of_sizes(grown, inputs)
+    for number, (other, course) in enumerate(others):
+        keys = {site.key for site in sure}
+        sure += [site for site in sites(other, course) if not site.aside and site.key not in keys]
+        graph = widened(other, course, named_tensors(skeleton(source)), "")
+        of_course = _graphs_of_sizes(graph, with_channels(other.inputs, plan.channels))
+        graphs.update((f"{mode} {number}", taken) for mode, taken in of_course.items())
     ways = [(whole, numbers) for whole in (False, True) for numbers in (False, True)]
     for whole, numbers in ways:
         if (numbers and not aside) or (whole and all(site.in_forward is None for site in changed)):
@@ -81,9 +90,10 @@ def own_class(
         calls = [*sure, *(_numbers(grown, aside, inputs) if numbers else ())]
         if whole:
             calls = [replace(site.in_forward or site, edit=site.edit) for site in calls]
-        own = _copied(source, plan, grown, calls, inputs)
+        own = _copied(source, plan, grown, calls, graphs)
         if isinstance(own, Conflict) and own.numbers and not apart:
-            return own_class(source, plan, grown, sites(captured, plan, own.numbers), captured, apart=True)
+            numbers_apart = sites(captured, plan, own.numbers)
+            return own_class(source, plan, grown, numbers_apart, captured, others=others, apart=True)
         if isinstance(own, Obstacle):
             return Obstacle(own.what, own.where, own.node)
         checked = _checked(own, plan, grown, inputs)
@@ -120,7 +130,11 @@ def _checked(own: nn.Module, plan: Plan, grown: GrownGraphModule, inputs: Inputs
 
 
 def _copied(
-    source: nn.Module, plan: Plan, grown: GrownGraphModule, changed: Sequence[Site], inputs: Inputs
+    source: nn.Module,
+    plan: Plan,
+    grown: GrownGraphModule,
+    changed: Sequence[Site],
+    graphs: Mapping[str, fx.Graph],
 ) -> nn.Module | Obstacle:
     own = skeleton(source)
     if plan.depth is not None:
@@ -132,7 +146,7 @@ def _copied(
     set_attributes(own, plan.attributes)
     head_dims = {id(part): part.head_dim for part in own.modules() if isinstance(part, nn.MultiheadAttention)}
     settings = Settings(own)
-    conflicts = settings.settle(list(wanted(_graphs_of_sizes(grown, inputs))))
+    conflicts = settings.settle(list(wanted(graphs)))
     apart = {(site.edit.node, site.edit.path) for site in changed}
     conflict = next((met for met in conflicts if (met.node.name, met.path) not in apart), None)
     if conflict is not None:

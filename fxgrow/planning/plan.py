@@ -177,7 +177,10 @@ class Plan(Shown):
     rescalings: what variance transfer does to old weights.
     form: "module" where the growth goes into a copy of the user's own module, "graph" where a graph module is made.
     obstacle: why it has to be a graph.
-    courses: the same growth for inputs of other sizes, on which the forward of such a copy takes another course.
+    courses: the same growth for inputs of other sizes, or other values of arguments, on which the forward of such a
+        copy takes another course.
+    calls: other values of arguments ("pool=False"): of a course those that it is taken with, else those with which
+        outputs of such a copy get other sizes.
     like: where it grew toward a target, in what it differs from that.
     classes, channels: where more of them were asked for, how many there were and are.
     configs: of a model that its class builds from a config, how that follows.
@@ -209,6 +212,7 @@ class Plan(Shown):
     form: str = "graph"
     obstacle: Obstacle | None = None
     courses: tuple[Plan, ...] = ()
+    calls: tuple[str, ...] = ()
     like: Likeness | None = None
     classes: Classes | None = None
     channels: Channels | None = None
