@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fxgrow.capture import Captured, GrownGraphModule, copies, recapture, skeleton, spelled_out
 from fxgrow.capture.contexts import STATEMENTS
 from fxgrow.capture.inputs import recalled, with_channels
+from fxgrow.capture.own_methods import called_by
 from fxgrow.devices import own_defaults
 from fxgrow.errors import FxgrowError
 from fxgrow.fingerprint import changed_since, fingerprint
@@ -170,7 +171,12 @@ def certificate_of(
         except FxgrowError as error:
             return Certificate.of(CLAIM, [Certificate(RECORD, "record", (), Verdict.UNKNOWN, str(error))])
         certificate = Comparison(captured[""], original, growths).certificate(graph, with_scale)
-        courses = [certificate_of(original, grown, [replace(growths[0], plan=course)]) for course in plan.courses]
+        courses = [
+            certificate_of(
+                called_by(original, course.method), called_by(grown, course.method), [replace(growths[0], plan=course)]
+            )
+            for course in plan.courses
+        ]
         if not courses:
             return certificate
         by_course = [
@@ -219,11 +225,12 @@ def _certificate_of_divided(original: nn.Module, grown: nn.Module, growths: Sequ
     children = [same]
     for growth in (growths[0], *(replace(growths[0], plan=course) for course in plan.courses)):
         try:
-            graph = as_graph(bare[1], bare[0], growth.plan, growth.folded)
+            first, last = (called_by(model, growth.plan.method) for model in bare)
+            graph = as_graph(last, first, growth.plan, growth.folded)
         except FxgrowError as error:
             return Certificate.of(CLAIM, [Certificate(RECORD, "record", (), Verdict.UNKNOWN, str(error))])
-        captured = _captured_before(bare[0], growth.plan)[""]
-        children.extend(Comparison(captured, bare[0], [growth, *growths[1:]], values).certificate(graph).children)
+        captured = _captured_before(first, growth.plan)[""]
+        children.extend(Comparison(captured, first, [growth, *growths[1:]], values).certificate(graph).children)
     return Certificate.of(CLAIM, children)
 
 

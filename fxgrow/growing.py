@@ -35,6 +35,7 @@ from fxgrow.own import own_class, sites
 from fxgrow.own.calls import with_other_calls
 from fxgrow.own.configs import follow_configs
 from fxgrow.own.courses import Replan, courses
+from fxgrow.own.refusing import with_refusals
 from fxgrow.own.sites import Site
 from fxgrow.own.target import put_into
 from fxgrow.parts import Parts, verify_parts, widen_parts
@@ -189,7 +190,8 @@ def apply(planned: Plan, model: nn.Module, seed: int, verify: bool | str, loss: 
 
     def replan(again: Inputs | Captured) -> tuple[Captured, Plan]:
         inputs = again.inputs if isinstance(again, Captured) else again
-        course = next((alternative for alternative in planned.courses if alternative.inputs == described(inputs)), None)
+        sizes = (course for course in planned.courses if not course.calls)
+        course = next((course for course in sizes if course.inputs == described(inputs)), None)
         if course is None:
             raise PlanError("the plan was made where it takes no other course", remedy="plan the growth of this model")
         captured = prepared(model, course)
@@ -304,6 +306,7 @@ def _placed(
                 planned = replace(planned, like=likeness)
             else:
                 planned = replace(planned, configs=follow_configs(model, own, graph, after, planned.depth))
+            with_refusals(own, planned.refusals)
             return own, planned, graph
         own = taken
     if form == "module" or like is not None:

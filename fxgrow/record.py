@@ -54,6 +54,8 @@ def _of_others(plan: Plan) -> Iterator[str]:
     proved = [call for course in plan.courses for call in course.calls]
     if proved:
         yield f"{', '.join(proved)} {'is' if len(proved) == 1 else 'are'} proved as well"
+    for refusal in plan.refusals:
+        yield f"{refusal} are refused" if not refusal.argument else f"{refusal} is refused"
     if plan.calls:
         yield f"with {', '.join(plan.calls)} outputs have other sizes"
     yield "other values may take a course that was not recorded"

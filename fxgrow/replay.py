@@ -10,6 +10,7 @@ from torch import nn
 from fxgrow.capture import Captured, GrownGraphModule, skeleton
 from fxgrow.capture.alignment import parting
 from fxgrow.capture.inputs import inputs_after
+from fxgrow.capture.own_methods import called_by
 from fxgrow.errors import CaptureError, PlanError
 from fxgrow.guarded_norms import by_graph
 from fxgrow.module_tensors import named_tensors, place
@@ -17,6 +18,7 @@ from fxgrow.own import own_class, sites
 from fxgrow.own.configs import follow_configs
 from fxgrow.own.edited import Edited, Multiplied
 from fxgrow.own.folding import fold_module
+from fxgrow.own.refusing import with_refusals
 from fxgrow.parts import Parts, deepened_again, widen_parts
 from fxgrow.planning.plan import Obstacle, Plan
 from fxgrow.transforms.folding import fold_multipliers
@@ -48,6 +50,7 @@ def grown_again(model: nn.Module, plan: Plan, source: nn.Module, seed: str, fold
         if isinstance(own, Obstacle):
             raise PlanError(own.what, where=own.where, remedy=_REMEDY)
         follow_configs(source, own, grown, inputs_after(plan), plan.depth)
+        with_refusals(own, plan.refusals)
         return fold_module(own) if folded else own
     return fold_multipliers(grown) if folded else grown
 
@@ -56,7 +59,7 @@ def other_courses(model: nn.Module, plan: Plan) -> Iterator[tuple[Captured, Plan
     """The courses that a plan has for other values of arguments, captured as they were when it was made."""
     for course in plan.courses:
         if course.calls:
-            captured = prepared(model, course)
+            captured = prepared(called_by(model, course.method), course)
             assert isinstance(captured, Captured)
             yield captured, course
 

@@ -15,3 +15,8 @@ def in_turn(names: Iterable[str], options: Sequence[Any]) -> list[Any]:
         for number, name in enumerate(names)
         for place, option in enumerate(options)
     ]
+
+
+def slow(*values: Any, **named: Any) -> Any:
+    """Parameters of a test that `pytest -m slow` runs."""
+    return pytest.param(*values, marks=pytest.mark.slow, **named)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import fxgrow
 from fxgrow.errors import FileError
 from tests.models import lively
+from tests.pairing import slow
 
 
 def images(side: int) -> Tensor:
@@ -56,7 +57,8 @@ def pruned(model: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "side"), [(to_size, 96), (to_patches, 160), (fewer_blocks, 160), (one_block_less, 160), (pruned, 160)]
+    ("change", "side"),
+    [(to_size, 96), slow(to_patches, 160), slow(fewer_blocks, 160), slow(one_block_less, 160), (pruned, 160)],
 )
 def test_a_vit_of_another_size_or_of_fewer_blocks(change: Callable[[Any], None], side: int, tmp_path: Path) -> None:
     model = lively(timm.create_model("test_vit")).float()

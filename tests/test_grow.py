@@ -15,11 +15,11 @@ import fxgrow
 from fxgrow.proof.certificate import Verdict
 from tests.checks import assert_grows, example, worst_error
 from tests.models import PLAIN, ChannelConvolution, Decoder, Encoder, Masked, Rotary, TwoInputs, lively, perceptron
+from tests.pairing import in_turn, slow
 
 
-@pytest.mark.parametrize("init", ["zero", "mirror", "replicate"])
-@pytest.mark.parametrize("width", [1.5, 2.0])
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize(("name", "init"), in_turn(PLAIN, ("zero", "mirror", "replicate")))
+@pytest.mark.parametrize("width", [1.5, slow(2.0)])
 def test_user_models_keep_their_function_and_learn(name: str, width: float, init: str) -> None:
     make, inputs = PLAIN[name]
     assert_grows(lively(make()), inputs, width, init, least_ratio=2.0 if width == 2.0 else 1.2)

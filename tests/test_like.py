@@ -17,6 +17,7 @@ from fxgrow.errors import AmountError, FxgrowError, PlanError
 from fxgrow.planning.likeness import Likeness
 from tests.capture.assembled import normal
 from tests.models import lively
+from tests.pairing import slow
 
 EXACT = 1e-12
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -64,9 +65,10 @@ PAIRS: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module]]] = {
     "several runs in one container": (lambda: mobile(1.0, 1, 2, 2), lambda: mobile(1.0, 1, 4, 3)),
     "dense layers": (lambda: dense(2, 3), lambda: dense(2, 5)),
 }
+LONG = ("torchvision", "wide resnet", "swin", "convnext")
 
 
-@pytest.fixture(scope="module", params=PAIRS)
+@pytest.fixture(scope="module", params=[slow(name) if name in LONG else name for name in PAIRS])
 def grown(request: pytest.FixtureRequest) -> tuple[nn.Module, nn.Module, nn.Module]:
     """A model, a target on the meta device, and the model grown toward it."""
     torch.manual_seed(0)

@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import fxgrow
 from tests.models import lively
+from tests.pairing import slow
 
 WORLD = 2
 IMAGES = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
@@ -169,8 +170,8 @@ def in_processes(rank: int, folder: str, ways: tuple[Way, ...]) -> None:
     "ways",
     [
         pytest.param((data_parallel, fully_sharded), id="from the start"),
-        pytest.param((fully_sharded_graph,), id="as a graph"),
-        pytest.param((whole_then_sharded,), id="from the first growth", marks=pytest.mark.slow),
+        slow((fully_sharded_graph,), id="as a graph"),
+        slow((whole_then_sharded,), id="from the first growth"),
     ],
 )
 def test_training_with_growth_is_that_of_one_process(ways: tuple[Way, ...], tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from fxgrow.cli import main
 from fxgrow.errors import AmountError, FileError, PlanError
 from fxgrow.files import header_of
 from tests.models import PLAIN, Decoder, lively, perceptron
+from tests.pairing import in_turn
 from tests.test_parts import Settling
 
 ROW = torch.randn(2, 5)
@@ -62,8 +63,7 @@ def assert_as_saved(folder: Path, grown: nn.Module, **of_save: Any) -> None:
     assert header_of(folder) == header_of(file)
 
 
-@pytest.mark.parametrize("name", PLAIN)
-@pytest.mark.parametrize("form", ["auto", "graph"])
+@pytest.mark.parametrize(("name", "form"), in_turn(PLAIN, ("auto", "graph")))
 def test_shards_hold_what_grow_and_save_give(name: str, form: str, tmp_path: Path) -> None:
     make, inputs = PLAIN[name]
     model = lively(make()).eval()

@@ -12,6 +12,7 @@ from torch import nn
 
 from tests.checks import assert_grows
 from tests.models import lively
+from tests.pairing import in_turn
 
 SMALL = {
     "timm/test_resnet": 3.2,
@@ -60,16 +61,10 @@ def build(name: str) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
 
 
 @pytest.mark.parametrize(
-    ("width", "init"),
-    [
-        (2.0, "zero"),
-        (1.5, "mirror"),
-        pytest.param(2.0, "mirror", marks=pytest.mark.slow),
-        pytest.param(1.5, "zero", marks=pytest.mark.slow),
-    ],
+    ("name", "how"), in_turn(SMALL, ((2.0, "zero"), (1.5, "mirror"), (2.0, "mirror"), (1.5, "zero")))
 )
-@pytest.mark.parametrize("name", SMALL)
-def test_small_models_grow(name: str, width: float, init: str) -> None:
+def test_small_models_grow(name: str, how: tuple[float, str]) -> None:
+    width, init = how
     model, inputs = build(name)
     assert_grows(model, inputs, width, init, least_ratio=SMALL[name] if width == 2.0 else 1.2)
 

@@ -3,101 +3,146 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import enum
 import functools
 import inspect
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from fxgrow.capture.inputs import Inputs
 from fxgrow.capture.recording import bound
 
-_CHOICES = (bool, str, int, type(None))
+_CHOICES = (bool, str, int, float, tuple, enum.Enum, type(None))
 
 
-def other_values(model: nn.Module, inputs: Inputs) -> Iterator[tuple[str, Any]]:
+def other_values(model: nn.Module, inputs: Inputs, ran: Iterable[str] = ()) -> Iterator[tuple[str, Any]]:
     """Arguments of a forward with each value that they might have instead, as far as the forward tells.
 
-    That is the other truth value of a flag, the default of what is called with something else, the constants that the
-    code of its class compares an argument with, and the keys of what it looks up by one.
+    That is the other truth value of a flag, the default of what is called with something else, the members of an Enum,
+    what its code compares an argument with, and the keys of what it looks up by one.
+
+    ran: the methods of the model that the forward calls.
     """
-    parameters = inspect.signature(model.forward).parameters
+    methods = frozenset({"forward", *ran})
     called = bound(model, inputs)
-    for name, parameter in parameters.items():
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            continue
-        default = parameter.default
-        value = called.get(name, default)
-        others: list[Any] = [] if default is parameter.empty else [default]
-        said = str(parameter.annotation) if value is None else ""
+    parameters = inspect.signature(model.forward).parameters
+    values = {name: called.get(name, p.default) for name, p in parameters.items() if p.kind not in _STARRED}
+    for name, value in values.items():
+        default = parameters[name].default
+        said = str(parameters[name].annotation) if value is None else ""
+        others: list[Any] = [] if default is inspect.Parameter.empty else [default]
         if isinstance(value, bool) or "bool" in said:
             others += [True, False]
-        elif isinstance(value, (str, int)) or any(kind in said for kind in ("str", "int", "Literal")):
-            others += _named_values(model).get(name, ())
-        tried = [value]
-        for other in others:
-            if isinstance(other, _CHOICES) and not any(type(other) is type(t) and _same(other, t) for t in tried):
-                tried.append(other)
-                yield name, other
+        elif isinstance(value, enum.Enum):
+            others += type(value)
+        elif isinstance(value, (str, int, float, tuple)) or any(kind in said for kind in _KINDS):
+            others += _named_values(model, methods).get(name, ())
+        yield from _each_other(name, value, others)
+    for parameter in parameters.values():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            for name, value in _looked_for(model, methods, parameter.name).items():
+                if name not in values and name not in called.get(f"**{parameter.name}", {}):
+                    further = (
+                        [not value] if isinstance(value, bool) else [True, *_named_values(model, methods).get(name, ())]
+                    )
+                    yield from _each_other(name, inspect.Parameter.empty, [value, *further])
+
+
+_STARRED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+_KINDS = ("str", "int", "float", "tuple", "Literal")
+
+
+def _each_other(name: str, value: Any, others: list[Any]) -> Iterator[tuple[str, Any]]:
+    tried = [value]
+    for other in others:
+        if isinstance(other, _CHOICES) and not any(type(other) is type(t) and bool(other == t) for t in tried):
+            tried.append(other)
+            yield name, other
 
 
 def with_argument(model: nn.Module, inputs: Inputs, name: str, value: Any = inspect.Parameter.empty) -> Inputs:
     """Inputs with another value of an argument; with its default where no value is said and it is not among them."""
     args, kwargs = inputs
     parameters = inspect.signature(model.forward).parameters
-    place = list(parameters).index(name)
+    place = list(parameters).index(name) if name in parameters else len(args)
     if value is inspect.Parameter.empty:
+        if name not in parameters:
+            return inputs
         value = bound(model, inputs).get(name, parameters[name].default)
     if place < len(args):
         return (*args[:place], value, *args[place + 1 :]), kwargs
     return args, {**kwargs, name: value}
 
 
-def _same(first: Any, other: Any) -> bool:
-    return not isinstance(first, Tensor) and not isinstance(other, Tensor) and bool(first == other)
-
-
 @functools.lru_cache(maxsize=64)
-def _code_of(kind: Any) -> ast.Module:
-    """The code of a class and of those that it extends, but for torch's; without what is not at hand."""
+def _code_of(kind: Any, methods: frozenset[str]) -> ast.Module:
+    """The code of methods of a class and of those that it extends, but for torch's; without what is not at hand."""
     body: list[ast.stmt] = []
     for base in kind.__mro__:
-        if not base.__module__.startswith(("torch.", "builtins")):
-            try:
-                body += ast.parse(textwrap.dedent(inspect.getsource(base))).body
-            except (OSError, TypeError, SyntaxError):
-                continue
+        for name in methods & vars(base).keys() if not base.__module__.startswith("torch.") else ():
+            with contextlib.suppress(OSError, TypeError, SyntaxError):
+                body += ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(vars(base)[name])))).body
     return ast.Module(body, [])
 
 
-def _named_values(model: nn.Module) -> dict[str, list[Any]]:
-    """What the code of a model compares each of its names with (`==`, `in`, `match`), and what it looks up by one."""
+def _named_values(model: nn.Module, methods: frozenset[str]) -> dict[str, list[Any]]:
+    """What the code of a model compares each of its names with (`==`, `<`, `in`, `match`), or looks up by one."""
     kind: Any = type(model)
     values: dict[str, list[Any]] = {}
-    for node in ast.walk(_code_of(kind)):
+    for node in ast.walk(_code_of(kind, methods)):
         if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Name):
-            values.setdefault(node.slice.id, []).extend(_keys(_attribute(model, node.value)))
-            continue
-        if isinstance(node, ast.Compare):
-            sides: list[ast.AST] = [node.left, *node.comparators]
-        elif isinstance(node, ast.Match):
-            sides = [node.subject, *(case.pattern for case in node.cases)]
-        else:
-            continue
-        constants = [part.value for side in sides for part in ast.walk(side) if isinstance(part, ast.Constant)]
-        for side in sides:
-            if isinstance(side, ast.Name):
-                values.setdefault(side.id, []).extend(constants)
+            values.setdefault(node.slice.id, []).extend(_keys(_container(model, node.value)))
+        elif isinstance(node, ast.Compare):
+            named: list[ast.AST] = [node.left, *node.comparators]
+            constants = _constants(named)
+            if all(isinstance(op, _ORDER) for op in node.ops):
+                constants = [c + step for c in constants if isinstance(c, (int, float)) for step in (-1, 0, 1)]
+            elif isinstance(node.ops[0], (ast.In, ast.NotIn)) and isinstance(node.comparators[0], ast.Name):
+                values.setdefault(node.comparators[0].id, []).append(_MANY)  # what is looked for may be in it
+            for side in named:
+                if isinstance(side, ast.Name):
+                    values.setdefault(side.id, []).extend(constants)
+        elif isinstance(node, ast.Match) and isinstance(node.subject, ast.Name):
+            values.setdefault(node.subject.id, []).extend(_constants([case.pattern for case in node.cases]))
     return values
 
 
-def _attribute(model: nn.Module, code: ast.expr) -> Any:
-    """The value of code like `self.heads`."""
+_ORDER = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
+_MANY = tuple(range(16))
+
+
+def _constants(code: Sequence[ast.AST]) -> list[Any]:
+    return [part.value for side in code for part in ast.walk(side) if isinstance(part, ast.Constant)]
+
+
+def _looked_for(model: nn.Module, methods: frozenset[str], name: str) -> dict[str, Any]:
+    """The keywords that the code of a model looks for in a dictionary of a name, and what stands for one left out."""
+    kind: Any = type(model)
+    keywords: dict[str, Any] = {}
+    for node in ast.walk(_code_of(kind, methods)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ("get", "pop"):
+            where, key, *rest = node.func.value, *(_constants([argument])[:1] for argument in node.args)
+            default = rest[0][0] if rest and rest[0] else None
+        elif isinstance(node, ast.Compare) and isinstance(node.ops[0], (ast.In, ast.NotIn)):
+            where, key, default = node.comparators[0], _constants([node.left])[:1], True
+        else:
+            continue
+        if isinstance(where, ast.Name) and where.id == name and key and isinstance(key[0], str):
+            keywords.setdefault(key[0], default)
+    return keywords
+
+
+def _container(model: nn.Module, code: ast.expr) -> Any:
+    """The value of code like `self.heads`, and the keys of a dictionary that is written out."""
     if isinstance(code, ast.Name) and code.id == "self":
         return model
-    return getattr(_attribute(model, code.value), code.attr, None) if isinstance(code, ast.Attribute) else None
+    if isinstance(code, ast.Dict):
+        return {key.value: None for key in code.keys if isinstance(key, ast.Constant)}
+    return getattr(_container(model, code.value), code.attr, None) if isinstance(code, ast.Attribute) else None
 
 
 def _keys(container: Any) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import inspect
 import operator
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -81,6 +82,19 @@ def name_of_object(value: Any) -> str:
         return f"{type(value).__module__}.{value}"
     named = value if hasattr(value, "__qualname__") else type(value)
     return f"{getattr(named, '__module__', None) or 'torch'}.{named.__qualname__}"
+
+
+def in_words(value: Any) -> str:
+    """An argument in words, the same for values that a forward cannot tell apart.
+
+    >>> in_words(torch.ones(2)), in_words("mean"), in_words(torch.relu)
+    ('a tensor', "'mean'", 'torch.relu')
+    """
+    if value is inspect.Parameter.empty:
+        return "left out"
+    if isinstance(value, torch.Tensor):
+        return "a tensor"
+    return repr(value) if writable(value) else name_of_object(value)
 
 
 def writable(value: Any) -> bool:

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from fxgrow.capture import Captured, skeleton
 from fxgrow.capture.arguments import other_values, with_argument
+from fxgrow.capture.call_guards import in_words
 from fxgrow.capture.capturing import recorded
+from fxgrow.capture.contexts import settled
 from fxgrow.capture.inputs import Inputs, with_channels
+from fxgrow.capture.own_methods import called_by, methods_that_ran, other_methods
 from fxgrow.capture.probing import differences
-from fxgrow.capture.recording import Recording
+from fxgrow.capture.recording import Recording, bound
+from fxgrow.containers import holds_tensor
 from fxgrow.devices import device_of
 from fxgrow.errors import CaptureError, FxgrowError
 from fxgrow.own.courses import Replan, growths, parting_on
-from fxgrow.own.sites import Site, sites
-from fxgrow.planning.plan import Axis, Obstacle, Plan, TensorGrowth
+from fxgrow.own.edited import FORWARD
+from fxgrow.own.sites import Site, sites_of_course
+from fxgrow.planning.plan import Axis, Plan, Refusal, TensorGrowth
 
 
 def with_other_calls(
     own: nn.Module, source: nn.Module, captured: Captured, plan: Plan, there: Sequence[Site], replan: Replan
-) -> tuple[Plan, bool] | Obstacle:
-    """A plan that has what calls with other values of arguments need as well; or what one of them needs otherwise.
+) -> tuple[Plan, bool]:
+    """A plan that has what calls with other values of arguments need as well, and refuses what needs it otherwise.
 
     Where an output gets another size, as the features of a wider model do, the call is told and not compared.
     The second value is whether nothing had to be added, so that the grown copy was compared with each course.
@@ -33,64 +39,107 @@ def with_other_calls(
     ----------
     own: the grown copy of `source`, with the courses of the plan. there: the calls that change on the captured course.
     """
-    before, after = (Recording(skeleton(model), device_of(model)) for model in (source, own))
     courses: list[Plan] = []
     wider: list[str] = []
+    allowed: dict[tuple[str, str], list[str]] = {}
+    wrong: dict[tuple[str, str], str] = {}
     more, complete, changed = plan, True, {site.key for site in there}
     known = [course.calls for course in plan.courses]
-    for name, value in other_values(source, captured.inputs):
-        as_called = with_argument(source, captured.inputs, name)
-        inputs = with_argument(source, captured.inputs, name, value)
-        call = f"{name}={value!r}"
+    for call in _calls(source, captured):
+        before, after = called_by(source, call.method), called_by(own, call.method)
+        place = call.method, call.argument
+        right = allowed.setdefault(place, list(call.as_it_was))
         try:
-            if _makes_the_same_calls(before, as_called, inputs):
+            if call.argument and _makes_the_same_calls(before, call.before, call.inputs):
+                right.append(in_words(call.value))
                 continue
-            otherwise = recorded(source, inputs)
+            otherwise = recorded(before, call.inputs)
         except CaptureError:  # nothing can be said of it, or the model does not take it
             continue
-        sizes = _sizes(after, with_channels(inputs, plan.channels))
-        if sizes is not None and sizes != _sizes(before, inputs):
-            wider.append(call)
+        sizes = _sizes(after, with_channels(call.inputs, plan.channels))
+        if sizes is not None and sizes != _sizes(before, call.inputs):
+            wider.append(call.text)
+            right.append(in_words(call.value))
             continue
         try:
             other, course = replan(otherwise)
         except FxgrowError as error:
-            return Obstacle(f"with {call} it does not grow: {error.what}", type(source).__name__)
+            wrong.setdefault(place, f"with {call.text} it does not grow: {error.what}")
+            continue
         apart = _apart(more, other, course)
         if apart is not None:
-            return Obstacle(f"with {call} {apart} would grow otherwise", type(source).__name__)
+            wrong.setdefault(place, f"with {call.text} {apart} would grow otherwise")
+            continue
+        course = replace(course, form="module", calls=(call.text,), method=call.method)
         longer = _with_more(more, course)
-        further = any(not site.aside and site.key not in changed for site in sites(other, course))
-        if (call,) not in known and (further or longer is not more):
+        further = any(not site.aside and site.key not in changed for site in sites_of_course(other, course))
+        if (call.text,) not in known and (further or longer is not more):
             complete = False
         else:
-            text = parting_on(own, source, plan, other, course)
+            text = parting_on(after, before, plan, other, course)
             if text is not None:
-                return Obstacle(f"with {call} the class computes something else: {text}", type(source).__name__)
+                wrong.setdefault(place, f"with {call.text} the class computes something else: {text}")
+                continue
         more = longer
-        courses.append(replace(course, form="module", calls=(call,)))
-    sizes = [course for course in plan.courses if not course.calls]
-    return replace(more, courses=(*sizes, *courses), calls=tuple(wider)), complete
+        right.append(in_words(call.value))
+        courses.append(course)
+    sizes_only = [course for course in plan.courses if not course.calls]
+    refusals = tuple(Refusal(place[1], tuple(allowed[place]), why, place[0]) for place, why in wrong.items())
+    planned = replace(more, courses=(*sizes_only, *courses), calls=tuple(wider), refusals=refusals)
+    return planned, complete
 
 
-def _makes_the_same_calls(recording: Recording, inputs: Inputs, others: Inputs) -> bool:
+class _Call(NamedTuple):
+    """A call that the model was not captured with; before: the inputs with the argument as it was, if it is one."""
+
+    text: str
+    inputs: Inputs
+    before: Inputs
+    as_it_was: tuple[str, ...] = ()
+    argument: str = ""
+    value: Any = None
+    method: str = FORWARD
+
+
+def _calls(source: nn.Module, captured: Captured) -> Iterator[_Call]:
+    for name, value in other_values(source, captured.inputs, methods_that_ran(captured)):
+        before = with_argument(source, captured.inputs, name)
+        as_it_was = in_words(bound(source, before).get(name, inspect.Parameter.empty))
+        inputs = with_argument(source, captured.inputs, name, value)
+        yield _Call(f"{name}={in_words(value)}", inputs, before, (as_it_was,), name, value)
+    for method, inputs in other_methods(source, captured):
+        yield _Call(f"{method}({', '.join(inputs[1])})", inputs, captured.inputs, method=method)
+
+
+def _makes_the_same_calls(model: nn.Module, inputs: Inputs, others: Inputs) -> bool:
     """Whether a forward makes the same calls on other inputs, flags of these calls aside: they mix no units."""
+    recording = Recording(skeleton(model), device_of(model))
     for mode in ("eval", "train"):
         first, second = (recording.record(mode, each) for each in (inputs, others))
-        if any(difference.what not in _FLAGS for difference in differences(first.graph, second.graph)):
+        graphs = _bare(first.graph), _bare(second.graph)
+        if any(difference.what not in _FLAGS for difference in differences(*graphs)):
             return False
         if not (first.by_mode or second.by_mode):
             break
     return True
 
 
+def _bare(graph: fx.Graph) -> fx.Graph:
+    """A graph without a word of arguments that are no tensors."""
+    for node in reversed(graph.nodes):
+        is_argument = node.op == "placeholder" and not holds_tensor(node.meta["value"])
+        if not node.users and (node.target is settled or is_argument):
+            graph.erase_node(node)
+    return graph
+
+
 _FLAGS = tuple(f"the number {flag}" for flag in (True, False))
 
 
-def _sizes(recording: Recording, inputs: Inputs) -> Any:
+def _sizes(model: nn.Module, inputs: Inputs) -> Any:
     """The shapes of what a model gives; None where it does not run."""
     try:
-        graph = recording.record("eval", inputs).graph
+        graph = Recording(skeleton(model), device_of(model)).record("eval", inputs).graph
     except CaptureError:
         return None
     values = (node.meta["value"] for node in graph.output_node().all_input_nodes)

@@ -120,7 +120,8 @@ class Remade(nn.Module):
         return _bare, (self._fxgrow_origin,), state
 
 
-def _subclass(mixin: type[Remade], maker: Any, kind: Any, *rest: Any, **names: Any) -> type[Any]:
+def subclass(mixin: type[Remade], maker: Any, kind: Any, *rest: Any, **names: Any) -> type[Any]:
+    """A class of a mixin and a kind of modules with more names; `maker` makes it of the kind and the rest."""
     origin = (maker, getattr(kind, "_fxgrow_origin", kind), *rest)
     return type(
         f"{mixin.__name__}{kind.__name__}",
@@ -191,7 +192,7 @@ def edited(kind: Any, methods: frozenset[str] = frozenset({FORWARD})) -> type[nn
 
         return method
 
-    return _subclass(Edited, edited, kind, methods, **{name: editing(name) for name in methods})
+    return subclass(Edited, edited, kind, methods, **{name: editing(name) for name in methods})
 
 
 def _refuse_alone(module: Any, name: str) -> None:
@@ -249,7 +250,7 @@ def multiplied(kind: Any) -> type[nn.Module]:
     >>> issubclass(multiplied(nn.Linear), nn.Linear), multiplied(nn.Linear).__name__
     (True, 'MultipliedLinear')
     """
-    return _subclass(Multiplied, multiplied, kind, plain_kind=kind)
+    return subclass(Multiplied, multiplied, kind, plain_kind=kind)
 
 
 @dataclass(frozen=True)
@@ -293,7 +294,7 @@ def read_out(kind: Any) -> type[nn.Module]:
 
         return method
 
-    return _subclass(
+    return subclass(
         ReadOut, read_out, kind, **{name: reading(name) for name in ("forward", HEAD) if hasattr(kind, name)}
     )
 

@@ -37,7 +37,7 @@ from fxgrow.own.edited import (
 )
 from fxgrow.own.following import follow_sizes
 from fxgrow.own.positions import follow_positions, intermediates_apart
-from fxgrow.own.sites import Site, sites
+from fxgrow.own.sites import Site, sites, sites_of_course
 from fxgrow.own.sizes import Settings, wanted
 from fxgrow.planning.edits import set_attributes
 from fxgrow.planning.plan import NodeEdit, Obstacle, Plan
@@ -79,7 +79,7 @@ def own_class(
     graphs = _graphs_of_sizes(grown, inputs)
     for number, (other, course) in enumerate(others):
         keys = {site.key for site in sure}
-        sure += [site for site in sites(other, course) if not site.aside and site.key not in keys]
+        sure += [site for site in sites_of_course(other, course) if site.key not in keys]
         graph = widened(other, course, named_tensors(skeleton(source)), "")
         of_course = _graphs_of_sizes(graph, with_channels(other.inputs, plan.channels))
         graphs.update((f"{mode} {number}", taken) for mode, taken in of_course.items())

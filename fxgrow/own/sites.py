@@ -71,6 +71,16 @@ def sites(captured: Captured, plan: Plan, apart: Iterable[NodeEdit] = ()) -> tup
         varying |= more
 
 
+def sites_of_course(captured: Captured, course: Plan) -> Iterator[Site]:
+    """The calls that growth changes on another course, in the method that is called there."""
+    for site in sites(captured, course):
+        if site.aside:
+            continue
+        if not site.module and site.method == FORWARD:
+            site = replace(site, method=course.method)
+        yield site
+
+
 def _is_so(node: fx.Node, edit: NodeEdit) -> bool:
     """Whether a literal is already what it is to become."""
     try:

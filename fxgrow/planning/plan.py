@@ -158,6 +158,23 @@ class Totals:
 
 
 @dataclass(frozen=True)
+class Refusal:
+    """An argument with some values of which a copy in the model's own class is not called, since it would go wrong.
+
+    allowed: what it may be, in words: what it was, and what else was tried and is right. why: what would go wrong.
+    method: which is called so. argument: "" where the method is not called at all.
+    """
+
+    argument: str
+    allowed: tuple[str, ...]
+    why: str
+    method: str = "forward"
+
+    def __str__(self) -> str:
+        return f"{self.argument} other than {' or '.join(self.allowed)}" if self.argument else f"calls of {self.method}"
+
+
+@dataclass(frozen=True)
 class Plan(Shown):
     """What `fxgrow.grow` will do to a model: pure data, with a JSON round trip.
 
@@ -179,8 +196,9 @@ class Plan(Shown):
     obstacle: why it has to be a graph.
     courses: the same growth for inputs of other sizes, or other values of arguments, on which the forward of such a
         copy takes another course.
-    calls: other values of arguments ("pool=False"): of a course those that it is taken with, else those with which
-        outputs of such a copy get other sizes.
+    calls: other values of arguments ("pool=False"), or other methods: of a course those that it is taken with, else
+        those with which outputs of such a copy get other sizes. refusals: those that such a copy refuses.
+    method: of a course, which is called.
     like: where it grew toward a target, in what it differs from that.
     classes, channels: where more of them were asked for, how many there were and are.
     configs: of a model that its class builds from a config, how that follows.
@@ -213,6 +231,8 @@ class Plan(Shown):
     obstacle: Obstacle | None = None
     courses: tuple[Plan, ...] = ()
     calls: tuple[str, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+    method: str = "forward"
     like: Likeness | None = None
     classes: Classes | None = None
     channels: Channels | None = None

@@ -120,7 +120,8 @@ def _comes_back_as(plan: Plan) -> str:
         why = f"; as a whole it cannot be captured: {plan.obstacle}" if plan.obstacle else ""
         return f"comes back as {plan.model}, its own class, grown in parts ({paths}), between which sizes stay{why}"
     if plan.form == "module":
-        return f"comes back as {plan.model}, its own class"
+        refused = "".join(f"; refuses {refusal}: {refusal.why}" for refusal in plan.refusals)
+        return f"comes back as {plan.model}, its own class{refused}"
     return f"comes back as a graph module{f': {plan.obstacle}' if plan.obstacle else ''}"
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import enum
+import pickle
 from typing import Any
 
 import pytest
@@ -11,7 +14,7 @@ from torch import nn
 
 import fxgrow
 from fxgrow.capture.arguments import other_values
-from fxgrow.errors import PlanError, SettledError
+from fxgrow.errors import SettledError
 from fxgrow.proof.certificate import Verdict
 
 
@@ -42,6 +45,7 @@ class Pooled(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.enter, self.leave, self.sizes = nn.Linear(8, 16), nn.Linear(16, 4), nn.Linear(16, 2)
+        self.project, self.log = nn.Sequential(nn.LayerNorm(16), nn.Linear(16, 3)), list[Any]()
 
     def forward(self, x: torch.Tensor, how: str = "classes", mask: Any = None) -> Any:
         h = self.enter(x).relu()
@@ -52,6 +56,20 @@ class Pooled(nn.Module):
             case "sizes":
                 return self.sizes(h)
         return self.leave(h)
+
+    def spread(self, x: torch.Tensor) -> torch.Tensor:
+        return self.enter(x).relu().std(-1)
+
+    def projected(self, x: torch.Tensor) -> torch.Tensor:
+        return self.project(self.enter(x).relu())
+
+    @torch.no_grad()
+    def predicted(self, x: torch.Tensor) -> torch.Tensor:
+        return self(x).argmax(-1)
+
+    def logged(self, x: torch.Tensor) -> torch.Tensor:
+        self.log.append(x)
+        return self.enter(x).mean(-1)
 
 
 def moved(model: nn.Module) -> nn.Module:
@@ -103,17 +121,23 @@ def test_they_are_kept_by_files_plans_and_further_growth(tmp_path: Any) -> None:
     assert fxgrow.certify(loaded, model).verdict is Verdict.REFUTED
 
 
-def test_a_call_that_needs_it_otherwise_is_refused_by_name() -> None:
+def test_a_call_that_needs_it_otherwise_is_refused_by_name(tmp_path: Any) -> None:
     torch.manual_seed(0)
     model, x = moved(Pooled()), torch.randn(5, 8, dtype=torch.float64)
     grown = fxgrow.grow(model, 2, example_inputs=x)
-    assert "how='mean'" in str(fxgrow.report(grown).plan.obstacle)
-    assert apart(model, grown, x) < 1e-12
-    for how in ("mean", "sizes"):
-        with pytest.raises(SettledError, match="how was 'classes'"):
-            grown(x, how)
-    with pytest.raises(PlanError, match="how='mean'"):
-        fxgrow.grow(model, 2, example_inputs=x, form="module")
+    fxgrow.save(grown, tmp_path / "grown.safetensors")
+    loaded = fxgrow.load(tmp_path / "grown.safetensors", Pooled().double())
+    further = fxgrow.grow(grown, 1.5, example_inputs=x)
+    plan = fxgrow.Plan.from_json(fxgrow.report(grown).plan.to_json())
+    for other in (grown, loaded, further, plan.apply(model), copy.deepcopy(grown), pickle.loads(pickle.dumps(grown))):
+        assert isinstance(other, Pooled)
+        assert apart(model, other, x) < 1e-12 and apart(model, other, x, "sizes") < 1e-12
+        with pytest.raises(SettledError, match="how is 'mean', for which the model did not grow"):
+            other(x, "mean")
+        with pytest.raises(SettledError, match=r"calls of spread: .* enter.weight would grow otherwise"):
+            other.spread(x)
+    assert "how other than 'classes' or 'sizes' is refused" in str(fxgrow.report(grown).certificate)
+    assert "refuses how other than 'classes' or 'sizes'" in str(fxgrow.report(grown).plan)
 
 
 def test_a_default_with_sizes_of_its_own_is_refused_where_it_was_called_with_something_else() -> None:
@@ -121,8 +145,52 @@ def test_a_default_with_sizes_of_its_own_is_refused_where_it_was_called_with_som
     model, x = moved(Pooled()), torch.randn(5, 8, dtype=torch.float64)
     grown = fxgrow.grow(model, 2, example_inputs={"x": x, "mask": torch.ones(3)})
     assert apart(model, grown, x, mask=torch.ones(3).double()) < 1e-12
-    with pytest.raises(SettledError, match="mask was a tensor"):
+    with pytest.raises(SettledError, match="mask is None"):
         grown(x)
+
+
+def test_methods_that_the_forward_does_not_call_grow_along() -> None:
+    torch.manual_seed(0)
+    model, x = moved(Pooled()), torch.randn(5, 8, dtype=torch.float64)
+    grown = fxgrow.grow(model, 2, example_inputs=x)
+    assert ("projected(x)",) in [course.calls for course in fxgrow.report(grown).plan.courses]
+    with torch.no_grad():
+        assert (model.projected(x) - grown.projected(x)).abs().max() < 1e-12
+        assert torch.equal(grown.predicted(x), model.predicted(x))
+    assert grown.get_submodule("project.0").core == ((0, 16),)
+    assert grown.log == [] and model.log == []  # a method that does more than compute was not run
+
+
+class Kind(enum.Enum):
+    PLAIN = 1
+    SOFT = 2
+
+
+class Keywords(nn.Module):
+    """Asks for what is not in its signature, for members of an Enum, for numbers and for what is in a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(8, 16), nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor, kind: Kind = Kind.PLAIN, power: float = 0.0, **options: Any) -> torch.Tensor:
+        h = self.enter(x)
+        if power > 0.5 or options.get("mean", False) or "spread" in options:
+            return h.mean(-1) ** 2
+        return self.leave(h.softmax(-1) if kind is Kind.SOFT else h.relu())
+
+
+@pytest.mark.parametrize(
+    "call", [{"kind": Kind.SOFT}, {"power": 0.7}, {"mean": True}, {"spread": True}], ids=lambda call: next(iter(call))
+)
+def test_however_a_forward_asks(call: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    model, x = moved(Keywords()), torch.randn(5, 8, dtype=torch.float64)
+    grown = fxgrow.grow(model, 2, example_inputs=x)
+    assert isinstance(grown, Keywords) and apart(model, grown, x) < 1e-12
+    assert apart(model, grown, x, Kind.PLAIN, 0.0, mean=False) < 1e-12
+    with pytest.raises(SettledError, match=f"^{next(iter(call))} is "):
+        grown(x, **call)
 
 
 def test_flags_of_the_calls_inside_are_no_course_of_their_own() -> None:

@@ -16,6 +16,7 @@ from fxgrow.errors import AmountError, PlanError
 from fxgrow.planning.plan import Channels, Plan
 from tests.capture.assembled import EXACT, normal
 from tests.models import lively
+from tests.pairing import in_turn
 
 IMAGES, MORE = normal(2, 3, 96, 96), 10 * normal(2, 2, 96, 96)
 WAYS: list[dict[str, Any]] = [
@@ -43,9 +44,9 @@ def assert_more_channels(model: nn.Module, grown: nn.Module) -> None:
             torch.testing.assert_close(after[:, :7], before, rtol=EXACT, atol=EXACT)
 
 
-@pytest.mark.parametrize("form", ["auto", "graph"])
-@pytest.mark.parametrize(("name", "way"), list(zip(MODELS, WAYS, strict=True)))
-def test_whatever_new_channels_hold_outputs_stay(name: str, way: dict[str, Any], form: str) -> None:
+@pytest.mark.parametrize(("case", "form"), in_turn(zip(MODELS, WAYS, strict=True), ("graph", "auto")))
+def test_whatever_new_channels_hold_outputs_stay(case: tuple[str, dict[str, Any]], form: str) -> None:
+    name, way = case
     model = timm_model(name)
     grown: Any = fxgrow.grow(model, example_inputs=IMAGES, form=form, **way)
     assert_more_channels(model, grown)

@@ -16,6 +16,7 @@ import fxgrow
 from fxgrow.errors import PlanError
 from tests.capture.assembled import EXACT, normal
 from tests.models import lively
+from tests.pairing import in_turn, slow
 
 IMAGES = normal(2, 3, 96, 96)
 
@@ -28,7 +29,7 @@ def timm_model(name: str, **options: Any) -> nn.Module:
 NAMES = ["test_resnet", "test_vit", "test_convnext", "test_efficientnet", "test_byobnet"]
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=[*NAMES[:3], *map(slow, NAMES[3:])])
 def pair(request: pytest.FixtureRequest) -> tuple[nn.Module, nn.Module]:
     options = {"img_size": 96} if "vit" in request.param else {}
     model = timm_model(request.param, **options)
@@ -374,8 +375,7 @@ HEADS = {
 }
 
 
-@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "test_convnext"])
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize(("head", "name"), in_turn(HEADS, ("mobilenetv3_small_050", "test_convnext")))
 def test_a_file_keeps_heads_of_several_layers_and_of_timms(name: str, head: str, tmp_path: Any) -> None:
     grown: Any = fxgrow.grow(timm.create_model(name), 1.5, verify=False)
     classifier, make = grown.get_classifier(), HEADS[head]

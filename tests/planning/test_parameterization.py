@@ -18,6 +18,7 @@ from fxgrow.own.edited import Multiplied
 from fxgrow.planning.plan import Rescaling
 from tests.checks import unmoved, worst_error
 from tests.models import PLAIN, lively
+from tests.pairing import in_turn
 
 X = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
 
@@ -88,8 +89,7 @@ def test_new_weights_are_of_the_tables_size_as_the_function_sees_them(parameteri
         assert ratio == pytest.approx(factor, rel=0.1), name
 
 
-@pytest.mark.parametrize("name", PLAIN)
-@pytest.mark.parametrize("init", ["zero", "mirror"])
+@pytest.mark.parametrize(("name", "init"), in_turn(PLAIN, ("mirror", "zero")))
 def test_plain_models_stay_the_same_and_learn(name: str, init: str) -> None:
     make, inputs = PLAIN[name]
     model = lively(make())

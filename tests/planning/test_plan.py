@@ -16,12 +16,12 @@ from torch import nn
 import fxgrow
 from fxgrow.errors import AmountError, PlanError
 from tests.models import PLAIN, lively, perceptron
+from tests.pairing import in_turn
 
 ROW = torch.randn(2, 5)
 
 
-@pytest.mark.parametrize("init", ["zero", "mirror", "replicate"])
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize(("name", "init"), in_turn(PLAIN, ("zero", "mirror", "replicate")))
 def test_a_plan_survives_json(name: str, init: str) -> None:
     make, inputs = PLAIN[name]
     plan = fxgrow.plan(make(), 1.5, example_inputs=inputs, init=init)

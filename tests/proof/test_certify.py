@@ -18,7 +18,7 @@ from fxgrow.errors import FxgrowError
 from fxgrow.proof.certificate import Verdict
 from fxgrow.testing.sabotage import sabotaged
 from tests.models import PLAIN, lively, perceptron
-from tests.pairing import in_turn
+from tests.pairing import in_turn, slow
 
 INITS = ("zero", "mirror", "replicate")
 TIMM = ("test_resnet", "test_vit", "test_convnext", "test_efficientnet", "test_byobnet")
@@ -30,8 +30,7 @@ def grown(name: str, init: str = "zero", **options: Any) -> tuple[nn.Module, Any
     return model, fxgrow.grow(model, 1.5, init=init, example_inputs=inputs, verify=False, **options)
 
 
-@pytest.mark.parametrize("init", INITS)
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize(("name", "init"), in_turn(PLAIN, INITS))
 def test_every_growth_of_a_user_model_is_proved(name: str, init: str) -> None:
     model, wider = grown(name, init)
     certificate = fxgrow.certify(wider, model)
@@ -53,7 +52,7 @@ def test_rounded_gains_and_means_are_proved_in_lower_precision(dtype: torch.dtyp
     assert fxgrow.certify(wider, model).verdict is Verdict.PROVED
 
 
-@pytest.mark.parametrize("name", ["perceptron", "encoder-prenorm", "decoder", "tagger"])
+@pytest.mark.parametrize("name", ["perceptron", "encoder-prenorm", "decoder", slow("tagger")])
 def test_several_growths_are_proved_from_the_last_and_from_the_first(name: str) -> None:
     model, once = grown(name)
     twice = fxgrow.grow(once, 1.5, init="mirror", verify=False)

@@ -18,11 +18,19 @@ from fxgrow.testing.alone import Looked, look
 from fxgrow.testing.judging import Judgement, check_equivariance, check_growth
 from tests.rules.cases import CASES, brought_by_fxgrow
 
+
+def asks_for_the_mode(op: Any) -> bool:
+    """Whether an op is a module with parts that compute otherwise in train mode."""
+    parts = op.modules() if isinstance(op, nn.Module) else ()
+    moded = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd, nn.RNNBase, nn.MultiheadAttention)
+    return any(isinstance(part, moded) or not type(part).__module__.startswith("torch.") for part in parts)
+
+
 CASES_IN_MODES = [
     pytest.param(
         (number, training),
         id=f"{case}-{'train' if training else 'eval'}",
-        marks=pytest.mark.slow if training and not isinstance(case.op, nn.Module) else (),  # no mode to ask for
+        marks=pytest.mark.slow if training and not asks_for_the_mode(case.op) else (),
     )
     for number, case in enumerate(CASES)
     for training in (False, True)

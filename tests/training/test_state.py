@@ -17,6 +17,7 @@ from fxgrow.errors import FxgrowError, TrainingError
 from fxgrow.planning.indexing import old_positions
 from fxgrow.training.parameters import innermost
 from fxgrow.training.trial import entries_of
+from tests.pairing import in_turn
 from tests.training.small import INPUTS, convolutional, grown, train
 
 Maker = Callable[[Any], torch.optim.Optimizer]
@@ -239,8 +240,9 @@ def test_two_growths_in_the_middle_of_training(name: str) -> None:
         assert rise <= max(usual, 0.0) + 1e-6
 
 
-@pytest.mark.parametrize("parameterization", ["standard", "variance-transfer"])
-@pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
+@pytest.mark.parametrize(
+    ("name", "parameterization"), in_turn(("test_resnet", "test_vit"), ("variance-transfer", "standard"))
+)
 def test_library_models_go_on_where_they_were(name: str, parameterization: str) -> None:
     """In float32 and train mode: the loss within 1e-6 over two growths, old momenta bit for bit."""
     torch.manual_seed(0)

@@ -29,6 +29,7 @@ from fxgrow.catalogue import find
 from fxgrow.errors import FxgrowError
 from fxgrow.narrowing import narrowed
 from tests.commands import run_here, started
+from tests.pairing import slow
 
 SMALL: dict[str, Any] = {
     "samples": 64,
@@ -118,17 +119,17 @@ def begun(*arguments: Any) -> BaseProcess:
 @pytest.mark.parametrize(
     ("place", "call", "after"),
     [
-        ("growth", 1, "before"),
-        pytest.param("surgery", 2, "after", marks=pytest.mark.slow),
+        slow("growth", 1, "before"),
+        slow("surgery", 2, "after"),
         ("optimizer", 1, "after"),
-        pytest.param("rates", 1, "after", marks=pytest.mark.slow),
-        pytest.param("tensors", 2, "after", marks=pytest.mark.slow),
-        ("state", 5, "after"),
-        pytest.param("flush", 12, "after", marks=pytest.mark.slow),
+        slow("rates", 1, "after"),
+        slow("tensors", 2, "after"),
+        slow("state", 5, "after"),
+        slow("flush", 12, "after"),
         ("rename", 4, "before"),
-        pytest.param("removal", 2, "before", marks=pytest.mark.slow),
+        slow("removal", 2, "before"),
         ("log", 3, "before"),
-        pytest.param("outcome", 1, "before", marks=pytest.mark.slow),
+        slow("outcome", 1, "before"),
     ],
 )
 def test_a_run_killed_within_a_step_of_its_own_goes_on(
@@ -241,15 +242,15 @@ def test_growth_does_not_move_the_loss(tmp_path: Path) -> None:
     [
         {"growth": "none"},
         {"growth": "linear", "init": "zero", "rates": "gradient", "lr_curve": "plateau"},
-        {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05},
-        {"state": "drop", "init": "replicate", "rates": "none"},
+        slow({"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05}),
+        slow({"state": "drop", "init": "replicate", "rates": "none"}),
         {"parameterization": "mup", "optimizer": "adamw", "lr": 1e-3},
         {"parameterization": "standard", "init": "gradmax", "rates": "none"},
         {"batch_size": 8, "largest_batch": 32, "batch_rates": "root"},
-        {"model": "timm/test_resnet", "options": ()},
+        slow({"model": "timm/test_resnet", "options": ()}),
         {"growth": "given", "widths": (0.5, 1.0), "lengths": (1, 2), "sides": (8, 6), "batch_sizes": (8, 16)},
         {"growth": "late", "start": 0.5, "init": "zero", "parameterization": "standard", "rates": "none"},
-        {"precision": "bfloat16", "channels_last": True, "warm_up": 0.2},
+        slow({"precision": "bfloat16", "channels_last": True, "warm_up": 0.2}),
     ],
 )
 def test_other_settings_train_and_go_on(changes: dict[str, Any], tmp_path: Path) -> None:
