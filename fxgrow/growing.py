@@ -257,7 +257,13 @@ def apply_plan(
 
 
 def _every_course(
-    own: nn.Module, source: nn.Module, captured: Captured, plan: Plan, changed: Sequence[Site], replan: Replan
+    own: nn.Module,
+    source: nn.Module,
+    captured: Captured,
+    plan: Plan,
+    changed: Sequence[Site],
+    replan: Replan,
+    of_methods: bool,  # a target is planned toward by what its forward does
 ) -> tuple[Plan, bool] | Obstacle:
     """A plan with each other course that the forward takes, and whether the grown copy has all that these need."""
     plans = courses(own, source, captured, plan, replan)
@@ -266,7 +272,7 @@ def _every_course(
     plan = replace(plan, courses=(*plans, *(course for course in plan.courses if course.calls)))
     if plan.form == "module":  # other calls were looked at when this was planned
         return plan, True
-    return with_other_calls(own, source, captured, plan, changed, replan)
+    return with_other_calls(own, source, captured, plan, changed, replan, of_methods)
 
 
 @collection_paused()
@@ -294,7 +300,7 @@ def _placed(
     if form != "graph":
         own = own_class(model, planned, graph, changed, captured, others=list(other_courses(model, planned)))
     if isinstance(own, nn.Module):
-        taken = _every_course(own, model, captured, planned, changed, replan)
+        taken = _every_course(own, model, captured, planned, changed, replan, like is None)
         if not isinstance(taken, Obstacle):
             again, complete = taken
             if not complete:

@@ -28,7 +28,13 @@ from fxgrow.planning.plan import Axis, Plan, Refusal, TensorGrowth
 
 
 def with_other_calls(
-    own: nn.Module, source: nn.Module, captured: Captured, plan: Plan, there: Sequence[Site], replan: Replan
+    own: nn.Module,
+    source: nn.Module,
+    captured: Captured,
+    plan: Plan,
+    there: Sequence[Site],
+    replan: Replan,
+    of_methods: bool = True,
 ) -> tuple[Plan, bool]:
     """A plan that has what calls with other values of arguments need as well, and refuses what needs it otherwise.
 
@@ -38,6 +44,7 @@ def with_other_calls(
     Parameters
     ----------
     own: the grown copy of `source`, with the courses of the plan. there: the calls that change on the captured course.
+    of_methods: whether calls of methods that the forward does not call are looked at, too.
     """
     courses: list[Plan] = []
     wider: list[str] = []
@@ -45,7 +52,7 @@ def with_other_calls(
     wrong: dict[tuple[str, str], str] = {}
     more, complete, changed = plan, True, {site.key for site in there}
     known = [course.calls for course in plan.courses]
-    for call in _calls(source, captured):
+    for call in _calls(source, captured, of_methods):
         before, after = called_by(source, call.method), called_by(own, call.method)
         place = call.method, call.argument
         right = allowed.setdefault(place, list(call.as_it_was))
@@ -101,13 +108,13 @@ class _Call(NamedTuple):
     method: str = FORWARD
 
 
-def _calls(source: nn.Module, captured: Captured) -> Iterator[_Call]:
+def _calls(source: nn.Module, captured: Captured, of_methods: bool) -> Iterator[_Call]:
     for name, value in other_values(source, captured.inputs, methods_that_ran(captured)):
         before = with_argument(source, captured.inputs, name)
         as_it_was = in_words(bound(source, before).get(name, inspect.Parameter.empty))
         inputs = with_argument(source, captured.inputs, name, value)
         yield _Call(f"{name}={in_words(value)}", inputs, before, (as_it_was,), name, value)
-    for method, inputs in other_methods(source, captured):
+    for method, inputs in other_methods(source, captured) if of_methods else ():
         yield _Call(f"{method}({', '.join(inputs[1])})", inputs, captured.inputs, method=method)
 
 
