@@ -171,12 +171,10 @@ def certificate_of(
         except FxgrowError as error:
             return Certificate.of(CLAIM, [Certificate(RECORD, "record", (), Verdict.UNKNOWN, str(error))])
         certificate = Comparison(captured[""], original, growths).certificate(graph, with_scale)
-        courses = [
-            certificate_of(
-                called_by(original, course.method), called_by(grown, course.method), [replace(growths[0], plan=course)]
-            )
-            for course in plan.courses
-        ]
+        courses = []
+        for course in plan.courses:
+            before_it, after_it = (called_by(model, course.method, course.left) for model in (original, grown))
+            courses.append(certificate_of(before_it, after_it, [replace(growths[0], plan=course)]))
         if not courses:
             return certificate
         by_course = [
@@ -225,7 +223,7 @@ def _certificate_of_divided(original: nn.Module, grown: nn.Module, growths: Sequ
     children = [same]
     for growth in (growths[0], *(replace(growths[0], plan=course) for course in plan.courses)):
         try:
-            first, last = (called_by(model, growth.plan.method) for model in bare)
+            first, last = (called_by(model, growth.plan.method, growth.plan.left) for model in bare)
             graph = as_graph(last, first, growth.plan, growth.folded)
         except FxgrowError as error:
             return Certificate.of(CLAIM, [Certificate(RECORD, "record", (), Verdict.UNKNOWN, str(error))])

@@ -44,21 +44,22 @@ def _conditions(captured: Captured, source: Any, plan: Plan) -> Iterator[str]:
     first = next(iter(captured.graphs.values()))
     values = [f"{node.args[2]}={node.args[1]!r}" for node in first.nodes if node.target is settled]
     if values:
-        others = "; ".join(_of_others(plan)) if own else "the graph refuses other values"
+        others = "values not named here may take a course that was not recorded" if own else "the graph refuses others"
         yield f"it was called with {', '.join(values)}: {others}"
+    if own:
+        yield from _of_other_calls(plan)
     if own:
         yield "the grown model is of the original's class: its forward was run likewise, and does what the graph does"
 
 
-def _of_others(plan: Plan) -> Iterator[str]:
+def _of_other_calls(plan: Plan) -> Iterator[str]:
     proved = [call for course in plan.courses for call in course.calls]
     if proved:
-        yield f"{', '.join(proved)} {'is' if len(proved) == 1 else 'are'} proved as well"
-    for refusal in plan.refusals:
-        yield f"{refusal} are refused" if not refusal.argument else f"{refusal} is refused"
+        yield f"proved as well: {', '.join(proved)}"
+    if plan.refusals:
+        yield f"refused: {', '.join(map(str, plan.refusals))}"
     if plan.calls:
-        yield f"with {', '.join(plan.calls)} outputs have other sizes"
-    yield "other values may take a course that was not recorded"
+        yield f"of another size after growth, and not compared: what comes of {', '.join(plan.calls)}"
 
 
 def _what_becomes_of(note: Settled, own: bool) -> str:

@@ -59,7 +59,7 @@ def other_courses(model: nn.Module, plan: Plan) -> Iterator[tuple[Captured, Plan
     """The courses that a plan has for other values of arguments, captured as they were when it was made."""
     for course in plan.courses:
         if course.calls:
-            captured = prepared(called_by(model, course.method), course)
+            captured = prepared(called_by(model, course.method, course.left), course)
             assert isinstance(captured, Captured)
             yield captured, course
 

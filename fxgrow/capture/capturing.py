@@ -35,7 +35,8 @@ class Captured:
     inputs: the arguments and keyword arguments used, on the meta device.
     form: the class of the output, where the graphs return a plain container in its place.
     settled: what the graphs cannot keep of the forward. alike: what else the forward was recorded with, in words, to
-        find that it does the same. recording: what recorded it in eval mode.
+        find that it does the same. recording: what recorded it in eval mode. left: the paths of attributes in which the
+        forward leaves tensors.
     """
 
     model: nn.Module
@@ -46,6 +47,7 @@ class Captured:
     alike: tuple[str, ...] = ()
     recording: Recording | None = field(default=None, repr=False, compare=False)
     tier: int = 1
+    left: tuple[str, ...] = ()
 
 
 def capture(model: nn.Module, example_inputs: Any = None) -> Captured:
@@ -99,7 +101,8 @@ def _captured(model: nn.Module, bare: nn.Module, inputs: Inputs, probing: bool =
     for twin, original in zip(bare.modules(), model.modules(), strict=False):
         twin.training = original.training
     tried = tuple(OTHER[feature] for feature in FEATURES if all(feature in same for same in alike))
-    return Captured(bare, graphs, inputs, first.form, tuple(dict.fromkeys(settled)), tried, recording)
+    left = tuple(dict.fromkeys(path for record in records.values() for path in record.left))
+    return Captured(bare, graphs, inputs, first.form, tuple(dict.fromkeys(settled)), tried, recording, left=left)
 
 
 def _at_once_again(recording: Recording, first: Record, inputs: Inputs) -> Iterator[Settled]:

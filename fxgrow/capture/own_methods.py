@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import builtins
+import functools
 import inspect
+import operator
 import textwrap
 from collections.abc import Iterator
 from types import FunctionType, ModuleType
@@ -19,14 +21,24 @@ from fxgrow.capture.recording import bound
 from fxgrow.libraries import is_known
 
 
-def called_by(model: nn.Module, method: str) -> nn.Module:
-    """A module over the very parts of a model whose forward is another method of it; the model for `forward`."""
-    if method == "forward":
+def called_by(model: nn.Module, method: str, left: tuple[str, ...] = ()) -> nn.Module:
+    """A module over the very parts of a model whose forward is another method of it, or gives more.
+
+    method: of the model, perhaps `forward`. left: the paths of attributes whose values it gives as well.
+    """
+    if method == "forward" and not left:
         return model
     kind: Any = type(model)
     twin: nn.Module = object.__new__(kind)
     twin.__dict__.update(vars(model))
-    names = {"forward": getattr(kind, method), "__module__": kind.__module__, "__qualname__": kind.__qualname__}
+    plainly = getattr(kind, method)
+
+    @functools.wraps(plainly)
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        value = plainly(self, *args, **kwargs)
+        return (value, *(operator.attrgetter(path)(self) for path in left)) if left else value
+
+    names = {"forward": forward, "__module__": kind.__module__, "__qualname__": kind.__qualname__}
     twin.__class__ = type(kind.__name__, (kind,), names)
     return twin
 

@@ -40,7 +40,7 @@ class Record:
 
     numbers: the names of arguments that are numbers which the forward compares. comparisons: of sizes with literals, by
     the forward. by_mode, by_size: whether the forward asked for what another mode, or another size of the inputs, could
-    change; else the record would be the same.
+    change; else the record would be the same. left: the paths of attributes in which the forward leaves tensors.
     """
 
     graph: fx.Graph
@@ -50,6 +50,7 @@ class Record:
     comparisons: set[Comparison]
     by_mode: bool
     by_size: bool
+    left: tuple[str, ...] = ()
 
 
 class Recording:
@@ -129,7 +130,13 @@ class Recording:
         compared = _arguments_behind(recorder.settling)
         recorder.graph.eliminate_dead_code(is_impure)
         by_mode = recorder.by_mode or any(type(part).train is not nn.Module.train for part in runner.modules())
-        return Record(recorder.graph, form, recorder.settled, compared, recorder.comparisons, by_mode, recorder.by_size)
+        left = tuple(
+            f"{path}.{name}".lstrip(".")
+            for path, kind, name in assigned
+            if kind == "attribute" and isinstance(getattr(runner.get_submodule(path), name), torch.Tensor)
+        )
+        comparisons, by_size = recorder.comparisons, recorder.by_size
+        return Record(recorder.graph, form, recorder.settled, compared, comparisons, by_mode, by_size, left)
 
     def _at_the_next_call(
         self, first: Recorder, runner: nn.Module, inputs: Inputs, leftovers: list[torch.Tensor]

@@ -24,7 +24,7 @@ from fxgrow.errors import CaptureError, FxgrowError
 from fxgrow.own.courses import Replan, growths, parting_on
 from fxgrow.own.edited import FORWARD
 from fxgrow.own.sites import Site, sites_of_course
-from fxgrow.planning.plan import Axis, Plan, Refusal, TensorGrowth
+from fxgrow.planning.plan import Axis, Obstacle, Plan, Refusal, TensorGrowth
 
 
 def with_other_calls(
@@ -35,9 +35,10 @@ def with_other_calls(
     there: Sequence[Site],
     replan: Replan,
     of_methods: bool = True,
-) -> tuple[Plan, bool]:
+) -> tuple[Plan, bool] | Obstacle:
     """A plan that has what calls with other values of arguments need as well, and refuses what needs it otherwise.
 
+    What the forward leaves in attributes (a loss) is looked at likewise; where it cannot stay, that is the obstacle.
     Where an output gets another size, as the features of a wider model do, the call is told and not compared.
     The second value is whether nothing had to be added, so that the grown copy was compared with each course.
 
@@ -53,7 +54,7 @@ def with_other_calls(
     more, complete, changed = plan, True, {site.key for site in there}
     known = [course.calls for course in plan.courses]
     for call in _calls(source, captured, of_methods):
-        before, after = called_by(source, call.method), called_by(own, call.method)
+        before, after = (called_by(model, call.method, call.left) for model in (source, own))
         place = call.method, call.argument
         right = allowed.setdefault(place, list(call.as_it_was))
         try:
@@ -70,26 +71,29 @@ def with_other_calls(
             continue
         try:
             other, course = replan(otherwise)
+            problem = _problem(more, other, course)
         except FxgrowError as error:
-            wrong.setdefault(place, f"with {call.text} it does not grow: {error.what}")
+            problem = f"it does not grow: {error.what}"
+        if problem is None:
+            course = replace(course, form="module", calls=(call.text,), method=call.method, left=call.left)
+            longer = _with_more(more, course)
+            further = any(not site.aside and site.key not in changed for site in sites_of_course(other, course))
+            if (further or longer is not more) and not _is_data(course.inputs):
+                problem = "more would grow, and a plan keeps no call with such an object"
+            elif (call.text,) not in known and (further or longer is not more):
+                complete = False
+            elif (text := parting_on(after, before, plan, other, course)) is not None:
+                problem = f"the class computes something else: {text}"
+        if problem is not None:
+            why = f"with {call.text} {problem}"
+            if call.left:
+                return Obstacle(why, type(source).__name__)
+            wrong.setdefault(place, why)
             continue
-        apart = _apart(more, other, course)
-        if apart is not None:
-            wrong.setdefault(place, f"with {call.text} {apart} would grow otherwise")
-            continue
-        course = replace(course, form="module", calls=(call.text,), method=call.method)
-        longer = _with_more(more, course)
-        further = any(not site.aside and site.key not in changed for site in sites_of_course(other, course))
-        if (call.text,) not in known and (further or longer is not more):
-            complete = False
-        else:
-            text = parting_on(after, before, plan, other, course)
-            if text is not None:
-                wrong.setdefault(place, f"with {call.text} the class computes something else: {text}")
-                continue
         more = longer
         right.append(in_words(call.value))
-        courses.append(course)
+        if _is_data(course.inputs):
+            courses.append(course)
     sizes_only = [course for course in plan.courses if not course.calls]
     refusals = tuple(Refusal(place[1], tuple(allowed[place]), why, place[0]) for place, why in wrong.items())
     planned = replace(more, courses=(*sizes_only, *courses), calls=tuple(wider), refusals=refusals)
@@ -106,6 +110,7 @@ class _Call(NamedTuple):
     argument: str = ""
     value: Any = None
     method: str = FORWARD
+    left: tuple[str, ...] = ()
 
 
 def _calls(source: nn.Module, captured: Captured, of_methods: bool) -> Iterator[_Call]:
@@ -116,6 +121,15 @@ def _calls(source: nn.Module, captured: Captured, of_methods: bool) -> Iterator[
         yield _Call(f"{name}={in_words(value)}", inputs, before, (as_it_was,), name, value)
     for method, inputs in other_methods(source, captured) if of_methods else ():
         yield _Call(f"{method}({', '.join(inputs[1])})", inputs, captured.inputs, method=method)
+    for path in captured.left:
+        yield _Call(f"what it leaves in {path}", captured.inputs, captured.inputs, left=(path,))
+
+
+def _is_data(described: Any) -> bool:
+    """Whether described inputs can be recalled."""
+    if isinstance(described, tuple) and described[:1] == ("object",):
+        return False
+    return not isinstance(described, tuple) or all(map(_is_data, described))
 
 
 def _makes_the_same_calls(model: nn.Module, inputs: Inputs, others: Inputs) -> bool:
@@ -153,8 +167,8 @@ def _sizes(model: nn.Module, inputs: Inputs) -> Any:
     return [value.shape for value in values if isinstance(value, Tensor)]
 
 
-def _apart(plan: Plan, other: Captured, course: Plan) -> str | None:
-    """What is to grow otherwise on another course, or in a way that cannot be added to the plan."""
+def _problem(plan: Plan, other: Captured, course: Plan) -> str | None:
+    """That something is to grow otherwise on another course, or in a way that cannot be added to the plan."""
     planned, others = growths(plan), growths(course)
     tensors = {growth.name for growth in plan.tensors}
     addable = {growth.name for growth in course.tensors} | {f"{e.module}.{e.attribute}" for e in course.attributes}
@@ -164,9 +178,9 @@ def _apart(plan: Plan, other: Captured, course: Plan) -> str | None:
             continue
         if name in planned and name not in others:
             if name in tensors and (name in read or name.rpartition(".")[0] in read):
-                return name
+                return f"{name} would grow otherwise"
         elif name in planned or name not in addable:
-            return name
+            return f"{name} would grow otherwise"
     return None
 
 

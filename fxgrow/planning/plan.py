@@ -198,7 +198,7 @@ class Plan(Shown):
         copy takes another course.
     calls: other values of arguments ("pool=False"), or other methods: of a course those that it is taken with, else
         those with which outputs of such a copy get other sizes. refusals: those that such a copy refuses.
-    method: of a course, which is called.
+    method, left: of a course, which method is called, and in which attributes it leaves tensors that are looked at.
     like: where it grew toward a target, in what it differs from that.
     classes, channels: where more of them were asked for, how many there were and are.
     configs: of a model that its class builds from a config, how that follows.
@@ -233,6 +233,7 @@ class Plan(Shown):
     calls: tuple[str, ...] = ()
     refusals: tuple[Refusal, ...] = ()
     method: str = "forward"
+    left: tuple[str, ...] = ()
     like: Likeness | None = None
     classes: Classes | None = None
     channels: Channels | None = None

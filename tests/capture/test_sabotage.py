@@ -334,7 +334,8 @@ def test_a_certificate_says_what_was_recorded() -> None:
     assert record.conditions == (
         "the original's forward was run without data, once for both modes, on float64 [2, 8, 6]",
         "with more samples, a larger size, another precision and gradients switched off it does the same",
-        "it was called with twist=False: other values may take a course that was not recorded",
+        "it was called with twist=False: values not named here may take a course that was not recorded",
+        "proved as well: twist=True",
         "the grown model is of the original's class: its forward was run likewise, and does what the graph does",
     )
 

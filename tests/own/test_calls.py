@@ -136,7 +136,7 @@ def test_a_call_that_needs_it_otherwise_is_refused_by_name(tmp_path: Any) -> Non
             other(x, "mean")
         with pytest.raises(SettledError, match=r"calls of spread: .* enter.weight would grow otherwise"):
             other.spread(x)
-    assert "how other than 'classes' or 'sizes' is refused" in str(fxgrow.report(grown).certificate)
+    assert "refused: how other than 'classes' or 'sizes', calls of spread" in str(fxgrow.report(grown).certificate)
     assert "refuses how other than 'classes' or 'sizes'" in str(fxgrow.report(grown).plan)
 
 
@@ -159,6 +159,31 @@ def test_methods_that_the_forward_does_not_call_grow_along() -> None:
         assert torch.equal(grown.predicted(x), model.predicted(x))
     assert grown.get_submodule("project.0").core == ((0, 16),)
     assert grown.log == [] and model.log == []  # a method that does more than compute was not run
+
+
+class Losing(nn.Module):
+    """Leaves a loss over units that grow, and a feature, in attributes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave, self.spread, self.feature = nn.Linear(8, 16), nn.Linear(16, 4), None, None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.feature = self.enter(x).sigmoid()
+        self.spread = self.feature.mean()
+        return self.leave(self.feature)
+
+
+def test_what_a_forward_leaves_in_attributes_stays() -> None:
+    torch.manual_seed(0)
+    model, x = moved(Losing()), torch.randn(5, 8, dtype=torch.float64)
+    grown = fxgrow.grow(model, 2, example_inputs=x)
+    assert apart(model, grown, x) < 1e-12 and isinstance(grown, Losing)
+    assert float((model.spread - grown.spread).abs()) < 1e-12 and grown.feature.shape == (5, 32)
+    plan = fxgrow.report(grown).plan
+    assert [course.calls for course in plan.courses] == [("what it leaves in spread",)]
+    assert plan.calls == ("what it leaves in feature",)
+    assert "proved as well: what it leaves in spread" in str(fxgrow.report(grown).certificate)
 
 
 class Kind(enum.Enum):
