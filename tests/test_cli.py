@@ -420,6 +420,15 @@ def test_it_runs_as_a_module() -> None:
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.startswith("fxgrow ")
 
 
+def test_ctrl_c_is_one_line_also_while_the_command_line_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("raise KeyboardInterrupt")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-m", "fxgrow", "--version"]
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert (ran.returncode, ran.stdout) == (130, "")
+    assert ran.stderr == "fxgrow: stopped by Ctrl-C; nothing was written\n"
+
+
 def test_the_machine_is_told_for_reports(capsys: pytest.CaptureFixture[str]) -> None:
     ran = Ran(["env"], capsys)
     assert ran.status == 0
