@@ -14,8 +14,12 @@ if TYPE_CHECKING:
     from torch import nn
 
     from fxgrow.history import Step
+    from fxgrow.native import Native
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
+WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+
+OURS = "<!-- Written by fxgrow, which replaces it when a model is written here again, unless this line is gone. -->"
+"""Marks model cards that nobody has made their own."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Target:
         is_folder = path.endswith(os.sep) or Path(path).is_dir()
         if is_folder:
             folder = checked_folder(path)
-            for place in (folder / WEIGHTS, folder / CONFIG):
+            for place in (folder / WEIGHTS, folder / CONFIG, folder / CARD):
                 if place.exists():
                     checked_target(place)
         else:
@@ -77,6 +81,8 @@ def _written_beside(
     history = history_of(grown)
     assert history is not None
     old = {path for path in (folder / CONFIG, *folder.glob("plan*.json")) if path.is_file()}
+    card, own_card = folder / CARD, _is_own_card(folder / CARD)
+    old |= {card} if card.exists() and not own_card else set()
     try:
         native = native_model(grown, folder / WEIGHTS, base, arguments, like)
     except NotNative as reason:
@@ -93,15 +99,40 @@ def _written_beside(
     config = {"pretrained_cfg": dict(native.preprocessing), "model_args": dict(native.arguments)}
     with written_whole(folder / CONFIG) as partial:
         save_config_for_hf(native.model, str(partial), model_config=config)
-    for path in old - {folder / CONFIG}:
+    if not own_card:
+        write_text(card, _card(native, history.steps, base))
+    for path in old - {folder / CONFIG, card}:
         path.unlink()
     return {
         "native": True,
-        "files": [WEIGHTS, CONFIG],
+        "files": [WEIGHTS, CONFIG] + ([] if own_card else [CARD]),
         "architecture": native.architecture,
         "model_args": dict(native.arguments),
         "note": native.note,
     }
+
+
+def _is_own_card(card: Path) -> bool:
+    """Whether there is a model card that fxgrow did not write, or that its reader took over."""
+    return card.exists() and OURS not in card.read_text(encoding="utf-8", errors="replace")
+
+
+def _card(native: Native, steps: tuple[Step, ...], base: str) -> str:
+    """A model card, with what the hub reads at its top, as timm's own have it."""
+    import timm
+
+    config = timm.get_pretrained_cfg(base.removeprefix("timm/")) if base.startswith("timm/") else None
+    task = "image-classification" if getattr(native.model, "num_classes", 0) else "image-feature-extraction"
+    head = ["library_name: timm", f"pipeline_tag: {task}", "tags:", f"- {task}", "- timm", "- fxgrow"]
+    if config is not None and config.license:  # of the weights that grew
+        head.append(f"license: {config.license}")
+    changed = ", ".join(f"{key}={value!r}" for key, value in native.arguments.items())
+    name = native.architecture.partition(".")[0]  # without the name of trained weights
+    built = f"timm builds it as {name}{f' with {changed}' if changed else ''}"
+    growths = [f"{number}. {step}" for number, step in enumerate(steps, start=1)]
+    use = ["```python", "import timm", "", 'model = timm.create_model("hf-hub:USER/NAME", pretrained=True)', "```"]
+    title = [f"# {name}, grown", "", f"Grown with fxgrow from {base or 'an unnamed model'}; {built}."]
+    return "\n".join(["---", *head, "---", OURS, "", *title, "", *growths, "", *use, ""])
 
 
 def _plans(steps: tuple[Step, ...]) -> Iterator[tuple[str, Step]]:

@@ -166,6 +166,9 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     bare = Ran([], capsys)
     assert bare.status == 0
     assert all(command in bare.out for command in ("grow", "plan", "inspect", "report"))
+    drawn = Ran(["plot"], capsys)
+    assert (drawn.status, drawn.err) == (0, "")
+    assert all(command in drawn.out for command in ("births", "plan", "scale", "schedule"))
 
 
 @pytest.mark.parametrize(
@@ -215,6 +218,7 @@ def test_mistakes_are_one_clear_line(
         (["shrink"], "No such command 'shrink'."),
         (["grow"], "Missing argument"),
         (["plot", "plan", "x", "-o", "x.png"], "a plan is drawn as SVG (at x.png): end the name with .svg"),
+        (["plot", "births", "x", "y", "-o", "x"], "the name has no ending (at x): end the name with one of ."),
         (["plot", "births", "x", "y", "-o", "x.txt"], ".txt is not a kind of picture (at x.txt): end the name with on"),
         (["zoo", "--library", "tim"], "Invalid value for '--library': 'tim' is not one of timm, torchvision: did you "),
         (["train", "run", "--set", "lr=abc"], "lr='abc' is not a number: pass one, such as 0.1"),
@@ -341,7 +345,11 @@ def test_a_refutation_beside_other_random_weights_says_so(
     Ran(["grow", "timm/test_resnet", "-w", "layer4=2", "-o", "a.safetensors"], capsys)
     ran = Ran(["certify", "a.safetensors", "timm/test_resnet"], capsys)
     assert ran.status == 1 and ran.out.startswith("REFUTED")
-    assert "was built anew, with other random weights than the model grew from: pass --pretrained" in ran.err
+    hint = "was built anew, with other random weights than the model grew from: pass --pretrained"
+    assert hint in ran.err
+    assert hint in Ran(["report", "a.safetensors", "timm/test_resnet"], capsys).err
+    drawn = Ran(["plot", "scale", "a.safetensors", "timm/test_resnet", "-o", "x.png"], capsys)
+    assert hint in drawn.err and drawn.complaint.startswith("nothing is known of the scale of new units")
     assert Ran(["certify", "a.safetensors"], capsys).status == 0
 
 
@@ -410,6 +418,15 @@ def test_a_shell_completes_without_torch(typed: str, offered: str) -> None:
 def test_it_runs_as_a_module() -> None:
     command = [sys.executable, "-m", "fxgrow", "--version"]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.startswith("fxgrow ")
+
+
+def test_ctrl_c_is_one_line_also_while_the_command_line_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("raise KeyboardInterrupt")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-m", "fxgrow", "--version"]
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert (ran.returncode, ran.stdout) == (130, "")
+    assert ran.stderr == "fxgrow: stopped by Ctrl-C; nothing was written\n"
 
 
 def test_the_machine_is_told_for_reports(capsys: pytest.CaptureFixture[str]) -> None:

@@ -37,6 +37,16 @@ def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
     assert [target for target in targets if not (page.parent / target).exists()] == []
 
 
+def test_contributing_names_tests_that_there_are() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    assert [target for target in LINK.findall(text) if not (ROOT / target).exists()] == []
+    commands = re.findall(r"pytest (?:-n 0 )?(tests/\S+?)(?: -k (\w+))?`", text)
+    assert len(commands) == 2
+    for path, word in commands:
+        assert (ROOT / path).exists(), path
+        assert not word or re.search(rf"^def test_\w*{word}", (ROOT / path).read_text(), re.MULTILINE), word
+
+
 MODULES = [
     info.name for info in pkgutil.walk_packages(fxgrow.__path__, "fxgrow.") if not info.name.endswith("__main__")
 ]

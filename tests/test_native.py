@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+import yaml
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
@@ -70,7 +71,8 @@ def test_the_constructor_s_arguments_are_found(
     model = lively(timm.create_model(name)).float()
     grown = fxgrow.grow(model, verify=False, **growth).eval()
     found = written(grown, tmp_path / "grown", f"timm/{name}")
-    assert found["native"] and found["files"] == ["model.safetensors", "config.json"] and found["note"] == ""
+    assert found["native"] and found["note"] == ""
+    assert found["files"] == ["model.safetensors", "config.json", "README.md"]
     assert found["model_args"] == arguments
     config = json.loads((tmp_path / "grown" / "config.json").read_text())
     assert config["architecture"] == name
@@ -119,6 +121,30 @@ def test_what_timm_cannot_build_has_its_plan_beside_it(
     assert not found["native"] and reason in found["note"]
     assert sorted(path.name for path in folder.iterdir()) == ["README.md", "model.safetensors", "plan.json"]
     assert fxgrow.Plan.from_json((folder / "plan.json").read_text()) == fxgrow.report(grown).plan
+
+
+def test_the_hub_gets_a_card_that_says_what_grew(tmp_path: Path) -> None:
+    folder, base = tmp_path / "grown", "timm/test_resnet.r160_in1k"
+    grown = fxgrow.grow(timm.create_model("test_resnet"), depth={"layer1": "+1"})
+    card = folder / "README.md"
+    written(grown, folder, base)
+    _, head, text = card.read_text().split("---\n", 2)
+    assert yaml.safe_load(head) == {
+        "library_name": "timm",
+        "pipeline_tag": "image-classification",
+        "tags": ["image-classification", "timm", "fxgrow"],
+        "license": timm.get_pretrained_cfg("test_resnet.r160_in1k").license,
+    }
+    assert f"from {base}; timm builds it as test_resnet with layers=[2, 1, 1, 1]." in text
+    assert f"1. {fxgrow.report(grown)}" in text
+    twice = fxgrow.grow(grown, depth={"layer1": "+1"}, verify=False)
+    written(twice, folder, base)
+    assert "with layers=[3, 1, 1, 1]" in card.read_text() and "\n2. " in card.read_text()
+    written(fxgrow.grow(twice, 1.1, verify=False), folder, base)  # which timm cannot build
+    assert not card.exists()
+    card.write_text("my own")
+    assert "README.md" not in written(twice, folder, base)["files"]
+    assert card.read_text() == "my own"
 
 
 def test_a_model_that_is_none_of_timm_s(tmp_path: Path) -> None:

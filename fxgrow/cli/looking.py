@@ -11,9 +11,8 @@ import typer
 
 import fxgrow
 from fxgrow.cli import options as given
-from fxgrow.cli.options import doing, note, out, say, show
-from fxgrow.cli.sources import file_of, say_if_random
-from fxgrow.libraries import is_of_library
+from fxgrow.cli.options import doing, out, say, show
+from fxgrow.cli.sources import file_of, say_if_other_weights, say_if_random
 
 
 def certify(
@@ -40,11 +39,7 @@ def certify(
         out.print(certificate.tree() if expand else certificate)
     if str(certificate.verdict) == "PROVED":
         return
-    if is_of_library(original) and not pretrained:
-        note(
-            f"{original} was built anew, with other random weights than the model grew from: pass --pretrained if it "
-            "grew from the trained ones, or leave ORIGINAL out and go by the record"
-        )
+    say_if_other_weights(original, pretrained)
     raise typer.Exit(1)
 
 
@@ -90,6 +85,8 @@ def report(
         summary = report_of(path, original, pretrained=pretrained, schedule=schedule)
         if output is not None:
             summary.write(output)
+    if summary.certificate is not None and str(summary.certificate.verdict) != "PROVED":
+        say_if_other_weights(original, pretrained)
     say(str(summary) if output is None else f"written to {output}")
 
 

@@ -10,17 +10,24 @@ import typer
 import fxgrow
 from fxgrow.cli import options as given
 from fxgrow.cli.options import doing, say
-from fxgrow.cli.sources import file_of, say_if_random
+from fxgrow.cli.sources import file_of, say_if_other_weights, say_if_random
 from fxgrow.errors import AmountError, FileError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-app = typer.Typer(help="Draw births, plans, scales and schedules.", no_args_is_help=True)
+app = typer.Typer(help="Draw births, plans, scales and schedules.", invoke_without_command=True)
 
 Picture = Annotated[
     Path, typer.Option("--output", "-o", metavar="PICTURE", help="Write it here: .png, .svg, .pdf and so on.")
 ]
+
+
+@app.callback()
+def help_alone(context: typer.Context) -> None:
+    """Draw births, plans, scales and schedules."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 @app.command()
@@ -71,6 +78,7 @@ def scale(file: given.Saved, original: given.Original, output: Picture, pretrain
         before = find(original, pretrained=pretrained)
         scales = fxgrow.certify(fxgrow.load(path, before), before).scale
     if scales is None or not scales.layers:
+        say_if_other_weights(original, pretrained)
         raise FileError("nothing is known of the scale of new units", where=str(file), remedy="see `fxgrow certify`")
     _save(scales.plot(), output)
 
@@ -103,7 +111,7 @@ def _check(output: Path) -> None:
     suffixes = new_figure(1, 1).canvas.get_supported_filetypes()
     if output.suffix[1:].lower() not in suffixes:
         raise AmountError(
-            f"{output.suffix or 'no ending'} is not a kind of picture",
+            f"{output.suffix} is not a kind of picture" if output.suffix else "the name has no ending",
             where=str(output),
             remedy=f"end the name with one of {', '.join(f'.{kind}' for kind in sorted(suffixes))}",
         )

@@ -105,3 +105,12 @@ def say_if_random(name: str, pretrained: bool) -> None:
     """Say so where a model of a library is built without its trained weights."""
     if not pretrained and is_of_library(name):
         note(f"the weights of {name} are random; --pretrained loads the library's trained ones")
+
+
+def say_if_other_weights(original: str, pretrained: bool) -> None:
+    """Say so where a proof failed beside a model of a library that was built without its trained weights."""
+    if not pretrained and is_of_library(original):
+        note(
+            f"{original} was built anew, with other random weights than the model grew from: pass --pretrained if it "
+            "grew from the trained ones, or leave ORIGINAL out and go by the record"
+        )
