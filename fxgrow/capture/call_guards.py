@@ -87,8 +87,8 @@ def name_of_object(value: Any) -> str:
 def in_words(value: Any) -> str:
     """An argument in words, the same for values that a forward cannot tell apart.
 
-    >>> in_words(torch.ones(2)), in_words("mean"), in_words(torch.relu)
-    ('a tensor', "'mean'", 'torch.relu')
+    >>> in_words(torch.ones(2)), in_words("mean"), in_words(print)
+    ('a tensor', "'mean'", 'builtins.print')
     """
     if value is inspect.Parameter.empty:
         return "left out"
