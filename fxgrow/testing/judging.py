@@ -30,7 +30,7 @@ _WORDS = {Fact.BASE: "anything", Fact.ZERO: "zero", Fact.MEAN: "the mean of the 
 
 
 class WrongRule(AssertionError):
-    """What a rule claims is not what its op does; says what, and of which operands."""
+    """A rule claims something that its op does not do; says what, and for which operands."""
 
 
 @dataclass
