@@ -1,4 +1,4 @@
-"""What a grown module knows of its own past: the growths it went through, and who was born when."""
+"""What a grown module knows of its past: the growths it went through, and when each element was born."""
 
 from __future__ import annotations
 
