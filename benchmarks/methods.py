@@ -1,9 +1,9 @@
 """What people call on timm models, called on grown ones: python -m benchmarks.methods [GLOB ...] [--most MILLIONS]
 
 The smallest model of each family of timm, small images, random weights away from trivial values, float64, grown to
-1.5 times its width and depth. A check asks of the grown model what the original does: ok; no (the original does, the
-grown model does not, with the reason below the table); a dash (the original does not do it itself). `--out FILE` keeps
-what was found, a JSON line a model, and goes on from there.
+1.5 times its width and depth. A check says whether the grown model does what the original does: ok; no (the original
+does it, the grown model does not, with the reason below the table); a dash (the original does not do it either).
+`--out FILE` keeps the findings, a JSON line a model, and goes on from there.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Which proof rule each law has: how a grown node is proved to do what the original's did, by the law of its op.
+"""The proof rule of each law: how a grown node is proved to do what the original's did, by the law of its op.
 
-The planner's side of a law (`fxgrow.rules`) and this one share what the law says of its op, such as the patterns of a
-contraction; what follows from it is worked out on either side by itself. A law of a user's own may bring a method
-`prove`.
+The planner (`fxgrow.rules`) and the proof share what a law says of its op, such as the patterns of a contraction. Each
+side works out by itself what follows from that. A law of a user's own may bring a method `prove`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The checker: walks the grown graph beside the original's, node by node, and lets each law prove its step.
 
-It trusts nothing that the planner found out. From the plan it takes one thing: which positions of a parameter
-are old. Everything else is read off the two graphs, the modules and the actual values.
+It trusts no conclusion of the planner. From the plan it takes one thing: which positions of a parameter are old.
+Everything else is read off the two graphs, the modules and the actual values.
 """
 
 from __future__ import annotations

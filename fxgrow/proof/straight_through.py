@@ -1,7 +1,7 @@
-"""Code that no graph holds, read for one thing: that it does nothing with a tensor but pass it on.
+"""Proves from code that no graph holds that it does nothing with a tensor but pass it on.
 
-What a part gives is put out as it is where each call of it is what a `return` gives; what comes in goes to a part
-alone where each use of an argument is as an argument of the part. Code that says this otherwise proves nothing.
+The output of a part is returned unchanged if each call of the part is the value of a `return`. An input goes to one
+part alone if each use of the argument is an argument of that part. Code of any other form proves nothing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a rule claims of an op beside what the op computes: ties, old outputs, facts about new entries, proofs."""
+"""Compares what a rule claims of an op with what the op computes: ties, old outputs, facts about new ones, proofs."""
 
 from __future__ import annotations
 

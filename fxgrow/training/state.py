@@ -1,4 +1,4 @@
-"""Optimizer state through growth: old entries exactly, new ones as a fresh parameter would have them.
+"""Optimizer state through growth: old entries are kept exactly, new ones start as a fresh parameter's would.
 
 What each entry of a state is (a statistic of squared gradients, a momentum, values of the parameter, a
 counter) is found out by trying the optimizer on a small tensor, so that no optimizer has a special case.

@@ -1,8 +1,8 @@
-"""Ops that move entries and compute nothing: what they do is found out by letting them move labels.
+"""Ops that move entries and compute nothing: the proof lets them move labels.
 
-Each entry of an operand is labelled by its place. The node of the original moves the labels of the original,
-that of the grown graph those of the grown tensor; each with its own numbers. Then every old entry can be
-looked up, whatever the op is called and whatever its arguments are.
+Each entry of an operand is labelled by its place. The original's node moves the labels of the original tensor, the
+grown graph's node those of the grown tensor, each with its own numbers as arguments. Then every old entry can be
+looked up, whatever the op and its arguments are.
 """
 
 from __future__ import annotations
