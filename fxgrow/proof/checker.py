@@ -245,11 +245,11 @@ class Walk(Storage):
             claims = standardised(use[0], self.pair)
             self.bound[node] = Bound(partner, claims)
             return claims
-        one = self._use(node, partner)
-        use.append(one)
-        claims = self._proved(one)
+        pair = self._use(node, partner)
+        use.append(pair)
+        claims = self._proved(pair)
         self.bound[node] = Bound(partner, claims)
-        self.written(node, one, claims)
+        self.written(node, pair, claims)
         return claims
 
     def _input(self, node: fx.Node, partner: fx.Node) -> Any:

@@ -102,8 +102,8 @@ class BatchNorm(Affine):
         return 3
 
     def terms(self, call: Call | Op) -> Terms | None:
-        found = super().terms(call)
-        return found and replace(found, after=getattr(call.module, self.activation) if self.activation else None)
+        terms = super().terms(call)
+        return terms and replace(terms, after=getattr(call.module, self.activation) if self.activation else None)
 
     def relate(self, op: Op) -> Tree:
         x = op.tensor()
