@@ -1,4 +1,4 @@
-"""Capture, plans and growth beside another commit's: python -m benchmarks.beside CHECKOUT [NAME ...]
+"""Times capture, plans and growth beside another commit: python -m benchmarks.beside CHECKOUT [NAME ...]
 
 CHECKOUT is a work tree of that commit with an environment of its own (`.venv`). Each model is measured in both in turn,
 each time in a fresh process that has captured it once before. A row shows medians in seconds, there and here.

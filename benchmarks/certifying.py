@@ -2,8 +2,8 @@
 
 For the smallest model of each family, or of every Nth, of at most M million parameters: `fxgrow.certify(grown,
 original)`, and one forward pass of the grown model on a batch of 8, both in seconds of processor time on one thread,
-the shorter of two runs each. Part of it is capturing the original anew; the certificate that `grow` attaches does
-without. Rows are printed as they are measured; the last line has the medians.
+the shorter of two runs each. Part of the first is capturing the original anew, which the certificate that `grow`
+attaches does without. Rows are printed as they are measured; the last line has the medians.
 """
 
 from __future__ import annotations

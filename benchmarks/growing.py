@@ -1,11 +1,11 @@
 """How long growing takes, beside the least it could take: python benchmarks/growing.py [NAME ...] [--memory]
 
 The floor is writing the grown weights once. "Grow" is without proof and test, "verified" with both, as by default.
-All are measured in turn, several times over, in one run; a row shows medians in seconds and, what counts, growing as a
-multiple of the floor and of building the model, and what proof and test multiply it by.
+All are measured in turn, several times over, in one run. A row shows medians in seconds; growing as a multiple of the
+floor and of building the model; and the factor of proof and test.
 
-With --memory: the most memory that a fresh process took, above what it took with all libraries imported, beside the
-weights before and after; of a model of 304 million parameters unless others are named.
+With --memory: the peak memory of a fresh process, less what importing the libraries takes, beside the weights before
+and after; of a model of 304 million parameters unless others are named.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Every way of growing beside training the large network, on CIFAR-10: python -m benchmarks.growth --help
 
-`run` trains what is missing, the most wanted first, for as long as it is given, and adds a line to a file of results as
-each run ends; what is there is not run again, and a run that is cut off goes on next time. `table` and `plot` show what
-there is. `--scale cpu`: 8,000 images of 16x16 pixels, 24 epochs, products in bfloat16 where the CPU has it;
-`cpu-long`: all 50,000 images.
+`run` trains the missing runs, most wanted first, for as many minutes as it may take, and adds a line to a file of
+results as each run ends. Finished runs are not run again, and a run that is cut off goes on next time. `table` and
+`plot` show the results. `--scale cpu`: 8,000 images of 16x16 pixels, 24 epochs, products in bfloat16 where the CPU has
+it; `cpu-long`: all 50,000 images.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """What people call on timm models, called on grown ones: python -m benchmarks.methods [GLOB ...] [--most MILLIONS]
 
 The smallest model of each family of timm, small images, random weights away from trivial values, float64, grown to
-1.5 times its width and depth. A check asks of the grown model what the original does: ok; no (the original does, the
-grown model does not, with the reason below the table); a dash (the original does not do it itself). `--out FILE` keeps
-what was found, a JSON line a model, and goes on from there.
+1.5 times its width and depth. A check says whether the grown model does what the original does: ok; no (the original
+does it, the grown model does not, with the reason below the table); a dash (the original does not do it either).
+`--out FILE` keeps the findings, a JSON line a model, and goes on from there.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ def run(call: Callable[..., Any], *args: Any, **options: Any) -> Any:
         return call(*args, **options)
 
 
-def assert_same(found: Any, expected: Any, what: str) -> None:
-    pairs = list(zip(flat_tensors(found), flat_tensors(expected), strict=True))
+def assert_same(answer: Any, expected: Any, what: str) -> None:
+    pairs = list(zip(flat_tensors(answer), flat_tensors(expected), strict=True))
     assert pairs, f"{what}: no tensors"
-    for one, other in pairs:
-        assert one.shape == other.shape, f"{what}: {tuple(one.shape)} and {tuple(other.shape)}"
-        error = relative_error(one, other)
+    for tensor, wanted in pairs:
+        assert tensor.shape == wanted.shape, f"{what}: {tuple(tensor.shape)} and {tuple(wanted.shape)}"
+        error = relative_error(tensor, wanted)
         assert error <= EXACT, f"{what}: off by {error:.1e}"
 
 
@@ -72,8 +72,8 @@ def same_function(model: Any, grown: Any, images: Tensor) -> None:
 
 @in_both_modes
 def head_of_features(model: Any, grown: Any, images: Tensor) -> None:
-    def difference(one: Any) -> tuple[Any, Any]:
-        return run(lambda: one.forward_head(one.forward_features(images))), run(one, images)
+    def difference(network: Any) -> tuple[Any, Any]:
+        return run(lambda: network.forward_head(network.forward_features(images))), run(network, images)
 
     assert_same(*difference(model), "of the original")
     assert_same(*difference(grown), "forward_head(forward_features(x))")
@@ -81,19 +81,21 @@ def head_of_features(model: Any, grown: Any, images: Tensor) -> None:
 
 @in_both_modes
 def intermediates(model: Any, grown: Any, images: Tensor) -> None:
-    (last, features), (grown_last, grown_features) = (run(one.forward_intermediates, images) for one in (model, grown))
+    (last, features), (grown_last, grown_features) = (
+        run(network.forward_intermediates, images) for network in (model, grown)
+    )
     assert_same(run(grown.forward_features, images), grown_last, "forward_intermediates and forward_features")
     assert len(grown_features) >= len(features), f"{len(features)} features became {len(grown_features)}"
-    few = [run(one.forward_intermediates, images, indices=1, intermediates_only=True) for one in (model, grown)]
+    few = [run(network.forward_intermediates, images, indices=1, intermediates_only=True) for network in (model, grown)]
     assert len(few[0]) == len(few[1]) == 1
     assert [tensor.ndim for tensor in flat_tensors(last)] == [tensor.ndim for tensor in flat_tensors(grown_last)]
 
 
 def classifier(model: Any, grown: Any, images: Tensor) -> None:
-    def described(one: Any) -> list[str]:
-        held = one.get_classifier()
+    def described(network: Any) -> list[str]:
+        held = network.get_classifier()
         parts = [part for part in (held if isinstance(held, tuple) else (held,)) if part is not None]
-        inside = set(one.modules())
+        inside = set(network.modules())
         assert parts and all(part in inside for part in parts), "the classifier is not a part of the model"
         return [f"{type(part).__name__} {getattr(part, 'out_features', None)}" for part in parts]
 
@@ -103,16 +105,16 @@ def classifier(model: Any, grown: Any, images: Tensor) -> None:
 @in_both_modes
 def another_head(model: Any, grown: Any, images: Tensor) -> None:
     shapes = []
-    for one in (model, grown):
-        one.reset_classifier(CLASSES)
-        one.double()
-        shapes.append([tuple(tensor.shape) for tensor in flat_tensors(run(one, images))])
-        assert one.num_classes == CLASSES
+    for network in (model, grown):
+        network.reset_classifier(CLASSES)
+        network.double()
+        shapes.append([tuple(tensor.shape) for tensor in flat_tensors(run(network, images))])
+        assert network.num_classes == CLASSES
     assert shapes[0] == shapes[1], f"{shapes[0]} became {shapes[1]}"
     features = []
-    for one in (model, grown):
-        one.reset_classifier(0)
-        features.append(next(flat_tensors(run(one, images))).ndim)
+    for network in (model, grown):
+        network.reset_classifier(0)
+        features.append(next(flat_tensors(run(network, images))).ndim)
     assert features[0] == features[1]
 
 
@@ -129,11 +131,11 @@ def checkpointing(model: Any, grown: Any, images: Tensor) -> None:
     plain, saving = copy.deepcopy(grown).train(), copy.deepcopy(grown).train()
     saving.set_grad_checkpointing(True)
     pairs = list(zip(gradients(saving, images), gradients(plain, images), strict=True))
-    assert all((one is None) == (other is None) for one, other in pairs)
-    largest = max(float(other.abs().max()) for _, other in pairs if other is not None)
-    for one, other in pairs:
-        if one is not None and other is not None:
-            assert float((one - other).abs().max()) <= EXACT * largest, "gradients differ"
+    assert all((saved is None) == (plain_gradient is None) for saved, plain_gradient in pairs)
+    largest = max(float(plain_gradient.abs().max()) for _, plain_gradient in pairs if plain_gradient is not None)
+    for saved, plain_gradient in pairs:
+        if saved is not None and plain_gradient is not None:
+            assert float((saved - plain_gradient).abs().max()) <= EXACT * largest, "gradients differ"
 
 
 def silent(model: Any, images: Tensor) -> set[str]:
@@ -152,9 +154,9 @@ def hooks(model: Any, grown: Any, images: Tensor) -> None:
 
 
 def layer_decay(model: Any, grown: Any, images: Tensor) -> None:
-    def scales(one: Any) -> set[float]:
-        groups = param_groups_layer_decay(one, 0.05, layer_decay=0.75)
-        assert sum(len(group["params"]) for group in groups) == sum(p.requires_grad for p in one.parameters())
+    def scales(network: Any) -> set[float]:
+        groups = param_groups_layer_decay(network, 0.05, layer_decay=0.75)
+        assert sum(len(group["params"]) for group in groups) == sum(p.requires_grad for p in network.parameters())
         return {group["lr_scale"] for group in groups}
 
     before, after = len(scales(model)), len(scales(grown))
@@ -169,11 +171,14 @@ def data_config(model: Any, grown: Any, images: Tensor) -> None:
 def widths(model: Any, grown: Any, images: Tensor) -> None:
     """`num_features` and `head_hidden_size` are what the original's are: a size of features, of what the head reads."""
 
-    def true_of(one: Any) -> dict[str, bool]:
-        features = run(one.forward_features, images)
+    def true_of(network: Any) -> dict[str, bool]:
+        features = run(network.forward_features, images)
         sizes = {size for tensor in flat_tensors(features) for size in tensor.shape[1:]}
-        before_logits = next(flat_tensors(run(one.forward_head, features, pre_logits=True))).shape[-1]
-        return {"num_features": one.num_features in sizes, "head_hidden_size": one.head_hidden_size == before_logits}
+        before_logits = next(flat_tensors(run(network.forward_head, features, pre_logits=True))).shape[-1]
+        return {
+            "num_features": network.num_features in sizes,
+            "head_hidden_size": network.head_hidden_size == before_logits,
+        }
 
     before, after = true_of(model), true_of(grown)
     assert any(before.values())
@@ -254,7 +259,7 @@ def features_of(name: str, options: dict[str, Any], images: Tensor) -> str:
         grown = grown_in_its_class(model, images)
         same_function(model, grown, images)
         for read in ("channels", "reduction"):
-            said = [getattr(one.feature_info, read)() for one in (model, grown)]
+            said = [getattr(network.feature_info, read)() for network in (model, grown)]
             assert said[0] == said[1], f"{read} {said[0]} became {said[1]}"
         assert isinstance(grown, type(model)), type(grown).__name__
     except Exception as error:
@@ -274,9 +279,9 @@ def findings(name: str) -> dict[str, str]:
     images = images[:2] if len(images) >= 2 else images.repeat(2, 1, 1, 1)
     model = built(name, options)
     grown = grown_in_its_class(model, images)
-    found = {label: answer(check, model, grown, images) for label, check in CHECKS.items()}
+    answers = {label: answer(check, model, grown, images) for label, check in CHECKS.items()}
     del grown
-    return {**found, "features": features_of(name, options, images)}
+    return {**answers, "features": features_of(name, options, images)}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -307,8 +312,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--out", type=Path, help="a file of JSON lines")
     options = parser.parse_args(arguments)
     sample = "all" if options.globs else "smallest-per-family"
-    found = [chosen("timm", pattern, sample, at_most=options.most) for pattern in options.globs or ["*"]]
-    names = [entry.name for entries in found for entry in entries]
+    choices = [chosen("timm", pattern, sample, at_most=options.most) for pattern in options.globs or ["*"]]
+    names = [entry.name for entries in choices for entry in entries]
     kept = options.out.read_text().splitlines() if options.out and options.out.exists() else []
     rows: dict[str, Any] = {row["model"]: row for row in map(json.loads, kept)}
     for name in names:

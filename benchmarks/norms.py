@@ -1,4 +1,4 @@
-"""What a norm over old units costs beside torch's over all of them: python -m benchmarks.norms [--compile]
+"""What a norm over old units costs beside torch's over all units: python -m benchmarks.norms [--compile]
 
 Both are run in turn, many times over, in one run, on one thread; a row shows the least CPU time of each, forward and
 forward with backward, in milliseconds. Inputs are contiguous, or images whose channels are moved last, as in ConvNeXt.

@@ -1,10 +1,10 @@
-"""Every pair of one family in timm whose sizes are growths of each other, grown toward its larger one by `like`.
+"""Grows models of timm to larger models of their families by `like`, where the sizes are those of a growth.
 
     python -m benchmarks.pairs [GLOB] --largest 60e6 --out pairs.jsonl     one JSON line a pair; goes on where it was
     python -m benchmarks.pairs --table --out pairs.jsonl                   the table of the documentation
 
-A pair counts where each tensor of the smaller model is in the larger one under its name, no axis of it shorter; the
-steps from one size to the next are tried, those that others lead to are not. Images are 96 pixels wide where models
+A pair counts if the larger model has each tensor of the smaller one under its name, with no axis shorter. Steps from
+one size to the next are tried, longer ones that they add up to are not. Images are 96 pixels wide where models
 take them, weights random and moved away from trivial values, precision float64.
 """
 

@@ -1,8 +1,8 @@
 """What learning rates by age cost: python -m benchmarks.rates [DEVICE]
 
-An optimizer's step with adapted rates beside its plain step, in turn, several times over in one run; a row
-shows the median of the adapted steps as a multiple of the plain ones', rates worked out at every step and at
-every eighth, and the time of a whole training step of the model as a multiple, at every step.
+An optimizer's step with adapted rates and its plain step are timed in turn, several times over in one run. A row shows
+the median of the adapted steps as a multiple of the plain ones', with rates worked out at every step and at every
+eighth; and the same ratio for a whole training step of the model, with rates at every step.
 """
 
 from __future__ import annotations

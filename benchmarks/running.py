@@ -2,9 +2,9 @@
 
 The first rows grow to the sizes of a larger model of timm (`like=`), the others to twice the width, beside a model
 that is built with these sizes by hand. Both are run in turn, several times over, in one run; a row shows the grown
-model's median time as a multiple of the built one's, and says its form and how many of its layers compute otherwise
-than their class does (norms over old units, calls with another number). Without such layers it runs the very code of
-the built one, and 1.00 within the noise is expected; "noise" is what the built model has beside a second one.
+model's median time as a multiple of the built one's, its form, and how many of its layers compute something else than
+their class does (norms over old units, calls with another number). Without such layers it runs the very code of the
+built one, and 1.00 within the noise is expected; "noise" is the same ratio for a second model that was built.
 """
 
 from __future__ import annotations

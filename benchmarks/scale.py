@@ -5,7 +5,7 @@ new units' pre-activations is within a tenth of the old units'. Predicted: from 
 the same with the second moments of a layer's inputs as they are on random inputs, which is the mean over all draws
 of its weights. Measured: of this draw, on the same inputs, in train mode. Calibrated: the same
 after growing with `calibrate=` these inputs; elsewhere: after growing with `calibrate=` other inputs of the same kind.
-What is further off is listed, of the measured ones with the reason.
+Layers that are further off are listed, those by measurement with the reason.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """What the quick test finds beside the full one and the certificate: python -m benchmarks.testing [COUNT] [NAME ...]
 
-Grown models in float32, at the image sizes that they are made for, are given COUNT faults each (26 unless told), one
-at a time, as in benchmarks/sabotage.py. Each model is then certified, tested as `grow` tests what is proved, and in
-full, each as if there were nothing else. What is found in full but not by the quick test is listed; the command fails
-if the certificate has not found it either.
+Grown models in float32, at the image sizes that they are made for, get COUNT faults each (26 unless told), one at a
+time, as in benchmarks/sabotage.py. After each fault the certificate, the quick test and the full test look for it, each
+by itself. Faults that the full test finds and the quick test misses are listed; the command fails if the certificate
+has missed one of these, too.
 """
 
 from __future__ import annotations

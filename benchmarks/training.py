@@ -1,7 +1,7 @@
 """Growing beside training the large network, on scikit-learn's handwritten digits: python -m benchmarks.training
 
 Every method trains the same network, in the same epochs, on the same images in the same order, with the same learning
-rates; they differ in how they get to its width. All that grow follow one schedule, so they have one budget. Each runs
+rates; methods differ in how they get to its width. All growing ones follow one schedule and have one budget. Each runs
 with several seeds. Runs are kept in a folder and are not run twice; a killed benchmark goes on. About ten minutes
 on one core. Writes the table and the plot that docs/explanation/training-a-growing-network.md shows.
 """

@@ -1,4 +1,4 @@
-"""Grow trained PyTorch models: wider, same function, ready to train on."""
+"""Grow trained PyTorch models: wider or deeper, same function, ready to train on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Averaged copies of a network, which grow along with it: finding them in what else takes part in a training."""
+"""Finds the averaged copies of a network that grow along with it, in Lightning's callbacks and modules."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""New units at the scale that old ones have on data: one forward pass that rescales what was drawn, layer by layer.
+"""Calibration: one forward pass brings new units to the scale that old ones have on data, layer by layer.
 
-Fan-ins and second moments say how large new weights have to be if what a layer reads is uncorrelated. It is not, so a
-draw of few units misses the old units' variance. On a batch the miss can be seen, and new rows multiplied by what is
-lacking, the first layer first, as every layer reads what those before it make by then.
+Fan-ins and second moments say how large new weights have to be if a layer's inputs are uncorrelated. They are not, so a
+draw of few units misses the old units' variance. On a batch the ratio can be measured, and new rows are multiplied to
+make up for it. The first layer goes first, since every layer reads what the layers before it make by then.
 
 Source: Mishkin, Matas, "All you need is a good init", ICLR 2016, who bring whole layers to unit variance.
 """

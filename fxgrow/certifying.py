@@ -50,8 +50,8 @@ def certify(grown: nn.Module, original: nn.Module | None = None) -> Certificate:
     Parameters
     ----------
     grown: what `fxgrow.grow` or `fxgrow.load` returned.
-    original: the model that it grew from, before the last growth or before any earlier one. Left out: the
-        certificate of the last growth stands if graphs, modules and values are to the bit what they were then.
+    original: the model before the last growth, or before any earlier one. Left out: the certificate of the last
+        growth stands if graphs, modules and values are unchanged since, to the bit.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Containers: what models take and return, and what nodes are given."""
+"""Containers: the tuples, lists and dictionaries that models take and return, and that nodes have as arguments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The curves that schedules follow: sizes and epochs stage by stage, and what numbers make sense for them."""
+"""The curves that schedules follow: sizes and epochs stage by stage, and which numbers make sense for them."""
 
 from __future__ import annotations
 

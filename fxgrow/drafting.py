@@ -1,4 +1,4 @@
-"""From what a user asks to a plan: the model is captured, deepened where that was asked for, and its widths planned."""
+"""Turns what a user asks for into a plan: captures the model, deepens it if asked to, and plans its widths."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class SettledError(CaptureError, ValueError):
 
 
 class AmountError(FxgrowError, ValueError):
-    """A width, rounding or initialisation was asked for that means nothing here."""
+    """An argument such as a width, a rounding or an initialisation means nothing here."""
 
     exit_code = 2
 
@@ -62,7 +62,7 @@ class PlanError(FxgrowError):
 
 
 class ScheduleError(FxgrowError, ValueError):
-    """The numbers given for a schedule make none, or it does not apply."""
+    """Numbers do not make a schedule, or a schedule does not apply."""
 
     exit_code = 2
 
@@ -76,7 +76,7 @@ class VerificationError(FxgrowError):
 
 
 class TrainingError(FxgrowError):
-    """An optimizer, or what is asked of it, does not fit the model."""
+    """An optimizer, or an option given for it, does not fit the model."""
 
 
 class FileError(FxgrowError):

@@ -1,4 +1,4 @@
-"""Grown models as folders: weights, and where timm can build the grown model by itself, what it reads to do so."""
+"""Grown models as folders: the weights, and timm's config where timm can build the grown model by itself."""
 
 from __future__ import annotations
 

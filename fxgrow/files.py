@@ -59,8 +59,8 @@ def save(
 
     Raises
     ------
-    FileError: the module was not grown by fxgrow, or holds no data (meta device), or what `base` names is another
-        model than the original, or the file cannot be written.
+    FileError: the module was not grown by fxgrow, or holds no data (meta device), or `base` does not name the
+        original, or the file cannot be written.
     """
     history = known_history(grown, FileError, "save what fxgrow.grow returned, or use torch.save")
     tensors = named_tensors(grown)

@@ -1,7 +1,7 @@
-"""LayerNorm and RMSNorm over old units as eager training runs them: few passes over memory, written in place.
+"""LayerNorm and RMSNorm over old units for eager training: few passes over memory, written in place.
 
-Autograd would keep each of the steps in memory. Compilers, exporters and transforms get the steps themselves, from
-which they make what suits them: `guards` asks `applies`.
+Autograd would keep the result of each step in memory. Compilers, exporters and transforms get the steps themselves and
+fuse them in their own way: `guards` asks `applies`.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
 """GradMax: new units chosen so that the gradient of the weights that read them is as large as it can be.
 
-What reads a new unit is zero at first. So whatever the unit computes, the function stays, and the weights that make it
-are free to choose. They decide how large a gradient its readers get. Where the network is linear between makers and
-readers, the best weights of k units are the first k right singular vectors of one matrix, and what is here is subspace
-iteration for them: every round multiplies the weights by that matrix and its transpose, as the gradient of a squared
-gradient does, and makes the units orthogonal. Where it is not linear, each round climbs by the network's own slope, so
-nothing has to be assumed of what lies between, and any captured model will do. New units of all layers are chosen at
-once. So that they do not drive each other up, layer by layer, every round brings them to the scale of the old ones.
+The weights that read a new unit are zero at first. So the function stays whatever the unit computes, and the weights
+that make it are free to choose. They decide how large a gradient its readers get. Where the network is linear between
+makers and readers, the best weights of k units are the first k right singular vectors of one matrix, and this is
+subspace iteration for them: every round multiplies the weights by that matrix and its transpose, as the gradient of a
+squared gradient does, and makes the units orthogonal. Where it is not linear, each round climbs by the network's own
+slope. So nothing is assumed about the ops between, and any captured model will do. New units of all layers are chosen
+at once. Every round brings them to the scale of the old ones, so that layers do not drive each other up.
 
 Source: Evci, van Merriënboer, Unterthiner, Vladymyrov, Pedregosa, "GradMax: Growing Neural Networks using Gradient
-Information", ICLR 2022, whose new weights are zero on the side of the makers; here they are zero where units are read.
+Information", ICLR 2022. There the weights that make new units are zero; here the weights that read them are.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def plan(
     in_chans: int | str | None = None,
     progress: bool = False,
 ) -> Plan:
-    """What `grow` would do to a model, and why not more. No weights are read, so meta models work.
+    """Say what `grow` would do to a model, and why not more. No weights are read, so meta models work.
 
     Parameters and errors are those of `grow`, but for VerificationError.
 
@@ -118,10 +118,10 @@ def grow(
         globs to such amounts, or the sizes of a stage of a `Schedule`.
     depth: a factor (1.5: half as many blocks again in each run of repeated blocks), an amount ("+2", "=6"), or a
         mapping from the paths of runs or globs to amounts; `plan` shows the runs.
-    like: a larger model of the same code, perhaps on the meta device. Every dimension and every run of blocks gets
-        its size there, and a copy of it with the grown weights comes back. `report(grown).plan.like` lists the few
-        attributes that have to differ from what its constructor sets. Where it has more classes, or reads more
-        channels, ask for them by `classes` and `in_chans`.
+    like: a larger model of the same code, the target, perhaps on the meta device. Every dimension and every run of
+        blocks gets the target's size, and a copy of the target with the grown weights comes back.
+        `report(grown).plan.like` lists the few attributes that have to differ from what the target's constructor sets.
+        Where the target has more classes, or reads more channels, ask for them by `classes` and `in_chans`.
     example_inputs: a tensor, a tuple or list of arguments, or a dict of keyword arguments; only shapes and dtypes
         count. Needed where they cannot be derived from the model.
     init: "zero" (new units unread at first), "mirror" (equal pairs read with opposite signs, as in the
@@ -145,13 +145,13 @@ def grow(
         Left out: new units get the scale that follows from fan-ins, which few units or correlated inputs miss.
     loss: for init="gradmax": a function from a model to its loss on a batch of training data, a scalar.
     form: "auto" (the model's own class where it can hold the growth, else a graph module; `plan` says which, and
-        why), "module" (its own class; what that cannot hold stays, with the reason in the plan), "graph" (a graph
-        module).
-    classes: how many classes in the end, or "+5" for 5 more. The last layers get new outputs after the old ones,
-        which stay as they are. Left out: outputs stay.
+        why), "module" (the model's own class; dimensions that it cannot hold stay, with the reason in the plan),
+        "graph" (a graph module).
+    classes: the new number of classes, or "+5" for 5 more. The last layers get new outputs after the old ones,
+        which keep their values. Left out: outputs stay.
     class_init: outputs of new classes at first: "zero", "mean" (the mean of the old ones) or "random".
-    in_chans: how many input channels in the end, or "+1" for one more. New ones come after the old ones; what they
-        hold changes nothing at first. Left out: inputs stay.
+    in_chans: the new number of input channels, or "+1" for one more. New ones come after the old ones; their
+        content changes nothing at first. Left out: inputs stay.
     progress: show on stderr what is being done.
 
     Raises

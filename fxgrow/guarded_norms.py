@@ -1,4 +1,4 @@
-"""Norms over old units as modules: each is of a subclass of the norm whose place it takes, under the same names."""
+"""Norms over old units as modules: each is of a subclass of the norm that it replaces, with the same tensor names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reductions over the old units only, and what else growth puts into a graph where no native form stays exact.
+"""Guards: reductions over the old units only, and other functions for growth that no native op does exactly.
 
 Each function is a leaf of the graph. `core` names the units that the statistic is taken over, as half-open
 ranges of the axis; all units, old and new, are then normalised with that statistic.

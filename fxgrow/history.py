@@ -1,4 +1,4 @@
-"""What a grown module knows of its own past: the growths it went through, and who was born when."""
+"""What a grown module knows of its past: the growths it went through, and when each element was born."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ATTRIBUTE = "_fxgrow"
 
 @dataclass(frozen=True)
 class Verification:
-    """Outcome of running both models in float64: TESTED, with the worst relative error of each mode.
+    """Outcome of running both models side by side: TESTED, with the worst relative error of each mode.
 
     A growth that fails it raises, so that no report says otherwise.
 
@@ -35,10 +35,10 @@ class Verification:
     tolerance: the largest error that counts as the same function.
     seed: of the random inputs.
     preserving: False where the growth was asked to change the function (depth stacking).
-    precision: what was computed in, other than float64 where the model does not run in that.
-    in_place: the outputs are picked by rank among values that are the same but for rounding, as boxes by their
-        scores; what the parts of the model give, in place, was compared instead.
-    quick: what was made cheaper than in full (`fxgrow.measure.quick`), as the growth is proved.
+    precision: in which the models ran.
+    in_place: whether the outputs of the model's parts were compared, since the model picks its own outputs by rank
+        among values that differ by rounding only, as a detector picks boxes by their scores.
+    quick: what made the test cheaper than the full one (`fxgrow.measure.quick`), where the growth is proved.
     """
 
     eval_error: float
@@ -81,9 +81,9 @@ class Step:
     certificate: what was proved; None where nothing was.
     fingerprint: hashes of the grown model for which the certificate was made.
     folded: whether multipliers went into the weights afterwards (`fxgrow.fold`).
-    settled: how much new units came to count after this growth in every norm over old units (`fxgrow.settle`); other
-        than 0, the function is another than was verified and proved, and neither is kept. None where none was settled.
-    by_hand: what was put in by hand before this growth, and after the one before.
+    settled: how much a new unit counts in every norm over old units since this growth (`fxgrow.settle`); None where
+        none was settled. Unless it is 0, the function has changed, and verification and certificate are not kept.
+    by_hand: what was put in by hand between the growth before and this one.
     """
 
     plan: Plan

@@ -1,7 +1,7 @@
-"""The intermediate model of a growth, by its plan: new blocks and readouts are in, old weights are rescaled.
+"""Builds the intermediate model of a growth from its plan: new blocks and readouts are in, old weights are rescaled.
 
-Nothing is wider yet; the channels of new dense layers count as width, so these layers are not in, but for what they
-add to the channels that they are given. What a proof does with it is in `fxgrow.proof.intermediate`.
+Nothing is wider yet. The channels of new dense layers count as width, so of these layers only the branch that adds to
+their input is in. `fxgrow.proof.intermediate` has what a proof does with the model.
 """
 
 from __future__ import annotations

@@ -42,8 +42,8 @@ class Growth(Callback):
 
     Raises
     ------
-    TrainingError: the module has no such network, or the strategy is one that wraps it (data parallel and its kin),
-        or another callback holds the network's weights in a form that cannot grow along.
+    TrainingError: the module has no such network, or the strategy wraps the network (data parallel and its kin), or
+        another callback holds the network's weights in a form that cannot grow along.
 
     >>> schedule = Schedule.exponential(stages=9, epochs=160)
     >>> Growth(schedule, "network", init="mirror").stage.epochs

@@ -1,4 +1,4 @@
-"""Narrow models: the seed that a schedule grows into a given model."""
+"""Narrow models: the seed that a schedule grows into the full model."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def narrowed(model: nn.Module, start: float = 0.25, example_inputs: Any = None) 
     """Make a narrow model from an untrained one, to be trained and grown into it. Only sizes differ.
 
     Every dimension that fxgrow can grow becomes `start` of its size: the nearest even number, and at least two. Of
-    heads and head dimension, the one that comes closest is reduced. Weights are those of the first units of the model,
-    scaled by the root of the ratio of fan-ins, so that activations keep their variance. So freshly drawn weights stay
-    freshly drawn.
+    heads and head dimension, only the one that comes closest to `start` is reduced. Weights are those of the model's
+    first units, times the root of the ratio of fan-ins, so that activations keep their variance. So freshly drawn
+    weights are as freshly drawn ones of the narrow model.
 
     Raises
     ------
-    ScheduleError: `start` is not a part of the width.
+    ScheduleError: `start` is not a fraction of the width.
     PlanError: nothing in the model can be narrower.
     CaptureError: the model cannot be captured, or example inputs are needed.
 

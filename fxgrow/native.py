@@ -1,8 +1,8 @@
 """Finds the constructor's arguments with which timm builds a grown model by itself, from shapes, and checks them.
 
-Constructors take sizes as whole numbers and lists of them. Each that is the old size of something that grew, or the old
-length of a sequence of blocks, is tried with the new one, for as long as more tensors come out as in the grown model.
-What then has all shapes is given the weights and run beside the grown model.
+Constructors take sizes as whole numbers and lists of them. An argument that is the old size of something that grew, or
+the old length of a sequence of blocks, is tried with the new one, for as long as more tensors get the shapes of the
+grown model. A model that has all shapes gets the weights and is run beside the grown one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Random draws off: what lets two models be compared, and a function be looked at."""
+"""Switches random draws off, so that two models can be compared."""
 
 from __future__ import annotations
 

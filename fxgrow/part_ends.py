@@ -1,8 +1,8 @@
-"""Which part of a model that grows in parts makes its outputs, and which reads its inputs.
+"""Finds the part that makes the outputs of a model that grows in parts, and the part that reads its inputs.
 
-Only where nothing comes between can there be more classes or channels: the rest of the model is Python that no graph
-holds, and what it makes of a tensor of another shape cannot be known. A run shows which tensors go straight through,
-and what reads those that do not.
+Classes or channels can be added only where nothing comes between: the rest of the model is Python that no graph holds,
+and its result for a tensor of another shape cannot be known. A run shows which tensors go straight through, and what
+reads the others.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Plots, drawn with matplotlib, which is imported when a plot is asked for.
 
-All of them return the figure. They draw on the axes that they are given as `ax`, else on a figure of their own.
+All of them return the figure. They draw on the axes `ax`, or else on a figure of their own.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a proof rests on: that the graphs it speaks of are what the models run."""
+"""The claim that every proof rests on: the graphs are what the models run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What attributes of modules refer to, with parts and tensors exchanged for others, however they hold them."""
+"""Exchanges the parts and tensors that attributes of modules refer to, however the attributes hold them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attributes that are others for a while."""
+"""Gives attributes other values for a while."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A growth once more, from its plan: the same seed gives the same bytes, and no weights the structure alone."""
+"""Repeats a growth from its plan: the same seed gives the same bytes; without weights, the structure alone."""
 
 from __future__ import annotations
 

@@ -54,10 +54,10 @@ class Schedule(Shown):
     Attributes
     ----------
     stages: a `Stage` for each.
-    width_rate: what each stage adds to the width; of an exponential schedule.
-    large_epochs: for how many epochs the large model would be trained, where that is not as many as the schedule has.
-    budget: the share of that training's operations that the schedule may take; of a late schedule.
-    model: name of the model it leads to, once `between` has been told.
+    width_rate: of an exponential schedule: what each stage adds to the width.
+    large_epochs: for how many epochs the large model would be trained, where the schedule itself has another number.
+    budget: of a late schedule: the share of that training's operations that the schedule may take.
+    model: name of the model that it leads to, if `between` made it.
     trajectories: for each dimension that grows, where it is and its size at each stage.
 
     >>> import torch

@@ -22,12 +22,12 @@ def settle(grown: nn.Module, share: float) -> None:
     """Let new units count in the norms of a grown model that take their statistic over old units only.
 
     This changes the model itself, and **the function that it computes**. Each such LayerNorm, RMSNorm and GroupNorm
-    takes mean and variance over all its units, of which new ones count `share`. A share of 0, as growth left it, is the
-    old units alone. At 1 torch's own norm is put back. If the share rises from 0 to 1 during training, the weights
-    follow. Afterwards the model is as fast as one built by hand, and its norms grow as those of any model. State dict,
-    parameters and births stay as they are. Between 0 and 1 the dimensions of such norms do not grow.
+    takes mean and variance over all its units, and a new unit counts `share` of an old one. At share 0, as after
+    growth, old units count alone. At share 1 torch's own norm is put back. If the share rises from 0 to 1 during
+    training, the weights follow. Afterwards the model is as fast as one built by hand, and its norms grow as those of
+    any model. State dict, parameters and births stay. Between 0 and 1 the dimensions of such norms do not grow.
 
-    What growth had verified and proved was another function. So `report` drops both, and `certify` says UNKNOWN; at
+    Verification and certificate are about the function before. So `report` drops both, and `certify` says UNKNOWN; at
     share 0 the function is the grown one again. Spectral norms are those of old entries until the share is 1. Other
     guards (reductions, softmax, `normalize`, standardised weights) stay.
 

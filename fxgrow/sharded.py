@@ -1,4 +1,4 @@
-"""Growth of models divided among processes by `fully_shard`: tensor by tensor, so that nobody ever holds all of it."""
+"""Growth of models sharded by `fully_shard`: tensor by tensor, so that no process ever holds a whole model."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ def grow_sharded(
     verify: bool = True,
     **options: Any,
 ) -> nn.Module:
-    """Grow a model whose parameters are divided among processes (FSDP2). All of them call this, with equal arguments.
+    """Grow a model whose parameters are sharded over processes (FSDP2). All processes call it, with equal arguments.
 
-    The plan is made from shapes. What comes back is what `grow` would give, divided by `shard`, entry by entry the
-    same. Each tensor is gathered, grown and divided again by itself, so that a process never has more than its part of
-    both models and a few layers. The growth is proved likewise: every process takes every step of the proof, for which
-    the tensors that it is about are gathered. It is not tested, since no process can run the models by itself. Of a
-    model that grows in parts, those grow that are found without values; `grow` may find more by a run.
+    The plan is made from shapes. The result is what `grow` would give, sharded by `shard`, entry by entry the same.
+    Each tensor is gathered, grown and sharded again by itself, so that a process never holds more than its shards of
+    both models and a few layers. The growth is proved likewise: every process takes every step of the proof, and a
+    step gathers the tensors that it is about. It is not tested, since no process can run the models by itself. In a
+    model that grows in parts, only parts that are found without values grow; `grow` may find more by a run.
 
     Parameters
     ----------
-    model: divided by `fully_shard`, or whole and the same on every process; it is not touched.
+    model: sharded by `fully_shard`, or whole and the same on every process; it is not touched.
     width, depth, seed: as in `grow`.
-    shard: the function that divided the model. It is called with the grown one, which has no data yet:
+    shard: the function that sharded the model. It is called with the grown model, which has no data yet:
         `def shard(model): [fully_shard(block) for block in model.blocks]; fully_shard(model)`.
     verify: prove that the function is the same (`report(grown).certificate`). "full" is refused.
     options: others of `grow`, but for `calibrate` and `loss`.

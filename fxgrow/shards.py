@@ -1,4 +1,4 @@
-"""Parameters divided among processes (torch.distributed's DTensor): what this process holds of them, and of modules."""
+"""Parameters sharded over processes (torch.distributed's DTensor): what this process holds of them, and of modules."""
 
 from __future__ import annotations
 

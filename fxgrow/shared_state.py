@@ -1,4 +1,4 @@
-"""State that copies of a model share with it: of classes and files, what functions keep, unregistered tensors."""
+"""State that a model shares with its copies: of classes and files, in functions, in unregistered tensors."""
 
 from __future__ import annotations
 

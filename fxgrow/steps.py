@@ -1,4 +1,4 @@
-"""The steps of a growth: what is being done, and how long it took, for the logger `fxgrow`, which `--verbose` shows."""
+"""Logs the steps of a growth and how long each took, in the logger `fxgrow`, which `--verbose` shows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Growth from files to files, tensor by tensor, so that a model grows that does not fit into memory."""
+"""Growth from files to files, tensor by tensor, for models that do not fit into memory."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ def grow_files(
     Parameters
     ----------
     source: a safetensors file, the index of shards, or a folder with either.
-    target: a new folder. It has its name once all of it is written; before that it is called TARGET.partial-N.
-    model: what the checkpoint is of, perhaps on the meta device; for a file that fxgrow wrote its original, which
-        may be left out where the file names one of timm or torchvision. Only its structure is used, and of buffers
-        that checkpoints leave out (`persistent=False`) the values: those have to be there.
+    target: a new folder. It gets its name once all of it is written; before that it is called TARGET.partial-N.
+    model: the model of the checkpoint, perhaps on the meta device. For a file that fxgrow wrote: the original, which
+        may be left out where the file names a model of timm or torchvision. Only its structure is used, and the values
+        of buffers that checkpoints leave out (`persistent=False`): these must have data.
     width, depth, seed: as in `grow`.
     shard_size: bytes. Memory holds about two shards, and a few times the largest tensor.
     base, base_kwargs: as in `save`.

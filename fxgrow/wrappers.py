@@ -1,4 +1,4 @@
-"""What stands around a model and is not the model itself, and what to pass in its place."""
+"""Recognises wrappers around a model, and says what to pass instead."""
 
 from __future__ import annotations
 

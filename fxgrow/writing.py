@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and places that cannot be written, found before the work."""
+"""Writes files whole or not at all, and checks before the work whether a path can be written."""
 
 from __future__ import annotations
 

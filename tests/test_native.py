@@ -26,9 +26,9 @@ WITHOUT_FXGROW = """
 import sys, timm, torch
 sys.modules["fxgrow"] = None
 for line in sys.stdin:
-    folder, given, made = line.rstrip().split("\\t")
+    folder, images, outputs = line.rstrip().split("\\t")
     model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-    torch.save(model(torch.load(given)), made)
+    torch.save(model(torch.load(images)), outputs)
     print("done", flush=True)
 """
 """A process that cannot import fxgrow; it starts once, and reads what to load from its input."""
@@ -48,12 +48,12 @@ def written(grown: nn.Module, folder: Path, base: str, like: str | None = None, 
 
 def loaded_without_fxgrow(stranger: subprocess.Popen[str], folder: Path, images: torch.Tensor) -> torch.Tensor:
     """What the model in a folder makes of images where there is no fxgrow."""
-    given, made = folder.parent / "images.pt", folder.parent / "outputs.pt"
-    torch.save(images, given)
+    images_file, outputs_file = folder.parent / "images.pt", folder.parent / "outputs.pt"
+    torch.save(images, images_file)
     assert stranger.stdin is not None and stranger.stdout is not None
-    print(folder, given, made, sep="\t", file=stranger.stdin, flush=True)
+    print(folder, images_file, outputs_file, sep="\t", file=stranger.stdin, flush=True)
     assert stranger.stdout.readline() == "done\n"
-    return torch.load(made)
+    return torch.load(outputs_file)
 
 
 @pytest.mark.parametrize(
@@ -70,10 +70,13 @@ def test_the_constructor_s_arguments_are_found(
 ) -> None:
     model = lively(timm.create_model(name)).float()
     grown = fxgrow.grow(model, verify=False, **growth).eval()
-    found = written(grown, tmp_path / "grown", f"timm/{name}")
-    assert found["native"] and found["note"] == ""
-    assert found["files"] == ["model.safetensors", "config.json", "README.md"]
-    assert found["model_args"] == arguments
+    outcome = written(grown, tmp_path / "grown", f"timm/{name}")
+    assert (
+        outcome["native"]
+        and outcome["files"] == ["model.safetensors", "config.json", "README.md"]
+        and outcome["note"] == ""
+    )
+    assert outcome["model_args"] == arguments
     config = json.loads((tmp_path / "grown" / "config.json").read_text())
     assert config["architecture"] == name
     assert {key: config["model_args"][key] for key in arguments} == arguments
@@ -86,15 +89,15 @@ def test_the_constructor_s_arguments_are_found(
 def test_arguments_of_the_original_are_kept(tmp_path: Path) -> None:
     model = timm.create_model("test_resnet", num_classes=7, in_chans=1)
     grown = fxgrow.grow(model, depth={"layer1": "+1"}, verify=False)
-    found = written(grown, tmp_path / "grown", "timm/test_resnet", num_classes=7, in_chans=1)
-    assert found["model_args"] == {"num_classes": 7, "in_chans": 1, "layers": [2, 1, 1, 1]}
+    outcome = written(grown, tmp_path / "grown", "timm/test_resnet", num_classes=7, in_chans=1)
+    assert outcome["model_args"] == {"num_classes": 7, "in_chans": 1, "layers": [2, 1, 1, 1]}
 
 
 def test_a_larger_model_of_the_library_is_named(tmp_path: Path, stranger: subprocess.Popen[str]) -> None:
     model = lively(timm.create_model("resnet18.fb_swsl_ig1b_ft_in1k")).float()
     grown = fxgrow.grow(model, like=timm.create_model("resnet34"), verify=False).eval()
-    found = written(grown, tmp_path / "grown", "timm/resnet18.fb_swsl_ig1b_ft_in1k", "timm/resnet34")
-    assert (found["native"], found["architecture"], found["model_args"]) == (True, "resnet34", {})
+    outcome = written(grown, tmp_path / "grown", "timm/resnet18.fb_swsl_ig1b_ft_in1k", "timm/resnet34")
+    assert (outcome["native"], outcome["architecture"], outcome["model_args"]) == (True, "resnet34", {})
     config = json.loads((tmp_path / "grown" / "config.json").read_text())["pretrained_cfg"]
     assert config["crop_pct"] == timm.get_pretrained_cfg("resnet18.fb_swsl_ig1b_ft_in1k").crop_pct  # of the weights
     images = torch.randn(1, 3, 64, 64)
@@ -117,8 +120,8 @@ def test_what_timm_cannot_build_has_its_plan_beside_it(
     for name in ("config.json", "README.md"):
         (folder / name).write_text("of a model that was there before")
     grown = fxgrow.grow(lively(timm.create_model(base)).float(), verify=False, **growth)
-    found = written(grown, folder, f"timm/{base}")
-    assert not found["native"] and reason in found["note"]
+    outcome = written(grown, folder, f"timm/{base}")
+    assert not outcome["native"] and reason in outcome["note"]
     assert sorted(path.name for path in folder.iterdir()) == ["README.md", "model.safetensors", "plan.json"]
     assert fxgrow.Plan.from_json((folder / "plan.json").read_text()) == fxgrow.report(grown).plan
 
@@ -150,9 +153,11 @@ def test_the_hub_gets_a_card_that_says_what_grew(tmp_path: Path) -> None:
 def test_a_model_that_is_none_of_timm_s(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     once = fxgrow.grow(model, 2, example_inputs=torch.empty(1, 4))
-    found = written(fxgrow.grow(once, 2), tmp_path / "grown", "own:model")
-    assert found["note"].startswith("timm cannot build it by itself, so plan-1.json, plan-2.json is beside the weights")
-    assert found["note"].endswith("it comes from own:model, and not from timm")
+    outcome = written(fxgrow.grow(once, 2), tmp_path / "grown", "own:model")
+    assert outcome["note"].startswith(
+        "timm cannot build it by itself, so plan-1.json, plan-2.json is beside the weights"
+    )
+    assert outcome["note"].endswith("it comes from own:model, and not from timm")
 
 
 def test_a_folder_is_checked_before_the_work(tmp_path: Path) -> None:

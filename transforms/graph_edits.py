@@ -1,4 +1,4 @@
-"""Rewriting a graph as a plan says: literals, ratios, guards, assertions on old sizes."""
+"""Rewrites a graph as a plan says: literals, ratios, guards, assertions on old sizes."""
 
 from __future__ import annotations
 

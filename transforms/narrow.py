@@ -1,4 +1,4 @@
-"""The narrowing pass: a captured model and what to keep of it in, the narrow graph module out."""
+"""The narrowing pass: makes the narrow graph module from a captured model and a list of what to keep."""
 
 from __future__ import annotations
 

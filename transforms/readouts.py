@@ -1,4 +1,4 @@
-"""The readout pass: outputs that are streams are read through a layer of their own, before the model is widened."""
+"""The readout pass: puts a layer before each output that is a residual stream, before the model is widened."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tags: from now on every element of a grown module's parameters knows at which growth it was born."""
+"""Tags: notes at which growth each element of a grown module's parameters was born."""
 
 from __future__ import annotations
 

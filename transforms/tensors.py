@@ -1,4 +1,4 @@
-"""Growing one tensor: old entries to their new places, new entries as the plan says.
+"""Grows one tensor: puts old entries in their new places, and makes new entries as the plan says.
 
 `new = draw; new[ix_(old positions)] = old`, then the fills: first how consumers ignore new units, then what
 producers emit for them. Nothing here decides anything.

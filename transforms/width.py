@@ -1,4 +1,4 @@
-"""Widths: a captured model, a plan and tensors in, the grown graph module out."""
+"""The width pass: makes the grown graph module from a captured model, a plan and tensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints that are there whole or not at all, whenever the process is killed."""
+"""Writes checkpoints whole or not at all, whenever the process is killed."""
 
 from __future__ import annotations
 

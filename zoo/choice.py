@@ -1,4 +1,4 @@
-"""Which models of the catalogue a sweep looks at: a sample, and the range of sizes they are taken from."""
+"""Chooses the models of the catalogue that a sweep looks at: by sample and by range of sizes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table a sweep ends in: what was captured, grown and found, family by family."""
+"""The table at the end of a sweep: what was captured, what grew and what failed, family by family."""
 
 from __future__ import annotations
 

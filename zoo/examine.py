@@ -1,4 +1,4 @@
-"""What the sweep finds out about one model, and the row it becomes."""
+"""Examines one model for the sweep, and makes the row of its findings."""
 
 from __future__ import annotations
 

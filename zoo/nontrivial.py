@@ -1,4 +1,4 @@
-"""Random models that resemble trained ones, where no trained weights can be had."""
+"""Makes random models resemble trained ones, where there are no trained weights."""
 
 from __future__ import annotations
 

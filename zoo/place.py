@@ -1,4 +1,4 @@
-"""How far a training run is, and who is told of it."""
+"""The progress of a training run, and who is told of it."""
 
 from __future__ import annotations
 

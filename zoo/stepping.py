@@ -1,4 +1,4 @@
-"""Training steps that wait for nothing: images, rates and losses stay on the device from one test to the next.
+"""Training steps that never wait for the device: images, rates and losses stay there from one test to the next.
 
 On a GPU a step (images drawn and varied, forward, backward, optimizer) is captured as a CUDA graph, once for each
 stage, and then only replayed. Elsewhere the same code runs as it is.

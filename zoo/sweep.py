@@ -1,4 +1,4 @@
-"""The coverage sweep: every model of a choice, each in a process of its own, every finding kept at once."""
+"""The coverage sweep: examines every model of a choice in its own process, and keeps every finding at once."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Train an image classifier by growing it: python -m fxgrow.zoo.train --help, or fxgrow train --help
 
 A folder holds a run: its settings, checkpoints, log.csv, TensorBoard files if asked for, and in the end
-model.safetensors and outcome.json. After a crash, the same command goes on where the last checkpoint left off and
-computes, on a CPU bit for bit, what it would have computed. Ctrl-C writes a checkpoint first.
+model.safetensors and outcome.json. After a crash, the same command goes on from the last checkpoint and computes what
+an uninterrupted run would, on a CPU bit for bit. Ctrl-C writes a checkpoint first.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Whatever is random is drawn from the seed and the place in training (epoch, step, stage), never from a generator that
 has to be carried along. Growth too depends on the seed and the weights only. So a run that is killed, at any moment,
-and goes on from its last checkpoint computes what it would have computed.
+and goes on from its last checkpoint computes what an uninterrupted run would.
 """
 
 from __future__ import annotations

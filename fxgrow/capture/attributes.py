@@ -1,4 +1,4 @@
-"""Attributes that remember where they stand, as the numbers that a forward computes with."""
+"""Attributes that remember their place in the model, as the numbers do that a forward computes with."""
 
 from __future__ import annotations
 

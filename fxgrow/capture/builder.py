@@ -1,4 +1,4 @@
-"""A graph under construction: the nodes behind tensors and numbers, and what stands behind literals."""
+"""A graph under construction: the nodes behind tensors and numbers, and the sources of literals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Capture: a model's forward is recorded in eval and in train mode, and what one record settled is found."""
+"""Capture: records a model's forward in eval and in train mode, and finds out what one record settled."""
 
 from __future__ import annotations
 

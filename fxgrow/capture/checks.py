@@ -1,4 +1,4 @@
-"""Models that cannot be captured at all, told apart before anything is tried."""
+"""Refuses models that cannot be captured at all, before anything is tried."""
 
 from __future__ import annotations
 

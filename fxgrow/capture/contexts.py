@@ -1,4 +1,4 @@
-"""What a forward does besides computing: contexts it enters, arguments it settles, chance it takes, state it keeps."""
+"""What a forward does besides computing: contexts it enters, arguments it settles, random draws, state it keeps."""
 
 from __future__ import annotations
 

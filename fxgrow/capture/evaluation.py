@@ -1,4 +1,4 @@
-"""Evaluation: what calls give on the meta device, worked out once for calls on tensors alike."""
+"""Evaluation: the results of calls on the meta device, worked out once for all calls that are alike."""
 
 from __future__ import annotations
 

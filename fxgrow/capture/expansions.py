@@ -1,7 +1,7 @@
 """Modules of torch.nn whose own forward cannot be recorded, spelled out: attention, and the stacks of transformers.
 
-Each function computes what the module's forward computes, from the same parameters. Attention has fast paths that are
-one op; a stack looks at the values of a mask, to find out whether it is causal.
+Each function computes what the module's forward computes, from the same parameters. The forward cannot be recorded
+since attention has fast paths that are one op, and a stack looks at a mask's values to see whether it is causal.
 """
 
 from __future__ import annotations

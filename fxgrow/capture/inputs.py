@@ -1,4 +1,4 @@
-"""Example inputs: given ones brought into form, or derived from what the model says of itself."""
+"""Example inputs: brought into form where they are passed, else derived from the model's metadata."""
 
 from __future__ import annotations
 

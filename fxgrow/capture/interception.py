@@ -1,4 +1,4 @@
-"""Calls that no tensor tells of: functions that stay whole, and those with a backward of their own."""
+"""Calls that recording tensors would miss: functions that stay one node, and functions with their own backward."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Train and eval: one graph that fetches what differs, or two graphs over one set of modules."""
+"""Train and eval mode: one graph that looks up what differs, or two graphs over one set of modules."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Norms in graphs: called as modules where their parameters are at home, and spelled out for whoever reads graphs.
+"""Norms in graphs: called as modules in graphs that run, spelled out as functions for analysis and proof.
 
-What runs calls modules, so that hooks, FSDP and people find a norm where it was. What is analysed and proved has the
-functions that these modules call, on the parameters that they read.
+A graph that runs calls modules, so that hooks, FSDP and people find a norm where it was. A graph for analysis and proof
+has the functions that these modules call, on the parameters that they read.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a node calls for a function of torch that a forward called."""
+"""Which target a node has for a function of torch that a forward called."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Outputs of classes of their own: a graph returns plain containers, and the class is put around them again."""
+"""Outputs of a model's own classes: a graph returns plain containers, and the class is put around them again."""
 
 from __future__ import annotations
 

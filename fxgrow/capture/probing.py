@@ -1,7 +1,7 @@
-"""What one record settled: a forward is recorded again on other inputs, and the two records are compared.
+"""Probing: a forward is recorded again on other inputs, and the two records are compared.
 
-A number that differs between them came from the size of an input by a way that is not followed (`int()`, numpy); a
-graph would hold it for good. The same goes for the course that a forward takes.
+A number that differs between them came from an input's size in a way that recording does not follow (`int()`, numpy);
+a graph would fix it. The same goes for the course that a forward takes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Runs of a model's forward in one mode: what each recorded, and what it assigned."""
+"""Runs a model's forward in one mode: what each run recorded, and which attributes it assigned."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a recorder is not told of, and what it refuses whatever the forward makes of it."""
+"""Calls that a recorder does not see, and calls that it refuses whatever the forward does with the result."""
 
 from __future__ import annotations
 

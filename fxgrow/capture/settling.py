@@ -1,4 +1,4 @@
-"""What one record settled of a forward: found by others on other inputs, and guarded in the graph."""
+"""What one record settled of a forward: found out by records on other inputs, and guarded in the graph."""
 
 from __future__ import annotations
 

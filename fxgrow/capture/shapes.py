@@ -1,4 +1,4 @@
-"""Values on the meta device: of single calls, and of the nodes of a graph that is already there."""
+"""Values on the meta device: of single calls, and of all nodes of an existing graph."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stands in for functions of torch.fx that write code."""
+"""Replacements for functions of torch.fx that write code."""
 
 from __future__ import annotations
 

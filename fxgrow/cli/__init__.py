@@ -1,6 +1,6 @@
 """The command line: the same verbs as the library, a module for each group of them.
 
-What takes long to import, torch and all that stands on it, is imported by the command that needs it.
+Each command imports the slow modules that it needs (torch and what builds on it) when it runs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Weights that a copy of a model borrows: what a forward writes into them is put back."""
+"""Weights that a copy of a model borrows: whatever a forward writes into them is undone."""
 
 from __future__ import annotations
 

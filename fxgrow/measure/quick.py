@@ -1,8 +1,8 @@
-"""The test of a growth that is proved: as in full, on less.
+"""The quick test of a growth that is proved: the full test on fewer samples and smaller images.
 
-A proof rests on the rules, on the capture and on the tensors being where the plan says. What is wrong with these shows
-on few samples and small images as it does on many and large ones, so that the test in full, in float64 on the inputs
-that the model was captured on, would tell no more. It is still run where the quick one finds a difference.
+A proof rests on the rules, on the capture and on the tensors being where the plan says. A fault in these shows on few
+samples and small images as it does on many and large ones. So the full test, in float64 on the inputs that the model
+was captured on, would tell no more. It still runs where the quick test finds a difference.
 """
 
 from __future__ import annotations

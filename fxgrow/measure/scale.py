@@ -1,18 +1,18 @@
 """What growth does to the scale of activations: second moments, layer by layer.
 
-A new unit sums over n old inputs and m - n new ones. With weights independent of each other and of the
-inputs, and of mean zero, variances add up, so that beside an old unit it has
+A new unit sums over n old inputs and m - n new ones. If weights are independent of each other and of the inputs, and
+have mean zero, variances add up: the variance of a new unit is that of an old one times
 
     (s / sigma)^2 (n + (m - n) rho) / n
 
-times the variance: sigma^2 and s^2 are the mean squares of old and of new weights, rho the second moment of
-new inputs beside that of old ones (0 where they are zero, 1/n where they are the mean of n).
+where sigma^2 and s^2 are the mean squares of old and of new weights, and rho is the second moment of new inputs
+divided by that of old ones (0 where they are zero, 1/n where they are the mean of n).
 
 The gradient of a weight is a product of what it reads and of the gradient of what it makes. Old units get the
-gradient that they had: the function of the old units is the same. So an old weight has 1/f^2 of the second moment
-that its gradient had, f its factor; a weight that reads a new unit has rho of that; and a weight that makes a new
-unit has (c / kappa)^2 of it, with c^2 and kappa^2 the mean squares of the weights through which old outputs read
-new units and old ones.
+gradient that they had, since the function of the old units is the same. So the second moment of an old weight's
+gradient is 1/f^2 of what it was, if the weight was multiplied by f. That of a weight that reads a new unit is rho
+times that of an old weight's; that of a weight that makes a new unit is (c / kappa)^2 times, where c^2 and kappa^2
+are the mean squares of the weights through which old outputs read new units and old ones.
 
 Source: He, Zhang, Ren, Sun, "Delving Deep into Rectifiers", 2015, eq. 7 and 13, for two kinds of inputs.
 """
@@ -84,7 +84,7 @@ class LayerScale:
     layer: its path.
     node, mode: where it is called, and in which graph.
     axis, units, old_units: of its output.
-    expression: the variance of their pre-activations beside that of old units', in fan-ins n and m and in
+    expression: the variance of new units' pre-activations over that of old units', in fan-ins n and m and in
         rho, s and sigma.
     values: of the symbols of the expression.
     reads: axis, units and old units of its input.

@@ -1,4 +1,4 @@
-"""Growth put into a copy of the user's own module: its class and code stay, its tensors, sizes and norms are others."""
+"""Growth put into a copy of the user's own module: class and code stay; tensors, sizes and norms change."""
 
 from fxgrow.own.module import own_class
 from fxgrow.own.sites import Site, sites

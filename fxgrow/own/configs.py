@@ -1,6 +1,6 @@
-"""Configs from which classes build models, as those of transformers do: they follow, and building anew gives the model.
+"""Updates configs from which classes build models, as in transformers, so that they build the grown model.
 
-A model is built from a config once more, without data, and becomes the target beside which the grown copy is put.
+A model is built from the new config, without data, and the grown copy is compared with it as with a target.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Other courses that a forward takes on inputs of another size: the user's own module takes them after growth, too."""
+"""Courses that a forward takes on inputs of another size: the user's own module still takes them after growth."""
 
 from __future__ import annotations
 

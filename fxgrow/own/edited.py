@@ -1,6 +1,6 @@
-"""Modules that compute a little differently than their class: norms and reductions of old units, multipliers.
+"""Modules that compute a little differently from their class: norms and reductions of old units, multipliers.
 
-Each is an instance of a subclass of the class that it was of, with the same parameters under the same names.
+Each is an instance of a subclass of its former class, with the same parameters under the same names.
 """
 
 from __future__ import annotations

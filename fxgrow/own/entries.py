@@ -1,7 +1,7 @@
-"""What the entries of a config mean, and what they have become.
+"""Finds out what the entries of a config mean, and their values after growth.
 
-It is seen by building a model without data from the config with another value in one place, and looking at what moves:
-sizes of tensors, numbers of parts, attributes. What moves in proportion says what the entry is where that has grown.
+A model is built without data from the config with another value of one entry. The sizes of tensors, numbers of parts
+and attributes that change show the entry's meaning. Those that change in proportion give its value after growth.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Multipliers of a module of the user's own class go into its weights."""
+"""Puts the multipliers of a module of the user's own class into its weights."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Attributes that say how wide something is, which methods other than the forward read: timm's `num_features`, ...
+"""Attributes that give widths to methods other than the forward, such as timm's `num_features`.
 
-They follow what the model computes on tensors without data: a size of what goes into the part that has the attribute,
-or of what comes out of it, or else of what is so in its own parts, that was the attribute's value before.
+Such an attribute follows a size that was its value before growth: a size of a tensor that enters or leaves the part
+that has the attribute, or else the part's own parts, when the model runs on tensors without data.
 """
 
 from __future__ import annotations

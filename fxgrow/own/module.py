@@ -1,4 +1,4 @@
-"""The user's own module with a growth in it, or what stands in the way."""
+"""Puts a growth into a copy of the user's own module, or says what stands in the way."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Attributes that count blocks or name them by their position: they follow where a deeper model would read others.
+"""Attributes that count blocks or name them by their position: they follow when a deeper model moves the blocks.
 
-Which attributes do so, no name tells. One is moved where that brings the copy nearer to what the original computes.
+Names of attributes do not tell which these are. One is moved where that brings the copy nearer to the original.
 """
 
 from __future__ import annotations

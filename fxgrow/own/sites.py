@@ -1,4 +1,4 @@
-"""The calls that a growth changes, as the user's own module finds them: in which method, and which of its calls."""
+"""The calls that a growth changes, as the user's own module makes them: in which method, and which call there."""
 
 from __future__ import annotations
 

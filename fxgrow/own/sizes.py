@@ -1,4 +1,4 @@
-"""Attributes that sizes in a graph come from, and what they have to be once the model has grown."""
+"""Attributes from which the sizes in a graph come, and their values after growth."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A grown model put into a target that the user built, and what it has other than the target's constructor sets."""
+"""Puts a grown model into a target that the user built, and says how it differs from what the constructor makes."""
 
 from __future__ import annotations
 

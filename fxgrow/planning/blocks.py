@@ -1,8 +1,8 @@
 """Blocks that repeat: regions of the graph with one way in and one way out, in runs.
 
 A unit is what one child of a container of modules computes, where that is a region with a single exit. Units
-follow each other where one dominates the next. A run is a stretch of units that keep the layout of what they
-are given; a unit of another layout, of the same kind, may lead it (the first block of a stage).
+follow each other where one dominates the next. A run is a stretch of units that keep the layout of their input;
+a unit of the same kind that changes the layout may lead it (the first block of a stage).
 """
 
 from __future__ import annotations

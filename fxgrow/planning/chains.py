@@ -1,7 +1,7 @@
 """Plain chains: layers that follow each other, each with its activation, as in VGG or a perceptron.
 
-A layer whose weight is an identity map, with an activation that does nothing to what another such activation
-gave (ReLU after ReLU), is an identity.
+A layer is an identity if its weight is an identity map and its activation does nothing to its own outputs (ReLU after
+ReLU).
 """
 
 from __future__ import annotations

@@ -110,7 +110,7 @@ class Deepening:
     init: how the inner weights of new blocks start: "copy", "random", or "stack", which does not keep the function.
     renamed: pairs of a tensor's name after growth and before, where they differ.
     enlarged: shapes of tensors that read the channels of new dense layers, by name after growth.
-    nodes, attributes: what follows those channels.
+    nodes, attributes: edits that follow from those channels.
     """
 
     init: str

@@ -1,9 +1,9 @@
-"""Dense layers: what each gives is put beside what came before, so a new one only adds channels.
+"""Dense layers: the output of each is concatenated with what came before, so a new layer only adds channels.
 
-Four ways of writing it are told apart. A layer is given a list, which it concatenates itself (DenseNet, RDNet); it
-is given the concatenation, and gives it back with its own channels behind (`torch.cat([x, f(x)])`); it does so and
-adds a residual branch to what it was given (dual path networks); or it is given what the layer before it gave, and
-all are concatenated at the end (VoVNet). A new layer follows the last one.
+Four ways of writing it are told apart. A layer takes a list, which it concatenates itself (DenseNet, RDNet). It takes
+the concatenation, and returns it with its own channels behind (`torch.cat([x, f(x)])`). It does so and adds a residual
+branch to its input (dual path networks). Or it takes the output of the layer before it, and all outputs are
+concatenated at the end (VoVNet). A new layer follows the last one.
 """
 
 from __future__ import annotations

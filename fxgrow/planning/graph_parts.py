@@ -1,4 +1,4 @@
-"""Parts of a graph: which part of the model a node belongs to, which nodes every way passes, calls that stand apart."""
+"""Parts of a graph: which part of the model a node belongs to, which nodes every path passes, calls that are apart."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Heads: the outputs of a model that a layer of its own makes, which grow where more classes are asked for.
 
-Outputs are fixed, unless they are asked for: then the axis of classes is a dimension as others are, whose new units
-come behind the old ones and are read by nobody.
+Outputs are fixed unless more classes are asked for. Then the axis of classes is a dimension like any other, whose new
+units come after the old ones and which nothing reads.
 """
 
 from __future__ import annotations

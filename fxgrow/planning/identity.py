@@ -1,4 +1,4 @@
-"""How a block becomes an identity: which of its tensors start at zero, and what that rests on.
+"""How a block becomes an identity: which of its tensors start at zero, and on which conditions.
 
 Two questions, asked of each node from the block's output backwards: can this be made equal to what entered
 the block (`_same`), and can this be made zero in such a way that it learns again (`_silent`)?

@@ -1,7 +1,7 @@
 """Input channels: the axes of inputs that a first layer reads, which grow where more channels are asked for.
 
-Inputs are fixed, unless they are asked for: then the axis of channels is a dimension as others are, of which nothing
-is known at its new units. They come behind the old ones, and what reads them starts at zero.
+Inputs are fixed unless more channels are asked for. Then the axis of channels is a dimension like any other, whose new
+units can be anything. They come after the old ones, and the weights that read them start at zero.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Whether new units learn: which zeros a plan puts in that no gradient would ever move.
 
 A new unit is silent because one side of it is zero. That side has to move at the first step, so that the other moves
-at the second. A zero does not move where it is frozen, where the other factor is zero too, or where an op stands
-between that is flat at zero.
+at the second. A zero does not move where it is frozen, where the other factor is zero too, or where an op between them
+is flat at zero.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""In what a grown model differs from one that a constructor makes: of a target, or from a config."""
+"""How a grown model differs from one that a constructor makes: a target's, or a config's."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class Setting:
 
 @dataclass(frozen=True)
 class Likeness:
-    """In what a grown model differs from a target as its constructor makes it.
+    """How a grown model differs from a target as the constructor makes it.
 
     Attributes
     ----------
     target: its class.
     settings: attributes; with them and the grown `state_dict`, a target computes what the grown model does.
-    parts: path, class and class in the target of parts that no attribute makes up for.
-    norms: paths of those parts that are norms over old units, of which `fxgrow.settle(model, 1)` makes the target's.
+    parts: path, class and class in the target of parts that differ by more than attributes.
+    norms: paths of the parts that are norms over old units; `fxgrow.settle(model, 1)` makes them the target's.
     """
 
     target: str
@@ -64,14 +64,14 @@ class Likeness:
 
 @dataclass(frozen=True)
 class ConfigGrowth:
-    """How the config grows that a class builds a model from, as transformers has them.
+    """How a config grows from which a class builds its model, as in transformers.
 
     Attributes
     ----------
     module: the path of the model that keeps the config; "" for the whole.
     entries: of the config, with their values after and before.
-    like: in what the grown model differs from one that its class builds from the grown config.
-    obstacle: why the class builds no such model from any config; `like` is None then.
+    like: how the grown model differs from one that its class builds from the grown config.
+    obstacle: why the class cannot build such a model from any config; `like` is None then.
     """
 
     module: str

@@ -1,8 +1,8 @@
 """Blocks written out in a loop: `for f, g in zip(self.fs, self.gs): x = x + g(f(x).relu())`.
 
-No module holds such a block: its layers stand at one place of several lists, and its functions in the forward of the
-module that holds the lists. The nodes of one turn of the loop follow each other in the graph, from its first layer to
-that of the next turn, or from some functions before it.
+No module holds such a block: its layers have one position in several lists, and its functions are in the forward of the
+module that holds the lists. The nodes of one turn of the loop follow each other in the graph: from its first layer, or
+some functions before that, to the first layer of the next turn.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the parts of a container are called once there are more of them: by the pattern that their names follow."""
+"""Names for the parts of a container after parts were added: by the pattern that the old names follow."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The parts of a model as its plan knows them: in order, runs of blocks among them, with the sizes that each makes.
+"""The parts and runs of blocks of a model in order, with the sizes that each makes, as its plan knows them.
 
-All is read off the paths of tensors in the plan, so that a plan that was read from a file has an outline too.
+All is read off the paths of tensors in the plan, so a plan that was read from a file has an outline too.
 """
 
 from __future__ import annotations

@@ -6,12 +6,12 @@
 | old weights x, variance transfer | 1 | sqrt(C/C') | C/C' |
 | new weights, of the old ones' size | 1 | sqrt(C/C') | C/C' |
 
-from C to C' units read. The function stays: a batch norm after the layer takes its part of the factor into its
-statistics and its eps, elsewhere the layer's input is multiplied by the inverse factor (docs/explanation/
+for a layer that read C units and now reads C'. The function stays: a batch norm after the layer takes the factor into
+its statistics and its eps; elsewhere the layer's input is multiplied by the inverse factor (docs/explanation/
 variance-transfer.md derives the table).
 
-"rms" keeps the scale of activations and *not* the function: what reads new units is drawn, not silent, and all of the
-weight, old and new, is multiplied by sqrt(C/C').
+"rms" keeps the scale of activations and *not* the function: the weights that read new units are drawn, not zero, and
+the whole weight, old entries and new, is multiplied by sqrt(C/C').
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class GrowthGroup:
     ----------
     name: d0, d1, ...
     old, new: sizes before and after.
-    where: the parameter axes that make its units, as "0.weight[0]".
+    where: the parameter axes that make its units, such as "0.weight[0]".
     how: how new units stay invisible: zero-out, zero-in, mirror, replicate, or mean-fill, norms rescaled; with
         guarded statistics where norms are guarded.
     added: parameters that it adds; entries that several groups add together are shared evenly.
@@ -55,7 +55,7 @@ class GrowthGroup:
 
 @dataclass(frozen=True)
 class Held:
-    """Dimensions that stay at their size, and why. Batch, space and classes, which never grow, are left out."""
+    """Dimensions that stay at their size, and why; batch, space and classes are left out."""
 
     size: int
     where: tuple[str, ...]
@@ -107,7 +107,7 @@ class Readout:
 class Obstacle:
     """Why a growth cannot be put into the user's own module: what stands in the way, and where.
 
-    node: the first of the graph that the module cannot compute, if it is known.
+    node: the first node of the graph that the module cannot compute, if it is known.
     """
 
     what: str
@@ -188,9 +188,9 @@ class Plan(Shown):
     nodes, attributes: changes to nodes of the graph, and module attributes that follow.
     inputs: the example inputs, described: containers, shapes and dtypes.
     tier: how the model was captured: 1 symbolically, 2 with control flow on shapes resolved, 3 in parts.
-    depth: new blocks, which come first: names in the rest of the plan are those after they are put in.
-    readouts: layers through which outputs are read that are streams; they come after new blocks.
-    parts: where the model was captured in parts, the plan of each, by its path.
+    depth: new blocks, which come first: all other names in the plan are those of the deeper model.
+    readouts: layers that stand between a residual stream and the output that it is; they come after new blocks.
+    parts: where the model was captured in parts, the plan of each part by its path.
     rescalings: what variance transfer does to old weights.
     form: "module" where the growth goes into a copy of the user's own module, "graph" where a graph module is made.
     obstacle: why it has to be a graph.
@@ -199,9 +199,9 @@ class Plan(Shown):
     calls: other values of arguments ("pool=False"), or other methods: of a course those that it is taken with, else
         those with which outputs of such a copy get other sizes. refusals: those that such a copy refuses.
     method, left: of a course, which method is called, and in which attributes it leaves tensors that are looked at.
-    like: where it grew toward a target, in what it differs from that.
+    like: for growth toward a target, how the grown model differs from the target.
     classes, channels: where more of them were asked for, how many there were and are.
-    configs: of a model that its class builds from a config, how that follows.
+    configs: for a model that its class builds from a config, how the config grows.
 
     >>> import torch, fxgrow
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))

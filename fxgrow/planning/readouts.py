@@ -1,8 +1,8 @@
 """Readouts: how a residual stream that is itself an output of the model can grow.
 
-A model without a head puts out its stream, whose size the output fixes. Where layers inside the model read that
-stream, new units would be of use to them. So a readout takes the place of the output: the old units, plus a linear
-map of all units that starts at zero. Through it, and through the layers inside, new units learn.
+A model without a head returns its stream, and the output fixes the stream's size. Where layers inside the model read
+the stream, new units would be of use to them. So a readout replaces the output: the old units, plus a linear map of
+all units that starts at zero. Through it, and through the layers inside, new units learn.
 """
 
 from __future__ import annotations

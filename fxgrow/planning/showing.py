@@ -1,4 +1,4 @@
-"""What people see of a plan."""
+"""Shows a plan as tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Growth toward a target that the user built: how many blocks each run gains, and what the target is otherwise."""
+"""Growth toward a target that the user built: how many blocks each run gains, and how else the target differs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each position of an axis stands for: an old unit, one that can be anything, zero, or the mean."""
+"""What each position of an axis stands for: an old unit, a unit that can be anything, zero, or the mean."""
 
 from __future__ import annotations
 

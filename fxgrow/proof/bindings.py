@@ -1,4 +1,4 @@
-"""What has been claimed of each node of a grown graph so far, and what an argument of one of them is in both models."""
+"""The claims about each node of a grown graph so far, and what an argument of a node is in both models."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""Which proof rule each law has: how a grown node is proved to do what the original's did, by the law of its op.
+"""The proof rule of each law: how a grown node is proved to do what the original's did, by the law of its op.
 
-The planner's side of a law (`fxgrow.rules`) and this one share what the law says of its op, such as the patterns of a
-contraction; what follows from it is worked out on either side by itself. A law of a user's own may bring a method
-`prove`.
+The planner (`fxgrow.rules`) and the proof share what a law says of its op, such as the patterns of a contraction. Each
+side works out by itself what follows from that. A law of a user's own may bring a method `prove`.
 """
 
 from __future__ import annotations
@@ -103,7 +102,7 @@ def _(law: Convolution, use: Use) -> Any:
     if use.new_module is not None:
         slides = convolution.slides_of_module(use.new_module)
     else:
-        arguments = (plain(use.argument(*one)).new for one in convolution.ARGUMENTS)
+        arguments = (plain(use.argument(*place)).new for place in convolution.ARGUMENTS)
         slides = convolution.slides(weight.new[2:], *arguments)
     return contraction.convolution(use, x, weight, bias, groups, slides)
 
@@ -119,9 +118,9 @@ def _(law: Transposed, use: Use) -> Any:
 def _(law: MatrixProduct, use: Use) -> Any:
     use.rule = law.called
     use.same_numbers()
-    given = plain(use.argument(*law.argument)).new if law.argument is not None else None
+    argument = plain(use.argument(*law.argument)).new if law.argument is not None else None
     operands = _in_order(use)
-    inputs, output = law.patterns([claim.rank for claim in operands], given)
+    inputs, output = law.patterns([claim.rank for claim in operands], argument)
     return contraction.by_patterns(use, operands, None, inputs, output)
 
 
@@ -135,13 +134,13 @@ def _in_order(use: Use) -> list[Claim]:
 def _(law: AddedProduct, use: Use) -> Any:
     use.rule = "matrix product"
     use.same_numbers()
-    added, one, two = _in_order(use)
+    added, first, second = _in_order(use)
     left, right, made = (tuple(letters) for letters in law.letters)
     letters = made[len(made) - added.rank :]
     for axis in reversed(range(added.rank)):
         if added.new[axis] == 1 != use.value.shape[len(made) - len(letters) + axis]:
             added, letters = dropped(added, axis), (*letters[:axis], *letters[axis + 1 :])
-    return contract(use, [Operand(one, left), Operand(two, right)], made, Operand(added, letters))
+    return contract(use, [Operand(first, left), Operand(second, right)], made, Operand(added, letters))
 
 
 @_proved.register
@@ -164,8 +163,8 @@ def _(law: GatherBags, use: Use) -> Any:
     use.same_settings({"embedding_dim"})
     table = use.parameter("weight")
     assert table is not None
-    for given in use.claims():
-        if not use.equal(given).same:
+    for claim in use.claims():
+        if not use.equal(claim).same:
             raise Unproved("an index has grown")
     return replace(contraction.gather(use, unchanged(use.value.shape[:1]), table), means={})
 
@@ -211,12 +210,12 @@ def _(law: GatedUnit, use: Use) -> Any:
 
 @_proved.register
 def _(law: GetItem, use: Use) -> Any:
-    given = use.claims()
-    if isinstance(use.args[0], Claim) and len(given) > 1 and not all(index.constant for index in given[1:]):
+    claims = use.claims()
+    if isinstance(use.args[0], Claim) and len(claims) > 1 and not all(index.constant for index in claims[1:]):
         index = use.argument(1, "index")
         items = list(index) if isinstance(index, tuple) else [index]
         values = [item.old if isinstance(item, Claim) else plain(item).old for item in items]
-        axes = picking_axes([torch.empty(v) if isinstance(v, tuple) else v for v in values], given[0].rank)
+        axes = picking_axes([torch.empty(v) if isinstance(v, tuple) else v for v in values], claims[0].rank)
         if axes is not None:
             return picked(use, axes)
     return movement(use)
@@ -318,7 +317,8 @@ def _(law: WeightNorm, use: Use) -> Any:
     g, v = gain.held, direction.held
     assert g is not None and v is not None
     old, new = (
-        torch._weight_norm(exact(one), exact(other), module[0].dim) for one, other in ((v.old, g.old), (v.new, g.new))
+        torch._weight_norm(exact(vectors), exact(gains), module[0].dim)
+        for vectors, gains in ((v.old, g.old), (v.new, g.new))
     )
     kept = Held(old, new, use.new.name, False, max(g.precision, v.precision), v.fills, v.rounded or g.rounded)
     return Claim(direction.old, direction.new, direction.maps, held=kept)
@@ -345,8 +345,8 @@ def _(law: Across, use: Use) -> Any:
 
 def _found(use: Use, index: int, name: str, default: Any = None) -> Any:
     """The claim of a tensor at a position or under a name, or the number that the grown node has there."""
-    given = use.argument(index, name, default)
-    return given if isinstance(given, Claim) else plain(given).new
+    value = use.argument(index, name, default)
+    return value if isinstance(value, Claim) else plain(value).new
 
 
 @_proved.register
@@ -367,20 +367,20 @@ def _(law: OverItsNorm, use: Use) -> Any:
 def _(law: Compared, use: Use) -> Any:
     use.rule = "compared along an axis"
     use.same_settings()
-    one, two = map(use.equal, use.claims())
-    rank = max(one.rank, two.rank)
+    first, second = map(use.equal, use.claims())
+    rank = max(first.rank, second.rank)
     axis = law.axis(use.new_module, functools.partial(_found, use), rank)
-    if one.maps[axis] is not None or two.maps[axis] is not None:
+    if first.maps[axis] is not None or second.maps[axis] is not None:
         raise Unproved(f"{use.name} is taken over new units")
     if law.pairs:
-        if any(m is not None for claim in (one, two) for m in claim.maps[:-2]):
+        if any(m is not None for claim in (first, second) for m in claim.maps[:-2]):
             raise Unproved("batch has grown")
-        lead, old, new = use.value.shape[:-2], (one.old[-2], two.old[-2]), (one.new[-2], two.new[-2])
-        copies = {len(lead) + k: claim.copies_of(claim.rank - 2) for k, claim in enumerate((one, two))}
-        maps = (*[None] * len(lead), one.maps[-2], two.maps[-2])
+        lead, old, new = use.value.shape[:-2], (first.old[-2], second.old[-2]), (first.new[-2], second.new[-2])
+        copies = {len(lead) + k: claim.copies_of(claim.rank - 2) for k, claim in enumerate((first, second))}
+        maps = (*[None] * len(lead), first.maps[-2], second.maps[-2])
         return Claim((*lead, *old), (*lead, *new), maps, copies=spare_copies(copies))
-    found = reduction.of_one(combined(use, [one, two], "other"), rank + axis)
-    return dropped(found, rank + axis) if len(use.value.shape) < rank else found
+    reduced = reduction.of_one(combined(use, [first, second], "other"), rank + axis)
+    return dropped(reduced, rank + axis) if len(use.value.shape) < rank else reduced
 
 
 # -- attention, recurrence, space ----------------------------------------------------------------------------

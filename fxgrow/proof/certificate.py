@@ -239,7 +239,7 @@ def tree(claim: str, steps: Sequence[Step], said: str = "computes what it did") 
             if part
             for certificate in branch(f"{name}.{part}" if name else part, below)
         ]
-        found = [*own, *inner]
-        return found if len(found) < 2 or not name else [Certificate.of(f"{name} {said}", found)]
+        claims = [*own, *inner]
+        return claims if len(claims) < 2 or not name else [Certificate.of(f"{name} {said}", claims)]
 
     return Certificate.of(claim, branch("", root))

@@ -1,7 +1,7 @@
 """The checker: walks the grown graph beside the original's, node by node, and lets each law prove its step.
 
-It trusts nothing that the planner found out. From the plan it takes one thing: which positions of a parameter
-are old. Everything else is read off the two graphs, the modules and the actual values.
+It trusts no conclusion of the planner. From the plan it takes one thing: which positions of a parameter are old.
+Everything else is read off the two graphs, the modules and the actual values.
 """
 
 from __future__ import annotations
@@ -245,11 +245,11 @@ class Walk(Storage):
             claims = standardised(use[0], self.pair)
             self.bound[node] = Bound(partner, claims)
             return claims
-        one = self._use(node, partner)
-        use.append(one)
-        claims = self._proved(one)
+        pair = self._use(node, partner)
+        use.append(pair)
+        claims = self._proved(pair)
         self.bound[node] = Bound(partner, claims)
-        self.written(node, one, claims)
+        self.written(node, pair, claims)
         return claims
 
     def _input(self, node: fx.Node, partner: fx.Node) -> Any:

@@ -1,4 +1,4 @@
-"""What is claimed of a tensor of the grown graph beside the tensor of the original at the same place.
+"""Claims about a tensor of the grown graph, compared with the tensor of the original at the same place.
 
 A claim has two parts. The old part: entry e of the grown tensor, at a position that is old on every axis,
 equals the entry of the original at the positions that `maps` say. The new part: which other entries are zero,

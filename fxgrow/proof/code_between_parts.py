@@ -1,9 +1,9 @@
-"""Models in parts: what lies between the parts is as it was.
+"""Models in parts: proves that the code between the parts computes what it did.
 
 The parts are proved one by one to compute what they did. The rest is Python that no graph holds, but it is the same
-Python: the same classes with the same attributes and the same tensors. It cannot tell the grown parts from the old
-ones as long as it only calls them. Whether it reads anything of them that has grown is looked up in its code: in
-that of the classes that hold a part, and of the methods of parts that these name.
+code: the same classes with the same attributes and the same tensors. It cannot tell the grown parts from the old
+ones as long as it only calls them. Whether it reads anything that has grown is looked up in the code of the classes
+that hold a part, and of the part methods that they name.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ def computed(use: Use, law: Law | None) -> Any:
     """What is claimed of such a tensor, with its values."""
     use.rule = "computed from parameters"
     held = [claim.held for claim in use.claims() if claim.held is not None]
-    moves = law is not None and law.family == "shape" and all(one.exact for one in held)
+    moves = law is not None and law.family == "shape" and all(known.exact for known in held)
     device = next((claim.held.new.device for claim in use.claims() if claim.held and not claim.constant), CPU)
 
     def value_of(claim: Claim, old: bool) -> Tensor:
@@ -40,10 +40,10 @@ def computed(use: Use, law: Law | None) -> Any:
         with WithoutNoise():
             values.append(run(use.old if old else use.new, use.old_module if old else use.new_module, args, kwargs))
     shapes = _shapes(use, law)
-    fills = frozenset().union(*(one.fills for one in held))
-    finest = max(one.precision for one in held)
-    rounded = any(one.rounded for one in held)
-    stored = moves and all(one.exact for one in held)
+    fills = frozenset().union(*(known.fills for known in held))
+    finest = max(known.precision for known in held)
+    rounded = any(known.rounded for known in held)
+    stored = moves and all(known.exact for known in held)
 
     def with_values(claim: Claim, old: Tensor, new: Tensor) -> Claim:
         if tuple(old.shape) != claim.old or tuple(new.shape) != claim.new:

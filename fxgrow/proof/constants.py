@@ -1,4 +1,4 @@
-"""Tensors that neither an input nor a parameter goes into (coordinates, masks): worked out once, for both models.
+"""Tensors that depend on neither inputs nor parameters (coordinates, masks): worked out once, for both models.
 
 An index that a forward computes from `arange` says where entries go; a proof has to know its values.
 """

@@ -1,4 +1,4 @@
-"""What is proved of outputs and taken of inputs: they are the original's; what more was asked for comes behind."""
+"""What is proved of outputs and assumed of inputs: they are the original's, and new classes or channels come after."""
 
 from __future__ import annotations
 

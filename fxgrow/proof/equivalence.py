@@ -1,8 +1,8 @@
 """The intermediate model computes what the original does: new blocks pass their input on, rescalings cancel.
 
 Walks the graph of the intermediate model beside the original's. A tensor is a number times a tensor of the original, or
-zero, or anything. A new block whose last gate is zero makes x + 0; a weight times c after an input times 1/c makes
-what it made; a batch norm whose statistics and eps follow a factor takes it out again.
+zero, or anything. A new block whose last gate is zero makes x + 0; a weight times c after an input times 1/c leaves
+the output; a batch norm whose statistics and eps follow a factor cancels it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Guards beside the norms whose place they took: the arguments of both, and statistics of weights worked out."""
+"""Guards beside the norms that they replaced: the arguments of both, and the values of weights' statistics."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The intermediate model: an original with new blocks, readouts and rescaled weights, and no wider.
 
-A proof may name any model it likes as the intermediate one, so long as it computes what the original does
-(`equivalence.py`) and the grown model computes what it does (`checker.py`). Its tensors are the original's times a
-factor, or of new blocks, and are worked out one at a time, when they are looked at.
+A proof may choose any intermediate model, so long as that model computes what the original does (`equivalence.py`) and
+the grown model computes what the intermediate one does (`checker.py`). Its tensors are the original's times a factor,
+or belong to new blocks. They are worked out one at a time, when they are looked at.
 """
 
 from __future__ import annotations

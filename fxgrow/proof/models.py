@@ -1,4 +1,4 @@
-"""Two models side by side: what one is to the checker, and which of their nodes belong together."""
+"""Two models side by side: a model as the checker sees it, and which of their nodes belong together."""
 
 from __future__ import annotations
 

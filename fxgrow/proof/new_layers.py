@@ -1,4 +1,4 @@
-"""New layers whose output joins that of old ones: they may give anything, for what reads it counts it as new units."""
+"""New layers, concatenated with old ones: their output may be anything, since its readers count it as new units."""
 
 from __future__ import annotations
 

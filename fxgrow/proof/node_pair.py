@@ -46,29 +46,29 @@ class Both:
         return equal_values(self.old, self.new)
 
 
-def equal_values(one: Any, other: Any) -> bool:
+def equal_values(value: Any, other: Any) -> bool:
     """Whether two plain values are equal; floats up to the rounding of one multiplication."""
-    if isinstance(one, float) and isinstance(other, (int, float)) and not isinstance(other, bool):
-        return one == other or math.isclose(one, other, rel_tol=1e-15) or (math.isnan(one) and math.isnan(other))
-    if isinstance(one, (tuple, list)) and isinstance(other, (tuple, list)):
-        return len(one) == len(other) and all(map(equal_values, one, other))
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(equal_values(one[k], other[k]) for k in one)
-    if isinstance(one, slice) and isinstance(other, slice):
-        return equal_values((one.start, one.stop, one.step), (other.start, other.stop, other.step))
-    if isinstance(one, Tensor) or isinstance(other, Tensor):
-        alike = isinstance(one, Tensor) and isinstance(other, Tensor)
+    if isinstance(value, float) and isinstance(other, (int, float)) and not isinstance(other, bool):
+        return value == other or math.isclose(value, other, rel_tol=1e-15) or (math.isnan(value) and math.isnan(other))
+    if isinstance(value, (tuple, list)) and isinstance(other, (tuple, list)):
+        return len(value) == len(other) and all(map(equal_values, value, other))
+    if isinstance(value, dict) and isinstance(other, dict):
+        return value.keys() == other.keys() and all(equal_values(value[k], other[k]) for k in value)
+    if isinstance(value, slice) and isinstance(other, slice):
+        return equal_values((value.start, value.stop, value.step), (other.start, other.stop, other.step))
+    if isinstance(value, Tensor) or isinstance(other, Tensor):
+        alike = isinstance(value, Tensor) and isinstance(other, Tensor)
         return (
             alike
-            and one.shape == other.shape
-            and one.dtype == other.dtype
-            and (one is other or torch.equal(one, other))
+            and value.shape == other.shape
+            and value.dtype == other.dtype
+            and (value is other or torch.equal(value, other))
         )
-    if isinstance(one, nn.Module) and isinstance(other, nn.Module):
-        return module_difference(one, other, frozenset()) is None
-    if isinstance(one, weakref.ref) and isinstance(other, weakref.ref):
-        return equal_values(one(), other())
-    return bool(type(one) is type(other) and one == other)
+    if isinstance(value, nn.Module) and isinstance(other, nn.Module):
+        return module_difference(value, other, frozenset()) is None
+    if isinstance(value, weakref.ref) and isinstance(other, weakref.ref):
+        return equal_values(value(), other())
+    return bool(type(value) is type(other) and value == other)
 
 
 class Use(Called[Claim]):
@@ -197,12 +197,12 @@ class Use(Called[Claim]):
             if follows and name not in self.attributes and name in self.old_module.__dict__:
                 self.attributes[name] = self.old_module.__dict__[name]
         for name, wanted in self.attributes.items():
-            found = self.new_module.__dict__.get(name, ABSENT)
-            if not equal_values(found, wanted):
-                raise Refuted(f"its {name} is {found}, it should be {wanted}")
-        found = module_difference(self.old_module, self.new_module, frozenset(besides))
-        if found is not None:
-            raise Refuted(found)
+            value = self.new_module.__dict__.get(name, ABSENT)
+            if not equal_values(value, wanted):
+                raise Refuted(f"its {name} is {value}, it should be {wanted}")
+        difference = module_difference(self.old_module, self.new_module, frozenset(besides))
+        if difference is not None:
+            raise Refuted(difference)
 
     def same_settings(self, besides: Iterable[str] = ()) -> None:
         """Both modules are alike but for some attributes, and so is every plain argument."""

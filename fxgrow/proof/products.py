@@ -1,8 +1,8 @@
 """Sums of products: y[o] = sum over i of x[i] w[o, i].
 
-With weights of known values the sum is collapsed: columns that meet zeros count for nothing, columns that
-meet copies of one unit are added up, columns that meet the mean are spread over the old units. What is left
-has to be the old weights at old units, and zero at units that can be anything.
+With weights of known values the sum is collapsed: columns that meet zeros are dropped, columns that meet copies of
+one unit are added up, columns that meet the mean are spread over the old units. The result has to be the old weights
+at old units, and zero at units that can be anything.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which nodes of a graph show one storage, which of them write to it, and what of it outlasts the call."""
+"""Which nodes of a graph share one storage, which of them write to it, and which storage outlasts the call."""
 
 from __future__ import annotations
 

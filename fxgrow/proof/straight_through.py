@@ -1,7 +1,7 @@
-"""Code that no graph holds, read for one thing: that it does nothing with a tensor but pass it on.
+"""Proves from code that no graph holds that it does nothing with a tensor but pass it on.
 
-What a part gives is put out as it is where each call of it is what a `return` gives; what comes in goes to a part
-alone where each use of an argument is as an argument of the part. Code that says this otherwise proves nothing.
+The output of a part is returned unchanged if each call of the part is the value of a `return`. An input goes to one
+part alone if each use of the argument is an argument of that part. Code of any other form proves nothing.
 """
 
 from __future__ import annotations
@@ -165,14 +165,14 @@ def _given(code: _Code, part: str, method: str, argument: int | str) -> int | st
     """As which argument a part is given an argument of a method that is put to no other use; None if it is."""
     function = code.method(method)
     calls = code.called(function) if function is not None else None
-    names = [one.arg for one in function.args.args[1:]] if function is not None else []
+    names = [parameter.arg for parameter in function.args.args[1:]] if function is not None else []
     name = argument if isinstance(argument, str) else names[argument] if argument < len(names) else None
     if function is None or calls is None or name not in names:
         return None
     uses = [node for node in ast.walk(function) if isinstance(node, ast.Name) and node.id == name]
     loads = [node for node in uses if isinstance(node.ctx, ast.Load)]
     if len(loads) < len(uses):
-        first = next(one for one in function.body if any(node in uses for node in ast.walk(one)))
+        first = next(statement for statement in function.body if any(node in uses for node in ast.walk(statement)))
         inside = list(ast.walk(first))
         target = first.targets[0] if isinstance(first, ast.Assign) and len(first.targets) == 1 else None
         if not isinstance(target, ast.Name) or target.id != name:
@@ -181,7 +181,7 @@ def _given(code: _Code, part: str, method: str, argument: int | str) -> int | st
     places: set[int | str | None] = set()
     for load in loads:
         to = [(other, call) for other, made in calls.items() for call in made if call is not None and load in call.args]
-        if len(to) != 1 or any(isinstance(one, ast.Starred) for one in to[0][1].args):
+        if len(to) != 1 or any(isinstance(passed, ast.Starred) for passed in to[0][1].args):
             return None
         other, position = to[0][0], to[0][1].args.index(load)
         inner = _is_method(code, other) and other != method

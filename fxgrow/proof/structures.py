@@ -1,4 +1,4 @@
-"""Claims of whole structures: of shapes and numbers, and in words."""
+"""Claims about whole structures, such as shapes and numbers, and claims in words."""
 
 from __future__ import annotations
 

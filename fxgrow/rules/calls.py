@@ -1,4 +1,4 @@
-"""What a node calls: its name, whether it writes to what it is given, what it makes of actual values."""
+"""What a node calls: its name, whether it writes to its arguments, what it makes of actual values."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Similarities and distances of two tensors along an axis: cosine_similarity, pairwise_distance, cdist.
 
-New units would count in them, so that they are taken over the old ones alone (`guards.core` before both).
+New units would count in them, so they are taken over the old units alone (`guards.core` on both tensors before).
 """
 
 from __future__ import annotations

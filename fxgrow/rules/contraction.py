@@ -1,7 +1,7 @@
 """Contractions: linear, convolution, matrix products, einsum: sums of products over shared axes.
 
-y[o] = sum over i of x[i] w[o, i]. Old outputs stay when, at each new i, one factor is zero or the weights
-cancel what the other factor sends.
+y[o] = sum over i of x[i] w[o, i]. Old outputs stay if, at each new i, one factor is zero, or if the weights cancel
+between new units.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Functions of each entry by itself that torch has as functions, as methods and in place: their names, by kind.
+"""Names of torch's elementwise functions, by kind; torch has them as functions, as methods and in place.
 
 `tests/rules/test_elementwise.py` compares the rows with torch's own database of operators.
 """

@@ -1,6 +1,6 @@
-"""Which numbers the entries of a tensor can be, by what the ops are: a rectifier's output is not negative.
+"""Intervals in which the entries of a tensor lie, inferred from the ops: a rectifier's output is not negative.
 
-For every node an interval; only what follows from the definition of an op, whatever its weights are. Used for
+Every node has an interval that follows from the definitions of ops alone, whatever the weights are. It is used for
 functions that do nothing to some numbers: relu(x) = x for x >= 0.
 """
 

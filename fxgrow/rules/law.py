@@ -1,9 +1,9 @@
 """What a law is: how an op relates axes, and how it carries what is known of new units.
 
 A law states four things, each a method, and decides nothing: which axes are the same dimension (`relate`),
-what it needs to know of new units so that old outputs do not change (`needs`), how a wish about new units is
-passed on to whoever makes them (`demand`), and what is known of its outputs (`facts`). How a grown node is proved to
-do what the original's did is worked out by the kernel (`fxgrow.proof.by_law`), independently of these.
+what new units must be so that old outputs do not change (`needs`), how a wish about new units is passed on to the ops
+that make them (`demand`), and what is known of its outputs (`facts`). The kernel works out by itself, independently of
+these, how a grown node is proved to do what the original's did (`fxgrow.proof.by_law`).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Normalisations: per channel (BatchNorm), over units (LayerNorm, RMSNorm), over groups (GroupNorm).
 
-Over D units grown to D', new units the mean of the old (LayerNorm) or zero (RMSNorm) leave the statistic
-smaller by D/D'; gain x sqrt(D/D') and eps x D/D' undo that exactly. Elsewhere a guard takes the statistic
-over the old units alone.
+If D units grow to D', and new units are the mean of the old ones (LayerNorm) or zero (RMSNorm), the statistic is
+smaller by D/D'; gain x sqrt(D/D') and eps x D/D' undo that exactly. Elsewhere a guard takes the statistic over the
+old units alone.
 """
 
 from __future__ import annotations
@@ -102,8 +102,8 @@ class BatchNorm(Affine):
         return 3
 
     def terms(self, call: Call | Op) -> Terms | None:
-        found = super().terms(call)
-        return found and replace(found, after=getattr(call.module, self.activation) if self.activation else None)
+        terms = super().terms(call)
+        return terms and replace(terms, after=getattr(call.module, self.activation) if self.activation else None)
 
     def relate(self, op: Op) -> Tree:
         x = op.tensor()

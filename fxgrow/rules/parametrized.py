@@ -1,7 +1,7 @@
 """Weights that a parametrization computes: weight norm, and spectral norm.
 
-Weight norm is direction over its norm times a gain for each unit. Spectral norm is a weight over one number, which a
-guard takes from the old entries alone.
+Weight norm is a direction divided by its norm, times a gain for each unit. Spectral norm is a weight divided by one
+number, which a guard takes from the old entries alone.
 """
 
 from __future__ import annotations

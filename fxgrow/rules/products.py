@@ -1,4 +1,4 @@
-"""Products of two tensors in other spellings: with a tensor added, over axes that are named, of all pairs."""
+"""Products of two tensors in other spellings: with a tensor added, over named axes, of all pairs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The readout: where a residual stream is itself an output, what reads it so that it can grow all the same."""
+"""The readout: reads a residual stream that is itself an output, so that the stream can grow all the same."""
 
 from __future__ import annotations
 

@@ -34,9 +34,9 @@ def rule(target: Target, law: Law) -> None:
 
     Parameters
     ----------
-    target: a module class (that exact class), a `torch.autograd.Function`, a function, or the name of a tensor
-        method.
-    law: what it does to axes and to what is known of new units.
+    target: a module class (subclasses that inherit its `forward` count too), a `torch.autograd.Function`, a function,
+        or the name of a tensor method.
+    law: what the op does to axes and to what is known of new units.
 
     Raises
     ------

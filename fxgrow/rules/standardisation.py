@@ -1,7 +1,7 @@
 """Weight standardisation: each filter to mean 0 and variance 1, written as a batch norm of the weight.
 
-When its inputs grow, the statistics stay those of the old inputs (a guard); the entries of new inputs are divided
-by the same deviation and keep their sign and their zeros, so that a zero or opposite pair stays what it is.
+When its inputs grow, the statistics stay those of the old inputs (a guard). The entries of new inputs are divided by
+the same deviation, so zeros stay zero and opposite pairs stay opposite.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Ops that are given sizes: axes stretched or repeated to them, new tensors made of them."""
+"""Ops that take sizes: they stretch or repeat axes to them, or make new tensors of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""For tests of rules: judge a rule by the op that it describes."""
+"""Tests of rules: each rule is judged by the op that it describes."""
 
 from fxgrow.testing.checking import check_rule
 from fxgrow.testing.judging import Judgement, WrongRule

@@ -1,6 +1,6 @@
 """One op by itself, old and grown, so that what its rule claims can be compared with what it computes.
 
-The operands are parameters, so every dimension of theirs is free until the rule ties it.
+The operands are parameters, so each of their dimensions is free until the rule ties it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`check_rule`: judge the rule of an op, built in or one's own, by running the op."""
+"""`check_rule`: judge the rule of an op, built in or your own, by running the op."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from fxgrow.zoo.nontrivial import lively
 
 
 def check_rule(target: Target | nn.Module, *operands: tuple[int, ...] | Tensor, **arguments: Any) -> Judgement:
-    """Judge the rule of an op by the op: what it ties, what it admits, what it says of new entries, what it proves.
+    """Compare the rule of an op with the op: what the rule ties, admits, says of new entries, and proves.
 
-    The op runs on random operands, in eval and in train mode. It runs as it is, and with each dimension that its rule
-    leaves free twice as large, with every kind of new entries that the rule admits: anything, zero, the mean of the
-    old ones, and with guards if the rule asks for them. Old outputs have to stay. What is said or proved of new ones
-    has to be so.
+    The op runs on random operands, in eval and in train mode. It runs as it is. Then each dimension that the rule
+    leaves free is doubled, with every kind of new entries that the rule admits: anything, zero, the mean of the old
+    ones, and with guards if the rule asks for them. Old outputs have to stay. What the rule says or proves of new
+    ones has to be true.
 
     Parameters
     ----------
     target: what the rule was registered for: a function, the name of a tensor method, a module class, a
         `torch.autograd.Function`; or a module, where the class needs arguments of its own.
     operands: the shape of each tensor that the op takes, or the tensor itself (an index, a mask).
-    arguments: what else it is called with; for a module class, what it is made with.
+    arguments: the op's other arguments; for a module class, those of its constructor.
 
     Raises
     ------
-    RuleError: there is no rule, or it claims what is not so. An AssertionError's text says what was tried.
+    RuleError: there is no rule, or it claims something untrue. An AssertionError's text says what was tried.
 
     >>> import torch, fxgrow.testing
     >>> fxgrow.testing.check_rule(torch.tanh, (3, 4)).growths

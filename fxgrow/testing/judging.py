@@ -1,4 +1,4 @@
-"""What a rule claims of an op beside what the op computes: ties, old outputs, facts about new entries, proofs."""
+"""Compares what a rule claims of an op with what the op computes: ties, old outputs, facts about new ones, proofs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _WORDS = {Fact.BASE: "anything", Fact.ZERO: "zero", Fact.MEAN: "the mean of the 
 
 
 class WrongRule(AssertionError):
-    """What a rule claims is not what its op does; says what, and of which operands."""
+    """A rule claims something that its op does not do; says what, and for which operands."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Faults injected into grown models, to see that none that changes outputs is still PROVED.
+"""Injects faults into grown models, to check that no fault that changes outputs leaves them PROVED.
 
 `python -m benchmarks.sabotage` runs it over the architectures of the tests: see docs/how-to/check-a-growth.md.
 """

@@ -1,4 +1,4 @@
-"""In which group of an optimizer a new parameter goes: as what it repeats or replaces, at the rate of its place."""
+"""The optimizer group of a new parameter: that of the parameter it repeats or replaces, at the rate of its place."""
 
 from __future__ import annotations
 

@@ -51,14 +51,14 @@ def adapt_rates(
     optimizer: of torch.optim, timm.optim or their kind. It keeps its own rates, which schedulers go on to set.
         Rates attached to it before are replaced.
     grown: the model whose parameters it holds; torch.compile and data-parallel wrappers are seen through.
-    rule: "norm" (η_k = η_0 ‖W_k‖/‖W_0‖ within each tensor, the paper's), "gradient" (an update is the same part
-        of the weights at every stage), "rewarm" (a warm-up from none to 1.3 times the optimizer's rate over a stage's
-        first 250 steps, then that rate), "none", or a function from `fxgrow.training.rules.Norms` to rates. Tensors of
-        blocks that growth in depth added are compared with those of the block they repeat.
+    rule: "norm" (η_k = η_0 ‖W_k‖/‖W_0‖ within each tensor, the paper's), "gradient" (an update is the same fraction
+        of the weights at every stage), "rewarm" (a warm-up from zero to 1.3 times the optimizer's rate over a stage's
+        first 250 steps, then the optimizer's rate), "none", or a function from `fxgrow.training.rules.Norms` to rates.
+        Tensors of blocks that growth in depth added are compared with those of the block they repeat.
     floor: "init": a block counts at least with the norm it would have if drawn at the scale of the oldest
         entries, so that blocks that start at zero are not frozen. None: the bare formula.
-    every: how many steps the same rates serve; 1 is the paper's. Norms change slowly, and taking them is about
-        half of what adapted rates cost. A step that is captured in a CUDA graph takes them each time.
+    every: after how many steps rates are worked out again; in the paper 1. Norms change slowly, and taking them is
+        about half of what adapted rates cost. A step that is captured in a CUDA graph takes them each time.
 
     A step copies nothing between devices and reads no number from one, so it never waits for a GPU.
 

@@ -17,10 +17,10 @@ Else old entries near zero, or gradients that are nothing but rounding, would ma
 
 @dataclass(frozen=True)
 class Norms:
-    """What a rule decides by; a block is what one tensor has of one stage after its oldest.
+    """What a rule decides by. A block is the entries of one tensor that were born at one stage, its oldest left out.
 
-    Of a tensor born whole, with a block that a growth in depth added, all is younger: its oldest entries are those of
-    the tensor that it repeats.
+    A tensor that was born whole, in a block that growth in depth added, has no older entries: those of the tensor that
+    it repeats stand for them.
 
     Attributes
     ----------
@@ -31,7 +31,7 @@ class Norms:
     update, oldest_update: norms of what the step did to both; None unless the rule has `needs_updates = True`.
     age: steps made since the rates have known the stage, `[blocks]`.
 
-    All are on the device of the parameters. A rule that never turns one into a Python number waits for no device.
+    All are on the device of the parameters. A rule that never turns one into a Python number never waits for a GPU.
     """
 
     names: tuple[str, ...]
@@ -86,7 +86,7 @@ WARM_STEPS, WARM_PEAK = 250, 1.3
 
 
 def rewarmed(norms: Norms) -> Tensor:
-    """From none to 1.3 times the optimizer's own rate over a block's first 250 steps, and then that rate.
+    """From zero to 1.3 times the optimizer's own rate over a block's first 250 steps, then the optimizer's own rate.
 
     Source: "SPARKLING", arXiv 2602.02472, 2026, which warms new entries alone.
 

@@ -1,4 +1,4 @@
-"""Optimizer state through growth: old entries exactly, new ones as a fresh parameter would have them.
+"""Optimizer state through growth: old entries are kept exactly, new ones start as a fresh parameter's would.
 
 What each entry of a state is (a statistic of squared gradients, a momentum, values of the parameter, a
 counter) is found out by trying the optimizer on a small tensor, so that no optimizer has a special case.
@@ -38,7 +38,7 @@ class Transfer:
     ----------
     carried: parameters whose state went through the index maps, or needed none.
     fresh: parameters that start anew, and why.
-    gone: what the parameters were called whose part was replaced or taken out by hand since.
+    gone: the old names of parameters whose part was replaced or taken out by hand since.
     """
 
     carried: tuple[str, ...] = ()
@@ -63,9 +63,9 @@ def transfer_state(
 
     Old entries are carried bit for bit, also where growth rescaled the weights themselves. So are step counters. New
     entries start as those of a fresh parameter. Only new statistics of squared gradients get the mean of the old
-    entries of the same row and column, so that the first updates are not too large. Parameters that growth made anew
-    start without state. Learning rates and other options stay those of `new_optimizer`. Several growths in between
-    are no different from one.
+    entries of the same row and column, so that the first updates are not too large. Parameters that growth added
+    start without state. Learning rates and other options stay those of `new_optimizer`. There may be several growths
+    in between.
 
     Parameters
     ----------
@@ -123,12 +123,12 @@ def replace_parameters(
     The optimizer stays the same object, with the same groups and options in the same order, so that schedulers
     and gradient scalers that hold it go on. State is carried as by `transfer_state`. Parameters of new blocks join
     the group of those that they repeat, at the rate of the block before them, so that rates by depth (timm's
-    `layer_decay`) still rise with it. What the optimizer left to another, or out, stays there. Rates attached by
+    `layer_decay`) still rise with it. Parameters that the optimizer did not hold stay out of it. Rates attached by
     `adapt_rates` follow.
 
-    Parts may have been replaced by hand since. The parameters of a new head join the group in which those of the old
-    one stood. Where nothing stood in a part's place they join that of their closest namesake, and `fresh` says so.
-    A part of the same names and sizes counts as the one that was there, and state is kept for it.
+    Parts may have been replaced by hand since. The parameters of a new head join the group of the old head's. The
+    parameters of a part that replaced nothing join the group of their closest namesake, and `fresh` says so. A part
+    of the same names and sizes counts as the old part, and state is kept for it.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Parameters as blocks of entries of one age: their norms, what a step does to them, scaling that.
+"""Parameters as blocks of entries of one age: measures their norms and updates, and scales the updates.
 
 Large parameters are cut into rectangles, of which only the younger are copied. Small ones, and those whose ages are
 scattered, are joined into one vector with a rate for each entry, so that they cost a handful of operations together.

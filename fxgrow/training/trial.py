@@ -1,4 +1,4 @@
-"""Trying an optimizer out on a tensor of one's own, to see what its state means."""
+"""Tries an optimizer out on a small tensor, to see what its state means."""
 
 from __future__ import annotations
 

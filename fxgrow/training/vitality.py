@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Share:
-    """What one generation has: its entries, and Frobenius norms over them.
+    """The entries of one generation, and Frobenius norms over them.
 
     Attributes
     ----------

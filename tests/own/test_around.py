@@ -108,7 +108,7 @@ def test_hooks_on_blocks_see_them_run(pair: Pair) -> None:
     blocks = list(grown.get_submodule(grown.feature_info[-1]["module"]).modules())
     seen: list[nn.Module] = []
     for block in blocks[:1]:
-        block.register_forward_hook(lambda module, given, output: seen.append(module))
+        block.register_forward_hook(lambda module, inputs, output: seen.append(module))
         block.register_full_backward_hook(lambda module, into, out: seen.append(module))
     grown(IMAGES).square().mean().backward()
     assert seen == blocks[:1] * 2
@@ -148,7 +148,9 @@ def test_layer_decay_has_a_group_for_every_block(pair: Pair) -> None:
     groups = [param_groups_layer_decay(model, 0.05, layer_decay=0.75) for model in (pair.model, wider, pair.grown)]
     assert len(groups[0]) == len(groups[1]) <= len(groups[2])
     assert sum(len(group["params"]) for group in groups[2]) == len(list(pair.grown.parameters()))
-    described = [[(g["weight_decay"], g["lr_scale"], len(g["params"])) for g in one] for one in groups[:2]]
+    described = [
+        [(g["weight_decay"], g["lr_scale"], len(g["params"])) for g in model_groups] for model_groups in groups[:2]
+    ]
     assert described[0] == described[1]
 
 

@@ -35,7 +35,7 @@ def assert_more_classes(model: nn.Module, grown: nn.Module, start: str) -> None:
     assert str(report.certificate.verdict) == "PROVED", report.certificate
     assert str(fxgrow.certify(grown, model).verdict) == "PROVED"
     for training in (False, True):
-        before, after = (one.train(training)(IMAGES).detach() for one in (model, grown))
+        before, after = (network.train(training)(IMAGES).detach() for network in (model, grown))
         assert after.shape == (2, 12)
         torch.testing.assert_close(after[:, :7], before, rtol=EXACT, atol=EXACT)
         if start == "zero":
@@ -73,8 +73,8 @@ def test_pairs_of_heads_grow_together() -> None:
     assert str(fxgrow.report(grown).certificate.verdict) == "PROVED"
     assert [layer.out_features for layer in grown.get_classifier()] == [12, 12]
     torch.testing.assert_close(grown.eval()(x)[:, :7], model.eval()(x), rtol=EXACT, atol=EXACT)
-    for one, other in zip(grown.train()(x), model.train()(x), strict=True):
-        torch.testing.assert_close(one[:, :7], other, rtol=EXACT, atol=EXACT)
+    for output, expected in zip(grown.train()(x), model.train()(x), strict=True):
+        torch.testing.assert_close(output[:, :7], expected, rtol=EXACT, atol=EXACT)
 
 
 def test_maps_of_classes_grow() -> None:
@@ -110,11 +110,11 @@ def test_a_plan_carries_the_classes() -> None:
     plan = fxgrow.plan(model, 1.5, example_inputs=IMAGES, classes="+5", class_init="random")
     read = fxgrow.Plan.from_json(plan.to_json())
     assert read == plan
-    one, other = (
+    applied, grown = (
         read.apply(model, seed=3),
         fxgrow.grow(model, 1.5, example_inputs=IMAGES, classes="+5", class_init="random", seed=3),
     )
-    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(applied.parameters(), grown.parameters(), strict=True))
 
 
 def test_a_faulty_new_head_is_not_proved() -> None:

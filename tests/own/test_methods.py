@@ -16,13 +16,13 @@ PARAMETERS = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in F
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_methods_of_its_class_do_what_they_did(name: str) -> None:
     try:
-        found = findings(name)
+        answers = findings(name)
     except FxgrowError as error:
         if name in QUICK or "as a graph" not in error.what:
             raise
         pytest.skip(error.what)
-    assert list(found.values()).count("ok") > len(found) // 2, found
-    wrong = {check: said for check, said in found.items() if said not in ("ok", "-")}
+    assert list(answers.values()).count("ok") > len(answers) // 2, answers
+    wrong = {check: said for check, said in answers.items() if said not in ("ok", "-")}
     if "as a graph" in wrong.get("features", ""):  # the class of a whole may hold what that of its features cannot
         del wrong["features"]
     assert wrong == {}

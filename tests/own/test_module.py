@@ -94,7 +94,7 @@ class Block(nn.Module):
 def test_hooks_marks_and_extra_state_come_along() -> None:
     model = nn.Sequential(nn.Linear(6, 8), Block(), nn.Linear(8, 3))
     seen: list[str] = []
-    model[1].register_forward_hook(lambda module, given, output: seen.append(type(module).__name__))
+    model[1].register_forward_hook(lambda module, inputs, output: seen.append(type(module).__name__))
     model[0].weight._no_weight_decay = True
     grown = fxgrow.grow(model, 2, example_inputs=torch.randn(2, 6))
     seen.clear()
@@ -179,9 +179,9 @@ def test_one_attribute_for_numbers_that_part() -> None:
     model, x = lively(Halved()).double(), normal(4, 6)
     grown: Any = fxgrow.grow(model, {"value": 2}, example_inputs=x)
     assert isinstance(grown, Halved) and grown.value.out_features == 8
-    for one in (grown, pickle.loads(pickle.dumps(grown)), fxgrow.grow(grown, {"value": 1.5}, example_inputs=x)):
-        for found, expected in zip(one(x), model(x), strict=True):
-            torch.testing.assert_close(found, expected, rtol=EXACT, atol=EXACT)
+    for network in (grown, pickle.loads(pickle.dumps(grown)), fxgrow.grow(grown, {"value": 1.5}, example_inputs=x)):
+        for output, expected in zip(network(x), model(x), strict=True):
+            torch.testing.assert_close(output, expected, rtol=EXACT, atol=EXACT)
     assert str(fxgrow.certify(grown, model).verdict) == "PROVED"
 
 
@@ -609,15 +609,15 @@ class Getter(nn.Sequential):
 
     def __init__(self, *blocks: nn.Module) -> None:
         super().__init__(*blocks)
-        self.given = {"1": "low", "2": "high"}
+        self.returned = {"1": "low", "2": "high"}
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        found = {}
+        features = {}
         for name, block in self.named_children():
             x = block(x)
-            if name in self.given:
-                found[self.given[name]] = x
-        return found
+            if name in self.returned:
+                features[self.returned[name]] = x
+        return features
 
 
 class Reader(nn.Module):
@@ -626,18 +626,18 @@ class Reader(nn.Module):
         self.backbone, self.low, self.high = Getter(nn.Linear(6, 8), Block(), Block()), nn.Linear(8, 3), nn.Linear(8, 2)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        found = self.backbone(x)
-        return self.low(found["low"]), self.high(found["high"])
+        features = self.backbone(x)
+        return self.low(features["low"]), self.high(features["high"])
 
 
 def test_names_of_blocks_that_are_given_on_follow() -> None:
     model, x = Reader().double(), normal(4, 6)
     grown = fxgrow.grow(model, 1.5, depth=2, example_inputs=x)
     assert type(grown) is Reader
-    assert grown.backbone.given == {"2": "low", "4": "high"}
-    assert model.backbone.given == {"1": "low", "2": "high"}
-    for one, other in zip(grown(x), model(x), strict=True):
-        torch.testing.assert_close(one, other, rtol=EXACT, atol=EXACT)
+    assert grown.backbone.returned == {"2": "low", "4": "high"}
+    assert model.backbone.returned == {"1": "low", "2": "high"}
+    for output, expected in zip(grown(x), model(x), strict=True):
+        torch.testing.assert_close(output, expected, rtol=EXACT, atol=EXACT)
 
 
 def test_a_width_that_is_inside_a_part_follows() -> None:

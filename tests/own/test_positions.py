@@ -76,11 +76,11 @@ def test_positions_that_another_method_reads_follow() -> None:
     assert (grown.ends, grown.heads) == ([2, 6], [1, 2])
     assert grown.resized.factors == {0: 1, 1: 1, 2: 1, 3: 2, 4: 2, 5: 2, 6: 2}
     assert (model.ends, len(model.resized.factors)) == ([1, 4], 5)
-    for one in (grown, pickle.loads(pickle.dumps(grown))):
-        last, kept = one.forward_intermediates(X)
+    for network in (grown, pickle.loads(pickle.dumps(grown))):
+        last, kept = network.forward_intermediates(X)
         torch.testing.assert_close(last, model.forward_features(X), rtol=EXACT, atol=EXACT)
-        for found, expected in zip(kept, model.forward_intermediates(X)[1], strict=True):
-            torch.testing.assert_close(found, expected, rtol=EXACT, atol=EXACT)
+        for feature, expected in zip(kept, model.forward_intermediates(X)[1], strict=True):
+            torch.testing.assert_close(feature, expected, rtol=EXACT, atol=EXACT)
 
 
 def test_they_follow_in_files_and_through_another_growth(tmp_path: Any) -> None:

@@ -76,8 +76,8 @@ def test_what_meets_a_tensor_of_an_unknown_op_is_held_for_that_reason() -> None:
             return self.leave(torch.special.bessel_j0(self.enter(x)) * self.gain)
 
     held = fxgrow.plan(Meeting(), 2, example_inputs=TOKENS.float()).held
-    assert {place for one in held for place in one.where} == {"enter.weight[0]", "enter.bias[0]", "gain[0]"}
-    assert all("special_bessel_j0 has no rule" in one.reason for one in held)
+    assert {place for dimension in held for place in dimension.where} == {"enter.weight[0]", "enter.bias[0]", "gain[0]"}
+    assert all("special_bessel_j0 has no rule" in dimension.reason for dimension in held)
 
 
 def test_a_proof_does_not_take_other_numbers_for_those_filled_in() -> None:

@@ -64,12 +64,12 @@ def test_no_fault_beside_new_dense_layers_is_missed(name: str) -> None:
 def test_a_new_block_is_told_step_by_step() -> None:
     model, inputs = built("post-activation")
     grown = fxgrow.grow(model, depth={"2": "+1"}, example_inputs=inputs, verify=False)
-    found = steps(fxgrow.certify(grown, model))
-    assert found["_2_1_branch_3 is zero"].conditions == (
+    proof_of = steps(fxgrow.certify(grown, model))
+    assert proof_of["_2_1_branch_3 is zero"].conditions == (
         "every entry of 2.2.branch.1.weight and 2.2.branch.1.bias is zero",
     )
-    assert found["add_2 is _2_1_after of the original"].rule == "x + 0 = x"
-    after = found["_2_1_after_1 is _2_1_after of the original"]
+    assert proof_of["add_2 is _2_1_after of the original"].rule == "x + 0 = x"
+    after = proof_of["_2_1_after_1 is _2_1_after of the original"]
     assert (after.rule, after.conditions) == ("ReLU(x) = x", ("_2_1_after of the original is never negative",))
 
 
@@ -100,10 +100,10 @@ def test_an_activation_that_changes_its_input_is_no_identity() -> None:
     """What the planner would refuse: the block is put in by hand, in the plan and in the grown model."""
     model = lively(stages(Residual(conv(), nn.ReLU()), Residual(conv(), nn.ReLU())))
     grown = fxgrow.grow(model, depth={"2": "+1"}, example_inputs=IMAGE, verify=False)
-    for one in (model, grown):
-        for path, module in list(one.named_modules()):
+    for network in (model, grown):
+        for path, module in list(network.named_modules()):
             if path.endswith(".after"):
-                one.get_submodule(path.rpartition(".")[0])._modules["after"] = nn.GELU()
+                network.get_submodule(path.rpartition(".")[0])._modules["after"] = nn.GELU()
             del module
     certificate = fxgrow.certify(grown, model)
     assert certificate.verdict is Verdict.UNKNOWN
@@ -149,17 +149,17 @@ def test_a_multiplier_or_a_statistic_that_is_off_is_refuted() -> None:
 
 def test_depth_width_and_depth_again_are_proved_from_the_first_model() -> None:
     model, inputs = built("post-activation")
-    one = fxgrow.grow(model, depth=1.5, example_inputs=inputs, verify=False, form="graph")
-    two = fxgrow.grow(one, 1.5, verify=False, seed=3)
-    three = fxgrow.grow(two, 1.25, 1.5, parameterization="variance-transfer", verify=False)
-    certificate = fxgrow.certify(fxgrow.fold(three), model)
+    deeper = fxgrow.grow(model, depth=1.5, example_inputs=inputs, verify=False, form="graph")
+    wider = fxgrow.grow(deeper, 1.5, verify=False, seed=3)
+    last = fxgrow.grow(wider, 1.25, 1.5, parameterization="variance-transfer", verify=False)
+    certificate = fxgrow.certify(fxgrow.fold(last), model)
     assert proved(certificate)
     assert [child.claim for child in certificate.children] == [
         "growths 1 to 2 kept the function",
         "growth 3 kept the function",
     ]
-    assert proved(fxgrow.certify(three, two))
-    assert proved(fxgrow.certify(three, one))
+    assert proved(fxgrow.certify(last, wider))
+    assert proved(fxgrow.certify(last, deeper))
 
 
 @pytest.mark.parametrize(

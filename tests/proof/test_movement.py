@@ -21,8 +21,8 @@ def transposed(claim: Claim, memory: dict[Any, Any]) -> Claim:
     graph = fx.Graph()
     node = graph.call_method("transpose", (graph.placeholder("x"), 0, 1))
     axes = Both(0, 0), Both(1, 1)
-    found: Claim = movement(Use(node, node, None, (claim, *axes), {}, lambda name: None, memory=memory))
-    return found
+    moved: Claim = movement(Use(node, node, None, (claim, *axes), {}, lambda name: None, memory=memory))
+    return moved
 
 
 def test_a_tensor_of_means_is_not_taken_for_one_of_one_number() -> None:

@@ -169,7 +169,9 @@ class AnyArguments(Model):
         return self.last(self.first(*x))
 
 
-@pytest.mark.parametrize("model", [Measured(), Again(), Changed(), AnyArguments()], ids=lambda one: type(one).__name__)
+@pytest.mark.parametrize(
+    "model", [Measured(), Again(), Changed(), AnyArguments()], ids=lambda model: type(model).__name__
+)
 def test_inputs_that_something_else_reads(model: nn.Module) -> None:
     assert not takes_in(model, "first", 0)
 

@@ -61,9 +61,11 @@ class BiasTable(nn.Module):
 class WindowAttention(nn.Module):
     """Three heads of two units, windows of 2 x 2 shifted by one."""
 
-    def forward(self, x: Tensor, enter: Tensor, leave: Tensor, bias: Tensor, one: Tensor, two: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, enter: Tensor, leave: Tensor, bias: Tensor, qkv_bias: Tensor, proj_bias: Tensor
+    ) -> Tensor:
         return torchvision_windows.shifted_window_attention(
-            x, enter, leave, bias, [2, 2], 3, [1, 1], qkv_bias=one, proj_bias=two
+            x, enter, leave, bias, [2, 2], 3, [1, 1], qkv_bias=qkv_bias, proj_bias=proj_bias
         )
 
 

@@ -29,9 +29,9 @@ from fxgrow.testing import check_rule
     ],
 )
 def test_rules_of_the_table_are_right_and_proved(target: Any, operands: Any, arguments: dict[str, Any]) -> None:
-    found = check_rule(target, *operands, **arguments)
-    assert found.growths == found.proved > 0
-    assert found.unproved == []
+    judgement = check_rule(target, *operands, **arguments)
+    assert judgement.growths == judgement.proved > 0
+    assert judgement.unproved == []
 
 
 class Module(nn.Module):
@@ -85,9 +85,9 @@ def test_a_law_without_a_proof_is_told() -> None:
 
     target = type("Target", (Module,), {"forward": lambda self, x: torch.sin(x), "__module__": __name__})
     fxgrow.rule(target, Bare())
-    found = check_rule(target, (3, 4))
-    assert found.growths > 0 == found.proved
-    assert "has no proof rule" in found.unproved[0]
+    judgement = check_rule(target, (3, 4))
+    assert judgement.growths > 0 == judgement.proved
+    assert "has no proof rule" in judgement.unproved[0]
 
 
 def test_an_op_without_a_rule() -> None:
@@ -97,5 +97,5 @@ def test_an_op_without_a_rule() -> None:
 
 def test_division_by_zero_is_not_proved_to_be_zero() -> None:
     """Zero over zero is not a number: found by judging `prove` as well."""
-    found = check_rule(torch.div, (3, 4), (3, 4))
-    assert found.growths == found.proved
+    judgement = check_rule(torch.div, (3, 4), (3, 4))
+    assert judgement.growths == judgement.proved

@@ -230,5 +230,9 @@ def test_a_transform_over_channels_holds_them() -> None:
 
     plan = fxgrow.plan(Mixed(), 2, example_inputs=TOKENS.float())
     assert not plan.groups
-    assert {place for one in plan.held for place in one.where} == {"enter.weight[0]", "enter.bias[0]", "gain[0]"}
-    assert all("fft_fft is taken over it" in one.reason for one in plan.held)
+    assert {place for dimension in plan.held for place in dimension.where} == {
+        "enter.weight[0]",
+        "enter.bias[0]",
+        "gain[0]",
+    }
+    assert all("fft_fft is taken over it" in dimension.reason for dimension in plan.held)

@@ -66,9 +66,9 @@ def why_left_out(name: str) -> str | None:
 
 @pytest.fixture(scope="module")
 def database() -> list[Any]:
-    found = operators()
-    assert len(found) > 150
-    return found
+    infos = operators()
+    assert len(infos) > 150
+    return infos
 
 
 def test_every_elementwise_function_of_torch_has_a_row_or_a_reason(database: list[Any]) -> None:
@@ -89,7 +89,7 @@ def test_so_have_the_methods_and_what_they_do_in_place(database: list[Any]) -> N
 
 def test_nothing_is_left_out_that_has_a_row_or_that_torch_does_not_have(database: list[Any]) -> None:
     names = {info.name for info in database}
-    for left in (name for found in LEFT_OUT.values() for name in found if not name.endswith(".")):
+    for left in (name for left_out in LEFT_OUT.values() for name in left_out if not name.endswith(".")):
         assert left in names, left
     idle = [i.name for i in database if law_of_function(i.op) is not None and why_left_out(i.name) is not None]
     assert sorted(set(idle)) == []

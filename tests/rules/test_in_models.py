@@ -93,10 +93,10 @@ class Recurrence(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         state = x.new_zeros(x.shape[0], 8)
         pair = isinstance(self.cell, nn.LSTMCell)
-        given = (state, state) if pair else state
+        hidden = (state, state) if pair else state
         for step in range(x.shape[1]):
-            given = self.cell(x[:, step], given)
-        return self.leave(given[0] if pair else given)
+            hidden = self.cell(x[:, step], hidden)
+        return self.leave(hidden[0] if pair else hidden)
 
 
 class FirstState(nn.Module):
@@ -210,7 +210,7 @@ def test_a_row_that_is_picked_stays_where_it_is() -> None:
     assert isinstance(grown, TiedRow)
     assert torch.equal(grown.square[grown.row, : grown.row // 2], model.square[3, :3])
     held = fxgrow.plan(TiedRow(-1).double(), 2, example_inputs=TOKENS).held
-    assert any("indexed by a number" in one.reason for one in held)
+    assert any("indexed by a number" in dimension.reason for dimension in held)
 
 
 def test_rows_that_nothing_reads_are_not_grown() -> None:
@@ -229,7 +229,7 @@ def test_rows_that_nothing_reads_are_not_grown() -> None:
 def test_a_parametrization_without_a_rule_is_named() -> None:
     model = nn.Sequential(parametrizations.orthogonal(nn.Linear(6, 8)), nn.ReLU(), nn.Linear(8, 3))
     held = fxgrow.plan(model, 2, example_inputs=TOKENS.float()).held
-    assert any("_Orthogonal computes every entry from the whole weight" in one.reason for one in held)
-    assert any("remove_parametrizations" in one.reason for one in held)
+    assert any("_Orthogonal computes every entry from the whole weight" in dimension.reason for dimension in held)
+    assert any("remove_parametrizations" in dimension.reason for dimension in held)
     parametrize.remove_parametrizations(model[0], "weight")
     assert fxgrow.plan(model, 2, example_inputs=TOKENS.float()).groups[0].new == 16

@@ -152,7 +152,7 @@ def test_heads_of_attention_of_many_sizes(heads: int, width: int, tokens: int, c
 def check_heads(heads: int, width: int, tokens: int, causal: bool) -> None:
     def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         q, k, v = (t.reshape(2, tokens, heads, width).transpose(1, 2) for t in (q, k, v))
-        found = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
-        return found.transpose(1, 2).reshape(2, tokens, heads * width)
+        attended = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        return attended.transpose(1, 2).reshape(2, tokens, heads * width)
 
     check(Case("heads", attention, ((2, tokens, heads * width),) * 3, 0))

@@ -2,7 +2,7 @@
 
     x + 0 = x        1 x = x        0 w = 0        g (…) + b = 0 for g = b = 0        relu(x) = x for x >= 0
 
-Zero and one start at parameters that are it, and go on through functions that keep it.
+Zero and one come from parameters with these values, and pass through functions that keep them.
 """
 
 from __future__ import annotations

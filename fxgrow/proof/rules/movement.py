@@ -1,8 +1,8 @@
-"""Ops that move entries and compute nothing: what they do is found out by letting them move labels.
+"""Ops that move entries and compute nothing: the proof lets them move labels.
 
-Each entry of an operand is labelled by its place. The node of the original moves the labels of the original,
-that of the grown graph those of the grown tensor; each with its own numbers. Then every old entry can be
-looked up, whatever the op is called and whatever its arguments are.
+Each entry of an operand is labelled by its place. The original's node moves the labels of the original tensor, the
+grown graph's node those of the grown tensor, each with its own numbers as arguments. Then every old entry can be
+looked up, whatever the op and its arguments are.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ def movement(use: Use) -> Any:
     Unproved: an old entry of an output is not where the original has it.
     """
     use.rule = "moves entries"
-    given = use.claims()
-    claims = [use.equal(claim) for claim in given]
+    operands = use.claims()
+    claims = [use.equal(claim) for claim in operands]
     if not claims:
         raise Unproved(f"{use.name} is given no tensor")
-    indices = [None, *map(_index, given[1:])]
+    indices = [None, *map(_index, operands[1:])]
     if len(claims) == 1 and claims[0].moved is not None:
         return _moved_on(use, claims[0].moved)
     plain = use.new_module is None and all(index is None for index in indices)
@@ -76,7 +76,9 @@ def _summary(item: Any, claims: Iterator[Claim]) -> Any:
     if isinstance(item, Claim):
         claim = next(claims)
         facts = (*claim.maps, claim.zero)
-        known = [(axis, _digest(found)) for table in (claim.copies, claim.means) for axis, found in table.items()]
+        known = [
+            (axis, _digest(positions)) for table in (claim.copies, claim.means) for axis, positions in table.items()
+        ]
         flags = len(claim.copies), claim.nonnegative, claim.uniform
         return claim.old, claim.new, tuple(map(_digest, facts)), tuple(known), flags
     if isinstance(item, Both):
@@ -104,18 +106,18 @@ def written(use: Use) -> Claim:
     """
     use.rule = "writes entries"
     x, value = use.equal(use.claim()), use.argument(2, "value")
-    given = use.equal(value) if isinstance(value, Claim) else unchanged(())
+    entries = use.equal(value) if isinstance(value, Claim) else unchanged(())
     if isinstance(value, Both) and not value.same:
         raise Refuted(f"{value.new} is written, it was {value.old}")
     afterwards = []
     for old in (True, False):
-        shapes = [c.old if old else c.new for c in (x, given)]
+        shapes = [c.old if old else c.new for c in (x, entries)]
         labels, source = _numbered(shapes)
         index = plain(use.argument(1, "index"))
         labels[index.old if old else index.new] = source
         afterwards.append(labels)
     use.checked("every old entry is where the original has it")
-    return _claim(_Sources([x, given]), *afterwards)
+    return _claim(_Sources([x, entries]), *afterwards)
 
 
 def written_through(whole: Claim, view: Claim, after: Claim, index: Any) -> Claim:
@@ -207,8 +209,8 @@ def arranged(use: Use, value_of: Callable[[Claim], Tensor], old: bool, device: t
         return device if isinstance(value, torch.device) else value
 
     args = [each_of_kind(item, (Claim, Both), put) for item in use.args[: len(node.args)]]
-    given = {name: device if name == "device" else item for name, item in use.kwargs.items() if name in node.kwargs}
-    return args, each_of_kind(given, (Claim, Both), put)
+    kwargs = {name: device if name == "device" else item for name, item in use.kwargs.items() if name in node.kwargs}
+    return args, each_of_kind(kwargs, (Claim, Both), put)
 
 
 class _Sources:
@@ -336,8 +338,8 @@ def _first_of(labels: Tensor, wanted: Callable[[Tensor], Tensor]) -> tuple[int, 
     first = (0,) * labels.ndim
     if labels.numel() and bool(wanted(labels[first])):
         return first
-    found = wanted(labels).flatten().nonzero()
-    return tuple(map(int, torch.unravel_index(found[0], labels.shape))) if len(found) else None
+    places = wanted(labels).flatten().nonzero()
+    return tuple(map(int, torch.unravel_index(places[0], labels.shape))) if len(places) else None
 
 
 def _first(before: int, after: int) -> Map:
@@ -368,7 +370,7 @@ def _means(sources: _Sources, new: Tensor, maps: tuple[Map, ...]) -> dict[int, T
     """Axes of the output along which new positions still hold the mean of the old ones."""
     if not all(claim.means for claim in sources.claims):
         return {}
-    found: dict[int, Tensor] = {}
+    means: dict[int, Tensor] = {}
     place, rest, mean = sources.means(lambda claim: next(iter(claim.means)))
     for axis, position in enumerate(maps):
         if position is None:
@@ -381,5 +383,5 @@ def _means(sources: _Sources, new: Tensor, maps: tuple[Map, ...]) -> dict[int, T
             for other in range(new.ndim):
                 if other != axis:
                     where = where.all(other, keepdim=True)
-            found[axis] = where.flatten()
-    return spare_means(found)
+            means[axis] = where.flatten()
+    return spare_means(means)

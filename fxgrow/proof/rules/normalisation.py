@@ -1,8 +1,8 @@
-"""Norms: which units a statistic is taken over, and that gain and eps make up for new ones among them.
+"""Norms: which units a statistic is taken over, and how gain and eps make up for new units among them.
 
-Over positions that stand for every one of D old units n times, and otherwise hold their mean (LayerNorm) or
-zero (RMSNorm), D' positions in all, mean stays and variance or mean square become r = n D/D' of what they
-were; gain x sqrt(r) and eps x r undo that.
+Let D' positions stand for each of D old units n times, and otherwise hold the mean of the old units (LayerNorm) or
+zero (RMSNorm). Then the mean stays, and variance or mean square become r = n D/D' times what they were; gain x sqrt(r)
+and eps x r undo that.
 """
 
 from __future__ import annotations

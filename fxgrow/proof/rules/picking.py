@@ -1,4 +1,4 @@
-"""Entries picked by indices that only a run tells: the same indices pick the same old entries."""
+"""Entries picked by indices that are known only in a run: the same indices pick the same old entries."""
 
 from __future__ import annotations
 
