@@ -1,6 +1,6 @@
 """Injects faults into grown models, and looks for one that is PROVED: python -m benchmarks.sabotage [COUNT] [NAME ...]
 
-COUNT faults (10,000 unless told) are shared out over 30 architectures and six ways to grow: three ways to start new
+COUNT faults (10,000 unless told) are shared out over 32 architectures and six ways to grow: three ways to start new
 units, new blocks, rescaled weights, and rescaled weights that were folded. Each is injected alone, and the model is
 certified. Where the verdict is still PROVED the model is run: if its outputs differ, the fault was missed. Run
 from the root of the repository; about an hour on one core. `--record FILE` writes each row as it is done and leaves out

@@ -187,7 +187,7 @@ class Plan(Shown):
     tensors: how each parameter and buffer grows.
     nodes, attributes: changes to nodes of the graph, and module attributes that follow.
     inputs: the example inputs, described: containers, shapes and dtypes.
-    tier: how the model was captured: 1 symbolically, 2 with control flow on shapes resolved, 3 in parts.
+    tier: how the model was captured: 1 as a whole, 3 in parts (2 is of older versions).
     depth: new blocks, which come first: all other names in the plan are those of the deeper model.
     readouts: layers that stand between a residual stream and the output that it is; they come after new blocks.
     parts: where the model was captured in parts, the plan of each part by its path.
