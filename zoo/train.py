@@ -82,12 +82,13 @@ def train(
     """
     if not plan_only:
         checked_folder(folder)
-    from fxgrow.zoo.recipes import recipe
-    from fxgrow.zoo.training import Run
+    with _remembered() as pressed:
+        from fxgrow.zoo.recipes import recipe
+        from fxgrow.zoo.training import Run
 
-    changed = {**_parsed(changes or []), **{k: v for k, v in (("data", data), ("seed", seed)) if v is not None}}
-    settings = recipe(recipe_name, **changed)
-    with _watched(folder, tensorboard) as (watch, progress):
+        changed = {**_parsed(changes or []), **{k: v for k, v in (("data", data), ("seed", seed)) if v is not None}}
+        settings = recipe(recipe_name, **changed)
+        watching = _watched(folder, tensorboard)
         run = Run(
             settings,
             folder,
@@ -97,6 +98,9 @@ def train(
             evaluate_every=evaluate_every,
             checkpoint_minutes=checkpoint_minutes,
         )
+    if pressed:
+        raise KeyboardInterrupt
+    with watching as (watch, progress):
         if plan_only:
             out.print(run.schedule)
             return
@@ -111,6 +115,22 @@ def train(
         markup=False,
         soft_wrap=True,
     )
+
+
+@contextmanager
+def _remembered() -> Iterator[list[int]]:
+    """Remember Ctrl-C, which an import may swallow: the list stays empty if nobody pressed it."""
+    pressed: list[int] = []
+
+    def press(number: int, frame: object) -> None:
+        pressed.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _trained(run: Run, console: Console) -> Row:

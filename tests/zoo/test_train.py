@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import itertools
 import json
@@ -313,6 +314,20 @@ def test_ctrl_c_writes_a_checkpoint_and_the_run_goes_on(
     )
     Run(recipe("digits", **SMALL), folder).train()
     assert_same_outcome(folder, uninterrupted)
+
+
+def test_ctrl_c_that_an_import_swallows_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def swallowing(name: str, **changes: Any) -> Any:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        return recipe(name, **changes)
+
+    monkeypatch.setattr("fxgrow.zoo.recipes.recipe", swallowing)
+    before = signal.getsignal(signal.SIGINT)
+    sets = [f"{name}={json.dumps(dict(value) if name == 'options' else value)}" for name, value in SMALL.items()]
+    with pytest.raises(KeyboardInterrupt):
+        train.train(tmp_path / "run", changes=sets)
+    assert not list((tmp_path / "run").glob("*.safetensors")) and signal.getsignal(signal.SIGINT) is before
 
 
 def test_half_a_checkpoint_is_not_left_where_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
