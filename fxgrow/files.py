@@ -27,7 +27,7 @@ from fxgrow.by_hand import (
 from fxgrow.capture import skeleton
 from fxgrow.documents import frozen
 from fxgrow.errors import FileError, FxgrowError, first_line
-from fxgrow.history import ATTRIBUTE, History, Step, Verification, known_history
+from fxgrow.history import ATTRIBUTE, History, Step, Verification, births_in_place, known_history
 from fxgrow.libraries import is_of_library
 from fxgrow.module_tensors import as_registered, named_tensors, place
 from fxgrow.planning.plan import Plan
@@ -117,7 +117,9 @@ def header_for(
         "by_hand": dict(by_hand),
         "parts": kept_parts(dict(history.parts)),
         "extra_state": extra_states(grown),
-        "births": {name: [_runs(axis) for axis in birth.axes] for name, birth in history.births.items()},
+        "births": {
+            name: [_runs(axis) for axis in birth.axes] for name, birth in births_in_place(grown, history).items()
+        },
     }
 
 

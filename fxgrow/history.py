@@ -11,6 +11,7 @@ from torch import nn
 from fxgrow.birth import Birth, Births
 from fxgrow.by_hand import ByHand, Part, by_hand_since, parts_of
 from fxgrow.errors import FxgrowError
+from fxgrow.first_names import name_at_growth
 from fxgrow.pages import as_html
 from fxgrow.planning.plan import Plan, TensorGrowth
 from fxgrow.planning.showing import in_words
@@ -209,7 +210,17 @@ def before_growth(model: nn.Module) -> History | None:
     history = history_of(model)
     if history is None or history.by_hand is not None:
         return history
-    return replace(history, by_hand=by_hand_since(model, history.births, dict(history.parts)))
+    by_hand = by_hand_since(model, history.births, dict(history.parts))
+    return replace(history, by_hand=by_hand, births=births_in_place(model, history))
+
+
+def births_in_place(grown: nn.Module, history: History) -> dict[str, Birth]:
+    """Births by the names that the last growth gave, each of what has the name now, if that is of the same shape."""
+    now = births(grown)
+    return {
+        name: now[name] if name in now and now[name].shape == birth.shape else birth
+        for name, birth in history.births.items()
+    }
 
 
 def parts_after(history: History, before: Mapping[str, Part], changed: nn.Module) -> tuple[tuple[str, Part], ...]:
@@ -230,7 +241,8 @@ def report(grown: nn.Module) -> Step:
 def births(grown: nn.Module) -> Births:
     """When each element of each parameter was born, by parameter name; tied parameters appear once.
 
-    Parameters that were put in by hand since, as with a new head, count as born at the last growth.
+    Parameters that were put in by hand since, as with a new head, count as born at the last growth; those that were
+    moved since, as in a list from which a block was deleted, keep their births.
 
     Raises
     ------
@@ -250,7 +262,7 @@ def births(grown: nn.Module) -> Births:
         )
     by_name = Births()
     for name, parameter in grown.named_parameters():
-        birth = history.births.get(name)
+        birth = history.births.get(name_at_growth(parameter, history.stage) or name)
         if birth is None or birth.shape != tuple(parameter.shape):
             birth = Birth(tuple((history.stage,) * size for size in parameter.shape))
         by_name[name] = birth

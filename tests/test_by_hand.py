@@ -157,3 +157,22 @@ def test_extra_state_is_kept_or_refused(tmp_path: Path) -> None:
     grown[0].seen = {"calls": torch.ones(1)}
     with pytest.raises(FileError, match=r"^its extra state is no data .* \(at 0\)"):
         fxgrow.save(grown, tmp_path / "grown.safetensors")
+
+
+def test_births_go_with_blocks_that_move_up_as_one_before_them_is_deleted(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = lively(timm.create_model("test_vit", img_size=96))
+    grown: Any = fxgrow.grow(model, depth={"blocks": "+2"}, verify=False)
+
+    def born(vit: Any) -> list[int]:
+        births = fxgrow.births(vit)
+        return [births[f"blocks.{place}.attn.qkv.weight"].axes[0][0] for place in range(len(vit.blocks))]
+
+    whole = born(grown)
+    assert set(whole) == {0, 1}
+    del grown.blocks[1]
+    left = [*whole[:1], *whole[2:]]
+    assert born(grown) == left
+    fxgrow.save(grown, tmp_path / "grown.safetensors")
+    assert born(fxgrow.load(tmp_path / "grown.safetensors", model)) == left
+    assert born(fxgrow.grow(grown, {"blocks.*.mlp.fc1": 1.5}, verify=False)) == left

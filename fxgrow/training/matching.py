@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from fxgrow.errors import TrainingError
+from fxgrow.first_names import name_at_growth
 from fxgrow.history import History
 from fxgrow.planning.graph_parts import within_any
-from fxgrow.training.parameters import name_at_growth
 
 Lineage = Sequence[Mapping[str, str]]
 

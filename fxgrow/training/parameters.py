@@ -11,25 +11,18 @@ from torch.optim import Optimizer
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from fxgrow.errors import TrainingError
+from fxgrow.first_names import remember_first_names
 from fxgrow.history import history_of
 
 _NAMES: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-_FIRST_NAMES: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
 def remember_names(model: nn.Module) -> None:
     """Keep what a model's parameters are called while these live, and after how many growths."""
     stage = stage_of(model)
+    remember_first_names(model, stage)
     for name, parameter in model.named_parameters():
         _NAMES[parameter] = name, stage
-        if _FIRST_NAMES.get(parameter, (name, None))[1] != stage:
-            _FIRST_NAMES[parameter] = name, stage
-
-
-def name_at_growth(parameter: Tensor, stage: int) -> str | None:
-    """What a parameter was called when its model had just grown to this stage; None where that is not remembered."""
-    name, remembered = _FIRST_NAMES.get(parameter, (None, None))
-    return name if remembered == stage else None
 
 
 def stage_of(model: nn.Module) -> int:
