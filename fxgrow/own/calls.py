@@ -172,12 +172,14 @@ def _problem(plan: Plan, other: Captured, course: Plan) -> str | None:
     planned, others = growths(plan), growths(course)
     tensors = {growth.name for growth in plan.tensors}
     addable = {growth.name for growth in course.tensors} | {f"{e.module}.{e.attribute}" for e in course.attributes}
+    addable |= {f"{rescaling.name} rescaled" for rescaling in course.rescalings if rescaling.name not in tensors}
     read = {str(node.target) for graph in other.graphs.values() for node in graph.nodes if node.op in _READING}
     for name in planned | others:
         if planned.get(name) == others.get(name):
             continue
         if name in planned and name not in others:
-            if name in tensors and (name in read or name.rpartition(".")[0] in read):
+            tensor = name.removesuffix(" rescaled")
+            if tensor in tensors and (tensor in read or tensor.rpartition(".")[0] in read):
                 return f"{name} would grow otherwise"
         elif name in planned or name not in addable:
             return f"{name} would grow otherwise"
@@ -204,6 +206,7 @@ def _with_more(plan: Plan, course: Plan) -> Plan:
     free = (name for number in range(len(used) + len(course.groups)) if (name := f"d{number}") not in used)
     new = [group for group in course.groups if group.name not in names]
     names.update({group.name: next(free) for group in new})
+    rescaled = tuple(each for each in course.rescalings if each.name in {growth.name for growth in tensors})
     totals = replace(
         plan.totals,
         parameters_after=plan.totals.parameters_after + sum(map(_entries, tensors)),
@@ -213,6 +216,7 @@ def _with_more(plan: Plan, course: Plan) -> Plan:
         groups=(*plan.groups, *(replace(group, name=names[group.name]) for group in new)),
         tensors=(*plan.tensors, *(replace(g, axes=tuple(_renamed(axis, names) for axis in g.axes)) for g in tensors)),
         attributes=(*plan.attributes, *edits),
+        rescalings=(*plan.rescalings, *rescaled),
         totals=totals,
     )
 

@@ -56,7 +56,7 @@ def growths(plan: Plan) -> dict[str, Any]:
         growth.name: replace(growth, axes=tuple(map(_unnamed, growth.axes)), calibrations=()) for growth in plan.tensors
     }
     result |= {f"{edit.module}.{edit.attribute}": edit.value for edit in plan.attributes}
-    result |= {rescaling.name: rescaling.factor for rescaling in plan.rescalings if rescaling.by}
+    result |= {f"{rescaling.name} rescaled": rescaling.factor for rescaling in plan.rescalings if rescaling.by}
     if plan.depth is not None:
         result |= {run.path: run for run in plan.depth.runs} | dict(plan.depth.renamed)
     return result

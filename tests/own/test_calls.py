@@ -88,11 +88,13 @@ def apart(model: nn.Module, grown: nn.Module, *call: Any, **named: Any) -> float
 CALLS = [(task, domain) for task in ("depth", "normals") for domain in (0, 1)]
 
 
-@pytest.mark.parametrize("init", ["zero", "mirror"])
-def test_heads_that_other_calls_read_grow_along(init: str) -> None:
+@pytest.mark.parametrize(
+    "how", [{}, {"init": "mirror"}, {"init": "mirror", "parameterization": "variance-transfer"}], ids=str
+)
+def test_heads_that_other_calls_read_grow_along(how: dict[str, Any]) -> None:
     torch.manual_seed(0)
     model, x = moved(Tasks()), torch.randn(5, 8, dtype=torch.float64)
-    grown = fxgrow.grow(model, 2, example_inputs=x, init=init)
+    grown = fxgrow.grow(model, 2, example_inputs=x, **how)
     assert type(grown) is Tasks and fxgrow.report(grown).certificate.verdict is Verdict.PROVED
     assert [course.calls for course in fxgrow.report(grown).plan.courses] == [("task='normals'",), ("domain=1",)]
     assert fxgrow.report(grown).plan.calls == ("embed=True",)
