@@ -8,11 +8,11 @@ import functools
 import inspect
 import operator
 import textwrap
-from collections.abc import Iterator
-from types import FunctionType, ModuleType
+from collections.abc import Iterable, Iterator
+from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from fxgrow.capture.capturing import Captured
 from fxgrow.capture.inputs import Inputs
@@ -65,17 +65,34 @@ def other_methods(model: nn.Module, captured: Captured) -> Iterator[tuple[str, I
             seen.add(name)
             _, *parameters = inspect.signature(value).parameters.values()
             needed = [parameter.name for parameter in parameters if parameter.default is parameter.empty]
-            if needed and all(argument in called for argument in needed) and _computes_only(value):
+            if needed and all(argument in called for argument in needed) and _computes_only(value, model):
                 yield name, ((), {argument: called[argument] for argument in needed})
 
 
 _HARMLESS = {"abs", "dict", "enumerate", "float", "int", "isinstance", "len", "list", "max", "min", "range", "reversed"}
-_HARMLESS |= {"round", "slice", "sorted", "sum", "tuple", "zip", "getattr", "hasattr"}
-_LIBRARIES = {"torch", "timm", "torchvision", "einops", "math", "numpy"}
+_HARMLESS |= {"round", "slice", "sorted", "sum", "super", "tuple", "zip", "getattr", "hasattr"}
+_LIBRARIES = {"torch", "timm", "torchvision", "einops", "math", "numpy", "warnings", "enum", "typing", "collections"}
+_ACTING = {"save", "load", "savez", "savetxt", "tofile", "dump", "write", "system", "manual_seed", "seed", "set_state"}
+_ACTING |= {"load_state_dict", "backward", "step"}
+"""What functions of libraries and methods are called that do more than compute."""
 
 
-def _computes_only(method: Any) -> bool:
-    """Whether the code of a method calls nothing but methods and functions of libraries, and assigns to names only."""
+def only_compute(model: nn.Module, ran: Iterable[str]) -> bool:
+    """Whether the forwards of a user's own classes do nothing but compute, whatever they are called with.
+
+    ran: the methods of the model that its forward calls.
+    """
+    kinds: dict[Any, nn.Module] = {type(part): part for part in model.modules() if not is_known(type(part))}
+    named = [(model, name) for name in ran] + [(part, "forward") for part in kinds.values()]
+    functions = [(owner, getattr(type(owner), name, None)) for owner, name in named]
+    return all(_computes_only(function, owner, True) for owner, function in functions if function is not None)
+
+
+def _computes_only(method: Any, owner: nn.Module | None, assigning: bool = False, within: tuple[Any, ...] = ()) -> bool:
+    """Whether the code of a function calls nothing but what computes.
+
+    owner: of a method. assigning: whether it may assign to attributes and items, too. within: functions that call it.
+    """
     function: Any = inspect.unwrap(method)
     try:
         code = ast.parse(textwrap.dedent(inspect.getsource(function)))
@@ -84,20 +101,32 @@ def _computes_only(method: Any) -> bool:
     for node in ast.walk(code):
         if isinstance(node, (ast.Global, ast.Nonlocal, ast.Import, ast.ImportFrom, ast.Await, ast.Yield)):
             return False
-        if isinstance(node, (ast.Attribute, ast.Subscript)) and not isinstance(node.ctx, ast.Load):
+        if isinstance(node, (ast.Attribute, ast.Subscript)) and not (assigning or isinstance(node.ctx, ast.Load)):
             return False
-        if isinstance(node, ast.Call) and not _is_harmless(node.func, function.__globals__):
+        if isinstance(node, ast.Call) and not _is_harmless(node.func, function, owner, (*within, function)):
             return False
     return True
 
 
-def _is_harmless(called: ast.expr, names: dict[str, Any]) -> bool:
+def _is_harmless(called: ast.expr, caller: Any, owner: nn.Module | None, within: tuple[Any, ...]) -> bool:
+    if isinstance(called, ast.Attribute) and called.attr in _ACTING:
+        return False
+    attribute = ""
     while isinstance(called, (ast.Attribute, ast.Subscript, ast.Call)):
+        attribute = called.attr if isinstance(called, ast.Attribute) else attribute
         called = called.func if isinstance(called, ast.Call) else called.value
-    if not isinstance(called, ast.Name):
+    if not isinstance(called, ast.Name) or called.id in _HARMLESS:
         return True  # of something that is computed
-    value = names.get(called.id, getattr(builtins, called.id, None))
-    if value is None or called.id in _HARMLESS:
-        return True  # of an argument, or of what the method made
+    if called.id == "self" and owner is not None:
+        held = getattr(owner, attribute, None)
+        return held is None or isinstance(held, _PARTS) or getattr(held, "__self__", None) is owner
+    value = caller.__globals__.get(called.id, getattr(builtins, called.id, None))
+    if value is None or (isinstance(value, type) and issubclass(value, BaseException)):
+        return True  # an argument, or what the function made
     home = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None) or ""
-    return home.partition(".")[0] in _LIBRARIES
+    if home.partition(".")[0] in _LIBRARIES or value in within:
+        return True
+    return isinstance(value, FunctionType) and len(within) < 5 and _computes_only(value, None, True, within)
+
+
+_PARTS = (nn.Module, Tensor, list, tuple, dict, str, int, float, FunctionType, BuiltinFunctionType)

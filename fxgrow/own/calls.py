@@ -15,7 +15,7 @@ from fxgrow.capture.call_guards import in_words
 from fxgrow.capture.capturing import recorded
 from fxgrow.capture.contexts import settled
 from fxgrow.capture.inputs import Inputs, with_channels
-from fxgrow.capture.own_methods import called_by, methods_that_ran, other_methods
+from fxgrow.capture.own_methods import called_by, methods_that_ran, only_compute, other_methods
 from fxgrow.capture.probing import differences
 from fxgrow.capture.recording import Recording, bound
 from fxgrow.containers import holds_tensor
@@ -114,7 +114,9 @@ class _Call(NamedTuple):
 
 
 def _calls(source: nn.Module, captured: Captured, of_methods: bool) -> Iterator[_Call]:
-    for name, value in other_values(source, captured.inputs, methods_that_ran(captured)):
+    ran = methods_that_ran(captured)
+    others = list(other_values(source, captured.inputs, ran))
+    for name, value in others if others and only_compute(source, ran) else ():
         before = with_argument(source, captured.inputs, name)
         as_it_was = in_words(bound(source, before).get(name, inspect.Parameter.empty))
         inputs = with_argument(source, captured.inputs, name, value)

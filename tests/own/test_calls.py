@@ -163,6 +163,32 @@ def test_methods_that_the_forward_does_not_call_grow_along() -> None:
     assert grown.log == [] and model.log == []  # a method that does more than compute was not run
 
 
+def drawn(x: torch.Tensor) -> None:
+    print("drawn", x.shape)
+
+
+class Drawing(nn.Module):
+    """Does more than compute where it is asked to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(8, 16), nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor, draw: bool = False) -> torch.Tensor:
+        h = self.enter(x).relu()
+        if draw:
+            drawn(h)
+        return self.leave(h)
+
+
+def test_code_that_does_more_than_compute_is_not_run_for_the_sake_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    model, x = moved(Drawing()), torch.randn(5, 8, dtype=torch.float64)
+    grown = fxgrow.grow(model, 2, example_inputs=x)
+    assert "drawn" not in capsys.readouterr().out
+    assert fxgrow.report(grown).plan.courses == () and apart(model, grown, x, draw=True) < 1e-12
+
+
 class Losing(nn.Module):
     """Leaves a loss over units that grow, and a feature, in attributes."""
 
