@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import ast
-import contextlib
 import enum
-import functools
 import inspect
-import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from torch import nn
 
 from fxgrow.capture.inputs import Inputs
+from fxgrow.capture.methods import code_of
 from fxgrow.capture.recording import bound
 
 _CHOICES = (bool, str, int, float, tuple, enum.Enum, type(None))
@@ -78,22 +76,18 @@ def with_argument(model: nn.Module, inputs: Inputs, name: str, value: Any = insp
     return args, {**kwargs, name: value}
 
 
-@functools.lru_cache(maxsize=64)
-def _code_of(kind: Any, methods: frozenset[str]) -> ast.Module:
+def _code(model: nn.Module, methods: frozenset[str]) -> Iterator[ast.AST]:
     """The code of methods of a class and of those that it extends, but for torch's; without what is not at hand."""
-    body: list[ast.stmt] = []
-    for base in kind.__mro__:
+    for base in type(model).__mro__:
         for name in methods & vars(base).keys() if not base.__module__.startswith("torch.") else ():
-            with contextlib.suppress(OSError, TypeError, SyntaxError):
-                body += ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(vars(base)[name])))).body
-    return ast.Module(body, [])
+            code = code_of(vars(base)[name])
+            yield from ast.walk(code) if code is not None else ()
 
 
 def _named_values(model: nn.Module, methods: frozenset[str]) -> dict[str, list[Any]]:
     """What the code of a model compares each of its names with (`==`, `<`, `in`, `match`), or looks up by one."""
-    kind: Any = type(model)
     values: dict[str, list[Any]] = {}
-    for node in ast.walk(_code_of(kind, methods)):
+    for node in _code(model, methods):
         if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Name):
             values.setdefault(node.slice.id, []).extend(_keys(_container(model, node.value)))
         elif isinstance(node, ast.Compare):
@@ -121,9 +115,8 @@ def _constants(code: Sequence[ast.AST]) -> list[Any]:
 
 def _looked_for(model: nn.Module, methods: frozenset[str], name: str) -> dict[str, Any]:
     """The keywords that the code of a model looks for in a dictionary of a name, and what stands for one left out."""
-    kind: Any = type(model)
     keywords: dict[str, Any] = {}
-    for node in ast.walk(_code_of(kind, methods)):
+    for node in _code(model, methods):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ("get", "pop"):
             where, key, *rest = node.func.value, *(_constants([argument])[:1] for argument in node.args)
             default = rest[0][0] if rest and rest[0] else None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import inspect
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
@@ -64,6 +66,15 @@ class MethodRuns:
             path = self.modules.get(id(frame.f_locals.get(frame.f_code.co_varnames[0])))
             self.runs[frame] = None if path is None else MethodRun(path, name, len(self.runs))
         return self.runs[frame]
+
+
+@functools.lru_cache(maxsize=512)
+def code_of(function: Any) -> ast.Module | None:
+    """The code of a function, inside its decorators; None where it is not at hand."""
+    try:
+        return ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(function))))
+    except (OSError, TypeError, SyntaxError):
+        return None
 
 
 def _methods(kind: type) -> Iterator[tuple[str, object]]:

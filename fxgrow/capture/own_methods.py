@@ -7,7 +7,6 @@ import builtins
 import functools
 import inspect
 import operator
-import textwrap
 from collections.abc import Iterable, Iterator
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from fxgrow.capture.capturing import Captured
 from fxgrow.capture.inputs import Inputs
-from fxgrow.capture.methods import RUNNING
+from fxgrow.capture.methods import RUNNING, code_of
 from fxgrow.capture.recording import bound
 from fxgrow.libraries import is_known
 
@@ -93,10 +92,8 @@ def _computes_only(method: Any, owner: nn.Module | None, assigning: bool = False
 
     owner: of a method. assigning: whether it may assign to attributes and items, too. within: functions that call it.
     """
-    function: Any = inspect.unwrap(method)
-    try:
-        code = ast.parse(textwrap.dedent(inspect.getsource(function)))
-    except (OSError, TypeError, SyntaxError):
+    function, code = inspect.unwrap(method), code_of(method)
+    if code is None:
         return False
     for node in ast.walk(code):
         if isinstance(node, (ast.Global, ast.Nonlocal, ast.Import, ast.ImportFrom, ast.Await, ast.Yield)):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, fx, nn
 
 from fxgrow.capture import Captured, skeleton
@@ -14,17 +17,17 @@ from fxgrow.capture.arguments import other_values, with_argument
 from fxgrow.capture.call_guards import in_words
 from fxgrow.capture.capturing import recorded
 from fxgrow.capture.contexts import settled
-from fxgrow.capture.inputs import Inputs, with_channels
+from fxgrow.capture.inputs import Inputs, recalled, with_channels
 from fxgrow.capture.own_methods import called_by, methods_that_ran, only_compute, other_methods
 from fxgrow.capture.probing import differences
-from fxgrow.capture.recording import Recording, bound
+from fxgrow.capture.recording import Record, Recording, bound
 from fxgrow.containers import holds_tensor
 from fxgrow.devices import device_of
 from fxgrow.errors import CaptureError, FxgrowError
-from fxgrow.own.courses import Replan, growths, parting_on
+from fxgrow.own.courses import Replan, growths, parting_on, regrouped
 from fxgrow.own.edited import FORWARD
 from fxgrow.own.sites import Site, sites_of_course
-from fxgrow.planning.plan import Axis, Obstacle, Plan, Refusal, TensorGrowth
+from fxgrow.planning.plan import Obstacle, Plan, Refusal
 
 
 def with_other_calls(
@@ -53,19 +56,36 @@ def with_other_calls(
     wrong: dict[tuple[str, str], str] = {}
     more, complete, changed = plan, True, {site.key for site in there}
     known = [course.calls for course in plan.courses]
+    recording = Recording(skeleton(source), device_of(source))
+
+    @functools.cache
+    def as_captured(argument: str, mode: str) -> Record:
+        return recording.record(mode, with_argument(source, captured.inputs, argument))
+
+    def makes_the_same_calls(call: _Call) -> bool:
+        """Whether the forward makes the same calls then, flags of these calls aside: they mix no units."""
+        for mode in ("eval", "train"):
+            first, second = as_captured(call.argument, mode), recording.record(mode, call.inputs)
+            graphs = _bare(first.graph), _bare(second.graph)
+            if any(difference.what not in _FLAGS for difference in differences(*graphs)):
+                return False
+            if not (first.by_mode or second.by_mode):
+                break
+        return True
+
     for call in _calls(source, captured, of_methods):
         before, after = (called_by(model, call.method, call.left) for model in (source, own))
         place = call.method, call.argument
         right = allowed.setdefault(place, list(call.as_it_was))
         try:
-            if call.argument and _makes_the_same_calls(before, call.before, call.inputs):
+            if call.argument and makes_the_same_calls(call):
                 right.append(in_words(call.value))
                 continue
             otherwise = recorded(before, call.inputs)
         except CaptureError:  # nothing can be said of it, or the model does not take it
             continue
         sizes = _sizes(after, with_channels(call.inputs, plan.channels))
-        if sizes is not None and sizes != _sizes(before, call.inputs):
+        if sizes is not None and sizes != _sizes_given(otherwise.graphs.get("eval") or otherwise.graphs["both"]):
             wider.append(call.text)
             right.append(in_words(call.value))
             continue
@@ -78,9 +98,10 @@ def with_other_calls(
             course = replace(course, form="module", calls=(call.text,), method=call.method, left=call.left)
             longer = _with_more(more, course)
             further = any(not site.aside and site.key not in changed for site in sites_of_course(other, course))
-            if (further or longer is not more) and not _is_data(course.inputs):
+            more_grows, kept = further or longer is not more, _is_kept(course.inputs)
+            if more_grows and not kept:
                 problem = "more would grow, and a plan keeps no call with such an object"
-            elif (call.text,) not in known and (further or longer is not more):
+            elif more_grows and (call.text,) not in known:
                 complete = False
             elif (text := parting_on(after, before, plan, other, course)) is not None:
                 problem = f"the class computes something else: {text}"
@@ -92,7 +113,7 @@ def with_other_calls(
             continue
         more = longer
         right.append(in_words(call.value))
-        if _is_data(course.inputs):
+        if kept:
             courses.append(course)
     sizes_only = [course for course in plan.courses if not course.calls]
     refusals = tuple(Refusal(place[1], tuple(allowed[place]), why, place[0]) for place, why in wrong.items())
@@ -101,11 +122,10 @@ def with_other_calls(
 
 
 class _Call(NamedTuple):
-    """A call that the model was not captured with; before: the inputs with the argument as it was, if it is one."""
+    """A call that the model was not captured with; as_it_was: the argument in words, if it is one."""
 
     text: str
     inputs: Inputs
-    before: Inputs
     as_it_was: tuple[str, ...] = ()
     argument: str = ""
     value: Any = None
@@ -117,33 +137,22 @@ def _calls(source: nn.Module, captured: Captured, of_methods: bool) -> Iterator[
     ran = methods_that_ran(captured)
     others = list(other_values(source, captured.inputs, ran))
     for name, value in others if others and only_compute(source, ran) else ():
-        before = with_argument(source, captured.inputs, name)
-        as_it_was = in_words(bound(source, before).get(name, inspect.Parameter.empty))
+        before = bound(source, with_argument(source, captured.inputs, name))
+        as_it_was = in_words(before.get(name, inspect.Parameter.empty))
         inputs = with_argument(source, captured.inputs, name, value)
-        yield _Call(f"{name}={in_words(value)}", inputs, before, (as_it_was,), name, value)
+        yield _Call(f"{name}={in_words(value)}", inputs, (as_it_was,), name, value)
     for method, inputs in other_methods(source, captured) if of_methods else ():
-        yield _Call(f"{method}({', '.join(inputs[1])})", inputs, captured.inputs, method=method)
+        yield _Call(f"{method}({', '.join(inputs[1])})", inputs, method=method)
     for path in captured.left:
-        yield _Call(f"what it leaves in {path}", captured.inputs, captured.inputs, left=(path,))
+        yield _Call(f"what it leaves in {path}", captured.inputs, left=(path,))
 
 
-def _is_data(described: Any) -> bool:
-    """Whether described inputs can be recalled."""
-    if isinstance(described, tuple) and described[:1] == ("object",):
+def _is_kept(described: Any) -> bool:
+    """Whether a plan keeps described inputs, so that they can be recalled."""
+    try:
+        recalled(described)
+    except CaptureError:
         return False
-    return not isinstance(described, tuple) or all(map(_is_data, described))
-
-
-def _makes_the_same_calls(model: nn.Module, inputs: Inputs, others: Inputs) -> bool:
-    """Whether a forward makes the same calls on other inputs, flags of these calls aside: they mix no units."""
-    recording = Recording(skeleton(model), device_of(model))
-    for mode in ("eval", "train"):
-        first, second = (recording.record(mode, each) for each in (inputs, others))
-        graphs = _bare(first.graph), _bare(second.graph)
-        if any(difference.what not in _FLAGS for difference in differences(*graphs)):
-            return False
-        if not (first.by_mode or second.by_mode):
-            break
     return True
 
 
@@ -159,12 +168,16 @@ def _bare(graph: fx.Graph) -> fx.Graph:
 _FLAGS = tuple(f"the number {flag}" for flag in (True, False))
 
 
-def _sizes(model: nn.Module, inputs: Inputs) -> Any:
+def _sizes(model: nn.Module, inputs: Inputs) -> list[torch.Size] | None:
     """The shapes of what a model gives; None where it does not run."""
     try:
         graph = Recording(skeleton(model), device_of(model)).record("eval", inputs).graph
     except CaptureError:
         return None
+    return _sizes_given(graph)
+
+
+def _sizes_given(graph: fx.Graph) -> list[torch.Size]:
     values = (node.meta["value"] for node in graph.output_node().all_input_nodes)
     return [value.shape for value in values if isinstance(value, Tensor)]
 
@@ -209,29 +222,13 @@ def _with_more(plan: Plan, course: Plan) -> Plan:
     new = [group for group in course.groups if group.name not in names]
     names.update({group.name: next(free) for group in new})
     rescaled = tuple(each for each in course.rescalings if each.name in {growth.name for growth in tensors})
-    totals = replace(
-        plan.totals,
-        parameters_after=plan.totals.parameters_after + sum(map(_entries, tensors)),
-    )
+    entries = sum(math.prod(growth.new_shape) - math.prod(growth.old_shape) for growth in tensors)
+    totals = replace(plan.totals, parameters_after=plan.totals.parameters_after + entries)
     return replace(
         plan,
         groups=(*plan.groups, *(replace(group, name=names[group.name]) for group in new)),
-        tensors=(*plan.tensors, *(replace(g, axes=tuple(_renamed(axis, names) for axis in g.axes)) for g in tensors)),
+        tensors=(*plan.tensors, *(regrouped(growth, lambda group: names.get(group, group)) for growth in tensors)),
         attributes=(*plan.attributes, *edits),
         rescalings=(*plan.rescalings, *rescaled),
         totals=totals,
-    )
-
-
-def _entries(growth: TensorGrowth) -> int:
-    """How many entries are new."""
-    before = after = 1
-    for axis in growth.axes:
-        before, after = before * axis.old, after * axis.new
-    return after - before
-
-
-def _renamed(axis: Axis, names: dict[str, str]) -> Axis:
-    return replace(
-        axis, group=names.get(axis.group, axis.group), parts=tuple(_renamed(part, names) for part in axis.parts)
     )

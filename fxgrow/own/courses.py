@@ -13,7 +13,7 @@ from fxgrow.capture.alignment import Parting, parting
 from fxgrow.capture.inputs import Inputs, with_channels
 from fxgrow.errors import FxgrowError
 from fxgrow.module_tensors import named_tensors
-from fxgrow.planning.plan import Axis, Obstacle, Plan
+from fxgrow.planning.plan import Axis, Obstacle, Plan, TensorGrowth
 from fxgrow.transforms.width import widened
 
 Replan = Callable[[Inputs | Captured], tuple[Captured, Plan]]
@@ -53,7 +53,7 @@ def parting_on(own: nn.Module, source: nn.Module, plan: Plan, other: Captured, c
 def growths(plan: Plan) -> dict[str, Any]:
     """What a plan does to the tensors and attributes of a module, whatever its groups and nodes are called."""
     result: dict[str, Any] = {
-        growth.name: replace(growth, axes=tuple(map(_unnamed, growth.axes)), calibrations=()) for growth in plan.tensors
+        growth.name: replace(regrouped(growth, lambda group: ""), calibrations=()) for growth in plan.tensors
     }
     result |= {f"{edit.module}.{edit.attribute}": edit.value for edit in plan.attributes}
     result |= {f"{rescaling.name} rescaled": rescaling.factor for rescaling in plan.rescalings if rescaling.by}
@@ -62,5 +62,10 @@ def growths(plan: Plan) -> dict[str, Any]:
     return result
 
 
-def _unnamed(axis: Axis) -> Axis:
-    return replace(axis, group="", parts=tuple(map(_unnamed, axis.parts)))
+def regrouped(growth: TensorGrowth, name: Callable[[str], str]) -> TensorGrowth:
+    """The growth of a tensor with other names of groups."""
+
+    def renamed(axis: Axis) -> Axis:
+        return replace(axis, group=name(axis.group), parts=tuple(map(renamed, axis.parts)))
+
+    return replace(growth, axes=tuple(map(renamed, growth.axes)))

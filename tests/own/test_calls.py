@@ -85,6 +85,15 @@ def apart(model: nn.Module, grown: nn.Module, *call: Any, **named: Any) -> float
     return float((before - after).abs().max() / before.abs().max())
 
 
+def carried(grown: nn.Module, model: nn.Module, x: torch.Tensor, folder: Any) -> list[Any]:
+    """What a file, further growth, a plan from JSON, a copy and a pickle make of a grown model, in this order."""
+    fxgrow.save(grown, folder / "grown.safetensors")
+    loaded = fxgrow.load(folder / "grown.safetensors", type(model)().double())
+    further = fxgrow.grow(grown, 1.5, example_inputs=x)
+    plan = fxgrow.Plan.from_json(fxgrow.report(grown).plan.to_json())
+    return [loaded, further, plan.apply(model), copy.deepcopy(grown), pickle.loads(pickle.dumps(grown))]
+
+
 CALLS = [(task, domain) for task in ("depth", "normals") for domain in (0, 1)]
 
 
@@ -109,11 +118,8 @@ def test_they_are_kept_by_files_plans_and_further_growth(tmp_path: Any) -> None:
     torch.manual_seed(0)
     model, x = moved(Tasks()), torch.randn(5, 8, dtype=torch.float64)
     grown = fxgrow.grow(model, 2, example_inputs=x)
-    fxgrow.save(grown, tmp_path / "grown.safetensors")
-    loaded = fxgrow.load(tmp_path / "grown.safetensors", Tasks().double())
-    again = fxgrow.grow(loaded, 1.5, example_inputs=x)
-    plan = fxgrow.Plan.from_json(fxgrow.report(grown).plan.to_json())
-    for other in (loaded, again, plan.apply(model)):
+    loaded, *others = carried(grown, model, x, tmp_path)
+    for other in (loaded, *others, fxgrow.grow(loaded, 1.5, example_inputs=x)):
         assert type(other) is Tasks
         for call in CALLS:
             assert apart(model, other, x, *call) < 1e-12
@@ -127,11 +133,7 @@ def test_a_call_that_needs_it_otherwise_is_refused_by_name(tmp_path: Any) -> Non
     torch.manual_seed(0)
     model, x = moved(Pooled()), torch.randn(5, 8, dtype=torch.float64)
     grown = fxgrow.grow(model, 2, example_inputs=x)
-    fxgrow.save(grown, tmp_path / "grown.safetensors")
-    loaded = fxgrow.load(tmp_path / "grown.safetensors", Pooled().double())
-    further = fxgrow.grow(grown, 1.5, example_inputs=x)
-    plan = fxgrow.Plan.from_json(fxgrow.report(grown).plan.to_json())
-    for other in (grown, loaded, further, plan.apply(model), copy.deepcopy(grown), pickle.loads(pickle.dumps(grown))):
+    for other in (grown, *carried(grown, model, x, tmp_path)):
         assert isinstance(other, Pooled)
         assert apart(model, other, x) < 1e-12 and apart(model, other, x, "sizes") < 1e-12
         with pytest.raises(SettledError, match="how is 'mean', for which the model did not grow"):
