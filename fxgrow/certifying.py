@@ -136,13 +136,15 @@ def _grown_by(model: nn.Module, growths: Sequence[Growth]) -> nn.Module:
 
 
 def kept_for_proof(captured: Captured | Parts, growth: Growth) -> Mapping[str, Captured] | None:
-    """What has been captured, by the path of each part ("" for a whole model).
+    """What was captured of the original, by the path of each part ("" for a whole model).
 
-    None where a proof needs more than what was there before, and captures it once more.
+    None where it has been changed since, so that a proof captures it once more.
     """
-    if not all(part.only_widens for part in growth.parts or (growth,)):
-        return None
-    return captured.captured if isinstance(captured, Parts) else {"": captured}
+    if isinstance(captured, Parts):
+        return captured.captured if all(part.only_widens for part in growth.parts) else None
+    if captured.before is not None:
+        return {"": captured.before}
+    return {"": captured} if not (growth.deepens or growth.plan.readouts) else None
 
 
 def certificate_of(
@@ -167,7 +169,8 @@ def certificate_of(
     captured = before if before is not None else _captured_before(original, plan)
     if not plan.parts:
         try:
-            graph = graph if graph is not None else as_graph(grown, original, plan, growths[0].folded)
+            if graph is None:
+                graph = as_graph(grown, original, plan, growths[0].folded, captured[""])
         except FxgrowError as error:
             return Certificate.of(CLAIM, [Certificate(RECORD, "record", (), Verdict.UNKNOWN, str(error))])
         certificate = Comparison(captured[""], original, growths).certificate(graph, with_scale)
@@ -184,7 +187,7 @@ def certificate_of(
         return replace(Certificate.of(CLAIM, [*certificate.children, *by_course]), scale_of=certificate.scale_of)
     children = []
     for (path, part), growth in zip(plan.parts, growths[0].parts, strict=True):
-        inside = as_graph(grown.get_submodule(path), original.get_submodule(path), part)
+        inside = as_graph(grown.get_submodule(path), original.get_submodule(path), part, captured=captured[path])
         of_part = Comparison(captured[path], original.get_submodule(path), [growth]).certificate(inside)
         children.append(Certificate.of(f"{path} computes what it did", of_part.children))
     heads = [path for path, part in plan.parts if part.classes is not None]
@@ -224,10 +227,10 @@ def _certificate_of_divided(original: nn.Module, grown: nn.Module, growths: Sequ
     for growth in (growths[0], *(replace(growths[0], plan=course) for course in plan.courses)):
         try:
             first, last = (called_by(model, growth.plan.method, growth.plan.left) for model in bare)
-            graph = as_graph(last, first, growth.plan, growth.folded)
+            captured = _captured_before(first, growth.plan)[""]
+            graph = as_graph(last, first, growth.plan, growth.folded, captured)
         except FxgrowError as error:
             return Certificate.of(CLAIM, [Certificate(RECORD, "record", (), Verdict.UNKNOWN, str(error))])
-        captured = _captured_before(first, growth.plan)[""]
         children.extend(Comparison(captured, first, [growth, *growths[1:]], values).certificate(graph).children)
     return Certificate.of(CLAIM, children)
 

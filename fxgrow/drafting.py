@@ -101,6 +101,8 @@ def _planned(
         if not planned.groups and not (planned.depth and planned.depth.blocks) and captured.why is not None:
             raise captured.why
         return captured, planned
+    if depths is not None or wish.like is not None:
+        captured = replace(captured, before=captured.kept())
     with timed("planning"):
         if wish.like is not None:
             return captured, _toward(captured, name, wish.like, wish, chosen)

@@ -9,7 +9,8 @@ from torch import nn
 
 from fxgrow.capture import Captured, GrownGraphModule, skeleton
 from fxgrow.capture.alignment import parting
-from fxgrow.capture.inputs import inputs_after
+from fxgrow.capture.capturing import recorded
+from fxgrow.capture.inputs import inputs_after, recalled
 from fxgrow.capture.own_methods import called_by
 from fxgrow.errors import CaptureError, PlanError
 from fxgrow.guarded_norms import by_graph
@@ -28,19 +29,23 @@ from fxgrow.transforms.width import widened
 _REMEDY = "apply a plan to the model it was made for, or to one built alike"
 
 
-def grown_again(model: nn.Module, plan: Plan, source: nn.Module, seed: str, folded: bool) -> nn.Module:
+def grown_again(
+    model: nn.Module, plan: Plan, source: nn.Module, seed: str, folded: bool, captured: Captured | Parts | None = None
+) -> nn.Module:
     """What a growth made of a model.
 
     Parameters
     ----------
     source: holds the tensors, those of `model` or of its skeleton; never written to.
     seed: of the new entries. folded: whether multipliers went into the weights afterwards.
+    captured: what `prepared` gave, if it is at hand.
 
     Raises
     ------
     PlanError: the plan was made for another model. CaptureError: the model does not take the plan's inputs.
     """
-    captured = prepared(model, plan)
+    if captured is None:
+        captured = _without_guards(model, plan) if plan.form == "module" else prepared(model, plan)
     if isinstance(captured, Parts):
         return widen_parts(captured, plan, source, seed)[0]
     changed = sites(captured, plan)
@@ -59,9 +64,12 @@ def other_courses(model: nn.Module, plan: Plan) -> Iterator[tuple[Captured, Plan
     """The courses that a plan has for other values of arguments, captured as they were when it was made."""
     for course in plan.courses:
         if course.calls:
-            captured = prepared(called_by(model, course.method, course.left), course)
-            assert isinstance(captured, Captured)
-            yield captured, course
+            yield _without_guards(called_by(model, course.method, course.left), course), course
+
+
+def _without_guards(model: nn.Module, plan: Plan) -> Captured:
+    """As `prepared`, for a growth in the own class: this asks itself what guards in a graph refuse."""
+    return deepened(model, plan, recorded(model, recalled(plan.inputs)))
 
 
 def prepared(model: nn.Module, plan: Plan) -> Captured | Parts:
@@ -79,10 +87,13 @@ def prepared(model: nn.Module, plan: Plan) -> Captured | Parts:
     return deepened(model, plan)
 
 
-def as_graph(grown: nn.Module, original: nn.Module, plan: Plan, folded: bool = False) -> GrownGraphModule:
+def as_graph(
+    grown: nn.Module, original: nn.Module, plan: Plan, folded: bool = False, captured: Captured | None = None
+) -> GrownGraphModule:
     """The graph that a growth gave, over the tensors of a module that grew in its own class.
 
-    folded: whether multipliers went into the weights afterwards.
+    folded: whether multipliers went into the weights afterwards. captured: the original, as it was captured for the
+    plan; it is not changed. None: it is captured here.
 
     Raises
     ------
@@ -90,7 +101,8 @@ def as_graph(grown: nn.Module, original: nn.Module, plan: Plan, folded: bool = F
     """
     if isinstance(grown, GrownGraphModule):
         return grown
-    graph = grown_again(original, replace(plan, form="graph"), skeleton(original), "", folded)
+    prepared_for = deepened(original, plan, captured.kept()) if captured is not None else None
+    graph = grown_again(original, replace(plan, form="graph"), skeleton(original), "", folded, prepared_for)
     assert isinstance(graph, GrownGraphModule)
     graph.train(grown.training)
     tensors = named_tensors(grown)

@@ -101,14 +101,16 @@ def tag(gm: GrownGraphModule, plan: Plan, seed: int = 0) -> GrownGraphModule:
         return tagged(gm, Step(replace(plan, form="graph", courses=()), seed), history_of(gm))
 
 
-def deepened(model: nn.Module, plan: Plan) -> Captured:
+def deepened(model: nn.Module, plan: Plan, captured: Captured | None = None) -> Captured:
     """A model captured as it was when a plan was made for it, with the new blocks and readouts of the plan put in.
+
+    captured: the model, if it has been captured; the blocks are put into this.
 
     Raises
     ------
     PlanError: the plan was made for another model. CaptureError: the model does not take the plan's inputs.
     """
-    captured = recapture(model, recalled(plan.inputs))
+    captured = captured if captured is not None else recapture(model, recalled(plan.inputs))
     if plan.depth is not None:
         add_blocks(captured, plan.depth)
     add_readouts(captured, plan.readouts)

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import fx, nn
 
 from fxgrow.capture.contexts import STATE, Settled
 from fxgrow.capture.inputs import Inputs, example_inputs_for, fitted
-from fxgrow.capture.modes import GrownGraphModule, copied, merge
+from fxgrow.capture.modes import GrownGraphModule, copied, merge, naming_alike
 from fxgrow.capture.norms import spelled_out
 from fxgrow.capture.outputs import Form
 from fxgrow.capture.probing import FEATURES, differences
 from fxgrow.capture.recording import Record, Recording
 from fxgrow.capture.settling import OTHER, free_numbers, probe
 from fxgrow.capture.shapes import propagate
-from fxgrow.capture.skeleton import skeleton
+from fxgrow.capture.skeleton import skeleton, twin_of
 from fxgrow.devices import device_of
 from fxgrow.garbage import collection_paused
 from fxgrow.libraries import is_known
@@ -36,7 +36,7 @@ class Captured:
     form: the class of the output, where the graphs return a plain container in its place.
     settled: what the graphs cannot keep of the forward. alike: what else the forward was recorded with, in words, to
         find that it does the same. recording: what recorded it in eval mode. left: the paths of attributes in which the
-        forward leaves tensors.
+        forward leaves tensors. before: the same as it was captured, where new blocks have been put in since.
     """
 
     model: nn.Module
@@ -48,6 +48,11 @@ class Captured:
     recording: Recording | None = field(default=None, repr=False, compare=False)
     tier: int = 1
     left: tuple[str, ...] = ()
+    before: Captured | None = field(default=None, repr=False, compare=False)
+
+    def kept(self) -> Captured:
+        """The same, as it is now: what is put into the one does not show in the other."""
+        return replace(self, model=twin_of(self.model, share=True), graphs=naming_alike(self.graphs))
 
 
 def capture(model: nn.Module, example_inputs: Any = None) -> Captured:

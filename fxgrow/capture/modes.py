@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -235,9 +235,19 @@ def copied(graph: fx.Graph) -> fx.Graph:
     return twin
 
 
-def copies(graphs: dict[str, fx.Graph]) -> dict[str, fx.Graph]:
+def copies(graphs: Mapping[str, fx.Graph]) -> dict[str, fx.Graph]:
     """Copies of the graphs of each mode."""
     return {mode: copied(graph) for mode, graph in graphs.items()}
+
+
+def naming_alike(graphs: Mapping[str, fx.Graph]) -> dict[str, fx.Graph]:
+    """Copies which give new nodes the names that the graphs would: these depend on nodes that are gone, too."""
+    twins = copies(graphs)
+    for mode, graph in graphs.items():
+        names, of_twin = graph._graph_namespace, twins[mode]._graph_namespace
+        of_twin._used_names.update(names._used_names)
+        of_twin._base_count.update(names._base_count)
+    return twins
 
 
 def merge(model: nn.Module, graphs: dict[str, fx.Graph]) -> dict[str, fx.Graph]:

@@ -72,9 +72,9 @@ def sabotaged(original: nn.Module, module: nn.Module, count: int, seed: int = 0)
     history = history_of(module)
     assert history is not None
     step = history.steps[-1]
-    grown = as_graph(module, original, step.plan, step.folded)
-    growth = Growth(step.plan, drawn_by(step.seed, history.stage), step.folded)
     captured = recapture(original, recalled(step.plan.inputs))
+    grown = as_graph(module, original, step.plan, step.folded, captured)
+    growth = Growth(step.plan, drawn_by(step.seed, history.stage), step.folded)
     comparison = Comparison(captured, original, [growth])
     inputs = random_inputs(captured.inputs, seed + 1, device_of(original))
     wanted = [_outputs(original, inputs, training) for training in (False, True)]
