@@ -349,6 +349,9 @@ RESNET18: Mapping[str, Way] = {
     "half as wide on smaller images first, whole at the end": budget(
         (0.5, 60), (0.5, 24), (0.5, 12), (1.0, 1), decay=0.25, sides=_SIDES
     ),
+    "half as wide on smaller images first, whole at the end, batches of 64, fewer epochs": budget(
+        (0.5, 44), (0.5, 18), (0.5, 9), (1.0, 1), decay=0.25, sides=_SIDES, batch_sizes=4 * (0.5,)
+    ),
 }
 """With fewer epochs on small images, which cost this network more."""
 
