@@ -278,7 +278,7 @@ class Schedule(Shown):
 
     def _toward(self, model: str, per_stage: Sequence[tuple[Sizes, int, int]]) -> Schedule:
         schedule = self._within(per_stage[0][1] / max(1, per_stage[-1][1]))
-        total = per_stage[-1][1] * (schedule.large_epochs or schedule.epochs)
+        total = per_stage[-1][1] * schedule.epochs_of_large
         stages = [
             replace(
                 stage,
@@ -314,6 +314,11 @@ class Schedule(Shown):
     def epochs(self) -> int:
         """The epochs of all stages together."""
         return sum(stage.epochs for stage in self.stages)
+
+    @property
+    def epochs_of_large(self) -> int:
+        """The epochs of the large model's own training, with which the schedule is compared."""
+        return self.large_epochs or self.epochs
 
     @property
     def share(self) -> float | None:

@@ -368,7 +368,7 @@ class Run:
         """Floating-point operations so far, as a part of what training the large model takes."""
         if not self.large_flops or self.flops_an_epoch is None:
             return self.place.epoch / self.schedule.epochs
-        return self.place.flops / (self.large_flops * (self.schedule.large_epochs or self.schedule.epochs))
+        return self.place.flops / (self.large_flops * self.schedule.epochs_of_large)
 
     def _write_rows(self) -> None:
         text = io.StringIO()

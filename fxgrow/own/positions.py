@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from fxgrow.capture.inputs import Inputs
+from fxgrow.capture.inputs import Inputs, fitted
 from fxgrow.capture.recorder import FEATURES
 from fxgrow.capture.skeleton import skeleton
 from fxgrow.containers import flat_tensors, with_items
@@ -162,10 +162,10 @@ def _intermediates(model: Any, inputs: Inputs) -> _Intermediates | None:
     for part in runner.modules():
         part.register_forward_hook(lambda part, *_: ran.add(part))
     with suppress(Exception), torch.device("meta"), torch.no_grad():
-        arguments = [each.to("meta") if isinstance(each, torch.Tensor) else each for each in inputs[0]]
-        last, each = getattr(runner, INTERMEDIATES)(*arguments)
+        arguments, keywords = fitted(runner, inputs)
+        last, each = getattr(runner, INTERMEDIATES)(*arguments, **keywords)
         in_intermediates = set(ran)
-        features = getattr(runner, FEATURES)(*arguments)
+        features = getattr(runner, FEATURES)(*arguments, **keywords)
         if next(flat_tensors(each), None) is not None:
             return _Intermediates(_shapes(features), _shapes(last), _shapes(each), ran == in_intermediates)
     return None
