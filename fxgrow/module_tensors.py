@@ -7,6 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+COMPILED = "_compiled_call_impl"
+"""The attribute in which `module.compile()` leaves what runs this one module; torch's own copies do without, too."""
+
 
 def named_tensors(model: nn.Module) -> Mapping[str, torch.Tensor]:
     """Every parameter and buffer by name, tied ones under each of their names."""

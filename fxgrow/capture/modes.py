@@ -14,6 +14,7 @@ from torch import fx, nn
 from fxgrow.capture.contexts import CONTEXTS, contexts_kept
 from fxgrow.capture.outputs import Form
 from fxgrow.capture.wrapping import attribute_of, wrap
+from fxgrow.module_tensors import COMPILED
 from fxgrow.opaque import ByMode
 from fxgrow.replacing import replaced
 
@@ -88,7 +89,7 @@ HOOKS = (
 """Where a module keeps what runs around its forward and backward."""
 
 _TREE = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "training")
-_DERIVED = {"_graph", "_code", "_by_mode", "shape_env", "_lineno_map", "_prologue_start"}
+_DERIVED = {"_graph", "_code", "_by_mode", "shape_env", "_lineno_map", "_prologue_start", COMPILED}
 
 
 def _parts(module: GrownGraphModule) -> tuple[dict[str, Any], dict[str, fx.Graph], dict[str, Any]]:

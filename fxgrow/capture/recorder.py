@@ -104,7 +104,7 @@ class Recorder(GraphBuilder, TorchFunctionMode):
         with ExitStack() as stack:
             stack.enter_context(noting(self.root, FEATURES, self._note_features))
             stack.enter_context(_present(self))
-            stack.enter_context(replaced(nn.Module, "__call__", self._module_call(nn.Module.__call__)))
+            stack.enter_context(replaced(nn.Module, "_call_impl", self._module_call(nn.Module._call_impl)))
             stack.enter_context(intercepted(self))
             stack.enter_context(contexts.watched(self))
             stack.enter_context(contexts.mode_watched(self))

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fxgrow.capture.checks import refuse_uncapturable
-from fxgrow.module_tensors import as_registered
+from fxgrow.module_tensors import COMPILED, as_registered
 from fxgrow.references import exchange
 from fxgrow.shards import is_divided, undivided
 
@@ -64,7 +64,8 @@ def twin_of(
             modules[id(module)] = twin
             for name, value in state.items():
                 plain = type(value)
-                twin.__dict__[name] = (value.copy() if value else plain()) if plain in _COPIED else value
+                if name != COMPILED:
+                    twin.__dict__[name] = (value.copy() if value else plain()) if plain in _COPIED else value
             for name, parameter in module._parameters.items():
                 twin._parameters[name] = bare(parameter)
             for name, buffer in module._buffers.items():

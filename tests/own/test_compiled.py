@@ -1,0 +1,58 @@
+"""Models that were compiled in place (`module.compile()`): what runs one module never runs a copy of it."""
+
+from __future__ import annotations
+
+import copy
+import io
+
+import pytest
+import torch
+from torch import nn
+
+import fxgrow
+from fxgrow.measure.verification import relative_error
+from tests.models import lively
+
+IMAGES = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+
+
+def compiled() -> nn.Module:
+    """With a block, and all of it, compiled."""
+    body = nn.Sequential(nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout(0.1))
+    ends = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 4, 1)
+    model = lively(nn.Sequential(ends[0], body, ends[1])).double().eval()
+    body.compile(backend="eager")
+    model.compile(backend="eager")
+    return model
+
+
+def is_compiled(model: nn.Module) -> bool:
+    return any(part._compiled_call_impl is not None for part in model.modules())
+
+
+@pytest.mark.parametrize("form", ["module", "graph"])
+def test_it_grows_and_is_to_be_compiled_anew(form: str) -> None:
+    model = compiled()
+    grown = fxgrow.grow(model, 1.5, example_inputs=IMAGES, form=form)
+    assert str(fxgrow.certify(grown, model).verdict) == "PROVED"
+    assert is_compiled(model) and not is_compiled(grown)
+    assert relative_error(grown(IMAGES), model(IMAGES)) < 1e-10
+    grown.compile(backend="eager")
+    again = fxgrow.grow(grown, 1.5)
+    assert str(fxgrow.certify(again, grown).verdict) == "PROVED"
+    assert relative_error(again.eval()(IMAGES), model(IMAGES)) < 1e-10
+
+
+@pytest.mark.parametrize("form", ["module", "graph"])
+def test_copies_of_a_grown_model_run_their_own_weights(form: str) -> None:
+    grown = fxgrow.grow(compiled(), 1.5, example_inputs=IMAGES, form=form, verify=False).eval()
+    grown.compile(backend="eager")
+    expected = grown(IMAGES)
+    file = io.BytesIO()
+    torch.save(grown, file)
+    file.seek(0)
+    for twin in (copy.deepcopy(grown), torch.load(file, weights_only=False)):
+        assert torch.equal(twin(IMAGES), expected)
+        with torch.no_grad():
+            twin.get_parameter("2.bias").zero_()
+        assert not torch.equal(twin(IMAGES), expected)
