@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from fxgrow.capture.inputs import given_inputs
 from fxgrow.containers import flat_tensors, in_dtype
-from fxgrow.devices import callers_device, random_state_kept
+from fxgrow.devices import callers_code, random_state_kept
 from fxgrow.errors import CaptureError, first_line
 from fxgrow.measure.borrowing import Borrowed
 from fxgrow.measure.verification import in_precision, release
@@ -59,7 +59,7 @@ def calibrate(grown: nn.Module, plan: Plan, batch: Any) -> Plan:
     calibrating = Calibrating({id(inside[growth.name]): growth for growth in plan.tensors})
     args, kwargs = in_dtype((args, kwargs), precision, like.device)
     try:
-        with torch.no_grad(), calibrating, Borrowed(twin), random_state_kept(like.device), callers_device():
+        with torch.no_grad(), calibrating, Borrowed(twin), random_state_kept(like.device), callers_code():
             twin(*args, **kwargs)
     except Exception as error:
         raise CaptureError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
@@ -71,10 +72,14 @@ def own_defaults() -> Iterator[None]:
 
 
 @contextmanager
-def callers_device() -> Iterator[None]:
-    """Inside `own_defaults`, for what the user wrote: tensors are made on the device that the caller has set."""
+def callers_code() -> Iterator[None]:
+    """Inside `own_defaults`, what the user wrote: it makes tensors on the device that the caller has set.
+
+    Functions that `torch.compile` compiles run as they were written.
+    """
     device = _callers.get()
-    with nullcontext() if device is None else device:
+    compiles = "torch._dynamo" in sys.modules  # else nothing is compiled, and it takes seconds to import
+    with torch.compiler.set_stance("force_eager") if compiles else nullcontext(), device or nullcontext():
         yield
 
 

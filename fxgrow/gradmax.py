@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fxgrow.calibration import Calibrating
-from fxgrow.devices import callers_device, random_state_kept
+from fxgrow.devices import callers_code, random_state_kept
 from fxgrow.errors import AmountError
 from fxgrow.module_tensors import named_tensors
 from fxgrow.noise import WithoutNoise
@@ -85,7 +85,7 @@ def _free_units(growth: TensorGrowth, axis: int) -> Tensor:
 
 @torch.no_grad()
 def _bring_to_scale(grown: nn.Module, loss: Loss, growths: Mapping[int, TensorGrowth]) -> None:
-    with Calibrating(growths), callers_device():
+    with Calibrating(growths), callers_code():
         loss(grown)
 
 
@@ -96,7 +96,7 @@ def _slopes(
     readers: list[tuple[Tensor, Tensor]],
 ) -> tuple[Tensor | None, ...]:
     """How the squared gradient of the silent weights changes with the weights of makers."""
-    with torch.enable_grad(), WithoutNoise(), callers_device():
+    with torch.enable_grad(), WithoutNoise(), callers_code():
         value = loss(grown)
     if not isinstance(value, Tensor) or value.ndim or not value.requires_grad:
         raise AmountError(

@@ -39,7 +39,7 @@ class SharedState:
         self.files = _files(self.kinds)
         self.owners: dict[str, Any] = {
             **{f"the class attribute {{}} of {kind.__name__}": kind for kind in self.kinds},
-            **{f"the global name {{}} of {names['__name__']}": names for names in self.files},
+            **{f"the global name {{}} of {_name(names)}": names for names in self.files},
             "what {} closes over": {name: value for name, _, value in self._closed_over()},
         }
         self.before = {text: _snapshot(owner) for text, owner in self.owners.items()}
@@ -129,9 +129,14 @@ def _files(kinds: list[type]) -> list[dict[str, Any]]:
     for kind in kinds:
         home = vars(sys.modules[kind.__module__]) if kind.__module__ in sys.modules else {}
         for names in (home, *map(_imported, home.values())):
-            if names and not _is_library(str(names.get("__name__"))):
+            if names and not _is_library(_name(names)):
                 files[id(names)] = names
     return list(files.values())
+
+
+def _name(names: dict[str, Any]) -> str:
+    """What a file is called; code that was made while running may have no name."""
+    return str(names.get("__name__", f"code without a file ({id(names)})"))
 
 
 def _imported(value: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from torch.fx import _symbolic_trace
 from fxgrow.capture import contexts
 from fxgrow.libraries import is_known
 from fxgrow.opaque import CustomFunction
+from fxgrow.replacing import replaced
 from fxgrow.rules import registry
 
 if TYPE_CHECKING:
@@ -25,7 +26,24 @@ if TYPE_CHECKING:
 @contextmanager
 def intercepted(recorder: Recorder) -> Iterator[None]:
     """Let a recorder know of them."""
-    with _applied_whole(recorder), _kept_whole(recorder):
+    with _applied_whole(recorder), _kept_whole(recorder), _scripts_run_as_written():
+        yield
+
+
+@contextmanager
+def _scripts_run_as_written() -> Iterator[None]:
+    """Functions under `torch.jit.script` run as the Python that they were made from.
+
+    Traced ones do not: in them, sizes are settled.
+    """
+    plainly = torch.jit.ScriptFunction.__call__
+
+    def call(script: Any, *args: Any, **kwargs: Any) -> Any:
+        written = getattr(script, "_torchdynamo_inline", None)  # where torch.compile looks for it, too
+        is_traced = vars(script).get("__name__") != "ScriptFunction"
+        return plainly(script, *args, **kwargs) if written is None or is_traced else written(*args, **kwargs)
+
+    with replaced(torch.jit.ScriptFunction, "__call__", call):
         yield
 
 

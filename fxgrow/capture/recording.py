@@ -22,7 +22,7 @@ from fxgrow.capture.probing import Difference, differences
 from fxgrow.capture.recorder import Recorder, Shapes
 from fxgrow.capture.skeleton import twin_of
 from fxgrow.containers import flat_tensors
-from fxgrow.devices import callers_device
+from fxgrow.devices import callers_code
 from fxgrow.errors import CaptureError, FxgrowError, UntraceableError, first_line
 from fxgrow.opaque import CustomFunction
 from fxgrow.references import OF_MODULES
@@ -83,7 +83,7 @@ class Recording:
         with (
             _ONE_AT_A_TIME,
             torch.set_grad_enabled(gradients),
-            callers_device(),
+            callers_code(),
             SharedState(self.bare) as shared,
             shared.caches_bypassed(),
         ):

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from fxgrow.capture import ModalGraphModule, skeleton
 from fxgrow.capture.inputs import Inputs, with_channels
 from fxgrow.containers import each_tensor, flat_tensors, in_dtype
-from fxgrow.devices import callers_device, device_of, exact_device, random_state_kept, whole_float32
+from fxgrow.devices import callers_code, device_of, exact_device, random_state_kept, whole_float32
 from fxgrow.errors import CaptureError, VerificationError, first_line
 from fxgrow.history import Verification
 from fxgrow.measure.borrowing import Borrowed
@@ -250,7 +250,7 @@ def _outputs(
             twin.train(training)
             args, kwargs = in_dtype(inputs, way.dtype, device)
             with torch.no_grad(), way.mode(), Borrowed(twin), random_state_kept(device, way.seed), whole_float32():
-                with callers_device(), SharedState(twin):
+                with callers_code(), SharedState(twin):
                     outputs = twin(*args, **kwargs)
                 by_mode[training] = [tensor.clone() for tensor in flat_tensors(outputs)]
     finally:

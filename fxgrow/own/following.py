@@ -19,6 +19,7 @@ from fxgrow.capture.recorder import FEATURES, Shapes
 from fxgrow.capture.recording import Recording
 from fxgrow.capture.skeleton import twin_of
 from fxgrow.containers import flat_tensors
+from fxgrow.devices import callers_code
 from fxgrow.own.positions import last_places
 from fxgrow.planning.deepening import Deepening
 from fxgrow.planning.deepening import renamed as moved
@@ -114,7 +115,7 @@ def _features(recording: Recording, inputs: Inputs) -> Iterator[list[tuple[int, 
     features = recording.features
     runner: Any = twin_of(recording.bare, share=True).eval()
     before_logits = None
-    with torch.device("meta"), torch.no_grad():
+    with callers_code(), torch.device("meta"), torch.no_grad():
         if features is None:
             features = runner.forward_features(*inputs[0], **inputs[1])
         with suppress(Exception):

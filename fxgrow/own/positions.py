@@ -17,6 +17,7 @@ from fxgrow.capture.inputs import Inputs, fitted
 from fxgrow.capture.recorder import FEATURES
 from fxgrow.capture.skeleton import skeleton
 from fxgrow.containers import flat_tensors, with_items
+from fxgrow.devices import callers_code
 from fxgrow.planning.deepening import Children, Deepening
 from fxgrow.references import OF_MODULES
 
@@ -161,7 +162,7 @@ def _intermediates(model: Any, inputs: Inputs) -> _Intermediates | None:
     ran: set[nn.Module] = set()
     for part in runner.modules():
         part.register_forward_hook(lambda part, *_: ran.add(part))
-    with suppress(Exception), torch.device("meta"), torch.no_grad():
+    with suppress(Exception), callers_code(), torch.device("meta"), torch.no_grad():
         arguments, keywords = fitted(runner, inputs)
         last, each = getattr(runner, INTERMEDIATES)(*arguments, **keywords)
         in_intermediates = set(ran)

@@ -11,6 +11,7 @@ from torch import nn
 
 from fxgrow.capture.inputs import Inputs, fitted
 from fxgrow.capture.skeleton import skeleton
+from fxgrow.devices import callers_code
 
 Slot = tuple[str, int]
 """The name of a part that was there, and the number of its copy; 0: itself."""
@@ -80,7 +81,7 @@ def may_be_renamed(model: nn.Module, path: str, inputs: Inputs) -> bool:
 def _runs(runner: Any, inputs: Inputs) -> bool:
     arguments, keywords = fitted(runner, inputs)
     try:
-        with torch.device("meta"), torch.no_grad():
+        with callers_code(), torch.device("meta"), torch.no_grad():
             runner(*arguments, **keywords)
     except Exception:  # whatever a forward raises
         return False
