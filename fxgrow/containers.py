@@ -47,13 +47,15 @@ def each_of_kind(value: Any, kind: type | tuple[type, ...], function: Callable[[
     return value
 
 
-def with_items(mapping: Mapping[Any, Any], items: dict[Any, Any]) -> Any:
-    """A mapping of the same class with other items; a dictionary where the class does not say how.
+def with_items(mapping: Any, items: dict[Any, Any]) -> Any:
+    """A mapping of the same class with other items; a dictionary where the class does not say how. Lists likewise.
 
     >>> from collections import OrderedDict
-    >>> with_items(OrderedDict(a=1), {"a": 2})
-    OrderedDict([('a', 2)])
+    >>> with_items(OrderedDict(a=1), {"a": 2}), with_items([1], {0: 2})
+    (OrderedDict([('a', 2)]), [2])
     """
+    if isinstance(mapping, (tuple, list)):
+        return type(mapping)(*items.values()) if hasattr(mapping, "_fields") else type(mapping)(items.values())
     if type(mapping) in (dict, immutable_dict) or not isinstance(mapping, MutableMapping):
         return items
     twin = copy.copy(mapping)

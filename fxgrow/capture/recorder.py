@@ -162,7 +162,8 @@ class Recorder(GraphBuilder, TorchFunctionMode):
             value = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
             self.bind(value, node)
             return value
-        items: Any = value.items() if isinstance(value, Mapping) else enumerate(value) if _listed(value) else None
+        is_listed = isinstance(value, (tuple, list))
+        items: Any = value.items() if isinstance(value, Mapping) else enumerate(value) if is_listed else None
         if items is None or not value:
             if call_guards.writable(value):
                 self.new_node("call_function", contexts.settled, (node, value, name), {}, None)
@@ -177,7 +178,7 @@ class Recorder(GraphBuilder, TorchFunctionMode):
         for key, item in items:
             picked = self.new_node("call_function", operator.getitem, (node, key), {}, item)
             entered[key] = self._entering(picked, item, f"{name}[{key!r}]")
-        return with_items(value, entered) if isinstance(value, Mapping) else _like(value, list(entered.values()))
+        return with_items(value, entered)
 
     # -- functions and methods of tensors ------------------------------------------------------------------------
 
@@ -387,7 +388,10 @@ class Recorder(GraphBuilder, TorchFunctionMode):
     def _is_leaf(self, module: nn.Module) -> bool:
         if not self.has_its_own(module):  # as in `torch.func.functional_call`: a node would compute with its own
             return False
-        if isinstance(module, (ParametrizationList, CustomFunction)):
+        if isinstance(module, ParametrizationList):
+            of_users = (not type(part).__module__.startswith(("torch.", "fxgrow.")) for part in module)
+            return not any(of_users)  # these are run from inside
+        if isinstance(module, CustomFunction):
             return True
         if is_parametrized(module) or type(module) in EXPANSIONS or hooked(module):
             return False
@@ -431,14 +435,6 @@ def _present(recorder: Recorder) -> Iterator[None]:
 
 def _itself(tensor: Tensor) -> Tensor:
     return tensor
-
-
-def _listed(value: Any) -> bool:
-    return isinstance(value, (tuple, list))
-
-
-def _like(value: Any, items: list[Any]) -> Any:
-    return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
 
 
 def _is_method(func: Any, name: str, args: Any) -> bool:
