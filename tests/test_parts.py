@@ -122,6 +122,33 @@ def test_a_model_without_parts_says_why() -> None:
         fxgrow.grow(Bare(), 2, example_inputs=INPUTS)
 
 
+class Energy(nn.Module):
+    """Gives the slope of what its network gives."""
+
+    def __init__(self, by_grad: bool) -> None:
+        super().__init__()
+        self.network = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
+        self.by_grad = by_grad
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            place = x.detach().requires_grad_()
+            energy = self.network(place).sum()
+            if self.by_grad:
+                return torch.autograd.grad(energy, place, create_graph=self.training)[0]
+            energy.backward()
+            return place.grad  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(("by_grad", "call"), [(True, "grad"), (False, "backward")])
+def test_parts_grow_in_a_forward_that_differentiates(by_grad: bool, call: str) -> None:
+    model = lively(Energy(by_grad)).double().eval()
+    grown = fxgrow.grow(model, 2, example_inputs=INPUTS)
+    torch.testing.assert_close(grown(INPUTS[0].double()), model(INPUTS[0].double()), rtol=1e-12, atol=1e-12)
+    assert grown.get_parameter("network.0.weight").shape == (16, 3)
+    assert str(fxgrow.plan(model, 2, example_inputs=INPUTS).obstacle).startswith(f"{call} needs the values of a tensor")
+
+
 class Straight(Settling):
     """Puts out what its last part gives."""
 

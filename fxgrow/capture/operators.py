@@ -89,9 +89,9 @@ FILLING: Mapping[str, Callable[..., Any]] = {
 """Methods that write one thing into all of a tensor, as `x[...] = y` does, which is how they are recorded."""
 
 VALUES = frozenset(
-    ("item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__complex__", "__index__", "__array__")
+    ("item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__complex__", "__index__", "__array__", "backward")
 )
-"""What gives the values of a tensor to Python."""
+"""Methods that give the values of a tensor to Python, or to a backward pass."""
 
 HOOKING = ("register_hook", "register_post_accumulate_grad_hook", "retain_grad")
 """Methods that do something in the backward pass, which no node stands for."""

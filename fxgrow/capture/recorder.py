@@ -212,7 +212,7 @@ class Recorder(GraphBuilder, TorchFunctionMode):
             return args[0]
         if method and name in _QUESTIONS:
             return _QUESTIONS[name](self, func, *args, **kwargs)
-        if method and name in VALUES:
+        if (method and name in VALUES) or func is torch.autograd.grad:
             raise self._failed(name, (), NotImplementedError())
         if method and name in HOOKING:
             self.settled.append(contexts.Settled("a hook on a tensor", self.where(), lost=True))
