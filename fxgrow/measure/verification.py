@@ -286,7 +286,11 @@ def in_precision(model: nn.Module, dtype: torch.dtype = torch.float64, share: bo
     if isinstance(model, fx.GraphModule):
         borrowed = {id(p): nn.Parameter(p.data, p.requires_grad) for p in model.parameters() if fitting(p)}
         copied, device = copy.deepcopy(model, borrowed), exact_device(device_of(model), dtype)
-        return (copied if device == device_of(model) else copied.to(device)).to(dtype)
+        copied = copied if device == device_of(model) else copied.to(device)
+        for tensor in named_tensors(copied).values():
+            if tensor.dtype.is_floating_point:  # `.to(dtype)` would drop the imaginary part of complex ones
+                tensor.data = tensor.data.to(dtype)
+        return copied
     twin = skeleton(model)  # not deepcopy, which some of torch's layers do not survive
     converted: dict[int, Tensor] = {}
     tensors = named_tensors(model)

@@ -28,6 +28,7 @@ from fxgrow.measure.verification import (
     Verification,
     WithoutNoise,
     WithoutRounding,
+    in_precision,
     random_inputs,
     relative_error,
     verify,
@@ -233,6 +234,27 @@ def test_beside_zeros_the_error_is_absolute() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64, torch.uint8, torch.bool])
 def test_the_error_of_every_dtype(dtype: torch.dtype) -> None:
     assert relative_error(torch.tensor([0, 1]).to(dtype), torch.tensor([1, 1]).to(dtype)) == 1.0
+
+
+class Rotated(nn.Module):
+    """Turns pairs of units by angles, as rotary positions do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(4, 8), nn.Linear(8, 2)
+        self.register_buffer("turn", torch.polar(torch.ones(4), torch.arange(4.0)), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pairs = torch.view_as_complex(torch.relu(self.enter(x)).float().unflatten(-1, (4, 2)))
+        return self.leave(torch.view_as_real(pairs * self.turn).flatten(-2).to(x))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("form", ["module", "graph"])
+def test_complex_buffers_are_whole_in_another_precision(form: str) -> None:
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 4), Rotated()).eval()
+    grown = fxgrow.grow(model, {"0": 2}, example_inputs=torch.randn(3, 4), form=form, verify="full")
+    assert in_precision(grown).get_buffer("3.turn").dtype is torch.complex64
+    torch.testing.assert_close(in_precision(grown).get_buffer("3.turn"), model.get_buffer("3.turn"))
 
 
 def test_complex_outputs_are_compared_whole() -> None:
