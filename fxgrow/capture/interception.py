@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,8 @@ from fxgrow.rules import registry
 
 if TYPE_CHECKING:
     from fxgrow.capture.recorder import Recorder
+
+Function = Callable[..., Any]
 
 
 @contextmanager
@@ -81,20 +83,39 @@ def _applied_whole(recorder: Recorder) -> Iterator[None]:
 @contextmanager
 def _kept_whole(recorder: Recorder) -> Iterator[None]:
     """Functions of libraries that have rules are one node each, wherever modules of the model call them by name."""
-    functions = {id(f): f for f in (*registry.whole_functions(), *_wrapped_by_users())}
-    homes = {type(module).__module__ for module in recorder.root.modules()} | {f.__module__ for f in functions.values()}
-    places = [vars(sys.modules[home]) for home in homes if home in sys.modules]
-    places += _symbolic_trace._wrapped_fns_to_patch.values()
-    namespaces = {id(names): names for names in places}.values()
-    plain = [(names, name, f) for names in namespaces for name, f in names.items() if id(f) in functions]
-    recorded = {key: _one_node(recorder, function) for key, function in functions.items()}
+    of_libraries = tuple(registry.whole_functions())
+    functions = (*of_libraries, *_wrapped_by_users())
+    homes = {type(module).__module__ for module in recorder.root.modules()}
+    namespaces = [vars(sys.modules[home]) for home in homes if home in sys.modules]
+    namespaces += _symbolic_trace._wrapped_fns_to_patch.values()
+    plain = {(id(names), name): (names, f) for names, name, f in _places(namespaces, functions)}
+    plain.update({(id(names), name): (names, f) for names, name, f in _places_in_libraries(of_libraries)})
+    recorded = {function: _one_node(recorder, function) for function in functions}
     try:
-        for names, name, function in plain:
-            names[name] = recorded[id(function)]
+        for (_, name), (names, function) in plain.items():
+            names[name] = recorded[function]
         yield
     finally:
-        for names, name, function in plain:
+        for (_, name), (names, function) in plain.items():
             names[name] = function
+
+
+Names = dict[str, Any]
+
+
+def _places(namespaces: Iterable[Names], functions: Iterable[Function]) -> Iterator[tuple[Names, str, Function]]:
+    """The namespaces in which functions stand, with what each is called there."""
+    known = {id(function) for function in functions}
+    for names in namespaces:
+        yield from ((names, name, value) for name, value in names.items() if id(value) in known)
+
+
+@functools.lru_cache(maxsize=2)
+def _places_in_libraries(functions: tuple[Function, ...]) -> list[tuple[Names, str, Function]]:
+    """The same in the modules that define them, and in the packages around these."""
+    paths = {function.__module__ for function in functions}
+    packages = {path[:end] for path in paths for end, letter in enumerate(f"{path}.") if letter == "."}
+    return list(_places([vars(sys.modules[path]) for path in sorted(packages) if path in sys.modules], functions))
 
 
 def _one_node(recorder: Recorder, function: Callable[..., Any]) -> Callable[..., Any]:
