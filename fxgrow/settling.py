@@ -10,7 +10,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from fxgrow import guards
 from fxgrow.by_hand import parts_of
-from fxgrow.capture.modes import GrownGraphModule, ModalGraphModule
+from fxgrow.capture.modes import GrownGraphModule
 from fxgrow.errors import FxgrowError
 from fxgrow.guarded_norms import PLAIN, read
 from fxgrow.history import ATTRIBUTE, known_history, parts_after
@@ -183,9 +183,8 @@ def _set_size(module: Any, guard: dict[str, Any]) -> None:
 
 
 def _settle_graphs(module: GrownGraphModule, share: float) -> int:
-    graphs = module.graphs()
     count = 0
-    for graph in graphs.values():
+    for graph in module.graphs().values():
         for node in graph.nodes:
             norm = read(node)
             if norm is not None and norm[2] < 1:
@@ -194,8 +193,5 @@ def _settle_graphs(module: GrownGraphModule, share: float) -> int:
                 count += 1
         graph.lint()
     if count:
-        if isinstance(module, ModalGraphModule):
-            module._by_mode = graphs
-            module.graph = graphs["train" if module.training else "eval"]
         module.recompile()
     return count

@@ -9,7 +9,7 @@ import torch
 from torch import fx, nn
 
 from fxgrow import guards
-from fxgrow.capture.modes import GrownGraphModule, ModalGraphModule
+from fxgrow.capture.modes import GrownGraphModule
 from fxgrow.rules.calls import Call
 from fxgrow.rules.registry import law_of_call
 
@@ -36,9 +36,6 @@ def fold_multipliers(grown: GrownGraphModule) -> GrownGraphModule:
             weight = _tensor(result, name)
             if scaled.setdefault(id(weight), weight) is weight:
                 weight.mul_(factor)
-    if isinstance(result, ModalGraphModule):
-        result._by_mode = graphs
-        result.graph = graphs["train" if result.training else "eval"]
     result.recompile()
     return result
 

@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import fx, nn
@@ -14,6 +15,7 @@ from torch import fx, nn
 from fxgrow.capture.contexts import CONTEXTS, contexts_kept
 from fxgrow.capture.outputs import Form
 from fxgrow.capture.wrapping import attribute_of, wrap
+from fxgrow.errors import CaptureError
 from fxgrow.module_tensors import COMPILED
 from fxgrow.opaque import ByMode
 from fxgrow.replacing import replaced
@@ -50,7 +52,7 @@ class GrownGraphModule(fx.GraphModule):
 
     def graphs(self) -> dict[str, fx.Graph]:
         """The graph of each mode: {"both": ...} or {"eval": ..., "train": ...}."""
-        return {"both": self.graph}
+        return {"both": self._graph}
 
 
 def _around(forward: Callable[..., Any], form: Form | None, acting: bool) -> Callable[..., Any]:
@@ -89,6 +91,7 @@ HOOKS = (
 """Where a module keeps what runs around its forward and backward."""
 
 _TREE = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "training")
+_NEEDED = {"_graph", "_code", "_by_mode", "_form", "recompile", "graphs", "put_out_as"}
 _DERIVED = {"_graph", "_code", "_by_mode", "shape_env", "_lineno_map", "_prologue_start", COMPILED}
 
 
@@ -109,20 +112,44 @@ def graph_module(root: nn.Module, graphs: dict[str, fx.Graph], class_name: str) 
     if "both" in graphs:
         result = GrownGraphModule(nn.Module(), fx.Graph(), class_name)
         adopt(result, root)
-        result.graph = graphs["both"]
+        _let_run(result, graphs["both"])
         return result
     modal = ModalGraphModule(nn.Module(), fx.Graph(), class_name)
     adopt(modal, root)
     modal._by_mode = dict(graphs)
-    modal.graph = graphs["train" if root.training else "eval"]
-    modal._by_mode["train" if root.training else "eval"] = modal.graph
+    _let_run(modal, graphs["train" if root.training else "eval"])
     return modal
 
 
-def adopt(module: nn.Module, root: nn.Module) -> None:
-    """Take over the children, parameters and buffers of another module."""
+def _held(module: nn.Module, name: str) -> Any:
+    return nn.Module.__getattr__(module, name)
+
+
+def _let_run(module: GrownGraphModule, graph: fx.Graph) -> None:
+    fx.GraphModule.graph.fset(module, graph)  # type: ignore[attr-defined]  # `graph` may be a part of the model
+
+
+def adopt(module: GrownGraphModule, root: nn.Module) -> None:
+    """Take over the children, parameters and buffers of another module.
+
+    A part whose name torch's graph modules have for something else (`code`, `graph`, `meta`) is what the name gives.
+
+    Raises
+    ------
+    CaptureError: a part has a name without which a graph module does not run.
+    """
     for name in _TREE:
         module.__dict__[name] = root.__dict__[name]
+    for name in (*module._modules, *module._parameters, *module._buffers):
+        if name in _NEEDED:
+            raise CaptureError(
+                f"a part of the model is called {name}, as graph modules call what they run by",
+                where=name,
+                remedy="call it otherwise",
+            )
+        module.__dict__.pop(name, None)
+        if hasattr(type(module), name):  # each graph module is of a class of its own
+            setattr(type(module), name, property(partial(_held, name=name)))
 
 
 def _rebuilt(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import pickle
 import re
 import subprocess
 import sys
@@ -929,3 +930,26 @@ def test_layers_alike_are_worked_out_once_and_others_for_themselves() -> None:
     deep[0].register_forward_hook(lambda module, args, output: torch.cat([output, output], 1)[:, 2:6])
     hooked = [node.op for node in capture(deep, x).graphs["both"].nodes]
     assert hooked.count("call_module") == 5
+
+
+@pytest.mark.parametrize("form", ["module", "graph"])
+@pytest.mark.parametrize("name", ["code", "graph", "meta", "to_folder"])
+def test_parts_may_have_names_that_graph_modules_of_torch_have(name: str, form: str) -> None:
+    model = nn.Sequential()
+    for part, layer in (("enter", nn.Linear(3, 6)), (name, nn.Linear(6, 6)), ("leave", nn.Linear(6, 2))):
+        model.add_module(part, layer)
+    x = normal(2, 3)
+    model = lively(model).double()
+    grown = fxgrow.grow(model, 2, example_inputs=x, form=form)
+    assert str(fxgrow.certify(grown, model).verdict) == "PROVED"
+    for twin in (grown, copy.deepcopy(grown), pickle.loads(pickle.dumps(grown)), fxgrow.grow(grown, 1.5, verify=False)):
+        assert getattr(twin, name) is twin.get_submodule(name)
+        torch.testing.assert_close(twin(x), model(x), rtol=1e-12, atol=1e-12)
+
+
+def test_parts_that_take_what_graph_modules_run_by_are_refused_by_name() -> None:
+    model = nn.Sequential()
+    model.add_module("recompile", nn.Linear(3, 6))
+    model.add_module("leave", nn.Linear(6, 2))
+    with pytest.raises(CaptureError, match="a part of the model is called recompile"):
+        fxgrow.grow(model, 2, example_inputs=torch.randn(2, 3))
