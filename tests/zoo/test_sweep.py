@@ -20,6 +20,7 @@ from rich.console import Console
 from fxgrow.catalogue import Entry, entries
 from fxgrow.cli import main
 from fxgrow.errors import FileError
+from tests.pairing import slow
 
 SMALL = Task("timm/test_resnet", "resnet", "1.5", only_plan=True)
 OTHER = Task("timm/test_vit", "vision_transformer", "1.5", only_plan=True)
@@ -76,7 +77,7 @@ def test_a_file_that_holds_something_else_is_refused(tmp_path: Path) -> None:
     [
         ("tests.zoo.bad:crashes", "crashed", "killed by signal 11"),
         ("tests.zoo.bad:hangs", "timed out", "not done after 6 seconds"),
-        ("tests.zoo.bad:eats", "out of memory", ""),
+        slow("tests.zoo.bad:eats", "out of memory", ""),
         ("tests.zoo.bad:raises", "failed", "RuntimeError: no such day"),
     ],
 )
@@ -106,6 +107,7 @@ def test_an_interrupted_sweep_leaves_no_process_behind() -> None:
     running.close()
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_leaves_no_process_behind() -> None:
     code = (
         "from fxgrow.zoo.examine import Task; from fxgrow.zoo.sweep import Findings, Limits, sweep\n"
