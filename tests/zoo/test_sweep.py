@@ -43,6 +43,7 @@ def test_a_model_is_grown_compared_and_seen_learning() -> None:
     assert Row.from_json(json.loads(json.dumps(row.to_json()))) == row
 
 
+@pytest.mark.slow
 def test_findings_are_kept_and_gone_on_from(tmp_path: Path) -> None:
     path = tmp_path / "findings.jsonl"
     first = list(sweep([SMALL], Findings(path), Limits()))
