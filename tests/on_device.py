@@ -81,8 +81,8 @@ def grows_in_float32(device: str) -> None:
 
 def draws_what_the_cpu_draws(device: str) -> None:
     model = lively(find("timm/test_resnet")).to(exact_dtype(torch.device(device)))
-    here = fxgrow.grow(model, 1.5, example_inputs=images("cpu"), seed=3)
-    there = fxgrow.grow(copy.deepcopy(model).to(device), 1.5, example_inputs=images(device), seed=3)
+    here = fxgrow.grow(model, 1.5, example_inputs=images("cpu"), seed=3, verify=False)
+    there = fxgrow.grow(copy.deepcopy(model).to(device), 1.5, example_inputs=images(device), seed=3, verify=False)
     rounding = 1e-12 if exact_dtype(torch.device(device)) is torch.float64 else 1e-5
     for (name, first), second in zip(here.state_dict().items(), there.state_dict().values(), strict=True):
         torch.testing.assert_close(second.cpu(), first, rtol=rounding, atol=rounding, msg=name)
@@ -203,16 +203,17 @@ def all_checks(device: str, *options: str) -> dict[str, Callable[[], None]]:
     quick = "--quick" in options
     checks: dict[str, Callable[[], None]] = {
         f"a ResNet grows with init={init}": partial(grows, device, "timm/test_resnet", init)
-        for init in (INITS[1:2] if quick else INITS)
+        for init in (() if quick else INITS)
     }
-    checks |= {f"{name} grows": partial(grows, device, name) for name in (NETWORKS[:1] if quick else NETWORKS)}
-    checks["timm/test_convnext grows in depth"] = partial(grows, device, "timm/test_convnext", depth=1.5)
+    checks |= {f"{name} grows": partial(grows, device, name) for name in (() if quick else NETWORKS)}
+    deeper = ("timm/test_resnet", "mirror") if quick else ("timm/test_convnext", "zero")
+    checks[f"{deeper[0]} grows in depth"] = partial(grows, device, *deeper, width=1.25 if quick else None, depth=1.5)
     for check in (
         mixes_with_nothing_of_the_cpu,
         grows_in_float32,
         draws_what_the_cpu_draws,
         trains_through_growth,
-        calibrates_and_measures,
+        *(() if quick else (calibrates_and_measures,)),
         saves_and_loads,
         keeps_the_random_state,
         grows_where_it_is_the_default,

@@ -24,6 +24,7 @@ from fxgrow.planning.parameterization import PARAMETERIZATIONS
 from fxgrow.planning.plan import CLASS_STARTS, FORMS
 from fxgrow.rules.knowledge import Way
 from tests.commands import run_script
+from tests.pairing import few, slow
 
 OWN = """
 import torch
@@ -315,7 +316,7 @@ def test_multipliers_are_folded(own: str, capsys: pytest.CaptureFixture[str]) ->
     torch.testing.assert_close(folded(x), make()(x))
 
 
-@pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
+@pytest.mark.parametrize("kind", few(("png", "svg", "pdf"), "svg"))
 def test_births_are_drawn(kind: str, grown: str, capsys: pytest.CaptureFixture[str]) -> None:
     ran = Ran(["plot", "births", grown, "2.weight", "-o", f"births.{kind}"], capsys)
     assert (ran.status, ran.out) == (0, f"written to births.{kind}\n")
@@ -374,7 +375,7 @@ def test_names_that_the_command_line_repeats_are_the_library_s() -> None:
     assert len(options.catalogue()) > 1000 and "timm/resnet18" in options.catalogue()
 
 
-@pytest.mark.parametrize("columns", ["30", "40", "200"])
+@pytest.mark.parametrize("columns", few(("30", "40", "200"), "30"))
 def test_narrow_terminals_lose_no_letters(columns: str) -> None:
     narrow = {"COLUMNS": columns, "NO_COLOR": "1", "FORCE_COLOR": "1"}
     command = [sys.executable, "-m", "fxgrow", "grow", "--help"]  # lays help out when it is imported
@@ -405,7 +406,7 @@ def test_an_output_that_cannot_be_written_is_one_line(own: str) -> None:
 
 @pytest.mark.parametrize(
     ("typed", "offered"),
-    [("grow timm/vit_tiny_patch16_2", "timm/vit_tiny_patch16_224"), ("grow x --init mi", "mirror"), ("fo", "fold")],
+    [("grow timm/vit_tiny_patch16_2", "timm/vit_tiny_patch16_224"), slow("grow x --init mi", "mirror"), ("fo", "fold")],
 )
 def test_a_shell_completes_without_torch(typed: str, offered: str) -> None:
     env = {**os.environ, "_FXGROW_COMPLETE": "complete_bash", "COMP_WORDS": f"fxgrow {typed}"}

@@ -18,10 +18,9 @@ from torch import nn
 import fxgrow
 from fxgrow.catalogue import find
 from fxgrow.errors import FxgrowError
-from tests.pairing import slow
 
 SMALL = ("timm/test_resnet", "timm/test_vit", "timm/test_convnext", "timm/ese_vovnet19b_slim_dw")
-"""What stands for them all where a test has to be quick, the first two for a start."""
+"""What stands for them all where a test has to be short, the first two for a start."""
 
 FAMILIES = dict.fromkeys([*SMALL, *(entry.full_name for entry in chosen())])
 
@@ -40,7 +39,8 @@ WAYS = {"depth": (None, "+1"), "width": ("1.25", None), "both": ("1.25", "+1")}
 """What a step of a sequence grows: amounts of width and depth."""
 
 
-@pytest.mark.parametrize("name", [SMALL[0], slow(SMALL[1])])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL[:2])
 def test_depth_and_width_and_depth_again_on_small_models(name: str) -> None:
     assert_sequence_stays_exact(name, ["both"], seed=1)
 

@@ -20,8 +20,14 @@ NORMS = {
     "rms_norm": lambda x, w, b, core: guards.rms_norm(x, (UNITS,), w, 1e-5, core),
 }
 NORM = pytest.mark.parametrize("norm", NORMS.values(), ids=list(NORMS))
-CORE = pytest.mark.parametrize("core", [((0, 6),), ((0, 2), (5, 8)), ((0, UNITS),)], ids=str)
 Norm = Callable[..., Tensor]
+CORES: list[guards.Ranges] = [((0, 6),), ((0, 2), (5, 8)), ((0, UNITS),)]
+CORE = pytest.mark.parametrize("core", CORES, ids=str)
+GRADIENTS = [
+    pytest.param(norm, core, id=f"{core}-{name}", marks=() if number == quick else pytest.mark.slow)
+    for (name, norm), quick in zip(NORMS.items(), (2, 1), strict=True)
+    for number, core in enumerate(CORES)
+]
 
 
 @contextmanager
@@ -65,8 +71,7 @@ def test_it_is_what_the_steps_compute(
         assert float((actual - wanted).norm()) <= error * float(wanted.norm())
 
 
-@NORM
-@CORE
+@pytest.mark.parametrize(("norm", "core"), GRADIENTS)
 def test_gradients_of_gradients(norm: Norm, core: guards.Ranges) -> None:
     operands = inputs(False, (True, norm is NORMS["layer_norm"]))
     wanted = tuple(tensor for tensor in operands if tensor is not None)

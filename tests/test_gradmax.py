@@ -94,7 +94,7 @@ def test_the_function_stays_and_readers_get_more(form: str) -> None:
 
 def test_attention_and_norms_over_old_units(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model = lively(timm.create_model("test_vit", num_classes=5, img_size=32))
+    model = lively(timm.create_model("test_vit", num_classes=5, img_size=32, depth=2))
     x = batch(8, 3, 32, 32)
     loss = loss_on(x, 5)
     plain = fxgrow.grow(model, 1.5, example_inputs=x, calibrate=x)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import fxgrow
+from tests.pairing import slow
 
 SLOW = ["torch", "timm", "torchvision", "sympy", "networkx", "safetensors"]
 """What no command line needs to print its help."""
@@ -37,42 +38,27 @@ except SystemExit:
     assert printed(code).splitlines()[-1] == "slow:"
 
 
-def test_the_public_names_bring_torch_and_no_other_library_that_is_slow() -> None:
+def test_what_is_there_once_fxgrow_is_imported_and_once_something_grows() -> None:
+    """In one fresh process, step by step: Python takes seconds to import torch."""
     code = f"""
-import sys, fxgrow
+import random, sys, fxgrow
+random.seed(0)
 before = "torch" in sys.modules
 for name in fxgrow.__all__:
     getattr(fxgrow, name)
 print(before, *(set({SLOW}) & sys.modules.keys() - {{"safetensors"}}))
 """
-    assert printed(code) == "False torch"
-
-
-def test_growing_a_model_of_ones_own_imports_no_library_of_models() -> None:
-    code = """
-import sys, torch, fxgrow
+    code += """
+import fxgrow.coordinates, fxgrow.schedule, fxgrow.measure.scale, fxgrow.training.vitality, fxgrow.plots
+print("matplotlib" in sys.modules)
+import torch
 model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
 grown = fxgrow.grow(model, 2, example_inputs=torch.randn(1, 4))
 print(fxgrow.report(grown).certificate.verdict, {"timm", "torchvision", "networkx"} & sys.modules.keys())
-"""
-    assert printed(code) == "PROVED set()"
-
-
-def test_what_is_imported_at_the_first_growth_draws_no_random_numbers() -> None:
-    code = """
-import random, torch, fxgrow
-random.seed(0)
-fxgrow.grow(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2)), 2, example_inputs=torch.randn(1, 4))
 drawn = random.random()
 random.seed(0)
 print(drawn == random.random())
-"""
-    assert printed(code) == "True"
 
-
-def test_layers_of_a_library_have_their_rules_once_it_is_imported() -> None:
-    code = """
-import sys, fxgrow
 from fxgrow.rules.pointwise import Pointwise
 from fxgrow.rules.registry import law_of_module, rows
 before = {target.__module__.partition(".")[0] for target in rows() if hasattr(target, "__module__")}
@@ -85,9 +71,12 @@ try:
 except fxgrow.FxgrowError as error:
     print(error)
 """
-    lines = printed(code).splitlines()
-    assert lines == ["set() set()", "Pointwise", "Pointwise", lines[3]]
-    assert lines[3].startswith("Mish already has a rule")
+    public, drawn, growth, random_numbers, *rules = printed(code).splitlines()
+    assert (public, drawn) == ("False torch", "False")  # matplotlib is imported when a plot is drawn
+    assert growth == "PROVED set()"
+    assert random_numbers == "True"
+    assert rules[:3] == ["set() set()", "Pointwise", "Pointwise"]
+    assert rules[3].startswith("Mish already has a rule")
 
 
 def test_what_is_imported_late_is_what_type_checkers_see() -> None:
@@ -113,9 +102,11 @@ def test_no_module_stands_in_the_place_of_a_public_name() -> None:
     assert not beside & set(fxgrow.__all__)
 
 
-def test_modules_can_be_imported_in_any_order() -> None:
+@pytest.mark.parametrize("every", [4, slow(1)])
+def test_modules_can_be_imported_in_any_order(every: int) -> None:
     """Those with public names, and some that rules are written with, each first in a process."""
-    first = [f"fxgrow.{home}" for home in (*fxgrow._HOMES, "capture", "rules.law", "rules.pointwise", "rules.table")]
+    homes = (*fxgrow._HOMES, "capture", "rules.law", "rules.pointwise", "rules.table")
+    first = [f"fxgrow.{home}" for home in homes[::every]]
     code = f"""
 import importlib, os, torch, timm, torchvision, rich.table, safetensors.torch
 import fxgrow

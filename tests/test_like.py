@@ -65,7 +65,7 @@ PAIRS: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module]]] = {
     "several runs in one container": (lambda: mobile(1.0, 1, 2, 2), lambda: mobile(1.0, 1, 4, 3)),
     "dense layers": (lambda: dense(2, 3), lambda: dense(2, 5)),
 }
-LONG = ("torchvision", "wide resnet", "swin", "convnext")
+LONG = ("vit", "vit, head width", "resnet18 to 34", "torchvision", "wide resnet", "swin", "convnext")
 
 
 @pytest.fixture(scope="module", params=[slow(name) if name in LONG else name for name in PAIRS])
@@ -276,6 +276,7 @@ def vit_of(width: int, depth: int, heads: int, classes: int, channels: int = 3) 
     return vision_transformer.VisionTransformer(img_size=32, patch_size=16, **sizes)
 
 
+@pytest.mark.slow
 def test_a_target_with_more_classes_and_channels_is_reached_where_these_are_asked_for() -> None:
     torch.manual_seed(0)
     model = lively(vit_of(48, 2, 3, 5)).double().eval()

@@ -17,7 +17,7 @@ from fxgrow.proof.claims import Held
 from tests.models import lively
 from tests.pairing import slow
 
-MODELS = ("test_resnet", "test_vit", "test_vit2", slow("vit_tiny_patch16_224"), slow("levit_128s"))
+MODELS = ("test_resnet", *map(slow, ("test_vit", "test_vit2", "vit_tiny_patch16_224", "levit_128s")))
 """Plain, with a function that stays whole, and with shapes that are unpacked."""
 
 

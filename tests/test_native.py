@@ -21,6 +21,7 @@ from fxgrow.errors import FileError
 from fxgrow.exporting import Target
 from fxgrow.native import _changes, _grew
 from tests.models import lively
+from tests.pairing import slow
 
 WITHOUT_FXGROW = """
 import sys, timm, torch
@@ -59,10 +60,12 @@ def loaded_without_fxgrow(stranger: subprocess.Popen[str], folder: Path, images:
 @pytest.mark.parametrize(
     ("name", "growth", "arguments"),
     [
-        ("test_resnet", {"depth": {"layer1": "+1"}, "classes": "+3"}, {"num_classes": 1003, "layers": [2, 1, 1, 1]}),
+        slow(
+            "test_resnet", {"depth": {"layer1": "+1"}, "classes": "+3"}, {"num_classes": 1003, "layers": [2, 1, 1, 1]}
+        ),
         ("test_resnet", {"width": {"layer3": 2.0}}, {"channels": [32, 48, 96, 96]}),
         ("test_resnet", {"width": 1.5, "form": "graph"}, {"channels": [48, 72, 72, 144], "stem_width": 24}),
-        ("test_vit", {"depth": "+1", "in_chans": 4}, {"depth": 7, "in_chans": 4}),
+        slow("test_vit", {"depth": "+1", "in_chans": 4}, {"depth": 7, "in_chans": 4}),
     ],
 )
 def test_the_constructor_s_arguments_are_found(
@@ -108,7 +111,7 @@ def test_a_larger_model_of_the_library_is_named(tmp_path: Path, stranger: subpro
 @pytest.mark.parametrize(
     ("base", "growth", "reason"),
     [
-        ("test_vit", {"width": 1.5}, "timm/test_vit with embed_dim=96 has its shapes and computes otherwise"),
+        slow("test_vit", {"width": 1.5}, "timm/test_vit with embed_dim=96 has its shapes and computes otherwise"),
         ("test_efficientnet", {"width": 1.5}, "no argument of timm/test_efficientnet's constructor makes conv_stem.we"),
     ],
 )
@@ -128,7 +131,7 @@ def test_what_timm_cannot_build_has_its_plan_beside_it(
 
 def test_the_hub_gets_a_card_that_says_what_grew(tmp_path: Path) -> None:
     folder, base = tmp_path / "grown", "timm/test_resnet.r160_in1k"
-    grown = fxgrow.grow(timm.create_model("test_resnet"), depth={"layer1": "+1"})
+    grown = fxgrow.grow(timm.create_model("test_resnet"), depth={"layer1": "+1"}, verify=False)
     card = folder / "README.md"
     written(grown, folder, base)
     _, head, text = card.read_text().split("---\n", 2)
@@ -176,6 +179,7 @@ def test_numbers_that_are_tried() -> None:
     assert list(_changes(taken, _grew(before, after))) == [{"width": 16}, {"layers": [3, 8]}, {"layers": [2, 16]}]
 
 
+@pytest.mark.slow
 def test_a_vision_transformer_of_another_depth_keeps_its_class(tmp_path: Path) -> None:
     grown = fxgrow.grow(timm.create_model("test_vit"), depth="+2", verify=False)
     written(grown, tmp_path / "grown", "timm/test_vit")

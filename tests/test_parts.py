@@ -18,6 +18,7 @@ from fxgrow.errors import AmountError, PlanError
 from fxgrow.measure.liveness import unmoved
 from fxgrow.noise import WithoutNoise
 from tests.models import lively
+from tests.pairing import few
 
 
 class Body(nn.Module):
@@ -311,7 +312,7 @@ def deep() -> Settling:
     return lively(model)
 
 
-@pytest.mark.parametrize("width", [None, 1.5])
+@pytest.mark.parametrize("width", few((None, 1.5), 1.5))
 def test_parts_gain_blocks(width: float | None, tmp_path: Path) -> None:
     model = deep()
     grown: Any = fxgrow.grow(model, width, 1.5, example_inputs=INPUTS)

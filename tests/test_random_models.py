@@ -264,7 +264,7 @@ growths = st.lists(
 Made = tuple[nn.Module, tuple[Tensor, ...]]
 
 
-@settings(max_examples=30)
+@settings(max_examples=10)
 @given(models(), growths)
 def test_random_models_keep_their_function(sample: Made, sequence: Any) -> None:
     assert_function_is_kept(sample, sequence)
@@ -295,7 +295,7 @@ def assert_function_is_kept(sample: Made, sequence: Any) -> None:
 widths, inits = st.sampled_from([1.25, 1.5, 2]), st.sampled_from(["zero", "mirror", "replicate"])
 
 
-@settings(max_examples=25, derandomize=True)
+@settings(max_examples=8, derandomize=True)
 @given(models(), widths, inits)
 def test_new_units_of_random_models_learn(sample: Made, width: float, init: str) -> None:
     assert_new_units_learn(sample, width, init)

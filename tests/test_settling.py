@@ -20,6 +20,7 @@ from fxgrow import guards
 from fxgrow.errors import FxgrowError
 from fxgrow.own.edited import CallEdit
 from tests.models import lively
+from tests.pairing import few, in_turn, slow
 from tests.test_guards import assert_near, normal
 
 FORMS = pytest.mark.parametrize("form", ["module", "graph"])
@@ -49,6 +50,7 @@ MODELS = {
     "written": Written,
 }
 KINDS = pytest.mark.parametrize("kind", MODELS)
+KIND_AND_FORM = pytest.mark.parametrize(("kind", "form"), in_turn(MODELS, ("module", "graph")))
 
 
 def pair(kind: str, form: str = "auto") -> tuple[nn.Module, Any]:
@@ -92,8 +94,7 @@ def test_it_leads_from_the_grown_function_to_that_of_torch_s_norm(kind: str, for
     assert "guards" not in str(grown)
 
 
-@KINDS
-@FORMS
+@KIND_AND_FORM
 def test_back_to_the_old_units(kind: str, form: str) -> None:
     model, grown = pair(kind, form)
     fxgrow.settle(grown, 0.5)
@@ -113,9 +114,8 @@ def test_torch_s_class_comes_back(kind: str) -> None:
     assert "16" in grown[2].extra_repr()
 
 
-@KINDS
-@FORMS
-@pytest.mark.parametrize("share", [0.5, 1])
+@KIND_AND_FORM
+@pytest.mark.parametrize("share", [0.5, slow(1)])
 def test_nothing_says_proved_of_another_function(kind: str, form: str, share: float) -> None:
     model, grown = pair(kind, form)
     births = fxgrow.births(grown)
@@ -129,9 +129,8 @@ def test_nothing_says_proved_of_another_function(kind: str, form: str, share: fl
     assert fxgrow.births(grown) == births
 
 
-@KINDS
-@FORMS
-@pytest.mark.parametrize("share", [0.5, 1])
+@KIND_AND_FORM
+@pytest.mark.parametrize("share", [0.5, slow(1)])
 def test_files_keep_it(kind: str, form: str, share: float, tmp_path: Path) -> None:
     model, grown = pair(kind, form)
     fxgrow.settle(grown, share)
@@ -155,8 +154,7 @@ def test_torch_saves_and_copies_it(kind: str) -> None:
         torch.testing.assert_close(twin(X), built_by_hand(kind, twin)(X), rtol=1e-12, atol=1e-12)
 
 
-@KINDS
-@FORMS
+@KIND_AND_FORM
 def test_what_is_settled_grows_as_any_model_does(kind: str, form: str, tmp_path: Path) -> None:
     model, grown = pair(kind, form)
     fxgrow.settle(grown, 1)
@@ -170,8 +168,7 @@ def test_what_is_settled_grows_as_any_model_does(kind: str, form: str, tmp_path:
     assert torch.equal(fxgrow.load(tmp_path / "wider.safetensors", model)(X), wider(X))
 
 
-@KINDS
-@FORMS
+@KIND_AND_FORM
 def test_a_guard_that_grew_twice_is_settled(kind: str, form: str) -> None:
     _, grown = pair(kind, form)
     wider: Any = fxgrow.grow(grown, 1.5, example_inputs=X).eval()
@@ -212,7 +209,7 @@ def test_half_way_its_units_do_not_grow() -> None:
         fxgrow.grow(grown, 1.5, example_inputs=X)
 
 
-@FORMS
+@pytest.mark.parametrize("form", few(("module", "graph"), "graph"))
 def test_files_keep_shares_of_earlier_growths(form: str, tmp_path: Path) -> None:
     """A norm that was settled before another growth stays so, whatever new guards that growth brings."""
 
@@ -236,10 +233,11 @@ def test_files_keep_shares_of_earlier_growths(form: str, tmp_path: Path) -> None
     assert fxgrow.report(wider).settled == 0 and fxgrow.report(grown).settled == 0.5
 
 
+@pytest.mark.slow
 def test_a_model_of_timm_is_of_its_classes_again() -> None:
     torch.manual_seed(0)
     model, images = lively(timm.create_model("test_convnext")).double().eval(), normal(2, 3, 64, 64)
-    grown: Any = fxgrow.grow(model, 1.5, depth=1.5, example_inputs=images).eval()
+    grown: Any = fxgrow.grow(model, 1.5, depth=1.5, example_inputs=images, verify=False).eval()
     fxgrow.settle(grown, 0.5)
     half = grown(images)
     fxgrow.settle(grown, 1)

@@ -22,12 +22,13 @@ from tests.pairing import slow
 WORLD = 2
 IMAGES = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
 TARGETS = torch.arange(8) % 5
+SIZES: dict[str, int] = {"img_size": 32, "patch_size": 16, "embed_dim": 16, "depth": 2, "num_heads": 2}
 GROWTHS: list[dict[str, Any]] = [{"width": 1.5}, {"depth": 1.5, "init": "mirror"}]
 
 
 def vit() -> Any:
     torch.manual_seed(3)
-    return lively(timm.create_model("test_vit", img_size=32, patch_size=16, num_classes=5)).double()
+    return lively(timm.models.VisionTransformer(**SIZES, num_classes=5)).double()
 
 
 def shard(model: Any) -> None:

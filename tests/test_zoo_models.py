@@ -61,7 +61,7 @@ def build(name: str) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
 
 
 @pytest.mark.parametrize(
-    ("name", "how"), in_turn(SMALL, ((2.0, "zero"), (1.5, "mirror"), (2.0, "mirror"), (1.5, "zero")))
+    ("name", "how"), in_turn(SMALL, ((2.0, "zero"), (1.5, "mirror"), (2.0, "mirror"), (1.5, "zero")), list(SMALL)[:2])
 )
 def test_small_models_grow(name: str, how: tuple[float, str]) -> None:
     width, init = how

@@ -52,7 +52,7 @@ def test_epochs_are_cut_in_proportion_and_never_to_none() -> None:
 
 SLOW = pytest.mark.slow
 TRIED = [
-    *(("resnet20", way) for way in ("small", "half then whole, random padding", "nine stages, mirror, both")),
+    *(("resnet20", way) for way in ("small", "half then whole, random padding")),
     *(pytest.param(network, way, marks=SLOW) for network in NETWORKS for way in WAYS[network]),
 ]
 

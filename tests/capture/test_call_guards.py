@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import fxgrow
 from fxgrow.errors import SettledError
 from tests.capture.assembled import EXACT, normal
+from tests.pairing import few
 
 X = normal(4, 6)
 
@@ -91,7 +92,10 @@ CALLS: dict[str, tuple[type[Layers], tuple[Any, ...], tuple[Any, ...], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", CALLS)
+CALLS_IN_EVERY_RUN = ("one more", "another key", "another function", "another member", "no tensor", "few samples")
+
+
+@pytest.mark.parametrize("name", few(CALLS, *CALLS_IN_EVERY_RUN))
 def test_another_call_is_taken_by_the_class_and_refused_by_a_graph(name: str) -> None:
     make, recorded, another, text = CALLS[name]
     model = make().double()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,7 @@ from fxgrow.capture.expansions import EXPANSIONS
 from fxgrow.errors import CaptureError
 from tests.capture.assembled import EXACT, assembled, assert_same_in_both_modes, difference, normal
 from tests.models import lively
+from tests.pairing import in_turn
 
 WIDTH, HEADS, BATCH, LENGTH, MEMORY = 8, 2, 3, 4, 5
 BOTH = pytest.mark.parametrize("batch_first", [True, False])
@@ -91,7 +93,7 @@ def causal(length: int) -> Tensor:
 # -- attention -----------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=40)
+@settings(max_examples=2 * settings.default.max_examples // 5)
 @given(
     batch_first=st.booleans(),
     bias=st.booleans(),
@@ -253,7 +255,7 @@ def layer_masks(name: str, kind: str) -> dict[str, Tensor]:
     return masks
 
 
-@settings(max_examples=40)
+@settings(max_examples=2 * settings.default.max_examples // 5)
 @given(
     name=st.sampled_from(list(LAYERS)),
     batch_first=st.booleans(),
@@ -315,11 +317,13 @@ def stack(name: str, batch_first: bool, norm: bool) -> nn.Module:
     return nn.TransformerDecoder(layer, 2, last)  # type: ignore[arg-type]
 
 
-@BOTH
-@pytest.mark.parametrize("norm", [True, False])
-@pytest.mark.parametrize("masks", ["none", "boolean", "float"])
-@pytest.mark.parametrize("name", LAYERS)
-def test_stacks(name: str, masks: str, norm: bool, batch_first: bool) -> None:
+@pytest.mark.parametrize(
+    ("case", "how"),
+    in_turn(itertools.product(LAYERS, ("none", "boolean", "float")), list(itertools.product((True, False), repeat=2))),
+    ids=lambda values: "-".join(map(str, values)),
+)
+def test_stacks(case: tuple[str, str], how: tuple[bool, bool]) -> None:
+    (name, masks), (norm, batch_first) = case, how
     tensors = {**layer_inputs(name, batch_first), **layer_masks(name, masks)}
     if name == "encoder" and "src_mask" in tensors:
         tensors["mask"] = tensors.pop("src_mask")
@@ -327,8 +331,7 @@ def test_stacks(name: str, masks: str, norm: bool, batch_first: bool) -> None:
 
 
 @BOTH
-@pytest.mark.parametrize("norm_first", [True, False])
-@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize(("norm_first", "masked"), in_turn((True, False), (True, False)))
 def test_the_whole_transformer(batch_first: bool, norm_first: bool, masked: bool) -> None:
     inner = nn.Transformer(
         WIDTH, HEADS, 1, 1, 12, dropout=0.0, batch_first=batch_first, norm_first=norm_first, activation="gelu"

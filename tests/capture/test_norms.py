@@ -99,7 +99,10 @@ def test_hooks_on_norms_run_and_no_norm_is_a_function(norm: Any, guarded: bool) 
     assert seen == ["blocks.0.norm", "blocks.1.norm", "norm"] * 2
 
 
-@pytest.mark.parametrize(("norm", "guarded"), NORMS)
+SAVED = [NORMS[0], *(pytest.param(*norm.values, id=norm.id, marks=pytest.mark.slow) for norm in NORMS[1:])]
+
+
+@pytest.mark.parametrize(("norm", "guarded"), SAVED)
 def test_such_graphs_are_proved_saved_copied_and_grow_on(norm: Any, guarded: bool, tmp_path: Path) -> None:
     original = model(norm, guarded)
     grown = grown_graph(original, 1.5)

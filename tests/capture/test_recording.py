@@ -21,6 +21,7 @@ from fxgrow.capture import capture
 from fxgrow.capture.numbers import Attribute, Expression
 from fxgrow.errors import CaptureError, FxgrowError, SettledError, UntraceableError
 from tests.capture.assembled import EXACT, assembled, assert_same_in_both_modes, normal
+from tests.pairing import slow
 
 X = normal(2, 5, 6)
 
@@ -304,7 +305,7 @@ def test_a_buffer_that_keeps_positions_is_no_loss() -> None:
     torch.testing.assert_close(grown(X), model(X), rtol=EXACT, atol=EXACT)
 
 
-@pytest.mark.parametrize("draw", [random.random, np.random.rand, lambda: random.choice([0.0, 1.0])])
+@pytest.mark.parametrize("draw", [random.random, slow(np.random.rand), slow(lambda: random.choice([0.0, 1.0]))])
 def test_chance_is_refused_by_the_line_that_draws(draw: Callable[[], float]) -> None:
     class Dropping(Between):
         def forward(self, x: Tensor) -> Any:

@@ -17,6 +17,7 @@ import fxgrow
 from fxgrow.measure.verification import relative_error
 from tests.capture.assembled import EXACT, normal
 from tests.models import lively
+from tests.pairing import few
 
 IMAGES = normal(2, 3, 96, 96)
 NAMES = ["test_vit", "test_resnet", "test_convnext", "test_efficientnet"]
@@ -41,7 +42,7 @@ class Pair:
         return relative_error(output, self.expected) <= error
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=few(NAMES, "test_resnet"))
 def pair(request: pytest.FixtureRequest) -> Pair:
     return Pair(request.param)
 
@@ -80,7 +81,7 @@ def test_it_runs_in_onnxruntime(pair: Pair, tmp_path: Path) -> None:
     assert pair.gives(torch.tensor(output, dtype=torch.float64), 1e-5)
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "test_convnext"])
+@pytest.mark.parametrize("name", few(("test_resnet", "test_convnext"), "test_resnet"))
 def test_torch_fx_traces_it_as_it_does_the_original(name: str) -> None:
     pair = Pair(name)
     assert pair.gives(torch.fx.symbolic_trace(pair.grown)(IMAGES))
@@ -163,7 +164,7 @@ def test_features_at_every_depth(pair: Pair) -> None:
         pair.grown.get_submodule(info["module"])
 
 
-@pytest.mark.parametrize("name", ["test_vit", "test_resnet", "test_efficientnet"])
+@pytest.mark.parametrize("name", few(("test_vit", "test_resnet", "test_efficientnet"), "test_resnet"))
 def test_models_that_give_features_say_what_they_give(name: str) -> None:
     """Outputs keep their size, and so does what is said of them; a position among blocks follows."""
     model = built(name, features_only=True)
@@ -220,7 +221,7 @@ class Stages(nn.Module):
         return x
 
 
-@pytest.mark.parametrize("listed", [False, True])
+@pytest.mark.parametrize("listed", few((False, True), True))
 def test_numbers_of_blocks_that_a_forward_counts_to_follow(listed: bool) -> None:
     model, x = Stages(listed).double(), torch.randn(2, 6, dtype=torch.float64)
     grown: Any = fxgrow.grow(model, depth="+1", example_inputs=x)

@@ -16,6 +16,7 @@ import fxgrow
 from fxgrow.capture.arguments import other_values
 from fxgrow.errors import SettledError
 from fxgrow.proof.certificate import Verdict
+from tests.pairing import slow
 
 
 class Tasks(nn.Module):
@@ -89,16 +90,16 @@ def carried(grown: nn.Module, model: nn.Module, x: torch.Tensor, folder: Any) ->
     """What a file, further growth, a plan from JSON, a copy and a pickle make of a grown model, in this order."""
     fxgrow.save(grown, folder / "grown.safetensors")
     loaded = fxgrow.load(folder / "grown.safetensors", type(model)().double())
-    further = fxgrow.grow(grown, 1.5, example_inputs=x)
+    further = fxgrow.grow(grown, 1.5, example_inputs=x, verify=False)
     plan = fxgrow.Plan.from_json(fxgrow.report(grown).plan.to_json())
-    return [loaded, further, plan.apply(model), copy.deepcopy(grown), pickle.loads(pickle.dumps(grown))]
+    return [loaded, further, plan.apply(model, verify=False), copy.deepcopy(grown), pickle.loads(pickle.dumps(grown))]
 
 
 CALLS = [(task, domain) for task in ("depth", "normals") for domain in (0, 1)]
 
 
 @pytest.mark.parametrize(
-    "how", [{}, {"init": "mirror"}, {"init": "mirror", "parameterization": "variance-transfer"}], ids=str
+    "how", [{}, slow({"init": "mirror"}), slow({"init": "mirror", "parameterization": "variance-transfer"})], ids=str
 )
 def test_heads_that_other_calls_read_grow_along(how: dict[str, Any]) -> None:
     torch.manual_seed(0)
@@ -236,7 +237,9 @@ class Keywords(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "call", [{"kind": Kind.SOFT}, {"power": 0.7}, {"mean": True}, {"spread": True}], ids=lambda call: next(iter(call))
+    "call",
+    [slow({"kind": Kind.SOFT}), {"power": 0.7}, slow({"mean": True}), {"spread": True}],
+    ids=lambda call: next(iter(call)),
 )
 def test_however_a_forward_asks(call: dict[str, Any]) -> None:
     torch.manual_seed(0)

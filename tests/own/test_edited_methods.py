@@ -92,6 +92,7 @@ def test_a_method_that_computes_otherwise_at_each_run_is_refused_by_itself() -> 
         grown.average(X)
 
 
+@pytest.mark.slow
 def test_the_head_of_states_takes_their_mean_over_old_ones() -> None:
     torch.manual_seed(0)
     images = normal(2, 3, 64, 64)

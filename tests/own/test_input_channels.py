@@ -44,7 +44,10 @@ def assert_more_channels(model: nn.Module, grown: nn.Module) -> None:
             torch.testing.assert_close(after[:, :7], before, rtol=EXACT, atol=EXACT)
 
 
-@pytest.mark.parametrize(("case", "form"), in_turn(zip(MODELS, WAYS, strict=True), ("graph", "auto")))
+CASES = list(zip(MODELS, WAYS, strict=True))
+
+
+@pytest.mark.parametrize(("case", "form"), in_turn(CASES, ("graph", "auto"), CASES[:1]))
 def test_whatever_new_channels_hold_outputs_stay(case: tuple[str, dict[str, Any]], form: str) -> None:
     name, way = case
     model = timm_model(name)
@@ -68,7 +71,7 @@ def test_it_grows_again_is_kept_in_files_and_in_plans(tmp_path: Path) -> None:
     model = timm_model("test_resnet")
     grown = fxgrow.grow(model, in_chans="+2", example_inputs=IMAGES)
     wider = fxgrow.grow(grown, width=1.5)  # example inputs have five channels by now
-    again = fxgrow.grow(wider, in_chans="+1")
+    again = fxgrow.grow(wider, in_chans="+1", verify=False)
     assert fxgrow.report(again).plan.channels == Channels(5, 6, ((0, 0, 1),))
     assert str(fxgrow.certify(again, model).verdict) == "PROVED"
     fxgrow.save(wider, tmp_path / "wider.safetensors")

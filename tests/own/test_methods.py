@@ -8,7 +8,7 @@ from fxgrow.zoo.choice import chosen
 from benchmarks.methods import findings
 from fxgrow.errors import FxgrowError
 
-QUICK = ("test_resnet", "test_vit")
+QUICK = ("test_resnet",)
 FAMILIES = [entry.name for entry in chosen("timm", at_most=12)]
 PARAMETERS = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES if name not in QUICK)]
 

@@ -16,7 +16,7 @@ import fxgrow
 from fxgrow.errors import PlanError
 from tests.capture.assembled import EXACT, normal
 from tests.models import lively
-from tests.pairing import in_turn, slow
+from tests.pairing import few, in_turn
 
 IMAGES = normal(2, 3, 96, 96)
 
@@ -29,7 +29,7 @@ def timm_model(name: str, **options: Any) -> nn.Module:
 NAMES = ["test_resnet", "test_vit", "test_convnext", "test_efficientnet", "test_byobnet"]
 
 
-@pytest.fixture(scope="module", params=[*NAMES[:3], *map(slow, NAMES[3:])])
+@pytest.fixture(scope="module", params=few(NAMES, "test_resnet"))
 def pair(request: pytest.FixtureRequest) -> tuple[nn.Module, nn.Module]:
     options = {"img_size": 96} if "vit" in request.param else {}
     model = timm_model(request.param, **options)
@@ -67,6 +67,7 @@ def test_it_grows_on(pair: tuple[nn.Module, nn.Module]) -> None:
     assert str(fxgrow.certify(again, pair[0]).verdict) == "PROVED"
 
 
+@pytest.mark.slow
 def test_a_deeper_resnet_has_the_names_of_the_native_one() -> None:
     model = timm.create_model("resnet18")
     grown = fxgrow.grow(model, depth={"layer1": "=3", "layer2": "=4", "layer3": "=6", "layer4": "=3"}, verify=False)
@@ -375,7 +376,7 @@ HEADS = {
 }
 
 
-@pytest.mark.parametrize(("head", "name"), in_turn(HEADS, ("mobilenetv3_small_050", "test_convnext")))
+@pytest.mark.parametrize(("head", "name"), in_turn(HEADS, ("mobilenetv3_small_050", "test_convnext"), ("reset",)))
 def test_a_file_keeps_heads_of_several_layers_and_of_timms(name: str, head: str, tmp_path: Any) -> None:
     grown: Any = fxgrow.grow(timm.create_model(name), 1.5, verify=False)
     classifier, make = grown.get_classifier(), HEADS[head]
@@ -393,6 +394,7 @@ def test_a_file_keeps_heads_of_several_layers_and_of_timms(name: str, head: str,
     assert fxgrow.births(loaded) == fxgrow.births(grown)
 
 
+@pytest.mark.slow
 def test_a_file_keeps_a_head_in_place_of_a_part_with_others(tmp_path: Any) -> None:
     grown: Any = fxgrow.grow(timm.create_model("test_convnext"), 1.5, verify=False)
     pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(grown.num_features, 3))
@@ -440,7 +442,8 @@ class Unknown(nn.Module):
         return out
 
 
-@pytest.mark.parametrize("form", ["module", "graph"])
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ("module", "graph"))
 def test_a_file_keeps_heads_that_were_put_in_between_growths(form: str, tmp_path: Any) -> None:
     """Transfer, grow, transfer and grow, with files in between: each loads from its name alone."""
     file = tmp_path / "grown.safetensors"
@@ -518,7 +521,7 @@ def test_what_was_edited_by_hand_and_no_file_can_say_is_refused(tmp_path: Any) -
     assert torch.equal(fxgrow.load(tmp_path / "grown.safetensors", original)(IMAGES.float()), mixed(IMAGES.float()))
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext", "test_efficientnet"])
+@pytest.mark.parametrize("name", few(NAMES[:4], "test_efficientnet"))
 def test_attributes_that_other_methods_read_follow(name: str) -> None:
     options = {"img_size": 96} if "vit" in name else {}
     model = timm_model(name, **options)
@@ -662,6 +665,7 @@ def test_numbers_that_a_function_kept_whole_is_given_follow() -> None:
     torch.testing.assert_close(grown(x), model(x), rtol=EXACT, atol=EXACT)
 
 
+@pytest.mark.slow
 def test_sizes_that_a_layer_compares_are_those_of_the_last_new_block() -> None:
     """A DPN concatenates what each block makes, and the norm behind them asserts how much that is."""
     torch.manual_seed(0)
@@ -706,15 +710,17 @@ def bare_model() -> Any:
 ROWS = torch.randn(3, 6, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("form", ["module", "graph"])
-@pytest.mark.parametrize(
-    ("path", "part"),
-    [("1", nn.GELU("tanh")), ("1", nn.LeakyReLU(0.3)), ("3.1", nn.Identity()), ("3", nn.Flatten(0)), ("2", nn.Tanh())],
-    ids=str,
-)
+PUT_IN = [
+    *(("1", nn.GELU("tanh")), ("1", nn.LeakyReLU(0.3)), ("3.1", nn.Identity()), ("3", nn.Flatten(0))),
+    ("2", nn.Tanh()),
+]
+
+
+@pytest.mark.parametrize(("case", "form"), in_turn(PUT_IN, ("module", "graph")), ids=str)
 def test_a_file_keeps_parts_without_parameters_put_in_by_hand(
-    path: str, part: nn.Module, form: str, tmp_path: Any
+    case: tuple[str, nn.Module], form: str, tmp_path: Any
 ) -> None:
+    path, part = case
     model = bare_model()
     grown = fxgrow.grow(model, {"0": 2}, example_inputs=ROWS, form=form).eval()
     plain = grown(ROWS)

@@ -95,6 +95,7 @@ def test_parts_that_a_forward_asks_for_by_name_keep_their_names() -> None:
     assert "layer4" not in dict(grown.named_children())
 
 
+@pytest.mark.slow
 def test_layer_decay_groups_what_timm_counts() -> None:
     model = timm.create_model("regnetx_002", num_classes=4)
     deep = fxgrow.grow(model, depth={"s3": "+2", "s4": "+1"}, example_inputs=torch.randn(2, 3, 32, 32), verify=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -83,6 +84,7 @@ def test_positions_that_another_method_reads_follow() -> None:
             torch.testing.assert_close(feature, expected, rtol=EXACT, atol=EXACT)
 
 
+@pytest.mark.slow
 def test_they_follow_in_files_and_through_another_growth(tmp_path: Any) -> None:
     model = staged()
     grown: Any = fxgrow.grow(model, depth={"blocks": 1.5}, example_inputs=X)

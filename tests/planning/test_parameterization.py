@@ -18,7 +18,7 @@ from fxgrow.own.edited import Multiplied
 from fxgrow.planning.plan import Rescaling
 from tests.checks import unmoved, worst_error
 from tests.models import PLAIN, lively
-from tests.pairing import in_turn
+from tests.pairing import few, in_turn
 
 X = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
 
@@ -89,7 +89,10 @@ def test_new_weights_are_of_the_tables_size_as_the_function_sees_them(parameteri
         assert ratio == pytest.approx(factor, rel=0.1), name
 
 
-@pytest.mark.parametrize(("name", "init"), in_turn(PLAIN, ("mirror", "zero")))
+@pytest.mark.parametrize(
+    ("name", "init"),
+    in_turn(PLAIN, ("mirror", "zero"), ("perceptron", "unet", "cross-attention", "channel-convolution")),
+)
 def test_plain_models_stay_the_same_and_learn(name: str, init: str) -> None:
     make, inputs = PLAIN[name]
     model = lively(make())
@@ -106,7 +109,9 @@ def test_plain_models_stay_the_same_and_learn(name: str, init: str) -> None:
         assert worst_error(twice, folded, values, training) <= 1e-12
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext", "test_efficientnet"])
+@pytest.mark.parametrize(
+    "name", few(("test_resnet", "test_vit", "test_convnext", "test_efficientnet"), "test_efficientnet")
+)
 def test_library_models_in_float32(name: str) -> None:
     model = lively(timm.create_model(name)).float()
     grown = fxgrow.grow(model, 1.5, parameterization="variance-transfer")
@@ -251,7 +256,7 @@ def test_rms_keeps_the_variance_of_sums_and_says_that_the_function_changes() -> 
     assert fxgrow.Plan.from_json(report.plan.to_json()) == report.plan
 
 
-@pytest.mark.parametrize("name", ["test_vit", "test_resnet", "test_convnext"])
+@pytest.mark.parametrize("name", few(("test_vit", "test_resnet", "test_convnext"), "test_resnet"))
 def test_rms_of_whole_networks_is_loaded_again_and_not_kept_for_the_next_growth(name: str, tmp_path: Path) -> None:
     model = timm.create_model(name)
     wide = fxgrow.grow(model, 1.5, parameterization="rms")

@@ -16,12 +16,14 @@ from torch import nn
 import fxgrow
 from fxgrow.errors import AmountError, PlanError
 from tests.models import PLAIN, lively, perceptron
-from tests.pairing import in_turn
+from tests.pairing import few, in_turn
 
 ROW = torch.randn(2, 5)
 
 
-@pytest.mark.parametrize(("name", "init"), in_turn(PLAIN, ("zero", "mirror", "replicate")))
+@pytest.mark.parametrize(
+    ("name", "init"), in_turn(PLAIN, ("zero", "mirror", "replicate"), ("perceptron", "unet", "decoder", "two-inputs"))
+)
 def test_a_plan_survives_json(name: str, init: str) -> None:
     make, inputs = PLAIN[name]
     plan = fxgrow.plan(make(), 1.5, example_inputs=inputs, init=init)
@@ -30,7 +32,7 @@ def test_a_plan_survives_json(name: str, init: str) -> None:
     assert str(again) == str(plan)
 
 
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("name", few(PLAIN, "perceptron", "unet", "cross-attention", "decoder", "two-inputs"))
 def test_the_totals_are_those_of_the_grown_model(name: str) -> None:
     make, inputs = PLAIN[name]
     model = make()
@@ -69,7 +71,7 @@ def test_a_plan_is_the_same_every_time() -> None:
     assert plans[0] == plans[1]
 
 
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("name", few(PLAIN, "perceptron", "unet", "cross-attention", "decoder", "rotary", "two-inputs"))
 def test_the_graph_ties_groups_to_the_tensors_they_run_through(name: str) -> None:
     make, inputs = PLAIN[name]
     plan = fxgrow.plan(make(), 2, example_inputs=inputs)
@@ -124,7 +126,7 @@ def test_the_table_says_what_grows_what_stays_and_why() -> None:
     assert "parameters 116 → 212 (x1.83)" in text
 
 
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("name", few(PLAIN, "perceptron", "unet", "one-head", "rotary", "two-inputs"))
 def test_a_plan_that_went_through_json_grows_the_very_model(name: str) -> None:
     make, inputs = PLAIN[name]
     model = lively(make())
@@ -137,8 +139,9 @@ def test_a_plan_that_went_through_json_grows_the_very_model(name: str) -> None:
     assert fxgrow.report(again) == fxgrow.report(grown)
 
 
-@pytest.mark.parametrize("form", ["auto", "graph"])
-@pytest.mark.parametrize("name", ["test_vit", "test_efficientnet"])
+@pytest.mark.parametrize(
+    ("name", "form"), in_turn(("test_vit", "test_efficientnet"), ("graph", "auto"), ("test_efficientnet",))
+)
 def test_an_average_grows_as_its_model_does(name: str, form: str) -> None:
     """Also once more: the second growth's plan is for the grown average."""
     model = lively(timm.create_model(name, num_classes=5)).double()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import fxgrow
 from tests.checks import assert_grows
+from tests.pairing import in_turn
 
 TOKENS = torch.randn(2, 4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
 
@@ -41,8 +42,7 @@ BETWEEN = {
 }
 
 
-@pytest.mark.parametrize("name", BETWEEN)
-@pytest.mark.parametrize("init", ["zero", "mirror"])
+@pytest.mark.parametrize(("name", "init"), in_turn(BETWEEN, ("zero", "mirror")))
 def test_sizes_follow_however_they_are_spelled(name: str, init: str) -> None:
     torch.manual_seed(0)
     model = Between(BETWEEN[name]).double()

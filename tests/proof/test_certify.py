@@ -18,9 +18,10 @@ from fxgrow.errors import FxgrowError
 from fxgrow.proof.certificate import Verdict
 from fxgrow.testing.sabotage import sabotaged
 from tests.models import PLAIN, lively, perceptron
-from tests.pairing import in_turn, slow
+from tests.pairing import few, in_turn, slow
 
 INITS = ("zero", "mirror", "replicate")
+FAULTY = ("perceptron", "encoder-prenorm", "cross-attention")
 TIMM = ("test_resnet", "test_vit", "test_convnext", "test_efficientnet", "test_byobnet")
 
 
@@ -30,21 +31,24 @@ def grown(name: str, init: str = "zero", **options: Any) -> tuple[nn.Module, Any
     return model, fxgrow.grow(model, 1.5, init=init, example_inputs=inputs, verify=False, **options)
 
 
-@pytest.mark.parametrize(("name", "init"), in_turn(PLAIN, INITS))
+@pytest.mark.parametrize(
+    ("name", "init"),
+    in_turn(PLAIN, INITS, [name for name in PLAIN if name not in ("tagger", "detector", "masked", "encoder")]),
+)
 def test_every_growth_of_a_user_model_is_proved(name: str, init: str) -> None:
     model, wider = grown(name, init)
     certificate = fxgrow.certify(wider, model)
     assert certificate.verdict is Verdict.PROVED, str(certificate)
 
 
-@pytest.mark.parametrize(("name", "init"), in_turn(TIMM, INITS))
+@pytest.mark.parametrize(("name", "init"), in_turn(TIMM, INITS, ("test_convnext", "test_efficientnet")))
 def test_every_growth_of_a_library_model_is_proved(name: str, init: str) -> None:
     model = lively(timm.create_model(name))
     certificate = fxgrow.certify(fxgrow.grow(model, 1.5, init=init, verify=False), model)
     assert certificate.verdict is Verdict.PROVED, str(certificate)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [slow(torch.float32), torch.bfloat16])
 def test_rounded_gains_and_means_are_proved_in_lower_precision(dtype: torch.dtype) -> None:
     make, inputs = PLAIN["encoder"]
     model = lively(make()).to(dtype)
@@ -52,7 +56,7 @@ def test_rounded_gains_and_means_are_proved_in_lower_precision(dtype: torch.dtyp
     assert fxgrow.certify(wider, model).verdict is Verdict.PROVED
 
 
-@pytest.mark.parametrize("name", ["perceptron", "encoder-prenorm", "decoder", slow("tagger")])
+@pytest.mark.parametrize("name", few(("perceptron", "encoder-prenorm", "decoder", "tagger"), "perceptron"))
 def test_several_growths_are_proved_from_the_last_and_from_the_first(name: str) -> None:
     model, once = grown(name)
     twice = fxgrow.grow(once, 1.5, init="mirror", verify=False)
@@ -60,13 +64,24 @@ def test_several_growths_are_proved_from_the_last_and_from_the_first(name: str) 
     assert fxgrow.certify(twice, model).verdict is Verdict.PROVED
 
 
-@pytest.mark.parametrize(("name", "init"), in_turn(PLAIN, INITS))
+@pytest.mark.parametrize(("name", "init"), zip(FAULTY, INITS, strict=True))
 def test_no_fault_that_changes_outputs_is_proved(name: str, init: str) -> None:
+    assert_no_fault_is_proved(name, init, 12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("init", INITS)
+@pytest.mark.parametrize("name", PLAIN)
+def test_none_of_more_faults_in_any_user_model_is_proved(name: str, init: str) -> None:
+    assert_no_fault_is_proved(name, init, 24)
+
+
+def assert_no_fault_is_proved(name: str, init: str, count: int) -> None:
     model, wider = grown(name, init)
     before = {key: value.clone() for key, value in wider.state_dict().items()}
-    tally = sabotaged(model, wider, 24, seed=1)
+    tally = sabotaged(model, wider, count, seed=1)
     assert tally.missed == []
-    assert tally.total == 24 and tally.found.total() >= 12
+    assert tally.total == count and tally.found.total() >= count // 2
     assert all(torch.equal(value, before[key]) for key, value in wider.state_dict().items())
     assert fxgrow.certify(wider, model).verdict is Verdict.PROVED
 
@@ -209,7 +224,7 @@ def test_windows_that_are_shifted_and_biased_by_a_table(library: str) -> None:
         model = SwinTransformer3d([2, 4, 4], window_size=[2, 7, 7], num_classes=5, **options)
     shape = (2, 3, 56, 56) if library == "timm" else (1, 3, 8, 56, 56)
     model = lively(model)
-    grown = fxgrow.grow(model, width=2, example_inputs=torch.randn(shape, dtype=torch.float64))
+    grown = fxgrow.grow(model, width=2, example_inputs=torch.randn(shape, dtype=torch.float64), verify=False)
     assert fxgrow.certify(grown, model).verdict is Verdict.PROVED
 
 

@@ -16,7 +16,7 @@ import fxgrow
 from fxgrow.proof.certificate import Certificate, Verdict
 from fxgrow.testing.sabotage import sabotaged
 from tests.models import PLAIN, lively
-from tests.pairing import in_turn
+from tests.pairing import few, in_turn
 from tests.test_depth import IMAGE, MODELS, Residual, conv, stages
 from tests.test_parts import INPUTS, Settling
 from tests.transforms.test_readouts import IMAGE as IMAGES
@@ -40,7 +40,7 @@ def steps(certificate: Certificate) -> dict[str, Certificate]:
     return {leaf.claim: leaf for leaf in certificate.leaves()}
 
 
-@pytest.mark.parametrize("name", DENSE)
+@pytest.mark.parametrize("name", few(DENSE, "dense norms"))
 def test_new_dense_layers_add_units(name: str) -> None:
     model, inputs = built(name)
     once = fxgrow.grow(model, depth=2.0, example_inputs=inputs, verify=False)
@@ -52,7 +52,7 @@ def test_new_dense_layers_add_units(name: str) -> None:
     assert proved(fxgrow.certify(fxgrow.fold(third), twice))
 
 
-@pytest.mark.parametrize("name", DENSE)
+@pytest.mark.parametrize("name", few(DENSE, "dense stream"))
 def test_no_fault_beside_new_dense_layers_is_missed(name: str) -> None:
     model, inputs = built(name)
     grown = fxgrow.grow(model, 1.25, 1.5, example_inputs=inputs, verify=False)
@@ -110,7 +110,7 @@ def test_an_activation_that_changes_its_input_is_no_identity() -> None:
     assert certificate.weakest.detail == "GELU changes its input"
 
 
-@pytest.mark.parametrize(("name", "init"), in_turn(PLAIN, ("zero", "mirror")))
+@pytest.mark.parametrize(("name", "init"), in_turn(PLAIN, ("zero", "mirror"), ("perceptron", "cross-attention")))
 def test_variance_transfer_is_proved_folded_or_not(name: str, init: str) -> None:
     make, inputs = PLAIN[name]
     model = lively(make())
@@ -162,10 +162,8 @@ def test_depth_width_and_depth_again_are_proved_from_the_first_model() -> None:
     assert proved(fxgrow.certify(last, deeper))
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["test_vit", *(pytest.param(name, marks=pytest.mark.slow) for name in ("resnet18", "mobilenetv3_small_050"))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["test_vit", "resnet18", "mobilenetv3_small_050"])
 def test_library_models_are_proved_deeper_wider_and_rescaled(name: str) -> None:
     model = lively(timm.create_model(name))
     size = 160 if "vit" in name else 64
@@ -181,7 +179,7 @@ def test_library_models_are_proved_deeper_wider_and_rescaled(name: str) -> None:
     assert proved(fxgrow.certify(fxgrow.fold(grown), model))
 
 
-@pytest.mark.parametrize("init", ["zero", "mirror", "replicate"])
+@pytest.mark.parametrize("init", few(("zero", "mirror", "replicate"), "zero"))
 def test_readouts_of_streams_are_proved(init: str) -> None:
     model = lively(Features())
     once = fxgrow.grow(model, width=1.5, example_inputs=IMAGES, init=init, verify=False)
@@ -245,7 +243,9 @@ def test_a_detector_is_proved_in_parts() -> None:
     assert proved(fxgrow.certify(grown, model))
 
 
-@pytest.mark.parametrize("name", ["post-activation", "two branches", "chain", "pre-norm"])
+@pytest.mark.parametrize(
+    "name", few(("post-activation", "two branches", "chain", "pre-norm"), "post-activation", "chain")
+)
 def test_no_fault_in_a_deeper_model_is_proved(name: str) -> None:
     model, inputs = built(name)
     deeper = fxgrow.grow(model, 1.25, 1.5, example_inputs=inputs, verify=False)
@@ -254,7 +254,7 @@ def test_no_fault_in_a_deeper_model_is_proved(name: str) -> None:
     assert tally.found.total() >= 18
 
 
-@pytest.mark.parametrize("name", ["perceptron", "unet", "encoder-prenorm", "two-inputs"])
+@pytest.mark.parametrize("name", few(("perceptron", "unet", "encoder-prenorm", "two-inputs"), "perceptron"))
 def test_no_fault_in_a_rescaled_model_is_proved(name: str) -> None:
     make, inputs = PLAIN[name]
     model = lively(make())

@@ -15,6 +15,7 @@ import fxgrow
 from fxgrow.errors import PlanError
 from fxgrow.proof.certificate import Verdict
 from tests.capture.assembled import EXACT, normal
+from tests.pairing import in_turn
 
 X = normal(5, 6)
 
@@ -80,8 +81,7 @@ def test_what_keeps_new_units_silent_is_proved_for_every_call(name: str, first: 
         torch.testing.assert_close(grown.eval()(X), model.eval()(X), rtol=EXACT, atol=EXACT)
 
 
-@pytest.mark.parametrize("first", [True, False], ids=["before", "after"])
-@pytest.mark.parametrize("name", SPOILING)
+@pytest.mark.parametrize(("name", "first"), in_turn(SPOILING, (True, False)))
 def test_what_would_wake_new_units_is_held_and_never_proved(name: str, first: bool) -> None:
     model = Writes(SPOILING[name], first).double()
     with pytest.raises(PlanError, match="writes over the entries that keep new units from changing anything"):

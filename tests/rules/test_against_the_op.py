@@ -10,12 +10,16 @@ import pytest
 import torch
 from torch import fx, nn
 
+from fxgrow.capture import Captured
+from fxgrow.capture.capturing import recorded
 from fxgrow.containers import each_tensor, flat_tensors, holds_tensor
 from fxgrow.noise import WithoutNoise
 from fxgrow.rules.calls import Call
+from fxgrow.rules.elementwise import BINARY, UNARY
 from fxgrow.rules.registry import law_of_call, rows
-from fxgrow.testing.alone import Looked, look
+from fxgrow.testing.alone import Alone, Case, Looked, look
 from fxgrow.testing.judging import Judgement, check_equivariance, check_growth
+from tests.models import lively
 from tests.rules.cases import CASES, brought_by_fxgrow
 
 
@@ -26,11 +30,27 @@ def asks_for_the_mode(op: Any) -> bool:
     return any(isinstance(part, moded) or not type(part).__module__.startswith("torch.") for part in parts)
 
 
+ELEMENTWISE = {
+    name for kinds in (UNARY, BINARY) for names in kinds.values() for name in names.split() if hasattr(torch, name)
+}
+VARIANTS = (
+    *("batch norm 2d", "batch norm 3d", "synchronised batch norm", "timm batch norm and sigmoid"),
+    *("rnn cell", "gru", "gru cell"),
+)
+"""Ops that share a law with a case of every run: batch norm 1d, timm's with another activation, rnn, lstm."""
+
+
+def is_of_every_run(case: Case, training: bool) -> bool:
+    """Whether a case is no variant of another, as the methods of elementwise functions are, whose kind is theirs."""
+    spelled_otherwise = case.name.removesuffix(" of two").removesuffix("_") in ELEMENTWISE
+    return case.name not in VARIANTS and not spelled_otherwise and (not training or asks_for_the_mode(case.op))
+
+
 CASES_IN_MODES = [
     pytest.param(
         (number, training),
         id=f"{case}-{'train' if training else 'eval'}",
-        marks=pytest.mark.slow if training and not asks_for_the_mode(case.op) else (),
+        marks=() if is_of_every_run(case, training) else pytest.mark.slow,
     )
     for number, case in enumerate(CASES)
     for training in (False, True)
@@ -43,16 +63,16 @@ SEEN: dict[int, set[object]] = {}
 def looked(request: pytest.FixtureRequest) -> Looked:
     number, training = request.param
     result = look(CASES[number], training)
-    SEEN[number] = set(called(result))
+    SEEN[number] = set(called(result.captured))
     return result
 
 
-def called(looked: Looked) -> Iterator[object]:
+def called(captured: Captured) -> Iterator[object]:
     """The module classes, functions and methods that the graphs of an op call."""
-    for graph in looked.captured.graphs.values():
+    for graph in captured.graphs.values():
         for node in graph.nodes:
             if node.op == "call_module":
-                yield type(looked.captured.model.get_submodule(node.target))
+                yield type(captured.model.get_submodule(node.target))
             elif node.op in ("call_function", "call_method"):
                 yield node.target
 
@@ -80,8 +100,12 @@ def assert_proved(judgement: Judgement) -> None:
     assert [text for text in judgement.unproved if not any(known in text for known in NO_PROOF)] == []
 
 
+MANY = 4
+"""Of so many tensors there are too many pairs for every run: one of them is unlike the rest."""
+
+
 def test_new_units_that_a_rule_admits_leave_old_outputs_alone_and_that_is_proved(looked: Looked) -> None:
-    assert_proved(check_growth(looked, most_unlike=2))
+    assert_proved(check_growth(looked, most_unlike=2 if len(looked.analysis.parameters) < MANY else 1))
 
 
 @pytest.mark.slow
@@ -132,7 +156,10 @@ def test_an_op_is_zero_or_an_operand_where_its_terms_say_so(looked: Looked) -> N
 
 
 def test_every_row_of_the_table_has_a_case() -> None:
-    seen = {target for number, case in enumerate(CASES) for target in SEEN.get(number) or called(look(case))}
+    seen: set[object] = set()
+    for number, case in enumerate(CASES):
+        model = Alone(case.op, case.operands)
+        seen.update(SEEN.get(number) or called(recorded(lively(model), ((), {}))))
     here = {"cuda", "neg"}  # runs on no machine without one; is recorded as the operator
     missing = filter(brought_by_fxgrow, rows().keys() - seen - here)
     assert set(map(str, missing)) == set()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import fxgrow
 from tests.checks import assert_grows, example, worst_error
+from tests.pairing import in_turn, slow
 
 GENERATOR = torch.Generator().manual_seed(11)
 IMAGES = torch.randn(2, 3, 6, 6, dtype=torch.float64, generator=GENERATOR)
@@ -51,8 +52,7 @@ BETWEEN: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
 }
 
 
-@pytest.mark.parametrize("name", BETWEEN)
-@pytest.mark.parametrize("init", ["zero", "mirror"])
+@pytest.mark.parametrize(("name", "init"), in_turn(BETWEEN, ("zero", "mirror")))
 def test_what_lies_between_two_layers(name: str, init: str) -> None:
     torch.manual_seed(0)
     model = Between(*BETWEEN[name]).double()
@@ -172,9 +172,11 @@ MIXERS: dict[str, Callable[[int], nn.Module]] = {
 }
 
 
-@pytest.mark.parametrize("name", MIXERS)
-@pytest.mark.parametrize(("width", "init"), [(1.5, "zero"), (2, "zero"), (2, "mirror"), (2, "replicate")])
-def test_layers_that_mix_tokens_by_their_frequencies(name: str, width: float, init: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "how"), in_turn(MIXERS, ((1.5, "zero"), (2, "zero"), (2, "mirror"), (2, "replicate")))
+)
+def test_layers_that_mix_tokens_by_their_frequencies(name: str, how: tuple[float, str]) -> None:
+    width, init = how
     torch.manual_seed(0)
     model = Mixing(MIXERS[name]).double()
     grown = assert_grows(model, (IMAGES,), width, init, least_ratio=0.9 * width)
@@ -197,8 +199,9 @@ class Products(nn.Module):
 @pytest.mark.parametrize(
     ("init", "dtype"),
     [
-        *[("zero", torch.complex64), ("mirror", torch.complex64)],  # shares of weights are rounded
-        *[(init, torch.complex128) for init in ("zero", "mirror", "replicate")],
+        *[slow("zero", torch.complex64), slow("mirror", torch.complex64)],  # shares of weights are rounded
+        *[slow(init, torch.complex128) for init in ("zero", "mirror")],
+        ("replicate", torch.complex128),
     ],
 )
 def test_an_imaginary_part_that_does_not_cancel_is_no_proof(init: str, dtype: torch.dtype) -> None:

@@ -13,6 +13,7 @@ from torch.nn.utils import parametrizations, parametrize
 
 import fxgrow
 from tests.checks import assert_grows
+from tests.pairing import in_turn
 
 TOKENS = torch.randn(3, 4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
 GROUPS = torch.tensor([0, 1, 1, 0])
@@ -61,8 +62,7 @@ BETWEEN = {
 }
 
 
-@pytest.mark.parametrize("name", BETWEEN)
-@pytest.mark.parametrize("init", ["zero", "replicate"])
+@pytest.mark.parametrize(("name", "init"), in_turn(BETWEEN, ("zero", "replicate")))
 def test_what_lies_between_two_layers(name: str, init: str) -> None:
     torch.manual_seed(0)
     model = Between(BETWEEN[name]).double()
@@ -194,8 +194,12 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("init", ["zero", "mirror"])
+LONG = ("rnn cell", "gru cell", "lstm with a first state")
+
+
+@pytest.mark.parametrize(
+    ("name", "init"), in_turn(MODELS, ("zero", "mirror"), [name for name in MODELS if name not in LONG])
+)
 def test_models(name: str, init: str) -> None:
     torch.manual_seed(0)
     model = MODELS[name]().double()

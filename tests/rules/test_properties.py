@@ -17,7 +17,7 @@ from fxgrow.testing.alone import Case, look
 from fxgrow.testing.judging import check_equivariance, check_growth
 
 sizes = st.integers(1, 4)
-drawn = settings(max_examples=25, derandomize=True)
+drawn = settings(max_examples=settings.default.max_examples // 4, derandomize=True)
 
 
 def check(case: Case) -> None:
@@ -136,14 +136,14 @@ def test_reductions(shape: list[int], data: st.DataObject) -> None:
 attention_sizes = given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 4), st.booleans())
 
 
-@settings(drawn, max_examples=8)
+@settings(drawn, max_examples=2)
 @attention_sizes
 def test_heads_of_attention(heads: int, width: int, tokens: int, causal: bool) -> None:
     check_heads(heads, width, tokens, causal)
 
 
 @pytest.mark.slow
-@drawn
+@settings(drawn, max_examples=25)
 @attention_sizes
 def test_heads_of_attention_of_many_sizes(heads: int, width: int, tokens: int, causal: bool) -> None:
     check_heads(heads, width, tokens, causal)

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 import fxgrow
 from fxgrow.training import tracking
+from tests.pairing import in_turn
 from tests.training.small import INPUTS, convolutional, grown, loss_of
 from tests.training.test_new_blocks import deep
 
@@ -50,10 +51,12 @@ def absent_gpu(model: nn.Module) -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("cut", [False, True])
-@pytest.mark.parametrize("rule", ["norm", "gradient", "rewarm"])
-@pytest.mark.parametrize("kind", ["width", "depth"])
-def test_a_step_stays_on_its_device(kind: str, rule: str, cut: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("rule", "how"),
+    in_turn(("norm", "gradient", "rewarm"), [(kind, cut) for kind in ("width", "depth") for cut in (False, True)]),
+)
+def test_a_step_stays_on_its_device(rule: str, how: tuple[str, bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    kind, cut = how
     if cut:
         monkeypatch.setattr(tracking, "_LEAST_ENTRIES_ELSEWHERE", 0)
     model = (grown(convolutional(), 1.5, 4 / 3) if kind == "width" else deep("+1")).float()

@@ -16,6 +16,7 @@ import fxgrow
 from fxgrow.errors import TrainingError
 from fxgrow.history import history_of
 from fxgrow.training.groups import fans
+from tests.pairing import few
 from tests.training.small import convolutional, grown
 
 
@@ -24,7 +25,9 @@ def names(model: nn.Module, groups: list[dict[str, object]]) -> list[set[str]]:
     return [{name_of[id(p)] for p in group["params"]} for group in groups]  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("name", ["test_vit", "test_resnet", "test_convnext", "swin_tiny_patch4_window7_224"])
+@pytest.mark.parametrize(
+    "name", few(("test_vit", "test_resnet", "test_convnext", "swin_tiny_patch4_window7_224"), "test_convnext")
+)
 def test_what_is_decayed_is_what_timm_decays(name: str) -> None:
     """Also once the model has grown, although a graph module has not the model's methods."""
     options = {} if name.startswith("test") else {"depths": (1, 1, 1, 1), "embed_dim": 24}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import itertools
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,6 +21,7 @@ from fxgrow.errors import FxgrowError, TrainingError
 from fxgrow.training import tracking
 from fxgrow.training.rates import KEY, AdaptedRates, attached_to
 from fxgrow.training.rules import CEILING, Norms, by_update
+from tests.pairing import in_turn
 from tests.training.small import INPUTS, convolutional, grown, loss_of, train
 
 
@@ -58,11 +60,18 @@ class ReferenceSGD:
                 weight -= rates * move
 
 
-@pytest.mark.parametrize("nesterov", [False, True])
-@pytest.mark.parametrize("foreach", [False, True])
-@pytest.mark.parametrize("init", ["mirror", "zero"])
+STEPS = list(itertools.product(("mirror", "zero"), (False, True), (False, True)))
+"""How new units start; whether steps are made for all tensors at once; whether they look ahead."""
+
+
+@pytest.mark.parametrize(
+    ("how", "blocks"),
+    in_turn(STEPS, ("joined", "cut"), [STEPS[number] for number in (1, 2, 4, 7)]),
+    indirect=["blocks"],
+)
 @pytest.mark.usefixtures("blocks")
-def test_sgd_is_the_papers_formula(init: str, foreach: bool, nesterov: bool) -> None:
+def test_sgd_is_the_papers_formula(how: tuple[str, bool, bool]) -> None:
+    init, foreach, nesterov = how
     model = grown(convolutional(), 1.5, 4 / 3, init=init)
     twin = copy.deepcopy(model)
     optimizer = torch.optim.SGD(
@@ -201,7 +210,10 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
 }
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+SCALED = ("SGD", "AdamW-foreach", "AdamW-fused", "RMSprop", "Adafactor", "lookahead_adamw", "muon", "lars")
+
+
+@pytest.mark.parametrize(("name", "blocks"), in_turn(OPTIMIZERS, ("joined", "cut"), SCALED), indirect=["blocks"])
 @pytest.mark.usefixtures("blocks")
 def test_any_optimizer_scaled_by_age(name: str) -> None:
     """What one step adds to each block is what it adds without adapted rates, times the rate."""

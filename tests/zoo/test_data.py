@@ -15,6 +15,8 @@ import torchvision
 from fxgrow.zoo.data import Batch, Data, DataError, InMemory, load
 from PIL import Image
 
+from tests.pairing import slow
+
 
 def same(first: Iterable[Batch], second: Iterable[Batch]) -> bool:
     return all(
@@ -123,7 +125,7 @@ def test_images_are_shrunk_to_means(cifar: None, tmp_path: Path) -> None:
     check_batches(small, 20)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, slow(2)])
 def test_folders(workers: int, tmp_path: Path) -> None:
     data = load(str(folder_of_images(tmp_path)), workers=workers)
     assert (len(data), data.shape, data.classes) == (12, (3, 224, 224), 3)

@@ -9,18 +9,21 @@ import torchvision
 from fxgrow.zoo.images import bare, resize_images_to
 
 from fxgrow.capture.inputs import takes
+from tests.pairing import slow
 
 CASES: list[tuple[str, int, dict[str, Any], int, str]] = [
     ("timm/test_resnet", 64, {}, 64, "it takes images of any size as it is"),
     ("timm/test_vit", 96, {"img_size": 96}, 96, "it is built for them"),
-    ("torchvision/vit_b_32", 96, {"image_size": 96}, 96, "and so are those of torchvision"),
     ("timm/test_vit", 512, {}, 160, "it is built for smaller ones already"),
+    ("torchvision/vit_b_32", 96, {"image_size": 96}, 96, "and so are those of torchvision"),
     ("timm/volo_d1_224", 64, {"img_size": 64}, 64, "it does not say for which it is built"),
     ("timm/vit_intern300m_patch14_448", 64, {"img_size": 70}, 70, "patches divide it"),
 ]
 
 
-@pytest.mark.parametrize(("name", "side", "options", "taken", "why"), CASES)
+@pytest.mark.parametrize(
+    ("name", "side", "options", "taken", "why"), [*CASES[:3], *(slow(*case) for case in CASES[3:])]
+)
 def test_images_of_about_a_size(name: str, side: int, options: dict[str, Any], taken: int, why: str) -> None:
     result = bare(name, side)
     assert result.options == options, why

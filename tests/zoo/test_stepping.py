@@ -19,6 +19,7 @@ from fxgrow.zoo.training import Run
 from torch import Tensor, nn
 
 import fxgrow
+from tests.pairing import slow
 from tests.training.test_device_only import OneDevice, absent_gpu
 
 CPU = torch.device("cpu")
@@ -29,7 +30,7 @@ def grown_network() -> nn.Module:
     return fxgrow.grow(resnet8(4, in_chans=1), 2, example_inputs=torch.zeros(2, 1, 8, 8), verify=False)
 
 
-@pytest.mark.parametrize("how", [{}, {"bfloat16": True}, {"side": 6}])
+@pytest.mark.parametrize("how", [slow({}), slow({"bfloat16": True}), {"side": 6}])
 def test_a_step_stays_on_its_device(how: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """All of it but the walk backward, which needs a driver: images, rates, forward, optimizer, rates by age, loss."""
 
@@ -102,7 +103,7 @@ def test_draws_do_not_depend_on_the_device() -> None:
 
 
 def settings(seed: int) -> Any:
-    return recipe("digits", **SMALL, seed=seed)
+    return recipe("digits", **{**SMALL, "samples": 32, "epochs": 2, "stages": 2}, seed=seed)
 
 
 def test_runs_in_turns_compute_what_each_computes_alone(tmp_path: Path) -> None:
@@ -136,13 +137,14 @@ def test_runs_that_are_stopped_go_on(tmp_path: Path) -> None:
     assert again.train() == wanted
 
 
+@pytest.mark.slow
 def test_stages_in_depth_and_width_lead_to_the_large_network(tmp_path: Path) -> None:
     changes: dict[str, Any] = {
         "model": "fxgrow.zoo.networks:resnet20", "seed_options": (("blocks", 2),), "growth": "given",
         "widths": (0.5, 1.0), "lengths": (1, 1), "depths": ("", "+1"), "rates": "gradient",
         "parameterization": "standard",
     }  # fmt: skip
-    run = Run(recipe("digits", samples=32, batch_size=16, verify=True, **changes), tmp_path, evaluate_every=0)
+    run = Run(recipe("digits", samples=32, batch_size=16, verify=False, **changes), tmp_path, evaluate_every=0)
     small = sum(parameter.numel() for parameter in run.model.parameters())
     row = run.train()
     assert row["parameters"] == run.large_parameters > 4 * small

@@ -20,6 +20,7 @@ from rich.console import Console
 from fxgrow.catalogue import Entry, entries
 from fxgrow.cli import main
 from fxgrow.errors import FileError
+from tests.pairing import slow
 
 SMALL = Task("timm/test_resnet", "resnet", "1.5", only_plan=True)
 OTHER = Task("timm/test_vit", "vision_transformer", "1.5", only_plan=True)
@@ -42,6 +43,7 @@ def test_a_model_is_grown_compared_and_seen_learning() -> None:
     assert Row.from_json(json.loads(json.dumps(row.to_json()))) == row
 
 
+@pytest.mark.slow
 def test_findings_are_kept_and_gone_on_from(tmp_path: Path) -> None:
     path = tmp_path / "findings.jsonl"
     first = list(sweep([SMALL], Findings(path), Limits()))
@@ -76,7 +78,7 @@ def test_a_file_that_holds_something_else_is_refused(tmp_path: Path) -> None:
     [
         ("tests.zoo.bad:crashes", "crashed", "killed by signal 11"),
         ("tests.zoo.bad:hangs", "timed out", "not done after 6 seconds"),
-        ("tests.zoo.bad:eats", "out of memory", ""),
+        slow("tests.zoo.bad:eats", "out of memory", ""),
         ("tests.zoo.bad:raises", "failed", "RuntimeError: no such day"),
     ],
 )
@@ -106,6 +108,7 @@ def test_an_interrupted_sweep_leaves_no_process_behind() -> None:
     running.close()
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_leaves_no_process_behind() -> None:
     code = (
         "from fxgrow.zoo.examine import Task; from fxgrow.zoo.sweep import Findings, Limits, sweep\n"

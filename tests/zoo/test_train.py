@@ -30,7 +30,7 @@ from fxgrow.catalogue import find
 from fxgrow.errors import FxgrowError
 from fxgrow.narrowing import narrowed
 from tests.commands import run_here, started
-from tests.pairing import slow
+from tests.pairing import few, slow
 
 SMALL: dict[str, Any] = {
     "samples": 64,
@@ -122,14 +122,14 @@ def begun(*arguments: Any) -> BaseProcess:
     [
         slow("growth", 1, "before"),
         slow("surgery", 2, "after"),
-        ("optimizer", 1, "after"),
+        slow("optimizer", 1, "after"),
         slow("rates", 1, "after"),
         slow("tensors", 2, "after"),
         slow("state", 5, "after"),
         slow("flush", 12, "after"),
         ("rename", 4, "before"),
         slow("removal", 2, "before"),
-        ("log", 3, "before"),
+        slow("log", 3, "before"),
         slow("outcome", 1, "before"),
     ],
 )
@@ -144,7 +144,7 @@ def test_a_run_killed_within_a_step_of_its_own_goes_on(
     assert_same_outcome(folder, uninterrupted)
 
 
-@pytest.mark.parametrize("times", [3, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("times", [slow(3), slow(20)])
 def test_a_run_killed_from_outside_at_random_moments_goes_on(
     times: int, tmp_path: Path, timed: tuple[Path, float]
 ) -> None:
@@ -213,6 +213,7 @@ def test_a_late_run_stays_within_its_budget(tmp_path: Path) -> None:
     assert outcome["epoch"] == 6
 
 
+@pytest.mark.slow
 def test_training_learns(tmp_path: Path) -> None:
     last = Run(recipe("digits", samples=500, epochs=8, stages=4, verify=False), tmp_path, evaluate_every=0).train()
     assert last["test_accuracy"] > 0.85
@@ -242,15 +243,15 @@ def test_growth_does_not_move_the_loss(tmp_path: Path) -> None:
     "changes",
     [
         {"growth": "none"},
-        {"growth": "linear", "init": "zero", "rates": "gradient", "lr_curve": "plateau"},
+        slow({"growth": "linear", "init": "zero", "rates": "gradient", "lr_curve": "plateau"}),
         slow({"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05}),
         slow({"state": "drop", "init": "replicate", "rates": "none"}),
-        {"parameterization": "mup", "optimizer": "adamw", "lr": 1e-3},
-        {"parameterization": "standard", "init": "gradmax", "rates": "none"},
-        {"batch_size": 8, "largest_batch": 32, "batch_rates": "root"},
+        slow({"parameterization": "mup", "optimizer": "adamw", "lr": 1e-3}),
+        slow({"parameterization": "standard", "init": "gradmax", "rates": "none"}),
+        slow({"batch_size": 8, "largest_batch": 32, "batch_rates": "root"}),
         slow({"model": "timm/test_resnet", "options": ()}),
         {"growth": "given", "widths": (0.5, 1.0), "lengths": (1, 2), "sides": (8, 6), "batch_sizes": (8, 16)},
-        {"growth": "late", "start": 0.5, "init": "zero", "parameterization": "standard", "rates": "none"},
+        slow({"growth": "late", "start": 0.5, "init": "zero", "parameterization": "standard", "rates": "none"}),
         slow({"precision": "bfloat16", "channels_last": True, "warm_up": 0.2}),
     ],
 )
@@ -275,6 +276,7 @@ def test_other_settings_train_and_go_on(changes: dict[str, Any], tmp_path: Path)
     assert again.train() == at_once
 
 
+@pytest.mark.slow
 def test_a_finished_run_stays_as_it_is(tmp_path: Path) -> None:
     settings = recipe("digits", **{**SMALL, "epochs": 3})
     row = Run(settings, tmp_path).train()
@@ -294,7 +296,7 @@ def test_the_script_trains_and_writes_tensorboard_files(tmp_path: Path) -> None:
     assert list((tmp_path / "run" / "tensorboard").glob("events*"))
 
 
-@pytest.mark.parametrize("command", [["fxgrow", "train"], ["fxgrow.zoo.train"]])
+@pytest.mark.parametrize("command", [["fxgrow", "train"], slow(["fxgrow.zoo.train"])])
 def test_ctrl_c_writes_a_checkpoint_and_the_run_goes_on(
     command: list[str], tmp_path: Path, uninterrupted: Path
 ) -> None:
@@ -429,7 +431,7 @@ def test_learning_rates_fall_along_a_curve(tmp_path: Path) -> None:
     assert [plateau.rate(part * plateau.steps) / 0.1 for part in parts] == pytest.approx([1, 1, 1, 0.5, 0])
 
 
-@pytest.mark.parametrize("name", [name for name in RECIPES if name.endswith("-late")])
+@pytest.mark.parametrize("name", few((name for name in RECIPES if name.endswith("-late")), "cifar10-vit-late"))
 def test_late_recipes_take_half_of_the_large_networks_operations(name: str) -> None:
     settings, usual = RECIPES[name], RECIPES["cifar10-resnet20"]
 
