@@ -141,6 +141,11 @@ class Use(Called[Claim]):
             return None
         raise Unproved(f"argument {name!r} of {self.name} is given in one of the models only")
 
+    def given(self, index: int, name: str, default: Any = None) -> Any:
+        """The tensor at a position or under a name, or the number that the grown node has there."""
+        value = self.argument(index, name, default)
+        return value if isinstance(value, Claim) else plain(value).new
+
     def setting(self, index: int, name: str, default: Any = None) -> Both:
         """An attribute of both modules, or an argument of both functions."""
         if self.new_module is None:
@@ -357,6 +362,10 @@ def mean_positions(value: Tensor, axis: int, position: Tensor, precision: float)
             near = near.all(other, keepdim=True)
     result[new] = near.flatten().cpu()
     return result
+
+
+def no_rule(use: Use) -> Unproved:
+    return Unproved(f"{use.name} has no proof rule, and something that it is given has grown")
 
 
 def plain(item: Any) -> Both:

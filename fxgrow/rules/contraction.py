@@ -17,7 +17,7 @@ from fxgrow.rules.calls import Call
 from fxgrow.rules.knowledge import Knowledge, Way
 from fxgrow.rules.law import Fact, Law, Moves, Range, Terms, Want, terms
 from fxgrow.rules.op import Op, Tensor, Tree, is_parametric
-from fxgrow.rules.patterns import Binding, bind, tokens
+from fxgrow.rules.patterns import Binding, bind, spelled, tokens
 
 
 class SumOfProducts(Law):
@@ -26,44 +26,39 @@ class SumOfProducts(Law):
     family = "contraction"
     counts: Literal["output", "input"] = "output"  # which positions are counted once per multiply-add
 
-    def _summed(self, op: Op, operands: list[Tensor], bias: Tensor | None, output: str, binding: Binding) -> Tensor:
+    def _summed(
+        self,
+        op: Op,
+        operands: list[Tensor],
+        bias: Tensor | None,
+        output: str,
+        binding: Binding,
+        free: Sequence[bool] = (),
+    ) -> Tensor:
         for weight in operands[1:]:
             op.role(weight, "weight")
         op.role(bias, "bias")
-        op.data.update(operands=operands, bias=bias, binding=binding, output=output)
+        op.data.update(operands=operands, bias=bias, binding=binding)
+        made = self._result(op, binding, output, free)
         for name, layout in self.contracted(op):
-            if any(not t.learns and name in placed for t, placed in zip(operands, binding.placed, strict=True)):
+            if any(not t.learns and binding.places(k, name) for k, t in enumerate(operands)):
                 op.unifier.fix(layout, f"{op.name} sums over it with a buffer, which does not learn")
-        return self._result(op, binding)
+        return made
 
-    def _result(self, op: Op, binding: Binding) -> Tensor:
-        axes: list[Layout] = []
-        parsed = tokens(op.data["output"])
-        shape = tuple(op.value.shape)
-        for position, token in enumerate(parsed):
-            if token == "...":
-                axes.extend(binding.ellipsis)
-            elif isinstance(token, str) and token[0] == "*":
-                rest = len(parsed) - position - 1
-                count = len(shape) - len(axes) - rest
-                own: list[Layout] = [
-                    binding.stars["*s"][k]
-                    if any(binding.free[k : k + 1])
-                    else op.unifier.constant(shape[len(axes) + k])
-                    for k in range(count)
-                ]
-                binding.stars[token] = own
-                axes.extend(own)
-            else:
-                axes.append(binding.layout(token))
-        return op.result(axes)
+    def _result(self, op: Op, binding: Binding, output: str, free: Sequence[bool]) -> Tensor:
+        shape = op.value.shape
+        binding.made = spelled(output, len(shape), binding.space)
+        for axis, (name, *_) in enumerate(binding.made):
+            if name[0] == "*":  # space that a kernel slid over
+                k = int(name[2:])
+                kept = any(free[k : k + 1])
+                binding.names[name] = binding.names[f"*s{k}"] if kept else op.unifier.constant(shape[axis])
+        return op.result([binding.layout(names) for names in binding.made])
 
     def contracted(self, op: Op) -> Iterable[tuple[str, Layout]]:
         """The names summed over, with their layouts."""
-        kept = set(re.findall(r"\w+", op.data["output"]))
-        for name, layout in op.data["binding"].names.items():
-            if name not in kept:
-                yield name, layout
+        binding: Binding = op.data["binding"]
+        return [(name, binding.names[name]) for name in binding.summed()]
 
     def needs(self, op: Op, know: Knowledge) -> Iterable[list[tuple[Tensor, Want]]]:
         """Where neither factor is made of parameters, one of them has to be zero at new units."""
@@ -104,36 +99,21 @@ class SumOfProducts(Law):
     def _kept_axes(self, op: Op, k: int, leaf: Leaf) -> list[int]:
         """The axes of operand k that carry the leaf into the output."""
         binding: Binding = op.data["binding"]
-        gone = {name for name, _ in self.contracted(op)}
-        operand: Tensor = op.data["operands"][k]
-        kept = {
-            axis
-            for name, where in binding.placed[k].items()
-            if name not in gone
-            for axis in where
-            if leaf in leaves(binding.names[name] if name in binding.names else operand.axes[axis])
-        }
-        return sorted(kept)
+        gone, operand = binding.summed(), op.data["operands"][k]
+
+        def carries(axis: int, name: str) -> bool:
+            layout = operand.axes[axis] if name.startswith("...") else binding.names[name]
+            return name not in gone and name[0] != "*" and leaf in leaves(layout)
+
+        return [axis for axis, names in enumerate(binding.axes[k]) if any(carries(axis, name) for name in names)]
 
     def _output_axis(self, op: Op, k: int, axis: int) -> int | None:
-        """Where axis `axis` of operand k goes in the output."""
+        """Where axis `axis` of operand k goes in the output, if it goes there whole."""
         binding: Binding = op.data["binding"]
-        placed = binding.placed[k]
-        position = 0
-        for token in tokens(op.data["output"]):
-            if token == "...":
-                own = placed.get("...", [])
-                if axis in own:
-                    return position + len(binding.ellipsis) - len(own) + own.index(axis)
-                position += len(binding.ellipsis)
-            elif isinstance(token, str) and token[0] == "*":
-                position += len(binding.stars[token])
-            else:
-                names = token if isinstance(token, tuple) else (token,)
-                if any(axis in placed.get(name, []) for name in names):
-                    same_size = op.data["operands"][k].axes[axis].size == binding.layout(token).size
-                    return position if same_size else None
-                position += 1
+        for position, names in enumerate(binding.made):
+            if set(names) & set(binding.axes[k][axis]):
+                whole = op.data["operands"][k].axes[axis].size == binding.layout(names).size
+                return position if whole else None
         return None
 
     def _back(self, op: Op, k: int, where: Range | None) -> Range | None:
@@ -161,8 +141,8 @@ class SumOfProducts(Law):
 
     def _check(self, op: Op, know: Knowledge, name: str, leaf: Leaf) -> None:
         operands: list[Tensor] = op.data["operands"]
-        placed = op.data["binding"].placed
-        using = [(t, placed[k][name]) for k, t in enumerate(operands) if name in placed[k]]
+        places = [op.data["binding"].places(k, name) for k in range(len(operands))]
+        using = [(operand, axes) for operand, axes in zip(operands, places, strict=True) if axes]
         for operand, axes in using:
             if operand.parameter is not None:
                 know.contracted.update((operand.parameter, axis, leaf) for axis in axes)
@@ -236,38 +216,37 @@ class SumOfProducts(Law):
 
     def passes(self, op: Op, operand: Tensor, leaf: Leaf, axis: int | None, moves: Moves) -> bool:
         """Not where another factor is zero at the same new units."""
-        operands: list[Tensor] = op.data["operands"]
-        placed = op.data["binding"].placed
+        operands, binding = op.data["operands"], op.data["binding"]
         for k, own in enumerate(operands):
-            if own is not operand:
-                continue
-            for name, places in placed[k].items():
-                if axis not in (None, *places) or not any(leaf in leaves(own.axes[place]) for place in places):
+            for place, names in enumerate(binding.axes[k] if own is operand else ()):
+                if axis not in (None, place) or leaf not in leaves(own.axes[place]):
                     continue
-                for other, facing in zip(operands, placed, strict=True):
-                    shared = [a for a in facing.get(name, ()) if other is not own and leaf in leaves(other.axes[a])]
-                    if any(moves.zero(other, leaf, a) for a in shared):
+                for j, other in enumerate(operands):
+                    facing = {a for name in names for a in binding.places(j, name) if other is not own}
+                    if any(leaf in leaves(other.axes[a]) and moves.zero(other, leaf, a) for a in facing):
                         return False
         return True
 
     def ends(self, op: Op, operand: Tensor, axis: int | None) -> bool:
-        placed = zip(op.data["operands"], op.data["binding"].placed, strict=True)
+        binding: Binding = op.data["binding"]
         return any(
-            axis in where.get(name, ()) for name, _ in self.contracted(op) for own, where in placed if own is operand
+            axis in binding.places(k, name)
+            for k, own in enumerate(op.data["operands"])
+            for name in binding.summed()
+            if own is operand
         )
 
     def reads(self, op: Op) -> Iterable[tuple[str, int]]:
-        for name, _ in self.contracted(op):
-            for operand, placed in zip(op.data["operands"], op.data["binding"].placed, strict=True):
+        binding: Binding = op.data["binding"]
+        for name in binding.summed():
+            for k, operand in enumerate(op.data["operands"]):
                 if operand.parameter is not None:
-                    yield from ((operand.parameter, axis) for axis in placed.get(name, ()))
+                    yield from ((operand.parameter, axis) for axis in binding.places(k, name))
 
     def operations(self, op: Op, size: Any) -> int:
-        binding: Binding = op.data["binding"]
-        total = math.prod(size(layout) for layout in binding.names.values())
-        total *= math.prod(size(layout) for layout in binding.ellipsis)
         inner = "*s" if self.counts == "output" else "*t"
-        return int(total * math.prod(size(d) for name, star in binding.stars.items() if name != inner for d in star))
+        names: dict[str, Layout] = op.data["binding"].names
+        return int(math.prod(size(layout) for name, layout in names.items() if not name.startswith(inner)))
 
 
 @dataclass(frozen=True)
@@ -306,10 +285,9 @@ class Contraction(SumOfProducts):
     def relate(self, op: Op) -> Tree:
         tensors, bias = self._given(op)
         operands = [t for t in tensors if t is not None]
-        known: dict[str, int] = {}
-        for name, (index, argument) in self.sizes.items():
-            known[name] = op.setting(index, argument, 1)
-        binding = bind(op, operands, list(self.inputs), known, self.free_space(op))
+        known = {name: op.setting(*place, 1) for name, place in self.sizes.items()}
+        free = self.free_space(op)
+        binding = bind(op, operands, self.inputs, known, free)
         for name, (index, argument) in self.sizes.items():
             if op.module is None and op.raw(index, argument) is not None:
                 op.size(op.path(index, argument), binding.names[name])
@@ -318,7 +296,7 @@ class Contraction(SumOfProducts):
         if bias is not None and self.bias is not None:
             for axis, token in zip(bias.axes, tokens(self.bias), strict=True):
                 op.unifier.unify(axis, binding.layout(token))
-        return self._summed(op, operands, bias, self.output, binding)
+        return self._summed(op, operands, bias, self.output, binding, free)
 
     def making(self, rank: int) -> tuple[int, int] | None:
         """The axis of a weight of that rank that makes units, and the output's on which they are; None: it has several.
@@ -328,8 +306,8 @@ class Contraction(SumOfProducts):
         """
         if len(self.inputs) != 2:
             return None
-        weight, output = ([t for t in tokens(p) if t[0] != "*"] for p in (self.inputs[1], self.output))
-        makes = next(axis for axis, token in enumerate(weight) if output[-1][-1] in token)
+        weight, output = ([names for names in tokens(p) if names[0][0] != "*"] for p in (self.inputs[1], self.output))
+        makes = next(axis for axis, names in enumerate(weight) if output[-1][-1] in names)
         return makes, len(weight) - rank - 1
 
     def free_space(self, op: Op) -> Sequence[bool]:
@@ -363,7 +341,7 @@ class MatrixProduct(SumOfProducts):
         factors = self.factors(op)
         inputs, output = self.patterns([tensor.rank for tensor in factors], argument)
         operands, bias = factors[: len(inputs)], factors[len(inputs)] if len(factors) > len(inputs) else None
-        return self._summed(op, operands, bias, output, bind(op, operands, list(inputs), {}))
+        return self._summed(op, operands, bias, output, bind(op, operands, inputs, {}))
 
 
 _MATRIX_PRODUCTS = {

@@ -40,7 +40,7 @@ class Convolution(Contraction):
 
     def _growing(self, op: Op, know: Knowledge) -> Iterable[tuple[Slide, Leaf, bool]]:
         """Growing leaves of space: how the kernel slides over them, and whether new units come last."""
-        for slide, layout in zip(op.data["slides"], op.data["binding"].stars["*s"], strict=False):
+        for slide, layout in zip(op.data["slides"], op.data["binding"].starred("*s"), strict=True):
             for leaf in know.growing(layout):
                 yield slide, leaf, resolve(layout) is leaf
 
@@ -59,8 +59,8 @@ class Convolution(Contraction):
 
     @staticmethod
     def _by_unit(op: Op) -> list[Any]:
-        stars = op.data["binding"].stars["*s"]
-        return [axis for slide, axis in zip(op.data["slides"], stars, strict=False) if slide is Slide.BY_UNIT]
+        space = op.data["binding"].starred("*s")
+        return [axis for slide, axis in zip(op.data["slides"], space, strict=True) if slide is Slide.BY_UNIT]
 
     def facts(self, op: Op, know: Knowledge) -> None:
         super().facts(op, know)

@@ -22,9 +22,10 @@ from fxgrow.proof.claims import (
 )
 from fxgrow.proof.node_pair import Use, equal_values, plain
 from fxgrow.proof.products import linear
+from fxgrow.rules.law import Law
 
 
-def attention(use: Use) -> Claim:
+def attention(law: Law, use: Use) -> Claim:
     """q `[..., n, d]`, k `[..., m, d]`, v `[..., m, e]`, mask -> `[..., n, e]`."""
     use.rule = "attention"
     q, k, v = (use.equal(use.claim(place, name)) for place, name in enumerate(("query", "key", "value")))
@@ -121,7 +122,7 @@ def _lead_copies(q: Claim, k: Claim, v: Claim, mask: Claim | None, axis: int) ->
     return common
 
 
-def window_attention(use: Use) -> Claim:
+def window_attention(law: Law, use: Use) -> Claim:
     """torchvision's function: x `[b, h, w, c]`, qkv `[3 heads width, c]`, projection `[c, heads width]`."""
     use.rule = "window attention"
     use.same_numbers(besides={"num_heads"}, places={5})
@@ -158,7 +159,7 @@ def window_attention(use: Use) -> Claim:
     return linear(use, sent, leave, use.optional(10, "proj_bias"))
 
 
-def bias_table(use: Use) -> Claim:
+def bias_table(law: Law, use: Use) -> Claim:
     """Bias `[1, heads, n, n]` looked up in a table `[entries, heads]`."""
     use.rule = "rows picked by index"
     use.same_numbers()

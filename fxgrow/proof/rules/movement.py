@@ -34,8 +34,14 @@ from fxgrow.proof.claims import (
 )
 from fxgrow.proof.node_pair import Both, Use, plain, repeated
 from fxgrow.rules.calls import is_inexact, run
+from fxgrow.rules.law import Law
+from fxgrow.rules.stretching import Made
 
 CPU = torch.device("cpu")
+
+
+def moved(law: Law, use: Use) -> Any:
+    return movement(use)
 
 
 def movement(use: Use) -> Any:
@@ -97,7 +103,7 @@ def _digest(tensor: Tensor | None) -> Any:
     return tuple(tensor.shape), hashlib.blake2b(stored, digest_size=16).digest()
 
 
-def written(use: Use) -> Claim:
+def written(law: Law, use: Use) -> Claim:
     """`x[index] = y`: what x is afterwards.
 
     Raises
@@ -149,13 +155,17 @@ def halves(x: Claim, axis: int) -> tuple[Claim, Claim]:
     return first, second
 
 
-def filled(use: Use) -> Claim:
-    """A new tensor filled with one number, the same in both models; where its old units are is left open.
+def made(law: Made, use: Use) -> Claim:
+    """A new tensor; of one filled with a number, the same in both models, it is left open where old units are.
 
     Raises
     ------
     Unproved: entries differ. Refuted: it is another number.
     """
+    if law.why_not:
+        use.rule = "made of sizes alone"
+        use.same_numbers()
+        return unchanged(use.value.shape)
     use.rule = "filled with a number"
     old, new = (
         run(node, None, *arranged(use, lambda claim: torch.zeros(1), old=node is use.old))
