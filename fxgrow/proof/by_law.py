@@ -12,25 +12,20 @@ from typing import Any
 from fxgrow.proof.node_pair import Use, no_rule
 from fxgrow.proof.rules import attention, contraction, movement, normalisation, pointwise, recurrent, reduction, spatial
 from fxgrow.proof.rules.picking import item
-from fxgrow.rules import parametrized, picking, products
-from fxgrow.rules.attention import Attention
-from fxgrow.rules.comparing import Compared
+from fxgrow.rules import picking, products, weights
+from fxgrow.rules.attention import Attention, BiasTable, WindowAttention
 from fxgrow.rules.complexes import Pairs, Part
-from fxgrow.rules.contraction import Contraction, MatrixProduct
+from fxgrow.rules.contraction import Contraction, Gather, GatherBags, MatrixProduct
 from fxgrow.rules.convolution import Convolution, Transposed
-from fxgrow.rules.gated import GatedUnit
 from fxgrow.rules.law import Law
-from fxgrow.rules.lookup import Gather, GatherBags
 from fxgrow.rules.normalisation import BatchNorm, GroupNorm, Guarded, OverUnits
-from fxgrow.rules.pointwise import ParametricRelu, Pointwise
-from fxgrow.rules.readout import Readout
+from fxgrow.rules.pointwise import GatedUnit, ParametricRelu, Pointwise
+from fxgrow.rules.products import Readout
 from fxgrow.rules.recurrent import Recurrent, RecurrentCell
-from fxgrow.rules.reduction import Across, CoreUnits, OverItsNorm, Reduction
+from fxgrow.rules.reduction import Across, Compared, CoreUnits, OverItsNorm, Reduction
 from fxgrow.rules.shape import Shape
 from fxgrow.rules.spatial import Pad, PixelShuffle, Rearranged, Spatial, Unfold
-from fxgrow.rules.standardisation import BatchNormFunction
 from fxgrow.rules.stretching import Made
-from fxgrow.rules.windows import BiasTable, WindowAttention
 
 RULES: dict[type[Law], Callable[[Any, Use], Any]] = {
     **dict.fromkeys((Shape, picking.Select, picking.Narrow, CoreUnits, PixelShuffle), movement.moved),
@@ -49,13 +44,13 @@ RULES: dict[type[Law], Callable[[Any, Use], Any]] = {
     ParametricRelu: pointwise.parametric_relu,
     GatedUnit: pointwise.gated_unit,
     Part: pointwise.complex_part,
-    **dict.fromkeys((BatchNorm, BatchNormFunction), normalisation.batch_norm),
+    **dict.fromkeys((BatchNorm, weights.BatchNormFunction), normalisation.batch_norm),
     OverUnits: normalisation.over_units,
     GroupNorm: normalisation.group_norm,
     Guarded: normalisation.guarded,
-    parametrized.Parametrized: normalisation.parametrized,
-    parametrized.SpectralNorm: normalisation.spectral_norm,
-    parametrized.WeightNorm: normalisation.weight_norm,
+    weights.Parametrized: normalisation.parametrized,
+    weights.SpectralNorm: normalisation.spectral_norm,
+    weights.WeightNorm: normalisation.weight_norm,
     Reduction: reduction.reduced,
     Compared: reduction.compared,
     OverItsNorm: reduction.over_its_norm,

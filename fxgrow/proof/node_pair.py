@@ -103,11 +103,6 @@ class Use(Called[Claim]):
         self.rule = ""
 
     @property
-    def kind(self) -> Any:
-        """The class of the module that is called, or else the function or the name of the method."""
-        return type(self.new_module) if self.new_module is not None else self.new.target
-
-    @property
     def writes(self) -> bool:
         """Whether the node writes to its first operand."""
         return writes(self.new, self.new_module)
@@ -131,6 +126,8 @@ class Use(Called[Claim]):
         if not isinstance(operand, Claim):
             raise Unproved(f"argument {name!r} of {self.name} is not a tensor")
         return operand
+
+    tensor = claim
 
     def optional(self, index: int, name: str) -> Claim | None:
         """A tensor, or None where neither node is given one."""

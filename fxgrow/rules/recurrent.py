@@ -79,14 +79,10 @@ class Recurrent(Law):
         x = op.tensor()
         for position, (weight, source) in enumerate(op.data["reads"]):
             for leaf in know.growing(source):
-                know.read.add(leaf)
-                know.contracted.add((str(weight.parameter), 1, leaf))
                 outside = position == 0 or (position == 2 and op.module.bidirectional)
-                if not know.silences(weight, leaf, know.fact(x, leaf) if outside else Fact.BASE):
-                    know.fail(op, leaf, f"{op.name} reads it")
+                know.is_read(op, weight, leaf, know.fact(x, leaf) if outside else Fact.BASE)
         for weight, _ in op.data["reads"]:
-            for leaf in know.growing(weight.axes[0]):
-                know.produced.add((str(weight.parameter), 0, leaf))
+            know.is_made(weight)
 
     def passes(self, op: Op, operand: Tensor, leaf: Leaf, axis: int | None, moves: Moves) -> bool:
         """Not to an input whose every weight is zero."""

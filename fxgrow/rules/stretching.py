@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from fxgrow.axes.layout import Layout, Leaf, Reason, is_fixed, join, product
-from fxgrow.rules.knowledge import Knowledge
-from fxgrow.rules.law import Fact, Law, Range, Want
+from fxgrow.rules.law import Clause, Fact, Law
 from fxgrow.rules.op import Op, Tensor, Tree
 from fxgrow.rules.shape import Shape, axis_of, items_of, listed_sizes, sized_by, straight
 
@@ -112,8 +111,6 @@ class Made(Law):
         sized_by(op, paths, axes)
         return op.result(axes)
 
-    def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
-        return [[]] if want.fact is Fact.MEAN or (want.fact is Fact.ZERO and op.data.get("number") == 0) else []
-
-    def known(self, op: Op, know: Knowledge, output: Tensor, leaf: Leaf) -> dict[Range | None, Fact]:
-        return {None: Fact.ZERO if op.data.get("number") == 0 else Fact.MEAN}
+    def clauses(self, op: Op, output: Tensor, leaf: Leaf) -> list[Clause]:
+        """Of one number, whatever it is given: zero, and the mean of its entries."""
+        return [(Fact.ZERO, []), (Fact.MEAN, [])] if op.data.get("number") == 0 else [(Fact.MEAN, [])]

@@ -16,25 +16,20 @@ from torch import nn
 from fxgrow import guards
 from fxgrow.rules import elementwise, pointwise, shape
 from fxgrow.rules.attention import Attention
-from fxgrow.rules.comparing import Compared
 from fxgrow.rules.complexes import Attribute, Pairs, Part
-from fxgrow.rules.contraction import Contraction, Einsum, MatrixProduct
+from fxgrow.rules.contraction import Contraction, Einsum, Gather, GatherBags, MatrixProduct
 from fxgrow.rules.convolution import Convolution, Transposed
-from fxgrow.rules.gated import GatedUnit
 from fxgrow.rules.law import Fact, Holding
-from fxgrow.rules.lookup import Gather, GatherBags
 from fxgrow.rules.normalisation import BatchNorm, GroupNorm, Guarded, OverUnits
-from fxgrow.rules.parametrized import Parametrized
 from fxgrow.rules.picking import GetItem, Narrow, Select, Written
-from fxgrow.rules.pointwise import AddProduct, ParametricRelu, Pointwise
-from fxgrow.rules.products import AddedProduct, Lettered, inner, outer, tensordot
-from fxgrow.rules.readout import Readout
+from fxgrow.rules.pointwise import AddProduct, GatedUnit, ParametricRelu, Pointwise
+from fxgrow.rules.products import AddedProduct, Lettered, Readout, inner, outer, tensordot
 from fxgrow.rules.recurrent import Recurrent, RecurrentCell
-from fxgrow.rules.reduction import ALL, Across, Axes, CoreUnits, OverItsNorm, Reduction, kept_unless_filled
+from fxgrow.rules.reduction import ALL, Across, Axes, Compared, CoreUnits, OverItsNorm, Reduction, kept_unless_filled
 from fxgrow.rules.registry import both, named, ranked, rows, rule, rules
 from fxgrow.rules.spatial import Pad, PixelShuffle, Sampled, Spatial, Unfold
-from fxgrow.rules.standardisation import BatchNormFunction, Standardised
 from fxgrow.rules.stretching import Expand, Made, Repeat, RepeatEach
+from fxgrow.rules.weights import BatchNormFunction, Parametrized, Standardised
 
 # -- contractions --------------------------------------------------------------------------------------------
 
@@ -48,7 +43,7 @@ rule(
         ("... i", "... j", "o i j"),
         "... o",
         "o",
-        lambda op: [op.tensor(0, "input1"), op.tensor(1, "input2"), op.parameter("weight"), op.parameter("bias")],
+        given=("input1", "input2"),
         attributes={"in1_features": "i", "in2_features": "j", "out_features": "o"},
     ),
 )
@@ -220,12 +215,11 @@ rule(nn.LSTMCell, RecurrentCell(4))
 # -- space ---------------------------------------------------------------------------------------------------
 
 for _rank in (1, 2, 3):
-    _pooling = [f"{_name}{{}}Pool{_rank}d" for _name in ("", "Adaptive")]
-    _functions = [f"{_name}{{}}_pool{_rank}d" for _name in ("", "adaptive_")]
-    for _keeps, _module, _function in (("linear", "Avg", "avg"), ("zero", "Max", "max")):
-        rules((getattr(nn, name.format(_module)) for name in _pooling), Spatial(_keeps, _rank))
-        rules((getattr(F, name.format(_function)) for name in _functions), Spatial(_keeps, _rank))
-    rules((getattr(F, f"{_name}max_pool{_rank}d_with_indices") for _name in ("", "adaptive_")), Spatial("zero", _rank))
+    rules((getattr(nn, f"{_name}AvgPool{_rank}d") for _name in ("", "Adaptive")), Spatial("linear", _rank))
+    rules((getattr(F, f"{_name}avg_pool{_rank}d") for _name in ("", "adaptive_")), Spatial("linear", _rank))
+    rules((getattr(nn, f"{_name}MaxPool{_rank}d") for _name in ("", "Adaptive")), Spatial("zero", _rank))
+    for _ending in ("", "_with_indices"):
+        rules((getattr(F, f"{_name}max_pool{_rank}d{_ending}") for _name in ("", "adaptive_")), Spatial("zero", _rank))
 rules((nn.Upsample, nn.UpsamplingBilinear2d, nn.UpsamplingNearest2d, F.interpolate), Spatial("linear"))
 rules((F.pad, *ranked(nn, "ZeroPad ConstantPad ReflectionPad ReplicationPad CircularPad")), Pad())
 rule(F.grid_sample, Sampled())

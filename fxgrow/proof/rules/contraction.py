@@ -10,27 +10,19 @@ from fxgrow.proof.node_pair import Use, claims_in, no_rule, plain
 from fxgrow.proof.products import Operand, contract, dropped
 from fxgrow.proof.rules.reduction import check_core
 from fxgrow.rules import convolution
-from fxgrow.rules.contraction import Contraction, MatrixProduct
+from fxgrow.rules.contraction import Contraction, Gather, MatrixProduct
 from fxgrow.rules.convolution import Slide, Transposed
-from fxgrow.rules.lookup import Gather
 from fxgrow.rules.patterns import spelled
-from fxgrow.rules.products import AddedProduct
-from fxgrow.rules.readout import Readout
+from fxgrow.rules.products import AddedProduct, Readout
 
 
 def layer(law: Contraction, use: Use) -> Claim:
     """A sum of products of one or two tensors and a weight, with a bias or without."""
     use.rule = "linear" if len(law.inputs) == 2 else "multilinear"
     use.same_settings(law.attributes)
-    factors = len(law.inputs) - (1 if use.new_module is not None else 0)
-    names = ("input1", "input2") if factors > 1 and use.new_module is not None else ("input", "weight", "bias")
-    operands = [use.claim(k, name) for k, name in enumerate(names[:factors])]
-    if use.new_module is not None:
-        weight, bias = use.parameter("weight"), use.parameter("bias")
-        operands += [weight] if weight is not None else []
-    else:
-        bias = use.optional(factors, "bias") if law.bias is not None else None
-    if len(use.claims()) != factors + (use.new_module is None and bias is not None):
+    operands, bias = law.operands(use)
+    given = [claim for claim in (*operands, bias) if claim is not None]
+    if len(use.claims()) != (len(law.given) if use.new_module is not None else len(given)):
         raise Unproved(f"{use.name} is given other tensors than its patterns say")
     return _by_patterns(use, operands, law.inputs, law.output, bias, law.bias)
 
@@ -63,7 +55,11 @@ def _by_patterns(
     ------
     Unproved: the patterns name products of axes, or space, or an axis of an operand twice, or do not fit.
     """
-    if len(inputs) != len(operands) or any(sign in pattern for pattern in (*inputs, output) for sign in "(*"):
+    if (
+        None in operands
+        or len(inputs) != len(operands)
+        or any(sign in pattern for pattern in (*inputs, output) for sign in "(*")
+    ):
         raise no_rule(use)
     claims = [*operands, *([bias] if bias is not None else [])]
     lettered = []

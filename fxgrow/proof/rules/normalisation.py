@@ -21,6 +21,7 @@ from fxgrow.proof.claims import (
     Map,
     Refuted,
     Unproved,
+    along,
     both_copies,
     is_new,
     merge_axes,
@@ -104,8 +105,7 @@ def _over_units(use: Use, x: Claim, eps: Both, fits: Fits, core: Both | None = N
         quiet = x.zeros_along([axis]).flatten()
     elif core is None or core.new is None:
         quiet = x.means.get(axis, quiet)
-    zero = quiet.reshape([-1 if k == axis else 1 for k in range(x.rank)])
-    return _affine(use, x, axis, zero, gain, bias)
+    return _affine(use, x, axis, along(quiet, axis, x.rank), gain, bias)
 
 
 def _ratio(x: Claim, axis: int, fits: Fits, core: Both | None, use: Use) -> float:
@@ -235,7 +235,7 @@ def _own(use: Use, tensor: Claim | None, position: Map, factor: float = 1.0) -> 
 def _channels(tensor: Claim, x: Claim, axis: int) -> Tensor:
     """At which units a parameter `[units]` is zero, facing x."""
     zero = tensor.held.new == 0 if tensor.held is not None else tensor.zeros_along([tensor.rank - 1])
-    return zero.cpu().flatten().reshape([-1 if k == axis else 1 for k in range(x.rank)])
+    return along(zero.cpu().flatten(), axis, x.rank)
 
 
 def _affine(

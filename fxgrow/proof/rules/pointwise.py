@@ -26,10 +26,9 @@ from fxgrow.proof.node_pair import Use, no_rule, plain
 from fxgrow.proof.rules.movement import arranged, halves
 from fxgrow.rules.calls import run, signs_of_zeros
 from fxgrow.rules.complexes import Part, is_part
-from fxgrow.rules.gated import GatedUnit
 from fxgrow.rules.intervals import is_rectifier
 from fxgrow.rules.law import Terms
-from fxgrow.rules.pointwise import ParametricRelu, Pointwise, keeps_means
+from fxgrow.rules.pointwise import GatedUnit, ParametricRelu, Pointwise, keeps_means
 from fxgrow.rules.shape import axis_of
 
 

@@ -15,8 +15,7 @@ from fxgrow.proof.node_pair import Both, Use, plain
 from fxgrow.proof.products import dropped
 from fxgrow.proof.rules.pointwise import combined, elementwise
 from fxgrow.rules.calls import is_inexact
-from fxgrow.rules.comparing import Compared
-from fxgrow.rules.reduction import OverItsNorm, Reduction
+from fxgrow.rules.reduction import Compared, OverItsNorm, Reduction
 
 
 def reduced(law: Reduction, use: Use) -> Any:
