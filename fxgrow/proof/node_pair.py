@@ -153,13 +153,6 @@ class Use(Called[Claim]):
         """Every tensor among the arguments, in order."""
         return list(claims_in([self.args, self.kwargs]))
 
-    def number(self, index: int, name: str, default: Any = None) -> Any:
-        """A plain argument that has to be what it was."""
-        both = plain(self.argument(index, name, default))
-        if not both.same:
-            raise Refuted(f"{name} of {self.name} is {both.new}, it was {both.old}")
-        return both.old
-
     def same_numbers(self, besides: Iterable[str] = (), places: Iterable[int] = ()) -> None:
         """Every plain argument is what it was, but for some that the rule itself looks at."""
         skipped, at = set(besides), set(places)

@@ -9,7 +9,7 @@ from typing import Any
 from fxgrow.axes.layout import Layout, Leaf, leaves, product
 from fxgrow.rules.calls import Call
 from fxgrow.rules.knowledge import Knowledge
-from fxgrow.rules.law import Carrying, Clause, Edit, Fact, Law, Moves, Source, Terms, Want, terms
+from fxgrow.rules.law import Carrying, Clause, Edit, Fact, Law, Moves, Source, Terms, Want, all_of, terms
 from fxgrow.rules.op import Op, Tensor, Tree
 
 
@@ -123,7 +123,6 @@ class WindowAttention(Law):
         unifier = op.unifier
         x, enter, leave = op.tensor(), op.tensor(1, "qkv_weight"), op.tensor(2, "proj_weight")
         heads = op.argument(5, "num_heads")
-        table = op.argument(3, "relative_position_bias")
         unifier.fix(x.axes[:-1], "it is space")
         unifier.unify(enter.axes[1], x.axes[-1])
         count, width = unifier.factor(leave.axes[1], [heads, leave.axes[1].size // heads])
@@ -135,18 +134,16 @@ class WindowAttention(Law):
         unifier.tie_sizes(x.axes[-1], leave.axes[1], "the head width is its input's width over the number of heads")
         unifier.tie_sizes(x.axes[-1], leave.axes[0], "its output is as wide as its input")
         for name, index, layout in (("qkv_bias", 9, enter.axes[0]), ("proj_bias", 10, leave.axes[0])):
-            bias = op.argument(index, name)
-            if isinstance(bias, Tensor):
+            bias = op.data[name] = op.optional(index, name)
+            op.role(bias, "bias")
+            if bias is not None:
                 unifier.unify(bias.axes[0], layout)
-                op.role(bias, "bias")
-            op.data[name] = bias if isinstance(bias, Tensor) else None
         for index, name in ((3, "relative_position_bias"), (11, "logit_scale")):
-            per_head = op.argument(index, name)
-            if isinstance(per_head, Tensor):
+            per_head = op.optional(index, name)
+            if per_head is not None:
                 place = 1 if per_head.rank == 4 else 0
                 unifier.unify(per_head.axes[place], count)
                 unifier.fix((*per_head.axes[:place], *per_head.axes[place + 1 :]), "it is space")
-        assert isinstance(table, Tensor)
         op.size(op.path(5, "num_heads"), count)
         op.role(enter, "weight")
         op.role(leave, "weight")
@@ -157,12 +154,8 @@ class WindowAttention(Law):
         return [(str(op.data[name].parameter), 1) for name in ("enter", "leave")]
 
     def clauses(self, op: Op, output: Tensor, leaf: Leaf) -> list[Clause]:
-        bias: Tensor | None = op.data["proj_bias"]
-        added = [bias] if bias is not None else []
-        return [
-            (fact, [Source(op.data["leave"], fact, axis=0), *(Source(tensor, fact) for tensor in added)])
-            for fact in (Fact.ZERO, Fact.MEAN)
-        ]
+        leave, bias = op.data["leave"], op.data["proj_bias"]
+        return [(fact, [Source(leave, fact, axis=0), *all_of(fact, bias)]) for fact in (Fact.ZERO, Fact.MEAN)]
 
     def facts(self, op: Op, know: Knowledge) -> None:
         x, enter, leave = op.data["x"], op.data["enter"], op.data["leave"]

@@ -17,7 +17,7 @@ from fxgrow.rules.calls import Call
 from fxgrow.rules.knowledge import Knowledge, Way
 from fxgrow.rules.law import Clause, Fact, Law, Moves, Range, Source, Terms, Want, terms
 from fxgrow.rules.op import Op, Tensor, Tree, is_parametric
-from fxgrow.rules.patterns import Binding, bind, spelled, tokens
+from fxgrow.rules.patterns import Binding, bind, tokens
 
 
 class SumOfProducts(Law):
@@ -39,26 +39,16 @@ class SumOfProducts(Law):
             op.role(weight, "weight")
         op.role(bias, "bias")
         op.data.update(operands=operands, bias=bias, binding=binding)
-        made = self._result(op, binding, output, free)
+        made = binding.output(op, operands, output, free)
         for name, layout in self.contracted(op):
             if any(not t.learns and binding.places(k, name) for k, t in enumerate(operands)):
                 op.unifier.fix(layout, f"{op.name} sums over it with a buffer, which does not learn")
         return made
 
-    def _result(self, op: Op, binding: Binding, output: str, free: Sequence[bool]) -> Tensor:
-        shape = op.value.shape
-        binding.made = spelled(output, len(shape), binding.space)
-        for axis, (name, *_) in enumerate(binding.made):
-            if name[0] == "*":  # space that a kernel slid over
-                k = int(name[2:])
-                kept = any(free[k : k + 1])
-                binding.names[name] = binding.names[f"*s{k}"] if kept else op.unifier.constant(shape[axis])
-        return op.result([binding.layout(names) for names in binding.made])
-
     def contracted(self, op: Op) -> Iterable[tuple[str, Layout]]:
         """The names summed over, with their layouts."""
         binding: Binding = op.data["binding"]
-        return [(name, binding.names[name]) for name in binding.summed()]
+        return [(name, binding.names[name]) for name in binding.summed]
 
     def needs(self, op: Op, know: Knowledge) -> Iterable[list[tuple[Tensor, Want]]]:
         """Where neither factor is made of parameters, one of them has to be zero at new units."""
@@ -75,9 +65,7 @@ class SumOfProducts(Law):
         bias: Tensor | None = op.data["bias"]
         makers = self._makers(op, leaf)
         for k, axes in reversed(makers.items()):
-            operand = op.data["operands"][k]
-            goes = {axis: self._output_axis(op, k, axis) for axis in range(operand.rank)}
-            lands = {axis: place for axis, place in goes.items() if place is not None}
+            operand, lands = op.data["operands"][k], op.data["binding"].lands[k]
             for fact in (Fact.ZERO, Fact.MEAN) if len(makers) == 1 else (Fact.ZERO,):
                 added = [_added(bias, output, fact)] if bias is not None else []
                 yield fact, [Source(operand, fact, axes[0] if len(axes) == 1 else None, lands), *added]
@@ -90,22 +78,13 @@ class SumOfProducts(Law):
     def _kept_axes(self, op: Op, k: int, leaf: Leaf) -> list[int]:
         """The axes of operand k that carry the leaf into the output."""
         binding: Binding = op.data["binding"]
-        gone, operand = binding.summed(), op.data["operands"][k]
+        gone, operand = binding.summed, op.data["operands"][k]
 
         def carries(axis: int, name: str) -> bool:
             layout = operand.axes[axis] if name.startswith("...") else binding.names[name]
             return name not in gone and name[0] != "*" and leaf in leaves(layout)
 
         return [axis for axis, names in enumerate(binding.axes[k]) if any(carries(axis, name) for name in names)]
-
-    def _output_axis(self, op: Op, k: int, axis: int) -> int | None:
-        """Where axis `axis` of operand k goes in the output, if it goes there whole."""
-        binding: Binding = op.data["binding"]
-        for position, names in enumerate(binding.made):
-            if set(names) & set(binding.axes[k][axis]):
-                whole = op.data["operands"][k].axes[axis].size == binding.layout(names).size
-                return position if whole else None
-        return None
 
     def facts(self, op: Op, know: Knowledge) -> None:
         operands: list[Tensor] = op.data["operands"]
@@ -179,13 +158,13 @@ class SumOfProducts(Law):
         return any(
             axis in binding.places(k, name)
             for k, own in enumerate(op.data["operands"])
-            for name in binding.summed()
+            for name in binding.summed
             if own is operand
         )
 
     def reads(self, op: Op) -> Iterable[tuple[str, int]]:
         binding: Binding = op.data["binding"]
-        for name in binding.summed():
+        for name in binding.summed:
             for k, operand in enumerate(op.data["operands"]):
                 if operand.parameter is not None:
                     yield from ((operand.parameter, axis) for axis in binding.places(k, name))

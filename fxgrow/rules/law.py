@@ -11,6 +11,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import nn
@@ -82,11 +83,13 @@ class Source:
         return Range(axes[0], where.low, where.high) if where is not None and axes else self.where
 
     def wish(self, want: Want) -> tuple[Tensor, Want] | None:
-        """What is wished of it so that an output is what is wanted; None where nobody can tell."""
+        """What is wished of it so that an output is what is wanted; None where it cannot be, or nobody can tell."""
         where = self.behind(want.where)
-        if want.where is not None and where is None and want.leaf in self.tensor.leaves():
-            return None
-        return self.tensor, Want(want.leaf, self.fact, where, self.axis)
+        if want.leaf not in self.tensor.leaves():
+            can_be = self.fact is Fact.MEAN
+        else:
+            can_be = want.where is None or where is not None
+        return (self.tensor, Want(want.leaf, self.fact, where, self.axis)) if can_be else None
 
     def holds(self, know: Knowledge, leaf: Leaf, where: Range | None) -> bool:
         if leaf not in self.tensor.leaves():
@@ -99,6 +102,11 @@ class Source:
         for where in know.ranged(self.tensor, leaf, self.axis):
             if where is not None and where.axis in self.lands:
                 yield Range(self.lands[where.axis], where.low, where.high)
+
+
+def all_of(fact: Fact, *tensors: Tensor | None, lands: Mapping[int, int] = MappingProxyType({})) -> list[Source]:
+    """Tensors, as far as they are there, that all have to be `fact`."""
+    return [Source(tensor, fact, lands=lands) for tensor in tensors if tensor is not None]
 
 
 Clause = tuple[Fact, list[Source]]
@@ -284,7 +292,7 @@ class Carrying(Law):
 
     def clauses(self, op: Op, output: Tensor, leaf: Leaf) -> Iterable[Clause]:
         sources, facts = self.carries(op, leaf)
-        return [(fact, [Source(source, fact) for source in sources]) for fact in Fact if fact in facts]
+        return [(fact, all_of(fact, *sources)) for fact in Fact if fact in facts]
 
     def facts(self, op: Op, know: Knowledge) -> None:
         self.check_statistics(op, know)

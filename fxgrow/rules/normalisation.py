@@ -15,7 +15,7 @@ from typing import Any
 from fxgrow.axes.layout import Layout, Leaf, leaves, resolve
 from fxgrow.rules.calls import Call
 from fxgrow.rules.knowledge import Knowledge, Way
-from fxgrow.rules.law import Clause, Edit, Fact, Law, Moves, Source, Terms, Want, moved_core, terms
+from fxgrow.rules.law import Clause, Edit, Fact, Law, Moves, Terms, Want, all_of, moved_core, terms
 from fxgrow.rules.op import Op, Tensor, Tree
 from fxgrow.rules.pointwise import Pointwise
 from fxgrow.rules.registry import law_of_module
@@ -63,9 +63,8 @@ class Affine(Law):
         """Zero where gain and bias are."""
         if op.data["gain"] is None:
             return []
-        both = [tensor for tensor in (op.data["gain"], op.data["bias"]) if tensor is not None]
         lands = {0: self.axis_of_units(op)}
-        return [(Fact.ZERO, [Source(tensor, Fact.ZERO, lands=lands) for tensor in both])]
+        return [(Fact.ZERO, all_of(Fact.ZERO, op.data["gain"], op.data["bias"], lands=lands))]
 
     def passes(self, op: Op, operand: Tensor, leaf: Leaf, axis: int | None, moves: Moves) -> bool:
         """Not to the input where the gain is zero, nor to the gain where what is normalised is."""
@@ -109,8 +108,8 @@ class BatchNorm(Affine):
     def clauses(self, op: Op, output: Tensor, leaf: Leaf) -> list[Clause]:
         if not self._activation_keeps_zero(op) or leaf not in leaves(output.axes[1]):
             return []
-        through = [tensor for tensor in (op.tensor(), op.data["mean"], op.data["bias"]) if tensor is not None]
-        return [*super().clauses(op, output, leaf), (Fact.ZERO, [Source(tensor, Fact.ZERO) for tensor in through])]
+        through = all_of(Fact.ZERO, op.tensor(), op.data["mean"], op.data["bias"])
+        return [*super().clauses(op, output, leaf), (Fact.ZERO, through)]
 
     def _activation_keeps_zero(self, op: Op) -> bool:
         if self.activation is None or op.module is None:
@@ -262,8 +261,7 @@ class GroupNorm(Affine):
     def clauses(self, op: Op, output: Tensor, leaf: Leaf) -> list[Clause]:
         clauses = super().clauses(op, output, leaf)
         if leaf in leaves(op.data["groups"]):  # a group of zeros stays zero
-            through = [tensor for tensor in (op.tensor(), op.data["bias"]) if tensor is not None]
-            clauses.append((Fact.ZERO, [Source(tensor, Fact.ZERO) for tensor in through]))
+            clauses.append((Fact.ZERO, all_of(Fact.ZERO, op.tensor(), op.data["bias"])))
         return clauses
 
     def statistics(self, op: Op) -> Iterable[Layout]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Sequence
@@ -45,13 +46,15 @@ def spelled(pattern: str, rank: int, space: int = 0) -> list[Names]:
 class Binding:
     """What the names of a pattern stand for in one use of the op.
 
-    axes: what the axes of each operand are called. made: what those of the output are.
+    axes: what the axes of each operand are called. summed: the names that the output does not have, but for those of
+    space. lands: for each operand, the axes that go whole into the output, each with the output's axis.
     """
 
     axes: list[list[Names]]
     space: int
     names: dict[str, Layout] = field(default_factory=dict)
-    made: list[Names] = field(default_factory=list)
+    summed: list[str] = field(default_factory=list)
+    lands: list[dict[int, int]] = field(default_factory=list)
 
     def layout(self, names: Names) -> Layout:
         return product([self.names[name] for name in names]) if len(names) > 1 else self.names[names[0]]
@@ -60,10 +63,22 @@ class Binding:
         """The axes of an operand that have a name."""
         return [axis for axis, names in enumerate(self.axes[operand]) if name in names]
 
-    def summed(self) -> list[str]:
-        """The names that the output does not have, but for those of space."""
-        kept = {name for names in self.made for name in names}
-        return [name for name in self.names if name not in kept and name[0] not in ".*"]
+    def output(self, op: Op, operands: list[Tensor], pattern: str, free: Sequence[bool]) -> Tensor:
+        """What the op makes; `free`: space that a kernel leaves alone."""
+        shape = op.value.shape
+        made = spelled(pattern, len(shape), self.space)
+        for axis, (name, *_) in enumerate(made):
+            if name[0] == "*":  # space that a kernel slid over
+                k = int(name[2:])
+                kept = any(free[k : k + 1])
+                self.names[name] = self.names[f"*s{k}"] if kept else op.unifier.constant(shape[axis])
+        kept_names = {name for names in made for name in names}
+        self.summed = [name for name in self.names if name not in kept_names and name[0] not in ".*"]
+        for operand, own in zip(operands, self.axes, strict=True):
+            both = itertools.product(enumerate(own), enumerate(made))
+            shared = [(axis, place) for (axis, names), (place, others) in both if set(names) & set(others)]
+            self.lands.append({axis: place for axis, place in shared if operand.shape[axis] == shape[place]})
+        return op.result([self.layout(names) for names in made])
 
     def starred(self, star: str) -> list[Layout]:
         """What a starred name stands for."""

@@ -24,19 +24,19 @@ class GetItem(Shape):
                 return None
             tree = container[key] if not isinstance(container, dict) else container.get(key)
             return tree if any(True for _ in tensors(tree)) else None
-        items = list(index) if isinstance(index, tuple) else [index]
         nested = isinstance(index, tuple)
-        values = [op.lower(item) for item in items]
+        values = [op.lower(item) for item in (index if nested else [index])]
         if any(isinstance(v, (Tensor, list, bool)) for v in values):
             return self._gather(op, container, values)
-        return self._slice(op, container, items, values, nested)
+        paths: list[Path] = [("args", 1, k) if nested else ("args", 1) for k in range(len(values))]
+        return self._slice(op, container, values, paths)
 
-    def _slice(self, op: Op, x: Tensor, items: list[Any], values: list[Any], nested: bool) -> Tree:
+    def _slice(self, op: Op, x: Tensor, values: list[Any], paths: list[Path]) -> Tree:
         spare = x.rank - sum(1 for v in values if v is not None and v is not Ellipsis)
         axes: list[Layout] = []
         lines: list[Line | None] = []
-        for k, value in enumerate(values):
-            axis, path = len(lines), ("args", 1, k) if nested else ("args", 1)
+        for value, path in zip(values, paths, strict=True):
+            axis = len(lines)
             if value is None:
                 axes.append(op.unifier.constant(1))
             elif value is Ellipsis:
@@ -176,13 +176,9 @@ class Select(GetItem):
     """`select`: one position of an axis, which goes."""
 
     def relate(self, op: Op) -> Tree:
-        x, index = op.tensor(), op.argument(2, "index")
+        x, path = op.tensor(), op.path(2, "index")
         axis = axis_of(op.argument(1, "dim"), x.rank)
-        self._pick(op, x, axis, index, op.path(2, "index"))
-        position = axis_of(index, x.shape[axis])
-        lines = straight(x, [k - (k > axis) for k in range(x.rank)])
-        lines[axis] = Line(None, position, position + 1)
-        return self.drawn(op, [*x.axes[:axis], *x.axes[axis + 1 :]], lines)
+        return self._slice(op, x, [*[slice(None)] * axis, op.argument(2, "index")], [path] * (axis + 1))
 
 
 class Narrow(GetItem):

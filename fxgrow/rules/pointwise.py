@@ -15,7 +15,7 @@ from torch import fx
 from fxgrow.axes.layout import Layout, Leaf
 from fxgrow.rules.calls import Call
 from fxgrow.rules.knowledge import Knowledge
-from fxgrow.rules.law import Clause, Fact, Law, Moves, Range, Source, Terms
+from fxgrow.rules.law import Clause, Fact, Law, Moves, Range, Source, Terms, all_of
 from fxgrow.rules.op import Op, Tensor, Tree
 from fxgrow.rules.shape import axis_of, hold_aliased, written_to
 
@@ -69,12 +69,10 @@ class Pointwise(Law):
 
     @staticmethod
     def _pin_numbers(op: Op) -> None:
-        for index, raw in enumerate(op.node.args):
+        arguments = [*enumerate(op.node.args), *op.node.kwargs.items()]
+        for place, raw in arguments:
             if isinstance(raw, fx.Node) and op.tree_of(raw) is None:
-                op.pin(("args", index))
-        for name, raw in op.node.kwargs.items():
-            if isinstance(raw, fx.Node) and op.tree_of(raw) is None:
-                op.pin(("kwargs", name))
+                op.pin(("args" if isinstance(place, int) else "kwargs", place))
 
     def _silencing(self, op: Op, leaf: Leaf) -> list[list[Tensor]]:
         """What has to be zero at new units for the output to be zero there: alternatives."""
@@ -101,7 +99,7 @@ class Pointwise(Law):
         having = [t for t in operands if leaf in t.leaves()]
         ways = [(Fact.ZERO, way) for way in sorted(self._silencing(op, leaf), key=lambda way: way[0].parameter is None)]
         ways += [(fact, having) for fact in self._kept(op, having)]
-        return [(fact, [Source(t, fact, lands=lands) for t in way]) for fact, way in ways]
+        return [(fact, all_of(fact, *way, lands=lands)) for fact, way in ways]
 
     def facts(self, op: Op, know: Knowledge) -> None:
         super().facts(op, know)

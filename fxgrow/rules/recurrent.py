@@ -30,7 +30,7 @@ class Recurrent(Law):
         assert isinstance(module, nn.RNNBase)
         if module.proj_size:
             op.fix_operands("recurrent layers with a projection have no rule")
-            op.data.update(reads=[])
+            op.data["reads"] = []
             return op.constants(op.value)
         unifier = op.unifier
         x = op.tensor()
@@ -48,7 +48,7 @@ class Recurrent(Law):
             unifier.fix(state.axes[:-1], "it is layers or batch")
         op.attribute("input_size", x.axes[-1])
         op.attribute("hidden_size", hidden)
-        op.data.update(reads=reads, hidden=hidden)
+        op.data["reads"] = reads
         output = op.result([*x.axes[:-1], resolve(inner)])
         states = [
             op.result([*(unifier.constant(size) for size in value.shape[:-1]), hidden])
@@ -113,7 +113,7 @@ class RecurrentCell(Recurrent):
         unifier.fix((axis for tensor in (x, *states) for axis in tensor.axes[:-1]), "it is batch")
         op.attribute("input_size", x.axes[-1])
         op.attribute("hidden_size", hidden)
-        op.data.update(reads=reads, hidden=hidden)
+        op.data["reads"] = reads
         made = op.value if isinstance(op.value, tuple) else (op.value,)
         after = tuple(op.result([*x.axes[:-1], resolve(hidden)]) for _ in made)
         return after if isinstance(op.value, tuple) else after[0]

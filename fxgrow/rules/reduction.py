@@ -9,7 +9,7 @@ from typing import Any, Literal
 from fxgrow import guards
 from fxgrow.axes.layout import Layout, Leaf, leaves, resolve
 from fxgrow.rules.knowledge import Knowledge
-from fxgrow.rules.law import Carrying, Clause, Edit, Fact, Law, Lookup, Moves, Source, Want, moved_core
+from fxgrow.rules.law import Carrying, Clause, Edit, Fact, Law, Lookup, Moves, Want, all_of, moved_core
 from fxgrow.rules.op import Op, Tensor, Tree
 from fxgrow.rules.pointwise import Pointwise
 from fxgrow.rules.shape import axis_of, hold_aliased, written_to
@@ -204,7 +204,7 @@ class OverItsNorm(Law):
         along = leaf in leaves(x.axes[op.data["axis"]])  # all its entries are divided by one number
         lands = {k: k for k in range(x.rank)}
         facts = (Fact.ZERO, Fact.IGNORED) if along else (Fact.ZERO,)
-        return [(fact, [Source(x, fact, lands=lands)]) for fact in facts]
+        return [(fact, all_of(fact, x, lands=lands)) for fact in facts]
 
     def stays(self, op: Op, know: Knowledge, leaf: Leaf) -> bool:
         return know.fact(op.data["x"], leaf) is Fact.ZERO

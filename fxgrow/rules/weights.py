@@ -15,7 +15,7 @@ from torch.nn.utils import parametrizations
 from fxgrow.axes.layout import Leaf, leaves, resolve
 from fxgrow.rules.calls import Call
 from fxgrow.rules.knowledge import Knowledge, Way
-from fxgrow.rules.law import Clause, Edit, Fact, Law, Moves, Range, Source, Terms, Want, moved_core
+from fxgrow.rules.law import Clause, Edit, Fact, Law, Moves, Range, Terms, Want, all_of, moved_core
 from fxgrow.rules.normalisation import Affine, BatchNorm, affine
 from fxgrow.rules.op import Op, Tensor, Tree, is_parametric
 from fxgrow.rules.pointwise import Pointwise
@@ -165,7 +165,7 @@ class Standardised(Affine):
         if leaf not in leaves(x.axes[2]):
             return super().clauses(op, output, leaf)
         kept = (Fact.ZERO, Fact.IGNORED) if op.data["bias"] is None else ()
-        return [(fact, [Source(x, fact, lands={2: 2})]) for fact in kept]
+        return [(fact, all_of(fact, x, lands={2: 2})) for fact in kept]
 
     def facts(self, op: Op, know: Knowledge) -> None:
         for leaf in know.growing(_weight(op).axes[2]):

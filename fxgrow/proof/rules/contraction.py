@@ -49,12 +49,7 @@ def _by_patterns(
     bias: Claim | None = None,
     bias_pattern: str | None = None,
 ) -> Claim:
-    """A sum of products whose axes are named by patterns, as a law has them: ("... i", "o i") -> "... o".
-
-    Raises
-    ------
-    Unproved: the patterns name products of axes, or space, or an axis of an operand twice, or do not fit.
-    """
+    """A sum of products whose axes are named by patterns, as a law has them, but for space and products of axes."""
     if (
         None in operands
         or len(inputs) != len(operands)

@@ -47,12 +47,7 @@ def moved(law: Law, use: Use) -> Any:
 
 
 def movement(use: Use) -> Any:
-    """What is claimed of the outputs of an op that only moves entries; operands in any containers.
-
-    Raises
-    ------
-    Unproved: an old entry of an output is not where the original has it.
-    """
+    """What is claimed of the outputs of an op that only moves entries; operands in any containers."""
     use.rule = "moves entries"
     operands = use.claims()
     claims = [use.equal(claim) for claim in operands]
@@ -106,12 +101,7 @@ def _digest(tensor: Tensor | None) -> Any:
 
 
 def written(law: Law, use: Use) -> Claim:
-    """`x[index] = y`: what x is afterwards.
-
-    Raises
-    ------
-    Unproved: an old entry of x does not take on what the original's does.
-    """
+    """`x[index] = y`: what x is afterwards."""
     use.rule = "writes entries"
     x, value = use.equal(use.claim()), use.argument(2, "value")
     entries = use.equal(value) if isinstance(value, Claim) else unchanged(())
@@ -129,12 +119,7 @@ def written(law: Law, use: Use) -> Claim:
 
 
 def written_through(whole: Claim, view: Claim, after: Claim, index: Any) -> Claim:
-    """What a tensor is once `x[index]`, its view, was written to. `index` must leave whole what has grown.
-
-    Raises
-    ------
-    Unproved: the view takes entries along an axis that has grown, or has its old units elsewhere now.
-    """
+    """What a tensor is once `x[index]`, its view, was written to. `index` must leave whole what has grown."""
     items = index if isinstance(index, tuple) else (index,)
     everything = slice(None)
     if whole.held is not None or not all(isinstance(item, slice) for item in items):
@@ -158,12 +143,7 @@ def halves(x: Claim, axis: int) -> tuple[Claim, Claim]:
 
 
 def made(law: Made, use: Use) -> Claim:
-    """A new tensor; of one filled with a number, the same in both models, it is left open where old units are.
-
-    Raises
-    ------
-    Unproved: entries differ. Refuted: it is another number.
-    """
+    """A new tensor; of one filled with a number, the same in both models, it is left open where old units are."""
     if law.why_not:
         use.rule = "made of sizes alone"
         use.same_numbers()
