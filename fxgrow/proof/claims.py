@@ -171,12 +171,21 @@ def spare_means(means: dict[int, Tensor]) -> dict[int, Tensor]:
     return {axis: where for axis, where in means.items() if bool(where.any())}
 
 
+def along(vector: Tensor, axis: int, rank: int) -> Tensor:
+    """A vector as a tensor that varies along one axis only.
+
+    >>> along(torch.arange(4), 1, 3).shape
+    torch.Size([1, 4, 1])
+    """
+    return vector.reshape([-1 if k == axis else 1 for k in range(rank)])
+
+
 def is_new(claim: Claim) -> Tensor:
     """Which entries are at a new position of some axis, broadcastable."""
     new = torch.zeros((1,) * claim.rank, dtype=torch.bool)
     for axis, position in enumerate(claim.maps):
         if position is not None:
-            new = new | (position < 0).reshape([-1 if k == axis else 1 for k in range(claim.rank)])
+            new = new | along(position < 0, axis, claim.rank)
     return new
 
 

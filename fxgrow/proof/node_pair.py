@@ -103,11 +103,6 @@ class Use(Called[Claim]):
         self.rule = ""
 
     @property
-    def kind(self) -> Any:
-        """The class of the module that is called, or else the function or the name of the method."""
-        return type(self.new_module) if self.new_module is not None else self.new.target
-
-    @property
     def writes(self) -> bool:
         """Whether the node writes to its first operand."""
         return writes(self.new, self.new_module)
@@ -132,6 +127,8 @@ class Use(Called[Claim]):
             raise Unproved(f"argument {name!r} of {self.name} is not a tensor")
         return operand
 
+    tensor = claim
+
     def optional(self, index: int, name: str) -> Claim | None:
         """A tensor, or None where neither node is given one."""
         argument = self.argument(index, name)
@@ -140,6 +137,11 @@ class Use(Called[Claim]):
         if isinstance(argument, Both) and argument.old is None and argument.new is None:
             return None
         raise Unproved(f"argument {name!r} of {self.name} is given in one of the models only")
+
+    def given(self, index: int, name: str, default: Any = None) -> Any:
+        """The tensor at a position or under a name, or the number that the grown node has there."""
+        value = self.argument(index, name, default)
+        return value if isinstance(value, Claim) else plain(value).new
 
     def setting(self, index: int, name: str, default: Any = None) -> Both:
         """An attribute of both modules, or an argument of both functions."""
@@ -150,13 +152,6 @@ class Use(Called[Claim]):
     def claims(self) -> list[Claim]:
         """Every tensor among the arguments, in order."""
         return list(claims_in([self.args, self.kwargs]))
-
-    def number(self, index: int, name: str, default: Any = None) -> Any:
-        """A plain argument that has to be what it was."""
-        both = plain(self.argument(index, name, default))
-        if not both.same:
-            raise Refuted(f"{name} of {self.name} is {both.new}, it was {both.old}")
-        return both.old
 
     def same_numbers(self, besides: Iterable[str] = (), places: Iterable[int] = ()) -> None:
         """Every plain argument is what it was, but for some that the rule itself looks at."""
@@ -357,6 +352,10 @@ def mean_positions(value: Tensor, axis: int, position: Tensor, precision: float)
             near = near.all(other, keepdim=True)
     result[new] = near.flatten().cpu()
     return result
+
+
+def no_rule(use: Use) -> Unproved:
+    return Unproved(f"{use.name} has no proof rule, and something that it is given has grown")
 
 
 def plain(item: Any) -> Both:

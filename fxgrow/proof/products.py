@@ -21,6 +21,7 @@ from fxgrow.proof.claims import (
     Map,
     Refuted,
     Unproved,
+    along,
     at_old,
     both_copies,
     inverse,
@@ -191,7 +192,7 @@ def _collapse(use: Use, weight: Operand, data: Operand, maps: dict[str, Map], ou
         value, free = collapsed(value, axis, atoms)
         if atoms.twins is not None:
             value, wanted = (added_up(columns, axis, atoms.twins) for columns in (value, wanted))
-        loose = loose | atoms.adds_up().reshape([-1 if k == axis else 1 for k in range(claim.rank)])
+        loose = loose | along(atoms.adds_up(), axis, claim.rank)
         wrong = free != 0
         if free.numel() and bool(wrong.any()):
             place = first(wrong)

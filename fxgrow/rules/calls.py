@@ -121,6 +121,11 @@ class Called(Generic[T]):
     def name(self) -> str:
         return name_of(self.node, self.module)
 
+    @property
+    def kind(self) -> Any:
+        """The class of the module that is called, or else the function or the name of the method."""
+        return type(self.module) if self.module is not None else self.node.target
+
     def raw(self, index: int, name: str, default: Any = None) -> Any:
         """The argument at a position or under a name, as the graph holds it."""
         return self.node.args[index] if index < len(self.node.args) else self.node.kwargs.get(name, default)

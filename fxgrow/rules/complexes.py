@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from fxgrow.rules.law import Law, Range
+from fxgrow.rules.law import Law
 from fxgrow.rules.op import Op, Tensor, Tree
-from fxgrow.rules.shape import Everywhere, Moved, Passing, Shape
+from fxgrow.rules.shape import Passing, Shape, straight
 
 
 class Part(Passing):
@@ -42,12 +42,6 @@ class Pairs(Shape):
     def relate(self, op: Op) -> Tree:
         x = op.tensor()
         if not self.inverse:
-            return op.result([*x.axes, op.unifier.constant(2)])
+            return self.drawn(op, [*x.axes, op.unifier.constant(2)], straight(x, range(x.rank)))
         op.unifier.fix(x.axes[-1], "it holds the real and the imaginary part")
-        return op.result(x.axes[:-1])
-
-    def forward(self, op: Op, source: Tensor, output: Tensor, where: Range) -> Moved:
-        return where if where.axis < min(source.rank, output.rank) else None
-
-    def backward(self, op: Op, source: Tensor, output: Tensor, where: Range | None) -> Moved:
-        return Everywhere if where is None else self.forward(op, source, output, where)
+        return self.drawn(op, x.axes[:-1], straight(x, [*range(x.rank - 1), None]))

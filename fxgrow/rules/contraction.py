@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from fxgrow.axes.layout import Layout, Leaf, leaves
+from fxgrow.axes.layout import Layout, Leaf, leaves, same
 from fxgrow.rules.calls import Call
 from fxgrow.rules.knowledge import Knowledge, Way
-from fxgrow.rules.law import Fact, Law, Moves, Range, Terms, Want, terms
+from fxgrow.rules.law import Clause, Fact, Law, Moves, Range, Source, Terms, Want, terms
 from fxgrow.rules.op import Op, Tensor, Tree, is_parametric
 from fxgrow.rules.patterns import Binding, bind, tokens
 
@@ -26,44 +26,29 @@ class SumOfProducts(Law):
     family = "contraction"
     counts: Literal["output", "input"] = "output"  # which positions are counted once per multiply-add
 
-    def _summed(self, op: Op, operands: list[Tensor], bias: Tensor | None, output: str, binding: Binding) -> Tensor:
+    def _summed(
+        self,
+        op: Op,
+        operands: list[Tensor],
+        bias: Tensor | None,
+        output: str,
+        binding: Binding,
+        free: Sequence[bool] = (),
+    ) -> Tensor:
         for weight in operands[1:]:
             op.role(weight, "weight")
         op.role(bias, "bias")
-        op.data.update(operands=operands, bias=bias, binding=binding, output=output)
+        op.data.update(operands=operands, bias=bias, binding=binding)
+        made = binding.output(op, operands, output, free)
         for name, layout in self.contracted(op):
-            if any(not t.learns and name in placed for t, placed in zip(operands, binding.placed, strict=True)):
+            if any(not t.learns and binding.places(k, name) for k, t in enumerate(operands)):
                 op.unifier.fix(layout, f"{op.name} sums over it with a buffer, which does not learn")
-        return self._result(op, binding)
-
-    def _result(self, op: Op, binding: Binding) -> Tensor:
-        axes: list[Layout] = []
-        parsed = tokens(op.data["output"])
-        shape = tuple(op.value.shape)
-        for position, token in enumerate(parsed):
-            if token == "...":
-                axes.extend(binding.ellipsis)
-            elif isinstance(token, str) and token[0] == "*":
-                rest = len(parsed) - position - 1
-                count = len(shape) - len(axes) - rest
-                own: list[Layout] = [
-                    binding.stars["*s"][k]
-                    if any(binding.free[k : k + 1])
-                    else op.unifier.constant(shape[len(axes) + k])
-                    for k in range(count)
-                ]
-                binding.stars[token] = own
-                axes.extend(own)
-            else:
-                axes.append(binding.layout(token))
-        return op.result(axes)
+        return made
 
     def contracted(self, op: Op) -> Iterable[tuple[str, Layout]]:
         """The names summed over, with their layouts."""
-        kept = set(re.findall(r"\w+", op.data["output"]))
-        for name, layout in op.data["binding"].names.items():
-            if name not in kept:
-                yield name, layout
+        binding: Binding = op.data["binding"]
+        return [(name, binding.names[name]) for name in binding.summed]
 
     def needs(self, op: Op, know: Knowledge) -> Iterable[list[tuple[Tensor, Want]]]:
         """Where neither factor is made of parameters, one of them has to be zero at new units."""
@@ -75,74 +60,31 @@ class SumOfProducts(Law):
                 elif leaf in know.silenced:
                     yield [(operand, Want(leaf, Fact.ZERO)) for operand in operands if not is_parametric(operand)]
 
-    def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
-        operands: list[Tensor] = op.data["operands"]
+    def clauses(self, op: Op, output: Tensor, leaf: Leaf) -> Iterable[Clause]:
+        """Zero where one factor and the bias are; the mean where the one that makes the units and the bias are."""
         bias: Tensor | None = op.data["bias"]
-        makers = [k for k, operand in enumerate(operands) if self._kept_axes(op, k, want.leaf)]
-        if want.fact is Fact.IGNORED or (want.fact is Fact.MEAN and len(makers) > 1):
-            return []
-        alternatives = []
-        for k in reversed(makers):
-            axes = self._kept_axes(op, k, want.leaf)
-            if len(axes) > 1:
-                continue
-            where = self._back(op, k, want.where)
-            if want.where is not None and where is None:
-                continue
-            wishes = [(operands[k], Want(want.leaf, want.fact, where, axes[0]))]
-            if bias is not None:
-                if want.leaf in bias.leaves():
-                    if where is not None and bias.rank > 1:
-                        continue
-                    bias_where = Range(0, where.low, where.high) if where is not None else None
-                    wishes.append((bias, Want(want.leaf, want.fact, bias_where)))
-                elif want.fact is Fact.ZERO:
-                    continue
-            alternatives.append(wishes)
-        return alternatives
+        makers = self._makers(op, leaf)
+        for k, axes in reversed(makers.items()):
+            operand, lands = op.data["operands"][k], op.data["binding"].lands[k]
+            for fact in (Fact.ZERO, Fact.MEAN) if len(makers) == 1 else (Fact.ZERO,):
+                added = [_added(bias, output, fact)] if bias is not None else []
+                yield fact, [Source(operand, fact, axes[0] if len(axes) == 1 else None, lands), *added]
+
+    def _makers(self, op: Op, leaf: Leaf) -> dict[int, list[int]]:
+        """The operands that carry a dimension into the output, each with the axes that do."""
+        carrying = {k: self._kept_axes(op, k, leaf) for k in range(len(op.data["operands"]))}
+        return {k: axes for k, axes in carrying.items() if axes}
 
     def _kept_axes(self, op: Op, k: int, leaf: Leaf) -> list[int]:
         """The axes of operand k that carry the leaf into the output."""
         binding: Binding = op.data["binding"]
-        gone = {name for name, _ in self.contracted(op)}
-        operand: Tensor = op.data["operands"][k]
-        kept = {
-            axis
-            for name, where in binding.placed[k].items()
-            if name not in gone
-            for axis in where
-            if leaf in leaves(binding.names[name] if name in binding.names else operand.axes[axis])
-        }
-        return sorted(kept)
+        gone, operand = binding.summed, op.data["operands"][k]
 
-    def _output_axis(self, op: Op, k: int, axis: int) -> int | None:
-        """Where axis `axis` of operand k goes in the output."""
-        binding: Binding = op.data["binding"]
-        placed = binding.placed[k]
-        position = 0
-        for token in tokens(op.data["output"]):
-            if token == "...":
-                own = placed.get("...", [])
-                if axis in own:
-                    return position + len(binding.ellipsis) - len(own) + own.index(axis)
-                position += len(binding.ellipsis)
-            elif isinstance(token, str) and token[0] == "*":
-                position += len(binding.stars[token])
-            else:
-                names = token if isinstance(token, tuple) else (token,)
-                if any(axis in placed.get(name, []) for name in names):
-                    same_size = op.data["operands"][k].axes[axis].size == binding.layout(token).size
-                    return position if same_size else None
-                position += 1
-        return None
+        def carries(axis: int, name: str) -> bool:
+            layout = operand.axes[axis] if name.startswith("...") else binding.names[name]
+            return name not in gone and name[0] != "*" and leaf in leaves(layout)
 
-    def _back(self, op: Op, k: int, where: Range | None) -> Range | None:
-        if where is None:
-            return None
-        for axis in range(op.data["operands"][k].rank):
-            if self._output_axis(op, k, axis) == where.axis:
-                return Range(axis, where.low, where.high)
-        return None
+        return [axis for axis, names in enumerate(binding.axes[k]) if any(carries(axis, name) for name in names)]
 
     def facts(self, op: Op, know: Knowledge) -> None:
         operands: list[Tensor] = op.data["operands"]
@@ -152,17 +94,15 @@ class SumOfProducts(Law):
                 self._check(op, know, name, leaf)
         output = op.made
         for leaf in know.growing(*output.axes):
-            makers = [(k, axes) for k in range(len(operands)) if (axes := self._kept_axes(op, k, leaf))]
-            for k, axes in makers:
-                for axis in axes:
-                    if (name_ := operands[k].parameter) is not None:
-                        know.produced.add((name_, axis, leaf))
-            know.learn_all(output, leaf, self._outcome(op, know, leaf, makers))
+            for k, axes in self._makers(op, leaf).items():
+                if (parameter := operands[k].parameter) is not None:
+                    know.produced.update((parameter, axis, leaf) for axis in axes)
+            know.learn_all(output, leaf, self.known(op, know, output, leaf))
 
     def _check(self, op: Op, know: Knowledge, name: str, leaf: Leaf) -> None:
         operands: list[Tensor] = op.data["operands"]
-        placed = op.data["binding"].placed
-        using = [(t, placed[k][name]) for k, t in enumerate(operands) if name in placed[k]]
+        places = [op.data["binding"].places(k, name) for k in range(len(operands))]
+        using = [(operand, axes) for operand, axes in zip(operands, places, strict=True) if axes]
         for operand, axes in using:
             if operand.parameter is not None:
                 know.contracted.update((operand.parameter, axis, leaf) for axis in axes)
@@ -187,87 +127,57 @@ class SumOfProducts(Law):
                 break
         know.fail(op, leaf, f"{op.name} sums over it, and neither side can be made to send nothing")
 
-    def _outcome(
-        self, op: Op, know: Knowledge, leaf: Leaf, makers: list[tuple[int, list[int]]]
-    ) -> dict[Range | None, Fact]:
-        operands: list[Tensor] = op.data["operands"]
-        bias: Tensor | None = op.data["bias"]
-        added = know.ranged(bias, leaf) if bias is not None and leaf in bias.leaves() else None
-        if len(makers) == 1:
-            k, axes = makers[0]
-            made = know.ranged(operands[k], leaf, axes[0] if len(axes) == 1 else None)
-            if len(axes) == 1 and (operands[k].parameter or Knowledge.places(operands[k], leaf, None) == axes):
-                made = {where: self._sent(op, know, leaf, fact) for where, fact in made.items()}
-            result: dict[Range | None, Fact] = {}
-            for where, fact in made.items():
-                if fact is Fact.ZERO and not self._bias_allows(bias, added, fact, where):
-                    continue
-                if fact is Fact.MEAN and added is not None and not self._bias_allows(bias, added, fact, where):
-                    continue
-                if fact is Fact.IGNORED:
-                    continue
-                if where is None:
-                    result[None] = fact
-                elif (target := self._output_axis(op, k, where.axis)) is not None:
-                    result[Range(target, where.low, where.high)] = fact
-            return result
-        zero = any(know.fact(operands[k], leaf, axes[0]) is Fact.ZERO for k, axes in makers)
-        return {None: Fact.ZERO} if zero and self._bias_allows(bias, added, Fact.ZERO, None) else {}
-
-    @staticmethod
-    def _sent(op: Op, know: Knowledge, leaf: Leaf, fact: Fact) -> Fact:
+    def known(self, op: Op, know: Knowledge, output: Tensor, leaf: Leaf) -> dict[Range | None, Fact]:
         """What units are that a weight makes which reads them elsewhere: as zeros it makes zeros."""
-        if fact is Fact.IGNORED and know.ways[leaf] is Way.ZERO:
-            return Fact.ZERO
-        if fact is Fact.IGNORED:
-            know.fail(op, leaf, "one weight makes and reads it")
-        return fact
-
-    @staticmethod
-    def _bias_allows(
-        bias: Tensor | None, added: dict[Range | None, Fact] | None, fact: Fact, where: Range | None
-    ) -> bool:
-        if bias is None:
-            return True
-        if added is None:
-            return fact is Fact.MEAN
-        shifted = Range(0, where.low, where.high) if where is not None and bias.rank == 1 else None
-        return added.get(None) is fact or (shifted is not None and added.get(shifted) is fact)
+        known, makers = super().known(op, know, output, leaf), self._makers(op, leaf)
+        for k, axes in makers.items() if len(makers) == 1 else ():
+            maker, bias = op.data["operands"][k], op.data["bias"]
+            alone = len(axes) == 1 and (maker.parameter or Knowledge.places(maker, leaf, None) == axes)
+            if alone and know.fact(maker, leaf, axes[0]) is Fact.IGNORED:
+                if know.ways[leaf] is not Way.ZERO:
+                    know.fail(op, leaf, "one weight makes and reads it")
+                elif bias is None or (leaf in bias.leaves() and know.fact(bias, leaf) is Fact.ZERO):
+                    known.setdefault(None, Fact.ZERO)
+        return known
 
     def passes(self, op: Op, operand: Tensor, leaf: Leaf, axis: int | None, moves: Moves) -> bool:
         """Not where another factor is zero at the same new units."""
-        operands: list[Tensor] = op.data["operands"]
-        placed = op.data["binding"].placed
+        operands, binding = op.data["operands"], op.data["binding"]
         for k, own in enumerate(operands):
-            if own is not operand:
-                continue
-            for name, places in placed[k].items():
-                if axis not in (None, *places) or not any(leaf in leaves(own.axes[place]) for place in places):
+            for place, names in enumerate(binding.axes[k] if own is operand else ()):
+                if axis not in (None, place) or leaf not in leaves(own.axes[place]):
                     continue
-                for other, facing in zip(operands, placed, strict=True):
-                    shared = [a for a in facing.get(name, ()) if other is not own and leaf in leaves(other.axes[a])]
-                    if any(moves.zero(other, leaf, a) for a in shared):
+                for j, other in enumerate(operands):
+                    facing = {a for name in names for a in binding.places(j, name) if other is not own}
+                    if any(leaf in leaves(other.axes[a]) and moves.zero(other, leaf, a) for a in facing):
                         return False
         return True
 
     def ends(self, op: Op, operand: Tensor, axis: int | None) -> bool:
-        placed = zip(op.data["operands"], op.data["binding"].placed, strict=True)
+        binding: Binding = op.data["binding"]
         return any(
-            axis in where.get(name, ()) for name, _ in self.contracted(op) for own, where in placed if own is operand
+            axis in binding.places(k, name)
+            for k, own in enumerate(op.data["operands"])
+            for name in binding.summed
+            if own is operand
         )
 
     def reads(self, op: Op) -> Iterable[tuple[str, int]]:
-        for name, _ in self.contracted(op):
-            for operand, placed in zip(op.data["operands"], op.data["binding"].placed, strict=True):
+        binding: Binding = op.data["binding"]
+        for name in binding.summed:
+            for k, operand in enumerate(op.data["operands"]):
                 if operand.parameter is not None:
-                    yield from ((operand.parameter, axis) for axis in placed.get(name, ()))
+                    yield from ((operand.parameter, axis) for axis in binding.places(k, name))
 
     def operations(self, op: Op, size: Any) -> int:
-        binding: Binding = op.data["binding"]
-        total = math.prod(size(layout) for layout in binding.names.values())
-        total *= math.prod(size(layout) for layout in binding.ellipsis)
         inner = "*s" if self.counts == "output" else "*t"
-        return int(total * math.prod(size(d) for name, star in binding.stars.items() if name != inner for d in star))
+        names: dict[str, Layout] = op.data["binding"].names
+        return int(math.prod(size(layout) for name, layout in names.items() if not name.startswith(inner)))
+
+
+def _added(bias: Tensor, output: Tensor, fact: Fact) -> Source:
+    places = [k for k in range(output.rank) if bias.rank == 1 and same(output.axis(k), bias.axis(0))]
+    return Source(bias, fact, lands={0: places[0]} if places else {})
 
 
 @dataclass(frozen=True)
@@ -279,8 +189,7 @@ class Contraction(SumOfProducts):
     inputs: a pattern per operand, data first: ("... (g i) *s", "(g o) i *k").
     output: the pattern of the result; a starred name not in the inputs is a fixed axis of the op's own.
     bias: the pattern of the bias, or None.
-    operands: finds a tensor for each pattern, then (or None) for the bias; where it is left out, they are the input,
-        the weight and the bias, in this order and by these names.
+    given: what the data are called among the arguments; a weight comes next, where there is one, and then the bias.
     sizes: names whose size an argument or attribute gives: {"g": "groups"}.
     attributes: module attributes that are sizes: {"in_features": "i"}.
     """
@@ -288,28 +197,26 @@ class Contraction(SumOfProducts):
     inputs: tuple[str, ...]
     output: str
     bias: str | None = None
-    operands: Callable[[Op], list[Tensor | None]] | None = None
+    given: tuple[str, ...] = ("input",)
     sizes: dict[str, tuple[int, str]] = field(default_factory=dict)
     attributes: dict[str, str] = field(default_factory=dict)
 
-    def _given(self, op: Any) -> tuple[list[Any], Any]:
-        """The factors, and the bias or None."""
-        tensors = self.operands(op) if self.operands is not None else [op.tensor(), op.weight(1, "weight")]
-        if self.operands is None and self.bias is not None:
-            tensors.append(op.weight(2, "bias"))
-        return tensors[: len(self.inputs)], tensors[len(self.inputs)] if len(tensors) > len(self.inputs) else None
+    def operands(self, op: Any) -> tuple[list[Any], Any]:
+        """The factors, and the bias or None, of an op however it is seen."""
+        factors, count = [op.tensor(k, name) for k, name in enumerate(self.given)], len(self.given)
+        factors += [op.weight(count, "weight")] if count < len(self.inputs) else []
+        return factors, op.weight(len(factors), "bias") if self.bias is not None else None
 
     def terms(self, call: Call | Op) -> Terms | None:
-        factors, bias = self._given(call)
+        factors, bias = self.operands(call)
         return terms(factors[::-1], [bias])
 
     def relate(self, op: Op) -> Tree:
-        tensors, bias = self._given(op)
+        tensors, bias = self.operands(op)
         operands = [t for t in tensors if t is not None]
-        known: dict[str, int] = {}
-        for name, (index, argument) in self.sizes.items():
-            known[name] = op.setting(index, argument, 1)
-        binding = bind(op, operands, list(self.inputs), known, self.free_space(op))
+        known = {name: op.setting(*place, 1) for name, place in self.sizes.items()}
+        free = self.free_space(op)
+        binding = bind(op, operands, self.inputs, known, free)
         for name, (index, argument) in self.sizes.items():
             if op.module is None and op.raw(index, argument) is not None:
                 op.size(op.path(index, argument), binding.names[name])
@@ -318,7 +225,7 @@ class Contraction(SumOfProducts):
         if bias is not None and self.bias is not None:
             for axis, token in zip(bias.axes, tokens(self.bias), strict=True):
                 op.unifier.unify(axis, binding.layout(token))
-        return self._summed(op, operands, bias, self.output, binding)
+        return self._summed(op, operands, bias, self.output, binding, free)
 
     def making(self, rank: int) -> tuple[int, int] | None:
         """The axis of a weight of that rank that makes units, and the output's on which they are; None: it has several.
@@ -328,8 +235,8 @@ class Contraction(SumOfProducts):
         """
         if len(self.inputs) != 2:
             return None
-        weight, output = ([t for t in tokens(p) if t[0] != "*"] for p in (self.inputs[1], self.output))
-        makes = next(axis for axis, token in enumerate(weight) if output[-1][-1] in token)
+        weight, output = ([names for names in tokens(p) if names[0][0] != "*"] for p in (self.inputs[1], self.output))
+        makes = next(axis for axis, names in enumerate(weight) if output[-1][-1] in names)
         return makes, len(weight) - rank - 1
 
     def free_space(self, op: Op) -> Sequence[bool]:
@@ -363,7 +270,7 @@ class MatrixProduct(SumOfProducts):
         factors = self.factors(op)
         inputs, output = self.patterns([tensor.rank for tensor in factors], argument)
         operands, bias = factors[: len(inputs)], factors[len(inputs)] if len(factors) > len(inputs) else None
-        return self._summed(op, operands, bias, output, bind(op, operands, list(inputs), {}))
+        return self._summed(op, operands, bias, output, bind(op, operands, inputs, {}))
 
 
 _MATRIX_PRODUCTS = {
@@ -395,3 +302,54 @@ class Einsum(MatrixProduct):
 def _spelled(part: str) -> str:
     """One operand of an einsum equation as a pattern: "bqhd" as "b q h d"."""
     return " ".join(re.findall(r"\.\.\.|\w", part))
+
+
+class Gather(Law):
+    """Rows of a table picked by index: nn.Embedding, F.embedding. Table `[entries, units]`."""
+
+    family = "contraction"
+
+    def terms(self, call: Call | Op) -> Terms | None:
+        return terms([call.weight(1, "weight")])
+
+    def relate(self, op: Op) -> Tree:
+        index = op.tensor()
+        table = op.weight(1, "weight")
+        assert table is not None
+        op.unifier.fix((*index.axes, table.axes[0]), "entries of a table are picked by index")
+        op.attribute("embedding_dim", table.axes[1])
+        op.role(table, "weight")
+        op.data["table"] = table
+        return op.result([*index.axes, table.axes[1]])
+
+    def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
+        return [[(op.data["table"], Want(want.leaf, want.fact, None, 1))]] if want.where is None else []
+
+    def facts(self, op: Op, know: Knowledge) -> None:
+        table, output = op.data["table"], op.made
+        for leaf in know.growing(*output.axes):
+            if table.parameter is not None:
+                know.produced.add((table.parameter, 1, leaf))
+                if know.fact(table, leaf, 1) is Fact.IGNORED and know.ways[leaf] is not Way.ZERO:
+                    know.ask(table, Want(leaf, Fact.ZERO, None, 1))
+            fact = know.fact(table, leaf, 1)
+            know.learn(output, leaf, Fact.BASE if fact is Fact.IGNORED else fact)
+
+
+class GatherBags(Gather):
+    """Rows of a table picked by index and put together bag by bag: nn.EmbeddingBag. Output `[bags, units]`."""
+
+    def relate(self, op: Op) -> Tree:
+        super().relate(op)
+        for weights in op.operands()[1:]:
+            op.unifier.fix(weights.axes, "entries of a table are picked by index")
+        return op.result([op.unifier.constant(op.value.shape[0]), op.data["table"].axes[1]])
+
+    def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
+        return super().demand(op, output, want) if want.fact is Fact.ZERO else []
+
+    def facts(self, op: Op, know: Knowledge) -> None:
+        super().facts(op, know)
+        for leaf in know.growing(*op.made.axes):
+            if know.fact(op.made, leaf) is not Fact.ZERO:  # the largest of means is no mean
+                know.learn_all(op.made, leaf, {})

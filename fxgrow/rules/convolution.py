@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 from torch import nn
 
-from fxgrow.axes.layout import Leaf, resolve
+from fxgrow.axes.layout import Leaf, leaves, resolve
 from fxgrow.rules.contraction import Contraction
 from fxgrow.rules.knowledge import Knowledge
-from fxgrow.rules.law import Fact, Want
+from fxgrow.rules.law import Clause, Fact, Want, all_of
 from fxgrow.rules.op import Op, Tensor
 
 
@@ -40,7 +40,7 @@ class Convolution(Contraction):
 
     def _growing(self, op: Op, know: Knowledge) -> Iterable[tuple[Slide, Leaf, bool]]:
         """Growing leaves of space: how the kernel slides over them, and whether new units come last."""
-        for slide, layout in zip(op.data["slides"], op.data["binding"].stars["*s"], strict=False):
+        for slide, layout in zip(op.data["slides"], op.data["binding"].starred("*s"), strict=True):
             for leaf in know.growing(layout):
                 yield slide, leaf, resolve(layout) is leaf
 
@@ -50,27 +50,18 @@ class Convolution(Contraction):
             if slide is Slide.SAME:
                 yield [(op.data["operands"][0], Want(leaf, Fact.ZERO))]
 
-    def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
-        by_unit = {leaf for axis in self._by_unit(op) for leaf in Tensor((axis,)).leaves()}
-        if want.leaf not in by_unit:
-            return super().demand(op, output, want)
-        keeps = want.fact is Fact.MEAN or (want.fact is Fact.ZERO and op.data["bias"] is None)
-        return [[(op.data["operands"][0], want)]] if keeps and want.where is None else []
-
-    @staticmethod
-    def _by_unit(op: Op) -> list[Any]:
-        stars = op.data["binding"].stars["*s"]
-        return [axis for slide, axis in zip(op.data["slides"], stars, strict=False) if slide is Slide.BY_UNIT]
+    def clauses(self, op: Op, output: Tensor, leaf: Leaf) -> Iterable[Clause]:
+        space = zip(op.data["slides"], op.data["binding"].starred("*s"), strict=True)
+        if not any(slide is Slide.BY_UNIT and leaf in leaves(layout) for slide, layout in space):
+            return super().clauses(op, output, leaf)
+        kept = (Fact.ZERO, Fact.MEAN) if op.data["bias"] is None else (Fact.MEAN,)
+        return [(fact, all_of(fact, op.data["operands"][0])) for fact in kept]
 
     def facts(self, op: Op, know: Knowledge) -> None:
         super().facts(op, know)
-        x, output = op.data["operands"][0], op.made
         for slide, leaf, last in self._growing(op, know):
-            known = know.fact(x, leaf)
-            if slide is Slide.SAME and (known is not Fact.ZERO or not last):
+            if slide is Slide.SAME and (know.fact(op.data["operands"][0], leaf) is not Fact.ZERO or not last):
                 know.fail(op, leaf, "a kernel slides over it")
-            elif slide is Slide.BY_UNIT and (known is Fact.MEAN or (known is Fact.ZERO and op.data["bias"] is None)):
-                know.learn(output, leaf, known)
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fxgrow.rules.pointwise import Kind
+from fxgrow.rules.registry import both
 
 UNARY: dict[Kind, str] = {
     "linear": "deg2rad rad2deg positive neg conj conj_physical",
@@ -36,10 +36,5 @@ def rows(known: set[Any]) -> Iterator[tuple[Any, Kind]]:
     for kinds in (UNARY, BINARY):
         for kind, names in kinds.items():
             for name in names.split():
-                function = getattr(torch, name, None)
-                spelled = [function, *(method for method in (name, f"{name}_") if hasattr(Tensor, method))]
-                yield from (
-                    (target, kind)
-                    for target in spelled
-                    if (callable(target) or isinstance(target, str)) and target not in known
-                )
+                in_place = [f"{name}_"] if hasattr(Tensor, f"{name}_") else []
+                yield from ((target, kind) for target in (*both(name), *in_place) if target not in known)

@@ -59,7 +59,7 @@ def is_rectifier(kind: Any) -> bool:
 
 def left_alone(call: Call) -> Interval | None:
     """The numbers to which a function of one tensor does nothing, or None where there are none such."""
-    operands, module, node = call.operands(), call.module, call.node
+    operands, node = call.operands(), call.node
     if not isinstance(call.law, Pointwise) or len(operands) != 1:
         return None
     before, after = operands[0].meta["value"], node.meta["value"]
@@ -68,12 +68,7 @@ def left_alone(call: Call) -> Interval | None:
     if call.law.kind == "linear":  # f(a x) = a f(x)
         at_one = call.run({operands[0]: torch.ones((1,) * before.ndim, dtype=torch.float64)})
         return ANY if isinstance(at_one, Tensor) and bool((at_one == 1).all()) else None
-    kind = type(module) if module is not None else node.target
-    if kind in RECTIFIERS or kind in _LEAVE_POSITIVE:
-        return POSITIVE
-    if kind in RELU6:
-        return Interval(0.0, 6.0)
-    return _clamped(kind, module, node)
+    return POSITIVE if call.kind in _LEAVE_POSITIVE else _bounds(call)
 
 
 def intervals(graph: fx.Graph, module_of: Callable[[fx.Node], nn.Module | None]) -> dict[fx.Node, Interval]:
@@ -92,35 +87,36 @@ def intervals(graph: fx.Graph, module_of: Callable[[fx.Node], nn.Module | None])
 def interval_of(node: fx.Node, module: nn.Module | None, law: Law | None, known: dict[fx.Node, Interval]) -> Interval:
     """The interval of a node that holds a tensor, from those of its operands."""
     operands = [known.get(operand, ANY) for operand in node.all_input_nodes]
-    kind = type(module) if module is not None else node.target
     if isinstance(law, BatchNorm) and law.activation is not None:
-        after = getattr(module, law.activation)
-        return _activated(type(after), after, node, ANY)
+        return _activated(Call(node, getattr(module, law.activation), law), ANY)
     if not operands:
         return ANY
-    name = kind if isinstance(kind, str) else getattr(kind, "__name__", "")
-    interval = _arithmetic(name.strip("_"), node, operands)
+    call = Call(node, module, law if law is not None else Law())
+    interval = _arithmetic(call, operands)
     if interval is not None:
         return interval
-    if law is not None and law.family in ("shape", "pooling", "reduction"):
-        return _collected(law.family, name, module, node, operands)
-    return _activated(kind, module, node, operands[0])
+    return (
+        _collected(call, operands)
+        if call.law.family in ("shape", "pooling", "reduction")
+        else _activated(call, operands[0])
+    )
 
 
-def _collected(family: str, name: str, module: nn.Module | None, node: fx.Node, operands: list[Interval]) -> Interval:
+def _collected(call: Call, operands: list[Interval]) -> Interval:
     """Entries moved, picked or averaged."""
-    if family == "shape" and name != "setitem" and not name.startswith("new_"):
+    name, node, first = call.name, call.node, operands[0]
+    if call.law.family == "shape" and name != "setitem":
         return Interval(min(low for low, _ in operands), max(high for _, high in operands))
     if any(word in name for word in _PICKING):
-        bicubic = "bicubic" in str((node.args, node.kwargs, getattr(module, "mode", "")))
-        return ANY if bicubic else operands[0]
+        bicubic = "bicubic" in str((node.args, node.kwargs, getattr(call.module, "mode", "")))
+        return ANY if bicubic else first
     if any(word in name for word in _AVERAGING):
-        return Interval(min(operands[0].low, 0.0), max(operands[0].high, 0.0))  # padding counts as zeros
-    return POSITIVE if name == "sum" and operands[0].low >= 0 else _activated(node.target, None, node, operands[0])
+        return Interval(min(first.low, 0.0), max(first.high, 0.0))  # padding counts as zeros
+    return POSITIVE if name == "sum" and first.low >= 0 else _activated(call, first)
 
 
-def _arithmetic(name: str, node: fx.Node, operands: list[Interval]) -> Interval | None:
-    plain = len(operands) == 2 and len(node.args) == 2 and not node.kwargs
+def _arithmetic(call: Call, operands: list[Interval]) -> Interval | None:
+    name, plain = call.name.strip("_"), len(operands) == 2 and len(call.node.args) == 2 and not call.node.kwargs
     if name in ("add", "iadd") and plain:
         return Interval(operands[0].low + operands[1].low, operands[0].high + operands[1].high)
     if name in ("mul", "imul") and plain and all(low >= 0 for low, _ in operands):
@@ -128,18 +124,15 @@ def _arithmetic(name: str, node: fx.Node, operands: list[Interval]) -> Interval 
     return ANY if name in ("add", "iadd", "mul", "imul", "sub", "isub") else None
 
 
-def _activated(kind: Any, module: nn.Module | None, node: fx.Node, before: Interval) -> Interval:
-    if kind in RECTIFIERS:
-        return Interval(max(0.0, before.low), max(0.0, before.high))
-    if kind in RELU6:
-        return Interval(min(6.0, max(0.0, before.low)), min(6.0, max(0.0, before.high)))
-    if kind in _UNIT:
+def _activated(call: Call, before: Interval) -> Interval:
+    if call.kind in _UNIT:
         return Interval(0.0, 1.0)
-    if kind in _POSITIVE:
+    if call.kind in _POSITIVE:
         return POSITIVE
-    if kind in _PASSING:
+    if call.kind in _PASSING:
         return before
-    return _clamped(kind, module, node) or ANY
+    bounds = _bounds(call)
+    return Interval(*(min(bounds.high, max(bounds.low, end)) for end in before)) if bounds is not None else ANY
 
 
 _PASSING: tuple[type[nn.Module] | Callable[..., Any], ...] = (
@@ -148,17 +141,18 @@ _PASSING: tuple[type[nn.Module] | Callable[..., Any], ...] = (
 )
 
 
-def _clamped(kind: Any, module: nn.Module | None, node: fx.Node) -> Interval | None:
-    """The bounds of a clamp that are numbers."""
-    if isinstance(module, nn.Hardtanh):
-        return Interval(float(module.min_val), float(module.max_val))
-    places = {F.hardtanh: (("min_val", -1.0), ("max_val", 1.0))}
-    names = places.get(kind, (("min", None), ("max", None)))
-    if kind not in (F.hardtanh, torch.clamp, "clamp", "clamp_", "clip"):
+def _bounds(call: Call) -> Interval | None:
+    """The bounds that a function brings its input into, where they are numbers."""
+    if is_rectifier(call.kind):
+        return POSITIVE if call.kind in RECTIFIERS else Interval(0.0, 6.0)
+    if isinstance(call.module, nn.Hardtanh):
+        return Interval(float(call.module.min_val), float(call.module.max_val))
+    if call.kind not in (F.hardtanh, torch.clamp, "clamp", "clamp_", "clip"):
         return None
+    names = (("min_val", -1.0), ("max_val", 1.0)) if call.kind is F.hardtanh else (("min", None), ("max", None))
     bounds = []
     for place, ((name, default), open_end) in enumerate(zip(names, ANY, strict=True), start=1):
-        bound = node.args[place] if len(node.args) > place else node.kwargs.get(name, default)
+        bound = call.raw(place, name, default)
         if bound is not None and not isinstance(bound, (int, float)):
             return None
         bounds.append(open_end if bound is None else float(bound))

@@ -130,15 +130,19 @@ class Knowledge:
                 if asked is not Fact.IGNORED or not self.ask(parameter, Want(leaf, Fact.ZERO, where, axis)):
                     self.fail(op, leaf, f"{op.name} writes over the entries that keep new units from changing anything")
 
-    def silences(self, weight: Tensor, leaf: Leaf, sent: Fact) -> bool:
-        """Whether a weight `[outputs, inputs]` passes nothing of what new inputs send, or can be made to.
-
-        sent: what is known of the new inputs.
-        """
+    def is_read(self, op: Op, weight: Tensor, leaf: Leaf, sent: Fact) -> None:
+        """A weight `[outputs, inputs]` reads new inputs, of which `sent` is known: it has to pass nothing on."""
+        self.read.add(leaf)
+        self.contracted.add((str(weight.parameter), 1, leaf))
         if sent is Fact.ZERO or self.fact(weight, leaf, 1) in (Fact.ZERO, Fact.IGNORED):
-            return True
+            return
         zero = sent is Fact.MEAN and self.ways[leaf] is Way.REPLICATE
-        return self.ask(weight, Want(leaf, Fact.ZERO if zero else Fact.IGNORED, None, 1))
+        if not self.ask(weight, Want(leaf, Fact.ZERO if zero else Fact.IGNORED, None, 1)):
+            self.fail(op, leaf, f"{op.name} reads it")
+
+    def is_made(self, weight: Tensor) -> None:
+        """A weight `[outputs, inputs]` makes new outputs."""
+        self.produced.update((str(weight.parameter), 0, leaf) for leaf in self.growing(weight.axes[0]))
 
     def _grant(
         self,

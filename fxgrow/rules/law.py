@@ -1,16 +1,17 @@
 """What a law is: how an op relates axes, and how it carries what is known of new units.
 
-A law states four things, each a method, and decides nothing: which axes are the same dimension (`relate`),
-what new units must be so that old outputs do not change (`needs`), how a wish about new units is passed on to the ops
-that make them (`demand`), and what is known of its outputs (`facts`). The kernel works out by itself, independently of
-these, how a grown node is proved to do what the original's did (`fxgrow.proof.by_law`).
+A law states four things, each a method, and decides nothing: which axes are the same dimension (`relate`), what new
+units must be so that old outputs do not change (`needs`), how a wish about new units is passed on to the ops that make
+them (`demand`), and what is known of its outputs (`facts`); both follow from its `clauses`. The kernel works out by
+itself, independently of these, how a grown node is proved to do what the original's did (`fxgrow.proof.by_law`).
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import nn
@@ -60,6 +61,56 @@ class Want:
 
     def on(self, axis: int) -> Want:
         return Want(self.leaf, self.fact, self.where, axis)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A tensor that has to be `fact` at new units (within `where`) for an output to be what a clause says.
+
+    axis: for a parameter, only the slot of this axis. lands: an axis of it, and that of the output along which its
+    positions lie: a clause then holds of a range there if this holds of the same range here.
+    """
+
+    tensor: Tensor
+    fact: Fact
+    axis: int | None = None
+    lands: Mapping[int, int] = field(default_factory=dict)
+    where: Range | None = None
+
+    def behind(self, where: Range | None) -> Range | None:
+        """The range of the tensor that lands on a range of the output; of all of the output, all that counts."""
+        axes = [own for own, other in self.lands.items() if where is not None and other == where.axis]
+        return Range(axes[0], where.low, where.high) if where is not None and axes else self.where
+
+    def wish(self, want: Want) -> tuple[Tensor, Want] | None:
+        """What is wished of it so that an output is what is wanted; None where it cannot be, or nobody can tell."""
+        where = self.behind(want.where)
+        if want.leaf not in self.tensor.leaves():
+            can_be = self.fact is Fact.MEAN
+        else:
+            can_be = want.where is None or where is not None
+        return (self.tensor, Want(want.leaf, self.fact, where, self.axis)) if can_be else None
+
+    def holds(self, know: Knowledge, leaf: Leaf, where: Range | None) -> bool:
+        if leaf not in self.tensor.leaves():
+            return self.fact is Fact.MEAN
+        known, behind = know.ranged(self.tensor, leaf, self.axis), self.behind(where)
+        return self.fact in (known.get(None), known.get(behind))
+
+    def ranges(self, know: Knowledge, leaf: Leaf) -> Iterable[Range]:
+        """The ranges of the output at which it may hold, if not everywhere."""
+        for where in know.ranged(self.tensor, leaf, self.axis):
+            if where is not None and where.axis in self.lands:
+                yield Range(self.lands[where.axis], where.low, where.high)
+
+
+def all_of(fact: Fact, *tensors: Tensor | None, lands: Mapping[int, int] = MappingProxyType({})) -> list[Source]:
+    """Tensors, as far as they are there, that all have to be `fact`."""
+    return [Source(tensor, fact, lands=lands) for tensor in tensors if tensor is not None]
+
+
+Clause = tuple[Fact, list[Source]]
+"""An output is a fact at new units where all of these hold: the planner asks for them, and knows it by them."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +182,7 @@ class Law:
     family = "unknown"
     moves = False  # whether its output is entries of its operands and nothing else
     why_held = "has no rule"
+    how_taken = "is taken over it"  # its statistic
 
     @property
     def may_show(self) -> bool:
@@ -153,19 +205,31 @@ class Law:
         """Wishes that let this op keep its old outputs, each a list of alternatives, best first."""
         return ()
 
+    def clauses(self, op: Op, output: Tensor, leaf: Leaf) -> Iterable[Clause]:
+        """What makes an output what it may be at the new units of a dimension, best first."""
+        return ()
+
     def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
         """Alternatives, each a list of wishes about operands that together grant `want` of `output`."""
-        return []
+        clauses = self.clauses(op, output, want.leaf)
+        wishes = ([source.wish(want) for source in sources] for fact, sources in clauses if fact is want.fact)
+        return [[wish for wish in some if wish is not None] for some in wishes if None not in some]
 
     def facts(self, op: Op, know: Knowledge) -> None:
         """Record what is known of the outputs; report (`know.fail`) what breaks the function."""
+        self.check_statistics(op, know)
         for output in tensors(op.output):
             for leaf in know.growing(*output.axes) if output.op is op else ():
                 know.learn_all(output, leaf, self.known(op, know, output, leaf))
 
     def known(self, op: Op, know: Knowledge, output: Tensor, leaf: Leaf) -> dict[Range | None, Fact]:
         """What is known of an output at the new units of a dimension."""
-        return {}
+        known: dict[Range | None, Fact] = {}
+        for fact, sources in self.clauses(op, output, leaf):
+            for where in (None, *(where for source in sources for where in source.ranges(know, leaf))):
+                if where not in known and all(source.holds(know, leaf, where) for source in sources):
+                    known[where] = fact
+        return known
 
     def edits(self, op: Op, know: Knowledge) -> list[Edit]:
         """Changes to the node that this op's exactness rests on."""
@@ -174,6 +238,15 @@ class Law:
     def statistics(self, op: Op) -> Iterable[Layout]:
         """The layouts over which the op takes a statistic that a guard could take over the old units alone."""
         return ()
+
+    def check_statistics(self, op: Op, know: Knowledge) -> None:
+        for leaf in know.growing(*self.statistics(op)):
+            if leaf not in know.guarded and not self.stays(op, know, leaf):
+                know.fail(op, leaf, f"{op.name} {self.how_taken}", guardable=True)
+
+    def stays(self, op: Op, know: Knowledge, leaf: Leaf) -> bool:
+        """Whether the statistic is what it was although new units are among what it is taken over."""
+        return False
 
     def passes(self, op: Op, operand: Tensor, leaf: Leaf, axis: int | None, moves: Moves) -> bool:
         """Whether a gradient at the output moves the new entries of an operand: False where zeros stop it for good.
@@ -217,15 +290,13 @@ class Carrying(Law):
         """The operands, and the facts."""
         raise NotImplementedError
 
-    def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
-        sources, facts = self.carries(op, want.leaf)
-        fits = want.fact in facts and want.where is None and all(want.leaf in source.leaves() for source in sources)
-        return [[(source, want) for source in sources]] if fits else []
+    def clauses(self, op: Op, output: Tensor, leaf: Leaf) -> Iterable[Clause]:
+        sources, facts = self.carries(op, leaf)
+        return [(fact, all_of(fact, *sources)) for fact in Fact if fact in facts]
 
     def facts(self, op: Op, know: Knowledge) -> None:
+        self.check_statistics(op, know)
         values = op.value if isinstance(op.value, tuple) else (op.value,)
         for output, value in zip(tensors(op.output), values, strict=True):
             for leaf in know.growing(*output.axes) if is_inexact(value) else ():  # where something is, else
-                sources, facts = self.carries(op, leaf)
-                known = {know.fact(source, leaf) for source in sources}
-                know.learn_all(output, leaf, {None: known.pop()} if len(known) == 1 and known <= facts else {})
+                know.learn_all(output, leaf, self.known(op, know, output, leaf))

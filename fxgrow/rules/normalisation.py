@@ -15,7 +15,7 @@ from typing import Any
 from fxgrow.axes.layout import Layout, Leaf, leaves, resolve
 from fxgrow.rules.calls import Call
 from fxgrow.rules.knowledge import Knowledge, Way
-from fxgrow.rules.law import Edit, Fact, Law, Moves, Range, Terms, Want, moved_core, terms
+from fxgrow.rules.law import Clause, Edit, Fact, Law, Moves, Terms, Want, all_of, moved_core, terms
 from fxgrow.rules.op import Op, Tensor, Tree
 from fxgrow.rules.pointwise import Pointwise
 from fxgrow.rules.registry import law_of_module
@@ -37,12 +37,9 @@ def gain_and_bias(op: Op) -> dict[str, Any]:
     return {n: f"{op.node.target}.{n}" if op.parameter(n) is not None else None for n in ("weight", "bias")}
 
 
-def adds_nothing(know: Knowledge, bias: Tensor | None, leaf: Leaf, where: Range | None = None) -> bool:
-    """Whether a bias is zero at new units, all or those of one range."""
-    if bias is None:
-        return True
-    known = know.ranged(bias, leaf)
-    return leaf in bias.leaves() and Fact.ZERO in (known.get(None), known.get(where))
+def adds_nothing(know: Knowledge, bias: Tensor | None, leaf: Leaf) -> bool:
+    """Whether a bias is zero at new units."""
+    return bias is None or (leaf in bias.leaves() and know.fact(bias, leaf) is Fact.ZERO)
 
 
 class Affine(Law):
@@ -62,23 +59,12 @@ class Affine(Law):
         place = self.gain_place(call)
         return terms([call.weight(place, "weight")], [call.weight(place + 1, "bias")])
 
-    def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
+    def clauses(self, op: Op, output: Tensor, leaf: Leaf) -> list[Clause]:
         """Zero where gain and bias are."""
-        gain, bias, where = op.data["gain"], op.data["bias"], want.where
-        if want.fact is not Fact.ZERO or gain is None or want.leaf not in gain.leaves():
+        if op.data["gain"] is None:
             return []
-        if where is not None and where.axis != self.axis_of_units(op):
-            return []
-        wish = Want(want.leaf, Fact.ZERO, Range(0, where.low, where.high) if where is not None else None)
-        return [[(tensor, wish) for tensor in (gain, bias) if tensor is not None]]
-
-    def known(self, op: Op, know: Knowledge, output: Tensor, leaf: Leaf) -> dict[Range | None, Fact]:
-        gain, axis = op.data["gain"], self.axis_of_units(op)
-        return {
-            Range(axis, where.low, where.high) if where is not None else None: fact
-            for where, fact in (know.ranged(gain, leaf) if gain is not None else {}).items()
-            if fact is Fact.ZERO and adds_nothing(know, op.data["bias"], leaf, where)
-        }
+        lands = {0: self.axis_of_units(op)}
+        return [(Fact.ZERO, all_of(Fact.ZERO, op.data["gain"], op.data["bias"], lands=lands))]
 
     def passes(self, op: Op, operand: Tensor, leaf: Leaf, axis: int | None, moves: Moves) -> bool:
         """Not to the input where the gain is zero, nor to the gain where what is normalised is."""
@@ -119,18 +105,11 @@ class BatchNorm(Affine):
         op.data["mean"] = mean
         return op.result(x.axes)
 
-    def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
-        if not self._activation_keeps_zero(op):
+    def clauses(self, op: Op, output: Tensor, leaf: Leaf) -> list[Clause]:
+        if not self._activation_keeps_zero(op) or leaf not in leaves(output.axes[1]):
             return []
-        through = [[(op.tensor(), want)]] if want.fact is Fact.ZERO and op.data["bias"] is None else []
-        return super().demand(op, output, want) + through
-
-    def known(self, op: Op, know: Knowledge, output: Tensor, leaf: Leaf) -> dict[Range | None, Fact]:
-        quiet = know.fact(op.tensor(), leaf) is Fact.ZERO and adds_nothing(know, op.data["mean"], leaf)
-        quiet = quiet and adds_nothing(know, op.data["bias"], leaf)
-        if leaf not in leaves(output.axes[1]) or not self._activation_keeps_zero(op):
-            return {}
-        return {None: Fact.ZERO} if quiet else super().known(op, know, output, leaf)
+        through = all_of(Fact.ZERO, op.tensor(), op.data["mean"], op.data["bias"])
+        return [*super().clauses(op, output, leaf), (Fact.ZERO, through)]
 
     def _activation_keeps_zero(self, op: Op) -> bool:
         if self.activation is None or op.module is None:
@@ -265,6 +244,8 @@ class OverUnits(Affine):
 class GroupNorm(Affine):
     """Normalisation over groups of channels: `groups x width`; growing the number of groups is exact."""
 
+    how_taken = "takes its statistic over it"
+
     def relate(self, op: Op) -> Tree:
         x = op.tensor()
         count, gain, bias = int(op.setting(1, "num_groups")), op.weight(2, "weight"), op.weight(3, "bias")
@@ -277,16 +258,11 @@ class GroupNorm(Affine):
         op.data.update(groups=groups, width=width)
         return op.result(x.axes)
 
-    def facts(self, op: Op, know: Knowledge) -> None:
-        for leaf in know.growing(op.data["width"]):
-            if leaf not in know.guarded:
-                know.fail(op, leaf, f"{op.name} takes its statistic over it", guardable=True)
-        super().facts(op, know)
-
-    def known(self, op: Op, know: Knowledge, output: Tensor, leaf: Leaf) -> dict[Range | None, Fact]:
-        quiet = know.fact(op.tensor(), leaf) is Fact.ZERO and adds_nothing(know, op.data["bias"], leaf)
-        quiet = quiet and leaf in leaves(op.data["groups"])
-        return {None: Fact.ZERO} if quiet else super().known(op, know, output, leaf)
+    def clauses(self, op: Op, output: Tensor, leaf: Leaf) -> list[Clause]:
+        clauses = super().clauses(op, output, leaf)
+        if leaf in leaves(op.data["groups"]):  # a group of zeros stays zero
+            clauses.append((Fact.ZERO, all_of(Fact.ZERO, op.tensor(), op.data["bias"])))
+        return clauses
 
     def statistics(self, op: Op) -> Iterable[Layout]:
         yield op.data["width"]

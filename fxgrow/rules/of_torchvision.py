@@ -5,10 +5,10 @@ from __future__ import annotations
 from torchvision.models import swin_transformer as windows
 from torchvision.ops import StochasticDepth
 
+from fxgrow.rules.attention import BiasTable, WindowAttention
 from fxgrow.rules.pointwise import Pointwise
 from fxgrow.rules.registry import rule
 from fxgrow.rules.spatial import Rearranged
-from fxgrow.rules.windows import BiasTable, WindowAttention
 
 rule(StochasticDepth, Pointwise("linear"))
 rule(windows._patch_merging_pad, Rearranged(times=4))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Sequence
@@ -10,96 +11,110 @@ from dataclasses import dataclass, field
 from fxgrow.axes.layout import Layout, Reason, product
 from fxgrow.rules.op import Op, Tensor
 
-Token = str | tuple[str, ...]
+Names = tuple[str, ...]
+"""What an axis is called; by several names if it is the product of as many axes."""
 
 
-def tokens(pattern: str) -> list[Token]:
-    """Parse "... (g i) *s" into its tokens: names, groups of names, starred names, the ellipsis.
+def tokens(pattern: str) -> list[Names]:
+    """Parse a pattern.
 
     >>> tokens("... (g i) *s")
-    ['...', ('g', 'i'), '*s']
+    [('...',), ('g', 'i'), ('*s',)]
     """
-    words = re.findall(r"\(([^)]*)\)|(\S+)", pattern)
-    return [tuple(group.split()) if group else name for group, name in words]
+    return [tuple((group or name).split()) for group, name in re.findall(r"\(([^)]*)\)|(\S+)", pattern)]
+
+
+def spelled(pattern: str, rank: int, space: int = 0) -> list[Names]:
+    """What each axis of a tensor is called. A starred name stands for `space` axes, "..." for all that are left.
+
+    >>> spelled("... (g i) *s", 5, 2)
+    [('...1',), ('...0',), ('g', 'i'), ('*s0',), ('*s1',)]
+    """
+    parsed = tokens(pattern)
+    stars = sum(names[0][0] == "*" for names in parsed)
+    spare = rank - (len(parsed) - stars - 1) - stars * space
+    axes: list[Names] = []
+    for names in parsed:
+        if names == ("...",):
+            axes += [(f"...{k}",) for k in reversed(range(spare))]  # counted from the last, as they are broadcast
+        else:
+            axes += [(f"{names[0]}{k}",) for k in range(space)] if names[0][0] == "*" else [names]
+    return axes
 
 
 @dataclass
 class Binding:
-    """What the names of a pattern stand for in one use of the op."""
+    """What the names of a pattern stand for in one use of the op.
 
+    axes: what the axes of each operand are called. summed: the names that the output does not have, but for those of
+    space. lands: for each operand, the axes that go whole into the output, each with the output's axis.
+    """
+
+    axes: list[list[Names]]
+    space: int
     names: dict[str, Layout] = field(default_factory=dict)
-    stars: dict[str, list[Layout]] = field(default_factory=dict)
-    ellipsis: list[Layout] = field(default_factory=list)
-    free: Sequence[bool] = ()
-    placed: list[dict[str, list[int]]] = field(default_factory=list)  # operand -> name -> its axes
+    summed: list[str] = field(default_factory=list)
+    lands: list[dict[int, int]] = field(default_factory=list)
 
-    def layout(self, token: Token) -> Layout:
-        if isinstance(token, tuple):
-            return product([self.names[name] for name in token])
-        return self.names[token]
+    def layout(self, names: Names) -> Layout:
+        return product([self.names[name] for name in names]) if len(names) > 1 else self.names[names[0]]
+
+    def places(self, operand: int, name: str) -> list[int]:
+        """The axes of an operand that have a name."""
+        return [axis for axis, names in enumerate(self.axes[operand]) if name in names]
+
+    def output(self, op: Op, operands: list[Tensor], pattern: str, free: Sequence[bool]) -> Tensor:
+        """What the op makes; `free`: space that a kernel leaves alone."""
+        shape = op.value.shape
+        made = spelled(pattern, len(shape), self.space)
+        for axis, (name, *_) in enumerate(made):
+            if name[0] == "*":  # space that a kernel slid over
+                k = int(name[2:])
+                kept = any(free[k : k + 1])
+                self.names[name] = self.names[f"*s{k}"] if kept else op.unifier.constant(shape[axis])
+        kept_names = {name for names in made for name in names}
+        self.summed = [name for name in self.names if name not in kept_names and name[0] not in ".*"]
+        for operand, own in zip(operands, self.axes, strict=True):
+            both = itertools.product(enumerate(own), enumerate(made))
+            shared = [(axis, place) for (axis, names), (place, others) in both if set(names) & set(others)]
+            self.lands.append({axis: place for axis, place in shared if operand.shape[axis] == shape[place]})
+        return op.result([self.layout(names) for names in made])
+
+    def starred(self, star: str) -> list[Layout]:
+        """What a starred name stands for."""
+        return [layout for name, layout in self.names.items() if name.startswith(star)]
 
 
 def bind(
-    op: Op, operands: list[Tensor], patterns: list[str], sizes: dict[str, int], free: Sequence[bool] = ()
+    op: Op, operands: list[Tensor], patterns: Sequence[str], sizes: dict[str, int], free: Sequence[bool] = ()
 ) -> Binding:
     """Match operands against patterns, tying the axes that share a name; `free`: space that a kernel leaves alone."""
-    binding = Binding(placed=[{} for _ in operands], free=free)
-    order = sorted(range(len(operands)), key=lambda k: "..." in patterns[k])
-    for k in order:
-        _bind_one(op, operands[k], tokens(patterns[k]), binding, binding.placed[k], sizes)
+    kernels = [k for k, pattern in enumerate(patterns) if "*" in pattern and "..." not in pattern]
+    space = operands[kernels[0]].rank - len(tokens(patterns[kernels[0]])) + 1 if kernels else 0
+    named = [spelled(pattern, t.rank, space) for t, pattern in zip(operands, patterns, strict=True)]
+    binding = Binding(named, space)
+    for k in sorted(range(len(operands)), key=lambda k: "..." in patterns[k]):
+        for axis, names in enumerate(named[k]):
+            _tie(op, binding.names, names, operands[k].axis(axis), sizes)
+    for k, layout in enumerate(binding.starred("*s")):
+        if not any(free[k : k + 1]):
+            op.unifier.fix(layout, Reason("a kernel slides over it", op.place))
+    op.unifier.fix(binding.starred("*k"), Reason("a kernel dimension", quiet=True))
     return binding
 
 
-def _bind_one(
-    op: Op,
-    operand: Tensor,
-    parsed: list[Token],
-    binding: Binding,
-    placed: dict[str, list[int]],
-    sizes: dict[str, int],
-) -> None:
-    unifier = op.unifier
-    spare = operand.rank - sum(1 for t in parsed if t != "..." and not (isinstance(t, str) and t[0] == "*"))
-    stars = [t for t in parsed if isinstance(t, str) and t[0] == "*"]
-    star_rank = len(next(iter(binding.stars.values()), [])) if binding.stars else spare
-    axis = 0
-    for token in parsed:
-        if token == "...":
-            count = spare - (star_rank if stars else 0)
-            own = [operand.axis(axis + k) for k in range(count)]
-            placed["..."] = list(range(axis, axis + count))
-            binding.ellipsis = _broadcast(op, binding.ellipsis, own)
-            axis += count
-        elif isinstance(token, str) and token[0] == "*":
-            own = [operand.axis(axis + k) for k in range(star_rank)]
-            for k, axis_slid in enumerate(own):
-                if token == "*s" and not any(binding.free[k : k + 1]):
-                    unifier.fix(axis_slid, Reason("a kernel slides over it", op.place))
-                elif token != "*s":
-                    unifier.fix(axis_slid, Reason("a kernel dimension", quiet=True))
-            binding.stars[token] = own
-            axis += star_rank
+def _tie(op: Op, known: dict[str, Layout], names: Names, layout: Layout, sizes: dict[str, int]) -> None:
+    parts = [layout]
+    if len(names) > 1:
+        counts = {n: sizes.get(n) or (known[n].size if n in known else 0) for n in names}
+        missing = next((n for n in names if not counts[n]), None)
+        if missing is not None:
+            counts[missing] = layout.size // math.prod(count for count in counts.values() if count)
+        parts = op.unifier.factor(layout, [counts[n] for n in names])
+    for name, part in zip(names, parts, strict=True):
+        if name not in known:
+            known[name] = part
+        elif name.startswith("..."):
+            known[name] = op.unifier.broadcast([known[name], part])
         else:
-            names = token if isinstance(token, tuple) else (token,)
-            parts = [operand.axis(axis)]
-            if len(names) > 1:
-                total = operand.axis(axis).size
-                known = {n: sizes.get(n) or (binding.names[n].size if n in binding.names else 0) for n in names}
-                missing = [n for n in names if not known[n]]
-                if missing:
-                    known[missing[0]] = total // math.prod(known[n] for n in names if known[n])
-                parts = unifier.factor(parts[0], [known[n] for n in names])
-            for name, part in zip(names, parts, strict=True):
-                if name in binding.names:
-                    unifier.unify(binding.names[name], part)
-                else:
-                    binding.names[name] = part
-                placed.setdefault(name, []).append(axis)
-            axis += 1
-
-
-def _broadcast(op: Op, left: list[Layout], right: list[Layout]) -> list[Layout]:
-    if len(left) < len(right):
-        left, right = right, left
-    lead = len(left) - len(right)
-    return [*left[:lead], *(op.unifier.broadcast([a, b]) for a, b in zip(left[lead:], right, strict=True))]
+            op.unifier.unify(known[name], part)

@@ -10,17 +10,7 @@ from fxgrow.axes.layout import Layout, Leaf, is_fixed, join
 from fxgrow.rules.knowledge import Knowledge
 from fxgrow.rules.law import Fact, Law, Range
 from fxgrow.rules.op import Op, Path, Tensor, Tree, tensors
-from fxgrow.rules.shape import (
-    Everywhere,
-    Moved,
-    Piece,
-    Shape,
-    axis_of,
-    cut_backward,
-    cut_forward,
-    hold_aliased,
-    overwritten,
-)
+from fxgrow.rules.shape import Line, Shape, axis_of, hold_aliased, overwritten, straight
 
 
 class GetItem(Shape):
@@ -34,39 +24,36 @@ class GetItem(Shape):
                 return None
             tree = container[key] if not isinstance(container, dict) else container.get(key)
             return tree if any(True for _ in tensors(tree)) else None
-        items = list(index) if isinstance(index, tuple) else [index]
         nested = isinstance(index, tuple)
-        values = [op.lower(item) for item in items]
+        values = [op.lower(item) for item in (index if nested else [index])]
         if any(isinstance(v, (Tensor, list, bool)) for v in values):
             return self._gather(op, container, values)
-        return self._slice(op, container, items, values, nested)
+        paths: list[Path] = [("args", 1, k) if nested else ("args", 1) for k in range(len(values))]
+        return self._slice(op, container, values, paths)
 
-    def _slice(self, op: Op, x: Tensor, items: list[Any], values: list[Any], nested: bool) -> Tree:
+    def _slice(self, op: Op, x: Tensor, values: list[Any], paths: list[Path]) -> Tree:
         spare = x.rank - sum(1 for v in values if v is not None and v is not Ellipsis)
         axes: list[Layout] = []
-        pieces: list[Piece] = []
-        axis = 0
-        for k, value in enumerate(values):
+        lines: list[Line | None] = []
+        for value, path in zip(values, paths, strict=True):
+            axis = len(lines)
             if value is None:
                 axes.append(op.unifier.constant(1))
             elif value is Ellipsis:
+                lines += [Line(len(axes) + j, 0, x.shape[axis + j]) for j in range(spare)]
                 axes.extend(x.axes[axis : axis + spare])
-                axis += spare
             elif isinstance(value, slice):
-                layout, piece = self._piece(op, x, axis, value, ("args", 1, k) if nested else ("args", 1))
+                layout, bounds = self._piece(op, x, axis, value, path)
+                lines.append(Line(len(axes), *bounds) if bounds is not None else None)
                 axes.append(layout)
-                if piece is not None:
-                    pieces.append(piece)
-                axis += 1
             else:
-                self._pick(op, x, axis, value, ("args", 1, k) if nested else ("args", 1))
-                position = axis_of(value, x.axes[axis].size)
-                pieces.append(Piece(axis, position, position + 1, False))
-                axis += 1
-        axes.extend(x.axes[axis:])
-        op.data["pieces"] = None if "strided" in op.data else pieces
-        op.data["inserted"] = any(v is None for v in values)
-        return op.result(axes)
+                self._pick(op, x, axis, value, path)
+                position = axis_of(value, x.shape[axis])
+                lines.append(Line(None, position, position + 1))
+        rest = range(len(lines), x.rank)
+        lines += [Line(len(axes) + k, 0, x.shape[axis]) for k, axis in enumerate(rest)]
+        axes.extend(x.axes[axis] for axis in rest)
+        return op.result(axes) if "strided" in op.data else self.drawn(op, axes, lines)
 
     @staticmethod
     def _pick(op: Op, x: Tensor, axis: int, number: Any, path: Path) -> None:
@@ -81,11 +68,12 @@ class GetItem(Shape):
         if number:
             op.size(path, parts[0])
 
-    def _piece(self, op: Op, x: Tensor, axis: int, cut: slice, path: Path) -> tuple[Layout, Piece | None]:
+    def _piece(self, op: Op, x: Tensor, axis: int, cut: slice, path: Path) -> tuple[Layout, tuple[int, int] | None]:
+        """What is left of an axis, and which of its positions; None where they are not consecutive."""
         layout = x.axis(axis)
         size = layout.size
         if cut in (slice(None), slice(0, None), slice(None, None, 1)):
-            return layout, None
+            return layout, (0, size)
         start, stop, step = cut.indices(size)
         length = len(range(start, stop, step))
         if start < step > 1 and stop == size and size % step == 0 and not is_fixed(layout):
@@ -97,10 +85,10 @@ class GetItem(Shape):
             return every, None
         if is_fixed(layout) or step != 1 or length == 0:
             op.unifier.fix(layout, "sliced with a step")
-            return op.unifier.constant(length), Piece(axis, start, start + length, True) if step == 1 else None
+            return op.unifier.constant(length), (start, start + length) if step == 1 else None
         if any(isinstance(bound, int) and bound < 0 for bound in (cut.start, cut.stop)):
             op.unifier.fix(layout, "sliced from its end")
-            return op.unifier.constant(length), Piece(axis, start, stop, True)
+            return op.unifier.constant(length), (start, stop)
         sizes = [s for s in (start, stop - start, size - stop) if s]
         parts = op.unifier.split(layout, sizes)
         own = parts[1] if start else parts[0]
@@ -110,7 +98,7 @@ class GetItem(Shape):
             op.size((*path, "stop"), join(parts[:2]) if start else own)
         elif cut.stop is not None:
             op.size((*path, "stop"), layout)
-        return own, Piece(axis, start, stop, True)
+        return own, (start, stop)
 
     def _gather(self, op: Op, x: Tensor, values: list[Any]) -> Tree:
         axes = picking_axes(values, x.rank)
@@ -118,7 +106,6 @@ class GetItem(Shape):
             return Law.relate(self, op)
         for axis in set(range(x.rank)) - set(axes):
             op.unifier.fix(x.axes[axis], "its entries are picked by index")
-        op.data["pieces"] = None
         for index in op.operands()[1:]:
             op.unifier.fix(index.axes, "it is an index")
         shape = op.value.shape
@@ -129,24 +116,6 @@ class GetItem(Shape):
         if x is not None:  # what is picked makes units
             know.produced.update((str(x.parameter), axis, leaf) for axis in know.places(x, leaf, None))
         return super().known(op, know, output, leaf)
-
-    def forward(self, op: Op, source: Tensor, output: Tensor, where: Range) -> Moved:
-        pieces = op.data.get("pieces")
-        if pieces is None or op.data["inserted"]:
-            return None
-        moved: Moved = where
-        for piece in reversed(pieces):
-            if isinstance(moved, Range):
-                moved = cut_forward(piece, moved)
-        return moved
-
-    def backward(self, op: Op, source: Tensor, output: Tensor, where: Range | None) -> Moved:
-        pieces = op.data.get("pieces")
-        if pieces is None:
-            return Everywhere if where is None else None
-        if len(pieces) != 1 or op.data["inserted"]:
-            return Everywhere if where is None and not pieces else None
-        return cut_backward(pieces[0], source, where)
 
 
 def picking_axes(values: list[Any], rank: int) -> list[int | None] | None:
@@ -207,12 +176,9 @@ class Select(GetItem):
     """`select`: one position of an axis, which goes."""
 
     def relate(self, op: Op) -> Tree:
-        x, index = op.tensor(), op.argument(2, "index")
+        x, path = op.tensor(), op.path(2, "index")
         axis = axis_of(op.argument(1, "dim"), x.rank)
-        self._pick(op, x, axis, index, op.path(2, "index"))
-        position = axis_of(index, x.shape[axis])
-        op.data.update(pieces=[Piece(axis, position, position + 1, False)], inserted=False)
-        return op.result([*x.axes[:axis], *x.axes[axis + 1 :]])
+        return self._slice(op, x, [*[slice(None)] * axis, op.argument(2, "index")], [path] * (axis + 1))
 
 
 class Narrow(GetItem):
@@ -226,15 +192,16 @@ class Narrow(GetItem):
         layout, size = x.axis(axis), x.shape[axis]
         position = axis_of(start, size)
         axes = list(x.axes)
-        op.data.update(pieces=[Piece(axis, position, position + length, True)], inserted=False)
+        lines = straight(x, range(x.rank))
+        lines[axis] = Line(axis, position, position + length)
         if start < 0 or not length:
             op.unifier.fix(layout, "sliced from its end")
         if is_fixed(layout):
             axes[axis] = op.unifier.constant(length)
-            return op.result(axes)
+            return self.drawn(op, axes, lines)
         parts = op.unifier.split(layout, [s for s in (start, length, size - start - length) if s])
         axes[axis] = parts[1] if start else parts[0]
         if start:
             op.size(op.path(2, "start"), parts[0])
         op.size(op.path(3, "length"), axes[axis])
-        return op.result(axes)
+        return self.drawn(op, axes, lines)

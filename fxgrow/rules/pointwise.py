@@ -6,7 +6,7 @@ What matters of a function is whether it keeps zero (f(0) = 0) and whether it ke
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,12 +15,12 @@ from torch import fx
 from fxgrow.axes.layout import Layout, Leaf
 from fxgrow.rules.calls import Call
 from fxgrow.rules.knowledge import Knowledge
-from fxgrow.rules.law import Fact, Law, Moves, Range, Terms, Want
+from fxgrow.rules.law import Clause, Fact, Law, Moves, Range, Source, Terms, all_of
 from fxgrow.rules.op import Op, Tensor, Tree
-from fxgrow.rules.shape import hold_aliased, written_to
+from fxgrow.rules.shape import axis_of, hold_aliased, written_to
 
-Kind = Literal["linear", "zero", "other", "add", "multiply", "divide", "none"]
-"""linear: f(ax) = a f(x); zero: f(0) = 0; other: neither known; none: not a pointwise op after all."""
+Kind = Literal["linear", "zero", "other", "add", "multiply", "divide"]
+"""linear: f(ax) = a f(x); zero: f(0) = 0; other: neither known."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Pointwise(Law):
         operands = op.operands()
         if kind == "linear":
             operands = operands[:1]  # `x.type_as(y)` is x
-        if kind == "none" or not operands or not hasattr(op.value, "shape"):
+        if not operands or not hasattr(op.value, "shape"):
             return super().relate(op)
         rank = max(t.rank for t in operands)
         axes: list[Layout] = []
@@ -69,12 +69,10 @@ class Pointwise(Law):
 
     @staticmethod
     def _pin_numbers(op: Op) -> None:
-        for index, raw in enumerate(op.node.args):
+        arguments = [*enumerate(op.node.args), *op.node.kwargs.items()]
+        for place, raw in arguments:
             if isinstance(raw, fx.Node) and op.tree_of(raw) is None:
-                op.pin(("args", index))
-        for name, raw in op.node.kwargs.items():
-            if isinstance(raw, fx.Node) and op.tree_of(raw) is None:
-                op.pin(("kwargs", name))
+                op.pin(("args" if isinstance(place, int) else "kwargs", place))
 
     def _silencing(self, op: Op, leaf: Leaf) -> list[list[Tensor]]:
         """What has to be zero at new units for the output to be zero there: alternatives."""
@@ -86,41 +84,26 @@ class Pointwise(Law):
         keeps_zero = kind == "zero" or self._scales(op) or (kind == "add" and not has_numbers(op))
         if not factors and not keeps_zero:
             return []
-        ways = [[operands[k] for k in way] for way in Terms(added, factors).silencing()]
-        return [way for way in ways if all(leaf in t.leaves() for t in way)]
+        return [[operands[k] for k in way] for way in Terms(added, factors).silencing()]
 
-    def _kept(self, op: Op, having: list[Tensor]) -> set[Fact]:
+    def _kept(self, op: Op, having: list[Tensor]) -> Sequence[Fact]:
         """Facts that it passes on where all operands that have a dimension share them; zeros are seen to elsewhere."""
         kind: Kind = op.data["kind"]
         if not keeps_means(kind, [op.data["operands"].index(t) for t in having]):
-            return set()
-        return {Fact.MEAN} if kind == "add" else {Fact.ZERO, Fact.MEAN, Fact.IGNORED} if self._scales(op) else set()
+            return ()
+        return (Fact.MEAN,) if kind == "add" else (Fact.MEAN, Fact.IGNORED) if self._scales(op) else ()
 
-    def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
+    def clauses(self, op: Op, output: Tensor, leaf: Leaf) -> Iterable[Clause]:
         operands: list[Tensor] = op.data["operands"]
-        if want.where is not None and len(operands) > 1:
-            return []
-        if want.fact is Fact.ZERO:
-            ways = sorted(self._silencing(op, want.leaf), key=lambda way: way[0].parameter is None)
-            return [[(t, want) for t in way] for way in ways]
-        having = [t for t in operands if want.leaf in t.leaves()]
-        return [[(t, want) for t in having]] if want.fact in self._kept(op, having) else []
+        lands = {k: k for k in range(output.rank)} if len(operands) == 1 else {}
+        having = [t for t in operands if leaf in t.leaves()]
+        ways = [(Fact.ZERO, way) for way in sorted(self._silencing(op, leaf), key=lambda way: way[0].parameter is None)]
+        ways += [(fact, having) for fact in self._kept(op, having)]
+        return [(fact, all_of(fact, *way, lands=lands)) for fact, way in ways]
 
     def facts(self, op: Op, know: Knowledge) -> None:
         super().facts(op, know)
         written_to(op, know, op.data["operands"][0])
-
-    def known(self, op: Op, know: Knowledge, output: Tensor, leaf: Leaf) -> dict[Range | None, Fact]:
-        operands: list[Tensor] = op.data["operands"]
-        having = [t for t in operands if leaf in t.leaves()]
-        kept, silencing = self._kept(op, having), self._silencing(op, leaf)
-        if len(operands) == 1:
-            kept = kept | {Fact.ZERO} if silencing else kept
-            return {where: fact for where, fact in know.ranged(operands[0], leaf).items() if fact in kept}
-        if any(all(know.fact(t, leaf) is Fact.ZERO for t in way) for way in silencing):
-            return {None: Fact.ZERO}
-        known = {know.fact(t, leaf) for t in having}
-        return dict.fromkeys((None,), known.pop()) if len(known) == 1 and known <= kept else {}
 
     def passes(self, op: Op, operand: Tensor, leaf: Leaf, axis: int | None, moves: Moves) -> bool:
         """Not where another factor is zero, or where the function is flat at zero and zero is what it is given."""
@@ -196,3 +179,26 @@ class ParametricRelu(Pointwise):
             op.attribute("num_parameters", slope.axes[0])
         op.role(slope, "gain")
         return super().relate(op)
+
+
+class GatedUnit(Law):
+    """`F.glu` and `nn.GLU`: the halves of an axis grow alike."""
+
+    family = "pointwise"
+
+    def relate(self, op: Op) -> Tree:
+        x = op.tensor()
+        axis = axis_of(op.setting(1, "dim", -1), x.rank)
+        half = x.shape[axis] // 2
+        first, second = op.unifier.split(x.axes[axis], [half, half])
+        op.unifier.unify(first, second)
+        op.data.update(axis=axis, half=half, kind="multiply")
+        return op.result([first if k == axis else x.axes[k] for k in range(x.rank)])
+
+    def terms(self, call: Call | Op) -> Terms:
+        return Terms(call.operands(), tried=True)
+
+    def clauses(self, op: Op, output: Tensor, leaf: Leaf) -> list[Clause]:
+        """Zero where the first half is."""
+        first = Range(op.data["axis"], 0, op.data["half"])
+        return [(Fact.ZERO, [Source(op.tensor(), Fact.ZERO, where=where)]) for where in (first, None)]

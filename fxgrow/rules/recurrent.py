@@ -30,7 +30,7 @@ class Recurrent(Law):
         assert isinstance(module, nn.RNNBase)
         if module.proj_size:
             op.fix_operands("recurrent layers with a projection have no rule")
-            op.data.update(reads=[])
+            op.data["reads"] = []
             return op.constants(op.value)
         unifier = op.unifier
         x = op.tensor()
@@ -48,7 +48,7 @@ class Recurrent(Law):
             unifier.fix(state.axes[:-1], "it is layers or batch")
         op.attribute("input_size", x.axes[-1])
         op.attribute("hidden_size", hidden)
-        op.data.update(reads=reads, hidden=hidden)
+        op.data["reads"] = reads
         output = op.result([*x.axes[:-1], resolve(inner)])
         states = [
             op.result([*(unifier.constant(size) for size in value.shape[:-1]), hidden])
@@ -79,14 +79,10 @@ class Recurrent(Law):
         x = op.tensor()
         for position, (weight, source) in enumerate(op.data["reads"]):
             for leaf in know.growing(source):
-                know.read.add(leaf)
-                know.contracted.add((str(weight.parameter), 1, leaf))
                 outside = position == 0 or (position == 2 and op.module.bidirectional)
-                if not know.silences(weight, leaf, know.fact(x, leaf) if outside else Fact.BASE):
-                    know.fail(op, leaf, f"{op.name} reads it")
+                know.is_read(op, weight, leaf, know.fact(x, leaf) if outside else Fact.BASE)
         for weight, _ in op.data["reads"]:
-            for leaf in know.growing(weight.axes[0]):
-                know.produced.add((str(weight.parameter), 0, leaf))
+            know.is_made(weight)
 
     def passes(self, op: Op, operand: Tensor, leaf: Leaf, axis: int | None, moves: Moves) -> bool:
         """Not to an input whose every weight is zero."""
@@ -117,7 +113,7 @@ class RecurrentCell(Recurrent):
         unifier.fix((axis for tensor in (x, *states) for axis in tensor.axes[:-1]), "it is batch")
         op.attribute("input_size", x.axes[-1])
         op.attribute("hidden_size", hidden)
-        op.data.update(reads=reads, hidden=hidden)
+        op.data["reads"] = reads
         made = op.value if isinstance(op.value, tuple) else (op.value,)
         after = tuple(op.result([*x.axes[:-1], resolve(hidden)]) for _ in made)
         return after if isinstance(op.value, tuple) else after[0]

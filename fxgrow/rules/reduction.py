@@ -1,4 +1,4 @@
-"""Reductions: sums, means, maxima, norms over whole axes."""
+"""Reductions: sums, means, maxima, norms over whole axes; similarities and distances."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal
 from fxgrow import guards
 from fxgrow.axes.layout import Layout, Leaf, leaves, resolve
 from fxgrow.rules.knowledge import Knowledge
-from fxgrow.rules.law import Carrying, Edit, Fact, Law, Lookup, Want, moved_core
+from fxgrow.rules.law import Carrying, Clause, Edit, Fact, Law, Lookup, Moves, Want, all_of, moved_core
 from fxgrow.rules.op import Op, Tensor, Tree
 from fxgrow.rules.pointwise import Pointwise
 from fxgrow.rules.shape import axis_of, hold_aliased, written_to
@@ -53,36 +53,22 @@ class Reduction(Carrying):
         return tuple(op.result(axes) for _ in op.value) if isinstance(op.value, tuple) else op.result(axes)
 
     def needs(self, op: Op, know: Knowledge) -> Iterable[list[tuple[Tensor, Want]]]:
-        for leaf in self._reduced(op, know):
+        for leaf in know.growing(*self.statistics(op)):
             if leaf not in know.guarded and self.kind in ("sum", "mean"):
                 yield [(op.tensor(), Want(leaf, Fact.ZERO if self.kind == "sum" else Fact.MEAN))]
-
-    def _reduced(self, op: Op, know: Knowledge) -> list:  # type: ignore[type-arg]
-        x = op.tensor()
-        return know.growing(*(x.axes[k] for k in op.data["reduced"]))
 
     def carries(self, op: Op, leaf: Leaf) -> tuple[list[Tensor], set[Fact]]:
         kept = {Fact.ZERO: self.keeps_zero, Fact.MEAN: self.kind != "other"}
         return [op.tensor()], {fact for fact, keeps in kept.items() if keeps}
 
-    def facts(self, op: Op, know: Knowledge) -> None:
-        x = op.tensor()
-        for leaf in self._reduced(op, know):
-            known = know.fact(x, leaf)
-            fits = (self.kind == "sum" and known is Fact.ZERO) or (
-                self.kind == "mean" and known is Fact.MEAN and self._is_whole(op, leaf)
-            )
-            if not fits and leaf not in know.guarded:
-                know.fail(op, leaf, f"{op.name} is taken over it", guardable=True)
-        super().facts(op, know)
+    def stays(self, op: Op, know: Knowledge, leaf: Leaf) -> bool:
+        known = know.fact(op.tensor(), leaf)
+        whole = any(resolve(layout) is leaf for layout in self.statistics(op))
+        return (self.kind == "sum" and known is Fact.ZERO) or (self.kind == "mean" and known is Fact.MEAN and whole)
 
     def statistics(self, op: Op) -> Iterable[Layout]:
         x = op.tensor()
         yield from (x.axes[k] for k in op.data["reduced"])
-
-    @staticmethod
-    def _is_whole(op: Op, leaf: object) -> bool:
-        return any(resolve(op.tensor().axes[k]) is leaf for k in op.data["reduced"])
 
     def edits(self, op: Op, know: Knowledge) -> list[Edit]:
         return [
@@ -213,20 +199,15 @@ class OverItsNorm(Law):
         if not self._is_guard(op):
             yield op.data["x"].axes[op.data["axis"]]
 
-    def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
+    def clauses(self, op: Op, output: Tensor, leaf: Leaf) -> list[Clause]:
         x: Tensor = op.data["x"]
-        along = want.leaf in leaves(x.axes[op.data["axis"]])  # all its entries are divided by one number
-        return [[(x, want)]] if want.fact is Fact.ZERO or (want.fact is Fact.IGNORED and along) else []
+        along = leaf in leaves(x.axes[op.data["axis"]])  # all its entries are divided by one number
+        lands = {k: k for k in range(x.rank)}
+        facts = (Fact.ZERO, Fact.IGNORED) if along else (Fact.ZERO,)
+        return [(fact, all_of(fact, x, lands=lands)) for fact in facts]
 
-    def facts(self, op: Op, know: Knowledge) -> None:
-        x, output = op.data["x"], op.made
-        over = {leaf for layout in self.statistics(op) for leaf in know.growing(layout)}
-        along = know.growing(x.axes[op.data["axis"]])
-        for leaf in know.growing(*output.axes):
-            if leaf in over and leaf not in know.guarded and know.fact(x, leaf) is not Fact.ZERO:
-                know.fail(op, leaf, f"{op.name} is taken over it", guardable=True)
-            kept = {Fact.ZERO, Fact.IGNORED} if leaf in along else {Fact.ZERO}
-            know.learn_all(output, leaf, {r: fact for r, fact in know.ranged(x, leaf).items() if fact in kept})
+    def stays(self, op: Op, know: Knowledge, leaf: Leaf) -> bool:
+        return know.fact(op.data["x"], leaf) is Fact.ZERO
 
     def edits(self, op: Op, know: Knowledge) -> list[Edit]:
         layout = resolve(op.data["x"].axes[op.data["axis"]])
@@ -240,3 +221,66 @@ class OverItsNorm(Law):
     @staticmethod
     def _is_guard(op: Op) -> bool:
         return op.node.target is guards.normalize
+
+
+class Compared(Law):
+    """Two tensors broadcast against each other, compared along one axis, which goes; `cdist`: of all pairs of rows.
+
+    New units would count, so it is taken over the old units alone (`guards.core` on both tensors before).
+    """
+
+    family = "reduction"
+
+    def __init__(self, default: int | None = None, pairs: bool = False) -> None:
+        self.default = default  # None: the axis is an argument, and 1 where it is left out
+        self.pairs = pairs
+
+    def axis(self, module: Any, argument: Lookup, rank: int) -> int:
+        """The axis that two tensors are compared along, of the so many that they have together; from the end."""
+        dim = self.default if self.default is not None else getattr(module, "dim", None)
+        return axis_of(argument(2, "dim", 1) if dim is None else dim, rank) - rank
+
+    def relate(self, op: Op) -> Tree:
+        operands = op.operands()
+        rank = max((operand.rank for operand in operands), default=0)
+        axis = self.axis(op.module, op.argument, rank)
+        if len(operands) != 2 or len(op.node.args) < 2 or any(operand.rank < -axis for operand in operands):
+            return super().relate(op)
+        first, second = operands
+        op.unifier.unify(first.axes[axis], second.axes[axis])
+        op.data.update(operands=operands, axis=axis)
+        facing = [[t.axes[k] for t in operands if t.rank >= -k] for k in range(-rank, 0)]
+        if self.pairs:
+            return op.result([*map(op.unifier.broadcast, facing[:-2]), first.axes[-2], second.axes[-2]])
+        axes = [op.unifier.broadcast(axes) for k, axes in enumerate(facing, -rank) if k != axis]
+        if len(op.value.shape) == rank:
+            axes.insert(rank + axis, op.unifier.constant(1))
+        return op.result(axes)
+
+    def statistics(self, op: Op) -> Iterable[Layout]:
+        yield from (operand.axes[op.data["axis"]] for operand in op.data.get("operands", ()))
+
+    def _over(self, op: Op, know: Knowledge) -> list[Leaf]:
+        return know.growing(*self.statistics(op))
+
+    def facts(self, op: Op, know: Knowledge) -> None:
+        output = op.output
+        kept = {leaf for axis in output.axes for leaf in leaves(axis)} if isinstance(output, Tensor) else set()
+        for leaf in self._over(op, know):
+            if leaf in kept:
+                know.fail(op, leaf, "it is both kept and compared")
+            elif leaf not in know.guarded:
+                know.fail(op, leaf, f"{op.name} is taken over it", guardable=True)
+
+    def passes(self, op: Op, operand: Tensor, leaf: Leaf, axis: int | None, moves: Moves) -> bool:
+        """Not to units that it leaves out."""
+        return leaf not in self._over(op, moves.know)
+
+    def edits(self, op: Op, know: Knowledge) -> list[Edit]:
+        if not any(leaf in know.guarded for leaf in self._over(op, know)):
+            return []
+        axis: int = op.data["axis"]
+        return [
+            Edit("core_input", {"axis": operand.rank + axis, "core": resolve(operand.axes[axis]), "operand": k})
+            for k, operand in enumerate(op.data["operands"])
+        ]

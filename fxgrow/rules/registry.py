@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
-from torch import fx, nn
+import torch
+from torch import Tensor, fx, nn
 
 from fxgrow.errors import RuleError
 from fxgrow.opaque import CustomFunction, hooked
@@ -125,6 +126,38 @@ def rules(targets: Iterable[Any], law: Law) -> None:
     """The same law for several ops."""
     for target in targets:
         rule(target, law)
+
+
+def named(home: Any, names: str) -> list[Any]:
+    """What a module of Python has by these names.
+
+    >>> named(torch, "cat stack") == [torch.cat, torch.stack]
+    True
+    """
+    return [getattr(home, name) for name in names.split()]
+
+
+def ranked(home: Any, names: str) -> list[Any]:
+    """What it has by these names for one, two and three axes of space.
+
+    >>> ranked(nn, "Conv") == [nn.Conv1d, nn.Conv2d, nn.Conv3d]
+    True
+    """
+    return [getattr(home, f"{name}{rank}d") for name in names.split() for rank in (1, 2, 3)]
+
+
+def both(names: str) -> list[Target]:
+    """What torch has by these names as functions and as methods of tensors.
+
+    >>> both("view mean") == ["view", torch.mean, "mean"]
+    True
+    """
+    targets: list[Target] = []
+    for name in names.split():
+        function = getattr(torch, name, None)
+        targets += [function] if callable(function) else []
+        targets += [name] if hasattr(Tensor, name) else []
+    return targets
 
 
 def rows() -> dict[Any, Law]:

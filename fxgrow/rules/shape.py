@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import fx
 
@@ -15,14 +15,34 @@ from fxgrow.rules.knowledge import Knowledge
 from fxgrow.rules.law import Fact, Law, Moves, Range, Terms, Want
 from fxgrow.rules.op import Op, Path, Tensor, Tree, tensors
 
-Everywhere = True
-Nowhere = False
-Moved = Range | bool | None
-"""Where a range goes: another range, everywhere, nowhere, or (None) nobody can tell."""
+LOST: Literal[False] = False
+Moved = Range | Literal[False] | None
+"""Where a range goes: to another range, everywhere (None), or nowhere that anybody could tell (LOST)."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """The old positions [low, high) of an axis, which lie in order along an axis of an output.
+
+    axis: that of the output; None: it is of one position, and goes.
+    """
+
+    axis: int | None
+    low: int
+    high: int
+
+
+Lines = Sequence[Line | None]
+"""One an axis of the source; None: what lies along it cannot be told."""
+
+
+def straight(x: Tensor, places: Iterable[int | None]) -> list[Line | None]:
+    """Whole axes that lie along these axes of an output."""
+    return [None if k is None else Line(k, 0, size) for k, size in zip(places, x.shape, strict=True)]
 
 
 class Shape(Law):
-    """Base of the shape ops: facts and wishes pass through, with ranges moved."""
+    """Base of the shape ops: facts and wishes pass through, with ranges moved along the lines of an output."""
 
     family = "shape"
     moves = True
@@ -38,50 +58,57 @@ class Shape(Law):
         """Not to what is left out."""
         return any(leaf in output.leaves() for output in tensors(op.output))
 
+    def drawn(self, op: Op, axes: Sequence[Layout], lines: Lines) -> Tensor:
+        """An output with the lines along which its entries lie in the source."""
+        output = op.result(list(axes))
+        op.data.setdefault("lines", {})[output] = lines
+        return output
+
     def forward(self, op: Op, source: Tensor, output: Tensor, where: Range) -> Moved:
         """Where a range of a source lands in an output."""
-        return None
+        lines: Lines = op.data.get("lines", {}).get(output, ())
+        line = lines[where.axis] if lines else None
+        low, high = (max(where.low, line.low), min(where.high, line.high)) if line is not None else (0, 0)
+        if line is None or low >= high:
+            return LOST
+        if line.axis is None or (low, high) == (line.low, line.high):
+            return None
+        return Range(line.axis, low - line.low, high - line.low)
 
     def backward(self, op: Op, source: Tensor, output: Tensor, where: Range | None) -> Moved:
         """The range of a source that a range (None: all) of an output came from."""
-        return Everywhere if where is None else None
+        lines: Lines = op.data.get("lines", {}).get(output, ())
+        known = {k: line for k, line in enumerate(lines) if line is not None}
+        cuts = [k for k, line in known.items() if line.high - line.low < source.shape[k]]
+        if where is None and not cuts:
+            return None
+        own = cuts if where is None else [k for k, line in known.items() if line.axis == where.axis]
+        if len(own) != 1 or not set(cuts) <= set(own):
+            return LOST
+        line = known[own[0]]
+        low, high = (where.low, where.high) if where is not None else (0, line.high - line.low)
+        return Range(own[0], line.low + low, line.low + high)
 
     def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
-        narrow: list[tuple[Tensor, Want]] | None = []
-        whole: list[tuple[Tensor, Want]] = []
-        for source in self.sources(op):
-            if want.leaf not in source.leaves():
-                continue
-            whole.append((source, want.at(None)))
-            moved = self.backward(op, source, output, want.where)
-            if narrow is not None and moved is not Nowhere:
-                if moved is None:
-                    narrow = None
-                else:
-                    narrow.append((source, want.at(None if moved is Everywhere else moved)))  # type: ignore[arg-type]
-        if not whole:
-            return []
-        return [narrow, whole] if narrow is not None and narrow != whole else [whole]
+        sources = [source for source in self.sources(op) if want.leaf in source.leaves()]
+        came_from = [self.backward(op, source, output, want.where) for source in sources]
+        whole = [(source, want.at(None)) for source in sources]
+        narrow = [(source, want.at(where or None)) for source, where in zip(sources, came_from, strict=True)]
+        if LOST in came_from or narrow == whole:
+            return [whole] if whole else []
+        return [narrow, whole]
 
     def known(self, op: Op, know: Knowledge, output: Tensor, leaf: Leaf) -> dict[Range | None, Fact]:
         merged: dict[Range | None, Fact] | None = None
         for source in self.sources(op):
             if leaf in source.leaves():
-                moved = self._moved(op, source, output, know.ranged(source, leaf))
+                moved: dict[Range | None, Fact] = {}
+                for where, fact in know.ranged(source, leaf).items():
+                    lands = self.forward(op, source, output, where) if where is not None else None
+                    if lands is not LOST:
+                        moved[lands] = fact
                 merged = moved if merged is None else {k: f for k, f in merged.items() if moved.get(k) is f}
         return merged or {}
-
-    def _moved(
-        self, op: Op, source: Tensor, output: Tensor, known: dict[Range | None, Fact]
-    ) -> dict[Range | None, Fact]:
-        result: dict[Range | None, Fact] = {}
-        for where, fact in known.items():
-            target = Everywhere if where is None else self.forward(op, source, output, where)
-            if target is Everywhere:
-                result[None] = fact
-            elif isinstance(target, Range):
-                result[target] = fact
-        return result
 
 
 def axis_of(number: int, rank: int) -> int:
@@ -97,14 +124,7 @@ class Permute(Shape):
     def relate(self, op: Op) -> Tree:
         x = op.tensor()
         order = [axis_of(a, x.rank) for a in self.order(op, x.rank)]
-        op.data["order"] = order
-        return op.result([x.axes[a] for a in order])
-
-    def forward(self, op: Op, source: Tensor, output: Tensor, where: Range) -> Moved:
-        return Range(op.data["order"].index(where.axis), where.low, where.high)
-
-    def backward(self, op: Op, source: Tensor, output: Tensor, where: Range | None) -> Moved:
-        return Everywhere if where is None else Range(op.data["order"][where.axis], where.low, where.high)
+        return self.drawn(op, [x.axes[a] for a in order], straight(x, map(order.index, range(x.rank))))
 
 
 def permutation(op: Op, rank: int) -> list[int]:
@@ -158,7 +178,7 @@ class Reshape(Shape):
         return reshaped(source.shape, output.shape, where)
 
     def backward(self, op: Op, source: Tensor, output: Tensor, where: Range | None) -> Moved:
-        return Everywhere if where is None else reshaped(output.shape, source.shape, where)
+        return reshaped(output.shape, source.shape, where) if where is not None else None
 
 
 def sized_by(op: Op, paths: Sequence[Path | None], axes: Sequence[Layout]) -> None:
@@ -177,10 +197,10 @@ def reshaped(before: tuple[int, ...], after: tuple[int, ...], where: Range) -> M
         if leading == outer and size > 1:
             rest = math.prod(after[axis + 1 :])
             if size * rest != length or low % rest or high % rest:
-                return None
+                return LOST
             return Range(axis, low // rest, high // rest)
         leading *= size
-    return None
+    return LOST
 
 
 def unflattened_sizes(op: Op) -> list[Path | None]:
@@ -225,16 +245,6 @@ def whole_shape(node: fx.Node, path: Path) -> fx.Node | None:
     return above if isinstance(above, fx.Node) else None
 
 
-@dataclass
-class Piece:
-    """Which old positions of which axis an output of a cut came from; `kept` False drops the axis."""
-
-    axis: int
-    low: int
-    high: int
-    kept: bool
-
-
 class Cut(Shape):
     """Take an axis apart: chunk, split, unbind, tensor_split."""
 
@@ -254,15 +264,15 @@ class Cut(Shape):
             sizes = [piece.shape[axis] for piece in pieces]
             parts = op.unifier.split(layout, sizes)
             self._bind(op, parts)
-        outputs: list[Tensor] = []
-        origin: dict[Tensor, Piece] = {}
-        start = 0
+        gone = self.kind == "unbind"
+        places = [None if gone and k == axis else k - (gone and k > axis) for k in range(x.rank)]
+        outputs, start = [], 0
         for size, part in zip(sizes, parts, strict=True):
-            axes = [part if k == axis else x.axes[k] for k in range(x.rank) if k != axis or self.kind != "unbind"]
-            outputs.append(op.result(axes))
-            origin[outputs[-1]] = Piece(axis, start, start + size, self.kind != "unbind")
+            axes = [part if k == axis else x.axes[k] for k in range(x.rank) if k != axis or not gone]
+            lines = straight(x, places)
+            lines[axis] = Line(places[axis], start, start + size)
+            outputs.append(self.drawn(op, axes, lines))
             start += size
-        op.data["origin"] = origin
         return tuple(outputs)
 
     def _bind(self, op: Op, parts: list[Layout]) -> None:
@@ -285,33 +295,6 @@ class Cut(Shape):
                     op.unifier.fix(part, "the last piece of a split is smaller")
         for part in parts[1:]:
             op.unifier.tie_sizes(parts[0], part, f"{self.kind} makes pieces of one size")
-
-    def forward(self, op: Op, source: Tensor, output: Tensor, where: Range) -> Moved:
-        return cut_forward(op.data["origin"][output], where)
-
-    def backward(self, op: Op, source: Tensor, output: Tensor, where: Range | None) -> Moved:
-        return cut_backward(op.data["origin"][output], source, where)
-
-
-def cut_forward(piece: Piece, where: Range) -> Moved:
-    if where.axis != piece.axis:
-        return Range(where.axis - (not piece.kept and where.axis > piece.axis), where.low, where.high)
-    low, high = max(where.low, piece.low), min(where.high, piece.high)
-    if low >= high:
-        return Nowhere
-    return (
-        Everywhere if (low, high) == (piece.low, piece.high) else Range(piece.axis, low - piece.low, high - piece.low)
-    )
-
-
-def cut_backward(piece: Piece, source: Tensor, where: Range | None) -> Moved:
-    whole = piece.high - piece.low == source.shape[piece.axis]
-    if where is None:
-        return Everywhere if whole else Range(piece.axis, piece.low, piece.high)
-    axis = where.axis + (not piece.kept and where.axis >= piece.axis)
-    if axis == piece.axis:
-        return Range(axis, where.low + piece.low, where.high + piece.low)
-    return Range(axis, where.low, where.high) if whole else None
 
 
 class Concatenate(Shape):
@@ -391,10 +374,7 @@ class Passing(Shape):
             axes = range(x.rank) if dims is None else [dims] if isinstance(dims, int) else dims
             for axis in axes:
                 op.unifier.fix(x.axes[axis], f"{op.name} moves its entries")
-        return op.result(x.axes)
-
-    def backward(self, op: Op, source: Tensor, output: Tensor, where: Range | None) -> Moved:
-        return Everywhere if where is None else where
+        return self.drawn(op, x.axes, straight(x, range(x.rank)))
 
 
 def overwritten(op: Op, know: Knowledge, x: Tensor, leaf: Leaf, fact: Fact) -> None:

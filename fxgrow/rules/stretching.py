@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from fxgrow.axes.layout import Layout, Leaf, Reason, is_fixed, join, product
-from fxgrow.rules.knowledge import Knowledge
-from fxgrow.rules.law import Fact, Law, Range, Want
+from fxgrow.rules.law import Clause, Fact, Law
 from fxgrow.rules.op import Op, Tensor, Tree
-from fxgrow.rules.shape import Everywhere, Moved, Shape, axis_of, items_of, listed_sizes, sized_by
+from fxgrow.rules.shape import Shape, axis_of, items_of, listed_sizes, sized_by, straight
 
 
 class Expand(Shape):
@@ -35,22 +34,13 @@ class Expand(Shape):
                 axes.append(facing)
         if like is None:
             sized_by(op, listed_sizes(op), axes)
-        op.data["lead"] = lead
-        return op.result(axes)
+        kept = (k if shape[k] == size else None for k, size in enumerate(x.shape, start=lead))
+        return self.drawn(op, axes, straight(x, kept))
 
     @staticmethod
     def _has_path(op: Op) -> bool:
         """Whether the stretched sizes are arguments, which can follow."""
         return op.name != "expand_as" and len(listed_sizes(op)) == len(op.value.shape)
-
-    def forward(self, op: Op, source: Tensor, output: Tensor, where: Range) -> Moved:
-        return Range(where.axis + op.data["lead"], where.low, where.high)
-
-    def backward(self, op: Op, source: Tensor, output: Tensor, where: Range | None) -> Moved:
-        if where is None:
-            return Everywhere
-        axis = where.axis - op.data["lead"]
-        return Range(axis, where.low, where.high) if axis >= 0 and source.shape[axis] > 1 else None
 
 
 class Repeat(Shape):
@@ -121,8 +111,6 @@ class Made(Law):
         sized_by(op, paths, axes)
         return op.result(axes)
 
-    def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
-        return [[]] if want.fact is Fact.MEAN or (want.fact is Fact.ZERO and op.data.get("number") == 0) else []
-
-    def known(self, op: Op, know: Knowledge, output: Tensor, leaf: Leaf) -> dict[Range | None, Fact]:
-        return {None: Fact.ZERO if op.data.get("number") == 0 else Fact.MEAN}
+    def clauses(self, op: Op, output: Tensor, leaf: Leaf) -> list[Clause]:
+        """Of one number, whatever it is given: zero, and the mean of its entries."""
+        return [(Fact.ZERO, []), (Fact.MEAN, [])] if op.data.get("number") == 0 else [(Fact.MEAN, [])]

@@ -9,22 +9,22 @@ import torch
 
 from fxgrow.proof.claims import (
     Claim,
-    Map,
     Refuted,
     Unproved,
     both_copies,
     carried,
-    is_new,
+    inserted,
     merge_axes,
-    spare,
     spare_copies,
     split_axis,
 )
 from fxgrow.proof.node_pair import Use, equal_values, plain
-from fxgrow.proof.products import linear
+from fxgrow.proof.products import Operand, contract, linear
+from fxgrow.proof.rules.pointwise import combined
+from fxgrow.rules.law import Law
 
 
-def attention(use: Use) -> Claim:
+def attention(law: Law, use: Use) -> Claim:
     """q `[..., n, d]`, k `[..., m, d]`, v `[..., m, e]`, mask -> `[..., n, e]`."""
     use.rule = "attention"
     q, k, v = (use.equal(use.claim(place, name)) for place, name in enumerate(("query", "key", "value")))
@@ -41,87 +41,33 @@ def attention(use: Use) -> Claim:
         raise Unproved("the softmax is taken over an axis that grows")
     if q.maps[-2] is not None:
         raise Unproved("the queries are more than they were")
-    _scores(use, q, k)
-    lead = len(q.new) - 2
-    maps: list[Map] = []
-    copies: dict[int, torch.Tensor] = {}
-    for axis in range(lead):
-        maps.append(_lead_map(use, q, k, v, axis))
-        if mask is not None:
-            _mask_axis(use, mask, q, axis)
-        copies[axis] = _lead_copies(q, k, v, mask, axis)
-    if mask is not None and mask.maps[-1] is not None:
-        raise Unproved("the mask has grown over the keys")
-    if q.rank - 1 in v.copies:
-        copies[q.rank - 1] = v.copies[q.rank - 1]
-    new = (*q.new[:-1], v.new[-1])
-    result = Claim((*q.old[:-1], v.old[-1]), new, (*maps, q.maps[-2], v.maps[-1]))
-    zero = v.zeros_along([*range(lead), v.rank - 1])
-    for axis in range(lead):
-        if zero.shape[axis] > 1 and q.new[axis] != v.new[axis]:
-            zero = zero.repeat_interleave(q.new[axis] // v.new[axis], axis)
-    means = {v.rank - 1: v.means[v.rank - 1]} if v.rank - 1 in v.means else {}
-    return replace(result, zero=spare(zero & is_new(result)), copies=spare_copies(copies), means=means)
-
-
-def _scores(use: Use, q: Claim, k: Claim) -> None:
-    """Queries times keys: at every new unit of the width one of them is zero, for old heads."""
-    if q.maps[-1] is None and k.maps[-1] is None:
-        return
-    position = use.agreeing_maps((q.maps[-1], k.maps[-1]), (q.new[-1], k.new[-1]), "the width of heads")
-    assert position is not None
-    live = [_live(claim, (position < 0).nonzero().flatten()) for claim in (q, k)]
-    meeting = live[0] & live[1] if live[0].shape == live[1].shape else live[0].any() & live[1].any()
-    if bool(meeting.any()):
-        raise Unproved("neither queries nor keys are known to be zero at the new units of a head")
-    use.checked("queries or keys are zero at new units of the width of heads")
-
-
-def _live(claim: Claim, units: torch.Tensor) -> torch.Tensor:
-    """Where queries or keys of old heads may differ from zero at some units. Shape `[..., heads, units]`."""
-    zero = claim.zeros_along([*range(claim.rank - 2), claim.rank - 1]).squeeze(-2)
-    zero = zero.expand(*zero.shape[:-1], claim.new[-1]).index_select(-1, units)
-    heads = is_new(Claim(claim.old[:-2], claim.new[:-2], claim.maps[:-2])).unsqueeze(-1)
-    return ~(zero | heads).expand(*claim.new[:-2], len(units))
-
-
-def _lead_map(use: Use, q: Claim, k: Claim, v: Claim, axis: int) -> Map:
-    use.agreeing_maps((k.maps[axis], v.maps[axis]), (k.new[axis], v.new[axis]), "heads")
-    if (q.old[axis], q.new[axis]) == (k.old[axis], k.new[axis]):
-        return use.agreeing_maps((q.maps[axis], k.maps[axis]), (0, 0), "heads")
-    if (k.old[axis], k.new[axis]) == (1, 1):
-        return q.maps[axis]
-    if q.old[axis] % k.old[axis] or q.new[axis] % k.new[axis]:
-        raise Unproved("queries and keys do not have heads in proportion")
-    before, after = q.old[axis] // k.old[axis], q.new[axis] // k.new[axis]
-    position = q.map(axis)
-    own = torch.arange(q.new[axis]) // after
-    read = k.map(axis)[own]
-    old = position >= 0
-    if not torch.equal(torch.where(old, read, -1), torch.where(old, position // before, -1)):
-        raise Unproved("an old query head reads another key head than it did")
-    return q.maps[axis]
-
-
-def _mask_axis(use: Use, mask: Claim, q: Claim, axis: int) -> None:
-    place = axis - q.rank + mask.rank
-    if place >= 0 and (mask.old[place], mask.new[place]) != (1, 1):
-        use.agreeing_maps((mask.maps[place], q.maps[axis]), (mask.new[place], q.new[axis]), "the mask")
-
-
-def _lead_copies(q: Claim, k: Claim, v: Claim, mask: Claim | None, axis: int) -> torch.Tensor:
-    common = q.copies_of(axis)
-    own = torch.arange(q.new[axis]) // max(1, q.new[axis] // max(1, k.new[axis]))  # the keys that a query reads
-    for read in (k, v):
-        common = both_copies(common, read.copies_of(axis)[own])
+    for axis in range(q.rank - 2):
+        k, v = _spread(k, axis, q), _spread(v, axis, q)
+    lead = tuple(f"h{axis}" for axis in range(q.rank - 2))
+    scores = contract(use, [Operand(q, (*lead, "n", "d")), Operand(k, (*lead, "m", "d"))], (*lead, "n", "m"))
     if mask is not None:
-        place = axis - q.rank + mask.rank
-        if place >= 0 and mask.new[place] != 1:
-            common = both_copies(common, mask.copies_of(place))
-    return common
+        scores = combined(use, [scores, mask], "other")
+    if scores.maps[-1] is not None:
+        raise Unproved("the mask has grown over the keys")
+    weights = Claim(scores.old, scores.new, scores.maps, copies=scores.copies)
+    return contract(use, [Operand(weights, (*lead, "n", "m")), Operand(v, (*lead, "m", "e"))], (*lead, "n", "e"))
 
 
-def window_attention(use: Use) -> Claim:
+def _spread(claim: Claim, axis: int, queries: Claim) -> Claim:
+    """Keys or values whose heads are each read by several heads of queries: every head once for each of those."""
+    heads, readers = (claim.old[axis], claim.new[axis]), (queries.old[axis], queries.new[axis])
+    if heads == readers or (1, 1) in (heads, readers):
+        return claim
+    times = readers[0] // heads[0]
+    if readers != (heads[0] * times, heads[1] * times):
+        raise Unproved("queries and keys do not have heads in proportion")
+    one = inserted(claim, axis + 1)
+    old, new = ((*shape[: axis + 1], times, *shape[axis + 2 :]) for shape in (one.old, one.new))
+    copies = {**one.copies, axis + 1: torch.zeros(times, dtype=torch.long)}
+    return merge_axes(replace(one, old=old, new=new, copies=copies), axis)
+
+
+def window_attention(law: Law, use: Use) -> Claim:
     """torchvision's function: x `[b, h, w, c]`, qkv `[3 heads width, c]`, projection `[c, heads width]`."""
     use.rule = "window attention"
     use.same_numbers(besides={"num_heads"}, places={5})
@@ -158,7 +104,7 @@ def window_attention(use: Use) -> Claim:
     return linear(use, sent, leave, use.optional(10, "proj_bias"))
 
 
-def bias_table(use: Use) -> Claim:
+def bias_table(law: Law, use: Use) -> Claim:
     """Bias `[1, heads, n, n]` looked up in a table `[entries, heads]`."""
     use.rule = "rows picked by index"
     use.same_numbers()

@@ -1,76 +1,106 @@
-"""Sums of products by patterns, convolutions, readouts, lookups: each as a sum of products (`products.py`)."""
+"""Linear layers, matrix products, convolutions, readouts, lookups: each as a sum of products (`products.py`)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
+from fxgrow.proof.claims import Claim, Unproved, carried, merge_axes, split_axis, unchanged
+from fxgrow.proof.node_pair import Use, claims_in, no_rule, plain
+from fxgrow.proof.products import Operand, contract, dropped
+from fxgrow.proof.rules.reduction import check_core
+from fxgrow.rules import convolution
+from fxgrow.rules.contraction import Contraction, Gather, MatrixProduct
+from fxgrow.rules.convolution import Slide, Transposed
+from fxgrow.rules.patterns import spelled
+from fxgrow.rules.products import AddedProduct, Readout
 
-from fxgrow.proof.claims import Claim, Refuted, Unproved, carried, merge_axes, split_axis
-from fxgrow.proof.node_pair import Both, Use
-from fxgrow.proof.products import Operand, contract
-from fxgrow.rules.convolution import Slide
+
+def layer(law: Contraction, use: Use) -> Claim:
+    """A sum of products of one or two tensors and a weight, with a bias or without."""
+    use.rule = "linear" if len(law.inputs) == 2 else "multilinear"
+    use.same_settings(law.attributes)
+    operands, bias = law.operands(use)
+    given = [claim for claim in (*operands, bias) if claim is not None]
+    if len(use.claims()) != (len(law.given) if use.new_module is not None else len(given)):
+        raise Unproved(f"{use.name} is given other tensors than its patterns say")
+    return _by_patterns(use, operands, law.inputs, law.output, bias, law.bias)
 
 
-def by_patterns(
+def matrix_product(law: MatrixProduct, use: Use) -> Claim:
+    use.rule = law.called
+    use.same_numbers()
+    argument = plain(use.argument(*law.argument)).new if law.argument is not None else None
+    operands = _in_order(use)
+    return _by_patterns(use, operands, *law.patterns([claim.rank for claim in operands], argument))
+
+
+def _in_order(use: Use) -> list[Claim]:
+    """The tensors among the arguments; those given by name in the order of torch's names (input, mat1, mat2; other)."""
+    named = sorted(use.kwargs.items(), key=lambda item: (item[0] != "input", item[0]))
+    return [*claims_in(use.args), *(claim for _, item in named for claim in claims_in(item))]
+
+
+def _by_patterns(
     use: Use,
     operands: Sequence[Claim],
-    bias: Claim | None,
     inputs: Sequence[str],
     output: str,
+    bias: Claim | None = None,
     bias_pattern: str | None = None,
 ) -> Claim:
-    """A sum of products whose axes are named by patterns, as a law has them: ("... i", "o i") -> "... o".
-
-    Raises
-    ------
-    Unproved: the patterns name products of axes, or space, or an axis of an operand twice, or do not fit.
-    """
-    if len(inputs) != len(operands) or any(sign in pattern for pattern in (*inputs, output) for sign in "(*"):
-        raise Unproved(f"{use.name} has no proof rule, and something that it is given has grown")
+    """A sum of products whose axes are named by patterns, as a law has them, but for space and products of axes."""
+    if (
+        None in operands
+        or len(inputs) != len(operands)
+        or any(sign in pattern for pattern in (*inputs, output) for sign in "(*")
+    ):
+        raise no_rule(use)
     claims = [*operands, *([bias] if bias is not None else [])]
-    parsed = [pattern.split() for pattern in (*inputs, *([bias_pattern or ""] if bias is not None else []))]
-    spare = [claim.rank - len(names) + 1 for claim, names in zip(claims, parsed, strict=True) if "..." in names]
-    widest = max(spare, default=0)
-
-    def letters(names: Sequence[str], count: int) -> tuple[str, ...]:
-        lead = tuple(f"n{k}" for k in range(widest - count, widest))
-        return tuple(letter for name in names for letter in (lead if name == "..." else (name,)))
-
     lettered = []
-    for claim, names in zip(claims, parsed, strict=True):
-        own = letters(names, claim.rank - len(names) + 1)
-        if len(own) != claim.rank or len(set(own)) != len(own):
+    for claim, pattern in zip(claims, (*inputs, bias_pattern or ""), strict=False):
+        letters = tuple(name for (name,) in spelled(pattern, claim.rank))
+        if len(letters) != claim.rank or len(set(letters)) != len(letters):
             raise Unproved(f"{use.name} names the axes of an operand otherwise than it has them, or one of them twice")
-        lettered.append(Operand(claim, own))
+        lettered.append(Operand(claim, letters))
     factors, added = lettered[: len(operands)], lettered[len(operands) :]
-    return contract(use, factors, letters(output.split(), widest), added[0] if added else None)
+    made = tuple(name for (name,) in spelled(output, use.value.ndim))
+    return contract(use, factors, made, added[0] if added else None)
 
 
-def convolution(
-    use: Use,
-    x: Claim,
-    weight: Claim,
-    bias: Claim | None,
-    groups: tuple[int, int],
-    slides: Sequence[Slide],
-    transposed: bool = False,
-) -> Claim:
+def added_product(law: AddedProduct, use: Use) -> Claim:
+    use.rule = "matrix product"
+    use.same_numbers()
+    added, first, second = _in_order(use)
+    left, right, made = (tuple(letters) for letters in law.letters)
+    letters = made[len(made) - added.rank :]
+    for axis in reversed(range(added.rank)):
+        if added.new[axis] == 1 != use.value.shape[len(made) - len(letters) + axis]:
+            added, letters = dropped(added, axis), (*letters[:axis], *letters[axis + 1 :])
+    return contract(use, [Operand(first, left), Operand(second, right)], made, Operand(added, letters))
+
+
+def convolved(law: Contraction, use: Use) -> Claim:
     """x `[b, g i, space]`, weight `[g o, i, kernel]` or, transposed, `[g i, o, kernel]` -> `[b, g o, space]`."""
     use.rule = "convolution"
+    use.same_module(law.attributes)
+    use.same_numbers({"groups"}, (6,))
+    x, weight, bias = use.claim(), use.weight(1, "weight"), use.weight(2, "bias")
+    assert weight is not None
+    transposed = isinstance(law, Transposed)
+    groups = use.setting(6, "groups", 1)
+    before, after = int(groups.old), int(groups.new)
     space = weight.rank - 2
+    slides = [Slide.FIXED] * space if transposed else _slides(use, weight)
     batched = x.rank == space + 2
     channels = 1 if batched else 0
-    before, after = groups
-    grouped = groups != (1, 1)
+    grouped = (before, after) != (1, 1)
     inner = (weight.old[0] // before, weight.new[0] // after) if transposed else (weight.old[1], weight.new[1])
     if grouped:
         x = split_axis(x, channels, (before, inner[0]), (after, inner[1]))
         weight = split_axis(weight, 0, (before, weight.old[0] // before), (after, weight.new[0] // after))
         if bias is not None:
-            size = (bias.old[0] // before, bias.new[0] // after)
-            bias = split_axis(bias, 0, (before, size[0]), (after, size[1]))
+            bias = split_axis(bias, 0, (before, bias.old[0] // before), (after, bias.new[0] // after))
     letters = tuple(f"s{k}" for k in range(space))
     windows = {a: slide for a, slide in zip(letters, slides, strict=True) if slide is not Slide.BY_UNIT}
     kernel = tuple(f"k{k}" for k in range(space))
@@ -93,23 +123,43 @@ def convolution(
     return replace(result, old=tuple(old), new=tuple(new))
 
 
-def readout(use: Use, x: Claim, weight: Claim, axis: int, core: Both) -> Claim:
+def _slides(use: Use, weight: Claim) -> list[Slide]:
+    if use.new_module is not None:
+        return convolution.slides_of_module(use.new_module)
+    return convolution.slides(weight.new[2:], *(plain(use.argument(*place)).new for place in convolution.ARGUMENTS))
+
+
+def readout(law: Readout, use: Use) -> Claim:
     """`guards.readout`: weight `[core, units]`, beside one that was there before."""
     use.rule = "readout"
-    axis %= x.rank
-    taken = [torch.cat([torch.arange(int(a), int(b)) for a, b in ranges]) for ranges in (core.old, core.new)]
-    if not torch.equal(x.map(axis)[taken[1]], taken[0]):
-        raise Refuted(f"the core {core.new} is not the units that {core.old} were")
-    use.checked(f"the core {core.new} is the units that it was")
+    use.same_numbers({"core"}, (3,))
+    x, weight, core = use.claim(0, "x"), use.claim(1, "weight"), plain(use.argument(3, "core"))
+    axis = int(plain(use.argument(2, "dim")).new) % x.rank
+    check_core(use, x, axis, core)
     letters = tuple("u" if k == axis else f"n{k}" for k in range(x.rank))
     output = tuple("i" if k == axis else a for k, a in enumerate(letters))
     added = contract(use, [Operand(x, letters), Operand(weight, ("i", "u"))], output)
     return Claim(added.old, added.new, added.maps)
 
 
-def gather(use: Use, index: Claim, table: Claim) -> Claim:
+def gather(law: Gather, use: Use) -> Claim:
     """Rows of a table `[entries, units]` picked by index."""
+    use.same_settings({"embedding_dim"})
+    return _rows(use, use.claim())
+
+
+def gather_bags(law: Gather, use: Use) -> Claim:
+    """Such rows put together bag by bag; of the largest among means nobody knows."""
+    use.same_settings({"embedding_dim"})
+    if not all(use.equal(claim).same for claim in use.claims()):
+        raise Unproved("an index has grown")
+    return replace(_rows(use, unchanged(use.value.shape[:1])), means={})
+
+
+def _rows(use: Use, index: Claim) -> Claim:
     use.rule = "rows picked by index"
+    table = use.weight(1, "weight")
+    assert table is not None
     index, known = use.equal(index), use.equal(table)
     if any(m is not None for m in index.maps) or known.maps[0] is not None:
         raise Unproved("the index or the number of entries of a table has changed")

@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 
 from fxgrow import guards
 from fxgrow.containers import holds_tensor
+from fxgrow.proof.claims import along
 from fxgrow.proof.intermediate import Intermediate
 from fxgrow.rules.calls import BROKEN, Call, name_of, places_of
 from fxgrow.rules.contraction import Contraction
@@ -254,7 +255,7 @@ class Maker:
         axis = value.ndim - 1 if isinstance(module, nn.Linear) else 1
         zero = torch.stack([row for row in rows if row is not None]).all(0).cpu()
         return Made(
-            PartlyZero(f"{node.target} is not zero", zero.reshape([-1 if k == axis else 1 for k in range(value.ndim)])),
+            PartlyZero(f"{node.target} is not zero", along(zero, axis, value.ndim)),
             "0 x + 0 = 0",
             (f"{int(zero.sum())} rows of {' and '.join(own)} of {node.target} are zero",),
         )

@@ -8,8 +8,9 @@ looked up, whatever the op and its arguments are.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from fxgrow.proof.claims import (
     Moved,
     Refuted,
     Unproved,
+    along,
     inverse,
     is_new,
     one_number,
@@ -34,17 +36,18 @@ from fxgrow.proof.claims import (
 )
 from fxgrow.proof.node_pair import Both, Use, plain, repeated
 from fxgrow.rules.calls import is_inexact, run
+from fxgrow.rules.law import Law
+from fxgrow.rules.stretching import Made
 
 CPU = torch.device("cpu")
 
 
-def movement(use: Use) -> Any:
-    """What is claimed of the outputs of an op that only moves entries; operands in any containers.
+def moved(law: Law, use: Use) -> Any:
+    return movement(use)
 
-    Raises
-    ------
-    Unproved: an old entry of an output is not where the original has it.
-    """
+
+def movement(use: Use) -> Any:
+    """What is claimed of the outputs of an op that only moves entries; operands in any containers."""
     use.rule = "moves entries"
     operands = use.claims()
     claims = [use.equal(claim) for claim in operands]
@@ -97,13 +100,8 @@ def _digest(tensor: Tensor | None) -> Any:
     return tuple(tensor.shape), hashlib.blake2b(stored, digest_size=16).digest()
 
 
-def written(use: Use) -> Claim:
-    """`x[index] = y`: what x is afterwards.
-
-    Raises
-    ------
-    Unproved: an old entry of x does not take on what the original's does.
-    """
+def written(law: Law, use: Use) -> Claim:
+    """`x[index] = y`: what x is afterwards."""
     use.rule = "writes entries"
     x, value = use.equal(use.claim()), use.argument(2, "value")
     entries = use.equal(value) if isinstance(value, Claim) else unchanged(())
@@ -121,12 +119,7 @@ def written(use: Use) -> Claim:
 
 
 def written_through(whole: Claim, view: Claim, after: Claim, index: Any) -> Claim:
-    """What a tensor is once `x[index]`, its view, was written to. `index` must leave whole what has grown.
-
-    Raises
-    ------
-    Unproved: the view takes entries along an axis that has grown, or has its old units elsewhere now.
-    """
+    """What a tensor is once `x[index]`, its view, was written to. `index` must leave whole what has grown."""
     items = index if isinstance(index, tuple) else (index,)
     everything = slice(None)
     if whole.held is not None or not all(isinstance(item, slice) for item in items):
@@ -149,13 +142,12 @@ def halves(x: Claim, axis: int) -> tuple[Claim, Claim]:
     return first, second
 
 
-def filled(use: Use) -> Claim:
-    """A new tensor filled with one number, the same in both models; where its old units are is left open.
-
-    Raises
-    ------
-    Unproved: entries differ. Refuted: it is another number.
-    """
+def made(law: Made, use: Use) -> Claim:
+    """A new tensor; of one filled with a number, the same in both models, it is left open where old units are."""
+    if law.why_not:
+        use.rule = "made of sizes alone"
+        use.same_numbers()
+        return unchanged(use.value.shape)
     use.rule = "filled with a number"
     old, new = (
         run(node, None, *arranged(use, lambda claim: torch.zeros(1), old=node is use.old))
@@ -188,11 +180,8 @@ def _labels(shapes: list[tuple[int, ...]], indices: Sequence[Tensor | None]) -> 
 
 
 def _numbered(shapes: list[tuple[int, ...]]) -> Iterator[Tensor]:
-    start = 0
-    for shape in shapes:
-        size = math.prod(shape)
-        yield torch.arange(start, start + size).reshape(shape)
-        start += size
+    for start, shape in zip(_starts(shapes), shapes, strict=True):
+        yield torch.arange(start, start + math.prod(shape)).reshape(shape)
 
 
 def arranged(use: Use, value_of: Callable[[Claim], Tensor], old: bool, device: torch.device = CPU) -> tuple[Any, Any]:
@@ -218,57 +207,40 @@ class _Sources:
 
     def __init__(self, claims: list[Claim]) -> None:
         self.claims = claims
-        self.origin = torch.cat([_origins(claim, start) for claim, start in zip(claims, _starts(claims), strict=True)])
-        self.zero = (
-            torch.cat([claim.zeros().expand(claim.new).flatten() for claim in claims])
-            if any(claim.zero is not None for claim in claims)
-            else None
+        before, after = (_starts([getattr(claim, shape) for claim in claims]) for shape in ("old", "new"))
+        self.origin = self._entries(
+            torch.where(is_new(claim), -1, start + _place(claim, claim.map, claim.old))
+            for claim, start in zip(claims, before, strict=True)
         )
-        self.copy: Tensor | None = None
-        if any(claim.copies for claim in claims):
-            start, parts = 0, []
-            for claim in claims:
-                parts.append(
-                    _place(claim, [claim.copies_of(k) for k in range(claim.rank)], claim.new).flatten() + start
-                )
-                start += math.prod(claim.new)
-            self.copy = torch.cat(parts)
+        self.zero = self._entries(c.zeros() for c in claims) if any(c.zero is not None for c in claims) else None
+        equal = (start + _place(claim, claim.copies_of, claim.new) for claim, start in zip(claims, after, strict=True))
+        self.copy = self._entries(equal) if any(claim.copies for claim in claims) else None
 
-    def means(self, axis_of: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """For one axis of each operand: by label, the position on it, the place of the rest, and if it is a mean."""
-        places, rests, means, start = [], [], [], 0
-        for claim in self.claims:
-            axis = axis_of(claim)
-            along = [-1 if k == axis else 1 for k in range(claim.rank)]
-            position = torch.arange(claim.new[axis]).reshape(along).expand(claim.new)
-            labels = torch.arange(start, start + math.prod(claim.new)).reshape(claim.new)
-            places.append(position.flatten())
-            rests.append(labels.narrow(axis, 0, 1).expand(claim.new).flatten())
-            means.append(claim.means[axis].reshape(along).expand(claim.new).flatten())
-            start += math.prod(claim.new)
-        return torch.cat(places), torch.cat(rests), torch.cat(means)
+    def _entries(self, tensors: Iterable[Tensor]) -> Tensor:
+        """Tensors that broadcast to the operands, as one look-up table."""
+        return torch.cat([t.expand(c.new).flatten() for t, c in zip(tensors, self.claims, strict=True)])
+
+    def means(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the axis with means of each: by label, the position on it, the place of the rest, and if it is a mean."""
+        axes = [(next(iter(claim.means)), claim) for claim in self.claims]
+        labels = _numbered([claim.new for claim in self.claims])
+        return (
+            self._entries(along(torch.arange(claim.new[axis]), axis, claim.rank) for axis, claim in axes),
+            self._entries(label.narrow(axis, 0, 1) for label, (axis, _) in zip(labels, axes, strict=True)),
+            self._entries(along(claim.means[axis], axis, claim.rank) for axis, claim in axes),
+        )
 
 
-def _starts(claims: list[Claim]) -> Iterator[int]:
-    start = 0
-    for claim in claims:
-        yield start
-        start += math.prod(claim.old)
+def _starts(shapes: list[tuple[int, ...]]) -> list[int]:
+    """The first label of each of some tensors whose entries are numbered through."""
+    return [*itertools.accumulate(map(math.prod, shapes), initial=0)][:-1]
 
 
-def _place(claim: Claim, positions: list[Tensor], shape: tuple[int, ...]) -> Tensor:
-    """Flat row-major places of the outer product of positions."""
-    place = torch.zeros((1,) * claim.rank, dtype=torch.long)
-    for axis, position in enumerate(positions):
-        along = [-1 if k == axis else 1 for k in range(claim.rank)]
-        place = place + (position * math.prod(shape[axis + 1 :])).reshape(along)
-    return place
-
-
-def _origins(claim: Claim, start: int) -> Tensor:
-    """By new place, the label of the old entry, or -1."""
-    place = _place(claim, [claim.map(k) for k in range(claim.rank)], claim.old) + start
-    return torch.where(is_new(claim), -1, place).expand(claim.new).flatten()
+def _place(claim: Claim, position_of: Callable[[int], Tensor], shape: tuple[int, ...]) -> Tensor:
+    """Flat row-major places of the outer product of positions, one an axis."""
+    places = (position_of(axis) * math.prod(shape[axis + 1 :]) for axis in range(claim.rank))
+    zero = torch.zeros((1,) * claim.rank, dtype=torch.long)
+    return sum((along(place, axis, claim.rank) for axis, place in enumerate(places)), start=zero)
 
 
 def _each(sources: _Sources, old: Any, new: Any) -> Any:
@@ -371,14 +343,12 @@ def _means(sources: _Sources, new: Tensor, maps: tuple[Map, ...]) -> dict[int, T
     if not all(claim.means for claim in sources.claims):
         return {}
     means: dict[int, Tensor] = {}
-    place, rest, mean = sources.means(lambda claim: next(iter(claim.means)))
+    place, rest, mean = sources.means()
     for axis, position in enumerate(maps):
         if position is None:
             continue
-        along = [-1 if k == axis else 1 for k in range(new.ndim)]
-        line = torch.arange(new.shape[axis]).reshape(along)
-        moves_along = bool((place[new] == line).all())
-        if moves_along and bool((rest[new] == rest[new].narrow(axis, 0, 1)).all()):
+        line = along(torch.arange(new.shape[axis]), axis, new.ndim)
+        if bool((place[new] == line).all()) and bool((rest[new] == rest[new].narrow(axis, 0, 1)).all()):
             where = mean[new]
             for other in range(new.ndim):
                 if other != axis:

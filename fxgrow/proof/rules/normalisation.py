@@ -17,9 +17,11 @@ from torch import Tensor
 from fxgrow.proof.atoms import atoms_of
 from fxgrow.proof.claims import (
     Claim,
+    Held,
     Map,
     Refuted,
     Unproved,
+    along,
     both_copies,
     is_new,
     merge_axes,
@@ -27,63 +29,83 @@ from fxgrow.proof.claims import (
     spare_copies,
     split_axis,
 )
-from fxgrow.proof.node_pair import Both, Use, repeated
+from fxgrow.proof.node_pair import Both, Use, no_rule, plain, repeated
 from fxgrow.proof.rules.pointwise import combined
+from fxgrow.proof.rules.reduction import positions
+from fxgrow.proof.values import exact
+from fxgrow.rules.law import Fact, Law
+from fxgrow.rules.normalisation import BatchNorm, Guarded, OverUnits
 
 Fits = Literal["mean", "zero"]
-MEAN: Fits = "mean"
-ZERO: Fits = "zero"
 
 
-def batch_norm(use: Use, x: Claim, statistics: Sequence[Claim | None], gain: Claim | None, bias: Claim | None) -> Claim:
-    """Each channel (axis 1) by itself, over batch and space.
-
-    statistics: running mean and variance `[channels]`, or None.
-    """
+def batch_norm(law: Law, use: Use) -> Claim:
+    """Each channel (axis 1) by itself, over batch and space; then an activation, where the layer has one."""
+    use.same_settings({"num_features"})
     use.rule = "norm of each channel"
-    x = use.equal(x)
-    if any(m is not None for k, m in enumerate(x.maps) if k != 1):
-        raise Unproved("the norm is taken over an axis that grows")
-    for tensor in (*statistics, gain, bias):
+    names = ("running_mean", "running_var", "weight", "bias")
+    mean, variance, gain, bias = (use.weight(k + 1, name) for k, name in enumerate(names))
+    x = _of_channels(use, use.claim())
+    for tensor in (mean, variance, gain, bias):
         _own(use, tensor, x.maps[1])
-    mean = statistics[0]
     zero = x.zeros_along([1])
     if mean is not None:
         zero = zero & _channels(mean, x, 1)
-    return _affine(use, x, 1, zero, gain, bias, [s for s in statistics if s is not None])
+    claim = _affine(use, x, 1, zero, gain, bias, (mean, variance))
+    if not isinstance(law, BatchNorm) or law.activation is None:
+        return claim
+    with torch.no_grad():  # the activation has been compared with the original's
+        activated = getattr(use.new_module, law.activation)(torch.zeros(1, dtype=torch.float64))
+    return combined(use, [claim], "other", [[0]] if bool((activated == 0).all()) else ())
 
 
-def over_units(
-    use: Use,
-    x: Claim,
-    gain: Claim | None,
-    bias: Claim | None,
-    eps: Both,
-    fits: Fits,
-    core: Both | None = None,
-) -> Claim:
+def _of_channels(use: Use, x: Claim) -> Claim:
+    x = use.equal(x)
+    if any(m is not None for k, m in enumerate(x.maps) if k != 1):
+        raise Unproved("the norm is taken over an axis that grows")
+    return x
+
+
+def over_units(law: OverUnits, use: Use) -> Claim:
+    use.same_module({"normalized_shape", "eps"})
+    shape, eps = use.setting(1, "normalized_shape"), use.setting(*law.eps_place)
+    eps = Both(*(law.default_eps if e is None else e for e in (eps.old, eps.new)))
+    x = use.claim()
+    if len(shape.old) != 1 or tuple(shape.new) != x.new[-1:]:
+        raise Unproved(f"{use.name} is taken over {tuple(shape.new)}, the units of its input are {x.new[-1]}")
+    return _over_units(use, x, eps, "mean" if law.fits is Fact.MEAN else "zero")
+
+
+def guarded(law: Guarded, use: Use) -> Claim:
+    """A guard beside itself, or beside the norm that it took the place of; arguments are in the guard's order."""
+    x, eps_place = use.claim(0, "x"), law.core[0] - 1
+    eps, core = plain(use.argument(eps_place, "eps")), plain(use.argument(*law.core))
+    if law.grouped:
+        return _group_norm(use, x, plain(use.argument(1, "num_groups")), eps, core)
+    return _over_units(use, x, eps, "mean" if eps_place == 4 else "zero", core)
+
+
+def _over_units(use: Use, x: Claim, eps: Both, fits: Fits, core: Both | None = None) -> Claim:
     """LayerNorm ("mean") or RMSNorm ("zero") over the last axis.
 
     core: the ranges that a guarded norm takes its statistic over; None for either model: all units.
     """
     use.rule = "LayerNorm" if fits == "mean" else "RMSNorm"
+    gain, bias = use.weight(2, "weight"), use.weight(3, "bias") if fits == "mean" else None
     x = use.equal(x)
     axis = x.rank - 1
-    position = x.maps[axis]
     ratio = _ratio(x, axis, fits, core, use)
     _check_eps(use, eps, ratio)
     for tensor, factor in ((gain, math.sqrt(ratio)), (bias, 1.0)):
-        _own(use, tensor, position, factor)
+        _own(use, tensor, x.maps[axis], factor)
     if gain is None and ratio != 1.0:
         raise Refuted(f"{use.name} has no gain to make up for {x.new[axis]} units that were {x.old[axis]}")
-    if core is None or core.new is None:
-        quiet = (
-            x.means.get(axis, torch.zeros(1, dtype=torch.bool)) if fits == "mean" else x.zeros_along([axis]).flatten()
-        )
-    else:
-        quiet = x.zeros_along([axis]).flatten() if fits == "zero" else torch.zeros(1, dtype=torch.bool)
-    zero = quiet.reshape([-1 if k == axis else 1 for k in range(x.rank)])
-    return _affine(use, x, axis, zero, gain, bias, [])
+    quiet = torch.zeros(1, dtype=torch.bool)
+    if fits == "zero":
+        quiet = x.zeros_along([axis]).flatten()
+    elif core is None or core.new is None:
+        quiet = x.means.get(axis, quiet)
+    return _affine(use, x, axis, along(quiet, axis, x.rank), gain, bias)
 
 
 def _ratio(x: Claim, axis: int, fits: Fits, core: Both | None, use: Use) -> float:
@@ -120,7 +142,7 @@ def _ratio(x: Claim, axis: int, fits: Fits, core: Both | None, use: Use) -> floa
     return times * len(old_core) / len(new_core)
 
 
-def spectral(use: Use) -> Claim:
+def spectral_norm(law: Law, use: Use) -> Claim:
     """A weight over its spectral norm, which is that of the old entries: a number that is the same in both models.
 
     Its values are not told, so that pairs which cancel (`init="mirror"`) are not seen.
@@ -141,15 +163,27 @@ def spectral(use: Use) -> Claim:
     return combined(use, [x], "linear", [[0]])
 
 
-def positions(core: Any, size: int) -> Tensor:
-    """The units in the ranges of a core; None: all units."""
-    if core is None:
-        return torch.arange(size)
-    ranges = [torch.arange(int(start), int(stop)) for start, stop in core]
-    units = torch.cat(ranges) if ranges else torch.arange(0)
-    if len(units) and (int(units.min()) < 0 or int(units.max()) >= size):
-        raise Refuted(f"the core {core} lies outside an axis of {size} units")
-    return units
+def weight_norm(law: Law, use: Use) -> Claim:
+    """The values are worked out, in both models."""
+    use.rule = "computed from parameters"
+    use.same_module()
+    module: Any = use.new_module
+    gain, direction = use.parameter("original0"), use.parameter("original1")
+    if gain is None or direction is None:
+        raise no_rule(use)
+    g, v = gain.held, direction.held
+    assert g is not None and v is not None
+    old, new = (
+        torch._weight_norm(exact(vectors), exact(gains), module[0].dim)
+        for vectors, gains in ((v.old, g.old), (v.new, g.new))
+    )
+    kept = Held(old, new, use.new.name, False, max(g.precision, v.precision), v.fills, v.rounded or g.rounded)
+    return Claim(direction.old, direction.new, direction.maps, held=kept)
+
+
+def parametrized(law: Law, use: Use) -> Claim:
+    use.same_module()
+    raise no_rule(use)
 
 
 def _check_eps(use: Use, eps: Both, ratio: float) -> None:
@@ -162,24 +196,19 @@ def _check_eps(use: Use, eps: Both, ratio: float) -> None:
     use.checked(f"eps is the original's{f' x {ratio:.6g}' if ratio != 1.0 else ''}")
 
 
-def group_norm(
-    use: Use,
-    x: Claim,
-    groups: tuple[int, int],
-    gain: Claim | None,
-    bias: Claim | None,
-    eps: Both,
-    core: Both | None = None,
-) -> Claim:
+def group_norm(law: Law, use: Use) -> Claim:
+    use.same_module({"num_channels", "num_groups"})
+    return _group_norm(use, use.claim(), use.setting(1, "num_groups"), use.setting(4, "eps", 1e-5))
+
+
+def _group_norm(use: Use, x: Claim, groups: Both, eps: Both, core: Both | None = None) -> Claim:
     """Statistics over each group of channels (axis 1) and space; the core is a part of each group."""
     use.rule = "GroupNorm"
-    x = use.equal(x)
-    if any(m is not None for k, m in enumerate(x.maps) if k != 1):
-        raise Unproved("the norm is taken over an axis that grows")
-    before, after = groups
-    if x.new[1] % after or x.old[1] % before:
-        raise Refuted(f"{x.new[1]} channels are not {after} groups")
-    apart = split_axis(x, 1, (before, x.old[1] // before), (after, x.new[1] // after))
+    gain, bias = use.weight(2, "weight"), use.weight(3, "bias")
+    x = _of_channels(use, x)
+    if x.new[1] % groups.new or x.old[1] % groups.old:
+        raise Refuted(f"{x.new[1]} channels are not {groups.new} groups")
+    apart = split_axis(x, 1, (groups.old, x.old[1] // groups.old), (groups.new, x.new[1] // groups.new))
     if _ratio(apart, 2, "mean", core, use) != 1.0:
         raise Unproved("the width of the groups of a GroupNorm grows")
     _check_eps(use, eps, 1.0)
@@ -189,7 +218,7 @@ def group_norm(
     silent = merge_axes(Claim(apart.old, apart.new, apart.maps, silent), 1).zeros()
     joint = {axis: source for axis, source in apart.copies.items() if axis == 1}
     x = merge_axes(Claim(apart.old, apart.new, apart.maps, None, joint), 1)
-    return _affine(use, x, 1, silent, gain, bias, [])
+    return _affine(use, x, 1, silent, gain, bias)
 
 
 def _own(use: Use, tensor: Claim | None, position: Map, factor: float = 1.0) -> None:
@@ -206,19 +235,18 @@ def _own(use: Use, tensor: Claim | None, position: Map, factor: float = 1.0) -> 
 def _channels(tensor: Claim, x: Claim, axis: int) -> Tensor:
     """At which units a parameter `[units]` is zero, facing x."""
     zero = tensor.held.new == 0 if tensor.held is not None else tensor.zeros_along([tensor.rank - 1])
-    return zero.cpu().flatten().reshape([-1 if k == axis else 1 for k in range(x.rank)])
+    return along(zero.cpu().flatten(), axis, x.rank)
 
 
 def _affine(
-    use: Use, x: Claim, axis: int, zero: Tensor, gain: Claim | None, bias: Claim | None, others: Sequence[Claim]
+    use: Use, x: Claim, axis: int, zero: Tensor, gain: Claim | None, bias: Claim | None, others: Sequence[Any] = ()
 ) -> Claim:
     """The normalised tensor times gain plus bias; `zero`: where the normalised tensor is zero."""
     if gain is not None:
         zero = zero | _channels(gain, x, axis)
     if bias is not None:
         zero = zero & _channels(bias, x, axis)
-    result = Claim(x.old, x.new, x.maps)
-    zero = zero & is_new(result)
+    zero = zero & is_new(x)
     copies = {k: v for k, v in x.copies.items() if k != axis}
     if axis in x.copies:
         common = x.copies[axis]
@@ -232,11 +260,3 @@ def _affine(
                 common = both_copies(common, own.cpu())
         copies[axis] = common
     return Claim(x.old, x.new, x.maps, spare(zero), spare_copies(copies))
-
-
-def activated(use: Use, claim: Claim, attribute: str) -> Claim:
-    """The claim after an activation that a norm applies itself; it has been compared with the original's."""
-    module: Any = getattr(use.new_module, attribute)
-    with torch.no_grad():
-        keeps_zero = bool((module(torch.zeros(1, dtype=torch.float64)) == 0).all())
-    return combined(use, [claim], "other", [[0]] if keeps_zero else ())

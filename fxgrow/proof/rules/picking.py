@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
+
+import torch
 
 from fxgrow.proof.claims import Claim, Unproved, carried
-from fxgrow.proof.node_pair import Use
+from fxgrow.proof.node_pair import Use, plain
+from fxgrow.proof.rules.movement import movement
+from fxgrow.rules.law import Law
+from fxgrow.rules.picking import picking_axes
 
 
-def picked(use: Use, axes: Sequence[int | None]) -> Claim:
-    """`x[index]`: axis k of the output is axis `axes[k]` of x, or (None) one of the indices.
-
-    Raises
-    ------
-    Unproved: an index has grown, or what it picks from.
-    """
+def item(law: Law, use: Use) -> Any:
+    """`x[index]`: picked, where an index is a tensor whose values are not known; a movement, else."""
+    x, *indices = use.claims()
+    if not isinstance(use.args[0], Claim) or all(index.constant for index in indices):
+        return movement(use)
+    index = use.argument(1, "index")
+    values = [v.old if isinstance(v, Claim) else plain(v).old for v in (index if isinstance(index, tuple) else [index])]
+    axes = picking_axes([torch.empty(v) if isinstance(v, tuple) else v for v in values], x.rank)
+    if axes is None:
+        return movement(use)
     use.rule = "entries picked by index"
     use.same_numbers()
-    claims = use.claims()
-    x, passing = use.equal(claims[0]), [axis for axis in axes if axis is not None]
-    if not all(use.equal(index).same for index in claims[1:]):
+    x = use.equal(x)
+    if not all(use.equal(index).same for index in indices):
         raise Unproved("an index has grown")
-    if any(position is not None for axis, position in enumerate(x.maps) if axis not in passing):
+    if any(position is not None for axis, position in enumerate(x.maps) if axis not in axes):
         raise Unproved("entries are picked along an axis that has grown")
     return carried(x, axes, use.value.shape)

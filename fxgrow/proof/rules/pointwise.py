@@ -4,27 +4,46 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fxgrow.containers import flat_tensors
-from fxgrow.proof.claims import Claim, Map, Unproved, both_copies, one_number, spare, spare_copies, spare_means
-from fxgrow.proof.node_pair import Use
-from fxgrow.proof.rules.movement import arranged
+from fxgrow.proof.claims import (
+    Claim,
+    Map,
+    Unproved,
+    both_copies,
+    inserted,
+    one_number,
+    spare,
+    spare_copies,
+    spare_means,
+)
+from fxgrow.proof.node_pair import Use, no_rule, plain
+from fxgrow.proof.rules.movement import arranged, halves
 from fxgrow.rules.calls import run, signs_of_zeros
+from fxgrow.rules.complexes import Part, is_part
 from fxgrow.rules.intervals import is_rectifier
-from fxgrow.rules.pointwise import keeps_means
+from fxgrow.rules.law import Terms
+from fxgrow.rules.pointwise import GatedUnit, ParametricRelu, Pointwise, keeps_means
+from fxgrow.rules.shape import axis_of
 
 
-def pointwise(use: Use, kind: str, silencing: Callable[[int], list[list[int]]] | None = None) -> Claim:
+def pointwise(law: Pointwise, use: Use) -> Claim:
+    kind = law.kind if isinstance(law.kind, str) else "other"
+    return elementwise(use, kind, lambda count: Terms(*law.split(count)).silencing())
+
+
+def elementwise(use: Use, kind: str, silencing: Callable[[int], list[list[int]]] | None = None) -> Claim:
     """One output entry is f of the operands' entries at its place, operands broadcast against each other.
 
     kind: "linear", "add", "multiply", "divide": how f treats means; anything else: it destroys them.
     silencing: of so many operands, which have to be zero together for f to be: alternatives; None: all of them.
     """
-    use.rule = use.rule or "pointwise"
+    use.rule = "pointwise"
     use.same_settings()
     claims = [use.equal(claim) for claim in use.claims()]
     if kind == "linear":
@@ -33,10 +52,39 @@ def pointwise(use: Use, kind: str, silencing: Callable[[int], list[list[int]]] |
         kind = "other"  # number / tensor
     everything = [list(range(len(claims)))]
     zeros = silencing(len(claims)) if silencing is not None else everything
-    return combined(use, claims, kind, zeros if zeros != everything or vanishes(use) else ())
+    return combined(use, claims, kind, zeros if zeros != everything or _vanishes(use) else ())
 
 
-def combined(use: Use, claims: list[Claim], kind: str, zeros: Sequence[Sequence[int]] = ()) -> Claim:
+def parametric_relu(law: ParametricRelu, use: Use) -> Claim:
+    use.rule = "pointwise"
+    use.same_module({"num_parameters"})
+    x, slope = use.equal(use.claim()), use.parameter("weight")
+    assert slope is not None
+    slope = use.equal(slope)
+    if slope.new[0] != 1:
+        for axis in range(x.rank):
+            slope = inserted(slope, axis) if axis != 1 else slope
+    return replace(combined(use, [x, slope], "other"), zero=x.zero)  # max(0, 0) + a min(0, 0) = 0
+
+
+def gated_unit(law: GatedUnit, use: Use) -> Claim:
+    use.same_settings()
+    x = use.equal(use.claim())
+    axis = axis_of(use.setting(1, "dim", -1).new, x.rank)
+    if x.old[axis] % 2 or x.new[axis] % 2:
+        raise Unproved("an axis of odd size has no halves")
+    use.rule = "one half times the sigmoid of the other"
+    return combined(use, halves(x, axis), "other", [[0]])
+
+
+def complex_part(law: Part, use: Use) -> Claim:
+    if use.new.target is getattr and not is_part(plain(use.argument(1, "name")).new):
+        raise no_rule(use)
+    use.rule = "a part of complex numbers"
+    return combined(use, [use.equal(use.claim())], "linear", [[0]])
+
+
+def combined(use: Use, claims: Sequence[Claim], kind: str, zeros: Sequence[Sequence[int]] = ()) -> Claim:
     """The claim about f of some tensors, broadcast; zeros: which have to be zero together for f to be: alternatives."""
     rank = max(claim.rank for claim in claims)
     old: list[int] = []
@@ -77,7 +125,7 @@ def combined(use: Use, claims: list[Claim], kind: str, zeros: Sequence[Sequence[
     )
 
 
-def _zero(claims: list[Claim], kind: str, zeros: Sequence[Sequence[int]], rank: int) -> Tensor | None:
+def _zero(claims: Sequence[Claim], kind: str, zeros: Sequence[Sequence[int]], rank: int) -> Tensor | None:
     masks = [c.zeros().reshape((1,) * (rank - c.rank) + tuple(c.zeros().shape)) for c in claims]
     if kind == "divide" and len(claims) > 1:
         return masks[0] & ~masks[1]  # zero over zero is not a number
@@ -85,7 +133,7 @@ def _zero(claims: list[Claim], kind: str, zeros: Sequence[Sequence[int]], rank: 
     return functools.reduce(torch.logical_or, ways) if ways else None
 
 
-def vanishes(use: Use) -> bool:
+def _vanishes(use: Use) -> bool:
     """Whether the op makes zero of zeros, tried out on one entry, in float64 or complex128."""
     if not any(claim.zero is not None for claim in use.claims()) and not any(c.held for c in use.claims()):
         return False  # nobody asks

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from fxgrow.proof.claims import Claim, Map, Refuted, Unproved, both_copies, carried, spare_copies, split_axis
 from fxgrow.proof.node_pair import REPEATING, Use, repeated
 from fxgrow.proof.products import Operand, contract
+from fxgrow.rules.recurrent import Recurrent
 
 
-def recurrent(use: Use, gates: int) -> Any:
+def recurrent(law: Recurrent, use: Use) -> Any:
     """nn.RNN, nn.GRU, nn.LSTM: weights `[gates x hidden, in]`, one hidden dimension for all layers."""
     use.rule = "recurrent layer, by induction over time"
     use.same_settings({"input_size", "hidden_size", "_flat_weights", "_flat_weight_refs"})
@@ -28,20 +29,20 @@ def recurrent(use: Use, gates: int) -> Any:
     layers: list[Claim] = []
     for layer in range(module.num_layers):
         suffixes = (f"_l{layer}", f"_l{layer}_reverse")[: 2 if module.bidirectional else 1]
-        sent = [_hidden_units(use, suffix, gates, layer_input, states) for suffix in suffixes]
+        sent = [_hidden_units(use, suffix, law.gates, layer_input, states) for suffix in suffixes]
         layers += sent
         layer_input = _joined(sent)
     return _results(use, x, layer_input, layers)
 
 
-def cell(use: Use, gates: int) -> Any:
+def cell(law: Recurrent, use: Use) -> Any:
     """nn.RNNCell, nn.GRUCell, nn.LSTMCell: one step; where no state is given it starts at zero."""
     use.rule = "a step of a recurrence"
     use.same_settings({"input_size", "hidden_size"})
     x, *states = map(use.equal, use.claims())
     if any(m is not None for claim in (x, *states) for m in claim.maps[:-1]):
         raise Unproved("batch has grown")
-    hidden = _hidden_units(use, "", gates, x, states)
+    hidden = _hidden_units(use, "", law.gates, x, states)
     return tuple(hidden for _ in use.value) if isinstance(use.value, tuple) else hidden
 
 

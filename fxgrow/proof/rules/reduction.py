@@ -1,40 +1,50 @@
-"""Sums, means, maxima, softmax: what happens along the axis that is reduced or coupled."""
+"""Sums, means, maxima, norms, similarities: what happens along the axis that is reduced."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
+from torch import Tensor
 
+from fxgrow import guards
 from fxgrow.proof.atoms import atoms_of
-from fxgrow.proof.claims import Claim, Refuted, Unproved, carried, spare
+from fxgrow.proof.claims import Claim, Refuted, Unproved, carried, spare, spare_copies
 from fxgrow.proof.node_pair import Both, Use, plain
 from fxgrow.proof.products import dropped
-from fxgrow.proof.rules.normalisation import positions
+from fxgrow.proof.rules.pointwise import combined, elementwise
 from fxgrow.rules.calls import is_inexact
+from fxgrow.rules.reduction import Compared, OverItsNorm, Reduction
 
 
-def reduced(use: Use, kind: Literal["sum", "mean", "other"], place: tuple[int, str], keeps_zero: bool = True) -> Any:
-    """A statistic, or several, over the axes that an argument names; keeps_zero: it is zero where all entries are."""
+def reduced(law: Reduction, use: Use) -> Any:
+    """A statistic, or several, over the axes that an argument names."""
+    if len(use.claims()) > 1:  # `torch.max(x, y)`
+        return elementwise(use, "zero")
     use.rule = "reduction"
     x = use.equal(use.claim())
     use.same_numbers()
-    dims = plain(use.argument(*place)).old
+    dims = plain(use.argument(*law.place)).old
     named = range(x.rank) if dims is None or dims == () else [dims] if isinstance(dims, int) else dims
     axes = sorted(axis % max(1, x.rank) for axis in named)
     several = isinstance(use.value, tuple)
     shape = tuple(use.value[0].shape if several else use.value.shape)
     for axis in axes:
-        _along(use, x, axis, kind)
-    keep = len(shape) == x.rank
-    result = carried(x, [None if k in axes else k for k in range(x.rank)], [1] * x.rank, means=kind != "other")
-    result = result if keeps_zero else replace(result, zero=None)
-    for axis in reversed(axes if not keep else []):
-        result = dropped(result, axis)
+        _along(use, x, axis, law.kind)
+    result = _gone(x, axes, len(shape) == x.rank, means=law.kind != "other")
+    result = result if law.keeps_zero else replace(result, zero=None)
     if not several:
         return result
     return tuple(result if is_inexact(v) else replace(result, zero=None) for v in use.value)
+
+
+def _gone(x: Claim, axes: list[int], kept: bool, means: bool) -> Claim:
+    """A claim once some axes are reduced to one entry; unless they are kept, without them."""
+    result = carried(x, [None if k in axes else k for k in range(x.rank)], [1] * x.rank, means)
+    for axis in reversed(axes if not kept else []):
+        result = dropped(result, axis)
+    return result
 
 
 def _along(use: Use, x: Claim, axis: int, kind: str) -> None:
@@ -56,12 +66,41 @@ def _along(use: Use, x: Claim, axis: int, kind: str) -> None:
         raise Refuted(f"{use.name} is taken over new units, which change it")
 
 
-def over_its_norm(use: Use, axis: int) -> Claim:
-    """A tensor over its norm along an axis, to which zeros add nothing."""
-    use.rule = "over its norm"
-    x = use.equal(use.claim())
-    axis %= x.rank
-    if x.maps[axis] is not None:
+def compared(law: Compared, use: Use) -> Claim:
+    use.rule = "compared along an axis"
+    use.same_settings()
+    first, second = map(use.equal, use.claims())
+    rank = max(first.rank, second.rank)
+    axis = law.axis(use.new_module, use.given, rank)
+    if first.maps[axis] is not None or second.maps[axis] is not None:
+        raise Unproved(f"{use.name} is taken over new units")
+    if law.pairs:
+        if any(m is not None for claim in (first, second) for m in claim.maps[:-2]):
+            raise Unproved("batch has grown")
+        lead, old, new = use.value.shape[:-2], (first.old[-2], second.old[-2]), (first.new[-2], second.new[-2])
+        copies = {len(lead) + k: claim.copies_of(claim.rank - 2) for k, claim in enumerate((first, second))}
+        maps = (*[None] * len(lead), first.maps[-2], second.maps[-2])
+        return Claim((*lead, *old), (*lead, *new), maps, copies=spare_copies(copies))
+    both = replace(combined(use, [first, second], "other"), zero=None)
+    return _gone(both, [rank + axis], len(use.value.shape) == rank, means=False)
+
+
+def over_its_norm(law: OverItsNorm, use: Use) -> Claim:
+    """A tensor over its norm along an axis, to which zeros add nothing; in a guard it is that of the core units.
+
+    A guard is beside itself, or beside the op that it took the place of; arguments are in the guard's order.
+    """
+    dim = plain(use.argument(2, "dim", 1))
+    guarded = use.new.target is guards.normalize
+    use.rule = "over a norm of the old units" if guarded else "over its norm"
+    use.same_numbers(places=(2, 4) if guarded else ())
+    x = use.equal(use.claim(0, "x" if guarded else "input"))
+    axis = int(dim.new) % x.rank
+    if guarded:
+        if dim.old % x.rank != axis:
+            raise Refuted(f"the guard is taken over axis {dim.new}, the norm over axis {dim.old}")
+        check_core(use, x, axis, plain(use.argument(4, "core")))
+    elif x.maps[axis] is not None:
         atoms = atoms_of(x, axis)
         if atoms.count_free or atoms.count_mean or bool((atoms.counts() != 1).any()):
             raise Refuted(f"{use.name} is taken over new units")
@@ -69,22 +108,23 @@ def over_its_norm(use: Use, axis: int) -> Claim:
     return Claim(x.old, x.new, x.maps, x.zero, x.copies)
 
 
-def over_its_core(use: Use, x: Claim, axis: int, core: Both) -> Claim:
-    """`guards.normalize`, its norm that of the units it was of in the original (core None: of all units)."""
-    use.rule = "over a norm of the old units"
-    x = use.equal(x)
-    axis %= x.rank
+def check_core(use: Use, x: Claim, axis: int, core: Both) -> None:
+    """The core of a guard is the units that it was, or (None) all units of the original."""
     before, after = (positions(ranges, size) for ranges, size in ((core.old, x.old[axis]), (core.new, x.new[axis])))
     if not torch.equal(x.map(axis)[after], before):
-        raise Refuted(f"the core {core.new} is not the units that the norm was taken over")
-    use.checked(f"the core {core.new} is the units that the norm was taken over")
-    return Claim(x.old, x.new, x.maps, x.zero, x.copies)
+        raise Refuted(f"the core {core.new} is not the units that {core.old or 'the old ones'} were")
+    use.checked(f"the core {core.new} is the {'old units' if core.old is None else 'units that it was'}")
 
 
-def of_one(claim: Claim, axis: int) -> Claim:
-    """The claim once an axis is reduced to one entry."""
-    reduced = carried(claim, [None if k == axis else k for k in range(claim.rank)], [1] * claim.rank, means=False)
-    return replace(reduced, zero=None)
+def positions(core: Any, size: int) -> Tensor:
+    """The units in the ranges of a core; None: all units."""
+    if core is None:
+        return torch.arange(size)
+    ranges = [torch.arange(int(start), int(stop)) for start, stop in core]
+    units = torch.cat(ranges) if ranges else torch.arange(0)
+    if len(units) and (int(units.min()) < 0 or int(units.max()) >= size):
+        raise Refuted(f"the core {core} lies outside an axis of {size} units")
+    return units
 
 
 def core_units(use: Use, x: Claim, axis: int, core: object) -> Claim:
@@ -92,12 +132,10 @@ def core_units(use: Use, x: Claim, axis: int, core: object) -> Claim:
     use.rule = "the old units of an axis"
     x = use.equal(x)
     axis %= x.rank
-    ranges = [torch.arange(int(a), int(b)) for a, b in core]  # type: ignore[attr-defined]
-    position = x.map(axis)[torch.cat(ranges)]
-    if not torch.equal(position, torch.arange(x.old[axis])):
+    keep = positions(core, x.new[axis])
+    if not torch.equal(x.map(axis)[keep], torch.arange(x.old[axis])):
         raise Unproved(f"the core {core} is not the old units in their order")
     use.checked(f"the core {core} is the old units in their order")
-    keep = torch.cat(ranges)
     zero = x.zero
     if zero is not None and zero.shape[axis] > 1:
         zero = zero.index_select(axis, keep)

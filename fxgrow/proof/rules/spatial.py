@@ -9,16 +9,36 @@ from typing import Any
 from torch import Tensor
 
 from fxgrow.proof.claims import Claim, Unproved, carried, merge_axes, split_axis
-from fxgrow.proof.node_pair import Use
+from fxgrow.proof.node_pair import Use, no_rule, plain
+from fxgrow.proof.rules.movement import movement
 from fxgrow.proof.rules.pointwise import combined
 from fxgrow.rules.calls import is_inexact
+from fxgrow.rules.complexes import Pairs
+from fxgrow.rules.reduction import Across
+from fxgrow.rules.spatial import Pad, Rearranged, Spatial, Unfold
 
 
-def channelwise(use: Use, mixed: Sequence[int], kind: str, keeps_zero: bool = True) -> Any:
-    """The same function of some axes, for every position on the others.
+def space(law: Spatial, use: Use) -> Any:
+    rank = use.claims()[0].rank if use.claims() else 0
+    return _channelwise(use, range(rank - (law.rank or rank - 2), rank), law.kind)
 
-    mixed: the axes that the function is of. kind: "linear" keeps means on the other axes.
-    """
+
+def rearranged(law: Rearranged, use: Use) -> Any:
+    rank = use.claims()[0].rank if use.claims() else 1
+    if law.times > 1 or getattr(use.value, "ndim", rank) != rank:
+        return movement(use)
+    return _channelwise(use, range(rank - 1), law.kind)
+
+
+def padded(law: Pad, use: Use) -> Any:
+    module: Any = use.new_module
+    amounts = module.padding if module is not None else plain(use.argument(1, "pad")).new
+    axes = [-1 - k for k in range(len(amounts) // 2) if amounts[2 * k] or amounts[2 * k + 1]]
+    return _channelwise(use, axes, law.kind, use.setting(3, "value").new in (None, 0))
+
+
+def _channelwise(use: Use, mixed: Sequence[int], kind: str, keeps_zero: bool = True) -> Any:
+    """The same function of the axes `mixed`, for every position on the others; "linear" keeps means there."""
     claims = use.claims()
     x = _alone(use, claims[0], mixed)
     for other in claims[1:]:
@@ -28,12 +48,12 @@ def channelwise(use: Use, mixed: Sequence[int], kind: str, keeps_zero: bool = Tr
     return _outputs(use.value, x, [None if k in own else k for k in range(x.rank)], kind, keeps_zero)
 
 
-def across(use: Use, mixed: Sequence[int], kind: str, index: Claim | None) -> Any:
-    """A function of all entries on some axes of tensors that face each other on all others, entry by entry.
-
-    kind: "linear" keeps means and zeros on the other axes, "zero" zeros, else neither. index: where entries go.
-    """
-    claims = use.claims()
+def across(law: Across, use: Use) -> Any:
+    """A function of all entries on some axes of tensors that face each other on all others, entry by entry."""
+    claims, index = use.claims(), use.given(2, "index")
+    mixed, kind = law.axes(use.new_module, use.given, claims[0].rank), law.kind_of(use.given)
+    if mixed is None:
+        raise no_rule(use)
     facing = [claim for claim in claims if claim.rank == claims[0].rank]
     own = {k for k in range(claims[0].rank) if k in mixed or len({claim.old[k] for claim in facing}) > 1}
     rest = [None if k in own else k for k in range(claims[0].rank)]
@@ -69,18 +89,18 @@ def _outputs(value: Any, x: Claim, axes: Sequence[int | None], kind: str, keeps_
     return result if keeps_zero else replace(result, zero=None)
 
 
-def paired(use: Use, inverse: bool) -> Claim:
+def paired(law: Pairs, use: Use) -> Claim:
     """Real and imaginary part of every entry, side by side on a last axis; `inverse`: back to complex numbers."""
-    x = _alone(use, use.claim(), [-1] if inverse else [])
-    parts: Claim = _outputs(use.value, x, [*range(x.rank - 1)] if inverse else [*range(x.rank), None], "linear")
+    x = _alone(use, use.claim(), [-1] if law.inverse else [])
+    parts: Claim = _outputs(use.value, x, [*range(x.rank - 1)] if law.inverse else [*range(x.rank), None], "linear")
     return parts
 
 
-def windowed(use: Use, inverse: bool) -> Claim:
+def windowed(law: Unfold, use: Use) -> Claim:
     """Windows of every channel, side by side along the axis of the channels; `inverse`: added up into space."""
-    x, shape = _alone(use, use.claim(), (-1,) if inverse else (-2, -1)), tuple(use.value.shape)
-    axis = x.rank - (2 if inverse else 3)
-    if not inverse:
+    x, shape = _alone(use, use.claim(), (-1,) if law.inverse else (-2, -1)), tuple(use.value.shape)
+    axis = x.rank - (2 if law.inverse else 3)
+    if not law.inverse:
         return merge_axes(_over(x, axis, (shape[axis] // x.old[axis], shape[-1])), axis)
     kernel = x.old[axis] // shape[axis]
     if x.new[axis] % kernel:

@@ -1,7 +1,8 @@
-"""Weights that a parametrization computes: weight norm, and spectral norm.
+"""Weights that are computed from weights: weight norm, spectral norm, and standardisation.
 
 Weight norm is a direction divided by its norm, times a gain for each unit. Spectral norm is a weight divided by one
-number, which a guard takes from the old entries alone.
+number. Standardisation brings each filter to mean 0 and variance 1, and is written as a batch norm of the weight. The
+statistics of the last two stay those of the old entries (a guard); zeros stay zero and opposite pairs stay opposite.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from typing import Any
 
 from torch.nn.utils import parametrizations
 
-from fxgrow.axes.layout import Leaf
+from fxgrow.axes.layout import Leaf, leaves, resolve
 from fxgrow.rules.calls import Call
-from fxgrow.rules.knowledge import Knowledge
-from fxgrow.rules.law import Edit, Fact, Law, Range, Terms, Want
-from fxgrow.rules.op import Op, Tensor, Tree
+from fxgrow.rules.knowledge import Knowledge, Way
+from fxgrow.rules.law import Clause, Edit, Fact, Law, Moves, Range, Terms, Want, all_of, moved_core
+from fxgrow.rules.normalisation import Affine, BatchNorm, affine
+from fxgrow.rules.op import Op, Tensor, Tree, is_parametric
 from fxgrow.rules.pointwise import Pointwise
 from fxgrow.spectral import is_spectral_norm
 
@@ -141,3 +143,65 @@ def _read(weight: Tensor, made: int) -> Iterable[tuple[str, int]]:
 def is_weight_norm(module: Any) -> bool:
     """Whether a parametrization is weight norm alone."""
     return len(module) == 1 and isinstance(module[0], parametrizations._WeightNorm) and module[0].dim >= 0
+
+
+class Standardised(Affine):
+    """A weight `[1, filters, entries]`, standardised over its entries: F.batch_norm of it, or `guards.standardize`."""
+
+    def gain_place(self, call: Call | Op) -> int:
+        return 1 if _is_guarded(call) else 3
+
+    def quiet(self, op: Op, leaf: Leaf, moves: Moves) -> bool:
+        return False
+
+    def relate(self, op: Op) -> Tree:
+        x, first = _weight(op), self.gain_place(op)
+        op.unifier.fix(x.axes[0], "statistics are taken over it")
+        affine(op, op.weight(first, "weight"), op.weight(first + 1, "bias"), x.axes[1])
+        return op.result(x.axes)
+
+    def clauses(self, op: Op, output: Tensor, leaf: Leaf) -> list[Clause]:
+        x = _weight(op)
+        if leaf not in leaves(x.axes[2]):
+            return super().clauses(op, output, leaf)
+        kept = (Fact.ZERO, Fact.IGNORED) if op.data["bias"] is None else ()
+        return [(fact, all_of(fact, x, lands={2: 2})) for fact in kept]
+
+    def facts(self, op: Op, know: Knowledge) -> None:
+        for leaf in know.growing(_weight(op).axes[2]):
+            if not _is_guarded(op) and leaf not in know.guarded:
+                know.fail(op, leaf, f"{op.name} takes its statistic over it", guardable=True)
+            if know.ways[leaf] is Way.REPLICATE:
+                know.fail(op, leaf, f"{op.name} takes its statistic over it, and copies would share old entries out")
+        super().facts(op, know)
+
+    def edits(self, op: Op, know: Knowledge) -> list[Edit]:
+        layout = resolve(_weight(op).axes[2])
+        if _is_guarded(op):
+            return moved_core(op, know, layout, 4)
+        if not know.growing(layout):
+            return []
+        arguments = {"weight": op.raw(3, "weight"), "bias": op.raw(4, "bias"), "eps": op.argument(7, "eps", 1e-5)}
+        return [Edit("guard", {"function": "standardize", "arguments": arguments, "core": layout})]
+
+
+class BatchNormFunction(BatchNorm):
+    """F.batch_norm: of activations, or, with batch statistics and made of parameters alone, of a weight."""
+
+    def relate(self, op: Op) -> Tree:
+        x = op.tensor()
+        of_weight = x.rank == 3 and x.shape[0] == 1 and op.argument(1, "running_mean") is None and is_parametric(x)
+        op.law = _STANDARDISED if of_weight else _BATCH_NORM
+        return op.law.relate(op)
+
+
+_STANDARDISED = Standardised()
+_BATCH_NORM = BatchNorm()
+
+
+def _is_guarded(op: Call | Op) -> bool:
+    return op.name == "standardize"
+
+
+def _weight(op: Op) -> Tensor:
+    return op.tensor(0, "x" if _is_guarded(op) else "input")
