@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
-from fxgrow.capture.methods import RUNNING, MethodRuns
+from fxgrow.capture.methods import CALLER, RUNNING, MethodRuns, calling_function
 from fxgrow.capture.numbers import Float, Int, Pending, node_of, plain
 from fxgrow.capture.refusing import Refusing
 from fxgrow.errors import UntraceableError
@@ -70,6 +70,8 @@ class GraphBuilder(Refusing):
         node.meta["value"] = value
         if runs := self.methods.now():
             node.meta[RUNNING] = runs
+        if kind in ("call_function", "call_method"):
+            node.meta[CALLER] = calling_function()
         return node
 
     def call(self, target: Any, args: tuple[Any, ...], value: Any = None) -> fx.Node:

@@ -5,17 +5,25 @@ from __future__ import annotations
 import ast
 import functools
 import inspect
+import os
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
+import torch
 from torch import fx, nn
 
 RUNNING = "running"
 """The key under which nodes keep the runs of methods that they were made in, from without to within."""
+
+CALLER = "caller"
+"""The key under which nodes keep the name of the function whose code makes the call."""
+
+_ASIDE = tuple(f"{folder}{os.sep}" for folder in (Path(torch.__file__).parent, Path(__file__).parents[1]))
 
 
 class MethodRun(NamedTuple):
@@ -66,6 +74,17 @@ class MethodRuns:
             path = self.modules.get(id(frame.f_locals.get(frame.f_code.co_varnames[0])))
             self.runs[frame] = None if path is None else MethodRun(path, name, len(self.runs))
         return self.runs[frame]
+
+
+def calling_function() -> str:
+    """The name of the function whose code is making a call: the innermost that is neither torch's nor fxgrow's."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        code = frame.f_code
+        if not code.co_name.endswith(("comp>", "expr>")) and not code.co_filename.startswith(_ASIDE):
+            return code.co_name
+        frame = frame.f_back
+    return ""
 
 
 @functools.lru_cache(maxsize=512)

@@ -20,12 +20,13 @@ from fxgrow.capture.recording import bound
 from fxgrow.libraries import is_known
 
 
-def called_by(model: nn.Module, method: str, left: tuple[str, ...] = ()) -> nn.Module:
+def called_by(model: nn.Module, method: str, left: tuple[str, ...] = (), after: int = 0) -> nn.Module:
     """A module over the very parts of a model whose forward is another method of it, or gives more.
 
-    method: of the model, perhaps `forward`. left: the paths of attributes whose values it gives as well.
+    method: of the model, perhaps `forward`. left: the paths of attributes whose values it gives as well. after: how
+    many calls with the same arguments go before.
     """
-    if method == "forward" and not left:
+    if method == "forward" and not left and not after:
         return model
     kind: Any = type(model)
     twin: nn.Module = object.__new__(kind)
@@ -34,6 +35,8 @@ def called_by(model: nn.Module, method: str, left: tuple[str, ...] = ()) -> nn.M
 
     @functools.wraps(plainly)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        for _ in range(after):
+            plainly(self, *args, **kwargs)
         value = plainly(self, *args, **kwargs)
         return (value, *(operator.attrgetter(path)(self) for path in left)) if left else value
 

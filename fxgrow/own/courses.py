@@ -10,9 +10,13 @@ from torch import nn
 
 from fxgrow.capture import Captured, skeleton
 from fxgrow.capture.alignment import Parting, parting
+from fxgrow.capture.capturing import recorded
+from fxgrow.capture.contexts import STATE
 from fxgrow.capture.inputs import Inputs, with_channels
+from fxgrow.capture.own_methods import called_by
 from fxgrow.errors import FxgrowError
 from fxgrow.module_tensors import named_tensors
+from fxgrow.own.edited import FORWARD
 from fxgrow.planning.plan import Axis, Obstacle, Plan, TensorGrowth
 from fxgrow.transforms.width import widened
 
@@ -26,6 +30,9 @@ def courses(own: nn.Module, source: nn.Module, captured: Captured, plan: Plan, r
     own: the grown copy of `source`, which takes every course as its graph would.
     """
     plans: list[Plan] = []
+    note = next((note for note in captured.settled if note.feature == STATE), None)
+    if note is not None and (text := _parting_at_the_next_call(own, source, captured, plan, replan)) is not None:
+        return Obstacle(f"at the next call the class computes something else: {text}", note.where)
     for note in captured.settled:
         if note.inputs is None:
             continue
@@ -48,6 +55,18 @@ def parting_on(own: nn.Module, source: nn.Module, plan: Plan, other: Captured, c
     """Where the grown copy of a module does something else than the graph of another course of its forward."""
     graph = widened(other, course, named_tensors(skeleton(source)), "")
     return parting(own, graph, with_channels(other.inputs, plan.channels))
+
+
+def _parting_at_the_next_call(
+    own: nn.Module, source: nn.Module, captured: Captured, plan: Plan, replan: Replan
+) -> Parting | None:
+    """Where the grown copy does something else than the graph of a call that follows another one."""
+    before, after = (called_by(model, FORWARD, after=1) for model in (source, own))
+    try:
+        other, course = replan(recorded(before, captured.inputs))
+    except FxgrowError:  # nothing can be said of it
+        return None
+    return parting_on(after, before, plan, other, course) if growths(plan) == growths(course) else None
 
 
 def growths(plan: Plan) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 from fxgrow import guards
 from fxgrow.capture.expansions import attention
+from fxgrow.capture.methods import calling_function
 from fxgrow.capture.operators import operator_of
 from fxgrow.capture.outputs import taken_apart
 from fxgrow.errors import FxgrowError
@@ -60,6 +61,7 @@ class CallEdit:
     target: the function, or the name of the method. index: which of the calls of it. change: "guard", "core_input"
     or another number ("literal", "ratio") at `path`. value: what the plan says of it. method: in which method, whose
     calls are counted. within: the methods inside it that make the call, and are not edited if they run by themselves.
+    caller: the name of the function whose calls alone are counted, if not all are.
     """
 
     target: Any
@@ -69,6 +71,7 @@ class CallEdit:
     value: Any
     method: str = FORWARD
     within: tuple[str, ...] = ()
+    caller: str = ""
 
     def apply(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments that the call gets in place of these."""
@@ -87,22 +90,26 @@ class _Editing(TorchFunctionMode):
     def __init__(self, module: nn.Module, edits: Iterable[CallEdit]) -> None:
         super().__init__()
         self.module = module
-        self.edits: dict[Any, dict[int, list[CallEdit]]] = {}
+        self.edits: dict[Any, dict[str, dict[int, list[CallEdit]]]] = {}
         for edit in edits:
-            self.edits.setdefault(edit.target, {}).setdefault(edit.index, []).append(edit)
-        self.count = dict.fromkeys(self.edits, 0)
+            by_caller = self.edits.setdefault(edit.target, {})
+            by_caller.setdefault(edit.caller, {}).setdefault(edit.index, []).append(edit)
+        self.count = {(target, name): 0 for target, by_caller in self.edits.items() for name in by_caller}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         target = func if func in self.edits else operator_of(func, args, kwargs)
         if target not in self.edits:
             return func(*args, **kwargs)
-        index = self.count[target]
-        self.count[target] += 1
-        for edit in self.edits[target].get(index, ()):
-            if edit.change == "guard":
-                return guards.in_place_of(edit.value, args, kwargs)
-            args, kwargs = edit.apply(args, kwargs)
+        for name, by_index in self.edits[target].items():
+            if name and name != calling_function():
+                continue
+            index = self.count[target, name]
+            self.count[target, name] += 1
+            for edit in by_index.get(index, ()):
+                if edit.change == "guard":
+                    return guards.in_place_of(edit.value, args, kwargs)
+                args, kwargs = edit.apply(args, kwargs)
         return func(*args, **kwargs)
 
 

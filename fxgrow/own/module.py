@@ -268,8 +268,8 @@ def _edit(own: nn.Module, path: str, changed: list[Site]) -> Obstacle | None:
         if target is None or site.edit.kind == "multiply":
             what = f"no subclass of {type(module).__name__} can make this call another"
             return Obstacle(what, path or type(own).__name__, site.edit.node)
-        edit = site.edit
-        edits.append(CallEdit(target, site.index, edit.kind, edit.path, edit.value, site.method, site.within))
+        edit, where = site.edit, (site.method, site.within, site.caller)
+        edits.append(CallEdit(target, site.index, edit.kind, edit.path, edit.value, *where))
     if not isinstance(module, Edited):
         module.edits = ()
     module.__class__ = with_methods(type(module), {name for edit in edits for name in (edit.method, *edit.within)})

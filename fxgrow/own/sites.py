@@ -9,7 +9,8 @@ from typing import Any
 from torch import fx
 
 from fxgrow.capture import Captured
-from fxgrow.capture.methods import RUNNING, MethodRun, runs_of
+from fxgrow.capture.contexts import STATE
+from fxgrow.capture.methods import CALLER, RUNNING, MethodRun, runs_of
 from fxgrow.own.edited import FORWARD
 from fxgrow.planning.plan import NodeEdit, Plan
 from fxgrow.rules.shape import follow
@@ -22,7 +23,8 @@ class Site:
     module: its path. called: whether the call is of the module as a whole. target: else the function, or the name of
     the method. index: which call of the target it is while `method` of the module runs. aside: whether it may come out
     by itself. within: the methods that run then inside `method`, and make other calls at another run. in_forward: the
-    site of the same call within the whole forward, where `method` is another.
+    site of the same call within the whole forward, where `method` is another. caller: the function whose calls alone
+    are counted, where another may make fewer of them at the next run.
     """
 
     module: str
@@ -34,13 +36,14 @@ class Site:
     method: str = FORWARD
     within: tuple[str, ...] = ()
     in_forward: Site | None = None
+    caller: str = ""
 
     @property
     def key(self) -> Any:
         """Which change of which call it is."""
         edit = self.edit
         place = edit.value.get("operand") if edit.kind == "core_input" else edit.path
-        return (self.module, self.called, self.target, self.index, edit.kind, place, self.method)
+        return (self.module, self.called, self.target, self.index, edit.kind, place, self.method, self.caller)
 
 
 _CHANGES = ("guard", "core_input", "multiply")
@@ -63,8 +66,9 @@ def sites(captured: Captured, plan: Plan, apart: Iterable[NodeEdit] = ()) -> tup
             changed.append((node, edit, edit.kind in _NUMBERS))
     changed += [(nodes[edit.mode, edit.node], edit, False) for edit in apart]
     varying: set[tuple[str, str]] = set()
+    by_caller = any(note.feature == STATE for note in captured.settled)
     while True:
-        sites_made = [_site(node, edit, aside, varying) for node, edit, aside in changed]
+        sites_made = [_site(node, edit, aside, varying, by_caller) for node, edit, aside in changed]
         more = set(_varying(captured.graphs, sites_made))
         if not more:
             return tuple({site.key: site for site, _ in reversed(sites_made)}.values())[::-1]
@@ -90,27 +94,33 @@ def _is_so(node: fx.Node, edit: NodeEdit) -> bool:
 
 
 def _site(
-    node: fx.Node, edit: NodeEdit, aside: bool, varying: set[tuple[str, str]]
+    node: fx.Node, edit: NodeEdit, aside: bool, varying: set[tuple[str, str]], by_caller: bool
 ) -> tuple[Site, tuple[str, MethodRun] | None]:
     """Where a change is made, and the run of a method in which the graph makes it."""
     if node.op == "call_module":
         return Site(str(node.target), True, None, 0, edit, aside), None
     module = node.meta.get("module_path", "")
     inside = f"{module}." if module else ""
-    paths = ((other, other.meta.get("module_path", "")) for other in _alike(node))
+    alike = list(_alike(node, by_caller))
+    paths = ((other, other.meta.get("module_path", "")) for other in alike)
     index = [other for other, path in paths if path == module or path.startswith(inside)].index(node)
     runs = runs_of(node, module)
     whole = Site(module, False, node.target, index, edit, aside, within=tuple(run.method for run in runs))
+    if by_caller:
+        whole = replace(whole, caller=node.meta.get(CALLER, ""))
     depth = next((depth for depth, run in enumerate(runs) if (module, run.method) not in varying), None)
     if depth is None:
         return whole, None
     run, within = runs[depth], whole.within[:depth]
-    index = [other for other in _alike(node) if run in runs_of(other, module)].index(node)
+    index = [other for other in alike if run in runs_of(other, module)].index(node)
     return replace(whole, index=index, method=run.method, within=within, in_forward=whole), (edit.mode, run)
 
 
-def _alike(node: fx.Node) -> Iterator[fx.Node]:
-    return (other for other in node.graph.nodes if (other.op, other.target) == (node.op, node.target))
+def _alike(node: fx.Node, by_caller: bool) -> Iterator[fx.Node]:
+    for other in node.graph.nodes:
+        same = (other.op, other.target) == (node.op, node.target)
+        if same and not (by_caller and other.meta.get(CALLER) != node.meta.get(CALLER)):
+            yield other
 
 
 def _varying(

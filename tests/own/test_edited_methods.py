@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import fxgrow
-from fxgrow.errors import FxgrowError
+from fxgrow.errors import FxgrowError, PlanError
 from tests.capture.assembled import EXACT, normal
 from tests.models import lively
 
@@ -102,3 +102,40 @@ def test_the_head_of_states_takes_their_mean_over_old_ones() -> None:
     features = grown.forward_features(images)
     assert features[0].shape[2] > model.forward_features(images)[0].shape[2]  # type: ignore[operator]
     torch.testing.assert_close(grown.forward_head(features), model(images), rtol=EXACT, atol=EXACT)
+
+
+class Ramped(nn.Module):
+    """Weighs positions by a table that is made at the first call, in the method that makes calls of the growth too."""
+
+    def __init__(self, by_helper: bool) -> None:
+        super().__init__()
+        self.first, self.wide, self.back, self.head = (nn.Linear(*of) for of in ((5, 8), (8, 8), (8, 8), (8, 2)))
+        self.table: Tensor | None = None
+        self.by_helper = by_helper
+
+    def forward(self, x: Tensor) -> Tensor:
+        def ramp(count: int) -> Tensor:
+            return torch.linspace(0.1, 1, count, dtype=x.dtype).reshape(count, 1)
+
+        x = self.first(x)
+        samples, positions, units = x.shape
+        if self.table is None or len(self.table) != positions:
+            if self.by_helper:
+                self.table = ramp(positions)
+            else:
+                self.table = torch.linspace(0.1, 1, positions, dtype=x.dtype).reshape(positions, 1)
+        pairs = self.wide(x).reshape(samples, positions, -1, 2).relu()
+        return self.head(x + self.back(pairs.reshape(samples, positions, units) * self.table))  # type: ignore[no-any-return]
+
+
+def test_what_only_a_first_call_makes_does_not_shift_the_calls_that_are_others() -> None:
+    model = Ramped(by_helper=True).double()
+    grown = fxgrow.grow(model, {"wide": 2}, example_inputs=X, verify=False)
+    assert isinstance(grown, Ramped)
+    for x in (X, X, X[:, :4], X):
+        torch.testing.assert_close(grown(x), model(x), rtol=EXACT, atol=EXACT)
+
+
+def test_calls_that_a_second_call_would_shift_are_refused() -> None:
+    with pytest.raises(PlanError, match="at the next call the class computes something else: reshape"):
+        fxgrow.grow(Ramped(by_helper=False), {"wide": 2}, example_inputs=X.float(), verify=False)
