@@ -10,7 +10,7 @@ from torch import nn
 from fxgrow.capture import Captured, GrownGraphModule, skeleton
 from fxgrow.capture.alignment import parting
 from fxgrow.capture.capturing import recorded
-from fxgrow.capture.inputs import inputs_after, recalled
+from fxgrow.capture.inputs import fitted, inputs_after, recalled
 from fxgrow.capture.own_methods import called_by
 from fxgrow.errors import CaptureError, PlanError
 from fxgrow.guarded_norms import by_graph
@@ -69,7 +69,7 @@ def other_courses(model: nn.Module, plan: Plan) -> Iterator[tuple[Captured, Plan
 
 def _without_guards(model: nn.Module, plan: Plan) -> Captured:
     """As `prepared`, for a growth in the own class: this asks itself what guards in a graph refuse."""
-    return deepened(model, plan, recorded(model, recalled(plan.inputs)))
+    return deepened(model, plan, recorded(model, fitted(model, recalled(plan.inputs))))
 
 
 def prepared(model: nn.Module, plan: Plan) -> Captured | Parts:

@@ -122,6 +122,9 @@ class SumOfProducts(Law):
             if know.fact(operand, leaf, axes[0]) is want:
                 return
             if know.ask(operand, Want(leaf, want, axis=axes[0] if operand.parameter else None)):
+                for other, places in using:  # a parameter that it faces makes the units: as pairs, or as copies
+                    if other is not operand and other.parameter is not None:
+                        know.produced.update((other.parameter, axis, leaf) for axis in places)
                 return
             if operand.parameter is not None:
                 break

@@ -153,6 +153,11 @@ class Written(Law):
         x, value = op.tensor(0, "input"), op.argument(2, "value")
         if hold_aliased(op, x):
             return None
+        index = op.raw(1, "index")
+        picks = map(op.lower, index if type(index) is tuple else (index,))
+        if any(isinstance(pick, (Tensor, list, bool)) for pick in picks):
+            op.fix_operands("its entries are written by an index")
+            return None
         region = GetItem().relate(op)
         if not isinstance(region, Tensor):
             return None

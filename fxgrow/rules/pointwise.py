@@ -91,7 +91,8 @@ class Pointwise(Law):
         kind: Kind = op.data["kind"]
         if not keeps_means(kind, [op.data["operands"].index(t) for t in having]):
             return ()
-        return (Fact.MEAN,) if kind == "add" else (Fact.MEAN, Fact.IGNORED) if self._scales(op) else ()
+        sums = kind == "add" and len(having) == len(op.data["operands"]) and not has_numbers(op)
+        return (Fact.MEAN, Fact.IGNORED) if sums or self._scales(op) else (Fact.MEAN,) if kind == "add" else ()
 
     def clauses(self, op: Op, output: Tensor, leaf: Leaf) -> Iterable[Clause]:
         operands: list[Tensor] = op.data["operands"]
