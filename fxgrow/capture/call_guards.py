@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 import inspect
 import operator
 from collections.abc import Callable, Iterable
@@ -75,13 +76,21 @@ def _another(name: str, what: str) -> SettledError:
 def name_of_object(value: Any) -> str:
     """What a function or a member of an Enum is called, with its module; of any other object, its class.
 
-    >>> name_of_object(print), name_of_object(slice(2))
-    ('builtins.print', 'builtins.slice')
+    Functions without a name are told apart by their line, partial ones by what they are given, modules by their text.
+
+    >>> name_of_object(print), name_of_object(slice(2)), name_of_object(torch.nn.Softmax(1))
+    ('builtins.print', 'builtins.slice', 'Softmax(dim=1)')
     """
     if isinstance(value, enum.Enum):
         return f"{type(value).__module__}.{value}"
+    if isinstance(value, torch.nn.Module):
+        return repr(value)
+    if isinstance(value, functools.partial):
+        given = [in_words(item) for item in value.args] + [f"{k}={in_words(v)}" for k, v in value.keywords.items()]
+        return f"partial({', '.join([name_of_object(value.func), *given])})"
     named = value if hasattr(value, "__qualname__") else type(value)
-    return f"{getattr(named, '__module__', None) or 'torch'}.{named.__qualname__}"
+    line = f" of line {value.__code__.co_firstlineno}" if getattr(value, "__name__", "") == "<lambda>" else ""
+    return f"{getattr(named, '__module__', None) or 'torch'}.{named.__qualname__}{line}"
 
 
 def in_words(value: Any) -> str:

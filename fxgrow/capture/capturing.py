@@ -87,6 +87,8 @@ def _captured(model: nn.Module, bare: nn.Module, inputs: Inputs, probing: bool =
     graphs = {mode: record.graph for mode, record in records.items()}
     graphs = merge(bare, graphs) if first.by_mode else {"both": first.graph}
     settled = [note for record in records.values() for note in record.settled]
+    if type(model).__call__ is not nn.Module.__call__ and not isinstance(model, fx.GraphModule):
+        settled.append(Settled("what __call__ does around the forward", type(model).__name__, lost=True))
     if probing and not all(is_known(type(part)) for part in model.modules()):
         settled.extend(_at_once_again(recording, first, inputs))
     settling = {name for record in records.values() for name in record.numbers}

@@ -18,6 +18,7 @@ from torch import fx, nn
 
 from fxgrow.capture.call_guards import CALL_GUARDS
 from fxgrow.capture.numbers import Int
+from fxgrow.containers import holds_tensor
 from fxgrow.errors import SettledError, UntraceableError
 from fxgrow.replacing import replaced
 
@@ -61,7 +62,8 @@ def settled(argument: Any, value: Any, name: str) -> None:
     if isinstance(argument, fx.Proxy):
         return
     if not _alike_values(argument, value):
-        now = type(argument).__name__ if isinstance(argument, torch.Tensor) else repr(argument)
+        now = "a collection of tensors" if holds_tensor(argument) else repr(argument)
+        now = type(argument).__name__ if isinstance(argument, torch.Tensor) else now
         raise SettledError(
             f"{name} was {value!r} when the model was captured, and is {now} now",
             remedy=f"grow the model with example_inputs that hold {name} as it is called",

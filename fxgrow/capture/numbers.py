@@ -65,12 +65,16 @@ def value_of(source: Any, lookup: Callable[[Attribute], Any]) -> Any:
 
 
 class Comparison(NamedTuple):
-    """What a forward asked of a size: `size < number`, by the name of the operator, and what came out."""
+    """What a forward asked of a size: `size < number`, by the name of the operator, and what came out.
+
+    leading: whether it is the size of the first axis of a tensor, along which samples may lie.
+    """
 
     operator: str
     size: int
     number: int
     outcome: bool
+    leading: bool = False
 
     @property
     def turning(self) -> int:
@@ -209,8 +213,10 @@ def _settling(plainly: Callable[..., Any]) -> Any:
             if (node := node_of(number)) is not None:
                 recordings[-1].settling.add(node)
         operand = rest[0] if rest else None
-        if isinstance(operand, int) and node_of(self) is not None and node_of(operand) is None:
-            recordings[-1].comparisons.add(Comparison(name, plain(self), plain(operand), outcome))
+        node = node_of(self)
+        if isinstance(operand, int) and node is not None and node_of(operand) is None:
+            leading = node.target == "size" and node.args[1:] == (0,)
+            recordings[-1].comparisons.add(Comparison(name, plain(self), plain(operand), outcome, leading))
         return outcome
 
     return method

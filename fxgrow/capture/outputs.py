@@ -14,7 +14,8 @@ _PLAIN = (dict, list, tuple)
 class Form:
     """What a plain container stands for.
 
-    kind: the class. how: "fields" of a dataclass, "items" of a mapping, "attributes" of any other object, or "plain".
+    kind: the class. how: "fields" of a dataclass, "items" of a mapping, "entries" of a named tuple, "attributes" of any
+    other object, or "plain".
     parts: the forms of what is inside, by key, where that is not plain.
     """
 
@@ -39,6 +40,8 @@ class Form:
                 value[key] = inside
         if self.how == "plain":
             return value
+        if self.how == "entries":
+            return self.kind(*value)
         if self.how in ("fields", "items"):
             return self.kind(**value) if self.how == "fields" else self.kind(value)
         output: Any = object.__new__(self.kind)
@@ -55,8 +58,10 @@ def taken_apart(output: Any) -> tuple[Any, Form | None]:
     parts = tuple((key, form) for key, (_, form) in inside.items() if form is not None)
     values = {key: value for key, (value, _) in inside.items()}
     if how == "plain":
-        plain: Any = values if isinstance(output, dict) else _like(output, list(values.values()))
+        plain: Any = values if isinstance(output, dict) else type(output)(list(values.values()))
         return plain, Form(type(output), how, parts) if parts else None
+    if how == "entries":
+        return tuple(values.values()), Form(type(output), how, parts)
     return values, Form(type(output), how, parts)
 
 
@@ -64,6 +69,8 @@ def _items(output: Any) -> tuple[str | None, dict[Any, Any]]:
     kind = type(output)
     if kind is dict:
         return "plain", output
+    if isinstance(output, tuple) and hasattr(kind, "_fields"):
+        return "entries", dict(enumerate(output))
     if isinstance(output, (tuple, list)):
         return "plain", dict(enumerate(output))
     if dataclasses.is_dataclass(output):
@@ -74,7 +81,3 @@ def _items(output: Any) -> tuple[str | None, dict[Any, Any]]:
     if hasattr(output, "__dict__") and not hasattr(kind, "__torch_function__") and not callable(output):
         return "attributes", dict(vars(output))
     return None, {}
-
-
-def _like(output: Any, items: list[Any]) -> Any:
-    return type(output)(*items) if hasattr(output, "_fields") else type(output)(items)

@@ -76,18 +76,28 @@ def probe(
     for feature in hanging:  # only now, since the graph is compared until here
         _guard(graph, feature)
     for comparison in turned:
-        _guard_comparison(graph, comparison)
+        if comparison.size == samples_of(inputs):
+            _guard_comparison(graph, comparison)
+    if any(comparison.size != samples_of(inputs) for comparison in turned):
+        _guard(graph, BATCH)
     return [*notes, *turned.values()], same
 
 
 def _turned(
     recording: Recording, mode: str, graph: fx.Graph, inputs: Inputs, comparisons: Iterable[Comparison]
 ) -> Iterator[tuple[Comparison, Settled]]:
-    """Comparisons of the number of samples that lead to another course where they come out otherwise."""
+    """Comparisons of the number of samples that lead to another course where they come out otherwise.
+
+    So do comparisons of what is left of it, where a forward halves the samples again and again.
+    """
     samples = samples_of(inputs)
     for comparison in sorted(comparisons):
-        few = comparison.turning
-        if comparison.size != samples or few in (samples, samples + 1) or few < 1:
+        few, size = comparison.turning, comparison.size
+        if size != samples and comparison.leading and size:
+            few = -(-samples * few // size)
+        elif size != samples:
+            continue
+        if few in (samples, samples + 1) or few < 1:
             continue
         varied = changed(inputs, frozenset({BATCH}), few)
         try:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import enum
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import fxgrow
-from fxgrow.errors import SettledError
+from fxgrow.errors import PlanError, SettledError
 from tests.capture.assembled import EXACT, normal
 from tests.pairing import few
 
@@ -73,6 +74,16 @@ class OneSampleOfEach(Layers):
         return -y if images[0].shape[0] == 1 else y  # type: ignore[no-any-return]
 
 
+class Halved(Layers):
+    """Adds halves of the samples to each other until one is left."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.enter(x)
+        while h.size(0) > 1:
+            h = h[: h.size(0) // 2] + h[h.size(0) // 2 : h.size(0) // 2 * 2]
+        return self.leave(h.tanh())  # type: ignore[no-any-return]
+
+
 class Masked(Layers):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         h = self.enter(x).tanh()
@@ -84,12 +95,27 @@ CALLS: dict[str, tuple[type[Layers], tuple[Any, ...], tuple[Any, ...], str]] = {
     "one less": (Each, ([X, X],), ([X],), "images had 2 entries .* has 1 now"),
     "another key": (Batch, ({"x": X},), ({"x": X, "mask": X[:, :1]},), "batch had .'x'. as its keys"),
     "another function": (By, (X,), (X, torch.sigmoid), "function was .*tanh .* and is .*sigmoid now"),
+    "another function without a name": (
+        By,
+        (X, lambda t: t.tanh()),
+        (X, lambda t: t.sigmoid()),
+        "function was .*lambda",
+    ),
+    "another module": (By, (X, nn.Tanh()), (X, nn.Sigmoid()), r"function was Tanh\(\) .* and is Sigmoid\(\) now"),
+    "another part": (
+        *(By, (X, functools.partial(torch.mul, other=2)), (X, functools.partial(torch.mul, other=3))),
+        r"function was partial\(.*mul, other=2\) .* other=3\) now",
+    ),
     "another member": (Signed, (X,), (X, Sign.MINUS), "sign was .*PLUS .* and is .*MINUS now"),
     "no tensor": (Masked, (X, normal(4, 1)), (X,), "mask was a tensor .* and is None now"),
     "few samples": (FewSamples, (X,), (X[:2],), "x has 2 samples, .* at least 3"),
     "one sample of each": (OneSampleOfEach, (X, X), (X[:1], X[:1]), r"images\[0\] has 1 samples, .* are 1"),
+    "twice the samples": (Halved, (X,), (torch.cat([X, X]),), r"x had the sizes \[4\] along the axes \[0\]"),
     "one sample": (OneSample, (X,), (X[:1],), "x has 1 samples, .* are 1"),
 }
+
+REFUSED = ("another function without a name", "another module", "another part")
+"""Whose code the class does not know; activations of torch's are looked at."""
 
 
 CALLS_IN_EVERY_RUN = ("one more", "another key", "another function", "another member", "no tensor", "few samples")
@@ -100,8 +126,12 @@ def test_another_call_is_taken_by_the_class_and_refused_by_a_graph(name: str) ->
     make, recorded, another, text = CALLS[name]
     model = make().double()
     own = fxgrow.grow(model, 2, example_inputs=recorded)
-    for inputs in (recorded, another):
+    assert isinstance(own, make)
+    for inputs in (recorded, another) if name not in REFUSED else (recorded,):
         torch.testing.assert_close(own(*inputs), model(*inputs), rtol=EXACT, atol=EXACT)
+    if name in REFUSED:
+        with pytest.raises(SettledError, match="another function may compute something else"):
+            own(*another)
     graph = fxgrow.grow(model, 2, example_inputs=recorded, form="graph")
     torch.testing.assert_close(graph(*recorded), model(*recorded), rtol=EXACT, atol=EXACT)
     with pytest.raises(SettledError, match=text):
@@ -113,3 +143,40 @@ def test_more_samples_are_taken_where_only_few_are_another_matter() -> None:
     graph = fxgrow.grow(model, 2, example_inputs=X, form="graph")
     torch.testing.assert_close(graph(normal(9, 6)), model(normal(9, 6)), rtol=EXACT, atol=EXACT)
     assert "1 of which take another course" in str(fxgrow.report(graph).certificate)
+
+
+class Scored(NamedTuple):
+    scores: Tensor
+    mean: Tensor | None = None
+
+
+class Named(Layers):
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        scores = self.leave(self.enter(x).tanh())
+        return {"all": Scored(scores, scores.mean()), "each": [Scored(row) for row in scores]}
+
+
+@pytest.mark.parametrize("form", ["graph", "module"])
+def test_named_tuples_come_back_as_such(form: str) -> None:
+    model = Named().double()
+    grown = fxgrow.grow(model, 2, example_inputs=X, form=form)
+    for result, expected in zip(
+        (grown(X)["all"], *grown(X)["each"]), (model(X)["all"], *model(X)["each"]), strict=True
+    ):
+        assert type(result) is Scored and (result.mean is None) is (expected.mean is None)
+        torch.testing.assert_close(result.scores, expected.scores, rtol=EXACT, atol=EXACT)
+
+
+class Scaled(Layers):
+    def __call__(self, x: Tensor) -> Tensor:
+        return super().__call__(2 * x)  # type: ignore[no-any-return]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.leave(self.enter(x).tanh())  # type: ignore[no-any-return]
+
+
+def test_a_call_of_its_own_stays_with_the_class_and_is_refused_by_name_as_a_graph() -> None:
+    model = Scaled().double()
+    torch.testing.assert_close(fxgrow.grow(model, 2, example_inputs=X)(X), model(X), rtol=EXACT, atol=EXACT)
+    with pytest.raises(PlanError, match="a graph cannot keep what __call__ does around the forward"):
+        fxgrow.grow(model, 2, example_inputs=X, form="graph")
