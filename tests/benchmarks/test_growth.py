@@ -14,7 +14,7 @@ from fxgrow.zoo.packed import Part, write
 from typer.testing import CliRunner
 
 from benchmarks import growth
-from benchmarks.ways import LONGER, NETWORKS, SCALES, WAYS, cut, settings_of
+from benchmarks.ways import LONGER, NETWORKS, RESNET18, SCALES, WAYS, cut, settings_of
 from tests.zoo.test_pack import jpeg
 
 
@@ -37,7 +37,7 @@ def test_every_way_has_settings_that_fit(network: str, scale: str) -> None:
         schedule = settings.schedule()
         assert settings.seed == 3
         others = ("half the epochs", "twice", "operations")
-        assert schedule.epochs == epochs or way in LONGER or any(words in way for words in others), way
+        assert schedule.epochs == epochs or way in {**LONGER, **RESNET18} or any(words in way for words in others), way
         assert settings.lr_curve == (
             "cosine" if "cosine" in way or way in growth.PAPER or way == "small" else "plateau"
         )
