@@ -24,7 +24,7 @@ from fxgrow.intermediate import Growth, intermediate_model
 from fxgrow.module_tensors import named_tensors
 from fxgrow.parts import Parts, captured_again
 from fxgrow.planning.indexing import old_positions
-from fxgrow.planning.plan import Axis, Plan
+from fxgrow.planning.plan import Plan
 from fxgrow.proof.certificate import Certificate, Verdict, tree
 from fxgrow.proof.checker import Checker
 from fxgrow.proof.claims import Claim, Map, Unproved, old_positions_cover, settled
@@ -125,8 +125,7 @@ def _links(growths: Sequence[Growth]) -> list[list[Growth]]:
 
 
 def _stages(since: int, link: Sequence[Growth]) -> str:
-    first, last = since + 1, since + len(link)
-    return f"growth {first}" if first == last else f"growths {first} to {last}"
+    return f"growth {since + 1}" if len(link) == 1 else f"growths {since + 1} to {since + len(link)}"
 
 
 def _grown_by(model: nn.Module, growths: Sequence[Growth]) -> nn.Module:
@@ -181,7 +180,7 @@ def certificate_of(
         if not courses:
             return certificate
         by_course = [
-            Certificate.of(f"{_called(course)}, where the forward takes another course", proved.children)
+            Certificate.of(f"{course.called}, where the forward takes another course", proved.children)
             for course, proved in zip(plan.courses, courses, strict=True)
         ]
         return replace(Certificate.of(CLAIM, [*certificate.children, *by_course]), scale_of=certificate.scale_of)
@@ -195,10 +194,6 @@ def certificate_of(
     first = [(path, argument) for path, part in plan.parts if part.channels is not None for argument, _, _ in places]
     children.append(between_parts(original, grown, [path for path, _ in plan.parts], heads, first))
     return Certificate.of(CLAIM, children)
-
-
-def _called(course: Plan) -> str:
-    return f"with {', '.join(course.calls)}" if course.calls else "on inputs of another size"
 
 
 def _certificate_of_divided(original: nn.Module, grown: nn.Module, growths: Sequence[Growth], mesh: Any) -> Certificate:
@@ -405,7 +400,7 @@ def composed(
     fills: dict[str, frozenset[str]] = {}
     for plan in plans:
         for growth in plan.tensors:
-            axes = [_positions(axis) for axis in growth.axes]
+            axes: list[Map] = [settled(old_positions(axis)) for axis in growth.axes]
             earlier = maps.get(growth.name)
             maps[growth.name] = axes if earlier is None else [_after(a, b) for a, b in zip(earlier, axes, strict=True)]
             own = frozenset(run.fill for axis in growth.axes for run in axis.runs())
@@ -423,10 +418,6 @@ def composed(
         placed[name] = tuple(maps[first])
         fills[name] = fills[first]
     return placed, fills
-
-
-def _positions(axis: Axis) -> Map:
-    return settled(old_positions(axis))
 
 
 def _after(earlier: Map, later: Map) -> Map:

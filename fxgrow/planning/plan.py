@@ -289,6 +289,11 @@ class Plan(Shown):
         return self.totals.parameters_after / max(1, self.totals.parameters_before)
 
     @property
+    def called(self) -> str:
+        """On which calls the forward takes this course, where the plan is one of another's `courses`."""
+        return f"with {', '.join(self.calls)}" if self.calls else "on inputs of another size"
+
+    @property
     def preserving(self) -> bool:
         """Whether the grown model computes what the original computed."""
         changed = any(
