@@ -40,25 +40,24 @@ def each_of_kind(value: Any, kind: type | tuple[type, ...], function: Callable[[
     if isinstance(value, dict):
         return with_items(value, {key: each_of_kind(item, kind, function) for key, item in value.items()})
     if isinstance(value, (tuple, list)):
-        items = [each_of_kind(item, kind, function) for item in value]
-        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+        return with_items(value, {k: each_of_kind(item, kind, function) for k, item in enumerate(value)})
     if isinstance(value, slice):
         return slice(*(each_of_kind(part, kind, function) for part in (value.start, value.stop, value.step)))
     return value
 
 
-def with_items(mapping: Any, items: dict[Any, Any]) -> Any:
-    """A mapping of the same class with other items; a dictionary where the class does not say how. Lists likewise.
+def with_items(container: Any, items: dict[Any, Any]) -> Any:
+    """A tuple, list or mapping of the same class with other items; a dictionary where a mapping does not say how.
 
     >>> from collections import OrderedDict
     >>> with_items(OrderedDict(a=1), {"a": 2}), with_items([1], {0: 2})
     (OrderedDict([('a', 2)]), [2])
     """
-    if isinstance(mapping, (tuple, list)):
-        return type(mapping)(*items.values()) if hasattr(mapping, "_fields") else type(mapping)(items.values())
-    if type(mapping) in (dict, immutable_dict) or not isinstance(mapping, MutableMapping):
+    if isinstance(container, (tuple, list)):
+        return type(container)(*items.values()) if hasattr(container, "_fields") else type(container)(items.values())
+    if type(container) in (dict, immutable_dict) or not isinstance(container, MutableMapping):
         return items
-    twin = copy.copy(mapping)
+    twin = copy.copy(container)
     twin.clear()
     twin.update(items)
     return twin

@@ -41,10 +41,12 @@ from fxgrow.wish import Wish, check, grows, parameterization_for, sizes_asked
 
 
 @collection_paused()
-def planned_in_form(model: nn.Module, wish: Wish, example_inputs: Any) -> tuple[Captured | Parts, Plan, Wish]:
+def planned_in_form(
+    model: nn.Module, wish: Wish, example_inputs: Any, keep: bool = False
+) -> tuple[Captured | Parts, Plan, Wish]:
     """As `_planned`; where the model's own class is asked for, what it cannot hold is held in the wish as well."""
     while True:
-        captured, planned = _planned(model, wish, lambda: capture(model, example_inputs), example_inputs)
+        captured, planned = _planned(model, wish, lambda: capture(model, example_inputs), example_inputs, keep)
         if wish.form != "module" or wish.like is not None or isinstance(captured, Parts) or not grows(planned):
             return captured, planned, wish
         bare, changed = skeleton(model), sites(captured, planned)
@@ -69,11 +71,16 @@ def replanning(model: nn.Module, wish: Wish) -> Replan:
 
 
 def _planned(
-    model: nn.Module, wish: Wish, captured_anew: Callable[[], Captured], example_inputs: Any = None
+    model: nn.Module,
+    wish: Wish,
+    captured_anew: Callable[[], Captured],
+    example_inputs: Any = None,
+    keep: bool = False,
 ) -> tuple[Captured | Parts, Plan]:
     """A captured model, deepened where that was asked for, and the plan for it.
 
-    example_inputs: to look for parts, where it cannot be captured as a whole.
+    example_inputs: to look for parts, where it cannot be captured as a whole. keep: what it was before it was deepened,
+    for a proof.
     """
     check(wish)
     widths = sizes_asked(wish.width)
@@ -101,7 +108,7 @@ def _planned(
         if not planned.groups and not (planned.depth and planned.depth.blocks) and captured.why is not None:
             raise captured.why
         return captured, planned
-    if depths is not None or wish.like is not None:
+    if keep and (depths is not None or wish.like is not None):
         captured = replace(captured, before=captured.kept())
     with timed("planning"):
         if wish.like is not None:

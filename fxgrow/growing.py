@@ -174,7 +174,7 @@ def grow(
     check_loss(init, loss)
     wish = Wish(width, depth, init, depth_init, round_to, parameterization, form, like, classes, class_init, in_chans)
     with shown(progress), own_defaults():
-        captured, planned, wish = planned_in_form(model, wish, example_inputs)
+        captured, planned, wish = planned_in_form(model, wish, example_inputs, keep=bool(verify))
         if not grows(planned):
             raise nothing_grows(planned)
         return apply_plan(model, captured, planned, seed, verify, calibrate, form, replanning(model, wish), like, loss)

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fxgrow.containers import with_items
+
 _PLAIN = (dict, list, tuple)
 
 
@@ -58,8 +60,7 @@ def taken_apart(output: Any) -> tuple[Any, Form | None]:
     parts = tuple((key, form) for key, (_, form) in inside.items() if form is not None)
     values = {key: value for key, (value, _) in inside.items()}
     if how == "plain":
-        plain: Any = values if isinstance(output, dict) else type(output)(list(values.values()))
-        return plain, Form(type(output), how, parts) if parts else None
+        return with_items(output, values), Form(type(output), how, parts) if parts else None
     if how == "entries":
         return tuple(values.values()), Form(type(output), how, parts)
     return values, Form(type(output), how, parts)

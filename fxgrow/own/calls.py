@@ -56,16 +56,19 @@ def with_other_calls(
     wrong: dict[tuple[str, str], str] = {}
     more, complete, changed = plan, True, {site.key for site in there}
     known = [course.calls for course in plan.courses]
-    recording = Recording(skeleton(source), device_of(source))
+
+    @functools.cache
+    def recording() -> Recording:
+        return Recording(skeleton(source), device_of(source))
 
     @functools.cache
     def as_captured(argument: str, mode: str) -> Record:
-        return recording.record(mode, with_argument(source, captured.inputs, argument))
+        return recording().record(mode, with_argument(source, captured.inputs, argument))
 
     def makes_the_same_calls(call: _Call) -> bool:
         """Whether the forward makes the same calls then, flags of these calls aside: they mix no units."""
         for mode in ("eval", "train"):
-            first, second = as_captured(call.argument, mode), recording.record(mode, call.inputs)
+            first, second = as_captured(call.argument, mode), recording().record(mode, call.inputs)
             graphs = _bare(first.graph), _bare(second.graph)
             if any(difference.what not in _FLAGS for difference in differences(*graphs)):
                 return False

@@ -24,9 +24,8 @@ class GetItem(Shape):
                 return None
             tree = container[key] if not isinstance(container, dict) else container.get(key)
             return tree if any(True for _ in tensors(tree)) else None
-        nested = isinstance(index, tuple)
-        values = [op.lower(item) for item in (index if nested else [index])]
-        if any(isinstance(v, (Tensor, list, bool)) for v in values):
+        values, nested = picks(op), isinstance(index, tuple)
+        if by_index(values):
             return self._gather(op, container, values)
         paths: list[Path] = [("args", 1, k) if nested else ("args", 1) for k in range(len(values))]
         return self._slice(op, container, values, paths)
@@ -118,6 +117,17 @@ class GetItem(Shape):
         return super().known(op, know, output, leaf)
 
 
+def picks(op: Op) -> list[Any]:
+    """What stands between the brackets of `x[...]`, axis by axis."""
+    index = op.raw(1, "index")
+    return [op.lower(item) for item in (index if isinstance(index, tuple) else [index])]
+
+
+def by_index(values: list[Any]) -> bool:
+    """Whether entries are picked one by one, by tensors or lists."""
+    return any(isinstance(value, (Tensor, list, bool)) for value in values)
+
+
 def picking_axes(values: list[Any], rank: int) -> list[int | None] | None:
     """Of `x[...]` with indices among whole axes: for each axis of the output that of x, or None for one of the indices.
 
@@ -153,9 +163,7 @@ class Written(Law):
         x, value = op.tensor(0, "input"), op.argument(2, "value")
         if hold_aliased(op, x):
             return None
-        index = op.raw(1, "index")
-        picks = map(op.lower, index if type(index) is tuple else (index,))
-        if any(isinstance(pick, (Tensor, list, bool)) for pick in picks):
+        if by_index(picks(op)):
             op.fix_operands("its entries are written by an index")
             return None
         region = GetItem().relate(op)
