@@ -54,7 +54,7 @@ own: a file never says what code to run. timm's layers that are made as torch's 
 _BASES = {kind: name for name, (kind, _) in _KINDS.items()}
 _OF_TIMM = "timm.layers."
 Shape = tuple[int, ...]
-_KEEP = "or keep the state_dict with torch.save"
+KEEP = "or keep the state_dict with torch.save"
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ def put_in_by_hand(grown: nn.Module, births: Mapping[str, Birth], before: Mappin
                     f"it is a {type(part).__name__} inside what was put in by hand, and a file of fxgrow does not name "
                     "that class",
                     where=inside,
-                    remedy=f"use layers of torch.nn there, {_KEEP}",
+                    remedy=f"use layers of torch.nn there, {KEEP}",
                 )
             entries[inside] = entry
     for path, part in now.items():
@@ -240,14 +240,14 @@ def _check_parameters(
                 f"{name} {is_now}, and was {list(birth.shape)} when the model grew, which is what "
                 "a file of fxgrow builds again",
                 where=name.rpartition(".")[0] or type(grown).__name__,
-                remedy=f"save before the part is replaced, {_KEEP}",
+                remedy=f"save before the part is replaced, {KEEP}",
             )
     for name in now.keys() - births.keys() - said:
         if name.rpartition(".")[0] not in replaced:
             raise FileError(
                 f"{name} was not there when the model grew, and a file of fxgrow cannot build it again",
                 where=name.rpartition(".")[0] or type(grown).__name__,
-                remedy=f"save before the part is added, {_KEEP}",
+                remedy=f"save before the part is added, {KEEP}",
             )
 
 
@@ -261,7 +261,7 @@ def _changed(module: nn.Module, path: str, part: Part, before: Part | None) -> d
                     f"{name} is {function} now and was {then[name]} when the model grew, and a file of fxgrow names "
                     "no functions",
                     where=path or part.name,
-                    remedy=f"save before it is exchanged, {_KEEP}",
+                    remedy=f"save before it is exchanged, {KEEP}",
                 )
         had = dict(before.attributes)
         return {"attributes": {path: {n: v for n, v in part.attributes if n not in had or not _same(v, had[n])}}}
@@ -272,7 +272,7 @@ def _changed(module: nn.Module, path: str, part: Part, before: Part | None) -> d
             f"it is {part.name} now and {was} when the model grew, and a file of fxgrow names only layers of "
             "torch.nn that it can build again from their attributes",
             where=path,
-            remedy=f"save before the part is replaced, {_KEEP}",
+            remedy=f"save before the part is replaced, {KEEP}",
         )
     return entry
 
@@ -399,33 +399,6 @@ def restore_parts(grown: nn.Module, kept: Mapping[str, Any]) -> None:
             grown.get_submodule(path),
             {n: v for n, v in attributes.items() if n not in has or json.dumps(v) != json.dumps(has[n])},
         )
-
-
-def extra_states(model: nn.Module) -> dict[str, Any]:
-    """The extra state of each part whose class has one, by path.
-
-    Raises
-    ------
-    FileError: one is no plain data.
-    """
-    states: dict[str, Any] = {}
-    for path, part in model.named_modules():
-        if type(part).get_extra_state is nn.Module.get_extra_state:
-            continue
-        state = part.get_extra_state()
-        try:
-            same = json.loads(json.dumps(state)) == state
-        except (TypeError, ValueError):
-            same = False
-        if not same:
-            raise FileError(
-                "its extra state is no data that a file of fxgrow can keep",
-                where=path or type(part).__name__,
-                remedy="let get_extra_state return numbers, flags, strings, and lists or dictionaries of them with "
-                f"strings as keys, {_KEEP}",
-            )
-        states[path] = state
-    return states
 
 
 def _resize(module: nn.Module, name: str, shape: list[int] | None) -> None:

@@ -16,8 +16,8 @@ from torch import nn
 
 from fxgrow.birth import Birth
 from fxgrow.by_hand import (
+    KEEP,
     ByHand,
-    extra_states,
     kept_parts,
     parts_of,
     put_in_again,
@@ -27,6 +27,7 @@ from fxgrow.by_hand import (
 from fxgrow.capture import skeleton
 from fxgrow.documents import frozen
 from fxgrow.errors import FileError, FxgrowError, first_line
+from fxgrow.extra_state import extra_states, set_extra_states
 from fxgrow.history import ATTRIBUTE, History, Step, Verification, births_in_place, known_history
 from fxgrow.libraries import is_of_library
 from fxgrow.module_tensors import as_registered, named_tensors, place
@@ -116,7 +117,7 @@ def header_for(
         ],
         "by_hand": dict(by_hand),
         "parts": kept_parts(dict(history.parts)),
-        "extra_state": extra_states(grown),
+        "extra_state": extra_states(grown, KEEP),
         "births": {
             name: [_runs(axis) for axis in birth.axes] for name, birth in births_in_place(grown, history).items()
         },
@@ -234,8 +235,7 @@ def structure_of(header: Mapping[str, Any], path: str | os.PathLike[str], origin
     history = replace(history, parts=tuple(parts_of(current).items()))
     with _undamaged(path):
         put_in_again(current, header.get("by_hand", {}))
-        for place_of_state, state in header.get("extra_state", {}).items():
-            current.get_submodule(place_of_state).set_extra_state(state)
+        set_extra_states(current, header.get("extra_state", {}))
     for name, parameter in current.named_parameters():
         parameter.requires_grad_(name not in frozen)
     setattr(current, ATTRIBUTE, history)

@@ -150,13 +150,15 @@ class Counting(nn.Linear):
 
 def test_extra_state_is_kept_or_refused(tmp_path: Path) -> None:
     model = nn.Sequential(Counting(4, 6), nn.ReLU(), nn.Linear(6, 2))
-    model[0].seen = {"calls": [7, 8]}
+    model[0].seen = {"calls": [7, (8, None)], 3: b"\x00\xff", "peak": torch.arange(3, dtype=torch.float64)}
     grown: Any = fxgrow.grow(model, 2, example_inputs=torch.randn(2, 4))
     fxgrow.save(grown, tmp_path / "grown.safetensors")
     original = nn.Sequential(Counting(4, 6), nn.ReLU(), nn.Linear(6, 2))
-    assert fxgrow.load(tmp_path / "grown.safetensors", original)[0].seen == {"calls": [7, 8]}  # type: ignore[index]
-    grown[0].seen = {"calls": torch.ones(1)}
-    with pytest.raises(FileError, match=r"^its extra state is no data .* \(at 0\)"):
+    seen: Any = fxgrow.load(tmp_path / "grown.safetensors", original)[0].seen  # type: ignore[index]
+    torch.testing.assert_close(seen.pop("peak"), torch.arange(3, dtype=torch.float64), rtol=0, atol=0)
+    assert seen == {"calls": [7, (8, None)], 3: b"\x00\xff"}
+    grown[0].seen = {"calls": {8}}
+    with pytest.raises(FileError, match=r"^its extra state is no data .* holds a set.* \(at 0\)"):
         fxgrow.save(grown, tmp_path / "grown.safetensors")
 
 
