@@ -6,7 +6,7 @@ import copy
 import io
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -205,7 +205,26 @@ class OnItsDevice(Settling):
         return self.settled(x.to(next(self.body.parameters()).device))
 
 
-@pytest.mark.parametrize(("kind", "verdict"), [(Decaying, "UNKNOWN"), (OnItsDevice, "PROVED")])
+class OfItsDtype(Settling):
+    """As models of transformers ask."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(p.dtype for p in self.parameters() if p.is_floating_point())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.settled(x.to(self.dtype))
+
+
+class OfItsWeights(Settling):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.settled(x * next(p.abs().mean() for p in self.parameters() if p.is_floating_point()))
+
+
+@pytest.mark.parametrize(
+    ("kind", "verdict"),
+    [(Decaying, "UNKNOWN"), (OfItsWeights, "UNKNOWN"), (OnItsDevice, "PROVED"), (OfItsDtype, "PROVED")],
+)
 def test_code_that_reads_all_weights_of_a_part_is_not_proved(kind: type[nn.Module], verdict: str) -> None:
     model = lively(kind())
     grown = fxgrow.grow(model, 2, example_inputs=INPUTS, verify=False)
@@ -351,8 +370,8 @@ class Refusing(Settling):
     """Looks at values, whatever they are all parts run: a divided model has none when its parts are found."""
 
     def settled(self, x: Tensor) -> Tensor:
-        if bool(x.isnan().any()):
-            raise ValueError("not a number")
+        if bool((x.abs() > 1e6).any()):
+            raise ValueError("out of range")
         return self.leave(self.body(self.enter(x)))
 
 
@@ -368,3 +387,32 @@ def test_divided_models_in_parts_get_the_weights_of_whole_ones(how: dict[str, An
     for name, parameter in grown.named_parameters():
         assert torch.equal(sharded.get_parameter(name), parameter), name
     assert fxgrow.births(sharded) == fxgrow.births(grown)
+
+
+class Result(NamedTuple):
+    hidden: Tensor
+
+
+class InAClass(Body):
+    def forward(self, x: Tensor) -> Result:  # type: ignore[override]
+        return Result(super().forward(x))
+
+
+class OfAClass(Settling):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = InAClass()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.leave(self.inner(self.enter(x)).hidden) if bool(x.sum() > -99) else x
+
+
+def test_parts_that_are_graphs_put_out_their_classes_in_copies_too() -> None:
+    """A graph is compiled again once its class has been mixed in, where it puts a class around what it gives."""
+    model = lively(OfAClass())
+    grown: Any = fxgrow.grow(model, 2, example_inputs=INPUTS, form="graph")
+    assert isinstance(grown.inner, torch.fx.GraphModule)
+    x = INPUTS[0].double()
+    for twin in (grown, copy.deepcopy(grown), copy.deepcopy(copy.deepcopy(grown)).train()):
+        torch.testing.assert_close(twin(x), model(x), rtol=1e-10, atol=0)
+        assert isinstance(twin.inner(torch.randn(2, 4).double()), Result)

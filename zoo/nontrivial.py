@@ -18,7 +18,9 @@ def lively(model: nn.Module, seed: int = 0) -> nn.Module:
 
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.ndim <= 1 or bool((parameter == parameter.flatten()[:1]).all()):  # as tables of scales are
+            if (
+                parameter.ndim <= 1 or not parameter.numel() or bool((parameter == parameter.flatten()[0]).all())
+            ):  # as tables of scales are
                 parameter.add_(0.1 * drawn(torch.randn, parameter))
         for name, buffer in model.named_buffers():
             if name.endswith("running_mean"):

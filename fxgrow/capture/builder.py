@@ -11,9 +11,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
+from fxgrow.capture.answers import behind, if_finite, of_sizes
+from fxgrow.capture.contexts import Settled
 from fxgrow.capture.methods import CALLER, RUNNING, MethodRuns, calling_function
 from fxgrow.capture.numbers import Float, Int, Pending, node_of, plain
 from fxgrow.capture.refusing import Refusing
+from fxgrow.containers import holds_tensor
 from fxgrow.errors import UntraceableError
 
 
@@ -59,8 +62,23 @@ class GraphBuilder(Refusing):
         self.dtypes: dict[torch.dtype, fx.Node] = {}
         self.alive: list[Any] = []
         self.paths: list[str] = []
+        self.settling: set[fx.Node] = set()
         self.by_size = False
         """Whether it was asked for what another size could change: a property of a tensor, or how many there are."""
+
+    def answer(self, tensor: Tensor) -> Any:
+        """What a tensor holds, if that is known; None if it is not."""
+        node = self.node_of_tensor(tensor)
+        answer = if_finite(node)
+        if answer is not None:
+            self.settled.append(Settled("that values are finite, which the forward asks", self.where()))
+            return answer
+        values = of_sizes(node, self.constants)
+        if values is None:
+            return None
+        self.by_size = True
+        self.settling.update(source for source in behind([node]) if not holds_tensor(source.meta["value"]))
+        return values.item()
 
     def new_node(self, kind: str, target: Any, args: Any, kwargs: Any, value: Any, place: str | None = None) -> fx.Node:
         """A node at the end of the graph, which gives a value; `place`: whose forward made it, if not what runs now."""

@@ -29,9 +29,12 @@ class GrownGraphModule(fx.GraphModule):
     def recompile(self) -> Any:
         with replaced(fx, "wrap", wrap), replaced(fx.graph, "_format_target", attribute_of):
             code = super().recompile()
+        kind = type(self)
+        if any("_wrapped_call" in vars(base) for base in kind.__mro__[1:]):  # mixed in: two of them call each other
+            del kind._wrapped_call, kind.__call__  # type: ignore[attr-defined]
         acting = any(node.target in CONTEXTS for node in self._graph.nodes)
         if acting or self._form is not None:
-            type(self).forward = _around(type(self).forward, self._form, acting)
+            kind.forward = _around(kind.forward, self._form, acting)
         return code
 
     def put_out_as(self, form: Form | None) -> None:

@@ -83,7 +83,6 @@ class Recorder(GraphBuilder, TorchFunctionMode):
         self.device = torch.device("cpu") if device.type == "meta" else device
         self.functions = functions
         self.memory = memory
-        self.settling: set[fx.Node] = set()
         self.comparisons: set[numbers.Comparison] = set()
         self.regions: list[fx.Node] = []
         self.open: list[Any] = []
@@ -212,6 +211,8 @@ class Recorder(GraphBuilder, TorchFunctionMode):
             return args[0]
         if method and name in _QUESTIONS:
             return _QUESTIONS[name](self, func, *args, **kwargs)
+        if method and name in ("__bool__", "item") and (answer := self.answer(args[0])) is not None:
+            return answer
         if (method and name in VALUES) or func is torch.autograd.grad:
             raise self._failed(name, (), NotImplementedError())
         if method and name in HOOKING:
@@ -371,7 +372,8 @@ class Recorder(GraphBuilder, TorchFunctionMode):
         if plain_kind is not None and registry.has_rule(plain_kind):  # a layer that multiplies its input
             args = (guards.multiplied(args[0], module.factor), *args[1:])
             return self.leaf(module, path, plain_kind.forward, args, kwargs)
-        if self._is_leaf(module):
+        handed_on = type(module) is nn.Identity and not all(isinstance(value, Tensor) for value in args)  # a list
+        if self._is_leaf(module) and not handed_on:
             return self.leaf(module, path, plainly, args, kwargs)
         expansion = EXPANSIONS.get(type(module))
         if expansion is not None and not hooked(module):

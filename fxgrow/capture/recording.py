@@ -12,6 +12,7 @@ import torch
 from torch import fx, nn
 
 from fxgrow.capture import contexts
+from fxgrow.capture.answers import behind, made_of_sizes
 from fxgrow.capture.attributes import with_sources
 from fxgrow.capture.contexts import Settled
 from fxgrow.capture.evaluation import Memory
@@ -26,7 +27,7 @@ from fxgrow.devices import callers_code
 from fxgrow.errors import CaptureError, FxgrowError, UntraceableError, first_line
 from fxgrow.opaque import CustomFunction
 from fxgrow.references import OF_MODULES
-from fxgrow.rules.calls import draws, name_of, reached, writes
+from fxgrow.rules.calls import draws, name_of, writes
 from fxgrow.rules.registry import law_of_call
 from fxgrow.shared_state import SharedState
 
@@ -108,7 +109,7 @@ class Recording:
         for path, kind, attribute in assigned:
             value = getattr(runner.get_submodule(path), attribute)
             lost = isinstance(value, (int, float)) or (
-                kind == "buffer" and not _made_of_sizes(recorder.nodes.get(id(value)))
+                kind == "buffer" and not made_of_sizes(recorder.nodes.get(id(value)))
             )
             finding = f"what the forward assigns to the {kind} {attribute}"
             recorder.settled.append(Settled(finding, path or name, lost))
@@ -127,8 +128,8 @@ class Recording:
             if node.op == "get_attr" and node.target in unregistered:  # where it was read, it may be a constant
                 finding = f"what the forward writes into the tensor {node.target}"
                 recorder.settled.append(Settled(finding, node.meta.get("module_path") or name, lost=True))
-        compared = _arguments_behind(recorder.settling)
-        recorder.graph.eliminate_dead_code(is_impure)
+        compared = _argumentsbehind(recorder.settling)
+        recorder.graph.eliminate_dead_code(_stays)
         by_mode = recorder.by_mode or any(type(part).train is not nn.Module.train for part in runner.modules())
         left = tuple(
             f"{path}.{name}".lstrip(".")
@@ -205,17 +206,6 @@ def _same(value: Any, before: Any) -> bool:
     return value is before
 
 
-def _behind(nodes: Iterable[fx.Node], follow: Callable[[fx.Node], bool] = lambda node: True) -> set[fx.Node]:
-    """Nodes, with all that they are computed from by nodes to follow."""
-    return set(reached(list(nodes), lambda node: filter(follow, node.all_input_nodes)))
-
-
-def _made_of_sizes(node: fx.Node | None) -> bool:
-    """Whether a tensor is the same whatever the values of inputs and weights, such as positions that are kept."""
-    behind = _behind([node] if node is not None else [], lambda source: isinstance(source.meta["value"], torch.Tensor))
-    return not any(source.op in ("placeholder", "get_attr") for source in behind)
-
-
 def _made_of_weights(graph: fx.Graph, results: Iterable[fx.Node]) -> list[fx.Node]:
     """The nodes behind results whose value hangs on tensors alone that the model has and leaves as they are."""
     changing = set(_changing(graph))
@@ -227,7 +217,7 @@ def _made_of_weights(graph: fx.Graph, results: Iterable[fx.Node]) -> list[fx.Nod
             calls = node.op in ("call_function", "call_method") and not writes(node) and not draws(name_of(node))
             is_made = calls and bool(node.all_input_nodes) and unchanging.issuperset(node.all_input_nodes)
         unchanging |= {node} if is_made else set()
-    return sorted(_behind(unchanging.intersection(results)))
+    return sorted(behind(unchanging.intersection(results)))
 
 
 def _changing(graph: fx.Graph) -> Iterator[fx.Node]:
@@ -245,9 +235,9 @@ def _changing(graph: fx.Graph) -> Iterator[fx.Node]:
             yield written
 
 
-def _arguments_behind(nodes: set[fx.Node]) -> set[str]:
+def _argumentsbehind(nodes: set[fx.Node]) -> set[str]:
     """The names of the arguments that numbers were computed from."""
-    return {str(node.target) for node in _behind(nodes) if node.op == "placeholder"}
+    return {str(node.target) for node in behind(nodes) if node.op == "placeholder"}
 
 
 def _run(recorder: Recorder, arguments: dict[str, Any], positional: int) -> Any:
@@ -287,6 +277,14 @@ def bound(model: nn.Module, inputs: Inputs) -> dict[str, Any]:
         stars = 1 if kind is inspect.Parameter.VAR_POSITIONAL else 2 if kind is inspect.Parameter.VAR_KEYWORD else 0
         values["*" * stars + name] = value
     return values
+
+
+def _stays(node: fx.Node) -> bool:
+    """Nodes that stay although nothing may read them: also where tensors meet, whose sizes have to go together."""
+    if is_impure(node) or node.users or not isinstance(node.meta["value"], torch.Tensor):
+        return is_impure(node)
+    tensors = (isinstance(source.meta["value"], torch.Tensor) for source in node.all_input_nodes)
+    return sum(tensors) > 1 and law_of_call(node, None) is not None
 
 
 def is_impure(node: fx.Node) -> bool:

@@ -39,6 +39,9 @@ NAMES = (
 )
 """Names that libraries give to attributes that hold a number of channels."""
 
+Changes = list[tuple[nn.Module, str, Any]]
+"""Modules, names of their attributes, and what each was."""
+
 
 def follow_sizes(
     source: nn.Module,
@@ -47,11 +50,12 @@ def follow_sizes(
     after: Recording,
     inputs: tuple[Inputs, Inputs],
     depth: Deepening | None,
-) -> None:
-    """Let such attributes of a grown copy follow; those that growth has set already stay.
+) -> Changes:
+    """Let such attributes of a grown copy follow; those that growth has set already stay. Says what each was.
 
     before, after: what recorded the original and the copy; inputs: on which each was recorded.
     """
+    changes: Changes = []
     parts = dict(source.named_modules())
     origins = origins_of(parts, depth)
     added = {new for block in depth.blocks for new, _ in block.modules} if depth is not None else set()
@@ -76,10 +80,13 @@ def follow_sizes(
                 module.__dict__[name] = _counterpart(name, old, *shapes, origin)
             elif type(old) in (list, tuple) and all(type(size) is int for size in old):  # one of each branch
                 module.__dict__[name] = type(old)(_counterpart(name, size, *shapes, origin, True) for size in old)
+            if module.__dict__[name] != old:
+                changes.append((module, name, old))
     infos = getattr(own, "feature_info", None)
     if infos is not None:
         places = {path: origins[path] for path, _ in own.named_modules() if path in origins}
         own.feature_info = _informed(infos, *shapes, places, added)
+    return changes
 
 
 def _is_layer(forward: Any) -> bool:

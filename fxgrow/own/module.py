@@ -37,6 +37,7 @@ from fxgrow.own.edited import (
 )
 from fxgrow.own.following import follow_sizes
 from fxgrow.own.positions import follow_positions, intermediates_apart
+from fxgrow.own.reading import may_read
 from fxgrow.own.sites import Site, sites, sites_of_course
 from fxgrow.own.sizes import Settings, wanted
 from fxgrow.planning.edits import set_attributes
@@ -104,7 +105,11 @@ def own_class(
             inputs_of_both = captured.inputs, inputs
             if plan.depth is not None:
                 follow_positions(own, plan.depth, intermediates_apart(source, inputs_of_both), at_once=2)
-            follow_sizes(source, own, captured.recording, checked, inputs_of_both, plan.depth)
+            followed = follow_sizes(source, own, captured.recording, checked, inputs_of_both, plan.depth)
+            read = may_read(own, {name for _, name, _ in followed})
+            if read and parting(own, grown, inputs) is not None:
+                for module, name, value in followed:
+                    module.__dict__[name] = value if name in read else module.__dict__[name]
             return own
         part = checked
     return Obstacle(f"the class computes something else: {part}", type(source).__name__, part.node)

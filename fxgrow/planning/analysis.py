@@ -97,7 +97,8 @@ def _find_parameters(analysis: Analysis) -> None:
                 reason = Reason("another part of the model holds it too", name)
                 axes = tuple(Leaf(size, reason=reason) for size in tensor.shape)
             elif is_inexact(tensor):
-                axes = tuple(analysis.unifier.fresh(size) for size in tensor.shape)
+                empty = Reason("it has no units", name, quiet=True)
+                axes = tuple(analysis.unifier.fresh(size) if size else Leaf(0, reason=empty) for size in tensor.shape)
             else:
                 axes = tuple(analysis.unifier.constant(size) for size in tensor.shape)
             analysis.parameters[name] = Tensor(axes, parameter=name, learns=isinstance(tensor, nn.Parameter))

@@ -172,6 +172,8 @@ _READERS = frozenset(
 _OF_ANY = frozenset(("device", "dtype", "is_cuda"))
 """What growth leaves as it is in the first parameter of a module."""
 
+_OF_DTYPE = frozenset(("is_floating_point", "is_complex"))
+
 
 def _above(parts: Iterable[str]) -> set[str]:
     """Paths of the modules that hold parts, the root aside."""
@@ -236,7 +238,15 @@ _PLUMBING = ("CACHE", "PRECALL", "PUSH_NULL", "EXTENDED_ARG")
 
 
 def _of_first(before: list[dis.Instruction], after: list[dis.Instruction]) -> bool:
-    """Whether parameters are looked up in `next(module.parameters()).device`, or the like."""
-    called = next((step for step in before if step.argval == "next" or not step.opname.startswith("LOAD_")), None)
+    """Whether parameters are looked up in `next(module.parameters()).device`, or the like.
+
+    The like is also `next(p.dtype for p in module.parameters() if p.is_floating_point())`.
+    """
+    place = next((k for k, step in enumerate(before) if step.argval == "next" or step.opname[:5] != "LOAD_"), -1)
     read = next((step for step in after if not step.opname.startswith("CALL")), None)
-    return called is not None and called.argval == "next" and read is not None and read.argval in _OF_ANY
+    if place < 0 or read is None:
+        return False
+    if before[place].opname != "MAKE_FUNCTION" or len(before) < place + 3:
+        return before[place].argval == "next" and read.argval in _OF_ANY
+    generator, caller = before[place + 1].argval, before[place + 2].argval
+    return caller == "next" and isinstance(generator, CodeType) and {*generator.co_names} <= _OF_ANY | _OF_DTYPE

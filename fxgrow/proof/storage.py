@@ -16,7 +16,7 @@ from fxgrow.proof.models import Model
 from fxgrow.proof.node_pair import Use, claims_in
 from fxgrow.proof.rules.movement import written_through
 from fxgrow.proof.structures import all_unchanged
-from fxgrow.rules.calls import reached, writes
+from fxgrow.rules.calls import name_of, reached, writes
 from fxgrow.rules.law import Law
 from fxgrow.rules.registry import law_of_call
 
@@ -62,8 +62,7 @@ def sharing(model: Model, graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
 def may_show(model: Model, node: fx.Node) -> list[fx.Node]:
     """The operands whose storage a node's output may be: an op that writes in place gives back what it wrote to."""
     law = law_of(model, node)
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    if node.op in ("placeholder", "output", "get_attr") or name in _COPYING or not _holds_tensor(node):
+    if node.op in ("placeholder", "output", "get_attr") or name_of(node) in _COPYING or not _holds_tensor(node):
         return []
     if law is not None and overwrites(model, node):
         written = first_tensor(node)
@@ -94,7 +93,7 @@ class Storage(Bindings):
         if use.writes or use.name == "detach":
             self.whole[node] = self.whole.get(source, source)
         if not use.writes:
-            if law is not None and law.may_show:
+            if law is not None and law.may_show and use.name not in _COPYING:
                 self.roots[node] = self.root(source)
             return
         root = self.root(source)

@@ -24,16 +24,33 @@ BROKEN = (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeEr
 
 T = TypeVar("T")
 
-_WRITING = frozenset({"iadd", "imul", "isub", "itruediv", "setitem"})
+_WRITING = frozenset(
+    (
+        "iadd",
+        "iand",
+        "ifloordiv",
+        "ilshift",
+        "imod",
+        "imul",
+        "ior",
+        "ipow",
+        "irshift",
+        "isub",
+        "itruediv",
+        "ixor",
+        "setitem",
+    )
+)
+_PYTHONS = ("and_", "or_", "not_", "is_")
 
 
 def writes_by_name(name: str) -> bool:
     """Whether a function or method of this name writes to an operand.
 
-    >>> writes_by_name("mul_"), writes_by_name("__setitem__"), writes_by_name("__mul__")
-    (True, True, False)
+    >>> writes_by_name("mul_"), writes_by_name("__setitem__"), writes_by_name("__mul__"), writes_by_name("and_")
+    (True, True, False, False)
     """
-    return name.strip("_") in _WRITING or (name.endswith("_") and not name.endswith("__"))
+    return name.strip("_") in _WRITING or (name.endswith("_") and not name.endswith("__") and name not in _PYTHONS)
 
 
 def name_of(node: fx.Node, module: nn.Module | None = None) -> str:

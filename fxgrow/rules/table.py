@@ -91,10 +91,10 @@ _POINTWISE: dict[Any, list[Any]] = {
     "other": [
         *named(nn, "Sigmoid Hardsigmoid Softplus LogSigmoid Threshold AlphaDropout FeatureAlphaDropout"),
         *named(F, "hardsigmoid softplus logsigmoid threshold alpha_dropout feature_alpha_dropout"),
-        *named(operator, "eq ne lt le gt ge invert"),
+        *named(operator, "eq ne lt le gt ge invert and_ or_ xor"),
         *named(torch, "zeros_like ones_like full_like empty_like rand_like randn_like"),
         *(*both("where bernoulli"), *("masked_fill", "masked_fill_", "bool", "long", "int")),
-        *("bernoulli_", "normal_", "uniform_", "exponential_"),
+        *("__iand__", "__ior__", "__ixor__", "bernoulli_", "normal_", "uniform_", "exponential_"),
     ],
     "add": [*named(operator, "add sub iadd isub"), *both("add add_ sub sub_")],
     "multiply": [*named(operator, "mul imul"), *both("mul mul_")],

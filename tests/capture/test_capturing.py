@@ -959,3 +959,112 @@ def test_parts_that_take_what_graph_modules_run_by_are_refused_by_name() -> None
     model.add_module("leave", nn.Linear(6, 2))
     with pytest.raises(CaptureError, match="a part of the model is called recompile"):
         fxgrow.grow(model, 2, example_inputs=torch.randn(2, 3))
+
+
+class Pooled(nn.Module):
+    """Has a second end, which its forward works out and leaves aside, as where a model is taken for its features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.aside, self.norm = nn.Linear(4, 6), nn.Linear(6, 6), nn.LayerNorm(6)
+        self.head = nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.tanh(self.layer(x))
+        _ = hidden + self.norm(self.aside(hidden))
+        return self.head(hidden)
+
+
+def test_what_is_worked_out_and_left_aside_grows_along() -> None:
+    grown: Any = fxgrow.grow(lively(Pooled()), 2, example_inputs=X)
+    assert fxgrow.report(grown).plan.form == "module"
+    assert (grown.layer.out_features, grown.aside.out_features) == (12, 12)
+
+
+class HandedOn(nn.Module):
+    """An `nn.Identity` for a neck, which is given a list; and a parameter without entries."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.neck, self.head = nn.Linear(4, 6), nn.Identity(), nn.Linear(6, 2)
+        self.registers = nn.Parameter(torch.empty(1, 0, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.cat([self.layer(x)[:, None], self.registers.expand(len(x), -1, -1)], 1)
+        first, second = self.neck([torch.relu(hidden), torch.tanh(hidden)])
+        return self.head(first + second)  # type: ignore[no-any-return]
+
+
+def test_lists_through_an_identity_and_parameters_without_entries() -> None:
+    grown: Any = fxgrow.grow(lively(HandedOn()), 2, example_inputs=X)
+    assert grown.layer.out_features == 12
+    assert grown.registers.shape == (1, 0, 12)
+    assert str(fxgrow.report(grown).certificate.verdict) == "PROVED"
+
+
+def _is_healthy(model: Any, x: Tensor) -> Tensor:
+    hidden = torch.relu(model.layer(x))
+    if torch.isnan(hidden).any() or not hidden.isfinite().all():
+        hidden = hidden.clamp(-1, 1)
+    return model.head(hidden)  # type: ignore[no-any-return]
+
+
+def _asserts_health(model: Any, x: Tensor) -> Tensor:
+    hidden = torch.relu(model.layer(x))
+    assert (~torch.isinf(hidden) & torch.isfinite(hidden)).all().item()
+    return model.head(hidden)  # type: ignore[no-any-return]
+
+
+def _has_whole_mask(model: Any, x: Tensor) -> Tensor:
+    mask = F.interpolate(torch.ones(1, 1, len(x), device=x.device), size=2).bool()
+    return model.head(torch.relu(model.layer(x)) * (2 if mask.all() else 3))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("forward", [_is_healthy, _asserts_health, _has_whole_mask])
+def test_questions_to_values_that_have_one_answer(forward: Forward) -> None:
+    grown: Any = fxgrow.grow(model_of(forward), 2, example_inputs=X)
+    assert grown.layer.out_features == 12
+    certificate = fxgrow.report(grown).certificate
+    assert str(certificate.verdict) == "PROVED"
+    assert any("values are finite" in text for leaf in certificate.leaves() for text in leaf.conditions) == (
+        forward is not _has_whole_mask
+    )
+
+
+def _asks_of_weights(model: Any, x: Tensor) -> Tensor:
+    return model.head(model.layer(x)) if model.layer.weight.mean() > 0 else x  # type: ignore[no-any-return]
+
+
+def _asks_of_what_is_written(model: Any, x: Tensor) -> Tensor:
+    mask = torch.zeros(len(x), device=x.device)
+    mask[0] = x[0, 0]
+    return model.head(model.layer(x)) if mask.any() else x  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("forward", [_asks_of_weights, _asks_of_what_is_written])
+def test_questions_to_other_values_are_refused(forward: Forward) -> None:
+    with pytest.raises(CaptureError, match="control flow needs the values"):
+        capture(model_of(forward), X)
+
+
+def _of_both(model: Any, x: Tensor) -> Tensor:
+    hidden = torch.tanh(model.layer(x))
+    return model.head(hidden * ((hidden > -0.5) & (hidden < 0.5) | (hidden > 0.9) ^ (hidden > 0.95)))  # type: ignore[no-any-return]
+
+
+def _of_both_in_place(model: Any, x: Tensor) -> Tensor:
+    hidden = torch.tanh(model.layer(x))
+    mask = hidden > -0.5
+    shown = mask
+    mask &= hidden < 0.5
+    mask |= hidden > 0.9
+    mask ^= hidden > 0.95
+    return model.head(hidden * shown)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("form", ["module", "graph"])
+@pytest.mark.parametrize("forward", [_of_both, _of_both_in_place])
+def test_truth_values_are_combined(forward: Forward, form: str) -> None:
+    grown: Any = fxgrow.grow(model_of(forward), 2, example_inputs=X, form=form)
+    assert grown.layer.out_features == 12
+    assert str(fxgrow.report(grown).certificate.verdict) == "PROVED"

@@ -119,3 +119,22 @@ def test_a_teacher_that_follows_is_left_alone_and_follows_on(verify: Any) -> Non
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     for _ in range(2):
         torch.testing.assert_close(grown.train()(X), model.train()(X), rtol=EXACT, atol=EXACT)
+
+
+class BesideACopy(nn.Module):
+    """Writes to a copy of what it reads afterwards."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.enter(x))
+        twin = h.clone()
+        twin *= 2
+        return self.leave(h + twin)  # type: ignore[no-any-return]
+
+
+def test_a_copy_is_a_tensor_of_its_own() -> None:
+    grown = fxgrow.grow(BesideACopy().double(), 2, example_inputs=X)
+    assert fxgrow.report(grown).certificate.verdict is Verdict.PROVED
