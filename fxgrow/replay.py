@@ -45,7 +45,8 @@ def grown_again(
     PlanError: the plan was made for another model. CaptureError: the model does not take the plan's inputs.
     """
     if captured is None:
-        captured = _without_guards(model, plan) if plan.form == "module" else prepared(model, plan)
+        by_size = any(not course.calls for course in plan.courses)  # its graph refuses inputs of another size
+        captured = prepared(model, plan) if by_size or plan.form != "module" else _without_guards(model, plan)
     if isinstance(captured, Parts):
         return widen_parts(captured, plan, source, seed)[0]
     changed = sites(captured, plan)

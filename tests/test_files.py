@@ -288,3 +288,29 @@ def test_a_file_that_could_not_be_read_is_not_written(tmp_path: Path, base: Any,
         fxgrow.save(grown, tmp_path / "grown.safetensors", base=base, base_kwargs=options)
     assert text in str(raised.value)
     assert not list(tmp_path.iterdir())
+
+
+class Placed(nn.Module):
+    """Positions of one size, which are interpolated for images of any other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Conv2d(3, 6, 4, 4), nn.Linear(6, 2)
+        self.positions = nn.Parameter(torch.randn(1, 6, 2, 2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        patches, positions = self.enter(x), self.positions
+        if patches.shape[-2:] != positions.shape[-2:]:
+            positions = nn.functional.interpolate(positions, size=patches.shape[-2:], mode="bilinear")
+        return self.leave(torch.tanh(patches + positions).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def test_a_model_that_takes_another_course_on_another_size(tmp_path: Path) -> None:
+    model = lively(Placed())
+    grown = fxgrow.grow(fxgrow.grow(model, 2, example_inputs=torch.randn(2, 3, 8, 8)), 1.5)
+    fxgrow.save(grown, tmp_path / "grown.safetensors")
+    loaded = fxgrow.load(tmp_path / "grown.safetensors", model)
+    assert_identical(loaded, grown)
+    for side in (8, 16):
+        x = torch.randn(2, 3, side, side).double()
+        torch.testing.assert_close(loaded(x), model(x), rtol=1e-10, atol=0)
