@@ -16,7 +16,7 @@ from fxgrow.rules import picking, products, weights
 from fxgrow.rules.attention import Attention, BiasTable, WindowAttention
 from fxgrow.rules.complexes import Pairs, Part
 from fxgrow.rules.contraction import Contraction, Gather, GatherBags, MatrixProduct
-from fxgrow.rules.convolution import Convolution, Transposed
+from fxgrow.rules.convolution import Convolution, Deformable, Transposed
 from fxgrow.rules.law import Law
 from fxgrow.rules.normalisation import BatchNorm, GroupNorm, Guarded, OverUnits
 from fxgrow.rules.pointwise import GatedUnit, ParametricRelu, Pointwise
@@ -24,7 +24,7 @@ from fxgrow.rules.products import Readout
 from fxgrow.rules.recurrent import Recurrent, RecurrentCell
 from fxgrow.rules.reduction import Across, Compared, CoreUnits, OverItsNorm, Reduction
 from fxgrow.rules.shape import Shape
-from fxgrow.rules.spatial import Pad, PixelShuffle, Rearranged, Spatial, Unfold
+from fxgrow.rules.spatial import AffineGrid, Pad, PixelShuffle, Rearranged, Spatial, Unfold
 from fxgrow.rules.stretching import Made
 
 RULES: dict[type[Law], Callable[[Any, Use], Any]] = {
@@ -35,6 +35,7 @@ RULES: dict[type[Law], Callable[[Any, Use], Any]] = {
     Pairs: spatial.paired,
     Contraction: contraction.layer,
     **dict.fromkeys((Convolution, Transposed), contraction.convolved),
+    Deformable: contraction.deformed,
     MatrixProduct: contraction.matrix_product,
     products.AddedProduct: contraction.added_product,
     Readout: contraction.readout,
@@ -59,6 +60,7 @@ RULES: dict[type[Law], Callable[[Any, Use], Any]] = {
     Rearranged: spatial.rearranged,
     Pad: spatial.padded,
     Unfold: spatial.windowed,
+    AffineGrid: spatial.affine_grid,
     Attention: attention.attention,
     WindowAttention: attention.window_attention,
     BiasTable: attention.bias_table,

@@ -217,9 +217,8 @@ class Contraction(SumOfProducts):
     def relate(self, op: Op) -> Tree:
         tensors, bias = self.operands(op)
         operands = [t for t in tensors if t is not None]
-        known = {name: op.setting(*place, 1) for name, place in self.sizes.items()}
         free = self.free_space(op)
-        binding = bind(op, operands, self.inputs, known, free)
+        binding = bind(op, operands, self.inputs, self.known_sizes(op), free)
         for name, (index, argument) in self.sizes.items():
             if op.module is None and op.raw(index, argument) is not None:
                 op.size(op.path(index, argument), binding.names[name])
@@ -241,6 +240,10 @@ class Contraction(SumOfProducts):
         weight, output = ([names for names in tokens(p) if names[0][0] != "*"] for p in (self.inputs[1], self.output))
         makes = next(axis for axis, names in enumerate(weight) if output[-1][-1] in names)
         return makes, len(weight) - rank - 1
+
+    def known_sizes(self, op: Op) -> dict[str, int]:
+        """The sizes of names that an argument or attribute gives."""
+        return {name: op.setting(*place, 1) for name, place in self.sizes.items()}
 
     def free_space(self, op: Op) -> Sequence[bool]:
         """Which axes of space come out as they go in, unit for unit."""

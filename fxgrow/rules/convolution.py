@@ -13,7 +13,7 @@ from fxgrow.axes.layout import Leaf, leaves, resolve
 from fxgrow.rules.contraction import Contraction
 from fxgrow.rules.knowledge import Knowledge
 from fxgrow.rules.law import Clause, Fact, Want, all_of
-from fxgrow.rules.op import Op, Tensor
+from fxgrow.rules.op import Op, Tensor, Tree
 
 
 class Slide(enum.Enum):
@@ -69,6 +69,35 @@ class Transposed(Contraction):
     """A transposed convolution, whose kernel makes several positions of each."""
 
     counts: Literal["output", "input"] = "input"
+
+
+@dataclass(frozen=True)
+class Deformable(Contraction):
+    """A convolution whose kernel reads where offsets say, each entry times a mask if there is one.
+
+    The function tells its groups by how many channels a unit reads. Offsets of one group are those of every channel;
+    of several, which channels they are of goes by position.
+    """
+
+    def operands(self, op: Any) -> tuple[list[Any], Any]:
+        return [op.tensor(), op.weight(2, "weight")], op.weight(3, "bias")
+
+    @staticmethod
+    def offset_groups(offset: Sequence[int], weight: Sequence[int]) -> int:
+        """By the shapes of offsets and weight."""
+        return offset[1] // (2 * weight[2] * weight[3])
+
+    def known_sizes(self, op: Op) -> dict[str, int]:
+        (x, weight), _ = self.operands(op)
+        return {"g": x.shape[1] // weight.shape[1]}
+
+    def relate(self, op: Op) -> Tree:
+        (x, weight), bias = self.operands(op)
+        others = [tensor for tensor in op.operands() if tensor not in (x, weight, bias)]
+        op.unifier.fix((x.axes[0], *(axis for other in others for axis in other.axes)), "it is batch, or offsets")
+        if self.offset_groups(op.tensor(1, "offset").shape, weight.shape) > 1:
+            op.unifier.fix(x.axes[1], "groups of channels have offsets of their own")
+        return super().relate(op)
 
 
 def slides(kernel: Sequence[int], stride: Any, padding: Any, dilation: Any) -> list[Slide]:

@@ -27,7 +27,7 @@ from fxgrow.rules.products import AddedProduct, Lettered, Readout, inner, outer,
 from fxgrow.rules.recurrent import Recurrent, RecurrentCell
 from fxgrow.rules.reduction import ALL, Across, Axes, Compared, CoreUnits, OverItsNorm, Reduction, kept_unless_filled
 from fxgrow.rules.registry import both, named, ranked, rows, rule, rules
-from fxgrow.rules.spatial import Pad, PixelShuffle, Sampled, Spatial, Unfold
+from fxgrow.rules.spatial import AffineGrid, Pad, PixelShuffle, Sampled, Spatial, Unfold
 from fxgrow.rules.stretching import Expand, Made, Repeat, RepeatEach
 from fxgrow.rules.weights import BatchNormFunction, Parametrized, Standardised
 
@@ -209,6 +209,7 @@ for _rank in (1, 2, 3):
 rules((nn.Upsample, nn.UpsamplingBilinear2d, nn.UpsamplingNearest2d, F.interpolate), Spatial("linear"))
 rules((F.pad, *ranked(nn, "ZeroPad ConstantPad ReflectionPad ReplicationPad CircularPad")), Pad())
 rule(F.grid_sample, Sampled())
+rules((F.affine_grid, torch.affine_grid_generator), AffineGrid())
 rules((nn.PixelShuffle, F.pixel_shuffle), PixelShuffle())
 rules((nn.PixelUnshuffle, F.pixel_unshuffle), PixelShuffle(inverse=True))
 rules((nn.Unfold, F.unfold), Unfold())

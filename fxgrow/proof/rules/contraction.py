@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from fxgrow.proof.claims import Claim, Unproved, carried, merge_axes, split_axis, unchanged
-from fxgrow.proof.node_pair import Use, claims_in, no_rule, plain
+from fxgrow.proof.node_pair import Both, Use, claims_in, no_rule, plain
 from fxgrow.proof.products import Operand, contract, dropped
 from fxgrow.proof.rules.reduction import check_core
 from fxgrow.rules import convolution
 from fxgrow.rules.contraction import Contraction, Gather, MatrixProduct
-from fxgrow.rules.convolution import Slide, Transposed
+from fxgrow.rules.convolution import Deformable, Slide, Transposed
 from fxgrow.rules.patterns import spelled
 from fxgrow.rules.products import AddedProduct, Readout
 
@@ -85,13 +85,37 @@ def convolved(law: Contraction, use: Use) -> Claim:
     use.rule = "convolution"
     use.same_module(law.attributes)
     use.same_numbers({"groups"}, (6,))
-    x, weight, bias = use.claim(), use.weight(1, "weight"), use.weight(2, "bias")
-    assert weight is not None
+    (x, weight), bias = law.operands(use)
     transposed = isinstance(law, Transposed)
-    groups = use.setting(6, "groups", 1)
+    slides = [Slide.FIXED] * (weight.rank - 2) if transposed else _slides(use, weight)
+    return _convolved(use, x, weight, bias, use.setting(6, "groups", 1), slides, transposed)
+
+
+def deformed(law: Deformable, use: Use) -> Claim:
+    """The same, where the kernel reads where offsets say, which are of every channel."""
+    use.rule = "deformable convolution"
+    use.same_settings(law.attributes)
+    (x, weight), bias = law.operands(use)
+    own = {id(x), id(weight), id(bias)}
+    if any(not use.equal(claim).same for claim in use.claims() if id(claim) not in own):
+        raise Unproved("offsets have grown")
+    if x.maps[1] is not None and law.offset_groups(use.claim(1, "offset").new, weight.new) > 1:
+        raise Unproved("channels grow that have offsets by their groups")
+    groups = Both(x.old[1] // weight.old[1], x.new[1] // weight.new[1])
+    return _convolved(use, x, weight, bias, groups, [Slide.FIXED] * 2)
+
+
+def _convolved(
+    use: Use,
+    x: Claim,
+    weight: Claim,
+    bias: Claim | None,
+    groups: Both,
+    slides: Sequence[Slide],
+    transposed: bool = False,
+) -> Claim:
     before, after = int(groups.old), int(groups.new)
     space = weight.rank - 2
-    slides = [Slide.FIXED] * space if transposed else _slides(use, weight)
     batched = x.rank == space + 2
     channels = 1 if batched else 0
     grouped = (before, after) != (1, 1)
