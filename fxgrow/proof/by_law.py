@@ -12,10 +12,10 @@ from typing import Any
 from fxgrow.proof.node_pair import Use, no_rule
 from fxgrow.proof.rules import attention, contraction, movement, normalisation, pointwise, recurrent, reduction, spatial
 from fxgrow.proof.rules.picking import item
-from fxgrow.rules import picking, products, weights
+from fxgrow.rules import picking, weights
 from fxgrow.rules.attention import Attention, BiasTable, WindowAttention
 from fxgrow.rules.complexes import Pairs, Part
-from fxgrow.rules.contraction import Contraction, Gather, GatherBags, MatrixProduct
+from fxgrow.rules.contraction import Gather, GatherBags, SumOfProducts
 from fxgrow.rules.convolution import Convolution, Deformable, Transposed
 from fxgrow.rules.law import Law
 from fxgrow.rules.normalisation import BatchNorm, GroupNorm, Guarded, OverUnits
@@ -33,11 +33,9 @@ RULES: dict[type[Law], Callable[[Any, Use], Any]] = {
     picking.Written: movement.written,
     Made: movement.made,
     Pairs: spatial.paired,
-    Contraction: contraction.layer,
+    SumOfProducts: contraction.summed,
     **dict.fromkeys((Convolution, Transposed), contraction.convolved),
     Deformable: contraction.deformed,
-    MatrixProduct: contraction.matrix_product,
-    products.AddedProduct: contraction.added_product,
     Readout: contraction.readout,
     Gather: contraction.gather,
     GatherBags: contraction.gather_bags,
@@ -49,7 +47,6 @@ RULES: dict[type[Law], Callable[[Any, Use], Any]] = {
     OverUnits: normalisation.over_units,
     GroupNorm: normalisation.group_norm,
     Guarded: normalisation.guarded,
-    weights.Parametrized: normalisation.parametrized,
     weights.SpectralNorm: normalisation.spectral_norm,
     weights.WeightNorm: normalisation.weight_norm,
     Reduction: reduction.reduced,

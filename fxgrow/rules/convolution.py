@@ -12,7 +12,7 @@ from torch import nn
 from fxgrow.axes.layout import Leaf, leaves, resolve
 from fxgrow.rules.contraction import Contraction
 from fxgrow.rules.knowledge import Knowledge
-from fxgrow.rules.law import Clause, Fact, Want, all_of
+from fxgrow.rules.law import Clause, Fact, Lookup, Want, all_of
 from fxgrow.rules.op import Op, Tensor, Tree
 
 
@@ -34,9 +34,9 @@ class Convolution(Contraction):
     """
 
     def free_space(self, op: Op) -> Sequence[bool]:
-        slides = _slides(op)
-        op.data["slides"] = slides
-        return [slide is not Slide.FIXED for slide in slides]
+        (_, weight), _ = self.operands(op)
+        op.data["slides"] = slides_of(op.module, weight.shape[2:], op.argument)
+        return [slide is not Slide.FIXED for slide in op.data["slides"]]
 
     def _growing(self, op: Op, know: Knowledge) -> Iterable[tuple[Slide, Leaf, bool]]:
         """Growing leaves of space: how the kernel slides over them, and whether new units come last."""
@@ -121,22 +121,12 @@ def slides(kernel: Sequence[int], stride: Any, padding: Any, dilation: Any) -> l
     return by_axis
 
 
-def _slides(op: Op) -> list[Slide]:
-    """How the kernel of a convolution slides over each axis of space."""
-    if op.module is not None:
-        return slides_of_module(op.module)
-    kernel = op.tensor(1, "weight").shape[2:]
-    arguments = [op.argument(index, name, default) for index, name, default in ARGUMENTS]
-    return slides(kernel, *arguments)
-
-
-ARGUMENTS = ((3, "stride", 1), (4, "padding", 0), (5, "dilation", 1))
-
-
-def slides_of_module(module: Any) -> list[Slide]:
-    """As `slides`, for a convolution module."""
+def slides_of(module: Any, kernel: Sequence[int], look: Lookup) -> list[Slide]:
+    """How the kernel slides of a convolution module, or of a function (no module) that is given arguments."""
+    if module is None:
+        return slides(kernel, look(3, "stride", 1), look(4, "padding", 0), look(5, "dilation", 1))
     zeros = module.padding_mode == "zeros"
-    by_axis = slides(module.kernel_size, module.stride, module.padding, module.dilation)
+    by_axis = slides(kernel, module.stride, module.padding, module.dilation)
     return [slide if zeros or slide is not Slide.SAME else Slide.FIXED for slide in by_axis]
 
 

@@ -247,6 +247,13 @@ CASES = [
     Case("F.conv_transpose2d", lambda x, w: F.conv_transpose2d(x, w, groups=2), (IMAGE, (4, 3, 2, 2)), 4),
     Case("F.conv_transpose3d", F.conv_transpose3d, ((2, 4, 3, 3, 3), (4, 5, 2, 2, 2)), 3),
     Case("matmul", operator.matmul, ((2, 3, 4), (2, 4, 5)), 4),
+    Case(
+        "addmm by names",
+        lambda x, w, b: torch.addmm(mat2=w, mat1=x, input=b, beta=0.5),
+        (ROWS, (4, 3), (3,)),
+        3,
+    ),
+    Case("outer by names", lambda x, y: torch.outer(vec2=y, input=x), ((3,), (4,)), 2),
     Case("matmul broadcast", torch.matmul, ((2, 6, 3, 4), (4, 5)), 5),
     Case("matmul by a vector", torch.matmul, (ROWS, VECTOR), 2),
     Case("vector by matmul", lambda x, y: x.matmul(y), (VECTOR, (4, 5)), 2),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fxgrow.proof.claims import Claim, Refuted, Unproved, carried, merge_axes, split_axis, unchanged
 from fxgrow.proof.node_pair import Use, no_rule, plain
-from fxgrow.proof.rules.movement import movement
+from fxgrow.proof.rules.movement import moved
 from fxgrow.proof.rules.pointwise import combined
 from fxgrow.rules.calls import is_inexact
 from fxgrow.rules.complexes import Pairs
@@ -39,7 +39,7 @@ def affine_grid(law: AffineGrid, use: Use) -> Claim:
 def rearranged(law: Rearranged, use: Use) -> Any:
     rank = use.claims()[0].rank if use.claims() else 1
     if law.times > 1 or getattr(use.value, "ndim", rank) != rank:
-        return movement(use)
+        return moved(law, use)
     return _channelwise(use, range(rank - 1), law.kind)
 
 
