@@ -107,7 +107,7 @@ def number_edits(analysis: Analysis, growth: dict[Leaf, int]) -> Iterator[NodeEd
     mode_of = {id(graph): mode for mode, graph in analysis.graphs.items()}
     for op in analysis.ops:
         mode = mode_of[id(op.node.graph)]
-        bound: set[Path] = set()
+        bound = set(op.unread)
         for path, layout in op.sizes:
             bound.update({path, path[:-1]} if whole_shape(op.node, path) is not None else {path})
             if (edit := _size_edit(numbers, op, path, size_after(layout, growth), mode)) is not None:

@@ -12,11 +12,11 @@ from typing import Any
 from fxgrow.proof.node_pair import Use, no_rule
 from fxgrow.proof.rules import attention, contraction, movement, normalisation, pointwise, recurrent, reduction, spatial
 from fxgrow.proof.rules.picking import item
-from fxgrow.rules import picking, products, weights
+from fxgrow.rules import picking, weights
 from fxgrow.rules.attention import Attention, BiasTable, WindowAttention
 from fxgrow.rules.complexes import Pairs, Part
-from fxgrow.rules.contraction import Contraction, Gather, GatherBags, MatrixProduct
-from fxgrow.rules.convolution import Convolution, Transposed
+from fxgrow.rules.contraction import Gather, GatherBags, SumOfProducts
+from fxgrow.rules.convolution import Convolution, Deformable, Transposed
 from fxgrow.rules.law import Law
 from fxgrow.rules.normalisation import BatchNorm, GroupNorm, Guarded, OverUnits
 from fxgrow.rules.pointwise import GatedUnit, ParametricRelu, Pointwise
@@ -24,7 +24,7 @@ from fxgrow.rules.products import Readout
 from fxgrow.rules.recurrent import Recurrent, RecurrentCell
 from fxgrow.rules.reduction import Across, Compared, CoreUnits, OverItsNorm, Reduction
 from fxgrow.rules.shape import Shape
-from fxgrow.rules.spatial import Pad, PixelShuffle, Rearranged, Spatial, Unfold
+from fxgrow.rules.spatial import AffineGrid, Pad, PixelShuffle, Rearranged, Spatial, Unfold
 from fxgrow.rules.stretching import Made
 
 RULES: dict[type[Law], Callable[[Any, Use], Any]] = {
@@ -33,10 +33,9 @@ RULES: dict[type[Law], Callable[[Any, Use], Any]] = {
     picking.Written: movement.written,
     Made: movement.made,
     Pairs: spatial.paired,
-    Contraction: contraction.layer,
+    SumOfProducts: contraction.summed,
     **dict.fromkeys((Convolution, Transposed), contraction.convolved),
-    MatrixProduct: contraction.matrix_product,
-    products.AddedProduct: contraction.added_product,
+    Deformable: contraction.deformed,
     Readout: contraction.readout,
     Gather: contraction.gather,
     GatherBags: contraction.gather_bags,
@@ -48,7 +47,6 @@ RULES: dict[type[Law], Callable[[Any, Use], Any]] = {
     OverUnits: normalisation.over_units,
     GroupNorm: normalisation.group_norm,
     Guarded: normalisation.guarded,
-    weights.Parametrized: normalisation.parametrized,
     weights.SpectralNorm: normalisation.spectral_norm,
     weights.WeightNorm: normalisation.weight_norm,
     Reduction: reduction.reduced,
@@ -59,6 +57,7 @@ RULES: dict[type[Law], Callable[[Any, Use], Any]] = {
     Rearranged: spatial.rearranged,
     Pad: spatial.padded,
     Unfold: spatial.windowed,
+    AffineGrid: spatial.affine_grid,
     Attention: attention.attention,
     WindowAttention: attention.window_attention,
     BiasTable: attention.bias_table,

@@ -153,6 +153,8 @@ class Use(Called[Claim]):
         """Every tensor among the arguments, in order."""
         return list(claims_in([self.args, self.kwargs]))
 
+    operands = claims
+
     def same_numbers(self, besides: Iterable[str] = (), places: Iterable[int] = ()) -> None:
         """Every plain argument is what it was, but for some that the rule itself looks at."""
         skipped, at = set(besides), set(places)

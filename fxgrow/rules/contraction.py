@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal
 
 from fxgrow.axes.layout import Layout, Leaf, leaves, same
 from fxgrow.rules.calls import Call
 from fxgrow.rules.knowledge import Knowledge, Way
-from fxgrow.rules.law import Clause, Fact, Law, Moves, Range, Source, Terms, Want, terms
+from fxgrow.rules.law import Clause, Fact, Law, Lookup, Moves, Range, Source, Terms, Want, terms
 from fxgrow.rules.op import Op, Tensor, Tree, is_parametric
 from fxgrow.rules.patterns import Binding, bind, tokens
+
+Patterns = tuple[Sequence[str], str, str | None]
 
 
 class SumOfProducts(Law):
@@ -25,6 +28,21 @@ class SumOfProducts(Law):
 
     family = "contraction"
     counts: Literal["output", "input"] = "output"  # which positions are counted once per multiply-add
+    attributes: Mapping[str, str] = MappingProxyType({})
+    given: Sequence[str] = ()
+    called = "sum of products"
+
+    def operands(self, op: Any) -> tuple[list[Any], Any]:
+        """The factors, and what is added or None, of an op however it is seen."""
+        raise NotImplementedError
+
+    def patterns(self, ranks: Sequence[int], look: Lookup) -> Patterns:
+        """The patterns of factors of these ranks, of the output, and of what is added, whose last axes face those."""
+        raise NotImplementedError
+
+    def terms(self, call: Call | Op) -> Terms | None:
+        factors, bias = self.operands(call)
+        return terms(factors[::-1], [bias])
 
     def _summed(
         self,
@@ -195,6 +213,7 @@ class Contraction(SumOfProducts):
     given: what the data are called among the arguments; a weight comes next, where there is one, and then the bias.
     sizes: names whose size an argument or attribute gives: {"g": "groups"}.
     attributes: module attributes that are sizes: {"in_features": "i"}.
+    called: what proofs call it.
     """
 
     inputs: tuple[str, ...]
@@ -203,23 +222,21 @@ class Contraction(SumOfProducts):
     given: tuple[str, ...] = ("input",)
     sizes: dict[str, tuple[int, str]] = field(default_factory=dict)
     attributes: dict[str, str] = field(default_factory=dict)
+    called: str = "linear"
 
     def operands(self, op: Any) -> tuple[list[Any], Any]:
-        """The factors, and the bias or None, of an op however it is seen."""
         factors, count = [op.tensor(k, name) for k, name in enumerate(self.given)], len(self.given)
         factors += [op.weight(count, "weight")] if count < len(self.inputs) else []
         return factors, op.weight(len(factors), "bias") if self.bias is not None else None
 
-    def terms(self, call: Call | Op) -> Terms | None:
-        factors, bias = self.operands(call)
-        return terms(factors[::-1], [bias])
+    def patterns(self, ranks: Sequence[int], look: Lookup) -> Patterns:
+        return self.inputs, self.output, self.bias
 
     def relate(self, op: Op) -> Tree:
         tensors, bias = self.operands(op)
         operands = [t for t in tensors if t is not None]
-        known = {name: op.setting(*place, 1) for name, place in self.sizes.items()}
         free = self.free_space(op)
-        binding = bind(op, operands, self.inputs, known, free)
+        binding = bind(op, operands, self.inputs, self.known_sizes(op), free)
         for name, (index, argument) in self.sizes.items():
             if op.module is None and op.raw(index, argument) is not None:
                 op.size(op.path(index, argument), binding.names[name])
@@ -242,6 +259,10 @@ class Contraction(SumOfProducts):
         makes = next(axis for axis, names in enumerate(weight) if output[-1][-1] in names)
         return makes, len(weight) - rank - 1
 
+    def known_sizes(self, op: Op) -> dict[str, int]:
+        """The sizes of names that an argument or attribute gives."""
+        return {name: op.setting(*place, 1) for name, place in self.sizes.items()}
+
     def free_space(self, op: Op) -> Sequence[bool]:
         """Which axes of space come out as they go in, unit for unit."""
         return ()
@@ -250,29 +271,24 @@ class Contraction(SumOfProducts):
 class MatrixProduct(SumOfProducts):
     """`a @ b` with broadcast leading axes; one-dimensional operands are read as torch does.
 
-    argument: the place, name and default of an argument that says how the axes meet, if there is one.
+    given: what the operands are called among the arguments.
     """
 
     called = "matrix product"
-    argument: tuple[int, str, Any] | None = None
 
-    def patterns(self, ranks: Sequence[int], argument: Any) -> tuple[tuple[str, ...], str]:
-        """The patterns of the operands and of the output; `given`: what that argument is."""
+    def __init__(self, *given: str) -> None:
+        self.given = given
+
+    def operands(self, op: Any) -> tuple[list[Any], Any]:
+        return [op.tensor(k, name) for k, name in enumerate(self.given)], None
+
+    def patterns(self, ranks: Sequence[int], look: Lookup) -> Patterns:
         left, right = (min(rank, 2) for rank in ranks)
-        return _MATRIX_PRODUCTS[left, right]
-
-    def factors(self, op: Any) -> list[Any]:
-        """The operands that are multiplied."""
-        return [op.tensor(), op.tensor(1, "mat2" if op.name in ("bmm", "mm") else "other")]
-
-    def terms(self, call: Call | Op) -> Terms | None:
-        return terms(self.factors(call)[::-1])
+        return *_MATRIX_PRODUCTS[left, right], None
 
     def relate(self, op: Op) -> Tree:
-        argument = op.argument(*self.argument) if self.argument is not None else None
-        factors = self.factors(op)
-        inputs, output = self.patterns([tensor.rank for tensor in factors], argument)
-        operands, bias = factors[: len(inputs)], factors[len(inputs)] if len(factors) > len(inputs) else None
+        operands, bias = self.operands(op)
+        inputs, output, _ = self.patterns([tensor.rank for tensor in operands], op.argument)
         return self._summed(op, operands, bias, output, bind(op, operands, inputs, {}))
 
 
@@ -288,18 +304,17 @@ class Einsum(MatrixProduct):
     """`torch.einsum`, whose equation is the pattern."""
 
     called = "einsum"
-    argument = (0, "equation", None)
 
-    def patterns(self, ranks: Sequence[int], argument: Any) -> tuple[tuple[str, ...], str]:
-        left, arrow, right = argument.replace(" ", "").partition("->")
+    def operands(self, op: Any) -> tuple[list[Any], Any]:
+        return list(op.operands()), None
+
+    def patterns(self, ranks: Sequence[int], look: Lookup) -> Patterns:
+        left, arrow, right = look(0, "equation").replace(" ", "").partition("->")
         if not arrow:
             names = re.findall(r"\w", left)
             right = "".join(sorted(n for n in set(names) if names.count(n) == 1))
             right = "..." + right if "..." in left else right
-        return tuple(_spelled(part) for part in left.split(",")), _spelled(right)
-
-    def factors(self, op: Any) -> list[Any]:
-        return list(op.operands())
+        return [_spelled(part) for part in left.split(",")], _spelled(right), None
 
 
 def _spelled(part: str) -> str:

@@ -12,8 +12,8 @@ from torch import nn
 from fxgrow.axes.layout import Leaf, leaves, resolve
 from fxgrow.rules.contraction import Contraction
 from fxgrow.rules.knowledge import Knowledge
-from fxgrow.rules.law import Clause, Fact, Want, all_of
-from fxgrow.rules.op import Op, Tensor
+from fxgrow.rules.law import Clause, Fact, Lookup, Want, all_of
+from fxgrow.rules.op import Op, Tensor, Tree
 
 
 class Slide(enum.Enum):
@@ -34,9 +34,9 @@ class Convolution(Contraction):
     """
 
     def free_space(self, op: Op) -> Sequence[bool]:
-        slides = _slides(op)
-        op.data["slides"] = slides
-        return [slide is not Slide.FIXED for slide in slides]
+        (_, weight), _ = self.operands(op)
+        op.data["slides"] = slides_of(op.module, weight.shape[2:], op.argument)
+        return [slide is not Slide.FIXED for slide in op.data["slides"]]
 
     def _growing(self, op: Op, know: Knowledge) -> Iterable[tuple[Slide, Leaf, bool]]:
         """Growing leaves of space: how the kernel slides over them, and whether new units come last."""
@@ -71,6 +71,35 @@ class Transposed(Contraction):
     counts: Literal["output", "input"] = "input"
 
 
+@dataclass(frozen=True)
+class Deformable(Contraction):
+    """A convolution whose kernel reads where offsets say, each entry times a mask if there is one.
+
+    The function tells its groups by how many channels a unit reads. Offsets of one group are those of every channel;
+    of several, which channels they are of goes by position.
+    """
+
+    def operands(self, op: Any) -> tuple[list[Any], Any]:
+        return [op.tensor(), op.weight(2, "weight")], op.weight(3, "bias")
+
+    @staticmethod
+    def offset_groups(offset: Sequence[int], weight: Sequence[int]) -> int:
+        """By the shapes of offsets and weight."""
+        return offset[1] // (2 * weight[2] * weight[3])
+
+    def known_sizes(self, op: Op) -> dict[str, int]:
+        (x, weight), _ = self.operands(op)
+        return {"g": x.shape[1] // weight.shape[1]}
+
+    def relate(self, op: Op) -> Tree:
+        (x, weight), bias = self.operands(op)
+        others = [tensor for tensor in op.operands() if tensor not in (x, weight, bias)]
+        op.unifier.fix((x.axes[0], *(axis for other in others for axis in other.axes)), "it is batch, or offsets")
+        if self.offset_groups(op.tensor(1, "offset").shape, weight.shape) > 1:
+            op.unifier.fix(x.axes[1], "groups of channels have offsets of their own")
+        return super().relate(op)
+
+
 def slides(kernel: Sequence[int], stride: Any, padding: Any, dilation: Any) -> list[Slide]:
     """How a kernel slides, by the arguments of a convolution that pads with zeros.
 
@@ -92,22 +121,12 @@ def slides(kernel: Sequence[int], stride: Any, padding: Any, dilation: Any) -> l
     return by_axis
 
 
-def _slides(op: Op) -> list[Slide]:
-    """How the kernel of a convolution slides over each axis of space."""
-    if op.module is not None:
-        return slides_of_module(op.module)
-    kernel = op.tensor(1, "weight").shape[2:]
-    arguments = [op.argument(index, name, default) for index, name, default in ARGUMENTS]
-    return slides(kernel, *arguments)
-
-
-ARGUMENTS = ((3, "stride", 1), (4, "padding", 0), (5, "dilation", 1))
-
-
-def slides_of_module(module: Any) -> list[Slide]:
-    """As `slides`, for a convolution module."""
+def slides_of(module: Any, kernel: Sequence[int], look: Lookup) -> list[Slide]:
+    """How the kernel slides of a convolution module, or of a function (no module) that is given arguments."""
+    if module is None:
+        return slides(kernel, look(3, "stride", 1), look(4, "padding", 0), look(5, "dilation", 1))
     zeros = module.padding_mode == "zeros"
-    by_axis = slides(module.kernel_size, module.stride, module.padding, module.dilation)
+    by_axis = slides(kernel, module.stride, module.padding, module.dilation)
     return [slide if zeros or slide is not Slide.SAME else Slide.FIXED for slide in by_axis]
 
 

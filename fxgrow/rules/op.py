@@ -78,6 +78,7 @@ class Op(Called["Tensor"]):
     data: dict[str, Any] = field(default_factory=dict)
     sizes: list[tuple[Path, Layout]] = field(default_factory=list)
     pins: list[Path] = field(default_factory=list)
+    unread: list[Path] = field(default_factory=list)
     attributes: list[tuple[str, Layout]] = field(default_factory=list)
     roles: list[tuple[Tensor, str]] = field(default_factory=list)
 
@@ -147,6 +148,10 @@ class Op(Called["Tensor"]):
     def pin(self, path: Path) -> None:
         """The number at `path` is a value, not a size: it stays what it was."""
         self.pins.append(path)
+
+    def leave(self, path: Path) -> None:
+        """The number at `path` is not asked for, and may become any."""
+        self.unread.append(path)
 
     def attribute(self, name: str, layout: Layout) -> None:
         """The attribute of that name, of a module that is called, is the size of `layout`."""

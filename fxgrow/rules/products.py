@@ -7,9 +7,9 @@ from typing import Any
 
 from fxgrow.axes.layout import Reason
 from fxgrow.rules.calls import Call
-from fxgrow.rules.contraction import MatrixProduct
+from fxgrow.rules.contraction import MatrixProduct, Patterns
 from fxgrow.rules.knowledge import Knowledge
-from fxgrow.rules.law import Edit, Terms, moved_core
+from fxgrow.rules.law import Edit, Lookup, Terms, moved_core
 from fxgrow.rules.op import Op, Tensor, Tree
 from fxgrow.rules.shape import axis_of
 
@@ -24,16 +24,18 @@ class Lettered(MatrixProduct):
 
     called = "sum of products"
 
-    def __init__(self, spelled: Callable[[int, int, Any], Letters], third: str = "", default: Any = None) -> None:
+    def __init__(
+        self, spelled: Callable[[int, int, Any], Letters], *given: str, third: str = "", default: Any = None
+    ) -> None:
+        super().__init__(*given)
         self.spelled = spelled
-        self.argument = (2, third, default) if third else None
+        self.third = third, default
 
-    def patterns(self, ranks: Sequence[int], argument: Any) -> tuple[tuple[str, ...], str]:
-        left, right, made = (" ".join(letters) for letters in self.spelled(ranks[0], ranks[1], argument))
-        return (left, right), made
-
-    def factors(self, op: Any) -> list[Any]:
-        return list(op.operands())
+    def patterns(self, ranks: Sequence[int], look: Lookup) -> Patterns:
+        name, default = self.third
+        letters = self.spelled(ranks[0], ranks[1], look(2, name, default) if name else default)
+        left, right, made = map(" ".join, letters)
+        return (left, right), made, None
 
 
 def tensordot(first: int, second: int, dims: Any) -> Letters:
@@ -64,23 +66,23 @@ def outer(first: int, second: int, _: Any) -> Letters:
 class AddedProduct(MatrixProduct):
     """`addmm`, `baddbmm`, `addmv`: a product of matrices, plus a tensor that may be broadcast."""
 
-    def __init__(self, left: str, right: str, made: str) -> None:
-        self.letters = left, right, made
+    def __init__(self, letters: Letters, *given: str) -> None:
+        super().__init__(*given)
+        self.letters = letters
 
-    def patterns(self, ranks: Sequence[int], argument: Any) -> tuple[tuple[str, ...], str]:
-        left, right, made = (" ".join(letters) for letters in self.letters)
-        return (left, right), made
+    def operands(self, op: Any) -> tuple[list[Any], Any]:
+        return [op.tensor(k, name) for k, name in enumerate(self.given, 1)], op.tensor()
 
-    def factors(self, op: Any) -> list[Any]:
-        added, *factors = op.operands()
-        return [*factors, added]
+    def patterns(self, ranks: Sequence[int], look: Lookup) -> Patterns:
+        left, right, made = map(" ".join, self.letters)
+        return (left, right), made, made
 
     def terms(self, call: Call | Op) -> Terms | None:
-        *factors, added = self.factors(call)
+        factors, added = self.operands(call)
         return Terms([added], factors[::-1], [added] if call.argument(9, "beta", 1) == 1 else [])
 
     def relate(self, op: Op) -> Tree:
-        made, added = super().relate(op), op.operands()[0]
+        made, added = super().relate(op), op.tensor()
         assert isinstance(made, Tensor)
         for own, facing in zip(added.axes, made.axes[made.rank - added.rank :], strict=True):
             op.unifier.broadcast([own, facing])
@@ -90,15 +92,10 @@ class AddedProduct(MatrixProduct):
 class Readout(MatrixProduct):
     """`guards.readout`: the core units of an axis, plus a linear map of all units of it. Weight `[core, units]`."""
 
-    argument = (2, "dim", None)
-
-    def patterns(self, ranks: Sequence[int], argument: Any) -> tuple[tuple[str, ...], str]:
-        rank, axis = ranks[0], axis_of(int(argument), ranks[0])
+    def patterns(self, ranks: Sequence[int], look: Lookup) -> Patterns:
+        rank, axis = ranks[0], axis_of(int(look(2, "dim")), ranks[0])
         read, made = (" ".join(n if k == axis else _LETTERS[k] for k in range(rank)) for n in ("units", "core"))
-        return (read, "core units"), made
-
-    def factors(self, op: Any) -> list[Any]:
-        return [op.tensor(0, "x"), op.tensor(1, "weight")]
+        return (read, "core units"), made, None
 
     def terms(self, call: Call | Op) -> Terms | None:
         return None  # units are taken out as well

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fxgrow.axes.layout import Layout, Leaf, Reason, join, product
-from fxgrow.rules.law import Carrying, Fact
+from fxgrow.rules.law import Carrying, Fact, Law
 from fxgrow.rules.op import Op, Tensor, Tree
+from fxgrow.rules.shape import items_of, sized_by
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,26 @@ class Sampled(Spatial):
         x, *grids = op.operands()
         op.unifier.fix((x.axes[0], *(axis for grid in grids for axis in grid.axes)), "it is batch, or a grid")
         return super().relate(op)
+
+
+class AffineGrid(Law):
+    """`F.affine_grid`: the points of an image of a given size that transformations read; channels are not asked for."""
+
+    family = "creation"
+
+    def relate(self, op: Op) -> Tree:
+        op.fix_operands("it is batch, or a transformation")
+        made = op.constants(op.value)
+        assert isinstance(made, Tensor)
+        batch, *space, _ = made.axes
+        sizes = items_of(op, op.path(1, "size"))
+        op.leave(sizes.pop(CHANNELS))
+        sized_by(op, sizes, [batch, *space])
+        return made
+
+
+CHANNELS = 1
+"""Where the number of channels stands in the size of an image."""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from fxgrow.rules.products import AddedProduct, Lettered, Readout, inner, outer,
 from fxgrow.rules.recurrent import Recurrent, RecurrentCell
 from fxgrow.rules.reduction import ALL, Across, Axes, Compared, CoreUnits, OverItsNorm, Reduction, kept_unless_filled
 from fxgrow.rules.registry import both, named, ranked, rows, rule, rules
-from fxgrow.rules.spatial import Pad, PixelShuffle, Sampled, Spatial, Unfold
+from fxgrow.rules.spatial import AffineGrid, Pad, PixelShuffle, Sampled, Spatial, Unfold
 from fxgrow.rules.stretching import Expand, Made, Repeat, RepeatEach
 from fxgrow.rules.weights import BatchNormFunction, Parametrized, Standardised
 
@@ -44,6 +44,7 @@ rule(
         "... o",
         "o",
         given=("input1", "input2"),
+        called="multilinear",
         attributes={"in1_features": "i", "in2_features": "j", "out_features": "o"},
     ),
 )
@@ -61,14 +62,17 @@ rules(
     Transposed(("... (g i) *s", "(g i) o *k"), "... (g o) *t", "(g o)", **_CHANNELS),
 )
 
-rules((operator.matmul, *both("matmul bmm mm dot mv")), MatrixProduct())
+rules((operator.matmul, *both("matmul")), MatrixProduct("input", "other"))
+rules(both("bmm mm"), MatrixProduct("input", "mat2"))
+rules(both("dot"), MatrixProduct("input", "tensor"))
+rules(both("mv"), MatrixProduct("input", "vec"))
 rule(torch.functional.einsum, Einsum())
-rule(torch.functional.tensordot, Lettered(tensordot, "dims", 2))
-rules(both("inner"), Lettered(inner))
-rules(both("outer ger"), Lettered(outer))
-rules(both("addmm"), AddedProduct("nk", "km", "nm"))
-rules(both("baddbmm"), AddedProduct("bnk", "bkm", "bnm"))
-rules(both("addmv"), AddedProduct("nk", "k", "n"))
+rule(torch.functional.tensordot, Lettered(tensordot, "a", "b", third="dims", default=2))
+rules(both("inner"), Lettered(inner, "input", "other"))
+rules(both("outer ger"), Lettered(outer, "input", "vec2"))
+rules(both("addmm"), AddedProduct(("nk", "km", "nm"), "mat1", "mat2"))
+rules(both("baddbmm"), AddedProduct(("bnk", "bkm", "bnm"), "batch1", "batch2"))
+rules(both("addmv"), AddedProduct(("nk", "k", "n"), "mat", "vec"))
 rule(nn.EmbeddingBag, GatherBags())
 rules((nn.Embedding, F.embedding), Gather())
 
@@ -159,7 +163,7 @@ rule(guards.rms_norm, Guarded(core=(4, "core")))
 rule(guards.group_norm, Guarded(axis=1, grouped=True))
 rule(guards.standardize, Standardised())
 rule(guards.core, CoreUnits())
-rule(guards.readout, Readout())
+rule(guards.readout, Readout("x", "weight"))
 rule(nn.utils.parametrize.ParametrizationList, Parametrized())
 
 # -- reductions ----------------------------------------------------------------------------------------------
@@ -209,6 +213,7 @@ for _rank in (1, 2, 3):
 rules((nn.Upsample, nn.UpsamplingBilinear2d, nn.UpsamplingNearest2d, F.interpolate), Spatial("linear"))
 rules((F.pad, *ranked(nn, "ZeroPad ConstantPad ReflectionPad ReplicationPad CircularPad")), Pad())
 rule(F.grid_sample, Sampled())
+rules((F.affine_grid, torch.affine_grid_generator), AffineGrid())
 rules((nn.PixelShuffle, F.pixel_shuffle), PixelShuffle())
 rules((nn.PixelUnshuffle, F.pixel_unshuffle), PixelShuffle(inverse=True))
 rules((nn.Unfold, F.unfold), Unfold())

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from timm.models import _features_fx as timm_registry
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
+from torchvision import ops as torchvision_ops
 from torchvision.models import swin_transformer as torchvision_windows
-from torchvision.ops import StochasticDepth
+from torchvision.ops import DeformConv2d, StochasticDepth
 
 from fxgrow import guards
 from fxgrow.rules.elementwise import BINARY
@@ -67,6 +68,20 @@ class WindowAttention(nn.Module):
         return torchvision_windows.shifted_window_attention(
             x, enter, leave, bias, [2, 2], 3, [1, 1], qkv_bias=qkv_bias, proj_bias=proj_bias
         )
+
+
+class AffineGrid(nn.Module):
+    """An image read at transformed points, as a spatial transformer does; its size has the channels."""
+
+    def forward(self, x: Tensor, theta: Tensor) -> Tensor:
+        return F.grid_sample(x, F.affine_grid(theta, x.size(), align_corners=False), align_corners=False)
+
+
+class Deformed(nn.Module):
+    """The function, with arguments by name."""
+
+    def forward(self, x: Tensor, offset: Tensor, weight: Tensor, bias: Tensor, mask: Tensor) -> Tensor:
+        return torchvision_ops.deform_conv2d(x, offset, weight, bias, padding=(1, 1), mask=mask)
 
 
 class LSTMCell(nn.Module):
@@ -232,6 +247,13 @@ CASES = [
     Case("F.conv_transpose2d", lambda x, w: F.conv_transpose2d(x, w, groups=2), (IMAGE, (4, 3, 2, 2)), 4),
     Case("F.conv_transpose3d", F.conv_transpose3d, ((2, 4, 3, 3, 3), (4, 5, 2, 2, 2)), 3),
     Case("matmul", operator.matmul, ((2, 3, 4), (2, 4, 5)), 4),
+    Case(
+        "addmm by names",
+        lambda x, w, b: torch.addmm(mat2=w, mat1=x, input=b, beta=0.5),
+        (ROWS, (4, 3), (3,)),
+        3,
+    ),
+    Case("outer by names", lambda x, y: torch.outer(vec2=y, input=x), ((3,), (4,)), 2),
     Case("matmul broadcast", torch.matmul, ((2, 6, 3, 4), (4, 5)), 5),
     Case("matmul by a vector", torch.matmul, (ROWS, VECTOR), 2),
     Case("vector by matmul", lambda x, y: x.matmul(y), (VECTOR, (4, 5)), 2),
@@ -660,6 +682,9 @@ CASES = [
         for f in (getattr(F, f"{name}max_pool{rank}d"),)
     ),
     Case("grid sample", lambda x, g: F.grid_sample(x, g, align_corners=False), (IMAGE, (2, 3, 3, 2)), 1),
+    Case("affine grid", AffineGrid(), (IMAGE, (2, 2, 3)), 1),
+    Case("affine grid in space", lambda t: F.affine_grid(t, [2, 4, 2, 3, 3], False), ((2, 3, 4),), 0),
+    Case("affine grid generator", lambda t: torch.affine_grid_generator(t, (2, 4, 3, 5), True), ((2, 2, 3),), 0),
     Case("upsample", nn.Upsample(scale_factor=2), (IMAGE,), 2),
     Case("upsample bilinear", nn.UpsamplingBilinear2d(scale_factor=2), (IMAGE,), 2),
     Case("upsample nearest", nn.UpsamplingNearest2d(scale_factor=2), (IMAGE,), 2),
@@ -691,6 +716,10 @@ CASES = [
     Case("timm batch norm and activation", layers.BatchNormAct2d(4), (IMAGE,), 1),
     Case("timm batch norm and sigmoid", layers.BatchNormAct2d(4, act_layer=nn.Sigmoid), (IMAGE,), 1),
     *helper_cases(),
+    Case("deformable convolution", DeformConv2d(4, 5, 3), (IMAGE, (2, 18, 4, 4)), 2),
+    Case("deformable in groups", DeformConv2d(4, 6, (1, 2), groups=2, bias=False), (IMAGE, (2, 4, 6, 5)), 3),
+    Case("deformable by groups of offsets", DeformConv2d(4, 5, 1), (IMAGE, (2, 4, 6, 6)), 1),
+    Case("F.deform_conv2d", Deformed(), (IMAGE, (2, 18, 6, 6), (5, 4, 3, 3), (5,), (2, 9, 6, 6)), 2),
     Case("patch merging pad", PatchMergingPad(), ((2, 4, 4, 3),), 1),
     Case("bias table", BiasTable(), ((9, 3), torch.arange(16) % 9), 1),
     Case("shifted window attention", WindowAttention(), ((2, 4, 4, 6), (18, 6), (6, 6), (1, 3, 4, 4), (18,), (6,)), 3),

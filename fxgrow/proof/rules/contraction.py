@@ -6,78 +6,45 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from fxgrow.proof.claims import Claim, Unproved, carried, merge_axes, split_axis, unchanged
-from fxgrow.proof.node_pair import Use, claims_in, no_rule, plain
+from fxgrow.proof.node_pair import Both, Use, no_rule, plain
 from fxgrow.proof.products import Operand, contract, dropped
 from fxgrow.proof.rules.reduction import check_core
-from fxgrow.rules import convolution
-from fxgrow.rules.contraction import Contraction, Gather, MatrixProduct
-from fxgrow.rules.convolution import Slide, Transposed
-from fxgrow.rules.patterns import spelled
-from fxgrow.rules.products import AddedProduct, Readout
+from fxgrow.rules.contraction import Contraction, Gather, SumOfProducts
+from fxgrow.rules.convolution import Deformable, Slide, Transposed, slides_of
+from fxgrow.rules.patterns import Names, spelled
+from fxgrow.rules.products import Readout
 
 
-def layer(law: Contraction, use: Use) -> Claim:
-    """A sum of products of one or two tensors and a weight, with a bias or without."""
-    use.rule = "linear" if len(law.inputs) == 2 else "multilinear"
-    use.same_settings(law.attributes)
-    operands, bias = law.operands(use)
-    given = [claim for claim in (*operands, bias) if claim is not None]
-    if len(use.claims()) != (len(law.given) if use.new_module is not None else len(given)):
-        raise Unproved(f"{use.name} is given other tensors than its patterns say")
-    return _by_patterns(use, operands, law.inputs, law.output, bias, law.bias)
-
-
-def matrix_product(law: MatrixProduct, use: Use) -> Claim:
+def summed(law: SumOfProducts, use: Use) -> Claim:
+    """A sum of products whose axes are named by the patterns of its law, but for space and products of axes."""
     use.rule = law.called
-    use.same_numbers()
-    argument = plain(use.argument(*law.argument)).new if law.argument is not None else None
-    operands = _in_order(use)
-    return _by_patterns(use, operands, *law.patterns([claim.rank for claim in operands], argument))
-
-
-def _in_order(use: Use) -> list[Claim]:
-    """The tensors among the arguments; those given by name in the order of torch's names (input, mat1, mat2; other)."""
-    named = sorted(use.kwargs.items(), key=lambda item: (item[0] != "input", item[0]))
-    return [*claims_in(use.args), *(claim for _, item in named for claim in claims_in(item))]
-
-
-def _by_patterns(
-    use: Use,
-    operands: Sequence[Claim],
-    inputs: Sequence[str],
-    output: str,
-    bias: Claim | None = None,
-    bias_pattern: str | None = None,
-) -> Claim:
-    """A sum of products whose axes are named by patterns, as a law has them, but for space and products of axes."""
-    if (
-        None in operands
-        or len(inputs) != len(operands)
-        or any(sign in pattern for pattern in (*inputs, output) for sign in "(*")
-    ):
+    use.same_settings(law.attributes)
+    factors, added = law.operands(use)
+    inputs, output, beside = law.patterns([claim.rank for claim in factors if claim is not None], use.given)
+    if None in factors or any(sign in pattern for pattern in (*inputs, output) for sign in "(*"):
         raise no_rule(use)
-    claims = [*operands, *([bias] if bias is not None else [])]
-    lettered = []
-    for claim, pattern in zip(claims, (*inputs, bias_pattern or ""), strict=False):
-        letters = tuple(name for (name,) in spelled(pattern, claim.rank))
-        if len(letters) != claim.rank or len(set(letters)) != len(letters):
-            raise Unproved(f"{use.name} names the axes of an operand otherwise than it has them, or one of them twice")
-        lettered.append(Operand(claim, letters))
-    factors, added = lettered[: len(operands)], lettered[len(operands) :]
+    taken = len(law.given) if use.new_module is not None else len(factors) + (added is not None)
+    if len(inputs) != len(factors) or len(use.claims()) != taken:
+        raise Unproved(f"{use.name} is given other tensors than its patterns say")
+    pairs = zip(factors, inputs, strict=True)
+    operands = [_lettered(use, claim, spelled(pattern, claim.rank)) for claim, pattern in pairs]
     made = tuple(name for (name,) in spelled(output, use.value.ndim))
-    return contract(use, factors, made, added[0] if added else None)
+    if added is None:
+        return contract(use, operands, made)
+    names = spelled(beside or "", added.rank)
+    operand = _lettered(use, added, names[len(names) - added.rank :])
+    for axis, letter in reversed([*enumerate(operand.letters)]):
+        if operand.claim.new[axis] == 1 and letter in made and use.value.shape[made.index(letter)] != 1:
+            letters = (*operand.letters[:axis], *operand.letters[axis + 1 :])
+            operand = Operand(dropped(operand.claim, axis), letters)
+    return contract(use, operands, made, operand)
 
 
-def added_product(law: AddedProduct, use: Use) -> Claim:
-    use.rule = "matrix product"
-    use.same_numbers()
-    added, first, second = _in_order(use)
-    left, right, made = (tuple(letters) for letters in law.letters)
-    letters = made[len(made) - added.rank :]
-    for axis in reversed(range(added.rank)):
-        if added.new[axis] == 1 != use.value.shape[len(made) - len(letters) + axis]:
-            added, letters = dropped(added, axis), (*letters[:axis], *letters[axis + 1 :])
-    return contract(use, [Operand(first, left), Operand(second, right)], made, Operand(added, letters))
+def _lettered(use: Use, claim: Claim, names: Sequence[Names]) -> Operand:
+    letters = tuple(name for (name,) in names)
+    if len(letters) != claim.rank or len(set(letters)) != len(letters):
+        raise Unproved(f"{use.name} names the axes of an operand otherwise than it has them, or one of them twice")
+    return Operand(claim, letters)
 
 
 def convolved(law: Contraction, use: Use) -> Claim:
@@ -85,13 +52,37 @@ def convolved(law: Contraction, use: Use) -> Claim:
     use.rule = "convolution"
     use.same_module(law.attributes)
     use.same_numbers({"groups"}, (6,))
-    x, weight, bias = use.claim(), use.weight(1, "weight"), use.weight(2, "bias")
-    assert weight is not None
+    (x, weight), bias = law.operands(use)
     transposed = isinstance(law, Transposed)
-    groups = use.setting(6, "groups", 1)
+    slides = [Slide.FIXED] * (weight.rank - 2) if transposed else slides_of(use.new_module, weight.new[2:], use.given)
+    return _convolved(use, x, weight, bias, use.setting(6, "groups", 1), slides, transposed)
+
+
+def deformed(law: Deformable, use: Use) -> Claim:
+    """The same, where the kernel reads where offsets say, which are of every channel."""
+    use.rule = "deformable convolution"
+    use.same_settings(law.attributes)
+    (x, weight), bias = law.operands(use)
+    own = {id(x), id(weight), id(bias)}
+    if any(not use.equal(claim).same for claim in use.claims() if id(claim) not in own):
+        raise Unproved("offsets have grown")
+    if x.maps[1] is not None and law.offset_groups(use.claim(1, "offset").new, weight.new) > 1:
+        raise Unproved("channels grow that have offsets by their groups")
+    groups = Both(x.old[1] // weight.old[1], x.new[1] // weight.new[1])
+    return _convolved(use, x, weight, bias, groups, [Slide.FIXED] * 2)
+
+
+def _convolved(
+    use: Use,
+    x: Claim,
+    weight: Claim,
+    bias: Claim | None,
+    groups: Both,
+    slides: Sequence[Slide],
+    transposed: bool = False,
+) -> Claim:
     before, after = int(groups.old), int(groups.new)
     space = weight.rank - 2
-    slides = [Slide.FIXED] * space if transposed else _slides(use, weight)
     batched = x.rank == space + 2
     channels = 1 if batched else 0
     grouped = (before, after) != (1, 1)
@@ -121,12 +112,6 @@ def convolved(law: Contraction, use: Use) -> Claim:
         old[axis] = size
         new[axis] = size if result.maps[axis] is None else new[axis]
     return replace(result, old=tuple(old), new=tuple(new))
-
-
-def _slides(use: Use, weight: Claim) -> list[Slide]:
-    if use.new_module is not None:
-        return convolution.slides_of_module(use.new_module)
-    return convolution.slides(weight.new[2:], *(plain(use.argument(*place)).new for place in convolution.ARGUMENTS))
 
 
 def readout(law: Readout, use: Use) -> Claim:

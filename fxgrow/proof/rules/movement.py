@@ -43,10 +43,6 @@ CPU = torch.device("cpu")
 
 
 def moved(law: Law, use: Use) -> Any:
-    return movement(use)
-
-
-def movement(use: Use) -> Any:
     """What is claimed of the outputs of an op that only moves entries; operands in any containers."""
     use.rule = "moves entries"
     operands = use.claims()

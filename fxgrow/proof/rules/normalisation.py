@@ -181,11 +181,6 @@ def weight_norm(law: Law, use: Use) -> Claim:
     return Claim(direction.old, direction.new, direction.maps, held=kept)
 
 
-def parametrized(law: Law, use: Use) -> Claim:
-    use.same_module()
-    raise no_rule(use)
-
-
 def _check_eps(use: Use, eps: Both, ratio: float) -> None:
     if eps.old is None or eps.new is None:
         if ratio != 1.0 or eps.old is not eps.new:

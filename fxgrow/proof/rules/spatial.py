@@ -8,14 +8,14 @@ from typing import Any
 
 from torch import Tensor
 
-from fxgrow.proof.claims import Claim, Unproved, carried, merge_axes, split_axis
+from fxgrow.proof.claims import Claim, Refuted, Unproved, carried, merge_axes, split_axis, unchanged
 from fxgrow.proof.node_pair import Use, no_rule, plain
-from fxgrow.proof.rules.movement import movement
+from fxgrow.proof.rules.movement import moved
 from fxgrow.proof.rules.pointwise import combined
 from fxgrow.rules.calls import is_inexact
 from fxgrow.rules.complexes import Pairs
 from fxgrow.rules.reduction import Across
-from fxgrow.rules.spatial import Pad, Rearranged, Spatial, Unfold
+from fxgrow.rules.spatial import CHANNELS, AffineGrid, Pad, Rearranged, Spatial, Unfold
 
 
 def space(law: Spatial, use: Use) -> Any:
@@ -23,10 +23,23 @@ def space(law: Spatial, use: Use) -> Any:
     return _channelwise(use, range(rank - (law.rank or rank - 2), rank), law.kind)
 
 
+def affine_grid(law: AffineGrid, use: Use) -> Claim:
+    """Of the size of an image all but the channels count."""
+    use.rule = "points of a grid"
+    use.same_numbers({"size"}, (1,))
+    size = plain(use.argument(1, "size"))
+    for k, (before, after) in enumerate(zip(size.old, size.new, strict=True)):
+        if before != after and k != CHANNELS:
+            raise Refuted(f"the size of the image is {list(size.new)}, it was {list(size.old)}")
+    if any(not use.equal(claim).same for claim in use.claims()):
+        raise Unproved("a transformation has grown")
+    return unchanged(use.value.shape)
+
+
 def rearranged(law: Rearranged, use: Use) -> Any:
     rank = use.claims()[0].rank if use.claims() else 1
     if law.times > 1 or getattr(use.value, "ndim", rank) != rank:
-        return movement(use)
+        return moved(law, use)
     return _channelwise(use, range(rank - 1), law.kind)
 
 
