@@ -291,6 +291,11 @@ class Plan(Shown):
         return self.totals.parameters_after / max(1, self.totals.parameters_before)
 
     @property
+    def way(self) -> tuple[Any, ...]:
+        """How a course is taken: by which method, what it leaves where, and with which values of attributes."""
+        return self.method, self.left, self.flags
+
+    @property
     def called(self) -> str:
         """On which calls the forward takes this course, where the plan is one of another's `courses`."""
         return f"with {', '.join(self.calls)}" if self.calls else "on inputs of another size"
