@@ -175,7 +175,7 @@ def certificate_of(
         certificate = Comparison(captured[""], original, growths).certificate(graph, with_scale)
         courses = []
         for course in plan.courses:
-            before_it, after_it = (called_by(model, course.method, course.left) for model in (original, grown))
+            before_it, after_it = (called_by(model, *course.way) for model in (original, grown))
             courses.append(certificate_of(before_it, after_it, [replace(growths[0], plan=course)]))
         if not courses:
             return certificate
@@ -221,7 +221,7 @@ def _certificate_of_divided(original: nn.Module, grown: nn.Module, growths: Sequ
     children = [same]
     for growth in (growths[0], *(replace(growths[0], plan=course) for course in plan.courses)):
         try:
-            first, last = (called_by(model, growth.plan.method, growth.plan.left) for model in bare)
+            first, last = (called_by(model, *growth.plan.way) for model in bare)
             captured = _captured_before(first, growth.plan)[""]
             graph = as_graph(last, first, growth.plan, growth.folded, captured)
         except FxgrowError as error:

@@ -323,4 +323,5 @@ def _placed(
             remedy='pass form="graph", or a width that leaves this dimension out',
         )
     refuse_lost(captured, own)
-    return graph, replace(planned, form="graph", obstacle=planned.obstacle if form == "graph" else own), graph
+    planned = replace(planned, form="graph", obstacle=planned.obstacle if form == "graph" else own)
+    return graph, replace(planned, courses=(), calls=(), refusals=()), graph

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fxgrow.capture import Captured, GrownGraphModule
 from fxgrow.capture.contexts import STATE, Settled, settled
+from fxgrow.capture.flags import other_flags
 from fxgrow.capture.probing import FEATURES, GRADIENTS
 from fxgrow.planning.plan import Plan
 from fxgrow.proof.certificate import Certificate, Verdict
@@ -47,8 +48,10 @@ def _conditions(captured: Captured, source: Any, plan: Plan) -> Iterator[str]:
         others = "values not named here may take a course that was not recorded" if own else "the graph refuses others"
         yield f"it was called with {', '.join(values)}: {others}"
     if own:
+        flags = dict.fromkeys(f"{flag.name}={value!r}" for flag, value in other_flags(source, captured.graphs.values()))
+        if flags:
+            yield f"it was recorded with {', '.join(flags)}: of other values no more is proved than is said here"
         yield from _of_other_calls(plan)
-    if own:
         yield "the grown model is of the original's class: its forward was run likewise, and does what the graph does"
 
 

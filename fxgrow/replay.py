@@ -65,7 +65,7 @@ def other_courses(model: nn.Module, plan: Plan) -> Iterator[tuple[Captured, Plan
     """The courses that a plan has for other values of arguments, captured as they were when it was made."""
     for course in plan.courses:
         if course.calls:
-            yield _without_guards(called_by(model, course.method, course.left), course), course
+            yield _without_guards(called_by(model, *course.way), course), course
 
 
 def _without_guards(model: nn.Module, plan: Plan) -> Captured:

@@ -8,11 +8,14 @@ import inspect
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from fxgrow.capture.inputs import Inputs
 from fxgrow.capture.methods import code_of
 from fxgrow.capture.recording import bound
+from fxgrow.containers import flat_tensors
+from fxgrow.libraries import is_known
 
 _CHOICES = (bool, str, int, float, tuple, enum.Enum, type(None))
 
@@ -21,7 +24,8 @@ def other_values(model: nn.Module, inputs: Inputs, ran: Iterable[str] = ()) -> I
     """Arguments of a forward with each value that they might have instead, as far as the forward tells.
 
     That is the other truth value of a flag, the default of what is called with something else, the members of an Enum,
-    what its code compares an argument with, and the keys of what it looks up by one.
+    other activations in place of a function, what its code compares an argument with, and the keys of what it looks up
+    by one.
 
     ran: the methods of the model that the forward calls.
     """
@@ -37,27 +41,75 @@ def other_values(model: nn.Module, inputs: Inputs, ran: Iterable[str] = ()) -> I
             others += [True, False]
         elif isinstance(value, enum.Enum):
             others += type(value)
-        elif isinstance(value, (str, int, float, tuple)) or any(kind in said for kind in _KINDS):
-            others += _named_values(model, methods).get(name, ())
-        yield from _each_other(name, value, others)
+        elif callable(value):
+            others += _ACTIVATIONS
+        elif isinstance(value, (str, int, float, tuple)) or any(kind in said for kind in (*_KINDS, "_empty")):
+            others += named_values(model, methods).get(name, ())
+        yield from each_other(name, value, others)
     for parameter in parameters.values():
         if parameter.kind is parameter.VAR_KEYWORD:
             for name, value in _looked_for(model, methods, parameter.name).items():
                 if name not in values and name not in called.get(f"**{parameter.name}", {}):
                     further = (
-                        [not value] if isinstance(value, bool) else [True, *_named_values(model, methods).get(name, ())]
+                        [not value] if isinstance(value, bool) else [True, *named_values(model, methods).get(name, ())]
                     )
-                    yield from _each_other(name, inspect.Parameter.empty, [value, *further])
+                    yield from each_other(name, inspect.Parameter.empty, [value, *further])
+
+
+def tensors_in_place_of_none(
+    model: nn.Module, inputs: Inputs, read: Iterable[str], ran: Iterable[str] = ()
+) -> Iterator[tuple[str, Any]]:
+    """Arguments of a user's own forward that are None and may be tensors, each with such as people have.
+
+    These are labels of the samples, what is like an input, a mask of the positions, and what layers read that the
+    forward has not called. Keywords, and keys of dictionaries, are left out where others are None.
+
+    read: the paths of the layers that it has called. ran: the methods of the model that the forward calls.
+    """
+    like = next((tensor for tensor in flat_tensors(inputs) if tensor.ndim), None)
+    if like is None or is_known(type(model)):
+        return
+    shapes: list[tuple[Any, torch.dtype]] = [(like.shape[:1], torch.long), (like.shape, like.dtype)]
+    shapes += [((*like.shape[:-1], 1), like.dtype)] if like.ndim > 1 else []
+    if like.ndim > 2:
+        mask = (like.shape[:-1], torch.bool) if like.ndim == 3 else ((like.shape[0], 1, *like.shape[2:]), like.dtype)
+        shapes.append(mask)
+    unread = (part for path, part in model.named_modules() if isinstance(part, nn.Linear) and path not in set(read))
+    shapes += [((like.shape[0], size), like.dtype) for size in sorted({part.in_features for part in unread})]
+    tensors = [torch.empty(shape, dtype=dtype, device="meta") for shape, dtype in shapes]
+    called, methods = bound(model, inputs), frozenset({"forward", *ran})
+    parameters = inspect.signature(model.forward).parameters
+    for name, parameter in parameters.items():
+        said, value = str(parameter.annotation), called.get(name)
+        if parameter.kind is parameter.VAR_KEYWORD:
+            there = {*parameters, *called.get(f"**{name}", {})}
+            keys = [key for key in _looked_for(model, methods, name) if key not in there]
+            yield from ((key, tensor) for key in keys for tensor in tensors)
+        elif isinstance(value, dict):
+            for key in _looked_for(model, methods, name):
+                if key in value:
+                    yield name, {other: item for other, item in value.items() if other != key}
+                else:
+                    yield from ((name, {**value, key: tensor}) for tensor in tensors)
+        elif parameter.default is None and value is None and ("Tensor" in said or not _says_no_tensor(said)):
+            yield from ((name, tensor) for tensor in tensors)
+
+
+def _says_no_tensor(annotation: str) -> bool:
+    return any(kind in annotation for kind in (*_KINDS, "bool", "dict", "list", "Callable"))
 
 
 _STARRED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+_ACTIVATIONS = (nn.functional.relu, nn.functional.gelu, nn.functional.silu, torch.relu, torch.sigmoid, torch.tanh)
 _KINDS = ("str", "int", "float", "tuple", "Literal")
 
 
-def _each_other(name: str, value: Any, others: list[Any]) -> Iterator[tuple[str, Any]]:
+def each_other(name: str, value: Any, others: list[Any]) -> Iterator[tuple[str, Any]]:
+    """A name with each of some other values that can be told apart from its value and from each other."""
     tried = [value]
     for other in others:
-        if isinstance(other, _CHOICES) and not any(type(other) is type(t) and bool(other == t) for t in tried):
+        is_choice = isinstance(other, _CHOICES) or any(other is each for each in _ACTIVATIONS)
+        if is_choice and not any(type(other) is type(t) and bool(other == t) for t in tried):
             tried.append(other)
             yield name, other
 
@@ -84,25 +136,47 @@ def _code(model: nn.Module, methods: frozenset[str]) -> Iterator[ast.AST]:
             yield from ast.walk(code) if code is not None else ()
 
 
-def _named_values(model: nn.Module, methods: frozenset[str]) -> dict[str, list[Any]]:
-    """What the code of a model compares each of its names with (`==`, `<`, `in`, `match`), or looks up by one."""
+def named_values(model: nn.Module, methods: frozenset[str]) -> dict[str, list[Any]]:
+    """What the code of a model compares each of its names with (`==`, `<`, `in`, `match`), or looks up by one.
+
+    Attributes of the model are among its names, as `self.mode`.
+    """
     values: dict[str, list[Any]] = {}
     for node in _code(model, methods):
-        if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Name):
-            values.setdefault(node.slice.id, []).extend(_keys(_container(model, node.value)))
+        if isinstance(node, ast.Subscript) and (name := _name(node.slice)):
+            values.setdefault(name, []).extend(_keys(_container(model, node.value)))
         elif isinstance(node, ast.Compare):
             named: list[ast.AST] = [node.left, *node.comparators]
             constants = _constants(named)
             if all(isinstance(op, _ORDER) for op in node.ops):
                 constants = [c + step for c in constants if isinstance(c, (int, float)) for step in (-1, 0, 1)]
-            elif isinstance(node.ops[0], (ast.In, ast.NotIn)) and isinstance(node.comparators[0], ast.Name):
-                values.setdefault(node.comparators[0].id, []).append(_MANY)  # what is looked for may be in it
+            elif isinstance(node.ops[0], (ast.In, ast.NotIn)) and (name := _name(node.comparators[0])):
+                values.setdefault(name, []).append(_MANY)  # what is looked for may be in it
+            elif not constants:  # with what counts the parts, perhaps
+                lists = (len(part) for part in model.children() if isinstance(part, (nn.ModuleList, nn.Sequential)))
+                constants = list(range(max(lists, default=0)))
+                named = [side for side in named if isinstance(side, ast.Name)]
             for side in named:
-                if isinstance(side, ast.Name):
-                    values.setdefault(side.id, []).extend(constants)
-        elif isinstance(node, ast.Match) and isinstance(node.subject, ast.Name):
-            values.setdefault(node.subject.id, []).extend(_constants([case.pattern for case in node.cases]))
+                if name := _name(side):
+                    values.setdefault(name, []).extend(constants)
+        elif isinstance(node, ast.Match) and (name := _name(node.subject)):
+            values.setdefault(name, []).extend(_constants([case.pattern for case in node.cases]))
     return values
+
+
+def _name(code: ast.AST) -> str:
+    """The name of an argument, or of an attribute of the model with `self` before it; "" of any other code."""
+    if isinstance(code, ast.Name):
+        return code.id
+    if isinstance(code, ast.Attribute) and isinstance(code.value, ast.Name) and code.value.id == "self":
+        return f"self.{code.attr}"
+    return ""
+
+
+def read_names(model: nn.Module, methods: frozenset[str]) -> list[str]:
+    """The attributes of a model that the code of some of its methods reads."""
+    names = (_name(node) for node in _code(model, methods) if isinstance(getattr(node, "ctx", None), ast.Load))
+    return list(dict.fromkeys(name.removeprefix("self.") for name in names if name.startswith("self.")))
 
 
 _ORDER = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
@@ -139,6 +213,7 @@ def _container(model: nn.Module, code: ast.expr) -> Any:
 
 
 def _keys(container: Any) -> list[Any]:
-    if isinstance(container, (dict, nn.ModuleDict)):
+    if isinstance(container, (dict, nn.ModuleDict, nn.ParameterDict)):
         return list(container.keys())
-    return list(range(len(container))) if isinstance(container, (list, tuple, nn.ModuleList, nn.Sequential)) else []
+    listed = (list, tuple, nn.ModuleList, nn.Sequential, nn.ParameterList)
+    return list(range(len(container))) if isinstance(container, listed) else []

@@ -96,13 +96,15 @@ def name_of_object(value: Any) -> str:
 def in_words(value: Any) -> str:
     """An argument in words, the same for values that a forward cannot tell apart.
 
-    >>> in_words(torch.ones(2)), in_words("mean"), in_words(print)
-    ('a tensor', "'mean'", 'builtins.print')
+    >>> in_words(torch.ones(2)), in_words("mean"), in_words(print), in_words({"x": torch.ones(2)})
+    ('a tensor', "'mean'", 'builtins.print', "a dictionary of 'x'")
     """
     if value is inspect.Parameter.empty:
         return "left out"
     if isinstance(value, torch.Tensor):
         return "a tensor"
+    if isinstance(value, dict) and not writable(value):
+        return f"a dictionary of {', '.join(sorted(map(repr, value)))}"
     return repr(value) if writable(value) else name_of_object(value)
 
 

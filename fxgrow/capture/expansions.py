@@ -1,11 +1,13 @@
 """Modules of torch.nn whose own forward cannot be recorded, spelled out: attention, and the stacks of transformers.
 
 Each function computes what the module's forward computes, from the same parameters. The forward cannot be recorded
-since attention has fast paths that are one op, and a stack looks at a mask's values to see whether it is causal.
+since attention has fast paths that are one op, and a stack looks at a mask's values to see whether it is causal. Nor
+can attention under an object in place of a mask.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +16,27 @@ import torch.nn.functional as F
 from torch import nn
 
 from fxgrow.errors import CaptureError
+
+
+def call_spelled_out(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[..., Any] | None:
+    """What spells out a call of attention under an object of torch's that stands for a causal mask, and has no values.
+
+    None for any other call.
+    """
+    bias = sys.modules.get("torch.nn.attention.bias")
+    if function is not F.scaled_dot_product_attention or bias is None:
+        return None
+    return _attention_under if any(isinstance(mask, bias.CausalBias) for mask in (*args, *kwargs.values())) else None
+
+
+def _attention_under(
+    query: Any, key: Any, value: Any, attn_mask: Any, dropout_p: float = 0.0, is_causal: bool = False, **kwargs: Any
+) -> Any:
+    sizes = attn_mask.seq_len_q, attn_mask.seq_len_kv
+    if attn_mask.variant.name == "UPPER_LEFT" or sizes[0] == sizes[1]:
+        return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout_p, is_causal=True, **kwargs)
+    mask = torch.ones(*sizes, dtype=torch.bool, device=query.device).tril(sizes[1] - sizes[0])
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout_p, **kwargs)
 
 
 def attention(

@@ -7,25 +7,33 @@ import builtins
 import functools
 import inspect
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
 from torch import Tensor, nn
 
 from fxgrow.capture.capturing import Captured
+from fxgrow.capture.flags import with_flags
 from fxgrow.capture.inputs import Inputs
 from fxgrow.capture.methods import RUNNING, code_of
 from fxgrow.capture.recording import bound
 from fxgrow.libraries import is_known
 
 
-def called_by(model: nn.Module, method: str, left: tuple[str, ...] = (), after: int = 0) -> nn.Module:
-    """A module over the very parts of a model whose forward is another method of it, or gives more.
+def called_by(
+    model: nn.Module,
+    method: str,
+    left: tuple[str, ...] = (),
+    flags: Sequence[tuple[str, str, Any]] = (),
+    after: int = 0,
+) -> nn.Module:
+    """A module over the very tensors of a model whose forward is another method of it, or gives more.
 
-    method: of the model, perhaps `forward`. left: the paths of attributes whose values it gives as well. after: how
-    many calls with the same arguments go before.
+    method: of the model, perhaps `forward`. left: the paths of attributes whose values it gives as well. flags: other
+    values of attributes. after: how many calls with the same arguments go before.
     """
+    model = with_flags(model, flags)
     if method == "forward" and not left and not after:
         return model
     kind: Any = type(model)

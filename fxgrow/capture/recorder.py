@@ -22,7 +22,7 @@ from fxgrow import guards
 from fxgrow.capture import call_guards, contexts, numbers
 from fxgrow.capture.builder import GraphBuilder
 from fxgrow.capture.evaluation import Memory, identity, kept_shape, minds_samples
-from fxgrow.capture.expansions import EXPANSIONS
+from fxgrow.capture.expansions import EXPANSIONS, call_spelled_out
 from fxgrow.capture.interception import intercepted
 from fxgrow.capture.methods import noting
 from fxgrow.capture.numbers import Float, Int, remembering
@@ -202,6 +202,9 @@ class Recorder(GraphBuilder, TorchFunctionMode):
             return func(*args, **kwargs)
         if not self.knows((args, kwargs)) and not draws(name):
             return self._of_literals(func, args, kwargs)
+        if (spelled_out := call_spelled_out(func, args, kwargs)) is not None:
+            with self:
+                return spelled_out(*args, **kwargs)
         method = _is_method(func, name, args)
         if method and name.endswith("_"):
             self._drawn_into(args[0])

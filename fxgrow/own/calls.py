@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
-from fxgrow.capture import Captured, skeleton
-from fxgrow.capture.arguments import other_values, with_argument
+from fxgrow.capture import Captured, GrownGraphModule, skeleton
+from fxgrow.capture.arguments import other_values, tensors_in_place_of_none, with_argument
 from fxgrow.capture.call_guards import in_words
 from fxgrow.capture.capturing import recorded
 from fxgrow.capture.contexts import settled
+from fxgrow.capture.flags import Flag, other_flags
 from fxgrow.capture.inputs import Inputs, recalled, with_channels
 from fxgrow.capture.own_methods import called_by, methods_that_ran, only_compute, other_methods
 from fxgrow.capture.probing import differences
@@ -24,10 +25,13 @@ from fxgrow.capture.recording import Record, Recording, bound
 from fxgrow.containers import holds_tensor
 from fxgrow.devices import device_of
 from fxgrow.errors import CaptureError, FxgrowError
+from fxgrow.module_tensors import named_tensors
 from fxgrow.own.courses import Replan, growths, parting_on, regrouped
 from fxgrow.own.edited import FORWARD
+from fxgrow.own.module import own_class
 from fxgrow.own.sites import Site, sites_of_course
 from fxgrow.planning.plan import Obstacle, Plan, Refusal
+from fxgrow.transforms.width import widened
 
 
 def with_other_calls(
@@ -51,6 +55,7 @@ def with_other_calls(
     of_methods: whether calls of methods that the forward does not call are looked at, too.
     """
     courses: list[Plan] = []
+    others: list[tuple[Captured, Plan]] = []
     wider: list[str] = []
     allowed: dict[tuple[str, str], list[str]] = {}
     wrong: dict[tuple[str, str], str] = {}
@@ -65,10 +70,11 @@ def with_other_calls(
     def as_captured(argument: str, mode: str) -> Record:
         return recording().record(mode, with_argument(source, captured.inputs, argument))
 
-    def makes_the_same_calls(call: _Call) -> bool:
+    def makes_the_same_calls(call: _Call, called: nn.Module) -> bool:
         """Whether the forward makes the same calls then, flags of these calls aside: they mix no units."""
+        again = Recording(skeleton(called), device_of(called)) if call.flags else recording()
         for mode in ("eval", "train"):
-            first, second = as_captured(call.argument, mode), recording().record(mode, call.inputs)
+            first, second = as_captured(call.argument, mode), again.record(mode, call.inputs)
             graphs = _bare(first.graph), _bare(second.graph)
             if any(difference.what not in _FLAGS for difference in differences(*graphs)):
                 return False
@@ -76,12 +82,19 @@ def with_other_calls(
                 break
         return True
 
+    def grown(growth: Plan) -> GrownGraphModule:
+        return widened(captured, growth, named_tensors(skeleton(source)), "")
+
     for call in _calls(source, captured, of_methods):
-        before, after = (called_by(model, call.method, call.left) for model in (source, own))
+        before, after = (called_by(model, call.method, call.left, call.flags) for model in (source, own))
         place = call.method, call.argument
         right = allowed.setdefault(place, list(call.as_it_was))
+        if holds_tensor(call.value) and (in_words(call.value) in right or place in wrong):
+            continue  # the model took another one, by which this is settled
+        if callable(call.value):
+            wrong.setdefault(place, "another function may compute something else with units that grow")
         try:
-            if call.argument and makes_the_same_calls(call):
+            if call.argument and makes_the_same_calls(call, before):
                 right.append(in_words(call.value))
                 continue
             otherwise = recorded(before, call.inputs)
@@ -98,14 +111,17 @@ def with_other_calls(
         except FxgrowError as error:
             problem = f"it does not grow: {error.what}"
         if problem is None:
-            course = replace(course, form="module", calls=(call.text,), method=call.method, left=call.left)
+            course = replace(course, form="module", calls=(call.text,), method=call.method)
+            course = replace(course, left=call.left, flags=call.flags)
             longer = _with_more(more, course)
             further = any(not site.aside and site.key not in changed for site in sites_of_course(other, course))
             more_grows, kept = further or longer is not more, _is_kept(course.inputs)
             if more_grows and not kept:
                 problem = "more would grow, and a plan keeps no call with such an object"
             elif more_grows and (call.text,) not in known:
-                complete = False
+                taken = own_class(source, longer, grown(longer), there, captured, others=[*others, (other, course)])
+                problem = taken.what if isinstance(taken, Obstacle) else None
+                complete = complete and problem is not None
             elif (text := parting_on(after, before, plan, other, course)) is not None:
                 problem = f"the class computes something else: {text}"
         if problem is not None:
@@ -118,6 +134,7 @@ def with_other_calls(
         right.append(in_words(call.value))
         if kept:
             courses.append(course)
+            others.append((other, course))
     sizes_only = [course for course in plan.courses if not course.calls]
     refusals = tuple(Refusal(place[1], tuple(allowed[place]), why, place[0]) for place, why in wrong.items())
     planned = replace(more, courses=(*sizes_only, *courses), calls=tuple(wider), refusals=refusals)
@@ -125,7 +142,10 @@ def with_other_calls(
 
 
 class _Call(NamedTuple):
-    """A call that the model was not captured with; as_it_was: the argument in words, if it is one."""
+    """A call that the model was not captured with, or one of a model some of whose attributes have other values.
+
+    as_it_was: the argument or attribute in words, if it is one.
+    """
 
     text: str
     inputs: Inputs
@@ -134,16 +154,26 @@ class _Call(NamedTuple):
     value: Any = None
     method: str = FORWARD
     left: tuple[str, ...] = ()
+    flags: tuple[Flag, ...] = ()
 
 
 def _calls(source: nn.Module, captured: Captured, of_methods: bool) -> Iterator[_Call]:
     ran = methods_that_ran(captured)
-    others = list(other_values(source, captured.inputs, ran))
-    for name, value in others if others and only_compute(source, ran) else ():
+    read = {str(node.target) for graph in captured.graphs.values() for node in graph.nodes}
+    others = [
+        *other_values(source, captured.inputs, ran),
+        *tensors_in_place_of_none(source, captured.inputs, read, ran),
+    ]
+    flags = list(other_flags(source, captured.graphs.values()))
+    computing = bool(others or flags) and only_compute(source, ran)
+    for name, value in others if computing else ():
         before = bound(source, with_argument(source, captured.inputs, name))
         as_it_was = in_words(before.get(name, inspect.Parameter.empty))
         inputs = with_argument(source, captured.inputs, name, value)
         yield _Call(f"{name}={in_words(value)}", inputs, (as_it_was,), name, value)
+    for flag, before_it in flags if computing else ():
+        said, text = in_words(before_it), f"{flag.name}={in_words(flag.value)}"
+        yield _Call(text, captured.inputs, (said,), flag.name, flag.value, flags=(flag,))
     for method, inputs in other_methods(source, captured) if of_methods else ():
         yield _Call(f"{method}({', '.join(inputs[1])})", inputs, method=method)
     for path in captured.left:

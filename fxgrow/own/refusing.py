@@ -10,6 +10,7 @@ from typing import Any
 from torch import fx, nn
 
 from fxgrow.capture.call_guards import in_words
+from fxgrow.capture.flags import parts_of
 from fxgrow.capture.numbers import plain
 from fxgrow.errors import SettledError
 from fxgrow.own.edited import Remade, subclass
@@ -51,8 +52,12 @@ def refusing(kind: Any, methods: frozenset[str] = frozenset({"forward"})) -> typ
         @functools.wraps(plainly)
         def method(self: Any, *args: Any, **kwargs: Any) -> Any:
             for refusal in self.refusals:
-                if refusal.method == name:
-                    argument = refusal.argument
+                argument = refusal.argument
+                if refusal.method == name and "." in argument:
+                    kind_of_part, _, attribute = argument.rpartition(".")
+                    for part in parts_of(self, kind_of_part):
+                        _check(refusal, getattr(part, attribute, left_out), kind)
+                elif refusal.method == name:
                     place = places.get(argument, len(args))
                     value = args[place] if place < len(args) else kwargs.get(argument, defaults.get(argument, left_out))
                     _check(refusal, value, kind)
@@ -75,6 +80,12 @@ def _check(refusal: Refusal, value: Any, kind: Any) -> None:
         raise SettledError(
             f"{refusal.argument} is {said}, for which the model did not grow: {refusal.why}",
             where=kind.__name__,
-            remedy=f"call it with {' or '.join(refusal.allowed)}, or grow the model with example_inputs that hold "
-            f"{refusal.argument} as it is called",
+            remedy=_REMEDIES["." in refusal.argument].format(" or ".join(refusal.allowed), refusal.argument),
         )
+
+
+_REMEDIES = (
+    "call it with {}, or grow the model with example_inputs that hold {} as it is called",
+    "set it to {}, or grow the model with {} set as it is to be",
+)
+"""Of an argument, and of an attribute."""

@@ -198,7 +198,8 @@ class Plan(Shown):
         copy takes another course.
     calls: other values of arguments ("pool=False"), or other methods: of a course those that it is taken with, else
         those with which outputs of such a copy get other sizes. refusals: those that such a copy refuses.
-    method, left: of a course, which method is called, and in which attributes it leaves tensors that are looked at.
+    method, left, flags: of a course, which method is called, in which attributes it leaves tensors that are looked at,
+        and which attributes of the modules of a class have other values.
     like: for growth toward a target, how the grown model differs from the target.
     classes, channels: where more of them were asked for, how many there were and are.
     configs: for a model that its class builds from a config, how the config grows.
@@ -234,6 +235,7 @@ class Plan(Shown):
     refusals: tuple[Refusal, ...] = ()
     method: str = "forward"
     left: tuple[str, ...] = ()
+    flags: tuple[tuple[str, str, Any], ...] = ()
     like: Likeness | None = None
     classes: Classes | None = None
     channels: Channels | None = None
@@ -287,6 +289,11 @@ class Plan(Shown):
     def ratio(self) -> float:
         """Parameters after over parameters before."""
         return self.totals.parameters_after / max(1, self.totals.parameters_before)
+
+    @property
+    def way(self) -> tuple[Any, ...]:
+        """How a course is taken: by which method, what it leaves where, and with which values of attributes."""
+        return self.method, self.left, self.flags
 
     @property
     def called(self) -> str:

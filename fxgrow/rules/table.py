@@ -95,7 +95,8 @@ _POINTWISE: dict[Any, list[Any]] = {
     "other": [
         *named(nn, "Sigmoid Hardsigmoid Softplus LogSigmoid Threshold AlphaDropout FeatureAlphaDropout"),
         *named(F, "hardsigmoid softplus logsigmoid threshold alpha_dropout feature_alpha_dropout"),
-        *named(operator, "eq ne lt le gt ge invert and_ or_ xor"),
+        *(*named(operator, "eq ne lt le gt ge invert and_ or_ xor"), *both("bitwise_and bitwise_or bitwise_xor")),
+        *both("bitwise_not"),
         *named(torch, "zeros_like ones_like full_like empty_like rand_like randn_like"),
         *(*both("where bernoulli"), *("masked_fill", "masked_fill_", "bool", "long", "int")),
         *("__iand__", "__ior__", "__ixor__", "bernoulli_", "normal_", "uniform_", "exponential_"),
@@ -146,6 +147,7 @@ rules(named(torch, "zeros ones full"), Made())
 rules(("new_zeros", "new_ones", "new_full"), Made(first=1))
 rules(named(torch, "rand randn randint randperm empty"), Made("its entries are drawn"))
 rules(named(torch, "arange linspace eye"), Made("its entries go by their position"))
+rule("new_tensor", Made("its entries are given"))
 rules(both("roll"), shape.Passing((2, "dims")))
 rules(both("flip"), shape.Passing((1, "dims")))
 rules(both("as_strided"), Holding("reads memory by strides, which are others at another size"))

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn.attention.bias import causal_lower_right, causal_upper_left
 
 from fxgrow.capture.expansions import EXPANSIONS
 from fxgrow.errors import CaptureError
@@ -372,3 +373,29 @@ def test_another_batch_and_length_than_at_capture() -> None:
     model = lively(nn.TransformerEncoderLayer(WIDTH, HEADS, 12, dropout=0.0, batch_first=True))
     graphs = assembled(model, normal(2, 3, WIDTH))
     assert difference(model, graphs, False, normal(5, 7, WIDTH)) <= EXACT
+
+
+class UnderBias(nn.Module):
+    """Attention under an object of torch's in place of a causal mask, which has no values."""
+
+    def __init__(self, make: Callable[[int, int], Any]) -> None:
+        super().__init__()
+        self.to_q, self.to_kv, self.make = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 2 * WIDTH), make
+
+    def forward(self, x: Tensor, memory: Tensor) -> Tensor:
+        q, (k, v) = self.to_q(x), self.to_kv(memory).chunk(2, -1)
+        bias = self.make(x.shape[1], memory.shape[1])
+        return F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None], attn_mask=bias)[:, 0]
+
+
+OUTSIDE = causal_lower_right(LENGTH, MEMORY)
+
+
+@pytest.mark.parametrize("make", [causal_lower_right, causal_upper_left, lambda *sizes: OUTSIDE])
+def test_attention_under_an_object_in_place_of_a_mask(make: Callable[[int, int], Any]) -> None:
+    model = lively(UnderBias(make))
+    x, memory = sequence(LENGTH, True), sequence(MEMORY, True, seed=2)
+    graphs = assembled(model, (x, memory))
+    assert difference(model, graphs, False, x, memory) <= EXACT
+    if make in (causal_lower_right, causal_upper_left):
+        assert difference(model, graphs, False, x[:, :3], sequence(7, True, seed=3)) <= EXACT

@@ -255,3 +255,96 @@ def test_flags_of_the_calls_inside_are_no_course_of_their_own() -> None:
     model = timm.create_model("test_vit")
     assert ("is_causal", True) in list(other_values(model, ((torch.empty(1, 3, 160, 160),), {})))
     assert fxgrow.plan(model, 1.5).courses == ()
+
+
+class Trained(Pooled):
+    """Has a loss where it is given labels, takes a mask of positions, and reads classes to condition on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classes, self.times = nn.Embedding(5, 16), nn.Linear(6, 16)
+
+    def forward(
+        self, x: torch.Tensor, labels: Any = None, mask: Any = None, seen: torch.Tensor | None = None, time: Any = None
+    ) -> Any:
+        h = self.enter(x).relu()
+        if mask is not None:
+            h = h * mask[..., None] / (1 + h.mean(-1, keepdim=True))
+        if seen is not None:
+            h = h + self.classes(seen)[:, None]
+        if time is not None:
+            h = h * self.times(time)[:, None]
+        y = self.leave(h.mean(1))
+        return y if labels is None else nn.functional.cross_entropy(y, labels) + 0.1 * h.pow(2).mean()
+
+
+@pytest.mark.parametrize("init", ["zero", "mirror"])
+def test_tensors_in_place_of_none_are_looked_at(init: str, tmp_path: Any) -> None:
+    torch.manual_seed(0)
+    model, x = moved(Trained()), torch.randn(3, 4, 8, dtype=torch.float64)
+    calls = {
+        "labels": torch.tensor([0, 3, 1]),
+        "mask": torch.rand(3, 4) > 0.3,
+        "seen": torch.tensor([4, 0, 1]),
+        "time": torch.randn(3, 6, dtype=torch.float64),
+    }
+    grown = fxgrow.grow(model, 2, example_inputs=x, init=init)
+    for other in (grown, *carried(grown, model, x, tmp_path)):
+        assert isinstance(other, Trained) and apart(model, other, x) < 1e-12
+        for name, value in calls.items():
+            try:
+                assert apart(model, other, x, **{name: value}) < 1e-12, name
+            except SettledError as error:
+                assert name == "mask" and "the class computes something else" in error.what, error
+    assert grown.get_submodule("classes").weight.shape == (5, 32)
+
+
+class Exits(nn.Module):
+    """Leaves at the exit that it is told, or reads the prompt of a task."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(8, 16), nn.Linear(16, 4)
+        self.blocks, self.exits = (nn.ModuleList(nn.Linear(16, 16) for _ in range(2)) for _ in range(2))
+        self.prompts = nn.ParameterDict({name: nn.Parameter(torch.randn(16)) for name in ("a", "b")})
+
+    def forward(self, x, exit_at=None, task="a"):  # type: ignore[no-untyped-def]
+        h = self.enter(x).relu() + self.prompts[task]
+        for number, (block, leave) in enumerate(zip(self.blocks, self.exits, strict=True)):
+            h = block(h).tanh()
+            if exit_at == number:
+                return self.leave(leave(h))
+        return self.leave(h)
+
+
+def test_exits_and_prompts_that_were_not_taken_grow_along() -> None:
+    torch.manual_seed(0)
+    model, x = moved(Exits()), torch.randn(5, 8, dtype=torch.float64)
+    grown = fxgrow.grow(model, 2, example_inputs=x)
+    for call in ((), (0,), (1,), (None, "b")):
+        assert apart(model, grown, x, *call) < 1e-12, call
+
+
+class Batches(nn.Module):
+    """Takes its inputs in a dictionary, or as keywords; a mask makes it weigh units, a scale multiplies them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave, self.scale = nn.Linear(8, 16), nn.Linear(16, 4), nn.Linear(8, 16)
+
+    def forward(self, batch: dict[str, torch.Tensor], **extra: Any) -> torch.Tensor:
+        h = self.enter(batch["x"]).relu()
+        if "mask" in batch:
+            h = h.softmax(-1) * batch["mask"]
+        if (beside := extra.get("beside")) is not None:
+            h = h * self.scale(beside)
+        return self.leave(h)  # type: ignore[no-any-return]
+
+
+def test_keys_and_keywords_that_were_left_out_are_looked_at() -> None:
+    torch.manual_seed(0)
+    model, x = moved(Batches()), torch.randn(5, 4, 8, dtype=torch.float64)
+    grown = fxgrow.grow(model, 2, example_inputs=({"x": x},))
+    assert apart(model, grown, {"x": x}) < 1e-12 and apart(model, grown, {"x": x}, beside=x[:2, :1].mean() * x) < 1e-12
+    with pytest.raises(SettledError, match="batch is a dictionary of 'mask', 'x', for which the model did not grow"):
+        grown({"x": x, "mask": torch.ones(5, 4, 1)})

@@ -144,9 +144,11 @@ _TWO_OPERANDS = {
     *(name for names in BINARY.values() for name in names.split()),
 }
 _IN_PLACE = {operator.iadd, operator.isub, operator.imul, operator.itruediv}
+_BITWISE = ("bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_not")
 _NOT_BY_THEMSELVES = {
     *("cuda", "masked_fill", "masked_fill_", "where", "lerp", torch.lerp),
     *(torch.where, operator.invert, torch.logical_not, torch.empty_like),
+    *(operator.and_, operator.or_, operator.xor, *_BITWISE, *(getattr(torch, name) for name in _BITWISE)),
 }
 _LOW_PRECISION = {
     "byte": 256.0,
@@ -194,6 +196,15 @@ def pointwise_cases() -> list[Case]:
 CASES = [
     *pointwise_cases(),
     Case("invert", lambda x: ~(x > 0), (ROWS,), 2),
+    Case("bitwise_not", lambda x: torch.bitwise_not(x > 0), (ROWS,), 2),
+    *(
+        Case(f"{of.__name__} of masks", lambda x, y, f=of: f(x > 0, y > 0.1), (ROWS, VECTOR), 2)
+        for of in (operator.and_, operator.or_, operator.xor, *(getattr(torch, name) for name in _BITWISE[:3]))
+    ),
+    *(
+        Case(f"{name} method", lambda x, y, n=name: getattr(x > 0, n)(y > 0.1), (ROWS, VECTOR), 2)
+        for name in _BITWISE[:3]
+    ),
     Case("logical_not function", lambda x: torch.logical_not(x), (ROWS,), 2),
     Case("empty_like", lambda x: torch.empty_like(x).exponential_(), (ROWS,), 2),
     Case("masked_fill", lambda x: x.masked_fill(x > 0, 0.5), (ROWS,), 2),
@@ -358,6 +369,7 @@ CASES = [
     Case("windows", method("unfold", 1, 2, 1), (ROWS,), 1),
     Case("new zeros", method("new_zeros", 3), (ROWS,), 3),
     Case("new ones", method("new_ones", (3, 2)), (ROWS,), 4),
+    Case("new tensor", lambda x: x * x.new_tensor([0.5]), (ROWS,), 2),
     Case("new full", method("new_full", (3,), 0.5), (ROWS,), 3),
     Case("zeros beside", lambda x: torch.cat([torch.zeros(1, x.shape[1], dtype=x.dtype), x]), (ROWS,), 2),
     Case("ones of a size", lambda x: torch.ones(x.shape[1], dtype=x.dtype) + x, (ROWS,), 2),

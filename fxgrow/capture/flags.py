@@ -1,0 +1,87 @@
+"""Attributes by which a forward decides, such as `self.pooled`: people set them by hand, also after growth."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from torch import fx, nn
+
+from fxgrow.capture.arguments import each_other, named_values, read_names
+from fxgrow.capture.methods import RUNNING
+from fxgrow.capture.skeleton import twin_of
+from fxgrow.libraries import is_known
+
+_CHOICES = (bool, str, type(None))
+
+
+class Flag(NamedTuple):
+    """A value of an attribute of all modules of a class, by the name of the class."""
+
+    kind: str
+    attribute: str
+    value: Any
+
+    @property
+    def name(self) -> str:
+        """What is set: `Net.pooled`."""
+        return f"{self.kind}.{self.attribute}"
+
+
+def with_flags(model: nn.Module, flags: Sequence[tuple[str, str, Any]]) -> nn.Module:
+    """A module over the very tensors of a model, some of whose attributes have other values."""
+    twin = twin_of(model, share=True) if flags else model
+    for kind, attribute, value in flags:
+        for part in parts_of(twin, kind):
+            setattr(part, attribute, value)
+    return twin
+
+
+def parts_of(model: nn.Module, kind: str) -> list[nn.Module]:
+    """The modules of a class in a model."""
+    return [part for part in model.modules() if any(base.__qualname__ == kind for base in type(part).__mro__)]
+
+
+def other_flags(model: nn.Module, graphs: Iterable[fx.Graph]) -> Iterator[tuple[Flag, Any]]:
+    """Values that attributes of a user's own modules might have instead, each with the value that there is.
+
+    These are the other truth value of what is true or false, and what the code of the forwards compares an attribute
+    with. An attribute that has other values in other modules of a class makes them what they are, and is left out; so
+    is a number, which may be a size.
+
+    graphs: what the forward was recorded as; it tells which methods run.
+    """
+    runs = {(run.path, run.method) for graph in graphs for node in graph.nodes for run in node.meta.get(RUNNING, ())}
+    called = {node.meta.get("module_path", "") for graph in graphs for node in graph.nodes}
+    inside = {path[:end] for path in called for end in (*_dots(path), len(path))} | {""}
+    kinds: dict[type[nn.Module], list[str]] = {}
+    for path, part in model.named_modules():
+        kind = _before_growth(type(part))
+        if path in inside and not is_known(kind):
+            kinds.setdefault(kind, []).append(path)
+    for kind, paths in kinds.items():
+        methods = frozenset({"forward", *(method for path, method in runs if path in paths)})
+        parts = parts_of(model, kind.__qualname__)
+        named = named_values(parts[0], methods)
+        for name in read_names(parts[0], methods):
+            of_class = inspect.getattr_static(kind, name, kind)
+            values = [vars(part).get(name, of_class) for part in parts]
+            value = values[0]
+            if type(value) not in _CHOICES or any(type(v) is not type(value) or v != value for v in values):
+                continue
+            others = [not value] if isinstance(value, bool) else named.get(f"self.{name}", [])
+            if name != "training":
+                yield from ((Flag(kind.__qualname__, name, other), value) for _, other in each_other("", value, others))
+
+
+def _before_growth(kind: Any) -> type[nn.Module]:
+    """The class of which a class of grown modules was made."""
+    origin = getattr(kind, "_fxgrow_origin", kind)
+    while isinstance(origin, tuple):
+        origin = origin[1]
+    return origin  # type: ignore[no-any-return]
+
+
+def _dots(path: str) -> list[int]:
+    return [place for place, letter in enumerate(path) if letter == "."]

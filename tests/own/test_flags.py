@@ -1,0 +1,106 @@
+"""Attributes by which a forward decides, set by hand after growth: the model takes the other course or says why."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import fxgrow
+from fxgrow.capture import capture
+from fxgrow.capture.flags import other_flags
+from fxgrow.errors import SettledError
+from fxgrow.proof.certificate import Verdict
+from tests.own.test_calls import apart, carried, moved
+
+
+class Gate(nn.Module):
+    """A part that may be switched off, or take its mean over units."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weigh, self.enabled, self.pooled = nn.Linear(16, 16), True, False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scale = self.weigh(x).sigmoid() if self.enabled else 1.0
+        return x * scale * x.mean(-1, keepdim=True) if self.pooled else x * scale  # type: ignore[no-any-return]
+
+
+class Settable(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(8, 16), nn.Linear(16, 3)
+        self.gates = nn.ModuleList(Gate() for _ in range(2))
+        self.beside = nn.Sequential(nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 2))
+        self.features, self.averaged, self.with_beside, self.mode = False, False, False, "classes"
+
+    def forward(self, x: torch.Tensor) -> Any:
+        h = self.enter(x).relu()
+        for gate in self.gates:
+            h = gate(h)
+        if self.features:
+            return h
+        if self.averaged:
+            return self.enter(x).relu().mean(-1)
+        if self.with_beside:
+            return self.leave(h) + self.beside(h).sum(-1, keepdim=True)
+        return self.leave(h).logsumexp(-1) if self.mode == "energy" else self.leave(h)
+
+
+RIGHT: list[dict[str, Any]] = [{"with_beside": True}, {"mode": "energy"}]
+REFUSED: list[dict[str, Any]] = [{"averaged": True}]
+
+
+def with_values(model: Any, values: dict[str, Any]) -> Any:
+    model = copy.deepcopy(model)
+    for name, value in values.items():
+        setattr(model, name, value)
+    return model
+
+
+def test_a_flag_that_is_set_after_growth_is_a_course_like_another(tmp_path: Any) -> None:
+    torch.manual_seed(0)
+    model, x = moved(Settable()), torch.randn(5, 8, dtype=torch.float64)
+    grown = fxgrow.grow(model, 2, example_inputs=x)
+    report = fxgrow.report(grown)
+    assert report.certificate.verdict is Verdict.PROVED and report.plan.calls == ("Settable.features=True",)
+    assert {"Settable.with_beside=True", "Gate.enabled=False"} <= {
+        text for c in report.plan.courses for text in c.calls
+    }
+    assert "proved as well: " in str(report.certificate) and "Settable.mode='energy'" in str(report.certificate)
+    for other in (grown, *carried(grown, model, x, tmp_path)):
+        assert isinstance(other, Settable)
+        for values in RIGHT:
+            assert apart(with_values(model, values), with_values(other, values), x) < 1e-12, values
+        for values in REFUSED:
+            with pytest.raises(SettledError, match=r"Settable.averaged is True, .* set it to False, or grow"):
+                with_values(other, values)(x)
+        for name in ("enabled", "pooled"):
+            before, after = copy.deepcopy(model), copy.deepcopy(other)
+            for gate in (before.gates[1], after.gates[1]):
+                setattr(gate, name, not getattr(gate, name))
+            assert apart(before, after, x) < 1e-12
+    assert with_values(grown, {"features": True})(x).shape == (5, 32)
+
+
+class Uneven(nn.Module):
+    """Has parts that are what a flag makes of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = Gate(), Gate()
+        self.second.enabled = False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(self.first(x))  # type: ignore[no-any-return]
+
+
+def test_a_flag_that_tells_parts_of_a_class_apart_is_no_setting() -> None:
+    model = Uneven()
+    graphs = capture(model, torch.randn(2, 16)).graphs.values()
+    assert [(flag.name, flag.value, before) for flag, before in other_flags(model, graphs)] == [
+        ("Gate.pooled", True, False)
+    ]
