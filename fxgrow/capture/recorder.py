@@ -282,8 +282,7 @@ class Recorder(GraphBuilder, TorchFunctionMode):
             self.bind(tensor, self.operation("call_function", func, self.operands(args, kwargs), bare))
 
     def _failed(self, name: str, operands: Any, error: Exception) -> CaptureError:
-        said = SAID.get(name, name.strip("_"))
-        return call_failed(said, self.where(), operands, error)
+        return call_failed(SAID.get(name, name.strip("_")), self.where(), operands, error)
 
     def _set(self, func: Any, tensor: Tensor, value: Any) -> Any:
         """Other `data` is recorded as values that are copied into the tensor, which has the same effect."""
@@ -375,7 +374,7 @@ class Recorder(GraphBuilder, TorchFunctionMode):
         if plain_kind is not None and registry.has_rule(plain_kind):  # a layer that multiplies its input
             args = (guards.multiplied(args[0], module.factor), *args[1:])
             return self.leaf(module, path, plain_kind.forward, args, kwargs)
-        handed_on = type(module) is nn.Identity and not all(isinstance(value, Tensor) for value in args)  # a list
+        handed_on = type(module) is nn.Identity and bool(args) and not isinstance(args[0], Tensor)  # a list
         if self._is_leaf(module) and not handed_on:
             return self.leaf(module, path, plainly, args, kwargs)
         expansion = EXPANSIONS.get(type(module))
