@@ -355,6 +355,9 @@ RESNET18: Mapping[str, Way] = {
     "half as wide on smaller images first, whole at the end, batches of 64, two thirds of the epochs": budget(
         (0.5, 40), (0.5, 16), (0.5, 8), (1.0, 1), decay=0.25, sides=_SIDES, batch_sizes=4 * (0.5,)
     ),
+    "half as wide on smaller images first, whole at the end, batches of 64, half the operations": budget(
+        (0.5, 60), (0.5, 24), (0.5, 12), (1.0, 1), decay=0.25, sides=_SIDES, batch_sizes=4 * (0.5,)
+    ),
     "half as wide on smaller images first, whole for four epochs, batches of 64": budget(
         (0.5, 44), (0.5, 18), (0.5, 3), (1.0, 4), decay=0.25, sides=_SIDES, batch_sizes=4 * (0.5,)
     ),

@@ -16,7 +16,7 @@ from fxgrow.capture import Captured, GrownGraphModule, skeleton
 from fxgrow.capture.arguments import other_values, tensors_in_place_of_none, with_argument
 from fxgrow.capture.call_guards import in_words
 from fxgrow.capture.capturing import recorded
-from fxgrow.capture.contexts import settled
+from fxgrow.capture.contexts import STATE, settled
 from fxgrow.capture.flags import Flag, other_flags
 from fxgrow.capture.inputs import Inputs, recalled, with_channels
 from fxgrow.capture.own_methods import called_by, methods_that_ran, only_compute, other_methods
@@ -47,12 +47,15 @@ def with_other_calls(
 
     What the forward leaves in attributes (a loss) is looked at likewise; where it cannot stay, that is the obstacle.
     Where an output gets another size, as the features of a wider model do, the call is told and not compared.
-    The second value is whether nothing had to be added, so that the grown copy was compared with each course.
+    The second value is whether nothing had to be added or taken back, so that the grown copy was compared with each
+    course. What the plan refuses already is not tried again.
 
     Parameters
     ----------
     own: the grown copy of `source`, with the courses of the plan. there: the calls that change on the captured course.
     of_methods: whether calls of methods that the forward does not call are looked at, too.
+
+    Attributes set by hand are left out where blocks are added, for which another course may take another place.
     """
     courses: list[Plan] = []
     others: list[tuple[Captured, Plan]] = []
@@ -60,7 +63,8 @@ def with_other_calls(
     allowed: dict[tuple[str, str], list[str]] = {}
     wrong: dict[tuple[str, str], str] = {}
     more, complete, changed = plan, True, {site.key for site in there}
-    known = [course.calls for course in plan.courses]
+    known = [course.calls for course in plan.courses if course.calls]
+    refused = {(refusal.method, refusal.argument): refusal for refusal in plan.refusals}
 
     @functools.cache
     def recording() -> Recording:
@@ -85,10 +89,13 @@ def with_other_calls(
     def grown(growth: Plan) -> GrownGraphModule:
         return widened(captured, growth, named_tensors(skeleton(source)), "")
 
-    for call in _calls(source, captured, of_methods):
+    for call in _calls(source, captured, of_methods, plan.depth is None):
         before, after = (called_by(model, call.method, call.left, call.flags) for model in (source, own))
         place = call.method, call.argument
         right = allowed.setdefault(place, list(call.as_it_was))
+        if place in refused and in_words(call.value) not in refused[place].allowed:
+            wrong.setdefault(place, refused[place].why)
+            continue
         if holds_tensor(call.value) and (in_words(call.value) in right or place in wrong):
             continue  # the model took another one, by which this is settled
         if callable(call.value):
@@ -132,13 +139,13 @@ def with_other_calls(
             continue
         more = longer
         right.append(in_words(call.value))
-        if kept:
+        if kept and not (call.flags and any(note.feature == STATE for note in otherwise.settled)):
             courses.append(course)
             others.append((other, course))
     sizes_only = [course for course in plan.courses if not course.calls]
     refusals = tuple(Refusal(place[1], tuple(allowed[place]), why, place[0]) for place, why in wrong.items())
     planned = replace(more, courses=(*sizes_only, *courses), calls=tuple(wider), refusals=refusals)
-    return planned, complete
+    return planned, complete and {*known} <= {course.calls for course in courses}
 
 
 class _Call(NamedTuple):
@@ -157,14 +164,14 @@ class _Call(NamedTuple):
     flags: tuple[Flag, ...] = ()
 
 
-def _calls(source: nn.Module, captured: Captured, of_methods: bool) -> Iterator[_Call]:
+def _calls(source: nn.Module, captured: Captured, of_methods: bool, of_flags: bool) -> Iterator[_Call]:
     ran = methods_that_ran(captured)
     read = {str(node.target) for graph in captured.graphs.values() for node in graph.nodes}
     others = [
         *other_values(source, captured.inputs, ran),
         *tensors_in_place_of_none(source, captured.inputs, read, ran),
     ]
-    flags = list(other_flags(source, captured.graphs.values()))
+    flags = list(other_flags(source, captured.graphs.values())) if of_flags else []
     computing = bool(others or flags) and only_compute(source, ran)
     for name, value in others if computing else ():
         before = bound(source, with_argument(source, captured.inputs, name))

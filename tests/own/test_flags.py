@@ -35,7 +35,7 @@ class Settable(nn.Module):
         self.enter, self.leave = nn.Linear(8, 16), nn.Linear(16, 3)
         self.gates = nn.ModuleList(Gate() for _ in range(2))
         self.beside = nn.Sequential(nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 2))
-        self.features, self.averaged, self.with_beside, self.mode = False, False, False, "classes"
+        self.features, self.spectrum, self.with_beside, self.mode = False, False, False, "classes"
 
     def forward(self, x: torch.Tensor) -> Any:
         h = self.enter(x).relu()
@@ -43,15 +43,15 @@ class Settable(nn.Module):
             h = gate(h)
         if self.features:
             return h
-        if self.averaged:
-            return self.enter(x).relu().mean(-1)
+        if self.spectrum:
+            return torch.linalg.svdvals(self.enter(x))
         if self.with_beside:
             return self.leave(h) + self.beside(h).sum(-1, keepdim=True)
         return self.leave(h).logsumexp(-1) if self.mode == "energy" else self.leave(h)
 
 
 RIGHT: list[dict[str, Any]] = [{"with_beside": True}, {"mode": "energy"}]
-REFUSED: list[dict[str, Any]] = [{"averaged": True}]
+REFUSED: list[dict[str, Any]] = [{"spectrum": True}]
 
 
 def with_values(model: Any, values: dict[str, Any]) -> Any:
@@ -76,7 +76,7 @@ def test_a_flag_that_is_set_after_growth_is_a_course_like_another(tmp_path: Any)
         for values in RIGHT:
             assert apart(with_values(model, values), with_values(other, values), x) < 1e-12, values
         for values in REFUSED:
-            with pytest.raises(SettledError, match=r"Settable.averaged is True, .* set it to False, or grow"):
+            with pytest.raises(SettledError, match=r"Settable.spectrum is True, .* set it to False, or grow"):
                 with_values(other, values)(x)
         for name in ("enabled", "pooled"):
             before, after = copy.deepcopy(model), copy.deepcopy(other)

@@ -12,7 +12,8 @@ from torch import Tensor, fx, nn
 import fxgrow
 from fxgrow.proof.claims import Claim, one_number
 from fxgrow.proof.node_pair import Both, Use
-from fxgrow.proof.rules.movement import movement
+from fxgrow.proof.rules.movement import moved
+from fxgrow.rules.shape import Shape
 
 POSITION = torch.tensor([0, 1, 2, -1, -1, -1])
 
@@ -21,8 +22,8 @@ def transposed(claim: Claim, memory: dict[Any, Any]) -> Claim:
     graph = fx.Graph()
     node = graph.call_method("transpose", (graph.placeholder("x"), 0, 1))
     axes = Both(0, 0), Both(1, 1)
-    moved: Claim = movement(Use(node, node, None, (claim, *axes), {}, lambda name: None, memory=memory))
-    return moved
+    result: Claim = moved(Shape(), Use(node, node, None, (claim, *axes), {}, lambda name: None, memory=memory))
+    return result
 
 
 def test_a_tensor_of_means_is_not_taken_for_one_of_one_number() -> None:

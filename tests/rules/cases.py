@@ -145,10 +145,12 @@ _TWO_OPERANDS = {
 }
 _IN_PLACE = {operator.iadd, operator.isub, operator.imul, operator.itruediv}
 _BITWISE = ("bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_not")
+_BITWISE_IN_PLACE = ("bitwise_and_", "bitwise_or_", "bitwise_xor_", "__iand__", "__ior__", "__ixor__")
 _NOT_BY_THEMSELVES = {
     *("cuda", "masked_fill", "masked_fill_", "where", "lerp", torch.lerp),
     *(torch.where, operator.invert, torch.logical_not, torch.empty_like),
     *(operator.and_, operator.or_, operator.xor, *_BITWISE, *(getattr(torch, name) for name in _BITWISE)),
+    *(*_BITWISE_IN_PLACE, "bitwise_not_"),
 }
 _LOW_PRECISION = {
     "byte": 256.0,
@@ -203,8 +205,10 @@ CASES = [
     ),
     *(
         Case(f"{name} method", lambda x, y, n=name: getattr(x > 0, n)(y > 0.1), (ROWS, VECTOR), 2)
-        for name in _BITWISE[:3]
+        for name in (*_BITWISE[:3], *_BITWISE_IN_PLACE)
     ),
+    Case("bitwise_not method", lambda x: (x > 0).bitwise_not(), (ROWS,), 2),
+    Case("bitwise_not_", lambda x: (x > 0).bitwise_not_(), (ROWS,), 2),
     Case("logical_not function", lambda x: torch.logical_not(x), (ROWS,), 2),
     Case("empty_like", lambda x: torch.empty_like(x).exponential_(), (ROWS,), 2),
     Case("masked_fill", lambda x: x.masked_fill(x > 0, 0.5), (ROWS,), 2),

@@ -15,8 +15,7 @@ from fxgrow.rules.registry import law_of_function, law_of_method
 
 LEFT_OUT = {
     "of whole numbers, which never are units": (
-        *("bitwise_not", "bitwise_left_shift", "bitwise_right_shift", "bitwise_and", "bitwise_or", "bitwise_xor"),
-        *("lcm", "gcd", "__rand__", "__ror__", "__rxor__"),
+        *("bitwise_left_shift", "bitwise_right_shift", "lcm", "gcd", "__rand__", "__ror__", "__rxor__"),
     ),
     "graphs have the operator instead": (
         *("__radd__", "__rdiv__", "__rmul__", "__rmod__", "__rpow__", "__rsub__", "rsub"),
