@@ -71,7 +71,7 @@ class GraphBuilder(Refusing):
         node = self.node_of_tensor(tensor)
         answer = if_finite(node)
         if answer is not None:
-            self.settled.append(Settled("that values are finite, which the forward asks", self.where()))
+            self.settled.append(Settled("that values are finite, which the forward asks", self.where(), lost=True))
             return answer
         values = of_sizes(node, self.constants)
         if values is None:

@@ -1031,6 +1031,11 @@ def test_questions_to_values_that_have_one_answer(forward: Forward) -> None:
     )
 
 
+def test_a_graph_that_would_not_ask_whether_values_are_finite_is_refused() -> None:
+    with pytest.raises(fxgrow.FxgrowError, match="that values are finite, which the forward asks"):
+        fxgrow.grow(model_of(_is_healthy), 2, example_inputs=X, form="graph")
+
+
 def _asks_of_weights(model: Any, x: Tensor) -> Tensor:
     return model.head(model.layer(x)) if model.layer.weight.mean() > 0 else x  # type: ignore[no-any-return]
 
