@@ -10,12 +10,13 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten, treespec_dumps, treespec_loads
 
+from fxgrow.by_hand import KEEP
 from fxgrow.errors import FileError
 
 _PLAIN = (bool, int, float, str, type(None))
 
 
-def extra_states(model: nn.Module, remedy: str) -> dict[str, Any]:
+def extra_states(model: nn.Module) -> dict[str, Any]:
     """The extra state of each part whose class has one, by path, as plain data.
 
     Raises
@@ -33,7 +34,7 @@ def extra_states(model: nn.Module, remedy: str) -> dict[str, Any]:
                 f"its extra state is no data that a file of fxgrow can keep ({error})",
                 where=path or type(part).__name__,
                 remedy="let get_extra_state return numbers, flags, strings, bytes and tensors, and lists, tuples or "
-                f"dictionaries of them, {remedy}",
+                f"dictionaries of them, {KEEP}",
             ) from None
     return states
 

@@ -16,7 +16,6 @@ from torch import nn
 
 from fxgrow.birth import Birth
 from fxgrow.by_hand import (
-    KEEP,
     ByHand,
     kept_parts,
     parts_of,
@@ -117,7 +116,7 @@ def header_for(
         ],
         "by_hand": dict(by_hand),
         "parts": kept_parts(dict(history.parts)),
-        "extra_state": extra_states(grown, KEEP),
+        "extra_state": extra_states(grown),
         "births": {
             name: [_runs(axis) for axis in birth.axes] for name, birth in births_in_place(grown, history).items()
         },

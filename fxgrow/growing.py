@@ -323,5 +323,5 @@ def _placed(
             remedy='pass form="graph", or a width that leaves this dimension out',
         )
     refuse_lost(captured, own)
-    planned = replace(planned, form="graph", obstacle=planned.obstacle if form == "graph" else own)
-    return graph, replace(planned, courses=(), calls=(), refusals=()), graph
+    obstacle = planned.obstacle if form == "graph" else own
+    return graph, replace(planned, form="graph", obstacle=obstacle, courses=(), calls=(), refusals=()), graph

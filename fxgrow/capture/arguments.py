@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import enum
 import inspect
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -57,7 +57,7 @@ def other_values(model: nn.Module, inputs: Inputs, ran: Iterable[str] = ()) -> I
 
 
 def tensors_in_place_of_none(
-    model: nn.Module, inputs: Inputs, read: Iterable[str], ran: Iterable[str] = ()
+    model: nn.Module, inputs: Inputs, read: Collection[str], ran: Iterable[str] = ()
 ) -> Iterator[tuple[str, Any]]:
     """Arguments of a user's own forward that are None and may be tensors, each with such as people have.
 
@@ -74,7 +74,7 @@ def tensors_in_place_of_none(
     if like.ndim > 2:
         mask = (like.shape[:-1], torch.bool) if like.ndim == 3 else ((like.shape[0], 1, *like.shape[2:]), like.dtype)
         shapes.append(mask)
-    unread = (part for path, part in model.named_modules() if isinstance(part, nn.Linear) and path not in set(read))
+    unread = (part for path, part in model.named_modules() if isinstance(part, nn.Linear) and path not in read)
     shapes += [((like.shape[0], size), like.dtype) for size in sorted({part.in_features for part in unread})]
     tensors = [torch.empty(shape, dtype=dtype, device="meta") for shape, dtype in shapes]
     called, methods = bound(model, inputs), frozenset({"forward", *ran})

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from torch import fx, nn
 
 from fxgrow.capture.arguments import each_other, named_values, read_names
-from fxgrow.capture.methods import RUNNING
+from fxgrow.capture.methods import RUNNING, kind_before_growth
 from fxgrow.capture.skeleton import twin_of
 from fxgrow.libraries import is_known
 
@@ -52,13 +52,15 @@ def other_flags(model: nn.Module, graphs: Iterable[fx.Graph]) -> Iterator[tuple[
 
     graphs: what the forward was recorded as; it tells which methods run.
     """
-    runs = {(run.path, run.method) for graph in graphs for node in graph.nodes for run in node.meta.get(RUNNING, ())}
-    called = {node.meta.get("module_path", "") for graph in graphs for node in graph.nodes}
+    of_users = {path: kind_before_growth(type(part)) for path, part in model.named_modules()}
+    of_users = {path: kind for path, kind in of_users.items() if not is_known(kind)}
+    nodes = [node for graph in graphs for node in graph.nodes] if of_users else []
+    runs = {(run.path, run.method) for node in nodes for run in node.meta.get(RUNNING, ())}
+    called = {node.meta.get("module_path", "") for node in nodes}
     inside = {path[:end] for path in called for end in (*_dots(path), len(path))} | {""}
     kinds: dict[type[nn.Module], list[str]] = {}
-    for path, part in model.named_modules():
-        kind = _before_growth(type(part))
-        if path in inside and not is_known(kind):
+    for path, kind in of_users.items():
+        if path in inside:
             kinds.setdefault(kind, []).append(path)
     for kind, paths in kinds.items():
         methods = frozenset({"forward", *(method for path, method in runs if path in paths)})
@@ -73,14 +75,6 @@ def other_flags(model: nn.Module, graphs: Iterable[fx.Graph]) -> Iterator[tuple[
             others = [not value] if isinstance(value, bool) else named.get(f"self.{name}", [])
             if name != "training":
                 yield from ((Flag(kind.__qualname__, name, other), value) for _, other in each_other("", value, others))
-
-
-def _before_growth(kind: Any) -> type[nn.Module]:
-    """The class of which a class of grown modules was made."""
-    origin = getattr(kind, "_fxgrow_origin", kind)
-    while isinstance(origin, tuple):
-        origin = origin[1]
-    return origin  # type: ignore[no-any-return]
 
 
 def _dots(path: str) -> list[int]:

@@ -76,6 +76,14 @@ class MethodRuns:
         return self.runs[frame]
 
 
+def kind_before_growth(kind: Any) -> type[nn.Module]:
+    """The class of which a class of grown modules was made; of any other class, itself."""
+    origin = getattr(kind, "_fxgrow_origin", kind)
+    while isinstance(origin, tuple):
+        origin = origin[1]
+    return origin  # type: ignore[no-any-return]
+
+
 def calling_function() -> str:
     """The name of the function whose code is making a call: the innermost that is neither torch's nor fxgrow's."""
     frame: FrameType | None = sys._getframe(1)

@@ -128,7 +128,7 @@ class Recording:
             if node.op == "get_attr" and node.target in unregistered:  # where it was read, it may be a constant
                 finding = f"what the forward writes into the tensor {node.target}"
                 recorder.settled.append(Settled(finding, node.meta.get("module_path") or name, lost=True))
-        compared = _argumentsbehind(recorder.settling)
+        compared = _arguments_behind(recorder.settling)
         recorder.graph.eliminate_dead_code(_stays)
         by_mode = recorder.by_mode or any(type(part).train is not nn.Module.train for part in runner.modules())
         left = tuple(
@@ -235,7 +235,7 @@ def _changing(graph: fx.Graph) -> Iterator[fx.Node]:
             yield written
 
 
-def _argumentsbehind(nodes: set[fx.Node]) -> set[str]:
+def _arguments_behind(nodes: set[fx.Node]) -> set[str]:
     """The names of the arguments that numbers were computed from."""
     return {str(node.target) for node in behind(nodes) if node.op == "placeholder"}
 
@@ -281,10 +281,10 @@ def bound(model: nn.Module, inputs: Inputs) -> dict[str, Any]:
 
 def _stays(node: fx.Node) -> bool:
     """Nodes that stay although nothing may read them: also where tensors meet, whose sizes have to go together."""
-    if is_impure(node) or node.users or not isinstance(node.meta["value"], torch.Tensor):
-        return is_impure(node)
-    tensors = (isinstance(source.meta["value"], torch.Tensor) for source in node.all_input_nodes)
-    return sum(tensors) > 1 and law_of_call(node, None) is not None
+    if is_impure(node) or node.users:  # what has users is not asked for
+        return True
+    tensors = [isinstance(source.meta["value"], torch.Tensor) for source in (node, *node.all_input_nodes)]
+    return tensors[0] and sum(tensors) > 2 and law_of_call(node, None) is not None
 
 
 def is_impure(node: fx.Node) -> bool:

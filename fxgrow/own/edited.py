@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 from fxgrow import guards
 from fxgrow.capture.expansions import attention
-from fxgrow.capture.methods import calling_function
+from fxgrow.capture.methods import calling_function, kind_before_growth
 from fxgrow.capture.operators import operator_of
 from fxgrow.capture.outputs import taken_apart
 from fxgrow.errors import FxgrowError
@@ -323,11 +323,8 @@ def plain_kind(module: nn.Module) -> type[nn.Module]:
     >>> plain_kind(GuardedLayerNorm(3)).__name__, plain_kind(edited(nn.Softmax)()).__name__
     ('LayerNorm', 'Softmax')
     """
-    origin: Any = getattr(type(module), "_fxgrow_origin", None)
-    if origin is not None:
-        while isinstance(origin, tuple):
-            origin = origin[1]
-        return origin  # type: ignore[no-any-return]
+    if isinstance(module, Remade):
+        return kind_before_growth(type(module))
     if isinstance(module, SpelledOutAttention):
         return nn.MultiheadAttention
     return PLAIN.get(type(module), type(module))

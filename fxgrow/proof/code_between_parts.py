@@ -9,8 +9,9 @@ that hold a part, and of the part methods that they name.
 from __future__ import annotations
 
 import dis
-from collections.abc import Iterable, Iterator, Sequence
-from types import CellType, CodeType, FunctionType
+import functools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import CellType, CodeType, FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -141,10 +142,15 @@ def _names_read(model: nn.Module, parts: Sequence[str]) -> set[str]:
     inner = {type(m) for path in parts for m in model.get_submodule(path).modules()}
     methods: dict[str, list[FunctionType]] = {}
     for kind in (*holders, *inner):
-        for name, function in _methods(kind):
+        for name, function in methods_of(kind):
             if name not in _CALLS:
                 methods.setdefault(name, []).append(function)
-    waiting = [function for kind in holders for name, function in _methods(kind) if name in ("forward", "__call__")]
+    waiting = [function for kind in holders for name, function in methods_of(kind) if name in ("forward", "__call__")]
+    return names_reached(waiting, methods)
+
+
+def names_reached(waiting: list[FunctionType], methods: Mapping[str, Sequence[FunctionType]]) -> set[str]:
+    """Names that functions look up, and that what they name does; `methods`: those that a name may be, by the name."""
     names: set[str] = set()
     seen: set[int] = set()
     while waiting:
@@ -185,15 +191,15 @@ def _above(parts: Iterable[str]) -> set[str]:
     return above
 
 
-def _methods(kind: type) -> Iterator[tuple[str, FunctionType]]:
+def methods_of(kind: type) -> Iterator[tuple[str, FunctionType]]:
     """Functions of a class that are its own, not torch's; those that it overrides only if it may call them."""
     by_name: dict[str, list[FunctionType]] = {}
     for base in kind.__mro__:
         if base.__module__.partition(".")[0] in ("torch", "builtins"):
             continue
         for name, member in vars(base).items():
-            function = getattr(member, "fget", None) or getattr(member, "__func__", member)
-            if isinstance(function, FunctionType):
+            function = function_in(member)
+            if function is not None:
                 by_name.setdefault(name, []).append(function)
     for name, functions in by_name.items():
         calls_up = any("super" in override.__code__.co_names for override in functions)
@@ -202,9 +208,23 @@ def _methods(kind: type) -> Iterator[tuple[str, FunctionType]]:
 
 def _helpers(function: FunctionType, names: set[str]) -> Iterator[FunctionType]:
     """Functions outside of classes, not torch's, that a function names or closes over."""
-    for helper in (*map(function.__globals__.get, names), *map(_content, function.__closure__ or ())):
-        if isinstance(helper, FunctionType) and helper.__module__.partition(".")[0] != "torch":
+    for value in (*map(function.__globals__.get, names), *map(_content, function.__closure__ or ())):
+        helper = function_in(value)
+        if helper is not None and (helper.__module__ or "").partition(".")[0] != "torch":
             yield helper
+
+
+def function_in(value: Any) -> FunctionType | None:
+    """The function that a value is, or calls as properties, methods and partial calls do."""
+    value = next((getattr(value, name) for kind, name in _CALLING.items() if isinstance(value, kind)), value)
+    return value if isinstance(value, FunctionType) else None
+
+
+_CALLING: Mapping[type, str] = {
+    **dict.fromkeys((staticmethod, classmethod, MethodType), "__func__"),
+    **dict.fromkeys((functools.partial, functools.cached_property), "func"),
+    property: "fget",
+}
 
 
 def _content(cell: CellType) -> Any:

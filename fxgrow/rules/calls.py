@@ -26,19 +26,8 @@ T = TypeVar("T")
 
 _WRITING = frozenset(
     (
-        "iadd",
-        "iand",
-        "ifloordiv",
-        "ilshift",
-        "imod",
-        "imul",
-        "ior",
-        "ipow",
-        "irshift",
-        "isub",
-        "itruediv",
-        "ixor",
-        "setitem",
+        *("iadd", "iand", "ifloordiv", "ilshift", "imod", "imul", "ior", "ipow", "irshift", "isub", "itruediv"),
+        *("ixor", "setitem"),
     )
 )
 _PYTHONS = ("and_", "or_", "not_", "is_")
