@@ -233,11 +233,27 @@ def watched(recorder: Recorder) -> Iterator[None]:
                 return plainly(*args, **kwargs)
 
             stack.enter_context(replaced(checkpoint, name, generator))
+        stack.enter_context(replaced(torch.distributions.Distribution, "_validate_args", _Unchecked(recorder)))
         if find_spec("einops"):  # imported here, as forwards may: it keeps earlier shapes, of other graphs' sizes
             einops: Any = import_module("einops.einops")
             fresh = einops._reconstruct_from_shape_uncached
             stack.enter_context(replaced(einops, "_reconstruct_from_shape", fresh))
         yield
+
+
+@dataclass(frozen=True)
+class _Unchecked:
+    """In place of what says whether distributions check their parameters, which asks for values: they do not."""
+
+    recorder: Recorder
+
+    def __get__(self, distribution: Any, kind: type) -> Any:
+        if distribution is None:  # asked by what puts it back
+            return self
+        if not self.recorder.quiet:
+            what = "what a distribution checks of its parameters"
+            self.recorder.settled.append(Settled(what, self.recorder.where(), lost=True))
+        return False
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from fxgrow.own.courses import Replan, growths, parting_on, regrouped
 from fxgrow.own.edited import FORWARD
 from fxgrow.own.module import own_class
 from fxgrow.own.sites import Site, sites_of_course
-from fxgrow.planning.plan import Obstacle, Plan, Refusal
+from fxgrow.planning.plan import Axis, Obstacle, Plan, Refusal, TensorGrowth
 from fxgrow.transforms.width import widened
 
 
@@ -127,8 +127,10 @@ def with_other_calls(
                 problem = "more would grow, and a plan keeps no call with such an object"
             elif more_grows and (call.text,) not in known:
                 taken = own_class(source, longer, grown(longer), there, captured, others=[*others, (other, course)])
-                problem = taken.what if isinstance(taken, Obstacle) else None
-                complete = complete and problem is not None
+                if isinstance(taken, Obstacle):
+                    problem = taken.what
+                else:
+                    own, complete = taken, False
             elif (text := parting_on(after, before, plan, other, course)) is not None:
                 problem = f"the class computes something else: {text}"
         if problem is not None:
@@ -230,7 +232,7 @@ def _problem(plan: Plan, other: Captured, course: Plan) -> str | None:
     addable |= {f"{rescaling.name} rescaled" for rescaling in course.rescalings if rescaling.name not in tensors}
     read = {str(node.target) for graph in other.graphs.values() for node in graph.nodes if node.op in _READING}
     for name in planned | others:
-        if planned.get(name) == others.get(name):
+        if planned.get(name) == others.get(name) or _for_both(planned.get(name), others.get(name)) is not None:
             continue
         if name in planned and name not in others:
             tensor = name.removesuffix(" rescaled")
@@ -244,8 +246,38 @@ def _problem(plan: Plan, other: Captured, course: Plan) -> str | None:
 _READING = ("get_attr", "call_module")
 
 
+def _for_both(planned: Any, other: Any) -> TensorGrowth | None:
+    """The growth of a tensor that serves both courses; None where they need it otherwise.
+
+    What one course leaves free may be what the other needs: as planned, or the mean of the old entries, which can
+    learn wherever entries that are drawn can.
+    """
+    if not (isinstance(planned, TensorGrowth) and isinstance(other, TensorGrowth)):
+        return None
+    axes = _axes_for_both(planned.axes, other.axes)
+    alike = replace(planned, axes=(), calibrations=()) == replace(other, axes=(), calibrations=())
+    return replace(planned, axes=axes) if alike and axes is not None else None
+
+
+def _axes_for_both(planned: tuple[Axis, ...], other: tuple[Axis, ...]) -> tuple[Axis, ...] | None:
+    if len(planned) != len(other):
+        return None
+    axes: list[Axis] = []
+    for mine, theirs in zip(planned, other, strict=True):
+        parts = _axes_for_both(mine.parts, theirs.parts)
+        fits = theirs.fill in ("draw", mine.fill) or (mine.fill, theirs.fill) == ("draw", "mean")
+        if parts is None or not fits or (mine.kind, mine.old, mine.new) != (theirs.kind, theirs.old, theirs.new):
+            return None
+        axes.append(replace(mine, fill=theirs.fill if mine.fill == "draw" else mine.fill, parts=parts))
+    return tuple(axes)
+
+
 def _with_more(plan: Plan, course: Plan) -> Plan:
     """A plan with the tensors and attributes that grow on another course only, as units of the plan's own groups."""
+    others = {growth.name: growth for growth in course.tensors}
+    shared = tuple(_for_both(growth, others.get(growth.name)) or growth for growth in plan.tensors)
+    if shared != plan.tensors:
+        plan = replace(plan, tensors=shared)
     planned = {growth.name: growth for growth in plan.tensors}
     attributes = {(edit.module, edit.attribute) for edit in plan.attributes}
     tensors = [growth for growth in course.tensors if growth.name not in planned]

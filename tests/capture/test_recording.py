@@ -20,6 +20,7 @@ import fxgrow
 from fxgrow.capture import capture
 from fxgrow.capture.numbers import Attribute, Expression
 from fxgrow.errors import CaptureError, FxgrowError, SettledError, UntraceableError
+from fxgrow.proof.certificate import Verdict
 from tests.capture.assembled import EXACT, assembled, assert_same_in_both_modes, normal
 from tests.pairing import slow
 
@@ -267,10 +268,20 @@ class Damping(Between):
         return self.leave(h)
 
 
+class Sampling(Between):
+    """Draws from a normal distribution, whose deviation torch looks at before."""
+
+    def forward(self, x: Tensor) -> Any:
+        mean, deviation = self.leave(self.enter(x).tanh()).split([1, 2], -1)
+        around = torch.distributions.Normal(mean, deviation.exp())
+        return around.rsample() if self.training else around.stddev
+
+
 @pytest.mark.parametrize(
     ("kind", "text"),
     [
         (Saving, "gradient checkpointing"),
+        (Sampling, "what a distribution checks of its parameters"),
         (Remembering, "what the forward assigns to the buffer mean"),
         (Damping, "a hook on a tensor"),
     ],
@@ -279,6 +290,22 @@ def test_what_a_graph_cannot_keep_is_kept_by_the_model_and_refused_as_a_graph(ki
     assert type(fxgrow.grow(kind(), 2, example_inputs=X.float())) is kind
     with pytest.raises(FxgrowError, match=f"^a graph cannot keep {text}"):
         fxgrow.grow(kind(), 2, example_inputs=X.float(), form="graph")
+
+
+def test_distributions_check_their_parameters_after_growth_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.distributions.Distribution, "_validate_args", True)  # torch.compile switches it off
+    torch.manual_seed(0)
+    model = Sampling().double()
+    grown = fxgrow.grow(model, 2, example_inputs=X)
+    assert fxgrow.certify(grown, model).verdict is Verdict.PROVED
+    for training in (False, True):
+        outputs = []
+        for each in (model, grown):
+            torch.manual_seed(1)
+            outputs.append(each.train(training)(X))
+        torch.testing.assert_close(*outputs, rtol=1e-12, atol=1e-12)
+    with pytest.raises(ValueError, match="found invalid values"):
+        grown(X * float("nan"))
 
 
 def test_buffers_that_a_forward_assigns_go_on_as_before() -> None:

@@ -325,6 +325,39 @@ def test_exits_and_prompts_that_were_not_taken_grow_along() -> None:
         assert apart(model, grown, x, *call) < 1e-12, call
 
 
+class Stream(nn.Module):
+    """A residual stream of normed blocks that ends where it is told; its methods call it `this`."""
+
+    def __init__(this) -> None:
+        super().__init__()
+        this.enter, this.leave = nn.Linear(8, 16), nn.Linear(16, 4)
+        this.blocks = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(16), nn.Linear(16, 24), nn.GELU(), nn.Linear(24, 16)) for _ in range(3)
+        )
+        this.norms = nn.ModuleList(nn.BatchNorm1d(16) for _ in range(2))
+
+    def forward(this, x, stop=None, domain=0):  # type: ignore[no-untyped-def]
+        x = this.norms[domain](this.enter(x))
+        for number, block in enumerate(this.blocks):
+            x = x + block(x)
+            if number == stop:
+                break
+        return this.leave(x)
+
+
+@pytest.mark.parametrize("stop", [None, 0])
+def test_a_stream_that_ends_sooner_or_later_grows_as_the_longest_needs_it(stop: Any, tmp_path: Any) -> None:
+    torch.manual_seed(0)
+    model, x = moved(Stream()), torch.randn(5, 8, dtype=torch.float64)
+    grown = fxgrow.grow(model, 2, example_inputs=(x, stop))
+    assert fxgrow.certify(grown, model).verdict is Verdict.PROVED
+    for other in (grown, *carried(grown, model, (x, stop), tmp_path)):
+        before = copy.deepcopy(model)
+        for call in ((None,), (0,), (1,), (2,), (0, 1)):
+            for training in (False, True):
+                assert apart(before.train(training), other.train(training), x, *call) < 1e-12, call
+
+
 class Batches(nn.Module):
     """Takes its inputs in a dictionary, or as keywords; a mask makes it weigh units, a scale multiplies them."""
 
