@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import CellType, FunctionType, MethodType
 from typing import Any
 
 from torch import Tensor, nn
 
+from fxgrow.holders import held_by, hold, holding
 from fxgrow.module_tensors import as_registered, named_tensors, place
 
 _PLAIN = (bool, int, float, str, type(None))
@@ -18,19 +19,18 @@ OF_MODULES = frozenset(nn.Module().__dict__)
 """The attributes that every module has."""
 
 _REGISTERED = ("_parameters", "_buffers", "_modules")
-_CONTAINERS = (list, tuple, dict)
 
 
 def exchange(modules: Iterable[nn.Module], others: Mapping[int, Any]) -> None:
     """Let the attributes of modules refer to other parts and tensors: by the identities of those before.
 
-    They are found in lists, tuples and dictionaries, which are copied, behind bound methods, `functools.partial` and
-    weak references, and in what functions, hooks among them, close over or have as defaults.
+    They are found in containers and objects of a user's own, which are copied, behind bound methods,
+    `functools.partial` and weak references, and in what functions, hooks among them, close over or have as defaults.
     """
     exchanged = _Exchange(others)
     for module in modules:
         for name, value in module.__dict__.items():
-            if type(value) is OrderedDict:  # of hooks, the module's own
+            if type(value) is OrderedDict and name in OF_MODULES:  # of hooks
                 if value:
                     value.update({key: exchanged.behind(hook) for key, hook in value.items()})
             elif type(value) not in _PLAIN and name not in _REGISTERED:
@@ -51,13 +51,18 @@ def unregistered(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     def within(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
         if isinstance(value, Tensor) and not (value.is_meta or value.is_inference()):
             yield name, value
-        elif type(value) in _CONTAINERS:
-            for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-                yield from within(item, f"{name}[{key!r}]")
+        elif id(value) not in seen and (held := held_by(value)) is not None:
+            seen.add(id(value))
+            for key, item in held.items():
+                yield from within(item, f"{name}[{key!r}]" if isinstance(value, _SUBSCRIBED) else f"{name}.{key}")
 
+    seen: set[int] = set()
     for name, value in module.__dict__.items():
         if name not in _REGISTERED:
             yield from within(value, name)
+
+
+_SUBSCRIBED = (list, tuple, deque, dict)
 
 
 def copy_unregistered(root: nn.Module, original: nn.Module) -> None:
@@ -80,12 +85,18 @@ class _Exchange:
 
     def of(self, value: Any) -> Any:
         """What stands for a value that an attribute holds."""
-        if type(value) not in _CONTAINERS:
+        if type(value) in _PLAIN or id(value) in self.made:
+            return self.made.get(id(value), value)
+        held = held_by(value)
+        if held is None:
             return self.behind(value)
-        if id(value) not in self.made:
-            items = value.items() if isinstance(value, dict) else enumerate(value)
-            translated = {key: self.of(item) for key, item in items}
-            self.made[id(value)] = translated if isinstance(value, dict) else type(value)(translated.values())
+        if not isinstance(value, tuple):
+            self.made[id(value)] = holding(value, held)  # it may hold itself
+        translated = {key: self.of(item) for key, item in held.items()}
+        if isinstance(value, tuple):
+            self.made[id(value)] = holding(value, translated)
+        else:
+            hold(self.made[id(value)], translated)
         return self.made[id(value)]
 
     def behind(self, value: Any) -> Any:

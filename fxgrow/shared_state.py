@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import inspect
 import sys
@@ -13,11 +12,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fxgrow.holders import held_by, hold
 from fxgrow.libraries import KNOWN, is_known
 from fxgrow.references import unregistered
 
-_STATE = (bool, int, float, str, type(None), list, dict, set, tuple, Tensor)
-_CONTAINERS = (list, dict, set)
+_PLAIN = (bool, int, float, str, type(None), Tensor)
+_MOST = 10_000
+"""Containers and objects of one class or file that are looked into."""
+
 _CACHED = type(functools.lru_cache(int))
 
 
@@ -58,10 +60,10 @@ class SharedState:
     ) -> None:
         for text, name, _ in list(self._changes()):
             owner, before = self.owners[text], self.before[text]
-            value, contents = before.get(name, (None, None))
-            if type(value) in _CONTAINERS:
-                value.clear()
-                (value.extend if isinstance(value, list) else value.update)(contents)
+            value, contents = before.get(name, (None, {}))
+            for holder, held in contents.values():
+                if not isinstance(holder, tuple):
+                    hold(holder, held)
             if isinstance(owner, type):
                 setattr(owner, name, value) if name in before else delattr(owner, name)
             elif name in before:
@@ -81,7 +83,7 @@ class SharedState:
         for text, owner in self.owners.items():
             before, now = self.before[text], _snapshot(owner)
             for name, (value, contents) in now.items():
-                earlier, earlier_contents = before.get(name, (self, None))
+                earlier, earlier_contents = before.get(name, (self, {}))
                 if value is not earlier or not _same(contents, earlier_contents):
                     yield text, name, value
 
@@ -149,21 +151,36 @@ def _is_library(name: str) -> bool:
     return (top in sys.stdlib_module_names and top != "__main__") or top in (*KNOWN, "numpy")
 
 
-def _snapshot(owner: Any) -> dict[str, tuple[Any, Any]]:
-    """The state that a class or a file has: each value, and the items of one that can change in place."""
+_Contents = dict[int, tuple[Any, dict[Any, Any]]]
+
+
+def _snapshot(owner: Any) -> dict[str, tuple[Any, _Contents]]:
+    """The state that a class or a file has: each value, and what it holds, and what these hold, by their identities."""
     names = vars(owner) if isinstance(owner, type) else owner
-    return {
-        name: (value, copy.copy(value) if type(value) in _CONTAINERS else None)
-        for name, value in names.items()
-        if isinstance(value, _STATE) and not name.startswith("__")
-    }
+    seen: set[int] = set()
+    state = {name: (value, _contents(value, seen)) for name, value in names.items() if not name.startswith("__")}
+    return {name: (value, held) for name, (value, held) in state.items() if held or isinstance(value, _PLAIN)}
 
 
-def _same(items: Any, others: Any) -> bool:
-    if type(items) is not type(others) or items is None:
-        return items is others
-    if len(items) != len(others):
-        return False
-    if isinstance(items, dict):
-        return all(key in others and others[key] is item for key, item in items.items())
-    return bool(items == others) if isinstance(items, set) else all(a is b for a, b in zip(items, others, strict=True))
+def _contents(value: Any, seen: set[int]) -> _Contents:
+    contents: _Contents = {}
+    waiting = [value]
+    while waiting and len(seen) < _MOST:
+        holder = waiting.pop()
+        held = held_by(holder) if type(holder) not in _PLAIN and id(holder) not in seen else None
+        if held is not None:
+            seen.add(id(holder))
+            contents[id(holder)] = holder, dict(held)
+            waiting += held.values()
+    return contents
+
+
+def _same(contents: _Contents, others: _Contents) -> bool:
+    return contents.keys() == others.keys() and all(
+        len(held) == len(others[key][1]) and all(_is(item, others[key][1].get(name)) for name, item in held.items())
+        for key, (_, held) in contents.items()
+    )
+
+
+def _is(item: Any, other: Any) -> bool:
+    return item is other or (type(item) is bytes and bool(item == other))

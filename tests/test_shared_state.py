@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import functools
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -243,6 +247,101 @@ def test_tensors_that_are_not_registered_are_the_copy_s_own(deciding: bool) -> N
     assert grown.table is not model.table and torch.equal(grown.table, model.table)
     with pytest.raises(fxgrow.FxgrowError, match="the tensor calls of CountingByTensor"):
         fxgrow.grow(model, 2, example_inputs=X, form="graph")
+
+
+class Notes:
+    """What a user's own object keeps of each call."""
+
+    def __init__(self) -> None:
+        self.calls, self.seen = 0, {"means": [0.0]}
+
+    def add(self, h: Tensor) -> None:
+        self.calls += 1
+        self.seen["means"].append(h.detach().mean())  # type: ignore[arg-type]
+
+
+def noted(held: Any, h: Tensor) -> None:
+    """Puts something of a call into whatever keeps it."""
+    if isinstance(held, Notes):
+        held.add(h)
+    elif isinstance(held, SimpleNamespace):
+        held.last = h.detach()
+    elif isinstance(held, np.ndarray):
+        held[h.shape[0]] += 1
+    elif isinstance(held, Counter):
+        held["calls"] += 1
+    elif isinstance(held, defaultdict):
+        held["means"].append(h.detach().mean())
+    else:
+        held.append(h.detach().mean())
+
+
+class Noting(Layers):
+    """Two layers that keep notes in the same place, and read them or not."""
+
+    def __init__(self, held: Any, reads: Callable[[Any], Any] | None = None) -> None:
+        super().__init__()
+        self.enter.held = self.held = held
+        self.reads = reads
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.leave(self.enter(x).relu())
+        if self.reads is not None:
+            y = y + self.reads(self.held)
+        noted(self.enter.held, y)
+        return y
+
+
+@pytest.mark.parametrize(
+    "held",
+    [Notes(), SimpleNamespace(last=None), np.zeros(4), Counter(), defaultdict(list), deque([0.0], maxlen=2), [0.0]],
+    ids=lambda held: type(held).__name__,
+)
+def test_what_a_forward_keeps_in_other_objects_is_the_copy_s_own(held: Any) -> None:
+    model, before = Noting(held).double(), repr(vars(held) if hasattr(held, "__dict__") else held)
+    grown: Any = fxgrow.grow(model, 2, example_inputs=X)
+    assert str(fxgrow.report(grown).certificate.verdict) == "PROVED"
+    assert grown.held is grown.enter.held and grown.held is not held
+    for _ in range(2):
+        grown(X)
+    assert repr(vars(held) if hasattr(held, "__dict__") else held) == before
+    assert repr(copy.copy(grown.held)) != repr(held)
+
+
+@pytest.mark.parametrize(
+    ("held", "reads"),
+    [
+        (Notes(), lambda notes: notes.seen["means"][-1]),
+        (SimpleNamespace(last=None), lambda notes: 0.0 if notes.last is None else notes.last),
+        (deque([0.0], maxlen=2), sum),
+    ],
+)
+def test_and_what_it_reads_there_hangs_on_earlier_calls(held: Any, reads: Callable[[Any], Any]) -> None:
+    model = Noting(held, reads).double()
+    grown = fxgrow.grow(model, 2, example_inputs=X)
+    assert str(fxgrow.report(grown).certificate.verdict) == "TESTED"
+    for _ in range(3):
+        torch.testing.assert_close(grown(X), model(X), rtol=1e-10, atol=1e-10)
+    with pytest.raises(fxgrow.FxgrowError, match="every call alike"):
+        fxgrow.grow(model, 2, example_inputs=X, form="graph")
+
+
+KEPT = Notes()
+
+
+def test_so_does_what_a_file_keeps() -> None:
+    class Kept(Layers):
+        notes: ClassVar = deque([1.0])
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.leave(self.enter(x).relu()) * (1 + len(self.notes)) * (1 + KEPT.calls)
+            KEPT.add(y)
+            self.notes.append(2.0)
+            return y
+
+    grown = fxgrow.grow(Kept().double(), 2, example_inputs=X)
+    assert str(fxgrow.report(grown).certificate.verdict) == "TESTED"
+    assert (KEPT.calls, KEPT.seen, Kept.notes) == (0, {"means": [0.0]}, deque([1.0]))
 
 
 def test_a_memory_that_is_not_registered_goes_on_and_no_graph_keeps_it() -> None:

@@ -22,9 +22,10 @@ from fxgrow.capture.outputs import Form, taken_apart
 from fxgrow.capture.probing import Difference, differences
 from fxgrow.capture.recorder import Recorder, Shapes
 from fxgrow.capture.skeleton import twin_of
-from fxgrow.containers import flat_tensors
+from fxgrow.containers import of_kind
 from fxgrow.devices import callers_code
 from fxgrow.errors import CaptureError, FxgrowError, UntraceableError, first_line
+from fxgrow.holders import held_by
 from fxgrow.opaque import CustomFunction
 from fxgrow.references import OF_MODULES
 from fxgrow.rules.calls import draws, name_of, writes
@@ -119,7 +120,9 @@ class Recording:
             lost = isinstance(value, (int, float, torch.Tensor))
             recorder.settled.append(Settled(f"what the forward assigns to {text}", name, lost))
         if values:
-            difference = self._at_the_next_call(recorder, runner, inputs, list(flat_tensors(values)))
+            difference = self._at_the_next_call(
+                recorder, runner, inputs, list(of_kind(_contents(values, set()), torch.Tensor))
+            )
             if difference is not None:
                 finding = f"{difference.what} hangs on what an earlier call left in the model"
                 recorder.settled.append(Settled(finding, difference.place or name, True, contexts.STATE))
@@ -187,23 +190,28 @@ def _changed_by_mode(model: nn.Module, training: bool) -> Iterator[Settled]:
 def _state(model: nn.Module) -> dict[tuple[str, str, str], Any]:
     """The buffers and attributes of modules with a forward of their own, by path, kind and name."""
     state: dict[tuple[str, str, str], Any] = {}
+    seen: set[int] = set()
     for path, module in model.named_modules():
         state.update({(path, "buffer", name): tensor for name, tensor in module._buffers.items()})
         if not type(module).__module__.startswith("torch.nn."):
             attributes = module.__dict__.items()
-            state.update({(path, "attribute", n): _contents(v) for n, v in attributes if n not in OF_MODULES})
+            state.update({(path, "attribute", n): _contents(v, seen) for n, v in attributes if n not in OF_MODULES})
     return state
 
 
-def _contents(value: Any) -> Any:
-    """A list or dictionary as it is now, whatever is put into it later."""
-    return tuple(value) if type(value) is list else tuple(value.items()) if type(value) is dict else value
+def _contents(value: Any, seen: set[int]) -> Any:
+    """A container or an object of a user's own as it is now, whatever is put into it later; each once."""
+    held = held_by(value) if id(value) not in seen else None
+    if held is None:
+        return value
+    seen.add(id(value))
+    return value, tuple((key, _contents(item, seen)) for key, item in held.items())
 
 
 def _same(value: Any, before: Any) -> bool:
     if type(value) is tuple and type(before) is tuple:
         return len(value) == len(before) and all(map(_same, value, before))
-    return value is before
+    return value is before or (type(value) is type(before) and isinstance(value, (int, str, bytes)) and value == before)
 
 
 def _made_of_weights(graph: fx.Graph, results: Iterable[fx.Node]) -> list[fx.Node]:

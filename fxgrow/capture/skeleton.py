@@ -11,10 +11,10 @@ from torch import nn
 
 from fxgrow.capture.checks import refuse_uncapturable
 from fxgrow.module_tensors import COMPILED, as_registered
-from fxgrow.references import exchange
+from fxgrow.references import OF_MODULES, exchange
 from fxgrow.shards import is_divided, undivided
 
-_COPIED = (dict, set, OrderedDict)
+_COPIED = (dict, OrderedDict)
 _ORDINARY = (torch.Tensor, nn.Parameter)
 
 
@@ -63,9 +63,9 @@ def twin_of(
             twin: nn.Module = object.__new__(kind)  # graph modules would make themselves a new class
             modules[id(module)] = twin
             for name, value in state.items():
-                plain = type(value)
+                of_torch = name in OF_MODULES and type(value) in _COPIED
                 if name != COMPILED:
-                    twin.__dict__[name] = (value.copy() if value else plain()) if plain in _COPIED else value
+                    twin.__dict__[name] = (value.copy() if value else type(value)()) if of_torch else value
             for name, parameter in module._parameters.items():
                 twin._parameters[name] = bare(parameter)
             for name, buffer in module._buffers.items():

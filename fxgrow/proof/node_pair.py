@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxgrow.containers import each_of_kind, of_kind
+from fxgrow.holders import held_by
 from fxgrow.proof.claims import (
     Claim,
     Held,
@@ -68,7 +69,12 @@ def equal_values(value: Any, other: Any) -> bool:
         return module_difference(value, other, frozenset()) is None
     if isinstance(value, weakref.ref) and isinstance(other, weakref.ref):
         return equal_values(value(), other())
-    return bool(type(value) is type(other) and value == other)
+    if type(value) is not type(other):
+        return False
+    held, others = held_by(value), held_by(other)
+    if held is None or others is None or held is value:
+        return bool(value == other)
+    return equal_values(dict(held), dict(others))
 
 
 class Use(Called[Claim]):

@@ -1,0 +1,92 @@
+"""What attributes of modules hold others in: containers of any kind, and objects of a user's own."""
+
+from __future__ import annotations
+
+import copy
+import enum
+import functools
+import sys
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from torch import Tensor, nn
+
+from fxgrow.libraries import KNOWN
+
+_CONTAINERS = (list, tuple, dict, set, deque, OrderedDict, defaultdict, Counter)
+_LONG = 1 << 16
+"""Longer containers are data rather than state."""
+
+
+def held_by(value: Any) -> Mapping[Any, Any] | None:
+    """What a container or an object of a user's own holds, by key or attribute; None of anything else.
+
+    >>> held_by([1, 2]), held_by(SimpleNamespace(last=None)), held_by("text")
+    ({0: 1, 1: 2}, {'last': None}, None)
+    """
+    kind: Any = type(value)
+    if _is_array(kind):
+        return {...: value.tobytes()} if value.size < _LONG and not value.dtype.hasobject else None
+    if kind not in _CONTAINERS and not _is_users(kind):
+        return None
+    if isinstance(value, _CONTAINERS):
+        if len(value) >= _LONG:
+            return None
+        return (
+            value
+            if isinstance(value, dict)
+            else dict.fromkeys(value)
+            if isinstance(value, set)
+            else dict(enumerate(value))
+        )
+    return vars(value) if kind.__dictoffset__ else None
+
+
+def holding(value: Any, held: Mapping[Any, Any]) -> Any:
+    """A copy of such a value that holds others under the same keys.
+
+    >>> holding(deque([1], maxlen=2), {0: 3})
+    deque([3], maxlen=2)
+    """
+    if isinstance(value, tuple):
+        if all(item is held[number] for number, item in enumerate(value)):
+            return value
+        return type(value)(*held.values()) if hasattr(value, "_fields") else type(value)(held.values())
+    twin = copy.copy(value)
+    hold(twin, held)
+    return twin
+
+
+def hold(value: Any, held: Mapping[Any, Any]) -> None:
+    """Let a value that can change in place hold others."""
+    if isinstance(value, (list, deque)):
+        value.clear()
+        value.extend(held.values())
+    elif _is_array(type(value)):
+        import numpy  # it is there, as the array is
+
+        value[...] = numpy.frombuffer(held[...], value.dtype).reshape(value.shape)
+    else:
+        items = value if isinstance(value, (dict, set)) else vars(value)
+        items.clear()
+        items.update(held)
+
+
+def _is_array(kind: type) -> bool:
+    return (kind.__module__, kind.__name__) == ("numpy", "ndarray")
+
+
+@functools.cache
+def _is_users(kind: type) -> bool:
+    """Whether a class is of no library, and its objects are no parts of a model."""
+    if kind is SimpleNamespace:
+        return True
+    top = kind.__module__.partition(".")[0]
+    library = (top in sys.stdlib_module_names and top != "__main__") or top in (*KNOWN, "numpy", "fxgrow")
+    if library or issubclass(kind, (nn.Module, Tensor, type, enum.Enum, BaseException)):
+        return False
+    file = getattr(sys.modules.get(kind.__module__), "__file__", None) or ""
+    return not {"site-packages", "dist-packages"} & set(Path(file).parts)
