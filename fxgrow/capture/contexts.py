@@ -376,15 +376,21 @@ def _line_of_chance(run: Callable[[], Any], generators: list[Generator]) -> str 
 
     before = states()
 
-    def watch(frame: Any, event: str, argument: Any) -> Any:
+    def is_aside(frame: Any) -> bool:
         file = Path(frame.f_code.co_filename)
-        ours = file.parent == Path(__file__).parent
-        asides = file.name == "random.py" or ours or bool({"torch", "numpy"} & set(file.parts))
-        if event == "call" and asides:
+        ours_or_pythons = file.parent in (Path(__file__).parent, Path(random.__file__).parent)
+        return ours_or_pythons or bool({"torch", "numpy"} & set(file.parts))
+
+    def watch(frame: Any, event: str, argument: Any) -> Any:
+        if event == "call" and is_aside(frame):
             return None
         if not lines and last[0] and not _alike(states(), before):
             lines.append(f"{Path(str(last[0])).name}, line {last[1]}")
-        if event == "line":
+        if event == "return":  # what called it goes on
+            frame = frame.f_back
+            while frame is not None and is_aside(frame):
+                frame = frame.f_back
+        if event in ("line", "return") and frame is not None:
             last[:] = [frame.f_code.co_filename, frame.f_lineno]
         return watch
 

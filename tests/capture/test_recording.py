@@ -336,10 +336,8 @@ def test_a_buffer_that_keeps_positions_is_no_loss() -> None:
 def test_chance_is_refused_by_the_line_that_draws(draw: Callable[[], float]) -> None:
     class Dropping(Between):
         def forward(self, x: Tensor) -> Any:
-            h = self.enter(x)
-            if self.training and draw() < 0.1:
-                h = h.relu()
-            return self.leave(h)
+            h, lucky = self.enter(x), self.training and draw() < 0.1
+            return self.leave(h.relu() if lucky else h)
 
     for seed in range(3):
         random.seed(seed)
