@@ -16,9 +16,15 @@ from fxgrow.rules.calls import name_of
 IN_TENSOR_OPERATIONS = "rewrite it in terms of tensor operations, or grow the parts around it"
 
 
+_LIKE_THEIR_FIRST = ("_sample_dirichlet", "_standard_gamma")
+"""Draws that torch has no shapes of."""
+
+
 def staying(function: Callable[..., Any], args: Any, kwargs: Any, device: str = "meta") -> Any:
     """A call on tensors of a device, which stay there whatever device they are sent to."""
     name = getattr(function, "__name__", "")
+    if name in _LIKE_THEIR_FIRST:
+        return torch.empty_like(args[0])
     if args and isinstance(args[0], Tensor) and name in ("cpu", "cuda", "pin_memory", "share_memory_"):
         return args[0]
     if args and isinstance(args[0], Tensor) and name == "to":

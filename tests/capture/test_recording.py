@@ -292,6 +292,15 @@ def test_what_a_graph_cannot_keep_is_kept_by_the_model_and_refused_as_a_graph(ki
         fxgrow.grow(kind(), 2, example_inputs=X.float(), form="graph")
 
 
+def drawn_by(model: nn.Module, grown: nn.Module, training: bool) -> list[Tensor]:
+    """What both give of the same random numbers."""
+    outputs = []
+    for each in (model, grown):
+        torch.manual_seed(1)
+        outputs.append(each.train(training)(X))
+    return outputs
+
+
 def test_distributions_check_their_parameters_after_growth_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.distributions.Distribution, "_validate_args", True)  # torch.compile switches it off
     torch.manual_seed(0)
@@ -299,11 +308,7 @@ def test_distributions_check_their_parameters_after_growth_as_before(monkeypatch
     grown = fxgrow.grow(model, 2, example_inputs=X)
     assert fxgrow.certify(grown, model).verdict is Verdict.PROVED
     for training in (False, True):
-        outputs = []
-        for each in (model, grown):
-            torch.manual_seed(1)
-            outputs.append(each.train(training)(X))
-        torch.testing.assert_close(*outputs, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(*drawn_by(model, grown, training), rtol=1e-12, atol=1e-12)
     with pytest.raises(ValueError, match="found invalid values"):
         grown(X * float("nan"))
 
@@ -353,6 +358,17 @@ def test_chance_on_a_tensor_that_is_made_of_nothing_is_recorded() -> None:
 
     (graph,) = [graph for mode, graph in capture(model_of(noisy), X).graphs.items() if mode == "train"]
     assert any(node.target is torch.rand for node in graph.nodes)
+
+
+def test_a_share_that_is_drawn_is_recorded() -> None:
+    def mixed(self: Any, h: Tensor) -> Tensor:
+        share = torch.distributions.Beta(0.4, 0.4).sample()
+        return torch.lerp(h, h.flip(0), share.to(h)) if self.training else h
+
+    model = model_of(mixed)
+    grown = fxgrow.grow(model, 2, example_inputs=X)
+    assert fxgrow.certify(grown, model).verdict is Verdict.PROVED
+    torch.testing.assert_close(*drawn_by(model, grown, True), rtol=1e-12, atol=1e-12)
 
 
 def test_a_course_that_hangs_on_the_size_is_guarded_in_a_graph() -> None:
