@@ -42,7 +42,10 @@ def held_by(value: Any) -> Mapping[Any, Any] | None:
             if isinstance(value, set)
             else dict(enumerate(value))
         )
-    return vars(value) if kind.__dictoffset__ else None
+    if not _is_plain(kind):
+        return None
+    attributes = {name: getattr(value, name) for name in _slots(kind) if hasattr(value, name)}
+    return {**attributes, **vars(value)} if kind.__dictoffset__ else attributes
 
 
 def holding(value: Any, held: Mapping[Any, Any]) -> Any:
@@ -55,7 +58,9 @@ def holding(value: Any, held: Mapping[Any, Any]) -> Any:
         if all(item is held[number] for number, item in enumerate(value)):
             return value
         return type(value)(*held.values()) if hasattr(value, "_fields") else type(value)(held.values())
-    twin = copy.copy(value)
+    kind = type(value)
+    ready = isinstance(value, (*_CONTAINERS, SimpleNamespace)) or _is_array(kind)
+    twin = copy.copy(value) if ready else object.__new__(kind)  # whatever the class does as it is copied
     hold(twin, held)
     return twin
 
@@ -69,14 +74,34 @@ def hold(value: Any, held: Mapping[Any, Any]) -> None:
         import numpy  # it is there, as the array is
 
         value[...] = numpy.frombuffer(held[...], value.dtype).reshape(value.shape)
+    elif isinstance(value, (dict, set)):
+        value.clear()
+        value.update(held)
     else:
-        items = value if isinstance(value, (dict, set)) else vars(value)
-        items.clear()
-        items.update(held)
+        for name in getattr(value, "__dict__", {}).keys() - held.keys():
+            del value.__dict__[name]
+        for name, item in held.items():
+            object.__setattr__(value, name, item)
 
 
 def _is_array(kind: type) -> bool:
     return (kind.__module__, kind.__name__) == ("numpy", "ndarray")
+
+
+@functools.cache
+def _is_plain(kind: type) -> bool:
+    """Whether all that objects of a class have is attributes."""
+    try:
+        return kind is SimpleNamespace or isinstance(object.__new__(kind), kind)
+    except TypeError:  # it is built on a class of C
+        return False
+
+
+@functools.cache
+def _slots(kind: type) -> tuple[str, ...]:
+    slots = [vars(base).get("__slots__", ()) for base in kind.__mro__]
+    names = [name for listed in slots for name in ([listed] if isinstance(listed, str) else listed)]
+    return tuple(name for name in names if name not in ("__dict__", "__weakref__") and not name.startswith("__"))
 
 
 @functools.cache

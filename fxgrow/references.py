@@ -112,7 +112,7 @@ class _Exchange:
         return self.made[id(value)]
 
     def method(self, value: Any) -> Any:
-        owner = self.behind(value.__self__)
+        owner = self.of(value.__self__)
         return value if owner is value.__self__ else MethodType(value.__func__, owner)
 
     def weak_reference(self, value: Any) -> Any:
@@ -121,12 +121,10 @@ class _Exchange:
 
     def partial(self, value: Any) -> Any:
         before = (value.func, *value.args, *value.keywords.values())
-        function, *after = map(self.behind, before)
-        if _same(before, (function, *after)):
-            return value
+        function, *after = map(self.of, before)
         args, keywords = after[: len(value.args)], zip(value.keywords, after[len(value.args) :], strict=True)
         twin = functools.partial(function, *args, **dict(keywords))
-        twin.__dict__.update({name: self.behind(item) for name, item in value.__dict__.items()})
+        twin.__dict__.update({name: self.of(item) for name, item in value.__dict__.items()})
         return twin
 
     def function(self, value: Any) -> Any:
@@ -167,7 +165,3 @@ def _contents(cell: CellType) -> Any:
         return cell.cell_contents
     except ValueError:
         return _EMPTY
-
-
-def _same(before: Iterable[Any], after: Iterable[Any]) -> bool:
-    return all(old is new for old, new in zip(before, after, strict=True))

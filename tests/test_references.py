@@ -104,9 +104,18 @@ class Helper:
         return self.model.first(x)  # type: ignore[operator]
 
 
+def method_of_an_object(model: Indirect) -> Any:
+    return Helper(model).__call__
+
+
+def partial_of_a_list(model: Indirect) -> Any:
+    return functools.partial(lambda layers, x: layers[0](x), [model.first])
+
+
 WAYS = [
     *(closure, closure_over_weights, nested_closure, recursion, default),
-    *(bound_method, of_weights, of_the_model, weak_reference, Helper),
+    *(bound_method, of_weights, of_the_model, weak_reference),
+    *(Helper, method_of_an_object, partial_of_a_list),
 ]
 
 

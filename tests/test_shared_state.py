@@ -260,12 +260,26 @@ class Notes:
         self.seen["means"].append(h.detach().mean())  # type: ignore[arg-type]
 
 
+class Slot:
+    """An object without a dictionary of attributes."""
+
+    __slots__ = ("calls",)
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __repr__(self) -> str:
+        return f"Slot({self.calls})"
+
+
 def noted(held: Any, h: Tensor) -> None:
     """Puts something of a call into whatever keeps it."""
     if isinstance(held, Notes):
         held.add(h)
     elif isinstance(held, SimpleNamespace):
         held.last = h.detach()
+    elif isinstance(held, Slot):
+        held.calls += 1
     elif isinstance(held, np.ndarray):
         held[h.shape[0]] += 1
     elif isinstance(held, Counter):
@@ -294,7 +308,16 @@ class Noting(Layers):
 
 @pytest.mark.parametrize(
     "held",
-    [Notes(), SimpleNamespace(last=None), np.zeros(4), Counter(), defaultdict(list), deque([0.0], maxlen=2), [0.0]],
+    [
+        Notes(),
+        Slot(),
+        SimpleNamespace(last=None),
+        np.zeros(4),
+        Counter(),
+        defaultdict(list),
+        deque([0.0], maxlen=2),
+        [0.0],
+    ],
     ids=lambda held: type(held).__name__,
 )
 def test_what_a_forward_keeps_in_other_objects_is_the_copy_s_own(held: Any) -> None:
