@@ -122,6 +122,8 @@ class _Exchange:
     def partial(self, value: Any) -> Any:
         before = (value.func, *value.args, *value.keywords.values())
         function, *after = map(self.of, before)
+        if all(new is old for old, new in zip(before, (function, *after), strict=True)):
+            return value
         args, keywords = after[: len(value.args)], zip(value.keywords, after[len(value.args) :], strict=True)
         twin = functools.partial(function, *args, **dict(keywords))
         twin.__dict__.update({name: self.of(item) for name, item in value.__dict__.items()})
