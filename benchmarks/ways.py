@@ -358,6 +358,18 @@ RESNET18: Mapping[str, Way] = {
     "half as wide on smaller images first, whole at the end, batches of 64, half the operations": budget(
         (0.5, 60), (0.5, 24), (0.5, 12), (1.0, 1), decay=0.25, sides=_SIDES, batch_sizes=4 * (0.5,)
     ),
+    "half as wide on smaller images first, whole at the end, batches of 128 then 64, two thirds of the seconds": budget(
+        (0.5, 50), (0.5, 18), (0.5, 9), (1.0, 1), decay=0.25, sides=_SIDES, batch_sizes=(1.0, 0.5, 0.5, 0.5)
+    ),
+    "half as wide on fewer smaller images first, whole at the end, batches of 64, two thirds of the seconds": budget(
+        (0.5, 20), (0.5, 28), (0.5, 8), (1.0, 1), decay=0.25, sides=_SIDES, batch_sizes=4 * (0.5,)
+    ),
+    "half as wide on images of 3/4 the size first, whole at the end, batches of 64, two thirds of the seconds": budget(
+        (0.5, 38), (0.5, 10), (1.0, 1), decay=0.25, sides=(0.75, 1.0, 1.0), batch_sizes=3 * (0.5,)
+    ),
+    "half as wide on smaller images first, whole for four epochs, batches of 128 then 64": budget(
+        (0.5, 32), (0.5, 14), (0.5, 6), (1.0, 4), decay=0.25, sides=_SIDES, batch_sizes=(1.0, 0.5, 0.5, 0.5)
+    ),
     "half as wide on smaller images first, whole for four epochs, batches of 64": budget(
         (0.5, 44), (0.5, 18), (0.5, 3), (1.0, 4), decay=0.25, sides=_SIDES, batch_sizes=4 * (0.5,)
     ),
