@@ -34,7 +34,7 @@ from fxgrow.planning.plan import Plan
 from fxgrow.proof.certificate import Certificate
 from fxgrow.replay import grown_again
 from fxgrow.settling import settle_norms
-from fxgrow.tensor_files import TensorFiles, aligned
+from fxgrow.tensor_files import TensorFiles, aligned, in_pairs
 from fxgrow.version import __version__
 from fxgrow.writing import written_whole
 
@@ -72,8 +72,9 @@ def save(
         raise FileError("the model is on the meta device and holds no data", remedy="grow a model with weights")
     header = header_for(grown, history, by_hand, base, arguments)
     data = {name: t.detach().cpu().contiguous() for name, t in tensors.items() if name not in header["tied"]}
+    stored, pairs = in_pairs(data)
     with written_whole(path) as partial:
-        save_file(data, partial, metadata={KEY: json.dumps(header)})
+        save_file(stored, partial, metadata={KEY: json.dumps(header), **pairs})
 
 
 def header_for(

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -18,6 +19,8 @@ from fxgrow.errors import FileError
 from fxgrow.writing import failing_as, usual_rights
 
 INDEX = "model.safetensors.index.json"
+PAIRS = "complex128"
+"""In the metadata: the names of tensors that are stored as pairs of real numbers, for safetensors has no such dtype."""
 
 
 class TensorFiles(Mapping[str, Tensor]):
@@ -43,12 +46,14 @@ class TensorFiles(Mapping[str, Tensor]):
             with _readable(self.path):
                 file = self._file(self.path)
                 self._homes, self.metadata = dict.fromkeys(file.keys(), self.path), file.metadata() or {}
+        with _readable(self.path):
+            self._pairs = frozenset(json.loads(self.metadata.get(PAIRS, "[]")))
 
     def __getitem__(self, name: str) -> Tensor:
         path = self._homes[name]
         with _readable(path):
             tensor: Tensor = self._file(path).get_tensor(name)
-        return tensor
+        return torch.view_as_complex(tensor) if name in self._pairs else tensor
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._homes)
@@ -61,6 +66,13 @@ class TensorFiles(Mapping[str, Tensor]):
             self._opened = None  # the memory of the last one goes first
             self._opened = path, safe_open(path, framework="pt")
         return self._opened[1]
+
+
+def in_pairs(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors as safetensors can store them, and the metadata by which `TensorFiles` reads them as they were."""
+    names = sorted(name for name, tensor in tensors.items() if tensor.dtype is torch.complex128)
+    stored = {name: torch.view_as_real(tensors[name]) for name in names}
+    return {**tensors, **stored}, {PAIRS: json.dumps(names)} if names else {}
 
 
 def _found(path: Path) -> Path:
@@ -83,7 +95,7 @@ def _found(path: Path) -> Path:
 def _readable(path: Path) -> Iterator[None]:
     try:
         yield
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise FileError(
             f"the file is not readable as safetensors ({error})", where=str(path), remedy="save the model again"
         ) from None

@@ -99,6 +99,33 @@ def test_weights_that_are_not_contiguous(tmp_path: Path) -> None:
 # -- what cannot be saved ----------------------------------------------------------------------------------
 
 
+class Spectral(nn.Module):
+    """Mixes frequencies by complex weights, as Fourier neural operators do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(3, 8), nn.Linear(8, 2)
+        self.mix = nn.Parameter(torch.randn(8, 8, 3, dtype=torch.complex64))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        frequencies = torch.fft.rfft(self.enter(x), dim=1)
+        mixed = torch.einsum("bki,iok->bko", frequencies, self.mix)
+        return self.leave(torch.fft.irfft(mixed, n=x.shape[1], dim=1).relu())  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+def test_complex_weights(dtype: torch.dtype, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Spectral().to(dtype.to_real())
+    model.mix.data = model.mix.data.to(dtype)
+    x = torch.randn(2, 4, 3, dtype=dtype.to_real())
+    grown = fxgrow.grow(model, 2, example_inputs=x)
+    fxgrow.save(grown, tmp_path / "grown.safetensors")
+    loaded = fxgrow.load(tmp_path / "grown.safetensors", model)
+    assert loaded.get_parameter("mix").dtype is dtype and loaded.get_parameter("mix").shape == (16, 16, 3)
+    assert torch.equal(loaded(x), grown(x))
+
+
 def test_only_grown_models_with_data_are_saved(tmp_path: Path) -> None:
     with pytest.raises(FileError) as caught:
         fxgrow.save(perceptron(), tmp_path / "x")  # type: ignore[arg-type]
