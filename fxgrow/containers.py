@@ -1,4 +1,7 @@
-"""Containers: the tuples, lists and dictionaries that models take and return, and that nodes have as arguments."""
+"""Containers: what models take and return, and nodes have as arguments, holds tensors in.
+
+That are tuples, lists, dictionaries, and objects of a user's own, none of which holds itself.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,13 @@ import torch
 from torch import Tensor
 from torch.fx.immutable_collections import immutable_dict
 
+from fxgrow.holders import held_by, holding, is_object
+
 Kind = TypeVar("Kind")
 
 
 def of_kind(value: Any, kind: type[Kind]) -> Iterator[Kind]:
-    """Everything of a kind in tuples, lists, dictionaries and slices, in order."""
+    """Everything of a kind in containers and slices, in order."""
     if isinstance(value, kind):
         yield value
     elif isinstance(value, dict):
@@ -26,6 +31,8 @@ def of_kind(value: Any, kind: type[Kind]) -> Iterator[Kind]:
             yield from of_kind(item, kind)
     elif isinstance(value, slice):
         yield from of_kind((value.start, value.stop, value.step), kind)
+    elif is_object(value):
+        yield from of_kind(dict(held_by(value) or {}), kind)
 
 
 def holds_tensor(value: Any) -> bool:
@@ -34,7 +41,7 @@ def holds_tensor(value: Any) -> bool:
 
 
 def each_of_kind(value: Any, kind: type | tuple[type, ...], function: Callable[[Any], Any]) -> Any:
-    """The same tuples, lists, dictionaries and slices with `function` of everything of a kind in them."""
+    """The same containers and slices with `function` of everything of a kind in them."""
     if isinstance(value, kind):
         return function(value)
     if isinstance(value, dict):
@@ -43,7 +50,18 @@ def each_of_kind(value: Any, kind: type | tuple[type, ...], function: Callable[[
         return with_items(value, {k: each_of_kind(item, kind, function) for k, item in enumerate(value)})
     if isinstance(value, slice):
         return slice(*(each_of_kind(part, kind, function) for part in (value.start, value.stop, value.step)))
+    if is_object(value):
+        held = held_by(value) or {}
+        return holding(value, {key: each_of_kind(item, kind, function) for key, item in held.items()})
     return value
+
+
+def with_dictionaries(value: Any) -> Any:
+    """The same containers with dictionaries in place of objects."""
+    if isinstance(value, (dict, list, tuple)):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        return with_items(value, {key: with_dictionaries(item) for key, item in items})
+    return with_dictionaries(dict(held_by(value) or {})) if is_object(value) else value
 
 
 def with_items(container: Any, items: dict[Any, Any]) -> Any:
@@ -53,6 +71,8 @@ def with_items(container: Any, items: dict[Any, Any]) -> Any:
     >>> with_items(OrderedDict(a=1), {"a": 2}), with_items([1], {0: 2})
     (OrderedDict([('a', 2)]), [2])
     """
+    if is_object(container):
+        return holding(container, items)
     if isinstance(container, (tuple, list)):
         return type(container)(*items.values()) if hasattr(container, "_fields") else type(container)(items.values())
     if type(container) in (dict, immutable_dict) or not isinstance(container, MutableMapping):
@@ -96,3 +116,5 @@ def flat_tensors(output: Any) -> Iterator[Tensor]:
             yield from flat_tensors(item)
     elif is_dataclass(output) and not isinstance(output, type):
         yield from flat_tensors([getattr(output, field.name) for field in fields(output)])
+    elif is_object(output):
+        yield from flat_tensors(dict(held_by(output) or {}))

@@ -59,10 +59,14 @@ def holding(value: Any, held: Mapping[Any, Any]) -> Any:
             return value
         return type(value)(*held.values()) if hasattr(value, "_fields") else type(value)(held.values())
     kind = type(value)
-    ready = isinstance(value, (*_CONTAINERS, SimpleNamespace)) or _is_array(kind)
-    twin = copy.copy(value) if ready else object.__new__(kind)  # whatever the class does as it is copied
+    twin = copy.copy(value) if isinstance(value, _CONTAINERS) or _is_array(kind) else empty(kind)
     hold(twin, held)
     return twin
+
+
+def empty(kind: type) -> Any:
+    """An object of a class without attributes, whatever its constructor does."""
+    return SimpleNamespace() if kind is SimpleNamespace else object.__new__(kind)
 
 
 def hold(value: Any, held: Mapping[Any, Any]) -> None:
@@ -82,6 +86,21 @@ def hold(value: Any, held: Mapping[Any, Any]) -> None:
             del value.__dict__[name]
         for name, item in held.items():
             object.__setattr__(value, name, item)
+
+
+def is_object(value: Any) -> bool:
+    """Whether a value is an object of a user's own that holds others in its attributes.
+
+    >>> is_object(SimpleNamespace(x=1)), is_object({"x": 1})
+    (True, False)
+    """
+    kind: Any = type(value)
+    return _is_users(kind) and not isinstance(value, (*_CONTAINERS, Mapping)) and _is_plain(kind)
+
+
+def attribute(holder: Any, name: str) -> Any:
+    """An attribute of an object that a model is called with, or of a dictionary that stands for it."""
+    return holder[name] if isinstance(holder, dict) else getattr(holder, name)
 
 
 def _is_array(kind: type) -> bool:

@@ -13,7 +13,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "explanation" / "certificates.md"
 BESIDES_THE_LAWS = {
     *("fxgrow.containers", "fxgrow.devices", "fxgrow.errors", "fxgrow.fused", "fxgrow.guards"),
     *("fxgrow.module_tensors", "fxgrow.noise", "fxgrow.opaque", "fxgrow.printing", "fxgrow.replacing"),
-    "fxgrow.spectral",
+    *("fxgrow.holders", "fxgrow.libraries", "fxgrow.spectral"),
 }
 """Modules that know nothing of growth."""
 

@@ -11,13 +11,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
+from fxgrow.capture import call_guards
 from fxgrow.capture.answers import behind, if_finite, of_sizes
-from fxgrow.capture.contexts import Settled
+from fxgrow.capture.contexts import Settled, settled
 from fxgrow.capture.methods import CALLER, RUNNING, MethodRuns, calling_function
-from fxgrow.capture.numbers import Float, Int, Pending, node_of, plain
+from fxgrow.capture.numbers import Float, Int, Pending, node_of, plain, remembering
 from fxgrow.capture.refusing import Refusing
-from fxgrow.containers import holds_tensor
+from fxgrow.containers import holds_tensor, with_dictionaries, with_items
 from fxgrow.errors import UntraceableError
+from fxgrow.holders import attribute, held_by, is_object
 
 
 class Operands(NamedTuple):
@@ -221,6 +223,34 @@ class GraphBuilder(Refusing):
             for key, item in value.items():
                 if isinstance(item, (Tensor, tuple, list)):
                     self.bind(item, self.new_node("call_function", operator.getitem, (node, key), {}, item))
+
+    def entering(self, node: fx.Node, value: Any, name: str) -> Any:
+        """An argument as the forward gets it: its tensors are known, and what is no tensor is settled."""
+        if isinstance(value, Tensor):
+            value = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+            self.bind(value, node)
+            return value
+        held: Any = value if isinstance(value, Mapping) else {}
+        pick: Any = operator.getitem
+        if isinstance(value, (tuple, list)):
+            held = dict(enumerate(value))
+        elif is_object(value) and holds_tensor(value):
+            held, pick = held_by(value), attribute
+        if not held:
+            if call_guards.writable(value):
+                self.new_node("call_function", settled, (node, value, name), {}, None)
+            else:
+                called = call_guards.name_of_object(value)
+                self.new_node("call_function", call_guards.same_object, (node, called, name), {}, None)
+            return remembering(value, node)
+        keys = list(value) if isinstance(value, Mapping) else len(held)
+        if pick is operator.getitem and call_guards.writable(keys):
+            self.new_node("call_function", call_guards.structured, (node, keys, name), {}, None)
+        entered = {}
+        for key, item in held.items():
+            picked = self.new_node("call_function", pick, (node, key), {}, with_dictionaries(item))
+            entered[key] = self.entering(picked, item, f"{name}.{key}" if pick is attribute else f"{name}[{key!r}]")
+        return with_items(value, entered)
 
     def property_of(self, node: fx.Node, name: str, value: Any) -> fx.Node:
         """A node for a property of the tensor that a node gives: its device or dtype."""

@@ -133,4 +133,4 @@ def _recaptured(bare: nn.Module, model: GrownGraphModule, inputs: Inputs) -> Cap
         graphs[mode] = twin
     for part, original in zip(bare.modules(), model.modules(), strict=False):
         part.training = original.training
-    return Captured(bare, graphs, inputs)
+    return Captured(bare, graphs, inputs, model._form)

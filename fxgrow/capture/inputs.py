@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fxgrow.capture.skeleton import skeleton
 from fxgrow.containers import each_tensor
 from fxgrow.errors import CaptureError
+from fxgrow.holders import empty, held_by, hold, is_object
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -52,7 +53,15 @@ def described(inputs: Any) -> Any:
         return ("list" if isinstance(inputs, list) else "tuple", tuple(map(described, inputs)))
     if inputs is None or isinstance(inputs, (bool, int, float, str)):
         return ("value", inputs)
-    return ("object", type(inputs).__name__)
+    if not is_object(inputs):
+        return ("object", type(inputs).__name__)
+    name = f"{type(inputs).__module__}.{type(inputs).__qualname__}"
+    _CLASSES[name] = type(inputs)
+    return ("object", name, described(dict(held_by(inputs) or {})))
+
+
+_CLASSES: dict[str, type] = {}
+"""The classes of objects that models were called with: no file names code that was not there."""
 
 
 def recalled(description: Any) -> Any:
@@ -71,6 +80,10 @@ def recalled(description: Any) -> Any:
         return (list if kind == "list" else tuple)(map(recalled, content))
     if kind == "value":
         return content
+    if len(description) > 2 and content in _CLASSES:
+        value = empty(_CLASSES[content])
+        hold(value, recalled(description[2]))
+        return value
     raise CaptureError(f"an input was a {content}, which is not kept", remedy="pass example_inputs")
 
 

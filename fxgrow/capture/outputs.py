@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fxgrow.containers import with_items
+from fxgrow.holders import empty, hold
 
 _PLAIN = (dict, list, tuple)
 
@@ -46,8 +47,8 @@ class Form:
             return self.kind(*value)
         if self.how in ("fields", "items"):
             return self.kind(**value) if self.how == "fields" else self.kind(value)
-        output: Any = object.__new__(self.kind)
-        output.__dict__.update(value)
+        output: Any = empty(self.kind)
+        hold(output, value)
         return output
 
 
@@ -79,6 +80,8 @@ def _items(output: Any) -> tuple[str | None, dict[Any, Any]]:
         return "fields", {name: value for name, value in fields.items() if value is not None}
     if isinstance(output, Mapping):
         return "items", dict(output)
+    if isinstance(output, (int, float, complex, str)):
+        return None, {}
     if hasattr(output, "__dict__") and not hasattr(kind, "__torch_function__") and not callable(output):
         return "attributes", dict(vars(output))
     return None, {}

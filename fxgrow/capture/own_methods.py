@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import dataclasses
 import functools
 import inspect
 import operator
@@ -134,7 +135,19 @@ def _is_harmless(called: ast.expr, caller: Any, owner: nn.Module | None, within:
     home = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None) or ""
     if home.partition(".")[0] in _LIBRARIES or value in within:
         return True
+    if isinstance(value, type):
+        value = _constructor(value)
+    if value is None:
+        return True
     return isinstance(value, FunctionType) and len(within) < 5 and _computes_only(value, None, True, within)
+
+
+def _constructor(kind: type) -> Any:
+    """The code of a user's own that runs as an object of a class is made; None where there is none."""
+    if dataclasses.is_dataclass(kind):
+        return getattr(kind, "__post_init__", None)
+    code = inspect.getattr_static(kind, "__init__")
+    return None if hasattr(kind, "_fields") or code is object.__init__ else code
 
 
 _PARTS = (nn.Module, Tensor, list, tuple, dict, str, int, float, FunctionType, BuiltinFunctionType)

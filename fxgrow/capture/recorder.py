@@ -25,10 +25,10 @@ from fxgrow.capture.evaluation import Memory, identity, kept_shape, minds_sample
 from fxgrow.capture.expansions import EXPANSIONS, call_spelled_out
 from fxgrow.capture.interception import intercepted
 from fxgrow.capture.methods import noting
-from fxgrow.capture.numbers import Float, Int, remembering
+from fxgrow.capture.numbers import Float, Int
 from fxgrow.capture.operators import FILLING, HOOKING, REFLECTED, SAID, VALUES, opened, operator_of
 from fxgrow.capture.shapes import call_failed, needs_values, staying
-from fxgrow.containers import each_tensor, flat_tensors, holds_tensor, with_items
+from fxgrow.containers import each_tensor, flat_tensors, holds_tensor, with_dictionaries
 from fxgrow.errors import CaptureError, FxgrowError
 from fxgrow.opaque import CustomFunction, hooked
 from fxgrow.replacing import replaced
@@ -141,10 +141,10 @@ class Recorder(GraphBuilder, TorchFunctionMode):
                 continue
             node = self.new_node("placeholder", key, default if call_guards.writable(default) else (None,), {}, None)
             empty: Any = () if stars == "*" else {} if stars else default[0] if default else None
-            value = self._entering(node, arguments.get(key, empty), name)
+            value = self.entering(node, arguments.get(key, empty), name)
             if isinstance(value, Tensor) and default:
                 self.new_node("call_function", call_guards.still_tensor, (node, name), {}, None)
-            node.meta["value"] = each_tensor(value, _itself)
+            node.meta["value"] = with_dictionaries(each_tensor(value, _itself))
             if stars == "*":
                 args.extend(value)
             elif stars == "**":
@@ -154,30 +154,6 @@ class Recorder(GraphBuilder, TorchFunctionMode):
             elif key in arguments or isinstance(value, (Int, Float)):
                 kwargs[name] = value
         return args, kwargs
-
-    def _entering(self, node: fx.Node, value: Any, name: str) -> Any:
-        """An argument as the forward gets it: its tensors are known, and what is no tensor is settled."""
-        if isinstance(value, Tensor):
-            value = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
-            self.bind(value, node)
-            return value
-        is_listed = isinstance(value, (tuple, list))
-        items: Any = value.items() if isinstance(value, Mapping) else enumerate(value) if is_listed else None
-        if items is None or not value:
-            if call_guards.writable(value):
-                self.new_node("call_function", contexts.settled, (node, value, name), {}, None)
-            else:
-                called = call_guards.name_of_object(value)
-                self.new_node("call_function", call_guards.same_object, (node, called, name), {}, None)
-            return remembering(value, node)
-        keys = list(value) if isinstance(value, Mapping) else len(value)
-        if call_guards.writable(keys):
-            self.new_node("call_function", call_guards.structured, (node, keys, name), {}, None)
-        entered = {}
-        for key, item in items:
-            picked = self.new_node("call_function", operator.getitem, (node, key), {}, item)
-            entered[key] = self._entering(picked, item, f"{name}[{key!r}]")
-        return with_items(value, entered)
 
     # -- functions and methods of tensors ------------------------------------------------------------------------
 

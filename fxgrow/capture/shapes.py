@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxgrow.capture.evaluation import Memory, identity, kept_shape
-from fxgrow.containers import each_tensor
+from fxgrow.containers import each_tensor, with_dictionaries
 from fxgrow.errors import CaptureError, UntraceableError, first_line
 from fxgrow.rules.calls import name_of
 
@@ -109,7 +109,8 @@ class _Propagation(OnShapes):
     """Notes what each node gives."""
 
     def run_node(self, n: fx.Node) -> Any:
-        n.meta["value"] = value = super().run_node(n)
+        value = super().run_node(n)
+        n.meta["value"] = with_dictionaries(value) if n.op == "placeholder" else value
         return value
 
 

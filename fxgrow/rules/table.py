@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fxgrow import guards
+from fxgrow.holders import attribute
 from fxgrow.rules import elementwise, pointwise, shape
 from fxgrow.rules.attention import Attention
 from fxgrow.rules.complexes import Attribute, Pairs, Part
@@ -132,7 +133,7 @@ rules(both("unflatten"), shape.Reshape(shape.unflattened_sizes))
 rules(both("expand expand_as broadcast_to"), Expand())
 for _name in ("chunk", "split", "unbind", "tensor_split"):
     rules(both(_name), shape.Cut(_name))
-rule(operator.getitem, GetItem())
+rules((operator.getitem, attribute), GetItem())
 rules(both("select"), Select())
 rules(both("narrow"), Narrow())
 rule(operator.setitem, Written())
