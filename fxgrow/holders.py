@@ -1,4 +1,4 @@
-"""What attributes of modules hold others in: containers of any kind, and objects of a user's own."""
+"""What attributes of modules hold others in: containers of any kind, objects of a user's own, and what has a state."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fxgrow.libraries import KNOWN
@@ -30,18 +31,16 @@ def held_by(value: Any) -> Mapping[Any, Any] | None:
     kind: Any = type(value)
     if _is_array(kind):
         return {...: value.tobytes()} if value.size < _LONG and not value.dtype.hasobject else None
+    if kind is torch.Generator:
+        return {...: bytes(value.get_state().tolist())} if value is not torch.default_generator else None
     if kind not in _CONTAINERS and not _is_users(kind):
         return None
     if isinstance(value, _CONTAINERS):
         if len(value) >= _LONG:
             return None
-        return (
-            value
-            if isinstance(value, dict)
-            else dict.fromkeys(value)
-            if isinstance(value, set)
-            else dict(enumerate(value))
-        )
+        if isinstance(value, dict):
+            return value
+        return dict.fromkeys(value) if isinstance(value, set) else dict(enumerate(value))
     if not _is_plain(kind):
         return None
     attributes = {name: getattr(value, name) for name in _slots(kind) if hasattr(value, name)}
@@ -59,7 +58,10 @@ def holding(value: Any, held: Mapping[Any, Any]) -> Any:
             return value
         return type(value)(*held.values()) if hasattr(value, "_fields") else type(value)(held.values())
     kind = type(value)
-    twin = copy.copy(value) if isinstance(value, _CONTAINERS) or _is_array(kind) else empty(kind)
+    if kind is torch.Generator:
+        twin: Any = torch.Generator(value.device)
+    else:
+        twin = copy.copy(value) if isinstance(value, _CONTAINERS) or _is_array(kind) else empty(kind)
     hold(twin, held)
     return twin
 
@@ -78,6 +80,8 @@ def hold(value: Any, held: Mapping[Any, Any]) -> None:
         import numpy  # it is there, as the array is
 
         value[...] = numpy.frombuffer(held[...], value.dtype).reshape(value.shape)
+    elif isinstance(value, torch.Generator):
+        value.set_state(torch.tensor(list(held[...]), dtype=torch.uint8))
     elif isinstance(value, (dict, set)):
         value.clear()
         value.update(held)

@@ -62,8 +62,27 @@ def test_noise_inside_a_function_of_torch_is_off_where_models_are_compared() -> 
         torch.testing.assert_close(quiet, F.one_hot(soft.argmax(-1), 4).double() if hard else soft)
 
 
-def test_a_generator_of_the_forwards_own_is_refused_by_name() -> None:
-    generator = torch.Generator()
-    model = Noisy(lambda h: h + torch.rand(h.shape, generator=generator, dtype=h.dtype)).double()
-    with pytest.raises(fxgrow.FxgrowError, match=r"rand with a torch\.Generator of its own"):
-        fxgrow.grow(model, 2, example_inputs=normal(3, 4))
+class OwnNoise(Noisy):
+    """Scales samples by what its own generator draws."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda h: h)
+        self.generator = torch.Generator().manual_seed(5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        share = torch.rand(len(x), 1, generator=self.generator, dtype=x.dtype)
+        return super().forward(x) * share
+
+
+def test_a_generator_of_the_models_own_is_the_copys_own() -> None:
+    model, x = OwnNoise().double(), normal(3, 4)
+    before = model.generator.get_state()
+    grown = fxgrow.grow(model, 2, example_inputs=x)
+    assert fxgrow.certify(grown, model).verdict is Verdict.PROVED
+    assert torch.equal(model.generator.get_state(), before)
+    grown(x)
+    assert torch.equal(model.generator.get_state(), before)
+    model(x)
+    torch.testing.assert_close(grown(x), model(x), rtol=1e-12, atol=1e-12)
+    with pytest.raises(fxgrow.FxgrowError, match=r"a graph cannot keep a torch\.Generator of its own"):
+        fxgrow.grow(model, 2, example_inputs=x, form="graph")

@@ -168,7 +168,8 @@ class Recorder(GraphBuilder, TorchFunctionMode):
     def _met(self, func: Any, args: Any, kwargs: Any) -> Any:
         name = getattr(func, "__name__", "")
         if isinstance(kwargs.get("generator"), torch.Generator):
-            raise contexts.chance(f"{name} with a torch.Generator of its own", self.where())
+            self.settled.append(contexts.Settled("a torch.Generator of its own", self.where(), lost=True))
+            kwargs = {key: value for key, value in kwargs.items() if key != "generator"}
         if name == "__get__":
             return self._get(func, args[0], getattr(func.__self__, "__name__", ""))
         if name == "__set__":
