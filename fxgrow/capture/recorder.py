@@ -27,6 +27,7 @@ from fxgrow.capture.interception import intercepted
 from fxgrow.capture.methods import noting
 from fxgrow.capture.numbers import Float, Int
 from fxgrow.capture.operators import FILLING, HOOKING, REFLECTED, SAID, VALUES, opened, operator_of
+from fxgrow.capture.places import ALL, asks_for_places, by_places, fills_masked, masks, places, where_masked
 from fxgrow.capture.shapes import call_failed, needs_values, staying
 from fxgrow.containers import each_tensor, flat_tensors, holds_tensor, with_dictionaries
 from fxgrow.errors import CaptureError, FxgrowError
@@ -84,6 +85,7 @@ class Recorder(GraphBuilder, TorchFunctionMode):
         self.functions = functions
         self.memory = memory
         self.comparisons: set[numbers.Comparison] = set()
+        self.count, self.counts = ALL, set[int]()
         self.regions: list[fx.Node] = []
         self.open: list[Any] = []
         self.by_mode = False
@@ -195,6 +197,15 @@ class Recorder(GraphBuilder, TorchFunctionMode):
             return answer
         if (method and name in VALUES) or func is torch.autograd.grad:
             raise self._failed(name, (), NotImplementedError())
+        if asks_for_places(name, args, kwargs):
+            return self._places(func, name, args, kwargs)
+        if name == "__getitem__" and masks(args[1]):
+            with self:
+                return args[0][by_places(args[1])]
+        if name == "__setitem__" and fills_masked(*args):
+            with self:
+                args[0][...] = where_masked(*args)
+            return None
         if method and name in HOOKING:
             self.settled.append(contexts.Settled("a hook on a tensor", self.where(), lost=True))
             return RemovableHandle(OrderedDict())  # what is recorded has no backward pass
@@ -219,6 +230,16 @@ class Recorder(GraphBuilder, TorchFunctionMode):
             self.by_size = True
             return value
         self.operation(kind, target, lowered, value)
+        return value
+
+    def _places(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
+        of = self.bare.get(id(args[0]), args[0])
+        value = places(name, of, self.count, bool(kwargs.get("as_tuple")))
+        self.counts.add(self.count(of.numel()))
+        what = "how many entries of a mask are true: with all, one and none it does the same"
+        self.settled.append(contexts.Settled(what, self.where()))
+        kind = "call_method" if _is_method(func, name, args) else "call_function"
+        self.operation(kind, name if kind == "call_method" else func, self.operands(args, kwargs), value)
         return value
 
     def evaluate(self, function: Callable[..., Any], name: str, callee: Any, args: Any, kwargs: Any) -> Any:

@@ -19,8 +19,10 @@ from fxgrow.capture.evaluation import Memory
 from fxgrow.capture.inputs import Inputs
 from fxgrow.capture.numbers import Comparison
 from fxgrow.capture.outputs import Form, taken_apart
+from fxgrow.capture.places import OTHERS, taking
 from fxgrow.capture.probing import Difference, differences
 from fxgrow.capture.recorder import Recorder, Shapes
+from fxgrow.capture.shapes import IN_TENSOR_OPERATIONS
 from fxgrow.capture.skeleton import twin_of
 from fxgrow.containers import of_kind
 from fxgrow.devices import callers_code
@@ -102,9 +104,16 @@ class Recording:
         self.graph = recorder.graph
         before = _state(runner)
         name = type(self.bare).__name__
-        output, form = taken_apart(_run(recorder, arguments, len(inputs[0])))
+        try:
+            output, form = taken_apart(_run(recorder, arguments, len(inputs[0])))
+        except CaptureError as error:
+            if not recorder.counts or isinstance(error, UntraceableError):
+                raise
+            raise _hanging_on_counts("whether it runs", error.where or name) from error
         assigned = [key for key, value in _state(runner).items() if not _same(value, before.get(key, _NOTHING))]
         recorder.graph.output(recorder.result(output))
+        if recorder.counts:
+            self._refuse_what_hangs_on_counts(recorder, mode, inputs, dtype)
         if not self.shapes:
             self.shapes, self.features = recorder.shapes, recorder.features
         for path, kind, attribute in assigned:
@@ -142,6 +151,33 @@ class Recording:
         comparisons, by_size = recorder.comparisons, recorder.by_size
         return Record(recorder.graph, form, recorder.settled, compared, comparisons, by_mode, by_size, left)
 
+    def _refuse_what_hangs_on_counts(
+        self, first: Recorder, mode: str, inputs: Inputs, dtype: Callable[[torch.dtype], torch.dtype] | None
+    ) -> None:
+        """Refuse a forward that does something else where another number of entries of a mask is true.
+
+        Raises
+        ------
+        UntraceableError: it does.
+        """
+        turned = (c.turning for c in sorted(first.comparisons) if c.size in first.counts and c.number > 1)
+        for count in (*OTHERS, *map(taking, turned)):
+            runner = with_sources(twin_of(self.bare, dtype, share=dtype is None))
+            runner.train(mode == "train")
+            again = Recorder(runner, self.device, self.functions, self.constants, self.memory, self.originals)
+            again.count = count
+            try:
+                output, _ = taken_apart(_run(again, bound(self.bare, inputs), len(inputs[0])))
+            except UntraceableError:
+                difference: Difference | None = Difference(None, "its course")
+            except CaptureError:  # the forward does not take so many
+                continue
+            else:
+                again.graph.output(again.result(output))
+                difference = next(differences(first.graph, again.graph), None)
+            if difference is not None:
+                raise _hanging_on_counts(difference.what, difference.place or type(self.bare).__name__)
+
     def _at_the_next_call(
         self, first: Recorder, runner: nn.Module, inputs: Inputs, leftovers: list[torch.Tensor]
     ) -> Difference | None:
@@ -170,6 +206,12 @@ class Recording:
 
 
 _NOTHING = object()
+
+
+def _hanging_on_counts(what: str, where: str) -> UntraceableError:
+    return UntraceableError(
+        f"{what} hangs on how many entries of a mask are true", where=where, remedy=IN_TENSOR_OPERATIONS
+    )
 
 
 def _changed_by_mode(model: nn.Module, training: bool) -> Iterator[Settled]:
