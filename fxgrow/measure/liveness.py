@@ -176,7 +176,7 @@ def moved_by_sgd(
     A tensor moves as soon as its gradient is there, which is then let go: no two gradients are held at a time.
     Once every element of it has moved it rests, which saves the work of its gradient.
     """
-    twin = model if spend else copy.deepcopy(model)
+    twin, training = model if spend else copy.deepcopy(model), model.training
     learning = {name: p for name, p in twin.named_parameters() if p.requires_grad}
     moved = {name: torch.zeros(p.shape, dtype=torch.bool, device=p.device) for name, p in learning.items()}
     names = {id(p): name for name, p in learning.items()}
@@ -197,6 +197,8 @@ def moved_by_sgd(
     generator = torch.Generator().manual_seed(3)
     goals: dict[int, Tensor] = {}
     for _ in range(steps):
+        if not training:
+            twin.train().eval()  # lets go of what it keeps for the next call, such as biases
         with Leaky():
             outputs = list(flat_tensors(twin(*inputs)))
             goals = goals or {
