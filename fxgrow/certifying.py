@@ -185,9 +185,9 @@ def certificate_of(
         ]
         return replace(Certificate.of(CLAIM, [*certificate.children, *by_course]), scale_of=certificate.scale_of)
     children = []
-    for (path, part), growth in zip(plan.parts, growths[0].parts, strict=True):
-        inside = as_graph(grown.get_submodule(path), original.get_submodule(path), part, captured=captured[path])
-        of_part = Comparison(captured[path], original.get_submodule(path), [growth]).certificate(inside)
+    for (path, _), growth in zip(plan.parts, growths[0].parts, strict=True):
+        whole = original.get_submodule(path), grown.get_submodule(path)
+        of_part = certificate_of(*whole, [growth], {"": captured[path]})
         children.append(Certificate.of(f"{path} computes what it did", of_part.children))
     heads = [path for path, part in plan.parts if part.classes is not None]
     places = plan.channels.places if plan.channels is not None else ()

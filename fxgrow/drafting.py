@@ -20,7 +20,7 @@ from fxgrow.own import own_class, sites
 from fxgrow.own.courses import Replan
 from fxgrow.own.target import check_alike
 from fxgrow.part_ends import Passage
-from fxgrow.parts import Parts, find_parts, passage_through
+from fxgrow.parts import Parts, find_parts, nothing_grows, passage_through
 from fxgrow.planning.analysis import HELD, Analysis, analyse, roles_of
 from fxgrow.planning.blocks import Found
 from fxgrow.planning.composition import joined
@@ -70,6 +70,22 @@ def replanning(model: nn.Module, wish: Wish) -> Replan:
     return replan
 
 
+def replanning_parts(model: nn.Module, wish: Wish) -> Callable[[str], Replan]:
+    """What plans parts once more, by their paths."""
+    widths, depths = sizes_asked(wish.width), Amounts.parse(wish.depth) if wish.depth is not None else None
+
+    def of_part(path: str) -> Replan:
+        def replan(again: Inputs | Captured) -> tuple[Captured, Plan]:
+            assert isinstance(widths, Amounts)  # no model grows in parts to given sizes
+            part = again if isinstance(again, Captured) else recapture(model.get_submodule(path), again)
+            chosen = parameterization_for(model, wish.parameterization)
+            return part, _part_planner(widths, depths, wish, chosen, None)(path, part)
+
+        return replan
+
+    return of_part
+
+
 def _planned(
     model: nn.Module,
     wish: Wish,
@@ -106,7 +122,7 @@ def _planned(
             runs = planned.depth.runs if planned.depth is not None else ()
             check_keys(depths, runs, [path for staying in planned.held for path in staying.where], model)
         if not planned.groups and not (planned.depth and planned.depth.blocks) and captured.why is not None:
-            raise captured.why
+            raise nothing_grows(captured.why, captured.reached)
         return captured, planned
     if keep and (depths is not None or wish.like is not None):
         captured = replace(captured, before=captured.kept())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from fxgrow.capture import Captured, GrownGraphModule, skeleton
 from fxgrow.capture.inputs import Inputs, described, with_channels
 from fxgrow.certifying import certificate_of, kept_for_proof
 from fxgrow.devices import own_defaults
-from fxgrow.drafting import planned_in_form, replanning
+from fxgrow.drafting import planned_in_form, replanning, replanning_parts
 from fxgrow.errors import PlanError
 from fxgrow.fingerprint import fingerprint
 from fxgrow.garbage import collection_paused
@@ -177,7 +177,8 @@ def grow(
         captured, planned, wish = planned_in_form(model, wish, example_inputs, keep=bool(verify))
         if not grows(planned):
             raise nothing_grows(planned)
-        return apply_plan(model, captured, planned, seed, verify, calibrate, form, replanning(model, wish), like, loss)
+        replan, of_part = replanning(model, wish), replanning_parts(model, wish)
+        return apply_plan(model, captured, planned, seed, verify, calibrate, form, replan, of_part, like, loss)
 
 
 def apply(planned: Plan, model: nn.Module, seed: int, verify: bool | str, loss: Loss | None) -> nn.Module:
@@ -187,6 +188,19 @@ def apply(planned: Plan, model: nn.Module, seed: int, verify: bool | str, loss: 
     if not grows(planned):
         raise nothing_grows(planned)
     form = "auto" if planned.parts else planned.form
+
+    parts = dict(planned.parts)
+    with own_defaults():
+        captured, replan = prepared(model, planned), _planned_already(model, planned)
+        return apply_plan(
+            *(model, captured, planned, seed, verify, None, form, replan),
+            lambda path: _planned_already(model.get_submodule(path), parts[path]),
+            loss=loss,
+        )
+
+
+def _planned_already(model: nn.Module, planned: Plan) -> Replan:
+    """Finds what a plan has for other sizes."""
 
     def replan(again: Inputs | Captured) -> tuple[Captured, Plan]:
         inputs = again.inputs if isinstance(again, Captured) else again
@@ -198,8 +212,7 @@ def apply(planned: Plan, model: nn.Module, seed: int, verify: bool | str, loss: 
         assert isinstance(captured, Captured)
         return captured, course
 
-    with own_defaults():
-        return apply_plan(model, prepared(model, planned), planned, seed, verify, None, form, replan, loss=loss)
+    return replan
 
 
 def apply_plan(
@@ -211,10 +224,14 @@ def apply_plan(
     batch: Any,
     form: str,
     replan: Replan,
+    of_part: Callable[[str], Replan],
     like: nn.Module | None = None,
     loss: Loss | None = None,
 ) -> nn.Module:
-    """Carry out a plan on the model it was made for, in a copy of a target that it leads to, if there is one."""
+    """Carry out a plan on the model it was made for, in a copy of a target that it leads to, if there is one.
+
+    of_part: what `replan` is for a part of a model that grows in parts.
+    """
     inputs = captured.inputs
     remember_names(model)
     growth = Growth(planned, drawn_by(seed, stage_of(model) + 1))
@@ -225,7 +242,13 @@ def apply_plan(
     grown: nn.Module
     with timed("growing"):
         if isinstance(captured, Parts):
-            grown, planned = widen_parts(captured, planned, model, growth.seed, form)
+
+            def courses_of(
+                path: str, own: nn.Module, part: nn.Module, captured: Captured, plan: Plan, changed: Sequence[Site]
+            ) -> tuple[Plan, bool] | Obstacle:
+                return _every_course(own, part, captured, plan, changed, of_part(path), True)
+
+            grown, planned = widen_parts(captured, planned, model, growth.seed, other_courses, form, courses_of)
             graph = None
             if batch is not None:
                 planned = calibrate_units(grown, planned, batch)

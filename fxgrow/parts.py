@@ -7,7 +7,7 @@ class, because the rest of the model may call its other methods.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,10 +24,13 @@ from fxgrow.measure.verification import random_inputs, verify
 from fxgrow.module_tensors import as_registered, named_tensors, place
 from fxgrow.own import own_class, sites
 from fxgrow.own.configs import follow_configs
+from fxgrow.own.refusing import with_refusals
+from fxgrow.own.sites import Site
 from fxgrow.part_ends import Passage, passage
 from fxgrow.planning.deepening import joined
-from fxgrow.planning.plan import Axis, Obstacle, Plan, Totals
-from fxgrow.references import exchange, place_all
+from fxgrow.planning.plan import Axis, Held, Obstacle, Plan, Totals
+from fxgrow.reach import Reach
+from fxgrow.references import counterparts, exchange, place_all
 from fxgrow.transforms.depth import add_blocks
 from fxgrow.transforms.width import widened
 
@@ -39,7 +42,7 @@ class Parts:
     """The captured parts of a model, by path, and the inputs of the whole.
 
     parameters: how many the whole model has. why: the whole could not be captured. shared: tensors of parts that are
-    those of another part, or of the rest, too.
+    those of another part, or of the rest, too. reached: what the rest uses of modules that are left out therefore.
     """
 
     captured: Mapping[str, Captured]
@@ -47,6 +50,7 @@ class Parts:
     parameters: int
     why: CaptureError | None = None
     shared: frozenset[str] = frozenset()
+    reached: tuple[Held, ...] = ()
 
     def plan(
         self,
@@ -69,7 +73,7 @@ class Parts:
             model=name,
             init=init,
             groups=tuple(group for plan in moved for group in plan.groups),
-            held=tuple(staying for plan in moved for staying in plan.held),
+            held=(*(staying for plan in moved for staying in plan.held), *self.reached),
             tensors=tuple(tensor for plan in moved for tensor in plan.tensors),
             nodes=(),
             attributes=(),
@@ -93,6 +97,14 @@ class Parts:
                 None,
             ),
         )
+
+
+def nothing_grows(why: CaptureError, reached: tuple[Held, ...]) -> CaptureError:
+    """The refusal of a model of which neither the whole nor a part grows."""
+    for held in reached:
+        what = f"{why.what}; and {held.where[0]} cannot grow by itself: {held.reason}"
+        return type(why)(what, where=why.where, remedy=why.remedy)
+    return why
 
 
 def passage_through(model: nn.Module, parts: Parts) -> Passage:
@@ -141,12 +153,14 @@ def find_parts(model: nn.Module, example_inputs: Any, why: CaptureError) -> Part
     """
     bare = skeleton(model)
     inputs = example_inputs_for(model, example_inputs)
-    seen = _inputs_of_parts(model, bare, inputs)
+    seen, reached = _inputs_of_parts(model, bare, inputs)
     captured: dict[str, Captured] = {}
-    _search("", model, seen, captured)
+    _search("", model, {path: given for path, given in seen.items() if path not in reached}, captured)
+    left_out = {path: used for path, used in reached.items() if path in seen and _has_parts(bare.get_submodule(path))}
+    held = tuple(Held(_count(bare.get_submodule(path)), (path,), used) for path, used in left_out.items())
     if not captured:
-        raise why
-    return Parts(captured, inputs, _count(bare), why, _hold_shared(model, captured))
+        raise nothing_grows(why, held)
+    return Parts(captured, inputs, _count(bare), why, _hold_shared(model, captured), held)
 
 
 def _hold_shared(model: nn.Module, parts: Mapping[str, Captured]) -> frozenset[str]:
@@ -181,31 +195,35 @@ def _search(path: str, module: nn.Module, seen: Mapping[str, Inputs], captured: 
         _search(below, child, seen, captured)
 
 
-def _inputs_of_parts(model: nn.Module, bare: nn.Module, inputs: Inputs) -> dict[str, Inputs]:
-    """What each module is called with first, tensors on the meta device, an empty batch as one of two.
+def _inputs_of_parts(model: nn.Module, bare: nn.Module, inputs: Inputs) -> tuple[dict[str, Inputs], dict[str, str]]:
+    """What each module is called with first, tensors on the meta device, an empty batch as one of two; what is used
+    of modules while they do not run.
 
-    Shapes alone lead as far as the forward asks for values; only where a layer comes after that is it run.
+    Shapes alone lead as far as the forward asks for values; only then is it run.
     """
     seen: dict[str, Inputs] = {}
-    problem = _watched_run(skeleton(bare), inputs, seen)
-    unseen = [path for path, part in bare.named_modules() if path not in seen and _has_own(part)]
-    if problem is not None and unseen:
-        problem = _watched_run(_with_values(model), random_inputs(inputs, 0), seen)
+    reached: dict[str, str] = {}
+    problem = _watched_run(skeleton(bare), inputs, seen, reached)
+    if problem is not None:
+        problem = _watched_run(_with_values(model), random_inputs(inputs, 0), seen, reached)
     if not seen and problem is not None:
         raise CaptureError(
             f"the model itself does not run on inputs of these shapes and dtypes: {first_line(problem)}",
             where=type(bare).__name__,
             remedy="pass example_inputs as the model is called",
         ) from problem
-    return seen
+    return seen, reached
 
 
-def _has_own(module: nn.Module) -> bool:
-    return next(module.parameters(recurse=False), None) is not None
+def _has_parts(module: nn.Module) -> bool:
+    return next(module.children(), None) is not None
 
 
-def _watched_run(twin: nn.Module, inputs: Inputs, seen: dict[str, Inputs]) -> Exception | None:
-    """Run a model in eval mode and note what its modules are called with; returns what stopped it, if anything."""
+def _watched_run(twin: nn.Module, inputs: Inputs, seen: dict[str, Inputs], reached: dict[str, str]) -> Exception | None:
+    """Run a model in eval mode and note what its modules are called with, and what is used of them from outside.
+
+    Returns what stopped it, if anything.
+    """
 
     def note(path: str) -> Any:
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -217,13 +235,15 @@ def _watched_run(twin: nn.Module, inputs: Inputs, seen: dict[str, Inputs]) -> Ex
         if path:
             module.register_forward_pre_hook(note(path), with_kwargs=True)
     dtype = next((p.dtype for p in twin.parameters() if p.dtype.is_floating_point), torch.float32)
-    device = device_of(twin)
+    device, watch = device_of(twin), Reach(twin)
     args, kwargs = in_dtype(inputs, dtype, device)
     try:
-        with torch.device(device), torch.no_grad():
+        with torch.device(device), torch.no_grad(), watch:
             twin.eval()(*args, **kwargs)
     except Exception as error:  # whatever a forward raises: what was seen before counts
         return error
+    finally:
+        reached.update(watch.reached)
     return None
 
 
@@ -265,8 +285,26 @@ def _count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def widen_parts(parts: Parts, plan: Plan, source: nn.Module, seed: str, form: str = "auto") -> tuple[nn.Module, Plan]:
-    """The model with its parts grown, between which tensors are copies, and the plan with the form of each part."""
+OthersOf = Callable[[nn.Module, Plan], Iterable[tuple[Captured, Plan]]]
+"""Captures the courses that a plan of a part has for other calls."""
+
+CoursesOf = Callable[[str, nn.Module, nn.Module, Captured, Plan, Sequence[Site]], tuple[Plan, bool] | Obstacle]
+"""Looks at every other course of a part, by its path: its grown copy, itself, its capture, plan and changed calls."""
+
+
+def widen_parts(
+    parts: Parts,
+    plan: Plan,
+    source: nn.Module,
+    seed: str,
+    others: OthersOf,
+    form: str = "auto",
+    courses: CoursesOf | None = None,
+) -> tuple[nn.Module, Plan]:
+    """The model with its parts grown, between which tensors are copies, and the plan with the form of each part.
+
+    courses: where a part takes others, which its plan may not have yet; None: it has them.
+    """
     result = skeleton(source)
     copies: dict[int, Tensor] = {}
     inside = tuple(f"{path}." for path in parts.captured)
@@ -276,27 +314,36 @@ def widen_parts(parts: Parts, plan: Plan, source: nn.Module, seed: str, form: st
             copies[id(tensor)] = as_registered(tensor.detach().clone(), tensor)
     place_all(result, {name: copies[id(tensor)] for name, tensor in outside.items()})
     forms, before = [], {path: result.get_submodule(path) for path, _ in plan.parts}
-    for path, part in plan.parts:
+    for path, planned in plan.parts:
+        part, complete = planned, False
         original, captured = source.get_submodule(path), parts.captured[path]
-        changed = sites(captured, part)
-        graph = widened(captured, part, named_tensors(original), drawn_in_part(seed, path), classes=True)
-        for name in named_tensors(graph):
-            if is_shared(parts, f"{path}.{name}"):
-                place(graph, name, named_tensors(result)[f"{path}.{name}"])
-        own: nn.Module | Obstacle | None = None
-        course = next((note for note in captured.settled if note.inputs is not None), None)
-        if course is not None:
-            own = Obstacle(course.what, course.where)
-        elif form != "graph" and part.form != "graph":
-            own = own_class(original, part, graph, changed, captured)
-            if isinstance(own, nn.Module):
-                part = replace(part, configs=follow_configs(original, own, graph, inputs_after(part), part.depth))
+        while not complete:
+            complete, changed = True, sites(captured, part)
+            graph = widened(captured, part, named_tensors(original), drawn_in_part(seed, path), classes=True)
+            for name in named_tensors(graph):
+                if is_shared(parts, f"{path}.{name}"):
+                    place(graph, name, named_tensors(result)[f"{path}.{name}"])
+            own: nn.Module | Obstacle | None = None
+            if form != "graph" and part.form != "graph":
+                own = own_class(original, part, graph, changed, captured, others=list(others(original, part)))
+            if isinstance(own, nn.Module) and courses is not None:
+                taken = courses(path, own, original, captured, part, changed)
+                if isinstance(taken, Obstacle):
+                    own, part = taken, planned
+                else:
+                    part, complete = taken
         owner, _, name = path.rpartition(".")
         is_own = isinstance(own, nn.Module)
+        if isinstance(own, nn.Module):
+            part = replace(part, configs=follow_configs(original, own, graph, inputs_after(part), part.depth))
+            with_refusals(own, part.refusals)
         result.get_submodule(owner)._modules[name] = own if is_own else kept_as(graph, original)  # type: ignore[assignment]
         obstacle = own if isinstance(own, Obstacle) else None
         forms.append((path, replace(part, form="module" if is_own else "graph", obstacle=obstacle)))
-    exchange(result.modules(), {id(part): result.get_submodule(path) for path, part in before.items()})
+    others_now: dict[int, Any] = {id(part): result.get_submodule(path) for path, part in before.items()}
+    for path, part_before in before.items():
+        others_now |= counterparts(part_before, result.get_submodule(path))
+    exchange(result.modules(), others_now)
     return result, replace(plan, parts=tuple(forms))
 
 

@@ -22,7 +22,7 @@ _REGISTERED = ("_parameters", "_buffers", "_modules")
 
 
 def exchange(modules: Iterable[nn.Module], others: Mapping[int, Any]) -> None:
-    """Let the attributes of modules refer to other parts and tensors: by the identities of those before.
+    """Let the attributes of modules refer to other parts, tensors and containers: by the identities of those before.
 
     They are found in containers and objects of a user's own, which are copied, behind bound methods,
     `functools.partial` and weak references, and in what functions, hooks among them, close over or have as defaults.
@@ -35,6 +35,19 @@ def exchange(modules: Iterable[nn.Module], others: Mapping[int, Any]) -> None:
                     value.update({key: exchanged.behind(hook) for key, hook in value.items()})
             elif type(value) not in _PLAIN and name not in _REGISTERED:
                 module.__dict__[name] = exchanged.of(value)
+
+
+def counterparts(part: nn.Module, twin: nn.Module) -> dict[int, Any]:
+    """What a twin of a part holds others in -> what the part does, which may hold them for others, too."""
+    twins = dict(twin.named_modules())
+    pairs: dict[int, Any] = {}
+    for path, module in part.named_modules():
+        attributes = twins[path].__dict__ if path in twins else {}
+        for name, value in module.__dict__.items():
+            mine = attributes.get(name) if name not in OF_MODULES else None
+            if type(mine) is type(value) and not isinstance(value, tuple) and held_by(value) is not None:
+                pairs[id(mine)] = value
+    return pairs
 
 
 def place_all(root: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -85,6 +98,7 @@ class _Exchange:
 
     def of(self, value: Any) -> Any:
         """What stands for a value that an attribute holds."""
+        value = self.others.get(id(value), value)
         if type(value) in _PLAIN or id(value) in self.made:
             return self.made.get(id(value), value)
         held = held_by(value)

@@ -48,7 +48,7 @@ def grown_again(
         by_size = any(not course.calls for course in plan.courses)  # its graph refuses inputs of another size
         captured = prepared(model, plan) if by_size or plan.form != "module" else _without_guards(model, plan)
     if isinstance(captured, Parts):
-        return widen_parts(captured, plan, source, seed)[0]
+        return widen_parts(captured, plan, source, seed, other_courses)[0]
     changed = sites(captured, plan)
     grown = widened(captured, plan, named_tensors(source), seed)
     if plan.form == "module":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,9 +15,10 @@ import torchvision
 from torch import Tensor, nn
 
 import fxgrow
-from fxgrow.errors import AmountError, PlanError
+from fxgrow.errors import AmountError, CaptureError, PlanError, SettledError
 from fxgrow.measure.liveness import unmoved
 from fxgrow.noise import WithoutNoise
+from fxgrow.proof.certificate import Verdict
 from tests.models import lively
 from tests.pairing import few
 
@@ -416,3 +418,106 @@ def test_parts_that_are_graphs_put_out_their_classes_in_copies_too() -> None:
     for twin in (grown, copy.deepcopy(grown), copy.deepcopy(copy.deepcopy(grown)).train()):
         torch.testing.assert_close(twin(x), model(x), rtol=1e-10, atol=0)
         assert isinstance(twin.inner(torch.randn(2, 4).double()), Result)
+
+
+class Part(nn.Module):
+    """A hidden layer, with another head for those that ask for it, and a norm over its units."""
+
+    def __init__(self, kept: list[Any] | None = None) -> None:
+        super().__init__()
+        self.one, self.two, self.aside = nn.Linear(4, 8), nn.Linear(8, 4), nn.Linear(8, 4)
+        self.kept = kept
+
+    def forward(self, x: Tensor, aside: bool = False, share: bool = False) -> Tensor:
+        h = self.one(x).relu()
+        if share:
+            h = h / h.sum(-1, keepdim=True).clamp(min=0.1)
+        y = self.aside(h) if aside else self.two(h)
+        if self.kept is not None:
+            self.kept.append(y)
+        return y
+
+
+class Around(nn.Module):
+    """Looks at values, so that it grows in parts, and uses its part as it is told."""
+
+    def __init__(self, use: Callable[[Any, Tensor], Any]) -> None:
+        super().__init__()
+        self.kept: list[Any] = []
+        self.part, self.other, self.use = Part(self.kept), Part(), use
+
+    def forward(self, x: Tensor) -> Any:
+        self.kept.clear()
+        return self.use(self, self.other(x) if bool((x > 0).any()) else x)
+
+
+X4 = torch.randn(5, 4, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda model, x: model.part(x, aside=True) + model.part(x),
+        lambda model, x: model.part(x, share=bool((x > 0).any())),
+        lambda model, x: model.part(model.part(x)) + model.kept[0],
+    ],
+    ids=["a head that another call reads", "units shared out", "a list that both hold"],
+)
+def test_parts_are_called_otherwise_than_at_capture(use: Callable[[Any, Tensor], Any], tmp_path: Path) -> None:
+    model = lively(Around(use)).double()
+    grown: Any = fxgrow.grow(model, 2, example_inputs=(X4,))
+    assert fxgrow.certify(grown, model).verdict is Verdict.PROVED
+    fxgrow.save(grown, tmp_path / "grown.safetensors")
+    loaded = fxgrow.load(tmp_path / "grown.safetensors", Around(use).double())
+    applied = fxgrow.Plan.from_json(fxgrow.report(grown).plan.to_json()).apply(model)
+    for each in (grown, loaded, applied, copy.deepcopy(grown), fxgrow.grow(grown, 1.5)):
+        assert each.get_parameter("part.one.weight").shape[0] >= 16
+        for training in (False, True):
+            torch.testing.assert_close(each.train(training)(X4), model.train(training)(X4), rtol=1e-10, atol=1e-12)
+    assert grown.kept is grown.part.kept and grown.kept is not model.kept
+
+
+def test_what_a_part_did_not_grow_for_is_refused_by_name() -> None:
+    def squeezed(model: Any, x: Tensor) -> Any:
+        return model.part(x, share=True)
+
+    class Spread(Part):
+        def forward(self, x: Tensor, aside: bool = False, share: bool = False) -> Tensor:
+            h = self.one(x).relu()
+            return self.two(h.softmax(-1) if share else h)
+
+    model = lively(Around(lambda model, x: model.part(x))).double()
+    model.part = lively(Spread()).double()
+    grown: Any = fxgrow.grow(model, 2, example_inputs=(X4,))
+    grown.use = squeezed
+    with pytest.raises(SettledError, match=r"share is True, for which the model did not grow"):
+        grown(X4)
+
+
+@pytest.mark.parametrize(
+    ("use", "said"),
+    [
+        (lambda model, x: model.part(x) + model.part.one(x).mean(), "one is called outside of it"),
+        (lambda model, x: (model.part(x), model.part.one.weight.abs().sum()), "one.weight is used outside of it"),
+        (lambda model, x: model.part(x) / len(model.part.two.weight[0]), "two.weight is used outside of it"),
+    ],
+)
+def test_parts_that_are_used_from_outside_stay_and_are_told(use: Callable[[Any, Tensor], Any], said: str) -> None:
+    model = lively(Around(use)).double()
+    grown: Any = fxgrow.grow(model, 2, example_inputs=(X4,))
+    assert (grown.other.one.out_features, grown.part.one.out_features) == (16, 8)
+    assert [held.reason for held in fxgrow.report(grown).plan.held if held.where == ("part",)] == [said]
+    torch.testing.assert_close(grown(X4), model(X4), rtol=1e-12, atol=1e-12)
+
+
+def test_a_tensor_that_a_part_keeps_is_told_too() -> None:
+    class Keeping(Part):
+        def forward(self, x: Tensor, aside: bool = False, share: bool = False) -> Tensor:
+            self.hidden = self.one(x).relu()
+            return self.two(self.hidden)
+
+    model = Around(lambda model, x: model.part(x) + model.aside(model.part.hidden))
+    model.part, model.aside = Keeping(), nn.Linear(8, 4)
+    model.other = nn.Identity()  # type: ignore[assignment]
+    with pytest.raises(CaptureError, match="part cannot grow by itself: a tensor that it keeps is used outside of it"):
+        fxgrow.grow(lively(model).double(), 2, example_inputs=(X4,))

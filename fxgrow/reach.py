@@ -1,0 +1,83 @@
+"""What code uses of modules from outside, while they do not run: such modules cannot grow by themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakIdKeyDictionary
+
+from fxgrow.containers import of_kind
+from fxgrow.module_tensors import named_tensors
+
+_ASIDE = {"device", "dtype", "is_cuda", "is_meta", "layout", "requires_grad", "grad", "is_leaf", "ndim"}
+_ASIDE |= {"is_floating_point", "is_complex", "dim", "ndimension", "requires_grad_"}
+_ASIDE |= {"new_empty", "new_full", "new_ones", "new_tensor", "new_zeros"}
+"""What growth leaves as it is in a tensor."""
+
+
+class Reach(TorchFunctionMode):
+    """Watches a run of a model.
+
+    reached: paths of modules of which something was used while they did not run, and what.
+
+    >>> class Reaching(nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.part = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2))
+    ...     def forward(self, x):
+    ...         return self.part(x) * self.part[0].bias.sum()
+    >>> model = Reaching()
+    >>> with Reach(model) as watch:
+    ...     y = model(torch.ones(1, 2))
+    >>> watch.reached["part"]
+    '0.bias is used outside of it'
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.reached: dict[str, str] = {}
+        self._running: list[str] = []
+        self._owners = {id(tensor): name for name, tensor in reversed(list(named_tensors(model).items()))}
+        self._made: Any = WeakIdKeyDictionary()
+        for path, module in model.named_modules():
+            module.register_forward_pre_hook(lambda _, __, path=path: self._begins(path))
+            module.register_forward_hook(
+                lambda _, __, output, path=path: self._ends(output),
+                always_call=True,
+            )
+
+    def _begins(self, path: str) -> None:
+        self._use(path, "is called")
+        self._running.append(path)
+
+    def _ends(self, output: Any) -> None:
+        self._running.pop()
+        for tensor in of_kind(output, Tensor):
+            self._made[tensor] = tuple(self._running)
+
+    def _use(self, name: str, how: str) -> None:
+        """Something of a module, or a module in another, is used."""
+        owner = name
+        while "." in owner:
+            owner = owner.rpartition(".")[0]
+            if owner not in self._running:
+                self.reached.setdefault(owner, f"{name.removeprefix(owner + '.')} {how} outside of it")
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", "")
+        name = getattr(func.__self__, "__name__", "") if name == "__get__" else name
+        if name in _ASIDE:
+            return func(*args, **(kwargs or {}))
+        for tensor in of_kind((args, kwargs), Tensor):
+            if id(tensor) in self._owners:
+                self._use(self._owners[id(tensor)], "is used")
+            for path in self._made.get(tensor, ()):
+                if path not in self._running:
+                    self.reached.setdefault(path, "a tensor that it keeps is used outside of it")
+        result = func(*args, **(kwargs or {}))
+        for tensor in of_kind(result, Tensor):
+            if id(tensor) not in self._owners and tensor not in self._made:
+                self._made[tensor] = tuple(self._running)
+        return result
