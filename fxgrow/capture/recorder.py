@@ -24,10 +24,10 @@ from fxgrow.capture.builder import GraphBuilder
 from fxgrow.capture.evaluation import Memory, identity, kept_shape, minds_samples
 from fxgrow.capture.expansions import EXPANSIONS, call_spelled_out
 from fxgrow.capture.interception import intercepted
+from fxgrow.capture.masks import ALL, asks_for_places, by_places, fills_masked, masks, places, where_masked
 from fxgrow.capture.methods import noting
 from fxgrow.capture.numbers import Float, Int
 from fxgrow.capture.operators import FILLING, HOOKING, REFLECTED, SAID, VALUES, opened, operator_of
-from fxgrow.capture.places import ALL, asks_for_places, by_places, fills_masked, masks, places, where_masked
 from fxgrow.capture.shapes import call_failed, needs_values, staying
 from fxgrow.containers import each_tensor, flat_tensors, holds_tensor, with_dictionaries
 from fxgrow.errors import CaptureError, FxgrowError

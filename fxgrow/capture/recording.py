@@ -17,9 +17,9 @@ from fxgrow.capture.attributes import with_sources
 from fxgrow.capture.contexts import Settled
 from fxgrow.capture.evaluation import Memory
 from fxgrow.capture.inputs import Inputs
+from fxgrow.capture.masks import OTHERS, taking
 from fxgrow.capture.numbers import Comparison
 from fxgrow.capture.outputs import Form, taken_apart
-from fxgrow.capture.places import OTHERS, taking
 from fxgrow.capture.probing import Difference, differences
 from fxgrow.capture.recorder import Recorder, Shapes
 from fxgrow.capture.shapes import IN_TENSOR_OPERATIONS

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxgrow.capture.evaluation import Memory, identity, kept_shape
-from fxgrow.capture.places import asks_for_places, places
+from fxgrow.capture.masks import asks_for_places, places
 from fxgrow.containers import each_tensor, with_dictionaries
 from fxgrow.errors import CaptureError, UntraceableError, first_line
 from fxgrow.rules.calls import name_of
