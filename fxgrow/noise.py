@@ -49,7 +49,7 @@ class WithoutNoise(TorchFunctionMode):
             bound.arguments["dropout_p"] = 0.0
             return function(*bound.args, **bound.kwargs)
         if function in self._RECURRENT:
-            place = 5 if isinstance(args[2], (tuple, list)) else 6  # packed sequences come with their batch sizes
+            place = 6 if isinstance(args[3], (tuple, list)) else 5  # packed sequences come with their batch sizes
             args = (*args[:place], 0.0, *args[place + 1 :])
         return function(*args, **keywords)
 

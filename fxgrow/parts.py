@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from fxgrow.capture import Captured, capture, example_inputs_for, kept_as, recapture, skeleton
 from fxgrow.capture.inputs import Inputs, described, inputs_after, recalled
-from fxgrow.containers import each_tensor, in_dtype
+from fxgrow.containers import each_tensor, in_dtype, of_kind
 from fxgrow.devices import device_of
 from fxgrow.errors import CaptureError, VerificationError, first_line
 from fxgrow.history import Verification, drawn_in_part
@@ -203,9 +204,11 @@ def _inputs_of_parts(model: nn.Module, bare: nn.Module, inputs: Inputs) -> tuple
     """
     seen: dict[str, Inputs] = {}
     reached: dict[str, str] = {}
-    problem = _watched_run(skeleton(bare), inputs, seen, reached)
+    problem = _watched_run(skeleton(bare).eval(), inputs, seen, reached)
     if problem is not None:
-        problem = _watched_run(_with_values(model), random_inputs(inputs, 0), seen, reached)
+        drawn = random_inputs(inputs, 0)
+        problem = _watched_run(_with_values(model).eval(), drawn, seen, reached)
+        _watched_run(_with_values(model).train(), drawn, seen, reached)  # where it wants labels, it stops
     if not seen and problem is not None:
         raise CaptureError(
             f"the model itself does not run on inputs of these shapes and dtypes: {first_line(problem)}",
@@ -220,14 +223,15 @@ def _has_parts(module: nn.Module) -> bool:
 
 
 def _watched_run(twin: nn.Module, inputs: Inputs, seen: dict[str, Inputs], reached: dict[str, str]) -> Exception | None:
-    """Run a model in eval mode and note what its modules are called with, and what is used of them from outside.
+    """Run a model and note what its modules are called with, and what is used of them from outside.
 
     Returns what stopped it, if anything.
     """
 
     def note(path: str) -> Any:
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
-            seen.setdefault(path, each_tensor((args, kwargs), _shape_alone))
+            if next(of_kind((args, kwargs), PackedSequence), None) is None:  # which has no shapes
+                seen.setdefault(path, each_tensor((args, kwargs), _shape_alone))
 
         return hook
 
@@ -239,7 +243,7 @@ def _watched_run(twin: nn.Module, inputs: Inputs, seen: dict[str, Inputs], reach
     args, kwargs = in_dtype(inputs, dtype, device)
     try:
         with torch.device(device), torch.no_grad(), watch:
-            twin.eval()(*args, **kwargs)
+            twin(*args, **kwargs)
     except Exception as error:  # whatever a forward raises: what was seen before counts
         return error
     finally:

@@ -13,6 +13,7 @@ import pytest
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence
 
 import fxgrow
 from fxgrow.errors import AmountError, CaptureError, PlanError, SettledError
@@ -521,3 +522,35 @@ def test_a_tensor_that_a_part_keeps_is_told_too() -> None:
     model.other = nn.Identity()  # type: ignore[assignment]
     with pytest.raises(CaptureError, match="part cannot grow by itself: a tensor that it keeps is used outside of it"):
         fxgrow.grow(lively(model).double(), 2, example_inputs=(X4,))
+
+
+class Reading(nn.Module):
+    """Reads lines of text of several lengths, which have to be those that the user gives."""
+
+    def __init__(self, kind: type[nn.RNNBase]) -> None:
+        super().__init__()
+        self.part, self.leave = Part(), nn.Linear(6, 2)
+        self.cells = kind(4, 6, batch_first=True, dropout=0.3, num_layers=2)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        packed = pack_padded_sequence(self.part(x), lengths, batch_first=True, enforce_sorted=False)
+        last = self.cells(packed)[1]
+        return self.leave((last[0] if isinstance(last, tuple) else last)[-1])  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_lengths_are_those_that_the_user_gives(kind: type[nn.RNNBase]) -> None:
+    model, lengths = lively(Reading(kind)).double(), torch.tensor([5, 3, 2])
+    x = torch.randn(3, 5, 4, dtype=torch.float64)
+    grown = fxgrow.grow(model, 2, example_inputs=(x, lengths))
+    assert grown.get_parameter("part.one.weight").shape == (16, 4)
+    torch.testing.assert_close(grown.eval()(x, lengths), model.eval()(x, lengths), rtol=1e-10, atol=1e-12)
+
+
+def test_what_only_training_reads_is_seen_too() -> None:
+    def regularised(model: Any, x: Tensor) -> Tensor:
+        y = model.part(x)
+        return y + sum(p.square().sum() for p in model.part.parameters()) if model.training else y
+
+    grown: Any = fxgrow.grow(lively(Around(regularised)).double(), 2, example_inputs=(X4,))
+    assert (grown.other.one.out_features, grown.part.one.out_features) == (16, 8)

@@ -17,6 +17,9 @@ from fxgrow.holders import empty, held_by, hold, is_object
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
+GIVEN = "fxgrow_given"
+"""The attribute of a tensor on the meta device that has the values which a user gave for it."""
+
 Place = tuple[int | str, int, int]
 """An axis of an input: the argument (its position, or its name), which of the tensors in it, and which of its axes."""
 
@@ -32,13 +35,16 @@ def example_inputs_for(model: nn.Module, example_inputs: Any = None) -> Inputs:
 
 
 def fitted(model: nn.Module, inputs: Inputs) -> Inputs:
-    """Inputs on the meta device, floating-point ones of the dtype of the model."""
+    """Inputs on the meta device, floating-point ones of the dtype of the model; indices, lengths, masks keep values."""
     dtype = next((p.dtype for p in model.parameters() if p.dtype.is_floating_point), None)
 
     def fitting(value: Tensor) -> Tensor:
         if value.dtype.is_floating_point and dtype is not None:
             return torch.empty(value.shape, dtype=dtype, device="meta")
-        return value.to("meta")
+        bare = value.to("meta")
+        if not value.dtype.is_floating_point and not value.is_meta:
+            setattr(bare, GIVEN, value)
+        return bare
 
     return each_tensor(inputs, fitting)  # type: ignore[no-any-return]
 

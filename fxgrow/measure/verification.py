@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxgrow.capture import ModalGraphModule, skeleton
-from fxgrow.capture.inputs import Inputs, with_channels
+from fxgrow.capture.inputs import GIVEN, Inputs, with_channels
 from fxgrow.containers import each_tensor, flat_tensors, in_dtype
 from fxgrow.devices import callers_code, device_of, exact_device, random_state_kept, whole_float32
 from fxgrow.errors import CaptureError, VerificationError, first_line
@@ -330,15 +330,19 @@ def relative_error(grown: Tensor, original: Tensor) -> float:
 
 
 def random_inputs(inputs: Inputs, seed: int, device: torch.device | None = None) -> Inputs:
-    """Real float64 inputs of the shapes of meta ones; integer inputs stay small, booleans are True.
+    """Real float64 inputs of the shapes of meta ones; indices, lengths and masks are those that the user gave.
 
-    They are drawn on the CPU, so that they are the same for every device.
+    Where there are none, integers stay small and booleans are True. They are drawn on the CPU, so that they are the
+    same for every device.
     """
     generator = torch.Generator().manual_seed(seed)
 
     def real(value: Tensor) -> Tensor:
         if value.dtype.is_floating_point:
             return torch.randn(value.shape, generator=generator, dtype=torch.float64)
+        given = getattr(value, GIVEN, None)
+        if given is not None:
+            return given.detach().cpu().clone()  # type: ignore[no-any-return]
         if value.dtype is torch.bool:
             return torch.ones(value.shape, dtype=torch.bool)
         return torch.randint(0, 2, value.shape, generator=generator, dtype=value.dtype)
