@@ -93,7 +93,7 @@ class SharedState:
         with ExitStack() as stack:
             for kind in self.kinds:
                 for name, value in list(vars(kind).items()):
-                    plain = getattr(value, "__func__", value)  # a static method's
+                    plain = value.__func__ if isinstance(value, staticmethod | classmethod) else value
                     if isinstance(plain, _CACHED):
                         fresh = plain.__wrapped__
                         setattr(kind, name, fresh if plain is value else type(value)(fresh))
@@ -113,7 +113,7 @@ class SharedState:
         """What functions of these classes and files close over, with the cells that hold it."""
         for names in (*map(vars, self.kinds), *self.files):
             for name, value in names.items():
-                function = getattr(value, "__func__", value)
+                function = value.__func__ if isinstance(value, staticmethod | classmethod) else value
                 for number, cell in enumerate((isinstance(function, FunctionType) and function.__closure__) or ()):
                     with suppress(ValueError):  # it is empty
                         yield f"{name} ({function.__code__.co_freevars[number]})", cell, cell.cell_contents

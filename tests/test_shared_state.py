@@ -349,6 +349,27 @@ def test_and_what_it_reads_there_hangs_on_earlier_calls(held: Any, reads: Callab
         fxgrow.grow(model, 2, example_inputs=X, form="graph")
 
 
+class Absent:
+    """Stands for an import that failed, and says so whatever is asked of it."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(f"{name} of something that is not installed")
+
+
+ABSENT = Absent()
+
+
+def test_objects_that_answer_nothing_are_let_alone() -> None:
+    class Optional(Layers):
+        absent = ABSENT
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.leave(self.enter(x).relu())  # type: ignore[no-any-return]
+
+    grown = fxgrow.grow(Optional().double(), 2, example_inputs=X)
+    assert str(fxgrow.report(grown).certificate.verdict) == "PROVED"
+
+
 KEPT = Notes()
 
 

@@ -14,7 +14,7 @@ from fxgrow.capture.capturing import recorded
 from fxgrow.capture.contexts import STATE
 from fxgrow.capture.inputs import Inputs, with_channels
 from fxgrow.capture.own_methods import called_by
-from fxgrow.errors import FxgrowError
+from fxgrow.errors import CaptureError, FxgrowError
 from fxgrow.module_tensors import named_tensors
 from fxgrow.own.edited import FORWARD
 from fxgrow.planning.plan import Axis, Obstacle, Plan, TensorGrowth
@@ -54,7 +54,10 @@ def courses(own: nn.Module, source: nn.Module, captured: Captured, plan: Plan, r
 def parting_on(own: nn.Module, source: nn.Module, plan: Plan, other: Captured, course: Plan) -> Parting | None:
     """Where the grown copy of a module does something else than the graph of another course of its forward."""
     graph = widened(other, course, named_tensors(skeleton(source)), "")
-    return parting(own, graph, with_channels(other.inputs, plan.channels))
+    try:
+        return parting(own, graph, with_channels(other.inputs, plan.channels))
+    except CaptureError as error:  # a graph of sizes that the forward works out by itself
+        return Parting(error.what)
 
 
 def _parting_at_the_next_call(
