@@ -22,6 +22,7 @@ class Reach(TorchFunctionMode):
 
     reached: paths of modules of which something was used while they did not run, and what.
 
+    >>> import torch
     >>> class Reaching(nn.Module):
     ...     def __init__(self):
     ...         super().__init__()
