@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fxgrow.containers import of_kind
+
 ALL: Callable[[int], int] = int
 OTHERS: tuple[Callable[[int], int], ...] = (lambda entries: 10**6 * entries, lambda entries: 1, lambda entries: 0)
 """How many entries of so many are taken to be true: at first, and again, beyond what a forward may compare with."""
@@ -27,6 +29,11 @@ _TAKEN = (torch.bool, torch.uint8)
 def asks_for_places(name: str, args: Any, kwargs: Any) -> bool:
     """Whether a call gives the places of entries that are true."""
     return name in ("nonzero", "argwhere") or (name == "where" and len(args) + len(kwargs) == 1)
+
+
+def masked(args: Any, kwargs: Any) -> Tensor:
+    """The tensor whose true entries such a call asks for."""
+    return next(of_kind((args, kwargs), Tensor))
 
 
 def places(name: str, of: Tensor, count: Callable[[int], int] = ALL, as_tuple: bool = False) -> Any:

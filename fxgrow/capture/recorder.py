@@ -24,7 +24,7 @@ from fxgrow.capture.builder import GraphBuilder
 from fxgrow.capture.evaluation import Memory, identity, kept_shape, minds_samples
 from fxgrow.capture.expansions import EXPANSIONS, call_spelled_out
 from fxgrow.capture.interception import intercepted
-from fxgrow.capture.masks import ALL, asks_for_places, by_places, fills_masked, masks, places, where_masked
+from fxgrow.capture.masks import ALL, asks_for_places, by_places, fills_masked, masked, masks, places, where_masked
 from fxgrow.capture.methods import noting
 from fxgrow.capture.numbers import Float, Int
 from fxgrow.capture.operators import FILLING, HOOKING, REFLECTED, SAID, VALUES, opened, operator_of
@@ -233,7 +233,8 @@ class Recorder(GraphBuilder, TorchFunctionMode):
         return value
 
     def _places(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
-        of = self.bare.get(id(args[0]), args[0])
+        of = masked(args, kwargs)
+        of = self.bare.get(id(of), of)
         value = places(name, of, self.count, bool(kwargs.get("as_tuple")))
         self.counts.add(self.count(of.numel()))
         what = "how many entries of a mask are true: with all, one and none it does the same"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxgrow.capture.evaluation import Memory, identity, kept_shape
-from fxgrow.capture.masks import asks_for_places, places
+from fxgrow.capture.masks import asks_for_places, masked, places
 from fxgrow.containers import each_tensor, with_dictionaries
 from fxgrow.errors import CaptureError, UntraceableError, first_line
 from fxgrow.rules.calls import name_of
@@ -24,8 +24,8 @@ _LIKE_THEIR_FIRST = ("_sample_dirichlet", "_standard_gamma")
 def staying(function: Callable[..., Any], args: Any, kwargs: Any, device: str = "meta") -> Any:
     """A call on tensors of a device, which stay there whatever device they are sent to."""
     name = getattr(function, "__name__", "")
-    if asks_for_places(name, args, kwargs):
-        return places(name, *args, **kwargs)
+    if asks_for_places(name, args, kwargs) and (of := masked(args, kwargs)).is_meta:
+        return places(name, of, as_tuple=bool(kwargs.get("as_tuple")))
     if name in _LIKE_THEIR_FIRST:
         return torch.empty_like(args[0])
     if args and isinstance(args[0], Tensor) and name in ("cpu", "cuda", "pin_memory", "share_memory_"):

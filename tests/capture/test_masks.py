@@ -41,6 +41,8 @@ PICKS: dict[str, Callable[[Any, Tensor, Tensor], Tensor]] = {
     "in the middle": lambda self, h, mask: h[:, mask[0]],
     "by where": lambda self, h, mask: h[torch.where(mask)],
     "by rows": lambda self, h, mask: h[torch.argwhere(mask)[:, 0]],
+    "by names": lambda self, h, mask: h[torch.where(condition=mask)] + torch.nonzero(input=mask).sum(),
+    "by literals": lambda self, h, mask: h[:, torch.tensor([True, False, True, True, False, False])],
     "by nonzero": lambda self, h, mask: h.flatten(0, 1)[mask.flatten().nonzero().squeeze(1)],
     "a mean over them": lambda self, h, mask: h[mask].sum(0) / h[mask].shape[0],
     "a token in their place": with_token,
