@@ -33,7 +33,7 @@ def held_by(value: Any) -> Mapping[Any, Any] | None:
         return {...: value.tobytes()} if value.size < _LONG and not value.dtype.hasobject else None
     if kind is torch.Generator:
         return {...: bytes(value.get_state().tolist())} if value is not torch.default_generator else None
-    if kind not in _CONTAINERS and not _is_users(kind):
+    if kind not in _CONTAINERS and not is_users(kind):
         return None
     if isinstance(value, _CONTAINERS):
         if len(value) >= _LONG:
@@ -99,7 +99,7 @@ def is_object(value: Any) -> bool:
     (True, False)
     """
     kind: Any = type(value)
-    return _is_users(kind) and not isinstance(value, (*_CONTAINERS, Mapping)) and _is_plain(kind)
+    return is_users(kind) and not isinstance(value, (*_CONTAINERS, Mapping)) and _is_plain(kind)
 
 
 def attribute(holder: Any, name: str) -> Any:
@@ -128,7 +128,7 @@ def _slots(kind: type) -> tuple[str, ...]:
 
 
 @functools.cache
-def _is_users(kind: type) -> bool:
+def is_users(kind: type) -> bool:
     """Whether a class is of no library, and its objects are no parts of a model."""
     if kind is SimpleNamespace:
         return True

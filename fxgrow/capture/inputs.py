@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from fxgrow.capture.skeleton import skeleton
 from fxgrow.containers import each_tensor
 from fxgrow.errors import CaptureError
-from fxgrow.holders import empty, held_by, hold, is_object
+from fxgrow.holders import empty, held_by, hold, is_object, is_users
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -50,24 +51,43 @@ def fitted(model: nn.Module, inputs: Inputs) -> Inputs:
 
 
 def described(inputs: Any) -> Any:
-    """Inputs as plain data: the shape and dtype of each tensor, numbers and strings as they are."""
+    """Inputs as plain data: shapes and dtypes of tensors, a few indices or lengths, numbers and strings as they are."""
     if isinstance(inputs, Tensor):
-        return ("tensor", tuple(inputs.shape), str(inputs.dtype).removeprefix("torch."))
+        given = getattr(inputs, GIVEN, None)
+        values = () if given is None or given.numel() > _FEW else (given.tolist(),)
+        return ("tensor", tuple(inputs.shape), str(inputs.dtype).removeprefix("torch."), *values)
     if isinstance(inputs, dict):
         return ("dict", tuple((key, described(item)) for key, item in inputs.items()))
-    if isinstance(inputs, (tuple, list)) and not hasattr(inputs, "_fields"):
+    named = isinstance(inputs, tuple) and hasattr(inputs, "_fields")
+    if named or is_object(inputs):
+        name = f"{type(inputs).__module__}.{type(inputs).__qualname__}"
+        _CLASSES[name] = type(inputs)
+        return (
+            "named" if named else "object",
+            name,
+            described(tuple(inputs) if named else dict(held_by(inputs) or {})),
+        )
+    if isinstance(inputs, (tuple, list)):
         return ("list" if isinstance(inputs, list) else "tuple", tuple(map(described, inputs)))
     if inputs is None or isinstance(inputs, (bool, int, float, str)):
         return ("value", inputs)
-    if not is_object(inputs):
-        return ("object", type(inputs).__name__)
-    name = f"{type(inputs).__module__}.{type(inputs).__qualname__}"
-    _CLASSES[name] = type(inputs)
-    return ("object", name, described(dict(held_by(inputs) or {})))
+    return ("object", type(inputs).__name__)
 
+
+_FEW = 256
+"""So many values of an integer tensor a plan keeps."""
 
 _CLASSES: dict[str, type] = {}
-"""The classes of objects that models were called with: no file names code that was not there."""
+"""The classes of objects that models were called with."""
+
+
+def _class_named(name: str) -> type | None:
+    """A class of a user's own that is there already: no file names code that has not been run."""
+    if name in _CLASSES:
+        return _CLASSES[name]
+    home, _, path = name.rpartition(".")
+    found = getattr(sys.modules.get(home), path, None)
+    return found if isinstance(found, type) and is_users(found) else None
 
 
 def recalled(description: Any) -> Any:
@@ -79,18 +99,26 @@ def recalled(description: Any) -> Any:
     """
     kind, content = description[0], description[1]
     if kind == "tensor":
-        return torch.empty(content, dtype=getattr(torch, description[2]), device="meta")
+        dtype = getattr(torch, description[2])
+        tensor = torch.empty(content, dtype=dtype, device="meta")
+        if len(description) > 3:
+            setattr(tensor, GIVEN, torch.tensor(description[3], dtype=dtype))
+        return tensor
     if kind == "dict":
         return {key: recalled(item) for key, item in content}
     if kind in ("tuple", "list"):
         return (list if kind == "list" else tuple)(map(recalled, content))
     if kind == "value":
         return content
-    if len(description) > 2 and content in _CLASSES:
-        value = empty(_CLASSES[content])
-        hold(value, recalled(description[2]))
-        return value
-    raise CaptureError(f"an input was a {content}, which is not kept", remedy="pass example_inputs")
+    of_kind = _class_named(content) if len(description) > 2 else None
+    if of_kind is None:
+        raise CaptureError(f"an input was a {content}, which is not kept", remedy="pass example_inputs")
+    held = recalled(description[2])
+    if kind == "named":
+        return of_kind(*held)
+    value = empty(of_kind)
+    hold(value, held)
+    return value
 
 
 class Planned(Protocol):

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import fxgrow
-from fxgrow.capture.inputs import described, example_inputs_for, fitted, recalled, registered_inputs
+from fxgrow.capture.inputs import GIVEN, described, example_inputs_for, fitted, recalled, registered_inputs
 from fxgrow.containers import each_tensor, flat_tensors
 from fxgrow.errors import CaptureError
 
@@ -152,7 +152,20 @@ def test_values_are_not_described() -> None:
     assert described(torch.ones(2, 3)) == described(torch.zeros(2, 3)) == ("tensor", (2, 3), "float32")
 
 
-@pytest.mark.parametrize("value", [{1, 2}, object(), Pair(1, 2)], ids=["set", "object", "named tuple"])
+def test_named_tuples_are_recalled_as_such() -> None:
+    pair = recalled(described(Pair(1, torch.tensor([3, 2]))))
+    assert type(pair) is Pair and pair[0] == 1
+    assert pair[1].is_meta and getattr(pair[1], GIVEN, None) is None
+
+
+def test_a_few_indices_that_were_given_are_kept() -> None:
+    (lengths,), _ = example_inputs_for(nn.Linear(2, 2), (torch.tensor([3, 2]),))
+    kept = recalled(json.loads(json.dumps(described(lengths))))
+    assert kept.is_meta and getattr(kept, GIVEN).tolist() == [3, 2]
+    assert described(kept) == described(lengths)
+
+
+@pytest.mark.parametrize("value", [{1, 2}, object()], ids=["set", "object"])
 def test_an_argument_that_is_not_data_is_described_and_not_recalled(value: Any) -> None:
     description = described((value,))
     text = f"an input was a {type(value).__name__}, which is not kept: pass example_inputs"
