@@ -20,6 +20,7 @@ from fxgrow.errors import AmountError, CaptureError, PlanError, SettledError
 from fxgrow.measure.liveness import unmoved
 from fxgrow.noise import WithoutNoise
 from fxgrow.proof.certificate import Verdict
+from fxgrow.proof.code_between_parts import _names_read, between_parts
 from tests.models import lively
 from tests.pairing import few
 
@@ -554,3 +555,31 @@ def test_what_only_training_reads_is_seen_too() -> None:
 
     grown: Any = fxgrow.grow(lively(Around(regularised)).double(), 2, example_inputs=(X4,))
     assert (grown.other.one.out_features, grown.part.one.out_features) == (16, 8)
+
+
+class Told(Settling):
+    """Calls its parts by functions that it holds, one of them behind a hook."""
+
+    def __init__(self, reads: bool = False) -> None:
+        super().__init__()
+        called, read = lambda x: self.body(x), lambda x: self.body(x) * self.body.one.weight.mean()
+        self.steps = {"body": read if reads else called}
+        self.called = self.noted
+        self.leave.register_forward_hook(lambda module, args, output: output + 0.0 * self.limit)
+
+    def noted(self, x: Tensor) -> Tensor:
+        return self.steps["body"](x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x)
+        return self.leave(self.called(x) if bool((x > 0).any()) else x)  # type: ignore[no-any-return]
+
+
+def test_functions_that_a_model_holds_are_the_same_code_and_looked_into() -> None:
+    model, reading = lively(Told()), lively(Told(reads=True))
+    grown = fxgrow.grow(model, 2, example_inputs=INPUTS)
+    assert grown.get_parameter("body.one.weight").shape == (16, 4)
+    assert fxgrow.certify(grown, model).verdict is Verdict.PROVED
+    said = between_parts(reading, copy.deepcopy(reading), ["enter", "body", "leave"])
+    assert said.verdict is Verdict.REFUTED and "steps" in said.detail  # functions of a deep copy are the original's
+    assert {"one", "weight"} <= _names_read(reading, ["enter", "body", "leave"])

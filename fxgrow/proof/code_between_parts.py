@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fxgrow.containers import each_of_kind, of_kind
 from fxgrow.module_tensors import named_tensors
 from fxgrow.proof.certificate import Certificate, Verdict
 from fxgrow.proof.node_pair import equal_values, module_difference
@@ -85,8 +86,10 @@ def _difference(original: nn.Module, grown: nn.Module, parts: Sequence[str]) -> 
     after = {path: m for path, m in grown.named_modules() if not _inside(path, parts)}
     if before.keys() != after.keys():
         return f"its modules differ: {sorted(before.keys() ^ after.keys())[:3]}"
+    places, places_after = _places(original), _places(grown)
     for path, module in before.items():
-        difference = module_difference(_alone(module), _alone(after[path]), frozenset({"_fxgrow"}))
+        pair = _alone(module, places), _alone(after[path], places_after)
+        difference = module_difference(*pair, frozenset({"_fxgrow"}))
         if difference is not None:
             return f"{path or type(original).__name__}: {difference}"
         if list(module._modules) != list(after[path]._modules):
@@ -100,12 +103,35 @@ def _difference(original: nn.Module, grown: nn.Module, parts: Sequence[str]) -> 
     return None
 
 
-def _alone(module: nn.Module) -> nn.Module:
-    """A module without its parts, for a comparison of what it is itself."""
+def _places(model: nn.Module) -> dict[int, str]:
+    """Where the modules and tensors of a model are, by their identities."""
+    return {id(held): path for path, held in (*named_tensors(model).items(), *model.named_modules())}
+
+
+def _alone(module: nn.Module, places: Mapping[int, str]) -> nn.Module:
+    """A module without its parts, for a comparison of what it is itself; its functions are told by what they refer to.
+
+    places: of the modules and tensors that they may refer to.
+    """
+
+    def told(function: FunctionType | MethodType) -> tuple[Any, ...]:
+        if isinstance(function, MethodType):
+            owner = function.__self__
+            return *told(function.__func__), places.get(id(owner), owner)  # type: ignore[arg-type]
+        referred = [*map(_content, function.__closure__ or ()), *(function.__defaults__ or ())]
+        at = [places.get(id(held), held) if isinstance(held, (nn.Module, Tensor)) else held for held in referred]
+        return function.__code__, id(function.__globals__), function.__kwdefaults__, *at
+
     twin = object.__new__(type(module))
+    attributes = {name: value for name, value in module.__dict__.items() if name not in _TREE}
     twin.__dict__.update(module.__dict__)
+    twin.__dict__.update(each_of_kind(attributes, _FUNCTIONS, told))
     twin.__dict__["_modules"] = {}
     return twin
+
+
+_TREE = ("_parameters", "_buffers", "_modules")
+_FUNCTIONS = (FunctionType, MethodType)
 
 
 def _equal(tensor: Tensor, other: Tensor) -> bool:
@@ -146,6 +172,11 @@ def _names_read(model: nn.Module, parts: Sequence[str]) -> set[str]:
             if name not in _CALLS:
                 methods.setdefault(name, []).append(function)
     waiting = [function for kind in holders for name, function in methods_of(kind) if name in ("forward", "__call__")]
+    for path, module in model.named_modules():
+        if not _inside(path, parts):  # functions that attributes and hooks hold
+            attributes = {name: value for name, value in module.__dict__.items() if name not in _TREE}
+            held = (*of_kind(attributes, FunctionType), *of_kind(attributes, MethodType))
+            waiting += filter(None, map(function_in, held))
     return names_reached(waiting, methods)
 
 

@@ -411,7 +411,7 @@ def module_difference(old: nn.Module, new: nn.Module, besides: frozenset[str]) -
         if name.endswith("_hooks") or name.startswith(("_forward_", "_backward_", "_state_dict_", "_load_state_")):
             if (
                 (before or after)
-                and list(map(id, _values(before))) != list(map(id, _values(after)))
+                and not _equal_attribute(list(_values(before)), list(_values(after)))
                 and "forward" in name
             ):
                 return f"its {name} differ"
