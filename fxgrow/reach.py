@@ -40,31 +40,35 @@ class Reach(TorchFunctionMode):
         super().__init__()
         self.reached: dict[str, str] = {}
         self._running: list[str] = []
-        self._owners = {id(tensor): name for name, tensor in reversed(list(named_tensors(model).items()))}
+        self._names: dict[int, list[str]] = {}
         self._made: Any = WeakIdKeyDictionary()
-        for path, module in model.named_modules():
-            module.register_forward_pre_hook(lambda _, __, path=path: self._begins(path))
-            module.register_forward_hook(
-                lambda _, __, output, path=path: self._ends(output),
-                always_call=True,
-            )
+        modules = dict(model.named_modules(remove_duplicate=False))
+        for name, held in (*named_tensors(model).items(), *modules.items()):
+            self._names.setdefault(id(held), []).append(name)
+        for module in model.modules():
+            module.register_forward_pre_hook(lambda module, _: self._begins(module), prepend=True)
+            module.register_forward_hook(lambda _, __, output: self._ends(output), always_call=True)
 
-    def _begins(self, path: str) -> None:
-        self._use(path, "is called")
-        self._running.append(path)
+    def _begins(self, module: nn.Module) -> None:
+        self._running.append(self._use(module, "is called"))
 
     def _ends(self, output: Any) -> None:
         self._running.pop()
         for tensor in of_kind(output, Tensor):
             self._made[tensor] = tuple(self._running)
 
-    def _use(self, name: str, how: str) -> None:
-        """Something of a module, or a module in another, is used."""
-        owner = name
+    def _use(self, held: nn.Module | Tensor, how: str) -> str:
+        """Something that modules have is used; returns its name in the one that runs, if several have it."""
+
+        def running(name: str) -> int:
+            return max((len(path) for path in self._running if path and name.startswith(f"{path}.")), default=0)
+
+        name = owner = max(self._names[id(held)], key=running)
         while "." in owner:
             owner = owner.rpartition(".")[0]
             if owner not in self._running:
                 self.reached.setdefault(owner, f"{name.removeprefix(owner + '.')} {how} outside of it")
+        return name
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
@@ -72,13 +76,13 @@ class Reach(TorchFunctionMode):
         if name in _ASIDE:
             return func(*args, **(kwargs or {}))
         for tensor in of_kind((args, kwargs), Tensor):
-            if id(tensor) in self._owners:
-                self._use(self._owners[id(tensor)], "is used")
+            if id(tensor) in self._names:
+                self._use(tensor, "is used")
             for path in self._made.get(tensor, ()):
                 if path not in self._running:
                     self.reached.setdefault(path, "a tensor that it keeps is used outside of it")
         result = func(*args, **(kwargs or {}))
         for tensor in of_kind(result, Tensor):
-            if id(tensor) not in self._owners and tensor not in self._made:
+            if id(tensor) not in self._names and tensor not in self._made:
                 self._made[tensor] = tuple(self._running)
         return result

@@ -583,3 +583,13 @@ def test_functions_that_a_model_holds_are_the_same_code_and_looked_into() -> Non
     said = between_parts(reading, copy.deepcopy(reading), ["enter", "body", "leave"])
     assert said.verdict is Verdict.REFUTED and "steps" in said.detail  # functions of a deep copy are the original's
     assert {"one", "weight"} <= _names_read(reading, ["enter", "body", "leave"])
+
+
+def test_a_weight_that_parts_share_is_used_by_either() -> None:
+    model: Any = Around(lambda model, x: model.part(x))
+    model.part.enter = model.other.enter = nn.Linear(4, 4)
+    model.part.register_forward_pre_hook(lambda module, args: (module.enter(args[0]), *args[1:]))
+    model.other.register_forward_pre_hook(lambda module, args: (module.enter(args[0]), *args[1:]))
+    grown: Any = fxgrow.grow(lively(model).double(), 2, example_inputs=(X4,))
+    assert (grown.other.one.out_features, grown.part.one.out_features) == (16, 16)
+    torch.testing.assert_close(grown(X4), model(X4), rtol=1e-10, atol=1e-12)
