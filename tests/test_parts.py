@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import logging
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -225,9 +226,35 @@ class OfItsWeights(Settling):
         return self.settled(x * next(p.abs().mean() for p in self.parameters() if p.is_floating_point()))
 
 
+LOGGER = logging.getLogger(__name__)
+
+
+class Logging(Settling):
+    """Has a method of the name of a logger's, which its forward does not call."""
+
+    def info(self) -> int:
+        return sum(p.numel() for p in self.parameters())
+
+    def forward(self, x: Tensor) -> Tensor:
+        LOGGER.info("settling")
+        return self.settled(x)
+
+
+class Informed(Logging):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if len(x) < 100 else super().forward(x) * self.info()
+
+
 @pytest.mark.parametrize(
     ("kind", "verdict"),
-    [(Decaying, "UNKNOWN"), (OfItsWeights, "UNKNOWN"), (OnItsDevice, "PROVED"), (OfItsDtype, "PROVED")],
+    [
+        (Logging, "PROVED"),
+        (Informed, "UNKNOWN"),
+        (Decaying, "UNKNOWN"),
+        (OfItsWeights, "UNKNOWN"),
+        (OnItsDevice, "PROVED"),
+        (OfItsDtype, "PROVED"),
+    ],
 )
 def test_code_that_reads_all_weights_of_a_part_is_not_proved(kind: type[nn.Module], verdict: str) -> None:
     model = lively(kind())

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dis
 import functools
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import CellType, CodeType, FunctionType, MethodType
 from typing import Any
@@ -187,6 +188,7 @@ def names_reached(waiting: list[FunctionType], methods: Mapping[str, Sequence[Fu
     while waiting:
         function = waiting.pop()
         read = _names_in(function.__code__)
+        read -= {name for name in read & methods.keys() - names if _of_a_logger(function, name)}
         for name in read - names:
             waiting.extend(methods.get(name, ()))
         names |= read
@@ -276,6 +278,19 @@ def _names_in(code: CodeType) -> set[str]:
         elif isinstance(constant, str) and constant.isidentifier():
             names.add(constant)  # getattr(part, "weight")
     return names
+
+
+def _of_a_logger(function: FunctionType, name: str) -> bool:
+    """Whether a function looks up a name nowhere but in a logger of its file, as `LOGGER.info`."""
+    inner = (constant for constant in function.__code__.co_consts if isinstance(constant, CodeType))
+    if not hasattr(logging.Logger, name) or any(name in _names_in(code) for code in inner):
+        return False
+    before, _ = _around(function.__code__, name)
+    homes = [steps[0] for steps in before if steps]
+    return bool(homes) and all(
+        home.opname == "LOAD_GLOBAL" and isinstance(function.__globals__.get(str(home.argval)), logging.Logger)
+        for home in homes
+    )
 
 
 def _around(code: CodeType, name: str) -> tuple[list[list[dis.Instruction]], list[list[dis.Instruction]]]:
