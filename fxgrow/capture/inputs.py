@@ -54,7 +54,7 @@ def described(inputs: Any) -> Any:
     """Inputs as plain data: shapes and dtypes of tensors, a few indices or lengths, numbers and strings as they are."""
     if isinstance(inputs, Tensor):
         given = getattr(inputs, GIVEN, None)
-        values = () if given is None or given.numel() > _FEW else (given.tolist(),)
+        values = () if given is None or given.numel() > _FEW else (tuple(given.flatten().tolist()),)
         return ("tensor", tuple(inputs.shape), str(inputs.dtype).removeprefix("torch."), *values)
     if isinstance(inputs, dict):
         return ("dict", tuple((key, described(item)) for key, item in inputs.items()))
@@ -102,7 +102,7 @@ def recalled(description: Any) -> Any:
         dtype = getattr(torch, description[2])
         tensor = torch.empty(content, dtype=dtype, device="meta")
         if len(description) > 3:
-            setattr(tensor, GIVEN, torch.tensor(description[3], dtype=dtype))
+            setattr(tensor, GIVEN, torch.tensor(description[3], dtype=dtype).reshape(tensor.shape))
         return tensor
     if kind == "dict":
         return {key: recalled(item) for key, item in content}
