@@ -43,7 +43,7 @@ def fitted(model: nn.Module, inputs: Inputs) -> Inputs:
         if value.dtype.is_floating_point and dtype is not None:
             return torch.empty(value.shape, dtype=dtype, device="meta")
         bare = value.to("meta")
-        if not value.dtype.is_floating_point and not value.is_meta:
+        if not (value.dtype.is_floating_point or value.is_complex() or value.is_meta):
             setattr(bare, GIVEN, value)
         return bare
 

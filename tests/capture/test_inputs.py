@@ -158,6 +158,11 @@ def test_named_tuples_are_recalled_as_such() -> None:
     assert pair[1].is_meta and getattr(pair[1], GIVEN, None) is None
 
 
+def test_complex_inputs_are_no_indices() -> None:
+    (waves,), _ = example_inputs_for(nn.Linear(2, 2), (torch.randn(3, dtype=torch.complex64),))
+    assert recalled(json.loads(json.dumps(described(waves)))).dtype is torch.complex64
+
+
 def test_a_few_indices_that_were_given_are_kept() -> None:
     (lengths,), _ = example_inputs_for(nn.Linear(2, 2), (torch.tensor([3, 2]),))
     kept = recalled(json.loads(json.dumps(described(lengths))))
