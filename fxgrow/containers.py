@@ -1,6 +1,6 @@
-"""Containers: what models take and return, and nodes have as arguments, holds tensors in.
+"""Containers of tensors that models take and return, and that nodes have as arguments.
 
-That are tuples, lists, dictionaries, and objects of a user's own, none of which holds itself.
+These are tuples, lists, dictionaries, and objects of a user's own; none of them holds itself.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.fx.immutable_collections import immutable_dict
 
-from fxgrow.holders import held_by, holding, is_object
+from fxgrow.holders import attributes_of, holding, is_object
 
 Kind = TypeVar("Kind")
 
@@ -32,7 +32,7 @@ def of_kind(value: Any, kind: type[Kind]) -> Iterator[Kind]:
     elif isinstance(value, slice):
         yield from of_kind((value.start, value.stop, value.step), kind)
     elif is_object(value):
-        yield from of_kind(dict(held_by(value) or {}), kind)
+        yield from of_kind(attributes_of(value), kind)
 
 
 def holds_tensor(value: Any) -> bool:
@@ -51,8 +51,7 @@ def each_of_kind(value: Any, kind: type | tuple[type, ...], function: Callable[[
     if isinstance(value, slice):
         return slice(*(each_of_kind(part, kind, function) for part in (value.start, value.stop, value.step)))
     if is_object(value):
-        held = held_by(value) or {}
-        return holding(value, {key: each_of_kind(item, kind, function) for key, item in held.items()})
+        return holding(value, {k: each_of_kind(item, kind, function) for k, item in attributes_of(value).items()})
     return value
 
 
@@ -61,7 +60,7 @@ def with_dictionaries(value: Any) -> Any:
     if isinstance(value, (dict, list, tuple)):
         items = value.items() if isinstance(value, dict) else enumerate(value)
         return with_items(value, {key: with_dictionaries(item) for key, item in items})
-    return with_dictionaries(dict(held_by(value) or {})) if is_object(value) else value
+    return with_dictionaries(attributes_of(value)) if is_object(value) else value
 
 
 def with_items(container: Any, items: dict[Any, Any]) -> Any:
@@ -71,10 +70,10 @@ def with_items(container: Any, items: dict[Any, Any]) -> Any:
     >>> with_items(OrderedDict(a=1), {"a": 2}), with_items([1], {0: 2})
     (OrderedDict([('a', 2)]), [2])
     """
-    if is_object(container):
+    if isinstance(container, tuple) or is_object(container):
         return holding(container, items)
-    if isinstance(container, (tuple, list)):
-        return type(container)(*items.values()) if hasattr(container, "_fields") else type(container)(items.values())
+    if isinstance(container, list):
+        return type(container)(items.values())
     if type(container) in (dict, immutable_dict) or not isinstance(container, MutableMapping):
         return items
     twin = copy.copy(container)
@@ -117,4 +116,4 @@ def flat_tensors(output: Any) -> Iterator[Tensor]:
     elif is_dataclass(output) and not isinstance(output, type):
         yield from flat_tensors([getattr(output, field.name) for field in fields(output)])
     elif is_object(output):
-        yield from flat_tensors(dict(held_by(output) or {}))
+        yield from flat_tensors(attributes_of(output))

@@ -20,7 +20,7 @@ from fxgrow.own import own_class, sites
 from fxgrow.own.courses import Replan
 from fxgrow.own.target import check_alike
 from fxgrow.part_ends import Passage
-from fxgrow.parts import Parts, find_parts, nothing_grows, passage_through
+from fxgrow.parts import Parts, find_parts, no_part_grows, passage_through
 from fxgrow.planning.analysis import HELD, Analysis, analyse, roles_of
 from fxgrow.planning.blocks import Found
 from fxgrow.planning.composition import joined
@@ -122,7 +122,7 @@ def _planned(
             runs = planned.depth.runs if planned.depth is not None else ()
             check_keys(depths, runs, [path for staying in planned.held for path in staying.where], model)
         if not planned.groups and not (planned.depth and planned.depth.blocks) and captured.why is not None:
-            raise nothing_grows(captured.why, captured.reached)
+            raise no_part_grows(captured.why, captured.reached)
         return captured, planned
     if keep and (depths is not None or wish.like is not None):
         captured = replace(captured, before=captured.kept())

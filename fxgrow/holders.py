@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxgrow.libraries import KNOWN
+from fxgrow.libraries import is_library
 
 _CONTAINERS = (list, tuple, dict, set, deque, OrderedDict, defaultdict, Counter)
 _LONG = 1 << 16
@@ -41,10 +41,18 @@ def held_by(value: Any) -> Mapping[Any, Any] | None:
         if isinstance(value, dict):
             return value
         return dict.fromkeys(value) if isinstance(value, set) else dict(enumerate(value))
-    if not _is_plain(kind):
-        return None
-    attributes = {name: getattr(value, name) for name in _slots(kind) if hasattr(value, name)}
-    return {**attributes, **vars(value)} if kind.__dictoffset__ else attributes
+    return attributes_of(value) if _is_plain(kind) else None
+
+
+def attributes_of(value: Any) -> dict[str, Any]:
+    """What an object of a user's own holds, by name.
+
+    >>> attributes_of(SimpleNamespace(last=None))
+    {'last': None}
+    """
+    kind: Any = type(value)
+    in_slots = {name: getattr(value, name) for name in _slots(kind) if hasattr(value, name)}
+    return {**in_slots, **getattr(value, "__dict__", {})}
 
 
 def holding(value: Any, held: Mapping[Any, Any]) -> Any:
@@ -54,9 +62,10 @@ def holding(value: Any, held: Mapping[Any, Any]) -> Any:
     deque([3], maxlen=2)
     """
     if isinstance(value, tuple):
-        if all(item is held[number] for number, item in enumerate(value)):
+        items = tuple(held.values())
+        if len(items) == len(value) and all(new is old for new, old in zip(items, value, strict=True)):
             return value
-        return type(value)(*held.values()) if hasattr(value, "_fields") else type(value)(held.values())
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     kind = type(value)
     if kind is torch.Generator:
         twin: Any = torch.Generator(value.device)
@@ -132,9 +141,9 @@ def is_users(kind: type) -> bool:
     """Whether a class is of no library, and its objects are no parts of a model."""
     if kind is SimpleNamespace:
         return True
-    top = kind.__module__.partition(".")[0]
-    library = (top in sys.stdlib_module_names and top != "__main__") or top in (*KNOWN, "numpy", "fxgrow")
-    if library or issubclass(kind, (nn.Module, Tensor, type, enum.Enum, BaseException)):
+    if is_library(kind.__module__) or kind.__module__.partition(".")[0] == "fxgrow":
+        return False
+    if issubclass(kind, (nn.Module, Tensor, type, enum.Enum, BaseException)):
         return False
     file = getattr(sys.modules.get(kind.__module__), "__file__", None) or ""
     return not {"site-packages", "dist-packages"} & set(Path(file).parts)

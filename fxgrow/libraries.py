@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 LIBRARIES = ("timm", "torchvision")
@@ -16,6 +17,16 @@ def is_known(code: Any) -> bool:
     (False, True)
     """
     return (getattr(code, "__module__", None) or "").partition(".")[0] in KNOWN
+
+
+def is_library(module: str) -> bool:
+    """Whether a module, by its name, is Python's own or of a library that is known.
+
+    >>> is_library("collections.abc"), is_library("torch.nn"), is_library("__main__")
+    (True, True, False)
+    """
+    top = module.partition(".")[0]
+    return (top in sys.stdlib_module_names and top != "__main__") or top in (*KNOWN, "numpy")
 
 
 def is_of_library(name: str) -> bool:

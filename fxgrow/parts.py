@@ -100,12 +100,12 @@ class Parts:
         )
 
 
-def nothing_grows(why: CaptureError, reached: tuple[Held, ...]) -> CaptureError:
+def no_part_grows(why: CaptureError, reached: tuple[Held, ...]) -> CaptureError:
     """The refusal of a model of which neither the whole nor a part grows."""
-    for held in reached:
-        what = f"{why.what}; and {held.where[0]} cannot grow by itself: {held.reason}"
-        return type(why)(what, where=why.where, remedy=why.remedy)
-    return why
+    if not reached:
+        return why
+    what = f"{why.what}; and {reached[0].where[0]} cannot grow by itself: {reached[0].reason}"
+    return type(why)(what, where=why.where, remedy=why.remedy)
 
 
 def passage_through(model: nn.Module, parts: Parts) -> Passage:
@@ -160,7 +160,7 @@ def find_parts(model: nn.Module, example_inputs: Any, why: CaptureError) -> Part
     left_out = {path: used for path, used in reached.items() if path in seen and _has_parts(bare.get_submodule(path))}
     held = tuple(Held(_count(bare.get_submodule(path)), (path,), used) for path, used in left_out.items())
     if not captured:
-        raise nothing_grows(why, held)
+        raise no_part_grows(why, held)
     return Parts(captured, inputs, _count(bare), why, _hold_shared(model, captured), held)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fxgrow.holders import held_by, hold
-from fxgrow.libraries import KNOWN, is_known
+from fxgrow.libraries import is_known, is_library
 from fxgrow.references import unregistered
 
 _PLAIN = (bool, int, float, str, type(None), Tensor)
@@ -131,7 +131,7 @@ def _files(kinds: list[type]) -> list[dict[str, Any]]:
     for kind in kinds:
         home = vars(sys.modules[kind.__module__]) if kind.__module__ in sys.modules else {}
         for names in (home, *map(_imported, home.values())):
-            if names and not _is_library(_name(names)):
+            if names and not is_library(_name(names)):
                 files[id(names)] = names
     return list(files.values())
 
@@ -144,11 +144,6 @@ def _name(names: dict[str, Any]) -> str:
 def _imported(value: Any) -> dict[str, Any]:
     function = inspect.unwrap(value) if isinstance(value, (FunctionType, _CACHED)) else None
     return vars(value) if isinstance(value, ModuleType) else getattr(function, "__globals__", {})
-
-
-def _is_library(name: str) -> bool:
-    top = name.partition(".")[0]
-    return (top in sys.stdlib_module_names and top != "__main__") or top in (*KNOWN, "numpy")
 
 
 _Contents = dict[int, tuple[Any, dict[Any, Any]]]
@@ -177,7 +172,8 @@ def _contents(value: Any, seen: set[int]) -> _Contents:
 
 def _same(contents: _Contents, others: _Contents) -> bool:
     return contents.keys() == others.keys() and all(
-        len(held) == len(others[key][1]) and all(_is(item, others[key][1].get(name)) for name, item in held.items())
+        len(held) == len(others[key][1])
+        and all(name in others[key][1] and _is(item, others[key][1][name]) for name, item in held.items())
         for key, (_, held) in contents.items()
     )
 

@@ -15,7 +15,7 @@ from fxgrow.capture.inputs import Inputs
 from fxgrow.capture.methods import code_of
 from fxgrow.capture.recording import bound
 from fxgrow.containers import flat_tensors
-from fxgrow.holders import held_by, holding, is_object
+from fxgrow.holders import attributes_of, holding, is_object
 from fxgrow.libraries import is_known
 
 _CHOICES = (bool, str, int, float, tuple, enum.Enum, type(None))
@@ -93,7 +93,7 @@ def tensors_in_place_of_none(
                 else:
                     yield from ((name, {**value, key: tensor}) for tensor in tensors)
         elif is_object(value):
-            held = dict(held_by(value) or {})
+            held = attributes_of(value)
             for attribute in [name for name, item in held.items() if item is None]:
                 yield from ((name, holding(value, {**held, attribute: tensor})) for tensor in tensors)
         elif parameter.default is None and value is None and ("Tensor" in said or not _says_no_tensor(said)):

@@ -19,7 +19,7 @@ from fxgrow.capture.numbers import Float, Int, Pending, node_of, plain, remember
 from fxgrow.capture.refusing import Refusing
 from fxgrow.containers import holds_tensor, with_dictionaries, with_items
 from fxgrow.errors import UntraceableError
-from fxgrow.holders import attribute, held_by, is_object
+from fxgrow.holders import attribute, attributes_of, is_object
 
 
 class Operands(NamedTuple):
@@ -235,7 +235,7 @@ class GraphBuilder(Refusing):
         if isinstance(value, (tuple, list)):
             held = dict(enumerate(value))
         elif is_object(value) and holds_tensor(value):
-            held, pick = held_by(value), attribute
+            held, pick = attributes_of(value), attribute
         if not held:
             if call_guards.writable(value):
                 self.new_node("call_function", settled, (node, value, name), {}, None)

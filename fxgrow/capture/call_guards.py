@@ -14,7 +14,7 @@ from torch import fx
 
 from fxgrow.containers import holds_tensor
 from fxgrow.errors import SettledError
-from fxgrow.holders import held_by, is_object
+from fxgrow.holders import attributes_of, is_object
 
 
 def compared(tensor: Any, name: str, question: str, number: int, outcome: bool) -> None:
@@ -108,7 +108,7 @@ def in_words(value: Any) -> str:
     if isinstance(value, dict) and not writable(value):
         return f"a dictionary of {', '.join(sorted(map(repr, value)))}"
     if is_object(value) and holds_tensor(value):
-        named = [f"{name!r}" for name, item in (held_by(value) or {}).items() if item is not None]
+        named = [f"{name!r}" for name, item in attributes_of(value).items() if item is not None]
         return f"a {type(value).__name__} of {', '.join(sorted(named))}"
     return repr(value) if writable(value) else name_of_object(value)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fxgrow.capture.skeleton import skeleton
 from fxgrow.containers import each_tensor
 from fxgrow.errors import CaptureError
-from fxgrow.holders import empty, held_by, hold, is_object, is_users
+from fxgrow.holders import attributes_of, empty, hold, is_object, is_users
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -65,7 +65,7 @@ def described(inputs: Any) -> Any:
         return (
             "named" if named else "object",
             name,
-            described(tuple(inputs) if named else dict(held_by(inputs) or {})),
+            described(tuple(inputs) if named else attributes_of(inputs)),
         )
     if isinstance(inputs, (tuple, list)):
         return ("list" if isinstance(inputs, list) else "tuple", tuple(map(described, inputs)))

@@ -99,7 +99,7 @@ class Recording:
         arguments = bound(self.bare, inputs)
         runner = with_sources(twin_of(self.bare, dtype, share=dtype is None))
         switched = list(_changed_by_mode(runner, mode == "train"))
-        recorder = Recorder(runner, self.device, self.functions, self.constants, self.memory, self.originals)
+        recorder = self._recorder(runner)
         recorder.settled.extend(switched)
         self.graph = recorder.graph
         before = _state(runner)
@@ -151,6 +151,9 @@ class Recording:
         comparisons, by_size = recorder.comparisons, recorder.by_size
         return Record(recorder.graph, form, recorder.settled, compared, comparisons, by_mode, by_size, left)
 
+    def _recorder(self, runner: nn.Module) -> Recorder:
+        return Recorder(runner, self.device, self.functions, self.constants, self.memory, self.originals)
+
     def _refuse_what_hangs_on_counts(
         self, first: Recorder, mode: str, inputs: Inputs, dtype: Callable[[torch.dtype], torch.dtype] | None
     ) -> None:
@@ -164,7 +167,7 @@ class Recording:
         for count in (*OTHERS, *map(taking, turned)):
             runner = with_sources(twin_of(self.bare, dtype, share=dtype is None))
             runner.train(mode == "train")
-            again = Recorder(runner, self.device, self.functions, self.constants, self.memory, self.originals)
+            again = self._recorder(runner)
             again.count = count
             try:
                 output, _ = taken_apart(_run(again, bound(self.bare, inputs), len(inputs[0])))
@@ -188,7 +191,7 @@ class Recording:
         parting: Difference | None = None
         unchanging = _made_of_weights(first.graph, {first.nodes[id(t)] for t in leftovers if id(t) in first.nodes})
         for nodes in ([], unchanging) if unchanging else ([],):
-            again = Recorder(runner, self.device, self.functions, self.constants, self.memory, self.originals)
+            again = self._recorder(runner)
             paired = again.take_over(first, nodes)
             try:
                 output, _ = taken_apart(_run(again, bound(self.bare, inputs), len(inputs[0])))

@@ -124,14 +124,17 @@ def _alone(module: nn.Module, places: Mapping[int, str]) -> nn.Module:
         return function.__code__, id(function.__globals__), function.__kwdefaults__, *at
 
     twin = object.__new__(type(module))
-    attributes = {name: value for name, value in module.__dict__.items() if name not in _TREE}
     twin.__dict__.update(module.__dict__)
-    twin.__dict__.update(each_of_kind(attributes, _FUNCTIONS, told))
+    twin.__dict__.update(each_of_kind(_beside_the_tree(module), _FUNCTIONS, told))
     twin.__dict__["_modules"] = {}
     return twin
 
 
-_TREE = ("_parameters", "_buffers", "_modules")
+def _beside_the_tree(module: nn.Module) -> dict[str, Any]:
+    """The attributes of a module, its hooks among them, without its parts and tensors."""
+    return {k: value for k, value in module.__dict__.items() if k not in ("_parameters", "_buffers", "_modules")}
+
+
 _FUNCTIONS = (FunctionType, MethodType)
 
 
@@ -175,7 +178,7 @@ def _names_read(model: nn.Module, parts: Sequence[str]) -> set[str]:
     waiting = [function for kind in holders for name, function in methods_of(kind) if name in ("forward", "__call__")]
     for path, module in model.named_modules():
         if not _inside(path, parts):  # functions that attributes and hooks hold
-            attributes = {name: value for name, value in module.__dict__.items() if name not in _TREE}
+            attributes = _beside_the_tree(module)
             held = (*of_kind(attributes, FunctionType), *of_kind(attributes, MethodType))
             waiting += filter(None, map(function_in, held))
     return names_reached(waiting, methods)
