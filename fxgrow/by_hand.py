@@ -19,6 +19,7 @@ from torch import fx, nn
 from fxgrow.birth import Birth
 from fxgrow.documents import frozen
 from fxgrow.errors import FileError
+from fxgrow.libraries import home_of
 from fxgrow.references import OF_MODULES
 
 _CONVOLUTION = (
@@ -108,7 +109,7 @@ def _part(part: Any) -> Part:
         if _is_plain(value):
             plain.append((name, copy.deepcopy(value)))
         elif isinstance(value, (FunctionType, BuiltinFunctionType)) and name != "forward":
-            functions.append((name, f"{value.__module__}.{value.__qualname__}"))
+            functions.append((name, f"{home_of(value)}.{value.__qualname__}"))
     if is_graph:
         graphs = part.graphs() if hasattr(part, "graphs") else {"": part.graph}  # of each mode, in a grown one
         functions += [(f"the graph {mode}".strip(), _digest(graph)) for mode, graph in graphs.items()]

@@ -10,13 +10,22 @@ LIBRARIES = ("timm", "torchvision")
 KNOWN = ("torch", *LIBRARIES)
 
 
+def home_of(code: Any) -> str:
+    """The name of the module that defines a class or a function; nothing where none does, as for code from a text.
+
+    >>> home_of(__import__("torch").nn.Linear), home_of(eval("lambda: 0", {}))
+    ('torch.nn.modules.linear', '')
+    """
+    return getattr(code, "__module__", None) or ""
+
+
 def is_known(code: Any) -> bool:
     """Whether a class or function is of a library of whose code it is known what it asks for and what it keeps.
 
     >>> is_known(dict), is_known(__import__("torch").nn.Linear)
     (False, True)
     """
-    return (getattr(code, "__module__", None) or "").partition(".")[0] in KNOWN
+    return home_of(code).partition(".")[0] in KNOWN
 
 
 def is_library(module: str) -> bool:

@@ -15,6 +15,7 @@ from torch import fx
 from fxgrow.containers import holds_tensor
 from fxgrow.errors import SettledError
 from fxgrow.holders import attributes_of, is_object
+from fxgrow.libraries import home_of
 
 
 def compared(tensor: Any, name: str, question: str, number: int, outcome: bool) -> None:
@@ -92,7 +93,7 @@ def name_of_object(value: Any) -> str:
         return f"partial({', '.join([name_of_object(value.func), *given])})"
     named = value if hasattr(value, "__qualname__") else type(value)
     line = f" of line {value.__code__.co_firstlineno}" if getattr(value, "__name__", "") == "<lambda>" else ""
-    return f"{getattr(named, '__module__', None) or 'torch'}.{named.__qualname__}{line}"
+    return f"{home_of(named) or 'torch'}.{named.__qualname__}{line}"
 
 
 def in_words(value: Any) -> str:

@@ -14,7 +14,7 @@ from torch import nn
 from torch.fx import _symbolic_trace
 
 from fxgrow.capture import contexts
-from fxgrow.libraries import is_known
+from fxgrow.libraries import home_of, is_known
 from fxgrow.opaque import CustomFunction
 from fxgrow.replacing import replaced
 from fxgrow.rules import registry
@@ -113,7 +113,7 @@ def _places(namespaces: Iterable[Names], functions: Iterable[Function]) -> Itera
 @functools.lru_cache(maxsize=2)
 def _places_in_libraries(functions: tuple[Function, ...]) -> list[tuple[Names, str, Function]]:
     """The same in the modules that define them, and in the packages around these."""
-    paths = {function.__module__ for function in functions}
+    paths = {home_of(function) for function in functions}
     packages = {path[:end] for path in paths for end, letter in enumerate(f"{path}.") if letter == "."}
     return list(_places([vars(sys.modules[path]) for path in sorted(packages) if path in sys.modules], functions))
 

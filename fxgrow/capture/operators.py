@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fxgrow.libraries import home_of
+
 _BINARY = {
     **{
         name: getattr(operator, name)
@@ -59,7 +61,7 @@ def opened(function: Any) -> Callable[..., Any] | None:
 
     One that calls a function of its own name stays whole: code calls functions by name, and takes these two for one.
     """
-    if not isinstance(function, types.FunctionType) or not function.__module__.startswith("torch."):
+    if not isinstance(function, types.FunctionType) or not home_of(function).startswith("torch."):
         return None
     if hasattr(torch._C._VariableFunctions, function.__name__) and function.__module__ == "torch.functional":
         return None

@@ -19,7 +19,7 @@ from fxgrow.capture.flags import with_flags
 from fxgrow.capture.inputs import Inputs
 from fxgrow.capture.methods import RUNNING, code_of
 from fxgrow.capture.recording import bound
-from fxgrow.libraries import is_known
+from fxgrow.libraries import home_of, is_known
 
 
 def called_by(
@@ -132,7 +132,7 @@ def _is_harmless(called: ast.expr, caller: Any, owner: nn.Module | None, within:
     value = caller.__globals__.get(called.id, getattr(builtins, called.id, None))
     if value is None or (isinstance(value, type) and issubclass(value, BaseException)):
         return True  # an argument, or what the function made
-    home = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None) or ""
+    home = value.__name__ if isinstance(value, ModuleType) else home_of(value)
     if home.partition(".")[0] in _LIBRARIES or value in within:
         return True
     if isinstance(value, type):

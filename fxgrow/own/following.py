@@ -20,6 +20,7 @@ from fxgrow.capture.recording import Recording
 from fxgrow.capture.skeleton import twin_of
 from fxgrow.containers import flat_tensors
 from fxgrow.devices import callers_code
+from fxgrow.libraries import home_of
 from fxgrow.own.positions import last_places
 from fxgrow.planning.deepening import Deepening
 from fxgrow.planning.deepening import renamed as moved
@@ -91,7 +92,7 @@ def follow_sizes(
 
 def _is_layer(forward: Any) -> bool:
     """Whether a forward is one that torch's own layers run."""
-    home, _, name = getattr(forward, "__module__", "").rpartition(".")
+    home, _, name = home_of(forward).rpartition(".")
     return home == "torch.nn.modules" and name not in ("module", "container")
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxgrow.errors import RuleError
+from fxgrow.libraries import home_of
 from fxgrow.opaque import CustomFunction, hooked
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def whole_functions() -> list[Callable[..., Any]]:
     """Functions of other packages that have a row and do not ask whether they are overridden, as torch's own do."""
     _read_rows()
     homes = ("torch.", "fxgrow.")
-    return [f for f in _functions if isinstance(f, FunctionType) and not f.__module__.startswith(homes)]
+    return [f for f in _functions if isinstance(f, FunctionType) and not home_of(f).startswith(homes)]
 
 
 def rules(targets: Iterable[Any], law: Law) -> None:
