@@ -15,14 +15,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fxgrow.capture.composites import COMPOSITES
 from fxgrow.errors import CaptureError
 
 
 def call_spelled_out(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[..., Any] | None:
-    """What spells out a call of attention under an object of torch's that stands for a causal mask, and has no values.
+    """What spells a call out; None for most.
 
-    None for any other call.
+    Spelled out are functions that are others put together, and attention under an object that stands for a causal mask
+    and has no values.
     """
+    if in_others := COMPOSITES.get(function):
+        return in_others
     bias = sys.modules.get("torch.nn.attention.bias")
     if function is not F.scaled_dot_product_attention or bias is None:
         return None

@@ -183,7 +183,8 @@ class Recorder(GraphBuilder, TorchFunctionMode):
             return self._of_literals(func, args, kwargs)
         if (spelled_out := call_spelled_out(func, args, kwargs)) is not None:
             with self:
-                return spelled_out(*args, **kwargs)
+                if (value := spelled_out(*args, **kwargs)) is not NotImplemented:
+                    return value
         method = _is_method(func, name, args)
         if method and name.endswith("_"):
             self._drawn_into(args[0])

@@ -36,9 +36,21 @@ NAMES = (
     "hidden_size",
     "out_features",
     "out_channels",
+    "in_chs",
+    "out_chs",
+    "in_dim",
+    "out_dim",
+    "dim",
+    "dim_out",
+    "channels",
+    "num_channels",
     "num_chs",
+    "groups",
 )
-"""Names that libraries give to attributes that hold a number of channels."""
+"""Names that libraries give to attributes that hold a number of channels, or of groups, which may be one a channel."""
+
+_AXES = range(-5, 5)
+"""What `dim` may be where it names an axis."""
 
 Changes = list[tuple[nn.Module, str, Any]]
 """Modules, names of their attributes, and what each was."""
@@ -75,7 +87,7 @@ def follow_sizes(
             continue  # torch's own layers, and what has a law, follow as growth sets them, where a graph calls them
         for name in NAMES:
             old = parts[origin].__dict__.get(name)
-            if old is None or old != module.__dict__.get(name):
+            if old is None or old != module.__dict__.get(name) or (name == "dim" and old in _AXES):
                 continue
             if type(old) is int:
                 module.__dict__[name] = _counterpart(name, old, *shapes, origin)
@@ -141,7 +153,7 @@ def _counterpart(name: str, size: int, before: Shapes, after: Shapes, path: str,
         ("in",)
         if name.startswith("in_")
         else ("out",)
-        if name in ("out_features", "out_channels", "num_chs")
+        if name.startswith("out_") or name in ("dim_out", "num_chs")
         else ("in", "out")
     )
     inner = [part for part, _ in before if part and (not path or part.startswith(f"{path}."))]

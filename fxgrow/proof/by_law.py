@@ -11,7 +11,7 @@ from typing import Any
 
 from fxgrow.proof.node_pair import Use, no_rule
 from fxgrow.proof.rules import attention, contraction, movement, normalisation, pointwise, recurrent, reduction, spatial
-from fxgrow.proof.rules.picking import item
+from fxgrow.proof.rules.picking import item, written
 from fxgrow.rules import picking, weights
 from fxgrow.rules.attention import Attention, BiasTable, WindowAttention
 from fxgrow.rules.complexes import Pairs, Part
@@ -24,13 +24,13 @@ from fxgrow.rules.products import Readout
 from fxgrow.rules.recurrent import Recurrent, RecurrentCell
 from fxgrow.rules.reduction import Across, Compared, CoreUnits, OverItsNorm, Reduction
 from fxgrow.rules.shape import Shape
-from fxgrow.rules.spatial import AffineGrid, Pad, PixelShuffle, Rearranged, Spatial, Unfold
+from fxgrow.rules.spatial import AffineGrid, Pad, PixelShuffle, Rearranged, Spatial, Unfold, Unpooled
 from fxgrow.rules.stretching import Made
 
 RULES: dict[type[Law], Callable[[Any, Use], Any]] = {
     **dict.fromkeys((Shape, picking.Select, picking.Narrow, CoreUnits, PixelShuffle), movement.moved),
     picking.GetItem: item,
-    picking.Written: movement.written,
+    picking.Written: written,
     Made: movement.made,
     Pairs: spatial.paired,
     SumOfProducts: contraction.summed,
@@ -57,6 +57,7 @@ RULES: dict[type[Law], Callable[[Any, Use], Any]] = {
     Rearranged: spatial.rearranged,
     Pad: spatial.padded,
     Unfold: spatial.windowed,
+    Unpooled: spatial.unpooled,
     AffineGrid: spatial.affine_grid,
     Attention: attention.attention,
     WindowAttention: attention.window_attention,

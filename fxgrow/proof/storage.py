@@ -44,6 +44,14 @@ def _holds_tensor(node: fx.Node) -> bool:
 _COPYING = ("cat", "concat", "concatenate", "stack", "repeat", "tile", "repeat_interleave", "clone")
 
 
+def _copies(node: fx.Node) -> bool:
+    """Whether an op of movement gives a storage of its own; a number as a tensor indexes as the number does."""
+    index = node.args[1] if node.target is operator.getitem else None
+    items = index if isinstance(index, tuple) else (index,)
+    values = [item.meta.get("value") if isinstance(item, fx.Node) else item for item in items]
+    return name_of(node) in _COPYING or any(isinstance(v, list) or getattr(v, "ndim", 0) for v in values)
+
+
 def sharing(model: Model, graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
     """Which nodes may hold the same storage, by node: views, and what an unknown op returns of its operands."""
     groups: dict[fx.Node, list[fx.Node]] = {}
@@ -62,7 +70,7 @@ def sharing(model: Model, graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
 def may_show(model: Model, node: fx.Node) -> list[fx.Node]:
     """The operands whose storage a node's output may be: an op that writes in place gives back what it wrote to."""
     law = law_of(model, node)
-    if node.op in ("placeholder", "output", "get_attr") or name_of(node) in _COPYING or not _holds_tensor(node):
+    if node.op in ("placeholder", "output", "get_attr") or _copies(node) or not _holds_tensor(node):
         return []
     if law is not None and overwrites(model, node):
         written = first_tensor(node)
@@ -93,7 +101,7 @@ class Storage(Bindings):
         if use.writes or use.name == "detach":
             self.whole[node] = self.whole.get(source, source)
         if not use.writes:
-            if law is not None and law.may_show and use.name not in _COPYING:
+            if law is not None and law.may_show and not _copies(use.new):
                 self.roots[node] = self.root(source)
             return
         root = self.root(source)

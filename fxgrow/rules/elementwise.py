@@ -25,7 +25,7 @@ UNARY: dict[Kind, str] = {
 BINARY: dict[Kind, str] = {
     "zero": "complex copysign fmax fmin heaviside hypot ldexp maximum minimum nextafter polar xlogy",
     "other": "atan2 eq ne lt le gt ge clamp_max clamp_min float_power floor_divide fmod igamma igammac isclose "
-    "logaddexp logical_and logical_or logical_xor remainder",
+    "logaddexp logaddexp2 logical_and logical_or logical_xor remainder",
     "divide": "true_divide",
 }
 """Of two tensors, or a tensor and a number. zero: f(0, 0) = 0, whatever the signs of the zeros."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -128,15 +129,20 @@ def by_index(values: list[Any]) -> bool:
     return any(isinstance(value, (Tensor, list, bool)) for value in values)
 
 
+def index_shape(value: Any) -> Sequence[int] | None:
+    """The shape of a tensor or a list that picks entries; None of anything else."""
+    if isinstance(value, list):
+        return torch.tensor(value).shape
+    return getattr(value, "shape", None)
+
+
 def picking_axes(values: list[Any], rank: int) -> list[int | None] | None:
     """Of `x[...]` with indices among whole axes: for each axis of the output that of x, or None for one of the indices.
 
     None at all: where anything else is among them. values: tensors (of either kind) and lists are indices.
     """
     indices = [v for v in values if not isinstance(v, slice) and v is not Ellipsis]
-    shapes = [
-        v.shape if hasattr(v, "shape") else torch.tensor(v).shape if isinstance(v, list) else None for v in indices
-    ]
+    shapes = [index_shape(v) for v in indices]
     whole = all(v == slice(None) for v in values if isinstance(v, slice))
     if not whole or None in shapes or any(isinstance(v, list) and any(type(i) is bool for i in v) for v in indices):
         return None
@@ -163,10 +169,8 @@ class Written(Law):
         x, value = op.tensor(0, "input"), op.argument(2, "value")
         if hold_aliased(op, x):
             return None
-        if by_index(picks(op)):
-            op.fix_operands("its entries are written by an index")
-            return None
-        region = GetItem().relate(op)
+        values = picks(op)
+        region = self._indexed(op, x, values) if by_index(values) else GetItem().relate(op)
         if not isinstance(region, Tensor):
             return None
         if isinstance(value, Tensor):
@@ -174,6 +178,18 @@ class Written(Law):
                 op.unifier.broadcast([mine, value_axis])
         op.data["value"] = value
         return region
+
+    @staticmethod
+    def _indexed(op: Op, x: Tensor, values: list[Any]) -> Tree:
+        axes = picking_axes(values, x.rank)
+        if axes is None:
+            op.fix_operands("its entries are written by an index")
+            return None
+        op.unifier.fix([x.axes[k] for k in range(x.rank) if k not in axes], "its entries are written by an index")
+        indices = [value for value in values if isinstance(value, Tensor)]
+        op.unifier.fix([axis for index in indices for axis in index.axes], "it is an index")
+        picked = iter(torch.broadcast_shapes(*(index_shape(v) for v in values if isinstance(v, (Tensor, list)))))
+        return op.result([op.unifier.constant(next(picked)) if a is None else x.axes[a] for a in axes])
 
     def facts(self, op: Op, know: Knowledge) -> None:
         x, value = op.tensor(0, "input"), op.data["value"]

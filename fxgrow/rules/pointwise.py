@@ -127,8 +127,8 @@ def keeps_means(kind: str, having: Sequence[int]) -> bool:
 
 
 def has_numbers(op: Op) -> bool:
-    """Whether a number other than zero takes part beside the tensors (`alpha` scales, so it does not count)."""
-    return any(not isinstance(item, Tensor) and item not in (0, None) for item in op.lower(list(op.node.args)))
+    """Whether a number other than zero is one of the summands (what comes after them scales)."""
+    return any(not isinstance(item, Tensor) and item not in (0, None) for item in op.lower(list(op.node.args[:2])))
 
 
 def is_flat(op: Op) -> bool:
@@ -141,6 +141,11 @@ def power(op: Op) -> Kind:
     """x ** n keeps zero where n is a positive number."""
     exponent: Any = op.argument(1, "exponent")
     return "zero" if isinstance(exponent, (int, float)) and exponent > 0 else "other"
+
+
+def lerp(op: Op) -> Kind:
+    """lerp by a number is a sum of both tensors, each times another number."""
+    return "zero" if isinstance(op.argument(2, "weight"), Tensor) else "add"
 
 
 def clamp(op: Op) -> Kind:

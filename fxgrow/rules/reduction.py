@@ -14,6 +14,9 @@ from fxgrow.rules.op import Op, Tensor, Tree
 from fxgrow.rules.pointwise import Pointwise
 from fxgrow.rules.shape import axis_of, hold_aliased, written_to
 
+ALL: Literal["all"] = "all"
+Axes = int | tuple[int, ...] | Literal["all"] | None
+
 
 @dataclass(frozen=True)
 class Reduction(Carrying):
@@ -21,11 +24,13 @@ class Reduction(Carrying):
 
     kind: "sum" (linear, zeros do not count), "mean" (linear, means do not count), "other" (max, var, norm).
     keeps_zero: whether it is zero where all entries are.
+    default: which axes it is over where none are given.
     """
 
     kind: Literal["sum", "mean", "other"]
     place: tuple[int, str] = (1, "dim")
     keeps_zero: bool = True
+    default: Axes = ALL
     family = "reduction"
 
     def relate(self, op: Op) -> Tree:
@@ -34,8 +39,9 @@ class Reduction(Carrying):
         if isinstance(dims, Tensor):
             op.law = _LARGER  # `torch.max(x, y)`
             return op.law.relate(op)
-        reduced = range(x.rank) if dims is None else [dims] if isinstance(dims, int) else dims
-        axes_reduced = sorted(axis_of(axis, x.rank) for axis in reduced)
+        if len(op.operands()) > 1:  # several quantiles, on an axis of their own
+            return super().relate(op)
+        axes_reduced = self.axes(dims, x.rank)
         first = op.value[0] if isinstance(op.value, tuple) else op.value
         if not hasattr(first, "shape"):
             return super().relate(op)
@@ -51,6 +57,13 @@ class Reduction(Carrying):
             for k in axes_reduced:
                 op.unifier.fix(x.axes[k], "it is both kept and reduced")
         return tuple(op.result(axes) for _ in op.value) if isinstance(op.value, tuple) else op.result(axes)
+
+    def axes(self, dims: Any, rank: int) -> list[int]:
+        """The axes that it is over, where `dims` is what the argument says."""
+        dims = self.default if dims in (None, ()) else dims
+        return sorted(
+            axis_of(k, rank) for k in (range(rank) if dims == ALL else [dims] if isinstance(dims, int) else dims)
+        )
 
     def needs(self, op: Op, know: Knowledge) -> Iterable[list[tuple[Tensor, Want]]]:
         for leaf in know.growing(*self.statistics(op)):
@@ -99,10 +112,6 @@ class CoreUnits(Law):
 
     def edits(self, op: Op, know: Knowledge) -> list[Edit]:
         return moved_core(op, know, op.tensor(0, "x").axes[op.data["axis"]], 2)
-
-
-ALL: Literal["all"] = "all"
-Axes = int | tuple[int, ...] | Literal["all"] | None
 
 
 def kept_unless_filled(argument: Lookup) -> Literal["zero", "other"]:

@@ -47,6 +47,28 @@ class Sampled(Spatial):
         return super().relate(op)
 
 
+class Unpooled(Spatial):
+    """`F.max_unpool2d`: entries of every channel, put where the indices of that channel say.
+
+    A size to reach may have those of batch and channels before space, which are not asked for.
+    """
+
+    @staticmethod
+    def size_place(module: Any) -> tuple[int, str]:
+        """Which argument is the size to reach."""
+        return 5 if module is None else 2, "output_size"
+
+    def relate(self, op: Op) -> Tree:
+        x, indices = op.operands()
+        for ours, theirs in zip(x.axes, indices.axes, strict=True):
+            op.unifier.unify(ours, theirs)
+        place = self.size_place(op.module)
+        sizes = [] if op.raw(*place) is None else items_of(op, op.path(*place))
+        for path in sizes[: -self.rank]:
+            op.leave(path)
+        return super().relate(op)
+
+
 class AffineGrid(Law):
     """`F.affine_grid`: the points of an image of a given size that transformations read; channels are not asked for."""
 

@@ -28,7 +28,7 @@ from fxgrow.rules.products import AddedProduct, Lettered, Readout, inner, outer,
 from fxgrow.rules.recurrent import Recurrent, RecurrentCell
 from fxgrow.rules.reduction import ALL, Across, Axes, Compared, CoreUnits, OverItsNorm, Reduction, kept_unless_filled
 from fxgrow.rules.registry import both, named, ranked, rows, rule, rules
-from fxgrow.rules.spatial import AffineGrid, Pad, PixelShuffle, Sampled, Spatial, Unfold
+from fxgrow.rules.spatial import AffineGrid, Pad, PixelShuffle, Sampled, Spatial, Unfold, Unpooled
 from fxgrow.rules.stretching import Expand, Made, Repeat, RepeatEach
 from fxgrow.rules.weights import BatchNormFunction, Parametrized, Standardised
 
@@ -38,8 +38,8 @@ rules(
     (nn.Linear, nn.modules.linear.NonDynamicallyQuantizableLinear, F.linear),
     Contraction(("... i", "o i"), "... o", "o", attributes={"in_features": "i", "out_features": "o"}),
 )
-rule(
-    nn.Bilinear,
+rules(
+    (nn.Bilinear, F.bilinear),
     Contraction(
         ("... i", "... j", "o i j"),
         "... o",
@@ -91,7 +91,7 @@ _POINTWISE: dict[Any, list[Any]] = {
         *named(nn, "Hardshrink Softshrink RReLU"),
         *named(F, "relu relu6 leaky_relu elu celu selu gelu silu mish hardswish hardtanh softsign tanhshrink"),
         *named(F, "hardshrink softshrink rrelu"),
-        *both("relu relu_ lerp"),
+        *both("relu relu_"),
     ],
     "other": [
         *named(nn, "Sigmoid Hardsigmoid Softplus LogSigmoid Threshold AlphaDropout FeatureAlphaDropout"),
@@ -107,6 +107,7 @@ _POINTWISE: dict[Any, list[Any]] = {
     "multiply": [*named(operator, "mul imul"), *both("mul mul_")],
     "divide": [*named(operator, "truediv itruediv"), *both("div div_")],
     pointwise.power: [operator.pow, *both("pow pow_")],
+    pointwise.lerp: [torch.lerp, "lerp", "lerp_"],
     pointwise.clamp: [torch.clamp, "clamp", "clamp_", "clip"],
 }
 for _law, _targets in _POINTWISE.items():
@@ -174,14 +175,18 @@ rule(nn.utils.parametrize.ParametrizationList, Parametrized())
 
 rules(both("sum"), Reduction("sum"))
 rules(both("mean"), Reduction("mean"))
-rules((*both("norm"), torch.linalg.vector_norm), Reduction("other", (2, "dim")))
+rules((*both("norm quantile nanquantile"), *named(torch.linalg, "norm vector_norm")), Reduction("other", (2, "dim")))
+rule(torch.linalg.matrix_norm, Reduction("other", (2, "dim"), default=(-2, -1)))
 rules(both("amax amin var std max min median prod var_mean std_mean aminmax"), Reduction("other"))
+rules(both("nansum nanmean nanmedian count_nonzero"), Reduction("other"))
+rules(both("kthvalue"), Reduction("other", (2, "dim"), default=-1))
+rules(both("mode"), Reduction("other", default=-1))
 rules(both("logsumexp argmax argmin all any"), Reduction("other", keeps_zero=False))
 rules((*named(nn, "Softmax LogSoftmax Softmin"), *named(F, "softmax log_softmax softmin")), Across())
 rules(both("softmax log_softmax logcumsumexp"), Across())
 rule(nn.Softmax2d, Across(default=-3))
 rules(both("cumsum index_select index_add index_copy"), Across("linear"))
-rules(both("cumprod cummax cummin gather scatter_add scatter_reduce"), Across("zero"))
+rules(both("cumprod cummax cummin gather scatter_add scatter_reduce index_reduce"), Across("zero"))
 rules(both("sort argsort"), Across("zero", default=-1))
 rules(both("topk"), Across("zero", (2, "dim"), default=-1))
 rules(both("diff"), Across("linear", (2, "dim"), default=-1))
@@ -212,6 +217,7 @@ for _rank in (1, 2, 3):
     rules((getattr(nn, f"{_name}AvgPool{_rank}d") for _name in ("", "Adaptive")), Spatial("linear", _rank))
     rules((getattr(F, f"{_name}avg_pool{_rank}d") for _name in ("", "adaptive_")), Spatial("linear", _rank))
     rules((getattr(nn, f"{_name}MaxPool{_rank}d") for _name in ("", "Adaptive")), Spatial("zero", _rank))
+    rules((getattr(nn, f"MaxUnpool{_rank}d"), getattr(F, f"max_unpool{_rank}d")), Unpooled("zero", _rank))
     for _ending in ("", "_with_indices"):
         rules((getattr(F, f"{_name}max_pool{_rank}d{_ending}") for _name in ("", "adaptive_")), Spatial("zero", _rank))
 rules((nn.Upsample, nn.UpsamplingBilinear2d, nn.UpsamplingNearest2d, F.interpolate), Spatial("linear"))

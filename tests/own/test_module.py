@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from timm.utils.model import reparameterize_model
 from torch import Tensor, fx, nn
 
 import fxgrow
@@ -818,3 +819,11 @@ def test_what_goes_into_a_part_stays_though_its_layers_grow() -> None:
     grown = fxgrow.grow(model, {"*.leave": 1, "*": 2}, example_inputs=normal(3, 8))
     assert grown[2].in_channels == 8 and grown[2].paths[0].out_features == 16
     torch.testing.assert_close(grown(normal(3, 8)), model(normal(3, 8)), rtol=EXACT, atol=EXACT)
+
+
+def test_blocks_can_be_fused_into_one_convolution_after_growth() -> None:
+    """timm's blocks of several branches read sizes from attributes when they become one convolution."""
+    model = timm_model("fastvit_t8")
+    grown = fxgrow.grow(model, 1.5, verify=False).eval()
+    fused = reparameterize_model(grown)(IMAGES)
+    torch.testing.assert_close(fused, model(IMAGES), rtol=1e-10, atol=1e-12)

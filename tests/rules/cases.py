@@ -84,6 +84,18 @@ class Deformed(nn.Module):
         return torchvision_ops.deform_conv2d(x, offset, weight, bias, padding=(1, 1), mask=mask)
 
 
+class Unpooled(nn.Module):
+    """Pooled, and put back where the largest entries were, in an image of the size that there was."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        self.pool = getattr(nn, f"MaxPool{rank}d")(2, return_indices=True)
+        self.unpool = getattr(nn, f"MaxUnpool{rank}d")(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.unpool(*self.pool(x), output_size=x.size())  # type: ignore[no-any-return]
+
+
 class LSTMCell(nn.Module):
     """With a state, which is a pair."""
 
@@ -147,7 +159,7 @@ _IN_PLACE = {operator.iadd, operator.isub, operator.imul, operator.itruediv}
 _BITWISE = ("bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_not")
 _BITWISE_IN_PLACE = ("bitwise_and_", "bitwise_or_", "bitwise_xor_", "__iand__", "__ior__", "__ixor__")
 _NOT_BY_THEMSELVES = {
-    *("cuda", "masked_fill", "masked_fill_", "where", "lerp", torch.lerp),
+    *("cuda", "masked_fill", "masked_fill_", "where", "lerp", "lerp_", torch.lerp),
     *(torch.where, operator.invert, torch.logical_not, torch.empty_like),
     *(operator.and_, operator.or_, operator.xor, *_BITWISE, *(getattr(torch, name) for name in _BITWISE)),
     *(*_BITWISE_IN_PLACE, "bitwise_not_"),
@@ -238,6 +250,7 @@ CASES = [
     Case("linear without bias", nn.Linear(4, 5, bias=False), ((2, 3, 4),), 4),
     Case("linear for quantisation", nn.modules.linear.NonDynamicallyQuantizableLinear(4, 5), (ROWS,), 3),
     Case("F.linear", F.linear, (ROWS, (5, 4), (5,)), 3),
+    Case("F.bilinear", F.bilinear, (ROWS, (3, 3), (5, 4, 3), (5,)), 4),
     Case("bilinear", nn.Bilinear(4, 3, 5), (ROWS, (3, 3)), 4),
     Case("conv1d", nn.Conv1d(4, 6, 3), ((2, 4, 6),), 3),
     Case("conv1d over units", nn.Conv1d(1, 1, 3, padding=1, bias=False), ((2, 1, 6),), 2, by_position=True),
@@ -361,6 +374,7 @@ CASES = [
     Case("roll", method("roll", 1, 0), (ROWS,), 1),
     Case("torch.roll", lambda x: torch.roll(x, (1, 1), (0, 1)), ((2, 3, 4),), 1),
     Case("lerp", lambda x, y: x.lerp(y, 0.3), (ROWS, ROWS), 2),
+    Case("lerp in place", lambda x, y: (x * 1.0).lerp_(y, 0.3), (ROWS, ROWS), 2),
     Case("torch.lerp by a tensor", torch.lerp, (ROWS, ROWS, VECTOR), 2),
     Case("F.glu", lambda x: F.glu(x, 1), ((3, 8),), 2),
     Case("nn.GLU", nn.GLU(1), ((2, 8, 3),), 3),
@@ -557,6 +571,25 @@ CASES = [
         )
     ),
     Case("aminmax", lambda x: x.aminmax(dim=1), (ROWS,), 2),
+    *(
+        case
+        for name, *arguments in (
+            *(("quantile", 0.3), ("nanquantile", 0.3), ("nansum",), ("nanmean",), ("nanmedian",), ("kthvalue", 2)),
+            *(("mode",), ("count_nonzero",)),
+        )
+        for case in (
+            Case(name, method(name, *arguments, 1), (ROWS,), 2, by_position=True),
+            Case(f"torch.{name}", function(getattr(torch, name), *arguments, 0), (ROWS,), 2, by_position=True),
+        )
+    ),
+    Case("quantile of all", method("quantile", 0.5), (ROWS,), 2),
+    Case("several quantiles", lambda x: torch.quantile(x, torch.tensor([0.2, 0.5], dtype=x.dtype), 1), (ROWS,), 0),
+    Case("kthvalue of the last axis", lambda x: x.kthvalue(2)[0], (ROWS,), 2),
+    Case("linalg.norm", lambda x: torch.linalg.norm(x, dim=1, keepdim=True), (ROWS,), 2),
+    Case("linalg.norm of everything", torch.linalg.norm, (ROWS,), 2),
+    Case("linalg.matrix_norm", torch.linalg.matrix_norm, ((2, 3, 4),), 3),
+    Case("index_reduce", lambda x, y: x.index_reduce(0, INDEX[0], y, "amax"), ((4, 2), (3, 2)), 1),
+    Case("torch.index_reduce", lambda x, y: torch.index_reduce(x, 0, INDEX[0], y, "prod"), ((4, 2), (3, 2)), 1),
     Case("vector norm", lambda x: torch.linalg.vector_norm(x, dim=(1, 2)), ((2, 3, 4),), 3),
     *(
         Case(name, method(name, 1), (ROWS,), 1)
@@ -684,6 +717,15 @@ CASES = [
             3: (F.avg_pool3d, F.max_pool3d, F.adaptive_avg_pool3d, F.adaptive_max_pool3d),
         }.items()
         for target in targets
+    ),
+    *(Case(f"max unpool {rank}d", Unpooled(rank), ((2, 4, 6, 6, 6)[: rank + 2],), 2) for rank in (1, 2, 3)),
+    *(
+        Case(f"F.max_unpool{rank}d", lambda x, f=f, g=g: g(*f(x, 2, return_indices=True), 2), (size,), 2)
+        for rank, f, g, size in (
+            (1, F.max_pool1d, F.max_unpool1d, (2, 4, 6)),
+            (2, F.max_pool2d, F.max_unpool2d, IMAGE),
+            (3, F.max_pool3d, F.max_unpool3d, (2, 4, 2, 2, 2)),
+        )
     ),
     Case("max pool with indices", nn.MaxPool2d(2, return_indices=True), (IMAGE,), 2),
     *(

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-import types
-import unittest
 from typing import Any
 
 import pytest
-import torch
 
 from fxgrow.planning import analysis  # noqa: F401  (registers the rows)
 from fxgrow.rules.registry import law_of_function, law_of_method
+from tests.database import torchs_operators
 
 LEFT_OUT = {
     "of whole numbers, which never are units": (
@@ -45,15 +42,10 @@ LEFT_OUT = {
 
 def operators() -> list[Any]:
     """Every elementwise operator that torch tests itself by."""
-    if "expecttest" not in sys.modules:  # what torch's module needs for test cases of its own
-        stub = types.ModuleType("expecttest")
-        stub.TestCase = unittest.TestCase  # type: ignore[attr-defined]
-        sys.modules["expecttest"] = stub
-    # torch's module freezes the switches of the backends for the whole process: other tests turn them
-    with torch.backends.__allow_nonbracketed_mutation():
-        from torch.testing._internal.common_methods_invocations import BinaryUfuncInfo, UnaryUfuncInfo, op_db
+    every = torchs_operators()
+    from torch.testing._internal.opinfo.core import BinaryUfuncInfo, UnaryUfuncInfo
 
-    return [info for info in op_db if isinstance(info, (UnaryUfuncInfo, BinaryUfuncInfo))]
+    return [info for info in every if isinstance(info, (UnaryUfuncInfo, BinaryUfuncInfo))]
 
 
 def why_left_out(name: str) -> str | None:

@@ -96,7 +96,7 @@ def _digest(tensor: Tensor | None) -> Any:
     return tuple(tensor.shape), hashlib.blake2b(stored, digest_size=16).digest()
 
 
-def written(law: Law, use: Use) -> Claim:
+def overwritten(law: Law, use: Use) -> Claim:
     """`x[index] = y`: what x is afterwards."""
     use.rule = "writes entries"
     x, value = use.equal(use.claim()), use.argument(2, "value")

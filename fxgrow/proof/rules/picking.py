@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from fxgrow.proof.claims import Claim, Unproved, carried
-from fxgrow.proof.node_pair import Use, plain
-from fxgrow.proof.rules.movement import moved
+from fxgrow.proof.node_pair import Use, claims_in, plain
+from fxgrow.proof.rules.movement import moved, overwritten
+from fxgrow.proof.rules.pointwise import combined
 from fxgrow.rules.law import Law
 from fxgrow.rules.picking import picking_axes
 
@@ -18,16 +20,49 @@ def item(law: Law, use: Use) -> Any:
     x, *indices = use.claims()
     if not isinstance(use.args[0], Claim) or all(index.constant for index in indices):
         return moved(law, use)
-    index = use.argument(1, "index")
-    values = [v.old if isinstance(v, Claim) else plain(v).old for v in (index if isinstance(index, tuple) else [index])]
-    axes = picking_axes([torch.empty(v) if isinstance(v, tuple) else v for v in values], x.rank)
+    axes = _axes(use, x)
     if axes is None:
         return moved(law, use)
     use.rule = "entries picked by index"
+    return carried(_indexed(use, x, indices, axes), axes, use.value.shape)
+
+
+def written(law: Law, use: Use) -> Claim:
+    """`x[index] = y`: an entry is what it was or what is written; a movement, where no index is a tensor."""
+    x, value, indices = use.claim(), use.argument(2, "value"), list(claims_in(use.argument(1, "index")))
+    axes = _axes(use, x) if indices else None
+    if axes is None:
+        return overwritten(law, use)
+    use.rule = "entries written by index"
+    rest = [axis if axis in axes else None for axis in range(x.rank)]
+    both = [_alone(_indexed(use, x, indices, axes), rest)]
+    if isinstance(value, Claim):
+        value = use.equal(value)
+        at = axes[len(axes) - value.rank :]
+        if any(position is not None for axis, position in zip(at, value.maps, strict=True) if axis is None):
+            raise Unproved("what is written has grown along what an index picks")
+        both.append(_alone(value, [at.index(axis) if axis is not None and axis in at else None for axis in rest]))
+    silent = isinstance(value, Claim) or plain(value).new == 0
+    return carried(combined(use, both, "other", [[*range(len(both))]] if silent else ()), rest, x.old)
+
+
+def _axes(use: Use, x: Claim) -> list[int | None] | None:
+    index = use.argument(1, "index")
+    values = [v.old if isinstance(v, Claim) else plain(v).old for v in (index if isinstance(index, tuple) else [index])]
+    return picking_axes([torch.empty(v) if isinstance(v, tuple) else v for v in values], x.rank)
+
+
+def _indexed(use: Use, x: Claim, indices: Sequence[Claim], axes: Sequence[int | None]) -> Claim:
+    """What is indexed, where the same entries are meant in both models."""
     use.same_numbers()
-    x = use.equal(x)
     if not all(use.equal(index).same for index in indices):
         raise Unproved("an index has grown")
+    x = use.equal(x)
     if any(position is not None for axis, position in enumerate(x.maps) if axis not in axes):
         raise Unproved("entries are picked along an axis that has grown")
-    return carried(x, axes, use.value.shape)
+    return x
+
+
+def _alone(claim: Claim, axes: Sequence[int | None]) -> Claim:
+    """What is known on some axes, beside axes of size one."""
+    return carried(claim, axes, [1] * len(axes), means=False)

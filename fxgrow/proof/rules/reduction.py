@@ -11,7 +11,7 @@ from torch import Tensor
 from fxgrow import guards
 from fxgrow.proof.atoms import atoms_of
 from fxgrow.proof.claims import Claim, Refuted, Unproved, carried, spare, spare_copies
-from fxgrow.proof.node_pair import Both, Use, plain
+from fxgrow.proof.node_pair import Both, Use, no_rule, plain
 from fxgrow.proof.products import dropped
 from fxgrow.proof.rules.pointwise import combined, elementwise
 from fxgrow.rules.calls import is_inexact
@@ -20,14 +20,15 @@ from fxgrow.rules.reduction import Compared, OverItsNorm, Reduction
 
 def reduced(law: Reduction, use: Use) -> Any:
     """A statistic, or several, over the axes that an argument names."""
-    if len(use.claims()) > 1:  # `torch.max(x, y)`
+    dims = use.argument(*law.place)
+    if isinstance(dims, Claim):  # `torch.max(x, y)`
         return elementwise(use, "zero")
+    if len(use.claims()) > 1:
+        raise no_rule(use)
     use.rule = "reduction"
     x = use.equal(use.claim())
     use.same_numbers()
-    dims = plain(use.argument(*law.place)).old
-    named = range(x.rank) if dims is None or dims == () else [dims] if isinstance(dims, int) else dims
-    axes = sorted(axis % max(1, x.rank) for axis in named)
+    axes = law.axes(plain(dims).old, x.rank)
     several = isinstance(use.value, tuple)
     shape = tuple(use.value[0].shape if several else use.value.shape)
     for axis in axes:

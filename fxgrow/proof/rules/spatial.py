@@ -15,12 +15,30 @@ from fxgrow.proof.rules.pointwise import combined
 from fxgrow.rules.calls import is_inexact
 from fxgrow.rules.complexes import Pairs
 from fxgrow.rules.reduction import Across
-from fxgrow.rules.spatial import CHANNELS, AffineGrid, Pad, Rearranged, Spatial, Unfold
+from fxgrow.rules.spatial import CHANNELS, AffineGrid, Pad, Rearranged, Spatial, Unfold, Unpooled
 
 
 def space(law: Spatial, use: Use) -> Any:
     rank = use.claims()[0].rank if use.claims() else 0
     return _channelwise(use, range(rank - (law.rank or rank - 2), rank), law.kind)
+
+
+def unpooled(law: Unpooled, use: Use) -> Any:
+    """Entries put where indices say that stand beside them, channel by channel."""
+    use.rule = "the same for every channel"
+    place = law.size_place(use.new_module)
+    use.same_module()
+    use.same_numbers({place[1]}, place[:1])
+    size = plain(use.argument(*place))
+    if size.old is not None and size.old[-law.rank :] != size.new[-law.rank :]:
+        raise Refuted(f"the size to reach is {list(size.new)}, it was {list(size.old)}")
+    x, indices = (use.equal(claim) for claim in use.claims())
+    lead = x.rank - law.rank
+    if any(x.maps[axis] is not None for axis in range(lead, x.rank)):
+        raise Unproved(f"{use.name} is taken over an axis that grows")
+    rest = [*range(lead), *[None] * law.rank]
+    alone = [carried(claim, rest, [*claim.old[:lead], *[1] * law.rank]) for claim in (x, indices)]
+    return _outputs(use.value, combined(use, alone, "zero", [[0]]), rest, "zero")
 
 
 def affine_grid(law: AffineGrid, use: Use) -> Claim:

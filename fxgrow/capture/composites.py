@@ -1,0 +1,160 @@
+"""Functions of torch that are others put together, spelled out in those, which have rows.
+
+Each computes what torch's does: `tests/capture/test_composites.py` compares them on the samples of torch's own database
+of operators. A function goes by its name; so does the method of tensors that is called the same.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def addbmm(x: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
+    return _added(x, beta, alpha * (batch1 @ batch2).sum(0))
+
+
+def addcdiv(x: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Any = 1) -> Any:
+    return x + value * tensor1 / tensor2
+
+
+def addr(x: Tensor, vec1: Tensor, vec2: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
+    return _added(x, beta, alpha * torch.outer(vec1, vec2))
+
+
+def _added(x: Tensor, beta: Any, product: Tensor) -> Tensor:
+    return beta * x + product if beta else product  # infinite entries do not count, then
+
+
+def at_least(rank: int, new: Sequence[int], *tensors: Any) -> Any:
+    """Tensors of at least so many axes: of size one, inserted where `new` says for tensors of 0, 1, ... axes."""
+    if len(tensors) != 1 or isinstance(tensors[0], (tuple, list)):
+        every = tensors[0] if len(tensors) == 1 else tensors
+        return tuple(at_least(rank, new, tensor) for tensor in every)
+    (x,) = tensors
+    while x.dim() < rank:
+        x = x.unsqueeze(new[x.dim()])
+    return x
+
+
+def broadcast_tensors(*tensors: Any) -> tuple[Tensor, ...]:
+    every: Sequence[Tensor] = tensors[0] if len(tensors) == 1 and isinstance(tensors[0], (tuple, list)) else tensors
+    sizes = [
+        next((t.shape[k] for t in every if t.dim() >= -k and t.shape[k] != 1), 1)
+        for k in range(-max((t.dim() for t in every), default=0), 0)
+    ]
+    return tuple(tensor.expand(sizes) for tensor in every)
+
+
+def dstack(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([torch.atleast_3d(tensor) for tensor in tensors], 2)
+
+
+def fliplr(x: Tensor) -> Tensor:
+    return x.flip(1)
+
+
+def flipud(x: Tensor) -> Tensor:
+    return x.flip(0)
+
+
+def index_put(x: Tensor, indices: Sequence[Any], values: Tensor, accumulate: bool = False) -> Any:
+    return index_put_(x.clone(), indices, values, accumulate)
+
+
+def index_put_(x: Tensor, indices: Sequence[Any], values: Tensor, accumulate: bool = False) -> Any:
+    if accumulate:
+        return NotImplemented
+    x[tuple(indices)] = values
+    return x
+
+
+def masked_select(x: Tensor, mask: Tensor) -> Tensor:
+    x, mask = torch.broadcast_tensors(x, mask)
+    return x[mask]
+
+
+def msort(x: Tensor) -> Tensor:
+    return torch.sort(x, dim=0)[0]
+
+
+def multi_dot(*tensors: Any) -> Tensor:
+    every: Sequence[Tensor] = tensors[0] if len(tensors) == 1 else tensors
+    return functools.reduce(operator.matmul, every)
+
+
+def prelu(x: Tensor, weight: Tensor) -> Tensor:
+    slopes = weight.reshape(-1, *(1,) * (x.dim() - 2)) if x.dim() > 1 else weight.reshape(())
+    return torch.relu(x) + slopes * x.clamp(max=0)
+
+
+def rot90(x: Tensor, k: int = 1, dims: Sequence[int] = (0, 1)) -> Tensor:
+    first, second = dims
+    if k % 2 == 0:
+        return x.flip((first, second)) if k % 4 else x.clone()
+    return x.transpose(first, second).flip(first if k % 4 == 1 else second)
+
+
+def rsub(x: Tensor, other: Any, *, alpha: Any = 1) -> Any:
+    return other - alpha * x
+
+
+def select_scatter(x: Tensor, src: Tensor, dim: int, index: int) -> Tensor:
+    return _with(x, src, dim, index)
+
+
+def slice_scatter(x: Tensor, src: Tensor, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Tensor:
+    return _with(x, src, dim, slice(start, end, step))
+
+
+def _with(x: Tensor, part: Tensor, dim: int, index: Any) -> Tensor:
+    copied = x.clone()
+    copied[(slice(None),) * (dim % x.dim()) + (index,)] = part
+    return copied
+
+
+def split_along(axis: int, x: Tensor, cut: Any = None, **named: Any) -> Any:
+    """`hsplit`, `vsplit`, `dsplit`; the argument has two names, by its type."""
+    axis = 0 if x.dim() == 1 else axis
+    (at,) = named.values() if cut is None else (cut,)
+    return torch.tensor_split(x, at, dim=axis)
+
+
+def take_along_dim(x: Tensor, indices: Tensor, dim: int | None = None) -> Any:
+    if dim is None or x.dim() != indices.dim():
+        return NotImplemented
+    axes = range(x.dim())
+    to, at = ([y.shape[k] if z.shape[k] == 1 else z.shape[k] for k in axes] for y, z in ((x, indices), (indices, x)))
+    to[dim], at[dim] = indices.shape[dim], x.shape[dim]
+    return x.expand(at).gather(dim, indices.expand(to).remainder(x.shape[dim]))  # places from the end, too
+
+
+def vecdot(x: Tensor, y: Tensor, *, dim: int = -1) -> Tensor:
+    return (x.conj() * y if x.is_complex() else x * y).sum(dim)
+
+
+_NAMED: dict[str, Callable[..., Any]] = {
+    **{spelled.__name__: spelled for spelled in (addbmm, addcdiv, addr, broadcast_tensors, dstack, fliplr, flipud)},
+    **{spelled.__name__: spelled for spelled in (index_put, index_put_, masked_select, msort, prelu, rot90, rsub)},
+    **{spelled.__name__: spelled for spelled in (select_scatter, slice_scatter, take_along_dim)},
+    **{f"atleast_{n}d": functools.partial(at_least, n, new) for n, new in ((1, (0,)), (2, (0, 0)), (3, (0, 0, 2)))},
+    **{f"{letter}split": functools.partial(split_along, axis) for letter, axis in (("v", 0), ("h", 1), ("d", 2))},
+    "chain_matmul": multi_dot,
+}
+
+COMPOSITES: dict[Any, Callable[..., Any]] = {
+    torch.linalg.multi_dot: multi_dot,
+    torch.linalg.vecdot: vecdot,
+    **{
+        getattr(home, name): spelled
+        for name, spelled in _NAMED.items()
+        for home in (torch, Tensor)
+        if hasattr(home, name)
+    },
+}
+"""What spells a function of torch out; it returns NotImplemented for arguments that it has no way for."""

@@ -1,0 +1,80 @@
+"""Functions that are others put together, beside torch's own on the samples of torch's database of operators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fxgrow
+from fxgrow.capture.composites import COMPOSITES, index_put_, multi_dot, prelu
+from fxgrow.containers import flat_tensors
+from fxgrow.proof.certificate import Verdict
+from tests.checks import worst_error
+from tests.database import torchs_operators
+
+NOT_IN_THE_DATABASE = ("chain_matmul", "index_put_", "prelu")
+
+
+def spelled(name: str) -> Callable[..., Any]:
+    return next(way for function, way in COMPOSITES.items() if function.__name__ in (name, f"linalg_{name}"))
+
+
+NAMES = sorted({function.__name__.removeprefix("linalg_") for function in COMPOSITES} - {*NOT_IN_THE_DATABASE})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_composite_computes_what_torch_does(name: str) -> None:
+    info = next(info for info in torchs_operators() if info.name in (name, f"linalg.{name}"))
+    compared = 0
+    for sample in info.sample_inputs("cpu", torch.float64, requires_grad=False):
+        wanted = info.op(sample.input, *sample.args, **sample.kwargs)
+        put_together = spelled(name)(sample.input, *sample.args, **sample.kwargs)
+        if put_together is NotImplemented:
+            continue
+        pairs = zip(flat_tensors(put_together), flat_tensors(wanted), strict=True)
+        for ours, torchs in pairs:
+            torch.testing.assert_close(ours, torchs, rtol=1e-12, atol=1e-12, equal_nan=True)
+        compared += 1
+    assert compared
+
+
+def test_those_that_it_does_not_have() -> None:
+    x = torch.randn(2, 3, dtype=torch.float64)
+    rows = torch.tensor([1, 0])
+    torch.testing.assert_close(index_put_(x.clone(), (rows,), x), torch.index_put(x, (rows,), x))
+    assert index_put_(x, (rows,), x, accumulate=True) is NotImplemented
+    torch.testing.assert_close(multi_dot(x, x.T, x), torch.linalg.multi_dot([x, x.T, x]))
+    for shape in ((2, 3), (2, 3, 4), (3,), ()):
+        y = torch.randn(shape, dtype=torch.float64)
+        for slopes in (torch.tensor(0.2), torch.tensor([0.2]), torch.tensor([0.2, 0.5, -1.0])):
+            if slopes.numel() == 1 or y.dim() > 1:
+                torch.testing.assert_close(prelu(y, slopes.double()), torch.prelu(y, slopes.double()))
+
+
+class Composed(nn.Module):
+    """Composites as functions and as methods, between layers that grow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(4, 6), nn.Linear(6, 2)
+        self.slopes = nn.Parameter(torch.full((6,), 0.3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.prelu(self.enter(x).mT, self.slopes).mT
+        h, weights = torch.broadcast_tensors(h, h[:1].exp())
+        h = torch.addcdiv(h, h, weights).fliplr() + torch.hstack(h.hsplit(5))
+        h = h.select_scatter(h[:, 0], 1, 1).index_put((torch.tensor([0]),), h[1])
+        return self.leave(h[torch.atleast_1d(x[..., 0, 0] * 0 == 0)])
+
+
+def test_models_grow_through_them() -> None:
+    torch.manual_seed(0)
+    model, inputs = Composed().double(), torch.randn(3, 5, 4, dtype=torch.float64)
+    grown = fxgrow.grow(model, 2, example_inputs=inputs)
+    assert grown.enter.out_features == 12
+    assert fxgrow.report(grown).certificate.verdict is Verdict.PROVED
+    assert all(worst_error(model, grown, (inputs,), training) <= 1e-10 for training in (False, True))
