@@ -15,7 +15,7 @@ from fxgrow.capture import call_guards
 from fxgrow.capture.answers import behind, if_finite, of_sizes
 from fxgrow.capture.contexts import Settled, settled
 from fxgrow.capture.methods import CALLER, RUNNING, MethodRuns, calling_function
-from fxgrow.capture.numbers import Float, Int, Pending, node_of, plain, remembering
+from fxgrow.capture.numbers import Float, Int, Pending, node_of, of_numpy, plain, remembering
 from fxgrow.capture.refusing import Refusing
 from fxgrow.containers import holds_tensor, with_dictionaries, with_items
 from fxgrow.errors import UntraceableError
@@ -143,6 +143,10 @@ class GraphBuilder(Refusing):
         if isinstance(value, slice):
             names = ("start", "stop", "step")
             return slice(*(self.argument(getattr(value, name), (*path, name), sources) for name in names))
+        if of_numpy(value):  # numbers and indices
+            return value.tolist()
+        if isinstance(value, range):
+            return list(value)
         if isinstance(value, torch.device) and id(value) in self.devices:
             return self.devices[id(value)]
         if isinstance(value, torch.dtype) and value in self.dtypes:
@@ -184,7 +188,8 @@ class GraphBuilder(Refusing):
             name = self.names.get(id(tensor))
             if name is None and tensor.is_meta:
                 raise UntraceableError(
-                    "a tensor comes from a function that cannot be seen into, such as a scripted or compiled one",
+                    "a tensor comes from a function that cannot be seen into, such as a scripted or compiled one, or "
+                    "was made outside of the forward",
                     where=self.where(),
                     remedy="call the plain function, or grow the parts around it",
                 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import sys
 import types
 from collections.abc import Callable, Iterable, Iterator
@@ -14,6 +15,7 @@ from torch import nn
 from torch.fx import _symbolic_trace
 
 from fxgrow.capture import contexts
+from fxgrow.capture.numbers import OF_MATH, remembered
 from fxgrow.libraries import home_of, is_known
 from fxgrow.opaque import CustomFunction
 from fxgrow.replacing import replaced
@@ -82,15 +84,19 @@ def _applied_whole(recorder: Recorder) -> Iterator[None]:
 
 @contextmanager
 def _kept_whole(recorder: Recorder) -> Iterator[None]:
-    """Functions of libraries that have rules are one node each, wherever modules of the model call them by name."""
+    """Functions of libraries that have rules are one node each, wherever modules of the model call them by name.
+
+    And those of `math` remember what they were given.
+    """
     of_libraries = tuple(registry.whole_functions())
-    functions = (*of_libraries, *_wrapped_by_users())
+    functions = (*of_libraries, *_wrapped_by_users(), *OF_MATH)
     homes = {type(module).__module__ for module in recorder.root.modules()}
     namespaces = [vars(sys.modules[home]) for home in homes if home in sys.modules]
-    namespaces += _symbolic_trace._wrapped_fns_to_patch.values()
+    namespaces += [vars(math), *_symbolic_trace._wrapped_fns_to_patch.values()]
     plain = {(id(names), name): (names, f) for names, name, f in _places(namespaces, functions)}
     plain.update({(id(names), name): (names, f) for names, name, f in _places_in_libraries(of_libraries)})
     recorded = {function: _one_node(recorder, function) for function in functions}
+    recorded.update({function: remembered(function) for function in OF_MATH})
     try:
         for (_, name), (names, function) in plain.items():
             names[name] = recorded[function]

@@ -293,7 +293,7 @@ def merge(model: nn.Module, graphs: dict[str, fx.Graph]) -> dict[str, fx.Graph]:
             return graphs
         args = fx.node.map_arg(in_train.args, partner.__getitem__)
         kwargs = fx.node.map_arg(in_train.kwargs, partner.__getitem__)
-        if (in_eval.args, in_eval.kwargs) != (args, kwargs):
+        if not _same((in_eval.args, dict(in_eval.kwargs)), (args, dict(kwargs))):
             if not _literals_only((in_eval.args, dict(in_eval.kwargs)), (args, dict(kwargs))):
                 return graphs
             differing.append((in_eval, args, kwargs))
@@ -302,6 +302,15 @@ def merge(model: nn.Module, graphs: dict[str, fx.Graph]) -> dict[str, fx.Graph]:
         node.args = _chosen(model, node, node.args, args, paths)
         node.kwargs = _chosen(model, node, dict(node.kwargs), dict(kwargs), paths)
     return {"both": graphs["eval"]}
+
+
+def _same(in_eval: Any, in_train: Any) -> bool:
+    """Whether two argument structures are the same: 0 and 0.0 are not, which make other tensors of integers."""
+    if isinstance(in_eval, (tuple, list)) and isinstance(in_train, (tuple, list)):
+        return len(in_eval) == len(in_train) and all(map(_same, in_eval, in_train))
+    if isinstance(in_eval, dict) and isinstance(in_train, dict):
+        return in_eval.keys() == in_train.keys() and all(_same(in_eval[k], in_train[k]) for k in in_eval)
+    return in_eval is in_train or (type(in_eval) is type(in_train) and bool(in_eval == in_train))
 
 
 def _literals_only(in_eval: Any, in_train: Any) -> bool:
@@ -323,7 +332,7 @@ def _chosen(
         return chosen if isinstance(in_eval, list) else tuple(chosen)
     if isinstance(in_eval, dict):
         return {k: _chosen(model, node, in_eval[k], in_train[k], paths) for k in in_eval}
-    if isinstance(in_eval, fx.Node) or (in_eval == in_train and type(in_eval) is type(in_train)):
+    if isinstance(in_eval, fx.Node) or _same(in_eval, in_train):
         return in_eval
     path = node.meta.get("module_path", "")  # of the part whose forward asked, so that it follows that part
     key = (path, repr(in_train), repr(in_eval))

@@ -6,8 +6,10 @@ size of a tensor, or an attribute that can be set, and not a number that happens
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -116,6 +118,13 @@ class _Remembering:
     node: fx.Node | Pending | None
     source: Source | None
 
+    def __array_ufunc__(self, function: Any, method: str, *operands: Any, **kwargs: Any) -> Any:
+        """A function of numpy's, such as `numpy.sqrt`: a number that remembers too, of one or two of them."""
+        value = getattr(function, method)(*map(plain, operands), **kwargs)
+        numbers = not kwargs and all(isinstance(operand, (int, float)) for operand in operands)
+        of_python = _OF_PYTHON.get(function.__name__) if numbers and method == "__call__" else None
+        return value if of_python is None else _computed(of_python, operands, value)
+
     def _tracked(self) -> bool:
         return self.node is not None and bool(recordings) and self.node.graph is recordings[-1].graph
 
@@ -150,7 +159,15 @@ class Float(float, _Remembering):
         return float(self)
 
 
-Int.__name__, Float.__name__ = "int", "float"  # as errors of torch should name them
+class NumpyFloat(Float):
+    """A float that remembers, with the methods of the `numpy.float64` that it stands for."""
+
+    def __getattr__(self, name: str) -> Any:
+        numpy: Any = sys.modules["numpy"]
+        return getattr(numpy.float64(self), name)
+
+
+Int.__name__, Float.__name__, NumpyFloat.__name__ = "int", "float", "float"  # as errors of torch should name them
 
 
 def remembering(value: Any, node: fx.Node | None = None, source: Source | None = None) -> Any:
@@ -159,7 +176,12 @@ def remembering(value: Any, node: fx.Node | None = None, source: Source | None =
         return Int(value, node, source)
     if type(value) is float or isinstance(value, Float):
         return Float(value, node, source)
-    return value
+    return NumpyFloat(value, node, source) if isinstance(value, float) and of_numpy(value) else value
+
+
+def of_numpy(value: Any) -> bool:
+    """Whether a number or an array is one of numpy's."""
+    return type(value).__module__ == "numpy" and hasattr(value, "tolist")
 
 
 def node_of(value: Any) -> fx.Node | None:
@@ -173,7 +195,7 @@ def plain(value: Any) -> Any:
     """A number without its memory."""
     if isinstance(value, Int):
         return int(value)
-    return float(value) if isinstance(value, Float) else value
+    return float(value) if isinstance(value, float) else value
 
 
 def _computed(function: Callable[..., Any], operands: tuple[Any, ...], value: Any) -> Any:
@@ -184,6 +206,32 @@ def _computed(function: Callable[..., Any], operands: tuple[Any, ...], value: An
     sources = tuple(getattr(operand, "source", None) or plain(operand) for operand in operands)
     traceable = any(isinstance(source, (Attribute, Expression)) for source in sources)
     return remembering(value, source=Expression(function, sources)) if traceable else value
+
+
+def remembered(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of numbers, such as `math.sqrt`, whose result remembers what it was computed from."""
+
+    @functools.wraps(function)
+    def computed(*operands: Any) -> Any:
+        value = function(*map(plain, operands))
+        return _computed(function, operands, value) if any(isinstance(o, _Remembering) for o in operands) else value
+
+    return computed
+
+
+OF_MATH = tuple(getattr(math, name) for name in ["cbrt", "exp", "exp2", "log", "log10", "log2", "pow", "sqrt"])
+"""Functions that forwards compute scales and sizes by."""
+
+_OF_PYTHON: dict[str, Callable[..., Any]] = {
+    **{function.__name__: function for function in OF_MATH},
+    "power": operator.pow,
+    "multiply": operator.mul,
+    "divide": operator.truediv,
+    "add": operator.add,
+    "subtract": operator.sub,
+    "negative": operator.neg,
+}
+"""What stands for functions of numpy's, by their names."""
 
 
 def _unary(function: Callable[..., Any]) -> Any:

@@ -186,6 +186,9 @@ def _relate(op: Op) -> Tree:
     axes = [axis for tensor in (*op.operands(), *op.module_parameters()) for axis in tensor.axes]
     if axes and all(map(is_fixed, axes)) and not op.law.stretches:
         op.law = _UNKNOWN  # nothing here can grow, and what this meets stays for the same reason
+        for path, number in op.number_paths():
+            if type(number.meta["value"]) in (int, float):
+                op.pin(path)
         reasons = (leaf.reason for axis in axes for leaf in leaves(axis))
         return op.constants(op.value, next((why for why in reasons if why is not None and not why.quiet), None))
     try:

@@ -163,7 +163,7 @@ def _ratio(wanted: Any, have: Any) -> Any:
 
 
 def _refuse_loose(numbers: Numbers, op: Op, bound: set[Path]) -> None:
-    for path, node in number_paths(op):
+    for path, node in op.number_paths():
         if path in bound:
             continue
         before, after = node.meta["value"], numbers.after(node)
@@ -180,25 +180,6 @@ def _shape_follows(numbers: Numbers, op: Op, after: Any) -> bool:
     return isinstance(output, Tensor) and tuple(after) == tuple(
         size_after(axis, numbers.growth) for axis in output.axes
     )
-
-
-def number_paths(op: Op) -> Iterator[tuple[Path, fx.Node]]:
-    """Every argument of an op that is a node holding no tensor."""
-
-    def walk(raw: Any, path: Path) -> Iterator[tuple[Path, fx.Node]]:
-        if isinstance(raw, fx.Node):
-            if not any(True for _ in tensors(op.tree_of(raw))) and raw.meta["value"] is not None:
-                yield path, raw
-        elif isinstance(raw, (tuple, list)):
-            for k, item in enumerate(raw):
-                yield from walk(item, (*path, k))
-        elif isinstance(raw, slice):
-            for name in ("start", "stop", "step"):
-                yield from walk(getattr(raw, name), (*path, name))
-
-    yield from walk(list(op.node.args), ("args",))
-    for name, raw in op.node.kwargs.items():
-        yield from walk(raw, ("kwargs", name))
 
 
 def positions_after(layout_ranges: list[tuple[int, int]], index: list[int]) -> tuple[tuple[int, int], ...]:

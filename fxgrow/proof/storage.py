@@ -49,7 +49,7 @@ def _copies(node: fx.Node) -> bool:
     index = node.args[1] if node.target is operator.getitem else None
     items = index if isinstance(index, tuple) else (index,)
     values = [item.meta.get("value") if isinstance(item, fx.Node) else item for item in items]
-    return name_of(node) in _COPYING or any(isinstance(v, list) or getattr(v, "ndim", 0) for v in values)
+    return name_of(node) in _COPYING or any(isinstance(v, (list, tuple)) or getattr(v, "ndim", 0) for v in values)
 
 
 def sharing(model: Model, graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:

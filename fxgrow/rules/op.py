@@ -100,6 +100,24 @@ class Op(Called["Tensor"]):
     def path(self, index: int, name: str) -> Path:
         return ("args", index) if index < len(self.node.args) else ("kwargs", name)
 
+    def number_paths(self) -> Iterator[tuple[Path, fx.Node]]:
+        """Every argument that is a node holding no tensor."""
+
+        def walk(raw: Any, path: Path) -> Iterator[tuple[Path, fx.Node]]:
+            if isinstance(raw, fx.Node):
+                if not any(True for _ in tensors(self.tree_of(raw))) and raw.meta["value"] is not None:
+                    yield path, raw
+            elif isinstance(raw, (tuple, list)):
+                for k, item in enumerate(raw):
+                    yield from walk(item, (*path, k))
+            elif isinstance(raw, slice):
+                for name in ("start", "stop", "step"):
+                    yield from walk(getattr(raw, name), (*path, name))
+
+        yield from walk(list(self.node.args), ("args",))
+        for name, raw in self.node.kwargs.items():
+            yield from walk(raw, ("kwargs", name))
+
     def lower(self, raw: Any) -> Any:
         """An argument with nodes replaced by tensors, or by their value where they are not tensors."""
         return each_of_kind(raw, fx.Node, self._lowered)

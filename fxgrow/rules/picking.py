@@ -126,12 +126,12 @@ def picks(op: Op) -> list[Any]:
 
 def by_index(values: list[Any]) -> bool:
     """Whether entries are picked one by one, by tensors or lists."""
-    return any(isinstance(value, (Tensor, list, bool)) for value in values)
+    return any(isinstance(value, (Tensor, list, tuple, bool)) for value in values)
 
 
 def index_shape(value: Any) -> Sequence[int] | None:
-    """The shape of a tensor or a list that picks entries; None of anything else."""
-    if isinstance(value, list):
+    """The shape of a tensor, a list or a tuple that picks entries; None of anything else."""
+    if isinstance(value, (list, tuple)):
         return torch.tensor(value).shape
     return getattr(value, "shape", None)
 
@@ -144,7 +144,8 @@ def picking_axes(values: list[Any], rank: int) -> list[int | None] | None:
     indices = [v for v in values if not isinstance(v, slice) and v is not Ellipsis]
     shapes = [index_shape(v) for v in indices]
     whole = all(v == slice(None) for v in values if isinstance(v, slice))
-    if not whole or None in shapes or any(isinstance(v, list) and any(type(i) is bool for i in v) for v in indices):
+    masks = any(type(item) is bool for v in indices if isinstance(v, (list, tuple)) for item in v)
+    if not whole or None in shapes or masks:
         return None
     places, axis = [], 0
     for value in values:
@@ -188,7 +189,7 @@ class Written(Law):
         op.unifier.fix([x.axes[k] for k in range(x.rank) if k not in axes], "its entries are written by an index")
         indices = [value for value in values if isinstance(value, Tensor)]
         op.unifier.fix([axis for index in indices for axis in index.axes], "it is an index")
-        picked = iter(torch.broadcast_shapes(*(index_shape(v) for v in values if isinstance(v, (Tensor, list)))))
+        picked = iter(torch.broadcast_shapes(*(index_shape(v) for v in values if isinstance(v, (Tensor, list, tuple)))))
         return op.result([op.unifier.constant(next(picked)) if a is None else x.axes[a] for a in axes])
 
     def facts(self, op: Op, know: Knowledge) -> None:

@@ -48,8 +48,8 @@ def written(law: Law, use: Use) -> Claim:
 
 def _axes(use: Use, x: Claim) -> list[int | None] | None:
     index = use.argument(1, "index")
-    values = [v.old if isinstance(v, Claim) else plain(v).old for v in (index if isinstance(index, tuple) else [index])]
-    return picking_axes([torch.empty(v) if isinstance(v, tuple) else v for v in values], x.rank)
+    items = index if isinstance(index, tuple) else [index]
+    return picking_axes([torch.empty(v.old) if isinstance(v, Claim) else plain(v).old for v in items], x.rank)
 
 
 def _indexed(use: Use, x: Claim, indices: Sequence[Claim], axes: Sequence[int | None]) -> Claim:
