@@ -196,8 +196,9 @@ def _looked_for(model: nn.Module, methods: frozenset[str], name: str) -> dict[st
     """The keywords that the code of a model looks for in a dictionary of a name, and what stands for one left out."""
     keywords: dict[str, Any] = {}
     for node in _code(model, methods):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ("get", "pop"):
-            where, key, *rest = node.func.value, *(_constants([argument])[:1] for argument in node.args)
+        called = node.func if isinstance(node, ast.Call) and node.args else None
+        if isinstance(node, ast.Call) and isinstance(called, ast.Attribute) and called.attr in ("get", "pop"):
+            where, key, *rest = called.value, *(_constants([argument])[:1] for argument in node.args)
             default = rest[0][0] if rest and rest[0] else None
         elif isinstance(node, ast.Compare) and isinstance(node.ops[0], (ast.In, ast.NotIn)):
             where, key, default = node.comparators[0], _constants([node.left])[:1], True

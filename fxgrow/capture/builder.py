@@ -100,7 +100,11 @@ class GraphBuilder(Refusing):
 
     def number(self, function: Callable[..., Any], operands: tuple[Any, ...], value: Any) -> fx.Node:
         """A node for what a forward computes from sizes."""
-        return self.call(function, operands, plain(value))
+        lowered = self.operands(operands, {})
+        node = self.new_node("call_function", function, lowered.args, {}, plain(value))
+        if lowered.sources:
+            node.meta["sources"] = lowered.sources
+        return node
 
     def place(self) -> str:
         """Whose forward is running; of a part that another one holds too, the one that called it here."""

@@ -179,8 +179,13 @@ def contexts_kept() -> Iterator[None]:
 
 
 def grad_switched(recorder: Recorder, enabled: bool) -> None:
-    """Gradients are switched: back, where the last region that was entered found them so, else into a new region."""
+    """Gradients are switched: back, where the last region that was entered found them so, else into a new region.
+
+    Inside of a function with a backward of its own, which decides on gradients, there are no regions.
+    """
     regions = recorder.regions
+    if regions is None:
+        return
     if regions and regions[-1].target is enter_grad and regions[-1].meta["value"] is enabled:
         recorder.call(leave_grad, (regions.pop(),))
         return

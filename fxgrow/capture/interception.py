@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 from torch.fx import _symbolic_trace
+from torch.utils._pytree import tree_leaves
 
 from fxgrow.capture import contexts
 from fxgrow.capture.numbers import OF_MATH, remembered
@@ -53,15 +54,22 @@ def _scripts_run_as_written() -> Iterator[None]:
 
 @contextmanager
 def _applied_whole(recorder: Recorder) -> Iterator[None]:
-    """A function with a backward of its own stays whole, as a module, so that it keeps it."""
+    """A function with a backward of its own stays whole, as a module, so that it keeps it.
+
+    One that is given code of the model to run, as for checkpointing or in reversible networks, is run from inside.
+    """
     plainly = vars(torch.autograd.Function)["apply"]
 
     def apply(function: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
         if recorder.quiet or not recorder.knows((args, kwargs)):
             return plainly.__get__(None, function)(*args, **kwargs)
-        if function.__name__ == "CheckpointFunction":
+        if home_of(function) == "torch.utils.checkpoint":
             contexts.checkpointed(recorder)
             return args[0](*args[2:])
+        if any(callable(item) and not isinstance(item, torch.Tensor) for item in tree_leaves((args, kwargs))):
+            what = f"the backward pass of {function.__name__}"
+            recorder.settled.append(contexts.Settled(what, recorder.where(), lost=True))
+            return _from_inside(recorder, function, args, kwargs)
         paths = {module.function: path for path, module in recorder.functions.items()}
         path = paths.get(function, f"_function_{len(paths)}")
         module = recorder.functions.setdefault(path, CustomFunction(function))
@@ -80,6 +88,18 @@ def _applied_whole(recorder: Recorder) -> Iterator[None]:
         yield
     finally:
         torch.autograd.Function.apply = plainly
+
+
+def _from_inside(recorder: Recorder, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What the forward of such a function gives; whether gradients pass is a matter of its backward."""
+    context: Any = torch.autograd.function.FunctionCtx()
+    context.needs_input_grad = tuple(isinstance(item, torch.Tensor) and item.requires_grad for item in args)
+    of_context = function.setup_context is torch.autograd.function._SingleLevelFunction.setup_context
+    regions, recorder.regions = recorder.regions, None
+    try:
+        return function.forward(*((context,) if of_context else ()), *args, **kwargs)
+    finally:
+        recorder.regions = regions
 
 
 @contextmanager

@@ -66,6 +66,29 @@ def value_of(source: Any, lookup: Callable[[Attribute], Any]) -> Any:
     return lookup(source) if isinstance(source, Attribute) else source
 
 
+_INVERSE: dict[Any, tuple[Callable[[Any, Any], Any] | None, Callable[[Any, Any], Any] | None]] = {
+    operator.add: (operator.sub, operator.sub),
+    operator.sub: (operator.add, lambda result, left: left - result),
+    operator.mul: (operator.floordiv, operator.floordiv),
+    operator.floordiv: (operator.mul, lambda result, left: left // result if result else left),
+    operator.truediv: (operator.mul, lambda result, left: left / result if result else left),
+}
+
+
+def operand_for(function: Any, result: Any, place: int, other: Any) -> Any:
+    """What an operand of a function of two has to be for a result, where the other one is known; None if nobody knows.
+
+    >>> operand_for(operator.mul, 12, 1, 4), operand_for(operator.floordiv, 4, 1, 12)
+    (3, 3)
+    """
+    undo = _INVERSE.get(function, (None, None))[place]
+    if undo is None or (other == 0 and function is operator.mul):
+        return None
+    operand = undo(result, other)
+    operands = (operand, other) if place == 0 else (other, operand)
+    return operand if operands[1] != 0 and function(*operands) == result else None
+
+
 class Comparison(NamedTuple):
     """What a forward asked of a size: `size < number`, by the name of the operator, and what came out.
 

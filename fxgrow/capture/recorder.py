@@ -86,7 +86,7 @@ class Recorder(GraphBuilder, TorchFunctionMode):
         self.memory = memory
         self.comparisons: set[numbers.Comparison] = set()
         self.count, self.counts = ALL, set[int]()
-        self.regions: list[fx.Node] = []
+        self.regions: list[fx.Node] | None = []
         self.open: list[Any] = []
         self.by_mode = False
         self.shapes: Shapes = {}

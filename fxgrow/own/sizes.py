@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import copy
-import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from fxgrow.capture.attributes import Item
-from fxgrow.capture.numbers import OF_SIZE, Attribute, Expression, Source, value_of
+from fxgrow.capture.numbers import OF_SIZE, Attribute, Expression, Source, operand_for, value_of
 from fxgrow.rules.shape import follow
-
-_MISSING = object()
 
 
 @dataclass(frozen=True)
@@ -29,6 +26,11 @@ class Wanted:
     mode: str
     node: fx.Node
     path: tuple[Any, ...]
+
+    @property
+    def within(self) -> bool:
+        """Whether it goes into another number, which alone has to come out."""
+        return not isinstance(self.node.meta["value"], Tensor) and self.node.op == "call_function"
 
     @property
     def compared(self) -> bool:
@@ -75,7 +77,7 @@ class Settings:
         repeats, and comes behind it: the last is what is read.
         """
         compared = [number for number in numbers if number.compared]
-        numbers = [number for number in numbers if not number.compared]
+        numbers = [n for n in numbers if not n.compared and not (n.within and value_of(n.source, self.now) == n.value)]
         for number in numbers:
             if isinstance(number.source, Attribute):
                 self.values.setdefault(number.source, number.value)
@@ -85,7 +87,7 @@ class Settings:
         for number in numbers:
             if value_of(number.source, self) != number.value:
                 self._solve(number)
-        return [number for number in numbers if value_of(number.source, self) != number.value]
+        return [n for n in numbers if not n.within and value_of(n.source, self) != n.value]
 
     def _solve(self, number: Wanted) -> None:
         """Give an attribute of an expression that nothing else settles the value that makes it come out."""
@@ -93,7 +95,7 @@ class Settings:
         free = [attribute for attribute in attributes if attribute not in self.values]
         for attribute in sorted(free, key=self.now, reverse=True):  # the largest is the size, others divide it
             value = _solved(number.source, number.value, attribute, self)
-            if value is not _MISSING:
+            if value is not None:
                 self.values[attribute] = value
                 if value_of(number.source, self) == number.value:
                     return
@@ -115,30 +117,17 @@ def attributes_in(source: Any) -> Iterator[Attribute]:
             yield from attributes_in(operand)
 
 
-_INVERSE: dict[Any, tuple[Callable[[Any, Any], Any] | None, Callable[[Any, Any], Any] | None]] = {
-    operator.add: (operator.sub, operator.sub),
-    operator.sub: (operator.add, lambda result, left: left - result),
-    operator.mul: (operator.floordiv, operator.floordiv),
-    operator.floordiv: (operator.mul, lambda result, left: left // result if result else left),
-    operator.truediv: (operator.mul, lambda result, left: left / result if result else left),
-}
-"""What undoes an operation: for its left operand, from the result and the right one, and the other way round."""
-
-
 def _solved(source: Any, result: Any, free: Attribute, lookup: Callable[[Attribute], Any]) -> Any:
     if source == free:
         return result
-    if not isinstance(source, Expression) or len(source.operands) != 2 or source.function not in _INVERSE:
-        return _MISSING
-    left, right = source.operands
-    inside = [free in set(attributes_in(operand)) for operand in (left, right)]
+    if not isinstance(source, Expression) or len(source.operands) != 2:
+        return None
+    inside = [free in set(attributes_in(operand)) for operand in source.operands]
     if inside == [True, True]:
-        return _MISSING
-    known = value_of(right if inside[0] else left, lookup)
-    undo = _INVERSE[source.function][0 if inside[0] else 1]
-    if undo is None or (known == 0 and source.function is operator.mul):
-        return _MISSING
-    return _solved(left if inside[0] else right, undo(result, known), free, lookup)
+        return None
+    place = inside.index(True)
+    operand = operand_for(source.function, result, place, value_of(source.operands[1 - place], lookup))
+    return None if operand is None else _solved(source.operands[place], operand, free, lookup)
 
 
 def _put(root: nn.Module, attribute: Attribute, value: Any) -> None:

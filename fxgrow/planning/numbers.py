@@ -14,6 +14,7 @@ import torch
 from torch import fx
 
 from fxgrow.axes.layout import Leaf
+from fxgrow.capture.numbers import operand_for
 from fxgrow.containers import each_of_kind
 from fxgrow.planning.analysis import Analysis
 from fxgrow.planning.plan import AttributeEdit, NodeEdit
@@ -39,6 +40,25 @@ class Numbers:
         self.analysis = analysis
         self.growth = growth
         self.values: dict[fx.Node, Any] = {}
+        self.literals: dict[tuple[fx.Node, int], Any] = {}  # of numbers, by their place among the arguments
+
+    def let(self, raw: Any, wanted: Any) -> None:
+        """Let attributes from which a number is computed be what makes it come out, if one of them can."""
+        if not isinstance(raw, fx.Node) or raw.op != "call_function" or len(raw.args) != 2:
+            return
+        for place, own in enumerate(raw.args):
+            is_attribute = ("args", place) in raw.meta.get("sources", {})
+            if not is_attribute and not isinstance(own, fx.Node):
+                continue
+            operand = operand_for(raw.target, wanted, place, self.after(raw.args[1 - place]))
+            if operand is None or operand == self.after(own):
+                continue
+            if not is_attribute:
+                self.let(own, operand)
+            elif (raw, place) not in self.literals:
+                self.literals[raw, place] = operand
+            if is_attribute:
+                return
 
     def after(self, raw: Any) -> Any:
         """What an argument evaluates to once the model has grown; tensors become meta tensors."""
@@ -53,9 +73,10 @@ class Numbers:
         tree = self.analysis.trees[node]
         if any(True for _ in tensors(tree)):
             return self._grown(tree, node.meta["value"])
-        if node.op not in ("call_function", "call_method") or not self._depends(node):
+        is_called = node.op in ("call_function", "call_method")
+        if not is_called or not (self._depends(node) or any((node, k) in self.literals for k in range(len(node.args)))):
             return node.meta["value"]
-        arguments = [self.after(a) for a in node.args]
+        arguments = [self.after(self.literals.get((node, place), a)) for place, a in enumerate(node.args)]
         keywords = {k: self.after(v) for k, v in node.kwargs.items()}
         if node.op == "call_method":
             return getattr(arguments[0], str(node.target))(*arguments[1:], **keywords)
@@ -105,6 +126,14 @@ def number_edits(analysis: Analysis, growth: dict[Leaf, int]) -> Iterator[NodeEd
     """
     numbers = Numbers(analysis, growth)
     mode_of = {id(graph): mode for mode, graph in analysis.graphs.items()}
+    for op in analysis.ops:
+        wishes = [(path, size_after(layout, growth)) for path, layout in op.sizes if whole_shape(op.node, path) is None]
+        for path, wanted in [*wishes, *((path, follow(op.node, path).meta["value"]) for path in op.pins)]:
+            if isinstance(raw := follow(op.node, path), fx.Node) and numbers.after(raw) != wanted:
+                numbers.let(raw, wanted)
+    numbers.values.clear()
+    for (node, place), value in numbers.literals.items():
+        yield NodeEdit(mode_of[id(node.graph)], node.name, "literal", ("args", place), value)
     for op in analysis.ops:
         mode = mode_of[id(op.node.graph)]
         bound = set(op.unread)
