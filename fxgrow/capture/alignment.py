@@ -6,7 +6,7 @@ Operations on tensors have to be the same, operand by operand; numbers have to b
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -31,24 +31,32 @@ from fxgrow.rules.calls import name_of
 
 @dataclass(frozen=True)
 class Parting:
-    """Where a module does something else than its graph, in words; node: the first of the graph that it does not do."""
+    """Where a module does something else than its graph, in words; node: the first of the graph that it does not do.
+
+    numbers: what numbers of the graph are, by mode, node and path, if the module does the same but for these.
+    """
 
     what: str
     node: str = ""
+    numbers: tuple[tuple[str, str, tuple[Any, ...], Any], ...] = ()
 
     def __str__(self) -> str:
         return self.what
 
 
 def parting(
-    module: nn.Module, graphs: GrownGraphModule, inputs: Inputs, recording: Recording | None = None
+    module: nn.Module,
+    graphs: GrownGraphModule,
+    inputs: Inputs,
+    recording: Recording | None = None,
+    sizes: bool = True,
 ) -> Parting | None:
     """Where a module does something else than a graph module of the same tensors; None where it does not.
 
     Both modes are compared on the inputs, eval mode also on more samples of a larger size, if the module takes them. A
     comparison is left out where the module asked for nothing that the mode or the size could change.
 
-    recording: of the module, if one is at hand.
+    recording: of the module, if one is at hand. sizes: whether other sizes of the inputs are compared.
     """
     recording = recording if recording is not None else Recording(skeleton(module), device_of(module))
     bare = skeleton(graphs)
@@ -58,7 +66,7 @@ def parting(
     moded = _is_moded(graphs)
     by_size = _is_sized(graphs)
     for mode, tried in (("eval", [inputs]), ("train", [inputs]), ("eval", larger)):
-        if (mode == "train" and not moded) or (tried is larger and not by_size):
+        if (mode == "train" and not moded) or (tried is larger and not (sizes and by_size)):
             continue  # the record would be the same
         for example in tried:
             try:
@@ -73,6 +81,10 @@ def parting(
             try:
                 different = _parting(record.graph, recording, graphs, bare, mode)
             except SettledError:  # the graph knows that another size takes another course
+                continue
+            except CaptureError:  # the graph does not hold for this size
+                if example is inputs:
+                    raise
                 continue
             if different is not None:
                 return different
@@ -122,7 +134,33 @@ def _parting(
         return Parting("it computes more than the graph does, or in another order")
     name = name_of(node)
     place = node.meta.get("module_path") or ("" if node.op == "call_module" else node.name)
-    return Parting(f"{name} at {place}" if place else name, node.name)
+    numbers = tuple(
+        (mode if mode in graphs.graphs() else "both", node.name, path, value)
+        for node, path, value in _other_numbers(list(recorded), list(steps))
+    )
+    return Parting(f"{name} at {place}" if place else name, node.name, numbers)
+
+
+def _other_numbers(
+    recorded: list[fx.Node], expected: list[fx.Node]
+) -> Iterator[tuple[fx.Node, tuple[Any, ...], int | float]]:
+    """Literals of a graph in place of which a record of the same calls has other numbers, and what they are."""
+    if [(node.op, name_of(node)) for node in recorded] != [(node.op, name_of(node)) for node in expected]:
+        return
+
+    def within(node: fx.Node, own: Any, wanted: Any, path: tuple[Any, ...]) -> Iterator[Any]:
+        if isinstance(wanted, (tuple, list)) and isinstance(own, (tuple, list)) and len(own) == len(wanted):
+            for place, pair in enumerate(zip(own, wanted, strict=True)):
+                yield from within(node, *pair, (*path, place))
+        elif type(wanted) in (int, float):
+            own = own.meta["value"] if isinstance(own, fx.Node) else own
+            if isinstance(own, (int, float)) and own != wanted:
+                yield node, path, wanted
+
+    for own, node in zip(recorded, expected, strict=True):
+        yield from within(node, own.args, node.args, ("args",))
+        for name in node.kwargs.keys() & own.kwargs.keys():
+            yield from within(node, own.kwargs[name], node.kwargs[name], ("kwargs", name))
 
 
 def _acting(steps: dict[fx.Node, int]) -> list[int]:

@@ -160,11 +160,11 @@ class GraphBuilder(Refusing):
     def take_over(self, first: GraphBuilder, nodes: list[fx.Node]) -> dict[fx.Node, fx.Node]:
         """Know what these nodes of another graph of the same model gave; returns those nodes by their copies.
 
-        nodes: with every node that they read, in order.
+        nodes: in order, with every node that they read but for those that say of which type a tensor is.
         """
         copies: dict[fx.Node, fx.Node] = {}
         for node in nodes:
-            copies[node] = self.graph.node_copy(node, copies.__getitem__)
+            copies[node] = self.graph.node_copy(node, lambda source: copies.get(source, source.meta["value"]))
         self.nodes.update({tensor: copies[node] for tensor, node in first.nodes.items() if node in copies})
         self.alive.extend(first.alive)
         return {copy: node for node, copy in copies.items()}

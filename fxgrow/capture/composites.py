@@ -134,6 +134,12 @@ def take_along_dim(x: Tensor, indices: Tensor, dim: int | None = None) -> Any:
     return x.expand(at).gather(dim, indices.expand(to).remainder(x.shape[dim]))  # places from the end, too
 
 
+def to(x: Tensor, *others: Any, **kwargs: Any) -> Any:
+    if len(others) != 1 or not isinstance(others[0], Tensor):
+        return NotImplemented
+    return x.to(dtype=others[0].dtype, device=others[0].device, **kwargs)
+
+
 def vecdot(x: Tensor, y: Tensor, *, dim: int = -1) -> Tensor:
     return (x.conj() * y if x.is_complex() else x * y).sum(dim)
 
@@ -150,6 +156,7 @@ _NAMED: dict[str, Callable[..., Any]] = {
 COMPOSITES: dict[Any, Callable[..., Any]] = {
     torch.linalg.multi_dot: multi_dot,
     torch.linalg.vecdot: vecdot,
+    **dict.fromkeys((Tensor.to, Tensor.type_as), to),
     **{
         getattr(home, name): spelled
         for name, spelled in _NAMED.items()

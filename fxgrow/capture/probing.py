@@ -134,6 +134,8 @@ def differences(
 
     paired: nodes of `rerun` that are the same as nodes of `graph`, wherever they stand.
     """
+    casts = [node for node in rerun.nodes if node.target == "to" and node.args[0] in paired and _casts_nothing(node)]
+    paired = {**paired, **{node: paired[node.args[0]] for node in casts}}
     aside = {*paired, *paired.values()}
     first_nodes, rerun_nodes = (
         [node for node in g.nodes if not (node in aside or _is_dtype(node) or _is_by_mode(node))]
@@ -163,6 +165,11 @@ def differences(
             )
     if len(first_nodes) != len(rerun_nodes):
         yield Difference(first_nodes[-1] if first_nodes else None, "the course of the forward")
+
+
+def _casts_nothing(node: fx.Node) -> bool:
+    """Whether a tensor is cast to the type that it has."""
+    return bool(node.meta["value"].dtype == node.args[0].meta["value"].dtype)  # type: ignore[union-attr]
 
 
 def _is_dtype(node: fx.Node) -> bool:

@@ -30,7 +30,7 @@ from fxgrow.errors import CaptureError, FxgrowError, UntraceableError, first_lin
 from fxgrow.holders import held_by
 from fxgrow.opaque import CustomFunction
 from fxgrow.references import OF_MODULES
-from fxgrow.rules.calls import draws, name_of, writes
+from fxgrow.rules.calls import draws, name_of, reached, writes
 from fxgrow.rules.registry import law_of_call
 from fxgrow.shared_state import SharedState
 
@@ -192,6 +192,9 @@ class Recording:
         unchanging = _made_of_weights(first.graph, {first.nodes[id(t)] for t in leftovers if id(t) in first.nodes})
         for nodes in ([], unchanging) if unchanging else ([],):
             again = self._recorder(runner)
+            for tensor in leftovers:
+                if id(tensor) in first.nodes and first.nodes[id(tensor)].target in self.constants:
+                    again.plain.pop(id(tensor), None)  # it goes by the name of the constant
             paired = again.take_over(first, nodes)
             try:
                 output, _ = taken_apart(_run(again, bound(self.bare, inputs), len(inputs[0])))
@@ -268,9 +271,15 @@ def _made_of_weights(graph: fx.Graph, results: Iterable[fx.Node]) -> list[fx.Nod
             is_made = node not in changing
         else:
             calls = node.op in ("call_function", "call_method") and not writes(node) and not draws(name_of(node))
-            is_made = calls and bool(node.all_input_nodes) and unchanging.issuperset(node.all_input_nodes)
+            is_made = calls and bool(_sources(node)) and unchanging.issuperset(_sources(node))
         unchanging |= {node} if is_made else set()
-    return sorted(behind(unchanging.intersection(results)))
+    return sorted(reached(unchanging.intersection(results), _sources))
+
+
+def _sources(node: fx.Node) -> list[fx.Node]:
+    """The nodes whose values a node reads: not those that say of which type a tensor is, or where."""
+    types = (torch.dtype, torch.device)
+    return [source for source in node.all_input_nodes if not isinstance(source.meta["value"], types)]
 
 
 def _changing(graph: fx.Graph) -> Iterator[fx.Node]:

@@ -14,7 +14,7 @@ from fxgrow.capture import ModalGraphModule, skeleton
 from fxgrow.capture.inputs import GIVEN, Inputs, with_channels
 from fxgrow.containers import each_tensor, flat_tensors, in_dtype
 from fxgrow.devices import callers_code, device_of, exact_device, random_state_kept, whole_float32
-from fxgrow.errors import CaptureError, VerificationError, first_line
+from fxgrow.errors import CaptureError, SettledError, VerificationError, first_line
 from fxgrow.history import Verification
 from fxgrow.measure.borrowing import Borrowed
 from fxgrow.module_tensors import as_registered, named_tensors
@@ -176,6 +176,8 @@ def _errors(
                     where=type(original).__name__,
                     remedy="pass example_inputs as the model is called, or verify=False",
                 ) from error
+            if isinstance(error, SettledError) and way.dtype is not dtype_of(original):
+                raise  # a graph that holds for the model's own precision
             raise VerificationError(
                 f"the grown model does not run: {first_line(error)}",
                 where=type(original).__name__,

@@ -52,10 +52,14 @@ def courses(own: nn.Module, source: nn.Module, captured: Captured, plan: Plan, r
 
 
 def parting_on(own: nn.Module, source: nn.Module, plan: Plan, other: Captured, course: Plan) -> Parting | None:
-    """Where the grown copy of a module does something else than the graph of another course of its forward."""
+    """Where the grown copy of a module does something else than the graph of another course of its forward.
+
+    Other sizes are left out where the forward takes courses of their own for them.
+    """
     graph = widened(other, course, named_tensors(skeleton(source)), "")
+    by_size = any(not course.calls for course in plan.courses)
     try:
-        return parting(own, graph, with_channels(other.inputs, plan.channels))
+        return parting(own, graph, with_channels(other.inputs, plan.channels), sizes=not by_size)
     except CaptureError as error:  # a graph of sizes that the forward works out by itself
         return Parting(error.what)
 

@@ -63,14 +63,14 @@ def own_class(
     captured: Captured,
     *,
     others: Sequence[tuple[Captured, Plan]] = (),
-    apart: bool = False,
+    apart: Sequence[NodeEdit] = (),
 ) -> nn.Module | Obstacle:
     """A copy of a module, of its class, that computes what its grown graph does, over the very tensors of that graph.
 
     Parameters
     ----------
     changed: the calls that the plan changes. others: other courses of the forward, whose growth the plan has. apart:
-        whether numbers are among the calls that come from attributes which other numbers come from, too.
+        numbers among them that the plan does not change, but which would come out otherwise in the grown copy.
     """
     if isinstance(source, fx.GraphModule) or captured.recording is None:
         return Obstacle("it is a graph already", type(source).__name__)
@@ -84,6 +84,11 @@ def own_class(
         graph = widened(other, course, named_tensors(skeleton(source)), "")
         of_course = _graphs_of_sizes(graph, with_channels(other.inputs, plan.channels))
         graphs.update((f"{mode} {number}", taken) for mode, taken in of_course.items())
+
+    def with_numbers(numbers: Sequence[NodeEdit]) -> nn.Module | Obstacle:
+        calls = sites(captured, plan, numbers)
+        return own_class(source, plan, grown, calls, captured, others=others, apart=numbers)
+
     ways = [(whole, numbers) for whole in (False, True) for numbers in (False, True)]
     for whole, numbers in ways:
         if (numbers and not aside) or (whole and all(site.in_forward is None for site in changed)):
@@ -93,8 +98,7 @@ def own_class(
             calls = [replace(site.in_forward or site, edit=site.edit) for site in calls]
         own = _copied(source, plan, grown, calls, graphs)
         if isinstance(own, Conflict) and own.numbers and not apart:
-            numbers_apart = sites(captured, plan, own.numbers)
-            return own_class(source, plan, grown, numbers_apart, captured, others=others, apart=True)
+            return with_numbers(own.numbers)
         if isinstance(own, Obstacle):
             return Obstacle(own.what, own.where, own.node)
         checked = _checked(own, plan, grown, inputs)
@@ -112,6 +116,9 @@ def own_class(
                     module.__dict__[name] = value if name in read else module.__dict__[name]
             return own
         part = checked
+    further = [NodeEdit(mode, node, "literal", path, value) for mode, node, path, value in part.numbers]
+    if further and not {*further} <= {*apart}:
+        return with_numbers([*apart, *further])
     return Obstacle(f"the class computes something else: {part}", type(source).__name__, part.node)
 
 

@@ -118,7 +118,8 @@ def _site(
 
 def _alike(node: fx.Node, by_caller: bool) -> Iterator[fx.Node]:
     for other in node.graph.nodes:
-        same = (other.op, other.target) == (node.op, node.target)
+        is_number = isinstance(other.meta.get("value"), (int, float))  # which no module computes by a call of torch's
+        same = (other.op, other.target) == (node.op, node.target) and not is_number
         if same and not (by_caller and other.meta.get(CALLER) != node.meta.get(CALLER)):
             yield other
 

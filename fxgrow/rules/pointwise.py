@@ -40,7 +40,7 @@ class Pointwise(Law):
         return range(count), ()
 
     def terms(self, call: Call | Op) -> Terms:
-        operands = call.operands()[: 1 if self.kind == "linear" else None]  # `x.type_as(y)` is x
+        operands = call.operands()
         added, factors = ([operands[k] for k in some] for some in self.split(len(operands)))
         if not factors and (self.kind != "add" or len(operands) == 1):
             return Terms(operands, tried=True)
@@ -53,8 +53,6 @@ class Pointwise(Law):
     def relate(self, op: Op) -> Tree:
         kind = self.kind_of(op)
         operands = op.operands()
-        if kind == "linear":
-            operands = operands[:1]  # `x.type_as(y)` is x
         if not operands or not hasattr(op.value, "shape"):
             return super().relate(op)
         rank = max(t.rank for t in operands)

@@ -83,7 +83,7 @@ _POINTWISE: dict[Any, list[Any]] = {
     "linear": [
         *(nn.Identity, *named(nn, "Dropout Dropout1d Dropout2d Dropout3d")),
         *(operator.neg, *named(F, "dropout dropout1d dropout2d dropout3d"), torch.clone, guards.multiplied),
-        *("contiguous", "clone", "detach", "to", "float", "double", "half", "bfloat16", "type", "type_as"),
+        *("contiguous", "clone", "detach", "to", "float", "double", "half", "bfloat16", "type"),
         *("cpu", "cuda", "cfloat", "cdouble"),
     ],
     "zero": [

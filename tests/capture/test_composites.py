@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 import fxgrow
-from fxgrow.capture.composites import COMPOSITES, index_put_, multi_dot, prelu
+from fxgrow.capture.composites import COMPOSITES, index_put_, multi_dot, prelu, to
 from fxgrow.containers import flat_tensors
 from fxgrow.proof.certificate import Verdict
 from tests.checks import worst_error
 from tests.database import torchs_operators
 
-NOT_IN_THE_DATABASE = ("chain_matmul", "index_put_", "prelu")
+NOT_IN_THE_DATABASE = ("chain_matmul", "index_put_", "prelu", "to", "type_as")
 
 
 def spelled(name: str) -> Callable[..., Any]:
@@ -47,6 +47,7 @@ def test_those_that_it_does_not_have() -> None:
     rows = torch.tensor([1, 0])
     torch.testing.assert_close(index_put_(x.clone(), (rows,), x), torch.index_put(x, (rows,), x))
     assert index_put_(x, (rows,), x, accumulate=True) is NotImplemented
+    assert to(x, torch.float32) is NotImplemented and to(x, x.float()).dtype == torch.float32
     torch.testing.assert_close(multi_dot(x, x.T, x), torch.linalg.multi_dot([x, x.T, x]))
     for shape in ((2, 3), (2, 3, 4), (3,), ()):
         y = torch.randn(shape, dtype=torch.float64)

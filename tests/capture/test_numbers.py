@@ -43,6 +43,8 @@ SCALES = {
     "math, of a size": lambda attention, k: math.pow(k.size(-1), 0.5),
     "numpy": lambda attention, k: np.sqrt(attention.dim),
     "numpy, of a size": lambda attention, k: np.power(k.shape[-1], 0.5) * np.float64(2),
+    "by int, which forgets": lambda attention, k: int(k.shape[2] * 1.0) ** 0.5,
+    "by float, after another product": lambda attention, k: float(k[: k.shape[0] * k.shape[1]].shape[2]) ** 0.5,
     "of a parameter": lambda attention, k: attention.q.weight.shape[0] ** 0.5,
     "of a layer": lambda attention, k: math.exp(math.log(attention.q.out_features) / 2),
 }

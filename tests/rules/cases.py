@@ -151,7 +151,7 @@ _ARGUMENTS: dict[Any, tuple[Any, ...]] = {
 _TWO_OPERANDS = {
     *(torch.maximum, torch.minimum, operator.add, operator.sub, torch.add, torch.sub, operator.mul, torch.mul),
     *(operator.truediv, torch.div, operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge),
-    *("add", "sub", "mul", "div", "eq", "ne", "lt", "le", "gt", "ge", "type_as"),
+    *("add", "sub", "mul", "div", "eq", "ne", "lt", "le", "gt", "ge"),
     *(getattr(torch, name) for names in BINARY.values() for name in names.split() if hasattr(torch, name)),
     *(name for names in BINARY.values() for name in names.split()),
 }
@@ -190,7 +190,7 @@ def pointwise_cases() -> list[Case]:
             cases.append(Case(name, target(*arguments), (ROWS,), 2))
         elif target in _TWO_OPERANDS:
             call = method(target) if isinstance(target, str) else target
-            cases.append(Case(f"{name} of two", call, (ROWS, VECTOR), 3 if name == "type_as" else 2))
+            cases.append(Case(f"{name} of two", call, (ROWS, VECTOR), 2))
         elif target in _IN_PLACE:
             cases.append(Case(name, lambda x, y, t=target: t(x * 1.0, y), (ROWS, VECTOR), 2))
         elif isinstance(target, str):

@@ -46,8 +46,6 @@ def elementwise(use: Use, kind: str, silencing: Callable[[int], list[list[int]]]
     use.rule = "pointwise"
     use.same_settings()
     claims = [use.equal(claim) for claim in use.claims()]
-    if kind == "linear":
-        claims = claims[:1]  # `x.type_as(y)` is x
     if kind == "divide" and not (use.args and isinstance(use.args[0], Claim)):
         kind = "other"  # number / tensor
     everything = [list(range(len(claims)))]
