@@ -5,17 +5,15 @@ from __future__ import annotations
 import copy
 import enum
 import functools
-import sys
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Mapping
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fxgrow.libraries import is_library
+from fxgrow.libraries import is_installed, is_library
 
 _CONTAINERS = (list, tuple, dict, set, deque, OrderedDict, defaultdict, Counter)
 _LONG = 1 << 16
@@ -145,5 +143,4 @@ def is_users(kind: type) -> bool:
         return False
     if issubclass(kind, (nn.Module, Tensor, type, enum.Enum, BaseException)):
         return False
-    file = getattr(sys.modules.get(kind.__module__), "__file__", None) or ""
-    return not {"site-packages", "dist-packages"} & set(Path(file).parts)
+    return not is_installed(kind)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 LIBRARIES = ("timm", "torchvision")
@@ -36,6 +37,16 @@ def is_library(module: str) -> bool:
     """
     top = module.partition(".")[0]
     return (top in sys.stdlib_module_names and top != "__main__") or top in (*KNOWN, "numpy")
+
+
+def is_installed(code: Any) -> bool:
+    """Whether a class or function stands among installed packages, and not in code of a user's own.
+
+    >>> is_installed(__import__("torch").nn.Linear), is_installed(eval("lambda: 0", {}))
+    (True, False)
+    """
+    file = getattr(sys.modules.get(home_of(code)), "__file__", None) or ""
+    return not {"site-packages", "dist-packages"}.isdisjoint(Path(file).parts)
 
 
 def is_of_library(name: str) -> bool:

@@ -85,7 +85,7 @@ def attention(
     mask = _mask(attn_mask, key_padding_mask, q, batch, heads, k.shape[2])
     causal = bool(is_causal) and mask is None
     rate = module.dropout if module.training else 0.0
-    scale = float(width) ** -0.5
+    scale = getattr(module, "scale", float(width) ** -0.5)  # growth may have given it the scale of fewer units
     weights = None
     if need_weights:
         scores = (q * scale) @ k.transpose(-2, -1)

@@ -43,7 +43,7 @@ def fit_attention(module: nn.MultiheadAttention, head_dim: int) -> None:
     module.embed_dim = query
     module.out_proj.in_features, module.out_proj.out_features = inner, module.out_proj.weight.shape[0]
     if (query, module.out_proj.out_features, module.head_dim) != (inner, inner, head_dim):
-        module.__class__ = SpelledOutAttention
+        module.__class__, module.scale = SpelledOutAttention, getattr(module, "scale", float(head_dim) ** -0.5)
 
 
 def leave_fast_path(layer: nn.TransformerEncoderLayer) -> None:

@@ -9,18 +9,20 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
+from types import FunctionType
 from typing import Any
 
 import torch
 from torch import nn
 
+from fxgrow.capture.arguments import read_names
 from fxgrow.capture.inputs import Inputs
 from fxgrow.capture.recorder import FEATURES, Shapes
 from fxgrow.capture.recording import Recording
 from fxgrow.capture.skeleton import twin_of
 from fxgrow.containers import flat_tensors
 from fxgrow.devices import callers_code
-from fxgrow.libraries import home_of
+from fxgrow.libraries import home_of, is_installed
 from fxgrow.own.positions import last_places
 from fxgrow.planning.deepening import Deepening
 from fxgrow.planning.deepening import renamed as moved
@@ -49,8 +51,10 @@ NAMES = (
 )
 """Names that libraries give to attributes that hold a number of channels, or of groups, which may be one a channel."""
 
+_BESIDES = {"forward", "__init__"}
+
 _AXES = range(-5, 5)
-"""What `dim` may be where it names an axis."""
+"""What a number may be that names an axis."""
 
 Changes = list[tuple[nn.Module, str, Any]]
 """Modules, names of their attributes, and what each was."""
@@ -91,15 +95,50 @@ def follow_sizes(
                 continue
             if type(old) is int:
                 module.__dict__[name] = _counterpart(name, old, *shapes, origin)
-            elif type(old) in (list, tuple) and all(type(size) is int for size in old):  # one of each branch
+            elif _are_sizes(old):  # one of each branch
                 module.__dict__[name] = type(old)(_counterpart(name, size, *shapes, origin, True) for size in old)
             if module.__dict__[name] != old:
                 changes.append((module, name, old))
+        for name, new in _read_elsewhere(parts[origin], module):
+            changes.append((module, name, module.__dict__[name]))
+            module.__dict__[name] = new
     infos = getattr(own, "feature_info", None)
     if infos is not None:
         places = {path: origins[path] for path, _ in own.named_modules() if path in origins}
         own.feature_info = _informed(infos, *shapes, places, added)
     return changes
+
+
+def _read_elsewhere(before: nn.Module, after: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Numbers of a user's own that methods besides the forward read, as a VAE's `sample`, with what they become.
+
+    Such a number follows where each size of a parameter that was as large has become one and the same.
+    """
+    own = [vars(base).items() for base in type(before).__mro__ if base is not object and not is_installed(base)]
+    methods = {name for members in own for name, member in members if isinstance(member, FunctionType)} - _BESIDES
+    read: dict[str, Any] = {
+        name: before.__dict__.get(name) for name in read_names(before, frozenset(methods)) if name not in NAMES
+    }
+    numbers = {name: value for name, value in read.items() if _are_sizes(value)}
+    if not numbers:
+        return
+    now = dict(after.named_parameters())
+    shapes = [(p.shape, now[name].shape) for name, p in before.named_parameters() if name in now]
+    pairs = [pair for old, new in shapes for pair in zip(old, new, strict=False)]
+
+    def followed(number: int) -> int:
+        became = {new for old, new in pairs if old == number}
+        return became.pop() if len(became) == 1 and number not in _AXES else number
+
+    for name, value in numbers.items():
+        new: Any = type(value)(map(followed, value)) if isinstance(value, (list, tuple)) else followed(value)
+        if new != value and after.__dict__.get(name) == value:
+            yield name, new
+
+
+def _are_sizes(value: Any) -> bool:
+    """Whether a value is a whole number, or several of them."""
+    return type(value) is int or (type(value) in (list, tuple) and all(type(item) is int for item in value))
 
 
 def _is_layer(forward: Any) -> bool:

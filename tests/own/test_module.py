@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -827,3 +828,28 @@ def test_blocks_can_be_fused_into_one_convolution_after_growth() -> None:
     grown = fxgrow.grow(model, 1.5, verify=False).eval()
     fused = reparameterize_model(grown)(IMAGES)
     torch.testing.assert_close(fused, model(IMAGES), rtol=1e-10, atol=1e-12)
+
+
+class OneHead(nn.Module):
+    """Torch's attention with one head, whose scale stays that of the units it had."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(6, 16), nn.Linear(16, 3)
+        self.attend = nn.MultiheadAttention(16, 1, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.enter(x)
+        return self.leave(h + self.attend(h, h, h, need_weights=False)[0])  # type: ignore[no-any-return]
+
+
+def test_one_head_keeps_its_scale_wherever_it_goes(tmp_path: Path) -> None:
+    model, x = lively(OneHead()).double(), normal(2, 5, 6)
+    grown = fxgrow.grow(model, 2, example_inputs=x)
+    assert isinstance(grown, OneHead) and grown.attend.head_dim == 32
+    fxgrow.save(grown, tmp_path / "grown.safetensors")
+    loaded = fxgrow.load(tmp_path / "grown.safetensors", model)
+    again = fxgrow.grow(grown, 1.5, example_inputs=x)
+    assert isinstance(again, OneHead) and again.attend.head_dim == 48
+    for other in (grown, loaded, again, pickle.loads(pickle.dumps(grown)), copy.deepcopy(again)):
+        torch.testing.assert_close(other(x), model(x), rtol=1e-10, atol=1e-12)
