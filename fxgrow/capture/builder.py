@@ -17,9 +17,12 @@ from fxgrow.capture.contexts import Settled, settled
 from fxgrow.capture.methods import CALLER, RUNNING, MethodRuns, calling_function
 from fxgrow.capture.numbers import Float, Int, Pending, node_of, of_numpy, plain, remembering
 from fxgrow.capture.refusing import Refusing
-from fxgrow.containers import holds_tensor, with_dictionaries, with_items
+from fxgrow.containers import flat_tensors, holds_tensor, with_dictionaries, with_items
 from fxgrow.errors import UntraceableError
 from fxgrow.holders import attribute, attributes_of, is_object
+
+ASIDE = "calls_on_literals"
+"""Where a node's meta has the calls that a forward makes before it, and that are no nodes."""
 
 
 class Operands(NamedTuple):
@@ -57,6 +60,7 @@ class GraphBuilder(Refusing):
                     self.names.setdefault(id(tensor), _below(path, name))
             self.plain.update({id(t): _below(path, n) for n, t in module.__dict__.items() if isinstance(t, Tensor)})
         self.methods = MethodRuns(root, self.modules)
+        self.aside: list[fx.Node] = []
         self.nodes: dict[int, fx.Node] = {}
         self.bare: dict[int, Tensor] = {}  # what stands for a tensor with values once it has a node
         self.numbers: dict[tuple[Any, ...], Any] = {}
@@ -86,13 +90,27 @@ class GraphBuilder(Refusing):
         """A node at the end of the graph, which gives a value; `place`: whose forward made it, if not what runs now."""
         node = self.graph.create_node(kind, target)
         node.args, node.kwargs = args, kwargs  # torch looks through those that a node is created with
-        node.meta["module_path"] = self.place() if place is None else place
         node.meta["value"] = value
+        if self.aside and kind != "get_attr":  # which may be moved
+            node.meta[ASIDE], self.aside = self.aside, []
+        return self._placed(node, place)
+
+    def _placed(self, node: fx.Node, place: str | None = None) -> fx.Node:
+        node.meta["module_path"] = self.place() if place is None else place
         if runs := self.methods.now():
             node.meta[RUNNING] = runs
-        if kind in ("call_function", "call_method"):
+        if node.op in ("call_function", "call_method"):
             node.meta[CALLER] = calling_function()
         return node
+
+    def met_aside(self, target: Any, arguments: Any) -> None:
+        """A call on tensors made of literals, which is no node, is noted with the next one: a module makes it, too."""
+        literals = list(flat_tensors(arguments))
+        for tensor in literals:
+            self.met_outside(tensor)
+        kind = "call_method" if isinstance(target, str) else "call_function"
+        if literals:
+            self.aside.append(self._placed(fx.Node(self.graph, "aside", kind, target, (), {})))
 
     def call(self, target: Any, args: tuple[Any, ...], value: Any = None) -> fx.Node:
         """A node for a call of a function."""

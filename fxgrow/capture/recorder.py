@@ -260,8 +260,7 @@ class Recorder(GraphBuilder, TorchFunctionMode):
 
     def _of_literals(self, func: Any, args: Any, kwargs: Any) -> Any:
         """A call that nothing recorded goes into runs as it is, with values; what it gives is a constant."""
-        for tensor in flat_tensors((args, kwargs)):
-            self.met_outside(tensor)
+        self.met_aside(operator_of(func, args, kwargs), (args, kwargs))
         drawn = torch.default_generator.get_state() if not all(map(_is_number, args)) else None
         with torch._C.DisableTorchFunction():
             value = staying(func, args, kwargs, "cpu")

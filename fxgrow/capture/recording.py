@@ -14,6 +14,7 @@ from torch import fx, nn
 from fxgrow.capture import contexts
 from fxgrow.capture.answers import behind, made_of_sizes
 from fxgrow.capture.attributes import with_sources
+from fxgrow.capture.builder import ASIDE
 from fxgrow.capture.contexts import Settled
 from fxgrow.capture.evaluation import Memory
 from fxgrow.capture.inputs import Inputs
@@ -141,7 +142,7 @@ class Recording:
                 finding = f"what the forward writes into the tensor {node.target}"
                 recorder.settled.append(Settled(finding, node.meta.get("module_path") or name, lost=True))
         compared = _arguments_behind(recorder.settling)
-        recorder.graph.eliminate_dead_code(_stays)
+        _without_dead_code(recorder.graph)
         by_mode = recorder.by_mode or any(type(part).train is not nn.Module.train for part in runner.modules())
         left = tuple(
             f"{path}.{name}".lstrip(".")
@@ -339,6 +340,19 @@ def bound(model: nn.Module, inputs: Inputs) -> dict[str, Any]:
         stars = 1 if kind is inspect.Parameter.VAR_POSITIONAL else 2 if kind is inspect.Parameter.VAR_KEYWORD else 0
         values["*" * stars + name] = value
     return values
+
+
+def _without_dead_code(graph: fx.Graph) -> None:
+    """Take out what nothing reads; a module still makes these calls, so that they are noted with the node behind."""
+    before, dead = list(graph.nodes), list[fx.Node]()
+    graph.eliminate_dead_code(_stays)
+    kept = set(graph.nodes)
+    for node in before:
+        calls = [*dead, *node.meta.get(ASIDE, ())]
+        if node not in kept:
+            dead = [*calls, node]
+        elif node.op != "get_attr":
+            dead, node.meta[ASIDE] = [], calls
 
 
 def _stays(node: fx.Node) -> bool:

@@ -6,6 +6,7 @@ Each is an instance of a subclass of its former class, with the same parameters 
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -113,6 +114,9 @@ class _Editing(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+_OF_KIND = "_fxgrow_state_of_kind"
+
+
 class Remade(nn.Module):
     """A module of a class that is made when it is needed: `origin` says by what function, from what class.
 
@@ -124,7 +128,21 @@ class Remade(nn.Module):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         state: Any = self.__dict__
+        says_its_own: Any = getattr(type(self), "__getstate__", None)
+        if says_its_own is not getattr(object, "__getstate__", None):  # such as einops' layers, which are made anew
+            ours = {
+                name
+                for kind in type(self).__mro__
+                if issubclass(kind, Remade)
+                for name in inspect.get_annotations(kind)
+            }
+            state = {_OF_KIND: says_its_own(self), **{name: state[name] for name in ours if name in state}}
         return _bare, (self._fxgrow_origin,), state
+
+    def __setstate__(self, state: Any) -> None:
+        ours = dict(state) if _OF_KIND in state else {}
+        super().__setstate__(ours.pop(_OF_KIND, state))  # type: ignore[no-untyped-call]
+        self.__dict__.update(ours)
 
 
 def subclass(mixin: type[Remade], maker: Any, kind: Any, *rest: Any, **names: Any) -> type[Any]:

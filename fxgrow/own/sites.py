@@ -9,6 +9,7 @@ from typing import Any
 from torch import fx
 
 from fxgrow.capture import Captured
+from fxgrow.capture.builder import ASIDE
 from fxgrow.capture.contexts import STATE
 from fxgrow.capture.methods import CALLER, RUNNING, MethodRun, runs_of
 from fxgrow.own.edited import FORWARD
@@ -117,10 +118,12 @@ def _site(
 
 
 def _alike(node: fx.Node, by_caller: bool) -> Iterator[fx.Node]:
-    for other in node.graph.nodes:
-        is_number = isinstance(other.meta.get("value"), (int, float))  # which no module computes by a call of torch's
-        same = (other.op, other.target) == (node.op, node.target) and not is_number
-        if same and not (by_caller and other.meta.get(CALLER) != node.meta.get(CALLER)):
+    """The calls of the same target, in order: not of numbers, which no module computes by a call of torch's."""
+    for other in (call for later in node.graph.nodes for call in (*later.meta.get(ASIDE, ()), later)):
+        same = (other.op, other.target) == (node.op, node.target)
+        if by_caller and other.meta.get(CALLER) != node.meta.get(CALLER):
+            continue
+        if same and not isinstance(other.meta.get("value"), (int, float)):
             yield other
 
 

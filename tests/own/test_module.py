@@ -11,6 +11,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from einops.layers import torch as einops_layers
 from timm.utils.model import reparameterize_model
 from torch import Tensor, fx, nn
 
@@ -853,3 +854,46 @@ def test_one_head_keeps_its_scale_wherever_it_goes(tmp_path: Path) -> None:
     assert isinstance(again, OneHead) and again.attend.head_dim == 48
     for other in (grown, loaded, again, pickle.loads(pickle.dumps(grown)), copy.deepcopy(again)):
         torch.testing.assert_close(other(x), model(x), rtol=1e-10, atol=1e-12)
+
+
+class Transformed(nn.Module):
+    """As PointNet's transforms: tables made of literals are viewed before and between the calls that growth changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave, self.last = nn.Linear(6, 8), nn.Linear(8, 9), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        table = torch.eye(3, dtype=torch.float64).view(1, 9)
+        h = self.enter(x).view(-1, 5, 8).amax(1)
+        table = table.view(1, 9).repeat(len(x), 1)
+        self.seen = h.view(-1).shape  # which nothing reads
+        h = (self.leave(h.view(-1, 8)) + table).view(-1, 3, 3)
+        return self.last(self.enter(x).view(-1, 8)).view(-1, 5, 3) @ h  # type: ignore[no-any-return]
+
+
+def test_calls_on_literals_do_not_shift_the_calls_that_are_others() -> None:
+    model, x = lively(nn.Sequential(Transformed(), nn.Identity())).double(), normal(2, 5, 6)
+    grown = fxgrow.grow(model, 2, example_inputs=x, form="module")
+    assert grown[0].enter.out_features == 16
+    torch.testing.assert_close(grown(x), model(x), rtol=1e-10, atol=1e-12)
+
+
+class Segments(nn.Module):
+    """einops' layers, which say their own state, and are made anew from it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.apart = einops_layers.Rearrange("b n (s c) -> b s (n c)", s=4)
+        self.enter, self.mix, self.leave = nn.Linear(6, 8), nn.Linear(10, 10), nn.Linear(40, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.leave(torch.relu(self.mix(self.apart(self.enter(x)))).flatten(1))  # type: ignore[no-any-return]
+
+
+def test_layers_that_say_their_own_state_are_copied_and_pickled() -> None:
+    model, x = lively(Segments()).double(), normal(2, 5, 6)
+    grown = fxgrow.grow(model, 2, example_inputs=x, form="module")
+    for other in (grown, copy.deepcopy(grown), pickle.loads(pickle.dumps(grown))):
+        torch.testing.assert_close(other(x), model(x), rtol=1e-10, atol=1e-12)
+        assert str(other.apart) == str(grown.apart)
