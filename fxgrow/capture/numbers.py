@@ -86,7 +86,8 @@ def operand_for(function: Any, result: Any, place: int, other: Any) -> Any:
         return None
     operand = undo(result, other)
     operands = (operand, other) if place == 0 else (other, operand)
-    return operand if operands[1] != 0 and function(*operands) == result else None
+    by_zero = function in (operator.floordiv, operator.truediv) and operands[1] == 0
+    return operand if not by_zero and function(*operands) == result else None
 
 
 class Comparison(NamedTuple):

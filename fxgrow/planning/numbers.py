@@ -48,17 +48,14 @@ class Numbers:
             return
         for place, own in enumerate(raw.args):
             is_attribute = ("args", place) in raw.meta.get("sources", {})
-            if not is_attribute and not isinstance(own, fx.Node):
-                continue
-            operand = operand_for(raw.target, wanted, place, self.after(raw.args[1 - place]))
-            if operand is None or operand == self.after(own):
-                continue
-            if not is_attribute:
+            if is_attribute or isinstance(own, fx.Node):
+                operand = operand_for(raw.target, wanted, place, self.after(raw.args[1 - place]))
+                if operand is None or operand == self.after(own):
+                    continue
+                if is_attribute:
+                    self.literals.setdefault((raw, place), operand)
+                    return
                 self.let(own, operand)
-            elif (raw, place) not in self.literals:
-                self.literals[raw, place] = operand
-            if is_attribute:
-                return
 
     def after(self, raw: Any) -> Any:
         """What an argument evaluates to once the model has grown; tensors become meta tensors."""
@@ -126,12 +123,7 @@ def number_edits(analysis: Analysis, growth: dict[Leaf, int]) -> Iterator[NodeEd
     """
     numbers = Numbers(analysis, growth)
     mode_of = {id(graph): mode for mode, graph in analysis.graphs.items()}
-    for op in analysis.ops:
-        wishes = [(path, size_after(layout, growth)) for path, layout in op.sizes if whole_shape(op.node, path) is None]
-        for path, wanted in [*wishes, *((path, follow(op.node, path).meta["value"]) for path in op.pins)]:
-            if isinstance(raw := follow(op.node, path), fx.Node) and numbers.after(raw) != wanted:
-                numbers.let(raw, wanted)
-    numbers.values.clear()
+    _let_attributes(numbers)
     for (node, place), value in numbers.literals.items():
         yield NodeEdit(mode_of[id(node.graph)], node.name, "literal", ("args", place), value)
     for op in analysis.ops:
@@ -154,6 +146,18 @@ def number_edits(analysis: Analysis, growth: dict[Leaf, int]) -> Iterator[NodeEd
                 condition = node.args[0]
                 if isinstance(condition, fx.Node) and condition.meta["value"] is True and not numbers.after(condition):
                     yield NodeEdit(mode, node.name, "erase")
+
+
+def _let_attributes(numbers: Numbers) -> None:
+    """Let attributes follow from which sizes are computed, and values that stay: `b * self.heads` has more heads."""
+    for op in numbers.analysis.ops:
+        sizes = [(path, layout) for path, layout in op.sizes if whole_shape(op.node, path) is None]
+        wishes = [(follow(op.node, path), size_after(layout, numbers.growth)) for path, layout in sizes]
+        wishes += [(raw, raw.meta["value"]) for raw in (follow(op.node, path) for path in op.pins)]
+        for raw, wanted in wishes:
+            if isinstance(raw, fx.Node) and numbers.after(raw) != wanted:
+                numbers.let(raw, wanted)
+    numbers.values.clear()
 
 
 def size_attributes(analysis: Analysis, growth: dict[Leaf, int]) -> Iterator[AttributeEdit]:
