@@ -820,3 +820,23 @@ def test_leaky_sums_are_not_identities() -> None:
     assert [staying.reason for staying in plan.held] == [
         "its blocks stay as many as they are: LeakyReLU acts on its output and is not idempotent there"
     ]
+
+
+class Normalised(nn.Module):
+    """A residual block whose last weight is divided by its own norm: were it zero, it would be no number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.weight = nn.Linear(6, 8), nn.Parameter(torch.randn(6, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + nn.functional.linear(torch.relu(self.enter(x)), self.weight / self.weight.norm())
+
+
+def test_no_block_is_silenced_by_a_weight_that_is_divided_by_itself() -> None:
+    model = lively(nn.Sequential(nn.Linear(4, 6), *(Normalised() for _ in range(3)), nn.Linear(6, 2))).double()
+    x = torch.randn(5, 4, dtype=torch.float64)
+    with pytest.raises(PlanError, match="by what the block computes, which would be zero, too"):
+        fxgrow.grow(model, depth=2, example_inputs=x)
+    deeper = fxgrow.grow(model, 2, example_inputs=x)
+    assert fxgrow.report(deeper).certificate.verdict is Verdict.PROVED

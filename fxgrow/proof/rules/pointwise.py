@@ -17,6 +17,7 @@ from fxgrow.proof.claims import (
     Unproved,
     both_copies,
     inserted,
+    is_new,
     one_number,
     spare,
     spare_copies,
@@ -126,7 +127,7 @@ def combined(use: Use, claims: Sequence[Claim], kind: str, zeros: Sequence[Seque
 def _zero(claims: Sequence[Claim], kind: str, zeros: Sequence[Sequence[int]], rank: int) -> Tensor | None:
     masks = [c.zeros().reshape((1,) * (rank - c.rank) + tuple(c.zeros().shape)) for c in claims]
     if kind == "divide" and len(claims) > 1:
-        return masks[0] & ~masks[1]  # zero over zero is not a number
+        return masks[0] & ~(is_new(claims[1]) if not claims[1].uniform else masks[1])  # zero over zero is no number
     ways = [functools.reduce(torch.logical_and, [masks[k] for k in way]) for way in zeros]
     return functools.reduce(torch.logical_or, ways) if ways else None
 
