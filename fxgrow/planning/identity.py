@@ -228,7 +228,7 @@ class Block:
             raise Stuck(f"its branch ends in {call.name}, which {text}")
         if call.law.moves and (rows := self._rows(call)):
             return Identity(rows=rows)
-        if getattr(call.law, "kind", "") == "divide" and not self.inside.isdisjoint(call.operands()[1:]):
+        if getattr(call.law, "kind", "") == "divide" and any(node in self.inside for node in call.operands()[1:]):
             raise Stuck(f"its branch ends in {call.name} by what the block computes, which would be zero, too")
         if terms.after is not None and not _lets_gradients_through(at_zero(terms.after)):
             raise Stuck(f"its branch ends in {type(terms.after).__name__}, which is flat at zero")
