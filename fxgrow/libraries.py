@@ -1,4 +1,4 @@
-"""The libraries whose models fxgrow builds by name, such as "timm/resnet18"."""
+"""Where code is from; the libraries whose models fxgrow builds by name, such as "timm/resnet18"."""
 
 from __future__ import annotations
 

@@ -118,11 +118,7 @@ class GraphBuilder(Refusing):
 
     def number(self, function: Callable[..., Any], operands: tuple[Any, ...], value: Any) -> fx.Node:
         """A node for what a forward computes from sizes."""
-        lowered = self.operands(operands, {})
-        node = self.new_node("call_function", function, lowered.args, {}, plain(value))
-        if lowered.sources:
-            node.meta["sources"] = lowered.sources
-        return node
+        return self._node_of_call("call_function", function, self.operands(operands, {}), plain(value))
 
     def place(self) -> str:
         """Whose forward is running; of a part that another one holds too, the one that called it here."""
@@ -142,10 +138,16 @@ class GraphBuilder(Refusing):
 
     def operation(self, kind: str, target: Any, operands: Operands, value: Any, place: str | None = None) -> fx.Node:
         """A node for a call, by which what it gave is known from now on; `place` as in `new_node`."""
+        node = self._node_of_call(kind, target, operands, value, place)
+        self.bind(value, node)
+        return node
+
+    def _node_of_call(
+        self, kind: str, target: Any, operands: Operands, value: Any, place: str | None = None
+    ) -> fx.Node:
         node = self.new_node(kind, target, operands.args, operands.kwargs, value, place)
         if operands.sources:
             node.meta["sources"] = operands.sources
-        self.bind(value, node)
         return node
 
     def argument(self, value: Any, path: tuple[Any, ...] = (), sources: dict[Any, Any] | None = None) -> Any:

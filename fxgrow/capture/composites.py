@@ -31,19 +31,24 @@ def _added(x: Tensor, beta: Any, product: Tensor) -> Tensor:
     return beta * x + product if beta else product  # infinite entries do not count, then
 
 
+def _listed(tensors: Sequence[Any]) -> Sequence[Any]:
+    """Tensors that may be given as one list."""
+    return tensors[0] if len(tensors) == 1 and isinstance(tensors[0], (tuple, list)) else tensors
+
+
 def at_least(rank: int, new: Sequence[int], *tensors: Any) -> Any:
     """Tensors of at least so many axes: of size one, inserted where `new` says for tensors of 0, 1, ... axes."""
-    if len(tensors) != 1 or isinstance(tensors[0], (tuple, list)):
-        every = tensors[0] if len(tensors) == 1 else tensors
+    every = _listed(tensors)
+    if every is not tensors or len(every) != 1:
         return tuple(at_least(rank, new, tensor) for tensor in every)
-    (x,) = tensors
+    (x,) = every
     while x.dim() < rank:
         x = x.unsqueeze(new[x.dim()])
     return x
 
 
 def broadcast_tensors(*tensors: Any) -> tuple[Tensor, ...]:
-    every: Sequence[Tensor] = tensors[0] if len(tensors) == 1 and isinstance(tensors[0], (tuple, list)) else tensors
+    every = _listed(tensors)
     sizes = [
         next((t.shape[k] for t in every if t.dim() >= -k and t.shape[k] != 1), 1)
         for k in range(-max((t.dim() for t in every), default=0), 0)
@@ -83,9 +88,8 @@ def msort(x: Tensor) -> Tensor:
     return torch.sort(x, dim=0)[0]
 
 
-def multi_dot(*tensors: Any) -> Tensor:
-    every: Sequence[Tensor] = tensors[0] if len(tensors) == 1 else tensors
-    return functools.reduce(operator.matmul, every)
+def multi_dot(*tensors: Any) -> Any:
+    return functools.reduce(operator.matmul, _listed(tensors))
 
 
 def prelu(x: Tensor, weight: Tensor) -> Tensor:

@@ -293,8 +293,9 @@ def merge(model: nn.Module, graphs: dict[str, fx.Graph]) -> dict[str, fx.Graph]:
             return graphs
         args = fx.node.map_arg(in_train.args, partner.__getitem__)
         kwargs = fx.node.map_arg(in_train.kwargs, partner.__getitem__)
-        if not _same((in_eval.args, dict(in_eval.kwargs)), (args, dict(kwargs))):
-            if not _literals_only((in_eval.args, dict(in_eval.kwargs)), (args, dict(kwargs))):
+        both = (in_eval.args, dict(in_eval.kwargs)), (args, dict(kwargs))
+        if not _alike(*both, _same):
+            if not _alike(*both, _differ_as_literals):
                 return graphs
             differing.append((in_eval, args, kwargs))
     paths: dict[tuple[str, str, str], str] = {}
@@ -304,21 +305,23 @@ def merge(model: nn.Module, graphs: dict[str, fx.Graph]) -> dict[str, fx.Graph]:
     return {"both": graphs["eval"]}
 
 
-def _same(in_eval: Any, in_train: Any) -> bool:
-    """Whether two argument structures are the same: 0 and 0.0 are not, which make other tensors of integers."""
+def _alike(in_eval: Any, in_train: Any, same: Callable[[Any, Any], bool]) -> bool:
+    """Whether two argument structures hold the same at the same places, as `same` tells of two items."""
     if isinstance(in_eval, (tuple, list)) and isinstance(in_train, (tuple, list)):
-        return len(in_eval) == len(in_train) and all(map(_same, in_eval, in_train))
+        pairs = zip(in_eval, in_train, strict=False)
+        return len(in_eval) == len(in_train) and all(_alike(a, b, same) for a, b in pairs)
     if isinstance(in_eval, dict) and isinstance(in_train, dict):
-        return in_eval.keys() == in_train.keys() and all(_same(in_eval[k], in_train[k]) for k in in_eval)
+        return in_eval.keys() == in_train.keys() and all(_alike(in_eval[k], in_train[k], same) for k in in_eval)
+    return same(in_eval, in_train)
+
+
+def _same(in_eval: Any, in_train: Any) -> bool:
+    """Whether two items are the same: 0 and 0.0 are not, which make other tensors of integers."""
     return in_eval is in_train or (type(in_eval) is type(in_train) and bool(in_eval == in_train))
 
 
-def _literals_only(in_eval: Any, in_train: Any) -> bool:
-    """Whether two argument structures differ in plain numbers and flags only."""
-    if isinstance(in_eval, (tuple, list)) and isinstance(in_train, (tuple, list)):
-        return len(in_eval) == len(in_train) and all(map(_literals_only, in_eval, in_train))
-    if isinstance(in_eval, dict) and isinstance(in_train, dict):
-        return in_eval.keys() == in_train.keys() and all(_literals_only(in_eval[k], in_train[k]) for k in in_eval)
+def _differ_as_literals(in_eval: Any, in_train: Any) -> bool:
+    """Whether two items are the same but for a plain number or a flag."""
     if isinstance(in_eval, fx.Node) or isinstance(in_train, fx.Node):
         return in_eval is in_train
     return in_eval == in_train or (isinstance(in_eval, (bool, int, float)) and isinstance(in_train, (bool, int, float)))

@@ -73,6 +73,7 @@ _INVERSE: dict[Any, tuple[Callable[[Any, Any], Any] | None, Callable[[Any, Any],
     operator.floordiv: (operator.mul, lambda result, left: left // result if result else left),
     operator.truediv: (operator.mul, lambda result, left: left / result if result else left),
 }
+"""What undoes a function: for its left operand, from the result and the right one, and the other way round."""
 
 
 def operand_for(function: Any, result: Any, place: int, other: Any) -> Any:
@@ -237,8 +238,7 @@ def remembered(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def computed(*operands: Any) -> Any:
-        value = function(*map(plain, operands))
-        return _computed(function, operands, value) if any(isinstance(o, _Remembering) for o in operands) else value
+        return _computed(function, operands, function(*map(plain, operands)))
 
     return computed
 
@@ -256,13 +256,6 @@ _OF_PYTHON: dict[str, Callable[..., Any]] = {
     "negative": operator.neg,
 }
 """What stands for functions of numpy's, by their names."""
-
-
-def _unary(function: Callable[..., Any]) -> Any:
-    def method(self: Any, *rest: Any) -> Any:
-        return _computed(function, (self, *rest), function(plain(self), *map(plain, rest)))
-
-    return method
 
 
 def _binary(function: Callable[..., Any], reflected: bool) -> Any:
@@ -324,4 +317,4 @@ for _kind in (Int, Float):
         setattr(_kind, f"__{_name}__", _binary(getattr(operator, _name), reflected=False))
         setattr(_kind, f"__r{_name}__", _binary(getattr(operator, _name), reflected=True))
     for _function in (operator.neg, operator.abs, round, math.ceil, math.floor):
-        setattr(_kind, f"__{_function.__name__}__", _unary(_function))
+        setattr(_kind, f"__{_function.__name__}__", remembered(_function))

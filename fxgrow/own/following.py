@@ -114,13 +114,8 @@ def _read_elsewhere(before: nn.Module, after: nn.Module) -> Iterator[tuple[str, 
 
     Such a number follows where each size of a parameter that was as large has become one and the same.
     """
-    own = [vars(base).items() for base in type(before).__mro__ if base is not object and not is_installed(base)]
-    methods = {name for members in own for name, member in members if isinstance(member, FunctionType)} - _BESIDES
-    read: dict[str, Any] = {
-        name: before.__dict__.get(name) for name in read_names(before, frozenset(methods)) if name not in NAMES
-    }
-    numbers = {name: value for name, value in read.items() if _are_sizes(value)}
-    if not numbers:
+    numbers = {name: value for name, value in before.__dict__.items() if name not in NAMES and _are_sizes(value)}
+    if not numbers or is_installed(type(before)):
         return
     now = dict(after.named_parameters())
     shapes = [(p.shape, now[name].shape) for name, p in before.named_parameters() if name in now]
@@ -130,10 +125,15 @@ def _read_elsewhere(before: nn.Module, after: nn.Module) -> Iterator[tuple[str, 
         became = {new for old, new in pairs if old == number}
         return became.pop() if len(became) == 1 and number not in _AXES else number
 
+    changed: dict[str, Any] = {}
     for name, value in numbers.items():
-        new: Any = type(value)(map(followed, value)) if isinstance(value, (list, tuple)) else followed(value)
+        new = type(value)(map(followed, value)) if isinstance(value, (list, tuple)) else followed(value)
         if new != value and after.__dict__.get(name) == value:
-            yield name, new
+            changed[name] = new
+    if changed:  # only then is code looked into
+        own = [vars(base).items() for base in type(before).__mro__ if base is not object and not is_installed(base)]
+        methods = {name for members in own for name, member in members if isinstance(member, FunctionType)} - _BESIDES
+        yield from ((name, changed[name]) for name in read_names(before, frozenset(methods)) if name in changed)
 
 
 def _are_sizes(value: Any) -> bool:

@@ -40,7 +40,7 @@ class Numbers:
         self.analysis = analysis
         self.growth = growth
         self.values: dict[fx.Node, Any] = {}
-        self.literals: dict[tuple[fx.Node, int], Any] = {}  # of numbers, by their place among the arguments
+        self.literals: dict[fx.Node, tuple[int, Any]] = {}  # of numbers: its place among the arguments, and what it is
 
     def let(self, raw: Any, wanted: Any) -> None:
         """Let attributes from which a number is computed be what makes it come out, if one of them can."""
@@ -53,7 +53,7 @@ class Numbers:
                 if operand is None or operand == self.after(own):
                     continue
                 if is_attribute:
-                    self.literals.setdefault((raw, place), operand)
+                    self.literals.setdefault(raw, (place, operand))
                     return
                 self.let(own, operand)
 
@@ -70,10 +70,12 @@ class Numbers:
         tree = self.analysis.trees[node]
         if any(True for _ in tensors(tree)):
             return self._grown(tree, node.meta["value"])
-        is_called = node.op in ("call_function", "call_method")
-        if not is_called or not (self._depends(node) or any((node, k) in self.literals for k in range(len(node.args)))):
+        literal = self.literals.get(node)
+        if node.op not in ("call_function", "call_method") or not (literal or self._depends(node)):
             return node.meta["value"]
-        arguments = [self.after(self.literals.get((node, place), a)) for place, a in enumerate(node.args)]
+        arguments = [self.after(a) for a in node.args]
+        if literal is not None:
+            arguments[literal[0]] = literal[1]
         keywords = {k: self.after(v) for k, v in node.kwargs.items()}
         if node.op == "call_method":
             return getattr(arguments[0], str(node.target))(*arguments[1:], **keywords)
@@ -124,7 +126,7 @@ def number_edits(analysis: Analysis, growth: dict[Leaf, int]) -> Iterator[NodeEd
     numbers = Numbers(analysis, growth)
     mode_of = {id(graph): mode for mode, graph in analysis.graphs.items()}
     _let_attributes(numbers)
-    for (node, place), value in numbers.literals.items():
+    for node, (place, value) in numbers.literals.items():
         yield NodeEdit(mode_of[id(node.graph)], node.name, "literal", ("args", place), value)
     for op in analysis.ops:
         mode = mode_of[id(op.node.graph)]
@@ -157,7 +159,8 @@ def _let_attributes(numbers: Numbers) -> None:
         for raw, wanted in wishes:
             if isinstance(raw, fx.Node) and numbers.after(raw) != wanted:
                 numbers.let(raw, wanted)
-    numbers.values.clear()
+    if numbers.literals:
+        numbers.values.clear()
 
 
 def size_attributes(analysis: Analysis, growth: dict[Leaf, int]) -> Iterator[AttributeEdit]:
