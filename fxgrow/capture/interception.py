@@ -16,11 +16,14 @@ from torch.fx import _symbolic_trace
 from torch.utils._pytree import tree_leaves
 
 from fxgrow.capture import contexts
+from fxgrow.capture.entrywise import is_entry_by_entry
 from fxgrow.capture.numbers import OF_MATH, remembered
+from fxgrow.containers import each_tensor
 from fxgrow.libraries import home_of, is_known
 from fxgrow.opaque import CustomFunction
 from fxgrow.replacing import replaced
 from fxgrow.rules import registry
+from fxgrow.rules.pointwise import Pointwise, tried
 
 if TYPE_CHECKING:
     from fxgrow.capture.recorder import Recorder
@@ -72,7 +75,13 @@ def _applied_whole(recorder: Recorder) -> Iterator[None]:
             return _from_inside(recorder, function, args, kwargs)
         paths = {module.function: path for path, module in recorder.functions.items()}
         path = paths.get(function, f"_function_{len(paths)}")
+        is_first = path not in recorder.functions
         module = recorder.functions.setdefault(path, CustomFunction(function))
+        recorder.quiet = True
+        operands, named = each_tensor((args, kwargs), lambda tensor: recorder.bare.get(id(tensor), tensor))
+        is_pointwise = is_entry_by_entry(plainly.__get__(None, function), operands, named)
+        module.law = Pointwise(tried) if is_pointwise and (is_first or module.law is not None) else None
+        recorder.quiet = False
 
         def run(_: nn.Module, *arguments: Any, **named: Any) -> Any:
             return plainly.__get__(None, function)(*arguments, **named)

@@ -135,6 +135,11 @@ def is_flat(op: Op) -> bool:
     return at_zero is not None and not bool(at_zero[1].any())
 
 
+def tried(op: Op) -> Kind:
+    """Whether a function keeps zero, as its code says."""
+    return "zero" if Call(op.node, op.module, op.law).keeps_zero() else "other"
+
+
 def power(op: Op) -> Kind:
     """x ** n keeps zero where n is a positive number."""
     exponent: Any = op.argument(1, "exponent")

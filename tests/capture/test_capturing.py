@@ -626,12 +626,6 @@ def test_a_function_stays_what_it_was_for_others() -> None:
     assert torch.autograd.Function.__dict__["apply"] is apply
 
 
-def test_a_function_without_a_rule_holds_its_dimension() -> None:
-    planned = fxgrow.plan(model_of(reversing), width=2, example_inputs=X)
-    assert planned.groups == ()
-    assert planned.held[0].reason == "Reverse has no rule (at _function_1)"
-
-
 def test_a_function_with_a_rule_lets_its_dimension_grow() -> None:
     model = model_of(taught)
     grown = fxgrow.grow(model, width=2, example_inputs=X)

@@ -1,0 +1,63 @@
+"""Whether a function of a user's own, with a backward of its own, computes each entry from those at its place alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fxgrow.containers import flat_tensors
+
+_MADE_ALIKE = {
+    getattr(torch.ops.aten, name)
+    for name in ("alias", "clone", "detach", "expand", "full_like", "ones_like", "view", "zeros_like", "_to_copy")
+}
+"""Operations whose tag does not say so; where they give the shape they are given, each entry stays at its place."""
+
+
+class _Watch(TorchDispatchMode):
+    """Looks at all operations that run; what each of them does to entries is in PyTorch's tags."""
+
+    def __init__(self, operands: list[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.operands = {_memory(tensor) for tensor in operands}
+        self.known = set(self.operands)
+        self.holds = True
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        taken, made = list(flat_tensors((args, kwargs))), list(flat_tensors(result))
+        # Tensors of other shapes or from elsewhere may face units that grow.
+        self.holds &= all(tensor.dim() == 0 or _memory(tensor) in self.known for tensor in taken)
+        self.holds &= not func._schema.is_mutable or _memory(taken[0]) not in self.operands
+        self.holds &= torch.Tag.nondeterministic_seeded not in func.tags
+        self.holds &= torch.Tag.pointwise in func.tags or (
+            func.overloadpacket in _MADE_ALIKE and [tensor.shape for tensor in made] == [taken[0].shape]
+        )
+        self.known.update(map(_memory, made))
+        return result
+
+
+def _memory(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+def is_entry_by_entry(function: Callable[..., Any], operands: tuple[Any, ...], others: dict[str, Any]) -> bool:
+    """Whether it gives one tensor, and all that runs for it is pointwise; on tensors without data.
+
+    >>> is_entry_by_entry(lambda x: x * torch.sigmoid(x), (torch.empty(2, 3, device="meta"),), {})
+    True
+    >>> is_entry_by_entry(lambda x: x / x.norm(), (torch.empty(2, 3, device="meta"),), {})
+    False
+    """
+    given = list(flat_tensors((operands, others)))
+    with _Watch(given) as watch:
+        try:
+            result = function(*operands, **others)
+            shape = torch.broadcast_shapes(*(tensor.shape for tensor in given))
+        except Exception:  # operands of unlike shapes; what else is wrong, the call that is recorded says
+            return False
+    return watch.holds and isinstance(result, Tensor) and result.shape == shape
