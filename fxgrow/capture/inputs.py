@@ -36,14 +36,15 @@ def example_inputs_for(model: nn.Module, example_inputs: Any = None) -> Inputs:
 
 
 def fitted(model: nn.Module, inputs: Inputs) -> Inputs:
-    """Inputs on the meta device, floating-point ones of the dtype of the model; indices, lengths, masks keep values."""
+    """Inputs on the meta device, floating-point ones of the dtype of the model; what they hold is kept beside."""
     dtype = next((p.dtype for p in model.parameters() if p.dtype.is_floating_point), None)
 
     def fitting(value: Tensor) -> Tensor:
         if value.dtype.is_floating_point and dtype is not None:
-            return torch.empty(value.shape, dtype=dtype, device="meta")
-        bare = value.to("meta")
-        if not (value.dtype.is_floating_point or value.is_complex() or value.is_meta):
+            bare = torch.empty(value.shape, dtype=dtype, device="meta")
+        else:
+            bare = value.to("meta")
+        if not (value.is_complex() or value.is_meta):
             setattr(bare, GIVEN, value)
         return bare
 
@@ -54,7 +55,8 @@ def described(inputs: Any) -> Any:
     """Inputs as plain data: shapes and dtypes of tensors, a few indices or lengths, numbers and strings as they are."""
     if isinstance(inputs, Tensor):
         given = getattr(inputs, GIVEN, None)
-        values = () if given is None or given.numel() > _FEW else (tuple(given.flatten().tolist()),)
+        is_kept = given is not None and not inputs.is_floating_point() and given.numel() <= _FEW
+        values = () if given is None or not is_kept else (tuple(given.flatten().tolist()),)
         return ("tensor", tuple(inputs.shape), str(inputs.dtype).removeprefix("torch."), *values)
     if isinstance(inputs, dict):
         return ("dict", tuple((key, described(item)) for key, item in inputs.items()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -65,11 +65,34 @@ class WithoutRounding(WithoutNoise):
         return torch.float64 if coarse else argument
 
 
+class _Coarsest(WithoutNoise):
+    """Sees what the coarsest of the floating-point numbers are that a forward computes with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dtype = torch.float64
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = super().__torch_function__(function, types, args, kwargs)
+        self.dtype = coarsest((self.dtype, *(tensor.dtype for tensor in flat_tensors(result))))
+        return result
+
+
+def coarsest(dtypes: Iterable[torch.dtype]) -> torch.dtype:
+    """The one of the lowest precision among those of floating-point numbers; float64 where there is none."""
+    floating = (dtype for dtype in dtypes if dtype.is_floating_point)
+    return max(floating, key=lambda dtype: torch.finfo(dtype).eps, default=torch.float64)
+
+
+class _NotFinite(Exception):
+    """The original gives outputs that cannot be compared."""
+
+
 @dataclass(frozen=True)
 class Way:
     """How models are run: under what mode, in what precision, and the seed of what a forward draws by itself."""
 
-    mode: type[WithoutNoise]
+    mode: Callable[[], WithoutNoise]
     dtype: torch.dtype
     seed: int
 
@@ -119,24 +142,36 @@ def verify(
     ways = _ways(precision, dtype_of(original), seed)
     for way in ways:
         try:
-            errors = _errors(original, grown, values, way, modes, plan)
+            try:
+                errors = _errors(original, grown, values, way, modes, plan)
+            except _NotFinite:  # of numbers of either sign, as they are drawn
+                values = random_inputs(inputs, seed, given=True)
+                errors = _errors(original, grown, values, way, modes, plan)
             break
+        except _NotFinite as error:
+            raise VerificationError(
+                f"the original model's own outputs are not finite in {error} mode",
+                where=type(original).__name__,
+                remedy="check its weights, or pass verify=False where its outputs may be infinite",
+            ) from None
         except CaptureError:
             if way is ways[-1]:
                 raise
-    coarsest = max(
-        (p.dtype for p in grown.parameters() if p.dtype.is_floating_point),
-        key=lambda dtype: torch.finfo(dtype).eps,
-        default=torch.float64,
-    )
-    tolerance = TOLERANCE if coarsest is torch.float64 else ULPS * torch.finfo(coarsest).eps
-    names = (str(dtype).removeprefix("torch.") for dtype in (coarsest, way.dtype))
+    of_weights = coarsest(parameter.dtype for parameter in grown.parameters())
+    computed_in = way.dtype
+    if way is not ways[0]:  # it insists on numbers of its own
+        seen = _Coarsest()
+        _outputs(original, values, replace(way, mode=lambda: seen), modes[:1])
+        computed_in = coarsest((way.dtype, seen.dtype))
+    precise = coarsest((of_weights, computed_in))
+    tolerance = TOLERANCE if precise is torch.float64 else ULPS * torch.finfo(precise).eps
+    names = (str(dtype).removeprefix("torch.") for dtype in (of_weights, computed_in))
     result = Verification(*errors, next(names), tolerance, seed, preserving, next(names))
     if result.verdict == "REFUTED" and parts and modes == (False,):
         error = _error_in_place(original, grown, values, way, parts, tolerance)
         result = result if error is None else replace(result, eval_error=error, in_place=True)
     if result.verdict == "REFUTED":
-        step = 1 + torch.finfo(coarsest).eps
+        step = 1 + torch.finfo(precise).eps
         own_error = max(_rounding(original, values, way, mode, step) for mode in modes)
         if not result.in_place and max(errors) <= ROUNDINGS * own_error:
             raise VerificationError(
@@ -185,11 +220,7 @@ def _errors(
             ) from error
         for training, outputs in by_model[original].items():
             if not all(torch.isfinite(tensor).all() for tensor in outputs):
-                raise VerificationError(
-                    f"the original model's own outputs are not finite in {'train' if training else 'eval'} mode",
-                    where=type(original).__name__,
-                    remedy="check its weights, or pass verify=False where its outputs may be infinite",
-                )
+                raise _NotFinite("train" if training else "eval")
     before, after = by_model[original], by_model[grown]
     if plan is not None and plan.classes is not None:
         after = {
@@ -331,20 +362,22 @@ def relative_error(grown: Tensor, original: Tensor) -> float:
     return difference / scale if scale > 0 else difference
 
 
-def random_inputs(inputs: Inputs, seed: int, device: torch.device | None = None) -> Inputs:
+def random_inputs(inputs: Inputs, seed: int, device: torch.device | None = None, given: bool = False) -> Inputs:
     """Real float64 inputs of the shapes of meta ones; indices, lengths and masks are those that the user gave.
 
     Where there are none, integers stay small and booleans are True. They are drawn on the CPU, so that they are the
     same for every device.
+
+    given: whether numbers with a fraction, too, are what the user gave.
     """
     generator = torch.Generator().manual_seed(seed)
 
     def real(value: Tensor) -> Tensor:
-        if value.dtype.is_floating_point:
+        own, is_floating = getattr(value, GIVEN, None), value.dtype.is_floating_point
+        if own is not None and (given or not is_floating):
+            return own.detach().cpu().to(torch.float64 if is_floating else own.dtype, copy=True)  # type: ignore[no-any-return]
+        if is_floating:
             return torch.randn(value.shape, generator=generator, dtype=torch.float64)
-        given = getattr(value, GIVEN, None)
-        if given is not None:
-            return given.detach().cpu().clone()  # type: ignore[no-any-return]
         if value.dtype is torch.bool:
             return torch.ones(value.shape, dtype=torch.bool)
         return torch.randint(0, 2, value.shape, generator=generator, dtype=value.dtype)

@@ -7,7 +7,7 @@ that has the attribute, or else the part's own parts, when the model runs on ten
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from types import FunctionType
 from typing import Any
@@ -57,7 +57,7 @@ _AXES = range(-5, 5)
 """What a number may be that names an axis."""
 
 Changes = list[tuple[nn.Module, str, Any]]
-"""Modules, names of their attributes, and what each was."""
+"""Modules, names of their attributes, and what each was, or what it becomes."""
 
 
 def follow_sizes(
@@ -117,14 +117,7 @@ def _read_elsewhere(before: nn.Module, after: nn.Module) -> Iterator[tuple[str, 
     numbers = {name: value for name, value in before.__dict__.items() if name not in NAMES and _are_sizes(value)}
     if not numbers or is_installed(type(before)):
         return
-    now = dict(after.named_parameters())
-    shapes = [(p.shape, now[name].shape) for name, p in before.named_parameters() if name in now]
-    pairs = [pair for old, new in shapes for pair in zip(old, new, strict=False)]
-
-    def followed(number: int) -> int:
-        became = {new for old, new in pairs if old == number}
-        return became.pop() if len(became) == 1 and number not in _AXES else number
-
+    followed = _by_parameters(before, after)
     changed: dict[str, Any] = {}
     for name, value in numbers.items():
         new = type(value)(map(followed, value)) if isinstance(value, (list, tuple)) else followed(value)
@@ -134,6 +127,39 @@ def _read_elsewhere(before: nn.Module, after: nn.Module) -> Iterator[tuple[str, 
         own = [vars(base).items() for base in type(before).__mro__ if base is not object and not is_installed(base)]
         methods = {name for members in own for name, member in members if isinstance(member, FunctionType)} - _BESIDES
         yield from ((name, changed[name]) for name in read_names(before, frozenset(methods)) if name in changed)
+
+
+def _by_parameters(before: nn.Module, after: nn.Module) -> Callable[[int], int]:
+    """What a number has become where each size of a parameter that was as large has become one and the same."""
+    now = dict(after.named_parameters())
+    shapes = [(p.shape, now[name].shape) for name, p in before.named_parameters() if name in now]
+    pairs = {pair for old, new in shapes for pair in zip(old, new, strict=False)}
+
+    def followed(number: int) -> int:
+        became = {new for old, new in pairs if old == number}
+        return became.pop() if len(became) == 1 and number not in _AXES else number
+
+    return followed
+
+
+def sizes_of_parts(source: nn.Module, own: nn.Module, depth: Deepening | None) -> Changes:
+    """Numbers of such names that nothing has settled, in parts of users' own, with what they become by parameters.
+
+    For forwards that ask whether such a number is *another* than a size, which says nothing of what it has to be.
+    """
+    parts = dict(source.named_modules())
+    origins = origins_of(parts, depth)
+    changes: Changes = []
+    for path, module in own.named_modules():
+        before = parts.get(origins.get(path, ""))
+        if before is None or is_installed(type(before)) or not any(name in before.__dict__ for name in NAMES):
+            continue
+        followed = _by_parameters(before, module)
+        for name in NAMES:
+            old = before.__dict__.get(name)
+            if type(old) is int and module.__dict__.get(name) == old != followed(old):
+                changes.append((module, name, followed(old)))
+    return changes
 
 
 def _are_sizes(value: Any) -> bool:

@@ -35,7 +35,7 @@ from fxgrow.own.edited import (
     read_out,
     with_methods,
 )
-from fxgrow.own.following import follow_sizes
+from fxgrow.own.following import follow_sizes, sizes_of_parts
 from fxgrow.own.positions import follow_positions, intermediates_apart
 from fxgrow.own.reading import may_read
 from fxgrow.own.sites import Site, sites, sites_of_course
@@ -89,8 +89,8 @@ def own_class(
         calls = sites(captured, plan, numbers)
         return own_class(source, plan, grown, calls, captured, others=others, apart=numbers)
 
-    ways = [(whole, numbers) for whole in (False, True) for numbers in (False, True)]
-    for whole, numbers in ways:
+    ways = [(sizes, whole, numbers) for sizes in (False, True) for whole in (False, True) for numbers in (False, True)]
+    for sizes, whole, numbers in ways:
         if (numbers and not aside) or (whole and all(site.in_forward is None for site in changed)):
             continue
         calls = [*sure, *(_numbers(grown, aside, inputs) if numbers else ())]
@@ -101,6 +101,11 @@ def own_class(
             return with_numbers(own.numbers)
         if isinstance(own, Obstacle):
             return Obstacle(own.what, own.where, own.node)
+        by_parameters = sizes_of_parts(source, own, plan.depth) if sizes else []
+        if sizes and not by_parameters:
+            continue
+        for module, name, value in by_parameters:
+            module.__dict__[name] = value
         checked = _checked(own, plan, grown, inputs)
         if isinstance(checked, Parting) and isinstance(own, ReadOut) and own.reading != "forward":
             own.reading = "forward"

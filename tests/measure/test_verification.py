@@ -537,6 +537,36 @@ def test_an_original_that_is_not_finite_says_so() -> None:
         verify(perturbed(model, "4.bias", float("inf")), model, INPUTS)
 
 
+class OfLogarithms(nn.Module):
+    """Takes a positive number for each sample, as diffusion models do, and computes in a precision of its own."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.enter, self.leave, self.dtype = nn.Linear(4, 8), nn.Linear(8, 3), dtype
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        x = (x + sigma.log()[:, None]).to(self.dtype)
+        assert x.dtype == self.dtype, "it insists on it"
+        hidden = F.linear(x, self.enter.weight.to(x.dtype), self.enter.bias.to(x.dtype)).tanh()
+        return F.linear(hidden, self.leave.weight.to(x.dtype), self.leave.bias.to(x.dtype))
+
+
+def test_numbers_of_one_sign_are_those_that_were_given() -> None:
+    inputs = (normal(5, 4), normal(5).exp())
+    grown = fxgrow.grow(OfLogarithms(torch.float64).double(), width=2, example_inputs=inputs)
+    tested = fxgrow.report(grown).verification
+    assert tested is not None and max(tested.eval_error, tested.train_error) < 1e-14
+
+
+def test_a_precision_that_a_forward_insists_on_is_that_of_the_tolerance() -> None:
+    inputs = (normal(64, 4), normal(64).exp())
+    grown = fxgrow.grow(OfLogarithms(torch.float32).double(), width=8, example_inputs=inputs)
+    tested = fxgrow.report(grown).verification
+    assert tested is not None and (tested.dtype, tested.precision) == ("float64", "float32")
+    assert tested.tolerance == ULPS * torch.finfo(torch.float32).eps
+    assert "computed in float32, float64 weights" in str(tested)
+
+
 def test_what_a_forward_draws_by_itself_is_the_same_for_both() -> None:
     class Jittered(nn.Module):
         def __init__(self) -> None:
@@ -647,7 +677,7 @@ class WithTable(nn.Module):
 def test_models_that_need_their_casts_are_run_with_them() -> None:
     model = WithTable().double()
     verification = verify(model, copy.deepcopy(model), ((torch.empty(2, 4, dtype=torch.float64, device="meta"),), {}))
-    assert verification.eval_error == 0.0 and verification.precision == "float64"
+    assert verification.eval_error == 0.0 and verification.precision == "float32"
 
 
 # -- outputs picked by rank ----------------------------------------------------------------------------------

@@ -1,0 +1,50 @@
+"""A forward that asks whether a number of a part is another than a size, as the decoders of EDM's U-Nets do."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+import fxgrow
+from fxgrow.proof.certificate import Verdict
+from tests.checks import worst_error
+
+X = torch.randn(2, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+class Block(nn.Module):
+    def __init__(self, wide: int, out: int) -> None:
+        super().__init__()
+        self.in_channels, self.out_channels = wide, out
+        self.norm, self.conv = nn.BatchNorm2d(wide), nn.Conv2d(wide, out, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(torch.relu(self.norm(x)))  # type: ignore[no-any-return]
+
+
+class Decoder(nn.Module):
+    """In the grown copy, 16 channels have become 24, which is what the second block's number was."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.encoder = nn.Conv2d(3, 8, 3, padding=1), Block(8, 16)
+        self.blocks = nn.ModuleList([Block(16, 16), Block(24, 16)])
+        self.head = nn.Conv2d(16, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        skip = self.stem(x)
+        x = self.encoder(skip)
+        for block in self.blocks:
+            if x.shape[1] != block.in_channels:
+                x = torch.cat([x, skip], dim=1)
+            x = block(x)
+        return self.head(x)  # type: ignore[no-any-return]
+
+
+def test_it_comes_back_as_its_class() -> None:
+    model = Decoder().double()
+    grown = fxgrow.grow(model, width=1.5, example_inputs=X)
+    assert type(grown) is Decoder
+    assert fxgrow.certify(grown).verdict is Verdict.PROVED
+    assert [block.in_channels for block in grown.blocks] == [24, 36]
+    assert all(worst_error(model, grown, (X,), training=mode) < 1e-12 for mode in (False, True))
