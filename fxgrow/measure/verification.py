@@ -148,9 +148,9 @@ def verify(
                 values = random_inputs(inputs, seed, given=True)
                 errors = _errors(original, grown, values, way, modes, plan)
             break
-        except _NotFinite as error:
+        except _NotFinite as unusable:
             raise VerificationError(
-                f"the original model's own outputs are not finite in {error} mode",
+                f"the original model's own outputs are not finite in {unusable} mode",
                 where=type(original).__name__,
                 remedy="check its weights, or pass verify=False where its outputs may be infinite",
             ) from None
