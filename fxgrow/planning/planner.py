@@ -152,11 +152,11 @@ class Planner:
             for alternatives in op.law.needs(op, know):
                 any(know.ask(tensor, want) for tensor, want in alternatives)
         for _ in range(_PASSES):
-            before = {slot: dict(fills) for slot, fills in know.fills.items()}
+            before, overwritten = {slot: dict(fills) for slot, fills in know.fills.items()}, len(know.overwritten)
             know.forget()
             for op in self.analysis.ops:
                 op.law.facts(op, know)
-            if before == know.fills:
+            if before == know.fills and overwritten == len(know.overwritten):
                 break
         return know
 

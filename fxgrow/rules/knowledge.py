@@ -42,6 +42,7 @@ class Knowledge:
     """Facts about tensors, and fills of parameter slots, under a choice of new sizes.
 
     guarded: leaves over which statistics are taken of old units alone. silenced: leaves whose units are to be zero.
+    overwritten: buffers that start at zero at new units, and that the forward writes something else to.
     """
 
     growth: dict[Leaf, int]
@@ -55,6 +56,7 @@ class Knowledge:
     roles: dict[str, str] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
     zero_by_default: set[str] = field(default_factory=set)
+    overwritten: set[tuple[str, Leaf]] = field(default_factory=set)
     scales: dict[str, dict[Op, float]] = field(default_factory=dict)
     _growing: dict[tuple[Layout, ...], tuple[Leaf, ...]] = field(default_factory=dict)
     _facts: dict[tuple[Tensor, Leaf], dict[Range | None, Fact]] = field(default_factory=dict)
@@ -80,7 +82,8 @@ class Knowledge:
         known: dict[Range | None, Fact] = {}
         for place in self.places(tensor, leaf, axis):
             known.update(self.fills.get((tensor.parameter, place, leaf), {}))
-        if None not in known and tensor.parameter in self.zero_by_default and self.ways[leaf] is not Way.REPLICATE:
+        starts_zero = tensor.parameter in self.zero_by_default and self.ways[leaf] is not Way.REPLICATE
+        if None not in known and starts_zero and (tensor.parameter, leaf) not in self.overwritten:
             known[None] = Fact.ZERO
         return known
 
@@ -123,6 +126,8 @@ class Knowledge:
     def check_overwritten(self, op: Op, parameter: Tensor, leaf: Leaf, fact: Fact) -> None:
         """What new entries of a parameter were asked to be they are still once `op` has written `fact` to them."""
         assert parameter.parameter is not None
+        if fact is not Fact.ZERO and parameter.parameter in self.zero_by_default:
+            self.overwritten.add((parameter.parameter, leaf))
         for axis in self.places(parameter, leaf, None):
             for where, asked in list(self.fills.get((parameter.parameter, axis, leaf), {}).items()):
                 if asked in (fact, Fact.BASE) or (asked is Fact.IGNORED and fact is Fact.ZERO):
