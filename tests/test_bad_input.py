@@ -13,7 +13,7 @@ import torch.distributed as distributed
 from torch import Tensor, fx, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import is_lazy
-from torch.nn.utils import prune, spectral_norm, weight_norm
+from torch.nn.utils import prune, spectral_norm
 
 import fxgrow
 from fxgrow.errors import (
@@ -33,7 +33,7 @@ AS_CALLED = "pass example_inputs as the model is called"
 RIGHT_SHAPES = "pass example_inputs of the shapes and dtypes that the model takes"
 AROUND = "or grow the parts around it"
 TENSOR_OPERATIONS = f"rewrite it in terms of tensor operations, {AROUND}"
-HOOKED = "take the pruning or old-style weight norm off, or use torch.nn.utils.parametrizations"
+HOOKED = "take the pruning or old-style spectral norm off, or use torch.nn.utils.parametrizations"
 GROWN_ONLY = "pass a module that fxgrow.grow or fxgrow.load returned"
 
 ROW = torch.randn(2, 5)
@@ -509,7 +509,7 @@ def as_built(model: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("use", [as_built, without_gradients, frozen])
-@pytest.mark.parametrize("hooking", [weight_norm, pruned, spectral_norm])
+@pytest.mark.parametrize("hooking", [pruned, spectral_norm])
 def test_weights_computed_by_old_style_hooks(
     hooking: Callable[[nn.Module], nn.Module], use: Callable[[nn.Module], None]
 ) -> None:

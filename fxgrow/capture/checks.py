@@ -13,7 +13,7 @@ from fxgrow.wrappers import WRAPPERS, wrapper_of
 _AVERAGES = ("ModelEma", "ModelEmaV2", "ModelEmaV3")
 """Classes of timm that hold an average of a model's weights beside the model."""
 
-_COMPUTING = ("torch.nn.utils.weight_norm", "torch.nn.utils.spectral_norm", "torch.nn.utils.prune")
+_COMPUTING = ("torch.nn.utils.spectral_norm", "torch.nn.utils.prune")
 """Where hooks come from that compute a weight before each forward."""
 
 
@@ -69,7 +69,7 @@ def refuse_uncapturable(model: nn.Module, *, divided: bool = False) -> None:
                 raise CaptureError(
                     f"{name} of {kind} is computed from other parameters by a hook",
                     where=where,
-                    remedy="take the pruning or old-style weight norm off, or use torch.nn.utils.parametrizations",
+                    remedy="take the pruning or old-style spectral norm off, or use torch.nn.utils.parametrizations",
                 )
         sharded = next((name for name, p in module._parameters.items() if p is not None and is_divided(p)), None)
         if sharded is not None and not divided:

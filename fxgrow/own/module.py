@@ -7,7 +7,9 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import fx, nn
+from torch.nn.utils.weight_norm import WeightNorm
 
 from fxgrow import guards
 from fxgrow.capture import Captured, GrownGraphModule, skeleton, spelled_out
@@ -229,6 +231,10 @@ def _fit_torchs_own(own: nn.Module, head_dims: Mapping[int, int]) -> None:
     for module in own.modules():
         if type(module) is nn.MultiheadAttention:
             fit_attention(module, head_dims[id(module)])
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, WeightNorm):  # which the next call computes anew
+                with torch.no_grad():
+                    setattr(module, hook.name, hook.compute_weight(module))
     kinds = (SpelledOutAttention, Edited, Multiplied, *PLAIN)
     for module in own.modules():
         if isinstance(module, nn.TransformerEncoderLayer) and any(isinstance(part, kinds) for part in module.modules()):

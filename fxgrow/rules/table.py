@@ -30,7 +30,7 @@ from fxgrow.rules.reduction import ALL, Across, Axes, Compared, CoreUnits, OverI
 from fxgrow.rules.registry import both, named, ranked, rows, rule, rules
 from fxgrow.rules.spatial import AffineGrid, Pad, PixelShuffle, Sampled, Spatial, Unfold, Unpooled
 from fxgrow.rules.stretching import Expand, Made, Repeat, RepeatEach
-from fxgrow.rules.weights import BatchNormFunction, Parametrized, Standardised
+from fxgrow.rules.weights import BatchNormFunction, Parametrized, Standardised, WeightNorm
 
 # -- contractions --------------------------------------------------------------------------------------------
 
@@ -170,6 +170,7 @@ rule(guards.standardize, Standardised())
 rule(guards.core, CoreUnits())
 rule(guards.readout, Readout("x", "weight"))
 rule(nn.utils.parametrize.ParametrizationList, Parametrized())
+rule(torch._weight_norm, WeightNorm())
 
 # -- reductions ----------------------------------------------------------------------------------------------
 

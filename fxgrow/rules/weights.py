@@ -15,7 +15,7 @@ from torch.nn.utils import parametrizations
 from fxgrow.axes.layout import Leaf, leaves, resolve
 from fxgrow.rules.calls import Call
 from fxgrow.rules.knowledge import Knowledge, Way
-from fxgrow.rules.law import Clause, Edit, Fact, Law, Moves, Range, Terms, Want, all_of, moved_core
+from fxgrow.rules.law import Clause, Edit, Fact, Holding, Law, Moves, Range, Terms, Want, all_of, moved_core
 from fxgrow.rules.normalisation import Affine, BatchNorm, affine
 from fxgrow.rules.op import Op, Tensor, Tree, is_parametric
 from fxgrow.rules.pointwise import Pointwise
@@ -40,18 +40,25 @@ class Parametrized(Law):
 
 
 class WeightNorm(Law):
-    """Weight norm alone: g v / |v|, the norm over all axes but one.
+    """Weight norm alone: g v / |v|, the norm over all axes but one; `torch._weight_norm`, or what parametrizes by it.
 
     Old weights stay where new entries of v along those axes are zero.
     """
 
     family = "normalisation"
 
+    @staticmethod
+    def operands(op: Any) -> tuple[Any, Any, Any]:
+        """v, g and the axis that is left, of an op however it is seen."""
+        if op.module is None:
+            return op.tensor(0, "v"), op.tensor(1, "g"), op.setting(2, "dim", 0)
+        return op.parameter("original1"), op.parameter("original0"), op.module[0].dim
+
     def relate(self, op: Op) -> Tree:
-        module: Any = op.module
-        direction, gain = op.parameter("original1"), op.parameter("original0")
-        assert direction is not None and gain is not None
-        axis = module[0].dim % direction.rank
+        direction, gain, axis = self.operands(op)
+        if axis < 0 or not is_parametric(direction):
+            op.law = _ONE_NORM
+            return op.law.relate(op)
         op.unifier.unify(gain.axes[axis], direction.axes[axis])
         for k in set(range(gain.rank)) - {axis}:
             op.unifier.fix(gain.axes[k], "a gain of each unit")
@@ -132,6 +139,7 @@ class SpectralNorm(Pointwise):
 
 
 _WEIGHT_NORM = WeightNorm()
+_ONE_NORM = Holding("divides by one norm of all that it is given")
 _SPECTRAL_NORM = SpectralNorm("linear")
 
 

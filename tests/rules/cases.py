@@ -461,6 +461,7 @@ CASES = [
     Case("F.instance_norm", lambda x, w, b: F.instance_norm(x, None, None, w, b), (IMAGE, VECTOR, VECTOR), 1),
     Case("weight norm", parametrizations.weight_norm(nn.Linear(4, 5)), (ROWS,), 3),
     Case("weight norm of a convolution", parametrizations.weight_norm(nn.Conv2d(4, 5, 3)), (IMAGE,), 3),
+    Case("torch._weight_norm", lambda v, g: torch._weight_norm(v, g, 0), ((5, 4), (5, 1)), 2),
     Case("spectral norm", parametrizations.spectral_norm(nn.Linear(4, 5)), (ROWS,), 3, by_position=True),
     Case(
         "spectral norm of a convolution",

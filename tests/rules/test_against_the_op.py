@@ -93,6 +93,7 @@ NO_PROOF = (
     "LayerNorm is taken over (3, 4)",
     "the weight is not made of parameters alone",
     "standardize has no proof rule",  # a guard beside itself is worked out from the weight
+    "_weight_norm has no proof rule",  # likewise, from the direction and the gains
 )
 """What no model grows, and the proof rules leave out."""
 
