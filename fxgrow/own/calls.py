@@ -87,7 +87,8 @@ def with_other_calls(
         return True
 
     def grown(growth: Plan) -> GrownGraphModule:
-        return widened(captured, growth, named_tensors(skeleton(source)), "")
+        read_out = {readout.weight: captured.model.get_parameter(readout.weight) for readout in growth.readouts}
+        return widened(captured, growth, {**named_tensors(skeleton(source)), **read_out}, "")
 
     for call in _calls(source, captured, of_methods, plan.depth is None):
         before, after = (called_by(model, call.method, call.left, call.flags) for model in (source, own))

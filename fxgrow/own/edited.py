@@ -327,11 +327,19 @@ def read_out(kind: Any) -> type[nn.Module]:
 def _read(model: Any, value: Any) -> Any:
     output, form = taken_apart(value)
     for read in model.outputs_read:
-        stream = functools.reduce(lambda value, key: value[key], read.path, output)
         weight = model.get_parameter(read.weight)
-        if stream.shape[read.axis] == weight.shape[1]:  # else a head was put there since, which makes no stream
+        try:
+            stream = functools.reduce(lambda value, key: value[key], read.path, output)
+        except (KeyError, IndexError, TypeError):  # another call, which gives other things
+            continue
+        if _is_stream(stream, read.axis, weight):
             output = put(output, read.path, guards.readout(stream, weight, read.axis, read.core))
     return output if form is None else form.put_around(output)
+
+
+def _is_stream(value: Any, axis: int, weight: Tensor) -> bool:
+    """Whether it has all units there; a head that was put there since gives others."""
+    return isinstance(value, Tensor) and -value.ndim <= axis < value.ndim and value.shape[axis] == weight.shape[1]
 
 
 def plain_kind(module: nn.Module) -> type[nn.Module]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import timm
 import torch
+from torch import Tensor, nn
 
 import fxgrow
+from fxgrow.proof.certificate import Verdict
 from tests.pairing import few
 
 
@@ -22,3 +26,31 @@ def test_the_head_gives_what_the_forward_does(name: str) -> None:
         torch.testing.assert_close(grown(x), model(x), rtol=1e-4, atol=1e-5)
     grown.reset_classifier(7)
     assert grown(x).shape == (2, 7)
+
+
+class Features(nn.Module):
+    """Gives one stream, or by an argument all of them, as DINOv2 does in training; or another, or one more branch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.up, self.down = nn.Linear(4, 8), nn.Linear(8, 16), nn.Linear(16, 8)
+
+    def forward(self, x: Tensor, everything: bool = False, pooled: bool = False, twice: bool = False) -> Any:
+        tokens = self.enter(x)
+        tokens = tokens + self.down(self.up(tokens).relu())
+        if twice:
+            tokens = tokens + self.down(self.up(tokens).tanh())
+        if everything:
+            return {"first": tokens[:, 0], "others": tokens[:, 1:]}
+        return tokens.mean(1) if pooled else tokens[:, 0]
+
+
+def test_other_calls_of_a_model_that_is_read_out() -> None:
+    torch.manual_seed(0)
+    model, x = Features().double(), torch.randn(2, 3, 4, dtype=torch.float64)
+    grown = fxgrow.grow(model, width=1.5, example_inputs=x)
+    assert fxgrow.certify(grown).verdict is Verdict.PROVED
+    assert fxgrow.report(grown).plan.calls == ("everything=True",)
+    assert {name: value.shape[-1] for name, value in grown(x, everything=True).items()} == {"first": 12, "others": 12}
+    for other in ("pooled", "twice"):
+        torch.testing.assert_close(grown(x, **{other: True}), model(x, **{other: True}))
