@@ -10,7 +10,7 @@ from torch import nn
 
 from fxgrow.amounts import Amounts
 from fxgrow.axes.layout import Reason
-from fxgrow.capture import Captured, capture, recapture, skeleton
+from fxgrow.capture import Captured, GrownGraphModule, capture, recapture, skeleton
 from fxgrow.capture.inputs import Inputs, with_channels
 from fxgrow.errors import CaptureError, PlanError, UntraceableError
 from fxgrow.garbage import collection_paused
@@ -26,6 +26,7 @@ from fxgrow.planning.blocks import Found
 from fxgrow.planning.composition import joined
 from fxgrow.planning.depth import check_keys, plan_depth
 from fxgrow.planning.ends import End, open_ends, sizes_between
+from fxgrow.planning.graph_parts import within
 from fxgrow.planning.input_channels import InputChannels
 from fxgrow.planning.plan import Obstacle, Plan
 from fxgrow.planning.planner import make_plan
@@ -52,11 +53,27 @@ def planned_in_form(
         bare, changed = skeleton(model), sites(captured, planned)
         graph = widened(captured, planned, named_tensors(bare), "")
         own = own_class(bare, planned, graph, changed, captured)
-        reasons = wish.held.get(own.node, ()) if isinstance(own, Obstacle) else ()
-        if not isinstance(own, Obstacle) or not own.node or len(reasons) > 1:
+        if not isinstance(own, Obstacle):
             return captured, planned, wish
-        reason = Reason(f"{type(model).__name__} cannot hold its growth: {own.what}")
-        wish = replace(wish, held={**wish.held, own.node: (*reasons, reason)})
+        why = f"{type(model).__name__} cannot hold its growth: {own.what}"
+        run = _run_with(planned, graph, own)
+        reasons = wish.held.get(own.node, ())
+        if run is not None:
+            wish = replace(wish, held_runs={**wish.held_runs, run: why})
+        elif own.node and len(reasons) < 2:
+            wish = replace(wish, held={**wish.held, own.node: (*reasons, Reason(why))})
+        else:
+            return captured, planned, wish
+
+
+def _run_with(planned: Plan, graph: GrownGraphModule, obstacle: Obstacle) -> str | None:
+    """The run of blocks in one of whose new blocks an obstacle is."""
+    for node in (node for each in graph.graphs().values() for node in each.nodes if node.name == obstacle.node):
+        place = str(node.target if node.op == "call_module" else node.meta.get("module_path", ""))
+        for block in planned.depth.blocks if planned.depth is not None else ():
+            if any(within(place, new) for new, _ in block.modules):
+                return block.run
+    return None
 
 
 def replanning(model: nn.Module, wish: Wish) -> Replan:
@@ -186,7 +203,7 @@ def _deepened(
     """The plan for depth and then, by `widened`, for width; new blocks are put into `captured`."""
     analysis = analyse(captured.model, captured.graphs)
     parameters = sum(tensor.numel() for tensor in captured.model.parameters())
-    deepening, staying, reading = plan_depth(captured, depths, wish.depth_init, roles_of(analysis))
+    deepening, staying, reading = plan_depth(captured, depths, wish.depth_init, roles_of(analysis), wish.held_runs)
     operations = flops_after(analysis, {})
     add_blocks(captured, deepening)
     planned = widened()

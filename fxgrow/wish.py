@@ -42,6 +42,8 @@ class Wish:
     in_chans: int | str | None = None
     held: Mapping[str, tuple[Reason, ...]] = field(default_factory=dict)
     """Nodes that growth has to leave as they are, and why."""
+    held_runs: Mapping[str, str] = field(default_factory=dict)
+    """Runs of blocks that have to stay as long as they are, and why."""
 
 
 def sizes_asked(width: Width | None) -> Amounts | Sizes:

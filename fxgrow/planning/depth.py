@@ -7,6 +7,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from torch import Tensor, nn
 
@@ -41,7 +42,11 @@ class Insertion:
 
 
 def plan_depth(
-    captured: Captured, asked: Amounts | Callable[[Found], Amounts], init: str, roles: Mapping[str, str]
+    captured: Captured,
+    asked: Amounts | Callable[[Found], Amounts],
+    init: str,
+    roles: Mapping[str, str],
+    held: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[Deepening, tuple[Held, ...], Mapping[str, TensorGrowth]]:
     """What to add to each run of blocks, what stays as deep as it is, and what reads channels of new dense layers.
 
@@ -49,6 +54,7 @@ def plan_depth(
     ----------
     asked: amounts, or what makes them of the runs that there are.
     roles: what parameters are for (weight, gain, bias, mean, variance), by name.
+    held: paths of runs that have to stay as long as they are, and why.
 
     Raises
     ------
@@ -60,7 +66,7 @@ def plan_depth(
     if not amounts.prefix:  # else other parts of the model may have what a key names
         check_keys(amounts, repeats.runs, [path for path, _ in repeats.held], captured.model)
     lengths = {id(run): _length(amount, run) for run in repeats.runs if (amount := _asked(amounts, run)) is not None}
-    growing = [run for run in repeats.runs if lengths.get(id(run), 0) > len(run.units)]
+    growing = [run for run in repeats.runs if lengths.get(id(run), 0) > len(run.units) and run.path not in held]
     inner = {id(run): outer for run in repeats.runs if (outer := _around(run, growing)) is not None}
     dense = {
         run: lengths[id(run)] - len(run.units) for run in growing if isinstance(run, DenseRun) and id(run) not in inner
@@ -71,7 +77,7 @@ def plan_depth(
     for run in repeats.runs:
         if id(run) not in lengths:
             continue
-        reason = _refusal(run, inner.get(id(run)), appended)
+        reason = held.get(run.path) or _refusal(run, inner.get(id(run)), appended)
         if reason:
             repeats.held.append((run.path, reason))
             continue

@@ -1,0 +1,61 @@
+"""`form="module"` holds runs of blocks that the class cannot have more of, and deepens what is inside them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+import fxgrow
+from fxgrow.proof.certificate import Verdict
+from tests.checks import worst_error
+
+X = torch.randn(2, 4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+class Branch(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(6, 12), nn.Linear(12, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.down(torch.relu(self.up(x)))  # type: ignore[no-any-return]
+
+
+class Stage(nn.Module):
+    """A branch around branches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branches, self.out = nn.ModuleList([Branch()]), nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x
+        for branch in self.branches:
+            y = branch(y)
+        return x + self.out(y)  # type: ignore[no-any-return]
+
+
+class Paired(nn.Module):
+    """Goes through two lists at once, as the U-Nets of diffusers do: one of them cannot be longer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mixers = nn.ModuleList([nn.Linear(6, 6), nn.Linear(6, 6)])
+        self.stages = nn.ModuleList([Stage(), Stage()])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for mixer, stage in zip(self.mixers, self.stages, strict=False):
+            x = stage(mixer(x))
+        return x
+
+
+def test_blocks_that_the_class_cannot_have_are_held() -> None:
+    torch.manual_seed(0)
+    model = Paired().double()
+    assert isinstance(fxgrow.grow(model, depth=2, example_inputs=X), torch.fx.GraphModule)
+    grown = fxgrow.grow(model, depth=2, example_inputs=X, form="module")
+    assert type(grown) is Paired and fxgrow.certify(grown).verdict is Verdict.PROVED
+    assert [len(grown.stages), *(len(stage.branches) for stage in grown.stages)] == [2, 2, 2]
+    assert all(worst_error(model, grown, (X,), training=mode) < 1e-12 for mode in (False, True))
+    held = fxgrow.report(grown).plan.held
+    assert any("Paired cannot hold its growth" in staying.reason for staying in held)
