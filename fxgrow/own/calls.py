@@ -127,7 +127,10 @@ def with_other_calls(
             if more_grows and not kept:
                 problem = "more would grow, and a plan keeps no call with such an object"
             elif more_grows and (call.text,) not in known:
-                taken = own_class(source, longer, grown(longer), there, captured, others=[*others, (other, course)])
+                try:
+                    taken = own_class(source, longer, grown(longer), there, captured, others=[*others, (other, course)])
+                except FxgrowError as error:
+                    taken = Obstacle(error.what, error.where or "")
                 if isinstance(taken, Obstacle):
                     problem = taken.what
                 else:
@@ -232,9 +235,12 @@ def _problem(plan: Plan, other: Captured, course: Plan) -> str | None:
     addable = {growth.name for growth in course.tensors} | {f"{e.module}.{e.attribute}" for e in course.attributes}
     addable |= {f"{rescaling.name} rescaled" for rescaling in course.rescalings if rescaling.name not in tensors}
     read = {str(node.target) for graph in other.graphs.values() for node in graph.nodes if node.op in _READING}
+    read_out = {readout.weight for growth in (plan, course) for readout in growth.readouts}
     for name in planned | others:
         if planned.get(name) == others.get(name) or _for_both(planned.get(name), others.get(name)) is not None:
             continue
+        if name in read_out and name in others:
+            return "its outputs would be read out otherwise"
         if name in planned and name not in others:
             tensor = name.removesuffix(" rescaled")
             if tensor in tensors and (tensor in read or tensor.rpartition(".")[0] in read):

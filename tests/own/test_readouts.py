@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import fxgrow
+from fxgrow.errors import SettledError
 from fxgrow.proof.certificate import Verdict
 from tests.pairing import few
 
@@ -54,3 +55,40 @@ def test_other_calls_of_a_model_that_is_read_out() -> None:
     assert {name: value.shape[-1] for name, value in grown(x, everything=True).items()} == {"first": 12, "others": 12}
     for other in ("pooled", "twice"):
         torch.testing.assert_close(grown(x, **{other: True}), model(x, **{other: True}))
+
+
+class Stages(nn.Module):
+    """By an argument gives what each stage made, at places that more blocks would move."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.head = nn.Linear(4, 8), nn.Linear(8, 3)
+        self.blocks = nn.ModuleList(Residual() for _ in range(2))
+        self.scales = {0: 1.0, 1: 2.0}
+
+    def forward(self, x: Tensor, everything: bool = False) -> Any:
+        x, between = self.enter(x), []
+        for number, block in enumerate(self.blocks):
+            x = block(x)
+            if everything:
+                between.append(self.scales[number] * x)
+        return between if everything else self.head(x)
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(8, 16), nn.Linear(16, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.down(torch.relu(self.up(x)))  # type: ignore[no-any-return]
+
+
+def test_another_call_that_gives_streams_is_refused_where_the_copy_cannot_take_it() -> None:
+    torch.manual_seed(0)
+    model, x = Stages().double(), torch.randn(2, 4, dtype=torch.float64)
+    grown = fxgrow.grow(model, width=1.5, depth=2, example_inputs=x)
+    assert type(grown) is not Stages and isinstance(grown, Stages)
+    assert fxgrow.certify(grown).verdict is Verdict.PROVED
+    with pytest.raises(SettledError, match="everything is True"):
+        grown(x, everything=True)
