@@ -38,7 +38,10 @@ def exchange(modules: Iterable[nn.Module], others: Mapping[int, Any]) -> None:
 
 
 def counterparts(part: nn.Module, twin: nn.Module) -> dict[int, Any]:
-    """What a twin of a part holds others in -> what the part does, which may hold them for others, too."""
+    """What a twin of a part holds others in -> what the part does, which may hold them for others, too.
+
+    Where growth has changed numbers or keys in it, it is the other way round: others get what the twin has.
+    """
     twins = dict(twin.named_modules())
     pairs: dict[int, Any] = {}
     for path, module in part.named_modules():
@@ -46,8 +49,20 @@ def counterparts(part: nn.Module, twin: nn.Module) -> dict[int, Any]:
         for name, value in module.__dict__.items():
             mine = attributes.get(name) if name not in OF_MODULES else None
             if type(mine) is type(value) and not isinstance(value, tuple) and held_by(value) is not None:
-                pairs[id(mine)] = value
+                old, new = (value, mine) if _differ(value, mine) else (mine, value)
+                pairs[id(old)] = new
     return pairs
+
+
+def _differ(value: Any, other: Any, around: tuple[int, ...] = ()) -> bool:
+    """Whether two containers differ in more than the modules and tensors that they hold."""
+    held, others = (held_by(each) if id(value) not in around else {} for each in (value, other))
+    if held is None or others is None:
+        return type(value) in _PLAIN and value != other
+    if held.keys() != others.keys():
+        return True
+    inside = (*around, id(value))
+    return any(_differ(item, others[key], inside) for key, item in held.items() if item is not others[key])
 
 
 def place_all(root: nn.Module, tensors: Mapping[str, Tensor]) -> None:

@@ -620,3 +620,51 @@ def test_a_weight_that_parts_share_is_used_by_either() -> None:
     grown: Any = fxgrow.grow(lively(model).double(), 2, example_inputs=(X4,))
     assert (grown.other.one.out_features, grown.part.one.out_features) == (16, 16)
     torch.testing.assert_close(grown(X4), model(X4), rtol=1e-10, atol=1e-12)
+
+
+class Reader(nn.Module):
+    """A part whose dictionary names places among its blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(nn.Linear(4, 8), Branched(), Branched(), nn.Linear(8, 4))
+        self.places = {"2": "middle", "3": "last"}
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        made = {}
+        for name, block in self.blocks.named_children():
+            x = block(x)
+            if name in self.places:
+                made[self.places[name]] = x
+        return made
+
+
+class Branched(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.down(torch.relu(self.up(x)))  # type: ignore[no-any-return]
+
+
+class Looking(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.reader, self.leave = Reader(), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        made = self.reader(x)
+        if bool((made["last"].abs() < 1e-6).all()):
+            return x
+        return self.leave(made["middle"])  # type: ignore[no-any-return]
+
+
+def test_places_among_blocks_of_a_part_follow() -> None:
+    torch.manual_seed(0)
+    model, x = Looking().double(), torch.randn(3, 4, dtype=torch.float64)
+    grown: Any = fxgrow.grow(model, depth=2, example_inputs=x)
+    assert fxgrow.report(grown).plan.parts and fxgrow.report(grown).certificate.verdict is Verdict.PROVED
+    assert grown.reader.places == {"4": "middle", "5": "last"}
+    assert model.reader.places == {"2": "middle", "3": "last"}
+    torch.testing.assert_close(grown(x), model(x), rtol=1e-12, atol=0)

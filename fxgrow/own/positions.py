@@ -6,7 +6,7 @@ Names of attributes do not tell which these are. One is moved where that brings 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -84,9 +84,9 @@ def _put(own: nn.Module, moved: Moved) -> Moved:
 def _moved_by(own: nn.Module, children: Children) -> Iterator[Moved]:
     """Attributes that may count blocks or name them by their position, with what they are among new ones.
 
-    In parts around the blocks, the number of these (for `range(self.depth)`), lists of such numbers (`self.depths`)
-    and of positions (timm's `out_indices`); in what holds the blocks, dictionaries by their names (torchvision's
-    `return_layers`); anywhere, dictionaries with an entry for each position.
+    In parts around the blocks, the number of these (for `range(self.depth)`), lists of such numbers (`self.depths`),
+    collections of positions (timm's `out_indices`); there and in what holds the blocks, collections of their names
+    (torchvision's `return_layers`); anywhere, dictionaries with an entry for each position.
     """
     is_old = [bool(old) for _, old in children.names]
     places = last_places(is_old)
@@ -99,20 +99,30 @@ def _moved_by(own: nn.Module, children: Children) -> Iterator[Moved]:
             if type(value) is int and value == before:
                 yield Moved(path, name, after)
             listed: Any = value if type(value) in (list, tuple) else ()
-            if listed and all(type(item) is int and 0 <= item < before for item in listed):
-                yield Moved(path, name, type(value)(places[item] for item in listed))
+            named: Any = value if isinstance(value, (list, tuple, set, dict)) else ()
+            if named and all(type(item) is int and 0 <= item < before for item in named):
+                yield Moved(path, name, _renamed(value, dict(enumerate(places))))
             if stage < len(listed) and type(listed[stage]) is int and listed[stage] == before:
                 yield Moved(path, name, type(value)((*listed[:stage], after, *listed[stage + 1 :])))
     news = [new for new, _ in children.names]
     by_name = {old: news[places[k]] for k, old in enumerate(old for _, old in children.names if old)}
-    for name, value in _attributes(own, children.path):
-        if isinstance(value, dict) and value and value.keys() <= by_name.keys():
-            yield Moved(children.path, name, with_items(value, {by_name[k]: item for k, item in value.items()}))
+    for path in [".".join(steps[:length]) for length in range(len(steps) + 1)]:
+        for name, value in _attributes(own, path):
+            named = value if isinstance(value, (list, tuple, set, dict)) else ()
+            if named and all(type(item) is str and item in by_name for item in named):
+                yield Moved(path, name, _renamed(value, by_name))
     origins = [sum(is_old[: place + 1]) - 1 for place in range(after)]
     for path, _ in own.named_modules():
         for name, value in _attributes(own, path):
             if isinstance(value, dict) and value and list(value) == list(range(before)):
                 yield Moved(path, name, with_items(value, {k: value[origin] for k, origin in enumerate(origins)}))
+
+
+def _renamed(value: Any, now: Mapping[Any, Any]) -> Any:
+    """A collection with others for its items, or a dictionary with others for its keys."""
+    if isinstance(value, dict):
+        return with_items(value, {now[key]: item for key, item in value.items()})
+    return type(value)(now[item] for item in value)
 
 
 def last_places(old: Sequence[bool]) -> list[int]:

@@ -96,3 +96,41 @@ def test_they_follow_in_files_and_through_another_growth(tmp_path: Any) -> None:
     last, kept = again.forward_intermediates(X)
     torch.testing.assert_close(last, again.forward_features(X), rtol=0, atol=0)
     assert [tuple(each.shape[2:]) for each in kept] == [(4, 4), (4, 4)]
+
+
+class Read(nn.Module):
+    """Puts out what some layers give, by name or by number, as networks do that give features of a VGG."""
+
+    def __init__(self, chosen: Any) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), Residual(4), Residual(4), nn.MaxPool2d(2))
+        self.chosen = chosen
+        self.heads = nn.ModuleList(nn.Conv2d(4, 2, 1) for _ in chosen)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        found, read = [], iter(self.heads)
+        for number, (name, layer) in enumerate(self.layers.named_children()):
+            x = layer(x)
+            if name in self.chosen or number in self.chosen:
+                found.append(next(read)(x))
+        return found
+
+
+@pytest.mark.parametrize(
+    ("chosen", "after"),
+    [
+        (["1", "3"], ["1", "5"]),
+        ({"2", "4"}, {"3", "6"}),
+        ({"2": "two"}, {"3": "two"}),
+        ((1, 3), (1, 5)),
+        ({0, 3}, {0, 5}),
+        ({2: "two"}, {3: "two"}),
+    ],
+)
+def test_layers_that_are_read_by_name_or_number(chosen: Any, after: Any) -> None:
+    torch.manual_seed(0)
+    model, x = Read(chosen).double(), normal(2, 3, 4, 4)
+    grown: Any = fxgrow.grow(model, depth=2, example_inputs=x)
+    assert type(grown) is Read and grown.chosen == after and len(grown.layers) == 7
+    for new, old in zip(grown(x), model(x), strict=True):
+        torch.testing.assert_close(new, old, rtol=EXACT, atol=EXACT)
