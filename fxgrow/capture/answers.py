@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from fxgrow.containers import holds_tensor
 from fxgrow.rules.calls import draws, name_of, reached, run, writes
 
 _ASKED = {"isfinite": True, "isnan": False, "isinf": False, "isposinf": False, "isneginf": False}
@@ -49,13 +50,16 @@ def made_of_sizes(node: fx.Node | None) -> bool:
     return not any(source.op in ("placeholder", "get_attr") for source in tensors)
 
 
-def of_sizes(node: fx.Node, constants: Mapping[str, Tensor]) -> Tensor | None:
-    """The values of a tensor that is made of sizes and constants and draws nothing; None for any other."""
+def of_values(node: fx.Node, known: Mapping[str, Tensor]) -> Tensor | None:
+    """The values of a tensor that is made of sizes and of known tensors and draws nothing; None for any other.
+
+    known: by the names that they have in the graph.
+    """
     values: dict[fx.Node, Any] = {}
     sources = behind([node], _is_tensor)
     for source in sources:
-        if source.op == "get_attr" and str(source.target) in constants:
-            values[source] = constants[str(source.target)]
+        if source.op == "get_attr" and str(source.target) in known:
+            values[source] = known[str(source.target)]
         elif source.op not in ("call_function", "call_method") or draws(name_of(source)):
             return None
         if any(map(writes, source.users)):
@@ -72,5 +76,10 @@ def of_sizes(node: fx.Node, constants: Mapping[str, Tensor]) -> Tensor | None:
     return values[node]  # type: ignore[no-any-return]
 
 
+def read_by(node: fx.Node) -> set[str]:
+    """The tensors of a model that a tensor is made of, by name."""
+    return {str(source.target) for source in behind([node], _is_tensor) if source.op == "get_attr"}
+
+
 def _is_tensor(node: fx.Node) -> bool:
-    return isinstance(node.meta["value"], Tensor)
+    return holds_tensor(node.meta["value"])

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxgrow.capture import call_guards
-from fxgrow.capture.answers import behind, if_finite, of_sizes
+from fxgrow.capture.answers import behind, if_finite, of_values, read_by
 from fxgrow.capture.contexts import Settled, settled
 from fxgrow.capture.methods import CALLER, RUNNING, MethodRuns, calling_function
 from fxgrow.capture.numbers import Float, Int, Pending, node_of, of_numpy, plain, remembering
 from fxgrow.capture.refusing import Refusing
+from fxgrow.capture.skeleton import GIVEN
 from fxgrow.containers import flat_tensors, holds_tensor, with_dictionaries, with_items
 from fxgrow.errors import UntraceableError
 from fxgrow.holders import attribute, attributes_of, is_object
@@ -69,6 +70,8 @@ class GraphBuilder(Refusing):
         self.alive: list[Any] = []
         self.paths: list[str] = []
         self.settling: set[fx.Node] = set()
+        self.asked: dict[str, str] = {}
+        """Buffers by whose values the forward decides, and where."""
         self.by_size = False
         """Whether it was asked for what another size could change: a property of a tensor, or how many there are."""
 
@@ -79,11 +82,22 @@ class GraphBuilder(Refusing):
         if answer is not None:
             self.settled.append(Settled("that values are finite, which the forward asks", self.where(), lost=True))
             return answer
-        values = of_sizes(node, self.constants)
+        values = of_values(node, self.constants)
+        if values is not None:
+            self.by_size = True
+            self.settling.update(source for source in behind([node]) if not holds_tensor(source.meta["value"]))
+            return values.item()
+        buffers = {
+            name: getattr(buffer, GIVEN, None) for name, buffer in self.root.named_buffers(remove_duplicate=False)
+        }
+        state = {name: buffer.detach().cpu() for name, buffer in buffers.items() if buffer is not None}
+        values = of_values(node, {**self.constants, **state})
         if values is None:
             return None
-        self.by_size = True
-        self.settling.update(source for source in behind([node]) if not holds_tensor(source.meta["value"]))
+        asked = sorted(read_by(node) & state.keys())
+        self.asked.update(dict.fromkeys(asked, self.where()))
+        said = f"that what the forward asks of {' and '.join(asked)} is {values.item()}"
+        self.settled.append(Settled(said, self.where(), lost=True))
         return values.item()
 
     def new_node(self, kind: str, target: Any, args: Any, kwargs: Any, value: Any, place: str | None = None) -> fx.Node:

@@ -11,15 +11,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from fxgrow.capture.skeleton import skeleton
+from fxgrow.capture.skeleton import GIVEN, skeleton
 from fxgrow.containers import each_tensor
 from fxgrow.errors import CaptureError
 from fxgrow.holders import attributes_of, empty, hold, is_object, is_users
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
-
-GIVEN = "fxgrow_given"
-"""The attribute of a tensor on the meta device that has the values which a user gave for it."""
 
 Place = tuple[int | str, int, int]
 """An axis of an input: the argument (its position, or its name), which of the tensors in it, and which of its axes."""

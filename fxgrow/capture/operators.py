@@ -90,6 +90,15 @@ FILLING: Mapping[str, Callable[..., Any]] = {
 }
 """Methods that write one thing into all of a tensor, as `x[...] = y` does, which is how they are recorded."""
 
+VALUE_OF: dict[str, Callable[[Any], Any]] = {
+    "item": lambda value: value,
+    "__bool__": bool,
+    "__int__": int,
+    "__index__": int,
+    "__float__": float,
+}
+"""Methods that give the value of a tensor, and what they make of it."""
+
 VALUES = frozenset(
     ("item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__complex__", "__index__", "__array__", "backward")
 )

@@ -27,7 +27,7 @@ from fxgrow.capture.interception import intercepted
 from fxgrow.capture.masks import ALL, asks_for_places, by_places, fills_masked, masked, masks, places, where_masked
 from fxgrow.capture.methods import noting
 from fxgrow.capture.numbers import Float, Int
-from fxgrow.capture.operators import FILLING, HOOKING, REFLECTED, SAID, VALUES, opened, operator_of
+from fxgrow.capture.operators import FILLING, HOOKING, REFLECTED, SAID, VALUE_OF, VALUES, opened, operator_of
 from fxgrow.capture.shapes import call_failed, needs_values, staying
 from fxgrow.containers import each_tensor, flat_tensors, holds_tensor, with_dictionaries
 from fxgrow.errors import CaptureError, FxgrowError
@@ -194,8 +194,8 @@ class Recorder(GraphBuilder, TorchFunctionMode):
             return args[0]
         if method and name in _QUESTIONS:
             return _QUESTIONS[name](self, func, *args, **kwargs)
-        if method and name in ("__bool__", "item") and (answer := self.answer(args[0])) is not None:
-            return answer
+        if method and name in VALUE_OF and (answer := self.answer(args[0])) is not None:
+            return VALUE_OF[name](answer)
         if (method and name in VALUES) or func is torch.autograd.grad:
             raise self._failed(name, (), NotImplementedError())
         if asks_for_places(name, args, kwargs):

@@ -136,6 +136,12 @@ class Recording:
             if difference is not None:
                 finding = f"{difference.what} hangs on what an earlier call left in the model"
                 recorder.settled.append(Settled(finding, difference.place or name, True, contexts.STATE))
+        changed = {str(node.target) for node in _changing(recorder.graph) if node.op == "get_attr"}
+        changed |= {f"{path}.{attribute}".lstrip(".") for path, kind, attribute in assigned if kind == "buffer"}
+        for asked, where in recorder.asked.items():
+            if asked in changed:
+                finding = f"the course of the forward hangs on what an earlier call left in {asked}"
+                recorder.settled.append(Settled(finding, where, True, contexts.STATE))
         unregistered = set(recorder.plain.values())
         for node in dict.fromkeys(_changing(recorder.graph)):
             if node.op == "get_attr" and node.target in unregistered:  # where it was read, it may be a constant
@@ -293,7 +299,7 @@ def _changing(graph: fx.Graph) -> Iterator[fx.Node]:
         written = node.args[0] if writes(node) and node.args else None
         while isinstance(written, fx.Node) and written.op in ("call_function", "call_method") and written.args:
             law = law_of_call(written, None)
-            written = written.args[0] if law is not None and law.family == "shape" else None
+            written = written.args[0] if law is not None and law.may_show else None
         if isinstance(written, fx.Node) and written.op == "get_attr":
             yield written
 

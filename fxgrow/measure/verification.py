@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxgrow.capture import ModalGraphModule, skeleton
-from fxgrow.capture.inputs import GIVEN, Inputs, with_channels
+from fxgrow.capture.inputs import Inputs, with_channels
+from fxgrow.capture.skeleton import GIVEN
 from fxgrow.containers import each_tensor, flat_tensors, in_dtype
 from fxgrow.devices import callers_code, device_of, exact_device, random_state_kept, whole_float32
 from fxgrow.errors import CaptureError, SettledError, VerificationError, first_line
