@@ -11,7 +11,7 @@ from fxgrow.transforms.tensors import grow_tensor
 from torch import nn
 
 from fxgrow.capture import Captured, GrownGraphModule, assemble, copies
-from fxgrow.capture.skeleton import twin_of
+from fxgrow.capture.skeleton import GIVEN, twin_of
 from fxgrow.errors import OTHER_MODEL, PlanError
 from fxgrow.module_tensors import place
 from fxgrow.planning.deepening import NewTensor
@@ -95,6 +95,8 @@ def like(tensor: torch.Tensor, data: torch.Tensor) -> torch.Tensor:
         if tensor.layout is torch.strided and tensor.ndim == dims and not tensor.is_contiguous():
             data = data.contiguous(memory_format=layout) if tensor.is_contiguous(memory_format=layout) else data
     if not isinstance(tensor, nn.Parameter):
+        if data.is_meta and data.shape == tensor.shape and hasattr(tensor, GIVEN):
+            setattr(data, GIVEN, getattr(tensor, GIVEN))
         return data
     parameter = nn.Parameter(data, tensor.requires_grad)
     for name, mark in tensor.__dict__.items():  # subclasses of tensors may keep their data there

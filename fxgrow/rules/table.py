@@ -82,7 +82,13 @@ rules((nn.Embedding, F.embedding), Gather())
 _POINTWISE: dict[Any, list[Any]] = {
     "linear": [
         *(nn.Identity, *named(nn, "Dropout Dropout1d Dropout2d Dropout3d")),
-        *(operator.neg, *named(F, "dropout dropout1d dropout2d dropout3d"), torch.clone, guards.multiplied),
+        *(
+            operator.neg,
+            *named(F, "dropout dropout1d dropout2d dropout3d"),
+            torch.clone,
+            torch.detach,
+            guards.multiplied,
+        ),
         *("contiguous", "clone", "detach", "to", "float", "double", "half", "bfloat16", "type"),
         *("cpu", "cuda", "cfloat", "cdouble"),
     ],

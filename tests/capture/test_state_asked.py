@@ -86,6 +86,7 @@ def _words(certificate: Any) -> str:
 )
 def test_what_it_asks_is_said_in_the_certificate(model: Any, asked: str) -> None:
     model = model.double()
+    assert fxgrow.plan(model, width=1.5, example_inputs=X).form == "module"
     grown: Any = fxgrow.grow(model, width=1.5, example_inputs=X)
     assert type(grown) is type(model) and grown.enter.out_features == 12
     certificate = fxgrow.report(grown).certificate
