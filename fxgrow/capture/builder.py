@@ -233,8 +233,9 @@ class GraphBuilder(Refusing):
                 )
             if name is None:
                 self.met_outside(tensor)
-                name = self._constant(tensor)
-                self.bare[id(tensor)] = tensor.to("meta")
+                with torch._C.DisableTorchFunction():  # a layer that is called on it has not switched the recorder off
+                    name = self._constant(tensor)
+                    self.bare[id(tensor)] = tensor.to("meta")
             node = self.new_node("get_attr", name, (), {}, self.bare.get(id(tensor), tensor))
             self.bind(tensor, node)
         return node

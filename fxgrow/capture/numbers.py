@@ -297,7 +297,7 @@ def _equal(plainly: Callable[..., Any]) -> Any:
                 node, source = node_of(size), getattr(number, "source", None)
                 if source is not None and node is not None and node.target == "size" and len(node.args) == 2:
                     tensor: Any = node.args[0]
-                    tensor.meta.setdefault("sources", {})[OF_SIZE, node.args[1]] = source
+                    tensor.meta.setdefault("sources", {})[OF_SIZE, node.args[1], source] = source
         return settling(self, other)
 
     return method

@@ -160,7 +160,7 @@ def _facing(mask: Tensor, own: Sequence[str], wanted: Sequence[str]) -> Tensor:
 
 
 def _masked(weight: Operand, data: Operand, windows: Collection[str]) -> Operand:
-    """Weights without the entries that meet zeros only."""
+    """Weights without the entries that meet zeros only; old zeros are the original's, too."""
     shared = [letter for letter in data.letters if letter in weight.letters]
     zero = data.claim.zeros_along([data.axis(letter) for letter in shared])
     if not bool(zero.any()):
@@ -169,7 +169,9 @@ def _masked(weight: Operand, data: Operand, windows: Collection[str]) -> Operand
     held = weight.claim.held
     assert held is not None
     met = ~_facing(zero, shared, weight.letters)
-    masked = replace(held, new=held.new * met.to(held.new.device, held.new.dtype))
+    met_before = at_old(met, weight.claim.maps, weight.claim.old)
+    old = held.old if bool(met_before.all()) else held.old * met_before.to(held.old.device, held.old.dtype)
+    masked = replace(held, new=held.new * met.to(held.new.device, held.new.dtype), old=old)
     return Operand(replace(weight.claim, held=masked), weight.letters)
 
 

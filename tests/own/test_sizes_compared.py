@@ -48,3 +48,34 @@ def test_it_comes_back_as_its_class() -> None:
     assert fxgrow.certify(grown).verdict is Verdict.PROVED
     assert [block.in_channels for block in grown.blocks] == [24, 36]
     assert all(worst_error(model, grown, (X,), training=mode) < 1e-12 for mode in (False, True))
+
+
+class Checked(nn.Module):
+    """Asserts the width of what it is given, as layers of stacked hourglasses do."""
+
+    def __init__(self, wide: int, out: int) -> None:
+        super().__init__()
+        self.wide, self.conv = wide, nn.Conv2d(wide, out, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert x.size()[1] == self.wide, f"{x.size()[1]} {self.wide}"
+        return self.conv(x)  # type: ignore[no-any-return]
+
+
+class Twice(nn.Module):
+    """Two parts look at one tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.left, self.right = Checked(3, 8), Checked(8, 2), Checked(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.enter(x))
+        return self.left(x) + self.right(x)  # type: ignore[no-any-return]
+
+
+def test_several_numbers_are_compared_with_one_size() -> None:
+    model = Twice().double()
+    grown = fxgrow.grow(model, width=1.5, example_inputs=X)
+    assert type(grown) is Twice and (grown.left.wide, grown.right.wide) == (12, 12)
+    assert all(worst_error(model, grown, (X,), training=mode) < 1e-12 for mode in (False, True))
