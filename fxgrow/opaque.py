@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
-
-if TYPE_CHECKING:
-    from fxgrow.rules.law import Law
 
 
 class CustomFunction(nn.Module):
     """A `torch.autograd.Function` as a module, so that the grown model keeps its backward."""
 
-    law: Law | None = None
+    law: Any = None
     """The law that its forward was seen to obey, where it has no rule."""
 
     def __init__(self, function: type[torch.autograd.Function]) -> None:

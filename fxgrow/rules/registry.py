@@ -77,7 +77,8 @@ def law_of_module(module: nn.Module) -> Law | None:
     """The law of a module's exact class, or of a base class whose forward it inherits unchanged."""
     _read_rows()
     if isinstance(module, CustomFunction):
-        return _modules.get(module.function, module.law)
+        seen: Law | None = module.law
+        return _modules.get(module.function, seen)
     kind = kind_of(module)
     for base in kind.__mro__:
         if base in _modules:
