@@ -18,7 +18,7 @@ from fxgrow.capture.methods import CALLER, RUNNING, MethodRuns, calling_function
 from fxgrow.capture.numbers import Float, Int, Pending, node_of, of_numpy, plain, remembering
 from fxgrow.capture.refusing import Refusing
 from fxgrow.capture.skeleton import GIVEN
-from fxgrow.containers import flat_tensors, holds_tensor, with_dictionaries, with_items
+from fxgrow.containers import each_tensor, flat_tensors, holds_tensor, with_dictionaries, with_items
 from fxgrow.errors import UntraceableError
 from fxgrow.holders import attribute, attributes_of, is_object
 
@@ -82,10 +82,8 @@ class GraphBuilder(Refusing):
         if answer is not None:
             self.settled.append(Settled("that values are finite, which the forward asks", self.where(), lost=True))
             return answer
-        values = of_values(node, self.constants)
+        values = self._made_of_sizes(tensor)
         if values is not None:
-            self.by_size = True
-            self.settling.update(source for source in behind([node]) if not holds_tensor(source.meta["value"]))
             return values.item()
         buffers = {
             name: getattr(buffer, GIVEN, None) for name, buffer in self.root.named_buffers(remove_duplicate=False)
@@ -99,6 +97,24 @@ class GraphBuilder(Refusing):
         said = f"that what the forward asks of {' and '.join(asked)} is {values.item()}"
         self.settled.append(Settled(said, self.where(), lost=True))
         return values.item()
+
+    def _made_of_sizes(self, tensor: Tensor) -> Tensor | None:
+        """The values of a tensor that goes by sizes alone, which are settled thereby; None of any other."""
+        node = self.node_of_tensor(tensor)
+        values = of_values(node, self.constants)
+        if values is not None:
+            self.by_size = True
+            self.settling.update(source for source in behind([node]) if not holds_tensor(source.meta["value"]))
+        return values
+
+    def worked_out(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """What a call gives that needs values, on tensors that go by sizes alone; None of any other."""
+        known = {id(tensor): self._made_of_sizes(tensor) for tensor in flat_tensors((args, kwargs))}
+        if None in known.values():
+            return None
+        args, kwargs = each_tensor((args, kwargs), lambda tensor: known[id(tensor)])
+        with torch._C.DisableTorchFunction():
+            return function(*args, **kwargs)
 
     def new_node(self, kind: str, target: Any, args: Any, kwargs: Any, value: Any, place: str | None = None) -> fx.Node:
         """A node at the end of the graph, which gives a value; `place`: whose forward made it, if not what runs now."""

@@ -109,3 +109,8 @@ HOOKING = ("register_hook", "register_post_accumulate_grad_hook", "retain_grad")
 
 SAID = {"__bool__": "control flow", "__array__": "numpy"}
 """How errors call what asks for values."""
+
+
+def is_method(func: Any, name: str, args: Any) -> bool:
+    """Whether a call is of a method of the tensor that comes first."""
+    return bool(args) and isinstance(args[0], Tensor) and getattr(torch.Tensor, name, None) is func

@@ -27,7 +27,7 @@ from fxgrow.capture.interception import intercepted
 from fxgrow.capture.masks import ALL, asks_for_places, by_places, fills_masked, masked, masks, places, where_masked
 from fxgrow.capture.methods import noting
 from fxgrow.capture.numbers import Float, Int
-from fxgrow.capture.operators import FILLING, HOOKING, REFLECTED, SAID, VALUE_OF, VALUES, opened, operator_of
+from fxgrow.capture.operators import FILLING, HOOKING, REFLECTED, SAID, VALUE_OF, VALUES, is_method, opened, operator_of
 from fxgrow.capture.shapes import call_failed, needs_values, staying
 from fxgrow.containers import each_tensor, flat_tensors, holds_tensor, with_dictionaries
 from fxgrow.errors import CaptureError, FxgrowError
@@ -185,7 +185,7 @@ class Recorder(GraphBuilder, TorchFunctionMode):
             with self:
                 if (value := spelled_out(*args, **kwargs)) is not NotImplemented:
                     return value
-        method = _is_method(func, name, args)
+        method = is_method(func, name, args)
         if method and name.endswith("_"):
             self._drawn_into(args[0])
         if method and name in FILLING and self.knows(args):
@@ -226,7 +226,12 @@ class Recorder(GraphBuilder, TorchFunctionMode):
         kind = "call_method" if isinstance(target, str) else "call_function"
         writing = name == "__setitem__"
         lowered = self.operands(operands, kwargs)
-        value = self.evaluate(lambda *a, **k: staying(func, a, k), name, func, args, kwargs)
+        try:
+            value = self.evaluate(lambda *a, **k: staying(func, a, k), name, func, args, kwargs)
+        except CaptureError:
+            if (known := self.worked_out(func, args, kwargs)) is None:
+                raise
+            return known
         if not writing and not holds_tensor(value):
             self.by_size = True
             return value
@@ -240,7 +245,7 @@ class Recorder(GraphBuilder, TorchFunctionMode):
         self.counts.add(self.count(of.numel()))
         what = "how many entries of a mask are true: with all, one and none it does the same"
         self.settled.append(contexts.Settled(what, self.where()))
-        kind = "call_method" if _is_method(func, name, args) else "call_function"
+        kind = "call_method" if is_method(func, name, args) else "call_function"
         self.operation(kind, name if kind == "call_method" else func, self.operands(args, kwargs), value)
         return value
 
@@ -270,7 +275,7 @@ class Recorder(GraphBuilder, TorchFunctionMode):
         if drawn is not None and not torch.equal(drawn, torch.default_generator.get_state()):
             torch.default_generator.set_state(drawn)  # it draws: a call for the graph to make, again and again
             name = getattr(func, "__name__", "")
-            return self._call(func, name, _is_method(func, name, args), args, kwargs)
+            return self._call(func, name, is_method(func, name, args), args, kwargs)
         return value
 
     def _drawn_into(self, tensor: Any) -> None:
@@ -438,11 +443,6 @@ def _present(recorder: Recorder) -> Iterator[None]:
 
 def _itself(tensor: Tensor) -> Tensor:
     return tensor
-
-
-def _is_method(func: Any, name: str, args: Any) -> bool:
-    """Whether a call is of a method of the tensor that comes first."""
-    return bool(args) and isinstance(args[0], Tensor) and getattr(torch.Tensor, name, None) is func
 
 
 def _is_number(value: Any) -> bool:

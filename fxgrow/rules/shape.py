@@ -298,14 +298,13 @@ class Cut(Shape):
 
 
 class Concatenate(Shape):
-    """`cat` along an axis, `hstack`, `vstack`: the result joins its parts."""
+    """`cat` along an axis, `hstack`, `vstack`: the result joins its parts, but for empty lists of numbers."""
 
     def __init__(self, axis: int | None = None) -> None:
         self.axis = axis
 
     def relate(self, op: Op) -> Tree:
-        tensors = op.argument(0, "tensors")
-        parts = [t for t in tensors if isinstance(t, Tensor)]
+        parts = self._parts([t for t in op.argument(0, "tensors") if isinstance(t, Tensor)])
         if self.axis is None:
             axis = axis_of(op.argument(1, "dim", 0), parts[0].rank)
         else:
@@ -324,8 +323,14 @@ class Concatenate(Shape):
                 op.unifier.unify(parts[0].axes[k], other.axes[k])
         return [parts[0].axis(k) for k in range(parts[0].rank)]
 
+    @staticmethod
+    def _parts(tensors: list[Any]) -> list[Any]:
+        return [
+            t for t in tensors if getattr(t, "shape", None) != (0,)
+        ] or tensors  # torch takes these to be of any rank
+
     def sources(self, op: Any) -> list[Any]:
-        return op.operands()  # type: ignore[no-any-return]
+        return self._parts(op.operands())
 
 
 class Stack(Concatenate):

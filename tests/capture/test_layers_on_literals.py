@@ -67,3 +67,32 @@ def test_a_state_that_starts_at_zero_is_proved() -> None:
     with torch.no_grad():
         grown.carry.weight[0, 0] += 1
     assert fxgrow.certify(grown, model).verdict is Verdict.REFUTED
+
+
+class MultiCrop(nn.Module):
+    """Crops of one size are joined, by what their sizes are, as the wrappers of DINO and SwAV do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, crops: list[Tensor]) -> Tensor:
+        sizes = torch.tensor([crop.shape[-1] for crop in crops])
+        ends = torch.cumsum(torch.unique_consecutive(sizes, return_counts=True)[1], 0)
+        start, features = 0, torch.empty(0).to(crops[0])
+        for end in ends:
+            features = torch.cat((features, self.trunk(torch.cat(crops[start:end]))))
+            start = end
+        return self.head(features)  # type: ignore[no-any-return]
+
+
+def test_what_goes_by_sizes_alone_is_worked_out() -> None:
+    torch.manual_seed(0)
+    large, small = torch.randn(2, 3, 9, 9, dtype=torch.float64), torch.randn(2, 3, 5, 5, dtype=torch.float64)
+    model = MultiCrop().double()
+    grown: Any = fxgrow.grow(model, width=1.5, example_inputs=([large, large, small],))
+    assert type(grown) is MultiCrop and grown.head.in_features == 12
+    assert fxgrow.certify(grown).verdict is Verdict.PROVED
+    for crops in ([large, large, small], [large, small, small], [small]):
+        torch.testing.assert_close(grown(crops), model(crops), rtol=1e-12, atol=0)
