@@ -27,7 +27,7 @@ class GetItem(Shape):
             return tree if any(True for _ in tensors(tree)) else None
         values, nested = picks(op), isinstance(index, tuple)
         if by_index(values):
-            return self._gather(op, container, values)
+            return indexed(op, container, values, "picked by index") or Law.relate(self, op)
         paths: list[Path] = [("args", 1, k) if nested else ("args", 1) for k in range(len(values))]
         return self._slice(op, container, values, paths)
 
@@ -100,17 +100,6 @@ class GetItem(Shape):
             op.size((*path, "stop"), layout)
         return own, (start, stop)
 
-    def _gather(self, op: Op, x: Tensor, values: list[Any]) -> Tree:
-        axes = picking_axes(values, x.rank)
-        if axes is None:
-            return Law.relate(self, op)
-        for axis in set(range(x.rank)) - set(axes):
-            op.unifier.fix(x.axes[axis], "its entries are picked by index")
-        for index in op.operands()[1:]:
-            op.unifier.fix(index.axes, "it is an index")
-        shape = op.value.shape
-        return op.result([op.unifier.constant(shape[k]) if a is None else x.axes[a] for k, a in enumerate(axes)])
-
     def known(self, op: Op, know: Knowledge, output: Tensor, leaf: Leaf) -> dict[Range | None, Fact]:
         x: Tensor | None = op.data.get("parameter")
         if x is not None:  # what is picked makes units
@@ -161,6 +150,20 @@ def picking_axes(values: list[Any], rank: int) -> list[int | None] | None:
     return [*before, *[None] * picked_rank, *(k for k in kept if k not in before)]
 
 
+def indexed(op: Op, x: Tensor, values: list[Any], done: str) -> Tree:
+    """What indices pick from a tensor, whose axes they count along are held; None where they pick otherwise.
+
+    done: what happens to the entries, in words.
+    """
+    axes = picking_axes(values, x.rank)
+    if axes is None:
+        return None
+    op.unifier.fix([x.axes[k] for k in range(x.rank) if k not in axes], f"its entries are {done}")
+    op.unifier.fix([axis for v in values if isinstance(v, Tensor) for axis in v.axes], "it is an index")
+    sizes = iter(torch.broadcast_shapes(*(index_shape(v) for v in values if isinstance(v, (Tensor, list, tuple)))))
+    return op.result([op.unifier.constant(next(sizes)) if k is None else x.axes[k] for k in axes])
+
+
 class Written(Law):
     """`x[...] = y`: the part of x that the index picks takes on what y is."""
 
@@ -171,26 +174,15 @@ class Written(Law):
         if hold_aliased(op, x):
             return None
         values = picks(op)
-        region = self._indexed(op, x, values) if by_index(values) else GetItem().relate(op)
+        region = indexed(op, x, values, "written by an index") if by_index(values) else GetItem().relate(op)
         if not isinstance(region, Tensor):
+            op.fix_operands("its entries are written by an index")
             return None
         if isinstance(value, Tensor):
             for mine, value_axis in zip(region.axes[-value.rank :] if value.rank else (), value.axes, strict=True):
                 op.unifier.broadcast([mine, value_axis])
         op.data["value"] = value
         return region
-
-    @staticmethod
-    def _indexed(op: Op, x: Tensor, values: list[Any]) -> Tree:
-        axes = picking_axes(values, x.rank)
-        if axes is None:
-            op.fix_operands("its entries are written by an index")
-            return None
-        op.unifier.fix([x.axes[k] for k in range(x.rank) if k not in axes], "its entries are written by an index")
-        indices = [value for value in values if isinstance(value, Tensor)]
-        op.unifier.fix([axis for index in indices for axis in index.axes], "it is an index")
-        picked = iter(torch.broadcast_shapes(*(index_shape(v) for v in values if isinstance(v, (Tensor, list, tuple)))))
-        return op.result([op.unifier.constant(next(picked)) if a is None else x.axes[a] for a in axes])
 
     def facts(self, op: Op, know: Knowledge) -> None:
         x, value = op.tensor(0, "input"), op.data["value"]
