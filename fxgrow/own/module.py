@@ -122,7 +122,7 @@ def own_class(
                 for module, name, value in followed:
                     module.__dict__[name] = value if name in read else module.__dict__[name]
             return own
-        part = checked
+        part = part if sizes else checked  # a guess explains nothing
     further = [NodeEdit(mode, node, "literal", path, value) for mode, node, path, value in part.numbers]
     if further and not {*further} <= {*apart}:
         return with_numbers([*apart, *further])
