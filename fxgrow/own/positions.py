@@ -99,7 +99,7 @@ def _moved_by(own: nn.Module, children: Children) -> Iterator[Moved]:
             if type(value) is int and value == before:
                 yield Moved(path, name, after)
             listed: Any = value if type(value) in (list, tuple) else ()
-            named: Any = value if isinstance(value, (list, tuple, set, dict)) else ()
+            named: Any = value if _names_items(value) else ()
             if named and all(type(item) is int and 0 <= item < before for item in named):
                 yield Moved(path, name, _renamed(value, dict(enumerate(places))))
             if stage < len(listed) and type(listed[stage]) is int and listed[stage] == before:
@@ -108,7 +108,7 @@ def _moved_by(own: nn.Module, children: Children) -> Iterator[Moved]:
     by_name = {old: news[places[k]] for k, old in enumerate(old for _, old in children.names if old)}
     for path in [".".join(steps[:length]) for length in range(len(steps) + 1)]:
         for name, value in _attributes(own, path):
-            named = value if isinstance(value, (list, tuple, set, dict)) else ()
+            named = value if _names_items(value) else ()
             if named and all(type(item) is str and item in by_name for item in named):
                 yield Moved(path, name, _renamed(value, by_name))
     origins = [sum(is_old[: place + 1]) - 1 for place in range(after)]
@@ -116,6 +116,10 @@ def _moved_by(own: nn.Module, children: Children) -> Iterator[Moved]:
         for name, value in _attributes(own, path):
             if isinstance(value, dict) and value and list(value) == list(range(before)):
                 yield Moved(path, name, with_items(value, {k: value[origin] for k, origin in enumerate(origins)}))
+
+
+def _names_items(value: Any) -> bool:
+    return type(value) in (list, tuple, set, frozenset) or isinstance(value, dict)
 
 
 def _renamed(value: Any, now: Mapping[Any, Any]) -> Any:
