@@ -271,3 +271,14 @@ PLAIN = {
     "two-inputs": (TwoInputs, (torch.randn(2, 3, 8, 8), torch.randn(2, 4))),
 }
 """Name -> (constructor, example inputs)."""
+
+
+class Branched(nn.Module):
+    """A residual branch of two layers, as blocks are that growth in depth repeats."""
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(width, inner), nn.Linear(inner, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.down(torch.relu(self.up(x)))  # type: ignore[no-any-return]

@@ -22,7 +22,7 @@ from fxgrow.measure.liveness import unmoved
 from fxgrow.noise import WithoutNoise
 from fxgrow.proof.certificate import Verdict
 from fxgrow.proof.code_between_parts import _names_read, between_parts
-from tests.models import lively
+from tests.models import Branched, lively
 from tests.pairing import few
 
 
@@ -627,7 +627,7 @@ class Reader(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.blocks = nn.Sequential(nn.Linear(4, 8), Branched(), Branched(), nn.Linear(8, 4))
+        self.blocks = nn.Sequential(nn.Linear(4, 8), Branched(8, 8), Branched(8, 8), nn.Linear(8, 4))
         self.places = {"2": "middle", "3": "last"}
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -637,15 +637,6 @@ class Reader(nn.Module):
             if name in self.places:
                 made[self.places[name]] = x
         return made
-
-
-class Branched(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.up, self.down = nn.Linear(8, 8), nn.Linear(8, 8)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.down(torch.relu(self.up(x)))  # type: ignore[no-any-return]
 
 
 class Looking(nn.Module):

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from fxgrow.capture.skeleton import GIVEN
 from fxgrow.containers import holds_tensor
 from fxgrow.rules.calls import draws, name_of, reached, run, writes
 
@@ -76,9 +77,11 @@ def of_values(node: fx.Node, known: Mapping[str, Tensor]) -> Tensor | None:
     return values[node]  # type: ignore[no-any-return]
 
 
-def read_by(node: fx.Node) -> set[str]:
-    """The tensors of a model that a tensor is made of, by name."""
-    return {str(source.target) for source in behind([node], _is_tensor) if source.op == "get_attr"}
+def state_behind(node: fx.Node) -> dict[str, Tensor]:
+    """What the buffers of a model hold that a tensor is made of, by name, as far as that is known."""
+    read = (source for source in behind([node], _is_tensor) if source.op == "get_attr")
+    held = {str(source.target): getattr(source.meta["value"], GIVEN, None) for source in read}
+    return {name: values.detach().cpu() for name, values in held.items() if values is not None}
 
 
 def _is_tensor(node: fx.Node) -> bool:

@@ -12,12 +12,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxgrow.capture import call_guards
-from fxgrow.capture.answers import behind, if_finite, of_values, read_by
+from fxgrow.capture.answers import behind, if_finite, of_values, state_behind
 from fxgrow.capture.contexts import Settled, settled
 from fxgrow.capture.methods import CALLER, RUNNING, MethodRuns, calling_function
 from fxgrow.capture.numbers import Float, Int, Pending, node_of, of_numpy, plain, remembering
 from fxgrow.capture.refusing import Refusing
-from fxgrow.capture.skeleton import GIVEN
 from fxgrow.containers import each_tensor, flat_tensors, holds_tensor, with_dictionaries, with_items
 from fxgrow.errors import UntraceableError
 from fxgrow.holders import attribute, attributes_of, is_object
@@ -85,16 +84,12 @@ class GraphBuilder(Refusing):
         values = self._made_of_sizes(tensor)
         if values is not None:
             return values.item()
-        buffers = {
-            name: getattr(buffer, GIVEN, None) for name, buffer in self.root.named_buffers(remove_duplicate=False)
-        }
-        state = {name: buffer.detach().cpu() for name, buffer in buffers.items() if buffer is not None}
+        state = state_behind(node)
         values = of_values(node, {**self.constants, **state})
         if values is None:
             return None
-        asked = sorted(read_by(node) & state.keys())
-        self.asked.update(dict.fromkeys(asked, self.where()))
-        said = f"that what the forward asks of {' and '.join(asked)} is {values.item()}"
+        self.asked.update(dict.fromkeys(state, self.where()))
+        said = f"that what the forward asks of {' and '.join(sorted(state))} is {values.item()}"
         self.settled.append(Settled(said, self.where(), lost=True))
         return values.item()
 

@@ -136,15 +136,16 @@ class Recording:
             if difference is not None:
                 finding = f"{difference.what} hangs on what an earlier call left in the model"
                 recorder.settled.append(Settled(finding, difference.place or name, True, contexts.STATE))
-        changed = {str(node.target) for node in _changing(recorder.graph) if node.op == "get_attr"}
+        changing = dict.fromkeys(_changing(recorder.graph))
+        changed = {str(node.target) for node in changing}
         changed |= {f"{path}.{attribute}".lstrip(".") for path, kind, attribute in assigned if kind == "buffer"}
         for asked, where in recorder.asked.items():
             if asked in changed:
                 finding = f"the course of the forward hangs on what an earlier call left in {asked}"
                 recorder.settled.append(Settled(finding, where, True, contexts.STATE))
         unregistered = set(recorder.plain.values())
-        for node in dict.fromkeys(_changing(recorder.graph)):
-            if node.op == "get_attr" and node.target in unregistered:  # where it was read, it may be a constant
+        for node in changing:
+            if node.target in unregistered:  # where it was read, it may be a constant
                 finding = f"what the forward writes into the tensor {node.target}"
                 recorder.settled.append(Settled(finding, node.meta.get("module_path") or name, lost=True))
         compared = _arguments_behind(recorder.settling)

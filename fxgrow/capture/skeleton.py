@@ -17,7 +17,7 @@ from fxgrow.shards import is_divided, undivided
 GIVEN = "fxgrow_given"
 """The attribute of a tensor on the meta device that has the values for which it stands."""
 
-FEW = 16
+_FEW = 16
 """So many entries a buffer has at most by which a forward decides."""
 
 _COPIED = (dict, OrderedDict)
@@ -76,7 +76,7 @@ def twin_of(
                 twin._parameters[name] = bare(parameter)
             for name, buffer in module._buffers.items():
                 twin._buffers[name] = bare(buffer)
-                if buffer is not None and not share and buffer.numel() <= FEW:
+                if buffer is not None and not share and buffer.numel() <= _FEW:
                     setattr(twin._buffers[name], GIVEN, getattr(buffer, GIVEN, None if buffer.is_meta else buffer))
             for name, child in module._modules.items():
                 twin._modules[name] = copy_of(child) if child is not None else None

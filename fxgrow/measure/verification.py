@@ -139,22 +139,11 @@ def verify(
     ------
     VerificationError: the outputs differ by more than the tolerance.
     """
-    values = random_inputs(inputs, seed)
     ways = _ways(precision, dtype_of(original), seed)
     for way in ways:
         try:
-            try:
-                errors = _errors(original, grown, values, way, modes, plan)
-            except _NotFinite:  # of numbers of either sign, as they are drawn
-                values = random_inputs(inputs, seed, given=True)
-                errors = _errors(original, grown, values, way, modes, plan)
+            values, errors = _compared(original, grown, inputs, way, modes, plan)
             break
-        except _NotFinite as unusable:
-            raise VerificationError(
-                f"the original model's own outputs are not finite in {unusable} mode",
-                where=type(original).__name__,
-                remedy="check its weights, or pass verify=False where its outputs may be infinite",
-            ) from None
         except CaptureError:
             if way is ways[-1]:
                 raise
@@ -188,6 +177,24 @@ def verify(
             remedy=BUG,
         )
     return result
+
+
+def _compared(
+    original: nn.Module, grown: nn.Module, inputs: Inputs, way: Way, modes: Sequence[bool], plan: Plan | None
+) -> tuple[Inputs, tuple[float, float]]:
+    """Inputs that can be compared on, drawn or else as given, and the errors on them."""
+    mode = ""
+    for given in (False, True):  # numbers of either sign are drawn, which not every model takes
+        values = random_inputs(inputs, way.seed, given=given)
+        try:
+            return values, _errors(original, grown, values, way, modes, plan)
+        except _NotFinite as error:
+            mode = str(error)
+    raise VerificationError(
+        f"the original model's own outputs are not finite in {mode} mode",
+        where=type(original).__name__,
+        remedy="check its weights, or pass verify=False where its outputs may be infinite",
+    )
 
 
 def _errors(

@@ -74,7 +74,8 @@ def own_class(
     changed: the calls that the plan changes. others: other courses of the forward, whose growth the plan has. apart:
         numbers among them that the plan does not change, but which would come out otherwise in the grown copy.
     """
-    if isinstance(source, fx.GraphModule) or captured.recording is None:
+    before = captured.recording
+    if isinstance(source, fx.GraphModule) or before is None:
         return Obstacle("it is a graph already", type(source).__name__)
     sure = [site for site in changed if not site.aside]
     aside = [site for site in changed if site.aside]  # numbers that may come out by themselves
@@ -91,8 +92,21 @@ def own_class(
         calls = sites(captured, plan, numbers)
         return own_class(source, plan, grown, calls, captured, others=others, apart=numbers)
 
-    ways = [(sizes, whole, numbers) for sizes in (False, True) for whole in (False, True) for numbers in (False, True)]
-    for sizes, whole, numbers in ways:
+    def followed(own: nn.Module, recording: Recording) -> nn.Module:
+        """The copy, whose attributes follow that other methods read."""
+        inputs_of_both = captured.inputs, inputs
+        if plan.depth is not None:
+            follow_positions(own, plan.depth, intermediates_apart(source, inputs_of_both), at_once=2)
+        changes = follow_sizes(source, own, before, recording, inputs_of_both, plan.depth)
+        read = may_read(own, {name for _, name, _ in changes})
+        if read and parting(own, grown, inputs) is not None:
+            for module, name, value in changes:
+                module.__dict__[name] = value if name in read else module.__dict__[name]
+        return own
+
+    failed: list[nn.Module] = []
+    ways = [(whole, numbers) for whole in (False, True) for numbers in (False, True)]
+    for whole, numbers in ways:
         if (numbers and not aside) or (whole and all(site.in_forward is None for site in changed)):
             continue
         calls = [*sure, *(_numbers(grown, aside, inputs) if numbers else ())]
@@ -103,30 +117,33 @@ def own_class(
             return with_numbers(own.numbers)
         if isinstance(own, Obstacle):
             return Obstacle(own.what, own.where, own.node)
-        by_parameters = sizes_of_parts(source, own, plan.depth) if sizes else []
-        if sizes and not by_parameters:
-            continue
+        checked = _checked_as_read(own, plan, grown, inputs)
+        if isinstance(checked, Recording):
+            return followed(own, checked)
+        part = checked
+        failed.append(own)
+    for own in failed:
+        by_parameters = sizes_of_parts(source, own, plan.depth)
         for module, name, value in by_parameters:
             module.__dict__[name] = value
-        checked = _checked(own, plan, grown, inputs)
-        if isinstance(checked, Parting) and isinstance(own, ReadOut) and own.reading != "forward":
-            own.reading = "forward"
-            checked = _checked(own, plan, grown, inputs)
-        if isinstance(checked, Recording):
-            inputs_of_both = captured.inputs, inputs
-            if plan.depth is not None:
-                follow_positions(own, plan.depth, intermediates_apart(source, inputs_of_both), at_once=2)
-            followed = follow_sizes(source, own, captured.recording, checked, inputs_of_both, plan.depth)
-            read = may_read(own, {name for _, name, _ in followed})
-            if read and parting(own, grown, inputs) is not None:
-                for module, name, value in followed:
-                    module.__dict__[name] = value if name in read else module.__dict__[name]
-            return own
-        part = part if sizes else checked  # a guess explains nothing
+        if by_parameters and isinstance(checked := _checked_as_read(own, plan, grown, inputs), Recording):
+            return followed(own, checked)
     further = [NodeEdit(mode, node, "literal", path, value) for mode, node, path, value in part.numbers]
     if further and not {*further} <= {*apart}:
         return with_numbers([*apart, *further])
     return Obstacle(f"the class computes something else: {part}", type(source).__name__, part.node)
+
+
+def _checked_as_read(own: nn.Module, plan: Plan, grown: GrownGraphModule, inputs: Inputs) -> Recording | Parting:
+    """As `_checked`; outputs are read out where timm's head ends or, if that does not do, where the forward does."""
+    checked = _checked(own, plan, grown, inputs)
+    if isinstance(checked, Recording) or not isinstance(own, ReadOut) or own.reading == "forward":
+        return checked
+    reading, own.reading = own.reading, "forward"
+    checked = _checked(own, plan, grown, inputs)
+    if isinstance(checked, Parting):
+        own.reading = reading
+    return checked
 
 
 def _checked(own: nn.Module, plan: Plan, grown: GrownGraphModule, inputs: Inputs) -> Recording | Parting:

@@ -27,7 +27,7 @@ class GetItem(Shape):
             return tree if any(True for _ in tensors(tree)) else None
         values, nested = picks(op), isinstance(index, tuple)
         if by_index(values):
-            return indexed(op, container, values, "picked by index") or Law.relate(self, op)
+            return indexed(op, container, values, "its entries are picked by index") or Law.relate(self, op)
         paths: list[Path] = [("args", 1, k) if nested else ("args", 1) for k in range(len(values))]
         return self._slice(op, container, values, paths)
 
@@ -150,15 +150,12 @@ def picking_axes(values: list[Any], rank: int) -> list[int | None] | None:
     return [*before, *[None] * picked_rank, *(k for k in kept if k not in before)]
 
 
-def indexed(op: Op, x: Tensor, values: list[Any], done: str) -> Tree:
-    """What indices pick from a tensor, whose axes they count along are held; None where they pick otherwise.
-
-    done: what happens to the entries, in words.
-    """
+def indexed(op: Op, x: Tensor, values: list[Any], why: str) -> Tree:
+    """What indices pick from a tensor; the axes that they count along are held. None where they pick otherwise."""
     axes = picking_axes(values, x.rank)
     if axes is None:
         return None
-    op.unifier.fix([x.axes[k] for k in range(x.rank) if k not in axes], f"its entries are {done}")
+    op.unifier.fix([x.axes[k] for k in range(x.rank) if k not in axes], why)
     op.unifier.fix([axis for v in values if isinstance(v, Tensor) for axis in v.axes], "it is an index")
     sizes = iter(torch.broadcast_shapes(*(index_shape(v) for v in values if isinstance(v, (Tensor, list, tuple)))))
     return op.result([op.unifier.constant(next(sizes)) if k is None else x.axes[k] for k in axes])
@@ -173,10 +170,10 @@ class Written(Law):
         x, value = op.tensor(0, "input"), op.argument(2, "value")
         if hold_aliased(op, x):
             return None
-        values = picks(op)
-        region = indexed(op, x, values, "written by an index") if by_index(values) else GetItem().relate(op)
+        values, why = picks(op), "its entries are written by an index"
+        region = indexed(op, x, values, why) if by_index(values) else GetItem().relate(op)
         if not isinstance(region, Tensor):
-            op.fix_operands("its entries are written by an index")
+            op.fix_operands(why)
             return None
         if isinstance(value, Tensor):
             for mine, value_axis in zip(region.axes[-value.rank :] if value.rank else (), value.axes, strict=True):

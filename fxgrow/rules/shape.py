@@ -325,9 +325,8 @@ class Concatenate(Shape):
 
     @staticmethod
     def _parts(tensors: list[Any]) -> list[Any]:
-        return [
-            t for t in tensors if getattr(t, "shape", None) != (0,)
-        ] or tensors  # torch takes these to be of any rank
+        """Those that are not of shape (0,), which torch joins to tensors of any rank."""
+        return [t for t in tensors if getattr(t, "shape", None) != (0,)] or tensors
 
     def sources(self, op: Any) -> list[Any]:
         return self._parts(op.operands())

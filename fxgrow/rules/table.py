@@ -82,13 +82,8 @@ rules((nn.Embedding, F.embedding), Gather())
 _POINTWISE: dict[Any, list[Any]] = {
     "linear": [
         *(nn.Identity, *named(nn, "Dropout Dropout1d Dropout2d Dropout3d")),
-        *(
-            operator.neg,
-            *named(F, "dropout dropout1d dropout2d dropout3d"),
-            torch.clone,
-            torch.detach,
-            guards.multiplied,
-        ),
+        *(operator.neg, *named(F, "dropout dropout1d dropout2d dropout3d"), guards.multiplied),
+        *named(torch, "clone detach"),
         *("contiguous", "clone", "detach", "to", "float", "double", "half", "bfloat16", "type"),
         *("cpu", "cuda", "cfloat", "cdouble"),
     ],

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import fxgrow
 from fxgrow.errors import SettledError
 from fxgrow.proof.certificate import Verdict
+from tests.models import Branched
 from tests.pairing import few
 
 
@@ -63,7 +64,7 @@ class Stages(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.enter, self.head = nn.Linear(4, 8), nn.Linear(8, 3)
-        self.blocks = nn.ModuleList(Residual() for _ in range(2))
+        self.blocks = nn.ModuleList(Branched(8, 16) for _ in range(2))
         self.scales = {0: 1.0, 1: 2.0}
 
     def forward(self, x: Tensor, everything: bool = False) -> Any:
@@ -73,15 +74,6 @@ class Stages(nn.Module):
             if everything:
                 between.append(self.scales[number] * x)
         return between if everything else self.head(x)
-
-
-class Residual(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.up, self.down = nn.Linear(8, 16), nn.Linear(16, 8)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.down(torch.relu(self.up(x)))  # type: ignore[no-any-return]
 
 
 def test_another_call_that_gives_streams_is_refused_where_the_copy_cannot_take_it() -> None:

@@ -8,17 +8,9 @@ from torch import Tensor, nn
 import fxgrow
 from fxgrow.proof.certificate import Verdict
 from tests.checks import worst_error
+from tests.models import Branched
 
 X = torch.randn(2, 4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-
-
-class Branch(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.up, self.down = nn.Linear(6, 12), nn.Linear(12, 6)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.down(torch.relu(self.up(x)))  # type: ignore[no-any-return]
 
 
 class Stage(nn.Module):
@@ -26,7 +18,7 @@ class Stage(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.branches, self.out = nn.ModuleList([Branch()]), nn.Linear(6, 6)
+        self.branches, self.out = nn.ModuleList([Branched(6, 12)]), nn.Linear(6, 6)
 
     def forward(self, x: Tensor) -> Tensor:
         y = x
