@@ -29,6 +29,7 @@ from fxgrow.planning.indexing import old_positions
 from fxgrow.planning.plan import Calibration, Plan, TensorGrowth
 from fxgrow.rules.contraction import Contraction
 from fxgrow.rules.registry import law_of_function
+from fxgrow.switching import in_mode
 from fxgrow.transforms.tensors import drawn_units, multiply_units
 
 
@@ -54,7 +55,7 @@ def calibrate(grown: nn.Module, plan: Plan, batch: Any) -> Plan:
         )
     like = next(p for p in grown.parameters() if p.dtype.is_floating_point)
     precision = torch.promote_types(like.dtype, torch.float32)
-    twin = in_precision(grown, precision, share=True).train()
+    twin = in_mode(in_precision(grown, precision, share=True), True)
     inside = named_tensors(twin)
     calibrating = Calibrating({id(inside[growth.name]): growth for growth in plan.tensors})
     args, kwargs = in_dtype((args, kwargs), precision, like.device)

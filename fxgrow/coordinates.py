@@ -19,6 +19,7 @@ from fxgrow.measure.verification import in_precision, random_inputs
 from fxgrow.noise import WithoutNoise
 from fxgrow.pages import Shown
 from fxgrow.plots import figure_of, legend_beside, panels, readable_log
+from fxgrow.switching import in_mode
 from fxgrow.training.groups import param_groups
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def coordinate_check(
         shapes = example_inputs_for(model, example_inputs)
         if width != 1:
             model = grow(model, width, example_inputs=example_inputs, seed=seed, verify=False, **growth)
-        learning = (optimizer or _adam)(model := in_precision(model).train())
+        learning = (optimizer or _adam)(model := in_mode(in_precision(model), True))
         for (step, layer), size in _trained(
             model, random_inputs(shapes, seed, device_of(model)), steps, learning, seed
         ).items():

@@ -34,6 +34,7 @@ from fxgrow.planning.plan import Plan
 from fxgrow.proof.certificate import Certificate
 from fxgrow.replay import grown_again
 from fxgrow.settling import settle_norms
+from fxgrow.switching import in_mode, renew
 from fxgrow.tensor_files import TensorFiles, aligned, in_pairs
 from fxgrow.version import __version__
 from fxgrow.writing import written_whole
@@ -200,6 +201,7 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Mod
     with _undamaged(path):
         tied = dict(header["tied"])
     _fill(grown, files, tied)
+    renew(grown)
     return grown
 
 
@@ -239,7 +241,7 @@ def structure_of(header: Mapping[str, Any], path: str | os.PathLike[str], origin
     for name, parameter in current.named_parameters():
         parameter.requires_grad_(name not in frozen)
     setattr(current, ATTRIBUTE, history)
-    for name, part in current.train(training).named_modules():
+    for name, part in in_mode(current, training).named_modules():
         part.training = training != (name in otherwise)
     return current
 

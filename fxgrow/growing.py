@@ -11,6 +11,7 @@ from torch import nn
 from fxgrow.calibration import calibrate as calibrate_units
 from fxgrow.capture import Captured, GrownGraphModule, skeleton
 from fxgrow.capture.inputs import Inputs, described, with_channels
+from fxgrow.capture.kept import refuse_out_of_date
 from fxgrow.certifying import certificate_of, kept_for_proof
 from fxgrow.devices import own_defaults
 from fxgrow.drafting import planned_in_form, replanning, replanning_parts
@@ -44,6 +45,7 @@ from fxgrow.proof.certificate import Verdict
 from fxgrow.references import copy_unregistered
 from fxgrow.replay import other_courses, prepared
 from fxgrow.steps import shown, timed
+from fxgrow.switching import renew
 from fxgrow.training.parameters import remember_names, stage_of
 from fxgrow.transforms.passes import refuse_lost
 from fxgrow.transforms.tagging import tagged
@@ -233,6 +235,7 @@ def apply_plan(
     of_part: what `replan` is for a part of a model that grows in parts.
     """
     inputs = captured.inputs
+    refuse_out_of_date(model)
     remember_names(model)
     growth = Growth(planned, drawn_by(seed, stage_of(model) + 1))
     verifying = bool(verify) and not any(tensor.is_meta for tensor in named_tensors(model).values())
@@ -260,6 +263,7 @@ def apply_plan(
     remember_names(grown)
     if loss is not None:
         choose_units(grown, planned, loss)
+    renew(grown)
     if verifying:
         with timed("proving"):
             certificate = certificate_of(model, grown, [growth], before, graph=graph)

@@ -21,6 +21,7 @@ from fxgrow.capture.inputs import Inputs
 from fxgrow.containers import flat_tensors
 from fxgrow.errors import PlanError
 from fxgrow.planning.plan import Channels
+from fxgrow.switching import in_mode
 
 Argument = tuple[int | str, int]
 """An argument, by position or name, and which of the tensors in it."""
@@ -127,7 +128,7 @@ def passage(twin: nn.Module, inputs: Inputs, parts: Iterable[str]) -> Passage:
         twin.get_submodule(path).register_forward_pre_hook(enter(path), with_kwargs=True)
         twin.get_submodule(path).register_forward_hook(leave(path))
     with torch.no_grad(), Between():
-        output = twin.eval()(*inputs[0], **inputs[1])
+        output = in_mode(twin, False)(*inputs[0], **inputs[1])
     seen.straight = list(dict.fromkeys(of_part[id(t)] for t in flat_tensors(output) if of_part.get(id(t))))
     return seen
 

@@ -32,6 +32,7 @@ from fxgrow.planning.deepening import joined
 from fxgrow.planning.plan import Axis, Held, Obstacle, Plan, Totals
 from fxgrow.reach import Reach
 from fxgrow.references import counterparts, exchange, place_all
+from fxgrow.switching import in_mode
 from fxgrow.transforms.depth import add_blocks
 from fxgrow.transforms.width import widened
 
@@ -204,11 +205,11 @@ def _inputs_of_parts(model: nn.Module, bare: nn.Module, inputs: Inputs) -> tuple
     """
     seen: dict[str, Inputs] = {}
     reached: dict[str, str] = {}
-    problem = _watched_run(skeleton(bare).eval(), inputs, seen, reached)
+    problem = _watched_run(in_mode(skeleton(bare), False), inputs, seen, reached)
     if problem is not None:
         drawn = random_inputs(inputs, 0)
-        problem = _watched_run(_with_values(model).eval(), drawn, seen, reached)
-        _watched_run(_with_values(model).train(), drawn, seen, reached)  # where it wants labels, it stops
+        problem = _watched_run(in_mode(_with_values(model), False), drawn, seen, reached)
+        _watched_run(in_mode(_with_values(model), True), drawn, seen, reached)  # where it wants labels, it stops
     if not seen and problem is not None:
         raise CaptureError(
             f"the model itself does not run on inputs of these shapes and dtypes: {first_line(problem)}",

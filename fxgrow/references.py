@@ -18,7 +18,7 @@ _PLAIN = (bool, int, float, str, type(None))
 OF_MODULES = frozenset(nn.Module().__dict__)
 """The attributes that every module has."""
 
-_REGISTERED = ("_parameters", "_buffers", "_modules")
+REGISTERED = ("_parameters", "_buffers", "_modules")
 
 
 def exchange(modules: Iterable[nn.Module], others: Mapping[int, Any]) -> None:
@@ -33,7 +33,7 @@ def exchange(modules: Iterable[nn.Module], others: Mapping[int, Any]) -> None:
             if type(value) is OrderedDict and name in OF_MODULES:  # of hooks
                 if value:
                     value.update({key: exchanged.behind(hook) for key, hook in value.items()})
-            elif type(value) not in _PLAIN and name not in _REGISTERED:
+            elif type(value) not in _PLAIN and name not in REGISTERED:
                 module.__dict__[name] = exchanged.of(value)
 
 
@@ -86,7 +86,7 @@ def unregistered(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
     seen: set[int] = set()
     for name, value in module.__dict__.items():
-        if name not in _REGISTERED:
+        if name not in REGISTERED:
             yield from within(value, name)
 
 

@@ -20,6 +20,7 @@ from fxgrow.capture.refusing import Refusing
 from fxgrow.containers import each_tensor, flat_tensors, holds_tensor, with_dictionaries, with_items
 from fxgrow.errors import UntraceableError
 from fxgrow.holders import attribute, attributes_of, is_object
+from fxgrow.switching import switched_again
 
 ASIDE = "calls_on_literals"
 """Where a node's meta has the calls that a forward makes before it, and that are no nodes."""
@@ -67,6 +68,7 @@ class GraphBuilder(Refusing):
         self.devices: dict[int, fx.Node] = {}
         self.dtypes: dict[torch.dtype, fx.Node] = {}
         self.alive: list[Any] = []
+        self.kept: set[int] = set()  # tensors that parts made where their mode was set
         self.paths: list[str] = []
         self.settling: set[fx.Node] = set()
         self.asked: dict[str, str] = {}
@@ -110,6 +112,10 @@ class GraphBuilder(Refusing):
         args, kwargs = each_tensor((args, kwargs), lambda tensor: known[id(tensor)])
         with torch._C.DisableTorchFunction():
             return function(*args, **kwargs)
+
+    def switch_again(self, module: nn.Module) -> None:
+        """Let the graph have how a module that is called makes what it keeps where its mode is set."""
+        self.kept.update(map(id, switched_again(module)))
 
     def new_node(self, kind: str, target: Any, args: Any, kwargs: Any, value: Any, place: str | None = None) -> fx.Node:
         """A node at the end of the graph, which gives a value; `place`: whose forward made it, if not what runs now."""

@@ -15,6 +15,7 @@ from fxgrow.capture.skeleton import GIVEN, skeleton
 from fxgrow.containers import each_tensor
 from fxgrow.errors import CaptureError
 from fxgrow.holders import attributes_of, empty, hold, is_object, is_users
+from fxgrow.switching import in_mode
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -242,7 +243,7 @@ def takes(model: nn.Module, inputs: Inputs) -> bool:
     try:
         with torch.device("meta"), torch.no_grad():
             for training in (False, True):
-                skeleton(model).train(training)(*fitting, **named)
+                in_mode(skeleton(model), training)(*fitting, **named)
     except (RuntimeError, ValueError, AssertionError):
         return False
     return True

@@ -113,6 +113,7 @@ class Recorder(GraphBuilder, TorchFunctionMode):
             stack.enter_context(self)
             stack.enter_context(self.methods.inside(sys._getframe()))
             self.paths.append("")
+            self.switch_again(self.root)
             output = (run or self.root.forward)(*args, **kwargs)
             self.paths.pop()
         self.check_refused()
@@ -381,9 +382,9 @@ class Recorder(GraphBuilder, TorchFunctionMode):
         handed_on = type(module) is nn.Identity and bool(args) and not isinstance(args[0], Tensor)  # a list
         if self._is_leaf(module) and not handed_on:
             return self.leaf(module, path, plainly, args, kwargs)
-        expansion = EXPANSIONS.get(type(module))
-        if expansion is not None and not hooked(module):
+        if (expansion := EXPANSIONS.get(type(module))) is not None and not hooked(module):
             return expansion(module, *args, **kwargs)
+        self.switch_again(module)
         return plainly(module, *args, **kwargs)
 
     def _noted(self, path: str, inputs: Any, output: Any) -> Any:

@@ -34,6 +34,7 @@ from fxgrow.references import OF_MODULES
 from fxgrow.rules.calls import draws, name_of, reached, writes
 from fxgrow.rules.registry import law_of_call
 from fxgrow.shared_state import SharedState
+from fxgrow.switching import switches_itself
 
 _ONE_AT_A_TIME = threading.RLock()
 """What tells a recorder of calls stands, for a while, in for attributes that all threads share."""
@@ -111,7 +112,11 @@ class Recording:
             if not recorder.counts or isinstance(error, UntraceableError):
                 raise
             raise _hanging_on_counts("whether it runs", error.where or name) from error
-        assigned = [key for key, value in _state(runner).items() if not _same(value, before.get(key, _NOTHING))]
+        assigned = [
+            key
+            for key, value in _state(runner).items()
+            if not _same(value, before.get(key, _NOTHING)) and id(value) not in recorder.kept
+        ]
         recorder.graph.output(recorder.result(output))
         if recorder.counts:
             self._refuse_what_hangs_on_counts(recorder, mode, inputs, dtype)
@@ -150,7 +155,7 @@ class Recording:
                 recorder.settled.append(Settled(finding, node.meta.get("module_path") or name, lost=True))
         compared = _arguments_behind(recorder.settling)
         _without_dead_code(recorder.graph)
-        by_mode = recorder.by_mode or any(type(part).train is not nn.Module.train for part in runner.modules())
+        by_mode = recorder.by_mode or any(map(switches_itself, runner.modules()))
         left = tuple(
             f"{path}.{name}".lstrip(".")
             for path, kind, name in assigned
@@ -233,12 +238,21 @@ def _changed_by_mode(model: nn.Module, training: bool) -> Iterator[Settled]:
     own = {
         path
         for path, part in model.named_modules()
-        if type(part).train is not nn.Module.train and any(True for _ in part.parameters(recurse=False))
+        if switches_itself(part) and any(True for _ in part.parameters(recurse=False))
     }
     before = _state(model) if own else {}
-    model.train(training)
+    try:
+        model.train(training)
+    except Exception as error:
+        raise CaptureError(
+            f"a change of mode fails: {first_line(error)}",
+            where=type(model).__name__,
+            remedy="pass a model whose train() and eval() run",
+        ) from error
     for (path, kind, name), value in _state(model).items() if own else ():
-        if path in own and kind == "attribute" and not _same(value, before.get((path, kind, name), _NOTHING)):
+        was = before.get((path, kind, name), _NOTHING)
+        kept = isinstance(value, torch.Tensor) or isinstance(was, torch.Tensor)  # of which the record has how
+        if path in own and kind == "attribute" and not kept and not _same(value, was):
             finding = f"what a change of mode does to {name} and to weights"
             yield Settled(finding, path or type(model).__name__, lost=True)
 

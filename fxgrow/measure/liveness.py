@@ -18,6 +18,7 @@ from fxgrow.history import births, history_of
 from fxgrow.measure.verification import random_inputs, release
 from fxgrow.noise import WithoutNoise
 from fxgrow.planning.plan import Plan
+from fxgrow.switching import in_mode
 
 
 def leaky(x: Tensor) -> Tensor:
@@ -95,7 +96,7 @@ def unmoved(
 
 def _idle(model: nn.Module, inputs: tuple[Any, ...], steps: int) -> set[str]:
     """Parameters of which nothing moves; the model is of no use then."""
-    modes = (moved_by_sgd(model.train(mode), inputs, steps, spend=True) for mode in (True, False))
+    modes = (moved_by_sgd(in_mode(model, mode), inputs, steps, spend=True) for mode in (True, False))
     first, second = ({name for name, where in moved.items() if not _count(where)} for moved in modes)
     return first & second
 
@@ -119,9 +120,9 @@ def _unmoved(
     def all_moved(moved: dict[str, Tensor]) -> bool:
         return not _still(born, moved, twins)
 
-    moved = moved_by_sgd(grown.train(), inputs, steps, enough=all_moved, spend=spend)
+    moved = moved_by_sgd(in_mode(grown, True), inputs, steps, enough=all_moved, spend=spend)
     if not all_moved(moved):
-        again = moved_by_sgd(grown.eval(), inputs, steps, enough=all_moved, spend=spend)
+        again = moved_by_sgd(in_mode(grown, False), inputs, steps, enough=all_moved, spend=spend)
         moved = {name: where | again[name] for name, where in moved.items()}
     return _still(born, moved, twins)
 
@@ -198,7 +199,7 @@ def moved_by_sgd(
     goals: dict[int, Tensor] = {}
     for _ in range(steps):
         if not training:
-            twin.train().eval()  # lets go of what it keeps for the next call, such as biases
+            in_mode(in_mode(twin, True), False)  # lets go of what it keeps for the next call, such as biases
         with Leaky():
             outputs = list(flat_tensors(twin(*inputs)))
             goals = goals or {

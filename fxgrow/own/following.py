@@ -27,6 +27,7 @@ from fxgrow.own.positions import last_places
 from fxgrow.planning.deepening import Deepening
 from fxgrow.planning.deepening import renamed as moved
 from fxgrow.rules.registry import law_of_module
+from fxgrow.switching import in_mode
 
 NAMES = (
     "num_features",
@@ -198,7 +199,7 @@ def _shapes(model: nn.Module, recording: Recording, inputs: Inputs) -> Shapes:
 def _features(recording: Recording, inputs: Inputs) -> Iterator[list[tuple[int, ...]]]:
     """The shapes of what the head of a model is given, and of what its last layer is."""
     features = recording.features
-    runner: Any = twin_of(recording.bare, share=True).eval()
+    runner: Any = in_mode(twin_of(recording.bare, share=True), False)
     before_logits = None
     with callers_code(), torch.device("meta"), torch.no_grad():
         if features is None:

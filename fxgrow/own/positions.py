@@ -20,6 +20,7 @@ from fxgrow.containers import flat_tensors, with_items
 from fxgrow.devices import callers_code
 from fxgrow.planning.deepening import Children, Deepening
 from fxgrow.references import OF_MODULES
+from fxgrow.switching import in_mode
 
 INTERMEDIATES = "forward_intermediates"
 """What models of timm's call the method that gives what their blocks give."""
@@ -172,7 +173,7 @@ def _intermediates(model: Any, inputs: Inputs) -> _Intermediates | None:
     """What the blocks of a model of timm's give; None where it does not say."""
     if not hasattr(model, INTERMEDIATES) or not hasattr(model, FEATURES):
         return None
-    runner: Any = skeleton(model).eval()
+    runner: Any = in_mode(skeleton(model), False)
     ran: set[nn.Module] = set()
     for part in runner.modules():
         part.register_forward_hook(lambda part, *_: ran.add(part))

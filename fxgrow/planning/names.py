@@ -12,6 +12,7 @@ from torch import nn
 from fxgrow.capture.inputs import Inputs, fitted
 from fxgrow.capture.skeleton import skeleton
 from fxgrow.devices import callers_code
+from fxgrow.switching import in_mode
 
 Slot = tuple[str, int]
 """The name of a part that was there, and the number of its copy; 0: itself."""
@@ -63,7 +64,7 @@ def may_be_renamed(model: nn.Module, path: str, inputs: Inputs) -> bool:
     """Whether the parts of a container can have other names: nothing that runs asks for one by its name."""
     if isinstance(model.get_submodule(path), (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
         return True
-    runner: Any = skeleton(model).eval()
+    runner: Any = in_mode(skeleton(model), False)
     parts = runner.get_submodule(path)._modules
     called: list[nn.Module] = []
     for part in parts.values():

@@ -303,7 +303,11 @@ def facts_of(claim: Claim) -> tuple[Tensor | None, dict[int, Tensor], dict[int, 
         return None, {}, {}
     value, fills = claim.held.new, claim.held.fills
     new = is_new(claim)
-    zero = spare((value == 0) & new.to(value.device))
+    nothing = value == 0
+    if not claim.held.exact and is_inexact(value) and value.numel():  # worked out, so that nothing may be rounded
+        sizes = value.abs()
+        nothing = sizes <= DERIVED_ULPS * claim.held.precision * sizes.where(sizes.isfinite(), 0.0).amax()
+    zero = spare(nothing & new.to(value.device))
     copies: dict[int, Tensor] = {}
     means: dict[int, Tensor] = {}
     for axis, position in enumerate(claim.maps):

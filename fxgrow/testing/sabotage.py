@@ -30,6 +30,7 @@ from fxgrow.intermediate import Growth
 from fxgrow.measure.verification import random_inputs, relative_error
 from fxgrow.noise import WithoutNoise
 from fxgrow.replay import as_graph
+from fxgrow.switching import in_mode
 
 CHANGED = 1e-9
 """Relative error from which on outputs of models in float64 count as changed."""
@@ -93,7 +94,7 @@ def sabotaged(original: nn.Module, module: nn.Module, count: int, seed: int = 0)
 
 
 def _outputs(model: nn.Module, inputs: Any, training: bool) -> list[Tensor]:
-    twin = copy.deepcopy(model).train(training)
+    twin = in_mode(copy.deepcopy(model), training)
     args, kwargs = inputs
     with torch.no_grad(), WithoutNoise(), random_state_kept(device_of(twin), seed=0):
         return list(flat_tensors(twin(*args, **kwargs)))

@@ -93,6 +93,14 @@ class Noisy(Given):
         return x + torch.rand_like(x)
 
 
+class Binary(Given):
+    """Scaled by how many entries there are, as weights of one bit are."""
+
+    @staticmethod
+    def forward(context: Any, x: Tensor, _: float) -> Tensor:
+        return x.sign() * (2 / (x.shape[1] * x.shape[2])) ** 0.5
+
+
 class Applied(nn.Module):
     def __init__(self, function: type[torch.autograd.Function]) -> None:
         super().__init__()
@@ -124,7 +132,7 @@ def test_entry_by_entry_it_grows(function: type[torch.autograd.Function]) -> Non
     assert all(bool(grown[place].weight.grad[8:].any(dim=0).all()) for place in (0, 2))
 
 
-@pytest.mark.parametrize("function", [Normed, Scaled, Turned, Overwriting, Noisy])
+@pytest.mark.parametrize("function", [Normed, Scaled, Turned, Overwriting, Noisy, Binary])
 def test_anything_else_holds_what_it_meets(function: type[torch.autograd.Function]) -> None:
     with pytest.raises(PlanError, match=f"{function.__name__} has no rule"):
         fxgrow.grow(model_of(function), width=2, example_inputs=X)

@@ -1,0 +1,56 @@
+"""Switches the mode of a model: what a `train` of a user's own returns, and what it keeps for the forward."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from fxgrow.containers import of_kind
+from fxgrow.references import REGISTERED
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def in_mode(model: Model, training: bool) -> Model:
+    """The model itself, in a mode; a `train` of a user's own may return nothing.
+
+    >>> in_mode(nn.Dropout(), training=False).training
+    False
+    """
+    model.train(training)
+    return model
+
+
+def switches_itself(module: nn.Module) -> bool:
+    """Whether the class of a module says what a change of mode does."""
+    return type(module).train is not nn.Module.train
+
+
+def switched_again(part: nn.Module) -> list[Tensor]:
+    """Set the mode of a part once more if it keeps tensors beside its parameters; returns those that it keeps then.
+
+    It may make them of its parameters where its mode is set: the biases of attention, gathered once for all images
+    (LeViT). The parts of it stay in the modes in which they are.
+    """
+    if not switches_itself(part) or not kept_tensors(part):
+        return []
+    modes = [(inner, inner.training) for inner in part.modules()]
+    part.train(part.training)
+    for inner, training in modes:
+        inner.training = training
+    return kept_tensors(part)
+
+
+def renew(model: nn.Module) -> None:
+    """Let the parts of a model make anew what they keep for the forward, from the parameters that they have now."""
+    with torch.no_grad():
+        for part in model.modules():
+            switched_again(part)
+
+
+def kept_tensors(part: Any) -> list[Tensor]:
+    """The tensors among the attributes of a part that are neither parameters nor buffers."""
+    attributes = {name: value for name, value in part.__dict__.items() if name not in REGISTERED}
+    return list(of_kind(attributes, Tensor))

@@ -1,0 +1,46 @@
+"""What is worked out from parameters is zero where only rounding is left of it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import fxgrow
+from fxgrow.proof.certificate import Verdict
+from fxgrow.proof.claims import Claim, Held
+from fxgrow.proof.node_pair import facts_of
+
+
+class Pooled(nn.Module):
+    """A learned query, normed with a shift that is a buffer: its new entries are a mean less a mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into, self.query = nn.Linear(6, 16), nn.Parameter(torch.randn(16))
+        self.gain = nn.Parameter(torch.ones(16))
+        self.register_buffer("shift", torch.zeros(16))
+        self.asks, self.out, self.head = nn.Linear(16, 8, bias=False), nn.Linear(8, 16), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query = self.query.expand(x.shape[0], 1, -1)
+        asked = self.asks(F.layer_norm(query, query.shape[-1:], self.gain, self.shift))
+        return self.head(self.out(asked.relu()) + query) * x.mean()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_normed_parameter_is_proved_whatever_its_mean_rounds_to(seed: int) -> None:
+    torch.manual_seed(seed)
+    grown = fxgrow.grow(Pooled().double(), width=1.5, example_inputs=torch.randn(2, 5, 6).double())
+    assert fxgrow.report(grown).certificate.verdict is Verdict.PROVED
+    assert grown.query.shape == (24,)
+
+
+@pytest.mark.parametrize(("exact", "zeros"), [(False, [False, True, True]), (True, [False, True, False])])
+def test_rounding_counts_only_where_values_were_worked_out(exact: bool, zeros: list[bool]) -> None:
+    old, new = torch.tensor([1.0, -torch.inf]), torch.tensor([1.0, -torch.inf, 0.3, 0.0, 1e-17])
+    held = Held(old.double(), new.double(), "mask", exact, 2e-16, frozenset(), False)
+    claim = Claim((2,), (5,), (torch.tensor([0, 1, -1, -1, -1]),), held=held)
+    zero = facts_of(claim)[0]
+    assert zero is not None and zero.tolist() == [False, False, *zeros]

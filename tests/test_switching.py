@@ -1,0 +1,136 @@
+"""Parts whose own `train` makes what the forward reads in eval mode: they grow, and make it anew."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fxgrow
+from fxgrow.errors import CaptureError
+from fxgrow.proof.certificate import Verdict
+from tests.checks import worst_error
+
+
+class Biased(nn.Module):
+    """Attention whose biases are gathered once, where eval mode is set (LeViT, TinyViT)."""
+
+    def __init__(self, dim: int = 8, heads: int = 2) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+        self.biases = nn.Parameter(torch.randn(heads, 4))
+        self.register_buffer("places", torch.tensor([[0, 1, 2, 3], [1, 0, 3, 2], [2, 3, 0, 1], [3, 2, 1, 0]]))
+        self.gathered: Tensor | None = None
+
+    @torch.no_grad()
+    def train(self, mode: bool = True) -> Any:  # returns nothing, as much of OpenMMLab's code
+        super().train(mode)
+        self.gathered = None if mode else self.biases[:, self.places]
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, length, _ = x.shape
+        q, k, v = self.qkv(x).reshape(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        biases = self.biases[:, self.places] if self.training else self.gathered
+        return self.proj(((q @ k.transpose(-2, -1) + biases).softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(5, 8)
+        self.blocks = nn.Sequential(Biased(), Biased())
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.blocks(self.stem(x)))
+
+
+X = torch.randn(2, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+def net(training: bool) -> Any:
+    torch.manual_seed(0)
+    model = Net().double()
+    model.train(training)
+    return model
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("amounts", [{"width": 2}, {"width": 1.5, "depth": 2}])
+def test_tensors_made_where_the_mode_is_set_are_made_of_the_grown_parameters(
+    training: bool, amounts: dict[str, Any], tmp_path: Path
+) -> None:
+    model = net(training)
+    grown = fxgrow.grow(model, **amounts, example_inputs=X)
+    assert type(grown) is Net and grown.training is training
+    assert fxgrow.report(grown).certificate.verdict is Verdict.PROVED
+    assert len(grown.blocks[0].biases) == (4 if amounts["width"] == 2 else 3)
+    torch.testing.assert_close(grown(X), model(X), rtol=0, atol=1e-14)  # as it is, before its mode is set again
+    assert max(worst_error(model, grown, (X,), mode) for mode in (True, False)) <= 1e-14
+    fxgrow.save(grown, tmp_path / "grown.safetensors")
+    assert torch.equal(fxgrow.load(tmp_path / "grown.safetensors", model)(X), grown(X))
+
+
+def test_a_graph_computes_them_at_each_call() -> None:
+    model = net(training=False)
+    grown = fxgrow.grow(model, width=2, example_inputs=X, form="graph")
+    assert fxgrow.report(grown).certificate.verdict is Verdict.PROVED
+    assert max(worst_error(model, grown, (X,), mode) for mode in (True, False)) <= 1e-14
+
+
+def test_such_a_tensor_that_is_out_of_date_is_refused() -> None:
+    model = net(training=False)
+    with torch.no_grad():
+        model.blocks[1].biases.add_(1)
+    with pytest.raises(CaptureError, match=r"keeps a tensor for eval mode that its parameters no longer give \(at blo"):
+        fxgrow.grow(model, width=2, example_inputs=X)
+    model.eval()
+    assert fxgrow.report(fxgrow.grow(model, width=2, example_inputs=X)).certificate.verdict is Verdict.PROVED
+
+
+def test_a_model_in_parts_whose_train_returns_nothing_grows() -> None:
+    class Silent(nn.Sequential):
+        def train(self, mode: bool = True) -> Any:
+            super().train(mode)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) if float(x.detach().sum()) > -1e9 else x
+
+    torch.manual_seed(0)
+    model = Silent(nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3))).double()
+    grown = fxgrow.grow(model, width=2, example_inputs=X)
+    assert list(fxgrow.report(grown).plan.parts) != []
+    torch.testing.assert_close(grown(X), model(X), rtol=0, atol=1e-14)
+
+
+class Frozen(nn.Module):
+    """Reads a switch where its mode is set, so that a copy with the other value fails there."""
+
+    def __init__(self, deep: bool = False) -> None:
+        super().__init__()
+        self.deep = deep
+        setattr(self, "deep_stem" if deep else "stem", nn.Linear(5, 8))
+        self.head = nn.Linear(8, 3)
+
+    def train(self, mode: bool = True) -> Any:
+        super().train(mode)
+        for parameter in (self.deep_stem if self.deep else self.stem).parameters():
+            parameter.requires_grad = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head((self.deep_stem if self.deep else self.stem)(x).relu())
+
+
+def test_a_switch_whose_other_value_fails_where_the_mode_is_set_is_no_course() -> None:
+    torch.manual_seed(0)
+    model = Frozen().double()
+    grown = fxgrow.grow(model, width=2, example_inputs=X)
+    assert type(grown) is Frozen and fxgrow.report(grown).certificate.verdict is Verdict.PROVED
+    torch.testing.assert_close(grown(X), model(X), rtol=0, atol=1e-14)
+    copy.deepcopy(grown).train()
