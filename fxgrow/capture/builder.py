@@ -68,6 +68,7 @@ class GraphBuilder(Refusing):
         self.devices: dict[int, fx.Node] = {}
         self.dtypes: dict[torch.dtype, fx.Node] = {}
         self.alive: list[Any] = []
+        self.grad_left: bool | None = None  # whether gradients are switched where a region ends; None: unknown
         self.kept: set[int] = set()  # tensors that parts made where their mode was set
         self.paths: list[str] = []
         self.settling: set[fx.Node] = set()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx, nn
 
+from fxgrow.capture import gradients
 from fxgrow.capture.call_guards import CALL_GUARDS
 from fxgrow.capture.numbers import Int
 from fxgrow.containers import holds_tensor
@@ -126,18 +127,6 @@ GUARDS: tuple[Callable[..., Any], ...] = (settled, sized, typed, graded, *CALL_G
 # -- contexts as nodes ---------------------------------------------------------------------------------------------
 
 
-def enter_grad(enabled: bool) -> bool:
-    """Switch gradients on or off; returns what they were."""
-    before = torch.is_grad_enabled()
-    torch._C._set_grad_enabled(enabled)
-    return before
-
-
-def leave_grad(before: bool) -> None:
-    """Switch gradients back."""
-    torch._C._set_grad_enabled(before)
-
-
 def enter_autocast(device_type: str, dtype: torch.dtype | None, enabled: bool, cache_enabled: bool) -> torch.autocast:
     """Enter autocast; returns what leaves it."""
     context = torch.autocast(device_type, dtype, enabled, cache_enabled)
@@ -151,7 +140,7 @@ def leave_autocast(context: torch.autocast) -> None:
     leaving(context, None, None, None)
 
 
-CONTEXTS: tuple[Callable[..., Any], ...] = (enter_grad, leave_grad, enter_autocast, leave_autocast)
+CONTEXTS: tuple[Callable[..., Any], ...] = (gradients.enter_grad, gradients.leave_grad, enter_autocast, leave_autocast)
 """Functions whose nodes enter and leave contexts."""
 
 STATEMENTS = (*GUARDS, *CONTEXTS)
@@ -178,22 +167,6 @@ def contexts_kept() -> Iterator[None]:
         torch.autocast_decrement_nesting()
 
 
-def grad_switched(recorder: Recorder, enabled: bool) -> None:
-    """Gradients are switched: back, where the last region that was entered found them so, else into a new region.
-
-    Inside of a function with a backward of its own, which decides on gradients, there are no regions.
-    """
-    regions = recorder.regions
-    if regions is None:
-        return
-    if regions and regions[-1].target is enter_grad and regions[-1].meta["value"] is enabled:
-        recorder.call(leave_grad, (regions.pop(),))
-        return
-    before = torch.is_grad_enabled()
-    node = recorder.call(enter_grad, (enabled,), before)
-    regions.append(node)
-
-
 @contextmanager
 def watched(recorder: Recorder) -> Iterator[None]:
     """Record autocast, and refuse by name what a graph cannot keep."""
@@ -212,6 +185,7 @@ def watched(recorder: Recorder) -> Iterator[None]:
         return leave(self, *exception)
 
     with ExitStack() as stack:
+        stack.enter_context(gradients.watched(recorder))
         stack.enter_context(replaced(torch.autocast, "__enter__", entering))
         stack.enter_context(replaced(torch.autocast, "__exit__", leaving))
         inference = torch.inference_mode.__enter__

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from fxgrow import guards
-from fxgrow.capture import call_guards, contexts, numbers
+from fxgrow.capture import call_guards, contexts, gradients, numbers
 from fxgrow.capture.builder import GraphBuilder
 from fxgrow.capture.evaluation import Memory, identity, kept_shape, minds_samples
 from fxgrow.capture.expansions import EXPANSIONS, call_spelled_out
@@ -178,7 +178,7 @@ class Recorder(GraphBuilder, TorchFunctionMode):
         if name == "__set__":
             return self._set(func, *args)
         if name == "_set_grad_enabled":
-            contexts.grad_switched(self, bool(args[0]))
+            gradients.switched(self, bool(args[0]))
             return func(*args, **kwargs)
         if not self.knows((args, kwargs)) and not draws(name):
             return self._of_literals(func, args, kwargs)

@@ -113,8 +113,10 @@ def own_class(
         if whole:
             calls = [replace(site.in_forward or site, edit=site.edit) for site in calls]
         own = _copied(source, plan, grown, calls, graphs)
-        if isinstance(own, Conflict) and own.numbers and not apart:
-            return with_numbers(own.numbers)
+        numbers_here = own.numbers if isinstance(own, Conflict) else ()
+        numbers_here = tuple(edit for edit in numbers_here if edit.mode in captured.graphs)  # not of another course
+        if numbers_here and not apart:
+            return with_numbers(numbers_here)
         if isinstance(own, Obstacle):
             return Obstacle(own.what, own.where, own.node)
         checked = _checked_as_read(own, plan, grown, inputs)

@@ -15,7 +15,7 @@ import torch
 from torch import fx
 
 from fxgrow.axes.layout import Leaf, leaves, resolve
-from fxgrow.capture.contexts import enter_grad, leave_grad
+from fxgrow.capture.gradients import enter_grad, leave_grad
 from fxgrow.planning.analysis import OUTPUT, Analysis
 from fxgrow.planning.plan import Readout
 from fxgrow.rules.calls import name_of, reached
