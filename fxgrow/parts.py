@@ -28,6 +28,7 @@ from fxgrow.own.configs import follow_configs
 from fxgrow.own.refusing import with_refusals
 from fxgrow.own.sites import Site
 from fxgrow.part_ends import Passage, passage
+from fxgrow.planning.analysis import hold
 from fxgrow.planning.deepening import joined
 from fxgrow.planning.plan import Axis, Held, Obstacle, Plan, Totals
 from fxgrow.reach import Reach
@@ -177,8 +178,8 @@ def _hold_shared(model: nn.Module, parts: Mapping[str, Captured]) -> frozenset[s
     for name, (home, tensor) in names.items():
         if home and len(homes[id(tensor)]) > 1:
             shared.add(name)
-            captured_tensor: Any = named_tensors(parts[home].model)[name.removeprefix(f"{home}.")]
-            captured_tensor.fxgrow_shared = True
+            captured_tensor = named_tensors(parts[home].model)[name.removeprefix(f"{home}.")]
+            hold(captured_tensor, "another part of the model holds it too")
     return frozenset(shared)
 
 

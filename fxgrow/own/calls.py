@@ -30,6 +30,7 @@ from fxgrow.own.courses import Replan, growths, parting_on, regrouped
 from fxgrow.own.edited import FORWARD
 from fxgrow.own.module import own_class
 from fxgrow.own.sites import Site, sites_of_course
+from fxgrow.planning.analysis import hold
 from fxgrow.planning.plan import Axis, Obstacle, Plan, Refusal, TensorGrowth
 from fxgrow.transforms.width import widened
 
@@ -113,9 +114,10 @@ def with_other_calls(
             wider.append(call.text)
             right.append(in_words(call.value))
             continue
+        _hold_here(otherwise, captured, more)
         try:
             other, course = replan(otherwise)
-            problem = _problem(more, other, course)
+            problem = _problem(more, captured, other, course)
         except FxgrowError as error:
             problem = f"it does not grow: {error.what}"
         if problem is None:
@@ -228,29 +230,44 @@ def _sizes_given(graph: fx.Graph) -> list[torch.Size]:
     return [value.shape for value in values if isinstance(value, Tensor)]
 
 
-def _problem(plan: Plan, other: Captured, course: Plan) -> str | None:
+def _problem(plan: Plan, captured: Captured, other: Captured, course: Plan) -> str | None:
     """That something is to grow otherwise on another course, or in a way that cannot be added to the plan."""
     planned, others = growths(plan), growths(course)
     tensors = {growth.name for growth in plan.tensors}
     addable = {growth.name for growth in course.tensors} | {f"{e.module}.{e.attribute}" for e in course.attributes}
     addable |= {f"{rescaling.name} rescaled" for rescaling in course.rescalings if rescaling.name not in tensors}
-    read = {str(node.target) for graph in other.graphs.values() for node in graph.nodes if node.op in _READING}
     read_out = {readout.weight for growth in (plan, course) for readout in growth.readouts}
+    read_here, read_there = _read(captured), _read(other)
     for name in planned | others:
         if planned.get(name) == others.get(name) or _for_both(planned.get(name), others.get(name)) is not None:
             continue
+        tensor = name.removesuffix(" rescaled")
+        places = tensor, tensor.rpartition(".")[0]
         if name in read_out and name in others:
             return "its outputs would be read out otherwise"
         if name in planned and name not in others:
-            tensor = name.removesuffix(" rescaled")
-            if tensor in tensors and (tensor in read or tensor.rpartition(".")[0] in read):
+            if tensor in tensors and not read_there.isdisjoint(places):
                 return f"{name} would grow otherwise"
-        elif name in planned or name not in addable:
+        elif name in planned or name not in addable or not read_here.isdisjoint(places):
             return f"{name} would grow otherwise"
     return None
 
 
-_READING = ("get_attr", "call_module")
+def _hold_here(other: Captured, captured: Captured, plan: Plan) -> None:
+    """Let tensors stay on another course that the captured one reads and does not grow.
+
+    Where blocks are added, their names are not those of the other course.
+    """
+    grown, read = {growth.name for growth in plan.tensors}, _read(captured)
+    for name, tensor in named_tensors(other.model).items() if plan.depth is None else ():
+        if name not in grown and not read.isdisjoint((name, name.rpartition(".")[0])):
+            hold(tensor, "it stays where the forward takes its other course")
+
+
+def _read(captured: Captured) -> set[str]:
+    """The tensors and layers that graphs read."""
+    nodes = (node for graph in captured.graphs.values() for node in graph.nodes)
+    return {str(node.target) for node in nodes if node.op in ("get_attr", "call_module")}
 
 
 def _for_both(planned: Any, other: Any) -> TensorGrowth | None:

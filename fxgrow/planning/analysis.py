@@ -26,6 +26,9 @@ OPEN = "open"
 HELD = "held"
 """The entry of a node's meta with the reasons why what it reads stays; more than one: its module's parameters too."""
 
+_STAYS = "fxgrow_stays"
+"""The attribute of a tensor that stays whatever is planned, and why."""
+
 
 @dataclass
 class Analysis:
@@ -84,6 +87,11 @@ def why_unread(analysis: Analysis, leaf: Leaf, guarded: bool) -> Reason:
     return Reason(f"nothing but {op.name} would read its new units, and its result has to stay", op.place)
 
 
+def hold(tensor: torch.Tensor, why: str) -> None:
+    """Let a tensor of a captured model stay as it is, whatever is planned."""
+    setattr(tensor, _STAYS, why)
+
+
 def _find_parameters(analysis: Analysis) -> None:
     first: dict[int, str] = {}
     for named in (analysis.model.named_parameters, analysis.model.named_buffers):
@@ -93,8 +101,8 @@ def _find_parameters(analysis: Analysis) -> None:
             analysis.learnable[name] = tensor
             if canonical != name:
                 continue
-            if getattr(tensor, "fxgrow_shared", False):
-                reason = Reason("another part of the model holds it too", name)
+            if (held := getattr(tensor, _STAYS, None)) is not None:
+                reason = Reason(held, name)
                 axes = tuple(Leaf(size, reason=reason) for size in tensor.shape)
             elif is_inexact(tensor):
                 empty = Reason("it has no units", name, quiet=True)

@@ -104,3 +104,29 @@ def test_a_flag_that_tells_parts_of_a_class_apart_is_no_setting() -> None:
     assert [(flag.name, flag.value, before) for flag, before in other_flags(model, graphs)] == [
         ("Gate.pooled", True, False)
     ]
+
+
+class Held(nn.Module):
+    """Takes a softmax over units, unless it is told not to: only then can they grow."""
+
+    def __init__(self, spread: bool) -> None:
+        super().__init__()
+        self.spread = spread
+        self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 3)
+        self.beside, self.leave = nn.Linear(4, 8), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.first(x)
+        h = h.softmax(-1) if self.spread else h.relu()
+        return self.last(h) + self.leave(self.beside(x).relu())  # type: ignore[no-any-return]
+
+
+def test_what_the_recorded_course_holds_does_not_grow_for_another() -> None:
+    torch.manual_seed(0)
+    model, x = Held(spread=True).double(), torch.randn(2, 4).double()
+    grown: Any = fxgrow.grow(model, width=1.5, example_inputs=x)
+    assert fxgrow.report(grown).certificate.verdict is Verdict.PROVED
+    assert (grown.first.out_features, grown.beside.out_features) == (8, 12)
+    torch.testing.assert_close(grown(x), model(x), rtol=0, atol=1e-14)
+    model.spread = grown.spread = False
+    torch.testing.assert_close(grown(x), model(x), rtol=0, atol=1e-14)
