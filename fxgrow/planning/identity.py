@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from fxgrow.containers import flat_tensors
 from fxgrow.planning.analysis import module_of
-from fxgrow.rules.calls import Call, at_zero, name_of, places_of, tensor_operands
+from fxgrow.rules.calls import Call, at_zero, name_of, places_of, tensor_operands, writes
 from fxgrow.rules.convolution import can_be_identity
 from fxgrow.rules.intervals import ANY, Interval, left_alone
 from fxgrow.rules.law import Terms
@@ -282,16 +283,62 @@ class Block:
     # -- means -------------------------------------------------------------------------------------------
 
     def _asked(self, question: str, node: fx.Node | str, answer: Callable[[Any], Any]) -> Any:
-        """Each question is answered once."""
+        """Each question is answered once; what is written into the node later is asked, too."""
         key = (question, node)
         if key not in self._known:
+            self._known[key] = Stuck("it writes in circles")
             try:
                 self._known[key] = answer(node)
+                for write in self._writes.get(node, ()):
+                    self._known[key] = self._written(question, write, self._known[key])
             except Stuck as reason:
                 self._known[key] = reason
         if isinstance(self._known[key], Stuck):
             raise self._known[key]
         return self._known[key]
+
+    def _written(self, question: str, write: fx.Node, before: Any) -> Any:
+        """An answer, after something has been written into a part of the node."""
+        setting = name_of(write).strip("_") == "setitem"
+        value = write.args[2] if setting else write
+        if question == "silent":
+            return before + (self._silent(value) if isinstance(value, fx.Node) else Identity())
+        identity, moved = before
+        if not isinstance(value, fx.Node):
+            raise Stuck("it writes a number into its input")
+        more, places = self._same(value)
+        if setting:
+            base, index = fx.node.map_arg(write.args[:2], lambda node: node.meta["value"])
+            if next(flat_tensors(index), None) is not None:
+                raise Stuck("it writes into its input at places that are worked out")
+            wanted = (places_of(base) if moved is None else moved)[index]
+        else:
+            region = self._same(write.args[0])[1]
+            wanted = places_of(write.meta["value"]) if region is None else region
+        places = places_of(value.meta["value"]) if places is None else places
+        if not torch.equal(wanted, places):
+            raise Stuck("it writes something else into its input")
+        return identity + more, moved
+
+    @cached_property
+    def _writes(self) -> dict[fx.Node, list[fx.Node]]:
+        """What writes into a part of a tensor, by the node that made this; what writes into all of it is the tensor."""
+        by_tensor: dict[fx.Node, list[fx.Node]] = {}
+        for node in self.inside:
+            if writes(node, module_of(self.model, node)) and node.args and isinstance(node.args[0], fx.Node):
+                made = self._made(node.args[0])
+                if made is not node.args[0] or name_of(node).strip("_") == "setitem":
+                    by_tensor.setdefault(made, []).append(node)
+        return by_tensor
+
+    def _made(self, node: fx.Node) -> fx.Node:
+        """The node that made the tensor that a node gives a view of."""
+        while node is not self.entry and (call := self._call(node)) is not None and call.law.may_show:
+            operand = node.args[0] if node.args else None
+            if not isinstance(operand, fx.Node):
+                break
+            node = operand
+        return node
 
     def _call(self, node: fx.Node) -> Call | None:
         module = module_of(self.model, node)
