@@ -21,6 +21,7 @@ class WithoutNoise(TorchFunctionMode):
         *(torch.dropout_, torch.alpha_dropout_, torch.feature_dropout_, torch.feature_alpha_dropout_),
     )
     _LIKE = (torch.rand_like, torch.randn_like, Tensor.normal_, Tensor.uniform_, Tensor.exponential_)
+    _MADE = (torch.rand, torch.randn, torch.randint, torch.randperm, torch.normal, torch.multinomial)
     _RECURRENT = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
 
     def __torch_function__(
@@ -36,6 +37,11 @@ class WithoutNoise(TorchFunctionMode):
         if function in self._LIKE:  # entry by entry, of a size that may have grown
             into = args[0] if function.__name__.endswith("_") else torch.empty_like(*args, **keywords)
             return into.fill_(0.5)
+        if function in self._MADE and keywords.get("generator") is None:  # new blocks do not shift what others draw
+            given = [each.device for each in (*args, *keywords.values()) if isinstance(each, Tensor)]
+            device = torch.device(keywords.get("device") or next(iter(given), torch.get_default_device()))
+            if device.type != "meta":
+                keywords["generator"] = torch.Generator(device).manual_seed(torch.initial_seed())
         if function in (F.rrelu, torch.rrelu, torch.rrelu_):  # a slope drawn at random
             keywords.pop("training", None)
             return function(*args[:3], *((False, *args[4:]) if len(args) > 3 else ()), **keywords)

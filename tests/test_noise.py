@@ -86,3 +86,36 @@ def test_a_generator_of_the_models_own_is_the_copys_own() -> None:
     torch.testing.assert_close(grown(x), model(x), rtol=1e-12, atol=1e-12)
     with pytest.raises(fxgrow.FxgrowError, match=r"a graph cannot keep a torch\.Generator of its own"):
         fxgrow.grow(model, 2, example_inputs=x, form="graph")
+
+
+class Dropped(nn.Module):
+    """A block that is left out at random, drawn by the shape alone (mmcv, early timm, EfficientNet-PyTorch)."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.keep, self.into, self.out = 1 - rate, nn.Linear(8, 12), nn.Linear(12, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        branch = self.out(self.into(x).relu())
+        if not self.training:
+            return x + branch
+        shape = (x.shape[0],) + (1,) * (x.ndim - 1)
+        return x + branch / self.keep * (self.keep + torch.rand(shape, dtype=x.dtype)).floor()
+
+
+def test_new_blocks_do_not_shift_what_the_others_draw_where_models_are_compared() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Sequential(*map(Dropped, (0.2, 0.4, 0.6))), nn.Linear(8, 2)).double()
+    grown = fxgrow.grow(model, depth=2, width=1.5, example_inputs=torch.randn(8, 4).double())
+    assert fxgrow.report(grown).certificate.verdict is Verdict.PROVED
+    assert len(grown[1]) == 6
+
+
+def test_a_call_that_draws_by_its_shape_draws_the_same_whatever_came_before() -> None:
+    torch.manual_seed(3)
+    with WithoutNoise():
+        first = torch.rand(4), torch.randperm(8), torch.normal(torch.zeros(2), torch.ones(2))
+        torch.randn(5)
+        again = torch.rand(4), torch.randperm(8), torch.normal(torch.zeros(2), torch.ones(2))
+    assert all(map(torch.equal, first, again))
+    assert first[0].unique().numel() == 4
