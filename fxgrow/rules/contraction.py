@@ -139,7 +139,10 @@ class SumOfProducts(Law):
         for operand, axes in reversed(using):
             if know.fact(operand, leaf, axes[0]) is want:
                 return
-            if know.ask(operand, Want(leaf, want, axis=axes[0] if operand.parameter else None)):
+            wants = [Want(leaf, want, axis=axes[0] if operand.parameter else None)]
+            if operand.parameter is None and is_parametric(operand):  # as zeros, what it is computed from makes zeros
+                wants.append(Want(leaf, Fact.ZERO))
+            if any(know.ask(operand, wish) for wish in wants):
                 for other, places in using:  # a parameter that it faces makes the units: as pairs, or as copies
                     if other is not operand and other.parameter is not None:
                         know.produced.update((other.parameter, axis, leaf) for axis in places)

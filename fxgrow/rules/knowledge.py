@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import itertools
 from dataclasses import dataclass, field
 
 from fxgrow.axes.layout import Layout, Leaf, leaves
@@ -117,7 +118,7 @@ class Knowledge:
     def ask(self, tensor: Tensor, want: Want) -> bool:
         """Try to have a wish granted by whoever makes the tensor; all or nothing."""
         granted: dict[Slot, dict[Range | None, Fact]] = {}
-        if not self._grant(tensor, want, granted, set()):
+        if not self._grant(tensor, want, granted, {}):
             return False
         for slot, fills in granted.items():
             self.fills.setdefault(slot, {}).update(fills)
@@ -154,11 +155,21 @@ class Knowledge:
         tensor: Tensor,
         want: Want,
         granted: dict[Slot, dict[Range | None, Fact]],
-        seen: set[tuple[Tensor, Want]],
+        asked: dict[tuple[Tensor, Want], bool],
     ) -> bool:
-        if (tensor, want) in seen:
-            return True
-        seen.add((tensor, want))
+        """asked: what has been asked, and whether it was granted; what is still being asked counts as granted."""
+        if (tensor, want) not in asked:
+            asked[tensor, want] = True
+            asked[tensor, want] = self._granted(tensor, want, granted, asked)
+        return asked[tensor, want]
+
+    def _granted(
+        self,
+        tensor: Tensor,
+        want: Want,
+        granted: dict[Slot, dict[Range | None, Fact]],
+        asked: dict[tuple[Tensor, Want], bool],
+    ) -> bool:
         if want.leaf not in tensor.leaves():
             return want.fact is Fact.MEAN
         if tensor.parameter is not None:
@@ -166,10 +177,12 @@ class Knowledge:
         if tensor.op is None:
             return False
         for alternative in tensor.op.law.demand(tensor.op, tensor, want):
-            attempt = {slot: dict(fills) for slot, fills in granted.items()}
-            if all(self._grant(operand, wish, attempt, seen) for operand, wish in alternative):
+            attempt, before = {slot: dict(fills) for slot, fills in granted.items()}, len(asked)
+            if all(self._grant(operand, wish, attempt, asked) for operand, wish in alternative):
                 granted.update(attempt)
                 return True
+            for abandoned in [key for key in itertools.islice(reversed(asked), len(asked) - before) if asked[key]]:
+                del asked[abandoned]  # what it was granted is not
         return False
 
     def _grant_parameter(self, tensor: Tensor, want: Want, granted: dict[Slot, dict[Range | None, Fact]]) -> bool:

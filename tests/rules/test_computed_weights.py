@@ -1,92 +1,59 @@
-"""Weights that a forward computes of parameters: products, sums; and entries that it writes by an index."""
+"""Weights that are computed from others read new units with zeros where the computation keeps zeros."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import register_parametrization
 
 import fxgrow
-from fxgrow.measure.verification import relative_error
-from tests.models import lively
+from fxgrow.measure.liveness import unmoved
+from fxgrow.proof.certificate import Verdict
+from tests.checks import worst_error
 
-ROWS = torch.randn(2, 5, 6, dtype=torch.float64)
+X = torch.randn(2, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
-class Computed(nn.Module):
-    """Two layers, of which the weight of one is computed; `up` and `down` are a product of low rank."""
+class MaxNorm(nn.Module):
+    """Each column is scaled to a norm of at most two."""
 
-    def __init__(self, first: bool, computed: Callable[[Computed, Tensor], Tensor]) -> None:
+    def forward(self, weight: Tensor) -> Tensor:
+        norm = weight.norm(2, dim=0, keepdim=True).clamp(min=1.0)
+        return weight * (norm.clamp(max=2.0) / (norm + 1e-5))
+
+
+def last_step(h: Tensor) -> Tensor:
+    return h.permute(0, 2, 1)[:, -1, :]
+
+
+def mean(h: Tensor) -> Tensor:
+    return h.mean(2)
+
+
+class Read(nn.Module):
+    def __init__(self, taken: Callable[[Tensor], Tensor], large: bool) -> None:
         super().__init__()
-        self.enter, self.leave = nn.Linear(6, 8), nn.Linear(8, 3)
-        rows, columns = (8, 6) if first else (3, 8)
-        self.up, self.down = nn.Parameter(torch.randn(rows, 2)), nn.Parameter(torch.randn(2, columns))
-        self.other = nn.Parameter(torch.randn(rows, columns))
-        self.first, self.computed = first, computed
+        self.taken, self.makes, self.reads = taken, nn.Conv1d(4, 8, 1), nn.Linear(8, 4)
+        register_parametrization(self.reads, "weight", MaxNorm())
+        if large:
+            with torch.no_grad():
+                self.reads.parametrizations.weight.original.mul_(20)
 
     def forward(self, x: Tensor) -> Tensor:
-        layers = self.enter, self.leave
-        weights = [layer.weight for layer in layers]
-        at = 0 if self.first else 1
-        weights[at] = self.computed(self, weights[at])
-        h = torch.relu(F.linear(x, weights[0], layers[0].bias))
-        return F.linear(h, weights[1], layers[1].bias)
+        return self.reads(self.taken(self.makes(x)))  # type: ignore[no-any-return]
 
 
-WAYS = {
-    "a product is added": lambda model, weight: weight + model.up @ model.down,
-    "two are added": lambda model, weight: weight + model.other,
-    "nothing is added": lambda model, weight: weight + 0,
-}
-
-
-@pytest.mark.parametrize("init", ["zero", "mirror", "replicate"])
-@pytest.mark.parametrize("first", [True, False])
-@pytest.mark.parametrize("way", WAYS)
-def test_they_grow_and_stay_the_same_function(way: str, first: bool, init: str) -> None:
-    model = lively(Computed(first, WAYS[way])).double()
-    grown = fxgrow.grow(model, 1.5, example_inputs=ROWS, init=init)
-    assert str(fxgrow.certify(grown, model).verdict) == "PROVED"
-    assert relative_error(grown(ROWS), model(ROWS)) < 1e-10
-    if way != "a product is added":
-        assert grown.get_parameter("enter.weight").shape == (12, 6)
-
-
-def test_both_factors_of_a_product_grow() -> None:
-    """One of them makes the units that the other cancels: as pairs, or as copies."""
-    model = lively(Computed(True, WAYS["a product is added"])).double()
-    for init in ("zero", "mirror", "replicate"):
-        grown = fxgrow.grow(model, 2, example_inputs=ROWS, init=init)
-        assert (grown.get_parameter("up").shape, grown.get_parameter("down").shape) == ((16, 4), (4, 6))
-
-
-@pytest.mark.parametrize(
-    ("index", "width"),
-    [(lambda h: h < 0, 5), (lambda h: [0, 2], 10), (lambda h: torch.tensor([1]), 10)],
-)
-def test_what_an_index_is_written_along_stays(index: Callable[[Tensor], object], width: int) -> None:
-    class Writing(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.body = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4))
-            self.wide = nn.Linear(4, 5)
-            self.leave = nn.Linear(5, 3)
-
-        def forward(self, x: Tensor) -> Tensor:
-            h = self.body(x).clone()
-            h[:, [0, 2]] = 0.5
-            h = self.wide(h)
-            h[index(h)] = 0
-            return self.leave(h)  # type: ignore[no-any-return]
-
-    model = lively(Writing()).double()
-    grown = fxgrow.grow(model, 2, example_inputs=torch.randn(3, 6))
-    shapes = [tuple(grown.get_parameter(f"{name}.weight").shape) for name in ("body.0", "body.2", "wide", "leave")]
-    assert shapes == [(16, 6), (4, 16), (width, 4), (3, width)]
-    x = torch.randn(3, 6, dtype=torch.float64)
-    assert relative_error(grown(x), model(x)) < 1e-10
-    reasons = {staying.reason for staying in fxgrow.plan(model, 2, example_inputs=torch.randn(3, 6)).held}
-    assert reasons >= {"setitem: its entries are written by an index (at setitem)"}
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("taken", [last_step, mean])
+def test_zeros_stay_zeros(taken: Callable[[Tensor], Tensor], large: bool) -> None:
+    torch.manual_seed(0)
+    model = Read(taken, large).double()
+    grown: Any = fxgrow.grow(model, width=1.5, example_inputs=X)
+    assert fxgrow.report(grown).certificate.verdict is Verdict.PROVED
+    assert not grown.reads.parametrizations.weight.original[:, 8:].any() and grown.makes.weight[8:].all()
+    assert max(worst_error(model, grown, (X,), mode) for mode in (False, True)) <= 1e-14
+    assert unmoved(grown, (X,)) == []
