@@ -10,7 +10,7 @@ import operator
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -289,7 +289,7 @@ class Block:
             self._known[key] = Stuck("it writes in circles")
             try:
                 self._known[key] = answer(node)
-                for write in self._writes.get(node, ()):
+                for write in self._writes.get(cast(fx.Node, node), ()):
                     self._known[key] = self._written(question, write, self._known[key])
             except Stuck as reason:
                 self._known[key] = reason
@@ -308,12 +308,12 @@ class Block:
             raise Stuck("it writes a number into its input")
         more, places = self._same(value)
         if setting:
-            base, index = fx.node.map_arg(write.args[:2], lambda node: node.meta["value"])
+            base, index = cast(Any, fx.node.map_arg(write.args[:2], lambda node: node.meta["value"]))
             if next(flat_tensors(index), None) is not None:
                 raise Stuck("it writes into its input at places that are worked out")
             wanted = (places_of(base) if moved is None else moved)[index]
         else:
-            region = self._same(write.args[0])[1]
+            region = self._same(cast(fx.Node, write.args[0]))[1]
             wanted = places_of(write.meta["value"]) if region is None else region
         places = places_of(value.meta["value"]) if places is None else places
         if not torch.equal(wanted, places):

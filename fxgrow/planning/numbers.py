@@ -6,7 +6,7 @@ dynamic: a node's number is never frozen, at most multiplied by a ratio of dimen
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from typing import Any
 
@@ -25,12 +25,16 @@ from fxgrow.rules.shape import follow, whole_shape
 
 
 class Loose(Exception):
-    """A number that changes is used where no rule says how; its dimensions have to stay."""
+    """A number that changes is used where no rule says how; its dimensions have to stay.
 
-    def __init__(self, op: Op, leaves: list[Leaf]) -> None:
+    let: nodes from which it is computed, an attribute at which was to change.
+    """
+
+    def __init__(self, op: Op, leaves: list[Leaf], let: list[fx.Node]) -> None:
         super().__init__(op.place)
         self.op = op
         self.leaves = leaves
+        self.let = let
 
 
 class Numbers:
@@ -41,21 +45,30 @@ class Numbers:
         self.growth = growth
         self.values: dict[fx.Node, Any] = {}
         self.literals: dict[fx.Node, tuple[int, Any]] = {}  # of numbers: its place among the arguments, and what it is
+        self.known: dict[Any, Any] = {}  # what attributes become that are sizes themselves
+        self.staying: frozenset[fx.Node] = frozenset()  # nodes at which no attribute is to change
 
-    def let(self, raw: Any, wanted: Any) -> None:
-        """Let attributes from which a number is computed be what makes it come out, if one of them can."""
-        if not isinstance(raw, fx.Node) or raw.op != "call_function" or len(raw.args) != 2:
-            return
+    def let(self, raw: Any, wanted: Any, only_known: bool) -> bool:
+        """Let an attribute from which a number is computed be what makes it come out; returns whether one can.
+
+        only_known: an attribute that is a size elsewhere, where it becomes what is needed here.
+        """
+        if not isinstance(raw, fx.Node) or raw.op != "call_function" or len(raw.args) != 2 or raw in self.staying:
+            return False
         for place, own in enumerate(raw.args):
-            is_attribute = ("args", place) in raw.meta.get("sources", {})
-            if is_attribute or isinstance(own, fx.Node):
-                operand = operand_for(raw.target, wanted, place, self.after(raw.args[1 - place]))
-                if operand is None or operand == self.after(own):
-                    continue
-                if is_attribute:
-                    self.literals.setdefault(raw, (place, operand))
-                    return
-                self.let(own, operand)
+            attribute = raw.meta.get("sources", {}).get(("args", place))
+            if attribute is None and not isinstance(own, fx.Node):
+                continue
+            operand = operand_for(raw.target, wanted, place, self.after(raw.args[1 - place]))
+            if operand is None or operand == self.after(own):
+                continue
+            if attribute is None:
+                if self.let(own, operand, only_known):
+                    return True
+            elif self.known.get(attribute, None if only_known else operand) == operand:
+                self.literals.setdefault(raw, (place, operand))
+                return True
+        return False
 
     def after(self, raw: Any) -> Any:
         """What an argument evaluates to once the model has grown; tensors become meta tensors."""
@@ -116,14 +129,17 @@ def changed(before: Any, after: Any) -> bool:
     return bool(before != after)
 
 
-def number_edits(analysis: Analysis, growth: dict[Leaf, int]) -> Iterator[NodeEdit]:
+def number_edits(analysis: Analysis, growth: dict[Leaf, int], staying: Iterable[fx.Node] = ()) -> Iterator[NodeEdit]:
     """Rewrites that make every size in every graph follow, and every value stay.
+
+    staying: nodes at which no attribute is to change.
 
     Raises
     ------
     Loose: a number that changes is used where no rule says how.
     """
     numbers = Numbers(analysis, growth)
+    numbers.staying = frozenset(staying)
     mode_of = {id(graph): mode for mode, graph in analysis.graphs.items()}
     _let_attributes(numbers)
     for node, (place, value) in numbers.literals.items():
@@ -152,13 +168,21 @@ def number_edits(analysis: Analysis, growth: dict[Leaf, int]) -> Iterator[NodeEd
 
 def _let_attributes(numbers: Numbers) -> None:
     """Let attributes follow from which sizes are computed, and values that stay: `b * self.heads` has more heads."""
-    for op in numbers.analysis.ops:
-        sizes = [(path, layout) for path, layout in op.sizes if whole_shape(op.node, path) is None]
+    ops = [
+        (op, [(path, layout) for path, layout in op.sizes if whole_shape(op.node, path) is None])
+        for op in numbers.analysis.ops
+    ]
+    for op, sizes in ops:
+        for path, layout in sizes:
+            attribute = op.node.meta.get("sources", {}).get(path)
+            if attribute is not None:
+                numbers.known[attribute] = size_after(layout, numbers.growth)
+    for op, sizes in ops:
         wishes = [(follow(op.node, path), size_after(layout, numbers.growth)) for path, layout in sizes]
         wishes += [(raw, raw.meta["value"]) for raw in (follow(op.node, path) for path in op.pins)]
         for raw, wanted in wishes:
             if isinstance(raw, fx.Node) and numbers.after(raw) != wanted:
-                numbers.let(raw, wanted)
+                numbers.let(raw, wanted, only_known=True) or numbers.let(raw, wanted, only_known=False)
     if numbers.literals:
         numbers.values.clear()
 
@@ -207,7 +231,8 @@ def _refuse_loose(numbers: Numbers, op: Op, bound: set[Path]) -> None:
             continue
         if isinstance(before, (tuple, torch.Size)) and _shape_follows(numbers, op, after):
             continue
-        raise Loose(op, numbers.origins(node))
+        let = [source for source in numbers.literals if source in reached([node], lambda n: n.all_input_nodes)]
+        raise Loose(op, numbers.origins(node), let)
 
 
 def _shape_follows(numbers: Numbers, op: Op, after: Any) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
-from torch import nn
+from torch import fx, nn
 
 from fxgrow.amounts import Amounts
 from fxgrow.axes.layout import Join, Layout, Leaf, Product, Reason, leaves, resolve
@@ -118,18 +118,21 @@ class Planner:
 
     def settle(self) -> None:
         """Revise until every law agrees that old outputs stay."""
+        staying: set[fx.Node] = set()
         while True:
             self.sizing = self._choose_sizes()
             self.know = self._propagate()
             if self._revise():
                 continue
             try:
-                self.numbers = list(number_edits(self.analysis, self.sizing.growth))
+                self.numbers = list(number_edits(self.analysis, self.sizing.growth, staying))
             except Loose as loose:
                 reason = Reason("a number computed from it is used where no rule says how", loose.op.place)
-                if not loose.leaves:
+                if not (loose.let or loose.leaves):
                     raise
-                self._fix(loose.leaves, reason)
+                staying |= set(loose.let)
+                if not loose.let:
+                    self._fix(loose.leaves, reason)
                 continue
             return
 

@@ -82,6 +82,12 @@ class SumOfProducts(Law):
         """Zero where one factor and the bias are; the mean where the one that makes the units and the bias are."""
         bias: Tensor | None = op.data["bias"]
         makers = self._makers(op, leaf)
+        names = {k: self._kept_names(op, k, axes) for k, axes in makers.items()}
+        if makers and all(own != set().union(*names.values()) for own in names.values()):
+            # each makes an axis of its own, as in k @ v of linear attention: zero along all of them
+            sources = [Source(op.data["operands"][k], Fact.ZERO) for k in makers]
+            yield Fact.ZERO, [*sources, *([_added(bias, output, Fact.ZERO)] if bias is not None else [])]
+            return
         for k, axes in reversed(makers.items()):
             operand, lands = op.data["operands"][k], op.data["binding"].lands[k]
             for fact in (Fact.ZERO, Fact.MEAN) if len(makers) == 1 else (Fact.ZERO,):
@@ -103,6 +109,11 @@ class SumOfProducts(Law):
             return name not in gone and name[0] != "*" and leaf in leaves(layout)
 
         return [axis for axis, names in enumerate(binding.axes[k]) if any(carries(axis, name) for name in names)]
+
+    def _kept_names(self, op: Op, k: int, axes: Iterable[int]) -> set[str]:
+        """What some axes of operand k are called, as far as the output has them."""
+        binding: Binding = op.data["binding"]
+        return {name for axis in axes for name in binding.axes[k][axis] if name not in binding.summed}
 
     def facts(self, op: Op, know: Knowledge) -> None:
         operands: list[Tensor] = op.data["operands"]

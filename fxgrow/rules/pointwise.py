@@ -84,6 +84,19 @@ class Pointwise(Law):
             return []
         return [[operands[k] for k in way] for way in Terms(added, factors).silencing()]
 
+    def _along_all(self, op: Op, output: Tensor, leaf: Leaf, ways: list[list[Tensor]]) -> list[list[Tensor]]:
+        """Those by which an output that has a dimension on several axes (an outer product) is zero along each."""
+        places = _places(output, leaf)
+        if len(places) < 2:
+            return ways
+        added, factors = ([op.data["operands"][k] for k in some] for some in self.split(len(op.data["operands"])))
+        having = {t: _places(t, leaf) for t in (*added, *factors)}
+        whole = [way for way in ways if all(having[t] == places for t in way)]
+        if whole or not ways or not factors or any(having[t] != places for t in added):
+            return whole
+        makers = [t for t in factors if having[t]]
+        return [[*makers, *added]] if set().union(*map(having.__getitem__, makers)) == places else []
+
     def _kept(self, op: Op, having: list[Tensor]) -> Sequence[Fact]:
         """Facts that it passes on where all operands that have a dimension share them; zeros are seen to elsewhere."""
         kind: Kind = op.data["kind"]
@@ -96,7 +109,8 @@ class Pointwise(Law):
         operands: list[Tensor] = op.data["operands"]
         lands = {k: k for k in range(output.rank)} if len(operands) == 1 else {}
         having = [t for t in operands if leaf in t.leaves()]
-        ways = [(Fact.ZERO, way) for way in sorted(self._silencing(op, leaf), key=lambda way: way[0].parameter is None)]
+        silencing = self._along_all(op, output, leaf, self._silencing(op, leaf))
+        ways = [(Fact.ZERO, way) for way in sorted(silencing, key=lambda way: way[0].parameter is None)]
         ways += [(fact, having) for fact in self._kept(op, having)]
         return [(fact, all_of(fact, *way, lands=lands)) for fact, way in ways]
 
@@ -117,6 +131,11 @@ class Pointwise(Law):
         """Whether it is its first operand times something, rather than a number over a tensor."""
         kind: Kind = op.data["kind"]
         return kind in ("linear", "multiply") or (kind == "divide" and isinstance(op.argument(0, "input"), Tensor))
+
+
+def _places(tensor: Tensor, leaf: Leaf) -> set[int]:
+    """The axes of a tensor that a leaf is on, counted from the last."""
+    return {place - tensor.rank for place in Knowledge.places(tensor, leaf, None)}
 
 
 def keeps_means(kind: str, having: Sequence[int]) -> bool:
