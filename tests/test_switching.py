@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import fxgrow
-from fxgrow.errors import CaptureError
+from fxgrow.errors import CaptureError, PlanError
 from fxgrow.proof.certificate import Verdict
 from tests.checks import worst_error
 
@@ -134,3 +134,32 @@ def test_a_switch_whose_other_value_fails_where_the_mode_is_set_is_no_course() -
     assert type(grown) is Frozen and fxgrow.report(grown).certificate.verdict is Verdict.PROVED
     torch.testing.assert_close(grown(X), model(X), rtol=0, atol=1e-14)
     copy.deepcopy(grown).train()
+
+
+class FrozenNorms(nn.Module):
+    """Keeps its batch norms in eval mode, as backbones of detectors do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Conv1d(4, 8, 1), nn.BatchNorm1d(8), nn.Conv1d(8, 3, 1)
+
+    def train(self, mode: bool = True) -> Any:
+        super().train(mode)
+        self.norm.eval()
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.norm(self.first(x)).relu())
+
+
+def test_parts_that_a_change_of_mode_leaves_as_they_are_are_left_so() -> None:
+    torch.manual_seed(0)
+    model = FrozenNorms().double()
+    grown = fxgrow.grow(model, width=2, example_inputs=X)
+    assert fxgrow.report(grown).certificate.verdict is Verdict.PROVED
+    assert not grown.train().norm.training and grown.training
+    torch.testing.assert_close(grown(X), model.train()(X), rtol=0, atol=1e-14)
+    with pytest.raises(
+        PlanError, match="a graph cannot keep that a change to train mode leaves 1 of its parts as they"
+    ):
+        fxgrow.grow(model, width=2, example_inputs=X, form="graph")

@@ -249,6 +249,11 @@ def _changed_by_mode(model: nn.Module, training: bool) -> Iterator[Settled]:
             where=type(model).__name__,
             remedy="pass a model whose train() and eval() run",
         ) from error
+    parts = dict(model.named_modules())
+    left = [path for path, part in parts.items() if part.training is not training]
+    if left and any(map(switches_itself, parts.values())):
+        finding = f"that a change to {'train' if training else 'eval'} mode leaves {len(left)} of its parts as they are"
+        yield Settled(finding, left[0] or type(model).__name__, lost=True)
     for (path, kind, name), value in _state(model).items() if own else ():
         was = before.get((path, kind, name), _NOTHING)
         kept = isinstance(value, torch.Tensor) or isinstance(was, torch.Tensor)  # of which the record has how

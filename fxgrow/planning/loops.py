@@ -122,7 +122,8 @@ def _turns(finder: Finder, graphs: dict[str, list[fx.Node]], loop: _Loop, before
         rest = nodes[starts[-1] :]
         alike = zip(rest, finder.called(rest), finder.called(turns[-2][mode]), strict=False)
         turns[-1][mode] = [node for node, *_ in itertools.takewhile(lambda three: three[1] == three[2], alike)]
-        if not _is_chain([turn[mode] for turn in turns]):
+        chain = [turn[mode] for turn in turns]
+        if starts[0] < 0 or any(not own or not own[0].all_input_nodes for own in chain) or not _is_chain(chain):
             return []
     units = []
     for number, members in enumerate(turns):

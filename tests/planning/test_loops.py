@@ -163,3 +163,22 @@ class Gathered(nn.Module):
 def test_turns_that_read_values_of_their_own_are_no_blocks() -> None:
     plan = fxgrow.plan(Gathered(), depth=2, example_inputs=torch.randn(4, 6))
     assert plan.depth is not None and plan.depth.runs == ()
+
+
+class Branches(nn.Module):
+    """Several layers on one input, and layers before them that a loop might have begun with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.ModuleList(nn.Linear(6, 8) for _ in range(3))
+        self.out = nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        return [self.out(branch(x).relu()) for branch in self.stem]
+
+
+def test_branches_on_one_input_are_no_turns() -> None:
+    model = Branches().double()
+    plan = fxgrow.plan(model, width=1.5, depth=1.5, example_inputs=torch.randn(2, 6).double())
+    assert plan.depth is None or not any(run.path.startswith("stem") for run in plan.depth.runs)
+    assert [group.new for group in plan.groups] != []
