@@ -19,6 +19,7 @@ from fxgrow.capture import contexts
 from fxgrow.capture.entrywise import is_entry_by_entry
 from fxgrow.capture.numbers import OF_MATH, remembered
 from fxgrow.containers import each_tensor
+from fxgrow.errors import UntraceableError
 from fxgrow.libraries import home_of, is_known
 from fxgrow.opaque import CustomFunction
 from fxgrow.replacing import replaced
@@ -34,7 +35,33 @@ Function = Callable[..., Any]
 @contextmanager
 def intercepted(recorder: Recorder) -> Iterator[None]:
     """Let a recorder know of them."""
-    with _applied_whole(recorder), _kept_whole(recorder), _scripts_run_as_written():
+    with _applied_whole(recorder), _kept_whole(recorder), _scripts_run_as_written(), _moved_nowhere(recorder):
+        yield
+
+
+@contextmanager
+def _moved_nowhere(recorder: Recorder) -> Iterator[None]:
+    """A layer that is moved to the device that it is on, and to the type that it has, stays as it is."""
+    plainly = nn.Module.to
+
+    def moved(module: Any, *args: Any, **kwargs: Any) -> Any:
+        if recorder.quiet or id(module) not in recorder.modules:
+            return plainly(module, *args, **kwargs)
+        with torch._C.DisableTorchFunction():
+            device, dtype, _, layout = torch._C._nn._parse_to(*args, **kwargs)
+        held = [*module.parameters(), *module.buffers()]
+        other_type = dtype is not None and any(t.is_floating_point() and t.dtype != dtype for t in held)
+        here = (recorder.device.type, recorder.device.index), (recorder.device.type, None)
+        if other_type or layout is not None or (device is not None and (device.type, device.index) not in here):
+            with recorder.refusals():
+                raise UntraceableError(
+                    "the forward moves a layer to another device, type or layout",
+                    where=recorder.where(),
+                    remedy="move it where the model is made, or grow the parts around it",
+                )
+        return module
+
+    with replaced(nn.Module, "to", moved):
         yield
 
 

@@ -465,3 +465,28 @@ def test_a_mapping_of_the_user_s_own_class_is_what_the_forward_gets(form: str) -
     grown = fxgrow.grow(model, 2, example_inputs=(Batch(image=image),), form=form)
     assert str(fxgrow.report(grown).certificate.verdict) == "PROVED"
     torch.testing.assert_close(grown(Batch(image=image)), model(Batch(image=image)), rtol=1e-10, atol=1e-10)
+
+
+class Moved(nn.Module):
+    """Moves a layer to where its input is, and perhaps to another type."""
+
+    def __init__(self, to: Any) -> None:
+        super().__init__()
+        self.first, self.last, self.to_what = nn.Linear(6, 8), nn.Linear(8, 3), to
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.last.to(x.device if self.to_what == "input" else self.to_what)
+        return self.last(self.first(x).relu())
+
+
+@pytest.mark.parametrize("to", ["input", "cpu", torch.float64])
+def test_a_layer_that_is_moved_to_where_it_is_stays(to: Any) -> None:
+    model, x = Moved(to).double(), torch.randn(2, 6).double()
+    grown = fxgrow.grow(model, width=2, example_inputs=x)
+    assert type(grown) is Moved and fxgrow.report(grown).certificate.verdict is Verdict.PROVED
+    torch.testing.assert_close(grown(x), model(x), rtol=0, atol=1e-14)
+
+
+def test_a_layer_that_is_moved_elsewhere_is_refused() -> None:
+    with pytest.raises(FxgrowError, match="the forward moves a layer to another device, type or layout"):
+        fxgrow.plan(Moved(torch.float16).double(), width=2, example_inputs=torch.randn(2, 6).double())
