@@ -31,7 +31,7 @@ def held_by(value: Any) -> Mapping[Any, Any] | None:
         return {...: value.tobytes()} if value.size < _LONG and not value.dtype.hasobject else None
     if kind is torch.Generator:
         return {...: bytes(value.get_state().tolist())} if value is not torch.default_generator else None
-    if kind not in _CONTAINERS and not is_users(kind):
+    if kind not in _CONTAINERS and not _has_state(kind):
         return None
     if isinstance(value, _CONTAINERS):
         if len(value) >= _LONG:
@@ -136,11 +136,17 @@ def _slots(kind: type) -> tuple[str, ...]:
 
 @functools.cache
 def is_users(kind: type) -> bool:
-    """Whether a class is of no library, and its objects are no parts of a model."""
+    """Whether a class is of no library or package, and its objects are no parts of a model."""
+    return _has_state(kind) and not is_installed(kind)
+
+
+@functools.cache
+def _has_state(kind: type) -> bool:
+    """Whether objects of a class are state of a model that holds them: not of libraries whose code is known."""
     if kind is SimpleNamespace:
         return True
     if is_library(kind.__module__) or kind.__module__.partition(".")[0] == "fxgrow":
         return False
-    if issubclass(kind, (nn.Module, Tensor, type, enum.Enum, BaseException)):
+    if is_installed(kind) and issubclass(kind, (*_CONTAINERS, Mapping)):  # which may compute what they seem to hold
         return False
-    return not is_installed(kind)
+    return not issubclass(kind, (nn.Module, Tensor, type, enum.Enum, BaseException))

@@ -34,6 +34,17 @@ def as_registered(data: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
     return nn.Parameter(data, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else data
 
 
+def same_values(first: torch.Tensor, second: torch.Tensor) -> bool:
+    """Whether two tensors hold the same values, no number (NaN) at the same places included.
+
+    >>> same_values(torch.tensor([1.0, torch.nan]), torch.tensor([1.0, torch.nan]))
+    True
+    """
+    if first.shape != second.shape:
+        return False
+    return torch.equal(first, second) or bool(((first == second) | ((first != first) & (second != second))).all())
+
+
 def tied_names(model: nn.Module) -> dict[str, list[str]]:
     """Every name of a tensor that has several -> all of them."""
     names: dict[int, list[str]] = {}

@@ -110,12 +110,14 @@ class _Exchange:
         self.others = others
         self.made: dict[int, Any] = {}
         """What several modules hold stays one."""
+        self.alive: list[Any] = []  # what was asked about, so that nothing else gets its identity
 
     def of(self, value: Any) -> Any:
         """What stands for a value that an attribute holds."""
         value = self.others.get(id(value), value)
         if type(value) in _PLAIN or id(value) in self.made:
             return self.made.get(id(value), value)
+        self.alive.append(value)
         held = held_by(value)
         if held is None:
             return self.behind(value)
@@ -136,6 +138,7 @@ class _Exchange:
         if remade is None:
             return value
         if id(value) not in self.made:
+            self.alive.append(value)
             self.made[id(value)] = value
             self.made[id(value)] = remade(self, value)
         return self.made[id(value)]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import copy
 import functools
+import importlib
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -235,3 +238,61 @@ def test_functions_that_refer_to_nothing_exchanged_stay_the_same() -> None:
     twin = copy.copy(layer)
     exchange([twin], {id(nn.Linear(2, 2)): layer})
     assert twin.counting is counting and twin.halved is layer.halved
+
+
+class Triangular(nn.Module):
+    """Keeps index arrays of numpy, one of them twice in a tuple."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.low, self.diagonal = np.tril_indices(size, k=-1), np.diag_indices(size)
+        self.size, self.entries = size, nn.Parameter(torch.randn(len(self.low[0])))
+        self.scales = nn.Parameter(torch.randn(size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.entries.new_zeros(self.size, self.size)
+        weight[self.low[0], self.low[1]] = self.entries
+        weight[self.diagonal[0], self.diagonal[1]] = self.scales
+        return F.linear(x, weight)
+
+
+def test_arrays_that_a_module_keeps_are_its_copys_own() -> None:
+    model, x = nn.Sequential(Triangular(6), nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4)).double(), torch.randn(2, 6)
+    grown: Any = fxgrow.grow(model, width=2, example_inputs=x.double())
+    assert worst_error(model, grown, (x.double(),), training=True) <= 1e-14
+    assert all(np.array_equal(a, b) for a, b in zip(grown[0].low, model[0].low, strict=True))
+    assert grown[0].low[0] is not model[0].low[0]
+
+
+PACKAGE = """
+import torch
+from torch import nn
+
+class Cache:
+    weight = None
+
+class Cached(nn.Module):
+    def __init__(self, size):
+        super().__init__()
+        self.root, self.cache, self.using_cache = nn.Parameter(torch.randn(size, size)), Cache(), False
+
+    def forward(self, x):
+        if not self.training and self.using_cache:
+            if self.cache.weight is None:
+                self.cache.weight = self.root @ self.root
+            return nn.functional.linear(x, self.cache.weight)
+        return nn.functional.linear(x, self.root @ self.root)
+"""
+
+
+def test_objects_of_an_installed_package_are_put_back_and_are_the_copys_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "site-packages").mkdir()
+    (tmp_path / "site-packages" / "caching_layers.py").write_text(PACKAGE)
+    monkeypatch.syspath_prepend(str(tmp_path / "site-packages"))
+    kind: Any = importlib.import_module("caching_layers").Cached
+    model: Any = nn.Sequential(kind(4), nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4)).double().eval()
+    grown: Any = fxgrow.grow(model, width=2, example_inputs=torch.randn(2, 4).double())
+    assert model[0].cache.weight is None and grown[0].cache is not model[0].cache
+    copy.deepcopy(model)

@@ -20,6 +20,7 @@ from fxgrow.capture.refusing import Refusing
 from fxgrow.containers import each_tensor, flat_tensors, holds_tensor, with_dictionaries, with_items
 from fxgrow.errors import UntraceableError
 from fxgrow.holders import attribute, attributes_of, is_object
+from fxgrow.module_tensors import same_values
 from fxgrow.switching import switched_again
 
 ASIDE = "calls_on_literals"
@@ -32,6 +33,10 @@ class Operands(NamedTuple):
     args: Any
     kwargs: Any
     sources: dict[Any, Any]
+
+
+_TYPES: dict[type, torch.dtype] = {bool: torch.bool, int: torch.int64, float: torch.float64, complex: torch.complex128}
+"""Types of Python's that torch takes for its own."""
 
 
 class GraphBuilder(Refusing):
@@ -203,6 +208,8 @@ class GraphBuilder(Refusing):
             return value.tolist()
         if isinstance(value, range):
             return list(value)
+        if isinstance(value, type) and value in _TYPES:
+            return _TYPES[value]
         if isinstance(value, torch.device) and id(value) in self.devices:
             return self.devices[id(value)]
         if isinstance(value, torch.dtype) and value in self.dtypes:
@@ -262,9 +269,7 @@ class GraphBuilder(Refusing):
         if id(value) in self.plain:
             return self.plain[id(value)]
         for name, constant in self.constants.items():
-            if constant is value or (
-                constant.dtype == value.dtype and constant.shape == value.shape and torch.equal(constant, value)
-            ):
+            if constant is value or (constant.dtype == value.dtype and same_values(constant, value)):
                 return name
         name = f"_constant_{len(self.constants)}"
         self.constants[name] = value.detach().clone()

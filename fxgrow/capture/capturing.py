@@ -85,7 +85,8 @@ def _captured(model: nn.Module, bare: nn.Module, inputs: Inputs, probing: bool =
     first = recording.record("eval", inputs)
     records = {"eval": first, "train": recording.record("train", inputs)} if first.by_mode else {"eval": first}
     graphs = {mode: record.graph for mode, record in records.items()}
-    graphs = merge(bare, graphs) if first.by_mode else {"both": first.graph}
+    tree = twin_of(bare, share=True)  # what is put into it would be seen by a forward that goes through its parts
+    graphs = merge(tree, graphs) if first.by_mode else {"both": first.graph}
     settled = [note for record in records.values() for note in record.settled]
     if type(model).__call__ is not nn.Module.__call__ and not isinstance(model, fx.GraphModule):
         settled.append(Settled("what __call__ does around the forward", type(model).__name__, lost=True))
@@ -100,16 +101,17 @@ def _captured(model: nn.Module, bare: nn.Module, inputs: Inputs, probing: bool =
         alike.append(same)
         free_numbers(recording, run, graph, inputs, settling)
     for path, function in recording.functions.items():
-        bare.add_module(path, function)
+        tree.add_module(path, function)
     attributes = {str(node.target) for graph in graphs.values() for node in graph.nodes if node.op == "get_attr"}
     for path, constant in recording.constants.items():
         if path in attributes:
-            setattr(bare, path, constant)
-    for twin, original in zip(bare.modules(), model.modules(), strict=False):
-        twin.training = original.training
+            setattr(tree, path, constant)
+    modes = {path: part.training for path, part in model.named_modules()}
+    for path, part in tree.named_modules():
+        part.training = modes.get(path, modes.get(path.rpartition(".")[0], model.training))
     tried = tuple(OTHER[feature] for feature in FEATURES if all(feature in same for same in alike))
     left = tuple(dict.fromkeys(path for record in records.values() for path in record.left))
-    return Captured(bare, graphs, inputs, first.form, tuple(dict.fromkeys(settled)), tried, recording, left=left)
+    return Captured(tree, graphs, inputs, first.form, tuple(dict.fromkeys(settled)), tried, recording, left=left)
 
 
 def _at_once_again(recording: Recording, first: Record, inputs: Inputs) -> Iterator[Settled]:

@@ -108,6 +108,13 @@ def rsub(x: Tensor, other: Any, *, alpha: Any = 1) -> Any:
     return other - alpha * x
 
 
+def new_full(x: Tensor, size: Any, fill_value: Any, *, dtype: Any = None, device: Any = None, **others: Any) -> Any:
+    if not isinstance(fill_value, Tensor) or others:
+        return NotImplemented
+    filled = fill_value.to(dtype=dtype or x.dtype, device=device or x.device)
+    return filled.reshape([1] * len(size)).expand(size).clone()
+
+
 def select_scatter(x: Tensor, src: Tensor, dim: int, index: int) -> Tensor:
     return _with(x, src, dim, index)
 
@@ -151,7 +158,7 @@ def vecdot(x: Tensor, y: Tensor, *, dim: int = -1) -> Tensor:
 _NAMED: dict[str, Callable[..., Any]] = {
     **{spelled.__name__: spelled for spelled in (addbmm, addcdiv, addr, broadcast_tensors, dstack, fliplr, flipud)},
     **{spelled.__name__: spelled for spelled in (index_put, index_put_, masked_select, msort, prelu, rot90, rsub)},
-    **{spelled.__name__: spelled for spelled in (select_scatter, slice_scatter, take_along_dim)},
+    **{spelled.__name__: spelled for spelled in (new_full, select_scatter, slice_scatter, take_along_dim)},
     **{f"atleast_{n}d": functools.partial(at_least, n, new) for n, new in ((1, (0,)), (2, (0, 0)), (3, (0, 0, 2)))},
     **{f"{letter}split": functools.partial(split_along, axis) for letter, axis in (("v", 0), ("h", 1), ("d", 2))},
     "chain_matmul": multi_dot,

@@ -18,7 +18,7 @@ from torch import fx, nn
 
 from fxgrow.capture import gradients
 from fxgrow.capture.call_guards import CALL_GUARDS
-from fxgrow.capture.numbers import Int
+from fxgrow.capture.numbers import Float, Int
 from fxgrow.containers import holds_tensor
 from fxgrow.errors import SettledError, UntraceableError
 from fxgrow.replacing import replaced
@@ -74,7 +74,8 @@ def settled(argument: Any, value: Any, name: str) -> None:
 def _alike_values(argument: Any, value: Any) -> bool:
     if isinstance(value, (list, tuple, dict)) and isinstance(argument, (list, tuple, dict)):
         return bool(argument == value)  # of whichever class a graph keeps it as
-    alike = type(argument) is type(value) or (type(value) is int and isinstance(argument, Int))
+    recorded = {int: Int, float: Float}.get(type(value))
+    alike = type(argument) is type(value) or (recorded is not None and isinstance(argument, recorded))
     return argument is value or (alike and bool(argument == value))
 
 

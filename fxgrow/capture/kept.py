@@ -7,6 +7,7 @@ from torch import nn
 
 from fxgrow.capture.skeleton import twin_of
 from fxgrow.errors import CaptureError
+from fxgrow.module_tensors import same_values
 from fxgrow.switching import kept_tensors, switched_again, switches_itself
 
 
@@ -24,7 +25,7 @@ def refuse_out_of_date(model: nn.Module) -> None:
         twin = twin_of(part, share=True)
         with torch.no_grad():
             after = switched_again(twin)
-        if len(after) == len(before) and not all(map(torch.equal, before, after)):
+        if len(after) == len(before) and not all(map(same_values, before, after)):
             raise CaptureError(
                 f"{type(part).__name__} keeps a tensor for eval mode that its parameters no longer give",
                 where=path or None,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from torch import fx, nn
@@ -71,9 +72,28 @@ def _around(forward: Callable[..., Any], form: Form | None, acting: bool) -> Cal
 
 
 class ModalGraphModule(GrownGraphModule):
-    """Two graphs over one set of modules; `train(mode)` switches between them."""
+    """Two graphs over one set of modules; `train(mode)` switches between them.
+
+    What runs goes by the mode of the module itself: twins are of one class, for which both graphs are compiled.
+    """
 
     _by_mode: dict[str, fx.Graph]
+    _forwards: Mapping[str, Callable[..., Any]] = MappingProxyType({})
+
+    def recompile(self) -> Any:
+        return self._compiled({})
+
+    def _compiled(self, others: Mapping[str, Callable[..., Any]]) -> Any:
+        """Compile the graph that is in use; others: what was compiled for other modes and holds."""
+        code = super().recompile()
+        if "_by_mode" in self.__dict__:
+            kind = type(self)
+            kind._forwards = {**others, self._mode(): kind.forward}
+            kind.forward = _by_mode_of(kind.forward)  # type: ignore[method-assign]
+        return code
+
+    def _mode(self) -> str:
+        return "train" if self._graph is self._by_mode["train"] else "eval"
 
     def graphs(self) -> dict[str, fx.Graph]:
         return dict(self._by_mode)
@@ -83,8 +103,22 @@ class ModalGraphModule(GrownGraphModule):
         graph = self._by_mode["train" if mode else "eval"]
         if self._graph is not graph:
             self._graph = graph
-            self.recompile()
+            self._compiled(self._forwards)
         return self
+
+
+def _by_mode_of(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """A forward that runs what was compiled for the mode of the module that it is called on."""
+
+    @functools.wraps(forward)
+    def called(self: ModalGraphModule, *args: Any, **kwargs: Any) -> Any:
+        mode = "train" if self.training else "eval"
+        if mode not in self._forwards:
+            self._graph = self._by_mode[mode]
+            self._compiled(self._forwards)
+        return self._forwards[mode](self, *args, **kwargs)
+
+    return called
 
 
 HOOKS = (

@@ -22,6 +22,7 @@ import fxgrow
 from fxgrow.capture import ByMode, GrownGraphModule, ModalGraphModule, capture
 from fxgrow.capture.capturing import recapture
 from fxgrow.capture.recording import Recording
+from fxgrow.capture.skeleton import twin_of
 from fxgrow.errors import CaptureError
 from fxgrow.opaque import CustomFunction
 from fxgrow.rules.pointwise import Pointwise
@@ -1067,3 +1068,28 @@ def test_truth_values_are_combined(forward: Forward, form: str) -> None:
     grown: Any = fxgrow.grow(model_of(forward), 2, example_inputs=X, form=form)
     assert grown.layer.out_features == 12
     assert str(fxgrow.report(grown).certificate.verdict) == "PROVED"
+
+
+class Changing(nn.Module):
+    """Computes something else in train mode, so that two graphs stand for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x)
+        return self.last(h.relu() if self.training else h.tanh().abs())
+
+
+def test_what_a_graph_runs_goes_by_its_own_mode_and_not_by_that_of_a_twin() -> None:
+    model, x = Changing().double(), torch.randn(2, 4).double()
+    grown = fxgrow.grow(model, width=2, example_inputs=x, form="graph").eval()
+    twin = twin_of(grown, share=True)
+    twin.train()
+    assert type(twin) is type(grown)
+    torch.testing.assert_close(grown(x), model.eval()(x), rtol=0, atol=1e-14)
+    torch.testing.assert_close(twin(x), model.train()(x), rtol=0, atol=1e-14)
+    torch.testing.assert_close(grown(x), model.eval()(x), rtol=0, atol=1e-14)
+    grown.training = True  # as where a part's mode is put back
+    torch.testing.assert_close(grown(x), model.train()(x), rtol=0, atol=1e-14)

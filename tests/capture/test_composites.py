@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 import fxgrow
-from fxgrow.capture.composites import COMPOSITES, index_put_, multi_dot, prelu, to
+from fxgrow.capture.composites import COMPOSITES, index_put_, multi_dot, new_full, prelu, to
 from fxgrow.containers import flat_tensors
 from fxgrow.proof.certificate import Verdict
 from tests.checks import worst_error
 from tests.database import torchs_operators
 
-NOT_IN_THE_DATABASE = ("chain_matmul", "index_put_", "prelu", "to", "type_as")
+NOT_IN_THE_DATABASE = ("chain_matmul", "index_put_", "new_full", "prelu", "to", "type_as")
 
 
 def spelled(name: str) -> Callable[..., Any]:
@@ -47,6 +47,9 @@ def test_those_that_it_does_not_have() -> None:
     rows = torch.tensor([1, 0])
     torch.testing.assert_close(index_put_(x.clone(), (rows,), x), torch.index_put(x, (rows,), x))
     assert index_put_(x, (rows,), x, accumulate=True) is NotImplemented
+    filled = new_full(x, (2, 1), torch.tensor(3))
+    torch.testing.assert_close(filled, x.new_full((2, 1), 3))
+    assert new_full(x, (2, 1), 3.0) is NotImplemented
     assert to(x, torch.float32) is NotImplemented and to(x, x.float()).dtype == torch.float32
     torch.testing.assert_close(multi_dot(x, x.T, x), torch.linalg.multi_dot([x, x.T, x]))
     for shape in ((2, 3), (2, 3, 4), (3,), ()):
@@ -79,3 +82,34 @@ def test_models_grow_through_them() -> None:
     assert grown.enter.out_features == 12
     assert fxgrow.report(grown).certificate.verdict is Verdict.PROVED
     assert all(worst_error(model, grown, (inputs,), training) <= 1e-10 for training in (False, True))
+
+
+class Anchored(nn.Module):
+    """Scales by a stride of each level, filled in from a tensor (the heads of YOLO)."""
+
+    def __init__(self, registered: bool) -> None:
+        super().__init__()
+        self.first, self.second, self.box = nn.Conv2d(3, 8, 4, 4), nn.Conv2d(8, 8, 2, 2), nn.Conv2d(8, 5, 1)
+        strides = torch.tensor([4.0, 8.0])
+        if registered:
+            self.register_buffer("strides", strides)
+        else:
+            self.strides = strides
+
+    def forward(self, x: Tensor) -> Tensor:
+        levels = [self.first(x).relu()]
+        levels.append(self.second(levels[0]).relu())
+        boxes, scales = [], []
+        for level, stride in zip(levels, self.strides, strict=True):
+            height, width = level.shape[2:]
+            boxes.append(self.box(level).flatten(2))
+            scales.append(level.new_full((height * width, 1), stride))
+        return torch.cat(boxes, 2) * torch.cat(scales).transpose(0, 1)
+
+
+@pytest.mark.parametrize("registered", [False, True])
+def test_a_tensor_filled_with_another_is_recorded(registered: bool) -> None:
+    model, x = Anchored(registered).double(), torch.randn(2, 3, 16, 16).double()
+    grown = fxgrow.grow(model, width=2, example_inputs=x)
+    assert type(grown) is Anchored and fxgrow.report(grown).certificate.verdict is Verdict.PROVED
+    assert worst_error(model, grown, (x,), training=True) <= 1e-12

@@ -490,3 +490,92 @@ def test_a_layer_that_is_moved_to_where_it_is_stays(to: Any) -> None:
 def test_a_layer_that_is_moved_elsewhere_is_refused() -> None:
     with pytest.raises(FxgrowError, match="the forward moves a layer to another device, type or layout"):
         fxgrow.plan(Moved(torch.float16).double(), width=2, example_inputs=torch.randn(2, 6).double())
+
+
+class Chained(nn.Sequential):
+    """Goes through its own parts, and passes its mode on as a flag."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = x
+        for layer in self:
+            out = layer(out)
+        return torch.cat([x, F.dropout(out, p=0.5, training=self.training)], dim=1)
+
+
+def test_a_forward_that_goes_through_its_parts_meets_its_own_alone() -> None:
+    layers = nn.Sequential(nn.Linear(4, 8), Chained(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8)), nn.Linear(16, 4))
+    grown = fxgrow.grow(layers.double(), width=1.5, example_inputs=torch.randn(2, 4).double())
+    assert type(grown[1]) is Chained and fxgrow.report(grown).certificate.verdict is Verdict.PROVED
+
+
+class Typed(nn.Module):
+    """Makes a mask of Python's own type, and puts in what is no number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.first(x)
+        keep = torch.ones((h.shape[1], h.shape[1]), device=h.device, dtype=bool).tril()
+        h = self.last(h.masked_fill(~keep.any(1)[:, None], 0))
+        return torch.where(torch.isfinite(h), h, torch.tensor(float("nan"), dtype=x.dtype, device=x.device))
+
+
+@pytest.mark.parametrize("form", ["auto", "graph"])
+def test_types_of_python_and_numbers_that_are_none_are_kept(form: str) -> None:
+    model, x = Typed().double(), torch.randn(2, 5, 4).double()
+    grown = fxgrow.grow(model, width=1.5, example_inputs=x, form=form)
+    assert fxgrow.report(grown).certificate.verdict is Verdict.PROVED
+    torch.testing.assert_close(grown(x), model(x), rtol=0, atol=1e-14)
+
+
+class Early(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*(Residual() for _ in range(2)))
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor, share: float = 0.0) -> torch.Tensor:
+        return self.head(x if share == 1 else self.blocks(x))
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.into, self.out = nn.Linear(8, 12), nn.Linear(12, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.out(self.into(x).relu())
+
+
+def test_a_number_that_an_argument_has_at_first_is_that_number_where_a_graph_runs_again() -> None:
+    grown = fxgrow.grow(Early().double(), depth=2, form="graph", example_inputs=torch.randn(2, 8).double())
+    assert fxgrow.report(grown).certificate.verdict is Verdict.PROVED
+    fxgrow.grow(grown, width=1.5, example_inputs=torch.randn(2, 8).double())
+
+
+class Signed(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, x: torch.Tensor) -> torch.Tensor:
+        return x.sign()
+
+    @staticmethod
+    def backward(context: Any, *gradients: torch.Tensor) -> Any:
+        return gradients[0]
+
+
+class Applying(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(Signed.apply(self.first(x)))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_what_capture_puts_in_is_in_the_mode_of_the_model(training: bool) -> None:
+    model, x = Applying().double().train(training), torch.randn(2, 4).double()
+    grown = fxgrow.grow(model, width=1.5, example_inputs=x)
+    assert fxgrow.certify(grown, model).verdict is Verdict.PROVED
