@@ -45,10 +45,12 @@ from fxgrow.wish import Wish, check, grows, parameterization_for, sizes_asked
 def planned_in_form(
     model: nn.Module, wish: Wish, example_inputs: Any, keep: bool = False
 ) -> tuple[Captured | Parts, Plan, Wish]:
-    """As `_planned`; where the model's own class is asked for, what it cannot hold is held in the wish as well."""
+    """As `_planned`; where no graph is to come back, or can, what the own class cannot hold is held in the wish."""
     while True:
         captured, planned = _planned(model, wish, lambda: capture(model, example_inputs), example_inputs, keep)
-        if wish.form != "module" or wish.like is not None or isinstance(captured, Parts) or not grows(planned):
+        if wish.like is not None or isinstance(captured, Parts) or not grows(planned):
+            return captured, planned, wish
+        if wish.form != "module" and not (wish.form == "auto" and any(note.lost for note in captured.settled)):
             return captured, planned, wish
         bare, changed = skeleton(model), sites(captured, planned)
         graph = widened(captured, planned, named_tensors(bare), "")

@@ -89,7 +89,7 @@ class ModalGraphModule(GrownGraphModule):
         if "_by_mode" in self.__dict__:
             kind = type(self)
             kind._forwards = {**others, self._mode(): kind.forward}
-            kind.forward = _by_mode_of(kind.forward)  # type: ignore[method-assign]
+            kind.forward = _by_mode_of(kind.forward)
         return code
 
     def _mode(self) -> str:

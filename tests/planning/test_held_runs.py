@@ -51,3 +51,32 @@ def test_blocks_that_the_class_cannot_have_are_held() -> None:
     assert all(worst_error(model, grown, (X,), training=mode) < 1e-12 for mode in (False, True))
     held = fxgrow.report(grown).plan.held
     assert any("Paired cannot hold its growth" in staying.reason for staying in held)
+
+
+class Heads(nn.Module):
+    """Heads of a width that is the stream's over their number, in a stream that does not grow; keeps what it saw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.qkv, self.leave, self.head = (nn.Linear(*s) for s in ((6, 16), (16, 48), (16, 16), (16, 3)))
+        self.into, self.out, self.heads = nn.Linear(16, 32), nn.Linear(32, 16), 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        global seen
+        x = self.embed(x).cumsum(-1)
+        batch, length, width = x.shape
+        qkv = self.qkv(x).reshape(batch, length, 3, self.heads, width // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        seen = (q @ k.transpose(2, 3)).softmax(-1)
+        x = x + self.leave((seen @ v).transpose(1, 2).reshape(batch, length, width))
+        return self.head(x + self.out(self.into(x).relu()))
+
+
+seen: Tensor | None = None
+
+
+def test_where_no_graph_can_be_the_class_holds_what_it_cannot_have() -> None:
+    model = Heads().double()
+    grown = fxgrow.grow(model, width=1.5, example_inputs=X)
+    assert type(grown) is Heads and (grown.heads, grown.into.out_features) == (2, 48)
+    assert worst_error(model, grown, (X,), training=True) <= 1e-12
