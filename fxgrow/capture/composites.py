@@ -115,6 +115,11 @@ def new_full(x: Tensor, size: Any, fill_value: Any, *, dtype: Any = None, device
     return filled.reshape([1] * len(size)).expand(size).clone()
 
 
+def renorm(x: Tensor, p: float, dim: int, maxnorm: float) -> Tensor:
+    norm = torch.linalg.vector_norm(x, p, [k for k in range(x.dim()) if k != dim % x.dim()], keepdim=True)
+    return x * torch.where(norm > maxnorm, maxnorm / (norm + 1e-7), torch.ones_like(norm))
+
+
 def select_scatter(x: Tensor, src: Tensor, dim: int, index: int) -> Tensor:
     return _with(x, src, dim, index)
 
@@ -158,7 +163,7 @@ def vecdot(x: Tensor, y: Tensor, *, dim: int = -1) -> Tensor:
 _NAMED: dict[str, Callable[..., Any]] = {
     **{spelled.__name__: spelled for spelled in (addbmm, addcdiv, addr, broadcast_tensors, dstack, fliplr, flipud)},
     **{spelled.__name__: spelled for spelled in (index_put, index_put_, masked_select, msort, prelu, rot90, rsub)},
-    **{spelled.__name__: spelled for spelled in (new_full, select_scatter, slice_scatter, take_along_dim)},
+    **{spelled.__name__: spelled for spelled in (new_full, renorm, select_scatter, slice_scatter, take_along_dim)},
     **{f"atleast_{n}d": functools.partial(at_least, n, new) for n, new in ((1, (0,)), (2, (0, 0)), (3, (0, 0, 2)))},
     **{f"{letter}split": functools.partial(split_along, axis) for letter, axis in (("v", 0), ("h", 1), ("d", 2))},
     "chain_matmul": multi_dot,

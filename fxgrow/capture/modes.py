@@ -128,7 +128,7 @@ HOOKS = (
 """Where a module keeps what runs around its forward and backward."""
 
 _TREE = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "training")
-_NEEDED = {"_graph", "_code", "_by_mode", "_form", "recompile", "graphs", "put_out_as"}
+_NEEDED = {"_graph", "_code", "_by_mode", "_form", "_forwards", "_compiled", "recompile", "graphs", "put_out_as"}
 _DERIVED = {"_graph", "_code", "_by_mode", "shape_env", "_lineno_map", "_prologue_start", COMPILED}
 
 

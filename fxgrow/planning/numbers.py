@@ -231,8 +231,8 @@ def _refuse_loose(numbers: Numbers, op: Op, bound: set[Path]) -> None:
             continue
         if isinstance(before, (tuple, torch.Size)) and _shape_follows(numbers, op, after):
             continue
-        let = [source for source in numbers.literals if source in reached([node], lambda n: n.all_input_nodes)]
-        raise Loose(op, numbers.origins(node), let)
+        behind = reached([node], lambda source: source.all_input_nodes)
+        raise Loose(op, numbers.origins(node), [source for source in behind if source in numbers.literals])
 
 
 def _shape_follows(numbers: Numbers, op: Op, after: Any) -> bool:

@@ -26,6 +26,13 @@ class MaxNorm(nn.Module):
         return weight * (norm.clamp(max=2.0) / (norm + 1e-5))
 
 
+class Renormed(nn.Module):
+    """Each row is scaled to a norm of at most one."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight.renorm(p=2, dim=0, maxnorm=1.0)
+
+
 def last_step(h: Tensor) -> Tensor:
     return h.permute(0, 2, 1)[:, -1, :]
 
@@ -35,10 +42,10 @@ def mean(h: Tensor) -> Tensor:
 
 
 class Read(nn.Module):
-    def __init__(self, taken: Callable[[Tensor], Tensor], large: bool) -> None:
+    def __init__(self, kind: type[nn.Module], taken: Callable[[Tensor], Tensor], large: bool) -> None:
         super().__init__()
         self.taken, self.makes, self.reads = taken, nn.Conv1d(4, 8, 1), nn.Linear(8, 4)
-        register_parametrization(self.reads, "weight", MaxNorm())
+        register_parametrization(self.reads, "weight", kind())
         if large:
             with torch.no_grad():
                 self.reads.parametrizations.weight.original.mul_(20)
@@ -49,9 +56,10 @@ class Read(nn.Module):
 
 @pytest.mark.parametrize("large", [False, True])
 @pytest.mark.parametrize("taken", [last_step, mean])
-def test_zeros_stay_zeros(taken: Callable[[Tensor], Tensor], large: bool) -> None:
+@pytest.mark.parametrize("kind", [MaxNorm, Renormed])
+def test_zeros_stay_zeros(kind: type[nn.Module], taken: Callable[[Tensor], Tensor], large: bool) -> None:
     torch.manual_seed(0)
-    model = Read(taken, large).double()
+    model = Read(kind, taken, large).double()
     grown: Any = fxgrow.grow(model, width=1.5, example_inputs=X)
     assert fxgrow.report(grown).certificate.verdict is Verdict.PROVED
     assert not grown.reads.parametrizations.weight.original[:, 8:].any() and grown.makes.weight[8:].all()
