@@ -61,23 +61,22 @@ def _each(with_values: Callable[[Claim, Tensor, Tensor], Claim], claim: Any, old
 
 
 def _shapes(use: Use, law: Law | None) -> Any:
-    """Where the old entries of a computed tensor are; that they are the old ones is checked on the values."""
-    bare = Use(
-        use.old,
-        use.new,
-        (use.old_module, use.new_module) if use.old_module is not None and use.new_module is not None else None,
-        stripped(use.args),
-        stripped(use.kwargs),
-        use.parameter_of,
-    )
-    try:
-        if law is None:
-            raise Unproved("no rule")
-        return prove(law, bare)
-    except (Unproved, Refuted) as error:
-        first = use.claims()[0]
-        if all(position is None for claim in use.claims() for position in claim.maps):
-            return all_unchanged(use.value)
-        if isinstance(use.value, Tensor) and tuple(use.value.shape) == first.old:
-            return Claim(first.old, first.new, first.maps)
-        raise Unproved(f"it cannot be said where old entries of {use.name} are: {error}") from error
+    """Where the old entries of a computed tensor are; that they are the old ones is checked on the values.
+
+    Of new entries it is assumed that they are anything or, if the law does not hold then, that they are zero.
+    """
+    modules = (use.old_module, use.new_module) if use.old_module is not None and use.new_module is not None else None
+    problem: Unproved | Refuted = Unproved("no rule")
+    for zero in (False, True):
+        args, kwargs = stripped(use.args, zero), stripped(use.kwargs, zero)
+        try:
+            if law is not None:
+                return prove(law, Use(use.old, use.new, modules, args, kwargs, use.parameter_of))
+        except (Unproved, Refuted) as error:
+            problem = error
+    first = use.claims()[0]
+    if all(position is None for claim in use.claims() for position in claim.maps):
+        return all_unchanged(use.value)
+    if isinstance(use.value, Tensor) and tuple(use.value.shape) == first.old:
+        return Claim(first.old, first.new, first.maps)
+    raise Unproved(f"it cannot be said where old entries of {use.name} are: {problem}") from problem

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fxgrow.proof.claims import Claim, is_new, unchanged
+from fxgrow.proof.claims import Claim, is_new, spare, unchanged
 from fxgrow.proof.node_pair import Both, claims_in
 from fxgrow.rules.calls import is_inexact
 
@@ -17,14 +17,18 @@ def picks(claim: Claim) -> bool:
     return claim.held is not None and not is_inexact(claim.held.new)
 
 
-def stripped(item: Any) -> Any:
-    """A structure whose tensors are claimed to have old entries as they were: for finding out where they go."""
+def stripped(item: Any, zero: bool) -> Any:
+    """A structure whose tensors are claimed to have old entries as they were: for finding out where they go.
+
+    zero: whether new entries are claimed to be zero.
+    """
     if isinstance(item, Claim):
-        return Claim(item.old, item.new, item.maps, held=item.held if picks(item) else None)
+        new = spare(is_new(item)) if zero else None
+        return Claim(item.old, item.new, item.maps, new, held=item.held if picks(item) else None)
     if isinstance(item, dict):
-        return {key: stripped(value) for key, value in item.items()}
+        return {key: stripped(value, zero) for key, value in item.items()}
     if isinstance(item, (tuple, list)):
-        return type(item)([stripped(value) for value in item])
+        return type(item)([stripped(value, zero) for value in item])
     return item
 
 

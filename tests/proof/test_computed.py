@@ -1,4 +1,4 @@
-"""What is worked out from parameters is zero where only rounding is left of it."""
+"""What is worked out from parameters: zero where only rounding is left of it, with rows as its weight has them."""
 
 from __future__ import annotations
 
@@ -44,3 +44,25 @@ def test_rounding_counts_only_where_values_were_worked_out(exact: bool, zeros: l
     claim = Claim((2,), (5,), (torch.tensor([0, 1, -1, -1, -1]),), held=held)
     zero = facts_of(claim)[0]
     assert zero is not None and zero.tolist() == [False, False, *zeros]
+
+
+class Asked(nn.Module):
+    """A learned query as wide as several tokens together: its projection has rows by heads and columns by tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into, self.query = nn.Linear(4, 8), nn.Parameter(torch.randn(1, 1, 32))
+        self.attend, self.out = nn.MultiheadAttention(32, 2, batch_first=True), nn.Linear(32, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.into(x).flatten(2)
+        return self.out(self.attend(self.query.repeat(x.shape[0], 1, 1), tokens, tokens)[0][:, 0])
+
+
+def test_rows_of_a_product_of_parameters_are_those_of_its_weight() -> None:
+    torch.manual_seed(0)
+    model, x = Asked().double(), torch.randn(2, 5, 4, 4).double()
+    grown = fxgrow.grow(model, width=1.5, example_inputs=x)
+    assert type(grown) is Asked and fxgrow.report(grown).certificate.verdict is Verdict.PROVED
+    assert grown.query.shape == (1, 1, 48)
+    torch.testing.assert_close(grown(x), model(x), rtol=0, atol=1e-13)
