@@ -163,3 +163,36 @@ def test_parts_that_a_change_of_mode_leaves_as_they_are_are_left_so() -> None:
         PlanError, match="a graph cannot keep that a change to train mode leaves 1 of its parts as they"
     ):
         fxgrow.grow(model, width=2, example_inputs=X, form="graph")
+
+
+class Caching(Biased):
+    """Keeps the biases that it gathered in eval mode for the next call, until it is trained (timm's LeViT)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cache: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def train(self, mode: bool = True) -> Any:
+        nn.Module.train(self, mode)
+        if mode and self.cache:
+            self.cache = {}
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training and str(x.device) not in self.cache:
+            self.cache[str(x.device)] = self.biases[:, self.places]
+        self.gathered = self.biases[:, self.places] if self.training else self.cache[str(x.device)]
+        batch, length, _ = x.shape
+        q, k, v = self.qkv(x).reshape(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        return self.proj(((q @ k.transpose(-2, -1) + self.gathered).softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("form", ["auto", "graph"])
+def test_what_is_kept_for_the_next_call_is_not_made_where_the_mode_is_set(form: str) -> None:
+    torch.manual_seed(0)
+    model = net(training=False)
+    model.blocks = nn.Sequential(Caching(), Caching()).double().eval()
+    grown = fxgrow.grow(model, width=2, example_inputs=X, form=form)
+    assert fxgrow.report(grown).certificate.verdict is Verdict.PROVED
+    assert max(worst_error(model, grown, (X,), mode) for mode in (True, False)) <= 1e-14

@@ -21,7 +21,7 @@ from fxgrow.containers import each_tensor, flat_tensors, holds_tensor, with_dict
 from fxgrow.errors import UntraceableError
 from fxgrow.holders import attribute, attributes_of, is_object
 from fxgrow.module_tensors import same_values
-from fxgrow.switching import switched_again
+from fxgrow.switching import kept_tensors, switched_again, switches_itself
 
 ASIDE = "calls_on_literals"
 """Where a node's meta has the calls that a forward makes before it, and that are no nodes."""
@@ -120,8 +120,14 @@ class GraphBuilder(Refusing):
             return function(*args, **kwargs)
 
     def switch_again(self, module: nn.Module) -> None:
-        """Let the graph have how a module that is called makes what it keeps where its mode is set."""
-        self.kept.update(map(id, switched_again(module)))
+        """Let the graph have how a module that is called makes what it keeps where its mode is set, if it does so."""
+        before = set(map(id, kept_tensors(module))) if switches_itself(module) else set()
+        if before:
+            quiet, self.quiet = self.quiet, True
+            after = switched_again(module)
+            self.quiet = quiet
+            if before != set(map(id, after)):
+                self.kept.update(map(id, switched_again(module)))
 
     def new_node(self, kind: str, target: Any, args: Any, kwargs: Any, value: Any, place: str | None = None) -> fx.Node:
         """A node at the end of the graph, which gives a value; `place`: whose forward made it, if not what runs now."""
