@@ -20,8 +20,10 @@ _LONG = 1 << 16
 """Longer containers are data rather than state."""
 
 
-def held_by(value: Any) -> Mapping[Any, Any] | None:
+def held_by(value: Any, package: str = "") -> Mapping[Any, Any] | None:
     """What a container or an object of a user's own holds, by key or attribute; None of anything else.
+
+    package: an installed package whose objects are looked into as well, such as that of the part that holds the value.
 
     >>> held_by([1, 2]), held_by(SimpleNamespace(last=None)), held_by("text")
     ({0: 1, 1: 2}, {'last': None}, None)
@@ -31,7 +33,7 @@ def held_by(value: Any) -> Mapping[Any, Any] | None:
         return {...: value.tobytes()} if value.size < _LONG and not value.dtype.hasobject else None
     if kind is torch.Generator:
         return {...: bytes(value.get_state().tolist())} if value is not torch.default_generator else None
-    if kind not in _CONTAINERS and not _has_state(kind):
+    if kind not in _CONTAINERS and not is_users(kind) and not (package and _is_state(kind, package)):
         return None
     if isinstance(value, _CONTAINERS):
         if len(value) >= _LONG:
@@ -137,16 +139,17 @@ def _slots(kind: type) -> tuple[str, ...]:
 @functools.cache
 def is_users(kind: type) -> bool:
     """Whether a class is of no library or package, and its objects are no parts of a model."""
-    return _has_state(kind) and not is_installed(kind)
+    return kind is SimpleNamespace or (_is_no_part(kind) and not is_installed(kind))
 
 
 @functools.cache
-def _has_state(kind: type) -> bool:
-    """Whether objects of a class are state of a model that holds them: not of libraries whose code is known."""
-    if kind is SimpleNamespace:
-        return True
+def _is_state(kind: type, package: str) -> bool:
+    """Whether objects of a class of a package are state of its parts; of containers it may compute what they hold."""
+    of_package = kind.__module__.partition(".")[0] == package and not issubclass(kind, (*_CONTAINERS, Mapping))
+    return of_package and _is_no_part(kind)
+
+
+def _is_no_part(kind: type) -> bool:
     if is_library(kind.__module__) or kind.__module__.partition(".")[0] == "fxgrow":
-        return False
-    if is_installed(kind) and issubclass(kind, (*_CONTAINERS, Mapping)):  # which may compute what they seem to hold
         return False
     return not issubclass(kind, (nn.Module, Tensor, type, enum.Enum, BaseException))

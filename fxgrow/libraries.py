@@ -49,6 +49,15 @@ def is_installed(code: Any) -> bool:
     return not {"site-packages", "dist-packages"}.isdisjoint(Path(file).parts)
 
 
+def package_of(kind: type) -> str:
+    """The installed package that a class is of; nothing for one of a user's own.
+
+    >>> package_of(__import__("torch").nn.Linear), package_of(type("Own", (), {}))
+    ('torch', '')
+    """
+    return home_of(kind).partition(".")[0] if is_installed(kind) else ""
+
+
 def is_of_library(name: str) -> bool:
     """Whether a name is that of a model of one of them.
 

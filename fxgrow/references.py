@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fxgrow.holders import held_by, hold, holding
+from fxgrow.libraries import package_of
 from fxgrow.module_tensors import as_registered, named_tensors, place
 
 _PLAIN = (bool, int, float, str, type(None))
@@ -29,6 +30,7 @@ def exchange(modules: Iterable[nn.Module], others: Mapping[int, Any]) -> None:
     """
     exchanged = _Exchange(others)
     for module in modules:
+        exchanged.package = package_of(type(module))
         for name, value in module.__dict__.items():
             if type(value) is OrderedDict and name in OF_MODULES:  # of hooks
                 if value:
@@ -79,12 +81,13 @@ def unregistered(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     def within(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
         if isinstance(value, Tensor) and not (value.is_meta or value.is_inference()):
             yield name, value
-        elif id(value) not in seen and (held := held_by(value)) is not None:
+        elif id(value) not in seen and (held := held_by(value, package)) is not None:
             seen.add(id(value))
             for key, item in held.items():
                 yield from within(item, f"{name}[{key!r}]" if isinstance(value, _SUBSCRIBED) else f"{name}.{key}")
 
     seen: set[int] = set()
+    package = package_of(type(module))
     for name, value in module.__dict__.items():
         if name not in REGISTERED:
             yield from within(value, name)
@@ -110,6 +113,7 @@ class _Exchange:
         self.others = others
         self.made: dict[int, Any] = {}
         """What several modules hold stays one."""
+        self.package = ""  # of the module whose attributes are asked about
         self.alive: list[Any] = []  # what was asked about, so that nothing else gets its identity
 
     def of(self, value: Any) -> Any:
@@ -118,7 +122,7 @@ class _Exchange:
         if type(value) in _PLAIN or id(value) in self.made:
             return self.made.get(id(value), value)
         self.alive.append(value)
-        held = held_by(value)
+        held = held_by(value, self.package)
         if held is None:
             return self.behind(value)
         if not isinstance(value, tuple):

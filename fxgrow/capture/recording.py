@@ -29,6 +29,7 @@ from fxgrow.containers import of_kind
 from fxgrow.devices import callers_code
 from fxgrow.errors import CaptureError, FxgrowError, UntraceableError, first_line
 from fxgrow.holders import held_by
+from fxgrow.libraries import package_of
 from fxgrow.opaque import CustomFunction
 from fxgrow.references import OF_MODULES
 from fxgrow.rules.calls import draws, name_of, reached, writes
@@ -269,18 +270,19 @@ def _state(model: nn.Module) -> dict[tuple[str, str, str], Any]:
     for path, module in model.named_modules():
         state.update({(path, "buffer", name): tensor for name, tensor in module._buffers.items()})
         if not type(module).__module__.startswith("torch.nn."):
-            attributes = module.__dict__.items()
-            state.update({(path, "attribute", n): _contents(v, seen) for n, v in attributes if n not in OF_MODULES})
+            attributes, package = module.__dict__.items(), package_of(type(module))
+            own = {n: _contents(value, seen, package) for n, value in attributes if n not in OF_MODULES}
+            state.update({(path, "attribute", name): contents for name, contents in own.items()})
     return state
 
 
-def _contents(value: Any, seen: set[int]) -> Any:
+def _contents(value: Any, seen: set[int], package: str = "") -> Any:
     """A container or an object of a user's own as it is now, whatever is put into it later; each once."""
-    held = held_by(value) if id(value) not in seen else None
+    held = held_by(value, package) if id(value) not in seen else None
     if held is None:
         return value
     seen.add(id(value))
-    return value, tuple((key, _contents(item, seen)) for key, item in held.items())
+    return value, tuple((key, _contents(item, seen, package)) for key, item in held.items())
 
 
 def _same(value: Any, before: Any) -> bool:
