@@ -114,15 +114,15 @@ def test_text_that_is_nothing_of_the_kind(text: str) -> None:
 
 
 def test_the_table_says_what_grows_what_stays_and_why() -> None:
-    class Renormed(nn.Module):
+    class Inverted(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return torch.renorm(x, 2, 1, 1.0)
+            return torch.linalg.pinv(x).mT
 
-    model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 6), Renormed(), nn.Linear(6, 2))
+    model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 6), Inverted(), nn.Linear(6, 2))
     text = str(fxgrow.plan(lively(model), 2, example_inputs=ROW))
     assert "Sequential: what grows (init=zero)" in text
     assert "d0" in text and "8 → 16" in text and "zero-out" in text
-    assert "renorm has no rule (at 3.renorm)" in text
+    assert "linalg_pinv has no rule (at 3.linalg_pinv)" in text
     assert "parameters 116 → 212 (x1.83)" in text
 
 
