@@ -40,9 +40,7 @@ def same_values(first: torch.Tensor, second: torch.Tensor) -> bool:
     >>> same_values(torch.tensor([1.0, torch.nan]), torch.tensor([1.0, torch.nan]))
     True
     """
-    if first.shape != second.shape:
-        return False
-    return torch.equal(first, second) or bool(((first == second) | ((first != first) & (second != second))).all())
+    return first.shape == second.shape and torch.allclose(first, second, rtol=0, atol=0, equal_nan=True)
 
 
 def tied_names(model: nn.Module) -> dict[str, list[str]]:

@@ -19,7 +19,7 @@ _PLAIN = (bool, int, float, str, type(None))
 OF_MODULES = frozenset(nn.Module().__dict__)
 """The attributes that every module has."""
 
-REGISTERED = ("_parameters", "_buffers", "_modules")
+_REGISTERED = ("_parameters", "_buffers", "_modules")
 
 
 def exchange(modules: Iterable[nn.Module], others: Mapping[int, Any]) -> None:
@@ -35,7 +35,7 @@ def exchange(modules: Iterable[nn.Module], others: Mapping[int, Any]) -> None:
             if type(value) is OrderedDict and name in OF_MODULES:  # of hooks
                 if value:
                     value.update({key: exchanged.behind(hook) for key, hook in value.items()})
-            elif type(value) not in _PLAIN and name not in REGISTERED:
+            elif type(value) not in _PLAIN and name not in _REGISTERED:
                 module.__dict__[name] = exchanged.of(value)
 
 
@@ -75,11 +75,14 @@ def place_all(root: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     exchange(root.modules(), {id(before[name]): tensor for name, tensor in tensors.items() if name in before})
 
 
-def unregistered(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Tensors with data that attributes of a module hold, or lists and dictionaries there, without being registered."""
+def unregistered(module: nn.Module, every: bool = False) -> Iterator[tuple[str, Tensor]]:
+    """Tensors with data that attributes of a module hold, or lists and dictionaries there, without being registered.
+
+    every: those without data, and those of inference mode, too.
+    """
 
     def within(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
-        if isinstance(value, Tensor) and not (value.is_meta or value.is_inference()):
+        if isinstance(value, Tensor) and (every or not (value.is_meta or value.is_inference())):
             yield name, value
         elif id(value) not in seen and (held := held_by(value, package)) is not None:
             seen.add(id(value))
@@ -89,7 +92,7 @@ def unregistered(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     seen: set[int] = set()
     package = package_of(type(module))
     for name, value in module.__dict__.items():
-        if name not in REGISTERED:
+        if name not in _REGISTERED:
             yield from within(value, name)
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from fxgrow.containers import of_kind
-from fxgrow.references import REGISTERED
+from fxgrow.references import unregistered
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -50,7 +49,6 @@ def renew(model: nn.Module) -> None:
             switched_again(part)
 
 
-def kept_tensors(part: Any) -> list[Tensor]:
-    """The tensors among the attributes of a part that are neither parameters nor buffers."""
-    attributes = {name: value for name, value in part.__dict__.items() if name not in REGISTERED}
-    return list(of_kind(attributes, Tensor))
+def kept_tensors(part: nn.Module) -> list[Tensor]:
+    """The tensors that attributes of a part hold and that are neither parameters nor buffers."""
+    return [tensor for _, tensor in unregistered(part, every=True)]

@@ -92,9 +92,21 @@ def multi_dot(*tensors: Any) -> Any:
     return functools.reduce(operator.matmul, _listed(tensors))
 
 
+def new_full(x: Tensor, size: Any, fill_value: Any, *, dtype: Any = None, device: Any = None, **others: Any) -> Any:
+    if not isinstance(fill_value, Tensor) or others:
+        return NotImplemented
+    filled = fill_value.to(dtype=dtype or x.dtype, device=device or x.device)
+    return filled.reshape([1] * len(size)).expand(size).clone()
+
+
 def prelu(x: Tensor, weight: Tensor) -> Tensor:
     slopes = weight.reshape(-1, *(1,) * (x.dim() - 2)) if x.dim() > 1 else weight.reshape(())
     return torch.relu(x) + slopes * x.clamp(max=0)
+
+
+def renorm(x: Tensor, p: float, dim: int, maxnorm: float) -> Tensor:
+    norm = torch.linalg.vector_norm(x, p, [k for k in range(x.dim()) if k != dim % x.dim()], keepdim=True)
+    return x * torch.where(norm > maxnorm, maxnorm / (norm + 1e-7), torch.ones_like(norm))
 
 
 def rot90(x: Tensor, k: int = 1, dims: Sequence[int] = (0, 1)) -> Tensor:
@@ -106,18 +118,6 @@ def rot90(x: Tensor, k: int = 1, dims: Sequence[int] = (0, 1)) -> Tensor:
 
 def rsub(x: Tensor, other: Any, *, alpha: Any = 1) -> Any:
     return other - alpha * x
-
-
-def new_full(x: Tensor, size: Any, fill_value: Any, *, dtype: Any = None, device: Any = None, **others: Any) -> Any:
-    if not isinstance(fill_value, Tensor) or others:
-        return NotImplemented
-    filled = fill_value.to(dtype=dtype or x.dtype, device=device or x.device)
-    return filled.reshape([1] * len(size)).expand(size).clone()
-
-
-def renorm(x: Tensor, p: float, dim: int, maxnorm: float) -> Tensor:
-    norm = torch.linalg.vector_norm(x, p, [k for k in range(x.dim()) if k != dim % x.dim()], keepdim=True)
-    return x * torch.where(norm > maxnorm, maxnorm / (norm + 1e-7), torch.ones_like(norm))
 
 
 def select_scatter(x: Tensor, src: Tensor, dim: int, index: int) -> Tensor:
@@ -162,8 +162,8 @@ def vecdot(x: Tensor, y: Tensor, *, dim: int = -1) -> Tensor:
 
 _NAMED: dict[str, Callable[..., Any]] = {
     **{spelled.__name__: spelled for spelled in (addbmm, addcdiv, addr, broadcast_tensors, dstack, fliplr, flipud)},
-    **{spelled.__name__: spelled for spelled in (index_put, index_put_, masked_select, msort, prelu, rot90, rsub)},
-    **{spelled.__name__: spelled for spelled in (new_full, renorm, select_scatter, slice_scatter, take_along_dim)},
+    **{spelled.__name__: spelled for spelled in (index_put, index_put_, masked_select, msort, new_full, prelu, renorm)},
+    **{spelled.__name__: spelled for spelled in (rot90, rsub, select_scatter, slice_scatter, take_along_dim)},
     **{f"atleast_{n}d": functools.partial(at_least, n, new) for n, new in ((1, (0,)), (2, (0, 0)), (3, (0, 0, 2)))},
     **{f"{letter}split": functools.partial(split_along, axis) for letter, axis in (("v", 0), ("h", 1), ("d", 2))},
     "chain_matmul": multi_dot,

@@ -33,7 +33,7 @@ from fxgrow.libraries import package_of
 from fxgrow.opaque import CustomFunction
 from fxgrow.references import OF_MODULES
 from fxgrow.rules.calls import draws, name_of, reached, writes
-from fxgrow.rules.registry import law_of_call
+from fxgrow.rules.registry import law_of_call, shown_by
 from fxgrow.shared_state import SharedState
 from fxgrow.switching import switches_itself
 
@@ -236,11 +236,9 @@ def _hanging_on_counts(what: str, where: str) -> UntraceableError:
 
 def _changed_by_mode(model: nn.Module, training: bool) -> Iterator[Settled]:
     """Switches the mode; what layers with weights do besides, such as to merge others into these."""
-    own = {
-        path
-        for path, part in model.named_modules()
-        if switches_itself(part) and any(True for _ in part.parameters(recurse=False))
-    }
+    parts = dict(model.named_modules())
+    switching = {path: part for path, part in parts.items() if switches_itself(part)}
+    own = {path for path, part in switching.items() if any(True for _ in part.parameters(recurse=False))}
     before = _state(model) if own else {}
     try:
         model.train(training)
@@ -250,9 +248,8 @@ def _changed_by_mode(model: nn.Module, training: bool) -> Iterator[Settled]:
             where=type(model).__name__,
             remedy="pass a model whose train() and eval() run",
         ) from error
-    parts = dict(model.named_modules())
-    left = [path for path, part in parts.items() if part.training is not training]
-    if left and any(map(switches_itself, parts.values())):
+    left = [path for path, part in parts.items() if part.training is not training] if switching else []
+    if left:
         finding = f"that a change to {'train' if training else 'eval'} mode leaves {len(left)} of its parts as they are"
         yield Settled(finding, left[0] or type(model).__name__, lost=True)
     for (path, kind, name), value in _state(model).items() if own else ():
@@ -319,11 +316,9 @@ def _changing(graph: fx.Graph) -> Iterator[fx.Node]:
         if is_buffer and str(node.target).rpartition(".")[0] in layers:
             yield node
         written = node.args[0] if writes(node) and node.args else None
-        while isinstance(written, fx.Node) and written.op in ("call_function", "call_method") and written.args:
-            law = law_of_call(written, None)
-            written = written.args[0] if law is not None and law.may_show else None
-        if isinstance(written, fx.Node) and written.op == "get_attr":
-            yield written
+        made = shown_by(written) if isinstance(written, fx.Node) else None
+        if made is not None and made.op == "get_attr":
+            yield made
 
 
 def _arguments_behind(nodes: set[fx.Node]) -> set[str]:

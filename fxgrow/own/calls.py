@@ -66,6 +66,7 @@ def with_other_calls(
     more, complete, changed = plan, True, {site.key for site in there}
     known = [course.calls for course in plan.courses if course.calls]
     refused = {(refusal.method, refusal.argument): refusal for refusal in plan.refusals}
+    read_here = _read(captured)
 
     @functools.cache
     def recording() -> Recording:
@@ -114,10 +115,10 @@ def with_other_calls(
             wider.append(call.text)
             right.append(in_words(call.value))
             continue
-        _hold_here(otherwise, captured, more)
+        _hold_read(otherwise, read_here, more)
         try:
             other, course = replan(otherwise)
-            problem = _problem(more, captured, other, course)
+            problem = _problem(more, read_here, other, course)
         except FxgrowError as error:
             problem = f"it does not grow: {error.what}"
         if problem is None:
@@ -230,14 +231,17 @@ def _sizes_given(graph: fx.Graph) -> list[torch.Size]:
     return [value.shape for value in values if isinstance(value, Tensor)]
 
 
-def _problem(plan: Plan, captured: Captured, other: Captured, course: Plan) -> str | None:
-    """That something is to grow otherwise on another course, or in a way that cannot be added to the plan."""
+def _problem(plan: Plan, read_here: set[str], other: Captured, course: Plan) -> str | None:
+    """That something is to grow otherwise on another course, or in a way that cannot be added to the plan.
+
+    read_here: the tensors and layers that the captured course reads.
+    """
     planned, others = growths(plan), growths(course)
     tensors = {growth.name for growth in plan.tensors}
     addable = {growth.name for growth in course.tensors} | {f"{e.module}.{e.attribute}" for e in course.attributes}
     addable |= {f"{rescaling.name} rescaled" for rescaling in course.rescalings if rescaling.name not in tensors}
     read_out = {readout.weight for growth in (plan, course) for readout in growth.readouts}
-    read_here, read_there = _read(captured), _read(other)
+    read_there = _read(other)
     for name in planned | others:
         if planned.get(name) == others.get(name) or _for_both(planned.get(name), others.get(name)) is not None:
             continue
@@ -253,14 +257,14 @@ def _problem(plan: Plan, captured: Captured, other: Captured, course: Plan) -> s
     return None
 
 
-def _hold_here(other: Captured, captured: Captured, plan: Plan) -> None:
+def _hold_read(other: Captured, read_here: set[str], plan: Plan) -> None:
     """Let tensors stay on another course that the captured one reads and does not grow.
 
     Where blocks are added, their names are not those of the other course.
     """
-    grown, read = {growth.name for growth in plan.tensors}, _read(captured)
+    grown = {growth.name for growth in plan.tensors}
     for name, tensor in named_tensors(other.model).items() if plan.depth is None else ():
-        if name not in grown and not read.isdisjoint((name, name.rpartition(".")[0])):
+        if name not in grown and not read_here.isdisjoint((name, name.rpartition(".")[0])):
             hold(tensor, "it stays where the forward takes its other course")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, cast
 
 import torch
@@ -23,7 +23,7 @@ from fxgrow.rules.intervals import ANY, Interval, left_alone
 from fxgrow.rules.law import Terms
 from fxgrow.rules.normalisation import BatchNorm
 from fxgrow.rules.pointwise import Pointwise
-from fxgrow.rules.registry import law_of_call
+from fxgrow.rules.registry import law_of_call, shown_by
 
 DIRAC = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -299,7 +299,7 @@ class Block:
 
     def _written(self, question: str, write: fx.Node, before: Any) -> Any:
         """An answer, after something has been written into a part of the node."""
-        setting = name_of(write).strip("_") == "setitem"
+        setting = _sets_items(write)
         value = write.args[2] if setting else write
         if question == "silent":
             return before + (self._silent(value) if isinstance(value, fx.Node) else Identity())
@@ -326,19 +326,10 @@ class Block:
         by_tensor: dict[fx.Node, list[fx.Node]] = {}
         for node in self.inside:
             if writes(node, module_of(self.model, node)) and node.args and isinstance(node.args[0], fx.Node):
-                made = self._made(node.args[0])
-                if made is not node.args[0] or name_of(node).strip("_") == "setitem":
+                made = shown_by(node.args[0], partial(module_of, self.model), self.entry)
+                if made is not node.args[0] or _sets_items(node):
                     by_tensor.setdefault(made, []).append(node)
         return by_tensor
-
-    def _made(self, node: fx.Node) -> fx.Node:
-        """The node that made the tensor that a node gives a view of."""
-        while node is not self.entry and (call := self._call(node)) is not None and call.law.may_show:
-            operand = node.args[0] if node.args else None
-            if not isinstance(operand, fx.Node):
-                break
-            node = operand
-        return node
 
     def _call(self, node: fx.Node) -> Call | None:
         module = module_of(self.model, node)
@@ -347,6 +338,11 @@ class Block:
 
     def _name(self, node: fx.Node) -> str:
         return name_of(node, module_of(self.model, node))
+
+
+def _sets_items(node: fx.Node) -> bool:
+    """Whether a node is `x[...] = y`."""
+    return name_of(node).strip("_") == "setitem"
 
 
 def _lets_gradients_through(at_origin: tuple[Tensor, Tensor] | None) -> bool:

@@ -40,13 +40,14 @@ class Loose(Exception):
 class Numbers:
     """Values of the number nodes of a graph after growth."""
 
-    def __init__(self, analysis: Analysis, growth: dict[Leaf, int]) -> None:
+    def __init__(self, analysis: Analysis, growth: dict[Leaf, int], staying: Iterable[fx.Node]) -> None:
+        """staying: nodes at which no attribute is to change."""
         self.analysis = analysis
         self.growth = growth
+        self.staying = frozenset(staying)
         self.values: dict[fx.Node, Any] = {}
         self.literals: dict[fx.Node, tuple[int, Any]] = {}  # of numbers: its place among the arguments, and what it is
         self.known: dict[Any, Any] = {}  # what attributes become that are sizes themselves
-        self.staying: frozenset[fx.Node] = frozenset()  # nodes at which no attribute is to change
 
     def let(self, raw: Any, wanted: Any, only_known: bool) -> bool:
         """Let an attribute from which a number is computed be what makes it come out; returns whether one can.
@@ -138,8 +139,7 @@ def number_edits(analysis: Analysis, growth: dict[Leaf, int], staying: Iterable[
     ------
     Loose: a number that changes is used where no rule says how.
     """
-    numbers = Numbers(analysis, growth)
-    numbers.staying = frozenset(staying)
+    numbers = Numbers(analysis, growth, staying)
     mode_of = {id(graph): mode for mode, graph in analysis.graphs.items()}
     _let_attributes(numbers)
     for node, (place, value) in numbers.literals.items():

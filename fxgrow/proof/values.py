@@ -27,12 +27,15 @@ def exact(tensor: Tensor) -> Tensor:
 
 def differing(tensor: Tensor, wanted: Tensor, bound: float = 0.0, largest: bool = False) -> Tensor:
     """Which entries differ by more than `bound`, relative to the wanted entry or to the largest one."""
-    neither = (tensor != tensor) & (wanted != wanted)  # no number in both
     if bound == 0.0:
-        return (tensor != wanted) & ~neither
-    difference = (exact(tensor) - exact(wanted)).abs()
-    scale = exact(wanted).abs()
-    return ~((difference <= bound * (scale.amax() if largest and scale.numel() else scale)) | neither)
+        wrong = tensor != wanted
+    else:
+        difference = (exact(tensor) - exact(wanted)).abs()
+        scale = exact(wanted).abs()
+        wrong = ~(difference <= bound * (scale.amax() if largest and scale.numel() else scale))
+    if bool(wrong.any()):  # seldom: where both are no number, they do not differ
+        wrong &= ~((tensor != tensor) & (wanted != wanted))
+    return wrong
 
 
 def first(wrong: Tensor) -> tuple[int, ...]:

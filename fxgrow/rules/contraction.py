@@ -83,7 +83,8 @@ class SumOfProducts(Law):
         bias: Tensor | None = op.data["bias"]
         makers = self._makers(op, leaf)
         names = {k: self._kept_names(op, k, axes) for k, axes in makers.items()}
-        if makers and all(own != set().union(*names.values()) for own in names.values()):
+        every = set().union(*names.values())
+        if makers and every not in names.values():
             # each makes an axis of its own, as in k @ v of linear attention: zero along all of them
             sources = [Source(op.data["operands"][k], Fact.ZERO) for k in makers]
             yield Fact.ZERO, [*sources, *([_added(bias, output, Fact.ZERO)] if bias is not None else [])]

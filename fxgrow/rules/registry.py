@@ -111,6 +111,20 @@ def law_of_call(node: fx.Node, module: nn.Module | None) -> Law | None:
     return law_of_function(node.target) if node.op == "call_function" else None
 
 
+def shown_by(
+    node: fx.Node, module_of: Callable[[fx.Node], nn.Module | None] = lambda node: None, until: fx.Node | None = None
+) -> fx.Node:
+    """The node that made the tensor of which a node may give a view; the node itself where it makes one.
+
+    module_of: what a node calls, where that is a module; without it, layers make theirs. until: where to stop.
+    """
+    while node is not until and (law := law_of_call(node, module_of(node))) is not None and law.may_show:
+        if not node.args or not isinstance(node.args[0], fx.Node):
+            break
+        node = node.args[0]
+    return node
+
+
 def has_rule(target: Any) -> bool:
     """Whether a module class or a function has a row, so that capture must leave it whole."""
     _read_rows()

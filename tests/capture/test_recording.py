@@ -22,6 +22,7 @@ from fxgrow.capture.numbers import Attribute, Expression
 from fxgrow.errors import CaptureError, FxgrowError, SettledError, UntraceableError
 from fxgrow.proof.certificate import Verdict
 from tests.capture.assembled import EXACT, assembled, assert_same_in_both_modes, normal
+from tests.models import Branched
 from tests.pairing import slow
 
 X = normal(2, 5, 6)
@@ -533,20 +534,11 @@ def test_types_of_python_and_numbers_that_are_none_are_kept(form: str) -> None:
 class Early(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.blocks = nn.Sequential(*(Residual() for _ in range(2)))
+        self.blocks = nn.Sequential(*(Branched(8, 12) for _ in range(2)))
         self.head = nn.Linear(8, 3)
 
     def forward(self, x: torch.Tensor, share: float = 0.0) -> torch.Tensor:
         return self.head(x if share == 1 else self.blocks(x))
-
-
-class Residual(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.into, self.out = nn.Linear(8, 12), nn.Linear(12, 8)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.out(self.into(x).relu())
 
 
 def test_a_number_that_an_argument_has_at_first_is_that_number_where_a_graph_runs_again() -> None:
