@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,11 @@ def is_installed(code: Any) -> bool:
     >>> is_installed(__import__("torch").nn.Linear), is_installed(eval("lambda: 0", {}))
     (True, False)
     """
-    file = getattr(sys.modules.get(home_of(code)), "__file__", None) or ""
+    return _is_among_packages(getattr(sys.modules.get(home_of(code)), "__file__", None) or "")
+
+
+@functools.cache
+def _is_among_packages(file: str) -> bool:
     return not {"site-packages", "dist-packages"}.isdisjoint(Path(file).parts)
 
 

@@ -32,10 +32,10 @@ def exchange(modules: Iterable[nn.Module], others: Mapping[int, Any]) -> None:
     for module in modules:
         exchanged.package = package_of(type(module))
         for name, value in module.__dict__.items():
-            if type(value) is OrderedDict and name in OF_MODULES:  # of hooks
-                if value:
+            if name in OF_MODULES:
+                if value and type(value) is OrderedDict:  # of hooks
                     value.update({key: exchanged.behind(hook) for key, hook in value.items()})
-            elif type(value) not in _PLAIN and name not in _REGISTERED:
+            elif type(value) not in _PLAIN:
                 module.__dict__[name] = exchanged.of(value)
 
 

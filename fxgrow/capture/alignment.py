@@ -59,12 +59,12 @@ def parting(
     recording: of the module, if one is at hand. sizes: whether other sizes of the inputs are compared.
     """
     recording = recording if recording is not None else Recording(skeleton(module), device_of(module))
-    bare = skeleton(graphs)
+    bare, spelled = skeleton(graphs), spelled_out(graphs)
     larger = [
         varied.inputs for features in ({BATCH, SIZE}, {BATCH}) if (varied := changed(inputs, frozenset(features)))
     ]
     moded = _is_moded(graphs)
-    by_size = _is_sized(graphs)
+    by_size = _is_sized(_of_mode(spelled, "eval"))
     for mode, tried in (("eval", [inputs]), ("train", [inputs]), ("eval", larger)):
         if (mode == "train" and not moded) or (tried is larger and not (sizes and by_size)):
             continue  # the record would be the same
@@ -73,13 +73,13 @@ def parting(
                 record = recording.record(mode, example)
             except CaptureError as error:
                 if example is inputs:
-                    reached = _parting(recording.graph, recording, graphs, bare, mode)
+                    reached = _parting(recording.graph, recording, graphs, bare, spelled, mode)
                     return Parting(str(error), reached.node if reached is not None else "")
                 continue
             if tried is not larger:
                 moded, by_size = moded or record.by_mode, by_size or record.by_size
             try:
-                different = _parting(record.graph, recording, graphs, bare, mode)
+                different = _parting(record.graph, recording, graphs, bare, spelled, mode)
             except SettledError:  # the graph knows that another size takes another course
                 continue
             except CaptureError:  # the graph does not hold for this size
@@ -97,28 +97,32 @@ def _is_moded(graphs: GrownGraphModule) -> bool:
     return "both" not in graphs.graphs() or any(isinstance(part, ByMode) for part in graphs.modules())
 
 
-def _is_sized(graphs: GrownGraphModule) -> bool:
-    """Whether a graph module computes with numbers, which may be sizes."""
-    calls = (node for node in _of_mode(graphs, "eval").nodes if node.op in ("call_function", "call_method"))
+def _is_sized(graph: fx.Graph) -> bool:
+    """Whether a graph computes with numbers, which may be sizes."""
+    calls = (node for node in graph.nodes if node.op in ("call_function", "call_method"))
     return any(node.target not in STATEMENTS and not holds_tensor(node.meta.get("value")) for node in calls)
 
 
 def with_values(graphs: GrownGraphModule, bare: nn.Module, mode: str, inputs: Inputs) -> fx.Graph:
     """The graph of a mode, with the values that it gives on these inputs."""
-    graph = copied(_of_mode(graphs, mode))
+    graph = copied(_of_mode(spelled_out(graphs), mode))
     propagate(bare.train(mode == "train"), graph, inputs)
     return graph
 
 
-def _of_mode(graphs: GrownGraphModule, mode: str) -> fx.Graph:
-    by_mode = spelled_out(graphs)
-    return by_mode[mode if mode in by_mode else "both"]
+def _of_mode(graphs: Mapping[str, fx.Graph], mode: str) -> fx.Graph:
+    return graphs[mode if mode in graphs else "both"]
 
 
 def _parting(
-    record: fx.Graph, recording: Recording, graphs: GrownGraphModule, bare: nn.Module, mode: str
+    record: fx.Graph,
+    recording: Recording,
+    graphs: GrownGraphModule,
+    bare: nn.Module,
+    spelled: Mapping[str, fx.Graph],
+    mode: str,
 ) -> Parting | None:
-    expected, own = _of_mode(graphs, mode), recording.bare
+    expected, own = _of_mode(spelled, mode), recording.bare
     saved = {name for named in (own.named_parameters, own.named_buffers) for name, _ in named(remove_duplicate=False)}
     first = _Steps(own, saved, recording.constants, recording.functions)
     recorded = first.of(record)

@@ -20,7 +20,7 @@ GIVEN = "fxgrow_given"
 _FEW = 16
 """So many entries a buffer has at most by which a forward decides."""
 
-_COPIED = (dict, OrderedDict)
+_COPIED = (dict, OrderedDict, set)
 _ORDINARY = (torch.Tensor, nn.Parameter)
 
 
