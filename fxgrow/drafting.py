@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -45,27 +45,44 @@ from fxgrow.wish import Wish, check, grows, parameterization_for, sizes_asked
 def planned_in_form(
     model: nn.Module, wish: Wish, example_inputs: Any, keep: bool = False
 ) -> tuple[Captured | Parts, Plan, Wish]:
-    """As `_planned`; where no graph is to come back, or can, what the own class cannot hold is held in the wish."""
+    """As `_planned`; what the own class cannot hold is held in the wish where no graph is to come back, or can.
+
+    So is a run that the own class cannot lengthen, if it was not asked for by name and another run gains blocks.
+    """
+    as_asked = None
     while True:
         captured, planned = _planned(model, wish, lambda: capture(model, example_inputs), example_inputs, keep)
+        if as_asked is not None and not (planned.depth and planned.depth.blocks):
+            return as_asked
         if wish.like is not None or isinstance(captured, Parts) or not grows(planned):
             return captured, planned, wish
-        if wish.form != "module" and not (wish.form == "auto" and any(note.lost for note in captured.settled)):
+        no_graph = wish.form == "module" or any(note.lost for note in captured.settled)
+        if wish.form == "graph" or not (no_graph or _may_be_too_long(model, planned, wish)):
             return captured, planned, wish
         bare, changed = skeleton(model), sites(captured, planned)
         graph = widened(captured, planned, named_tensors(bare), "")
         own = own_class(bare, planned, graph, changed, captured)
         if not isinstance(own, Obstacle):
             return captured, planned, wish
+        if not no_graph and as_asked is None:
+            as_asked = captured, planned, wish
         why = f"{type(model).__name__} cannot hold its growth: {own.what}"
         run = _run_with(planned, graph, own)
         reasons = wish.held.get(own.node, ())
         if run is not None:
             wish = replace(wish, held_runs={**wish.held_runs, run: why})
-        elif own.node and len(reasons) < 2:
+        elif no_graph and own.node and len(reasons) < 2:
             wish = replace(wish, held={**wish.held, own.node: (*reasons, Reason(why))})
         else:
-            return captured, planned, wish
+            return as_asked or (captured, planned, wish)
+
+
+def _may_be_too_long(model: nn.Module, planned: Plan, wish: Wish) -> bool:
+    """Whether a run that nobody asked for by name gains blocks, and is not all of Sequentials that run them."""
+    if planned.depth is None or isinstance(wish.depth, Mapping):
+        return False
+    containers = (model.get_submodule(old.rpartition(".")[0]) for b in planned.depth.blocks for _, old in b.modules)
+    return any(getattr(type(part), "forward", None) is not nn.Sequential.forward for part in containers)
 
 
 def _run_with(planned: Plan, graph: GrownGraphModule, obstacle: Obstacle) -> str | None:

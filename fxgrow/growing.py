@@ -148,7 +148,8 @@ def grow(
     loss: for init="gradmax": a function from a model to its loss on a batch of training data, a scalar.
     form: "auto" (the model's own class where it can hold the growth, else a graph module, `plan` says which and why;
         where no graph can keep what the forward does, as "module"), "module" (the model's own class; dimensions and
-        runs of blocks that it cannot hold stay, with the reason in the plan), "graph" (a graph module).
+        runs of blocks that it cannot hold stay, with the reason in the plan), "graph" (a graph module). Under "auto", a
+        run that the class cannot lengthen stays if one amount was asked for all runs and another run gains blocks.
     classes: the new number of classes, or "+5" for 5 more. The last layers get new outputs after the old ones,
         which keep their values. Left out: outputs stay.
     class_init: outputs of new classes at first: "zero", "mean" (the mean of the old ones) or "random".

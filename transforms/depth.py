@@ -6,7 +6,6 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from types import MethodType
 from typing import Any
 
 import torch
@@ -21,7 +20,9 @@ from fxgrow.capture.shapes import propagate
 from fxgrow.errors import OTHER_MODEL, PlanError
 from fxgrow.planning.deepening import CopiedRegion, Deepening, NewBlock, NewTensor, renamed
 from fxgrow.planning.edits import set_attributes
+from fxgrow.planning.graph_parts import within_any
 from fxgrow.planning.plan import Axis, TensorGrowth
+from fxgrow.references import exchange
 
 
 @dataclass(frozen=True)
@@ -130,14 +131,20 @@ def _other_model(error: Exception) -> PlanError:
 
 
 def _modules(model: nn.Module, plan: Deepening) -> dict[str, nn.Module]:
-    """The modules of new blocks, by path; tensors that twins share with other parts stay shared."""
+    """The modules of new blocks, by path; tensors and layers that twins share with other parts stay shared."""
     shared = {tensor.name for tensor in plan.tensors if tensor.start == "shared"}
     longer = {tensor.name: tensor for tensor in plan.tensors if tensor.longer}
+    parts = model.named_modules(remove_duplicate=False)
+    bare = [(path, part) for path, part in parts if next(chain(part.parameters(), part.buffers()), None) is None]
     modules = {}
     for block in plan.blocks:
-        memo: dict[int, Any] = {}
+        roots = tuple(old for _, old in block.modules)
+        outside: dict[int, Any] = {id(part): part for path, part in bare if not within_any(path, roots)}
+        memo = dict(outside)
         for new, old in block.modules:
             modules[new] = _twin(model.get_submodule(old), new, shared, longer, memo)
+        made = (memo[key] for key in memo.keys() - outside.keys())
+        exchange([part for part in made if isinstance(part, nn.Module)], memo)
     return modules
 
 
@@ -171,9 +178,6 @@ def _twin(
             twin._modules[name] = child  # what twins share with other parts stays one module
         else:
             twin._modules[name] = _twin(child, below, shared, longer, memo)
-    for name, value in twin.__dict__.items():
-        if isinstance(value, MethodType) and id(value.__self__) in memo:  # chosen at construction: self.forward = ...
-            twin.__dict__[name] = MethodType(value.__func__, memo[id(value.__self__)])
     return twin
 
 

@@ -193,6 +193,7 @@ class _Steps:
         self.values: list[Any] = []
         self.made: dict[fx.Node, int] = {}
         self.names: dict[int, str] = {}
+        self.paths = {id(part): path for path, part in root.named_modules()}  # the first of each part
         for named in (root.named_parameters, root.named_buffers):
             for name, tensor in named(remove_duplicate=False):
                 if name in saved:
@@ -240,7 +241,7 @@ class _Steps:
             return self.names.get(id(value)) or (_digest(value) if isinstance(value, Tensor) else repr(value))
         if node.op == "call_module":
             part = self.functions.get(str(node.target)) or self.root.get_submodule(str(node.target))
-            return part.function if isinstance(part, CustomFunction) else str(node.target)
+            return part.function if isinstance(part, CustomFunction) else self.paths.get(id(part), str(node.target))
         return node.target
 
 

@@ -37,7 +37,7 @@ from fxgrow.own.edited import (
     read_out,
     with_methods,
 )
-from fxgrow.own.following import follow_sizes, sizes_of_parts
+from fxgrow.own.following import follow_sizes, origins_of, sizes_of_parts
 from fxgrow.own.positions import follow_positions, intermediates_apart
 from fxgrow.own.reading import may_read
 from fxgrow.own.sites import Site, sites, sites_of_course
@@ -192,7 +192,7 @@ def _copied(
         what = f"{conflict.source} cannot be what it has to be at every place ({conflict.value} here)"
         numbers = [NodeEdit(met.mode, met.node.name, "literal", met.path, met.value) for met in conflicts]
         return Conflict(what, where, conflict.node.name, numbers=() if conflict.compared else tuple(numbers))
-    settings.write()
+    settings.write(origins_of(dict(source.named_modules()), plan.depth))
     for path, edits in _by_module(changed).items():
         obstacle = _edit(own, path, edits)
         if obstacle is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -101,11 +101,23 @@ class Settings:
                     return
                 del self.values[attribute]
 
-    def write(self) -> None:
-        """Set the attributes of the module."""
+    def write(self, origins: Mapping[str, str]) -> None:
+        """Set the attributes of the module, those that nothing settles in new blocks as in what these repeat.
+
+        origins: the path of each part -> of the part that it was, or that it repeats.
+        """
+        alike: dict[str, list[str]] = {}
+        for path, origin in origins.items():
+            alike.setdefault(origin, []).append(path)
         for attribute, value in self.values.items():
-            if self.now(attribute) != value:
-                _put(self.root, attribute, value)
+            before = self.now(attribute)
+            if before == value:
+                continue
+            _put(self.root, attribute, value)
+            twins = (replace(attribute, module=path) for path in alike[origins[attribute.module]])
+            for twin in twins:
+                if twin not in self.values and self.now(twin) == before:
+                    _put(self.root, twin, value)
 
 
 def attributes_in(source: Any) -> Iterator[Attribute]:

@@ -68,15 +68,20 @@ def _with_followers(finder: Finder, node: fx.Node) -> list[fx.Node]:
 
 
 def _stretches(units: list[Unit]) -> Iterator[list[Unit]]:
-    """Layers each of which takes what the one before gave, and gives the same layout."""
+    """Layers each of which takes what the one before gave, gives the same layout, and stands in such a place."""
     stretch: list[Unit] = []
     for unit in units:
-        follows = bool(stretch) and all(
-            a.exit is b.entry for a, b in zip(stretch[-1].regions, unit.regions, strict=True)
-        )
+        follows = bool(stretch) and _is_in_such_a_place(unit.path, stretch[-1].path)
+        follows = follows and all(a.exit is b.entry for a, b in zip(stretch[-1].regions, unit.regions, strict=True))
         if stretch and not (follows and unit.shape == stretch[-1].shape):
             yield stretch
             stretch = []
         stretch.append(unit)
     if stretch:
         yield stretch
+
+
+def _is_in_such_a_place(path: str, other: str) -> bool:
+    """Whether two layers stand beside each other, or under one name in parts that do."""
+    (above, _, name), (above_other, _, name_other) = path.rpartition("."), other.rpartition(".")
+    return above == above_other or (name == name_other and path.count(".") == other.count("."))

@@ -61,7 +61,7 @@ def plan_depth(
     AmountError: a key names no run, or a run would become shorter.
     """
     finder = Finder(captured)
-    repeats = chains(finder, loops(finder, dense_runs(finder, finder.find())))
+    repeats = chains(finder, loops(finder, dense_runs(finder, finder.find()), held))
     amounts = asked if isinstance(asked, Amounts) else asked(repeats)
     if not amounts.prefix:  # else other parts of the model may have what a key names
         check_keys(amounts, repeats.runs, [path for path, _ in repeats.held], captured.model)

@@ -8,7 +8,7 @@ some functions before that, to the first layer of the next turn.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
 from torch import fx, nn
@@ -52,9 +52,12 @@ class _Loop:
         return min(*gaps, *(turns[0][0] for turns in self.calls.values()), _EARLIEST)
 
 
-def loops(finder: Finder, repeats: Found) -> Found:
-    """Add the runs whose blocks are turns of a loop to those known already; these blocks are held no longer."""
-    taken = [root for run in repeats.runs for unit in run.units for root in unit.roots]
+def loops(finder: Finder, repeats: Found, held: Container[str] = ()) -> Found:
+    """Add the runs whose blocks are turns of a loop to those known already; these blocks are held no longer.
+
+    held: paths of runs that stay as long as they are, inside whose blocks there may be loops.
+    """
+    taken = [root for run in repeats.runs if run.path not in held for unit in run.units for root in unit.roots]
     graphs = {mode: [n for n in graph.nodes if n.op != "get_attr"] for mode, graph in finder.graphs.items()}
     runs: list[FoundRun] = []
     stuck: list[tuple[str, str]] = []

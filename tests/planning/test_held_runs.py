@@ -1,4 +1,4 @@
-"""`form="module"` holds runs of blocks that the class cannot have more of, and deepens what is inside them."""
+"""Runs of blocks that the class cannot have more of are held, and what is inside them is deepened."""
 
 from __future__ import annotations
 
@@ -44,13 +44,81 @@ class Paired(nn.Module):
 def test_blocks_that_the_class_cannot_have_are_held() -> None:
     torch.manual_seed(0)
     model = Paired().double()
-    assert isinstance(fxgrow.grow(model, depth=2, example_inputs=X), torch.fx.GraphModule)
-    grown = fxgrow.grow(model, depth=2, example_inputs=X, form="module")
+    by_name = fxgrow.grow(model, depth={"stages": 2}, example_inputs=X)
+    assert isinstance(by_name, torch.fx.GraphModule) and fxgrow.report(by_name).plan.depth.runs[0].after == 4
+    grown = fxgrow.grow(model, depth=2, example_inputs=X)
     assert type(grown) is Paired and fxgrow.certify(grown).verdict is Verdict.PROVED
     assert [len(grown.stages), *(len(stage.branches) for stage in grown.stages)] == [2, 2, 2]
     assert all(worst_error(model, grown, (X,), training=mode) < 1e-12 for mode in (False, True))
     held = fxgrow.report(grown).plan.held
     assert any("Paired cannot hold its growth" in staying.reason for staying in held)
+
+
+class Looped(nn.Module):
+    """Goes through a list by a loop of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(6, 6), nn.Linear(6, 6)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = x + layer(x).tanh()
+        return x
+
+
+class Staged(nn.Module):
+    """Three parts of one class as attributes, which the forward calls by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.again, self.last = Looped(), Looped(), Looped()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.again(self.first(x)))  # type: ignore[no-any-return]
+
+
+def test_lists_inside_parts_that_are_attributes_are_deepened() -> None:
+    model = Staged().double()
+    grown = fxgrow.grow(model, depth=1.5, example_inputs=X)
+    assert type(grown) is Staged and fxgrow.certify(grown).verdict is Verdict.PROVED
+    assert [len(part.layers) for part in (grown.first, grown.again, grown.last)] == [3, 3, 3]
+    assert worst_error(model, grown, (X,), training=True) < 1e-12
+
+
+class ByNumber(nn.Module):
+    """Has no run but one that the class cannot lengthen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList([Branched(6, 12), Branched(6, 12)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.branches[1](self.branches[0](x))  # type: ignore[no-any-return]
+
+
+def test_where_no_run_would_be_left_a_graph_has_the_blocks() -> None:
+    model = ByNumber().double()
+    grown = fxgrow.grow(model, depth=1.5, example_inputs=X)
+    assert isinstance(grown, torch.fx.GraphModule) and fxgrow.report(grown).plan.depth.runs[0].after == 3
+    assert worst_error(model, grown, (X,), training=True) < 1e-12
+
+
+class Reader(nn.Module):
+    """Reads by a layer of its own, behind a linear one of another place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key = nn.Linear(6, 6), nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.query(x) @ self.key(x).mT).softmax(-1) @ x
+
+
+def test_layers_of_unlike_places_are_no_chain() -> None:
+    model = nn.Sequential(nn.Linear(6, 6), Reader(), nn.Linear(6, 3)).double()
+    plan = fxgrow.plan(model, width=1.5, depth=1.5, example_inputs=X)
+    assert plan.form == "module" and plan.depth is not None and not plan.depth.runs
 
 
 class Heads(nn.Module):

@@ -91,7 +91,7 @@ def test_what_writes_something_else_is_no_identity(way: Callable[..., Tensor]) -
     try:
         grown = fxgrow.grow(model, depth=2, example_inputs=X)
     except PlanError as error:
-        assert "1.0: its blocks stay as many as they are: it writes something else into its input" in str(error)
+        assert "1.0: its blocks stay as many as they are" in str(error)
     else:  # by identities of single layers
         assert all("1.0" not in run.units for run in fxgrow.report(grown).plan.depth.runs)
         assert worst_error(model, grown, (X,), training=True) <= 1e-12
