@@ -7,6 +7,7 @@ class, because the rest of the model may call its other methods.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,7 +30,7 @@ from fxgrow.own.refusing import with_refusals
 from fxgrow.own.sites import Site
 from fxgrow.part_ends import Passage, passage
 from fxgrow.planning.analysis import hold
-from fxgrow.planning.deepening import joined
+from fxgrow.planning.deepening import Deepening, joined, renamed
 from fxgrow.planning.plan import Axis, Held, Obstacle, Plan, Totals
 from fxgrow.reach import Reach
 from fxgrow.references import counterparts, exchange, place_all
@@ -158,7 +159,7 @@ def find_parts(model: nn.Module, example_inputs: Any, why: CaptureError) -> Part
     inputs = example_inputs_for(model, example_inputs)
     seen, reached = _inputs_of_parts(model, bare, inputs)
     captured: dict[str, Captured] = {}
-    _search("", model, {path: given for path, given in seen.items() if path not in reached}, captured)
+    _search("", model, {path: given for path, given in seen.items() if path not in reached}, captured, set())
     left_out = {path: used for path, used in reached.items() if path in seen and _has_parts(bare.get_submodule(path))}
     held = tuple(Held(_count(bare.get_submodule(path)), (path,), used) for path, used in left_out.items())
     if not captured:
@@ -167,11 +168,17 @@ def find_parts(model: nn.Module, example_inputs: Any, why: CaptureError) -> Part
 
 
 def _hold_shared(model: nn.Module, parts: Mapping[str, Captured]) -> frozenset[str]:
-    """Let tensors stay that a part shares with another part, or with the rest; returns their names."""
+    """Let tensors stay that a part shares with another part, or with the rest; returns their names.
+
+    Layers of a part that the model holds by another name, too, are the part's.
+    """
     homes: dict[int, set[str]] = {}
     names: dict[str, tuple[str, Tensor]] = {}
+    inside = {id(held): path for path in parts for held in model.get_submodule(path).modules()}
+    owners = dict(model.named_modules(remove_duplicate=False))
     for name, tensor in named_tensors(model).items():
         home = next((path for path in parts if name.startswith(f"{path}.")), "")
+        home = home or inside.get(id(owners[name.rpartition(".")[0]]), "")
         homes.setdefault(id(tensor), set()).add(home)
         names[name] = home, tensor
     shared = set()
@@ -183,19 +190,24 @@ def _hold_shared(model: nn.Module, parts: Mapping[str, Captured]) -> frozenset[s
     return frozenset(shared)
 
 
-def _search(path: str, module: nn.Module, seen: Mapping[str, Inputs], captured: dict[str, Captured]) -> None:
-    for name, child in module.named_children():
+def _search(
+    path: str, module: nn.Module, seen: Mapping[str, Inputs], captured: dict[str, Captured], taken: set[nn.Module]
+) -> None:
+    """Capture what of a module can be, a part before layers of it held apart; `taken`: what captured parts hold."""
+    names = Counter(held for _, held in module.named_modules(remove_duplicate=False))
+    for name, child in sorted(module.named_children(), key=lambda child: names[child[1]] > 1):
         below = f"{path}.{name}" if path else name
-        if not any(True for _ in child.parameters()):
+        if child in taken or not any(True for _ in child.parameters()):
             continue
         if below in seen:
             try:
                 args, kwargs = seen[below]
                 captured[below] = capture(child, args) if not kwargs else recapture(child, seen[below])
+                taken.update(child.modules())
                 continue
             except CaptureError:
                 pass  # its children may do better
-        _search(below, child, seen, captured)
+        _search(below, child, seen, captured, taken)
 
 
 def _inputs_of_parts(model: nn.Module, bare: nn.Module, inputs: Inputs) -> tuple[dict[str, Inputs], dict[str, str]]:
@@ -346,11 +358,22 @@ def widen_parts(
         result.get_submodule(owner)._modules[name] = own if is_own else kept_as(graph, original)  # type: ignore[assignment]
         obstacle = own if isinstance(own, Obstacle) else None
         forms.append((path, replace(part, form="module" if is_own else "graph", obstacle=obstacle)))
-    others_now: dict[int, Any] = {id(part): result.get_submodule(path) for path, part in before.items()}
-    for path, part_before in before.items():
-        others_now |= counterparts(part_before, result.get_submodule(path))
+    others_now: dict[int, Any] = {}
+    for path, part in forms:
+        grown = result.get_submodule(path)
+        others_now |= counterparts(before[path], grown) | _now_there(before[path], grown, part.depth)
+    for module in list(result.modules()):
+        module._modules.update({name: others_now.get(id(held), held) for name, held in module._modules.items()})
     exchange(result.modules(), others_now)
     return result, replace(plan, parts=tuple(forms))
+
+
+def _now_there(before: nn.Module, grown: nn.Module, depth: Deepening | None) -> dict[int, Any]:
+    """What has come in place of each layer of a part, by the identity of that layer."""
+    moves = depth.moves if depth is not None else {}
+    layers = ((layer, renamed(path, moves)) for path, layer in before.named_modules())
+    now = dict(grown.named_modules(remove_duplicate=False))
+    return {id(layer): now[path] for layer, path in layers if path in now}
 
 
 def is_shared(parts: Parts, name: str) -> bool:

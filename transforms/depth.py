@@ -64,9 +64,8 @@ def rearranged(model: nn.Module, plan: Deepening) -> None:
     ------
     PlanError: the plan was made for another model.
     """
-    moves = {c.path: {old: new for new, old in c.names if old} for c in plan.children}
     try:
-        _rearrange(model, plan, _modules(model, plan), moves)
+        _rearrange(model, plan, _modules(model, plan), plan.moves)
         _resize(model, plan)
     except (AttributeError, KeyError) as error:
         raise _other_model(error) from None
@@ -85,7 +84,7 @@ def insert_blocks(captured: Captured, plan: Deepening) -> list[NewLayer]:
     ------
     PlanError: the plan was made for another model.
     """
-    moves = {c.path: {old: new for new, old in c.names if old} for c in plan.children}
+    moves = plan.moves
     try:
         _rearrange(captured.model, plan, _modules(captured.model, plan), moves)
     except (AttributeError, KeyError) as error:

@@ -178,7 +178,7 @@ def origins_of(parts: Mapping[str, nn.Module], depth: Deepening | None) -> dict[
     """The path of each part of the grown module -> of the part that it was, or that it repeats."""
     if depth is None:
         return {path: path for path in parts}
-    moves = {children.path: {old: new for new, old in children.names if old} for children in depth.children}
+    moves = depth.moves
     origins = {moved(path, moves): path for path in parts}
     for block in depth.blocks:
         for new, old in block.modules:

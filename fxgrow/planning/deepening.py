@@ -124,6 +124,11 @@ class Deepening:
     attributes: tuple[AttributeEdit, ...] = ()
 
     @property
+    def moves(self) -> dict[str, dict[str, str]]:
+        """Paths of modules before growth -> the names of their children, old to new."""
+        return {children.path: {old: new for new, old in children.names if old} for children in self.children}
+
+    @property
     def preserving(self) -> bool:
         """Whether the grown model computes what the original computed."""
         return self.init != "stack" or not self.blocks

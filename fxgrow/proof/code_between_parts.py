@@ -67,7 +67,7 @@ def between_parts(
     ]
     if told:
         return Certificate(CLAIM, "the same code on the same tensors", (), Verdict.UNKNOWN, told[0])
-    count = sum(1 for name in named_tensors(original) if not _inside(name, parts))
+    count = sum(1 for _ in _tensors_outside(original, parts))
     conditions = (
         f"modules outside the parts have their classes and attributes, and their {count} tensors their values",
         "the code that calls the parts reads nothing else of them that has grown",
@@ -77,16 +77,42 @@ def between_parts(
     return Certificate(CLAIM, "the same code on the same tensors", conditions)
 
 
-def _inside(path: str, parts: Sequence[str]) -> bool:
-    return any(path == part or path.startswith(f"{part}.") for part in parts)
+def _held(model: nn.Module, parts: Sequence[str]) -> set[nn.Module]:
+    """What parts are and hold; the model may have further names for it."""
+    return {held for path in parts for held in model.get_submodule(path).modules()}
+
+
+def _tensors_outside(model: nn.Module, parts: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
+    held, owners = _held(model, parts), dict(model.named_modules(remove_duplicate=False))
+    for name, tensor in named_tensors(model).items():
+        if owners[name.rpartition(".")[0]] not in held:
+            yield name, tensor
+
+
+def _further_names(model: nn.Module, parts: Sequence[str]) -> set[str]:
+    """The names that modules outside the parts have for what the parts hold."""
+    held = _held(model, parts)
+    outside = [(path, module) for path, module in model.named_modules(remove_duplicate=False) if module not in held]
+    names = (
+        (f"{path}.{name}" if path else name)
+        for path, module in outside
+        for name, child in module._modules.items()
+        if child in held
+    )
+    return {*names} - {*parts}
 
 
 def _difference(original: nn.Module, grown: nn.Module, parts: Sequence[str]) -> str | None:
     """The first thing outside the parts in which two models differ."""
-    before = {path: m for path, m in original.named_modules() if not _inside(path, parts)}
-    after = {path: m for path, m in grown.named_modules() if not _inside(path, parts)}
+    before, after = (
+        {path: module for path, module in model.named_modules() if module not in held}
+        for model, held in ((original, _held(original, parts)), (grown, _held(grown, parts)))
+    )
     if before.keys() != after.keys():
         return f"its modules differ: {sorted(before.keys() ^ after.keys())[:3]}"
+    apart = _further_names(original, parts) ^ _further_names(grown, parts)
+    if apart:
+        return f"{sorted(apart)[0]} is a layer of a part in one of them"
     places, places_after = _places(original), _places(grown)
     for path, module in before.items():
         pair = _alone(module, places), _alone(after[path], places_after)
@@ -95,10 +121,8 @@ def _difference(original: nn.Module, grown: nn.Module, parts: Sequence[str]) -> 
             return f"{path or type(original).__name__}: {difference}"
         if list(module._modules) != list(after[path]._modules):
             return f"{path or type(original).__name__} has other parts"
-    before_growth, after_growth = named_tensors(original), named_tensors(grown)
-    for name, tensor in before_growth.items():
-        if _inside(name, parts):
-            continue
+    after_growth = named_tensors(grown)
+    for name, tensor in _tensors_outside(original, parts):
         if name not in after_growth or not _equal(tensor, after_growth[name]):
             return f"{name} is not what it was"
     return None
@@ -176,8 +200,9 @@ def _names_read(model: nn.Module, parts: Sequence[str]) -> set[str]:
             if name not in _CALLS:
                 methods.setdefault(name, []).append(function)
     waiting = [function for kind in holders for name, function in methods_of(kind) if name in ("forward", "__call__")]
-    for path, module in model.named_modules():
-        if not _inside(path, parts):  # functions that attributes and hooks hold
+    inside = _held(model, parts)
+    for module in model.modules():
+        if module not in inside:  # functions that attributes and hooks hold
             attributes = _beside_the_tree(module)
             held = (*of_kind(attributes, FunctionType), *of_kind(attributes, MethodType))
             waiting += filter(None, map(function_in, held))
