@@ -7,6 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+CONSTANT = "_constant_"
+"""What names of tensors begin with that a graph keeps since its forward made them: in a precision of their own."""
+
 COMPILED = "_compiled_call_impl"
 """The attribute in which `module.compile()` leaves what runs this one module; torch's own copies do without, too."""
 

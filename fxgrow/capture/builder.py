@@ -20,7 +20,7 @@ from fxgrow.capture.refusing import Refusing
 from fxgrow.containers import each_tensor, flat_tensors, holds_tensor, with_dictionaries, with_items
 from fxgrow.errors import UntraceableError
 from fxgrow.holders import attribute, attributes_of, is_object
-from fxgrow.module_tensors import same_values
+from fxgrow.module_tensors import CONSTANT, same_values
 from fxgrow.switching import kept_tensors, switched_again, switches_itself
 
 ASIDE = "calls_on_literals"
@@ -277,7 +277,7 @@ class GraphBuilder(Refusing):
         for name, constant in self.constants.items():
             if constant is value or (constant.dtype == value.dtype and same_values(constant, value)):
                 return name
-        name = f"_constant_{len(self.constants)}"
+        name = f"{CONSTANT}{len(self.constants)}"
         self.constants[name] = value.detach().clone()
         return name
 

@@ -17,7 +17,7 @@ from fxgrow.capture.contexts import CONTEXTS, contexts_kept
 from fxgrow.capture.outputs import Form
 from fxgrow.capture.wrapping import attribute_of, wrap
 from fxgrow.errors import CaptureError
-from fxgrow.module_tensors import COMPILED
+from fxgrow.module_tensors import COMPILED, CONSTANT
 from fxgrow.opaque import ByMode
 from fxgrow.replacing import replaced
 
@@ -42,6 +42,16 @@ class GrownGraphModule(fx.GraphModule):
         """Let outputs be of the class that the original's are of."""
         self._form = form
         self.recompile()
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
+        """As torch's; constants change their device and not the precision in which the forward makes them."""
+        constants = {name: tensor for name, tensor in self._buffers.items() if name.startswith(CONSTANT)}
+        result = super()._apply(fn, recurse)
+        for name, tensor in constants.items():
+            moved = self._buffers[name]
+            if tensor is not None and moved is not None and moved.dtype != tensor.dtype:
+                self._buffers[name] = tensor.to(moved.device)
+        return result
 
     def __deepcopy__(self, memo: dict[int, Any]) -> GrownGraphModule:
         return _rebuilt(type(self), *copy.deepcopy(_parts(self), memo))

@@ -18,7 +18,7 @@ from fxgrow.devices import callers_code, device_of, exact_device, random_state_k
 from fxgrow.errors import CaptureError, SettledError, VerificationError, first_line
 from fxgrow.history import Verification
 from fxgrow.measure.borrowing import Borrowed
-from fxgrow.module_tensors import as_registered, named_tensors
+from fxgrow.module_tensors import CONSTANT, as_registered, named_tensors
 from fxgrow.noise import WithoutNoise
 from fxgrow.planning.plan import Classes, Plan
 from fxgrow.references import place_all
@@ -328,9 +328,9 @@ def in_precision(model: nn.Module, dtype: torch.dtype = torch.float64, share: bo
         borrowed = {id(p): nn.Parameter(p.data, p.requires_grad) for p in model.parameters() if fitting(p)}
         copied, device = copy.deepcopy(model, borrowed), exact_device(device_of(model), dtype)
         copied = copied if device == device_of(model) else copied.to(device)
-        for tensor in named_tensors(copied).values():
-            if tensor.dtype.is_floating_point:  # `.to(dtype)` would drop the imaginary part of complex ones
-                tensor.data = tensor.data.to(dtype)
+        for name, tensor in named_tensors(copied).items():
+            if tensor.dtype.is_floating_point and not name.rpartition(".")[2].startswith(CONSTANT):
+                tensor.data = tensor.data.to(dtype)  # `.to(dtype)` of the whole would drop imaginary parts
         return copied
     twin = skeleton(model)  # not deepcopy, which some of torch's layers do not survive
     converted: dict[int, Tensor] = {}
