@@ -15,7 +15,7 @@ from fxgrow.capture.kept import refuse_out_of_date
 from fxgrow.certifying import certificate_of, kept_for_proof
 from fxgrow.devices import own_defaults
 from fxgrow.drafting import planned_in_form, replanning, replanning_parts
-from fxgrow.errors import PlanError
+from fxgrow.errors import PlanError, VerificationError
 from fxgrow.fingerprint import fingerprint
 from fxgrow.garbage import collection_paused
 from fxgrow.gradmax import Loss, choose_units
@@ -162,7 +162,8 @@ def grow(
     AmountError: an argument means nothing here, a key matches no module, keys disagree, or something would shrink.
     CaptureError: the model cannot be captured, inputs are needed or do not fit, or it does not run on the batch.
     PlanError: nothing would grow, with the reasons; or the target cannot be reached, with the place and the reason.
-    VerificationError: the outputs differ by more than the tolerance, or those of the original are not finite.
+    VerificationError: the outputs differ by more than the tolerance, or those of the original are not finite; or the
+        certificate says REFUTED.
 
     Source: Yuan, Savarese, Maire, "Accelerated Training via Incrementally Growing Neural Networks using
     Variance Transfer and Learning Rate Adaptation", NeurIPS 2023; Chen, Goodfellow, Shlens, "Net2Net", 2016.
@@ -277,6 +278,13 @@ def apply_plan(
                 verification = verify_same(model, grown, inputs, seed, planned.preserving, plan=planned)
         if planned.preserving:
             certificate = certificate.tested(str(verification))
+            if certificate.verdict is Verdict.REFUTED:
+                refuted = certificate.weakest
+                raise VerificationError(
+                    f"a test agreed ({verification}), and yet it is not so that {refuted.claim}: {refuted.detail}",
+                    where=type(model).__name__,
+                    remedy="this is a bug in a rule or in its proof; please report the model, or pass verify=False",
+                )
         history = history_of(grown)
         assert history is not None
         history = with_certificate(with_verification(history, verification), certificate, fingerprint(grown))

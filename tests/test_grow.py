@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 import fxgrow
-from fxgrow.proof.certificate import Verdict
+from fxgrow.errors import VerificationError
+from fxgrow.proof.certificate import Certificate, Verdict
 from tests.checks import assert_grows, example, worst_error
 from tests.models import PLAIN, ChannelConvolution, Decoder, Encoder, Masked, Rotary, TwoInputs, lively, perceptron
 from tests.pairing import in_turn, slow
@@ -209,3 +210,12 @@ def test_a_norm_that_gets_zeros_and_has_to_give_zeros_keeps_its_gain(norm: Calla
     grown = assert_grows(model, (torch.randn(3, 4, 5),), 1.5, "zero")
     assert bool(grown.get_parameter("embed.1.weight")[8:].all())
     assert fxgrow.certify(grown, model).verdict is Verdict.PROVED
+
+
+def test_what_the_certificate_refutes_is_not_handed_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    refuted = Certificate("x is zero", "values", (), Verdict.REFUTED, "x[0] is 1")
+    monkeypatch.setattr("fxgrow.growing.certificate_of", lambda *_, **__: Certificate.of("the same", [refuted]))
+    model, x = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.randn(2, 4)
+    with pytest.raises(VerificationError, match=r"a test agreed .* not so that x is zero: x\[0\] is 1"):
+        fxgrow.grow(model, width=2, example_inputs=x)
+    fxgrow.grow(model, width=2, example_inputs=x, verify=False)
