@@ -6,10 +6,11 @@ import copy
 import io
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import fxgrow
 from fxgrow.errors import VerificationError
@@ -219,3 +220,26 @@ def test_what_the_certificate_refutes_is_not_handed_out(monkeypatch: pytest.Monk
     with pytest.raises(VerificationError, match=r"a test agreed .* not so that x is zero: x\[0\] is 1"):
         fxgrow.grow(model, width=2, example_inputs=x)
     fxgrow.grow(model, width=2, example_inputs=x, verify=False)
+
+
+class Padded(nn.Module):
+    """A block with a shortcut that is padded with zero channels, as ResNets for CIFAR have (option A)."""
+
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(before, after, 3, 2, 1), nn.Conv2d(after, after, 3, 1, 1)
+        beside = (after - before) // 2
+        self.shortcut = lambda x: nn.functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, beside, beside), "constant", 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.second(self.first(x).relu()) + self.shortcut(x))  # type: ignore[no-any-return]
+
+
+def test_streams_grow_through_padded_shortcuts() -> None:
+    ends = nn.Conv2d(3, 8, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 5)
+    model = nn.Sequential(ends[0], Padded(8, 16), Padded(16, 32), *ends[1:]).double()
+    x = torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    grown: Any = fxgrow.grow(model, width=1.5, example_inputs=x)
+    assert type(grown) is nn.Sequential and fxgrow.certify(grown).verdict is Verdict.PROVED
+    assert [grown[k].second.out_channels for k in (1, 2)] == [24, 48] and not fxgrow.report(grown).plan.held
+    assert_grows(model, x, 1.5, least_ratio=2.0)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fxgrow.axes.layout import Layout, Leaf, Reason, join, product
+from fxgrow.axes.layout import Layout, Leaf, Reason, is_fixed, join, product
 from fxgrow.rules.law import Carrying, Fact, Law
 from fxgrow.rules.op import Op, Tensor, Tree
 from fxgrow.rules.shape import items_of, sized_by
@@ -105,7 +106,7 @@ class Rearranged(Spatial):
 
 
 class Pad(Spatial):
-    """F.pad and the padding modules: padded axes are fixed, the others pass."""
+    """F.pad and the padding modules: padded axes are fixed, but for units between zeros; the others pass."""
 
     def __init__(self) -> None:
         super().__init__("linear")
@@ -113,17 +114,30 @@ class Pad(Spatial):
     def relate(self, op: Op) -> Tree:
         x = op.tensor()
         amounts = op.module.padding if op.module is not None else op.argument(1, "pad")
+        paths = items_of(op, op.path(1, "pad")) if op.module is None and pads_with_zeros(op.setting) else []
         axes: list[Layout] = list(x.axes)
         for k in range(len(amounts) // 2):
-            axis = x.rank - 1 - k
-            if amounts[2 * k] or amounts[2 * k + 1] or op.value.shape[axis] != x.shape[axis]:
+            axis, around = x.rank - 1 - k, amounts[2 * k : 2 * k + 2]
+            if not any(around) and op.value.shape[axis] == x.shape[axis]:
+                continue
+            if paths and min(around) >= 0 and not is_fixed(x.axes[axis]):  # as where zeros are concatenated
+                zeros = [op.unifier.fresh(size) if size > 1 else op.unifier.constant(size) for size in around]
+                for path, layout in zip(paths[2 * k : 2 * k + 2], zeros, strict=True):
+                    op.size(path, layout)
+                axes[axis] = join([layout for layout in (zeros[0], x.axes[axis], zeros[1]) if layout.size])
+            else:
                 op.unifier.fix(x.axes[axis], "it is padded")
                 axes[axis] = op.unifier.constant(op.value.shape[axis])
         return op.result(axes)
 
     def carries(self, op: Op, leaf: Leaf) -> tuple[list[Tensor], set[Fact]]:
-        x, facts = super().carries(op, leaf)
-        return x, facts if op.setting(3, "value") in (None, 0) else {Fact.MEAN}
+        facts = {Fact.ZERO, Fact.MEAN} if op.setting(3, "value") in (None, 0) else {Fact.MEAN}
+        return [x for x in op.operands()[:1] if leaf in x.leaves()], facts
+
+
+def pads_with_zeros(setting: Callable[..., Any]) -> bool:
+    """Whether `F.pad` writes zeros; `setting` looks up an argument."""
+    return setting(2, "mode", "constant") == "constant" and setting(3, "value") in (None, 0)
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,7 @@ BETWEEN = {
     "between two": lambda h: torch.lerp(h, h.tanh(), 0.3),
     "weighted by their likeness": lambda h: h.tanh() * F.cosine_similarity(h, h[:, :1], dim=-1).unsqueeze(-1),
     "weighted by distances": lambda h: torch.cdist(h, h.sin()).softmax(-1) @ h,
+    "between zeros": lambda h: F.pad(h, (2, 6)).tanh()[..., 2:10],
     "shuffled": lambda h: F.channel_shuffle(h.mT, 2).mT.sin(),
     "every other channel": lambda h: torch.cat([h[..., ::2].tanh(), h[..., 1::2]], -1),
     "pairs of channels turned": lambda h: torch.stack([-h[..., 1::2], h[..., 0::2]], -1).flatten(-2).tanh(),

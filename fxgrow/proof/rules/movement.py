@@ -131,6 +131,12 @@ def written_through(whole: Claim, view: Claim, after: Claim, index: Any) -> Clai
     return Claim(whole.old, whole.new, whole.maps, spare(zero))
 
 
+def joined(claims: list[Claim], axis: int) -> Claim:
+    """Several tensors as one along an axis."""
+    old, new = (torch.cat([*_numbered(shapes)], axis) for shapes in ([c.old for c in claims], [c.new for c in claims]))
+    return _claim(_Sources(claims), old, new)
+
+
 def halves(x: Claim, axis: int) -> tuple[Claim, Claim]:
     """The two halves of an axis."""
     labels = (next(_numbered([shape])).chunk(2, axis) for shape in (x.old, x.new))
@@ -157,7 +163,7 @@ def made(law: Made, use: Use) -> Claim:
     if bool((both != both[0]).any()):
         raise Refuted(f"it is filled with {new.flatten()[0].item()}, it was with {both[0].item()}")
     use.checked(f"every entry is {both[0].item()}")
-    return one_number(old.shape, new.shape, tuple(map(_first, old.shape, new.shape)), not bool(both[0]))
+    return one_number(old.shape, new.shape, tuple(map(first, old.shape, new.shape)), not bool(both[0]))
 
 
 def _index(claim: Claim) -> Tensor | None:
@@ -285,7 +291,7 @@ def _maps(origin: Tensor, old: Tensor) -> tuple[Map, ...]:
     if old.numel() == 0:
         if origin.numel() or any(after < before for before, after in zip(old.shape, origin.shape, strict=True)):
             raise Unproved("an empty tensor grew")
-        return tuple(map(_first, old.shape, origin.shape))  # of no entries anything holds
+        return tuple(map(first, old.shape, origin.shape))  # of no entries anything holds
     here = _first_of(origin, lambda labels: labels >= 0)
     if here is None:
         raise Unproved("no old entry is left")
@@ -310,7 +316,7 @@ def _first_of(labels: Tensor, wanted: Callable[[Tensor], Tensor]) -> tuple[int, 
     return tuple(map(int, torch.unravel_index(places[0], labels.shape))) if len(places) else None
 
 
-def _first(before: int, after: int) -> Map:
+def first(before: int, after: int) -> Map:
     return settled(torch.where(torch.arange(after) < before, torch.arange(after), -1))
 
 

@@ -8,14 +8,23 @@ from typing import Any
 
 from torch import Tensor
 
-from fxgrow.proof.claims import Claim, Refuted, Unproved, carried, merge_axes, split_axis, unchanged
-from fxgrow.proof.node_pair import Use, no_rule, plain
-from fxgrow.proof.rules.movement import moved
+from fxgrow.proof.claims import (
+    Claim,
+    Refuted,
+    Unproved,
+    carried,
+    merge_axes,
+    one_number,
+    split_axis,
+    unchanged,
+)
+from fxgrow.proof.node_pair import Both, Use, no_rule, plain
+from fxgrow.proof.rules.movement import first, joined, moved
 from fxgrow.proof.rules.pointwise import combined
 from fxgrow.rules.calls import is_inexact
 from fxgrow.rules.complexes import Pairs
 from fxgrow.rules.reduction import Across
-from fxgrow.rules.spatial import CHANNELS, AffineGrid, Pad, Rearranged, Spatial, Unfold, Unpooled
+from fxgrow.rules.spatial import CHANNELS, AffineGrid, Pad, Rearranged, Spatial, Unfold, Unpooled, pads_with_zeros
 
 
 def space(law: Spatial, use: Use) -> Any:
@@ -63,9 +72,32 @@ def rearranged(law: Rearranged, use: Use) -> Any:
 
 def padded(law: Pad, use: Use) -> Any:
     module: Any = use.new_module
-    amounts = module.padding if module is not None else plain(use.argument(1, "pad")).new
-    axes = [-1 - k for k in range(len(amounts) // 2) if amounts[2 * k] or amounts[2 * k + 1]]
+    pad = Both(use.old_module.padding, module.padding) if module is not None else plain(use.argument(1, "pad"))
+    axes = [-1 - k for k in range(len(pad.new) // 2) if any(pad.new[2 * k : 2 * k + 2])]
+    grows = not pad.same or any(use.claim().maps[axis] is not None for axis in axes)
+    if grows and module is None and pads_with_zeros(lambda *setting: use.setting(*setting).new):
+        return _between_zeros(use, pad)
     return _channelwise(use, axes, law.kind, use.setting(3, "value").new in (None, 0))
+
+
+def _between_zeros(use: Use, pad: Both) -> Claim:
+    """Entries between zeros, of which there may be more than there were."""
+    use.rule = "moves entries"
+    use.same_numbers({"pad"}, (1,))
+    x = use.equal(use.claim())
+    if len(pad.old) != len(pad.new) or any(b < a or a < 0 for a, b in zip(pad.old, pad.new, strict=True)):
+        raise Unproved(f"{use.name} leaves entries out, or writes fewer zeros")
+    for axis in range(len(pad.new) // 2):
+        zeros = (_zeros_beside(x, x.rank - 1 - axis, pad.old[k], pad.new[k]) for k in (2 * axis, 2 * axis + 1))
+        before, after = zeros
+        x = joined([claim for claim in (before, x, after) if claim.new[x.rank - 1 - axis]], x.rank - 1 - axis)
+    return x
+
+
+def _zeros_beside(x: Claim, axis: int, before: int, after: int) -> Claim:
+    """So many zeros along an axis, beside a tensor."""
+    shapes = ([*shape[:axis], size, *shape[axis + 1 :]] for shape, size in ((x.old, before), (x.new, after)))
+    return one_number(*shapes, [*x.maps[:axis], first(before, after), *x.maps[axis + 1 :]], True)
 
 
 def _channelwise(use: Use, mixed: Sequence[int], kind: str, keeps_zero: bool = True) -> Any:
