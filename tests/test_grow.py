@@ -242,4 +242,4 @@ def test_streams_grow_through_padded_shortcuts() -> None:
     grown: Any = fxgrow.grow(model, width=1.5, example_inputs=x)
     assert type(grown) is nn.Sequential and fxgrow.certify(grown).verdict is Verdict.PROVED
     assert [grown[k].second.out_channels for k in (1, 2)] == [24, 48] and not fxgrow.report(grown).plan.held
-    assert_grows(model, x, 1.5, least_ratio=2.0)
+    assert_grows(model, (x,), 1.5, "zero", least_ratio=2.0)

@@ -46,7 +46,7 @@ class GrownGraphModule(fx.GraphModule):
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
         """As torch's; constants change their device and not the precision in which the forward makes them."""
         constants = {name: tensor for name, tensor in self._buffers.items() if name.startswith(CONSTANT)}
-        result = super()._apply(fn, recurse)
+        result = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, tensor in constants.items():
             moved = self._buffers[name]
             if tensor is not None and moved is not None and moved.dtype != tensor.dtype:

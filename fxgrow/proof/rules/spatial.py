@@ -71,8 +71,8 @@ def rearranged(law: Rearranged, use: Use) -> Any:
 
 
 def padded(law: Pad, use: Use) -> Any:
-    module: Any = use.new_module
-    pad = Both(use.old_module.padding, module.padding) if module is not None else plain(use.argument(1, "pad"))
+    module = use.new_module
+    pad = plain(use.argument(1, "pad")) if module is None else use.setting(0, "padding")
     axes = [-1 - k for k in range(len(pad.new) // 2) if any(pad.new[2 * k : 2 * k + 2])]
     grows = not pad.same or any(use.claim().maps[axis] is not None for axis in axes)
     if grows and module is None and pads_with_zeros(lambda *setting: use.setting(*setting).new):
@@ -96,8 +96,8 @@ def _between_zeros(use: Use, pad: Both) -> Claim:
 
 def _zeros_beside(x: Claim, axis: int, before: int, after: int) -> Claim:
     """So many zeros along an axis, beside a tensor."""
-    shapes = ([*shape[:axis], size, *shape[axis + 1 :]] for shape, size in ((x.old, before), (x.new, after)))
-    return one_number(*shapes, [*x.maps[:axis], first(before, after), *x.maps[axis + 1 :]], True)
+    old, new = ([*shape[:axis], size, *shape[axis + 1 :]] for shape, size in ((x.old, before), (x.new, after)))
+    return one_number(old, new, [*x.maps[:axis], first(before, after), *x.maps[axis + 1 :]], True)
 
 
 def _channelwise(use: Use, mixed: Sequence[int], kind: str, keeps_zero: bool = True) -> Any:
