@@ -18,15 +18,22 @@ from fxgrow.containers import flat_tensors
 from fxgrow.holders import attributes_of, holding, is_object
 from fxgrow.libraries import is_known
 
+ANY = object()
+"""Stands for every other value of an argument, of which there are too many to try."""
+
+ANOTHER = "another"
+"""Stands for a text that the code of a model does not name."""
+
 _CHOICES = (bool, str, int, float, tuple, enum.Enum, type(None))
 
 
 def other_values(model: nn.Module, inputs: Inputs, ran: Iterable[str] = ()) -> Iterator[tuple[str, Any]]:
     """Arguments of a forward with each value that they might have instead, as far as the forward tells.
 
-    That is the other truth value of a flag, the default of what is called with something else, the members of an Enum,
-    other activations in place of a function, what its code compares an argument with, and the keys of what it looks up
-    by one.
+    That is the other truth value of a flag, and of what its code asks for one; the default of what is called with
+    something else; the members of an Enum; other activations in place of a function; what its code compares an argument
+    with, and something else; the keys of what it looks up by one, and those that it looks for in one. Of what it looks
+    up by a name (`getattr`), every other one: `ANY`.
 
     ran: the methods of the model that the forward calls.
     """
@@ -34,6 +41,7 @@ def other_values(model: nn.Module, inputs: Inputs, ran: Iterable[str] = ()) -> I
     called = bound(model, inputs)
     parameters = inspect.signature(model.forward).parameters
     values = {name: called.get(name, p.default) for name, p in parameters.items() if p.kind not in _STARRED}
+    named, asked = named_values(model, methods), _asked(model, methods)
     for name, value in values.items():
         default = parameters[name].default
         said = str(parameters[name].annotation) if value is None else ""
@@ -45,15 +53,19 @@ def other_values(model: nn.Module, inputs: Inputs, ran: Iterable[str] = ()) -> I
         elif callable(value):
             others += _ACTIVATIONS
         elif isinstance(value, (str, int, float, tuple)) or any(kind in said for kind in (*_KINDS, "_empty")):
-            others += named_values(model, methods).get(name, ())
+            others += [*named.get(name, ()), *_besides(named.get(name, ())), *_other_truth(value, asked.get(name, ""))]
+            others += [value // 2 if value > 1 else value + 1] if type(value) is int else []
         yield from each_other(name, value, others)
+        if asked.get(name) == "getattr" and isinstance(value, str):
+            yield name, ANY
+        for key, item in _looked_for(model, methods, name).items() if isinstance(value, dict) else ():
+            if isinstance(held := value.get(key, item), (bool, type(None))):
+                yield name, {**value, key: not held}
     for parameter in parameters.values():
         if parameter.kind is parameter.VAR_KEYWORD:
             for name, value in _looked_for(model, methods, parameter.name).items():
                 if name not in values and name not in called.get(f"**{parameter.name}", {}):
-                    further = (
-                        [not value] if isinstance(value, bool) else [True, *named_values(model, methods).get(name, ())]
-                    )
+                    further = [not value] if isinstance(value, bool) else [True, *named.get(name, ())]
                     yield from each_other(name, inspect.Parameter.empty, [value, *further])
 
 
@@ -164,9 +176,48 @@ def named_values(model: nn.Module, methods: frozenset[str]) -> dict[str, list[An
             for side in named:
                 if name := _name(side):
                     values.setdefault(name, []).extend(constants)
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _OF_ENDS:
+            if name := _name(node.func.value):
+                values.setdefault(name, []).extend(_constants(node.args))
         elif isinstance(node, ast.Match) and (name := _name(node.subject)):
             values.setdefault(name, []).extend(_constants([case.pattern for case in node.cases]))
     return values
+
+
+def _besides(constants: Sequence[Any]) -> list[Any]:
+    """What is none of some constants that an argument is compared with."""
+    numbers = [constant for constant in constants if type(constant) in (int, float)]
+    besides: list[Any] = [max(numbers) + 1] if numbers else []
+    return besides + ([ANOTHER] if any(isinstance(constant, str) for constant in constants) else [])
+
+
+def _other_truth(value: Any, asked: str) -> list[Any]:
+    """What is true where a value is not, and false where it is, if code asks."""
+    if asked != "truth" or isinstance(value, tuple):
+        return []
+    if value is None:
+        return [True, 2, *_ACTIVATIONS[:1]]
+    by_kind = {int: (0, 1), float: (0.0, 0.5), str: ("", ANOTHER)}.get(type(value))
+    return [] if by_kind is None else [by_kind[not value]]
+
+
+def _asked(model: nn.Module, methods: frozenset[str]) -> dict[str, str]:
+    """The names of which the code of a model asks whether they are true, or the name of which attribute they are."""
+    asked: dict[str, str] = {}
+    for node in _code(model, methods):
+        if isinstance(node, (ast.If, ast.IfExp, ast.While)):
+            tests = [node.test]
+        elif isinstance(node, ast.BoolOp):
+            tests = node.values
+        elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+            tests = [node.operand]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "getattr":
+            asked.update({_name(name): "getattr" for name in node.args[1:2]})
+            continue
+        else:
+            continue
+        asked.update({name: "truth" for test in tests if (name := _name(test))})
+    return asked
 
 
 def _name(code: ast.AST) -> str:
@@ -184,6 +235,7 @@ def read_names(model: nn.Module, methods: frozenset[str]) -> list[str]:
     return list(dict.fromkeys(name.removeprefix("self.") for name in names if name.startswith("self.")))
 
 
+_OF_ENDS = ("startswith", "endswith")
 _ORDER = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
 _MANY = tuple(range(16))
 

@@ -129,7 +129,8 @@ def _is_harmless(called: ast.expr, caller: Any, owner: nn.Module | None, within:
     if called.id == "self" and owner is not None:
         held = getattr(owner, attribute, None)
         return held is None or isinstance(held, _PARTS) or getattr(held, "__self__", None) is owner
-    value = caller.__globals__.get(called.id, getattr(builtins, called.id, None))
+    is_local = called.id in (*caller.__code__.co_varnames, *caller.__code__.co_cellvars)
+    value = None if is_local else caller.__globals__.get(called.id, getattr(builtins, called.id, None))
     if value is None or (isinstance(value, type) and issubclass(value, BaseException)):
         return True  # an argument, or what the function made
     home = value.__name__ if isinstance(value, ModuleType) else home_of(value)

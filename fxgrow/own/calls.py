@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxgrow.capture import Captured, GrownGraphModule, skeleton
-from fxgrow.capture.arguments import other_values, tensors_in_place_of_none, with_argument
+from fxgrow.capture.arguments import ANOTHER, ANY, other_values, tensors_in_place_of_none, with_argument
 from fxgrow.capture.call_guards import in_words
 from fxgrow.capture.capturing import recorded
 from fxgrow.capture.contexts import STATE, settled
@@ -103,8 +103,12 @@ def with_other_calls(
             continue  # the model took another one, by which this is settled
         if callable(call.value):
             wrong.setdefault(place, "another function may compute something else with units that grow")
+        if call.value is ANY:
+            wrong.setdefault(place, "another name may stand for what computes something else with units that grow")
+            continue
         try:
-            if call.argument and makes_the_same_calls(call, before):
+            counts = type(call.value) in (int, float)  # units may be cut or taken apart by it
+            if call.argument and not counts and makes_the_same_calls(call, before):
                 right.append(in_words(call.value))
                 continue
             otherwise = recorded(before, call.inputs)
@@ -112,6 +116,9 @@ def with_other_calls(
             continue
         sizes = _sizes(after, with_channels(call.inputs, plan.channels))
         if sizes is not None and sizes != _sizes_given(otherwise.graphs.get("eval") or otherwise.graphs["both"]):
+            if counts:
+                wrong.setdefault(place, f"with {call.text} an output would be of another size")
+                continue
             wider.append(call.text)
             right.append(in_words(call.value))
             continue
@@ -152,7 +159,8 @@ def with_other_calls(
             courses.append(course)
             others.append((other, course))
     sizes_only = [course for course in plan.courses if not course.calls]
-    refusals = tuple(Refusal(place[1], tuple(allowed[place]), why, place[0]) for place, why in wrong.items())
+    named = {place: tuple(said for said in right if said != in_words(ANOTHER)) for place, right in allowed.items()}
+    refusals = tuple(Refusal(place[1], named[place], why, place[0]) for place, why in wrong.items())
     planned = replace(more, courses=(*sizes_only, *courses), calls=tuple(wider), refusals=refusals)
     return planned, complete and {*known} <= {course.calls for course in courses}
 

@@ -15,7 +15,7 @@ from fxgrow import guards
 from fxgrow.capture import Captured, GrownGraphModule, skeleton, spelled_out
 from fxgrow.capture.alignment import Parting, parting, with_values
 from fxgrow.capture.inputs import Inputs, with_channels
-from fxgrow.capture.numbers import OF_SIZE
+from fxgrow.capture.numbers import OF_SIZE, Attribute
 from fxgrow.capture.probing import BATCH
 from fxgrow.capture.probing import changed as changed_inputs
 from fxgrow.capture.recording import Recording
@@ -183,7 +183,7 @@ def _copied(
     place_all(own, {name: tensor for name, tensor in named_tensors(grown).items() if name in here})
     set_attributes(own, plan.attributes)
     head_dims = {id(part): part.head_dim for part in own.modules() if isinstance(part, nn.MultiheadAttention)}
-    settings = Settings(own)
+    settings = Settings(own, {Attribute(edit.module, (edit.attribute,)): edit.value for edit in plan.attributes})
     conflicts = settings.settle(list(wanted(graphs)))
     apart = {(site.edit.node, site.edit.path) for site in changed}
     conflict = next((met for met in conflicts if (met.node.name, met.path) not in apart), None)

@@ -30,9 +30,9 @@ class Loose(Exception):
     let: nodes from which it is computed, an attribute at which was to change.
     """
 
-    def __init__(self, op: Op, leaves: list[Leaf], let: list[fx.Node]) -> None:
-        super().__init__(op.place)
-        self.op = op
+    def __init__(self, place: str, leaves: list[Leaf], let: list[fx.Node]) -> None:
+        super().__init__(place)
+        self.place = place
         self.leaves = leaves
         self.let = let
 
@@ -111,6 +111,11 @@ class Numbers:
             return tuple(self._grown(item, part) for item, part in zip(tree, value, strict=True))
         return value
 
+    def loose(self, node: fx.Node, place: str) -> Loose:
+        """That a number changes where it may not."""
+        behind = reached([node], lambda source: source.all_input_nodes)
+        return Loose(place, self.origins(node), [source for source in behind if source in self.literals])
+
     def origins(self, node: fx.Node) -> list[Leaf]:
         """The growing leaves that a number was measured from."""
         trees = self.analysis.trees
@@ -159,6 +164,9 @@ def number_edits(analysis: Analysis, growth: dict[Leaf, int], staying: Iterable[
                 yield NodeEdit(mode, op.node.name, "ratio", path, _ratio(before, after))
         _refuse_loose(numbers, op, bound)
     for mode, graph in analysis.graphs.items():
+        for node in graph.output_node().all_input_nodes:
+            if not any(tensors(analysis.trees[node])) and changed(node.meta["value"], numbers.after(node)):
+                raise numbers.loose(node, "output")
         for node in graph.nodes:
             if node.op == "call_function" and node.target is torch._assert:
                 condition = node.args[0]
@@ -231,8 +239,7 @@ def _refuse_loose(numbers: Numbers, op: Op, bound: set[Path]) -> None:
             continue
         if isinstance(before, (tuple, torch.Size)) and _shape_follows(numbers, op, after):
             continue
-        behind = reached([node], lambda source: source.all_input_nodes)
-        raise Loose(op, numbers.origins(node), [source for source in behind if source in numbers.literals])
+        raise numbers.loose(node, op.place)
 
 
 def _shape_follows(numbers: Numbers, op: Op, after: Any) -> bool:

@@ -127,7 +127,7 @@ class Planner:
             try:
                 self.numbers = list(number_edits(self.analysis, self.sizing.growth, staying))
             except Loose as loose:
-                reason = Reason("a number computed from it is used where no rule says how", loose.op.place)
+                reason = Reason("a number computed from it is used where no rule says how", loose.place)
                 if not (loose.let or loose.leaves):
                     raise
                 staying |= set(loose.let)

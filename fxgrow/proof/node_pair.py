@@ -51,6 +51,8 @@ def equal_values(value: Any, other: Any) -> bool:
     """Whether two plain values are equal; floats up to the rounding of one multiplication."""
     if isinstance(value, float) and isinstance(other, (int, float)) and not isinstance(other, bool):
         return value == other or math.isclose(value, other, rel_tol=1e-15) or (math.isnan(value) and math.isnan(other))
+    if isinstance(value, int) and isinstance(other, int):  # one may remember where it comes from
+        return value == other and isinstance(value, bool) == isinstance(other, bool)
     if isinstance(value, (tuple, list)) and isinstance(other, (tuple, list)):
         return len(value) == len(other) and all(map(equal_values, value, other))
     if isinstance(value, dict) and isinstance(other, dict):
@@ -68,7 +70,9 @@ def equal_values(value: Any, other: Any) -> bool:
     if isinstance(value, nn.Module) and isinstance(other, nn.Module):
         return module_difference(value, other, frozenset()) is None
     if isinstance(value, weakref.ref) and isinstance(other, weakref.ref):
-        return equal_values(value(), other())
+        referred = value(), other()
+        of_tree = all(held is None or isinstance(held, nn.Parameter) for held in referred)  # which is looked at as such
+        return of_tree or equal_values(*referred)
     if type(value) is not type(other):
         return False
     held, others = held_by(value), held_by(other)
