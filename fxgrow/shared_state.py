@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from types import CellType, FunctionType, ModuleType, TracebackType
 from typing import Any
 
@@ -19,6 +19,9 @@ from fxgrow.references import unregistered
 _PLAIN = (bool, int, float, str, type(None), Tensor)
 _MOST = 10_000
 """Containers and objects of one class or file that are looked into."""
+
+_FEW = 64
+"""So many items a container has at most in which functions are looked for."""
 
 _CACHED = type(functools.lru_cache(int))
 
@@ -37,12 +40,19 @@ class SharedState:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.kinds = _classes(model)
-        self.files = _files(self.kinds)
+        kinds = _classes(model)
+        self.files = _files(kinds)
+        self.kinds = [*kinds, *(kind for names in self.files for kind in _defined_in(names) if kind not in kinds)]
+        self.parts = [part.__dict__ for part in model.modules() if not is_known(type(part))]
+        functions = dict(self._functions())
         self.owners: dict[str, Any] = {
             **{f"the class attribute {{}} of {kind.__name__}": kind for kind in self.kinds},
             **{f"the global name {{}} of {_name(names)}": names for names in self.files},
-            "what {} closes over": {name: value for name, _, value in self._closed_over()},
+            **{f"the attribute {{}} of {name}": function.__dict__ for name, function in functions.items()},
+            "what {} closes over": {f"{name} ({own})": cell for name, own, cell in _cells(functions)},
+            "what {} has as defaults": {
+                name: (function.__defaults__, function.__kwdefaults__) for name, function in functions.items()
+            },
         }
         self.before = {text: _snapshot(owner) for text, owner in self.owners.items()}
         parts = [(path, part) for path, part in model.named_modules() if not is_known(type(part))]
@@ -66,10 +76,12 @@ class SharedState:
                     hold(holder, held)
             if isinstance(owner, type):
                 setattr(owner, name, value) if name in before else delattr(owner, name)
+            elif isinstance(cell := owner.get(name), CellType):
+                cell.cell_contents = value
             elif name in before:
                 owner[name] = value
             else:
-                del owner[name]
+                owner.pop(name, None)  # one function may have several names
         for tensor, version, data in self.tensors.values():
             if tensor._version != version:
                 tensor.detach().copy_(data)
@@ -98,25 +110,66 @@ class SharedState:
                         fresh = plain.__wrapped__
                         setattr(kind, name, fresh if plain is value else type(value)(fresh))
                         stack.callback(setattr, kind, name, value)
-            for names in self.files:
-                for name, value in list(names.items()):
+            for names in (*self.files, *self.parts):
+                for holder, key, value in list(_items(names)):
                     if isinstance(value, _CACHED):
-                        names[name] = value.__wrapped__
-                        stack.callback(names.__setitem__, name, value)
-            for _, cell, value in self._closed_over():
+                        holder[key] = value.__wrapped__
+                        stack.callback(holder.__setitem__, key, value)
+            for _, _, cell in _cells(dict(self._functions())):
+                value = _content(cell)
                 if isinstance(value, _CACHED):
                     cell.cell_contents = value.__wrapped__
                     stack.callback(setattr, cell, "cell_contents", value)
             yield
 
-    def _closed_over(self) -> Iterator[tuple[str, CellType, Any]]:
-        """What functions of these classes and files close over, with the cells that hold it."""
-        for names in (*map(vars, self.kinds), *self.files):
-            for name, value in names.items():
-                function = value.__func__ if isinstance(value, staticmethod | classmethod) else value
-                for number, cell in enumerate((isinstance(function, FunctionType) and function.__closure__) or ()):
-                    with suppress(ValueError):  # it is empty
-                        yield f"{name} ({function.__code__.co_freevars[number]})", cell, cell.cell_contents
+    def _functions(self) -> Iterator[tuple[str, FunctionType]]:
+        """The functions of these classes, files and parts, under names that tell them apart."""
+        for kind in self.kinds:
+            for name, value in vars(kind).items():
+                plain = value.__func__ if isinstance(value, staticmethod | classmethod) else value
+                yield from _functions_in(plain, f"{kind.__name__}.{name}")
+        for names in (*self.files, *self.parts):
+            for _, key, value in _items(names):
+                yield from _functions_in(value, str(key))
+
+
+def _items(names: dict[str, Any]) -> Iterator[tuple[Any, Any, Any]]:
+    """What names stand for, and what is in lists and dictionaries among that: each with its holder and its key."""
+    for name, value in names.items():
+        yield names, name, value
+        if isinstance(value, (list, dict)) and len(value) < _FEW:
+            yield from (
+                (value, key, item) for key, item in (value.items() if isinstance(value, dict) else enumerate(value))
+            )
+
+
+def _functions_in(value: Any, name: str) -> Iterator[tuple[str, FunctionType]]:
+    """A function, or one behind a cache, but for libraries'."""
+    function = value.__wrapped__ if isinstance(value, _CACHED) else value
+    if isinstance(function, FunctionType) and not is_library(function.__module__ or ""):
+        yield f"{name} ({id(function)})", function
+
+
+def _cells(functions: Mapping[str, FunctionType]) -> Iterator[tuple[str, str, CellType]]:
+    """The cells that functions close over: the name of each function, and its own for what the cell holds."""
+    for name, function in functions.items():
+        for own, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
+            yield name, own, cell
+
+
+def _content(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # it is empty
+        return None
+
+
+def _defined_in(names: dict[str, Any]) -> Iterator[type]:
+    """The classes that a file defines, but for those of modules and of errors."""
+    for value in names.values():
+        is_class = isinstance(value, type) and value.__module__ == _name(names)
+        if is_class and not issubclass(value, (nn.Module, BaseException)):
+            yield value
 
 
 def _classes(model: nn.Module) -> list[type]:
@@ -153,7 +206,8 @@ def _snapshot(owner: Any) -> dict[str, tuple[Any, _Contents]]:
     """The state that a class or a file has: each value, and what it holds, and what these hold, by their identities."""
     names = vars(owner) if isinstance(owner, type) else owner
     seen: set[int] = set()
-    state = {name: (value, _contents(value, seen)) for name, value in names.items() if not name.startswith("__")}
+    values = ((name, _content(value) if isinstance(value, CellType) else value) for name, value in names.items())
+    state = {name: (value, _contents(value, seen)) for name, value in values if not name.startswith("__")}
     return {name: (value, held) for name, (value, held) in state.items() if held or isinstance(value, _PLAIN)}
 
 
