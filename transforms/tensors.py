@@ -115,8 +115,10 @@ def _drawn(old: Tensor, growth: TensorGrowth, seed: str) -> Tensor:
     if growth.draw == "normal":
         mean, deviation = None, _deviation(old, growth)
     else:
-        mean = old.mean(dtype=exact)
-        deviation = (_root_mean_square(old.to(exact)) ** 2 - mean**2).clamp(min=0).sqrt()
+        mean, size = old.mean(dtype=exact), _root_mean_square(old.to(exact))
+        deviation = (size**2 - mean**2).clamp(min=0).sqrt()
+        if growth.draw == "factor":  # times zero, nothing would learn
+            mean = torch.where(size != 0, mean, torch.ones_like(mean))
     generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}:{growth.name}".encode()))
     dtype = old.dtype if old.dtype.is_complex else torch.float32  # the same draw whatever the model's precision
     axis, units = _free_units(growth) or (0, None)

@@ -33,7 +33,9 @@ class Borrowed(TorchFunctionMode):
         self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         keywords = kwargs or {}
-        if keywords.get("out") is not None or writes_by_name(getattr(function, "__name__", "")):
+        name = getattr(function, "__name__", "")
+        scaled = name in ("embedding", "embedding_bag") and (keywords.get("max_norm") or args[3:4]) not in (None, ())
+        if keywords.get("out") is not None or writes_by_name(name) or scaled:  # too long rows, in place
             for tensor in flat_tensors((args, keywords)):
                 place = _storage(tensor)
                 if place in self.parameters and place not in self.kept:

@@ -166,18 +166,24 @@ def roles_of(analysis: Analysis) -> dict[str, str]:
 
 
 def factors_of(analysis: Analysis) -> set[str]:
-    """Parameters and buffers that something is multiplied by: zeros there would silence new units for good."""
+    """Parameters and buffers that something is multiplied by or bounded by: zeros would silence new units for good."""
     factors: set[str] = set()
     for op in analysis.ops:
-        if op.law.family == "contraction" or op.data.get("kind") in ("multiply", "divide"):
+        adds = op.law.family != "pointwise" or op.data.get("kind", "other") in ("add", "linear")
+        if op.law.family == "contraction" or (not adds and len(op.operands()) > 1):
             pending = op.operands()
             while pending:
                 tensor = pending.pop()
                 if tensor.parameter is not None:
                     factors.add(tensor.parameter)
-                elif tensor.op is not None and tensor.op.law.family == "shape":
+                elif tensor.op is not None and (tensor.op.law.family == "shape" or _of_one(tensor.op)):
                     pending.extend(tensor.op.operands())
     return factors
+
+
+def _of_one(op: Op) -> bool:
+    """Whether an op is a function of the entries of one tensor."""
+    return op.law.family == "pointwise" and len(op.operands()) == 1
 
 
 def law_of_node(model: nn.Module, node: fx.Node) -> Law | None:

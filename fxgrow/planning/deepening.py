@@ -77,7 +77,7 @@ class NewTensor:
     """A parameter or buffer of a new block.
 
     block: the number of its block. twin: the tensor it repeats, by its name before. start: "copy", "zero", "dirac"
-    (an identity map), "ones", "shared" (it is its twin), or how it is drawn: "normal", "level", "zeros", "alike".
+    (an identity map), "ones", "shared" (it is its twin), or how it is drawn, as `TensorGrowth.draw` says.
     longer: axes that are longer than the twin's, and by how much. draw: how further entries are drawn.
     silent: stretches of its first axis that are zero, however the others start.
     """

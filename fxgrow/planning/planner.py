@@ -110,9 +110,8 @@ class Planner:
             if n not in self.roles and not isinstance(analysis.learnable[n], nn.Parameter)
         }
         analysis.unifier.reluctant.extend(axis for n in tables for axis in analysis.parameters[n].axes)
-        self.silent = {n for n, role in self.roles.items() if role in ("bias", "mean")} | (
-            tables - factors_of(analysis)
-        )
+        self.factors = factors_of(analysis)
+        self.silent = {n for n, role in self.roles.items() if role in ("bias", "mean")} | (tables - self.factors)
 
     # -- settling on sizes and ways ----------------------------------------------------------------------
 
@@ -284,11 +283,13 @@ class Planner:
             axes = tuple(self._axis(name, k, layout) for k, layout in enumerate(tensor.axes))
             yield TensorGrowth(name, axes, self._draw(name, axes), factors.pop())
 
-    def _draw(self, name: str, axes: Iterable[Axis]) -> str:
+    def _draw(self, name: str, axes: Sequence[Axis]) -> str:
         if name in self.roles:
             return DRAWS[self.roles[name]]
         if any(run.fill in READING for axis in axes for run in axis.runs()):
             return DRAWS["weight"]  # weights of several layers in one, such as a packed projection
+        if name in self.factors and sum(axis.old > 1 for axis in axes) == 1:  # one for each unit
+            return "factor"
         return "zeros" if name in self.silent else "alike"
 
     def _axis(self, name: str, axis: int, layout: Layout) -> Axis:

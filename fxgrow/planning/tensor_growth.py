@@ -53,7 +53,7 @@ class TensorGrowth:
     Attributes
     ----------
     draw: what free entries are: "normal" (at the scale of the old ones), "level" (the mean of the old ones), "zeros",
-        "alike" (normal, with mean and deviation of the old ones).
+        "alike" (normal, with mean and deviation of the old ones), "factor" (alike, and ones where the old are zero).
     scale: multiplies the old entries.
     spread: how large normally drawn entries are beside the old ones before growth; None: by fan-in.
     calibrations: factors for the weights of drawn units, worked out on a batch of data.

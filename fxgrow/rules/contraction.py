@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
@@ -169,7 +169,7 @@ class SumOfProducts(Law):
         for k, axes in makers.items() if len(makers) == 1 else ():
             maker, bias = op.data["operands"][k], op.data["bias"]
             alone = len(axes) == 1 and (maker.parameter or Knowledge.places(maker, leaf, None) == axes)
-            if alone and know.fact(maker, leaf, axes[0]) is Fact.IGNORED:
+            if (alone or know.is_silent(maker, leaf)) and know.fact(maker, leaf, axes[0]) is Fact.IGNORED:
                 if know.ways[leaf] is not Way.ZERO:
                     know.fail(op, leaf, "one weight makes and reads it")
                 elif bias is None or (leaf in bias.leaves() and know.fact(bias, leaf) is Fact.ZERO):
@@ -355,6 +355,12 @@ class Gather(Law):
         op.data["table"] = table
         return op.result([*index.axes, table.axes[1]])
 
+    def needs(self, op: Op, know: Knowledge) -> Iterable[list[tuple[Tensor, Want]]]:
+        """Rows that are scaled by their own norms are as long as they were."""
+        if scales_rows(op.setting):
+            table = op.data["table"]
+            yield from ([(table, Want(leaf, Fact.ZERO, None, 1))] for leaf in know.growing(table.axes[1]))
+
     def demand(self, op: Op, output: Tensor, want: Want) -> list[list[tuple[Tensor, Want]]]:
         return [[(op.data["table"], Want(want.leaf, want.fact, None, 1))]] if want.where is None else []
 
@@ -366,7 +372,14 @@ class Gather(Law):
                 if know.fact(table, leaf, 1) is Fact.IGNORED and know.ways[leaf] is not Way.ZERO:
                     know.ask(table, Want(leaf, Fact.ZERO, None, 1))
             fact = know.fact(table, leaf, 1)
-            know.learn(output, leaf, Fact.BASE if fact is Fact.IGNORED else fact)
+            if fact is Fact.IGNORED:  # a weight that reads elsewhere: as zeros, its rows have them
+                fact = Fact.ZERO if know.ways[leaf] is Way.ZERO else Fact.BASE
+            know.learn(output, leaf, fact)
+
+
+def scales_rows(setting: Callable[..., Any]) -> bool:
+    """Whether rows of a table that are too long are scaled as they are picked; `setting` looks up an argument."""
+    return setting(3, "max_norm") is not None
 
 
 class GatherBags(Gather):

@@ -88,6 +88,13 @@ class Knowledge:
             known[None] = Fact.ZERO
         return known
 
+    def is_silent(self, tensor: Tensor, leaf: Leaf) -> bool:
+        """Whether a tensor is a piece of a parameter that passes nothing on along any axis that a leaf is on."""
+        while tensor.parameter is None and tensor.op is not None and tensor.op.law.family == "shape":
+            tensor = tensor.op.operands()[0]
+        slots = self.places(tensor, leaf, None) if tensor.parameter is not None else []
+        return bool(slots) and all(self.fact(tensor, leaf, axis) in (Fact.ZERO, Fact.IGNORED) for axis in slots)
+
     @staticmethod
     def places(tensor: Tensor, leaf: Leaf, axis: int | None) -> list[int]:
         """The axes of a tensor that a leaf is on, or the one axis that is given."""

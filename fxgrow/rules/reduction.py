@@ -79,6 +79,10 @@ class Reduction(Carrying):
         whole = any(resolve(layout) is leaf for layout in self.statistics(op))
         return (self.kind == "sum" and known is Fact.ZERO) or (self.kind == "mean" and known is Fact.MEAN and whole)
 
+    def passes(self, op: Op, operand: Tensor, leaf: Leaf, axis: int | None, moves: Moves) -> bool:
+        """Not to units that a statistic of the old ones leaves out."""
+        return leaf not in moves.know.guarded or leaf not in moves.know.growing(*self.statistics(op))
+
     def statistics(self, op: Op) -> Iterable[Layout]:
         x = op.tensor()
         yield from (x.axes[k] for k in op.data["reduced"])

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import fxgrow
 from fxgrow.history import births
+from fxgrow.proof.certificate import Verdict
 from tests.checks import unmoved, worst_error
 
 ROW = torch.randn(6, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -188,3 +189,100 @@ def test_liveness_tells_units_that_no_gradient_reaches() -> None:
         for name in ("0.weight", "0.bias"):
             grown.get_parameter(name)[8:] = 0.0
     assert [line.partition(":")[0] for line in unmoved(grown, (ROW,))] == ["0.weight", "0.bias", "2.weight"]
+
+
+class PerUnit(nn.Module):
+    """A number for each unit that the code does something with."""
+
+    def __init__(self, held: Tensor, how: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.enter, self.leave, self.how = nn.Linear(5, 8), nn.Linear(8, 3), how
+        if isinstance(held, nn.Parameter):
+            self.held = held
+        else:
+            self.register_buffer("held", held)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.leave(self.how(self.enter(x), self.held))
+
+
+OF_A_UNIT = {
+    "a mask": (torch.full((8,), 2.0), lambda h, held: h.tanh() * (held > 0)),
+    "a choice": (torch.full((8,), 2.0), lambda h, held: torch.where(held > 0, h, h * 0)),
+    "a ceiling": (torch.full((8,), 3.0), lambda h, held: torch.minimum(h, held)),
+    "levels": (torch.full((8,), 5.0), lambda h, held: h.tanh() * ((held - 1) / 2)),
+    "a gain at zero": (nn.Parameter(torch.zeros(8)), lambda h, held: h * held),
+    "a gate at zero": (nn.Parameter(torch.zeros(8)), lambda h, held: h * held.tanh()),
+}
+
+
+@pytest.mark.parametrize("what", OF_A_UNIT)
+def test_numbers_of_new_units_let_them_through(what: str) -> None:
+    grown_and_alive(PerUnit(*OF_A_UNIT[what]), ROW)
+
+
+class Tied(nn.Module):
+    """Looks rows of a table up and compares them with all of it, and nothing between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.compared = nn.Embedding(9, 8), nn.Linear(8, 9, bias=False)
+        self.compared.weight = self.table.weight
+
+    def forward(self, words: Tensor) -> Tensor:
+        return self.compared(self.table(words).mean(1))  # type: ignore[no-any-return]
+
+
+class Stacked(nn.Module):
+    """Layers whose weights are pieces of one parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.randn(3, 8, 8) / 3)
+        self.enter, self.wide, self.narrow, self.leave = (nn.Linear(*s) for s in ((5, 8), (8, 16), (16, 8), (8, 3)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.narrow(self.wide(self.enter(x)).tanh())
+        for weight in self.weights:
+            x = F.linear(x, weight).tanh()
+        return self.leave(x)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("model", [Tied(), Stacked()])
+def test_a_table_or_a_stack_of_weights_that_would_multiply_zeros_is_held(model: nn.Module) -> None:
+    x = torch.randint(0, 9, (6, 4)) if isinstance(model, Tied) else ROW
+    held = fxgrow.plan(model.double(), 2, example_inputs=x).held
+    assert any("no gradient passes the zeros" in staying.reason for staying in held)
+    if isinstance(model, Stacked):
+        grown_and_alive(model, ROW)
+
+
+class TwoHalves(nn.Module):
+    """A loss of all of a latent, of which one half alone is decoded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.mean, self.spread = nn.Linear(5, 8), nn.Linear(8, 6), nn.Linear(8, 6)
+        self.decode = nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.enter(x).tanh()
+        mean, spread = self.mean(x), self.spread(x)
+        return self.decode(mean), (spread.exp() + mean**2 - spread).sum(-1)
+
+
+def test_units_that_a_guarded_sum_alone_would_read_stay() -> None:
+    grown: Any = grown_and_alive(TwoHalves(), ROW)
+    assert (grown.enter.out_features, grown.spread.out_features) == (16, 6)
+
+
+@pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
+def test_rows_that_are_scaled_by_their_norms_keep_them(kind: type[nn.Embedding]) -> None:
+    torch.manual_seed(0)
+    words = torch.randint(0, 9, (6, 4))
+    model = nn.Sequential(kind(9, 8, max_norm=1.0), nn.Linear(8, 3)).double()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    grown = fxgrow.grow(model, 2, example_inputs=words)
+    assert fxgrow.report(grown).certificate.verdict is Verdict.PROVED
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert not grown.get_parameter("0.weight")[:, 8:].any() and worst_error(model, grown, (words,), False) <= 1e-12

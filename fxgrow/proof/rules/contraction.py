@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from fxgrow.proof.claims import Claim, Unproved, carried, merge_axes, split_axis, unchanged
+from fxgrow.proof.claims import Claim, Unproved, carried, is_new, merge_axes, split_axis, unchanged
 from fxgrow.proof.node_pair import Both, Use, no_rule, plain
 from fxgrow.proof.products import Operand, contract, dropped
 from fxgrow.proof.rules.reduction import check_core
-from fxgrow.rules.contraction import Contraction, Gather, SumOfProducts
+from fxgrow.rules.contraction import Contraction, Gather, SumOfProducts, scales_rows
 from fxgrow.rules.convolution import Deformable, Slide, Transposed, slides_of
 from fxgrow.rules.patterns import Names, spelled
 from fxgrow.rules.products import Readout
@@ -148,4 +148,6 @@ def _rows(use: Use, index: Claim) -> Claim:
     index, known = use.equal(index), use.equal(table)
     if any(m is not None for m in index.maps) or known.maps[0] is not None:
         raise Unproved("the index or the number of entries of a table has changed")
+    if scales_rows(lambda *place: use.setting(*place).new) and not bool((known.zeros() | ~is_new(known)).all()):
+        raise Unproved("rows are scaled by their norms, and new entries are not zero")
     return carried(known, [*[None] * index.rank, 1], (*index.old, known.old[1]))
