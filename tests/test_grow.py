@@ -243,3 +243,23 @@ def test_streams_grow_through_padded_shortcuts() -> None:
     assert type(grown) is nn.Sequential and fxgrow.certify(grown).verdict is Verdict.PROVED
     assert [grown[k].second.out_channels for k in (1, 2)] == [24, 48] and not fxgrow.report(grown).plan.held
     assert_grows(model, (x,), 1.5, "zero", least_ratio=2.0)
+
+
+class Scaled(nn.Module):
+    """A residual branch whose square weight is made of a parameter before it is used."""
+
+    def __init__(self, made: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.enter, self.square, self.leave, self.made = nn.Linear(3, 6), nn.Linear(6, 6), nn.Linear(6, 2), made
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x)
+        return self.leave(x + nn.functional.linear(x, self.made(self.square.weight), self.square.bias))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("init", ["zero", "mirror", "replicate"])
+@pytest.mark.parametrize(
+    "made", [lambda w: w * 0.5, lambda w: w.to(torch.float64), lambda w: w - w.T, lambda w: w.T.contiguous().T]
+)
+def test_weights_that_are_made_of_others_make_pairs_and_read_them(made: Callable[[Tensor], Tensor], init: str) -> None:
+    assert_grows(Scaled(made).double(), (torch.randn(4, 3, dtype=torch.float64),), 1.5, init)

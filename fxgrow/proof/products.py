@@ -199,7 +199,7 @@ def _collapse(use: Use, weight: Operand, data: Operand, maps: dict[str, Map], ou
         if free.numel() and bool(wrong.any()):
             place = first(wrong)
             what = "the columns of a pair or of copies" if special else "the column of a new unit"
-            raise Refuted(
+            raise Unproved(
                 f"{held.name}: {what} should add up to 0, but row {list(place[:axis] + place[axis + 1 :])} makes "
                 f"{at_index(free, place):.6g} at column {int(atoms.names[place[axis]])}, and nothing is known of "
                 f"the unit that it reads"

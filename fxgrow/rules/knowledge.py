@@ -199,8 +199,8 @@ class Knowledge:
             return False
         for axis in places:
             slot = (tensor.parameter, axis, want.leaf)
-            fact = want.fact
-            if fact is Fact.IGNORED and slot in self.produced and self.ways[want.leaf] is not Way.ZERO:
+            fact, makes = want.fact, slot in self.produced or len(places) > 1
+            if fact is Fact.IGNORED and makes and self.ways[want.leaf] is not Way.ZERO:
                 fact = Fact.ZERO  # the same entries also make units, which must stay pairs or copies
             fills = {**self.fills.get(slot, {}), **granted.get(slot, {})}
             for where, held in fills.items():
