@@ -21,7 +21,7 @@ from fxgrow.own.courses import Replan
 from fxgrow.own.target import check_alike
 from fxgrow.part_ends import Passage
 from fxgrow.parts import Parts, find_parts, no_part_grows, passage_through
-from fxgrow.planning.analysis import HELD, Analysis, analyse, roles_of
+from fxgrow.planning.analysis import HELD, Analysis, analyse, hold, roles_of
 from fxgrow.planning.blocks import Found
 from fxgrow.planning.composition import joined
 from fxgrow.planning.depth import check_keys, plan_depth
@@ -35,6 +35,7 @@ from fxgrow.planning.sizes import Sizes, flops_after, parameters_after
 from fxgrow.planning.targets import distances
 from fxgrow.planning.toward import deeper_containers, depth_toward
 from fxgrow.steps import timed
+from fxgrow.tensor_hooks import why_hooked
 from fxgrow.transforms.depth import add_blocks
 from fxgrow.transforms.readouts import add_readouts, drop_readouts
 from fxgrow.transforms.width import widened
@@ -146,6 +147,8 @@ def _planned(
         if isinstance(widths, Sizes) or wish.like is not None:
             raise
         captured = find_parts(model, example_inputs, error)
+    for path, part in captured.captured.items() if isinstance(captured, Parts) else (("", captured),):
+        _hold_hooked(model.get_submodule(path), part)
     if isinstance(widths, Amounts):
         widths.check_all_used([name for name, _ in model.named_modules() if name])
     name = model_name(model)
@@ -168,6 +171,14 @@ def _planned(
         if depths is None:
             return captured, _widened(captured, name, widths, wish, chosen)
         return captured, _deepened(captured, depths, wish, lambda: _widened(captured, name, widths, wish, chosen))
+
+
+def _hold_hooked(model: nn.Module, captured: Captured) -> None:
+    """Let tensors stay whose hooks may count on their shapes."""
+    twins = named_tensors(captured.model)
+    for name, tensor in named_tensors(model).items():
+        if name in twins and (why := why_hooked(tensor)) is not None:
+            hold(twins[name], why)
 
 
 def _part_planner(

@@ -46,6 +46,7 @@ from fxgrow.references import copy_unregistered
 from fxgrow.replay import other_courses, prepared
 from fxgrow.steps import shown, timed
 from fxgrow.switching import renew
+from fxgrow.training.held import own_optimizers
 from fxgrow.training.parameters import remember_names, stage_of
 from fxgrow.transforms.passes import refuse_lost
 from fxgrow.transforms.tagging import tagged
@@ -266,6 +267,7 @@ def apply_plan(
     if loss is not None:
         choose_units(grown, planned, loss)
     renew(grown)
+    own_optimizers(grown, model)
     if verifying:
         with timed("proving"):
             certificate = certificate_of(model, grown, [growth], before, graph=graph)

@@ -10,6 +10,7 @@ from types import CellType, FunctionType, MethodType
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from fxgrow.holders import held_by, hold, holding
 from fxgrow.libraries import package_of
@@ -158,6 +159,17 @@ class _Exchange:
         target = self.behind(value())
         return value if target is value() else weakref.ref(target)
 
+    def handle(self, value: Any) -> Any:
+        """The handle of a hook, by which it is taken out of the dictionaries that hold it."""
+        dicts = [reference() for reference in (value.hooks_dict_ref, *value.extra_dict_ref)]
+        after = [self.others.get(id(held), held) for held in dicts]
+        if all(new is old for new, old in zip(after, dicts, strict=True)):
+            return value
+        twin = object.__new__(RemovableHandle)
+        twin.id, (twin.hooks_dict_ref, *extra) = value.id, map(weakref.ref, after)
+        twin.extra_dict_ref = tuple(extra)
+        return twin
+
     def partial(self, value: Any) -> Any:
         before = (value.func, *value.args, *value.keywords.values())
         function, *after = map(self.of, before)
@@ -194,6 +206,7 @@ class _Exchange:
 _REMADE: Mapping[type, Callable[[_Exchange, Any], Any]] = {
     MethodType: _Exchange.method,
     weakref.ReferenceType: _Exchange.weak_reference,
+    RemovableHandle: _Exchange.handle,
     functools.partial: _Exchange.partial,
     FunctionType: _Exchange.function,
 }

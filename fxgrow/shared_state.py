@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from types import CellType, FunctionType, ModuleType, TracebackType
+from types import CellType, FunctionType, MethodType, ModuleType, TracebackType
 from typing import Any
 
 from torch import Tensor, nn
@@ -41,7 +41,8 @@ class SharedState:
 
     def __init__(self, model: nn.Module) -> None:
         kinds = _classes(model)
-        self.files = _files(kinds)
+        self.hooks = {f"a hook ({id(hook)})": hook for hook in _hooks(model)}
+        self.files = _files(kinds, [hook.__globals__ for hook in self.hooks.values() if isinstance(hook, FunctionType)])
         self.kinds = [*kinds, *(kind for names in self.files for kind in _defined_in(names) if kind not in kinds)]
         self.parts = [part.__dict__ for part in model.modules() if not is_known(type(part))]
         functions = dict(self._functions())
@@ -49,6 +50,7 @@ class SharedState:
             **{f"the class attribute {{}} of {kind.__name__}": kind for kind in self.kinds},
             **{f"the global name {{}} of {_name(names)}": names for names in self.files},
             **{f"the attribute {{}} of {name}": function.__dict__ for name, function in functions.items()},
+            "what {} is a method of": {n: h.__self__ for n, h in self.hooks.items() if isinstance(h, MethodType)},
             "what {} closes over": {f"{name} ({own})": cell for name, own, cell in _cells(functions)},
             "what {} has as defaults": {
                 name: (function.__defaults__, function.__kwdefaults__) for name, function in functions.items()
@@ -131,6 +133,16 @@ class SharedState:
         for names in (*self.files, *self.parts):
             for _, key, value in _items(names):
                 yield from _functions_in(value, str(key))
+        for name, hook in self.hooks.items():
+            yield from _functions_in(hook, name)
+
+
+def _hooks(model: nn.Module) -> Iterator[Any]:
+    """What runs around the forwards of parts, but for libraries'."""
+    for part in model.modules():
+        for hook in (*part._forward_hooks.values(), *part._forward_pre_hooks.values()):
+            if not is_library(getattr(hook, "__module__", None) or ""):
+                yield hook
 
 
 def _items(names: dict[str, Any]) -> Iterator[tuple[Any, Any, Any]]:
@@ -178,11 +190,11 @@ def _classes(model: nn.Module) -> list[type]:
     return [kind for kind in kinds if kind is not object and not is_known(kind)]
 
 
-def _files(kinds: list[type]) -> list[dict[str, Any]]:
-    """The global names of the files that define these classes, and of those that these import from."""
+def _files(kinds: list[type], further: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The global names of the files that define these classes, of further ones, and of those that these import from."""
     files: dict[int, dict[str, Any]] = {}
-    for kind in kinds:
-        home = vars(sys.modules[kind.__module__]) if kind.__module__ in sys.modules else {}
+    homes = (vars(sys.modules[kind.__module__]) for kind in kinds if kind.__module__ in sys.modules)
+    for home in (*homes, *further):
         for names in (home, *map(_imported, home.values())):
             if names and not is_library(_name(names)):
                 files[id(names)] = names

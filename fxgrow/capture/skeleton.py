@@ -48,6 +48,7 @@ def twin_of(
     """The skeleton of what is known to be fit for one; `share`: over the model's own tensors, which are on meta."""
     modules: dict[int, nn.Module] = {}
     tensors: dict[int, torch.Tensor] = {}
+    hooks: dict[int, dict[Any, Any]] = {}  # dictionaries of them, to which handles refer
 
     def bare(tensor: Any) -> Any:
         if tensor is None:
@@ -72,6 +73,8 @@ def twin_of(
                 of_torch = name in OF_MODULES and type(value) in _COPIED
                 if name != COMPILED:
                     twin.__dict__[name] = (value.copy() if value else type(value)()) if of_torch else value
+                if of_torch and value:
+                    hooks[id(value)] = twin.__dict__[name]
             for name, parameter in module._parameters.items():
                 twin._parameters[name] = bare(parameter)
             for name, buffer in module._buffers.items():
@@ -83,5 +86,5 @@ def twin_of(
         return modules[id(module)]
 
     result = copy_of(model)
-    exchange(modules.values(), {**modules, **tensors})
+    exchange(modules.values(), {**modules, **tensors, **hooks})
     return result
