@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxgrow.capture import Captured, GrownGraphModule, skeleton
-from fxgrow.capture.arguments import ANOTHER, ANY, other_values, tensors_in_place_of_none, with_argument
+from fxgrow.capture.arguments import ANOTHER, ANY, other_values, otherwise_cut, tensors_in_place_of_none, with_argument
 from fxgrow.capture.call_guards import in_words
 from fxgrow.capture.capturing import recorded
 from fxgrow.capture.contexts import STATE, settled
@@ -92,7 +92,13 @@ def with_other_calls(
         read_out = {readout.weight: captured.model.get_parameter(readout.weight) for readout in growth.readouts}
         return widened(captured, growth, {**named_tensors(skeleton(source)), **read_out}, "")
 
-    for call in _calls(source, captured, of_methods, plan.depth is None):
+    def is_operand(argument: str) -> bool:
+        """Whether what is computed hangs on a number, and not only how often."""
+        nodes = as_captured(argument, "eval").graph.nodes
+        given = (node for node in nodes if node.op == "placeholder" and node.target == argument)
+        return any(user.target is not settled for node in given for user in node.users)
+
+    for call in _calls(source, captured, of_methods, plan.depth is None, is_operand):
         before, after = (called_by(model, call.method, call.left, call.flags) for model in (source, own))
         place = call.method, call.argument
         right = allowed.setdefault(place, list(call.as_it_was))
@@ -181,7 +187,9 @@ class _Call(NamedTuple):
     flags: tuple[Flag, ...] = ()
 
 
-def _calls(source: nn.Module, captured: Captured, of_methods: bool, of_flags: bool) -> Iterator[_Call]:
+def _calls(
+    source: nn.Module, captured: Captured, of_methods: bool, of_flags: bool, is_operand: Callable[[str], bool]
+) -> Iterator[_Call]:
     ran = methods_that_ran(captured)
     read = {str(node.target) for graph in captured.graphs.values() for node in graph.nodes}
     others = [
@@ -192,7 +200,10 @@ def _calls(source: nn.Module, captured: Captured, of_methods: bool, of_flags: bo
     computing = bool(others or flags) and only_compute(source, ran)
     for name, value in others if computing else ():
         before = bound(source, with_argument(source, captured.inputs, name))
-        as_it_was = in_words(before.get(name, inspect.Parameter.empty))
+        now = before.get(name, inspect.Parameter.empty)
+        if type(now) is type(value) is int and value == otherwise_cut(now) and not is_operand(name):
+            continue
+        as_it_was = in_words(now)
         inputs = with_argument(source, captured.inputs, name, value)
         yield _Call(f"{name}={in_words(value)}", inputs, (as_it_was,), name, value)
     for flag, before_it in flags if computing else ():
