@@ -24,6 +24,11 @@ ANY = object()
 ANOTHER = "another"
 """Stands for a text that the code of a model does not name."""
 
+
+class Cut(int):
+    """Another number than the code of a model names, by which an axis may be cut or taken apart."""
+
+
 _CHOICES = (bool, str, int, float, tuple, enum.Enum, type(None))
 
 
@@ -54,7 +59,8 @@ def other_values(model: nn.Module, inputs: Inputs, ran: Iterable[str] = ()) -> I
             others += _ACTIVATIONS
         elif isinstance(value, (str, int, float, tuple)) or any(kind in said for kind in (*_KINDS, "_empty")):
             others += [*named.get(name, ()), *_besides(named.get(name, ())), *_other_truth(value, asked.get(name, ""))]
-            others += [otherwise_cut(value)] if type(value) is int else []
+            cut = Cut(value // 2 if value > 1 else value + 1) if type(value) is int else value
+            others += [cut] if cut not in (value, *others) else []
         yield from each_other(name, value, others)
         if asked.get(name) == "getattr" and isinstance(value, str):
             yield name, ANY
@@ -182,11 +188,6 @@ def named_values(model: nn.Module, methods: frozenset[str]) -> dict[str, list[An
         elif isinstance(node, ast.Match) and (name := _name(node.subject)):
             values.setdefault(name, []).extend(_constants([case.pattern for case in node.cases]))
     return values
-
-
-def otherwise_cut(number: int) -> int:
-    """Another number, by which an axis may be cut or taken apart."""
-    return number // 2 if number > 1 else number + 1
 
 
 def _besides(constants: Sequence[Any]) -> list[Any]:

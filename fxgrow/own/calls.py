@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxgrow.capture import Captured, GrownGraphModule, skeleton
-from fxgrow.capture.arguments import ANOTHER, ANY, other_values, otherwise_cut, tensors_in_place_of_none, with_argument
+from fxgrow.capture.arguments import ANOTHER, ANY, Cut, other_values, tensors_in_place_of_none, with_argument
 from fxgrow.capture.call_guards import in_words
 from fxgrow.capture.capturing import recorded
 from fxgrow.capture.contexts import STATE, settled
@@ -200,10 +200,11 @@ def _calls(
     computing = bool(others or flags) and only_compute(source, ran)
     for name, value in others if computing else ():
         before = bound(source, with_argument(source, captured.inputs, name))
-        now = before.get(name, inspect.Parameter.empty)
-        if type(now) is type(value) is int and value == otherwise_cut(now) and not is_operand(name):
-            continue
-        as_it_was = in_words(now)
+        if isinstance(value, Cut):
+            if not is_operand(name):
+                continue
+            value = int(value)
+        as_it_was = in_words(before.get(name, inspect.Parameter.empty))
         inputs = with_argument(source, captured.inputs, name, value)
         yield _Call(f"{name}={in_words(value)}", inputs, (as_it_was,), name, value)
     for flag, before_it in flags if computing else ():
