@@ -12,6 +12,7 @@ from fxgrow.amounts import Amounts
 from fxgrow.axes.layout import Reason
 from fxgrow.capture import Captured, GrownGraphModule, capture, recapture, skeleton
 from fxgrow.capture.inputs import Inputs, with_channels
+from fxgrow.capture.states import given_back
 from fxgrow.errors import CaptureError, PlanError, UntraceableError
 from fxgrow.garbage import collection_paused
 from fxgrow.history import history_of
@@ -21,7 +22,7 @@ from fxgrow.own.courses import Replan
 from fxgrow.own.target import check_alike
 from fxgrow.part_ends import Passage
 from fxgrow.parts import Parts, find_parts, no_part_grows, passage_through
-from fxgrow.planning.analysis import HELD, Analysis, analyse, hold, roles_of
+from fxgrow.planning.analysis import GIVEN_BACK, HELD, Analysis, analyse, hold, roles_of
 from fxgrow.planning.blocks import Found
 from fxgrow.planning.composition import joined
 from fxgrow.planning.depth import check_keys, plan_depth
@@ -260,6 +261,11 @@ def _widened(captured: Captured, name: str, widths: Amounts | Sizes, wish: Wish,
                 node.meta[HELD] = wish.held[node.name]
     before = analyse(captured.model, captured.graphs)
     readouts = find_readouts(before) if wish.width is not None and isinstance(widths, Amounts) else ()
+    if readouts and (state := given_back(captured)):
+        for graph in captured.graphs.values():
+            graph.output_node().meta[GIVEN_BACK] = state
+        before = analyse(captured.model, captured.graphs)
+        readouts = find_readouts(before)
     if not readouts:
         return planned(before)
     parameters, operations = parameters_after(before, {}), flops_after(before, {})

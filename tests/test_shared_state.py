@@ -84,7 +84,31 @@ class ByIterator(Layers):
         return self.leave(x if next(self.turns) else x.relu())
 
 
-@pytest.mark.parametrize("kind", [ByClass, ByGlobalName, ByGlobalList, ByClosure])
+class LateByCount(Layers):
+    """Another course, after more calls than are looked at."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.count += 1
+        x = self.enter(x)
+        return self.leave(x if self.count < 6 else x.relu())
+
+
+class EveryFourth(Layers):
+    def __init__(self) -> None:
+        super().__init__()
+        self.state = {"step": 0}
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.state["step"] += 1
+        x = self.enter(x)
+        return self.leave(x if self.state["step"] % 4 else x.relu())
+
+
+@pytest.mark.parametrize("kind", [ByClass, ByGlobalName, ByGlobalList, ByClosure, LateByCount, EveryFourth])
 def test_a_course_that_hangs_on_earlier_calls_is_never_proved(kind: type[Layers]) -> None:
     before = ByClass.calls, CALLS, list(SEEN)
     grown = fxgrow.grow(kind().double(), 2, example_inputs=X)

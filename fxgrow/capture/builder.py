@@ -15,7 +15,7 @@ from fxgrow.capture import call_guards
 from fxgrow.capture.answers import behind, if_finite, of_values, state_behind
 from fxgrow.capture.contexts import Settled, settled
 from fxgrow.capture.methods import CALLER, RUNNING, MethodRuns, calling_function
-from fxgrow.capture.numbers import Float, Int, Pending, node_of, of_numpy, plain, remembering
+from fxgrow.capture.numbers import Attribute, Float, Int, Pending, node_of, of_numpy, plain, remembering
 from fxgrow.capture.refusing import Refusing
 from fxgrow.containers import each_tensor, flat_tensors, holds_tensor, with_dictionaries, with_items
 from fxgrow.errors import UntraceableError
@@ -77,6 +77,7 @@ class GraphBuilder(Refusing):
         self.kept: set[int] = set()  # tensors that parts made where their mode was set
         self.paths: list[str] = []
         self.settling: set[fx.Node] = set()
+        self.attributes_asked: set[Attribute] = set()
         self.asked: dict[str, str] = {}
         """Buffers by whose values the forward decides, and where."""
         self.by_size = False

@@ -10,7 +10,7 @@ import functools
 import math
 import operator
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
@@ -57,6 +57,15 @@ class Expression:
 
 Source = Attribute | Expression
 """Where a literal comes from, if not from a tensor's size."""
+
+
+def attributes_in(source: Any) -> Iterator[Attribute]:
+    """The attributes that a number comes from."""
+    if isinstance(source, Attribute):
+        yield source
+    elif isinstance(source, Expression):
+        for operand in source.operands:
+            yield from attributes_in(operand)
 
 
 def value_of(source: Any, lookup: Callable[[Attribute], Any]) -> Any:
@@ -115,6 +124,7 @@ class Recording(Protocol):
 
     graph: fx.Graph
     settling: set[fx.Node]
+    attributes_asked: set[Attribute]
     comparisons: set[Comparison]
 
     def number(self, function: Callable[..., Any], operands: tuple[Any, ...], value: Any) -> fx.Node: ...
@@ -277,6 +287,8 @@ def _settling(plainly: Callable[..., Any]) -> Any:
         for number in (self, *rest):
             if (node := node_of(number)) is not None:
                 recordings[-1].settling.add(node)
+            elif recordings and (source := getattr(number, "source", None)) is not None:
+                recordings[-1].attributes_asked.update(attributes_in(source))
         operand = rest[0] if rest else None
         node = node_of(self)
         if isinstance(operand, int) and node is not None and node_of(operand) is None:

@@ -145,8 +145,10 @@ class Recording:
         changing = dict.fromkeys(_changing(recorder.graph))
         changed = {str(node.target) for node in changing}
         changed |= {f"{path}.{attribute}".lstrip(".") for path, kind, attribute in assigned if kind == "buffer"}
-        for asked, where in recorder.asked.items():
-            if asked in changed:
+        numbers = {f"{path}.{attribute}".lstrip(".") for path, kind, attribute in assigned if kind == "attribute"}
+        asked_numbers = (f"{asked.module}.{asked.keys[0]}".lstrip(".") for asked in recorder.attributes_asked)
+        for asked, where in {**recorder.asked, **dict.fromkeys(sorted(asked_numbers), name)}.items():
+            if asked in changed | numbers:
                 finding = f"the course of the forward hangs on what an earlier call left in {asked}"
                 recorder.settled.append(Settled(finding, where, True, contexts.STATE))
         unregistered = set(recorder.plain.values())

@@ -13,12 +13,12 @@ from torch import nn
 from fxgrow.capture import GrownGraphModule, skeleton, spelled_out
 from fxgrow.capture.alignment import parting
 from fxgrow.capture.inputs import Inputs
+from fxgrow.capture.numbers import attributes_in
 from fxgrow.errors import PlanError, first_line
 from fxgrow.module_tensors import named_tensors
 from fxgrow.own.edited import plain_kind
 from fxgrow.own.entries import Search, changed_entries, configs_in, numbers_of
 from fxgrow.own.following import origins_of
-from fxgrow.own.sizes import attributes_in
 from fxgrow.own.target import is_plain, put_into
 from fxgrow.planning.deepening import Deepening
 from fxgrow.planning.likeness import ConfigGrowth, Likeness

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from fxgrow.capture.attributes import Item
-from fxgrow.capture.numbers import OF_SIZE, Attribute, Expression, Source, operand_for, value_of
+from fxgrow.capture.numbers import OF_SIZE, Attribute, Expression, Source, attributes_in, operand_for, value_of
 from fxgrow.rules.shape import follow
 
 
@@ -118,15 +118,6 @@ class Settings:
             for twin in twins:
                 if twin not in self.values and self.now(twin) == before:
                     _put(self.root, twin, value)
-
-
-def attributes_in(source: Any) -> Iterator[Attribute]:
-    """The attributes that a number comes from."""
-    if isinstance(source, Attribute):
-        yield source
-    elif isinstance(source, Expression):
-        for operand in source.operands:
-            yield from attributes_in(operand)
 
 
 def _solved(source: Any, result: Any, free: Attribute, lookup: Callable[[Attribute], Any]) -> Any:

@@ -19,9 +19,13 @@ from fxgrow.rules.registry import law_of_call
 _UNKNOWN = Law()
 
 OUTPUT = "it is an output of the model"
+STATE = "it is an output that the model takes back at its next call"
 
 OPEN = "open"
 """The entry of an input's or output's meta with the axes that are free to grow: which tensor, and which of its axes."""
+
+GIVEN_BACK = "given back"
+"""The entry of an output's meta with the numbers of its tensors that the model takes back at its next call."""
 
 HELD = "held"
 """The entry of a node's meta with the reasons why what it reads stays; more than one: its module's parameters too."""
@@ -130,9 +134,11 @@ def _visit(analysis: Analysis, node: fx.Node) -> Tree:
         return tree
     if node.op == "output":
         for number, tensor in enumerate(tensors(_lower(analysis, node.args[0]))):
+            state = number in node.meta.get(GIVEN_BACK, ())
+            reason = Reason(STATE, "output") if state else Reason(OUTPUT, quiet=True)
             for place, axis in enumerate(tensor.axes):
                 if (number, place) not in node.meta.get(OPEN, ()):
-                    unifier.fix(axis, Reason(OUTPUT, quiet=True))
+                    unifier.fix(axis, reason)
         return None
     module = analysis.model.get_submodule(str(node.target)) if node.op == "call_module" else None
     law = law_of_call(node, module)
