@@ -84,7 +84,7 @@ def refuse_uncapturable(model: nn.Module, *, divided: bool = False) -> None:
                 where=where,
                 remedy="run the model once on an example first",
             )
-    if type(model).forward is nn.Module.forward:
+    if type(model).forward is nn.Module.forward and "forward" not in vars(model):
         name = type(model).__name__
         raise CaptureError(
             f'the forward cannot be captured: Module [{name}] is missing the required "forward" function',

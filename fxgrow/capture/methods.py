@@ -84,6 +84,12 @@ def kind_before_growth(kind: Any) -> type[nn.Module]:
     return origin  # type: ignore[no-any-return]
 
 
+def held_forward(module: nn.Module) -> Any:
+    """The function of a method of its own that a module holds as its forward; None if it holds none."""
+    held = vars(module).get("forward")
+    return getattr(held, "__func__", None) if getattr(held, "__self__", None) is module else None
+
+
 def calling_function() -> str:
     """The name of the function whose code is making a call: the innermost that is neither torch's nor fxgrow's."""
     frame: FrameType | None = sys._getframe(1)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fxgrow.capture.capturing import Captured
 from fxgrow.capture.flags import with_flags
 from fxgrow.capture.inputs import Inputs
-from fxgrow.capture.methods import RUNNING, code_of
+from fxgrow.capture.methods import RUNNING, code_of, held_forward
 from fxgrow.capture.recording import bound
 from fxgrow.libraries import home_of, is_known
 
@@ -40,7 +40,8 @@ def called_by(
     kind: Any = type(model)
     twin: nn.Module = object.__new__(kind)
     twin.__dict__.update(vars(model))
-    plainly = getattr(kind, method)
+    plainly = (held_forward(model) if method == "forward" else None) or getattr(kind, method)
+    twin.__dict__.pop("forward", None)
 
     @functools.wraps(plainly)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -95,7 +96,7 @@ def only_compute(model: nn.Module, ran: Iterable[str]) -> bool:
     """
     kinds: dict[Any, nn.Module] = {type(part): part for part in model.modules() if not is_known(type(part))}
     named = [(model, name) for name in ran] + [(part, "forward") for part in kinds.values()]
-    functions = [(owner, getattr(type(owner), name, None)) for owner, name in named]
+    functions = [(owner, getattr(owner, name, None)) for owner, name in named]
     return all(_computes_only(function, owner, True) for owner, function in functions if function is not None)
 
 

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 from fxgrow import guards
 from fxgrow.capture.expansions import attention
-from fxgrow.capture.methods import calling_function, kind_before_growth
+from fxgrow.capture.methods import calling_function, held_forward, kind_before_growth
 from fxgrow.capture.operators import operator_of
 from fxgrow.capture.outputs import taken_apart
 from fxgrow.errors import FxgrowError
@@ -162,6 +162,39 @@ def _bare(origin: Any) -> nn.Module:
 
 def _class_of(origin: Any) -> Any:
     return origin[0](_class_of(origin[1]), *origin[2:]) if isinstance(origin, tuple) else origin
+
+
+class Assigned(Remade):
+    """A module that was given one of its methods, or another, as its forward."""
+
+
+@functools.cache
+def assigned(kind: Any, forward: Any) -> type[nn.Module]:
+    """The subclass of a class of modules whose forward is one of their methods, whatever that becomes, or another."""
+
+    @functools.wraps(forward)
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return getattr(self, forward.__name__)(*args, **kwargs)
+
+    is_method = getattr(kind, forward.__name__, None) is forward
+    return subclass(Assigned, assigned, kind, forward, forward=method if is_method else forward)
+
+
+def class_to_change(module: nn.Module) -> Any:
+    """The class of a module, to be given a subclass; a forward that it holds, which would hide that one's, moves.
+
+    >>> import types
+    >>> layer = nn.Identity()
+    >>> layer.forward = types.MethodType(lambda self, x: -x, layer)
+    >>> class_to_change(layer).__name__, "forward" in vars(layer)
+    ('AssignedIdentity', False)
+    """
+    forward = held_forward(module)
+    kind: Any = type(module)
+    if forward is None:
+        return kind
+    del module.__dict__["forward"]
+    return assigned(kind, forward)
 
 
 class Edited(Remade):

@@ -15,6 +15,7 @@ from fxgrow import guards
 from fxgrow.capture import Captured, GrownGraphModule, skeleton, spelled_out
 from fxgrow.capture.alignment import Parting, parting, with_values
 from fxgrow.capture.inputs import Inputs, with_channels
+from fxgrow.capture.methods import held_forward
 from fxgrow.capture.numbers import OF_SIZE, Attribute
 from fxgrow.capture.probing import BATCH
 from fxgrow.capture.probing import changed as changed_inputs
@@ -31,6 +32,7 @@ from fxgrow.own.edited import (
     OutputRead,
     ReadOut,
     SpelledOutAttention,
+    class_to_change,
     fit_attention,
     leave_fast_path,
     multiplied,
@@ -77,6 +79,8 @@ def own_class(
     before = captured.recording
     if isinstance(source, fx.GraphModule) or before is None:
         return Obstacle("it is a graph already", type(source).__name__)
+    if "forward" in vars(source) and held_forward(source) is None:
+        return Obstacle("its forward is a function that it holds, and no method of it", type(source).__name__)
     sure = [site for site in changed if not site.aside]
     aside = [site for site in changed if site.aside]  # numbers that may come out by themselves
     inputs, part = with_channels(captured.inputs, plan.channels), Parting("")
@@ -220,7 +224,7 @@ def _read_out(own: Any, grown: GrownGraphModule) -> nn.Module | Obstacle:
     per_mode = {tuple(_outputs_read(graph)) for graph in grown.graphs().values()}
     if len(per_mode) != 1:
         return Obstacle("its outputs are streams that grow, and others in train mode", type(own).__name__)
-    kind: Any = type(own)
+    kind: Any = class_to_change(own)
     own.__class__, own.outputs_read = read_out(kind), per_mode.pop()
     own.reading = HEAD if hasattr(kind, HEAD) else "forward"
     return own  # type: ignore[no-any-return]
@@ -299,7 +303,7 @@ def _edit(own: nn.Module, path: str, changed: list[Site]) -> Obstacle | None:
         return None
     if all(site.called and site.edit.kind == "multiply" for site in changed):
         if not isinstance(module, Multiplied):
-            kind: Any = type(module)
+            kind: Any = class_to_change(module)
             module.__class__, module.factor = multiplied(kind), 1.0
             for site in changed:
                 module.factor *= site.edit.value
@@ -314,7 +318,8 @@ def _edit(own: nn.Module, path: str, changed: list[Site]) -> Obstacle | None:
         edits.append(CallEdit(target, site.index, edit.kind, edit.path, edit.value, *where))
     if not isinstance(module, Edited):
         module.edits = ()
-    module.__class__ = with_methods(type(module), {name for edit in edits for name in (edit.method, *edit.within)})
+    methods = {name for edit in edits for name in (edit.method, *edit.within)}
+    module.__class__ = with_methods(class_to_change(module), methods)
     module.edits = (*module.edits, tuple(edits))
     return None
 

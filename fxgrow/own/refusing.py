@@ -13,7 +13,7 @@ from fxgrow.capture.call_guards import in_words
 from fxgrow.capture.flags import parts_of
 from fxgrow.capture.numbers import plain
 from fxgrow.errors import SettledError
-from fxgrow.own.edited import Remade, subclass
+from fxgrow.own.edited import Remade, class_to_change, subclass
 from fxgrow.planning.plan import Refusal
 
 
@@ -29,7 +29,7 @@ def with_refusals(model: Any, refusals: tuple[Refusal, ...]) -> None:
         before = model.refusals if isinstance(model, Refusing) else ()
         named = {(refusal.method, refusal.argument): refusal for refusal in (*before, *refusals)}
         if not isinstance(model, Refusing) or len(named) > len(before):
-            kind: Any = type(model)
+            kind: Any = class_to_change(model)
             model.__class__ = refusing(kind, frozenset(method for method, _ in named))
         model.refusals = tuple(named.values())
 
