@@ -75,7 +75,8 @@ class Reach(TorchFunctionMode):
         name = getattr(func.__self__, "__name__", "") if name == "__get__" else name
         if name in _ASIDE:
             return func(*args, **(kwargs or {}))
-        for tensor in of_kind((args, kwargs), Tensor):
+        given = list(of_kind((args, kwargs), Tensor))
+        for tensor in given:
             if id(tensor) in self._names:
                 self._use(tensor, "is used")
             for path in self._made.get(tensor, ()):
@@ -83,6 +84,7 @@ class Reach(TorchFunctionMode):
                     self.reached.setdefault(path, "a tensor that it keeps is used outside of it")
         result = func(*args, **(kwargs or {}))
         for tensor in of_kind(result, Tensor):
-            if id(tensor) not in self._names and tensor not in self._made:
+            is_given = any(tensor is operand for operand in given)  # as by `contiguous` of what is contiguous
+            if id(tensor) not in self._names and tensor not in self._made and not is_given:
                 self._made[tensor] = tuple(self._running)
         return result

@@ -552,6 +552,26 @@ def test_a_tensor_that_a_part_keeps_is_told_too() -> None:
         fxgrow.grow(lively(model).double(), 2, example_inputs=(X4,))
 
 
+@pytest.mark.parametrize("unchanged", [lambda x: x.contiguous(), lambda x: x.to(x.dtype), lambda x: x.float()])
+def test_what_a_part_gives_on_as_it_was_given_is_not_kept_by_it(unchanged: Callable[[Tensor], Tensor]) -> None:
+    class Tidy(Part):
+        def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+            return super().forward(unchanged(x))  # type: ignore[no-any-return]
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.part = Tidy()
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.part(x)
+            return y if bool(y.sum() > 1e6) else y + self.part(x * 0.5)
+
+    model, x = Twice(), torch.randn(4, 4)
+    grown = fxgrow.grow(model, 2, example_inputs=x)
+    torch.testing.assert_close(grown(x), model(x))
+
+
 class Reading(nn.Module):
     """Reads lines of text of several lengths, which have to be those that the user gives."""
 
