@@ -51,6 +51,12 @@ def made_of_sizes(node: fx.Node | None) -> bool:
     return not any(source.op in ("placeholder", "get_attr") for source in tensors)
 
 
+def is_drawn(node: fx.Node) -> bool:
+    """Whether the values of a tensor are drawn at random, whatever the inputs are."""
+    sources = behind([node], _is_tensor)
+    return any(draws(name_of(source)) for source in sources) and all(source.op != "placeholder" for source in sources)
+
+
 def of_values(node: fx.Node, known: Mapping[str, Tensor]) -> Tensor | None:
     """The values of a tensor that is made of sizes and of known tensors and draws nothing; None for any other.
 

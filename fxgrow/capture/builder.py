@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxgrow.capture import call_guards
-from fxgrow.capture.answers import behind, if_finite, of_values, state_behind
+from fxgrow.capture.answers import behind, if_finite, is_drawn, of_values, state_behind
+from fxgrow.capture.chance import chance
 from fxgrow.capture.contexts import Settled, settled
 from fxgrow.capture.methods import CALLER, RUNNING, MethodRuns, calling_function
 from fxgrow.capture.numbers import Attribute, Float, Int, Pending, node_of, of_numpy, plain, remembering
@@ -101,6 +102,11 @@ class GraphBuilder(Refusing):
         said = f"that what the forward asks of {' and '.join(sorted(state))} is {values.item()}"
         self.settled.append(Settled(said, self.where(), lost=True))
         return values.item()
+
+    def of_chance(self, value: Any) -> UntraceableError | None:
+        """The refusal to say what a tensor holds that is drawn at random; None of any other."""
+        drawn = isinstance(value, Tensor) and is_drawn(self.node_of_tensor(value))
+        return chance("asks for a value that is drawn at random", self.where()) if drawn else None
 
     def _made_of_sizes(self, tensor: Tensor) -> Tensor | None:
         """The values of a tensor that goes by sizes alone, which are settled thereby; None of any other."""

@@ -1,22 +1,19 @@
-"""What a forward does besides computing: contexts it enters, arguments it settles, random draws, state it keeps."""
+"""What a forward does besides computing: contexts it enters, arguments it settles, state it keeps."""
 
 from __future__ import annotations
 
-import random
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx, nn
 
-from fxgrow.capture import gradients
+from fxgrow.capture import chance, gradients
 from fxgrow.capture.call_guards import CALL_GUARDS
 from fxgrow.capture.numbers import Float, Int
 from fxgrow.containers import holds_tensor
@@ -187,6 +184,7 @@ def watched(recorder: Recorder) -> Iterator[None]:
 
     with ExitStack() as stack:
         stack.enter_context(gradients.watched(recorder))
+        stack.enter_context(chance.entropy_refused(recorder))
         stack.enter_context(replaced(torch.autocast, "__enter__", entering))
         stack.enter_context(replaced(torch.autocast, "__exit__", leaving))
         inference = torch.inference_mode.__enter__
@@ -263,124 +261,3 @@ def checkpointed(recorder: Recorder) -> None:
     """Note that a part of the forward is run again in the backward pass to save memory."""
     if not recorder.quiet:
         recorder.settled.append(Settled("gradient checkpointing", recorder.where(), lost=True))
-
-
-def chance(source: str, where: str) -> UntraceableError:
-    """The refusal of a forward that leaves its course to chance."""
-    return UntraceableError(
-        f"the forward draws random numbers by {source}, and a graph would hold one outcome for good",
-        where=where,
-        remedy="draw by torch on the tensors that it changes (as a drop path does), or switch the drawing off",
-    )
-
-
-# -- chance ----------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def without_chance(model: nn.Module, again: Callable[[], Any]) -> Iterator[None]:
-    """Refuse a forward that draws from a generator of Python's, numpy's or torch's; their state stays as it was.
-
-    again: runs the forward once more, to find the line that draws.
-
-    Raises
-    ------
-    UntraceableError: something was drawn; it names the line.
-    """
-    generators = list(_generators(model))
-    states = [generator.state() for generator in generators]
-    yield
-    for generator, state in zip(generators, states, strict=True):
-        if not _alike(generator.state(), state):
-            line = _line_of_chance(again, generators)
-            generator.restore(state)
-            raise chance(generator.name + (f" ({line})" if line else ""), type(model).__name__)
-
-
-@dataclass(frozen=True)
-class Generator:
-    """A generator of random numbers: its name for people, what reads its state and what puts it back."""
-
-    name: str
-    state: Callable[[], Any]
-    restore: Callable[[Any], Any]
-
-
-def _generators(model: nn.Module) -> Iterator[Generator]:
-    """The generators that all programs share, and those that modules, or the files of their forwards, have."""
-    numpy: Any = sys.modules.get("numpy")
-    yield Generator("Python's random", random.getstate, random.setstate)
-    if numpy:
-        yield Generator("numpy.random", numpy.random.get_state, numpy.random.set_state)
-    yield Generator("torch", torch.default_generator.get_state, torch.default_generator.set_state)
-    holders: dict[int, dict[str, Any]] = {}
-    for module in model.modules():
-        shared = getattr(type(module).forward, "__globals__", {}) if not _is_torchs(module) else {}
-        holders.update({id(values): values for values in (module.__dict__, shared)})
-    kinds = (torch.Generator, random.Random, *((numpy.random.Generator, numpy.random.RandomState) if numpy else ()))
-    attributes = [value for values in holders.values() for value in values.values()]
-    drawing = {kind for kind in set(map(type, attributes)) if issubclass(kind, kinds)}
-    own = {id(value): value for value in attributes if type(value) in drawing}
-    for value in own.values():
-        if isinstance(value, torch.Generator):
-            yield Generator("a torch.Generator", value.get_state, value.set_state)
-        elif isinstance(value, random.Random):
-            yield Generator("a random.Random", value.getstate, value.setstate)
-        else:
-            bits: Any = getattr(value, "bit_generator", None) or value._bit_generator
-            yield Generator("a generator of numpy's", partial(getattr, bits, "state"), partial(setattr, bits, "state"))
-
-
-def _is_torchs(module: nn.Module) -> bool:
-    return type(module).__module__.startswith("torch.")
-
-
-def _alike(before: Any, after: Any) -> bool:
-    """Whether two states of a generator are the same."""
-    if isinstance(before, dict):
-        return all(_alike(before[key], after[key]) for key in before)
-    if isinstance(before, tuple):
-        if all(type(item) is int for item in before):  # hundreds of them, of Python's generator
-            return bool(before == after)
-        return len(before) == len(after) and all(map(_alike, before, after))
-    return bool((before == after).all()) if hasattr(before, "all") else bool(before == after)
-
-
-def _line_of_chance(run: Callable[[], Any], generators: list[Generator]) -> str | None:
-    """The file and line after which a generator of random numbers is in another state, found by running it again."""
-    lines: list[str] = []
-    last = ["", 0]
-
-    def states() -> Any:
-        return tuple(generator.state() for generator in generators)
-
-    before = states()
-
-    def is_aside(frame: Any) -> bool:
-        file = Path(frame.f_code.co_filename)
-        ours_or_pythons = file.parent in (Path(__file__).parent, Path(random.__file__).parent)
-        return ours_or_pythons or bool({"torch", "numpy"} & set(file.parts))
-
-    def watch(frame: Any, event: str, argument: Any) -> Any:
-        if event == "call" and is_aside(frame):
-            return None
-        if not lines and last[0] and not _alike(states(), before):
-            lines.append(f"{Path(str(last[0])).name}, line {last[1]}")
-        if event == "return":  # what called it goes on
-            frame = frame.f_back
-            while frame is not None and is_aside(frame):
-                frame = frame.f_back
-        if event in ("line", "return") and frame is not None:
-            last[:] = [frame.f_code.co_filename, frame.f_lineno]
-        return watch
-
-    tracing = sys.gettrace()
-    sys.settrace(watch)
-    try:
-        with suppress(Exception):  # what was seen before an error counts
-            run()
-    finally:
-        sys.settrace(tracing)
-        for generator, state in zip(generators, before, strict=True):
-            generator.restore(state)
-    return lines[0] if lines else None

@@ -198,7 +198,7 @@ class Recorder(GraphBuilder, TorchFunctionMode):
         if method and name in VALUE_OF and (answer := self.answer(args[0])) is not None:
             return VALUE_OF[name](answer)
         if (method and name in VALUES) or func is torch.autograd.grad:
-            raise self._failed(name, (), NotImplementedError())
+            raise self.of_chance(args[0]) or self._failed(name, (), NotImplementedError())
         if asks_for_places(name, args, kwargs):
             return self._places(func, name, args, kwargs)
         if name == "__getitem__" and masks(args[1]):

@@ -15,6 +15,7 @@ from fxgrow.capture import contexts
 from fxgrow.capture.answers import behind, made_of_sizes
 from fxgrow.capture.attributes import with_sources
 from fxgrow.capture.builder import ASIDE
+from fxgrow.capture.chance import without_chance
 from fxgrow.capture.contexts import Settled
 from fxgrow.capture.evaluation import Memory
 from fxgrow.capture.inputs import Inputs
@@ -331,7 +332,7 @@ def _arguments_behind(nodes: set[fx.Node]) -> set[str]:
 def _run(recorder: Recorder, arguments: dict[str, Any], positional: int) -> Any:
     """What the forward returns; its own errors become errors of capture that say where they arose."""
     try:
-        with contexts.without_chance(recorder.root, lambda: recorder.again().record(arguments, positional)):
+        with without_chance(recorder.root, lambda: recorder.again().record(arguments, positional)):
             return recorder.record(arguments, positional)
     except CaptureError:
         raise
