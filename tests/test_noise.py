@@ -119,3 +119,34 @@ def test_a_call_that_draws_by_its_shape_draws_the_same_whatever_came_before() ->
         again = torch.rand(4), torch.randperm(8), torch.normal(torch.zeros(2), torch.ones(2))
     assert all(map(torch.equal, first, again))
     assert first[0].unique().numel() == 4
+
+
+class Dropping(nn.Module):
+    """A residual block that is left out at random for some samples, by a mask that is made as timm makes it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.inner, self.outer = nn.LayerNorm(6), nn.Linear(6, 8), nn.Linear(8, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.outer(self.inner(self.norm(x)).relu())
+        if not self.training:
+            return x + h  # type: ignore[no-any-return]
+        kept = h.new_empty((h.shape[0],) + (1,) * (h.ndim - 1)).bernoulli_(0.6)
+        return x + h * kept.div_(0.6)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("depth", [None, 2])
+def test_a_mask_made_empty_holds_no_stream_and_is_proved(depth: int | None) -> None:
+    model = nn.Sequential(nn.Linear(4, 6), Dropping(), Dropping(), nn.Linear(6, 2)).double()
+    x = torch.randn(5, 4, dtype=torch.float64)
+    grown = fxgrow.grow(model, 2, depth=depth, example_inputs=x)
+    report = fxgrow.report(grown)
+    assert report.certificate is not None
+    assert report.certificate.verdict is Verdict.PROVED
+    assert report.plan.held == ()
+    for training in (False, True) if depth is None else (False,):
+        torch.manual_seed(0)
+        expected = model.train(training)(x)
+        torch.manual_seed(0)
+        torch.testing.assert_close(grown.train(training)(x), expected, rtol=1e-10, atol=1e-10)

@@ -394,6 +394,7 @@ CASES = [
     Case("full of a shape", lambda x: torch.full(x.shape, 0.5, dtype=x.dtype) * x, (ROWS,), 2),
     Case("rand", lambda x: x + 0 * torch.rand(4, dtype=x.dtype), (ROWS,), 1),
     Case("randn", lambda x: x + 0 * torch.randn(3, 4, dtype=x.dtype), (ROWS,), 0),
+    Case("new_empty", lambda x: x * x.new_empty(3, 1).bernoulli_(0.5), (ROWS,), 1),
     Case("empty", lambda x: torch.cat([torch.empty(0, x.shape[1], dtype=x.dtype), x]), (ROWS,), 1),
     Case("linspace", lambda x: x + torch.linspace(0, 1, x.shape[1], dtype=x.dtype), (ROWS,), 1),
     Case("eye", lambda x: x @ torch.eye(x.shape[1], dtype=x.dtype), (ROWS,), 1),
