@@ -7,7 +7,7 @@ import math
 import sys
 import types
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -35,7 +35,26 @@ Function = Callable[..., Any]
 @contextmanager
 def intercepted(recorder: Recorder) -> Iterator[None]:
     """Let a recorder know of them."""
-    with _applied_whole(recorder), _kept_whole(recorder), _scripts_run_as_written(), _moved_nowhere(recorder):
+    with ExitStack() as stack:
+        for calls in (_applied_whole, _kept_whole, _moved_nowhere, _without_backward_hooks):
+            stack.enter_context(calls(recorder))
+        stack.enter_context(_scripts_run_as_written())
+        yield
+
+
+@contextmanager
+def _without_backward_hooks(recorder: Recorder) -> Iterator[None]:
+    """Hooks of modules on their backward pass do not run in a record, which has none; a graph would lose them."""
+
+    def none(module: nn.Module) -> list[Any]:
+        if not recorder.quiet and (module._backward_hooks or module._backward_pre_hooks):
+            recorder.settled.append(contexts.Settled("a hook on the backward pass", recorder.where(), lost=True))
+        return []
+
+    with (
+        replaced(nn.Module, "_get_backward_pre_hooks", none),
+        replaced(nn.Module, "_get_backward_hooks", lambda module: (none(module), [])),
+    ):
         yield
 
 

@@ -134,6 +134,7 @@ def _by_mode_of(forward: Callable[..., Any]) -> Callable[..., Any]:
 HOOKS = (
     *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
     *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_backward_hooks", "_backward_pre_hooks"),
+    "_is_full_backward_hook",
 )
 """Where a module keeps what runs around its forward and backward."""
 
