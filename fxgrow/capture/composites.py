@@ -56,6 +56,23 @@ def broadcast_tensors(*tensors: Any) -> tuple[Tensor, ...]:
     return tuple(tensor.expand(sizes) for tensor in every)
 
 
+def bucketize(x: Any, boundaries: Tensor, *, out_int32: bool = False, right: bool = False) -> Any:
+    if not isinstance(x, Tensor) or out_int32:
+        return NotImplemented
+    each = x.unsqueeze(-1)
+    return (~(each < boundaries if right else each <= boundaries)).sum(-1)  # what is no number comes last
+
+
+def cross(x: Tensor, other: Tensor, dim: int | None = None) -> Tensor:
+    axis = next(k for k, size in enumerate(x.shape) if size == 3) if dim is None else dim
+    first, second = (x.roll(-1, axis), x.roll(-2, axis)), (other.roll(-1, axis), other.roll(-2, axis))
+    return first[0] * second[1] - first[1] * second[0]
+
+
+def linalg_cross(x: Tensor, other: Tensor, *, dim: int = -1) -> Tensor:
+    return cross(x, other, dim)
+
+
 def dstack(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat([torch.atleast_3d(tensor) for tensor in tensors], 2)
 
@@ -66,6 +83,25 @@ def fliplr(x: Tensor) -> Tensor:
 
 def flipud(x: Tensor) -> Tensor:
     return x.flip(0)
+
+
+def gradient(x: Tensor, *, spacing: Any = 1, dim: Any = None, edge_order: int = 1) -> Any:
+    if not isinstance(spacing, (int, float)) or edge_order != 1:
+        return NotImplemented
+    axes = range(x.dim()) if dim is None else [dim] if isinstance(dim, int) else dim
+    return tuple(_slopes(x, axis) / spacing for axis in axes)
+
+
+def _slopes(x: Tensor, axis: int) -> Tensor:
+    """Central differences, and differences of neighbours at both ends."""
+    before, after = _within(x, axis, None, -2), _within(x, axis, 2, None)
+    first = _within(x, axis, 1, 2) - _within(x, axis, None, 1)
+    last = _within(x, axis, -1, None) - _within(x, axis, -2, -1)
+    return torch.cat([first, (after - before) / 2, last], axis)
+
+
+def _within(x: Tensor, axis: int, start: int | None, stop: int | None) -> Tensor:
+    return x[(slice(None),) * (axis % x.dim()) + (slice(start, stop),)]
 
 
 def index_put(x: Tensor, indices: Sequence[Any], values: Tensor, accumulate: bool = False) -> Any:
@@ -156,6 +192,19 @@ def to(x: Tensor, *others: Any, **kwargs: Any) -> Any:
     return x.to(dtype=others[0].dtype, device=others[0].device, **kwargs)
 
 
+def trapezoid(y: Tensor, x: Tensor | None = None, *, dx: Any = 1, dim: int = -1) -> Any:
+    return _areas(y, dim).sum(dim) * dx if x is None else NotImplemented
+
+
+def cumulative_trapezoid(y: Tensor, x: Tensor | None = None, *, dx: Any = 1, dim: int = -1) -> Any:
+    return _areas(y, dim).cumsum(dim) * dx if x is None else NotImplemented
+
+
+def _areas(y: Tensor, axis: int) -> Tensor:
+    """Means of neighbours."""
+    return (_within(y, axis, 1, None) + _within(y, axis, None, -1)) / 2
+
+
 def vecdot(x: Tensor, y: Tensor, *, dim: int = -1) -> Tensor:
     return (x.conj() * y if x.is_complex() else x * y).sum(dim)
 
@@ -166,12 +215,15 @@ _NAMED: dict[str, Callable[..., Any]] = {
     **{spelled.__name__: spelled for spelled in (rot90, rsub, select_scatter, slice_scatter, take_along_dim)},
     **{f"atleast_{n}d": functools.partial(at_least, n, new) for n, new in ((1, (0,)), (2, (0, 0)), (3, (0, 0, 2)))},
     **{f"{letter}split": functools.partial(split_along, axis) for letter, axis in (("v", 0), ("h", 1), ("d", 2))},
+    **{spelled.__name__: spelled for spelled in (bucketize, cross, cumulative_trapezoid, gradient, trapezoid)},
     "chain_matmul": multi_dot,
+    "trapz": trapezoid,
 }
 
 COMPOSITES: dict[Any, Callable[..., Any]] = {
     torch.linalg.multi_dot: multi_dot,
     torch.linalg.vecdot: vecdot,
+    torch.linalg.cross: linalg_cross,
     **dict.fromkeys((Tensor.to, Tensor.type_as), to),
     **{
         getattr(home, name): spelled

@@ -84,6 +84,31 @@ def test_models_grow_through_them() -> None:
     assert all(worst_error(model, grown, (inputs,), training) <= 1e-10 for training in (False, True))
 
 
+class Differenced(nn.Module):
+    """What is put together of shifted parts, over rows and not over units."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(4, 6), nn.Linear(6, 2)
+        self.edges = torch.tensor([-0.5, 0.0, 0.5], dtype=torch.float64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.special.gammaln(self.enter(x).abs() + 1) + torch.special.softmax(self.enter(x), 0)
+        (slopes,) = torch.gradient(h, spacing=0.5, dim=0)
+        turned = torch.linalg.cross(h[:3], slopes[:3], dim=0) + torch.trapezoid(h, dx=0.1, dim=0)
+        return self.leave(turned * torch.bucketize(h[:3], self.edges))  # type: ignore[no-any-return]
+
+
+def test_models_grow_through_what_is_taken_over_other_axes() -> None:
+    torch.manual_seed(0)
+    model, inputs = Differenced().double(), torch.randn(5, 4, dtype=torch.float64)
+    grown = fxgrow.grow(model, 2, example_inputs=inputs)
+    assert type(grown) is Differenced
+    assert grown.enter.out_features == 12
+    assert fxgrow.report(grown).certificate.verdict is Verdict.PROVED
+    assert worst_error(model, grown, (inputs,), training=True) <= 1e-10
+
+
 class Anchored(nn.Module):
     """Scales by a stride of each level, filled in from a tensor (the heads of YOLO)."""
 

@@ -23,6 +23,7 @@ from fxgrow.rules.pointwise import Pointwise
 from fxgrow.rules.registry import rows
 from fxgrow.testing.alone import Case
 
+SPECIAL = (torch.special.softmax, torch.special.log_softmax)
 INDEX = torch.tensor([[0, 2, 1], [1, 1, 0]])
 MASK = torch.tensor([True, False, True, False])
 VECTOR, ROWS, IMAGE = (4,), (3, 4), (2, 4, 6, 6)
@@ -152,7 +153,13 @@ _TWO_OPERANDS = {
     *(torch.maximum, torch.minimum, operator.add, operator.sub, torch.add, torch.sub, operator.mul, torch.mul),
     *(operator.truediv, torch.div, operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge),
     *("add", "sub", "mul", "div", "eq", "ne", "lt", "le", "gt", "ge"),
-    *(getattr(torch, name) for names in BINARY.values() for name in names.split() if hasattr(torch, name)),
+    *(
+        getattr(home, name)
+        for home in (torch, torch.special)
+        for names in BINARY.values()
+        for name in names.split()
+        if hasattr(home, name)
+    ),
     *(name for names in BINARY.values() for name in names.split()),
 }
 _IN_PLACE = {operator.iadd, operator.isub, operator.imul, operator.itruediv}
@@ -568,7 +575,7 @@ CASES = [
     *(
         Case(f"torch.{f.__name__}", function(f, dim=1), (ROWS,), 2)
         for f in (
-            *(torch.prod, torch.logsumexp, torch.all, torch.any, torch.var_mean),
+            *(torch.prod, torch.logsumexp, torch.special.logsumexp, torch.all, torch.any, torch.var_mean),
             *(torch.std_mean, torch.aminmax),
         )
     ),
@@ -669,7 +676,7 @@ CASES = [
     Case("softmax", method("softmax", -1), (ROWS,), 1),
     *(
         Case(f"{target.__module__}.{target.__name__}", function(target, dim=0), (ROWS,), 1)
-        for target in (F.softmax, torch.softmax, F.log_softmax, torch.log_softmax)
+        for target in (F.softmax, torch.softmax, F.log_softmax, torch.log_softmax, *SPECIAL)
     ),
     Case("normalize", lambda x: F.normalize(x), (ROWS,), 2),
     Case("normalize last", lambda x: F.normalize(x, dim=-1), (ROWS,), 2),
