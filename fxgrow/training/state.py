@@ -24,7 +24,7 @@ from fxgrow.training.matching import BY_HAND, NEW, Match, matched
 from fxgrow.training.parameters import innermost, names_of, remember_names, unwrapped
 from fxgrow.training.places import Places, repeated
 from fxgrow.training.rates import attached_to
-from fxgrow.training.trial import Entry, Trials
+from fxgrow.training.trial import Entry, Trials, starting_state
 from fxgrow.transforms.tensors import grow_tensor
 
 MOMENTS = ("fill", "zero")
@@ -102,15 +102,13 @@ def transfer_state(
     parameters = dict(plain.named_parameters())
     in_optimizer = {id(parameter) for group in target.param_groups for parameter in group["params"]}
     match, states, transfer = _carried(source, plain, model, moments)
-    states = {name: state for name, state in states.items() if id(parameters[name]) in in_optimizer}
     if not in_optimizer & set(map(id, parameters.values())):
         raise TrainingError(
             "the new optimizer holds none of the grown model's parameters",
             where=type(target).__name__,
             remedy="make it from the grown model",
         )
-    target.state.clear()
-    target.state.update({parameters[name]: state for name, state in states.items()})
+    _set_state(target, {name: p for name, p in parameters.items() if id(p) in in_optimizer}, states)
     _carry_counters(source, target, match.now, {id(p): n for n, p in parameters.items()})
     return transfer
 
@@ -174,13 +172,24 @@ def replace_parameters(
         group["params"][:] = [parameters[name] for name in members]
         if "param_names" in group:
             group["param_names"] = list(members)
-    source.state.clear()
-    source.state.update({parameters[name]: states[name] for members in lists for name in members if name in states})
+    _set_state(source, {name: parameters[name] for members in lists for name in members}, states)
+    for name in [name for name in vars(source) if "numel" in name]:  # which torch's LBFGS counts once
+        setattr(source, name, None)
     remember_names(plain)
     rates = attached_to(source)
     if rates is not None:
         rates.follow(plain)
     return transfer
+
+
+def _set_state(optimizer: Optimizer, parameters: Mapping[str, Tensor], states: Mapping[str, dict[str, Any]]) -> None:
+    """Give an optimizer the states of parameters; those without one start as it starts, some with a state."""
+    started = starting_state(optimizer, [p for name, p in parameters.items() if name not in states or vars(p)])
+    optimizer.state.clear()
+    for name, parameter in parameters.items():
+        state = states.get(name) or started.get(parameter)
+        if state:
+            optimizer.state[parameter] = state
 
 
 def _carried(
@@ -202,6 +211,7 @@ def _carried(
     group_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     by_name = {name: parameter for parameter, name in match.now.items()}
     trials = Trials(optimizer)
+    joint = sum(torch.view_as_real(p).numel() if p.is_complex() else p.numel() for p in names)
     states: dict[str, dict[str, Any]] = {}
     fresh = {name: match.why_fresh(name) for name in parameters.keys() - chains.keys()}
     for parameter, name in match.now.items():
@@ -209,6 +219,7 @@ def _carried(
         if not state:
             continue
         try:
+            _refuse_joint(state, parameter, joint)
             states[name] = _grown_state(
                 trials, group_of[id(parameter)], parameter, state, chains[name], moments, parameters[name]
             )
@@ -229,6 +240,13 @@ def _carried(
 
 class _Untransferable(Exception):
     """Why the state of a parameter cannot be carried over."""
+
+
+def _refuse_joint(state: Mapping[str, Any], parameter: Tensor, joint: int) -> None:
+    """Refuse vectors over the entries of all parameters, as of torch's LBFGS, which keeps them by its first one."""
+    for key, value in state.items():
+        if isinstance(value, Tensor) and value.shape == (joint,) != parameter.shape:
+            raise _Untransferable(f"its {key} goes over all parameters, to which index maps do not apply")
 
 
 def _grown_state(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +53,17 @@ def trial_of(optimizer: Optimizer, group: dict[str, Any], parameter: Tensor) -> 
         state=defaultdict(dict),
     )
     return trial
+
+
+def starting_state(optimizer: Optimizer, parameters: Sequence[Tensor]) -> Mapping[Tensor, dict[str, Any]]:
+    """What an optimizer keeps of parameters before its first step; what it notes on them themselves is noted anew."""
+    wanted = inspect.signature(type(optimizer)).parameters
+    options = {name: value for name, value in optimizer.defaults.items() if name in wanted}
+    try:
+        made = type(optimizer)(list(parameters), **options) if parameters else None
+    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, NotImplementedError):
+        made = None
+    return {} if made is None else made.state
 
 
 class Trials:

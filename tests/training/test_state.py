@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -385,6 +386,65 @@ def test_lbfgs_starts_anew_with_the_reason() -> None:
     assert list(transfer.fresh) == ["0.weight"]
     assert "to which index maps do not apply" in transfer.fresh["0.weight"] or "of a form" in transfer.fresh["0.weight"]
     assert "0.weight" in str(transfer)
+
+
+@pytest.mark.parametrize("amounts", [{"width": 2.0}, {"depth": 2.0}, {"width": 2.0, "depth": 2.0}])
+def test_an_lbfgs_that_goes_on_counts_and_searches_anew(amounts: dict[str, float]) -> None:
+    model = deep()
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=3)
+    x = torch.randn(7, 5, dtype=torch.float64)
+
+    def step(of: nn.Module) -> None:
+        def loss() -> Tensor:
+            optimizer.zero_grad()
+            value = of(x).square().mean()
+            value.backward()
+            return value
+
+        optimizer.step(loss)  # type: ignore[no-untyped-call]
+
+    step(model)
+    larger = fxgrow.grow(model, example_inputs=x, **amounts)
+    transfer = fxgrow.replace_parameters(optimizer, larger)
+    assert "goes over all parameters" in transfer.fresh["0.weight"]
+    before = [parameter.detach().clone() for parameter in larger.parameters()]
+    step(larger)
+    assert any(not torch.equal(now, was) for now, was in zip(larger.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize("amounts", [{"width": 2.0}, {"depth": 2.0}])
+@pytest.mark.parametrize("same_object", [True, False])
+def test_what_an_optimizer_notes_on_parameters_is_noted_anew(amounts: dict[str, float], same_object: bool) -> None:
+    model = deep()
+    x = torch.randn(7, 5, dtype=torch.float64)
+
+    def step(of: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        optimizer.zero_grad()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a cycle, which a second derivative needs
+            of(x).square().mean().backward(create_graph=True)
+        optimizer.step()
+
+    optimizer = timm.optim.create_optimizer_v2(model, "adahessian", lr=1e-3)
+    step(model, optimizer)
+    larger: Any = fxgrow.grow(model, example_inputs=x, **amounts)
+    if same_object:
+        fxgrow.replace_parameters(optimizer, larger)
+    else:
+        old, optimizer = optimizer, timm.optim.create_optimizer_v2(larger, "adahessian", lr=1e-3)
+        fxgrow.transfer_state(old, optimizer, larger)
+    state = optimizer.state[larger[0].weight]
+    assert (state["step"], state["exp_avg"].shape) == (1, larger[0].weight.shape)
+    step(larger, optimizer)
+    for parameter in larger.parameters():
+        assert parameter.hess.shape == parameter.shape
+    assert all(parameter.hess.shape == parameter.shape for parameter in model.parameters())
+
+
+def deep() -> nn.Module:
+    torch.manual_seed(0)
+    blocks = (nn.Sequential(nn.Linear(6, 6), nn.ReLU()) for _ in range(2))
+    return nn.Sequential(nn.Linear(5, 6), *blocks, nn.Linear(6, 3)).double()
 
 
 def test_names_are_found_in_the_optimizer_or_asked_for() -> None:
