@@ -12,7 +12,7 @@ from typing import Any
 
 from torch.nn.utils import parametrizations
 
-from fxgrow.axes.layout import Leaf, leaves, resolve
+from fxgrow.axes.layout import Leaf, Reason, leaves, resolve
 from fxgrow.rules.calls import Call
 from fxgrow.rules.knowledge import Knowledge, Way
 from fxgrow.rules.law import Clause, Edit, Fact, Holding, Law, Moves, Range, Terms, Want, all_of, moved_core
@@ -35,8 +35,9 @@ class Parametrized(Law):
     def relate(self, op: Op) -> Tree:
         kinds = " and ".join(type(part).__name__ for part in op.module)
         why = "computes every entry from the whole weight, so that new units would change old ones"
-        op.fix_operands(f"{kinds} {why}: take it off by parametrize.remove_parametrizations to grow this layer")
-        return op.constants(op.value)
+        reason = f"{kinds} {why}: take it off by parametrize.remove_parametrizations to grow this layer"
+        op.fix_operands(reason)
+        return op.constants(op.value, Reason(reason, op.place))
 
 
 class WeightNorm(Law):

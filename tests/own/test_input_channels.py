@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import timm
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 
 import fxgrow
 from fxgrow.errors import AmountError, PlanError
@@ -154,6 +156,53 @@ def test_where_no_layer_reads_the_input() -> None:
     model = nn.Sequential(nn.Embedding(10, 4), nn.Linear(4, 3))
     with pytest.raises(PlanError, match="no layer with weights reads them"):
         fxgrow.plan(model, in_chans="+1", example_inputs=torch.zeros(2, 3, dtype=torch.long))
+
+
+class Sequence(nn.Module):
+    """A recurrent layer that reads the input first, or a cell, step by step."""
+
+    def __init__(self, kind: Any, **options: Any) -> None:
+        super().__init__()
+        self.first = kind(6, 8, **options)
+        self.last = nn.Linear(options.get("proj_size", 8), 3)
+
+    def forward(self, x: Tensor) -> Tensor:  # x: [batch, time, 6]
+        state: Any = None
+        for step in x.unbind(1) if isinstance(self.first, nn.RNNCellBase) else ():
+            state = self.first(step, state)
+        y = self.first(x)[0] if state is None else state[0] if isinstance(state, tuple) else state
+        return self.last(y)  # type: ignore[no-any-return]
+
+
+READERS: dict[str, Callable[[], nn.Module]] = {
+    "LSTM": lambda: Sequence(nn.LSTM, num_layers=2),
+    "GRU": lambda: Sequence(nn.GRU),
+    "GRUCell": lambda: Sequence(nn.GRUCell),
+    "LSTMCell": lambda: Sequence(nn.LSTMCell),
+    "weight norm": lambda: nn.Sequential(parametrizations.weight_norm(nn.Linear(6, 8)), nn.ReLU(), nn.Linear(8, 3)),
+    "spectral norm": lambda: nn.Sequential(parametrizations.spectral_norm(nn.Linear(6, 8)), nn.Linear(8, 3)).eval(),
+}
+
+
+@pytest.mark.parametrize("width", [None, 2.0])
+@pytest.mark.parametrize("name", READERS)
+def test_recurrent_and_parametrized_layers_read_channels_too(name: str, width: float | None) -> None:
+    torch.manual_seed(0)
+    model = READERS[name]().double()
+    x, more = normal(2, 5, 6), normal(2, 5, 2)
+    grown: Any = fxgrow.grow(model, width, in_chans="+2", example_inputs=x)
+    assert str(fxgrow.report(grown).certificate.verdict) == "PROVED"
+    after = grown.eval()(torch.cat([x, more], -1))
+    torch.testing.assert_close(after, model.eval()(x), rtol=EXACT, atol=EXACT)
+
+
+def test_layers_that_cannot_read_more_are_named() -> None:
+    projecting = Sequence(nn.LSTM, proj_size=4)
+    with pytest.raises(PlanError, match=r"recurrent layers with a projection have no rule \(at first\)"):
+        fxgrow.plan(projecting, in_chans="+1", example_inputs=torch.zeros(2, 5, 6))
+    orthogonal = nn.Sequential(parametrizations.orthogonal(nn.Linear(6, 8)), nn.Linear(8, 3))
+    with pytest.raises(PlanError, match=r"_Orthogonal computes every entry .* \(at 0.parametrizations.weight\)"):
+        fxgrow.plan(orthogonal, in_chans="+1", example_inputs=torch.zeros(2, 6))
 
 
 def test_normalisation_of_the_input_ties_its_channels() -> None:
