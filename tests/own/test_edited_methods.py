@@ -21,7 +21,7 @@ class Layers(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.embed, self.states, self.head = nn.Linear(5, 8), nn.Linear(8, 6), nn.Linear(8, 3)
-        self.mix = nn.Linear(6, 6)
+        self.mix, self.pick = nn.Linear(6, 6), nn.Linear(6, 1)
 
 
 class Encoder(Layers):
@@ -34,7 +34,7 @@ class Encoder(Layers):
         return (states + self.mix(states)).mT  # type: ignore[no-any-return]
 
     def pooled(self, states: Tensor) -> Tensor:
-        return states.mean(1)
+        return states.mean(1) + self.pick(states.mT).squeeze(-1)  # type: ignore[no-any-return]
 
     def classify(self, states: Tensor) -> Tensor:
         return self.head(self.pooled(states))  # type: ignore[no-any-return]
@@ -75,7 +75,8 @@ class Pooling(Layers):
     def both(self, x: Tensor) -> Tensor:
         x = self.embed(x)
         states = (self.states(x).softmax(1).mT @ x).mT
-        return self.average(x) + self.average((states + self.mix(states)).mT)
+        states = states + self.mix(states)
+        return self.average(x) + self.average(states.mT) + self.pick(states).squeeze(-1)  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.both(x))  # type: ignore[no-any-return]
