@@ -29,7 +29,7 @@ from fxgrow.capture.skeleton import twin_of
 from fxgrow.containers import of_kind
 from fxgrow.devices import callers_code
 from fxgrow.errors import CaptureError, FxgrowError, UntraceableError, first_line
-from fxgrow.holders import held_by
+from fxgrow.holders import attributes_of, held_by, is_object
 from fxgrow.libraries import package_of
 from fxgrow.opaque import CustomFunction
 from fxgrow.references import OF_MODULES
@@ -161,9 +161,10 @@ class Recording:
         _without_dead_code(recorder.graph)
         by_mode = recorder.by_mode or any(map(switches_itself, runner.modules()))
         left = tuple(
-            f"{path}.{name}".lstrip(".")
+            where
             for path, kind, name in assigned
-            if kind == "attribute" and isinstance(getattr(runner.get_submodule(path), name), torch.Tensor)
+            if kind == "attribute"
+            for where in _with_tensors(getattr(runner.get_submodule(path), name), f"{path}.{name}".lstrip("."))
         )
         comparisons, by_size = recorder.comparisons, recorder.by_size
         return Record(recorder.graph, form, recorder.settled, compared, comparisons, by_mode, by_size, left)
@@ -269,11 +270,22 @@ def _state(model: nn.Module) -> dict[tuple[str, str, str], Any]:
     seen: set[int] = set()
     for path, module in model.named_modules():
         state.update({(path, "buffer", name): tensor for name, tensor in module._buffers.items()})
-        if not type(module).__module__.startswith("torch.nn."):
-            attributes, package = module.__dict__.items(), package_of(type(module))
+        attributes, package = module.__dict__.items(), package_of(type(module))
+        if type(module).__module__.startswith("torch.nn."):
+            own = {name: value for name, value in attributes if isinstance(value, torch.Tensor)}
+        else:
             own = {n: _contents(value, seen, package) for n, value in attributes if n not in OF_MODULES}
-            state.update({(path, "attribute", name): contents for name, contents in own.items()})
+        state.update({(path, "attribute", name): contents for name, contents in own.items()})
     return state
+
+
+def _with_tensors(value: Any, where: str) -> Iterator[str]:
+    """The paths of an attribute, or of those of an object, that hold tensors, perhaps in containers."""
+    if is_object(value):
+        for name, item in attributes_of(value).items():
+            yield from _with_tensors(item, f"{where}.{name}")
+    elif next(of_kind(value, torch.Tensor), None) is not None:
+        yield where
 
 
 def _contents(value: Any, seen: set[int], package: str = "") -> Any:

@@ -1,0 +1,56 @@
+"""What a forward leaves in attributes, by itself or in containers and objects, is what the original leaves there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fxgrow
+from fxgrow.proof.certificate import Verdict
+from tests.checks import worst_error
+
+X = torch.randn(3, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+class Leaving(nn.Module):
+    def __init__(self, leave: Callable[[Any, Tensor], None]) -> None:
+        super().__init__()
+        self.enter, self.head, self.leave = nn.Linear(6, 8), nn.Linear(8, 3), leave
+        self.losses: Any = []
+        self.noted = SimpleNamespace(loss=None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x).relu()
+        self.leave(self, x.square().mean())
+        return self.head(x)  # type: ignore[no-any-return]
+
+
+def appended(model: Any, loss: Tensor) -> None:
+    model.losses.clear()
+    model.losses.append(loss)
+
+
+LEFT: dict[str, tuple[Callable[[Any, Tensor], None], Callable[[Any], Tensor]]] = {
+    "an attribute": (lambda m, loss: setattr(m, "losses", loss), lambda m: m.losses),
+    "a list": (appended, lambda m: m.losses[0]),
+    "a dictionary": (lambda m, loss: setattr(m, "losses", {"l2": loss}), lambda m: m.losses["l2"]),
+    "an object": (lambda m, loss: setattr(m.noted, "loss", loss), lambda m: m.noted.loss),
+    "a layer": (lambda m, loss: setattr(m.enter, "statistic", loss), lambda m: m.enter.statistic),
+}
+
+
+@pytest.mark.parametrize("where", LEFT)
+def test_what_is_left_stays(where: str) -> None:
+    torch.manual_seed(0)
+    leave, left = LEFT[where]
+    model = Leaving(leave).double()
+    grown = fxgrow.grow(model, width=2, example_inputs=X)
+    assert isinstance(grown, Leaving) and fxgrow.certify(grown).verdict is Verdict.PROVED
+    assert worst_error(model, grown, (X,), training=True) < 1e-12
+    model(X), grown(X)
+    assert torch.allclose(left(model), left(grown), rtol=0, atol=1e-12)
