@@ -30,14 +30,23 @@ def is_known(code: Any) -> bool:
     return home_of(code).partition(".")[0] in KNOWN
 
 
+def is_pythons(module: str) -> bool:
+    """Whether a module, by its name, is Python's own.
+
+    >>> is_pythons("collections.abc"), is_pythons("__main__")
+    (True, False)
+    """
+    top = module.partition(".")[0]
+    return top in sys.stdlib_module_names and top != "__main__"
+
+
 def is_library(module: str) -> bool:
     """Whether a module, by its name, is Python's own or of a library that is known.
 
     >>> is_library("collections.abc"), is_library("torch.nn"), is_library("__main__")
     (True, True, False)
     """
-    top = module.partition(".")[0]
-    return (top in sys.stdlib_module_names and top != "__main__") or top in (*KNOWN, "numpy")
+    return is_pythons(module) or module.partition(".")[0] in (*KNOWN, "numpy")
 
 
 def is_installed(code: Any) -> bool:

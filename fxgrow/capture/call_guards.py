@@ -18,18 +18,19 @@ from fxgrow.holders import attributes_of, is_object
 from fxgrow.libraries import home_of
 
 
-def compared(tensor: Any, name: str, question: str, number: int, outcome: bool) -> None:
-    """Refuse an input of as many samples as make a comparison come out otherwise.
+def compared(tensor: Any, name: str, question: str, number: int, outcome: bool, axis: int = 0) -> None:
+    """Refuse an input of as many samples, or of such a size, as make a comparison come out otherwise.
 
-    question: the name of the operator between the number of samples and `number`.
+    question: the name of the operator between the size along an axis, which is that of samples, and `number`.
 
     >>> compared(torch.ones(2, 3), "x", "eq", 1, False)
     """
-    if not isinstance(tensor, fx.Proxy) and getattr(operator, question)(tensor.shape[0], number) is not outcome:
+    if not isinstance(tensor, fx.Proxy) and getattr(operator, question)(tensor.shape[axis], number) is not outcome:
+        many = "samples" if axis == 0 else f"entries along axis {axis}"
         raise SettledError(
-            f"{name} has {tensor.shape[0]} samples, for which the forward takes another course than when it was "
+            f"{name} has {tensor.shape[axis]} {many}, for which the forward takes another course than when it was "
             f"captured: it asks whether they are {_ASKED[question]}{number}",
-            remedy='grow the model in its own class (form="module"), or with example_inputs of as many samples',
+            remedy=f'grow the model in its own class (form="module"), or with example_inputs of as many {many}',
         )
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from fxgrow.errors import UntraceableError
+from fxgrow.libraries import is_library, is_pythons
 
 if TYPE_CHECKING:
     from fxgrow.capture.recorder import Recorder
@@ -68,7 +69,7 @@ def entropy_refused(recorder: Recorder) -> Iterator[None]:
     plainly = os.urandom
 
     def drawn(count: int) -> bytes:
-        if recorder.quiet:
+        if recorder.quiet or _asked_by_library():
             return plainly(count)
         with recorder.refusals():
             raise chance(f"{DRAWS} the entropy of the system ({_line_now()})", recorder.where())
@@ -82,6 +83,14 @@ def entropy_refused(recorder: Recorder) -> Iterator[None]:
     finally:
         for names, name in places:
             names[name] = plainly
+
+
+def _asked_by_library() -> bool:
+    """Whether torch or the like asks for a draw, as where it is imported, and not the forward, through Python's own."""
+    frame = sys._getframe(2)
+    while frame.f_back is not None and is_pythons(frame.f_globals.get("__name__", "")):
+        frame = frame.f_back
+    return is_library(frame.f_globals.get("__name__", ""))
 
 
 def _generators(model: nn.Module) -> Iterator[Generator]:

@@ -79,6 +79,21 @@ def changed(inputs: Inputs, features: frozenset[str], samples: int | None = None
     )
 
 
+def resized(inputs: Inputs, size: int, other: int) -> Changed | None:
+    """Inputs that are as large as `other` where they were of a size, samples aside; None where none was."""
+
+    def changed_one(value: Any) -> Any:
+        axes = resized_axes(value) if isinstance(value, Tensor) else ()
+        if not any(value.shape[axis] == size for axis in axes):
+            return value
+        shape = [other if k in axes and n == size else n for k, n in enumerate(value.shape)]
+        return torch.empty(shape, dtype=value.dtype, device="meta")
+
+    args, kwargs = tuple(map(changed_one, inputs[0])), {key: changed_one(value) for key, value in inputs[1].items()}
+    pairs = zip((*args, *kwargs.values()), (*inputs[0], *inputs[1].values()), strict=True)
+    return Changed((args, kwargs), frozenset({SIZE})) if any(new is not old for new, old in pairs) else None
+
+
 def _nudged(value: Any) -> Any:
     """Another number, if it is one."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):

@@ -25,6 +25,7 @@ from fxgrow.capture.probing import (
     changed,
     differences,
     other_dtype,
+    resized,
     resized_axes,
     samples_of,
 )
@@ -78,44 +79,61 @@ def probe(
     for comparison in turned:
         if comparison.size == samples_of(inputs):
             _guard_comparison(graph, comparison)
-    if any(comparison.size != samples_of(inputs) for comparison in turned):
-        _guard(graph, BATCH)
+        elif comparison.leading:
+            _guard(graph, BATCH)
+        else:
+            _guard_sizes(graph, comparison)
     return [*notes, *turned.values()], same
 
 
 def _turned(
     recording: Recording, mode: str, graph: fx.Graph, inputs: Inputs, comparisons: Iterable[Comparison]
 ) -> Iterator[tuple[Comparison, Settled]]:
-    """Comparisons of the number of samples that lead to another course where they come out otherwise.
+    """Comparisons of the number of samples, or of another size, that lead elsewhere where they come out otherwise.
 
-    So do comparisons of what is left of it, where a forward halves the samples again and again.
+    So do comparisons of what is left of the samples, where a forward halves them again and again.
     """
     samples = samples_of(inputs)
     for comparison in sorted(comparisons):
-        few, size = comparison.turning, comparison.size
+        few, size, feature = comparison.turning, comparison.size, BATCH
         if size != samples and comparison.leading and size:
             few = -(-samples * few // size)
         elif size != samples:
+            feature = SIZE
+        if few in ((samples, samples + 1) if feature == BATCH else (size, 2 * size)) or few < 1:
             continue
-        if few in (samples, samples + 1) or few < 1:
+        varied = changed(inputs, frozenset({BATCH}), few) if feature == BATCH else resized(inputs, size, few)
+        if varied is None:
             continue
-        varied = changed(inputs, frozenset({BATCH}), few)
         try:
-            assert varied is not None
             record = recording.record(mode, varied.inputs)
         except CaptureError:  # the model does not take as many
             continue
         difference = next(differences(graph, record.graph), None)
         if difference is not None:
-            finding = f"{difference.what} hangs on the number of samples, {few} of which take another course"
+            of = (
+                f"number of samples, {few} of which take"
+                if feature == BATCH
+                else f"size of the input, which as {few} takes"
+            )
             where = difference.place or type(recording.bare).__name__
-            yield comparison, Settled(finding, where, feature=BATCH, inputs=varied.inputs)
+            finding = f"{difference.what} hangs on the {of} another course"
+            yield comparison, Settled(finding, where, feature=feature, inputs=varied.inputs)
 
 
 def _guard_comparison(graph: fx.Graph, comparison: Comparison) -> None:
     x, name = next(iter(_inputs(graph).items()))
     arguments = (x, name, comparison.operator, comparison.number, comparison.outcome)
     _refuse(graph, call_guards.compared, arguments)
+
+
+def _guard_sizes(graph: fx.Graph, comparison: Comparison) -> None:
+    """Refuse inputs of sizes that are as large as what was compared, where they make it come out otherwise."""
+    for x, name in _inputs(graph).items():
+        for axis in resized_axes(x.meta["value"]):
+            if x.meta["value"].shape[axis] == comparison.size:
+                arguments = (x, name, comparison.operator, comparison.number, comparison.outcome, axis)
+                _refuse(graph, call_guards.compared, arguments)
 
 
 def _probed(recording: Recording, mode: str, graph: fx.Graph, inputs: Inputs) -> tuple[list[Settled], frozenset[str]]:
