@@ -9,6 +9,7 @@ from itertools import chain
 from typing import Any
 
 import torch
+from fxgrow.transforms.contexts import behind, contexts_around
 from fxgrow.transforms.graph_edits import edit_graphs, put_argument
 from fxgrow.transforms.tensors import drawn, grow_tensor
 from torch import Tensor, fx, nn
@@ -259,8 +260,13 @@ class _Copying:
         """Repeat a region after the values that its new block follows; who read them reads what leaves the region."""
         latest = {after: self.tails.get(after, self.nodes[after]) for _, _, after in region.streams}
         copy_of = {self.nodes[entry]: latest[after] for entry, _, after in region.streams}
-        anchor = max(latest.values())  # the last in the graph
+        last = max(latest.values())  # in the graph
+        contexts = contexts_around([self.nodes[name] for name in region.nodes])
+        anchor = behind(last, len(contexts))
         nodes = self._copy(region, block, copy_of, anchor, lambda raw: raw)
+        for context in contexts if anchor is not last else ():
+            begins, ends = context.copied(nodes[0], nodes[-1])
+            nodes = (begins, *nodes, ends)
         new = set(nodes)
         own = set(region.nodes) if region.exit == region.after else set()
         for _, leaves, after in region.streams:
