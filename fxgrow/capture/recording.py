@@ -136,6 +136,13 @@ class Recording:
             values.append(value)
             lost = isinstance(value, (int, float, torch.Tensor))
             recorder.settled.append(Settled(f"what the forward assigns to {text}", name, lost))
+        left = tuple(
+            where
+            for path, kind, name in assigned
+            if kind == "attribute"
+            for where, value in _with_tensors(getattr(runner.get_submodule(path), name), f"{path}.{name}".lstrip("."))
+            if isinstance(value, torch.Tensor) or not _is_cache(value, recorder)
+        )
         if values:
             difference = self._at_the_next_call(
                 recorder, runner, inputs, list(of_kind(_contents(values, set()), torch.Tensor))
@@ -160,12 +167,6 @@ class Recording:
         compared = _arguments_behind(recorder.settling)
         _without_dead_code(recorder.graph)
         by_mode = recorder.by_mode or any(map(switches_itself, runner.modules()))
-        left = tuple(
-            where
-            for path, kind, name in assigned
-            if kind == "attribute"
-            for where in _with_tensors(getattr(runner.get_submodule(path), name), f"{path}.{name}".lstrip("."))
-        )
         comparisons, by_size = recorder.comparisons, recorder.by_size
         return Record(recorder.graph, form, recorder.settled, compared, comparisons, by_mode, by_size, left)
 
@@ -279,13 +280,19 @@ def _state(model: nn.Module) -> dict[tuple[str, str, str], Any]:
     return state
 
 
-def _with_tensors(value: Any, where: str) -> Iterator[str]:
-    """The paths of an attribute, or of those of an object, that hold tensors, perhaps in containers."""
+def _is_cache(value: Any, recorder: Recorder) -> bool:
+    """Whether a container has tensors that are made of weights alone: a table by sizes, kept for the next call."""
+    made = [recorder.nodes[id(tensor)] for tensor in of_kind(value, torch.Tensor) if id(tensor) in recorder.nodes]
+    return set(made) <= set(_made_of_weights(recorder.graph, made))
+
+
+def _with_tensors(value: Any, where: str) -> Iterator[tuple[str, Any]]:
+    """An attribute, or those of an object, that hold tensors, perhaps in containers, by their paths."""
     if is_object(value):
         for name, item in attributes_of(value).items():
             yield from _with_tensors(item, f"{where}.{name}")
     elif next(of_kind(value, torch.Tensor), None) is not None:
-        yield where
+        yield where, value
 
 
 def _contents(value: Any, seen: set[int], package: str = "") -> Any:
