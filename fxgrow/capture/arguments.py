@@ -241,6 +241,26 @@ def read_names(model: nn.Module, methods: frozenset[str]) -> list[str]:
     return list(dict.fromkeys(name.removeprefix("self.") for name in names if name.startswith("self.")))
 
 
+def read_items(model: nn.Module, methods: frozenset[str]) -> list[tuple[str, str]]:
+    """The items of dictionaries and objects in attributes of a model that the code of some of its methods reads.
+
+    Each is the name of the attribute and that of the item in it, as of `self.options["mean"]` or `self.config.mean`.
+    """
+    items: dict[tuple[str, str], None] = {}
+    for node in _code(model, methods):
+        keys: list[Any] = []
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+            holder, keys = node.value, [node.attr]
+        elif isinstance(node, ast.Subscript):
+            holder, keys = node.value, _constants([node.slice])[:1]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "get":
+            holder, keys = node.func.value, _constants(node.args[:1])
+        name = _name(holder).removeprefix("self.") if keys and isinstance(keys[0], str) else ""
+        if name and isinstance(holder, ast.Attribute) and keys[0].isidentifier():
+            items[name, keys[0]] = None
+    return list(items)
+
+
 _OF_ENDS = ("startswith", "endswith")
 _ORDER = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
 _MANY = tuple(range(16))

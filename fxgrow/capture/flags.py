@@ -8,16 +8,17 @@ from typing import Any, NamedTuple
 
 from torch import fx, nn
 
-from fxgrow.capture.arguments import each_other, named_values, read_names
+from fxgrow.capture.arguments import each_other, named_values, read_items, read_names
 from fxgrow.capture.methods import RUNNING, kind_before_growth
 from fxgrow.capture.skeleton import twin_of
+from fxgrow.holders import held_by
 from fxgrow.libraries import is_known
 
 _CHOICES = (bool, str, type(None))
 
 
 class Flag(NamedTuple):
-    """A value of an attribute of all modules of a class, by the name of the class."""
+    """A value of an attribute of all modules of a class, or of an item in it, by the name of the class."""
 
     kind: str
     attribute: str
@@ -25,7 +26,7 @@ class Flag(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What is set: `Net.pooled`."""
+        """What is set: `Net.pooled`, `Net.options[pooled]`."""
         return f"{self.kind}.{self.attribute}"
 
 
@@ -34,8 +35,27 @@ def with_flags(model: nn.Module, flags: Sequence[tuple[str, str, Any]]) -> nn.Mo
     twin = twin_of(model, share=True) if flags else model
     for kind, attribute, value in flags:
         for part in parts_of(twin, kind):
-            setattr(part, attribute, value)
+            _put(part, attribute, value)
     return twin
+
+
+def value_of(part: nn.Module, attribute: str, default: Any = None) -> Any:
+    """What an attribute of a part is, or an item of a dictionary or object in it: "pooled", "options[pooled]"."""
+    name, _, item = attribute.partition("[")
+    holder = getattr(part, name, default)
+    if not item:
+        return holder
+    return holder.get(item[:-1], default) if isinstance(holder, dict) else getattr(holder, item[:-1], default)
+
+
+def _put(part: nn.Module, attribute: str, value: Any) -> None:
+    name, _, item = attribute.partition("[")
+    if not item:
+        setattr(part, name, value)
+    elif isinstance(holder := getattr(part, name), dict):
+        holder[item[:-1]] = value
+    else:
+        setattr(holder, item[:-1], value)
 
 
 def parts_of(model: nn.Module, kind: str) -> list[nn.Module]:
@@ -75,6 +95,10 @@ def other_flags(model: nn.Module, graphs: Iterable[fx.Graph]) -> Iterator[tuple[
             others = [not value] if isinstance(value, bool) else named.get(f"self.{name}", [])
             if name != "training":
                 yield from ((Flag(kind.__qualname__, name, other), value) for _, other in each_other("", value, others))
+        for name, item in read_items(parts[0], methods):
+            flags = [value_of(part, f"{name}[{item}]") for part in parts if held_by(vars(part).get(name)) is not None]
+            if len(flags) == len(parts) and all(flag is flags[0] for flag in flags) and isinstance(flags[0], bool):
+                yield Flag(kind.__qualname__, f"{name}[{item}]", not flags[0]), flags[0]
 
 
 def _dots(path: str) -> list[int]:

@@ -10,7 +10,7 @@ from typing import Any
 from torch import fx, nn
 
 from fxgrow.capture.call_guards import in_words
-from fxgrow.capture.flags import parts_of
+from fxgrow.capture.flags import parts_of, value_of
 from fxgrow.capture.numbers import plain
 from fxgrow.errors import SettledError
 from fxgrow.own.edited import Remade, class_to_change, subclass
@@ -56,7 +56,7 @@ def refusing(kind: Any, methods: frozenset[str] = frozenset({"forward"})) -> typ
                 if refusal.method == name and "." in argument:
                     kind_of_part, _, attribute = argument.rpartition(".")
                     for part in parts_of(self, kind_of_part):
-                        _check(refusal, getattr(part, attribute, left_out), kind)
+                        _check(refusal, value_of(part, attribute, left_out), kind)
                 elif refusal.method == name:
                     place = places.get(argument, len(args))
                     value = args[place] if place < len(args) else kwargs.get(argument, defaults.get(argument, left_out))

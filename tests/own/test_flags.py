@@ -130,3 +130,45 @@ def test_what_the_recorded_course_holds_does_not_grow_for_another() -> None:
     torch.testing.assert_close(grown(x), model(x), rtol=0, atol=1e-14)
     model.spread = grown.spread = False
     torch.testing.assert_close(grown(x), model(x), rtol=0, atol=1e-14)
+
+
+class Options:
+    """Settings of a user's own."""
+
+    def __init__(self) -> None:
+        self.centred = False
+
+
+class Configured(nn.Module):
+    """Is switched by items of what it holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(8, 16), nn.Linear(16, 3)
+        self.options, self.switches = Options(), {"doubled": False, "squared": False}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.enter(x).relu()
+        x = x - x.mean(-1, keepdim=True) if self.options.centred else x
+        x = 2 * x if self.switches["doubled"] else x
+        return self.leave(x**2 if self.switches.get("squared") else x)  # type: ignore[no-any-return]
+
+
+def test_items_of_settings_are_flags_too(tmp_path: Any) -> None:
+    torch.manual_seed(0)
+    model, x = moved(Configured()), torch.randn(5, 8, dtype=torch.float64)
+    grown: Any = fxgrow.grow(model, 2, example_inputs=x)
+    assert "Configured.switches[doubled]" in str(fxgrow.report(grown).certificate)
+    assert not model.options.centred and model.switches == {"doubled": False, "squared": False}
+    for other in (grown, *carried(grown, model, x, tmp_path)):
+        for holder, item in ((None, "doubled"), (None, "squared"), ("options", "centred")):
+            first, second = copy.deepcopy(model), copy.deepcopy(other)
+            for each in (first, second):
+                if holder is None:
+                    each.switches[item] = True
+                else:
+                    each.options.centred = True
+            try:
+                assert apart(first, second, x) < 1e-12
+            except SettledError as refusal:
+                assert f"Configured.options[{item}] is True" in str(refusal)
