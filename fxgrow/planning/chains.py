@@ -25,7 +25,7 @@ def chains(finder: Finder, repeats: Found) -> Found:
     units = [unit for unit in _layers(finder) if not any(within(root, t) for root in unit.roots for t in taken)]
     runs: list[FoundRun] = []
     reasons: list[tuple[str, str]] = []
-    for stretch in _stretches(units):
+    for stretch in _stretches(units, anywhere=isinstance(finder.model, fx.GraphModule)):
         signatures = Counter(unit.signature for unit in stretch)
         if len(stretch) < 2 or len(signatures) > 1:
             continue
@@ -67,11 +67,14 @@ def _with_followers(finder: Finder, node: fx.Node) -> list[fx.Node]:
     return nodes
 
 
-def _stretches(units: list[Unit]) -> Iterator[list[Unit]]:
-    """Layers each of which takes what the one before gave, gives the same layout, and stands in such a place."""
+def _stretches(units: list[Unit], anywhere: bool) -> Iterator[list[Unit]]:
+    """Layers each of which takes what the one before gave, gives the same layout, and stands in such a place.
+
+    anywhere: of a graph, which may call a layer by any name.
+    """
     stretch: list[Unit] = []
     for unit in units:
-        follows = bool(stretch) and _is_in_such_a_place(unit.path, stretch[-1].path)
+        follows = bool(stretch) and (anywhere or _is_in_such_a_place(unit.path, stretch[-1].path))
         follows = follows and all(a.exit is b.entry for a, b in zip(stretch[-1].regions, unit.regions, strict=True))
         if stretch and not (follows and unit.shape == stretch[-1].shape):
             yield stretch
