@@ -7,7 +7,7 @@ import enum
 import functools
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Mapping
-from types import SimpleNamespace
+from types import CellType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -99,6 +99,14 @@ def hold(value: Any, held: Mapping[Any, Any]) -> None:
             del value.__dict__[name]
         for name, item in held.items():
             object.__setattr__(value, name, item)
+
+
+def content_of(cell: CellType, empty: Any = None) -> Any:
+    """What the cell of a closure holds; `empty` where it holds nothing yet."""
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return empty
 
 
 def is_object(value: Any) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from fxgrow.holders import held_by, hold, holding
+from fxgrow.holders import content_of, held_by, hold, holding
 from fxgrow.libraries import package_of
 from fxgrow.module_tensors import as_registered, named_tensors, place
 
@@ -184,7 +184,7 @@ class _Exchange:
         cells, defaults, named = value.__closure__ or (), value.__defaults__ or (), value.__kwdefaults__ or {}
         twin = FunctionType(value.__code__, value.__globals__, value.__name__, None, tuple(map(self._cell, cells)))
         self.made[id(value)] = twin  # it may call itself
-        before = [*map(_contents, cells), *defaults, *named.values()]
+        before = [*(content_of(cell, _EMPTY) for cell in cells), *defaults, *named.values()]
         after = list(map(self.behind, before))
         if all(new is old or new is twin for old, new in zip(before, after, strict=True)):
             return value
@@ -212,10 +212,3 @@ _REMADE: Mapping[type, Callable[[_Exchange, Any], Any]] = {
 }
 
 _EMPTY = object()
-
-
-def _contents(cell: CellType) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:
-        return _EMPTY

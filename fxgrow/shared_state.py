@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fxgrow.holders import held_by, hold
+from fxgrow.holders import content_of, held_by, hold
 from fxgrow.libraries import is_known, is_library
 from fxgrow.references import unregistered
 
@@ -118,7 +118,7 @@ class SharedState:
                         holder[key] = value.__wrapped__
                         stack.callback(holder.__setitem__, key, value)
             for _, _, cell in _cells(dict(self._functions())):
-                value = _content(cell)
+                value = content_of(cell)
                 if isinstance(value, _CACHED):
                     cell.cell_contents = value.__wrapped__
                     stack.callback(setattr, cell, "cell_contents", value)
@@ -169,13 +169,6 @@ def _cells(functions: Mapping[str, FunctionType]) -> Iterator[tuple[str, str, Ce
             yield name, own, cell
 
 
-def _content(cell: CellType) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:  # it is empty
-        return None
-
-
 def _defined_in(names: dict[str, Any]) -> Iterator[type]:
     """The classes that a file defines, but for those of modules and of errors."""
     for value in names.values():
@@ -218,7 +211,7 @@ def _snapshot(owner: Any) -> dict[str, tuple[Any, _Contents]]:
     """The state that a class or a file has: each value, and what it holds, and what these hold, by their identities."""
     names = vars(owner) if isinstance(owner, type) else owner
     seen: set[int] = set()
-    values = ((name, _content(value) if isinstance(value, CellType) else value) for name, value in names.items())
+    values = ((name, content_of(value) if isinstance(value, CellType) else value) for name, value in names.items())
     state = {name: (value, _contents(value, seen)) for name, value in values if not name.startswith("__")}
     return {name: (value, held) for name, (value, held) in state.items() if held or isinstance(value, _PLAIN)}
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fxgrow.holders import held_by
+from fxgrow.holders import content_of, held_by
 
 _DEEP = 4
 """So many containers and objects within each other are looked into."""
@@ -40,7 +40,7 @@ def _referred(hook: Any) -> Iterator[Any]:
         yield from (hook.__self__, *_referred(hook.__func__))
     elif isinstance(hook, FunctionType):
         yield from (*(hook.__defaults__ or ()), *(hook.__kwdefaults__ or {}).values())
-        yield from (cell.cell_contents for cell in hook.__closure__ or ())
+        yield from map(content_of, hook.__closure__ or ())
         yield from (hook.__globals__.get(name) for name in hook.__code__.co_names)
     else:
         yield hook

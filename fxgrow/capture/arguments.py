@@ -59,8 +59,8 @@ def other_values(model: nn.Module, inputs: Inputs, ran: Iterable[str] = ()) -> I
             others += _ACTIVATIONS
         elif isinstance(value, (str, int, float, tuple)) or any(kind in said for kind in (*_KINDS, "_empty")):
             others += [*named.get(name, ()), *_besides(named.get(name, ())), *_other_truth(value, asked.get(name, ""))]
-            cut = Cut(value // 2 if value > 1 else value + 1) if type(value) is int else value
-            others += [cut] if cut not in (value, *others) else []
+            if type(value) is int and (cut := Cut(value // 2 if value > 1 else value + 1)) not in others:
+                others.append(cut)
         yield from each_other(name, value, others)
         if asked.get(name) == "getattr" and isinstance(value, str):
             yield name, ANY

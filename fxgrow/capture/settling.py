@@ -76,13 +76,13 @@ def probe(
     turned = {} if BATCH in hanging else dict(_turned(recording, mode, graph, inputs, comparisons))
     for feature in hanging:  # only now, since the graph is compared until here
         _guard(graph, feature)
+    samples = samples_of(inputs)
+    halved = [comparison for comparison in turned if comparison.leading and comparison.size != samples]
     for comparison in turned:
-        if comparison.size == samples_of(inputs):
-            _guard_comparison(graph, comparison)
-        elif comparison.leading:
-            _guard(graph, BATCH)
-        else:
-            _guard_sizes(graph, comparison)
+        if comparison not in halved:
+            _guard_comparison(graph, comparison, samples)
+    if halved:
+        _guard(graph, BATCH)
     return [*notes, *turned.values()], same
 
 
@@ -111,29 +111,22 @@ def _turned(
             continue
         difference = next(differences(graph, record.graph), None)
         if difference is not None:
-            of = (
-                f"number of samples, {few} of which take"
-                if feature == BATCH
-                else f"size of the input, which as {few} takes"
-            )
+            takes = f"{few} of which take" if feature == BATCH else f"which as {few} takes"
             where = difference.place or type(recording.bare).__name__
-            finding = f"{difference.what} hangs on the {of} another course"
+            finding = f"{difference.what} hangs on the {_MEANING[feature]}, {takes} another course"
             yield comparison, Settled(finding, where, feature=feature, inputs=varied.inputs)
 
 
-def _guard_comparison(graph: fx.Graph, comparison: Comparison) -> None:
-    x, name = next(iter(_inputs(graph).items()))
-    arguments = (x, name, comparison.operator, comparison.number, comparison.outcome)
-    _refuse(graph, call_guards.compared, arguments)
-
-
-def _guard_sizes(graph: fx.Graph, comparison: Comparison) -> None:
-    """Refuse inputs of sizes that are as large as what was compared, where they make it come out otherwise."""
-    for x, name in _inputs(graph).items():
-        for axis in resized_axes(x.meta["value"]):
-            if x.meta["value"].shape[axis] == comparison.size:
-                arguments = (x, name, comparison.operator, comparison.number, comparison.outcome, axis)
-                _refuse(graph, call_guards.compared, arguments)
+def _guard_comparison(graph: fx.Graph, comparison: Comparison, samples: int) -> None:
+    """Refuse as many samples, or inputs of such a size, as make a comparison come out otherwise."""
+    named = _inputs(graph)
+    places = [(next(iter(named)), 0)]
+    if comparison.size != samples:
+        axes = [(x, axis) for x in named for axis in resized_axes(x.meta["value"])]
+        places = [(x, axis) for x, axis in axes if x.meta["value"].shape[axis] == comparison.size]
+    for x, axis in places:
+        arguments = (x, named[x], comparison.operator, comparison.number, comparison.outcome, axis)
+        _refuse(graph, call_guards.compared, arguments)
 
 
 def _probed(recording: Recording, mode: str, graph: fx.Graph, inputs: Inputs) -> tuple[list[Settled], frozenset[str]]:

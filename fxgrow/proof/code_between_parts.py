@@ -12,13 +12,14 @@ import dis
 import functools
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from types import CellType, CodeType, FunctionType, MethodType
+from types import CodeType, FunctionType, MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fxgrow.containers import each_of_kind, of_kind
+from fxgrow.holders import content_of
 from fxgrow.module_tensors import named_tensors
 from fxgrow.proof.certificate import Certificate, Verdict
 from fxgrow.proof.node_pair import equal_values, module_difference
@@ -143,7 +144,7 @@ def _alone(module: nn.Module, places: Mapping[int, str]) -> nn.Module:
         if isinstance(function, MethodType):
             owner = function.__self__
             return *told(function.__func__), places.get(id(owner), owner)  # type: ignore[arg-type]
-        referred = [*map(_content, function.__closure__ or ()), *(function.__defaults__ or ())]
+        referred = [*map(content_of, function.__closure__ or ()), *(function.__defaults__ or ())]
         at = [places.get(id(held), held) if isinstance(held, (nn.Module, Tensor)) else held for held in referred]
         return function.__code__, id(function.__globals__), function.__kwdefaults__, *at
 
@@ -269,7 +270,7 @@ def methods_of(kind: type) -> Iterator[tuple[str, FunctionType]]:
 
 def _helpers(function: FunctionType, names: set[str]) -> Iterator[FunctionType]:
     """Functions outside of classes, not torch's, that a function names or closes over."""
-    for value in (*map(function.__globals__.get, names), *map(_content, function.__closure__ or ())):
+    for value in (*map(function.__globals__.get, names), *map(content_of, function.__closure__ or ())):
         helper = function_in(value)
         if helper is not None and (helper.__module__ or "").partition(".")[0] != "torch":
             yield helper
@@ -286,13 +287,6 @@ _CALLING: Mapping[type, str] = {
     **dict.fromkeys((functools.partial, functools.cached_property), "func"),
     property: "fget",
 }
-
-
-def _content(cell: CellType) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:  # nothing yet
-        return None
 
 
 def _names_in(code: CodeType) -> set[str]:
