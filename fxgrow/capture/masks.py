@@ -66,12 +66,18 @@ def by_places(index: Any) -> tuple[Any, ...]:
 
 
 def fills_masked(tensor: Tensor, index: Any, value: Any) -> bool:
-    """Whether `tensor[index] = value` puts the same tensor wherever a mask over its first axes is true."""
-    of_units = isinstance(value, Tensor) and isinstance(index, Tensor) and 0 < value.ndim <= tensor.ndim - index.ndim
-    return of_units and masks(index)
+    """Whether `tensor[index] = value` puts the same tensor, or number, wherever a mask over its first axes is true.
+
+    A number is put by places where the mask leaves axes out: their units take on the number as a whole.
+    """
+    if not (isinstance(index, Tensor) and masks(index)):
+        return False
+    axes_of_value, axes_left = value.ndim if isinstance(value, Tensor) else 0, tensor.ndim - index.ndim
+    return 0 < axes_of_value <= axes_left or axes_of_value == axes_left == 0
 
 
-def where_masked(tensor: Tensor, mask: Tensor, value: Tensor) -> Tensor:
+def where_masked(tensor: Tensor, mask: Tensor, value: Any) -> Tensor:
     """What a tensor is once `tensor[mask] = value` has been done."""
     axes = (1,) * (tensor.ndim - mask.ndim)
-    return torch.where(mask.bool().reshape(*mask.shape, *axes), value.to(tensor.dtype), tensor)
+    put = value.to(tensor.dtype) if isinstance(value, Tensor) else value
+    return torch.where(mask.bool().reshape(*mask.shape, *axes) if axes else mask.bool(), put, tensor)

@@ -35,6 +35,13 @@ def with_token(self: Any, h: Tensor, mask: Tensor) -> Tensor:
     return h
 
 
+def clamped(self: Any, h: Tensor, mask: Tensor) -> Tensor:
+    h = h - 1
+    h[h < 0] = 0
+    h[torch.isnan(h) | (h > 1)] = h.mean()
+    return h
+
+
 PICKS: dict[str, Callable[[Any, Tensor, Tensor], Tensor]] = {
     "by a mask": lambda self, h, mask: h[mask],
     "by its contrary": lambda self, h, mask: h[~mask],
@@ -46,6 +53,7 @@ PICKS: dict[str, Callable[[Any, Tensor, Tensor], Tensor]] = {
     "by nonzero": lambda self, h, mask: h.flatten(0, 1)[mask.flatten().nonzero().squeeze(1)],
     "a mean over them": lambda self, h, mask: h[mask].sum(0) / h[mask].shape[0],
     "a token in their place": with_token,
+    "numbers by masks of its own shape": clamped,
 }
 
 
