@@ -11,6 +11,7 @@ from torch import fx, nn
 
 from fxgrow.axes.layout import Leaf, Reason, is_fixed, leaves
 from fxgrow.axes.unify import Unifier
+from fxgrow.module_tensors import CONSTANT
 from fxgrow.rules.calls import is_inexact
 from fxgrow.rules.law import Law
 from fxgrow.rules.op import Op, Tensor, Tree, tensors
@@ -124,7 +125,9 @@ def _visit(analysis: Analysis, node: fx.Node) -> Tree:
         return analysis.parameters.get(analysis.aliases.get(name, ""))
 
     if node.op == "get_attr":
-        return parameter(str(node.target)) or _fixed(node.meta["value"], Reason("it is a constant", place))
+        why = "it is a plain tensor, which stays; as a buffer (register_buffer) it would grow"
+        why = "it is a constant" if str(node.target).startswith(CONSTANT) else why
+        return parameter(str(node.target)) or _fixed(node.meta["value"], Reason(why, place))
     if node.op == "placeholder":
         tree = _fixed(node.meta["value"], Reason("it is an input of the model", place, quiet=True))
         for number, tensor in enumerate(tensors(tree)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -64,6 +65,16 @@ def test_no_dimension_is_held_without_a_word(between: Callable[[Tensor], Tensor]
     plan = fxgrow.plan(Between(between), 2, example_inputs=TOKENS.float())
     assert not plan.groups
     assert said in plan.held[0].reason
+
+
+def test_of_a_plain_tensor_the_plan_says_how_it_would_grow() -> None:
+    model: Any = Between(lambda h: h + model.table)
+    model.table = torch.randn(8)
+    held = fxgrow.plan(model, 2, example_inputs=TOKENS.float()).held
+    assert "as a buffer (register_buffer) it would grow (at table)" in held[0].reason
+    del model.table
+    model.register_buffer("table", torch.randn(8))
+    assert fxgrow.plan(model, 2, example_inputs=TOKENS.float()).ratio > 1.9
 
 
 def test_what_meets_a_tensor_of_an_unknown_op_is_held_for_that_reason() -> None:
