@@ -152,7 +152,7 @@ class Planner:
             end.ask(know)
         for op in self.analysis.ops:
             for alternatives in op.law.needs(op, know):
-                any(know.ask(tensor, want) for tensor, want in alternatives)
+                know.ask_for_one(alternatives)
         for _ in range(_PASSES):
             before, overwritten = {slot: dict(fills) for slot, fills in know.fills.items()}, len(know.overwritten)
             know.forget()

@@ -69,12 +69,16 @@ class SumOfProducts(Law):
         return [(name, binding.names[name]) for name in binding.summed]
 
     def needs(self, op: Op, know: Knowledge) -> Iterable[list[tuple[Tensor, Want]]]:
-        """Where neither factor is made of parameters, one of them has to be zero at new units."""
+        """Where neither factor is made of parameters, one of them has to be zero at new units: data first.
+
+        Where these would never learn so, the other factor first.
+        """
         operands: list[Tensor] = op.data["operands"]
         for _, layout in self.contracted(op):
             for leaf in know.growing(layout):
                 if not any(is_parametric(operand) for operand in operands):
-                    yield [(operand, Want(leaf, Fact.ZERO)) for operand in operands]
+                    order = operands[::-1] if leaf in know.silenced else operands
+                    yield [(operand, Want(leaf, Fact.ZERO)) for operand in order]
                 elif leaf in know.silenced:
                     yield [(operand, Want(leaf, Fact.ZERO)) for operand in operands if not is_parametric(operand)]
 

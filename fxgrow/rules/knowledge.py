@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from fxgrow.axes.layout import Layout, Leaf, leaves
@@ -130,6 +131,19 @@ class Knowledge:
         for slot, fills in granted.items():
             self.fills.setdefault(slot, {}).update(fills)
         return True
+
+    def ask_for_one(self, wishes: Iterable[tuple[Tensor, Want]]) -> bool:
+        """Try to have one of some wishes granted: one that takes nothing new, or else the first that can be."""
+        grants: list[dict[Slot, dict[Range | None, Fact]]] = []
+        for tensor, want in wishes:
+            granted: dict[Slot, dict[Range | None, Fact]] = {}
+            if self._grant(tensor, want, granted, {}):
+                if all(fills.items() <= self.fills.get(slot, {}).items() for slot, fills in granted.items()):
+                    return True
+                grants.append(granted)
+        for slot, fills in grants[0].items() if grants else ():
+            self.fills.setdefault(slot, {}).update(fills)
+        return bool(grants)
 
     def check_overwritten(self, op: Op, parameter: Tensor, leaf: Leaf, fact: Fact) -> None:
         """What new entries of a parameter were asked to be they are still once `op` has written `fact` to them."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import fxgrow
 from fxgrow.history import births
 from fxgrow.proof.certificate import Verdict
-from tests.checks import unmoved, worst_error
+from tests.checks import assert_grows, unmoved, worst_error
 
 ROW = torch.randn(6, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 IMAGE = torch.randn(4, 3, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -286,3 +286,41 @@ def test_rows_that_are_scaled_by_their_norms_keep_them(kind: type[nn.Embedding])
     assert fxgrow.report(grown).certificate.verdict is Verdict.PROVED
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert not grown.get_parameter("0.weight")[:, 8:].any() and worst_error(model, grown, (words,), False) <= 1e-12
+
+
+class Modulated(nn.Module):
+    """A convolution whose weight each sample scales by a style, over its norm or not (StyleGAN2)."""
+
+    def __init__(self, normed: bool) -> None:
+        super().__init__()
+        self.style, self.weight, self.normed = nn.Linear(4, 8), nn.Parameter(torch.randn(8, 8, 3, 3)), normed
+
+    def forward(self, x: Tensor, code: Tensor) -> Tensor:
+        weight = self.weight[None] * (self.style(code)[:, None, :, None, None] + 1)
+        if self.normed:
+            weight = weight * torch.rsqrt((weight**2).sum(dim=(2, 3, 4), keepdim=True) + 1e-8)
+        batch, _, height, width = x.shape
+        weight = weight.reshape(-1, *weight.shape[2:])
+        return F.conv2d(x.reshape(1, -1, height, width), weight, padding=1, groups=batch).reshape(
+            batch, -1, height, width
+        )
+
+
+class Styled(nn.Module):
+    def __init__(self, normed: bool) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 3, 1)
+        self.first, self.second = Modulated(normed), Modulated(normed)
+
+    def forward(self, x: Tensor, code: Tensor) -> Tensor:
+        h = self.first(self.enter(x), code).relu()
+        return self.leave(self.second(h, code).tanh())  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("normed", [True, False])
+def test_of_two_factors_the_one_is_zero_that_lets_the_other_learn(normed: bool) -> None:
+    torch.manual_seed(0)
+    model = Styled(normed).double()
+    x = torch.randn(8, 3, 6, 6, dtype=torch.float64), torch.randn(8, 4, dtype=torch.float64)
+    grown = assert_grows(model, x, 2, "zero", least_ratio=3.7)
+    assert fxgrow.certify(grown, model).verdict is Verdict.PROVED
