@@ -25,7 +25,7 @@ from fxgrow.capture.recording import Record, Recording, bound
 from fxgrow.containers import holds_tensor
 from fxgrow.devices import device_of
 from fxgrow.errors import CaptureError, FxgrowError
-from fxgrow.module_tensors import named_tensors
+from fxgrow.module_tensors import named_tensors, tied_names
 from fxgrow.own.courses import Replan, growths, parting_on, regrouped
 from fxgrow.own.edited import FORWARD
 from fxgrow.own.module import own_class
@@ -282,16 +282,21 @@ def _hold_read(other: Captured, read_here: set[str], plan: Plan) -> None:
 
     Where blocks are added, their names are not those of the other course.
     """
-    grown = {growth.name for growth in plan.tensors}
+    tied = tied_names(other.model)
+    grown = {name for growth in plan.tensors for name in tied.get(growth.name, [growth.name])}
     for name, tensor in named_tensors(other.model).items() if plan.depth is None else ():
         if name not in grown and not read_here.isdisjoint((name, name.rpartition(".")[0])):
             hold(tensor, "it stays where the forward takes its other course")
 
 
 def _read(captured: Captured) -> set[str]:
-    """The tensors and layers that graphs read."""
+    """The tensors and layers that graphs read; tied tensors by each of their names."""
     nodes = (node for graph in captured.graphs.values() for node in graph.nodes)
-    return {str(node.target) for node in nodes if node.op in ("get_attr", "call_module")}
+    read = {str(node.target) for node in nodes if node.op in ("get_attr", "call_module")}
+    for name, names in tied_names(captured.model).items():
+        if name in read or name.rpartition(".")[0] in read:
+            read.update(names)
+    return read
 
 
 def _for_both(planned: Any, other: Any) -> TensorGrowth | None:

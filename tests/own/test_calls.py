@@ -381,3 +381,32 @@ def test_keys_and_keywords_that_were_left_out_are_looked_at() -> None:
     assert apart(model, grown, {"x": x}) < 1e-12 and apart(model, grown, {"x": x}, beside=x[:2, :1].mean() * x) < 1e-12
     with pytest.raises(SettledError, match="batch is a dictionary of 'mask', 'x', for which the model did not grow"):
         grown({"x": x, "mask": torch.ones(5, 4, 1)})
+
+
+class Language(nn.Module):
+    """Logits of the last token, or of all of them and the loss, by weights tied to the table (nanoGPT)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.norm, self.head = nn.Embedding(9, 8), nn.LayerNorm(8), nn.Linear(8, 9, bias=False)
+        self.mix = nn.Linear(8, 8)
+        self.table.weight = self.head.weight
+
+    def forward(self, tokens: torch.Tensor, goals: torch.Tensor | None = None) -> Any:
+        h = self.table(tokens)
+        h = self.norm(h + self.mix(h).relu())
+        if goals is None:
+            return self.head(h[:, [-1], :]), None
+        logits = self.head(h)
+        return logits, nn.functional.cross_entropy(logits.flatten(0, 1), goals.flatten())
+
+
+@pytest.mark.parametrize("inputs", [1, 2])
+def test_tied_tensors_are_the_same_on_every_course(inputs: int) -> None:
+    torch.manual_seed(0)
+    model, tokens = Language().double(), torch.randint(0, 9, (2, 5))
+    grown = fxgrow.grow(model, 2, example_inputs=(tokens,) * inputs)
+    assert grown.head.weight is grown.table.weight and grown.head.weight.shape == (9, 16)
+    for given in ((tokens,), (tokens, tokens)):
+        for out, before in zip(grown(*given), model(*given), strict=True):
+            assert (out is None and before is None) or torch.allclose(out, before, rtol=1e-12, atol=1e-12)
