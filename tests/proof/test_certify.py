@@ -56,6 +56,27 @@ def test_rounded_gains_and_means_are_proved_in_lower_precision(dtype: torch.dtyp
     assert fxgrow.certify(wider, model).verdict is Verdict.PROVED
 
 
+class PostNorm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.within = nn.Linear(4, 64), nn.Linear(64, 64)
+        self.norm, self.leave = nn.LayerNorm(64), nn.Linear(64, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.enter(x)
+        return self.leave(self.norm(h + self.within(h)))  # type: ignore[no-any-return]
+
+
+def test_pairs_that_cancel_leave_no_rounding_to_small_entries_beside_them() -> None:
+    torch.manual_seed(0)
+    model, x = PostNorm().double(), torch.randn(3, 4, dtype=torch.float64)
+    wider = fxgrow.grow(model, 2, init="mirror", example_inputs=x, verify=False)
+    assert fxgrow.certify(wider, model).verdict is Verdict.PROVED
+    with torch.no_grad():
+        wider.within.weight[0, 0] *= 1 + 1e-12
+    assert fxgrow.certify(wider, model).verdict is Verdict.REFUTED
+
+
 @pytest.mark.parametrize("name", few(("perceptron", "encoder-prenorm", "decoder", "tagger"), "perceptron"))
 def test_several_growths_are_proved_from_the_last_and_from_the_first(name: str) -> None:
     model, once = grown(name)
