@@ -160,6 +160,8 @@ class Planner:
                 op.law.facts(op, know)
             if before == know.fills and overwritten == len(know.overwritten):
                 break
+        for op in self.analysis.ops:
+            know.check_cancelling(op)
         return know
 
     def _way_of(self, leaf: Leaf) -> Way:

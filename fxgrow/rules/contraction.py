@@ -148,6 +148,9 @@ class SumOfProducts(Law):
         if len(using) < 2:
             know.fail(op, leaf, f"{op.name} sums over it")
             return
+        if len(operands) > 2 and know.ways[leaf] is not Way.ZERO:
+            know.fail(op, leaf, f"{op.name} multiplies more than two tensors")
+            return
         sent = know.fact(using[0][0], leaf)
         want = Fact.IGNORED
         if sent is Fact.MEAN and know.ways[leaf] is Way.REPLICATE:

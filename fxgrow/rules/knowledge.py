@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from fxgrow.axes.layout import Layout, Leaf, leaves
 from fxgrow.rules.law import Fact, Range, Want
-from fxgrow.rules.op import Op, Tensor
+from fxgrow.rules.op import Op, Tensor, tensors
 
 
 class Way(enum.Enum):
@@ -156,6 +156,18 @@ class Knowledge:
                     continue
                 if asked is not Fact.IGNORED or not self.ask(parameter, Want(leaf, Fact.ZERO, where, axis)):
                     self.fail(op, leaf, f"{op.name} writes over the entries that keep new units from changing anything")
+
+    def check_cancelling(self, op: Op) -> None:
+        """Entries that cancel for who sums over them are no pairs or copies to anybody else."""
+        for tensor, leaf in ((t, leaf) for t in op.operands() for leaf in self.growing(*t.axes)):
+            way, seen = self.ways[leaf], self.ranged(tensor, leaf).values()
+            if way is Way.ZERO or Fact.IGNORED not in seen or op.law.family == "contraction":
+                continue
+            made = [t for t in tensors(op.output) if leaf in t.leaves()]
+            lost = not all({Fact.IGNORED, Fact.ZERO} & {*self.ranged(t, leaf).values()} for t in made)
+            shared_out = way is Way.REPLICATE and (not made or leaf in self.growing(*op.law.statistics(op)))
+            if lost or shared_out:  # copies share old entries out as well
+                self.fail(op, leaf, f"{op.name} is given a weight that reads it elsewhere")
 
     def is_read(self, op: Op, weight: Tensor, leaf: Leaf, sent: Fact) -> None:
         """A weight `[outputs, inputs]` reads new inputs, of which `sent` is known: it has to pass nothing on."""

@@ -238,3 +238,39 @@ def test_a_parametrization_without_a_rule_is_named() -> None:
     assert any("remove_parametrizations" in dimension.reason for dimension in held)
     parametrize.remove_parametrizations(model[0], "weight")
     assert fxgrow.plan(model, 2, example_inputs=TOKENS.float()).groups[0].new == 16
+
+
+ELSEWHERE = {
+    "distances to it": lambda h, weight: h * torch.cdist(h, weight).min(-1).values.unsqueeze(-1),
+    "its norm": lambda h, weight: h * weight.norm(),
+    "its mean row": lambda h, weight: h * weight.mean(0),
+    "its largest row": lambda h, weight: h * weight.max(0).values,
+    "its sum": lambda h, weight: h + weight.sum(0),
+}
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+@pytest.mark.parametrize("init", ["mirror", "replicate"])
+def test_a_weight_that_reads_units_is_given_to_something_else(name: str, init: str) -> None:
+    torch.manual_seed(0)
+    model = Between(lambda h: ELSEWHERE[name](h, model.leave.weight)).double()
+    grown = fxgrow.grow(model, 1.5, init=init, example_inputs=TOKENS)
+    assert grown.enter.weight.shape == (12, 6)
+    assert str(fxgrow.certify(grown, model).verdict) == "PROVED"
+
+
+class Pairs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.leave = nn.Linear(6, 8), nn.Linear(6, 10), nn.Bilinear(8, 10, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.leave(self.first(x).relu(), self.second(x).tanh())
+
+
+@pytest.mark.parametrize("init", ["mirror", "replicate"])
+def test_bilinear_layers_read_units_of_both(init: str) -> None:
+    torch.manual_seed(0)
+    model = Pairs().double()
+    grown = assert_grows(model, (TOKENS,), 1.5, init, least_ratio=1.5)
+    assert str(fxgrow.certify(grown, model).verdict) == "PROVED"
