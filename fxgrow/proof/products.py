@@ -160,12 +160,17 @@ def _facing(mask: Tensor, own: Sequence[str], wanted: Sequence[str]) -> Tensor:
 
 
 def _masked(weight: Operand, data: Operand, windows: Collection[str]) -> Operand:
-    """Weights without the entries that meet zeros only; old zeros are the original's, too."""
+    """Weights without the entries that meet zeros only, or what equals zeros; old zeros are the original's, too."""
     shared = [letter for letter in data.letters if letter in weight.letters]
     zero = data.claim.zeros_along([data.axis(letter) for letter in shared])
     if not bool(zero.any()):
         return weight
     zero = zero.reshape([zero.shape[data.axis(letter)] for letter in shared])
+    for axis, letter in enumerate(shared):
+        if zero.shape[axis] > 1:
+            source = data.claim.copies_of(data.axis(letter))
+            zeros = torch.zeros(zero.shape, dtype=torch.long).index_add_(axis, source, zero.long())
+            zero = zeros.index_select(axis, source) > 0
     held = weight.claim.held
     assert held is not None
     met = ~_facing(zero, shared, weight.letters)

@@ -48,6 +48,20 @@ def test_every_growth_of_a_library_model_is_proved(name: str, init: str) -> None
     assert certificate.verdict is Verdict.PROVED, str(certificate)
 
 
+@pytest.mark.parametrize("init", INITS)
+def test_copies_of_units_that_are_zero(init: str) -> None:
+    """Branches that start at zero, as those of untrained residual networks: nothing of what reads them counts."""
+    torch.manual_seed(0)
+    silent = nn.BatchNorm2d(6)
+    nn.init.zeros_(silent.weight)
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), silent, nn.Conv2d(6, 6, 1), nn.ReLU(), nn.Conv2d(6, 2, 1)).double()
+    wider = fxgrow.grow(model, 1.5, init=init, example_inputs=torch.randn(2, 3, 8, 8, dtype=torch.float64))
+    assert fxgrow.certify(wider, model).verdict is Verdict.PROVED
+    with torch.no_grad():
+        wider[1].weight[0] = 1.0
+    assert fxgrow.certify(wider, model).verdict is Verdict.REFUTED
+
+
 @pytest.mark.parametrize("dtype", [slow(torch.float32), torch.bfloat16])
 def test_rounded_gains_and_means_are_proved_in_lower_precision(dtype: torch.dtype) -> None:
     make, inputs = PLAIN["encoder"]
