@@ -14,12 +14,15 @@ Information", ICLR 2022. There the weights that make new units are zero; here th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 from fxgrow.calibration import Calibrating
 from fxgrow.devices import callers_code, random_state_kept
@@ -48,7 +51,7 @@ def choose_units(grown: nn.Module, plan: Plan, loss: Loss, rounds: int = 8) -> N
 
     Raises
     ------
-    AmountError: the loss is no scalar with a gradient, or no weight that reads new units has one.
+    AmountError: the loss is no scalar with a gradient or has no second one, or no weight that reads new units gets one.
     """
     tensors = named_tensors(grown)
     growths = [(tensors[growth.name], growth) for growth in plan.tensors]
@@ -96,7 +99,7 @@ def _slopes(
     readers: list[tuple[Tensor, Tensor]],
 ) -> tuple[Tensor | None, ...]:
     """How the squared gradient of the silent weights changes with the weights of makers."""
-    with torch.enable_grad(), WithoutNoise(), callers_code():
+    with torch.enable_grad(), WithoutNoise(), _Twice(), callers_code():
         value = loss(grown)
     if not isinstance(value, Tensor) or value.ndim or not value.requires_grad:
         raise AmountError(
@@ -104,9 +107,10 @@ def _slopes(
             remedy="pass a function of the model, such as lambda model: F.cross_entropy(model(images), labels)",
         )
     weights = [tensor for tensor, _ in readers]
-    gradients = torch.autograd.grad(value, weights, create_graph=True, allow_unused=True)
+    with _asked_twice():
+        gradients = torch.autograd.grad(value, weights, create_graph=True, allow_unused=True)
     parts = [
-        (gradient * entries).square().sum()
+        (gradient * entries).abs().square().sum()
         for gradient, (_, entries) in zip(gradients, readers, strict=True)
         if gradient is not None and gradient.requires_grad
     ]
@@ -115,7 +119,32 @@ def _slopes(
             "no weight that reads new units gets a gradient from the loss",
             remedy='pass a loss that depends on all of the model, or init="zero"',
         )
-    return torch.autograd.grad(torch.stack(parts).sum(), [weight for weight, _, _ in makers], allow_unused=True)
+    with _asked_twice():
+        return torch.autograd.grad(torch.stack(parts).sum(), [weight for weight, _, _ in makers], allow_unused=True)
+
+
+class _Twice(TorchFunctionMode):
+    """Spells out what torch cannot differentiate twice: `hardsigmoid`."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        return (_hardsigmoid if function is F.hardsigmoid else function)(*args, **(kwargs or {}))
+
+
+def _hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
+    made = F.relu6(input + 3) / 6
+    return input.copy_(made) if inplace else made
+
+
+@contextmanager
+def _asked_twice() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as failure:
+        raise AmountError(
+            f"the gradient of the loss cannot be differentiated once more: {failure}", remedy='pass init="zero"'
+        ) from failure
 
 
 def _chosen(rows: Tensor, slopes: Tensor) -> Tensor:
@@ -131,7 +160,7 @@ def _chosen(rows: Tensor, slopes: Tensor) -> Tensor:
     sizes, steep = before.norm(dim=1, keepdim=True), toward.norm(dim=1, keepdim=True)
     toward = torch.where(steep > 0, toward / steep, before / sizes.clamp(min=torch.finfo(kind).tiny))
     orthogonal, triangle = torch.linalg.qr(toward[: toward.shape[1]].T)
-    signs = torch.where(triangle.diagonal() < 0, -1.0, 1.0).to(kind)
+    signs = torch.where(triangle.diagonal().real < 0, -1.0, 1.0).to(kind)
     toward = torch.cat([(orthogonal * signs).T, toward[toward.shape[1] :]])
     chosen: Tensor = toward * sizes
     return chosen.reshape(rows.shape)

@@ -142,3 +142,55 @@ def test_what_is_no_loss_is_refused() -> None:
         fxgrow.grow(
             model, 2, init="gradmax", loss=lambda network: network.get_parameter("9.bias").sum(), example_inputs=x
         )
+
+
+class Gated(nn.Module):
+    """Squeeze-and-excite, as in MobileNetV3."""
+
+    def __init__(self, gate: nn.Module) -> None:
+        super().__init__()
+        self.squeeze, self.excite, self.gate = nn.Linear(8, 4), nn.Linear(4, 8), gate
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gate(self.excite(self.squeeze(x.mean((2, 3))).relu()))[..., None, None]
+
+
+class Complex(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(6, 8), nn.Linear(5, 3)
+        self.mixing = nn.Parameter(torch.randn(8, 5, dtype=torch.complex128))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.leave((self.enter(x).to(self.mixing.dtype) @ self.mixing).real)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_gates_that_torch_differentiates_once(in_place: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), Gated(nn.Hardsigmoid(in_place)), nn.Conv2d(8, 2, 1), nn.Flatten())
+    x = batch(4, 3, 6, 6)
+    loss = loss_on(x, 4)
+    grown = fxgrow.grow(model.double(), 2, init="gradmax", loss=loss, example_inputs=x)
+    plain = fxgrow.grow(model, 2, example_inputs=x)
+    assert new_gradients(grown, loss) > new_gradients(plain, loss)
+    assert str(fxgrow.certify(grown, model).verdict) == "PROVED"
+
+
+def test_complex_weights() -> None:
+    torch.manual_seed(0)
+    model, x = Complex().double(), batch(16, 6)
+    loss = loss_on(x, 3)
+    grown = fxgrow.grow(model, 2, init="gradmax", loss=loss, example_inputs=x)
+    assert grown.mixing.shape == (16, 10)
+    assert str(fxgrow.certify(grown, model).verdict) == "PROVED"
+
+
+def test_losses_without_a_second_derivative_are_refused() -> None:
+    def loss(model: nn.Module) -> Tensor:
+        steps = model(x).log_softmax(-1).unsqueeze(1)
+        return F.ctc_loss(steps, torch.tensor([[1, 2]]), torch.tensor([16]), torch.tensor([2]))
+
+    model, x = convolutional(), batch(16, 3, 8, 8)
+    with pytest.raises(AmountError, match=r"the gradient of the loss cannot be differentiated once more: .*ctc_loss"):
+        fxgrow.grow(model, 2, init="gradmax", loss=loss, example_inputs=x)

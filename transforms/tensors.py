@@ -105,7 +105,7 @@ def _drawn(old: Tensor, growth: TensorGrowth, seed: str) -> Tensor:
 
     That scale stays on the device: to read it would be to wait for all that the device has yet to do.
     """
-    exact = exact_dtype(old.device)
+    exact = torch.promote_types(old.dtype, exact_dtype(old.device))
     if growth.draw == "zeros":
         return old.new_zeros(growth.new_shape)
     if growth.draw == "level":
@@ -116,7 +116,7 @@ def _drawn(old: Tensor, growth: TensorGrowth, seed: str) -> Tensor:
         mean, deviation = None, _deviation(old, growth)
     else:
         mean, size = old.mean(dtype=exact), _root_mean_square(old.to(exact))
-        deviation = (size**2 - mean**2).clamp(min=0).sqrt()
+        deviation = (size**2 - mean.abs() ** 2).clamp(min=0).sqrt()
         if growth.draw == "factor":  # times zero, nothing would learn
             mean = torch.where(size != 0, mean, torch.ones_like(mean))
     generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}:{growth.name}".encode()))

@@ -169,6 +169,13 @@ def test_complex_weights_are_drawn_at_the_size_of_the_old_ones() -> None:
     torch.testing.assert_close(new[40:].abs().square().mean(), new[:40].abs().square().mean())
 
 
+def test_complex_gains_have_the_mean_of_the_old_ones() -> None:
+    gain = torch.complex(random(40), random(40) + 3)
+    for draw in ("level", "alike"):
+        new = grown(gain, grows(40, 400, "draw"), draw=draw)
+        torch.testing.assert_close(new[40:].mean(), gain.mean(), rtol=0.1, atol=0.1)
+
+
 def test_what_has_no_scale_is_drawn_by_the_number_of_inputs() -> None:
     for old in (torch.zeros(4, 9), torch.full((4, 9), torch.inf)):
         new = grown(old, grows(4, 8, "draw"), keep(9))
