@@ -160,8 +160,7 @@ class Planner:
                 op.law.facts(op, know)
             if before == know.fills and overwritten == len(know.overwritten):
                 break
-        for op in self.analysis.ops:
-            know.check_cancelling(op)
+        know.check_cancelling(self.analysis.ops)
         return know
 
     def _way_of(self, leaf: Leaf) -> Way:
@@ -186,7 +185,9 @@ class Planner:
         if failures or self._mixed_copies():
             return True
         unread = [leaf for leaf in self.sizing.growth if leaf not in self.know.read and leaf not in self.at_ends]
-        for leaf in unread:
+        norms = (self._guardable - self.guarded).intersection(unread)  # what they ask for may be why
+        self.guarded |= norms
+        for leaf in unread if not norms else ():
             self._fix([leaf], why_unread(self.analysis, leaf, leaf in self.guarded))
         return bool(unread) or self._let_learn()
 

@@ -142,7 +142,8 @@ class SumOfProducts(Law):
                 know.contracted.update((operand.parameter, axis, leaf) for axis in axes)
         silent = [know.fact(operand, leaf, axes[0]) is Fact.ZERO for operand, axes in using]
         if len(using) > 1 and all(silent) and not any(is_parametric(operand) for operand, _ in using):
-            know.fail(op, leaf, f"{op.name} multiplies it by itself, so that new units would stay zero for good")
+            text = f"{op.name} multiplies it by itself, so that new units would stay zero for good"
+            know.fail(op, leaf, text, guardable=True)  # zeros that a norm asks for
         if any(silent):
             return
         if len(using) < 2:

@@ -157,9 +157,10 @@ class Knowledge:
                 if asked is not Fact.IGNORED or not self.ask(parameter, Want(leaf, Fact.ZERO, where, axis)):
                     self.fail(op, leaf, f"{op.name} writes over the entries that keep new units from changing anything")
 
-    def check_cancelling(self, op: Op) -> None:
+    def check_cancelling(self, ops: Iterable[Op]) -> None:
         """Entries that cancel for who sums over them are no pairs or copies to anybody else."""
-        for tensor, leaf in ((t, leaf) for t in op.operands() for leaf in self.growing(*t.axes)):
+        uses = ((op, t, leaf) for op in ops for t in op.operands() for leaf in self.growing(*t.axes))
+        for op, tensor, leaf in uses:
             way, seen = self.ways[leaf], self.ranged(tensor, leaf).values()
             if way is Way.ZERO or Fact.IGNORED not in seen or op.law.family == "contraction":
                 continue

@@ -67,8 +67,18 @@ class Reduction(Carrying):
 
     def needs(self, op: Op, know: Knowledge) -> Iterable[list[tuple[Tensor, Want]]]:
         for leaf in know.growing(*self.statistics(op)):
-            if leaf not in know.guarded and self.kind in ("sum", "mean"):
-                yield [(op.tensor(), Want(leaf, Fact.ZERO if self.kind == "sum" else Fact.MEAN))]
+            if self.kind == "sum" and (leaf not in know.guarded or _factors(op.tensor(), leaf)):
+                yield [(op.tensor(), Want(leaf, Fact.ZERO))]
+            elif self.kind == "mean" and leaf not in know.guarded:
+                yield [(op.tensor(), Want(leaf, Fact.MEAN))]
+
+    def facts(self, op: Op, know: Knowledge) -> None:
+        """What is learnt of the output; a sum of products reads units of which one factor is zero."""
+        super().facts(op, know)
+        for leaf in know.growing(*self.statistics(op)):
+            factors = _factors(op.tensor(), leaf) if self.kind == "sum" and self.stays(op, know, leaf) else []
+            if not all(know.fact(factor, leaf) is Fact.ZERO for factor in factors):
+                know.read.add(leaf)
 
     def carries(self, op: Op, leaf: Leaf) -> tuple[list[Tensor], set[Fact]]:
         kept = {Fact.ZERO: self.keeps_zero, Fact.MEAN: self.kind != "other"}
@@ -81,7 +91,10 @@ class Reduction(Carrying):
 
     def passes(self, op: Op, operand: Tensor, leaf: Leaf, axis: int | None, moves: Moves) -> bool:
         """Not to units that a statistic of the old ones leaves out."""
-        return leaf not in moves.know.guarded or leaf not in moves.know.growing(*self.statistics(op))
+        return leaf not in moves.know.growing(*self.statistics(op)) or not self._leaves_out(op, moves.know, leaf)
+
+    def _leaves_out(self, op: Op, know: Knowledge, leaf: Leaf) -> bool:
+        return leaf in know.guarded and not self.stays(op, know, leaf)
 
     def statistics(self, op: Op) -> Iterable[Layout]:
         x = op.tensor()
@@ -91,8 +104,18 @@ class Reduction(Carrying):
         return [
             Edit("core_input", {"axis": k, "core": resolve(op.tensor().axes[k])})
             for k in op.data["reduced"]
-            if any(leaf in know.guarded for leaf in know.growing(op.tensor().axes[k]))
+            if any(self._leaves_out(op, know, leaf) for leaf in know.growing(op.tensor().axes[k]))
         ]
+
+
+def _factors(x: Tensor, leaf: Leaf) -> list[Tensor]:
+    """The tensors with a dimension whose product is summed, if there are several and none is a buffer."""
+    having = [t for t in dict.fromkeys(x.op.operands()) if leaf in t.leaves()] if x.op is not None else []
+    if x.op is None or x.op.law.family not in ("pointwise", "shape") or not all(t.learns for t in having):
+        return []
+    if len(having) == 1:
+        return _factors(having[0], leaf)
+    return having if x.op.data.get("kind") == "multiply" else []
 
 
 _LARGER = Pointwise("zero")

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxgrow
+from fxgrow.errors import PlanError
 from fxgrow.history import births
 from fxgrow.proof.certificate import Verdict
 from tests.checks import assert_grows, unmoved, worst_error
@@ -324,3 +325,46 @@ def test_of_two_factors_the_one_is_zero_that_lets_the_other_learn(normed: bool) 
     x = torch.randn(8, 3, 6, 6, dtype=torch.float64), torch.randn(8, 4, dtype=torch.float64)
     grown = assert_grows(model, x, 2, "zero", least_ratio=3.7)
     assert fxgrow.certify(grown, model).verdict is Verdict.PROVED
+
+
+class Towers(nn.Module):
+    """Two networks whose outputs are compared."""
+
+    def __init__(self, compare: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.second, self.compare = nn.Linear(5, 8), nn.Linear(5, 8), compare
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.compare(self.first(x), self.second(x.flip(0)))
+
+
+def unit(x: Tensor) -> Tensor:
+    return F.normalize(x, dim=-1)
+
+
+def over_norm(x: Tensor) -> Tensor:
+    return x / x.norm(dim=-1, keepdim=True)
+
+
+COMPARED: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], str]] = {
+    "summed": (lambda a, b: (a * b * 0.5).sum(-1), "zero-in"),
+    "every pair": (lambda a, b: torch.sum(a.unsqueeze(1) * b, dim=-1).sigmoid(), "zero-in"),
+    "vecdot": (torch.linalg.vecdot, "zero-in"),
+    "over their norms": (lambda a, b: (over_norm(a) * over_norm(b)).sum(-1), "zero-in, guarded statistics"),
+    "normalised": (lambda a, b: (unit(a) * unit(b)).sum(-1), "zero-in, guarded statistics"),
+    "normalised, every pair": (lambda a, b: unit(a) @ unit(b).T, "zero-in, guarded statistics"),
+}
+
+
+@pytest.mark.parametrize("name", COMPARED)
+def test_a_product_that_is_summed_reads_both_factors(name: str) -> None:
+    compare, way = COMPARED[name]
+    grown = grown_and_alive(Towers(compare), ROW)
+    assert how(grown) == [way]
+    assert grown.first.out_features == grown.second.out_features == 16
+
+
+@pytest.mark.parametrize("compare", [lambda a, b: ((a - b) ** 2).sum(-1), lambda a, b: (a * a).sum(-1) - b.sum(-1)])
+def test_a_sum_of_squares_reads_nothing(compare: Callable[[Tensor, Tensor], Tensor]) -> None:
+    with pytest.raises(PlanError, match="nothing but sum would read its new units, and its result has to stay"):
+        fxgrow.grow(Towers(compare), 2, example_inputs=ROW.float())
