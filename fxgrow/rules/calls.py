@@ -63,6 +63,10 @@ def writes(node: fx.Node, module: nn.Module | None = None) -> bool:
     return bool(node.args[place] if place is not None and place < len(node.args) else node.kwargs.get("inplace"))
 
 
+LIKE = frozenset(getattr(torch, f"{what}_like") for what in ("zeros", "ones", "full", "empty", "rand", "randn"))
+"""Functions that make a tensor of the sizes of another, of which they read nothing else."""
+
+
 @functools.lru_cache(maxsize=512)
 def draws(name: str) -> bool:
     """Whether the operation of this name draws random numbers, by what PyTorch says of it.

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from fxgrow.axes.layout import Layout, Leaf, is_fixed, join
+from fxgrow.rules.calls import LIKE
 from fxgrow.rules.knowledge import Knowledge
 from fxgrow.rules.law import Fact, Law, Range
 from fxgrow.rules.op import Op, Path, Tensor, Tree, tensors
@@ -76,6 +77,9 @@ class GetItem(Shape):
             return layout, (0, size)
         start, stop, step = cut.indices(size)
         length = len(range(start, stop, step))
+        if type(cut.stop) is int and cut.stop == length > 0 and all(node.target in LIKE for node in op.node.users):
+            op.data["strided"] = True  # none of its units is read
+            return op.unifier.constant(length), None
         if start < step > 1 and stop == size and size % step == 0 and not is_fixed(layout):
             every, apart = op.unifier.factor(layout, [size // step, step])
             op.unifier.fix(apart, "sliced with a step")

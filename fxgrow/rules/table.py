@@ -17,6 +17,7 @@ from fxgrow import guards
 from fxgrow.holders import attribute
 from fxgrow.rules import elementwise, pointwise, shape
 from fxgrow.rules.attention import Attention
+from fxgrow.rules.calls import LIKE
 from fxgrow.rules.complexes import Attribute, Pairs, Part
 from fxgrow.rules.contraction import Contraction, Einsum, Gather, GatherBags, MatrixProduct
 from fxgrow.rules.convolution import Convolution, Transposed
@@ -100,7 +101,7 @@ _POINTWISE: dict[Any, list[Any]] = {
         *named(operator, "eq ne lt le gt ge invert and_ or_ xor"),
         *both("bitwise_not bitwise_and bitwise_or bitwise_xor"),
         *("bitwise_not_", "bitwise_and_", "bitwise_or_", "bitwise_xor_", "__iand__", "__ior__", "__ixor__"),
-        *named(torch, "zeros_like ones_like full_like empty_like rand_like randn_like"),
+        *LIKE,
         *(*both("where bernoulli"), *("masked_fill", "masked_fill_", "bool", "long", "int")),
         *("bernoulli_", "normal_", "uniform_", "exponential_"),
     ],

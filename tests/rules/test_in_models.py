@@ -274,3 +274,21 @@ def test_bilinear_layers_read_units_of_both(init: str) -> None:
     model = Pairs().double()
     grown = assert_grows(model, (TOKENS,), 1.5, init, least_ratio=1.5)
     assert str(fxgrow.certify(grown, model).verdict) == "PROVED"
+
+
+class WithTime(nn.Module):
+    """A map beside which the time stands as one more, made as large as a cut of it (torchdiffeq)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.norm, self.leave = nn.Conv2d(3, 8, 1), nn.GroupNorm(2, 8), nn.Conv2d(9, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.norm(self.enter(x))
+        return self.leave(torch.cat([torch.ones_like(h[:, :1]) * 0.5, h], 1))  # type: ignore[no-any-return]
+
+
+def test_a_cut_of_which_the_size_alone_is_read_cuts_no_dimension() -> None:
+    torch.manual_seed(0)
+    grown = assert_grows(WithTime().double(), (torch.randn(4, 3, 5, 5, dtype=torch.float64),), 2, "zero")
+    assert (grown.enter.out_channels, grown.leave.in_channels) == (16, 17)
