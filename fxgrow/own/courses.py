@@ -33,6 +33,8 @@ def courses(own: nn.Module, source: nn.Module, captured: Captured, plan: Plan, r
     note = next((note for note in captured.settled if note.feature == STATE), None)
     if note is not None and (text := _parting_at_the_next_call(own, source, captured, plan, replan)) is not None:
         return Obstacle(f"at the next call the class computes something else: {text}", note.where)
+    planned = growths(plan)
+    of_calls = {name for course in plan.courses if course.calls for name in growths(course)}
     for note in captured.settled:
         if note.inputs is None:
             continue
@@ -40,9 +42,10 @@ def courses(own: nn.Module, source: nn.Module, captured: Captured, plan: Plan, r
             other, course = replan(note.inputs)
         except FxgrowError as error:
             return Obstacle(f"{note.what}, and on another size it does not grow: {error.what}", note.where)
-        planned, others = growths(plan), growths(course)
-        if planned != others:
-            name = next(name for name in planned | others if planned.get(name) != others.get(name))
+        others = growths(course)
+        differing = (name for name in planned | others if planned.get(name) != others.get(name))
+        name = next((name for name in differing if name in others or name not in of_calls), None)
+        if name is not None:
             return Obstacle(f"{note.what}, and on another size {name} would grow otherwise", note.where)
         text = parting_on(own, source, plan, other, course)
         if text is not None:

@@ -59,14 +59,14 @@ FORWARD = "forward"
 class CallEdit:
     """What a call that a forward makes becomes.
 
-    target: the function, or the name of the method. index: which of the calls of it. change: "guard", "core_input"
-    or another number ("literal", "ratio") at `path`. value: what the plan says of it. method: in which method, whose
-    calls are counted. within: the methods inside it that make the call, and are not edited if they run by themselves.
-    caller: the name of the function whose calls alone are counted, if not all are.
+    target: the function, or the name of the method. index: which of the calls of it; None: each. change: "guard",
+    "core_input" or another number ("literal", "ratio") at `path`. value: what the plan says of it. method: in which
+    method, whose calls are counted. within: the methods inside it that make the call, and are not edited if they run by
+    themselves. caller: the name of the function whose calls alone are counted, if not all are.
     """
 
     target: Any
-    index: int
+    index: int | None
     change: str
     path: tuple[Any, ...]
     value: Any
@@ -91,7 +91,7 @@ class _Editing(TorchFunctionMode):
     def __init__(self, module: nn.Module, edits: Iterable[CallEdit]) -> None:
         super().__init__()
         self.module = module
-        self.edits: dict[Any, dict[str, dict[int, list[CallEdit]]]] = {}
+        self.edits: dict[Any, dict[str, dict[int | None, list[CallEdit]]]] = {}
         for edit in edits:
             by_caller = self.edits.setdefault(edit.target, {})
             by_caller.setdefault(edit.caller, {}).setdefault(edit.index, []).append(edit)
@@ -107,7 +107,7 @@ class _Editing(TorchFunctionMode):
                 continue
             index = self.count[target, name]
             self.count[target, name] += 1
-            for edit in by_index.get(index, ()):
+            for edit in (*by_index.get(index, ()), *by_index.get(None, ())):
                 if edit.change == "guard":
                     return guards.in_place_of(edit.value, args, kwargs)
                 args, kwargs = edit.apply(args, kwargs)

@@ -87,7 +87,8 @@ def own_class(
     graphs = _graphs_of_sizes(grown, inputs)
     for number, (other, course) in enumerate(others):
         keys = {site.key for site in sure}
-        sure += [site for site in sites_of_course(other, course) if site.key not in keys]
+        there = (site for site in sites_of_course(other, course) if site.key not in keys)
+        sure += [site for site in there if replace(site, index=None).key not in keys]
         graph = widened(other, course, named_tensors(skeleton(source)), "")
         of_course = _graphs_of_sizes(graph, with_channels(other.inputs, plan.channels))
         graphs.update((f"{mode} {number}", taken) for mode, taken in of_course.items())

@@ -22,22 +22,23 @@ class Site:
     """A call that growth changes, as the module finds it that makes it.
 
     module: its path. called: whether the call is of the module as a whole. target: else the function, or the name of
-    the method. index: which call of the target it is while `method` of the module runs. aside: whether it may come out
-    by itself. within: the methods that run then inside `method`, and make other calls at another run. in_forward: the
-    site of the same call within the whole forward, where `method` is another. caller: the function whose calls alone
-    are counted, where another may make fewer of them at the next run.
+    the method. index: which call of the target it is while `method` of the module runs; None: each of them. calls: how
+    many there are. aside: whether it may come out by itself. within: the methods that run then inside `method`, and
+    make other calls at another run. in_forward: the site of the same call within the whole forward, where `method` is
+    another. caller: the function whose calls alone are counted, where another may make fewer of them at the next run.
     """
 
     module: str
     called: bool
     target: Any
-    index: int
+    index: int | None
     edit: NodeEdit
     aside: bool = False
     method: str = FORWARD
     within: tuple[str, ...] = ()
     in_forward: Site | None = None
     caller: str = ""
+    calls: int = 1
 
     @property
     def key(self) -> Any:
@@ -72,8 +73,19 @@ def sites(captured: Captured, plan: Plan, apart: Iterable[NodeEdit] = ()) -> tup
         sites_made = [_site(node, edit, aside, varying, by_caller) for node, edit, aside in changed]
         more = set(_varying(captured.graphs, sites_made))
         if not more:
-            return tuple({site.key: site for site, _ in reversed(sites_made)}.values())[::-1]
+            return tuple(_together(tuple({site.key: site for site, _ in reversed(sites_made)}.values())[::-1]))
         varying |= more
+
+
+def _together(sites_made: Iterable[Site]) -> Iterator[Site]:
+    """The sites, but one where each call of a target is changed alike: a loop makes more of them on another input."""
+    by_change: dict[Any, list[Site]] = {}
+    for site in sites_made:
+        by_change.setdefault(replace(site, index=None).key, []).append(site)
+    for first, *others in by_change.values():
+        alike = all((site.edit.value, site.aside) == (first.edit.value, first.aside) for site in others)
+        each = alike and len(others) + 1 == first.calls > 1
+        yield from (replace(first, index=None, in_forward=None),) if each else (first, *others)
 
 
 def sites_of_course(captured: Captured, course: Plan) -> Iterator[Site]:
@@ -104,17 +116,19 @@ def _site(
     inside = f"{module}." if module else ""
     alike = list(_alike(node, by_caller))
     paths = ((other, other.meta.get("module_path", "")) for other in alike)
-    index = [other for other, path in paths if path == module or path.startswith(inside)].index(node)
+    calls = [other for other, path in paths if path == module or path.startswith(inside)]
     runs = runs_of(node, module)
-    whole = Site(module, False, node.target, index, edit, aside, within=tuple(run.method for run in runs))
+    methods = tuple(run.method for run in runs)
+    whole = Site(module, False, node.target, calls.index(node), edit, aside, within=methods, calls=len(calls))
     if by_caller:
         whole = replace(whole, caller=node.meta.get(CALLER, ""))
     depth = next((depth for depth, run in enumerate(runs) if (module, run.method) not in varying), None)
     if depth is None:
         return whole, None
     run, within = runs[depth], whole.within[:depth]
-    index = [other for other in alike if run in runs_of(other, module)].index(node)
-    return replace(whole, index=index, method=run.method, within=within, in_forward=whole), (edit.mode, run)
+    calls = [other for other in alike if run in runs_of(other, module)]
+    site = replace(whole, index=calls.index(node), calls=len(calls), method=run.method, within=within, in_forward=whole)
+    return site, (edit.mode, run)
 
 
 def _alike(node: fx.Node, by_caller: bool) -> Iterator[fx.Node]:

@@ -102,6 +102,7 @@ class Planner:
         self.downgraded: set[Leaf] = set()
         self.paired: set[Leaf] = set()
         self.silenced: set[Leaf] = set()
+        self.turned: set[Leaf] = set()
         self.why_still: dict[Leaf, Reason] = {}
         self.roles = roles_of(analysis)
         tables = {
@@ -147,7 +148,8 @@ class Planner:
     def _propagate(self) -> Knowledge:
         growth = self.sizing.growth
         ways = {leaf: self._way_of(leaf) for leaf in growth}
-        know = Knowledge(growth, ways, self.guarded, self.silenced & growth.keys(), zero_by_default=self.silent)
+        silenced = self.silenced & growth.keys()
+        know = Knowledge(growth, ways, self.guarded, silenced, self.turned, zero_by_default=self.silent)
         for end in self.ends:
             end.ask(know)
         for op in self.analysis.ops:
@@ -192,13 +194,15 @@ class Planner:
         return bool(unread) or self._let_learn()
 
     def _let_learn(self) -> bool:
-        """Give way where new units would never learn: a guard, pairs, silent units; True if anything changed."""
+        """Give way where new units would never learn: guards, other zeros, pairs, silence; True if anything changed."""
         by_leaf = {still.leaf: still for still in Moves(self.analysis, self.know).still()}
         for leaf, still in by_leaf.items():
             reason = self.why_still.setdefault(leaf, Reason(still.text, still.op.place))
             tried = leaf in self.paired or leaf in self.silenced
             if leaf in self._guardable - self.guarded:
                 self.guarded.add(leaf)
+            elif leaf in self.know.multiplied - self.turned:
+                self.turned.add(leaf)
             elif not tried and self._way_of(leaf) is Way.ZERO and self._makes_pairs(leaf):
                 self.paired.add(leaf)
             elif leaf not in self.silenced:

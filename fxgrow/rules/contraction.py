@@ -77,7 +77,8 @@ class SumOfProducts(Law):
         for _, layout in self.contracted(op):
             for leaf in know.growing(layout):
                 if not any(is_parametric(operand) for operand in operands):
-                    order = operands[::-1] if leaf in know.silenced else operands
+                    know.multiplied.add(leaf)
+                    order = operands[::-1] if leaf in know.turned else operands
                     yield [(operand, Want(leaf, Fact.ZERO)) for operand in order]
                 elif leaf in know.silenced:
                     yield [(operand, Want(leaf, Fact.ZERO)) for operand in operands if not is_parametric(operand)]

@@ -44,6 +44,7 @@ class Knowledge:
     """Facts about tensors, and fills of parameter slots, under a choice of new sizes.
 
     guarded: leaves over which statistics are taken of old units alone. silenced: leaves whose units are to be zero.
+    multiplied: leaves that products sum over whose factors are all data. turned: those where the last factor is zero.
     overwritten: buffers that start at zero at new units, and that the forward writes something else to.
     """
 
@@ -51,6 +52,8 @@ class Knowledge:
     ways: dict[Leaf, Way]
     guarded: set[Leaf]
     silenced: set[Leaf] = field(default_factory=set)
+    turned: set[Leaf] = field(default_factory=set)
+    multiplied: set[Leaf] = field(default_factory=set)
     fills: dict[Slot, dict[Range | None, Fact]] = field(default_factory=dict)
     contracted: set[Slot] = field(default_factory=set)
     produced: set[Slot] = field(default_factory=set)

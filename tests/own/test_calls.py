@@ -410,3 +410,29 @@ def test_tied_tensors_are_the_same_on_every_course(inputs: int) -> None:
     for given in ((tokens,), (tokens, tokens)):
         for out, before in zip(grown(*given), model(*given), strict=True):
             assert (out is None and before is None) or torch.allclose(out, before, rtol=1e-12, atol=1e-12)
+
+
+class Steps(nn.Module):
+    """A recurrence in a loop over time, with a norm that is a function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell, self.leave = nn.LSTMCell(3, 6), nn.Linear(6, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = c = x.new_zeros(x.shape[1], 6)
+        outs = []
+        for step in x:
+            h, c = self.cell(step, (h, c))
+            outs.append(self.leave(nn.functional.layer_norm(h, h.shape[-1:])))
+        return torch.stack(outs)
+
+
+def test_calls_in_a_loop_are_changed_however_many_there_are() -> None:
+    torch.manual_seed(0)
+    model = Steps().double()
+    grown = fxgrow.grow(model, 2, example_inputs=torch.randn(4, 2, 3, dtype=torch.float64))
+    assert isinstance(grown, Steps)
+    for steps, batch in ((4, 2), (1, 3), (9, 1)):
+        x = torch.randn(steps, batch, 3, dtype=torch.float64)
+        torch.testing.assert_close(grown(x), model(x), rtol=1e-12, atol=1e-12)

@@ -368,3 +368,23 @@ def test_a_product_that_is_summed_reads_both_factors(name: str) -> None:
 def test_a_sum_of_squares_reads_nothing(compare: Callable[[Tensor, Tensor], Tensor]) -> None:
     with pytest.raises(PlanError, match="nothing but sum would read its new units, and its result has to stay"):
         fxgrow.grow(Towers(compare), 2, example_inputs=ROW.float())
+
+
+class Mixed(nn.Module):
+    """A convolution by a mixture of kernels that each sample chooses from what it reads (CondConv)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.choose, self.kernels = nn.Linear(8, 3), nn.Parameter(torch.randn(3, 8, 8, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, units, height, width = x.shape
+        kernels = torch.einsum("bk,koihw->boihw", self.choose(x.mean((2, 3))).softmax(1), self.kernels)
+        kernels = kernels.reshape(-1, units, 3, 3)
+        made = F.conv2d(x.reshape(1, -1, height, width), kernels, padding=1, groups=batch)
+        return made.view(batch, -1, height, width)
+
+
+def test_kernels_that_are_chosen_are_zero_where_what_they_read_could_not_learn() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), Mixed(), nn.ReLU(), nn.Conv2d(8, 2, 1))
+    assert fxgrow.report(grown_and_alive(model, IMAGE)).plan.ratio > 3.7
