@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fxgrow import guards
 from fxgrow.capture.composites import COMPOSITES
 from fxgrow.errors import CaptureError
 
@@ -100,7 +101,7 @@ def attention(
     joined = attended.transpose(1, 2).reshape(batch, length, heads * width)
     if not module.batch_first:
         joined = joined.transpose(0, 1)
-    return F.linear(joined, module.out_proj.weight, module.out_proj.bias), weights
+    return F.linear(_multiplied(module, joined, "out_proj"), module.out_proj.weight, module.out_proj.bias), weights
 
 
 def _unsqueezed(tensors: tuple[Any, ...], axis: int) -> list[Any]:
@@ -109,19 +110,27 @@ def _unsqueezed(tensors: tuple[Any, ...], axis: int) -> list[Any]:
     return [batched[id(x)] for x in tensors]
 
 
+def _multiplied(module: nn.MultiheadAttention, x: Any, weight: str) -> Any:
+    """What a weight reads: growth may have given it a number that makes up for a rescaled weight."""
+    factor = getattr(module, f"{weight}_factor", None)
+    return x if factor is None else guards.multiplied(x, factor)
+
+
 def _project(module: nn.MultiheadAttention, query: Any, key: Any, value: Any) -> tuple[Any, Any, Any]:
     bias = module.in_proj_bias
     weights: tuple[Any, ...]
     if not module._qkv_same_embed_dim:
         weights = (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)
     elif query is key and key is value:
-        q, k, v = F.linear(query, module.in_proj_weight, bias).chunk(3, dim=-1)
+        read = _multiplied(module, query, "in_proj")
+        q, k, v = F.linear(read, module.in_proj_weight, bias).chunk(3, dim=-1)
         return q, k, v
     else:
         weights = module.in_proj_weight.chunk(3, dim=0)
     biases = bias.chunk(3, dim=0) if bias is not None else (None, None, None)
     return tuple(  # type: ignore[return-value]
-        F.linear(x, weights[k], biases[k]) for k, x in enumerate((query, key, value))
+        F.linear(_multiplied(module, x, f"{'qkv'[k]}_proj"), weights[k], biases[k])
+        for k, x in enumerate((query, key, value))
     )
 
 

@@ -26,7 +26,10 @@ from fxgrow.transforms.graph_edits import put
 
 
 class SpelledOutAttention(nn.MultiheadAttention):
-    """Multi-head attention whose heads together are not as wide as its input, or whose scale is that of fewer units."""
+    """Multi-head attention whose heads together are not as wide as its input, or whose scale is that of fewer units.
+
+    Where growth rescaled one of its weights, what this one reads is multiplied by a number (`in_proj_factor`, ...).
+    """
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return attention(self, *args, **kwargs)
@@ -44,7 +47,12 @@ def fit_attention(module: nn.MultiheadAttention, head_dim: int) -> None:
     module.embed_dim = query
     module.out_proj.in_features, module.out_proj.out_features = inner, module.out_proj.weight.shape[0]
     if (query, module.out_proj.out_features, module.head_dim) != (inner, inner, head_dim):
-        module.__class__, module.scale = SpelledOutAttention, getattr(module, "scale", float(head_dim) ** -0.5)
+        spell_out(module, head_dim)
+
+
+def spell_out(module: nn.MultiheadAttention, head_dim: int) -> None:
+    """Let an attention of torch's run as it is captured, with the scale of heads of that width."""
+    module.__class__, module.scale = SpelledOutAttention, getattr(module, "scale", float(head_dim) ** -0.5)
 
 
 def leave_fast_path(layer: nn.TransformerEncoderLayer) -> None:

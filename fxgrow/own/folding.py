@@ -6,22 +6,30 @@ import copy
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from fxgrow.own.edited import Multiplied
+from fxgrow.own.edited import Multiplied, SpelledOutAttention
 
 
 def fold_module(grown: nn.Module) -> nn.Module:
     """A copy of a grown module without multipliers: each weight takes up the one before its layer."""
     result = copy.deepcopy(grown)
     scaled: set[int] = set()
+
+    def fold(weight: Tensor, factor: float) -> None:
+        if id(weight) not in scaled:
+            scaled.add(id(weight))
+            with torch.no_grad():
+                weight.mul_(factor)
+
     for part in result.modules():
+        module: Any = part
         if isinstance(part, Multiplied):
-            module: Any = part
-            if id(module.weight) not in scaled:
-                scaled.add(id(module.weight))
-                with torch.no_grad():
-                    module.weight.mul_(module.factor)
+            fold(module.weight, module.factor)
             del module.factor
             module.__class__ = module.plain_kind
+        if isinstance(part, SpelledOutAttention):
+            for name in ("in_proj", "q_proj", "k_proj", "v_proj", "out_proj"):
+                if (factor := vars(module).pop(f"{name}_factor", None)) is not None:
+                    fold(module.out_proj.weight if name == "out_proj" else getattr(module, f"{name}_weight"), factor)
     return result

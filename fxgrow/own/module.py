@@ -37,6 +37,7 @@ from fxgrow.own.edited import (
     leave_fast_path,
     multiplied,
     read_out,
+    spell_out,
     with_methods,
 )
 from fxgrow.own.following import follow_sizes, origins_of, sizes_of_parts
@@ -198,11 +199,16 @@ def _copied(
         numbers = [NodeEdit(met.mode, met.node.name, "literal", met.path, met.value) for met in conflicts]
         return Conflict(what, where, conflict.node.name, numbers=() if conflict.compared else tuple(numbers))
     settings.write(origins_of(dict(source.named_modules()), plan.depth))
+    _fit_attention(own, head_dims)
     for path, edits in _by_module(changed).items():
+        part = own.get_submodule(path)
+        if isinstance(part, nn.MultiheadAttention) and all(site.edit.kind == "multiply" for site in edits):
+            _multiply(part, path, plan)
+            continue
         obstacle = _edit(own, path, edits)
         if obstacle is not None:
             return obstacle
-    _fit_torchs_own(own, head_dims)
+    _fit_torchs_own(own)
     if plan.readouts:
         return _read_out(own, grown)
     return own
@@ -250,11 +256,28 @@ def _outputs_read(graph: fx.Graph) -> Iterator[OutputRead]:
     yield from within(output.args[0], ())
 
 
-def _fit_torchs_own(own: nn.Module, head_dims: Mapping[int, int]) -> None:
-    """Layers of torch that are captured spelled out keep sizes of their own, and have kernels that look at weights."""
+def _fit_attention(own: nn.Module, head_dims: Mapping[int, int]) -> None:
+    """Attention of torch keeps sizes of its own."""
     for module in own.modules():
         if type(module) is nn.MultiheadAttention:
             fit_attention(module, head_dims[id(module)])
+
+
+def _multiply(module: Any, path: str, plan: Plan) -> None:
+    """Let an attention of torch's multiply what its rescaled weights read."""
+    if type(module) is nn.MultiheadAttention:
+        spell_out(module, module.head_dim)
+    inside = f"{path}." if path else ""
+    for rescaling in plan.rescalings:
+        if rescaling.by == "multiplier" and rescaling.name.startswith(inside):
+            name = rescaling.name.removeprefix(inside).replace(".", "_").removesuffix("_weight") + "_factor"
+            if name not in vars(module):  # one that multiplies already has taken on its number as an attribute
+                setattr(module, name, 1 / rescaling.factor)
+
+
+def _fit_torchs_own(own: nn.Module) -> None:
+    """Layers of torch that are captured spelled out have kernels that look at weights."""
+    for module in own.modules():
         for hook in module._forward_pre_hooks.values():
             if isinstance(hook, WeightNorm):  # which the next call computes anew
                 with torch.no_grad():

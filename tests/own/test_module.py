@@ -856,6 +856,37 @@ def test_one_head_keeps_its_scale_wherever_it_goes(tmp_path: Path) -> None:
         torch.testing.assert_close(other(x), model(x), rtol=1e-10, atol=1e-12)
 
 
+class Attending(nn.Module):
+    """Torch's own layers of transformers, and attention over tokens of another width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(6, 8), nn.Linear(8, 3)
+        self.encode = nn.TransformerEncoderLayer(8, 2, 16, 0.0, batch_first=True)
+        self.across = nn.MultiheadAttention(8, 2, kdim=6, vdim=6, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.leave(self.across(self.encode(self.enter(x)), x, x)[0])  # type: ignore[no-any-return]
+
+
+def test_attention_of_torch_multiplies_what_its_rescaled_weights_read(tmp_path: Path) -> None:
+    model, x = lively(Attending()).double(), normal(2, 5, 6)
+    how: Any = {"parameterization": "variance-transfer", "init": "mirror", "example_inputs": x}
+    grown = fxgrow.grow(model, 1.5, **how)
+    assert isinstance(grown, Attending)
+    assert grown.encode.self_attn.in_proj_factor == pytest.approx(1.5**0.5)
+    fxgrow.save(grown, tmp_path / "grown.safetensors")
+    loaded = fxgrow.load(tmp_path / "grown.safetensors", model)
+    again = fxgrow.grow(grown, 1.5, **how)
+    folded = fxgrow.fold(again)
+    assert isinstance(again, Attending) and isinstance(folded, Attending)
+    assert not any(name.endswith("_factor") for part in folded.modules() for name in vars(part))
+    for other in (grown, loaded, again, folded, pickle.loads(pickle.dumps(again))):
+        torch.testing.assert_close(other(x), model(x), rtol=1e-10, atol=1e-12)
+    for other in (again, folded):
+        assert str(fxgrow.certify(other, model).verdict) == "PROVED"
+
+
 class Transformed(nn.Module):
     """As PointNet's transforms: tables made of literals are viewed before and between the calls that growth changes."""
 
