@@ -411,23 +411,6 @@ def test_modules_without_a_forward(kind: type[nn.Module]) -> None:
     assert_refused(CaptureError, text, kind())
 
 
-@pytest.mark.parametrize("option", ["add_bias_kv", "add_zero_attn"])
-def test_attention_with_further_keys(option: str) -> None:
-    class Attending(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.attention = nn.MultiheadAttention(8, 2, batch_first=True, **{option: True})
-            self.head = nn.Linear(8, 3)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.head(self.attention(x, x, x, need_weights=False)[0])
-
-    text = (
-        "nn.MultiheadAttention with add_bias_kv or add_zero_attn is not supported (at attention): build it without them"
-    )
-    assert_refused(CaptureError, text, Attending(), example_inputs=torch.empty(2, 4, 8))
-
-
 # -- what is not an ordinary model with its weights in place -----------------------------------------------
 
 

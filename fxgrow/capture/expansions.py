@@ -17,7 +17,6 @@ from torch import nn
 
 from fxgrow import guards
 from fxgrow.capture.composites import COMPOSITES
-from fxgrow.errors import CaptureError
 
 
 def call_spelled_out(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[..., Any] | None:
@@ -56,11 +55,6 @@ def attention(
     is_causal: bool = False,
 ) -> tuple[Any, Any]:
     """`nn.MultiheadAttention`."""
-    if module.bias_k is not None or module.add_zero_attn:
-        raise CaptureError(
-            "nn.MultiheadAttention with add_bias_kv or add_zero_attn is not supported",
-            remedy="build it without them",
-        )
     if _rank_of(query) == 2:  # one sample without a batch
         batch_axis = 0 if module.batch_first else 1
         batched_query, batched_key, batched_value = _unsqueezed((query, key, value), batch_axis)
@@ -80,10 +74,18 @@ def attention(
     if not module.batch_first:
         q, k, v = (t.transpose(0, 1) for t in (q, k, v))
     heads, width = module.num_heads, module.head_dim
-    batch, length = q.shape[0], q.shape[1]
+    batch, length, seen = q.shape[0], q.shape[1], k.shape[1]
+    if module.bias_k is not None:  # a key and a value of the layer's own, behind those given
+        own: Any = zip((k, v), (module.bias_k, module.bias_v), strict=True)
+        k, v = (torch.cat([t, bias.expand(batch, -1, -1)], 1) for t, bias in own)
+    if module.add_zero_attn:
+        k, v = (torch.cat([t, torch.zeros_like(t[:, :1])], 1) for t in (k, v))
     q = q.reshape(batch, length, heads, width).transpose(1, 2)
     k, v = (t.reshape(batch, t.shape[1], heads, width).transpose(1, 2) for t in (k, v))
-    mask = _mask(attn_mask, key_padding_mask, q, batch, heads, k.shape[2])
+    mask = _mask(attn_mask, key_padding_mask, q, batch, heads, seen)
+    added = (module.bias_k is not None) + bool(module.add_zero_attn)
+    if mask is not None and added:
+        mask = F.pad(mask, (0, added))
     causal = bool(is_causal) and mask is None
     rate = module.dropout if module.training else 0.0
     scale = getattr(module, "scale", float(width) ** -0.5)  # growth may have given it the scale of fewer units

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -15,8 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.attention.bias import causal_lower_right, causal_upper_left
 
+import fxgrow
 from fxgrow.capture.expansions import EXPANSIONS
-from fxgrow.errors import CaptureError
 from tests.capture.assembled import EXACT, assembled, assert_same_in_both_modes, difference, normal
 from tests.models import lively
 from tests.pairing import in_turn
@@ -208,15 +207,39 @@ def test_unbatched_attention() -> None:
     )
 
 
-@pytest.mark.parametrize("option", ["add_bias_kv", "add_zero_attn"])
-def test_attention_with_further_keys_is_refused(option: str) -> None:
-    model = nn.Sequential(nn.Linear(WIDTH, WIDTH), SelfAttention(**{option: True}))
-    text = (
-        "nn.MultiheadAttention with add_bias_kv or add_zero_attn is not supported (at 1.attention): "
-        "build it without them"
-    )
-    with pytest.raises(CaptureError, match=f"^{re.escape(text)}$"):
-        assembled(model, sequence(LENGTH, True))
+@BOTH
+@pytest.mark.parametrize("options", [{"add_bias_kv": True}, {"add_zero_attn": True}, {"add_bias_kv": True, "kdim": 6}])
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_with_further_keys(options: dict[str, Any], masked: bool, batch_first: bool) -> None:
+    query, memory = sequence(LENGTH, batch_first), sequence(MEMORY, batch_first, seed=2)
+    tensors = {"query": query, "key": memory[..., : options.get("kdim", WIDTH)], "value": memory}
+    masks: dict[str, Tensor] = {
+        "attn_mask": normal(LENGTH, MEMORY),
+        "key_padding_mask": torch.arange(MEMORY).expand(BATCH, -1) > 3,
+    }
+    inner = nn.MultiheadAttention(WIDTH, HEADS, batch_first=batch_first, **options)
+    for need_weights in (False, True):
+        assert_expands(inner, {**tensors, **(masks if masked else {})}, need_weights=need_weights)
+
+
+class Attended(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(6, WIDTH), nn.Linear(WIDTH, 3)
+        self.attention = nn.MultiheadAttention(WIDTH, HEADS, add_bias_kv=True, add_zero_attn=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.enter(x)
+        return self.leave(self.attention(h, h, h)[0])  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("init", ["zero", "mirror"])
+def test_further_keys_grow(init: str) -> None:
+    model, x = lively(Attended()), normal(LENGTH, BATCH, 6)
+    grown = fxgrow.grow(model, 2, init=init, example_inputs=x)
+    assert isinstance(grown, Attended) and grown.attention.bias_k.shape == (1, 1, 2 * WIDTH)
+    assert str(fxgrow.certify(grown, model).verdict) == "PROVED"
+    torch.testing.assert_close(grown(x), model(x), rtol=1e-10, atol=1e-12)
 
 
 def test_a_hook_on_attention_still_changes_its_output() -> None:
