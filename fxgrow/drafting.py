@@ -28,6 +28,7 @@ from fxgrow.planning.composition import joined
 from fxgrow.planning.depth import check_keys, plan_depth
 from fxgrow.planning.ends import End, open_ends, sizes_between
 from fxgrow.planning.graph_parts import within
+from fxgrow.planning.heads import let_tables_grow
 from fxgrow.planning.input_channels import InputChannels
 from fxgrow.planning.plan import Obstacle, Plan
 from fxgrow.planning.planner import make_plan
@@ -208,6 +209,7 @@ def _toward(captured: Captured, name: str, target: nn.Module, wish: Wish, parame
 
     def widened() -> Plan:
         check_alike(captured.model, target)
+        let_tables_grow(node for graph in captured.graphs.values() for node in graph.nodes)
         analysis, ends = open_ends(captured, wish.classes, wish.class_init, wish.in_chans)
         channels = next((end.channels for end in ends if isinstance(end, InputChannels)), None)
         try:

@@ -6,10 +6,10 @@ units come after the old ones and which nothing reads.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from torch import nn
+from torch import fx, nn
 
 from fxgrow.axes.layout import Leaf, leaves, resolve
 from fxgrow.capture import Captured
@@ -19,6 +19,7 @@ from fxgrow.planning.edits import AttributeEdit
 from fxgrow.planning.plan import Classes, Plan
 from fxgrow.planning.readouts import read_inside
 from fxgrow.planning.sizing import Sizing, check_reached, more_than, producing_places
+from fxgrow.rules.contraction import ENTRIES, Gather
 from fxgrow.rules.knowledge import Knowledge
 from fxgrow.rules.law import Fact, Want
 from fxgrow.rules.op import Tensor
@@ -101,7 +102,15 @@ def open_heads(captured: Captured, asked: int | str, start: str) -> tuple[Analys
             next(node for node in reversed(graph.nodes) if node.op == "output").meta[OPEN] = frozenset(opened[mode])
         analysis = analyse(captured.model, captured.graphs)
         slots = list(_found(analysis))
-        if all(slot in opened[mode] for mode, slot, _, _ in slots):
+        ends = {leaf for *_, leaf in slots}
+        tied = [
+            op.node
+            for op in analysis.ops
+            if isinstance(op.law, Gather) and not ends.isdisjoint(leaves(op.data["table"].axes[0]))
+        ]
+        further = any(ENTRIES not in node.meta for node in tied)
+        let_tables_grow(tied)
+        if not further and all(slot in opened[mode] for mode, slot, _, _ in slots):
             break
         for mode, slot, _, _ in slots:
             opened[mode].add(slot)
@@ -119,6 +128,12 @@ def open_heads(captured: Captured, asked: int | str, start: str) -> tuple[Analys
         )
     classes = Classes(sizes[0], more_than(sizes[0], asked, "classes"), start)
     return analysis, Heads(classes, tuple((tensor, leaf) for _, _, tensor, leaf in slots))
+
+
+def let_tables_grow(nodes: Iterable[fx.Node]) -> None:
+    """Let tables get more entries from which nodes pick; those that were there stay where they are."""
+    for node in nodes:
+        node.meta[ENTRIES] = True
 
 
 def _found(analysis: Analysis) -> Iterator[tuple[str, Slot, Tensor, Leaf]]:

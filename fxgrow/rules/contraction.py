@@ -346,6 +346,10 @@ def _spelled(part: str) -> str:
     return " ".join(re.findall(r"\.\.\.|\w", part))
 
 
+ENTRIES = "further entries"
+"""What a node's meta holds where the table that it picks from may get more entries, behind those that it has."""
+
+
 class Gather(Law):
     """Rows of a table picked by index: nn.Embedding, F.embedding. Table `[entries, units]`."""
 
@@ -358,7 +362,9 @@ class Gather(Law):
         index = op.tensor()
         table = op.weight(1, "weight")
         assert table is not None
-        op.unifier.fix((*index.axes, table.axes[0]), "entries of a table are picked by index")
+        fixed = index.axes if ENTRIES in op.node.meta else (*index.axes, table.axes[0])
+        op.unifier.fix(fixed, "entries of a table are picked by index")
+        op.attribute("num_embeddings", table.axes[0])
         op.attribute("embedding_dim", table.axes[1])
         op.role(table, "weight")
         op.data["table"] = table
@@ -375,6 +381,7 @@ class Gather(Law):
 
     def facts(self, op: Op, know: Knowledge) -> None:
         table, output = op.data["table"], op.made
+        know.read.update(know.growing(table.axes[0]))
         for leaf in know.growing(*output.axes):
             if table.parameter is not None:
                 know.produced.add((table.parameter, 1, leaf))

@@ -160,3 +160,49 @@ def test_classes_that_are_none() -> None:
     for wrong in ({"classes": 2.5}, {"classes": "+1", "class_init": "one"}, {"classes": True}):
         with pytest.raises(AmountError):
             fxgrow.grow(Scored(nn.Identity()).double(), example_inputs=x, **wrong)
+
+
+class Language(nn.Module):
+    """A language model, whose table of words may be its head as well."""
+
+    def __init__(self, words: int = 7, width: int = 8, places: int = 5, tied: bool = True) -> None:
+        super().__init__()
+        self.words, self.places = nn.Embedding(words, width), nn.Embedding(places, width)
+        self.mix, self.head = nn.Linear(width, width), nn.Linear(width, words, bias=False)
+        if tied:
+            self.head.weight = self.words.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        places = self.places(torch.arange(x.shape[1]))
+        return self.head(self.mix(self.words(x) + places).relu())  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("form", ["auto", "graph"])
+def test_words_come_behind_the_old_ones(tied: bool, form: str, tmp_path: Path) -> None:
+    model, x = lively(Language(tied=tied)).double(), torch.randint(0, 7, (2, 4))
+    grown = fxgrow.grow(model, 1.5, classes=12, init="mirror", class_init="mean", form=form, example_inputs=x)
+    assert str(fxgrow.certify(grown, model).verdict) == "PROVED"
+    assert (grown.words.weight is grown.head.weight) == tied
+    assert grown.words.num_embeddings == len(grown.words.weight) == (12 if tied else 7)
+    assert torch.equal(grown.words.weight[:7, :8], model.words.weight)
+    torch.testing.assert_close(grown(x)[..., :7], model(x), rtol=EXACT, atol=EXACT)
+    fxgrow.save(grown, tmp_path / "grown.safetensors")
+    assert torch.equal(fxgrow.load(tmp_path / "grown.safetensors", model)(x), grown(x))
+    assert grown(torch.full((1, 4), len(grown.words.weight) - 1)).isfinite().all()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_tables_of_a_target_have_more_entries(tied: bool) -> None:
+    model, x = lively(Language(tied=tied)).double(), torch.randint(0, 7, (2, 4))
+    grown = fxgrow.grow(model, like=Language(12, 16, 9, tied), classes=12, example_inputs=x)
+    assert isinstance(grown, Language) and str(fxgrow.certify(grown, model).verdict) == "PROVED"
+    assert [len(table.weight) for table in (grown.words, grown.places)] == [12, 9]
+    torch.testing.assert_close(grown(x)[..., :7], model(x), rtol=EXACT, atol=EXACT)
+    assert grown(torch.full((1, 9), 11)).shape == (1, 9, 12)
+
+
+def test_tables_stay_as_long_as_they_were_otherwise() -> None:
+    model = Language(tied=False)
+    grown = fxgrow.grow(model, 2, classes=12, example_inputs=torch.randint(0, 7, (2, 4)))
+    assert grown.words.weight.shape == (7, 16) and grown.places.weight.shape == (5, 16)

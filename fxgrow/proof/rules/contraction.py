@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
+
 from fxgrow.proof.claims import Claim, Unproved, carried, is_new, merge_axes, split_axis, unchanged
 from fxgrow.proof.node_pair import Both, Use, no_rule, plain
 from fxgrow.proof.products import Operand, contract, dropped
@@ -129,13 +131,13 @@ def readout(law: Readout, use: Use) -> Claim:
 
 def gather(law: Gather, use: Use) -> Claim:
     """Rows of a table `[entries, units]` picked by index."""
-    use.same_settings({"embedding_dim"})
+    use.same_settings({"num_embeddings", "embedding_dim"})
     return _rows(use, use.claim())
 
 
 def gather_bags(law: Gather, use: Use) -> Claim:
     """Such rows put together bag by bag; of the largest among means nobody knows."""
-    use.same_settings({"embedding_dim"})
+    use.same_settings({"num_embeddings", "embedding_dim"})
     if not all(use.equal(claim).same for claim in use.claims()):
         raise Unproved("an index has grown")
     return replace(_rows(use, unchanged(use.value.shape[:1])), means={})
@@ -146,8 +148,9 @@ def _rows(use: Use, index: Claim) -> Claim:
     table = use.weight(1, "weight")
     assert table is not None
     index, known = use.equal(index), use.equal(table)
-    if any(m is not None for m in index.maps) or known.maps[0] is not None:
-        raise Unproved("the index or the number of entries of a table has changed")
+    entries = torch.arange(known.old[0])
+    if any(m is not None for m in index.maps) or not torch.equal(known.map(0)[: len(entries)], entries):
+        raise Unproved("the index or the place of entries of a table has changed")
     if scales_rows(lambda *place: use.setting(*place).new) and not bool((known.zeros() | ~is_new(known)).all()):
         raise Unproved("rows are scaled by their norms, and new entries are not zero")
     return carried(known, [*[None] * index.rank, 1], (*index.old, known.old[1]))
