@@ -67,6 +67,11 @@ def save(
     tensors = named_tensors(grown)
     by_hand = parts_by_hand(grown, history)
     arguments = checked_arguments(base, base_kwargs)
+    if base is not None and not (isinstance(base, str) and (is_of_library(base) or ":" in base)):
+        raise FileError(
+            f"base={base!r} names no model",
+            remedy='pass a name of the catalogue, such as "timm/resnet18", or leave base= out: load takes the original',
+        )
     if base is not None and is_of_library(base):
         _check_builds_original(base, arguments, history)
     if any(tensor.is_meta for tensor in tensors.values()):

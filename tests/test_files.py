@@ -307,6 +307,8 @@ def test_arguments_of_the_constructor_are_kept(tmp_path: Path) -> None:
         ("timm/test_resnet", {"act_layer": torch.nn.GELU}, "no data that a file can keep"),
         ("timm/test_resnet", {"num_classes": 10, "pretrained": True}, "leave it out"),
         (None, {"num_classes": 10}, 'pass base="timm/NAME" as well'),
+        ("nothing", {}, "base='nothing' names no model: pass a name of the catalogue"),
+        (3, {}, "base=3 names no model: pass a name of the catalogue"),
     ],
 )
 def test_a_file_that_could_not_be_read_is_not_written(tmp_path: Path, base: Any, options: Any, text: str) -> None:

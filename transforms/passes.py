@@ -43,6 +43,7 @@ def deepen(gm: nn.Module, plan: Plan) -> GrownGraphModule:
         inputs of the plan.
     """
     with _naming("deepen"):
+        _check_plan(plan)
         if plan.parts:
             raise PlanError(
                 "the plan grows a model in parts, and a pass takes one graph",
@@ -72,6 +73,9 @@ def widen(gm: GrownGraphModule, plan: Plan, tensors: Mapping[str, Tensor], seed:
     PlanError: the plan was made for another model.
     """
     with _naming("widen"):
+        _check_plan(plan)
+        if not isinstance(gm, GrownGraphModule):
+            raise PlanError("it is no graph of fxgrow's", where=type(gm).__name__, remedy="deepen it first")
         history = history_of(gm)
         seeded = drawn_by(seed, history.stage + 1 if history is not None else 1)
         captured = Captured(gm, spelled_out(gm), recalled(plan.inputs), gm._form)
@@ -99,6 +103,11 @@ def tag(gm: GrownGraphModule, plan: Plan, seed: int = 0) -> GrownGraphModule:
     with _naming("tag"):
         _check_sizes(gm, plan)
         return tagged(gm, Step(replace(plan, form="graph", courses=()), seed), history_of(gm))
+
+
+def _check_plan(plan: object) -> None:
+    if not isinstance(plan, Plan):
+        raise PlanError(f"{type(plan).__name__} is no plan", remedy="pass what fxgrow.plan returned")
 
 
 def deepened(model: nn.Module, plan: Plan, captured: Captured | None = None) -> Captured:

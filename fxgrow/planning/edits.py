@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -31,7 +31,7 @@ class NodeEdit:
     node: str
     kind: str
     path: tuple[Any, ...] = ()
-    value: Any = None
+    value: Any = field(default=None, hash=False)  # of a guard, a dictionary
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class AttributeEdit:
 
     module: str
     attribute: str
-    value: Any
+    value: Any = field(hash=False)
 
 
 def set_attributes(model: nn.Module, edits: Iterable[AttributeEdit]) -> None:

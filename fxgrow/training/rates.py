@@ -79,7 +79,7 @@ def adapt_rates(
     ['0.weight', '0.bias', '2.weight']
     >>> rates.remove()
     """
-    if isinstance(rule, str) and rule not in RULES:
+    if rule not in RULES if isinstance(rule, str) else not callable(rule):
         raise TrainingError(f"rule={rule!r} is not a rule", remedy=f"use one of {', '.join(RULES)}, or a function")
     if floor not in ("init", None):
         raise TrainingError(f"floor={floor!r} is not a floor", remedy="use 'init' or None")

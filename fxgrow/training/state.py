@@ -150,8 +150,8 @@ def replace_parameters(
     """
     source = innermost(optimizer)
     plain = unwrapped(grown)
-    parameters = dict(plain.named_parameters())
     match, states, transfer = _carried(source, plain, model, moments)
+    parameters = dict(plain.named_parameters())
     _refuse_changed_scales(source, plain, match.now)
     held = [[match.now.get(p) for p in group["params"]] for group in source.param_groups]
     lists = [[name for name in group if name is not None] for group in held]

@@ -63,7 +63,10 @@ def test_a_plan_cannot_be_changed() -> None:
     plan = fxgrow.plan(perceptron(), 2, example_inputs=ROW)
     with pytest.raises(FrozenInstanceError):
         plan.init = "mirror"  # type: ignore[misc]
-    hash(plan.tensors)
+    guarded = nn.Sequential(nn.Linear(8, 16), nn.Sigmoid(), nn.LayerNorm(16), nn.Linear(16, 4))
+    again = fxgrow.plan(guarded, 2, example_inputs=torch.randn(4, 8))
+    assert any(edit.kind == "guard" for edit in again.nodes)
+    assert len({plan, again, fxgrow.plan(guarded, 2, example_inputs=torch.randn(4, 8))}) == 2
 
 
 def test_a_plan_is_the_same_every_time() -> None:

@@ -458,6 +458,10 @@ def test_bad_input() -> None:
             "rule='norms' is not a rule: use one of norm, gradient, rewarm, none, or a function",
         ),
         (
+            lambda: fxgrow.adapt_rates(optimizer, model, 3),  # type: ignore[arg-type]
+            "rule=3 is not a rule: use one of norm, gradient, rewarm, none, or a function",
+        ),
+        (
             lambda: fxgrow.adapt_rates(optimizer, model, floor="zero"),
             "floor='zero' is not a floor: use 'init' or None",
         ),

@@ -482,6 +482,10 @@ def test_bad_input() -> None:
             "the new optimizer holds none of the grown model's parameters (at SGD): make it from the grown model",
         ),
         (
+            lambda: fxgrow.replace_parameters(old, None),  # type: ignore[arg-type]
+            "NoneType was not grown by fxgrow: pass a module that fxgrow.grow or fxgrow.load returned",
+        ),
+        (
             lambda: fxgrow.transfer_state(old, new, model),
             "Sequential was not grown by fxgrow: pass a module that fxgrow.grow or fxgrow.load returned",
         ),

@@ -193,6 +193,14 @@ def test_what_a_pass_cannot_do_is_refused() -> None:
     }
 
 
+def test_what_is_no_plan_and_no_graph_is_refused() -> None:
+    plan = fxgrow.plan(lively(Residual()), 1.5, example_inputs=ROWS)
+    with pytest.raises(PlanError, match=r"^deepen: dict is no plan: pass what fxgrow\.plan returned$"):
+        deepen(Residual(), {})  # type: ignore[arg-type]
+    with pytest.raises(PlanError, match=r"^widen: it is no graph of fxgrow's \(at Residual\): deepen it first$"):
+        widen(Residual(), plan, {})  # type: ignore[arg-type]
+
+
 def test_no_pass_chooses_units_by_a_loss() -> None:
     plan = fxgrow.plan(lively(Residual()), 1.5, init="gradmax", example_inputs=ROWS)
     with pytest.raises(PlanError, match=r"^deepen: a loss chooses the new units of the plan, and no pass does: "):
