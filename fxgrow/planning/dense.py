@@ -212,8 +212,9 @@ def _grown(
         for run, leaf in missed.items():
             refused[run] = f"its channels stay as they are: {leaf.reason or 'other dimensions are tied to them'}"
         if not missed:
-            plan = planner.plan("", finder.captured)
-            return plan, {run: planner.names[leaf] for run, leaf in leaves_of.items()}
+            entries = planner.entries()
+            plan = entries.plan("", finder.captured, "zero")
+            return plan, {run: entries.names[leaf] for run, leaf in leaves_of.items()}
 
 
 def _channels(finder: Finder, analysis: Analysis, run: DenseRun, region: Region, last: bool) -> Leaf:

@@ -20,11 +20,11 @@ from fxgrow.planning.deepening import Children, CopiedRegion, Deepening, NewBloc
 from fxgrow.planning.dense import Appending, Layer, appending
 from fxgrow.planning.dense_layers import DenseRun, dense_runs, joins_of
 from fxgrow.planning.edits import AttributeEdit
+from fxgrow.planning.entries import DRAWS
 from fxgrow.planning.graph_parts import within, within_any
 from fxgrow.planning.loops import loops
 from fxgrow.planning.names import may_be_renamed, names_of_slots
 from fxgrow.planning.plan import Held, TensorGrowth
-from fxgrow.planning.planner import DRAWS
 
 STARTS = ("copy", "random", "stack")
 """How the inner weights of new blocks start."""

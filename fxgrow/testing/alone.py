@@ -222,7 +222,7 @@ class Grown:
         """The op edited as its law says, as a graph module that shares nothing with the original."""
         structure, graphs = copy.deepcopy(self.looked.captured.model), copies(self.looked.captured.graphs)
         self.planner.numbers = list(number_edits(self.looked.analysis, self.sizes))
-        nodes, self.attributes = self.planner._edits()
+        nodes, self.attributes = self.planner.entries().edits()
         set_attributes(structure, self.attributes)
         edit_graphs(graphs, nodes)
         return assemble(structure, graphs).train(self.looked.model.training)
@@ -254,5 +254,4 @@ def grown(looked: Looked, together: list[Leaf], facts: dict[str, Fact], guarded:
             op.law.facts(op, know)
     if know.failures or list(planner._unfaithful_scales()):
         return None
-    planner.names = {leaf: f"d{k}" for k, leaf in enumerate(together)}
     return Grown(looked, sizes, know, planner)
