@@ -62,7 +62,7 @@ def sites(captured: Captured, plan: Plan, apart: Iterable[NodeEdit] = ()) -> tup
     changed = []
     for edit in plan.nodes:
         node = nodes[edit.mode, edit.node]
-        if edit.kind == "literal" and edit.path in node.meta.get("sources", {}):
+        if edit.kind == "literal" and _is_read(node, edit):
             continue
         if edit.kind in (*_CHANGES, *_NUMBERS) and not _is_so(node, edit):
             changed.append((node, edit, edit.kind in _NUMBERS))
@@ -96,6 +96,14 @@ def sites_of_course(captured: Captured, course: Plan) -> Iterator[Site]:
         if not site.module and site.method == FORWARD:
             site = replace(site, method=course.method)
         yield site
+
+
+def _is_read(node: fx.Node, edit: NodeEdit) -> bool:
+    """Whether a literal comes from an attribute of a module; ranges of units do number by number."""
+    sources = node.meta.get("sources", {})
+    ranges = edit.value if isinstance(edit.value, tuple) else ()
+    each = [(*edit.path, k, end) for k, borders in enumerate(ranges) for end in range(len(borders))]
+    return edit.path in sources or (bool(each) and all(path in sources for path in each))
 
 
 def _is_so(node: fx.Node, edit: NodeEdit) -> bool:
