@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fxgrow.capture.indexing import picked, put
+
 
 def addbmm(x: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
     return _added(x, beta, alpha * (batch1 @ batch2).sum(0))
@@ -225,6 +227,8 @@ COMPOSITES: dict[Any, Callable[..., Any]] = {
     torch.linalg.vecdot: vecdot,
     torch.linalg.cross: linalg_cross,
     **dict.fromkeys((Tensor.to, Tensor.type_as), to),
+    Tensor.__getitem__: picked,
+    Tensor.__setitem__: put,
     **{
         getattr(home, name): spelled
         for name, spelled in _NAMED.items()

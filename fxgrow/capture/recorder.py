@@ -24,7 +24,7 @@ from fxgrow.capture.builder import GraphBuilder
 from fxgrow.capture.evaluation import Memory, identity, kept_shape, minds_samples
 from fxgrow.capture.expansions import EXPANSIONS, call_spelled_out
 from fxgrow.capture.interception import intercepted
-from fxgrow.capture.masks import ALL, asks_for_places, by_places, fills_masked, masked, masks, places, where_masked
+from fxgrow.capture.masks import ALL, asks_for_places, masked, places
 from fxgrow.capture.methods import noting
 from fxgrow.capture.numbers import Float, Int
 from fxgrow.capture.operators import FILLING, HOOKING, REFLECTED, SAID, VALUE_OF, VALUES, is_method, opened, operator_of
@@ -201,13 +201,6 @@ class Recorder(GraphBuilder, TorchFunctionMode):
             raise self.of_chance(args[0]) or self._failed(name, (), NotImplementedError())
         if asks_for_places(name, args, kwargs):
             return self._places(func, name, args, kwargs)
-        if name == "__getitem__" and masks(args[1]):
-            with self:
-                return args[0][by_places(args[1])]
-        if name == "__setitem__" and fills_masked(*args):
-            with self:
-                args[0][...] = where_masked(*args)
-            return None
         if method and name in HOOKING:
             self.settled.append(contexts.Settled("a hook on a tensor", self.where(), lost=True))
             return RemovableHandle(OrderedDict())  # what is recorded has no backward pass

@@ -79,6 +79,15 @@ def draws(name: str) -> bool:
     return any(torch.Tag.nondeterministic_seeded in getattr(packet, overload).tags for overload in overloads)
 
 
+def draws_apart(name: str) -> bool:
+    """Whether an operation draws for each entry by itself, so that equal entries part; dropout counts as switched off.
+
+    >>> draws_apart("bernoulli_"), draws_apart("RReLU"), draws_apart("dropout")
+    (True, True, False)
+    """
+    return draws(name.lower()) and "dropout" not in name.lower()
+
+
 @functools.lru_cache(maxsize=512)
 def _place_of_inplace(function: Any) -> int | None:
     """Where a function takes its argument `inplace`, if it has one."""

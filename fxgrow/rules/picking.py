@@ -123,9 +123,9 @@ def by_index(values: list[Any]) -> bool:
 
 
 def index_shape(value: Any) -> Sequence[int] | None:
-    """The shape of a tensor, a list or a tuple that picks entries; None of anything else."""
+    """The shape of a tensor, or a list or tuple of numbers, that picks entries; None of anything else."""
     if isinstance(value, (list, tuple)):
-        return torch.tensor(value).shape
+        return None if any(True for _ in tensors(value)) else torch.tensor(value).shape
     return getattr(value, "shape", None)
 
 

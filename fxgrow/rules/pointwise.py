@@ -13,8 +13,8 @@ from typing import Any, Literal
 from torch import fx
 
 from fxgrow.axes.layout import Layout, Leaf
-from fxgrow.rules.calls import Call
-from fxgrow.rules.knowledge import Knowledge
+from fxgrow.rules.calls import Call, draws_apart
+from fxgrow.rules.knowledge import Knowledge, Way
 from fxgrow.rules.law import Clause, Fact, Law, Moves, Range, Source, Terms, all_of
 from fxgrow.rules.op import Op, Tensor, Tree
 from fxgrow.rules.shape import axis_of, hold_aliased, written_to
@@ -117,6 +117,9 @@ class Pointwise(Law):
     def facts(self, op: Op, know: Knowledge) -> None:
         super().facts(op, know)
         written_to(op, know, op.data["operands"][0])
+        for leaf in know.growing(*op.made.axes) if draws_apart(op.name) else ():
+            if know.ways[leaf] is not Way.ZERO:
+                know.fail(op, leaf, f"{op.name} draws for each unit by itself, which neither pairs nor copies survive")
 
     def passes(self, op: Op, operand: Tensor, leaf: Leaf, axis: int | None, moves: Moves) -> bool:
         """Not where another factor is zero, or where the function is flat at zero and zero is what it is given."""

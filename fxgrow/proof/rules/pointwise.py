@@ -25,7 +25,7 @@ from fxgrow.proof.claims import (
 )
 from fxgrow.proof.node_pair import Use, no_rule, plain
 from fxgrow.proof.rules.movement import arranged, halves
-from fxgrow.rules.calls import run, signs_of_zeros
+from fxgrow.rules.calls import draws_apart, run, signs_of_zeros
 from fxgrow.rules.complexes import Part, is_part
 from fxgrow.rules.intervals import is_rectifier
 from fxgrow.rules.law import Terms
@@ -51,7 +51,8 @@ def elementwise(use: Use, kind: str, silencing: Callable[[int], list[list[int]]]
         kind = "other"  # number / tensor
     everything = [list(range(len(claims)))]
     zeros = silencing(len(claims)) if silencing is not None else everything
-    return combined(use, claims, kind, zeros if zeros != everything or _vanishes(use) else ())
+    made = combined(use, claims, kind, zeros if zeros != everything or _vanishes(use) else ())
+    return Claim(made.old, made.new, made.maps, made.zero) if draws_apart(use.name) else made
 
 
 def parametric_relu(law: ParametricRelu, use: Use) -> Claim:
