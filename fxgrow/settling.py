@@ -147,7 +147,8 @@ def _guarded(module: Any) -> tuple[list[CallEdit], list[CallEdit]]:
     ]
     targets = {guards.NORMS[edit.value["function"]] for edit in guarded}
     later = [edit for growth in module.edits for edit in growth if edit.target in targets]
-    if later and len(guarded) > 1:
+    one_for_several = any(edit.index is None for edit in guarded) and any(edit.index is not None for edit in later)
+    if later and (len(guarded) > 1 or one_for_several):
         raise FxgrowError(
             f"{type(module).__name__} computes several norms itself, and grew more than once",
             remedy="settle it between growths, or write the norms as modules of their own",
