@@ -10,7 +10,8 @@ from torch import Tensor
 from fxgrow.capture import Captured, GrownGraphModule
 from fxgrow.capture.contexts import STATE, Settled, settled
 from fxgrow.capture.flags import other_flags
-from fxgrow.capture.probing import FEATURES, GRADIENTS
+from fxgrow.capture.probing import GRADIENTS
+from fxgrow.capture.questions import NEEDING
 from fxgrow.planning.plan import Plan
 from fxgrow.proof.certificate import Certificate, Verdict
 
@@ -23,7 +24,9 @@ def record(captured: Captured, source: Any, plan: Plan) -> Certificate:
     plan: of the growth. UNKNOWN where the forward hangs on what earlier calls leave in the model.
     """
     conditions = list(_conditions(captured, source, plan))
-    unproved = (STATE, GRADIENTS) if plan.form == "module" else (STATE,)  # a graph refuses to run without gradients
+    unproved = (
+        (STATE, GRADIENTS, NEEDING) if plan.form == "module" else (STATE,)
+    )  # a graph refuses to run without gradients
     open_ends = [str(note) for note in captured.settled if note.feature in unproved]
     if open_ends:
         return Certificate(CLAIM, "record", tuple(conditions), Verdict.UNKNOWN, "; ".join(open_ends))
@@ -40,7 +43,7 @@ def _conditions(captured: Captured, source: Any, plan: Plan) -> Iterator[str]:
     if captured.alike:
         yield f"with {_joined(captured.alike)} it does the same"
     for note in captured.settled:
-        if note.feature != STATE and not (own and note.feature == GRADIENTS):
+        if note.feature != STATE and not (own and note.feature in (GRADIENTS, NEEDING)):
             yield f"{note}{_what_becomes_of(note, own)}"
     first = next(iter(captured.graphs.values()))
     values = [f"{node.args[2]}={node.args[1]!r}" for node in first.nodes if node.target is settled]
@@ -68,7 +71,7 @@ def _of_other_calls(plan: Plan) -> Iterator[str]:
 def _what_becomes_of(note: Settled, own: bool) -> str:
     if own:
         return ": each course is proved" if note.inputs is not None else ""
-    return ": the graph refuses others" if note.feature in FEATURES else ": the graph leaves it out"
+    return ": the graph refuses others" if note.feature else ": the graph leaves it out"
 
 
 def _in_words(inputs: Any) -> str:

@@ -17,6 +17,7 @@ from fxgrow.capture.chance import chance
 from fxgrow.capture.contexts import Settled, settled
 from fxgrow.capture.methods import CALLER, RUNNING, MethodRuns, calling_function
 from fxgrow.capture.numbers import Attribute, Float, Int, Pending, node_of, of_numpy, plain, remembering
+from fxgrow.capture.questions import Question, questions
 from fxgrow.capture.refusing import Refusing
 from fxgrow.containers import each_tensor, flat_tensors, holds_tensor, with_dictionaries, with_items
 from fxgrow.errors import UntraceableError
@@ -83,6 +84,7 @@ class GraphBuilder(Refusing):
         """Buffers by whose values the forward decides, and where."""
         self.by_size = False
         """Whether it was asked for what another size could change: a property of a tensor, or how many there are."""
+        self.questions: set[Question] = set()
 
     def answer(self, tensor: Tensor) -> Any:
         """What a tensor holds, if that is known; None if it is not."""
@@ -102,6 +104,13 @@ class GraphBuilder(Refusing):
         said = f"that what the forward asks of {' and '.join(sorted(state))} is {values.item()}"
         self.settled.append(Settled(said, self.where(), lost=True))
         return values.item()
+
+    def note_question(self, asked: str, tensor: Any = None) -> None:
+        """Note what is asked of a tensor that another input could change."""
+        self.by_size = True
+        node = self.nodes.get(id(tensor))
+        if node is not None and node.op == "placeholder":
+            self.questions.update(questions(str(node.target), asked, tensor))
 
     def of_chance(self, value: Any) -> UntraceableError | None:
         """The refusal to say what a tensor holds that is drawn at random; None of any other."""
@@ -307,7 +316,9 @@ class GraphBuilder(Refusing):
     def entering(self, node: fx.Node, value: Any, name: str) -> Any:
         """An argument as the forward gets it: its tensors are known, and what is no tensor is settled."""
         if isinstance(value, Tensor):
+            needing = value.requires_grad
             value = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+            value.requires_grad_(needing)
             self.bind(value, node)
             return value
         held: Any = value if isinstance(value, Mapping) else {}

@@ -5,35 +5,58 @@ from __future__ import annotations
 import enum
 import functools
 import inspect
-import operator
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import fx
 
+from fxgrow.capture.numbers import holds
 from fxgrow.containers import holds_tensor
 from fxgrow.errors import SettledError
 from fxgrow.holders import attributes_of, is_object
 from fxgrow.libraries import home_of
 
 
-def compared(tensor: Any, name: str, question: str, number: int, outcome: bool, axis: int = 0) -> None:
+def compared(
+    tensor: Any,
+    name: str,
+    question: str,
+    number: int,
+    outcome: bool,
+    axis: int = 0,
+    steps: tuple[tuple[str, int], ...] = (),
+) -> None:
     """Refuse an input of as many samples, or of such a size, as make a comparison come out otherwise.
 
-    question: the name of the operator between the size along an axis, which is that of samples, and `number`.
+    question: the name of the operator between the size along an axis, which is that of samples, and `number`. steps: as
+    of `Comparison`.
 
     >>> compared(torch.ones(2, 3), "x", "eq", 1, False)
     """
-    if not isinstance(tensor, fx.Proxy) and getattr(operator, question)(tensor.shape[axis], number) is not outcome:
+    if not isinstance(tensor, fx.Proxy) and holds(question, tensor.shape[axis], number, steps) is not outcome:
         many = "samples" if axis == 0 else f"entries along axis {axis}"
         raise SettledError(
             f"{name} has {tensor.shape[axis]} {many}, for which the forward takes another course than when it was "
-            f"captured: it asks whether they are {_ASKED[question]}{number}",
+            f"captured: it asks whether they{''.join(f' {_STEPS.get(s, s)} {n}' for s, n in steps)} are "
+            f"{_ASKED[question]}{number}",
             remedy=f'grow the model in its own class (form="module"), or with example_inputs of as many {many}',
         )
 
 
+def other_than(tensor: Any, name: str, asked: str, other: Any) -> None:
+    """Refuse an input with a property for which the forward takes another course.
+
+    >>> other_than(torch.ones(2, 3), "x", "ndim", 3)
+    """
+    if not isinstance(tensor, fx.Proxy) and getattr(tensor, asked) == other:
+        raise SettledError(
+            f"{name}.{asked} is {other}, for which the forward takes another course than when it was captured",
+            remedy="call it as it was captured, or grow the model with example_inputs as it is called",
+        )
+
+
+_STEPS = {"mod": "%", "floordiv": "//", "add": "+", "sub": "-", "mul": "*", "truediv": "/", "pow": "**"}
 _ASKED = {"eq": "", "ne": "other than ", "lt": "fewer than ", "le": "at most ", "gt": "more than ", "ge": "at least "}
 
 
@@ -124,4 +147,4 @@ def writable(value: Any) -> bool:
     return value is None or isinstance(value, (bool, int, float, str, torch.dtype))
 
 
-CALL_GUARDS: tuple[Callable[..., Any], ...] = (compared, structured, still_tensor, same_object)
+CALL_GUARDS: tuple[Callable[..., Any], ...] = (compared, other_than, structured, still_tensor, same_object)

@@ -96,7 +96,7 @@ def _captured(model: nn.Module, bare: nn.Module, inputs: Inputs, probing: bool =
     alike: list[frozenset[str]] = []
     for mode, graph in graphs.items() if probing else ():
         run = "eval" if mode == "both" else mode
-        notes, same = probe(recording, run, graph, inputs, records[run].comparisons)
+        notes, same = probe(recording, run, graph, inputs, records[run])
         settled.extend(notes)
         alike.append(same)
         free_numbers(recording, run, graph, inputs, settling)

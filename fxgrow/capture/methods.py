@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +24,7 @@ CALLER = "caller"
 """The key under which nodes keep the name of the function whose code makes the call."""
 
 _ASIDE = tuple(f"{folder}{os.sep}" for folder in (Path(torch.__file__).parent, Path(__file__).parents[1]))
+_RECORDING = tuple(str(Path(__file__).with_name(f"{name}.py")) for name in ("builder", "recorder", "questions"))
 
 
 class MethodRun(NamedTuple):
@@ -99,6 +100,14 @@ def calling_function() -> str:
             return code.co_name
         frame = frame.f_back
     return ""
+
+
+def code_asking() -> CodeType | None:
+    """The code of a user's own that asks something of a tensor; None where torch or fxgrow asks for its own ends."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(_RECORDING):
+        frame = frame.f_back
+    return None if frame is None or frame.f_code.co_filename.startswith(_ASIDE) else frame.f_code
 
 
 @functools.lru_cache(maxsize=512)

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from types import BuiltinFunctionType
 from typing import Any, NamedTuple, Protocol
 
 from torch import fx
@@ -103,7 +104,8 @@ def operand_for(function: Any, result: Any, place: int, other: Any) -> Any:
 class Comparison(NamedTuple):
     """What a forward asked of a size: `size < number`, by the name of the operator, and what came out.
 
-    leading: whether it is the size of the first axis of a tensor, along which samples may lie.
+    leading: whether it is the size of the first axis of a tensor, along which samples may lie. steps: what was computed
+    from the size before it was compared, as operators and their other operands: `size % 2 == 0`.
     """
 
     operator: str
@@ -111,12 +113,33 @@ class Comparison(NamedTuple):
     number: int
     outcome: bool
     leading: bool = False
+    steps: tuple[tuple[str, int], ...] = ()
 
     @property
     def turning(self) -> int:
-        """The size nearest to the number for which the other comes out."""
+        """The size nearest to the number for which the other comes out; the size itself where none near it is."""
+        if self.steps:
+            near = (self.size + sign * step for step in range(1, _FAR) for sign in (1, -1) if step < self.size)
+            return next(
+                (n for n in near if holds(self.operator, n, self.number, self.steps) is not self.outcome), self.size
+            )
         towards = {"lt": (0, -1), "le": (1, 0), "gt": (0, 1), "ge": (-1, 0)}.get(self.operator, (0, 0))
         return self.number + towards[0 if self.outcome else 1]
+
+
+_FAR = 4096
+"""So far from a size others are looked for that make a comparison come out otherwise."""
+
+
+def holds(question: str, size: int, number: int, steps: tuple[tuple[str, int], ...] = ()) -> bool:
+    """Whether a comparison by an operator comes out true of what is computed from a size.
+
+    >>> holds("eq", 7, 1, (("mod", 2),))
+    True
+    """
+    for step, operand in steps:
+        size = getattr(operator, step)(size, operand)
+    return bool(getattr(operator, question)(size, number))
 
 
 class Recording(Protocol):
@@ -289,14 +312,29 @@ def _settling(plainly: Callable[..., Any]) -> Any:
                 recordings[-1].settling.add(node)
             elif recordings and (source := getattr(number, "source", None)) is not None:
                 recordings[-1].attributes_asked.update(attributes_in(source))
-        operand = rest[0] if rest else None
-        node = node_of(self)
+        operand = rest[0] if rest else 0
+        node = node_of(self) if name != "hash" else None
         if isinstance(operand, int) and node is not None and node_of(operand) is None:
-            leading = node.target == "size" and node.args[1:] == (0,)
-            recordings[-1].comparisons.add(Comparison(name, plain(self), plain(operand), outcome, leading))
+            size, steps = _computed_from(node)
+            leading = size.target == "size" and size.args[1:] == (0,)
+            question = name if rest else "ne"  # 0, for which it is true
+            recordings[-1].comparisons.add(
+                Comparison(question, plain(size.meta["value"]), plain(operand), outcome, leading, steps)
+            )
         return outcome
 
     return method
+
+
+def _computed_from(number: fx.Node) -> tuple[fx.Node, tuple[tuple[str, int], ...]]:
+    """The size that a number is computed from by itself, and how; of any other number, the number."""
+    node, steps = number, list[tuple[str, int]]()
+    while isinstance(node.target, BuiltinFunctionType) and len(node.args) == 2 and type(node.args[1]) is int:
+        if not isinstance(node.args[0], fx.Node) or not hasattr(operator, node.target.__name__):
+            break
+        steps.insert(0, (node.target.__name__, node.args[1]))
+        node = node.args[0]
+    return (node, tuple(steps)) if node.target == "size" else (number, ())
 
 
 def _equal(plainly: Callable[..., Any]) -> Any:

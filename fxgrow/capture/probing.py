@@ -67,7 +67,7 @@ def changed(inputs: Inputs, features: frozenset[str], samples: int | None = None
         if SIZE in wanted:
             shape[1:] = [sizes.get(size, size) if k >= _from(tensor) else size for k, size in enumerate(shape)][1:]
         dtype = _OTHER.get(tensor.dtype, tensor.dtype) if DTYPE in wanted else tensor.dtype
-        return torch.empty(shape, dtype=dtype, device="meta")
+        return torch.empty(shape, dtype=dtype, device="meta", requires_grad=tensor.requires_grad)
 
     args, kwargs = inputs
     return Changed(

@@ -227,7 +227,7 @@ class Recorder(GraphBuilder, TorchFunctionMode):
                 raise
             return known
         if not writing and not holds_tensor(value):
-            self.by_size = True
+            self.note_question(name, *args[:1])
             return value
         self.operation(kind, target, lowered, value)
         return value
@@ -302,7 +302,7 @@ class Recorder(GraphBuilder, TorchFunctionMode):
         if not self.knows(tensor):
             with torch._C.DisableTorchFunction():
                 return func(tensor)
-        self.by_size = True
+        self.note_question(name, tensor)
         if name == "shape":
             return self.sizes_of(tensor)
         if name == "device":

@@ -23,6 +23,7 @@ from fxgrow.capture.masks import OTHERS, taking
 from fxgrow.capture.numbers import Comparison
 from fxgrow.capture.outputs import Form, taken_apart
 from fxgrow.capture.probing import Difference, differences
+from fxgrow.capture.questions import Question
 from fxgrow.capture.recorder import Recorder, Shapes
 from fxgrow.capture.shapes import IN_TENSOR_OPERATIONS
 from fxgrow.capture.skeleton import twin_of
@@ -47,8 +48,9 @@ class Record:
     """One run of a forward: its graph, the class of its output, what the graph cannot keep.
 
     numbers: the names of arguments that are numbers which the forward compares. comparisons: of sizes with literals, by
-    the forward. by_mode, by_size: whether the forward asked for what another mode, or another size of the inputs, could
-    change; else the record would be the same. left: the paths of attributes in which the forward leaves tensors.
+    the forward. questions: that it asked of its inputs besides. by_mode, by_size: whether the forward asked for what
+    another mode, or another size of the inputs, could change; else the record would be the same. left: the paths of
+    attributes in which the forward leaves tensors.
     """
 
     graph: fx.Graph
@@ -58,6 +60,7 @@ class Record:
     comparisons: set[Comparison]
     by_mode: bool
     by_size: bool
+    questions: frozenset[Question] = frozenset()
     left: tuple[str, ...] = ()
 
 
@@ -168,7 +171,17 @@ class Recording:
         _without_dead_code(recorder.graph)
         by_mode = recorder.by_mode or any(map(switches_itself, runner.modules()))
         comparisons, by_size = recorder.comparisons, recorder.by_size
-        return Record(recorder.graph, form, recorder.settled, compared, comparisons, by_mode, by_size, left)
+        return Record(
+            recorder.graph,
+            form,
+            recorder.settled,
+            compared,
+            comparisons,
+            by_mode,
+            by_size,
+            frozenset(recorder.questions),
+            left,
+        )
 
     def _recorder(self, runner: nn.Module) -> Recorder:
         return Recorder(runner, self.device, self.functions, self.constants, self.memory, self.originals)

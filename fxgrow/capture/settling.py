@@ -11,6 +11,7 @@ import torch
 from torch import fx, nn
 
 from fxgrow.capture import call_guards, contexts
+from fxgrow.capture.arguments import with_argument
 from fxgrow.capture.contexts import Settled
 from fxgrow.capture.inputs import Inputs
 from fxgrow.capture.numbers import Comparison
@@ -29,7 +30,8 @@ from fxgrow.capture.probing import (
     resized_axes,
     samples_of,
 )
-from fxgrow.capture.recording import Recording, bound
+from fxgrow.capture.questions import Question
+from fxgrow.capture.recording import Record, Recording, bound
 from fxgrow.errors import CaptureError
 
 
@@ -65,15 +67,16 @@ def _defaults(model: nn.Module) -> dict[str, Any]:
 
 
 def probe(
-    recording: Recording, mode: str, graph: fx.Graph, inputs: Inputs, comparisons: Iterable[Comparison]
+    recording: Recording, mode: str, graph: fx.Graph, inputs: Inputs, record: Record
 ) -> tuple[list[Settled], frozenset[str]]:
     """What a graph settled that hangs on the inputs it was recorded with, and the features that make no difference.
 
-    The graph gets guards against inputs that do. comparisons: that the forward made of sizes.
+    The graph gets guards against inputs that do. record: tells what the forward asked of its inputs.
     """
     notes, same = _probed(recording, mode, graph, inputs)
     hanging = [note.feature for note in notes]
-    turned = {} if BATCH in hanging else dict(_turned(recording, mode, graph, inputs, comparisons))
+    turned = {} if BATCH in hanging else dict(_turned(recording, mode, graph, inputs, record.comparisons))
+    answers = dict(_answered_otherwise(recording, mode, graph, inputs, record.questions))
     for feature in hanging:  # only now, since the graph is compared until here
         _guard(graph, feature)
     samples = samples_of(inputs)
@@ -83,7 +86,10 @@ def probe(
             _guard_comparison(graph, comparison, samples)
     if halved:
         _guard(graph, BATCH)
-    return [*notes, *turned.values()], same
+    for question in answers:
+        node = next(node for node in graph.nodes if node.op == "placeholder" and node.target == question.argument)
+        _refuse(graph, call_guards.other_than, (node, *question))
+    return [*notes, *turned.values(), *answers.values()], same
 
 
 def _turned(
@@ -117,6 +123,25 @@ def _turned(
             yield comparison, Settled(finding, where, feature=feature, inputs=varied.inputs)
 
 
+def _answered_otherwise(
+    recording: Recording, mode: str, graph: fx.Graph, inputs: Inputs, questions: Iterable[Question]
+) -> Iterator[tuple[Question, Settled]]:
+    """Questions about inputs that lead elsewhere where the answer is another."""
+    for question in sorted(questions, key=str):
+        tensor = bound(recording.bare, inputs)[question.argument]
+        others = with_argument(recording.bare, inputs, question.argument, question.answered(tensor))
+        try:
+            record = recording.record(mode, others)
+        except CaptureError:  # the model does not take such inputs
+            continue
+        difference = next(differences(graph, record.graph), None)
+        if difference is not None:
+            asked = f"{question.argument}.{question.property}"
+            finding = f"{difference.what} hangs on {asked}, where {question.other} takes another course"
+            where = difference.place or type(recording.bare).__name__
+            yield question, Settled(finding, where, feature=question.property, inputs=others)
+
+
 def _guard_comparison(graph: fx.Graph, comparison: Comparison, samples: int) -> None:
     """Refuse as many samples, or inputs of such a size, as make a comparison come out otherwise."""
     named = _inputs(graph)
@@ -125,7 +150,8 @@ def _guard_comparison(graph: fx.Graph, comparison: Comparison, samples: int) -> 
         axes = [(x, axis) for x in named for axis in resized_axes(x.meta["value"])]
         places = [(x, axis) for x, axis in axes if x.meta["value"].shape[axis] == comparison.size]
     for x, axis in places:
-        arguments = (x, named[x], comparison.operator, comparison.number, comparison.outcome, axis)
+        asked = (comparison.operator, comparison.number, comparison.outcome, axis, comparison.steps)
+        arguments = (x, named[x], *asked)
         _refuse(graph, call_guards.compared, arguments)
 
 

@@ -1,4 +1,4 @@
-"""Courses that a forward takes on inputs of another size: the user's own module still takes them after growth."""
+"""Courses that a forward takes on other inputs, of another size perhaps: the grown module still takes them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from fxgrow.capture.capturing import recorded
 from fxgrow.capture.contexts import STATE
 from fxgrow.capture.inputs import Inputs, with_channels
 from fxgrow.capture.own_methods import called_by
+from fxgrow.capture.questions import NEEDING
 from fxgrow.errors import CaptureError, FxgrowError
 from fxgrow.module_tensors import named_tensors
 from fxgrow.own.edited import FORWARD
@@ -39,18 +40,19 @@ def courses(own: nn.Module, source: nn.Module, captured: Captured, plan: Plan, r
         if note.inputs is None:
             continue
         try:
-            other, course = replan(note.inputs)
+            other, course = replan(recorded(source, note.inputs) if note.feature == NEEDING else note.inputs)
         except FxgrowError as error:
-            return Obstacle(f"{note.what}, and on another size it does not grow: {error.what}", note.where)
+            return Obstacle(f"{note.what}, and there it does not grow: {error.what}", note.where)
         others = growths(course)
         differing = (name for name in planned | others if planned.get(name) != others.get(name))
         name = next((name for name in differing if name in others or name not in of_calls), None)
         if name is not None:
-            return Obstacle(f"{note.what}, and on another size {name} would grow otherwise", note.where)
+            return Obstacle(f"{note.what}, and there {name} would grow otherwise", note.where)
         text = parting_on(own, source, plan, other, course)
         if text is not None:
-            return Obstacle(f"{note.what}, and on another size the class computes something else: {text}", note.where)
-        plans.append(replace(course, form="module"))
+            return Obstacle(f"{note.what}, and there the class computes something else: {text}", note.where)
+        if note.feature != NEEDING:  # which no plan keeps of its inputs
+            plans.append(replace(course, form="module"))
     return tuple(plans)
 
 

@@ -298,7 +298,7 @@ class Plan(Shown):
     @property
     def called(self) -> str:
         """On which calls the forward takes this course, where the plan is one of another's `courses`."""
-        return f"with {', '.join(self.calls)}" if self.calls else "on inputs of another size"
+        return f"with {', '.join(self.calls)}" if self.calls else "on other inputs"
 
     @property
     def preserving(self) -> bool:

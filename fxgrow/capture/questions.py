@@ -1,0 +1,54 @@
+"""What a forward asks of its inputs besides their sizes, and inputs of which the answer is another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fxgrow.capture.methods import code_asking
+
+NEEDING = "requires_grad"
+
+_RANK = ("dim", "ndimension", "ndim")
+_ASKED = (*_RANK, "dtype", "is_floating_point", NEEDING)
+
+
+class Question(NamedTuple):
+    """A property of an input that a forward asks for, by the name of the argument, and another that it may have."""
+
+    argument: str
+    property: str
+    other: Any
+
+    def answered(self, tensor: Tensor) -> Tensor:
+        """A tensor like another one that has the other property, on the meta device."""
+        if self.property == "ndim":
+            shape = tensor.shape[1:] if self.other < tensor.ndim else (1, *tensor.shape)
+            return torch.empty(shape, dtype=tensor.dtype, device="meta")
+        dtype = self.other if self.property == "dtype" else tensor.dtype
+        return torch.empty(tensor.shape, dtype=dtype, device="meta", requires_grad=self.property == NEEDING)
+
+
+def questions(argument: str, asked: str, tensor: Tensor) -> Iterator[Question]:
+    """What a call or a property of torch asks of an argument, with each other answer that is tried.
+
+    These are an axis more or less, gradients, and the types of numbers that the code which asks names: of two
+    precisions, another comparison knows.
+    """
+    if asked not in _ASKED or (code := code_asking()) is None:
+        return
+    floating = tensor.dtype.is_floating_point
+    if asked in _RANK:
+        others: list[Any] = [tensor.ndim - 1, tensor.ndim + 1] if tensor.ndim > 1 else [tensor.ndim + 1]
+        yield from (Question(argument, "ndim", other) for other in others)
+    elif asked == "dtype":
+        named = (getattr(torch, name, None) for name in code.co_names)
+        dtypes = {dtype for dtype in named if isinstance(dtype, torch.dtype) and not dtype.is_floating_point}
+        yield from (Question(argument, "dtype", other) for other in dtypes - {tensor.dtype})
+    elif asked == "is_floating_point":
+        yield Question(argument, "dtype", torch.int64 if floating else torch.get_default_dtype())
+    elif asked == NEEDING and floating:
+        yield Question(argument, NEEDING, True)
