@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import enum
 import inspect
+import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from types import FunctionType, ModuleType
 from typing import Any
 
 import torch
@@ -15,8 +17,8 @@ from fxgrow.capture.inputs import Inputs
 from fxgrow.capture.methods import code_of
 from fxgrow.capture.recording import bound
 from fxgrow.containers import flat_tensors
-from fxgrow.holders import attributes_of, holding, is_object
-from fxgrow.libraries import is_known
+from fxgrow.holders import attributes_of, held_by, holding, is_object
+from fxgrow.libraries import is_known, is_library
 
 ANY = object()
 """Stands for every other value of an argument, of which there are too many to try."""
@@ -151,21 +153,31 @@ def with_argument(model: nn.Module, inputs: Inputs, name: str, value: Any = insp
     return args, {**kwargs, name: value}
 
 
-def _code(model: nn.Module, methods: frozenset[str]) -> Iterator[ast.AST]:
-    """The code of methods of a class and of those that it extends, but for torch's; without what is not at hand."""
+def _functions(model: nn.Module, methods: frozenset[str]) -> Iterator[Any]:
+    """Methods of a class and of those that it extends, but for torch's."""
     for base in type(model).__mro__:
-        for name in methods & vars(base).keys() if not base.__module__.startswith("torch.") else ():
-            code = code_of(vars(base)[name])
-            yield from ast.walk(code) if code is not None else ()
+        if not base.__module__.startswith("torch."):
+            yield from (vars(base)[name] for name in methods & vars(base).keys())
 
 
-def named_values(model: nn.Module, methods: frozenset[str]) -> dict[str, list[Any]]:
+def _walked(function: Any) -> Iterator[ast.AST]:
+    """The code of a function, if it is at hand."""
+    code = code_of(function)
+    yield from ast.walk(code) if code is not None else ()
+
+
+def _code(model: nn.Module, methods: frozenset[str]) -> Iterator[ast.AST]:
+    for function in _functions(model, methods):
+        yield from _walked(function)
+
+
+def named_values(model: nn.Module, methods: frozenset[str], code: Iterable[ast.AST] = ()) -> dict[str, list[Any]]:
     """What the code of a model compares each of its names with (`==`, `<`, `in`, `match`), or looks up by one.
 
-    Attributes of the model are among its names, as `self.mode`.
+    Attributes of the model are among its names, as `self.mode`. code: that is looked at besides its methods.
     """
     values: dict[str, list[Any]] = {}
-    for node in _code(model, methods):
+    for node in (*_code(model, methods), *code):
         if isinstance(node, ast.Subscript) and (name := _name(node.slice)):
             values.setdefault(name, []).extend(_keys(_container(model, node.value)))
         elif isinstance(node, ast.Compare):
@@ -246,8 +258,43 @@ def read_items(model: nn.Module, methods: frozenset[str]) -> list[tuple[str, str
 
     Each is the name of the attribute and that of the item in it, as of `self.options["mean"]` or `self.config.mean`.
     """
-    items: dict[tuple[str, str], None] = {}
-    for node in _code(model, methods):
+    items = (item for item in _items(_code(model, methods)) if item[0].startswith("self."))
+    return list(dict.fromkeys((name.removeprefix("self."), item) for name, item in items))
+
+
+def read_globals(model: nn.Module, methods: frozenset[str]) -> Iterator[tuple[str, str, Any, list[Any]]]:
+    """The global names, and items in these, that methods and the functions which they call read, but for functions.
+
+    Each is the name of the file, that of the name or of an item in it (`options[mean]`), its value, and what the code
+    compares it with.
+    """
+    waiting, seen = list(_functions(model, methods)), set[Any]()
+    while waiting:
+        function = inspect.unwrap(waiting.pop())
+        names = getattr(function, "__globals__", {})
+        file = str(names.get("__name__"))
+        if function in seen or is_library(file) or vars(sys.modules.get(file, object)) is not names:
+            continue
+        seen.add(function)
+        code = list(_walked(function))
+        named, own = named_values(model, frozenset(), code), function.__code__.co_varnames
+        for name in dict.fromkeys(node.id for node in code if isinstance(node, ast.Name) and node.id not in own):
+            value = names.get(name)
+            if isinstance(value, FunctionType):
+                waiting.append(value)
+            elif name in names:
+                yield file, name, value, named.get(name, [])
+        for name, item in _items(code):
+            holder = None if name in own else names.get(name)
+            if isinstance(holder, ModuleType) and not is_library(holder.__name__) and item in vars(holder):
+                yield holder.__name__, item, vars(holder)[item], []
+            elif (held := held_by(holder)) is not None and item in held:
+                yield file, f"{name}[{item}]", held[item], []
+
+
+def _items(code: Iterable[ast.AST]) -> Iterator[tuple[str, str]]:
+    """The items of what names stand for that some code reads, with the names."""
+    for node in code:
         keys: list[Any] = []
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
             holder, keys = node.value, [node.attr]
@@ -255,10 +302,8 @@ def read_items(model: nn.Module, methods: frozenset[str]) -> list[tuple[str, str
             holder, keys = node.value, _constants([node.slice])[:1]
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "get":
             holder, keys = node.func.value, _constants(node.args[:1])
-        name = _name(holder).removeprefix("self.") if keys and isinstance(keys[0], str) else ""
-        if name and isinstance(holder, ast.Attribute) and keys[0].isidentifier():
-            items[name, keys[0]] = None
-    return list(items)
+        if keys and isinstance(keys[0], str) and keys[0].isidentifier() and (name := _name(holder)):
+            yield name, keys[0]
 
 
 _OF_ENDS = ("startswith", "endswith")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 from torch import fx, nn
 
-from fxgrow.capture.arguments import each_other, named_values, read_items, read_names
+from fxgrow.capture.arguments import each_other, named_values, read_globals, read_items, read_names
 from fxgrow.capture.methods import RUNNING, kind_before_growth
 from fxgrow.capture.skeleton import twin_of
 from fxgrow.holders import held_by
@@ -17,8 +19,12 @@ from fxgrow.libraries import is_known
 _CHOICES = (bool, str, type(None))
 
 
+OF_FILE = "global "
+"""Begins the kind of a flag that is a global name of a file, before the name of the file."""
+
+
 class Flag(NamedTuple):
-    """A value of an attribute of all modules of a class, or of an item in it, by the name of the class."""
+    """A value of an attribute of all modules of a class, or of an item in it, by the name of the class or file."""
 
     kind: str
     attribute: str
@@ -26,12 +32,13 @@ class Flag(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What is set: `Net.pooled`, `Net.options[pooled]`."""
+        """What is set: `Net.pooled`, `Net.options[pooled]`, `global package.file.POOLED`."""
         return f"{self.kind}.{self.attribute}"
 
 
 def with_flags(model: nn.Module, flags: Sequence[tuple[str, str, Any]]) -> nn.Module:
     """A module over the very tensors of a model, some of whose attributes have other values."""
+    flags = [flag for flag in flags if not flag[0].startswith(OF_FILE)]
     twin = twin_of(model, share=True) if flags else model
     for kind, attribute, value in flags:
         for part in parts_of(twin, kind):
@@ -39,7 +46,18 @@ def with_flags(model: nn.Module, flags: Sequence[tuple[str, str, Any]]) -> nn.Mo
     return twin
 
 
-def value_of(part: nn.Module, attribute: str, default: Any = None) -> Any:
+@contextmanager
+def global_flags(model: nn.Module, flags: Sequence[tuple[str, str, Any]]) -> Iterator[None]:
+    """Let global names have other values for a while."""
+    with ExitStack() as stack:
+        for kind, attribute, value in flags:
+            for file in parts_of(model, kind) if kind.startswith(OF_FILE) else ():
+                stack.callback(_put, file, attribute, value_of(file, attribute))
+                _put(file, attribute, value)
+        yield
+
+
+def value_of(part: Any, attribute: str, default: Any = None) -> Any:
     """What an attribute of a part is, or an item of a dictionary or object in it: "pooled", "options[pooled]"."""
     name, _, item = attribute.partition("[")
     holder = getattr(part, name, default)
@@ -48,7 +66,7 @@ def value_of(part: nn.Module, attribute: str, default: Any = None) -> Any:
     return holder.get(item[:-1], default) if isinstance(holder, dict) else getattr(holder, item[:-1], default)
 
 
-def _put(part: nn.Module, attribute: str, value: Any) -> None:
+def _put(part: Any, attribute: str, value: Any) -> None:
     name, _, item = attribute.partition("[")
     if not item:
         setattr(part, name, value)
@@ -58,8 +76,11 @@ def _put(part: nn.Module, attribute: str, value: Any) -> None:
         setattr(holder, item[:-1], value)
 
 
-def parts_of(model: nn.Module, kind: str) -> list[nn.Module]:
-    """The modules of a class in a model."""
+def parts_of(model: nn.Module, kind: str) -> list[Any]:
+    """The modules of a class in a model, or the file by the name of which a kind goes."""
+    if kind.startswith(OF_FILE):
+        file = sys.modules.get(kind.removeprefix(OF_FILE))
+        return [file] if file is not None else []
     return [part for part in model.modules() if any(base.__qualname__ == kind for base in type(part).__mro__)]
 
 
@@ -99,6 +120,10 @@ def other_flags(model: nn.Module, graphs: Iterable[fx.Graph]) -> Iterator[tuple[
             flags = [value_of(part, f"{name}[{item}]") for part in parts if held_by(vars(part).get(name)) is not None]
             if len(flags) == len(parts) and all(flag is flags[0] for flag in flags) and isinstance(flags[0], bool):
                 yield Flag(kind.__qualname__, f"{name}[{item}]", not flags[0]), flags[0]
+        for file, name, value, constants in read_globals(parts[0], methods):
+            others = [not value] if isinstance(value, bool) else constants
+            if type(value) in (*_CHOICES, int, float):
+                yield from ((Flag(OF_FILE + file, name, other), value) for _, other in each_other("", value, others))
 
 
 def _dots(path: str) -> list[int]:

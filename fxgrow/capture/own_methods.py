@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fxgrow.capture.capturing import Captured
-from fxgrow.capture.flags import with_flags
+from fxgrow.capture.flags import OF_FILE, global_flags, with_flags
 from fxgrow.capture.inputs import Inputs
 from fxgrow.capture.methods import RUNNING, code_of, held_forward
 from fxgrow.capture.recording import bound
@@ -35,7 +35,8 @@ def called_by(
     values of attributes. after: how many calls with the same arguments go before.
     """
     model = with_flags(model, flags)
-    if method == "forward" and not left and not after:
+    of_files = any(kind.startswith(OF_FILE) for kind, _, _ in flags)
+    if method == "forward" and not left and not after and not of_files:
         return model
     kind: Any = type(model)
     twin: nn.Module = object.__new__(kind)
@@ -45,9 +46,10 @@ def called_by(
 
     @functools.wraps(plainly)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        for _ in range(after):
-            plainly(self, *args, **kwargs)
-        value = plainly(self, *args, **kwargs)
+        with global_flags(self, flags):
+            for _ in range(after):
+                plainly(self, *args, **kwargs)
+            value = plainly(self, *args, **kwargs)
         return (value, *(operator.attrgetter(path)(self) for path in left)) if left else value
 
     names = {"forward": forward, "__module__": kind.__module__, "__qualname__": kind.__qualname__}

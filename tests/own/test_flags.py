@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from typing import Any
 
 import pytest
@@ -172,3 +173,46 @@ def test_items_of_settings_are_flags_too(tmp_path: Any) -> None:
                 assert apart(first, second, x) < 1e-12
             except SettledError as refusal:
                 assert f"Configured.options[{item}] is True" in str(refusal)
+
+
+CENTRED, KIND, ORDER, SWITCHES = False, "plain", 1, {"doubled": False}
+
+
+def ordered(x: torch.Tensor) -> torch.Tensor:
+    return x**2 if ORDER == 2 else x
+
+
+class Global(nn.Module):
+    """Is switched by global names of its file."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(8, 16), nn.Linear(16, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = ordered(self.enter(x).relu())
+        x = x - x.mean(-1, keepdim=True) if CENTRED else x
+        x = 2 * x if SWITCHES["doubled"] else x
+        return self.leave(x.logcumsumexp(-1) if KIND == "summed" else x)  # type: ignore[no-any-return]
+
+
+def test_global_names_are_flags_too(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model, x = moved(Global()), torch.randn(5, 8, dtype=torch.float64)
+    grown: Any = fxgrow.grow(model, 2, example_inputs=x)
+    assert isinstance(grown, Global)
+    assert (CENTRED, KIND, ORDER, SWITCHES) == (False, "plain", 1, {"doubled": False})
+    said = str(fxgrow.report(grown).certificate)
+    assert all(f"global {__name__}.{name}" in said for name in ("CENTRED=", "KIND=", "ORDER=", "SWITCHES[doubled]="))
+    here = sys.modules[__name__]
+    for other in (grown, *carried(grown, model, x, tmp_path)):
+        for name, value in {"CENTRED": True, "KIND": "summed", "ORDER": 2, "SWITCHES": {"doubled": True}}.items():
+            with monkeypatch.context() as patch:
+                patch.setattr(here, name, value)
+                try:
+                    assert apart(model, other, x) < 1e-12, name
+                except SettledError as refusal:
+                    assert f"global {__name__}.{name} is {value!r}" in str(refusal)
+    monkeypatch.setattr(here, "KIND", "summed")
+    with pytest.raises(SettledError, match="KIND is 'summed', for which the model did not grow"):
+        grown(x)
