@@ -16,6 +16,9 @@ from fxgrow.holders import content_of, held_by, hold
 from fxgrow.libraries import is_known, is_library
 from fxgrow.references import unregistered
 
+OF_FILE = "global "
+"""Begins the name of what a file has, before that of the file."""
+
 _PLAIN = (bool, int, float, str, type(None), Tensor)
 _MOST = 10_000
 """Containers and objects of one class or file that are looked into."""
@@ -92,6 +95,13 @@ class SharedState:
         """What has changed, in words, and what it is now."""
         written = {text: tensor for text, (tensor, version, _) in self.tensors.items() if tensor._version != version}
         return {**{text.format(name): value for text, name, value in self._changes()}, **written}
+
+    def left(self) -> Iterator[tuple[str, Any]]:
+        """The global names that have changed, with the names of their files, and what they stand for."""
+        for text, name, value in self._changes():
+            owner = self.owners[text]
+            if isinstance(owner, dict) and vars(sys.modules.get(_name(owner), object)) is owner:
+                yield f"{OF_FILE}{_name(owner)}.{name}", value
 
     def _changes(self) -> Iterator[tuple[str, str, Any]]:
         for text, owner in self.owners.items():

@@ -19,9 +19,9 @@ from fxgrow.capture.methods import CALLER, RUNNING, MethodRuns, calling_function
 from fxgrow.capture.numbers import Attribute, Float, Int, Pending, node_of, of_numpy, plain, remembering
 from fxgrow.capture.questions import Question, questions
 from fxgrow.capture.refusing import Refusing
-from fxgrow.containers import each_tensor, flat_tensors, holds_tensor, with_dictionaries, with_items
+from fxgrow.containers import each_tensor, flat_tensors, holds_tensor, of_kind, with_dictionaries, with_items
 from fxgrow.errors import UntraceableError
-from fxgrow.holders import attribute, attributes_of, is_object
+from fxgrow.holders import attribute, attributes_of, held_by, holding, is_object
 from fxgrow.module_tensors import CONSTANT, same_values
 from fxgrow.switching import kept_tensors, switched_again, switches_itself
 
@@ -85,6 +85,8 @@ class GraphBuilder(Refusing):
         self.by_size = False
         """Whether it was asked for what another size could change: a property of a tensor, or how many there are."""
         self.questions: set[Question] = set()
+        self.entered: dict[str, tuple[Any, list[Tensor]]] = {}
+        """The arguments that are no tensors as the forward gets them, and the tensors in them."""
 
     def answer(self, tensor: Tensor) -> Any:
         """What a tensor holds, if that is known; None if it is not."""
@@ -313,6 +315,13 @@ class GraphBuilder(Refusing):
                 if isinstance(item, (Tensor, tuple, list)):
                     self.bind(item, self.new_node("call_function", operator.getitem, (node, key), {}, item))
 
+    def left_in_arguments(self, output: Any) -> list[str]:
+        """The arguments into which the forward has put tensors that it does not return."""
+        known = {id(tensor) for _, before in self.entered.values() for tensor in before} | {
+            *map(id, flat_tensors(output))
+        }
+        return [name for name, (value, _) in self.entered.items() if {*map(id, of_kind(value, Tensor))} - known]
+
     def entering(self, node: fx.Node, value: Any, name: str) -> Any:
         """An argument as the forward gets it: its tensors are known, and what is no tensor is settled."""
         if isinstance(value, Tensor):
@@ -333,6 +342,8 @@ class GraphBuilder(Refusing):
             else:
                 called = call_guards.name_of_object(value)
                 self.new_node("call_function", call_guards.same_object, (node, called, name), {}, None)
+            if isinstance(value, (list, dict)) or is_object(value):
+                return holding(value, held_by(value) or attributes_of(value))  # the forward may put something into it
             return remembering(value, node)
         keys = list(value) if isinstance(value, Mapping) else len(held)
         if pick is operator.getitem and call_guards.writable(keys):

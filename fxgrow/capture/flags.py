@@ -15,12 +15,9 @@ from fxgrow.capture.methods import RUNNING, kind_before_growth
 from fxgrow.capture.skeleton import twin_of
 from fxgrow.holders import held_by
 from fxgrow.libraries import is_known
+from fxgrow.shared_state import OF_FILE
 
 _CHOICES = (bool, str, type(None))
-
-
-OF_FILE = "global "
-"""Begins the kind of a flag that is a global name of a file, before the name of the file."""
 
 
 class Flag(NamedTuple):

@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import inspect
 import operator
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
@@ -15,11 +16,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from fxgrow.capture.capturing import Captured
-from fxgrow.capture.flags import OF_FILE, global_flags, with_flags
+from fxgrow.capture.flags import global_flags, with_flags
 from fxgrow.capture.inputs import Inputs
 from fxgrow.capture.methods import RUNNING, code_of, held_forward
-from fxgrow.capture.recording import bound
+from fxgrow.capture.recording import OF_ARGUMENT, bound
+from fxgrow.containers import of_kind
 from fxgrow.libraries import home_of, is_known
+from fxgrow.shared_state import OF_FILE
 
 
 def called_by(
@@ -31,8 +34,9 @@ def called_by(
 ) -> nn.Module:
     """A module over the very tensors of a model whose forward is another method of it, or gives more.
 
-    method: of the model, perhaps `forward`. left: the paths of attributes whose values it gives as well. flags: other
-    values of attributes. after: how many calls with the same arguments go before.
+    method: of the model, perhaps `forward`. left: the paths of attributes whose values it gives as well, or of global
+    names and arguments, of which it gives the tensors that are new. flags: other values of attributes and global names.
+    after: how many calls with the same arguments go before.
     """
     model = with_flags(model, flags)
     of_files = any(kind.startswith(OF_FILE) for kind, _, _ in flags)
@@ -41,20 +45,35 @@ def called_by(
     kind: Any = type(model)
     twin: nn.Module = object.__new__(kind)
     twin.__dict__.update(vars(model))
-    plainly = (held_forward(model) if method == "forward" else None) or getattr(kind, method)
+    plainly: Any = (held_forward(model) if method == "forward" else None) or getattr(kind, method)
     twin.__dict__.pop("forward", None)
+
+    signature = inspect.signature(plainly)
 
     @functools.wraps(plainly)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        given = signature.bind(self, *args, **kwargs).arguments
+        shared = [path for path in left if path.startswith((OF_ARGUMENT, OF_FILE))]
+        before = {id(tensor) for path in shared for tensor in of_kind(_left_in(path, self, given), Tensor)}
         with global_flags(self, flags):
             for _ in range(after):
                 plainly(self, *args, **kwargs)
             value = plainly(self, *args, **kwargs)
-        return (value, *(operator.attrgetter(path)(self) for path in left)) if left else value
+        places = {path: _left_in(path, self, given) for path in left}
+        new = {path: [t for t in of_kind(places[path], Tensor) if id(t) not in before] for path in shared}
+        return (value, *{**places, **new}.values()) if left else value
 
     names = {"forward": forward, "__module__": kind.__module__, "__qualname__": kind.__qualname__}
     twin.__class__ = type(kind.__name__, (kind,), names)
     return twin
+
+
+def _left_in(path: str, model: nn.Module, given: dict[str, Any]) -> Any:
+    """What an attribute of a model, a global name or an argument is."""
+    if path.startswith(OF_ARGUMENT):
+        return given[path.removeprefix(OF_ARGUMENT)]
+    file, _, name = path.removeprefix(OF_FILE).rpartition(".")
+    return getattr(sys.modules[file], name) if path.startswith(OF_FILE) else operator.attrgetter(path)(model)
 
 
 def methods_that_ran(captured: Captured) -> set[str]:

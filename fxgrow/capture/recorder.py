@@ -93,8 +93,6 @@ class Recorder(GraphBuilder, TorchFunctionMode):
         self.features: Any = None
         self.empty: dict[int, tuple[Tensor, Any, Any, Any]] = {}
 
-    # -- running -----------------------------------------------------------------------------------------------
-
     def record(self, arguments: Mapping[str, Any], positional: int = 0, run: Callable[..., Any] | None = None) -> Any:
         """What the forward of the root returns.
 
@@ -145,6 +143,7 @@ class Recorder(GraphBuilder, TorchFunctionMode):
             node = self.new_node("placeholder", key, default if call_guards.writable(default) else (None,), {}, None)
             empty: Any = () if stars == "*" else {} if stars else default[0] if default else None
             value = self.entering(node, arguments.get(key, empty), name)
+            self.entered[name] = value, list(flat_tensors(value))
             if isinstance(value, Tensor) and default:
                 self.new_node("call_function", call_guards.still_tensor, (node, name), {}, None)
             node.meta["value"] = with_dictionaries(each_tensor(value, _itself))

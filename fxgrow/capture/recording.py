@@ -39,6 +39,9 @@ from fxgrow.rules.registry import law_of_call, shown_by
 from fxgrow.shared_state import SharedState
 from fxgrow.switching import switches_itself
 
+OF_ARGUMENT = "argument "
+"""Begins the place of what a forward leaves in one of its arguments."""
+
 _ONE_AT_A_TIME = threading.RLock()
 """What tells a recorder of calls stands, for a while, in for attributes that all threads share."""
 
@@ -146,6 +149,10 @@ class Recording:
             for where, value in _with_tensors(getattr(runner.get_submodule(path), name), f"{path}.{name}".lstrip("."))
             if isinstance(value, torch.Tensor) or not _is_cache(value, recorder)
         )
+        left += tuple(where for where, value in shared.left() if not _is_cache(value, recorder))
+        for argument in recorder.left_in_arguments(output):
+            left += (f"{OF_ARGUMENT}{argument}",)
+            recorder.settled.append(Settled(f"what the forward puts into its argument {argument}", name, lost=True))
         if values:
             difference = self._at_the_next_call(
                 recorder, runner, inputs, list(of_kind(_contents(values, set()), torch.Tensor))

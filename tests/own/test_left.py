@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import fxgrow
+from fxgrow.errors import PlanError
 from fxgrow.proof.certificate import Verdict
 from tests.checks import worst_error
 
@@ -54,3 +55,49 @@ def test_what_is_left_stays(where: str) -> None:
     assert worst_error(model, grown, (X,), training=True) < 1e-12
     model(X), grown(X)
     assert torch.allclose(left(model), left(grown), rtol=0, atol=1e-12)
+
+
+LOSSES: list[Tensor] = []
+
+
+class Elsewhere(Leaving):
+    """Leaves a loss in an argument, or in a global list."""
+
+    def forward(self, x: Tensor, out: Any = None) -> Tensor:  # type: ignore[override]
+        x = self.enter(x).relu()
+        self.leave(out, x.square().mean())
+        return self.head(x)  # type: ignore[no-any-return]
+
+
+def in_a_list_of_the_file(out: Any, loss: Tensor) -> None:
+    LOSSES.append(loss)
+
+
+@pytest.mark.parametrize(
+    ("leave", "made", "left"),
+    [
+        (in_a_list_of_the_file, lambda: None, lambda out: LOSSES[-1]),
+        (lambda out, loss: out.update(l2=loss), dict, lambda out: out["l2"]),
+        (lambda out, loss: out.append(loss), list, lambda out: out[-1]),
+        (lambda out, loss: setattr(out, "loss", loss), lambda: SimpleNamespace(loss=None), lambda out: out.loss),
+    ],
+)
+def test_what_is_left_elsewhere_stays(leave: Any, made: Any, left: Any) -> None:
+    torch.manual_seed(0)
+    model, given, earlier = Elsewhere(leave).double(), made(), torch.ones(())
+    LOSSES[:] = [earlier]
+    grown: Any = fxgrow.grow(model, width=2, example_inputs=(X, given))
+    assert [earlier] == LOSSES and given == made() and grown.enter.out_features == 16
+    assert isinstance(grown, Elsewhere) and fxgrow.certify(grown).verdict is Verdict.PROVED
+    assert fxgrow.certify(grown, model).verdict is Verdict.PROVED
+    first, second = made(), made()
+    model(X, first)
+    loss = left(first)
+    grown(X, second)
+    assert left(second) is not loss and torch.allclose(left(second), loss, rtol=0, atol=1e-12)
+
+
+def test_a_graph_does_not_leave_out_what_goes_into_an_argument() -> None:
+    model = Elsewhere(lambda out, loss: out.append(loss)).double()
+    with pytest.raises(PlanError, match="a graph cannot keep what the forward puts into its argument out"):
+        fxgrow.grow(model, width=2, example_inputs=(X, []), form="graph")
