@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextvars
 import functools
+import threading
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -80,7 +82,36 @@ class Placing(nn.Module):
         return self.leave(self.enter(x).relu() + self.tables[0](x.shape[1]))
 
 
+LOCAL, CONTEXT = threading.local(), contextvars.ContextVar[Tensor | None]("kept", default=None)
+UNSEEN: Any = type("Library", (), {"__module__": "torch.somewhere"})()
+
+
+def by_thread(count: int) -> Tensor:
+    if not hasattr(LOCAL, "kept"):
+        LOCAL.kept = {}
+    if count not in LOCAL.kept:
+        LOCAL.kept[count] = places(count), places(count).cos()
+    first, second = LOCAL.kept[count]
+    return first + second  # type: ignore[no-any-return]
+
+
+def by_context(count: int) -> Tensor:
+    kept = CONTEXT.get()
+    if kept is None:
+        CONTEXT.set(kept := places(count))
+    return kept
+
+
+def by_library(count: int) -> Tensor:
+    if not hasattr(UNSEEN, "kept"):
+        UNSEEN.kept = [places(count)]
+    return UNSEEN.kept[0]  # type: ignore[no-any-return]
+
+
 KEEPING = {
+    "a thread": by_thread,
+    "a context": by_context,
+    "an object of a library": by_library,
     "a class": Registry.of_class,
     "a static method": Registry.cached,
     "a method of a global object": by_global_object,
@@ -97,3 +128,25 @@ def test_no_cache_is_left_with_tensors_without_data(keeping: str) -> None:
     grown = fxgrow.grow(model, width=1.5, example_inputs=X)
     assert torch.allclose(grown(X), model(X), rtol=0, atol=1e-12)
     assert not KEEPING[keeping](5).is_meta
+
+
+def test_a_table_left_where_nobody_looks_has_its_values() -> None:
+    del LOCAL.kept, UNSEEN.kept
+    for keeping in (by_thread, by_library):
+        fxgrow.plan(Placing(keeping).double(), width=1.5, example_inputs=X)
+    assert torch.equal(LOCAL.kept[5][1], places(5).cos()) and torch.equal(LOCAL.kept[10][0], places(10))
+    assert torch.equal(UNSEEN.kept[0], places(5))
+
+
+def test_what_is_made_of_weights_is_taken_out_again() -> None:
+    unseen = type(UNSEEN)()
+
+    class Casting(Placing):
+        def forward(self, x: Tensor) -> Tensor:
+            if not hasattr(unseen, "weight"):
+                unseen.weight = self.leave.weight * 2
+            return nn.functional.linear(self.enter(x).relu(), unseen.weight)
+
+    model = Casting(places).double()
+    fxgrow.plan(model, width=1.5, example_inputs=X)
+    assert not hasattr(unseen, "weight") and not model(X).is_meta

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from fxgrow.capture.chance import without_chance
 from fxgrow.capture.contexts import Settled
 from fxgrow.capture.evaluation import Memory
 from fxgrow.capture.inputs import Inputs
+from fxgrow.capture.leftovers import give_values
 from fxgrow.capture.masks import OTHERS, taking
 from fxgrow.capture.numbers import Comparison
 from fxgrow.capture.outputs import Form, taken_apart
@@ -83,6 +85,7 @@ class Recording:
         self.memory = Memory()
         self.shapes: Shapes = {}
         self.features: Any = None
+        self._recorders: list[Recorder] = []
         self.graph = fx.Graph()
         """What the last run recorded, also where it failed."""
 
@@ -94,14 +97,13 @@ class Recording:
         gradients: bool = True,
     ) -> Record:
         """A run in a mode; `dtype`: to run in another precision. gradients: whether they are switched on."""
-        with (
-            _ONE_AT_A_TIME,
-            torch.set_grad_enabled(gradients),
-            callers_code(),
-            SharedState(self.bare) as shared,
-            shared.caches_bypassed(),
-        ):
-            return self._record(mode, inputs, dtype, shared)
+        with _ONE_AT_A_TIME, torch.set_grad_enabled(gradients), callers_code():
+            try:
+                with SharedState(self.bare) as shared, shared.caches_bypassed():
+                    return copy_context().run(self._record, mode, inputs, dtype, shared)
+            finally:
+                give_values(self._recorders)
+                self._recorders.clear()
 
     def _record(
         self, mode: str, inputs: Inputs, dtype: Callable[[torch.dtype], torch.dtype] | None, shared: SharedState
@@ -191,7 +193,9 @@ class Recording:
         )
 
     def _recorder(self, runner: nn.Module) -> Recorder:
-        return Recorder(runner, self.device, self.functions, self.constants, self.memory, self.originals)
+        recorder = Recorder(runner, self.device, self.functions, self.constants, self.memory, self.originals)
+        self._recorders.append(recorder)
+        return recorder
 
     def _refuse_what_hangs_on_counts(
         self, first: Recorder, mode: str, inputs: Inputs, dtype: Callable[[torch.dtype], torch.dtype] | None

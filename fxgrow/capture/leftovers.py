@@ -1,0 +1,90 @@
+"""Tables that a forward keeps where nobody looks, such as in a `threading.local`: they get their values.
+
+A record makes them without data, and the user's own model would find them so at its next call. With values they are
+what a run of the model would have left there. What is made of weights is taken out again.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, fx
+
+from fxgrow.capture.answers import behind, of_values
+from fxgrow.containers import holds_tensor
+from fxgrow.rules.calls import writes
+
+if TYPE_CHECKING:
+    from fxgrow.capture.recorder import Recorder
+
+
+def give_values(recorders: Sequence[Recorder]) -> None:
+    """Give values to what a record made of sizes alone, wherever else than in the record it is held.
+
+    recorders: of the record, one for each run.
+    """
+    own = set(map(id, (recorder.alive for recorder in recorders)))
+    for recorder in recorders:
+        values = {}
+        for tensor, node in _held_elsewhere(recorder):
+            made = of_values(node, recorder.constants)
+            values[id(tensor)] = made if made is None else made.to(recorder.device)
+        nodes = (node for each in recorders for node in each.graph.nodes) if values else ()
+        own.update(identity for node in nodes for identity in _holders(node))
+        for number in range(len(recorder.alive)):
+            if id(recorder.alive[number]) in values:
+                _replace(recorder.alive[number], values.pop(id(recorder.alive[number])), own)
+
+
+def _held_elsewhere(recorder: Recorder) -> Iterator[tuple[Tensor, fx.Node]]:
+    """The tensors that are made, no input goes into, and to which something else seems to refer."""
+    times = Counter(map(id, recorder.alive))
+    for tensor in recorder.alive:
+        node = recorder.nodes.get(id(tensor))
+        if node is None or node._erased or node.op not in ("call_function", "call_method") or writes(node):
+            continue
+        viewed = getattr(tensor, "_use_count", int)() > 1  # by torch, which counts once
+        if sys.getrefcount(tensor) > times[id(tensor)] + viewed + _OURS:
+            sources = behind([node], lambda source: holds_tensor(source.meta["value"]))
+            if not any(source.op in ("placeholder", "call_module") for source in sources):
+                yield tensor, node
+
+
+_OURS = 3
+"""References to a tensor of a record by its node, the name `tensor` and what counts."""
+
+
+def _holders(node: fx.Node) -> Iterator[int]:
+    """The identities of what holds the value of a node in its graph."""
+    yield id(node.meta)
+    waiting = [node.meta.get("value")]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, (tuple, list, dict)):
+            yield id(value)
+            waiting += value.values() if isinstance(value, dict) else value
+
+
+def _replace(old: Any, new: Any, own: set[int]) -> None:
+    """Put something in the place of another, or nothing, wherever it is held but for these holders."""
+    for holder in gc.get_referrers(old):
+        if id(holder) in own or isinstance(holder, (FrameType, Tensor)):
+            continue
+        if isinstance(holder, tuple):
+            if new is not None:
+                _replace(holder, tuple(new if item is old else item for item in holder), own)
+            continue
+        if isinstance(holder, list):
+            holder[:] = [new if item is old else item for item in holder]
+            continue
+        held = holder if isinstance(holder, dict) else getattr(holder, "__dict__", {})
+        for key in [key for key, item in held.items() if item is old]:
+            if new is None:
+                del held[key]
+            else:
+                held[key] = new
