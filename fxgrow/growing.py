@@ -42,6 +42,7 @@ from fxgrow.own.target import put_into
 from fxgrow.parts import Parts, verify_parts, widen_parts
 from fxgrow.planning.plan import Obstacle, Plan
 from fxgrow.proof.certificate import Verdict
+from fxgrow.record import left_out
 from fxgrow.references import copy_unregistered
 from fxgrow.replay import other_courses, prepared
 from fxgrow.steps import shown, timed
@@ -83,8 +84,10 @@ def plan(
     wish = Wish(width, depth, init, depth_init, round_to, parameterization, form, like, classes, class_init, in_chans)
     with shown(progress), own_defaults():
         captured, planned, wish = planned_in_form(model, wish, example_inputs)
-        if isinstance(captured, Parts) or form == "graph" or not grows(planned):
+        if isinstance(captured, Parts) or not grows(planned):
             return planned
+        if form == "graph":
+            return _as_graph(model, captured, planned, None)
         return _placed(skeleton(model), captured, planned, form, "", replanning(model, wish), like=like)[1]
 
 
@@ -361,5 +364,13 @@ def _placed(
             remedy='pass form="graph", or a width that leaves this dimension out',
         )
     refuse_lost(captured, own)
-    obstacle = planned.obstacle if form == "graph" else own
-    return graph, replace(planned, form="graph", obstacle=obstacle, courses=(), calls=(), refusals=()), graph
+    return graph, _as_graph(model, captured, planned, planned.obstacle if form == "graph" else own), graph
+
+
+def _as_graph(model: nn.Module, captured: Captured, planned: Plan, obstacle: Obstacle | None) -> Plan:
+    """The plan of a growth whose result is a graph module, with what this leaves out."""
+    lost = list(map(str, left_out(captured)))
+    if lost:
+        obstacle = obstacle or Obstacle("a graph was asked for", type(model).__name__)
+        obstacle = replace(obstacle, what=f"{obstacle.what}; it leaves out {', '.join(lost)}")
+    return replace(planned, form="graph", obstacle=obstacle, courses=(), calls=(), refusals=())

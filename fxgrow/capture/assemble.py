@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import copy
+import functools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import fx, nn
 
+from fxgrow.capture.contexts import Settled
 from fxgrow.capture.modes import HOOKS, GrownGraphModule, graph_module
 from fxgrow.capture.norms import called_norms
 from fxgrow.capture.outputs import Form
+from fxgrow.libraries import is_library
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 
@@ -68,6 +72,31 @@ def assemble(
     if form is not None:
         result.put_out_as(form)
     return result
+
+
+def hooks_left_out(model: nn.Module, graphs: Iterable[fx.Graph]) -> Iterator[Settled]:
+    """Hooks of parts that graphs do not call. Those of libraries are left out; a record refuses backward ones."""
+    called = {str(node.target) for graph in graphs for node in graph.nodes if node.op == "call_module"}
+    for path, part in model.named_modules():
+        if any(f"{path}.".startswith(f"{each}.") for each in called):
+            continue
+        kinds = [kind for kind, names in _KINDS.items() if (path or kind == _SAVED) and any(_hooks(part, names))]
+        if kinds:
+            yield Settled(f"hooks ({', '.join(kinds)})", path or type(model).__name__)
+
+
+_SAVED = "state dict"
+_KINDS = {
+    "forward": ("_forward_hooks", "_forward_pre_hooks"),
+    _SAVED: ("_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"),
+}
+
+
+def _hooks(part: nn.Module, names: tuple[str, ...]) -> Iterator[bool]:
+    for hook in (hook for name in names for hook in part.__dict__.get(name, {}).values()):
+        plain = getattr(hook, "hook", hook)  # torch wraps those that take the module
+        plain = plain.func if isinstance(plain, functools.partial) else plain
+        yield not is_library(getattr(plain, "__module__", None) or type(plain).__module__)
 
 
 def _as_plain(module: nn.Module) -> nn.Module:

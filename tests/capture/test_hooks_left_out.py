@@ -1,0 +1,46 @@
+"""What a graph leaves out of the hooks of a model: its plan and its certificate name them."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import fxgrow
+
+X = torch.randn(3, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(12, 16), nn.Linear(16, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.leave(self.enter(x).relu())  # type: ignore[no-any-return]
+
+
+def looking(seen: list[str], *arguments: Any) -> None:
+    seen.append("seen")
+
+
+def test_hooks_that_a_graph_leaves_out_are_named() -> None:
+    torch.manual_seed(0)
+    model, seen = nn.Sequential(nn.Linear(8, 12), Block(), nn.Linear(12, 2)).double(), list[str]()
+    model[1].register_forward_hook(functools.partial(looking, seen))
+    model[1]._register_state_dict_hook(lambda *_: None)
+    model[2].register_load_state_dict_pre_hook(lambda *_: None)
+    model._register_state_dict_hook(lambda *_: None)
+    expected = "hooks (state dict) (at Sequential), hooks (forward, state dict) (at 1) (at Sequential)"
+    plan = fxgrow.plan(model, width=2, example_inputs=X, form="graph")
+    assert str(plan.obstacle) == f"a graph was asked for; it leaves out {expected}"
+    grown = fxgrow.grow(model, width=2, example_inputs=X, form="graph")
+    report = fxgrow.report(grown)
+    assert "hooks (forward, state dict) (at 1): the graph leaves it out" in str(report.certificate)
+    assert "it leaves out hooks (state dict) (at Sequential)" in " ".join(str(report.plan).split())
+    seen.clear()
+    assert torch.allclose(grown(X), model(X), rtol=0, atol=1e-12) and seen == ["seen"]
+    held = fxgrow.grow(model, width=2, example_inputs=X)
+    assert fxgrow.report(held).plan.obstacle is None and "hooks" not in str(fxgrow.report(held).certificate)
