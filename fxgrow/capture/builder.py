@@ -192,6 +192,10 @@ class GraphBuilder(Refusing):
         """The same for people, who know the model itself by its class."""
         return self.place() or type(self.root).__name__
 
+    def running_hook(self) -> str | None:
+        """The name of the hook that runs; None where none does."""
+        return self.methods.hook()
+
     def operands(self, args: Any, kwargs: Any) -> Operands:
         """What a call is given, as the graph holds it."""
         sources: dict[Any, Any] = {}

@@ -46,6 +46,12 @@ class MethodRuns:
     def __init__(self, root: nn.Module, modules: Mapping[int, str]) -> None:
         self.modules = modules
         self.names = {id(code): name for kind in set(map(type, root.modules())) for name, code in _methods(kind)}
+        hooks = [
+            hook
+            for part in root.modules()
+            for hook in (*part._forward_hooks.values(), *part._forward_pre_hooks.values())
+        ]
+        self.hooks = {id(code): code.co_name for code in map(_code_of_hook, hooks) if code is not None}
         self.outermost: FrameType | None = None
         self.runs: dict[FrameType, MethodRun | None] = {}
 
@@ -70,11 +76,26 @@ class MethodRuns:
             frame = frame.f_back
         return tuple(run for run in reversed(runs) if run is not None)
 
+    def hook(self) -> str | None:
+        """The name of the hook on a forward that runs; None where none does."""
+        frame = sys._getframe(1) if self.hooks and self.outermost is not None else None
+        while frame is not None and frame is not self.outermost:
+            if id(frame.f_code) in self.hooks:
+                return self.hooks[id(frame.f_code)]
+            frame = frame.f_back
+        return None
+
     def _run(self, frame: FrameType, name: str) -> MethodRun | None:
         if frame not in self.runs:
             path = self.modules.get(id(frame.f_locals.get(frame.f_code.co_varnames[0])))
             self.runs[frame] = None if path is None else MethodRun(path, name, len(self.runs))
         return self.runs[frame]
+
+
+def _code_of_hook(hook: Any) -> CodeType | None:
+    hook = hook.func if isinstance(hook, functools.partial) else hook
+    code = getattr(hook, "__code__", None) or getattr(type(hook).__call__, "__code__", None)
+    return None if code is None or code.co_filename.startswith(_ASIDE) else code
 
 
 def kind_before_growth(kind: Any) -> type[nn.Module]:

@@ -34,6 +34,10 @@ class Refusing:
     def where(self) -> str:
         """Whose forward is running."""
 
+    @abstractmethod
+    def running_hook(self) -> str | None:
+        """The name of the hook that runs; None where none does."""
+
     @property
     def quiet(self) -> bool:
         """Whether calls are none of the forward's: those inside what is one node, and those of other threads."""
@@ -54,8 +58,10 @@ class Refusing:
     def refusal(self, error: CaptureError, path: str | None = None) -> CaptureError:
         """What was refused first; `path`: where, unless it says so itself."""
         if self._refused is None:  # made anew each time: an error that was raised holds all frames up to the user's
-            where = error.where or path
-            self._refused = functools.partial(type(error), error.what, where=where, remedy=error.remedy)
+            where, what, remedy = error.where or path, error.what, error.remedy
+            if (hook := self.running_hook()) is not None:
+                what, remedy = f"{what}, in the hook {hook}", "take the hook off to grow, and put it on what comes back"
+            self._refused = functools.partial(type(error), what, where=where, remedy=remedy)
         return self._refused()
 
     def check_refused(self) -> None:

@@ -1,14 +1,16 @@
-"""What a graph leaves out of the hooks of a model: its plan and its certificate name them."""
+"""Hooks: what a graph leaves out of them is named in its plan and certificate, and so are those that ask for values."""
 
 from __future__ import annotations
 
 import functools
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 import fxgrow
+from fxgrow.errors import UntraceableError
 
 X = torch.randn(3, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
@@ -44,3 +46,19 @@ def test_hooks_that_a_graph_leaves_out_are_named() -> None:
     assert torch.allclose(grown(X), model(X), rtol=0, atol=1e-12) and seen == ["seen"]
     held = fxgrow.grow(model, width=2, example_inputs=X)
     assert fxgrow.report(held).plan.obstacle is None and "hooks" not in str(fxgrow.report(held).certificate)
+
+
+def logging(part: nn.Module, inputs: Any, output: Tensor) -> None:
+    part.mean = output.mean().item()  # type: ignore[assignment]
+
+
+def test_a_hook_that_asks_for_values_is_the_reason() -> None:
+    model = nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 2)).double()
+    model[1].register_forward_hook(logging)
+    with pytest.raises(
+        UntraceableError, match=r"item needs the values .*, in the hook logging \(at 1\): take the hook"
+    ):
+        fxgrow.plan(model, width=2, example_inputs=X)
+    model = nn.Sequential(nn.Linear(8, 12), Block(), Block(), nn.Linear(12, 2)).double()
+    model[1].register_forward_hook(functools.partial(logging))
+    assert "in the hook logging (at 1)" in str(fxgrow.plan(model, width=2, example_inputs=X).obstacle)
