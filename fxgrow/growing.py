@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -41,7 +42,8 @@ from fxgrow.own.sites import Site
 from fxgrow.own.target import put_into
 from fxgrow.parts import Parts, verify_parts, widen_parts
 from fxgrow.planning.plan import Obstacle, Plan
-from fxgrow.proof.certificate import Verdict
+from fxgrow.proof.certificate import Certificate, Verdict
+from fxgrow.proof.code_between_parts import CLAIM as BETWEEN
 from fxgrow.record import left_out
 from fxgrow.references import copy_unregistered
 from fxgrow.replay import other_courses, prepared
@@ -276,7 +278,8 @@ def apply_plan(
             certificate = certificate_of(model, grown, [growth], before, graph=graph)
         with timed("testing"):
             if isinstance(captured, Parts):
-                verification = verify_parts(model, grown, captured, seed, planned)
+                with _saying_why(certificate):
+                    verification = verify_parts(model, grown, captured, seed, planned)
             elif verify != "full" and planned.preserving and certificate.verdict is Verdict.PROVED:
                 verification = verify_quickly(model, grown, inputs, seed, planned, alike)
             else:
@@ -295,6 +298,21 @@ def apply_plan(
         history = with_certificate(with_verification(history, verification), certificate, fingerprint(grown))
         setattr(grown, ATTRIBUTE, history)
     return grown
+
+
+@contextmanager
+def _saying_why(certificate: Certificate) -> Iterator[None]:
+    """Let a test that fails say what was not proved of the code between the parts of a model."""
+    try:
+        yield
+    except VerificationError as error:
+        if certificate.weakest.claim != BETWEEN or certificate.verdict is not Verdict.UNKNOWN:
+            raise
+        raise VerificationError(
+            f"{error.what}; between its parts {certificate.weakest.detail}",
+            where=error.where,
+            remedy="name the parts that may grow in width=, such as {path: 2}, or change what the code reads of others",
+        ) from error
 
 
 def _every_course(

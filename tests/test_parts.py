@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import fxgrow
-from fxgrow.errors import AmountError, CaptureError, PlanError, SettledError
+from fxgrow.errors import AmountError, CaptureError, PlanError, SettledError, VerificationError
 from fxgrow.measure.liveness import unmoved
 from fxgrow.noise import WithoutNoise
 from fxgrow.proof.certificate import Verdict
@@ -679,3 +679,27 @@ def test_places_among_blocks_of_a_part_follow() -> None:
     assert grown.reader.places == {"4": "middle", "5": "last"}
     assert model.reader.places == {"2": "middle", "3": "last"}
     torch.testing.assert_close(grown(x), model(x), rtol=1e-12, atol=0)
+
+
+def test_a_number_of_a_part_that_other_code_reads_is_named() -> None:
+    def between(model: Any, x: Tensor) -> Tensor:
+        return model.part(x) / model.part.one.out_features  # type: ignore[no-any-return]
+
+    with pytest.raises(VerificationError, match=r"its code reads out_features, .*name the parts that may grow"):
+        fxgrow.grow(lively(Around(between)).double(), 2, example_inputs=(X4,))
+
+
+def test_a_part_that_is_called_on_a_size_of_another_course_says_so() -> None:
+    class BySize(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(4, 8), nn.Linear(8, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.one(x)
+            return self.two(h.relu() if x.shape[1] > 2 else h - h.mean(-1, keepdim=True))  # type: ignore[no-any-return]
+
+    model, x = Around(lambda model, x: model.part(x).sum(1) + model.part(x[:, :2]).sum(1)), torch.randn(2, 5, 4)
+    model.part = BySize()
+    with pytest.raises(VerificationError, match=r"x has 2 entries along axis 1, .* with example_inputs of as many"):
+        fxgrow.grow(lively(model).double(), 2, example_inputs=(x.double(),))

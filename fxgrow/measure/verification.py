@@ -222,9 +222,9 @@ def _errors(
             if isinstance(error, SettledError) and way.dtype is not dtype_of(original):
                 raise  # a graph that holds for the model's own precision
             raise VerificationError(
-                f"the grown model does not run: {first_line(error)}",
+                f"the grown model does not run: {error.what if isinstance(error, SettledError) else first_line(error)}",
                 where=type(original).__name__,
-                remedy=BUG,
+                remedy=(isinstance(error, SettledError) and error.remedy) or BUG,
             ) from error
         for training, outputs in by_model[original].items():
             if not all(torch.isfinite(tensor).all() for tensor in outputs):
