@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import PackedSequence
 from fxgrow.capture import Captured, capture, example_inputs_for, kept_as, recapture, skeleton
 from fxgrow.capture.inputs import Inputs, described, inputs_after, recalled
 from fxgrow.containers import each_tensor, in_dtype, of_kind
-from fxgrow.devices import device_of
+from fxgrow.devices import device_of, random_state_kept
 from fxgrow.errors import CaptureError, VerificationError, first_line
 from fxgrow.history import Verification, drawn_in_part
 from fxgrow.measure.verification import random_inputs, verify
@@ -256,7 +256,7 @@ def _watched_run(twin: nn.Module, inputs: Inputs, seen: dict[str, Inputs], reach
     device, watch = device_of(twin), Reach(twin)
     args, kwargs = in_dtype(inputs, dtype, device)
     try:
-        with torch.device(device), torch.no_grad(), watch:
+        with random_state_kept(device), torch.device(device), torch.no_grad(), watch:
             twin(*args, **kwargs)
     except Exception as error:  # whatever a forward raises: what was seen before counts
         return error

@@ -703,3 +703,11 @@ def test_a_part_that_is_called_on_a_size_of_another_course_says_so() -> None:
     model.part = BySize()
     with pytest.raises(VerificationError, match=r"x has 2 entries along axis 1, .* with example_inputs of as many"):
         fxgrow.grow(lively(model).double(), 2, example_inputs=(x.double(),))
+
+
+def test_the_run_that_looks_for_parts_changes_no_draws() -> None:
+    model = lively(Around(lambda model, x: model.part(x) + torch.rand(()) * 0)).double()
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    assert fxgrow.plan(model, 2, example_inputs=(X4,)).parts
+    assert torch.equal(torch.get_rng_state(), before)

@@ -194,6 +194,15 @@ def to(x: Tensor, *others: Any, **kwargs: Any) -> Any:
     return x.to(dtype=others[0].dtype, device=others[0].device, **kwargs)
 
 
+def normal(mean: Any, std: Any = 1.0, size: Any = None, **kwargs: Any) -> Any:
+    if size is not None:
+        return mean + std * torch.randn(size, **kwargs)
+    tensors = [value for value in (mean, std) if isinstance(value, Tensor)]
+    if kwargs or len({tensor.shape for tensor in tensors}) != 1:
+        return NotImplemented
+    return mean + std * torch.randn_like(tensors[0])
+
+
 def trapezoid(y: Tensor, x: Tensor | None = None, *, dx: Any = 1, dim: int = -1) -> Any:
     return _areas(y, dim).sum(dim) * dx if x is None else NotImplemented
 
@@ -225,6 +234,7 @@ _NAMED: dict[str, Callable[..., Any]] = {
 COMPOSITES: dict[Any, Callable[..., Any]] = {
     torch.linalg.multi_dot: multi_dot,
     torch.linalg.vecdot: vecdot,
+    torch.normal: normal,
     torch.linalg.cross: linalg_cross,
     **dict.fromkeys((Tensor.to, Tensor.type_as), to),
     Tensor.__getitem__: picked,

@@ -16,7 +16,7 @@ from fxgrow.proof.certificate import Verdict
 from tests.checks import worst_error
 from tests.database import torchs_operators
 
-NOT_IN_THE_DATABASE = ("chain_matmul", "index_put_", "new_full", "prelu", "to", "type_as", "__setitem__")
+NOT_IN_THE_DATABASE = ("chain_matmul", "index_put_", "new_full", "normal", "prelu", "to", "type_as", "__setitem__")
 
 
 def spelled(name: str) -> Callable[..., Any]:
@@ -40,6 +40,33 @@ def test_a_composite_computes_what_torch_does(name: str) -> None:
             torch.testing.assert_close(ours, torchs, rtol=1e-12, atol=1e-12, equal_nan=True)
         compared += 1
     assert compared
+
+
+@pytest.mark.parametrize(
+    "arguments", [(0.5, 2.0, (3, 4)), (torch.arange(3.0), 2.0), (0.5, torch.arange(3.0)), (torch.arange(3.0),) * 2]
+)
+def test_normal_draws_what_torch_does(arguments: Any) -> None:
+    torch.manual_seed(0)
+    drawn = torch.normal(*arguments)
+    torch.manual_seed(0)
+    torch.testing.assert_close(spelled("normal")(*arguments), drawn, rtol=1e-6, atol=1e-6)
+    assert spelled("normal")(torch.zeros(2), torch.ones(3, 1)) is NotImplemented
+
+
+def test_a_latent_drawn_by_normal_grows() -> None:
+    class Latent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter, self.leave = nn.Linear(6, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Any) -> Any:
+            h = self.enter(x).relu()
+            return self.leave(h + torch.normal(0.0, 1.0, (h.shape[0], 1), dtype=h.dtype))
+
+    model = Latent().double()
+    grown = fxgrow.grow(model, 2, example_inputs=torch.randn(4, 6).double())
+    assert isinstance(grown, Latent) and fxgrow.report(grown).certificate.verdict is Verdict.PROVED
+    assert fxgrow.report(grown).plan.groups[0].new == 16
 
 
 def test_those_that_it_does_not_have() -> None:
