@@ -11,6 +11,7 @@ from torch import nn
 
 from fxgrow.calibration import calibrate as calibrate_units
 from fxgrow.capture import Captured, GrownGraphModule, skeleton
+from fxgrow.capture.contexts import STATE
 from fxgrow.capture.inputs import Inputs, described, with_channels
 from fxgrow.capture.kept import refuse_out_of_date
 from fxgrow.certifying import certificate_of, kept_for_proof
@@ -376,10 +377,13 @@ def _placed(
         own = taken
     if form == "module" or like is not None:
         assert own is not None
+        no_graph = any(note.lost for note in captured.settled)
+        by_state = any(note.feature == STATE for note in captured.settled)
+        instead = "call the model and grow it then, or " if by_state else "" if no_graph else 'pass form="graph", or '
         raise PlanError(
             f"the class of the model cannot hold the growth: {own.what}",
             where=own.where,
-            remedy='pass form="graph", or a width that leaves this dimension out',
+            remedy=f"{instead}pass a width that leaves this dimension out",
         )
     refuse_lost(captured, own)
     return graph, _as_graph(model, captured, planned, planned.obstacle if form == "graph" else own), graph

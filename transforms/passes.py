@@ -143,13 +143,14 @@ def check_made_for(captured: Captured, plan: Plan) -> None:
 
 def refuse_lost(captured: Captured, obstacle: object = None) -> None:
     """Raise a PlanError where a forward does what no graph can keep; `obstacle`: to growth of the model's own class."""
+    first = "call the model and grow it then, " if any(note.feature == STATE for note in captured.settled) else ""
     for note in captured.settled:
         if note.lost:
             kept = "makes every call alike, but" if note.feature == STATE else "cannot keep"
             raise PlanError(
                 f"a graph {kept} {note.what}{f', and {obstacle}' if obstacle is not None else ''}",
                 where=note.where,
-                remedy="switch it off, or choose widths that the model's own class can hold",
+                remedy=f"{first}switch it off, or choose widths that the model's own class can hold",
             )
 
 

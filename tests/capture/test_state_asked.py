@@ -116,3 +116,28 @@ def test_another_value_after_growth_is_asked_anew() -> None:
 def test_a_graph_cannot_ask() -> None:
     with pytest.raises(PlanError, match="a graph cannot keep that what the forward asks of state is False"):
         fxgrow.grow(ByPhase(torch.tensor(0)).double(), width=1.5, example_inputs=X, form="graph")
+
+
+class Warm(nn.Module):
+    """Takes its mean over units from its second call on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave, self.warm = nn.Linear(4, 8), nn.Linear(8, 3), False
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.enter(x).relu()
+        h, self.warm = h - h.mean(-1, keepdim=True) if self.warm else h, True
+        return self.leave(h)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("form", ["auto", "module", "graph"])
+def test_what_only_a_first_call_does_is_refused_with_a_remedy_that_works(form: str) -> None:
+    torch.manual_seed(0)
+    model, x = Warm().double(), torch.randn(2, 4, dtype=torch.float64)
+    with pytest.raises(PlanError, match="call the model and grow it then"):
+        fxgrow.grow(model, width=2, example_inputs=x, form=form)
+    model(x)
+    grown = fxgrow.grow(model, width=2, example_inputs=x, form="module" if form == "module" else "auto")
+    assert isinstance(grown, Warm) and fxgrow.report(grown).certificate.verdict is Verdict.PROVED
+    assert all(torch.allclose(grown(x), model(x), rtol=0, atol=1e-12) for _ in range(3))
