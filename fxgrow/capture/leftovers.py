@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, fx
 
-from fxgrow.capture.answers import behind, of_values
+from fxgrow.capture.answers import of_values
 from fxgrow.containers import holds_tensor
 from fxgrow.rules.calls import writes
 
@@ -43,16 +43,25 @@ def give_values(recorders: Sequence[Recorder]) -> None:
 
 def _held_elsewhere(recorder: Recorder) -> Iterator[tuple[Tensor, fx.Node]]:
     """The tensors that are made, no input goes into, and to which something else seems to refer."""
+    fed: set[fx.Node] = set()
+    for node in recorder.graph.nodes:
+        sources = (source for source in node.all_input_nodes if holds_tensor(source.meta["value"]))
+        if node.op in ("placeholder", "call_module") or any(source in fed for source in sources):
+            fed.add(node)
     times = Counter(map(id, recorder.alive))
     for tensor in recorder.alive:
-        node = recorder.nodes.get(id(tensor))
-        if node is None or node._erased or node.op not in ("call_function", "call_method") or writes(node):
+        made = recorder.nodes.get(id(tensor))
+        if (
+            made is None
+            or made in fed
+            or made._erased
+            or made.op not in ("call_function", "call_method")
+            or writes(made)
+        ):
             continue
         viewed = getattr(tensor, "_use_count", int)() > 1  # by torch, which counts once
         if sys.getrefcount(tensor) > times[id(tensor)] + viewed + _OURS:
-            sources = behind([node], lambda source: holds_tensor(source.meta["value"]))
-            if not any(source.op in ("placeholder", "call_module") for source in sources):
-                yield tensor, node
+            yield tensor, made
 
 
 _OURS = 3
