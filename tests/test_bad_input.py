@@ -531,7 +531,7 @@ def test_models_whose_own_outputs_are_not_finite(value: float) -> None:
         model.get_submodule("5").bias.fill_(value)
     text = (
         "the original model's own outputs are not finite in eval mode (at Sequential): "
-        "pass example_inputs that it takes, check its weights, or pass verify=False where outputs may be infinite"
+        "pass example_inputs that it takes, check its weights, or pass verify=False if outputs may be infinite"
     )
     assert_refused(VerificationError, text, model)
     assert fxgrow.report(fxgrow.grow(model, 2, example_inputs=ROW, verify=False)).verification is None

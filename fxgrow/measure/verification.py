@@ -193,7 +193,7 @@ def _compared(
     raise VerificationError(
         f"the original model's own outputs are not finite in {mode} mode",
         where=type(original).__name__,
-        remedy="pass example_inputs that it takes, check its weights, or pass verify=False where outputs may be infinite",
+        remedy="pass example_inputs that it takes, check its weights, or pass verify=False if outputs may be infinite",
     )
 
 

@@ -531,7 +531,7 @@ def test_an_original_that_is_not_finite_says_so() -> None:
     model = batch_normalised()
     text = (
         "the original model's own outputs are not finite in eval mode (at Sequential): "
-        "pass example_inputs that it takes, check its weights, or pass verify=False where outputs may be infinite"
+        "pass example_inputs that it takes, check its weights, or pass verify=False if outputs may be infinite"
     )
     with pytest.raises(VerificationError, match=f"^{re.escape(text)}$"):
         verify(perturbed(model, "4.bias", float("inf")), model, INPUTS)
