@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import nn
+from torch.optim import Optimizer
 
 from fxgrow.averages import Average, averages_of
 from fxgrow.errors import TrainingError
 from fxgrow.history import report
 from fxgrow.schedule import Schedule
 from fxgrow.stages import Stage
+from fxgrow.training.parameters import parameters_of
 from fxgrow.training.rates import adapt_rates, attached_to
 from fxgrow.training.state import replace_parameters
 
@@ -27,7 +29,7 @@ class Growth(Callback):
 
     The optimizers stay the same objects, with the state of old weights carried over, so learning-rate schedulers go
     on. Checkpoints of Lightning resume at any epoch: the callback grows the network to the stage of the checkpoint
-    before its weights are loaded. The optimizers must hold parameters of the network only.
+    before its weights are loaded. What optimizers hold beside parameters of the network stays in its place.
 
     Averages of the weights grow along: those of Lightning's callbacks (`WeightAveraging`, `EMAWeightAveraging`,
     `StochasticWeightAveraging`) and of others that hold a copy of the network, and torch's `AveragedModel` and timm's
@@ -36,7 +38,7 @@ class Growth(Callback):
     Parameters
     ----------
     schedule: toward the large model (`Schedule.between`), or without a target.
-    attribute: of the LightningModule that holds the network.
+    attribute: of the LightningModule that holds the network, as a path: "model", "task.network".
     rates: rule of `fxgrow.adapt_rates`; "none" for one rate for all.
     options: of `fxgrow.grow`: init, parameterization, seed, example_inputs, verify, ...
 
@@ -85,14 +87,14 @@ class Growth(Callback):
         pl_module.on_load_checkpoint = on_load_checkpoint  # type: ignore[method-assign]
 
     def _network(self, pl_module: LightningModule) -> nn.Module:
-        network = getattr(pl_module, self.attribute, None)
-        if not isinstance(network, nn.Module):
+        try:
+            return pl_module.get_submodule(self.attribute)
+        except AttributeError as error:
             raise TrainingError(
                 f"the LightningModule has no network {self.attribute!r}",
                 where=type(pl_module).__name__,
                 remedy="pass attribute=, the name under which it keeps its network",
-            )
-        return network
+            ) from error
 
     def _averages(self, trainer: Trainer, pl_module: LightningModule) -> list[Average]:
         others = [callback for callback in trainer.callbacks if callback is not self]  # type: ignore[attr-defined]
@@ -109,7 +111,7 @@ class Growth(Callback):
         network, averages = self._network(pl_module), self._averages(trainer, pl_module)
         grown = stage.grow(network, **options)
         if grown is not network:
-            setattr(pl_module, self.attribute, grown)
+            pl_module.set_submodule(self.attribute, grown)
             for average in averages:
                 average.grow(report(grown), options.get("verify", True), options.get("loss"))
         return grown
@@ -120,18 +122,20 @@ class Growth(Callback):
             self._attach(trainer, pl_module)
 
     def _attach(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for optimizer in trainer.optimizers:
-            if self.rates != "none" and attached_to(optimizer) is None:
-                adapt_rates(optimizer, self._network(pl_module), self.rates)
+        network = self._network(pl_module)
+        for optimizer in _holding(network, trainer.optimizers) if self.rates != "none" else ():
+            if attached_to(optimizer) is None:
+                adapt_rates(optimizer, network, self.rates)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Grow, if this epoch begins a stage; after the schedule's last epoch the last stage goes on."""
         epoch = min(trainer.current_epoch, self.schedule.epochs - 1)
         for stage in self.schedule.stages[self.number + 1 : self.schedule.at(epoch).number + 1]:
             if stage.grows:
+                network = self._network(pl_module)
                 grown = self._grow(trainer, pl_module, stage, self.options)
-                for optimizer in trainer.optimizers:
-                    replace_parameters(optimizer, grown)
+                for optimizer in _holding(network, trainer.optimizers):
+                    replace_parameters(optimizer, grown, model=network)
                 self._attach(trainer, pl_module)
             self.number = stage.number
 
@@ -142,3 +146,9 @@ class Growth(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The stage again."""
         self.number = state_dict["stage"]
+
+
+def _holding(network: nn.Module, optimizers: Iterable[Optimizer]) -> list[Optimizer]:
+    """The optimizers that hold some of a network's parameters."""
+    own = set(map(id, network.parameters()))
+    return [optimizer for optimizer in optimizers if any(id(p) in own for p in parameters_of(optimizer))]

@@ -115,6 +115,33 @@ def test_the_last_stage_goes_on_after_the_schedule(tmp_path: Path) -> None:
     assert callback.stage.number == 2
 
 
+class WithTemperature(Classifier):
+    """The network within a task, beside a parameter of the loss, all of them named to one optimizer."""
+
+    def __init__(self) -> None:
+        super().__init__("adamw")
+        self.task = nn.ModuleDict({"network": self.network})
+        del self.network
+        self.temperature = nn.Parameter(torch.ones(()))
+
+    def training_step(self, batch: Any, index: int) -> Tensor:
+        images, labels = batch
+        return F.cross_entropy(self.task["network"](images) / self.temperature, labels)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.AdamW(self.named_parameters(), lr=1e-3)
+
+
+def test_an_optimizer_may_hold_more_than_a_network_within_the_module(tmp_path: Path) -> None:
+    module, grow = WithTemperature(), Growth(schedule(), "task.network", init="mirror", example_inputs=INPUTS)
+    training = trainer(tmp_path, 5, grow)
+    training.fit(module, loader())
+    (optimizer,) = training.optimizers
+    held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    assert len(held) == len(list(module.parameters())) and {*map(id, held)} == {*map(id, module.parameters())}
+    assert module.temperature.item() != 1 and module.task["network"].fc.in_features == 64
+
+
 def test_a_module_without_the_network_is_refused(tmp_path: Path) -> None:
     callback = Growth(schedule(), "backbone")
     with pytest.raises(TrainingError) as raised:

@@ -49,5 +49,6 @@ def _copy(held: Any, grown: nn.Module, model: nn.Module, copies: dict[int, Any])
         else:
             parameters = {id(p): p for group in held.param_groups for p in group["params"]}
             copies[id(held)] = twin = copy.deepcopy(held, dict(parameters))
-            replace_parameters(twin, grown, model=model)
+            if replace_parameters(twin, grown, model=model).others:
+                raise TrainingError("it holds parameters that are not the model's")
     return copies[id(held)]

@@ -57,12 +57,13 @@ def parameters_of(optimizer: Optimizer) -> Iterator[Tensor]:
 def names_of(optimizer: Optimizer, model: nn.Module | None) -> tuple[dict[Tensor, str], int | None]:
     """The name of each parameter of an optimizer, and after how many growths they are; None where not known.
 
-    They are known from `model` if it is given, from the optimizer where it was made from named parameters, or
-    because the parameters' model was grown or went through `fxgrow.param_groups`.
+    They are known from `model` if it is given, which need not have all that the optimizer holds; else from the
+    optimizer where it was made from named parameters, or because the parameters' model was grown or went through
+    `fxgrow.param_groups`.
 
     Raises
     ------
-    TrainingError: a parameter has no known name, or is not one of the model's.
+    TrainingError: a parameter has no known name, or none is one of the model's.
     """
     names_by_id: Mapping[int, str] = {} if model is None else {id(p): n for n, p in unwrapped(model).named_parameters()}
     names: dict[Tensor, str] = {}
@@ -71,15 +72,23 @@ def names_of(optimizer: Optimizer, model: nn.Module | None) -> tuple[dict[Tensor
         listed = group.get("param_names", [None] * len(group["params"]))
         for place, (parameter, name) in enumerate(zip(group["params"], listed, strict=True)):
             remembered, stage = _NAMES.get(parameter, (None, None))
-            parameter_name = names_by_id.get(id(parameter)) if model is not None else name or remembered
-            if parameter_name is None:
+            if model is not None:
+                names.update({parameter: names_by_id[id(parameter)]} if id(parameter) in names_by_id else {})
+                continue
+            if name is None and remembered is None:
                 raise TrainingError(
                     f"parameter {place} of group {number} of the optimizer, of shape {list(parameter.shape)}, "
-                    + ("is not one of the model's" if model is not None else "has no known name"),
+                    "has no known name",
                     where=type(optimizer).__name__,
-                    remedy="pass model=, the model whose parameters the optimizer holds",
+                    remedy="pass model=, the model that was grown; what else the optimizer holds stays as it is then",
                 )
-            names[parameter] = parameter_name
-            if model is None and stage is not None:
+            names[parameter] = name or remembered
+            if stage is not None:
                 stages.add(stage)
+    if not names:
+        raise TrainingError(
+            "the optimizer holds none of the model's parameters",
+            where=type(optimizer).__name__,
+            remedy="pass model=, the model that was grown and whose parameters the optimizer holds",
+        )
     return names, stages.pop() if len(stages) == 1 else None

@@ -38,7 +38,7 @@ class Places:
             for parameter in group["params"]:
                 if parameter in match.now:
                     self.group_of[match.now[parameter]] = number
-                else:
+                elif parameter in match.gone:
                     left[match.gone[parameter]] = number
         self.others = dict.fromkeys(
             [*self.group_of, *(name for name in self.ranks if match.why_fresh(name) not in (NEW, BY_HAND))]

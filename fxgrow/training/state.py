@@ -21,7 +21,7 @@ from fxgrow.planning.plan import Axis, TensorGrowth
 from fxgrow.shards import alike_undivided, divide, is_divided, whole
 from fxgrow.training.groups import WIDTH_SCALE, parameterization_of, rate_scales
 from fxgrow.training.matching import BY_HAND, NEW, Match, matched
-from fxgrow.training.parameters import innermost, names_of, remember_names, unwrapped
+from fxgrow.training.parameters import innermost, names_of, parameters_of, remember_names, unwrapped
 from fxgrow.training.places import Places, repeated
 from fxgrow.training.rates import attached_to
 from fxgrow.training.trial import Entry, Trials, starting_state
@@ -39,16 +39,19 @@ class Transfer:
     carried: parameters whose state went through the index maps, or needed none.
     fresh: parameters that start anew, and why.
     gone: the old names of parameters whose part was replaced or taken out by hand since.
+    others: how many parameters the optimizer holds that are not the model's; they stay as they are.
     """
 
     carried: tuple[str, ...] = ()
     fresh: Mapping[str, str] = field(default_factory=dict)
     gone: tuple[str, ...] = ()
+    others: int = 0
 
     def __str__(self) -> str:
         lines = [f"state of {len(self.carried)} parameters carried over, of {len(self.fresh)} fresh"]
         lines += [f"{name}: {reason}" for name, reason in self.fresh.items()]
-        return "\n".join(lines + [f"{name}: it was replaced or taken out by hand" for name in self.gone])
+        lines += [f"{name}: it was replaced or taken out by hand" for name in self.gone]
+        return "\n".join(lines + ([f"{self.others} parameters are not the model's"] if self.others else []))
 
 
 def transfer_state(
@@ -71,7 +74,8 @@ def transfer_state(
     ----------
     old_optimizer: holds the parameters from before the growth.
     new_optimizer: of the same kind, made from `grown`; its state is replaced.
-    model: the model that `old_optimizer` holds, for the rare case that its parameters' names are not known.
+    model: the model that `old_optimizer` holds, for the rare case that its parameters' names are not known, or where
+        it holds other parameters beside the model's (a loss with weights, a discriminator), whose state is kept.
     moments: statistics of squared gradients of new entries: "fill", as above, or "zero", as a fresh parameter's.
 
     Raises
@@ -108,9 +112,11 @@ def transfer_state(
             where=type(target).__name__,
             remedy="make it from the grown model",
         )
-    _set_state(target, {name: p for name, p in parameters.items() if id(p) in in_optimizer}, states)
+    others = {p: source.state[p] for p in _others(source, match) if p in source.state and id(p) in in_optimizer}
+    there = {name: p for name, p in parameters.items() if id(p) in in_optimizer}
+    _set_state(target, there, states, others)
     _carry_counters(source, target, match.now, {id(p): n for n, p in parameters.items()})
-    return transfer
+    return replace(transfer, fresh={name: why for name, why in transfer.fresh.items() if name in there})
 
 
 def replace_parameters(
@@ -130,7 +136,8 @@ def replace_parameters(
 
     Parameters
     ----------
-    model: the model that the optimizer holds, for the rare case that its parameters' names are not known.
+    model: the model that the optimizer holds, for the rare case that its parameters' names are not known, or where it
+        holds other parameters beside the model's, which stay in their places.
     moments: as in `transfer_state`.
 
     Raises
@@ -165,14 +172,22 @@ def replace_parameters(
             if number is not None:  # else another optimizer holds what it is like
                 lists[number].append(name)
                 fresh[name] += how
-    transfer = replace(transfer, fresh=fresh)
+    others = _others(source, match)
     for group, members, ordered in zip(source.param_groups, lists, in_order, strict=True):
         if ordered:  # as a fresh optimizer of the grown model has them, which its saved state is for
             members.sort(key=place.__getitem__)
-        group["params"][:] = [parameters[name] for name in members]
-        if "param_names" in group:
-            group["param_names"] = list(members)
-    _set_state(source, {name: parameters[name] for members in lists for name in members}, states)
+        own = [parameter not in others for parameter in group["params"]]
+        first = own.index(True) if True in own else len(own)
+        beside = [place for place, is_own in enumerate(own) if not is_own]
+        before, after = (list(filter(side, beside)) for side in (first.__gt__, first.__lt__))
+        for key, entries in (("params", [parameters[name] for name in members]), ("param_names", members)):
+            if key in group:
+                listed = list(group[key])
+                group[key][:] = [*(listed[k] for k in before), *entries, *(listed[k] for k in after)]
+    kept = {parameter: source.state[parameter] for parameter in others if parameter in source.state}
+    held_now = {name: parameters[name] for members in lists for name in members}
+    _set_state(source, held_now, states, kept)
+    transfer = replace(transfer, fresh={name: why for name, why in fresh.items() if name in held_now})
     for name in [name for name in vars(source) if "numel" in name]:  # which torch's LBFGS counts once
         setattr(source, name, None)
     remember_names(plain)
@@ -182,10 +197,24 @@ def replace_parameters(
     return transfer
 
 
-def _set_state(optimizer: Optimizer, parameters: Mapping[str, Tensor], states: Mapping[str, dict[str, Any]]) -> None:
-    """Give an optimizer the states of parameters; those without one start as it starts, some with a state."""
+def _others(optimizer: Optimizer, match: Match) -> dict[Tensor, None]:
+    """What an optimizer holds beside the parameters of the model."""
+    return dict.fromkeys(p for p in parameters_of(optimizer) if p not in match.now and p not in match.gone)
+
+
+def _set_state(
+    optimizer: Optimizer,
+    parameters: Mapping[str, Tensor],
+    states: Mapping[str, dict[str, Any]],
+    others: Mapping[Tensor, dict[str, Any]],
+) -> None:
+    """Give an optimizer the states of parameters; those without one start as it starts, some with a state.
+
+    others: states by parameters of others, which it is given as well.
+    """
     started = starting_state(optimizer, [p for name, p in parameters.items() if name not in states or vars(p)])
     optimizer.state.clear()
+    optimizer.state.update(others)
     for name, parameter in parameters.items():
         state = states.get(name) or started.get(parameter)
         if state:
@@ -211,7 +240,8 @@ def _carried(
     group_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     by_name = {name: parameter for parameter, name in match.now.items()}
     trials = Trials(optimizer)
-    joint = sum(torch.view_as_real(p).numel() if p.is_complex() else p.numel() for p in names)
+    held = list(parameters_of(optimizer))
+    joint = sum(torch.view_as_real(p).numel() if p.is_complex() else p.numel() for p in held)
     states: dict[str, dict[str, Any]] = {}
     fresh = {name: match.why_fresh(name) for name in parameters.keys() - chains.keys()}
     for parameter, name in match.now.items():
@@ -235,7 +265,7 @@ def _carried(
             states.update({name: started} if started else {})
     ordered = {name: fresh[name] for name in parameters if name in fresh}
     carried = tuple(name for name in parameters if name in chains and name not in fresh)
-    return match, states, Transfer(carried, ordered, tuple(match.gone.values()))
+    return match, states, Transfer(carried, ordered, tuple(match.gone.values()), len(held) - len(names))
 
 
 class _Untransferable(Exception):
@@ -346,7 +376,7 @@ def _refuse_changed_scales(optimizer: Optimizer, grown: nn.Module, names: Mappin
         return
     tables = [rate_scales(grown, kind) for kind in ("sgd", "adam")]
     for group in optimizer.param_groups:
-        for parameter in group["params"]:
+        for parameter in filter(names.__contains__, group["params"]):
             wanted = {table.get(names[parameter], 1.0) for table in tables}
             if WIDTH_SCALE in group and group[WIDTH_SCALE] not in wanted:
                 raise TrainingError(

@@ -459,7 +459,7 @@ def test_names_are_found_in_the_optimizer_or_asked_for() -> None:
         fxgrow.replace_parameters(unnamed, wide)
     assert str(error.value) == (
         "parameter 0 of group 0 of the optimizer, of shape [6, 3, 3, 3], has no known name (at AdamW): "
-        "pass model=, the model whose parameters the optimizer holds"
+        "pass model=, the model that was grown; what else the optimizer holds stays as it is then"
     )
     plain = convolutional()
     unnamed = torch.optim.AdamW(plain.parameters(), lr=1e-3)
@@ -552,9 +552,32 @@ def test_each_of_two_optimizers_keeps_to_its_part() -> None:
     by_optimizer = [{names[p] for group in o.param_groups for p in group["params"]} for o in (body, head)]
     assert by_optimizer[1] == {"leave.weight", "leave.bias"}
     assert by_optimizer[0] == set(names.values()) - by_optimizer[1]
-    assert told[1].fresh["enter.weight"] == "the old optimizer does not hold it"
+    assert told[1].fresh == {} and {*told[0].fresh} <= by_optimizer[0]
     fxgrow.replace_parameters(head, fxgrow.grow(grown, 1.5, example_inputs=torch.randn(4, 6)))
     assert sum(len(group["params"]) for group in head.param_groups) == 2
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_what_an_optimizer_holds_beside_the_network_stays_where_it_is(named: bool) -> None:
+    model, judge = Blocks(), nn.Linear(3, 1)
+    listed: list[Any] = [("before", nn.Parameter(torch.ones(2))), *model.named_parameters(), *judge.named_parameters()]
+    optimizer = torch.optim.AdamW(listed if named else [parameter for _, parameter in listed], 1e-3)
+    judge(model(torch.randn(4, 6))).square().mean().backward()
+    optimizer.step()
+    moment = optimizer.state[judge.weight]["exp_avg"].clone()
+    grown = fxgrow.grow(model, 1.5, depth=2, example_inputs=torch.randn(4, 6))
+    fresh = torch.optim.AdamW([*judge.parameters(), *grown.parameters()], 1e-3)
+    assert fxgrow.transfer_state(optimizer, fresh, grown, model=model).others == 3
+    assert torch.equal(fresh.state[judge.weight]["exp_avg"], moment)
+    assert "3 parameters are not the model's" in str(fxgrow.replace_parameters(optimizer, grown, model=model))
+    (group,) = optimizer.param_groups
+    wanted = [listed[0][1], *grown.parameters(), *judge.parameters()]
+    assert all(p is q for p, q in zip(group["params"], wanted, strict=True))
+    if named:
+        assert group["param_names"] == ["before", *dict(grown.named_parameters()), "weight", "bias"]
+    assert torch.equal(optimizer.state[judge.weight]["exp_avg"], moment)
+    judge(grown(torch.randn(4, 6))).square().mean().backward()
+    optimizer.step()
 
 
 def test_state_of_another_form_at_the_new_size_starts_anew() -> None:
