@@ -321,9 +321,8 @@ class GraphBuilder(Refusing):
 
     def left_in_arguments(self, output: Any) -> list[str]:
         """The arguments into which the forward has put tensors that it does not return."""
-        known = {id(tensor) for _, before in self.entered.values() for tensor in before} | {
-            *map(id, flat_tensors(output))
-        }
+        entered = [tensor for _, before in self.entered.values() for tensor in before]
+        known = {*map(id, entered), *map(id, flat_tensors(output))}
         return [name for name, (value, _) in self.entered.items() if {*map(id, of_kind(value, Tensor))} - known]
 
     def entering(self, node: fx.Node, value: Any, name: str) -> Any:

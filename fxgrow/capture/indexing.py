@@ -55,7 +55,7 @@ def _are_tensors(item: Any) -> bool:
 def _single(items: list[Any]) -> int | None:
     """Which item is a place that a tensor without axes says."""
     single = (k for k, item in enumerate(items) if isinstance(item, Tensor) and not item.dim())
-    return next((k for k in single if items[k].dtype != torch.bool), None)
+    return next((k for k in single if items[k].dtype not in (torch.bool, torch.uint8)), None)  # these are masks
 
 
 def _axes_before(x: Tensor, items: list[Any], slot: int) -> int:

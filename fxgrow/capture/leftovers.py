@@ -51,13 +51,7 @@ def _held_elsewhere(recorder: Recorder) -> Iterator[tuple[Tensor, fx.Node]]:
     times = Counter(map(id, recorder.alive))
     for tensor in recorder.alive:
         made = recorder.nodes.get(id(tensor))
-        if (
-            made is None
-            or made in fed
-            or made._erased
-            or made.op not in ("call_function", "call_method")
-            or writes(made)
-        ):
+        if made is None or made in fed or made._erased or made.op == "get_attr" or writes(made):
             continue
         viewed = getattr(tensor, "_use_count", int)() > 1  # by torch, which counts once
         if sys.getrefcount(tensor) > times[id(tensor)] + viewed + _OURS:
