@@ -23,11 +23,14 @@ if TYPE_CHECKING:
     from fxgrow.capture.recorder import Recorder
 
 
-def give_values(recorders: Sequence[Recorder]) -> None:
-    """Give values to what a record made of sizes alone, wherever else than in the record it is held.
+def give_values(recorders: Sequence[Recorder]) -> bool:
+    """Give values to what records made of sizes alone, wherever else than in these it is held; whether there was any.
 
-    recorders: of the record, one for each run.
+    It looks at every object of the process for each, so that it is for a record that has failed.
+
+    recorders: of the records, one for each run.
     """
+    replaced = False
     own = set(map(id, (recorder.alive for recorder in recorders)))
     for recorder in recorders:
         values = {}
@@ -38,7 +41,8 @@ def give_values(recorders: Sequence[Recorder]) -> None:
         own.update(identity for node in nodes for identity in _holders(node))
         for number in range(len(recorder.alive)):
             if id(recorder.alive[number]) in values:
-                _replace(recorder.alive[number], values.pop(id(recorder.alive[number])), own)
+                replaced |= _replace(recorder.alive[number], values.pop(id(recorder.alive[number])), own)
+    return replaced
 
 
 def _held_elsewhere(recorder: Recorder) -> Iterator[tuple[Tensor, fx.Node]]:
@@ -73,21 +77,25 @@ def _holders(node: fx.Node) -> Iterator[int]:
             waiting += value.values() if isinstance(value, dict) else value
 
 
-def _replace(old: Any, new: Any, own: set[int]) -> None:
+def _replace(old: Any, new: Any, own: set[int]) -> bool:
     """Put something in the place of another, or nothing, wherever it is held but for these holders."""
+    replaced = False
     for holder in gc.get_referrers(old):
         if id(holder) in own or isinstance(holder, (FrameType, Tensor)):
             continue
         if isinstance(holder, tuple):
             if new is not None:
-                _replace(holder, tuple(new if item is old else item for item in holder), own)
+                replaced |= _replace(holder, tuple(new if item is old else item for item in holder), own)
             continue
         if isinstance(holder, list):
             holder[:] = [new if item is old else item for item in holder]
+            replaced = True
             continue
         held = holder if isinstance(holder, dict) else getattr(holder, "__dict__", {})
         for key in [key for key, item in held.items() if item is old]:
+            replaced = True
             if new is None:
                 del held[key]
             else:
                 held[key] = new
+    return replaced

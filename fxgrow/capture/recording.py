@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -43,6 +44,12 @@ from fxgrow.switching import switches_itself
 
 OF_ARGUMENT = "argument "
 """Begins the place of what a forward leaves in one of its arguments."""
+
+_LAST: list[Recorder] = []
+"""What recorded the last runs."""
+
+_LEAVING: weakref.WeakSet[type] = weakref.WeakSet()
+"""The classes of models that leave tables where nobody looks: after each of their records, these get their values."""
 
 _ONE_AT_A_TIME = threading.RLock()
 """What tells a recorder of calls stands, for a while, in for attributes that all threads share."""
@@ -85,7 +92,6 @@ class Recording:
         self.memory = Memory()
         self.shapes: Shapes = {}
         self.features: Any = None
-        self._recorders: list[Recorder] = []
         self.graph = fx.Graph()
         """What the last run recorded, also where it failed."""
 
@@ -97,13 +103,24 @@ class Recording:
         gradients: bool = True,
     ) -> Record:
         """A run in a mode; `dtype`: to run in another precision. gradients: whether they are switched on."""
+
+        def run() -> Record:
+            with SharedState(self.bare) as shared, shared.caches_bypassed():
+                return copy_context().run(self._record, mode, inputs, dtype, shared)
+
         with _ONE_AT_A_TIME, torch.set_grad_enabled(gradients), callers_code():
+            before = list(_LAST)
+            _LAST.clear()
             try:
-                with SharedState(self.bare) as shared, shared.caches_bypassed():
-                    return copy_context().run(self._record, mode, inputs, dtype, shared)
-            finally:
-                give_values(self._recorders)
-                self._recorders.clear()
+                made = run()
+            except UntraceableError:  # it may have met a table that the record before it has left where nobody looks
+                if not give_values([*before, *_LAST]):
+                    raise
+                _LEAVING.add(type(self.bare))
+                made = run()
+            if not _LEAVING.isdisjoint(type(self.bare).__mro__):
+                give_values(_LAST)
+            return made
 
     def _record(
         self, mode: str, inputs: Inputs, dtype: Callable[[torch.dtype], torch.dtype] | None, shared: SharedState
@@ -180,21 +197,12 @@ class Recording:
         _without_dead_code(recorder.graph)
         by_mode = recorder.by_mode or any(map(switches_itself, runner.modules()))
         comparisons, by_size = recorder.comparisons, recorder.by_size
-        return Record(
-            recorder.graph,
-            form,
-            recorder.settled,
-            compared,
-            comparisons,
-            by_mode,
-            by_size,
-            frozenset(recorder.questions),
-            left,
-        )
+        questions = frozenset(recorder.questions)
+        return Record(recorder.graph, form, recorder.settled, compared, comparisons, by_mode, by_size, questions, left)
 
     def _recorder(self, runner: nn.Module) -> Recorder:
         recorder = Recorder(runner, self.device, self.functions, self.constants, self.memory, self.originals)
-        self._recorders.append(recorder)
+        _LAST.append(recorder)
         return recorder
 
     def _refuse_what_hangs_on_counts(
