@@ -41,6 +41,12 @@ _TYPES: dict[type, torch.dtype] = {bool: torch.bool, int: torch.int64, float: to
 """Types of Python's that torch takes for its own."""
 
 
+OUTSIDE = (
+    "a tensor comes from a function that cannot be seen into, such as a scripted or compiled one, or was made outside "
+    "of the forward"
+)
+
+
 class GraphBuilder(Refusing):
     """Makes the nodes of a graph, and knows which tensor each of them gives.
 
@@ -279,8 +285,7 @@ class GraphBuilder(Refusing):
             name = self.names.get(id(tensor))
             if name is None and tensor.is_meta:
                 raise UntraceableError(
-                    "a tensor comes from a function that cannot be seen into, such as a scripted or compiled one, or "
-                    "was made outside of the forward",
+                    OUTSIDE,
                     where=self.where(),
                     remedy="call the plain function, or grow the parts around it",
                 )

@@ -16,7 +16,7 @@ from torch import fx, nn
 from fxgrow.capture import contexts
 from fxgrow.capture.answers import behind, made_of_sizes
 from fxgrow.capture.attributes import with_sources
-from fxgrow.capture.builder import ASIDE
+from fxgrow.capture.builder import ASIDE, OUTSIDE
 from fxgrow.capture.chance import without_chance
 from fxgrow.capture.contexts import Settled
 from fxgrow.capture.evaluation import Memory
@@ -113,8 +113,8 @@ class Recording:
             _LAST.clear()
             try:
                 made = run()
-            except UntraceableError:  # it may have met a table that the record before it has left where nobody looks
-                if not give_values([*before, *_LAST]):
+            except UntraceableError as error:  # it may have met a table that the record before it has left behind
+                if OUTSIDE not in str(error) or not give_values([*before, *_LAST]):
                     raise
                 _LEAVING.add(type(self.bare))
                 made = run()
