@@ -128,12 +128,7 @@ class Knowledge:
 
     def ask(self, tensor: Tensor, want: Want) -> bool:
         """Try to have a wish granted by whoever makes the tensor; all or nothing."""
-        granted: dict[Slot, dict[Range | None, Fact]] = {}
-        if not self._grant(tensor, want, granted, {}):
-            return False
-        for slot, fills in granted.items():
-            self.fills.setdefault(slot, {}).update(fills)
-        return True
+        return self.ask_for_one([(tensor, want)])
 
     def ask_for_one(self, wishes: Iterable[tuple[Tensor, Want]]) -> bool:
         """Try to have one of some wishes granted: one that takes nothing new, or else the first that can be."""

@@ -73,7 +73,8 @@ def names_of(optimizer: Optimizer, model: nn.Module | None) -> tuple[dict[Tensor
         for place, (parameter, name) in enumerate(zip(group["params"], listed, strict=True)):
             remembered, stage = _NAMES.get(parameter, (None, None))
             if model is not None:
-                names.update({parameter: names_by_id[id(parameter)]} if id(parameter) in names_by_id else {})
+                if id(parameter) in names_by_id:
+                    names[parameter] = names_by_id[id(parameter)]
                 continue
             if name is None and remembered is None:
                 raise TrainingError(

@@ -178,8 +178,8 @@ def replace_parameters(
             members.sort(key=place.__getitem__)
         own = [parameter not in others for parameter in group["params"]]
         first = own.index(True) if True in own else len(own)
-        beside = [place for place, is_own in enumerate(own) if not is_own]
-        before, after = (list(filter(side, beside)) for side in (first.__gt__, first.__lt__))
+        beside = [number for number, is_own in enumerate(own) if not is_own]
+        before, after = [k for k in beside if k < first], [k for k in beside if k > first]
         for key, entries in (("params", [parameters[name] for name in members]), ("param_names", members)):
             if key in group:
                 listed = list(group[key])
