@@ -20,7 +20,7 @@ from fxgrow.birth import Birth
 from fxgrow.documents import frozen
 from fxgrow.errors import FileError
 from fxgrow.libraries import home_of
-from fxgrow.references import OF_MODULES
+from fxgrow.module_tensors import OF_MODULES
 
 _CONVOLUTION = (
     "in_channels",

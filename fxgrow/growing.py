@@ -85,7 +85,7 @@ def plan(
     86
     """
     wish = Wish(width, depth, init, depth_init, round_to, parameterization, form, like, classes, class_init, in_chans)
-    with shown(progress), own_defaults():
+    with shown(progress), own_defaults(), collection_paused():
         captured, planned, wish = planned_in_form(model, wish, example_inputs)
         if isinstance(captured, Parts) or not grows(planned):
             return planned
@@ -252,7 +252,7 @@ def apply_plan(
     alike = verifying and isinstance(captured, Captured) and alike_by_mode(captured)
     graph: GrownGraphModule | None
     grown: nn.Module
-    with timed("growing"):
+    with timed("growing"), collection_paused():
         if isinstance(captured, Parts):
 
             def courses_of(
@@ -275,7 +275,7 @@ def apply_plan(
     renew(grown)
     own_optimizers(grown, model)
     if verifying:
-        with timed("proving"):
+        with timed("proving"), collection_paused():
             certificate = certificate_of(model, grown, [growth], before, graph=graph)
         with timed("testing"):
             if isinstance(captured, Parts):
@@ -335,7 +335,6 @@ def _every_course(
     return with_other_calls(own, source, captured, plan, changed, replan, of_methods)
 
 
-@collection_paused()
 def _placed(
     model: nn.Module,
     captured: Captured,

@@ -10,6 +10,9 @@ from torch import nn
 CONSTANT = "_constant_"
 """What names of tensors begin with that a graph keeps since its forward made them: in a precision of their own."""
 
+OF_MODULES = frozenset(nn.Module().__dict__)
+"""The attributes that every module has."""
+
 COMPILED = "_compiled_call_impl"
 """The attribute in which `module.compile()` leaves what runs this one module; torch's own copies do without, too."""
 

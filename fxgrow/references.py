@@ -14,12 +14,9 @@ from torch.utils.hooks import RemovableHandle
 
 from fxgrow.holders import content_of, held_by, hold, holding
 from fxgrow.libraries import package_of
-from fxgrow.module_tensors import as_registered, named_tensors, place
+from fxgrow.module_tensors import OF_MODULES, as_registered, named_tensors, place
 
 _PLAIN = (bool, int, float, str, type(None))
-OF_MODULES = frozenset(nn.Module().__dict__)
-"""The attributes that every module has."""
-
 _REGISTERED = ("_parameters", "_buffers", "_modules")
 
 

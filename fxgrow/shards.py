@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fxgrow.errors import TrainingError
+from fxgrow.module_tensors import OF_MODULES
 
 
 def is_divided(tensor: Tensor) -> bool:
@@ -99,7 +100,9 @@ def _slices(tensor: Any) -> tuple[slice, ...]:
 def undivided(module: nn.Module) -> tuple[type[nn.Module], dict[str, Any]]:
     """The class and the attributes that a module has, or had before torch's `fully_shard`."""
     kind, state = type(module), module.__dict__
-    if any(name.startswith(_MARKS) for name in state):  # layers inside a divided block have marks, too
+    if any(
+        name.startswith(_MARKS) for name in state.keys() - OF_MODULES
+    ):  # layers inside a divided block have marks, too
         state = {name: value for name, value in state.items() if not name.startswith(_MARKS)}
     if not hasattr(kind, "reshard") or kind.__mro__[1].__module__.partition(".fsdp")[0] != "torch.distributed":
         return kind, state

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fxgrow.capture.numbers import Float, Int, plain
 from fxgrow.containers import each_tensor, holds_tensor, of_kind
-from fxgrow.references import OF_MODULES
+from fxgrow.module_tensors import OF_MODULES
 
 
 class Memory:

@@ -35,8 +35,8 @@ from fxgrow.devices import callers_code
 from fxgrow.errors import CaptureError, FxgrowError, UntraceableError, first_line
 from fxgrow.holders import attributes_of, held_by, is_object
 from fxgrow.libraries import package_of
+from fxgrow.module_tensors import OF_MODULES
 from fxgrow.opaque import CustomFunction
-from fxgrow.references import OF_MODULES
 from fxgrow.rules.calls import draws, name_of, reached, writes
 from fxgrow.rules.registry import law_of_call, shown_by
 from fxgrow.shared_state import SharedState

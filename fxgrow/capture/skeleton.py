@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from fxgrow.capture.checks import refuse_uncapturable
-from fxgrow.module_tensors import COMPILED, as_registered
-from fxgrow.references import OF_MODULES, exchange
+from fxgrow.module_tensors import COMPILED, OF_MODULES, as_registered
+from fxgrow.references import exchange
 from fxgrow.shards import is_divided, undivided
 
 GIVEN = "fxgrow_given"
@@ -69,12 +69,15 @@ def twin_of(
             kind, state = undivided(module)
             twin: nn.Module = object.__new__(kind)  # graph modules would make themselves a new class
             modules[id(module)] = twin
-            for name, value in state.items():
-                of_torch = name in OF_MODULES and type(value) in _COPIED
-                if name != COMPILED:
-                    twin.__dict__[name] = (value.copy() if value else type(value)()) if of_torch else value
-                if of_torch and value:
-                    hooks[id(value)] = twin.__dict__[name]
+            own = twin.__dict__
+            own.update(state)
+            own.pop(COMPILED, None)
+            for name in OF_MODULES:
+                value: Any = own.get(name)
+                if type(value) in _COPIED:
+                    own[name] = value.copy() if value else type(value)()
+                    if value:
+                        hooks[id(value)] = own[name]
             for name, parameter in module._parameters.items():
                 twin._parameters[name] = bare(parameter)
             for name, buffer in module._buffers.items():

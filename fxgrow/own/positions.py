@@ -18,8 +18,8 @@ from fxgrow.capture.recorder import FEATURES
 from fxgrow.capture.skeleton import skeleton
 from fxgrow.containers import flat_tensors, with_items
 from fxgrow.devices import callers_code
+from fxgrow.module_tensors import OF_MODULES
 from fxgrow.planning.deepening import Children, Deepening
-from fxgrow.references import OF_MODULES
 from fxgrow.switching import in_mode
 
 INTERMEDIATES = "forward_intermediates"
