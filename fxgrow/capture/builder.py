@@ -41,10 +41,8 @@ _TYPES: dict[type, torch.dtype] = {bool: torch.bool, int: torch.int64, float: to
 """Types of Python's that torch takes for its own."""
 
 
-OUTSIDE = (
-    "a tensor comes from a function that cannot be seen into, such as a scripted or compiled one, or was made outside "
-    "of the forward"
-)
+class OutsideError(UntraceableError):
+    """A tensor without data that this record has not made."""
 
 
 class GraphBuilder(Refusing):
@@ -284,8 +282,9 @@ class GraphBuilder(Refusing):
         if node is None:
             name = self.names.get(id(tensor))
             if name is None and tensor.is_meta:
-                raise UntraceableError(
-                    OUTSIDE,
+                raise OutsideError(
+                    "a tensor comes from a function that cannot be seen into, such as a scripted or compiled one, or "
+                    "was made outside of the forward",
                     where=self.where(),
                     remedy="call the plain function, or grow the parts around it",
                 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import sys
+import weakref
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from types import FrameType
@@ -23,10 +24,41 @@ if TYPE_CHECKING:
     from fxgrow.capture.recorder import Recorder
 
 
-def give_values(recorders: Sequence[Recorder]) -> bool:
-    """Give values to what records made of sizes alone, wherever else than in these it is held; whether there was any.
+class Leftovers:
+    """What the last runs recorded, and the classes of models that leave tables where nobody looks.
 
-    It looks at every object of the process for each, so that it is for a record that has failed.
+    To look takes a pass over every object of the process for each table, so it is done where a record has failed, and
+    from then on after each record of that class.
+    """
+
+    def __init__(self) -> None:
+        self.last: list[Recorder] = []
+        self._leaving: weakref.WeakSet[type] = weakref.WeakSet()
+
+    def of_the_next_run(self) -> list[Recorder]:
+        """Begin with the next run; what recorded the runs before."""
+        before, self.last = self.last, []
+        return before
+
+    def are_in(self, kind: type, before: list[Recorder]) -> bool:
+        """Whether a run of a class has failed for what it, or a run before it, has left, which has its values now."""
+        left = _give_values([*before, *self.last])
+        if left:
+            self._leaving.add(kind)
+        return left
+
+    def mend(self, kind: type) -> None:
+        """Give what the last runs have left its values where their model is of a class that does so."""
+        if not self._leaving.isdisjoint(kind.__mro__):
+            _give_values(self.last)
+
+
+LEFTOVERS = Leftovers()
+"""Of this process; records are made one at a time."""
+
+
+def _give_values(recorders: Sequence[Recorder]) -> bool:
+    """Give values to what records made of sizes alone, wherever else than in these it is held; whether there was any.
 
     recorders: of the records, one for each run.
     """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import threading
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -16,12 +15,12 @@ from torch import fx, nn
 from fxgrow.capture import contexts
 from fxgrow.capture.answers import behind, made_of_sizes
 from fxgrow.capture.attributes import with_sources
-from fxgrow.capture.builder import ASIDE, OUTSIDE
+from fxgrow.capture.builder import ASIDE, OutsideError
 from fxgrow.capture.chance import without_chance
 from fxgrow.capture.contexts import Settled
 from fxgrow.capture.evaluation import Memory
 from fxgrow.capture.inputs import Inputs
-from fxgrow.capture.leftovers import give_values
+from fxgrow.capture.leftovers import LEFTOVERS
 from fxgrow.capture.masks import OTHERS, taking
 from fxgrow.capture.numbers import Comparison
 from fxgrow.capture.outputs import Form, taken_apart
@@ -44,12 +43,6 @@ from fxgrow.switching import switches_itself
 
 OF_ARGUMENT = "argument "
 """Begins the place of what a forward leaves in one of its arguments."""
-
-_LAST: list[Recorder] = []
-"""What recorded the last runs."""
-
-_LEAVING: weakref.WeakSet[type] = weakref.WeakSet()
-"""The classes of models that leave tables where nobody looks: after each of their records, these get their values."""
 
 _ONE_AT_A_TIME = threading.RLock()
 """What tells a recorder of calls stands, for a while, in for attributes that all threads share."""
@@ -109,17 +102,14 @@ class Recording:
                 return copy_context().run(self._record, mode, inputs, dtype, shared)
 
         with _ONE_AT_A_TIME, torch.set_grad_enabled(gradients), callers_code():
-            before = list(_LAST)
-            _LAST.clear()
+            before = LEFTOVERS.of_the_next_run()
             try:
                 made = run()
-            except UntraceableError as error:  # it may have met a table that the record before it has left behind
-                if OUTSIDE not in str(error) or not give_values([*before, *_LAST]):
+            except OutsideError:  # it may have met a table that the record before it has left behind
+                if not LEFTOVERS.are_in(type(self.bare), before):
                     raise
-                _LEAVING.add(type(self.bare))
                 made = run()
-            if not _LEAVING.isdisjoint(type(self.bare).__mro__):
-                give_values(_LAST)
+            LEFTOVERS.mend(type(self.bare))
             return made
 
     def _record(
@@ -202,7 +192,7 @@ class Recording:
 
     def _recorder(self, runner: nn.Module) -> Recorder:
         recorder = Recorder(runner, self.device, self.functions, self.constants, self.memory, self.originals)
-        _LAST.append(recorder)
+        LEFTOVERS.last.append(recorder)
         return recorder
 
     def _refuse_what_hangs_on_counts(
