@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 from torch import fx, nn
 
-from fxgrow.capture.arguments import each_other, named_values, read_globals, read_items, read_names
+from fxgrow.capture.arguments import each_other
 from fxgrow.capture.methods import RUNNING, kind_before_growth
 from fxgrow.capture.skeleton import twin_of
+from fxgrow.capture.source_code import named_values, read_globals, read_items, read_names
 from fxgrow.holders import held_by
 from fxgrow.libraries import is_known
 from fxgrow.shared_state import OF_FILE

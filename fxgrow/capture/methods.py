@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ast
 import functools
 import inspect
 import os
 import sys
-import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -129,26 +127,6 @@ def code_asking() -> CodeType | None:
     while frame is not None and frame.f_code.co_filename.startswith(_RECORDING):
         frame = frame.f_back
     return None if frame is None or frame.f_code.co_filename.startswith(_ASIDE) else frame.f_code
-
-
-@functools.lru_cache(maxsize=512)
-def code_of(function: Any) -> ast.Module | None:
-    """The code of a function, inside its decorators; None where it is not at hand.
-
-    What a method calls its object is "self" in it.
-    """
-    try:
-        code = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(function))))
-    except (OSError, TypeError, SyntaxError):
-        return None
-    owner, _, _ = getattr(inspect.unwrap(function), "__qualname__", "").rpartition(".")
-    method = code.body[0]
-    if isinstance(method, ast.FunctionDef) and owner and not owner.endswith("<locals>"):
-        own_name = next((argument.arg for argument in (*method.args.posonlyargs, *method.args.args)), "self")
-        for node in ast.walk(method) if own_name != "self" and not isinstance(function, staticmethod) else ():
-            if isinstance(node, ast.Name) and node.id == own_name:
-                node.id = "self"
-    return code
 
 
 def _methods(kind: type) -> Iterator[tuple[str, object]]:

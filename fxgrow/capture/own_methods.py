@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from fxgrow.capture.capturing import Captured
 from fxgrow.capture.flags import global_flags, with_flags
 from fxgrow.capture.inputs import Inputs
-from fxgrow.capture.methods import RUNNING, code_of, held_forward
+from fxgrow.capture.methods import RUNNING, held_forward
 from fxgrow.capture.recording import OF_ARGUMENT, bound
+from fxgrow.capture.source_code import code_of
 from fxgrow.containers import of_kind
 from fxgrow.libraries import home_of, is_known
 from fxgrow.shared_state import OF_FILE

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from fxgrow.capture.arguments import read_names
 from fxgrow.capture.inputs import Inputs
 from fxgrow.capture.recorder import FEATURES, Shapes
 from fxgrow.capture.recording import Recording
 from fxgrow.capture.skeleton import twin_of
+from fxgrow.capture.source_code import read_names
 from fxgrow.containers import flat_tensors
 from fxgrow.devices import callers_code
 from fxgrow.libraries import home_of, is_installed

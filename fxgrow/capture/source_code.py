@@ -1,0 +1,215 @@
+"""What the source code of a model's methods reads, compares and asks: attributes, items, arguments, global names."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import inspect
+import sys
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from types import FunctionType, ModuleType
+from typing import Any
+
+from torch import nn
+
+from fxgrow.holders import held_by
+from fxgrow.libraries import is_library
+
+
+@functools.lru_cache(maxsize=512)
+def code_of(function: Any) -> ast.Module | None:
+    """The code of a function, inside its decorators; None where it is not at hand.
+
+    What a method calls its object is "self" in it.
+    """
+    try:
+        code = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(function))))
+    except (OSError, TypeError, SyntaxError):
+        return None
+    owner, _, _ = getattr(inspect.unwrap(function), "__qualname__", "").rpartition(".")
+    method = code.body[0]
+    if isinstance(method, ast.FunctionDef) and owner and not owner.endswith("<locals>"):
+        own_name = next((argument.arg for argument in (*method.args.posonlyargs, *method.args.args)), "self")
+        for node in ast.walk(method) if own_name != "self" and not isinstance(function, staticmethod) else ():
+            if isinstance(node, ast.Name) and node.id == own_name:
+                node.id = "self"
+    return code
+
+
+def _functions(model: nn.Module, methods: frozenset[str]) -> Iterator[Any]:
+    """Methods of a class and of those that it extends, but for torch's."""
+    for base in type(model).__mro__:
+        if not base.__module__.startswith("torch."):
+            yield from (vars(base)[name] for name in methods & vars(base).keys())
+
+
+def _walked(function: Any) -> Iterator[ast.AST]:
+    """The code of a function, if it is at hand."""
+    code = code_of(function)
+    yield from ast.walk(code) if code is not None else ()
+
+
+def _code(model: nn.Module, methods: frozenset[str]) -> Iterator[ast.AST]:
+    for function in _functions(model, methods):
+        yield from _walked(function)
+
+
+def named_values(model: nn.Module, methods: frozenset[str], code: Iterable[ast.AST] = ()) -> dict[str, list[Any]]:
+    """What the code of a model compares each of its names with (`==`, `<`, `in`, `match`), or looks up by one.
+
+    Attributes of the model are among its names, as `self.mode`. code: that is looked at besides its methods.
+    """
+    values: dict[str, list[Any]] = {}
+    for node in (*_code(model, methods), *code):
+        if isinstance(node, ast.Subscript) and (name := _name(node.slice)):
+            values.setdefault(name, []).extend(_keys(_container(model, node.value)))
+        elif isinstance(node, ast.Compare):
+            named: list[ast.AST] = [node.left, *node.comparators]
+            constants = _constants(named)
+            if all(isinstance(op, _ORDER) for op in node.ops):
+                constants = [c + step for c in constants if isinstance(c, (int, float)) for step in (-1, 0, 1)]
+            elif isinstance(node.ops[0], (ast.In, ast.NotIn)) and (name := _name(node.comparators[0])):
+                values.setdefault(name, []).append(_MANY)  # what is looked for may be in it
+            elif not constants:  # with what counts the parts, perhaps
+                lists = (len(part) for part in model.children() if isinstance(part, (nn.ModuleList, nn.Sequential)))
+                constants = list(range(max(lists, default=0)))
+                named = [side for side in named if isinstance(side, ast.Name)]
+            for side in named:
+                if name := _name(side):
+                    values.setdefault(name, []).extend(constants)
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _OF_ENDS:
+            if name := _name(node.func.value):
+                values.setdefault(name, []).extend(_constants(node.args))
+        elif isinstance(node, ast.Match) and (name := _name(node.subject)):
+            values.setdefault(name, []).extend(_constants([case.pattern for case in node.cases]))
+    return values
+
+
+def asked_of(model: nn.Module, methods: frozenset[str]) -> dict[str, str]:
+    """The names of which the code of a model asks whether they are true, or the name of which attribute they are."""
+    asked: dict[str, str] = {}
+    for node in _code(model, methods):
+        if isinstance(node, (ast.If, ast.IfExp, ast.While)):
+            tests = [node.test]
+        elif isinstance(node, ast.BoolOp):
+            tests = node.values
+        elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+            tests = [node.operand]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "getattr":
+            asked.update({_name(name): "getattr" for name in node.args[1:2]})
+            continue
+        else:
+            continue
+        asked.update({name: "truth" for test in tests if (name := _name(test))})
+    return asked
+
+
+def _name(code: ast.AST) -> str:
+    """The name of an argument, or of an attribute of the model with `self` before it; "" of any other code."""
+    if isinstance(code, ast.Name):
+        return code.id
+    if isinstance(code, ast.Attribute) and isinstance(code.value, ast.Name) and code.value.id == "self":
+        return f"self.{code.attr}"
+    return ""
+
+
+def read_names(model: nn.Module, methods: frozenset[str]) -> list[str]:
+    """The attributes of a model that the code of some of its methods reads."""
+    names = (_name(node) for node in _code(model, methods) if isinstance(getattr(node, "ctx", None), ast.Load))
+    return list(dict.fromkeys(name.removeprefix("self.") for name in names if name.startswith("self.")))
+
+
+def read_items(model: nn.Module, methods: frozenset[str]) -> list[tuple[str, str]]:
+    """The items of dictionaries and objects in attributes of a model that the code of some of its methods reads.
+
+    Each is the name of the attribute and that of the item in it, as of `self.options["mean"]` or `self.config.mean`.
+    """
+    items = (item for item in _items(_code(model, methods)) if item[0].startswith("self."))
+    return list(dict.fromkeys((name.removeprefix("self."), item) for name, item in items))
+
+
+def read_globals(model: nn.Module, methods: frozenset[str]) -> Iterator[tuple[str, str, Any, list[Any]]]:
+    """The global names, and items in these, that methods and the functions which they call read, but for functions.
+
+    Each is the name of the file, that of the name or of an item in it (`options[mean]`), its value, and what the code
+    compares it with.
+    """
+    waiting, seen = list(_functions(model, methods)), set[Any]()
+    while waiting:
+        function = inspect.unwrap(waiting.pop())
+        names = getattr(function, "__globals__", {})
+        file = str(names.get("__name__"))
+        if function in seen or is_library(file) or vars(sys.modules.get(file, object)) is not names:
+            continue
+        seen.add(function)
+        code = list(_walked(function))
+        named, own = named_values(model, frozenset(), code), function.__code__.co_varnames
+        for name in dict.fromkeys(node.id for node in code if isinstance(node, ast.Name) and node.id not in own):
+            value = names.get(name)
+            if isinstance(value, FunctionType):
+                waiting.append(value)
+            elif name in names:
+                yield file, name, value, named.get(name, [])
+        for name, item in _items(code):
+            holder = None if name in own else names.get(name)
+            if isinstance(holder, ModuleType) and not is_library(holder.__name__) and item in vars(holder):
+                yield holder.__name__, item, vars(holder)[item], []
+            elif (held := held_by(holder)) is not None and item in held:
+                yield file, f"{name}[{item}]", held[item], []
+
+
+def _items(code: Iterable[ast.AST]) -> Iterator[tuple[str, str]]:
+    """The items of what names stand for that some code reads, with the names."""
+    for node in code:
+        keys: list[Any] = []
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+            holder, keys = node.value, [node.attr]
+        elif isinstance(node, ast.Subscript):
+            holder, keys = node.value, _constants([node.slice])[:1]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "get":
+            holder, keys = node.func.value, _constants(node.args[:1])
+        if keys and isinstance(keys[0], str) and keys[0].isidentifier() and (name := _name(holder)):
+            yield name, keys[0]
+
+
+_OF_ENDS = ("startswith", "endswith")
+_ORDER = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
+_MANY = tuple(range(16))
+
+
+def _constants(code: Sequence[ast.AST]) -> list[Any]:
+    return [part.value for side in code for part in ast.walk(side) if isinstance(part, ast.Constant)]
+
+
+def looked_for(model: nn.Module, methods: frozenset[str], name: str) -> dict[str, Any]:
+    """The keywords that the code of a model looks for in a dictionary of a name, and what stands for one left out."""
+    keywords: dict[str, Any] = {}
+    for node in _code(model, methods):
+        called = node.func if isinstance(node, ast.Call) and node.args else None
+        if isinstance(node, ast.Call) and isinstance(called, ast.Attribute) and called.attr in ("get", "pop"):
+            where, key, *rest = called.value, *(_constants([argument])[:1] for argument in node.args)
+            default = rest[0][0] if rest and rest[0] else None
+        elif isinstance(node, ast.Compare) and isinstance(node.ops[0], (ast.In, ast.NotIn)):
+            where, key, default = node.comparators[0], _constants([node.left])[:1], True
+        else:
+            continue
+        if isinstance(where, ast.Name) and where.id == name and key and isinstance(key[0], str):
+            keywords.setdefault(key[0], default)
+    return keywords
+
+
+def _container(model: nn.Module, code: ast.expr) -> Any:
+    """The value of code like `self.heads`, and the keys of a dictionary that is written out."""
+    if isinstance(code, ast.Name) and code.id == "self":
+        return model
+    if isinstance(code, ast.Dict):
+        return {key.value: None for key in code.keys if isinstance(key, ast.Constant)}
+    return getattr(_container(model, code.value), code.attr, None) if isinstance(code, ast.Attribute) else None
+
+
+def _keys(container: Any) -> list[Any]:
+    if isinstance(container, (dict, nn.ModuleDict, nn.ParameterDict)):
+        return list(container.keys())
+    listed = (list, tuple, nn.ModuleList, nn.Sequential, nn.ParameterList)
+    return list(range(len(container))) if isinstance(container, listed) else []
