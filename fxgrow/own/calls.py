@@ -58,29 +58,106 @@ def with_other_calls(
 
     Attributes set by hand are left out where blocks are added, for which another course may take another place.
     """
-    courses: list[Plan] = []
-    others: list[tuple[Captured, Plan]] = []
-    wider: list[str] = []
-    allowed: dict[tuple[str, str], list[str]] = {}
-    wrong: dict[tuple[str, str], str] = {}
-    more, complete, changed = plan, True, {site.key for site in there}
-    known = [course.calls for course in plan.courses if course.calls]
-    refused = {(refusal.method, refusal.argument): refusal for refusal in plan.refusals}
-    read_here = _read(captured)
+    looked = _OtherCalls(own, source, captured, plan, there, replan)
+    for call in _calls(source, captured, of_methods, plan.depth is None, looked.is_operand):
+        problem = looked.problem_of(call)
+        if problem is not None:
+            why = f"with {call.text} {problem}"
+            if call.left:
+                return Obstacle(why, type(source).__name__)
+            looked.wrong.setdefault(call.place, why)
+    return looked.planned()
 
-    @functools.cache
-    def recording() -> Recording:
-        return Recording(skeleton(source), device_of(source))
 
-    @functools.cache
-    def as_captured(argument: str, mode: str) -> Record:
-        return recording().record(mode, with_argument(source, captured.inputs, argument))
+class _OtherCalls:
+    """What other calls of a model need that grows by a plan, gathered call by call. For arguments `with_other_calls`.
 
-    def makes_the_same_calls(call: _Call, called: nn.Module) -> bool:
+    more: the plan with what they need besides. allowed: the values, in words, that each argument may have; wrong: why
+    another one may not.
+    """
+
+    def __init__(
+        self, own: nn.Module, source: nn.Module, captured: Captured, plan: Plan, there: Sequence[Site], replan: Replan
+    ) -> None:
+        self.own, self.source, self.captured, self.plan, self.replan = own, source, captured, plan, replan
+        self.there, self._changed = there, {site.key for site in there}
+        self.more, self.complete = plan, True
+        self.courses: list[Plan] = []
+        self.others: list[tuple[Captured, Plan]] = []
+        self.wider: list[str] = []
+        self.allowed: dict[_Place, list[str]] = {}
+        self.wrong: dict[_Place, str] = {}
+        self._known = [course.calls for course in plan.courses if course.calls]
+        self._refused = {(refusal.method, refusal.argument): refusal for refusal in plan.refusals}
+        self._read_here = _read(captured)
+        self._records: dict[tuple[str, str], Record] = {}
+
+    @functools.cached_property
+    def _recording(self) -> Recording:
+        return Recording(skeleton(self.source), device_of(self.source))
+
+    def _as_captured(self, argument: str, mode: str) -> Record:
+        if (argument, mode) not in self._records:
+            inputs = with_argument(self.source, self.captured.inputs, argument)
+            self._records[argument, mode] = self._recording.record(mode, inputs)
+        return self._records[argument, mode]
+
+    def is_operand(self, argument: str) -> bool:
+        """Whether what is computed hangs on a number, and not only how often."""
+        nodes = self._as_captured(argument, "eval").graph.nodes
+        given = (node for node in nodes if node.op == "placeholder" and node.target == argument)
+        return any(user.target is not settled for node in given for user in node.users)
+
+    def problem_of(self, call: _Call) -> str | None:
+        """Take up what a call needs; or what stands in the way of that, where it is to be refused."""
+        place, said = call.place, in_words(call.value)
+        right = self.allowed.setdefault(place, list(call.as_it_was))
+        refusal = self._refused.get(place)
+        if refusal is not None and said not in refusal.allowed:
+            self.wrong.setdefault(place, refusal.why)
+            return None
+        if holds_tensor(call.value) and (said in right or place in self.wrong):
+            return None  # the model took another one, by which this is settled
+        if callable(call.value):
+            self.wrong.setdefault(place, "another function may compute something else with units that grow")
+        if call.value is ANY:
+            self.wrong.setdefault(place, "another name may stand for what computes something else with units that grow")
+            return None
+        before, after = (called_by(model, call.method, call.left, call.flags) for model in (self.source, self.own))
+        counts = type(call.value) in (int, float)  # units may be cut or taken apart by it
+        try:
+            if call.argument and not counts and self._makes_the_same_calls(call, before):
+                right.append(said)
+                return None
+            otherwise = recorded(before, call.inputs)
+        except CaptureError:  # nothing can be said of it, or the model does not take it
+            return None
+        sizes = _sizes(after, with_channels(call.inputs, self.plan.channels))
+        if sizes is not None and sizes != _sizes_given(otherwise.graphs.get("eval") or otherwise.graphs["both"]):
+            if counts:
+                return "an output would be of another size"
+            self.wider.append(call.text)
+            right.append(said)
+            return None
+        _hold_read(otherwise, self._read_here, self.more)
+        try:
+            other, course = self.replan(otherwise)
+        except FxgrowError as error:
+            return f"it does not grow: {error.what}"
+        problem = _problem(self.more, self._read_here, other, course)
+        if problem is None:
+            course = replace(course, form="module", calls=(call.text,), method=call.method)
+            course = replace(course, left=call.left, flags=call.flags)
+            problem = self._taken(course, other, before, after)
+        if problem is None:
+            right.append(said)
+        return problem
+
+    def _makes_the_same_calls(self, call: _Call, called: nn.Module) -> bool:
         """Whether the forward makes the same calls then, flags of these calls aside: they mix no units."""
-        again = Recording(skeleton(called), device_of(called)) if call.flags else recording()
+        again = Recording(skeleton(called), device_of(called)) if call.flags else self._recording
         for mode in ("eval", "train"):
-            first, second = as_captured(call.argument, mode), again.record(mode, call.inputs)
+            first, second = self._as_captured(call.argument, mode), again.record(mode, call.inputs)
             graphs = _bare(first.graph), _bare(second.graph)
             if any(difference.what not in _FLAGS for difference in differences(*graphs)):
                 return False
@@ -88,87 +165,51 @@ def with_other_calls(
                 break
         return True
 
-    def grown(growth: Plan) -> GrownGraphModule:
-        read_out = {readout.weight: captured.model.get_parameter(readout.weight) for readout in growth.readouts}
-        return widened(captured, growth, {**named_tensors(skeleton(source)), **read_out}, "")
+    def _taken(self, course: Plan, other: Captured, before: nn.Module, after: nn.Module) -> str | None:
+        """Take up the plan of another course; or what stands in the way of it.
 
-    def is_operand(argument: str) -> bool:
-        """Whether what is computed hangs on a number, and not only how often."""
-        nodes = as_captured(argument, "eval").graph.nodes
-        given = (node for node in nodes if node.op == "placeholder" and node.target == argument)
-        return any(user.target is not settled for node in given for user in node.users)
+        before, after: the model and its grown copy, as they are called there.
+        """
+        longer = _with_more(self.more, course)
+        further = any(not site.aside and site.key not in self._changed for site in sites_of_course(other, course))
+        more_grows, kept = further or longer is not self.more, _is_kept(course.inputs)
+        if more_grows and not kept:
+            return "more would grow, and a plan keeps no call with such an object"
+        if more_grows and course.calls not in self._known:
+            others = [*self.others, (other, course)]
+            try:
+                own = own_class(self.source, longer, self._grown(longer), self.there, self.captured, others=others)
+            except FxgrowError as error:
+                return error.what
+            if isinstance(own, Obstacle):
+                return own.what
+            self.own, self.complete = own, False
+        elif (text := parting_on(after, before, self.plan, other, course)) is not None:
+            return f"the class computes something else: {text}"
+        self.more = longer
+        if kept and not (course.flags and any(note.feature == STATE for note in other.settled)):
+            self.courses.append(course)
+            self.others.append((other, course))
+        return None
 
-    for call in _calls(source, captured, of_methods, plan.depth is None, is_operand):
-        before, after = (called_by(model, call.method, call.left, call.flags) for model in (source, own))
-        place = call.method, call.argument
-        right = allowed.setdefault(place, list(call.as_it_was))
-        if place in refused and in_words(call.value) not in refused[place].allowed:
-            wrong.setdefault(place, refused[place].why)
-            continue
-        if holds_tensor(call.value) and (in_words(call.value) in right or place in wrong):
-            continue  # the model took another one, by which this is settled
-        if callable(call.value):
-            wrong.setdefault(place, "another function may compute something else with units that grow")
-        if call.value is ANY:
-            wrong.setdefault(place, "another name may stand for what computes something else with units that grow")
-            continue
-        try:
-            counts = type(call.value) in (int, float)  # units may be cut or taken apart by it
-            if call.argument and not counts and makes_the_same_calls(call, before):
-                right.append(in_words(call.value))
-                continue
-            otherwise = recorded(before, call.inputs)
-        except CaptureError:  # nothing can be said of it, or the model does not take it
-            continue
-        sizes = _sizes(after, with_channels(call.inputs, plan.channels))
-        if sizes is not None and sizes != _sizes_given(otherwise.graphs.get("eval") or otherwise.graphs["both"]):
-            if counts:
-                wrong.setdefault(place, f"with {call.text} an output would be of another size")
-                continue
-            wider.append(call.text)
-            right.append(in_words(call.value))
-            continue
-        _hold_read(otherwise, read_here, more)
-        try:
-            other, course = replan(otherwise)
-            problem = _problem(more, read_here, other, course)
-        except FxgrowError as error:
-            problem = f"it does not grow: {error.what}"
-        if problem is None:
-            course = replace(course, form="module", calls=(call.text,), method=call.method)
-            course = replace(course, left=call.left, flags=call.flags)
-            longer = _with_more(more, course)
-            further = any(not site.aside and site.key not in changed for site in sites_of_course(other, course))
-            more_grows, kept = further or longer is not more, _is_kept(course.inputs)
-            if more_grows and not kept:
-                problem = "more would grow, and a plan keeps no call with such an object"
-            elif more_grows and (call.text,) not in known:
-                try:
-                    taken = own_class(source, longer, grown(longer), there, captured, others=[*others, (other, course)])
-                except FxgrowError as error:
-                    taken = Obstacle(error.what, error.where or "")
-                if isinstance(taken, Obstacle):
-                    problem = taken.what
-                else:
-                    own, complete = taken, False
-            elif (text := parting_on(after, before, plan, other, course)) is not None:
-                problem = f"the class computes something else: {text}"
-        if problem is not None:
-            why = f"with {call.text} {problem}"
-            if call.left:
-                return Obstacle(why, type(source).__name__)
-            wrong.setdefault(place, why)
-            continue
-        more = longer
-        right.append(in_words(call.value))
-        if kept and not (call.flags and any(note.feature == STATE for note in otherwise.settled)):
-            courses.append(course)
-            others.append((other, course))
-    sizes_only = [course for course in plan.courses if not course.calls]
-    named = {place: tuple(said for said in right if said != in_words(ANOTHER)) for place, right in allowed.items()}
-    refusals = tuple(Refusal(place[1], named[place], why, place[0]) for place, why in wrong.items())
-    planned = replace(more, courses=(*sizes_only, *courses), calls=tuple(wider), refusals=refusals)
-    return planned, complete and {*known} <= {course.calls for course in courses}
+    def _grown(self, growth: Plan) -> GrownGraphModule:
+        read_out = {readout.weight: self.captured.model.get_parameter(readout.weight) for readout in growth.readouts}
+        return widened(self.captured, growth, {**named_tensors(skeleton(self.source)), **read_out}, "")
+
+    def planned(self) -> tuple[Plan, bool]:
+        """The plan with all that was taken up, and whether the grown copy has it already."""
+        sizes_only = [course for course in self.plan.courses if not course.calls]
+        named = {
+            place: tuple(said for said in right if said != in_words(ANOTHER)) for place, right in self.allowed.items()
+        }
+        refusals = tuple(Refusal(place[1], named[place], why, place[0]) for place, why in self.wrong.items())
+        courses = (*sizes_only, *self.courses)
+        planned = replace(self.more, courses=courses, calls=tuple(self.wider), refusals=refusals)
+        return planned, self.complete and {*self._known} <= {course.calls for course in self.courses}
+
+
+_Place = tuple[str, str]
+"""A method and one of its arguments, or an attribute."""
 
 
 class _Call(NamedTuple):
@@ -185,6 +226,10 @@ class _Call(NamedTuple):
     method: str = FORWARD
     left: tuple[str, ...] = ()
     flags: tuple[Flag, ...] = ()
+
+    @property
+    def place(self) -> _Place:
+        return self.method, self.argument
 
 
 def _calls(
