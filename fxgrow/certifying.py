@@ -350,7 +350,7 @@ class Comparison:
     @cached_property
     def growth(self) -> tuple[dict[str, tuple[Map, ...]], dict[str, frozenset[str]]]:
         """Where old positions are, and how the others were filled, by the plans."""
-        return composed(self.plans, self.one.tensors)
+        return composed(self.plans, {**self.one.tensors, **self.one.plain_tensors()})
 
     @cached_property
     def attributes(self) -> dict[str, dict[str, Any]]:

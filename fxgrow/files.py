@@ -27,11 +27,21 @@ from fxgrow.capture import skeleton
 from fxgrow.documents import frozen
 from fxgrow.errors import FileError, FxgrowError, first_line
 from fxgrow.extra_state import extra_states, set_extra_states
-from fxgrow.history import ATTRIBUTE, History, Step, Verification, births_in_place, known_history
+from fxgrow.history import (
+    ATTRIBUTE,
+    History,
+    Step,
+    Verification,
+    births_in_place,
+    history_of,
+    known_history,
+    tensors_of,
+)
 from fxgrow.libraries import is_of_library
-from fxgrow.module_tensors import as_registered, named_tensors, place
+from fxgrow.module_tensors import as_registered, named_tensors
 from fxgrow.planning.plan import Plan
 from fxgrow.proof.certificate import Certificate
+from fxgrow.references import place_all
 from fxgrow.replay import grown_again
 from fxgrow.settling import settle_norms
 from fxgrow.switching import in_mode, renew
@@ -64,7 +74,7 @@ def save(
         original, or the file cannot be written.
     """
     history = known_history(grown, FileError, "save what fxgrow.grow returned, or use torch.save")
-    tensors = named_tensors(grown)
+    tensors = tensors_of(grown, history)
     by_hand = parts_by_hand(grown, history)
     arguments = checked_arguments(base, base_kwargs)
     if base is not None and not (isinstance(base, str) and (is_of_library(base) or ":" in base)):
@@ -372,15 +382,10 @@ def check_same_tensors(
 
 
 def _fill(grown: nn.Module, files: TensorFiles, tied: Mapping[str, str]) -> None:
-    wanted = named_tensors(grown)
+    wanted = tensors_of(grown, history_of(grown))
     check_same_tensors(wanted, files, tied, "pass the model it was grown from")
-    filled: dict[str, torch.Tensor] = {}
-    for name, tensor in wanted.items():
-        canonical = tied.get(name, name)
-        if canonical not in filled:
-            have = aligned(files[canonical])
-            filled[canonical] = as_registered(have, tensor)
-        place(grown, name, filled[canonical])
+    filled = {n: as_registered(aligned(files[n]), tensor) for n, tensor in wanted.items() if n not in tied}
+    place_all(grown, {name: filled[tied.get(name, name)] for name in wanted})
 
 
 def _step(data: Mapping[str, Any]) -> Step:

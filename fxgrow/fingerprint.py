@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxgrow.capture.modes import GrownGraphModule
-from fxgrow.module_tensors import named_tensors
+from fxgrow.history import history_of, tensors_of
 from fxgrow.shards import undivided, whole
 
 GRAPH = "graph, "
@@ -21,7 +21,7 @@ def fingerprint(grown: nn.Module) -> dict[str, str]:
     """A hash of every tensor, of every graph and of the attributes of all modules, by name."""
     hashes = {}
     seen: dict[int, str] = {}
-    for name, tensor in named_tensors(grown).items():
+    for name, tensor in tensors_of(grown, history_of(grown)).items():
         if id(tensor) not in seen:
             seen[id(tensor)] = _of_tensor(tensor)
         hashes[name] = seen[id(tensor)]

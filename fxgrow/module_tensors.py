@@ -25,11 +25,27 @@ def named_tensors(model: nn.Module) -> Mapping[str, torch.Tensor]:
     }
 
 
+def plain_tensor(model: nn.Module, name: str) -> torch.Tensor | None:
+    """A tensor that a module holds as an attribute without having registered it; None where there is none.
+
+    >>> model = nn.Identity()
+    >>> model.table = torch.ones(2)
+    >>> plain_tensor(model, "table")
+    tensor([1., 1.])
+    """
+    path, _, leaf = name.rpartition(".")
+    try:
+        held = vars(model.get_submodule(path)).get(leaf)
+    except AttributeError:
+        return None
+    return held if isinstance(held, torch.Tensor) else None
+
+
 def place(root: nn.Module, name: str, tensor: torch.Tensor) -> None:
-    """Replace a parameter or buffer, keeping its kind and whether it is saved."""
+    """Replace a parameter, a buffer or a plain tensor, keeping its kind and whether it is saved."""
     path, _, leaf = name.rpartition(".")
     owner = root.get_submodule(path)
-    if isinstance(tensor, nn.Parameter):
+    if isinstance(tensor, nn.Parameter) or leaf in vars(owner):
         setattr(owner, leaf, tensor)
     else:
         owner._buffers[leaf] = tensor

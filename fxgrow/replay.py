@@ -14,7 +14,7 @@ from fxgrow.capture.inputs import fitted, inputs_after, recalled
 from fxgrow.capture.own_methods import called_by
 from fxgrow.errors import CaptureError, PlanError
 from fxgrow.guarded_norms import by_graph
-from fxgrow.module_tensors import named_tensors, place
+from fxgrow.module_tensors import named_tensors, place, plain_tensor
 from fxgrow.own import own_class, sites
 from fxgrow.own.configs import follow_configs
 from fxgrow.own.edited import Edited, Multiplied
@@ -108,8 +108,8 @@ def as_graph(
     graph.train(grown.training)
     tensors = named_tensors(grown)
     for name in named_tensors(graph):
-        if name in tensors:
-            place(graph, name, tensors[name])
+        if (tensor := tensors.get(name, plain_tensor(grown, name))) is not None:
+            place(graph, name, tensor)
     parts = dict(grown.named_modules())
     called = {
         str(n.target) for mode_graph in graph.graphs().values() for n in mode_graph.nodes if n.op == "call_module"

@@ -24,8 +24,8 @@ from fxgrow.files import (
     structure_of,
 )
 from fxgrow.growing import grow
-from fxgrow.history import drawn_by, history_of
-from fxgrow.module_tensors import named_tensors, place, tied_names
+from fxgrow.history import drawn_by, history_of, tensors_of
+from fxgrow.module_tensors import place, tied_names
 from fxgrow.tensor_files import TensorFiles, aligned, write_shards
 from fxgrow.transforms.width import grown_tensors, like
 from fxgrow.wish import Width
@@ -108,7 +108,7 @@ def grow_files(
             remedy="use fxgrow.grow",
         )
     header = header_for(grown, history, parts_by_hand(grown, history), base, arguments)
-    tensors, seeded = named_tensors(read.structure), drawn_by(seed, history.stage)
+    tensors, seeded = tensors_of(read.structure, history), drawn_by(seed, history.stage)
     stream = grown_tensors(grown, planned, tensors, seeded, read)
     write_shards(folder, _once(grown, header["tied"], stream), {KEY: json.dumps(header)}, shard_size)
     return grown
@@ -118,7 +118,7 @@ def _once(
     grown: nn.Module, tied: Mapping[str, str], stream: Iterator[tuple[list[str], Tensor, Tensor]]
 ) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of a grown model once, by the name that a file has it under."""
-    left = {name: tensor for name, tensor in named_tensors(grown).items() if name not in tied}
+    left = {name: tensor for name, tensor in tensors_of(grown, history_of(grown)).items() if name not in tied}
     for names, _, data in stream:
         name = tied.get(names[0], names[0])
         if left.pop(name, None) is not None:
@@ -144,7 +144,8 @@ class _Reader:
     def __init__(self, model: nn.Module, files: TensorFiles) -> None:
         self.files = files
         self.structure = skeleton(model)
-        values, ties, in_checkpoints = named_tensors(model), tied_names(model), model.state_dict(keep_vars=True).keys()
+        history, in_checkpoints = history_of(model), model.state_dict(keep_vars=True).keys()
+        values, ties = tensors_of(model, history), tied_names(model)
         there = {name: next((n for n in ties.get(name, [name]) if n in files), None) for name in values}
         for name, tensor in values.items():
             if there[name] is None and name not in in_checkpoints and tensor.is_meta:
@@ -157,7 +158,7 @@ class _Reader:
         check_same_tensors(wanted, files, {name: n for name, n in there.items() if n not in (None, name)}, _REMEDY)
         placed: dict[int, Tensor] = {}
         self.sources: dict[int, str | Tensor] = {}
-        for name, bare in named_tensors(self.structure).items():
+        for name, bare in tensors_of(self.structure, history).items():
             source = there[name]
             if id(bare) not in placed:
                 dtype = bare.dtype if source is None else files[source].dtype
@@ -167,6 +168,6 @@ class _Reader:
 
     def __call__(self, tensor: Tensor) -> Tensor:
         source = self.sources.get(id(tensor))
-        if source is None:  # a readout that begins
-            return torch.zeros_like(tensor, device="cpu")
+        if source is None:  # a plain tensor, or a readout that begins
+            return torch.zeros_like(tensor, device="cpu") if isinstance(tensor, nn.Parameter) else tensor
         return aligned(self.files[source]) if isinstance(source, str) else source.detach().cpu()

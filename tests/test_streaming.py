@@ -288,6 +288,27 @@ class Table(nn.Module):
         return self.leave(torch.relu(self.enter(x)) + self.shift)
 
 
+class Held(Table):
+    """A tensor that no module has registered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.shift
+        self.shift = torch.linspace(0, 1, 8, dtype=torch.float64)
+
+
+def test_plain_tensors_come_from_the_model_and_from_then_on_from_the_file(tmp_path: Path) -> None:
+    model = lively(Held())
+    source = shards(model, tmp_path / "source")
+    fxgrow.grow_files(source, tmp_path / "target", model, 2, example_inputs=ROW)
+    grown = fxgrow.grow(model, 2, example_inputs=ROW, verify=False)
+    assert_as_saved(tmp_path / "target", grown)
+    assert "shift" in tensors_in(tmp_path / "target")
+    fxgrow.grow_files(tmp_path / "target", tmp_path / "further", Held().double(), 2, example_inputs=ROW)
+    loaded = fxgrow.load(tmp_path / "further", Held().double())
+    assert torch.allclose(loaded(ROW.double()), model(ROW.double()))
+
+
 def test_buffers_that_checkpoints_leave_out_come_from_the_model(tmp_path: Path) -> None:
     model = lively(Table())
     source = shards(model, tmp_path / "source")

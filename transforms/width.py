@@ -13,7 +13,7 @@ from torch import nn
 from fxgrow.capture import Captured, GrownGraphModule, assemble, copies
 from fxgrow.capture.skeleton import GIVEN, twin_of
 from fxgrow.errors import OTHER_MODEL, PlanError
-from fxgrow.module_tensors import place
+from fxgrow.module_tensors import place, plain_tensor
 from fxgrow.planning.deepening import NewTensor
 from fxgrow.planning.edits import set_attributes
 from fxgrow.planning.plan import Plan
@@ -69,6 +69,12 @@ def grown_tensors(
     for name, key, tensor, start in _origins(tensors, plan, root):
         named.setdefault(key, []).append((name, tensor, start))
     missed = growths.keys() - {tied[0][0] for tied in named.values()}
+    plain = _plain_names(root) if missed else {}
+    for name in sorted(missed):
+        held = plain_tensor(root, name)
+        if held is not None:
+            named[name] = [(each, held, None) for each in dict.fromkeys((name, *plain[id(held)]))]
+            missed.remove(name)
     if missed:
         raise PlanError(
             "the plan grows a tensor that the model does not have",
@@ -87,6 +93,16 @@ def grown_tensors(
             elif start is None:
                 data = data.clone()
         yield [name for name, _, _ in tied], tensor, data
+
+
+def _plain_names(root: nn.Module) -> dict[int, list[str]]:
+    """The names by which modules hold tensors that they have not registered, by the identities of these."""
+    names: dict[int, list[str]] = {}
+    for path, part in root.named_modules():
+        for attribute, held in vars(part).items():
+            if isinstance(held, torch.Tensor):
+                names.setdefault(id(held), []).append(f"{path}.{attribute}".lstrip("."))
+    return names
 
 
 def like(tensor: torch.Tensor, data: torch.Tensor) -> torch.Tensor:

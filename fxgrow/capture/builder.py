@@ -64,6 +64,7 @@ class GraphBuilder(Refusing):
         self.modules: dict[int, str] = {}
         self.names: dict[int, str] = {}
         self.plain: dict[int, str] = {}  # tensors that are neither parameters nor buffers
+        self.moved: dict[int, tuple[Any, ...]] = {}  # these in another form: the call that gave it, for when it is used
         self.tensors: dict[int, dict[str, int]] = {}  # by module
         for path, module in root.named_modules():
             self.modules[id(module)], self.tensors[id(module)] = path, _tensors(module)
@@ -272,6 +273,10 @@ class GraphBuilder(Refusing):
             return any(map(self.knows, (value.start, value.stop, value.step)))
         return node_of(value) is not None
 
+    def holds(self, tensor: Tensor) -> bool:
+        """Whether a module holds a tensor, or one that this is in another form, without having registered it."""
+        return id(tensor) in self.plain or id(tensor) in self.moved
+
     def has_its_own(self, module: nn.Module) -> bool:
         """Whether a module has the tensors that it had before the run, and no others for a while or from now on."""
         return _tensors(module) == self.tensors.get(id(module))
@@ -279,7 +284,13 @@ class GraphBuilder(Refusing):
     def node_of_tensor(self, tensor: Tensor) -> fx.Node:
         """The node that gives a tensor; for one of the model, made where it is first asked for."""
         node = self.nodes.get(id(tensor))
-        if node is None:
+        if node is None and id(tensor) in self.moved:
+            _, target, args, kwargs = self.moved.pop(id(tensor))
+            operands = self.operands(args, kwargs)
+            self.bare[id(tensor)] = bare = tensor.to("meta")
+            node = self.operation("call_method", target, operands, bare)
+            self.bind(tensor, node)
+        elif node is None:
             name = self.names.get(id(tensor))
             if name is None and tensor.is_meta:
                 raise OutsideError(

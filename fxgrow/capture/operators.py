@@ -104,6 +104,11 @@ VALUES = frozenset(
 )
 """Methods that give the values of a tensor to Python, or to a backward pass."""
 
+MOVING = frozenset(
+    ("to", "type", "type_as", "float", "double", "half", "bfloat16", "cuda", "cpu", "detach", "unsqueeze")
+)
+"""Methods that give a tensor in another form, each entry as it was, and name no size."""
+
 HOOKING = ("register_hook", "register_post_accumulate_grad_hook", "retain_grad")
 """Methods that do something in the backward pass, which no node stands for."""
 

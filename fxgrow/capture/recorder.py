@@ -27,14 +27,25 @@ from fxgrow.capture.interception import intercepted
 from fxgrow.capture.masks import ALL, asks_for_places, masked, places
 from fxgrow.capture.methods import noting
 from fxgrow.capture.numbers import Float, Int
-from fxgrow.capture.operators import FILLING, HOOKING, REFLECTED, SAID, VALUE_OF, VALUES, is_method, opened, operator_of
+from fxgrow.capture.operators import (
+    FILLING,
+    HOOKING,
+    MOVING,
+    REFLECTED,
+    SAID,
+    VALUE_OF,
+    VALUES,
+    is_method,
+    opened,
+    operator_of,
+)
 from fxgrow.capture.shapes import call_failed, needs_values, staying
 from fxgrow.containers import each_tensor, flat_tensors, holds_tensor, with_dictionaries
 from fxgrow.errors import CaptureError, FxgrowError
 from fxgrow.opaque import CustomFunction, hooked
 from fxgrow.replacing import replaced
 from fxgrow.rules import registry
-from fxgrow.rules.calls import draws
+from fxgrow.rules.calls import draws, writes_by_name
 
 _TRANSPOSED = {"T": "permute", "mT": "transpose", "H": "permute", "mH": "transpose"}
 """Properties that are other views of a tensor, by the method that makes them."""
@@ -260,14 +271,18 @@ class Recorder(GraphBuilder, TorchFunctionMode):
         """A call that nothing recorded goes into runs as it is, with values; what it gives is a constant."""
         self.met_aside(operator_of(func, args, kwargs), (args, kwargs))
         drawn = torch.default_generator.get_state() if not all(map(_is_number, args)) else None
+        name = getattr(func, "__name__", "")
         with torch._C.DisableTorchFunction():
             value = staying(func, args, kwargs, "cpu")
-            if getattr(func, "__name__", "") in _EMPTY:
+            if writes_by_name(name):
+                self.moved.clear()
+            elif name in MOVING and is_method(func, name, args) and self.holds(args[0]):
+                self.moved[id(value)] = value, name, args, kwargs
+            if name in _EMPTY:
                 value.zero_()  # what it holds is nobody's choice, and would be another at each run
                 self.empty[id(value)] = value, func, args, kwargs
         if drawn is not None and not torch.equal(drawn, torch.default_generator.get_state()):
             torch.default_generator.set_state(drawn)  # it draws: a call for the graph to make, again and again
-            name = getattr(func, "__name__", "")
             return self._call(func, name, is_method(func, name, args), args, kwargs)
         return value
 

@@ -23,7 +23,7 @@ from fxgrow.capture.recording import Recording
 from fxgrow.devices import device_of
 from fxgrow.errors import CaptureError, SettledError
 from fxgrow.guarded_norms import NATIVE, PLAIN
-from fxgrow.module_tensors import named_tensors
+from fxgrow.module_tensors import named_tensors, plain_tensor
 from fxgrow.own.edited import (
     HEAD,
     CallEdit,
@@ -185,7 +185,7 @@ def _copied(
         rearranged(own, plan.depth)
     for readout in plan.readouts:
         own.register_parameter(readout.weight, grown.get_parameter(readout.weight))
-    here = named_tensors(own)
+    here = {name for name in named_tensors(grown) if plain_tensor(own, name) is not None} | named_tensors(own).keys()
     place_all(own, {name: tensor for name, tensor in named_tensors(grown).items() if name in here})
     set_attributes(own, plan.attributes)
     head_dims = {id(part): part.head_dim for part in own.modules() if isinstance(part, nn.MultiheadAttention)}

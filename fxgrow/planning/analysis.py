@@ -11,7 +11,7 @@ from torch import fx, nn
 
 from fxgrow.axes.layout import Leaf, Reason, is_fixed, leaves
 from fxgrow.axes.unify import Unifier
-from fxgrow.module_tensors import CONSTANT
+from fxgrow.module_tensors import CONSTANT, named_tensors, plain_tensor
 from fxgrow.rules.calls import is_inexact
 from fxgrow.rules.law import Law
 from fxgrow.rules.op import Op, Tensor, Tree, tensors
@@ -99,22 +99,30 @@ def hold(tensor: torch.Tensor, why: str) -> None:
 
 def _find_parameters(analysis: Analysis) -> None:
     first: dict[int, str] = {}
-    for named in (analysis.model.named_parameters, analysis.model.named_buffers):
-        for name, tensor in named(remove_duplicate=False):
-            canonical = first.setdefault(id(tensor), name)
-            analysis.aliases[name] = canonical
-            analysis.learnable[name] = tensor
-            if canonical != name:
-                continue
-            if (held := getattr(tensor, _STAYS, None)) is not None:
-                reason = Reason(held, name)
-                axes = tuple(Leaf(size, reason=reason) for size in tensor.shape)
-            elif is_inexact(tensor):
-                empty = Reason("it has no units", name, quiet=True)
-                axes = tuple(analysis.unifier.fresh(size) if size else Leaf(0, reason=empty) for size in tensor.shape)
-            else:
-                axes = tuple(analysis.unifier.constant(size) for size in tensor.shape)
-            analysis.parameters[name] = Tensor(axes, parameter=name, learns=isinstance(tensor, nn.Parameter))
+    for name, tensor in {**named_tensors(analysis.model), **_plain_tensors(analysis)}.items():
+        canonical = first.setdefault(id(tensor), name)
+        analysis.aliases[name] = canonical
+        analysis.learnable[name] = tensor
+        if canonical != name:
+            continue
+        if (held := getattr(tensor, _STAYS, None)) is not None:
+            reason = Reason(held, name)
+            axes = tuple(Leaf(size, reason=reason) for size in tensor.shape)
+        elif is_inexact(tensor):
+            empty = Reason("it has no units", name, quiet=True)
+            axes = tuple(analysis.unifier.fresh(size) if size else Leaf(0, reason=empty) for size in tensor.shape)
+        else:
+            axes = tuple(analysis.unifier.constant(size) for size in tensor.shape)
+        analysis.parameters[name] = Tensor(axes, parameter=name, learns=isinstance(tensor, nn.Parameter))
+
+
+def _plain_tensors(analysis: Analysis) -> dict[str, torch.Tensor]:
+    """The tensors that forwards read from attributes without their being registered, as precise as the weights."""
+    read = dict.fromkeys(str(n.target) for graph in analysis.graphs.values() for n in graph.nodes if n.op == "get_attr")
+    held = {name: plain_tensor(analysis.model, name) for name in read if not name.startswith(CONSTANT)}
+    precisions = {weight.dtype.to_real() for weight in analysis.model.parameters()}
+    tensors = {name: t for name, t in held.items() if t is not None and not t.requires_grad}
+    return {name: t for name, t in tensors.items() if is_inexact(t) and t.dtype.to_real() in precisions}
 
 
 def _visit(analysis: Analysis, node: fx.Node) -> Tree:
@@ -125,7 +133,7 @@ def _visit(analysis: Analysis, node: fx.Node) -> Tree:
         return analysis.parameters.get(analysis.aliases.get(name, ""))
 
     if node.op == "get_attr":
-        why = "it is a plain tensor, which stays; as a buffer (register_buffer) it would grow"
+        why = "it is a plain tensor of another precision than the weights; as a buffer (register_buffer) it would grow"
         why = "it is a constant" if str(node.target).startswith(CONSTANT) else why
         return parameter(str(node.target)) or _fixed(node.meta["value"], Reason(why, place))
     if node.op == "placeholder":

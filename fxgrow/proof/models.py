@@ -52,6 +52,12 @@ class Model:
             return attribute if isinstance(attribute, Tensor) else None
         return None
 
+    def plain_tensors(self) -> dict[str, Tensor]:
+        """The tensors by name that its graphs read and no module has registered."""
+        read = {str(n.target) for graph in self.graphs.values() for n in graph.nodes if n.op == "get_attr"}
+        named = {name: self.tensor(name) for name in sorted(read - self.tensors.keys())}
+        return {name: tensor for name, tensor in named.items() if tensor is not None}
+
     def factor(self, name: str) -> float:
         """By how much a tensor was multiplied before growth in width."""
         return 1.0

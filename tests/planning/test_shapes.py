@@ -69,9 +69,11 @@ def test_no_dimension_is_held_without_a_word(between: Callable[[Tensor], Tensor]
 
 def test_of_a_plain_tensor_the_plan_says_how_it_would_grow() -> None:
     model: Any = Between(lambda h: h + model.table)
-    model.table = torch.randn(8)
+    model.table = torch.randn(8, dtype=torch.float64)
     held = fxgrow.plan(model, 2, example_inputs=TOKENS.float()).held
     assert "as a buffer (register_buffer) it would grow (at table)" in held[0].reason
+    model.table = model.table.float()
+    assert fxgrow.plan(model, 2, example_inputs=TOKENS.float()).ratio > 1.9
     del model.table
     model.register_buffer("table", torch.randn(8))
     assert fxgrow.plan(model, 2, example_inputs=TOKENS.float()).ratio > 1.9
