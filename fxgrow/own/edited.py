@@ -70,7 +70,8 @@ class CallEdit:
     target: the function, or the name of the method. index: which of the calls of it; None: each. change: "guard",
     "core_input" or another number ("literal", "ratio") at `path`. value: what the plan says of it. method: in which
     method, whose calls are counted. within: the methods inside it that make the call, and are not edited if they run by
-    themselves. caller: the name of the function whose calls alone are counted, if not all are.
+    themselves. caller: the name of the function whose calls alone are counted, if not all are. mode: "eval" or "train",
+    if only that mode changes it.
     """
 
     target: Any
@@ -81,6 +82,7 @@ class CallEdit:
     method: str = FORWARD
     within: tuple[str, ...] = ()
     caller: str = ""
+    mode: str = ""
 
     def apply(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments that the call gets in place of these."""
@@ -250,8 +252,9 @@ def edited(kind: Any, methods: frozenset[str] = frozenset({FORWARD})) -> type[nn
         def method(self: Any, *args: Any, **kwargs: Any) -> Any:
             _refuse_alone(self, name)
             with ExitStack() as stack:
+                modes = ("", "train" if self.training else "eval")
                 for growth in reversed(self.edits):  # what is innermost sees a call first
-                    edits = [edit for edit in growth if edit.method == name]
+                    edits = [edit for edit in growth if edit.method == name and edit.mode in modes]
                     if edits:
                         stack.enter_context(_Editing(self, edits))
                 return plainly(self, *args, **kwargs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,6 +26,7 @@ class Site:
     many there are. aside: whether it may come out by itself. within: the methods that run then inside `method`, and
     make other calls at another run. in_forward: the site of the same call within the whole forward, where `method` is
     another. caller: the function whose calls alone are counted, where another may make fewer of them at the next run.
+    mode: the mode that alone changes it, where the other makes such calls too and does not change this one alike.
     """
 
     module: str
@@ -39,13 +40,15 @@ class Site:
     in_forward: Site | None = None
     caller: str = ""
     calls: int = 1
+    mode: str = ""
 
     @property
     def key(self) -> Any:
         """Which change of which call it is."""
         edit = self.edit
         place = edit.value.get("operand") if edit.kind == "core_input" else edit.path
-        return (self.module, self.called, self.target, self.index, edit.kind, place, self.method, self.caller)
+        run = self.module, self.mode, self.method, self.caller
+        return *run, self.called, self.target, self.index, edit.kind, place
 
 
 _CHANGES = ("guard", "core_input", "multiply")
@@ -73,8 +76,23 @@ def sites(captured: Captured, plan: Plan, apart: Iterable[NodeEdit] = ()) -> tup
         sites_made = [_site(node, edit, aside, varying, by_caller) for node, edit, aside in changed]
         more = set(_varying(captured.graphs, sites_made))
         if not more:
-            return tuple(_together(tuple({site.key: site for site, _ in reversed(sites_made)}.values())[::-1]))
+            by_mode = list(_by_mode(captured.graphs, [site for site, _ in sites_made]))
+            return tuple(_together(tuple({site.key: site for site in reversed(by_mode)}.values())[::-1]))
         varying |= more
+
+
+def _by_mode(graphs: Mapping[str, fx.Graph], sites_made: Sequence[Site]) -> Iterator[Site]:
+    """The sites, those of one mode for it alone where the other makes such calls and does not change them alike."""
+    changes = {(site.edit.mode, site.key, str(site.edit.value)) for site in sites_made}
+    targets = {(mode, node.op, node.target) for mode, graph in graphs.items() for node in graph.nodes}
+    ops = ("call_function", "call_method")
+    for site in sites_made:
+        mode = site.edit.mode
+        unlike = (m for m in graphs if m != mode and (m, site.key, str(site.edit.value)) not in changes)
+        if not site.called and any((other, op, site.target) in targets for other in unlike for op in ops):
+            whole = replace(site.in_forward, mode=mode) if site.in_forward is not None else None
+            site = replace(site, mode=mode, in_forward=whole)
+        yield site
 
 
 def _together(sites_made: Iterable[Site]) -> Iterator[Site]:

@@ -73,3 +73,32 @@ def test_new_blocks_are_blocks_of_the_class(around: Callable[..., Callable[[Tens
     assert grown.blocks[-1].width == 12
     grown.blocks[1].down.weight.data.normal_()
     assert not torch.equal(grown(X), model(X))  # its own layer, not that of the block that it repeats
+
+
+class Dropping(nn.Module):
+    """Drops blocks in train mode, more of them the further it comes: mmcv's drop path, by a position in a loop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(5, 8), nn.Linear(8, 3)
+        self.blocks = nn.ModuleList([nn.Sequential(nn.Linear(8, 12), nn.GELU(), nn.Linear(12, 8)) for _ in range(3)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for place, block in enumerate(self.blocks):
+            h, keep = block(x), 1 - 0.1 * place
+            if self.training and place:
+                h = h.div(keep) * (keep + torch.rand(len(h), 1, dtype=h.dtype)).floor()
+            x = x + h
+        return self.head(x)  # type: ignore[no-any-return]
+
+
+def test_calls_that_one_mode_alone_makes_otherwise_are_as_they_were_in_the_other() -> None:
+    torch.manual_seed(0)
+    model = Dropping().double()
+    grown = fxgrow.grow(model, depth=1.5, example_inputs=X)
+    assert isinstance(grown, Dropping) and len(grown.blocks) == 5
+    assert fxgrow.certify(grown).verdict is Verdict.PROVED
+    assert all(worst_error(model, grown, (X,), training=mode) < 1e-12 for mode in (False, True))
+    kept = {edit.value for growth in grown.edits for edit in growth if edit.mode == "train"}  # type: ignore[attr-defined]
+    assert kept == {0.9, 0.8}  # the rates of the old blocks, not those of the places that they have now
