@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +21,7 @@ from fxgrow.containers import flat_tensors, with_items
 from fxgrow.devices import callers_code
 from fxgrow.module_tensors import OF_MODULES
 from fxgrow.planning.deepening import Children, Deepening
+from fxgrow.planning.names import recounted, series
 from fxgrow.switching import in_mode
 
 INTERMEDIATES = "forward_intermediates"
@@ -57,8 +59,7 @@ def follow_positions(
                 break
             best = best_now
             as_they_were += [_put(own, position) for position in moved]
-            done = {(position.path, position.name) for position in moved}
-            candidates = [position for position in candidates if (position.path, position.name) not in done]
+            candidates = [position for position in candidates if position not in moved]
     for before in reversed(as_they_were) if best else ():
         _put(own, before)
 
@@ -85,38 +86,59 @@ def _put(own: nn.Module, moved: Moved) -> Moved:
 def _moved_by(own: nn.Module, children: Children) -> Iterator[Moved]:
     """Attributes that may count blocks or name them by their position, with what they are among new ones.
 
-    In parts around the blocks, the number of these (for `range(self.depth)`), lists of such numbers (`self.depths`),
-    collections of positions (timm's `out_indices`); there and in what holds the blocks, collections of their names
-    (torchvision's `return_layers`); anywhere, dictionaries with an entry for each position.
+    In what holds the blocks and in parts around it, the number of these (for `range(self.depth)`), the place of one
+    (`self.blocks[: self.split]`), lists of such numbers (`self.depths`), collections of positions (timm's
+    `out_indices`) or names (torchvision's `return_layers`), lists of what each block has (`self.rates[k]`), lists and
+    dictionaries of the blocks themselves; anywhere, dictionaries with an entry for each position.
     """
+    for counted in series(new for new, _ in children.names).values():
+        some = tuple(pair for pair in children.names if pair[0] in counted)
+        if len(some) < len(children.names) and {bool(old) for _, old in some} == {True, False}:
+            yield from _moved_in(own, replace(children, names=some))
+    yield from _moved_in(own, children)
+
+
+def _moved_in(own: nn.Module, children: Children) -> Iterator[Moved]:
     is_old = [bool(old) for _, old in children.names]
+    news, olds = [new for new, _ in children.names], [old for _, old in children.names if old]
     places = last_places(is_old)
     before, after = len(places), len(is_old)
-    steps = children.path.split(".")
-    for length in range(len(steps)):
-        path = ".".join(steps[:length])
-        stage = next((int(step) for step in steps[length:] if step.isdigit()), 0)
-        for name, value in _attributes(own, path):
-            if type(value) is int and value == before:
-                yield Moved(path, name, after)
-            listed: Any = value if type(value) in (list, tuple) else ()
-            named: Any = value if _names_items(value) else ()
-            if named and all(type(item) is int and 0 <= item < before for item in named):
-                yield Moved(path, name, _renamed(value, dict(enumerate(places))))
-            if stage < len(listed) and type(listed[stage]) is int and listed[stage] == before:
-                yield Moved(path, name, type(value)((*listed[:stage], after, *listed[stage + 1 :])))
-    news = [new for new, _ in children.names]
-    by_name = {old: news[places[k]] for k, old in enumerate(old for _, old in children.names if old)}
-    for path in [".".join(steps[:length]) for length in range(len(steps) + 1)]:
-        for name, value in _attributes(own, path):
-            named = value if _names_items(value) else ()
-            if named and all(type(item) is str and item in by_name for item in named):
-                yield Moved(path, name, _renamed(value, by_name))
+    by_place, by_name = dict(enumerate(places)), {old: news[places[k]] for k, old in enumerate(olds)}
     origins = [sum(is_old[: place + 1]) - 1 for place in range(after)]
+    parts = _held_at(own, children.path).get("_modules", {})
+
+    def longer(items: Iterable[Any]) -> list[Any]:
+        """What is held for each block; the blocks themselves, if it is them."""
+        each = list(items)
+        if all(each[origin] is parts.get(new) for origin, new, old in zip(origins, news, is_old, strict=True) if old):
+            return [parts[new] for new in news]
+        return [each[origin] for origin in origins]
+
+    def ways(value: Any, stage: int) -> Iterator[Any]:
+        yield recounted(value, olds, news)
+        if type(value) is int and 0 <= value < before:
+            yield from {place: 0 for place in (places[value], places[value - 1] + 1) if value < place}
+        if type(value) in (list, tuple):
+            if stage < len(value) and type(value[stage]) is int and value[stage] == before:
+                yield type(value)((*value[:stage], after, *value[stage + 1 :]))
+            if len(value) == before:
+                yield type(value)(longer(value))
+        for names in (by_place, by_name) if _names_items(value) and value else ():
+            if all(type(item) in (int, str) and item in names for item in value):
+                yield _renamed(value, names)
+        for keys, now in ((range(before), range(after)), (olds, news)):
+            if isinstance(value, dict) and [*value] == [*keys]:
+                yield with_items(value, dict(zip(now, longer(value.values()), strict=True)))
+
+    steps = children.path.split(".") if children.path else []
+    for length in range(len(steps) + 1):
+        path, stage = ".".join(steps[:length]), next((int(step) for step in steps[length:] if step.isdigit()), 0)
+        for name, value in _attributes(own, path):
+            yield from (Moved(path, name, now) for now in ways(value, stage) if now is not None)
     for path, _ in own.named_modules():
         for name, value in _attributes(own, path):
             if isinstance(value, dict) and value and list(value) == list(range(before)):
-                yield Moved(path, name, with_items(value, {k: value[origin] for k, origin in enumerate(origins)}))
+                yield Moved(path, name, with_items(value, dict(enumerate(longer(value.values())))))
 
 
 def _names_items(value: Any) -> bool:
@@ -201,8 +223,13 @@ def _may_become(old: tuple[int, ...], new: tuple[int, ...]) -> bool:
 
 
 def _attributes(own: nn.Module, path: str) -> list[tuple[str, Any]]:
+    held = _held_at(own, path)
+    return [(name, value) for name, value in held.items() if name not in OF_MODULES]
+
+
+def _held_at(own: nn.Module, path: str) -> dict[str, Any]:
+    """What a part holds."""
     try:
-        attributes = own.get_submodule(path).__dict__
+        return own.get_submodule(path).__dict__
     except AttributeError:  # it has moved itself
-        return []
-    return [(name, value) for name, value in attributes.items() if name not in OF_MODULES]
+        return {}

@@ -23,7 +23,7 @@ from fxgrow.planning.edits import AttributeEdit
 from fxgrow.planning.entries import DRAWS
 from fxgrow.planning.graph_parts import within, within_any
 from fxgrow.planning.loops import loops
-from fxgrow.planning.names import may_be_renamed, names_of_slots
+from fxgrow.planning.names import names_of_slots, prefixes_counted
 from fxgrow.planning.plan import Held, TensorGrowth
 
 STARTS = ("copy", "random", "stack")
@@ -257,7 +257,8 @@ class Naming:
 
     def _named(self, path: str, slots: list[tuple[str, int]]) -> dict[tuple[str, int], str]:
         """Names of the children: numbered ones counted anew, others kept and new ones named after their twin."""
-        return names_of_slots(slots, may_be_renamed(self.model, path, self.inputs))
+        longer = {name for name, copy in slots if copy}
+        return names_of_slots(slots, prefixes_counted(self.model, path, self.inputs, longer))
 
     def after(self, path: str) -> str:
         """What something that was there is called after growth."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import timm
 import timm.optim
@@ -106,3 +108,29 @@ def test_layer_decay_groups_what_timm_counts() -> None:
     groups = [timm.optim.param_groups_layer_decay(net, layer_decay=0.5) for net in (model, deep)]
     scales = [{group["lr_scale"] for group in each} for each in groups]
     assert len(scales[1]) == len(scales[0]) + 3
+
+
+class Counted(nn.Module):
+    """Works out the names of its blocks: from their number, or from a list of names."""
+
+    def __init__(self, by: object, depth: int = 3, width: int = 4) -> None:
+        super().__init__()
+        self.stem, self.by = nn.Conv2d(3, width, 3), by
+        for number in range(1, depth + 1):
+            self.add_module(f"layer{number}", Residual(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for name in self.by if isinstance(self.by, list) else [f"layer{k}" for k in range(1, self.by + 1)]:  # type: ignore[operator]
+            x = getattr(self, name)(x)
+        return x
+
+
+@pytest.mark.parametrize("by", [lambda n: n, lambda n: [f"layer{k + 1}" for k in range(n)]], ids=["number", "names"])
+def test_names_that_a_forward_works_out_go_on(by: Callable[[int], object]) -> None:
+    model = Counted(by(3)).double()
+    grown = fxgrow.grow(model, depth=2, example_inputs=X)
+    assert type(grown) is Counted and grown.by == by(6)
+    assert grown.state_dict().keys() == Counted(by(6), 6).state_dict().keys()
+    assert fxgrow.report(grown).certificate.verdict is Verdict.PROVED
+    assert torch.allclose(grown(X.double()), model(X.double()), atol=1e-12)

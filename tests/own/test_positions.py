@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import fxgrow
+from fxgrow.proof.certificate import Verdict
 from tests.capture.assembled import EXACT, normal
 from tests.models import lively
 
@@ -134,3 +135,72 @@ def test_layers_that_are_read_by_name_or_number(chosen: Any, after: Any) -> None
     assert type(grown) is Read and grown.chosen == after and len(grown.layers) == 7
     for new, old in zip(grown(x), model(x), strict=True):
         torch.testing.assert_close(new, old, rtol=EXACT, atol=EXACT)
+
+
+class Split(nn.Module):
+    """Takes the first blocks, then the others, and reads what comes between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head, self.early = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1), 1
+        self.blocks = nn.ModuleList([Residual(4) for _ in range(3)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for block in self.blocks[: self.early]:
+            x = block(x)
+        y = x
+        for block in self.blocks[self.early :]:
+            x = block(x)
+        return self.head(x * y)  # type: ignore[no-any-return]
+
+
+class Scaled(Split):
+    """Has a number for each block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scales = [0.5, 0.25, 0.125]
+        self.blocks = nn.ModuleList([nn.Conv2d(4, 4, 1) for _ in range(3)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for number, block in enumerate(self.blocks):
+            x = x + self.scales[number] * block(x)
+        return self.head(x)  # type: ignore[no-any-return]
+
+
+class Kept(nn.Module):
+    """Holds its blocks by names of its own and in a list besides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head, self.kept = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1), [Residual(4) for _ in range(3)]
+        for number, block in enumerate(self.kept):
+            self.add_module(f"b{number}", block)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for block in self.kept:
+            x = block(x)
+        return self.head(x)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "value"), [(Split(), "early", 2), (Scaled(), "scales", [0.5, 0.5, 0.25, 0.25, 0.125, 0.125])]
+)
+def test_places_and_what_each_block_has_follow(model: Any, name: str, value: Any) -> None:
+    model, x = model.double(), normal(2, 3, 4, 4)
+    grown: Any = fxgrow.grow(model, depth=2, example_inputs=x)
+    assert type(grown) is type(model) and getattr(grown, name) == value
+    torch.testing.assert_close(grown(x), model(x), rtol=EXACT, atol=EXACT)
+    assert fxgrow.report(grown).certificate.verdict is Verdict.PROVED
+
+
+def test_lists_of_the_blocks_themselves_follow() -> None:
+    model, x = Kept().double(), normal(2, 3, 4, 4)
+    grown = fxgrow.grow(model, depth=2, example_inputs=x)
+    assert type(grown) is Kept and grown.kept == [grown.get_submodule(f"b{number}") for number in range(6)]
+    torch.testing.assert_close(grown(x), model(x), rtol=EXACT, atol=EXACT)
+    copied = pickle.loads(pickle.dumps(grown))
+    assert copied.kept[5] is copied.b5 and fxgrow.grow(copied, depth=1.5, example_inputs=x).kept[8] is not None
