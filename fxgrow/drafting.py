@@ -50,7 +50,8 @@ def planned_in_form(
 ) -> tuple[Captured | Parts, Plan, Wish]:
     """As `_planned`; what the own class cannot hold is held in the wish where no graph is to come back, or can.
 
-    So is a run that the own class cannot lengthen, if it was not asked for by name and another run gains blocks.
+    New blocks that it cannot hold among the others come last. A run that it cannot lengthen at all is held, if it was
+    not asked for by name and another run gains blocks.
     """
     as_asked = None
     while True:
@@ -60,7 +61,7 @@ def planned_in_form(
         if wish.like is not None or isinstance(captured, Parts) or not grows(planned):
             return captured, planned, wish
         no_graph = wish.form == "module" or any(note.lost for note in captured.settled)
-        if wish.form == "graph" or not (no_graph or _may_be_too_long(model, planned, wish)):
+        if wish.form == "graph" or not (no_graph or _may_be_too_long(model, planned)):
             return captured, planned, wish
         bare, changed = skeleton(model), sites(captured, planned)
         graph = widened(captured, planned, named_tensors(bare), "")
@@ -72,7 +73,11 @@ def planned_in_form(
         why = f"{type(model).__name__} cannot hold its growth: {own.what}"
         run = _run_with(planned, graph, own)
         reasons = wish.held.get(own.node, ())
-        if run is not None:
+        runs = planned.depth.runs if planned.depth is not None else ()
+        late = (r.path for r in runs if 1 < r.before < r.after and run in (None, r.path))
+        if more := dict.fromkeys((path for path in late if path not in wish.late_runs), own.what):
+            wish = replace(wish, late_runs={**wish.late_runs, **more})
+        elif run is not None and (no_graph or not isinstance(wish.depth, Mapping)):
             wish = replace(wish, held_runs={**wish.held_runs, run: why})
         elif no_graph and own.node and len(reasons) < 2:
             wish = replace(wish, held={**wish.held, own.node: (*reasons, Reason(why))})
@@ -80,9 +85,9 @@ def planned_in_form(
             return as_asked or (captured, planned, wish)
 
 
-def _may_be_too_long(model: nn.Module, planned: Plan, wish: Wish) -> bool:
-    """Whether a run that nobody asked for by name gains blocks, and is not all of Sequentials that run them."""
-    if planned.depth is None or isinstance(wish.depth, Mapping):
+def _may_be_too_long(model: nn.Module, planned: Plan) -> bool:
+    """Whether a run gains blocks, and is not all of Sequentials that run them."""
+    if planned.depth is None:
         return False
     containers = (model.get_submodule(old.rpartition(".")[0]) for b in planned.depth.blocks for _, old in b.modules)
     return any(getattr(type(part), "forward", None) is not nn.Sequential.forward for part in containers)
@@ -236,7 +241,8 @@ def _deepened(
     """The plan for depth and then, by `widened`, for width; new blocks are put into `captured`."""
     analysis = analyse(captured.model, captured.graphs)
     parameters = sum(tensor.numel() for tensor in captured.model.parameters())
-    deepening, staying, reading = plan_depth(captured, depths, wish.depth_init, roles_of(analysis), wish.held_runs)
+    roles, late = roles_of(analysis), wish.late_runs
+    deepening, staying, reading = plan_depth(captured, depths, wish.depth_init, roles, wish.held_runs, late)
     operations = flops_after(analysis, {})
     add_blocks(captured, deepening)
     planned = widened()

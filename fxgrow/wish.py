@@ -44,6 +44,8 @@ class Wish:
     """Nodes that growth has to leave as they are, and why."""
     held_runs: Mapping[str, str] = field(default_factory=dict)
     """Runs of blocks that have to stay as long as they are, and why."""
+    late_runs: Mapping[str, str] = field(default_factory=dict)
+    """Runs whose new blocks all have to come last, and why."""
 
 
 def sizes_asked(width: Width | None) -> Amounts | Sizes:

@@ -47,6 +47,7 @@ def plan_depth(
     init: str,
     roles: Mapping[str, str],
     held: Mapping[str, str] = MappingProxyType({}),
+    late: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[Deepening, tuple[Held, ...], Mapping[str, TensorGrowth]]:
     """What to add to each run of blocks, what stays as deep as it is, and what reads channels of new dense layers.
 
@@ -54,7 +55,7 @@ def plan_depth(
     ----------
     asked: amounts, or what makes them of the runs that there are.
     roles: what parameters are for (weight, gain, bias, mean, variance), by name.
-    held: paths of runs that have to stay as long as they are, and why.
+    held: paths of runs that have to stay as long as they are, and why. late: of those whose new blocks all come last.
 
     Raises
     ------
@@ -72,6 +73,7 @@ def plan_depth(
         run: lengths[id(run)] - len(run.units) for run in growing if isinstance(run, DenseRun) and id(run) not in inner
     }
     appended = appending(finder, dense) if dense else Appending()
+    turns = tuple(root for run in growing for unit in run.units for root in unit.roots if id(run) not in inner)
     chosen: list[Insertion] = []
     shown: list[Run] = []
     for run in repeats.runs:
@@ -79,13 +81,16 @@ def plan_depth(
             continue
         reason = held.get(run.path) or _refusal(run, inner.get(id(run)), appended)
         if reason:
-            repeats.held.append((run.path, reason))
+            if run.path not in held or not within_any(run.units[0].path, turns):
+                repeats.held.append((run.path, reason))
             continue
         before, after = len(run.units), lengths[id(run)]
-        insertions = list(insertions_into(run, after - before))
+        insertions = list(insertions_into(run, after - before, run.path in late))
         chosen.extend(insertions)
         units = tuple(unit.path for unit in run.units)
-        shown.append(Run(run.path, before, after, units, _how(run, init) if insertions else "it stays as it is"))
+        how = _how(run, init) if insertions else "it stays as it is"
+        last = f"; they come last: {late[run.path]}" if insertions and run.path in late else ""
+        shown.append(Run(run.path, before, after, units, how + last))
     naming = Naming(finder, chosen, roles, appended)
     deepening = naming.deepening(init, tuple(shown))
     return deepening, tuple(_held(repeats)), {growth.name: growth for growth in naming.reading}
@@ -117,13 +122,17 @@ def _held(repeats: Found) -> Iterator[Held]:
         yield Held(len(paths), tuple(paths), f"its blocks stay as many as they are: {reason}")
 
 
-def insertions_into(run: FoundRun, count: int) -> Iterable[Insertion]:
-    """New blocks spread evenly over a run, whole periods of its pattern at a time, what is left over at its end."""
+def insertions_into(run: FoundRun, count: int, late: bool = False) -> Iterable[Insertion]:
+    """New blocks spread evenly over a run, whole periods of its pattern at a time, what is left over at its end.
+
+    late: put them all at its end.
+    """
     if isinstance(run, DenseRun):
         yield from itertools.repeat(Insertion(run, run.units[-1], run.units[-1]), count)
         return
     blocks, length = run.clonable, run.period
     groups = [blocks[k : k + length] for k in range(0, len(blocks) - length + 1, length)]
+    groups = groups[-1:] if late else groups
     rounds, rest = divmod(count, length)
     for number, group in enumerate(groups):
         share = (number + 1) * rounds // len(groups) - number * rounds // len(groups)
@@ -236,21 +245,29 @@ class Naming:
         copies: dict[str, int] = {}
         for insertion in self.insertions:
             places = []
+            back = self._backwards(insertion.run)
             ends = last.setdefault(id(insertion.after), {})
             for root in insertion.after.roots:
                 container, _, name = root.rpartition(".")
                 self.order.setdefault(container, [(n, 0) for n in self.model.get_submodule(container)._modules])
                 ends.setdefault(container, (name, 0))
-                if self._index(container, (name, 0)) > self._index(container, ends[container]):
+                place, end = self._index(container, (name, 0)), self._index(container, ends[container])
+                if place < end if container in back else place > end:
                     ends[container] = (name, 0)
             for root in insertion.twin.roots:
                 container, _, name = root.rpartition(".")
                 copies[root] = copies.get(root, 0) + 1
                 slot = (name, copies[root])
-                self.order[container].insert(self._index(container, ends[container]) + 1, slot)
+                self.order[container].insert(self._index(container, ends[container]) + (container not in back), slot)
                 ends[container] = slot
                 places.append((container, slot))
             self.places.append(places)
+
+    def _backwards(self, run: FoundRun) -> set[str]:
+        """The containers through which a run goes from their end to their beginning."""
+        ends = [dict(root.rpartition(".")[::2] for root in unit.roots) for unit in (run.units[0], run.units[-1])]
+        places = {path: list(self.model.get_submodule(path)._modules) for path in ends[0].keys() & ends[1].keys()}
+        return {path for path, names in places.items() if names.index(ends[0][path]) > names.index(ends[1][path])}
 
     def _index(self, container: str, slot: tuple[str, int]) -> int:
         return self.order[container].index(slot)

@@ -148,3 +148,41 @@ def test_where_no_graph_can_be_the_class_holds_what_it_cannot_have() -> None:
     grown = fxgrow.grow(model, width=1.5, example_inputs=X)
     assert type(grown) is Heads and (grown.heads, grown.into.out_features) == (2, 48)
     assert worst_error(model, grown, (X,), training=True) <= 1e-12
+
+
+class Halved(nn.Module):
+    """Reads what its second block gives, by a number in its code; goes through its blocks backwards, if asked to."""
+
+    def __init__(self, backwards: bool) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([Branched(6, 12) for _ in range(3)])
+        self.backwards = backwards
+
+    def forward(self, x: Tensor) -> Tensor:
+        blocks = list(self.blocks)
+        for block in reversed(blocks) if self.backwards else blocks[:2]:
+            x = block(x)
+        y = x
+        for block in () if self.backwards else blocks[2:]:
+            x = block(x)
+        return x * y
+
+
+def test_new_blocks_come_last_where_the_class_cannot_have_them_in_between() -> None:
+    torch.manual_seed(0)
+    model = Halved(backwards=False).double()
+    grown = fxgrow.grow(model, depth={"blocks": 2}, example_inputs=X)
+    assert type(grown) is Halved and fxgrow.certify(grown).verdict is Verdict.PROVED
+    depth = fxgrow.report(grown).plan.depth
+    assert [old for _, old in depth.children[0].names] == ["0", "1", "2", "", "", ""]
+    assert "they come last: the class computes something else: mul" in depth.runs[0].how
+    assert worst_error(model, grown, (X,), training=True) < 1e-12
+
+
+def test_new_blocks_of_a_list_that_is_gone_through_backwards_come_before_the_others() -> None:
+    torch.manual_seed(0)
+    model = Halved(backwards=True).double()
+    grown = fxgrow.grow(model, depth=1.5, example_inputs=X)
+    assert type(grown) is Halved and fxgrow.certify(grown).verdict is Verdict.PROVED
+    assert [old for _, old in fxgrow.report(grown).plan.depth.children[0].names] == ["", "0", "", "1", "2"]
+    assert worst_error(model, grown, (X,), training=True) < 1e-12
