@@ -135,14 +135,14 @@ class Block:
         raise Stuck(f"{call.name} stands between its input and its output")
 
     def _same_rest(self, call: Call, terms: Terms) -> tuple[Identity, Tensor | None]:
-        """One operand is the input; other summands are silent, other factors are gains of its own that start at one."""
+        """One operand is the input; other summands are silent, other factors start at one by what is its own."""
         text = f"{call.name} stands between its input and its output"
         stuck = Stuck("its output is not its input plus a branch" if terms.added else text)
         for passed in terms.passed:
             if passed.meta["value"].shape != call.node.meta["value"].shape:
                 continue
             zeros, ones = terms.beside(passed)
-            gains = [name for operand in ones if (name := self._gain(operand)) is not None]
+            gains = [gain for operand in ones if (gain := self._one(operand)) is not None]
             if len(gains) < len(ones):
                 continue
             try:
@@ -151,20 +151,27 @@ class Block:
                 stuck = reason if passed is terms.passed[0] or gains else stuck
                 continue
             try:
-                return identity + Identity(ones=tuple(gains)) + self._first_of(zeros), moved
+                return sum(gains, start=identity) + self._first_of(zeros), moved
             except Stuck as reason:
                 stuck = reason
         raise stuck
 
-    def _gain(self, node: fx.Node) -> str | None:
-        """The name of the block's own parameter that a node is, seen through views."""
+    def _one(self, node: fx.Node) -> Identity | None:
+        """How a node comes to be one: the block's own parameter, seen through views, or one less such a parameter."""
+        zero = False
         while node.op != "get_attr":
             call = self._call(node)
-            if call is None or not call.law.moves or len(call.operands()) != 1:
+            if call is None or len(call.operands()) != 1:
+                return None
+            if call.name == "sub" and call.raw(0, "input") == 1 and not zero:
+                zero = True
+            elif not call.law.moves:
                 return None
             node = call.operands()[0]
         name = self.own(str(node.target))
-        return name if name in self._learnable else None
+        if name not in self._learnable:
+            return None
+        return Identity(zero=(name,)) if zero else Identity(ones=(name,))
 
     @cached_property
     def _learnable(self) -> set[str]:
@@ -225,7 +232,7 @@ class Block:
         terms = call.terms()
         if terms is None:
             weightless = call.law.family in ("contraction", "normalisation")
-            text = "has no weights of its own" if weightless else "cannot be silenced"
+            text = call.law.why_loud or ("has no weights of its own" if weightless else "cannot be silenced")
             raise Stuck(f"its branch ends in {call.name}, which {text}")
         if call.law.moves and (rows := self._rows(call)):
             return Identity(rows=rows)

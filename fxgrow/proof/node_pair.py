@@ -401,7 +401,7 @@ def numbers_in(item: Any) -> Iterator[Both]:
     return of_kind(item, Both)
 
 
-_TREE = frozenset({"_parameters", "_buffers", "_modules", "training"})
+_TREE = frozenset({"_parameters", "_buffers", "_modules", "training", "_flat_weights", "_flat_weight_refs"})
 
 
 def module_difference(old: nn.Module, new: nn.Module, besides: frozenset[str]) -> str | None:

@@ -157,6 +157,10 @@ class Called(Generic[T]):
         """The argument at a position or under a name, as a law sees it."""
         return self.lower(self.raw(index, name, default))
 
+    def setting(self, index: int, name: str, default: Any = None) -> Any:
+        """An attribute of the module that is called, or the argument of a function at that position or of that name."""
+        return getattr(self.module, name, default) if self.module is not None else self.argument(index, name, default)
+
     def optional(self, index: int, name: str) -> T | None:
         """The tensor at a position or under a name; None where anything else, or nothing, is."""
         raise NotImplementedError

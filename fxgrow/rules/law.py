@@ -150,6 +150,7 @@ class Terms:
 
     added, factors: tensors, as the op gives them; factors that are best to silence come first. passed: those of both
     that nothing is done to. tried: what is made of zeros has to be tried out. after: what is applied to it, if any.
+    over: a parameter whose norms along all axes but one divide it all, and that axis; none of them may be zero.
     """
 
     added: Sequence[Any] = ()
@@ -157,6 +158,7 @@ class Terms:
     passed: Sequence[Any] = ()
     tried: bool = False
     after: nn.Module | None = None
+    over: tuple[Any, int] | None = None
 
     def silencing(self) -> list[list[Any]]:
         """What has to be zero together for it all to be zero: alternatives."""
@@ -183,6 +185,7 @@ class Law:
     moves = False  # whether its output is entries of its operands and nothing else
     why_held = "has no rule"
     how_taken = "is taken over it"  # its statistic
+    why_loud = ""  # nobody can make it zero
 
     @property
     def may_show(self) -> bool:

@@ -136,10 +136,6 @@ class Op(Called["Tensor"]):
         argument = self.argument(index, name)
         return argument if isinstance(argument, Tensor) else None
 
-    def setting(self, index: int, name: str, default: Any = None) -> Any:
-        """An attribute of the module that is called, or the argument of a function at that position or of that name."""
-        return getattr(self.module, name, default) if self.module is not None else self.argument(index, name, default)
-
     def operands(self) -> list[Tensor]:
         """Every tensor among the arguments."""
         return list(self._operands)

@@ -7,11 +7,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from fxgrow.axes.layout import Layout, Leaf, join, product, resolve
+from fxgrow.rules.calls import Call
 from fxgrow.rules.knowledge import Knowledge
-from fxgrow.rules.law import Fact, Law, Moves
+from fxgrow.rules.law import Fact, Law, Moves, Terms
 from fxgrow.rules.op import Op, Tensor, Tree, tensors
 
 
@@ -55,6 +57,18 @@ class Recurrent(Law):
             for value in (op.value[1] if isinstance(op.value[1], tuple) else (op.value[1],))
         ]
         return output, tuple(states) if isinstance(op.value[1], tuple) else states[0]
+
+    def terms(self, call: Call | Op) -> Terms | None:
+        """From a state of zeros, one layer stays at zero if nothing enters it; of several, some states would not."""
+        module: Any = call.module
+        is_packed = not isinstance(call.node.meta["value"][0], torch.Tensor)
+        if call.raw(1, "hx") is not None or is_packed or module.proj_size or module.num_layers > 1:
+            return None
+        directions = ("", "_reverse")[: 2 if module.bidirectional else 1]
+        names = ((kind, end) for kind in ("weight_ih", "bias_ih", "bias_hh") for end in directions)
+        entering = [call.parameter(f"{kind}_l0{end}") for kind, end in names]
+        after = nn.ReLU() if getattr(module, "nonlinearity", "") == "relu" else None
+        return Terms([name for name in entering if name is not None], after=after)
 
     def _layer(self, op: Op, suffix: str, source: Layout, hidden: Layout) -> list[tuple[Tensor, Layout]]:
         """The weights of one layer, each with what it reads; all of its parameters are tied to the hidden units."""
@@ -102,6 +116,9 @@ class Recurrent(Law):
 @dataclass(frozen=True)
 class RecurrentCell(Recurrent):
     """One step of a recurrence: nn.RNNCell, nn.GRUCell, nn.LSTMCell. A state is given, or starts at zero."""
+
+    def terms(self, call: Call | Op) -> Terms | None:
+        return None
 
     def relate(self, op: Op) -> Tree:
         x = op.tensor()

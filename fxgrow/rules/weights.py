@@ -55,6 +55,10 @@ class WeightNorm(Law):
             return op.tensor(0, "v"), op.tensor(1, "g"), op.setting(2, "dim", 0)
         return op.parameter("original1"), op.parameter("original0"), op.module[0].dim
 
+    def terms(self, call: Call | Op) -> Terms | None:
+        direction, gain, axis = self.operands(call)
+        return Terms((), [gain], over=(direction, axis)) if axis >= 0 else None
+
     def relate(self, op: Op) -> Tree:
         direction, gain, axis = self.operands(op)
         if axis < 0 or not is_parametric(direction):
@@ -108,6 +112,7 @@ class SpectralNorm(Pointwise):
     """Spectral norm alone, of a matrix at least: the weight times a number, which is that of the old entries."""
 
     family = "normalisation"
+    why_loud = "divides a weight by its own norm, which cannot be zero"
 
     def terms(self, call: Call | Op) -> Terms | None:  # type: ignore[override]
         return Law.terms(self, call)

@@ -168,7 +168,9 @@ class Maker:
 
     @staticmethod
     def _ones(call: Call, operands: dict[fx.Node, Any]) -> Made | None:
-        """Ones that are moved or seen in another shape stay ones."""
+        """Ones that are moved or seen in another shape stay ones; one less zero is one."""
+        if call.name == "sub" and call.raw(0, "input") == 1 and all(map(is_zero, operands.values())):
+            return Made(ONE, "1 - 0 = 1")
         if not call.law.moves or not operands or any(held is not ONE for held in operands.values()):
             return None
         return Made(_shaped(call.node.meta["value"], lambda value: ONE), "1 stays 1")
@@ -183,12 +185,21 @@ class Maker:
             if not all(map(self.intermediate.is_zero, names)):
                 continue
             if all(is_zero(operands[operand]) for operand in some if isinstance(operand, fx.Node)):
-                if terms.tried and not call.keeps_zero():
+                if (terms.tried and not call.keeps_zero()) or not self._has_norms(terms.over):
                     return None
                 checked = (f"every entry of {' and '.join(names)} is zero",) if names else ()
                 rule = "0 stays 0" if not terms.factors else "0 w = 0" if len(some) == 1 else "0 x + 0 = 0"
                 return Made(_shaped(call.node.meta["value"], lambda value: ZERO), rule, checked)
         return None
+
+    def _has_norms(self, over: tuple[Any, int] | None) -> bool:
+        """Whether no row of what is divided by its norm is zero, which would make it no number."""
+        if over is None:
+            return True
+        operand, axis = over
+        is_read = isinstance(operand, fx.Node) and operand.op == "get_attr"
+        tensor = self.intermediate.tensor(str(operand.target) if is_read else str(operand))
+        return tensor is not None and bool(tensor.transpose(0, axis).flatten(1).any(1).all())
 
     # -- the input of the block ----------------------------------------------------------------------------
 

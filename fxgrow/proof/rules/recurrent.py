@@ -17,7 +17,7 @@ from fxgrow.rules.recurrent import Recurrent
 def recurrent(law: Recurrent, use: Use) -> Any:
     """nn.RNN, nn.GRU, nn.LSTM: weights `[gates x hidden, in]`, one hidden dimension for all layers."""
     use.rule = "recurrent layer, by induction over time"
-    use.same_settings({"input_size", "hidden_size", "_flat_weights", "_flat_weight_refs"})
+    use.same_settings({"input_size", "hidden_size"})
     module: Any = use.new_module
     assert isinstance(module, nn.RNNBase)
     if module.proj_size:
