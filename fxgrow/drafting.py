@@ -94,12 +94,16 @@ def _may_be_too_long(model: nn.Module, planned: Plan) -> bool:
 
 
 def _run_with(planned: Plan, graph: GrownGraphModule, obstacle: Obstacle) -> str | None:
-    """The run of blocks in one of whose new blocks an obstacle is."""
-    for node in (node for each in graph.graphs().values() for node in each.nodes if node.name == obstacle.node):
-        place = str(node.target if node.op == "call_module" else node.meta.get("module_path", ""))
-        for block in planned.depth.blocks if planned.depth is not None else ():
-            if any(within(place, new) for new, _ in block.modules):
-                return block.run
+    """The run of blocks in one of whose new blocks an obstacle is, or else the last that has any before it."""
+    blocks = planned.depth.blocks if planned.depth is not None else ()
+    for each in graph.graphs().values():
+        latest: str | None = None
+        for node in each.nodes:
+            place = str(node.target if node.op == "call_module" else node.meta.get("module_path", ""))
+            runs = (block.run for block in blocks if any(within(place, new) for new, _ in block.modules))
+            latest = next(runs, latest)
+            if node.name == obstacle.node:
+                return latest
     return None
 
 

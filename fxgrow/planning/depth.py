@@ -116,7 +116,7 @@ def _refusal(run: FoundRun, outer: FoundRun | None, appended: Appending) -> str:
 def _held(repeats: Found) -> Iterator[Held]:
     """Blocks that stay as many as they are, those with one reason together."""
     together: dict[str, list[str]] = {}
-    for path, reason in repeats.held:
+    for path, reason in dict.fromkeys(repeats.held):
         together.setdefault(reason, []).append(path)
     for reason, paths in together.items():
         yield Held(len(paths), tuple(paths), f"its blocks stay as many as they are: {reason}")

@@ -186,3 +186,44 @@ def test_new_blocks_of_a_list_that_is_gone_through_backwards_come_before_the_oth
     assert type(grown) is Halved and fxgrow.certify(grown).verdict is Verdict.PROVED
     assert [old for _, old in fxgrow.report(grown).plan.depth.children[0].names] == ["", "0", "", "1", "2"]
     assert worst_error(model, grown, (X,), training=True) < 1e-12
+
+
+class Gathering(nn.Module):
+    """Concatenates what each of its blocks gives, as YOLO's do: a layer of so many channels reads it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([Branched(6, 12) for _ in range(2)])
+        self.read = nn.Linear(18, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        made = [x]
+        made.extend(block(made[-1]) for block in self.blocks)
+        return self.read(torch.cat(made, -1))  # type: ignore[no-any-return]
+
+
+class Around(nn.Module):
+    """A list of such parts, then a list of blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList([Gathering(), Gathering()])
+        self.blocks = nn.ModuleList([Branched(6, 12) for _ in range(2)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for part in self.parts:
+            x = part(x).relu()
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+def test_what_a_layer_behind_the_blocks_cannot_read_holds_them_and_no_others() -> None:
+    torch.manual_seed(0)
+    model = Around().double()
+    grown = fxgrow.grow(model, depth=1.5, width=1.5, example_inputs=X)
+    assert isinstance(grown, Around) and fxgrow.certify(grown).verdict is Verdict.PROVED
+    assert [len(grown.blocks), *(len(part.blocks) for part in grown.parts)] == [3, 2, 2]
+    assert worst_error(model, grown, (X,), training=True) < 1e-12
+    held = {place: held.reason for held in fxgrow.report(grown).plan.held for place in held.where}
+    assert "Around cannot hold its growth" in held["parts.0.blocks"] and "blocks" not in held
