@@ -42,6 +42,10 @@ class _Loop:
         return both if both.is_in_turns else None
 
     @property
+    def has_several(self) -> bool:
+        return all(len(turns) > 1 for turns in self.calls.values())
+
+    @property
     def is_in_turns(self) -> bool:
         return all(a[-1] < b[0] for turns in self.calls.values() for a, b in itertools.pairwise(turns))
 
@@ -65,12 +69,13 @@ def loops(finder: Finder, repeats: Found, held: Container[str] = ()) -> Found:
         if any(within(a, b) or within(b, a) for a in loop.lists for b in taken):
             continue
         for before in range(loop.most_before + 1):
-            units = _turns(finder, graphs, loop, before)
+            units = _turns(finder, graphs, loop, before) if loop.has_several else _turn(finder, graphs, loop, before)
             if any(unit.identity is not None for unit in units):
                 runs.append(FoundRun(loop.lists[0], units))
                 break
         else:
-            stuck.extend([(unit.path, unit.reason) for unit in _turns(finder, graphs, loop, 0) if unit.reason][:1])
+            units = _turns(finder, graphs, loop, 0) if loop.has_several else []
+            stuck.extend([(unit.path, unit.reason) for unit in units if unit.reason][:1])
     roots = [root for run in runs for unit in run.units for root in unit.roots]
     reasons = [(path, reason) for path, reason in repeats.held if not any(within(path, root) for root in roots)]
     return Found([*repeats.runs, *runs], reasons if repeats.runs or runs or reasons else stuck)
@@ -92,8 +97,8 @@ def _loops(finder: Finder, graphs: dict[str, list[fx.Node]]) -> Iterator[_Loop]:
 
 
 def _alone(finder: Finder, path: str, module: nn.Module | None, position: dict[fx.Node, int]) -> _Loop | None:
-    """A list of modules each of which is called in every graph, before the next."""
-    if not isinstance(module, nn.ModuleList) or len(module) < 2:
+    """A list of modules each of which is called in every graph, before the next; or of one that is several."""
+    if not isinstance(module, nn.ModuleList) or not (len(module) > 1 or _is_of_unlike_parts(module)):
         return None
     members = [finder.members.get(f"{path}.{name}", {}) for name in module._modules]
     if any(nodes.keys() != finder.graphs.keys() for nodes in members):
@@ -101,6 +106,24 @@ def _alone(finder: Finder, path: str, module: nn.Module | None, position: dict[f
     calls = {mode: [[position[node] for node in nodes[mode]] for nodes in members] for mode in finder.graphs}
     loop = _Loop((path,), calls)
     return loop if loop.is_in_turns else None
+
+
+def _is_of_unlike_parts(module: nn.ModuleList) -> bool:
+    """Whether a list has one list of parts that are no blocks of a kind: `for attention, perceptron in self.layers`."""
+    inner = next(iter(module), None)
+    kinds = {tuple(type(each) for each in part.modules()) for part in inner} if isinstance(inner, nn.ModuleList) else {}
+    return len(kinds) > 1
+
+
+def _turn(finder: Finder, graphs: dict[str, list[fx.Node]], loop: _Loop, before: int) -> list[Unit]:
+    """The only turn of a loop as a block, which ends some functions behind its last layer."""
+    roots = tuple(f"{path}.0" for path in loop.lists)
+    for behind in range(_EARLIEST):
+        ends = {mode: (calls[0] - before, calls[-1] + 1 + behind) for mode, (calls,) in loop.calls.items()}
+        unit = finder.unit(roots[0], roots, {mode: graphs[mode][start:stop] for mode, (start, stop) in ends.items()})
+        if unit is not None and unit.identity is not None and unit.identity.gates:
+            return [unit]
+    return []
 
 
 def _is_chain(turns: list[list[fx.Node]]) -> bool:

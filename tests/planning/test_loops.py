@@ -31,7 +31,7 @@ class Perceptrons(nn.Module):
 class Pairs(nn.Module):
     """A transformer as some write it: an attention and a perceptron a turn, the sums outside of both."""
 
-    def __init__(self) -> None:
+    def __init__(self, depth: int = 3) -> None:
         super().__init__()
         self.stem, self.head = nn.Linear(6, 16), nn.Linear(16, 3)
         self.layers = nn.ModuleList(
@@ -41,7 +41,7 @@ class Pairs(nn.Module):
                     nn.Sequential(nn.Linear(16, 24), nn.GELU(), nn.Linear(24, 16)),
                 ]
             )
-            for _ in range(3)
+            for _ in range(depth)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -96,9 +96,10 @@ class TwoLoops(nn.Module):
         (Perceptrons(), (4, 6), {"layers": (4, 6)}),
         (Perceptrons(normed=True), (4, 6), {"layers": (4, 6)}),
         (Pairs(), (2, 5, 6), {"layers": (3, 5)}),
+        (Pairs(1), (2, 5, 6), {"layers": (1, 2)}),
         (TwoSums(), (2, 2, 9), {"inner": (4, 6)}),
     ],
-    ids=["plain", "norm first", "lists in a list", "two sums"],
+    ids=["plain", "norm first", "lists in a list", "one list in a list", "two sums"],
 )
 def test_the_turns_of_a_loop_are_blocks(model: Any, shape: tuple[int, ...], runs: dict[str, tuple[int, int]]) -> None:
     model, x = model.double(), torch.randn(*shape, dtype=torch.float64)
