@@ -7,8 +7,8 @@ import inspect
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from types import CellType, FunctionType, MethodType, ModuleType, TracebackType
-from typing import Any
+from types import BuiltinFunctionType, CellType, FunctionType, MethodType, ModuleType, TracebackType
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -19,7 +19,15 @@ from fxgrow.references import unregistered
 OF_FILE = "global "
 """Begins the name of what a file has, before that of the file."""
 
-_PLAIN = (bool, int, float, str, type(None), Tensor)
+_PLAIN = frozenset((bool, int, float, str, bytes, type(None), Tensor, nn.Parameter))
+"""Classes of values that hold no others."""
+
+_VALUES = (bool, int, float, str, type(None), Tensor)
+"""Classes of values that are state by themselves."""
+
+_CODE = frozenset((FunctionType, BuiltinFunctionType, ModuleType, type))
+"""Classes of what files and classes define, which is no state."""
+
 _MOST = 10_000
 """Containers and objects of one class or file that are looked into."""
 
@@ -29,6 +37,14 @@ _FEW = 64
 _CACHED = type(functools.lru_cache(int))
 
 
+class Change(NamedTuple):
+    """What has changed, in words; what it is now; and, of a global name, its place: "global file.name"."""
+
+    text: str
+    value: Any
+    place: str = ""
+
+
 class SharedState:
     """Puts back, at its end, what happens inside to such state of a model; that of libraries is left alone.
 
@@ -36,8 +52,8 @@ class SharedState:
     ...     calls = 0
     >>> with SharedState(Counting()) as shared:
     ...     Counting.calls += 1
-    ...     print(shared.changed())
-    {'the class attribute calls of Counting': 1}
+    ...     print(shared.changed()[0].text)
+    the class attribute calls of Counting
     >>> Counting.calls
     0
     """
@@ -91,17 +107,17 @@ class SharedState:
             if tensor._version != version:
                 tensor.detach().copy_(data)
 
-    def changed(self) -> dict[str, Any]:
-        """What has changed, in words, and what it is now."""
+    def changed(self) -> list[Change]:
+        """What has changed."""
+        changes = [Change(text.format(name), value, self._place(text, name)) for text, name, value in self._changes()]
         written = {text: tensor for text, (tensor, version, _) in self.tensors.items() if tensor._version != version}
-        return {**{text.format(name): value for text, name, value in self._changes()}, **written}
+        return [*changes, *(Change(text, tensor) for text, tensor in written.items())]
 
-    def left(self) -> Iterator[tuple[str, Any]]:
-        """The global names that have changed, with the names of their files, and what they stand for."""
-        for text, name, value in self._changes():
-            owner = self.owners[text]
-            if isinstance(owner, dict) and vars(sys.modules.get(_name(owner), object)) is owner:
-                yield f"{OF_FILE}{_name(owner)}.{name}", value
+    def _place(self, text: str, name: str) -> str:
+        """The place of a global name, with the name of its file; "" of anything else."""
+        owner = self.owners[text]
+        is_file = isinstance(owner, dict) and vars(sys.modules.get(_name(owner), object)) is owner
+        return f"{OF_FILE}{_name(owner)}.{name}" if is_file else ""
 
     def _changes(self) -> Iterator[tuple[str, str, Any]]:
         for text, owner in self.owners.items():
@@ -220,10 +236,16 @@ _Contents = dict[int, tuple[Any, dict[Any, Any]]]
 def _snapshot(owner: Any) -> dict[str, tuple[Any, _Contents]]:
     """The state that a class or a file has: each value, and what it holds, and what these hold, by their identities."""
     names = vars(owner) if isinstance(owner, type) else owner
+    state: dict[str, tuple[Any, _Contents]] = {}
     seen: set[int] = set()
-    values = ((name, content_of(value) if isinstance(value, CellType) else value) for name, value in names.items())
-    state = {name: (value, _contents(value, seen)) for name, value in values if not name.startswith("__")}
-    return {name: (value, held) for name, (value, held) in state.items() if held or isinstance(value, _PLAIN)}
+    for name, value in names.items():
+        value = content_of(value) if type(value) is CellType else value
+        if type(value) in _CODE or name.startswith("__"):
+            continue
+        contents = _contents(value, seen) if type(value) not in _PLAIN else {}
+        if contents or isinstance(value, _VALUES):
+            state[name] = value, contents
+    return state
 
 
 def _contents(value: Any, seen: set[int]) -> _Contents:
@@ -231,11 +253,11 @@ def _contents(value: Any, seen: set[int]) -> _Contents:
     waiting = [value]
     while waiting and len(seen) < _MOST:
         holder = waiting.pop()
-        held = held_by(holder) if type(holder) not in _PLAIN and id(holder) not in seen else None
+        held = held_by(holder) if id(holder) not in seen else None
         if held is not None:
             seen.add(id(holder))
             contents[id(holder)] = holder, dict(held)
-            waiting += held.values()
+            waiting += [item for item in held.values() if type(item) not in _PLAIN]
     return contents
 
 

@@ -17,12 +17,14 @@ from fxgrow.capture.chance import chance
 from fxgrow.capture.contexts import Settled, settled
 from fxgrow.capture.methods import CALLER, RUNNING, MethodRuns, calling_function
 from fxgrow.capture.numbers import Attribute, Float, Int, Pending, node_of, of_numpy, plain, remembering
+from fxgrow.capture.operators import MOVING
 from fxgrow.capture.questions import Question, questions
 from fxgrow.capture.refusing import Refusing
 from fxgrow.containers import each_tensor, flat_tensors, holds_tensor, of_kind, with_dictionaries, with_items
 from fxgrow.errors import UntraceableError
 from fxgrow.holders import attribute, attributes_of, held_by, holding, is_object
 from fxgrow.module_tensors import CONSTANT, same_values
+from fxgrow.rules.calls import writes_by_name
 from fxgrow.switching import kept_tensors, switched_again, switches_itself
 
 ASIDE = "calls_on_literals"
@@ -273,9 +275,12 @@ class GraphBuilder(Refusing):
             return any(map(self.knows, (value.start, value.stop, value.step)))
         return node_of(value) is not None
 
-    def holds(self, tensor: Tensor) -> bool:
-        """Whether a module holds a tensor, or one that this is in another form, without having registered it."""
-        return id(tensor) in self.plain or id(tensor) in self.moved
+    def note_moved(self, name: str, args: Any, kwargs: Any, value: Any) -> None:
+        """A call of literals; what it gave of a plain tensor is recorded once it is used, unless it is written to."""
+        if writes_by_name(name):
+            self.moved.clear()
+        elif name in MOVING and args and (id(args[0]) in self.plain or id(args[0]) in self.moved):
+            self.moved[id(value)] = value, name, args, kwargs
 
     def has_its_own(self, module: nn.Module) -> bool:
         """Whether a module has the tensors that it had before the run, and no others for a while or from now on."""

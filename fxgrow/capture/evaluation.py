@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -91,6 +91,10 @@ def identity(module: nn.Module, path: str) -> Any:
         return path, counts_samples(module)
 
 
+_OF_TORCH = OF_MODULES | {"_flat_weights", "_flat_weight_refs"}
+"""Attributes that say no more than a layer's class, tensors and parts do."""
+
+
 def _layer(module: nn.Module) -> Layer:
     kind, state = type(module), module.__dict__
     if not kind.__module__.startswith("torch.nn.modules."):
@@ -98,7 +102,7 @@ def _layer(module: nn.Module) -> Layer:
     return Layer(
         kind,
         counts_samples(module),
-        tuple((name, _alike(value)) for name, value in state.items() if name not in OF_MODULES),
+        tuple((name, _alike(value)) for name, value in state.items() if name not in _OF_TORCH),
         (_alike(state["_parameters"]), _alike(state["_buffers"])),
         tuple((name, _layer(part)) for name, part in module._modules.items() if part is not None),
     )
@@ -127,18 +131,45 @@ def minds_samples(module: nn.Module, args: tuple[Any, ...]) -> bool:
     return few and isinstance(module, nn.modules.batchnorm._NormBase)
 
 
-def kept_shape(module: nn.Module, args: tuple[Any, ...]) -> Tensor | None:
-    """What a module gives that gives the like of its one input, told without running it; None where it does not.
+def told(module: nn.Module, args: tuple[Any, ...]) -> Any:
+    """What a layer gives, told by the sizes of its inputs without running it; None where it has to run.
 
-    Norms are slow on the meta device.
+    Norms are slow on the meta device, and recurrent layers take one step after the other there.
     """
-    if len(args) != 1 or type(args[0]) is not Tensor:
+    if not args or type(args[0]) is not Tensor:
         return None
     with torch._C.DisableTorchFunction():
         x = args[0]
-        if not (_is_pointwise(module) or _normalises(module, x.shape)) or not x.is_contiguous():
+        if not x.is_contiguous():
+            return None
+        if type(module) in _RECURRENT:
+            return _of_recurrence(module, x, *args[1:])
+        if len(args) > 1 or not (_is_pointwise(module) or _normalises(module, x.shape)):
             return None
         return x if getattr(module, "inplace", False) else torch.empty(x.shape, dtype=x.dtype, device=x.device)
+
+
+_RECURRENT = (nn.RNN, nn.GRU, nn.LSTM)
+
+
+def _of_recurrence(layer: Any, x: Tensor, first: Any = None) -> Any:
+    """The outputs and last states of a recurrent layer; None where its first states, or the inputs, do not fit."""
+    if x.ndim not in (2, 3) or x.shape[-1] != layer.input_size or x.dtype != layer.weight_ih_l0.dtype or not len(x):
+        return None
+    steps_second = x.ndim == 3 and layer.batch_first
+    *outer, _ = x.shape
+    length, *batch = outer[::-1] if steps_second else outer
+    ways, sizes = 1 + layer.bidirectional, [layer.proj_size or layer.hidden_size]
+    made = torch.empty((length, *batch, ways * sizes[0]), dtype=x.dtype, device=x.device)
+    sizes += [layer.hidden_size] if isinstance(layer, nn.LSTM) else []
+    states = [torch.empty((ways * layer.num_layers, *batch, size), dtype=x.dtype, device=x.device) for size in sizes]
+    if not length or (first is not None and _kinds(of_kind(first, Tensor)) != _kinds(states)):
+        return None
+    return made.transpose(0, 1) if steps_second else made, tuple(states) if len(states) > 1 else states[0]
+
+
+def _kinds(tensors: Iterable[Tensor]) -> list[tuple[torch.Size, torch.dtype]]:
+    return [(tensor.shape, tensor.dtype) for tensor in tensors]
 
 
 def _is_pointwise(module: nn.Module) -> bool:

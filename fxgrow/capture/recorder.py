@@ -21,31 +21,20 @@ from torch.utils.hooks import RemovableHandle
 from fxgrow import guards
 from fxgrow.capture import call_guards, contexts, gradients, numbers
 from fxgrow.capture.builder import GraphBuilder
-from fxgrow.capture.evaluation import Memory, identity, kept_shape, minds_samples
+from fxgrow.capture.evaluation import Memory, identity, minds_samples, told
 from fxgrow.capture.expansions import EXPANSIONS, call_spelled_out
 from fxgrow.capture.interception import intercepted
 from fxgrow.capture.masks import ALL, asks_for_places, masked, places
 from fxgrow.capture.methods import noting
 from fxgrow.capture.numbers import Float, Int
-from fxgrow.capture.operators import (
-    FILLING,
-    HOOKING,
-    MOVING,
-    REFLECTED,
-    SAID,
-    VALUE_OF,
-    VALUES,
-    is_method,
-    opened,
-    operator_of,
-)
+from fxgrow.capture.operators import FILLING, HOOKING, REFLECTED, SAID, VALUE_OF, VALUES, is_method, opened, operator_of
 from fxgrow.capture.shapes import call_failed, needs_values, staying
 from fxgrow.containers import each_tensor, flat_tensors, holds_tensor, with_dictionaries
 from fxgrow.errors import CaptureError, FxgrowError
 from fxgrow.opaque import CustomFunction, hooked
 from fxgrow.replacing import replaced
 from fxgrow.rules import registry
-from fxgrow.rules.calls import draws, writes_by_name
+from fxgrow.rules.calls import draws
 
 _TRANSPOSED = {"T": "permute", "mT": "transpose", "H": "permute", "mH": "transpose"}
 """Properties that are other views of a tensor, by the method that makes them."""
@@ -274,10 +263,7 @@ class Recorder(GraphBuilder, TorchFunctionMode):
         name = getattr(func, "__name__", "")
         with torch._C.DisableTorchFunction():
             value = staying(func, args, kwargs, "cpu")
-            if writes_by_name(name):
-                self.moved.clear()
-            elif name in MOVING and is_method(func, name, args) and self.holds(args[0]):
-                self.moved[id(value)] = value, name, args, kwargs
+            self.note_moved(name, args, kwargs, value)
             if name in _EMPTY:
                 value.zero_()  # what it holds is nobody's choice, and would be another at each run
                 self.empty[id(value)] = value, func, args, kwargs
@@ -416,7 +402,7 @@ class Recorder(GraphBuilder, TorchFunctionMode):
     def leaf(self, module: nn.Module, path: str, plainly: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         lowered = self.operands(args, kwargs)
         self.by_mode = self.by_mode or minds_samples(module, args)
-        value = None if kwargs or (args and id(args[0]) in self.bare) else kept_shape(module, args)
+        value = None if kwargs or (args and id(args[0]) in self.bare) else told(module, args)
         if value is None:
             self.quiet = True
             try:

@@ -147,7 +147,8 @@ class Recording:
             finding = f"what the forward assigns to the {kind} {attribute}"
             recorder.settled.append(Settled(finding, path or name, lost))
         values = [getattr(runner.get_submodule(path), name) for path, kind, name in assigned if kind == "attribute"]
-        for text, value in shared.changed().items():
+        changes = shared.changed()
+        for text, value, _ in changes:
             values.append(value)
             lost = isinstance(value, (int, float, torch.Tensor))
             recorder.settled.append(Settled(f"what the forward assigns to {text}", name, lost))
@@ -158,7 +159,7 @@ class Recording:
             for where, value in _with_tensors(getattr(runner.get_submodule(path), name), f"{path}.{name}".lstrip("."))
             if isinstance(value, torch.Tensor) or not _is_cache(value, recorder)
         )
-        left += tuple(where for where, value in shared.left() if not _is_cache(value, recorder))
+        left += tuple(change.place for change in changes if change.place and not _is_cache(change.value, recorder))
         for argument in recorder.left_in_arguments(output):
             left += (f"{OF_ARGUMENT}{argument}",)
             recorder.settled.append(Settled(f"what the forward puts into its argument {argument}", name, lost=True))

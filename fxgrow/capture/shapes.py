@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxgrow.capture.evaluation import Memory, identity, kept_shape
+from fxgrow.capture.evaluation import Memory, identity, told
 from fxgrow.capture.masks import asks_for_places, masked, places
 from fxgrow.containers import each_tensor, with_dictionaries
 from fxgrow.errors import CaptureError, UntraceableError, first_line
@@ -92,7 +92,7 @@ class OnShapes(fx.Interpreter):
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
         module = self.fetch_attr(str(target))
-        value = None if kwargs else kept_shape(module, args)
+        value = None if kwargs else told(module, args)
         return self.memory.outcome(module, identity(module, str(target)), args, kwargs) if value is None else value
 
     def run_node(self, n: fx.Node) -> Any:
