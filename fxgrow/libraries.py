@@ -55,11 +55,12 @@ def is_installed(code: Any) -> bool:
     >>> is_installed(__import__("torch").nn.Linear), is_installed(eval("lambda: 0", {}))
     (True, False)
     """
-    return _is_among_packages(getattr(sys.modules.get(home_of(code)), "__file__", None) or "")
+    return is_among_packages(getattr(sys.modules.get(home_of(code)), "__file__", None) or "")
 
 
 @functools.cache
-def _is_among_packages(file: str) -> bool:
+def is_among_packages(file: str) -> bool:
+    """Whether a file, by its path, is of an installed package."""
     return not {"site-packages", "dist-packages"}.isdisjoint(Path(file).parts)
 
 

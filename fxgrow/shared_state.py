@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from fxgrow.holders import content_of, held_by, hold
-from fxgrow.libraries import is_known, is_library
+from fxgrow.libraries import is_among_packages, is_known, is_library
 from fxgrow.references import unregistered
 
 OF_FILE = "global "
@@ -210,12 +210,18 @@ def _classes(model: nn.Module) -> list[type]:
 
 
 def _files(kinds: list[type], further: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The global names of the files that define these classes, of further ones, and of those that these import from."""
+    """The global names of the files that define these classes, of further ones, and of those that these import from.
+
+    Of files of installed packages only those of the packages that these are in.
+    """
+    homes = [*(vars(sys.modules[kind.__module__]) for kind in kinds if kind.__module__ in sys.modules), *further]
+    own = {_name(home).partition(".")[0] for home in homes}
     files: dict[int, dict[str, Any]] = {}
-    homes = (vars(sys.modules[kind.__module__]) for kind in kinds if kind.__module__ in sys.modules)
-    for home in (*homes, *further):
+    for home in homes:
         for names in (home, *map(_imported, home.values())):
-            if names and not is_library(_name(names)):
+            name = _name(names)
+            foreign = is_among_packages(str(names.get("__file__"))) and name.partition(".")[0] not in own
+            if names and not (is_library(name) or foreign or name.startswith("fxgrow.")):
                 files[id(names)] = names
     return list(files.values())
 
