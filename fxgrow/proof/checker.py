@@ -35,6 +35,7 @@ from fxgrow.proof.values import precision
 from fxgrow.rules.calls import BROKEN, writes
 from fxgrow.rules.intervals import is_rectifier
 from fxgrow.rules.registry import kind_of, law_of_call
+from fxgrow.rules.stretching import Made
 
 _BROKEN = (*BROKEN, ZeroDivisionError, AssertionError)
 """What corrupted graphs raise when they are run on labels or shapes."""
@@ -357,7 +358,8 @@ class Walk(Storage):
                 if law is None or own:
                     raise
                 use.conditions.clear()
-        if claims and all(claim.held is not None for claim in claims) and not own:
+        filled = isinstance(law, Made) and not law.why_not  # with a number, whatever is held by what it is a method of
+        if claims and all(claim.held is not None for claim in claims) and not own and not filled:
             try:
                 return computed(use, law)
             except Unproved:  # where its old entries are depends on the values

@@ -110,6 +110,37 @@ class FirstState(nn.Module):
         return self.leave(self.layer(x, (state, state))[0])
 
 
+class BothWays(nn.Module):
+    """A recurrent layer with a first state reads what another has read forwards and backwards, side by side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.layer = nn.LSTM(6, 4, batch_first=True, bidirectional=True), nn.GRU(8, 8, batch_first=True)
+        self.leave = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.leave(self.layer(self.enter(x)[0], x.new_zeros(1, len(x), 8))[0])  # type: ignore[no-any-return]
+
+
+class Scan(nn.Module):
+    """A recurrence by hand over two directions in one axis, whose first state a parameter makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(6, 8), nn.Linear(8, 3)
+        self.rates = nn.Parameter(torch.rand(16, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.enter(x).mT
+        h, rates = torch.stack((h, h.flip(2)), 1).flatten(1, 2), -self.rates.exp()
+        decay, state, steps = (h[..., None] * rates[:, None]).exp(), rates.new_zeros(len(h), 16, 2), []
+        for step in range(h.shape[-1]):
+            state = decay[:, :, step] * state + h[:, :, step, None]
+            steps.append(state.sum(-1))
+        y = torch.stack(steps, 2).unflatten(1, (2, 8))
+        return self.leave((y[:, 0] + y[:, 1].flip(2)).mT)  # type: ignore[no-any-return]
+
+
 class LearnedQueries(nn.Module):
     """A decoder whose queries are parameters: its first products are of parameters alone."""
 
@@ -176,6 +207,8 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "gru cell": lambda: Recurrence(nn.GRUCell),
     "lstm cell": lambda: Recurrence(nn.LSTMCell),
     "lstm with a first state": FirstState,
+    "a first state behind both ways": BothWays,
+    "a scan by hand": Scan,
     "learned queries": LearnedQueries,
     "a row, the first": lambda: TiedRow(0),
     "a row between": lambda: TiedRow(3),

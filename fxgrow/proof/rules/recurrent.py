@@ -56,7 +56,8 @@ def _hidden_units(use: Use, suffix: str, gates: int, layer_input: Claim, states:
     maps = (inner.maps[2], inner.maps[1], enter.maps[1])
     position = use.agreeing_maps(maps, (inner.new[2], inner.new[1], enter.new[1]), "hidden units")
     for state in states:
-        use.agreeing_maps((state.maps[-1], position), (state.new[-1], sizes[1]), "a state")
+        own = position if state.uniform else state.maps[-1]
+        use.agreeing_maps((own, position), (state.new[-1], sizes[1]), "a state")
     equal, lead = _equal_units([enter, inner, *biases], states, sizes[1]), layer_input.rank - 1
     hidden = Claim(
         (*layer_input.old[:-1], sizes[0]),
