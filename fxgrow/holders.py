@@ -65,7 +65,7 @@ def holding(value: Any, held: Mapping[Any, Any]) -> Any:
         items = tuple(held.values())
         if len(items) == len(value) and all(new is old for new, old in zip(items, value, strict=True)):
             return value
-        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+        return type(value)._make(items) if hasattr(value, "_make") else type(value)(items)
     kind = type(value)
     if kind is torch.Generator:
         twin: Any = torch.Generator(value.device)

@@ -1,11 +1,12 @@
-"""What stays one node of a graph: functions with their own backward, numbers that follow the mode, whole modules."""
+"""What stays one node: functions with their own backward, numbers that follow the mode, packed sequences, modules."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 
 class CustomFunction(nn.Module):
@@ -38,6 +39,13 @@ class ByMode(nn.Module):
 
     def extra_repr(self) -> str:
         return f"train={self.train_value}, eval={self.eval_value}"
+
+
+def packed_sequence(
+    data: Tensor, batch_sizes: Tensor, sorted_indices: Tensor | None = None, unsorted_indices: Tensor | None = None
+) -> PackedSequence:
+    """A `PackedSequence` of its parts, which are not looked at."""
+    return PackedSequence._make((data, batch_sizes, sorted_indices, unsorted_indices))
 
 
 OPAQUE = (CustomFunction, ByMode)

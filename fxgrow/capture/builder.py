@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from fxgrow.capture import call_guards
 from fxgrow.capture.answers import behind, if_finite, is_drawn, of_values, state_behind
@@ -24,6 +25,7 @@ from fxgrow.containers import each_tensor, flat_tensors, holds_tensor, of_kind, 
 from fxgrow.errors import UntraceableError
 from fxgrow.holders import attribute, attributes_of, held_by, holding, is_object
 from fxgrow.module_tensors import CONSTANT, same_values
+from fxgrow.opaque import packed_sequence
 from fxgrow.rules.calls import writes_by_name
 from fxgrow.switching import kept_tensors, switched_again, switches_itself
 
@@ -231,6 +233,8 @@ class GraphBuilder(Refusing):
             if node is None and sources is not None and value.source is not None:
                 sources[path] = value.source
             return plain(value) if node is None else node
+        if isinstance(value, PackedSequence):
+            return self.call(packed_sequence, tuple(value), value)
         if isinstance(value, (tuple, list)):
             items = [self.argument(item, (*path, k), sources) for k, item in enumerate(value)]
             return items if isinstance(value, list) else tuple(items)

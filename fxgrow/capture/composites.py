@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fxgrow.capture.indexing import picked, put
@@ -137,6 +138,17 @@ def new_full(x: Tensor, size: Any, fill_value: Any, *, dtype: Any = None, device
     return filled.reshape([1] * len(size)).expand(size).clone()
 
 
+def pad_sequence(
+    sequences: Sequence[Tensor], batch_first: bool = False, padding_value: Any = 0.0, padding_side: str = "right"
+) -> Tensor:
+    longest, rows = max(len(x) for x in sequences), []
+    for x in sequences:
+        rest = longest - len(x)
+        ends = (rest, 0) if padding_side == "left" else (0, rest)
+        rows.append(F.pad(x, (*(0, 0) * (x.dim() - 1), *ends), value=padding_value))
+    return torch.stack(rows, 0 if batch_first else 1)
+
+
 def prelu(x: Tensor, weight: Tensor) -> Tensor:
     slopes = weight.reshape(-1, *(1,) * (x.dim() - 2)) if x.dim() > 1 else weight.reshape(())
     return torch.relu(x) + slopes * x.clamp(max=0)
@@ -235,6 +247,7 @@ COMPOSITES: dict[Any, Callable[..., Any]] = {
     torch.linalg.multi_dot: multi_dot,
     torch.linalg.vecdot: vecdot,
     torch.normal: normal,
+    torch._C._nn.pad_sequence: pad_sequence,
     torch.linalg.cross: linalg_cross,
     **dict.fromkeys((Tensor.to, Tensor.type_as), to),
     Tensor.__getitem__: picked,

@@ -11,10 +11,13 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from fxgrow.capture.numbers import Float, Int, plain
+from fxgrow.capture.supposed import sequences
 from fxgrow.containers import each_tensor, holds_tensor, of_kind
 from fxgrow.module_tensors import OF_MODULES
+from fxgrow.opaque import packed_sequence
 
 
 class Memory:
@@ -131,12 +134,15 @@ def minds_samples(module: nn.Module, args: tuple[Any, ...]) -> bool:
     return few and isinstance(module, nn.modules.batchnorm._NormBase)
 
 
-def told(module: nn.Module, args: tuple[Any, ...]) -> Any:
+def told(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """What a layer gives, told by the sizes of its inputs without running it; None where it has to run.
 
-    Norms are slow on the meta device, and recurrent layers take one step after the other there.
+    Norms are slow on the meta device, and recurrent layers take one step after the other there, or ask for the values
+    of packed sequences.
     """
-    if not args or type(args[0]) is not Tensor:
+    if isinstance(module, nn.RNNBase) and args and isinstance(args[0], PackedSequence):
+        return _over_packed(module, args[0])
+    if kwargs or not args or type(args[0]) is not Tensor:
         return None
     with torch._C.DisableTorchFunction():
         x = args[0]
@@ -170,6 +176,15 @@ def _of_recurrence(layer: Any, x: Tensor, first: Any = None) -> Any:
 
 def _kinds(tensors: Iterable[Tensor]) -> list[tuple[torch.Size, torch.dtype]]:
     return [(tensor.shape, tensor.dtype) for tensor in tensors]
+
+
+def _over_packed(module: nn.RNNBase, packed: PackedSequence) -> Any:
+    """What a recurrent layer gives on sequences that are all as long as the longest."""
+    with torch._C.DisableTorchFunction():
+        output, states = _of_recurrence(module, packed.data) or module.forward(packed.data)  # as one sequence
+        count = sequences(packed.data, packed.batch_sizes)
+        states = each_tensor(states, lambda state: state.new_empty((state.shape[0], count, state.shape[1])))
+        return packed_sequence(output, *each_tensor(tuple(packed[1:]), torch.empty_like)), states
 
 
 def _is_pointwise(module: nn.Module) -> bool:
@@ -228,7 +243,7 @@ def _made_as(like: Any) -> Any:
     if isinstance(kind, bool):
         return (list if kind else tuple)(map(_made_as, items))
     if isinstance(kind, type) and _named(kind):
-        return kind(*map(_made_as, items)) if hasattr(kind, "_fields") else kind(map(_made_as, items))
+        return getattr(kind, "_make", kind)(map(_made_as, items))
     return items
 
 

@@ -29,6 +29,7 @@ from fxgrow.capture.methods import noting
 from fxgrow.capture.numbers import Float, Int
 from fxgrow.capture.operators import FILLING, HOOKING, REFLECTED, SAID, VALUE_OF, VALUES, is_method, opened, operator_of
 from fxgrow.capture.shapes import call_failed, needs_values, staying
+from fxgrow.capture.supposed import SUPPOSITIONS
 from fxgrow.containers import each_tensor, flat_tensors, holds_tensor, with_dictionaries
 from fxgrow.errors import CaptureError, FxgrowError
 from fxgrow.opaque import CustomFunction, hooked
@@ -203,6 +204,8 @@ class Recorder(GraphBuilder, TorchFunctionMode):
         if method and name in HOOKING:
             self.settled.append(contexts.Settled("a hook on a tensor", self.where(), lost=True))
             return RemovableHandle(OrderedDict())  # what is recorded has no backward pass
+        if name in SUPPOSITIONS:
+            self.settled.append(contexts.Settled(SUPPOSITIONS[name], self.where()))
         return self._call(func, name, method, args, kwargs)
 
     def _call(self, func: Any, name: str, method: bool, args: Any, kwargs: Any) -> Any:
@@ -402,7 +405,7 @@ class Recorder(GraphBuilder, TorchFunctionMode):
     def leaf(self, module: nn.Module, path: str, plainly: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         lowered = self.operands(args, kwargs)
         self.by_mode = self.by_mode or minds_samples(module, args)
-        value = None if kwargs or (args and id(args[0]) in self.bare) else told(module, args)
+        value = None if args and id(args[0]) in self.bare else told(module, args, kwargs)
         if value is None:
             self.quiet = True
             try:

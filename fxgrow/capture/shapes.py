@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 
 from fxgrow.capture.evaluation import Memory, identity, told
 from fxgrow.capture.masks import asks_for_places, masked, places
+from fxgrow.capture.supposed import SUPPOSED
 from fxgrow.containers import each_tensor, with_dictionaries
 from fxgrow.errors import CaptureError, UntraceableError, first_line
 from fxgrow.rules.calls import name_of
@@ -17,17 +18,13 @@ from fxgrow.rules.calls import name_of
 IN_TENSOR_OPERATIONS = "rewrite it in terms of tensor operations, or grow the parts around it"
 
 
-_LIKE_THEIR_FIRST = ("_sample_dirichlet", "_standard_gamma")
-"""Draws that torch has no shapes of."""
-
-
 def staying(function: Callable[..., Any], args: Any, kwargs: Any, device: str = "meta") -> Any:
     """A call on tensors of a device, which stay there whatever device they are sent to."""
     name = getattr(function, "__name__", "")
     if asks_for_places(name, args, kwargs) and (of := masked(args, kwargs)).is_meta:
         return places(name, of, as_tuple=bool(kwargs.get("as_tuple")))
-    if name in _LIKE_THEIR_FIRST:
-        return torch.empty_like(args[0])
+    if name in SUPPOSED and device == "meta":
+        return SUPPOSED[name](*args, **kwargs)
     if args and isinstance(args[0], Tensor) and name in ("cpu", "cuda", "pin_memory", "share_memory_"):
         return args[0]
     if args and isinstance(args[0], Tensor) and name == "to":
@@ -92,7 +89,7 @@ class OnShapes(fx.Interpreter):
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
         module = self.fetch_attr(str(target))
-        value = None if kwargs else told(module, args)
+        value = told(module, args, kwargs)
         return self.memory.outcome(module, identity(module, str(target)), args, kwargs) if value is None else value
 
     def run_node(self, n: fx.Node) -> Any:

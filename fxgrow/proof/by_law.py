@@ -21,7 +21,7 @@ from fxgrow.rules.law import Law
 from fxgrow.rules.normalisation import BatchNorm, GroupNorm, Guarded, OverUnits
 from fxgrow.rules.pointwise import GatedUnit, ParametricRelu, Pointwise
 from fxgrow.rules.products import Readout
-from fxgrow.rules.recurrent import Recurrent, RecurrentCell
+from fxgrow.rules.recurrent import Packed, Packing, Recurrent, RecurrentCell
 from fxgrow.rules.reduction import Across, Compared, CoreUnits, OverItsNorm, Reduction
 from fxgrow.rules.shape import Shape
 from fxgrow.rules.spatial import AffineGrid, Pad, PixelShuffle, Rearranged, Spatial, Unfold, Unpooled
@@ -62,6 +62,8 @@ RULES: dict[type[Law], Callable[[Any, Use], Any]] = {
     Attention: attention.attention,
     WindowAttention: attention.window_attention,
     BiasTable: attention.bias_table,
+    Packed: recurrent.packed,
+    Packing: recurrent.packing,
     Recurrent: recurrent.recurrent,
     RecurrentCell: recurrent.cell,
 }

@@ -1,4 +1,4 @@
-"""Recurrent layers: nn.RNN, nn.GRU, nn.LSTM."""
+"""Recurrent layers: nn.RNN, nn.GRU, nn.LSTM, and the packed sequences that they read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import nn
 from fxgrow.axes.layout import Layout, Leaf, join, product, resolve
 from fxgrow.rules.calls import Call
 from fxgrow.rules.knowledge import Knowledge
-from fxgrow.rules.law import Fact, Law, Moves, Terms
+from fxgrow.rules.law import Carrying, Fact, Law, Lookup, Moves, Terms
 from fxgrow.rules.op import Op, Tensor, Tree, tensors
 
 
@@ -35,7 +35,7 @@ class Recurrent(Law):
             op.data["reads"] = []
             return op.constants(op.value)
         unifier = op.unifier
-        x = op.tensor()
+        x = op.operands()[0]
         unifier.fix(x.axes[:-1], "it is time or batch")
         hidden = unifier.fresh(module.hidden_size)
         directions = 2 if module.bidirectional else 1
@@ -51,7 +51,9 @@ class Recurrent(Law):
         op.attribute("input_size", x.axes[-1])
         op.attribute("hidden_size", hidden)
         op.data["reads"] = reads
-        output = op.result([*x.axes[:-1], resolve(inner)])
+        output: Tree = op.result([*x.axes[:-1], resolve(inner)])
+        if isinstance(packed := op.argument(0, "input"), tuple):
+            output = (output, *packed[1:])
         states = [
             op.result([*(unifier.constant(size) for size in value.shape[:-1]), hidden])
             for value in (op.value[1] if isinstance(op.value[1], tuple) else (op.value[1],))
@@ -90,7 +92,7 @@ class Recurrent(Law):
         op.unifier.unify(tensor.axes[0], product([gates, hidden]))
 
     def facts(self, op: Op, know: Knowledge) -> None:
-        x = op.tensor()
+        x = op.operands()[0]
         for position, (weight, source) in enumerate(op.data["reads"]):
             for leaf in know.growing(source):
                 outside = position == 0 or (position == 2 and op.module.bidirectional)
@@ -100,7 +102,7 @@ class Recurrent(Law):
 
     def passes(self, op: Op, operand: Tensor, leaf: Leaf, axis: int | None, moves: Moves) -> bool:
         """Not to an input whose every weight is zero."""
-        if operand is not op.tensor():
+        if operand is not op.operands()[0]:
             return True
         entering = op.data["reads"][0 : 4 if op.module.bidirectional else 2 : 2]
         return not entering or not all(moves.zero(weight, leaf, 1) for weight, _ in entering)
@@ -109,7 +111,7 @@ class Recurrent(Law):
         return [(str(weight.parameter), 1) for weight, _ in op.data["reads"]]
 
     def operations(self, op: Op, size: Any) -> int:
-        steps = math.prod(size(axis) for axis in op.tensor().axes[:-1])
+        steps = math.prod(size(axis) for axis in op.operands()[0].axes[:-1])
         return int(steps * sum(size(w.axes[0]) * size(w.axes[1]) for w, _ in op.data["reads"]))
 
 
@@ -139,3 +141,39 @@ class RecurrentCell(Recurrent):
         """Not to an input, or a state, whose weight is zero; a state is also passed on unit by unit."""
         weight, _ = op.data["reads"][0]
         return operand is not op.tensor() or not moves.zero(weight, leaf, 1)
+
+
+@dataclass(frozen=True)
+class Packing(Carrying):
+    """Sequences as rows, one behind the other along one axis, as lengths say; or `back`, with a number behind each."""
+
+    back: bool = False
+    family = "sequence"
+
+    @property
+    def leading(self) -> tuple[int, int]:
+        """How many axes are time and batch, of what is given and of what is made."""
+        return (1, 2) if self.back else (2, 1)
+
+    def fills_with_zeros(self, given: Lookup) -> bool:
+        return not self.back or given(3, "padding_value") == 0
+
+    def relate(self, op: Op) -> Tree:
+        x, lengths = op.operands()[:2]
+        before, after = self.leading
+        op.unifier.fix((*x.axes[:before], *lengths.axes), "it is time or batch")
+        made, sizes = op.value
+        time = (op.unifier.constant(size) for size in made.shape[:after])
+        return op.result([*time, *x.axes[before:]]), op.constants(sizes)
+
+    def carries(self, op: Op, leaf: Leaf) -> tuple[list[Tensor], set[Fact]]:
+        return op.operands()[:1], {Fact.ZERO, Fact.MEAN} if self.fills_with_zeros(op.argument) else {Fact.MEAN}
+
+
+class Packed(Law):
+    """The parts of a packed sequence."""
+
+    family = "sequence"
+
+    def relate(self, op: Op) -> Tree:
+        return tuple(op.lower(op.node.args))

@@ -15,6 +15,7 @@ from torch import nn
 
 from fxgrow import guards
 from fxgrow.holders import attribute
+from fxgrow.opaque import packed_sequence
 from fxgrow.rules import elementwise, pointwise, shape
 from fxgrow.rules.attention import Attention
 from fxgrow.rules.calls import LIKE
@@ -26,7 +27,7 @@ from fxgrow.rules.normalisation import BatchNorm, GroupNorm, Guarded, OverUnits
 from fxgrow.rules.picking import GetItem, Narrow, Select, Written
 from fxgrow.rules.pointwise import AddProduct, GatedUnit, ParametricRelu, Pointwise
 from fxgrow.rules.products import AddedProduct, Lettered, Readout, inner, outer, tensordot
-from fxgrow.rules.recurrent import Recurrent, RecurrentCell
+from fxgrow.rules.recurrent import Packed, Packing, Recurrent, RecurrentCell
 from fxgrow.rules.reduction import ALL, Across, Axes, Compared, CoreUnits, OverItsNorm, Reduction, kept_unless_filled
 from fxgrow.rules.registry import both, named, ranked, rows, rule, rules
 from fxgrow.rules.spatial import AffineGrid, Pad, PixelShuffle, Sampled, Spatial, Unfold, Unpooled
@@ -210,6 +211,9 @@ rule(F.scaled_dot_product_attention, Attention())
 rule(nn.RNN, Recurrent(1))
 rule(nn.GRU, Recurrent(3))
 rule(nn.LSTM, Recurrent(4))
+rule(torch._VF._pack_padded_sequence, Packing())
+rule(torch._VF._pad_packed_sequence, Packing(back=True))
+rule(packed_sequence, Packed())
 rule(nn.RNNCell, RecurrentCell(1))
 rule(nn.GRUCell, RecurrentCell(3))
 rule(nn.LSTMCell, RecurrentCell(4))

@@ -8,15 +8,26 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import rnn
 
 import fxgrow
-from fxgrow.capture.composites import COMPOSITES, index_put_, multi_dot, new_full, prelu, to
+from fxgrow.capture.composites import COMPOSITES, index_put_, multi_dot, new_full, pad_sequence, prelu, to
 from fxgrow.containers import flat_tensors
 from fxgrow.proof.certificate import Verdict
 from tests.checks import worst_error
 from tests.database import torchs_operators
 
-NOT_IN_THE_DATABASE = ("chain_matmul", "index_put_", "new_full", "normal", "prelu", "to", "type_as", "__setitem__")
+NOT_IN_THE_DATABASE = (
+    "chain_matmul",
+    "index_put_",
+    "new_full",
+    "normal",
+    "pad_sequence",
+    "prelu",
+    "to",
+    "type_as",
+    "__setitem__",
+)
 
 
 def spelled(name: str) -> Callable[..., Any]:
@@ -84,6 +95,12 @@ def test_those_that_it_does_not_have() -> None:
         for slopes in (torch.tensor(0.2), torch.tensor([0.2]), torch.tensor([0.2, 0.5, -1.0])):
             if slopes.numel() == 1 or y.dim() > 1:
                 torch.testing.assert_close(prelu(y, slopes.double()), torch.prelu(y, slopes.double()))
+
+
+def test_rows_of_several_lengths_are_padded() -> None:
+    rows = [torch.randn(length, 3) for length in (2, 4, 1)]
+    for arguments in ((), (True, 0.5), (True, 2.0, "left")):
+        torch.testing.assert_close(pad_sequence(rows, *arguments), rnn.pad_sequence(rows, *arguments))
 
 
 class Composed(nn.Module):

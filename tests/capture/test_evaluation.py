@@ -26,8 +26,8 @@ def test_a_recurrent_layer_is_not_run(kind: Any, shape: tuple[int, ...]) -> None
         layer = kind(8, 12, layers, batch_first=first, bidirectional=ways, **more).to("meta")
         x = torch.empty(shape, device="meta")
         outputs, states = layer(x)
-        assert described(told(layer, (x,))) == described((outputs, states))
-        assert described(told(layer, (x, states))) == described((outputs, states))
+        assert described(told(layer, (x,), {})) == described((outputs, states))
+        assert described(told(layer, (x, states), {})) == described((outputs, states))
 
 
 @pytest.mark.parametrize(
@@ -40,4 +40,4 @@ def test_a_recurrent_layer_is_not_run(kind: Any, shape: tuple[int, ...]) -> None
     ],
 )
 def test_one_that_would_refuse_its_inputs_is_run(wrong: tuple[Any, ...]) -> None:
-    assert told(nn.GRU(8, 12).to("meta"), wrong) is None
+    assert told(nn.GRU(8, 12).to("meta"), wrong, {}) is None

@@ -12,12 +12,13 @@ import torch
 import torch.nn.functional as F
 from timm.models import _features_fx as timm_registry
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, rnn
 from torchvision import ops as torchvision_ops
 from torchvision.models import swin_transformer as torchvision_windows
 from torchvision.ops import DeformConv2d, StochasticDepth
 
 from fxgrow import guards
+from fxgrow.opaque import packed_sequence
 from fxgrow.rules.elementwise import BINARY
 from fxgrow.rules.pointwise import Pointwise
 from fxgrow.rules.registry import rows
@@ -106,6 +107,17 @@ class LSTMCell(nn.Module):
 
     def forward(self, x: Tensor, h: Tensor, c: Tensor) -> Any:
         return self.cell(x, (h, c))
+
+
+class OverPacked(nn.Module):
+    """The hidden units over sequences that are packed: as long as a record takes them to be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.LSTM(4, 3, 2, bidirectional=True)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.layer(rnn.pack_padded_sequence(x, torch.tensor([5, 5])))[0].data
 
 
 def overwritten(x: Tensor) -> Tensor:
@@ -702,6 +714,19 @@ CASES = [
     Case("rnn", nn.RNN(4, 3, 2, batch_first=True), ((2, 5, 4),), 2),
     Case("gru", nn.GRU(4, 3, bidirectional=True), ((5, 2, 4),), 2),
     Case("lstm", nn.LSTM(4, 3, 2, bidirectional=True, bias=False), ((5, 2, 4),), 2),
+    Case("lstm of packed sequences", OverPacked(), ((5, 2, 4),), 2),
+    Case("packed", lambda x: rnn.pack_padded_sequence(x, torch.tensor([3, 3]), True), ((2, 3, 4),), 1),
+    *(
+        Case(
+            f"padded with {value}",
+            lambda x, value=value: rnn.pad_packed_sequence(
+                packed_sequence(x, torch.tensor([2, 2])), padding_value=value, total_length=3
+            ),
+            ((4, 3),),
+            1,
+        )
+        for value in (0.0, 0.5)
+    ),
     # space
     Case("average pool 1d", nn.AvgPool1d(2), ((2, 4, 6),), 2),
     Case("average pool 2d", nn.AvgPool2d(2), (IMAGE,), 2),

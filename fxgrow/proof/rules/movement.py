@@ -250,6 +250,8 @@ def _each(sources: _Sources, old: Any, new: Any) -> Any:
         return _claim(sources, old, new)
     if isinstance(old, (tuple, list)) and isinstance(new, (tuple, list)) and len(old) == len(new):
         return tuple(_each(sources, a, b) for a, b in zip(old, new, strict=True))
+    if old is None and new is None:
+        return Both(None, None)
     raise Unproved("the two models make different numbers of pieces")
 
 

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fxgrow.proof.claims import Claim, Map, Refuted, Unproved, both_copies, carried, spare_copies, split_axis
-from fxgrow.proof.node_pair import REPEATING, Use, repeated
+from fxgrow.proof.claims import (
+    Claim,
+    Map,
+    Refuted,
+    Unproved,
+    both_copies,
+    carried,
+    spare_copies,
+    split_axis,
+    unchanged,
+)
+from fxgrow.proof.node_pair import REPEATING, Use, claims_in, repeated
 from fxgrow.proof.products import Operand, contract
-from fxgrow.rules.recurrent import Recurrent
+from fxgrow.rules.recurrent import Packed, Packing, Recurrent
 
 
 def recurrent(law: Recurrent, use: Use) -> Any:
@@ -22,9 +33,13 @@ def recurrent(law: Recurrent, use: Use) -> Any:
     assert isinstance(module, nn.RNNBase)
     if module.proj_size:
         raise Unproved("a recurrent layer with a projection has no rule")
-    x, *states = map(use.equal, use.claims())
-    if any(m is not None for m in x.maps[:-1]):
+    x, *others = map(use.equal, use.claims())
+    given = use.argument(0, "input")
+    packed = () if isinstance(given, Claim) else tuple(given[1:])
+    order = len(list(claims_in(packed)))
+    if any(m is not None for m in x.maps[:-1]) or not all(claim.same for claim in others[:order]):
         raise Unproved("time or batch has grown")
+    states = others[order:]
     layer_input = carried(x, [None, x.rank - 1], (1, x.old[-1]))
     layers: list[Claim] = []
     for layer in range(module.num_layers):
@@ -32,7 +47,26 @@ def recurrent(law: Recurrent, use: Use) -> Any:
         sent = [_hidden_units(use, suffix, law.gates, layer_input, states) for suffix in suffixes]
         layers += sent
         layer_input = _joined(sent)
-    return _results(use, x, layer_input, layers)
+    output, after = _results(use, x, layer_input, layers)
+    return (output, *packed) if packed else output, after
+
+
+def packing(law: Packing, use: Use) -> Any:
+    """Positions of sequences put elsewhere, the same for all units; what is put behind them is one number."""
+    x, *lengths = map(use.equal, use.claims())
+    use.rule = "moves positions"
+    use.same_settings()
+    before, after = law.leading
+    if any(m is not None for m in x.maps[:before]) or not all(claim.same for claim in lengths):
+        raise Unproved("time or batch has grown")
+    made, sizes = use.value
+    moved = carried(x, [*[None] * after, *range(before, x.rank)], made.shape)
+    return moved if law.fills_with_zeros(use.given) else replace(moved, zero=None), unchanged(sizes.shape)
+
+
+def packed(law: Packed, use: Use) -> Any:
+    use.rule = "a packed sequence of these parts"
+    return tuple(use.args)
 
 
 def cell(law: Recurrent, use: Use) -> Any:
