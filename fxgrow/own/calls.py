@@ -347,8 +347,8 @@ def _read(captured: Captured) -> set[str]:
 def _for_both(planned: Any, other: Any) -> TensorGrowth | None:
     """The growth of a tensor that serves both courses; None where they need it otherwise.
 
-    What one course leaves free may be what the other needs: as planned, or the mean of the old entries, which can
-    learn wherever entries that are drawn can.
+    What one course leaves free, or equal in pairs, may be what the other needs: as planned, or the mean of the old
+    entries, which can learn wherever entries that are drawn can.
     """
     if not (isinstance(planned, TensorGrowth) and isinstance(other, TensorGrowth)):
         return None
@@ -363,11 +363,17 @@ def _axes_for_both(planned: tuple[Axis, ...], other: tuple[Axis, ...]) -> tuple[
     axes: list[Axis] = []
     for mine, theirs in zip(planned, other, strict=True):
         parts = _axes_for_both(mine.parts, theirs.parts)
-        fits = theirs.fill in ("draw", mine.fill) or (mine.fill, theirs.fill) == ("draw", "mean")
-        if parts is None or not fits or (mine.kind, mine.old, mine.new) != (theirs.kind, theirs.old, theirs.new):
+        fill = _fill_for_both(mine.fill, theirs.fill)
+        if parts is None or fill is None or (mine.kind, mine.old, mine.new) != (theirs.kind, theirs.old, theirs.new):
             return None
-        axes.append(replace(mine, fill=theirs.fill if mine.fill == "draw" else mine.fill, parts=parts))
+        axes.append(replace(mine, fill=fill, parts=parts))
     return tuple(axes)
+
+
+def _fill_for_both(mine: str, theirs: str) -> str | None:
+    if mine == theirs or theirs == "draw" or (mine, theirs) == ("mean", "pair"):
+        return mine
+    return "mean" if theirs == "mean" and mine in ("draw", "pair") else None
 
 
 def _with_more(plan: Plan, course: Plan) -> Plan:

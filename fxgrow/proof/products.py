@@ -197,13 +197,15 @@ def _collapse(use: Use, weight: Operand, data: Operand, maps: dict[str, Map], ou
         if position is None and not special:
             continue
         atoms = atoms_of(data.claim, source)
-        value, free = collapsed(value, axis, atoms)
+        columns, (value, free) = value, collapsed(value, axis, atoms)
         if atoms.twins is not None:
-            value, wanted = (added_up(columns, axis, atoms.twins) for columns in (value, wanted))
+            value, wanted = (added_up(each, axis, atoms.twins) for each in (value, wanted))
         added.append((axis, atoms))
         loose = loose | along(atoms.adds_up(), axis, claim.rank)
         wrong = free != 0
         if free.numel() and bool(wrong.any()):
+            wrong &= ~(free.abs() <= _of_sums(collapsed(columns.abs(), axis, atoms)[1]))
+        if bool(wrong.any()):
             place = first(wrong)
             what = "the columns of a pair or of copies" if special else "the column of a new unit"
             raise Unproved(
@@ -245,6 +247,11 @@ def _rounding(columns: Tensor, added: Sequence[tuple[int, Atoms]]) -> Tensor:
         sizes, _ = collapsed(sizes, axis, atoms)
         if atoms.twins is not None:
             sizes = added_up(sizes, axis, atoms.twins)
+    return _of_sums(sizes)
+
+
+def _of_sums(sizes: Tensor) -> Tensor:
+    """The rounding of sums of terms whose sizes add up to these."""
     return ULPS * precision(exact(sizes)) * exact(sizes)
 
 

@@ -325,6 +325,34 @@ def test_exits_and_prompts_that_were_not_taken_grow_along() -> None:
         assert apart(model, grown, x, *call) < 1e-12, call
 
 
+class NormedExits(nn.Module):
+    """A residual stream of normed blocks, with an exit behind each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.exits = nn.Linear(4, 8), nn.ModuleList(nn.Linear(8, 3) for _ in range(2))
+        self.blocks = nn.ModuleList(nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 8)) for _ in range(2))
+
+    def forward(self, x, exit_at=None):  # type: ignore[no-untyped-def]
+        x = self.enter(x)
+        for number, (block, leave) in enumerate(zip(self.blocks, self.exits, strict=True)):
+            x = x + block(x)
+            if exit_at == number:
+                return leave(x)
+        return self.exits[-1](x)
+
+
+@pytest.mark.parametrize("width", [1.5, 2])
+def test_equal_pairs_may_be_means_where_another_exit_needs_means(width: float) -> None:
+    torch.manual_seed(0)
+    model, x = moved(NormedExits()), torch.randn(5, 4, dtype=torch.float64)
+    grown = fxgrow.grow(model, width, init="mirror", example_inputs=x)
+    assert fxgrow.report(grown).certificate.verdict is Verdict.PROVED
+    assert grown.exits[0].in_features == 8 * width
+    for call in ((), (0,), (1,)):
+        assert apart(model, grown, x, *call) < 1e-12, call
+
+
 class Stream(nn.Module):
     """A residual stream of normed blocks that ends where it is told; its methods call it `this`."""
 
