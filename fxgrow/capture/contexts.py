@@ -17,7 +17,7 @@ from fxgrow.capture import chance, gradients
 from fxgrow.capture.call_guards import CALL_GUARDS
 from fxgrow.capture.numbers import Float, Int
 from fxgrow.containers import holds_tensor
-from fxgrow.errors import SettledError, UntraceableError
+from fxgrow.errors import SettledError
 from fxgrow.replacing import replaced
 
 if TYPE_CHECKING:
@@ -189,17 +189,16 @@ def watched(recorder: Recorder) -> Iterator[None]:
         stack.enter_context(replaced(torch.autocast, "__exit__", leaving))
         inference = torch.inference_mode.__enter__
 
-        def refused(self: torch.inference_mode) -> Any:
+        def without_gradients(self: torch.inference_mode) -> None:
+            """It computes the same, on tensors that may be used elsewhere."""
             if recorder.quiet or not self.mode:
-                return inference(self)
-            with recorder.refusals():
-                raise UntraceableError(
-                    "the forward runs in inference mode, in which nothing can be trained",
-                    where=recorder.where(),
-                    remedy="use torch.no_grad there, or grow the parts around it",
-                )
+                inference(self)
+            else:
+                context: Any = torch.no_grad()
+                context.__enter__()
+                self._inference_mode_context = context
 
-        stack.enter_context(replaced(torch.inference_mode, "__enter__", refused))
+        stack.enter_context(replaced(torch.inference_mode, "__enter__", without_gradients))
         checkpoint: Any = sys.modules.get("torch.utils.checkpoint")
         if checkpoint is not None:
             name = "_checkpoint_without_reentrant_generator"
