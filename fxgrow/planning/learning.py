@@ -14,6 +14,7 @@ from torch import nn
 
 from fxgrow.axes.layout import Leaf
 from fxgrow.planning.analysis import Analysis
+from fxgrow.planning.gradients import parameters_with_gradients, stopping
 from fxgrow.rules.knowledge import Knowledge, Slot, Way
 from fxgrow.rules.law import Fact
 from fxgrow.rules.op import Op, Tensor, tensors
@@ -42,6 +43,8 @@ class Moves:
         parameters = {name: t for name, t in analysis.learnable.items() if isinstance(t, nn.Parameter)}
         trained = {name for name, tensor in parameters.items() if tensor.requires_grad}
         self.trained = trained or set(parameters)  # frozen as a whole: nobody said what will be trained
+        self._by_hand = self.trained - parameters_with_gradients(analysis)  # a teacher in the model follows a student
+        self._stopping = {node for graph in analysis.graphs.values() for node in stopping(graph)}
         self.uses = [
             (op, operand, leaf, axis)
             for op in analysis.ops
@@ -81,6 +84,7 @@ class Moves:
         for op, operand, leaf, axis in self.uses:
             if operand.parameter is not None and axis is not None:
                 slots.setdefault((operand.parameter, axis, leaf), op)
+        self.moved_slots |= {slot for slot in slots if slot[0] in self._by_hand}
         waiting = {slot for slot in slots if slot[0] in self.trained}
         by_leaf: dict[Leaf, list[Slot]] = {}
         for slot in slots:
@@ -89,6 +93,7 @@ class Moves:
         for leaf, own in by_leaf.items():
             if not any(slot in waiting for slot in own):
                 yield Still(leaf, slots[own[0]], "nothing that makes or reads it is trained: requires_grad is False")
+        waiting -= self.moved_slots
         stopped: dict[Slot, Op] = {}
         for _ in range(_STEPS):
             stopped = self._step(waiting)
@@ -129,7 +134,7 @@ class Moves:
         self, op: Op, operand: Tensor, leaf: Leaf, axis: int | None, stops: dict[tuple[Tensor, Leaf], Op | None]
     ) -> Op | None:
         """The op, this one or one after it, that stops the gradient of an operand; None where nothing does."""
-        if not op.law.passes(op, operand, leaf, axis, self):
+        if op.node in self._stopping or not op.law.passes(op, operand, leaf, axis, self):
             return op
         onward = [stops.get((output, leaf)) for output in self.made[op].get(leaf, ())]
         if not onward or None in onward or op.law.ends(op, operand, axis):

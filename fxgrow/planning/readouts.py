@@ -15,10 +15,9 @@ import torch
 from torch import fx
 
 from fxgrow.axes.layout import Leaf, leaves, resolve
-from fxgrow.capture.gradients import enter_grad, leave_grad
 from fxgrow.planning.analysis import OUTPUT, Analysis
+from fxgrow.planning.gradients import stopping, with_gradients
 from fxgrow.planning.plan import Readout
-from fxgrow.rules.calls import name_of, reached
 from fxgrow.rules.op import Tensor
 
 
@@ -28,12 +27,12 @@ def find_readouts(analysis: Analysis) -> tuple[Readout, ...]:
     names = _free_names(analysis)
     readouts: dict[int, Readout] = {}
     for mode, graph in analysis.graphs.items():
-        off = _without_gradients(graph)
+        stops = stopping(graph)
         for number, node in enumerate(_outputs(graph)):
             tree = analysis.trees[node]
             if not isinstance(tree, Tensor) or not node.meta["value"].dtype.is_floating_point:
                 continue
-            if not _passes_gradients(node, off, analysis):
+            if not _passes_gradients(node, stops, analysis):
                 continue  # a readout would, and would learn from what nothing is to learn from
             before = readouts.get(number)
             if before is not None:  # once all is fixed, the layouts of a second graph are not followed
@@ -62,36 +61,15 @@ def _outputs(graph: fx.Graph) -> list[fx.Node]:
     return [node for node in output.all_input_nodes if isinstance(node.meta["value"], torch.Tensor)]
 
 
-def _passes_gradients(output: fx.Node, off: set[fx.Node], analysis: Analysis) -> bool:
-    """Whether a gradient at an output gets to anything: not where all that it is made of was detached.
-
-    off: nodes of regions without gradients.
-    """
-
-    def stops(node: fx.Node) -> bool:
-        return node in off or name_of(node) == "detach"
+def _passes_gradients(output: fx.Node, stops: set[fx.Node], analysis: Analysis) -> bool:
+    """Whether a gradient at an output gets to anything: not where all that it is made of was detached."""
 
     def takes_it(node: fx.Node) -> bool:
         if node.op == "call_module":
             return any(True for _ in analysis.model.get_submodule(str(node.target)).parameters())
         return node.op in ("placeholder", "get_attr")
 
-    behind = reached([output], lambda node: () if stops(node) else node.all_input_nodes)
-    return any(takes_it(node) for node in behind if not stops(node))
-
-
-def _without_gradients(graph: fx.Graph) -> set[fx.Node]:
-    """The nodes of regions without gradients."""
-    inside: set[fx.Node] = set()
-    off: list[bool] = []
-    for node in graph.nodes:
-        if node.target is enter_grad:
-            off.append(not node.args[0])
-        elif node.target is leave_grad:
-            off.pop()
-        elif off and off[-1]:
-            inside.add(node)
-    return inside
+    return any(map(takes_it, with_gradients([output], stops)))
 
 
 def _free_names(analysis: Analysis) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -388,3 +389,40 @@ class Mixed(nn.Module):
 def test_kernels_that_are_chosen_are_zero_where_what_they_read_could_not_learn() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), Mixed(), nn.ReLU(), nn.Conv2d(8, 2, 1))
     assert fxgrow.report(grown_and_alive(model, IMAGE)).plan.ratio > 3.7
+
+
+class Codebook(nn.Module):
+    """A vector-quantised layer, whose straight-through estimator sends no gradient to the codes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.codes, self.leave = nn.Linear(8, 12), nn.Embedding(5, 12), nn.Linear(12, 16)
+        self.last = nn.Linear(16, 8)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        z = self.enter(x)
+        code = self.codes(torch.cdist(z, self.codes.weight).argmin(-1))
+        loss = torch.mean((code - z.detach()) ** 2)
+        return self.last(self.leave(z + (code - z).detach()).relu()), loss
+
+
+def test_what_is_left_out_of_a_loss_and_detached_elsewhere_stays() -> None:
+    grown: Any = grown_and_alive(Codebook(), torch.randn(64, 8, dtype=torch.float64))
+    assert grown.codes.weight.shape == (5, 12) and grown.last.in_features == 32
+    assert "no gradient passes the zeros at detach" in fxgrow.report(grown).plan.held[0].reason
+
+
+def test_a_teacher_without_gradients_grows_as_its_student_does() -> None:
+    class Taught(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.student = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 8))
+            self.teacher = copy.deepcopy(self.student)
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                target = self.teacher(x)
+            return self.student(x) - target  # type: ignore[no-any-return]
+
+    grown: Any = fxgrow.grow(Taught(), 2, example_inputs=torch.randn(3, 8))
+    assert grown.teacher[0].weight.shape == grown.student[0].weight.shape == (32, 8)
