@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from torch.fx import _symbolic_trace
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 from fxgrow import guards
@@ -122,6 +124,31 @@ class _Editing(TorchFunctionMode):
                     return guards.in_place_of(edit.value, args, kwargs)
                 args, kwargs = edit.apply(args, kwargs)
         return func(*args, **kwargs)
+
+
+_traced_by_fx: Callable[[], bool] = getattr(_symbolic_trace, "is_fx_symbolic_tracing", _symbolic_trace.is_fx_tracing)
+
+
+def _refuse_symbolic_trace(module: nn.Module, edits: Iterable[CallEdit]) -> None:
+    """Refuse to be traced symbolically where a mode would not see a call: methods and operators of proxies are hidden
+    from it, and so is what goes on in layers that a tracer does not enter.
+    """
+    if not _traced_by_fx() or get_proxy_mode() is not None:
+        return
+    leaves = [type(part) for part in module.modules() if type(part).__module__.startswith("torch.nn.")]
+    called = {name for kind in leaves for method in vars(kind).values() for name in _names_in(method)}
+    for edit in edits:
+        name = getattr(edit.target, "__name__", edit.target)
+        if name is edit.target or edit.target.__module__ == "_operator" or name in called:
+            raise FxgrowError(
+                f"torch.fx.symbolic_trace does not see the call of {name} that growth changed, and would leave it out",
+                where=plain_kind(module).__name__,
+                remedy='grow the model with form="graph", which can be traced, or use torch.export',
+            )
+
+
+def _names_in(method: Any) -> tuple[str, ...]:
+    return method.__code__.co_names if inspect.isfunction(method) else ()
 
 
 _OF_KIND = "_fxgrow_state_of_kind"
@@ -256,6 +283,7 @@ def edited(kind: Any, methods: frozenset[str] = frozenset({FORWARD})) -> type[nn
                 for growth in reversed(self.edits):  # what is innermost sees a call first
                     edits = [edit for edit in growth if edit.method == name and edit.mode in modes]
                     if edits:
+                        _refuse_symbolic_trace(self, edits)
                         stack.enter_context(_Editing(self, edits))
                 return plainly(self, *args, **kwargs)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 import fxgrow
 from fxgrow.errors import FxgrowError, PlanError
@@ -140,3 +140,34 @@ def test_what_only_a_first_call_makes_does_not_shift_the_calls_that_are_others()
 def test_calls_that_a_second_call_would_shift_are_refused() -> None:
     with pytest.raises(PlanError, match="at the next call the class computes something else: reshape"):
         fxgrow.grow(Ramped(by_helper=False), {"wide": 2}, example_inputs=X.float(), verify=False)
+
+
+def test_a_symbolic_trace_that_would_leave_out_what_growth_changed_is_refused() -> None:
+    """Modes do not see methods and operators of torch.fx's proxies; functions they do."""
+
+    class Means(nn.Module):
+        def __init__(self, mean: Any) -> None:
+            super().__init__()
+            self.a, self.b, self.mean = nn.Linear(5, 8), nn.Linear(8, 3), mean
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.a(x).sigmoid()
+            return self.b(h * self.mean(h))  # type: ignore[no-any-return]
+
+    x = normal(4, 5)
+    for mean, remark in (
+        (lambda h: h.mean(-1, keepdim=True), "mean"),
+        (lambda h: h[:, :4].sum(-1, keepdim=True), "sum"),
+        (lambda h: torch.mean(h, -1, keepdim=True), None),
+    ):
+        model = Means(mean).double()
+        grown = fxgrow.grow(model, 2, example_inputs=x)
+        assert isinstance(grown, Means)
+        torch.testing.assert_close(torch.export.export(grown, (x,)).module()(x), model(x), rtol=EXACT, atol=EXACT)
+        if remark is None:
+            torch.testing.assert_close(fx.symbolic_trace(grown)(x), model(x), rtol=EXACT, atol=EXACT)
+            continue
+        with pytest.raises(FxgrowError, match=rf"symbolic_trace does not see the call of {remark} .* \(at Means\): "):
+            fx.symbolic_trace(grown)
+        graph = fxgrow.grow(model, 2, example_inputs=x, form="graph")
+        torch.testing.assert_close(fx.symbolic_trace(graph)(x), model(x), rtol=EXACT, atol=EXACT)
