@@ -296,3 +296,11 @@ def test_objects_of_an_installed_package_are_put_back_and_are_the_copys_own(
     grown: Any = fxgrow.grow(model, width=2, example_inputs=torch.randn(2, 4).double())
     assert model[0].cache.weight is None and grown[0].cache is not model[0].cache
     copy.deepcopy(model)
+
+
+def test_a_part_that_refers_weakly_to_its_model() -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).double()
+    model[0].parent = weakref.ref(model)  # type: ignore[assignment]
+    grown: Any = fxgrow.grow(model, 2, example_inputs=X)
+    assert grown[0].parent() is grown and grown[0].out_features == 16
+    assert str(fxgrow.report(grown).certificate.verdict) == str(fxgrow.certify(grown, model).verdict) == "PROVED"

@@ -70,8 +70,8 @@ def equal_values(value: Any, other: Any) -> bool:
     if isinstance(value, nn.Module) and isinstance(other, nn.Module):
         return module_difference(value, other, frozenset()) is None
     if isinstance(value, weakref.ref) and isinstance(other, weakref.ref):
-        referred = value(), other()
-        of_tree = all(held is None or isinstance(held, nn.Parameter) for held in referred)  # which is looked at as such
+        referred, looked_at = (value(), other()), (nn.Parameter, nn.Module)  # where they stand in the tree
+        of_tree = all(held is None or isinstance(held, looked_at) for held in referred)
         return of_tree or equal_values(*referred)
     if type(value) is not type(other):
         return False
