@@ -87,6 +87,22 @@ def each_tensor(value: Any, function: Callable[[Tensor], Any]) -> Any:
     return each_of_kind(value, Tensor, function)
 
 
+def has_fractions(tensor: Tensor) -> bool:
+    """Whether the numbers in a tensor, real or complex, are floating-point ones."""
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+def of_precision(own: torch.dtype, dtype: torch.dtype) -> torch.dtype:
+    """The dtype of what is `own` once floating-point numbers are of one dtype: complex ones are made of such.
+
+    >>> of_precision(torch.cfloat, torch.float64), of_precision(torch.long, torch.float64)
+    (torch.complex128, torch.int64)
+    """
+    if own.is_complex and dtype is not torch.bfloat16:  # of which there are no complex ones
+        return dtype.to_complex()
+    return dtype if own.is_floating_point else own
+
+
 def in_dtype(value: Any, dtype: torch.dtype, device: torch.device | None = None) -> Any:
     """The same containers with copies of tensors, floating-point ones in one dtype, on a device if one is given.
 
@@ -97,8 +113,7 @@ def in_dtype(value: Any, dtype: torch.dtype, device: torch.device | None = None)
     """
 
     def copied(tensor: Tensor) -> Tensor:
-        kind = dtype if tensor.dtype.is_floating_point else tensor.dtype
-        return tensor.to(device or tensor.device, kind, copy=True)
+        return tensor.to(device or tensor.device, of_precision(tensor.dtype, dtype), copy=True)
 
     return each_tensor(value, copied)
 

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from fxgrow.capture import ModalGraphModule, skeleton
 from fxgrow.capture.inputs import Inputs, with_channels
 from fxgrow.capture.skeleton import GIVEN
-from fxgrow.containers import each_tensor, flat_tensors, in_dtype
+from fxgrow.containers import each_tensor, flat_tensors, has_fractions, in_dtype, of_precision
 from fxgrow.devices import callers_code, device_of, exact_device, random_state_kept, whole_float32
 from fxgrow.errors import CaptureError, SettledError, VerificationError, first_line
 from fxgrow.history import Verification
@@ -46,15 +46,16 @@ class WithoutRounding(WithoutNoise):
     """
 
     _CASTS = (Tensor.float, Tensor.half, Tensor.bfloat16)
-    _COARSE = (torch.float32, torch.float16, torch.bfloat16)
+    _COARSE = (torch.float32, torch.float16, torch.bfloat16, torch.complex64)
+    _EXACT = (torch.float64, torch.complex128)
 
     def __torch_function__(
         self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         keywords = dict(kwargs or {})
-        if function in self._CASTS and not (args[0].dtype.is_floating_point or args[0].dtype.is_complex):
+        if function in self._CASTS and not has_fractions(args[0]):
             return args[0].double()
-        if args and isinstance(args[0], Tensor) and args[0].dtype is torch.float64:
+        if args and isinstance(args[0], Tensor) and args[0].dtype in self._EXACT:
             if function in self._CASTS:
                 return args[0]
             args = tuple(map(self._exact, args))
@@ -63,7 +64,7 @@ class WithoutRounding(WithoutNoise):
 
     def _exact(self, argument: Any) -> Any:
         coarse = isinstance(argument, torch.dtype) and argument in self._COARSE
-        return torch.float64 if coarse else argument
+        return of_precision(argument, torch.float64) if coarse else argument
 
 
 class _Coarsest(WithoutNoise):
@@ -81,7 +82,7 @@ class _Coarsest(WithoutNoise):
 
 def coarsest(dtypes: Iterable[torch.dtype]) -> torch.dtype:
     """The one of the lowest precision among those of floating-point numbers; float64 where there is none."""
-    floating = (dtype for dtype in dtypes if dtype.is_floating_point)
+    floating = (dtype.to_real() for dtype in dtypes if dtype.is_floating_point or dtype.is_complex)
     return max(floating, key=lambda dtype: torch.finfo(dtype).eps, default=torch.float64)
 
 
@@ -100,7 +101,7 @@ class Way:
 
 def dtype_of(model: nn.Module) -> torch.dtype:
     """The dtype of a model's first parameter of floating-point numbers; float64 where there is none."""
-    return next((p.dtype for p in model.parameters() if p.dtype.is_floating_point), torch.float64)
+    return next((p.dtype for p in model.parameters() if has_fractions(p)), torch.float64).to_real()
 
 
 def _ways(precision: torch.dtype, own: torch.dtype, seed: int) -> list[Way]:
@@ -301,7 +302,8 @@ def _outputs(
 
 def _rounding(original: nn.Module, inputs: Inputs, way: Way, training: bool, step: float) -> float:
     """How far the outputs move where every entry of the inputs does, by a factor of `step`."""
-    moved = each_tensor(inputs, lambda value: value.to(way.dtype) * step if value.dtype.is_floating_point else value)
+    precise = in_dtype(inputs, way.dtype)
+    moved = each_tensor(precise, lambda value: value * step if has_fractions(value) else value)
     return _worst(*(_outputs(original, run_inputs, way, (training,))[training] for run_inputs in (inputs, moved)))
 
 
@@ -321,7 +323,7 @@ def in_precision(model: nn.Module, dtype: torch.dtype = torch.float64, share: bo
     share = share and all(type(part).train in switched for part in model.modules())
 
     def fitting(parameter: Tensor) -> bool:
-        fits = parameter.dtype is dtype or not parameter.dtype.is_floating_point
+        fits = parameter.dtype is of_precision(parameter.dtype, dtype)
         return share and fits and exact_device(parameter.device, dtype) == parameter.device
 
     if isinstance(model, fx.GraphModule):
@@ -329,8 +331,8 @@ def in_precision(model: nn.Module, dtype: torch.dtype = torch.float64, share: bo
         copied, device = copy.deepcopy(model, borrowed), exact_device(device_of(model), dtype)
         copied = copied if device == device_of(model) else copied.to(device)
         for name, tensor in named_tensors(copied).items():
-            if tensor.dtype.is_floating_point and not name.rpartition(".")[2].startswith(CONSTANT):
-                tensor.data = tensor.data.to(dtype)  # `.to(dtype)` of the whole would drop imaginary parts
+            if not name.rpartition(".")[2].startswith(CONSTANT):
+                tensor.data = tensor.data.to(of_precision(tensor.dtype, dtype))
         return copied
     twin = skeleton(model)  # not deepcopy, which some of torch's layers do not survive
     converted: dict[int, Tensor] = {}
@@ -340,7 +342,7 @@ def in_precision(model: nn.Module, dtype: torch.dtype = torch.float64, share: bo
             data = tensor.data  # not detach(), which counts writes together with the model's own
             if not (isinstance(tensor, nn.Parameter) and fitting(tensor)):
                 data = data.to(exact_device(tensor.device, dtype))
-                data = data.to(dtype if tensor.dtype.is_floating_point else tensor.dtype, copy=True)
+                data = data.to(of_precision(tensor.dtype, dtype), copy=True)
             converted[id(tensor)] = as_registered(data, tensor)
     place_all(twin, {name: converted[id(tensor)] for name, tensor in tensors.items()})
     return twin
@@ -381,11 +383,11 @@ def random_inputs(inputs: Inputs, seed: int, device: torch.device | None = None,
     generator = torch.Generator().manual_seed(seed)
 
     def real(value: Tensor) -> Tensor:
-        own, is_floating = getattr(value, GIVEN, None), value.dtype.is_floating_point
-        if own is not None and (given or not is_floating):
-            return own.detach().cpu().to(torch.float64 if is_floating else own.dtype, copy=True)  # type: ignore[no-any-return]
-        if is_floating:
-            return torch.randn(value.shape, generator=generator, dtype=torch.float64)
+        own, exact = getattr(value, GIVEN, None), of_precision(value.dtype, torch.float64)
+        if own is not None and (given or not has_fractions(value)):
+            return own.detach().cpu().to(exact, copy=True)  # type: ignore[no-any-return]
+        if has_fractions(value):
+            return torch.randn(value.shape, generator=generator, dtype=exact)
         if value.dtype is torch.bool:
             return torch.ones(value.shape, dtype=torch.bool)
         return torch.randint(0, 2, value.shape, generator=generator, dtype=value.dtype)

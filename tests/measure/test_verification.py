@@ -253,8 +253,37 @@ class Rotated(nn.Module):
 def test_complex_buffers_are_whole_in_another_precision(form: str) -> None:
     model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 4), Rotated()).eval()
     grown = fxgrow.grow(model, {"0": 2}, example_inputs=torch.randn(3, 4), form=form, verify="full")
-    assert in_precision(grown).get_buffer("3.turn").dtype is torch.complex64
-    torch.testing.assert_close(in_precision(grown).get_buffer("3.turn"), model.get_buffer("3.turn"))
+    assert in_precision(grown).get_buffer("3.turn").dtype is torch.complex128
+    torch.testing.assert_close(in_precision(grown).get_buffer("3.turn").to(torch.cfloat), model.get_buffer("3.turn"))
+
+
+class Spectral(nn.Module):
+    """Complex weights, behind real numbers or behind complex ones that are an input or made by a cast."""
+
+    def __init__(self, made: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.made = made
+        self.enter, self.leave = nn.Linear(4, 8, dtype=torch.cfloat), nn.Linear(8, 2, dtype=torch.cfloat)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.leave(self.enter(self.made(x)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("made", "own"),
+    [
+        (lambda x: torch.complex(x, torch.zeros_like(x)), torch.float),
+        (lambda x: x.to(torch.cfloat), torch.float),
+        (torch.fft.fft, torch.float),
+        (lambda x: x + 0, torch.cfloat),
+    ],
+)
+def test_complex_weights_and_inputs(made: Callable[[Tensor], Tensor], own: torch.dtype) -> None:
+    model, x = Spectral(made), torch.randn(3, 4, dtype=own)
+    grown: Any = fxgrow.grow(model, 2, example_inputs=x, verify="full")
+    certificate = fxgrow.report(grown).certificate
+    assert grown.enter.out_features == 16 and str(certificate.verdict) == "PROVED"
+    torch.testing.assert_close(grown(x), model(x))
 
 
 def test_complex_outputs_are_compared_whole() -> None:
