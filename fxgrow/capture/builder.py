@@ -343,6 +343,23 @@ class GraphBuilder(Refusing):
                 if isinstance(item, (Tensor, tuple, list)):
                     self.bind(item, self.new_node("call_function", operator.getitem, (node, key), {}, item))
 
+    def reshaped(self, tensor: Tensor, made: Tensor, in_place: Callable[[], Any]) -> Tensor:
+        """A tensor that gets another shape in place, known from now on as what another operation made of it."""
+        if self.node_of_tensor(tensor).op in ("placeholder", "get_attr"):
+            self.settled.append(
+                Settled("that an input or a weight gets another shape in place", self.where(), lost=True)
+            )
+        before = tensor.view(tensor.shape)  # what the nodes so far gave
+        for node in self.graph.nodes:
+            value = node.meta["value"]
+            if any(held is tensor for held in flat_tensors(value)):
+                node.meta["value"] = each_tensor(value, lambda held: before if held is tensor else held)
+        in_place()
+        if id(tensor) in self.bare:
+            self.bare[id(tensor)] = made
+        self.bind(tensor, self.nodes[id(made)])
+        return tensor
+
     def left_in_arguments(self, output: Any) -> list[str]:
         """The arguments into which the forward has put tensors that it does not return."""
         entered = [tensor for _, before in self.entered.values() for tensor in before]

@@ -90,6 +90,9 @@ FILLING: Mapping[str, Callable[..., Any]] = {
 }
 """Methods that write one thing into all of a tensor, as `x[...] = y` does, which is how they are recorded."""
 
+RESHAPING = frozenset(("unsqueeze_", "squeeze_", "t_", "transpose_", "swapaxes_", "swapdims_"))
+"""Methods that give a tensor another shape in place, recorded as those that give another tensor of that shape."""
+
 VALUE_OF: dict[str, Callable[[Any], Any]] = {
     "item": lambda value: value,
     "__bool__": bool,

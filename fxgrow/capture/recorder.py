@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from fxgrow import guards
-from fxgrow.capture import call_guards, contexts, gradients, numbers
+from fxgrow.capture import call_guards, contexts, gradients, numbers, operators
 from fxgrow.capture.builder import GraphBuilder
 from fxgrow.capture.evaluation import Memory, identity, minds_samples, told
 from fxgrow.capture.expansions import EXPANSIONS, call_spelled_out
@@ -27,7 +27,7 @@ from fxgrow.capture.interception import intercepted
 from fxgrow.capture.masks import ALL, asks_for_places, masked, places
 from fxgrow.capture.methods import noting
 from fxgrow.capture.numbers import Float, Int
-from fxgrow.capture.operators import FILLING, HOOKING, REFLECTED, SAID, VALUE_OF, VALUES, is_method, opened, operator_of
+from fxgrow.capture.operators import is_method, opened, operator_of
 from fxgrow.capture.shapes import call_failed, needs_values, staying
 from fxgrow.capture.supposed import SUPPOSITIONS
 from fxgrow.containers import each_tensor, flat_tensors, holds_tensor, with_dictionaries
@@ -189,19 +189,23 @@ class Recorder(GraphBuilder, TorchFunctionMode):
         method = is_method(func, name, args)
         if method and name.endswith("_"):
             self._drawn_into(args[0])
-        if method and name in FILLING and self.knows(args):
+        if method and name in operators.FILLING and self.knows(args):
             with self:
-                args[0][...] = FILLING[name](*args[1:], **kwargs)
+                args[0][...] = operators.FILLING[name](*args[1:], **kwargs)
             return args[0]
+        if method and name in operators.RESHAPING and self.knows(args[0]):
+            with self:
+                made = getattr(args[0], name[:-1])(*args[1:], **kwargs)
+            return self.reshaped(args[0], made, functools.partial(func, *args, **kwargs))
         if method and name in _QUESTIONS:
             return _QUESTIONS[name](self, func, *args, **kwargs)
-        if method and name in VALUE_OF and (answer := self.answer(args[0])) is not None:
-            return VALUE_OF[name](answer)
-        if (method and name in VALUES) or func is torch.autograd.grad:
+        if method and name in operators.VALUE_OF and (answer := self.answer(args[0])) is not None:
+            return operators.VALUE_OF[name](answer)
+        if (method and name in operators.VALUES) or func is torch.autograd.grad:
             raise self.of_chance(args[0]) or self._failed(name, (), NotImplementedError())
         if asks_for_places(name, args, kwargs):
             return self._places(func, name, args, kwargs)
-        if method and name in HOOKING:
+        if method and name in operators.HOOKING:
             self.settled.append(contexts.Settled("a hook on a tensor", self.where(), lost=True))
             return RemovableHandle(OrderedDict())  # what is recorded has no backward pass
         if name in SUPPOSITIONS:
@@ -210,7 +214,7 @@ class Recorder(GraphBuilder, TorchFunctionMode):
 
     def _call(self, func: Any, name: str, method: bool, args: Any, kwargs: Any) -> Any:
         target = operator_of(func, args, kwargs)
-        operands = (args[1], args[0]) if name in REFLECTED and target is REFLECTED[name] else args
+        operands = (args[1], args[0]) if name in operators.REFLECTED and target is operators.REFLECTED[name] else args
         law = registry.law_of_method(target) if isinstance(target, str) else registry.law_of_function(target)
         if law is None and func not in self.open and (inside := opened(func)) is not None:
             self.open.append(func)
@@ -283,7 +287,7 @@ class Recorder(GraphBuilder, TorchFunctionMode):
             self.bind(tensor, self.operation("call_function", func, self.operands(args, kwargs), bare))
 
     def _failed(self, name: str, operands: Any, error: Exception) -> CaptureError:
-        return call_failed(SAID.get(name, name.strip("_")), self.where(), operands, error)
+        return call_failed(operators.SAID.get(name, name.strip("_")), self.where(), operands, error)
 
     def _set(self, func: Any, tensor: Tensor, value: Any) -> Any:
         """Other `data` is recorded as values that are copied into the tensor, which has the same effect."""

@@ -571,3 +571,32 @@ def test_what_capture_puts_in_is_in_the_mode_of_the_model(training: bool) -> Non
     model, x = Applying().double().train(training), torch.randn(2, 4).double()
     grown = fxgrow.grow(model, width=1.5, example_inputs=x)
     assert fxgrow.certify(grown, model).verdict is Verdict.PROVED
+
+
+@pytest.mark.parametrize("form", ["auto", "graph"])
+def test_shapes_that_change_in_place(form: str) -> None:
+    def between(self: Any, h: Tensor) -> Tensor:
+        first = h.view(h.shape)
+        h.unsqueeze_(1).transpose_(1, -1)
+        h.squeeze_(-1)
+        return first.relu() + h.mT.sigmoid() * h.mean(1).unsqueeze_(-1)
+
+    model = model_of(between)
+    grown: Any = fxgrow.grow(model, 2, example_inputs=X, form=form)
+    assert grown.enter.out_features == 16 and fxgrow.report(grown).certificate.verdict is Verdict.PROVED
+    torch.testing.assert_close(grown(X), model(X), rtol=EXACT, atol=EXACT)
+
+
+def test_an_input_whose_shape_changes_in_place() -> None:
+    class Batched(Between):
+        def forward(self, x: Tensor) -> Any:
+            x.unsqueeze_(0)
+            return super().forward(x)
+
+    model = Batched().double()
+    grown = fxgrow.grow(model, 2, example_inputs=normal(5, 6))
+    x = normal(5, 6)
+    torch.testing.assert_close(grown(x), model(normal(5, 6)), rtol=EXACT, atol=EXACT)
+    assert x.shape == (1, 5, 6)
+    with pytest.raises(FxgrowError, match="a graph cannot keep that an input or a weight gets another shape in place"):
+        fxgrow.grow(model, 2, example_inputs=normal(5, 6), form="graph")
