@@ -53,7 +53,8 @@ class Pointwise(Law):
     def relate(self, op: Op) -> Tree:
         kind = self.kind_of(op)
         operands = op.operands()
-        if not operands or not hasattr(op.value, "shape"):
+        if not operands or not hasattr(op.value, "shape"):  # such as `torch.where(mask)`, which gives places
+            op.law = Law()
             return super().relate(op)
         rank = max(t.rank for t in operands)
         axes: list[Layout] = []

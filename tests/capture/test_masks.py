@@ -124,3 +124,29 @@ def test_units_that_a_buffer_picks_are_refused() -> None:
 
     with pytest.raises(CaptureError, match="whether it runs hangs on how many entries of a mask are true"):
         fxgrow.grow(Half().double(), 2, example_inputs=(X, MASK))
+
+
+class Masked(nn.Module):
+    """Attends by a mask that is made of units and the same for each head; a row that is masked whole is not masked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.attention, self.leave = (
+            nn.Linear(3, 8),
+            nn.MultiheadAttention(8, 2, batch_first=True),
+            nn.Linear(8, 2),
+        )
+
+    def forward(self, x: Tensor) -> Any:
+        h = self.enter(x)
+        scores = torch.einsum("bqc,bkc->bqk", h, h).sigmoid().unsqueeze(1)
+        mask = scores.repeat(1, self.attention.num_heads, 1, 1).flatten(0, 1).detach() < 0.5
+        mask[torch.where(mask.sum(-1) == mask.shape[-1])] = False
+        return self.leave(h + self.attention(h, h, h, attn_mask=mask)[0])
+
+
+def test_a_mask_made_of_units_for_each_head() -> None:
+    model, x = Masked().double(), torch.randn(2, 5, 3).double()
+    grown: Any = fxgrow.grow(model, 2, example_inputs=x)
+    assert grown.attention.out_proj.in_features == 16 and str(fxgrow.report(grown).certificate.verdict) == "PROVED"
+    torch.testing.assert_close(grown(x), model(x), rtol=1e-12, atol=1e-12)
