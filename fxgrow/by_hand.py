@@ -144,8 +144,9 @@ def by_hand_since(grown: nn.Module, births: Mapping[str, Birth], before: Mapping
 def put_in_by_hand(grown: nn.Module, births: Mapping[str, Birth], before: Mapping[str, Part]) -> dict[str, Any]:
     """The parts that are not what growth gave, by path.
 
-    Of each their class and its arguments; or the attributes that changed, the tensors that have other shapes, and the
-    names of the parts in it that are gone. A list that lost some is one that lost its last.
+    Of each their class and its arguments; or the attributes that changed, the tensors that have other shapes, the
+    names of the parts in it that are gone, and their order, where that is another. A list that lost some is one that
+    lost its last.
 
     Parameters
     ----------
@@ -183,14 +184,18 @@ def put_in_by_hand(grown: nn.Module, births: Mapping[str, Birth], before: Mappin
     named = {path for path, entry in entries.items() if "class" in entry}
     for path in before.keys() & now.keys() - named:
         sizes = _resized(grown.get_submodule(path), path, births, before[path])
-        missing = sorted(child for child in _children(path, before) if child not in now)
+        had = [child.rpartition(".")[2] for child in _children(path, before)]
+        inside = [name for name in grown.get_submodule(path)._modules if f"{path}.{name}".lstrip(".") in now]
+        missing = sorted({*had} - {*inside})
         if sizes:
             entries.setdefault(path, {})["tensors"] = sizes
         if missing:
-            entries.setdefault(path, {})["gone"] = [child.rpartition(".")[2] for child in missing]
+            entries.setdefault(path, {})["gone"] = missing
+        if inside != [name for name in dict.fromkeys((*had, *inside)) if name in inside]:
+            entries.setdefault(path, {})["order"] = inside
     _check_parameters(grown, births, parameters, entries)
     said = {path: entry for path, entry in entries.items() if entry != {"attributes": {path: {}}}}
-    return dict(sorted(said.items()))  # what holds others comes before them
+    return {path: said[path] for path in now if path in said}  # what holds others comes before them
 
 
 def _gives(entry: Mapping[str, Any], part: nn.Module) -> bool:
@@ -365,6 +370,10 @@ def put_in_again(grown: nn.Module, parts: Mapping[str, Any]) -> None:
             _resize(grown.get_submodule(path), name, shape)
         for place, attributes in part.get("attributes", {}).items():
             _set_attributes(grown.get_submodule(place), attributes)
+    for path, part in parts.items():
+        modules = grown.get_submodule(path)._modules
+        for name in part.get("order", ()):
+            modules[name] = modules.pop(name)
 
 
 def _set_attributes(module: nn.Module, attributes: Mapping[str, Any]) -> None:

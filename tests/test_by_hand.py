@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,37 @@ def test_what_was_done_between_two_growths(tmp_path: Path) -> None:
     del grown.blocks[5:]
     again = fxgrow.grow(grown, 1.5, example_inputs=images(96), verify=False)
     trip(again, tmp_path / "grown.safetensors", "timm/test_vit", None, images(96))
+
+
+ORDERS = {
+    "names": lambda size: OrderedDict(
+        norm=nn.LayerNorm(size), fc=nn.Linear(size, 9), act=nn.GELU(), out=nn.Linear(9, 3)
+    ),
+    "more than ten": lambda size: OrderedDict(
+        (str(place), nn.Tanh() if place % 2 else nn.Linear(size, size)) for place in range(13)
+    ),
+}
+
+
+@pytest.mark.parametrize("layers", ORDERS.values(), ids=ORDERS)
+def test_the_layers_of_a_new_head_keep_their_order(layers: Any, tmp_path: Path) -> None:
+    model, rows = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)), torch.randn(3, 4)
+    grown = fxgrow.grow(model, 2, example_inputs=rows)
+    grown[2] = nn.Sequential(layers(12))
+    trip(grown, tmp_path / "grown.safetensors", None, model, rows)
+
+
+def test_layers_that_change_places_keep_the_new_ones(tmp_path: Path) -> None:
+    def build() -> Any:
+        layers = nn.Sequential(OrderedDict(act=nn.ReLU(), norm=nn.LayerNorm(6, elementwise_affine=False)))
+        return nn.Sequential(nn.Linear(4, 6), layers, nn.Linear(6, 2))
+
+    rows = torch.randn(3, 4)
+    grown = fxgrow.grow(build(), 2, example_inputs=rows)
+    act = grown[1].act
+    del grown[1].act
+    grown[1].act = act
+    trip(grown, tmp_path / "grown.safetensors", None, build(), rows)
 
 
 class Scaled(nn.Module):
