@@ -10,6 +10,7 @@ from types import CellType, FunctionType, MethodType
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.modules.module import _WrappedHook
 from torch.utils.hooks import RemovableHandle
 
 from fxgrow.holders import content_of, held_by, hold, holding
@@ -157,6 +158,15 @@ class _Exchange:
         target = self.behind(value())
         return value if target is value() else weakref.ref(target)
 
+    def wrapped_hook(self, value: Any) -> Any:
+        """A hook that torch gives its module, which it holds by a weak reference."""
+        held = {name: self.behind(item) for name, item in value.__dict__.items()}
+        if all(held[name] is item for name, item in value.__dict__.items()):
+            return value
+        twin = object.__new__(_WrappedHook)
+        twin.__dict__.update(held)
+        return twin
+
     def handle(self, value: Any) -> Any:
         """The handle of a hook, by which it is taken out of the dictionaries that hold it."""
         dicts = [reference() for reference in (value.hooks_dict_ref, *value.extra_dict_ref)]
@@ -204,6 +214,7 @@ class _Exchange:
 _REMADE: Mapping[type, Callable[[_Exchange, Any], Any]] = {
     MethodType: _Exchange.method,
     weakref.ReferenceType: _Exchange.weak_reference,
+    _WrappedHook: _Exchange.wrapped_hook,
     RemovableHandle: _Exchange.handle,
     functools.partial: _Exchange.partial,
     FunctionType: _Exchange.function,

@@ -197,6 +197,18 @@ def test_hooks_read_the_weights_of_the_model_that_they_are_on(way: Any, form: st
     torch.testing.assert_close(model(X), before)
 
 
+@pytest.mark.parametrize("form", ["module", "graph"])
+def test_hooks_before_loading_get_the_part_that_they_are_on(form: str) -> None:
+    """Torch holds that part by a weak reference, in an object of its own."""
+    model, seen = indirect(closure), list[nn.Module]()
+    model.last.register_load_state_dict_pre_hook(lambda module, *_: seen.append(module))
+    grown: Any = fxgrow.grow(model, 2, example_inputs=X, form=form)
+    again: Any = fxgrow.grow(grown, 1.5, example_inputs=X)
+    for each in (grown, again, model):
+        each.load_state_dict(each.state_dict())
+    assert [id(module) for module in seen] == [id(each.last) for each in (grown, again, model)]
+
+
 def test_a_number_made_of_the_original_s_weights_is_refused_too() -> None:
     model = indirect(closure)
     held = [model]
