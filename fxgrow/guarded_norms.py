@@ -80,11 +80,14 @@ def name_of_function(module: nn.Module) -> str | None:
 
 
 def call_of(module: Any, x: Any, weight: Any, bias: Any) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
-    """The function that such a norm calls for `x`, and the arguments; weight, bias: what stands for its own."""
-    name = name_of_function(module)
-    assert name is not None
+    """The function that such a norm calls for `x`, and the arguments; weight, bias: what stands for its own.
+
+    Its class may be a subclass that torch has made since (`fully_shard`, parametrizations).
+    """
+    guarded = next((kind for kind in PLAIN if isinstance(module, kind)), None)
+    name = _NAMES[PLAIN[guarded] if guarded is not None else type(module)]
     shape = module.num_groups if name == "group_norm" else module.normalized_shape
-    if type(module) in _NAMES:
+    if guarded is None:
         affine = {"weight": weight} if name == "rms_norm" else {"weight": weight, "bias": bias}
         return _FUNCTIONS[name], (x, shape), {**affine, "eps": module.eps}
     function, arguments = guards.settled_call(name, (x, shape, weight, bias, module.eps, module.core), module.share)

@@ -12,7 +12,7 @@ from fxgrow import guards
 from fxgrow.by_hand import parts_of
 from fxgrow.capture.modes import GrownGraphModule
 from fxgrow.errors import FxgrowError
-from fxgrow.guarded_norms import PLAIN, read
+from fxgrow.guarded_norms import PLAIN, OverOldUnits, read
 from fxgrow.history import ATTRIBUTE, known_history, parts_after
 from fxgrow.own.edited import CallEdit, Edited, is_norm_guard, plain_kind, unedited
 from fxgrow.spectral import GuardedSpectralNorm, is_spectral_norm, over_all
@@ -91,9 +91,9 @@ def _settle_module(module: Any, share: float) -> int:
         if guarded and share == 1:
             over_all(module[0], module.original.shape)  # type: ignore[arg-type]
         return int(guarded)
-    if type(module) not in PLAIN:
+    if not issubclass(type(module), OverOldUnits):
         return 0
-    if share == 1:
+    if share == 1 and type(module) in PLAIN:
         module.__class__ = plain_kind(module)
         for name in ("core", "share"):
             module.__dict__.pop(name, None)

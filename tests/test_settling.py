@@ -12,7 +12,9 @@ import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.nn.utils import parametrizations, parametrize
 from torch.nn.utils.parametrize import ParametrizationList
 
 import fxgrow
@@ -92,6 +94,39 @@ def test_it_leads_from_the_grown_function_to_that_of_torch_s_norm(kind: str, for
     assert float((outputs[0] - outputs[-1]).abs().max()) > 1e-3
     assert list(grown.state_dict()) == names
     assert "guards" not in str(grown)
+
+
+def doubled(grown: Any, folder: Path) -> None:
+    parametrize.register_parametrization(grown.get_submodule("2"), "weight", Doubled())
+
+
+def divided(grown: Any, folder: Path) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=0, world_size=1)
+    for part in (*grown.children(), grown):
+        fully_shard(part, mesh=init_device_mesh("cpu", (1,)))
+
+
+class Doubled(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return 2 * weight
+
+
+@pytest.mark.parametrize("way", [doubled, divided])
+@pytest.mark.parametrize(("kind", "form"), in_turn(("layer_norm", "rms_norm", "group_norm"), ("module", "graph")))
+def test_norms_of_whose_class_torch_makes_a_subclass(kind: str, form: str, way: Any, tmp_path: Path) -> None:
+    _, grown = pair(kind, form)
+    plain = copy.deepcopy(grown)
+    plain.get_submodule("2").weight.data *= 2 if way is doubled else 1
+    try:
+        way(grown, tmp_path)
+        assert type(grown.get_submodule("2")) is not type(plain.get_submodule("2"))
+        for share in (0, 0.5, 1):
+            fxgrow.settle(grown, share)
+            fxgrow.settle(plain, share)
+            torch.testing.assert_close(grown(X), plain(X), rtol=1e-12, atol=1e-12)
+    finally:
+        if way is divided:
+            torch.distributed.destroy_process_group()
 
 
 @KIND_AND_FORM
