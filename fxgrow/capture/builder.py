@@ -16,7 +16,7 @@ from fxgrow.capture import call_guards
 from fxgrow.capture.answers import behind, if_finite, is_drawn, of_values, state_behind
 from fxgrow.capture.chance import chance
 from fxgrow.capture.contexts import Settled, settled
-from fxgrow.capture.methods import CALLER, RUNNING, MethodRuns, calling_function
+from fxgrow.capture.methods import CALLER, INSIDE, RUNNING, MethodRuns, calling_function, kinds_called
 from fxgrow.capture.numbers import Attribute, Float, Int, Pending, node_of, of_numpy, plain, remembering
 from fxgrow.capture.operators import MOVING
 from fxgrow.capture.questions import Question, questions
@@ -86,7 +86,7 @@ class GraphBuilder(Refusing):
         self.alive: list[Any] = []
         self.grad_left: bool | None = None  # whether gradients are switched where a region ends; None: unknown
         self.kept: set[int] = set()  # tensors that parts made where their mode was set
-        self.paths: list[str] = []
+        self.paths: list[tuple[str, int]] = []  # of the modules that run, and how many are being called then
         self.settling: set[fx.Node] = set()
         self.attributes_asked: set[Attribute] = set()
         self.asked: dict[str, str] = {}
@@ -171,6 +171,7 @@ class GraphBuilder(Refusing):
             node.meta[RUNNING] = runs
         if node.op in ("call_function", "call_method"):
             node.meta[CALLER] = calling_function()
+            node.meta[INSIDE] = kinds_called(self._running()[1])
         return node
 
     def met_aside(self, target: Any, arguments: Any) -> None:
@@ -192,10 +193,13 @@ class GraphBuilder(Refusing):
 
     def place(self) -> str:
         """Whose forward is running; of a part that another one holds too, the one that called it here."""
+        return self._running()[0]
+
+    def _running(self) -> tuple[str, int]:
         for caller, called in itertools.pairwise(self.paths):
-            if caller and not called.startswith(caller + "."):
+            if caller[0] and not called[0].startswith(caller[0] + "."):
                 return caller
-        return self.paths[-1] if self.paths else ""
+        return self.paths[-1] if self.paths else ("", 0)
 
     def where(self) -> str:
         """The same for people, who know the model itself by its class."""

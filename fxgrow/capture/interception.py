@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from fxgrow.capture import contexts
 from fxgrow.capture.entrywise import is_entry_by_entry
+from fxgrow.capture.methods import modules_called
 from fxgrow.capture.numbers import OF_MATH, remembered
 from fxgrow.containers import each_tensor
 from fxgrow.errors import UntraceableError
@@ -132,7 +133,7 @@ def _applied_whole(recorder: Recorder) -> Iterator[None]:
         def run(_: nn.Module, *arguments: Any, **named: Any) -> Any:
             return plainly.__get__(None, function)(*arguments, **named)
 
-        recorder.paths.append(path)
+        recorder.paths.append((path, modules_called()))
         try:
             return recorder.leaf(module, path, run, args, kwargs)
         finally:

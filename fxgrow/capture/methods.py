@@ -21,8 +21,16 @@ RUNNING = "running"
 CALLER = "caller"
 """The key under which nodes keep the name of the function whose code makes the call."""
 
+INSIDE = "inside"
+"""The key under which nodes keep what `kinds_called` says: the modules that the one at whose place they are calls."""
+
 _ASIDE = tuple(f"{folder}{os.sep}" for folder in (Path(torch.__file__).parent, Path(__file__).parents[1]))
 _RECORDING = tuple(str(Path(__file__).with_name(f"{name}.py")) for name in ("builder", "recorder", "questions"))
+
+_CALLING = {"_call_impl": "self", "_expanded": "module"}
+"""The functions that call modules, torch's and the recorder's, and by what name they hold them."""
+
+_CALLING_FILES = (nn.Module._call_impl.__code__.co_filename, _RECORDING[1])
 
 
 class MethodRun(NamedTuple):
@@ -119,6 +127,38 @@ def calling_function() -> str:
             return code.co_name
         frame = frame.f_back
     return ""
+
+
+def _calls_of_modules() -> list[FrameType]:
+    """The frames that call modules, from within to without."""
+    frame: FrameType | None = sys._getframe(2)
+    calls = []
+    while frame is not None:
+        if frame.f_code.co_name in _CALLING and frame.f_code.co_filename in _CALLING_FILES:
+            calls.append(frame)
+        frame = frame.f_back
+    return calls
+
+
+def _kinds_compiled() -> list[type]:
+    """The classes of the modules that `torch.compile` goes through, as it compiles their calls."""
+    dynamo = sys.modules.get("torch._dynamo.symbolic_convert")
+    running = None if dynamo is None else getattr(dynamo.tls, "current_tx", None)
+    return [] if running is None else [kind for _, kind in running.output.current_tx.nn_module_stack.values()]
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def modules_called() -> int:
+    """How many calls of modules are under way."""
+    return len(_calls_of_modules()) + len(_kinds_compiled())
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def kinds_called(since: int = 0) -> str:
+    """The names of the classes of which modules are being called, but for the first calls, from without to within."""
+    calls = reversed(_calls_of_modules())
+    kinds = [*(type(frame.f_locals[_CALLING[frame.f_code.co_name]]) for frame in calls), *_kinds_compiled()]
+    return "/".join(kind_before_growth(kind).__qualname__ for kind in kinds[since:])
 
 
 def code_asking() -> CodeType | None:

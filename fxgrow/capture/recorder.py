@@ -25,7 +25,7 @@ from fxgrow.capture.evaluation import Memory, identity, minds_samples, told
 from fxgrow.capture.expansions import EXPANSIONS, call_spelled_out
 from fxgrow.capture.interception import intercepted
 from fxgrow.capture.masks import ALL, asks_for_places, masked, places
-from fxgrow.capture.methods import noting
+from fxgrow.capture.methods import modules_called, noting
 from fxgrow.capture.numbers import Float, Int
 from fxgrow.capture.operators import is_method, opened, operator_of
 from fxgrow.capture.shapes import call_failed, needs_values, staying
@@ -111,7 +111,7 @@ class Recorder(GraphBuilder, TorchFunctionMode):
             stack.enter_context(torch.device("meta"))
             stack.enter_context(self)
             stack.enter_context(self.methods.inside(sys._getframe()))
-            self.paths.append("")
+            self.paths.append(("", modules_called()))
             self.switch_again(self.root)
             output = (run or self.root.forward)(*args, **kwargs)
             self.paths.pop()
@@ -359,7 +359,7 @@ class Recorder(GraphBuilder, TorchFunctionMode):
             path = None if self.quiet or numbers.recordings[-1] is not self else self.modules.get(id(module))
             if path is None:
                 return plainly(module, *args, **kwargs)
-            self.paths.append(path)
+            self.paths.append((path, modules_called() + 1))
             try:
                 with self.refusals(path):
                     return self._noted(path, args, self._called(module, path, plainly, args, kwargs))
@@ -383,7 +383,7 @@ class Recorder(GraphBuilder, TorchFunctionMode):
         if self._is_leaf(module) and not handed_on:
             return self.leaf(module, path, plainly, args, kwargs)
         if (expansion := EXPANSIONS.get(type(module))) is not None and not hooked(module):
-            return expansion(module, *args, **kwargs)
+            return _expanded(module, expansion, args, kwargs)
         self.switch_again(module)
         return plainly(module, *args, **kwargs)
 
@@ -417,9 +417,9 @@ class Recorder(GraphBuilder, TorchFunctionMode):
                 value = self.evaluate(run, type(module).__name__, identity(module, path), args, kwargs)
             finally:
                 self.quiet = False
-        self.paths.pop()
+        running = self.paths.pop()
         caller = self.place()
-        self.paths.append(path)
+        self.paths.append(running)
         self.operation("call_module", path, lowered, value, caller)
         return value
 
@@ -440,6 +440,10 @@ def _present(recorder: Recorder) -> Iterator[None]:
         yield
     finally:
         numbers.recordings.pop()
+
+
+def _expanded(module: nn.Module, expansion: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    return expansion(module, *args, **kwargs)  # `modules_called` knows it by its name
 
 
 def _itself(tensor: Tensor) -> Tensor:

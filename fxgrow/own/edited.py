@@ -19,7 +19,13 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 from fxgrow import guards
 from fxgrow.capture.expansions import attention
-from fxgrow.capture.methods import calling_function, held_forward, kind_before_growth
+from fxgrow.capture.methods import (
+    calling_function,
+    held_forward,
+    kind_before_growth,
+    kinds_called,
+    modules_called,
+)
 from fxgrow.capture.operators import operator_of
 from fxgrow.capture.outputs import taken_apart
 from fxgrow.errors import FxgrowError
@@ -73,7 +79,7 @@ class CallEdit:
     "core_input" or another number ("literal", "ratio") at `path`. value: what the plan says of it. method: in which
     method, whose calls are counted. within: the methods inside it that make the call, and are not edited if they run by
     themselves. caller: the name of the function whose calls alone are counted, if not all are. mode: "eval" or "train",
-    if only that mode changes it.
+    if only that mode changes it. inside: as of `fxgrow.own.sites.Site`.
     """
 
     target: Any
@@ -85,6 +91,7 @@ class CallEdit:
     within: tuple[str, ...] = ()
     caller: str = ""
     mode: str = ""
+    inside: str = ""
 
     def apply(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments that the call gets in place of these."""
@@ -103,27 +110,34 @@ class _Editing(TorchFunctionMode):
     def __init__(self, module: nn.Module, edits: Iterable[CallEdit]) -> None:
         super().__init__()
         self.module = module
-        self.edits: dict[Any, dict[str, dict[int | None, list[CallEdit]]]] = {}
+        self.edits: dict[Any, dict[tuple[str, str], dict[int | None, list[CallEdit]]]] = {}
         for edit in edits:
-            by_caller = self.edits.setdefault(edit.target, {})
-            by_caller.setdefault(edit.caller, {}).setdefault(edit.index, []).append(edit)
-        self.count = {(target, name): 0 for target, by_caller in self.edits.items() for name in by_caller}
+            by_place = self.edits.setdefault(edit.target, {})
+            by_place.setdefault((edit.caller, edit.inside), {}).setdefault(edit.index, []).append(edit)
+        self.count = {(target, *place): 0 for target, by_place in self.edits.items() for place in by_place}
+        self.modules = modules_called()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         target = func if func in self.edits else operator_of(func, args, kwargs)
         if target not in self.edits:
             return func(*args, **kwargs)
-        for name, by_index in self.edits[target].items():
-            if name and name != calling_function():
+        kinds = kinds_called(self.modules) if modules_called() > self.modules else ""
+        for (caller, inside), by_index in self.edits[target].items():
+            if not _ends_in(kinds, inside) or (caller and caller != calling_function()):
                 continue
-            index = self.count[target, name]
-            self.count[target, name] += 1
+            index = self.count[target, caller, inside]
+            self.count[target, caller, inside] += 1
             for edit in (*by_index.get(index, ()), *by_index.get(None, ())):
                 if edit.change == "guard":
                     return guards.in_place_of(edit.value, args, kwargs)
                 args, kwargs = edit.apply(args, kwargs)
         return func(*args, **kwargs)
+
+
+def _ends_in(kinds: str, inside: str) -> bool:
+    """Whether these modules are called there, or any around them; none are for the module's own calls."""
+    return f"/{kinds}".endswith(f"/{inside}") if inside else not kinds
 
 
 _traced_by_fx: Callable[[], bool] = getattr(_symbolic_trace, "is_fx_symbolic_tracing", _symbolic_trace.is_fx_tracing)

@@ -338,7 +338,7 @@ def _edit(own: nn.Module, path: str, changed: list[Site]) -> Obstacle | None:
         if target is None or site.edit.kind == "multiply":
             what = f"no subclass of {type(module).__name__} can make this call another"
             return Obstacle(what, path or type(own).__name__, site.edit.node)
-        edit, where = site.edit, (site.method, site.within, site.caller, site.mode)
+        edit, where = site.edit, (site.method, site.within, site.caller, site.mode, site.inside)
         edits.append(CallEdit(target, site.index, edit.kind, edit.path, edit.value, *where))
     if not isinstance(module, Edited):
         module.edits = ()

@@ -11,7 +11,7 @@ from torch import fx
 from fxgrow.capture import Captured
 from fxgrow.capture.builder import ASIDE
 from fxgrow.capture.contexts import STATE
-from fxgrow.capture.methods import CALLER, RUNNING, MethodRun, runs_of
+from fxgrow.capture.methods import CALLER, INSIDE, RUNNING, MethodRun, runs_of
 from fxgrow.own.edited import FORWARD
 from fxgrow.planning.plan import NodeEdit, Plan
 from fxgrow.rules.shape import follow
@@ -27,6 +27,8 @@ class Site:
     make other calls at another run. in_forward: the site of the same call within the whole forward, where `method` is
     another. caller: the function whose calls alone are counted, where another may make fewer of them at the next run.
     mode: the mode that alone changes it, where the other makes such calls too and does not change this one alike.
+    inside: the classes of the modules that the module calls and that have no place of their own, if one of these makes
+    the call; calls of other modules are not counted.
     """
 
     module: str
@@ -41,13 +43,14 @@ class Site:
     caller: str = ""
     calls: int = 1
     mode: str = ""
+    inside: str = ""
 
     @property
     def key(self) -> Any:
         """Which change of which call it is."""
         edit = self.edit
         place = edit.value.get("operand") if edit.kind == "core_input" else edit.path
-        run = self.module, self.mode, self.method, self.caller
+        run = self.module, self.mode, self.method, self.caller, self.inside
         return *run, self.called, self.target, self.index, edit.kind, place
 
 
@@ -139,13 +142,12 @@ def _site(
     if node.op == "call_module":
         return Site(str(node.target), True, None, 0, edit, aside), None
     module = node.meta.get("module_path", "")
-    inside = f"{module}." if module else ""
+    inside = node.meta.get(INSIDE, "")
     alike = list(_alike(node, by_caller))
-    paths = ((other, other.meta.get("module_path", "")) for other in alike)
-    calls = [other for other, path in paths if path == module or path.startswith(inside)]
     runs = runs_of(node, module)
     methods = tuple(run.method for run in runs)
-    whole = Site(module, False, node.target, calls.index(node), edit, aside, within=methods, calls=len(calls))
+    whole = Site(module, False, node.target, alike.index(node), edit, aside, within=methods, calls=len(alike))
+    whole = replace(whole, inside=inside)
     if by_caller:
         whole = replace(whole, caller=node.meta.get(CALLER, ""))
     depth = next((depth for depth, run in enumerate(runs) if (module, run.method) not in varying), None)
@@ -158,11 +160,11 @@ def _site(
 
 
 def _alike(node: fx.Node, by_caller: bool) -> Iterator[fx.Node]:
-    """The calls of the same target, in order: not of numbers, which no module computes by a call of torch's."""
+    """The calls of the same target in the same place, in order: not of numbers, which no call of torch's computes."""
+    keys = ("module_path", INSIDE, *((CALLER,) if by_caller else ()))
     for other in (call for later in node.graph.nodes for call in (*later.meta.get(ASIDE, ()), later)):
         same = (other.op, other.target) == (node.op, node.target)
-        if by_caller and other.meta.get(CALLER) != node.meta.get(CALLER):
-            continue
+        same = same and all(other.meta.get(key) == node.meta.get(key) for key in keys)
         if same and not isinstance(other.meta.get("value"), (int, float)):
             yield other
 
