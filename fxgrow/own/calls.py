@@ -3,32 +3,31 @@
 from __future__ import annotations
 
 import functools
-import inspect
+import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from fxgrow.capture import Captured, GrownGraphModule, skeleton
-from fxgrow.capture.arguments import ANOTHER, ANY, Cut, other_values, tensors_in_place_of_none, with_argument
+from fxgrow.capture.arguments import ANOTHER, ANY, with_argument
 from fxgrow.capture.call_guards import in_words
 from fxgrow.capture.capturing import recorded
 from fxgrow.capture.contexts import STATE, settled
-from fxgrow.capture.flags import Flag, other_flags
 from fxgrow.capture.inputs import Inputs, recalled, with_channels
-from fxgrow.capture.own_methods import called_by, methods_that_ran, only_compute, other_methods
+from fxgrow.capture.own_methods import called_by
 from fxgrow.capture.probing import differences
-from fxgrow.capture.recording import Record, Recording, bound
+from fxgrow.capture.recording import Record, Recording
 from fxgrow.containers import holds_tensor
 from fxgrow.devices import device_of
 from fxgrow.errors import CaptureError, FxgrowError
 from fxgrow.module_tensors import named_tensors, tied_names
 from fxgrow.own.courses import Replan, growths, parting_on, regrouped
-from fxgrow.own.edited import FORWARD
 from fxgrow.own.module import own_class
+from fxgrow.own.other_calls import Call, Place, both, other_calls
 from fxgrow.own.sites import Site, sites_of_course
 from fxgrow.planning.analysis import hold
 from fxgrow.planning.plan import Axis, Obstacle, Plan, Refusal, TensorGrowth
@@ -59,13 +58,14 @@ def with_other_calls(
     Attributes set by hand are left out where blocks are added, for which another course may take another place.
     """
     looked = _OtherCalls(own, source, captured, plan, there, replan)
-    for call in _calls(source, captured, of_methods, plan.depth is None, looked.is_operand):
+    for call in other_calls(source, captured, of_methods, plan.depth is None, looked.is_operand):
         problem = looked.problem_of(call)
         if problem is not None:
             why = f"with {call.text} {problem}"
             if call.left:
                 return Obstacle(why, type(source).__name__)
             looked.wrong.setdefault(call.place, why)
+    looked.look_at_pairs()
     return looked.planned()
 
 
@@ -85,22 +85,34 @@ class _OtherCalls:
         self.courses: list[Plan] = []
         self.others: list[tuple[Captured, Plan]] = []
         self.wider: list[str] = []
-        self.allowed: dict[_Place, list[str]] = {}
-        self.wrong: dict[_Place, str] = {}
+        self.allowed: dict[Place, list[str]] = {}
+        self.wrong: dict[Place, str] = {}
+        self._not_beside: dict[Place, list[str]] = {}
+        self._taking: list[Call] = []
+        self._idle: list[Call] = []
         self._known = [course.calls for course in plan.courses if course.calls]
-        self._refused = {(refusal.method, refusal.argument): refusal for refusal in plan.refusals}
+        self._refused = {refusal.place: refusal for refusal in plan.refusals}
         self._read_here = _read(captured)
-        self._records: dict[tuple[str, str], Record] = {}
+        self._records: dict[tuple[str, str, str], Record] = {}
 
     @functools.cached_property
     def _recording(self) -> Recording:
         return Recording(skeleton(self.source), device_of(self.source))
 
-    def _as_captured(self, argument: str, mode: str) -> Record:
-        if (argument, mode) not in self._records:
-            inputs = with_argument(self.source, self.captured.inputs, argument)
-            self._records[argument, mode] = self._recording.record(mode, inputs)
-        return self._records[argument, mode]
+    def _as_captured(self, argument: str, mode: str, beside: Call | None = None) -> Record:
+        """A record with an argument spelled out, perhaps beside another value of another one."""
+        beside = beside or Call("", self.captured.inputs)
+        key = argument, mode, beside.text
+        if key not in self._records:
+            inputs = with_argument(self.source, beside.inputs, argument)
+            self._records[key] = self._recording_of(beside).record(mode, inputs)
+        return self._records[key]
+
+    def _recording_of(self, call: Call) -> Recording:
+        if not call.flags:
+            return self._recording
+        called = called_by(self.source, call.method, flags=call.flags)
+        return Recording(skeleton(called), device_of(called))
 
     def is_operand(self, argument: str) -> bool:
         """Whether what is computed hangs on a number, and not only how often."""
@@ -108,7 +120,7 @@ class _OtherCalls:
         given = (node for node in nodes if node.op == "placeholder" and node.target == argument)
         return any(user.target is not settled for node in given for user in node.users)
 
-    def problem_of(self, call: _Call) -> str | None:
+    def problem_of(self, call: Call) -> str | None:
         """Take up what a call needs; or what stands in the way of that, where it is to be refused."""
         place, said = call.place, in_words(call.value)
         right = self.allowed.setdefault(place, list(call.as_it_was))
@@ -123,11 +135,16 @@ class _OtherCalls:
         if call.value is ANY:
             self.wrong.setdefault(place, "another name may stand for what computes something else with units that grow")
             return None
+        return self._tried(call)
+
+    def _tried(self, call: Call) -> str | None:
+        """Take up what a call needs that nothing is known of yet; or what stands in the way."""
         before, after = (called_by(model, call.method, call.left, call.flags) for model in (self.source, self.own))
-        counts = type(call.value) in (int, float)  # units may be cut or taken apart by it
+        right, counts = self.allowed.setdefault(call.place, []), type(call.value) in (int, float)
         try:
-            if call.argument and not counts and self._makes_the_same_calls(call, before):
-                right.append(said)
+            if call.argument and not counts and self._makes_the_same_calls(call):  # units may be cut by numbers
+                right.append(in_words(call.value))
+                self._idle += [] if call.beside else [call]
                 return None
             otherwise = recorded(before, call.inputs)
         except CaptureError:  # nothing can be said of it, or the model does not take it
@@ -137,7 +154,7 @@ class _OtherCalls:
             if counts:
                 return "an output would be of another size"
             self.wider.append(call.text)
-            right.append(said)
+            right.append(in_words(call.value))
             return None
         _hold_read(otherwise, self._read_here, self.more)
         try:
@@ -145,19 +162,59 @@ class _OtherCalls:
         except FxgrowError as error:
             return f"it does not grow: {error.what}"
         problem = _problem(self.more, self._read_here, other, course)
+        if call.beside and _with_more(self.more, course) is not self.more:
+            problem = "more would grow than alone"
         if problem is None:
             course = replace(course, form="module", calls=(call.text,), method=call.method)
             course = replace(course, left=call.left, flags=call.flags)
-            problem = self._taken(course, other, before, after)
+            problem = (self._difference if call.beside else self._taken)(course, other, before, after)
         if problem is None:
-            right.append(said)
+            right.append(in_words(call.value))
+            self._taking += [call] if call.argument and not call.beside else []
         return problem
 
-    def _makes_the_same_calls(self, call: _Call, called: nn.Module) -> bool:
+    def look_at_pairs(self) -> None:
+        """Take up pairs of other values, each of which is right alone; or refuse one of them beside the other.
+
+        Those that change nothing alone are tried together, and one by one where that changes something.
+        """
+        pairs = list(itertools.combinations(self._taking, 2))
+        for first in (Call("", self.captured.inputs), *self._taking):
+            by_place: dict[Place, list[Call]] = {}
+            for call in self._idle:
+                by_place.setdefault(call.place, []).append(call)
+            by_place.pop(first.place, None)
+            for several in itertools.zip_longest(*by_place.values()):
+                together = [call for call in several if call is not None]
+                try:
+                    alike = self._makes_the_same_calls(functools.reduce(self._both, together, first), first)
+                except CaptureError:  # some cannot be given together
+                    alike = False
+                if not alike:
+                    pairs += itertools.combinations(together, 2) if not first.text else ((first, c) for c in together)
+        pairs = [pair for pair in pairs if pair[0].place != pair[1].place]
+        for number, (first, second) in enumerate(pairs):
+            call, said = self._both(first, second), in_words(second.value)
+            refusal = self._refused.get(call.place)
+            if refusal is not None and said not in refusal.allowed:
+                problem: str | None = refusal.why
+            elif number >= _PAIRS:
+                problem = "there are too many values to try all of them together"
+            else:
+                problem = self._tried(call)
+                problem = problem and f"with {call.text} {problem}"
+            if problem is not None:
+                self._not_beside.setdefault(call.place, []).append(said)
+                self.wrong.setdefault(call.place, problem)
+
+    def _both(self, first: Call, second: Call) -> Call:
+        return both(self.source, first, second)
+
+    def _makes_the_same_calls(self, call: Call, beside: Call | None = None) -> bool:
         """Whether the forward makes the same calls then, flags of these calls aside: they mix no units."""
-        again = Recording(skeleton(called), device_of(called)) if call.flags else self._recording
+        again = self._recording_of(call)
         for mode in ("eval", "train"):
-            first, second = self._as_captured(call.argument, mode), again.record(mode, call.inputs)
+            first, second = self._as_captured(call.argument, mode, beside), again.record(mode, call.inputs)
             graphs = _bare(first.graph), _bare(second.graph)
             if any(difference.what not in _FLAGS for difference in differences(*graphs)):
                 return False
@@ -184,13 +241,17 @@ class _OtherCalls:
             if isinstance(own, Obstacle):
                 return own.what
             self.own, self.complete = own, False
-        elif (text := parting_on(after, before, self.plan, other, course)) is not None:
-            return f"the class computes something else: {text}"
+        elif (problem := self._difference(course, other, before, after)) is not None:
+            return problem
         self.more = longer
         if kept and not (course.flags and any(note.feature == STATE for note in other.settled)):
             self.courses.append(course)
             self.others.append((other, course))
         return None
+
+    def _difference(self, course: Plan, other: Captured, before: nn.Module, after: nn.Module) -> str | None:
+        text = parting_on(after, before, self.plan, other, course)
+        return None if text is None else f"the class computes something else: {text}"
 
     def _grown(self, growth: Plan) -> GrownGraphModule:
         read_out = {readout.weight: self.captured.model.get_parameter(readout.weight) for readout in growth.readouts}
@@ -199,66 +260,18 @@ class _OtherCalls:
     def planned(self) -> tuple[Plan, bool]:
         """The plan with all that was taken up, and whether the grown copy has it already."""
         sizes_only = [course for course in self.plan.courses if not course.calls]
-        named = {
-            place: tuple(said for said in right if said != in_words(ANOTHER)) for place, right in self.allowed.items()
-        }
-        refusals = tuple(Refusal(place[1], named[place], why, place[0]) for place, why in self.wrong.items())
+        refusals = []
+        for place, why in self.wrong.items():
+            left_out = {in_words(ANOTHER), *self._not_beside.get(place, ())}
+            right = tuple(said for said in self.allowed[place[:2]] if said not in left_out)
+            refusals.append(Refusal(place[1], right, why, place[0], *place[2:]))
         courses = (*sizes_only, *self.courses)
-        planned = replace(self.more, courses=courses, calls=tuple(self.wider), refusals=refusals)
+        planned = replace(self.more, courses=courses, calls=tuple(self.wider), refusals=tuple(refusals))
         return planned, self.complete and {*self._known} <= {course.calls for course in self.courses}
 
 
-_Place = tuple[str, str]
-"""A method and one of its arguments, or an attribute."""
-
-
-class _Call(NamedTuple):
-    """A call that the model was not captured with, or one of a model some of whose attributes have other values.
-
-    as_it_was: the argument or attribute in words, if it is one.
-    """
-
-    text: str
-    inputs: Inputs
-    as_it_was: tuple[str, ...] = ()
-    argument: str = ""
-    value: Any = None
-    method: str = FORWARD
-    left: tuple[str, ...] = ()
-    flags: tuple[Flag, ...] = ()
-
-    @property
-    def place(self) -> _Place:
-        return self.method, self.argument
-
-
-def _calls(
-    source: nn.Module, captured: Captured, of_methods: bool, of_flags: bool, is_operand: Callable[[str], bool]
-) -> Iterator[_Call]:
-    ran = methods_that_ran(captured)
-    read = {str(node.target) for graph in captured.graphs.values() for node in graph.nodes}
-    others = [
-        *other_values(source, captured.inputs, ran),
-        *tensors_in_place_of_none(source, captured.inputs, read, ran),
-    ]
-    flags = list(other_flags(source, captured.graphs.values())) if of_flags else []
-    computing = bool(others or flags) and only_compute(source, ran)
-    for name, value in others if computing else ():
-        before = bound(source, with_argument(source, captured.inputs, name))
-        if isinstance(value, Cut):
-            if not is_operand(name):
-                continue
-            value = int(value)
-        as_it_was = in_words(before.get(name, inspect.Parameter.empty))
-        inputs = with_argument(source, captured.inputs, name, value)
-        yield _Call(f"{name}={in_words(value)}", inputs, (as_it_was,), name, value)
-    for flag, before_it in flags if computing else ():
-        said, text = in_words(before_it), f"{flag.name}={in_words(flag.value)}"
-        yield _Call(text, captured.inputs, (said,), flag.name, flag.value, flags=(flag,))
-    for method, inputs in other_methods(source, captured) if of_methods else ():
-        yield _Call(f"{method}({', '.join(inputs[1])})", inputs, method=method)
-    for path in captured.left:
-        yield _Call(f"what it leaves in {path}", captured.inputs, left=(path,))
+_PAIRS = 64
+"""How many pairs of values are tried; others are refused."""
 
 
 def _is_kept(described: Any) -> bool:

@@ -27,10 +27,10 @@ def with_refusals(model: Any, refusals: tuple[Refusal, ...]) -> None:
     """Let a model refuse calls, also those that it refuses already."""
     if refusals:
         before = model.refusals if isinstance(model, Refusing) else ()
-        named = {(refusal.method, refusal.argument): refusal for refusal in (*before, *refusals)}
+        named = {refusal.place: refusal for refusal in (*before, *refusals)}
         if not isinstance(model, Refusing) or len(named) > len(before):
             kind: Any = class_to_change(model)
-            model.__class__ = refusing(kind, frozenset(method for method, _ in named))
+            model.__class__ = refusing(kind, frozenset(refusal.method for refusal in named.values()))
         model.refusals = tuple(named.values())
 
 
@@ -51,16 +51,19 @@ def refusing(kind: Any, methods: frozenset[str] = frozenset({"forward"})) -> typ
 
         @functools.wraps(plainly)
         def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-            for refusal in self.refusals:
-                argument = refusal.argument
-                if refusal.method == name and "." in argument:
+            def values(argument: str) -> list[Any]:
+                if "." in argument:
                     kind_of_part, _, attribute = argument.rpartition(".")
-                    for part in parts_of(self, kind_of_part):
-                        _check(refusal, value_of(part, attribute, left_out), kind)
-                elif refusal.method == name:
-                    place = places.get(argument, len(args))
-                    value = args[place] if place < len(args) else kwargs.get(argument, defaults.get(argument, left_out))
-                    _check(refusal, value, kind)
+                    return [value_of(part, attribute, left_out) for part in parts_of(self, kind_of_part)]
+                place = places.get(argument, len(args))
+                return [args[place] if place < len(args) else kwargs.get(argument, defaults.get(argument, left_out))]
+
+            for refusal in self.refusals:
+                if refusal.method == name and (
+                    not refusal.beside or refusal.said in map(_in_words, values(refusal.beside))
+                ):
+                    for value in values(refusal.argument):
+                        _check(refusal, value, kind)
             return plainly(self, *args, **kwargs)
 
         return method
@@ -75,13 +78,19 @@ def _check(refusal: Refusal, value: Any, kind: Any) -> None:
             where=kind.__name__,
             remedy="call it on the model that was grown, or grow with widths that leave this dimension out",
         )
-    said = in_words(plain(value))
-    if not isinstance(value, fx.Proxy) and said not in refusal.allowed:
+    said = _in_words(value)
+    if said not in (*refusal.allowed, None):
+        beside = f" beside {refusal.beside}={refusal.said}" if refusal.beside else ""
         raise SettledError(
-            f"{refusal.argument} is {said}, for which the model did not grow: {refusal.why}",
+            f"{refusal.argument} is {said}{beside}, for which the model did not grow: {refusal.why}",
             where=kind.__name__,
             remedy=_REMEDIES["." in refusal.argument].format(" or ".join(refusal.allowed), refusal.argument),
         )
+
+
+def _in_words(value: Any) -> str | None:
+    """A value in words; None of what stands for values as a graph is made."""
+    return None if isinstance(value, fx.Proxy) else in_words(plain(value))
 
 
 _REMEDIES = (

@@ -162,16 +162,27 @@ class Refusal:
     """An argument with some values of which a copy in the model's own class is not called, since it would go wrong.
 
     allowed: what it may be, in words: what it was, and what else was tried and is right. why: what would go wrong.
-    method: which is called so. argument: "" where the method is not called at all.
+    method: which is called so. argument: "" where the method is not called at all. beside: another argument, if that
+    has to be `said`, in words, for it to go wrong.
     """
 
     argument: str
     allowed: tuple[str, ...]
     why: str
     method: str = "forward"
+    beside: str = ""
+    said: str = ""
 
     def __str__(self) -> str:
-        return f"{self.argument} other than {' or '.join(self.allowed)}" if self.argument else f"calls of {self.method}"
+        beside = f" beside {self.beside}={self.said}" if self.beside else ""
+        if not self.argument:
+            return f"calls of {self.method}"
+        return f"{self.argument} other than {' or '.join(self.allowed)}{beside}"
+
+    @property
+    def place(self) -> tuple[str, ...]:
+        """What is refused some values, and beside what."""
+        return self.method, self.argument, *((self.beside, self.said) if self.beside else ())
 
 
 @dataclass(frozen=True)

@@ -464,3 +464,42 @@ def test_calls_in_a_loop_are_changed_however_many_there_are() -> None:
     for steps, batch in ((4, 2), (1, 3), (9, 1)):
         x = torch.randn(steps, batch, 3, dtype=torch.float64)
         torch.testing.assert_close(grown(x), model(x), rtol=1e-12, atol=1e-12)
+
+
+class Together(nn.Module):
+    """Two options, each of which lets units be their mean where they are alone; and two that one `if` asks for."""
+
+    sharp = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(8, 16), nn.Linear(16, 2)
+
+    def forward(self, x: Any, gate: Any = None, centred: bool = False, cut: bool = False, deep: bool = False) -> Any:
+        h = self.enter(x)
+        h = h if gate is None else h * self.enter(gate).sigmoid()
+        h = h.exp() if self.sharp else h
+        h = h - h.mean(-1, keepdim=True) if centred else h
+        h = h.softmax(-1) if cut and deep else h
+        return self.leave(h)
+
+
+def test_values_of_two_arguments_are_right_together_or_refused_together(tmp_path: Any) -> None:
+    torch.manual_seed(0)
+    model, x = moved(Together()), torch.randn(5, 8, dtype=torch.float64)
+    first = fxgrow.grow(model, 2, example_inputs=x)
+    assert fxgrow.report(first).certificate.verdict is Verdict.PROVED
+    for grown in (first, *carried(first, model, x, tmp_path)):
+        for right in ({}, {"gate": x}, {"centred": True}, {"cut": True}, {"deep": True}, {"gate": x, "cut": True}):
+            assert apart(model, grown, x, **right) < 1e-12, right
+        with pytest.raises(SettledError, match="gate is a tensor beside centred=True, for which the model did not"):
+            grown(x, gate=x, centred=True)
+        with pytest.raises(SettledError, match="deep is True beside cut=True"):
+            grown(x, cut=True, deep=True)
+        sharp, model.sharp = copy.deepcopy(grown), True  # type: ignore[assignment]
+        sharp.sharp = True  # type: ignore[assignment]
+        assert apart(model, sharp, x) < 1e-12
+        with pytest.raises(SettledError, match=r"Together.sharp is True beside centred=True"):
+            sharp(x, centred=True)
+        model.sharp = False  # type: ignore[assignment]
+    assert "gate other than None beside centred=True" in str(fxgrow.report(first).certificate)

@@ -1,0 +1,84 @@
+"""Which other calls of a model are tried than the one that it was captured with."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from fxgrow.capture import Captured
+from fxgrow.capture.arguments import Cut, other_values, tensors_in_place_of_none, with_argument
+from fxgrow.capture.call_guards import in_words
+from fxgrow.capture.flags import Flag, other_flags
+from fxgrow.capture.inputs import Inputs
+from fxgrow.capture.own_methods import methods_that_ran, only_compute, other_methods
+from fxgrow.capture.recording import bound
+from fxgrow.own.edited import FORWARD
+
+Place = tuple[str, ...]
+"""A method and one of its arguments, or an attribute; perhaps also another one, and what that is in words."""
+
+
+class Call(NamedTuple):
+    """A call that the model was not captured with, or one of a model some of whose attributes have other values.
+
+    as_it_was: the argument or attribute in words, if it is one. beside: another one that has another value, too, and
+    which, in words.
+    """
+
+    text: str
+    inputs: Inputs
+    as_it_was: tuple[str, ...] = ()
+    argument: str = ""
+    value: Any = None
+    method: str = FORWARD
+    left: tuple[str, ...] = ()
+    flags: tuple[Flag, ...] = ()
+    beside: tuple[str, ...] = ()
+
+    @property
+    def place(self) -> Place:
+        return self.method, self.argument, *self.beside
+
+
+def other_calls(
+    source: nn.Module, captured: Captured, of_methods: bool, of_flags: bool, is_operand: Callable[[str], bool]
+) -> Iterator[Call]:
+    """The calls that are tried of a model; `is_operand` says whether what is computed hangs on a number."""
+    ran = methods_that_ran(captured)
+    read = {str(node.target) for graph in captured.graphs.values() for node in graph.nodes}
+    others = [
+        *other_values(source, captured.inputs, ran),
+        *tensors_in_place_of_none(source, captured.inputs, read, ran),
+    ]
+    flags = list(other_flags(source, captured.graphs.values())) if of_flags else []
+    computing = bool(others or flags) and only_compute(source, ran)
+    for name, value in others if computing else ():
+        before = bound(source, with_argument(source, captured.inputs, name))
+        if isinstance(value, Cut):
+            if not is_operand(name):
+                continue
+            value = int(value)
+        as_it_was = in_words(before.get(name, inspect.Parameter.empty))
+        inputs = with_argument(source, captured.inputs, name, value)
+        yield Call(f"{name}={in_words(value)}", inputs, (as_it_was,), name, value)
+    for flag, before_it in flags if computing else ():
+        said, text = in_words(before_it), f"{flag.name}={in_words(flag.value)}"
+        yield Call(text, captured.inputs, (said,), flag.name, flag.value, flags=(flag,))
+    for method, inputs in other_methods(source, captured) if of_methods else ():
+        yield Call(f"{method}({', '.join(inputs[1])})", inputs, method=method)
+    for path in captured.left:
+        yield Call(f"what it leaves in {path}", captured.inputs, left=(path,))
+
+
+def both(model: nn.Module, first: Call, second: Call) -> Call:
+    """A call with the values of two arguments or attributes, the second beside the first."""
+    inputs = first.inputs if second.flags else with_argument(model, first.inputs, second.argument, second.value)
+    return second._replace(
+        text=f"{first.text}, {second.text}".removeprefix(", "),
+        inputs=inputs,
+        flags=(*first.flags, *second.flags),
+        beside=(first.argument, in_words(first.value)),
+    )
