@@ -20,6 +20,9 @@ from fxgrow.libraries import is_known
 ANY = object()
 """Stands for every other value of an argument, of which there are too many to try."""
 
+UNREAD = object()
+"""Stands for every other value of what code decides by that is not at hand."""
+
 ANOTHER = "another"
 """Stands for a text that the code of a model does not name."""
 

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 from torch import fx, nn
 
-from fxgrow.capture.arguments import each_other
+from fxgrow.capture.arguments import UNREAD, each_other
 from fxgrow.capture.methods import RUNNING, kind_before_growth
 from fxgrow.capture.skeleton import twin_of
-from fxgrow.capture.source_code import named_values, read_globals, read_items, read_names
+from fxgrow.capture.source_code import any_unread, named_values, read_globals, read_items, read_names
 from fxgrow.holders import held_by
 from fxgrow.libraries import is_known
 from fxgrow.shared_state import OF_FILE
@@ -114,6 +114,8 @@ def other_flags(model: nn.Module, graphs: Iterable[fx.Graph]) -> Iterator[tuple[
             others = [not value] if isinstance(value, bool) else named.get(f"self.{name}", [])
             if name != "training":
                 yield from ((Flag(kind.__qualname__, name, other), value) for _, other in each_other("", value, others))
+                if any_unread(parts[0], methods):
+                    yield Flag(kind.__qualname__, name, UNREAD), value
         for name, item in read_items(parts[0], methods):
             flags = [value_of(part, f"{name}[{item}]") for part in parts if held_by(vars(part).get(name)) is not None]
             if len(flags) == len(parts) and all(flag is flags[0] for flag in flags) and isinstance(flags[0], bool):

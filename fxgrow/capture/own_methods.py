@@ -20,7 +20,7 @@ from fxgrow.capture.flags import global_flags, with_flags
 from fxgrow.capture.inputs import Inputs
 from fxgrow.capture.methods import RUNNING, held_forward
 from fxgrow.capture.recording import OF_ARGUMENT, bound
-from fxgrow.capture.source_code import code_of
+from fxgrow.capture.source_code import code_of, is_unread
 from fxgrow.containers import of_kind
 from fxgrow.libraries import home_of, is_known
 from fxgrow.shared_state import OF_FILE
@@ -116,10 +116,19 @@ def only_compute(model: nn.Module, ran: Iterable[str]) -> bool:
 
     ran: the methods of the model that its forward calls.
     """
+    return all(_computes_only(function, owner, True) for function, owner in _that_run(model, ran))
+
+
+def run_unread(model: nn.Module, ran: Iterable[str]) -> bool:
+    """Whether the code of some forward of a user's own classes is not at hand."""
+    return any(is_unread(function) for function, _ in _that_run(model, ran))
+
+
+def _that_run(model: nn.Module, ran: Iterable[str]) -> Iterator[tuple[Any, nn.Module]]:
     kinds: dict[Any, nn.Module] = {type(part): part for part in model.modules() if not is_known(type(part))}
     named = [(model, name) for name in ran] + [(part, "forward") for part in kinds.values()]
-    functions = [(owner, getattr(owner, name, None)) for owner, name in named]
-    return all(_computes_only(function, owner, True) for owner, function in functions if function is not None)
+    functions = ((getattr(owner, name, None), owner) for owner, name in named)
+    return ((function, owner) for function, owner in functions if function is not None)
 
 
 def _computes_only(method: Any, owner: nn.Module | None, assigning: bool = False, within: tuple[Any, ...] = ()) -> bool:

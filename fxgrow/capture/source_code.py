@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ast
+import dis
 import functools
 import inspect
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
-from types import FunctionType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 from torch import nn
@@ -45,9 +46,30 @@ def _functions(model: nn.Module, methods: frozenset[str]) -> Iterator[Any]:
 
 
 def _walked(function: Any) -> Iterator[ast.AST]:
-    """The code of a function, if it is at hand."""
+    """The code of a function; where it is not at hand, each name in it, as one of its own and as an attribute."""
     code = code_of(function)
-    yield from ast.walk(code) if code is not None else ()
+    if code is not None:
+        yield from ast.walk(code)
+    elif is_unread(function):
+        for name in _names_in(inspect.unwrap(function).__code__):
+            yield from (ast.Name(name, ast.Load()), ast.Attribute(ast.Name("self", ast.Load()), name, ast.Load()))
+
+
+def _names_in(code: CodeType) -> list[str]:
+    """The names that compiled code reads and does not assign to."""
+    assigned = {each.argval for each in dis.get_instructions(code) if each.opname in ("STORE_ATTR", "STORE_GLOBAL")}
+    inside = [name for held in code.co_consts if isinstance(held, CodeType) for name in _names_in(held)]
+    return [name for name in code.co_names if name not in assigned] + inside
+
+
+def is_unread(function: Any) -> bool:
+    """Whether a function is of Python code that is not at hand, so that what it asks for is not known."""
+    return code_of(function) is None and hasattr(inspect.unwrap(function), "__code__")
+
+
+def any_unread(model: nn.Module, methods: frozenset[str]) -> bool:
+    """Whether the code of some methods is not at hand."""
+    return any(map(is_unread, _functions(model, methods)))
 
 
 def _code(model: nn.Module, methods: frozenset[str]) -> Iterator[ast.AST]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxgrow.capture import Captured, GrownGraphModule, skeleton
-from fxgrow.capture.arguments import ANOTHER, ANY, with_argument
+from fxgrow.capture.arguments import ANOTHER, ANY, UNREAD, with_argument
 from fxgrow.capture.call_guards import in_words
 from fxgrow.capture.capturing import recorded
 from fxgrow.capture.contexts import STATE, settled
@@ -132,6 +132,9 @@ class _OtherCalls:
             return None  # the model took another one, by which this is settled
         if callable(call.value):
             self.wrong.setdefault(place, "another function may compute something else with units that grow")
+        if call.value is UNREAD:
+            self.wrong.setdefault(place, "the code that may decide by it cannot be read, so no other value was tried")
+            return None
         if call.value is ANY:
             self.wrong.setdefault(place, "another name may stand for what computes something else with units that grow")
             return None

@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from fxgrow.capture import Captured
-from fxgrow.capture.arguments import Cut, other_values, tensors_in_place_of_none, with_argument
+from fxgrow.capture.arguments import UNREAD, Cut, other_values, tensors_in_place_of_none, with_argument
 from fxgrow.capture.call_guards import in_words
 from fxgrow.capture.flags import Flag, other_flags
 from fxgrow.capture.inputs import Inputs
-from fxgrow.capture.own_methods import methods_that_ran, only_compute, other_methods
+from fxgrow.capture.own_methods import methods_that_ran, only_compute, other_methods, run_unread
 from fxgrow.capture.recording import bound
+from fxgrow.containers import holds_tensor
 from fxgrow.own.edited import FORWARD
 
 Place = tuple[str, ...]
@@ -55,6 +56,8 @@ def other_calls(
     ]
     flags = list(other_flags(source, captured.graphs.values())) if of_flags else []
     computing = bool(others or flags) and only_compute(source, ran)
+    if not computing and run_unread(source, ran):
+        yield from _unread(source, captured, flags)
     for name, value in others if computing else ():
         before = bound(source, with_argument(source, captured.inputs, name))
         if isinstance(value, Cut):
@@ -71,6 +74,16 @@ def other_calls(
         yield Call(f"{method}({', '.join(inputs[1])})", inputs, method=method)
     for path in captured.left:
         yield Call(f"what it leaves in {path}", captured.inputs, left=(path,))
+
+
+def _unread(source: nn.Module, captured: Captured, flags: list[tuple[Flag, Any]]) -> Iterator[Call]:
+    """Calls with anything else than there was, for arguments and attributes of which nothing is known."""
+    called = bound(source, captured.inputs)
+    there = {name: called.get(name, p.default) for name, p in inspect.signature(source.forward).parameters.items()}
+    there |= {flag.name: before for flag, before in flags}
+    for name, value in there.items():
+        if not holds_tensor(value) and not any(key.endswith(f"*{name}") for key in called):
+            yield Call(f"another {name}", captured.inputs, (in_words(value),), name, UNREAD)
 
 
 def both(model: nn.Module, first: Call, second: Call) -> Call:

@@ -216,3 +216,32 @@ def test_global_names_are_flags_too(tmp_path: Any, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(here, "KIND", "summed")
     with pytest.raises(SettledError, match="KIND is 'summed', for which the model did not grow"):
         grown(x)
+
+
+def test_other_values_are_refused_where_the_code_that_asks_for_them_cannot_be_read(tmp_path: Any) -> None:
+    code = """class Typed(nn.Module):
+        centred, seen = False, None
+        def __init__(self):
+            super().__init__()
+            self.enter, self.leave = nn.Linear(8, 16), nn.Linear(16, 2)
+        def forward(self, x, scale=None, mode="a"):
+            h = self.enter(x)
+            self.seen = mode
+            if self.centred or mode == "b" or (SWITCHED and [each for each in (1,) if self.inside]):
+                h = h - h.mean(-1, keepdim=True)
+            return self.leave(h.relu() if scale is None else h.softmax(-1) * scale)
+        inside = True
+    """
+    names: Any = {"nn": nn, "SWITCHED": False, "__name__": __name__}
+    exec(code, names)
+    torch.manual_seed(0)
+    model, x = moved(names["Typed"]()), torch.randn(5, 8, dtype=torch.float64)
+    grown = fxgrow.grow(model, 2, example_inputs=x)
+    assert apart(model, grown, x) < 1e-12 and apart(model, grown, x, None, "a") < 1e-12
+    for call in ((2.0,), (x[:, :1],), (None, "b")):
+        with pytest.raises(SettledError, match=r"(scale|mode) is .* the code that may decide by it cannot be read"):
+            grown(x, *call)
+    for name in ("centred", "inside"):
+        with pytest.raises(SettledError, match=rf"Typed.{name} is .*cannot be read"):
+            with_values(grown, {name: not getattr(grown, name)})(x)
+    assert "refused: scale other than None, mode other than 'a'" in str(fxgrow.report(grown).certificate)
