@@ -11,6 +11,7 @@ import math
 import operator
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from types import BuiltinFunctionType
@@ -155,6 +156,16 @@ class Recording(Protocol):
 
 recordings: list[Recording] = []
 """The recordings under way, the innermost last."""
+
+
+@contextmanager
+def present(recording: Recording) -> Iterator[None]:
+    """A recording is under way inside."""
+    recordings.append(recording)
+    try:
+        yield
+    finally:
+        recordings.pop()
 
 
 class Pending:

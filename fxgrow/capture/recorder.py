@@ -7,8 +7,8 @@ import inspect
 import operator
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from types import MappingProxyType
 from typing import Any
 
@@ -103,7 +103,7 @@ class Recorder(GraphBuilder, TorchFunctionMode):
         args, kwargs = self._placeholders(arguments, positional)
         with ExitStack() as stack:
             stack.enter_context(noting(self.root, FEATURES, self._note_features))
-            stack.enter_context(_present(self))
+            stack.enter_context(numbers.present(self))
             stack.enter_context(replaced(nn.Module, "_call_impl", self._module_call(nn.Module._call_impl)))
             stack.enter_context(intercepted(self))
             stack.enter_context(contexts.watched(self))
@@ -128,7 +128,7 @@ class Recorder(GraphBuilder, TorchFunctionMode):
 
     def result(self, output: Any) -> Any:
         """What the forward returned, as the graph holds it."""
-        with _present(self):
+        with numbers.present(self):
             return self.argument(output)
 
     def _placeholders(self, arguments: Mapping[str, Any], positional: int) -> tuple[list[Any], dict[str, Any]]:
@@ -431,15 +431,6 @@ _QUESTIONS: dict[str, Callable[..., Any]] = {
     "nelement": Recorder._count_asked,
 }
 """Methods whose answers are numbers that remember."""
-
-
-@contextmanager
-def _present(recorder: Recorder) -> Iterator[None]:
-    numbers.recordings.append(recorder)
-    try:
-        yield
-    finally:
-        numbers.recordings.pop()
 
 
 def _expanded(module: nn.Module, expansion: Callable[..., Any], args: Any, kwargs: Any) -> Any:
