@@ -27,15 +27,16 @@ def exchange(modules: Iterable[nn.Module], others: Mapping[int, Any]) -> None:
     They are found in containers and objects of a user's own, which are copied, behind bound methods,
     `functools.partial` and weak references, and in what functions, hooks among them, close over or have as defaults.
     """
-    exchanged = _Exchange(others)
-    for module in modules:
-        exchanged.package = package_of(type(module))
-        for name, value in module.__dict__.items():
-            if name in OF_MODULES:
-                if value and type(value) is OrderedDict:  # of hooks
-                    value.update({key: exchanged.behind(hook) for key, hook in value.items()})
-            elif type(value) not in _PLAIN:
-                module.__dict__[name] = exchanged.of(value)
+    exchanged, modules = _Exchange(others), list(modules)
+    for functions in (False, True):  # they come last, since they may close over what attributes hold
+        for module in modules:
+            exchanged.package = package_of(type(module))
+            for name, value in module.__dict__.items():
+                if name in OF_MODULES:
+                    if functions and value and type(value) is OrderedDict:  # of hooks
+                        value.update({key: exchanged.behind(hook) for key, hook in value.items()})
+                elif type(value) not in _PLAIN and (type(value) in _REMADE) is functions:
+                    module.__dict__[name] = exchanged.of(value)
 
 
 def counterparts(part: nn.Module, twin: nn.Module) -> dict[int, Any]:
@@ -141,13 +142,14 @@ class _Exchange:
         """What stands for a part, a tensor, or for what calls one; anything else is what it was."""
         if id(value) in self.others and isinstance(value, (nn.Module, Tensor)):
             return self.others[id(value)]
+        if id(value) in self.made:
+            return self.made[id(value)]
         remade = _REMADE.get(type(value))
         if remade is None:
             return value
-        if id(value) not in self.made:
-            self.alive.append(value)
-            self.made[id(value)] = value
-            self.made[id(value)] = remade(self, value)
+        self.alive.append(value)
+        self.made[id(value)] = value
+        self.made[id(value)] = remade(self, value)
         return self.made[id(value)]
 
     def method(self, value: Any) -> Any:

@@ -316,3 +316,39 @@ def test_a_part_that_refers_weakly_to_its_model() -> None:
     grown: Any = fxgrow.grow(model, 2, example_inputs=X)
     assert grown[0].parent() is grown and grown[0].out_features == 16
     assert str(fxgrow.report(grown).certificate.verdict) == str(fxgrow.certify(grown, model).verdict) == "PROVED"
+
+
+class Tapped(nn.Module):
+    """Reads what hooks keep, in a dictionary that they close over and that a part holds as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers, self.last, bank = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8)), nn.Linear(16, 3), {}
+        for name in ("0", "2"):
+            self.layers.get_submodule(name).register_forward_hook(self.keeping(name, bank))
+        self.kept = nn.Module()
+        self.kept.bank = bank  # type: ignore[assignment]
+
+    @staticmethod
+    def keeping(name: str, bank: Any) -> Any:
+        def hook(module: nn.Module, args: Any, output: Tensor) -> None:
+            bank[name] = output
+
+        return hook
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.layers(x)
+        bank: Any = self.kept.bank
+        return self.last(torch.cat([bank["0"], bank["2"]], 1).relu())  # type: ignore[no-any-return]
+
+
+def test_a_dictionary_that_hooks_fill_is_the_one_that_the_grown_model_reads() -> None:
+    torch.manual_seed(0)
+    model = Tapped().double()
+    grown = fxgrow.grow(model, 2, example_inputs=X)
+    bank: Any = model.kept.bank
+    before = {name: tensor.shape for name, tensor in bank.items()}
+    after = grown(X)
+    assert type(grown) is Tapped and grown.kept.bank["0"].shape[1] == 16  # type: ignore[index, union-attr]
+    assert {name: tensor.shape for name, tensor in bank.items()} == before
+    assert (after - model(X)).abs().max() < 1e-12
