@@ -20,6 +20,7 @@ from fxgrow.capture.flags import global_flags, with_flags
 from fxgrow.capture.inputs import Inputs
 from fxgrow.capture.methods import RUNNING, held_forward
 from fxgrow.capture.recording import OF_ARGUMENT, bound
+from fxgrow.capture.skeleton import twin_of
 from fxgrow.capture.source_code import code_of, is_unread
 from fxgrow.containers import of_kind
 from fxgrow.libraries import home_of, is_known
@@ -39,14 +40,13 @@ def called_by(
     names and arguments, of which it gives the tensors that are new. flags: other values of attributes and global names.
     after: how many calls with the same arguments go before.
     """
-    model = with_flags(model, flags)
+    twin = with_flags(model, flags)
     of_files = any(kind.startswith(OF_FILE) for kind, _, _ in flags)
     if method == "forward" and not left and not after and not of_files:
-        return model
-    kind: Any = type(model)
-    twin: nn.Module = object.__new__(kind)
-    twin.__dict__.update(vars(model))
-    plainly: Any = (held_forward(model) if method == "forward" else None) or getattr(kind, method)
+        return twin
+    twin = twin_of(model, share=True) if twin is model else twin  # to which its hooks refer
+    kind: Any = type(twin)
+    plainly: Any = (held_forward(twin) if method == "forward" else None) or getattr(kind, method)
     twin.__dict__.pop("forward", None)
 
     signature = inspect.signature(plainly)

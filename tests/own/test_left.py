@@ -101,3 +101,38 @@ def test_a_graph_does_not_leave_out_what_goes_into_an_argument() -> None:
     model = Elsewhere(lambda out, loss: out.append(loss)).double()
     with pytest.raises(PlanError, match="a graph cannot keep what the forward puts into its argument out"):
         fxgrow.grow(model, width=2, example_inputs=(X, []), form="graph")
+
+
+class Watched(nn.Module):
+    """A hook of its own keeps features and counts."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self.enter, self.leave, self.where = nn.Linear(8, 16), nn.Linear(16, 2), where
+        self.named, self.listed, self.last, self.count = dict[str, Any](), list[Any](), None, 0
+        self.enter.register_forward_hook(self.keep)
+
+    def keep(self, module: nn.Module, args: Any, output: Any) -> None:
+        self.count += 1
+        if self.where == "named":
+            self.named["enter"] = output
+        elif self.where == "listed":
+            self.listed[:] = [output]
+        else:
+            self.last = output
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.leave(self.enter(x).relu())
+
+    def kept(self) -> list[Any]:
+        return [*self.named.values(), *self.listed, *([self.last] if self.last is not None else [])]
+
+
+@pytest.mark.parametrize("where", ["named", "listed", "last"])
+def test_what_hooks_keep_on_their_model_stays_there_and_is_not_put_into_the_original(where: str) -> None:
+    torch.manual_seed(0)
+    model, x = Watched(where).double(), torch.randn(3, 8, dtype=torch.float64)
+    grown = fxgrow.grow(model, 2, example_inputs=x)
+    assert isinstance(grown, Watched) and model.count == 0 and not model.kept()
+    assert (grown(x) - model(x)).abs().max() < 1e-12
+    assert [t.shape for t in grown.kept()] == [(3, 32)] and [t.shape for t in model.kept()] == [(3, 16)]
