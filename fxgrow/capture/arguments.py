@@ -78,14 +78,19 @@ def other_values(model: nn.Module, inputs: Inputs, ran: Iterable[str] = ()) -> I
 
 
 def tensors_in_place_of_none(
-    model: nn.Module, inputs: Inputs, read: Collection[str], ran: Iterable[str] = ()
+    model: nn.Module,
+    inputs: Inputs,
+    read: Collection[str],
+    ran: Iterable[str] = (),
+    made: Iterable[tuple[Any, torch.dtype]] = (),
 ) -> Iterator[tuple[str, Any]]:
     """Arguments of a user's own forward that are None and may be tensors, each with such as people have.
 
     These are labels of the samples, what is like an input, a mask of the positions, and what layers read that the
     forward has not called. Keywords, and keys of dictionaries, are left out where others are None.
 
-    read: the paths of the layers that it has called. ran: the methods of the model that the forward calls.
+    read: the paths of the layers that it has called. ran: the methods of the model that the forward calls. made: shapes
+    and dtypes of what it may have made in the place of an argument.
     """
     like = next((tensor for tensor in flat_tensors(inputs) if tensor.ndim), None)
     if like is None or is_known(type(model)):
@@ -97,6 +102,7 @@ def tensors_in_place_of_none(
         shapes.append(mask)
     unread = (part for path, part in model.named_modules() if isinstance(part, nn.Linear) and path not in read)
     shapes += [((like.shape[0], size), like.dtype) for size in sorted({part.in_features for part in unread})]
+    shapes += made
     tensors = [torch.empty(shape, dtype=dtype, device="meta") for shape, dtype in shapes]
     called, methods = bound(model, inputs), frozenset({"forward", *ran})
     parameters = inspect.signature(model.forward).parameters

@@ -339,15 +339,18 @@ def _problem(plan: Plan, read_here: set[str], other: Captured, course: Plan) -> 
 
 
 def _hold_read(other: Captured, read_here: set[str], plan: Plan) -> None:
-    """Let tensors stay on another course that the captured one reads and does not grow.
+    """Let tensors, and axes of them, stay on another course that the captured one reads and does not grow.
 
     Where blocks are added, their names are not those of the other course.
     """
     tied = tied_names(other.model)
-    grown = {name for growth in plan.tensors for name in tied.get(growth.name, [growth.name])}
+    grown = {name: growth for growth in plan.tensors for name in tied.get(growth.name, [growth.name])}
     for name, tensor in named_tensors(other.model).items() if plan.depth is None else ():
-        if name not in grown and not read_here.isdisjoint((name, name.rpartition(".")[0])):
-            hold(tensor, "it stays where the forward takes its other course")
+        if not read_here.isdisjoint((name, name.rpartition(".")[0])):
+            sizes = grown[name].new_shape if name in grown else tensor.shape
+            same = [axis for axis, (size, new) in enumerate(zip(tensor.shape, sizes, strict=True)) if new == size]
+            if same or name not in grown:
+                hold(tensor, "it stays where the forward takes its other course", same)
 
 
 def _read(captured: Captured) -> set[str]:

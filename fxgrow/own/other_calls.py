@@ -6,7 +6,8 @@ import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from torch import nn
+import torch
+from torch import Tensor, fx, nn
 
 from fxgrow.capture import Captured
 from fxgrow.capture.arguments import UNREAD, Cut, other_values, tensors_in_place_of_none, with_argument
@@ -50,9 +51,10 @@ def other_calls(
     """The calls that are tried of a model; `is_operand` says whether what is computed hangs on a number."""
     ran = methods_that_ran(captured)
     read = {str(node.target) for graph in captured.graphs.values() for node in graph.nodes}
+    made = dict.fromkeys(like for graph in captured.graphs.values() for like in _made_without_inputs(graph))
     others = [
         *other_values(source, captured.inputs, ran),
-        *tensors_in_place_of_none(source, captured.inputs, read, ran),
+        *tensors_in_place_of_none(source, captured.inputs, read, ran, made),
     ]
     flags = list(other_flags(source, captured.graphs.values())) if of_flags else []
     computing = bool(others or flags) and only_compute(source, ran)
@@ -74,6 +76,18 @@ def other_calls(
         yield Call(f"{method}({', '.join(inputs[1])})", inputs, method=method)
     for path in captured.left:
         yield Call(f"what it leaves in {path}", captured.inputs, left=(path,))
+
+
+def _made_without_inputs(graph: fx.Graph) -> Iterator[tuple[torch.Size, torch.dtype]]:
+    """The tensors that a forward makes of parameters and numbers alone, and then uses: a caller might give such."""
+    alone: set[fx.Node] = set()
+    for node in graph.nodes:
+        value, new = node.meta.get("value"), str(node.target).startswith("new_")
+        read = [each for each in node.all_input_nodes if isinstance(each.meta.get("value"), Tensor)]
+        if isinstance(value, Tensor) and node.op not in ("placeholder", "output") and (new or alone.issuperset(read)):
+            alone.add(node)
+            if node.op != "get_attr" and not alone.issuperset(node.users):
+                yield value.shape, value.dtype
 
 
 def _unread(source: nn.Module, captured: Captured, flags: list[tuple[Flag, Any]]) -> Iterator[Call]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,7 +32,7 @@ HELD = "held"
 """The entry of a node's meta with the reasons why what it reads stays; more than one: its module's parameters too."""
 
 _STAYS = "fxgrow_stays"
-"""The attribute of a tensor that stays whatever is planned, and why."""
+"""The attribute of a tensor that stays whatever is planned: why, and which of its axes."""
 
 
 @dataclass
@@ -92,9 +92,9 @@ def why_unread(analysis: Analysis, leaf: Leaf, guarded: bool) -> Reason:
     return Reason(f"nothing but {op.name} would read its new units, and its result has to stay", op.place)
 
 
-def hold(tensor: torch.Tensor, why: str) -> None:
-    """Let a tensor of a captured model stay as it is, whatever is planned."""
-    setattr(tensor, _STAYS, why)
+def hold(tensor: torch.Tensor, why: str, axes: Sequence[int] | None = None) -> None:
+    """Let a tensor of a captured model, or some of its axes, stay as it is, whatever is planned."""
+    setattr(tensor, _STAYS, (why, range(tensor.ndim) if axes is None else axes))
 
 
 def _find_parameters(analysis: Analysis) -> None:
@@ -105,12 +105,11 @@ def _find_parameters(analysis: Analysis) -> None:
         analysis.learnable[name] = tensor
         if canonical != name:
             continue
-        if (held := getattr(tensor, _STAYS, None)) is not None:
-            reason = Reason(held, name)
-            axes = tuple(Leaf(size, reason=reason) for size in tensor.shape)
-        elif is_inexact(tensor):
-            empty = Reason("it has no units", name, quiet=True)
-            axes = tuple(analysis.unifier.fresh(size) if size else Leaf(0, reason=empty) for size in tensor.shape)
+        why, stay = getattr(tensor, _STAYS, ("", ()))
+        if is_inexact(tensor) or stay:
+            empty, held = Reason("it has no units", name, quiet=True), Reason(why, name)
+            free = [analysis.unifier.fresh(size) if size else Leaf(0, reason=empty) for size in tensor.shape]
+            axes = tuple(Leaf(leaf.size, reason=held) if axis in stay else leaf for axis, leaf in enumerate(free))
         else:
             axes = tuple(analysis.unifier.constant(size) for size in tensor.shape)
         analysis.parameters[name] = Tensor(axes, parameter=name, learns=isinstance(tensor, nn.Parameter))

@@ -503,3 +503,31 @@ def test_values_of_two_arguments_are_right_together_or_refused_together(tmp_path
             sharp(x, centred=True)
         model.sharp = False  # type: ignore[assignment]
     assert "gate other than None beside centred=True" in str(fxgrow.report(first).certificate)
+
+
+class Conditioned(nn.Module):
+    """A condition that is given, or learned, or made of ones."""
+
+    def __init__(self, learned: bool) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Sequential(nn.Linear(9, 12), nn.Tanh()), nn.Linear(12, 6)
+        self.null = nn.Parameter(torch.randn(3)) if learned else None
+
+    def forward(self, x: torch.Tensor, y: Any = None) -> Any:
+        if y is None:
+            y = x.new_ones(x.shape[0], 3) if self.null is None else self.null.expand(x.shape[0], -1)
+        return self.leave(self.enter(torch.cat([x, y], -1)))
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_a_condition_that_the_forward_makes_where_none_is_given_stays_or_is_refused(learned: bool) -> None:
+    torch.manual_seed(0)
+    model, x, y = moved(Conditioned(learned)), *torch.randn(2, 4, 6, dtype=torch.float64)
+    y = y[:, :3]
+    given = fxgrow.grow(model, 2, example_inputs=(x, y))
+    assert type(given) is Conditioned and given.leave.weight.shape == (6, 24)
+    assert apart(model, given, x) < 1e-12 and apart(model, given, x, y) < 1e-12
+    left_out = fxgrow.grow(model, 2, example_inputs=x)
+    assert apart(model, left_out, x) < 1e-12
+    with pytest.raises(SettledError, match="y is a tensor, for which the model did not grow"):
+        left_out(x, y)
