@@ -111,7 +111,9 @@ def _find_parameters(analysis: Analysis) -> None:
             free = [analysis.unifier.fresh(size) if size else Leaf(0, reason=empty) for size in tensor.shape]
             axes = tuple(Leaf(leaf.size, reason=held) if axis in stay else leaf for axis, leaf in enumerate(free))
         else:
-            axes = tuple(analysis.unifier.constant(size) for size in tensor.shape)
+            kind = str(tensor.dtype).removeprefix("torch.")
+            whole = Reason(f"growth has no new entries for a tensor of {kind}", name)
+            axes = tuple(Leaf(size, reason=whole) for size in tensor.shape)
         analysis.parameters[name] = Tensor(axes, parameter=name, learns=isinstance(tensor, nn.Parameter))
 
 

@@ -126,3 +126,17 @@ def test_a_sum_with_a_buffer_stays_as_long_as_it_is() -> None:
     by_name = layouts(LookedUp(), torch.randn(1, 4, 3))
     assert by_name["table"] == "a, .", "new rows that a buffer looks up could never be read"
     assert by_name["lookup"] == "., ."
+
+
+def test_a_dimension_that_a_mask_of_truth_values_has_stays_with_the_reason() -> None:
+    class Pruned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter, self.leave = nn.Linear(8, 16), nn.Linear(16, 4)
+            self.register_buffer("mask", torch.arange(16) % 3 > 0)
+
+        def forward(self, x: Tensor) -> Any:
+            return self.leave((self.enter(x) * self.mask).relu())
+
+    (held,) = fxgrow.plan(Pruned(), 2, example_inputs=torch.randn(3, 8)).held
+    assert (held.size, held.reason) == (16, "growth has no new entries for a tensor of bool (at mask)")
