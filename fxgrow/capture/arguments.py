@@ -156,6 +156,9 @@ def with_argument(model: nn.Module, inputs: Inputs, name: str, value: Any = insp
         value = bound(model, inputs).get(name, parameters[name].default)
     if place < len(args):
         return (*args[:place], value, *args[place + 1 :]), kwargs
+    if name in parameters and parameters[name].kind is inspect.Parameter.POSITIONAL_ONLY:
+        between = [parameter.default for parameter in list(parameters.values())[len(args) : place]]
+        return (*args, *between, value), kwargs
     return args, {**kwargs, name: value}
 
 

@@ -531,3 +531,22 @@ def test_a_condition_that_the_forward_makes_where_none_is_given_stays_or_is_refu
     assert apart(model, left_out, x) < 1e-12
     with pytest.raises(SettledError, match="y is a tensor, for which the model did not grow"):
         left_out(x, y)
+
+
+def test_other_values_of_arguments_that_have_no_keyword() -> None:
+    class Positional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(8, 16), nn.Linear(16, 2)
+
+        def forward(self, x: torch.Tensor, y: torch.Tensor | None = None, centred: bool = False, /) -> Any:
+            h = self.a(x).relu()
+            h = h if y is None else h * self.a(y)
+            return self.b(h - h.mean(-1, keepdim=True) if centred else h)
+
+    model = Positional().double()
+    x = torch.randn(2, 3, 8).double()
+    grown: Any = fxgrow.grow(model, 2, example_inputs=x[0])
+    assert grown.a.out_features == 32 and fxgrow.report(grown).certificate.verdict is Verdict.PROVED
+    for call in ((x[0],), (x[0], x[1]), (x[0], None, True)):
+        torch.testing.assert_close(grown(*call), model(*call), rtol=1e-12, atol=1e-12)
