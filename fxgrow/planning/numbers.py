@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxgrow.axes.layout import Leaf
+from fxgrow.axes.layout import Layout, Leaf
 from fxgrow.capture.numbers import operand_for
 from fxgrow.containers import each_of_kind
 from fxgrow.planning.analysis import Analysis
@@ -111,6 +111,12 @@ class Numbers:
             return tuple(self._grown(item, part) for item, part in zip(tree, value, strict=True))
         return value
 
+    def size_at(self, op: Op, path: Path, layout: Layout) -> int:
+        """What a number that is the size of a layout becomes; one that counts from an end is less than zero."""
+        size, raw = size_after(layout, self.growth), follow(op.node, path)
+        number = raw.meta["value"] if isinstance(raw, fx.Node) else raw
+        return -size if isinstance(number, int) and number < -1 else size
+
     def loose(self, node: fx.Node, place: str) -> Loose:
         """That a number changes where it may not."""
         behind = reached([node], lambda source: source.all_input_nodes)
@@ -154,7 +160,7 @@ def number_edits(analysis: Analysis, growth: dict[Leaf, int], staying: Iterable[
         bound = set(op.unread)
         for path, layout in op.sizes:
             bound.update({path, path[:-1]} if whole_shape(op.node, path) is not None else {path})
-            if (edit := _size_edit(numbers, op, path, size_after(layout, growth), mode)) is not None:
+            if (edit := _size_edit(numbers, op, path, numbers.size_at(op, path, layout), mode)) is not None:
                 yield edit
         for path in op.pins:
             bound.add(path)
@@ -184,9 +190,9 @@ def _let_attributes(numbers: Numbers) -> None:
         for path, layout in sizes:
             attribute = op.node.meta.get("sources", {}).get(path)
             if attribute is not None:
-                numbers.known[attribute] = size_after(layout, numbers.growth)
+                numbers.known[attribute] = numbers.size_at(op, path, layout)
     for op, sizes in ops:
-        wishes = [(follow(op.node, path), size_after(layout, numbers.growth)) for path, layout in sizes]
+        wishes = [(follow(op.node, path), numbers.size_at(op, path, layout)) for path, layout in sizes]
         wishes += [(raw, raw.meta["value"]) for raw in (follow(op.node, path) for path in op.pins)]
         for raw, wanted in wishes:
             if isinstance(raw, fx.Node) and numbers.after(raw) != wanted:

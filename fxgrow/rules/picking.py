@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -90,18 +91,22 @@ class GetItem(Shape):
         if is_fixed(layout) or step != 1 or length == 0:
             op.unifier.fix(layout, "sliced with a step")
             return op.unifier.constant(length), (start, start + length) if step == 1 else None
-        if any(isinstance(bound, int) and bound < 0 for bound in (cut.start, cut.stop)):
-            op.unifier.fix(layout, "sliced from its end")
+        bounds = (("start", cut.start, start), ("stop", cut.stop, stop))
+        backwards = {name for name, bound, _ in bounds if isinstance(bound, int) and bound < 0}
+        if any(name in backwards and bound != end - size for name, bound, end in bounds):
+            op.unifier.fix(layout, "sliced from its end")  # which is further away
             return op.unifier.constant(length), (start, stop)
         sizes = [s for s in (start, stop - start, size - stop) if s]
         parts = op.unifier.split(layout, sizes)
         own = parts[1] if start else parts[0]
-        if start:
-            op.size((*path, "start"), parts[0])
-        if cut.stop is not None and stop < size:
-            op.size((*path, "stop"), join(parts[:2]) if start else own)
-        elif cut.stop is not None:
-            op.size((*path, "stop"), layout)
+        for name, bound, end in bounds:
+            if bound is None or not (end or name in backwards):
+                continue
+            before = sum(border <= end for border in itertools.accumulate(sizes))
+            if bound == -1:  # which means something else of sizes
+                op.unifier.fix(parts[-1], "sliced from its end")
+            else:
+                op.size((*path, name), join(parts[before:] if name in backwards else parts[:before]))
         return own, (start, stop)
 
     def known(self, op: Op, know: Knowledge, output: Tensor, leaf: Leaf) -> dict[Range | None, Fact]:

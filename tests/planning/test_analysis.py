@@ -140,3 +140,28 @@ def test_a_dimension_that_a_mask_of_truth_values_has_stays_with_the_reason() -> 
 
     (held,) = fxgrow.plan(Pruned(), 2, example_inputs=torch.randn(3, 8)).held
     assert (held.size, held.reason) == (16, "growth has no new entries for a tensor of bool (at mask)")
+
+
+def test_cuts_that_count_from_the_end() -> None:
+    class Gated(nn.Module):
+        def __init__(self, cut: Any) -> None:
+            super().__init__()
+            self.enter, self.leave, self.cut, self.units = nn.Linear(6, 16), nn.Linear(8, 2), cut, 8
+
+        def forward(self, x: Tensor) -> Any:
+            a, b = self.cut(self, self.enter(x))
+            return self.leave(a * b.sigmoid())
+
+    x = torch.randn(3, 6).double()
+    for cut in (
+        lambda self, h: (h[:, :8], h[:, -8:]),
+        lambda self, h: (h[..., : -self.units], h[..., -self.units :]),
+        lambda self, h: (h[:, -16:-8], h[:, -(h.shape[1] // 2) :]),
+    ):
+        model = Gated(cut).double()
+        for form in ("module", "graph"):
+            grown: Any = fxgrow.grow(model, 2, example_inputs=x, form=form)
+            assert grown.leave.in_features == 16 and str(fxgrow.report(grown).certificate.verdict) == "PROVED"
+            torch.testing.assert_close(grown(x), model(x), rtol=1e-12, atol=1e-12)
+    model = Gated(lambda self, h: (h[:, -9:-1], h[:, -24:-8])).double()
+    assert fxgrow.plan(model, 2, example_inputs=x).ratio == 1
