@@ -763,3 +763,17 @@ def test_what_is_not_picked_is_compared_as_it_is() -> None:
     inputs = ((torch.empty(20, 50, dtype=torch.float64, device="meta"),), {})
     with pytest.raises(VerificationError, match="differs"):
         verify(first, second, inputs, modes=(False,), parts=("part",))
+
+
+def test_numbers_that_are_indices_are_those_that_were_given() -> None:
+    class Degrees(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter, self.degree, self.leave = nn.Linear(4, 16), nn.Embedding(6, 16), nn.Linear(16, 2)
+
+        def forward(self, x: Tensor, edges: Tensor) -> Any:
+            return self.leave((edges @ (self.enter(x) + self.degree(edges.sum(-1).long()))).relu())
+
+    inputs = normal(2, 5, 4).float(), (normal(2, 5, 5) > 0).float()
+    grown = fxgrow.grow(Degrees(), 2, example_inputs=inputs)
+    assert str(fxgrow.report(grown).certificate.verdict) == "PROVED"
