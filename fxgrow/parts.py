@@ -34,6 +34,7 @@ from fxgrow.planning.deepening import Deepening, joined, renamed
 from fxgrow.planning.plan import Axis, Held, Obstacle, Plan, Totals
 from fxgrow.reach import Reach
 from fxgrow.references import counterparts, exchange, place_all
+from fxgrow.shared_state import SharedState
 from fxgrow.switching import in_mode
 from fxgrow.transforms.depth import add_blocks
 from fxgrow.transforms.width import widened
@@ -249,6 +250,7 @@ def _watched_run(twin: nn.Module, inputs: Inputs, seen: dict[str, Inputs], reach
 
         return hook
 
+    shared = SharedState(twin)  # before it has the hooks, which are to write
     for path, module in twin.named_modules():
         if path:
             module.register_forward_pre_hook(note(path), with_kwargs=True)
@@ -256,7 +258,7 @@ def _watched_run(twin: nn.Module, inputs: Inputs, seen: dict[str, Inputs], reach
     device, watch = device_of(twin), Reach(twin)
     args, kwargs = in_dtype(inputs, dtype, device)
     try:
-        with random_state_kept(device), torch.device(device), torch.no_grad(), watch:
+        with shared, shared.caches_bypassed(), random_state_kept(device), torch.device(device), torch.no_grad(), watch:
             twin(*args, **kwargs)
     except Exception as error:  # whatever a forward raises: what was seen before counts
         return error

@@ -61,9 +61,11 @@ class SharedState:
     def __init__(self, model: nn.Module) -> None:
         kinds = _classes(model)
         self.hooks = {f"a hook ({id(hook)})": hook for hook in _hooks(model)}
-        self.files = _files(kinds, [hook.__globals__ for hook in self.hooks.values() if isinstance(hook, FunctionType)])
-        self.kinds = [*kinds, *(kind for names in self.files for kind in _defined_in(names) if kind not in kinds)]
         self.parts = [part.__dict__ for part in model.modules() if not is_known(type(part))]
+        held = [value for names in self.parts for _, _, value in _items(names)]
+        calling = (*self.hooks.values(), *held, *(type(value).__call__ for value in held if callable(value)))
+        self.files = _files(kinds, map(_imported, calling))
+        self.kinds = [*kinds, *(kind for names in self.files for kind in _defined_in(names) if kind not in kinds)]
         functions = dict(self._functions())
         self.owners: dict[str, Any] = {
             **{f"the class attribute {{}} of {kind.__name__}": kind for kind in self.kinds},
@@ -210,7 +212,7 @@ def _classes(model: nn.Module) -> list[type]:
 
 
 def _files(kinds: list[type], further: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The global names of the files that define these classes, of further ones, and of those that these import from.
+    """The global names of the files of these classes, of further ones, and of those that these import from.
 
     Of files of installed packages only those of the packages that these are in.
     """
@@ -232,7 +234,9 @@ def _name(names: dict[str, Any]) -> str:
 
 
 def _imported(value: Any) -> dict[str, Any]:
-    function = inspect.unwrap(value) if isinstance(value, (FunctionType, _CACHED)) else None
+    """The global names of the file that a value is, or that a function is from."""
+    plain = value.func if isinstance(value, functools.partial) else value
+    function = inspect.unwrap(plain) if isinstance(plain, (FunctionType, MethodType, _CACHED)) else None
     return vars(value) if isinstance(value, ModuleType) else getattr(function, "__globals__", {})
 
 

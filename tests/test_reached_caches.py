@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextvars
 import functools
+import importlib
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -13,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import fxgrow
+from fxgrow.errors import UntraceableError
 
 X = torch.randn(2, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
@@ -150,3 +153,46 @@ def test_what_is_made_of_weights_is_taken_out_again() -> None:
     model = Casting(places).double()
     fxgrow.plan(model, width=1.5, example_inputs=X)
     assert not hasattr(unseen, "weight") and not model(X).is_meta
+
+
+ELSEWHERE = """
+import functools, torch, {far}
+
+@functools.lru_cache
+def table(count):
+    return torch.linspace(0, 1, count, dtype=torch.float64)[:, None]
+
+def near(count):
+    return table(count)
+
+def farther(count):
+    return {far}.table(count)
+
+twice = functools.partial(lambda factor, count: factor * table(count), 2)
+"""
+
+
+class Asking(Placing):
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.enter(x) + self.tables[0](x.shape[1])
+        return self.leave(h.relu()) * h.mean().item()  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("function", ["near", "farther", "twice"])
+@pytest.mark.parametrize("kind", [Placing, Asking])
+def test_caches_in_the_file_of_a_function_that_the_model_holds(
+    kind: Any, function: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody looks into a file that such a file imports; a growth that is refused leaves no tensors without data."""
+    name = f"of_{kind.__name__}_{function}".lower()
+    (tmp_path / f"{name}.py").write_text(ELSEWHERE.format(far=f"{name}_far"))
+    (tmp_path / f"{name}_far.py").write_text(ELSEWHERE.format(far="torch"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    model = kind(getattr(importlib.import_module(name), function)).double()
+    if kind is Asking:
+        with pytest.raises(UntraceableError, match="item needs the values"):
+            fxgrow.grow(model, width=1.5, example_inputs=X)
+    else:
+        grown = fxgrow.grow(model, width=1.5, example_inputs=X)
+        assert torch.allclose(grown(X), model(X), rtol=0, atol=1e-12)
+    assert not model(X).is_meta

@@ -6,6 +6,7 @@ what a run of the model would have left there. What is made of weights is taken 
 
 from __future__ import annotations
 
+import functools
 import gc
 import sys
 import weakref
@@ -41,7 +42,7 @@ class Leftovers:
         return before
 
     def are_in(self, kind: type, before: list[Recorder]) -> bool:
-        """Whether a run of a class has failed for what it, or a run before it, has left, which has its values now."""
+        """Whether a run of a class, which has failed, or a run before it, has left tables; they have values now."""
         left = _give_values([*before, *self.last])
         if left:
             self._leaving.add(kind)
@@ -52,6 +53,8 @@ class Leftovers:
         if not self._leaving.isdisjoint(kind.__mro__):
             _give_values(self.last)
 
+
+_CACHED = type(functools.lru_cache(int))
 
 LEFTOVERS = Leftovers()
 """Of this process; records are made one at a time."""
@@ -118,6 +121,10 @@ def _replace(old: Any, new: Any, own: set[int]) -> bool:
         if isinstance(holder, tuple):
             if new is not None:
                 replaced |= _replace(holder, tuple(new if item is old else item for item in holder), own)
+            continue
+        if isinstance(holder, _CACHED):
+            holder.cache_clear()
+            replaced = True
             continue
         if isinstance(holder, list):
             holder[:] = [new if item is old else item for item in holder]
