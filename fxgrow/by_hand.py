@@ -193,6 +193,10 @@ def put_in_by_hand(grown: nn.Module, births: Mapping[str, Birth], before: Mappin
             entries.setdefault(path, {})["gone"] = missing
         if inside != [name for name in dict.fromkeys((*had, *inside)) if name in inside]:
             entries.setdefault(path, {})["order"] = inside
+        known = {name for name, _ in before[path].buffers or ()}
+        added = [n for n, b in grown.get_submodule(path)._buffers.items() if b is not None and n not in known]
+        if added and before[path].buffers is not None:
+            raise _unknown(f"{path}.{added[0]}".lstrip("."), grown)
     _check_parameters(grown, births, parameters, entries)
     said = {path: entry for path, entry in entries.items() if entry != {"attributes": {path: {}}}}
     return {path: said[path] for path in now if path in said}  # what holds others comes before them
@@ -250,11 +254,15 @@ def _check_parameters(
             )
     for name in now.keys() - births.keys() - said:
         if name.rpartition(".")[0] not in replaced:
-            raise FileError(
-                f"{name} was not there when the model grew, and a file of fxgrow cannot build it again",
-                where=name.rpartition(".")[0] or type(grown).__name__,
-                remedy=f"save before the part is added, {KEEP}",
-            )
+            raise _unknown(name, grown)
+
+
+def _unknown(name: str, grown: nn.Module) -> FileError:
+    return FileError(
+        f"{name} was not there when the model grew, and a file of fxgrow cannot build it again",
+        where=name.rpartition(".")[0] or type(grown).__name__,
+        remedy=f"save before it is added, {KEEP}",
+    )
 
 
 def _changed(module: nn.Module, path: str, part: Part, before: Part | None) -> dict[str, Any]:
@@ -272,7 +280,7 @@ def _changed(module: nn.Module, path: str, part: Part, before: Part | None) -> d
         had = dict(before.attributes)
         return {"attributes": {path: {n: v for n, v in part.attributes if n not in had or not _same(v, had[n])}}}
     entry = _entry(module)
-    if entry is None:
+    if entry is None or not _gives(entry, module):
         was = f"was {before.name}" if before is not None else "was not there"
         raise FileError(
             f"it is {part.name} now and {was} when the model grew, and a file of fxgrow names only layers of "

@@ -151,6 +151,19 @@ def test_tensors_of_another_shape_and_tensors_taken_out(tmp_path: Path) -> None:
         fxgrow.save(grown, tmp_path / "grown.safetensors")
 
 
+def test_what_a_file_could_not_build_again_is_refused_when_it_is_written(tmp_path: Path) -> None:
+    grown: Any = fxgrow.grow(Scaled(), 2, example_inputs=torch.randn(3, 4))
+    grown.enter.register_buffer("center", torch.zeros(4))
+    with pytest.raises(FileError, match=r"enter.center was not there when the model grew.* \(at enter\)"):
+        fxgrow.save(grown, tmp_path / "grown.safetensors")
+    model = Scaled()
+    nn.utils.parametrizations.weight_norm(model.enter)
+    grown = fxgrow.grow(model, 2, example_inputs=torch.randn(3, 4))
+    nn.utils.parametrize.remove_parametrizations(grown.enter, "weight")
+    with pytest.raises(FileError, match=r"is Linear now and was ParametrizedLinear when .* \(at enter\)"):
+        fxgrow.save(grown, tmp_path / "grown.safetensors")
+
+
 def test_what_was_changed_before_growth_comes_back_where_the_file_names_the_original(tmp_path: Path) -> None:
     """The file names a model of the catalogue, and what grew was that with another epsilon."""
     model: Any = lively(timm.create_model("test_resnet")).float()
