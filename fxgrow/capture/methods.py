@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import CodeType, FrameType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import fx, nn
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 RUNNING = "running"
 """The key under which nodes keep the runs of methods that they were made in, from without to within."""
@@ -129,6 +131,12 @@ def calling_function() -> str:
     return ""
 
 
+def _while_compiling(function: Function) -> Function:
+    """As `torch.compiler.assume_constant_result`, which takes a second to import: runs while `torch.compile` does."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
 def _calls_of_modules() -> list[FrameType]:
     """The frames that call modules, from within to without."""
     frame: FrameType | None = sys._getframe(2)
@@ -147,13 +155,13 @@ def _kinds_compiled() -> list[type]:
     return [] if running is None else [kind for _, kind in running.output.current_tx.nn_module_stack.values()]
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@_while_compiling
 def modules_called() -> int:
     """How many calls of modules are under way."""
     return len(_calls_of_modules()) + len(_kinds_compiled())
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@_while_compiling
 def kinds_called(since: int = 0) -> str:
     """The names of the classes of which modules are being called, but for the first calls, from without to within."""
     calls = reversed(_calls_of_modules())
