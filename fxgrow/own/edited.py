@@ -5,6 +5,7 @@ Each is an instance of a subclass of its former class, with the same parameters 
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 from collections.abc import Callable, Iterable
@@ -12,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.fx import _symbolic_trace
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
@@ -30,6 +32,7 @@ from fxgrow.capture.operators import operator_of
 from fxgrow.capture.outputs import taken_apart
 from fxgrow.errors import FxgrowError
 from fxgrow.guarded_norms import PLAIN
+from fxgrow.own.again import keep_for_again
 from fxgrow.transforms.graph_edits import put
 
 
@@ -105,11 +108,15 @@ class CallEdit:
 
 
 class _Editing(TorchFunctionMode):
-    """Lets calls be others while a method of a module runs."""
+    """Lets calls be others while a method of a module runs.
 
-    def __init__(self, module: nn.Module, edits: Iterable[CallEdit]) -> None:
+    together: the modes of this run, to which it adds itself.
+    """
+
+    def __init__(self, module: nn.Module, edits: Iterable[CallEdit], together: list[Any]) -> None:
         super().__init__()
-        self.module = module
+        self.module, self.owner, self.together = module, module, together
+        together.append(self)
         self.edits: dict[Any, dict[tuple[str, str], dict[int | None, list[CallEdit]]]] = {}
         for edit in edits:
             by_place = self.edits.setdefault(edit.target, {})
@@ -117,15 +124,34 @@ class _Editing(TorchFunctionMode):
         self.count = {(target, *place): 0 for target, by_place in self.edits.items() for place in by_place}
         self.modules = modules_called()
 
+    def _seeing(self, function: Any) -> Any:
+        def seen(*args: Any, **kwargs: Any) -> Any:
+            with self:
+                return function(*args, **kwargs)
+
+        return seen
+
+    def again(self, count: dict[Any, int], owner: Any, together: list[Any]) -> _Editing:
+        """Another one, for calls that are made again after so many."""
+        twin = copy.copy(self)
+        twin.count, twin.modules, twin.owner, twin.together = count, modules_called(), owner, together
+        together.append(twin)
+        return twin
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         target = func if func in self.edits else operator_of(func, args, kwargs)
         if target not in self.edits:
+            if torch.compiler.is_compiling() and getattr(func, "__name__", "") == "checkpoint":
+                # what is compiled is one call to modes, with all that it runs
+                return func(self._seeing(args[0]), *args[1:], **kwargs)
             return func(*args, **kwargs)
         kinds = kinds_called(self.modules) if modules_called() > self.modules else ""
         for (caller, inside), by_index in self.edits[target].items():
             if not _ends_in(kinds, inside) or (caller and caller != calling_function()):
                 continue
+            if not torch.compiler.is_compiling():
+                keep_for_again(self.together, self.owner)
             index = self.count[target, caller, inside]
             self.count[target, caller, inside] += 1
             for edit in (*by_index.get(index, ()), *by_index.get(None, ())):
@@ -292,13 +318,14 @@ def edited(kind: Any, methods: frozenset[str] = frozenset({FORWARD})) -> type[nn
         @functools.wraps(plainly)
         def method(self: Any, *args: Any, **kwargs: Any) -> Any:
             _refuse_alone(self, name)
+            together: list[Any] = []
             with ExitStack() as stack:
                 modes = ("", "train" if self.training else "eval")
                 for growth in reversed(self.edits):  # what is innermost sees a call first
                     edits = [edit for edit in growth if edit.method == name and edit.mode in modes]
                     if edits:
                         _refuse_symbolic_trace(self, edits)
-                        stack.enter_context(_Editing(self, edits))
+                        stack.enter_context(_Editing(self, edits, together))
                 return plainly(self, *args, **kwargs)
 
         return method
