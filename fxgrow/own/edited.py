@@ -440,7 +440,7 @@ def read_out(kind: Any) -> type[nn.Module]:
 def _read(model: Any, value: Any) -> Any:
     output, form = taken_apart(value)
     for read in model.outputs_read:
-        weight = model.get_parameter(read.weight)
+        weight = getattr(model, read.weight)  # under `torch.func` no parameter
         try:
             stream = functools.reduce(lambda value, key: value[key], read.path, output)
         except (KeyError, IndexError, TypeError):  # another call, which gives other things

@@ -84,3 +84,13 @@ def test_another_call_that_gives_streams_is_refused_where_the_copy_cannot_take_i
     assert fxgrow.certify(grown).verdict is Verdict.PROVED
     with pytest.raises(SettledError, match="everything is True"):
         grown(x, everything=True)
+
+
+def test_it_reads_through_tensors_that_are_no_parameters() -> None:
+    grown = fxgrow.grow(Features(), 2, example_inputs=torch.randn(2, 3, 4), verify=False)
+    assert "readout" in dict(grown.named_parameters())
+    tensors = {name: tensor.detach() for name, tensor in grown.named_parameters()}
+    x = torch.randn(2, 3, 4)
+    assert torch.equal(torch.func.functional_call(grown, tensors, (x,)), grown(x))
+    gradients = torch.func.grad(lambda tensors: torch.func.functional_call(grown, tensors, (x,)).sum())(tensors)
+    assert gradients["readout"].abs().sum() > 0
