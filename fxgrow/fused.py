@@ -22,6 +22,7 @@ def applies(*tensors: Tensor | None) -> bool:
     return (
         all(t is None or (type(t) in (Tensor, nn.Parameter) and not t.is_meta) for t in tensors)
         and not torch.compiler.is_compiling()
+        and not torch._C._len_torch_dispatch_stack()
         and not torch._C._get_tracing_state()
         and not torch._C._are_functorch_transforms_active()
         and forward_ad._current_level < 0

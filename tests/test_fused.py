@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import checkpoint
 
 from fxgrow import fused, guards
@@ -122,6 +123,13 @@ def test_a_compiler_sees_the_steps(norm: Norm) -> None:
     torch._dynamo.reset()
     compiled = torch.compile(lambda *tensors: norm(*tensors, ((0, 6),)), fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(*operands), norm(*operands, ((0, 6),)), rtol=1e-12, atol=1e-12)
+
+
+@NORM
+def test_a_tracer_of_operators_sees_the_steps(norm: Norm) -> None:
+    operands = inputs(False, (True, False))
+    graph = make_fx(lambda *tensors: norm(*tensors, ((0, 6),)))(*operands)
+    torch.testing.assert_close(graph(*operands), norm(*operands, ((0, 6),)), rtol=1e-12, atol=1e-12)
 
 
 def test_autocast_does_not_make_gradients_coarse() -> None:

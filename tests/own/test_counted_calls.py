@@ -77,3 +77,24 @@ def test_calls_of_hooks_and_of_layers_put_there_since_are_not_counted(kind: Any,
     torch._dynamo.reset()
     compiled = torch.compile(grown, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(X), model(X), rtol=EXACT, atol=EXACT)
+
+
+class Penalised(Centred):
+    """Takes a mean of what a norm gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(16)
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.norm(self.first(x).relu())
+        return self.last(x), x.pow(2).mean()
+
+
+def test_compiled_the_steps_of_a_norm_over_old_units_are_not_counted() -> None:
+    model = lively(Penalised()).double()
+    grown: Any = fxgrow.grow(model, 2, example_inputs=X)
+    assert grown.first.out_features == 32
+    torch._dynamo.reset()
+    compiled = torch.compile(grown, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(X), model(X), rtol=EXACT, atol=EXACT)
