@@ -42,10 +42,22 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def innermost(optimizer: Optimizer) -> Optimizer:
-    """The optimizer that holds state and takes hooks: the one that a wrapper such as timm's Lookahead wraps."""
-    wrapped = (getattr(optimizer, name, None) for name in ("_base_optimizer", "optimizer"))  # timm's, accelerate's
-    base = next((base for base in wrapped if isinstance(base, Optimizer)), None)
-    return optimizer if base is None else innermost(base)
+    """The optimizer that holds state and takes hooks: the one that a wrapper (timm's Lookahead, SAM) wraps.
+
+    Raises
+    ------
+    TrainingError: what it holds is an optimizer of other groups, such as a share of them (ZeroRedundancyOptimizer).
+    """
+    for name, base in vars(optimizer).items():
+        if isinstance(base, Optimizer):
+            if [*map(id, base.param_groups)] != [*map(id, optimizer.param_groups)]:
+                raise TrainingError(
+                    f"it holds another optimizer ({name}), whose groups are not its own",
+                    where=type(optimizer).__name__,
+                    remedy="make a new optimizer from the grown model",
+                )
+            return innermost(base)
+    return optimizer
 
 
 def parameters_of(optimizer: Optimizer) -> Iterator[Tensor]:

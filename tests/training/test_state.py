@@ -610,3 +610,31 @@ def test_state_saved_after_growth_in_depth_fits_an_optimizer_made_anew() -> None
     anew.load_state_dict(optimizer.state_dict())
     for parameter in grown.parameters():
         assert torch.equal(anew.state[parameter]["momentum_buffer"], optimizer.state[parameter]["momentum_buffer"])
+
+
+class Sharpness(torch.optim.Optimizer):
+    """As SAM, which people copy: it calls the optimizer that it wraps `base_optimizer`."""
+
+    def __init__(self, parameters: Any, shared: bool = True) -> None:
+        super().__init__(parameters, {"lr": 0.1, "rho": 0.05})
+        groups: Any = self.param_groups if shared else [{"params": self.param_groups[0]["params"]}]
+        self.base_optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9)
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        self.base_optimizer.step()
+
+
+def test_an_optimizer_that_another_holds_under_any_name() -> None:
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    rows = torch.randn(3, 4)
+    optimizer, apart = Sharpness(model.parameters()), Sharpness(model.parameters(), shared=False)
+    model(rows).square().mean().backward()
+    optimizer.step()
+    momentum = optimizer.base_optimizer.state[model[0].weight]["momentum_buffer"].clone()
+    wide: Any = fxgrow.grow(model, 2, example_inputs=rows)
+    fxgrow.replace_parameters(optimizer, wide)
+    state = optimizer.base_optimizer.state
+    assert state.keys() == set(wide.parameters())
+    assert torch.equal(state[wide[0].weight]["momentum_buffer"][:6], momentum)
+    with pytest.raises(TrainingError, match=r"holds another optimizer \(base_optimizer\).*\(at Sharpness\)"):
+        fxgrow.replace_parameters(apart, wide, model=model)
