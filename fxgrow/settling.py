@@ -14,7 +14,8 @@ from fxgrow.capture.modes import GrownGraphModule
 from fxgrow.errors import FxgrowError
 from fxgrow.guarded_norms import PLAIN, OverOldUnits, read
 from fxgrow.history import ATTRIBUTE, known_history, parts_after
-from fxgrow.own.edited import CallEdit, Edited, is_norm_guard, plain_kind, unedited
+from fxgrow.own.call_edits import CallEdit
+from fxgrow.own.edited import Edited, is_norm_guard, plain_kind, unedited
 from fxgrow.spectral import GuardedSpectralNorm, is_spectral_norm, over_all
 
 

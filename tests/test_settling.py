@@ -20,7 +20,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 import fxgrow
 from fxgrow import guards
 from fxgrow.errors import FxgrowError
-from fxgrow.own.edited import CallEdit
+from fxgrow.own.call_edits import CallEdit
 from tests.models import lively
 from tests.pairing import few, in_turn, slow
 from tests.test_guards import assert_near, normal

@@ -17,7 +17,7 @@ from fxgrow.capture.own_methods import called_by
 from fxgrow.capture.questions import NEEDING
 from fxgrow.errors import CaptureError, FxgrowError
 from fxgrow.module_tensors import named_tensors
-from fxgrow.own.edited import FORWARD
+from fxgrow.own.call_edits import FORWARD
 from fxgrow.planning.plan import Axis, Obstacle, Plan, TensorGrowth
 from fxgrow.transforms.width import widened
 

@@ -5,7 +5,6 @@ Each is an instance of a subclass of its former class, with the same parameters 
 
 from __future__ import annotations
 
-import copy
 import functools
 import inspect
 from collections.abc import Callable, Iterable
@@ -13,26 +12,19 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.fx import _symbolic_trace
-from torch.fx.experimental.proxy_tensor import get_proxy_mode
-from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
+from torch.overrides import _get_current_function_mode_stack
 
 from fxgrow import guards
 from fxgrow.capture.expansions import attention
 from fxgrow.capture.methods import (
-    calling_function,
     held_forward,
     kind_before_growth,
-    kinds_called,
-    modules_called,
 )
-from fxgrow.capture.operators import operator_of
 from fxgrow.capture.outputs import taken_apart
 from fxgrow.errors import FxgrowError
 from fxgrow.guarded_norms import PLAIN
-from fxgrow.own.again import keep_for_again
+from fxgrow.own.call_edits import FORWARD, CallEdit, Editing, refuse_symbolic_trace
 from fxgrow.transforms.graph_edits import put
 
 
@@ -69,126 +61,6 @@ def spell_out(module: nn.MultiheadAttention, head_dim: int) -> None:
 def leave_fast_path(layer: nn.TransformerEncoderLayer) -> None:
     """Keep torch's fused kernel, which looks at weights alone, off a layer some of whose modules compute otherwise."""
     layer.activation_relu_or_gelu = 0
-
-
-FORWARD = "forward"
-
-
-@dataclass(frozen=True)
-class CallEdit:
-    """What a call that a forward makes becomes.
-
-    target: the function, or the name of the method. index: which of the calls of it; None: each. change: "guard",
-    "core_input" or another number ("literal", "ratio") at `path`. value: what the plan says of it. method: in which
-    method, whose calls are counted. within: the methods inside it that make the call, and are not edited if they run by
-    themselves. caller: the name of the function whose calls alone are counted, if not all are. mode: "eval" or "train",
-    if only that mode changes it. inside: as of `fxgrow.own.sites.Site`.
-    """
-
-    target: Any
-    index: int | None
-    change: str
-    path: tuple[Any, ...]
-    value: Any
-    method: str = FORWARD
-    within: tuple[str, ...] = ()
-    caller: str = ""
-    mode: str = ""
-    inside: str = ""
-
-    def apply(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments that the call gets in place of these."""
-        if self.change == "core_input":
-            place = self.value.get("operand", 0)
-            taken = guards.core(args[place], self.value["axis"], self.value["core"])
-            return (*args[:place], taken, *args[place + 1 :]), kwargs
-        if self.path[0] == "args":
-            return tuple(put(list(args), self.path[1:], self.value)), kwargs
-        return args, put(dict(kwargs), self.path[1:], self.value)
-
-
-class _Editing(TorchFunctionMode):
-    """Lets calls be others while a method of a module runs.
-
-    together: the modes of this run, to which it adds itself.
-    """
-
-    def __init__(self, module: nn.Module, edits: Iterable[CallEdit], together: list[Any]) -> None:
-        super().__init__()
-        self.module, self.owner, self.together = module, module, together
-        together.append(self)
-        self.edits: dict[Any, dict[tuple[str, str], dict[int | None, list[CallEdit]]]] = {}
-        for edit in edits:
-            by_place = self.edits.setdefault(edit.target, {})
-            by_place.setdefault((edit.caller, edit.inside), {}).setdefault(edit.index, []).append(edit)
-        self.count = {(target, *place): 0 for target, by_place in self.edits.items() for place in by_place}
-        self.modules = modules_called()
-
-    def _seeing(self, function: Any) -> Any:
-        def seen(*args: Any, **kwargs: Any) -> Any:
-            with self:
-                return function(*args, **kwargs)
-
-        return seen
-
-    def again(self, count: dict[Any, int], owner: Any, together: list[Any]) -> _Editing:
-        """Another one, for calls that are made again after so many."""
-        twin = copy.copy(self)
-        twin.count, twin.modules, twin.owner, twin.together = count, modules_called(), owner, together
-        together.append(twin)
-        return twin
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        target = func if func in self.edits else operator_of(func, args, kwargs)
-        if target not in self.edits:
-            if torch.compiler.is_compiling() and getattr(func, "__name__", "") == "checkpoint":
-                # what is compiled is one call to modes, with all that it runs
-                return func(self._seeing(args[0]), *args[1:], **kwargs)
-            return func(*args, **kwargs)
-        kinds = kinds_called(self.modules) if modules_called() > self.modules else ""
-        for (caller, inside), by_index in self.edits[target].items():
-            if not _ends_in(kinds, inside) or (caller and caller != calling_function()):
-                continue
-            if not torch.compiler.is_compiling():
-                keep_for_again(self.together, self.owner)
-            index = self.count[target, caller, inside]
-            self.count[target, caller, inside] += 1
-            for edit in (*by_index.get(index, ()), *by_index.get(None, ())):
-                if edit.change == "guard":
-                    return guards.in_place_of(edit.value, args, kwargs)
-                args, kwargs = edit.apply(args, kwargs)
-        return func(*args, **kwargs)
-
-
-def _ends_in(kinds: str, inside: str) -> bool:
-    """Whether these modules are called there, or any around them; none are for the module's own calls."""
-    return f"/{kinds}".endswith(f"/{inside}") if inside else not kinds
-
-
-_traced_by_fx: Callable[[], bool] = getattr(_symbolic_trace, "is_fx_symbolic_tracing", _symbolic_trace.is_fx_tracing)
-
-
-def _refuse_symbolic_trace(module: nn.Module, edits: Iterable[CallEdit]) -> None:
-    """Refuse to be traced symbolically where a mode would not see a call: methods and operators of proxies are hidden
-    from it, and so is what goes on in layers that a tracer does not enter.
-    """
-    if not _traced_by_fx() or get_proxy_mode() is not None:
-        return
-    leaves = [type(part) for part in module.modules() if type(part).__module__.startswith("torch.nn.")]
-    called = {name for kind in leaves for method in vars(kind).values() for name in _names_in(method)}
-    for edit in edits:
-        name = getattr(edit.target, "__name__", edit.target)
-        if name is edit.target or edit.target.__module__ == "_operator" or name in called:
-            raise FxgrowError(
-                f"torch.fx.symbolic_trace does not see the call of {name} that growth changed, and would leave it out",
-                where=plain_kind(module).__name__,
-                remedy='grow the model with form="graph", which can be traced, or use torch.export',
-            )
-
-
-def _names_in(method: Any) -> tuple[str, ...]:
-    return method.__code__.co_names if inspect.isfunction(method) else ()
 
 
 _OF_KIND = "_fxgrow_state_of_kind"
@@ -324,8 +196,8 @@ def edited(kind: Any, methods: frozenset[str] = frozenset({FORWARD})) -> type[nn
                 for growth in reversed(self.edits):  # what is innermost sees a call first
                     edits = [edit for edit in growth if edit.method == name and edit.mode in modes]
                     if edits:
-                        _refuse_symbolic_trace(self, edits)
-                        stack.enter_context(_Editing(self, edits, together))
+                        refuse_symbolic_trace(self, edits)
+                        stack.enter_context(Editing(self, edits, together))
                 return plainly(self, *args, **kwargs)
 
         return method

@@ -24,9 +24,9 @@ from fxgrow.devices import device_of
 from fxgrow.errors import CaptureError, SettledError
 from fxgrow.guarded_norms import NATIVE, PLAIN
 from fxgrow.module_tensors import named_tensors, plain_tensor
+from fxgrow.own.call_edits import CallEdit
 from fxgrow.own.edited import (
     HEAD,
-    CallEdit,
     Edited,
     Multiplied,
     OutputRead,

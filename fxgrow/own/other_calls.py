@@ -17,7 +17,7 @@ from fxgrow.capture.inputs import Inputs
 from fxgrow.capture.own_methods import methods_that_ran, only_compute, other_methods, run_unread
 from fxgrow.capture.recording import bound
 from fxgrow.containers import holds_tensor
-from fxgrow.own.edited import FORWARD
+from fxgrow.own.call_edits import FORWARD
 
 Place = tuple[str, ...]
 """A method and one of its arguments, or an attribute; perhaps also another one, and what that is in words."""

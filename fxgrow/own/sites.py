@@ -12,7 +12,7 @@ from fxgrow.capture import Captured
 from fxgrow.capture.builder import ASIDE
 from fxgrow.capture.contexts import STATE
 from fxgrow.capture.methods import CALLER, INSIDE, RUNNING, MethodRun, runs_of
-from fxgrow.own.edited import FORWARD
+from fxgrow.own.call_edits import FORWARD
 from fxgrow.planning.plan import NodeEdit, Plan
 from fxgrow.rules.shape import follow
 
