@@ -44,8 +44,9 @@ class Growth(Callback):
 
     Raises
     ------
-    TrainingError: the module has no such network, or the strategy wraps the network (data parallel and its kin), or
-        another callback holds the network's weights in a form that cannot grow along.
+    TrainingError: the module has no such network, or holds it or a part of it under a second name; or the strategy
+        wraps the network (data parallel and its kin); or another callback holds the network's weights in a form that
+        cannot grow along.
 
     >>> schedule = Schedule.exponential(stages=9, epochs=160)
     >>> Growth(schedule, "network", init="mirror").stage.epochs
@@ -70,7 +71,15 @@ class Growth(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check that the network can be replaced, and prepare for checkpoints of a grown one."""
-        self._network(pl_module)
+        network = self._network(pl_module)
+        inside = {id(part) for part in network.modules() if next(part.parameters(), None) is not None}
+        for path, part in pl_module.named_modules(remove_duplicate=False):
+            if id(part) in inside and not f"{path}.".startswith(f"{self.attribute}."):
+                raise TrainingError(
+                    f"it is a part of the network {self.attribute!r} under another name, and would stay the old one",
+                    where=f"{type(pl_module).__name__}.{path}",
+                    remedy="make it a property, which reads the network that is there",
+                )
         if not isinstance(trainer.strategy, SingleDeviceStrategy):
             raise TrainingError(
                 f"the strategy {type(trainer.strategy).__name__} wraps the network, which cannot then be replaced",

@@ -152,6 +152,13 @@ def test_a_module_without_the_network_is_refused(tmp_path: Path) -> None:
     )
 
 
+def test_a_network_that_the_module_holds_twice_is_refused(tmp_path: Path) -> None:
+    module: Any = Classifier()
+    module.encoder = next(iter(part for part in module.children()))
+    with pytest.raises(TrainingError, match=r"under another name.*\(at Classifier\.encoder\)"):
+        trainer(tmp_path, 1, growth()).fit(module, loader())
+
+
 class Averaging(Classifier):
     """With averages of the network's weights as a part of it, which follow at each step."""
 
