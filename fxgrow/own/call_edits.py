@@ -139,3 +139,12 @@ def refuse_symbolic_trace(module: nn.Module, edits: Iterable[CallEdit]) -> None:
 
 def _names_in(method: Any) -> tuple[str, ...]:
     return method.__code__.co_names if inspect.isfunction(method) else ()
+
+
+def checkpoints_a_closure(method: Any) -> bool:
+    """Whether a method hands a function that it defines to torch's gradient checkpointing."""
+    code, names = getattr(method, "__code__", None), getattr(method, "__globals__", {})
+    if code is None or not any(inspect.iscode(constant) for constant in code.co_consts):
+        return False
+    homes = {getattr(names.get(name), "__module__", "") for name in code.co_names}
+    return "checkpoint" in code.co_names or "torch.utils.checkpoint" in homes

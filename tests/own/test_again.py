@@ -86,6 +86,22 @@ def test_compiled_it_makes_them_too() -> None:
     torch.testing.assert_close(gradient(compiled), gradient(model), rtol=EXACT, atol=EXACT)
 
 
+def test_compiled_a_checkpointed_closure_is_refused_by_name() -> None:
+    """The compiler runs it without asking modes, where nothing in the forward before has."""
+
+    class Only(Model):
+        def forward(self, x: Tensor) -> Tensor:
+            x = checkpoint(lambda x: self.inner(x) / x.std(-1, keepdim=True), self.first(x), use_reentrant=False)
+            return self.last(x)  # type: ignore[no-any-return]
+
+    model = lively(Only(KEPT)).double()
+    grown = fxgrow.grow(model, 2, example_inputs=X)
+    torch.testing.assert_close(gradient(grown), gradient(model), rtol=EXACT, atol=EXACT)
+    torch._dynamo.reset()
+    with pytest.raises(FxgrowError, match="does not see which calls growth changed"):
+        torch.compile(grown, backend="eager")(X)
+
+
 def test_where_it_cannot_be_told_what_is_run_again_growth_is_refused() -> None:
     with pytest.raises(FxgrowError, match=r"Both.* runs calls that growth changed"):
         fxgrow.grow(lively(Model(Both.apply)).double(), 2, example_inputs=X, form="module")
