@@ -66,7 +66,7 @@ def _give_values(recorders: Sequence[Recorder]) -> bool:
     recorders: of the records, one for each run.
     """
     replaced = False
-    own = set(map(id, (recorder.alive for recorder in recorders)))
+    own = {id(holder) for recorder in recorders for holder in (recorder.alive, recorder.bare)}
     for recorder in recorders:
         values = {}
         for tensor, node in _held_elsewhere(recorder):
@@ -87,9 +87,10 @@ def _held_elsewhere(recorder: Recorder) -> Iterator[tuple[Tensor, fx.Node]]:
         sources = (source for source in node.all_input_nodes if holds_tensor(source.meta["value"]))
         if node.op in ("placeholder", "call_module") or any(source in fed for source in sources):
             fed.add(node)
-    times = Counter(map(id, recorder.alive))
+    times = Counter(map(id, (*recorder.alive, *recorder.bare.values())))
     for tensor in recorder.alive:
-        made = recorder.nodes.get(id(tensor))
+        bare = isinstance(tensor, Tensor) and tensor.is_meta  # what has data is a user's own
+        made = recorder.nodes.get(id(tensor)) if bare else None
         if made is None or made in fed or made._erased or made.op == "get_attr" or writes(made):
             continue
         viewed = getattr(tensor, "_use_count", int)() > 1  # by torch, which counts once

@@ -9,7 +9,7 @@ import inspect
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
-from types import CodeType, FunctionType, ModuleType
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from torch import nn
@@ -18,12 +18,16 @@ from fxgrow.holders import held_by
 from fxgrow.libraries import is_library
 
 
-@functools.lru_cache(maxsize=512)
 def code_of(function: Any) -> ast.Module | None:
     """The code of a function, inside its decorators; None where it is not at hand.
 
     What a method calls its object is "self" in it.
     """
+    return _code_of(function.__func__ if isinstance(function, MethodType) else function)
+
+
+@functools.lru_cache(maxsize=512)
+def _code_of(function: Any) -> ast.Module | None:
     try:
         code = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(function))))
     except (OSError, TypeError, SyntaxError):
