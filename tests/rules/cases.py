@@ -114,7 +114,7 @@ class OverPacked(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layer = nn.LSTM(4, 3, 2, bidirectional=True)
+        self.layer = nn.LSTM(4, 3, bidirectional=True, bias=False)
 
     def forward(self, x: Tensor) -> Any:
         return self.layer(rnn.pack_padded_sequence(x, torch.tensor([5, 5])))[0].data
