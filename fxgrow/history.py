@@ -12,7 +12,7 @@ from fxgrow.birth import Birth, Births
 from fxgrow.by_hand import ByHand, Part, by_hand_since, parts_of
 from fxgrow.errors import FxgrowError
 from fxgrow.first_names import name_at_growth
-from fxgrow.module_tensors import named_tensors, plain_tensor
+from fxgrow.module_tensors import named_tensors, tensors_named
 from fxgrow.pages import as_html
 from fxgrow.planning.plan import Plan, TensorGrowth
 from fxgrow.planning.showing import in_words
@@ -218,8 +218,7 @@ def before_growth(model: nn.Module) -> History | None:
 def tensors_of(grown: nn.Module, history: History | None) -> dict[str, Tensor]:
     """The tensors of a module by name: those that are registered, and plain ones that a growth has changed."""
     growing = (growth.name for step in (history.steps if history else ()) for growth in step.plan.tensors)
-    plain = {name: tensor for name in growing if (tensor := plain_tensor(grown, name)) is not None}
-    return {**named_tensors(grown), **plain}
+    return {**named_tensors(grown), **tensors_named(grown, growing)}
 
 
 def births_in_place(grown: nn.Module, history: History) -> dict[str, Birth]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
@@ -12,6 +12,12 @@ CONSTANT = "_constant_"
 
 OF_MODULES = frozenset(nn.Module().__dict__)
 """The attributes that every module has."""
+
+OF_RECURRENT = frozenset(("_flat_weights", "_flat_weight_refs"))
+"""The attributes in which recurrent layers hold their parameters once more."""
+
+OF_TREE = OF_RECURRENT | {"_parameters", "_buffers", "_modules", "training"}
+"""The attributes of a module that make up the tree of modules and tensors, and its mode."""
 
 COMPILED = "_compiled_call_impl"
 """The attribute in which `module.compile()` leaves what runs this one module; torch's own copies do without, too."""
@@ -39,6 +45,13 @@ def plain_tensor(model: nn.Module, name: str) -> torch.Tensor | None:
     except AttributeError:
         return None
     return held if isinstance(held, torch.Tensor) else None
+
+
+def tensors_named(model: nn.Module, names: Iterable[str]) -> dict[str, torch.Tensor]:
+    """The tensors of a model that have some names, registered or plain; without those that it does not have."""
+    registered = named_tensors(model)
+    found = ((name, registered[name] if name in registered else plain_tensor(model, name)) for name in names)
+    return {name: tensor for name, tensor in found if tensor is not None}
 
 
 def place(root: nn.Module, name: str, tensor: torch.Tensor) -> None:

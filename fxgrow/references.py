@@ -15,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from fxgrow.holders import content_of, held_by, hold, holding
 from fxgrow.libraries import package_of
-from fxgrow.module_tensors import OF_MODULES, as_registered, named_tensors, place, plain_tensor
+from fxgrow.module_tensors import OF_MODULES, as_registered, place, tensors_named
 
 _PLAIN = (bool, int, float, str, type(None))
 _REGISTERED = ("_parameters", "_buffers", "_modules")
@@ -69,11 +69,10 @@ def _differ(value: Any, other: Any, around: tuple[int, ...] = ()) -> bool:
 
 def place_all(root: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Replace parameters, buffers and plain tensors by name; attributes that held the ones before hold these."""
-    registered = named_tensors(root)
-    before = {name: registered.get(name, plain_tensor(root, name)) for name in tensors}
+    before = tensors_named(root, tensors)
     for name, tensor in tensors.items():
         place(root, name, tensor)
-    exchange(root.modules(), {id(before[name]): tensor for name, tensor in tensors.items() if before[name] is not None})
+    exchange(root.modules(), {id(tensor): tensors[name] for name, tensor in before.items()})
 
 
 def unregistered(module: nn.Module, every: bool = False) -> Iterator[tuple[str, Tensor]]:

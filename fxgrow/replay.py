@@ -14,7 +14,7 @@ from fxgrow.capture.inputs import fitted, inputs_after, recalled
 from fxgrow.capture.own_methods import called_by
 from fxgrow.errors import CaptureError, PlanError
 from fxgrow.guarded_norms import by_graph
-from fxgrow.module_tensors import named_tensors, place, plain_tensor
+from fxgrow.module_tensors import named_tensors, place, tensors_named
 from fxgrow.own import own_class, sites
 from fxgrow.own.configs import follow_configs
 from fxgrow.own.edited import Edited, Multiplied
@@ -106,10 +106,8 @@ def as_graph(
     graph = grown_again(original, replace(plan, form="graph"), skeleton(original), "", folded, prepared_for)
     assert isinstance(graph, GrownGraphModule)
     graph.train(grown.training)
-    tensors = named_tensors(grown)
-    for name in named_tensors(graph):
-        if (tensor := tensors.get(name, plain_tensor(grown, name))) is not None:
-            place(graph, name, tensor)
+    for name, tensor in tensors_named(grown, named_tensors(graph)).items():
+        place(graph, name, tensor)
     parts = dict(grown.named_modules())
     called = {
         str(n.target) for mode_graph in graph.graphs().values() for n in mode_graph.nodes if n.op == "call_module"

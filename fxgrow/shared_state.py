@@ -34,7 +34,8 @@ _MOST = 10_000
 _FEW = 64
 """So many items a container has at most in which functions are looked for."""
 
-_CACHED = type(functools.lru_cache(int))
+CACHED = type(functools.lru_cache(int))
+"""The class of functions under `functools.lru_cache`."""
 
 
 class Change(NamedTuple):
@@ -136,18 +137,18 @@ class SharedState:
             for kind in self.kinds:
                 for name, value in list(vars(kind).items()):
                     plain = value.__func__ if isinstance(value, staticmethod | classmethod) else value
-                    if isinstance(plain, _CACHED):
+                    if isinstance(plain, CACHED):
                         fresh = plain.__wrapped__
                         setattr(kind, name, fresh if plain is value else type(value)(fresh))
                         stack.callback(setattr, kind, name, value)
             for names in (*self.files, *self.parts):
                 for holder, key, value in list(_items(names)):
-                    if isinstance(value, _CACHED):
+                    if isinstance(value, CACHED):
                         holder[key] = value.__wrapped__
                         stack.callback(holder.__setitem__, key, value)
             for _, _, cell in _cells(dict(self._functions())):
                 value = content_of(cell)
-                if isinstance(value, _CACHED):
+                if isinstance(value, CACHED):
                     cell.cell_contents = value.__wrapped__
                     stack.callback(setattr, cell, "cell_contents", value)
             yield
@@ -185,7 +186,7 @@ def _items(names: dict[str, Any]) -> Iterator[tuple[Any, Any, Any]]:
 
 def _functions_in(value: Any, name: str) -> Iterator[tuple[str, FunctionType]]:
     """A function, or one behind a cache, but for libraries'."""
-    function = value.__wrapped__ if isinstance(value, _CACHED) else value
+    function = value.__wrapped__ if isinstance(value, CACHED) else value
     if isinstance(function, FunctionType) and not is_library(function.__module__ or ""):
         yield f"{name} ({id(function)})", function
 
@@ -236,7 +237,7 @@ def _name(names: dict[str, Any]) -> str:
 def _imported(value: Any) -> dict[str, Any]:
     """The global names of the file that a value is, or that a function is from."""
     plain = value.func if isinstance(value, functools.partial) else value
-    function = inspect.unwrap(plain) if isinstance(plain, (FunctionType, MethodType, _CACHED)) else None
+    function = inspect.unwrap(plain) if isinstance(plain, (FunctionType, MethodType, CACHED)) else None
     return vars(value) if isinstance(value, ModuleType) else getattr(function, "__globals__", {})
 
 

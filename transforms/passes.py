@@ -25,7 +25,7 @@ from fxgrow.capture.shapes import propagate
 from fxgrow.containers import flat_tensors
 from fxgrow.errors import OTHER_MODEL, CaptureError, PlanError, first_line
 from fxgrow.history import ATTRIBUTE, Step, before_growth, drawn_by, history_of
-from fxgrow.module_tensors import named_tensors, plain_tensor
+from fxgrow.module_tensors import named_tensors, tensors_named
 from fxgrow.planning.plan import Plan
 from fxgrow.rules.knowledge import GRADMAX
 
@@ -129,13 +129,12 @@ def deepened(model: nn.Module, plan: Plan, captured: Captured | None = None) -> 
 
 def check_made_for(captured: Captured, plan: Plan) -> None:
     """Raise a PlanError where a captured model does not have what a plan changes, at the sizes that it changes."""
-    tensors = named_tensors(captured.model)
+    tensors = tensors_named(captured.model, (growth.name for growth in plan.tensors))
     longer = {name for name, _ in plan.depth.enlarged} if plan.depth is not None else ()
     for growth in plan.tensors:
         if growth.name in longer:
             continue  # it has taken in the channels of new dense layers by now
-        tensor = tensors.get(growth.name, plain_tensor(captured.model, growth.name))
-        check_shape(growth.name, tensor, growth.old_shape)
+        check_shape(growth.name, tensors.get(growth.name), growth.old_shape)
     nodes = {(mode, node.name) for mode, graph in captured.graphs.items() for node in graph.nodes}
     for edit in plan.nodes:
         if (edit.mode, edit.node) not in nodes:

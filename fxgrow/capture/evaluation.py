@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import PackedSequence
 from fxgrow.capture.numbers import Float, Int, plain
 from fxgrow.capture.supposed import sequences
 from fxgrow.containers import each_tensor, holds_tensor, of_kind
-from fxgrow.module_tensors import OF_MODULES
+from fxgrow.module_tensors import OF_MODULES, OF_RECURRENT
 from fxgrow.opaque import packed_sequence
 
 
@@ -94,7 +94,7 @@ def identity(module: nn.Module, path: str) -> Any:
         return path, counts_samples(module)
 
 
-_OF_TORCH = OF_MODULES | {"_flat_weights", "_flat_weight_refs"}
+_OF_TORCH = OF_MODULES | OF_RECURRENT
 """Attributes that say no more than a layer's class, tensors and parts do."""
 
 

@@ -6,7 +6,6 @@ what a run of the model would have left there. What is made of weights is taken 
 
 from __future__ import annotations
 
-import functools
 import gc
 import sys
 import weakref
@@ -20,6 +19,7 @@ from torch import Tensor, fx
 from fxgrow.capture.answers import of_values
 from fxgrow.containers import holds_tensor
 from fxgrow.rules.calls import writes
+from fxgrow.shared_state import CACHED
 
 if TYPE_CHECKING:
     from fxgrow.capture.recorder import Recorder
@@ -53,8 +53,6 @@ class Leftovers:
         if not self._leaving.isdisjoint(kind.__mro__):
             _give_values(self.last)
 
-
-_CACHED = type(functools.lru_cache(int))
 
 LEFTOVERS = Leftovers()
 """Of this process; records are made one at a time."""
@@ -123,7 +121,7 @@ def _replace(old: Any, new: Any, own: set[int]) -> bool:
             if new is not None:
                 replaced |= _replace(holder, tuple(new if item is old else item for item in holder), own)
             continue
-        if isinstance(holder, _CACHED):
+        if isinstance(holder, CACHED):
             holder.cache_clear()
             replaced = True
             continue

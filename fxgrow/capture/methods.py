@@ -164,9 +164,10 @@ def modules_called() -> int:
 @_while_compiling
 def kinds_called(since: int = 0) -> str:
     """The names of the classes of which modules are being called, but for the first calls, from without to within."""
-    calls = reversed(_calls_of_modules())
-    kinds = [*(type(frame.f_locals[_CALLING[frame.f_code.co_name]]) for frame in calls), *_kinds_compiled()]
-    return "/".join(kind_before_growth(kind).__qualname__ for kind in kinds[since:])
+    calls, compiled = _calls_of_modules()[::-1], _kinds_compiled()
+    kinds = [type(frame.f_locals[_CALLING[frame.f_code.co_name]]) for frame in calls[since:]]
+    kinds += compiled[max(0, since - len(calls)) :]
+    return "/".join(kind_before_growth(kind).__qualname__ for kind in kinds)
 
 
 def code_asking() -> CodeType | None:

@@ -96,7 +96,7 @@ class Editing(TorchFunctionMode):
                 # what is compiled is one call to modes, with all that it runs
                 return func(self._seeing(args[0]), *args[1:], **kwargs)
             return func(*args, **kwargs)
-        kinds = kinds_called(self.modules) if modules_called() > self.modules else ""
+        kinds = kinds_called(self.modules)
         for (caller, inside), by_index in self.edits[target].items():
             if not _ends_in(kinds, inside) or (caller and caller != calling_function()):
                 continue

@@ -18,10 +18,7 @@ from torch.overrides import _get_current_function_mode_stack
 
 from fxgrow import guards
 from fxgrow.capture.expansions import attention
-from fxgrow.capture.methods import (
-    held_forward,
-    kind_before_growth,
-)
+from fxgrow.capture.methods import held_forward, kind_before_growth
 from fxgrow.capture.outputs import taken_apart
 from fxgrow.errors import FxgrowError
 from fxgrow.guarded_norms import PLAIN

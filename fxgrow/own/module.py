@@ -23,7 +23,7 @@ from fxgrow.capture.recording import Recording
 from fxgrow.devices import device_of
 from fxgrow.errors import CaptureError, SettledError
 from fxgrow.guarded_norms import NATIVE, PLAIN
-from fxgrow.module_tensors import named_tensors, plain_tensor
+from fxgrow.module_tensors import named_tensors, tensors_named
 from fxgrow.own.call_edits import CallEdit
 from fxgrow.own.edited import (
     HEAD,
@@ -185,8 +185,8 @@ def _copied(
         rearranged(own, plan.depth)
     for readout in plan.readouts:
         own.register_parameter(readout.weight, grown.get_parameter(readout.weight))
-    here = {name for name in named_tensors(grown) if plain_tensor(own, name) is not None} | named_tensors(own).keys()
-    place_all(own, {name: tensor for name, tensor in named_tensors(grown).items() if name in here})
+    made = named_tensors(grown)
+    place_all(own, {name: made[name] for name in tensors_named(own, made)})
     set_attributes(own, plan.attributes)
     head_dims = {id(part): part.head_dim for part in own.modules() if isinstance(part, nn.MultiheadAttention)}
     settings = Settings(own, {Attribute(edit.module, (edit.attribute,)): edit.value for edit in plan.attributes})

@@ -80,9 +80,8 @@ def _check(refusal: Refusal, value: Any, kind: Any) -> None:
         )
     said = _in_words(value)
     if said not in (*refusal.allowed, None):
-        beside = f" beside {refusal.beside}={refusal.said}" if refusal.beside else ""
         raise SettledError(
-            f"{refusal.argument} is {said}{beside}, for which the model did not grow: {refusal.why}",
+            f"{refusal.argument} is {said}{refusal.company}, for which the model did not grow: {refusal.why}",
             where=kind.__name__,
             remedy=_REMEDIES["." in refusal.argument].format(" or ".join(refusal.allowed), refusal.argument),
         )

@@ -31,11 +31,11 @@ def with_gradients(outputs: Iterable[fx.Node], stops: set[fx.Node]) -> set[fx.No
     return {node for node in behind if node not in stops}
 
 
-def parameters_with_gradients(analysis: Analysis) -> set[str]:
-    """The parameters that a gradient at an output of the model gets to."""
+def parameters_with_gradients(analysis: Analysis, stops: set[fx.Node]) -> set[str]:
+    """The parameters that a gradient at an output of the model gets to; stops: the nodes that it does not pass."""
     names: set[str] = set()
     for graph in analysis.graphs.values():
-        for node in with_gradients(graph.output_node().all_input_nodes, stopping(graph)):
+        for node in with_gradients(graph.output_node().all_input_nodes, stops):
             if node.op == "get_attr":
                 names.add(str(node.target))
             elif node.op == "call_module":

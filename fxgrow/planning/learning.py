@@ -43,8 +43,9 @@ class Moves:
         parameters = {name: t for name, t in analysis.learnable.items() if isinstance(t, nn.Parameter)}
         trained = {name for name, tensor in parameters.items() if tensor.requires_grad}
         self.trained = trained or set(parameters)  # frozen as a whole: nobody said what will be trained
-        self._by_hand = self.trained - parameters_with_gradients(analysis)  # a teacher in the model follows a student
         self._stopping = {node for graph in analysis.graphs.values() for node in stopping(graph)}
+        by_gradients = parameters_with_gradients(analysis, self._stopping)
+        self._by_hand = self.trained - by_gradients  # such as a teacher in the model, which follows a student
         self.uses = [
             (op, operand, leaf, axis)
             for op in analysis.ops

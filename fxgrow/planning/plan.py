@@ -174,10 +174,14 @@ class Refusal:
     said: str = ""
 
     def __str__(self) -> str:
-        beside = f" beside {self.beside}={self.said}" if self.beside else ""
         if not self.argument:
             return f"calls of {self.method}"
-        return f"{self.argument} other than {' or '.join(self.allowed)}{beside}"
+        return f"{self.argument} other than {' or '.join(self.allowed)}{self.company}"
+
+    @property
+    def company(self) -> str:
+        """Beside what other value, in words; "" where there is none."""
+        return f" beside {self.beside}={self.said}" if self.beside else ""
 
     @property
     def place(self) -> tuple[str, ...]:

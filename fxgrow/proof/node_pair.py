@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 
 from fxgrow.containers import each_of_kind, of_kind
 from fxgrow.holders import held_by
+from fxgrow.module_tensors import OF_TREE
 from fxgrow.proof.claims import (
     Claim,
     Held,
@@ -401,9 +402,6 @@ def numbers_in(item: Any) -> Iterator[Both]:
     return of_kind(item, Both)
 
 
-_TREE = frozenset({"_parameters", "_buffers", "_modules", "training", "_flat_weights", "_flat_weight_refs"})
-
-
 def module_difference(old: nn.Module, new: nn.Module, besides: frozenset[str]) -> str | None:
     """The first attribute in which two modules differ, as a sentence; parameters and buffers are not looked at."""
     before_kind, after_kind = kind_of(old), kind_of(new)
@@ -413,7 +411,7 @@ def module_difference(old: nn.Module, new: nn.Module, besides: frozenset[str]) -
     names = [name for name in old.__dict__ if old.__dict__[name] is not new.__dict__.get(name, ABSENT)]
     names += [name for name in new.__dict__ if name not in old.__dict__]
     for name in names:
-        if name in _TREE or name in besides:
+        if name in OF_TREE or name in besides:
             continue
         before, after = old.__dict__.get(name, ABSENT), new.__dict__.get(name, ABSENT)
         if name.endswith("_hooks") or name.startswith(("_forward_", "_backward_", "_state_dict_", "_load_state_")):
