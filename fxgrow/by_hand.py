@@ -2,83 +2,22 @@
 
 from __future__ import annotations
 
-import copy
-import hashlib
-import importlib
-import inspect
 import json
-import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import nn
 
 from fxgrow.birth import Birth
+from fxgrow.contents import FORWARD, HOOKS, Part, Shape, parts_of
 from fxgrow.documents import frozen
 from fxgrow.errors import FileError
-from fxgrow.libraries import home_of
 from fxgrow.module_tensors import OF_MODULES
+from fxgrow.named_layers import entry_of, gives, made_of
 
-_CONVOLUTION = (
-    "in_channels",
-    "out_channels",
-    "kernel_size",
-    "stride",
-    "padding",
-    "dilation",
-    "groups",
-    "padding_mode",
-)
-_BATCH_NORM = ("num_features", "eps", "momentum", "affine", "track_running_stats")
-
-_KINDS: dict[str, tuple[Any, tuple[str, ...]]] = {
-    "Linear": (nn.Linear, ("in_features", "out_features")),
-    "Conv1d": (nn.Conv1d, _CONVOLUTION),
-    "Conv2d": (nn.Conv2d, _CONVOLUTION),
-    "Conv3d": (nn.Conv3d, _CONVOLUTION),
-    "LayerNorm": (nn.LayerNorm, ("normalized_shape", "eps", "elementwise_affine")),
-    "RMSNorm": (nn.RMSNorm, ("normalized_shape", "eps", "elementwise_affine")),
-    "GroupNorm": (nn.GroupNorm, ("num_groups", "num_channels", "eps", "affine")),
-    "BatchNorm1d": (nn.BatchNorm1d, _BATCH_NORM),
-    "BatchNorm2d": (nn.BatchNorm2d, _BATCH_NORM),
-    "BatchNorm3d": (nn.BatchNorm3d, _BATCH_NORM),
-    "PReLU": (nn.PReLU, ("num_parameters",)),
-    "Sequential": (nn.Sequential, ()),
-    "ModuleList": (nn.ModuleList, ()),
-}
-"""Classes with parameters of which a file can name one, and what they are made of. Of those without, it names torch's
-own: a file never says what code to run. timm's layers that are made as torch's are named, too."""
-
-_BASES = {kind: name for name, (kind, _) in _KINDS.items()}
-_OF_TIMM = "timm.layers."
-Shape = tuple[int, ...]
 KEEP = "or keep the state_dict with torch.save"
-
-
-@dataclass(frozen=True)
-class Part:
-    """What a part is beside its tensors: its class, its plain attributes, and the names of functions that it holds.
-
-    Attributes
-    ----------
-    functions: names of functions that it holds; its graphs as text, where it has any.
-    bare: it has no tensors and no parts of its own.
-    buffers: the shapes of its own buffers; None where it was read from a pickle that did not have them.
-    """
-
-    home: str
-    name: str
-    attributes: tuple[tuple[str, Any], ...]
-    functions: tuple[tuple[str, str], ...]
-    bare: bool
-    buffers: tuple[tuple[str, Shape | None], ...] | None = None
-
-    def is_of(self, other: Part) -> bool:
-        """Whether both are of one class."""
-        return (self.home, self.name) == (other.home, other.name)
 
 
 @dataclass(frozen=True)
@@ -93,44 +32,6 @@ class ByHand:
 
     parts: dict[str, Any] = field(default_factory=dict)
     refused: tuple[str, str, str] | None = None
-
-
-def parts_of(model: nn.Module) -> dict[str, Part]:
-    """What every part is, by path; the model itself has the path ""."""
-    return {path: _part(part) for path, part in model.named_modules(remove_duplicate=False)}
-
-
-def _part(part: Any) -> Part:
-    kind, plain, functions = type(part), [], []
-    is_graph = isinstance(part, fx.GraphModule)
-    for name, value in sorted(part.__dict__.items()):
-        if name in OF_MODULES or (is_graph and name.startswith("_")):
-            continue
-        if _is_plain(value):
-            plain.append((name, copy.deepcopy(value)))
-        elif isinstance(value, (FunctionType, BuiltinFunctionType)) and name != "forward":
-            functions.append((name, f"{home_of(value)}.{value.__qualname__}"))
-    if is_graph:
-        graphs = part.graphs() if hasattr(part, "graphs") else {"": part.graph}  # of each mode, in a grown one
-        functions += [(f"the graph {mode}".strip(), _digest(graph)) for mode, graph in graphs.items()]
-    buffers = tuple((name, None if buffer is None else tuple(buffer.shape)) for name, buffer in part._buffers.items())
-    return Part(kind.__module__, kind.__name__, tuple(plain), tuple(functions), not _holds(part), buffers)
-
-
-def _digest(graph: fx.Graph) -> str:
-    return hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", str(graph)).encode()).hexdigest()[:16]
-
-
-def _holds(part: nn.Module) -> bool:
-    return any(
-        value is not None for held in (part._modules, part._parameters, part._buffers) for value in held.values()
-    )
-
-
-def _is_plain(value: Any) -> bool:
-    if type(value) in (tuple, list):
-        return all(map(_is_plain, value))
-    return value is None or type(value) in (bool, int, float, str)
 
 
 def by_hand_since(grown: nn.Module, births: Mapping[str, Birth], before: Mapping[str, Part]) -> ByHand:
@@ -163,12 +64,12 @@ def put_in_by_hand(grown: nn.Module, births: Mapping[str, Birth], before: Mappin
     changed = {n for n in {*births, *parameters} if n not in births or births[n].shape != parameters.get(n)}
     for path in sorted({name.rpartition(".")[0] for name in changed} & now.keys()):
         changed_part = grown.get_submodule(path)
-        entry = _entry(changed_part)
-        if entry is not None and _gives(entry, changed_part):
+        entry = entry_of(changed_part)
+        if entry is not None and gives(entry, changed_part):
             entries[path] = entry
     for path in _new_sequences(grown, {*births, *bare}):
         for inside, part in grown.get_submodule(path).named_modules(prefix=path):
-            entry = _entry(part)
+            entry = entry_of(part)
             if entry is None:
                 raise FileError(
                     f"it is a {type(part).__name__} inside what was put in by hand, and a file of fxgrow does not name "
@@ -200,13 +101,6 @@ def put_in_by_hand(grown: nn.Module, births: Mapping[str, Birth], before: Mappin
     _check_parameters(grown, births, parameters, entries)
     said = {path: entry for path, entry in entries.items() if entry != {"attributes": {path: {}}}}
     return {path: said[path] for path in now if path in said}  # what holds others comes before them
-
-
-def _gives(entry: Mapping[str, Any], part: nn.Module) -> bool:
-    """Whether what a file says of a part gives its parameters."""
-    made = _made(entry["class"], entry["arguments"])
-    shapes = [{name: p.shape for name, p in m.named_parameters(recurse=False)} for m in (made, part)]
-    return shapes[0] == shapes[1]
 
 
 def _children(path: str, parts: Mapping[str, Part]) -> Iterator[str]:
@@ -270,7 +164,7 @@ def _changed(module: nn.Module, path: str, part: Part, before: Part | None) -> d
     if before is not None and part.is_of(before):
         then = dict(before.functions)
         for name, function in part.functions:
-            if then.get(name, function) != function:
+            if name not in (*HOOKS, FORWARD) and then.get(name, function) != function:
                 raise FileError(
                     f"{name} is {function} now and was {then[name]} when the model grew, and a file of fxgrow names "
                     "no functions",
@@ -279,8 +173,8 @@ def _changed(module: nn.Module, path: str, part: Part, before: Part | None) -> d
                 )
         had = dict(before.attributes)
         return {"attributes": {path: {n: v for n, v in part.attributes if n not in had or not _same(v, had[n])}}}
-    entry = _entry(module)
-    if entry is None or not _gives(entry, module):
+    entry = entry_of(module)
+    if entry is None or not gives(entry, module):
         was = f"was {before.name}" if before is not None else "was not there"
         raise FileError(
             f"it is {part.name} now and {was} when the model grew, and a file of fxgrow names only layers of "
@@ -295,42 +189,6 @@ def _same(before: Any, after: Any) -> bool:
     return type(before) is type(after) and bool(before == after)
 
 
-def _entry(part: Any) -> dict[str, Any] | None:
-    """The class of a part and what it is made of; None where a file cannot say it."""
-    kind = type(part)
-    name = _BASES.get(kind)
-    if name is None and kind.__module__.startswith(_OF_TIMM) and _name_of(kind) is not None:
-        name = next((name for base, name in _BASES.items() if kind.__init__ is base.__init__), None)
-    if name is None:
-        known = _arguments(part) if not _holds(part) else None
-        return None if known is None else {"class": _name_of(kind), "arguments": known}
-    arguments = {argument: getattr(part, argument) for argument in _KINDS[name][1]}
-    if "bias" in inspect.signature(kind).parameters:
-        arguments["bias"] = part.bias is not None
-    return {"class": _name_of(kind), "arguments": arguments}
-
-
-def _name_of(kind: type[nn.Module]) -> str | None:
-    """What a file calls a class of layers of torch or timm; None for others."""
-    names = (kind.__name__, _OF_TIMM + kind.__name__, f"{kind.__module__}.{kind.__name__}")
-    return next((name for name in names if _kind_of(name) is kind), None)
-
-
-def _kind_of(name: str) -> Any:
-    """The class of layers of torch or timm that a file names so; None where there is none."""
-    if not name.startswith(_OF_TIMM):
-        kind = getattr(nn, name, None)
-    else:
-        *homes, own = name.removeprefix(_OF_TIMM).split(".")
-        kind = importlib.import_module(_OF_TIMM.rstrip("."))
-        for home in homes:
-            kind = getattr(kind, home, None)
-        kind = getattr(kind, own, None)
-        if not str(getattr(kind, "__module__", "")).startswith(_OF_TIMM):
-            return None
-    return kind if isinstance(kind, type) and issubclass(kind, nn.Module) else None
-
-
 def _new_sequences(grown: nn.Module, known: Collection[str]) -> Iterator[str]:
     """The paths of sequences that were something else when the model grew: a layer, or a part with other names."""
     for path, part in grown.named_modules():
@@ -340,38 +198,12 @@ def _new_sequences(grown: nn.Module, known: Collection[str]) -> Iterator[str]:
                 yield path
 
 
-def _arguments(part: nn.Module) -> dict[str, Any] | None:
-    """With which arguments its class gives such a part; None where no file names that, or these do not tell."""
-    name = _name_of(type(part))
-    if name is None:
-        return None
-    wanted = inspect.signature(type(part)).parameters
-    arguments = {key: value for key, value in part.__dict__.items() if key in wanted and _is_plain(value)}
-    try:
-        same = _part(_made(name, json.loads(json.dumps(arguments)))) == _part(part)
-    except (TypeError, ValueError):  # it needs what no attribute says
-        return None
-    return arguments if same else None
-
-
-def _made(name: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """A layer of a class that a file may name, without data."""
-    kind = _kind_of(name)
-    if kind is None:
-        raise TypeError(f"{name} is no class of layers")
-    device = {"device": "meta"} if "device" in inspect.signature(kind).parameters else {}
-    made: nn.Module = kind(
-        **{key: tuple(it) if isinstance(it, list) else it for key, it in arguments.items()}, **device
-    )
-    return made
-
-
 def put_in_again(grown: nn.Module, parts: Mapping[str, Any]) -> None:
     """Put such parts into the structure of a grown model, without data."""
     for path, part in parts.items():
         if "class" in part:
             owner, _, name = path.rpartition(".")
-            grown.get_submodule(owner).add_module(name, _made(part["class"], part["arguments"]))
+            grown.get_submodule(owner).add_module(name, made_of(part["class"], part["arguments"]))
         for name in part.get("gone", ()):
             del grown.get_submodule(path)._modules[name]
         for name, shape in part.get("tensors", {}).items():
@@ -387,8 +219,14 @@ def put_in_again(grown: nn.Module, parts: Mapping[str, Any]) -> None:
 def _set_attributes(module: nn.Module, attributes: Mapping[str, Any]) -> None:
     for name, value in attributes.items():
         if name not in OF_MODULES and name.isidentifier():
-            is_list = isinstance(module.__dict__.get(name), list)
-            module.__dict__[name] = value if is_list else frozen(value)
+            module.__dict__[name] = _as(module.__dict__.get(name), value)
+
+
+def _as(before: Any, value: Any) -> Any:
+    """A value that JSON gave, with tuples for its lists where there were no lists before."""
+    if isinstance(value, dict):
+        return {key: _as(before.get(key) if isinstance(before, dict) else None, item) for key, item in value.items()}
+    return value if isinstance(before, list) else frozen(value)
 
 
 def kept_parts(parts: Mapping[str, Part]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,14 +19,13 @@ from fxgrow.birth import Birth
 from fxgrow.by_hand import (
     ByHand,
     kept_parts,
-    parts_of,
     put_in_again,
     put_in_by_hand,
     restore_parts,
 )
 from fxgrow.capture import skeleton
-from fxgrow.documents import frozen
-from fxgrow.errors import FileError, FxgrowError, first_line
+from fxgrow.contents import parts_of, unkept
+from fxgrow.errors import FileError, FxgrowError
 from fxgrow.extra_state import extra_states, set_extra_states
 from fxgrow.history import (
     ATTRIBUTE,
@@ -39,6 +39,7 @@ from fxgrow.history import (
 )
 from fxgrow.libraries import is_of_library
 from fxgrow.module_tensors import as_registered, named_tensors
+from fxgrow.origins import ARGUMENTS, checked_arguments, original_for, original_of
 from fxgrow.planning.plan import Plan
 from fxgrow.proof.certificate import Certificate
 from fxgrow.references import place_all
@@ -72,6 +73,8 @@ def save(
     ------
     FileError: the module was not grown by fxgrow, or holds no data (meta device), or `base` does not name the
         original, or the file cannot be written.
+
+    A UserWarning names hooks and forwards that were put on single parts since the model grew: no file keeps them.
     """
     history = known_history(grown, FileError, "save what fxgrow.grow returned, or use torch.save")
     tensors = tensors_of(grown, history)
@@ -82,11 +85,13 @@ def save(
             f"base={base!r} names no model",
             remedy='pass a name of the catalogue, such as "timm/resnet18", or leave base= out: load takes the original',
         )
-    if base is not None and is_of_library(base):
-        _check_builds_original(base, arguments, history)
+    original = original_for(base, arguments, history) if base is not None and is_of_library(base) else None
     if any(tensor.is_meta for tensor in tensors.values()):
         raise FileError("the model is on the meta device and holds no data", remedy="grow a model with weights")
     header = header_for(grown, history, by_hand, base, arguments)
+    if original is not None:
+        _check_gives(original, header, base)
+    _warn_of_hooks(grown, history)
     data = {name: t.detach().cpu().contiguous() for name, t in tensors.items() if name not in header["tied"]}
     stored, pairs = in_pairs(data)
     with written_whole(path) as partial:
@@ -154,48 +159,26 @@ def parts_by_hand(grown: nn.Module, history: History) -> dict[str, Any]:
     return put_in_by_hand(grown, history.births, dict(history.parts))
 
 
-def checked_arguments(base: str | None, arguments: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Arguments of a constructor as JSON knows them."""
-    if arguments and base is None:
-        raise FileError("base_kwargs are of what base names, which is missing", remedy='pass base="timm/NAME" as well')
+def _check_gives(original: nn.Module, header: Mapping[str, Any], base: str | None) -> None:
+    """Raise a FileError where what a file is to say does not make the grown model of the original that it names."""
     try:
-        plain: dict[str, Any] = json.loads(json.dumps(dict(arguments or {})))
-    except (TypeError, ValueError) as error:
+        structure_of(json.loads(json.dumps(header)), str(base), original)
+    except FileError as error:
         raise FileError(
-            f"an argument in base_kwargs is no data that a file can keep ({error})",
-            remedy="pass numbers, flags, strings, and lists, tuples or dictionaries of them",
+            f"the file could not be read: {error.what}{f' (at {error.where})' if error.where != base else ''}",
+            where=base,
+            remedy=f"{ARGUMENTS}; where it was changed by hand, leave base= out and pass it to load",
         ) from None
-    if "pretrained" in plain:
-        raise FileError("pretrained is among base_kwargs", remedy="leave it out: weights come from the file")
-    if frozen(plain) != frozen(dict(arguments or {})):
-        raise FileError("base_kwargs do not come back from JSON as they are", remedy="use strings as keys")
-    return plain
 
 
-def _check_builds_original(base: str, arguments: Mapping[str, Any], history: History) -> None:
-    """Raise a FileError where `load` could not build the original by what a file is to say of it."""
-    from fxgrow.catalogue import without_weights
-
-    try:
-        model = without_weights(base, **frozen(dict(arguments)))
-    except FxgrowError:
-        raise
-    except Exception as error:  # whatever a constructor raises
-        raise FileError(
-            f"it cannot be built with these arguments: {first_line(error)}", where=base, remedy="correct base_kwargs"
-        ) from None
-    built = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    for name, original in history.lineage()[0].items():
-        if not all(0 in axis for axis in history.births[name].axes):
-            continue  # put in by hand since
-        shape = tuple(sum(stage == 0 for stage in axis) for axis in history.births[name].axes)
-        if built.get(original) != shape:
-            now = f"is {list(built[original])} there" if original in built else "is not there"
-            raise FileError(
-                f"{original} was {list(shape)} in the original and {now}",
-                where=base,
-                remedy="pass base_kwargs, the arguments that the original was built with",
-            )
+def _warn_of_hooks(grown: nn.Module, history: History) -> None:
+    missing = unkept(grown, dict(history.parts))
+    if missing:
+        warnings.warn(
+            f"the file does not keep {', '.join(missing[:3])}{', ...' if missing[3:] else ''}, put there since the "
+            "model grew: do so again after loading",
+            stacklevel=3,
+        )
 
 
 def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Module:
@@ -327,31 +310,6 @@ def history_in(header: Mapping[str, Any], path: str | os.PathLike[str]) -> Histo
 def births_in(header: Mapping[str, Any]) -> dict[str, Birth]:
     """The birth stages of each tensor, from the metadata of a saved model."""
     return {name: Birth(tuple(map(_unrolled, axes))) for name, axes in header["births"].items()}
-
-
-def original_of(header: Mapping[str, Any], path: str | os.PathLike[str], *, weights: bool = True) -> nn.Module:
-    """The original of a saved model, where the file names one of a library; `weights`: else it is on the meta device.
-
-    Raises
-    ------
-    FileError: the file names none.
-    """
-    base = str(header.get("base") or "")
-    if not base:
-        raise FileError(
-            f"the file does not say where its original ({header.get('model')}) comes from",
-            where=str(path),
-            remedy="pass the original model as the second argument",
-        )
-    from fxgrow.catalogue import find, without_weights
-
-    if not is_of_library(base):  # never import what a file names
-        raise FileError(
-            f"the file names {base!r} as its original, which is not a model of timm or torchvision",
-            where=str(path),
-            remedy="pass the original model as the second argument",
-        )
-    return (find if weights else without_weights)(base, **frozen(dict(header.get("base_kwargs") or {})))
 
 
 def check_same_tensors(

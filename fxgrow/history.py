@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from fxgrow.birth import Birth, Births
-from fxgrow.by_hand import ByHand, Part, by_hand_since, parts_of
+from fxgrow.by_hand import ByHand, by_hand_since
+from fxgrow.contents import Part, parts_of
 from fxgrow.errors import FxgrowError
 from fxgrow.first_names import name_at_growth
 from fxgrow.module_tensors import named_tensors, tensors_named

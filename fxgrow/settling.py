@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from fxgrow import guards
-from fxgrow.by_hand import parts_of
 from fxgrow.capture.modes import GrownGraphModule
+from fxgrow.contents import parts_of
 from fxgrow.errors import FxgrowError
 from fxgrow.guarded_norms import PLAIN, OverOldUnits, read
 from fxgrow.history import ATTRIBUTE, known_history, parts_after

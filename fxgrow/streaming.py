@@ -16,16 +16,15 @@ from fxgrow.errors import AmountError, FileError, PlanError
 from fxgrow.files import (
     KEY,
     check_same_tensors,
-    checked_arguments,
     header_for,
     header_in,
-    original_of,
     parts_by_hand,
     structure_of,
 )
 from fxgrow.growing import grow
 from fxgrow.history import drawn_by, history_of, tensors_of
 from fxgrow.module_tensors import place, tied_names
+from fxgrow.origins import checked_arguments, original_of
 from fxgrow.tensor_files import TensorFiles, aligned, write_shards
 from fxgrow.transforms.width import grown_tensors, like
 from fxgrow.wish import Width

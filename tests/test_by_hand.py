@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -173,10 +175,13 @@ def test_what_was_changed_before_growth_comes_back_where_the_file_names_the_orig
     assert loaded.bn1.eps == 0.5
     model = timm.create_model("test_resnet")
     model.layer1[0].act2 = nn.GELU()
-    fxgrow.save(fxgrow.grow(model, 1.5, verify=False), tmp_path / "grown.safetensors", base="timm/test_resnet")
+    grown = fxgrow.grow(model, 1.5, verify=False)
+    with pytest.raises(FileError, match=r"was GELU when it grew .*at layer1.0.act2.*leave base= out"):
+        fxgrow.save(grown, tmp_path / "other.safetensors", base="timm/test_resnet")
+    fxgrow.save(grown, tmp_path / "other.safetensors")
     with pytest.raises(FileError, match=r"was GELU when it grew and is ReLU in .* \(at layer1.0.act2\)"):
-        fxgrow.load(tmp_path / "grown.safetensors")
-    fxgrow.load(tmp_path / "grown.safetensors", model)
+        fxgrow.load(tmp_path / "other.safetensors", timm.create_model("test_resnet"))
+    fxgrow.load(tmp_path / "other.safetensors", model)
 
 
 class Counting(nn.Linear):
@@ -224,3 +229,48 @@ def test_births_go_with_blocks_that_move_up_as_one_before_them_is_deleted(tmp_pa
     fxgrow.save(grown, tmp_path / "grown.safetensors")
     assert born(fxgrow.load(tmp_path / "grown.safetensors", model)) == left
     assert born(fxgrow.grow(grown, {"blocks.*.mlp.fc1": 1.5}, verify=False)) == left
+
+
+class Told(nn.Module):
+    """A layer whose forward decides by a dictionary."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(5, 8), nn.Linear(8, 2)
+        self.options = {"slope": 1.0, "of": [1, 2], "pair": (3, 4)}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.leave(self.enter(x).relu()) * self.options["slope"]
+
+
+def test_a_dictionary_changed_since_growth_is_kept(tmp_path: Path) -> None:
+    grown = fxgrow.grow(Told(), 2, example_inputs=torch.empty(1, 5), verify=False)
+    grown.options["slope"] = 3.0
+    grown.options["of"].append(5)
+    fxgrow.save(grown, tmp_path / "grown.safetensors")
+    loaded: Any = fxgrow.load(tmp_path / "grown.safetensors", Told())
+    assert loaded.options == {"slope": 3.0, "of": [1, 2, 5], "pair": (3, 4)}
+    x = torch.randn(3, 5)
+    assert torch.equal(loaded(x), grown(x))
+
+
+def test_hooks_and_forwards_that_no_file_keeps_are_named(tmp_path: Path) -> None:
+    model = Told()
+    model.leave.register_forward_hook(lambda module, given, result: None)
+    grown = fxgrow.grow(model, 2, example_inputs=torch.empty(1, 5), verify=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fxgrow.save(grown, tmp_path / "grown.safetensors")
+    grown.enter.register_forward_pre_hook(print)
+    grown.leave.forward = functools.partial(torch.nn.functional.linear, weight=grown.leave.weight)
+    with pytest.warns(UserWarning, match=r"the hook print of enter, the forward linear of leave"):
+        fxgrow.save(grown, tmp_path / "grown.safetensors")
+
+
+def test_arguments_that_change_no_size_are_missed_when_the_file_is_written(tmp_path: Path) -> None:
+    model = timm.create_model("test_vit", act_layer="relu")
+    grown = fxgrow.grow(model, 1.5, verify=False)
+    with pytest.raises(FileError, match=r"was ReLU when it grew and is GELU .*base_kwargs"):
+        fxgrow.save(grown, tmp_path / "grown.safetensors", base="timm/test_vit")
+    fxgrow.save(grown, tmp_path / "grown.safetensors", base="timm/test_vit", base_kwargs={"act_layer": "relu"})
+    assert type(fxgrow.load(tmp_path / "grown.safetensors").blocks[0].mlp.act) is nn.ReLU

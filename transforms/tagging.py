@@ -8,7 +8,7 @@ from typing import TypeVar
 from torch import nn
 
 from fxgrow.birth import Birth
-from fxgrow.by_hand import parts_of
+from fxgrow.contents import parts_of
 from fxgrow.history import ATTRIBUTE, History, Step
 from fxgrow.planning.indexing import old_positions
 

@@ -1,0 +1,92 @@
+"""The originals that files name: checked when a file is written, built when it is read."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from fxgrow.documents import frozen
+from fxgrow.errors import FileError, FxgrowError, first_line
+from fxgrow.history import History
+from fxgrow.libraries import is_of_library
+
+ARGUMENTS = "pass base_kwargs, the arguments that the original was built with"
+
+
+def checked_arguments(base: str | None, arguments: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Arguments of a constructor as JSON knows them."""
+    if arguments and base is None:
+        raise FileError("base_kwargs are of what base names, which is missing", remedy='pass base="timm/NAME" as well')
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(dict(arguments or {})))
+    except (TypeError, ValueError) as error:
+        raise FileError(
+            f"an argument in base_kwargs is no data that a file can keep ({error})",
+            remedy="pass numbers, flags, strings, and lists, tuples or dictionaries of them",
+        ) from None
+    if "pretrained" in plain:
+        raise FileError("pretrained is among base_kwargs", remedy="leave it out: weights come from the file")
+    if frozen(plain) != frozen(dict(arguments or {})):
+        raise FileError("base_kwargs do not come back from JSON as they are", remedy="use strings as keys")
+    return plain
+
+
+def original_for(base: str, arguments: Mapping[str, Any], history: History) -> nn.Module:
+    """The original as `load` builds it, without data.
+
+    Raises
+    ------
+    FileError: it has other parameters than the original had.
+    """
+    from fxgrow.catalogue import without_weights
+
+    try:
+        model = without_weights(base, **frozen(dict(arguments)))
+    except FxgrowError:
+        raise
+    except Exception as error:  # whatever a constructor raises
+        raise FileError(
+            f"it cannot be built with these arguments: {first_line(error)}", where=base, remedy="correct base_kwargs"
+        ) from None
+    built = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    for name, original in history.lineage()[0].items():
+        if not all(0 in axis for axis in history.births[name].axes):
+            continue  # put in by hand since
+        shape = tuple(sum(stage == 0 for stage in axis) for axis in history.births[name].axes)
+        if built.get(original) != shape:
+            now = f"is {list(built[original])} there" if original in built else "is not there"
+            raise FileError(
+                f"{original} was {list(shape)} in the original and {now}",
+                where=base,
+                remedy=ARGUMENTS,
+            )
+    return model
+
+
+def original_of(header: Mapping[str, Any], path: str | os.PathLike[str], *, weights: bool = True) -> nn.Module:
+    """The original of a saved model, where the file names one of a library; `weights`: else it is on the meta device.
+
+    Raises
+    ------
+    FileError: the file names none.
+    """
+    base = str(header.get("base") or "")
+    if not base:
+        raise FileError(
+            f"the file does not say where its original ({header.get('model')}) comes from",
+            where=str(path),
+            remedy="pass the original model as the second argument",
+        )
+    from fxgrow.catalogue import find, without_weights
+
+    if not is_of_library(base):  # never import what a file names
+        raise FileError(
+            f"the file names {base!r} as its original, which is not a model of timm or torchvision",
+            where=str(path),
+            remedy="pass the original model as the second argument",
+        )
+    return (find if weights else without_weights)(base, **frozen(dict(header.get("base_kwargs") or {})))
