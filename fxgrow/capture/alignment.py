@@ -50,16 +50,19 @@ def parting(
     inputs: Inputs,
     recording: Recording | None = None,
     sizes: bool = True,
+    spelled: Mapping[str, fx.Graph] | None = None,
 ) -> Parting | None:
     """Where a module does something else than a graph module of the same tensors; None where it does not.
 
     Both modes are compared on the inputs, eval mode also on more samples of a larger size, if the module takes them. A
     comparison is left out where the module asked for nothing that the mode or the size could change.
 
-    recording: of the module, if one is at hand. sizes: whether other sizes of the inputs are compared.
+    recording: of the module, if one is at hand. sizes: whether other sizes of the inputs are compared. spelled: the
+    graphs spelled out, if they are at hand.
     """
     recording = recording if recording is not None else Recording(skeleton(module), device_of(module))
-    bare, spelled = skeleton(graphs), spelled_out(graphs)
+    bare = skeleton(graphs)
+    spelled = spelled if spelled is not None else spelled_out(graphs)
     larger = [
         varied.inputs for features in ({BATCH, SIZE}, {BATCH}) if (varied := changed(inputs, frozenset(features)))
     ]
@@ -103,9 +106,9 @@ def _is_sized(graph: fx.Graph) -> bool:
     return any(node.target not in STATEMENTS and not holds_tensor(node.meta.get("value")) for node in calls)
 
 
-def with_values(graphs: GrownGraphModule, bare: nn.Module, mode: str, inputs: Inputs) -> fx.Graph:
-    """The graph of a mode, with the values that it gives on these inputs."""
-    graph = copied(_of_mode(spelled_out(graphs), mode))
+def with_values(graphs: Mapping[str, fx.Graph], bare: nn.Module, mode: str, inputs: Inputs) -> fx.Graph:
+    """The graph of a mode, with the values that it gives on these inputs; bare: what they run in, without data."""
+    graph = copied(_of_mode(graphs, mode))
     propagate(bare.train(mode == "train"), graph, inputs)
     return graph
 

@@ -189,6 +189,8 @@ class _OtherCalls:
             by_place.pop(first.place, None)
             for several in itertools.zip_longest(*by_place.values()):
                 together = [call for call in several if call is not None]
+                if not first.text and len(together) == 1:
+                    continue  # it was tried alone
                 try:
                     alike = self._makes_the_same_calls(functools.reduce(self._both, together, first), first)
                 except CaptureError:  # some cannot be given together

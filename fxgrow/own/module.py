@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -85,18 +85,22 @@ def own_class(
     sure = [site for site in changed if not site.aside]
     aside = [site for site in changed if site.aside]  # numbers that may come out by themselves
     inputs, part = with_channels(captured.inputs, plan.channels), Parting("")
-    graphs = _graphs_of_sizes(grown, inputs)
+    spelled = spelled_out(grown)
+    graphs = {**_graphs_of_sizes(grown, spelled, inputs)}  # and those of other courses
     for number, (other, course) in enumerate(others):
         keys = {site.key for site in sure}
         there = (site for site in sites_of_course(other, course) if site.key not in keys)
         sure += [site for site in there if replace(site, index=None).key not in keys]
         graph = widened(other, course, named_tensors(skeleton(source)), "")
-        of_course = _graphs_of_sizes(graph, with_channels(other.inputs, plan.channels))
+        of_course = _graphs_of_sizes(graph, spelled_out(graph), with_channels(other.inputs, plan.channels))
         graphs.update((f"{mode} {number}", taken) for mode, taken in of_course.items())
 
     def with_numbers(numbers: Sequence[NodeEdit]) -> nn.Module | Obstacle:
         calls = sites(captured, plan, numbers)
         return own_class(source, plan, grown, calls, captured, others=others, apart=numbers)
+
+    def compared(own: nn.Module, recording: Recording | None = None) -> Parting | None:
+        return parting(own, grown, inputs, recording, spelled=spelled)
 
     def followed(own: nn.Module, recording: Recording) -> nn.Module:
         """The copy, whose attributes follow that other methods read."""
@@ -104,8 +108,8 @@ def own_class(
         if plan.depth is not None:
             follow_positions(own, plan.depth, intermediates_apart(source, inputs_of_both), at_once=2)
         changes = follow_sizes(source, own, before, recording, inputs_of_both, plan.depth)
-        read = may_read(own, {name for _, name, _ in changes})
-        if read and parting(own, grown, inputs) is not None:
+        read = may_read(own, [(module, name) for module, name, _ in changes])
+        if read and compared(own) is not None:
             for module, name, value in changes:
                 module.__dict__[name] = value if name in read else module.__dict__[name]
         return own
@@ -115,7 +119,7 @@ def own_class(
     for whole, numbers in ways:
         if (numbers and not aside) or (whole and all(site.in_forward is None for site in changed)):
             continue
-        calls = [*sure, *(_numbers(grown, aside, inputs) if numbers else ())]
+        calls = [*sure, *(_numbers(grown, spelled, aside, inputs) if numbers else ())]
         if whole:
             calls = [replace(site.in_forward or site, edit=site.edit) for site in calls]
         own = _copied(source, plan, grown, calls, graphs)
@@ -125,7 +129,7 @@ def own_class(
             return with_numbers(numbers_here)
         if isinstance(own, Obstacle):
             return Obstacle(own.what, own.where, own.node)
-        checked = _checked_as_read(own, plan, grown, inputs)
+        checked = _checked_as_read(own, plan, spelled, compared)
         if isinstance(checked, Recording):
             return followed(own, checked)
         part = checked
@@ -134,7 +138,7 @@ def own_class(
         by_parameters = sizes_of_parts(source, own, plan.depth)
         for module, name, value in by_parameters:
             module.__dict__[name] = value
-        if by_parameters and isinstance(checked := _checked_as_read(own, plan, grown, inputs), Recording):
+        if by_parameters and isinstance(checked := _checked_as_read(own, plan, spelled, compared), Recording):
             return followed(own, checked)
     further = [NodeEdit(mode, node, "literal", path, value) for mode, node, path, value in part.numbers]
     if further and not {*further} <= {*apart}:
@@ -142,27 +146,32 @@ def own_class(
     return Obstacle(f"the class computes something else: {part}", type(source).__name__, part.node)
 
 
-def _checked_as_read(own: nn.Module, plan: Plan, grown: GrownGraphModule, inputs: Inputs) -> Recording | Parting:
+Compare = Callable[[nn.Module, Recording], Parting | None]
+"""Says where a module, recorded by what is given, does something else than the grown graph."""
+
+
+def _checked_as_read(
+    own: nn.Module, plan: Plan, graphs: Mapping[str, fx.Graph], compared: Compare
+) -> Recording | Parting:
     """As `_checked`; outputs are read out where timm's head ends or, if that does not do, where the forward does."""
-    checked = _checked(own, plan, grown, inputs)
+    checked = _checked(own, plan, graphs, compared)
     if isinstance(checked, Recording) or not isinstance(own, ReadOut) or own.reading == "forward":
         return checked
     reading, own.reading = own.reading, "forward"
-    checked = _checked(own, plan, grown, inputs)
+    checked = _checked(own, plan, graphs, compared)
     if isinstance(checked, Parting):
         own.reading = reading
     return checked
 
 
-def _checked(own: nn.Module, plan: Plan, grown: GrownGraphModule, inputs: Inputs) -> Recording | Parting:
-    """What recorded a copy that computes what the graph does, or where it does something else."""
+def _checked(own: nn.Module, plan: Plan, graphs: Mapping[str, fx.Graph], compared: Compare) -> Recording | Parting:
+    """What recorded a copy that computes what the graphs do, or where it does something else."""
     outcomes: list[Recording | Parting] = []
-    graphs = grown.graphs()
     order = {node.name: place for graph in graphs.values() for place, node in enumerate(graph.nodes)}
 
     def distance(copy: nn.Module) -> float:
         recording = Recording(skeleton(copy), device_of(copy))
-        part = parting(copy, grown, inputs, recording)
+        part = compared(copy, recording)
         outcomes.append(recording if part is None else part)
         return 0 if part is None else len(order) + 1 - order.get(part.node, 0)
 
@@ -214,14 +223,13 @@ def _copied(
     return own
 
 
-def _graphs_of_sizes(grown: GrownGraphModule, inputs: Inputs) -> dict[str, fx.Graph]:
+def _graphs_of_sizes(grown: GrownGraphModule, graphs: dict[str, fx.Graph], inputs: Inputs) -> dict[str, fx.Graph]:
     """The graphs of a module, with values where sizes of tensors were found equal to attributes."""
-    graphs = spelled_out(grown)
     nodes = (node for graph in graphs.values() for node in graph.nodes)
     if not any(path[0] == OF_SIZE for node in nodes for path in node.meta.get("sources", ())):
         return graphs
     bare = skeleton(grown)
-    return {mode: with_values(grown, bare, "eval" if mode == "both" else mode, inputs) for mode in graphs}
+    return {mode: with_values(graphs, bare, "eval" if mode == "both" else mode, inputs) for mode in graphs}
 
 
 def _read_out(own: Any, grown: GrownGraphModule) -> nn.Module | Obstacle:
@@ -288,16 +296,18 @@ def _fit_torchs_own(own: nn.Module) -> None:
             leave_fast_path(module)
 
 
-def _numbers(grown: GrownGraphModule, changed: Sequence[Site], inputs: Inputs) -> Iterator[Site]:
+def _numbers(
+    grown: GrownGraphModule, graphs: Mapping[str, fx.Graph], changed: Sequence[Site], inputs: Inputs
+) -> Iterator[Site]:
     """The calls whose numbers do not come out by themselves, with what these are; not where they hang on inputs."""
     other = changed_inputs(inputs, frozenset({BATCH}))
     bare = skeleton(grown)
-    for mode in grown.graphs():
+    for mode in graphs:
         run = "eval" if mode == "both" else mode
-        tried = [with_values(grown, bare, run, inputs)]
+        tried = [with_values(graphs, bare, run, inputs)]
         if other is not None:
             with suppress(SettledError, CaptureError):  # more samples take another course, or are not taken
-                tried.append(with_values(grown, bare, run, other.inputs))
+                tried.append(with_values(graphs, bare, run, other.inputs))
         named = [{node.name: node for node in graph.nodes} for graph in tried]
         for site in changed:
             if site.edit.mode == mode:

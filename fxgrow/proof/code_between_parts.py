@@ -212,6 +212,13 @@ def _names_read(model: nn.Module, parts: Sequence[str]) -> set[str]:
 
 def names_reached(waiting: list[FunctionType], methods: Mapping[str, Sequence[FunctionType]]) -> set[str]:
     """Names that functions look up, and that what they name does; `methods`: those that a name may be, by the name."""
+    return {name for _, read in functions_reached(waiting, methods) for name in read}
+
+
+def functions_reached(
+    waiting: list[FunctionType], methods: Mapping[str, Sequence[FunctionType]]
+) -> Iterator[tuple[FunctionType, set[str]]]:
+    """Functions, and what they name, each with the names that it looks up. For arguments `names_reached`."""
     names: set[str] = set()
     seen: set[int] = set()
     while waiting:
@@ -224,7 +231,7 @@ def names_reached(waiting: list[FunctionType], methods: Mapping[str, Sequence[Fu
         helpers = {id(helper): helper for helper in _helpers(function, read) if id(helper) not in seen}
         seen |= helpers.keys()
         waiting.extend(helpers.values())
-    return names
+        yield function, read
 
 
 _CALLS = ("forward", "__call__", "__init__")

@@ -73,7 +73,35 @@ def test_what_it_does_not_read_follows() -> None:
 
 
 def test_code_is_looked_through() -> None:
-    names = {"hidden_size", "embed_dim"}
-    assert may_read(nn.Sequential(Block(4)), names) == set()
+    def read(block: Block) -> set[str]:
+        return may_read(nn.Sequential(block), [(block, "hidden_size"), (block, "embed_dim")])
+
+    assert read(Block(4)) == set()
     for kind in (Scaled, LookedUp, Named):
-        assert may_read(nn.Sequential(kind(4)), names) == {"hidden_size"}
+        assert read(kind(4)) == {"hidden_size"}
+
+
+class Ranked(Block):
+    """Calls a method of tensors that has the name, and reads another module's own number of that name."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.dim, self.pool = size, Pooled()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pool(super().forward(x)) if x.dim() == 2 else x
+
+
+class Pooled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.dim = -1
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x - x.mean(self.dim, keepdim=True)
+
+
+def test_what_is_called_and_what_others_have_of_the_name_is_not_read() -> None:
+    model = nn.Sequential(Ranked(4))
+    assert may_read(model, [(model[0], "dim")]) == set()
+    assert may_read(model, [(model[0], "dim"), (model[0].pool, "dim")]) == {"dim"}
