@@ -174,15 +174,15 @@ class Unifier:
         return pieces
 
     def factor(self, layout: Layout, sizes: Sequence[int]) -> list[Layout]:
-        """Take a layout apart into row-major factors of the given sizes."""
+        """Take a layout apart into row-major factors of the given sizes; it is the last where all of them are one."""
         layout = resolve(layout)
         if len(sizes) == 1:
             return [layout]
         if 1 in sizes:
             rest = [size for size in sizes if size != 1]
             if not rest:
-                self.fix(layout, "a factor of size one cannot grow")
-            larger = iter(self.factor(layout, rest) if rest else ())
+                return [*map(self.constant, sizes[1:]), layout]
+            larger = iter(self.factor(layout, rest))
             return [self.constant(1) if size == 1 else next(larger) for size in sizes]
         if isinstance(layout, Leaf):
             if layout.fixed:

@@ -102,6 +102,7 @@ def open_heads(captured: Captured, asked: int | str, start: str) -> tuple[Analys
             next(node for node in reversed(graph.nodes) if node.op == "output").meta[OPEN] = frozenset(opened[mode])
         analysis = analyse(captured.model, captured.graphs)
         slots = list(_found(analysis))
+        slots = [slot for slot in slots if slot[-1].size > 1] or slots  # one beside others says how sure it is
         ends = {leaf for *_, leaf in slots}
         tied = [
             op.node
@@ -148,5 +149,5 @@ def _found(analysis: Analysis) -> Iterator[tuple[str, Slot, Tensor, Leaf]]:
         for number, tensor in enumerate(outputs_of(analysis, graph)):
             for axis, layout in enumerate(tensor.axes):
                 leaf = resolve(layout)
-                if isinstance(leaf, Leaf) and leaf in produced and leaf.size > 1:
+                if isinstance(leaf, Leaf) and leaf in produced:
                     yield mode, (number, axis), tensor, leaf

@@ -206,3 +206,30 @@ def test_tables_stay_as_long_as_they_were_otherwise() -> None:
     model = Language(tied=False)
     grown = fxgrow.grow(model, 2, classes=12, example_inputs=torch.randint(0, 7, (2, 4)))
     assert grown.words.weight.shape == (7, 16) and grown.places.weight.shape == (5, 16)
+
+
+class Gray(nn.Module):
+    """One channel in, one score out, and a gate of one unit between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.norm, self.inner = nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6), nn.Conv2d(6, 8, 3)
+        self.gate, self.leave = nn.Conv2d(8, 1, 1), nn.Linear(8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.inner(self.norm(self.enter(x)).relu()).relu()
+        return self.leave((h * self.gate(h).sigmoid()).mean((2, 3)))
+
+
+@pytest.mark.parametrize("more", [{}, {"width": 1.5}, {"width": 2, "init": "mirror"}], ids=str)
+def test_one_channel_and_one_score_become_several(more: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    model, x = lively(Gray()).double().eval(), normal(2, 1, 8, 8)
+    grown = fxgrow.grow(model, example_inputs=x, classes="+2", in_chans=3, **more)
+    assert type(grown) is Gray
+    assert str(fxgrow.report(grown).certificate.verdict) == "PROVED"
+    colours = torch.cat([x, normal(2, 2, 8, 8)], 1)
+    torch.testing.assert_close(grown(colours)[:, :1], model(x), rtol=EXACT, atol=EXACT)
+    grown(colours).square().sum().backward()
+    assert grown.get_parameter("enter.weight").grad[:, 1:].abs().max() > 0
+    assert grown.gate.out_channels == 1

@@ -272,9 +272,9 @@ CASES = [
     Case("F.bilinear", F.bilinear, (ROWS, (3, 3), (5, 4, 3), (5,)), 4),
     Case("bilinear", nn.Bilinear(4, 3, 5), (ROWS, (3, 3)), 4),
     Case("conv1d", nn.Conv1d(4, 6, 3), ((2, 4, 6),), 3),
-    Case("conv1d over units", nn.Conv1d(1, 1, 3, padding=1, bias=False), ((2, 1, 6),), 2, by_position=True),
+    Case("conv1d over units", nn.Conv1d(1, 1, 3, padding=1, bias=False), ((2, 1, 6),), 4, by_position=True),
     Case("conv1d of one entry", nn.Conv1d(3, 2, 1), ((2, 3, 6),), 4),
-    Case("conv1d circular", nn.Conv1d(1, 1, 3, padding=1, padding_mode="circular"), ((2, 1, 6),), 1),
+    Case("conv1d circular", nn.Conv1d(1, 1, 3, padding=1, padding_mode="circular"), ((2, 1, 6),), 3),
     Case(
         "F.conv1d of its size", lambda x, w: F.conv1d(x, w, padding="same"), ((2, 3, 6), (3, 3, 3)), 4, by_position=True
     ),
