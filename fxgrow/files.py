@@ -45,7 +45,7 @@ from fxgrow.proof.certificate import Certificate
 from fxgrow.references import place_all
 from fxgrow.replay import grown_again
 from fxgrow.settling import settle_norms
-from fxgrow.switching import in_mode, renew
+from fxgrow.switching import in_modes, renew
 from fxgrow.tensor_files import TensorFiles, aligned, in_pairs
 from fxgrow.version import __version__
 from fxgrow.writing import written_whole
@@ -239,8 +239,7 @@ def structure_of(header: Mapping[str, Any], path: str | os.PathLike[str], origin
     for name, parameter in current.named_parameters():
         parameter.requires_grad_(name not in frozen)
     setattr(current, ATTRIBUTE, history)
-    for name, part in in_mode(current, training).named_modules():
-        part.training = training != (name in otherwise)
+    in_modes(current, {part: training != (name in otherwise) for name, part in current.named_modules()})
     return current
 
 

@@ -31,6 +31,7 @@ from fxgrow.module_tensors import named_tensors
 from fxgrow.noise import WithoutNoise
 from fxgrow.planning.indexing import filled_by
 from fxgrow.planning.plan import Plan, TensorGrowth
+from fxgrow.switching import in_modes
 from fxgrow.transforms.tensors import drawn_units, silent_entries
 
 Loss = Callable[[nn.Module], Tensor]
@@ -175,8 +176,7 @@ def _training(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        for module, mode in modes.items():
-            module.training = mode
+        in_modes(model, modes)
         with torch.no_grad():
             for buffer, value in buffers:
                 buffer.copy_(value)

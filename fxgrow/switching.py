@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TypeVar
 
 import torch
@@ -22,6 +23,22 @@ def in_mode(model: Model, training: bool) -> Model:
     return model
 
 
+def in_modes(model: nn.Module, modes: Mapping[nn.Module, bool]) -> None:
+    """Switch a model and its parts to the modes that they are to be in, by their own `train` where they have one.
+
+    >>> model = nn.Sequential(nn.Dropout(), nn.Dropout())
+    >>> in_modes(model, {model: False, model[0]: True, model[1]: False})
+    >>> [part.training for part in model]
+    [True, False]
+    """
+    model.train(modes[model])
+    for part in model.modules():  # those around a part come before it
+        if part.training is not modes[part]:
+            if switches_itself(part):
+                part.train(modes[part])
+            part.training = modes[part]
+
+
 def switches_itself(module: nn.Module) -> bool:
     """Whether the class of a module says what a change of mode does."""
     return type(module).train is not nn.Module.train
@@ -35,10 +52,7 @@ def switched_again(part: nn.Module) -> list[Tensor]:
     """
     if not switches_itself(part) or not kept_tensors(part):
         return []
-    modes = [(inner, inner.training) for inner in part.modules()]
-    part.train(part.training)
-    for inner, training in modes:
-        inner.training = training
+    in_modes(part, {inner: inner.training for inner in part.modules()})
     return kept_tensors(part)
 
 

@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.models.feature_extraction import create_feature_extractor
 
 import fxgrow
+from fxgrow.containers import flat_tensors
 from fxgrow.errors import CaptureError, PlanError
 from fxgrow.proof.certificate import Verdict
 from tests.checks import worst_error
@@ -196,3 +199,90 @@ def test_what_is_kept_for_the_next_call_is_not_made_where_the_mode_is_set(form: 
     grown = fxgrow.grow(model, width=2, example_inputs=X, form=form)
     assert fxgrow.report(grown).certificate.verdict is Verdict.PROVED
     assert max(worst_error(model, grown, (X,), mode) for mode in (True, False)) <= 1e-14
+
+
+class Dropping(nn.Module):
+    """Its forward asks for its mode, so that a graph of it is of one mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(5, 8)
+        self.b = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(F.dropout(F.relu(self.a(x)), 0.5, self.training))
+
+
+class Around(nn.Module):
+    """Runs a feature extractor of torchvision, which sets another graph where its mode is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = create_feature_extractor(Dropping(), ["b"])
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.backbone(x)["b"])
+
+
+def is_random(model: nn.Module) -> bool:
+    outputs = [next(flat_tensors(model(X))) for _ in range(2)]
+    return not torch.equal(*outputs)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("nested", [True, False])
+def test_modules_that_set_another_graph_with_their_mode_grow_in_both(
+    training: bool, nested: bool, tmp_path: Path
+) -> None:
+    model, other = ((Around() if nested else create_feature_extractor(Dropping(), ["b"])).double() for _ in range(2))
+    model.train(training)
+    extractor: Any = model.backbone if nested else model
+    graphs = extractor.graph, extractor.train_graph, extractor.eval_graph
+    grown = fxgrow.grow(model, width=2, example_inputs=X)
+    fxgrow.save(grown, tmp_path / "grown.safetensors")
+    loaded = fxgrow.load(tmp_path / "grown.safetensors", other.train(not training))
+    assert fxgrow.report(grown).certificate.verdict is Verdict.PROVED
+    assert (type(grown) is Around) is nested
+    assert all(
+        each is before
+        for each, before in zip((extractor.graph, extractor.train_graph, extractor.eval_graph), graphs, strict=True)
+    )
+    assert all(graph.owning_module is extractor for graph in graphs[:1])
+    for each in (model, grown, loaded):
+        assert each.training is training and is_random(each) is training  # as it is, before its mode is set again
+    for mode in (True, False):
+        grown.train(mode)
+        assert is_random(grown) is mode and is_random(model) is training
+    assert worst_error(model, grown, (X,), False) <= 1e-14
+
+
+def test_gradients_are_taken_in_train_mode_after_which_each_part_is_in_its_own() -> None:
+    model = Around().double().eval()
+    grown = fxgrow.grow(
+        model, width=2, example_inputs=X, init="gradmax", loss=lambda net: net(X).square().sum(), verify=False
+    )
+    assert not grown.training and not is_random(grown) and not is_random(model)
+
+
+class Flagged(nn.Module):
+    """Keeps the mode in an attribute of its own, by which it computes."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(5, width), nn.Linear(width, 3)
+        self.drops = True
+
+    def train(self, mode: bool = True) -> Any:
+        self.drops = mode
+        return super().train(mode)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(F.dropout(self.a(x).relu(), 0.5, self.drops))
+
+
+def test_a_copy_of_a_target_is_switched_to_the_mode_of_the_model() -> None:
+    model = Flagged().double().eval()
+    grown = fxgrow.grow(model, like=Flagged(16).double(), example_inputs=X)
+    assert not grown.training and not is_random(grown) and not is_random(model)
+    assert is_random(grown.train())

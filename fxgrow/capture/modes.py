@@ -20,6 +20,7 @@ from fxgrow.errors import CaptureError
 from fxgrow.module_tensors import COMPILED, CONSTANT
 from fxgrow.opaque import ByMode
 from fxgrow.replacing import replaced
+from fxgrow.switching import switches_itself
 
 
 class GrownGraphModule(fx.GraphModule):
@@ -84,7 +85,7 @@ def _around(forward: Callable[..., Any], form: Form | None, acting: bool) -> Cal
 class ModalGraphModule(GrownGraphModule):
     """Two graphs over one set of modules; `train(mode)` switches between them.
 
-    What runs goes by the mode of the module itself: twins are of one class, for which both graphs are compiled.
+    What runs goes by the mode of the module itself, also where that was set by hand: its class has both compiled.
     """
 
     _by_mode: dict[str, fx.Graph]
@@ -276,11 +277,12 @@ _KEPT = "_fxgrow_class"
 def kept_as(grown: GrownGraphModule, original: nn.Module) -> GrownGraphModule:
     """A graph module that is of its original's class too, so that other methods than forward can be called."""
     kind = getattr(original, _KEPT, type(original))
-    setattr(grown, _KEPT, kind)
     for name, value in original.__dict__.items():
-        if name not in _TREE and name not in _DERIVED and not isinstance(value, nn.Module):
+        if name not in _TREE and name not in _DERIVED and not isinstance(value, (nn.Module, fx.Graph)):
             grown.__dict__.setdefault(name, value)
-    _mix_in(grown, kind)
+    if not (issubclass(kind, fx.GraphModule) and switches_itself(original)):  # it would switch to graphs of its own
+        setattr(grown, _KEPT, kind)
+        _mix_in(grown, kind)
     return grown
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from fxgrow.capture.checks import refuse_uncapturable
+from fxgrow.containers import of_kind
 from fxgrow.module_tensors import COMPILED, OF_MODULES, as_registered
 from fxgrow.references import exchange
 from fxgrow.shards import is_divided, undivided
@@ -49,6 +51,7 @@ def twin_of(
     modules: dict[int, nn.Module] = {}
     tensors: dict[int, torch.Tensor] = {}
     hooks: dict[int, dict[Any, Any]] = {}  # dictionaries of them, to which handles refer
+    graphs: dict[int, fx.Graph] = {}
 
     def bare(tensor: Any) -> Any:
         if tensor is None:
@@ -67,11 +70,16 @@ def twin_of(
     def copy_of(module: nn.Module) -> nn.Module:
         if id(module) not in modules:
             kind, state = undivided(module)
-            twin: nn.Module = object.__new__(kind)  # graph modules would make themselves a new class
+            is_graph = isinstance(module, fx.GraphModule)
+            twin: nn.Module = object.__new__(_of_its_own(kind) if is_graph else kind)
             modules[id(module)] = twin
             own = twin.__dict__
             own.update(state)
             own.pop(COMPILED, None)
+            for graph in of_kind(list(own.values()), fx.Graph) if is_graph else ():
+                if id(graph) not in graphs:
+                    graphs[id(graph)] = copy.deepcopy(graph)
+                    graphs[id(graph)].owning_module = twin  # type: ignore[assignment]
             for name in OF_MODULES:
                 value: Any = own.get(name)
                 if type(value) in _COPIED:
@@ -89,5 +97,15 @@ def twin_of(
         return modules[id(module)]
 
     result = copy_of(model)
-    exchange(modules.values(), {**modules, **tensors, **hooks})
+    exchange(modules.values(), {**modules, **tensors, **hooks, **graphs})
     return result
+
+
+def _of_its_own(kind: type[nn.Module]) -> type[nn.Module]:
+    """A class like that of a graph module, which holds its forward there: another graph makes it another one.
+
+    How torch prints its errors is left out, which names the class before.
+    """
+    left_out = ("__dict__", "__weakref__", "__call__", "_wrapped_call")
+    own = {name: value for name, value in vars(kind).items() if name not in left_out}
+    return type(kind.__name__, kind.__bases__, {**own, "__qualname__": kind.__qualname__})

@@ -16,6 +16,7 @@ from fxgrow.opaque import OPAQUE
 from fxgrow.own.edited import is_norm_over_old_units, plain_kind
 from fxgrow.planning.likeness import Likeness, Setting
 from fxgrow.references import place_all
+from fxgrow.switching import in_modes
 
 _ALIKE = "build the target with the same code, and with larger sizes only"
 
@@ -59,9 +60,9 @@ def put_into(
     _check_shapes(own, result, name)
     place_all(result, named_tensors(own))
     parts = dict(result.named_modules())
+    in_modes(result, {parts[path]: part.training for path, part in own.named_modules()})
     otherwise, norms = [], []
     for path, part in own.named_modules():
-        parts[path].training = part.training
         if type(part) is not type(parts[path]):
             otherwise.append((path, type(part).__name__, type(parts[path]).__name__))
             norms += [path] if is_norm_over_old_units(part) else []

@@ -245,3 +245,16 @@ def test_a_graph_module_has_a_skeleton() -> None:
     graph = torch.fx.symbolic_trace(nn.Sequential(nn.Linear(4, 4), nn.ReLU()).double())
     twin = assembled(graph, normal(2, 4))
     assert torch.equal(twin(normal(2, 4)), graph(normal(2, 4)))
+
+
+def test_a_graph_module_keeps_its_graph_where_its_skeleton_gets_another() -> None:
+    graph = torch.fx.symbolic_trace(nn.Sequential(nn.Linear(4, 4), nn.ReLU()))
+    own, x = graph.graph, normal(2, 4).float()
+    twin = skeleton(graph)
+    before = graph(x)
+    given, *_, output = twin.graph.nodes
+    output.args = (given,)
+    twin.graph.eliminate_dead_code()
+    twin.recompile()
+    assert twin(x) is x and torch.equal(graph(x), before)
+    assert own.owning_module is graph and twin.graph.owning_module is twin
