@@ -8,13 +8,10 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from fxgrow.errors import TrainingError
-from fxgrow.first_names import remember_first_names
+from fxgrow.first_names import NAME, remember_first_names
 from fxgrow.history import history_of
-
-_NAMES: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
 def remember_names(model: nn.Module) -> None:
@@ -22,7 +19,7 @@ def remember_names(model: nn.Module) -> None:
     stage = stage_of(model)
     remember_first_names(model, stage)
     for name, parameter in model.named_parameters():
-        _NAMES[parameter] = name, stage
+        setattr(parameter, NAME, (name, stage))
 
 
 def stage_of(model: nn.Module) -> int:
@@ -83,7 +80,7 @@ def names_of(optimizer: Optimizer, model: nn.Module | None) -> tuple[dict[Tensor
     for number, group in enumerate(optimizer.param_groups):
         listed = group.get("param_names", [None] * len(group["params"]))
         for place, (parameter, name) in enumerate(zip(group["params"], listed, strict=True)):
-            remembered, stage = _NAMES.get(parameter, (None, None))
+            remembered, stage = getattr(parameter, NAME, (None, None))
             if model is not None:
                 if id(parameter) in names_by_id:
                     names[parameter] = names_by_id[id(parameter)]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fxgrow.errors import TrainingError
+from fxgrow.first_names import FIRST_NAME, NAME
 from fxgrow.history import known_history
 from fxgrow.planning.plan import Axis, TensorGrowth
 from fxgrow.shards import alike_undivided, divide, is_divided, whole
@@ -212,7 +213,8 @@ def _set_state(
 
     others: states by parameters of others, which it is given as well.
     """
-    started = starting_state(optimizer, [p for name, p in parameters.items() if name not in states or vars(p)])
+    noted = {name for name, parameter in parameters.items() if vars(parameter).keys() - {NAME, FIRST_NAME}}
+    started = starting_state(optimizer, [p for name, p in parameters.items() if name not in states or name in noted])
     optimizer.state.clear()
     optimizer.state.update(others)
     for name, parameter in parameters.items():

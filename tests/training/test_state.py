@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 import fxgrow
 from fxgrow.errors import FxgrowError, TrainingError
 from fxgrow.planning.indexing import old_positions
+from fxgrow.replacing import replaced
 from fxgrow.training.parameters import innermost
 from fxgrow.training.trial import entries_of
 from tests.pairing import few, in_turn
@@ -638,3 +641,18 @@ def test_an_optimizer_that_another_holds_under_any_name() -> None:
     assert torch.equal(state[wide[0].weight]["momentum_buffer"][:6], momentum)
     with pytest.raises(TrainingError, match=r"holds another optimizer \(base_optimizer\).*\(at Sharpness\)"):
         fxgrow.replace_parameters(apart, wide, model=model)
+
+
+def test_names_stand_in_no_way_of_what_torch_does_to_parameters(tmp_path: Path) -> None:
+    model = deep()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    wide = fxgrow.grow(model, width=2, example_inputs=torch.randn(1, 5))
+    assert not any(weakref.getweakrefs(p) for each in (model, wide) for p in each.parameters())
+    with replaced(torch.__future__, "get_swap_module_params_on_conversion", lambda: True):
+        model.float()  # swaps each parameter, and what it is called goes
+        wide.load_state_dict(copy.deepcopy(wide.state_dict()))
+    fxgrow.replace_parameters(optimizer, wide, model=model)
+    assert [*map(id, optimizer.param_groups[0]["params"])] == [*map(id, wide.parameters())]
+    torch.save(dict(wide.named_parameters()), tmp_path / "parameters.pt")
+    assert torch.load(tmp_path / "parameters.pt", weights_only=True).keys() == dict(wide.named_parameters()).keys()
+    torch.compile(wide, backend="eager", fullgraph=True)(torch.randn(1, 5).double())
