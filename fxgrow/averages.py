@@ -68,7 +68,8 @@ def _holds_weights(value: Any, network: nn.Module) -> bool:
     """Whether a container has a tensor for each parameter of a network, in order, perhaps among others."""
     items = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
     shapes = iter([item.shape for item in items if isinstance(item, Tensor)])
-    return any(True for _ in network.parameters()) and all(p.shape in shapes for p in network.parameters())
+    parameters = list(nn.Module.parameters(network))
+    return bool(parameters) and all(parameter.shape in shapes for parameter in parameters)
 
 
 def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -53,7 +53,7 @@ def calibrate(grown: nn.Module, plan: Plan, batch: Any) -> Plan:
             where=type(grown).__name__,
             remedy="pass a batch of training data and a model with weights, or leave calibrate out",
         )
-    like = next(p for p in grown.parameters() if p.dtype.is_floating_point)
+    like = next(p for p in nn.Module.parameters(grown) if p.dtype.is_floating_point)
     precision = torch.promote_types(like.dtype, torch.float32)
     twin = in_mode(in_precision(grown, precision, share=True), True)
     inside = named_tensors(twin)

@@ -174,7 +174,7 @@ def _trained(
     hooks = [
         module.register_forward_hook(note(name))
         for name, module in model.named_modules()
-        if name and next(module.parameters(recurse=False), None) is not None
+        if name and next(nn.Module.parameters(module, recurse=False), None) is not None
     ]
     targets: list[Tensor] = []
     generator = torch.Generator().manual_seed(seed)

@@ -40,7 +40,7 @@ def device_of(model: nn.Module) -> torch.device:
     >>> device_of(nn.Linear(2, 3, device="meta")).type
     'meta'
     """
-    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    return next((parameter.device for parameter in nn.Module.parameters(model)), torch.device("cpu"))
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:

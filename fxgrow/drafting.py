@@ -244,7 +244,7 @@ def _deepened(
 ) -> Plan:
     """The plan for depth and then, by `widened`, for width; new blocks are put into `captured`."""
     analysis = analyse(captured.model, captured.graphs)
-    parameters = sum(tensor.numel() for tensor in captured.model.parameters())
+    parameters = sum(tensor.numel() for tensor in nn.Module.parameters(captured.model))
     roles, late = roles_of(analysis), wish.late_runs
     deepening, staying, reading = plan_depth(captured, depths, wish.depth_init, roles, wish.held_runs, late)
     operations = flops_after(analysis, {})

@@ -72,7 +72,7 @@ class Growth(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check that the network can be replaced, and prepare for checkpoints of a grown one."""
         network = self._network(pl_module)
-        inside = {id(part) for part in network.modules() if next(part.parameters(), None) is not None}
+        inside = {id(part) for part in network.modules() if next(nn.Module.parameters(part), None) is not None}
         for path, part in pl_module.named_modules(remove_duplicate=False):
             if id(part) in inside and not f"{path}.".startswith(f"{self.attribute}."):
                 raise TrainingError(
@@ -159,5 +159,5 @@ class Growth(Callback):
 
 def _holding(network: nn.Module, optimizers: Iterable[Optimizer]) -> list[Optimizer]:
     """The optimizers that hold some of a network's parameters."""
-    own = set(map(id, network.parameters()))
+    own = set(map(id, nn.Module.parameters(network)))
     return [optimizer for optimizer in optimizers if any(id(p) in own for p in parameters_of(optimizer))]

@@ -115,7 +115,7 @@ def no_part_grows(why: CaptureError, reached: tuple[Held, ...]) -> CaptureError:
 def passage_through(model: nn.Module, parts: Parts) -> Passage:
     """What of a model's parts goes straight in and out of it."""
     twin = _with_values(model)
-    dtype = next((p.dtype for p in twin.parameters() if p.dtype.is_floating_point), torch.float32)
+    dtype = next((p.dtype for p in nn.Module.parameters(twin) if p.dtype.is_floating_point), torch.float32)
     inputs = in_dtype(random_inputs(parts.inputs, 0), dtype, device_of(twin))
     try:
         return passage(twin, inputs, parts.captured)
@@ -198,7 +198,7 @@ def _search(
     names = Counter(held for _, held in module.named_modules(remove_duplicate=False))
     for name, child in sorted(module.named_children(), key=lambda child: names[child[1]] > 1):
         below = f"{path}.{name}" if path else name
-        if child in taken or not any(True for _ in child.parameters()):
+        if child in taken or not any(True for _ in nn.Module.parameters(child)):
             continue
         if below in seen:
             try:
@@ -254,7 +254,7 @@ def _watched_run(twin: nn.Module, inputs: Inputs, seen: dict[str, Inputs], reach
     for path, module in twin.named_modules():
         if path:
             module.register_forward_pre_hook(note(path), with_kwargs=True)
-    dtype = next((p.dtype for p in twin.parameters() if p.dtype.is_floating_point), torch.float32)
+    dtype = next((p.dtype for p in nn.Module.parameters(twin) if p.dtype.is_floating_point), torch.float32)
     device, watch = device_of(twin), Reach(twin)
     args, kwargs = in_dtype(inputs, dtype, device)
     try:
@@ -302,7 +302,7 @@ def deepened_again(model: nn.Module, plan: Plan) -> Parts:
 
 
 def _count(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
+    return sum(parameter.numel() for parameter in nn.Module.parameters(model))
 
 
 OthersOf = Callable[[nn.Module, Plan], Iterable[tuple[Captured, Plan]]]

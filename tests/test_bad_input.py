@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ from fxgrow.errors import (
     UntraceableError,
     VerificationError,
 )
+from fxgrow.proof.certificate import Verdict
 from tests.models import TwoInputs, UNet, perceptron
 
 AMOUNT = 'pass a factor of at least 1 such as 1.5, or a string such as "+32" (32 more) or "=96" (exactly 96)'
@@ -555,3 +557,55 @@ def test_what_was_not_grown_has_no_report_no_births_and_no_file(module: Any, tmp
     report = error_of(lambda: fxgrow.report(module), module)
     assert str(report) == f"{name} was not grown by fxgrow: {GROWN_ONLY}"
     assert type(report) is FxgrowError
+
+
+class Half(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4))
+
+
+class WithoutFrozen(Half):
+    def named_parameters(self, *args: Any, **options: Any) -> Any:
+        return [(name, p) for name, p in super().named_parameters(*args, **options) if p.requires_grad]
+
+
+class WithoutFirst(Half):
+    def named_modules(self, *args: Any, **options: Any) -> Any:
+        return [(name, part) for name, part in super().named_modules(*args, **options) if not name.endswith("0")]
+
+
+class WithoutOptions(Half):
+    def named_buffers(self) -> Any:  # type: ignore[override]
+        return iter(())
+
+
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [(WithoutFrozen, "named_parameters"), (WithoutFirst, "named_modules"), (WithoutOptions, "named_buffers")],
+)
+@pytest.mark.parametrize("inside", [False, True])
+def test_methods_that_hide_what_a_model_has(kind: type[nn.Module], method: str, inside: bool) -> None:
+    part = kind()
+    part[0].bias.requires_grad_(False)
+    place = " (at 1)" if inside else ""
+    text = f"{method} of {kind.__name__} does not give what torch's own would{place}: call the method otherwise"
+    with pytest.raises(CaptureError, match=re.escape(text)):
+        fxgrow.grow(nn.Sequential(nn.Linear(6, 6), part) if inside else part, width=2, example_inputs=torch.randn(3, 6))
+
+
+class Grouped(Half):
+    def parameters(self, recurse: bool = True) -> Any:
+        return [{"params": [*super().parameters(recurse)], "lr": 0.1}]
+
+
+class Ordered(Half):
+    def named_parameters(self, *args: Any, **options: Any) -> Any:
+        return reversed([*super().named_parameters(*args, **options)])
+
+
+@pytest.mark.parametrize("kind", [Grouped, Ordered])
+@pytest.mark.parametrize("inside", [False, True])
+def test_methods_that_give_what_a_model_has_otherwise(kind: type[nn.Module], inside: bool) -> None:
+    model, x = nn.Sequential(nn.Linear(6, 6), kind()) if inside else kind(), torch.randn(3, 6)
+    grown = fxgrow.grow(model, width=2, example_inputs=x, calibrate=x)
+    assert type(grown) is type(model) and fxgrow.report(grown).certificate.verdict is Verdict.PROVED

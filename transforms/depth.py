@@ -19,6 +19,7 @@ from fxgrow.capture import Captured
 from fxgrow.capture.methods import move_runs
 from fxgrow.capture.shapes import propagate
 from fxgrow.errors import OTHER_MODEL, PlanError
+from fxgrow.module_tensors import named_tensors
 from fxgrow.planning.deepening import CopiedRegion, Deepening, NewBlock, NewTensor, renamed
 from fxgrow.planning.edits import set_attributes
 from fxgrow.planning.graph_parts import within_any
@@ -135,7 +136,7 @@ def _modules(model: nn.Module, plan: Deepening) -> dict[str, nn.Module]:
     shared = {tensor.name for tensor in plan.tensors if tensor.start == "shared"}
     longer = {tensor.name: tensor for tensor in plan.tensors if tensor.longer}
     parts = model.named_modules(remove_duplicate=False)
-    bare = [(path, part) for path, part in parts if next(chain(part.parameters(), part.buffers()), None) is None]
+    bare = [(path, part) for path, part in parts if not named_tensors(part)]
     modules = {}
     for block in plan.blocks:
         roots = tuple(old for _, old in block.modules)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
@@ -41,6 +44,7 @@ def refuse_uncapturable(model: nn.Module, *, divided: bool = False) -> None:
             "the model is an exported module, whose sizes are settled",
             remedy="pass the model from before torch.export",
         )
+    _refuse_other_trees(model)
     for path, module in model.named_modules():
         where = path or None
         kind = type(module).__name__
@@ -91,6 +95,42 @@ def refuse_uncapturable(model: nn.Module, *, divided: bool = False) -> None:
             where=name,
             remedy="pass a module that has a forward",
         )
+
+
+_OF_TREE = ("named_modules", "modules", "named_parameters", "named_buffers")
+"""The methods by which the parts and the tensors of a model are found; each goes by those before it."""
+
+
+def _refuse_other_trees(model: nn.Module) -> None:
+    """Raise a CaptureError where a class says otherwise than torch which parts and tensors its modules have."""
+    parts = [("", model)]
+    seen = {id(model)}
+    for path, part in parts:  # which grows
+        for name, child in part._modules.items():
+            if child is not None and id(child) not in seen:
+                seen.add(id(child))
+                parts.append((f"{path}.{name}".lstrip("."), child))
+    for path, part in reversed(parts):  # torch's own ask the parts inside
+        for method in _OF_TREE:
+            plainly = getattr(nn.Module, method)
+            if getattr(type(part), method) is not plainly and not _gives_the_same(part, method, plainly):
+                raise CaptureError(
+                    f"{method} of {type(part).__name__} does not give what torch's own would",
+                    where=path or None,
+                    remedy="call the method otherwise: what a model has is found by this one",
+                )
+
+
+def _gives_the_same(part: nn.Module, method: str, plainly: Callable[..., Iterable[Any]]) -> bool:
+    options = {"remove_duplicate": False} if method.startswith("named_") else {}
+    try:
+        own, expected = (
+            [(item[0], id(item[1])) if options else ("", id(item)) for item in given]
+            for given in (getattr(part, method)(**options), plainly(part, **options))
+        )
+    except Exception:  # whatever a method raises that is made for other calls
+        return False
+    return sorted(own) == sorted(expected)
 
 
 def _article(name: str) -> str:

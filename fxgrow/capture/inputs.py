@@ -35,7 +35,7 @@ def example_inputs_for(model: nn.Module, example_inputs: Any = None) -> Inputs:
 
 def fitted(model: nn.Module, inputs: Inputs) -> Inputs:
     """Inputs on the meta device, floating-point ones of the dtype of the model; what they hold is kept beside."""
-    dtype = next((p.dtype for p in model.parameters() if p.dtype.is_floating_point), None)
+    dtype = next((p.dtype for p in nn.Module.parameters(model) if p.dtype.is_floating_point), None)
 
     def fitting(value: Tensor) -> Tensor:
         if value.dtype.is_floating_point and dtype is not None:

@@ -69,7 +69,7 @@ def _moved_nowhere(recorder: Recorder) -> Iterator[None]:
             return plainly(module, *args, **kwargs)
         with torch._C.DisableTorchFunction():
             device, dtype, _, layout = torch._C._nn._parse_to(*args, **kwargs)
-        held = [*module.parameters(), *module.buffers()]
+        held = [*nn.Module.parameters(module), *module.buffers()]
         other_type = dtype is not None and any(t.is_floating_point() and t.dtype != dtype for t in held)
         here = (recorder.device.type, recorder.device.index), (recorder.device.type, None)
         if other_type or layout is not None or (device is not None and (device.type, device.index) not in here):

@@ -267,7 +267,7 @@ def _changed_by_mode(model: nn.Module, training: bool) -> Iterator[Settled]:
     """Switches the mode; what layers with weights do besides, such as to merge others into these."""
     parts = dict(model.named_modules())
     switching = {path: part for path, part in parts.items() if switches_itself(part)}
-    own = {path for path, part in switching.items() if any(True for _ in part.parameters(recurse=False))}
+    own = {path for path, part in switching.items() if any(True for _ in nn.Module.parameters(part, recurse=False))}
     before = _state(model) if own else {}
     try:
         model.train(training)

@@ -26,7 +26,7 @@ class Borrowed(TorchFunctionMode):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.parameters = {_storage(p): p for p in model.parameters()}
+        self.parameters = {_storage(p): p for p in nn.Module.parameters(model)}
         self.kept: dict[int, Tensor] = {}
 
     def __torch_function__(

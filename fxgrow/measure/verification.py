@@ -101,7 +101,7 @@ class Way:
 
 def dtype_of(model: nn.Module) -> torch.dtype:
     """The dtype of a model's first parameter of floating-point numbers; float64 where there is none."""
-    return next((p.dtype for p in model.parameters() if has_fractions(p)), torch.float64).to_real()
+    return next((p.dtype for p in nn.Module.parameters(model) if has_fractions(p)), torch.float64).to_real()
 
 
 def _ways(precision: torch.dtype, own: torch.dtype, seed: int) -> list[Way]:
@@ -148,7 +148,7 @@ def verify(
         except CaptureError:
             if way is ways[-1]:
                 raise
-    of_weights = coarsest(parameter.dtype for parameter in grown.parameters())
+    of_weights = coarsest(parameter.dtype for parameter in nn.Module.parameters(grown))
     computed_in = way.dtype
     if way is not ways[0]:  # it insists on numbers of its own
         seen = _Coarsest()
@@ -330,7 +330,7 @@ def in_precision(model: nn.Module, dtype: torch.dtype = torch.float64, share: bo
         return share and fits and exact_device(parameter.device, dtype) == parameter.device
 
     if isinstance(model, fx.GraphModule):
-        borrowed = {id(p): nn.Parameter(p.data, p.requires_grad) for p in model.parameters() if fitting(p)}
+        borrowed = {id(p): nn.Parameter(p.data, p.requires_grad) for p in nn.Module.parameters(model) if fitting(p)}
         copied, device = copy.deepcopy(model, borrowed), exact_device(device_of(model), dtype)
         copied = copied if device == device_of(model) else copied.to(device)
         for name, tensor in named_tensors(copied).items():

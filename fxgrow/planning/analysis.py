@@ -121,7 +121,7 @@ def _plain_tensors(analysis: Analysis) -> dict[str, torch.Tensor]:
     """The tensors that forwards read from attributes without their being registered, as precise as the weights."""
     read = dict.fromkeys(str(n.target) for graph in analysis.graphs.values() for n in graph.nodes if n.op == "get_attr")
     held = {name: plain_tensor(analysis.model, name) for name in read if not name.startswith(CONSTANT)}
-    precisions = {weight.dtype.to_real() for weight in analysis.model.parameters()}
+    precisions = {weight.dtype.to_real() for weight in nn.Module.parameters(analysis.model)}
     tensors = {name: t for name, t in held.items() if t is not None and not t.requires_grad}
     return {name: t for name, t in tensors.items() if is_inexact(t) and t.dtype.to_real() in precisions}
 

@@ -415,7 +415,7 @@ class Finder:
 
     def _is_of_layers(self, path: str) -> bool:
         """Whether a part has several layers with a weight of two or more axes: more than a layer and its norm."""
-        weights = (p for p in self.modules[path].parameters() if p.ndim > 1)
+        weights = (p for p in nn.Module.parameters(self.modules[path]) if p.ndim > 1)
         return len(list(itertools.islice(weights, 2))) == 2
 
 
