@@ -85,14 +85,15 @@ def names_of(optimizer: Optimizer, model: nn.Module | None) -> tuple[dict[Tensor
                 if id(parameter) in names_by_id:
                     names[parameter] = names_by_id[id(parameter)]
                 continue
-            if name is None and remembered is None:
+            known = name or remembered
+            if known is None:
                 raise TrainingError(
                     f"parameter {place} of group {number} of the optimizer, of shape {list(parameter.shape)}, "
                     "has no known name",
                     where=type(optimizer).__name__,
                     remedy="pass model=, the model that was grown; what else the optimizer holds stays as it is then",
                 )
-            names[parameter] = name or remembered
+            names[parameter] = known
             if stage is not None:
                 stages.add(stage)
     if not names:
