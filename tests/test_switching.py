@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_linear_bn_eval
 from torchvision.models.feature_extraction import create_feature_extractor
 
 import fxgrow
@@ -286,3 +287,35 @@ def test_a_copy_of_a_target_is_switched_to_the_mode_of_the_model() -> None:
     grown = fxgrow.grow(model, like=Flagged(16).double(), example_inputs=X)
     assert not grown.training and not is_random(grown) and not is_random(model)
     assert is_random(grown.train())
+
+
+class Fused(nn.Module):
+    """Makes a layer of two for eval mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm, self.b = nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)
+        self.fused: nn.Module | None = None
+
+    def train(self, mode: bool = True) -> Any:
+        super().train(mode)
+        self.fused = None if mode else fuse_linear_bn_eval(self.a, self.norm)
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b((self.norm(self.a(x)) if self.fused is None else self.fused(x)).relu())
+
+
+def test_a_part_that_is_made_for_eval_mode_has_to_be_there() -> None:
+    x = torch.randn(4, 5)
+    with pytest.raises(CaptureError) as error:
+        fxgrow.grow(Fused(), width=2, example_inputs=x)
+    assert str(error.value) == (
+        "a change to eval mode gives the model a part that it does not have now (at fused): "
+        "call model.eval() first, then grow it"
+    )
+    model = Fused().eval()
+    grown = fxgrow.grow(model, width=2, example_inputs=x)
+    torch.testing.assert_close(grown(x), model(x), rtol=0, atol=1e-5)
+    torch.testing.assert_close(grown.train().eval()(x), model(x), rtol=0, atol=1e-5)  # it is made anew
+    torch.testing.assert_close(grown.train()(x), model.train()(x), rtol=0, atol=1e-5)

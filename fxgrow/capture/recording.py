@@ -277,6 +277,14 @@ def _changed_by_mode(model: nn.Module, training: bool) -> Iterator[Settled]:
             where=type(model).__name__,
             remedy="pass a model whose train() and eval() run",
         ) from error
+    made = next((path for path, _ in model.named_modules() if path not in parts), None) if switching else None
+    if made is not None:
+        mode = "train" if training else "eval"
+        raise CaptureError(
+            f"a change to {mode} mode gives the model a part that it does not have now",
+            where=made,
+            remedy=f"call model.{mode}() first, then grow it",
+        )
     left = [path for path, part in parts.items() if part.training is not training] if switching else []
     if left:
         finding = f"that a change to {'train' if training else 'eval'} mode leaves {len(left)} of its parts as they are"
