@@ -251,6 +251,7 @@ def _informed(infos: Any, before: Shapes, after: Shapes, origins: Mapping[str, s
     if not isinstance(entries, list):
         return infos
     put_out: Any = getattr(infos, "out_indices", ())
+    outputs = {number % len(entries) for number in put_out}  # timm counts from the end too
     made: list[tuple[int, int | None, dict[str, Any]]] = []  # place in the model, number before, entry
     for number, entry in enumerate(entries):
         path, size = str(entry.get("module", "")), entry.get("num_chs")
@@ -258,7 +259,7 @@ def _informed(infos: Any, before: Shapes, after: Shapes, origins: Mapping[str, s
         if whole is None:
             made.append((made[-1][0] if made else 0, number, dict(entry)))
             continue
-        if type(size) is int and number not in put_out:
+        if type(size) is int and number not in outputs:
             size = _counterpart("num_chs", size, before, after, whole)
         for place, (new, origin) in enumerate(origins.items()):
             if origin == whole:

@@ -181,6 +181,13 @@ def test_models_that_give_features_say_what_they_give(name: str) -> None:
         assert grown.feature_info.module_name() == ["blocks.5", "blocks.6", "blocks.8"]
 
 
+def test_outputs_that_are_counted_from_the_end() -> None:
+    model = built("test_resnet", features_only=True, out_indices=(0, -2, -1))
+    grown: Any = fxgrow.grow(model, 1.5, depth=1.5, example_inputs=IMAGES, verify=False).eval()
+    assert grown.feature_info.channels() == [feature.shape[1] for feature in grown(IMAGES)]
+    assert grown.feature_info.channels() == model.feature_info.channels()
+
+
 class Residual(nn.Module):
     def __init__(self) -> None:
         super().__init__()
