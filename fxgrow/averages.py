@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from timm.utils.model_ema import ModelEmaV2, ModelEmaV3
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.optim.swa_utils import AveragedModel
 
 from fxgrow.errors import TrainingError
@@ -61,7 +61,12 @@ def _copies(network: nn.Module, holder: nn.Module) -> Iterator[Average]:
 
 
 def _alike(module: nn.Module, network: nn.Module) -> bool:
-    return type(module) is type(network) and _shapes(module) == _shapes(network)
+    return _kind(module) is _kind(network) and _shapes(module) == _shapes(network)
+
+
+def _kind(module: nn.Module) -> type[nn.Module] | None:
+    """The class of a module; each graph module has one of its own, which is under the one that was called."""
+    return type(module).__base__ if isinstance(module, fx.GraphModule) else type(module)
 
 
 def _holds_weights(value: Any, network: nn.Module) -> bool:

@@ -225,3 +225,36 @@ def test_weights_that_cannot_grow_along_are_refused_by_name(tmp_path: Path) -> N
     with pytest.raises(TrainingError) as raised:
         trainer(tmp_path, 3, Keeping(), growth(), enable_checkpointing=False).fit(Classifier(), loader())
     assert "(at Keeping.kept)" in str(raised.value)
+
+
+class OfGraphs(lightning.LightningModule):  # type: ignore[misc, name-defined]
+    """A small network that comes back as a graph, with an average as a part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.network: nn.Module = line(4)
+        self.average = torch.optim.swa_utils.AveragedModel(self.network)
+
+    def training_step(self, batch: Any, index: int) -> Tensor:
+        return self.network(batch[0]).square().mean()
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        self.average.update_parameters(self.network)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.network.parameters(), lr=0.05)
+
+
+def line(width: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(3, width), nn.ReLU(), nn.Linear(width, 2))
+
+
+def test_averages_of_graphs_grow_along_at_every_growth(tmp_path: Path) -> None:
+    module, ema, inputs = OfGraphs(), lightning.callbacks.EMAWeightAveraging(decay=0.9), torch.randn(8, 3)
+    stages = Schedule.of([0.25, 0.5, 1.0], [1, 1, 1]).between(line(4), line(16), inputs)
+    grow = Growth(stages, "network", example_inputs=inputs, form="graph")
+    batches = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(inputs), batch_size=4)
+    trainer(tmp_path, 3, grow, ema, enable_checkpointing=False).fit(module, batches)
+    for average in (module.average.module, ema._average_model.module.network):
+        assert isinstance(average, torch.fx.GraphModule) and average.get_parameter("0.weight").shape == (16, 3)
