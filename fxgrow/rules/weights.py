@@ -132,6 +132,14 @@ class SpectralNorm(Pointwise):
         known = [know.ranged(weight, leaf, axis) for axis in Knowledge.places(weight, leaf, None)]
         return known[0] if all(other == known[0] for other in known) else {}
 
+    def facts(self, op: Op, know: Knowledge) -> None:
+        (weight,) = op.data["operands"]
+        for axis, layout in enumerate(weight.axes):
+            for leaf in know.growing(layout):
+                if know.ways[leaf] is Way.REPLICATE and Fact.IGNORED in know.ranged(weight, leaf, axis).values():
+                    know.fail(op, leaf, "a spectral norm is taken of it, and copies would share old entries out")
+        super().facts(op, know)
+
     def edits(self, op: Op, know: Knowledge) -> list[Edit]:
         module: Any = op.module
         if not know.growing(*op.made.axes):

@@ -242,6 +242,17 @@ def test_models(name: str, init: str) -> None:
     assert str(fxgrow.certify(grown, model).verdict) == ("UNKNOWN" if by_values else "PROVED")
 
 
+@pytest.mark.parametrize("name", [name for name in MODELS if "spectral" in name])
+def test_no_copies_are_made_for_a_spectral_norm_to_read(name: str) -> None:
+    """They would share out the old entries that the norm is taken of."""
+    torch.manual_seed(0)
+    model = MODELS[name]().double()
+    grown = assert_grows(model, (TOKENS,), 2, "replicate", least_ratio=1.5)
+    assert str(fxgrow.certify(grown, model).verdict) == "PROVED"
+    if name == "spectral norm":
+        assert {group.how for group in fxgrow.report(grown).plan.groups} == {"zero-out, guarded statistics"}
+
+
 def test_a_row_that_is_picked_stays_where_it_is() -> None:
     model = TiedRow(3).double()
     grown = fxgrow.grow(model, 2, example_inputs=TOKENS)
