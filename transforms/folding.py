@@ -43,11 +43,15 @@ def fold_multipliers(grown: GrownGraphModule) -> GrownGraphModule:
 def weights_after(multiplier: fx.Node, part: Callable[[str], nn.Module]) -> Iterator[str]:
     """The weights of the layers that read a multiplied input; `part`: a part of the model, by its path."""
     for user in multiplier.users:
-        module = part(str(user.target)) if user.op == "call_module" else None
-        law = law_of_call(user, module)
-        weight = Call(user, module, law).weight(1, "weight") if law is not None else None
-        assert weight is not None, "only layers with weights read it"
-        yield str(weight.target) if isinstance(weight, fx.Node) else weight
+        yield weight_of(user, part(str(user.target)) if user.op == "call_module" else None)
+
+
+def weight_of(layer: fx.Node, module: nn.Module | None = None) -> str:
+    """The name of the weight of a layer or of a call that applies one."""
+    law = law_of_call(layer, module)
+    weight = Call(layer, module, law).weight(1, "weight") if law is not None else None
+    assert weight is not None, "only layers with weights read it"
+    return str(weight.target) if isinstance(weight, fx.Node) else weight
 
 
 def _tensor(root: nn.Module, name: str) -> torch.Tensor:

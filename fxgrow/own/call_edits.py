@@ -29,10 +29,11 @@ class CallEdit:
     """What a call that a forward makes becomes.
 
     target: the function, or the name of the method. index: which of the calls of it; None: each. change: "guard",
-    "core_input" or another number ("literal", "ratio") at `path`. value: what the plan says of it. method: in which
-    method, whose calls are counted. within: the methods inside it that make the call, and are not edited if they run by
-    themselves. caller: the name of the function whose calls alone are counted, if not all are. mode: "eval" or "train",
-    if only that mode changes it. inside: as of `fxgrow.own.sites.Site`.
+    "core_input", "multiply" or another number ("literal", "ratio") at `path`. value: what the plan says of it. method:
+    in which method, whose calls are counted. within: the methods inside it that make the call, and are not edited if
+    they run by themselves. caller: the name of the function whose calls alone are counted, if not all are. mode: "eval"
+    or "train", if only that mode changes it. inside: as of `fxgrow.own.sites.Site`. weight: the weight that takes up
+    what the input is multiplied by, once that is folded, as the module calls it.
     """
 
     target: Any
@@ -45,6 +46,7 @@ class CallEdit:
     caller: str = ""
     mode: str = ""
     inside: str = ""
+    weight: str = ""
 
     def apply(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments that the call gets in place of these."""
@@ -52,6 +54,8 @@ class CallEdit:
             place = self.value.get("operand", 0)
             taken = guards.core(args[place], self.value["axis"], self.value["core"])
             return (*args[:place], taken, *args[place + 1 :]), kwargs
+        if self.change == "multiply":
+            return (guards.multiplied(args[0], self.value), *args[1:]), kwargs
         if self.path[0] == "args":
             return tuple(put(list(args), self.path[1:], self.value)), kwargs
         return args, put(dict(kwargs), self.path[1:], self.value)

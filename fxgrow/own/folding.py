@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxgrow.own.edited import Multiplied, SpelledOutAttention
+from fxgrow.own.edited import Edited, Multiplied, SpelledOutAttention, unedited
 
 
 def fold_module(grown: nn.Module) -> nn.Module:
@@ -28,6 +28,13 @@ def fold_module(grown: nn.Module) -> nn.Module:
             fold(module.weight, module.factor)
             del module.factor
             module.__class__ = module.plain_kind
+        if isinstance(part, Edited):
+            for edit in (edit for growth in part.edits for edit in growth if edit.change == "multiply"):
+                fold(part.get_parameter(edit.weight), edit.value)
+            left = (tuple(edit for edit in growth if edit.change != "multiply") for growth in part.edits)
+            module.edits = tuple(growth for growth in left if growth)
+            if not module.edits:
+                unedited(module)
         if isinstance(part, SpelledOutAttention):
             for name in ("in_proj", "q_proj", "k_proj", "v_proj", "out_proj"):
                 if (factor := vars(module).pop(f"{name}_factor", None)) is not None:

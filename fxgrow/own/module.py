@@ -345,17 +345,27 @@ def _edit(own: nn.Module, path: str, changed: list[Site]) -> Obstacle | None:
     edits = []
     for site in changed:
         target = _FUNCTIONS.get(type(module)) if site.called else site.target
-        if target is None or site.edit.kind == "multiply":
+        weight = _name_within(module, own, site.weight) if site.weight else ""
+        if target is None or (site.edit.kind == "multiply" and not weight):
             what = f"no subclass of {type(module).__name__} can make this call another"
             return Obstacle(what, path or type(own).__name__, site.edit.node)
         edit, where = site.edit, (site.method, site.within, site.caller, site.mode, site.inside)
-        edits.append(CallEdit(target, site.index, edit.kind, edit.path, edit.value, *where))
-    if not isinstance(module, Edited):
-        module.edits = ()
+        edits.append(CallEdit(target, site.index, edit.kind, edit.path, edit.value, *where, weight))
+    before = module.edits if isinstance(module, Edited) else ()
+    there = {replace(edit, value=None) for growth in before for edit in growth if edit.change == "multiply"}
+    more = tuple(  # what multiplies already has taken on its number as an attribute
+        edit for edit in edits if edit.change != "multiply" or replace(edit, value=None) not in there
+    )
     methods = {name for edit in edits for name in (edit.method, *edit.within)}
     module.__class__ = with_methods(class_to_change(module), methods)
-    module.edits = (*module.edits, tuple(edits))
+    module.edits = (*before, more) if more else before
     return None
+
+
+def _name_within(part: nn.Module, model: nn.Module, name: str) -> str:
+    """What a part of a model calls a tensor of it; "" where it has none such."""
+    tensor = named_tensors(model)[name]
+    return next((own for own, other in named_tensors(part).items() if other is tensor), "")
 
 
 _FUNCTIONS: dict[type[nn.Module], Any] = {nn.Softmax: nn.functional.softmax}

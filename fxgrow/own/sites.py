@@ -15,6 +15,7 @@ from fxgrow.capture.methods import CALLER, INSIDE, RUNNING, MethodRun, runs_of
 from fxgrow.own.call_edits import FORWARD
 from fxgrow.planning.plan import NodeEdit, Plan
 from fxgrow.rules.shape import follow
+from fxgrow.transforms.folding import weight_of
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Site:
     another. caller: the function whose calls alone are counted, where another may make fewer of them at the next run.
     mode: the mode that alone changes it, where the other makes such calls too and does not change this one alike.
     inside: the classes of the modules that the module calls and that have no place of their own, if one of these makes
-    the call; calls of other modules are not counted.
+    the call; calls of other modules are not counted. weight: the name of that which a multiplied call applies.
     """
 
     module: str
@@ -44,6 +45,7 @@ class Site:
     calls: int = 1
     mode: str = ""
     inside: str = ""
+    weight: str = ""
 
     @property
     def key(self) -> Any:
@@ -51,7 +53,7 @@ class Site:
         edit = self.edit
         place = edit.value.get("operand") if edit.kind == "core_input" else edit.path
         run = self.module, self.mode, self.method, self.caller, self.inside
-        return *run, self.called, self.target, self.index, edit.kind, place
+        return *run, self.called, self.target, self.index, self.weight, edit.kind, place
 
 
 _CHANGES = ("guard", "core_input", "multiply")
@@ -147,7 +149,7 @@ def _site(
     runs = runs_of(node, module)
     methods = tuple(run.method for run in runs)
     whole = Site(module, False, node.target, alike.index(node), edit, aside, within=methods, calls=len(alike))
-    whole = replace(whole, inside=inside)
+    whole = replace(whole, inside=inside, weight=weight_of(node) if edit.kind == "multiply" else "")
     if by_caller:
         whole = replace(whole, caller=node.meta.get(CALLER, ""))
     depth = next((depth for depth, run in enumerate(runs) if (module, run.method) not in varying), None)

@@ -552,6 +552,40 @@ def test_multipliers_are_layers_and_can_be_folded() -> None:
     assert str(fxgrow.certify(folded, model).verdict) == "PROVED"
 
 
+class Scaled(nn.Linear):
+    """A layer of a user's own, which calls the function."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight, self.bias) * 1.5
+
+
+class TwoWeights(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(6, 8), nn.Linear(8, 3)
+        self.one, self.two = (nn.Parameter(torch.randn(8, 8)) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.enter(x).relu()
+        return self.leave(nn.functional.linear(h, self.one).tanh() + nn.functional.linear(h, weight=self.two).relu())
+
+
+@pytest.mark.parametrize("form", ["a layer", "two weights of one factor"])
+def test_calls_of_a_forward_are_multiplied_and_can_be_folded(form: str) -> None:
+    layers = nn.Linear(6, 8), nn.ReLU(), Scaled(8, 8), nn.ReLU(), nn.Linear(8, 3)
+    model: nn.Module = (nn.Sequential(*layers) if form == "a layer" else TwoWeights()).double()
+    x = normal(4, 6)
+    grown = fxgrow.grow(model, 2, example_inputs=x, parameterization="variance-transfer")
+    again = fxgrow.grow(grown, 1.5, example_inputs=x, parameterization="variance-transfer")
+    folded = fxgrow.fold(again)
+    assert str(again).count("multiply of linear") == (1 if form == "a layer" else 2)
+    assert "mult" not in str(folded)
+    assert str(fxgrow.certify(folded, model).verdict) == "PROVED"
+    for other in (grown, again, folded):
+        assert isinstance(other, type(model))
+        torch.testing.assert_close(other(x), model(x), rtol=1e-10, atol=1e-10)
+
+
 def test_sizes_that_a_forward_compares_with_attributes_follow() -> None:
     class Checked(nn.Module):
         def __init__(self) -> None:
