@@ -26,7 +26,7 @@ from torch.overrides import TorchFunctionMode
 
 from fxgrow.calibration import Calibrating
 from fxgrow.devices import callers_code, random_state_kept
-from fxgrow.errors import AmountError
+from fxgrow.errors import AmountError, FxgrowError, first_line
 from fxgrow.module_tensors import named_tensors
 from fxgrow.noise import WithoutNoise
 from fxgrow.planning.indexing import filled_by
@@ -90,7 +90,20 @@ def _free_units(growth: TensorGrowth, axis: int) -> Tensor:
 @torch.no_grad()
 def _bring_to_scale(grown: nn.Module, loss: Loss, growths: Mapping[int, TensorGrowth]) -> None:
     with Calibrating(growths), callers_code():
-        loss(grown)
+        _value_of(loss, grown)
+
+
+def _value_of(loss: Loss, grown: nn.Module) -> Tensor:
+    try:
+        return loss(grown)
+    except FxgrowError:
+        raise
+    except Exception as error:
+        raise AmountError(
+            f"loss= fails on the grown model: {first_line(error)}",
+            where=type(grown).__name__,
+            remedy="pass a loss on a batch that it takes, with the channels that in_chans= asks for",
+        ) from error
 
 
 def _slopes(
@@ -101,7 +114,7 @@ def _slopes(
 ) -> tuple[Tensor | None, ...]:
     """How the squared gradient of the silent weights changes with the weights of makers."""
     with torch.enable_grad(), WithoutNoise(), _Twice(), callers_code():
-        value = loss(grown)
+        value = _value_of(loss, grown)
     if not isinstance(value, Tensor) or value.ndim or not value.requires_grad:
         raise AmountError(
             "loss= does not give a scalar that depends on the model",

@@ -57,6 +57,8 @@ def sizes_asked(width: Width | None) -> Amounts | Sizes:
 
 def check(wish: Wish) -> None:
     """Raise an AmountError for what means nothing."""
+    if not isinstance(wish.like, (nn.Module, NoneType)):
+        raise AmountError(f"like={wish.like!r} is no model", remedy="pass a model of the sizes that are to be reached")
     if wish.like is not None and not (wish.width is None and wish.depth is None and wish.form != "graph"):
         raise AmountError(
             "like= gives every size, and the class", remedy='leave width=, depth= and form="graph" out, or like='

@@ -194,3 +194,10 @@ def test_losses_without_a_second_derivative_are_refused() -> None:
     model, x = convolutional(), batch(16, 3, 8, 8)
     with pytest.raises(AmountError, match=r"the gradient of the loss cannot be differentiated once more: .*ctc_loss"):
         fxgrow.grow(model, 2, init="gradmax", loss=loss, example_inputs=x)
+
+
+def test_a_loss_on_a_batch_with_the_old_channels_is_refused() -> None:
+    model, x = convolutional(), batch(4, 3, 8, 8)
+    loss = loss_on(x, 4)
+    with pytest.raises(AmountError, match=r"^loss= fails on the grown model: .*channels.* \(at Sequential\)"):
+        fxgrow.grow(model, 2, init="gradmax", loss=loss, in_chans=4, example_inputs=x)

@@ -265,6 +265,13 @@ def test_an_addition_that_the_target_does_not_have_is_named() -> None:
     )
 
 
+@pytest.mark.parametrize("target", [5, "resnet", nn.Linear], ids=str)
+def test_a_target_that_is_no_model_is_refused(target: Any) -> None:
+    for call in (fxgrow.plan, fxgrow.grow):
+        with pytest.raises(AmountError, match=r"^like=.* is no model: pass a model"):
+            call(nn.Linear(2, 2), like=target, example_inputs=torch.randn(1, 2))
+
+
 def test_a_target_goes_with_no_other_amount() -> None:
     for options in ({"width": 2}, {"depth": 2}, {"form": "graph"}):
         with pytest.raises(AmountError):

@@ -14,13 +14,14 @@ from torch import nn
 from fxgrow.axes.layout import Join, Layout, Leaf, Product, leaves, resolve
 from fxgrow.capture import Captured
 from fxgrow.capture.inputs import described
+from fxgrow.errors import AmountError
 from fxgrow.planning.analysis import Analysis
 from fxgrow.planning.edits import AttributeEdit, NodeEdit
 from fxgrow.planning.indexing import old_positions
 from fxgrow.planning.numbers import positions_after, size_attributes
 from fxgrow.planning.plan import Axis, GrowthGroup, Held, Plan, TensorGrowth, Totals
 from fxgrow.planning.sizes import flops_after, parameters_after
-from fxgrow.planning.sizing import Sizing, producing_places, size_after
+from fxgrow.planning.sizing import MOST_BYTES, Sizing, producing_places, size_after
 from fxgrow.rules.knowledge import Knowledge, Way
 from fxgrow.rules.law import Fact, Range
 from fxgrow.rules.op import Op
@@ -88,7 +89,11 @@ class Entries:
                 continue
             factors = set(self.know.scales.get(name, {}).values()) or {1.0}
             axes = tuple(self._axis(name, k, layout) for k, layout in enumerate(tensor.axes))
-            yield TensorGrowth(name, axes, self._draw(name, axes), factors.pop())
+            growth = TensorGrowth(name, axes, self._draw(name, axes), factors.pop())
+            if math.prod(growth.new_shape) * self.analysis.learnable[name].element_size() > MOST_BYTES:
+                shape = list(growth.new_shape)
+                raise AmountError(f"{shape} are more entries than a tensor can have", where=name, remedy="ask for less")
+            yield growth
 
     def _draw(self, name: str, axes: Sequence[Axis]) -> str:
         if name in self.roles:

@@ -14,6 +14,7 @@ from fxgrow.errors import AmountError, PlanError
 from fxgrow.planning.analysis import Analysis, reading_places
 
 MOST_UNITS = 2**40
+MOST_BYTES = 2**63 - 1
 
 Block = tuple[Leaf, ...]
 """The leaves of one row-major product; growing any one of them grows the whole axis part."""

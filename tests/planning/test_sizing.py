@@ -121,3 +121,9 @@ def test_more_units_than_any_tensor_can_have() -> None:
     assert str(caught.value) == (
         "x1e+300 of 6 is more units than a tensor can have (at 2.weight[0]): ask for less"
     ) or str(caught.value).startswith("x1e+300 of 10 is more units than a tensor can have")
+
+
+@pytest.mark.parametrize(("amount", "size"), [(1e10, 60_000_000_000), ("+1000000000000", 1_000_000_000_006)])
+def test_more_entries_than_any_tensor_can_have(amount: float | str, size: int) -> None:
+    with pytest.raises(AmountError, match=rf"^\[{size}, .*\] are more entries than a tensor can have \(at 2\.weight\)"):
+        fxgrow.plan(layers(), amount, example_inputs=ROW)
