@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any, Literal
 
 from fxgrow.errors import AmountError, did_you_mean
@@ -127,6 +127,16 @@ class Amounts:
             if key and not any(covers(key, path) for path in known_paths):
                 remedy = did_you_mean(key, known_paths) or "name a module of the model, or a glob over them"
                 raise AmountError("the key matches no module of the model", where=key, remedy=remedy)
+
+
+def plain_int(value: Any) -> Any:
+    """A whole number, such as one of numpy's, as an int of Python's; anything else as it is.
+
+    >>> import numpy
+    >>> plain_int(numpy.int64(3)), plain_int("+3"), plain_int(True)
+    (3, '+3', True)
+    """
+    return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value
 
 
 def covers(key: str, path: str) -> bool:

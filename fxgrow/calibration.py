@@ -43,7 +43,8 @@ def calibrate(grown: nn.Module, plan: Plan, batch: Any) -> Plan:
 
     Raises
     ------
-    CaptureError: the batch is not inputs that the model runs on, or there are no values, in it or in the model.
+    CaptureError: the batch is not inputs that the model runs on, or there are no values, in it or in the model, or no
+        units vary on it.
     """
     tensors = named_tensors(grown)
     args, kwargs = given_inputs(batch, "calibrate")
@@ -69,6 +70,12 @@ def calibrate(grown: nn.Module, plan: Plan, batch: Any) -> Plan:
             remedy="pass calibrate=BATCH as the model is called in training",
         ) from error
     release(twin)
+    if calibrating.tried and not any(calibrating.found.values()):
+        raise CaptureError(
+            "the units of no layer vary on the batch to calibrate on",
+            where=type(grown).__name__,
+            remedy="pass several samples of training data, all of finite values",
+        )
     for growth in plan.tensors:
         if inside[growth.name].data_ptr() != tensors[growth.name].data_ptr():  # of another precision
             for calibration in calibrating.found.get(growth.name, ()):
@@ -91,6 +98,7 @@ class Calibrating(WithoutNoise):
         super().__init__()
         self.growths = growths  # by the id of the weight
         self.found: dict[str, list[Calibration]] = {}
+        self.tried = False  # whether any layer was met some of whose units were drawn
 
     def __torch_function__(
         self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -118,6 +126,7 @@ class Calibrating(WithoutNoise):
             return value
         rows = range(first, first + weight.shape[makes])
         units, old_units = ([unit - first for unit in some if unit in rows] for some in _units(growth, makes))
+        self.tried |= bool(units and old_units)
         ratio = variance_ratio(value, axis, units, old_units) if units and old_units else None
         if not ratio or not math.isfinite(ratio):
             return value

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from fxgrow.amounts import plain_int
 from fxgrow.calibration import calibrate as calibrate_units
 from fxgrow.capture import Captured, GrownGraphModule, skeleton
 from fxgrow.capture.contexts import STATE
@@ -181,6 +182,7 @@ def grow(
     >>> grown.get_submodule("0")
     Linear(in_features=4, out_features=16, bias=True)
     """
+    seed = plain_int(seed)
     check_how(seed, verify)
     check_loss(init, loss)
     wish = Wish(width, depth, init, depth_init, round_to, parameterization, form, like, classes, class_init, in_chans)
@@ -194,6 +196,7 @@ def grow(
 
 def apply(planned: Plan, model: nn.Module, seed: int, verify: bool | str, loss: Loss | None) -> nn.Module:
     """Carry out a plan on a model of the structure that it was made for: `Plan.apply`."""
+    seed = plain_int(seed)
     check_how(seed, verify)
     check_loss(planned.init, loss)
     if not grows(planned):

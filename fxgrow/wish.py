@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from fxgrow.amounts import Amounts
+from fxgrow.amounts import Amounts, plain_int
 from fxgrow.axes.layout import Reason
 from fxgrow.errors import AmountError, PlanError
 from fxgrow.planning.depth import STARTS
@@ -46,6 +46,10 @@ class Wish:
     """Runs of blocks that have to stay as long as they are, and why."""
     late_runs: Mapping[str, str] = field(default_factory=dict)
     """Runs whose new blocks all have to come last, and why."""
+
+    def __post_init__(self) -> None:
+        for name in ("round_to", "classes", "in_chans"):
+            object.__setattr__(self, name, plain_int(getattr(self, name)))
 
 
 def sizes_asked(width: Width | None) -> Amounts | Sizes:

@@ -6,10 +6,14 @@ import itertools
 import re
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
+import fxgrow
 from fxgrow.amounts import Amount, Amounts, covers, parse_command_line, specificity
 from fxgrow.errors import AmountError
 
@@ -440,3 +444,15 @@ def test_command_line_parts_come_back_as_they_were_written(by_key: dict[str, str
 @given(amount_texts)
 def test_a_command_line_amount_for_the_whole_model_stays_as_it_was_written(text: str) -> None:
     assert parse_command_line([text]) == text
+
+
+def test_whole_numbers_of_numpy_are_ints() -> None:
+    model, x = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), torch.randn(2, 3)
+    numbers = {"round_to": 8, "classes": 3, "in_chans": 4, "seed": 7}
+    said, of_numpy = (
+        fxgrow.grow(model, 1.5, example_inputs=x, verify=False, **{name: kind(n) for name, n in numbers.items()})
+        for kind in (int, np.int64)
+    )
+    assert fxgrow.report(of_numpy).plan.to_json() == fxgrow.report(said).plan.to_json()
+    assert type(fxgrow.report(of_numpy).seed) is int
+    assert all(torch.equal(one, other) for one, other in zip(said.parameters(), of_numpy.parameters(), strict=True))

@@ -254,6 +254,11 @@ def test_example_inputs_that_the_forward_does_not_take(inputs: Any, complaint: s
     assert_refused(CaptureError, text, perceptron(), example_inputs=inputs)
 
 
+def test_example_inputs_without_a_sample() -> None:
+    text = "example_inputs has no entries, with shapes [[0, 5]]: pass at least one sample"
+    assert_refused(CaptureError, text, perceptron(), example_inputs=ROW[:0])
+
+
 @pytest.mark.parametrize("shape", [(2, 6), ()], ids=str)
 def test_example_inputs_of_the_wrong_shape(shape: tuple[int, ...]) -> None:
     wrong = torch.empty(shape)

@@ -162,8 +162,11 @@ def test_silent_units_are_left_alone() -> None:
         (torch.randn(4, 2, 8, 8), "the model does not run on the batch to calibrate on"),
         (torch.empty(4, 3, 8, 8, device="meta"), "on the meta device and has no values"),
         (7, "calibrate is a int"),
+        (torch.full((4, 3, 8, 8), torch.nan), "the units of no layer vary on the batch to calibrate on"),
+        (torch.full((4, 3, 8, 8), torch.inf), "the units of no layer vary on the batch to calibrate on"),
+        (torch.empty(0, 3, 8, 8), "calibrate has no entries"),
     ],
-    ids=["channels", "meta", "number"],
+    ids=["channels", "meta", "number", "not a number", "infinite", "empty"],
 )
 def test_what_is_no_batch_is_refused(batch: Any, says: str) -> None:
     model = network()

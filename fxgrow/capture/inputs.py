@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fxgrow.capture.skeleton import GIVEN, skeleton
-from fxgrow.containers import each_tensor
+from fxgrow.containers import each_tensor, flat_tensors
 from fxgrow.errors import CaptureError
 from fxgrow.holders import attributes_of, empty, hold, is_object, is_users
 from fxgrow.switching import in_mode
@@ -184,8 +184,17 @@ def given_inputs(example_inputs: Any, name: str = "example_inputs") -> Inputs:
 
     Raises
     ------
-    CaptureError: it is neither a tensor nor a tuple of arguments nor a dict of keyword arguments.
+    CaptureError: it is neither a tensor nor a tuple of arguments nor a dict of keyword arguments, or it is empty.
     """
+    inputs = _as_arguments(example_inputs, name)
+    tensors = list(flat_tensors(inputs))
+    if tensors and not any(tensor.numel() for tensor in tensors):
+        shapes = [list(tensor.shape) for tensor in tensors]
+        raise CaptureError(f"{name} has no entries, with shapes {shapes}", remedy="pass at least one sample")
+    return inputs
+
+
+def _as_arguments(example_inputs: Any, name: str) -> Inputs:
     if isinstance(example_inputs, Tensor):
         return (example_inputs,), {}
     if isinstance(example_inputs, Mapping) and all(isinstance(name, str) for name in example_inputs):
