@@ -91,6 +91,7 @@ class Parts:
             parameterization=parameterization,
             rescalings=tuple(rescaling for plan in moved for rescaling in plan.rescalings),
             parts=tuple((path, replace(plan, form="auto")) for path, plan in plans.items()),
+            form="module",
             obstacle=Obstacle(self.why.what, self.why.where or name) if self.why is not None else None,
             classes=next((plan.classes for plan in plans.values() if plan.classes is not None), None),
             channels=next(

@@ -46,7 +46,8 @@ def grown_again(
     """
     if captured is None:
         by_size = any(not course.calls for course in plan.courses)  # its graph refuses inputs of another size
-        captured = prepared(model, plan) if by_size or plan.form != "module" else _without_guards(model, plan)
+        as_planned = by_size or plan.parts or plan.form != "module"
+        captured = prepared(model, plan) if as_planned else _without_guards(model, plan)
     if isinstance(captured, Parts):
         return widen_parts(captured, plan, source, seed, other_courses)[0]
     changed = sites(captured, plan)

@@ -79,6 +79,8 @@ def test_the_parts_grow_and_the_class_stays() -> None:
     assert grown.body.penalty() == 0
     plan = fxgrow.report(grown).plan
     assert plan.tier == 3
+    assert plan.form == fxgrow.plan(model, 2, example_inputs=INPUTS).form == "module"
+    assert plan.obstacle is not None and "values of a tensor" in plan.obstacle.what
     assert [path for path, _ in plan.parts] == ["enter", "body", "leave"]
     assert plan.totals.parameters_after == sum(p.numel() for p in grown.parameters())
     assert fxgrow.Plan.from_json(plan.to_json()) == plan

@@ -208,7 +208,7 @@ class Plan(Shown):
     parts: where the model was captured in parts, the plan of each part by its path.
     rescalings: what variance transfer does to old weights.
     form: "module" where the growth goes into a copy of the user's own module, "graph" where a graph module is made.
-    obstacle: why it has to be a graph.
+    obstacle: why it has to be a graph, or to grow in parts.
     courses: the same growth for inputs of other sizes, or other values of arguments, on which the forward of such a
         copy takes another course.
     calls: other values of arguments ("pool=False"), or other methods: of a course those that it is taken with, else
