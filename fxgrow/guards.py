@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
 from fxgrow import fused
+from fxgrow.errors import SettledError
 
 Ranges = Sequence[Sequence[int]]
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -219,11 +220,48 @@ _take = core
 
 
 def in_place_of(guard: Mapping[str, Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """The guarded norm in place of a call of torch's function with these arguments; `guard`: as a plan says."""
-    function, arguments = guarded_call(
-        guard, args[0] if args else kwargs["input"], lambda k, name: _given(args, kwargs, k, name)
-    )
+    """The guarded norm in place of a call of torch's function with these arguments; `guard`: as a plan says.
+
+    Raises
+    ------
+    SettledError: the call normalises other axes than the one that grew, or other groups.
+    """
+    name, x = guard["function"], args[0] if args else kwargs["input"]
+
+    def given(place: int, keyword: str, default: Any = None) -> Any:
+        return args[place] if len(args) > place else kwargs.get(keyword, default)
+
+    _refuse_other_axes(guard, x, given)
+    numbers = {key: given(place, key, guard["arguments"][key]) for key, place in _NUMBERS[name].items()}
+    function, arguments = guarded_call({**guard, "arguments": {**guard["arguments"], **numbers}}, x, given)
     return function(*arguments)
+
+
+_NUMBERS = {
+    "layer_norm": {"eps": 4},
+    "rms_norm": {"eps": 3},
+    "group_norm": {"eps": 4},
+    "normalize": {"p": 1, "eps": 3},
+    "standardize": {"eps": 7},
+}
+"""The numbers of torch's functions that are any, and where among the arguments."""
+
+
+def _refuse_other_axes(guard: Mapping[str, Any], x: Tensor, given: Callable[..., Any]) -> None:
+    """Refuse a call of a norm over other axes or groups: where its old units are is not known."""
+    name, before, other = guard["function"], guard["arguments"], ""
+    if name in ("layer_norm", "rms_norm") and len(shape := given(1, "normalized_shape")) != 1:
+        other = f"normalized_shape={tuple(shape)}"
+    elif name == "group_norm" and x.shape[1] == before["num_groups"] * guard["size"]:  # else it grew again since
+        groups = given(1, "num_groups")
+        other = f"num_groups={groups}" if groups != before["num_groups"] else ""
+    elif name == "normalize" and (dim := given(2, "dim", 1)) % x.ndim != before["dim"] % x.ndim:
+        other = f"dim={dim}"
+    if other:
+        raise SettledError(f"{name} has grown for another axis than that of {other}", remedy=_AS_AT_GROWTH)
+
+
+_AS_AT_GROWTH = "call the model as it was called when it grew, or grow the original with example inputs of this call"
 
 
 def guarded_call(
@@ -256,10 +294,6 @@ def settled_call(
     if share:
         return settling, (x, norm, shape, weight, bias, eps, core, share)
     return NORMS[norm], (x, shape, *affine, eps, core)
-
-
-def _given(args: Sequence[Any], kwargs: Mapping[str, Any], place: int, name: str) -> Any:
-    return args[place] if len(args) > place else kwargs.get(name)
 
 
 NORMS: dict[str, Callable[..., Tensor]] = {"layer_norm": layer_norm, "rms_norm": rms_norm, "group_norm": group_norm}

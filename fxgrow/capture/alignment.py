@@ -33,12 +33,13 @@ from fxgrow.rules.calls import name_of
 class Parting:
     """Where a module does something else than its graph, in words; node: the first of the graph that it does not do.
 
-    numbers: what numbers of the graph are, by mode, node and path, if the module does the same but for these.
+    numbers: where numbers of the graph are others, by mode, node and path, if the module does the same but for these;
+    what each is (None: the graph computes it), and what the module has in its place.
     """
 
     what: str
     node: str = ""
-    numbers: tuple[tuple[str, str, tuple[Any, ...], Any], ...] = ()
+    numbers: tuple[tuple[str, str, tuple[Any, ...], Any, Any], ...] = ()
 
     def __str__(self) -> str:
         return self.what
@@ -129,7 +130,8 @@ def _parting(
     saved = {name for named in (own.named_parameters, own.named_buffers) for name, _ in named(remove_duplicate=False)}
     first = _Steps(own, saved, recording.constants, recording.functions)
     recorded = first.of(record)
-    steps = _ExpectedSteps(graphs, bare.train(mode == "train"), expected, first).of(expected)
+    second = _ExpectedSteps(graphs, bare.train(mode == "train"), expected, first)
+    steps = second.of(expected)
     expected_steps = list(steps.values())
     if list(recorded.values()) == expected_steps or (
         _acting(recorded) == _acting(steps) and _last(recorded) == expected_steps[-1]
@@ -142,16 +144,19 @@ def _parting(
     name = name_of(node)
     place = node.meta.get("module_path") or ("" if node.op == "call_module" else node.name)
     numbers = tuple(
-        (mode if mode in graphs.graphs() else "both", node.name, path, value)
-        for node, path, value in _other_numbers(list(recorded), list(steps))
+        (mode if mode in graphs.graphs() else "both", node.name, *number)
+        for node, *number in _other_numbers(list(recorded), list(steps), second)
     )
     return Parting(f"{name} at {place}" if place else name, node.name, numbers)
 
 
 def _other_numbers(
-    recorded: list[fx.Node], expected: list[fx.Node]
-) -> Iterator[tuple[fx.Node, tuple[Any, ...], int | float]]:
-    """Literals of a graph in place of which a record of the same calls has other numbers, and what they are."""
+    recorded: list[fx.Node], expected: list[fx.Node], steps: _Steps
+) -> Iterator[tuple[fx.Node, tuple[Any, ...], int | float | None, int | float]]:
+    """Numbers of a graph in place of which a record of the same calls has others: what literals are, and the others.
+
+    steps: of the graph.
+    """
     if [(node.op, name_of(node)) for node in recorded] != [(node.op, name_of(node)) for node in expected]:
         return
 
@@ -159,10 +164,11 @@ def _other_numbers(
         if isinstance(wanted, (tuple, list)) and isinstance(own, (tuple, list)) and len(own) == len(wanted):
             for place, pair in enumerate(zip(own, wanted, strict=True)):
                 yield from within(node, *pair, (*path, place))
-        elif type(wanted) in (int, float):
-            own = own.meta["value"] if isinstance(own, fx.Node) else own
-            if isinstance(own, (int, float)) and own != wanted:
-                yield node, path, wanted
+            return
+        own = own.meta["value"] if isinstance(own, fx.Node) else own
+        value = steps.value_of(wanted) if isinstance(wanted, fx.Node) else wanted
+        if all(isinstance(number, (int, float)) for number in (own, value)) and own != value and value is not True:
+            yield node, path, None if value is not wanted else wanted, own
 
     for own, node in zip(recorded, expected, strict=True):
         yield from within(node, own.args, node.args, ("args",))

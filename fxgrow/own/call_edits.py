@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
+import operator
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -32,8 +34,8 @@ class CallEdit:
     "core_input", "multiply" or another number ("literal", "ratio") at `path`. value: what the plan says of it. method:
     in which method, whose calls are counted. within: the methods inside it that make the call, and are not edited if
     they run by themselves. caller: the name of the function whose calls alone are counted, if not all are. mode: "eval"
-    or "train", if only that mode changes it. inside: as of `fxgrow.own.sites.Site`. weight: the weight that takes up
-    what the input is multiplied by, once that is folded, as the module calls it.
+    or "train", if only that mode changes it. inside, given: as of `fxgrow.own.sites.Site`. weight: the weight that takes
+    up what the input is multiplied by, once that is folded, as the module calls it.
     """
 
     target: Any
@@ -47,6 +49,7 @@ class CallEdit:
     mode: str = ""
     inside: str = ""
     weight: str = ""
+    given: Any = ...
 
     def apply(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments that the call gets in place of these."""
@@ -57,8 +60,20 @@ class CallEdit:
         if self.change == "multiply":
             return (guards.multiplied(args[0], self.value), *args[1:]), kwargs
         if self.path[0] == "args":
-            return tuple(put(list(args), self.path[1:], self.value)), kwargs
-        return args, put(dict(kwargs), self.path[1:], self.value)
+            return tuple(put(list(args), self.path[1:], self._number(args))), kwargs
+        return args, put(dict(kwargs), self.path[1:], self._number(kwargs))
+
+    def _number(self, arguments: Any) -> Any:
+        """The number that the call gets; where it is given another one than at growth, that is scaled alike."""
+        if self.given is ... or not (self.change == "ratio" or isinstance(self.value, float)):
+            return self.value
+        try:
+            given = functools.reduce(operator.getitem, self.path[1:], arguments)
+        except (IndexError, KeyError):  # it is left out
+            return self.value
+        if given is None or (isinstance(given, (int, float)) and given == self.given):
+            return self.value
+        return given * (self.value / self.given) if self.given else given
 
 
 class Editing(TorchFunctionMode):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -69,20 +71,23 @@ def own_class(
     *,
     others: Sequence[tuple[Captured, Plan]] = (),
     apart: Sequence[NodeEdit] = (),
+    given: Mapping[tuple[str, str, tuple[Any, ...]], Any] = MappingProxyType({}),
 ) -> nn.Module | Obstacle:
     """A copy of a module, of its class, that computes what its grown graph does, over the very tensors of that graph.
 
     Parameters
     ----------
     changed: the calls that the plan changes. others: other courses of the forward, whose growth the plan has. apart:
-        numbers among them that the plan does not change, but which would come out otherwise in the grown copy.
+        numbers among them that the plan does not change, but which would come out otherwise in the grown copy. given:
+        what that has there, by mode, node and path.
     """
     before = captured.recording
     if isinstance(source, fx.GraphModule) or before is None:
         return Obstacle("it is a graph already", type(source).__name__)
     if "forward" in vars(source) and held_forward(source) is None:
         return Obstacle("its forward is a function that it holds, and no method of it", type(source).__name__)
-    sure = [site for site in changed if not site.aside]
+    found = dict(given)
+    sure = [_with_given(site, found) for site in changed if not site.aside]
     aside = [site for site in changed if site.aside]  # numbers that may come out by themselves
     inputs, part = with_channels(captured.inputs, plan.channels), Parting("")
     spelled = spelled_out(grown)
@@ -97,7 +102,7 @@ def own_class(
 
     def with_numbers(numbers: Sequence[NodeEdit]) -> nn.Module | Obstacle:
         calls = sites(captured, plan, numbers)
-        return own_class(source, plan, grown, calls, captured, others=others, apart=numbers)
+        return own_class(source, plan, grown, calls, captured, others=others, apart=numbers, given=found)
 
     def compared(own: nn.Module, recording: Recording | None = None) -> Parting | None:
         return parting(own, grown, inputs, recording, spelled=spelled)
@@ -115,13 +120,15 @@ def own_class(
         return own
 
     failed: list[nn.Module] = []
-    ways = [(whole, numbers) for whole in (False, True) for numbers in (False, True)]
-    for whole, numbers in ways:
-        if (numbers and not aside) or (whole and all(site.in_forward is None for site in changed)):
+    floats = [site for site in aside if isinstance(site.edit.value, float)]
+    sizes = [site for site in aside if site not in floats]
+    there = [[], *([sizes] if sizes and floats else ()), *([aside] if aside else ())]
+    for whole, numbers in itertools.product((False, True), there):
+        if whole and all(site.in_forward is None for site in changed):
             continue
-        calls = [*sure, *(_numbers(grown, spelled, aside, inputs) if numbers else ())]
+        calls = [*sure, *(_with_given(site, found) for site in _numbers(grown, spelled, numbers, inputs))]
         if whole:
-            calls = [replace(site.in_forward or site, edit=site.edit) for site in calls]
+            calls = [replace(site.in_forward or site, edit=site.edit, given=site.given) for site in calls]
         own = _copied(source, plan, grown, calls, graphs)
         numbers_here = own.numbers if isinstance(own, Conflict) else ()
         numbers_here = tuple(edit for edit in numbers_here if edit.mode in captured.graphs)  # not of another course
@@ -133,6 +140,7 @@ def own_class(
         if isinstance(checked, Recording):
             return followed(own, checked)
         part = checked
+        found = {**{(mode, node, path): own for mode, node, path, _, own in part.numbers}, **found}
         failed.append(own)
     for own in failed:
         by_parameters = sizes_of_parts(source, own, plan.depth)
@@ -140,7 +148,8 @@ def own_class(
             module.__dict__[name] = value
         if by_parameters and isinstance(checked := _checked_as_read(own, plan, spelled, compared), Recording):
             return followed(own, checked)
-    further = [NodeEdit(mode, node, "literal", path, value) for mode, node, path, value in part.numbers]
+    literals = (number[:-1] for number in part.numbers if number[3] is not None)
+    further = [NodeEdit(mode, node, "literal", path, value) for mode, node, path, value in literals]
     if further and not {*further} <= {*apart}:
         return with_numbers([*apart, *further])
     return Obstacle(f"the class computes something else: {part}", type(source).__name__, part.node)
@@ -300,6 +309,8 @@ def _numbers(
     grown: GrownGraphModule, graphs: Mapping[str, fx.Graph], changed: Sequence[Site], inputs: Inputs
 ) -> Iterator[Site]:
     """The calls whose numbers do not come out by themselves, with what these are; not where they hang on inputs."""
+    if not changed:
+        return
     other = changed_inputs(inputs, frozenset({BATCH}))
     bare = skeleton(grown)
     for mode in graphs:
@@ -314,6 +325,12 @@ def _numbers(
                 values = [_value(nodes[site.edit.node], site.edit.path) for nodes in named]
                 if all(value == values[0] for value in values):
                     yield replace(site, edit=replace(site.edit, value=values[0]))
+
+
+def _with_given(site: Site, found: Mapping[tuple[str, str, tuple[Any, ...]], Any]) -> Site:
+    """A site with what the grown copy hands its call."""
+    edit = site.edit
+    return replace(site, given=found.get((edit.mode, edit.node, tuple(edit.path)), site.given))
 
 
 def _value(node: fx.Node, path: Any) -> Any:
@@ -350,11 +367,11 @@ def _edit(own: nn.Module, path: str, changed: list[Site]) -> Obstacle | None:
             what = f"no subclass of {type(module).__name__} can make this call another"
             return Obstacle(what, path or type(own).__name__, site.edit.node)
         edit, where = site.edit, (site.method, site.within, site.caller, site.mode, site.inside)
-        edits.append(CallEdit(target, site.index, edit.kind, edit.path, edit.value, *where, weight))
+        edits.append(CallEdit(target, site.index, edit.kind, edit.path, edit.value, *where, weight, site.given))
     before = module.edits if isinstance(module, Edited) else ()
-    there = {replace(edit, value=None) for growth in before for edit in growth if edit.change == "multiply"}
+    there = {replace(edit, value=None, given=...) for growth in before for edit in growth if edit.change == "multiply"}
     more = tuple(  # what multiplies already has taken on its number as an attribute
-        edit for edit in edits if edit.change != "multiply" or replace(edit, value=None) not in there
+        edit for edit in edits if edit.change != "multiply" or replace(edit, value=None, given=...) not in there
     )
     methods = {name for edit in edits for name in (edit.method, *edit.within)}
     module.__class__ = with_methods(class_to_change(module), methods)

@@ -29,7 +29,8 @@ class Site:
     another. caller: the function whose calls alone are counted, where another may make fewer of them at the next run.
     mode: the mode that alone changes it, where the other makes such calls too and does not change this one alike.
     inside: the classes of the modules that the module calls and that have no place of their own, if one of these makes
-    the call; calls of other modules are not counted. weight: the name of that which a multiplied call applies.
+    the call; calls of other modules are not counted. weight: the name of that which a multiplied call applies. given:
+    what the grown copy hands the call in place of the number that comes there; `...`: it is not known.
     """
 
     module: str
@@ -46,6 +47,7 @@ class Site:
     mode: str = ""
     inside: str = ""
     weight: str = ""
+    given: Any = ...
 
     @property
     def key(self) -> Any:

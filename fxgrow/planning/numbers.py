@@ -61,8 +61,8 @@ class Numbers:
             if attribute is None and not isinstance(own, fx.Node):
                 continue
             operand = operand_for(raw.target, wanted, place, self.after(raw.args[1 - place]))
-            if operand is None or operand == self.after(own):
-                continue
+            if operand is None or operand == self.after(own) or (attribute is not None and isinstance(own, float)):
+                continue  # a factor is a setting, which people change by hand; a call can be given another
             if attribute is None:
                 if self.let(own, operand, only_known):
                     return True
