@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import fx, nn
 
+from fxgrow.capture.attributes import note_written
 from fxgrow.capture.contexts import STATE, Settled
 from fxgrow.capture.inputs import Inputs, example_inputs_for, fitted
 from fxgrow.capture.modes import GrownGraphModule, copied, merge, naming_alike
@@ -31,7 +32,8 @@ class Captured:
     model: the skeleton, every tensor on the meta device.
     graphs: {"both": graph} where train and eval agree, else {"eval": graph, "train": graph}; every node has
         `meta["value"]` (its value on the meta device) and `meta["module_path"]` (whose forward made it), and
-        `meta["sources"]` where literals come from attributes.
+        `meta["sources"]` where literals come from attributes, `meta["written"]` where the forward gives numbers of
+        the module that is called their values.
     inputs: the arguments and keyword arguments used, on the meta device.
     form: the class of the output, where the graphs return a plain container in its place.
     settled: what the graphs cannot keep of the forward. alike: what else the forward was recorded with, in words, to
@@ -106,6 +108,7 @@ def _captured(model: nn.Module, bare: nn.Module, inputs: Inputs, probing: bool =
     for path, constant in recording.constants.items():
         if path in attributes:
             setattr(tree, path, constant)
+    note_written(graphs.values(), {k: v for record in records.values() for k, v in record.written.items()})
     modes = {path: part.training for path, part in model.named_modules()}
     for path, part in tree.named_modules():
         part.training = modes.get(path, modes.get(path.rpartition(".")[0], model.training))

@@ -6,7 +6,7 @@ import inspect
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch import fx, nn
 
 from fxgrow.capture import contexts
 from fxgrow.capture.answers import behind, made_of_sizes
-from fxgrow.capture.attributes import with_sources
+from fxgrow.capture.attributes import numbers_of, with_sources, written_numbers
 from fxgrow.capture.builder import ASIDE, OutsideError
 from fxgrow.capture.chance import without_chance
 from fxgrow.capture.contexts import Settled
@@ -55,7 +55,8 @@ class Record:
     numbers: the names of arguments that are numbers which the forward compares. comparisons: of sizes with literals, by
     the forward. questions: that it asked of its inputs besides. by_mode, by_size: whether the forward asked for what
     another mode, or another size of the inputs, could change; else the record would be the same. left: the paths of
-    attributes in which the forward leaves tensors.
+    attributes in which the forward leaves tensors. written: the numbers that it gives modules that are a node, by path
+    and name, even if they are what they were before.
     """
 
     graph: fx.Graph
@@ -67,6 +68,7 @@ class Record:
     by_size: bool
     questions: frozenset[Question] = frozenset()
     left: tuple[str, ...] = ()
+    written: dict[tuple[str, str], Any] = field(default_factory=dict)
 
 
 class Recording:
@@ -122,7 +124,7 @@ class Recording:
         recorder = self._recorder(runner)
         recorder.settled.extend(switched)
         self.graph = recorder.graph
-        before = _state(runner)
+        before, numbers_before = _state(runner), numbers_of(runner)
         name = type(self.bare).__name__
         try:
             output, form = taken_apart(_run(recorder, arguments, len(inputs[0])))
@@ -147,6 +149,11 @@ class Recording:
             )
             finding = f"what the forward assigns to the {kind} {attribute}"
             recorder.settled.append(Settled(finding, path or name, lost))
+        written = written_numbers(recorder.graph, runner, numbers_before)
+        for (path, attribute), number in written.items():
+            if (path, attribute) in numbers_before and number != numbers_before[path, attribute]:
+                finding = f"what the forward assigns to the attribute {attribute}"
+                recorder.settled.append(Settled(finding, path, lost=True))
         values = [getattr(runner.get_submodule(path), name) for path, kind, name in assigned if kind == "attribute"]
         changes = shared.changed()
         for text, value, _ in changes:
@@ -190,7 +197,8 @@ class Recording:
         by_mode = recorder.by_mode or any(map(switches_itself, runner.modules()))
         comparisons, by_size = recorder.comparisons, recorder.by_size
         questions = frozenset(recorder.questions)
-        return Record(recorder.graph, form, recorder.settled, compared, comparisons, by_mode, by_size, questions, left)
+        settled = recorder.settled
+        return Record(recorder.graph, form, settled, compared, comparisons, by_mode, by_size, questions, left, written)
 
     def _recorder(self, runner: nn.Module) -> Recorder:
         recorder = Recorder(runner, self.device, self.functions, self.constants, self.memory, self.originals)

@@ -205,4 +205,4 @@ def _batch_norm_after(op: Op, op_of: Mapping[fx.Node, Op], graphs: int, uses: Ma
     shared = [t for t in (*own, op.data["bias"]) if t is not None and t.parameter is not None]
     once = all(len(uses.get(str(t.parameter), ())) <= graphs for t in shared)
     channels = op.output is not None and reader.tensor() is op.output
-    return reader if once and channels and hasattr(reader.module, "eps") else None
+    return reader if once and channels and hasattr(reader.module, "eps") and reader.written("eps") is None else None

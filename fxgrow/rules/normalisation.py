@@ -37,6 +37,12 @@ def gain_and_bias(op: Op) -> dict[str, Any]:
     return {n: f"{op.node.target}.{n}" if op.parameter(n) is not None else None for n in ("weight", "bias")}
 
 
+def fix_where_eps_changes(op: Op, layout: Layout) -> None:
+    """Hold units whose norm has another eps, by the forward, than it has in the model."""
+    if op.written("eps") not in (None, getattr(op.module, "eps", None)):
+        op.unifier.fix((layout,), "the forward changes its eps")
+
+
 def adds_nothing(know: Knowledge, bias: Tensor | None, leaf: Leaf) -> bool:
     """Whether a bias is zero at new units."""
     return bias is None or (leaf in bias.leaves() and know.fact(bias, leaf) is Fact.ZERO)
@@ -148,6 +154,7 @@ class OverUnits(Affine):
             op.data.update(gain=gain, bias=bias)
             return op.result(x.axes)
         affine(op, gain, bias, x.axes[-1])
+        fix_where_eps_changes(op, x.axes[-1])
         return op.result(x.axes)
 
     def needs(self, op: Op, know: Knowledge) -> Iterable[list[tuple[Tensor, Want]]]:
@@ -156,7 +163,7 @@ class OverUnits(Affine):
                 yield [(op.tensor(), Want(leaf, self.fits))]
 
     def _closed_form(self, op: Op, know: Knowledge, leaf: Leaf) -> bool:
-        """Whether gain and eps can make up for the new units: one dimension, a gain of its own, a known eps."""
+        """Whether gain and eps can make up for the new units: one dimension, a gain of its own, an eps that stays."""
         gain = op.data["gain"]
         return (
             resolve(op.tensor().axes[-1]) is leaf
@@ -164,6 +171,7 @@ class OverUnits(Affine):
             and gain.parameter is not None
             and know.ways[leaf] is not Way.REPLICATE
             and self._eps(op) is not None
+            and op.written("eps") is None
         )
 
     @staticmethod
@@ -255,6 +263,7 @@ class GroupNorm(Affine):
         op.unifier.reluctant.append(width)
         op.sized(1, "num_groups", groups)
         affine(op, gain, bias, x.axes[1])
+        fix_where_eps_changes(op, x.axes[1])
         op.data.update(groups=groups, width=width)
         return op.result(x.axes)
 

@@ -172,6 +172,10 @@ class Op(Called["Tensor"]):
         if self.module is not None:
             self.attributes.append((name, layout))
 
+    def written(self, name: str) -> Any:
+        """The number that the forward itself gives an attribute of the module it calls; None where it does not."""
+        return self.node.meta.get("written", {}).get(name)
+
     def sized(self, index: int, name: str, layout: Layout) -> None:
         """The attribute of a module that is called, or the argument of a function, is the size of `layout`."""
         if self.module is None:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxgrow
-from fxgrow.errors import SettledError
+from fxgrow.errors import PlanError, SettledError
 from tests.capture.assembled import EXACT, normal
 
 X = normal(2, 5, 8)
@@ -133,3 +133,38 @@ def test_a_norm_over_other_axes_is_refused_by_name() -> None:
     direction.number = 1
     with pytest.raises(SettledError, match="dim=1"):
         direction(X)
+
+
+class Assigning(Layers):
+    """Gives its norm the eps that it has, or another one."""
+
+    def __init__(self, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.norm, self.number, self.wide = nn.LayerNorm(12, eps), 1e-5, nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.norm.eps = self.number
+        return self.head(self.norm(self.read(self.wide(x).relu())))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("init", ["zero", "mirror"])
+def test_an_eps_that_the_forward_assigns_is_left_to_it(init: str) -> None:
+    torch.manual_seed(0)
+    model = Assigning().double()
+    grown: Any = fxgrow.grow(model, 2, init=init, example_inputs=X)
+    assert isinstance(grown, Assigning)
+    assert grown.norm.weight.shape == (24,)
+    model.number = grown.number = 0.5
+    torch.testing.assert_close(grown(X), model(X), rtol=0, atol=EXACT)
+
+
+def test_units_stay_whose_norm_has_another_eps_than_the_forward_gives_it() -> None:
+    torch.manual_seed(0)
+    model = Assigning(0.1).double()
+    plan = fxgrow.plan(model, 2, example_inputs=X)
+    assert any("the forward changes its eps (at norm)" in held.reason for held in plan.held)
+    with pytest.raises(PlanError, match="what the forward assigns to the attribute eps"):
+        fxgrow.grow(model, 2, form="graph", example_inputs=X)
+    grown: Any = fxgrow.grow(model, 2, example_inputs=X)
+    assert grown.wide.out_features == 16
+    torch.testing.assert_close(grown(X), model(X), rtol=0, atol=EXACT)
