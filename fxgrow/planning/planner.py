@@ -144,6 +144,7 @@ class Planner:
             if before == know.fills and overwritten == len(know.overwritten):
                 break
         know.check_cancelling(self.analysis.ops)
+        know.check_mixed(self.analysis.ops)
         return know
 
     def _way_of(self, leaf: Leaf) -> Way:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from fxgrow.axes.layout import Leaf, leaves, resolve
+from fxgrow.axes.layout import Layout, Leaf, leaves, resolve
 from fxgrow.rules.contraction import Contraction
 from fxgrow.rules.knowledge import Knowledge
 from fxgrow.rules.law import Clause, Fact, Lookup, Want, all_of
@@ -49,6 +49,10 @@ class Convolution(Contraction):
         for slide, leaf, _ in self._growing(op, know):
             if slide is Slide.SAME:
                 yield [(op.data["operands"][0], Want(leaf, Fact.ZERO))]
+
+    def mixed(self, op: Op) -> Iterable[Layout]:
+        space = zip(op.data["slides"], op.data["binding"].starred("*s"), strict=True)
+        return [layout for slide, layout in space if slide is Slide.SAME]
 
     def clauses(self, op: Op, output: Tensor, leaf: Leaf) -> Iterable[Clause]:
         space = zip(op.data["slides"], op.data["binding"].starred("*s"), strict=True)

@@ -168,6 +168,21 @@ class Knowledge:
             if lost or shared_out:  # copies share old entries out as well
                 self.fail(op, leaf, f"{op.name} is given a weight that reads it elsewhere")
 
+    def check_mixed(self, ops: Iterable[Op]) -> None:
+        """What is made of old units as well is read as pairs or copies by nobody, unless it is made zero before."""
+        mixed: set[tuple[Tensor, Leaf]] = set()
+        for op in ops:
+            made = list(tensors(op.output))
+            mixed.update((tensor, leaf) for leaf in self.growing(*op.law.mixed(op)) for tensor in made)
+            for operand in op.operands() if mixed else ():
+                for leaf in self.growing(*operand.axes):
+                    if (operand, leaf) not in mixed or self.ways[leaf] is Way.ZERO:
+                        continue
+                    kept = [tensor for tensor in made if leaf in tensor.leaves()]
+                    if not kept or any(op.law.ends(op, operand, axis) for axis in self.places(operand, leaf, None)):
+                        self.fail(op, leaf, f"{op.name} reads units that are made of old ones, too")
+                    mixed.update((tensor, leaf) for tensor in kept if self.fact(tensor, leaf) is not Fact.ZERO)
+
     def is_read(self, op: Op, weight: Tensor, leaf: Leaf, sent: Fact) -> None:
         """A weight `[outputs, inputs]` reads new inputs, of which `sent` is known: it has to pass nothing on."""
         self.read.add(leaf)

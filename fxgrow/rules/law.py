@@ -242,6 +242,10 @@ class Law:
         """The layouts over which the op takes a statistic that a guard could take over the old units alone."""
         return ()
 
+    def mixed(self, op: Op) -> Iterable[Layout]:
+        """The layouts of the output whose new units are made of old ones, too, and are no pairs or copies."""
+        return ()
+
     def check_statistics(self, op: Op, know: Knowledge) -> None:
         for leaf in know.growing(*self.statistics(op)):
             if leaf not in know.guarded and not self.stays(op, know, leaf):

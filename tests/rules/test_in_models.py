@@ -336,3 +336,27 @@ def test_a_cut_of_which_the_size_alone_is_read_cuts_no_dimension() -> None:
     torch.manual_seed(0)
     grown = assert_grows(WithTime().double(), (torch.randn(4, 3, 5, 5, dtype=torch.float64),), 2, "zero")
     assert (grown.enter.out_channels, grown.leave.in_channels) == (16, 17)
+
+
+class Sliding(nn.Module):
+    """A kernel slides over units, whose neighbours it mixes: what comes out, or what it weights, is read."""
+
+    def __init__(self, read: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.enter, self.slide, self.leave = nn.Linear(6, 8), nn.Conv1d(1, 1, 3, padding=1), nn.Linear(8, 3)
+        self.read = read
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.enter(x).flatten(0, 1)
+        return self.leave(self.read(h, self.slide(h[:, None])[:, 0]))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("init", ["mirror", "replicate"])
+@pytest.mark.parametrize("read", [lambda h, slid: slid.relu(), lambda h, slid: h * slid.sigmoid()])
+def test_units_that_a_kernel_makes_of_their_neighbours_are_no_pairs(
+    read: Callable[[Tensor, Tensor], Tensor], init: str
+) -> None:
+    torch.manual_seed(0)
+    model = Sliding(read).double()
+    grown = assert_grows(model, (TOKENS,), 2, init, least_ratio=1.7)
+    assert str(fxgrow.certify(grown, model).verdict) == "PROVED"
