@@ -38,6 +38,7 @@ def rows(known: set[Any]) -> Iterator[tuple[Any, Kind]]:
     for kinds in (UNARY, BINARY):
         for kind, names in kinds.items():
             for name in names.split():
-                in_place = [f"{name}_"] if hasattr(Tensor, f"{name}_") else []
+                in_place: list[Any] = [f"{name}_"] if hasattr(Tensor, f"{name}_") else []
+                in_place += [getattr(torch, f"{name}_")] if hasattr(torch, f"{name}_") else []
                 special = [getattr(torch.special, name)] if hasattr(torch.special, name) else []
                 yield from ((target, kind) for target in (*both(name), *special, *in_place) if target not in known)

@@ -93,12 +93,12 @@ _POINTWISE: dict[Any, list[Any]] = {
         *named(nn, "ReLU ReLU6 LeakyReLU ELU CELU SELU GELU SiLU Mish Tanh Hardswish Hardtanh Softsign Tanhshrink"),
         *named(nn, "Hardshrink Softshrink RReLU"),
         *named(F, "relu relu6 leaky_relu elu celu selu gelu silu mish hardswish hardtanh softsign tanhshrink"),
-        *named(F, "hardshrink softshrink rrelu"),
-        *both("relu relu_"),
+        *named(F, "hardshrink softshrink rrelu leaky_relu_ elu_ celu_ selu_ hardtanh_ rrelu_"),
+        *(*named(torch, "celu rrelu"), *both("relu relu_")),
     ],
     "other": [
         *named(nn, "Sigmoid Hardsigmoid Softplus LogSigmoid Threshold AlphaDropout FeatureAlphaDropout"),
-        *named(F, "hardsigmoid softplus logsigmoid threshold alpha_dropout feature_alpha_dropout"),
+        *named(F, "hardsigmoid softplus logsigmoid threshold threshold_ alpha_dropout feature_alpha_dropout"),
         *named(operator, "eq ne lt le gt ge invert and_ or_ xor"),
         *both("bitwise_not bitwise_and bitwise_or bitwise_xor"),
         *("bitwise_not_", "bitwise_and_", "bitwise_or_", "bitwise_xor_", "__iand__", "__ior__", "__ixor__"),
@@ -111,7 +111,7 @@ _POINTWISE: dict[Any, list[Any]] = {
     "divide": [*named(operator, "truediv itruediv"), *both("div div_")],
     pointwise.power: [operator.pow, *both("pow pow_")],
     pointwise.lerp: [torch.lerp, "lerp", "lerp_"],
-    pointwise.clamp: [torch.clamp, "clamp", "clamp_", "clip"],
+    pointwise.clamp: [*named(torch, "clamp clamp_"), "clamp", "clamp_", "clip"],
 }
 for _law, _targets in _POINTWISE.items():
     rules(_targets, Pointwise(_law))

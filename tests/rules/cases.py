@@ -148,11 +148,13 @@ _ARGUMENTS: dict[Any, tuple[Any, ...]] = {
     nn.Threshold: (0.1, 0.2),
     nn.ConstantPad2d: (1, 0.5),
     F.threshold: (0.1, 0.2),
+    F.threshold_: (0.1, 0.2),
     "type": (torch.float64,),
     "to": (torch.float64,),
     StochasticDepth: (0.1, "row"),
     torch.full_like: (0.5,),
     torch.clamp: (-0.5, 0.5),
+    torch.clamp_: (-0.5, 0.5),
     "clamp": (-0.5, 0.5),
     "clamp_": (-0.5, 0.5),
     "clip": (0.1, 0.5),
@@ -174,7 +176,10 @@ _TWO_OPERANDS = {
     ),
     *(name for names in BINARY.values() for name in names.split()),
 }
-_IN_PLACE = {operator.iadd, operator.isub, operator.imul, operator.itruediv}
+_IN_PLACE = {
+    *(operator.iadd, operator.isub, operator.imul, operator.itruediv),
+    *(getattr(torch, f"{name}_") for name in " ".join(BINARY.values()).split() if hasattr(torch, f"{name}_")),
+}
 _BITWISE = ("bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_not")
 _BITWISE_IN_PLACE = ("bitwise_and_", "bitwise_or_", "bitwise_xor_", "__iand__", "__ior__", "__ixor__")
 _NOT_BY_THEMSELVES = {

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
+import torch.nn.functional as F
 
 from fxgrow.planning import analysis  # noqa: F401  (registers the rows)
 from fxgrow.rules.registry import law_of_function, law_of_method
@@ -95,3 +97,10 @@ def test_nothing_is_left_out_that_has_a_row_or_that_torch_does_not_have(database
         assert left in names or (left.endswith("_") and any(name.startswith(left) for name in names)), left
     idle = [i.name for i in database if law_of_function(i.op) is not None and why_left_out(i.name) is not None]
     assert sorted(set(idle)) == []
+
+
+def test_torchs_functions_have_rows_in_place_as_well() -> None:
+    named = [name for name in dir(F) if name.endswith("_") and not name.startswith("_")]
+    assert {"selu_", "leaky_relu_"} <= {*named}
+    assert [name for name in named if law_of_function(getattr(F, name)) is None] == []
+    assert law_of_function(torch.tanh_) is not None
