@@ -24,7 +24,7 @@ from fxgrow.rules.products import Readout
 from fxgrow.rules.recurrent import Packed, Packing, Recurrent, RecurrentCell
 from fxgrow.rules.reduction import Across, Compared, CoreUnits, OverItsNorm, Reduction
 from fxgrow.rules.shape import Shape
-from fxgrow.rules.spatial import AffineGrid, Pad, PixelShuffle, Rearranged, Spatial, Unfold, Unpooled
+from fxgrow.rules.spatial import AffineGrid, Pad, PixelShuffle, Rearranged, Regions, Spatial, Unfold, Unpooled
 from fxgrow.rules.stretching import Made
 
 RULES: dict[type[Law], Callable[[Any, Use], Any]] = {
@@ -56,6 +56,7 @@ RULES: dict[type[Law], Callable[[Any, Use], Any]] = {
     Spatial: spatial.space,
     Rearranged: spatial.rearranged,
     Pad: spatial.padded,
+    Regions: spatial.regions,
     Unfold: spatial.windowed,
     Unpooled: spatial.unpooled,
     AffineGrid: spatial.affine_grid,

@@ -162,6 +162,26 @@ class PixelShuffle(Spatial):
 
 
 @dataclass(frozen=True)
+class Regions(Spatial):
+    """Boxes of every channel, divided into cells: `[b, c, h, w]` -> `[boxes, c, cells, cells]`.
+
+    by_cell: every cell has channels of its own, `[b, c x cells x cells, h, w]`.
+    """
+
+    by_cell: bool = False
+
+    def relate(self, op: Op) -> Tree:
+        x, (count, kept, *cells) = op.tensor(), op.value.shape
+        boxes = (axis for tensor in op.operands() if tensor is not x for axis in tensor.axes)
+        op.unifier.fix((x.axes[0], *x.axes[2:], *boxes), "it is batch, space, or boxes")
+        channels: Layout = x.axes[1]
+        if self.by_cell:
+            channels, each = op.unifier.factor(channels, [kept, x.shape[1] // kept])
+            op.unifier.fix(each, "every cell has channels of its own")
+        return op.result([op.unifier.constant(count), channels, *map(op.unifier.constant, cells)])
+
+
+@dataclass(frozen=True)
 class Unfold(Spatial):
     """Windows of every channel, `[b, c, h, w]` -> `[b, c x kernel, windows]`, or back, where they add up."""
 

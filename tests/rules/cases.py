@@ -86,6 +86,18 @@ class Deformed(nn.Module):
         return torchvision_ops.deform_conv2d(x, offset, weight, bias, padding=(1, 1), mask=mask)
 
 
+class Regions(nn.Module):
+    """Boxes of images, in two by two cells."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def forward(self, x: Tensor) -> Tensor:
+        boxes = torch.tensor([[0, 0, 0, 3, 4], [1, 1, 2, 5, 5], [1, 2.5, 0, 4, 3]], dtype=x.dtype)
+        return getattr(torchvision_ops, self.name)(x, boxes, 2)  # type: ignore[no-any-return]
+
+
 class Unpooled(nn.Module):
     """Pooled, and put back where the largest entries were, in an image of the size that there was."""
 
@@ -819,6 +831,10 @@ CASES = [
     Case("deformable in groups", DeformConv2d(4, 6, (1, 2), groups=2, bias=False), (IMAGE, (2, 4, 6, 5)), 3),
     Case("deformable by groups of offsets", DeformConv2d(4, 5, 1), (IMAGE, (2, 4, 6, 6)), 1),
     Case("F.deform_conv2d", Deformed(), (IMAGE, (2, 18, 6, 6), (5, 4, 3, 3), (5,), (2, 9, 6, 6)), 2),
+    *(
+        Case(name, Regions(name), ((2, 8, 6, 6),), 1)
+        for name in ("roi_align", "roi_pool", "ps_roi_align", "ps_roi_pool")
+    ),
     Case("patch merging pad", PatchMergingPad(), ((2, 4, 4, 3),), 1),
     Case("bias table", BiasTable(), ((9, 3), torch.arange(16) % 9), 1),
     Case("shifted window attention", WindowAttention(), ((2, 4, 4, 6), (18, 6), (6, 6), (1, 3, 4, 4), (18,), (6,)), 3),

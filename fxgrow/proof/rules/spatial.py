@@ -24,12 +24,36 @@ from fxgrow.proof.rules.pointwise import combined
 from fxgrow.rules.calls import is_inexact
 from fxgrow.rules.complexes import Pairs
 from fxgrow.rules.reduction import Across
-from fxgrow.rules.spatial import CHANNELS, AffineGrid, Pad, Rearranged, Spatial, Unfold, Unpooled, pads_with_zeros
+from fxgrow.rules.spatial import (
+    CHANNELS,
+    AffineGrid,
+    Pad,
+    Rearranged,
+    Regions,
+    Spatial,
+    Unfold,
+    Unpooled,
+    pads_with_zeros,
+)
 
 
 def space(law: Spatial, use: Use) -> Any:
     rank = use.claims()[0].rank if use.claims() else 0
     return _channelwise(use, range(rank - (law.rank or rank - 2), rank), law.kind)
+
+
+def regions(law: Regions, use: Use) -> Any:
+    """Cells of boxes, channel by channel; `by_cell`: a channel has one for every cell."""
+    x = _first_alone(use, (0, 2, 3))
+    if law.by_cell:
+        kept = use.value.shape[1]
+        each = x.old[1] // kept
+        if x.new[1] % each:
+            raise Unproved("a channel has a part of its cells")
+        x = split_axis(x, 1, (kept, each), (x.new[1] // each, each))
+        if x.maps[2] is not None:
+            raise Unproved("cells have grown")
+    return _outputs(use.value, x, [None, 1, None, None], law.kind)
 
 
 def unpooled(law: Unpooled, use: Use) -> Any:
@@ -102,11 +126,7 @@ def _zeros_beside(x: Claim, axis: int, before: int, after: int) -> Claim:
 
 def _channelwise(use: Use, mixed: Sequence[int], kind: str, keeps_zero: bool = True) -> Any:
     """The same function of the axes `mixed`, for every position on the others; "linear" keeps means there."""
-    claims = use.claims()
-    x = _alone(use, claims[0], mixed)
-    for other in claims[1:]:
-        if not use.equal(other).same:
-            raise Unproved(f"an operand of {use.name} has grown")
+    x = _first_alone(use, mixed)
     own = {axis % x.rank for axis in mixed}
     return _outputs(use.value, x, [None if k in own else k for k in range(x.rank)], kind, keeps_zero)
 
@@ -128,6 +148,14 @@ def across(law: Across, use: Use) -> Any:
     sources = [k for k, claim in enumerate(facing) if claim is not index]
     combination = combined(use, alone, kind, [sources] if kind != "other" else ())
     return _outputs(use.value, combination, rest, kind)
+
+
+def _first_alone(use: Use, mixed: Iterable[int]) -> Claim:
+    """As `_alone` of the first operand, beside others that do not grow."""
+    claims = use.claims()
+    if any(not use.equal(other).same for other in claims[1:]):
+        raise Unproved(f"an operand of {use.name} has grown")
+    return _alone(use, claims[0], mixed)
 
 
 def _alone(use: Use, claim: Claim, mixed: Iterable[int]) -> Claim:
