@@ -28,10 +28,10 @@ ANOTHER = "another"
 
 
 class Cut(int):
-    """Another number than the code of a model names, by which an axis may be cut or taken apart."""
+    """Another number than the code of a model names: it may cut an axis, name one, pick blocks or count turns."""
 
 
-_CHOICES = (bool, str, int, float, tuple, enum.Enum, type(None))
+_CHOICES = (bool, str, int, float, tuple, list, enum.Enum, type(None))
 
 
 def other_values(model: nn.Module, inputs: Inputs, ran: Iterable[str] = ()) -> Iterator[tuple[str, Any]]:
@@ -39,8 +39,8 @@ def other_values(model: nn.Module, inputs: Inputs, ran: Iterable[str] = ()) -> I
 
     That is the other truth value of a flag, and of what its code asks for one; the default of what is called with
     something else; the members of an Enum; other activations in place of a function; what its code compares an argument
-    with, and something else; the keys of what it looks up by one, and those that it looks for in one. Of what it looks
-    up by a name (`getattr`), every other one: `ANY`.
+    with, and something else; the keys of what it looks up by one, and those that it looks for in one; other numbers,
+    also where there is none, and in tuples. Of what it looks up by a name (`getattr`), every other one: `ANY`.
 
     ran: the methods of the model that the forward calls.
     """
@@ -49,6 +49,7 @@ def other_values(model: nn.Module, inputs: Inputs, ran: Iterable[str] = ()) -> I
     parameters = inspect.signature(model.forward).parameters
     values = {name: called.get(name, p.default) for name, p in parameters.items() if p.kind not in _STARRED}
     named, asked = named_values(model, methods), asked_of(model, methods)
+    numbers = _first_number if is_known(type(model)) else _other_numbers
     for name, value in values.items():
         default = parameters[name].default
         said = str(parameters[name].annotation) if value is None else ""
@@ -57,14 +58,13 @@ def other_values(model: nn.Module, inputs: Inputs, ran: Iterable[str] = ()) -> I
             others += [True, False]
         elif isinstance(value, enum.Enum):
             others += type(value)
-        elif callable(value):
-            others += _ACTIVATIONS
-        elif isinstance(value, (str, int, float, tuple)) or any(kind in said for kind in (*_KINDS, "_empty")):
+        elif callable(value) or (value is None and ("Callable" in said or asked.get(name) == "called")):
+            others += _ACTIVATIONS[: 1 if value is None else None]
+        elif isinstance(value, (str, int, float, tuple, list)) or any(kind in said for kind in (*_KINDS, *_UNSAID)):
             others += [*named.get(name, ()), *_besides(named.get(name, ())), *_other_truth(value, asked.get(name, ""))]
-            if type(value) is int and (cut := Cut(value // 2 if value > 1 else value + 1)) not in others:
-                others.append(cut)
+            others += (number for number in numbers(value) if number not in others)
         yield from each_other(name, value, others)
-        if asked.get(name) == "getattr" and isinstance(value, str):
+        if asked.get(name) == "getattr" and isinstance(value, (str, tuple, list)):
             yield name, ANY
         for key, item in looked_for(model, methods, name).items() if isinstance(value, dict) else ():
             if isinstance(held := value.get(key, item), (bool, type(None))):
@@ -74,6 +74,7 @@ def other_values(model: nn.Module, inputs: Inputs, ran: Iterable[str] = ()) -> I
             for name, value in looked_for(model, methods, parameter.name).items():
                 if name not in values and name not in called.get(f"**{parameter.name}", {}):
                     further = [not value] if isinstance(value, bool) else [True, *named.get(name, ())]
+                    further += numbers(value)
                     yield from each_other(name, inspect.Parameter.empty, [value, *further])
 
 
@@ -133,6 +134,7 @@ def _says_no_tensor(annotation: str) -> bool:
 _STARRED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _ACTIVATIONS = (nn.functional.relu, nn.functional.gelu, nn.functional.silu, torch.relu, torch.sigmoid, torch.tanh)
 _KINDS = ("str", "int", "float", "tuple", "Literal")
+_UNSAID = ("_empty", "Any")
 
 
 def each_other(name: str, value: Any, others: list[Any]) -> Iterator[tuple[str, Any]]:
@@ -167,6 +169,23 @@ def _besides(constants: Sequence[Any]) -> list[Any]:
     numbers = [constant for constant in constants if type(constant) in (int, float)]
     besides: list[Any] = [max(numbers) + 1] if numbers else []
     return besides + ([ANOTHER] if any(isinstance(constant, str) for constant in constants) else [])
+
+
+def _other_numbers(value: Any) -> list[Any]:
+    """Numbers that code names nowhere, in place of one, of each in a tuple or list, or of None."""
+    if value is None or type(value) is int:
+        near = (value // 2,) if value and value > 1 else (1, 2)
+        return [Cut(number) for number in dict.fromkeys((*near, -1)) if number != value]
+    if type(value) is float:
+        return [value / 2 or 0.5]
+    if isinstance(value, (tuple, list)) and value and all(type(item) is int for item in value):
+        return [type(value)(map(int, other)) for other in zip(*map(_other_numbers, value), strict=False)]
+    return []
+
+
+def _first_number(value: Any) -> list[Any]:
+    """One of `_other_numbers`, in place of an int: of libraries it is known what their arguments are."""
+    return _other_numbers(value)[:1] if type(value) is int else []
 
 
 def _other_truth(value: Any, asked: str) -> list[Any]:

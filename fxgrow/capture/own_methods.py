@@ -106,6 +106,7 @@ def other_methods(model: nn.Module, captured: Captured) -> Iterator[tuple[str, I
 _HARMLESS = {"abs", "dict", "enumerate", "float", "int", "isinstance", "len", "list", "max", "min", "range", "reversed"}
 _HARMLESS |= {"round", "slice", "sorted", "sum", "super", "tuple", "zip", "getattr", "hasattr"}
 _LIBRARIES = {"torch", "timm", "torchvision", "einops", "math", "numpy", "warnings", "enum", "typing", "collections"}
+_LIBRARIES |= {"functools", "itertools", "operator"}
 _ACTING = {"save", "load", "savez", "savetxt", "tofile", "dump", "write", "system", "manual_seed", "seed", "set_state"}
 _ACTING |= {"load_state_dict", "backward", "step"}
 """What functions of libraries and methods are called that do more than compute."""
@@ -140,13 +141,23 @@ def _computes_only(method: Any, owner: nn.Module | None, assigning: bool = False
     if code is None:
         return False
     for node in ast.walk(code):
-        if isinstance(node, (ast.Global, ast.Nonlocal, ast.Import, ast.ImportFrom, ast.Await, ast.Yield)):
+        if isinstance(node, (ast.Global, ast.Nonlocal, ast.Await, ast.Yield)):
+            return False
+        if isinstance(node, (ast.Import, ast.ImportFrom)) and not _imports_libraries(node):
             return False
         if isinstance(node, (ast.Attribute, ast.Subscript)) and not (assigning or isinstance(node.ctx, ast.Load)):
             return False
         if isinstance(node, ast.Call) and not _is_harmless(node.func, function, owner, (*within, function)):
             return False
     return True
+
+
+def _imports_libraries(code: ast.Import | ast.ImportFrom) -> bool:
+    """Whether what a function imports are libraries, or of them what does no more than compute."""
+    names = [alias.name for alias in code.names]
+    if isinstance(code, ast.ImportFrom):
+        return not code.level and str(code.module).partition(".")[0] in _LIBRARIES and _ACTING.isdisjoint(names)
+    return all(name.partition(".")[0] in _LIBRARIES for name in names)
 
 
 def _is_harmless(called: ast.expr, caller: Any, owner: nn.Module | None, within: tuple[Any, ...]) -> bool:

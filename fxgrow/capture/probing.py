@@ -18,7 +18,7 @@ from fxgrow.capture.contexts import settled
 from fxgrow.capture.inputs import Inputs
 from fxgrow.containers import each_tensor
 
-BATCH, SIZE, DTYPE, GRADIENTS, NUMBER = "batch", "size", "dtype", "gradients", "number"
+BATCH, SIZE, DTYPE, GRADIENTS = "batch", "size", "dtype", "gradients"
 FEATURES = (BATCH, SIZE, DTYPE, GRADIENTS)
 """What can be another at the next call: how many samples, of which size, in which precision, with gradients or not."""
 
@@ -48,9 +48,6 @@ def changed(inputs: Inputs, features: frozenset[str], samples: int | None = None
     samples: how many there are to be, if that differs; else one more.
     """
     tensors = _tensors(inputs)
-    if NUMBER in features:
-        args, kwargs = inputs
-        return Changed((tuple(map(_nudged, args)), {k: _nudged(v) for k, v in kwargs.items()}), features)
     if not tensors:
         return None
     batch = tensors[0].shape[0]
@@ -92,13 +89,6 @@ def resized(inputs: Inputs, size: int, other: int) -> Changed | None:
     args, kwargs = tuple(map(changed_one, inputs[0])), {key: changed_one(value) for key, value in inputs[1].items()}
     pairs = zip((*args, *kwargs.values()), (*inputs[0], *inputs[1].values()), strict=True)
     return Changed((args, kwargs), frozenset({SIZE})) if any(new is not old for new, old in pairs) else None
-
-
-def _nudged(value: Any) -> Any:
-    """Another number, if it is one."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return value
-    return value + 1 if isinstance(value, int) else 1.25 * value + 0.375
 
 
 def _from(tensor: Tensor) -> int:

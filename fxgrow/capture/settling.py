@@ -20,7 +20,6 @@ from fxgrow.capture.probing import (
     DTYPE,
     FEATURES,
     GRADIENTS,
-    NUMBER,
     SIZE,
     Difference,
     changed,
@@ -49,15 +48,29 @@ def free_numbers(recording: Recording, mode: str, graph: fx.Graph, inputs: Input
         return
     arguments = {**_defaults(recording.bare), **bound(recording.bare, inputs)}
     numbers = {key: value for key, value in arguments.items() if not key.startswith("*")}
-    varied = changed(((), numbers), frozenset({NUMBER}))
-    try:
-        assert varied is not None
-        record = recording.record(mode, ((), varied.inputs[1]))
-    except CaptureError:
-        return
-    if next(differences(graph, record.graph), None) is None:
-        for node in guards:
-            graph.erase_node(node)
+    for nudged in (_larger, _smaller):  # more than there is of something may be as many as there are
+        try:
+            record = recording.record(mode, ((), {key: nudged(value) for key, value in numbers.items()}))
+        except CaptureError:
+            return
+        if next(differences(graph, record.graph), None) is not None:
+            return
+    for node in guards:
+        graph.erase_node(node)
+
+
+def _larger(value: Any) -> Any:
+    """A larger number, if it is one."""
+    if type(value) not in (int, float):
+        return value
+    return value + 1 if isinstance(value, int) else 1.25 * value + 0.375
+
+
+def _smaller(value: Any) -> Any:
+    """A smaller number, if it is one."""
+    if type(value) is float:
+        return value / 2
+    return (value // 2 if value > 1 else value - 1) if type(value) is int else value
 
 
 def _defaults(model: nn.Module) -> dict[str, Any]:

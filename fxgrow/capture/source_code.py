@@ -93,10 +93,10 @@ def named_values(model: nn.Module, methods: frozenset[str], code: Iterable[ast.A
         elif isinstance(node, ast.Compare):
             named: list[ast.AST] = [node.left, *node.comparators]
             constants = _constants(named)
-            if all(isinstance(op, _ORDER) for op in node.ops):
+            if constants and all(isinstance(op, _ORDER) for op in node.ops):
                 constants = [c + step for c in constants if isinstance(c, (int, float)) for step in (-1, 0, 1)]
             elif isinstance(node.ops[0], (ast.In, ast.NotIn)) and (name := _name(node.comparators[0])):
-                values.setdefault(name, []).append(_MANY)  # what is looked for may be in it
+                values.setdefault(name, []).extend((_MANY, _ONE))  # what is looked for may be in it
             elif not constants:  # with what counts the parts, perhaps
                 lists = (len(part) for part in model.children() if isinstance(part, (nn.ModuleList, nn.Sequential)))
                 constants = list(range(max(lists, default=0)))
@@ -113,8 +113,12 @@ def named_values(model: nn.Module, methods: frozenset[str], code: Iterable[ast.A
 
 
 def asked_of(model: nn.Module, methods: frozenset[str]) -> dict[str, str]:
-    """The names of which the code of a model asks whether they are true, or the name of which attribute they are."""
+    """The names of which the code of a model asks whether they are true, or the name of which attribute they are.
+
+    Also those that it calls, and those of tuples of names.
+    """
     asked: dict[str, str] = {}
+    loops: list[tuple[str, str]] = []
     for node in _code(model, methods):
         if isinstance(node, (ast.If, ast.IfExp, ast.While)):
             tests = [node.test]
@@ -125,9 +129,16 @@ def asked_of(model: nn.Module, methods: frozenset[str]) -> dict[str, str]:
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "getattr":
             asked.update({_name(name): "getattr" for name in node.args[1:2]})
             continue
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            asked.setdefault(node.func.id, "called")
+            continue
+        elif isinstance(node, (ast.For, ast.comprehension)):
+            loops.append((_name(node.iter), _name(node.target)))
+            continue
         else:
             continue
         asked.update({name: "truth" for test in tests if (name := _name(test))})
+    asked.update({several: "getattr" for several, each in loops if asked.get(each) == "getattr"})
     return asked
 
 
@@ -201,7 +212,7 @@ def _items(code: Iterable[ast.AST]) -> Iterator[tuple[str, str]]:
 
 _OF_ENDS = ("startswith", "endswith")
 _ORDER = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
-_MANY = tuple(range(16))
+_MANY, _ONE = tuple(range(16)), (1,)
 
 
 def _constants(code: Sequence[ast.AST]) -> list[Any]:

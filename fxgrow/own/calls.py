@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import itertools
-import math
+import operator
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,7 +17,7 @@ from fxgrow.capture import Captured, GrownGraphModule, skeleton
 from fxgrow.capture.arguments import ANOTHER, ANY, UNREAD, with_argument
 from fxgrow.capture.call_guards import in_words
 from fxgrow.capture.capturing import recorded
-from fxgrow.capture.contexts import STATE, settled
+from fxgrow.capture.contexts import GUARDS, STATE, settled
 from fxgrow.capture.inputs import Inputs, recalled, with_channels
 from fxgrow.capture.own_methods import called_by
 from fxgrow.capture.probing import differences
@@ -24,13 +25,14 @@ from fxgrow.capture.recording import Record, Recording
 from fxgrow.containers import holds_tensor
 from fxgrow.devices import device_of
 from fxgrow.errors import CaptureError, FxgrowError
+from fxgrow.libraries import is_known
 from fxgrow.module_tensors import named_tensors, tied_names
-from fxgrow.own.courses import Replan, growths, parting_on, regrouped
+from fxgrow.own.courses import Replan, for_both, growths, parting_on, with_more
 from fxgrow.own.module import own_class
 from fxgrow.own.other_calls import Call, Place, both, other_calls
 from fxgrow.own.sites import Site, sites_of_course
 from fxgrow.planning.analysis import hold
-from fxgrow.planning.plan import Axis, Obstacle, Plan, Refusal, TensorGrowth
+from fxgrow.planning.plan import Obstacle, Plan, Refusal
 from fxgrow.transforms.width import widened
 
 
@@ -58,7 +60,7 @@ def with_other_calls(
     Attributes set by hand are left out where blocks are added, for which another course may take another place.
     """
     looked = _OtherCalls(own, source, captured, plan, there, replan)
-    for call in other_calls(source, captured, of_methods, plan.depth is None, looked.is_operand):
+    for call in other_calls(source, captured, of_methods, plan.depth is None, looked.may_be):
         problem = looked.problem_of(call)
         if problem is not None:
             why = f"with {call.text} {problem}"
@@ -114,11 +116,21 @@ class _OtherCalls:
         called = called_by(self.source, call.method, flags=call.flags)
         return Recording(skeleton(called), device_of(called))
 
+    def may_be(self, call: Call) -> bool:
+        """Whether a number is tried that no code names: not where a tensor may be, nor what counts in a library."""
+        if in_words(torch.empty(0)) in self.allowed.get(call.place, ()):
+            return False
+        counts = call.value > 0 and not is_known(type(self.source))
+        return counts or call.as_it_was[0] in _NO_NUMBER or self.is_operand(call.argument)
+
     def is_operand(self, argument: str) -> bool:
         """Whether what is computed hangs on a number, and not only how often."""
-        nodes = self._as_captured(argument, "eval").graph.nodes
-        given = (node for node in nodes if node.op == "placeholder" and node.target == argument)
-        return any(user.target is not settled for node in given for user in node.users)
+        given: set[fx.Node] = set()
+        for node in self._as_captured(argument, "eval").graph.nodes:
+            named = node.op == "placeholder" and node.target == argument
+            if named or (node.target is operator.getitem and node.args[0] in given):  # of a tuple
+                given.add(node)
+        return any(user.target not in GUARDS for node in given for user in {*node.users} - given)
 
     def problem_of(self, call: Call) -> str | None:
         """Take up what a call needs; or what stands in the way of that, where it is to be refused."""
@@ -143,9 +155,11 @@ class _OtherCalls:
     def _tried(self, call: Call) -> str | None:
         """Take up what a call needs that nothing is known of yet; or what stands in the way."""
         before, after = (called_by(model, call.method, call.left, call.flags) for model in (self.source, self.own))
-        right, counts = self.allowed.setdefault(call.place, []), type(call.value) in (int, float)
+        right = self.allowed.setdefault(call.place, [])
+        items = call.value if isinstance(call.value, (tuple, list)) else (call.value,)
+        counts = any(type(item) in (int, float) for item in items)
         try:
-            if call.argument and not counts and self._makes_the_same_calls(call):  # units may be cut by numbers
+            if call.argument and self._changes_nothing(call, counts):
                 right.append(in_words(call.value))
                 self._idle += [] if call.beside else [call]
                 return None
@@ -165,7 +179,7 @@ class _OtherCalls:
         except FxgrowError as error:
             return f"it does not grow: {error.what}"
         problem = _problem(self.more, self._read_here, other, course)
-        if call.beside and _with_more(self.more, course) is not self.more:
+        if call.beside and with_more(self.more, course) is not self.more:
             problem = "more would grow than alone"
         if problem is None:
             course = replace(course, form="module", calls=(call.text,), method=call.method)
@@ -227,12 +241,30 @@ class _OtherCalls:
                 break
         return True
 
+    def _changes_nothing(self, call: Call, counts: bool) -> bool:
+        """Whether the forward makes the same calls then, and so does the grown copy, which may have more blocks.
+
+        counts: whether there are numbers in the value. Where something is computed from one, they may cut units.
+        """
+        if (counts and self.is_operand(call.argument)) or not self._makes_the_same_calls(call):
+            return False
+        if not counts or call.flags:
+            return True
+        recording = Recording(skeleton(self.own), device_of(self.own))
+        given = (with_argument(self.source, self.captured.inputs, call.argument), call.inputs)
+        as_grown = (with_channels(inputs, self.plan.channels) for inputs in given)
+        try:
+            graphs = [_bare(recording.record("eval", inputs).graph) for inputs in as_grown]
+        except CaptureError:  # the original takes it
+            return False
+        return next(differences(*graphs), None) is None
+
     def _taken(self, course: Plan, other: Captured, before: nn.Module, after: nn.Module) -> str | None:
         """Take up the plan of another course; or what stands in the way of it.
 
         before, after: the model and its grown copy, as they are called there.
         """
-        longer = _with_more(self.more, course)
+        longer = with_more(self.more, course)
         further = any(not site.aside and site.key not in self._changed for site in sites_of_course(other, course))
         more_grows, kept = further or longer is not self.more, _is_kept(course.inputs)
         if more_grows and not kept:
@@ -274,6 +306,9 @@ class _OtherCalls:
         planned = replace(self.more, courses=courses, calls=tuple(self.wider), refusals=tuple(refusals))
         return planned, self.complete and {*self._known} <= {course.calls for course in self.courses}
 
+
+_NO_NUMBER = (in_words(None), in_words(inspect.Parameter.empty))
+"""Values of arguments in words, in place of which any number may be given."""
 
 _PAIRS = 64
 """How many pairs of values are tried; others are refused."""
@@ -325,8 +360,11 @@ def _problem(plan: Plan, read_here: set[str], other: Captured, course: Plan) -> 
     addable |= {f"{rescaling.name} rescaled" for rescaling in course.rescalings if rescaling.name not in tensors}
     read_out = {readout.weight for growth in (plan, course) for readout in growth.readouts}
     read_there = _read(other)
+    for moved in {*(plan.depth.renamed if plan.depth else ())} - {*(course.depth.renamed if course.depth else ())}:
+        if not read_there.isdisjoint((moved[1], moved[1].rpartition(".")[0])):
+            return f"{moved[1]} would be {moved[0]}, of another block"
     for name in planned | others:
-        if planned.get(name) == others.get(name) or _for_both(planned.get(name), others.get(name)) is not None:
+        if planned.get(name) == others.get(name) or for_both(planned.get(name), others.get(name)) is not None:
             continue
         tensor = name.removesuffix(" rescaled")
         places = tensor, tensor.rpartition(".")[0]
@@ -363,69 +401,3 @@ def _read(captured: Captured) -> set[str]:
         if name in read or name.rpartition(".")[0] in read:
             read.update(names)
     return read
-
-
-def _for_both(planned: Any, other: Any) -> TensorGrowth | None:
-    """The growth of a tensor that serves both courses; None where they need it otherwise.
-
-    What one course leaves free, or equal in pairs, may be what the other needs: as planned, or the mean of the old
-    entries, which can learn wherever entries that are drawn can.
-    """
-    if not (isinstance(planned, TensorGrowth) and isinstance(other, TensorGrowth)):
-        return None
-    axes = _axes_for_both(planned.axes, other.axes)
-    alike = replace(planned, axes=(), calibrations=()) == replace(other, axes=(), calibrations=())
-    return replace(planned, axes=axes) if alike and axes is not None else None
-
-
-def _axes_for_both(planned: tuple[Axis, ...], other: tuple[Axis, ...]) -> tuple[Axis, ...] | None:
-    if len(planned) != len(other):
-        return None
-    axes: list[Axis] = []
-    for mine, theirs in zip(planned, other, strict=True):
-        parts = _axes_for_both(mine.parts, theirs.parts)
-        fill = _fill_for_both(mine.fill, theirs.fill)
-        if parts is None or fill is None or (mine.kind, mine.old, mine.new) != (theirs.kind, theirs.old, theirs.new):
-            return None
-        axes.append(replace(mine, fill=fill, parts=parts))
-    return tuple(axes)
-
-
-def _fill_for_both(mine: str, theirs: str) -> str | None:
-    if mine == theirs or theirs == "draw" or (mine, theirs) == ("mean", "pair"):
-        return mine
-    return "mean" if theirs == "mean" and mine in ("draw", "pair") else None
-
-
-def _with_more(plan: Plan, course: Plan) -> Plan:
-    """A plan with the tensors and attributes that grow on another course only, as units of the plan's own groups."""
-    others = {growth.name: growth for growth in course.tensors}
-    shared = tuple(_for_both(growth, others.get(growth.name)) or growth for growth in plan.tensors)
-    if shared != plan.tensors:
-        plan = replace(plan, tensors=shared)
-    planned = {growth.name: growth for growth in plan.tensors}
-    attributes = {(edit.module, edit.attribute) for edit in plan.attributes}
-    tensors = [growth for growth in course.tensors if growth.name not in planned]
-    edits = [edit for edit in course.attributes if (edit.module, edit.attribute) not in attributes]
-    if not tensors and not edits:
-        return plan
-    names: dict[str, str] = {}
-    for growth in course.tensors:
-        if growth.name in planned:
-            for theirs, mine in zip(growth.axes, planned[growth.name].axes, strict=True):
-                names.update({a.group: b.group for a, b in zip(theirs.runs(), mine.runs(), strict=True)})
-    used = {group.name for group in plan.groups}
-    free = (name for number in range(len(used) + len(course.groups)) if (name := f"d{number}") not in used)
-    new = [group for group in course.groups if group.name not in names]
-    names.update({group.name: next(free) for group in new})
-    rescaled = tuple(each for each in course.rescalings if each.name in {growth.name for growth in tensors})
-    entries = sum(math.prod(growth.new_shape) - math.prod(growth.old_shape) for growth in tensors)
-    totals = replace(plan.totals, parameters_after=plan.totals.parameters_after + entries)
-    return replace(
-        plan,
-        groups=(*plan.groups, *(replace(group, name=names[group.name]) for group in new)),
-        tensors=(*plan.tensors, *(regrouped(growth, lambda group: names.get(group, group)) for growth in tensors)),
-        attributes=(*plan.attributes, *edits),
-        rescalings=(*plan.rescalings, *rescaled),
-        totals=totals,
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -100,3 +101,69 @@ def regrouped(growth: TensorGrowth, name: Callable[[str], str]) -> TensorGrowth:
         return replace(axis, group=name(axis.group), parts=tuple(map(renamed, axis.parts)))
 
     return replace(growth, axes=tuple(map(renamed, growth.axes)))
+
+
+def for_both(planned: Any, other: Any) -> TensorGrowth | None:
+    """The growth of a tensor that serves both courses; None where they need it otherwise.
+
+    What one course leaves free, or equal in pairs, may be what the other needs: as planned, or the mean of the old
+    entries, which can learn wherever entries that are drawn can.
+    """
+    if not (isinstance(planned, TensorGrowth) and isinstance(other, TensorGrowth)):
+        return None
+    axes = _axesfor_both(planned.axes, other.axes)
+    alike = replace(planned, axes=(), calibrations=()) == replace(other, axes=(), calibrations=())
+    return replace(planned, axes=axes) if alike and axes is not None else None
+
+
+def _axesfor_both(planned: tuple[Axis, ...], other: tuple[Axis, ...]) -> tuple[Axis, ...] | None:
+    if len(planned) != len(other):
+        return None
+    axes: list[Axis] = []
+    for mine, theirs in zip(planned, other, strict=True):
+        parts = _axesfor_both(mine.parts, theirs.parts)
+        fill = _fillfor_both(mine.fill, theirs.fill)
+        if parts is None or fill is None or (mine.kind, mine.old, mine.new) != (theirs.kind, theirs.old, theirs.new):
+            return None
+        axes.append(replace(mine, fill=fill, parts=parts))
+    return tuple(axes)
+
+
+def _fillfor_both(mine: str, theirs: str) -> str | None:
+    if mine == theirs or theirs == "draw" or (mine, theirs) == ("mean", "pair"):
+        return mine
+    return "mean" if theirs == "mean" and mine in ("draw", "pair") else None
+
+
+def with_more(plan: Plan, course: Plan) -> Plan:
+    """A plan with the tensors and attributes that grow on another course only, as units of the plan's own groups."""
+    others = {growth.name: growth for growth in course.tensors}
+    shared = tuple(for_both(growth, others.get(growth.name)) or growth for growth in plan.tensors)
+    if shared != plan.tensors:
+        plan = replace(plan, tensors=shared)
+    planned = {growth.name: growth for growth in plan.tensors}
+    attributes = {(edit.module, edit.attribute) for edit in plan.attributes}
+    tensors = [growth for growth in course.tensors if growth.name not in planned]
+    edits = [edit for edit in course.attributes if (edit.module, edit.attribute) not in attributes]
+    if not tensors and not edits:
+        return plan
+    names: dict[str, str] = {}
+    for growth in course.tensors:
+        if growth.name in planned:
+            for theirs, mine in zip(growth.axes, planned[growth.name].axes, strict=True):
+                names.update({a.group: b.group for a, b in zip(theirs.runs(), mine.runs(), strict=True)})
+    used = {group.name for group in plan.groups}
+    free = (name for number in range(len(used) + len(course.groups)) if (name := f"d{number}") not in used)
+    new = [group for group in course.groups if group.name not in names]
+    names.update({group.name: next(free) for group in new})
+    rescaled = tuple(each for each in course.rescalings if each.name in {growth.name for growth in tensors})
+    entries = sum(math.prod(growth.new_shape) - math.prod(growth.old_shape) for growth in tensors)
+    totals = replace(plan.totals, parameters_after=plan.totals.parameters_after + entries)
+    return replace(
+        plan,
+        groups=(*plan.groups, *(replace(group, name=names[group.name]) for group in new)),
+        tensors=(*plan.tensors, *(regrouped(growth, lambda group: names.get(group, group)) for growth in tensors)),
+        attributes=(*plan.attributes, *edits),
+        rescalings=(*plan.rescalings, *rescaled),
+        totals=totals,
+    )

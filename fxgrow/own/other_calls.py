@@ -46,9 +46,9 @@ class Call(NamedTuple):
 
 
 def other_calls(
-    source: nn.Module, captured: Captured, of_methods: bool, of_flags: bool, is_operand: Callable[[str], bool]
+    source: nn.Module, captured: Captured, of_methods: bool, of_flags: bool, may_be: Callable[[Call], bool]
 ) -> Iterator[Call]:
-    """The calls that are tried of a model; `is_operand` says whether what is computed hangs on a number."""
+    """The calls that are tried of a model; `may_be` says of one with a number that no code names whether it is."""
     ran = methods_that_ran(captured)
     read = {str(node.target) for graph in captured.graphs.values() for node in graph.nodes}
     made = dict.fromkeys(like for graph in captured.graphs.values() for like in _made_without_inputs(graph))
@@ -56,19 +56,19 @@ def other_calls(
         *other_values(source, captured.inputs, ran),
         *tensors_in_place_of_none(source, captured.inputs, read, ran, made),
     ]
+    others.sort(key=lambda other: isinstance(other[1], Cut))  # what may be a tensor is tried as one first
     flags = list(other_flags(source, captured.graphs.values())) if of_flags else []
     computing = bool(others or flags) and only_compute(source, ran)
     if not computing and run_unread(source, ran):
         yield from _unread(source, captured, flags)
     for name, value in others if computing else ():
         before = bound(source, with_argument(source, captured.inputs, name))
-        if isinstance(value, Cut):
-            if not is_operand(name):
-                continue
-            value = int(value)
         as_it_was = in_words(before.get(name, inspect.Parameter.empty))
-        inputs = with_argument(source, captured.inputs, name, value)
-        yield Call(f"{name}={in_words(value)}", inputs, (as_it_was,), name, value)
+        given = int(value) if isinstance(value, Cut) else value
+        inputs = with_argument(source, captured.inputs, name, given)
+        call = Call(f"{name}={in_words(given)}", inputs, (as_it_was,), name, given)
+        if not isinstance(value, Cut) or may_be(call):
+            yield call
     for flag, before_it in flags if computing else ():
         said, text = in_words(before_it), f"{flag.name}={in_words(flag.value)}"
         yield Call(text, captured.inputs, (said,), flag.name, flag.value, flags=(flag,))
