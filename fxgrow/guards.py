@@ -226,25 +226,14 @@ def in_place_of(guard: Mapping[str, Any], args: Sequence[Any], kwargs: Mapping[s
     ------
     SettledError: the call normalises other axes than the one that grew, or other groups.
     """
-    name, x = guard["function"], args[0] if args else kwargs["input"]
+    x = args[0] if args else kwargs["input"]
 
     def given(place: int, keyword: str, default: Any = None) -> Any:
         return args[place] if len(args) > place else kwargs.get(keyword, default)
 
     _refuse_other_axes(guard, x, given)
-    numbers = {key: given(place, key, guard["arguments"][key]) for key, place in _NUMBERS[name].items()}
-    function, arguments = guarded_call({**guard, "arguments": {**guard["arguments"], **numbers}}, x, given)
+    function, arguments = guarded_call(guard, x, given)
     return function(*arguments)
-
-
-_NUMBERS = {
-    "layer_norm": {"eps": 4},
-    "rms_norm": {"eps": 3},
-    "group_norm": {"eps": 4},
-    "normalize": {"p": 1, "eps": 3},
-    "standardize": {"eps": 7},
-}
-"""The numbers of torch's functions that are any, and where among the arguments."""
 
 
 def _refuse_other_axes(guard: Mapping[str, Any], x: Tensor, given: Callable[..., Any]) -> None:
@@ -267,17 +256,29 @@ _AS_AT_GROWTH = "call the model as it was called when it grew, or grow the origi
 def guarded_call(
     guard: Mapping[str, Any], x: Any, parameter: Callable[[int, str], Any]
 ) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """The function and the arguments of a guarded norm; `parameter` gives the weight or the bias, by place and name."""
+    """The function and the arguments of a guarded norm; `parameter` gives one of those of the norm, by place and name.
+
+    Its numbers are as the norm is given them: they may be another at the next call.
+    """
     name, core = guard["function"], tuple(tuple(part) for part in guard["core"])
     first = 3 if name == "standardize" else 2
-    eps = guard["arguments"]["eps"]
+
+    def number(place: int, key: str) -> Any:
+        given = parameter(place, key)
+        return guard["arguments"][key] if given is None else given
+
+    eps = number(_EPS.get(name, 4), "eps")
     if name == "normalize":
-        return normalize, (x, guard["arguments"]["p"], guard["arguments"]["dim"], eps, core)
+        return normalize, (x, number(1, "p"), guard["arguments"]["dim"], eps, core)
     weight, bias = parameter(first, "weight"), parameter(first + 1, "bias")
     if name == "standardize":
         return standardize, (x, weight, bias, eps, core)
     shape = guard["arguments"]["num_groups"] if name == "group_norm" else (guard["size"],)
     return settled_call(name, (x, shape, weight, bias, eps, core), guard.get("share", 0.0))
+
+
+_EPS = {"rms_norm": 3, "normalize": 3, "standardize": 7}
+"""The place of eps among the arguments of what is guarded, where it is not behind a weight and a bias."""
 
 
 def settled_call(

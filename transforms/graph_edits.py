@@ -92,8 +92,8 @@ def _guard(node: fx.Node, edit: NodeEdit) -> None:
     def given(place: int, name: str) -> Any:
         if not value["module"]:
             return node.args[place] if len(node.args) > place else node.kwargs.get(name)
-        path = value["arguments"].get(name)
-        return graph.get_attr(path) if path else None
+        said = value["arguments"].get(name)
+        return graph.get_attr(said) if isinstance(said, str) else said
 
     with graph.inserting_before(node):
         function, arguments = guards.guarded_call(value, node.args[0] if node.args else node.kwargs["input"], given)

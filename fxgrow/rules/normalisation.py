@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from torch import fx
+
 from fxgrow.axes.layout import Layout, Leaf, leaves, resolve
 from fxgrow.rules.calls import Call
 from fxgrow.rules.knowledge import Knowledge, Way
@@ -172,6 +174,7 @@ class OverUnits(Affine):
             and know.ways[leaf] is not Way.REPLICATE
             and self._eps(op) is not None
             and op.written("eps") is None
+            and (op.module is not None or not isinstance(op.raw(*self.eps_place), fx.Node))
         )
 
     @staticmethod

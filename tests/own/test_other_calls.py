@@ -219,3 +219,22 @@ def test_a_number_that_tensors_may_be_in_place_of_is_not_tried() -> None:
     grown = fxgrow.grow(model, 2, example_inputs=x)
     assert not [call for course in fxgrow.report(grown).plan.courses for call in course.calls if "2" in call]
     assert served_or_refused(model, grown, x, x[:, :1]) and served_or_refused(model, grown, x, 3.0)
+
+
+class Normed(Units):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain, self.bias = nn.Parameter(torch.ones(8)), nn.Parameter(torch.zeros(8))
+
+
+def normed(self: Any, x: torch.Tensor, eps: float = 1e-5) -> Any:
+    return self.leave(F.layer_norm(self.enter(x), (self.enter.out_features,), self.gain, self.bias, eps))
+
+
+@pytest.mark.parametrize("form", ["module", "graph"])
+@pytest.mark.parametrize("init", ["zero", slow("mirror"), slow("replicate")])
+def test_a_norm_over_old_units_adds_what_the_call_says(form: str, init: str) -> None:
+    model, x = with_forward(Normed, normed), torch.randn(5, 6, dtype=torch.float64)
+    grown = fxgrow.grow(model, 1.5, example_inputs=(x, 1e-5), form=form, init=init)
+    assert grown.get_submodule("enter").weight.shape[0] == 12
+    assert served_or_refused(model, grown, x, 1e-5) and served_or_refused(model, grown, x, 0.5)
