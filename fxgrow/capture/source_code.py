@@ -28,18 +28,45 @@ def code_of(function: Any) -> ast.Module | None:
 
 @functools.lru_cache(maxsize=512)
 def _code_of(function: Any) -> ast.Module | None:
+    plainly = inspect.unwrap(function)
     try:
-        code = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(function))))
+        lines, first = inspect.getsourcelines(plainly)
+        text = textwrap.dedent("".join(lines))
+        code = ast.parse(text)
     except (OSError, TypeError, SyntaxError):
         return None
-    owner, _, _ = getattr(inspect.unwrap(function), "__qualname__", "").rpartition(".")
-    method = code.body[0]
-    if isinstance(method, ast.FunctionDef) and owner and not owner.endswith("<locals>"):
+    method: ast.stmt | ast.Lambda | None = code.body[0]
+    if getattr(plainly, "__name__", "") == "<lambda>":
+        method = _lambda_in(code, plainly.__code__, first, len(lines[0]) - len(text.splitlines(keepends=True)[0]))
+        if method is None:
+            return None
+        code = ast.Module([ast.Expr(method)], [])
+    elif isinstance(method, ast.FunctionDef):
+        method.decorator_list = []  # which ran once
+    owner, _, _ = getattr(plainly, "__qualname__", "").rpartition(".")
+    if isinstance(method, (ast.FunctionDef, ast.Lambda)) and owner and not owner.endswith("<locals>"):
         own_name = next((argument.arg for argument in (*method.args.posonlyargs, *method.args.args)), "self")
         for node in ast.walk(method) if own_name != "self" and not isinstance(function, staticmethod) else ():
             if isinstance(node, ast.Name) and node.id == own_name:
                 node.id = "self"
     return code
+
+
+def _lambda_in(code: ast.Module, compiled: CodeType, line: int, indent: int) -> ast.Lambda | None:
+    """The function without a name that was compiled to this; None where it is not whole in the lines that are at hand.
+
+    line, indent: where they begin in the file, by which functions in the same lines are told apart.
+    """
+    places = [place for place in compiled.co_positions() if None not in place and place[2:] != (0, 0)]
+    starts, ends = ((place[0], place[2]) for place in places), ((place[1], place[3]) for place in places)
+    whole = min(starts, default=None), max(ends, default=None)
+    for node in ast.walk(code):
+        if isinstance(node, ast.Lambda):
+            body, before = node.body, line - 1
+            start = body.lineno + before, body.col_offset + indent
+            if (start, ((body.end_lineno or 0) + before, (body.end_col_offset or 0) + indent)) == whole:
+                return node
+    return None
 
 
 def _functions(model: nn.Module, methods: frozenset[str]) -> Iterator[Any]:
