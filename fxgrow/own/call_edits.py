@@ -34,7 +34,7 @@ class CallEdit:
     "core_input", "multiply" or another number ("literal", "ratio") at `path`. value: what the plan says of it. method:
     in which method, whose calls are counted. within: the methods inside it that make the call, and are not edited if
     they run by themselves. caller: the name of the function whose calls alone are counted, if not all are. mode: "eval"
-    or "train", if only that mode changes it. inside, given: as of `fxgrow.own.sites.Site`. weight: the weight that takes
+    or "train", if only that mode changes it. inside, given: as of `fxgrow.own.sites.Site`. weight: that which takes
     up what the input is multiplied by, once that is folded, as the module calls it.
     """
 
