@@ -322,7 +322,7 @@ def _numbers(
         named = [{node.name: node for node in graph.nodes} for graph in tried]
         for site in changed:
             if site.edit.mode == mode:
-                values = [_value(nodes[site.edit.node], site.edit.path) for nodes in named]
+                values = [_value(nodes, site.edit) for nodes in named]
                 if all(value == values[0] for value in values):
                     yield replace(site, edit=replace(site.edit, value=values[0]))
 
@@ -333,8 +333,11 @@ def _with_given(site: Site, found: Mapping[tuple[str, str, tuple[Any, ...]], Any
     return replace(site, given=found.get((edit.mode, edit.node, tuple(edit.path)), site.given))
 
 
-def _value(node: fx.Node, path: Any) -> Any:
-    raw = follow(node, path)
+def _value(nodes: Mapping[str, fx.Node], edit: NodeEdit) -> Any:
+    """What a number has become; of a call in whose place there is a guard now it is what the plan says."""
+    if edit.node not in nodes:
+        return edit.value
+    raw = follow(nodes[edit.node], edit.path)
     return raw.meta["value"] if isinstance(raw, fx.Node) else raw
 
 
@@ -359,6 +362,9 @@ def _edit(own: nn.Module, path: str, changed: list[Site]) -> Obstacle | None:
             for site in changed:
                 module.factor *= site.edit.value
         return None  # one that multiplies already has taken on its number as an attribute
+    if isinstance(module, fx.GraphModule):  # copies and changes of mode generate its forward anew, without these calls
+        what = f"{type(module).__name__} is a graph, whose forward is generated: it cannot make this call another"
+        return Obstacle(what, path or type(own).__name__, changed[0].edit.node)
     edits = []
     for site in changed:
         target = _FUNCTIONS.get(type(module)) if site.called else site.target

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 import torchvision
 from einops.layers import torch as einops_layers
 from timm.utils.model import reparameterize_model
@@ -962,3 +963,43 @@ def test_layers_that_say_their_own_state_are_copied_and_pickled() -> None:
     for other in (grown, copy.deepcopy(grown), pickle.loads(pickle.dumps(grown))):
         torch.testing.assert_close(other(x), model(x), rtol=1e-10, atol=1e-12)
         assert str(other.apart) == str(grown.apart)
+
+
+class NormedAndReshaped(nn.Module):
+    """A norm and a shape whose sizes its forward has as numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(8)), nn.Parameter(torch.zeros(8))
+        self.enter, self.leave = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.layer_norm(self.enter(x).sigmoid(), (8,), self.weight, self.bias)
+        return self.leave(h.reshape(-1, 2, 4).flatten(1))
+
+
+def test_numbers_of_a_call_that_is_guarded_besides() -> None:
+    model, x = lively(NormedAndReshaped()).double(), normal(4, 6)
+    grown = fxgrow.grow(model, 1.5, example_inputs=x)
+    assert isinstance(grown, NormedAndReshaped) and grown.enter.out_features == 12
+    torch.testing.assert_close(grown(x), model(x), rtol=EXACT, atol=EXACT)
+
+
+class AroundMean(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.enter(x).sigmoid()
+        return self.leave(h - h.mean(1, keepdim=True))
+
+
+def test_calls_in_a_graph_inside_are_changed_in_a_graph_which_copies_keep() -> None:
+    model, x = nn.Sequential(torch.fx.symbolic_trace(lively(AroundMean()).double())), normal(4, 6)
+    plan = fxgrow.plan(model, 1.5, example_inputs=x)
+    assert plan.obstacle is not None
+    assert plan.obstacle.what == "AroundMean is a graph, whose forward is generated: it cannot make this call another"
+    grown = fxgrow.grow(model, 1.5, example_inputs=x)
+    for each in (grown, copy.deepcopy(grown), pickle.loads(pickle.dumps(grown))):
+        torch.testing.assert_close(each(x), model(x), rtol=EXACT, atol=EXACT)
