@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from fxgrow.capture.handed_on import code_run
 from fxgrow.capture.inputs import Inputs
 from fxgrow.capture.recording import bound
-from fxgrow.capture.source_code import asked_of, looked_for, named_values
-from fxgrow.containers import flat_tensors
+from fxgrow.capture.source_code import asked_of, looked_for, named_values, walked
+from fxgrow.containers import flat_tensors, holds_tensor
 from fxgrow.holders import attributes_of, holding, is_object
 from fxgrow.libraries import is_known
 
@@ -22,6 +23,9 @@ ANY = object()
 
 UNREAD = object()
 """Stands for every other value of what code decides by that is not at hand."""
+
+UNTRIED = object()
+"""Stands for every other value of what code decides by that may do more than compute, so that it is not run."""
 
 ANOTHER = "another"
 """Stands for a text that the code of a model does not name."""
@@ -48,7 +52,8 @@ def other_values(model: nn.Module, inputs: Inputs, ran: Iterable[str] = ()) -> I
     called = bound(model, inputs)
     parameters = inspect.signature(model.forward).parameters
     values = {name: called.get(name, p.default) for name, p in parameters.items() if p.kind not in _STARRED}
-    named, asked = named_values(model, methods), asked_of(model, methods)
+    code = code_run(model, methods, [name for name, value in values.items() if not holds_tensor(value)])
+    named, asked = named_values(model, code), asked_of(code)
     numbers = _first_number if is_known(type(model)) else _other_numbers
     for name, value in values.items():
         default = parameters[name].default
@@ -66,12 +71,12 @@ def other_values(model: nn.Module, inputs: Inputs, ran: Iterable[str] = ()) -> I
         yield from each_other(name, value, others)
         if asked.get(name) == "getattr" and isinstance(value, (str, tuple, list)):
             yield name, ANY
-        for key, item in looked_for(model, methods, name).items() if isinstance(value, dict) else ():
+        for key, item in looked_for(code, name).items() if isinstance(value, dict) else ():
             if isinstance(held := value.get(key, item), (bool, type(None))):
                 yield name, {**value, key: not held}
     for parameter in parameters.values():
         if parameter.kind is parameter.VAR_KEYWORD:
-            for name, value in looked_for(model, methods, parameter.name).items():
+            for name, value in looked_for(code, parameter.name).items():
                 if name not in values and name not in called.get(f"**{parameter.name}", {}):
                     further = [not value] if isinstance(value, bool) else [True, *named.get(name, ())]
                     further += numbers(value)
@@ -105,16 +110,16 @@ def tensors_in_place_of_none(
     shapes += [((like.shape[0], size), like.dtype) for size in sorted({part.in_features for part in unread})]
     shapes += made
     tensors = [torch.empty(shape, dtype=dtype, device="meta") for shape, dtype in shapes]
-    called, methods = bound(model, inputs), frozenset({"forward", *ran})
+    called, code = bound(model, inputs), list(walked(model, frozenset({"forward", *ran})))
     parameters = inspect.signature(model.forward).parameters
     for name, parameter in parameters.items():
         said, value = str(parameter.annotation), called.get(name)
         if parameter.kind is parameter.VAR_KEYWORD:
             there = {*parameters, *called.get(f"**{name}", {})}
-            keys = [key for key in looked_for(model, methods, name) if key not in there]
+            keys = [key for key in looked_for(code, name) if key not in there]
             yield from ((key, tensor) for key in keys for tensor in tensors)
         elif isinstance(value, dict):
-            for key in looked_for(model, methods, name):
+            for key in looked_for(code, name):
                 if key in value:
                     yield name, {other: item for other, item in value.items() if other != key}
                 else:

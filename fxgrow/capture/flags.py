@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 from torch import fx, nn
 
 from fxgrow.capture.arguments import UNREAD, each_other
+from fxgrow.capture.handed_on import code_run
 from fxgrow.capture.methods import RUNNING, kind_before_growth
+from fxgrow.capture.numbers import attributes_in
 from fxgrow.capture.skeleton import twin_of
 from fxgrow.capture.source_code import any_unread, named_values, read_globals, read_items, read_names
 from fxgrow.holders import held_by
@@ -86,8 +88,8 @@ def other_flags(model: nn.Module, graphs: Iterable[fx.Graph]) -> Iterator[tuple[
     """Values that attributes of a user's own modules might have instead, each with the value that there is.
 
     These are the other truth value of what is true or false, and what the code of the forwards compares an attribute
-    with. An attribute that has other values in other modules of a class makes them what they are, and is left out; so
-    is a number, which may be a size.
+    with, or looks for in one. An attribute that has other values in other modules of a class makes them what they are,
+    and is left out; so is a number by which a call is made, which may be a size.
 
     graphs: what the forward was recorded as; it tells which methods run.
     """
@@ -96,6 +98,8 @@ def other_flags(model: nn.Module, graphs: Iterable[fx.Graph]) -> Iterator[tuple[
     nodes = [node for graph in graphs for node in graph.nodes] if of_users else []
     runs = {(run.path, run.method) for node in nodes for run in node.meta.get(RUNNING, ())}
     called = {node.meta.get("module_path", "") for node in nodes}
+    sources = (source for node in nodes for source in node.meta.get("sources", {}).values())
+    sizes = {attribute.keys[0] for source in sources for attribute in attributes_in(source)}
     inside = {path[:end] for path in called for end in (*_dots(path), len(path))} | {""}
     kinds: dict[type[nn.Module], list[str]] = {}
     for path, kind in of_users.items():
@@ -104,26 +108,41 @@ def other_flags(model: nn.Module, graphs: Iterable[fx.Graph]) -> Iterator[tuple[
     for kind, paths in kinds.items():
         methods = frozenset({"forward", *(method for path, method in runs if path in paths)})
         parts = parts_of(model, kind.__qualname__)
-        named = named_values(parts[0], methods)
-        for name in read_names(parts[0], methods):
+        code = code_run(parts[0], methods)
+        named = named_values(parts[0], code)
+        for name in read_names(code):
             of_class = inspect.getattr_static(kind, name, kind)
             values = [vars(part).get(name, of_class) for part in parts]
             value = values[0]
-            if type(value) not in _CHOICES or any(type(v) is not type(value) or v != value for v in values):
+            is_choice = type(value) in _CHOICES
+            others = _others(value, named.get(f"self.{name}", [])) if is_choice or name not in sizes else []
+            if not (others or is_choice) or any(type(v) is not type(value) or v != value for v in values):
                 continue
-            others = [not value] if isinstance(value, bool) else named.get(f"self.{name}", [])
             if name != "training":
                 yield from ((Flag(kind.__qualname__, name, other), value) for _, other in each_other("", value, others))
-                if any_unread(parts[0], methods):
+                if is_choice and any_unread(parts[0], methods):
                     yield Flag(kind.__qualname__, name, UNREAD), value
-        for name, item in read_items(parts[0], methods):
+        for name, item in read_items(code):
             flags = [value_of(part, f"{name}[{item}]") for part in parts if held_by(vars(part).get(name)) is not None]
-            if len(flags) == len(parts) and all(flag is flags[0] for flag in flags) and isinstance(flags[0], bool):
-                yield Flag(kind.__qualname__, f"{name}[{item}]", not flags[0]), flags[0]
+            if len(flags) == len(parts) and all(flag is flags[0] for flag in flags):
+                others = _others(flags[0], named.get(f"self.{name}[{item}]", []))
+                each = each_other(f"{name}[{item}]", flags[0], others)
+                yield from ((Flag(kind.__qualname__, attribute, other), flags[0]) for attribute, other in each)
         for file, name, value, constants in read_globals(parts[0], methods):
             others = [not value] if isinstance(value, bool) else constants
             if type(value) in (*_CHOICES, int, float):
                 yield from ((Flag(OF_FILE + file, name, other), value) for _, other in each_other("", value, others))
+
+
+def _others(value: Any, named: list[Any]) -> list[Any]:
+    """What an attribute might be, in place of a value; named: what code compares it with, or looks for in it."""
+    if isinstance(value, bool):
+        return [not value]
+    if type(value) in (int, float):
+        return [other for other in named if type(other) in (int, float)]
+    if type(value) in (tuple, list):
+        return [type(value)([other]) for other in named if isinstance(other, str) and other not in value]
+    return named if type(value) in _CHOICES else []
 
 
 def _dots(path: str) -> list[int]:

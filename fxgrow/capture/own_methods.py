@@ -23,7 +23,7 @@ from fxgrow.capture.recording import OF_ARGUMENT, bound
 from fxgrow.capture.skeleton import twin_of
 from fxgrow.capture.source_code import code_of, is_unread
 from fxgrow.containers import of_kind
-from fxgrow.libraries import home_of, is_known
+from fxgrow.libraries import home_of, is_known, is_pythons
 from fxgrow.shared_state import OF_FILE
 
 
@@ -104,9 +104,9 @@ def other_methods(model: nn.Module, captured: Captured) -> Iterator[tuple[str, I
 
 
 _HARMLESS = {"abs", "dict", "enumerate", "float", "int", "isinstance", "len", "list", "max", "min", "range", "reversed"}
-_HARMLESS |= {"round", "slice", "sorted", "sum", "super", "tuple", "zip", "getattr", "hasattr"}
+_HARMLESS |= {"round", "slice", "sorted", "sum", "super", "tuple", "zip", "getattr", "hasattr", "print"}
 _LIBRARIES = {"torch", "timm", "torchvision", "einops", "math", "numpy", "warnings", "enum", "typing", "collections"}
-_LIBRARIES |= {"functools", "itertools", "operator"}
+_LIBRARIES |= {"copy", "functools", "itertools", "operator"}
 _ACTING = {"save", "load", "savez", "savetxt", "tofile", "dump", "write", "system", "manual_seed", "seed", "set_state"}
 _ACTING |= {"load_state_dict", "backward", "step"}
 """What functions of libraries and methods are called that do more than compute."""
@@ -171,7 +171,10 @@ def _is_harmless(called: ast.expr, caller: Any, owner: nn.Module | None, within:
         return True  # of something that is computed
     if called.id == "self" and owner is not None:
         held = getattr(owner, attribute, None)
-        return held is None or isinstance(held, _PARTS) or getattr(held, "__self__", None) is owner
+        if held is None or isinstance(held, _PARTS) or getattr(held, "__self__", None) is owner:
+            return True
+        of_class = inspect.getattr_static(type(held), "__call__", None)
+        return len(within) < 5 and isinstance(of_class, FunctionType) and _computes_only(of_class, None, True, within)
     is_local = called.id in (*caller.__code__.co_varnames, *caller.__code__.co_cellvars)
     value = None if is_local else caller.__globals__.get(called.id, getattr(builtins, called.id, None))
     if value is None or (isinstance(value, type) and issubclass(value, BaseException)):
@@ -179,6 +182,8 @@ def _is_harmless(called: ast.expr, caller: Any, owner: nn.Module | None, within:
     home = value.__name__ if isinstance(value, ModuleType) else home_of(value)
     if home.partition(".")[0] in _LIBRARIES or value in within:
         return True
+    if is_pythons(home) and home.partition(".")[0] != "builtins":
+        return False
     if isinstance(value, type):
         value = _constructor(value)
     if value is None:
@@ -194,4 +199,4 @@ def _constructor(kind: type) -> Any:
     return None if hasattr(kind, "_fields") or code is object.__init__ else code
 
 
-_PARTS = (nn.Module, Tensor, list, tuple, dict, str, int, float, FunctionType, BuiltinFunctionType)
+_PARTS = (nn.Module, Tensor, list, tuple, dict, str, int, float, FunctionType, BuiltinFunctionType, functools.partial)

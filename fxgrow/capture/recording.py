@@ -19,6 +19,7 @@ from fxgrow.capture.builder import ASIDE, OutsideError
 from fxgrow.capture.chance import without_chance
 from fxgrow.capture.contexts import Settled
 from fxgrow.capture.evaluation import Memory
+from fxgrow.capture.held_state import contents_of, is_same, state_of, with_tensors
 from fxgrow.capture.inputs import Inputs
 from fxgrow.capture.leftovers import LEFTOVERS
 from fxgrow.capture.masks import OTHERS, taking
@@ -32,9 +33,6 @@ from fxgrow.capture.skeleton import twin_of
 from fxgrow.containers import of_kind
 from fxgrow.devices import callers_code
 from fxgrow.errors import CaptureError, FxgrowError, UntraceableError, first_line
-from fxgrow.holders import attributes_of, held_by, is_object
-from fxgrow.libraries import package_of
-from fxgrow.module_tensors import OF_MODULES
 from fxgrow.opaque import CustomFunction
 from fxgrow.rules.calls import draws, name_of, reached, writes
 from fxgrow.rules.registry import law_of_call, shown_by
@@ -124,7 +122,7 @@ class Recording:
         recorder = self._recorder(runner)
         recorder.settled.extend(switched)
         self.graph = recorder.graph
-        before, numbers_before = _state(runner), numbers_of(runner)
+        before, numbers_before = state_of(runner), numbers_of(runner)
         name = type(self.bare).__name__
         try:
             output, form = taken_apart(_run(recorder, arguments, len(inputs[0])))
@@ -134,8 +132,8 @@ class Recording:
             raise _hanging_on_counts("whether it runs", error.where or name) from error
         assigned = [
             key
-            for key, value in _state(runner).items()
-            if not _same(value, before.get(key, _NOTHING)) and id(value) not in recorder.kept
+            for key, value in state_of(runner).items()
+            if not is_same(value, before.get(key, _NOTHING)) and id(value) not in recorder.kept
         ]
         recorder.graph.output(recorder.result(output))
         if recorder.counts:
@@ -164,7 +162,7 @@ class Recording:
             where
             for path, kind, name in assigned
             if kind == "attribute"
-            for where, value in _with_tensors(getattr(runner.get_submodule(path), name), f"{path}.{name}".lstrip("."))
+            for where, value in with_tensors(getattr(runner.get_submodule(path), name), f"{path}.{name}".lstrip("."))
             if isinstance(value, torch.Tensor) or not _is_cache(value, recorder)
         )
         left += tuple(change.place for change in changes if change.place and not _is_cache(change.value, recorder))
@@ -173,7 +171,7 @@ class Recording:
             recorder.settled.append(Settled(f"what the forward puts into its argument {argument}", name, lost=True))
         if values:
             difference = self._at_the_next_call(
-                recorder, runner, inputs, list(of_kind(_contents(values, set()), torch.Tensor))
+                recorder, runner, inputs, list(of_kind(contents_of(values, set()), torch.Tensor))
             )
             if difference is not None:
                 finding = f"{difference.what} hangs on what an earlier call left in the model"
@@ -276,7 +274,7 @@ def _changed_by_mode(model: nn.Module, training: bool) -> Iterator[Settled]:
     parts = dict(model.named_modules())
     switching = {path: part for path, part in parts.items() if switches_itself(part)}
     own = {path for path, part in switching.items() if any(True for _ in nn.Module.parameters(part, recurse=False))}
-    before = _state(model) if own else {}
+    before = state_of(model) if own else {}
     try:
         model.train(training)
     except Exception as error:
@@ -297,57 +295,18 @@ def _changed_by_mode(model: nn.Module, training: bool) -> Iterator[Settled]:
     if left:
         finding = f"that a change to {'train' if training else 'eval'} mode leaves {len(left)} of its parts as they are"
         yield Settled(finding, left[0] or type(model).__name__, lost=True)
-    for (path, kind, name), value in _state(model).items() if own else ():
+    for (path, kind, name), value in state_of(model).items() if own else ():
         was = before.get((path, kind, name), _NOTHING)
         kept = isinstance(value, torch.Tensor) or isinstance(was, torch.Tensor)  # of which the record has how
-        if path in own and kind == "attribute" and not kept and not _same(value, was):
+        if path in own and kind == "attribute" and not kept and not is_same(value, was):
             finding = f"what a change of mode does to {name} and to weights"
             yield Settled(finding, path or type(model).__name__, lost=True)
-
-
-def _state(model: nn.Module) -> dict[tuple[str, str, str], Any]:
-    """The buffers and attributes of modules with a forward of their own, by path, kind and name."""
-    state: dict[tuple[str, str, str], Any] = {}
-    seen: set[int] = set()
-    for path, module in model.named_modules():
-        state.update({(path, "buffer", name): tensor for name, tensor in module._buffers.items()})
-        attributes, package = module.__dict__.items(), package_of(type(module))
-        if type(module).__module__.startswith("torch.nn."):
-            own = {name: value for name, value in attributes if isinstance(value, torch.Tensor)}
-        else:
-            own = {n: _contents(value, seen, package) for n, value in attributes if n not in OF_MODULES}
-        state.update({(path, "attribute", name): contents for name, contents in own.items()})
-    return state
 
 
 def _is_cache(value: Any, recorder: Recorder) -> bool:
     """Whether a container has tensors that are made of weights alone: a table by sizes, kept for the next call."""
     made = [recorder.nodes[id(tensor)] for tensor in of_kind(value, torch.Tensor) if id(tensor) in recorder.nodes]
     return set(made) <= set(_made_of_weights(recorder.graph, made))
-
-
-def _with_tensors(value: Any, where: str) -> Iterator[tuple[str, Any]]:
-    """An attribute, or those of an object, that hold tensors, perhaps in containers, by their paths."""
-    if is_object(value):
-        for name, item in attributes_of(value).items():
-            yield from _with_tensors(item, f"{where}.{name}")
-    elif next(of_kind(value, torch.Tensor), None) is not None:
-        yield where, value
-
-
-def _contents(value: Any, seen: set[int], package: str = "") -> Any:
-    """A container or an object of a user's own as it is now, whatever is put into it later; each once."""
-    held = held_by(value, package) if id(value) not in seen else None
-    if held is None:
-        return value
-    seen.add(id(value))
-    return value, tuple((key, _contents(item, seen, package)) for key, item in held.items())
-
-
-def _same(value: Any, before: Any) -> bool:
-    if type(value) is tuple and type(before) is tuple:
-        return len(value) == len(before) and all(map(_same, value, before))
-    return value is before or (type(value) is type(before) and isinstance(value, (int, str, bytes)) and value == before)
 
 
 def _made_of_weights(graph: fx.Graph, results: Iterable[fx.Node]) -> list[fx.Node]:

@@ -23,30 +23,32 @@ def code_of(function: Any) -> ast.Module | None:
 
     What a method calls its object is "self" in it.
     """
-    return _code_of(function.__func__ if isinstance(function, MethodType) else function)
+    plainly = inspect.unwrap(function.__func__ if isinstance(function, (MethodType, staticmethod)) else function)
+    owner, _, name = getattr(plainly, "__qualname__", "").rpartition(".")
+    is_method = bool(owner) and not owner.endswith("<locals>") and not isinstance(function, staticmethod)
+    compiled = getattr(plainly, "__code__", None)
+    return None if compiled is None else _parsed(compiled, name == "<lambda>", is_method)
 
 
 @functools.lru_cache(maxsize=512)
-def _code_of(function: Any) -> ast.Module | None:
-    plainly = inspect.unwrap(function)
+def _parsed(compiled: CodeType, is_lambda: bool, is_method: bool) -> ast.Module | None:
     try:
-        lines, first = inspect.getsourcelines(plainly)
+        lines, first = inspect.getsourcelines(compiled)
         text = textwrap.dedent("".join(lines))
         code = ast.parse(text)
     except (OSError, TypeError, SyntaxError):
         return None
     method: ast.stmt | ast.Lambda | None = code.body[0]
-    if getattr(plainly, "__name__", "") == "<lambda>":
-        method = _lambda_in(code, plainly.__code__, first, len(lines[0]) - len(text.splitlines(keepends=True)[0]))
+    if is_lambda:
+        method = _lambda_in(code, compiled, first, len(lines[0]) - len(text.splitlines(keepends=True)[0]))
         if method is None:
             return None
         code = ast.Module([ast.Expr(method)], [])
     elif isinstance(method, ast.FunctionDef):
         method.decorator_list = []  # which ran once
-    owner, _, _ = getattr(plainly, "__qualname__", "").rpartition(".")
-    if isinstance(method, (ast.FunctionDef, ast.Lambda)) and owner and not owner.endswith("<locals>"):
+    if isinstance(method, (ast.FunctionDef, ast.Lambda)) and is_method:
         own_name = next((argument.arg for argument in (*method.args.posonlyargs, *method.args.args)), "self")
-        for node in ast.walk(method) if own_name != "self" and not isinstance(function, staticmethod) else ():
+        for node in ast.walk(method) if own_name != "self" else ():
             if isinstance(node, ast.Name) and node.id == own_name:
                 node.id = "self"
     return code
@@ -69,7 +71,7 @@ def _lambda_in(code: ast.Module, compiled: CodeType, line: int, indent: int) -> 
     return None
 
 
-def _functions(model: nn.Module, methods: frozenset[str]) -> Iterator[Any]:
+def functions_of(model: nn.Module, methods: frozenset[str]) -> Iterator[Any]:
     """Methods of a class and of those that it extends, but for torch's."""
     for base in type(model).__mro__:
         if not base.__module__.startswith("torch."):
@@ -100,21 +102,22 @@ def is_unread(function: Any) -> bool:
 
 def any_unread(model: nn.Module, methods: frozenset[str]) -> bool:
     """Whether the code of some methods is not at hand."""
-    return any(map(is_unread, _functions(model, methods)))
+    return any(map(is_unread, functions_of(model, methods)))
 
 
-def _code(model: nn.Module, methods: frozenset[str]) -> Iterator[ast.AST]:
-    for function in _functions(model, methods):
+def walked(model: nn.Module, methods: frozenset[str]) -> Iterator[ast.AST]:
+    """The code of some methods of a model, piece by piece."""
+    for function in functions_of(model, methods):
         yield from _walked(function)
 
 
-def named_values(model: nn.Module, methods: frozenset[str], code: Iterable[ast.AST] = ()) -> dict[str, list[Any]]:
-    """What the code of a model compares each of its names with (`==`, `<`, `in`, `match`), or looks up by one.
+def named_values(model: nn.Module, code: Iterable[ast.AST]) -> dict[str, list[Any]]:
+    """What code of a model compares each of its names with (`==`, `<`, `in`, `match`), or looks up by one.
 
-    Attributes of the model are among its names, as `self.mode`. code: that is looked at besides its methods.
+    Attributes of the model are among its names, as `self.mode`.
     """
     values: dict[str, list[Any]] = {}
-    for node in (*_code(model, methods), *code):
+    for node in code:
         if isinstance(node, ast.Subscript) and (name := _name(node.slice)):
             values.setdefault(name, []).extend(_keys(_container(model, node.value)))
         elif isinstance(node, ast.Compare):
@@ -123,7 +126,7 @@ def named_values(model: nn.Module, methods: frozenset[str], code: Iterable[ast.A
             if constants and all(isinstance(op, _ORDER) for op in node.ops):
                 constants = [c + step for c in constants if isinstance(c, (int, float)) for step in (-1, 0, 1)]
             elif isinstance(node.ops[0], (ast.In, ast.NotIn)) and (name := _name(node.comparators[0])):
-                values.setdefault(name, []).extend((_MANY, _ONE))  # what is looked for may be in it
+                values.setdefault(name, []).extend((_MANY, _ONE, *constants))  # what is looked for may be in it
             elif not constants:  # with what counts the parts, perhaps
                 lists = (len(part) for part in model.children() if isinstance(part, (nn.ModuleList, nn.Sequential)))
                 constants = list(range(max(lists, default=0)))
@@ -139,14 +142,14 @@ def named_values(model: nn.Module, methods: frozenset[str], code: Iterable[ast.A
     return values
 
 
-def asked_of(model: nn.Module, methods: frozenset[str]) -> dict[str, str]:
-    """The names of which the code of a model asks whether they are true, or the name of which attribute they are.
+def asked_of(code: Iterable[ast.AST]) -> dict[str, str]:
+    """The names of which code asks whether they are true, or the name of which attribute they are.
 
     Also those that it calls, and those of tuples of names.
     """
     asked: dict[str, str] = {}
     loops: list[tuple[str, str]] = []
-    for node in _code(model, methods):
+    for node in code:
         if isinstance(node, (ast.If, ast.IfExp, ast.While)):
             tests = [node.test]
         elif isinstance(node, ast.BoolOp):
@@ -154,7 +157,7 @@ def asked_of(model: nn.Module, methods: frozenset[str]) -> dict[str, str]:
         elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
             tests = [node.operand]
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "getattr":
-            asked.update({_name(name): "getattr" for name in node.args[1:2]})
+            asked.update({_name(part): "getattr" for name in node.args[1:2] for part in ast.walk(name)})
             continue
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             asked.setdefault(node.func.id, "called")
@@ -170,26 +173,33 @@ def asked_of(model: nn.Module, methods: frozenset[str]) -> dict[str, str]:
 
 
 def _name(code: ast.AST) -> str:
-    """The name of an argument, or of an attribute of the model with `self` before it; "" of any other code."""
+    """The name of an argument, or of an attribute of the model with `self` before it; "" of any other code.
+
+    An item of an attribute is `self.options[mean]`, be it of a dictionary or of an object.
+    """
     if isinstance(code, ast.Name):
         return code.id
-    if isinstance(code, ast.Attribute) and isinstance(code.value, ast.Name) and code.value.id == "self":
-        return f"self.{code.attr}"
+    if isinstance(code, ast.Attribute) and isinstance(code.value, ast.Name):
+        return f"self.{code.attr}" if code.value.id == "self" else ""
+    if isinstance(code, (ast.Attribute, ast.Subscript)) and (holder := _name(code.value)).startswith("self."):
+        key = code.attr if isinstance(code, ast.Attribute) else getattr(code.slice, "value", None)
+        return f"{holder}[{key}]" if isinstance(key, str) and "[" not in holder else ""
     return ""
 
 
-def read_names(model: nn.Module, methods: frozenset[str]) -> list[str]:
-    """The attributes of a model that the code of some of its methods reads."""
-    names = (_name(node) for node in _code(model, methods) if isinstance(getattr(node, "ctx", None), ast.Load))
-    return list(dict.fromkeys(name.removeprefix("self.") for name in names if name.startswith("self.")))
+def read_names(code: Iterable[ast.AST]) -> list[str]:
+    """The attributes of a model that code of it reads."""
+    names = (_name(node) for node in code if isinstance(getattr(node, "ctx", None), ast.Load))
+    own = (name.removeprefix("self.") for name in names if name.startswith("self.") and "[" not in name)
+    return list(dict.fromkeys(own))
 
 
-def read_items(model: nn.Module, methods: frozenset[str]) -> list[tuple[str, str]]:
-    """The items of dictionaries and objects in attributes of a model that the code of some of its methods reads.
+def read_items(code: Iterable[ast.AST]) -> list[tuple[str, str]]:
+    """The items of dictionaries and objects in attributes of a model that code of it reads.
 
     Each is the name of the attribute and that of the item in it, as of `self.options["mean"]` or `self.config.mean`.
     """
-    items = (item for item in _items(_code(model, methods)) if item[0].startswith("self."))
+    items = (item for item in _items(code) if item[0].startswith("self."))
     return list(dict.fromkeys((name.removeprefix("self."), item) for name, item in items))
 
 
@@ -199,7 +209,7 @@ def read_globals(model: nn.Module, methods: frozenset[str]) -> Iterator[tuple[st
     Each is the name of the file, that of the name or of an item in it (`options[mean]`), its value, and what the code
     compares it with.
     """
-    waiting, seen = list(_functions(model, methods)), set[Any]()
+    waiting, seen = list(functions_of(model, methods)), set[Any]()
     while waiting:
         function = inspect.unwrap(waiting.pop())
         names = getattr(function, "__globals__", {})
@@ -208,7 +218,7 @@ def read_globals(model: nn.Module, methods: frozenset[str]) -> Iterator[tuple[st
             continue
         seen.add(function)
         code = list(_walked(function))
-        named, own = named_values(model, frozenset(), code), function.__code__.co_varnames
+        named, own = named_values(model, code), function.__code__.co_varnames
         for name in dict.fromkeys(node.id for node in code if isinstance(node, ast.Name) and node.id not in own):
             value = names.get(name)
             if isinstance(value, FunctionType):
@@ -246,16 +256,18 @@ def _constants(code: Sequence[ast.AST]) -> list[Any]:
     return [part.value for side in code for part in ast.walk(side) if isinstance(part, ast.Constant)]
 
 
-def looked_for(model: nn.Module, methods: frozenset[str], name: str) -> dict[str, Any]:
-    """The keywords that the code of a model looks for in a dictionary of a name, and what stands for one left out."""
+def looked_for(code: Iterable[ast.AST], name: str) -> dict[str, Any]:
+    """The keywords that code looks for in a dictionary of a name, and what stands for one left out."""
     keywords: dict[str, Any] = {}
-    for node in _code(model, methods):
+    for node in code:
         called = node.func if isinstance(node, ast.Call) and node.args else None
         if isinstance(node, ast.Call) and isinstance(called, ast.Attribute) and called.attr in ("get", "pop"):
             where, key, *rest = called.value, *(_constants([argument])[:1] for argument in node.args)
             default = rest[0][0] if rest and rest[0] else None
         elif isinstance(node, ast.Compare) and isinstance(node.ops[0], (ast.In, ast.NotIn)):
             where, key, default = node.comparators[0], _constants([node.left])[:1], True
+        elif isinstance(node, ast.Subscript):
+            where, key, default = node.value, _constants([node.slice])[:1], None
         else:
             continue
         if isinstance(where, ast.Name) and where.id == name and key and isinstance(key[0], str):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import inspect
+import io
 import itertools
 import operator
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxgrow.capture import Captured, GrownGraphModule, skeleton
-from fxgrow.capture.arguments import ANOTHER, ANY, UNREAD, with_argument
+from fxgrow.capture.arguments import ANOTHER, ANY, UNREAD, UNTRIED, with_argument
 from fxgrow.capture.call_guards import in_words
 from fxgrow.capture.capturing import recorded
 from fxgrow.capture.contexts import GUARDS, STATE, settled
@@ -60,14 +62,15 @@ def with_other_calls(
     Attributes set by hand are left out where blocks are added, for which another course may take another place.
     """
     looked = _OtherCalls(own, source, captured, plan, there, replan)
-    for call in other_calls(source, captured, of_methods, plan.depth is None, looked.may_be):
-        problem = looked.problem_of(call)
-        if problem is not None:
-            why = f"with {call.text} {problem}"
-            if call.left:
-                return Obstacle(why, type(source).__name__)
-            looked.wrong.setdefault(call.place, why)
-    looked.look_at_pairs()
+    with redirect_stdout(io.StringIO()):  # some calls print
+        for call in other_calls(source, captured, of_methods, plan.depth is None, looked.may_be):
+            problem = looked.problem_of(call)
+            if problem is not None:
+                why = f"with {call.text} {problem}"
+                if call.left:
+                    return Obstacle(why, type(source).__name__)
+                looked.wrong.setdefault(call.place, why)
+        looked.look_at_pairs()
     return looked.planned()
 
 
@@ -144,8 +147,9 @@ class _OtherCalls:
             return None  # the model took another one, by which this is settled
         if callable(call.value):
             self.wrong.setdefault(place, "another function may compute something else with units that grow")
-        if call.value is UNREAD:
-            self.wrong.setdefault(place, "the code that may decide by it cannot be read, so no other value was tried")
+        if call.value in (UNREAD, UNTRIED):
+            code = "cannot be read" if call.value is UNREAD else "may do more than compute"
+            self.wrong.setdefault(place, f"the code that may decide by it {code}, so no other value was tried")
             return None
         if call.value is ANY:
             self.wrong.setdefault(place, "another name may stand for what computes something else with units that grow")

@@ -19,7 +19,7 @@ from fxgrow.capture.inputs import Inputs
 from fxgrow.capture.recorder import FEATURES, Shapes
 from fxgrow.capture.recording import Recording
 from fxgrow.capture.skeleton import twin_of
-from fxgrow.capture.source_code import read_names
+from fxgrow.capture.source_code import read_names, walked
 from fxgrow.containers import flat_tensors
 from fxgrow.devices import callers_code
 from fxgrow.libraries import home_of, is_installed
@@ -127,7 +127,7 @@ def _read_elsewhere(before: nn.Module, after: nn.Module) -> Iterator[tuple[str, 
     if changed:  # only then is code looked into
         own = [vars(base).items() for base in type(before).__mro__ if base is not object and not is_installed(base)]
         methods = {name for members in own for name, member in members if isinstance(member, FunctionType)} - _BESIDES
-        yield from ((name, changed[name]) for name in read_names(before, frozenset(methods)) if name in changed)
+        yield from ((name, changed[name]) for name in read_names(walked(before, frozenset(methods))) if name in changed)
 
 
 def _by_parameters(before: nn.Module, after: nn.Module) -> Callable[[int], int]:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
 
 from fxgrow.capture import Captured
-from fxgrow.capture.arguments import UNREAD, Cut, other_values, tensors_in_place_of_none, with_argument
+from fxgrow.capture.arguments import UNREAD, UNTRIED, Cut, other_values, tensors_in_place_of_none, with_argument
 from fxgrow.capture.call_guards import in_words
 from fxgrow.capture.flags import Flag, other_flags
 from fxgrow.capture.inputs import Inputs
 from fxgrow.capture.own_methods import methods_that_ran, only_compute, other_methods, run_unread
 from fxgrow.capture.recording import bound
 from fxgrow.containers import holds_tensor
+from fxgrow.libraries import is_installed
 from fxgrow.own.call_edits import FORWARD
 
 Place = tuple[str, ...]
@@ -60,7 +61,12 @@ def other_calls(
     flags = list(other_flags(source, captured.graphs.values())) if of_flags else []
     computing = bool(others or flags) and only_compute(source, ran)
     if not computing and run_unread(source, ran):
-        yield from _unread(source, captured, flags)
+        there = _as_called(source, captured, flags)
+        yield from _untried(there, captured, there, UNREAD)
+    elif not computing and not is_installed(type(source)):
+        decided = {name for name, value in others if not holds_tensor(value) and not isinstance(value, Cut)}
+        decided |= {flag.name for flag, _ in flags}
+        yield from _untried(_as_called(source, captured, flags), captured, decided, UNTRIED)
     for name, value in others if computing else ():
         before = bound(source, with_argument(source, captured.inputs, name))
         as_it_was = in_words(before.get(name, inspect.Parameter.empty))
@@ -90,14 +96,19 @@ def _made_without_inputs(graph: fx.Graph) -> Iterator[tuple[torch.Size, torch.dt
                 yield value.shape, value.dtype
 
 
-def _unread(source: nn.Module, captured: Captured, flags: list[tuple[Flag, Any]]) -> Iterator[Call]:
-    """Calls with anything else than there was, for arguments and attributes of which nothing is known."""
+def _as_called(source: nn.Module, captured: Captured, flags: list[tuple[Flag, Any]]) -> dict[str, Any]:
+    """The arguments of a forward, and attributes by which it decides, with what they are."""
     called = bound(source, captured.inputs)
     there = {name: called.get(name, p.default) for name, p in inspect.signature(source.forward).parameters.items()}
-    there |= {flag.name: before for flag, before in flags}
+    starred = {name for name in there for key in called if key.endswith(f"*{name}")}
+    return {name: value for name, value in there.items() if name not in starred} | {f.name: was for f, was in flags}
+
+
+def _untried(there: dict[str, Any], captured: Captured, names: Collection[str], why: Any) -> Iterator[Call]:
+    """Calls with anything else than there was, for some arguments and attributes that are no tensors."""
     for name, value in there.items():
-        if not holds_tensor(value) and not any(key.endswith(f"*{name}") for key in called):
-            yield Call(f"another {name}", captured.inputs, (in_words(value),), name, UNREAD)
+        if name in names and not holds_tensor(value):
+            yield Call(f"another {name}", captured.inputs, (in_words(value),), name, why)
 
 
 def both(model: nn.Module, first: Call, second: Call) -> Call:
