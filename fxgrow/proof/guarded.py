@@ -65,15 +65,22 @@ def _parameter(old: Any, new: Any, name: str, pair: Pair, constant: Callable[[st
 
 
 def standardised(use: Use, pair: Pair) -> Claim:
-    """A guarded standardisation of a weight beside the F.batch_norm of it: both are worked out."""
+    """A guarded standardisation of a weight beside the F.batch_norm of it: both are worked out.
+
+    Without a gain that is the original's, whose values are not known: times one number each, filters stay what they are
+    to each other in both models, and zeros stay zero.
+    """
     use.rule = "computed from parameters"
     node, partner = use.new, use.old
     arguments = _arguments(partner)
     if arguments["running_mean"] is not None or arguments["running_var"] is not None or not arguments["training"]:
         raise Unproved("the original does not take statistics of the weight itself")
     pairs = [pair(arguments[name], node.args[k]) for k, name in enumerate(("input", "weight", "bias"))]
+    gained = isinstance(pairs[1], Claim) and pairs[1].same and not isinstance(pairs[2], Claim)
+    known = [pairs[0], *(() if gained else pairs[1:])]
     held = [item.held if isinstance(item, Claim) else None for item in pairs]
-    if held[0] is None or any(isinstance(i, Claim) and h is None for i, h in zip(pairs, held, strict=True)):
+    unknown = any(isinstance(item, Claim) and item.held is None for item in known)
+    if held[0] is None or unknown or (gained and pairs[0].maps[1] is not None):
         raise Unproved("the weight is not made of parameters alone")
     eps = pair(arguments["eps"], node.args[3])
     old, gain, bias = (h.old.double() if h is not None else None for h in held)
@@ -83,7 +90,8 @@ def standardised(use: Use, pair: Pair) -> Claim:
     after = guards.standardize(new, gain, bias, eps.new, core)  # type: ignore[arg-type]
     first = pairs[0]
     kept = Held(before, after, node.name, False, held[0].precision, held[0].fills)
-    return Claim(first.old, first.new, first.maps, held=kept)
+    claim = Claim(first.old, first.new, first.maps, held=kept)
+    return use.equal(claim) if gained else claim
 
 
 def over_its_core(use: Use) -> Claim:

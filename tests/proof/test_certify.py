@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 import timm
 import torch
+from timm.layers import ScaledStdConv2d
 from torch import nn
 from torch.nn.utils import parametrizations
 from torchvision.models.video.swin_transformer import SwinTransformer3d
 
 import fxgrow
 from fxgrow.errors import FxgrowError
+from fxgrow.guards import standardize
 from fxgrow.proof.certificate import Verdict
 from fxgrow.testing.sabotage import sabotaged
 from tests.models import PLAIN, lively, perceptron
@@ -415,3 +417,16 @@ def test_a_spectral_norm_over_other_entries_is_refuted() -> None:
     assert fxgrow.certify(grown, model)
     part._u[0] += 0.1
     assert str(fxgrow.certify(grown, model).verdict) == "REFUTED"
+
+
+def test_a_standardised_weight_whose_gain_stays_is_proved_and_over_other_entries_refuted() -> None:
+    layers = nn.Conv2d(3, 6, 1), nn.ReLU(), ScaledStdConv2d(6, 4, 1), nn.Flatten()
+    model = lively(nn.Sequential(*layers)).double()
+    grown: Any = fxgrow.grow(model, 2, example_inputs=torch.randn(3, 3, 2, 2).double(), form="graph")
+    assert fxgrow.certify(grown, model).verdict is Verdict.PROVED
+    for graph in grown.graphs().values():
+        (guard,) = (node for node in graph.nodes if node.target is standardize)
+        assert guard.args[4] == ((0, 6),)
+        guard.args = (*guard.args[:4], ((1, 7),))
+    grown.recompile()
+    assert fxgrow.certify(grown, model).verdict is Verdict.REFUTED
