@@ -48,7 +48,7 @@ class Growth:
     @property
     def parts(self) -> tuple[Growth, ...]:
         """The growths of the parts of a model that grows in parts."""
-        return tuple(Growth(plan, drawn_in_part(self.seed, path)) for path, plan in self.plan.parts)
+        return tuple(Growth(plan, drawn_in_part(self.seed, path), self.folded) for path, plan in self.plan.parts)
 
     @property
     def only_widens(self) -> bool:

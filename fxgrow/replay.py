@@ -49,7 +49,8 @@ def grown_again(
         as_planned = by_size or plan.parts or plan.form != "module"
         captured = prepared(model, plan) if as_planned else _without_guards(model, plan)
     if isinstance(captured, Parts):
-        return widen_parts(captured, plan, source, seed, other_courses)[0]
+        result = widen_parts(captured, plan, source, seed, other_courses)[0]
+        return fold_module(result) if folded else result
     changed = sites(captured, plan)
     grown = widened(captured, plan, named_tensors(source), seed)
     if plan.form == "module":

@@ -116,6 +116,33 @@ def test_growth_composes_and_survives_copies_pickles_and_files(tmp_path: Path) -
     torch.testing.assert_close(twice(x), model(x), rtol=1e-12, atol=1e-12)
 
 
+class Doubled(nn.Module):
+    """What its first part gives counts double where it is large."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.leave = (nn.Sequential(nn.Linear(3, 8), nn.GELU(), nn.Linear(8, 3)) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h: Tensor = self.body(x)
+        return self.leave(2 * h if h.mean().item() > 100 else h)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("form", ["auto", "graph"])
+def test_multipliers_of_parts_are_folded_proved_and_saved(form: str, tmp_path: Path) -> None:
+    model = lively(Doubled())
+    grown: Any = fxgrow.grow(model, 2, example_inputs=INPUTS, parameterization="variance-transfer", form=form)
+    folded: Any = fxgrow.fold(grown)
+    last = "2.weight"
+    assert not torch.equal(folded.body.get_parameter(last), grown.body.get_parameter(last))
+    assert "mult" not in f"{folded} {getattr(folded.body, 'code', '')}"
+    assert fxgrow.certify(folded, model).verdict is Verdict.PROVED
+    fxgrow.save(folded, tmp_path / "folded.safetensors")
+    x = torch.randn(5, 3, dtype=torch.float64)
+    for twin in (folded, fxgrow.load(tmp_path / "folded.safetensors", Doubled().double())):
+        torch.testing.assert_close(twin(x), model(x), rtol=1e-12, atol=1e-12)
+
+
 def test_a_model_without_parts_says_why() -> None:
     class Bare(nn.Module):
         def __init__(self) -> None:

@@ -17,6 +17,12 @@ from fxgrow.rules.registry import law_of_call
 def fold_multipliers(grown: GrownGraphModule) -> GrownGraphModule:
     """A copy of a grown module without multipliers: each weight takes up the one before its layer."""
     result = copy.deepcopy(grown)
+    fold_in_place(result, set())
+    return result
+
+
+def fold_in_place(result: GrownGraphModule, scaled: set[int]) -> None:
+    """As `fold_multipliers`; scaled: the weights, by identity, that have taken theirs up already."""
     graphs = result.graphs()
     factors: dict[str, float] = {}
     for graph in graphs.values():
@@ -30,14 +36,13 @@ def fold_multipliers(grown: GrownGraphModule) -> GrownGraphModule:
             node.replace_all_uses_with(x)
             graph.erase_node(node)
         graph.lint()
-    scaled: dict[int, torch.Tensor] = {}
     with torch.no_grad():
         for name, factor in factors.items():
             weight = _tensor(result, name)
-            if scaled.setdefault(id(weight), weight) is weight:
+            if id(weight) not in scaled:
+                scaled.add(id(weight))
                 weight.mul_(factor)
     result.recompile()
-    return result
 
 
 def weights_after(multiplier: fx.Node, part: Callable[[str], nn.Module]) -> Iterator[str]:

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fxgrow.capture.modes import GrownGraphModule
 from fxgrow.own.edited import Edited, Multiplied, SpelledOutAttention, unedited
+from fxgrow.transforms.folding import fold_in_place
 
 
 def fold_module(grown: nn.Module) -> nn.Module:
@@ -24,6 +26,8 @@ def fold_module(grown: nn.Module) -> nn.Module:
 
     for part in result.modules():
         module: Any = part
+        if isinstance(part, GrownGraphModule):  # of a model that grew in parts
+            fold_in_place(part, scaled)
         if isinstance(part, Multiplied):
             fold(module.weight, module.factor)
             del module.factor
