@@ -144,8 +144,8 @@ def _parting(
     name = name_of(node)
     place = node.meta.get("module_path") or ("" if node.op == "call_module" else node.name)
     numbers = tuple(
-        (mode if mode in graphs.graphs() else "both", node.name, *number)
-        for node, *number in _other_numbers(list(recorded), list(steps), second)
+        (mode if mode in graphs.graphs() else "both", node.name, path, value, own)
+        for node, path, value, own in _other_numbers(list(recorded), list(steps), second)
     )
     return Parting(f"{name} at {place}" if place else name, node.name, numbers)
 

@@ -122,8 +122,8 @@ def own_class(
     failed: list[nn.Module] = []
     floats = [site for site in aside if isinstance(site.edit.value, float)]
     sizes = [site for site in aside if site not in floats]
-    there = [[], *([sizes] if sizes and floats else ()), *([aside] if aside else ())]
-    for whole, numbers in itertools.product((False, True), there):
+    stages = [[], *([sizes] if sizes and floats else ()), *([aside] if aside else ())]
+    for whole, numbers in itertools.product((False, True), stages):
         if whole and all(site.in_forward is None for site in changed):
             continue
         calls = [*sure, *(_with_given(site, found) for site in _numbers(grown, spelled, numbers, inputs))]

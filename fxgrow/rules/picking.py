@@ -78,7 +78,8 @@ class GetItem(Shape):
             return layout, (0, size)
         start, stop, step = cut.indices(size)
         length = len(range(start, stop, step))
-        if type(cut.stop) is int and cut.stop == length > 0 and all(node.target in LIKE for node in op.node.users):
+        measured = op.node.users and all(node.target in LIKE for node in op.node.users)
+        if type(cut.stop) is int and cut.stop == length > 0 and measured:
             op.data["strided"] = True  # none of its units is read
             return op.unifier.constant(length), None
         if start < step > 1 and stop == size and size % step == 0 and not is_fixed(layout):

@@ -35,6 +35,14 @@ def first_by_score(h: Tensor) -> Tensor:
     return h.gather(1, order.unsqueeze(-1).expand(-1, -1, h.shape[-1]))
 
 
+def written(h: Tensor, end: int) -> Tensor:
+    """The channels up to an end of another function than the others, written side by side as shifts of channels are."""
+    made = torch.zeros_like(h)
+    made[..., :end] = h[..., :end].tanh()
+    made[..., end:] = h[..., end:]
+    return made
+
+
 BETWEEN = {
     "the largest tokens": lambda h: h.max(1).values,
     "a token for each batch": lambda h: h[torch.arange(h.shape[0]), h.sum(-1).argmax(-1)].tanh(),
@@ -51,6 +59,8 @@ BETWEEN = {
     "weighted by their likeness": lambda h: h.tanh() * F.cosine_similarity(h, h[:, :1], dim=-1).unsqueeze(-1),
     "weighted by distances": lambda h: torch.cdist(h, h.sin()).softmax(-1) @ h,
     "between zeros": lambda h: F.pad(h, (2, 6)).tanh()[..., 2:10],
+    "a quarter written": lambda h: written(h, h.shape[-1] // 4),
+    "two channels written": lambda h: written(h, 2),
     "shuffled": lambda h: F.channel_shuffle(h.mT, 2).mT.sin(),
     "every other channel": lambda h: torch.cat([h[..., ::2].tanh(), h[..., 1::2]], -1),
     "pairs of channels turned": lambda h: torch.stack([-h[..., 1::2], h[..., 0::2]], -1).flatten(-2).tanh(),
