@@ -59,6 +59,8 @@ BETWEEN = {
     "weighted by their likeness": lambda h: h.tanh() * F.cosine_similarity(h, h[:, :1], dim=-1).unsqueeze(-1),
     "weighted by distances": lambda h: torch.cdist(h, h.sin()).softmax(-1) @ h,
     "between zeros": lambda h: F.pad(h, (2, 6)).tanh()[..., 2:10],
+    "over the number of tokens": lambda h: h.tanh() / h[..., 0].numel(),
+    "over the length of a unit": lambda h: h.sin() / len(h[0, :, 1]),
     "a quarter written": lambda h: written(h, h.shape[-1] // 4),
     "two channels written": lambda h: written(h, 2),
     "shuffled": lambda h: F.channel_shuffle(h.mT, 2).mT.sin(),
