@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -34,7 +34,8 @@ class Parting:
     """Where a module does something else than its graph, in words; node: the first of the graph that it does not do.
 
     numbers: where numbers of the graph are others, by mode, node and path, if the module does the same but for these;
-    what each is (None: the graph computes it), and what the module has in its place.
+    what each is (None: the graph computes it), and what the module has in its place; of both modes, where these have
+    graphs of their own.
     """
 
     what: str
@@ -69,14 +70,17 @@ def parting(
     ]
     moded = _is_moded(graphs)
     by_size = _is_sized(_of_mode(spelled, "eval"))
+    first: Parting | None = None
     for mode, tried in (("eval", [inputs]), ("train", [inputs]), ("eval", larger)):
         if (mode == "train" and not moded) or (tried is larger and not (sizes and by_size)):
             continue  # the record would be the same
+        if first is not None and (tried is larger or not first.numbers or "train" not in graphs.graphs()):
+            break
         for example in tried:
             try:
                 record = recording.record(mode, example)
             except CaptureError as error:
-                if example is inputs:
+                if example is inputs and first is None:
                     reached = _parting(recording.graph, recording, graphs, bare, spelled, mode)
                     return Parting(str(error), reached.node if reached is not None else "")
                 continue
@@ -87,13 +91,15 @@ def parting(
             except SettledError:  # the graph knows that another size takes another course
                 continue
             except CaptureError:  # the graph does not hold for this size
-                if example is inputs:
+                if example is inputs and first is None:
                     raise
                 continue
-            if different is not None:
+            if different is not None and tried is larger:
                 return different
+            if different is not None:
+                first = different if first is None else replace(first, numbers=(*first.numbers, *different.numbers))
             break
-    return None
+    return first
 
 
 def _is_moded(graphs: GrownGraphModule) -> bool:
