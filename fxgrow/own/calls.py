@@ -258,10 +258,10 @@ class _OtherCalls:
         given = (with_argument(self.source, self.captured.inputs, call.argument), call.inputs)
         as_grown = (with_channels(inputs, self.plan.channels) for inputs in given)
         try:
-            graphs = [_bare(recording.record("eval", inputs).graph) for inputs in as_grown]
+            graph, other = (_bare(recording.record("eval", inputs).graph) for inputs in as_grown)
         except CaptureError:  # the original takes it
             return False
-        return next(differences(*graphs), None) is None
+        return next(differences(graph, other), None) is None
 
     def _taken(self, course: Plan, other: Captured, before: nn.Module, after: nn.Module) -> str | None:
         """Take up the plan of another course; or what stands in the way of it.

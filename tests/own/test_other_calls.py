@@ -173,6 +173,11 @@ def normed_often(self: Any, x: torch.Tensor, turns: int = 0) -> Any:
     return self.leave(h)
 
 
+def of_length_one(self: Any, x: torch.Tensor, dim: Any = None) -> Any:
+    h = self.enter(x) + 1
+    return self.leave(h if dim is None else F.normalize(h, dim=dim))
+
+
 def by_keyword(self: Any, x: torch.Tensor, **options: Any) -> Any:
     return self.leave(self.enter(x).softmax(options.get("dim", 1)))
 
@@ -210,12 +215,18 @@ def test_numbers_that_the_code_does_not_name_are_right_or_refused(method: Forwar
     assert any(served) is (method is normed_often)
 
 
+def test_an_axis_is_refused_where_another_one_made_the_call_another() -> None:
+    model, x = with_forward(Units, of_length_one), torch.randn(5, 6, dtype=torch.float64)
+    grown = fxgrow.grow(model, 2, example_inputs=x)
+    assert [served_or_refused(model, grown, x, dim) for dim in (None, 1, -1, 0)] == [True, True, True, False]
+
+
 def test_a_number_that_tensors_may_be_in_place_of_is_not_tried() -> None:
     def scaled(self: Any, x: torch.Tensor, scale: Any = None) -> Any:
         return self.leave(self.enter(x) if scale is None else self.enter(x) * scale)
 
     model, x = with_forward(Units, scaled), torch.randn(5, 6, dtype=torch.float64)
-    assert {1, 2, -1} <= {value for name, value in other_values(model, ((x,), {})) if isinstance(value, int)}
+    assert {1, 2, 0, -1} <= {value for name, value in other_values(model, ((x,), {})) if isinstance(value, int)}
     grown = fxgrow.grow(model, 2, example_inputs=x)
     assert not [call for course in fxgrow.report(grown).plan.courses for call in course.calls if "2" in call]
     assert served_or_refused(model, grown, x, x[:, :1]) and served_or_refused(model, grown, x, 3.0)
