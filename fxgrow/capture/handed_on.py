@@ -104,7 +104,16 @@ def _at(model: nn.Module, code: ast.expr) -> Any:
     """What code such as `self.blocks.norm` stands for; None where it does not say."""
     if isinstance(code, ast.Name):
         return model if code.id == "self" else None
-    return getattr(_at(model, code.value), code.attr, None) if isinstance(code, ast.Attribute) else None
+    return _held(_at(model, code.value), code.attr) if isinstance(code, ast.Attribute) else None
+
+
+def _held(holder: Any, name: str) -> Any:
+    """An attribute of an object, or a method; None where it has none such. No property of a user's own is run."""
+    for own in (getattr(holder, "__dict__", {}), getattr(holder, "_modules", {})):
+        if name in own:
+            return own[name]
+    of_class = inspect.getattr_static(type(holder), name, None)
+    return MethodType(of_class, holder) if isinstance(of_class, FunctionType) else getattr(of_class, "__func__", None)
 
 
 def _as_function(model: nn.Module, called: Any, code: ast.expr) -> tuple[Any, dict[str, ast.expr]]:

@@ -147,6 +147,26 @@ def test_what_a_function_reads_of_the_model_that_it_is_closed_over() -> None:
         grown(X)
 
 
+class Asking(Model):
+    """Has a property that does more than to say what it is."""
+
+    @property
+    def called(self) -> Callable[..., Tensor]:
+        raise RuntimeError("it is not to be asked")
+
+    @staticmethod
+    def turning(h: Tensor, kind: str) -> Tensor:
+        return turned(h, kind)
+
+    def forward(self, x: Tensor, mode: str = "relu") -> Tensor:
+        return self.called(x, mode) if x.ndim > 9 else self.turning(x, mode)
+
+
+def test_no_property_is_run() -> None:
+    model = Asking(turned)
+    assert named_values(model, code_run(model, frozenset({"forward"}), ["mode"]))["mode"] == ["relu"]
+
+
 def test_names_are_those_of_the_forward() -> None:
     for make in (lambda: Model(Part()), Looped, lambda: Global(turned)):
         model = make()
