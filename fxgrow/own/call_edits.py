@@ -73,7 +73,12 @@ class CallEdit:
             return self.value
         if given is None or (isinstance(given, (int, float)) and given == self.given):
             return self.value
-        return given * (self.value / self.given) if self.given else given
+        if not self.given:
+            return given
+        numbers = (given, self.value, self.given)
+        if all(isinstance(number, int) for number in numbers) and given * self.value % self.given == 0:
+            return given * self.value // self.given
+        return given * (self.value / self.given)
 
 
 class Editing(TorchFunctionMode):

@@ -139,6 +139,14 @@ def _is_so(node: fx.Node, edit: NodeEdit) -> bool:
         return False
 
 
+def _is_left_out(node: fx.Node, edit: NodeEdit) -> bool:
+    """Whether the call is given nothing there, as captured."""
+    try:
+        return edit.kind == "literal" and follow(node, edit.path) is None
+    except (IndexError, KeyError):
+        return True
+
+
 def _site(
     node: fx.Node, edit: NodeEdit, aside: bool, varying: set[tuple[str, str]], by_caller: bool
 ) -> tuple[Site, tuple[str, MethodRun] | None]:
@@ -151,7 +159,8 @@ def _site(
     runs = runs_of(node, module)
     methods = tuple(run.method for run in runs)
     whole = Site(module, False, node.target, alike.index(node), edit, aside, within=methods, calls=len(alike))
-    whole = replace(whole, inside=inside, weight=weight_of(node) if edit.kind == "multiply" else "")
+    weight = weight_of(node) if edit.kind == "multiply" else ""
+    whole = replace(whole, inside=inside, weight=weight, given=None if _is_left_out(node, edit) else ...)
     if by_caller:
         whole = replace(whole, caller=node.meta.get(CALLER, ""))
     depth = next((depth for depth, run in enumerate(runs) if (module, run.method) not in varying), None)

@@ -75,6 +75,22 @@ class MoreInTraining(Attention):
         return super().forward(x + x.tanh() if self.training else x)
 
 
+class Scaled(Attention):
+    """Attention that derives its scale, unless it is given one."""
+
+    def forward(self, x: Tensor, number: float | None = None) -> Tensor:
+        q, k, v = self.qkv(x).view(*x.shape[:2], 3, 3, 4).permute(2, 0, 3, 1, 4)
+        return self.head(F.scaled_dot_product_attention(q, k, v, scale=number).transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
+class Times(Layers):
+    """A number that is whole, and no size."""
+
+    def forward(self, x: Tensor, number: int = 1) -> Tensor:
+        x = self.read(x)
+        return self.head(x * (x.shape[-1] * number))  # type: ignore[no-any-return]
+
+
 class Mean(Layers):
     def forward(self, x: Tensor, number: float = 1.0) -> Tensor:
         x = self.read(x)
@@ -96,16 +112,24 @@ def test_numbers_that_attributes_are_given_by_hand_count(kind: Any, how: dict[st
     torch.testing.assert_close(copied.train()(X), model(X), rtol=0, atol=EXACT)
 
 
-@pytest.mark.parametrize("kind", [LayerNorm, Argument, Mean])
+@pytest.mark.parametrize("kind", [LayerNorm, Argument, Mean, Scaled])
 def test_numbers_that_arguments_are_given_count_after_each_growth(kind: Any) -> None:
     torch.manual_seed(0)
     model: Any = kind().double()
-    once: Any = fxgrow.grow(model, 2, example_inputs=X)
+    once: Any = fxgrow.grow(model, 1.5, init="mirror" if kind is Scaled else "zero", example_inputs=X)
     twice: Any = fxgrow.grow(once, 1.5, example_inputs=X)
     for number in (0.7, 3.0):
         assert (model(X, number) - model(X)).abs().max() > 1e-3
         torch.testing.assert_close(once(X, number), model(X, number), rtol=0, atol=EXACT)
         torch.testing.assert_close(twice(X, number), model(X, number), rtol=0, atol=EXACT)
+
+
+def test_whole_numbers_stay_whole() -> None:
+    torch.manual_seed(0)
+    model = Times().double()
+    grown: Any = fxgrow.grow(model, 1.5, example_inputs=X)
+    for number in (2, 3):
+        torch.testing.assert_close(grown(X, number), model(X, number), rtol=0, atol=EXACT)
 
 
 class Shaped(Layers):
