@@ -62,7 +62,7 @@ class GetItem(Shape):
     def _pick(op: Op, x: Tensor, axis: int, number: Any, path: Path) -> None:
         """One entry of an axis: of a parameter, the others may grow if the number counts those that come first."""
         layout, size = x.axis(axis), x.shape[axis]
-        if op.node.users and not any(holds_tensor(user.meta["value"]) for user in op.node.users):
+        if op.node.users and not any(u.op == "output" or holds_tensor(u.meta["value"]) for u in op.node.users):
             return  # its size is asked for alone, and any other entry has the same
         if x.parameter is None or is_fixed(layout) or not isinstance(number, int) or number < 0 or size == 1:
             op.unifier.fix(layout, "indexed by a number")
