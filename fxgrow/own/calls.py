@@ -147,7 +147,7 @@ class _OtherCalls:
             return None  # the model took another one, by which this is settled
         if callable(call.value):
             self.wrong.setdefault(place, "another function may compute something else with units that grow")
-        if call.value in (UNREAD, UNTRIED):
+        if call.value is UNREAD or call.value is UNTRIED:
             code = "cannot be read" if call.value is UNREAD else "may do more than compute"
             self.wrong.setdefault(place, f"the code that may decide by it {code}, so no other value was tried")
             return None
