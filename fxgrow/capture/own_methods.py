@@ -7,6 +7,7 @@ import builtins
 import dataclasses
 import functools
 import inspect
+import logging
 import operator
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -106,7 +107,7 @@ def other_methods(model: nn.Module, captured: Captured) -> Iterator[tuple[str, I
 _HARMLESS = {"abs", "dict", "enumerate", "float", "int", "isinstance", "len", "list", "max", "min", "range", "reversed"}
 _HARMLESS |= {"round", "slice", "sorted", "sum", "super", "tuple", "zip", "getattr", "hasattr", "print"}
 _LIBRARIES = {"torch", "timm", "torchvision", "einops", "math", "numpy", "warnings", "enum", "typing", "collections"}
-_LIBRARIES |= {"copy", "functools", "itertools", "operator"}
+_LIBRARIES |= {"contextlib", "copy", "dataclasses", "functools", "itertools", "logging", "operator", "time"}
 _ACTING = {"save", "load", "savez", "savetxt", "tofile", "dump", "write", "system", "manual_seed", "seed", "set_state"}
 _ACTING |= {"load_state_dict", "backward", "step"}
 """What functions of libraries and methods are called that do more than compute."""
@@ -177,8 +178,10 @@ def _is_harmless(called: ast.expr, caller: Any, owner: nn.Module | None, within:
         return len(within) < 5 and isinstance(of_class, FunctionType) and _computes_only(of_class, None, True, within)
     is_local = called.id in (*caller.__code__.co_varnames, *caller.__code__.co_cellvars)
     value = None if is_local else caller.__globals__.get(called.id, getattr(builtins, called.id, None))
-    if value is None or (isinstance(value, type) and issubclass(value, BaseException)):
-        return True  # an argument, or what the function made
+    if value is None or isinstance(value, logging.Logger):
+        return True  # an argument, or what the function made; what is logged is kept back
+    if isinstance(value, type) and issubclass(value, BaseException):
+        return True
     home = value.__name__ if isinstance(value, ModuleType) else home_of(value)
     if home.partition(".")[0] in _LIBRARIES or value in within:
         return True

@@ -6,9 +6,10 @@ import functools
 import inspect
 import io
 import itertools
+import logging
 import operator
-from collections.abc import Sequence
-from contextlib import redirect_stdout
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from typing import Any
 
@@ -62,7 +63,7 @@ def with_other_calls(
     Attributes set by hand are left out where blocks are added, for which another course may take another place.
     """
     looked = _OtherCalls(own, source, captured, plan, there, replan)
-    with redirect_stdout(io.StringIO()):  # some calls print
+    with _quietly():
         for call in other_calls(source, captured, of_methods, plan.depth is None, looked.may_be):
             problem = looked.problem_of(call)
             if problem is not None:
@@ -72,6 +73,18 @@ def with_other_calls(
                 looked.wrong.setdefault(call.place, why)
         looked.look_at_pairs()
     return looked.planned()
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep back what calls print and log that nobody has made."""
+    before = logging.root.manager.disable
+    logging.disable()
+    try:
+        with redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
 
 
 class _OtherCalls:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -172,6 +173,28 @@ def test_names_are_those_of_the_forward() -> None:
         model = make()
         assert named_values(model, code_run(model, frozenset({"forward"}), ["mode"]))["mode"] == ["relu"]
         assert "mode" not in named_values(model, code_run(model, frozenset({"forward"})))
+
+
+LOGGER = logging.getLogger(__name__)
+
+
+class Logging(Model):
+    def forward(self, x: Tensor, mode: str = "relu", told: bool = False) -> Tensor:
+        if told:
+            LOGGER.warning("told of %s", x.shape)
+            logging.warning("told")
+        return self.leave(turned(self.enter(x), mode))
+
+
+def test_what_is_logged_is_kept_back_as_other_values_are_tried(caplog: pytest.LogCaptureFixture) -> None:
+    torch.manual_seed(0)
+    model = lively(Logging(turned)).double()
+    grown = fxgrow.grow(model, 2, example_inputs=X)
+    assert not caplog.records
+    torch.testing.assert_close(grown(X, told=True), model(X, told=True), rtol=1e-10, atol=1e-10)
+    assert len(caplog.records) == 4
+    with pytest.raises(SettledError, match="mode is 'softmax'"):
+        grown(X, "softmax")
 
 
 FILES: list[str] = []
