@@ -20,7 +20,7 @@ from fxgrow.capture import Captured, GrownGraphModule, skeleton
 from fxgrow.capture.arguments import ANOTHER, ANY, UNREAD, UNTRIED, with_argument
 from fxgrow.capture.call_guards import in_words
 from fxgrow.capture.capturing import recorded
-from fxgrow.capture.contexts import GUARDS, STATE, settled
+from fxgrow.capture.contexts import GUARDS, STATE
 from fxgrow.capture.inputs import Inputs, recalled, with_channels
 from fxgrow.capture.own_methods import called_by
 from fxgrow.capture.probing import differences
@@ -204,13 +204,15 @@ class _OtherCalls:
             problem = (self._difference if call.beside else self._taken)(course, other, before, after)
         if problem is None:
             right.append(in_words(call.value))
-            self._taking += [call] if call.argument and not call.beside else []
+            counted = isinstance(call.value, (int, float)) and any(call.place == other.place for other in self._taking)
+            self._taking += [call] if call.argument and not (call.beside or counted) else []
         return problem
 
     def look_at_pairs(self) -> None:
         """Take up pairs of other values, each of which is right alone; or refuse one of them beside the other.
 
-        Those that change nothing alone are tried together, and one by one where that changes something.
+        Those that change nothing alone are tried together, and one by one where that changes something. Of several
+        numbers one is tried beside others.
         """
         pairs = list(itertools.combinations(self._taking, 2))
         for first in (Call("", self.captured.inputs), *self._taking):
@@ -341,10 +343,9 @@ def _is_kept(described: Any) -> bool:
 
 
 def _bare(graph: fx.Graph) -> fx.Graph:
-    """A graph without a word of arguments that are no tensors."""
+    """A graph without a word of arguments that are no tensors, or that it does not read."""
     for node in reversed(graph.nodes):
-        is_argument = node.op == "placeholder" and not holds_tensor(node.meta["value"])
-        if not node.users and (node.target is settled or is_argument):
+        if not node.users and (node.target in GUARDS or node.op == "placeholder"):
             graph.erase_node(node)
     return graph
 
