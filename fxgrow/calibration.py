@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from fxgrow.capture.inputs import given_inputs
 from fxgrow.containers import flat_tensors, in_dtype
 from fxgrow.devices import callers_code, random_state_kept
-from fxgrow.errors import CaptureError, first_line
+from fxgrow.errors import CaptureError, as_error
 from fxgrow.measure.borrowing import Borrowed
 from fxgrow.measure.verification import in_precision, release
 from fxgrow.module_tensors import named_tensors
@@ -60,15 +60,11 @@ def calibrate(grown: nn.Module, plan: Plan, batch: Any) -> Plan:
     inside = named_tensors(twin)
     calibrating = Calibrating({id(inside[growth.name]): growth for growth in plan.tensors})
     args, kwargs = in_dtype((args, kwargs), precision, like.device)
-    try:
-        with torch.no_grad(), calibrating, Borrowed(twin), random_state_kept(like.device), callers_code():
-            twin(*args, **kwargs)
-    except Exception as error:
-        raise CaptureError(
-            f"the model does not run on the batch to calibrate on: {first_line(error)}",
-            where=type(grown).__name__,
-            remedy="pass calibrate=BATCH as the model is called in training",
-        ) from error
+    what = "the model does not run on the batch to calibrate on"
+    remedy = "pass calibrate=BATCH as the model is called in training"
+    failing = as_error(CaptureError, what, where=type(grown).__name__, remedy=remedy)
+    with failing, torch.no_grad(), calibrating, Borrowed(twin), random_state_kept(like.device), callers_code():
+        twin(*args, **kwargs)
     release(twin)
     if calibrating.tried and not any(calibrating.found.values()):
         raise CaptureError(

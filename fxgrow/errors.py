@@ -90,6 +90,27 @@ def first_line(error: BaseException) -> str:
 
 
 @contextmanager
+def as_error(
+    kind: type[FxgrowError], what: str, *, where: str, remedy: str, but: tuple[type[Exception], ...] = ()
+) -> Iterator[None]:
+    """Let whatever a user's own code raises be an error that says what failed, but for some errors.
+
+    >>> try:
+    ...     with as_error(CaptureError, "the model does not run", where="Net", remedy="pass other inputs"):
+    ...         1 / 0
+    ... except FxgrowError as error:
+    ...     print(error)
+    the model does not run: division by zero (at Net): pass other inputs
+    """
+    try:
+        yield
+    except but:
+        raise
+    except Exception as error:
+        raise kind(f"{what}: {first_line(error)}", where=where, remedy=remedy) from error
+
+
+@contextmanager
 def reading(noun: str, kind: type[FxgrowError] = FxgrowError) -> Iterator[None]:
     """Let what goes wrong while a document is read from JSON be an error that says so.
 

@@ -16,13 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from fxgrow.birth import Birth
-from fxgrow.by_hand import (
-    ByHand,
-    kept_parts,
-    put_in_again,
-    put_in_by_hand,
-    restore_parts,
-)
+from fxgrow.by_hand import ByHand, kept_parts, put_in_again, put_in_by_hand, restore_parts
 from fxgrow.capture import skeleton
 from fxgrow.contents import parts_of, unkept
 from fxgrow.errors import FileError, FxgrowError

@@ -26,7 +26,7 @@ from torch.overrides import TorchFunctionMode
 
 from fxgrow.calibration import Calibrating
 from fxgrow.devices import callers_code, random_state_kept
-from fxgrow.errors import AmountError, FxgrowError, first_line
+from fxgrow.errors import AmountError, FxgrowError, as_error
 from fxgrow.module_tensors import named_tensors
 from fxgrow.noise import WithoutNoise
 from fxgrow.planning.indexing import filled_by
@@ -94,16 +94,10 @@ def _bring_to_scale(grown: nn.Module, loss: Loss, growths: Mapping[int, TensorGr
 
 
 def _value_of(loss: Loss, grown: nn.Module) -> Tensor:
-    try:
+    what = "loss= fails on the grown model"
+    remedy = "pass a loss on a batch that it takes, with the channels that in_chans= asks for"
+    with as_error(AmountError, what, where=type(grown).__name__, remedy=remedy, but=(FxgrowError,)):
         return loss(grown)
-    except FxgrowError:
-        raise
-    except Exception as error:
-        raise AmountError(
-            f"loss= fails on the grown model: {first_line(error)}",
-            where=type(grown).__name__,
-            remedy="pass a loss on a batch that it takes, with the channels that in_chans= asks for",
-        ) from error
 
 
 def _slopes(

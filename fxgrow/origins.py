@@ -59,11 +59,7 @@ def original_for(base: str, arguments: Mapping[str, Any], history: History) -> n
         shape = tuple(sum(stage == 0 for stage in axis) for axis in history.births[name].axes)
         if built.get(original) != shape:
             now = f"is {list(built[original])} there" if original in built else "is not there"
-            raise FileError(
-                f"{original} was {list(shape)} in the original and {now}",
-                where=base,
-                remedy=ARGUMENTS,
-            )
+            raise FileError(f"{original} was {list(shape)} in the original and {now}", where=base, remedy=ARGUMENTS)
     return model
 
 

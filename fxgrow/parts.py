@@ -20,7 +20,7 @@ from fxgrow.capture import Captured, capture, example_inputs_for, kept_as, recap
 from fxgrow.capture.inputs import Inputs, described, inputs_after, recalled
 from fxgrow.containers import each_tensor, in_dtype, of_kind
 from fxgrow.devices import device_of, random_state_kept
-from fxgrow.errors import CaptureError, VerificationError, first_line
+from fxgrow.errors import CaptureError, VerificationError, as_error, first_line
 from fxgrow.history import Verification, drawn_in_part
 from fxgrow.measure.verification import random_inputs, verify
 from fxgrow.module_tensors import as_registered, named_tensors, place
@@ -118,14 +118,10 @@ def passage_through(model: nn.Module, parts: Parts) -> Passage:
     twin = _with_values(model)
     dtype = next((p.dtype for p in nn.Module.parameters(twin) if p.dtype.is_floating_point), torch.float32)
     inputs = in_dtype(random_inputs(parts.inputs, 0), dtype, device_of(twin))
-    try:
+    what = "what goes in and out of its parts is seen in a run, and it does not run"
+    remedy = "leave classes= and in_chans= out, or pass example_inputs of shapes that random values run on"
+    with as_error(CaptureError, what, where=type(model).__name__, remedy=remedy):
         return passage(twin, inputs, parts.captured)
-    except Exception as error:  # whatever a forward raises
-        raise CaptureError(
-            f"what goes in and out of its parts is seen in a run, and it does not run: {first_line(error)}",
-            where=type(model).__name__,
-            remedy="leave classes= and in_chans= out, or pass example_inputs of shapes that random values run on",
-        ) from error
 
 
 def _under(path: str, plan: Plan) -> Plan:

@@ -13,14 +13,7 @@ from torch import Tensor, nn
 
 from fxgrow.capture import skeleton
 from fxgrow.errors import AmountError, FileError, PlanError
-from fxgrow.files import (
-    KEY,
-    check_same_tensors,
-    header_for,
-    header_in,
-    parts_by_hand,
-    structure_of,
-)
+from fxgrow.files import KEY, check_same_tensors, header_for, header_in, parts_by_hand, structure_of
 from fxgrow.growing import grow
 from fxgrow.history import drawn_by, history_of, tensors_of
 from fxgrow.module_tensors import place, tied_names

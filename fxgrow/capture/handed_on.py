@@ -54,10 +54,10 @@ def handed_on(model: nn.Module, own: Sequence[tuple[Any, ast.AST]], names: Colle
                 if inspect.unwrap(function) in methods:
                     given = {n: value for n, value in given.items() if not isinstance(value, ast.Name) or value.id != n}
                 key = function, ", ".join(f"{name}={ast.dump(value)}" for name, value in sorted(given.items()))
-                body = _body(function) if given and key not in seen else None
+                inside = code_of(function) if given and key not in seen else None
                 seen.add(key)
-                if body is not None:
-                    named = _Renamed({**own_names, **given}, function).visit(copy.deepcopy(body))
+                if inside is not None:
+                    named = _Renamed({**own_names, **given}, function).visit(copy.deepcopy(inside))
                     waiting.append((function, named))
                     yield named
 
@@ -162,18 +162,6 @@ def _closed_over(function: Any) -> dict[str, Any]:
     plain = inspect.unwrap(function)
     cells = getattr(plain, "__closure__", None) or ()
     return dict(zip(plain.__code__.co_freevars, map(content_of, cells), strict=True)) if cells else {}
-
-
-def _body(function: Any) -> ast.AST | None:
-    """The code of a function among the statements that it was read with; None where it is not at hand."""
-    code, name = code_of(function), inspect.unwrap(function).__name__
-    if code is None:
-        return None
-    if name != "<lambda>":
-        return next((n for n in ast.walk(code) if isinstance(n, ast.FunctionDef) and n.name == name), None)
-    wanted = _parameters(function)
-    lambdas = (node for node in ast.walk(code) if isinstance(node, ast.Lambda))
-    return next((node for node in lambdas if [argument.arg for argument in node.args.args] == wanted), None)
 
 
 class _Renamed(ast.NodeTransformer):

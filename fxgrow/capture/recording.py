@@ -32,7 +32,7 @@ from fxgrow.capture.shapes import IN_TENSOR_OPERATIONS
 from fxgrow.capture.skeleton import twin_of
 from fxgrow.containers import of_kind
 from fxgrow.devices import callers_code
-from fxgrow.errors import CaptureError, FxgrowError, UntraceableError, first_line
+from fxgrow.errors import CaptureError, FxgrowError, UntraceableError, as_error, first_line
 from fxgrow.opaque import CustomFunction
 from fxgrow.rules.calls import draws, name_of, reached, writes
 from fxgrow.rules.registry import law_of_call, shown_by
@@ -275,14 +275,9 @@ def _changed_by_mode(model: nn.Module, training: bool) -> Iterator[Settled]:
     switching = {path: part for path, part in parts.items() if switches_itself(part)}
     own = {path for path, part in switching.items() if any(True for _ in nn.Module.parameters(part, recurse=False))}
     before = state_of(model) if own else {}
-    try:
+    remedy = "pass a model whose train() and eval() run"
+    with as_error(CaptureError, "a change of mode fails", where=type(model).__name__, remedy=remedy):
         model.train(training)
-    except Exception as error:
-        raise CaptureError(
-            f"a change of mode fails: {first_line(error)}",
-            where=type(model).__name__,
-            remedy="pass a model whose train() and eval() run",
-        ) from error
     made = next((path for path, _ in model.named_modules() if path not in parts), None) if switching else None
     if made is not None:
         mode = "train" if training else "eval"

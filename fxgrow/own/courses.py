@@ -111,25 +111,25 @@ def for_both(planned: Any, other: Any) -> TensorGrowth | None:
     """
     if not (isinstance(planned, TensorGrowth) and isinstance(other, TensorGrowth)):
         return None
-    axes = _axesfor_both(planned.axes, other.axes)
+    axes = _axes_for_both(planned.axes, other.axes)
     alike = replace(planned, axes=(), calibrations=()) == replace(other, axes=(), calibrations=())
     return replace(planned, axes=axes) if alike and axes is not None else None
 
 
-def _axesfor_both(planned: tuple[Axis, ...], other: tuple[Axis, ...]) -> tuple[Axis, ...] | None:
+def _axes_for_both(planned: tuple[Axis, ...], other: tuple[Axis, ...]) -> tuple[Axis, ...] | None:
     if len(planned) != len(other):
         return None
     axes: list[Axis] = []
     for mine, theirs in zip(planned, other, strict=True):
-        parts = _axesfor_both(mine.parts, theirs.parts)
-        fill = _fillfor_both(mine.fill, theirs.fill)
+        parts = _axes_for_both(mine.parts, theirs.parts)
+        fill = _fill_for_both(mine.fill, theirs.fill)
         if parts is None or fill is None or (mine.kind, mine.old, mine.new) != (theirs.kind, theirs.old, theirs.new):
             return None
         axes.append(replace(mine, fill=fill, parts=parts))
     return tuple(axes)
 
 
-def _fillfor_both(mine: str, theirs: str) -> str | None:
+def _fill_for_both(mine: str, theirs: str) -> str | None:
     if mine == theirs or theirs == "draw" or (mine, theirs) == ("mean", "pair"):
         return mine
     return "mean" if theirs == "mean" and mine in ("draw", "pair") else None

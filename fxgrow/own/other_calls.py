@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -60,13 +60,13 @@ def other_calls(
     others.sort(key=lambda other: isinstance(other[1], Cut))  # what may be a tensor is tried as one first
     flags = list(other_flags(source, captured.graphs.values())) if of_flags else []
     computing = bool(others or flags) and only_compute(source, ran)
-    if not computing and run_unread(source, ran):
-        there = _as_called(source, captured, flags)
-        yield from _untried(there, captured, there, UNREAD)
-    elif not computing and not is_installed(type(source)):
-        decided = {name for name, value in others if not holds_tensor(value) and not isinstance(value, Cut)}
-        decided |= {flag.name for flag, _ in flags}
-        yield from _untried(_as_called(source, captured, flags), captured, decided, UNTRIED)
+    if not computing:
+        there, decided = _as_called(source, captured, flags), {flag.name for flag, _ in flags}
+        decided |= {name for name, value in others if not holds_tensor(value) and not isinstance(value, Cut)}
+        if run_unread(source, ran):
+            yield from _untried(there, captured, UNREAD)
+        elif not is_installed(type(source)):
+            yield from _untried({n: value for n, value in there.items() if n in decided}, captured, UNTRIED)
     for name, value in others if computing else ():
         before = bound(source, with_argument(source, captured.inputs, name))
         as_it_was = in_words(before.get(name, inspect.Parameter.empty))
@@ -104,10 +104,10 @@ def _as_called(source: nn.Module, captured: Captured, flags: list[tuple[Flag, An
     return {name: value for name, value in there.items() if name not in starred} | {f.name: was for f, was in flags}
 
 
-def _untried(there: dict[str, Any], captured: Captured, names: Collection[str], why: Any) -> Iterator[Call]:
-    """Calls with anything else than there was, for some arguments and attributes that are no tensors."""
+def _untried(there: dict[str, Any], captured: Captured, why: Any) -> Iterator[Call]:
+    """Calls with anything else than there was, for those arguments and attributes that are no tensors."""
     for name, value in there.items():
-        if name in names and not holds_tensor(value):
+        if not holds_tensor(value):
             yield Call(f"another {name}", captured.inputs, (in_words(value),), name, why)
 
 
