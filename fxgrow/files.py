@@ -18,11 +18,11 @@ from torch import nn
 from fxgrow.birth import Birth
 from fxgrow.by_hand import ByHand, kept_parts, put_in_again, put_in_by_hand, restore_parts
 from fxgrow.capture import skeleton
+from fxgrow.carried import ATTRIBUTE
 from fxgrow.contents import parts_of, unkept
 from fxgrow.errors import FileError, FxgrowError
 from fxgrow.extra_state import extra_states, set_extra_states
 from fxgrow.history import (
-    ATTRIBUTE,
     History,
     Step,
     Verification,

@@ -7,8 +7,9 @@ from dataclasses import replace
 from torch import nn
 
 from fxgrow.capture.modes import GrownGraphModule
+from fxgrow.carried import ATTRIBUTE
 from fxgrow.contents import parts_of
-from fxgrow.history import ATTRIBUTE, known_history, parts_after
+from fxgrow.history import known_history, parts_after
 from fxgrow.own.folding import fold_module
 from fxgrow.transforms.folding import fold_multipliers
 

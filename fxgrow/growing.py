@@ -15,6 +15,7 @@ from fxgrow.capture import Captured, GrownGraphModule, skeleton
 from fxgrow.capture.contexts import STATE
 from fxgrow.capture.inputs import Inputs, described, with_channels
 from fxgrow.capture.kept import refuse_out_of_date
+from fxgrow.carried import ATTRIBUTE
 from fxgrow.certifying import certificate_of, kept_for_proof
 from fxgrow.devices import own_defaults
 from fxgrow.drafting import planned_in_form, replanning, replanning_parts
@@ -23,7 +24,6 @@ from fxgrow.fingerprint import fingerprint
 from fxgrow.garbage import collection_paused
 from fxgrow.gradmax import Loss, choose_units
 from fxgrow.history import (
-    ATTRIBUTE,
     Step,
     before_growth,
     drawn_by,

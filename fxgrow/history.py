@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from fxgrow.birth import Birth, Births
 from fxgrow.by_hand import ByHand, by_hand_since
+from fxgrow.carried import Carried, carried_by
 from fxgrow.contents import Part, parts_of
 from fxgrow.errors import FxgrowError
 from fxgrow.first_names import name_at_growth
@@ -21,8 +22,6 @@ from fxgrow.wrappers import WRAPPERS, wrapper_of
 
 if TYPE_CHECKING:
     from fxgrow.proof.certificate import Certificate
-
-ATTRIBUTE = "_fxgrow"
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class History:
+class History(Carried):
     """All growths of a module, in order, and the birth stages of its tensors.
 
     Attributes
@@ -132,9 +131,6 @@ class History:
     births: dict[str, Birth]
     parts: tuple[tuple[str, Part], ...] = field(default=(), compare=False)
     by_hand: ByHand | None = field(default=None, compare=False)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> History:
-        return self  # a value: copies of a model share it
 
     @property
     def stage(self) -> int:
@@ -184,7 +180,7 @@ def drawn_in_part(seed: str, path: str) -> str:
 
 def history_of(model: nn.Module) -> History | None:
     """The history a module carries, if fxgrow made it."""
-    history = getattr(model, ATTRIBUTE, None)
+    history = carried_by(model)
     return history if isinstance(history, History) else None
 
 

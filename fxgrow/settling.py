@@ -10,10 +10,11 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from fxgrow import guards
 from fxgrow.capture.modes import GrownGraphModule
+from fxgrow.carried import ATTRIBUTE
 from fxgrow.contents import parts_of
 from fxgrow.errors import FxgrowError
 from fxgrow.guarded_norms import PLAIN, OverOldUnits, read
-from fxgrow.history import ATTRIBUTE, known_history, parts_after
+from fxgrow.history import known_history, parts_after
 from fxgrow.own.call_edits import CallEdit
 from fxgrow.own.edited import Edited, is_norm_guard, plain_kind, unedited
 from fxgrow.spectral import GuardedSpectralNorm, is_spectral_norm, over_all

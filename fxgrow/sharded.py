@@ -8,11 +8,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from fxgrow.capture import skeleton
+from fxgrow.carried import ATTRIBUTE
 from fxgrow.certifying import certificate_of
 from fxgrow.errors import AmountError
 from fxgrow.fingerprint import fingerprint
 from fxgrow.growing import grow
-from fxgrow.history import ATTRIBUTE, drawn_by, drawn_in_part, history_of, report, with_certificate
+from fxgrow.history import drawn_by, drawn_in_part, history_of, report, with_certificate
 from fxgrow.intermediate import Growth
 from fxgrow.module_tensors import named_tensors, place
 from fxgrow.planning.plan import Plan

@@ -8,8 +8,9 @@ from typing import TypeVar
 from torch import nn
 
 from fxgrow.birth import Birth
+from fxgrow.carried import ATTRIBUTE
 from fxgrow.contents import parts_of
-from fxgrow.history import ATTRIBUTE, History, Step
+from fxgrow.history import History, Step
 from fxgrow.planning.indexing import old_positions
 
 Module = TypeVar("Module", bound=nn.Module)

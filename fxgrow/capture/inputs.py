@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fxgrow.capture.skeleton import GIVEN, skeleton
+from fxgrow.carried import carried_by
 from fxgrow.containers import each_tensor, flat_tensors
 from fxgrow.errors import CaptureError
 from fxgrow.holders import attributes_of, empty, hold, is_object, is_users
@@ -214,7 +215,7 @@ def _as_arguments(example_inputs: Any, name: str) -> Inputs:
 
 
 def _derived(model: nn.Module) -> Inputs:
-    history = getattr(model, "_fxgrow", None)
+    history = carried_by(model)
     if history is not None:
         return inputs_after(history.steps[-1].plan)
     config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
