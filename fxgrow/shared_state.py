@@ -60,9 +60,11 @@ class SharedState:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        kinds = _classes(model)
-        self.hooks = {f"a hook ({id(hook)})": hook for hook in _hooks(model)}
-        self.parts = [part.__dict__ for part in model.modules() if not is_known(type(part))]
+        modules = dict(model.named_modules())
+        kinds = _classes(modules.values())
+        self.hooks = {f"a hook ({id(hook)})": hook for hook in _hooks(modules.values())}
+        own = [(path, part) for path, part in modules.items() if not is_known(type(part))]
+        self.parts = [part.__dict__ for _, part in own]
         held = [value for names in self.parts for _, _, value in _items(names)]
         calling = (*self.hooks.values(), *held, *(type(value).__call__ for value in held if callable(value)))
         self.files = _files(kinds, map(_imported, calling))
@@ -79,10 +81,9 @@ class SharedState:
             },
         }
         self.before = {text: _snapshot(owner) for text, owner in self.owners.items()}
-        parts = [(path, part) for path, part in model.named_modules() if not is_known(type(part))]
         self.tensors = {
             f"the tensor {name} of {path or type(part).__name__}": (tensor, tensor._version, tensor.detach().clone())
-            for path, part in parts
+            for path, part in own
             for name, tensor in unregistered(part)
         }
 
@@ -166,9 +167,9 @@ class SharedState:
             yield from _functions_in(hook, name)
 
 
-def _hooks(model: nn.Module) -> Iterator[Any]:
+def _hooks(modules: Iterable[nn.Module]) -> Iterator[Any]:
     """What runs around the forwards of parts, but for libraries'."""
-    for part in model.modules():
+    for part in modules:
         for hook in (*part._forward_hooks.values(), *part._forward_pre_hooks.values()):
             if not is_library(getattr(hook, "__module__", None) or ""):
                 yield hook
@@ -206,8 +207,8 @@ def _defined_in(names: dict[str, Any]) -> Iterator[type]:
             yield value
 
 
-def _classes(model: nn.Module) -> list[type]:
-    own = [kind for kind in dict.fromkeys(map(type, model.modules())) if not is_known(kind)]
+def _classes(modules: Iterable[nn.Module]) -> list[type]:
+    own = [kind for kind in dict.fromkeys(map(type, modules)) if not is_known(kind)]
     kinds = dict.fromkeys(base for kind in own for base in kind.__mro__)
     return [kind for kind in kinds if kind is not object and not is_known(kind)]
 

@@ -65,18 +65,19 @@ class GraphBuilder(Refusing):
         self.graph = fx.Graph()
         self.root = root
         self.constants = constants
+        self.parts = dict(root.named_modules())
         self.modules: dict[int, str] = {}
         self.names: dict[int, str] = {}
         self.plain: dict[int, str] = {}  # tensors that are neither parameters nor buffers
         self.moved: dict[int, tuple[Any, ...]] = {}  # these in another form: the call that gave it, for when it is used
         self.tensors: dict[int, dict[str, int]] = {}  # by module
-        for path, module in root.named_modules():
+        for path, module in self.parts.items():
             self.modules[id(module)], self.tensors[id(module)] = path, _tensors(module)
             for name, tensor in (*module._parameters.items(), *module._buffers.items()):
                 if tensor is not None:
                     self.names.setdefault(id(tensor), _below(path, name))
             self.plain.update({id(t): _below(path, n) for n, t in module.__dict__.items() if isinstance(t, Tensor)})
-        self.methods = MethodRuns(root, self.modules)
+        self.methods = MethodRuns(self.parts)
         self.aside: list[fx.Node] = []
         self.nodes: dict[int, fx.Node] = {}
         self.bare: dict[int, Tensor] = {}  # what stands for a tensor with values once it has a node

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -35,7 +35,7 @@ def chance(what: str, where: str) -> UntraceableError:
 
 
 @contextmanager
-def without_chance(model: nn.Module, again: Callable[[], Any]) -> Iterator[None]:
+def without_chance(recorder: Recorder, again: Callable[[], Any]) -> Iterator[None]:
     """Refuse a forward that draws from a generator of Python's, numpy's or torch's; their state stays as it was.
 
     again: runs the forward once more, to find the line that draws.
@@ -44,14 +44,14 @@ def without_chance(model: nn.Module, again: Callable[[], Any]) -> Iterator[None]
     ------
     UntraceableError: something was drawn; it names the line.
     """
-    generators = list(_generators(model))
+    generators = list(_generators(recorder.parts.values()))
     states = [generator.state() for generator in generators]
     yield
     for generator, state in zip(generators, states, strict=True):
         if not _alike(generator.state(), state):
             line = _line_of_chance(again, generators)
             generator.restore(state)
-            raise chance(f"{DRAWS} {generator.name}" + (f" ({line})" if line else ""), type(model).__name__)
+            raise chance(f"{DRAWS} {generator.name}" + (f" ({line})" if line else ""), type(recorder.root).__name__)
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def entropy_refused(recorder: Recorder) -> Iterator[None]:
         with recorder.refusals():
             raise chance(f"{DRAWS} the entropy of the system ({_line_now()})", recorder.where())
 
-    shared = {id(names): names for names in (vars(os), vars(random), *map(_globals, recorder.root.modules()))}
+    shared = {id(names): names for names in (vars(os), vars(random), *map(_globals, recorder.parts.values()))}
     places = [(names, name) for names in shared.values() for name, value in names.items() if value is plainly]
     for names, name in places:
         names[name] = drawn
@@ -93,7 +93,7 @@ def _asked_by_library() -> bool:
     return is_library(frame.f_globals.get("__name__", ""))
 
 
-def _generators(model: nn.Module) -> Iterator[Generator]:
+def _generators(modules: Iterable[nn.Module]) -> Iterator[Generator]:
     """The generators that all programs share, and those that modules, or the files of their forwards, have."""
     numpy: Any = sys.modules.get("numpy")
     yield Generator("Python's random", random.getstate, random.setstate)
@@ -101,7 +101,7 @@ def _generators(model: nn.Module) -> Iterator[Generator]:
         yield Generator("numpy.random", numpy.random.get_state, numpy.random.set_state)
     yield Generator("torch", torch.default_generator.get_state, torch.default_generator.set_state)
     holders: dict[int, dict[str, Any]] = {}
-    for module in model.modules():
+    for module in modules:
         holders.update({id(values): values for values in (module.__dict__, _globals(module))})
     kinds = (torch.Generator, random.Random, *((numpy.random.Generator, numpy.random.RandomState) if numpy else ()))
     attributes = [value for values in holders.values() for value in values.values()]

@@ -166,7 +166,7 @@ def _kept_whole(recorder: Recorder) -> Iterator[None]:
     """
     of_libraries = tuple(registry.whole_functions())
     functions = (*of_libraries, *_wrapped_by_users(), *OF_MATH)
-    homes = {type(module).__module__ for module in recorder.root.modules()}
+    homes = {type(module).__module__ for module in recorder.parts.values()}
     namespaces = [vars(sys.modules[home]) for home in homes if home in sys.modules]
     namespaces += [vars(math), *_symbolic_trace._wrapped_fns_to_patch.values()]
     plain = {(id(names), name): (names, f) for names, name, f in _places(namespaces, functions)}

@@ -48,15 +48,15 @@ class MethodRuns:
 
     Parameters
     ----------
-    modules: the paths of the modules, by their id.
+    modules: those of a model, by path.
     """
 
-    def __init__(self, root: nn.Module, modules: Mapping[int, str]) -> None:
-        self.modules = modules
-        self.names = {id(code): name for kind in set(map(type, root.modules())) for name, code in _methods(kind)}
+    def __init__(self, modules: Mapping[str, nn.Module]) -> None:
+        self.paths = {id(module): path for path, module in modules.items()}
+        self.names = {id(code): name for kind in set(map(type, modules.values())) for name, code in _methods(kind)}
         hooks = [
             hook
-            for part in root.modules()
+            for part in modules.values()
             for hook in (*part._forward_hooks.values(), *part._forward_pre_hooks.values())
         ]
         self.hooks = {id(code): code.co_name for code in map(_code_of_hook, hooks) if code is not None}
@@ -95,7 +95,7 @@ class MethodRuns:
 
     def _run(self, frame: FrameType, name: str) -> MethodRun | None:
         if frame not in self.runs:
-            path = self.modules.get(id(frame.f_locals.get(frame.f_code.co_varnames[0])))
+            path = self.paths.get(id(frame.f_locals.get(frame.f_code.co_varnames[0])))
             self.runs[frame] = None if path is None else MethodRun(path, name, len(self.runs))
         return self.runs[frame]
 

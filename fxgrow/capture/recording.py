@@ -345,7 +345,7 @@ def _arguments_behind(nodes: set[fx.Node]) -> set[str]:
 def _run(recorder: Recorder, arguments: dict[str, Any], positional: int) -> Any:
     """What the forward returns; its own errors become errors of capture that say where they arose."""
     try:
-        with without_chance(recorder.root, lambda: recorder.again().record(arguments, positional)):
+        with without_chance(recorder, lambda: recorder.again().record(arguments, positional)):
             return recorder.record(arguments, positional)
     except CaptureError:
         raise
