@@ -6,6 +6,7 @@ import difflib
 import fnmatch
 import importlib
 import inspect
+import operator
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,7 +20,7 @@ from torch import nn
 
 from fxgrow.capture.inputs import registered_inputs
 from fxgrow.containers import flat_tensors
-from fxgrow.errors import FxgrowError
+from fxgrow.errors import FxgrowError, as_error, question
 from fxgrow.libraries import LIBRARIES, is_of_library
 from fxgrow.replacing import replaced
 
@@ -80,7 +81,9 @@ def find(name: str, *, pretrained: bool = False, **options: Any) -> nn.Module:
         library, _, short = name.partition("/")
         names = _names(library)
         if short.partition(".")[0] not in names:
-            raise _unknown(name, [f"{library}/{candidate}" for candidate in names])
+            close = near(name, [f"{library}/{candidate}" for candidate in names])
+            remedy = question(close) or "see timm.list_models() or torchvision.models.list_models()"
+            raise CatalogueError(f"there is no model {name!r}", remedy=remedy)
         if library == "timm":
             _check_tag(short)
         return _build(library, short, pretrained, options)
@@ -94,9 +97,7 @@ def find(name: str, *, pretrained: bool = False, **options: Any) -> nn.Module:
     close = _in_libraries(name.rpartition("/")[2])
     raise CatalogueError(
         f"{name!r} is not the name of a model",
-        remedy=f"did you mean {' or '.join(close)}?"
-        if close
-        else "write timm/NAME, torchvision/NAME or package.module:callable",
+        remedy=question(close, " or ") or "write timm/NAME, torchvision/NAME or package.module:callable",
     )
 
 
@@ -157,13 +158,8 @@ def _check_tag(name: str) -> None:
     model, _, tag = name.partition(".")
     tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{model}.*")] if tag else []
     if tag and tag not in tags:
-        close = near(tag, tags) or tags[:3]
-        raise CatalogueError(
-            f"timm/{model} has no weights {tag!r}",
-            remedy=f"did you mean {', '.join(f'timm/{model}.{tagged}' for tagged in close)}?"
-            if close
-            else f"write timm/{model}",
-        )
+        close = [f"timm/{model}.{tagged}" for tagged in near(tag, tags) or tags[:3]]
+        raise CatalogueError(f"timm/{model} has no weights {tag!r}", remedy=question(close) or f"write timm/{model}")
 
 
 def _names(library: str) -> list[str]:
@@ -176,14 +172,6 @@ def _names(library: str) -> list[str]:
     return list(torchvision.models.list_models())
 
 
-def _unknown(name: str, names: Iterable[str]) -> CatalogueError:
-    close = near(name, names)
-    remedy = (
-        f"did you mean {', '.join(close)}?" if close else "see timm.list_models() or torchvision.models.list_models()"
-    )
-    return CatalogueError(f"there is no model {name!r}", remedy=remedy)
-
-
 def near(name: str, names: Iterable[str], most: int = 3) -> list[str]:
     """The names that somebody may have meant: what begins with it, the shortest first, then what is spelt alike.
 
@@ -193,44 +181,34 @@ def near(name: str, names: Iterable[str], most: int = 3) -> list[str]:
     ['vit_tiny_patch16_224', 'gcvit_tiny']
     """
     name, names = name.lower(), list(names)
-    longer = sorted(
-        (candidate for candidate in names if candidate.startswith(name)),
-        key=lambda candidate: (len(candidate), candidate),
-    )
     starts = {candidate[: len(name) + 1]: None for candidate in names}
     alike = difflib.get_close_matches(name, [*dict.fromkeys(names), *starts], n=4 * most, cutoff=0.75)
     meant = [candidate for close in alike for candidate in ([close] if close in names else _starting(close, names))]
-    return list(dict.fromkeys([*longer, *meant]))[:most]
+    return list(dict.fromkeys([*_starting(name, names), *meant]))[:most]
 
 
 def _starting(start: str, names: list[str]) -> list[str]:
-    return sorted(
-        (candidate for candidate in names if candidate.startswith(start)),
-        key=lambda candidate: (len(candidate), candidate),
-    )
+    """The names that begin so, the shortest first."""
+    starting = (candidate for candidate in names if candidate.startswith(start))
+    return sorted(starting, key=lambda candidate: (len(candidate), candidate))
 
 
 def _build(library: str, name: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # torchvision's notices on initialisation
-            if library == "timm":
-                import timm
+    what = f"pretrained weights of {library}/{name} cannot be had"
+    remedy = "check the network or the local cache, or leave pretrained out"
+    of = (OSError, RuntimeError, ValueError) if pretrained else ()
+    with as_error(CatalogueError, what, remedy=remedy, of=of), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torchvision's notices on initialisation
+        if library == "timm":
+            import timm
 
-                model = timm.create_model(name, pretrained=pretrained, **options)
-            else:
-                import torchvision
+            model = timm.create_model(name, pretrained=pretrained, **options)
+        else:
+            import torchvision
 
-                if not pretrained and "weights_backbone" in _options_of(name):
-                    options = {"weights_backbone": None, **options}
-                model = torchvision.models.get_model(name, weights="DEFAULT" if pretrained else None, **options)
-    except (OSError, RuntimeError, ValueError) as error:
-        if not pretrained:
-            raise
-        raise CatalogueError(
-            f"pretrained weights of {library}/{name} cannot be had: {str(error).splitlines()[0]}",
-            remedy="check the network or the local cache, or leave pretrained out",
-        ) from error
+            if not pretrained and "weights_backbone" in _options_of(name):
+                options = {"weights_backbone": None, **options}
+            model = torchvision.models.get_model(name, weights="DEFAULT" if pretrained else None, **options)
     assert isinstance(model, nn.Module)
     return model
 
@@ -247,15 +225,9 @@ def _imported(name: str, options: dict[str, Any]) -> nn.Module:
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
-    try:
-        target: Any = importlib.import_module(module_name)
-        for part in attribute.split("."):
-            target = getattr(target, part)
-    except (ImportError, AttributeError) as error:
-        raise CatalogueError(
-            f"{name!r} cannot be imported: {error}",
-            remedy="write package.module:callable, importable from here",
-        ) from error
+    remedy = "write package.module:callable, importable from here"
+    with as_error(CatalogueError, f"{name!r} cannot be imported", remedy=remedy, of=(ImportError, AttributeError)):
+        target = operator.attrgetter(attribute)(importlib.import_module(module_name))
     model = target if isinstance(target, nn.Module) or not callable(target) else target(**options)
     if not isinstance(model, nn.Module):
         raise CatalogueError(

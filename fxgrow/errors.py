@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 
@@ -91,9 +91,17 @@ def first_line(error: BaseException) -> str:
 
 @contextmanager
 def as_error(
-    kind: type[FxgrowError], what: str, *, where: str, remedy: str, but: tuple[type[Exception], ...] = ()
+    kind: type[FxgrowError],
+    what: str,
+    *,
+    where: str | None = None,
+    remedy: str,
+    of: tuple[type[Exception], ...] = (Exception,),
+    but: tuple[type[Exception], ...] = (),
 ) -> Iterator[None]:
-    """Let whatever a user's own code raises be an error that says what failed, but for some errors.
+    """Let what other code raises, a user's own or a library's, be an error that says what failed.
+
+    of: the errors that become one; left out, all. but: those that stay what they are.
 
     >>> try:
     ...     with as_error(CaptureError, "the model does not run", where="Net", remedy="pass other inputs"):
@@ -106,7 +114,7 @@ def as_error(
         yield
     except but:
         raise
-    except Exception as error:
+    except of as error:
         raise kind(f"{what}: {first_line(error)}", where=where, remedy=remedy) from error
 
 
@@ -136,5 +144,9 @@ def did_you_mean(word: str, names: Iterable[str]) -> str:
     >>> did_you_mean("miror", ["zero", "mirror", "replicate"])
     'did you mean mirror?'
     """
-    close = difflib.get_close_matches(word, names, n=3)
-    return f"did you mean {', '.join(close)}?" if close else ""
+    return question(difflib.get_close_matches(word, names, n=3))
+
+
+def question(meant: Sequence[str], between: str = ", ") -> str:
+    """The question whether one of some names was meant; "" where there are none."""
+    return f"did you mean {between.join(meant)}?" if meant else ""

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -115,7 +116,9 @@ def _slopes(
             remedy="pass a function of the model, such as lambda model: F.cross_entropy(model(images), labels)",
         )
     weights = [tensor for tensor, _ in readers]
-    with _asked_twice():
+    what = "the gradient of the loss cannot be differentiated once more"
+    failing = partial(as_error, AmountError, what, remedy='pass init="zero"', of=(RuntimeError,))
+    with failing():
         gradients = torch.autograd.grad(value, weights, create_graph=True, allow_unused=True)
     parts = [
         (gradient * entries).abs().square().sum()
@@ -127,7 +130,7 @@ def _slopes(
             "no weight that reads new units gets a gradient from the loss",
             remedy='pass a loss that depends on all of the model, or init="zero"',
         )
-    with _asked_twice():
+    with failing():
         return torch.autograd.grad(torch.stack(parts).sum(), [weight for weight, _, _ in makers], allow_unused=True)
 
 
@@ -143,16 +146,6 @@ class _Twice(TorchFunctionMode):
 def _hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
     made = F.relu6(input + 3) / 6
     return input.copy_(made) if inplace else made
-
-
-@contextmanager
-def _asked_twice() -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as failure:
-        raise AmountError(
-            f"the gradient of the loss cannot be differentiated once more: {failure}", remedy='pass init="zero"'
-        ) from failure
 
 
 def _chosen(rows: Tensor, slopes: Tensor) -> Tensor:

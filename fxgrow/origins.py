@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from fxgrow.documents import frozen
-from fxgrow.errors import FileError, FxgrowError, first_line
+from fxgrow.errors import FileError, FxgrowError, as_error
 from fxgrow.history import History
 from fxgrow.libraries import is_of_library
 
@@ -44,14 +44,9 @@ def original_for(base: str, arguments: Mapping[str, Any], history: History) -> n
     """
     from fxgrow.catalogue import without_weights
 
-    try:
+    what, remedy = "it cannot be built with these arguments", "correct base_kwargs"
+    with as_error(FileError, what, where=base, remedy=remedy, but=(FxgrowError,)):
         model = without_weights(base, **frozen(dict(arguments)))
-    except FxgrowError:
-        raise
-    except Exception as error:  # whatever a constructor raises
-        raise FileError(
-            f"it cannot be built with these arguments: {first_line(error)}", where=base, remedy="correct base_kwargs"
-        ) from None
     built = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     for name, original in history.lineage()[0].items():
         if not all(0 in axis for axis in history.births[name].axes):

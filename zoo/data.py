@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import zlib
 from collections.abc import Iterator
@@ -21,6 +22,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
+
+from fxgrow.errors import as_error
 
 Batch = tuple[Tensor, Tensor]
 """Images, shape [batch, channels, height, width], and labels, shape [batch]."""
@@ -295,7 +298,7 @@ def _packed(path: Path, samples: int | None) -> InMemory:
     train, test, classes, flip = read(path)
     if samples is not None:  # files are often in the order of their classes
         order = torch.randperm(len(train.labels), generator=torch.Generator().manual_seed(0))
-        train = train.some(order[: _checked_samples(samples, len(order))].tolist())
+        train = train.some(order[: _used(samples, len(order))].tolist())
     images, test_images = train.decoded(str(path)), test.decoded(str(path))
     if images.shape[1:] != test_images.shape[1:]:
         raise DataError("images to train on and to test with differ in shape", where=str(path), remedy="pack anew")
@@ -320,15 +323,15 @@ def _digits(samples: int | None) -> InMemory:
     order = torch.randperm(len(digits.target), generator=torch.Generator().manual_seed(0))
     images = torch.tensor(digits.images, dtype=torch.uint8)[order, None]
     labels = torch.tensor(digits.target)[order]
-    return InMemory.of("digits", 10, *_cut(images, labels, DIGITS_FOR_TRAINING, samples), shift=1, flip=False)
+    end, used = DIGITS_FOR_TRAINING, _used(samples, DIGITS_FOR_TRAINING)
+    parts = images[:used], labels[:used], images[end:], labels[end:]
+    return InMemory.of("digits", 10, *parts, shift=1, flip=False)
 
 
-def _cut(images: Tensor, labels: Tensor, training: int, samples: int | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    used = training if samples is None else _checked_samples(samples, training)
-    return images[:used], labels[:used], images[training:], labels[training:]
-
-
-def _checked_samples(samples: int, most: int) -> int:
+def _used(samples: int | None, most: int) -> int:
+    """How many images to train on; all, unless so many are asked for."""
+    if samples is None:
+        return most
     if not 1 <= samples <= most:
         raise DataError(f"samples={samples}, but there are {most} to train on", remedy="ask for as many or fewer")
     return samples
@@ -336,23 +339,46 @@ def _checked_samples(samples: int, most: int) -> int:
 
 def _cifar(name: str, folder: Path, samples: int | None) -> InMemory:
     kind = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}[name]
-    try:
-        parts = [kind(folder, train=train, download=True) for train in (True, False)]
-    except (OSError, RuntimeError) as error:
-        raise DataError(
-            f"{name} cannot be downloaded: {str(error).splitlines()[0]}", where=str(folder), remedy="check the network"
-        ) from error
     tensors = []
-    for part in parts:
+    for part in downloaded(name, kind, folder):
         tensors.append(torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous())
         tensors.append(torch.tensor(part.targets))
     images, labels, test_images, test_labels = tensors
-    used = len(labels) if samples is None else _checked_samples(samples, len(labels))
+    used = _used(samples, len(labels))
     classes = int(name.removeprefix("cifar"))
     return InMemory.of(name, classes, images[:used], labels[:used], test_images, test_labels, shift=4, flip=True)
 
 
-def _folder(path: Path, workers: int, size: int = 224) -> Folder:
+def downloaded(name: str, kind: Any, folder: Path) -> list[Any]:
+    """A data set of torchvision, to train on and to test with.
+
+    Raises
+    ------
+    DataError: it cannot be downloaded.
+    """
+    what, of = f"{name} cannot be downloaded", (OSError, RuntimeError)
+    with as_error(DataError, what, where=str(folder), remedy="check the network", of=of):
+        return [kind(folder, train=train, download=True) for train in (True, False)]
+
+
+def image_folders(path: Path, *transforms: Any) -> list[Any]:
+    """The images in the folders to train on and to test with, each through one of the transforms, if there are any.
+
+    Raises
+    ------
+    DataError: they cannot be read, or do not have the same classes.
+    """
+    remedy = "keep images in train/CLASS/ and val/CLASS/"
+    with as_error(DataError, "the folder cannot be read", where=str(path), remedy=remedy, of=(OSError,)):
+        pairs = itertools.zip_longest(("train", "val"), transforms)
+        train, test = (torchvision.datasets.ImageFolder(path / part, transform) for part, transform in pairs)
+    if train.classes != test.classes:
+        raise DataError("train and val have different classes", where=str(path), remedy="use the same folders in both")
+    return [train, test]
+
+
+def _folder(path: Path, workers: int) -> Folder:
+    size = 224
     after = [
         v2.ToImage(),
         v2.ToDtype(torch.float32, scale=True),
@@ -360,15 +386,5 @@ def _folder(path: Path, workers: int, size: int = 224) -> Folder:
     ]
     varied = v2.Compose([v2.RandomResizedCrop(size), v2.RandomHorizontalFlip(), *after])
     plain = v2.Compose([v2.Resize(size * 8 // 7), v2.CenterCrop(size), *after])
-    try:
-        train = torchvision.datasets.ImageFolder(path / "train", varied)
-        test = torchvision.datasets.ImageFolder(path / "val", plain)
-    except (FileNotFoundError, OSError) as error:
-        raise DataError(
-            f"the folder cannot be read: {str(error).splitlines()[0]}",
-            where=str(path),
-            remedy="keep images in train/CLASS/ and val/CLASS/",
-        ) from error
-    if train.classes != test.classes:
-        raise DataError("train and val have different classes", where=str(path), remedy="use the same folders in both")
+    train, test = image_folders(path, varied, plain)
     return Folder(str(path), len(train.classes), (3, size, size), train, test, workers)

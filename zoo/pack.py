@@ -15,13 +15,13 @@ import numpy as np
 import torch
 import torchvision
 import typer
+from fxgrow.zoo.data import downloaded, image_folders
 from fxgrow.zoo.packed import DataError, Part, write
 from PIL import Image, ImageOps
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from fxgrow.errors import first_line
 from fxgrow.running import run_app
 
 app = typer.Typer(add_completion=False)
@@ -76,25 +76,10 @@ def _source(source: str, data_folder: Path) -> tuple[list[Iterable[Labelled]], l
     if name != source:
         if name not in TORCHVISION:
             raise DataError(f"{name!r} is not among torchvision's", remedy=f"use one of {', '.join(TORCHVISION)}")
-        try:
-            sets = [TORCHVISION[name](data_folder, train=train, download=True) for train in (True, False)]
-        except (OSError, RuntimeError) as error:
-            raise DataError(
-                f"{name} cannot be downloaded: {first_line(error)}", where=str(data_folder), remedy="check the network"
-            ) from error
+        sets = downloaded(name, TORCHVISION[name], data_folder)
         return list(sets), [label.replace(",", "") for label in sets[0].classes]
-    folders = [Path(source) / part for part in ("train", "val")]
-    try:
-        image_folders = [torchvision.datasets.ImageFolder(folder) for folder in folders]
-    except (FileNotFoundError, OSError) as error:
-        raise DataError(
-            f"the folder cannot be read: {first_line(error)}",
-            where=source,
-            remedy="keep images in train/CLASS/ and val/CLASS/",
-        ) from error
-    if image_folders[0].classes != image_folders[1].classes:
-        raise DataError("train and val have different classes", where=source, remedy="use the same folders in both")
-    return [part.samples for part in image_folders], image_folders[0].classes
+    folders = image_folders(Path(source))
+    return [part.samples for part in folders], folders[0].classes
 
 
 def _part(images: Iterable[Labelled], side: int | None, quality: int) -> Part:

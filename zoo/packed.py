@@ -19,7 +19,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 
-from fxgrow.errors import FxgrowError, first_line
+from fxgrow.errors import FxgrowError, as_error
+from fxgrow.writing import written_whole
 
 
 class DataError(FxgrowError):
@@ -55,12 +56,9 @@ class Part:
         ends = self.offsets.tolist()
         images: list[Tensor] = []
         for number, (start, stop) in enumerate(itertools.pairwise(ends)):
-            try:
+            what, of = f"image {number} cannot be decoded", (RuntimeError,)
+            with as_error(DataError, what, where=where, remedy="pack anew", of=of):
                 images.append(decode_image(self.files[start:stop], ImageReadMode.RGB))
-            except RuntimeError as error:
-                raise DataError(
-                    f"image {number} cannot be decoded: {first_line(error)}", where=where, remedy="pack anew"
-                ) from error
             if images[-1].shape != images[0].shape:
                 raise DataError(
                     f"image {number} has shape {list(images[-1].shape)}, the first {list(images[0].shape)}",
@@ -86,22 +84,19 @@ def read(path: Path) -> Packed:
     ------
     DataError: there is no such file, or it holds something else.
     """
+    where, remedy = str(path), "make one: python -m fxgrow.zoo.pack --help"
     if not path.is_file():
-        raise DataError("there is no such file", where=str(path), remedy="make one: python -m fxgrow.zoo.pack --help")
-    try:
-        with safe_open(path, "pt") as file:
-            names = (file.metadata() or {}).get("classes", "").split(",")
-            flip = (file.metadata() or {}).get("flip", "yes") != "no"
-            parts = [
-                Part(*(file.get_tensor(f"{part}.{field}") for field in ("jpeg", "offsets", "labels")))
-                for part in ("train", "test")
-            ]
-    except SafetensorError as error:
-        raise DataError(
-            f"the file is not a packed data set: {first_line(error)}",
-            where=str(path),
-            remedy="make one: python -m fxgrow.zoo.pack --help",
-        ) from error
+        raise DataError("there is no such file", where=where, remedy=remedy)
+    failing = as_error(
+        DataError, "the file is not a packed data set", where=where, remedy=remedy, of=(SafetensorError,)
+    )
+    with failing, safe_open(path, "pt") as file:
+        metadata = file.metadata() or {}
+        names, flip = metadata.get("classes", "").split(","), metadata.get("flip", "yes") != "no"
+        parts = [
+            Part(*(file.get_tensor(f"{part}.{field}") for field in ("jpeg", "offsets", "labels")))
+            for part in ("train", "test")
+        ]
     train, test = (_checked(part, len(names), path) for part in parts)
     return Packed(train, test, len(names), flip)
 
@@ -135,6 +130,5 @@ def write(path: Path, train: Part, test: Part, classes: Sequence[str], flip: boo
         for name, part in (("train", train), ("test", test))
         for field, tensor in (("jpeg", part.files), ("offsets", part.offsets), ("labels", part.labels))
     }
-    partial = path.with_name(path.name + ".partial")
-    save_file(tensors, partial, {"classes": ",".join(classes), "flip": "yes" if flip else "no"})
-    partial.replace(path)
+    with written_whole(path) as partial:
+        save_file(tensors, partial, {"classes": ",".join(classes), "flip": "yes" if flip else "no"})

@@ -12,7 +12,7 @@ from rich.progress import Progress, TimeElapsedColumn
 
 from fxgrow.cli import options as given
 from fxgrow.cli.options import amounts_of, choice, out, progress
-from fxgrow.errors import FxgrowError, first_line
+from fxgrow.errors import FxgrowError, as_error
 from fxgrow.libraries import LIBRARIES
 from fxgrow.running import Stopped
 
@@ -110,12 +110,9 @@ def coverage(
 def _check_at_hand(device: str) -> None:
     import torch
 
-    try:
+    what, remedy = f"there is no device {device!r} here", "leave --device out, or name another"
+    with as_error(FxgrowError, what, remedy=remedy, of=(RuntimeError, AssertionError)):  # torch may be built without
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # of torch: no such device, or it is built without
-        raise FxgrowError(
-            f"there is no device {device!r} here: {first_line(error)}", remedy="leave --device out, or name another"
-        ) from None
 
 
 def _show_coverage(rows: list[Row]) -> None:
