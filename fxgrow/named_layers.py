@@ -12,45 +12,28 @@ from torch import nn
 
 from fxgrow.contents import holds_any, is_plain, part_of
 
-_SIZES = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
-_CONVOLUTION = (*_SIZES, "padding_mode")
-_BATCH_NORM = ("num_features", "eps", "momentum", "affine", "track_running_stats")
+_KINDS: tuple[Any, ...] = (
+    *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.PReLU),
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.Sequential, nn.ModuleList),
+)
+"""Classes with parameters or parts of which a file can name one: their attributes say what they are made of. Of those
+without, it names torch's own: a file never says what code to run. timm's layers that are made as torch's have names."""
 
-_KINDS: dict[str, tuple[Any, tuple[str, ...]]] = {
-    "Linear": (nn.Linear, ("in_features", "out_features")),
-    "Conv1d": (nn.Conv1d, _CONVOLUTION),
-    "Conv2d": (nn.Conv2d, _CONVOLUTION),
-    "Conv3d": (nn.Conv3d, _CONVOLUTION),
-    "LayerNorm": (nn.LayerNorm, ("normalized_shape", "eps", "elementwise_affine")),
-    "RMSNorm": (nn.RMSNorm, ("normalized_shape", "eps", "elementwise_affine")),
-    "GroupNorm": (nn.GroupNorm, ("num_groups", "num_channels", "eps", "affine")),
-    "BatchNorm1d": (nn.BatchNorm1d, _BATCH_NORM),
-    "BatchNorm2d": (nn.BatchNorm2d, _BATCH_NORM),
-    "BatchNorm3d": (nn.BatchNorm3d, _BATCH_NORM),
-    "PReLU": (nn.PReLU, ("num_parameters",)),
-    "Sequential": (nn.Sequential, ()),
-    "ModuleList": (nn.ModuleList, ()),
-}
-"""Classes with parameters of which a file can name one, and what they are made of. Of those without, it names torch's
-own: a file never says what code to run. timm's layers that are made as torch's are named, too."""
-
-_BASES = {kind: name for name, (kind, _) in _KINDS.items()}
 _OF_TIMM = "timm.layers."
 
 
 def entry_of(part: Any) -> dict[str, Any] | None:
     """The class of a part and what it is made of; None where a file cannot say it."""
-    kind = type(part)
-    name = _BASES.get(kind)
-    if name is None and kind.__module__.startswith(_OF_TIMM) and _name_of(kind) is not None:
-        name = next((name for base, name in _BASES.items() if kind.__init__ is base.__init__), None)
+    kind, name = type(part), _name_of(type(part))
     if name is None:
-        known = _arguments(part) if not holds_any(part) else None
-        return None if known is None else {"class": _name_of(kind), "arguments": known}
-    arguments = {argument: getattr(part, argument) for argument in _KINDS[name][1]}
-    if "bias" in inspect.signature(kind).parameters:
-        arguments["bias"] = part.bias is not None
-    return {"class": _name_of(kind), "arguments": arguments}
+        return None
+    wanted = inspect.signature(kind).parameters
+    arguments = {key: value for key, value in part.__dict__.items() if key in wanted and is_plain(value)}
+    if kind in _KINDS or (kind.__module__.startswith(_OF_TIMM) and any(kind.__init__ is k.__init__ for k in _KINDS)):
+        arguments |= {"bias": part.bias is not None} if "bias" in wanted else {}
+    elif holds_any(part) or not _tell(part, name, arguments):
+        return None
+    return {"class": name, "arguments": arguments}
 
 
 def gives(entry: Mapping[str, Any], part: nn.Module) -> bool:
@@ -60,18 +43,12 @@ def gives(entry: Mapping[str, Any], part: nn.Module) -> bool:
     return shapes[0] == shapes[1]
 
 
-def _arguments(part: nn.Module) -> dict[str, Any] | None:
-    """With which arguments its class gives such a part; None where no file names that, or these do not tell."""
-    name = _name_of(type(part))
-    if name is None:
-        return None
-    wanted = inspect.signature(type(part)).parameters
-    arguments = {key: value for key, value in part.__dict__.items() if key in wanted and is_plain(value)}
+def _tell(part: nn.Module, name: str, arguments: Mapping[str, Any]) -> bool:
+    """Whether a class gives such a part with the arguments that its attributes say."""
     try:
-        same = part_of(made_of(name, json.loads(json.dumps(arguments)))) == part_of(part)
+        return part_of(made_of(name, json.loads(json.dumps(arguments)))) == part_of(part)
     except (TypeError, ValueError):  # it needs what no attribute says
-        return None
-    return arguments if same else None
+        return False
 
 
 def _name_of(kind: type[nn.Module]) -> str | None:
