@@ -5,7 +5,6 @@ Stages are stored per axis; the stage of an element is the maximum over its axes
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import math
 from collections.abc import Iterator
@@ -16,8 +15,8 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from fxgrow.errors import FxgrowError
-from fxgrow.pages import Shown
+from fxgrow.errors import FxgrowError, did_you_mean
+from fxgrow.pages import Shown, titled
 from fxgrow.plots import draw_births
 
 if TYPE_CHECKING:
@@ -168,19 +167,13 @@ class Births(Shown, dict[str, Birth]):
         FxgrowError: there is no parameter of that name, or matplotlib is not installed.
         """
         if name not in self:
-            near = difflib.get_close_matches(name, self, 1)
-            raise FxgrowError(
-                f"there is no parameter {name!r}",
-                remedy=f"did you mean {near[0]!r}?" if near else "see print(births) for all names",
-            )
+            remedy = did_you_mean(name, self) or "see print(births) for all names"
+            raise FxgrowError(f"there is no parameter {name!r}", remedy=remedy)
         return draw_births(name, self[name].stages(), ax)
 
     def __rich__(self) -> Table:
         stages = sorted({stage for birth in self.values() for stage in birth.counts()})
-        table = Table(title="elements born at each stage", title_justify="left")
-        table.add_column("parameter")
-        for stage in stages:
-            table.add_column(f"stage {stage}", justify="right")
+        table = titled("elements born at each stage", "parameter", right=[f"stage {stage}" for stage in stages])
         for name, birth in self.items():
             counts = birth.counts()
             table.add_row(name, *(f"{counts.get(stage, 0):,}" for stage in stages))

@@ -16,6 +16,7 @@ from fxgrow.documents import frozen
 from fxgrow.errors import FileError
 from fxgrow.module_tensors import OF_MODULES
 from fxgrow.named_layers import entry_of, gives, made_of
+from fxgrow.planning.graph_parts import within_any
 
 KEEP = "or keep the state_dict with torch.save"
 
@@ -122,12 +123,6 @@ def _resized(part: nn.Module, path: str, births: Mapping[str, Birth], before: Pa
     return sizes
 
 
-def _around(path: str) -> Iterator[str]:
-    """The path, and those of the parts that it is in."""
-    steps = path.split(".")
-    return (".".join(steps[:count]) for count in range(1, len(steps) + 1))
-
-
 def _check_parameters(
     grown: nn.Module, births: Mapping[str, Birth], now: Mapping[str, Shape], entries: Mapping[str, Mapping[str, Any]]
 ) -> None:
@@ -136,7 +131,7 @@ def _check_parameters(
     replaced |= {f"{path}.{name}".lstrip(".") for path, entry in entries.items() for name in entry.get("gone", ())}
     said = {f"{path}.{leaf}".lstrip(".") for path, entry in entries.items() for leaf in entry.get("tensors", ())}
     for name, birth in births.items():
-        if name in said or any(around in replaced for around in _around(name)):
+        if name in said or within_any(name, tuple(replaced)):
             continue
         if now.get(name) != birth.shape:
             is_now = f"is {list(now[name])} now" if name in now else "is gone"

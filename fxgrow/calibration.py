@@ -105,7 +105,8 @@ class Calibrating(WithoutNoise):
         law = law_of_function(function)
         if not isinstance(law, Contraction):
             return value
-        weight = args[1] if len(args) > 1 else (kwargs or {})["weight"]
+        called = dict(zip(("input", "weight", "bias"), args, strict=False)) | dict(kwargs or {})
+        weight, bias = called["weight"], called.get("bias")
         axes = law.making(weight.ndim)
         if axes is None:
             return value
@@ -128,11 +129,7 @@ class Calibrating(WithoutNoise):
             return value
         calibrations.append(Calibration(makes, rows.start, rows.stop, ratio**-0.5))
         multiply_units(parameter, growth, calibrations[-1])
-        return _multiplied(value, axis, units, _bias(args, kwargs), ratio**-0.5)
-
-
-def _bias(args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> Tensor | None:
-    return args[2] if len(args) > 2 else (kwargs or {}).get("bias")
+        return _multiplied(value, axis, units, bias, ratio**-0.5)
 
 
 def _multiplied(value: Tensor, axis: int, units: list[int], bias: Tensor | None, factor: float) -> Tensor:

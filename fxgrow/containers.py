@@ -19,7 +19,7 @@ from fxgrow.holders import attributes_of, holding, is_object
 Kind = TypeVar("Kind")
 
 
-def of_kind(value: Any, kind: type[Kind]) -> Iterator[Kind]:
+def of_kind(value: Any, kind: type[Kind] | tuple[type[Kind], ...]) -> Iterator[Kind]:
     """Everything of a kind in containers and slices, in order."""
     if isinstance(value, kind):
         yield value

@@ -17,7 +17,7 @@ from fxgrow.errors import AmountError
 from fxgrow.growing import grow
 from fxgrow.measure.verification import in_precision, random_inputs
 from fxgrow.noise import WithoutNoise
-from fxgrow.pages import Shown
+from fxgrow.pages import Shown, titled
 from fxgrow.plots import figure_of, legend_beside, panels, readable_log
 from fxgrow.switching import in_mode
 from fxgrow.training.groups import param_groups
@@ -58,11 +58,8 @@ class Coordinates(Shown):
         return max((abs(self.slope(layer)) for layer in self.layers), default=0.0)
 
     def __rich__(self) -> Table:
-        table = Table(title=f"size of activations after {self.steps} steps", title_justify="left")
-        table.add_column("layer")
-        for width in self.widths:
-            table.add_column(f"x{width:g}", justify="right")
-        table.add_column("slope", justify="right")
+        right = [*(f"x{width:g}" for width in self.widths), "slope"]
+        table = titled(f"size of activations after {self.steps} steps", "layer", right=right)
         for layer in self.layers:
             sizes = [f"{self.sizes[width, self.steps, layer]:.3g}" for width in self.widths]
             table.add_row(layer, *sizes, f"{self.slope(layer):+.2f}")

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 
-from fxgrow.errors import ScheduleError
+from fxgrow.errors import ScheduleError, check_one_of
 
 BATCH_RATES = ("keep", "linear", "root")
 
@@ -142,8 +142,7 @@ def check_stages(widths: Sequence[float], epochs: Sequence[int]) -> None:
 
 
 def check_batches(size: int | None, largest: int | None, rates: str) -> None:
-    if rates not in BATCH_RATES:
-        raise ScheduleError(f"batch_rates={rates!r} is not known", remedy=f"use one of {', '.join(BATCH_RATES)}")
+    check_one_of(BATCH_RATES, rates, f"batch_rates={rates!r} is not known", ScheduleError)
     if size is not None:
         check_counts(batch_size=size)
     if largest is not None:

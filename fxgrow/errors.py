@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 
 class FxgrowError(Exception):
@@ -84,8 +85,13 @@ class FileError(FxgrowError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an exception of another library says."""
-    text = str(error).strip() or type(error).__name__
+    """The first line of what an exception of another library says.
+
+    >>> first_line(KeyError("format")), first_line(FileNotFoundError(2, "No such file or directory", "x"))
+    ("KeyError: 'format'", 'No such file or directory')
+    """
+    said = f"KeyError: {error}" if isinstance(error, KeyError) else getattr(error, "strerror", None) or error
+    text = str(said).strip() or type(error).__name__
     return text.splitlines()[0].rstrip(". ")
 
 
@@ -95,7 +101,7 @@ def as_error(
     what: str,
     *,
     where: str | None = None,
-    remedy: str,
+    remedy: str | None = None,
     of: tuple[type[Exception], ...] = (Exception,),
     but: tuple[type[Exception], ...] = (),
 ) -> Iterator[None]:
@@ -118,8 +124,11 @@ def as_error(
         raise kind(f"{what}: {first_line(error)}", where=where, remedy=remedy) from error
 
 
-@contextmanager
-def reading(noun: str, kind: type[FxgrowError] = FxgrowError) -> Iterator[None]:
+MISREAD = (KeyError, TypeError, ValueError, AttributeError)
+"""What is raised where a document is not of the form that is read."""
+
+
+def reading(noun: str, kind: type[FxgrowError] = FxgrowError) -> AbstractContextManager[None]:
     """Let what goes wrong while a document is read from JSON be an error that says so.
 
     >>> try:
@@ -127,15 +136,17 @@ def reading(noun: str, kind: type[FxgrowError] = FxgrowError) -> Iterator[None]:
     ...         {}["model"]
     ... except FxgrowError as error:
     ...     print(error)
-    the text is not a plan (KeyError: 'model'): pass what Plan.to_json() wrote
+    the text is not a plan: KeyError: 'model': pass what Plan.to_json() wrote
     """
-    try:
-        yield
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise kind(
-            f"the text is not a {noun} ({type(error).__name__}: {error})",
-            remedy=f"pass what {noun.capitalize()}.to_json() wrote",
-        ) from None
+    return as_error(
+        kind, f"the text is not a {noun}", remedy=f"pass what {noun.capitalize()}.to_json() wrote", of=MISREAD
+    )
+
+
+def check_one_of(allowed: Collection[str], asked: Any, what: str, kind: type[FxgrowError]) -> None:
+    """Raise an error that says what is asked for and what may be, where it is none of that."""
+    if not isinstance(asked, str) or asked not in allowed:
+        raise kind(what, remedy=f"use one of {', '.join(allowed)}")
 
 
 def did_you_mean(word: str, names: Iterable[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,21 +75,23 @@ def _written_beside(
     grown: nn.Module, folder: Path, base: str, arguments: Mapping[str, Any], like: str
 ) -> dict[str, Any]:
     """Write what builds the grown model beside its weights: timm's config.json, or else the plans."""
-    from fxgrow.history import history_of
+    from fxgrow.history import known_history
     from fxgrow.native import NotNative, native_model
 
-    history = history_of(grown)
-    assert history is not None
+    history = known_history(grown)
     old = {path for path in (folder / CONFIG, *folder.glob("plan*.json")) if path.is_file()}
-    card, own_card = folder / CARD, _is_own_card(folder / CARD)
+    card = folder / CARD
+    own_card = card.exists() and OURS not in card.read_text(
+        encoding="utf-8", errors="replace"
+    )  # or its reader's by now
     old |= {card} if card.exists() and not own_card else set()
     try:
         native = native_model(grown, folder / WEIGHTS, base, arguments, like)
     except NotNative as reason:
-        names = []
-        for name, step in _plans(history.steps):
+        numbers = [f"-{number}" if len(history.steps) > 1 else "" for number in range(1, len(history.steps) + 1)]
+        names = [f"plan{number}.json" for number in numbers]
+        for name, step in zip(names, history.steps, strict=True):
             write_text(folder / name, step.plan.to_json())
-            names.append(name)
         for path in old - {folder / name for name in names}:
             path.unlink()
         note = f"timm cannot build it by itself, so {', '.join(names)} is beside the weights: {reason}"
@@ -112,11 +114,6 @@ def _written_beside(
     }
 
 
-def _is_own_card(card: Path) -> bool:
-    """Whether there is a model card that fxgrow did not write, or that its reader took over."""
-    return card.exists() and OURS not in card.read_text(encoding="utf-8", errors="replace")
-
-
 def _card(native: Native, steps: tuple[Step, ...], base: str) -> str:
     """A model card, with what the hub reads at its top, as timm's own have it."""
     import timm
@@ -133,8 +130,3 @@ def _card(native: Native, steps: tuple[Step, ...], base: str) -> str:
     use = ["```python", "import timm", "", 'model = timm.create_model("hf-hub:USER/NAME", pretrained=True)', "```"]
     title = [f"# {name}, grown", "", f"Grown with fxgrow from {base or 'an unnamed model'}; {built}."]
     return "\n".join(["---", *head, "---", OURS, "", *title, "", *growths, "", *use, ""])
-
-
-def _plans(steps: tuple[Step, ...]) -> Iterator[tuple[str, Step]]:
-    for number, step in enumerate(steps, start=1):
-        yield ("plan.json" if len(steps) == 1 else f"plan-{number}.json"), step

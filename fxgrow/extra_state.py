@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten, treespec_dumps, treespec_loads
 
 from fxgrow.by_hand import KEEP
-from fxgrow.errors import FileError
+from fxgrow.errors import FileError, as_error
 
 _PLAIN = (bool, int, float, str, type(None))
 
@@ -27,15 +27,13 @@ def extra_states(model: nn.Module) -> dict[str, Any]:
     for path, part in model.named_modules():
         if type(part).get_extra_state is nn.Module.get_extra_state:
             continue
-        try:
+        what, of = "its extra state is no data that a file can keep", (TypeError, ValueError, NotImplementedError)
+        remedy = (
+            "let get_extra_state return numbers, flags, strings, bytes and tensors, and lists, tuples or dictionaries "
+            f"of them, {KEEP}"
+        )
+        with as_error(FileError, what, where=path or type(part).__name__, remedy=remedy, of=of):
             states[path] = _plain(part.get_extra_state())
-        except (TypeError, ValueError, NotImplementedError) as error:
-            raise FileError(
-                f"its extra state is no data that a file of fxgrow can keep ({error})",
-                where=path or type(part).__name__,
-                remedy="let get_extra_state return numbers, flags, strings, bytes and tensors, and lists, tuples or "
-                f"dictionaries of them, {KEEP}",
-            ) from None
     return states
 
 

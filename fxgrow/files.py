@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from importlib.metadata import version as installed_version
 from typing import Any
@@ -20,7 +21,7 @@ from fxgrow.by_hand import ByHand, kept_parts, put_in_again, put_in_by_hand, res
 from fxgrow.capture import skeleton
 from fxgrow.carried import ATTRIBUTE
 from fxgrow.contents import parts_of, unkept
-from fxgrow.errors import FileError, FxgrowError
+from fxgrow.errors import MISREAD, FileError, FxgrowError, as_error
 from fxgrow.extra_state import extra_states, set_extra_states
 from fxgrow.history import (
     History,
@@ -134,7 +135,8 @@ def header_for(
         "parts": kept_parts(dict(history.parts)),
         "extra_state": extra_states(grown),
         "births": {
-            name: [_runs(axis) for axis in birth.axes] for name, birth in births_in_place(grown, history).items()
+            name: [[[stage, len(list(run))] for stage, run in itertools.groupby(axis)] for axis in birth.axes]
+            for name, birth in births_in_place(grown, history).items()
         },
     }
 
@@ -209,19 +211,14 @@ def structure_of(header: Mapping[str, Any], path: str | os.PathLike[str], origin
         frozen, training = set(header["frozen"]), bool(header["training"])
         otherwise = set(header.get("otherwise", ()))
     current = original
-    try:
+    what, remedy = "the file belongs to another model", "pass the model it was grown from"
+    with as_error(FileError, what, where=str(path), remedy=remedy, of=(FxgrowError,)):
         for step in history.steps:
             with _undamaged(path):
                 put_in_again(current, step.by_hand.parts)
             current = grown_again(current, step.plan, skeleton(current), "", step.folded)
             if step.settled is not None:
                 settle_norms(current, step.settled)
-    except FxgrowError as error:
-        raise FileError(
-            f"the file belongs to another model: {error}",
-            where=str(path),
-            remedy="pass the model it was grown from",
-        ) from None
     with _undamaged(path):
         kept = header.get("parts", {})
         _check_form(kept)
@@ -243,17 +240,10 @@ def _check_form(kept: Any) -> None:
             raise TypeError("parts are no classes with attributes")
 
 
-@contextmanager
-def _undamaged(path: str | os.PathLike[str]) -> Iterator[None]:
+def _undamaged(path: str | os.PathLike[str]) -> AbstractContextManager[None]:
     """Turn what goes wrong where metadata is not as `save` wrote it into a FileError."""
-    try:
-        yield
-    except (KeyError, TypeError, ValueError, AttributeError, FxgrowError) as error:
-        raise FileError(
-            f"the metadata is damaged ({type(error).__name__}: {error})",
-            where=str(path),
-            remedy="save the model again",
-        ) from None
+    of = (*MISREAD, FxgrowError)
+    return as_error(FileError, "the metadata is damaged", where=str(path), remedy="save the model again", of=of)
 
 
 def header_in(files: TensorFiles) -> dict[str, Any]:
@@ -269,12 +259,8 @@ def header_in(files: TensorFiles) -> dict[str, Any]:
             where=str(files.path),
             remedy="pass a file that fxgrow.save wrote",
         )
-    try:
+    with _undamaged(files.path):
         header = json.loads(files.metadata[KEY])
-    except (ValueError, TypeError) as error:
-        raise FileError(
-            f"the metadata is not JSON ({error})", where=str(files.path), remedy="save the model again"
-        ) from None
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise FileError(
             "the file is of another format",
@@ -302,7 +288,11 @@ def history_in(header: Mapping[str, Any], path: str | os.PathLike[str]) -> Histo
 
 def births_in(header: Mapping[str, Any]) -> dict[str, Birth]:
     """The birth stages of each tensor, from the metadata of a saved model."""
-    return {name: Birth(tuple(map(_unrolled, axes))) for name, axes in header["births"].items()}
+    births: dict[str, list[list[list[int]]]] = header["births"]
+    return {
+        name: Birth(tuple(tuple(stage for stage, count in runs for _ in range(count)) for runs in axes))
+        for name, axes in births.items()
+    }
 
 
 def check_same_tensors(
@@ -352,18 +342,3 @@ def _step(data: Mapping[str, Any]) -> Step:
         settled if settled or data.get("settled_here", False) else None,
         ByHand(dict(data.get("by_hand", {}))),
     )
-
-
-def _runs(axis: tuple[int, ...]) -> list[list[int]]:
-    """Run-length form of an axis's stages: [[stage, count], ...]."""
-    runs: list[list[int]] = []
-    for stage in axis:
-        if runs and runs[-1][0] == stage:
-            runs[-1][1] += 1
-        else:
-            runs.append([stage, 1])
-    return runs
-
-
-def _unrolled(runs: list[list[int]]) -> tuple[int, ...]:
-    return tuple(stage for stage, count in runs for _ in range(count))

@@ -25,17 +25,10 @@ def fingerprint(grown: nn.Module) -> dict[str, str]:
         if id(tensor) not in seen:
             seen[id(tensor)] = _of_tensor(tensor)
         hashes[name] = seen[id(tensor)]
-    graphs = {
-        f"{path} {mode}".strip(): graph
-        for path, part in grown.named_modules()
-        if isinstance(part, GrownGraphModule)
-        for mode, graph in part.graphs().items()
-    }
-    for mode, graph in graphs.items():
-        text = "\n".join(
-            f"{n.name} {n.op} {_named(n.target)} {_written(n.args)} {_written(n.kwargs)}" for n in graph.nodes
-        )
-        hashes[GRAPH + mode] = _hash(text.encode())
+    for path, part in grown.named_modules():
+        for mode, graph in part.graphs().items() if isinstance(part, GrownGraphModule) else ():
+            lines = (f"{n.name} {n.op} {_named(n.target)} {_written(n.args)} {_written(n.kwargs)}" for n in graph.nodes)
+            hashes[GRAPH + f"{path} {mode}".strip()] = _hash("\n".join(lines).encode())
     hashes[PARTS] = _hash("\n".join(f"{path} {_part(part)}" for path, part in grown.named_modules() if path).encode())
     return hashes
 
@@ -60,11 +53,9 @@ def _of_tensor(tensor: Tensor) -> str:
 
 
 def _named(target: Any) -> str:
-    return (
-        target
-        if isinstance(target, str)
-        else f"{getattr(target, '__module__', '')}.{getattr(target, '__name__', target)}"
-    )
+    if isinstance(target, str):
+        return target
+    return f"{getattr(target, '__module__', '')}.{getattr(target, '__name__', target)}"
 
 
 def _written(item: Any) -> str:

@@ -136,9 +136,6 @@ def norm_of(part: Any, name: str, shape: Any, eps: float | None, core: guards.Ra
         norm.training = part.training
         norm._parameters = {**dict.fromkeys(norm._parameters), **part._parameters}
     norm.__dict__.update({"num_groups" if name == "group_norm" else "normalized_shape": shape, "eps": eps})
-    norm.__dict__.update({_BY_GRAPH: True}, **({} if core is None else {"core": core}), **_shared(share))
+    norm.__dict__.update({_BY_GRAPH: True}, **({} if core is None else {"core": core}))
+    norm.__dict__.update({"share": share} if 0 < share < 1 else {})
     return norm  # type: ignore[no-any-return]
-
-
-def _shared(share: float) -> dict[str, float]:
-    return {"share": share} if 0 < share < 1 else {}

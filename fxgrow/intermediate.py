@@ -20,7 +20,7 @@ from fxgrow.capture.contexts import STATEMENTS
 from fxgrow.capture.shapes import propagate
 from fxgrow.history import drawn_in_part
 from fxgrow.module_tensors import named_tensors
-from fxgrow.planning.deepening import Deepening, NewTensor
+from fxgrow.planning.deepening import Deepening
 from fxgrow.planning.graph_parts import within_any
 from fxgrow.planning.plan import Plan
 from fxgrow.proof.intermediate import Intermediate, Origin
@@ -122,11 +122,7 @@ def _origins(sources: Mapping[str, Tensor], depth: Deepening | None, seed: str) 
         elif new.start == "shared" or new.is_copy:
             yield new.name, Origin(new.twin)
         else:
-            yield new.name, Origin(new.twin, partial(_started, new, seed), bool(new.silent))
-
-
-def _started(new: NewTensor, seed: str, twin: Tensor) -> Tensor:
-    return started(twin, new, seed)
+            yield new.name, Origin(new.twin, partial(started, tensor=new, seed=seed), bool(new.silent))
 
 
 def _sizes(model: Intermediate, depth: Deepening) -> dict[str, dict[str, Any]]:

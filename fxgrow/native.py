@@ -22,7 +22,7 @@ from fxgrow.capture.inputs import inputs_after
 from fxgrow.catalogue import find, without_weights
 from fxgrow.documents import frozen
 from fxgrow.errors import FxgrowError, VerificationError
-from fxgrow.history import history_of
+from fxgrow.history import known_history
 from fxgrow.measure.verification import verify
 from fxgrow.replacing import replaced
 
@@ -70,8 +70,7 @@ def native_model(grown: nn.Module, weights: Path, base: str, arguments: Mapping[
     except RuntimeError as error:
         raise NotNative(f"{name} does not take the weights ({' '.join(str(error).split())[:120]})") from None
     model.train(grown.training)
-    history = history_of(grown)
-    assert history is not None
+    history = known_history(grown)
     inputs = inputs_after(history.steps[-1].plan)
     called = f"{name}{f' with {_said(settled)}' if settled else ''}"
     try:

@@ -21,13 +21,10 @@ def checked_arguments(base: str | None, arguments: Mapping[str, Any] | None) -> 
     """Arguments of a constructor as JSON knows them."""
     if arguments and base is None:
         raise FileError("base_kwargs are of what base names, which is missing", remedy='pass base="timm/NAME" as well')
-    try:
+    remedy = "pass numbers, flags, strings, and lists, tuples or dictionaries of them"
+    what = "an argument in base_kwargs is no data that a file can keep"
+    with as_error(FileError, what, remedy=remedy, of=(TypeError, ValueError)):
         plain: dict[str, Any] = json.loads(json.dumps(dict(arguments or {})))
-    except (TypeError, ValueError) as error:
-        raise FileError(
-            f"an argument in base_kwargs is no data that a file can keep ({error})",
-            remedy="pass numbers, flags, strings, and lists, tuples or dictionaries of them",
-        ) from None
     if "pretrained" in plain:
         raise FileError("pretrained is among base_kwargs", remedy="leave it out: weights come from the file")
     if frozen(plain) != frozen(dict(arguments or {})):
@@ -65,19 +62,12 @@ def original_of(header: Mapping[str, Any], path: str | os.PathLike[str], *, weig
     ------
     FileError: the file names none.
     """
-    base = str(header.get("base") or "")
-    if not base:
-        raise FileError(
-            f"the file does not say where its original ({header.get('model')}) comes from",
-            where=str(path),
-            remedy="pass the original model as the second argument",
-        )
     from fxgrow.catalogue import find, without_weights
 
+    base = str(header.get("base") or "")
     if not is_of_library(base):  # never import what a file names
-        raise FileError(
-            f"the file names {base!r} as its original, which is not a model of timm or torchvision",
-            where=str(path),
-            remedy="pass the original model as the second argument",
-        )
+        what = f"the file names {base!r} as its original, which is not a model of timm or torchvision"
+        if not base:
+            what = f"the file does not say where its original ({header.get('model')}) comes from"
+        raise FileError(what, where=str(path), remedy="pass the original model as the second argument")
     return (find if weights else without_weights)(base, **frozen(dict(header.get("base_kwargs") or {})))

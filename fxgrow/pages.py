@@ -75,6 +75,16 @@ class Shown:
         return as_html(self.__rich__())
 
 
+def titled(title: str, *left: str, right: Iterable[str] = ()) -> Table:
+    """A table without rows: its headings, of which the last may be those of numbers."""
+    table = Table(title=title, title_justify="left")
+    for heading in left:
+        table.add_column(heading)
+    for heading in right:
+        table.add_column(heading, justify="right")
+    return table
+
+
 def folded(title: str, inside: str) -> str:
     """A title that opens what is inside."""
     return f"<details><summary>{escape(title)}</summary>{inside}</details>"

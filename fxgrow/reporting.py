@@ -12,15 +12,15 @@ from rich.table import Table
 from fxgrow.birth import Births
 from fxgrow.catalogue import find
 from fxgrow.certifying import certify
-from fxgrow.errors import FileError, FxgrowError
+from fxgrow.errors import FxgrowError
 from fxgrow.files import header_of, history_in, load
 from fxgrow.history import History, Step
-from fxgrow.pages import as_html, page
+from fxgrow.pages import as_html, page, titled
 from fxgrow.plots import as_svg
 from fxgrow.proof.certificate import Certificate
 from fxgrow.schedule import Schedule
 from fxgrow.version import __version__
-from fxgrow.writing import write_text
+from fxgrow.writing import text_of, write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -101,20 +101,13 @@ def report_of(file: Path, original: str = "", *, pretrained: bool = False, sched
     if original:
         before = find(original, pretrained=pretrained)
         certificate = certify(load(file, before), before)
-    try:
-        read = Schedule.from_json(schedule.read_text()) if schedule is not None else None
-    except (OSError, UnicodeDecodeError) as error:
-        raise FileError(
-            f"the schedule cannot be read ({error})", where=str(schedule), remedy="check the path"
-        ) from None
+    read = Schedule.from_json(text_of(schedule, "schedule")) if schedule is not None else None
     return Report(file.name, header, history, certificate, read)
 
 
 def growths(steps: Sequence[Step]) -> Table:
     """A row for each growth."""
-    table = Table(title="growths", title_justify="left")
-    for heading in ("stage", "init", "seed", "parameters", "verification"):
-        table.add_column(heading)
+    table = titled("growths", "stage", "init", "seed", "parameters", "verification")
     for stage, step in enumerate(steps, start=1):
         totals, verification = step.plan.totals, step.verification
         table.add_row(
@@ -138,9 +131,7 @@ def counts_by_stage(history: History) -> dict[int, int]:
 
 def born(history: History) -> Table:
     """A row for each birth stage."""
-    table = Table(title="elements by birth stage", title_justify="left")
-    for heading in ("stage", "elements", "of all"):
-        table.add_column(heading, justify="right")
+    table = titled("elements by birth stage", right=("stage", "elements", "of all"))
     counts = counts_by_stage(history)
     elements = max(1, sum(counts.values()))
     for stage, count in counts.items():

@@ -27,7 +27,7 @@ from fxgrow.curves import (
 from fxgrow.documents import from_text, to_text
 from fxgrow.drafting import model_name
 from fxgrow.errors import ScheduleError
-from fxgrow.pages import Shown
+from fxgrow.pages import Shown, titled
 from fxgrow.planning.analysis import analyse
 from fxgrow.planning.planner import make_plan
 from fxgrow.planning.showing import shortened
@@ -357,8 +357,6 @@ class Schedule(Shown):
 
     def __rich__(self) -> RenderableType:
         toward = f" toward {self.model}" if self.model else ""
-        table = Table(title=f"{len(self)} stages, {self.epochs} epochs{toward}", title_justify="left")
-        table.add_column("stage")
         columns = [
             ("width", [percent(stage.fraction) for stage in self.stages]),
             ("epochs", [str(stage.epochs) for stage in self.stages]),
@@ -371,8 +369,8 @@ class Schedule(Shown):
             columns.append(("parameters", [f"{stage.parameters:,}" for stage in self.stages]))
             columns.append(("FLOPs a sample", [f"{stage.flops:,}" for stage in self.stages]))
             columns.append(("share of the budget", [percent(stage.share or 0.0) for stage in self.stages]))
-        for heading, _ in columns:
-            table.add_column(heading, justify="right")
+        title = f"{len(self)} stages, {self.epochs} epochs{toward}"
+        table = titled(title, "stage", right=[heading for heading, _ in columns])
         for number in range(len(self)):
             table.add_row(str(number), *(cells[number] for _, cells in columns))
         if not self.model:
@@ -384,10 +382,7 @@ class Schedule(Shown):
 
     def _dimensions(self) -> Table:
         """Sizes stage by stage; dimensions that go the same way share a row."""
-        table = Table(title="sizes, stage by stage", title_justify="left")
-        table.add_column("dimension")
-        for number in range(len(self)):
-            table.add_column(str(number), justify="right")
+        table = titled("sizes, stage by stage", "dimension", right=map(str, range(len(self))))
         for sizes, names in self.alike().items():
             table.add_row(shortened(names, 1), *map(str, sizes))
         return table

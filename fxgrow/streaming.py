@@ -15,7 +15,7 @@ from fxgrow.capture import skeleton
 from fxgrow.errors import AmountError, FileError, PlanError
 from fxgrow.files import KEY, check_same_tensors, header_for, header_in, parts_by_hand, structure_of
 from fxgrow.growing import grow
-from fxgrow.history import drawn_by, history_of, tensors_of
+from fxgrow.history import drawn_by, history_of, known_history, tensors_of
 from fxgrow.module_tensors import place, tied_names
 from fxgrow.origins import checked_arguments, original_of
 from fxgrow.tensor_files import TensorFiles, aligned, write_shards
@@ -90,8 +90,7 @@ def grow_files(
     arguments = checked_arguments(base, base_kwargs)
     read = _Reader(model, files)
     grown = grow(read.structure, width, depth, seed=seed, verify=False, **options)
-    history = history_of(grown)
-    assert history is not None
+    history = known_history(grown)
     planned = history.steps[-1].plan
     if planned.parts:
         raise PlanError(

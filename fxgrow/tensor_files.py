@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fxgrow.errors import FileError
+from fxgrow.errors import MISREAD, FileError, as_error
 from fxgrow.writing import failing_as, usual_rights
 
 INDEX = "model.safetensors.index.json"
@@ -91,28 +91,18 @@ def _found(path: Path) -> Path:
     return path
 
 
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (SafetensorError, OSError, ValueError) as error:
-        raise FileError(
-            f"the file is not readable as safetensors ({error})", where=str(path), remedy="save the model again"
-        ) from None
+def _readable(path: Path) -> AbstractContextManager[None]:
+    what, of = "the file is not readable as safetensors", (SafetensorError, OSError, ValueError)
+    return as_error(FileError, what, where=str(path), remedy="save the model again", of=of)
 
 
 def _indexed(path: Path) -> tuple[dict[str, Path], dict[str, Any]]:
     """The file of each tensor, by an index, and what else the index says."""
-    try:
+    what, of = "the index of shards is damaged", (OSError, *MISREAD)
+    with as_error(FileError, what, where=str(path), remedy="save the model again", of=of):
         index = json.loads(path.read_text())
         homes = {str(name): path.parent / Path(file).name for name, file in index["weight_map"].items()}
         return homes, dict(index.get("metadata", {}))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise FileError(
-            f"the index of shards is damaged ({type(error).__name__}: {error})",
-            where=str(path),
-            remedy="save the model again",
-        ) from None
 
 
 def aligned(tensor: Tensor) -> Tensor:

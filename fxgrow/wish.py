@@ -11,7 +11,7 @@ from torch import nn
 
 from fxgrow.amounts import Amounts, plain_int
 from fxgrow.axes.layout import Reason
-from fxgrow.errors import AmountError, PlanError
+from fxgrow.errors import AmountError, PlanError, check_one_of
 from fxgrow.planning.depth import STARTS
 from fxgrow.planning.parameterization import PARAMETERIZATIONS
 from fxgrow.planning.plan import CLASS_STARTS, FORMS, Plan
@@ -72,16 +72,10 @@ def check(wish: Wish) -> None:
         raise AmountError(
             "no amount to grow by was given", remedy="pass width=1.5, depth=1.5, or a mapping of module paths"
         )
-    init, round_to = wish.init, wish.round_to
-    if wish.form not in FORMS:
-        raise AmountError(f"form={wish.form!r} is not a form", remedy=f"use one of {', '.join(FORMS)}")
-    if not isinstance(init, str) or init not in INITS:
-        raise AmountError(f"init={init!r} is not a way to start new units", remedy=f"use one of {', '.join(INITS)}")
-    if wish.depth_init not in STARTS:
-        raise AmountError(
-            f"depth_init={wish.depth_init!r} is not a way to start new blocks",
-            remedy=f"use one of {', '.join(STARTS)}",
-        )
+    init, depth_init, round_to = wish.init, wish.depth_init, wish.round_to
+    check_one_of(FORMS, wish.form, f"form={wish.form!r} is not a form", AmountError)
+    check_one_of(INITS, init, f"init={init!r} is not a way to start new units", AmountError)
+    check_one_of(STARTS, depth_init, f"depth_init={depth_init!r} is not a way to start new blocks", AmountError)
     if isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1:
         raise AmountError(
             f"round_to={round_to!r} is not a whole number of units", remedy="use 1, or a multiple such as 8"
@@ -94,21 +88,14 @@ def _check_ends(wish: Wish) -> None:
             raise AmountError(f"{name}= does not go with the sizes of a schedule", remedy="grow by it before or after")
         if isinstance(asked, bool) or not isinstance(asked, (int, str, NoneType)):
             raise AmountError(f"{name}={asked!r} is not a number", remedy='pass 15, or "+5" for 5 more')
-    if wish.class_init not in CLASS_STARTS:
-        raise AmountError(
-            f"class_init={wish.class_init!r} is not a way to start new classes",
-            remedy=f"use one of {', '.join(CLASS_STARTS)}",
-        )
+    what = f"class_init={wish.class_init!r} is not a way to start new classes"
+    check_one_of(CLASS_STARTS, wish.class_init, what, AmountError)
 
 
 def parameterization_for(model: nn.Module, wanted: str | None) -> str:
     """The parameterization that was asked for, or else the one that a model was last grown with."""
     chosen = wanted if wanted is not None else parameterization_of(model)
-    if chosen not in PARAMETERIZATIONS:
-        raise AmountError(
-            f"parameterization={wanted!r} is not a parameterization",
-            remedy=f"use one of {', '.join(PARAMETERIZATIONS)}",
-        )
+    check_one_of(PARAMETERIZATIONS, chosen, f"parameterization={wanted!r} is not a parameterization", AmountError)
     return chosen
 
 

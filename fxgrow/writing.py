@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from fxgrow.errors import FileError, first_line
+from fxgrow.errors import FileError, as_error
 
 WRITTEN: list[Path] = []
 """What this process has written, for who stops it."""
@@ -22,7 +22,8 @@ def checked_target(path: str | os.PathLike[str]) -> Path:
     FileError: its folder does not exist or cannot be written to, or there is something that is no file, or a file that
         is write-protected.
     """
-    try:
+    of = (OSError, RuntimeError, ValueError)  # a name that is too long, or a link to itself
+    with as_error(FileError, "that is no place for a file", where=str(path), of=of):
         target = Path(path).resolve()
         if target.is_dir():
             raise FileError("there is a folder of that name", where=str(path), remedy="give the file a name")
@@ -31,8 +32,6 @@ def checked_target(path: str | os.PathLike[str]) -> Path:
         if target.exists() and not os.access(target, os.W_OK):
             raise FileError("the file is write-protected", where=str(path), remedy="choose another name")
         writable(target.parent)
-    except (OSError, RuntimeError, ValueError) as error:  # a name that is too long, or a link to itself
-        raise FileError(f"that is no place for a file ({_why(error)})", where=str(path)) from None
     return target
 
 
@@ -45,13 +44,12 @@ def writable(folder: Path) -> None:
     """
     if not folder.is_dir():
         raise FileError("the folder does not exist", where=_shown(folder), remedy="make it first")
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise FileError(
-            f"the folder cannot be written to ({_why(error)})", where=_shown(folder), remedy="choose another place"
-        ) from None
+    what, remedy = "the folder cannot be written to", "choose another place"
+    with (
+        as_error(FileError, what, where=_shown(folder), remedy=remedy, of=(OSError,)),
+        tempfile.TemporaryFile(dir=folder),
+    ):
+        pass
 
 
 def checked_folder(path: str | os.PathLike[str]) -> Path:
@@ -62,13 +60,11 @@ def checked_folder(path: str | os.PathLike[str]) -> Path:
     FileError: there is a file of that name, or the folder cannot be made or written to.
     """
     folder = Path(path)
-    try:
+    with as_error(FileError, "that is no place for a folder", where=str(path), of=(OSError,)):
         above = next(place for place in (folder, *folder.absolute().parents) if place.exists())
         if not above.is_dir():
             raise FileError("there is a file of that name", where=str(above), remedy="name a folder")
         writable(above)
-    except OSError as error:
-        raise FileError(f"that is no place for a folder ({_why(error)})", where=str(path)) from None
     return folder
 
 
@@ -92,15 +88,25 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     WRITTEN.append(Path(path))
 
 
-@contextmanager
-def failing_as(path: str | os.PathLike[str]) -> Iterator[None]:
+def failing_as(path: str | os.PathLike[str]) -> AbstractContextManager[None]:
     """Turn what goes wrong while a file or a folder is written into a FileError that names it."""
     from safetensors import SafetensorError
 
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        raise FileError(f"it cannot be written ({_why(error)})", where=str(path), remedy="see to that place") from None
+    of = (OSError, SafetensorError)
+    return as_error(FileError, "it cannot be written", where=str(path), remedy="see to that place", of=of)
+
+
+def text_of(path: Path, noun: str) -> str:
+    """What is written in a file.
+
+    Raises
+    ------
+    FileError: it cannot be read.
+    """
+    with as_error(
+        FileError, f"the {noun} cannot be read", where=str(path), remedy="check the path", of=(OSError, ValueError)
+    ):
+        return path.read_text()
 
 
 @contextmanager
@@ -121,10 +127,6 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     """
     with written_whole(path) as partial:
         partial.write_text(text, encoding="utf-8")
-
-
-def _why(error: BaseException) -> str:
-    return error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
 
 
 def _shown(folder: Path) -> str:

@@ -187,10 +187,10 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
         (["grow", "own_models:none", "-w", "2"], "'own_models:none' cannot be imported: module 'own_models' has no"),
         (["grow", "gone.safetensors", "-w", "2"], "there is no such file (at gone.safetensors): check the path"),
         (["grow", ".", "-w", "2"], "the folder has no model.safetensors (at .): name what `fxgrow grow -o` wrote"),
-        (["grow", "own_models.py", "-w", "2"], "the file is not readable as safetensors ("),
+        (["grow", "own_models.py", "-w", "2"], "the file is not readable as safetensors: "),
         (["inspect", "nothing"], "there is no such file (at nothing): check the path"),
         (["fold", "nothing", "-o", "x"], "there is no such file (at nothing): check the path"),
-        (["plot", "schedule", "nothing", "-o", "x.png"], "the schedule cannot be read ("),
+        (["plot", "schedule", "nothing", "-o", "x.png"], "the schedule cannot be read: "),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

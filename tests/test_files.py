@@ -190,18 +190,18 @@ def test_a_missing_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("length", [0, 4, 100, -1])
 def test_a_truncated_file(length: int, saved: Path) -> None:
     saved.write_bytes(saved.read_bytes()[:length])
-    assert refusal(saved, perceptron()).startswith("the file is not readable as safetensors (")
+    assert refusal(saved, perceptron()).startswith("the file is not readable as safetensors: ")
 
 
 def test_a_file_of_something_else(saved: Path) -> None:
     saved.write_bytes(bytes(range(256)) * 8)
-    assert refusal(saved, perceptron()).startswith("the file is not readable as safetensors (")
+    assert refusal(saved, perceptron()).startswith("the file is not readable as safetensors: ")
     save_file({"x": torch.ones(1)}, saved)
     assert refusal(saved, perceptron()) == (
         f"the file holds tensors but no fxgrow metadata (at {saved}): pass a file that fxgrow.save wrote"
     )
     save_file({"x": torch.ones(1)}, saved, metadata={"fxgrow": "{"})
-    assert refusal(saved, perceptron()).startswith("the metadata is not JSON (")
+    assert refusal(saved, perceptron()).startswith("the metadata is damaged: ")
 
 
 def test_another_format(saved: Path) -> None:
@@ -225,7 +225,7 @@ def test_damaged_metadata(field: str, damage: str, saved: Path) -> None:
     if (field, damage) == ("training", "nonsense"):
         assert fxgrow.load(saved, perceptron()).training is False
     else:
-        assert refusal(saved, perceptron()).startswith("the metadata is damaged (")
+        assert refusal(saved, perceptron()).startswith("the metadata is damaged: ")
 
 
 def test_a_damaged_plan(saved: Path) -> None:
@@ -233,7 +233,7 @@ def test_a_damaged_plan(saved: Path) -> None:
         header["steps"][0]["plan"]["tensors"][0]["axes"] = "none"
 
     rewritten(saved, spoil)
-    assert refusal(saved, perceptron()).startswith("the metadata is damaged (PlanError: the text is not a plan")
+    assert refusal(saved, perceptron()).startswith("the metadata is damaged: the text is not a plan")
 
 
 @pytest.mark.parametrize(

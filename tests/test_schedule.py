@@ -312,7 +312,7 @@ def error_of(call: Any) -> FxgrowError:
         (lambda: Schedule.of([1], [4]).at(4), "there is no epoch 4: take one from 0 to 3"),
         (
             lambda: Schedule.from_json("{}"),
-            "the text is not a schedule (KeyError: 'format'): pass what Schedule.to_json() wrote",
+            "the text is not a schedule: KeyError: 'format': pass what Schedule.to_json() wrote",
         ),
         (
             lambda: Schedule.from_json('{"format": 99}'),

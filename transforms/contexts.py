@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import fx
@@ -39,11 +39,11 @@ def contexts_around(nodes: Sequence[fx.Node]) -> list[Context]:
     around: list[Context] = []
     per_turn = 0
     first, last = nodes[0], nodes[-1]
-    for enters, leaves in zip(_calls_from(first, _before), _calls_from(last, _after), strict=False):
+    for enters, leaves in zip(_calls(first, "prev"), _calls(last, "next"), strict=False):
         if enters.target not in _ENTERING or leaves.args != (enters,):
             break
         around.append(Context(enters, leaves))
-        before, after = next(_calls_from(enters, _before), enters), next(_calls_from(leaves, _after), leaves)
+        before, after = next(_calls(enters, "prev"), enters), next(_calls(leaves, "next"), leaves)
         if before.target in _LEAVING or after.target in _ENTERING:
             per_turn = len(around)
     return around[:per_turn]
@@ -51,7 +51,7 @@ def contexts_around(nodes: Sequence[fx.Node]) -> list[Context]:
 
 def behind(node: fx.Node, contexts: int) -> fx.Node:
     """The node that leaves the last of some contexts that end behind a node; the node itself if fewer do."""
-    for number, call in enumerate(_calls_from(node, _after), start=1):
+    for number, call in enumerate(_calls(node, "next"), start=1):
         if contexts < number or call.target not in _LEAVING:
             break
         if number == contexts:
@@ -59,16 +59,8 @@ def behind(node: fx.Node, contexts: int) -> fx.Node:
     return node
 
 
-def _calls_from(node: fx.Node, step: Callable[[fx.Node], fx.Node]) -> Iterator[fx.Node]:
-    """The nodes before or after one, but for tensors that are read."""
-    while (node := step(node)).op != "root":
+def _calls(node: fx.Node, step: str) -> Iterator[fx.Node]:
+    """The nodes before one ("prev") or after it ("next"), but for tensors that are read."""
+    while (node := getattr(node, step)).op != "root":
         if node.op != "get_attr":
             yield node
-
-
-def _before(node: fx.Node) -> fx.Node:
-    return node.prev
-
-
-def _after(node: fx.Node) -> fx.Node:
-    return node.next

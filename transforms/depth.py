@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -18,8 +19,8 @@ from fxgrow import guards
 from fxgrow.capture import Captured
 from fxgrow.capture.methods import move_runs
 from fxgrow.capture.shapes import propagate
-from fxgrow.errors import OTHER_MODEL, PlanError
-from fxgrow.module_tensors import named_tensors
+from fxgrow.errors import OTHER_MODEL, PlanError, as_error
+from fxgrow.module_tensors import as_registered, named_tensors, place, tensors_named
 from fxgrow.planning.deepening import CopiedRegion, Deepening, NewBlock, NewTensor, renamed
 from fxgrow.planning.edits import set_attributes
 from fxgrow.planning.graph_parts import within_any
@@ -49,10 +50,8 @@ def add_blocks(captured: Captured, plan: Deepening) -> None:
     PlanError: the plan was made for another model.
     """
     layers = insert_blocks(captured, plan)
-    try:
+    with _naming_parts():
         _resize(captured.model, plan)
-    except AttributeError as error:
-        raise _other_model(error) from None
     edit_graphs(captured.graphs, plan.nodes)
     if layers:
         for graph in captured.graphs.values():
@@ -66,16 +65,16 @@ def rearranged(model: nn.Module, plan: Deepening) -> None:
     ------
     PlanError: the plan was made for another model.
     """
-    try:
+    with _naming_parts():
         _rearrange(model, plan, _modules(model, plan), plan.moves)
         _resize(model, plan)
-    except (AttributeError, KeyError) as error:
-        raise _other_model(error) from None
 
 
 def _resize(model: nn.Module, plan: Deepening) -> None:
+    tensors = tensors_named(model, (name for name, _ in plan.enlarged))
     for name, shape in plan.enlarged:
-        _enlarge(model, name, shape)
+        old = tensors[name]
+        place(model, name, as_registered(torch.empty(shape, dtype=old.dtype, device="meta"), old))
     set_attributes(model, plan.attributes)
 
 
@@ -87,10 +86,8 @@ def insert_blocks(captured: Captured, plan: Deepening) -> list[NewLayer]:
     PlanError: the plan was made for another model.
     """
     moves = plan.moves
-    try:
+    with _naming_parts():
         _rearrange(captured.model, plan, _modules(captured.model, plan), moves)
-    except (AttributeError, KeyError) as error:
-        raise _other_model(error) from None
     layers: list[NewLayer] = []
     for mode, graph in captured.graphs.items():
         layers.extend(_extend(mode, graph, plan, moves))
@@ -111,8 +108,7 @@ def take_out(layers: Sequence[NewLayer]) -> None:
             layer.gives.replace_all_uses_with(layer.stands_for)
         else:
             for user in list(layer.gives.users):
-                user.args = tuple(_without(raw, layer.gives) for raw in user.args)
-                user.kwargs = {key: _without(raw, layer.gives) for key, raw in user.kwargs.items()}
+                _put_instead(user, layer.gives)
         for node in reversed(layer.nodes):
             if layer.passed and (node.users or node is layer.gives):
                 continue
@@ -123,12 +119,21 @@ def take_out(layers: Sequence[NewLayer]) -> None:
                     operand.graph.erase_node(operand)
 
 
-def _without(raw: Any, leaving: fx.Node) -> Any:
-    return [item for item in raw if item is not leaving] if isinstance(raw, (list, tuple)) else raw
+def _put_instead(join: fx.Node, value: fx.Node, *others: fx.Node) -> None:
+    """Let a node concatenate others in place of a value, or none."""
+
+    def changed(raw: Any) -> Any:
+        if not isinstance(raw, (list, tuple)):
+            return raw
+        return [new for item in raw for new in (others if item is value else (item,))]
+
+    join.args = tuple(map(changed, join.args))
+    join.kwargs = {key: changed(raw) for key, raw in join.kwargs.items()}
 
 
-def _other_model(error: Exception) -> PlanError:
-    return PlanError(f"the plan names a part that the model does not have: {error}", remedy=OTHER_MODEL)
+def _naming_parts() -> AbstractContextManager[None]:
+    what, of = "the plan names a part that the model does not have", (AttributeError, KeyError)
+    return as_error(PlanError, what, remedy=OTHER_MODEL, of=of)
 
 
 def _modules(model: nn.Module, plan: Deepening) -> dict[str, nn.Module]:
@@ -165,9 +170,7 @@ def _twin(
                 if id(tensor) not in memo:
                     new = longer.get(f"{path}.{name}")
                     shape = new.shape(tensor.shape) if new is not None else tensor.shape
-                    empty = torch.empty(shape, dtype=tensor.dtype, device="meta")
-                    is_parameter = isinstance(tensor, nn.Parameter)
-                    memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if is_parameter else empty
+                    memo[id(tensor)] = as_registered(torch.empty(shape, dtype=tensor.dtype, device="meta"), tensor)
                 tensor = memo[id(tensor)]
             getattr(twin, kind)[name] = tensor
     for name, child in module._modules.items():
@@ -180,18 +183,6 @@ def _twin(
         else:
             twin._modules[name] = _twin(child, below, shared, longer, memo)
     return twin
-
-
-def _enlarge(model: nn.Module, name: str, shape: tuple[int, ...]) -> None:
-    """Give a tensor of the structure another shape."""
-    path, _, leaf = name.rpartition(".")
-    owner = model.get_submodule(path)
-    old = getattr(owner, leaf)
-    new = torch.empty(shape, dtype=old.dtype, device="meta")
-    if isinstance(old, nn.Parameter):
-        setattr(owner, leaf, nn.Parameter(new, old.requires_grad))
-    else:
-        owner._buffers[leaf] = new
 
 
 def _rearrange(
@@ -294,9 +285,7 @@ class _Copying:
         nodes = self._copy(region, block, copy_of, latest, more if block.kind == "list" else lambda raw: raw)
         leaving = copy_of[exit_node]
         for name in region.joins:
-            join = self.nodes[name]
-            join.args = tuple(_with(raw, latest, leaving) for raw in join.args)
-            join.kwargs = {key: _with(raw, latest, leaving) for key, raw in join.kwargs.items()}
+            _put_instead(self.nodes[name], latest, latest, leaving)
         since.append(leaving)
         return NewLayer(nodes, leaving)
 
@@ -342,13 +331,6 @@ class _Copying:
         for name, path, value in region.numbers:
             put_argument(copy_of[self.nodes[name]], path, value)
         return tuple(copies)
-
-
-def _with(raw: Any, latest: fx.Node, leaving: fx.Node) -> Any:
-    """A list of what is concatenated, with a new value behind the latest."""
-    if not isinstance(raw, (list, tuple)):
-        return raw
-    return [new for item in raw for new in ((item, leaving) if item is latest else (item,))]
 
 
 def started(twin: Tensor, tensor: NewTensor, seed: str) -> Tensor:

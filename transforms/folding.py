@@ -10,6 +10,7 @@ from torch import fx, nn
 
 from fxgrow import guards
 from fxgrow.capture.modes import GrownGraphModule
+from fxgrow.module_tensors import tensors_named
 from fxgrow.rules.calls import Call
 from fxgrow.rules.registry import law_of_call
 
@@ -36,9 +37,10 @@ def fold_in_place(result: GrownGraphModule, scaled: set[int]) -> None:
             node.replace_all_uses_with(x)
             graph.erase_node(node)
         graph.lint()
+    tensors = tensors_named(result, factors)
     with torch.no_grad():
         for name, factor in factors.items():
-            weight = _tensor(result, name)
+            weight = tensors[name]
             if id(weight) not in scaled:
                 scaled.add(id(weight))
                 weight.mul_(factor)
@@ -57,10 +59,3 @@ def weight_of(layer: fx.Node, module: nn.Module | None = None) -> str:
     weight = Call(layer, module, law).weight(1, "weight") if law is not None else None
     assert weight is not None, "only layers with weights read it"
     return str(weight.target) if isinstance(weight, fx.Node) else weight
-
-
-def _tensor(root: nn.Module, name: str) -> torch.Tensor:
-    path, _, leaf = name.rpartition(".")
-    tensor = getattr(root.get_submodule(path), leaf)
-    assert isinstance(tensor, torch.Tensor)
-    return tensor

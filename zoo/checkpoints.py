@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from fxgrow.errors import FileError, first_line
+from fxgrow.errors import FileError, as_error
 
 _PARTIAL = ".partial"
 
@@ -71,14 +71,10 @@ def write_state(state: dict[str, Any], path: Path) -> None:
     ------
     FileError: it cannot be written.
     """
-    try:
+    what, of = "the checkpoint cannot be written", (RuntimeError,)  # of torch, which has no words for a full disk
+    remedy = "see whether the disk is full; the same command goes on from the last checkpoint"
+    with as_error(FileError, what, where=str(path.parent), remedy=remedy, of=of):
         torch.save(state, path)
-    except RuntimeError as error:  # of torch's writer, which has no words for a full disk
-        raise FileError(
-            f"the checkpoint cannot be written ({first_line(error)})",
-            where=str(path.parent),
-            remedy="see whether the disk is full; the same command goes on from the last checkpoint",
-        ) from None
 
 
 def flush(path: Path) -> None:

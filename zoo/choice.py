@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from fxgrow.zoo.sizes import parameters_of
 
 from fxgrow.catalogue import CatalogueError, Entry, entries
+from fxgrow.errors import check_one_of
 from fxgrow.libraries import LIBRARIES
 
 SAMPLES = ("smallest-per-family", "all")
@@ -29,10 +30,9 @@ def chosen(
     ------
     CatalogueError: there is no such library or sample, or no model matches.
     """
-    if library is not None and library not in LIBRARIES:
-        raise CatalogueError(f"there is no library {library!r}", remedy=f"use {' or '.join(LIBRARIES)}")
-    if sample not in SAMPLES:
-        raise CatalogueError(f"there is no sample {sample!r}", remedy=f"use {' or '.join(SAMPLES)}")
+    if library is not None:
+        check_one_of(LIBRARIES, library, f"there is no library {library!r}", CatalogueError)
+    check_one_of(SAMPLES, sample, f"there is no sample {sample!r}", CatalogueError)
     candidates = list(entries(library, pattern))
     if not candidates:
         raise CatalogueError(f"no model matches {pattern!r}", remedy="see timm.list_models() for names")

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from fxgrow.zoo.examine import Row
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
+
+from fxgrow.pages import titled
 
 
 def coverage(rows: Iterable[Row]) -> RenderableType:
@@ -20,27 +21,10 @@ def coverage(rows: Iterable[Row]) -> RenderableType:
     families: dict[str, list[Row]] = {}
     for row in sorted(findings, key=lambda row: (row.task.family, row.task.model)):
         families.setdefault(row.task.family, []).append(row)
-    table = Table(title="coverage by family", title_justify="left")
-    table.add_column("family")
-    for heading in (
-        "models",
-        "captured",
-        "grown",
-        "eval error",
-        "train error",
-        "proof",
-        "ratio",
-        "share",
-        "plan s",
-        "grow s",
-    ):
-        table.add_column(heading, justify="right")
-    widths = len(_widths(findings)) > 1
-    if widths:
-        table.add_column("width", justify="right")
-    deeper = any(row.blocks[0] for row in findings)
-    if deeper:
-        table.add_column("blocks", justify="right")
+    widths, deeper = len(_widths(findings)) > 1, any(row.blocks[0] for row in findings)
+    right = ["models", "captured", "grown", "eval error", "train error", "proof", "ratio", "share", "plan s", "grow s"]
+    right += ["width"] * widths + ["blocks"] * deeper
+    table = titled("coverage by family", "family", right=right)
     table.add_column("what stays, and why", overflow="fold")
     for family, members in families.items():
         *cells, why = _cells(members)

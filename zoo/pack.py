@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from fxgrow.errors import check_one_of
 from fxgrow.running import run_app
 
 app = typer.Typer(add_completion=False)
@@ -74,8 +75,7 @@ def _source(source: str, data_folder: Path) -> tuple[list[Iterable[Labelled]], l
     """The images to train on and to test with, and the names of the classes."""
     name = source.removeprefix("torchvision/")
     if name != source:
-        if name not in TORCHVISION:
-            raise DataError(f"{name!r} is not among torchvision's", remedy=f"use one of {', '.join(TORCHVISION)}")
+        check_one_of(TORCHVISION, name, f"{name!r} is not among torchvision's", DataError)
         sets = downloaded(name, TORCHVISION[name], data_folder)
         return list(sets), [label.replace(",", "") for label in sets[0].classes]
     folders = image_folders(Path(source))

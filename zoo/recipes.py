@@ -9,7 +9,7 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from fxgrow.curves import check_counts, check_start
-from fxgrow.errors import FxgrowError, did_you_mean
+from fxgrow.errors import FxgrowError, check_one_of, did_you_mean
 from fxgrow.schedule import Schedule
 
 CURVES = ("exponential", "linear", "late", "given", "none")
@@ -103,8 +103,7 @@ class Settings:
             ("state", self.state, STATES),
             ("precision", self.precision, PRECISIONS),
         ):
-            if value not in allowed:
-                raise SettingsError(f"{name}={value!r} is not known", remedy=f"use one of {', '.join(allowed)}")
+            check_one_of(allowed, value, f"{name}={value!r} is not known", SettingsError)
         if not 0 < self.decay <= 1:
             raise SettingsError(f"decay={self.decay!r} is not a part of training", remedy="pass a number such as 0.4")
         if not 0 <= self.warm_up < 1:
@@ -270,8 +269,7 @@ def recipe(name: str, **changes: Any) -> Settings:
     >>> [stage.epochs for stage in recipe("cifar10-resnet20").schedule()]
     [8, 10, 12, 14, 17, 20, 24, 29, 26]
     """
-    if name not in RECIPES:
-        raise SettingsError(f"there is no recipe {name!r}", remedy=f"use one of {', '.join(RECIPES)}")
+    check_one_of(RECIPES, name, f"there is no recipe {name!r}", SettingsError)
     kinds = get_type_hints(Settings)
     for setting, value in changes.items():
         if setting not in kinds:

@@ -16,6 +16,7 @@ from fxgrow.cli import options as given
 from fxgrow.cli.options import amounts_of, doing, inputs_of, number_of, say, show
 from fxgrow.cli.sources import Source, file_of, source_of
 from fxgrow.errors import AmountError
+from fxgrow.pages import titled
 
 if TYPE_CHECKING:
     from fxgrow.exporting import Target
@@ -228,9 +229,7 @@ def _print_json(model: str, step: Step, output: str | None, files: dict[str, Any
 
 def _totals(title: str, step: Step) -> Table:
     totals = step.plan.totals
-    table = Table(title=escape(title), title_justify="left")
-    for heading in ("", "before", "after", "ratio"):
-        table.add_column(heading, justify="right" if heading else "left")
+    table = titled(escape(title), "", right=("before", "after", "ratio"))
     for name, before, after in (
         ("parameters", totals.parameters_before, totals.parameters_after),
         ("FLOPs a sample", totals.flops_before, totals.flops_after),

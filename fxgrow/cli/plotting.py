@@ -11,7 +11,7 @@ import fxgrow
 from fxgrow.cli import options as given
 from fxgrow.cli.options import doing, say
 from fxgrow.cli.sources import file_of, say_if_other_weights, say_if_random
-from fxgrow.errors import AmountError, FileError
+from fxgrow.errors import AmountError, FileError, reading
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -91,15 +91,13 @@ def schedule(
     """Draw widths and costs over the epochs."""
     import json
 
+    from fxgrow.writing import text_of
+
     _check(output)
-    path = file / "outcome.json" if file.is_dir() else file
-    try:
-        text = path.read_text()
-        data = json.loads(text) if file.is_dir() else None
-    except (OSError, ValueError) as error:
-        raise FileError(f"the schedule cannot be read ({error})", where=str(path), remedy="check the path") from None
-    if data is not None:
-        text = json.dumps(data["schedule"])
+    text = text_of(file / "outcome.json" if file.is_dir() else file, "schedule")
+    if file.is_dir():
+        with reading("schedule", FileError):
+            text = json.dumps(json.loads(text)["schedule"])
     _save(fxgrow.Schedule.from_json(text).plot(), output)
 
 

@@ -166,13 +166,12 @@ def moved_by_sgd(
     model: nn.Module,
     inputs: tuple[Any, ...],
     steps: int = 3,
-    rate: float = 0.02,
     enough: Callable[[dict[str, Tensor]], bool] = lambda moved: False,
     spend: bool = False,
 ) -> dict[str, Tensor]:
     """Which elements of each trainable parameter change in a few SGD steps, on a copy of the model unless `spend`.
 
-    Each tensor moves by `rate` of its own norm at a step (LARS), so that deep in a random network no step is
+    Each tensor moves by a fiftieth of its own norm at a step (LARS), so that deep in a random network no step is
     lost to rounding, and an element counts where its step is more than rounding beside the tensor's largest.
     A tensor moves as soon as its gradient is there, which is then let go: no two gradients are held at a time.
     Once every element of it has moved it rests, which saves the work of its gradient.
@@ -191,7 +190,7 @@ def moved_by_sgd(
             least = ROUNDING * largest
             moved[names[id(p)]] |= (grad > least) | (grad < -least)  # no copy of the gradient
             with torch.no_grad():
-                p.sub_(p.grad, alpha=rate * max(1.0, float(p.norm())) / float(p.grad.norm()))
+                p.sub_(p.grad, alpha=0.02 * max(1.0, float(p.norm())) / float(p.grad.norm()))
         p.grad = None
 
     handles = [p.register_post_accumulate_grad_hook(step) for p in learning.values()]

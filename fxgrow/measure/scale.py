@@ -28,7 +28,6 @@ from typing import TYPE_CHECKING, Any
 import sympy as sp
 import torch
 from rich.console import Group
-from rich.table import Table
 from torch import Tensor, fx, nn
 
 from fxgrow.capture import GrownGraphModule
@@ -37,7 +36,7 @@ from fxgrow.containers import in_dtype
 from fxgrow.devices import device_of
 from fxgrow.measure.verification import in_precision, random_inputs
 from fxgrow.noise import WithoutNoise
-from fxgrow.pages import Shown
+from fxgrow.pages import Shown, titled
 from fxgrow.plots import figure_of, legend_beside, named_ticks, panels, readable_log
 from fxgrow.proof.atoms import atoms_of
 from fxgrow.proof.checker import Walk
@@ -153,15 +152,10 @@ class Scale(Shown):
         return replace(self, layers=layers)
 
     def __rich__(self) -> Group:
-        forward = Table(title="variance of new units' pre-activations beside old ones'", title_justify="left")
-        forward.add_column("layer")
-        forward.add_column("expression")
-        for heading in ("predicted", "expected", "measured"):
-            forward.add_column(heading, justify="right")
-        backward = Table(title="second moment of gradients: old weights', then beside them", title_justify="left")
-        backward.add_column("layer")
-        for part, expression in GRADIENTS.items():
-            backward.add_column(f"{part}: {expression}", justify="right")
+        right = ("predicted", "expected", "measured")
+        forward = titled("variance of new units' pre-activations beside old ones'", "layer", "expression", right=right)
+        parts = [f"{part}: {expression}" for part, expression in GRADIENTS.items()]
+        backward = titled("second moment of gradients: old weights', then beside them", "layer", right=parts)
         for layer in self.layers:
             on_data = (f"{value:.3f}" if value is not None else "" for value in (layer.expected, layer.measured))
             forward.add_row(layer.layer, str(layer.expression), f"{layer.predicted:.3f}", *on_data)

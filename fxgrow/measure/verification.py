@@ -15,7 +15,7 @@ from fxgrow.capture.inputs import Inputs, with_channels
 from fxgrow.capture.skeleton import GIVEN
 from fxgrow.containers import each_tensor, flat_tensors, has_fractions, in_dtype, of_precision
 from fxgrow.devices import callers_code, device_of, exact_device, random_state_kept, whole_float32
-from fxgrow.errors import CaptureError, SettledError, VerificationError, first_line
+from fxgrow.errors import CaptureError, SettledError, VerificationError, as_error
 from fxgrow.history import Verification
 from fxgrow.measure.borrowing import Borrowed
 from fxgrow.module_tensors import CONSTANT, as_registered, named_tensors
@@ -210,30 +210,24 @@ def _errors(
     plan: Plan | None,
 ) -> tuple[float, float]:
     """The error in eval and in train mode; each model runs in one mode after the other, on the same inputs."""
-    by_model: dict[nn.Module, dict[bool, list[Tensor]]] = {}
+    where, fails = type(original).__name__, "the model itself does not run on inputs of these shapes and dtypes"
+    with as_error(
+        CaptureError, fails, where=where, remedy="pass example_inputs as the model is called, or verify=False"
+    ):
+        before = _outputs(original, inputs, way, modes)
+    for training, outputs in before.items():
+        if not all(torch.isfinite(tensor).all() for tensor in outputs):
+            raise _NotFinite("train" if training else "eval")
     generator = torch.Generator().manual_seed(way.seed + 1)
     more = with_channels(inputs, plan.channels, lambda s: torch.randn(s, generator=generator)) if plan else inputs
-    for model, values in ((original, inputs), (grown, more)):
-        try:
-            by_model[model] = _outputs(model, values, way, modes)
-        except Exception as error:
-            if model is original:
-                raise CaptureError(
-                    f"the model itself does not run on inputs of these shapes and dtypes: {first_line(error)}",
-                    where=type(original).__name__,
-                    remedy="pass example_inputs as the model is called, or verify=False",
-                ) from error
-            if isinstance(error, SettledError) and way.dtype is not dtype_of(original):
-                raise  # a graph that holds for the model's own precision
-            raise VerificationError(
-                f"the grown model does not run: {error.what if isinstance(error, SettledError) else first_line(error)}",
-                where=type(original).__name__,
-                remedy=(isinstance(error, SettledError) and error.remedy) or BUG,
-            ) from error
-        for training, outputs in by_model[original].items():
-            if not all(torch.isfinite(tensor).all() for tensor in outputs):
-                raise _NotFinite("train" if training else "eval")
-    before, after = by_model[original], by_model[grown]
+    fails = "the grown model does not run"
+    try:
+        with as_error(VerificationError, fails, where=where, remedy=BUG, but=(SettledError,)):
+            after = _outputs(grown, more, way, modes)
+    except SettledError as error:
+        if way.dtype is not dtype_of(original):
+            raise  # a graph that holds for the model's own precision
+        raise VerificationError(f"{fails}: {error.what}", where=where, remedy=error.remedy or BUG) from error
     if plan is not None and plan.classes is not None:
         after = {
             mode: [_old_classes(*pair, plan.classes) for pair in zip(after[mode], before[mode], strict=True)]

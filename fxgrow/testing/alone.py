@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from fxgrow.axes.layout import Layout, Leaf, Product, leaves, resolve
 from fxgrow.capture import Captured, assemble, capture
 from fxgrow.capture.modes import GrownGraphModule, copies
 from fxgrow.containers import flat_tensors
+from fxgrow.module_tensors import named_tensors
 from fxgrow.noise import WithoutNoise
 from fxgrow.planning.analysis import Analysis, analyse
 from fxgrow.planning.edits import AttributeEdit, set_attributes
@@ -86,16 +87,13 @@ class Looked:
 
     def outputs(self, values: dict[str, Tensor] | None = None) -> list[Tensor]:
         """What the op computes, from other values for its operands if given."""
-        buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}  # a norm would update its own
-        with torch.no_grad(), WithoutNoise():
-            return list(flat_tensors(torch.func.functional_call(self.model, buffers | (values or {}), ())))
+        return computed(self.model, {**dict(self.model.named_buffers()), **(values or {})})
 
     def operands(self) -> dict[str, tuple[Tensor, Axes]]:
         """Value and layout of every floating-point parameter and buffer; tied ones under each name."""
-        named = {**dict(self.model.named_parameters(remove_duplicate=False)), **dict(self.model.named_buffers())}
         return {
             name: (value.detach(), self.analysis.parameters[self.analysis.aliases[name]].axes)
-            for name, value in named.items()
+            for name, value in named_tensors(self.model).items()
             if is_inexact(value)
         }
 
@@ -107,6 +105,13 @@ class Looked:
             both = [leaf for leaf in (*leaves(first), *leaves(second)) if not leaf.fixed]
             graph.add_edges_from(itertools.pairwise(both))
         return [[leaf for leaf in self.free if leaf in part] for part in nx.connected_components(graph)]
+
+
+def computed(model: nn.Module, values: Mapping[str, Tensor]) -> list[Tensor]:
+    """What a model of one op gives for other values of its tensors."""
+    cloned = {name: value.clone() for name, value in values.items()}  # a norm would update its own
+    with torch.no_grad(), WithoutNoise():
+        return list(flat_tensors(torch.func.functional_call(model, cloned, ())))
 
 
 def look(case: Case, training: bool = False) -> Looked:

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from fxgrow.capture import Captured, skeleton
 from fxgrow.capture.shapes import propagate
-from fxgrow.errors import RuleError
+from fxgrow.errors import RuleError, as_error
 from fxgrow.opaque import CustomFunction
 from fxgrow.rules.registry import Target, law_of_function, law_of_method, law_of_module
 from fxgrow.testing.alone import Alone, Case, looked_at
@@ -51,14 +51,11 @@ def check_rule(target: Target | nn.Module, *operands: tuple[int, ...] | Tensor, 
         propagate(bare, graph, ((), {}))
         captured = Captured(bare, {"both": graph}, ((), {}))
         case = Case(name, lambda: None, ())
-        try:
+        what, remedy = f"the rule of {name} is wrong", "correct what the rule claims, or claim less"
+        with as_error(RuleError, what, remedy=remedy, of=(AssertionError,)):
             looked = looked_at(case, root, captured, training)
             check_equivariance(looked)
             judged = check_growth(looked)
-        except AssertionError as error:
-            raise RuleError(
-                f"the rule of {name} is wrong: {error}", remedy="correct what the rule claims, or claim less"
-            ) from error
         judgement.growths += judged.growths
         judgement.proved += judged.proved
         judgement.unproved += judged.unproved

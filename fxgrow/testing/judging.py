@@ -12,9 +12,7 @@ from torch import Tensor, fx, nn
 from fxgrow.axes.layout import Layout, Leaf
 from fxgrow.capture.modes import GrownGraphModule
 from fxgrow.capture.norms import spelled_out
-from fxgrow.containers import flat_tensors
-from fxgrow.module_tensors import place
-from fxgrow.noise import WithoutNoise
+from fxgrow.module_tensors import named_tensors, place
 from fxgrow.proof.certificate import Verdict
 from fxgrow.proof.checker import Checker, Walk
 from fxgrow.proof.claims import Claim, Map, at_old, settled
@@ -24,7 +22,7 @@ from fxgrow.proof.structures import described
 from fxgrow.rules.calls import is_inexact
 from fxgrow.rules.law import Fact
 from fxgrow.rules.op import tensors
-from fxgrow.testing.alone import Grown, Guarded, Looked, grown, permuted, units
+from fxgrow.testing.alone import Grown, Guarded, Looked, computed, grown, permuted, units
 
 _WORDS = {Fact.BASE: "anything", Fact.ZERO: "zero", Fact.MEAN: "the mean of the old"}
 
@@ -91,7 +89,7 @@ def check_growth(looked: Looked, most_unlike: int | None = None) -> Judgement:
             said = f"with {_places(looked, together)} twice as large and new entries of {entries or 'nothing'}"
             module, values = growth.assembled(), growth.operands(seed=admitted)
             try:
-                after = _outputs(module, values)
+                after = computed(module, values)
             except (RuntimeError, ValueError, TypeError, IndexError) as error:
                 raise WrongRule(f"{said}, the op does not run: {error}") from error
             for output, old, new in zip(tensors(looked.result), before, after, strict=True):
@@ -119,12 +117,6 @@ def _admitted(
                 yield facts, growth
             if not guarded.asked:
                 break
-
-
-def _outputs(module: GrownGraphModule, values: dict[str, Tensor]) -> list[Tensor]:
-    cloned = {name: value.clone() for name, value in values.items()}  # a norm would update its own
-    with torch.no_grad(), WithoutNoise():
-        return list(flat_tensors(torch.func.functional_call(module, cloned, ())))
 
 
 def _places(looked: Looked, leaves: list[Leaf]) -> str:
@@ -228,12 +220,12 @@ def _walked(growth: Grown, module: GrownGraphModule, values: dict[str, Tensor]) 
     """The walk of a checker along the grown op beside the old one; the module gets the values."""
     looked = growth.looked
     training = looked.model.training
-    old = Model(looked.captured.graphs, looked.model, looked.captured.model, _named(looked.model))
+    old = Model(looked.captured.graphs, looked.model, looked.captured.model, named_tensors(looked.model))
     graphs = spelled_out(module)
     for name, value in values.items():
         is_parameter = isinstance(looked.analysis.learnable[looked.analysis.aliases[name]], nn.Parameter)
         place(module, name, nn.Parameter(value, False) if is_parameter else value)
-    new = Model(graphs, module, module, _named(module))
+    new = Model(graphs, module, module, named_tensors(module))
     maps = {name: tuple(_map(growth, layout) for layout in axes) for name, (_, axes) in looked.operands().items()}
     facts = {fact for fills in growth.know.fills.values() for fact in fills.values()}
     fills = dict.fromkeys(maps, frozenset({"mean"}) if Fact.MEAN in facts else frozenset[str]())
@@ -254,7 +246,3 @@ def _walked(growth: Grown, module: GrownGraphModule, values: dict[str, Tensor]) 
 def _map(growth: Grown, layout: Layout) -> Map:
     kept = growth.is_old(layout)
     return settled(torch.where(kept, kept.long().cumsum(0) - 1, -1))
-
-
-def _named(model: nn.Module) -> dict[str, Tensor]:
-    return {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}

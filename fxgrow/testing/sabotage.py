@@ -22,10 +22,10 @@ from fxgrow import guards
 from fxgrow.capture import GrownGraphModule, recapture
 from fxgrow.capture.inputs import recalled, with_channels
 from fxgrow.certifying import Comparison
-from fxgrow.containers import flat_tensors
+from fxgrow.containers import flat_tensors, of_kind
 from fxgrow.devices import device_of, random_state_kept
 from fxgrow.guarded_norms import PLAIN
-from fxgrow.history import drawn_by, history_of
+from fxgrow.history import drawn_by, known_history
 from fxgrow.intermediate import Growth
 from fxgrow.measure.verification import random_inputs, relative_error
 from fxgrow.noise import WithoutNoise
@@ -70,8 +70,7 @@ def sabotaged(original: nn.Module, module: nn.Module, count: int, seed: int = 0)
 
     Faults are put into the graph of a module of its own class, over its tensors and parts.
     """
-    history = history_of(module)
-    assert history is not None
+    history = known_history(module)
     step = history.steps[-1]
     captured = recapture(original, recalled(step.plan.inputs))
     grown = as_graph(module, original, step.plan, step.folded, captured)
@@ -146,12 +145,8 @@ def _entry(
         before = flat[place].item()
         if wanted(name, before):
             flat[place] = before + rng.choice((-1, 1)) * max(0.05, abs(before)) * rng.uniform(0.1, 1)
-            return f"{name}[{place}]", partial(_put_back, flat, place, before)
+            return f"{name}[{place}]", partial(flat.__setitem__, place, before)
     return None
-
-
-def _put_back(flat: Tensor, place: int, value: float) -> None:
-    flat[place] = value
 
 
 def _zero_entry(grown: GrownGraphModule, rng: random.Random) -> Made:
@@ -249,11 +244,11 @@ def _restoring(node: fx.Node) -> Undo:
 
 def _literal(grown: GrownGraphModule, rng: random.Random) -> Made:
     """A number written in the graph: a size, a scale, an axis, a range of old units."""
-    nodes = [n for n in _nodes(grown, rng) if n.op.startswith("call") and list(_numbers((n.args, n.kwargs)))]
+    nodes = [n for n in _nodes(grown, rng) if n.op.startswith("call") and _numbers(n)]
     if not nodes:
         return None
     node = rng.choice(nodes)
-    place = rng.randrange(len(list(_numbers((node.args, node.kwargs)))))
+    place = rng.randrange(len(_numbers(node)))
     undo = _restoring(node)
     count = -1
 
@@ -268,17 +263,8 @@ def _literal(grown: GrownGraphModule, rng: random.Random) -> Made:
     return f"{node.name}: a number", undo
 
 
-def _numbers(item: Any) -> Iterator[Any]:
-    if isinstance(item, (int, float)):
-        yield item
-    elif isinstance(item, (tuple, list)):
-        for value in item:
-            yield from _numbers(value)
-    elif isinstance(item, dict):
-        for value in item.values():
-            yield from _numbers(value)
-    elif isinstance(item, slice):
-        yield from _numbers((item.start, item.stop, item.step))
+def _numbers(node: fx.Node) -> list[float]:
+    return list(of_kind((node.args, node.kwargs), (int, float)))
 
 
 def _edge(grown: GrownGraphModule, rng: random.Random) -> Made:

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from fxgrow.errors import TrainingError
+from fxgrow.errors import TrainingError, check_one_of
 from fxgrow.history import History, history_of
 from fxgrow.planning.parameterization import PARAMETERIZATIONS
 from fxgrow.training.parameters import remember_names, unwrapped
@@ -60,13 +60,8 @@ def param_groups(
     """
     plain = unwrapped(model)
     chosen = parameterization or parameterization_of(plain)
-    if chosen not in PARAMETERIZATIONS:
-        raise TrainingError(
-            f"parameterization={chosen!r} is not a parameterization",
-            remedy=f"use one of {', '.join(PARAMETERIZATIONS)}",
-        )
-    if optimizer not in ("sgd", "adam"):
-        raise TrainingError(f"optimizer={optimizer!r} is not a row of µP's table", remedy="use 'sgd' or 'adam'")
+    check_one_of(PARAMETERIZATIONS, chosen, f"parameterization={chosen!r} is not a parameterization", TrainingError)
+    check_one_of(("sgd", "adam"), optimizer, f"optimizer={optimizer!r} is not a row of µP's table", TrainingError)
     for name, value in (("weight_decay", weight_decay), ("lr", lr)):
         if value is not None and not (math.isfinite(value) and value >= 0):
             raise TrainingError(f"{name}={value!r} is not a finite number of at least 0", remedy="pass one")

@@ -13,7 +13,7 @@ from fxgrow.containers import each_of_kind, of_kind
 from fxgrow.errors import TrainingError
 from fxgrow.training.state import replace_parameters
 
-_KINDS = (Optimizer, LRScheduler)
+_KINDS: tuple[type[Any], ...] = (Optimizer, LRScheduler)
 
 
 def own_optimizers(grown: nn.Module, model: nn.Module) -> None:
@@ -27,8 +27,8 @@ def own_optimizers(grown: nn.Module, model: nn.Module) -> None:
     modules = dict(grown.named_modules())
     for path, module in model.named_modules():
         for name, value in module.__dict__.items():
-            holds = any(next(of_kind(value, kind), None) is not None for kind in _KINDS)
-            if not holds or name.startswith("_") or path not in modules:
+            held: Any = next(of_kind(value, _KINDS), None)
+            if held is None or name.startswith("_") or path not in modules:
                 continue
             try:
                 twin = each_of_kind(value, _KINDS, lambda held: _copy(held, grown, model, copies))

@@ -13,6 +13,9 @@ from fxgrow.errors import TrainingError
 from fxgrow.first_names import NAME, remember_first_names
 from fxgrow.history import history_of
 
+OF_MEMBERS = ("params", "param_names")
+"""The entries of an optimizer's group that are lists, with an entry for each parameter; all others are options."""
+
 
 def remember_names(model: nn.Module) -> None:
     """Keep what a model's parameters are called while these live, and after how many growths."""

@@ -10,9 +10,9 @@ from torch import nn
 
 from fxgrow.planning.graph_parts import within
 from fxgrow.training.matching import BY_HAND, NEW, Match
+from fxgrow.training.parameters import OF_MEMBERS
 
 _RATES = ("lr", "initial_lr", "lr_scale", "min_lr", "max_lr")
-_OF_MEMBERS = ("params", "param_names")
 
 
 class Places:
@@ -140,7 +140,7 @@ class Places:
 
 
 def _without(group: Mapping[str, Any], keys: Collection[str]) -> dict[str, Any]:
-    return {key: value for key, value in group.items() if key not in (*keys, *_OF_MEMBERS)}
+    return {key: value for key, value in group.items() if key not in (*keys, *OF_MEMBERS)}
 
 
 def repeated(name: str, twins: Mapping[str, str], present: Container[str]) -> str:

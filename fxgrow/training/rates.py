@@ -19,8 +19,8 @@ from torch.optim import Optimizer
 from fxgrow.birth import Birth
 from fxgrow.devices import exact_dtype
 from fxgrow.errors import TrainingError
-from fxgrow.history import births, history_of
-from fxgrow.pages import Shown
+from fxgrow.history import births, known_history
+from fxgrow.pages import Shown, titled
 from fxgrow.planning.plan import TensorGrowth
 from fxgrow.plots import colours_of, figure_of, legend_beside, named_ticks, panels
 from fxgrow.shards import add_up, groups_of
@@ -137,8 +137,7 @@ class AdaptedRates(Shown):
                 where=type(optimizer).__name__,
                 remedy="make the optimizer from the grown model's parameters, or call fxgrow.replace_parameters",
             )
-        history = history_of(plain)
-        assert history is not None
+        history = known_history(plain)
         self._aged = list(_aged(parameters, born, history.twins()))
         self._names = tuple(aged.name for aged in self._aged for _ in aged.younger)
         self._stages = tuple(stage for aged in self._aged for stage in aged.younger)
@@ -230,11 +229,8 @@ class AdaptedRates(Shown):
 
     def __rich__(self) -> Table:
         title = f"learning rates by age, as multiples (rule={self.rule}, floor={self.floor})"
-        table = Table(title=title, title_justify="left")
         stages = sorted(set(self._stages))
-        table.add_column("parameter")
-        for stage in stages:
-            table.add_column(f"stage {stage}", justify="right")
+        table = titled(title, "parameter", right=[f"stage {stage}" for stage in stages])
         for name, rates in self.current().items():
             table.add_row(name, *(f"{rates[stage]:.3f}" if stage in rates else "" for stage in stages))
         table.add_section()

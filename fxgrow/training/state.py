@@ -7,7 +7,7 @@ counter) is found out by trying the optimizer on a small tensor, so that no opti
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fxgrow.errors import TrainingError
+from fxgrow.errors import TrainingError, check_one_of
 from fxgrow.first_names import FIRST_NAME, NAME
-from fxgrow.history import known_history
+from fxgrow.history import drawn_by, known_history
 from fxgrow.planning.plan import Axis, TensorGrowth
 from fxgrow.shards import alike_undivided, divide, is_divided, whole
 from fxgrow.training.groups import WIDTH_SCALE, parameterization_of, rate_scales
@@ -105,7 +105,7 @@ def transfer_state(
         )
     plain = unwrapped(grown)
     parameters = dict(plain.named_parameters())
-    in_optimizer = {id(parameter) for group in target.param_groups for parameter in group["params"]}
+    in_optimizer = set(map(id, parameters_of(target)))
     match, states, transfer = _carried(source, plain, model, moments)
     if not in_optimizer & set(map(id, parameters.values())):
         raise TrainingError(
@@ -113,9 +113,8 @@ def transfer_state(
             where=type(target).__name__,
             remedy="make it from the grown model",
         )
-    others = {p: source.state[p] for p in _others(source, match) if p in source.state and id(p) in in_optimizer}
     there = {name: p for name, p in parameters.items() if id(p) in in_optimizer}
-    _set_state(target, there, states, others)
+    _set_state(target, there, states, _others(source, match), source.state)
     _carry_counters(source, target, match.now, {id(p): n for n, p in parameters.items()})
     return replace(transfer, fresh={name: why for name, why in transfer.fresh.items() if name in there})
 
@@ -185,9 +184,8 @@ def replace_parameters(
             if key in group:
                 listed = list(group[key])
                 group[key][:] = [*(listed[k] for k in before), *entries, *(listed[k] for k in after)]
-    kept = {parameter: source.state[parameter] for parameter in others if parameter in source.state}
     held_now = {name: parameters[name] for members in lists for name in members}
-    _set_state(source, held_now, states, kept)
+    _set_state(source, held_now, states, others, source.state)
     transfer = replace(transfer, fresh={name: why for name, why in fresh.items() if name in held_now})
     for name in [name for name in vars(source) if "numel" in name]:  # which torch's LBFGS counts once
         setattr(source, name, None)
@@ -207,16 +205,19 @@ def _set_state(
     optimizer: Optimizer,
     parameters: Mapping[str, Tensor],
     states: Mapping[str, dict[str, Any]],
-    others: Mapping[Tensor, dict[str, Any]],
+    others: Iterable[Tensor],
+    before: Mapping[Tensor, dict[str, Any]],
 ) -> None:
     """Give an optimizer the states of parameters; those without one start as it starts, some with a state.
 
-    others: states by parameters of others, which it is given as well.
+    others: what is not the model's; what of it the optimizer holds keeps the state from before.
     """
+    held = set(map(id, parameters_of(optimizer)))
+    kept = {parameter: before[parameter] for parameter in others if parameter in before and id(parameter) in held}
     noted = {name for name, parameter in parameters.items() if vars(parameter).keys() - {NAME, FIRST_NAME}}
     started = starting_state(optimizer, [p for name, p in parameters.items() if name not in states or name in noted])
     optimizer.state.clear()
-    optimizer.state.update(others)
+    optimizer.state.update(kept)
     for name, parameter in parameters.items():
         state = states.get(name) or started.get(parameter)
         if state:
@@ -227,8 +228,7 @@ def _carried(
     optimizer: Optimizer, grown: nn.Module, model: nn.Module | None, moments: str
 ) -> tuple[Match, dict[str, dict[str, Any]], Transfer]:
     """What the optimizer's parameters have become, its state by the names they have now, what became of it."""
-    if moments not in MOMENTS:
-        raise TrainingError(f"moments={moments!r} is not known", remedy=f"use one of {', '.join(MOMENTS)}")
+    check_one_of(MOMENTS, moments, f"moments={moments!r} is not known", TrainingError)
     names, stage = names_of(optimizer, model)
     history = known_history(grown)
     parameters = dict(grown.named_parameters())
@@ -238,7 +238,7 @@ def _carried(
     for number, growths in enumerate(history.growths()[match.since :], start=match.since + 1):
         for name, growth in growths.items():
             if present.get(name) in chains:
-                chains[present[name]].append((growth, f"{history.steps[number - 1].seed}, stage {number}"))
+                chains[present[name]].append((growth, drawn_by(history.steps[number - 1].seed, number)))
     group_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     by_name = {name: parameter for parameter, name in match.now.items()}
     trials = Trials(optimizer)

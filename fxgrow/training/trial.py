@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fxgrow.devices import random_state_kept
-
-_NAMED = ("params", "param_names")
+from fxgrow.training.parameters import OF_MEMBERS
 
 _SLOW_VALUES = ("lookahead_slow_buff",)
 """State that a wrapper keeps in its base optimizer, which trying the base does not show: averaged parameters."""
@@ -45,7 +44,7 @@ class Entry:
 def trial_of(optimizer: Optimizer, group: dict[str, Any], parameter: Tensor) -> Optimizer:
     """An optimizer of the same class and options that holds one parameter and has no state or hooks."""
     trial = copy.copy(optimizer)
-    options = copy.deepcopy({key: value for key, value in group.items() if key not in _NAMED})
+    options = copy.deepcopy({key: value for key, value in group.items() if key not in OF_MEMBERS})
     trial.__dict__.update(
         _optimizer_step_pre_hooks={},
         _optimizer_step_post_hooks={},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import TYPE_CHECKING
@@ -17,8 +17,8 @@ from torch.optim import Optimizer
 from fxgrow.birth import Birth, Region
 from fxgrow.devices import exact_dtype
 from fxgrow.errors import TrainingError
-from fxgrow.history import births, history_of
-from fxgrow.pages import Shown
+from fxgrow.history import births, known_history
+from fxgrow.pages import Shown, titled
 from fxgrow.plots import draw_by_stage
 from fxgrow.shards import refuse_divided
 from fxgrow.training.parameters import innermost, parameters_of, unwrapped
@@ -97,11 +97,13 @@ class Vitality(Shown):
 
     def gradient_shares(self) -> dict[int, float]:
         """The part of the squared gradient norm that each stage receives; they add up to 1."""
-        return _parts({stage: share.gradient for stage, share in self.stages.items()})
+        norms = {stage: share.gradient for stage, share in self.stages.items()}
+        return {stage: _part_of(norm, norms.values()) for stage, norm in norms.items()}
 
     def update_shares(self) -> dict[int, float]:
         """The part of the squared update norm that each stage receives; empty where no optimizer was given."""
-        return _parts({stage: s.update for stage, s in self.stages.items() if s.update is not None})
+        norms = {stage: share.update for stage, share in self.stages.items() if share.update is not None}
+        return {stage: _part_of(norm, norms.values()) for stage, norm in norms.items()}
 
     def plot(self, ax: Axes | None = None) -> Figure:
         """For each birth stage its part of all entries, of the gradient and, with an optimizer, of the update.
@@ -125,19 +127,17 @@ class Vitality(Shown):
         return draw_by_stage(present, ax, title="parts by birth stage", ylabel="part that a stage has", percent=True)
 
     def __rich__(self) -> Table:
-        table = Table(title="gradient and update by birth stage", title_justify="left")
-        for heading in ("stage", "entries", "of all", "of gradient", "of update", "gradient rms", "update / weight"):
-            table.add_column(heading, justify="right")
+        headings = ("stage", "entries", "of all", "of gradient", "of update", "gradient rms", "update / weight")
+        table = titled("gradient and update by birth stage", right=headings)
         stages = self.stages
         entries = sum(share.entries for share in stages.values())
         gradients, updates = self.gradient_shares(), self.update_shares()
         rows = [(str(stage), share, gradients[stage], updates.get(stage)) for stage, share in stages.items()]
         for stage, pair in self.new_blocks.items():
             for label, share in zip((f"{stage}: new blocks", f"{stage}: those they repeat"), pair, strict=True):
-                moved = _part_of(share.update, stages.values(), lambda of: of.update)
-                rows.append(
-                    (label, share, _part_of(share.gradient, stages.values(), lambda of: of.gradient) or 0.0, moved)
-                )
+                gradient = _part_of(share.gradient, [each.gradient for each in stages.values()])
+                moving = [each.update or 0.0 for each in stages.values()]
+                rows.append((label, share, gradient, None if share.update is None else _part_of(share.update, moving)))
         for label, share, gradient, moved in rows:
             relative = share.update / share.weight if share.update is not None and share.weight > 0 else None
             table.add_row(
@@ -152,15 +152,10 @@ class Vitality(Shown):
         return table
 
 
-def _part_of(norm: float | None, all_shares: Iterable[Share], of: Callable[[Share], float | None]) -> float | None:
+def _part_of(norm: float, all_norms: Collection[float]) -> float:
     """A squared norm as a part of the sum of all."""
-    total = math.fsum((of(share) or 0.0) ** 2 for share in all_shares)
-    return None if norm is None else norm**2 / total if total > 0 else 0.0
-
-
-def _parts(norms: Mapping[int, float]) -> dict[int, float]:
-    total = math.fsum(value**2 for value in norms.values())
-    return {stage: value**2 / total if total > 0 else 0.0 for stage, value in norms.items()}
+    total = math.fsum(value**2 for value in all_norms)
+    return norm**2 / total if total > 0 else 0.0
 
 
 def vitality(grown: nn.Module, optimizer: Optimizer | None = None) -> Vitality:
@@ -206,9 +201,7 @@ def vitality(grown: nn.Module, optimizer: Optimizer | None = None) -> Vitality:
     for part, share in zip(parts, _measured(parts), strict=True):
         shares = tensors[part.name]
         shares[part.stage] = shares[part.stage].joined(share) if part.stage in shares else share
-    history = history_of(plain)
-    assert history is not None
-    return Vitality(tensors, history.twins())
+    return Vitality(tensors, known_history(plain).twins())
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def test_json_and_back() -> None:
     with pytest.raises(FxgrowError) as error:
         Certificate.from_json("[]")
     assert str(error.value) == (
-        "the text is not a certificate (TypeError: list indices must be integers or slices, not str): "
+        "the text is not a certificate: list indices must be integers or slices, not str: "
         "pass what Certificate.to_json() wrote"
     )
 

@@ -164,7 +164,7 @@ def test_bad_input() -> None:
         ),
         (
             lambda: fxgrow.param_groups(model, optimizer="lion"),
-            "optimizer='lion' is not a row of µP's table: use 'sgd' or 'adam'",
+            "optimizer='lion' is not a row of µP's table: use one of sgd, adam",
         ),
         (lambda: fxgrow.param_groups(model, -0.1), "weight_decay=-0.1 is not a finite number of at least 0: pass one"),
         (lambda: fxgrow.param_groups(model, lr=float("nan")), "lr=nan is not a finite number of at least 0: pass one"),

@@ -34,8 +34,8 @@ def test_ranges_of_sizes_leave_nothing_out() -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (("keras", "*", "all"), "there is no library 'keras': use timm or torchvision"),
-        ((None, "*", "some"), "there is no sample 'some': use smallest-per-family or all"),
+        (("keras", "*", "all"), "there is no library 'keras': use one of timm, torchvision"),
+        ((None, "*", "some"), "there is no sample 'some': use one of smallest-per-family, all"),
         ((None, "zzz*", "all"), "no model matches 'zzz*': see timm.list_models() for names"),
         (
             ("timm", "resnet18", "all", 20.0, 30.0),
