@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from fxgrow.amounts import Amounts
+from fxgrow.around_parts import Passage
 from fxgrow.axes.layout import Reason
 from fxgrow.capture import Captured, GrownGraphModule, capture, recapture, skeleton
 from fxgrow.capture.inputs import Inputs, with_channels
@@ -16,11 +17,10 @@ from fxgrow.capture.states import given_back
 from fxgrow.errors import CaptureError, PlanError, UntraceableError
 from fxgrow.garbage import collection_paused
 from fxgrow.history import history_of
-from fxgrow.module_tensors import named_tensors
+from fxgrow.module_tensors import named_tensors, parameter_count
 from fxgrow.own import own_class, sites
 from fxgrow.own.courses import Replan
 from fxgrow.own.target import check_alike
-from fxgrow.part_ends import Passage
 from fxgrow.parts import Parts, find_parts, no_part_grows, passage_through
 from fxgrow.planning.analysis import GIVEN_BACK, HELD, Analysis, analyse, hold, roles_of
 from fxgrow.planning.blocks import Found
@@ -171,7 +171,7 @@ def _planned(
         if depths is not None:
             runs = planned.depth.runs if planned.depth is not None else ()
             check_keys(depths, runs, [path for staying in planned.held for path in staying.where], model)
-        if not planned.groups and not (planned.depth and planned.depth.blocks) and captured.why is not None:
+        if not grows(planned) and captured.why is not None:
             raise no_part_grows(captured.why, captured.reached)
         return captured, planned
     if keep and (depths is not None or wish.like is not None):
@@ -244,7 +244,7 @@ def _deepened(
 ) -> Plan:
     """The plan for depth and then, by `widened`, for width; new blocks are put into `captured`."""
     analysis = analyse(captured.model, captured.graphs)
-    parameters = sum(tensor.numel() for tensor in nn.Module.parameters(captured.model))
+    parameters = parameter_count(captured.model)
     roles, late = roles_of(analysis), wish.late_runs
     deepening, staying, reading = plan_depth(captured, depths, wish.depth_init, roles, wish.held_runs, late)
     operations = flops_after(analysis, {})

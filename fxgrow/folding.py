@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from torch import nn
 
 from fxgrow.capture.modes import GrownGraphModule
-from fxgrow.carried import ATTRIBUTE
 from fxgrow.contents import parts_of
-from fxgrow.history import known_history, parts_after
+from fxgrow.history import known_history, learn
 from fxgrow.own.folding import fold_module
 from fxgrow.transforms.folding import fold_multipliers
 
@@ -33,7 +30,5 @@ def fold(grown: nn.Module) -> nn.Module:
     """
     history = known_history(grown)
     folded = fold_multipliers(grown) if isinstance(grown, GrownGraphModule) else fold_module(grown)
-    last = replace(history.steps[-1], folded=True)
-    parts = parts_after(history, parts_of(grown), folded)
-    setattr(folded, ATTRIBUTE, replace(history, steps=(*history.steps[:-1], last), parts=parts))
+    learn(folded, history, before=parts_of(grown), folded=True)
     return folded

@@ -15,7 +15,6 @@ from fxgrow.capture import Captured, GrownGraphModule, skeleton
 from fxgrow.capture.contexts import STATE
 from fxgrow.capture.inputs import Inputs, described, with_channels
 from fxgrow.capture.kept import refuse_out_of_date
-from fxgrow.carried import ATTRIBUTE
 from fxgrow.certifying import certificate_of, kept_for_proof
 from fxgrow.devices import own_defaults
 from fxgrow.drafting import planned_in_form, replanning, replanning_parts
@@ -23,19 +22,11 @@ from fxgrow.errors import PlanError, VerificationError
 from fxgrow.fingerprint import fingerprint
 from fxgrow.garbage import collection_paused
 from fxgrow.gradmax import Loss, choose_units
-from fxgrow.history import (
-    Step,
-    before_growth,
-    drawn_by,
-    history_of,
-    with_certificate,
-    with_verification,
-)
+from fxgrow.history import Step, before_growth, drawn_by, known_history, learn
 from fxgrow.intermediate import Growth
 from fxgrow.measure.quick import alike_by_mode, verify_quickly
 from fxgrow.measure.verification import verify as verify_same
 from fxgrow.module_tensors import named_tensors
-from fxgrow.own import own_class, sites
 from fxgrow.own.calls import with_other_calls
 from fxgrow.own.configs import follow_configs
 from fxgrow.own.courses import Replan, courses
@@ -43,12 +34,13 @@ from fxgrow.own.refusing import with_refusals
 from fxgrow.own.sites import Site
 from fxgrow.own.target import put_into
 from fxgrow.parts import Parts, verify_parts, widen_parts
+from fxgrow.placing import Courses, grown_in_class
 from fxgrow.planning.plan import Obstacle, Plan
 from fxgrow.proof.certificate import Certificate, Verdict
 from fxgrow.proof.code_between_parts import CLAIM as BETWEEN
 from fxgrow.record import left_out
 from fxgrow.references import copy_unregistered
-from fxgrow.replay import other_courses, prepared
+from fxgrow.replay import prepared
 from fxgrow.steps import shown, timed
 from fxgrow.switching import renew
 from fxgrow.training.held import own_optimizers
@@ -257,14 +249,12 @@ def apply_plan(
     grown: nn.Module
     with timed("growing"), collection_paused():
         if isinstance(captured, Parts):
+            parts, graph = captured.captured, None
 
-            def courses_of(
-                path: str, own: nn.Module, part: nn.Module, captured: Captured, plan: Plan, changed: Sequence[Site]
-            ) -> tuple[Plan, bool] | Obstacle:
-                return _every_course(own, part, captured, plan, changed, of_part(path), True)
+            def courses_of(path: str) -> Courses:
+                return _every_course(model.get_submodule(path), parts[path], of_part(path))
 
-            grown, planned = widen_parts(captured, planned, model, growth.seed, other_courses, form, courses_of)
-            graph = None
+            grown, planned = widen_parts(captured, planned, model, growth.seed, form, courses_of)
             if batch is not None:
                 planned = calibrate_units(grown, planned, batch)
         else:
@@ -297,10 +287,8 @@ def apply_plan(
                     where=type(model).__name__,
                     remedy="this is a bug in a rule or in its proof; please report the model, or pass verify=False",
                 )
-        history = history_of(grown)
-        assert history is not None
-        history = with_certificate(with_verification(history, verification), certificate, fingerprint(grown))
-        setattr(grown, ATTRIBUTE, history)
+        history, marks = known_history(grown), fingerprint(grown)
+        learn(grown, history, verification=verification, certificate=certificate, fingerprint=marks)
     return grown
 
 
@@ -319,23 +307,19 @@ def _saying_why(certificate: Certificate) -> Iterator[None]:
         ) from error
 
 
-def _every_course(
-    own: nn.Module,
-    source: nn.Module,
-    captured: Captured,
-    plan: Plan,
-    changed: Sequence[Site],
-    replan: Replan,
-    of_methods: bool,  # a target is planned toward by what its forward does
-) -> tuple[Plan, bool] | Obstacle:
-    """A plan with each other course that the forward takes, and whether the grown copy has all that these need."""
-    plans = courses(own, source, captured, plan, replan)
-    if isinstance(plans, Obstacle):
-        return plans
-    plan = replace(plan, courses=(*plans, *(course for course in plan.courses if course.calls)))
-    if plan.form == "module":  # other calls were looked at when this was planned
-        return plan, True
-    return with_other_calls(own, source, captured, plan, changed, replan, of_methods)
+def _every_course(source: nn.Module, captured: Captured, replan: Replan, of_methods: bool = True) -> Courses:
+    """Looks at every other course that the forward takes; of_methods: those of methods that it does not call, too."""
+
+    def every(own: nn.Module, plan: Plan, changed: Sequence[Site]) -> tuple[Plan, bool] | Obstacle:
+        plans = courses(own, source, captured, plan, replan)
+        if isinstance(plans, Obstacle):
+            return plans
+        plan = replace(plan, courses=(*plans, *(course for course in plan.courses if course.calls)))
+        if plan.form == "module":  # other calls were looked at when this was planned
+            return plan, True
+        return with_other_calls(own, source, captured, plan, changed, replan, of_methods)
+
+    return every
 
 
 def _placed(
@@ -354,29 +338,26 @@ def _placed(
     ------
     PlanError: it was asked for in a form that cannot hold it.
     """
-    changed = sites(captured, planned)
-    graph = widened(captured, planned, named_tensors(model), seed)
-    if batch is not None:
-        planned = calibrate_units(graph, planned, batch)
-    own: nn.Module | Obstacle | None = None
-    if form != "graph":
-        own = own_class(model, planned, graph, changed, captured, others=list(other_courses(model, planned)))
+
+    def widen(plan: Plan) -> tuple[GrownGraphModule, Plan]:
+        graph = widened(captured, plan, named_tensors(model), seed)
+        return graph, plan if batch is None else calibrate_units(graph, plan, batch)
+
+    if form == "graph":
+        (graph, planned), own = widen(planned), None
+    else:  # a target is planned toward by what its forward does
+        looking = _every_course(model, captured, replan, of_methods=like is None)
+        own, planned, graph = grown_in_class(model, model, captured, planned, widen, looking)
     if isinstance(own, nn.Module):
-        taken = _every_course(own, model, captured, planned, changed, replan, like is None)
-        if not isinstance(taken, Obstacle):
-            again, complete = taken
-            if not complete:
-                return _placed(model, captured, again, form, seed, replan, batch, like)
-            planned = replace(again, form="module", obstacle=None)
-            after = with_channels(captured.inputs, planned.channels)
-            if like is not None:
-                own, likeness = put_into(like, own, graph, after)
-                planned = replace(planned, like=likeness)
-            else:
-                planned = replace(planned, configs=follow_configs(model, own, graph, after, planned.depth))
-            with_refusals(own, planned.refusals)
-            return own, planned, graph
-        own = taken
+        planned = replace(planned, form="module", obstacle=None)
+        after = with_channels(captured.inputs, planned.channels)
+        if like is not None:
+            own, likeness = put_into(like, own, graph, after)
+            planned = replace(planned, like=likeness)
+        else:
+            planned = replace(planned, configs=follow_configs(model, own, graph, after, planned.depth))
+        with_refusals(own, planned.refusals)
+        return own, planned, graph
     if form == "module" or like is not None:
         assert own is not None
         no_graph = any(note.lost for note in captured.settled)

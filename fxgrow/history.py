@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from fxgrow.birth import Birth, Births
 from fxgrow.by_hand import ByHand, by_hand_since
-from fxgrow.carried import Carried, carried_by
+from fxgrow.carried import ATTRIBUTE, Carried, carried_by
 from fxgrow.contents import Part, parts_of
 from fxgrow.errors import FxgrowError
 from fxgrow.first_names import name_at_growth
@@ -227,15 +227,6 @@ def births_in_place(grown: nn.Module, history: History) -> dict[str, Birth]:
     }
 
 
-def parts_after(history: History, before: Mapping[str, Part], changed: nn.Module) -> tuple[tuple[str, Part], ...]:
-    """What the parts of a model are after fxgrow changed them: of those put in by hand, what was there before them.
-
-    before: what they were before that change.
-    """
-    after = parts_of(changed)
-    return tuple((path, after[path] if before.get(path) == part else part) for path, part in history.parts)
-
-
 def report(grown: nn.Module) -> Step:
     """The last growth of a module that fxgrow grew: its plan, its seed, its certificate, what verification found."""
     history = history_of(grown) or known_history(grown)  # a wrapper that shows the model's attributes will do
@@ -273,12 +264,15 @@ def births(grown: nn.Module) -> Births:
     return by_name
 
 
-def with_verification(history: History, verification: Verification) -> History:
-    """The history with the outcome of verifying its last step."""
-    return replace(history, steps=(*history.steps[:-1], replace(history.steps[-1], verification=verification)))
+def learn(model: nn.Module, history: History, before: Mapping[str, Part] | None = None, **known: Any) -> None:
+    """Let a grown model have a history in which more is known of the last step.
 
-
-def with_certificate(history: History, certificate: Certificate, fingerprint: dict[str, str]) -> History:
-    """The history with the certificate of its last step."""
-    last = replace(history.steps[-1], certificate=certificate, fingerprint=fingerprint)
-    return replace(history, steps=(*history.steps[:-1], last))
+    before: what its parts were, if fxgrow has just changed them. Of those put in by hand, what was there before them
+    stays known.
+    """
+    parts = history.parts
+    if before is not None:
+        after = parts_of(model)
+        parts = tuple((path, after[path] if before.get(path) == part else part) for path, part in parts)
+    last = replace(history.steps[-1], **known)
+    setattr(model, ATTRIBUTE, replace(history, steps=(*history.steps[:-1], last), parts=parts))

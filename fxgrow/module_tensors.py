@@ -31,6 +31,11 @@ def named_tensors(model: nn.Module) -> Mapping[str, torch.Tensor]:
     }
 
 
+def parameter_count(model: nn.Module) -> int:
+    """How many numbers the parameters of a model are, tied ones once."""
+    return sum(parameter.numel() for parameter in nn.Module.parameters(model))
+
+
 def plain_tensor(model: nn.Module, name: str) -> torch.Tensor | None:
     """A tensor that a module holds as an attribute without having registered it; None where there is none.
 

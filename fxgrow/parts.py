@@ -8,31 +8,30 @@ class, because the rest of the model may call its other methods.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial, reduce
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from fxgrow.capture import Captured, capture, example_inputs_for, kept_as, recapture, skeleton
+from fxgrow.around_parts import Passage, Reach, passage
+from fxgrow.capture import Captured, GrownGraphModule, capture, example_inputs_for, kept_as, recapture, skeleton
 from fxgrow.capture.inputs import Inputs, described, inputs_after, recalled
 from fxgrow.containers import each_tensor, in_dtype, of_kind
 from fxgrow.devices import device_of, random_state_kept
-from fxgrow.errors import CaptureError, VerificationError, as_error, first_line
+from fxgrow.errors import CaptureError, as_error, first_line
 from fxgrow.history import Verification, drawn_in_part
 from fxgrow.measure.verification import random_inputs, verify
-from fxgrow.module_tensors import as_registered, named_tensors, place
-from fxgrow.own import own_class, sites
+from fxgrow.module_tensors import as_registered, named_tensors, parameter_count, place
 from fxgrow.own.configs import follow_configs
 from fxgrow.own.refusing import with_refusals
-from fxgrow.own.sites import Site
-from fxgrow.part_ends import Passage, passage
+from fxgrow.placing import Courses, grown_in_class
 from fxgrow.planning.analysis import hold
 from fxgrow.planning.deepening import Deepening, joined, renamed
 from fxgrow.planning.plan import Axis, Held, Obstacle, Plan, Totals
-from fxgrow.reach import Reach
 from fxgrow.references import counterparts, exchange, place_all
 from fxgrow.shared_state import SharedState
 from fxgrow.switching import in_mode
@@ -47,7 +46,8 @@ class Parts:
     """The captured parts of a model, by path, and the inputs of the whole.
 
     parameters: how many the whole model has. why: the whole could not be captured. shared: tensors of parts that are
-    those of another part, or of the rest, too. reached: what the rest uses of modules that are left out therefore.
+    those of another part, or of the rest, too; they stay as they are. reached: what the rest uses of modules that are
+    left out therefore.
     """
 
     captured: Mapping[str, Captured]
@@ -158,11 +158,11 @@ def find_parts(model: nn.Module, example_inputs: Any, why: CaptureError) -> Part
     seen, reached = _inputs_of_parts(model, bare, inputs)
     captured: dict[str, Captured] = {}
     _search("", model, {path: given for path, given in seen.items() if path not in reached}, captured, set())
-    left_out = {path: used for path, used in reached.items() if path in seen and _has_parts(bare.get_submodule(path))}
-    held = tuple(Held(_count(bare.get_submodule(path)), (path,), used) for path, used in left_out.items())
+    left_out = ((path, bare.get_submodule(path), used) for path, used in reached.items() if path in seen)
+    held = tuple(Held(parameter_count(part), (path,), used) for path, part, used in left_out if part._modules)
     if not captured:
         raise no_part_grows(why, held)
-    return Parts(captured, inputs, _count(bare), why, _hold_shared(model, captured), held)
+    return Parts(captured, inputs, parameter_count(bare), why, _hold_shared(model, captured), held)
 
 
 def _hold_shared(model: nn.Module, parts: Mapping[str, Captured]) -> frozenset[str]:
@@ -230,10 +230,6 @@ def _inputs_of_parts(model: nn.Module, bare: nn.Module, inputs: Inputs) -> tuple
     return seen, reached
 
 
-def _has_parts(module: nn.Module) -> bool:
-    return next(module.children(), None) is not None
-
-
 def _watched_run(twin: nn.Module, inputs: Inputs, seen: dict[str, Inputs], reached: dict[str, str]) -> Exception | None:
     """Run a model and note what its modules are called with, and what is used of them from outside.
 
@@ -286,7 +282,7 @@ def _with_values(model: nn.Module) -> nn.Module:
 def captured_again(model: nn.Module, plan: Plan) -> Parts:
     """The parts that a plan was made for, captured on the inputs it recorded."""
     captured = {path: recapture(model.get_submodule(path), recalled(part.inputs)) for path, part in plan.parts}
-    return Parts(captured, recalled(plan.inputs), _count(model), shared=_hold_shared(model, captured))
+    return Parts(captured, recalled(plan.inputs), parameter_count(model), shared=_hold_shared(model, captured))
 
 
 def deepened_again(model: nn.Module, plan: Plan) -> Parts:
@@ -298,57 +294,44 @@ def deepened_again(model: nn.Module, plan: Plan) -> Parts:
     return parts
 
 
-def _count(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in nn.Module.parameters(model))
-
-
-OthersOf = Callable[[nn.Module, Plan], Iterable[tuple[Captured, Plan]]]
-"""Captures the courses that a plan of a part has for other calls."""
-
-CoursesOf = Callable[[str, nn.Module, nn.Module, Captured, Plan, Sequence[Site]], tuple[Plan, bool] | Obstacle]
-"""Looks at every other course of a part, by its path: its grown copy, itself, its capture, plan and changed calls."""
-
-
 def widen_parts(
     parts: Parts,
     plan: Plan,
     source: nn.Module,
     seed: str,
-    others: OthersOf,
     form: str = "auto",
-    courses: CoursesOf | None = None,
+    courses: Callable[[str], Courses] | None = None,
 ) -> tuple[nn.Module, Plan]:
     """The model with its parts grown, between which tensors are copies, and the plan with the form of each part.
 
-    courses: where a part takes others, which its plan may not have yet; None: it has them.
+    courses: looks at those of the part at a path, which its plan may not have yet; None: the plans have them.
     """
     result = skeleton(source)
     copies: dict[int, Tensor] = {}
     inside = tuple(f"{path}." for path in parts.captured)
-    outside = {n: t for n, t in named_tensors(source).items() if not n.startswith(inside) or is_shared(parts, n)}
+    outside = {n: t for n, t in named_tensors(source).items() if not n.startswith(inside) or n in parts.shared}
     for tensor in outside.values():
         if id(tensor) not in copies:
             copies[id(tensor)] = as_registered(tensor.detach().clone(), tensor)
     place_all(result, {name: copies[id(tensor)] for name, tensor in outside.items()})
     forms, before = [], {path: result.get_submodule(path) for path, _ in plan.parts}
+
+    def widen(path: str, part: Plan) -> tuple[GrownGraphModule, Plan]:
+        tensors = named_tensors(source.get_submodule(path))
+        graph = widened(parts.captured[path], part, tensors, drawn_in_part(seed, path), classes=True)
+        for name in named_tensors(graph):
+            if f"{path}.{name}" in parts.shared:
+                place(graph, name, named_tensors(result)[f"{path}.{name}"])
+        return graph, part
+
     for path, planned in plan.parts:
-        part, complete = planned, False
-        original, captured = source.get_submodule(path), parts.captured[path]
-        while not complete:
-            complete, changed = True, sites(captured, part)
-            graph = widened(captured, part, named_tensors(original), drawn_in_part(seed, path), classes=True)
-            for name in named_tensors(graph):
-                if is_shared(parts, f"{path}.{name}"):
-                    place(graph, name, named_tensors(result)[f"{path}.{name}"])
-            own: nn.Module | Obstacle | None = None
-            if form != "graph" and part.form != "graph":
-                own = own_class(original, part, graph, changed, captured, others=list(others(original, part)))
-            if isinstance(own, nn.Module) and courses is not None:
-                taken = courses(path, own, original, captured, part, changed)
-                if isinstance(taken, Obstacle):
-                    own, part = taken, planned
-                else:
-                    part, complete = taken
+        original, own = source.get_submodule(path), None
+        if "graph" in (form, planned.form):
+            graph, part = widen(path, planned)
+        else:
+            looking = courses(path) if courses is not None else None
+            of_part = (original, original, parts.captured[path], planned)
+            own, part, graph = grown_in_class(*of_part, partial(widen, path), looking)
         owner, _, name = path.rpartition(".")
         is_own = isinstance(own, nn.Module)
         if isinstance(own, nn.Module):
@@ -375,11 +358,6 @@ def _now_there(before: nn.Module, grown: nn.Module, depth: Deepening | None) -> 
     return {id(layer): now[path] for layer, path in layers if path in now}
 
 
-def is_shared(parts: Parts, name: str) -> bool:
-    """Whether a tensor of one part is one of another part, or of the rest, too; it stays as it is."""
-    return name in parts.shared
-
-
 def verify_parts(original: nn.Module, grown: nn.Module, parts: Parts, seed: int, plan: Plan) -> Verification:
     """Each part beside its original in both modes, and the whole model in eval mode.
 
@@ -387,17 +365,13 @@ def verify_parts(original: nn.Module, grown: nn.Module, parts: Parts, seed: int,
     ------
     VerificationError: a part, or the whole, differs by more than the tolerance.
     """
-    worst: Verification | None = None
     plans = dict(plan.parts)
-    for path, part in parts.captured.items():
-        verification = verify(
-            original.get_submodule(path), grown.get_submodule(path), part.inputs, seed, plan=plans[path]
-        )
-        worst = verification if worst is None else _worse(worst, verification)
+    found = [
+        verify(original.get_submodule(path), grown.get_submodule(path), part.inputs, seed, plan=plans[path])
+        for path, part in parts.captured.items()
+    ]
     of_whole = verify(original, grown, parts.inputs, seed, modes=(False,), parts=tuple(parts.captured), plan=plan)
-    if worst is None:
-        raise VerificationError("there is no part to verify", where=type(original).__name__, remedy="report the model")
-    return _worse(worst, replace(of_whole, train_error=0.0))
+    return reduce(_worse, [*found, replace(of_whole, train_error=0.0)])
 
 
 def _worse(first: Verification, second: Verification) -> Verification:

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 from torch import nn
 
 from fxgrow.capture import Captured, GrownGraphModule, skeleton
 from fxgrow.capture.alignment import parting
-from fxgrow.capture.capturing import recorded
-from fxgrow.capture.inputs import fitted, inputs_after, recalled
-from fxgrow.capture.own_methods import called_by
+from fxgrow.capture.inputs import inputs_after
 from fxgrow.errors import CaptureError, PlanError
 from fxgrow.guarded_norms import by_graph
 from fxgrow.module_tensors import named_tensors, place, tensors_named
-from fxgrow.own import own_class, sites
 from fxgrow.own.configs import follow_configs
 from fxgrow.own.edited import Edited, Multiplied
 from fxgrow.own.folding import fold_module
 from fxgrow.own.refusing import with_refusals
 from fxgrow.parts import Parts, deepened_again, widen_parts
+from fxgrow.placing import grown_in_class, without_guards
 from fxgrow.planning.plan import Obstacle, Plan
 from fxgrow.transforms.folding import fold_multipliers
 from fxgrow.transforms.passes import check_made_for, deepened
@@ -47,32 +44,24 @@ def grown_again(
     if captured is None:
         by_size = any(not course.calls for course in plan.courses)  # its graph refuses inputs of another size
         as_planned = by_size or plan.parts or plan.form != "module"
-        captured = prepared(model, plan) if as_planned else _without_guards(model, plan)
+        captured = prepared(model, plan) if as_planned else without_guards(model, plan)
     if isinstance(captured, Parts):
-        result = widen_parts(captured, plan, source, seed, other_courses)[0]
+        result = widen_parts(captured, plan, source, seed)[0]
         return fold_module(result) if folded else result
-    changed = sites(captured, plan)
-    grown = widened(captured, plan, named_tensors(source), seed)
+    structure = captured
+
+    def widen(plan: Plan) -> tuple[GrownGraphModule, Plan]:
+        return widened(structure, plan, named_tensors(source), seed), plan
+
     if plan.form == "module":
-        own = own_class(source, plan, grown, changed, captured, others=list(other_courses(model, plan)))
+        own, _, grown = grown_in_class(model, source, structure, plan, widen)
         if isinstance(own, Obstacle):
             raise PlanError(own.what, where=own.where, remedy=_REMEDY)
         follow_configs(source, own, grown, inputs_after(plan), plan.depth)
         with_refusals(own, plan.refusals)
         return fold_module(own) if folded else own
+    grown, _ = widen(plan)
     return fold_multipliers(grown) if folded else grown
-
-
-def other_courses(model: nn.Module, plan: Plan) -> Iterator[tuple[Captured, Plan]]:
-    """The courses that a plan has for other values of arguments, captured as they were when it was made."""
-    for course in plan.courses:
-        if course.calls:
-            yield _without_guards(called_by(model, *course.way), course), course
-
-
-def _without_guards(model: nn.Module, plan: Plan) -> Captured:
-    """As `prepared`, for a growth in the own class: this asks itself what guards in a graph refuse."""
-    return deepened(model, plan, recorded(model, fitted(model, recalled(plan.inputs))))
 
 
 def prepared(model: nn.Module, plan: Plan) -> Captured | Parts:

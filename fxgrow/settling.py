@@ -10,11 +10,10 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from fxgrow import guards
 from fxgrow.capture.modes import GrownGraphModule
-from fxgrow.carried import ATTRIBUTE
 from fxgrow.contents import parts_of
 from fxgrow.errors import FxgrowError
 from fxgrow.guarded_norms import PLAIN, OverOldUnits, read
-from fxgrow.history import known_history, parts_after
+from fxgrow.history import known_history, learn
 from fxgrow.own.call_edits import CallEdit
 from fxgrow.own.edited import Edited, is_norm_guard, plain_kind, unedited
 from fxgrow.spectral import GuardedSpectralNorm, is_spectral_norm, over_all
@@ -54,8 +53,7 @@ def settle(grown: nn.Module, share: float) -> None:
     history = known_history(grown)
     if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1:
         raise FxgrowError(f"share is {share!r}", remedy="pass a number from 0 (old units) to 1 (all units)")
-    last = history.steps[-1]
-    if share == (last.settled or 0) and (share or not any(step.settled for step in history.steps)):
+    if share == (history.steps[-1].settled or 0) and (share or not any(step.settled for step in history.steps)):
         return
     before = parts_of(grown)
     if settle_norms(grown, float(share)) == 0:
@@ -64,9 +62,7 @@ def settle(grown: nn.Module, share: float) -> None:
             f"{type(grown).__name__} has no norm over old units{': all were settled' if settled else ''}",
             remedy="settle a model whose plan says guarded statistics" + (", or load it as it was" if settled else ""),
         )
-    last = replace(last, settled=float(share), verification=None, certificate=None, fingerprint=None)
-    parts = parts_after(history, before, grown)
-    setattr(grown, ATTRIBUTE, replace(history, steps=(*history.steps[:-1], last), parts=parts))
+    learn(grown, history, before, settled=float(share), verification=None, certificate=None, fingerprint=None)
 
 
 def settle_norms(model: nn.Module, share: float) -> int:

@@ -8,12 +8,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from fxgrow.capture import skeleton
-from fxgrow.carried import ATTRIBUTE
 from fxgrow.certifying import certificate_of
 from fxgrow.errors import AmountError
 from fxgrow.fingerprint import fingerprint
 from fxgrow.growing import grow
-from fxgrow.history import drawn_by, drawn_in_part, history_of, report, with_certificate
+from fxgrow.history import drawn_by, drawn_in_part, history_of, known_history, learn, report
 from fxgrow.intermediate import Growth
 from fxgrow.module_tensors import named_tensors, place
 from fxgrow.planning.plan import Plan
@@ -84,11 +83,10 @@ def grow_sharded(
     for name, data in _grown(structure, report(grown).plan, tensors, seeded):
         fill(here[name], data)
     remember_names(grown)
-    history = history_of(grown)
-    if verify and history is not None:
+    if verify and history_of(grown) is not None:
         with timed("proving"):
-            certificate = certificate_of(model, grown, [Growth(history.steps[-1].plan, seeded)])
-        setattr(grown, ATTRIBUTE, with_certificate(history, certificate, fingerprint(grown)))
+            certificate = certificate_of(model, grown, [Growth(report(grown).plan, seeded)])
+        learn(grown, known_history(grown), certificate=certificate, fingerprint=fingerprint(grown))
     return grown
 
 

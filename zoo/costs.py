@@ -1,4 +1,4 @@
-"""What a model costs: its parameters, and the operations of one image."""
+"""What a model costs: the operations of one image."""
 
 from __future__ import annotations
 
@@ -8,11 +8,6 @@ from fxgrow.capture import capture
 from fxgrow.errors import UntraceableError
 from fxgrow.planning.analysis import analyse
 from fxgrow.planning.sizes import flops_after
-
-
-def count(model: nn.Module) -> int:
-    """How many parameters a model has."""
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def flops_of(model: nn.Module, inputs: Tensor) -> int | None:

@@ -24,6 +24,7 @@ from fxgrow.measure.liveness import unmoved
 from fxgrow.measure.verification import random_inputs, verify
 from fxgrow.parts import captured_again, verify_parts
 from fxgrow.planning.plan import Plan
+from fxgrow.wish import grows
 
 _IDLE = "nothing in it repeats"
 
@@ -114,7 +115,7 @@ def examine(task: Task) -> Row:
     except FxgrowError as error:
         return Row(task, "not captured", cause=str(error))
     row = _planned(task, model, planned, time.perf_counter() - started)
-    if not planned.groups and not (planned.depth and planned.depth.blocks):
+    if not grows(planned):
         return replace(
             row, status="not grown", cause="; ".join(staying.reason for staying in planned.held[:3]) or _IDLE
         )

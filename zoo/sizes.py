@@ -10,6 +10,7 @@ import functools
 from pathlib import Path
 
 from fxgrow.catalogue import Entry, entries, without_weights
+from fxgrow.module_tensors import parameter_count
 
 TABLE = Path(__file__).with_name("sizes.csv")
 
@@ -28,7 +29,7 @@ def parameters_of(entry: Entry) -> int:
 
 def measured(entry: Entry) -> int:
     """The number of parameters, counted."""
-    return sum(parameter.numel() for parameter in without_weights(entry.full_name).parameters())
+    return parameter_count(without_weights(entry.full_name))
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from fxgrow.zoo.checkpoints import Checkpoints, replace_text, write_state
-from fxgrow.zoo.costs import count, flops_of
+from fxgrow.zoo.costs import flops_of
 from fxgrow.zoo.data import Data, InMemory, load, seed_of
 from fxgrow.zoo.place import Interrupted, Place, Row, Watch
 from fxgrow.zoo.recipes import Settings, SettingsError
@@ -30,6 +30,7 @@ from torch.nn import functional as F
 import fxgrow
 from fxgrow.catalogue import find
 from fxgrow.history import history_of
+from fxgrow.module_tensors import parameter_count
 from fxgrow.narrowing import narrowed
 from fxgrow.rules.knowledge import GRADMAX
 from fxgrow.schedule import Schedule
@@ -110,7 +111,7 @@ class Run:
         """The model to start with, and the schedule that leads to the large one."""
         settings, large = self.settings, self._built(self.settings.options)
         schedule = settings.schedule()
-        self.large_flops, self.large_parameters = flops_of(large, self.inputs), count(large)
+        self.large_flops, self.large_parameters = flops_of(large, self.inputs), parameter_count(large)
         if len(schedule) == 1:
             return large.to(self.device), schedule
         small = self._built((*settings.options, *settings.seed_options)) if settings.seed_options else large
@@ -292,9 +293,10 @@ class Run:
             self._move(self.device)
             self.watch.grown(stage, self.model)
         self.place.stage = stage.number
-        if stage.number + 1 == len(self.schedule) and count(self.model) != self.large_parameters:
+        reached = parameter_count(self.model)
+        if stage.number + 1 == len(self.schedule) and reached != self.large_parameters:
             raise SettingsError(
-                f"the stages lead to {count(self.model):,} parameters, the large model has {self.large_parameters:,}",
+                f"the stages lead to {reached:,} parameters, the large model has {self.large_parameters:,}",
                 where=settings.model,
                 remedy="choose widths, depths and seed_options that end at the large model's sizes",
             )
@@ -347,7 +349,7 @@ class Run:
             "epoch": self.place.epoch,
             "step": self.place.step,
             "stage": stage.number,
-            "parameters": count(self.model),
+            "parameters": parameter_count(self.model),
             "lr": self.rate(self.place.step),
             "train_loss": float(train_loss),
             "test_loss": test_loss,
