@@ -156,7 +156,7 @@ def _unknown(name: str, grown: nn.Module) -> FileError:
 
 def _changed(module: nn.Module, path: str, part: Part, before: Part | None) -> dict[str, Any]:
     """What a file says of a part whose parameters have the names and sizes that growth gave them."""
-    if before is not None and part.is_of(before):
+    if before is not None and (part.home, part.name) == (before.home, before.name):
         then = dict(before.functions)
         for name, function in part.functions:
             if name not in (*HOOKS, FORWARD) and then.get(name, function) != function:

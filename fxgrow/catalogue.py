@@ -9,7 +9,7 @@ import inspect
 import operator
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -206,18 +206,12 @@ def _build(library: str, name: str, pretrained: bool, options: dict[str, Any]) -
         else:
             import torchvision
 
-            if not pretrained and "weights_backbone" in _options_of(name):
+            builder = inspect.unwrap(torchvision.models.get_model_builder(name))
+            if not pretrained and "weights_backbone" in inspect.signature(builder).parameters:
                 options = {"weights_backbone": None, **options}
             model = torchvision.models.get_model(name, weights="DEFAULT" if pretrained else None, **options)
     assert isinstance(model, nn.Module)
     return model
-
-
-def _options_of(name: str) -> Mapping[str, inspect.Parameter]:
-    """The options of a torchvision model's builder, by name."""
-    import torchvision
-
-    return inspect.signature(inspect.unwrap(torchvision.models.get_model_builder(name))).parameters
 
 
 def _imported(name: str, options: dict[str, Any]) -> nn.Module:

@@ -43,10 +43,6 @@ class Part:
     bare: bool
     buffers: tuple[tuple[str, Shape | None], ...] | None = None
 
-    def is_of(self, other: Part) -> bool:
-        """Whether both are of one class."""
-        return (self.home, self.name) == (other.home, other.name)
-
 
 def parts_of(model: nn.Module) -> dict[str, Part]:
     """What every part is, by path; the model itself has the path ""."""

@@ -139,7 +139,8 @@ def coordinate_check(
         shapes = example_inputs_for(model, example_inputs)
         if width != 1:
             model = grow(model, width, example_inputs=example_inputs, seed=seed, verify=False, **growth)
-        learning = (optimizer or _adam)(model := in_mode(in_precision(model), True))
+        model = in_mode(in_precision(model), True)
+        learning = optimizer(model) if optimizer else torch.optim.Adam(param_groups(model, lr=0.01), lr=0.01)
         for (step, layer), size in _trained(
             model, random_inputs(shapes, seed, device_of(model)), steps, learning, seed
         ).items():
@@ -147,10 +148,6 @@ def coordinate_check(
             layers[layer] = None
     common = [a for a in layers if all((w, k, a) in sizes for w in factors for k in range(steps + 1))]
     return Coordinates(factors, steps, tuple(common), sizes)
-
-
-def _adam(model: nn.Module) -> torch.optim.Optimizer:
-    return torch.optim.Adam(param_groups(model, lr=0.01), lr=0.01)
 
 
 def _trained(

@@ -33,7 +33,7 @@ from fxgrow.history import (
     tensors_of,
 )
 from fxgrow.libraries import is_of_library
-from fxgrow.module_tensors import as_registered, named_tensors
+from fxgrow.module_tensors import as_registered, each_once, named_tensors
 from fxgrow.origins import ARGUMENTS, checked_arguments, original_for, original_of
 from fxgrow.planning.plan import Plan
 from fxgrow.proof.certificate import Certificate
@@ -102,8 +102,7 @@ def header_for(
 ) -> dict[str, Any]:
     """What a file says of a grown model beside its tensors; the model may be on the meta device."""
     tensors = named_tensors(grown)
-    first: dict[int, str] = {}
-    tied = {name: first[id(t)] for name, t in tensors.items() if first.setdefault(id(t), name) != name}
+    tied = {name: first for name, first in each_once(tensors, str).items() if first != name}
     return {
         "format": FORMAT,
         "versions": {
@@ -221,7 +220,8 @@ def structure_of(header: Mapping[str, Any], path: str | os.PathLike[str], origin
                 settle_norms(current, step.settled)
     with _undamaged(path):
         kept = header.get("parts", {})
-        _check_form(kept)
+        if not all(isinstance(name, str) and isinstance(attributes, dict) for name, attributes in kept.values()):
+            raise TypeError("parts are no classes with attributes")
     restore_parts(current, kept)
     history = replace(history, parts=tuple(parts_of(current).items()))
     with _undamaged(path):
@@ -232,12 +232,6 @@ def structure_of(header: Mapping[str, Any], path: str | os.PathLike[str], origin
     setattr(current, ATTRIBUTE, history)
     in_modes(current, {part: training != (name in otherwise) for name, part in current.named_modules()})
     return current
-
-
-def _check_form(kept: Any) -> None:
-    for name, attributes in kept.values():
-        if not isinstance(name, str) or not isinstance(attributes, dict):
-            raise TypeError("parts are no classes with attributes")
 
 
 def _undamaged(path: str | os.PathLike[str]) -> AbstractContextManager[None]:

@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 
 from fxgrow.capture.modes import GrownGraphModule
 from fxgrow.history import history_of, tensors_of
+from fxgrow.module_tensors import each_once
 from fxgrow.shards import undivided, whole
 
 GRAPH = "graph, "
@@ -19,12 +20,8 @@ PARTS = "modules"
 
 def fingerprint(grown: nn.Module) -> dict[str, str]:
     """A hash of every tensor, of every graph and of the attributes of all modules, by name."""
-    hashes = {}
-    seen: dict[int, str] = {}
-    for name, tensor in tensors_of(grown, history_of(grown)).items():
-        if id(tensor) not in seen:
-            seen[id(tensor)] = _of_tensor(tensor)
-        hashes[name] = seen[id(tensor)]
+    tensors = tensors_of(grown, history_of(grown))
+    hashes = each_once(tensors, lambda name: _of_tensor(tensors[name]))
     for path, part in grown.named_modules():
         for mode, graph in part.graphs().items() if isinstance(part, GrownGraphModule) else ():
             lines = (f"{n.name} {n.op} {_named(n.target)} {_written(n.args)} {_written(n.kwargs)}" for n in graph.nodes)

@@ -249,12 +249,7 @@ def births(grown: nn.Module) -> Births:
     >>> fxgrow.births(grown)["0.bias"].axes
     ((0, 0, 0, 1, 1, 1),)
     """
-    history = history_of(grown)
-    if history is None:
-        raise FxgrowError(
-            f"{type(grown).__name__} carries no births",
-            remedy=GROWN_ONLY,
-        )
+    history = history_of(grown) or known_history(grown)
     by_name = Births()
     for name, parameter in grown.named_parameters():
         birth = history.births.get(name_at_growth(parameter, history.stage) or name)

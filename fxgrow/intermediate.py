@@ -25,7 +25,7 @@ from fxgrow.planning.graph_parts import within_any
 from fxgrow.planning.plan import Plan
 from fxgrow.proof.intermediate import Intermediate, Origin
 from fxgrow.transforms.depth import insert_blocks, started, take_out
-from fxgrow.transforms.folding import weights_after
+from fxgrow.transforms.folding import taken_out
 from fxgrow.transforms.graph_edits import edit_graphs
 from fxgrow.transforms.readouts import add_readouts
 
@@ -187,15 +187,8 @@ def _biases_before(model: Intermediate, path: str) -> set[str]:
 
 def _fold(model: Intermediate) -> None:
     """Take the multipliers out of the graphs and into the weights after them."""
-    factors: dict[str, float] = {}
-    for graph in model.graphs.values():
-        for node in list(graph.nodes):
-            if node.op == "call_function" and node.target is guards.multiplied:
-                factors.update(dict.fromkeys(weights_after(node, model.part), node.args[1]))
-                node.replace_all_uses_with(node.args[0])
-                graph.erase_node(node)
     seen: set[int] = set()
-    for name, factor in factors.items():
+    for name, factor in taken_out(model.graphs, model.part).items():
         if id(model.tensors[name]) not in seen:
             seen.add(id(model.tensors[name]))
             _multiply(model, name, factor)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
 
 import torch
 from torch import nn
+
+Made = TypeVar("Made")
 
 CONSTANT = "_constant_"
 """What names of tensors begin with that a graph keeps since its forward made them: in a precision of their own."""
@@ -34,6 +37,20 @@ def named_tensors(model: nn.Module) -> Mapping[str, torch.Tensor]:
 def parameter_count(model: nn.Module) -> int:
     """How many numbers the parameters of a model are, tied ones once."""
     return sum(parameter.numel() for parameter in nn.Module.parameters(model))
+
+
+def each_once(tensors: Mapping[str, torch.Tensor], made: Callable[[str], Made]) -> dict[str, Made]:
+    """What is made for each tensor, by name; for one of several names once, by the first.
+
+    >>> weight = torch.ones(2)
+    >>> each_once({"first": weight, "second": weight}, str.upper)
+    {'first': 'FIRST', 'second': 'FIRST'}
+    """
+    results: dict[int, Made] = {}
+    for name, tensor in tensors.items():
+        if id(tensor) not in results:
+            results[id(tensor)] = made(name)
+    return {name: results[id(tensor)] for name, tensor in tensors.items()}
 
 
 def plain_tensor(model: nn.Module, name: str) -> torch.Tensor | None:

@@ -24,8 +24,8 @@ from fxgrow.containers import each_tensor, in_dtype, of_kind
 from fxgrow.devices import device_of, random_state_kept
 from fxgrow.errors import CaptureError, as_error, first_line
 from fxgrow.history import Verification, drawn_in_part
-from fxgrow.measure.verification import random_inputs, verify
-from fxgrow.module_tensors import as_registered, named_tensors, parameter_count, place
+from fxgrow.measure.verification import dtype_of, random_inputs, verify
+from fxgrow.module_tensors import as_registered, each_once, named_tensors, parameter_count, place
 from fxgrow.own.configs import follow_configs
 from fxgrow.own.refusing import with_refusals
 from fxgrow.placing import Courses, grown_in_class
@@ -35,7 +35,6 @@ from fxgrow.planning.plan import Axis, Held, Obstacle, Plan, Totals
 from fxgrow.references import counterparts, exchange, place_all
 from fxgrow.shared_state import SharedState
 from fxgrow.switching import in_mode
-from fxgrow.transforms.depth import add_blocks
 from fxgrow.transforms.width import widened
 
 _TIER = 3
@@ -116,8 +115,7 @@ def no_part_grows(why: CaptureError, reached: tuple[Held, ...]) -> CaptureError:
 def passage_through(model: nn.Module, parts: Parts) -> Passage:
     """What of a model's parts goes straight in and out of it."""
     twin = _with_values(model)
-    dtype = next((p.dtype for p in nn.Module.parameters(twin) if p.dtype.is_floating_point), torch.float32)
-    inputs = in_dtype(random_inputs(parts.inputs, 0), dtype, device_of(twin))
+    inputs = in_dtype(random_inputs(parts.inputs, 0), dtype_of(twin), device_of(twin))
     what = "what goes in and out of its parts is seen in a run, and it does not run"
     remedy = "leave classes= and in_chans= out, or pass example_inputs of shapes that random values run on"
     with as_error(CaptureError, what, where=type(model).__name__, remedy=remedy):
@@ -247,9 +245,8 @@ def _watched_run(twin: nn.Module, inputs: Inputs, seen: dict[str, Inputs], reach
     for path, module in twin.named_modules():
         if path:
             module.register_forward_pre_hook(note(path), with_kwargs=True)
-    dtype = next((p.dtype for p in nn.Module.parameters(twin) if p.dtype.is_floating_point), torch.float32)
     device, watch = device_of(twin), Reach(twin)
-    args, kwargs = in_dtype(inputs, dtype, device)
+    args, kwargs = in_dtype(inputs, dtype_of(twin), device)
     try:
         with shared, shared.caches_bypassed(), random_state_kept(device), torch.device(device), torch.no_grad(), watch:
             twin(*args, **kwargs)
@@ -285,15 +282,6 @@ def captured_again(model: nn.Module, plan: Plan) -> Parts:
     return Parts(captured, recalled(plan.inputs), parameter_count(model), shared=_hold_shared(model, captured))
 
 
-def deepened_again(model: nn.Module, plan: Plan) -> Parts:
-    """The same, with the new blocks of the plan put in."""
-    parts = captured_again(model, plan)
-    for path, part in plan.parts:
-        if part.depth is not None:
-            add_blocks(parts.captured[path], part.depth)
-    return parts
-
-
 def widen_parts(
     parts: Parts,
     plan: Plan,
@@ -307,13 +295,9 @@ def widen_parts(
     courses: looks at those of the part at a path, which its plan may not have yet; None: the plans have them.
     """
     result = skeleton(source)
-    copies: dict[int, Tensor] = {}
     inside = tuple(f"{path}." for path in parts.captured)
     outside = {n: t for n, t in named_tensors(source).items() if not n.startswith(inside) or n in parts.shared}
-    for tensor in outside.values():
-        if id(tensor) not in copies:
-            copies[id(tensor)] = as_registered(tensor.detach().clone(), tensor)
-    place_all(result, {name: copies[id(tensor)] for name, tensor in outside.items()})
+    place_all(result, each_once(outside, lambda name: as_registered(outside[name].detach().clone(), outside[name])))
     forms, before = [], {path: result.get_submodule(path) for path, _ in plan.parts}
 
     def widen(path: str, part: Plan) -> tuple[GrownGraphModule, Plan]:

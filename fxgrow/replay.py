@@ -16,11 +16,11 @@ from fxgrow.own.configs import follow_configs
 from fxgrow.own.edited import Edited, Multiplied
 from fxgrow.own.folding import fold_module
 from fxgrow.own.refusing import with_refusals
-from fxgrow.parts import Parts, deepened_again, widen_parts
+from fxgrow.parts import Parts, captured_again, widen_parts
 from fxgrow.placing import grown_in_class, without_guards
 from fxgrow.planning.plan import Obstacle, Plan
 from fxgrow.transforms.folding import fold_multipliers
-from fxgrow.transforms.passes import check_made_for, deepened
+from fxgrow.transforms.passes import deepened
 from fxgrow.transforms.width import widened
 
 _REMEDY = "apply a plan to the model it was made for, or to one built alike"
@@ -72,9 +72,9 @@ def prepared(model: nn.Module, plan: Plan) -> Captured | Parts:
     PlanError: the plan was made for another model. CaptureError: the model does not take the plan's inputs.
     """
     if plan.parts:
-        parts = deepened_again(model, plan)
+        parts = captured_again(model, plan)
         for path, part in plan.parts:
-            check_made_for(parts.captured[path], part)
+            deepened(model.get_submodule(path), part, parts.captured[path])
         return parts
     return deepened(model, plan)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fxgrow.errors import TrainingError
+from fxgrow.libraries import home_of
 from fxgrow.module_tensors import OF_MODULES
 
 
@@ -107,7 +108,7 @@ def undivided(module: nn.Module) -> tuple[type[nn.Module], dict[str, Any]]:
     if not hasattr(kind, "reshard") or kind.__mro__[1].__module__.partition(".fsdp")[0] != "torch.distributed":
         return kind, state
     for name, marks in _HOOKS.items():
-        of_torch = {key for key, hook in state[name].items() if _of_torch_distributed(hook)}
+        of_torch = {k for k, hook in state[name].items() if home_of(hook).startswith("torch.distributed.")}
         for attribute in (name, *marks):
             state[attribute] = type(state[attribute])(
                 (key, hook) for key, hook in state[attribute].items() if key not in of_torch
@@ -124,10 +125,6 @@ _HOOKS = {
 
 _MARKS = ("__composable_api_state_key", "_is_fsdp_managed_module", "_fsdp_use_orig_params")
 """Attributes that `fully_shard` gives to modules."""
-
-
-def _of_torch_distributed(hook: Any) -> bool:
-    return str(getattr(hook, "__module__", "")).startswith("torch.distributed.")
 
 
 def local_part(tensor: Any) -> Tensor:

@@ -553,7 +553,7 @@ def test_models_whose_own_outputs_are_not_finite(value: float) -> None:
 def test_what_was_not_grown_has_no_report_no_births_and_no_file(module: Any, tmp_path: Path) -> None:
     name = type(module).__name__
     births = error_of(lambda: fxgrow.births(module), module)
-    assert str(births) == f"{name} carries no births: {GROWN_ONLY}"
+    assert str(births) == f"{name} was not grown by fxgrow: {GROWN_ONLY}"
     assert type(births) is FxgrowError
     file = error_of(lambda: fxgrow.save(module, tmp_path / "grown.safetensors"), module)
     assert str(file) == f"{name} was not grown by fxgrow: save what fxgrow.grow returned, or use torch.save"

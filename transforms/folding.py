@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import fx, nn
@@ -24,19 +24,7 @@ def fold_multipliers(grown: GrownGraphModule) -> GrownGraphModule:
 
 def fold_in_place(result: GrownGraphModule, scaled: set[int]) -> None:
     """As `fold_multipliers`; scaled: the weights, by identity, that have taken theirs up already."""
-    graphs = result.graphs()
-    factors: dict[str, float] = {}
-    for graph in graphs.values():
-        for node in list(graph.nodes):
-            if node.op != "call_function" or node.target is not guards.multiplied:
-                continue
-            x, factor = node.args
-            assert isinstance(x, fx.Node) and isinstance(factor, float)
-            for name in weights_after(node, result.get_submodule):
-                assert factors.setdefault(name, factor) == factor, "one weight, one factor"
-            node.replace_all_uses_with(x)
-            graph.erase_node(node)
-        graph.lint()
+    factors = taken_out(result.graphs(), result.get_submodule)
     tensors = tensors_named(result, factors)
     with torch.no_grad():
         for name, factor in factors.items():
@@ -47,10 +35,25 @@ def fold_in_place(result: GrownGraphModule, scaled: set[int]) -> None:
     result.recompile()
 
 
-def weights_after(multiplier: fx.Node, part: Callable[[str], nn.Module]) -> Iterator[str]:
-    """The weights of the layers that read a multiplied input; `part`: a part of the model, by its path."""
-    for user in multiplier.users:
-        yield weight_of(user, part(str(user.target)) if user.op == "call_module" else None)
+def taken_out(graphs: Mapping[str, fx.Graph], part: Callable[[str], nn.Module]) -> dict[str, float]:
+    """Take multipliers out of graphs; returns the weights of the layers that read them, and the factors for these.
+
+    part: a part of the model, by its path.
+    """
+    factors: dict[str, float] = {}
+    for graph in graphs.values():
+        for node in list(graph.nodes):
+            if node.op != "call_function" or node.target is not guards.multiplied:
+                continue
+            x, factor = node.args
+            assert isinstance(x, fx.Node) and isinstance(factor, float)
+            for user in node.users:
+                name = weight_of(user, part(str(user.target)) if user.op == "call_module" else None)
+                assert factors.setdefault(name, factor) == factor, "one weight, one factor"
+            node.replace_all_uses_with(x)
+            graph.erase_node(node)
+        graph.lint()
+    return factors
 
 
 def weight_of(layer: fx.Node, module: nn.Module | None = None) -> str:

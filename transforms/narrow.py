@@ -7,7 +7,7 @@ from fxgrow.transforms.graph_edits import edit_graphs
 from torch import fx, nn
 
 from fxgrow.capture import Captured, assemble
-from fxgrow.module_tensors import as_registered, named_tensors, place
+from fxgrow.module_tensors import as_registered, each_once, named_tensors, place
 from fxgrow.planning.edits import set_attributes
 from fxgrow.planning.narrowing import Narrowing
 
@@ -20,18 +20,18 @@ def narrow(captured: Captured, narrowing: Narrowing, source: nn.Module) -> fx.Gr
     captured: the structure; it is consumed.
     source: holds the tensors that `captured` was taken from; never written to.
     """
-    tensors: dict[int, torch.Tensor] = {}
-    for name, tensor in named_tensors(source).items():
-        if id(tensor) not in tensors:
-            narrow_tensor = narrowing.tensors.get(name)
-            data = tensor.detach().clone()
-            if narrow_tensor is not None:
-                for axis, positions in enumerate(narrow_tensor.positions):
-                    data = data.index_select(axis, torch.tensor(positions, device=data.device))
-                data = data * narrow_tensor.scale
-            new = as_registered(data, tensor)
-            tensors[id(tensor)] = new
-        place(captured.model, name, tensors[id(tensor)])
+    tensors = named_tensors(source)
+
+    def narrower(name: str) -> torch.Tensor:
+        data, kept = tensors[name].detach().clone(), narrowing.tensors.get(name)
+        if kept is not None:
+            for axis, positions in enumerate(kept.positions):
+                data = data.index_select(axis, torch.tensor(positions, device=data.device))
+            data = data * kept.scale
+        return as_registered(data, tensors[name])
+
+    for name, tensor in each_once(tensors, narrower).items():
+        place(captured.model, name, tensor)
     set_attributes(captured.model, narrowing.attributes)
     edit_graphs(captured.graphs, narrowing.nodes)
     return assemble(captured.model, captured.graphs)

@@ -56,17 +56,11 @@ def write_models(rows: Iterable[Row], path: Path) -> None:
 
 
 def _line(row: Row) -> dict[str, object]:
+    task = {name: getattr(row.task, name) for name in ("model", "family", "width", "depth", "init", "side")}
+    found = {name: getattr(row, name) for name in ("status", "tier", "parameters", "grown_parameters")}
     return {
-        "model": row.task.model,
-        "family": row.task.family,
-        "width": row.task.width,
-        "depth": row.task.depth,
-        "init": row.task.init,
-        "side": row.task.side,
-        "status": row.status,
-        "tier": row.tier,
-        "parameters": row.parameters,
-        "grown_parameters": row.grown_parameters,
+        **task,
+        **found,
         "share": f"{row.share:.4f}",
         "eval_error": _worst([row.eval_error]),
         "train_error": _worst([row.train_error]),

@@ -21,7 +21,7 @@ from fxgrow.documents import built
 from fxgrow.errors import CaptureError, FxgrowError, VerificationError, first_line
 from fxgrow.history import Verification
 from fxgrow.measure.liveness import unmoved
-from fxgrow.measure.verification import random_inputs, verify
+from fxgrow.measure.verification import dtype_of, random_inputs, verify
 from fxgrow.parts import captured_again, verify_parts
 from fxgrow.planning.plan import Plan
 from fxgrow.wish import grows
@@ -170,7 +170,7 @@ def _grown(task: Task, row: Row, build: Callable[[], nn.Module], inputs: Inputs)
     verdict = str(fxgrow.certify(grown, model).verdict)
     row = replace(row, eval_error=verification.eval_error, train_error=verification.train_error, verdict=verdict)
     del model
-    values = _as_it_is(grown, random_inputs(inputs, task.seed + 1)[0])
+    values = in_dtype(random_inputs(inputs, task.seed + 1)[0], dtype_of(grown), device_of(grown))
     dead = unmoved(grown, values, spend=True, original=build)
     return replace(row, status="dead units" if dead else "grown", dead=tuple(dead[:10]))
 
@@ -186,12 +186,6 @@ def compared(model: nn.Module, grown: nn.Module, inputs: Inputs, seed: int) -> V
     if plan.parts:
         return verify_parts(model, grown, captured_again(model, plan), seed, plan)
     return verify(model, grown, inputs, seed)
-
-
-def _as_it_is(model: nn.Module, inputs: Any) -> Any:
-    """Inputs in the precision of a model and on its device."""
-    dtype = next(parameter.dtype for parameter in model.parameters() if parameter.dtype.is_floating_point)
-    return in_dtype(inputs, dtype, device_of(model))
 
 
 def _of_another_batch(inputs: Inputs) -> Inputs:

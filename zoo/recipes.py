@@ -96,14 +96,15 @@ class Settings:
     def __post_init__(self) -> None:
         check_start(self.start)
         check_counts(batch_size=self.batch_size, epochs=self.epochs, stages=self.stages)
-        for name, value, allowed in (
-            ("growth", self.growth, CURVES),
-            ("optimizer", self.optimizer, OPTIMIZERS),
-            ("lr_curve", self.lr_curve, LR_CURVES),
-            ("state", self.state, STATES),
-            ("precision", self.precision, PRECISIONS),
-        ):
-            check_one_of(allowed, value, f"{name}={value!r} is not known", SettingsError)
+        named = {
+            "growth": CURVES,
+            "optimizer": OPTIMIZERS,
+            "lr_curve": LR_CURVES,
+            "state": STATES,
+            "precision": PRECISIONS,
+        }
+        for name, allowed in named.items():
+            check_one_of(allowed, getattr(self, name), f"{name}={getattr(self, name)!r} is not known", SettingsError)
         if not 0 < self.decay <= 1:
             raise SettingsError(f"decay={self.decay!r} is not a part of training", remedy="pass a number such as 0.4")
         if not 0 <= self.warm_up < 1:
@@ -128,23 +129,14 @@ class Settings:
         ------
         ScheduleError: the numbers make none.
         """
-        batches: dict[str, Any] = {
-            "batch_size": self.batch_size,
-            "largest_batch": self.largest_batch,
-            "batch_rates": self.batch_rates,
-        }
-        common: dict[str, Any] = {
-            "epoch_rate": self.epoch_rate,
-            "first_epochs": self.first_epochs,
-            "epochs": self.epochs,
-            **batches,
-        }
+        batches = {name: getattr(self, name) for name in ("batch_size", "largest_batch", "batch_rates")}
+        common = {name: getattr(self, name) for name in ("epoch_rate", "first_epochs", "epochs")} | batches
         if self.growth == "none":
             return Schedule.of([1.0], [self.epochs], **batches)
         if self.growth == "given":
             return Schedule.of(self.widths, self.lengths, **batches)
         if self.growth == "late":
-            share: dict[str, Any] = {"budget": self.budget, "last_epochs": self.last_epochs}
+            share = {"budget": self.budget, "last_epochs": self.last_epochs}
             return Schedule.late(self.start, epochs=self.epochs, **share, **batches)
         if self.growth == "exponential" and self.lengths:
             widths = [min(1.0, self.start * (1 + self.width_rate) ** number) for number in range(self.stages)]

@@ -46,10 +46,6 @@ app = typer.Typer(add_completion=False)
 out = Console(highlight=False)
 
 
-def _recipes(incomplete: str) -> list[str]:
-    return [name for name in RECIPE_NAMES if name.startswith(incomplete)]
-
-
 @app.command()
 def train(
     folder: Annotated[Path, typer.Argument(help="Of the run: made if there is none, gone on with if there is.")],
@@ -59,7 +55,7 @@ def train(
             "--recipe",
             metavar="NAME",
             help=f"Settings to start from: {', '.join(RECIPE_NAMES)}.",
-            autocompletion=_recipes,
+            autocompletion=lambda incomplete: [name for name in RECIPE_NAMES if name.startswith(incomplete)],
         ),
     ] = "digits",
     changes: Annotated[

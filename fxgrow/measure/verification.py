@@ -18,7 +18,7 @@ from fxgrow.devices import callers_code, device_of, exact_device, random_state_k
 from fxgrow.errors import CaptureError, SettledError, VerificationError, as_error
 from fxgrow.history import Verification
 from fxgrow.measure.borrowing import Borrowed
-from fxgrow.module_tensors import CONSTANT, as_registered, named_tensors
+from fxgrow.module_tensors import CONSTANT, as_registered, each_once, named_tensors
 from fxgrow.noise import WithoutNoise
 from fxgrow.planning.plan import Classes, Plan
 from fxgrow.references import place_all
@@ -332,16 +332,15 @@ def in_precision(model: nn.Module, dtype: torch.dtype = torch.float64, share: bo
                 tensor.data = tensor.data.to(of_precision(tensor.dtype, dtype))
         return copied
     twin = skeleton(model)  # not deepcopy, which some of torch's layers do not survive
-    converted: dict[int, Tensor] = {}
     tensors = named_tensors(model)
-    for tensor in tensors.values():
-        if id(tensor) not in converted:
-            data = tensor.data  # not detach(), which counts writes together with the model's own
-            if not (isinstance(tensor, nn.Parameter) and fitting(tensor)):
-                data = data.to(exact_device(tensor.device, dtype))
-                data = data.to(of_precision(tensor.dtype, dtype), copy=True)
-            converted[id(tensor)] = as_registered(data, tensor)
-    place_all(twin, {name: converted[id(tensor)] for name, tensor in tensors.items()})
+
+    def converted(name: str) -> Tensor:
+        tensor, data = tensors[name], tensors[name].data  # not detach(), which counts writes with the model's own
+        if not (isinstance(tensor, nn.Parameter) and fitting(tensor)):
+            data = data.to(exact_device(tensor.device, dtype)).to(of_precision(tensor.dtype, dtype), copy=True)
+        return as_registered(data, tensor)
+
+    place_all(twin, each_once(tensors, converted))
     return twin
 
 

@@ -149,14 +149,6 @@ def _entry(
     return None
 
 
-def _zero_entry(grown: GrownGraphModule, rng: random.Random) -> Made:
-    return _entry(grown, rng, lambda name, value: value == 0)
-
-
-def _statistic(grown: GrownGraphModule, rng: random.Random) -> Made:
-    return _entry(grown, rng, lambda name, value: "running" in name or name.endswith("bias"))
-
-
 def _two_rows(grown: GrownGraphModule, rng: random.Random) -> Made:
     """Two positions of an axis exchanged."""
     name, tensor = rng.choice(_tensors(grown))
@@ -393,8 +385,8 @@ def _activation(grown: GrownGraphModule, rng: random.Random) -> Made:
 
 _KINDS: dict[str, Callable[[GrownGraphModule, random.Random], Made]] = {
     "an entry": _entry,
-    "an entry that is zero": _zero_entry,
-    "a bias or statistic": _statistic,
+    "an entry that is zero": partial(_entry, wanted=lambda name, value: value == 0),
+    "a bias or statistic": partial(_entry, wanted=lambda name, value: "running" in name or name.endswith("bias")),
     "two units exchanged": _two_rows,
     "a tensor replaced": _untied,
     "a module attribute": _attribute,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import Any
@@ -67,7 +67,8 @@ def param_groups(
             raise TrainingError(f"{name}={value!r} is not a finite number of at least 0", remedy="pass one")
     remember_names(plain)
     scales = rate_scales(plain, optimizer) if chosen == "mup" else {}
-    undecayed = (*no_weight_decay, *_undecayed(plain))
+    named = getattr(plain, "no_weight_decay", None)
+    undecayed = (*no_weight_decay, *(named() if callable(named) else ()))
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in plain.named_parameters():
         if not parameter.requires_grad:
@@ -95,11 +96,6 @@ def parameterization_of(model: nn.Module) -> str:
     history = history_of(model)
     last = history.steps[-1].plan.parameterization if history is not None else "standard"
     return "standard" if last == "rms" else last
-
-
-def _undecayed(model: nn.Module) -> Iterable[str]:
-    named = getattr(model, "no_weight_decay", None)
-    return named() if callable(named) else ()
 
 
 @dataclass(frozen=True)

@@ -481,7 +481,7 @@ def test_bad_input() -> None:
         ),
         (
             lambda: fxgrow.adapt_rates(optimizer, convolutional()),
-            "Sequential carries no births: pass a module that fxgrow.grow or fxgrow.load returned",
+            "Sequential was not grown by fxgrow: pass a module that fxgrow.grow or fxgrow.load returned",
         ),
     ]
     for call, text in cases:
