@@ -86,7 +86,7 @@ def put_in_by_hand(grown: nn.Module, births: Mapping[str, Birth], before: Mappin
     named = {path for path, entry in entries.items() if "class" in entry}
     for path in before.keys() & now.keys() - named:
         sizes = _resized(grown.get_submodule(path), path, births, before[path])
-        had = [child.rpartition(".")[2] for child in _children(path, before)]
+        had = [name for home, _, name in (other.rpartition(".") for other in before if other) if home == path]
         inside = [name for name in grown.get_submodule(path)._modules if f"{path}.{name}".lstrip(".") in now]
         missing = sorted({*had} - {*inside})
         if sizes:
@@ -102,11 +102,6 @@ def put_in_by_hand(grown: nn.Module, births: Mapping[str, Birth], before: Mappin
     _check_parameters(grown, births, parameters, entries)
     said = {path: entry for path, entry in entries.items() if entry != {"attributes": {path: {}}}}
     return {path: said[path] for path in now if path in said}  # what holds others comes before them
-
-
-def _children(path: str, parts: Mapping[str, Part]) -> Iterator[str]:
-    above = f"{path}." if path else ""
-    return (other for other in parts if other and other.startswith(above) and "." not in other[len(above) :])
 
 
 def _resized(part: nn.Module, path: str, births: Mapping[str, Birth], before: Part) -> dict[str, Shape | None]:

@@ -20,7 +20,7 @@ from fxgrow.plots import as_svg
 from fxgrow.proof.certificate import Certificate
 from fxgrow.schedule import Schedule
 from fxgrow.version import __version__
-from fxgrow.writing import text_of, write_text
+from fxgrow.writing import text_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,15 +52,6 @@ class Report:
         """The page."""
         made_by = f"Written by fxgrow {__version__}; the model was saved with {_versions(self.header)}."
         return page(f"{self.header['model']}, grown: {self.file}", self._parts(), made_by)
-
-    def write(self, path: Path) -> None:
-        """Write the page to a file.
-
-        Raises
-        ------
-        FileError: it cannot be written.
-        """
-        write_text(path, self.html())
 
     def _parts(self) -> Iterator[tuple[str, str]]:
         origin = self.header.get("base") or "an unnamed original"

@@ -16,6 +16,7 @@ from fxgrow import Schedule
 from fxgrow.errors import FileError
 from fxgrow.history import history_of
 from fxgrow.reporting import Report, counts_by_stage, report_of
+from fxgrow.writing import write_text
 from tests.test_pages import Checked
 
 X = torch.randn(2, 5)
@@ -95,7 +96,7 @@ def test_a_schedule_that_cannot_be_read_is_named(saved: Path) -> None:
 
 def test_a_page_that_cannot_be_written_is_said_in_a_line(saved: Path) -> None:
     with pytest.raises(FileError, match=r"^there is a folder of that name \(at .*\): give the file a name$"):
-        report_of(saved / "grown.safetensors").write(saved)
+        write_text(saved, report_of(saved / "grown.safetensors").html())
 
 
 BROWSER = """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,7 +17,6 @@ from fxgrow.capture.inputs import Inputs
 from fxgrow.catalogue import on_device
 from fxgrow.containers import in_dtype
 from fxgrow.devices import device_of
-from fxgrow.documents import built
 from fxgrow.errors import CaptureError, FxgrowError, VerificationError, first_line
 from fxgrow.history import Verification
 from fxgrow.measure.liveness import unmoved
@@ -89,16 +88,6 @@ class Row:
     @property
     def good(self) -> bool:
         return self.status in ("grown", "planned")
-
-    def to_json(self) -> dict[str, Any]:
-        """The row as plain data."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Row:
-        """The row that `to_json` put down."""
-        row: Row = built(cls, data)
-        return row
 
 
 def examine(task: Task) -> Row:

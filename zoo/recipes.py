@@ -96,14 +96,8 @@ class Settings:
     def __post_init__(self) -> None:
         check_start(self.start)
         check_counts(batch_size=self.batch_size, epochs=self.epochs, stages=self.stages)
-        named = {
-            "growth": CURVES,
-            "optimizer": OPTIMIZERS,
-            "lr_curve": LR_CURVES,
-            "state": STATES,
-            "precision": PRECISIONS,
-        }
-        for name, allowed in named.items():
+        names = ("growth", "optimizer", "lr_curve", "state", "precision")
+        for name, allowed in zip(names, (CURVES, OPTIMIZERS, LR_CURVES, STATES, PRECISIONS), strict=True):
             check_one_of(allowed, getattr(self, name), f"{name}={getattr(self, name)!r} is not known", SettingsError)
         if not 0 < self.decay <= 1:
             raise SettingsError(f"decay={self.decay!r} is not a part of training", remedy="pass a number such as 0.4")
@@ -136,8 +130,8 @@ class Settings:
         if self.growth == "given":
             return Schedule.of(self.widths, self.lengths, **batches)
         if self.growth == "late":
-            share = {"budget": self.budget, "last_epochs": self.last_epochs}
-            return Schedule.late(self.start, epochs=self.epochs, **share, **batches)
+            epochs, last = self.epochs, self.last_epochs
+            return Schedule.late(self.start, epochs=epochs, budget=self.budget, last_epochs=last, **batches)
         if self.growth == "exponential" and self.lengths:
             widths = [min(1.0, self.start * (1 + self.width_rate) ** number) for number in range(self.stages)]
             schedule = Schedule.of([*widths[:-1], 1.0], self.lengths, **batches)

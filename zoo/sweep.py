@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from fxgrow.zoo.examine import Row, Task, examine, failed
 
+from fxgrow.documents import built
 from fxgrow.errors import FileError
 
 _LOADED = ["torch", "torchvision", "timm", "fxgrow.zoo.examine"]
@@ -41,7 +42,7 @@ class Findings:
         complete = []
         for number, line in enumerate(lines):
             try:
-                row = Row.from_json(json.loads(line))
+                row: Row = built(Row, json.loads(line))
             except (ValueError, KeyError, TypeError) as error:
                 if number == len(lines) - 1:
                     break
@@ -63,7 +64,7 @@ class Findings:
         """Take a row in, on disk first."""
         if self.path is not None:
             with self.path.open("a") as file:
-                file.write(json.dumps(row.to_json()) + "\n")
+                file.write(json.dumps(asdict(row)) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
         self.rows[row.task] = row

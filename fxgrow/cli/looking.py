@@ -75,7 +75,7 @@ def report(
     With ORIGINAL the growth is proved anew, and the page has the scale of new units.
     """
     from fxgrow.reporting import report_of
-    from fxgrow.writing import checked_target
+    from fxgrow.writing import checked_target, write_text
 
     if output is not None:
         checked_target(output)
@@ -84,7 +84,7 @@ def report(
     with doing(f"reading {file}"):
         summary = report_of(path, original, pretrained=pretrained, schedule=schedule)
         if output is not None:
-            summary.write(output)
+            write_text(output, summary.html())
     if summary.certificate is not None and str(summary.certificate.verdict) != "PROVED":
         say_if_other_weights(original, pretrained)
     say(str(summary) if output is None else f"written to {output}")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from rich.console import Console
 
 from fxgrow.catalogue import Entry, entries
 from fxgrow.cli import main
+from fxgrow.documents import built
 from fxgrow.errors import FileError
 from tests.pairing import slow
 
@@ -40,7 +42,7 @@ def test_a_model_is_grown_compared_and_seen_learning() -> None:
     assert row.train_error is not None and row.train_error <= 1e-10
     assert row.ratio > 3.2
     assert row.share > 0.99
-    assert Row.from_json(json.loads(json.dumps(row.to_json()))) == row
+    assert built(Row, json.loads(json.dumps(asdict(row)))) == row
 
 
 @pytest.mark.slow
@@ -58,8 +60,8 @@ def test_findings_are_kept_and_gone_on_from(tmp_path: Path) -> None:
 def test_a_line_cut_off_by_an_interruption_is_examined_again(tmp_path: Path) -> None:
     path = tmp_path / "findings.jsonl"
     row = Row(SMALL, "planned")
-    line = json.dumps(row.to_json()) + "\n"
-    path.write_text(line + json.dumps(Row(OTHER, "planned").to_json())[:40])
+    line = json.dumps(asdict(row)) + "\n"
+    path.write_text(line + json.dumps(asdict(Row(OTHER, "planned")))[:40])
     assert Findings(path).rows == {SMALL: row}
     assert path.read_text() == line
 
@@ -95,7 +97,7 @@ def test_depth_alone_counts_blocks() -> None:
     task = Task("timm/test_vit", "test_vit", "1", depth="1.5", only_plan=True)
     row = examine(task)
     assert (row.status, row.blocks, row.held) == ("planned", (6, 9), ())
-    assert Row.from_json(json.loads(json.dumps(row.to_json()))) == row
+    assert built(Row, json.loads(json.dumps(asdict(row)))) == row
     assert "6 → 9" in printed([row])
     idle = examine(Task("torchvision/squeezenet1_1", "squeezenet", "1", depth="1.5", only_plan=True))
     assert (idle.status, idle.blocks) == ("not grown", (0, 0))
