@@ -323,7 +323,7 @@ def test_births_are_drawn(kind: str, grown: str, capsys: pytest.CaptureFixture[s
     begins = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[kind]
     assert Path(f"births.{kind}").read_bytes().startswith(begins)
     assert Ran(["plot", "births", grown, "2.wieght", "-o", "x.png"], capsys).complaint == (
-        "there is no parameter '2.wieght': did you mean '2.weight'?"
+        "there is no parameter '2.wieght': did you mean 2.weight, 0.weight?"
     )
 
 
