@@ -13,7 +13,7 @@ from fxgrow.proof.node_pair import Use, no_rule
 from fxgrow.proof.rules import attention, contraction, movement, normalisation, pointwise, recurrent, reduction, spatial
 from fxgrow.proof.rules.picking import item, written
 from fxgrow.rules import picking, weights
-from fxgrow.rules.attention import Attention, BiasTable, WindowAttention
+from fxgrow.rules.attention import Attention, WindowAttention
 from fxgrow.rules.complexes import Pairs, Part
 from fxgrow.rules.contraction import Gather, GatherBags, SumOfProducts
 from fxgrow.rules.convolution import Convolution, Deformable, Transposed
@@ -24,11 +24,11 @@ from fxgrow.rules.products import Readout
 from fxgrow.rules.recurrent import Packed, Packing, Recurrent, RecurrentCell
 from fxgrow.rules.reduction import Across, Compared, CoreUnits, OverItsNorm, Reduction
 from fxgrow.rules.shape import Shape
-from fxgrow.rules.spatial import AffineGrid, Pad, PixelShuffle, Rearranged, Regions, Spatial, Unfold, Unpooled
+from fxgrow.rules.spatial import AffineGrid, Pad, Spatial, Unpooled
 from fxgrow.rules.stretching import Made
 
 RULES: dict[type[Law], Callable[[Any, Use], Any]] = {
-    **dict.fromkeys((Shape, picking.Select, picking.Narrow, CoreUnits, PixelShuffle), movement.moved),
+    **dict.fromkeys((Shape, picking.Select, picking.Narrow, CoreUnits), movement.moved),
     picking.GetItem: item,
     picking.Written: written,
     Made: movement.made,
@@ -53,16 +53,12 @@ RULES: dict[type[Law], Callable[[Any, Use], Any]] = {
     Compared: reduction.compared,
     OverItsNorm: reduction.over_its_norm,
     Across: spatial.across,
-    Spatial: spatial.space,
-    Rearranged: spatial.rearranged,
+    Spatial: spatial.channelwise,
     Pad: spatial.padded,
-    Regions: spatial.regions,
-    Unfold: spatial.windowed,
     Unpooled: spatial.unpooled,
     AffineGrid: spatial.affine_grid,
     Attention: attention.attention,
     WindowAttention: attention.window_attention,
-    BiasTable: attention.bias_table,
     Packed: recurrent.packed,
     Packing: recurrent.packing,
     Recurrent: recurrent.recurrent,

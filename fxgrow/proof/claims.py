@@ -192,10 +192,15 @@ def is_new(claim: Claim) -> Tensor:
 def both_copies(first: Tensor, second: Tensor) -> Tensor:
     """Copies that two tensors have in common: equal in both at the same time. Each `[positions]`."""
     pair = first * len(first) + second
-    _, inverse = torch.unique(pair, return_inverse=True)
-    earliest = torch.full((int(inverse.max()) + 1,), len(first), dtype=torch.long)
-    earliest.scatter_reduce_(0, inverse, torch.arange(len(first)), "amin")
-    return earliest[inverse]
+    _, classes = torch.unique(pair, return_inverse=True)
+    return earliest(classes)
+
+
+def earliest(classes: Tensor) -> Tensor:
+    """Position -> the earliest position of its class."""
+    first = torch.full((len(classes),), len(classes), dtype=torch.long)
+    first.scatter_reduce_(0, classes, torch.arange(len(classes)), "amin")
+    return first[classes]
 
 
 def old_positions_cover(position: Tensor, size: int) -> bool:
@@ -342,18 +347,4 @@ def carried(claim: Claim, axes: Sequence[int | None], shape: Sequence[int], mean
         zero=spare(zero & is_new(result)),
         copies={k: claim.copies_of(axis) for k, axis in enumerate(axes) if axis is not None and claim.repeats(axis)},
         means={k: claim.means[axis] for k, axis in enumerate(axes) if means and axis in claim.means},
-    )
-
-
-def inserted(claim: Claim, axis: int) -> Claim:
-    """A claim with a new axis of size one."""
-    return Claim(
-        (*claim.old[:axis], 1, *claim.old[axis:]),
-        (*claim.new[:axis], 1, *claim.new[axis:]),
-        (*claim.maps[:axis], None, *claim.maps[axis:]),
-        claim.zero.unsqueeze(axis) if claim.zero is not None else None,
-        {k + (k >= axis): source for k, source in claim.copies.items()},
-        {k + (k >= axis): where for k, where in claim.means.items()},
-        None,
-        claim.nonnegative,
     )

@@ -22,8 +22,10 @@ from fxgrow.proof.claims import (
     Refuted,
     Unproved,
     at_old,
+    earliest,
     is_new,
     one_number,
+    same_map,
     spare,
     spare_copies,
     unchanged,
@@ -247,6 +249,16 @@ class Use(Called[Claim]):
             self.old_entries(claim.held, claim.maps, claim.old)
         return without_values(claim)
 
+    def held(self, claim: Claim, axes: Iterable[int], what: str) -> None:
+        """Some axes of a tensor have not grown."""
+        if any(claim.maps[axis] is not None for axis in axes):
+            raise Unproved(f"{what} of {self.name} has grown")
+
+    def unchanged(self, claims: Iterable[Claim], what: str) -> None:
+        """Some tensors are what they were, whole."""
+        if not all(self.equal(claim).same for claim in claims):
+            raise Unproved(f"{what} of {self.name} has grown")
+
     def old_entries(self, held: Held, maps: tuple[Map, ...], old: tuple[int, ...], factor: float = 1.0) -> None:
         """Old entries of a tensor of known values are those of the original, times a factor that rounds."""
         self.checked(check_old_entries(held, maps, old, factor))
@@ -256,10 +268,7 @@ class Use(Called[Claim]):
         pairs = [(m, s) for m, s in zip(maps, sizes, strict=True)]
         first, size = pairs[0]
         for other, other_size in pairs[1:]:
-            same = (first is None and other is None) or (
-                first is not None and other is not None and torch.equal(first, other)
-            )
-            if not same or size != other_size:
+            if not same_map(first, other) or size != other_size:
                 raise Unproved(f"{what}: the tensors of {self.name} do not have their old units at the same positions")
         return first
 
@@ -337,7 +346,7 @@ def repeated(value: Tensor, axis: int) -> Tensor:
     starts[1:] = (ordered[1:] != ordered[:-1]).any(1)  # equal rows have equal sums, and so are neighbours
     source = torch.empty(count, dtype=torch.long)
     source[order.cpu()] = starts.cumsum(0).cpu() - 1
-    return _earliest(source)
+    return earliest(source)
 
 
 @functools.lru_cache(maxsize=64)
@@ -345,13 +354,6 @@ def _mixer(size: int) -> Tensor:
     """Weights that tell rows apart by their sums."""
     generator = torch.Generator().manual_seed(0)
     return torch.empty(size, dtype=torch.float64).uniform_(0.5, 1.5, generator=generator)
-
-
-def _earliest(source: Tensor) -> Tensor:
-    """Sources renamed so that each class is named by its earliest member."""
-    earliest = torch.full((len(source),), len(source), dtype=torch.long)
-    earliest.scatter_reduce_(0, source, torch.arange(len(source)), "amin")
-    return earliest[source]
 
 
 def mean_positions(value: Tensor, axis: int, position: Tensor, precision: float) -> Tensor:

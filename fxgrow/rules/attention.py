@@ -92,22 +92,6 @@ class Attention(Carrying):
         return int(lead * size(k.axes[-2]) * (size(q.axes[-1]) + size(v.axes[-1])))
 
 
-class BiasTable(Carrying):
-    """Bias `[1, heads, n, n]` looked up in a table `[entries, heads]`."""
-
-    family = "attention"
-
-    def relate(self, op: Op) -> Tree:
-        table = op.tensor(0, "relative_position_bias_table")
-        op.unifier.fix(table.axes[0], "entries of a table are picked by index")
-        lead, _, *space = op.value.shape
-        constants = [op.unifier.constant(size) for size in space]
-        return op.result([op.unifier.constant(lead), table.axes[1], *constants])
-
-    def carries(self, op: Op, leaf: Leaf) -> tuple[list[Tensor], set[Fact]]:
-        return [op.tensor(0, "relative_position_bias_table")], set(Fact)
-
-
 class WindowAttention(Law):
     """Input `[b, h, w, c]`, weights `[3 x heads x width, c]` and `[c, heads x width]` -> `[b, h, w, c]`.
 

@@ -57,7 +57,7 @@ class SumOfProducts(Law):
             op.role(weight, "weight")
         op.role(bias, "bias")
         op.data.update(operands=operands, bias=bias, binding=binding)
-        made = binding.output(op, operands, output, free)
+        made = binding.output(op, operands, output, op.value.shape, free)
         for name, layout in self.contracted(op):
             if any(not t.learns and binding.places(k, name) for k, t in enumerate(operands)):
                 op.unifier.fix(layout, f"{op.name} sums over it with a buffer, which does not learn")

@@ -13,11 +13,11 @@ from torchvision.ops import (
     roi_pool,
 )
 
-from fxgrow.rules.attention import BiasTable, WindowAttention
+from fxgrow.rules.attention import WindowAttention
 from fxgrow.rules.convolution import Deformable
 from fxgrow.rules.pointwise import Pointwise
 from fxgrow.rules.registry import rule, rules
-from fxgrow.rules.spatial import Rearranged, Regions
+from fxgrow.rules.spatial import Spatial
 
 rule(StochasticDepth, Pointwise("linear"))
 rules(
@@ -29,9 +29,8 @@ rules(
         attributes={"in_channels": "(g i)", "out_channels": "(g o)", "groups": "g"},
     ),
 )
-rule(roi_align, Regions("linear"))
-rule(roi_pool, Regions("zero"))
-rules((ps_roi_align, ps_roi_pool), Regions("linear", by_cell=True))
-rule(windows._patch_merging_pad, Rearranged(times=4))
-rule(windows._get_relative_position_bias, BiasTable())
+rule(roi_align, Spatial("linear", pattern="n c h w -> boxes c y x"))
+rule(roi_pool, Spatial("zero", pattern="n c h w -> boxes c y x"))
+rules((ps_roi_align, ps_roi_pool), Spatial("linear", pattern="n (c cells) h w -> boxes c y x"))
+rule(windows._get_relative_position_bias, Spatial("linear", pattern="entries heads -> b heads n m"))
 rule(windows.shifted_window_attention, WindowAttention())

@@ -63,15 +63,18 @@ class Binding:
         """The axes of an operand that have a name."""
         return [axis for axis, names in enumerate(self.axes[operand]) if name in names]
 
-    def output(self, op: Op, operands: list[Tensor], pattern: str, free: Sequence[bool]) -> Tensor:
-        """What the op makes; `free`: space that a kernel leaves alone."""
-        shape = op.value.shape
+    def output(
+        self, op: Op, operands: list[Tensor], pattern: str, shape: Sequence[int], free: Sequence[bool] = ()
+    ) -> Tensor:
+        """What the op makes, of that shape; `free`: space that a kernel leaves alone."""
         made = spelled(pattern, len(shape), self.space)
-        for axis, (name, *_) in enumerate(made):
-            if name[0] == "*":  # space that a kernel slid over
-                k = int(name[2:])
-                kept = any(free[k : k + 1])
-                self.names[name] = self.names[f"*s{k}"] if kept else op.unifier.constant(shape[axis])
+        for names, size in zip(made, shape, strict=True):
+            known = math.prod(self.names[name].size for name in names if name in self.names)
+            for name in names:
+                if name[0] == "*" and any(free[int(name[2:]) :][:1]):
+                    self.names[name] = self.names[f"*s{name[2:]}"]
+                elif name not in self.names:  # an axis of the op's own, such as space that a kernel slid over
+                    self.names[name] = op.unifier.constant(size // known)
         kept_names = {name for names in made for name in names}
         self.summed = [name for name in self.names if name not in kept_names and name[0] not in ".*"]
         for operand, own in zip(operands, self.axes, strict=True):

@@ -6,46 +6,62 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fxgrow.axes.layout import Layout, Leaf, Reason, is_fixed, join, product
+from fxgrow.axes.layout import Layout, Leaf, is_fixed, join
 from fxgrow.rules.law import Carrying, Fact, Law
 from fxgrow.rules.op import Op, Tensor, Tree
+from fxgrow.rules.patterns import bind, spelled
 from fxgrow.rules.shape import items_of, sized_by
 
 
 @dataclass(frozen=True)
 class Spatial(Carrying):
-    """A function of the last `rank` axes (0: all but batch and channels), the same for every channel."""
+    """A function of the last `rank` axes (0: all but batch and channels), the same for every channel.
+
+    pattern: or else of the axes whose names stand on one side only, as in "... (c r) h w -> ... c y x".
+    """
 
     kind: Literal["linear", "zero"]
     rank: int = 0
+    pattern: str = ""
+    moves: bool = False
     family = "pooling"
 
-    def relate(self, op: Op) -> Tree:
-        x = op.tensor()
-        spatial = self.rank or x.rank - 2
-        op.unifier.fix(x.axes[x.rank - spatial :], "it is space")
-        return self._outputs(op, x, spatial, op.value)
+    def patterns(self, rank: int) -> tuple[str, str]:
+        """The patterns of an operand of that rank, and of what is made of it."""
+        before, _, after = self.pattern.partition(" -> ")
+        if before:
+            return before, after
+        space = range(self.rank or rank - 2)
+        return " ".join(["...", *(f"s{k}" for k in space)]), " ".join(["...", *(f"t{k}" for k in space)])
 
-    def _outputs(self, op: Op, x: Tensor, spatial: int, value: Any) -> Tree:
-        if isinstance(value, tuple):
-            return tuple(self._outputs(op, x, spatial, item) for item in value)
-        lead = x.rank - spatial
-        return op.result([*x.axes[:lead], *(op.unifier.constant(size) for size in value.shape[lead:])])
+    def relate(self, op: Op) -> Tree:
+        x, *others = op.operands()
+        op.unifier.fix((axis for other in others for axis in other.axes), "it says where entries are")
+        return self.made(op, x)
+
+    def made(self, op: Op, x: Tensor) -> Tree:
+        """What the patterns say of the output, or of several outputs of one shape."""
+        before, after = self.patterns(x.rank)
+        values = op.value if isinstance(op.value, tuple) else (op.value,)
+        names = spelled(after, values[0].ndim)
+        whole = {own[0]: size for own, size in zip(names, values[0].shape, strict=True) if len(own) == 1}
+        binding = bind(op, [x], [before], whole)
+        for own in binding.axes[0]:
+            gone = [binding.names[name] for name in own if not any(name in made for made in names)]
+            op.unifier.fix(gone, "it is space" if len(own) == 1 else "it becomes space")
+        output = binding.output(op, [x], after, values[0].shape)
+        return tuple(op.result(output.axes) for _ in values) if isinstance(op.value, tuple) else output
 
     def carries(self, op: Op, leaf: Leaf) -> tuple[list[Tensor], set[Fact]]:
         return op.operands()[:1], {Fact.ZERO, Fact.MEAN} if self.kind == "linear" else {Fact.ZERO}
 
 
 class Sampled(Spatial):
-    """`F.grid_sample`: the same points of every channel, as a grid says."""
+    """`F.grid_sample`: the same points of every channel, as a grid says; what a sample is goes by the grid, too."""
 
-    def __init__(self) -> None:
-        super().__init__("linear")
-
-    def relate(self, op: Op) -> Tree:
-        x, *grids = op.operands()
-        op.unifier.fix((x.axes[0], *(axis for grid in grids for axis in grid.axes)), "it is batch, or a grid")
-        return super().relate(op)
+    def patterns(self, rank: int) -> tuple[str, str]:
+        before, after = super().patterns(rank)
+        return before.replace("...", "n c"), after.replace("...", "b c")
 
 
 class Unpooled(Spatial):
@@ -67,7 +83,7 @@ class Unpooled(Spatial):
         sizes = [] if op.raw(*place) is None else items_of(op, op.path(*place))
         for path in sizes[: -self.rank]:
             op.leave(path)
-        return super().relate(op)
+        return self.made(op, x)
 
 
 class AffineGrid(Law):
@@ -88,21 +104,6 @@ class AffineGrid(Law):
 
 CHANNELS = 1
 """Where the number of channels stands in the size of an image."""
-
-
-@dataclass(frozen=True)
-class Rearranged(Spatial):
-    """An opaque helper that moves or resamples entries over space, `times` of them joined along the last axis."""
-
-    kind: Literal["linear", "zero"] = "linear"
-    times: int = 1
-    moves = True
-
-    def relate(self, op: Op) -> Tree:
-        x = op.operands()[0]
-        op.unifier.fix(x.axes[:-1], Reason(f"{op.name} moves its entries", op.place, quiet=True))
-        last = join([x.axes[-1]] * self.times)
-        return op.result([*(op.unifier.constant(size) for size in op.value.shape[:-1]), last])
 
 
 class Pad(Spatial):
@@ -138,63 +139,3 @@ class Pad(Spatial):
 def pads_with_zeros(setting: Callable[..., Any]) -> bool:
     """Whether `F.pad` writes zeros; `setting` looks up an argument."""
     return setting(2, "mode", "constant") == "constant" and setting(3, "value") in (None, 0)
-
-
-@dataclass(frozen=True)
-class PixelShuffle(Spatial):
-    """`[b, c x r x r, h, w]` -> `[b, c, h x r, w x r]`, or back."""
-
-    kind: Literal["linear", "zero"] = "linear"
-    inverse: bool = False
-    moves = True
-
-    def relate(self, op: Op) -> Tree:
-        x = op.tensor()
-        op.unifier.fix(x.axes[-2:], "it is space")
-        if self.inverse:
-            ratio = op.value.shape[-3] // x.shape[-3]
-            channels: Layout = product([x.axes[-3], op.unifier.constant(ratio)])
-        else:
-            ratio = x.shape[-3] // op.value.shape[-3]
-            channels, rest = op.unifier.factor(x.axes[-3], [op.value.shape[-3], ratio])
-            op.unifier.fix(rest, "it becomes space")
-        return op.result([*x.axes[:-3], channels, *(op.unifier.constant(s) for s in op.value.shape[-2:])])
-
-
-@dataclass(frozen=True)
-class Regions(Spatial):
-    """Boxes of every channel, divided into cells: `[b, c, h, w]` -> `[boxes, c, cells, cells]`.
-
-    by_cell: every cell has channels of its own, `[b, c x cells x cells, h, w]`.
-    """
-
-    by_cell: bool = False
-
-    def relate(self, op: Op) -> Tree:
-        x, (count, kept, *cells) = op.tensor(), op.value.shape
-        boxes = (axis for tensor in op.operands() if tensor is not x for axis in tensor.axes)
-        op.unifier.fix((x.axes[0], *x.axes[2:], *boxes), "it is batch, space, or boxes")
-        channels: Layout = x.axes[1]
-        if self.by_cell:
-            channels, each = op.unifier.factor(channels, [kept, x.shape[1] // kept])
-            op.unifier.fix(each, "every cell has channels of its own")
-        return op.result([op.unifier.constant(count), channels, *map(op.unifier.constant, cells)])
-
-
-@dataclass(frozen=True)
-class Unfold(Spatial):
-    """Windows of every channel, `[b, c, h, w]` -> `[b, c x kernel, windows]`, or back, where they add up."""
-
-    kind: Literal["linear", "zero"] = "zero"
-    inverse: bool = False
-
-    def relate(self, op: Op) -> Tree:
-        x, shape, constant = op.tensor(), op.value.shape, op.unifier.constant
-        if self.inverse:
-            op.unifier.fix(x.axes[-1], "windows lie along it")
-            channels, kernel = op.unifier.factor(x.axes[-2], [shape[-3], x.shape[-2] // shape[-3]])
-            op.unifier.fix(kernel, "it becomes space")
-            return op.result([*x.axes[:-2], channels, *map(constant, shape[-2:])])
-        op.unifier.fix(x.axes[-2:], "windows slide over it")
-        unfolded = product([x.axes[-3], constant(shape[-2] // x.shape[-3])])
-        return op.result([*x.axes[:-3], unfolded, constant(shape[-1])])

@@ -30,7 +30,7 @@ from fxgrow.rules.products import AddedProduct, Lettered, Readout, inner, outer,
 from fxgrow.rules.recurrent import Packed, Packing, Recurrent, RecurrentCell
 from fxgrow.rules.reduction import ALL, Across, Axes, Compared, CoreUnits, OverItsNorm, Reduction, kept_unless_filled
 from fxgrow.rules.registry import both, named, ranked, rows, rule, rules
-from fxgrow.rules.spatial import AffineGrid, Pad, PixelShuffle, Sampled, Spatial, Unfold, Unpooled
+from fxgrow.rules.spatial import AffineGrid, Pad, Sampled, Spatial, Unpooled
 from fxgrow.rules.stretching import Expand, Made, Repeat, RepeatEach
 from fxgrow.rules.weights import BatchNormFunction, Parametrized, Standardised, WeightNorm
 
@@ -229,9 +229,9 @@ for _rank in (1, 2, 3):
         rules((getattr(F, f"{_name}max_pool{_rank}d{_ending}") for _name in ("", "adaptive_")), Spatial("zero", _rank))
 rules((nn.Upsample, nn.UpsamplingBilinear2d, nn.UpsamplingNearest2d, F.interpolate), Spatial("linear"))
 rules((F.pad, *ranked(nn, "ZeroPad ConstantPad ReflectionPad ReplicationPad CircularPad")), Pad())
-rule(F.grid_sample, Sampled())
+rule(F.grid_sample, Sampled("linear"))
 rules((F.affine_grid, torch.affine_grid_generator), AffineGrid())
-rules((nn.PixelShuffle, F.pixel_shuffle), PixelShuffle())
-rules((nn.PixelUnshuffle, F.pixel_unshuffle), PixelShuffle(inverse=True))
-rules((nn.Unfold, F.unfold), Unfold())
-rules((nn.Fold, F.fold), Unfold(inverse=True))
+rules((nn.PixelShuffle, F.pixel_shuffle), Spatial("linear", pattern="... (c r) h w -> ... c y x", moves=True))
+rules((nn.PixelUnshuffle, F.pixel_unshuffle), Spatial("linear", pattern="... c h w -> ... (c r) y x", moves=True))
+rules((nn.Unfold, F.unfold), Spatial("zero", pattern="... c h w -> ... (c k) windows"))
+rules((nn.Fold, F.fold), Spatial("zero", pattern="... (c k) windows -> ... c y x"))

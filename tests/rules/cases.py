@@ -51,11 +51,6 @@ class Helper(nn.Module):
         return globals()[self.name](*operands, *self.arguments)
 
 
-class PatchMergingPad(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return torchvision_windows._patch_merging_pad(x)
-
-
 class BiasTable(nn.Module):
     def forward(self, table: Tensor, index: Tensor) -> Tensor:
         return torchvision_windows._get_relative_position_bias(table, index, [2, 2])
@@ -835,7 +830,6 @@ CASES = [
         Case(name, Regions(name), ((2, 8, 6, 6),), 1)
         for name in ("roi_align", "roi_pool", "ps_roi_align", "ps_roi_pool")
     ),
-    Case("patch merging pad", PatchMergingPad(), ((2, 4, 4, 3),), 1),
     Case("bias table", BiasTable(), ((9, 3), torch.arange(16) % 9), 1),
     Case("shifted window attention", WindowAttention(), ((2, 4, 4, 6), (18, 6), (6, 6), (1, 3, 4, 4), (18,), (6,)), 3),
 ]

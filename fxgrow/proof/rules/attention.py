@@ -13,7 +13,6 @@ from fxgrow.proof.claims import (
     Unproved,
     both_copies,
     carried,
-    inserted,
     merge_axes,
     spare_copies,
     split_axis,
@@ -37,18 +36,16 @@ def attention(law: Law, use: Use) -> Claim:
     if not equal_values(float(before), float(after)):
         raise Refuted(f"the scale of the scores is {after:.9g}, it was {before:.9g}")
     use.checked(f"the scale of the scores is {before:.6g}, as it was")
-    if k.maps[-2] is not None or v.maps[-2] is not None:
-        raise Unproved("the softmax is taken over an axis that grows")
-    if q.maps[-2] is not None:
-        raise Unproved("the queries are more than they were")
+    use.held(k, [-2], "the number of keys")
+    use.held(v, [-2], "the number of values")
+    use.held(q, [-2], "the number of queries")
     for axis in range(q.rank - 2):
         k, v = _spread(k, axis, q), _spread(v, axis, q)
     lead = tuple(f"h{axis}" for axis in range(q.rank - 2))
     scores = contract(use, [Operand(q, (*lead, "n", "d")), Operand(k, (*lead, "m", "d"))], (*lead, "n", "m"))
     if mask is not None:
         scores = combined(use, [scores, mask], "other")
-    if scores.maps[-1] is not None:
-        raise Unproved("the mask has grown over the keys")
+    use.held(scores, [-1], "the mask along the keys")
     weights = Claim(scores.old, scores.new, scores.maps, copies=scores.copies)
     return contract(use, [Operand(weights, (*lead, "n", "m")), Operand(v, (*lead, "m", "e"))], (*lead, "n", "e"))
 
@@ -61,10 +58,9 @@ def _spread(claim: Claim, axis: int, queries: Claim) -> Claim:
     times = readers[0] // heads[0]
     if readers != (heads[0] * times, heads[1] * times):
         raise Unproved("queries and keys do not have heads in proportion")
-    one = inserted(claim, axis + 1)
-    old, new = ((*shape[: axis + 1], times, *shape[axis + 2 :]) for shape in (one.old, one.new))
-    copies = {**one.copies, axis + 1: torch.zeros(times, dtype=torch.long)}
-    return merge_axes(replace(one, old=old, new=new, copies=copies), axis)
+    spread = carried(claim, [*range(axis + 1), None, *range(axis + 1, claim.rank)], [times] * (claim.rank + 1))
+    copies = {**spread.copies, axis + 1: torch.zeros(times, dtype=torch.long)}
+    return merge_axes(replace(spread, copies=copies), axis)
 
 
 def window_attention(law: Law, use: Use) -> Claim:
@@ -81,8 +77,7 @@ def window_attention(law: Law, use: Use) -> Claim:
     inner = linear(use, x, enter, use.optional(9, "qkv_bias"))
     split = split_axis(inner, inner.rank - 1, (3, inner.old[-1] // 3), (3, inner.new[-1] // 3))
     split = split_axis(split, split.rank - 1, (heads.old, before), (heads.new, after))
-    if split.maps[-1] is not None or split.maps[-3] is not None:
-        raise Unproved("the width of a head grows")
+    use.held(split, [-3, -1], "the width of a head")
     head_map, common = split.maps[-2], split.copies_of(split.rank - 2)
     scales = use.optional(11, "logit_scale")
     per_head = [(table, table.rank - 3)] if table.rank >= 3 else []
@@ -98,18 +93,6 @@ def window_attention(law: Law, use: Use) -> Claim:
         None,
         spare_copies({x.rank - 1: common}),
     )
-    if any(m is not None for m in x.maps[:-1]):
-        raise Unproved("space grows")
+    use.held(x, range(x.rank - 1), "space")
     sent = merge_axes(seen, x.rank - 1)
     return linear(use, sent, leave, use.optional(10, "proj_bias"))
-
-
-def bias_table(law: Law, use: Use) -> Claim:
-    """Bias `[1, heads, n, n]` looked up in a table `[entries, heads]`."""
-    use.rule = "rows picked by index"
-    use.same_numbers()
-    claims = [use.equal(claim) for claim in use.claims()]
-    table = claims[0]
-    if any(not other.same for other in claims[1:]) or table.maps[0] is not None:
-        raise Unproved("the index of a table has changed")
-    return carried(table, [None, 1, None, None], use.value.shape)

@@ -66,10 +66,9 @@ def deformed(law: Deformable, use: Use) -> Claim:
     use.same_settings(law.attributes)
     (x, weight), bias = law.operands(use)
     own = {id(x), id(weight), id(bias)}
-    if any(not use.equal(claim).same for claim in use.claims() if id(claim) not in own):
-        raise Unproved("offsets have grown")
-    if x.maps[1] is not None and law.offset_groups(use.claim(1, "offset").new, weight.new) > 1:
-        raise Unproved("channels grow that have offsets by their groups")
+    use.unchanged((claim for claim in use.claims() if id(claim) not in own), "an offset")
+    if law.offset_groups(use.claim(1, "offset").new, weight.new) > 1:
+        use.held(x, [1], "the number of channels, with offsets by groups,")
     groups = Both(x.old[1] // weight.old[1], x.new[1] // weight.new[1])
     return _convolved(use, x, weight, bias, groups, [Slide.FIXED] * 2)
 
@@ -138,8 +137,7 @@ def gather(law: Gather, use: Use) -> Claim:
 def gather_bags(law: Gather, use: Use) -> Claim:
     """Such rows put together bag by bag; of the largest among means nobody knows."""
     use.same_settings({"num_embeddings", "embedding_dim"})
-    if not all(use.equal(claim).same for claim in use.claims()):
-        raise Unproved("an index has grown")
+    use.unchanged(use.claims(), "an index")
     return replace(_rows(use, unchanged(use.value.shape[:1])), means={})
 
 

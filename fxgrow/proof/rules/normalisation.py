@@ -61,8 +61,7 @@ def batch_norm(law: Law, use: Use) -> Claim:
 
 def _of_channels(use: Use, x: Claim) -> Claim:
     x = use.equal(x)
-    if any(m is not None for k, m in enumerate(x.maps) if k != 1):
-        raise Unproved("the norm is taken over an axis that grows")
+    use.held(x, [k for k in range(x.rank) if k != 1], "an axis that the norm is taken over")
     return x
 
 
@@ -152,8 +151,7 @@ def spectral_norm(law: Law, use: Use) -> Claim:
     weight, u, v = (use.parameter_of(f"{use.new.target}.{name}") for name in ("original", "0._u", "0._v"))
     assert weight is not None and u is not None and v is not None
     x = use.equal(weight)
-    if any(m is not None for vector in map(use.equal, (u, v)) for m in vector.maps):
-        raise Unproved("the vectors of the power iteration have grown")
+    use.unchanged((u, v), "a vector of the power iteration")
     old_cores, new_cores = (getattr(m[0], "core", [None] * x.rank) for m in (use.old_module, use.new_module))  # type: ignore[index]
     for axis, position in enumerate(x.maps):
         old, new = positions(old_cores[axis], x.old[axis]), positions(new_cores[axis], x.new[axis])

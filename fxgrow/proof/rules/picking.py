@@ -55,11 +55,9 @@ def _axes(use: Use, x: Claim) -> list[int | None] | None:
 def _indexed(use: Use, x: Claim, indices: Sequence[Claim], axes: Sequence[int | None]) -> Claim:
     """What is indexed, where the same entries are meant in both models."""
     use.same_numbers()
-    if not all(use.equal(index).same for index in indices):
-        raise Unproved("an index has grown")
+    use.unchanged(indices, "an index")
     x = use.equal(x)
-    if any(position is not None for axis, position in enumerate(x.maps) if axis not in axes):
-        raise Unproved("entries are picked along an axis that has grown")
+    use.held(x, set(range(x.rank)).difference(axes), "an axis along which entries are picked")
     return x
 
 

@@ -16,7 +16,7 @@ from fxgrow.proof.claims import (
     Map,
     Unproved,
     both_copies,
-    inserted,
+    carried,
     is_new,
     one_number,
     spare,
@@ -62,8 +62,7 @@ def parametric_relu(law: ParametricRelu, use: Use) -> Claim:
     assert slope is not None
     slope = use.equal(slope)
     if slope.new[0] != 1:
-        for axis in range(x.rank):
-            slope = inserted(slope, axis) if axis != 1 else slope
+        slope = carried(slope, [0 if axis == 1 else None for axis in range(x.rank)], [1] * x.rank)
     return replace(combined(use, [x, slope], "other"), zero=x.zero)  # max(0, 0) + a min(0, 0) = 0
 
 

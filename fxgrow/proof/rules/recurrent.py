@@ -37,8 +37,8 @@ def recurrent(law: Recurrent, use: Use) -> Any:
     given = use.argument(0, "input")
     packed = () if isinstance(given, Claim) else tuple(given[1:])
     order = len(list(claims_in(packed)))
-    if any(m is not None for m in x.maps[:-1]) or not all(claim.same for claim in others[:order]):
-        raise Unproved("time or batch has grown")
+    use.held(x, range(x.rank - 1), "time or batch")
+    use.unchanged(others[:order], "time or batch")
     states = others[order:]
     layer_input = carried(x, [None, x.rank - 1], (1, x.old[-1]))
     layers: list[Claim] = []
@@ -57,8 +57,8 @@ def packing(law: Packing, use: Use) -> Any:
     use.rule = "moves positions"
     use.same_settings()
     before, after = law.leading
-    if any(m is not None for m in x.maps[:before]) or not all(claim.same for claim in lengths):
-        raise Unproved("time or batch has grown")
+    use.held(x, range(before), "time or batch")
+    use.unchanged(lengths, "time or batch")
     made, sizes = use.value
     moved = carried(x, [*[None] * after, *range(before, x.rank)], made.shape)
     return moved if law.fills_with_zeros(use.given) else replace(moved, zero=None), unchanged(sizes.shape)
@@ -74,8 +74,8 @@ def cell(law: Recurrent, use: Use) -> Any:
     use.rule = "a step of a recurrence"
     use.same_settings({"input_size", "hidden_size"})
     x, *states = map(use.equal, use.claims())
-    if any(m is not None for claim in (x, *states) for m in claim.maps[:-1]):
-        raise Unproved("batch has grown")
+    for claim in (x, *states):
+        use.held(claim, range(claim.rank - 1), "batch")
     hidden = _hidden_units(use, "", law.gates, x, states)
     return tuple(hidden for _ in use.value) if isinstance(use.value, tuple) else hidden
 

@@ -73,11 +73,9 @@ def compared(law: Compared, use: Use) -> Claim:
     first, second = map(use.equal, use.claims())
     rank = max(first.rank, second.rank)
     axis = law.axis(use.new_module, use.given, rank)
-    if first.maps[axis] is not None or second.maps[axis] is not None:
-        raise Unproved(f"{use.name} is taken over new units")
+    for claim in (first, second):
+        use.held(claim, [axis, *(range(claim.rank - 2) if law.pairs else ())], "an axis that is compared, or batch,")
     if law.pairs:
-        if any(m is not None for claim in (first, second) for m in claim.maps[:-2]):
-            raise Unproved("batch has grown")
         lead, old, new = use.value.shape[:-2], (first.old[-2], second.old[-2]), (first.new[-2], second.new[-2])
         copies = {len(lead) + k: claim.copies_of(claim.rank - 2) for k, claim in enumerate((first, second))}
         maps = (*[None] * len(lead), first.maps[-2], second.maps[-2])

@@ -2,58 +2,46 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
-from fxgrow.proof.claims import (
-    Claim,
-    Refuted,
-    Unproved,
-    carried,
-    merge_axes,
-    one_number,
-    split_axis,
-    unchanged,
-)
+from fxgrow.proof.claims import Claim, Refuted, Unproved, carried, merge_axes, one_number, split_axis, unchanged
 from fxgrow.proof.node_pair import Both, Use, no_rule, plain
-from fxgrow.proof.rules.movement import first, joined, moved
+from fxgrow.proof.rules.movement import first, joined
 from fxgrow.proof.rules.pointwise import combined
 from fxgrow.rules.calls import is_inexact
 from fxgrow.rules.complexes import Pairs
+from fxgrow.rules.patterns import spelled
 from fxgrow.rules.reduction import Across
-from fxgrow.rules.spatial import (
-    CHANNELS,
-    AffineGrid,
-    Pad,
-    Rearranged,
-    Regions,
-    Spatial,
-    Unfold,
-    Unpooled,
-    pads_with_zeros,
-)
+from fxgrow.rules.spatial import CHANNELS, AffineGrid, Pad, Spatial, Unpooled, pads_with_zeros
 
 
-def space(law: Spatial, use: Use) -> Any:
-    rank = use.claims()[0].rank if use.claims() else 0
-    return _channelwise(use, range(rank - (law.rank or rank - 2), rank), law.kind)
-
-
-def regions(law: Regions, use: Use) -> Any:
-    """Cells of boxes, channel by channel; `by_cell`: a channel has one for every cell."""
-    x = _first_alone(use, (0, 2, 3))
-    if law.by_cell:
-        kept = use.value.shape[1]
-        each = x.old[1] // kept
-        if x.new[1] % each:
-            raise Unproved("a channel has a part of its cells")
-        x = split_axis(x, 1, (kept, each), (x.new[1] // each, each))
-        if x.maps[2] is not None:
-            raise Unproved("cells have grown")
-    return _outputs(use.value, x, [None, 1, None, None], law.kind)
+def channelwise(law: Spatial, use: Use) -> Any:
+    """The same function of all axes that only one pattern of a law names, for every position on the others."""
+    x, value = _first_alone(use, ()), use.value[0] if isinstance(use.value, tuple) else use.value
+    patterns = zip(law.patterns(x.rank), (x.rank, value.ndim), strict=True)
+    before, after = (spelled(pattern, rank) for pattern, rank in patterns)
+    sizes = {names[0]: size for names, size in zip(after, value.shape, strict=True) if len(names) == 1}
+    for axis, names in reversed([*enumerate(before)]):
+        if len(names) > 1:
+            each = x.old[axis] // sizes[names[0]]
+            if x.new[axis] % each:
+                raise Unproved("a unit has a part of what is made into it")
+            x = split_axis(x, axis, (sizes[names[0]], each), (x.new[axis] // each, each))
+    own, made = ([name for names in spelt for name in names] for spelt in (before, after))
+    use.held(x, [k for k, name in enumerate(own) if name not in made], "an axis that it is taken over")
+    known = dict(zip(own, x.old, strict=True))
+    for names, size in zip(after, value.shape, strict=True):
+        known |= {name: size // math.prod(known.get(n, 1) for n in names) for name in names if name not in known}
+    axes = [own.index(name) if name in own else None for name in made]
+    result = carried(x, axes, [known[name] for name in made], law.kind == "linear")
+    for axis, names in enumerate(after):
+        result = merge_axes(result, axis) if len(names) > 1 else result
+    return _outputs(use.value, result, range(result.rank), law.kind)
 
 
 def unpooled(law: Unpooled, use: Use) -> Any:
@@ -67,8 +55,7 @@ def unpooled(law: Unpooled, use: Use) -> Any:
         raise Refuted(f"the size to reach is {list(size.new)}, it was {list(size.old)}")
     x, indices = (use.equal(claim) for claim in use.claims())
     lead = x.rank - law.rank
-    if any(x.maps[axis] is not None for axis in range(lead, x.rank)):
-        raise Unproved(f"{use.name} is taken over an axis that grows")
+    use.held(x, range(lead, x.rank), "an axis that it is taken over")
     rest = [*range(lead), *[None] * law.rank]
     alone = [carried(claim, rest, [*claim.old[:lead], *[1] * law.rank]) for claim in (x, indices)]
     return _outputs(use.value, combined(use, alone, "zero", [[0]]), rest, "zero")
@@ -82,16 +69,8 @@ def affine_grid(law: AffineGrid, use: Use) -> Claim:
     for k, (before, after) in enumerate(zip(size.old, size.new, strict=True)):
         if before != after and k != CHANNELS:
             raise Refuted(f"the size of the image is {list(size.new)}, it was {list(size.old)}")
-    if any(not use.equal(claim).same for claim in use.claims()):
-        raise Unproved("a transformation has grown")
+    use.unchanged(use.claims(), "a transformation")
     return unchanged(use.value.shape)
-
-
-def rearranged(law: Rearranged, use: Use) -> Any:
-    rank = use.claims()[0].rank if use.claims() else 1
-    if law.times > 1 or getattr(use.value, "ndim", rank) != rank:
-        return moved(law, use)
-    return _channelwise(use, range(rank - 1), law.kind)
 
 
 def padded(law: Pad, use: Use) -> Any:
@@ -140,8 +119,7 @@ def across(law: Across, use: Use) -> Any:
     facing = [claim for claim in claims if claim.rank == claims[0].rank]
     own = {k for k in range(claims[0].rank) if k in mixed or len({claim.old[k] for claim in facing}) > 1}
     rest = [None if k in own else k for k in range(claims[0].rank)]
-    if not all(use.equal(claim).same for claim in claims if claim.rank != claims[0].rank):
-        raise Unproved(f"an operand of {use.name} has grown")
+    use.unchanged((claim for claim in claims if claim.rank != claims[0].rank), "an operand")
     alone = [carried(_alone(use, claim, own), rest, [1] * claim.rank) for claim in facing]
     if any(claim is not index for claim in claims if claim.rank != claims[0].rank):
         kind = "other"  # a number as a tensor is written, and nobody knows which
@@ -153,8 +131,7 @@ def across(law: Across, use: Use) -> Any:
 def _first_alone(use: Use, mixed: Iterable[int]) -> Claim:
     """As `_alone` of the first operand, beside others that do not grow."""
     claims = use.claims()
-    if any(not use.equal(other).same for other in claims[1:]):
-        raise Unproved(f"an operand of {use.name} has grown")
+    use.unchanged(claims[1:], "an operand")
     return _alone(use, claims[0], mixed)
 
 
@@ -163,8 +140,7 @@ def _alone(use: Use, claim: Claim, mixed: Iterable[int]) -> Claim:
     use.rule = "the same for every channel"
     use.same_settings()
     x = use.equal(claim)
-    if any(x.maps[axis] is not None for axis in mixed):
-        raise Unproved(f"{use.name} is taken over an axis that grows")
+    use.held(x, mixed, "an axis that it is taken over")
     return x
 
 
@@ -185,23 +161,3 @@ def paired(law: Pairs, use: Use) -> Claim:
     x = _alone(use, use.claim(), [-1] if law.inverse else [])
     parts: Claim = _outputs(use.value, x, [*range(x.rank - 1)] if law.inverse else [*range(x.rank), None], "linear")
     return parts
-
-
-def windowed(law: Unfold, use: Use) -> Claim:
-    """Windows of every channel, side by side along the axis of the channels; `inverse`: added up into space."""
-    x, shape = _alone(use, use.claim(), (-1,) if law.inverse else (-2, -1)), tuple(use.value.shape)
-    axis = x.rank - (2 if law.inverse else 3)
-    if not law.inverse:
-        return merge_axes(_over(x, axis, (shape[axis] // x.old[axis], shape[-1])), axis)
-    kernel = x.old[axis] // shape[axis]
-    if x.new[axis] % kernel:
-        raise Unproved("a channel has a part of a window")
-    apart = split_axis(x, axis, (shape[axis], kernel), (x.new[axis] // kernel, kernel))
-    if apart.maps[axis + 1] is not None:
-        raise Unproved("windows have grown")
-    return _over(apart, axis, (shape[-2], shape[-1]))
-
-
-def _over(x: Claim, axis: int, sizes: tuple[int, int]) -> Claim:
-    """What is known of x on its axes up to `axis`, over two axes of these sizes in the place of its last two."""
-    return carried(x, [*range(axis + 1), None, None], (*x.old[: axis + 1], *sizes), means=False)
