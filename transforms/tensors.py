@@ -14,13 +14,7 @@ from torch import Tensor
 
 from fxgrow.devices import exact_dtype, sent
 from fxgrow.errors import OTHER_MODEL, PlanError
-from fxgrow.planning.indexing import (
-    filled_by,
-    mean_labels,
-    old_positions,
-    opposite_signs,
-    source_positions,
-)
+from fxgrow.planning.indexing import filled_by, mean_labels, old_positions, opposite_signs, source_positions
 from fxgrow.planning.plan import Axis, Calibration, TensorGrowth
 
 _READERS = frozenset({"silence", "opposite", "share"})

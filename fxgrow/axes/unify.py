@@ -9,19 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 
-from fxgrow.axes.layout import (
-    Join,
-    Layout,
-    Leaf,
-    Product,
-    Reason,
-    is_fixed,
-    join,
-    leaves,
-    product,
-    resolve,
-    same,
-)
+from fxgrow.axes.layout import Join, Layout, Leaf, Product, Reason, is_fixed, join, leaves, product, resolve, same
+
+NO_UNITS = Reason("not a dimension of units", quiet=True)
+"""Why batch, space and the like stay as they are."""
 
 
 class Unifier:
@@ -37,7 +28,7 @@ class Unifier:
 
     def constant(self, size: int, text: str = "") -> Leaf:
         """A dimension fixed from birth: batch, space, classes."""
-        return Leaf(size, reason=Reason(text or "not a dimension of units", quiet=not text))
+        return Leaf(size, reason=Reason(text) if text else NO_UNITS)
 
     def because(self, text: str) -> Reason:
         return Reason(f"{self.reason.text}: {text}" if self.reason.text else text, self.reason.where)

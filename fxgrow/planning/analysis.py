@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import fx, nn
 
 from fxgrow.axes.layout import Leaf, Reason, is_fixed, leaves
 from fxgrow.axes.unify import Unifier
+from fxgrow.containers import of_kind
 from fxgrow.module_tensors import CONSTANT, named_tensors, plain_tensor
 from fxgrow.rules.calls import is_inexact
 from fxgrow.rules.law import Law
-from fxgrow.rules.op import Op, Tensor, Tree, tensors
+from fxgrow.rules.op import Op, Tensor, Tree, constants, tensors
 from fxgrow.rules.registry import law_of_call
 
 _UNKNOWN = Law()
@@ -136,23 +136,23 @@ def _visit(analysis: Analysis, node: fx.Node) -> Tree:
     if node.op == "get_attr":
         why = "it is a plain tensor of another precision than the weights; as a buffer (register_buffer) it would grow"
         why = "it is a constant" if str(node.target).startswith(CONSTANT) else why
-        return parameter(str(node.target)) or _fixed(node.meta["value"], Reason(why, place))
+        return parameter(str(node.target)) or constants(node.meta["value"], Reason(why, place))
     if node.op == "placeholder":
-        tree = _fixed(node.meta["value"], Reason("it is an input of the model", place, quiet=True))
+        tree = constants(node.meta["value"], Reason("it is an input of the model", place, quiet=True))
         for number, tensor in enumerate(tensors(tree)):
             free = {axis for which, axis in node.meta.get(OPEN, ()) if which == number}
             sizes = enumerate(tensor.axes)
             tensor.axes = tuple(unifier.fresh(axis.size) if k in free else axis for k, axis in sizes)
         return tree
     if node.op == "output":
-        for number, tensor in enumerate(tensors(_lower(analysis, node.args[0]))):
+        for number, tensor in enumerate(_put_out(analysis, node)):
             state = number in node.meta.get(GIVEN_BACK, ())
             reason = Reason(STATE, "output") if state else Reason(OUTPUT, quiet=True)
             for place, axis in enumerate(tensor.axes):
                 if (number, place) not in node.meta.get(OPEN, ()):
                     unifier.fix(axis, reason)
         return None
-    module = analysis.model.get_submodule(str(node.target)) if node.op == "call_module" else None
+    module = module_of(analysis.model, node)
     law = law_of_call(node, module)
     op = Op(node, law or _UNKNOWN, unifier, module, analysis.trees.__getitem__, parameter)
     unifier.reason = Reason(op.name, op.place)
@@ -169,8 +169,7 @@ def _visit(analysis: Analysis, node: fx.Node) -> Tree:
 
 def outputs_of(analysis: Analysis, graph: fx.Graph) -> list[Tensor]:
     """The tensors that a graph puts out, in order."""
-    output = next(node for node in reversed(graph.nodes) if node.op == "output")
-    return list(tensors(_lower(analysis, output.args[0])))
+    return list(_put_out(analysis, graph.output_node()))
 
 
 def roles_of(analysis: Analysis) -> dict[str, str]:
@@ -231,21 +230,5 @@ def _relate(op: Op) -> Tree:
         return op.constants(op.value)
 
 
-def _lower(analysis: Analysis, raw: Any) -> Any:
-    if isinstance(raw, fx.Node):
-        return analysis.trees[raw]
-    if isinstance(raw, (tuple, list)):
-        return [_lower(analysis, item) for item in raw]
-    if isinstance(raw, dict):
-        return {key: _lower(analysis, item) for key, item in raw.items()}
-    return None
-
-
-def _fixed(value: Any, reason: Reason) -> Tree:
-    if isinstance(value, torch.Tensor):
-        return Tensor(tuple(Leaf(size, reason=reason) for size in value.shape))
-    if isinstance(value, (tuple, list)):
-        return tuple(_fixed(item, reason) for item in value)
-    if isinstance(value, dict):
-        return {key: _fixed(item, reason) for key, item in value.items()}
-    return None
+def _put_out(analysis: Analysis, output: fx.Node) -> Iterator[Tensor]:
+    return (tensor for node in of_kind(output.args, fx.Node) for tensor in tensors(analysis.trees[node]))

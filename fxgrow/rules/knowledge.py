@@ -38,6 +38,9 @@ class Failure:
 Slot = tuple[str, int, Leaf]
 """A parameter's axis, at the new units of one leaf."""
 
+Fills = dict[Slot, dict[Range | None, Fact]]
+"""What new entries of parameters are asked to be."""
+
 
 @dataclass
 class Knowledge:
@@ -54,7 +57,7 @@ class Knowledge:
     silenced: set[Leaf] = field(default_factory=set)
     turned: set[Leaf] = field(default_factory=set)
     multiplied: set[Leaf] = field(default_factory=set)
-    fills: dict[Slot, dict[Range | None, Fact]] = field(default_factory=dict)
+    fills: Fills = field(default_factory=dict)
     contracted: set[Slot] = field(default_factory=set)
     produced: set[Slot] = field(default_factory=set)
     read: set[Leaf] = field(default_factory=set)
@@ -132,9 +135,9 @@ class Knowledge:
 
     def ask_for_one(self, wishes: Iterable[tuple[Tensor, Want]]) -> bool:
         """Try to have one of some wishes granted: one that takes nothing new, or else the first that can be."""
-        grants: list[dict[Slot, dict[Range | None, Fact]]] = []
+        grants: list[Fills] = []
         for tensor, want in wishes:
-            granted: dict[Slot, dict[Range | None, Fact]] = {}
+            granted: Fills = {}
             if self._grant(tensor, want, granted, {}):
                 if all(fills.items() <= self.fills.get(slot, {}).items() for slot, fills in granted.items()):
                     return True
@@ -197,26 +200,14 @@ class Knowledge:
         """A weight `[outputs, inputs]` makes new outputs."""
         self.produced.update((str(weight.parameter), 0, leaf) for leaf in self.growing(weight.axes[0]))
 
-    def _grant(
-        self,
-        tensor: Tensor,
-        want: Want,
-        granted: dict[Slot, dict[Range | None, Fact]],
-        asked: dict[tuple[Tensor, Want], bool],
-    ) -> bool:
+    def _grant(self, tensor: Tensor, want: Want, granted: Fills, asked: dict[tuple[Tensor, Want], bool]) -> bool:
         """asked: what has been asked, and whether it was granted; what is still being asked counts as granted."""
         if (tensor, want) not in asked:
             asked[tensor, want] = True
             asked[tensor, want] = self._granted(tensor, want, granted, asked)
         return asked[tensor, want]
 
-    def _granted(
-        self,
-        tensor: Tensor,
-        want: Want,
-        granted: dict[Slot, dict[Range | None, Fact]],
-        asked: dict[tuple[Tensor, Want], bool],
-    ) -> bool:
+    def _granted(self, tensor: Tensor, want: Want, granted: Fills, asked: dict[tuple[Tensor, Want], bool]) -> bool:
         if want.leaf not in tensor.leaves():
             return want.fact is Fact.MEAN
         if tensor.parameter is not None:
@@ -232,7 +223,7 @@ class Knowledge:
                 del asked[abandoned]  # what it was granted is not
         return False
 
-    def _grant_parameter(self, tensor: Tensor, want: Want, granted: dict[Slot, dict[Range | None, Fact]]) -> bool:
+    def _grant_parameter(self, tensor: Tensor, want: Want, granted: Fills) -> bool:
         assert tensor.parameter is not None
         places = self.places(tensor, want.leaf, want.axis)
         if want.where is not None and places != [want.where.axis]:

@@ -3,15 +3,7 @@
 from __future__ import annotations
 
 from torchvision.models import swin_transformer as windows
-from torchvision.ops import (
-    DeformConv2d,
-    StochasticDepth,
-    deform_conv2d,
-    ps_roi_align,
-    ps_roi_pool,
-    roi_align,
-    roi_pool,
-)
+from torchvision.ops import DeformConv2d, StochasticDepth, deform_conv2d, ps_roi_align, ps_roi_pool, roi_align, roi_pool
 
 from fxgrow.rules.attention import WindowAttention
 from fxgrow.rules.convolution import Deformable

@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 from fxgrow.axes.layout import Layout, Leaf, Reason, leaves, resolve
-from fxgrow.axes.unify import Unifier
+from fxgrow.axes.unify import NO_UNITS, Unifier
 from fxgrow.containers import each_of_kind, of_kind
 from fxgrow.opaque import CustomFunction
 from fxgrow.rules.calls import Called
@@ -195,15 +195,7 @@ class Op(Called["Tensor"]):
 
     def constants(self, value: Any, reason: Reason | None = None) -> Tree:
         """A tree of tensors none of whose dimensions grow; reason: why not, where that has to be said."""
-        if isinstance(value, torch.Tensor):
-            if reason is not None:
-                return self.result([Leaf(size, reason=reason) for size in value.shape])
-            return self.result([self.unifier.constant(size) for size in value.shape])
-        if isinstance(value, (tuple, list)) and any(isinstance(item, (torch.Tensor, tuple, list)) for item in value):
-            return tuple(self.constants(item, reason) for item in value)
-        if isinstance(value, dict):
-            return {key: self.constants(item, reason) for key, item in value.items()}
-        return None
+        return constants(value, reason or NO_UNITS, self)
 
     def fix_operands(self, text: str) -> None:
         """Hold every dimension of every operand and parameter of this op."""
@@ -221,6 +213,15 @@ class Op(Called["Tensor"]):
             return ()
         names = [name for name, _ in [*self.module.named_parameters(), *self.module.named_buffers()]]
         return tuple(tensor for name in names if (tensor := self.parameter(name)) is not None)
+
+
+def constants(value: Any, reason: Reason | None, op: Op | None = None) -> Tree:
+    """A tree of tensors none of whose dimensions grow, for that reason."""
+    if isinstance(value, torch.Tensor):
+        return Tensor(tuple(Leaf(size, reason=reason) for size in value.shape), op=op)
+    if isinstance(value, (tuple, list)) and any(isinstance(item, (torch.Tensor, tuple, list)) for item in value):
+        return tuple(constants(item, reason, op) for item in value)
+    return {key: constants(item, reason, op) for key, item in value.items()} if isinstance(value, dict) else None
 
 
 def is_parametric(tensor: Tensor) -> bool:

@@ -296,24 +296,18 @@ class Compared(Law):
     def statistics(self, op: Op) -> Iterable[Layout]:
         yield from (operand.axes[op.data["axis"]] for operand in op.data.get("operands", ()))
 
-    def _over(self, op: Op, know: Knowledge) -> list[Leaf]:
-        return know.growing(*self.statistics(op))
-
     def facts(self, op: Op, know: Knowledge) -> None:
-        output = op.output
-        kept = {leaf for axis in output.axes for leaf in leaves(axis)} if isinstance(output, Tensor) else set()
-        for leaf in self._over(op, know):
-            if leaf in kept:
+        super().facts(op, know)
+        for leaf in know.growing(*self.statistics(op)):
+            if leaf in op.made.leaves():
                 know.fail(op, leaf, "it is both kept and compared")
-            elif leaf not in know.guarded:
-                know.fail(op, leaf, f"{op.name} is taken over it", guardable=True)
 
     def passes(self, op: Op, operand: Tensor, leaf: Leaf, axis: int | None, moves: Moves) -> bool:
         """Not to units that it leaves out."""
-        return leaf not in self._over(op, moves.know)
+        return leaf not in moves.know.growing(*self.statistics(op))
 
     def edits(self, op: Op, know: Knowledge) -> list[Edit]:
-        if not any(leaf in know.guarded for leaf in self._over(op, know)):
+        if not any(leaf in know.guarded for leaf in know.growing(*self.statistics(op))):
             return []
         axis: int = op.data["axis"]
         return [

@@ -7,16 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from fxgrow.proof.claims import (
-    Claim,
-    Refuted,
-    Unproved,
-    both_copies,
-    carried,
-    merge_axes,
-    spare_copies,
-    split_axis,
-)
+from fxgrow.proof.claims import Claim, Refuted, Unproved, both_copies, carried, merge_axes, spare_copies, split_axis
 from fxgrow.proof.node_pair import Use, equal_values, plain
 from fxgrow.proof.products import Operand, contract, linear
 from fxgrow.proof.rules.pointwise import combined

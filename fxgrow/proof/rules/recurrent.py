@@ -9,17 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxgrow.proof.claims import (
-    Claim,
-    Map,
-    Refuted,
-    Unproved,
-    both_copies,
-    carried,
-    spare_copies,
-    split_axis,
-    unchanged,
-)
+from fxgrow.proof.claims import Claim, Map, Refuted, Unproved, both_copies, carried, spare_copies, split_axis, unchanged
 from fxgrow.proof.node_pair import REPEATING, Use, claims_in, repeated
 from fxgrow.proof.products import Operand, contract
 from fxgrow.rules.recurrent import Packed, Packing, Recurrent

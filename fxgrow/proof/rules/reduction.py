@@ -99,11 +99,8 @@ def over_its_norm(law: OverItsNorm, use: Use) -> Claim:
         if dim.old % x.rank != axis:
             raise Refuted(f"the guard is taken over axis {dim.new}, the norm over axis {dim.old}")
         check_core(use, x, axis, plain(use.argument(4, "core")))
-    elif x.maps[axis] is not None:
-        atoms = atoms_of(x, axis)
-        if atoms.count_free or atoms.count_mean or bool((atoms.counts() != 1).any()):
-            raise Refuted(f"{use.name} is taken over new units")
-        use.checked("the new units that it is taken over are zero")
+    else:
+        _along(use, x, axis, "sum")
     return Claim(x.old, x.new, x.maps, x.zero, x.copies)
 
 
