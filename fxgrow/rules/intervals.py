@@ -129,16 +129,10 @@ def _activated(call: Call, before: Interval) -> Interval:
         return Interval(0.0, 1.0)
     if call.kind in _POSITIVE:
         return POSITIVE
-    if call.kind in _PASSING:
+    if left_alone(call) == ANY:
         return before
     bounds = _bounds(call)
     return Interval(*(min(bounds.high, max(bounds.low, end)) for end in before)) if bounds is not None else ANY
-
-
-_PASSING: tuple[type[nn.Module] | Callable[..., Any], ...] = (
-    *(nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
-    *(F.dropout, F.dropout1d, F.dropout2d, F.dropout3d),
-)
 
 
 def _bounds(call: Call) -> Interval | None:
