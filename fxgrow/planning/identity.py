@@ -18,14 +18,13 @@ from torch import Tensor, fx, nn
 from fxgrow.containers import flat_tensors
 from fxgrow.planning.analysis import module_of
 from fxgrow.rules.calls import Call, at_zero, name_of, places_of, tensor_operands, writes
-from fxgrow.rules.convolution import can_be_identity
+from fxgrow.rules.contraction import Contraction
+from fxgrow.rules.convolution import DIRAC, can_be_identity
 from fxgrow.rules.intervals import ANY, Interval, left_alone
 from fxgrow.rules.law import Terms
 from fxgrow.rules.normalisation import BatchNorm
 from fxgrow.rules.pointwise import Pointwise
 from fxgrow.rules.registry import law_of_call, shown_by
-
-DIRAC = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @dataclass(frozen=True)
@@ -255,11 +254,13 @@ class Block:
         layer = call.operands()[0]
         if layer.op != "call_module" or layer not in self.inside or len(layer.users) < 2:
             return ()
-        module = self.model.get_submodule(str(layer.target))
-        if type(module) not in DIRAC or call.node.target is not operator.getitem:
+        module: Any = self.model.get_submodule(str(layer.target))
+        law = law_of_call(layer, module)
+        making = law.making(module.weight.ndim) if type(module) in DIRAC and isinstance(law, Contraction) else None
+        if making is None or call.node.target is not operator.getitem:
             return ()
         shape = layer.meta["value"].shape
-        axis = len(shape) - 1 if isinstance(module, nn.Linear) else 1
+        axis = len(shape) + making[1]
         units = torch.arange(shape[axis]).reshape([-1 if k == axis else 1 for k in range(len(shape))]).expand(shape)
         cut = torch.unique(call.run({layer: units}))
         start, stop = int(cut[0]), int(cut[-1]) + 1

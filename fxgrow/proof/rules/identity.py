@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from fxgrow import guards
 from fxgrow.containers import holds_tensor
@@ -256,17 +256,18 @@ class Maker:
     def _silent_units(self, call: Call, operands: dict[fx.Node, Any]) -> Made | None:
         """A layer some of whose units have no weights."""
         node, module = call.node, call.module
-        if module is None or not isinstance(call.law, Contraction):
+        weight = getattr(module, "weight", None)
+        making = call.law.making(weight.ndim) if isinstance(call.law, Contraction) and weight is not None else None
+        if module is None or making is None or making[0] != 0:
             return None
         own = dict(module.named_parameters(recurse=False))
         rows = [self.intermediate.silent_rows(f"{node.target}.{name}") for name in own]
         if not _has_no_more(call) or not rows or any(row is None for row in rows):
             return None
-        value = node.meta["value"]
-        axis = value.ndim - 1 if isinstance(module, nn.Linear) else 1
+        rank = node.meta["value"].ndim
         zero = torch.stack([row for row in rows if row is not None]).all(0).cpu()
         return Made(
-            PartlyZero(f"{node.target} is not zero", along(zero, axis, value.ndim)),
+            PartlyZero(f"{node.target} is not zero", along(zero, rank + making[1], rank)),
             "0 x + 0 = 0",
             (f"{int(zero.sum())} rows of {' and '.join(own)} of {node.target} are zero",),
         )
