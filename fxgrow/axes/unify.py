@@ -126,17 +126,8 @@ class Unifier:
     def split(self, layout: Layout, sizes: Sequence[int]) -> list[Layout]:
         """Cut a layout into consecutive pieces of the given sizes."""
         layout = resolve(layout)
-        if len(sizes) == 1:
-            return [layout]
-        if isinstance(layout, Leaf):
-            if layout.fixed:
-                return [Leaf(size, reason=layout.reason) for size in sizes]
-            pieces: list[Layout] = [Leaf(size) for size in sizes]
-            layout.bound = join(pieces)
-            return pieces
-        if is_fixed(layout):
-            reason = next(leaves(layout)).reason
-            return [Leaf(size, reason=reason) for size in sizes]
+        if isinstance(layout, Leaf) or len(sizes) == 1 or is_fixed(layout):
+            return _taken_apart(layout, sizes, join)
         if isinstance(layout, Join):
             return self._split_join(layout, sizes)
         head, rest = layout.factors[0], product(list(layout.factors[1:]))
@@ -167,23 +158,14 @@ class Unifier:
     def factor(self, layout: Layout, sizes: Sequence[int]) -> list[Layout]:
         """Take a layout apart into row-major factors of the given sizes; it is the last where all of them are one."""
         layout = resolve(layout)
-        if len(sizes) == 1:
-            return [layout]
-        if 1 in sizes:
+        if 1 in sizes and len(sizes) > 1:
             rest = [size for size in sizes if size != 1]
             if not rest:
                 return [*map(self.constant, sizes[1:]), layout]
             larger = iter(self.factor(layout, rest))
             return [self.constant(1) if size == 1 else next(larger) for size in sizes]
-        if isinstance(layout, Leaf):
-            if layout.fixed:
-                return [Leaf(size, reason=layout.reason) for size in sizes]
-            factors: list[Layout] = [Leaf(size) for size in sizes]
-            layout.bound = product(factors)
-            return factors
-        if is_fixed(layout):
-            reason = next(leaves(layout)).reason
-            return [Leaf(size, reason=reason) for size in sizes]
+        if isinstance(layout, Leaf) or len(sizes) == 1 or is_fixed(layout):
+            return _taken_apart(layout, sizes, product)
         return self._factor_join(layout, sizes) if isinstance(layout, Join) else self._factor_product(layout, sizes)
 
     def _factor_join(self, layout: Join, sizes: Sequence[int]) -> list[Layout]:
@@ -274,3 +256,15 @@ class Unifier:
         if len(wanted) == 1:
             return [resolve(product(group))]
         return self.factor(product(group), wanted)
+
+
+def _taken_apart(layout: Layout, sizes: Sequence[int], term: Callable[[list[Layout]], Layout]) -> list[Layout]:
+    """What has no parts of its own as terms of these sizes: a leaf, all that is fixed, and what stays whole."""
+    if len(sizes) == 1:
+        return [layout]
+    if isinstance(layout, Leaf) and not layout.fixed:
+        pieces: list[Layout] = [Leaf(size) for size in sizes]
+        layout.bound = term(pieces)
+        return pieces
+    reason = next(leaves(layout)).reason
+    return [Leaf(size, reason=reason) for size in sizes]

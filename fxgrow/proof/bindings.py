@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxgrow.containers import flat_tensors
+from fxgrow.containers import holds_tensor
 from fxgrow.proof.claims import Claim, Refuted, Unproved
 from fxgrow.proof.new_layers import axis_of_join, new_units, parts_of_join
 from fxgrow.proof.node_pair import Both, Use
@@ -70,7 +70,7 @@ class Bindings:
     def _old_number(self, raw: Any) -> Any:
         def value(node: fx.Node) -> Any:
             number = node.meta["value"]
-            if any(True for _ in flat_tensors(number)):
+            if holds_tensor(number):
                 raise Refuted(f"the original reads {node} where the grown graph has a number")
             return number
 

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from fxgrow import guards
-from fxgrow.containers import flat_tensors
+from fxgrow.containers import holds_tensor
 from fxgrow.devices import exact_device
 from fxgrow.opaque import ByMode
 from fxgrow.proof.bindings import Bound, Resting
@@ -26,8 +26,9 @@ from fxgrow.proof.constants import constant
 from fxgrow.proof.ends import Ends, check_outputs
 from fxgrow.proof.guarded import guard_arguments, over_its_core, standardised
 from fxgrow.proof.models import NORM_GUARDS, Model, attribute_of, partners
-from fxgrow.proof.new_layers import axis_of_join, beside, parts_of_join
+from fxgrow.proof.new_layers import axis_of_join, new_units, parts_of_join
 from fxgrow.proof.node_pair import ABSENT, Both, Use, check_old_entries, claims_in, module_difference, without_values
+from fxgrow.proof.rules.movement import joined
 from fxgrow.proof.rules.reduction import core_units
 from fxgrow.proof.storage import Lost, Storage, check_kept, written_tensors
 from fxgrow.proof.structures import all_unchanged, described, picks
@@ -201,9 +202,7 @@ class Walk(Storage):
         """Nothing of the original is left out, and nothing has changed places."""
         paired = {id(partner): node for node, partner in self.partners.items()}
         missing = [
-            node.name
-            for node in self.old.nodes
-            if id(node) not in paired and any(True for _ in flat_tensors(node.meta.get("value")))
+            node.name for node in self.old.nodes if id(node) not in paired and holds_tensor(node.meta.get("value"))
         ]
         if missing:
             yield Step(
@@ -238,7 +237,7 @@ class Walk(Storage):
             return self._output(node, partner)
         if partner.target in self.checker.original.statements:
             return self._statement(node, partner)
-        if not any(True for _ in flat_tensors(partner.meta.get("value"))) and not writes(partner):
+        if not holds_tensor(partner.meta.get("value")) and not writes(partner):
             self._number(node, partner)
             return None
         if node.target is guards.standardize and partner.target is not node.target:
@@ -257,7 +256,7 @@ class Walk(Storage):
         if node.target != partner.target:
             raise Refuted(f"the input is {node.target}, it was {partner.target}")
         value = partner.meta["value"]
-        if not any(True for _ in flat_tensors(value)):
+        if not holds_tensor(value):
             self.numbers[node] = value
             return None
         self.bound[node] = Bound(partner, self.checker.ends.input_claims(partner))
@@ -431,8 +430,8 @@ class Walk(Storage):
         bare = self.bare(node, bound.partner)
         use.append(bare)
         bare.rule = "new units beside old ones"
-        others = [self.added[part] for part in parts if part is not old[0]]
-        claim = beside(bound.claims, others, axis_of_join(node), parts.index(old[0]))
+        axis, before = axis_of_join(node), bare.equal(bound.claims)
+        claim = joined([before if part is old[0] else new_units(self.added[part], axis) for part in parts], axis)
         self.bound[node] = Bound(bound.partner, claim)
         return claim
 

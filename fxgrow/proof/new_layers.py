@@ -36,17 +36,3 @@ def new_units(value: Any, axis: int) -> Claim:
     new = tuple(value.shape)
     old = tuple(0 if k == axis else size for k, size in enumerate(new))
     return Claim(old, new, tuple(torch.full((size,), -1) if k == axis else None for k, size in enumerate(new)))
-
-
-def beside(old: Claim, others: list[Tensor], axis: int, place: int) -> Claim:
-    """A tensor with new units along an axis, in the order of `others` and itself at `place` among them."""
-    if old.held is not None:
-        raise Unproved("a parameter is concatenated with what is new")
-    axis %= old.rank
-    sizes = [other.shape[axis] for other in others]
-    before, after = sum(sizes[:place]), sum(sizes[place:])
-    position = torch.cat([torch.full((before,), -1), old.map(axis), torch.full((after,), -1)])
-    new = tuple(size + before + after if k == axis else size for k, size in enumerate(old.new))
-    if any(tuple(other.shape[:axis] + other.shape[axis + 1 :]) != new[:axis] + new[axis + 1 :] for other in others):
-        raise Unproved("what is concatenated differs in other axes")
-    return Claim(old.old, new, tuple(position if k == axis else m for k, m in enumerate(old.maps)))

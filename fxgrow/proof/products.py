@@ -78,11 +78,11 @@ def contract(
         _check_bias(use, bias, maps)
     if weights:
         weight, data = factors[weights[0]], factors[1 - weights[0]]
-        weight = _masked(weight, data, windows)
+        weight = _masked(weight, data)
         _collapse(use, weight, data, maps, output)
-        return _outcome(use, [weight, data], maps, output, bias, windows, _effective(weight, data, output))
+        return _outcome([weight, data], maps, output, bias, windows, _effective(weight, data, output))
     _meet_zeros(use, factors, maps, output)
-    return _outcome(use, factors, maps, output, bias, windows)
+    return _outcome(factors, maps, output, bias, windows)
 
 
 def linear(use: Use, x: Claim, weight: Claim, bias: Claim | None) -> Claim:
@@ -159,7 +159,7 @@ def _facing(mask: Tensor, own: Sequence[str], wanted: Sequence[str]) -> Tensor:
     return mask
 
 
-def _masked(weight: Operand, data: Operand, windows: Collection[str]) -> Operand:
+def _masked(weight: Operand, data: Operand) -> Operand:
     """Weights without the entries that meet zeros only, or what equals zeros; old zeros are the original's, too."""
     shared = [letter for letter in data.letters if letter in weight.letters]
     zero = data.claim.zeros_along([data.axis(letter) for letter in shared])
@@ -320,7 +320,6 @@ def _check_bias(use: Use, bias: Operand, maps: dict[str, Map]) -> None:
 
 
 def _outcome(
-    use: Use,
     factors: Sequence[Operand],
     maps: dict[str, Map],
     output: Sequence[str],
@@ -334,7 +333,7 @@ def _outcome(
     result = Claim(old, new, tuple(maps[a] for a in output))
     if all(maps[a] is None for a in output):
         return result
-    zero = _zero_outputs(factors, maps, output, bias, windows) & is_new(result)
+    zero = _zero_outputs(factors, output, bias, windows) & is_new(result)
     copies: dict[int, Tensor] = {}
     means: dict[int, Tensor] = {}
     for axis, letter in enumerate(output):
@@ -351,11 +350,7 @@ def _outcome(
 
 
 def _zero_outputs(
-    factors: Sequence[Operand],
-    maps: dict[str, Map],
-    output: Sequence[str],
-    bias: Operand | None,
-    windows: Collection[str],
+    factors: Sequence[Operand], output: Sequence[str], bias: Operand | None, windows: Collection[str]
 ) -> Tensor:
     live = []
     for factor in factors:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from fxgrow.containers import flat_tensors
+from fxgrow.containers import holds_tensor
 from fxgrow.proof.bindings import Bindings, Bound
 from fxgrow.proof.claims import Claim, Unproved, same_map
 from fxgrow.proof.constants import as_it_was, shares_storage
@@ -16,7 +16,7 @@ from fxgrow.proof.models import Model
 from fxgrow.proof.node_pair import Use, claims_in
 from fxgrow.proof.rules.movement import written_through
 from fxgrow.proof.structures import all_unchanged
-from fxgrow.rules.calls import name_of, reached, writes
+from fxgrow.rules.calls import name_of, reached, tensor_operands, writes
 from fxgrow.rules.law import Law
 from fxgrow.rules.registry import law_of_call
 
@@ -34,11 +34,7 @@ def overwrites(model: Model, node: fx.Node) -> bool:
 
 
 def first_tensor(node: fx.Node) -> fx.Node | None:
-    return next(filter(_holds_tensor, node.all_input_nodes), None)
-
-
-def _holds_tensor(node: fx.Node) -> bool:
-    return any(True for _ in flat_tensors(node.meta.get("value")))
+    return next(iter(tensor_operands(node)), None)
 
 
 _COPYING = ("cat", "concat", "concatenate", "stack", "repeat", "tile", "repeat_interleave", "clone")
@@ -70,12 +66,11 @@ def sharing(model: Model, graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
 def may_show(model: Model, node: fx.Node) -> list[fx.Node]:
     """The operands whose storage a node's output may be: an op that writes in place gives back what it wrote to."""
     law = law_of(model, node)
-    if node.op in ("placeholder", "output", "get_attr") or _copies(node) or not _holds_tensor(node):
+    if node.op in ("placeholder", "output", "get_attr") or _copies(node) or not holds_tensor(node.meta.get("value")):
         return []
     if law is not None and overwrites(model, node):
-        written = first_tensor(node)
-        return [written] if written is not None else []
-    return list(filter(_holds_tensor, node.all_input_nodes)) if law is None or law.may_show else []
+        return tensor_operands(node)[:1]
+    return tensor_operands(node) if law is None or law.may_show else []
 
 
 class Storage(Bindings):

@@ -137,6 +137,12 @@ def joined(claims: list[Claim], axis: int) -> Claim:
     return _claim(_Sources(claims), old, new)
 
 
+def selected(x: Claim, axis: int, positions: Tensor) -> Claim:
+    """Some positions on an axis of the grown tensor, beside all that the original has there."""
+    old, new = (next(_numbered([shape])) for shape in (x.old, x.new))
+    return _claim(_Sources([x]), old, new.index_select(axis, positions))
+
+
 def halves(x: Claim, axis: int) -> tuple[Claim, Claim]:
     """The two halves of an axis."""
     labels = (next(_numbered([shape])).chunk(2, axis) for shape in (x.old, x.new))

@@ -51,7 +51,7 @@ def batch_norm(law: Law, use: Use) -> Claim:
     zero = x.zeros_along([1])
     if mean is not None:
         zero = zero & _channels(mean, x, 1)
-    claim = _affine(use, x, 1, zero, gain, bias, (mean, variance))
+    claim = _affine(x, 1, zero, gain, bias, (mean, variance))
     if not isinstance(law, BatchNorm) or law.activation is None:
         return claim
     with torch.no_grad():  # the activation has been compared with the original's
@@ -104,7 +104,7 @@ def _over_units(use: Use, x: Claim, eps: Both, fits: Fits, core: Both | None = N
         quiet = x.zeros_along([axis]).flatten()
     elif core is None or core.new is None:
         quiet = x.means.get(axis, quiet)
-    return _affine(use, x, axis, along(quiet, axis, x.rank), gain, bias)
+    return _affine(x, axis, along(quiet, axis, x.rank), gain, bias)
 
 
 def _ratio(x: Claim, axis: int, fits: Fits, core: Both | None, use: Use) -> float:
@@ -211,7 +211,7 @@ def _group_norm(use: Use, x: Claim, groups: Both, eps: Both, core: Both | None =
     silent = merge_axes(Claim(apart.old, apart.new, apart.maps, silent), 1).zeros()
     joint = {axis: source for axis, source in apart.copies.items() if axis == 1}
     x = merge_axes(Claim(apart.old, apart.new, apart.maps, None, joint), 1)
-    return _affine(use, x, 1, silent, gain, bias)
+    return _affine(x, 1, silent, gain, bias)
 
 
 def _own(use: Use, tensor: Claim | None, position: Map, factor: float = 1.0) -> None:
@@ -232,7 +232,7 @@ def _channels(tensor: Claim, x: Claim, axis: int) -> Tensor:
 
 
 def _affine(
-    use: Use, x: Claim, axis: int, zero: Tensor, gain: Claim | None, bias: Claim | None, others: Sequence[Any] = ()
+    x: Claim, axis: int, zero: Tensor, gain: Claim | None, bias: Claim | None, others: Sequence[Any] = ()
 ) -> Claim:
     """The normalised tensor times gain plus bias; `zero`: where the normalised tensor is zero."""
     if gain is not None:

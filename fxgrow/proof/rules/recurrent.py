@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxgrow.proof.claims import Claim, Map, Refuted, Unproved, both_copies, carried, spare_copies, split_axis, unchanged
+from fxgrow.proof.claims import Claim, Refuted, Unproved, both_copies, carried, spare_copies, split_axis, unchanged
 from fxgrow.proof.node_pair import REPEATING, Use, claims_in, repeated
 from fxgrow.proof.products import Operand, contract
+from fxgrow.proof.rules.movement import joined
 from fxgrow.rules.recurrent import Packed, Packing, Recurrent
 
 
@@ -36,7 +37,7 @@ def recurrent(law: Recurrent, use: Use) -> Any:
         suffixes = (f"_l{layer}", f"_l{layer}_reverse")[: 2 if module.bidirectional else 1]
         sent = [_hidden_units(use, suffix, law.gates, layer_input, states) for suffix in suffixes]
         layers += sent
-        layer_input = _joined(sent)
+        layer_input = joined(sent, 1)
     output, after = _results(use, x, layer_input, layers)
     return (output, *packed) if packed else output, after
 
@@ -112,18 +113,6 @@ def _equal_units(weights: list[Claim | None], states: list[Claim], size: int) ->
     for state in states:
         common = both_copies(common, state.copies_of(state.rank - 1)) if common is not None else None
     return torch.arange(size) if common is None else common
-
-
-def _joined(sent: list[Claim]) -> Claim:
-    """What one layer sends to the next: its directions side by side."""
-    if len(sent) == 1:
-        return sent[0]
-    forward, backward = sent
-    position: Map = None
-    if forward.maps[1] is not None:
-        position = torch.cat([forward.map(1), torch.where(backward.map(1) < 0, -1, backward.map(1) + forward.old[1])])
-    copies = torch.cat([forward.copies_of(1), backward.copies_of(1) + forward.new[1]])
-    return Claim((1, 2 * forward.old[1]), (1, 2 * forward.new[1]), (None, position), None, spare_copies({1: copies}))
 
 
 def _results(use: Use, x: Claim, sent: Claim, layers: list[Claim]) -> Any:

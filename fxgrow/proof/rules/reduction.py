@@ -10,9 +10,9 @@ from torch import Tensor
 
 from fxgrow import guards
 from fxgrow.proof.atoms import atoms_of
-from fxgrow.proof.claims import Claim, Refuted, Unproved, carried, spare, spare_copies
+from fxgrow.proof.claims import Claim, Refuted, Unproved, carried, spare_copies
 from fxgrow.proof.node_pair import Both, Use, no_rule, plain
-from fxgrow.proof.products import dropped
+from fxgrow.proof.rules.movement import selected
 from fxgrow.proof.rules.pointwise import combined, elementwise
 from fxgrow.rules.calls import is_inexact
 from fxgrow.rules.reduction import Compared, OverItsNorm, Reduction
@@ -42,10 +42,8 @@ def reduced(law: Reduction, use: Use) -> Any:
 
 def _gone(x: Claim, axes: list[int], kept: bool, means: bool) -> Claim:
     """A claim once some axes are reduced to one entry; unless they are kept, without them."""
-    result = carried(x, [None if k in axes else k for k in range(x.rank)], [1] * x.rank, means)
-    for axis in reversed(axes if not kept else []):
-        result = dropped(result, axis)
-    return result
+    left = [k for k in range(x.rank) if kept or k not in axes]
+    return carried(x, [None if k in axes else k for k in left], [1] * len(left), means)
 
 
 def _along(use: Use, x: Claim, axis: int, kind: str) -> None:
@@ -128,18 +126,8 @@ def core_units(use: Use, x: Claim, axis: int, core: object) -> Claim:
     use.rule = "the old units of an axis"
     x = use.equal(x)
     axis %= x.rank
-    keep = positions(core, x.new[axis])
-    if not torch.equal(x.map(axis)[keep], torch.arange(x.old[axis])):
+    kept = selected(x, axis, positions(core, x.new[axis]))
+    if kept.maps[axis] is not None:
         raise Unproved(f"the core {core} is not the old units in their order")
     use.checked(f"the core {core} is the old units in their order")
-    zero = x.zero
-    if zero is not None and zero.shape[axis] > 1:
-        zero = zero.index_select(axis, keep)
-    return Claim(
-        x.old,
-        tuple(len(keep) if k == axis else s for k, s in enumerate(x.new)),
-        tuple(None if k == axis else m for k, m in enumerate(x.maps)),
-        spare(zero),
-        {k: c for k, c in x.copies.items() if k != axis},
-        {k: m for k, m in x.means.items() if k != axis},
-    )
+    return kept
