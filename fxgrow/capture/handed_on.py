@@ -113,7 +113,9 @@ def _held(holder: Any, name: str) -> Any:
         if name in own:
             return own[name]
     of_class = inspect.getattr_static(type(holder), name, None)
-    return MethodType(of_class, holder) if isinstance(of_class, FunctionType) else getattr(of_class, "__func__", None)
+    if isinstance(of_class, FunctionType):
+        return MethodType(of_class, holder)
+    return getattr(of_class, "__func__", None if hasattr(type(of_class), "__get__") else of_class)
 
 
 def _as_function(model: nn.Module, called: Any, code: ast.expr) -> tuple[Any, dict[str, ast.expr]]:

@@ -49,6 +49,15 @@ class Model(nn.Module):
         return self.leave(self.call(self.enter(x), mode))
 
 
+class OfClass(Model):
+    """What it calls is an object of its class."""
+
+    turning = Callable_()
+
+    def forward(self, x: Tensor, mode: str = "relu") -> Tensor:
+        return self.leave(self.turning(self.enter(x), mode))
+
+
 class Looped(Model):
     def __init__(self) -> None:
         super().__init__(turned)
@@ -74,6 +83,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "a partial": lambda: Model(functools.partial(passed_on)),
     "a lambda": lambda: Model(BY_NAME),
     "an object": lambda: Model(Callable_()),
+    "an object of the class": lambda: OfClass(turned),
     "a loop": Looped,
     "a function of the file": lambda: Global(turned),
 }
