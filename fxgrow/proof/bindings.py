@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxgrow.containers import holds_tensor
+from fxgrow.containers import holds_tensor, of_kind
 from fxgrow.proof.claims import Claim, Refuted, Unproved
 from fxgrow.proof.new_layers import axis_of_join, new_units, parts_of_join
 from fxgrow.proof.node_pair import Both, Use
 from fxgrow.proof.structures import shaped
-from fxgrow.rules.calls import run
+from fxgrow.rules.calls import reached, run
 
 
 @dataclass(frozen=True)
@@ -51,21 +51,38 @@ class Bindings:
                     raise Unproved(f"it reads {new}, which the original does not have, where that reads {old}")
                 if new not in self.numbers:
                     raise Resting
-                return Both(self._old_number(old), self.numbers[new])
+                return self._numbers(old, new)
             if bound.claims is None:
                 raise Resting
             if bound.partner is not old:
                 raise Refuted(f"it reads {new}, which is {bound.partner} of the original, where that reads {old}")
             return bound.claims
         if isinstance(old, fx.Node):
-            return Both(self._old_number(old), self._new_number(new))
+            return self._numbers(old, new)
         if isinstance(old, (tuple, list)) and isinstance(new, (tuple, list)) and len(old) == len(new):
             return type(new)([self.pair(a, b) for a, b in zip(old, new, strict=True)])
         if isinstance(old, dict) and isinstance(new, dict) and old.keys() == new.keys():
             return {key: self.pair(old[key], new[key]) for key in new}
         if isinstance(old, slice) and isinstance(new, slice):
             return slice(*(self.pair(getattr(old, k), getattr(new, k)) for k in ("start", "stop", "step")))
+        return self._numbers(old, new)
+
+    def _numbers(self, old: Any, new: Any) -> Both:
+        self.same_arguments(old, new)
         return Both(self._old_number(old), self._new_number(new))
+
+    def same_arguments(self, old: Any, new: Any) -> None:
+        """A number is computed from no other arguments of the model than it was: these may differ at another call.
+
+        Where it is computed from fewer, a guard has what an argument was as the model was captured.
+
+        Raises
+        ------
+        Refuted: it is computed from others.
+        """
+        others = _arguments([new], self.numbers.__contains__) - _arguments([old], _is_number)
+        if others:
+            raise Refuted(f"a number is computed from {', '.join(sorted(others))}, as in the original it was not")
 
     def _old_number(self, raw: Any) -> Any:
         def value(node: fx.Node) -> Any:
@@ -119,3 +136,13 @@ class Bindings:
         if waiting:
             raise Unproved(f"it leaves out {waiting[0]}, which the original concatenates")
         return operands
+
+
+def _arguments(raw: Any, is_number: Callable[[fx.Node], bool]) -> set[str]:
+    """The arguments of the model from which numbers are computed."""
+    behind = reached(of_kind(raw, fx.Node), lambda node: filter(is_number, node.all_input_nodes))
+    return {str(node.target) for node in behind if node.op == "placeholder" and is_number(node)}
+
+
+def _is_number(node: fx.Node) -> bool:
+    return not holds_tensor(node.meta["value"])

@@ -299,6 +299,8 @@ class Walk(Storage):
                 raise Refuted(f"{node.target} differs: {new}, it was {old}")
             self.numbers[node] = partner.meta["value"]
             return
+        for before, after in zip(partner.args, node.args, strict=False):
+            self.same_arguments(before, after)
         self.numbers[node] = self.evaluated(node)
 
     # -- pairs of nodes ------------------------------------------------------------------------------------

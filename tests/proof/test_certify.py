@@ -430,3 +430,29 @@ def test_a_standardised_weight_whose_gain_stays_is_proved_and_over_other_entries
         guard.args = (*guard.args[:4], ((1, 7),))
     grown.recompile()
     assert fxgrow.certify(grown, model).verdict is Verdict.REFUTED
+
+
+class Blended(nn.Module):
+    """Takes numbers that are equal as it is captured, and may be others at another call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor, near: float = 2.0, far: float = 2.0) -> torch.Tensor:
+        x = self.enter(x)
+        return self.leave(x * near + x.tanh() * (near - 2 * far))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("of_tensors", [True, False])
+def test_an_argument_in_place_of_another_is_refuted(of_tensors: bool) -> None:
+    model = lively(Blended())
+    wider: Any = fxgrow.grow(model, 1.5, example_inputs=torch.randn(2, 6), form="graph")
+    assert fxgrow.certify(wider, model).verdict is Verdict.PROVED
+    near, far = (node for node in wider.graph.nodes if node.op == "placeholder" and node.name != "x")
+    other = {near: far, far: near}
+    for node in {*near.users, *far.users}:
+        if ("x" in map(str, node.all_input_nodes) or "enter" in map(str, node.all_input_nodes)) is of_tensors:
+            node.args = tuple(other.get(item, item) for item in node.args)
+    wider.recompile()
+    assert fxgrow.certify(wider, model).verdict is Verdict.REFUTED
