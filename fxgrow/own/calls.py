@@ -32,7 +32,7 @@ from fxgrow.libraries import is_known
 from fxgrow.module_tensors import named_tensors, tied_names
 from fxgrow.own.courses import Replan, for_both, growths, parting_on, with_more
 from fxgrow.own.module import own_class
-from fxgrow.own.other_calls import Call, Place, both, other_calls
+from fxgrow.own.other_calls import Call, Place, adds_up, both, other_calls
 from fxgrow.own.sites import Site, sites_of_course
 from fxgrow.planning.analysis import hold
 from fxgrow.planning.plan import Obstacle, Plan, Refusal
@@ -211,10 +211,10 @@ class _OtherCalls:
     def look_at_pairs(self) -> None:
         """Take up pairs of other values, each of which is right alone; or refuse one of them beside the other.
 
-        Those that change nothing alone are tried together, and one by one where that changes something. Of several
-        numbers one is tried beside others.
+        Of three the last is refused beside the second. Those that change nothing alone are tried together, and one by
+        one where that changes something. Of several numbers one is tried beside others.
         """
-        pairs = list(itertools.combinations(self._taking, 2))
+        pairs, threes = list(itertools.combinations(self._taking, 2)), self._threes()
         for first in (Call("", self.captured.inputs), *self._taking):
             by_place: dict[Place, list[Call]] = {}
             for call in self._idle:
@@ -230,10 +230,14 @@ class _OtherCalls:
                     alike = False
                 if not alike:
                     pairs += itertools.combinations(together, 2) if not first.text else ((first, c) for c in together)
+                    threes += itertools.combinations((first, *together) if first.text else together, 3)
         pairs = [pair for pair in pairs if pair[0].place != pair[1].place]
+        pairs += ((self._both(first, second), third) for first, second, third in threes)
         for number, (first, second) in enumerate(pairs):
             call, said = self._both(first, second), in_words(second.value)
             refusal = self._refused.get(call.place)
+            if call.place in self.wrong:
+                continue  # two of three
             if refusal is not None and said not in refusal.allowed:
                 problem: str | None = refusal.why
             elif number >= _PAIRS:
@@ -244,6 +248,23 @@ class _OtherCalls:
             if problem is not None:
                 self._not_beside.setdefault(call.place, []).append(said)
                 self.wrong.setdefault(call.place, problem)
+
+    def _threes(self) -> list[tuple[Call, Call, Call]]:
+        """Three values that may do together what no two of them do."""
+        threes = [t for t in itertools.combinations(self._taking, 3) if len({call.place for call in t}) == 3]
+        return threes if len(threes) < 2 or not self._add_up() else []
+
+    def _add_up(self) -> bool:
+        """Whether all values are right together, and the forward makes the calls then that it makes for each alone."""
+        if len({call.place for call in self._taking}) < len(self._taking):
+            return False
+        together = functools.reduce(self._both, self._taking, Call("", self.captured.inputs))
+        calls = [Call("", self.captured.inputs), *self._taking, together]
+        try:
+            graphs = [self._recording_of(call).record("eval", call.inputs).graph for call in calls]
+        except CaptureError:  # some cannot be given together
+            return False
+        return adds_up(*graphs) and self._tried(together) is None
 
     def _both(self, first: Call, second: Call) -> Call:
         return both(self.source, first, second)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -119,4 +120,14 @@ def both(model: nn.Module, first: Call, second: Call) -> Call:
         inputs=inputs,
         flags=(*first.flags, *second.flags),
         beside=(first.argument, in_words(first.value)),
+    )
+
+
+def adds_up(before: fx.Graph, *others: fx.Graph) -> bool:
+    """Whether the last graph has the calls of the first and what each of the others has more or less of them."""
+    counts = [Counter((node.op, node.target) for node in graph.nodes) for graph in (before, *others)]
+    first, *alone, together = counts
+    return all(
+        together[call] - first[call] == sum(each[call] - first[call] for each in alone)
+        for call in {call for each in counts for call in each}
     )

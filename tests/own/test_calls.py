@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import enum
+import itertools
 import pickle
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import nn
 import fxgrow
 from fxgrow.capture.arguments import other_values
 from fxgrow.errors import SettledError
+from fxgrow.own import calls
 from fxgrow.proof.certificate import Verdict
 from tests.pairing import slow
 
@@ -503,6 +505,62 @@ def test_values_of_two_arguments_are_right_together_or_refused_together(tmp_path
             sharp(x, centred=True)
         model.sharp = False  # type: ignore[assignment]
     assert "gate other than None beside centred=True" in str(fxgrow.report(first).certificate)
+
+
+class Four(nn.Module):
+    """Options that do the same whichever others are on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(8, 16), nn.Linear(16, 2)
+
+    def forward(self, x: Any, a: bool = False, b: bool = False, c: bool = False, d: bool = False) -> Any:
+        h = self.enter(x)
+        h = h.sin() if a else h
+        h = h.relu() if b else h
+        h = 2 * h if c else h
+        return self.leave(h.tanh() if d else h)
+
+
+class Three(Four):
+    """Options of which three do something else at once."""
+
+    def forward(self, x: Any, a: bool = False, b: bool = False, c: bool = False, d: bool = False) -> Any:
+        h = self.enter(x)
+        h = h.softmax(-1) if a and b and c else h.sin() if a else h.relu() if b else 2 * h if c else h
+        return self.leave(h.tanh() if d else h)
+
+
+class Idle(Four):
+    """Options no two of which do anything."""
+
+    def forward(self, x: Any, a: bool = False, b: bool = False, c: bool = False, d: bool = False) -> Any:
+        h = self.enter(x)
+        return self.leave(h.softmax(-1) if a and b and c else h.tanh() if d else h)
+
+
+@pytest.mark.parametrize("kind", [Three, Idle])
+def test_values_of_three_arguments_are_refused_together_where_no_two_of_them_are(kind: type[Four]) -> None:
+    torch.manual_seed(0)
+    model, x = moved(kind()), torch.randn(5, 8, dtype=torch.float64)
+    grown = fxgrow.grow(model, 2, example_inputs=x)
+    for right in ({"a": True, "b": True}, {"a": True, "c": True, "d": True}, {"a": True, "b": True, "d": True}):
+        assert apart(model, grown, x, **right) < 1e-12, right
+    with pytest.raises(SettledError, match=r"c is True beside b=True.*with a=True, b=True, c=True"):
+        grown(x, a=True, b=True, c=True)
+
+
+def test_values_that_make_the_calls_together_that_each_makes_alone_are_not_tried_by_threes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tried: list[str] = []
+    plainly = calls._OtherCalls._tried
+    monkeypatch.setattr(calls._OtherCalls, "_tried", lambda self, c: (tried.append(c.text), plainly(self, c))[1])
+    model, x = moved(Four()), torch.randn(5, 8, dtype=torch.float64)
+    grown = fxgrow.grow(model, 2, example_inputs=x)
+    assert {text for text in tried if text.count("=") > 2} == {"a=True, b=True, c=True, d=True"}
+    for values in itertools.product((False, True), repeat=4):
+        assert apart(model, grown, x, *values) < 1e-12
 
 
 class Conditioned(nn.Module):
