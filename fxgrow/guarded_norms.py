@@ -7,13 +7,13 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from fxgrow import guards
-from fxgrow.opaque import hooked
+from fxgrow.opaque import NotScripted, hooked
 
 Arguments = tuple[Any, Any, Any, Any, Any, Any]
 """What a norm normalises, its shape or number of groups, weight, bias, eps and core."""
 
 
-class OverOldUnits(nn.Module):
+class OverOldUnits(NotScripted):
     """A norm whose statistic is that of the units in `core`; share: what the others count in it."""
 
     core: guards.Ranges

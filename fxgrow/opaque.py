@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from fxgrow.errors import FxgrowError
+
 
 class CustomFunction(nn.Module):
     """A `torch.autograd.Function` as a module, so that the grown model keeps its backward."""
@@ -24,6 +26,15 @@ class CustomFunction(nn.Module):
 
     def extra_repr(self) -> str:
         return self.function.__name__
+
+
+class NotScripted(nn.Module):
+    """A module whose forward torch.jit.script cannot read."""
+
+    def __prepare_scriptable__(self) -> Any:
+        remedy = "use torch.jit.trace or torch.export"
+        what = "torch.jit.script cannot read the code of what growth changed in it"
+        raise FxgrowError(what, where=type(self).__name__, remedy=remedy)
 
 
 class ByMode(nn.Module):

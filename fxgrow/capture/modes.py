@@ -17,8 +17,9 @@ from fxgrow.capture.contexts import CONTEXTS, contexts_kept
 from fxgrow.capture.outputs import Form
 from fxgrow.capture.wrapping import attribute_of, wrap
 from fxgrow.errors import CaptureError
+from fxgrow.libraries import home_of
 from fxgrow.module_tensors import COMPILED, CONSTANT
-from fxgrow.opaque import ByMode
+from fxgrow.opaque import ByMode, NotScripted
 from fxgrow.replacing import replaced
 from fxgrow.switching import switches_itself
 
@@ -61,6 +62,12 @@ class GrownGraphModule(fx.GraphModule):
         modules, graphs, extras = _parts(self)
         written = {mode: written_down(graph) for mode, graph in graphs.items()}
         return _unpickled, (modules, written, extras, self._class_name())
+
+    def __prepare_scriptable__(self) -> Any:
+        targets = (node.target for graph in self.graphs().values() for node in graph.nodes)
+        if any(home_of(target).startswith("fxgrow.") for target in targets):
+            return NotScripted.__prepare_scriptable__(self)
+        return self
 
     def _class_name(self) -> str:
         return type(self).__name__

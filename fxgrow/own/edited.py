@@ -22,6 +22,7 @@ from fxgrow.capture.methods import held_forward, kind_before_growth
 from fxgrow.capture.outputs import taken_apart
 from fxgrow.errors import FxgrowError
 from fxgrow.guarded_norms import PLAIN
+from fxgrow.opaque import NotScripted
 from fxgrow.own.call_edits import FORWARD, CallEdit, Editing, checkpoints_a_closure, refuse_symbolic_trace
 from fxgrow.transforms.graph_edits import put
 
@@ -64,7 +65,7 @@ def leave_fast_path(layer: nn.TransformerEncoderLayer) -> None:
 _OF_KIND = "_fxgrow_state_of_kind"
 
 
-class Remade(nn.Module):
+class Remade(NotScripted):
     """A module of a class that is made when it is needed: `origin` says by what function, from what class.
 
     So that it can be pickled; a class that is made itself has an origin in place of a class. What else the function is

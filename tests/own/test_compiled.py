@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 import io
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 import fxgrow
+from fxgrow.errors import FxgrowError
+from fxgrow.guarded_norms import GuardedLayerNorm
 from fxgrow.measure.verification import relative_error
 from tests.models import lively
 
@@ -56,3 +59,31 @@ def test_copies_of_a_grown_model_run_their_own_weights(form: str) -> None:
         with torch.no_grad():
             twin.get_parameter("2.bias").zero_()
         assert not torch.equal(twin(IMAGES), expected)
+
+
+class Normed(nn.Module):
+    """Calls a norm that is no part of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(3, 6), nn.Linear(6, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.leave(nn.functional.layer_norm(self.enter(x), (self.enter.out_features,)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("form", ["module", "graph"])
+def test_what_norms_over_old_units_is_traced_and_refuses_to_be_scripted(form: Any) -> None:
+    x = torch.randn(2, 3)
+    grown = fxgrow.grow(Normed(), 1.5, example_inputs=x, form=form)
+    with pytest.raises(FxgrowError, match=r"torch\.jit\.script cannot read the code"):
+        torch.jit.script(grown)
+    torch.testing.assert_close(torch.jit.trace(grown, x)(x), grown(x))
+    with pytest.raises(FxgrowError, match="GuardedLayerNorm"):
+        torch.jit.script(nn.Sequential(GuardedLayerNorm(6)))
+
+
+def test_what_growth_leaves_as_it_was_is_scripted() -> None:
+    x = torch.randn(2, 3)
+    grown = fxgrow.grow(nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 4)), 1.5, example_inputs=x)
+    torch.testing.assert_close(torch.jit.script(grown)(x), grown(x))
