@@ -23,6 +23,7 @@ from fxgrow.capture.source_code import read_names, walked
 from fxgrow.containers import flat_tensors
 from fxgrow.devices import callers_code
 from fxgrow.libraries import home_of, is_installed
+from fxgrow.own.edited import ReadOut
 from fxgrow.own.positions import last_places
 from fxgrow.planning.deepening import Deepening
 from fxgrow.planning.deepening import renamed as moved
@@ -94,6 +95,8 @@ def follow_sizes(
             old = parts[origin].__dict__.get(name)
             if old is None or old != module.__dict__.get(name) or (name == "dim" and old in _AXES):
                 continue
+            if not path and _is_of_output(name, old, source, own):
+                continue
             if type(old) is int:
                 module.__dict__[name] = _counterpart(name, old, *shapes, origin)
             elif _are_sizes(old):  # one of each branch
@@ -125,9 +128,23 @@ def _read_elsewhere(before: nn.Module, after: nn.Module) -> Iterator[tuple[str, 
         if new != value and after.__dict__.get(name) == value:
             changed[name] = new
     if changed:  # only then is code looked into
-        own = [vars(base).items() for base in type(before).__mro__ if base is not object and not is_installed(base)]
-        methods = {name for members in own for name, member in members if isinstance(member, FunctionType)} - _BESIDES
-        yield from ((name, changed[name]) for name in read_names(walked(before, frozenset(methods))) if name in changed)
+        yield from ((name, changed[name]) for name in _read_by_methods(before, is_installed) if name in changed)
+
+
+def _read_by_methods(part: nn.Module, aside: Callable[[type], bool]) -> list[str]:
+    """The names of attributes that the code of a part's methods besides the forward reads; some classes' left aside."""
+    own = [vars(base).items() for base in type(part).__mro__ if base is not object and not aside(base)]
+    methods = {name for members in own for name, member in members if isinstance(member, FunctionType)} - _BESIDES
+    return read_names(walked(part, frozenset(methods)))
+
+
+def _is_of_output(name: str, size: Any, source: nn.Module, own: nn.Module) -> bool:
+    """Whether an attribute says the size of an output that is read out, and so stays, of streams that grow.
+
+    Not where a method reads it, as `reset_classifier` may: a head that it makes stands before the readout.
+    """
+    sizes = {len(own.get_parameter(read.weight)) for read in own.outputs_read} if isinstance(own, ReadOut) else set()
+    return type(size) is int and size in sizes and name not in _read_by_methods(source, lambda base: base is nn.Module)
 
 
 def _by_parameters(before: nn.Module, after: nn.Module) -> Callable[[int], int]:

@@ -86,6 +86,40 @@ def test_another_call_that_gives_streams_is_refused_where_the_copy_cannot_take_i
         grown(x, everything=True)
 
 
+class Backbone(nn.Module):
+    """Without a head, in timm's way; its width has a name that nothing reads, and one from which heads are made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_features = self.embed_dim = 8
+        self.enter, self.up, self.down = nn.Linear(4, 8), nn.Linear(8, 16), nn.Linear(16, 8)
+        self.head: nn.Module = nn.Identity()
+
+    def reset_classifier(self, classes: int) -> None:
+        self.head = nn.Linear(self.embed_dim, classes)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        x = self.enter(x)
+        return x + self.down(self.up(x).relu())
+
+    def forward_head(self, x: Tensor) -> Tensor:
+        return self.head(x)  # type: ignore[no-any-return]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+
+def test_a_width_that_nothing_makes_layers_of_is_that_of_the_output() -> None:
+    x = torch.randn(2, 4)
+    grown: Any = fxgrow.grow(Backbone(), 1.5, example_inputs=x)
+    again: Any = fxgrow.grow(grown, 2, example_inputs=x)
+    for model, units in ((grown, 12), (again, 24)):
+        assert (model.num_features, model.embed_dim, model.forward_features(x).shape[1]) == (8, units, units)
+        assert nn.Linear(model.num_features, 3)(model(x)).shape == (2, 3)
+        model.reset_classifier(5)
+        assert model(x).shape == (2, 5)
+
+
 def test_it_reads_through_tensors_that_are_no_parameters() -> None:
     grown = fxgrow.grow(Features(), 2, example_inputs=torch.randn(2, 3, 4), verify=False)
     assert "readout" in dict(grown.named_parameters())
