@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 
@@ -58,6 +59,20 @@ class WithoutNoise(TorchFunctionMode):
             place = 6 if isinstance(args[3], (tuple, list)) else 5  # packed sequences come with their batch sizes
             args = (*args[:place], 0.0, *args[place + 1 :])
         return function(*args, **keywords)
+
+
+def gives_back(part: nn.Module) -> bool:
+    """Whether a part without tensors gives what it is given, in both modes, with its random draws off.
+
+    >>> gives_back(nn.Dropout()), gives_back(nn.ReLU())
+    (True, False)
+    """
+    twin, given = copy.deepcopy(part), torch.linspace(-2, 2, 210).view(2, 3, 5, 7)
+    with torch.no_grad(), WithoutNoise(), torch.random.fork_rng(devices=[]):
+        try:
+            return all(torch.equal(twin.train(mode)(given), given) for mode in (False, True))
+        except Exception:  # it takes something else, or gives something else
+            return False
 
 
 def _unshaken(logits: Tensor, tau: float = 1, hard: bool = False, eps: float = 1e-10, dim: int = -1) -> Tensor:

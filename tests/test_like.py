@@ -256,6 +256,50 @@ def test_what_a_capture_adds_to_the_tree_stands_in_no_way() -> None:
     assert {n: p.shape for n, p in grown.named_parameters()} == {n: p.shape for n, p in target.named_parameters()}
 
 
+class Skipping(nn.Module):
+    """A block that is left out at times, as timm's and torchvision's are, or never."""
+
+    def __init__(self, width: int, drop: nn.Module) -> None:
+        super().__init__()
+        self.enter, self.middle, self.head = nn.Linear(3, width), nn.Linear(width, width), nn.Linear(width, 2)
+        self.drop = drop
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x)
+        return self.head(x + self.drop(torch.relu(self.middle(x))))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("here", "there"),
+    [
+        (nn.Identity(), timm.layers.DropPath(0.1)),
+        (nn.Dropout(0.3), torchvision.ops.StochasticDepth(0.1, "row")),
+        (timm.layers.DropPath(0.1), nn.Identity()),
+    ],
+    ids=lambda part: type(part).__name__,
+)
+def test_other_rates_of_the_target_stand_in_no_way(here: nn.Module, there: nn.Module) -> None:
+    model, target = lively(Skipping(4, here)).double(), Skipping(8, there)
+    inputs = normal(5, 3)
+    grown = fxgrow.grow(model, like=target, example_inputs=inputs)
+    plan = fxgrow.report(grown).plan
+    assert str(fxgrow.certify(grown, model).verdict) == "PROVED"
+    assert str(grown.drop) == str(here)
+    assert plan.like is not None
+    assert plan.like.drops == (("drop", str(here), str(there)),)
+    assert f"unlike the target in train mode alone: {here}, not {there}, at drop" in " ".join(str(plan).split())
+    assert fxgrow.Plan.from_json(plan.to_json()) == plan
+    native = Skipping(8, there).double().eval()
+    native.load_state_dict(grown.state_dict())
+    torch.testing.assert_close(native(inputs), model.eval()(inputs), rtol=EXACT, atol=EXACT)
+
+
+def test_parts_that_do_more_than_drop_are_no_rates() -> None:
+    for other in (nn.ReLU(), nn.Softmax(-1)):
+        with pytest.raises(PlanError, match=r"it is Identity in the model and \w+ in the target \(at drop\)"):
+            fxgrow.plan(Skipping(4, nn.Identity()), like=Skipping(8, other), example_inputs=torch.randn(2, 3))
+
+
 def test_an_addition_that_the_target_does_not_have_is_named() -> None:
     with pytest.raises(PlanError) as raised:
         fxgrow.plan(Dropping(4, 4), like=Dropping(8, 9), example_inputs=torch.randn(2, 3))

@@ -12,6 +12,7 @@ from fxgrow.capture.alignment import parting
 from fxgrow.capture.inputs import Inputs
 from fxgrow.errors import PlanError
 from fxgrow.module_tensors import named_tensors
+from fxgrow.noise import gives_back
 from fxgrow.opaque import OPAQUE
 from fxgrow.own.edited import is_norm_over_old_units, plain_kind
 from fxgrow.planning.likeness import Likeness, Setting
@@ -35,7 +36,7 @@ def check_alike(model: nn.Module, target: nn.Module, name: str = "target") -> No
         if path not in ours:
             kind = type(theirs[path]).__name__
             raise PlanError(f"the {name} has {kind} there and the model has nothing", where=path, remedy=_ALIKE)
-        if plain_kind(ours[path]) is not plain_kind(theirs[path]):
+        if plain_kind(ours[path]) is not plain_kind(theirs[path]) and not _only_drop(ours[path], theirs[path]):
             here, there = (plain_kind(part).__name__ for part in (ours[path], theirs[path]))
             raise PlanError(f"it is {here} in the model and {there} in the {name}", where=path or here, remedy=_ALIKE)
     missing = next((path for path in ours if path not in theirs), None)
@@ -61,9 +62,12 @@ def put_into(
     place_all(result, named_tensors(own))
     parts = dict(result.named_modules())
     in_modes(result, {parts[path]: part.training for path, part in own.named_modules()})
-    otherwise, norms = [], []
+    otherwise, norms, drops = [], [], []
     for path, part in own.named_modules():
-        if type(part) is not type(parts[path]):
+        if plain_kind(part) is not plain_kind(parts[path]):  # both only drop
+            drops.append((path, str(part), str(parts[path])))
+            result.set_submodule(path, skeleton(part))
+        elif type(part) is not type(parts[path]):
             otherwise.append((path, type(part).__name__, type(parts[path]).__name__))
             norms += [path] if is_norm_over_old_units(part) else []
             parts[path].__class__ = type(part)
@@ -71,7 +75,12 @@ def put_into(
                 if made in part.__dict__:
                     parts[path].__dict__[made] = part.__dict__[made]
     settings = _necessary(result, list(_differences(own, result)), grown, inputs, name)
-    return result, Likeness(type(target).__name__, tuple(settings), tuple(otherwise), tuple(norms))
+    return result, Likeness(type(target).__name__, tuple(settings), tuple(otherwise), tuple(norms), tuple(drops))
+
+
+def _only_drop(*parts: nn.Module) -> bool:
+    """Whether parts give what they are given, random draws aside: dropout, stochastic depth, an identity."""
+    return all(not named_tensors(part) and gives_back(part) for part in parts)
 
 
 def _check_shapes(own: nn.Module, result: nn.Module, target: str) -> None:

@@ -30,12 +30,15 @@ class Likeness:
     settings: attributes; with them and the grown `state_dict`, a target computes what the grown model does.
     parts: path, class and class in the target of parts that differ by more than attributes.
     norms: paths of the parts that are norms over old units; `fxgrow.settle(model, 1)` makes them the target's.
+    drops: path, the part and the target's, as text, of parts that are other dropout or stochastic depth, or none. The
+        grown model has the model's; in eval mode they are the same.
     """
 
     target: str
     settings: tuple[Setting, ...] = ()
     parts: tuple[tuple[str, str, str], ...] = ()
     norms: tuple[str, ...] = ()
+    drops: tuple[tuple[str, str, str], ...] = ()
 
     @property
     def needs(self) -> str:

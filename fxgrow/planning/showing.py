@@ -104,7 +104,7 @@ def _in_what(like: Likeness, same: str, counterpart: str) -> Iterator[Text]:
     alike: dict[tuple[str, Any, Any], list[str]] = {}
     for setting in like.settings:
         alike.setdefault((setting.attribute, setting.value, setting.built_with), []).append(setting.module)
-    if not alike and not like.parts:
+    if not alike and not like.parts and not like.drops:
         yield Text(same.format(like.target))
     for (attribute, value, built_with), modules in alike.items():
         yield Text(f"unlike {counterpart}: {attribute} = {value!r}, not {built_with!r}, of {shortened(list(modules))}")
@@ -112,6 +112,11 @@ def _in_what(like: Likeness, same: str, counterpart: str) -> Iterator[Text]:
         yield Text(f"unlike {counterpart}: {path} is {kind}, and no attribute of {plain} makes up for that")
     if like.parts:
         yield Text(like.needs)
+    dropped: dict[tuple[str, ...], list[str]] = {}
+    for path, *both in like.drops:
+        dropped.setdefault(tuple(both), []).append(path)
+    for (here, there), paths in dropped.items():
+        yield Text(f"unlike {counterpart} in train mode alone: {here}, not {there}, at {shortened(paths)}")
 
 
 def _comes_back_as(plan: Plan) -> str:
