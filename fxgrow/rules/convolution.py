@@ -134,7 +134,8 @@ def slides_of(module: Any, kernel: Sequence[int], look: Lookup) -> list[Slide]:
     return [slide if zeros or slide is not Slide.SAME else Slide.FIXED for slide in by_axis]
 
 
-DIRAC = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+DIRAC = (nn.Linear, *_CONVOLUTIONS)
 """Layers that some weight makes pass their input on."""
 
 
@@ -142,7 +143,7 @@ def can_be_identity(module: Any) -> bool:
     """Whether a weight exists that makes a linear layer or a convolution pass its input on."""
     if isinstance(module, nn.Linear):
         return module.in_features == module.out_features
-    if not isinstance(module, DIRAC) or module.in_channels != module.out_channels:
+    if not isinstance(module, _CONVOLUTIONS) or module.in_channels != module.out_channels:
         return False
     sliding = slides(module.kernel_size, module.stride, module.padding, module.dilation)
     return Slide.FIXED not in sliding and all(size % 2 for size in module.kernel_size)
