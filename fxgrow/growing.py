@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -376,6 +377,8 @@ def _as_graph(model: nn.Module, captured: Captured, planned: Plan, obstacle: Obs
     """The plan of a growth whose result is a graph module, with what this leaves out."""
     lost = list(map(str, left_out(captured)))
     if lost:
+        text = f"the grown model is a graph, which leaves out {', '.join(lost)}"
+        warnings.warn(text, stacklevel=2)
         obstacle = obstacle or Obstacle("a graph was asked for", type(model).__name__)
         obstacle = replace(obstacle, what=f"{obstacle.what}; it leaves out {', '.join(lost)}")
     return replace(planned, form="graph", obstacle=obstacle, courses=(), calls=(), refusals=())

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from fxgrow.capture import Captured, GrownGraphModule
-from fxgrow.capture.assemble import hooks_left_out
+from fxgrow.capture.assemble import parts_left_out
 from fxgrow.capture.contexts import STATE, Settled, settled
 from fxgrow.capture.flags import other_flags
 from fxgrow.capture.probing import GRADIENTS
@@ -43,7 +43,7 @@ def _conditions(captured: Captured, source: Any, plan: Plan) -> Iterator[str]:
         yield f"the original's forward was run without data, {modes}, on {_in_words(captured.inputs)}"
     if captured.alike:
         yield f"with {_joined(captured.alike)} it does the same"
-    for note in captured.settled if own else (*captured.settled, *_hooks(captured)):
+    for note in captured.settled if own else (*captured.settled, *_parts(captured)):
         if note.feature != STATE and not (own and note.feature in (GRADIENTS, NEEDING)):
             yield f"{note}{_what_becomes_of(note, own)}"
     first = next(iter(captured.graphs.values()))
@@ -61,11 +61,11 @@ def _conditions(captured: Captured, source: Any, plan: Plan) -> Iterator[str]:
 
 def left_out(captured: Captured) -> Iterator[Settled]:
     """What a graph leaves out of what an original does."""
-    yield from (note for note in (*captured.settled, *_hooks(captured)) if not note.feature)
+    yield from (note for note in (*captured.settled, *_parts(captured)) if not note.feature)
 
 
-def _hooks(captured: Captured) -> Iterator[Settled]:
-    return hooks_left_out(captured.model, captured.graphs.values())
+def _parts(captured: Captured) -> Iterator[Settled]:
+    return parts_left_out(captured.model, captured.graphs.values())
 
 
 def _of_other_calls(plan: Plan) -> Iterator[str]:

@@ -74,8 +74,11 @@ def assemble(
     return result
 
 
-def hooks_left_out(model: nn.Module, graphs: Iterable[fx.Graph]) -> Iterator[Settled]:
-    """Hooks of parts that graphs do not call. Those of libraries are left out; a record refuses backward ones."""
+def parts_left_out(model: nn.Module, graphs: Iterable[fx.Graph]) -> Iterator[Settled]:
+    """Hooks and extra state of parts that graphs do not call.
+
+    Hooks of libraries are left out; a record refuses backward ones.
+    """
     called = {str(node.target) for graph in graphs for node in graph.nodes if node.op == "call_module"}
     for path, part in model.named_modules():
         if any(f"{path}.".startswith(f"{each}.") for each in called):
@@ -83,6 +86,8 @@ def hooks_left_out(model: nn.Module, graphs: Iterable[fx.Graph]) -> Iterator[Set
         kinds = [kind for kind, names in _KINDS.items() if (path or kind == _SAVED) and any(_hooks(part, names))]
         if kinds:
             yield Settled(f"hooks ({', '.join(kinds)})", path or type(model).__name__)
+        if type(part).get_extra_state is not nn.Module.get_extra_state:
+            yield Settled("extra state", path or type(model).__name__)
 
 
 _SAVED = "state dict"

@@ -36,7 +36,8 @@ def test_hooks_that_a_graph_leaves_out_are_named() -> None:
     model[2].register_load_state_dict_pre_hook(lambda *_: None)
     model._register_state_dict_hook(lambda *_: None)
     expected = "hooks (state dict) (at Sequential), hooks (forward, state dict) (at 1) (at Sequential)"
-    plan = fxgrow.plan(model, width=2, example_inputs=X, form="graph")
+    with pytest.warns(UserWarning, match="is a graph, which leaves out hooks"):
+        plan = fxgrow.plan(model, width=2, example_inputs=X, form="graph")
     assert str(plan.obstacle) == f"a graph was asked for; it leaves out {expected}"
     grown = fxgrow.grow(model, width=2, example_inputs=X, form="graph")
     report = fxgrow.report(grown)
@@ -46,6 +47,23 @@ def test_hooks_that_a_graph_leaves_out_are_named() -> None:
     assert torch.allclose(grown(X), model(X), rtol=0, atol=1e-12) and seen == ["seen"]
     held = fxgrow.grow(model, width=2, example_inputs=X)
     assert fxgrow.report(held).plan.obstacle is None and "hooks" not in str(fxgrow.report(held).certificate)
+
+
+class Counting(Block):
+    def get_extra_state(self) -> dict[str, int]:
+        return {"calls": 3}
+
+    def set_extra_state(self, state: dict[str, int]) -> None: ...
+
+
+def test_extra_state_that_a_graph_leaves_out_is_named() -> None:
+    model = nn.Sequential(nn.Linear(8, 12), Counting(), nn.Linear(12, 2)).double()
+    with pytest.warns(UserWarning, match=r"is a graph, which leaves out extra state \(at 1\)$"):
+        grown = fxgrow.grow(model, width=2, example_inputs=X, form="graph")
+    assert "it leaves out extra state (at 1)" in str(fxgrow.report(grown).plan.obstacle)
+    assert "1._extra_state" in model.state_dict().keys() - grown.state_dict().keys()
+    own = fxgrow.grow(model, width=2, example_inputs=X)
+    assert own.state_dict()["1._extra_state"] == {"calls": 3}
 
 
 def logging(part: nn.Module, inputs: Any, output: Tensor) -> None:
