@@ -286,10 +286,10 @@ def _outputs(
     by_mode: dict[bool, list[Tensor]] = {}
     try:
         for training in modes:
-            twin.train(training)
             args, kwargs = in_dtype(inputs, way.dtype, device)
             with torch.no_grad(), way.mode(), Borrowed(twin), random_state_kept(device, way.seed), whole_float32():
                 with callers_code(), SharedState(twin):
+                    twin.train(training)
                     outputs = twin(*args, **kwargs)
                 by_mode[training] = [tensor.clone() for tensor in flat_tensors(outputs)]
     finally:

@@ -488,6 +488,29 @@ def test_neither_model_is_touched(training: bool) -> None:
         assert all(parameter.grad is None for parameter in model.parameters())
 
 
+class ToldOfModes(nn.Module):
+    """Its class is told of each change of mode."""
+
+    modes: tuple[bool, ...] = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def train(self, mode: bool = True) -> ToldOfModes:
+        type(self).modes = (*self.modes, mode)
+        return super().train(mode)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)  # type: ignore[no-any-return]
+
+
+def test_what_a_change_of_mode_leaves_in_the_class_is_put_back() -> None:
+    model = ToldOfModes().eval()
+    verify(model, copy.deepcopy(model), ((torch.randn(2, 4, dtype=torch.float64),), {}))
+    assert ToldOfModes.modes == (False,)
+
+
 def test_running_statistics_stay_as_they_were() -> None:
     model = batch_normalised()
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
