@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -37,6 +38,19 @@ def in_modes(model: nn.Module, modes: Mapping[nn.Module, bool]) -> None:
             if switches_itself(part):
                 part.train(modes[part])
             part.training = modes[part]
+
+
+def copied(model: Model) -> Model:
+    """A deep copy of a model with each part in the mode that it has: feature extractors of torchvision switch theirs.
+
+    >>> copied(nn.Dropout().eval()).training
+    False
+    """
+    twin, own = copy.deepcopy(model), dict(model.named_modules())
+    modes = {part: own.get(path, part).training for path, part in twin.named_modules()}
+    if any(part.training is not mode for part, mode in modes.items()):
+        in_modes(twin, modes)
+    return twin
 
 
 def switches_itself(module: nn.Module) -> bool:

@@ -319,3 +319,26 @@ def test_a_part_that_is_made_for_eval_mode_has_to_be_there() -> None:
     torch.testing.assert_close(grown(x), model(x), rtol=0, atol=1e-5)
     torch.testing.assert_close(grown.train().eval()(x), model(x), rtol=0, atol=1e-5)  # it is made anew
     torch.testing.assert_close(grown.train()(x), model.train()(x), rtol=0, atol=1e-5)
+
+
+class Extracting(nn.Module):
+    """Has a feature extractor of torchvision's, a copy of which is in train mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        inner = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Dropout(), nn.Conv2d(8, 8, 1))
+        self.features, self.leave = create_feature_extractor(inner, {"2": "last"}), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.leave(self.features(x)["last"].mean((2, 3)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_copies_are_in_the_mode_of_what_they_are_copies_of(training: bool) -> None:
+    model = Extracting().train(training)
+    model.features.train(not training)
+    grown = fxgrow.grow(model, 1.5, example_inputs=torch.randn(2, 3, 4, 4))
+    for other in (grown, fxgrow.fold(grown)):
+        assert {path: part.training for path, part in other.named_modules()} == {
+            path: part.training for path, part in model.named_modules()
+        }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -18,7 +17,7 @@ from fxgrow.history import births, history_of
 from fxgrow.measure.verification import random_inputs, release
 from fxgrow.noise import WithoutNoise
 from fxgrow.planning.plan import Plan
-from fxgrow.switching import in_mode
+from fxgrow.switching import copied, in_mode
 
 
 def leaky(x: Tensor) -> Tensor:
@@ -176,7 +175,7 @@ def moved_by_sgd(
     A tensor moves as soon as its gradient is there, which is then let go: no two gradients are held at a time.
     Once every element of it has moved it rests, which saves the work of its gradient.
     """
-    twin, training = model if spend else copy.deepcopy(model), model.training
+    twin, training = model if spend else copied(model), model.training
     learning = {name: p for name, p in twin.named_parameters() if p.requires_grad}
     moved = {name: torch.zeros(p.shape, dtype=torch.bool, device=p.device) for name, p in learning.items()}
     names = {id(p): name for name, p in learning.items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -10,12 +9,13 @@ from torch import Tensor, nn
 
 from fxgrow.capture.modes import GrownGraphModule
 from fxgrow.own.edited import Edited, Multiplied, SpelledOutAttention, unedited
+from fxgrow.switching import copied
 from fxgrow.transforms.folding import fold_in_place
 
 
 def fold_module(grown: nn.Module) -> nn.Module:
     """A copy of a grown module without multipliers: each weight takes up the one before its layer."""
-    result = copy.deepcopy(grown)
+    result = copied(grown)
     scaled: set[int] = set()
 
     def fold(weight: Tensor, factor: float) -> None:
