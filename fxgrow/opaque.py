@@ -31,7 +31,7 @@ class CustomFunction(nn.Module):
 class NotScripted(nn.Module):
     """A module whose forward torch.jit.script cannot read."""
 
-    def __prepare_scriptable__(self) -> Any:
+    def __prepare_scriptable__(self: nn.Module) -> Any:
         remedy = "use torch.jit.trace or torch.export"
         what = "torch.jit.script cannot read the code of what growth changed in it"
         raise FxgrowError(what, where=type(self).__name__, remedy=remedy)

@@ -127,7 +127,9 @@ class Numbers:
         """Whether growth multiplies a number by the same whatever the arguments are that it is computed from."""
         behind = self._behind(node)
         of_tuples = (source for source in behind if source.target is operator.getitem)
-        given = [s for s in behind if s.op == "placeholder"] + [s for s in of_tuples if s.args[0].op == "placeholder"]
+        given = [s for s in behind if s.op == "placeholder"] + [
+            s for s in of_tuples if s.all_input_nodes[0].op == "placeholder"
+        ]
         primes = {s: type(v)(_PRIME) for s in given if type(v := plain(s.meta["value"])) in (int, float)}
         if not primes:
             return True
