@@ -166,8 +166,8 @@ def verify(
         own_error = max(_rounding(original, values, way, mode, step) for mode in modes)
         if not result.in_place and max(errors) <= ROUNDINGS * own_error:
             raise VerificationError(
-                f"the comparison says nothing: {result}, but the original's own outputs move by {own_error:.1e} where "
-                "the last places of its inputs do",
+                f"the comparison says nothing: outputs differ by {max(errors):.1e}, the tolerance is {tolerance:.0e}, "
+                f"and the original's own move by {own_error:.1e} where the last places of its inputs do",
                 where=type(original).__name__,
                 remedy="pass example_inputs of larger batches or images, over which batch norms have more to average, "
                 "or verify=False",
