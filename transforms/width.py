@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Hashable, Iterator, Mapping
+from typing import Any
 
 import torch
 from fxgrow.transforms.depth import started
@@ -12,6 +14,7 @@ from torch import nn
 
 from fxgrow.capture import Captured, GrownGraphModule, assemble, copies
 from fxgrow.capture.skeleton import GIVEN, twin_of
+from fxgrow.contents import is_plain
 from fxgrow.errors import OTHER_MODEL, PlanError
 from fxgrow.module_tensors import place, plain_tensor
 from fxgrow.planning.deepening import NewTensor
@@ -43,7 +46,32 @@ def widened(
             place(root, name, grown)
     set_attributes(root, plan.attributes)
     edit_graphs(graphs, plan.nodes)
-    return assemble(root, graphs, classes, captured.form)
+    result = assemble(root, graphs, classes, captured.form)
+    for name, value in _still_true(captured.model, plan):
+        if not hasattr(result, name):
+            result.__dict__[name] = copy.deepcopy(value)
+    return result
+
+
+def _still_true(model: nn.Module, plan: Plan) -> Iterator[tuple[str, Any]]:
+    """Plain attributes of a model but for those that hold a number which growth may have made another.
+
+    Dictionaries are settings, such as timm's `pretrained_cfg`.
+    """
+    axes = [axis for tensor in plan.tensors for axis in tensor.axes]
+    for axis in axes:
+        axes += axis.parts
+    grown = {axis.old for axis in axes if axis.new != axis.old}
+    grown |= {run.before for run in plan.depth.runs if run.after != run.before} if plan.depth is not None else set()
+
+    def is_true(value: Any) -> bool:
+        if isinstance(value, (tuple, list)):
+            return all(map(is_true, value))
+        return type(value) is not dict and not (type(value) is int and value in grown)
+
+    for name, value in model.__dict__.items():
+        if not name.startswith("_") and is_plain(value) and (type(value) is dict or is_true(value)):
+            yield name, value
 
 
 def grown_tensors(

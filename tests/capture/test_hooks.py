@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import functools
+import pickle
 from typing import Any
 
 import pytest
@@ -64,6 +66,18 @@ def test_extra_state_that_a_graph_leaves_out_is_named() -> None:
     assert "1._extra_state" in model.state_dict().keys() - grown.state_dict().keys()
     own = fxgrow.grow(model, width=2, example_inputs=X)
     assert own.state_dict()["1._extra_state"] == {"calls": 3}
+
+
+def test_a_graph_has_the_plain_attributes_that_hold_no_size_that_grew() -> None:
+    model: Any = nn.Sequential(nn.Linear(8, 12), Block(), nn.Linear(12, 2)).double()
+    model.num_classes, model.width, model.sizes, model.meta = 2, 12, [8, 12], "another"
+    model.config, model.note = {"width": 12}, "mine"
+    grown: Any = fxgrow.grow(model, width=2, example_inputs=X, form="graph")
+    for copied in (grown, copy.deepcopy(grown), pickle.loads(pickle.dumps(grown))):
+        assert (copied.num_classes, copied.config, copied.note) == (2, {"width": 12}, "mine")
+        assert copied.meta != "another" and not hasattr(copied, "width") and not hasattr(copied, "sizes")
+    more: Any = fxgrow.grow(grown, classes="+1", example_inputs=X)
+    assert more.note == "mine" and not hasattr(more, "num_classes")
 
 
 def logging(part: nn.Module, inputs: Any, output: Tensor) -> None:
