@@ -64,7 +64,7 @@ def _give_values(recorders: Sequence[Recorder]) -> bool:
     recorders: of the records, one for each run.
     """
     replaced = False
-    own = {id(holder) for recorder in recorders for holder in (recorder.alive, recorder.bare)}
+    own = {id(holder) for each in recorders for holder in (each.alive, each.bare, *map(vars, each.parts.values()))}
     for recorder in recorders:
         values = {}
         for tensor, node in _held_elsewhere(recorder):
@@ -85,7 +85,8 @@ def _held_elsewhere(recorder: Recorder) -> Iterator[tuple[Tensor, fx.Node]]:
         sources = (source for source in node.all_input_nodes if holds_tensor(source.meta["value"]))
         if node.op in ("placeholder", "call_module") or any(source in fed for source in sources):
             fed.add(node)
-    times = Counter(map(id, (*recorder.alive, *recorder.bare.values())))
+    attributes = (value for part in recorder.parts.values() for value in vars(part).values())
+    times = Counter(map(id, (*recorder.alive, *recorder.bare.values(), *attributes)))
     for tensor in recorder.alive:
         bare = isinstance(tensor, Tensor) and tensor.is_meta  # what has data is a user's own
         made = recorder.nodes.get(id(tensor)) if bare else None
