@@ -70,11 +70,10 @@ def _give_values(recorders: Sequence[Recorder]) -> bool:
         for tensor, node in _held_elsewhere(recorder):
             made = of_values(node, recorder.constants)
             values[id(tensor)] = made if made is None else made.to(recorder.device)
-        nodes = (node for each in recorders for node in each.graph.nodes) if values else ()
-        own.update(identity for node in nodes for identity in _holders(node))
-        for number in range(len(recorder.alive)):
-            if id(recorder.alive[number]) in values:
-                replaced |= _replace(recorder.alive[number], values.pop(id(recorder.alive[number])), own)
+        if values:
+            nodes = (node for each in recorders for node in each.graph.nodes)
+            own.update(identity for node in nodes for identity in _holders(node))
+            replaced |= _replace([tensor for tensor in recorder.alive if id(tensor) in values], values, own)
     return replaced
 
 
@@ -112,29 +111,30 @@ def _holders(node: fx.Node) -> Iterator[int]:
             waiting += value.values() if isinstance(value, dict) else value
 
 
-def _replace(old: Any, new: Any, own: set[int]) -> bool:
-    """Put something in the place of another, or nothing, wherever it is held but for these holders."""
-    replaced = False
-    for holder in gc.get_referrers(old):
-        if id(holder) in own or isinstance(holder, (FrameType, Tensor)):
+def _replace(olds: list[Any], news: dict[int, Any], own: set[int]) -> bool:
+    """Put others in the place of some objects, or nothing, wherever these are held but for some holders.
+
+    news: by the identities of the old ones. own: the identities of these holders.
+    """
+    replaced, tuples = False, []
+    for holder in gc.get_referrers(*olds):
+        if holder is olds or id(holder) in own or isinstance(holder, (FrameType, Tensor)):
             continue
         if isinstance(holder, tuple):
-            if new is not None:
-                replaced |= _replace(holder, tuple(new if item is old else item for item in holder), own)
+            tuples += [holder] if any(news.get(id(item)) is not None for item in holder) else []
             continue
         if isinstance(holder, CACHED):
             holder.cache_clear()
-            replaced = True
-            continue
-        if isinstance(holder, list):
-            holder[:] = [new if item is old else item for item in holder]
-            replaced = True
-            continue
-        held = holder if isinstance(holder, dict) else getattr(holder, "__dict__", {})
-        for key in [key for key, item in held.items() if item is old]:
-            replaced = True
-            if new is None:
+        elif isinstance(holder, list):
+            holder[:] = [news.get(id(item), item) for item in holder]
+        else:
+            held = holder if isinstance(holder, dict) else getattr(holder, "__dict__", {})
+            found = {key: news[id(item)] for key, item in held.items() if id(item) in news}
+            if not found:
+                continue
+            held.update(found)
+            for key in [key for key, new in found.items() if new is None]:
                 del held[key]
-            else:
-                held[key] = new
-    return replaced
+        replaced = True
+    made = {id(each): tuple(news.get(id(item), item) for item in each) for each in tuples}
+    return (bool(tuples) and _replace(tuples, made, {*own, id(tuples), id(olds)})) or replaced
