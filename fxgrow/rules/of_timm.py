@@ -20,5 +20,5 @@ _WINDOWS = ("window_reverse", "grid_reverse", "window_partition")
 
 for _function in timm_registry.get_notrace_functions():
     if _function.__name__ in _WINDOWS and law_of_function(_function) is None:
-        rule(_function, Spatial("linear", pattern="b h w c -> n y x c", moves=True))
+        rule(_function, Spatial("linear", pattern="... c -> n y x c", moves=True))
 rule(layers.resample_abs_pos_embed, Spatial("linear", pattern="a n c -> b m c"))

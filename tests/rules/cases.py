@@ -147,6 +147,7 @@ def helper_cases() -> list[Case]:
             whole_size = len(inspect.signature(target).parameters) == 3
             size: tuple[Any, ...] = ((4, 4),) if whole_size else (4, 4)
             cases.append(Case(name, Helper(name, (2, 2), *size), ((8, 2, 2, 3),), 1))
+            cases.append(Case(f"{name} of windows in a row", Helper(name, (2, 2), *size), ((8, 4, 3),), 1))
     return cases
 
 
