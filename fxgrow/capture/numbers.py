@@ -98,10 +98,8 @@ def operand_for(function: Any, result: Any, place: int, other: Any) -> Any:
         return None
     operand = undo(result, other)
     operands = (operand, other) if place == 0 else (other, operand)
-    if function in (operator.floordiv, operator.truediv) and operands[1] == 0:
-        return None
-    rounded = function is operator.floordiv and operands[0] % operands[1]  # it would not scale with its operands
-    return operand if not rounded and function(*operands) == result else None
+    by_zero = function in (operator.floordiv, operator.truediv) and operands[1] == 0
+    return operand if not by_zero and function(*operands) == result else None
 
 
 class Comparison(NamedTuple):

