@@ -17,8 +17,11 @@ class Carried:
     def __reduce__(self) -> Any:
         return bytes, (pickle.dumps((type(self), self.__dict__)),)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+    def __copy__(self) -> Any:
         return self  # a value: copies of a model share it
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return self
 
 
 def carried_by(model: nn.Module) -> Any:

@@ -295,7 +295,7 @@ def test_other_rates_of_the_target_stand_in_no_way(here: nn.Module, there: nn.Mo
 
 
 def test_parts_that_do_more_than_drop_are_no_rates() -> None:
-    for other in (nn.ReLU(), nn.Softmax(-1)):
+    for other in (nn.ReLU(), nn.Softmax(-1), nn.Hardtanh(-3, 3), nn.Threshold(-3, 0.0)):
         with pytest.raises(PlanError, match=r"it is Identity in the model and \w+ in the target \(at drop\)"):
             fxgrow.plan(Skipping(4, nn.Identity()), like=Skipping(8, other), example_inputs=torch.randn(2, 3))
 

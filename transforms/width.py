@@ -54,10 +54,7 @@ def widened(
 
 
 def _still_true(model: nn.Module, plan: Plan) -> Iterator[tuple[str, Any]]:
-    """Plain attributes of a model but for those that hold a number which growth may have made another.
-
-    Dictionaries are settings, such as timm's `pretrained_cfg`.
-    """
+    """Plain attributes of a model but for those that hold a number which growth may have made another."""
     axes = [axis for tensor in plan.tensors for axis in tensor.axes]
     for axis in axes:
         axes += axis.parts
@@ -65,12 +62,12 @@ def _still_true(model: nn.Module, plan: Plan) -> Iterator[tuple[str, Any]]:
     grown |= {run.before for run in plan.depth.runs if run.after != run.before} if plan.depth is not None else set()
 
     def is_true(value: Any) -> bool:
-        if isinstance(value, (tuple, list)):
-            return all(map(is_true, value))
-        return type(value) is not dict and not (type(value) is int and value in grown)
+        if isinstance(value, (tuple, list, dict)):
+            return all(map(is_true, value.values() if isinstance(value, dict) else value))
+        return type(value) not in (int, float) or value not in grown
 
     for name, value in model.__dict__.items():
-        if not name.startswith("_") and is_plain(value) and (type(value) is dict or is_true(value)):
+        if not name.startswith("_") and is_plain(value) and is_true(value):
             yield name, value
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import fx, nn
 
+from fxgrow import guards
 from fxgrow.capture.contexts import CONTEXTS, contexts_kept
 from fxgrow.capture.outputs import Form
 from fxgrow.capture.wrapping import attribute_of, wrap
@@ -64,7 +65,7 @@ class GrownGraphModule(fx.GraphModule):
         return _unpickled, (modules, written, extras, self._class_name())
 
     def __prepare_scriptable__(self) -> Any:
-        targets = (node.target for graph in self.graphs().values() for node in graph.nodes)
+        targets = {node.target for graph in self.graphs().values() for node in graph.nodes} - {guards.multiplied}
         if any(home_of(target).startswith("fxgrow.") for target in targets):
             return NotScripted.__prepare_scriptable__(self)
         return self

@@ -53,6 +53,9 @@ NAMES = (
 )
 """Names that libraries give to attributes that hold a number of channels, or of groups, which may be one a channel."""
 
+OF_OUTPUT = "num_features"
+"""What people make a head of their own by, for a model without one."""
+
 _BESIDES = {"forward", "__init__"}
 
 _AXES = range(-5, 5)
@@ -95,7 +98,7 @@ def follow_sizes(
             old = parts[origin].__dict__.get(name)
             if old is None or old != module.__dict__.get(name) or (name == "dim" and old in _AXES):
                 continue
-            if not path and _is_of_output(name, old, source, own):
+            if not path and name == OF_OUTPUT and _is_of_output(old, source, own):
                 continue
             if type(old) is int:
                 module.__dict__[name] = _counterpart(name, old, *shapes, origin)
@@ -138,13 +141,14 @@ def _read_by_methods(part: nn.Module, aside: Callable[[type], bool]) -> list[str
     return read_names(walked(part, frozenset(methods)))
 
 
-def _is_of_output(name: str, size: Any, source: nn.Module, own: nn.Module) -> bool:
-    """Whether an attribute says the size of an output that is read out, and so stays, of streams that grow.
+def _is_of_output(size: Any, source: nn.Module, own: nn.Module) -> bool:
+    """Whether `num_features` says the size of an output that is read out, and so stays, of streams that grow.
 
     Not where a method reads it, as `reset_classifier` may: a head that it makes stands before the readout.
     """
     sizes = {len(own.get_parameter(read.weight)) for read in own.outputs_read} if isinstance(own, ReadOut) else set()
-    return type(size) is int and size in sizes and name not in _read_by_methods(source, lambda base: base is nn.Module)
+    is_size = type(size) is int and size in sizes
+    return is_size and OF_OUTPUT not in _read_by_methods(source, lambda base: base is nn.Module)
 
 
 def _by_parameters(before: nn.Module, after: nn.Module) -> Callable[[int], int]:

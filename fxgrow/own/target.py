@@ -17,6 +17,8 @@ from fxgrow.opaque import OPAQUE
 from fxgrow.own.edited import is_norm_over_old_units, plain_kind
 from fxgrow.planning.likeness import Likeness, Setting
 from fxgrow.references import place_all
+from fxgrow.rules.pointwise import Pointwise
+from fxgrow.rules.registry import law_of_module
 from fxgrow.switching import in_modes
 
 _ALIKE = "build the target with the same code, and with larger sizes only"
@@ -60,10 +62,10 @@ def put_into(
     check_alike(own, result, name)
     _check_shapes(own, result, name)
     place_all(result, named_tensors(own))
-    parts = dict(result.named_modules())
+    parts = dict(result.named_modules(remove_duplicate=False))
     in_modes(result, {parts[path]: part.training for path, part in own.named_modules()})
     otherwise, norms, drops = [], [], []
-    for path, part in own.named_modules():
+    for path, part in own.named_modules(remove_duplicate=False):
         if plain_kind(part) is not plain_kind(parts[path]):  # both only drop
             drops.append((path, str(part), str(parts[path])))
             result.set_submodule(path, skeleton(part))
@@ -79,8 +81,11 @@ def put_into(
 
 
 def _only_drop(*parts: nn.Module) -> bool:
-    """Whether parts give what they are given, random draws aside: dropout, stochastic depth, an identity."""
-    return all(not named_tensors(part) and gives_back(part) for part in parts)
+    """Whether parts give what they are given, random draws aside: dropout, stochastic depth, an identity.
+
+    What they make of some values tells that of parts that multiply all entries by one number, and of no others.
+    """
+    return all(law_of_module(part) == Pointwise("linear") and gives_back(part) for part in parts)
 
 
 def _check_shapes(own: nn.Module, result: nn.Module, target: str) -> None:

@@ -71,11 +71,12 @@ def test_extra_state_that_a_graph_leaves_out_is_named() -> None:
 def test_a_graph_has_the_plain_attributes_that_hold_no_size_that_grew() -> None:
     model: Any = nn.Sequential(nn.Linear(8, 12), Block(), nn.Linear(12, 2)).double()
     model.num_classes, model.width, model.sizes, model.meta = 2, 12, [8, 12], "another"
-    model.config, model.note = {"width": 12}, "mine"
+    model.config, model.note, model.stale = {"side": 32}, "mine", {"width": 12}
     grown: Any = fxgrow.grow(model, width=2, example_inputs=X, form="graph")
     for copied in (grown, copy.deepcopy(grown), pickle.loads(pickle.dumps(grown))):
-        assert (copied.num_classes, copied.config, copied.note) == (2, {"width": 12}, "mine")
-        assert copied.meta != "another" and not hasattr(copied, "width") and not hasattr(copied, "sizes")
+        assert (copied.num_classes, copied.config, copied.note) == (2, {"side": 32}, "mine")
+        assert copied.meta != "another"
+        assert not any(hasattr(copied, name) for name in ("width", "sizes", "stale"))
     more: Any = fxgrow.grow(grown, classes="+1", example_inputs=X)
     assert more.note == "mine" and not hasattr(more, "num_classes")
 

@@ -85,5 +85,8 @@ def test_what_norms_over_old_units_is_traced_and_refuses_to_be_scripted(form: An
 
 def test_what_growth_leaves_as_it_was_is_scripted() -> None:
     x = torch.randn(2, 3)
-    grown = fxgrow.grow(nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 4)), 1.5, example_inputs=x)
-    torch.testing.assert_close(torch.jit.script(grown)(x), grown(x))
+    model = nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 4))
+    multiplying: dict[str, Any] = {"form": "graph", "parameterization": "variance-transfer"}
+    for options in ({}, {"form": "graph"}, multiplying):
+        grown = fxgrow.grow(model, 1.5, example_inputs=x, **options)
+        torch.testing.assert_close(torch.jit.script(grown)(x), grown(x))
