@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.growing import NAMES
+from benchmarks.growing import AS_WIDE
 
 HERE = Path(__file__).parents[1]
 TURNS = 1
@@ -63,4 +63,4 @@ def main(reference: str, names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:] or list(NAMES))
+    main(sys.argv[1], sys.argv[2:] or list(AS_WIDE))
