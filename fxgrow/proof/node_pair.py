@@ -249,7 +249,7 @@ class Use(Called[Claim]):
             self.old_entries(claim.held, claim.maps, claim.old)
         return without_values(claim)
 
-    def held(self, claim: Claim, axes: Iterable[int], what: str) -> None:
+    def fixed(self, claim: Claim, axes: Iterable[int], what: str) -> None:
         """Some axes of a tensor have not grown."""
         if any(claim.maps[axis] is not None for axis in axes):
             raise Unproved(f"{what} of {self.name} has grown")

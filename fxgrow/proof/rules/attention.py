@@ -27,16 +27,16 @@ def attention(law: Law, use: Use) -> Claim:
     if not equal_values(float(before), float(after)):
         raise Refuted(f"the scale of the scores is {after:.9g}, it was {before:.9g}")
     use.checked(f"the scale of the scores is {before:.6g}, as it was")
-    use.held(k, [-2], "the number of keys")
-    use.held(v, [-2], "the number of values")
-    use.held(q, [-2], "the number of queries")
+    use.fixed(k, [-2], "the number of keys")
+    use.fixed(v, [-2], "the number of values")
+    use.fixed(q, [-2], "the number of queries")
     for axis in range(q.rank - 2):
         k, v = _spread(k, axis, q), _spread(v, axis, q)
     lead = tuple(f"h{axis}" for axis in range(q.rank - 2))
     scores = contract(use, [Operand(q, (*lead, "n", "d")), Operand(k, (*lead, "m", "d"))], (*lead, "n", "m"))
     if mask is not None:
         scores = combined(use, [scores, mask], "other")
-    use.held(scores, [-1], "the mask along the keys")
+    use.fixed(scores, [-1], "the mask along the keys")
     weights = Claim(scores.old, scores.new, scores.maps, copies=scores.copies)
     return contract(use, [Operand(weights, (*lead, "n", "m")), Operand(v, (*lead, "m", "e"))], (*lead, "n", "e"))
 
@@ -68,7 +68,7 @@ def window_attention(law: Law, use: Use) -> Claim:
     inner = linear(use, x, enter, use.optional(9, "qkv_bias"))
     split = split_axis(inner, inner.rank - 1, (3, inner.old[-1] // 3), (3, inner.new[-1] // 3))
     split = split_axis(split, split.rank - 1, (heads.old, before), (heads.new, after))
-    use.held(split, [-3, -1], "the width of a head")
+    use.fixed(split, [-3, -1], "the width of a head")
     head_map, common = split.maps[-2], split.copies_of(split.rank - 2)
     scales = use.optional(11, "logit_scale")
     per_head = [(table, table.rank - 3)] if table.rank >= 3 else []
@@ -84,6 +84,6 @@ def window_attention(law: Law, use: Use) -> Claim:
         None,
         spare_copies({x.rank - 1: common}),
     )
-    use.held(x, range(x.rank - 1), "space")
+    use.fixed(x, range(x.rank - 1), "space")
     sent = merge_axes(seen, x.rank - 1)
     return linear(use, sent, leave, use.optional(10, "proj_bias"))

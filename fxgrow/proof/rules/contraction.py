@@ -68,7 +68,7 @@ def deformed(law: Deformable, use: Use) -> Claim:
     own = {id(x), id(weight), id(bias)}
     use.unchanged((claim for claim in use.claims() if id(claim) not in own), "an offset")
     if law.offset_groups(use.claim(1, "offset").new, weight.new) > 1:
-        use.held(x, [1], "the number of channels, with offsets by groups,")
+        use.fixed(x, [1], "the number of channels, with offsets by groups,")
     groups = Both(x.old[1] // weight.old[1], x.new[1] // weight.new[1])
     return _convolved(use, x, weight, bias, groups, [Slide.FIXED] * 2)
 

@@ -61,7 +61,7 @@ def batch_norm(law: Law, use: Use) -> Claim:
 
 def _of_channels(use: Use, x: Claim) -> Claim:
     x = use.equal(x)
-    use.held(x, [k for k in range(x.rank) if k != 1], "an axis that the norm is taken over")
+    use.fixed(x, [k for k in range(x.rank) if k != 1], "an axis that the norm is taken over")
     return x
 
 

@@ -57,7 +57,7 @@ def _indexed(use: Use, x: Claim, indices: Sequence[Claim], axes: Sequence[int | 
     use.same_numbers()
     use.unchanged(indices, "an index")
     x = use.equal(x)
-    use.held(x, set(range(x.rank)).difference(axes), "an axis along which entries are picked")
+    use.fixed(x, set(range(x.rank)).difference(axes), "an axis along which entries are picked")
     return x
 
 

@@ -28,7 +28,7 @@ def recurrent(law: Recurrent, use: Use) -> Any:
     given = use.argument(0, "input")
     packed = () if isinstance(given, Claim) else tuple(given[1:])
     order = len(list(claims_in(packed)))
-    use.held(x, range(x.rank - 1), "time or batch")
+    use.fixed(x, range(x.rank - 1), "time or batch")
     use.unchanged(others[:order], "time or batch")
     states = others[order:]
     layer_input = carried(x, [None, x.rank - 1], (1, x.old[-1]))
@@ -48,7 +48,7 @@ def packing(law: Packing, use: Use) -> Any:
     use.rule = "moves positions"
     use.same_settings()
     before, after = law.leading
-    use.held(x, range(before), "time or batch")
+    use.fixed(x, range(before), "time or batch")
     use.unchanged(lengths, "time or batch")
     made, sizes = use.value
     moved = carried(x, [*[None] * after, *range(before, x.rank)], made.shape)
@@ -66,7 +66,7 @@ def cell(law: Recurrent, use: Use) -> Any:
     use.same_settings({"input_size", "hidden_size"})
     x, *states = map(use.equal, use.claims())
     for claim in (x, *states):
-        use.held(claim, range(claim.rank - 1), "batch")
+        use.fixed(claim, range(claim.rank - 1), "batch")
     hidden = _hidden_units(use, "", law.gates, x, states)
     return tuple(hidden for _ in use.value) if isinstance(use.value, tuple) else hidden
 

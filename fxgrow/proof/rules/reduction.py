@@ -72,7 +72,7 @@ def compared(law: Compared, use: Use) -> Claim:
     rank = max(first.rank, second.rank)
     axis = law.axis(use.new_module, use.given, rank)
     for claim in (first, second):
-        use.held(claim, [axis, *(range(claim.rank - 2) if law.pairs else ())], "an axis that is compared, or batch,")
+        use.fixed(claim, [axis, *(range(claim.rank - 2) if law.pairs else ())], "an axis that is compared, or batch,")
     if law.pairs:
         lead, old, new = use.value.shape[:-2], (first.old[-2], second.old[-2]), (first.new[-2], second.new[-2])
         copies = {len(lead) + k: claim.copies_of(claim.rank - 2) for k, claim in enumerate((first, second))}

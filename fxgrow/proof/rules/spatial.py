@@ -33,7 +33,7 @@ def channelwise(law: Spatial, use: Use) -> Any:
                 raise Unproved("a unit has a part of what is made into it")
             x = split_axis(x, axis, (sizes[names[0]], each), (x.new[axis] // each, each))
     own, made = ([name for names in spelt for name in names] for spelt in (before, after))
-    use.held(x, [k for k, name in enumerate(own) if name not in made], "an axis that it is taken over")
+    use.fixed(x, [k for k, name in enumerate(own) if name not in made], "an axis that it is taken over")
     known = dict(zip(own, x.old, strict=True))
     for names, size in zip(after, value.shape, strict=True):
         known |= {name: size // math.prod(known.get(n, 1) for n in names) for name in names if name not in known}
@@ -55,7 +55,7 @@ def unpooled(law: Unpooled, use: Use) -> Any:
         raise Refuted(f"the size to reach is {list(size.new)}, it was {list(size.old)}")
     x, indices = (use.equal(claim) for claim in use.claims())
     lead = x.rank - law.rank
-    use.held(x, range(lead, x.rank), "an axis that it is taken over")
+    use.fixed(x, range(lead, x.rank), "an axis that it is taken over")
     rest = [*range(lead), *[None] * law.rank]
     alone = [carried(claim, rest, [*claim.old[:lead], *[1] * law.rank]) for claim in (x, indices)]
     return _outputs(use.value, combined(use, alone, "zero", [[0]]), rest, "zero")
@@ -140,7 +140,7 @@ def _alone(use: Use, claim: Claim, mixed: Iterable[int]) -> Claim:
     use.rule = "the same for every channel"
     use.same_settings()
     x = use.equal(claim)
-    use.held(x, mixed, "an axis that it is taken over")
+    use.fixed(x, mixed, "an axis that it is taken over")
     return x
 
 
