@@ -81,9 +81,8 @@ def _written_beside(
     history = known_history(grown)
     old = {path for path in (folder / CONFIG, *folder.glob("plan*.json")) if path.is_file()}
     card = folder / CARD
-    own_card = card.exists() and OURS not in card.read_text(
-        encoding="utf-8", errors="replace"
-    )  # or its reader's by now
+    written = card.read_text(encoding="utf-8", errors="replace") if card.exists() else OURS
+    own_card = OURS not in written  # its reader wrote it, or took it over
     old |= {card} if card.exists() and not own_card else set()
     try:
         native = native_model(grown, folder / WEIGHTS, base, arguments, like)

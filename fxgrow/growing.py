@@ -375,10 +375,9 @@ def _placed(
 
 def _as_graph(model: nn.Module, captured: Captured, planned: Plan, obstacle: Obstacle | None) -> Plan:
     """The plan of a growth whose result is a graph module, with what this leaves out."""
-    lost = list(map(str, left_out(captured)))
+    lost = ", ".join(map(str, left_out(captured)))
     if lost:
-        text = f"the grown model is a graph, which leaves out {', '.join(lost)}"
-        warnings.warn(text, stacklevel=2)
+        warnings.warn(f"the grown model is a graph, which leaves out {lost}", stacklevel=2)
         obstacle = obstacle or Obstacle("a graph was asked for", type(model).__name__)
-        obstacle = replace(obstacle, what=f"{obstacle.what}; it leaves out {', '.join(lost)}")
+        obstacle = replace(obstacle, what=f"{obstacle.what}; it leaves out {lost}")
     return replace(planned, form="graph", obstacle=obstacle, courses=(), calls=(), refusals=())

@@ -12,7 +12,7 @@ from fxgrow.certifying import certificate_of
 from fxgrow.errors import AmountError
 from fxgrow.fingerprint import fingerprint
 from fxgrow.growing import grow
-from fxgrow.history import drawn_by, drawn_in_part, history_of, known_history, learn, report
+from fxgrow.history import drawn_by, drawn_in_part, known_history, learn, report
 from fxgrow.intermediate import Growth
 from fxgrow.module_tensors import named_tensors, place
 from fxgrow.planning.plan import Plan
@@ -83,7 +83,7 @@ def grow_sharded(
     for name, data in _grown(structure, report(grown).plan, tensors, seeded):
         fill(here[name], data)
     remember_names(grown)
-    if verify and history_of(grown) is not None:
+    if verify:
         with timed("proving"):
             certificate = certificate_of(model, grown, [Growth(report(grown).plan, seeded)])
         learn(grown, known_history(grown), certificate=certificate, fingerprint=fingerprint(grown))

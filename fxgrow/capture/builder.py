@@ -77,7 +77,7 @@ class GraphBuilder(Refusing):
                 if tensor is not None:
                     self.names.setdefault(id(tensor), _below(path, name))
             self.plain.update({id(t): _below(path, n) for n, t in module.__dict__.items() if isinstance(t, Tensor)})
-        self.methods = MethodRuns(self.parts)
+        self.methods = MethodRuns(self.parts.values(), self.modules)
         self.aside: list[fx.Node] = []
         self.nodes: dict[int, fx.Node] = {}
         self.bare: dict[int, Tensor] = {}  # what stands for a tensor with values once it has a node

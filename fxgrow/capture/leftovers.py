@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 class Leftovers:
     """What the last runs recorded, and the classes of models that leave tables where nobody looks.
 
-    To look takes a pass over every object of the process for each table, so it is done where a record has failed, and
-    from then on after each record of that class.
+    To look takes a pass over every object of the process, so it is done where a record has failed, and from then on
+    after each record of that class.
     """
 
     def __init__(self) -> None:
@@ -63,18 +63,16 @@ def _give_values(recorders: Sequence[Recorder]) -> bool:
 
     recorders: of the records, one for each run.
     """
-    replaced = False
-    own = {id(holder) for each in recorders for holder in (each.alive, each.bare, *map(vars, each.parts.values()))}
+    news: dict[int, Any] = {}
     for recorder in recorders:
-        values = {}
         for tensor, node in _held_elsewhere(recorder):
             made = of_values(node, recorder.constants)
-            values[id(tensor)] = made if made is None else made.to(recorder.device)
-        if values:
-            nodes = (node for each in recorders for node in each.graph.nodes)
-            own.update(identity for node in nodes for identity in _holders(node))
-            replaced |= _replace([tensor for tensor in recorder.alive if id(tensor) in values], values, own)
-    return replaced
+            news.setdefault(id(tensor), made if made is None else made.to(recorder.device))
+    if not news:
+        return False
+    own = {id(holder) for each in recorders for holder in (each.alive, each.bare, *map(vars, each.parts.values()))}
+    own.update(identity for each in recorders for node in each.graph.nodes for identity in _holders(node))
+    return _replace([tensor for each in recorders for tensor in each.alive if id(tensor) in news], news, own)
 
 
 def _held_elsewhere(recorder: Recorder) -> Iterator[tuple[Tensor, fx.Node]]:

@@ -6,7 +6,7 @@ import functools
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import CodeType, FrameType
@@ -48,16 +48,14 @@ class MethodRuns:
 
     Parameters
     ----------
-    modules: those of a model, by path.
+    modules: those of a model. paths: of these, by their id.
     """
 
-    def __init__(self, modules: Mapping[str, nn.Module]) -> None:
-        self.paths = {id(module): path for path, module in modules.items()}
-        self.names = {id(code): name for kind in set(map(type, modules.values())) for name, code in _methods(kind)}
+    def __init__(self, modules: Collection[nn.Module], paths: Mapping[int, str]) -> None:
+        self.paths = paths
+        self.names = {id(code): name for kind in set(map(type, modules)) for name, code in _methods(kind)}
         hooks = [
-            hook
-            for part in modules.values()
-            for hook in (*part._forward_hooks.values(), *part._forward_pre_hooks.values())
+            hook for part in modules for hook in (*part._forward_hooks.values(), *part._forward_pre_hooks.values())
         ]
         self.hooks = {id(code): code.co_name for code in map(_code_of_hook, hooks) if code is not None}
         self.outermost: FrameType | None = None

@@ -62,10 +62,10 @@ def put_into(
     check_alike(own, result, name)
     _check_shapes(own, result, name)
     place_all(result, named_tensors(own))
-    parts = dict(result.named_modules(remove_duplicate=False))
+    parts = dict(result.named_modules())
     in_modes(result, {parts[path]: part.training for path, part in own.named_modules()})
     otherwise, norms, drops = [], [], []
-    for path, part in own.named_modules(remove_duplicate=False):
+    for path, part in own.named_modules():
         if plain_kind(part) is not plain_kind(parts[path]):  # both only drop
             drops.append((path, str(part), str(parts[path])))
             result.set_submodule(path, skeleton(part))
