@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._ops import HigherOrderOperator
 from torch.fx import _symbolic_trace
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.overrides import TorchFunctionMode
@@ -116,9 +117,8 @@ class Editing(TorchFunctionMode):
         kwargs = kwargs or {}
         target = func if func in self.edits else operator_of(func, args, kwargs)
         if target not in self.edits:
-            if torch.compiler.is_compiling() and getattr(func, "__name__", "") == "checkpoint":
-                # what is compiled is one call to modes, with all that it runs
-                return func(self._seeing(args[0]), *args[1:], **kwargs)
+            if isinstance(func, HigherOrderOperator):  # one call to modes, with all that its functions call
+                args = [self._seeing(arg) if callable(arg) else arg for arg in args]
             return func(*args, **kwargs)
         kinds = kinds_called(self.modules)
         for (caller, inside), by_index in self.edits[target].items():
@@ -163,12 +163,3 @@ def refuse_symbolic_trace(module: nn.Module, edits: Iterable[CallEdit]) -> None:
 
 def _names_in(method: Any) -> tuple[str, ...]:
     return method.__code__.co_names if inspect.isfunction(method) else ()
-
-
-def checkpoints_a_closure(method: Any) -> bool:
-    """Whether a method hands a function that it defines to torch's gradient checkpointing."""
-    code, names = getattr(method, "__code__", None), getattr(method, "__globals__", {})
-    if code is None or not any(inspect.iscode(constant) for constant in code.co_consts):
-        return False
-    homes = {getattr(names.get(name), "__module__", "") for name in code.co_names}
-    return "checkpoint" in code.co_names or "torch.utils.checkpoint" in homes

@@ -12,7 +12,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.overrides import _get_current_function_mode_stack
 
@@ -23,7 +22,7 @@ from fxgrow.capture.outputs import taken_apart
 from fxgrow.errors import FxgrowError
 from fxgrow.guarded_norms import PLAIN
 from fxgrow.opaque import NotScripted
-from fxgrow.own.call_edits import FORWARD, CallEdit, Editing, checkpoints_a_closure, refuse_symbolic_trace
+from fxgrow.own.call_edits import FORWARD, CallEdit, Editing, refuse_symbolic_trace
 from fxgrow.transforms.graph_edits import put
 
 
@@ -185,12 +184,9 @@ def edited(kind: Any, methods: frozenset[str] = frozenset({FORWARD})) -> type[nn
 
     def editing(name: str) -> Callable[..., Any]:
         plainly = getattr(kind, name)
-        runs_again = checkpoints_a_closure(plainly)
 
         @functools.wraps(plainly)
         def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-            if runs_again and torch.compiler.is_compiling():
-                raise FxgrowError(_NOT_COMPILED, remedy="put it into a method of the class, or leave the class eager")
             _refuse_alone(self, name)
             together: list[Any] = []
             with ExitStack() as stack:
@@ -205,9 +201,6 @@ def edited(kind: Any, methods: frozenset[str] = frozenset({FORWARD})) -> type[nn
         return method
 
     return subclass(Edited, edited, kind, methods, **{name: editing(name) for name in methods})
-
-
-_NOT_COMPILED = "torch.compile does not see which calls growth changed in a function that is checkpointed"
 
 
 def _refuse_alone(module: Any, name: str) -> None:

@@ -86,20 +86,47 @@ def test_compiled_it_makes_them_too() -> None:
     torch.testing.assert_close(gradient(compiled), gradient(model), rtol=EXACT, atol=EXACT)
 
 
-def test_compiled_a_checkpointed_closure_is_refused_by_name() -> None:
-    """The compiler runs it without asking modes, where nothing in the forward before has."""
+def over_std(layer: nn.Module, x: Tensor) -> Tensor:
+    return layer(x) / x.std(-1, keepdim=True)  # type: ignore[no-any-return]
+
+
+class OverStd:
+    """An object that is called."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        self.layer = layer
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return over_std(self.layer, x)
+
+
+def closure(layer: nn.Module) -> Callable[[Tensor], Tensor]:
+    return lambda x: over_std(layer, x)
+
+
+def partial(layer: nn.Module) -> Callable[[Tensor], Tensor]:
+    return functools.partial(over_std, layer)
+
+
+def nested(layer: nn.Module) -> Callable[[Tensor], Tensor]:
+    return lambda x: KEPT(closure(layer), x) / x.std(-1, keepdim=True)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("made", [closure, partial, OverStd, nested])
+@pytest.mark.parametrize("again", [KEPT, REENTRANT], ids=["kept", "reentrant"])
+def test_compiled_what_alone_is_run_again_makes_them_too(made: Any, again: Any) -> None:
+    """To modes, the compiler's checkpointing is one call; whatever of its functions calls is within."""
 
     class Only(Model):
         def forward(self, x: Tensor) -> Tensor:
-            x = checkpoint(lambda x: self.inner(x) / x.std(-1, keepdim=True), self.first(x), use_reentrant=False)
-            return self.last(x)  # type: ignore[no-any-return]
+            return self.last(self.again(made(self.inner), self.first(x)))  # type: ignore[no-any-return]
 
-    model = lively(Only(KEPT)).double()
-    grown = fxgrow.grow(model, 2, example_inputs=X)
-    torch.testing.assert_close(gradient(grown), gradient(model), rtol=EXACT, atol=EXACT)
+    model = lively(Only(again)).double()
+    grown = fxgrow.grow(model, 2, example_inputs=X, form="module")
     torch._dynamo.reset()
-    with pytest.raises(FxgrowError, match="does not see which calls growth changed"):
-        torch.compile(grown, backend="eager")(X)
+    compiled = torch.compile(grown, backend="aot_eager")
+    torch.testing.assert_close(compiled(X), model(X), rtol=EXACT, atol=EXACT)
+    torch.testing.assert_close(gradient(compiled), gradient(model), rtol=EXACT, atol=EXACT)
 
 
 def test_where_it_cannot_be_told_what_is_run_again_growth_is_refused() -> None:
