@@ -7,6 +7,7 @@ size of a tensor, or an attribute that can be set, and not a number that happens
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import operator
 import sys
@@ -325,6 +326,9 @@ def _settling(plainly: Callable[..., Any]) -> Any:
                 recordings[-1].attributes_asked.update(attributes_in(source))
         operand = rest[0] if rest else 0
         node = node_of(self) if name != "hash" else None
+        for number, other in itertools.permutations((node, node_of(operand))):
+            if number is not None and other is not None and number.op == "placeholder":
+                number.meta.setdefault(COMPARED, set()).add(other.meta["value"])
         if isinstance(operand, int) and node is not None and node_of(operand) is None:
             size, steps = _computed_from(node)
             leading = size.target == "size" and size.args[1:] == (0,)
@@ -364,6 +368,9 @@ def _equal(plainly: Callable[..., Any]) -> Any:
     return method
 
 
+COMPARED = "compared"
+"""Of a placeholder for a number: the numbers that it was compared with, other arguments and what comes from sizes."""
+
 OF_SIZE = "size"
 """Begins the path of what is no argument of a node, but a size of the tensor that it gives."""
 
@@ -377,5 +384,10 @@ for _kind in (Int, Float):
     for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"):
         setattr(_kind, f"__{_name}__", _binary(getattr(operator, _name), reflected=False))
         setattr(_kind, f"__r{_name}__", _binary(getattr(operator, _name), reflected=True))
+    for _name, _divided in (
+        ("divmod", lambda self, other: (self // other, self % other)),
+        ("rdivmod", lambda self, other: (other // self, other % self)),
+    ):
+        setattr(_kind, f"__{_name}__", _divided)
     for _function in (operator.neg, operator.abs, round, math.ceil, math.floor):
         setattr(_kind, f"__{_function.__name__}__", remembered(_function))

@@ -32,8 +32,9 @@ from fxgrow.libraries import is_known
 from fxgrow.module_tensors import named_tensors, tied_names
 from fxgrow.own.courses import Replan, for_both, growths, parting_on, with_more
 from fxgrow.own.module import own_class
-from fxgrow.own.other_calls import Call, Place, adds_up, both, other_calls
+from fxgrow.own.other_calls import Call, Place, adds_up, bare, both, of_flag, other_calls
 from fxgrow.own.sites import Site, sites_of_course
+from fxgrow.own.telling import telling_calls
 from fxgrow.planning.analysis import hold
 from fxgrow.planning.plan import Obstacle, Plan, Refusal
 from fxgrow.transforms.width import widened
@@ -64,13 +65,13 @@ def with_other_calls(
     """
     looked = _OtherCalls(own, source, captured, plan, there, replan)
     with _quietly():
-        for call in other_calls(source, captured, of_methods, plan.depth is None, looked.may_be):
-            problem = looked.problem_of(call)
-            if problem is not None:
-                why = f"with {call.text} {problem}"
-                if call.left:
-                    return Obstacle(why, type(source).__name__)
-                looked.wrong.setdefault(call.place, why)
+        for call in itertools.chain(
+            telling_calls(source, captured, looked.recorded, looked.recorded_as_grown),
+            other_calls(source, captured, of_methods, plan.depth is None, looked.may_be),
+        ):
+            problem = looked.look_at(call)
+            if problem is not None and call.left:
+                return Obstacle(problem, type(source).__name__)
         looked.look_at_pairs()
     return looked.planned()
 
@@ -126,6 +127,16 @@ class _OtherCalls:
             self._records[key] = self._recording_of(beside).record(mode, inputs)
         return self._records[key]
 
+    def recorded(self, argument: str) -> fx.Graph:
+        """A graph of the model with an argument as a placeholder."""
+        return self._as_captured(argument, "eval").graph
+
+    def recorded_as_grown(self, argument: str, inputs: Inputs | None = None) -> fx.Graph:
+        """A graph of the grown copy with an argument as a placeholder; inputs: others than it was captured with."""
+        inputs = inputs or with_argument(self.source, self.captured.inputs, argument)
+        recording = Recording(skeleton(self.own), device_of(self.own))
+        return recording.record("eval", with_channels(inputs, self.plan.channels)).graph
+
     def _recording_of(self, call: Call) -> Recording:
         if not call.flags:
             return self._recording
@@ -136,17 +147,25 @@ class _OtherCalls:
         """Whether a number is tried that no code names: not where a tensor may be, nor what counts in a library."""
         if in_words(torch.empty(0)) in self.allowed.get(call.place, ()):
             return False
-        counts = call.value > 0 and not is_known(type(self.source))
+        counts = (call.value > 0 or call.as_it_was[0].startswith("-")) and not is_known(type(self.source))
         return counts or call.as_it_was[0] in _NO_NUMBER or self.is_operand(call.argument)
 
     def is_operand(self, argument: str) -> bool:
         """Whether what is computed hangs on a number, and not only how often."""
         given: set[fx.Node] = set()
-        for node in self._as_captured(argument, "eval").graph.nodes:
+        for node in self.recorded(argument).nodes:
             named = node.op == "placeholder" and node.target == argument
             if named or (node.target is operator.getitem and node.args[0] in given):  # of a tuple
                 given.add(node)
         return any(user.target not in GUARDS for node in given for user in {*node.users} - given)
+
+    def look_at(self, call: Call) -> str | None:
+        """Take up what a call needs; or what stands in the way of that, for which it is refused."""
+        problem = self.problem_of(call)
+        if problem is None:
+            return None
+        self.wrong.setdefault(call.place, why := f"with {call.text} {problem}")
+        return why
 
     def problem_of(self, call: Call) -> str | None:
         """Take up what a call needs; or what stands in the way of that, where it is to be refused."""
@@ -274,8 +293,7 @@ class _OtherCalls:
         again = self._recording_of(call)
         for mode in ("eval", "train"):
             first, second = self._as_captured(call.argument, mode, beside), again.record(mode, call.inputs)
-            graphs = _bare(first.graph), _bare(second.graph)
-            if any(difference.what not in _FLAGS for difference in differences(*graphs)):
+            if not all(of_flag(difference) for difference in differences(bare(first.graph), bare(second.graph))):
                 return False
             if not (first.by_mode or second.by_mode):
                 break
@@ -290,11 +308,8 @@ class _OtherCalls:
             return False
         if not counts or call.flags:
             return True
-        recording = Recording(skeleton(self.own), device_of(self.own))
-        given = (with_argument(self.source, self.captured.inputs, call.argument), call.inputs)
-        as_grown = (with_channels(inputs, self.plan.channels) for inputs in given)
         try:
-            graph, other = (_bare(recording.record("eval", inputs).graph) for inputs in as_grown)
+            graph, other = (bare(self.recorded_as_grown(call.argument, inputs)) for inputs in (None, call.inputs))
         except CaptureError:  # the original takes it
             return False
         return next(differences(graph, other), None) is None
@@ -361,17 +376,6 @@ def _is_kept(described: Any) -> bool:
     except CaptureError:
         return False
     return True
-
-
-def _bare(graph: fx.Graph) -> fx.Graph:
-    """A graph without a word of arguments that are no tensors, or that it does not read."""
-    for node in reversed(graph.nodes):
-        if not node.users and (node.target in GUARDS or node.op == "placeholder"):
-            graph.erase_node(node)
-    return graph
-
-
-_FLAGS = tuple(f"the number {flag}" for flag in (True, False))
 
 
 def _sizes(model: nn.Module, inputs: Inputs) -> list[torch.Size] | None:

@@ -13,9 +13,11 @@ from torch import Tensor, fx, nn
 from fxgrow.capture import Captured
 from fxgrow.capture.arguments import UNREAD, UNTRIED, Cut, other_values, tensors_in_place_of_none, with_argument
 from fxgrow.capture.call_guards import in_words
+from fxgrow.capture.contexts import GUARDS
 from fxgrow.capture.flags import Flag, other_flags
 from fxgrow.capture.inputs import Inputs
 from fxgrow.capture.own_methods import methods_that_ran, only_compute, other_methods, run_unread
+from fxgrow.capture.probing import Difference
 from fxgrow.capture.recording import bound
 from fxgrow.containers import holds_tensor
 from fxgrow.libraries import is_installed
@@ -62,7 +64,8 @@ def other_calls(
     flags = list(other_flags(source, captured.graphs.values())) if of_flags else []
     computing = bool(others or flags) and only_compute(source, ran)
     if not computing:
-        there, decided = _as_called(source, captured, flags), {flag.name for flag, _ in flags}
+        there = as_called(source, captured) | {flag.name: was for flag, was in flags}
+        decided = {flag.name for flag, _ in flags}
         decided |= {name for name, value in others if not holds_tensor(value) and not isinstance(value, Cut)}
         if run_unread(source, ran):
             yield from _untried(there, captured, UNREAD)
@@ -97,12 +100,12 @@ def _made_without_inputs(graph: fx.Graph) -> Iterator[tuple[torch.Size, torch.dt
                 yield value.shape, value.dtype
 
 
-def _as_called(source: nn.Module, captured: Captured, flags: list[tuple[Flag, Any]]) -> dict[str, Any]:
-    """The arguments of a forward, and attributes by which it decides, with what they are."""
+def as_called(source: nn.Module, captured: Captured) -> dict[str, Any]:
+    """The arguments of a forward, starred ones aside, with what they were as it was captured."""
     called = bound(source, captured.inputs)
     there = {name: called.get(name, p.default) for name, p in inspect.signature(source.forward).parameters.items()}
     starred = {name for name in there for key in called if key.endswith(f"*{name}")}
-    return {name: value for name, value in there.items() if name not in starred} | {f.name: was for f, was in flags}
+    return {name: value for name, value in there.items() if name not in starred}
 
 
 def _untried(there: dict[str, Any], captured: Captured, why: Any) -> Iterator[Call]:
@@ -131,3 +134,18 @@ def adds_up(before: fx.Graph, *others: fx.Graph) -> bool:
         together[call] - first[call] == sum(each[call] - first[call] for each in alone)
         for call in {call for each in counts for call in each}
     )
+
+
+def bare(graph: fx.Graph) -> fx.Graph:
+    """A graph without a word of arguments that are no tensors, or that it does not read."""
+    for node in reversed(graph.nodes):
+        if not node.users and (node.target in GUARDS or node.op == "placeholder"):
+            graph.erase_node(node)
+    return graph
+
+
+def of_flag(difference: Difference) -> bool:
+    """Whether two records differ in a flag of a call, which is no number that is computed with."""
+    node = difference.node
+    computed_with = node is not None and getattr(node.target, "__module__", "") == "_operator"
+    return difference.what in ("the number True", "the number False") and not computed_with

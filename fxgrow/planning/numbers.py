@@ -166,6 +166,8 @@ def number_edits(analysis: Analysis, growth: dict[Leaf, int], staying: Iterable[
             bound.add(path)
             raw = follow(op.node, path)
             before, after = raw.meta["value"], numbers.after(raw)
+            if before and not after:
+                raise numbers.loose(raw, op.place)
             if before != after:
                 yield NodeEdit(mode, op.node.name, "ratio", path, _ratio(before, after))
         _refuse_loose(numbers, op, bound)

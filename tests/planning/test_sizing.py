@@ -127,3 +127,19 @@ def test_more_units_than_any_tensor_can_have() -> None:
 def test_more_entries_than_any_tensor_can_have(amount: float | str, size: int) -> None:
     with pytest.raises(AmountError, match=rf"^\[{size}, .*\] are more entries than a tensor can have \(at 2\.weight\)"):
         fxgrow.plan(layers(), amount, example_inputs=ROW)
+
+
+class Remainder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.read, self.head = nn.Linear(5, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.read(x).relu()
+        return self.head(x + x.shape[1] % 6)  # type: ignore[no-any-return]
+
+
+def test_units_stay_where_a_number_made_of_their_size_becomes_zero() -> None:
+    """No factor makes it what it was; it may hang on other sizes too, so that it is no constant either."""
+    assert sizes(Remainder(), 1.5) == {}
+    assert sizes(Remainder(), "+2") == {"read.weight[0]": (8, 10)}
