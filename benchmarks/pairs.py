@@ -1,6 +1,7 @@
 """Grows models of timm to larger models of their families by `like`, where the sizes are those of a growth.
 
     python -m benchmarks.pairs [GLOB] --largest 60e6 --out pairs.jsonl     one JSON line a pair; goes on where it was
+    python -m benchmarks.pairs --plan --largest 3e9 --out pairs.jsonl      planned on shapes alone, where too large
     python -m benchmarks.pairs --table --out pairs.jsonl                   the table of the documentation
 
 A pair counts if the larger model has each tensor of the smaller one under its name, with no axis shorter. Steps from
@@ -73,8 +74,8 @@ def pairs(pattern: str, largest: float) -> Iterator[tuple[str, str, str]]:
                     yield family, small, large
 
 
-def tried(small: str, large: str) -> dict[str, Any]:
-    """What came of one pair."""
+def tried(small: str, large: str, grow: bool) -> dict[str, Any]:
+    """What came of one pair, grown and proved, or planned alone."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     start = time.perf_counter()
@@ -83,30 +84,37 @@ def tried(small: str, large: str) -> dict[str, Any]:
         target = without_weights(large, **options)
         if not grows_into(*({n: tuple(p.shape) for n, p in network.named_parameters()} for network in (model, target))):
             return {"outcome": "alike", "why": "they differ in the size of images alone"}
-        model = lively(find(small, **options)).double()
-        grown = fxgrow.grow(model, like=target, example_inputs=inputs[0] or inputs[1])
+        shown = inputs[0] or inputs[1]
+        if not grow:
+            return {"outcome": "planned", **_unlike(fxgrow.plan(model, like=target, example_inputs=shown))}
+        grown = fxgrow.grow(lively(find(small, **options)).double(), like=target, example_inputs=shown)
     except FxgrowError as error:
         return {"outcome": "refused", "why": str(error)}
     except Exception as error:
         return {"outcome": "failed", "why": f"{type(error).__name__}: {first_line(error)}"}
     step = fxgrow.report(grown)
-    like = step.plan.like
-    assert step.verification is not None and step.certificate is not None and like is not None
+    assert step.verification is not None and step.certificate is not None
     return {
         "outcome": "grown",
         "verdict": str(step.certificate.verdict),
         "error": max(step.verification.eval_error, step.verification.train_error),
-        "settings": sorted({setting.attribute for setting in like.settings}),
-        "parts": len(like.parts),
+        **_unlike(step.plan),
         "seconds": round(time.perf_counter() - start, 1),
     }
 
 
-def _alone(small: str, large: str, seconds: float) -> dict[str, Any]:
+def _unlike(plan: fxgrow.Plan) -> dict[str, Any]:
+    """What will be other than the target's constructor makes it."""
+    assert plan.like is not None
+    settings = sorted({setting.attribute for setting in plan.like.settings})
+    return {"settings": settings, "parts": len(plan.like.parts)}
+
+
+def _alone(small: str, large: str, grow: bool, seconds: float) -> dict[str, Any]:
     """The same in a process of its own, which may die or take too long."""
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=lambda: sender.send(tried(small, large)))
+    process = context.Process(target=lambda: sender.send(tried(small, large, grow)))
     process.start()
     sender.close()
     try:
@@ -122,19 +130,22 @@ def table(rows: list[dict[str, Any]]) -> Iterator[str]:
     """Markdown: a line for each pair."""
     rows = [row for row in rows if row["outcome"] != "alike"]
     done = [row for row in rows if row["outcome"] == "grown"]
+    planned = [row for row in rows if row["outcome"] == "planned"]
     proved = sum(row["verdict"] == "PROVED" for row in done)
     plain = sum(not row["settings"] and not row["parts"] for row in done)
     worst = max((row["error"] for row in done), default=0.0)
     yield f"{len(done)} of {len(rows)} pairs grown, {proved} of them PROVED; {plain} need no setting and no part."
+    yield f"{len(planned)} more were planned, on shapes alone."
     yield f"The largest error is {worst:.1e}."
     yield ""
     yield "| family | from | to | certificate | error | other than the target's constructor makes it, or why not |"
     yield "| --- | --- | --- | --- | --- | --- |"
     for row in sorted(rows, key=lambda row: (row["family"], row["small"])):
         small, large = (row[key].removeprefix("timm/") for key in ("small", "large"))
-        if row["outcome"] == "grown":
+        if row in done or row in planned:
             unlike = [f"`{name}`" for name in row["settings"]] + ([f"{row['parts']} norms"] if row["parts"] else [])
-            cells = [row["verdict"], f"{row['error']:.0e}" if row["error"] else "0", ", ".join(unlike)]
+            error = f"{row['error']:.0e}" if row.get("error") else "0" if row in done else ""
+            cells = [row.get("verdict", "planned"), error, ", ".join(unlike)]
         else:
             cells = [row["outcome"], "", row["why"].replace("|", "/")]
         yield f"| {row['family']} | {small} | {large} | {' | '.join(cells)} |"
@@ -145,6 +156,7 @@ def main() -> None:
     parser.add_argument("pattern", nargs="?", default="*", help="of names of models")
     parser.add_argument("--largest", type=float, default=30e6, help="parameters of a model at most")
     parser.add_argument("--seconds", type=float, default=600, help="for one pair at most")
+    parser.add_argument("--plan", action="store_true", help="grow nothing: shapes alone, no certificate")
     parser.add_argument("--out", type=Path, default=Path("pairs.jsonl"))
     parser.add_argument("--table", action="store_true", help="print what is there and try nothing")
     options = parser.parse_args()
@@ -155,7 +167,8 @@ def main() -> None:
     done = {(row["small"], row["large"]) for row in rows}
     for family, small, large in pairs(options.pattern, options.largest):
         if (small, large) not in done:
-            row = {"family": family, "small": small, "large": large, **_alone(small, large, options.seconds)}
+            outcome = _alone(small, large, not options.plan, options.seconds)
+            row = {"family": family, "small": small, "large": large, **outcome}
             with options.out.open("a") as file:
                 file.write(json.dumps(row) + "\n")
             print(json.dumps(row), flush=True)
