@@ -199,6 +199,8 @@ def watched(recorder: Recorder) -> Iterator[None]:
                 self._inference_mode_context = context
 
         stack.enter_context(replaced(torch.inference_mode, "__enter__", without_gradients))
+        stack.enter_context(_packing_watched(recorder))
+        stack.enter_context(_seeds_watched(recorder))
         checkpoint: Any = sys.modules.get("torch.utils.checkpoint")
         if checkpoint is not None:
             name = "_checkpoint_without_reentrant_generator"
@@ -215,6 +217,47 @@ def watched(recorder: Recorder) -> Iterator[None]:
             einops: Any = import_module("einops.einops")
             fresh = einops._reconstruct_from_shape_uncached
             stack.enter_context(replaced(einops, "_reconstruct_from_shape", fresh))
+        yield
+
+
+@contextmanager
+def _packing_watched(recorder: Recorder) -> Iterator[None]:
+    """Leave out hooks on what is kept for the backward pass, which copy values, and note them; not those of torch's."""
+    hooks: Any = torch.autograd.graph.saved_tensors_hooks
+    enter = hooks.__enter__
+
+    def entering(self: Any) -> None:
+        if recorder.quiet or type(self).__module__ == "torch.utils.checkpoint":
+            enter(self)
+        else:
+            recorder.settled.append(Settled("hooks on saved tensors", recorder.where(), lost=True))
+            torch._C._autograd._push_saved_tensors_default_hooks(_as_it_is, _as_it_is)
+
+    with replaced(hooks, "__enter__", entering):
+        yield
+
+
+def _as_it_is(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor
+
+
+@contextmanager
+def _seeds_watched(recorder: Recorder) -> Iterator[None]:
+    """Note where a forward seeds torch's generator, or puts its state back, as `fork_rng` does when it ends."""
+
+    def noting(plainly: Callable[..., Any]) -> Callable[..., Any]:
+        def seeding(*args: Any, **kwargs: Any) -> Any:
+            if not recorder.quiet:
+                what = "that the forward seeds its random numbers"
+                recorder.settled.append(Settled(what, recorder.where(), lost=True))
+            return plainly(*args, **kwargs)
+
+        return seeding
+
+    with ExitStack() as stack:
+        for holder in (torch, torch.random):
+            for name in ("manual_seed", "set_rng_state"):
+                stack.enter_context(replaced(holder, name, noting(getattr(holder, name))))
         yield
 
 

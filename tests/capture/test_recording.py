@@ -261,6 +261,25 @@ class Remembering(Between):
         return self.leave(self.enter(x - self.mean).relu())
 
 
+class Packing(Between):
+    """Keeps what the backward pass needs on the CPU."""
+
+    def forward(self, x: Tensor) -> Any:
+        with torch.autograd.graph.save_on_cpu():
+            h = self.enter(x).relu()
+        return self.leave(h)
+
+
+class Seeding(Between):
+    """Adds the same noise at every call."""
+
+    def forward(self, x: Tensor) -> Any:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(7)
+            noise = torch.randn_like(x)
+        return self.leave(self.enter(x + noise).tanh())
+
+
 class Damping(Between):
     def forward(self, x: Tensor) -> Any:
         h = self.enter(x)
@@ -285,6 +304,8 @@ class Sampling(Between):
         (Sampling, "what a distribution checks of its parameters"),
         (Remembering, "what the forward assigns to the buffer mean"),
         (Damping, "a hook on a tensor"),
+        (Packing, "hooks on saved tensors"),
+        (Seeding, "that the forward seeds its random numbers"),
     ],
 )
 def test_what_a_graph_cannot_keep_is_kept_by_the_model_and_refused_as_a_graph(kind: type, text: str) -> None:
