@@ -42,16 +42,20 @@ def samples_of(inputs: Inputs) -> int:
     return next((int(tensor.shape[0]) for tensor in _tensors(inputs)), 0)
 
 
-def changed(inputs: Inputs, features: frozenset[str], samples: int | None = None) -> Changed | None:
+def changed(
+    inputs: Inputs, features: frozenset[str], samples: int | None = None, smaller: bool = False
+) -> Changed | None:
     """Inputs that differ in these features as far as inputs can; None where they are the same inputs.
 
-    samples: how many there are to be, if that differs; else one more.
+    samples: how many there are to be, if that differs; else one more. smaller: of half the size, not of twice.
     """
     tensors = _tensors(inputs)
     if not tensors:
         return None
     batch = tensors[0].shape[0]
     sizes = {size: 2 * size for tensor in tensors for size in (tensor.shape[k] for k in resized_axes(tensor))}
+    if smaller:
+        sizes = {size: size // 2 for size in sizes if size > 1}
     possible = {BATCH: True, SIZE: bool(sizes) and batch not in sizes, DTYPE: True, GRADIENTS: True}
     wanted = frozenset(feature for feature in features if possible[feature])
     if not wanted:

@@ -172,9 +172,9 @@ def _probed(recording: Recording, mode: str, graph: fx.Graph, inputs: Inputs) ->
     """What hangs on a feature of the inputs, whatever the forward asked."""
     same: set[str] = set()
 
-    def differing(features: frozenset[str]) -> Difference | None:
+    def differing(features: frozenset[str], smaller: bool = False) -> Difference | None:
         """Where a record on other inputs parts from the graph, if it does; its absence proves nothing by itself."""
-        varied = changed(inputs, features)
+        varied = changed(inputs, features, smaller=smaller)
         if varied is None:
             return None
         dtype = other_dtype if DTYPE in varied.features else None
@@ -194,11 +194,13 @@ def _probed(recording: Recording, mode: str, graph: fx.Graph, inputs: Inputs) ->
     pending = [frozenset({SIZE})] if differing(rest) is None else [frozenset({feature}) for feature in FEATURES]
     notes = []
     for features in pending:
-        difference = differing(features)
+        difference, smaller = differing(features), False
+        if difference is _REFUSED and features == {SIZE}:  # a table of positions may end there
+            difference, smaller = differing(features, smaller=True), True
         if difference is None or difference is _REFUSED:
             continue
         finding = f"{difference.what} hangs on the {_MEANING[next(iter(features))]}"
-        witness = None if features & {DTYPE, GRADIENTS} else changed(inputs, features)
+        witness = None if features & {DTYPE, GRADIENTS} else changed(inputs, features, smaller=smaller)
         where = difference.place or type(recording.bare).__name__
         taken = witness.inputs if witness is not None else None
         notes.append(Settled(finding, where, feature=next(iter(features)), inputs=taken))

@@ -402,6 +402,25 @@ def test_a_course_that_hangs_on_the_size_is_guarded_in_a_graph() -> None:
         grown(normal(2, 6, 6))
 
 
+class Kept(Between):
+    """Keeps the first half of at most five steps, each of which has a place of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places = nn.Parameter(normal(5, 8))
+
+    def forward(self, x: Tensor, share: float = 0.5) -> Any:
+        h = self.enter(x) + self.places[: x.shape[1]]
+        return self.leave(h[:, : int(x.shape[1] * share)])
+
+
+def test_a_course_that_hangs_on_the_size_is_found_where_larger_inputs_are_not_taken() -> None:
+    model = Kept().double()
+    with pytest.raises(SettledError, match=r"x had the sizes \[5\] along the axes \[1\]"):
+        fxgrow.grow(model, 2, example_inputs=X, form="graph")(X[:, :3])
+    torch.testing.assert_close(fxgrow.grow(model, 2, example_inputs=X)(X[:, :3]), model(X[:, :3]))
+
+
 def test_parts_that_share_a_list_share_it_in_the_record() -> None:
     class Layer(nn.Module):
         def __init__(self, seen: list[Tensor]) -> None:
