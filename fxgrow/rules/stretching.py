@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fxgrow.axes.layout import Layout, Leaf, Reason, is_fixed, join, product
 from fxgrow.rules.law import Clause, Fact, Law
-from fxgrow.rules.op import Op, Tensor, Tree
+from fxgrow.rules.op import Op, Path, Tensor, Tree
 from fxgrow.rules.shape import Shape, axis_of, items_of, listed_sizes, sized_by, straight
 
 
@@ -52,14 +52,14 @@ class Repeat(Shape):
         x = op.tensor()
         shape = tuple(op.value.shape)
         lead = len(shape) - x.rank
+        paths = listed_sizes(op)
+        known = paths if len(paths) == len(shape) else [None] * len(shape)
         axes: list[Layout] = []
-        paths = listed_sizes(op) if op.name == "repeat" else []
         for k, size in enumerate(shape):
             own = x.axis(k - lead) if k >= lead else None
-            if own is not None and own.size == 1 < size and is_fixed(own) and len(paths) == len(shape):
-                axes.append(op.unifier.fresh(size))
-                op.size(paths[k], axes[-1])
-            elif own is None or (own.size != size and is_fixed(own)):
+            if own is None or own.size == 1 < size:
+                axes.append(_stretched(op, own, size, known[k]))
+            elif own.size != size and is_fixed(own):
                 axes.append(op.unifier.constant(size))
             else:
                 axes.append(own if own.size == size else join([own] * (size // own.size)))
@@ -67,20 +67,43 @@ class Repeat(Shape):
 
 
 class RepeatEach(Shape):
-    """`repeat_interleave`: each entry of an axis k times over, which is the axis times k."""
+    """`repeat_interleave`: each entry of an axis k times over, which is the axis times k; one of size one is stretched.
+
+    Without an axis torch flattens first, which leaves what has one axis as it is.
+    """
+
+    stretches = True
 
     def relate(self, op: Op) -> Tree:
         x = op.tensor()
         times, axis = op.argument(1, "repeats"), op.argument(2, "dim")
+        axis = 0 if axis is None and x.rank == 1 else axis
         if not isinstance(times, int) or axis is None:
             return super().relate(op)
         axes = list(x.axes)
         place = axis_of(axis, x.rank)
-        if is_fixed(axes[place]):
-            axes[place] = op.unifier.constant(op.value.shape[place])
+        own, size = axes[place], op.value.shape[place]
+        if own.size == 1 < size:
+            axes[place] = _stretched(op, own, size, op.path(1, "repeats"))
+        elif is_fixed(own):
+            axes[place] = op.unifier.constant(size)
+            for path, _ in op.number_paths():
+                op.pin(path)
         else:
-            axes[place] = product([axes[place], op.unifier.constant(times)])
+            axes[place] = product([own, op.unifier.constant(times)])
         return op.result(axes)
+
+
+def _stretched(op: Op, own: Layout | None, size: int, path: Path | None) -> Layout:
+    """The axis that one of size one becomes, or none at all; path: of its size among the arguments, which can follow."""
+    text = "a dimension of size one is repeated"
+    if own is not None:
+        op.unifier.fix(own, text)
+    if path is None or size == 1:
+        return op.unifier.constant(size, text if size > 1 else "")
+    axis = op.unifier.fresh(size)
+    op.size(path, axis)
+    return axis
 
 
 class Made(Law):

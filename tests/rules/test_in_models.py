@@ -71,6 +71,9 @@ BETWEEN = {
     "added up by an index": lambda h: h.new_zeros(len(h), 2, h.shape[-1]).index_add_(1, GROUPS, h).relu(),
     "copied by an index": lambda h: h.index_copy(1, GROUPS[:1], h[:, 2:3].tanh()),
     "filled by an index": lambda h: torch.index_fill(h, 1, GROUPS[:1], 0.5).tanh(),
+    "a mean for each channel": lambda h: h.tanh() * h.mean(-1, keepdim=True).repeat(1, 1, h.shape[-1]),
+    "a mean tiled": lambda h: h.tanh() * h.mean(-1, keepdim=True).tile((1, 1, 8)),
+    "a mean repeated each": lambda h: h.tanh() * h.mean(-1, keepdim=True).repeat_interleave(h.shape[-1], -1),
     "scattered": lambda h: torch.zeros_like(h).scatter_add(1, GROUPS[None, :, None].expand_as(h), h).tanh(),
 }
 
@@ -372,3 +375,52 @@ def test_units_that_a_kernel_makes_of_their_neighbours_are_no_pairs(
     model = Sliding(read).double()
     grown = assert_grows(model, (TOKENS,), 2, init, least_ratio=1.7)
     assert str(fxgrow.certify(grown, model).verdict) == "PROVED"
+
+
+class Blurred(nn.Module):
+    """One kernel for all channels, made as many times as there are."""
+
+    def __init__(self, times: Callable[[Tensor, int], Tensor]) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1)
+        self.kernel, self.times = nn.Parameter(torch.randn(1, 1, 3, 3)), times
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.enter(x)
+        kernel = self.times(self.kernel, h.shape[1])
+        return self.leave(F.conv2d(h, kernel, padding=1, groups=h.shape[1]).relu())  # type: ignore[no-any-return]
+
+
+TIMES: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "repeat": lambda kernel, n: kernel.repeat(n, 1, 1, 1),
+    "tile": lambda kernel, n: torch.tile(kernel, (n, 1, 1, 1)),
+    "expand": lambda kernel, n: kernel.expand(n, -1, -1, -1),
+    "a line for each": lambda kernel, n: kernel[0].repeat(n, 1, 1, 1),
+    "each": lambda kernel, n: kernel.repeat_interleave(n, 0),
+}
+
+
+@pytest.mark.parametrize("name", TIMES)
+def test_a_weight_of_size_one_is_repeated_for_all_channels(name: str) -> None:
+    torch.manual_seed(0)
+    model = Blurred(TIMES[name]).double()
+    grown = assert_grows(model, (torch.randn(4, 3, 5, 5, dtype=torch.float64),), 2, "zero", least_ratio=1.6)
+    assert grown.kernel.shape == (1, 1, 3, 3)
+    assert str(fxgrow.certify(grown, model).verdict) == "PROVED"
+
+
+class OfGroups(nn.Module):
+    """A gain for each group of units."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave, self.gain = nn.Linear(6, 8), nn.Linear(8, 3), nn.Parameter(torch.randn(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.leave(self.enter(x).tanh() * self.gain.repeat_interleave(2))  # type: ignore[no-any-return]
+
+
+def test_what_has_one_axis_repeats_its_entries_along_that() -> None:
+    torch.manual_seed(0)
+    grown = assert_grows(OfGroups().double(), (TOKENS,), 2, "zero", least_ratio=1.9)
+    assert grown.gain.shape == (8,)
