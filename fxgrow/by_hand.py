@@ -14,7 +14,7 @@ from fxgrow.birth import Birth
 from fxgrow.contents import FORWARD, HOOKS, Part, Shape, parts_of
 from fxgrow.documents import frozen
 from fxgrow.errors import FileError
-from fxgrow.module_tensors import OF_MODULES
+from fxgrow.module_tensors import OF_MODULES, dotted
 from fxgrow.named_layers import entry_of, gives, made_of
 from fxgrow.planning.graph_parts import within_any
 
@@ -87,7 +87,7 @@ def put_in_by_hand(grown: nn.Module, births: Mapping[str, Birth], before: Mappin
     for path in before.keys() & now.keys() - named:
         sizes = _resized(grown.get_submodule(path), path, births, before[path])
         had = [name for home, _, name in (other.rpartition(".") for other in before if other) if home == path]
-        inside = [name for name in grown.get_submodule(path)._modules if f"{path}.{name}".lstrip(".") in now]
+        inside = [name for name in grown.get_submodule(path)._modules if dotted(path, name) in now]
         missing = sorted({*had} - {*inside})
         if sizes:
             entries.setdefault(path, {})["tensors"] = sizes
@@ -98,7 +98,7 @@ def put_in_by_hand(grown: nn.Module, births: Mapping[str, Birth], before: Mappin
         known = {name for name, _ in before[path].buffers or ()}
         added = [n for n, b in grown.get_submodule(path)._buffers.items() if b is not None and n not in known]
         if added and before[path].buffers is not None:
-            raise _unknown(f"{path}.{added[0]}".lstrip("."), grown)
+            raise _unknown(dotted(path, added[0]), grown)
     _check_parameters(grown, births, parameters, entries)
     said = {path: entry for path, entry in entries.items() if entry != {"attributes": {path: {}}}}
     return {path: said[path] for path in now if path in said}  # what holds others comes before them
@@ -123,8 +123,8 @@ def _check_parameters(
 ) -> None:
     """Raise a FileError for a parameter that is not as growth gave it, and of which a file does not say what it is."""
     replaced = {path for path, entry in entries.items() if "class" in entry}
-    replaced |= {f"{path}.{name}".lstrip(".") for path, entry in entries.items() for name in entry.get("gone", ())}
-    said = {f"{path}.{leaf}".lstrip(".") for path, entry in entries.items() for leaf in entry.get("tensors", ())}
+    replaced |= {dotted(path, name) for path, entry in entries.items() for name in entry.get("gone", ())}
+    said = {dotted(path, leaf) for path, entry in entries.items() for leaf in entry.get("tensors", ())}
     for name, birth in births.items():
         if name in said or within_any(name, tuple(replaced)):
             continue

@@ -19,7 +19,7 @@ from fxgrow.capture import Captured, skeleton
 from fxgrow.capture.contexts import STATEMENTS
 from fxgrow.capture.shapes import propagate
 from fxgrow.history import drawn_in_part
-from fxgrow.module_tensors import named_tensors
+from fxgrow.module_tensors import dotted, named_tensors
 from fxgrow.planning.deepening import Deepening
 from fxgrow.planning.graph_parts import within_any
 from fxgrow.planning.plan import Plan
@@ -108,7 +108,7 @@ def _path_before(depth: Deepening, path: str) -> str:
     above = ""
     for name in path.split("."):
         before = names.get(above, {}).get(name, name)
-        above = f"{above}.{before}" if above else before
+        above = dotted(above, before)
     return above
 
 

@@ -26,6 +26,11 @@ COMPILED = "_compiled_call_impl"
 """The attribute in which `module.compile()` leaves what runs this one module; torch's own copies do without, too."""
 
 
+def dotted(path: str, name: str) -> str:
+    """The path of what a module has under a name, by the module's own path, which is "" for the whole model."""
+    return f"{path}.{name}" if path else name
+
+
 def named_tensors(model: nn.Module) -> Mapping[str, torch.Tensor]:
     """Every parameter and buffer by name, tied ones under each of their names."""
     return {

@@ -25,7 +25,7 @@ from fxgrow.devices import device_of, random_state_kept
 from fxgrow.errors import CaptureError, as_error, first_line
 from fxgrow.history import Verification, drawn_in_part
 from fxgrow.measure.verification import dtype_of, random_inputs, verify
-from fxgrow.module_tensors import as_registered, each_once, named_tensors, parameter_count, place
+from fxgrow.module_tensors import as_registered, dotted, each_once, named_tensors, parameter_count, place
 from fxgrow.own.configs import follow_configs
 from fxgrow.own.refusing import with_refusals
 from fxgrow.placing import Courses, grown_in_class
@@ -192,7 +192,7 @@ def _search(
     """Capture what of a module can be, a part before layers of it held apart; `taken`: what captured parts hold."""
     names = Counter(held for _, held in module.named_modules(remove_duplicate=False))
     for name, child in sorted(module.named_children(), key=lambda child: names[child[1]] > 1):
-        below = f"{path}.{name}" if path else name
+        below = dotted(path, name)
         if child in taken or not any(True for _ in nn.Module.parameters(child)):
             continue
         if below in seen:

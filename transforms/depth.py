@@ -20,7 +20,7 @@ from fxgrow.capture import Captured
 from fxgrow.capture.methods import move_runs
 from fxgrow.capture.shapes import propagate
 from fxgrow.errors import OTHER_MODEL, PlanError, as_error
-from fxgrow.module_tensors import as_registered, named_tensors, place, tensors_named
+from fxgrow.module_tensors import as_registered, dotted, named_tensors, place, tensors_named
 from fxgrow.planning.deepening import CopiedRegion, Deepening, NewBlock, NewTensor, renamed
 from fxgrow.planning.edits import set_attributes
 from fxgrow.planning.graph_parts import within_any
@@ -196,7 +196,7 @@ def _rearrange(
         before = dict(parent._modules)
         parent._modules.clear()
         for new, old in children.names:
-            parent._modules[new] = before[old] if old else modules[f"{above}.{new}" if above else new]
+            parent._modules[new] = before[old] if old else modules[dotted(above, new)]
 
 
 def _extend(mode: str, graph: fx.Graph, plan: Deepening, moves: Mapping[str, Mapping[str, str]]) -> Iterator[NewLayer]:

@@ -16,7 +16,7 @@ from fxgrow.capture import Captured, GrownGraphModule, assemble, copies
 from fxgrow.capture.skeleton import GIVEN, twin_of
 from fxgrow.contents import is_plain
 from fxgrow.errors import OTHER_MODEL, PlanError
-from fxgrow.module_tensors import place, plain_tensor
+from fxgrow.module_tensors import dotted, place, plain_tensor
 from fxgrow.planning.deepening import NewTensor
 from fxgrow.planning.edits import set_attributes
 from fxgrow.planning.plan import Plan
@@ -126,7 +126,7 @@ def _plain_names(root: nn.Module) -> dict[int, list[str]]:
     for path, part in root.named_modules():
         for attribute, held in vars(part).items():
             if isinstance(held, torch.Tensor):
-                names.setdefault(id(held), []).append(f"{path}.{attribute}".lstrip("."))
+                names.setdefault(id(held), []).append(dotted(path, attribute))
     return names
 
 

@@ -16,6 +16,7 @@ from fxgrow.capture.modes import HOOKS, GrownGraphModule, graph_module
 from fxgrow.capture.norms import called_norms
 from fxgrow.capture.outputs import Form
 from fxgrow.libraries import is_library
+from fxgrow.module_tensors import dotted
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 
@@ -56,7 +57,7 @@ def assemble(
             for name in ("_parameters", "_buffers", "_non_persistent_buffers_set", "training"):
                 twin.__dict__[name] = module.__dict__[name]
             for name, child in module._modules.items():
-                below = f"{path}.{name}" if path else name
+                below = dotted(path, name)
                 twin._modules[name] = plain(child, below) if child is not None else None
         return twins[id(module)]
 

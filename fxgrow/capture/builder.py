@@ -24,7 +24,7 @@ from fxgrow.capture.refusing import Refusing
 from fxgrow.containers import each_tensor, flat_tensors, holds_tensor, of_kind, with_dictionaries, with_items
 from fxgrow.errors import UntraceableError
 from fxgrow.holders import attribute, attributes_of, held_by, holding, is_object
-from fxgrow.module_tensors import CONSTANT, same_values
+from fxgrow.module_tensors import CONSTANT, dotted, same_values
 from fxgrow.opaque import packed_sequence
 from fxgrow.rules.calls import writes_by_name
 from fxgrow.switching import kept_tensors, switched_again, switches_itself
@@ -75,8 +75,8 @@ class GraphBuilder(Refusing):
             self.modules[id(module)], self.tensors[id(module)] = path, _tensors(module)
             for name, tensor in (*module._parameters.items(), *module._buffers.items()):
                 if tensor is not None:
-                    self.names.setdefault(id(tensor), _below(path, name))
-            self.plain.update({id(t): _below(path, n) for n, t in module.__dict__.items() if isinstance(t, Tensor)})
+                    self.names.setdefault(id(tensor), dotted(path, name))
+            self.plain.update({id(t): dotted(path, n) for n, t in module.__dict__.items() if isinstance(t, Tensor)})
         self.methods = MethodRuns(self.parts.values(), self.modules)
         self.aside: list[fx.Node] = []
         self.nodes: dict[int, fx.Node] = {}
@@ -428,7 +428,3 @@ def _tensors(module: nn.Module) -> dict[str, int]:
     """The identities of the tensors in a module, by name."""
     attributes = (*module._parameters.items(), *module._buffers.items(), *module.__dict__.items())
     return {name: id(value) for name, value in attributes if isinstance(value, Tensor)}
-
-
-def _below(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from fxgrow.errors import CaptureError
+from fxgrow.module_tensors import dotted
 from fxgrow.shards import is_divided
 from fxgrow.wrappers import WRAPPERS, wrapper_of
 
@@ -109,7 +110,7 @@ def _refuse_other_trees(model: nn.Module) -> None:
         for name, child in part._modules.items():
             if child is not None and id(child) not in seen:
                 seen.add(id(child))
-                parts.append((f"{path}.{name}".lstrip("."), child))
+                parts.append((dotted(path, name), child))
     for path, part in reversed(parts):  # torch's own ask the parts inside
         for method in _OF_TREE:
             plainly = getattr(nn.Module, method)

@@ -19,7 +19,7 @@ from fxgrow.capture.outputs import Form
 from fxgrow.capture.wrapping import attribute_of, wrap
 from fxgrow.errors import CaptureError
 from fxgrow.libraries import home_of
-from fxgrow.module_tensors import COMPILED, CONSTANT
+from fxgrow.module_tensors import COMPILED, CONSTANT, dotted
 from fxgrow.opaque import ByMode, NotScripted
 from fxgrow.replacing import replaced
 from fxgrow.switching import switches_itself
@@ -396,7 +396,7 @@ def _chosen(
     key = (path, repr(in_train), repr(in_eval))
     if key not in paths:
         name = f"_by_mode_{len(paths)}"
-        paths[key] = f"{path}.{name}" if path else name
+        paths[key] = dotted(path, name)
         part = model.get_submodule(path)
         part.add_module(name, ByMode(in_train, in_eval).train(part.training))
     with node.graph.inserting_before(node):

@@ -33,6 +33,7 @@ from fxgrow.capture.skeleton import twin_of
 from fxgrow.containers import of_kind
 from fxgrow.devices import callers_code
 from fxgrow.errors import CaptureError, FxgrowError, UntraceableError, as_error, first_line
+from fxgrow.module_tensors import dotted
 from fxgrow.opaque import CustomFunction
 from fxgrow.rules.calls import draws, name_of, reached, writes
 from fxgrow.rules.registry import law_of_call, shown_by
@@ -162,7 +163,7 @@ class Recording:
             where
             for path, kind, name in assigned
             if kind == "attribute"
-            for where, value in with_tensors(getattr(runner.get_submodule(path), name), f"{path}.{name}".lstrip("."))
+            for where, value in with_tensors(getattr(runner.get_submodule(path), name), dotted(path, name))
             if isinstance(value, torch.Tensor) or not _is_cache(value, recorder)
         )
         left += tuple(change.place for change in changes if change.place and not _is_cache(change.value, recorder))
@@ -178,9 +179,9 @@ class Recording:
                 recorder.settled.append(Settled(finding, difference.place or name, True, contexts.STATE))
         changing = dict.fromkeys(_changing(recorder.graph))
         changed = {str(node.target) for node in changing}
-        changed |= {f"{path}.{attribute}".lstrip(".") for path, kind, attribute in assigned if kind == "buffer"}
-        numbers = {f"{path}.{attribute}".lstrip(".") for path, kind, attribute in assigned if kind == "attribute"}
-        asked_numbers = (f"{asked.module}.{asked.keys[0]}".lstrip(".") for asked in recorder.attributes_asked)
+        changed |= {dotted(path, attribute) for path, kind, attribute in assigned if kind == "buffer"}
+        numbers = {dotted(path, attribute) for path, kind, attribute in assigned if kind == "attribute"}
+        asked_numbers = (dotted(asked.module, asked.keys[0]) for asked in recorder.attributes_asked)
         for asked, where in {**recorder.asked, **dict.fromkeys(sorted(asked_numbers), name)}.items():
             if asked in changed | numbers:
                 finding = f"the course of the forward hangs on what an earlier call left in {asked}"

@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 
 from fxgrow.capture import Captured
 from fxgrow.containers import holds_tensor
-from fxgrow.module_tensors import tied_names
+from fxgrow.module_tensors import dotted, tied_names
 from fxgrow.planning.analysis import module_of
 from fxgrow.planning.graph_parts import Dominance, calls, home, period, prefixes, within, within_any
 from fxgrow.planning.identity import Block, Identity, Stuck
@@ -272,7 +272,7 @@ class Finder:
     def _children(self, path: str, module: nn.Module) -> Iterator[Unit]:
         container = isinstance(module, _CONTAINERS)
         for name, child in module._modules.items():
-            below = f"{path}.{name}" if path else name
+            below = dotted(path, name)
             members = self.members.get(below)
             if members and (container or not isinstance(child, _CONTAINERS)):
                 unit = self.unit(below, (below,), members)
@@ -383,7 +383,7 @@ class Finder:
         """Children of one kind that are blocks of layers, two or more, each computed after the one before."""
         kinds: dict[type, list[str]] = {}
         for name in module._modules:
-            below = f"{path}.{name}" if path else name
+            below = dotted(path, name)
             if below in self.members and not self._is_container(below) and self._is_of_layers(below):
                 kinds.setdefault(self._kind_at(below), []).append(below)
         for group in kinds.values():

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from fxgrow.module_tensors import dotted
 from fxgrow.planning.edits import AttributeEdit, NodeEdit
 
 
@@ -173,5 +174,5 @@ def renamed(path: str, children: Mapping[str, Mapping[str, str]]) -> str:
     above, done = "", []
     for name in path.split("."):
         done.append(children.get(above, {}).get(name, name))
-        above = f"{above}.{name}" if above else name
+        above = dotted(above, name)
     return ".".join(done)

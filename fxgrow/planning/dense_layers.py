@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor, fx
 
 from fxgrow.containers import holds_tensor
+from fxgrow.module_tensors import dotted
 from fxgrow.planning.blocks import Finder, Found, FoundRun, Region, Unit, holds_blocks
 from fxgrow.planning.graph_parts import within, within_any
 from fxgrow.planning.identity import Identity, Stuck
@@ -45,7 +46,7 @@ def dense_runs(finder: Finder, repeats: Found) -> Found:
     for path, module in finder.model.named_modules():
         if not holds_blocks(module):
             continue
-        children = [f"{path}.{name}" if path else name for name in module._modules]
+        children = [dotted(path, name) for name in module._modules]
         alone = [p for p in children if p in finder.members and not any(within(t, p) for t in taken)]
         last = {p: max(finder.order[n] for nodes in finder.members[p].values() for n in nodes) for p in alone}
         several = list(_runs(finder, path, sorted(alone, key=last.__getitem__)))

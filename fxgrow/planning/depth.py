@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fxgrow.amounts import Amount, Amounts, covers
 from fxgrow.capture import Captured
 from fxgrow.errors import AmountError
+from fxgrow.module_tensors import dotted
 from fxgrow.planning.blocks import Finder, Found, FoundRun, Unit
 from fxgrow.planning.chains import chains
 from fxgrow.planning.deepening import Children, CopiedRegion, Deepening, NewBlock, NewTensor, Run, renamed
@@ -356,7 +357,7 @@ class Naming:
 
     def _path(self, container: str, slot: tuple[str, int]) -> str:
         above, name = self.after(container) if container else "", self.names[container][slot]
-        return f"{above}.{name}" if above else name
+        return dotted(above, name)
 
     def _born(self, block: int, modules: tuple[tuple[str, str], ...], twin: Unit, init: str) -> Iterator[NewTensor]:
         assert twin.identity is not None

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from torch import fx, nn
 
+from fxgrow.module_tensors import dotted
 from fxgrow.planning.blocks import Finder, Found, FoundRun, Region, Unit
 from fxgrow.planning.graph_parts import within
 from fxgrow.rules.calls import tensor_operands
@@ -87,7 +88,7 @@ def _loops(finder: Finder, graphs: dict[str, list[fx.Node]]) -> Iterator[_Loop]:
     for path, module in finder.model.named_modules():
         merged: list[_Loop] = []
         for name, child in module._modules.items():
-            loop = _alone(finder, f"{path}.{name}" if path else name, child, position)
+            loop = _alone(finder, dotted(path, name), child, position)
             if loop is None:
                 continue
             together = ((k, both) for k, earlier in enumerate(merged) if (both := earlier.beside(loop)) is not None)

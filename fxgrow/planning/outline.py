@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
+from fxgrow.module_tensors import dotted
 from fxgrow.planning.deepening import renamed
 from fxgrow.planning.showing import shortened
 
@@ -105,7 +106,7 @@ class _Outline:
 
     def below(self, path: str) -> list[list[str]]:
         """The names of tensors below a path, without it, in each of the orders in which the plan has them."""
-        start = _join(path, "")
+        start = dotted(path, "")
         return [[name[len(start) :] for name in order if name.startswith(start)] for order in self.orders]
 
     def children(self, path: str) -> list[str]:
@@ -119,21 +120,21 @@ class _Outline:
     def is_run(self, path: str) -> bool:
         """Whether the parts of a part are blocks: numbered, of several layers, and not themselves stages of blocks."""
         children = self.children(path)
-        paths = [_join(path, name) for name in children]
+        paths = [dotted(path, name) for name in children]
         if not _numbered(children) or not (path in self.runs or all(map(self.children, paths))):
             return False
         if path in self.runs or not any(map(self.has_run, paths)):
             return True
-        stages = any(run.startswith(_join(path, "")) for run in self.runs)
+        stages = any(run.startswith(dotted(path, "")) for run in self.runs)
         return not stages and len(paths) > 1 and len({self._shape(child) for child in paths}) == 1
 
     def has_run(self, path: str) -> bool:
-        return self.is_run(path) or any(self.has_run(_join(path, name)) for name in self.children(path))
+        return self.is_run(path) or any(self.has_run(dotted(path, name)) for name in self.children(path))
 
     def _shape(self, path: str) -> tuple[object, ...]:
         """What blocks of one run have in common and stages do not: names and sizes."""
         names = sorted(set(itertools.chain(*self.below(path))))
-        sizes = [[place.dimension.old for place in self.places.get(_join(path, name), ())] for name in names]
+        sizes = [[place.dimension.old for place in self.places.get(dotted(path, name), ())] for name in names]
         return (*names, *map(tuple, sizes))
 
     def sections(self, path: str) -> Iterator[Section]:
@@ -143,22 +144,22 @@ class _Outline:
             yield self._run(path)
             return
         if own:
-            yield Section(", ".join(own), (self._box(path, [_join(path, name) for name in own]),))
+            yield Section(", ".join(own), (self._box(path, [dotted(path, name) for name in own]),))
         for name in children:
-            child = _join(path, name)
+            child = dotted(path, name)
             if self.is_run(child):
                 yield self._run(child)
             elif self.has_run(child):
                 yield from self.sections(child)
             elif _numbered(layers := self.children(child)) and not any(
-                self.children(_join(child, layer)) for layer in layers
+                self.children(dotted(child, layer)) for layer in layers
             ):
-                yield self._layers(child, [_join(child, layer) for layer in layers])
+                yield self._layers(child, [dotted(child, layer) for layer in layers])
             else:
                 yield Section(child, (self._box(child),))
 
     def _run(self, path: str) -> Section:
-        boxes = tuple(self._box(_join(path, name)) for name in self.children(path))
+        boxes = tuple(self._box(dotted(path, name)) for name in self.children(path))
         return Section(path, boxes, True, self.runs_held.get(path, ""))
 
     def _layers(self, path: str, layers: Sequence[str]) -> Section:
@@ -174,7 +175,7 @@ class _Outline:
 
     def _places(self, path: str, names: Sequence[str] | None = None) -> list[_Place]:
         if names is None:
-            names = [_join(path, name) for name in _merged(self.below(path))]
+            names = [dotted(path, name) for name in _merged(self.below(path))]
         return [place for name in names for place in self.places.get(name, ())]
 
     def _box(self, path: str, names: Sequence[str] | None = None) -> Box:
@@ -256,10 +257,6 @@ def _numbered(names: Sequence[str]) -> bool:
 
 def _number(name: str) -> int:
     return int(re.findall(r"\d+$", name)[0])
-
-
-def _join(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name
 
 
 def _merged(orders: Iterable[Sequence[str]]) -> list[str]:

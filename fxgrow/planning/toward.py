@@ -8,6 +8,7 @@ from torch import nn
 
 from fxgrow.amounts import Amount, Amounts
 from fxgrow.errors import PlanError
+from fxgrow.module_tensors import dotted
 from fxgrow.planning.blocks import Found, FoundRun
 from fxgrow.planning.dense_layers import DenseRun
 from fxgrow.planning.graph_parts import within_any
@@ -101,7 +102,7 @@ def _shares(per_block: Sequence[int], count: int) -> Iterator[tuple[int, ...]]:
 def _fits(here: Mapping[FoundRun, int], counts: Sequence[int], path: str, model: nn.Module, target: nn.Module) -> bool:
     """Whether, in the target, further children have the shapes of those that they would repeat."""
     children = list(target._modules.values())
-    places = {f"{path}.{name}" if path else name: k for k, name in enumerate(model._modules)}
+    places = {dotted(path, name): k for k, name in enumerate(model._modules)}
     shift = 0
     for (run, per), blocks in zip(here.items(), counts, strict=True):
         inside = [places[root] for unit in run.clonable for root in unit.roots if root in places]

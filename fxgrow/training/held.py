@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from fxgrow.containers import each_of_kind, of_kind
 from fxgrow.errors import TrainingError
+from fxgrow.module_tensors import dotted
 from fxgrow.training.state import replace_parameters
 
 _KINDS: tuple[type[Any], ...] = (Optimizer, LRScheduler)
@@ -35,7 +36,7 @@ def own_optimizers(grown: nn.Module, model: nn.Module) -> None:
             except TrainingError as error:
                 raise TrainingError(
                     f"the model holds an optimizer that its grown copy cannot have: {error.what}",
-                    where=f"{path}.{name}".lstrip("."),
+                    where=dotted(path, name),
                     remedy="take it out of the model before growth, and make another one for the grown model",
                 ) from error
             modules[path].__dict__[name] = twin

@@ -10,6 +10,7 @@ from torch import Tensor
 from fxgrow.errors import TrainingError
 from fxgrow.first_names import name_at_growth
 from fxgrow.history import History
+from fxgrow.module_tensors import dotted
 from fxgrow.planning.graph_parts import within_any
 
 Lineage = Sequence[Mapping[str, str]]
@@ -153,7 +154,7 @@ def _put_in(last: str, since: int, history: History, lineage: Lineage) -> bool:
         then = lineage[number].get(last, "")
         by_hand = history.steps[number].by_hand.parts
         replaced = [path for path, part in by_hand.items() if "class" in part]
-        replaced += [f"{path}.{leaf}".lstrip(".") for path, part in by_hand.items() for leaf in part.get("tensors", ())]
+        replaced += [dotted(path, leaf) for path, part in by_hand.items() for leaf in part.get("tensors", ())]
         if within_any(then, tuple(replaced)):
             return True
     return False
