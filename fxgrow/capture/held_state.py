@@ -13,6 +13,9 @@ from fxgrow.holders import attributes_of, held_by, is_object
 from fxgrow.libraries import package_of
 from fxgrow.module_tensors import OF_MODULES
 
+NOTHING = object()
+"""What `state_of` has before an attribute is there: the same as nothing else."""
+
 
 def state_of(model: nn.Module) -> dict[tuple[str, str, str], Any]:
     """The buffers and attributes of modules with a forward of their own, by path, kind and name."""

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from fxgrow.capture.capturing import Captured
 from fxgrow.capture.flags import global_flags, with_flags
 from fxgrow.capture.inputs import Inputs
+from fxgrow.capture.leavings import OF_ARGUMENT
 from fxgrow.capture.methods import RUNNING, held_forward
-from fxgrow.capture.recording import OF_ARGUMENT, bound
+from fxgrow.capture.recording import bound
 from fxgrow.capture.skeleton import twin_of
 from fxgrow.capture.source_code import code_of, is_unread
 from fxgrow.containers import of_kind

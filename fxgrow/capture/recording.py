@@ -1,10 +1,10 @@
-"""Runs a model's forward in one mode: what each run recorded, and which attributes it assigned."""
+"""Runs a model's forward in one mode: what each run recorded."""
 
 from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,14 +13,15 @@ import torch
 from torch import fx, nn
 
 from fxgrow.capture import contexts
-from fxgrow.capture.answers import behind, made_of_sizes
+from fxgrow.capture.answers import behind
 from fxgrow.capture.attributes import numbers_of, with_sources, written_numbers
 from fxgrow.capture.builder import ASIDE, OutsideError
 from fxgrow.capture.chance import without_chance
 from fxgrow.capture.contexts import Settled
 from fxgrow.capture.evaluation import Memory
-from fxgrow.capture.held_state import contents_of, is_same, state_of, with_tensors
+from fxgrow.capture.held_state import NOTHING, is_same, state_of
 from fxgrow.capture.inputs import Inputs
+from fxgrow.capture.leavings import Leavings, assigned_since, made_of_weights
 from fxgrow.capture.leftovers import LEFTOVERS
 from fxgrow.capture.masks import OTHERS, taking
 from fxgrow.capture.numbers import Comparison
@@ -30,18 +31,13 @@ from fxgrow.capture.questions import Question
 from fxgrow.capture.recorder import Recorder, Shapes
 from fxgrow.capture.shapes import IN_TENSOR_OPERATIONS
 from fxgrow.capture.skeleton import twin_of
-from fxgrow.containers import of_kind
 from fxgrow.devices import callers_code
 from fxgrow.errors import CaptureError, FxgrowError, UntraceableError, as_error, first_line
-from fxgrow.module_tensors import dotted
 from fxgrow.opaque import CustomFunction
-from fxgrow.rules.calls import draws, name_of, reached, writes
-from fxgrow.rules.registry import law_of_call, shown_by
+from fxgrow.rules.calls import writes
+from fxgrow.rules.registry import law_of_call
 from fxgrow.shared_state import SharedState
 from fxgrow.switching import switches_itself
-
-OF_ARGUMENT = "argument "
-"""Begins the place of what a forward leaves in one of its arguments."""
 
 _ONE_AT_A_TIME = threading.RLock()
 """What tells a recorder of calls stands, for a while, in for attributes that all threads share."""
@@ -124,80 +120,36 @@ class Recording:
         recorder.settled.extend(switched)
         self.graph = recorder.graph
         before, numbers_before = state_of(runner), numbers_of(runner)
-        name = type(self.bare).__name__
-        try:
-            output, form = taken_apart(_run(recorder, arguments, len(inputs[0])))
-        except CaptureError as error:
-            if not recorder.counts or isinstance(error, UntraceableError):
-                raise
-            raise _hanging_on_counts("whether it runs", error.where or name) from error
-        assigned = [
-            key
-            for key, value in state_of(runner).items()
-            if not is_same(value, before.get(key, _NOTHING)) and id(value) not in recorder.kept
-        ]
+        output, form = self._output(recorder, arguments, len(inputs[0]))
+        assigned = assigned_since(before, recorder)
         recorder.graph.output(recorder.result(output))
         if recorder.counts:
             self._refuse_what_hangs_on_counts(recorder, mode, inputs, dtype)
         if not self.shapes:
             self.shapes, self.features = recorder.shapes, recorder.features
-        for path, kind, attribute in assigned:
-            value = getattr(runner.get_submodule(path), attribute)
-            lost = isinstance(value, (int, float)) or (
-                kind == "buffer" and not made_of_sizes(recorder.nodes.get(id(value)))
-            )
-            finding = f"what the forward assigns to the {kind} {attribute}"
-            recorder.settled.append(Settled(finding, path or name, lost))
         written = written_numbers(recorder.graph, runner, numbers_before)
-        for (path, attribute), number in written.items():
-            if (path, attribute) in numbers_before and number != numbers_before[path, attribute]:
-                finding = f"what the forward assigns to the attribute {attribute}"
-                recorder.settled.append(Settled(finding, path, lost=True))
-        values = [getattr(runner.get_submodule(path), name) for path, kind, name in assigned if kind == "attribute"]
-        changes = shared.changed()
-        for text, value, _ in changes:
-            values.append(value)
-            lost = isinstance(value, (int, float, torch.Tensor))
-            recorder.settled.append(Settled(f"what the forward assigns to {text}", name, lost))
-        left = tuple(
-            where
-            for path, kind, name in assigned
-            if kind == "attribute"
-            for where, value in with_tensors(getattr(runner.get_submodule(path), name), dotted(path, name))
-            if isinstance(value, torch.Tensor) or not _is_cache(value, recorder)
-        )
-        left += tuple(change.place for change in changes if change.place and not _is_cache(change.value, recorder))
-        for argument in recorder.left_in_arguments(output):
-            left += (f"{OF_ARGUMENT}{argument}",)
-            recorder.settled.append(Settled(f"what the forward puts into its argument {argument}", name, lost=True))
-        if values:
-            difference = self._at_the_next_call(
-                recorder, runner, inputs, list(of_kind(contents_of(values, set()), torch.Tensor))
-            )
-            if difference is not None:
-                finding = f"{difference.what} hangs on what an earlier call left in the model"
-                recorder.settled.append(Settled(finding, difference.place or name, True, contexts.STATE))
-        changing = dict.fromkeys(_changing(recorder.graph))
-        changed = {str(node.target) for node in changing}
-        changed |= {dotted(path, attribute) for path, kind, attribute in assigned if kind == "buffer"}
-        numbers = {dotted(path, attribute) for path, kind, attribute in assigned if kind == "attribute"}
-        asked_numbers = (dotted(asked.module, asked.keys[0]) for asked in recorder.attributes_asked)
-        for asked, where in {**recorder.asked, **dict.fromkeys(sorted(asked_numbers), name)}.items():
-            if asked in changed | numbers:
-                finding = f"the course of the forward hangs on what an earlier call left in {asked}"
-                recorder.settled.append(Settled(finding, where, True, contexts.STATE))
-        unregistered = set(recorder.plain.values())
-        for node in changing:
-            if node.target in unregistered:  # where it was read, it may be a constant
-                finding = f"what the forward writes into the tensor {node.target}"
-                recorder.settled.append(Settled(finding, node.meta.get("module_path") or name, lost=True))
-        compared = _arguments_behind(recorder.settling)
+        run = Leavings(recorder, assigned, shared.changed(), recorder.left_in_arguments(output))
+        recorder.settled.extend((*run.in_modules(), *run.in_layers(written, numbers_before), *run.elsewhere()))
+        left = tuple(run.places())
+        if run.values:
+            recorder.settled.extend(self._parts_at_the_next_call(recorder, inputs, run.tensors()))
+        recorder.settled.extend((*run.decided_by(), *run.written_into()))
+        compared = {str(node.target) for node in behind(recorder.settling) if node.op == "placeholder"}
         _without_dead_code(recorder.graph)
         by_mode = recorder.by_mode or any(map(switches_itself, runner.modules()))
         comparisons, by_size = recorder.comparisons, recorder.by_size
         questions = frozenset(recorder.questions)
         settled = recorder.settled
         return Record(recorder.graph, form, settled, compared, comparisons, by_mode, by_size, questions, left, written)
+
+    def _output(self, recorder: Recorder, arguments: dict[str, Any], positional: int) -> tuple[Any, Form | None]:
+        """What the forward returns, taken apart."""
+        try:
+            return taken_apart(_run(recorder, arguments, positional))
+        except CaptureError as error:
+            if not recorder.counts or isinstance(error, UntraceableError):
+                raise
+            raise _hanging_on_counts("whether it runs", error.where or type(self.bare).__name__) from error
 
     def _recorder(self, runner: nn.Module) -> Recorder:
         recorder = Recorder(runner, self.device, self.functions, self.constants, self.memory, self.originals)
@@ -231,17 +183,17 @@ class Recording:
             if difference is not None:
                 raise _hanging_on_counts(difference.what, difference.place or type(self.bare).__name__)
 
-    def _at_the_next_call(
-        self, first: Recorder, runner: nn.Module, inputs: Inputs, leftovers: list[torch.Tensor]
-    ) -> Difference | None:
+    def _parts_at_the_next_call(
+        self, first: Recorder, inputs: Inputs, leftovers: list[torch.Tensor]
+    ) -> Iterator[Settled]:
         """Where the next run of a model that has just been run parts from the first, if it does.
 
         leftovers: what the first run left in attributes. To read it is no difference where it is made of weights alone.
         """
         parting: Difference | None = None
-        unchanging = _made_of_weights(first.graph, {first.nodes[id(t)] for t in leftovers if id(t) in first.nodes})
+        unchanging = made_of_weights(first.graph, {first.nodes[id(t)] for t in leftovers if id(t) in first.nodes})
         for nodes in ([], unchanging) if unchanging else ([],):
-            again = self._recorder(runner)
+            again = self._recorder(first.root)
             for tensor in leftovers:
                 if id(tensor) in first.nodes and first.nodes[id(tensor)].target in self.constants:
                     again.plain.pop(id(tensor), None)  # it goes by the name of the constant
@@ -256,12 +208,11 @@ class Recording:
             again.graph.output(again.result(output))
             difference = next(differences(first.graph, again.graph, paired), None)
             if difference is None:
-                return None
+                return
             parting = parting or difference
-        return parting
-
-
-_NOTHING = object()
+        if parting is not None:
+            finding = f"{parting.what} hangs on what an earlier call left in the model"
+            yield Settled(finding, parting.place or type(self.bare).__name__, True, contexts.STATE)
 
 
 def _hanging_on_counts(what: str, where: str) -> UntraceableError:
@@ -292,55 +243,11 @@ def _changed_by_mode(model: nn.Module, training: bool) -> Iterator[Settled]:
         finding = f"that a change to {'train' if training else 'eval'} mode leaves {len(left)} of its parts as they are"
         yield Settled(finding, left[0] or type(model).__name__, lost=True)
     for (path, kind, name), value in state_of(model).items() if own else ():
-        was = before.get((path, kind, name), _NOTHING)
+        was = before.get((path, kind, name), NOTHING)
         kept = isinstance(value, torch.Tensor) or isinstance(was, torch.Tensor)  # of which the record has how
         if path in own and kind == "attribute" and not kept and not is_same(value, was):
             finding = f"what a change of mode does to {name} and to weights"
             yield Settled(finding, path or type(model).__name__, lost=True)
-
-
-def _is_cache(value: Any, recorder: Recorder) -> bool:
-    """Whether a container has tensors that are made of weights alone: a table by sizes, kept for the next call."""
-    made = [recorder.nodes[id(tensor)] for tensor in of_kind(value, torch.Tensor) if id(tensor) in recorder.nodes]
-    return set(made) <= set(_made_of_weights(recorder.graph, made))
-
-
-def _made_of_weights(graph: fx.Graph, results: Iterable[fx.Node]) -> list[fx.Node]:
-    """The nodes behind results whose value hangs on tensors alone that the model has and leaves as they are."""
-    changing = set(_changing(graph))
-    unchanging: set[fx.Node] = set()
-    for node in graph.nodes:
-        if node.op == "get_attr":
-            is_made = node not in changing
-        else:
-            calls = node.op in ("call_function", "call_method") and not writes(node) and not draws(name_of(node))
-            is_made = calls and bool(_sources(node)) and unchanging.issuperset(_sources(node))
-        unchanging |= {node} if is_made else set()
-    return sorted(reached(unchanging.intersection(results), _sources))
-
-
-def _sources(node: fx.Node) -> list[fx.Node]:
-    """The nodes whose values a node reads: not those that say of which type a tensor is, or where."""
-    types = (torch.dtype, torch.device)
-    return [source for source in node.all_input_nodes if not isinstance(source.meta["value"], types)]
-
-
-def _changing(graph: fx.Graph) -> Iterator[fx.Node]:
-    """The nodes of tensors of the model that a run writes to, also through what may be a view, or a layer may."""
-    layers = {str(node.target) for node in graph.nodes if node.op == "call_module"}
-    for node in graph.nodes:
-        is_buffer = node.op == "get_attr" and not isinstance(node.meta["value"], nn.Parameter)
-        if is_buffer and str(node.target).rpartition(".")[0] in layers:
-            yield node
-        written = node.args[0] if writes(node) and node.args else None
-        made = shown_by(written) if isinstance(written, fx.Node) else None
-        if made is not None and made.op == "get_attr":
-            yield made
-
-
-def _arguments_behind(nodes: set[fx.Node]) -> set[str]:
-    """The names of the arguments that numbers were computed from."""
-    return {str(node.target) for node in behind(nodes) if node.op == "placeholder"}
 
 
 def _run(recorder: Recorder, arguments: dict[str, Any], positional: int) -> Any:
