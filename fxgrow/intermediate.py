@@ -113,7 +113,7 @@ def _path_before(depth: Deepening, path: str) -> str:
 
 
 def _origins(sources: Mapping[str, Tensor], depth: Deepening | None, seed: str) -> Iterator[tuple[str, Origin]]:
-    moved = {old: new for new, old in depth.renamed} if depth is not None else {}
+    moved = depth.new_names if depth is not None else {}
     for name in sources:
         yield moved.get(name, name), Origin(name)
     for new in depth.tensors if depth is not None else ():

@@ -19,6 +19,7 @@ from fxgrow.own.refusing import with_refusals
 from fxgrow.parts import Parts, captured_again, widen_parts
 from fxgrow.placing import grown_in_class, without_guards
 from fxgrow.planning.plan import Obstacle, Plan
+from fxgrow.rules.calls import targets
 from fxgrow.transforms.folding import fold_multipliers
 from fxgrow.transforms.passes import deepened
 from fxgrow.transforms.width import widened
@@ -100,10 +101,7 @@ def as_graph(
     for name, tensor in tensors_named(grown, named_tensors(graph)).items():
         place(graph, name, tensor)
     parts = dict(grown.named_modules())
-    called = {
-        str(n.target) for mode_graph in graph.graphs().values() for n in mode_graph.nodes if n.op == "call_module"
-    }
-    for path in called & parts.keys():
+    for path in targets(graph.graphs().values(), "call_module") & parts.keys():
         owner, _, name = path.rpartition(".")
         if not by_graph(graph.get_submodule(path)) and not isinstance(parts[path], (Edited, Multiplied)):
             graph.get_submodule(owner)._modules[name] = parts[path]

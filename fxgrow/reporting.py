@@ -50,7 +50,7 @@ class Report:
 
     def html(self) -> str:
         """The page."""
-        made_by = f"Written by fxgrow {__version__}; the model was saved with {_versions(self.header)}."
+        made_by = f"Written by fxgrow {__version__}; the model was saved with {versions(self.header)}."
         return page(f"{self.header['model']}, grown: {self.file}", self._parts(), made_by)
 
     def _parts(self) -> Iterator[tuple[str, str]]:
@@ -130,7 +130,7 @@ def born(history: History) -> Table:
     return table
 
 
-def _versions(header: Mapping[str, Any]) -> str:
+def versions(header: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {version}" for name, version in header["versions"].items())
 
 

@@ -154,7 +154,7 @@ def _origins(
 ) -> Iterator[tuple[str, Hashable, torch.Tensor, NewTensor | None]]:
     """Every tensor of the grown model: its name, what is one for tied ones, where it comes from, how it starts."""
     depth = plan.depth
-    names = {old: new for new, old in depth.renamed} if depth is not None else {}
+    names = depth.new_names if depth is not None else {}
     for name, tensor in tensors.items():
         yield names.get(name, name), id(tensor), tensor, None
     for start in depth.tensors if depth is not None else ():

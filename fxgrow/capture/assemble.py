@@ -17,6 +17,7 @@ from fxgrow.capture.norms import called_norms
 from fxgrow.capture.outputs import Form
 from fxgrow.libraries import is_library
 from fxgrow.module_tensors import dotted
+from fxgrow.rules.calls import targets
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 
@@ -42,8 +43,8 @@ def assemble(
     that. `form`: the class of the output.
     """
     norms = called_norms(root, graphs.values())
-    called = {str(node.target) for graph in graphs.values() for node in graph.nodes if node.op == "call_module"}
-    constants = {str(node.target) for graph in graphs.values() for node in graph.nodes if node.op == "get_attr"}
+    called = targets(graphs.values(), "call_module")
+    constants = targets(graphs.values(), "get_attr")
     twins: dict[int, nn.Module] = {}
 
     def plain(module: nn.Module, path: str) -> nn.Module:
@@ -80,7 +81,7 @@ def parts_left_out(model: nn.Module, graphs: Iterable[fx.Graph]) -> Iterator[Set
 
     Hooks of libraries are left out; a record refuses backward ones.
     """
-    called = {str(node.target) for graph in graphs for node in graph.nodes if node.op == "call_module"}
+    called = targets(graphs, "call_module")
     for path, part in model.named_modules():
         if any(f"{path}.".startswith(f"{each}.") for each in called):
             continue

@@ -23,6 +23,7 @@ from fxgrow.devices import device_of
 from fxgrow.garbage import collection_paused
 from fxgrow.libraries import is_known
 from fxgrow.module_tensors import named_tensors
+from fxgrow.rules.calls import targets
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def _captured(model: nn.Module, bare: nn.Module, inputs: Inputs, probing: bool =
         free_numbers(recording, run, graph, inputs, settling)
     for path, function in recording.functions.items():
         tree.add_module(path, function)
-    attributes = {str(node.target) for graph in graphs.values() for node in graph.nodes if node.op == "get_attr"}
+    attributes = targets(graphs.values(), "get_attr")
     for path, constant in recording.constants.items():
         if path in attributes:
             setattr(tree, path, constant)

@@ -16,7 +16,7 @@ from fxgrow.capture.held_state import NOTHING, contents_of, is_same, state_of, w
 from fxgrow.capture.recorder import Recorder
 from fxgrow.containers import of_kind
 from fxgrow.module_tensors import dotted
-from fxgrow.rules.calls import draws, name_of, reached, writes
+from fxgrow.rules.calls import draws, name_of, reached, targets, writes
 from fxgrow.rules.registry import shown_by
 from fxgrow.shared_state import Change
 
@@ -148,7 +148,7 @@ def _sources(node: fx.Node) -> list[fx.Node]:
 
 def _changing(graph: fx.Graph) -> Iterator[fx.Node]:
     """The nodes of tensors of the model that a run writes to, also through what may be a view, or a layer may."""
-    layers = {str(node.target) for node in graph.nodes if node.op == "call_module"}
+    layers = targets([graph], "call_module")
     for node in graph.nodes:
         is_buffer = node.op == "get_attr" and not isinstance(node.meta["value"], nn.Parameter)
         if is_buffer and str(node.target).rpartition(".")[0] in layers:

@@ -46,7 +46,7 @@ def certify(
 def inspect(file: given.Saved, as_json: given.AsJson = False) -> None:
     """Show what a saved model holds: its base, its growths, its births."""
     from fxgrow.files import header_of, history_in
-    from fxgrow.reporting import counts_by_stage, growths
+    from fxgrow.reporting import counts_by_stage, growths, versions
 
     path = file_of(file)
     header = header_of(path)
@@ -54,8 +54,7 @@ def inspect(file: given.Saved, as_json: given.AsJson = False) -> None:
         print(json.dumps(header))
         return
     history = history_in(header, path)
-    versions = ", ".join(f"{name} {version}" for name, version in header["versions"].items())
-    say(f"{file}: {header['model']}, from {header['base'] or 'an unnamed original'}, saved with {versions}")
+    say(f"{file}: {header['model']}, from {header['base'] or 'an unnamed original'}, saved with {versions(header)}")
     show(growths(history.steps))
     counts = counts_by_stage(history)
     say("born at stage " + ", ".join(f"{stage}: {count:,}" for stage, count in counts.items()))

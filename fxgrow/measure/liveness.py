@@ -104,7 +104,7 @@ def _twins(plan: Plan | None) -> dict[str, str]:
     """Parameters of new blocks -> those that they repeat, by their names now."""
     if plan is None or plan.depth is None:
         return {}
-    names = {old: new for new, old in plan.depth.renamed}
+    names = plan.depth.new_names
     return {tensor.name: names.get(tensor.twin, tensor.twin) for tensor in plan.depth.tensors}
 
 

@@ -25,6 +25,7 @@ from fxgrow.libraries import is_known
 from fxgrow.measure.verification import dtype_of, verify
 from fxgrow.opaque import ByMode
 from fxgrow.planning.plan import Plan
+from fxgrow.rules.calls import targets
 from fxgrow.rules.normalisation import BatchNorm
 from fxgrow.rules.registry import law_of_module
 
@@ -108,7 +109,7 @@ def alike_by_mode(captured: Captured) -> bool:
     """
     if captured.graphs.keys() != {"both"}:
         return False
-    called = {str(node.target) for node in captured.graphs["both"].nodes if node.op == "call_module"}
+    called = targets(captured.graphs.values(), "call_module")
     return all(map(_ignores_mode, map(captured.model.get_submodule, called)))
 
 

@@ -50,6 +50,7 @@ from fxgrow.own.sizes import Settings, wanted
 from fxgrow.planning.edits import set_attributes
 from fxgrow.planning.plan import NodeEdit, Obstacle, Plan
 from fxgrow.references import place_all
+from fxgrow.rules.calls import output_of
 from fxgrow.rules.shape import follow
 from fxgrow.transforms.depth import rearranged
 from fxgrow.transforms.width import widened
@@ -256,7 +257,6 @@ def _read_out(own: Any, grown: GrownGraphModule) -> nn.Module | Obstacle:
 
 def _outputs_read(graph: fx.Graph) -> Iterator[OutputRead]:
     """The outputs of a graph that are read out, in order."""
-    (output,) = (node for node in graph.nodes if node.op == "output")
 
     def within(value: Any, path: tuple[Any, ...]) -> Iterator[OutputRead]:
         if isinstance(value, fx.Node):
@@ -270,7 +270,7 @@ def _outputs_read(graph: fx.Graph) -> Iterator[OutputRead]:
             for key, item in value.items():
                 yield from within(item, (*path, key))
 
-    yield from within(output.args[0], ())
+    yield from within(output_of(graph).args[0], ())
 
 
 def _fit_attention(own: nn.Module, head_dims: Mapping[int, int]) -> None:

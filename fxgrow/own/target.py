@@ -17,6 +17,7 @@ from fxgrow.opaque import OPAQUE
 from fxgrow.own.edited import is_norm_over_old_units, plain_kind
 from fxgrow.planning.likeness import Likeness, Setting
 from fxgrow.references import place_all
+from fxgrow.rules.calls import targets
 from fxgrow.rules.pointwise import Pointwise
 from fxgrow.rules.registry import law_of_module
 from fxgrow.switching import in_modes
@@ -122,7 +123,7 @@ def _necessary(
     result: nn.Module, settings: list[Setting], grown: GrownGraphModule, inputs: Inputs, target: str
 ) -> list[Setting]:
     """Those of the attributes without which a model computes otherwise; they are set, the others are not."""
-    called = {str(n.target) for graph in spelled_out(grown).values() for n in graph.nodes if n.op == "call_module"}
+    called = targets(spelled_out(grown).values(), "call_module")
     kept = [setting for setting in settings if setting.module in called]  # a record does not look into these
     rest = [setting for setting in settings if setting.module not in called]
     _put(result, kept)

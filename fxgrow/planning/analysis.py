@@ -10,9 +10,8 @@ from torch import fx, nn
 
 from fxgrow.axes.layout import Leaf, Reason, is_fixed, leaves
 from fxgrow.axes.unify import Unifier
-from fxgrow.containers import of_kind
+from fxgrow.containers import has_fractions, of_kind
 from fxgrow.module_tensors import CONSTANT, named_tensors, plain_tensor
-from fxgrow.rules.calls import is_inexact
 from fxgrow.rules.law import Law
 from fxgrow.rules.op import Op, Tensor, Tree, constants, tensors
 from fxgrow.rules.registry import law_of_call
@@ -106,7 +105,7 @@ def _find_parameters(analysis: Analysis) -> None:
         if canonical != name:
             continue
         why, stay = getattr(tensor, _STAYS, ("", ()))
-        if is_inexact(tensor) or stay:
+        if has_fractions(tensor) or stay:
             empty, held = Reason("it has no units", name, quiet=True), Reason(why, name)
             free = [analysis.unifier.fresh(size) if size else Leaf(0, reason=empty) for size in tensor.shape]
             axes = tuple(Leaf(leaf.size, reason=held) if axis in stay else leaf for axis, leaf in enumerate(free))
@@ -123,7 +122,7 @@ def _plain_tensors(analysis: Analysis) -> dict[str, torch.Tensor]:
     held = {name: plain_tensor(analysis.model, name) for name in read if not name.startswith(CONSTANT)}
     precisions = {weight.dtype.to_real() for weight in nn.Module.parameters(analysis.model)}
     tensors = {name: t for name, t in held.items() if t is not None and not t.requires_grad}
-    return {name: t for name, t in tensors.items() if is_inexact(t) and t.dtype.to_real() in precisions}
+    return {name: t for name, t in tensors.items() if has_fractions(t) and t.dtype.to_real() in precisions}
 
 
 def _visit(analysis: Analysis, node: fx.Node) -> Tree:

@@ -130,6 +130,11 @@ class Deepening:
         return {children.path: {old: new for new, old in children.names if old} for children in self.children}
 
     @property
+    def new_names(self) -> dict[str, str]:
+        """What things that were there are called after growth, of those that are called something else."""
+        return {old: new for new, old in self.renamed}
+
+    @property
     def preserving(self) -> bool:
         """Whether the grown model computes what the original computed."""
         return self.init != "stack" or not self.blocks

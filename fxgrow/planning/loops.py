@@ -88,7 +88,7 @@ def _loops(finder: Finder, graphs: dict[str, list[fx.Node]]) -> Iterator[_Loop]:
     for path, module in finder.model.named_modules():
         merged: list[_Loop] = []
         for name, child in module._modules.items():
-            loop = _alone(finder, dotted(path, name), child, position)
+            loop = _loop_over(finder, dotted(path, name), child, position)
             if loop is None:
                 continue
             together = ((k, both) for k, earlier in enumerate(merged) if (both := earlier.beside(loop)) is not None)
@@ -97,7 +97,7 @@ def _loops(finder: Finder, graphs: dict[str, list[fx.Node]]) -> Iterator[_Loop]:
         yield from merged
 
 
-def _alone(finder: Finder, path: str, module: nn.Module | None, position: dict[fx.Node, int]) -> _Loop | None:
+def _loop_over(finder: Finder, path: str, module: nn.Module | None, position: dict[fx.Node, int]) -> _Loop | None:
     """A list of modules each of which is called in every graph, before the next; or of one that is several."""
     if not isinstance(module, nn.ModuleList) or not (len(module) > 1 or _is_of_unlike_parts(module)):
         return None

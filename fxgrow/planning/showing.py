@@ -9,6 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from fxgrow.pages import titled
+
 if TYPE_CHECKING:
     from fxgrow.planning.deepening import Deepening
     from fxgrow.planning.likeness import Likeness
@@ -17,26 +19,13 @@ if TYPE_CHECKING:
 
 def shown(plan: Plan) -> RenderableType:
     """Tables of what grows and what stays, totals, and what comes back."""
-    grown = Table(title=f"{plan.model}: what grows (init={plan.init})", title_justify="left")
-    for heading, justify in (
-        ("group", "left"),
-        ("size", "right"),
-        ("made by", "left"),
-        ("stays invisible by", "left"),
-    ):
-        grown.add_column(heading, justify=justify)  # type: ignore[arg-type]
-    grown.add_column("parameters", justify="right")
+    headings = ("group", "size", "made by", "stays invisible by")
+    grown = titled(f"{plan.model}: what grows (init={plan.init})", *headings, right=["parameters"])
+    grown.columns[1].justify = "right"
     for group in plan.groups:
-        grown.add_row(
-            group.name,
-            f"{group.old} → {group.new}",
-            shortened(group.where),
-            group.how,
-            f"+{group.added:,}",
-        )
-    stays = Table(title="what stays, and why", title_justify="left")
-    for heading in ("size", "where", "reason"):
-        stays.add_column(heading)
+        size = f"{group.old} → {group.new}"
+        grown.add_row(group.name, size, shortened(group.where), group.how, f"+{group.added:,}")
+    stays = titled("what stays, and why", "size", "where", "reason")
     for staying in plan.held:
         stays.add_row(str(staying.size), shortened(staying.where), staying.reason)
     tables: list[RenderableType] = [_deeper(plan.model, plan.depth)] if plan.depth is not None else []
@@ -132,16 +121,10 @@ def _comes_back_as(plan: Plan) -> str:
 
 def _rescaled(plan: Plan) -> Iterator[Table]:
     if plan.rescalings:
-        table = Table(title="old weights rescaled, and what makes up for it", title_justify="left")
-        for heading in ("weight", "kind", "factor", "made up for by"):
-            table.add_column(heading)
+        table = titled("old weights rescaled, and what makes up for it", "weight", "kind", "factor", "made up for by")
         for rescaling in plan.rescalings:
-            table.add_row(
-                rescaling.name,
-                rescaling.kind,
-                f"{rescaling.factor:.4g}",
-                rescaling.by or f"left alone: {rescaling.reason}",
-            )
+            by = rescaling.by or f"left alone: {rescaling.reason}"
+            table.add_row(rescaling.name, rescaling.kind, f"{rescaling.factor:.4g}", by)
         yield table
 
 
@@ -151,9 +134,9 @@ def _read_out(readout: Readout) -> Text:
 
 def _deeper(model: str, depth: Deepening) -> Table:
     """The runs of blocks and how they grow."""
-    table = Table(title=f"{model}: runs of blocks (depth_init={depth.init})", title_justify="left")
-    for heading in ("run", "blocks", "how new ones change nothing" if depth.preserving else "how new ones start"):
-        table.add_column(heading, justify="right" if heading == "blocks" else "left")
+    how = "how new ones change nothing" if depth.preserving else "how new ones start"
+    table = titled(f"{model}: runs of blocks (depth_init={depth.init})", "run", "blocks", how)
+    table.columns[1].justify = "right"
     for run in depth.runs:
         table.add_row(run.path, f"{run.before} → {run.after}", run.how)
     return table

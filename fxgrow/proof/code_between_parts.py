@@ -116,7 +116,7 @@ def _difference(original: nn.Module, grown: nn.Module, parts: Sequence[str]) -> 
         return f"{sorted(apart)[0]} is a layer of a part in one of them"
     places, places_after = _places(original), _places(grown)
     for path, module in before.items():
-        pair = _alone(module, places), _alone(after[path], places_after)
+        pair = _without_parts(module, places), _without_parts(after[path], places_after)
         difference = module_difference(*pair, frozenset({"_fxgrow"}))
         if difference is not None:
             return f"{path or type(original).__name__}: {difference}"
@@ -134,7 +134,7 @@ def _places(model: nn.Module) -> dict[int, str]:
     return {id(held): path for path, held in (*named_tensors(model).items(), *model.named_modules())}
 
 
-def _alone(module: nn.Module, places: Mapping[int, str]) -> nn.Module:
+def _without_parts(module: nn.Module, places: Mapping[int, str]) -> nn.Module:
     """A module without its parts, for a comparison of what it is itself; its functions are told by what they refer to.
 
     places: of the modules and tensors that they may refer to.

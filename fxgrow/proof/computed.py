@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from fxgrow.containers import has_fractions
 from fxgrow.noise import WithoutNoise
 from fxgrow.proof.by_law import prove
 from fxgrow.proof.claims import Claim, Held, Refuted, Unproved
@@ -15,7 +16,7 @@ from fxgrow.proof.node_pair import Use
 from fxgrow.proof.rules.movement import CPU, arranged
 from fxgrow.proof.structures import all_unchanged, stripped
 from fxgrow.proof.values import exact
-from fxgrow.rules.calls import is_inexact, run
+from fxgrow.rules.calls import run
 from fxgrow.rules.law import Law
 
 
@@ -30,7 +31,7 @@ def computed(use: Use, law: Law | None) -> Any:
         """In float64 or complex128 unless entries are only moved."""
         assert claim.held is not None
         value = (claim.held.old if old else claim.held.new).to(device)
-        return value if moves or not is_inexact(value) else exact(value)
+        return value if moves or not has_fractions(value) else exact(value)
 
     values = []
     for old in (True, False):

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxgrow.containers import each_of_kind, of_kind
+from fxgrow.containers import each_of_kind, has_fractions, of_kind
 from fxgrow.holders import held_by
 from fxgrow.module_tensors import OF_TREE
 from fxgrow.proof.claims import (
@@ -31,7 +31,7 @@ from fxgrow.proof.claims import (
     unchanged,
 )
 from fxgrow.proof.values import DERIVED_ULPS, ULPS, at_index, differing, exact, first
-from fxgrow.rules.calls import Called, is_inexact, writes
+from fxgrow.rules.calls import Called, writes
 from fxgrow.rules.registry import kind_of
 
 ABSENT = type("Absent", (), {"__repr__": lambda self: "nothing"})()
@@ -318,7 +318,7 @@ def facts_of(claim: Claim) -> tuple[Tensor | None, dict[int, Tensor], dict[int, 
     value, fills = claim.held.new, claim.held.fills
     new = is_new(claim)
     nothing = value == 0
-    if not claim.held.exact and is_inexact(value) and value.numel():  # worked out, so that nothing may be rounded
+    if not claim.held.exact and has_fractions(value) and value.numel():  # worked out, so that nothing may be rounded
         sizes = value.abs()
         nothing = sizes <= DERIVED_ULPS * claim.held.precision * sizes.where(sizes.isfinite(), 0.0).amax()
     zero = spare(nothing & new.to(value.device))
@@ -360,7 +360,7 @@ def mean_positions(value: Tensor, axis: int, position: Tensor, precision: float)
     """Which new positions along an axis hold the mean of the old ones, up to rounding. Shape `[positions]`."""
     old, new = (position >= 0).nonzero().flatten(), (position < 0).nonzero().flatten()
     result = torch.zeros(len(position), dtype=torch.bool)
-    if not len(old) or not len(new) or not is_inexact(value):
+    if not len(old) or not len(new) or not has_fractions(value):
         return result
     before, added = (exact(value.index_select(axis, units.to(value.device))) for units in (old, new))
     mean, scale = before.mean(axis, keepdim=True), before.abs().amax(axis, keepdim=True)

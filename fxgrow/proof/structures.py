@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fxgrow.containers import has_fractions
 from fxgrow.proof.claims import Claim, is_new, spare, unchanged
 from fxgrow.proof.node_pair import Both, claims_in
-from fxgrow.rules.calls import is_inexact
 
 
 def picks(claim: Claim) -> bool:
     """Whether a tensor is of whole numbers whose values are known, by which entries can be picked."""
-    return claim.held is not None and not is_inexact(claim.held.new)
+    return claim.held is not None and not has_fractions(claim.held.new)
 
 
 def stripped(item: Any, zero: bool) -> Any:

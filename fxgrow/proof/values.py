@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fxgrow.rules.calls import is_inexact
+from fxgrow.containers import has_fractions
 
 ULPS = 4
 """Where growth rounds (scaled gains, means, shares of weights): units in the last place of the stored dtype."""
@@ -17,7 +17,7 @@ DERIVED_ULPS = 64
 
 def precision(tensor: Tensor) -> float:
     """The unit in the last place of 1 in the dtype of a tensor; 0 for integers."""
-    return float(torch.finfo(tensor.dtype).eps) if is_inexact(tensor) else 0.0
+    return float(torch.finfo(tensor.dtype).eps) if has_fractions(tensor) else 0.0
 
 
 def exact(tensor: Tensor) -> Tensor:

@@ -242,9 +242,15 @@ def at_zero(function: Callable[[Tensor], Any]) -> tuple[Tensor, Tensor] | None:
     return y.detach(), slope
 
 
-def is_inexact(value: Tensor) -> bool:
-    """Whether entries are real or complex numbers, rather than whole ones or truths."""
-    return value.is_floating_point() or value.is_complex()
+def targets(graphs: Iterable[fx.Graph], op: str) -> set[str]:
+    """What nodes of a kind name: the modules that graphs call ("call_module"), the tensors that they read."""
+    return {str(node.target) for graph in graphs for node in graph.nodes if node.op == op}
+
+
+def output_of(graph: fx.Graph) -> fx.Node:
+    """The last node of a graph."""
+    output: fx.Node = next(node for node in reversed(graph.nodes) if node.op == "output")
+    return output
 
 
 def places_of(value: Tensor) -> Tensor:

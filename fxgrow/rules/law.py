@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from torch import nn
 
 from fxgrow.axes.layout import Layout, Leaf, Reason, resolve
-from fxgrow.rules.calls import is_inexact
+from fxgrow.containers import has_fractions
 from fxgrow.rules.op import Op, Tensor, Tree, tensors
 
 if TYPE_CHECKING:
@@ -305,5 +305,5 @@ class Carrying(Law):
         self.check_statistics(op, know)
         values = op.value if isinstance(op.value, tuple) else (op.value,)
         for output, value in zip(tensors(op.output), values, strict=True):
-            for leaf in know.growing(*output.axes) if is_inexact(value) else ():  # where something is, else
+            for leaf in know.growing(*output.axes) if has_fractions(value) else ():  # where something is, else
                 know.learn_all(output, leaf, self.known(op, know, output, leaf))

@@ -19,7 +19,7 @@ from fxgrow.amounts import Amounts
 from fxgrow.axes.layout import Layout, Leaf, Product, leaves, resolve
 from fxgrow.capture import Captured, assemble, capture
 from fxgrow.capture.modes import GrownGraphModule, copies
-from fxgrow.containers import flat_tensors
+from fxgrow.containers import flat_tensors, has_fractions
 from fxgrow.module_tensors import named_tensors
 from fxgrow.noise import WithoutNoise
 from fxgrow.planning.analysis import Analysis, analyse
@@ -27,7 +27,6 @@ from fxgrow.planning.edits import AttributeEdit, set_attributes
 from fxgrow.planning.numbers import number_edits
 from fxgrow.planning.planner import Planner
 from fxgrow.planning.sizing import Sizing, size_after
-from fxgrow.rules.calls import is_inexact
 from fxgrow.rules.knowledge import Knowledge, Way
 from fxgrow.rules.law import Fact
 from fxgrow.rules.op import tensors
@@ -65,7 +64,7 @@ class Alone(nn.Module):
         self.count = len(operands)
         for k, operand in enumerate(operands):
             value = torch.randn(operand, dtype=torch.float64) if isinstance(operand, tuple) else operand
-            if is_inexact(value):
+            if has_fractions(value):
                 self.register_parameter(f"x{k}", nn.Parameter(value))
             else:
                 self.register_buffer(f"x{k}", value)
@@ -94,7 +93,7 @@ class Looked:
         return {
             name: (value.detach(), self.analysis.parameters[self.analysis.aliases[name]].axes)
             for name, value in named_tensors(self.model).items()
-            if is_inexact(value)
+            if has_fractions(value)
         }
 
     def growing_together(self) -> list[list[Leaf]]:

@@ -45,7 +45,7 @@ def check_rule(target: Target | nn.Module, *operands: tuple[int, ...] | Tensor, 
     name = target if isinstance(target, str) else getattr(target, "__name__", type(target).__name__)
     judgement = Judgement()
     for training in (False, True):
-        root, graph = _alone(target, operands, arguments)
+        root, graph = _model_of(target, operands, arguments)
         lively(root).train(training)
         bare = skeleton(root)
         propagate(bare, graph, ((), {}))
@@ -66,7 +66,7 @@ def _method(name: str) -> Callable[..., Any]:
     return lambda x, *others, **arguments: getattr(x, name)(*others, **arguments)
 
 
-def _alone(target: Any, operands: tuple[Any, ...], arguments: dict[str, Any]) -> tuple[nn.Module, fx.Graph]:
+def _model_of(target: Any, operands: tuple[Any, ...], arguments: dict[str, Any]) -> tuple[nn.Module, fx.Graph]:
     """A model of the op alone, its operands parameters, and its graph.
 
     Raises
@@ -88,11 +88,6 @@ def _alone(target: Any, operands: tuple[Any, ...], arguments: dict[str, Any]) ->
     called = _method(target) if isinstance(target, str) else target
     root = Alone(module if is_module else functools.partial(called, **arguments), operands)
     nodes = [graph.get_attr(f"x{k}") for k in range(len(operands))]
-    if is_module:
-        result = graph.call_module("op", tuple(nodes), arguments)
-    elif isinstance(target, str):
-        result = graph.call_method(target, tuple(nodes), arguments)
-    else:
-        result = graph.call_function(target, tuple(nodes), arguments)
-    graph.output(result)
+    kind = "call_module" if is_module else "call_method" if isinstance(target, str) else "call_function"
+    graph.output(graph.create_node(kind, "op" if is_module else target, tuple(nodes), arguments))
     return root, graph

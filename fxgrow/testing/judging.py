@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from fxgrow.axes.layout import Layout, Leaf
 from fxgrow.capture.modes import GrownGraphModule
 from fxgrow.capture.norms import spelled_out
+from fxgrow.containers import has_fractions
 from fxgrow.module_tensors import named_tensors, place
 from fxgrow.proof.certificate import Verdict
 from fxgrow.proof.checker import Checker, Walk
@@ -19,7 +20,7 @@ from fxgrow.proof.claims import Claim, Map, at_old, settled
 from fxgrow.proof.models import NORM_GUARDS, Model
 from fxgrow.proof.node_pair import claims_in, facts_of
 from fxgrow.proof.structures import described
-from fxgrow.rules.calls import is_inexact
+from fxgrow.rules.calls import output_of
 from fxgrow.rules.law import Fact
 from fxgrow.rules.op import tensors
 from fxgrow.testing.alone import Grown, Guarded, Looked, computed, grown, permuted, units
@@ -166,7 +167,7 @@ class _Operands(Checker):
     def constant(self, name: str) -> Claim:
         claim = super().constant(name)
         own = "." in name or self.roles.get(name, "weight") != "weight"
-        if own or claim.held is None or not is_inexact(claim.held.new):
+        if own or claim.held is None or not has_fractions(claim.held.new):
             return claim
         return Claim(claim.old, claim.new, claim.maps, *facts_of(claim))
 
@@ -212,8 +213,7 @@ def _check_proof(
 
 def _nodes(walk: Walk) -> Iterator[fx.Node]:
     """The nodes that the outputs of the grown graph are."""
-    (output,) = (node for node in walk.new.nodes if node.op == "output")
-    yield from output.all_input_nodes
+    yield from output_of(walk.new).all_input_nodes
 
 
 def _walked(growth: Grown, module: GrownGraphModule, values: dict[str, Tensor]) -> Walk:

@@ -30,6 +30,7 @@ from fxgrow.intermediate import Growth
 from fxgrow.measure.verification import random_inputs, relative_error
 from fxgrow.noise import WithoutNoise
 from fxgrow.replay import as_graph
+from fxgrow.rules.calls import targets
 from fxgrow.switching import in_mode
 
 CHANGED = 1e-9
@@ -185,7 +186,7 @@ _IGNORED = ("training", "call_super_init", "dump_patches", "T_destination", "mom
 
 def _attribute(grown: GrownGraphModule, rng: random.Random) -> Made:
     """A number or flag among the attributes of a module."""
-    called = {str(n.target) for graph in grown.graphs().values() for n in graph.nodes if n.op == "call_module"}
+    called = targets(grown.graphs().values(), "call_module")
     path = rng.choice(sorted(called)) if called else ""
     if not path:
         return None

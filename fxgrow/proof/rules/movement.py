@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fxgrow.containers import each_of_kind
+from fxgrow.containers import each_of_kind, has_fractions
 from fxgrow.proof.claims import (
     Claim,
     Map,
@@ -35,7 +35,7 @@ from fxgrow.proof.claims import (
     unchanged,
 )
 from fxgrow.proof.node_pair import Both, Use, plain, repeated
-from fxgrow.rules.calls import is_inexact, run
+from fxgrow.rules.calls import run
 from fxgrow.rules.law import Law
 from fxgrow.rules.stretching import Made
 
@@ -175,7 +175,7 @@ def made(law: Made, use: Use) -> Claim:
 def _index(claim: Claim) -> Tensor | None:
     """The values of a tensor of whole numbers that is the same in both models: what entries are picked by."""
     held = claim.held
-    if held is None or is_inexact(held.new) or not torch.equal(held.old, held.new):
+    if held is None or has_fractions(held.new) or not torch.equal(held.old, held.new):
         return None
     return held.new.cpu()
 

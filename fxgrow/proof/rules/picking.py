@@ -35,13 +35,13 @@ def written(law: Law, use: Use) -> Claim:
         return overwritten(law, use)
     use.rule = "entries written by index"
     rest = [axis if axis in axes else None for axis in range(x.rank)]
-    both = [_alone(_indexed(use, x, indices, axes), rest)]
+    both = [_beside_ones(_indexed(use, x, indices, axes), rest)]
     if isinstance(value, Claim):
         value = use.equal(value)
         at = axes[len(axes) - value.rank :]
         if any(position is not None for axis, position in zip(at, value.maps, strict=True) if axis is None):
             raise Unproved("what is written has grown along what an index picks")
-        both.append(_alone(value, [at.index(axis) if axis is not None and axis in at else None for axis in rest]))
+        both.append(_beside_ones(value, [at.index(axis) if axis is not None and axis in at else None for axis in rest]))
     silent = isinstance(value, Claim) or plain(value).new == 0
     return carried(combined(use, both, "other", [[*range(len(both))]] if silent else ()), rest, x.old)
 
@@ -61,6 +61,6 @@ def _indexed(use: Use, x: Claim, indices: Sequence[Claim], axes: Sequence[int | 
     return x
 
 
-def _alone(claim: Claim, axes: Sequence[int | None]) -> Claim:
+def _beside_ones(claim: Claim, axes: Sequence[int | None]) -> Claim:
     """What is known on some axes, beside axes of size one."""
     return carried(claim, axes, [1] * len(axes), means=False)

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from fxgrow import guards
+from fxgrow.containers import has_fractions
 from fxgrow.proof.atoms import atoms_of
 from fxgrow.proof.claims import Claim, Refuted, Unproved, carried, spare_copies
 from fxgrow.proof.node_pair import Both, Use, no_rule, plain
 from fxgrow.proof.rules.movement import selected
 from fxgrow.proof.rules.pointwise import combined, elementwise
-from fxgrow.rules.calls import is_inexact
 from fxgrow.rules.reduction import Compared, OverItsNorm, Reduction
 
 
@@ -37,7 +37,7 @@ def reduced(law: Reduction, use: Use) -> Any:
     result = result if law.keeps_zero else replace(result, zero=None)
     if not several:
         return result
-    return tuple(result if is_inexact(v) else replace(result, zero=None) for v in use.value)
+    return tuple(result if has_fractions(v) else replace(result, zero=None) for v in use.value)
 
 
 def _gone(x: Claim, axes: list[int], kept: bool, means: bool) -> Claim:

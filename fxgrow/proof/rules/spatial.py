@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import Tensor
 
+from fxgrow.containers import has_fractions
 from fxgrow.proof.claims import Claim, Refuted, Unproved, carried, merge_axes, one_number, split_axis, unchanged
 from fxgrow.proof.node_pair import Both, Use, no_rule, plain
 from fxgrow.proof.rules.movement import first, joined
 from fxgrow.proof.rules.pointwise import combined
-from fxgrow.rules.calls import is_inexact
 from fxgrow.rules.complexes import Pairs
 from fxgrow.rules.patterns import spelled
 from fxgrow.rules.reduction import Across
@@ -22,7 +22,7 @@ from fxgrow.rules.spatial import CHANNELS, AffineGrid, Pad, Spatial, Unpooled, p
 
 def channelwise(law: Spatial, use: Use) -> Any:
     """The same function of all axes that only one pattern of a law names, for every position on the others."""
-    x, value = _first_alone(use, ()), use.value[0] if isinstance(use.value, tuple) else use.value
+    x, value = _only_operand(use, ()), use.value[0] if isinstance(use.value, tuple) else use.value
     patterns = zip(law.patterns(x.rank), (x.rank, value.ndim), strict=True)
     before, after = (spelled(pattern, rank) for pattern, rank in patterns)
     sizes = {names[0]: size for names, size in zip(after, value.shape, strict=True) if len(names) == 1}
@@ -57,8 +57,8 @@ def unpooled(law: Unpooled, use: Use) -> Any:
     lead = x.rank - law.rank
     use.fixed(x, range(lead, x.rank), "an axis that it is taken over")
     rest = [*range(lead), *[None] * law.rank]
-    alone = [carried(claim, rest, [*claim.old[:lead], *[1] * law.rank]) for claim in (x, indices)]
-    return _outputs(use.value, combined(use, alone, "zero", [[0]]), rest, "zero")
+    each = [carried(claim, rest, [*claim.old[:lead], *[1] * law.rank]) for claim in (x, indices)]
+    return _outputs(use.value, combined(use, each, "zero", [[0]]), rest, "zero")
 
 
 def affine_grid(law: AffineGrid, use: Use) -> Claim:
@@ -105,7 +105,7 @@ def _zeros_beside(x: Claim, axis: int, before: int, after: int) -> Claim:
 
 def _channelwise(use: Use, mixed: Sequence[int], kind: str, keeps_zero: bool = True) -> Any:
     """The same function of the axes `mixed`, for every position on the others; "linear" keeps means there."""
-    x = _first_alone(use, mixed)
+    x = _only_operand(use, mixed)
     own = {axis % x.rank for axis in mixed}
     return _outputs(use.value, x, [None if k in own else k for k in range(x.rank)], kind, keeps_zero)
 
@@ -120,22 +120,22 @@ def across(law: Across, use: Use) -> Any:
     own = {k for k in range(claims[0].rank) if k in mixed or len({claim.old[k] for claim in facing}) > 1}
     rest = [None if k in own else k for k in range(claims[0].rank)]
     use.unchanged((claim for claim in claims if claim.rank != claims[0].rank), "an operand")
-    alone = [carried(_alone(use, claim, own), rest, [1] * claim.rank) for claim in facing]
+    each = [carried(_fixed_over(use, claim, own), rest, [1] * claim.rank) for claim in facing]
     if any(claim is not index for claim in claims if claim.rank != claims[0].rank):
         kind = "other"  # a number as a tensor is written, and nobody knows which
     sources = [k for k, claim in enumerate(facing) if claim is not index]
-    combination = combined(use, alone, kind, [sources] if kind != "other" else ())
+    combination = combined(use, each, kind, [sources] if kind != "other" else ())
     return _outputs(use.value, combination, rest, kind)
 
 
-def _first_alone(use: Use, mixed: Iterable[int]) -> Claim:
-    """As `_alone` of the first operand, beside others that do not grow."""
+def _only_operand(use: Use, mixed: Iterable[int]) -> Claim:
+    """As `_fixed_over` of the first operand, beside others that do not grow."""
     claims = use.claims()
     use.unchanged(claims[1:], "an operand")
-    return _alone(use, claims[0], mixed)
+    return _fixed_over(use, claims[0], mixed)
 
 
-def _alone(use: Use, claim: Claim, mixed: Iterable[int]) -> Claim:
+def _fixed_over(use: Use, claim: Claim, mixed: Iterable[int]) -> Claim:
     """The operand of a function of the axes `mixed`, none of which grows, with the same arguments in both models."""
     use.rule = "the same for every channel"
     use.same_settings()
@@ -152,12 +152,12 @@ def _outputs(value: Any, x: Claim, axes: Sequence[int | None], kind: str, keeps_
     if any(value.shape[k] != x.old[k] for k in axes if k is not None):
         raise Unproved("an axis that should pass through changes its size")
     result = carried(x, axes, value.shape, means=kind == "linear")
-    keeps_zero = keeps_zero and is_inexact(value)  # where the largest entry is is no zero
+    keeps_zero = keeps_zero and has_fractions(value)  # where the largest entry is is no zero
     return result if keeps_zero else replace(result, zero=None)
 
 
 def paired(law: Pairs, use: Use) -> Claim:
     """Real and imaginary part of every entry, side by side on a last axis; `inverse`: back to complex numbers."""
-    x = _alone(use, use.claim(), [-1] if law.inverse else [])
+    x = _fixed_over(use, use.claim(), [-1] if law.inverse else [])
     parts: Claim = _outputs(use.value, x, [*range(x.rank - 1)] if law.inverse else [*range(x.rank), None], "linear")
     return parts
