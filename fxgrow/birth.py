@@ -15,6 +15,7 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
+from fxgrow.containers import along
 from fxgrow.errors import FxgrowError, did_you_mean
 from fxgrow.pages import Shown, titled
 from fxgrow.plots import draw_births
@@ -64,11 +65,8 @@ class Region:
 
     def positions(self) -> tuple[Tensor, ...]:
         """Index tensors that address the region as a grid (numpy's `ix_`)."""
-        rank = len(self.axes)
         return tuple(
-            torch.cat([torch.arange(start, stop) for start, stop in ranges]).reshape(
-                [-1 if k == axis else 1 for k in range(rank)]
-            )
+            along(torch.cat([torch.arange(start, stop) for start, stop in ranges]), axis, len(self.axes))
             for axis, ranges in enumerate(self.axes)
         )
 
@@ -101,8 +99,7 @@ class Birth:
         """The stage of every element: an int64 tensor of the parameter's shape."""
         result = torch.zeros(self.shape, dtype=torch.long)
         for number, axis in enumerate(self.axes):
-            shape = [-1 if k == number else 1 for k in range(len(self.axes))]
-            result = torch.maximum(result, torch.tensor(axis, dtype=torch.long).reshape(shape))
+            result = torch.maximum(result, along(torch.tensor(axis, dtype=torch.long), number, len(self.axes)))
         return result
 
     def mask(self, stage: int) -> Tensor:

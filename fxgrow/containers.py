@@ -87,6 +87,15 @@ def each_tensor(value: Any, function: Callable[[Tensor], Any]) -> Any:
     return each_of_kind(value, Tensor, function)
 
 
+def along(vector: Tensor, axis: int, rank: int) -> Tensor:
+    """A vector as a tensor that varies along one axis only.
+
+    >>> along(torch.arange(4), 1, 3).shape
+    torch.Size([1, 4, 1])
+    """
+    return vector.reshape([-1 if k == axis else 1 for k in range(rank)])
+
+
 def has_fractions(tensor: Tensor) -> bool:
     """Whether the numbers in a tensor, real or complex, are floating-point ones."""
     return tensor.is_floating_point() or tensor.is_complex()

@@ -17,7 +17,7 @@ from fxgrow.capture.states import given_back
 from fxgrow.errors import CaptureError, PlanError, UntraceableError
 from fxgrow.garbage import collection_paused
 from fxgrow.history import history_of
-from fxgrow.module_tensors import named_tensors, parameter_count
+from fxgrow.module_tensors import named_tensors, parameter_count, within
 from fxgrow.own import own_class, sites
 from fxgrow.own.courses import Replan
 from fxgrow.own.target import check_alike
@@ -27,7 +27,6 @@ from fxgrow.planning.blocks import Found
 from fxgrow.planning.composition import joined
 from fxgrow.planning.depth import check_keys, plan_depth
 from fxgrow.planning.ends import End, open_ends, sizes_between
-from fxgrow.planning.graph_parts import within
 from fxgrow.planning.heads import let_tables_grow
 from fxgrow.planning.input_channels import InputChannels
 from fxgrow.planning.plan import Obstacle, Plan

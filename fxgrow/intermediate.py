@@ -19,9 +19,8 @@ from fxgrow.capture import Captured, skeleton
 from fxgrow.capture.contexts import STATEMENTS
 from fxgrow.capture.shapes import propagate
 from fxgrow.history import drawn_in_part
-from fxgrow.module_tensors import dotted, named_tensors
+from fxgrow.module_tensors import dotted, named_tensors, within, within_any
 from fxgrow.planning.deepening import Deepening
-from fxgrow.planning.graph_parts import within_any
 from fxgrow.planning.plan import Plan
 from fxgrow.proof.intermediate import Intermediate, Origin
 from fxgrow.transforms.depth import insert_blocks, started, take_out
@@ -102,7 +101,7 @@ def _path_before(depth: Deepening, path: str) -> str:
         return path
     for block in depth.blocks:
         for new, twin in block.modules:
-            if path == new or path.startswith(f"{new}."):
+            if within(path, new):
                 return twin + path.removeprefix(new)
     names = {children.path: dict(children.names) for children in depth.children}
     above = ""

@@ -1,8 +1,8 @@
-"""The tensors of a module by their names."""
+"""The tensors of a module by their names, and the paths of its parts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 import torch
@@ -29,6 +29,23 @@ COMPILED = "_compiled_call_impl"
 def dotted(path: str, name: str) -> str:
     """The path of what a module has under a name, by the module's own path, which is "" for the whole model."""
     return f"{path}.{name}" if path else name
+
+
+def prefixes(path: str) -> Iterator[str]:
+    """A path and every path above it, the root aside."""
+    while path:
+        yield path
+        path = path.rpartition(".")[0]
+
+
+def within(path: str, above: str) -> bool:
+    """Whether a path is that of a part or of something in it."""
+    return path == above or path.startswith(above + ".")
+
+
+def within_any(path: str, roots: tuple[str, ...]) -> bool:
+    """Whether a path is within one of several parts."""
+    return any(within(path, root) for root in roots)
 
 
 def named_tensors(model: nn.Module) -> Mapping[str, torch.Tensor]:

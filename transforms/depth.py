@@ -20,10 +20,9 @@ from fxgrow.capture import Captured
 from fxgrow.capture.methods import move_runs
 from fxgrow.capture.shapes import propagate
 from fxgrow.errors import OTHER_MODEL, PlanError, as_error
-from fxgrow.module_tensors import as_registered, dotted, named_tensors, place, tensors_named
+from fxgrow.module_tensors import as_registered, dotted, named_tensors, place, tensors_named, within, within_any
 from fxgrow.planning.deepening import CopiedRegion, Deepening, NewBlock, NewTensor, renamed
 from fxgrow.planning.edits import set_attributes
-from fxgrow.planning.graph_parts import within_any
 from fxgrow.planning.plan import Axis, TensorGrowth
 from fxgrow.references import exchange
 
@@ -303,7 +302,7 @@ class _Copying:
 
         def moved(path: str) -> str:
             for old, new in paths:
-                if path == old or path.startswith(old + "."):
+                if within(path, old):
                     return new + path.removeprefix(old)
             return path
 

@@ -122,15 +122,11 @@ def _multiply(node: fx.Node, edit: NodeEdit) -> None:
     node.args = (multiplied, *node.args[1:])
 
 
-def _erase(node: fx.Node, edit: NodeEdit) -> None:
-    node.graph.erase_node(node)
-
-
 _APPLY = {
     "literal": _literal,
     "ratio": _ratio,
     "guard": _guard,
     "core_input": _core_input,
-    "erase": _erase,
+    "erase": lambda node, edit: node.graph.erase_node(node),
     "multiply": _multiply,
 }

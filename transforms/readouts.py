@@ -11,7 +11,6 @@ from fxgrow import guards
 from fxgrow.capture import Captured
 from fxgrow.errors import OTHER_MODEL, PlanError
 from fxgrow.planning.plan import Readout
-from fxgrow.rules.calls import output_of
 
 
 def add_readouts(captured: Captured, readouts: Iterable[Readout]) -> None:
@@ -50,7 +49,7 @@ def drop_readouts(captured: Captured, readouts: Iterable[Readout]) -> None:
 
 
 def _insert(graph: fx.Graph, node: fx.Node, readout: Readout, weight: torch.Tensor) -> None:
-    output = output_of(graph)
+    output = graph.output_node()
     with graph.inserting_before(output):
         parameter = graph.get_attr(readout.weight)
         read = graph.call_function(guards.readout, (node, parameter, readout.axis, ((0, readout.size),)))

@@ -12,6 +12,7 @@ import zlib
 import torch
 from torch import Tensor
 
+from fxgrow.containers import along
 from fxgrow.devices import exact_dtype, sent
 from fxgrow.errors import OTHER_MODEL, PlanError
 from fxgrow.planning.indexing import filled_by, mean_labels, old_positions, opposite_signs, source_positions
@@ -215,11 +216,7 @@ def _taken(new: Tensor, number: int, places: Tensor) -> Tensor:
 
 def _open_mesh(places: list[Tensor], new: Tensor) -> tuple[Tensor, ...]:
     """Index tensors that address the outer product of positions on each axis (numpy's `ix_`)."""
-    rank = len(places)
-    return tuple(
-        sent(place, new.device).reshape([-1 if k == number else 1 for k in range(rank)])
-        for number, place in enumerate(places)
-    )
+    return tuple(along(sent(place, new.device), number, len(places)) for number, place in enumerate(places))
 
 
 def _old_outputs(growth: TensorGrowth, reader: int) -> list[Tensor]:
@@ -251,14 +248,12 @@ def _fill_reader(new: Tensor, growth: TensorGrowth, number: int, axis: Axis) -> 
         first_half = new[_open_mesh(places, new)]
         places[number] = second
         signs = sent(opposite_signs(axis)[second].to(new.dtype), new.device)
-        shape = [-1 if k == number else 1 for k in range(new.ndim)]
-        new.index_put_(_open_mesh(places, new), first_half * signs.reshape(shape))
+        new.index_put_(_open_mesh(places, new), first_half * along(signs, number, new.ndim))
     share = frozenset({"share"})
     if filled_by(axis, share).any():
         source = source_positions(axis, share)
         shares = sent(_shares(source).to(new.dtype), new.device)
-        shape = [-1 if k == number else 1 for k in range(new.ndim)]
-        new.copy_(new.index_select(number, sent(source, new.device)) * shares.reshape(shape))
+        new.copy_(new.index_select(number, sent(source, new.device)) * along(shares, number, new.ndim))
 
 
 def _shares(source: Tensor) -> Tensor:
@@ -283,7 +278,7 @@ def _fill_maker(new: Tensor, number: int, axis: Axis) -> None:
         sums = new.new_zeros([len(runs) if k == number else size for k, size in enumerate(new.shape)], dtype=exact)
         sums.index_add_(number, sent(run_of[old], new.device), _taken(new, number, old).to(exact))
         counts = sent(torch.bincount(run_of[old], minlength=len(runs)).clamp(min=1).to(exact), new.device)
-        means = (sums / counts.reshape([-1 if k == number else 1 for k in range(new.ndim)])).to(new.dtype)
+        means = (sums / along(counts, number, new.ndim)).to(new.dtype)
         new.index_copy_(number, sent(target, new.device), means.index_select(number, sent(run_of[target], new.device)))
     zero = filled_by(axis, frozenset({"zero"}))
     if zero.any():

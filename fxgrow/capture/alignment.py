@@ -138,12 +138,10 @@ def _parting(
     recorded = first.of(record)
     second = _ExpectedSteps(graphs, bare.train(mode == "train"), expected, first)
     steps = second.of(expected)
-    expected_steps = list(steps.values())
-    if list(recorded.values()) == expected_steps or (
-        _acting(recorded) == _acting(steps) and _last(recorded) == expected_steps[-1]
-    ):
+    own_steps, expected_steps = list(recorded.values()), list(steps.values())
+    if own_steps == expected_steps or (_acting(recorded) == _acting(steps) and own_steps[-1] == expected_steps[-1]):
         return None
-    there = set(recorded.values())
+    there = set(own_steps)
     node = next((node for node, step in steps.items() if step not in there), None)
     if node is None:
         return Parting("it computes more than the graph does, or in another order")
@@ -184,10 +182,6 @@ def _other_numbers(
 
 def _acting(steps: dict[fx.Node, int]) -> list[int]:
     return [step for node, step in steps.items() if is_impure(node) and node.op not in ("placeholder", "output")]
-
-
-def _last(steps: dict[fx.Node, int]) -> int:
-    return list(steps.values())[-1]
 
 
 class _Steps:

@@ -150,7 +150,7 @@ def told(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> An
             return None
         if type(module) in _RECURRENT:
             return _of_recurrence(module, x, *args[1:])
-        if len(args) > 1 or not (_is_pointwise(module) or _normalises(module, x.shape)):
+        if len(args) > 1 or not (type(module) in _POINTWISE or _normalises(module, x.shape)):
             return None
         return x if getattr(module, "inplace", False) else torch.empty(x.shape, dtype=x.dtype, device=x.device)
 
@@ -185,10 +185,6 @@ def _over_packed(module: nn.RNNBase, packed: PackedSequence) -> Any:
         count = sequences(packed.data, packed.batch_sizes)
         states = each_tensor(states, lambda state: state.new_empty((state.shape[0], count, state.shape[1])))
         return packed_sequence(output, *each_tensor(tuple(packed[1:]), torch.empty_like)), states
-
-
-def _is_pointwise(module: nn.Module) -> bool:
-    return type(module) in _POINTWISE
 
 
 def _normalises(module: nn.Module, shape: torch.Size) -> bool:

@@ -18,6 +18,7 @@ from fxgrow.capture.skeleton import twin_of
 from fxgrow.capture.source_code import any_unread, named_values, read_globals, read_items, read_names
 from fxgrow.holders import held_by
 from fxgrow.libraries import is_known
+from fxgrow.module_tensors import prefixes
 from fxgrow.shared_state import OF_FILE
 
 _CHOICES = (bool, str, type(None))
@@ -100,7 +101,7 @@ def other_flags(model: nn.Module, graphs: Iterable[fx.Graph]) -> Iterator[tuple[
     called = {node.meta.get("module_path", "") for node in nodes}
     sources = (source for node in nodes for source in node.meta.get("sources", {}).values())
     sizes = {attribute.keys[0] for source in sources for attribute in attributes_in(source)}
-    inside = {path[:end] for path in called for end in (*_dots(path), len(path))} | {""}
+    inside = {above for path in called for above in prefixes(path)} | {""}
     kinds: dict[type[nn.Module], list[str]] = {}
     for path, kind in of_users.items():
         if path in inside:
@@ -143,7 +144,3 @@ def _others(value: Any, named: list[Any]) -> list[Any]:
     if type(value) in (tuple, list):
         return [type(value)([other]) for other in named if isinstance(other, str) and other not in value]
     return named if type(value) in _CHOICES else []
-
-
-def _dots(path: str) -> list[int]:
-    return [place for place, letter in enumerate(path) if letter == "."]

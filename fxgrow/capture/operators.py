@@ -65,7 +65,7 @@ def opened(function: Any) -> Callable[..., Any] | None:
         return None
     if hasattr(torch._C._VariableFunctions, function.__name__) and function.__module__ == "torch.functional":
         return None
-    unasked = {name: _never for name in function.__globals__ if name.startswith("has_torch_function")}
+    unasked = {name: lambda *args: False for name in function.__globals__ if name.startswith("has_torch_function")}
     if not unasked:
         return None
     twin = types.FunctionType(
@@ -77,10 +77,6 @@ def opened(function: Any) -> Callable[..., Any] | None:
     )
     twin.__kwdefaults__ = function.__kwdefaults__
     return twin
-
-
-def _never(*args: Any) -> bool:
-    return False
 
 
 FILLING: Mapping[str, Callable[..., Any]] = {

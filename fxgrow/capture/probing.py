@@ -103,13 +103,9 @@ def _from(tensor: Tensor) -> int:
     return 1 if tensor.ndim == 3 or (tensor.ndim == 2 and integral) else tensor.ndim
 
 
-def _to(tensor: Tensor) -> int:
-    return 2 if tensor.ndim == 3 else tensor.ndim
-
-
 def resized_axes(tensor: Tensor) -> range:
     """The axes whose size may be another: height and width of images, the length of sequences."""
-    return range(_from(tensor), _to(tensor))
+    return range(_from(tensor), 2 if tensor.ndim == 3 else tensor.ndim)
 
 
 def _cast(value: Any, features: frozenset[str]) -> Any:

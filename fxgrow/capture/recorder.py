@@ -147,7 +147,7 @@ class Recorder(GraphBuilder, TorchFunctionMode):
             self.entered[name] = value, list(flat_tensors(value))
             if isinstance(value, Tensor) and default:
                 self.new_node("call_function", call_guards.still_tensor, (node, name), {}, None)
-            node.meta["value"] = with_dictionaries(each_tensor(value, _itself))
+            node.meta["value"] = with_dictionaries(each_tensor(value, lambda tensor: tensor))
             if stars == "*":
                 args.extend(value)
             elif stars == "**":
@@ -435,10 +435,6 @@ _QUESTIONS: dict[str, Callable[..., Any]] = {
 
 def _expanded(module: nn.Module, expansion: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     return expansion(module, *args, **kwargs)  # `modules_called` knows it by its name
-
-
-def _itself(tensor: Tensor) -> Tensor:
-    return tensor
 
 
 def _is_number(value: Any) -> bool:

@@ -23,6 +23,7 @@ from fxgrow.capture.source_code import read_names, walked
 from fxgrow.containers import flat_tensors
 from fxgrow.devices import callers_code
 from fxgrow.libraries import home_of, is_installed
+from fxgrow.module_tensors import within
 from fxgrow.own.edited import ReadOut
 from fxgrow.own.positions import last_places
 from fxgrow.planning.deepening import Deepening
@@ -203,7 +204,7 @@ def origins_of(parts: Mapping[str, nn.Module], depth: Deepening | None) -> dict[
     origins = {moved(path, moves): path for path in parts}
     for block in depth.blocks:
         for new, old in block.modules:
-            inside = (path for path in parts if path == old or path.startswith(f"{old}."))
+            inside = (path for path in parts if within(path, old))
             origins.update({new + path[len(old) :]: path for path in inside})
     return origins
 

@@ -50,7 +50,6 @@ from fxgrow.own.sizes import Settings, wanted
 from fxgrow.planning.edits import set_attributes
 from fxgrow.planning.plan import NodeEdit, Obstacle, Plan
 from fxgrow.references import place_all
-from fxgrow.rules.calls import output_of
 from fxgrow.rules.shape import follow
 from fxgrow.transforms.depth import rearranged
 from fxgrow.transforms.width import widened
@@ -270,7 +269,7 @@ def _outputs_read(graph: fx.Graph) -> Iterator[OutputRead]:
             for key, item in value.items():
                 yield from within(item, (*path, key))
 
-    yield from within(output_of(graph).args[0], ())
+    yield from within(graph.output_node().args[0], ())
 
 
 def _fit_attention(own: nn.Module, head_dims: Mapping[int, int]) -> None:

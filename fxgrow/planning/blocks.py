@@ -18,9 +18,9 @@ from torch import Tensor, fx, nn
 
 from fxgrow.capture import Captured
 from fxgrow.containers import holds_tensor
-from fxgrow.module_tensors import dotted, tied_names
+from fxgrow.module_tensors import dotted, prefixes, tied_names, within, within_any
 from fxgrow.planning.analysis import module_of
-from fxgrow.planning.graph_parts import Dominance, calls, home, period, prefixes, within, within_any
+from fxgrow.planning.graph_parts import Dominance, calls, home, period
 from fxgrow.planning.identity import Block, Identity, Stuck
 from fxgrow.rules.calls import reached, tensor_operands
 from fxgrow.rules.intervals import Interval, intervals

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 from torch import fx
 
+from fxgrow.module_tensors import within
 from fxgrow.planning.analysis import law_of_node
 from fxgrow.planning.blocks import Finder, Found, FoundRun, Unit
-from fxgrow.planning.graph_parts import within
 from fxgrow.rules.calls import tensor_operands
 from fxgrow.rules.convolution import DIRAC
 from fxgrow.rules.pointwise import Pointwise

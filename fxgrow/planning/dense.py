@@ -12,12 +12,12 @@ from typing import Any
 from torch import fx
 
 from fxgrow.axes.layout import Leaf, leaves, resolve
+from fxgrow.module_tensors import within_any
 from fxgrow.planning.analysis import Analysis, analyse
 from fxgrow.planning.blocks import Finder, Region
 from fxgrow.planning.deepening import NewTensor
 from fxgrow.planning.dense_layers import STREAMS, DenseRun
 from fxgrow.planning.edits import AttributeEdit, NodeEdit
-from fxgrow.planning.graph_parts import within_any
 from fxgrow.planning.plan import Axis, Plan, TensorGrowth
 from fxgrow.planning.planner import Planner
 from fxgrow.planning.sizes import Sizes

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fxgrow.amounts import Amount, Amounts, covers
 from fxgrow.capture import Captured
 from fxgrow.errors import AmountError
-from fxgrow.module_tensors import dotted
+from fxgrow.module_tensors import dotted, within, within_any
 from fxgrow.planning.blocks import Finder, Found, FoundRun, Unit
 from fxgrow.planning.chains import chains
 from fxgrow.planning.deepening import Children, CopiedRegion, Deepening, NewBlock, NewTensor, Run, renamed
@@ -22,7 +22,6 @@ from fxgrow.planning.dense import Appending, Layer, appending
 from fxgrow.planning.dense_layers import DenseRun, dense_runs, joins_of
 from fxgrow.planning.edits import AttributeEdit
 from fxgrow.planning.entries import DRAWS
-from fxgrow.planning.graph_parts import within, within_any
 from fxgrow.planning.loops import loops
 from fxgrow.planning.names import names_of_slots, prefixes_counted
 from fxgrow.planning.plan import Held, TensorGrowth
@@ -188,10 +187,11 @@ def _how(run: FoundRun, init: str) -> str:
     unit = run.clonable[-1]
     last = "its channels come last, what reads them starts at zero" if isinstance(run, DenseRun) else ""
     assert unit.identity is not None
-    zero = shortened_names([name.removeprefix(unit.path + ".") for name in unit.identity.zero])
-    rows = shortened_names([name.removeprefix(unit.path + ".") for name, _, _ in unit.identity.rows])
-    dirac = shortened_names([name.removeprefix(unit.path + ".") for name in unit.identity.dirac])
-    ones = shortened_names([name.removeprefix(unit.path + ".") for name in unit.identity.ones])
+    of_rows = [name for name, _, _ in unit.identity.rows]
+    zero, rows, dirac, ones = (
+        shortened_names([name.removeprefix(unit.path + ".") for name in names])
+        for names in (unit.identity.zero, of_rows, unit.identity.dirac, unit.identity.ones)
+    )
     said = [
         f"{zero} zero" if zero else "",
         f"rows of {rows} zero" if rows else "",

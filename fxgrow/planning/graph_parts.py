@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, fx
 
 from fxgrow.containers import holds_tensor
+from fxgrow.module_tensors import within
 
 
 class Dominance:
@@ -65,23 +65,6 @@ def home(node: fx.Node) -> str:
     caller = str(node.meta.get("module_path", ""))
     target = str(node.target)
     return target if node.op == "call_module" and (not caller or within(target, caller)) else caller
-
-
-def prefixes(path: str) -> Iterator[str]:
-    """A path and every path above it, the root aside."""
-    while path:
-        yield path
-        path = path.rpartition(".")[0]
-
-
-def within(path: str, above: str) -> bool:
-    """Whether a path is that of a part or of something in it."""
-    return path == above or path.startswith(above + ".")
-
-
-def within_any(path: str, roots: tuple[str, ...]) -> bool:
-    """Whether a path is within one of several parts."""
-    return any(within(path, root) for root in roots)
 
 
 def period(signatures: list[Any]) -> int:

@@ -19,7 +19,6 @@ from fxgrow.planning.edits import AttributeEdit
 from fxgrow.planning.plan import Classes, Plan
 from fxgrow.planning.readouts import read_inside
 from fxgrow.planning.sizing import Sizing, check_reached, more_than, producing_places
-from fxgrow.rules.calls import output_of
 from fxgrow.rules.contraction import ENTRIES, Gather
 from fxgrow.rules.knowledge import Knowledge
 from fxgrow.rules.law import Fact, Want
@@ -100,7 +99,7 @@ def open_heads(captured: Captured, asked: int | str, start: str) -> tuple[Analys
     opened: dict[str, set[Slot]] = {mode: set() for mode in captured.graphs}
     while True:
         for mode, graph in captured.graphs.items():
-            output_of(graph).meta[OPEN] = frozenset(opened[mode])
+            graph.output_node().meta[OPEN] = frozenset(opened[mode])
         analysis = analyse(captured.model, captured.graphs)
         slots = list(_found(analysis))
         slots = [slot for slot in slots if slot[-1].size > 1] or slots  # one beside others says how sure it is

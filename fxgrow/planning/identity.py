@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx, nn
 
-from fxgrow.containers import flat_tensors
+from fxgrow.containers import along, flat_tensors
 from fxgrow.planning.analysis import module_of
 from fxgrow.rules.calls import Call, at_zero, name_of, places_of, tensor_operands, writes
 from fxgrow.rules.contraction import Contraction
@@ -261,7 +261,7 @@ class Block:
             return ()
         shape = layer.meta["value"].shape
         axis = len(shape) + making[1]
-        units = torch.arange(shape[axis]).reshape([-1 if k == axis else 1 for k in range(len(shape))]).expand(shape)
+        units = along(torch.arange(shape[axis]), axis, len(shape)).expand(shape)
         cut = torch.unique(call.run({layer: units}))
         start, stop = int(cut[0]), int(cut[-1]) + 1
         if len(cut) == shape[axis] or len(cut) != stop - start:

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 
 from torch import fx, nn
 
-from fxgrow.module_tensors import dotted
+from fxgrow.module_tensors import dotted, within
 from fxgrow.planning.blocks import Finder, Found, FoundRun, Region, Unit
-from fxgrow.planning.graph_parts import within
 from fxgrow.rules.calls import tensor_operands
 
 _EARLIEST = 8  # functions of a turn before its first layer

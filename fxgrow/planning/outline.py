@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from fxgrow.module_tensors import dotted
+from fxgrow.module_tensors import dotted, within
 from fxgrow.planning.deepening import renamed
 from fxgrow.planning.showing import shortened
 
@@ -171,7 +171,7 @@ class _Outline:
     # -- what a part makes -------------------------------------------------------------------------------
 
     def _is_new(self, name: str) -> bool:
-        return any(name == path or name.startswith(f"{path}.") for path in self.added)
+        return any(within(name, path) for path in self.added)
 
     def _places(self, path: str, names: Sequence[str] | None = None) -> list[_Place]:
         if names is None:

@@ -18,7 +18,6 @@ from fxgrow.axes.layout import Leaf, leaves, resolve
 from fxgrow.planning.analysis import OUTPUT, Analysis
 from fxgrow.planning.gradients import stopping, with_gradients
 from fxgrow.planning.plan import Readout
-from fxgrow.rules.calls import output_of
 from fxgrow.rules.op import Tensor
 
 
@@ -58,7 +57,7 @@ def read_inside(analysis: Analysis) -> Iterator[Leaf]:
 
 def _outputs(graph: fx.Graph) -> list[fx.Node]:
     """The values that a graph puts out, in order, each once."""
-    return [node for node in output_of(graph).all_input_nodes if isinstance(node.meta["value"], torch.Tensor)]
+    return [node for node in graph.output_node().all_input_nodes if isinstance(node.meta["value"], torch.Tensor)]
 
 
 def _passes_gradients(output: fx.Node, stops: set[fx.Node], analysis: Analysis) -> bool:

@@ -8,10 +8,9 @@ from torch import nn
 
 from fxgrow.amounts import Amount, Amounts
 from fxgrow.errors import PlanError
-from fxgrow.module_tensors import dotted
+from fxgrow.module_tensors import dotted, within, within_any
 from fxgrow.planning.blocks import Found, FoundRun
 from fxgrow.planning.dense_layers import DenseRun
-from fxgrow.planning.graph_parts import within_any
 from fxgrow.planning.names import counts_on
 
 _REMEDY = "build the target with the same code, and with larger sizes only"
@@ -56,7 +55,7 @@ def depth_toward(repeats: Found, further: Mapping[str, int], model: nn.Module, t
     for path, count in further.items():
         here = {run: per for run in repeats.runs if (per := _roots_in(run, path))}
         if not here:
-            why = next((reason for stuck, reason in repeats.held if stuck == path or stuck.startswith(f"{path}.")), "")
+            why = next((reason for stuck, reason in repeats.held if within(stuck, path)), "")
             raise PlanError(
                 f"it has {count} part{'s' if count > 1 else ''} more in the target, and no blocks of the model that "
                 "could be repeated there" + (f": {why}" if why else ""),

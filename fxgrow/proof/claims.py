@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from fxgrow.containers import along
+
 Map = Tensor | None
 """New position -> old position, or -1 where it is new. None: the axis is as it was."""
 
@@ -169,15 +171,6 @@ def spare_copies(copies: dict[int, Tensor]) -> dict[int, Tensor]:
 
 def spare_means(means: dict[int, Tensor]) -> dict[int, Tensor]:
     return {axis: where for axis, where in means.items() if bool(where.any())}
-
-
-def along(vector: Tensor, axis: int, rank: int) -> Tensor:
-    """A vector as a tensor that varies along one axis only.
-
-    >>> along(torch.arange(4), 1, 3).shape
-    torch.Size([1, 4, 1])
-    """
-    return vector.reshape([-1 if k == axis else 1 for k in range(rank)])
 
 
 def is_new(claim: Claim) -> Tensor:

@@ -15,13 +15,13 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
+from fxgrow.containers import along
 from fxgrow.proof.atoms import Atoms, added_up, atoms_of, collapsed
 from fxgrow.proof.claims import (
     Claim,
     Map,
     Refuted,
     Unproved,
-    along,
     at_old,
     both_copies,
     inverse,

@@ -247,12 +247,6 @@ def targets(graphs: Iterable[fx.Graph], op: str) -> set[str]:
     return {str(node.target) for graph in graphs for node in graph.nodes if node.op == op}
 
 
-def output_of(graph: fx.Graph) -> fx.Node:
-    """The last node of a graph."""
-    output: fx.Node = next(node for node in reversed(graph.nodes) if node.op == "output")
-    return output
-
-
 def places_of(value: Tensor) -> Tensor:
     """Every entry's own place in a tensor, counted from one so that zeros between are told apart."""
     return torch.arange(1, value.numel() + 1).reshape(value.shape)

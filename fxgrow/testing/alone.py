@@ -19,7 +19,7 @@ from fxgrow.amounts import Amounts
 from fxgrow.axes.layout import Layout, Leaf, Product, leaves, resolve
 from fxgrow.capture import Captured, assemble, capture
 from fxgrow.capture.modes import GrownGraphModule, copies
-from fxgrow.containers import flat_tensors, has_fractions
+from fxgrow.containers import along, flat_tensors, has_fractions
 from fxgrow.module_tensors import named_tensors
 from fxgrow.noise import WithoutNoise
 from fxgrow.planning.analysis import Analysis, analyse
@@ -207,8 +207,7 @@ class Grown:
         scale = next(iter(self.know.scales.get(name, {}).values()), 1.0)
         inside = torch.ones(value.shape, dtype=torch.bool)
         for number, layout in enumerate(axes):
-            shape = [-1 if k == number else 1 for k in range(value.ndim)]
-            inside &= self.is_old(layout).reshape(shape)
+            inside &= along(self.is_old(layout), number, value.ndim)
         value[inside] = (before * scale).flatten()
         for leaf, (number, layout) in itertools.product(self.sizes, enumerate(axes)):
             fact = self.know.fills.get((name, number, leaf), {}).get(None)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from fxgrow.axes.layout import Layout, Leaf
 from fxgrow.capture.modes import GrownGraphModule
@@ -20,7 +20,6 @@ from fxgrow.proof.claims import Claim, Map, at_old, settled
 from fxgrow.proof.models import NORM_GUARDS, Model
 from fxgrow.proof.node_pair import claims_in, facts_of
 from fxgrow.proof.structures import described
-from fxgrow.rules.calls import output_of
 from fxgrow.rules.law import Fact
 from fxgrow.rules.op import tensors
 from fxgrow.testing.alone import Grown, Guarded, Looked, computed, grown, permuted, units
@@ -188,7 +187,7 @@ def _check_proof(
     if weak:
         judgement.unproved.append(f"{said}: {weak[0].detail}")
         return
-    outputs = [claim for node in _nodes(walk) for claim in claims_in(walk.bound[node].claims)]
+    outputs = [claim for node in walk.new.output_node().all_input_nodes for claim in claims_in(walk.bound[node].claims)]
     if len(outputs) != len(after):
         judgement.unproved.append(f"{said}: nothing is claimed of some outputs")
         return
@@ -209,11 +208,6 @@ def _check_proof(
         if claim.nonnegative and bool((new < 0).any()):
             raise WrongRule(f"{said}, it is proved that no output is negative, and some are")
     judgement.proved += 1
-
-
-def _nodes(walk: Walk) -> Iterator[fx.Node]:
-    """The nodes that the outputs of the grown graph are."""
-    yield from output_of(walk.new).all_input_nodes
 
 
 def _walked(growth: Grown, module: GrownGraphModule, values: dict[str, Tensor]) -> Walk:

@@ -16,14 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fxgrow.containers import each_of_kind, has_fractions
+from fxgrow.containers import along, each_of_kind, has_fractions
 from fxgrow.proof.claims import (
     Claim,
     Map,
     Moved,
     Refuted,
     Unproved,
-    along,
     inverse,
     is_new,
     one_number,

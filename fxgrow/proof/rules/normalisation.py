@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from fxgrow.containers import along
 from fxgrow.proof.atoms import atoms_of
 from fxgrow.proof.claims import (
     Claim,
@@ -21,7 +22,6 @@ from fxgrow.proof.claims import (
     Map,
     Refuted,
     Unproved,
-    along,
     both_copies,
     is_new,
     merge_axes,
