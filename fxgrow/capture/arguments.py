@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import inspect
+import typing
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -13,10 +16,10 @@ from torch import nn
 from fxgrow.capture.handed_on import code_run
 from fxgrow.capture.inputs import Inputs
 from fxgrow.capture.recording import bound
-from fxgrow.capture.source_code import asked_of, looked_for, named_values, walked
+from fxgrow.capture.source_code import asked_of, looked_for, named_values, unpacked, walked
 from fxgrow.containers import flat_tensors, holds_tensor
 from fxgrow.holders import attributes_of, holding, is_object
-from fxgrow.libraries import is_known
+from fxgrow.libraries import is_installed, is_known
 
 ANY = object()
 """Stands for every other value of an argument, of which there are too many to try."""
@@ -44,7 +47,8 @@ def other_values(model: nn.Module, inputs: Inputs, ran: Iterable[str] = ()) -> I
     That is the other truth value of a flag, and of what its code asks for one; the default of what is called with
     something else; the members of an Enum; other activations in place of a function; what its code compares an argument
     with, and something else; the keys of what it looks up by one, and those that it looks for in one; other numbers,
-    also where there is none, and in tuples. Of what it looks up by a name (`getattr`), every other one: `ANY`.
+    also where there is none, and in tuples; objects that hold another such value, and dataclasses in place of None. Of
+    what it looks up by a name (`getattr`), every other one: `ANY`; of dictionaries that it gives on as keywords, too.
 
     ran: the methods of the model that the forward calls.
     """
@@ -53,27 +57,46 @@ def other_values(model: nn.Module, inputs: Inputs, ran: Iterable[str] = ()) -> I
     parameters = inspect.signature(model.forward).parameters
     values = {name: called.get(name, p.default) for name, p in parameters.items() if p.kind not in _STARRED}
     code = code_run(model, methods, [name for name, value in values.items() if not holds_tensor(value)])
-    named, asked = named_values(model, code), asked_of(code)
+    named, asked, given_on = named_values(model, code), asked_of(code), unpacked(code)
     numbers = _first_number if is_known(type(model)) else _other_numbers
-    for name, value in values.items():
-        default = parameters[name].default
-        said = str(parameters[name].annotation) if value is None else ""
-        others: list[Any] = [] if default is inspect.Parameter.empty else [default]
+
+    def others_of(name: str, value: Any, said: str) -> list[Any]:
+        """Other values of an argument, or of an attribute of one."""
         if isinstance(value, bool) or "bool" in said:
-            others += [True, False]
-        elif isinstance(value, enum.Enum):
-            others += type(value)
-        elif callable(value) or (value is None and ("Callable" in said or asked.get(name) == "called")):
-            others += _ACTIVATIONS[: 1 if value is None else None]
-        elif isinstance(value, (str, int, float, tuple, list)) or any(kind in said for kind in (*_KINDS, *_UNSAID)):
-            others += [*named.get(name, ()), *_besides(named.get(name, ())), *_other_truth(value, asked.get(name, ""))]
-            others += (number for number in numbers(value) if number not in others)
+            return [True, False]
+        if isinstance(value, enum.Enum):
+            return list(type(value))
+        if callable(value) or (value is None and ("Callable" in said or asked.get(name) == "called")):
+            return list(_ACTIVATIONS[: 1 if value is None else None])
+        if isinstance(value, (str, int, float, tuple, list)) or any(kind in said for kind in (*_KINDS, *_UNSAID)):
+            compared = named.get(name, [])
+            others = [*compared, *_besides(compared), *_other_truth(value, asked.get(name, ""))]
+            return others + [number for number in numbers(value) if number not in others]
+        return []
+
+    for name, value in values.items():
+        default, keys = parameters[name].default, looked_for(code, name)
+        others: list[Any] = [] if default is inspect.Parameter.empty else [default]
+        if name in given_on and (value is None or isinstance(value, dict)) and not is_installed(type(model)):
+            yield name, UNREAD
+        else:
+            tried = others_of(name, value, str(parameters[name].annotation) if value is None else "")
+            others += [other for other in tried if not (value is None and keys and callable(other))]
+        if value is None and keys:
+            yield from ((name, option) for option in ({}, *({key: not item} for key, item in keys.items())))
         yield from each_other(name, value, others)
         if asked.get(name) == "getattr" and isinstance(value, (str, tuple, list)):
             yield name, ANY
-        for key, item in looked_for(code, name).items() if isinstance(value, dict) else ():
+        for key, item in keys.items() if isinstance(value, dict) else ():
             if isinstance(held := value.get(key, item), (bool, type(None))):
                 yield name, {**value, key: not held}
+        for option in [value] if is_object(value) else _options(model, name) if value is None else []:
+            if option is not value:
+                yield name, option
+            for attribute, held in attributes_of(option).items():
+                label = f"{name}.{attribute}"
+                for _, other in each_other(label, held, others_of(label, held, "Any" if held is None else "")):
+                    yield name, holding(option, {**attributes_of(option), attribute: other})
     for parameter in parameters.values():
         if parameter.kind is parameter.VAR_KEYWORD:
             for name, value in looked_for(code, parameter.name).items():
@@ -81,6 +104,20 @@ def other_values(model: nn.Module, inputs: Inputs, ran: Iterable[str] = ()) -> I
                     further = [not value] if isinstance(value, bool) else [True, *named.get(name, ())]
                     further += numbers(value)
                     yield from each_other(name, inspect.Parameter.empty, [value, *further])
+
+
+def _options(model: nn.Module, name: str) -> list[Any]:
+    """Objects that may stand in place of an argument that is None: of the dataclasses that its annotation names."""
+    try:
+        said = typing.get_type_hints(inspect.unwrap(type(model).forward)).get(name)
+    except (NameError, TypeError):  # of names that only a type checker knows
+        return []
+    options = []
+    for kind in (said, *typing.get_args(said)):
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind) and not is_known(kind):
+            with suppress(TypeError):  # it wants arguments
+                options.append(kind())
+    return options
 
 
 def tensors_in_place_of_none(

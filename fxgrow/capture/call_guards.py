@@ -103,7 +103,8 @@ def _another(name: str, what: str) -> SettledError:
 def name_of_object(value: Any) -> str:
     """What a function or a member of an Enum is called, with its module; of any other object, its class.
 
-    Functions without a name are told apart by their line, partial ones by what they are given, modules by their text.
+    Of an object of a user's own also the numbers and texts that it holds. Functions without a name are told apart by
+    their line, partial ones by what they are given, modules by their text.
 
     >>> name_of_object(print), name_of_object(slice(2)), name_of_object(torch.nn.Softmax(1))
     ('builtins.print', 'builtins.slice', 'Softmax(dim=1)')
@@ -116,8 +117,16 @@ def name_of_object(value: Any) -> str:
         given = [in_words(item) for item in value.args] + [f"{k}={in_words(v)}" for k, v in value.keywords.items()]
         return f"partial({', '.join([name_of_object(value.func), *given])})"
     named = value if hasattr(value, "__qualname__") else type(value)
+    plain = ", ".join(_plain_items(value).values()) if is_object(value) else ""
     line = f" of line {value.__code__.co_firstlineno}" if getattr(value, "__name__", "") == "<lambda>" else ""
-    return f"{home_of(named) or 'torch'}.{named.__qualname__}{line}"
+    name = f"{home_of(named) or 'torch'}.{named.__qualname__}{line}"
+    return f"{name}({plain})" if plain else name
+
+
+def _plain_items(value: Any) -> dict[str, str]:
+    """The numbers, texts and members of an Enum that an object holds, in words, by name."""
+    held = {name: item for name, item in attributes_of(value).items() if writable(item) or isinstance(item, enum.Enum)}
+    return {name: f"{name}={in_words(item)}" for name, item in held.items()}
 
 
 def in_words(value: Any) -> str:
@@ -133,7 +142,8 @@ def in_words(value: Any) -> str:
     if isinstance(value, dict) and not writable(value):
         return f"a dictionary of {', '.join(sorted(map(repr, value)))}"
     if is_object(value) and holds_tensor(value):
-        named = [f"{name!r}" for name, item in attributes_of(value).items() if item is not None]
+        plain = _plain_items(value)
+        named = [plain.get(name, repr(name)) for name, item in attributes_of(value).items() if item is not None]
         return f"a {type(value).__name__} of {', '.join(sorted(named))}"
     return repr(value) if writable(value) else name_of_object(value)
 

@@ -173,14 +173,14 @@ def asked_of(code: Iterable[ast.AST]) -> dict[str, str]:
 
 
 def _name(code: ast.AST) -> str:
-    """The name of an argument, or of an attribute of the model with `self` before it; "" of any other code.
+    """The name of an argument, or of an attribute of it or of the model (`self.mode`); "" of any other code.
 
     An item of an attribute is `self.options[mean]`, be it of a dictionary or of an object.
     """
     if isinstance(code, ast.Name):
         return code.id
     if isinstance(code, ast.Attribute) and isinstance(code.value, ast.Name):
-        return f"self.{code.attr}" if code.value.id == "self" else ""
+        return f"{code.value.id}.{code.attr}"
     if isinstance(code, (ast.Attribute, ast.Subscript)) and (holder := _name(code.value)).startswith("self."):
         key = code.attr if isinstance(code, ast.Attribute) else getattr(code.slice, "value", None)
         return f"{holder}[{key}]" if isinstance(key, str) and "[" not in holder else ""
@@ -273,6 +273,14 @@ def looked_for(code: Iterable[ast.AST], name: str) -> dict[str, Any]:
         if isinstance(where, ast.Name) and where.id == name and key and isinstance(key[0], str):
             keywords.setdefault(key[0], default)
     return keywords
+
+
+def unpacked(code: Iterable[ast.AST]) -> set[str]:
+    """The names of dictionaries whose items code gives on as keywords, as by `self.attend(x, **(options or {}))`."""
+    given = (
+        keyword.value for node in code if isinstance(node, ast.Call) for keyword in node.keywords if not keyword.arg
+    )
+    return {name for value in given for part in ast.walk(value) if (name := _name(part))}
 
 
 def _container(model: nn.Module, code: ast.expr) -> Any:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -249,3 +251,77 @@ def test_a_norm_over_old_units_adds_what_the_call_says(form: str, init: str) -> 
     grown = fxgrow.grow(model, 1.5, example_inputs=(x, 1e-5), form=form, init=init)
     assert grown.get_submodule("enter").weight.shape[0] == 12
     assert served_or_refused(model, grown, x, 1e-5) and served_or_refused(model, grown, x, 0.5)
+
+
+# -- objects and dictionaries of options ---------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Options:
+    measured: bool = False
+    scale: float = 1.0
+    kind: str = "mean"
+
+
+class Optional(nn.Module):
+    """A forward that takes options, and with some of them gives a mean over units that would grow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(6, 8), nn.Linear(8, 2)
+
+    def computed(self, x: torch.Tensor, measured: bool = False, scale: float = 1.0, kind: str = "mean") -> Any:
+        h = self.enter(x).tanh()
+        y = self.leave(h) * scale
+        if kind == "power":
+            return y * h.square().mean(-1, keepdim=True)
+        return y * h.mean(-1, keepdim=True) if measured else y
+
+
+def by_object(self: Any, x: torch.Tensor, options: Options) -> Any:
+    return self.computed(x, options.measured, options.scale, options.kind)
+
+
+def by_object_or_none(self: Any, x: torch.Tensor, options: Options | None = None) -> Any:
+    options = options or Options()
+    if options.kind == "power":
+        return self.computed(x, kind="power")
+    return self.computed(x, options.measured, options.scale)
+
+
+def by_keys(self: Any, x: torch.Tensor, options: Any = None) -> Any:
+    options = options or {}
+    return self.computed(x, options.get("measured", False), options.get("scale", 1.0))
+
+
+def by_unpacking(self: Any, x: torch.Tensor, options: Any = None) -> Any:
+    return self.computed(x, **(options or {}))
+
+
+def plain(**held: Any) -> SimpleNamespace:
+    return SimpleNamespace(**{"measured": False, "scale": 1.0, "kind": "", **held})
+
+
+@pytest.mark.parametrize("form", ["auto", "graph"])
+@pytest.mark.parametrize(
+    ("method", "given", "kind", "served"),
+    [
+        (by_object, (Options(),), Options, 4),
+        (by_object, (plain(),), plain, 4),
+        (by_object_or_none, (), Options, 4),
+        (by_object_or_none, (Options(),), Options, 4),
+        (by_keys, (), dict, 4),
+        (by_keys, ({},), dict, 4),
+        (by_unpacking, (), dict, 0),
+        (by_unpacking, ({},), dict, 1),
+    ],
+)
+def test_options_are_served_or_refused(method: Forward, given: Any, kind: Any, served: int, form: str) -> None:
+    model, x = with_forward(Optional, method), torch.randn(3, 6, dtype=torch.float64)
+    grown = fxgrow.grow(model, 2, example_inputs=(x, *given), form=form)
+    others = [{}, {"scale": 0.5}, {"measured": True}, {"measured": True, "scale": 0.5}]
+    taken = [served_or_refused(model, grown, x, kind(**other)) for other in others]
+    assert form == "graph" or sum(taken) == served
+    if method is not by_keys:
+        served_or_refused(model, grown, x, kind(kind="power"))
+    assert served_or_refused(model, grown, x, *given)
