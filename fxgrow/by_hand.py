@@ -108,7 +108,7 @@ def _resized(part: nn.Module, path: str, births: Mapping[str, Birth], before: Pa
     had: dict[str, Shape | None] = dict(before.buffers or ())
     sizes: dict[str, Shape | None] = {}
     for leaf, tensor in (*part._parameters.items(), *part._buffers.items()):
-        birth = births.get(f"{path}.{leaf}" if path else leaf)
+        birth = births.get(dotted(path, leaf))
         if birth is None and leaf not in had:
             continue
         shape = None if tensor is None else tuple(tensor.shape)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -47,48 +47,8 @@ def refuse_uncapturable(model: nn.Module, *, divided: bool = False) -> None:
         )
     _refuse_other_trees(model)
     for path, module in model.named_modules():
-        where = path or None
-        kind = type(module).__name__
-        if wrapper_of(module) is not None:
-            subject = "a part of the model" if path else "the model"
-            raise CaptureError(f"{subject} is wrapped in {kind}", where=where, remedy=WRAPPERS[kind][bool(path)])
-        if kind in _AVERAGES and type(module).__module__.startswith("timm."):
-            raise CaptureError(f"the model is an average held by {kind}", where=where, remedy="pass its .module")
-        bases = {base.__name__ for base in type(module).__mro__}
-        if "ScriptModule" in bases:
-            maker = "trace" if "TopLevelTracedModule" in bases or "TracedModule" in bases else "script"
-            raise CaptureError(
-                "the model is a TorchScript module",
-                where=where,
-                remedy=f"pass the model from before torch.jit.{maker}",
-            )
-        if _is_quantised(module):
-            raise CaptureError(
-                f"{kind} is quantised",
-                where=where,
-                remedy="grow the floating-point model and quantise afterwards",
-            )
-        for hook in module._forward_pre_hooks.values():
-            if type(hook).__module__ in _COMPUTING:
-                name = getattr(hook, "name", None) or getattr(hook, "_tensor_name", "a weight")
-                raise CaptureError(
-                    f"{name} of {kind} is computed from other parameters by a hook",
-                    where=where,
-                    remedy="take the pruning or old-style spectral norm off, or use torch.nn.utils.parametrizations",
-                )
-        sharded = next((name for name, p in module._parameters.items() if p is not None and is_divided(p)), None)
-        if sharded is not None and not divided:
-            raise CaptureError(
-                f"{sharded} of {kind} is a DTensor, of which this process holds a shard",
-                where=where,
-                remedy="use fxgrow.grow_sharded, or grow the model before fully_shard",
-            )
-        if any(is_lazy(tensor) for tensor in (*module._parameters.values(), *module._buffers.values())):
-            raise CaptureError(
-                f"{kind} is lazy and has no shape yet",
-                where=where,
-                remedy="run the model once on an example first",
-            )
+        for what, remedy in _obstacles(module, bool(path), divided):
+            raise CaptureError(what, where=path or None, remedy=remedy)
     if type(model).forward is nn.Module.forward and "forward" not in vars(model):
         name = type(model).__name__
         raise CaptureError(
@@ -96,6 +56,33 @@ def refuse_uncapturable(model: nn.Module, *, divided: bool = False) -> None:
             where=name,
             remedy="pass a module that has a forward",
         )
+
+
+def _obstacles(module: nn.Module, is_part: bool, divided: bool) -> Iterator[tuple[str, str]]:
+    """What keeps a model from being captured in one of its parts, or in the whole, and what to do about it."""
+    kind = type(module).__name__
+    if wrapper_of(module) is not None:
+        yield f"{'a part of the model' if is_part else 'the model'} is wrapped in {kind}", WRAPPERS[kind][is_part]
+    if kind in _AVERAGES and type(module).__module__.startswith("timm."):
+        yield f"the model is an average held by {kind}", "pass its .module"
+    bases = {base.__name__ for base in type(module).__mro__}
+    if "ScriptModule" in bases:
+        maker = "trace" if "TopLevelTracedModule" in bases or "TracedModule" in bases else "script"
+        yield "the model is a TorchScript module", f"pass the model from before torch.jit.{maker}"
+    if _is_quantised(module):
+        yield f"{kind} is quantised", "grow the floating-point model and quantise afterwards"
+    for hook in module._forward_pre_hooks.values():
+        if type(hook).__module__ in _COMPUTING:
+            name = getattr(hook, "name", None) or getattr(hook, "_tensor_name", "a weight")
+            remedy = "take the pruning or old-style spectral norm off, or use torch.nn.utils.parametrizations"
+            yield f"{name} of {kind} is computed from other parameters by a hook", remedy
+    sharded = next((name for name, p in module._parameters.items() if p is not None and is_divided(p)), None)
+    if sharded is not None and not divided:
+        what = f"{sharded} of {kind} is a DTensor, of which this process holds a shard"
+        yield what, "use fxgrow.grow_sharded, or grow the model before fully_shard"
+    own = (*module._parameters.values(), *module._buffers.values())
+    if any(is_lazy(tensor) for tensor in own if tensor is not None):
+        yield f"{kind} is lazy and has no shape yet", "run the model once on an example first"
 
 
 _OF_TREE = ("named_modules", "modules", "named_parameters", "named_buffers")

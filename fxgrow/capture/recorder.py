@@ -210,9 +210,9 @@ class Recorder(GraphBuilder, TorchFunctionMode):
             return RemovableHandle(OrderedDict())  # what is recorded has no backward pass
         if name in SUPPOSITIONS:
             self.settled.append(contexts.Settled(SUPPOSITIONS[name], self.where()))
-        return self._call(func, name, method, args, kwargs)
+        return self._call(func, name, args, kwargs)
 
-    def _call(self, func: Any, name: str, method: bool, args: Any, kwargs: Any) -> Any:
+    def _call(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
         target = operator_of(func, args, kwargs)
         operands = (args[1], args[0]) if name in operators.REFLECTED and target is operators.REFLECTED[name] else args
         law = registry.law_of_method(target) if isinstance(target, str) else registry.law_of_function(target)
@@ -276,7 +276,7 @@ class Recorder(GraphBuilder, TorchFunctionMode):
                 self.empty[id(value)] = value, func, args, kwargs
         if drawn is not None and not torch.equal(drawn, torch.default_generator.get_state()):
             torch.default_generator.set_state(drawn)  # it draws: a call for the graph to make, again and again
-            return self._call(func, name, is_method(func, name, args), args, kwargs)
+            return self._call(func, name, args, kwargs)
         return value
 
     def _drawn_into(self, tensor: Any) -> None:

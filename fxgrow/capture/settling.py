@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import operator
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -124,11 +125,7 @@ def _turned(
         varied = changed(inputs, frozenset({BATCH}), few) if feature == BATCH else resized(inputs, size, few)
         if varied is None:
             continue
-        try:
-            record = recording.record(mode, varied.inputs)
-        except CaptureError:  # the model does not take as many
-            continue
-        difference = next(differences(graph, record.graph), None)
+        difference = _parting(recording, mode, graph, varied.inputs)
         if difference is not None:
             takes = f"{few} of which take" if feature == BATCH else f"which as {few} takes"
             where = difference.place or type(recording.bare).__name__
@@ -143,16 +140,19 @@ def _answered_otherwise(
     for question in sorted(questions, key=str):
         tensor = bound(recording.bare, inputs)[question.argument]
         others = with_argument(recording.bare, inputs, question.argument, question.answered(tensor))
-        try:
-            record = recording.record(mode, others)
-        except CaptureError:  # the model does not take such inputs
-            continue
-        difference = next(differences(graph, record.graph), None)
+        difference = _parting(recording, mode, graph, others)
         if difference is not None:
             asked = f"{question.argument}.{question.property}"
             finding = f"{difference.what} hangs on {asked}, where {question.other} takes another course"
             where = difference.place or type(recording.bare).__name__
             yield question, Settled(finding, where, feature=question.property, inputs=others)
+
+
+def _parting(recording: Recording, mode: str, graph: fx.Graph, inputs: Inputs) -> Difference | None:
+    """Where a record on other inputs parts from the graph; None also where the model does not take them."""
+    with suppress(CaptureError):
+        return next(differences(graph, recording.record(mode, inputs).graph), None)
+    return None
 
 
 def _guard_comparison(graph: fx.Graph, comparison: Comparison, samples: int) -> None:

@@ -291,7 +291,7 @@ def _layer(
     if before == 0 or after == 0 or not tensors.old.any():
         return None
     values = {"n": fan[0] * kernel, "m": fan[1] * kernel, "s": after**0.5, "sigma": _mean_square(tensors.old) ** 0.5}
-    values["rho"] = _moment(walk.bound[data].claims, node, weight, moment)
+    values["rho"] = _moment(walk.bound[data].claims, weight, moment)
     layer = str(node.target) if node.op == "call_module" else node.name
     indices = tuple(units.tolist()), tuple(old_units.tolist())
     return LayerScale(layer, node.name, mode, axis, *indices, RATIO, values, _reads(walk.bound[data].claims, weight))
@@ -305,7 +305,7 @@ def _reads(claim: Claim, weight: Claim) -> tuple[int, tuple[int, ...], tuple[int
     return axis, tuple(new.tolist()), tuple(old.tolist())
 
 
-def _moment(claim: Claim, node: fx.Node, weight: Claim, moment: float) -> float:
+def _moment(claim: Claim, weight: Claim, moment: float) -> float:
     """The second moment of new inputs beside that of old ones."""
     axis = claim.rank - 1 if weight.rank == 2 else claim.rank - weight.rank + 1
     position = claim.maps[axis]

@@ -217,7 +217,9 @@ def _copied(
         numbers = [NodeEdit(met.mode, met.node.name, "literal", met.path, met.value) for met in conflicts]
         return Conflict(what, where, conflict.node.name, numbers=() if conflict.compared else tuple(numbers))
     settings.write(origins_of(dict(source.named_modules()), plan.depth))
-    _fit_attention(own, head_dims)
+    for module in own.modules():
+        if type(module) is nn.MultiheadAttention:  # which keeps sizes of its own
+            fit_attention(module, head_dims[id(module)])
     for path, edits in _by_module(changed).items():
         part = own.get_submodule(path)
         if isinstance(part, nn.MultiheadAttention) and all(site.edit.kind == "multiply" for site in edits):
@@ -270,13 +272,6 @@ def _outputs_read(graph: fx.Graph) -> Iterator[OutputRead]:
                 yield from within(item, (*path, key))
 
     yield from within(graph.output_node().args[0], ())
-
-
-def _fit_attention(own: nn.Module, head_dims: Mapping[int, int]) -> None:
-    """Attention of torch keeps sizes of its own."""
-    for module in own.modules():
-        if type(module) is nn.MultiheadAttention:
-            fit_attention(module, head_dims[id(module)])
 
 
 def _multiply(module: Any, path: str, plan: Plan) -> None:

@@ -20,7 +20,7 @@ from fxgrow.capture import Captured
 from fxgrow.containers import holds_tensor
 from fxgrow.module_tensors import dotted, prefixes, tied_names, within, within_any
 from fxgrow.planning.analysis import module_of
-from fxgrow.planning.graph_parts import Dominance, calls, home, period
+from fxgrow.planning.graph_parts import Dominance, calls, home, period, stretches
 from fxgrow.planning.identity import Block, Identity, Stuck
 from fxgrow.rules.calls import reached, tensor_operands
 from fxgrow.rules.intervals import Interval, intervals
@@ -287,8 +287,8 @@ class Finder:
         return unit.identity is not None and bool(unit.identity.gates) and not unit.identity.dirac
 
     def _runs(self, path: str, units: list[Unit], common: set[Any], chains: set[str]) -> Iterator[FoundRun]:
-        stretches = list(self._stretches(units))
-        for stretch in stretches:
+        several = list(stretches(sorted(units, key=lambda u: self.order[u.regions[0].exit]), self._goes_on))
+        for stretch in several:
             blocks = [unit for unit in stretch if self._is_block(unit) and unit.path not in chains]
             alone = not self._is_container(path) and len(blocks) < 2
             if alone or not any(block.signature in common or block.path in common for block in blocks):
@@ -298,7 +298,7 @@ class Finder:
             for unit in stretch:
                 if unit not in blocks and unit.identity is not None:
                     unit.identity, unit.reason = None, "it is a chain of blocks itself"
-            only = self._is_container(path) and len([s for s in stretches if any(map(self._is_block, s))]) == 1
+            only = self._is_container(path) and len([s for s in several if any(map(self._is_block, s))]) == 1
             entering = {tuple(self.intervals[r.exit] for r in block.regions) for block in blocks}
             length = period([block.signature for block in blocks]) if len(entering) == 1 else 1
             yield FoundRun(path if only and path else stretch[0].path, stretch, length)
@@ -321,19 +321,10 @@ class Finder:
             return "", run.path
         return above, unit.signature, unit.shape
 
-    def _stretches(self, units: list[Unit]) -> Iterator[list[Unit]]:
-        """Units that follow each other and give the same layout; one of another kind leads none."""
-        stretch: list[Unit] = []
-        for unit in sorted(units, key=lambda u: self.order[u.regions[0].exit]):
-            joins = stretch and unit.shape == stretch[-1].shape and self._follows(stretch[-1], unit)
-            if joins and not (stretch[-1].identity and unit.identity):
-                joins = self._kind(stretch[-1]) is self._kind(unit)
-            if not joins and stretch:
-                yield stretch
-                stretch = []
-            stretch.append(unit)
-        if stretch:
-            yield stretch
+    def _goes_on(self, before: Unit, unit: Unit) -> bool:
+        """Whether a unit follows another and gives the same layout; one of another kind leads none."""
+        joins = unit.shape == before.shape and self._follows(before, unit)
+        return joins and (bool(before.identity and unit.identity) or self._kind(before) is self._kind(unit))
 
     def _kind(self, unit: Unit) -> type:
         return self._kind_at(unit.path)

@@ -14,6 +14,7 @@ from torch import fx
 from fxgrow.module_tensors import within
 from fxgrow.planning.analysis import law_of_node
 from fxgrow.planning.blocks import Finder, Found, FoundRun, Unit
+from fxgrow.planning.graph_parts import stretches
 from fxgrow.rules.calls import tensor_operands
 from fxgrow.rules.convolution import DIRAC
 from fxgrow.rules.pointwise import Pointwise
@@ -25,7 +26,15 @@ def chains(finder: Finder, repeats: Found) -> Found:
     units = [unit for unit in _layers(finder) if not any(within(root, t) for root in unit.roots for t in taken)]
     runs: list[FoundRun] = []
     reasons: list[tuple[str, str]] = []
-    for stretch in _stretches(units, anywhere=isinstance(finder.model, fx.GraphModule)):
+    anywhere = isinstance(finder.model, fx.GraphModule)  # a graph may call a layer by any name
+
+    def goes_on(before: Unit, unit: Unit) -> bool:
+        """Whether a layer takes what the one before gave, gives the same layout, and stands in such a place."""
+        follows = anywhere or _is_in_such_a_place(unit.path, before.path)
+        follows = follows and all(a.exit is b.entry for a, b in zip(before.regions, unit.regions, strict=True))
+        return follows and unit.shape == before.shape
+
+    for stretch in stretches(units, goes_on):
         signatures = Counter(unit.signature for unit in stretch)
         if len(stretch) < 2 or len(signatures) > 1:
             continue
@@ -65,23 +74,6 @@ def _with_followers(finder: Finder, node: fx.Node) -> list[fx.Node]:
             break
         nodes.append(node)
     return nodes
-
-
-def _stretches(units: list[Unit], anywhere: bool) -> Iterator[list[Unit]]:
-    """Layers each of which takes what the one before gave, gives the same layout, and stands in such a place.
-
-    anywhere: of a graph, which may call a layer by any name.
-    """
-    stretch: list[Unit] = []
-    for unit in units:
-        follows = bool(stretch) and (anywhere or _is_in_such_a_place(unit.path, stretch[-1].path))
-        follows = follows and all(a.exit is b.entry for a, b in zip(stretch[-1].regions, unit.regions, strict=True))
-        if stretch and not (follows and unit.shape == stretch[-1].shape):
-            yield stretch
-            stretch = []
-        stretch.append(unit)
-    if stretch:
-        yield stretch
 
 
 def _is_in_such_a_place(path: str, other: str) -> bool:

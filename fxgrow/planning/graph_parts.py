@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 from torch import Tensor, fx
 
 from fxgrow.containers import holds_tensor
 from fxgrow.module_tensors import within
+
+Item = TypeVar("Item")
 
 
 class Dominance:
@@ -65,6 +68,18 @@ def home(node: fx.Node) -> str:
     caller = str(node.meta.get("module_path", ""))
     target = str(node.target)
     return target if node.op == "call_module" and (not caller or within(target, caller)) else caller
+
+
+def stretches(items: Iterable[Item], goes_on: Callable[[Item, Item], bool]) -> Iterator[list[Item]]:
+    """Items in order, cut wherever one does not go on from the one before."""
+    stretch: list[Item] = []
+    for item in items:
+        if stretch and not goes_on(stretch[-1], item):
+            yield stretch
+            stretch = []
+        stretch.append(item)
+    if stretch:
+        yield stretch
 
 
 def period(signatures: list[Any]) -> int:

@@ -322,7 +322,8 @@ class AdaptedRates(Shown):
     @torch.no_grad()
     def _step_begins(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._settle()
-        due = self._steps % self.every == 0 or _is_capturing()
+        capturing = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+        due = capturing or self._steps % self.every == 0
         closure = len(args) > 1 or bool(kwargs)  # gradients may only come to be within the step
         squares = []
         for blocks in self._in_cache():
@@ -397,10 +398,6 @@ def _aged(parameters: Mapping[str, Tensor], born: Mapping[str, Birth], twins: Ma
     for name, parameter in parameters.items():
         if len(born[name].counts()) > 1 or name in twin_of or name in compared:
             yield Aged(name, parameter, born[name], twin_of.get(name))
-
-
-def _is_capturing() -> bool:
-    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
 def _least(growth: TensorGrowth | None, aged: Aged, beside: Aged, stage: int) -> float:
