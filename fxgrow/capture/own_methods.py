@@ -25,7 +25,7 @@ from fxgrow.capture.recording import bound
 from fxgrow.capture.skeleton import twin_of
 from fxgrow.capture.source_code import code_of, is_unread
 from fxgrow.containers import of_kind
-from fxgrow.libraries import home_of, is_known, is_pythons
+from fxgrow.libraries import home_of, is_installed, is_known, is_pythons
 from fxgrow.shared_state import OF_FILE
 
 
@@ -198,7 +198,8 @@ def _is_harmless(called: ast.expr, caller: Any, owner: nn.Module | None, within:
 def _constructor(kind: type) -> Any:
     """The code of a user's own that runs as an object of a class is made; None where there is none."""
     if dataclasses.is_dataclass(kind):
-        return getattr(kind, "__post_init__", None)
+        after = getattr(kind, "__post_init__", None)
+        return None if is_installed(after) else after  # as of transformers' outputs
     code = inspect.getattr_static(kind, "__init__")
     return None if hasattr(kind, "_fields") or code is object.__init__ else code
 

@@ -325,3 +325,14 @@ def test_options_are_served_or_refused(method: Forward, given: Any, kind: Any, s
     if method is not by_keys:
         served_or_refused(model, grown, x, kind(kind="power"))
     assert served_or_refused(model, grown, x, *given)
+
+
+def test_outputs_of_a_library_do_not_keep_other_calls_from_being_tried() -> None:
+    outputs = pytest.importorskip("transformers.modeling_outputs")
+
+    def forward(self: Any, x: torch.Tensor, measured: bool = False) -> Any:
+        y = self.computed(x, measured)
+        return outputs.SequenceClassifierOutput(logits=y)["logits"]
+
+    model, x = with_forward(Optional, forward), torch.randn(3, 6, dtype=torch.float64)
+    assert served_or_refused(model, fxgrow.grow(model, 2, example_inputs=x), x, True)
