@@ -48,7 +48,7 @@ def other_values(model: nn.Module, inputs: Inputs, ran: Iterable[str] = ()) -> I
     something else; the members of an Enum; other activations in place of a function; what its code compares an argument
     with, and something else; the keys of what it looks up by one, and those that it looks for in one; other numbers,
     also where there is none, and in tuples; objects that hold another such value, and dataclasses in place of None. Of
-    what it looks up by a name (`getattr`), every other one: `ANY`; of dictionaries that it gives on as keywords, too.
+    what it looks up by a name (`getattr`), every other one: `ANY`; of dictionaries given on as keywords, `UNREAD`.
 
     ran: the methods of the model that the forward calls.
     """

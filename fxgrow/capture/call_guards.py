@@ -69,6 +69,8 @@ def structured(value: Any, captured: int | Iterable[Any], name: str) -> None:
     """
     if isinstance(value, fx.Proxy):
         return
+    if value is None:
+        raise _another(name, "held tensors when the model was captured, and is None now")
     before, now = (captured, len(value)) if isinstance(captured, int) else (list(captured), list(value))
     if now != before:
         noun = "entries" if isinstance(captured, int) else "as its keys"

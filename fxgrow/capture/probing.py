@@ -16,7 +16,7 @@ from torch import Tensor, fx
 
 from fxgrow.capture.contexts import settled
 from fxgrow.capture.inputs import Inputs
-from fxgrow.containers import each_tensor
+from fxgrow.containers import each_tensor, flat_tensors, with_items
 
 BATCH, SIZE, DTYPE, GRADIENTS = "batch", "size", "dtype", "gradients"
 FEATURES = (BATCH, SIZE, DTYPE, GRADIENTS)
@@ -34,7 +34,7 @@ class Changed:
 
 
 def _tensors(inputs: Inputs) -> list[Tensor]:
-    return [value for value in (*inputs[0], *inputs[1].values()) if isinstance(value, Tensor) and value.ndim]
+    return [tensor for tensor in flat_tensors(inputs) if tensor.ndim]
 
 
 def samples_of(inputs: Inputs) -> int:
@@ -70,29 +70,35 @@ def changed(
         dtype = _OTHER.get(tensor.dtype, tensor.dtype) if DTYPE in wanted else tensor.dtype
         return torch.empty(shape, dtype=dtype, device="meta", requires_grad=tensor.requires_grad)
 
-    args, kwargs = inputs
-    return Changed(
-        (
-            tuple(other(value) if isinstance(value, Tensor) else _cast(value, wanted) for value in args),
-            {key: other(value) if isinstance(value, Tensor) else _cast(value, wanted) for key, value in kwargs.items()},
-        ),
-        wanted,
-    )
+    if BATCH in wanted:
+        inputs = _for_samples(inputs, batch, batch + 1 if samples is None else samples)
+    return Changed(each_tensor(inputs, other), wanted)
+
+
+def _for_samples(value: Any, before: int, after: int) -> Any:
+    """The same containers with lists of another length where they hold something for each sample, as goals may be."""
+    sizes = [[t.shape[0] for t in flat_tensors(item) if t.ndim] for item in value] if isinstance(value, list) else []
+    if len(sizes) == before and after and all(each and before not in each for each in sizes):
+        return (value * after)[:after]
+    if isinstance(value, (list, tuple, dict)):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        return with_items(value, {key: _for_samples(item, before, after) for key, item in items})
+    return value
 
 
 def resized(inputs: Inputs, size: int, other: int) -> Changed | None:
     """Inputs that are as large as `other` where they were of a size, samples aside; None where none was."""
 
-    def changed_one(value: Any) -> Any:
-        axes = resized_axes(value) if isinstance(value, Tensor) else ()
-        if not any(value.shape[axis] == size for axis in axes):
-            return value
-        shape = [other if k in axes and n == size else n for k, n in enumerate(value.shape)]
-        return torch.empty(shape, dtype=value.dtype, device="meta")
+    def changed_one(tensor: Tensor) -> Tensor:
+        axes = resized_axes(tensor)
+        if not any(tensor.shape[axis] == size for axis in axes):
+            return tensor
+        shape = [other if k in axes and n == size else n for k, n in enumerate(tensor.shape)]
+        return torch.empty(shape, dtype=tensor.dtype, device="meta")
 
-    args, kwargs = tuple(map(changed_one, inputs[0])), {key: changed_one(value) for key, value in inputs[1].items()}
-    pairs = zip((*args, *kwargs.values()), (*inputs[0], *inputs[1].values()), strict=True)
-    return Changed((args, kwargs), frozenset({SIZE})) if any(new is not old for new, old in pairs) else None
+    varied = each_tensor(inputs, changed_one)
+    pairs = zip(flat_tensors(varied), flat_tensors(inputs), strict=True)
+    return Changed(varied, frozenset({SIZE})) if any(new is not old for new, old in pairs) else None
 
 
 def _from(tensor: Tensor) -> int:
@@ -106,12 +112,6 @@ def _from(tensor: Tensor) -> int:
 def resized_axes(tensor: Tensor) -> range:
     """The axes whose size may be another: height and width of images, the length of sequences."""
     return range(_from(tensor), 2 if tensor.ndim == 3 else tensor.ndim)
-
-
-def _cast(value: Any, features: frozenset[str]) -> Any:
-    if DTYPE not in features:
-        return value
-    return each_tensor(value, lambda t: t.to(_OTHER.get(t.dtype, t.dtype)))
 
 
 def other_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -33,6 +33,7 @@ from fxgrow.capture.probing import (
 from fxgrow.capture.questions import Question
 from fxgrow.capture.recording import Record, Recording, bound
 from fxgrow.errors import CaptureError
+from fxgrow.holders import attribute
 
 
 def free_numbers(recording: Recording, mode: str, graph: fx.Graph, inputs: Inputs, settling: set[str]) -> None:
@@ -245,8 +246,9 @@ def _inputs(graph: fx.Graph) -> dict[fx.Node, str]:
     for node in graph.nodes:
         if node.op == "placeholder":
             names[node] = str(node.target).strip("*")
-        elif node.target is operator.getitem and node.all_input_nodes[0] in names and not _is_tensor(node.args[0]):
-            names[node] = f"{names[node.args[0]]}[{node.args[1]!r}]"
+        elif node.target in (operator.getitem, attribute) and node.args[0] in names and not _is_tensor(node.args[0]):
+            key = node.args[1]
+            names[node] = f"{names[node.args[0]]}" + (f".{key}" if node.target is attribute else f"[{key!r}]")
     return {node: name for node, name in names.items() if _is_tensor(node)}
 
 

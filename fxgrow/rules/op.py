@@ -219,7 +219,7 @@ def constants(value: Any, reason: Reason | None, op: Op | None = None) -> Tree:
     """A tree of tensors none of whose dimensions grow, for that reason."""
     if isinstance(value, torch.Tensor):
         return Tensor(tuple(Leaf(size, reason=reason) for size in value.shape), op=op)
-    if isinstance(value, (tuple, list)) and any(isinstance(item, (torch.Tensor, tuple, list)) for item in value):
+    if isinstance(value, (tuple, list)) and any(isinstance(item, (torch.Tensor, tuple, list, dict)) for item in value):
         return tuple(constants(item, reason, op) for item in value)
     return {key: constants(item, reason, op) for key, item in value.items()} if isinstance(value, dict) else None
 

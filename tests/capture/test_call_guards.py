@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import functools
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -90,6 +91,30 @@ class Masked(Layers):
         return self.leave(h * mask if mask is not None else h)  # type: ignore[no-any-return]
 
 
+class OneByOne(Layers):
+    """Goes through the samples of a batch, which is a dictionary."""
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        h = self.enter(batch["x"]).tanh()
+        return torch.stack([self.leave(h[i]) for i in range(h.shape[0])])
+
+
+class OneByOneOfObject(Layers):
+    def forward(self, batch: Any) -> Tensor:
+        h = self.enter(batch.x).tanh()
+        return torch.stack([self.leave(h[i]) for i in range(h.shape[0])])
+
+
+class WithGoals(Layers):
+    """Goes through the samples, and the goals of each."""
+
+    def forward(self, x: Tensor, goals: list[dict[str, Tensor]] | None = None) -> Tensor:
+        y = torch.stack([self.leave(each) for each in self.enter(x).tanh()])
+        return y if goals is None else (y - torch.stack([goal["y"] for goal in goals])).square().mean()
+
+
+GOALS = [{"y": normal(3)} for _ in X]
+
 CALLS: dict[str, tuple[type[Layers], tuple[Any, ...], tuple[Any, ...], str]] = {
     "one more": (Sum, (X, X), (X, X, X), "images had 2 entries .* has 3 now"),
     "one less": (Each, ([X, X],), ([X],), "images had 2 entries .* has 1 now"),
@@ -111,6 +136,16 @@ CALLS: dict[str, tuple[type[Layers], tuple[Any, ...], tuple[Any, ...], str]] = {
     "few samples": (FewSamples, (X,), (X[:2],), "x has 2 samples, .* at least 3"),
     "one sample of each": (OneSampleOfEach, (X, X), (X[:1], X[:1]), r"images\[0\] has 1 samples, .* are 1"),
     "twice the samples": (Halved, (X,), (torch.cat([X, X]),), r"x had the sizes \[4\] along the axes \[0\]"),
+    "more samples in a dictionary": (
+        *(OneByOne, ({"x": X},), ({"x": torch.cat([X, X])},)),
+        r"batch\['x'\] had the sizes \[4\] along the axes \[0\]",
+    ),
+    "more samples in an object": (
+        *(OneByOneOfObject, (SimpleNamespace(x=X),), (SimpleNamespace(x=torch.cat([X, X])),)),
+        r"batch.x had the sizes \[4\] along the axes \[0\]",
+    ),
+    "no goals": (WithGoals, (X, GOALS), (X,), "goals held tensors when .* and is None now"),
+    "fewer samples, each with goals": (WithGoals, (X, GOALS), (X[:3], GOALS[:3]), r"x had the sizes \[4\] along"),
     "one sample": (OneSample, (X,), (X[:1],), "x has 1 samples, .* are 1"),
 }
 
@@ -119,6 +154,8 @@ REFUSED = ("another function without a name", "another module", "another part")
 
 
 CALLS_IN_EVERY_RUN = ("one more", "another key", "another function", "another member", "no tensor", "few samples")
+CALLS_IN_EVERY_RUN += ("more samples in a dictionary", "more samples in an object", "no goals")
+CALLS_IN_EVERY_RUN += ("fewer samples, each with goals",)
 
 
 @pytest.mark.parametrize("name", few(CALLS, *CALLS_IN_EVERY_RUN))
