@@ -16,6 +16,7 @@ from fxgrow.capture import call_guards
 from fxgrow.capture.answers import behind, if_finite, is_drawn, of_values, state_behind
 from fxgrow.capture.chance import chance
 from fxgrow.capture.contexts import Settled, settled
+from fxgrow.capture.filled import Filled
 from fxgrow.capture.methods import CALLER, INSIDE, RUNNING, MethodRuns, calling_function, kinds_called
 from fxgrow.capture.numbers import Attribute, Float, Int, Pending, node_of, of_numpy, plain, remembering
 from fxgrow.capture.operators import MOVING
@@ -78,6 +79,7 @@ class GraphBuilder(Refusing):
                     self.names.setdefault(id(tensor), dotted(path, name))
             self.plain.update({id(t): dotted(path, n) for n, t in module.__dict__.items() if isinstance(t, Tensor)})
         self.methods = MethodRuns(self.parts.values(), self.modules)
+        self.filled = Filled()
         self.aside: list[fx.Node] = []
         self.nodes: dict[int, fx.Node] = {}
         self.bare: dict[int, Tensor] = {}  # what stands for a tensor with values once it has a node
@@ -303,6 +305,9 @@ class GraphBuilder(Refusing):
             operands = self.operands(args, kwargs)
             self.bare[id(tensor)] = bare = tensor.to("meta")
             node = self.operation("call_method", target, operands, bare)
+            self.bind(tensor, node)
+        elif node is None and (node := self.filled.node_of(tensor)) is not None:
+            self.bare[id(tensor)] = node.meta["value"]
             self.bind(tensor, node)
         elif node is None:
             name = self.names.get(id(tensor))

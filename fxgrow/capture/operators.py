@@ -50,6 +50,13 @@ def operator_of(func: Any, args: Any, kwargs: Any) -> Any:
     return _UNARY.get(name, name) if not kwargs and len(args) == 1 else name
 
 
+def call_of(func: Any, name: str, args: Any, kwargs: Any) -> tuple[str, Any, Any]:
+    """The kind of node for a call, what it calls, and with which operands."""
+    target = operator_of(func, args, kwargs)
+    reflected = name in REFLECTED and target is REFLECTED[name]
+    return "call_method" if isinstance(target, str) else "call_function", target, args[::-1] if reflected else args
+
+
 def _of_tensors(func: Any, name: str) -> bool:
     """Whether a function is a method of tensors, wrapped for an operator or not."""
     return getattr(Tensor, name, None) is func or getattr(func, "__module__", None) == "torch._tensor"

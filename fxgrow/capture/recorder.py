@@ -27,7 +27,7 @@ from fxgrow.capture.interception import intercepted
 from fxgrow.capture.masks import ALL, asks_for_places, masked, places
 from fxgrow.capture.methods import modules_called, noting
 from fxgrow.capture.numbers import Float, Int
-from fxgrow.capture.operators import is_method, opened, operator_of
+from fxgrow.capture.operators import call_of, is_method, opened, operator_of
 from fxgrow.capture.shapes import call_failed, needs_values, staying
 from fxgrow.capture.supposed import SUPPOSITIONS
 from fxgrow.containers import each_tensor, flat_tensors, holds_tensor, with_dictionaries
@@ -213,8 +213,7 @@ class Recorder(GraphBuilder, TorchFunctionMode):
         return self._call(func, name, args, kwargs)
 
     def _call(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
-        target = operator_of(func, args, kwargs)
-        operands = (args[1], args[0]) if name in operators.REFLECTED and target is operators.REFLECTED[name] else args
+        kind, target, operands = call_of(func, name, args, kwargs)
         law = registry.law_of_method(target) if isinstance(target, str) else registry.law_of_function(target)
         if law is None and func not in self.open and (inside := opened(func)) is not None:
             self.open.append(func)
@@ -223,7 +222,6 @@ class Recorder(GraphBuilder, TorchFunctionMode):
                     return inside(*args, **kwargs)
             finally:
                 self.open.pop()
-        kind = "call_method" if isinstance(target, str) else "call_function"
         writing = name == "__setitem__"
         lowered = self.operands(operands, kwargs)
         try:
@@ -274,6 +272,10 @@ class Recorder(GraphBuilder, TorchFunctionMode):
             if name in _EMPTY:
                 value.zero_()  # what it holds is nobody's choice, and would be another at each run
                 self.empty[id(value)] = value, func, args, kwargs
+            if self.filled.makes(func, name, (args, kwargs), value):
+                kind, target, operands = call_of(func, name, args, kwargs)
+                made = self.operands(*each_tensor((operands, kwargs), self.filled.node_of))
+                self.filled.note(value, self._node_of_call(kind, target, made, value.to("meta")))
         if drawn is not None and not torch.equal(drawn, torch.default_generator.get_state()):
             torch.default_generator.set_state(drawn)  # it draws: a call for the graph to make, again and again
             return self._call(func, name, args, kwargs)

@@ -95,7 +95,7 @@ class RepeatEach(Shape):
 
 
 def _stretched(op: Op, own: Layout | None, size: int, path: Path | None) -> Layout:
-    """The axis that one of size one becomes, or none at all; path: of its size among the arguments, which can follow."""
+    """What an axis of size one becomes, or none at all; path: of its size among the arguments, which can follow."""
     text = "a dimension of size one is repeated"
     if own is not None:
         op.unifier.fix(own, text)

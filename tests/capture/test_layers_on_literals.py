@@ -30,7 +30,7 @@ class OnLiteral(nn.Module):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: torch.ones(5, 4).double(),
+        lambda: torch.eye(5, 4).double(),
         lambda: torch.DoubleTensor(5, 4).fill_(0.5),
         lambda: torch.linspace(-1, 1, 20, dtype=torch.float64).reshape(5, 4),
         lambda: torch.from_numpy(np.arange(20.0).reshape(5, 4)),

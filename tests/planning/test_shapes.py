@@ -38,6 +38,7 @@ BETWEEN = {
     "zeros of sizes before": lambda h: torch.cat([torch.zeros(h.shape[0], 1, h.shape[2], dtype=h.dtype), h], 1),
     "zeros of numbers before": lambda h: torch.cat([torch.zeros(h.shape[0], 1, 8, dtype=h.dtype), h], 1).tanh(),
     "ones added": lambda h: (h + torch.ones(h.shape[-1], dtype=h.dtype)).tanh(),
+    "ones of a number": lambda h: (h + torch.ones(8)).tanh(),
     "a number filled in": lambda h: h * h.new_full((8,), 0.5),
     "zeros by a method": lambda h: torch.cat([h.new_zeros(h.shape[0], 3, h.shape[-1]), h], 1).tanh(),
 }
@@ -55,7 +56,7 @@ def test_sizes_follow_however_they_are_spelled(name: str, init: str) -> None:
     ("between", "said"),
     [
         (lambda h: h + torch.arange(8), "it is a constant"),
-        (lambda h: h + torch.ones(8), "it is a constant"),
+        (lambda h: h + torch.tensor([0.5] * 8), "it is a constant"),
         (lambda h: h + torch.arange(h.shape[-1]), "arange: its entries go by their position"),
         (lambda h: h * torch.rand(8, dtype=h.dtype), "rand: its entries are drawn"),
         (lambda h: h + torch.linspace(0, 1, h.shape[-1], dtype=h.dtype), "linspace"),
