@@ -21,6 +21,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from fxgrow.capture.inputs import Inputs
 from fxgrow.containers import flat_tensors, of_kind
 from fxgrow.errors import PlanError
+from fxgrow.grouping import grouped
 from fxgrow.module_tensors import named_tensors
 from fxgrow.planning.plan import Channels
 from fxgrow.switching import in_mode
@@ -53,11 +54,10 @@ class Reach(TorchFunctionMode):
         super().__init__()
         self.reached: dict[str, str] = {}
         self._running: list[str] = []
-        self._names: dict[int, list[str]] = {}
         self._made: Any = WeakIdKeyDictionary()
         modules = dict(model.named_modules(remove_duplicate=False))
-        for name, held in (*named_tensors(model).items(), *modules.items()):
-            self._names.setdefault(id(held), []).append(name)
+        named = (*named_tensors(model).items(), *modules.items())
+        self._names: dict[int, list[str]] = grouped((id(held), name) for name, held in named)
         for module in model.modules():
             module.register_forward_pre_hook(lambda module, _: self._begins(module), prepend=True)
             module.register_forward_hook(lambda _, __, output: self._ends(output), always_call=True)

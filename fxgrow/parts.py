@@ -31,7 +31,7 @@ from fxgrow.own.refusing import with_refusals
 from fxgrow.placing import Courses, grown_in_class
 from fxgrow.planning.analysis import hold
 from fxgrow.planning.deepening import Deepening, joined, renamed
-from fxgrow.planning.plan import Axis, Held, Obstacle, Plan, Totals
+from fxgrow.planning.plan import Held, Obstacle, Plan, Totals
 from fxgrow.references import counterparts, exchange, place_all
 from fxgrow.shared_state import SharedState
 from fxgrow.switching import in_mode
@@ -125,9 +125,8 @@ def passage_through(model: nn.Module, parts: Parts) -> Passage:
 def _under(path: str, plan: Plan) -> Plan:
     """A part's plan with its names as the whole model has them."""
 
-    def axis(old: Axis) -> Axis:
-        group = f"{path}:{old.group}" if old.group else ""
-        return replace(old, group=group, parts=tuple(map(axis, old.parts)))
+    def group(name: str) -> str:
+        return f"{path}:{name}"
 
     def within(places: Iterable[str]) -> tuple[str, ...]:
         return tuple(f"{path}.{place}" for place in places)
@@ -135,10 +134,10 @@ def _under(path: str, plan: Plan) -> Plan:
     return replace(
         plan,
         depth=plan.depth.under(path) if plan.depth is not None else None,
-        groups=tuple(replace(g, name=f"{path}:{g.name}", where=within(g.where)) for g in plan.groups),
+        groups=tuple(replace(g, name=group(g.name), where=within(g.where)) for g in plan.groups),
         held=tuple(replace(h, where=within(h.where)) for h in plan.held),
         rescalings=tuple(replace(r, name=f"{path}.{r.name}") for r in plan.rescalings),
-        tensors=tuple(replace(t, name=f"{path}.{t.name}", axes=tuple(map(axis, t.axes))) for t in plan.tensors),
+        tensors=tuple(replace(t.regrouped(group), name=f"{path}.{t.name}") for t in plan.tensors),
     )
 
 

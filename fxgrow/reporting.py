@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,10 +114,9 @@ def growths(steps: Sequence[Step]) -> Table:
 
 def counts_by_stage(history: History) -> dict[int, int]:
     """How many elements of all parameters were born at each stage."""
-    counts: dict[int, int] = {}
+    counts = Counter[int]()
     for birth in history.births.values():
-        for stage, count in birth.counts().items():
-            counts[stage] = counts.get(stage, 0) + count
+        counts.update(birth.counts())
     return dict(sorted(counts.items()))
 
 

@@ -27,6 +27,7 @@ from fxgrow.curves import (
 from fxgrow.documents import from_text, to_text
 from fxgrow.drafting import model_name
 from fxgrow.errors import ScheduleError
+from fxgrow.grouping import grouped
 from fxgrow.pages import Shown, titled
 from fxgrow.planning.analysis import analyse
 from fxgrow.planning.planner import make_plan
@@ -389,10 +390,7 @@ class Schedule(Shown):
 
     def alike(self) -> dict[tuple[int, ...], list[str]]:
         """Dimensions by the sizes that they go through."""
-        alike: dict[tuple[int, ...], list[str]] = {}
-        for name, sizes in self.trajectories:
-            alike.setdefault(sizes, []).append(name)
-        return alike
+        return grouped((sizes, name) for name, sizes in self.trajectories)
 
     def plot(self, ax: Axes | Sequence[Axes] | None = None) -> Figure:
         """Width and cost over the epochs, as a matplotlib figure.

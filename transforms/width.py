@@ -16,6 +16,7 @@ from fxgrow.capture import Captured, GrownGraphModule, assemble, copies
 from fxgrow.capture.skeleton import GIVEN, twin_of
 from fxgrow.contents import is_plain
 from fxgrow.errors import OTHER_MODEL, PlanError
+from fxgrow.grouping import grouped
 from fxgrow.module_tensors import dotted, place, plain_tensor
 from fxgrow.planning.deepening import NewTensor
 from fxgrow.planning.edits import set_attributes
@@ -90,9 +91,7 @@ def grown_tensors(
     PlanError: the plan was made for another model.
     """
     growths = {growth.name: growth for growth in plan.tensors}
-    named: dict[Hashable, list[tuple[str, torch.Tensor, NewTensor | None]]] = {}
-    for name, key, tensor, start in _origins(tensors, plan, root):
-        named.setdefault(key, []).append((name, tensor, start))
+    named = grouped((key, (name, tensor, start)) for name, key, tensor, start in _origins(tensors, plan, root))
     missed = growths.keys() - {tied[0][0] for tied in named.values()}
     plain = _plain_names(root) if missed else {}
     for name in sorted(missed):

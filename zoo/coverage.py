@@ -12,21 +12,20 @@ from fxgrow.zoo.examine import Row
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from fxgrow.grouping import grouped
 from fxgrow.pages import titled
 
 
 def coverage(rows: Iterable[Row]) -> RenderableType:
     """A table of families, the failures by name, and totals."""
     findings = list(rows)
-    families: dict[str, list[Row]] = {}
-    for row in sorted(findings, key=lambda row: (row.task.family, row.task.model)):
-        families.setdefault(row.task.family, []).append(row)
+    in_order = sorted(findings, key=lambda row: (row.task.family, row.task.model))
     widths, deeper = len(_widths(findings)) > 1, any(row.blocks[0] for row in findings)
     right = ["models", "captured", "grown", "eval error", "train error", "proof", "ratio", "share", "plan s", "grow s"]
     right += ["width"] * widths + ["blocks"] * deeper
     table = titled("coverage by family", "family", right=right)
     table.add_column("what stays, and why", overflow="fold")
-    for family, members in families.items():
+    for family, members in grouped((row.task.family, row) for row in in_order).items():
         *cells, why = _cells(members)
         further = [", ".join(_widths(members))] if widths else []
         further += [_blocks(members)] if deeper else []
@@ -148,8 +147,6 @@ def _summary(rows: list[Row]) -> str:
 
 
 def _ratios(rows: list[Row]) -> str:
-    by_family: dict[str, list[float]] = {}
-    for row in rows:
-        by_family.setdefault(row.task.family, []).append(row.ratio)
+    by_family = grouped((row.task.family, row.ratio) for row in rows)
     median = statistics.median(statistics.median(family) for family in by_family.values())
     return f"median family {median:.2f}, worst model {min(row.ratio for row in rows):.2f}"

@@ -16,6 +16,7 @@ from fxgrow.capture.methods import RUNNING, kind_before_growth
 from fxgrow.capture.numbers import attributes_in
 from fxgrow.capture.skeleton import twin_of
 from fxgrow.capture.source_code import any_unread, named_values, read_globals, read_items, read_names
+from fxgrow.grouping import grouped
 from fxgrow.holders import held_by
 from fxgrow.libraries import is_known
 from fxgrow.module_tensors import prefixes
@@ -102,11 +103,7 @@ def other_flags(model: nn.Module, graphs: Iterable[fx.Graph]) -> Iterator[tuple[
     sources = (source for node in nodes for source in node.meta.get("sources", {}).values())
     sizes = {attribute.keys[0] for source in sources for attribute in attributes_in(source)}
     inside = {above for path in called for above in prefixes(path)} | {""}
-    kinds: dict[type[nn.Module], list[str]] = {}
-    for path, kind in of_users.items():
-        if path in inside:
-            kinds.setdefault(kind, []).append(path)
-    for kind, paths in kinds.items():
+    for kind, paths in grouped((kind, path) for path, kind in of_users.items() if path in inside).items():
         methods = frozenset({"forward", *(method for path, method in runs if path in paths)})
         parts = parts_of(model, kind.__qualname__)
         code = code_run(parts[0], methods)

@@ -85,22 +85,13 @@ def _parting_at_the_next_call(
 def growths(plan: Plan) -> dict[str, Any]:
     """What a plan does to the tensors and attributes of a module, whatever its groups and nodes are called."""
     result: dict[str, Any] = {
-        growth.name: replace(regrouped(growth, lambda group: ""), calibrations=()) for growth in plan.tensors
+        growth.name: replace(growth.regrouped(lambda group: ""), calibrations=()) for growth in plan.tensors
     }
     result |= {f"{edit.module}.{edit.attribute}": edit.value for edit in plan.attributes}
     result |= {f"{rescaling.name} rescaled": rescaling.factor for rescaling in plan.rescalings if rescaling.by}
     if plan.depth is not None:
         result |= {run.path: run for run in plan.depth.runs} | dict(plan.depth.renamed)
     return result
-
-
-def regrouped(growth: TensorGrowth, name: Callable[[str], str]) -> TensorGrowth:
-    """The growth of a tensor with other names of groups."""
-
-    def renamed(axis: Axis) -> Axis:
-        return replace(axis, group=name(axis.group), parts=tuple(map(renamed, axis.parts)))
-
-    return replace(growth, axes=tuple(map(renamed, growth.axes)))
 
 
 def for_both(planned: Any, other: Any) -> TensorGrowth | None:
@@ -162,7 +153,7 @@ def with_more(plan: Plan, course: Plan) -> Plan:
     return replace(
         plan,
         groups=(*plan.groups, *(replace(group, name=names[group.name]) for group in new)),
-        tensors=(*plan.tensors, *(regrouped(growth, lambda group: names.get(group, group)) for growth in tensors)),
+        tensors=(*plan.tensors, *(growth.regrouped(lambda group: names.get(group, group)) for growth in tensors)),
         attributes=(*plan.attributes, *edits),
         rescalings=(*plan.rescalings, *rescaled),
         totals=totals,

@@ -24,6 +24,7 @@ from fxgrow.capture.probing import changed as changed_inputs
 from fxgrow.capture.recording import Recording
 from fxgrow.devices import device_of
 from fxgrow.errors import CaptureError, SettledError
+from fxgrow.grouping import grouped
 from fxgrow.guarded_norms import NATIVE, PLAIN
 from fxgrow.module_tensors import named_tensors, tensors_named
 from fxgrow.own.call_edits import CallEdit
@@ -220,7 +221,7 @@ def _copied(
     for module in own.modules():
         if type(module) is nn.MultiheadAttention:  # which keeps sizes of its own
             fit_attention(module, head_dims[id(module)])
-    for path, edits in _by_module(changed).items():
+    for path, edits in grouped((site.module, site) for site in changed).items():
         part = own.get_submodule(path)
         if isinstance(part, nn.MultiheadAttention) and all(site.edit.kind == "multiply" for site in edits):
             _multiply(part, path, plan)
@@ -333,13 +334,6 @@ def _value(nodes: Mapping[str, fx.Node], edit: NodeEdit) -> Any:
         return edit.value
     raw = follow(nodes[edit.node], edit.path)
     return raw.meta["value"] if isinstance(raw, fx.Node) else raw
-
-
-def _by_module(changed: Sequence[Site]) -> Mapping[str, list[Site]]:
-    by_module: dict[str, list[Site]] = {}
-    for site in changed:
-        by_module.setdefault(site.module, []).append(site)
-    return by_module
 
 
 def _edit(own: nn.Module, path: str, changed: list[Site]) -> Obstacle | None:

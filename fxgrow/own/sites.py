@@ -12,6 +12,7 @@ from fxgrow.capture import Captured
 from fxgrow.capture.builder import ASIDE
 from fxgrow.capture.contexts import STATE
 from fxgrow.capture.methods import CALLER, INSIDE, RUNNING, MethodRun, runs_of
+from fxgrow.grouping import grouped
 from fxgrow.own.call_edits import FORWARD
 from fxgrow.planning.plan import NodeEdit, Plan
 from fxgrow.rules.shape import follow
@@ -104,9 +105,7 @@ def _by_mode(graphs: Mapping[str, fx.Graph], sites_made: Sequence[Site]) -> Iter
 
 def _together(sites_made: Iterable[Site]) -> Iterator[Site]:
     """The sites, but one where each call of a target is changed alike: a loop makes more of them on another input."""
-    by_change: dict[Any, list[Site]] = {}
-    for site in sites_made:
-        by_change.setdefault(replace(site, index=None).key, []).append(site)
+    by_change = grouped((replace(site, index=None).key, site) for site in sites_made)
     for first, *others in by_change.values():
         alike = all((site.edit.value, site.aside) == (first.edit.value, first.aside) for site in others)
         each = alike and len(others) + 1 == first.calls > 1

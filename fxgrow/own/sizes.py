@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 
 from fxgrow.capture.attributes import Item
 from fxgrow.capture.numbers import OF_SIZE, Attribute, Expression, Source, attributes_in, operand_for, value_of
+from fxgrow.grouping import grouped
 from fxgrow.rules.shape import follow
 
 
@@ -106,9 +107,7 @@ class Settings:
 
         origins: the path of each part -> of the part that it was, or that it repeats.
         """
-        alike: dict[str, list[str]] = {}
-        for path, origin in origins.items():
-            alike.setdefault(origin, []).append(path)
+        alike = grouped((origin, path) for path, origin in origins.items())
         for attribute, value in self.values.items():
             before = self.now(attribute)
             if before == value:

@@ -192,14 +192,14 @@ def factors_of(analysis: Analysis) -> set[str]:
                 tensor = pending.pop()
                 if tensor.parameter is not None:
                     factors.add(tensor.parameter)
-                elif tensor.op is not None and (tensor.op.law.family == "shape" or _of_one(tensor.op)):
+                elif tensor.op is not None and _hands_on(tensor.op):
                     pending.extend(tensor.op.operands())
     return factors
 
 
-def _of_one(op: Op) -> bool:
-    """Whether an op is a function of the entries of one tensor."""
-    return op.law.family == "pointwise" and len(op.operands()) == 1
+def _hands_on(op: Op) -> bool:
+    """Whether an op moves entries, or is a function of the entries of one tensor."""
+    return op.law.family == "shape" or (op.law.family == "pointwise" and len(op.operands()) == 1)
 
 
 def law_of_node(model: nn.Module, node: fx.Node) -> Law | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -82,17 +83,12 @@ def _composed(origins: list[_Origin], then: Axis) -> Axis:
 def _product(origins: list[_Origin], then: Axis) -> Axis:
     """One factor of a product has new positions; the others are as they were."""
     for number, part in enumerate(then.parts):
-        inner = 1
-        for factor in then.parts[number + 1 :]:
-            inner *= factor.old
+        inner = math.prod(factor.old for factor in then.parts[number + 1 :])
         along = [origins[k * inner] for k in range(part.old)]
         expanded = [along[k // inner % part.old] for k in range(len(origins))]
         if expanded == origins:
             parts = tuple(_composed(along, p) if p is part else p for p in then.parts)
-            old, new = 1, 1
-            for p in parts:
-                old, new = old * p.old, new * p.new
-            return Axis("product", old, new, parts=parts)
+            return Axis("product", math.prod(p.old for p in parts), math.prod(p.new for p in parts), parts=parts)
     raise PlanError(
         "channels of new layers are one factor among several of an axis that grow",
         remedy="grow in depth first, then in width",

@@ -24,6 +24,7 @@ from fxgrow.planning.sizes import Sizes
 from fxgrow.planning.sizing import Sizing, settle_equal_sizes
 from fxgrow.rules.calls import reached
 from fxgrow.rules.op import Tensor as Laid
+from fxgrow.rules.shape import follow
 
 
 @dataclass(frozen=True)
@@ -133,8 +134,9 @@ def _appending(finder: Finder, counts: Mapping[DenseRun, int], refused: dict[Den
     roots = tuple(run.units[-1].path for run in names)
     renamed = {group: f"dense{k}" for k, group in enumerate(names.values())}
     layers = {run: replace(layer, group=renamed[names[run]]) for run, layer in layers.items() if run in names}
+    outside = (tensor for tensor in plan.tensors if tensor.name not in own)
     return Appending(
-        tuple(_regrouped(tensor, renamed) for tensor in plan.tensors if tensor.name not in own),
+        tuple(tensor.regrouped(lambda group: renamed.get(group, group)) for tensor in outside),
         plan.nodes,
         tuple(edit for edit in plan.attributes if not within_any(edit.module, roots)),
         layers,
@@ -181,9 +183,7 @@ def _numbers(plan: Plan, run: DenseRun) -> Iterator[tuple[tuple[str, str, tuple[
         node = nodes.get((edit.mode, edit.node))
         if node is None or edit.kind in ("guard", "core_input"):  # a new layer has no old units
             continue
-        old: Any = {"args": node.args, "kwargs": node.kwargs}
-        for step in edit.path:
-            old = getattr(old, step) if isinstance(old, slice) else old[step]
+        old = follow(node, edit.path)
         if edit.kind == "literal" and edit.value == old:  # what a guard takes its statistic over
             continue
         if edit.kind != "literal" or not isinstance(old, int):
@@ -245,12 +245,3 @@ def _elsewhere(analysis: Analysis, leaf: Leaf, node: fx.Node, layer_nodes: list[
         if apart and isinstance(op.output, Laid) and leaf in op.output.leaves():
             return op.place
     return ""
-
-
-def _regrouped(growth: TensorGrowth, names: Mapping[str, str]) -> TensorGrowth:
-    """A tensor's growth with its groups under other names."""
-
-    def axis(old: Axis) -> Axis:
-        return replace(old, group=names.get(old.group, old.group), parts=tuple(map(axis, old.parts)))
-
-    return replace(growth, axes=tuple(map(axis, growth.axes)))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fxgrow.amounts import Amount, Amounts, covers
 from fxgrow.capture import Captured
 from fxgrow.errors import AmountError
+from fxgrow.grouping import grouped
 from fxgrow.module_tensors import dotted, within, within_any
 from fxgrow.planning.blocks import Finder, Found, FoundRun, Unit
 from fxgrow.planning.chains import chains
@@ -39,6 +40,14 @@ class Insertion:
     run: FoundRun
     twin: Unit
     after: Unit
+
+    def regions(self) -> Iterator[CopiedRegion]:
+        """What it repeats in each graph."""
+        for own, end in zip(self.twin.regions, self.after.regions, strict=True):
+            pairs = zip(own.others, end.others, strict=False)
+            streams = tuple((entry.name, leaving.name, after.name) for (entry, leaving), (_, after) in pairs)
+            names = tuple(node.name for node in own.nodes)
+            yield CopiedRegion(own.mode, names, own.entry.name, own.exit.name, end.exit.name, others=streams)
 
 
 def plan_depth(
@@ -115,10 +124,7 @@ def _refusal(run: FoundRun, outer: FoundRun | None, appended: Appending) -> str:
 
 def _held(repeats: Found) -> Iterator[Held]:
     """Blocks that stay as many as they are, those with one reason together."""
-    together: dict[str, list[str]] = {}
-    for path, reason in dict.fromkeys(repeats.held):
-        together.setdefault(reason, []).append(path)
-    for reason, paths in together.items():
+    for reason, paths in grouped((reason, path) for path, reason in dict.fromkeys(repeats.held)).items():
         yield Held(len(paths), tuple(paths), f"its blocks stay as many as they are: {reason}")
 
 
@@ -209,10 +215,7 @@ def shortened_names(names: list[str]) -> str:
     >>> shortened_names(["bn2.weight", "bn2.bias", "gamma"])
     'bn2.weight and bias, gamma'
     """
-    together: dict[str, list[str]] = {}
-    for name in names:
-        owner, _, leaf = name.rpartition(".")
-        together.setdefault(owner, []).append(leaf)
+    together = grouped(name.rpartition(".")[::2] for name in names)
     return ", ".join(
         f"{owner}.{' and '.join(leafs)}" if owner else ", ".join(leafs) for owner, leafs in together.items()
     )
@@ -300,20 +303,7 @@ class Naming:
                 (self._path(container, slot), root)
                 for (container, slot), root in zip(places, insertion.twin.roots, strict=True)
             )
-            regions = tuple(
-                CopiedRegion(
-                    own.mode,
-                    tuple(n.name for n in own.nodes),
-                    own.entry.name,
-                    own.exit.name,
-                    end.exit.name,
-                    others=tuple(
-                        (entry.name, leaving.name, after.name)
-                        for (entry, leaving), (_, after) in zip(own.others, end.others, strict=False)
-                    ),
-                )
-                for own, end in zip(insertion.twin.regions, insertion.after.regions, strict=True)
-            )
+            regions = tuple(insertion.regions())
             tensors: Iterable[NewTensor] = tuple(self._born(len(blocks), modules, insertion.twin, init))
             aliases = tuple(dict.fromkeys(self._aliases(insertion.twin, tensors)))
             if isinstance(run, DenseRun):
@@ -339,17 +329,8 @@ class Naming:
         )
         moved = tuple((new, old) for new, old in pairs if new != old)
         enlarged = tuple((growth.name, growth.new_shape) for growth in self.reading)
-        return Deepening(
-            init,
-            runs,
-            tuple(blocks),
-            children,
-            moved,
-            tuple(born),
-            enlarged,
-            self.appended.nodes,
-            tuple(attributes),
-        )
+        edits = self.appended.nodes, tuple(attributes)
+        return Deepening(init, runs, tuple(blocks), children, moved, tuple(born), enlarged, *edits)
 
     def _shape(self, name: str) -> tuple[int, ...]:
         owner, _, leaf = name.rpartition(".")

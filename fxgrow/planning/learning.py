@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from fxgrow.axes.layout import Leaf
+from fxgrow.grouping import grouped
 from fxgrow.planning.analysis import Analysis
 from fxgrow.planning.gradients import parameters_with_gradients, stopping
 from fxgrow.rules.knowledge import Knowledge, Slot, Way
@@ -87,10 +88,7 @@ class Moves:
                 slots.setdefault((operand.parameter, axis, leaf), op)
         self.moved_slots |= {slot for slot in slots if slot[0] in self._by_hand}
         waiting = {slot for slot in slots if slot[0] in self.trained}
-        by_leaf: dict[Leaf, list[Slot]] = {}
-        for slot in slots:
-            if isinstance(self._tensor(slot), nn.Parameter):
-                by_leaf.setdefault(slot[2], []).append(slot)
+        by_leaf = grouped((slot[2], slot) for slot in slots if isinstance(self._tensor(slot), nn.Parameter))
         for leaf, own in by_leaf.items():
             if not any(slot in waiting for slot in own):
                 yield Still(leaf, slots[own[0]], "nothing that makes or reads it is trained: requires_grad is False")

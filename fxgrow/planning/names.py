@@ -15,6 +15,7 @@ from torch import nn
 from fxgrow.capture.inputs import Inputs, fitted
 from fxgrow.capture.skeleton import skeleton
 from fxgrow.devices import callers_code
+from fxgrow.grouping import grouped
 from fxgrow.replacing import replaced
 from fxgrow.switching import in_mode
 
@@ -30,10 +31,7 @@ def series(names: Iterable[str]) -> dict[str, list[str]]:
     >>> series(["b1", "pool", "b2", "c1", "c3"])
     {'b': ['b1', 'b2']}
     """
-    alike: dict[str, list[str]] = {}
-    for name in names:
-        if match := _NUMBERED.fullmatch(name):
-            alike.setdefault(match[1], []).append(name)
+    alike = grouped((match[1], name) for name in names if (match := _NUMBERED.fullmatch(name)))
     return {prefix: there for prefix, there in alike.items() if there == [*_counted(prefix, there[0], len(there))]}
 
 

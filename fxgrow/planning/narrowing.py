@@ -85,10 +85,8 @@ def _tensors(analysis: Analysis, sizes: dict[Leaf, int]) -> list[tuple[str, Narr
         positions = tuple(_kept(axis, sizes) for axis in tensor.axes)
         if all(len(staying) == axis.size for staying, axis in zip(positions, tensor.axes, strict=True)):
             continue
-        ratio = 1.0
-        for number, axis in enumerate(tensor.axes):
-            if name in weights and (name, number) in reading:
-                ratio *= axis.size / size_after(axis, sizes)
+        read = [a for k, a in enumerate(tensor.axes) if name in weights and (name, k) in reading]
+        ratio = math.prod(axis.size / size_after(axis, sizes) for axis in read)
         narrowed.append((name, NarrowTensor(tuple(map(tuple, positions)), math.sqrt(ratio))))
     return narrowed
 

@@ -224,9 +224,7 @@ def _size_edit(numbers: Numbers, op: Op, path: Path, size: int, mode: str) -> No
     if raw is None or raw == -1:
         return None
     if not isinstance(raw, fx.Node):
-        if raw == size:
-            return None
-        return NodeEdit(mode, op.node.name, "literal", path, size)
+        return None if raw == size else NodeEdit(mode, op.node.name, "literal", path, size)
     after = numbers.after(raw)
     return None if after == size else NodeEdit(mode, op.node.name, "ratio", path, _ratio(size, after))
 

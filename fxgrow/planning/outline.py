@@ -8,11 +8,13 @@ from __future__ import annotations
 import itertools
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
+from fxgrow.grouping import grouped
 from fxgrow.module_tensors import dotted, within
 from fxgrow.planning.deepening import renamed
 from fxgrow.planning.showing import shortened
@@ -83,9 +85,7 @@ def outline(plan: Plan) -> tuple[Section, ...]:
 
 class _Outline:
     def __init__(self, plan: Plan) -> None:
-        self.places: dict[str, list[_Place]] = {}
-        for place in _places(plan):
-            self.places.setdefault(place.name, []).append(place)
+        self.places = grouped((place.name, place) for place in _places(plan))
         self.orders = [
             [tensor.name for tensor in plan.tensors],
             [n for staying in plan.held for n in _names(staying.where)],
@@ -299,9 +299,5 @@ def _follows(before: Section, section: Section) -> bool:
 
 def spread(sections: Iterable[Section]) -> Mapping[str, int]:
     """In how many boxes each growth group is made."""
-    counts: dict[str, int] = {}
-    for section in sections:
-        for box in section.boxes:
-            for group in {dimension.group for dimension in box.dimensions if dimension.group}:
-                counts[group] = counts.get(group, 0) + 1
-    return counts
+    boxes = (box for section in sections for box in section.boxes)
+    return Counter(group for box in boxes for group in {d.group for d in box.dimensions if d.group})

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from fxgrow.grouping import grouped
 from fxgrow.pages import titled
 
 if TYPE_CHECKING:
@@ -90,9 +91,7 @@ def _unlike(plan: Plan) -> Iterator[Text]:
 
 def _in_what(like: Likeness, same: str, counterpart: str) -> Iterator[Text]:
     """What a grown model has otherwise than one that a constructor makes."""
-    alike: dict[tuple[str, Any, Any], list[str]] = {}
-    for setting in like.settings:
-        alike.setdefault((setting.attribute, setting.value, setting.built_with), []).append(setting.module)
+    alike = grouped(((each.attribute, each.value, each.built_with), each.module) for each in like.settings)
     if not alike and not like.parts and not like.drops:
         yield Text(same.format(like.target))
     for (attribute, value, built_with), modules in alike.items():
@@ -101,10 +100,7 @@ def _in_what(like: Likeness, same: str, counterpart: str) -> Iterator[Text]:
         yield Text(f"unlike {counterpart}: {path} is {kind}, and no attribute of {plain} makes up for that")
     if like.parts:
         yield Text(like.needs)
-    dropped: dict[tuple[str, ...], list[str]] = {}
-    for path, *both in like.drops:
-        dropped.setdefault(tuple(both), []).append(path)
-    for (here, there), paths in dropped.items():
+    for (here, there), paths in grouped(((here, there), path) for path, here, there in like.drops).items():
         yield Text(f"unlike {counterpart} in train mode alone: {here}, not {there}, at {shortened(paths)}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import nn
@@ -92,14 +93,10 @@ class Sizes:
 
 def parameters_after(analysis: Analysis, growth: dict[Leaf, int]) -> int:
     """How many parameters the model has at these sizes; tied ones count once."""
-    total = 0
-    for name, tensor in analysis.parameters.items():
-        if isinstance(analysis.learnable[name], nn.Parameter):
-            count = 1
-            for axis in tensor.axes:
-                count *= size_after(axis, growth)
-            total += count
-    return total
+    trained = (
+        tensor for name, tensor in analysis.parameters.items() if isinstance(analysis.learnable[name], nn.Parameter)
+    )
+    return sum(math.prod(size_after(axis, growth) for axis in tensor.axes) for tensor in trained)
 
 
 def flops_after(analysis: Analysis, growth: dict[Leaf, int]) -> int:

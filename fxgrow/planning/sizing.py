@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -38,10 +39,7 @@ def size_after(layout: Layout, growth: dict[Leaf, int]) -> int:
         return growth.get(layout, layout.size)
     if isinstance(layout, Join):
         return sum(size_after(part, growth) for part in layout.parts)
-    total = 1
-    for factor in layout.factors:
-        total *= size_after(factor, growth)
-    return total
+    return math.prod(size_after(factor, growth) for factor in layout.factors)
 
 
 @dataclass(frozen=True)
@@ -164,9 +162,7 @@ def _grow_block(
     grown = [leaf for leaf in free if leaf in sizing.growth]
     if not free:
         return
-    total = 1
-    for leaf in block:
-        total *= leaf.size
+    total = math.prod(leaf.size for leaf in block)
     try:
         factor = amount.apply(total) / total
     except AmountError as error:

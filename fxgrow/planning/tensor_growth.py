@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,11 @@ class Axis:
         for part in self.parts:
             yield from part.runs()
 
+    def regrouped(self, name: Callable[[str], str]) -> Axis:
+        """The same with other names of groups, where there are any."""
+        group = name(self.group) if self.group else ""
+        return replace(self, group=group, parts=tuple(part.regrouped(name) for part in self.parts))
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -65,6 +70,10 @@ class TensorGrowth:
     scale: float = 1.0
     spread: float | None = None
     calibrations: tuple[Calibration, ...] = ()
+
+    def regrouped(self, name: Callable[[str], str]) -> TensorGrowth:
+        """The same with other names of groups."""
+        return replace(self, axes=tuple(axis.regrouped(name) for axis in self.axes))
 
     @property
     def old_shape(self) -> tuple[int, ...]:
