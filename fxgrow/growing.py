@@ -23,7 +23,7 @@ from fxgrow.errors import PlanError, VerificationError
 from fxgrow.fingerprint import fingerprint
 from fxgrow.garbage import collection_paused
 from fxgrow.gradmax import Loss, choose_units
-from fxgrow.history import Step, before_growth, drawn_by, known_history, learn
+from fxgrow.history import Step, Verification, before_growth, drawn_by, known_history, learn
 from fxgrow.intermediate import Growth
 from fxgrow.measure.quick import alike_by_mode, verify_quickly
 from fxgrow.measure.verification import verify as verify_same
@@ -239,7 +239,6 @@ def apply_plan(
 
     of_part: what `replan` is for a part of a model that grows in parts.
     """
-    inputs = captured.inputs
     refuse_out_of_date(model)
     remember_names(model)
     growth = Growth(planned, drawn_by(seed, stage_of(model) + 1))
@@ -276,21 +275,31 @@ def apply_plan(
                 with _saying_why(certificate):
                     verification = verify_parts(model, grown, captured, seed, planned)
             elif verify != "full" and planned.preserving and certificate.verdict is Verdict.PROVED:
-                verification = verify_quickly(model, grown, inputs, seed, planned, alike)
+                verification = verify_quickly(model, grown, captured.inputs, seed, planned, alike)
             else:
-                verification = verify_same(model, grown, inputs, seed, planned.preserving, plan=planned)
-        if planned.preserving:
-            certificate = certificate.tested(str(verification))
-            if certificate.verdict is Verdict.REFUTED:
-                refuted = certificate.weakest
-                raise VerificationError(
-                    f"a test agreed ({verification}), and yet it is not so that {refuted.claim}: {refuted.detail}",
-                    where=type(model).__name__,
-                    remedy="this is a bug in a rule or in its proof; please report the model, or pass verify=False",
-                )
+                verification = verify_same(model, grown, captured.inputs, seed, planned.preserving, plan=planned)
+        certificate = _confirmed(certificate, verification, model) if planned.preserving else certificate
         history, marks = known_history(grown), fingerprint(grown)
         learn(grown, history, verification=verification, certificate=certificate, fingerprint=marks)
     return grown
+
+
+def _confirmed(certificate: Certificate, verification: Verification, model: nn.Module) -> Certificate:
+    """A certificate that says what a test found.
+
+    Raises
+    ------
+    VerificationError: the certificate says that the function is another, which the test did not find.
+    """
+    certificate = certificate.tested(str(verification))
+    if certificate.verdict is Verdict.REFUTED:
+        refuted = certificate.weakest
+        raise VerificationError(
+            f"a test agreed ({verification}), and yet it is not so that {refuted.claim}: {refuted.detail}",
+            where=type(model).__name__,
+            remedy="this is a bug in a rule or in its proof; please report the model, or pass verify=False",
+        )
+    return certificate
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from fxgrow.capture.methods import outward
 from fxgrow.errors import UntraceableError
 from fxgrow.libraries import is_library, is_pythons
 
@@ -151,9 +152,7 @@ def _line_of_chance(run: Callable[[], Any], generators: list[Generator]) -> str 
         if not lines and last[0] and not _alike(states(), before):
             lines.append(f"{Path(str(last[0])).name}, line {last[1]}")
         if event == "return":  # what called it goes on
-            frame = frame.f_back
-            while frame is not None and _is_aside(frame):
-                frame = frame.f_back
+            frame = next((each for each in outward(frame.f_back) if not _is_aside(each)), None)
         if event in ("line", "return") and frame is not None:
             last[:] = [frame.f_code.co_filename, frame.f_lineno]
         return watch
@@ -172,9 +171,7 @@ def _line_of_chance(run: Callable[[], Any], generators: list[Generator]) -> str 
 
 def _line_now() -> str:
     """The file and line that is running, of a user's own."""
-    frame: Any = sys._getframe(1)
-    while _is_aside(frame):
-        frame = frame.f_back
+    frame = next(each for each in outward(sys._getframe(1)) if not _is_aside(each))
     return f"{Path(frame.f_code.co_filename).name}, line {frame.f_lineno}"
 
 

@@ -118,15 +118,18 @@ def held_forward(module: nn.Module) -> Any:
     return getattr(held, "__func__", None) if getattr(held, "__self__", None) is module else None
 
 
+def outward(frame: FrameType | None) -> Iterator[FrameType]:
+    """A frame and those that it was called from, from within to without."""
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
 def calling_function() -> str:
     """The name of the function whose code is making a call: the innermost that is neither torch's nor fxgrow's."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        code = frame.f_code
-        if not code.co_name.endswith(("comp>", "expr>")) and not code.co_filename.startswith(_ASIDE):
-            return code.co_name
-        frame = frame.f_back
-    return ""
+    codes = (frame.f_code for frame in outward(sys._getframe(1)))
+    names = (code.co_name for code in codes if not code.co_filename.startswith(_ASIDE))
+    return next((name for name in names if not name.endswith(("comp>", "expr>"))), "")
 
 
 def _while_compiling(function: Function) -> Function:
@@ -137,13 +140,8 @@ def _while_compiling(function: Function) -> Function:
 
 def _calls_of_modules() -> list[FrameType]:
     """The frames that call modules, from within to without."""
-    frame: FrameType | None = sys._getframe(2)
-    calls = []
-    while frame is not None:
-        if frame.f_code.co_name in _CALLING and frame.f_code.co_filename in _CALLING_FILES:
-            calls.append(frame)
-        frame = frame.f_back
-    return calls
+    frames = outward(sys._getframe(2))
+    return [f for f in frames if f.f_code.co_name in _CALLING and f.f_code.co_filename in _CALLING_FILES]
 
 
 def _kinds_compiled() -> list[type]:
@@ -170,10 +168,9 @@ def kinds_called(since: int = 0) -> str:
 
 def code_asking() -> CodeType | None:
     """The code of a user's own that asks something of a tensor; None where torch or fxgrow asks for its own ends."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith(_RECORDING):
-        frame = frame.f_back
-    return None if frame is None or frame.f_code.co_filename.startswith(_ASIDE) else frame.f_code
+    codes = (frame.f_code for frame in outward(sys._getframe(1)))
+    asking = next((code for code in codes if not code.co_filename.startswith(_RECORDING)), None)
+    return None if asking is None or asking.co_filename.startswith(_ASIDE) else asking
 
 
 def _methods(kind: type) -> Iterator[tuple[str, object]]:
