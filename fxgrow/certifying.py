@@ -270,19 +270,19 @@ class Comparison:
         self.values = values
         self.original = original
         self.plans = [growth.plan for growth in growths]
-        self.one = Model(captured.graphs, original, captured.model, named_tensors(original), statements=STATEMENTS)
+        self.old = Model(captured.graphs, original, captured.model, named_tensors(original), statements=STATEMENTS)
         if values is not None:
-            self.one = _Divided(**vars(self.one), values=values[0])
+            self.old = _Divided(**vars(self.old), values=values[0])
         self.memory: dict[Any, Any] = {}
         self.lost: set[str] = set()
         self.first: list[Certificate] = []
         if not growths[0].only_widens:
-            unchanged = replace(self.one, graphs=copies(captured.graphs))
-            self.one = intermediate_model(captured, original, growths[0])
+            unchanged = replace(self.old, graphs=copies(captured.graphs))
+            self.old = intermediate_model(captured, original, growths[0])
             if values is not None:
-                self.one = replace(self.one, sources=values[0])
+                self.old = replace(self.old, sources=values[0])
             for mode in unchanged.graphs:
-                steps = proved_equivalent(unchanged, self.one, mode)
+                steps = proved_equivalent(unchanged, self.old, mode)
                 claim = f"{_MODES[mode]}, new blocks pass their input on and rescalings cancel"
                 self.first.append(tree(claim, steps, "passes on what it is given"))
 
@@ -292,7 +292,7 @@ class Comparison:
         if checker is None:
             return Certificate.of(CLAIM, children)
         walks, before = {}, len(self.lost)
-        for mode in self.one.graphs:
+        for mode in self.old.graphs:
             walks[mode] = checker.walk(mode)
             beside = ", beside the model with just these," if self.first else ","
             children.append(tree(f"{_MODES[mode]}{beside} random draws off", list(walks[mode].steps())))
@@ -315,13 +315,13 @@ class Comparison:
         if checker is None or any(child.verdict is not Verdict.PROVED for child in children):
             return False
         before = len(self.lost)
-        steps = (step for mode in self.one.graphs for step in checker.walk(mode).steps())
+        steps = (step for mode in self.old.graphs for step in checker.walk(mode).steps())
         proved = all(step.certificate.verdict is Verdict.PROVED for step in steps)
         return self.proves(grown) if len(self.lost) > before else proved
 
     def _begun(self, grown: GrownGraphModule) -> tuple[list[Certificate], Checker | None]:
         """What is said of the two models as a whole, and the checker of their graphs if they can be compared."""
-        old, new = self.one, Model(spelled_out(grown), grown, grown, named_tensors(grown))
+        old, new = self.old, Model(spelled_out(grown), grown, grown, named_tensors(grown))
         if self.values is not None:
             new = _Divided(**vars(new), values=self.values[1])
         basis = record(self.captured, self.original, self.plans[-1])
@@ -350,7 +350,7 @@ class Comparison:
     @cached_property
     def growth(self) -> tuple[dict[str, tuple[Map, ...]], dict[str, frozenset[str]]]:
         """Where old positions are, and how the others were filled, by the plans."""
-        return composed(self.plans, {**self.one.tensors, **self.one.plain_tensors()})
+        return composed(self.plans, {**self.old.tensors, **self.old.plain_tensors()})
 
     @cached_property
     def attributes(self) -> dict[str, dict[str, Any]]:

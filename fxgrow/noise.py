@@ -39,8 +39,8 @@ class WithoutNoise(TorchFunctionMode):
             into = args[0] if function.__name__.endswith("_") else torch.empty_like(*args, **keywords)
             return into.fill_(0.5)
         if function in self._MADE and keywords.get("generator") is None:  # new blocks do not shift what others draw
-            given = [each.device for each in (*args, *keywords.values()) if isinstance(each, Tensor)]
-            device = torch.device(keywords.get("device") or next(iter(given), torch.get_default_device()))
+            devices = [each.device for each in (*args, *keywords.values()) if isinstance(each, Tensor)]
+            device = torch.device(keywords.get("device") or next(iter(devices), torch.get_default_device()))
             if device.type != "meta":
                 keywords["generator"] = torch.Generator(device).manual_seed(torch.initial_seed())
         if function in (F.rrelu, torch.rrelu, torch.rrelu_):  # a slope drawn at random

@@ -349,12 +349,12 @@ def verify_parts(original: nn.Module, grown: nn.Module, parts: Parts, seed: int,
     VerificationError: a part, or the whole, differs by more than the tolerance.
     """
     plans = dict(plan.parts)
-    found = [
+    of_parts = [
         verify(original.get_submodule(path), grown.get_submodule(path), part.inputs, seed, plan=plans[path])
         for path, part in parts.captured.items()
     ]
     of_whole = verify(original, grown, parts.inputs, seed, modes=(False,), parts=tuple(parts.captured), plan=plan)
-    return reduce(_worse, [*found, replace(of_whole, train_error=0.0)])
+    return reduce(_worse, [*of_parts, replace(of_whole, train_error=0.0)])
 
 
 def _worse(first: Verification, second: Verification) -> Verification:

@@ -56,10 +56,10 @@ def write_models(rows: Iterable[Row], path: Path) -> None:
 
 def _line(row: Row) -> dict[str, object]:
     task = {name: getattr(row.task, name) for name in ("model", "family", "width", "depth", "init", "side")}
-    found = {name: getattr(row, name) for name in ("status", "tier", "parameters", "grown_parameters")}
+    outcome = {name: getattr(row, name) for name in ("status", "tier", "parameters", "grown_parameters")}
     return {
         **task,
-        **found,
+        **outcome,
         "share": f"{row.share:.4f}",
         "eval_error": _worst([row.eval_error]),
         "train_error": _worst([row.train_error]),

@@ -161,8 +161,8 @@ def _answer(task: Task, limits: Limits, sending: Connection) -> None:
 def _limit_memory(most: int, device: torch.device) -> None:
     """Let this process have so many bytes, of the device's memory if it is a GPU."""
     if device.type == "cuda":
-        there = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, most / there), device.index or 0)
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, most / total), device.index or 0)
     else:
         resource.setrlimit(resource.RLIMIT_DATA, (most, most))
 

@@ -141,8 +141,8 @@ def _parting(
     own_steps, expected_steps = list(recorded.values()), list(steps.values())
     if own_steps == expected_steps or (_acting(recorded) == _acting(steps) and own_steps[-1] == expected_steps[-1]):
         return None
-    there = set(own_steps)
-    node = next((node for node, step in steps.items() if step not in there), None)
+    done = set(own_steps)
+    node = next((node for node, step in steps.items() if step not in done), None)
     if node is None:
         return Parting("it computes more than the graph does, or in another order")
     name = name_of(node)

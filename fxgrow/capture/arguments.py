@@ -152,8 +152,8 @@ def tensors_in_place_of_none(
     for name, parameter in parameters.items():
         said, value = str(parameter.annotation), called.get(name)
         if parameter.kind is parameter.VAR_KEYWORD:
-            there = {*parameters, *called.get(f"**{name}", {})}
-            keys = [key for key in looked_for(code, name) if key not in there]
+            passed = {*parameters, *called.get(f"**{name}", {})}
+            keys = [key for key in looked_for(code, name) if key not in passed]
             yield from ((key, tensor) for key in keys for tensor in tensors)
         elif isinstance(value, dict):
             for key in looked_for(code, name):

@@ -49,15 +49,15 @@ def handed_on(model: nn.Module, own: Sequence[tuple[Any, ast.AST]], names: Colle
                 function, own_names = _as_function(model, called, by)
                 if function is None or is_known(function) or is_library(home_of(function)):
                     continue
-                given = _arguments(function, call, names, len(own_names))
-                given |= {name: _SELF for name, held in _closed_over(function).items() if held is model}
+                told = _arguments(function, call, names, len(own_names))
+                told |= {name: _SELF for name, held in _closed_over(function).items() if held is model}
                 if inspect.unwrap(function) in methods:
-                    given = {n: value for n, value in given.items() if not isinstance(value, ast.Name) or value.id != n}
-                key = function, ", ".join(f"{name}={ast.dump(value)}" for name, value in sorted(given.items()))
-                inside = code_of(function) if given and key not in seen else None
+                    told = {n: value for n, value in told.items() if not isinstance(value, ast.Name) or value.id != n}
+                key = function, ", ".join(f"{name}={ast.dump(value)}" for name, value in sorted(told.items()))
+                inside = code_of(function) if told and key not in seen else None
                 seen.add(key)
                 if inside is not None:
-                    named = _Renamed({**own_names, **given}, function).visit(copy.deepcopy(inside))
+                    named = _Renamed({**own_names, **told}, function).visit(copy.deepcopy(inside))
                     waiting.append((function, named))
                     yield named
 
@@ -86,10 +86,10 @@ def _parts_gone_through(model: nn.Module, code: ast.AST) -> dict[str, list[nn.Mo
     for node in ast.walk(code):
         if isinstance(node, (ast.For, ast.comprehension)):
             chains = (each for each in ast.walk(node.iter) if isinstance(each, ast.Attribute))
-            held = [part for chain in chains for part in _of_each_class(_at(model, chain))]
+            inside = [part for chain in chains for part in _of_each_class(_at(model, chain))]
             for target in ast.walk(node.target):
                 if isinstance(target, ast.Name):
-                    parts.setdefault(target.id, []).extend(held)
+                    parts.setdefault(target.id, []).extend(inside)
     return parts
 
 
@@ -149,8 +149,8 @@ def _arguments(function: Any, call: ast.Call, names: Collection[str], before: in
     """The parameters of a function that a call gives one of some names, the model or one of its attributes."""
     free = _parameters(function)[before:]
     starred = next((k for k, value in enumerate(call.args) if isinstance(value, ast.Starred)), len(call.args))
-    given = [*zip(free, call.args[:starred], strict=False), *((word.arg, word.value) for word in call.keywords)]
-    return {name: value for name, value in given if name in free and _is_told(value, names)}
+    passed = [*zip(free, call.args[:starred], strict=False), *((word.arg, word.value) for word in call.keywords)]
+    return {name: value for name, value in passed if name in free and _is_told(value, names)}
 
 
 def _is_told(code: ast.expr, names: Collection[str]) -> bool:

@@ -87,8 +87,8 @@ def _class_named(name: str) -> type | None:
     if name in _CLASSES:
         return _CLASSES[name]
     home, _, path = name.rpartition(".")
-    found = getattr(sys.modules.get(home), path, None)
-    return found if isinstance(found, type) and is_users(found) else None
+    kind = getattr(sys.modules.get(home), path, None)
+    return kind if isinstance(kind, type) and is_users(kind) else None
 
 
 def recalled(description: Any) -> Any:

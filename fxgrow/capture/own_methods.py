@@ -55,14 +55,14 @@ def called_by(
 
     @functools.wraps(plainly)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        given = signature.bind(self, *args, **kwargs).arguments
+        arguments = signature.bind(self, *args, **kwargs).arguments
         shared = [path for path in left if path.startswith((OF_ARGUMENT, OF_FILE))]
-        before = {id(tensor) for path in shared for tensor in of_kind(_left_in(path, self, given), Tensor)}
+        before = {id(tensor) for path in shared for tensor in of_kind(_left_in(path, self, arguments), Tensor)}
         with global_flags(self, flags):
             for _ in range(after):
                 plainly(self, *args, **kwargs)
             value = plainly(self, *args, **kwargs)
-        places = {path: _left_in(path, self, given) for path in left}
+        places = {path: _left_in(path, self, arguments) for path in left}
         new = {path: [t for t in of_kind(places[path], Tensor) if id(t) not in before] for path in shared}
         return (value, *{**places, **new}.values()) if left else value
 

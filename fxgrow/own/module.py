@@ -87,23 +87,23 @@ def own_class(
         return Obstacle("it is a graph already", type(source).__name__)
     if "forward" in vars(source) and held_forward(source) is None:
         return Obstacle("its forward is a function that it holds, and no method of it", type(source).__name__)
-    found = dict(given)
-    sure = [_with_given(site, found) for site in changed if not site.aside]
+    handed = dict(given)
+    sure = [_with_given(site, handed) for site in changed if not site.aside]
     aside = [site for site in changed if site.aside]  # numbers that may come out by themselves
     inputs, part = with_channels(captured.inputs, plan.channels), Parting("")
     spelled = spelled_out(grown)
     graphs = {**_graphs_of_sizes(grown, spelled, inputs)}  # and those of other courses
     for number, (other, course) in enumerate(others):
         keys = {site.key for site in sure}
-        there = (site for site in sites_of_course(other, course) if site.key not in keys)
-        sure += [site for site in there if replace(site, index=None).key not in keys]
+        further_sites = (site for site in sites_of_course(other, course) if site.key not in keys)
+        sure += [site for site in further_sites if replace(site, index=None).key not in keys]
         graph = widened(other, course, named_tensors(skeleton(source)), "")
         of_course = _graphs_of_sizes(graph, spelled_out(graph), with_channels(other.inputs, plan.channels))
         graphs.update((f"{mode} {number}", taken) for mode, taken in of_course.items())
 
     def with_numbers(numbers: Sequence[NodeEdit]) -> nn.Module | Obstacle:
         calls = sites(captured, plan, numbers)
-        return own_class(source, plan, grown, calls, captured, others=others, apart=numbers, given=found)
+        return own_class(source, plan, grown, calls, captured, others=others, apart=numbers, given=handed)
 
     def compared(own: nn.Module, recording: Recording | None = None) -> Parting | None:
         return parting(own, grown, inputs, recording, spelled=spelled)
@@ -127,7 +127,7 @@ def own_class(
     for whole, numbers in itertools.product((False, True), stages):
         if whole and all(site.in_forward is None for site in changed):
             continue
-        calls = [*sure, *(_with_given(site, found) for site in _numbers(grown, spelled, numbers, inputs))]
+        calls = [*sure, *(_with_given(site, handed) for site in _numbers(grown, spelled, numbers, inputs))]
         if whole:
             calls = [replace(site.in_forward or site, edit=site.edit, given=site.given) for site in calls]
         own = _copied(source, plan, grown, calls, graphs)
@@ -141,7 +141,7 @@ def own_class(
         if isinstance(checked, Recording):
             return followed(own, checked)
         part = checked
-        found = {**{(mode, node, path): own for mode, node, path, _, own in part.numbers}, **found}
+        handed = {**{(mode, node, path): own for mode, node, path, _, own in part.numbers}, **handed}
         failed.append(own)
     for own in failed:
         by_parameters = sizes_of_parts(source, own, plan.depth)
@@ -363,9 +363,9 @@ def _edit(own: nn.Module, path: str, changed: list[Site]) -> Obstacle | None:
         edit, where = site.edit, (site.method, site.within, site.caller, site.mode, site.inside)
         edits.append(CallEdit(target, site.index, edit.kind, edit.path, edit.value, *where, weight, site.given))
     before = module.edits if isinstance(module, Edited) else ()
-    there = {replace(edit, value=None, given=...) for growth in before for edit in growth if edit.change == "multiply"}
+    known = {replace(edit, value=None, given=...) for growth in before for edit in growth if edit.change == "multiply"}
     more = tuple(  # what multiplies already has taken on its number as an attribute
-        edit for edit in edits if edit.change != "multiply" or replace(edit, value=None, given=...) not in there
+        edit for edit in edits if edit.change != "multiply" or replace(edit, value=None, given=...) not in known
     )
     methods = {name for edit in edits for name in (edit.method, *edit.within)}
     module.__class__ = with_methods(class_to_change(module), methods)

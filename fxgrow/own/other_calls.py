@@ -103,9 +103,9 @@ def _made_without_inputs(graph: fx.Graph) -> Iterator[tuple[torch.Size, torch.dt
 def as_called(source: nn.Module, captured: Captured) -> dict[str, Any]:
     """The arguments of a forward, starred ones aside, with what they were as it was captured."""
     called = bound(source, captured.inputs)
-    there = {name: called.get(name, p.default) for name, p in inspect.signature(source.forward).parameters.items()}
-    starred = {name for name in there for key in called if key.endswith(f"*{name}")}
-    return {name: value for name, value in there.items() if name not in starred}
+    values = {name: called.get(name, p.default) for name, p in inspect.signature(source.forward).parameters.items()}
+    starred = {name for name in values for key in called if key.endswith(f"*{name}")}
+    return {name: value for name, value in values.items() if name not in starred}
 
 
 def _untried(there: dict[str, Any], captured: Captured, why: Any) -> Iterator[Call]:

@@ -105,12 +105,12 @@ def _differences(own: nn.Module, result: nn.Module) -> Iterable[Setting]:
     """Attributes that hold numbers, flags or names, and hold others in two models built alike."""
     parts = dict(result.named_modules())
     for path, part in own.named_modules():
-        there = parts[path].__dict__
+        counterpart = parts[path].__dict__
         for name, value in part.__dict__.items():
-            if name.startswith("_") or name in ("training", *_MADE) or name not in there:
+            if name.startswith("_") or name in ("training", *_MADE) or name not in counterpart:
                 continue
-            if is_plain(value) and is_plain(there[name]) and value != there[name]:
-                yield Setting(path, name, value, there[name])
+            if is_plain(value) and is_plain(counterpart[name]) and value != counterpart[name]:
+                yield Setting(path, name, value, counterpart[name])
 
 
 def is_plain(value: Any) -> bool:

@@ -71,11 +71,11 @@ def open_inputs(captured: Captured, asked: int | str) -> Channels:
     analysis = analyse(captured.model, captured.graphs)
     places = dict(_read_by_layers(analysis, captured.inputs))
     reasons = (leaf.reason for _, leaf in _axes(analysis, captured.inputs))
-    held = dict.fromkeys(str(reason) for reason in reasons if reason is not None and not reason.quiet)
+    why = dict.fromkeys(str(reason) for reason in reasons if reason is not None and not reason.quiet)
     _open(captured, lambda node: {(n, k) for argument, n, k in places if argument == _argument(node, captured.inputs)})
     sizes = sorted(set(places.values()))
     if len(sizes) != 1:
-        nothing = "; ".join(("no layer with weights reads them", *held))
+        nothing = "; ".join(("no layer with weights reads them", *why))
         said = f"layers read {' and '.join(map(str, sizes))} of them" if sizes else nothing
         raise PlanError(
             f"it is not clear what its input channels are: {said}",
@@ -116,12 +116,12 @@ def _read_by_layers(analysis: Analysis, inputs: Inputs) -> Iterator[tuple[Place,
         return tensor.op in of_parameters if tensor.op is not None else tensor.parameter is not None
 
     for op in analysis.ops:
-        given = (*op.operands(), *op.module_parameters())
-        if given and all(map(is_weight, given)):  # such as a parametrization, which is given nothing
+        operands = (*op.operands(), *op.module_parameters())
+        if operands and all(map(is_weight, operands)):  # such as a parametrization, which is given nothing
             of_parameters.add(op)
         if op.law.family in ("contraction", "recurrent"):
             output_leaves = {leaf for tensor in tensors(op.output) for leaf in tensor.leaves()}
-            weights = filter(is_weight, given)
+            weights = filter(is_weight, operands)
             summed.update(leaf for tensor in weights for leaf in tensor.leaves() if leaf not in output_leaves)
     for place, leaf in _axes(analysis, inputs):
         if leaf in summed:

@@ -32,7 +32,7 @@ def series(names: Iterable[str]) -> dict[str, list[str]]:
     {'b': ['b1', 'b2']}
     """
     alike = grouped((match[1], name) for name in names if (match := _NUMBERED.fullmatch(name)))
-    return {prefix: there for prefix, there in alike.items() if there == [*_counted(prefix, there[0], len(there))]}
+    return {prefix: listed for prefix, listed in alike.items() if listed == [*_counted(prefix, listed[0], len(listed))]}
 
 
 def _counted(prefix: str, first: str, count: int) -> Iterator[str]:

@@ -59,11 +59,11 @@ def distances(small: Analysis, large: Analysis, names: Names = PAIR) -> list[Dis
 
 def _joined_by(small: Analysis, large: Analysis, leaf: Leaf, names: Names) -> str:
     """What makes two dimensions of the small model one that are two in the large model, where that shows."""
-    there = Counter((str(op.node.meta.get("module_path", "")), op.name) for op in large.ops)
+    calls = Counter((str(op.node.meta.get("module_path", "")), op.name) for op in large.ops)
     for op in small.ops:
         part = str(op.node.meta.get("module_path", ""))
-        there[part, op.name] -= 1
-        if there[part, op.name] < 0 and sum(leaf in tensor.leaves() for tensor in op.operands()) > 1:
+        calls[part, op.name] -= 1
+        if calls[part, op.name] < 0 and sum(leaf in tensor.leaves() for tensor in op.operands()) > 1:
             where = f"{part} of the {names[0]}" if part else f"the {names[0]}"
             return f", as {where} has {op.name} of two tensors with it, which the {names[1]} has not"
     return ""

@@ -30,11 +30,11 @@ def deeper_containers(model: nn.Module, target: nn.Module) -> dict[str, int]:
             continue  # what stands where in it, and is what, is another question
         if path not in target_modules:
             continue
-        there = target_modules[path]
+        counterpart = target_modules[path]
         if isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)) or counts_on(
-            list(module._modules), list(there._modules)
+            list(module._modules), list(counterpart._modules)
         ):
-            before, after = len(module._modules), len(there._modules)
+            before, after = len(module._modules), len(counterpart._modules)
             if after < before:
                 raise PlanError(
                     f"it has {after} parts in the target and {before} in the model", where=path, remedy=_REMEDY

@@ -115,8 +115,8 @@ class Places:
         rates = {key: self.groups[rates_of][key] for key in _RATES if key in self.groups[rates_of]}
         wanted = _without(self.groups[options_of], _RATES)
         for candidate in [rates_of, *range(len(self.groups))]:
-            there = {key: self.groups[candidate][key] for key in _RATES if key in self.groups[candidate]}
-            if there == rates and _without(self.groups[candidate], _RATES) == wanted:
+            own = {key: self.groups[candidate][key] for key in _RATES if key in self.groups[candidate]}
+            if own == rates and _without(self.groups[candidate], _RATES) == wanted:
                 return int(candidate)
         return otherwise
 

@@ -113,10 +113,10 @@ def transfer_state(
             where=type(target).__name__,
             remedy="make it from the grown model",
         )
-    there = {name: p for name, p in parameters.items() if id(p) in in_optimizer}
-    _set_state(target, there, states, _others(source, match), source.state)
+    optimized = {name: p for name, p in parameters.items() if id(p) in in_optimizer}
+    _set_state(target, optimized, states, _others(source, match), source.state)
     _carry_counters(source, target, match.now, {id(p): n for n, p in parameters.items()})
-    return replace(transfer, fresh={name: why for name, why in transfer.fresh.items() if name in there})
+    return replace(transfer, fresh={name: why for name, why in transfer.fresh.items() if name in optimized})
 
 
 def replace_parameters(
@@ -160,8 +160,8 @@ def replace_parameters(
     match, states, transfer = _carried(source, plain, model, moments)
     parameters = dict(plain.named_parameters())
     _refuse_changed_scales(source, plain, match.now)
-    held = [[match.now.get(p) for p in group["params"]] for group in source.param_groups]
-    lists = [[name for name in group if name is not None] for group in held]
+    names_held = [[match.now.get(p) for p in group["params"]] for group in source.param_groups]
+    lists = [[name for name in group if name is not None] for group in names_held]
     place = {name: number for number, name in enumerate(parameters)}
     in_order = [members == sorted(members, key=place.__getitem__) for members in lists]
     joining = Places(source.param_groups, match, plain)
@@ -212,8 +212,8 @@ def _set_state(
 
     others: what is not the model's; what of it the optimizer holds keeps the state from before.
     """
-    held = set(map(id, parameters_of(optimizer)))
-    kept = {parameter: before[parameter] for parameter in others if parameter in before and id(parameter) in held}
+    ids = set(map(id, parameters_of(optimizer)))
+    kept = {parameter: before[parameter] for parameter in others if parameter in before and id(parameter) in ids}
     noted = {name for name, parameter in parameters.items() if vars(parameter).keys() - {NAME, FIRST_NAME}}
     started = starting_state(optimizer, [p for name, p in parameters.items() if name not in states or name in noted])
     optimizer.state.clear()
@@ -242,8 +242,8 @@ def _carried(
     group_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     by_name = {name: parameter for parameter, name in match.now.items()}
     trials = Trials(optimizer)
-    held = list(parameters_of(optimizer))
-    joint = sum(torch.view_as_real(p).numel() if p.is_complex() else p.numel() for p in held)
+    optimized = list(parameters_of(optimizer))
+    joint = sum(torch.view_as_real(p).numel() if p.is_complex() else p.numel() for p in optimized)
     states: dict[str, dict[str, Any]] = {}
     fresh = {name: match.why_fresh(name) for name in parameters.keys() - chains.keys()}
     for parameter, name in match.now.items():
@@ -267,7 +267,7 @@ def _carried(
             states.update({name: started} if started else {})
     ordered = {name: fresh[name] for name in parameters if name in fresh}
     carried = tuple(name for name in parameters if name in chains and name not in fresh)
-    return match, states, Transfer(carried, ordered, tuple(match.gone.values()), len(held) - len(names))
+    return match, states, Transfer(carried, ordered, tuple(match.gone.values()), len(optimized) - len(names))
 
 
 class _Untransferable(Exception):
