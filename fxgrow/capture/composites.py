@@ -170,18 +170,14 @@ def rsub(x: Tensor, other: Any, *, alpha: Any = 1) -> Any:
     return other - alpha * x
 
 
-def select_scatter(x: Tensor, src: Tensor, dim: int, index: int) -> Tensor:
-    return _with(x, src, dim, index)
+def select_scatter(x: Tensor, src: Tensor, dim: int, index: Any) -> Tensor:
+    copied = x.clone()
+    copied[(slice(None),) * (dim % x.dim()) + (index,)] = src
+    return copied
 
 
 def slice_scatter(x: Tensor, src: Tensor, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Tensor:
-    return _with(x, src, dim, slice(start, end, step))
-
-
-def _with(x: Tensor, part: Tensor, dim: int, index: Any) -> Tensor:
-    copied = x.clone()
-    copied[(slice(None),) * (dim % x.dim()) + (index,)] = part
-    return copied
+    return select_scatter(x, src, dim, slice(start, end, step))
 
 
 def split_along(axis: int, x: Tensor, cut: Any = None, **named: Any) -> Any:

@@ -195,6 +195,13 @@ class _Remembering:
         of_python = _OF_PYTHON.get(function.__name__) if numbers and method == "__call__" else None
         return value if of_python is None else _computed(of_python, operands, value)
 
+    def __reduce__(self) -> Any:
+        number = plain(self)
+        return type(number), (number,)
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return plain(self)
+
     def _tracked(self) -> bool:
         return self.node is not None and bool(recordings) and self.node.graph is recordings[-1].graph
 
@@ -207,12 +214,6 @@ class Int(int, _Remembering):
         number.node, number.source = node, source
         return number
 
-    def __reduce__(self) -> Any:
-        return int, (int(self),)
-
-    def __deepcopy__(self, memo: Any) -> int:
-        return int(self)
-
 
 class Float(float, _Remembering):
     """A float that remembers."""
@@ -221,12 +222,6 @@ class Float(float, _Remembering):
         number = super().__new__(cls, value)
         number.node, number.source = node, source
         return number
-
-    def __reduce__(self) -> Any:
-        return float, (float(self),)
-
-    def __deepcopy__(self, memo: Any) -> float:
-        return float(self)
 
 
 class NumpyFloat(Float):
