@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 KERNEL = "fxgrow.proof"
-ENTRY = ("fxgrow.certifying", "fxgrow.intermediate", "fxgrow.fingerprint", "fxgrow.record")
+ENTRY = ("fxgrow.growth.certifying", "fxgrow.growth.intermediate", "fxgrow.growth.fingerprint", "fxgrow.growth.record")
 """What brings two models before the kernel: it says which graphs and tensors are compared."""
 
 

@@ -31,9 +31,9 @@ from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 
 import fxgrow
-from fxgrow.containers import flat_tensors
 from fxgrow.errors import FxgrowError, first_line
 from fxgrow.measure.verification import random_inputs, relative_error
+from fxgrow.modules.containers import flat_tensors
 from fxgrow.noise import WithoutNoise
 
 EXACT = 1e-10

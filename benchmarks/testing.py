@@ -22,10 +22,10 @@ from rich.table import Table
 import fxgrow
 from benchmarks.sabotage import WAYS
 from fxgrow.capture import GrownGraphModule, capture
-from fxgrow.certifying import Comparison
 from fxgrow.errors import VerificationError
+from fxgrow.growth.certifying import Comparison
+from fxgrow.growth.intermediate import Growth
 from fxgrow.history import drawn_by
-from fxgrow.intermediate import Growth
 from fxgrow.measure import quick
 from fxgrow.measure.verification import verify
 from fxgrow.testing.sabotage import faults

@@ -10,19 +10,19 @@ from fxgrow.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from fxgrow.birth import Birth
-    from fxgrow.certifying import certify
     from fxgrow.coordinates import coordinate_check
     from fxgrow.errors import FxgrowError
-    from fxgrow.files import load, save
-    from fxgrow.folding import fold
-    from fxgrow.growing import grow, plan
+    from fxgrow.files.saving import load, save
+    from fxgrow.files.streaming import grow_files
+    from fxgrow.growth.certifying import certify
+    from fxgrow.growth.folding import fold
+    from fxgrow.growth.growing import grow, plan
+    from fxgrow.growth.settling import settle
+    from fxgrow.growth.sharded import grow_sharded
     from fxgrow.history import births, report
     from fxgrow.planning.plan import Plan
     from fxgrow.rules.registry import rule
     from fxgrow.schedule import Schedule
-    from fxgrow.settling import settle
-    from fxgrow.sharded import grow_sharded
-    from fxgrow.streaming import grow_files
     from fxgrow.training.groups import param_groups
     from fxgrow.training.rates import adapt_rates
     from fxgrow.training.state import replace_parameters, transfer_state
@@ -56,18 +56,18 @@ __all__ = [
 _HOMES = {
     "birth": ("Birth",),
     "errors": ("FxgrowError",),
-    "files": ("load", "save"),
-    "folding": ("fold",),
-    "growing": ("grow", "plan"),
+    "files.saving": ("load", "save"),
+    "growth.folding": ("fold",),
+    "growth.growing": ("grow", "plan"),
     "history": ("births", "report"),
     "planning.plan": ("Plan",),
-    "certifying": ("certify",),
+    "growth.certifying": ("certify",),
     "coordinates": ("coordinate_check",),
     "rules.registry": ("rule",),
     "schedule": ("Schedule",),
-    "settling": ("settle",),
-    "sharded": ("grow_sharded",),
-    "streaming": ("grow_files",),
+    "growth.settling": ("settle",),
+    "growth.sharded": ("grow_sharded",),
+    "files.streaming": ("grow_files",),
     "training.groups": ("param_groups",),
     "training.rates": ("adapt_rates",),
     "training.state": ("replace_parameters", "transfer_state"),

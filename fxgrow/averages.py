@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch.optim.swa_utils import AveragedModel
 
 from fxgrow.errors import TrainingError
-from fxgrow.gradmax import Loss
+from fxgrow.growth.gradmax import Loss
 from fxgrow.history import Step
 
 KEEPERS = (AveragedModel, ModelEmaV2, ModelEmaV3)

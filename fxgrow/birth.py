@@ -15,8 +15,8 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from fxgrow.containers import along
 from fxgrow.errors import FxgrowError, did_you_mean
+from fxgrow.modules.containers import along
 from fxgrow.pages import Shown, titled
 from fxgrow.plots import draw_births
 

@@ -14,7 +14,7 @@ from fxgrow.birth import Birth
 from fxgrow.contents import FORWARD, HOOKS, Part, Shape, parts_of
 from fxgrow.documents import frozen
 from fxgrow.errors import FileError
-from fxgrow.module_tensors import OF_MODULES, dotted, within_any
+from fxgrow.modules.tensors import OF_MODULES, dotted, within_any
 from fxgrow.named_layers import entry_of, gives, made_of
 
 KEEP = "or keep the state_dict with torch.save"

@@ -19,10 +19,10 @@ import torch
 from torch import nn
 
 from fxgrow.capture.inputs import registered_inputs
-from fxgrow.containers import flat_tensors
 from fxgrow.errors import FxgrowError, as_error, question
-from fxgrow.libraries import LIBRARIES, is_of_library
-from fxgrow.replacing import replaced
+from fxgrow.modules.containers import flat_tensors
+from fxgrow.modules.libraries import LIBRARIES, is_of_library
+from fxgrow.modules.replacing import replaced
 
 
 class CatalogueError(FxgrowError):

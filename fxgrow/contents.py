@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import fx, nn
 
-from fxgrow.libraries import home_of
-from fxgrow.module_tensors import OF_MODULES
+from fxgrow.modules.libraries import home_of
+from fxgrow.modules.tensors import OF_MODULES
 
 Shape = tuple[int, ...]
 HOOKS = {

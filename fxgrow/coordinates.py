@@ -11,15 +11,15 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from fxgrow.capture.inputs import Inputs, example_inputs_for
-from fxgrow.containers import flat_tensors
-from fxgrow.devices import device_of
 from fxgrow.errors import AmountError
-from fxgrow.growing import grow
+from fxgrow.growth.growing import grow
 from fxgrow.measure.verification import in_precision, random_inputs
+from fxgrow.modules.containers import flat_tensors
+from fxgrow.modules.devices import device_of
+from fxgrow.modules.switching import in_mode
 from fxgrow.noise import WithoutNoise
 from fxgrow.pages import Shown, titled
 from fxgrow.plots import figure_of, legend_beside, panels, readable_log
-from fxgrow.switching import in_mode
 from fxgrow.training.groups import param_groups
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from fxgrow.carried import ATTRIBUTE, Carried, carried_by
 from fxgrow.contents import Part, parts_of
 from fxgrow.errors import FxgrowError
 from fxgrow.first_names import name_at_growth
-from fxgrow.module_tensors import named_tensors, tensors_named
+from fxgrow.modules.tensors import named_tensors, tensors_named
 from fxgrow.pages import as_html
 from fxgrow.planning.plan import Plan, TensorGrowth
 from fxgrow.planning.showing import in_words

@@ -9,8 +9,8 @@ from torch import fx, nn
 from fxgrow.amounts import Amounts
 from fxgrow.capture import capture
 from fxgrow.curves import check_start
-from fxgrow.drafting import model_name
 from fxgrow.errors import PlanError
+from fxgrow.growth.drafting import model_name
 from fxgrow.planning.analysis import analyse
 from fxgrow.planning.narrowing import Narrowing, narrow_sizes
 from fxgrow.planning.planner import Planner

@@ -25,9 +25,9 @@ from fxgrow.curves import (
     late_epochs,
 )
 from fxgrow.documents import from_text, to_text
-from fxgrow.drafting import model_name
 from fxgrow.errors import ScheduleError
 from fxgrow.grouping import grouped
+from fxgrow.growth.drafting import model_name
 from fxgrow.pages import Shown, titled
 from fxgrow.planning.analysis import analyse
 from fxgrow.planning.planner import make_plan

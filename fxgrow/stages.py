@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from fxgrow.curves import rounded
-from fxgrow.growing import grow
+from fxgrow.growth.growing import grow
 from fxgrow.planning.sizes import Sizes
 
 

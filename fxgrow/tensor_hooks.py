@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fxgrow.holders import content_of, held_by
+from fxgrow.modules.holders import content_of, held_by
 
 _DEEP = 4
 """So many containers and objects within each other are looked into."""

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 import fxgrow
-from fxgrow.containers import flat_tensors
 from fxgrow.measure.liveness import unmoved
 from fxgrow.measure.verification import random_inputs, relative_error, release
+from fxgrow.modules.containers import flat_tensors
 from fxgrow.noise import WithoutNoise
 
 

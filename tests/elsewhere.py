@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
-from fxgrow.devices import WITHOUT_FLOAT64
+from fxgrow.modules.devices import WITHOUT_FLOAT64
 
 NAME = "elsewhere"
 _setup_privateuseone_for_python_backend(NAME)

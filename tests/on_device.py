@@ -22,8 +22,8 @@ from torch import nn
 
 import fxgrow
 from fxgrow.catalogue import find, on_device
-from fxgrow.devices import exact_dtype
 from fxgrow.measure.liveness import unmoved
+from fxgrow.modules.devices import exact_dtype
 from tests.checks import worst_error
 
 INITS = ("zero", "mirror", "replicate")

@@ -13,7 +13,7 @@ from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_di
 from torch.distributed.tensor import DTensor
 
 import fxgrow
-from tests.test_sharded import IMAGES, TARGETS, WORLD, optimizer_for, shard, steps, vit
+from tests.growth.test_sharded import IMAGES, TARGETS, WORLD, optimizer_for, shard, steps, vit
 
 GROWTH: dict[str, Any] = {"width": 1.5, "depth": 1.5, "example_inputs": IMAGES[:2]}
 

@@ -215,7 +215,7 @@ def test_a_norm_that_gets_zeros_and_has_to_give_zeros_keeps_its_gain(norm: Calla
 
 def test_what_the_certificate_refutes_is_not_handed_out(monkeypatch: pytest.MonkeyPatch) -> None:
     refuted = Certificate("x is zero", "values", (), Verdict.REFUTED, "x[0] is 1")
-    monkeypatch.setattr("fxgrow.growing.certificate_of", lambda *_, **__: Certificate.of("the same", [refuted]))
+    monkeypatch.setattr("fxgrow.growth.growing.certificate_of", lambda *_, **__: Certificate.of("the same", [refuted]))
     model, x = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.randn(2, 4)
     with pytest.raises(VerificationError, match=r"a test agreed .* not so that x is zero: x\[0\] is 1"):
         fxgrow.grow(model, width=2, example_inputs=x)

@@ -15,9 +15,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 import fxgrow
-from fxgrow import shards
 from fxgrow.errors import FxgrowError
-from fxgrow.shards import local_part
+from fxgrow.modules import shards
+from fxgrow.modules.shards import local_part
 from tests.models import lively
 from tests.pairing import slow
 

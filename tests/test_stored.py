@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 import fxgrow
-from fxgrow import files, schedule
+from fxgrow import schedule
+from fxgrow.files import saving
 from fxgrow.planning import plan
 
 HERE = Path(__file__).parent
@@ -46,6 +47,6 @@ def test_files_of_earlier_commits_are_read_and_grow_on(path: Path, tmp_path: Pat
 def test_the_page_has_the_numbers_of_the_formats() -> None:
     page = (HERE.parent / "docs" / "reference" / "versions.md").read_text()
     rows = {line.split("|")[1].strip(): line.split("|")[-2].strip() for line in page.splitlines() if "|" in line}
-    assert rows["a grown model, one file"] == rows["a grown model in shards"] == str(files.FORMAT)
+    assert rows["a grown model, one file"] == rows["a grown model in shards"] == str(saving.FORMAT)
     assert rows["a plan"] == str(plan.FORMAT)
     assert rows["a schedule"] == str(schedule.FORMAT)

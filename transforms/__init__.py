@@ -2,6 +2,6 @@
 
 from fxgrow.transforms.passes import deepen, tag, widen
 
-from fxgrow.module_tensors import named_tensors
+from fxgrow.modules.tensors import named_tensors
 
 __all__ = ["deepen", "named_tensors", "tag", "widen"]

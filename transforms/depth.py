@@ -20,11 +20,11 @@ from fxgrow.capture import Captured
 from fxgrow.capture.methods import move_runs
 from fxgrow.capture.shapes import propagate
 from fxgrow.errors import OTHER_MODEL, PlanError, as_error
-from fxgrow.module_tensors import as_registered, dotted, named_tensors, place, tensors_named, within, within_any
+from fxgrow.modules.references import exchange
+from fxgrow.modules.tensors import as_registered, dotted, named_tensors, place, tensors_named, within, within_any
 from fxgrow.planning.deepening import CopiedRegion, Deepening, NewBlock, NewTensor, renamed
 from fxgrow.planning.edits import set_attributes
 from fxgrow.planning.plan import Axis, TensorGrowth
-from fxgrow.references import exchange
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import fx, nn
 
 from fxgrow import guards
 from fxgrow.capture.modes import GrownGraphModule
-from fxgrow.module_tensors import tensors_named
+from fxgrow.modules.tensors import tensors_named
 from fxgrow.rules.calls import Call
 from fxgrow.rules.registry import law_of_call
 

@@ -7,7 +7,7 @@ from fxgrow.transforms.graph_edits import edit_graphs
 from torch import fx, nn
 
 from fxgrow.capture import Captured, assemble
-from fxgrow.module_tensors import as_registered, each_once, named_tensors, place
+from fxgrow.modules.tensors import as_registered, each_once, named_tensors, place
 from fxgrow.planning.edits import set_attributes
 from fxgrow.planning.narrowing import Narrowing
 

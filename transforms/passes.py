@@ -23,10 +23,10 @@ from fxgrow.capture.contexts import STATE
 from fxgrow.capture.inputs import Inputs, inputs_after, recalled
 from fxgrow.capture.shapes import propagate
 from fxgrow.carried import ATTRIBUTE
-from fxgrow.containers import flat_tensors
 from fxgrow.errors import OTHER_MODEL, CaptureError, PlanError, first_line
 from fxgrow.history import Step, before_growth, drawn_by, history_of
-from fxgrow.module_tensors import named_tensors, tensors_named
+from fxgrow.modules.containers import flat_tensors
+from fxgrow.modules.tensors import named_tensors, tensors_named
 from fxgrow.planning.plan import Plan
 from fxgrow.rules.knowledge import GRADMAX
 

@@ -21,7 +21,7 @@ def tagged(grown: Module, step: Step, before: History | None) -> Module:
 
     before: the history of the model that has just grown.
 
-    >>> from fxgrow.growing import plan
+    >>> from fxgrow.growth.growing import plan
     >>> import torch
     >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
     >>> planned = plan(model, width=2, example_inputs=torch.randn(1, 2))

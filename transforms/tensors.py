@@ -12,9 +12,9 @@ import zlib
 import torch
 from torch import Tensor
 
-from fxgrow.containers import along
-from fxgrow.devices import exact_dtype, sent
 from fxgrow.errors import OTHER_MODEL, PlanError
+from fxgrow.modules.containers import along
+from fxgrow.modules.devices import exact_dtype, sent
 from fxgrow.planning.indexing import filled_by, mean_labels, old_positions, opposite_signs, source_positions
 from fxgrow.planning.plan import Axis, Calibration, TensorGrowth
 

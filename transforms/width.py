@@ -17,7 +17,7 @@ from fxgrow.capture.skeleton import GIVEN, twin_of
 from fxgrow.contents import is_plain
 from fxgrow.errors import OTHER_MODEL, PlanError
 from fxgrow.grouping import grouped
-from fxgrow.module_tensors import dotted, place, plain_tensor
+from fxgrow.modules.tensors import dotted, place, plain_tensor
 from fxgrow.planning.deepening import NewTensor
 from fxgrow.planning.edits import set_attributes
 from fxgrow.planning.plan import Plan

@@ -9,7 +9,7 @@ from fxgrow.zoo.sizes import parameters_of
 
 from fxgrow.catalogue import CatalogueError, Entry, entries
 from fxgrow.errors import check_one_of
-from fxgrow.libraries import LIBRARIES
+from fxgrow.modules.libraries import LIBRARIES
 
 SAMPLES = ("smallest-per-family", "all")
 

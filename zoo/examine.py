@@ -15,15 +15,15 @@ from torch import nn
 import fxgrow
 from fxgrow.capture.inputs import Inputs
 from fxgrow.catalogue import on_device
-from fxgrow.containers import in_dtype
-from fxgrow.devices import device_of
 from fxgrow.errors import CaptureError, FxgrowError, VerificationError, first_line
+from fxgrow.growth.parts import captured_again, verify_parts
+from fxgrow.growth.wish import grows
 from fxgrow.history import Verification
 from fxgrow.measure.liveness import unmoved
 from fxgrow.measure.verification import dtype_of, random_inputs, verify
-from fxgrow.parts import captured_again, verify_parts
+from fxgrow.modules.containers import in_dtype
+from fxgrow.modules.devices import device_of
 from fxgrow.planning.plan import Plan
-from fxgrow.wish import grows
 
 _IDLE = "nothing in it repeats"
 

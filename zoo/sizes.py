@@ -10,7 +10,7 @@ import functools
 from pathlib import Path
 
 from fxgrow.catalogue import Entry, entries, without_weights
-from fxgrow.module_tensors import parameter_count
+from fxgrow.modules.tensors import parameter_count
 
 TABLE = Path(__file__).with_name("sizes.csv")
 

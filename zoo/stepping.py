@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from fxgrow.devices import exact_dtype
+from fxgrow.modules.devices import exact_dtype
 from fxgrow.training.groups import WIDTH_SCALE
 
 WARM_UP = 3

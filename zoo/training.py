@@ -30,7 +30,7 @@ from torch.nn import functional as F
 import fxgrow
 from fxgrow.catalogue import find
 from fxgrow.history import history_of
-from fxgrow.module_tensors import parameter_count
+from fxgrow.modules.tensors import parameter_count
 from fxgrow.narrowing import narrowed
 from fxgrow.rules.knowledge import GRADMAX
 from fxgrow.schedule import Schedule

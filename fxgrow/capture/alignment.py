@@ -22,9 +22,9 @@ from fxgrow.capture.probing import BATCH, SIZE, changed
 from fxgrow.capture.recording import Recording, is_impure
 from fxgrow.capture.shapes import OnShapes, default_of, propagate
 from fxgrow.capture.skeleton import skeleton
-from fxgrow.containers import flat_tensors, holds_tensor
-from fxgrow.devices import device_of
 from fxgrow.errors import CaptureError, SettledError
+from fxgrow.modules.containers import flat_tensors, holds_tensor
+from fxgrow.modules.devices import device_of
 from fxgrow.opaque import ByMode, CustomFunction
 from fxgrow.rules.calls import name_of
 

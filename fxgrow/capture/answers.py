@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from fxgrow.capture.skeleton import GIVEN
-from fxgrow.containers import holds_tensor
+from fxgrow.modules.containers import holds_tensor
 from fxgrow.rules.calls import draws, name_of, reached, run, writes
 
 _ASKED = {"isfinite": True, "isnan": False, "isinf": False, "isposinf": False, "isneginf": False}

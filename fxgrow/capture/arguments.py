@@ -17,9 +17,9 @@ from fxgrow.capture.handed_on import code_run
 from fxgrow.capture.inputs import Inputs
 from fxgrow.capture.recording import bound
 from fxgrow.capture.source_code import asked_of, looked_for, named_values, unpacked, walked
-from fxgrow.containers import flat_tensors, holds_tensor
-from fxgrow.holders import attributes_of, holding, is_object
-from fxgrow.libraries import is_installed, is_known
+from fxgrow.modules.containers import flat_tensors, holds_tensor
+from fxgrow.modules.holders import attributes_of, holding, is_object
+from fxgrow.modules.libraries import is_installed, is_known
 
 ANY = object()
 """Stands for every other value of an argument, of which there are too many to try."""

@@ -15,8 +15,8 @@ from fxgrow.capture.contexts import Settled
 from fxgrow.capture.modes import HOOKS, GrownGraphModule, graph_module
 from fxgrow.capture.norms import called_norms
 from fxgrow.capture.outputs import Form
-from fxgrow.libraries import is_library
-from fxgrow.module_tensors import dotted
+from fxgrow.modules.libraries import is_library
+from fxgrow.modules.tensors import dotted
 from fxgrow.rules.calls import targets
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)

@@ -22,13 +22,13 @@ from fxgrow.capture.numbers import Attribute, Float, Int, Pending, node_of, of_n
 from fxgrow.capture.operators import MOVING
 from fxgrow.capture.questions import Question, questions
 from fxgrow.capture.refusing import Refusing
-from fxgrow.containers import each_tensor, flat_tensors, holds_tensor, of_kind, with_dictionaries, with_items
 from fxgrow.errors import UntraceableError
-from fxgrow.holders import attribute, attributes_of, held_by, holding, is_object
-from fxgrow.module_tensors import CONSTANT, dotted, same_values
+from fxgrow.modules.containers import each_tensor, flat_tensors, holds_tensor, of_kind, with_dictionaries, with_items
+from fxgrow.modules.holders import attribute, attributes_of, held_by, holding, is_object
+from fxgrow.modules.switching import kept_tensors, switched_again, switches_itself
+from fxgrow.modules.tensors import CONSTANT, dotted, same_values
 from fxgrow.opaque import packed_sequence
 from fxgrow.rules.calls import writes_by_name
-from fxgrow.switching import kept_tensors, switched_again, switches_itself
 
 ASIDE = "calls_on_literals"
 """Where a node's meta has the calls that a forward makes before it, and that are no nodes."""

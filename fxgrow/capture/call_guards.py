@@ -12,10 +12,10 @@ import torch
 from torch import fx
 
 from fxgrow.capture.numbers import holds
-from fxgrow.containers import holds_tensor
 from fxgrow.errors import SettledError
-from fxgrow.holders import attributes_of, is_object
-from fxgrow.libraries import home_of
+from fxgrow.modules.containers import holds_tensor
+from fxgrow.modules.holders import attributes_of, is_object
+from fxgrow.modules.libraries import home_of
 
 
 def compared(

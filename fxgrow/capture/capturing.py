@@ -19,10 +19,10 @@ from fxgrow.capture.recording import Record, Recording
 from fxgrow.capture.settling import OTHER, free_numbers, probe
 from fxgrow.capture.shapes import propagate
 from fxgrow.capture.skeleton import skeleton, twin_of
-from fxgrow.devices import device_of
 from fxgrow.garbage import collection_paused
-from fxgrow.libraries import is_known
-from fxgrow.module_tensors import named_tensors
+from fxgrow.modules.devices import device_of
+from fxgrow.modules.libraries import is_known
+from fxgrow.modules.tensors import named_tensors
 from fxgrow.rules.calls import targets
 
 

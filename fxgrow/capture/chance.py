@@ -17,7 +17,7 @@ from torch import nn
 
 from fxgrow.capture.methods import outward
 from fxgrow.errors import UntraceableError
-from fxgrow.libraries import is_library, is_pythons
+from fxgrow.modules.libraries import is_library, is_pythons
 
 if TYPE_CHECKING:
     from fxgrow.capture.recorder import Recorder

@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from fxgrow.errors import CaptureError
-from fxgrow.module_tensors import dotted
-from fxgrow.shards import is_divided
+from fxgrow.modules.shards import is_divided
+from fxgrow.modules.tensors import dotted
 from fxgrow.wrappers import WRAPPERS, wrapper_of
 
 _AVERAGES = ("ModelEma", "ModelEmaV2", "ModelEmaV3")

@@ -16,9 +16,9 @@ from torch import fx, nn
 from fxgrow.capture import chance, gradients
 from fxgrow.capture.call_guards import CALL_GUARDS
 from fxgrow.capture.numbers import Float, Int
-from fxgrow.containers import holds_tensor
 from fxgrow.errors import SettledError
-from fxgrow.replacing import replaced
+from fxgrow.modules.containers import holds_tensor
+from fxgrow.modules.replacing import replaced
 
 if TYPE_CHECKING:
     from fxgrow.capture.inputs import Inputs

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from fxgrow.containers import each_tensor, flat_tensors
+from fxgrow.modules.containers import each_tensor, flat_tensors
 
 _MADE_ALIKE = {
     getattr(torch.ops.aten, name)

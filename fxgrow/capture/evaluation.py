@@ -15,8 +15,8 @@ from torch.nn.utils.rnn import PackedSequence
 
 from fxgrow.capture.numbers import Float, Int, plain
 from fxgrow.capture.supposed import sequences
-from fxgrow.containers import each_tensor, holds_tensor, of_kind
-from fxgrow.module_tensors import OF_MODULES, OF_RECURRENT
+from fxgrow.modules.containers import each_tensor, holds_tensor, of_kind
+from fxgrow.modules.tensors import OF_MODULES, OF_RECURRENT
 from fxgrow.opaque import packed_sequence
 
 

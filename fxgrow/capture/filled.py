@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from fxgrow.containers import flat_tensors
+from fxgrow.modules.containers import flat_tensors
 from fxgrow.rules.calls import writes_by_name
 
 _FILLING = (torch.zeros, torch.ones, torch.full)

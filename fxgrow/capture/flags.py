@@ -17,10 +17,10 @@ from fxgrow.capture.numbers import attributes_in
 from fxgrow.capture.skeleton import twin_of
 from fxgrow.capture.source_code import any_unread, named_values, read_globals, read_items, read_names
 from fxgrow.grouping import grouped
-from fxgrow.holders import held_by
-from fxgrow.libraries import is_known
-from fxgrow.module_tensors import prefixes
-from fxgrow.shared_state import OF_FILE
+from fxgrow.modules.holders import held_by
+from fxgrow.modules.libraries import is_known
+from fxgrow.modules.shared_state import OF_FILE
+from fxgrow.modules.tensors import prefixes
 
 _CHOICES = (bool, str, type(None))
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx
 
-from fxgrow.replacing import replaced
+from fxgrow.modules.replacing import replaced
 
 if TYPE_CHECKING:
     from fxgrow.capture.recorder import Recorder

@@ -17,8 +17,8 @@ from typing import Any
 from torch import nn
 
 from fxgrow.capture.source_code import code_of, functions_of, walked
-from fxgrow.holders import content_of
-from fxgrow.libraries import home_of, is_known, is_library
+from fxgrow.modules.holders import content_of
+from fxgrow.modules.libraries import home_of, is_known, is_library
 
 _SELF = ast.Name("self", ast.Load())
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from fxgrow.containers import of_kind
-from fxgrow.holders import attributes_of, held_by, is_object
-from fxgrow.libraries import package_of
-from fxgrow.module_tensors import OF_MODULES
+from fxgrow.modules.containers import of_kind
+from fxgrow.modules.holders import attributes_of, held_by, is_object
+from fxgrow.modules.libraries import package_of
+from fxgrow.modules.tensors import OF_MODULES
 
 NOTHING = object()
 """What `state_of` has before an attribute is there: the same as nothing else."""

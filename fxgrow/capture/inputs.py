@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from fxgrow.capture.skeleton import GIVEN, skeleton
 from fxgrow.carried import carried_by
-from fxgrow.containers import each_tensor, flat_tensors
 from fxgrow.errors import CaptureError
-from fxgrow.holders import attributes_of, empty, hold, is_object, is_users
-from fxgrow.switching import in_mode
+from fxgrow.modules.containers import each_tensor, flat_tensors
+from fxgrow.modules.holders import attributes_of, empty, hold, is_object, is_users
+from fxgrow.modules.switching import in_mode
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 

@@ -19,11 +19,11 @@ from fxgrow.capture import contexts
 from fxgrow.capture.entrywise import is_entry_by_entry
 from fxgrow.capture.methods import modules_called
 from fxgrow.capture.numbers import OF_MATH, remembered
-from fxgrow.containers import each_tensor
 from fxgrow.errors import UntraceableError
-from fxgrow.libraries import home_of, is_known
+from fxgrow.modules.containers import each_tensor
+from fxgrow.modules.libraries import home_of, is_known
+from fxgrow.modules.replacing import replaced
 from fxgrow.opaque import CustomFunction
-from fxgrow.replacing import replaced
 from fxgrow.rules import registry
 from fxgrow.rules.pointwise import Pointwise, tried
 

@@ -7,8 +7,8 @@ from torch import nn
 
 from fxgrow.capture.skeleton import twin_of
 from fxgrow.errors import CaptureError
-from fxgrow.module_tensors import same_values
-from fxgrow.switching import kept_tensors, switched_again, switches_itself
+from fxgrow.modules.switching import kept_tensors, switched_again, switches_itself
+from fxgrow.modules.tensors import same_values
 
 
 def refuse_out_of_date(model: nn.Module) -> None:

@@ -14,11 +14,11 @@ from fxgrow.capture.answers import made_of_sizes
 from fxgrow.capture.contexts import Settled
 from fxgrow.capture.held_state import NOTHING, contents_of, is_same, state_of, with_tensors
 from fxgrow.capture.recorder import Recorder
-from fxgrow.containers import of_kind
-from fxgrow.module_tensors import dotted
+from fxgrow.modules.containers import of_kind
+from fxgrow.modules.shared_state import Change
+from fxgrow.modules.tensors import dotted
 from fxgrow.rules.calls import draws, name_of, reached, targets, writes
 from fxgrow.rules.registry import shown_by
-from fxgrow.shared_state import Change
 
 OF_ARGUMENT = "argument "
 """Begins the place of what a forward leaves in one of its arguments."""

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, fx
 
 from fxgrow.capture.answers import of_values
-from fxgrow.containers import holds_tensor
+from fxgrow.modules.containers import holds_tensor
+from fxgrow.modules.shared_state import CACHED
 from fxgrow.rules.calls import writes
-from fxgrow.shared_state import CACHED
 
 if TYPE_CHECKING:
     from fxgrow.capture.recorder import Recorder

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fxgrow.containers import of_kind
+from fxgrow.modules.containers import of_kind
 
 ALL: Callable[[int], int] = int
 OTHERS: tuple[Callable[[int], int], ...] = (lambda entries: 10**6 * entries, lambda entries: 1, lambda entries: 0)

@@ -18,11 +18,11 @@ from fxgrow.capture.contexts import CONTEXTS, contexts_kept
 from fxgrow.capture.outputs import Form
 from fxgrow.capture.wrapping import attribute_of, wrap
 from fxgrow.errors import CaptureError
-from fxgrow.libraries import home_of
-from fxgrow.module_tensors import COMPILED, CONSTANT, dotted
+from fxgrow.modules.libraries import home_of
+from fxgrow.modules.replacing import replaced
+from fxgrow.modules.switching import switches_itself
+from fxgrow.modules.tensors import COMPILED, CONSTANT, dotted
 from fxgrow.opaque import ByMode, NotScripted
-from fxgrow.replacing import replaced
-from fxgrow.switching import switches_itself
 
 
 class GrownGraphModule(fx.GraphModule):

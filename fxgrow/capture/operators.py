@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fxgrow.libraries import home_of
+from fxgrow.modules.libraries import home_of
 
 _BINARY = {
     **{

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fxgrow.containers import with_items
-from fxgrow.holders import empty, hold
+from fxgrow.modules.containers import with_items
+from fxgrow.modules.holders import empty, hold
 
 _PLAIN = (dict, list, tuple)
 

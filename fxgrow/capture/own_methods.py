@@ -24,9 +24,9 @@ from fxgrow.capture.methods import RUNNING, held_forward
 from fxgrow.capture.recording import bound
 from fxgrow.capture.skeleton import twin_of
 from fxgrow.capture.source_code import code_of, is_unread
-from fxgrow.containers import of_kind
-from fxgrow.libraries import home_of, is_installed, is_known, is_pythons
-from fxgrow.shared_state import OF_FILE
+from fxgrow.modules.containers import of_kind
+from fxgrow.modules.libraries import home_of, is_installed, is_known, is_pythons
+from fxgrow.modules.shared_state import OF_FILE
 
 
 def called_by(

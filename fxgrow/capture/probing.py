@@ -16,7 +16,7 @@ from torch import Tensor, fx
 
 from fxgrow.capture.contexts import settled
 from fxgrow.capture.inputs import Inputs
-from fxgrow.containers import each_tensor, flat_tensors, with_items
+from fxgrow.modules.containers import each_tensor, flat_tensors, with_items
 
 BATCH, SIZE, DTYPE, GRADIENTS = "batch", "size", "dtype", "gradients"
 FEATURES = (BATCH, SIZE, DTYPE, GRADIENTS)

@@ -30,10 +30,10 @@ from fxgrow.capture.numbers import Float, Int
 from fxgrow.capture.operators import call_of, is_method, opened, operator_of
 from fxgrow.capture.shapes import call_failed, needs_values, staying
 from fxgrow.capture.supposed import SUPPOSITIONS
-from fxgrow.containers import each_tensor, flat_tensors, holds_tensor, with_dictionaries
 from fxgrow.errors import CaptureError, FxgrowError
+from fxgrow.modules.containers import each_tensor, flat_tensors, holds_tensor, with_dictionaries
+from fxgrow.modules.replacing import replaced
 from fxgrow.opaque import CustomFunction, hooked
-from fxgrow.replacing import replaced
 from fxgrow.rules import registry
 from fxgrow.rules.calls import draws
 

@@ -31,13 +31,13 @@ from fxgrow.capture.questions import Question
 from fxgrow.capture.recorder import Recorder, Shapes
 from fxgrow.capture.shapes import IN_TENSOR_OPERATIONS
 from fxgrow.capture.skeleton import twin_of
-from fxgrow.devices import callers_code
 from fxgrow.errors import CaptureError, FxgrowError, UntraceableError, as_error, first_line
+from fxgrow.modules.devices import callers_code
+from fxgrow.modules.shared_state import SharedState
+from fxgrow.modules.switching import switches_itself
 from fxgrow.opaque import CustomFunction
 from fxgrow.rules.calls import writes
 from fxgrow.rules.registry import law_of_call
-from fxgrow.shared_state import SharedState
-from fxgrow.switching import switches_itself
 
 _ONE_AT_A_TIME = threading.RLock()
 """What tells a recorder of calls stands, for a while, in for attributes that all threads share."""

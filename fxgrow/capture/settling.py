@@ -33,7 +33,7 @@ from fxgrow.capture.probing import (
 from fxgrow.capture.questions import Question
 from fxgrow.capture.recording import Record, Recording, bound
 from fxgrow.errors import CaptureError
-from fxgrow.holders import attribute
+from fxgrow.modules.holders import attribute
 
 
 def free_numbers(recording: Recording, mode: str, graph: fx.Graph, inputs: Inputs, settling: set[str]) -> None:

@@ -11,8 +11,8 @@ from torch import Tensor, fx, nn
 from fxgrow.capture.evaluation import Memory, identity, told
 from fxgrow.capture.masks import asks_for_places, masked, places
 from fxgrow.capture.supposed import SUPPOSED
-from fxgrow.containers import each_tensor, with_dictionaries
 from fxgrow.errors import CaptureError, UntraceableError, first_line
+from fxgrow.modules.containers import each_tensor, with_dictionaries
 from fxgrow.rules.calls import name_of
 
 IN_TENSOR_OPERATIONS = "rewrite it in terms of tensor operations, or grow the parts around it"

@@ -11,10 +11,10 @@ import torch
 from torch import fx, nn
 
 from fxgrow.capture.checks import refuse_uncapturable
-from fxgrow.containers import of_kind
-from fxgrow.module_tensors import COMPILED, OF_MODULES, as_registered
-from fxgrow.references import exchange
-from fxgrow.shards import is_divided, undivided
+from fxgrow.modules.containers import of_kind
+from fxgrow.modules.references import exchange
+from fxgrow.modules.shards import is_divided, undivided
+from fxgrow.modules.tensors import COMPILED, OF_MODULES, as_registered
 
 GIVEN = "fxgrow_given"
 """The attribute of a tensor on the meta device that has the values for which it stands."""

@@ -14,8 +14,8 @@ from typing import Any
 
 from torch import nn
 
-from fxgrow.holders import held_by
-from fxgrow.libraries import is_library
+from fxgrow.modules.holders import held_by
+from fxgrow.modules.libraries import is_library
 
 
 def code_of(function: Any) -> ast.Module | None:

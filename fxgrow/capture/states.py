@@ -14,9 +14,9 @@ from fxgrow.capture.inputs import Inputs
 from fxgrow.capture.outputs import taken_apart
 from fxgrow.capture.recording import bound
 from fxgrow.capture.skeleton import twin_of
-from fxgrow.containers import flat_tensors
-from fxgrow.devices import callers_code
-from fxgrow.switching import in_mode
+from fxgrow.modules.containers import flat_tensors
+from fxgrow.modules.devices import callers_code
+from fxgrow.modules.switching import in_mode
 
 
 def given_back(captured: Captured) -> frozenset[int]:

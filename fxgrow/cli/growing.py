@@ -19,7 +19,7 @@ from fxgrow.errors import AmountError
 from fxgrow.pages import titled
 
 if TYPE_CHECKING:
-    from fxgrow.exporting import Target
+    from fxgrow.files.exporting import Target
     from fxgrow.history import Step
 
 Output = Annotated[
@@ -191,7 +191,7 @@ def fold(
 def _target(output: str | None) -> Target | None:
     if output is None:
         return None
-    from fxgrow.exporting import Target
+    from fxgrow.files.exporting import Target
 
     return Target.of(output)
 

@@ -45,8 +45,8 @@ def certify(
 
 def inspect(file: given.Saved, as_json: given.AsJson = False) -> None:
     """Show what a saved model holds: its base, its growths, its births."""
-    from fxgrow.files import header_of, history_in
-    from fxgrow.reporting import counts_by_stage, growths, versions
+    from fxgrow.files.reporting import counts_by_stage, growths, versions
+    from fxgrow.files.saving import header_of, history_in
 
     path = file_of(file)
     header = header_of(path)
@@ -73,7 +73,7 @@ def report(
 
     With ORIGINAL the growth is proved anew, and the page has the scale of new units.
     """
-    from fxgrow.reporting import report_of
+    from fxgrow.files.reporting import report_of
     from fxgrow.writing import checked_target, write_text
 
     if output is not None:

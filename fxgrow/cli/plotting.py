@@ -38,7 +38,7 @@ def births(
 ) -> None:
     """Draw when each entry of a parameter was born."""
     from fxgrow.birth import Births
-    from fxgrow.files import births_in, header_of
+    from fxgrow.files.saving import births_in, header_of
 
     _check(output)
     drawn = Births(births_in(header_of(file_of(file)))).plot(parameter)
@@ -52,7 +52,7 @@ def plan(
     growth: Annotated[int, typer.Option(metavar="N", help="Which growth: 1 for the first; the last if 0.")] = 0,
 ) -> None:
     """Draw the model before and after a growth."""
-    from fxgrow.files import header_of, history_in
+    from fxgrow.files.saving import header_of, history_in
     from fxgrow.writing import checked_target, write_text
 
     if output.suffix != ".svg":

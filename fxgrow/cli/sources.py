@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import fxgrow
 from fxgrow.cli.options import note
 from fxgrow.errors import AmountError, FileError
-from fxgrow.exporting import WEIGHTS
-from fxgrow.libraries import is_of_library
+from fxgrow.files.exporting import WEIGHTS
+from fxgrow.modules.libraries import is_of_library
 
 if TYPE_CHECKING:
     from torch import nn
@@ -56,7 +56,7 @@ def source_of(name: str, original: str = "", *, pretrained: bool = False, weight
         return Source(model, name)
     if pretrained:
         raise AmountError("the weights come from the file", where=name, remedy="leave --pretrained out")
-    from fxgrow.files import header_of
+    from fxgrow.files.saving import header_of
 
     header = header_of(file)
     base = str(header["base"] or "")

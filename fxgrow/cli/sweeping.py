@@ -13,7 +13,7 @@ from rich.progress import Progress, TimeElapsedColumn
 from fxgrow.cli import options as given
 from fxgrow.cli.options import amounts_of, choice, out, progress
 from fxgrow.errors import FxgrowError, as_error
-from fxgrow.libraries import LIBRARIES
+from fxgrow.modules.libraries import LIBRARIES
 from fxgrow.running import Stopped
 
 if TYPE_CHECKING:

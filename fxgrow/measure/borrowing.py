@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from fxgrow.containers import flat_tensors
+from fxgrow.modules.containers import flat_tensors
 from fxgrow.rules.calls import writes_by_name
 
 

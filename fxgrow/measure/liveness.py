@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from fxgrow.birth import Birth
 from fxgrow.capture.inputs import inputs_after
-from fxgrow.containers import flat_tensors
-from fxgrow.devices import device_of
 from fxgrow.history import births, history_of
 from fxgrow.measure.verification import random_inputs, release
+from fxgrow.modules.containers import flat_tensors
+from fxgrow.modules.devices import device_of
+from fxgrow.modules.switching import copied, in_mode
 from fxgrow.noise import WithoutNoise
 from fxgrow.planning.plan import Plan
-from fxgrow.switching import copied, in_mode
 
 
 def leaky(x: Tensor) -> Tensor:

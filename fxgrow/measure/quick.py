@@ -18,11 +18,11 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from fxgrow.capture import Captured
 from fxgrow.capture.inputs import Inputs, image_size_of
-from fxgrow.containers import each_tensor, flat_tensors
 from fxgrow.errors import CaptureError, VerificationError
 from fxgrow.history import Verification
-from fxgrow.libraries import is_known
 from fxgrow.measure.verification import dtype_of, verify
+from fxgrow.modules.containers import each_tensor, flat_tensors
+from fxgrow.modules.libraries import is_known
 from fxgrow.opaque import ByMode
 from fxgrow.planning.plan import Plan
 from fxgrow.rules.calls import targets

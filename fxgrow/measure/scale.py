@@ -32,9 +32,9 @@ from torch import Tensor, fx, nn
 
 from fxgrow.capture import GrownGraphModule
 from fxgrow.capture.inputs import Inputs
-from fxgrow.containers import in_dtype
-from fxgrow.devices import device_of
 from fxgrow.measure.verification import in_precision, random_inputs
+from fxgrow.modules.containers import in_dtype
+from fxgrow.modules.devices import device_of
 from fxgrow.noise import WithoutNoise
 from fxgrow.pages import Shown, titled
 from fxgrow.plots import figure_of, legend_beside, named_ticks, panels, readable_log

@@ -13,16 +13,16 @@ from torch import Tensor, fx, nn
 from fxgrow.capture import ModalGraphModule, skeleton
 from fxgrow.capture.inputs import Inputs, with_channels
 from fxgrow.capture.skeleton import GIVEN
-from fxgrow.containers import each_tensor, flat_tensors, has_fractions, in_dtype, of_precision
-from fxgrow.devices import callers_code, device_of, exact_device, random_state_kept, whole_float32
 from fxgrow.errors import CaptureError, SettledError, VerificationError, as_error
 from fxgrow.history import Verification
 from fxgrow.measure.borrowing import Borrowed
-from fxgrow.module_tensors import CONSTANT, as_registered, each_once, named_tensors
+from fxgrow.modules.containers import each_tensor, flat_tensors, has_fractions, in_dtype, of_precision
+from fxgrow.modules.devices import callers_code, device_of, exact_device, random_state_kept, whole_float32
+from fxgrow.modules.references import place_all
+from fxgrow.modules.shared_state import SharedState
+from fxgrow.modules.tensors import CONSTANT, as_registered, each_once, named_tensors
 from fxgrow.noise import WithoutNoise
 from fxgrow.planning.plan import Classes, Plan
-from fxgrow.references import place_all
-from fxgrow.shared_state import SharedState
 
 TOLERANCE = 1e-10
 """Largest relative error that counts as the same function, for weights in float64."""

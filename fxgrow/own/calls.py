@@ -25,11 +25,11 @@ from fxgrow.capture.inputs import Inputs, recalled, with_channels
 from fxgrow.capture.own_methods import called_by
 from fxgrow.capture.probing import differences
 from fxgrow.capture.recording import Record, Recording
-from fxgrow.containers import holds_tensor
-from fxgrow.devices import device_of
 from fxgrow.errors import CaptureError, FxgrowError
-from fxgrow.libraries import is_known
-from fxgrow.module_tensors import named_tensors, tied_names
+from fxgrow.modules.containers import holds_tensor
+from fxgrow.modules.devices import device_of
+from fxgrow.modules.libraries import is_known
+from fxgrow.modules.tensors import named_tensors, tied_names
 from fxgrow.own.courses import Replan, for_both, growths, parting_on, with_more
 from fxgrow.own.module import own_class
 from fxgrow.own.other_calls import Call, Place, adds_up, bare, both, of_flag, other_calls

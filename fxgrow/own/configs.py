@@ -15,7 +15,7 @@ from fxgrow.capture.alignment import parting
 from fxgrow.capture.inputs import Inputs
 from fxgrow.capture.numbers import attributes_in
 from fxgrow.errors import PlanError, first_line
-from fxgrow.module_tensors import named_tensors
+from fxgrow.modules.tensors import named_tensors
 from fxgrow.own.edited import plain_kind
 from fxgrow.own.entries import Search, changed_entries, configs_in, numbers_of
 from fxgrow.own.following import origins_of

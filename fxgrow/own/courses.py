@@ -17,7 +17,7 @@ from fxgrow.capture.inputs import Inputs, with_channels
 from fxgrow.capture.own_methods import called_by
 from fxgrow.capture.questions import NEEDING
 from fxgrow.errors import CaptureError, FxgrowError
-from fxgrow.module_tensors import named_tensors
+from fxgrow.modules.tensors import named_tensors
 from fxgrow.own.call_edits import FORWARD
 from fxgrow.planning.plan import Axis, Obstacle, Plan, TensorGrowth
 from fxgrow.transforms.width import widened

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fxgrow.module_tensors import named_tensors
+from fxgrow.modules.tensors import named_tensors
 from fxgrow.planning.likeness import Setting
 
 Entry = tuple[str | int, ...]

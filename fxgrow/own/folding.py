@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from fxgrow.capture.modes import GrownGraphModule
+from fxgrow.modules.switching import copied
 from fxgrow.own.edited import Edited, Multiplied, SpelledOutAttention, unedited
-from fxgrow.switching import copied
 from fxgrow.transforms.folding import fold_in_place
 
 

@@ -20,16 +20,16 @@ from fxgrow.capture.recorder import FEATURES, Shapes
 from fxgrow.capture.recording import Recording
 from fxgrow.capture.skeleton import twin_of
 from fxgrow.capture.source_code import read_names, walked
-from fxgrow.containers import flat_tensors
-from fxgrow.devices import callers_code
-from fxgrow.libraries import home_of, is_installed
-from fxgrow.module_tensors import within
+from fxgrow.modules.containers import flat_tensors
+from fxgrow.modules.devices import callers_code
+from fxgrow.modules.libraries import home_of, is_installed
+from fxgrow.modules.switching import in_mode
+from fxgrow.modules.tensors import within
 from fxgrow.own.edited import ReadOut
 from fxgrow.own.positions import last_places
 from fxgrow.planning.deepening import Deepening
 from fxgrow.planning.deepening import renamed as moved
 from fxgrow.rules.registry import law_of_module
-from fxgrow.switching import in_mode
 
 NAMES = (
     "num_features",

@@ -22,11 +22,12 @@ from fxgrow.capture.numbers import OF_SIZE, Attribute
 from fxgrow.capture.probing import BATCH
 from fxgrow.capture.probing import changed as changed_inputs
 from fxgrow.capture.recording import Recording
-from fxgrow.devices import device_of
 from fxgrow.errors import CaptureError, SettledError
 from fxgrow.grouping import grouped
 from fxgrow.guarded_norms import NATIVE, PLAIN
-from fxgrow.module_tensors import named_tensors, tensors_named
+from fxgrow.modules.devices import device_of
+from fxgrow.modules.references import place_all
+from fxgrow.modules.tensors import named_tensors, tensors_named
 from fxgrow.own.call_edits import CallEdit
 from fxgrow.own.edited import (
     HEAD,
@@ -50,7 +51,6 @@ from fxgrow.own.sites import Site, sites, sites_of_course
 from fxgrow.own.sizes import Settings, wanted
 from fxgrow.planning.edits import set_attributes
 from fxgrow.planning.plan import NodeEdit, Obstacle, Plan
-from fxgrow.references import place_all
 from fxgrow.rules.shape import follow
 from fxgrow.transforms.depth import rearranged
 from fxgrow.transforms.width import widened

@@ -19,8 +19,8 @@ from fxgrow.capture.inputs import Inputs
 from fxgrow.capture.own_methods import methods_that_ran, only_compute, other_methods, run_unread
 from fxgrow.capture.probing import Difference
 from fxgrow.capture.recording import bound
-from fxgrow.containers import holds_tensor
-from fxgrow.libraries import is_installed
+from fxgrow.modules.containers import holds_tensor
+from fxgrow.modules.libraries import is_installed
 from fxgrow.own.call_edits import FORWARD
 
 Place = tuple[str, ...]

@@ -17,12 +17,12 @@ from torch import nn
 from fxgrow.capture.inputs import Inputs, fitted
 from fxgrow.capture.recorder import FEATURES
 from fxgrow.capture.skeleton import skeleton
-from fxgrow.containers import flat_tensors, with_items
-from fxgrow.devices import callers_code
-from fxgrow.module_tensors import OF_MODULES
+from fxgrow.modules.containers import flat_tensors, with_items
+from fxgrow.modules.devices import callers_code
+from fxgrow.modules.switching import in_mode
+from fxgrow.modules.tensors import OF_MODULES
 from fxgrow.planning.deepening import Children, Deepening
 from fxgrow.planning.names import recounted, series
-from fxgrow.switching import in_mode
 
 INTERMEDIATES = "forward_intermediates"
 """What models of timm's call the method that gives what their blocks give."""

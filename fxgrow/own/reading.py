@@ -9,7 +9,7 @@ from types import CodeType, FunctionType
 
 from torch import nn
 
-from fxgrow.libraries import home_of
+from fxgrow.modules.libraries import home_of
 from fxgrow.proof.code_between_parts import function_in, functions_reached, methods_of
 
 _BY_ANY_NAME = {"vars", "__dict__", "__getattribute__"}

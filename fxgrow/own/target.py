@@ -11,16 +11,16 @@ from fxgrow.capture import GrownGraphModule, skeleton, spelled_out
 from fxgrow.capture.alignment import parting
 from fxgrow.capture.inputs import Inputs
 from fxgrow.errors import PlanError
-from fxgrow.module_tensors import named_tensors
+from fxgrow.modules.references import place_all
+from fxgrow.modules.switching import in_modes
+from fxgrow.modules.tensors import named_tensors
 from fxgrow.noise import gives_back
 from fxgrow.opaque import OPAQUE
 from fxgrow.own.edited import is_norm_over_old_units, plain_kind
 from fxgrow.planning.likeness import Likeness, Setting
-from fxgrow.references import place_all
 from fxgrow.rules.calls import targets
 from fxgrow.rules.pointwise import Pointwise
 from fxgrow.rules.registry import law_of_module
-from fxgrow.switching import in_modes
 
 _ALIKE = "build the target with the same code, and with larger sizes only"
 

@@ -13,8 +13,8 @@ from fxgrow.capture.arguments import with_argument
 from fxgrow.capture.call_guards import in_words
 from fxgrow.capture.contexts import GUARDS
 from fxgrow.capture.numbers import COMPARED
-from fxgrow.containers import holds_tensor
-from fxgrow.libraries import is_known
+from fxgrow.modules.containers import holds_tensor
+from fxgrow.modules.libraries import is_known
 from fxgrow.own.other_calls import Call, as_called
 from fxgrow.rules.calls import run
 

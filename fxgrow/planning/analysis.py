@@ -10,8 +10,8 @@ from torch import fx, nn
 
 from fxgrow.axes.layout import Leaf, Reason, is_fixed, leaves
 from fxgrow.axes.unify import Unifier
-from fxgrow.containers import has_fractions, of_kind
-from fxgrow.module_tensors import CONSTANT, named_tensors, plain_tensor
+from fxgrow.modules.containers import has_fractions, of_kind
+from fxgrow.modules.tensors import CONSTANT, named_tensors, plain_tensor
 from fxgrow.rules.law import Law
 from fxgrow.rules.op import Op, Tensor, Tree, constants, tensors
 from fxgrow.rules.registry import law_of_call

@@ -17,8 +17,8 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from fxgrow.capture import Captured
-from fxgrow.containers import holds_tensor
-from fxgrow.module_tensors import dotted, prefixes, tied_names, within, within_any
+from fxgrow.modules.containers import holds_tensor
+from fxgrow.modules.tensors import dotted, prefixes, tied_names, within, within_any
 from fxgrow.planning.analysis import module_of
 from fxgrow.planning.graph_parts import Dominance, calls, home, period, stretches
 from fxgrow.planning.identity import Block, Identity, Stuck

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from torch import fx
 
-from fxgrow.module_tensors import within
+from fxgrow.modules.tensors import within
 from fxgrow.planning.analysis import law_of_node
 from fxgrow.planning.blocks import Finder, Found, FoundRun, Unit
 from fxgrow.planning.graph_parts import stretches

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fxgrow.module_tensors import dotted
+from fxgrow.modules.tensors import dotted
 from fxgrow.planning.edits import AttributeEdit, NodeEdit
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from torch import fx
 
 from fxgrow.axes.layout import Leaf, leaves, resolve
-from fxgrow.module_tensors import within_any
+from fxgrow.modules.tensors import within_any
 from fxgrow.planning.analysis import Analysis, analyse
 from fxgrow.planning.blocks import Finder, Region
 from fxgrow.planning.deepening import NewTensor

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor, fx
 
-from fxgrow.containers import holds_tensor
-from fxgrow.module_tensors import dotted, within, within_any
+from fxgrow.modules.containers import holds_tensor
+from fxgrow.modules.tensors import dotted, within, within_any
 from fxgrow.planning.blocks import Finder, Found, FoundRun, Region, Unit, holds_blocks
 from fxgrow.planning.identity import Identity, Stuck
 from fxgrow.rules.calls import reached

@@ -15,7 +15,7 @@ from fxgrow.amounts import Amount, Amounts, covers
 from fxgrow.capture import Captured
 from fxgrow.errors import AmountError
 from fxgrow.grouping import grouped
-from fxgrow.module_tensors import dotted, within, within_any
+from fxgrow.modules.tensors import dotted, within, within_any
 from fxgrow.planning.blocks import Finder, Found, FoundRun, Unit
 from fxgrow.planning.chains import chains
 from fxgrow.planning.deepening import Children, CopiedRegion, Deepening, NewBlock, NewTensor, Run, renamed

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 from torch import Tensor, fx
 
-from fxgrow.containers import holds_tensor
-from fxgrow.module_tensors import within
+from fxgrow.modules.containers import holds_tensor
+from fxgrow.modules.tensors import within
 
 Item = TypeVar("Item")
 

@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx, nn
 
-from fxgrow.containers import along, flat_tensors
+from fxgrow.modules.containers import along, flat_tensors
 from fxgrow.planning.analysis import module_of
 from fxgrow.rules.calls import Call, at_zero, name_of, places_of, tensor_operands, writes
 from fxgrow.rules.contraction import Contraction

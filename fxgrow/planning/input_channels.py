@@ -15,8 +15,8 @@ from torch import fx, nn
 from fxgrow.axes.layout import Leaf, resolve
 from fxgrow.capture import Captured
 from fxgrow.capture.inputs import Inputs, Place
-from fxgrow.containers import flat_tensors
 from fxgrow.errors import PlanError
+from fxgrow.modules.containers import flat_tensors
 from fxgrow.planning.analysis import OPEN, Analysis, analyse
 from fxgrow.planning.plan import Channels, Plan
 from fxgrow.planning.sizing import Sizing, check_reached, more_than

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from torch import fx, nn
 
-from fxgrow.module_tensors import dotted, within
+from fxgrow.modules.tensors import dotted, within
 from fxgrow.planning.blocks import Finder, Found, FoundRun, Region, Unit
 from fxgrow.rules.calls import tensor_operands
 

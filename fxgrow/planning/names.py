@@ -14,10 +14,10 @@ from torch import nn
 
 from fxgrow.capture.inputs import Inputs, fitted
 from fxgrow.capture.skeleton import skeleton
-from fxgrow.devices import callers_code
 from fxgrow.grouping import grouped
-from fxgrow.replacing import replaced
-from fxgrow.switching import in_mode
+from fxgrow.modules.devices import callers_code
+from fxgrow.modules.replacing import replaced
+from fxgrow.modules.switching import in_mode
 
 Slot = tuple[str, int]
 """The name of a part that was there, and the number of its copy; 0: itself."""

@@ -15,7 +15,7 @@ from torch import fx
 
 from fxgrow.axes.layout import Layout, Leaf
 from fxgrow.capture.numbers import operand_for
-from fxgrow.containers import each_of_kind
+from fxgrow.modules.containers import each_of_kind
 from fxgrow.planning.analysis import Analysis
 from fxgrow.planning.plan import AttributeEdit, NodeEdit
 from fxgrow.planning.sizing import size_after

@@ -15,7 +15,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from fxgrow.grouping import grouped
-from fxgrow.module_tensors import dotted, within
+from fxgrow.modules.tensors import dotted, within
 from fxgrow.planning.deepening import renamed
 from fxgrow.planning.showing import shortened
 

@@ -294,7 +294,7 @@ class Plan(Shown):
         Linear(in_features=4, out_features=16, bias=True)
         """
         growing = importlib.import_module(
-            "fxgrow.growing"
+            "fxgrow.growth.growing"
         )  # a plan is a value that imports nothing which carries it out
 
         grown: nn.Module = growing.apply(self, model, seed, verify, loss)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from fxgrow.axes.layout import Layout, Leaf, leaves
-from fxgrow.containers import flat_tensors
 from fxgrow.errors import AmountError, PlanError
+from fxgrow.modules.containers import flat_tensors
 from fxgrow.planning.analysis import Analysis
 from fxgrow.planning.sizing import Sizing, settle_equal_sizes, size_after
 

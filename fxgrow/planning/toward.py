@@ -8,7 +8,7 @@ from torch import nn
 
 from fxgrow.amounts import Amount, Amounts
 from fxgrow.errors import PlanError
-from fxgrow.module_tensors import dotted, within, within_any
+from fxgrow.modules.tensors import dotted, within, within_any
 from fxgrow.planning.blocks import Found, FoundRun
 from fxgrow.planning.dense_layers import DenseRun
 from fxgrow.planning.names import counts_on

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxgrow.containers import holds_tensor, of_kind
+from fxgrow.modules.containers import holds_tensor, of_kind
 from fxgrow.proof.claims import Claim, Refuted, Unproved
 from fxgrow.proof.new_layers import axis_of_join, new_units, parts_of_join
 from fxgrow.proof.node_pair import Both, Use

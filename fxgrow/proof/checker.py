@@ -14,8 +14,8 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from fxgrow import guards
-from fxgrow.containers import holds_tensor
-from fxgrow.devices import exact_device
+from fxgrow.modules.containers import holds_tensor
+from fxgrow.modules.devices import exact_device
 from fxgrow.opaque import ByMode
 from fxgrow.proof.bindings import Bound, Resting
 from fxgrow.proof.by_law import prove

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from fxgrow.containers import along
+from fxgrow.modules.containers import along
 
 Map = Tensor | None
 """New position -> old position, or -1 where it is new. None: the axis is as it was."""

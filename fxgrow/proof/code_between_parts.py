@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxgrow.containers import each_of_kind, of_kind
-from fxgrow.holders import content_of
-from fxgrow.module_tensors import named_tensors
+from fxgrow.modules.containers import each_of_kind, of_kind
+from fxgrow.modules.holders import content_of
+from fxgrow.modules.tensors import named_tensors
 from fxgrow.proof.certificate import Certificate, Verdict
 from fxgrow.proof.node_pair import equal_values, module_difference
 from fxgrow.proof.straight_through import puts_out, takes_in

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fxgrow.containers import has_fractions
+from fxgrow.modules.containers import has_fractions
 from fxgrow.noise import WithoutNoise
 from fxgrow.proof.by_law import prove
 from fxgrow.proof.claims import Claim, Held, Refuted, Unproved

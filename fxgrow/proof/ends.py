@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxgrow.containers import each_tensor
+from fxgrow.modules.containers import each_tensor
 from fxgrow.proof.claims import Claim, Refuted, unchanged
 from fxgrow.proof.node_pair import Use, claims_in, numbers_in
 from fxgrow.proof.structures import all_unchanged

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxgrow.containers import each_of_kind, has_fractions, of_kind
-from fxgrow.holders import held_by
-from fxgrow.module_tensors import OF_TREE
+from fxgrow.modules.containers import each_of_kind, has_fractions, of_kind
+from fxgrow.modules.holders import held_by
+from fxgrow.modules.tensors import OF_TREE
 from fxgrow.proof.claims import (
     Claim,
     Held,

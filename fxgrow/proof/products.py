@@ -15,7 +15,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from fxgrow.containers import along
+from fxgrow.modules.containers import along
 from fxgrow.proof.atoms import Atoms, added_up, atoms_of, collapsed
 from fxgrow.proof.claims import (
     Claim,

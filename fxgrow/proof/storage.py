@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from fxgrow.containers import holds_tensor
+from fxgrow.modules.containers import holds_tensor
 from fxgrow.proof.bindings import Bindings, Bound
 from fxgrow.proof.claims import Claim, Unproved, same_map
 from fxgrow.proof.constants import as_it_was, shares_storage

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fxgrow.containers import has_fractions
+from fxgrow.modules.containers import has_fractions
 from fxgrow.proof.claims import Claim, is_new, spare, unchanged
 from fxgrow.proof.node_pair import Both, claims_in
 

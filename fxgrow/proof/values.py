@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fxgrow.containers import has_fractions
+from fxgrow.modules.containers import has_fractions
 
 ULPS = 4
 """Where growth rounds (scaled gains, means, shares of weights): units in the last place of the stored dtype."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import torch
 from torch import Tensor, fx, nn
 
-from fxgrow.containers import flat_tensors, holds_tensor
+from fxgrow.modules.containers import flat_tensors, holds_tensor
 from fxgrow.noise import WithoutNoise
 from fxgrow.opaque import CustomFunction
 

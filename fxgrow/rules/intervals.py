@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from fxgrow.containers import holds_tensor
+from fxgrow.modules.containers import holds_tensor
 from fxgrow.rules.calls import Call
 from fxgrow.rules.law import Law
 from fxgrow.rules.normalisation import BatchNorm

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from torch import nn
 
 from fxgrow.axes.layout import Layout, Leaf, Reason, resolve
-from fxgrow.containers import has_fractions
+from fxgrow.modules.containers import has_fractions
 from fxgrow.rules.op import Op, Tensor, Tree, tensors
 
 if TYPE_CHECKING:

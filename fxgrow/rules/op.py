@@ -12,7 +12,7 @@ from torch import fx
 
 from fxgrow.axes.layout import Layout, Leaf, Reason, leaves, resolve
 from fxgrow.axes.unify import NO_UNITS, Unifier
-from fxgrow.containers import each_of_kind, of_kind
+from fxgrow.modules.containers import each_of_kind, of_kind
 from fxgrow.opaque import CustomFunction
 from fxgrow.rules.calls import Called
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from fxgrow.axes.layout import Layout, Leaf, is_fixed, join
-from fxgrow.containers import holds_tensor
+from fxgrow.modules.containers import holds_tensor
 from fxgrow.rules.calls import LIKE
 from fxgrow.rules.knowledge import Knowledge
 from fxgrow.rules.law import Fact, Law, Range

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxgrow.errors import RuleError
-from fxgrow.libraries import home_of
+from fxgrow.modules.libraries import home_of
 from fxgrow.opaque import CustomFunction, hooked
 
 if TYPE_CHECKING:

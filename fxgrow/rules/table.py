@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fxgrow import guards
-from fxgrow.holders import attribute
+from fxgrow.modules.holders import attribute
 from fxgrow.opaque import packed_sequence
 from fxgrow.rules import elementwise, pointwise, shape
 from fxgrow.rules.attention import Attention

@@ -19,8 +19,8 @@ from fxgrow.amounts import Amounts
 from fxgrow.axes.layout import Layout, Leaf, Product, leaves, resolve
 from fxgrow.capture import Captured, assemble, capture
 from fxgrow.capture.modes import GrownGraphModule, copies
-from fxgrow.containers import along, flat_tensors, has_fractions
-from fxgrow.module_tensors import named_tensors
+from fxgrow.modules.containers import along, flat_tensors, has_fractions
+from fxgrow.modules.tensors import named_tensors
 from fxgrow.noise import WithoutNoise
 from fxgrow.planning.analysis import Analysis, analyse
 from fxgrow.planning.edits import AttributeEdit, set_attributes

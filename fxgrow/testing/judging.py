@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from fxgrow.axes.layout import Layout, Leaf
 from fxgrow.capture.modes import GrownGraphModule
 from fxgrow.capture.norms import spelled_out
-from fxgrow.containers import has_fractions
-from fxgrow.module_tensors import named_tensors, place
+from fxgrow.modules.containers import has_fractions
+from fxgrow.modules.tensors import named_tensors, place
 from fxgrow.proof.certificate import Verdict
 from fxgrow.proof.checker import Checker, Walk
 from fxgrow.proof.claims import Claim, Map, at_old, settled

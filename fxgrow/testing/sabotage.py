@@ -21,17 +21,17 @@ from torch import Tensor, fx, nn
 from fxgrow import guards
 from fxgrow.capture import GrownGraphModule, recapture
 from fxgrow.capture.inputs import recalled, with_channels
-from fxgrow.certifying import Comparison
-from fxgrow.containers import flat_tensors, of_kind
-from fxgrow.devices import device_of, random_state_kept
+from fxgrow.growth.certifying import Comparison
+from fxgrow.growth.intermediate import Growth
+from fxgrow.growth.replay import as_graph
 from fxgrow.guarded_norms import PLAIN
 from fxgrow.history import drawn_by, known_history
-from fxgrow.intermediate import Growth
 from fxgrow.measure.verification import random_inputs, relative_error
+from fxgrow.modules.containers import flat_tensors, of_kind
+from fxgrow.modules.devices import device_of, random_state_kept
+from fxgrow.modules.switching import in_mode
 from fxgrow.noise import WithoutNoise
-from fxgrow.replay import as_graph
 from fxgrow.rules.calls import targets
-from fxgrow.switching import in_mode
 
 CHANGED = 1e-9
 """Relative error from which on outputs of models in float64 count as changed."""

@@ -9,9 +9,9 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from fxgrow.containers import each_of_kind, of_kind
 from fxgrow.errors import TrainingError
-from fxgrow.module_tensors import dotted
+from fxgrow.modules.containers import each_of_kind, of_kind
+from fxgrow.modules.tensors import dotted
 from fxgrow.training.state import replace_parameters
 
 _KINDS: tuple[type[Any], ...] = (Optimizer, LRScheduler)

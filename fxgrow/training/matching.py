@@ -10,7 +10,7 @@ from torch import Tensor
 from fxgrow.errors import TrainingError
 from fxgrow.first_names import name_at_growth
 from fxgrow.history import History
-from fxgrow.module_tensors import dotted, within_any
+from fxgrow.modules.tensors import dotted, within_any
 
 Lineage = Sequence[Mapping[str, str]]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from fxgrow.module_tensors import within
+from fxgrow.modules.tensors import within
 from fxgrow.training.matching import BY_HAND, NEW, Match
 from fxgrow.training.parameters import OF_MEMBERS
 

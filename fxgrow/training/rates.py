@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fxgrow.birth import Birth
-from fxgrow.devices import exact_dtype
 from fxgrow.errors import TrainingError
 from fxgrow.history import births, known_history
+from fxgrow.modules.devices import exact_dtype
+from fxgrow.modules.shards import add_up, groups_of
 from fxgrow.pages import Shown, titled
 from fxgrow.planning.plan import TensorGrowth
 from fxgrow.plots import colours_of, figure_of, legend_beside, named_ticks, panels
-from fxgrow.shards import add_up, groups_of
 from fxgrow.training.parameters import innermost, parameters_of, unwrapped
 from fxgrow.training.rules import RULES, Norms, Rule
 from fxgrow.training.tracking import Aged, Blocks, blocks_of

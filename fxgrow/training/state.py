@@ -18,8 +18,8 @@ from torch.optim import Optimizer
 from fxgrow.errors import TrainingError, check_one_of
 from fxgrow.first_names import FIRST_NAME, NAME
 from fxgrow.history import drawn_by, known_history
+from fxgrow.modules.shards import alike_undivided, divide, is_divided, whole
 from fxgrow.planning.plan import Axis, TensorGrowth
-from fxgrow.shards import alike_undivided, divide, is_divided, whole
 from fxgrow.training.groups import WIDTH_SCALE, parameterization_of, rate_scales
 from fxgrow.training.matching import BY_HAND, NEW, Match, matched
 from fxgrow.training.parameters import innermost, names_of, parameters_of, remember_names, unwrapped

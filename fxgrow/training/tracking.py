@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from fxgrow.birth import Birth, Region
-from fxgrow.devices import exact_dtype
-from fxgrow.shards import local_part, local_ranges
+from fxgrow.modules.devices import exact_dtype
+from fxgrow.modules.shards import local_part, local_ranges
 
 _LEAST_ENTRIES = {"cpu": 4096}
 _LEAST_ENTRIES_ELSEWHERE = 262144

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fxgrow.devices import random_state_kept
+from fxgrow.modules.devices import random_state_kept
 from fxgrow.training.parameters import OF_MEMBERS
 
 _SLOW_VALUES = ("lookahead_slow_buff",)

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fxgrow.birth import Birth, Region
-from fxgrow.devices import exact_dtype
 from fxgrow.errors import TrainingError
 from fxgrow.history import births, known_history
+from fxgrow.modules.devices import exact_dtype
+from fxgrow.modules.shards import refuse_divided
 from fxgrow.pages import Shown, titled
 from fxgrow.plots import draw_by_stage
-from fxgrow.shards import refuse_divided
 from fxgrow.training.parameters import innermost, parameters_of, unwrapped
 from fxgrow.training.rates import attached_to
 from fxgrow.training.tracking import norm

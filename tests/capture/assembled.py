@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from fxgrow.capture import GrownGraphModule, assemble, capture
-from fxgrow.containers import flat_tensors
 from fxgrow.measure.verification import relative_error
-from fxgrow.module_tensors import named_tensors, place
+from fxgrow.modules.containers import flat_tensors
+from fxgrow.modules.tensors import named_tensors, place
 from fxgrow.noise import WithoutNoise
 
 EXACT = 1e-12

@@ -12,7 +12,7 @@ from torch.nn.utils import rnn
 
 import fxgrow
 from fxgrow.capture.composites import COMPOSITES, index_put_, multi_dot, new_full, pad_sequence, prelu, to
-from fxgrow.containers import flat_tensors
+from fxgrow.modules.containers import flat_tensors
 from fxgrow.proof.certificate import Verdict
 from tests.checks import worst_error
 from tests.database import torchs_operators

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 import fxgrow
 from fxgrow.capture.inputs import GIVEN, described, example_inputs_for, fitted, recalled, registered_inputs
-from fxgrow.containers import each_tensor, flat_tensors
 from fxgrow.errors import CaptureError
+from fxgrow.modules.containers import each_tensor, flat_tensors
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.int64, torch.uint8, torch.bool, torch.complex64]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fxgrow.capture import skeleton
-from fxgrow.module_tensors import named_tensors
+from fxgrow.modules.tensors import named_tensors
 from tests.capture.assembled import assembled, normal
 from tests.models import PLAIN, Decoder
 

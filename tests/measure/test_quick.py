@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 import fxgrow
-from fxgrow import growing
 from fxgrow.capture import capture
 from fxgrow.errors import AmountError, VerificationError
+from fxgrow.growth import growing
 from fxgrow.history import Verification
 from fxgrow.measure import quick
 from fxgrow.measure.quick import alike_by_mode, verify_quickly

@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import fxgrow
-from fxgrow.containers import flat_tensors
 from fxgrow.errors import CaptureError, VerificationError
 from fxgrow.measure.verification import (
     BUG,
@@ -33,6 +32,7 @@ from fxgrow.measure.verification import (
     relative_error,
     verify,
 )
+from fxgrow.modules.containers import flat_tensors
 from tests.models import TwoInputs, lively
 
 

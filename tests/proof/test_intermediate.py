@@ -15,10 +15,10 @@ from torch import Tensor, nn
 import fxgrow
 from fxgrow.proof.certificate import Certificate, Verdict
 from fxgrow.testing.sabotage import sabotaged
+from tests.growth.test_parts import INPUTS, Settling
 from tests.models import PLAIN, lively
 from tests.pairing import few, in_turn
 from tests.test_depth import IMAGE, MODELS, Residual, conv, stages
-from tests.test_parts import INPUTS, Settling
 from tests.transforms.test_readouts import IMAGE as IMAGES
 from tests.transforms.test_readouts import Features
 

@@ -433,7 +433,7 @@ CASES = [
     Case("arange", lambda x: x + torch.arange(x.shape[1]), (ROWS,), 1),
     Case("randint", lambda x: x + 0 * torch.randint(2, (4,)), (ROWS,), 1),
     Case("randperm", lambda x: x + 0 * torch.randperm(4), (ROWS,), 1),
-    Case("ones of numbers", lambda x: torch.ones(4, dtype=x.dtype) + x, (ROWS,), 1),
+    Case("ones of numbers", lambda x: torch.ones(4, dtype=x.dtype) + x, (ROWS,), 2),
     Case("view by a shape in one node", lambda x: x.view(operator.add(x.size()[:-1], (4, 2))), ((3, 8),), 3),
     Case("F.layer_norm of a shape", lambda x: F.layer_norm(x, x.shape[-1:]), (ROWS,), 2),
     Case("flip", method("flip", [0]), (ROWS,), 1),

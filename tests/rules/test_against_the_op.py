@@ -12,8 +12,8 @@ from torch import fx, nn
 
 from fxgrow.capture import Captured
 from fxgrow.capture.capturing import recorded
-from fxgrow.containers import each_tensor, flat_tensors, holds_tensor
-from fxgrow.holders import attribute
+from fxgrow.modules.containers import each_tensor, flat_tensors, holds_tensor
+from fxgrow.modules.holders import attribute
 from fxgrow.noise import WithoutNoise
 from fxgrow.rules.calls import Call
 from fxgrow.rules.elementwise import BINARY, UNARY

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 import fxgrow
 from fxgrow.errors import FxgrowError, TrainingError
+from fxgrow.modules.replacing import replaced
 from fxgrow.planning.indexing import old_positions
-from fxgrow.replacing import replaced
 from fxgrow.training.parameters import innermost
 from fxgrow.training.trial import entries_of
 from tests.pairing import few, in_turn

@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 import fxgrow
 from fxgrow.capture import GrownGraphModule
 from fxgrow.errors import PlanError
-from fxgrow.fingerprint import fingerprint
+from fxgrow.growth.fingerprint import fingerprint
 from fxgrow.planning.plan import Plan
 from tests.models import lively
 
@@ -84,7 +84,7 @@ def test_the_passes_give_what_grow_gives(name: str) -> None:
 def test_a_fingerprint_is_the_same_in_every_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """It holds no addresses of functions, also where norms are guarded."""
     grown = fxgrow.grow(lively(timm.create_model("test_vit")), 1.5, init="replicate", verify=False)
-    monkeypatch.setattr("fxgrow.fingerprint._hash", str)
+    monkeypatch.setattr("fxgrow.growth.fingerprint._hash", str)
     text = fingerprint(grown)["modules"]
     assert "CallEdit" in text
     assert " at 0x" not in text

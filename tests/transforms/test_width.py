@@ -13,7 +13,7 @@ from torch import nn
 import fxgrow
 from fxgrow.capture import capture
 from fxgrow.errors import PlanError
-from fxgrow.module_tensors import named_tensors
+from fxgrow.modules.tensors import named_tensors
 from fxgrow.planning.plan import AttributeEdit, NodeEdit, Plan
 from tests.models import lively, perceptron
 

@@ -25,9 +25,10 @@ from fxgrow.zoo.recipes import RECIPES, Settings, SettingsError, recipe
 from fxgrow.zoo.training import Run
 
 import fxgrow
-from fxgrow import growing, stages
+from fxgrow import stages
 from fxgrow.catalogue import find
 from fxgrow.errors import FxgrowError
+from fxgrow.growth import growing
 from fxgrow.narrowing import narrowed
 from tests.commands import run_here, started
 from tests.pairing import few, slow

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx
 
 from fxgrow import guards
-from fxgrow.containers import along, holds_tensor
+from fxgrow.modules.containers import along, holds_tensor
 from fxgrow.proof.intermediate import Intermediate
 from fxgrow.rules.calls import BROKEN, Call, name_of, places_of
 from fxgrow.rules.contraction import Contraction

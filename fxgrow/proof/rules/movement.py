@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fxgrow.containers import along, each_of_kind, has_fractions
+from fxgrow.modules.containers import along, each_of_kind, has_fractions
 from fxgrow.proof.claims import (
     Claim,
     Map,

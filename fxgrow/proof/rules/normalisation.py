@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from fxgrow.containers import along
+from fxgrow.modules.containers import along
 from fxgrow.proof.atoms import atoms_of
 from fxgrow.proof.claims import (
     Claim,

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fxgrow.containers import flat_tensors
+from fxgrow.modules.containers import flat_tensors
 from fxgrow.proof.claims import (
     Claim,
     Map,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fxgrow import guards
-from fxgrow.containers import has_fractions
+from fxgrow.modules.containers import has_fractions
 from fxgrow.proof.atoms import atoms_of
 from fxgrow.proof.claims import Claim, Refuted, Unproved, carried, spare_copies
 from fxgrow.proof.node_pair import Both, Use, no_rule, plain

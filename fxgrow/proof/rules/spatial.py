@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fxgrow.containers import has_fractions
+from fxgrow.modules.containers import has_fractions
 from fxgrow.proof.claims import Claim, Refuted, Unproved, carried, merge_axes, one_number, split_axis, unchanged
 from fxgrow.proof.node_pair import Both, Use, no_rule, plain
 from fxgrow.proof.rules.movement import first, joined
