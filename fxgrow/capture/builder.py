@@ -24,7 +24,7 @@ from fxgrow.capture.questions import Question, questions
 from fxgrow.capture.refusing import Refusing
 from fxgrow.errors import UntraceableError
 from fxgrow.modules.containers import each_tensor, flat_tensors, holds_tensor, of_kind, with_dictionaries, with_items
-from fxgrow.modules.holders import attribute, attributes_of, held_by, holding, is_object
+from fxgrow.modules.holders import attribute, attributes_of, fields_of, held_by, holding, is_object
 from fxgrow.modules.switching import kept_tensors, switched_again, switches_itself
 from fxgrow.modules.tensors import CONSTANT, dotted, same_values
 from fxgrow.opaque import packed_sequence
@@ -405,7 +405,10 @@ class GraphBuilder(Refusing):
         entered = {}
         for key, item in held.items():
             picked = self.new_node("call_function", pick, (node, key), {}, with_dictionaries(item))
-            entered[key] = self.entering(picked, item, f"{name}.{key}" if pick is attribute else f"{name}[{key!r}]")
+            called = f"{name}.{key}" if pick is attribute else f"{name}[{key!r}]"
+            entered[key] = self.entering(picked, item, called)
+            if isinstance(item, Tensor) and fields_of(value):
+                self.new_node("call_function", call_guards.still_tensor, (picked, called), {}, None)
         return with_items(value, entered)
 
     def property_of(self, node: fx.Node, name: str, value: Any) -> fx.Node:

@@ -14,7 +14,7 @@ from torch import fx
 from fxgrow.capture.numbers import holds
 from fxgrow.errors import SettledError
 from fxgrow.modules.containers import holds_tensor
-from fxgrow.modules.holders import attributes_of, is_object
+from fxgrow.modules.holders import fields_of
 from fxgrow.modules.libraries import home_of
 
 
@@ -109,7 +109,7 @@ def name_of_object(value: Any) -> str:
     their line, partial ones by what they are given, modules by their text.
 
     >>> name_of_object(print), name_of_object(slice(2)), name_of_object(torch.nn.Softmax(1))
-    ('builtins.print', 'builtins.slice', 'Softmax(dim=1)')
+    ('builtins.print', 'slice(None, 2, None)', 'Softmax(dim=1)')
     """
     if isinstance(value, enum.Enum):
         return f"{type(value).__module__}.{value}"
@@ -118,8 +118,12 @@ def name_of_object(value: Any) -> str:
     if isinstance(value, functools.partial):
         given = [in_words(item) for item in value.args] + [f"{k}={in_words(v)}" for k, v in value.keywords.items()]
         return f"partial({', '.join([name_of_object(value.func), *given])})"
+    if isinstance(value, (set, frozenset)):
+        return f"{type(value).__name__} of {', '.join(sorted(map(in_words, value)))}"
+    if isinstance(value, (range, slice, complex, bytes, torch.device)):
+        return repr(value)
     named = value if hasattr(value, "__qualname__") else type(value)
-    plain = ", ".join(_plain_items(value).values()) if is_object(value) else ""
+    plain = ", ".join(_plain_items(value).values())
     line = f" of line {value.__code__.co_firstlineno}" if getattr(value, "__name__", "") == "<lambda>" else ""
     name = f"{home_of(named) or 'torch'}.{named.__qualname__}{line}"
     return f"{name}({plain})" if plain else name
@@ -127,7 +131,7 @@ def name_of_object(value: Any) -> str:
 
 def _plain_items(value: Any) -> dict[str, str]:
     """The numbers, texts and members of an Enum that an object holds, in words, by name."""
-    held = {name: item for name, item in attributes_of(value).items() if writable(item) or isinstance(item, enum.Enum)}
+    held = {name: item for name, item in fields_of(value).items() if writable(item) or isinstance(item, enum.Enum)}
     return {name: f"{name}={in_words(item)}" for name, item in held.items()}
 
 
@@ -143,9 +147,9 @@ def in_words(value: Any) -> str:
         return "a tensor"
     if isinstance(value, dict) and not writable(value):
         return f"a dictionary of {', '.join(sorted(map(repr, value)))}"
-    if is_object(value) and holds_tensor(value):
+    if (held := fields_of(value)) and holds_tensor(value):
         plain = _plain_items(value)
-        named = [plain.get(name, repr(name)) for name, item in attributes_of(value).items() if item is not None]
+        named = [plain.get(name, repr(name)) for name, item in held.items() if item is not None]
         return f"a {type(value).__name__} of {', '.join(sorted(named))}"
     return repr(value) if writable(value) else name_of_object(value)
 

@@ -55,6 +55,17 @@ def attributes_of(value: Any) -> dict[str, Any]:
     return {**in_slots, **getattr(value, "__dict__", {})}
 
 
+def fields_of(value: Any) -> dict[str, Any]:
+    """What an object of a user's own, or a named tuple, holds, by name; nothing of any other value.
+
+    >>> fields_of(SimpleNamespace(last=None)), fields_of((1, 2))
+    ({'last': None}, {})
+    """
+    if isinstance(value, tuple):
+        return value._asdict() if hasattr(value, "_fields") else {}
+    return attributes_of(value) if is_object(value) else {}
+
+
 def holding(value: Any, held: Mapping[Any, Any]) -> Any:
     """A copy of such a value that holds others under the same keys.
 

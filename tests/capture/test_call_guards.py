@@ -115,6 +115,26 @@ class WithGoals(Layers):
 
 GOALS = [{"y": normal(3)} for _ in X]
 
+
+class Seen(NamedTuple):
+    x: Tensor
+    again: Tensor | None = None
+
+
+class Looking(Layers):
+    def forward(self, seen: Seen) -> Tensor:
+        h = self.enter(seen.x)
+        return self.leave((h if seen.again is None else h * self.enter(seen.again)).tanh())  # type: ignore[no-any-return]
+
+
+class Some(Layers):
+    """Takes some of its powers, by their numbers."""
+
+    def forward(self, x: Tensor, some: Any = None) -> Tensor:
+        h = self.enter(x).tanh()
+        return self.leave(sum(h**n for n in range(1, 4) if n in some))  # type: ignore[no-any-return]
+
+
 CALLS: dict[str, tuple[type[Layers], tuple[Any, ...], tuple[Any, ...], str]] = {
     "one more": (Sum, (X, X), (X, X, X), "images had 2 entries .* has 3 now"),
     "one less": (Each, ([X, X],), ([X],), "images had 2 entries .* has 1 now"),
@@ -145,6 +165,10 @@ CALLS: dict[str, tuple[type[Layers], tuple[Any, ...], tuple[Any, ...], str]] = {
         r"batch.x had the sizes \[4\] along the axes \[0\]",
     ),
     "no goals": (WithGoals, (X, GOALS), (X,), "goals held tensors when .* and is None now"),
+    "no field": (Looking, (Seen(X, X),), (Seen(X),), r"seen\[1\] was a tensor .* and is None now"),
+    "another field": (Looking, (Seen(X),), (Seen(X, X),), "seen.* was None .* and is Tensor now"),
+    "another set": (Some, (X, {1}), (X, {2, 3}), "some was set of 1 .* and is set of 2, 3 now"),
+    "another range": (Some, (X, range(1, 2)), (X, range(2, 4)), r"some was range\(1, 2\) .* and is range\(2, 4\) now"),
     "fewer samples, each with goals": (WithGoals, (X, GOALS), (X[:3], GOALS[:3]), r"x had the sizes \[4\] along"),
     "one sample": (OneSample, (X,), (X[:1],), "x has 1 samples, .* are 1"),
 }
@@ -155,7 +179,7 @@ REFUSED = ("another function without a name", "another module", "another part")
 
 CALLS_IN_EVERY_RUN = ("one more", "another key", "another function", "another member", "no tensor", "few samples")
 CALLS_IN_EVERY_RUN += ("more samples in a dictionary", "more samples in an object", "no goals")
-CALLS_IN_EVERY_RUN += ("fewer samples, each with goals",)
+CALLS_IN_EVERY_RUN += ("fewer samples, each with goals", "no field", "another field", "another set")
 
 
 @pytest.mark.parametrize("name", few(CALLS, *CALLS_IN_EVERY_RUN))
