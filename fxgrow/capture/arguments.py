@@ -16,9 +16,9 @@ from torch import nn
 from fxgrow.capture.handed_on import code_run
 from fxgrow.capture.inputs import Inputs
 from fxgrow.capture.recording import bound
-from fxgrow.capture.source_code import asked_of, looked_for, named_values, unpacked, walked
+from fxgrow.capture.source_code import asked_of, called_names, derived_from, looked_for, named_values, unpacked, walked
 from fxgrow.modules.containers import flat_tensors, holds_tensor
-from fxgrow.modules.holders import attributes_of, holding, is_object
+from fxgrow.modules.holders import fields_of, holding
 from fxgrow.modules.libraries import is_installed, is_known
 
 ANY = object()
@@ -38,7 +38,7 @@ class Cut(int):
     """Another number than the code of a model names: it may cut an axis, name one, pick blocks or count turns."""
 
 
-_CHOICES = (bool, str, int, float, tuple, list, enum.Enum, type(None))
+_CHOICES = (bool, str, int, float, tuple, list, set, enum.Enum, type(None))
 
 
 def other_values(model: nn.Module, inputs: Inputs, ran: Iterable[str] = ()) -> Iterator[tuple[str, Any]]:
@@ -58,6 +58,7 @@ def other_values(model: nn.Module, inputs: Inputs, ran: Iterable[str] = ()) -> I
     values = {name: called.get(name, p.default) for name, p in parameters.items() if p.kind not in _STARRED}
     code = code_run(model, methods, [name for name, value in values.items() if not holds_tensor(value)])
     named, asked, given_on = named_values(model, code), asked_of(code), unpacked(code)
+    called_here = called_names(code)
     numbers = _first_number if is_known(type(model)) else _other_numbers
 
     def others_of(name: str, value: Any, said: str) -> list[Any]:
@@ -68,9 +69,16 @@ def other_values(model: nn.Module, inputs: Inputs, ran: Iterable[str] = ()) -> I
             return list(type(value))
         if callable(value) or (value is None and ("Callable" in said or asked.get(name) == "called")):
             return list(_ACTIVATIONS[: 1 if value is None else None])
+        if isinstance(value, set):
+            return [set(each) for each in named.get(name, ()) if isinstance(each, tuple)]
         if isinstance(value, (str, int, float, tuple, list)) or any(kind in said for kind in (*_KINDS, *_UNSAID)):
             compared = named.get(name, [])
-            others = [*compared, *_besides(compared), *_other_truth(value, asked.get(name, ""))]
+            items = [item for each in sorted(derived_from(code, name)) for item in named.get(each, ())]
+            if type(value) in (tuple, list):
+                compared = [*compared, *(type(value)([item]) for item in items)]
+            elif isinstance(value, str):
+                compared = [*compared, *items]
+            others = [*compared, *_besides(compared), *_other_truth(value, asked.get(name, ""), name in called_here)]
             return others + [number for number in numbers(value) if number not in others]
         return []
 
@@ -80,8 +88,7 @@ def other_values(model: nn.Module, inputs: Inputs, ran: Iterable[str] = ()) -> I
         if name in given_on and (value is None or isinstance(value, dict)) and not is_installed(type(model)):
             yield name, UNREAD
         else:
-            tried = others_of(name, value, str(parameters[name].annotation) if value is None else "")
-            others += [other for other in tried if not (value is None and keys and callable(other))]
+            others += others_of(name, value, str(parameters[name].annotation) if value is None else "")
         if value is None and keys:
             yield from ((name, option) for option in ({}, *({key: not item} for key, item in keys.items())))
         yield from each_other(name, value, others)
@@ -90,13 +97,13 @@ def other_values(model: nn.Module, inputs: Inputs, ran: Iterable[str] = ()) -> I
         for key, item in keys.items() if isinstance(value, dict) else ():
             if isinstance(held := value.get(key, item), (bool, type(None))):
                 yield name, {**value, key: not held}
-        for option in [value] if is_object(value) else _options(model, name) if value is None else []:
+        for option in _options(model, name) if value is None else [value]:
             if option is not value:
                 yield name, option
-            for attribute, held in attributes_of(option).items():
+            for attribute, held in (fields := fields_of(option)).items():
                 label = f"{name}.{attribute}"
                 for _, other in each_other(label, held, others_of(label, held, "Any" if held is None else "")):
-                    yield name, holding(option, {**attributes_of(option), attribute: other})
+                    yield name, holding(option, {**fields, attribute: other})
     for parameter in parameters.values():
         if parameter.kind is parameter.VAR_KEYWORD:
             for name, value in looked_for(code, parameter.name).items():
@@ -161,8 +168,7 @@ def tensors_in_place_of_none(
                     yield name, {other: item for other, item in value.items() if other != key}
                 else:
                     yield from ((name, {**value, key: tensor}) for tensor in tensors)
-        elif is_object(value):
-            held = attributes_of(value)
+        elif held := fields_of(value):
             for attribute in [name for name, item in held.items() if item is None]:
                 yield from ((name, holding(value, {**held, attribute: tensor})) for tensor in tensors)
         elif parameter.default is None and value is None and ("Tensor" in said or not _says_no_tensor(said)):
@@ -230,11 +236,11 @@ def _first_number(value: Any) -> list[Any]:
     return _other_numbers(value)[:1] if type(value) is int else []
 
 
-def _other_truth(value: Any, asked: str) -> list[Any]:
-    """What is true where a value is not, and false where it is, if code asks."""
+def _other_truth(value: Any, asked: str, is_called: bool) -> list[Any]:
+    """What is true where a value is not, and false where it is, if code asks; a function in place of None if called."""
     if asked != "truth" or isinstance(value, tuple):
         return []
     if value is None:
-        return [True, 2, *_ACTIVATIONS[:1]]
+        return [True, 2, *_ACTIVATIONS[:is_called]]
     by_kind = {int: (0, 1), float: (0.0, 0.5), str: ("", ANOTHER)}.get(type(value))
     return [] if by_kind is None else [by_kind[not value]]

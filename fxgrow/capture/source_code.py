@@ -275,6 +275,26 @@ def looked_for(code: Iterable[ast.AST], name: str) -> dict[str, Any]:
     return keywords
 
 
+def called_names(code: Iterable[ast.AST]) -> set[str]:
+    """The names of what code calls."""
+    return {name for node in code if isinstance(node, ast.Call) and (name := _name(node.func))}
+
+
+def derived_from(code: Sequence[ast.AST], name: str) -> set[str]:
+    """The names of what code goes through in a name (`for part in mode.split("+")`), and of what it makes of it."""
+    derived: set[str] = set()
+    for node in code:
+        if isinstance(node, (ast.For, ast.comprehension)):
+            made, of = node.target, node.iter
+        elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
+            made, of = node.targets[0], node.value.func
+        else:
+            continue
+        if any(_name(part) == name for part in ast.walk(of)):
+            derived |= {_name(part) for part in ast.walk(made)}
+    return derived - {"", name}
+
+
 def unpacked(code: Iterable[ast.AST]) -> set[str]:
     """The names of dictionaries whose items code gives on as keywords, as by `self.attend(x, **(options or {}))`."""
     given = (

@@ -336,3 +336,41 @@ def test_outputs_of_a_library_do_not_keep_other_calls_from_being_tried() -> None
 
     model, x = with_forward(Optional, forward), torch.randn(3, 6, dtype=torch.float64)
     assert served_or_refused(model, fxgrow.grow(model, 2, example_inputs=x), x, True)
+
+
+def sharpened(self: Any, x: torch.Tensor, temperature: Any = None) -> Any:
+    y = self.computed(x)
+    return y / (temperature or 2.0) if self.training else y
+
+
+def test_a_number_that_may_be_left_out_is_no_function() -> None:
+    model, x = with_forward(Optional, sharpened), torch.randn(3, 6, dtype=torch.float64)
+    grown = fxgrow.grow(model, 2, example_inputs=x)
+    assert served_or_refused(model.train(), grown.train(), x, 0.5)
+
+
+def spelled_out(self: Any, x: torch.Tensor, mode: str = "tanh") -> Any:
+    h = self.enter(x)
+    for step in mode.split("+"):
+        h = h.tanh() if step == "tanh" else h.softmax(-1) if step == "softmax" else h
+    return self.leave(h)
+
+
+def test_what_code_goes_through_in_a_text_is_told_by_what_it_is_compared_with() -> None:
+    model, x = with_forward(Optional, spelled_out), torch.randn(3, 6, dtype=torch.float64)
+    grown = fxgrow.grow(model, 2, example_inputs=x)
+    assert not served_or_refused(model, grown, x, "softmax")
+    assert not served_or_refused(model, grown, x, "tanh+softmax")
+
+
+def of_several_heads(self: Any, x: torch.Tensor, tasks: Any = ("one",)) -> Any:
+    return torch.cat([self.heads[task](self.enter(x)) for task in tasks], -1)
+
+
+def test_keys_in_a_tuple_that_code_looks_up_one_by_one() -> None:
+    model = with_forward(Optional, of_several_heads)
+    model.heads = moved(nn.ModuleDict({"one": nn.Linear(8, 3), "two": nn.Sequential(nn.Linear(8, 4), nn.Tanh())}))
+    x = torch.randn(3, 6, dtype=torch.float64)
+    grown = fxgrow.grow(model, 2, example_inputs=x)
+    for tasks in (("two",), ["two", "one"]):
+        assert served_or_refused(model, grown, x, tasks)
