@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fxgrow.containers import flat_tensors
+
 
 def sequences(data: Tensor, batch_sizes: Tensor) -> int:
     """How many sequences are packed."""
@@ -41,8 +43,19 @@ def _counts(x: Tensor, weights: Tensor | None = None, minlength: int = 0) -> Ten
     return x.new_empty(minlength) if weights is None else weights.new_empty(minlength)
 
 
+_ALIKE = (
+    *("_sample_dirichlet", "_standard_gamma"),
+    *("fake_quantize_per_tensor_affine", "fake_quantize_per_channel_affine"),
+)
+"""What is of the shape of the first tensor."""
+
+
+def _alike(*given: Any, **named: Any) -> Tensor:
+    return torch.empty_like(next(iter(flat_tensors((given, named)))))
+
+
 SUPPOSED: dict[str, Callable[..., Any]] = {
-    **dict.fromkeys(("_sample_dirichlet", "_standard_gamma"), lambda x, *others: torch.empty_like(x)),
+    **dict.fromkeys(_ALIKE, _alike),
     "_pack_padded_sequence": _packed,
     "_pad_packed_sequence": _padded,
     "ctc_loss": _ctc_loss,

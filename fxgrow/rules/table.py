@@ -94,7 +94,7 @@ _POINTWISE: dict[Any, list[Any]] = {
         *named(nn, "Hardshrink Softshrink RReLU"),
         *named(F, "relu relu6 leaky_relu elu celu selu gelu silu mish hardswish hardtanh softsign tanhshrink"),
         *named(F, "hardshrink softshrink rrelu leaky_relu_ elu_ celu_ selu_ hardtanh_ rrelu_"),
-        *(*named(torch, "celu rrelu"), *both("relu relu_")),
+        *(*named(torch, "celu rrelu"), *both("relu relu_"), torch.fake_quantize_per_tensor_affine),
     ],
     "other": [
         *named(nn, "Sigmoid Hardsigmoid Softplus LogSigmoid Threshold AlphaDropout FeatureAlphaDropout"),

@@ -161,6 +161,7 @@ _ARGUMENTS: dict[Any, tuple[Any, ...]] = {
     "to": (torch.float64,),
     StochasticDepth: (0.1, "row"),
     torch.full_like: (0.5,),
+    torch.fake_quantize_per_tensor_affine: (0.125, 0, -128, 127),
     torch.clamp: (-0.5, 0.5),
     torch.clamp_: (-0.5, 0.5),
     "clamp": (-0.5, 0.5),

@@ -74,6 +74,10 @@ BETWEEN = {
     "a mean for each channel": lambda h: h.tanh() * h.mean(-1, keepdim=True).repeat(1, 1, h.shape[-1]),
     "a mean tiled": lambda h: h.tanh() * h.mean(-1, keepdim=True).tile((1, 1, 8)),
     "a mean repeated each": lambda h: h.tanh() * h.mean(-1, keepdim=True).repeat_interleave(h.shape[-1], -1),
+    "quantised": lambda h: torch.fake_quantize_per_tensor_affine(h, 0.1, 3, -128, 127).tanh(),
+    "quantised by keywords": lambda h: torch.fake_quantize_per_tensor_affine(
+        input=h, scale=0.1, zero_point=0, quant_min=-128, quant_max=127
+    ).sin(),
     "scattered": lambda h: torch.zeros_like(h).scatter_add(1, GROUPS[None, :, None].expand_as(h), h).tanh(),
 }
 
