@@ -10,7 +10,7 @@ from torch import nn
 
 import fxgrow
 from fxgrow import schedule
-from fxgrow.files.saving import saving
+from fxgrow.files import saving
 from fxgrow.planning import plan
 
 HERE = Path(__file__).parent

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fxgrow.containers import flat_tensors
+from fxgrow.modules.containers import flat_tensors
 
 
 def sequences(data: Tensor, batch_sizes: Tensor) -> int:

@@ -62,7 +62,7 @@ def fields_of(value: Any) -> dict[str, Any]:
     ({'last': None}, {})
     """
     if isinstance(value, tuple):
-        return value._asdict() if hasattr(value, "_fields") else {}
+        return dict(getattr(value, "_asdict", dict)())
     return attributes_of(value) if is_object(value) else {}
 
 
